@@ -1,0 +1,68 @@
+"""Every error miaotui raises on purpose, as one tree.
+
+    MiaotuiError
+    ├── ModelError                  the model cannot be used
+    │   ├── ModelNotFoundError      no such name, file, folder or repository
+    │   ├── ModelFormatError        the file is truncated, corrupt or hostile
+    │   └── UnsupportedModelError   well formed, but an architecture or type we do not know
+    ├── DownloadError               a download failed or its digest is wrong
+    ├── CacheError                  a cache folder cannot be written (disk full, read-only)
+    ├── TemplateError               a chat template is missing, wrong or exceeds its bounds
+    ├── RequestError                the caller's parameters or prompt are wrong
+    │   └── PromptTooLongError      the prompt does not fit the model's context
+    ├── UnsupportedCpuError         the kernels cannot be compiled for this processor
+    └── EngineError                 a bug or a fault inside the engine; the request failed
+
+Each message says what was wrong, what was expected and what to do. The command line prints the message and exits with
+status 1; it shows a traceback only with ``MIAOTUI_TRACEBACK=1``.
+"""
+
+from __future__ import annotations
+
+
+class MiaotuiError(Exception):
+    """The root: catch this to catch everything miaotui raises on purpose."""
+
+
+class ModelError(MiaotuiError):
+    """The model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """No catalog name, file, folder or repository of that name."""
+
+
+class ModelFormatError(ModelError):
+    """A model file is truncated, corrupt or hostile."""
+
+
+class UnsupportedModelError(ModelError):
+    """A well-formed model of an architecture, tensor type or tokenizer that is not known here."""
+
+
+class DownloadError(MiaotuiError):
+    """A download failed, was incomplete, or does not match its digest."""
+
+
+class CacheError(MiaotuiError):
+    """A cache folder cannot be used: the disk is full, or it cannot be written."""
+
+
+class TemplateError(MiaotuiError):
+    """A chat template is missing, faulty, or exceeded its bounds of time or output."""
+
+
+class RequestError(MiaotuiError):
+    """A request's parameters or prompt are wrong."""
+
+
+class PromptTooLongError(RequestError):
+    """The prompt, or prompt plus answer, does not fit the model's context."""
+
+
+class UnsupportedCpuError(MiaotuiError):
+    """The kernels cannot be compiled for this processor."""
+
+
+class EngineError(MiaotuiError):
+    """A fault inside the engine; the request it names has failed."""
