@@ -1,0 +1,112 @@
+"""What the forward pass must know of a model, as plain values.
+
+Owns the ranges these values may have and does not know the files they come from. Invariant: a
+`ModelConfig` that exists has been checked, so no later stage takes memory by an unchecked number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from miaotui.errors import UnsupportedModelError
+from miaotui.model.checks import require, require_count, require_positive
+from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, RopeConfig
+
+__all__ = ["ModelConfig", "RopeConfig"]
+
+MAX_VOCAB = 1 << 21
+MAX_WIDTH = 1 << 18  # hidden, feed-forward, and heads * head_dim
+MAX_LAYERS = 1024
+LANES = 32  # inputs of one quantization block: widths must be whole blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One model's shape and features; the forward program reads nothing else.
+
+    Raises `ModelFormatError` for values that no model can have and `UnsupportedModelError` for
+    widths that are not whole blocks of 32.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    context_length: int  # tokens
+    norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 1e-5
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    rope: RopeConfig
+    local_rope: RopeConfig | None = None  # of layers that have a window; None: the same as `rope`
+    windows: tuple[int, ...]  # per layer: 0 = full attention, w = position p sees p-w+1 .. p
+    rope_layers: tuple[bool, ...]  # per layer: False = no position encoding
+    attention_scale: float
+    attention_softcap: float = 0.0  # 0 = off
+    logit_softcap: float = 0.0  # 0 = off
+    embedding_scale: float = 1.0
+    qk_norm: bool = False  # RMS norm of each query and key head, before rotation
+    post_norms: bool = False  # norm of the attention's and the FFN's result before it is added
+    qkv_bias: bool = False
+    o_bias: bool = False
+    norm_bias: bool = False  # layer norms only
+    tied_head: bool = False  # the output matrix is the embedding
+
+    def __post_init__(self) -> None:
+        require_count("vocabulary size", self.vocab_size, MAX_VOCAB)
+        require_count("layer count", self.n_layers, MAX_LAYERS)
+        require_count("context length", self.context_length, MAX_CONTEXT)
+        require_count("head dimension", self.head_dim, MAX_HEAD_DIM)
+        require_count("hidden size", self.hidden_size, MAX_WIDTH)
+        require_count("feed-forward size", self.ffn_size, MAX_WIDTH)
+        require_count("head count", self.n_heads, MAX_WIDTH // self.head_dim)
+        require_count("key/value head count", self.n_kv_heads, self.n_heads)
+        groups = f"a multiple of the {self.n_kv_heads} key/value heads"
+        require(self.n_heads % self.n_kv_heads == 0, "head count", groups, self.n_heads)
+        self._check_blocks()
+        self._check_layers()
+        self._check_scalars()
+
+    def _check_blocks(self) -> None:
+        widths = {
+            "head dimension": self.head_dim,
+            "hidden size": self.hidden_size,
+            "feed-forward size": self.ffn_size,
+        }
+        for name, width in widths.items():
+            if width % LANES:
+                raise UnsupportedModelError(
+                    f"the model's {name} is {width}, and only multiples of {LANES} are supported: "
+                    "choose another model"
+                )
+
+    def _check_layers(self) -> None:
+        each = f"{self.n_layers} values, one per layer"
+        require(len(self.windows) == self.n_layers, "attention windows", each, len(self.windows))
+        require(len(self.rope_layers) == self.n_layers, "rope flags", each, len(self.rope_layers))
+        for window in self.windows:
+            require(0 <= window <= MAX_CONTEXT, "attention window", "in range", window)
+        for rope in (self.rope, self.local_rope):
+            if rope is not None:
+                fits = rope.dim <= self.head_dim
+                require(fits, "rotated dimensions", f"<= head dimension {self.head_dim}", rope.dim)
+
+    def _check_scalars(self) -> None:
+        require_positive("norm epsilon", self.norm_eps, most=1.0)
+        require_positive("attention scale", self.attention_scale)
+        require_positive("embedding scale", self.embedding_scale)
+        for cap in (self.attention_softcap, self.logit_softcap):
+            require(math.isfinite(cap) and cap >= 0, "soft cap", "finite and >= 0", cap)
+
+    def layer_rope(self, layer: int) -> RopeConfig | None:
+        """The position encoding of one layer, or None where it has none."""
+        if not self.rope_layers[layer]:
+            return None
+        if self.windows[layer] and self.local_rope is not None:
+            return self.local_rope
+        return self.rope

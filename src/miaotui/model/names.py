@@ -1,0 +1,61 @@
+"""The canonical names and shapes of a model's tensors, whatever file they came from.
+
+Knows neither files nor encodings. Invariant: the keys of `tensor_shapes` are exactly the tensors that
+a forward pass with this configuration reads; matrices are ``[outputs, inputs]``.
+"""
+
+from __future__ import annotations
+
+from miaotui.model.config import ModelConfig
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def tensor_shapes(config: ModelConfig) -> Shapes:
+    """Every tensor the model has, by canonical name, in the order the forward pass reads them."""
+    hidden, vocab = config.hidden_size, config.vocab_size
+    shapes: Shapes = {"embed": (vocab, hidden)}
+    for layer in range(config.n_layers):
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in layer_shapes(config).items()}
+    shapes |= _norm(config, "final_norm")
+    if not config.tied_head:
+        shapes["head"] = (vocab, hidden)
+    return shapes
+
+
+def layer_shapes(config: ModelConfig) -> Shapes:
+    """The tensors of one layer, without the ``layers.{i}.`` prefix."""
+    return _attention_shapes(config) | _ffn_shapes(config)
+
+
+def _attention_shapes(config: ModelConfig) -> Shapes:
+    hidden = config.hidden_size
+    queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    shapes = _norm(config, "attn_norm")
+    shapes |= {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
+    if config.qkv_bias:
+        shapes |= {"q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,)}
+    if config.qk_norm:
+        shapes |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
+    shapes["o"] = (hidden, queries)
+    if config.o_bias:
+        shapes["o_bias"] = (hidden,)
+    if config.post_norms:
+        shapes |= _norm(config, "attn_post_norm")
+    return shapes
+
+
+def _ffn_shapes(config: ModelConfig) -> Shapes:
+    hidden, ffn = config.hidden_size, config.ffn_size
+    shapes = _norm(config, "ffn_norm")
+    shapes |= {"gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn)}
+    if config.post_norms:
+        shapes |= _norm(config, "ffn_post_norm")
+    return shapes
+
+
+def _norm(config: ModelConfig, name: str) -> Shapes:
+    shapes: Shapes = {name: (config.hidden_size,)}
+    if config.norm_bias:
+        shapes[f"{name}_bias"] = (config.hidden_size,)
+    return shapes
