@@ -1,8 +1,8 @@
 """What the operating system says about this machine: processor name, cores, caches, memory.
 
 Owns the differences between Linux (procfs, sysfs), macOS (sysctl) and Windows (kernel32); knows
-nothing of instruction sets or of cgroup quotas. A fact that cannot be found is None or a safe guess,
-never an exception: a probe must not stop a program that would otherwise run.
+nothing of instruction sets or of cgroup quotas. A fact that cannot be found is None or a safe
+guess, never an exception: a probe must not stop a program that would otherwise run.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _windows() -> Host:
 
 
 def read_windows_table(table: bytes, allowed: int, memory_bytes: int | None) -> Host:
-    """Read an array of 64-bit SYSTEM_LOGICAL_PROCESSOR_INFORMATION for the affinity mask `allowed`."""
+    """Read 64-bit SYSTEM_LOGICAL_PROCESSOR_INFORMATION records for the affinity mask `allowed`."""
     sizes: dict[int, int] = {}
     cores = present = 0
     for mask, relation, union in struct.iter_unpack("<QI4x16s", table[: len(table) // 32 * 32]):
