@@ -1,0 +1,176 @@
+"""The 8-bit dot product, lowered per processor: 16 rows x 4 inputs of weights times the same 4 inputs of activations.
+
+One `Dot` sums a block of 32 inputs in eight steps: `start`, eight times `nibble` or `byte`, `finish`. All lowerings give
+the same integers. Activations lie in [-127, 127]; 4-bit weights come as 0..15, 8-bit weights as value + 128.
+
+    instruction            processor                per 64 products
+    vpdpbusd zmm           AVX-512 VNNI             1
+    vpdpbusd ymm           AVX-VNNI                 2
+    vpmaddubsw + vpaddw    AVX2, 4-bit weights      2 x 2   (int16 holds 8 x 2 x 15 x 127 = 30,480)
+    vpsignb, vpmaddubsw, vpmaddwd, vpaddd  AVX2, 8-bit weights  2 x 4, after |w| (int16 holds 2 x 128 x 127 = 32,512)
+    sdot                   AArch64 dot product      4
+    widen, multiply, add   anything else            LLVM's choice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import llvmlite.ir as ir
+
+from miaotui.kernels.cpu import Isa, probe
+from miaotui.kernels.simd import BYTES, I8, I16, I32, I32X, LANES, Emitter, Value
+
+
+class Dot:
+    """Plain LLVM vectors: right everywhere, and what the others are compared with."""
+
+    byte_bias = 0  # what `byte` leaves in: sum of bias x activation, which the kernel takes off through `start`
+
+    def __init__(self, emitter: Emitter) -> None:
+        self.e = emitter
+
+    def start(self, offset: Value) -> Value:
+        """A fresh sum; ``offset`` (int32, all lanes alike) is what the whole block starts from."""
+        return offset
+
+    def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add 16 x 4 products of weights in 0..15."""
+        return total + self._products(weights, inputs)
+
+    def byte(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add 16 x 4 products of weights stored as value + 128."""
+        return total + self._products(weights ^ 128, inputs)
+
+    def finish(self, total: Value, offset: Value) -> Value:  # noqa: ARG002  (other lowerings add it here)
+        """The block's sums as 16 x int32."""
+        return total
+
+    def _products(self, weights: Value, inputs: Value) -> Value:
+        total = None
+        for step in range(4):
+            order = range(step, 4 * LANES, 4)
+            w = self.e.widen(self.e.shuffle(weights, order), I32)
+            x = self.e.widen(self.e.shuffle(inputs, order), I32)
+            total = w * x if total is None else total + w * x
+        assert total is not None
+        return total
+
+
+class VnniDot(Dot):
+    """``vpdpbusd`` on 512-bit or 256-bit registers: unsigned weights times signed activations."""
+
+    byte_bias = 128
+    parts = 1
+
+    def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add 16 x 4 products of weights in 0..15."""
+        return self.byte(total, weights, inputs)
+
+    def byte(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add 16 x 4 products of the stored bytes; the bias stays in."""
+        return _in_parts(self.e, self.parts, self._step, total, weights, inputs)
+
+    def _step(self, total: Value, weights: Value, inputs: Value) -> Value:
+        bits = 512 // self.parts
+        operand = weights.type if llvm.llvm_version_info[0] >= 22 else total.type
+        name = f"llvm.x86.avx512.vpdpbusd.{bits}"
+        function = self.e.declare(name, total.type, [total.type, operand, operand])
+        pair = [self.e.bits(v, operand).ir for v in (weights, inputs)]
+        return self.e.wrap(self.e.builder.call(function, [total.ir, *pair]))
+
+
+class Vnni256Dot(VnniDot):
+    """``vpdpbusd`` on two 256-bit registers (AVX-VNNI: laptops from 2021 on)."""
+
+    parts = 2
+
+
+class Avx2Dot(Dot):
+    """``vpmaddubsw`` on two 256-bit registers; pairs are summed in int16, which cannot overflow (see the table above)."""
+
+    def start(self, offset: Value) -> Value:  # noqa: ARG002  (added by `finish`: the running sum is 16-bit)
+        """A fresh sum of nibble products in int16; `byte` makes it int32."""
+        return self.e.const(ir.VectorType(I16, 2 * LANES), 0)
+
+    def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add 16 x 4 products of weights in 0..15, still as pairs."""
+        return total + _in_parts(self.e, 2, self._pairs, weights, inputs)
+
+    def byte(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add 16 x 4 products: |w| times the activation with w's sign."""
+        if total.type != I32X:
+            total = self.e.const(I32X, 0)
+        return total + _in_parts(self.e, 2, self._signed, weights ^ 128, inputs)
+
+    def finish(self, total: Value, offset: Value) -> Value:
+        """The block's sums as 16 x int32."""
+        if total.type != I32X:
+            total = _in_parts(self.e, 2, self._add_pairs, total)
+        return total + offset
+
+    def _pairs(self, weights: Value, inputs: Value) -> Value:
+        return self._call("llvm.x86.avx2.pmadd.ub.sw", I16, weights, inputs)
+
+    def _signed(self, weights: Value, inputs: Value) -> Value:
+        magnitude = self.e.select(
+            self.e.compare("<", weights, self.e.const(weights.type, 0)),
+            self.e.const(weights.type, 0) - weights,
+            weights,
+        )
+        signed = self._call("llvm.x86.avx2.psign.b", I8, inputs, weights)
+        return self._add_pairs(self._pairs(magnitude, signed))
+
+    def _add_pairs(self, pairs: Value) -> Value:
+        return self._call("llvm.x86.avx2.pmadd.wd", I32, pairs, self.e.const(pairs.type, 1))
+
+    def _call(self, name: str, lane: Any, a: Value, b: Value) -> Value:
+        result = ir.VectorType(lane, 256 // lane.width)
+        function = self.e.declare(name, result, [a.type, b.type])
+        return self.e.wrap(self.e.builder.call(function, [a.ir, b.ir]))
+
+
+class NeonDot(Dot):
+    """``sdot`` on four 128-bit registers (AArch64 with the dot-product extension)."""
+
+    def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add 16 x 4 products of weights in 0..15."""
+        return _in_parts(self.e, 4, self._step, total, weights, inputs)
+
+    def byte(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add 16 x 4 products of weights stored as value + 128."""
+        return self.nibble(total, weights ^ 128, inputs)
+
+    def _step(self, total: Value, weights: Value, inputs: Value) -> Value:
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        function = self.e.declare(name, total.type, [total.type, weights.type, weights.type])
+        return self.e.wrap(self.e.builder.call(function, [total.ir, weights.ir, inputs.ir]))
+
+
+def _in_parts(e: Emitter, parts: int, step: Callable[..., Value], *vectors: Value) -> Value:
+    """``step`` applied to each register-sized part of the vectors."""
+    if parts == 1:
+        return step(*vectors)
+    columns = zip(*[e.split(vector, parts) for vector in vectors], strict=True)
+    return e.concat([step(*column) for column in columns])
+
+
+LOWERINGS: dict[Isa, type[Dot]] = {
+    Isa.AVX512_VNNI: VnniDot,
+    Isa.AVX_VNNI: Vnni256Dot,
+    Isa.AVX2: Avx2Dot,
+    Isa.NEON_DOTPROD: NeonDot,
+    Isa.PLAIN: Dot,
+}
+
+
+def host_dot() -> type[Dot]:
+    """The lowering for the processor the kernels are compiled for."""
+    return LOWERINGS[probe().isa]
+
+
+def splat_inputs(e: Emitter, address: Value) -> Value:
+    """Four int8 activations, repeated for the 16 rows of a weight load."""
+    return e.bits(e.load_splat(address, I32), BYTES)
