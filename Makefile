@@ -1,0 +1,117 @@
+# Everything a person or a CI machine does with this repository. `make` alone lists the targets.
+#
+# The first use of a target makes $(VENV) and installs what that target needs; a stamp in $(VENV) says that it is done, so
+# that the next use starts at once. No compiler is needed: the kernels are compiled by Numba when they first run.
+
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?= smollm2-135m
+PROMPT ?= Why is the sky blue? Answer in two sentences.
+ARGS ?=
+
+# Words with quotes or spaces reach the shell as they are, through its environment.
+export MODEL PROMPT
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := src tests benchmarks
+SLOW := slow or model or compare
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run chat doctor models test test-fast test-slow test-aarch64 lint format types check \
+	bench fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## */\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+run: $(VENV)/.ready ## answer one question: make run PROMPT="..." [MODEL=name]
+	@$(BIN)/miaotui run "$$MODEL" "$$PROMPT"
+
+chat: $(VENV)/.ready ## talk with a model: make chat [MODEL=name]
+	@$(BIN)/miaotui chat "$$MODEL"
+
+doctor: $(VENV)/.ready ## what this machine can do
+	@$(BIN)/miaotui doctor
+
+models: $(VENV)/.ready ## fetch the models that the tests use
+	@$(BIN)/miaotui pull smollm2-135m
+	@$(BIN)/miaotui pull gemma3-270m
+
+test: $(VENV)/.ready-test models ## all tests but those that compare with torch
+	$(BIN)/python -m pytest -m "not compare" $(ARGS)
+
+test-fast: $(VENV)/.ready-test ## the tests that need no model; under a minute
+	$(BIN)/python -m pytest -m "not ($(SLOW))" $(ARGS)
+
+test-slow: $(VENV)/.ready-compare models ## the other tests: real models, and torch beside them
+	$(BIN)/python -m pytest -m "$(SLOW)" $(ARGS)
+
+test-aarch64: ## the kernel tests for 64-bit ARM, emulated (needs qemu-user and Debian's cross tools)
+	tests/aarch64/run.sh
+
+lint: $(VENV)/.ready-lint ## style and likely mistakes
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+format: $(VENV)/.ready-lint ## put the code into shape
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+types: $(VENV)/.ready-lint ## strict type check of the package
+	$(BIN)/mypy --strict
+
+check: lint types test-fast test-slow ## what CI runs
+
+bench: $(VENV)/.ready-test ## measure, beside other engines where they are installed
+	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(VENV)/.ready-fuzz ## feed broken model files to the reader until stopped
+	$(BIN)/python tests/fuzz/gguf.py $(ARGS)
+
+clean: ## remove what this file made; downloaded models stay
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment -------------------------------------------------------------------------------------------------
+
+$(VENV)/.python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "make: no $(PYTHON) here. Install Python 3.10 or later, or name one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "make: $$("$(PYTHON)" --version 2>&1) is too old; miaotui needs Python 3.10 or later." \
+			"Name another one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@echo "Making $(VENV) (once) ..."
+	@"$(PYTHON)" -m venv --clear "$(VENV)" || { \
+		echo "make: cannot make $(VENV). On Debian and Ubuntu: apt install python3-venv" >&2; \
+		rm -rf "$(VENV)"; exit 1; }
+	@touch $@
+
+$(VENV)/.ready: pyproject.toml | $(VENV)/.python
+	@echo "Installing miaotui into $(VENV) (once) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	@echo "Installing what the tests need ..."
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.ready-lint: $(VENV)/.ready-test
+	@echo "Installing ruff and mypy ..."
+	@$(PIP) --editable '.[lint]'
+	@touch $@
+
+# torch alone first: asked for together with others, pip may settle on a build that brings gigabytes of CUDA.
+$(VENV)/.ready-compare: $(VENV)/.ready-test
+	@echo "Installing torch and transformers ..."
+	@$(PIP) 'torch==2.13.0'
+	@$(PIP) --editable '.[compare]'
+	@touch $@
+
+$(VENV)/.ready-fuzz: $(VENV)/.ready-test
+	@echo "Installing atheris ..."
+	@$(PIP) 'atheris>=2.3'
+	@touch $@
