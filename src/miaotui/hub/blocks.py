@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def f16_to_float32(raw: Bytes) -> Floats:
 
 
 def bf16_to_float32(raw: Bytes) -> Floats:
-    """Little-endian bfloat16 bytes (..., 2n) as float32 (..., n), exact: they are its upper half."""
+    """Little-endian bfloat16 bytes (..., 2n) as float32 (..., n), whose upper half they are."""
     return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
@@ -75,7 +76,8 @@ def _fields(blocks: Bytes, *sizes: int) -> list[Bytes]:
 def _pieces(packed: Bytes, bits: int) -> Bytes:
     """Split each byte into 8 / bits fields, lowest first, as a new axis before the last one."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-    return packed[..., None, :] >> shifts & np.uint8((1 << bits) - 1)
+    fields: Bytes = packed[..., None, :] >> shifts & np.uint8((1 << bits) - 1)
+    return fields
 
 
 def _bits(packed: Bytes) -> Bytes:
@@ -83,8 +85,10 @@ def _bits(packed: Bytes) -> Bytes:
     return np.unpackbits(packed, axis=1, bitorder="little")
 
 
-def _signed(values: Bytes, offset: int) -> NDArray[np.int8]:
-    return values.view(np.int8) - np.int8(offset)
+def _signed(values: NDArray[Any], offset: int) -> NDArray[np.int8]:
+    """Codes below 128 as int8, moved down by ``offset``."""
+    q: NDArray[np.int8] = values.view(np.int8) - np.int8(offset)
+    return q
 
 
 def _q4_0(blocks: Bytes) -> Codes:
@@ -132,7 +136,7 @@ def _q3_k(blocks: Bytes) -> Codes:
     hmask, qs, scales, d = _fields(blocks, 32, 64, 12, 2)
     low = _pieces(qs.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
     high = _pieces(hmask, 1).reshape(-1, 16, 16)
-    # 16 scales of 6 bits: low nibbles of bytes 0-7, then their high nibbles; top bits in bytes 8-11.
+    # 16 scales of 6 bits: low nibbles of bytes 0-7, then their high ones; top bits in bytes 8-11.
     top = _pieces(scales[:, 8:], 2).reshape(-1, 16)
     scale = _signed(_pieces(scales[:, :8], 4).reshape(-1, 16) | top << 4, 32)
     return Codes(_signed(low | high << 2, 4), f16_to_float32(d) * scale.astype(np.float32))

@@ -20,11 +20,12 @@ from miaotui.errors import ModelFormatError
 from miaotui.hub.blocks import DECODERS, FLOATS, Codes
 
 MAX_DIMS = 4  # as in GGML
+CORRUPT = "the file is corrupt: download it again"
 CHUNK_WEIGHTS = 1 << 16  # weights decoded at a time
 
 
 class BlockType(Enum):
-    """An encoding: ``block_size`` weights in ``block_bytes`` bytes; ``ggml_id`` names it in GGUF."""
+    """An encoding: ``block_size`` weights in ``block_bytes`` bytes, named ``ggml_id`` in GGUF."""
 
     F32 = (0, 1, 4)
     F16 = (1, 1, 2)
@@ -82,18 +83,18 @@ class StoredTensor:
         Raises `ModelFormatError` when rows are not whole blocks or ``raw`` has another size than
         ``shape`` asks for.
         """
-        size_bytes = stored_bytes(name, shape, kind)
+        size_bytes = stored_bytes(f"tensor {name!r}", shape, kind)
         if raw.size != size_bytes:
             raise ModelFormatError(
                 f"tensor {name!r} has {raw.size} bytes, but {kind.name} of shape {shape} takes "
-                f"{size_bytes}; the file is corrupt: download it again"
+                f"{size_bytes}; {CORRUPT}"
             )
         return cls(name, shape, kind, raw.reshape(prod(shape[:-1]), -1))
 
     @property
     def rows(self) -> int:
         """Number of rows of `data`: 1 for a vector."""
-        return self.data.shape[0]
+        return int(self.data.shape[0])
 
     @property
     def cols(self) -> int:
@@ -128,30 +129,35 @@ class StoredTensor:
             return FLOATS[self.kind.name](np.ascontiguousarray(self.data[start:stop]))
         return self.codes(start, stop).float32()
 
-    def take_rows(self, index: ArrayLike) -> StoredTensor:
-        """Select or permute rows, still encoded, to (len(index), cols); of a float vector, elements.
+    def take_rows(self, index: ArrayLike | slice) -> StoredTensor:
+        """Select or permute rows, still encoded; of a vector of floats, its elements.
 
+        A slice gives a view, anything else a copy. The result has shape (selected rows, cols).
         Raises `ValueError` for a quantized vector, whose elements are not independent.
         """
-        chosen = np.asarray(index)
+        chosen = index if isinstance(index, slice) else np.asarray(index)
         if len(self.shape) > 1:
-            return StoredTensor(self.name, (len(chosen), self.cols), self.kind, self.data[chosen])
+            data = self.data[chosen]
+            return StoredTensor(self.name, (len(data), self.cols), self.kind, data)
         if not self.kind.is_float:
             raise ValueError(f"elements of the {self.kind.name} vector {self.name!r} share scales")
         elements = self.data.reshape(-1, self.kind.block_bytes)[chosen]
-        return StoredTensor(self.name, (len(chosen),), self.kind, elements.reshape(1, -1))
+        return StoredTensor(self.name, (len(elements),), self.kind, elements.reshape(1, -1))
 
 
-def stored_bytes(name: str, shape: tuple[int, ...], kind: BlockType) -> int:
-    """Bytes that a tensor takes, exactly. Raises `ModelFormatError` for an impossible shape."""
+def stored_bytes(label: str, shape: tuple[int, ...], kind: BlockType) -> int:
+    """Bytes that a tensor takes, as an exact integer of any size.
+
+    Raises `ModelFormatError`, naming ``label``, for an impossible shape.
+    """
     if not 1 <= len(shape) <= MAX_DIMS or min(shape) < 1:
         raise ModelFormatError(
-            f"tensor {name!r} has shape {shape}; expected 1 to {MAX_DIMS} dimensions, each at least "
-            "1; the file is corrupt: download it again"
+            f"{label} has shape {shape}; expected 1 to {MAX_DIMS} dimensions, each at least 1; "
+            f"{CORRUPT}"
         )
     if shape[-1] % kind.block_size:
         raise ModelFormatError(
-            f"tensor {name!r} has rows of {shape[-1]} weights; {kind.name} rows are whole blocks "
-            f"of {kind.block_size}; the file is corrupt: download it again"
+            f"{label} has rows of {shape[-1]} weights, but {kind.name} rows are whole blocks of "
+            f"{kind.block_size}; {CORRUPT}"
         )
     return prod(shape[:-1]) * kind.row_bytes(shape[-1])
