@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
+from miaotui.hub.tensors import TRUNCATED
 
 Scalar = int | float | bool | str
 # Arrays of numbers and booleans are read-only NumPy arrays; arrays of strings are lists.
@@ -78,9 +79,7 @@ class Cursor:
 
     def corrupt(self, what: str) -> ModelFormatError:
         """The error that says ``what`` is wrong with this file."""
-        return ModelFormatError(
-            f"{self.label}: {what}; the file is truncated or corrupt: download it again"
-        )
+        return ModelFormatError(f"{self.label}: {what}; {TRUNCATED}")
 
     def require(self, size_bytes: int, what: str) -> None:
         """Raise `ModelFormatError` unless ``size_bytes`` more bytes are there for ``what``."""

@@ -21,6 +21,7 @@ from miaotui.hub.blocks import DECODERS, FLOATS, Codes
 
 MAX_DIMS = 4  # as in GGML
 CORRUPT = "the file is corrupt: download it again"
+TRUNCATED = "the file is truncated or corrupt: download it again"
 CHUNK_WEIGHTS = 1 << 16  # weights decoded at a time
 
 
