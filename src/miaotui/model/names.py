@@ -1,7 +1,7 @@
 """The canonical names and shapes of a model's tensors, whatever file they came from.
 
-Knows neither files nor encodings. Invariant: the keys of `tensor_shapes` are exactly the tensors that
-a forward pass with this configuration reads; matrices are ``[outputs, inputs]``.
+Knows neither files nor encodings. Invariant: the keys of `tensor_shapes` are exactly the tensors
+that a forward pass with this configuration reads; matrices are ``[outputs, inputs]``.
 """
 
 from __future__ import annotations

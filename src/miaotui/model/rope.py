@@ -21,6 +21,16 @@ MAX_CONTEXT = 1 << 27  # tokens
 RopeScaling = Literal["none", "linear", "llama3", "yarn"]
 
 
+def longrope_magnitude(context: int, original_context: int) -> float:
+    """LongRoPE's factor of cosine and sine for a context stretched from ``original_context``.
+
+    Both in tokens. Source: LongRoPE (Ding et al., 2024), as Phi-3 uses it.
+    """
+    if context <= original_context or original_context < 2:
+        return 1.0
+    return math.sqrt(1 + math.log(context / original_context) / math.log(original_context))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RopeConfig:
     """Rotary position encoding of one kind of layer.
