@@ -166,9 +166,10 @@ LOWERINGS: dict[Isa, type[Dot]] = {
 }
 
 
-def host_dot() -> type[Dot]:
-    """The lowering for the processor the kernels are compiled for."""
-    return LOWERINGS[probe().isa]
+def host_lowering() -> tuple[type[Dot], bool]:
+    """The lowering for the processor the kernels are compiled for, and whether it converts float16."""
+    isa = probe().isa
+    return LOWERINGS[isa], isa is not Isa.PLAIN
 
 
 def splat_inputs(e: Emitter, address: Value) -> Value:

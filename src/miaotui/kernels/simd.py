@@ -93,9 +93,10 @@ def constant(type_: Any, value: int | float) -> Any:
 class Emitter:
     """Emits vector operations into one LLVM function. ``dot`` is the lowering of the 8-bit dot product."""
 
-    def __init__(self, builder: Any, dot: Any = None) -> None:
+    def __init__(self, builder: Any, dot: Any, has_half: bool) -> None:
         self.builder = builder
-        self.dot = dot(self) if dot is not None else None
+        self.dot = dot(self)
+        self.has_half = has_half  # whether the processor converts float16 itself
 
     def wrap(self, value: Any) -> Value:
         """A plain LLVM value as a `Value`."""
@@ -124,6 +125,8 @@ class Emitter:
     def load_half(self, address: Value, count: int = LANES) -> Value:
         """``count`` float16 values, widened to float32."""
         half = self.load(address, ir.VectorType(F16, count), 2)
+        if not self.has_half:
+            return widen_half(self, half)
         return Value(self, self.builder.fpext(half.ir, ir.VectorType(F32, count)))
 
     def load_splat(self, address: Value, type_: Any) -> Value:
@@ -280,6 +283,14 @@ class Emitter:
         return known or ir.Function(module, ir.FunctionType(result, list(arguments)), name)
 
 
+def widen_half(e: Emitter, half: Value) -> Value:
+    """Float16 to float32 where no instruction does it; exact, but infinities become large numbers."""
+    bits = e.widen_unsigned(e.bits(half, like(half.type, I16)), I32)
+    magnitude = e.bits((bits & 0x7FFF) << 13, like(half.type, F32)) * 2.0**112
+    sign = (bits & 0x8000) << 16
+    return e.bits(e.bits(magnitude, bits.type) | sign, magnitude.type)
+
+
 def suffix(type_: Any) -> str:
     """The name LLVM appends to an overloaded intrinsic: ``f32``, ``v16f32``, ``v16i32``."""
     lane = element(type_)
@@ -305,13 +316,13 @@ def intrinsic(emit: Emit, arguments: str, result: str = "void") -> Any:
     from numba import types  # noqa: PLC0415  (heavy: only where kernels are compiled)
     from numba.extending import intrinsic as numba_intrinsic  # noqa: PLC0415
 
-    from miaotui.kernels.dots import host_dot  # noqa: PLC0415  (it imports this module)
+    from miaotui.kernels.dots import host_lowering  # noqa: PLC0415  (it imports this module)
 
     kinds = {"i": types.int64, "f": types.float32, "void": types.void}
     signature = kinds[result](*[kinds[letter] for letter in arguments])
 
     def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        emitter = Emitter(builder, host_dot())
+        emitter = Emitter(builder, *host_lowering())
         returned = emit(emitter, *[emitter.wrap(value) for value in values])
         return context.get_dummy_value() if returned is None else returned.ir
 

@@ -1,0 +1,266 @@
+"""Attention over paged keys and values: rotation, storing, and an online softmax in fixed page order.
+
+A page holds 16 tokens of one layer; per key/value head first the keys, transposed (``[dim, 16]``, so a score vector is 16
+tokens and needs no horizontal sum), then the values ``[16, dim]``; float16, or int8 with 16 float32 scales after each. A
+query meets its pages in ascending order, one page at a time, whatever else is in the batch: the result depends on its own
+position alone. Online softmax after Milakov and Gimelshein 2018 (section 3); paging after Kwon et al. 2023.
+
+Work per query and page: 2 x 16 x dim multiply-adds, two exponentials of 16 lanes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from miaotui.kernels.attention_emit import (
+    ACCUMULATORS,
+    attend_emitters,
+    clear_query,
+    finish_query,
+    query_bytes,
+    rotate_head,
+    store_key_value,
+)
+from miaotui.kernels.compiler import inline, kernel
+from miaotui.kernels.memory import peek, peek_float, store_int32
+from miaotui.kernels.ops import (
+    BLOCK_COUNT,
+    BLOCK_FIELDS,
+    BLOCK_ROW,
+    COPY_FIELDS,
+    ROW_FIELDS,
+    ROW_PAGES,
+    ROW_POSITION,
+    ROW_VIEW_END,
+    RUN_BLOCK_TABLE,
+    RUN_BLOCKS,
+    RUN_COPIES,
+    RUN_COPY_TABLE,
+    RUN_ROW_TABLE,
+    RUN_SCRATCH,
+    RUN_SCRATCH_STRIDE,
+    RUN_SINGLE,
+    RUN_STORE_TABLE,
+    RUN_STORES,
+    RUN_TEAM,
+    SLOT,
+    STORE_FIELDS,
+)
+from miaotui.kernels.simd import I64, Emitter, Value, intrinsic
+from miaotui.kernels.sync import claim, claim_end, claim_first
+
+PAGE_TOKENS = 16
+
+# operation fields, shared by all kernels of this module
+QKV = 3  # float32 rows: queries, keys, values
+QKV_STRIDE = 4
+KEY_OFFSET = 5  # bytes from a row's start to its keys
+VALUE_OFFSET = 6
+KV_HEADS = 7
+GROUP_HEADS = 8  # query heads per key/value head
+DIM = 9
+PAGES = 10  # address of this layer's pages
+PAGE_STRIDE = 11
+HEAD_STRIDE = 12  # bytes of one head's keys and values in a page
+VALUES_IN_HEAD = 13  # bytes from a head's keys to its values
+COS = 14  # float32 tables [positions, rotated / 2]
+SIN = 15
+ROTATED = 16  # rotated dimensions, 0: none
+QUERY_NORM = 17  # address of float32 weights, or 0
+KEY_NORM = 18
+NORM_EPS = 19
+SCALE = 20
+WINDOW = 21  # 0: unlimited
+CAP = 22
+OUT = 23  # int8 rows [heads x dim]
+OUT_STRIDE = 24
+OUT_HEADERS = 25
+OUT_HEADER_STRIDE = 26
+
+
+def _address_of_head(op: Any, page: Any, head: Any) -> Any:
+    return peek(op, PAGES) + page * peek(op, PAGE_STRIDE) + head * peek(op, HEAD_STRIDE)
+
+
+head_address = inline(_address_of_head)
+query_stride = inline(query_bytes)
+rotate: Any = intrinsic(rotate_head, "iiiiiiiff")
+clear: Any = intrinsic(clear_query, "ii")
+finish: Any = intrinsic(finish_query, "iiii")
+
+
+def _store_function(int8: bool) -> Any:
+    emitted = intrinsic(store_key_value(int8), "iiiiii")
+
+    def store(op, run, entry, head):  # type: ignore[no-untyped-def]
+        """Rotate one key head of one row and write it and its value head to its page."""
+        table = peek(run, RUN_STORE_TABLE) + 8 * STORE_FIELDS * entry
+        row, page, slot = peek(table, 0), peek(table, 1), peek(table, 2)
+        position = peek(peek(run, RUN_ROW_TABLE), row * ROW_FIELDS + ROW_POSITION)
+        dim = peek(op, DIM)
+        source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + head * dim * 4
+        target = head_address(op, page, head)
+        emitted(
+            op, source + peek(op, KEY_OFFSET), source + peek(op, VALUE_OFFSET), target, slot, position
+        )
+        return 0
+
+    return inline(store)
+
+
+def _attend_function(int8: bool, capped: bool) -> Any:
+    one, four, eight = (intrinsic(e, "iiiiiif") for e in attend_emitters(int8, capped))
+
+    def attend(queries, stride, count, keys, values, dim, first, cap):  # type: ignore[no-untyped-def]
+        """``count`` queries meet one page."""
+        done = 0
+        while done < count:
+            left = count - done
+            base = queries + done * stride
+            if left > 4:
+                eight(base, stride, keys, values, dim, first, cap)
+                done += 8
+            elif left > 1:
+                four(base, stride, keys, values, dim, first, cap)
+                done += 4
+            else:
+                one(base, stride, keys, values, dim, first, cap)
+                done += 1
+        return 0
+
+    return inline(attend)
+
+
+@inline
+def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
+    """Rotate and scale one query head into scratch, and reset its sums; returns where its view starts."""
+    table = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
+    position, end = peek(table, ROW_POSITION), peek(table, ROW_VIEW_END)
+    start = 0
+    window = peek(op, WINDOW)
+    if window > 0 and position - window + 1 > 0:
+        start = position - window + 1
+    dim = peek(op, DIM)
+    source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + head * dim * 4
+    half = peek(op, ROTATED) // 2 * 4
+    rotate(
+        source, target, dim, peek(op, ROTATED), peek(op, COS) + position * half,
+        peek(op, SIN) + position * half, peek(op, QUERY_NORM), peek_float(op, NORM_EPS), peek_float(op, SCALE),
+    )  # fmt: skip
+    clear(target, dim)
+    bounds = target + 4 * (2 * dim + ACCUMULATORS)
+    store_int32(bounds, start)
+    store_int32(bounds + 4, end)
+    return start
+
+
+def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
+    store = _store_function(int8)
+    attend = _attend_function(int8, capped)
+
+    def unit(op, run, member, block, head):  # type: ignore[no-untyped-def]
+        """All queries of one block of rows that share one key/value head."""
+        table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * block
+        row, count = peek(table, BLOCK_ROW), peek(table, BLOCK_COUNT)
+        group, dim = peek(op, GROUP_HEADS), peek(op, DIM)
+        if peek(run, RUN_SINGLE) == 1:
+            store(op, run, row, head)
+        queries = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
+        stride = query_stride(dim)
+        rows = peek(run, RUN_ROW_TABLE)
+        start, end = 1 << 40, 0
+        for index in range(count):
+            for g in range(group):
+                target = queries + (index * group + g) * stride
+                first = load_query(op, run, row + index, head * group + g, target)
+                if first < start:
+                    start = first
+            last = peek(rows, (row + index) * ROW_FIELDS + ROW_VIEW_END)
+            if last > end:
+                end = last
+        pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
+        cap = peek_float(op, CAP)
+        for number in range(start // PAGE_TOKENS, (end + PAGE_TOKENS - 1) // PAGE_TOKENS):
+            keys = head_address(op, peek(pages, number), head)
+            attend(queries, stride, count * group, keys, keys + peek(op, VALUES_IN_HEAD), dim,
+                   number * PAGE_TOKENS, cap)  # fmt: skip
+        for index in range(count):
+            for g in range(group):
+                column = (head * group + g) * dim
+                out = peek(op, OUT) + (row + index) * peek(op, OUT_STRIDE) + column
+                header = peek(op, OUT_HEADERS) + (row + index) * peek(op, OUT_HEADER_STRIDE) + column // 2
+                finish(queries + (index * group + g) * stride, dim, out, header)
+        return 0
+
+    unit = inline(unit)
+
+    def attention(op, run, member):  # type: ignore[no-untyped-def]
+        heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
+        units = peek(run, RUN_BLOCKS) * heads
+        claimed = claim(run, slot, member, team, units)
+        while claimed >= 0:
+            for index in range(claim_first(claimed), claim_end(claimed)):
+                unit(op, run, member, index // heads, index % heads)
+            claimed = claim(run, slot, member, team, units)
+        return 1
+
+    attention.__name__ = attention.__qualname__ = name
+    return kernel()(attention)
+
+
+def _store_kernel(int8: bool, name: str) -> Any:
+    store = _store_function(int8)
+
+    def kv_store(op, run, member):  # type: ignore[no-untyped-def]
+        """All keys and values of the pass, before any row looks; nothing to do when each unit stores its own."""
+        if peek(run, RUN_SINGLE) == 1:
+            return 0
+        heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
+        units = peek(run, RUN_STORES) * heads
+        claimed = claim(run, slot, member, team, units)
+        while claimed >= 0:
+            for index in range(claim_first(claimed), claim_end(claimed)):
+                store(op, run, index // heads, index % heads)
+            claimed = claim(run, slot, member, team, units)
+        return 1
+
+    kv_store.__name__ = kv_store.__qualname__ = name
+    return kernel()(kv_store)
+
+
+def _copy_line(e: Emitter, source: Value, target: Value, count: Value) -> None:
+    def step(index: Value, _: list[Value]) -> list[Value]:
+        e.store(e.load(source + (index << 3), I64, 8), target + (index << 3), 8)
+        return []
+
+    e.loop(count >> 3, [], step)
+
+
+copy_bytes: Any = intrinsic(_copy_line, "iii")
+
+
+@kernel()
+def kv_copy(op, run, member):  # type: ignore[no-untyped-def]
+    """Copy pages for rows that see a tree of drafts: each path gets a private tail, in its true page order."""
+    copies = peek(run, RUN_COPIES)
+    if copies == 0:
+        return 0
+    heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
+    units = copies * heads
+    claimed = claim(run, slot, member, team, units)
+    while claimed >= 0:
+        for index in range(claim_first(claimed), claim_end(claimed)):
+            table = peek(run, RUN_COPY_TABLE) + 8 * COPY_FIELDS * (index // heads)
+            head = index % heads
+            copy_bytes(head_address(op, peek(table, 0), head), head_address(op, peek(table, 1), head),
+                       peek(op, HEAD_STRIDE))  # fmt: skip
+        claimed = claim(run, slot, member, team, units)
+    return 1
+
+
+kv_store_f16 = _store_kernel(int8=False, name="kv_store_f16")
+kv_store_int8 = _store_kernel(int8=True, name="kv_store_int8")
+attention_f16 = _attention_kernel(int8=False, capped=False, name="attention_f16")
+attention_f16_capped = _attention_kernel(int8=False, capped=True, name="attention_f16_capped")
+attention_int8 = _attention_kernel(int8=True, capped=False, name="attention_int8")
+attention_int8_capped = _attention_kernel(int8=True, capped=True, name="attention_int8_capped")

@@ -1,0 +1,267 @@
+"""The vector parts of attention: rotating a head, storing a key and a value, and queries meeting a page.
+
+A query's scratch is ``dim`` floats of query, ``dim`` of accumulated values, then four lines of 16: the softmax's partial
+sums, this page's probabilities, the running maximum, and the bounds ``[start, end)`` of its view (int32). Masked scores are
+-1e30, whose exponential against any real maximum is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from miaotui.kernels.arithmetic import exp, lanes_between, narrow_half, quantize_group, softcap
+from miaotui.kernels.ops import HEADER_BYTES
+from miaotui.kernels.simd import F32, F32X, I8, I8X, I32, I64, LANES, Emitter, Value
+
+MASKED = -1e30
+ACCUMULATORS = 48  # floats before the bounds: sums, probabilities, maximum
+_LINE = 4 * LANES
+
+
+def query_bytes(dim: int) -> int:
+    """Bytes of one query's scratch."""
+    return 4 * (2 * dim + 4 * LANES)
+
+
+def rotate_head(
+    e: Emitter, source: Value, target: Value, dim: Value, rotated: Value,
+    cos: Value, sin: Value, norm: Value, eps: Value, scale: Value,
+) -> None:  # fmt: skip
+    """Norm (if ``norm`` is not 0), rotate pairs ``(i, i + rotated / 2)``, scale; ``dim`` floats from source to target.
+
+    Rotary position embedding after Su et al. 2021 (RoFormer, section 3.2), in the half-split arrangement.
+    """
+    _norm_head(e, source, target, dim, norm, eps)
+    half = rotated >> 1
+    factor = e.splat(scale)
+
+    def pair(index: Value, _: list[Value]) -> list[Value]:
+        low_at, high_at = target + index * _LINE, target + index * _LINE + (half << 2)
+        low, high = e.load(low_at, F32X, 4), e.load(high_at, F32X, 4)
+        c, s = e.load(cos + index * _LINE, F32X, 4), e.load(sin + index * _LINE, F32X, 4)
+        zero = e.const(F32X, 0.0)
+        e.store(e.fma(low, c, zero - high * s) * factor, low_at, 4)
+        e.store(e.fma(high, c, low * s) * factor, high_at, 4)
+        return []
+
+    e.loop(half >> 4, [], pair)
+    rest = target + (rotated << 2)
+
+    def scale_rest(index: Value, _: list[Value]) -> list[Value]:
+        at = rest + index * _LINE
+        e.store(e.load(at, F32X, 4) * factor, at, 4)
+        return []
+
+    e.loop((dim - rotated) >> 4, [], scale_rest)
+
+
+def _norm_head(e: Emitter, source: Value, target: Value, dim: Value, norm: Value, eps: Value) -> None:
+    """Copy a head, or copy it through an RMS norm."""
+
+    def square(index: Value, carried: list[Value]) -> list[Value]:
+        value = e.load(source + index * _LINE, F32X, 4)
+        return [e.fma(value, value, carried[0])]
+
+    count = dim >> 4
+    total = e.reduce(e.loop(count, [e.const(F32X, 0.0)], square)[0], lambda a, b: a + b)
+    inverse = e.splat(e.const(F32, 1.0) / e.unary("sqrt", total / e.to_float(dim) + eps))
+    is_normed = e.compare("!=", norm, e.const(I64, 0))
+
+    def copy(index: Value, _: list[Value]) -> list[Value]:
+        e.store(e.load(source + index * _LINE, F32X, 4), target + index * _LINE, 4)
+        return []
+
+    e.loop(count, [], copy)
+
+    def apply() -> None:
+        def step(index: Value, _: list[Value]) -> list[Value]:
+            at = target + index * _LINE
+            e.store(e.load(at, F32X, 4) * inverse * e.load(norm + index * _LINE, F32X, 4), at, 4)
+            return []
+
+        e.loop(count, [], step)
+
+    e.when(is_normed, apply)
+
+
+def store_key_value(int8: bool) -> Callable[..., None]:
+    """An emitter that writes one token's key (transposed) and value of one head into a page."""
+
+    def half_head(e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value) -> None:
+        def step(index: Value, _: list[Value]) -> list[Value]:
+            halves = narrow_half(e, e.load(key + index * _LINE, F32X, 4))
+            column = page + index * (LANES * LANES * 2) + (slot << 1)
+            for lane in range(LANES):
+                e.store(e.lane(halves, lane), column + lane * LANES * 2, 2)
+            row = values + (slot * dim + (index << 4) << 1)
+            e.store(narrow_half(e, e.load(value + index * _LINE, F32X, 4)), row, 2)
+            return []
+
+        e.loop(dim >> 4, [], step)
+
+    def byte_head(e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value) -> None:
+        scales = [_store_scale(e, source, base + dim * LANES + (slot << 2), dim)
+                  for source, base in ((key, page), (value, values))]  # fmt: skip
+
+        def step(index: Value, _: list[Value]) -> list[Value]:
+            whole = [
+                e.narrow(e.to_int(e.unary("rint", e.load(source + index * _LINE, F32X, 4) * inverse)), I8)
+                for source, inverse in zip((key, value), scales, strict=True)
+            ]
+            column = page + index * (LANES * LANES) + slot
+            for lane in range(LANES):
+                e.store(e.lane(whole[0], lane), column + lane * LANES, 1)
+            e.store(whole[1], values + slot * dim + (index << 4), 1)
+            return []
+
+        e.loop(dim >> 4, [], step)
+
+    def emit(e: Emitter, op: Value, key: Value, value: Value, page: Value, slot: Value, position: Value) -> None:
+        from miaotui.kernels import attention as fields  # noqa: PLC0415  (field numbers live beside the kernel)
+
+        def field(number: int, kind: Any = I64) -> Value:
+            return e.load(op + 8 * number, kind, 8)
+
+        dim, rotated = field(fields.DIM), field(fields.ROTATED)
+        row = position * (rotated >> 1) << 2
+        buffer = e.wrap(e.builder.ptrtoint(_stack(e, 1024), I64))
+        rotate_head(
+            e, key, buffer, dim, rotated, field(fields.COS) + row, field(fields.SIN) + row,
+            field(fields.KEY_NORM), field(fields.NORM_EPS, F32), e.const(F32, 1.0),
+        )  # fmt: skip
+        values = page + field(fields.VALUES_IN_HEAD)
+        (byte_head if int8 else half_head)(e, buffer, value, page, values, dim, slot)
+
+    return emit
+
+
+def _stack(e: Emitter, floats: int) -> Any:
+    """Stack memory of the enclosing function, reserved once at its entry."""
+    from llvmlite import ir  # noqa: PLC0415
+
+    with e.builder.goto_entry_block():
+        slot = e.builder.alloca(ir.ArrayType(F32, floats))
+        slot.align = 64
+    return slot
+
+
+def _store_scale(e: Emitter, source: Value, target: Value, dim: Value) -> Value:
+    """Store ``max |x| / 127`` of a head; return its reciprocal in all lanes."""
+
+    def step(index: Value, carried: list[Value]) -> list[Value]:
+        return [e.maximum(carried[0], e.unary("fabs", e.load(source + index * _LINE, F32X, 4)))]
+
+    top = e.reduce(e.loop(dim >> 4, [e.const(F32X, 0.0)], step)[0], e.maximum)
+    e.store(top / 127.0, target, 4)
+    zero, one = e.const(F32, 0.0), e.const(F32, 1.0)
+    some = e.compare(">", top, zero)
+    return e.splat(e.select(some, e.const(F32, 127.0) / e.select(some, top, one), zero))
+
+
+def clear_query(e: Emitter, query: Value, dim: Value) -> None:
+    """Reset a query's sums and maximum."""
+    base = query + (dim << 2)
+
+    def step(index: Value, _: list[Value]) -> list[Value]:
+        e.store(e.const(F32X, 0.0), base + index * _LINE, 4)
+        return []
+
+    e.loop((dim >> 4) + 1, [], step)
+    e.store(e.const(F32X, MASKED), base + (dim << 2) + 2 * _LINE, 4)
+
+
+def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value) -> None:
+    """Divide by the softmax's sum and quantize the head for the output product."""
+    values = query + (dim << 2)
+    total = e.reduce(e.load(values + (dim << 2), F32X, 4), lambda a, b: a + b)
+    inverse = e.splat(e.const(F32, 1.0) / total)
+
+    def step(group: Value, _: list[Value]) -> list[Value]:
+        halves = [e.load(values + group * 128 + 64 * i, F32X, 4) * inverse for i in range(2)]
+        quantize_group(e, *halves, out + (group << 5), header + group * HEADER_BYTES)
+        return []
+
+    e.loop(dim >> 5, [], step)
+
+
+def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
+    """Emitters of 1, 4 and 8 queries meeting one page."""
+    return tuple(_attend(count, int8, capped) for count in (1, 4, 8))
+
+
+def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
+    width = 1 if int8 else 2
+
+    def load_lanes(e: Emitter, address: Value) -> Value:
+        if int8:
+            return e.to_float(e.widen(e.load(address, I8X, 1), I32))
+        return e.load_half(address)
+
+    def scores(e: Emitter, queries: list[Value], keys: Value, dim: Value) -> list[Value]:
+        """Queries times the page's keys: two chains of multiply-adds, first and second half of the head."""
+        half = dim >> 1
+
+        def step(d: Value, carried: list[Value]) -> list[Value]:
+            result = []
+            for part, at in enumerate((d, d + half)):
+                lanes = load_lanes(e, keys + at * (LANES * width))
+                for i, query in enumerate(queries):
+                    factor = e.load_splat(query + (at << 2), F32)
+                    result.append(e.fma(factor, lanes, carried[part * count + i]))
+            return result
+
+        sums = e.loop(half, [e.const(F32X, 0.0)] * (2 * count), step)
+        totals = [sums[i] + sums[count + i] for i in range(count)]
+        if int8:
+            scales = e.load(keys + dim * LANES, F32X, 4)
+            totals = [total * scales for total in totals]
+        return totals
+
+    def softmax(e: Emitter, lines: Value, score: Value, first: Value, cap: Value, values: Value, dim: Value) -> Value:
+        """Update sums and maximum, leave probabilities in scratch; returns the factor for what was summed before."""
+        if capped:
+            score = softcap(e, score, e.splat(cap))
+        bounds = lines + 3 * _LINE
+        seen = lanes_between(e, first, e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4))
+        score = e.select(seen, score, e.const(F32X, MASKED))
+        before = e.load(lines + 2 * _LINE, F32X, 4)
+        now = e.maximum(before, e.splat(e.reduce(score, e.maximum)))
+        chance, factor = exp(e, score - now), exp(e, before - now)
+        chance = e.select(seen, chance, e.const(F32X, 0.0))
+        e.store(e.fma(e.load(lines, F32X, 4), factor, chance), lines, 4)
+        if int8:
+            chance = chance * e.load(values + dim * LANES, F32X, 4)
+        e.store(chance, lines + _LINE, 4)
+        e.store(now, lines + 2 * _LINE, 4)
+        return factor
+
+    def attend(
+        e: Emitter, base: Value, stride: Value, keys: Value, values: Value, dim: Value, first: Value, cap: Value
+    ) -> None:
+        queries = [base + stride * i for i in range(count)]
+        lines = [query + (dim << 3) for query in queries]
+        first32 = e.narrow(first, I32)
+        factors = [
+            softmax(e, line, score, first32, cap, values, dim)
+            for line, score in zip(lines, scores(e, queries, keys, dim), strict=True)
+        ]
+
+        def step(column: Value, _: list[Value]) -> list[Value]:
+            at = [query + (dim << 2) + column * _LINE for query in queries]
+            totals = [e.load(a, F32X, 4) * factor for a, factor in zip(at, factors, strict=True)]
+            for token in range(LANES):
+                lanes = load_lanes(e, values + ((dim * token + (column << 4)) * width))
+                for i, line in enumerate(lines):
+                    chance = e.load_splat(line + (_LINE + 4 * token), F32)
+                    totals[i] = e.fma(chance, lanes, totals[i])
+            for a, total in zip(at, totals, strict=True):
+                e.store(total, a, 4)
+            return []
+
+        e.loop(dim >> 4, [], step)
+
+    attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}"
+    return attend
+
+

@@ -1,0 +1,60 @@
+"""The tables a pass reads: which fields an operation, a run, a row and a worker's rendezvous have.
+
+All are int64; an operation is 32 fields. Builders in ``model`` fill operations once per model, the runner fills the run and
+its rows each step, kernels only read. Field numbers are plain constants because compiled code folds them.
+"""
+
+from __future__ import annotations
+
+OP_FIELDS = 32
+
+# every operation
+FUNCTION = 0  # address of the kernel
+SLOT = 1  # which claim counters it uses among operations between two barriers
+ROWS = 2  # which field of the run holds its number of rows
+
+# the run: what one pass works on
+RUN_FIELDS = 24
+RUN_ROWS = 0  # rows in this pass
+RUN_LOGIT_ROWS = 1  # rows whose logits are wanted
+RUN_TEAM = 2  # threads taking part
+RUN_SYNC = 3  # address of the rendezvous
+RUN_ROW_TABLE = 4
+RUN_LOGIT_TABLE = 5  # row number of each wanted logits row
+RUN_BLOCKS = 6  # attention blocks: up to 8 rows of one sequence
+RUN_BLOCK_TABLE = 7
+RUN_STORES = 8  # (row, page, slot): where keys and values go
+RUN_STORE_TABLE = 9
+RUN_COPIES = 10  # (from page, to page): pages copied first, for rows that see a tree
+RUN_COPY_TABLE = 11
+RUN_SINGLE = 12  # 1: every block is one row, and row i's only store is store i
+RUN_SCRATCH = 13  # address of the threads' scratch memory
+RUN_SCRATCH_STRIDE = 14
+
+ROW_FIELDS = 8
+ROW_TOKEN = 0
+ROW_POSITION = 1
+ROW_PAGES = 2  # address of the list of page numbers this row sees
+ROW_VIEW_END = 3  # one past the last position it sees: position + 1, or the whole text when bidirectional
+ROW_ADAPTER = 4  # low-rank adapter, -1: none
+
+BLOCK_FIELDS = 2
+BLOCK_ROW = 0  # first row
+BLOCK_COUNT = 1
+BLOCK_ROWS = 8  # at most
+
+STORE_FIELDS = 3
+COPY_FIELDS = 2
+
+# the rendezvous: one 64-byte line per counter
+LINE_FIELDS = 8
+SYNC_GENERATION = 0
+SYNC_ARRIVED = LINE_FIELDS
+SYNC_STALLS = 2 * LINE_FIELDS  # waits so long that a thread must have lost its core
+SYNC_CLAIMS = 3 * LINE_FIELDS
+CLAIM_SLOTS = 4
+MAX_TEAM = 64
+SYNC_FIELDS = SYNC_CLAIMS + CLAIM_SLOTS * MAX_TEAM * LINE_FIELDS
+
+# quantized activations: int8 rows, and per 32 values a header of four 4-byte fields
+HEADER_BYTES = 16  # scale (f32), sum of integers (i32), scale x sum (f32), unused

@@ -1,0 +1,102 @@
+"""How the threads of a team share a pass: claiming units, and meeting between operations.
+
+Each thread owns an equal, contiguous range of an operation's units (so memory streams forward) and claims chunks of it; a
+thread that is done takes chunks from the others' ranges. Waiting spins, then yields the core; a wait so long that
+a thread must have lost its core is counted, and the team shrinks by it. Follows the sense-reversing barrier (Mellor-Crummey
+and Scott 1991, section 3.1) with a generation number as sense.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from miaotui.kernels.compiler import inline
+from miaotui.kernels.memory import atomic_add, atomic_load, atomic_store, pause, peek, poke, yield_core
+from miaotui.kernels.ops import (
+    CLAIM_SLOTS,
+    LINE_FIELDS,
+    MAX_TEAM,
+    RUN_SYNC,
+    RUN_TEAM,
+    SYNC_ARRIVED,
+    SYNC_CLAIMS,
+    SYNC_GENERATION,
+    SYNC_STALLS,
+)
+
+SPINS_BEFORE_YIELD = 4000
+YIELDS_BEFORE_STALL = 100
+CHUNKS = 8  # per thread and operation: the grain of stealing
+_STEP = 1 << 20  # a claim's packing: first unit * _STEP + one past the last
+
+
+def _claim(run: Any, slot: Any, member: Any, team: Any, units: Any) -> Any:
+    """The next chunk of units as ``first * 2**20 + end``, or -1 when all are taken."""
+    chunk = units // (team * CHUNKS)
+    if chunk < 1:
+        chunk = 1
+    counters = peek(run, RUN_SYNC) + 8 * (SYNC_CLAIMS + slot * MAX_TEAM * LINE_FIELDS)
+    for distance in range(team):
+        owner = member + distance
+        if owner >= team:
+            owner -= team
+        start, end = units * owner // team, units * (owner + 1) // team
+        counter = counters + 8 * LINE_FIELDS * owner
+        if peek(counter, 0) >= end - start:
+            continue
+        first = start + atomic_add(counter, chunk)
+        if first < end:
+            last = first + chunk
+            if last > end:
+                last = end
+            return first * _STEP + last
+    return -1
+
+
+def _barrier(run: Any) -> Any:
+    """Wait until every thread of the team is here; the last one clears the claims."""
+    team = peek(run, RUN_TEAM)
+    sync = peek(run, RUN_SYNC)
+    if team == 1:
+        for slot in range(CLAIM_SLOTS):
+            poke(sync, SYNC_CLAIMS + slot * MAX_TEAM * LINE_FIELDS, 0)
+        return 0
+    generation = atomic_load(sync + 8 * SYNC_GENERATION)
+    if atomic_add(sync + 8 * SYNC_ARRIVED, 1) == team - 1:
+        poke(sync, SYNC_ARRIVED, 0)
+        for slot in range(CLAIM_SLOTS):
+            for member in range(team):
+                poke(sync, SYNC_CLAIMS + (slot * MAX_TEAM + member) * LINE_FIELDS, 0)
+        atomic_store(sync + 8 * SYNC_GENERATION, generation + 1)
+        return 0
+    return wait_for_change(sync, generation)
+
+
+def _wait_for_change(sync: Any, generation: Any) -> Any:
+    spins = 0
+    while atomic_load(sync + 8 * SYNC_GENERATION) == generation:
+        spins += 1
+        if spins < SPINS_BEFORE_YIELD:
+            pause()
+        else:
+            yield_core()
+            if spins == SPINS_BEFORE_YIELD + YIELDS_BEFORE_STALL:
+                atomic_add(sync + 8 * SYNC_STALLS, 1)
+    return 0
+
+
+wait_for_change = inline(_wait_for_change)
+claim = inline(_claim)
+barrier = inline(_barrier)
+
+
+@inline
+def claim_first(claimed):  # type: ignore[no-untyped-def]
+    """The first unit of a claim."""
+    return claimed >> 20
+
+
+@inline
+def claim_end(claimed):  # type: ignore[no-untyped-def]
+    """One past the last unit of a claim."""
+    return claimed & (_STEP - 1)
