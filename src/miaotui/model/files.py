@@ -7,22 +7,20 @@ against itself, tensor by tensor, and nothing has been decoded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from miaotui.errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from miaotui.errors import ModelNotFoundError, UnsupportedModelError
 from miaotui.hub.gguf import read_gguf
 from miaotui.hub.safetensors import read_safetensors
 from miaotui.hub.tensors import StoredTensor
+from miaotui.hub.untrusted_json import read_object
 from miaotui.model.config import ModelConfig
 from miaotui.model.from_gguf import config_from_gguf, tensors_from_gguf
 from miaotui.model.from_hf import config_from_hf, tensors_from_hf
-
-MAX_CONFIG_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -98,14 +96,4 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"the folder {str(folder)!r} has no config.json: name a .gguf file, or a folder with "
             "config.json, tokenizer.json and *.safetensors"
         )
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ModelFormatError(f"{str(path)!r} is larger than 4 MiB: it is no model configuration")
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelFormatError(
-            f"{str(path)!r} is not valid JSON ({error}): download it again"
-        ) from error
-    if not isinstance(values, dict):
-        raise ModelFormatError(f"{str(path)!r} must hold a JSON object: download it again")
-    return values
+    return read_object(path)

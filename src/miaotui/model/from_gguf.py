@@ -75,11 +75,7 @@ def config_from_gguf(
     n_heads = _same_in_all_layers(fields, "attention.head_count")
     head_dim = _head_dim(fields, hidden_size, n_heads)
     rope = read_rope(fields, head_dim, tensors)
-    if architecture.interleaved_gguf and rope.dim != head_dim:
-        raise UnsupportedModelError(
-            f"the model rotates {rope.dim} of {head_dim} values of each head, which "
-            f"{architecture.title} does not do here: choose another model"
-        )
+    _refuse_partial_interleaved(architecture, rope.dim, head_dim)
     rope_layers = tuple(not skipped for skipped in every_nth(n_layers, architecture.nope_every))
     return ModelConfig(
         architecture=architecture.name,
@@ -159,6 +155,15 @@ def _refuse_features(fields: Fields, architecture: Architecture) -> None:
         raise UnsupportedModelError(
             "the model is an encoder (attention.causal is false), not a language model: "
             "choose another model"
+        )
+
+
+def _refuse_partial_interleaved(architecture: Architecture, dim: int, head_dim: int) -> None:
+    """Pairs side by side in a part of each head would need another order of rows."""
+    if architecture.interleaved_gguf and dim != head_dim:
+        raise UnsupportedModelError(
+            f"the model rotates {dim} of {head_dim} values of each head, which "
+            f"{architecture.title} does not do here: choose another model"
         )
 
 
