@@ -210,7 +210,8 @@ def _windows(
     rule = architecture.windows if architecture.gguf_windows is None else architecture.gguf_windows
     pattern = fields.sequence("attention.sliding_window_pattern")
     if pattern is not None:
-        require(len(pattern) == len(rope_layers), "window pattern", "one per layer", len(pattern))
+        flags = len(pattern) == len(rope_layers) and all(isinstance(x, bool) for x in pattern)
+        require(flags, "sliding window pattern", "one truth value per layer", pattern[:4])
         return tuple(window if local else 0 for local in pattern)
     if window and rule is Windows.NONE:
         raise UnsupportedModelError(
