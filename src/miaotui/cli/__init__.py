@@ -1,0 +1,60 @@
+"""The command line: ``miaotui run``, ``chat``, ``pull``, ``models`` and ``doctor``.
+
+Owns which command runs and how a failure ends: one line on stderr and status 1, 130 after Ctrl-C,
+quiet when the reader of a pipe has gone. A traceback appears only with ``MIAOTUI_TRACEBACK=1``.
+Knows no model; each command's module is imported when that command runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from miaotui.cli import messages
+from miaotui.cli.arguments import parse
+from miaotui.errors import MiaotuiError
+
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+_MODULES = {"run": "answer", "chat": "chat", "pull": "models", "models": "models"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows "?"
+            stream.reconfigure(errors="replace")
+    try:
+        parsed = parse(arguments)
+        module = importlib.import_module(
+            f"miaotui.cli.{_MODULES.get(parsed.command, parsed.command)}"
+        )
+        status: int = getattr(module, parsed.command)(parsed)
+        sys.stdout.flush()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered cannot be written; the interpreter would try, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except MiaotuiError as error:
+        return _report(messages.ERROR(reason=error))
+    except Exception as error:
+        return _report(messages.INTERNAL(reason=f"{type(error).__name__}: {error}"))
+    return status
+
+
+def _report(text: str) -> int:
+    if os.environ.get("MIAOTUI_TRACEBACK") == "1":
+        traceback.print_exc()
+    line = " ".join(text.split())  # one line, whatever the message was made of
+    print(f"miaotui: {line}", file=sys.stderr)
+    return FAILED

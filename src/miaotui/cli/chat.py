@@ -1,0 +1,129 @@
+"""``miaotui chat``: a conversation in the terminal.
+
+Owns the conversation's messages and the commands that begin with a slash. Every turn sends the
+whole conversation; the engine reuses the pages of what it has seen. A failed or stopped turn leaves
+the conversation consistent: user and assistant always alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+from miaotui.cli import messages
+from miaotui.cli.answer import checked, load, show, statistics, write
+from miaotui.cli.arguments import DEFAULT_MODEL, sampling_params
+from miaotui.errors import PromptTooLongError, RequestError
+from miaotui.types import Delta
+
+if TYPE_CHECKING:
+    from miaotui.llm import LLM
+
+
+def chat(parsed: argparse.Namespace) -> int:
+    """Talk until the user leaves; return the exit status."""
+    params = sampling_params(parsed)
+    model = parsed.words[0] if parsed.words else DEFAULT_MODEL
+    with load(model, parsed) as llm:
+        print(messages.WELCOME(model=model), file=sys.stderr)
+        conversation = Conversation(llm, params, parsed.system)
+        for line in _lines():
+            if line.startswith("/"):
+                if not conversation.command(line):
+                    break
+            elif line:
+                _turn(conversation, line)
+    return 0
+
+
+class Conversation:
+    """What has been said so far, and how to go on."""
+
+    def __init__(self, llm: LLM, params: dict[str, Any], system: str | None) -> None:
+        self._llm = llm
+        self._params = params
+        self._system = [] if system is None else [{"role": "system", "content": system}]
+        self.turns: list[tuple[str, str]] = []  # (question, answer)
+
+    def say(self, text: str) -> None:
+        """Answer `text` on stdout; forgets the oldest turns when the context is full."""
+        while True:
+            try:
+                return self._answer(text)
+            except PromptTooLongError:
+                if not self.turns:
+                    raise
+                self.turns = self.turns[(len(self.turns) + 1) // 2 :]
+                print(messages.SHORTENED(), file=sys.stderr)
+
+    def command(self, line: str) -> bool:
+        """Obey a command; return whether the conversation goes on."""
+        name = line.split(maxsplit=1)[0]
+        if name in {"/exit", "/quit"}:
+            return False
+        if name == "/reset":
+            self.turns.clear()
+            print(messages.FORGOTTEN(), file=sys.stderr)
+        elif name == "/history":
+            self._show_history()
+        elif name == "/help":
+            print(messages.CHAT_HELP(), file=sys.stderr)
+        else:
+            print(messages.UNKNOWN_COMMAND(name=name), file=sys.stderr)
+        return True
+
+    def _answer(self, text: str) -> None:
+        said: list[str] = []
+        spoken = [
+            {"role": role, "content": content}
+            for turn in self.turns
+            for role, content in zip(("user", "assistant"), turn, strict=True)
+        ]
+        dialogue = [*self._system, *spoken, {"role": "user", "content": text}]
+        try:
+            with closing(self._llm.chat_stream(dialogue, **self._params)) as deltas:
+                completion = show(_overheard(deltas, said))
+        except KeyboardInterrupt:  # keep what was said: the next turn may refer to it
+            print(file=sys.stderr)
+        else:
+            share = self._llm.memory_share(completion)
+            print(statistics(completion, share), file=sys.stderr)
+        self.turns.append((text, "".join(said)))
+
+    def _show_history(self) -> None:
+        if not self.turns:
+            print(messages.NO_HISTORY(), file=sys.stderr)
+        for question, answer in self.turns:
+            write(f"> {question}\n{answer}\n")
+
+
+def _turn(conversation: Conversation, line: str) -> None:
+    """Answer one line; a request that cannot be answered does not end the conversation."""
+    try:
+        conversation.say(checked(line))
+    except RequestError as error:
+        print(messages.ERROR(reason=error), file=sys.stderr)
+
+
+def _overheard(deltas: Iterator[Delta], said: list[str]) -> Iterator[Delta]:
+    for delta in deltas:
+        said.append(delta.text)
+        yield delta
+
+
+def _lines() -> Iterator[str]:
+    """Yield what the user types, stripped, until the end of input."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # arrow keys and recall, where the platform has them
+            import readline  # noqa: F401, PLC0415
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            if sys.stdin.isatty():
+                print(file=sys.stderr)
+            return
+        yield line.strip()

@@ -1,0 +1,162 @@
+"""``miaotui doctor``: what this machine is, how fast it reads and multiplies, and what that allows.
+
+Owns the report; the probe, the measurements and the arithmetic are others'. All speeds are measured
+when asked, none is looked up. ``--json`` prints the same facts for programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from miaotui.cli import messages
+from miaotui.cli.forecast import (
+    CONTEXT_TOKENS,
+    OVERHEAD_BYTES,
+    PROMPT_TOKENS,
+    SHAPES,
+    Forecast,
+    forecast,
+)
+from miaotui.cli.progress import Progress
+from miaotui.config import format_size
+from miaotui.kernels.cpu import Cpu, probe
+from miaotui.kernels.formats import Format
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Measured rates with one number of threads."""
+
+    threads: int
+    read_gb_per_s: float  # 10**9 bytes
+    int8_gmac_per_s: float  # 10**9 multiply-adds
+
+
+def doctor(parsed: argparse.Namespace) -> int:
+    """Print the report; return the exit status."""
+    cpu = probe()
+    speeds = measure(cpu.team_size)
+    table = forecasts(speeds[-1], cpu.memory_bytes)
+    if parsed.json:
+        print(json.dumps(as_json(cpu, speeds, table), indent=2))
+    else:
+        print_report(cpu, speeds, table)
+    return 0
+
+
+def measure(team_size: int) -> tuple[Speeds, ...]:
+    """Measure with one thread and, where there are more, with the whole team."""
+    from miaotui.kernels.measure import int8_rate, read_bandwidth  # noqa: PLC0415  (slow to load)
+
+    counts = sorted({1, team_size})
+    speeds = []
+    with Progress() as progress:
+        for done, threads in enumerate(counts):
+            progress("measure", done, len(counts))
+            speeds.append(Speeds(threads, read_bandwidth(threads), int8_rate(threads)))
+    return tuple(speeds)
+
+
+def forecasts(speeds: Speeds, memory_bytes: int | None) -> tuple[Forecast, ...]:
+    """Return what each common model size can do at these speeds."""
+    rates = (speeds.read_gb_per_s * 1e9, speeds.int8_gmac_per_s * 1e9)
+    return tuple(
+        forecast(shape, form, *rates, memory_bytes)
+        for shape in SHAPES
+        for form in (Format.Q4, Format.Q8)
+    )
+
+
+def as_json(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -> dict[str, object]:
+    """Return the report as JSON values."""
+    facts = asdict(cpu) | {
+        "features": sorted(cpu.features),
+        "isas": [isa.value for isa in cpu.isas],
+        "isa": cpu.isa.value,
+        "team_size": cpu.team_size,
+    }
+    return {
+        "cpu": facts,
+        "speeds": [asdict(speed) for speed in speeds],
+        "prompt_tokens": PROMPT_TOKENS,
+        "models": [asdict(row) for row in table],
+    }
+
+
+def print_report(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -> None:
+    """Print the report as two tables and a note."""
+    from rich.console import Console  # noqa: PLC0415  (rich costs 60 ms)
+
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 110)
+    console.print(_facts(cpu, speeds))
+    console.print(_models(table))
+    note = messages.DOCTOR_NOTE(
+        prompt=PROMPT_TOKENS, context=CONTEXT_TOKENS, overhead=format_size(OVERHEAD_BYTES)
+    )
+    console.print(note)
+
+
+def _facts(cpu: Cpu, speeds: tuple[Speeds, ...]) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = {
+        messages.PROCESSOR: f"{cpu.model_name} ({cpu.architecture})",
+        messages.INSTRUCTION_SETS: ", ".join(
+            messages.IN_USE(name=isa.value) if isa is cpu.isa else isa.value for isa in cpu.isas
+        ),
+        messages.CORES: messages.CORES_TEXT(
+            cores=cpu.cores,
+            allowed=cpu.allowed_cpus,
+            physical=cpu.physical_cores,
+            quota=messages.NONE() if cpu.cpu_quota is None else f"{cpu.cpu_quota:g}",
+            team=cpu.team_size,
+        ),
+        messages.CACHES: _caches(cpu),
+        messages.MEMORY: _size(cpu.memory_bytes),
+        messages.BANDWIDTH: _rates([(s.threads, f"{s.read_gb_per_s:.1f} GB/s") for s in speeds]),
+        messages.INT8_RATE: _rates(
+            [(s.threads, f"{s.int8_gmac_per_s:.0f} GMAC/s") for s in speeds]
+        ),
+    }
+    for title, text in rows.items():
+        table.add_row(title(), text)
+    return table
+
+
+def _models(forecasts: tuple[Forecast, ...]) -> Table:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in (messages.MODEL, messages.FORMAT):
+        table.add_column(title())
+    for title in (messages.SIZE, messages.FITS, messages.LIMIT_RATE, messages.IN_ONE_SECOND):
+        table.add_column(title(), justify="right")
+    for row in forecasts:
+        fits = {True: messages.YES, False: messages.NO, None: messages.UNKNOWN}[row.fits]()
+        size, rate = format_size(row.weight_bytes), f"{row.tokens_per_s:.1f}"
+        table.add_row(row.model, row.format, size, fits, rate, str(row.tokens_in_one_s))
+    return table
+
+
+def _caches(cpu: Cpu) -> str:
+    caches = cpu.caches
+    sizes = (("L1d", caches.l1d_bytes), ("L2", caches.l2_bytes), ("L3", caches.l3_bytes))
+    known = [f"{name} {size / 1024:g} KiB" for name, size in sizes if size is not None]
+    return ", ".join(known) or messages.UNKNOWN()
+
+
+def _size(size_bytes: int | None) -> str:
+    return messages.UNKNOWN() if size_bytes is None else format_size(size_bytes)
+
+
+def _rates(rates: list[tuple[int, str]]) -> str:
+    return ", ".join(messages.THREADS_TEXT(rate=rate, threads=threads) for threads, rate in rates)

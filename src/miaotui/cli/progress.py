@@ -1,0 +1,78 @@
+"""Progress of what takes longer than a moment: downloads, the first compile, packing.
+
+Owns how progress looks; the work calls a `Progress` with its stage, how much is done and of how
+much. In a terminal that is a bar, elsewhere one line per stage. Nothing is imported, and nothing
+appears, until there is something to show.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from miaotui.cli import messages
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+
+class Progress:
+    """A context in which work shows how far it is by calling this object; writes to stderr."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID | None] = {}
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` is done, in whatever the stage counts; total 0: unknown."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._start(stage)
+        task = self._tasks[stage]
+        if self._bars is not None and task is not None:
+            self._bars.update(task, completed=done, total=total or None)
+
+    def close(self) -> None:
+        """Take the bars off the screen."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        self._tasks.clear()
+
+    def _start(self, stage: str) -> TaskID | None:
+        message = messages.STAGES.get(stage)
+        text = message() if message else stage
+        if not sys.stderr.isatty():
+            sys.stderr.write(f"{text} ...\n")
+            sys.stderr.flush()
+            return None
+        if self._bars is None:
+            self._bars = _new_bars()
+            self._bars.start()
+        return self._bars.add_task(text, total=None)
+
+
+def _new_bars() -> Bars:
+    from rich import progress  # noqa: PLC0415  (rich costs 60 ms)
+    from rich.console import Console  # noqa: PLC0415
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
