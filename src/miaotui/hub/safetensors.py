@@ -148,8 +148,8 @@ def _check_layout(spans: Mapping[str, tuple[int, int]], data_bytes: int, label: 
     for name, (start, end) in sorted(spans.items(), key=lambda item: item[1]):
         if start != position:
             raise ModelFormatError(
-                f"{label}: tensor {name[:200]!r} starts at {start}, not at {position} where the one "
-                f"before it ends; {CORRUPT}"
+                f"{label}: tensor {name[:200]!r} starts at {start}, not at {position}, the end of "
+                f"the one before; {CORRUPT}"
             )
         position = end
     if position != data_bytes:

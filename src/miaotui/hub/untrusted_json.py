@@ -13,7 +13,7 @@ from typing import Any
 
 from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError
 
-MAX_JSON_BYTES = 1 << 25
+MAX_JSON_BYTES = 1 << 23  # indexes of the largest known models take about 2**22
 
 
 def parse_object(text: bytes, label: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def parse_object(text: bytes, label: str) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in the file at ``path``, which is at most 32 MiB long.
+    """The JSON object in the file at ``path``, which is at most 8 MiB long.
 
     Raises `ModelNotFoundError`, `ModelError` (unreadable) or `ModelFormatError`.
     """
