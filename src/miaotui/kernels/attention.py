@@ -21,6 +21,32 @@ from miaotui.kernels.attention_emit import (
     rotate_head,
     store_key_value,
 )
+from miaotui.kernels.attention_fields import (
+    CAP,
+    COS,
+    DIM,
+    GROUP_HEADS,
+    HEAD_STRIDE,
+    KEY_OFFSET,
+    KV_HEADS,
+    NORM_EPS,
+    OUT,
+    OUT_HEADERS,
+    OUT_HEADER_STRIDE,
+    OUT_STRIDE,
+    PAGES,
+    PAGE_STRIDE,
+    PAGE_TOKENS,
+    QKV,
+    QKV_STRIDE,
+    QUERY_NORM,
+    ROTATED,
+    SCALE,
+    SIN,
+    VALUES_IN_HEAD,
+    VALUE_OFFSET,
+    WINDOW,
+)
 from miaotui.kernels.compiler import inline, kernel
 from miaotui.kernels.memory import peek, peek_float, store_int32
 from miaotui.kernels.ops import (
@@ -48,35 +74,6 @@ from miaotui.kernels.ops import (
 )
 from miaotui.kernels.simd import I64, Emitter, Value, intrinsic
 from miaotui.kernels.sync import claim, claim_end, claim_first
-
-PAGE_TOKENS = 16
-
-# operation fields, shared by all kernels of this module
-QKV = 3  # float32 rows: queries, keys, values
-QKV_STRIDE = 4
-KEY_OFFSET = 5  # bytes from a row's start to its keys
-VALUE_OFFSET = 6
-KV_HEADS = 7
-GROUP_HEADS = 8  # query heads per key/value head
-DIM = 9
-PAGES = 10  # address of this layer's pages
-PAGE_STRIDE = 11
-HEAD_STRIDE = 12  # bytes of one head's keys and values in a page
-VALUES_IN_HEAD = 13  # bytes from a head's keys to its values
-COS = 14  # float32 tables [positions, rotated / 2]
-SIN = 15
-ROTATED = 16  # rotated dimensions, 0: none
-QUERY_NORM = 17  # address of float32 weights, or 0
-KEY_NORM = 18
-NORM_EPS = 19
-SCALE = 20
-WINDOW = 21  # 0: unlimited
-CAP = 22
-OUT = 23  # int8 rows [heads x dim]
-OUT_STRIDE = 24
-OUT_HEADERS = 25
-OUT_HEADER_STRIDE = 26
-
 
 def _address_of_head(op: Any, page: Any, head: Any) -> Any:
     return peek(op, PAGES) + page * peek(op, PAGE_STRIDE) + head * peek(op, HEAD_STRIDE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from miaotui.kernels import attention_fields as fields
 from miaotui.kernels.arithmetic import exp, lanes_between, narrow_half, quantize_group, softcap
 from miaotui.kernels.ops import HEADER_BYTES
 from miaotui.kernels.simd import F32, F32X, I8, I8X, I32, I64, LANES, Emitter, Value
@@ -118,8 +119,6 @@ def store_key_value(int8: bool) -> Callable[..., None]:
         e.loop(dim >> 4, [], step)
 
     def emit(e: Emitter, op: Value, key: Value, value: Value, page: Value, slot: Value, position: Value) -> None:
-        from miaotui.kernels import attention as fields  # noqa: PLC0415  (field numbers live beside the kernel)
-
         def field(number: int, kind: Any = I64) -> Value:
             return e.load(op + 8 * number, kind, 8)
 

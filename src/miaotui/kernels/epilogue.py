@@ -10,20 +10,19 @@ from typing import Any
 
 from miaotui.kernels.arithmetic import gelu_tanh, quantize_group, silu
 from miaotui.kernels.compiler import inline
+from miaotui.kernels.linear_fields import (
+    ADD,
+    BIAS,
+    GATED_SILU,
+    MODE,
+    OUT,
+    OUT_HEADER_STRIDE,
+    OUT_HEADERS,
+    OUT_STRIDE,
+)
 from miaotui.kernels.memory import peek
 from miaotui.kernels.ops import HEADER_BYTES
 from miaotui.kernels.simd import F32X, I64, Emitter, Value, intrinsic
-
-STORE, ADD, GATED_SILU, GATED_GELU = range(4)
-
-# operation fields (a linear operation's, from 11 on)
-MODE = 11
-OUT = 12
-OUT_STRIDE = 13
-BIAS = 14  # address of float32, or 0
-OUT_HEADERS = 15  # gated: where the quantized result's headers go
-OUT_HEADER_STRIDE = 16
-
 
 def _store32(e: Emitter, source: Value, target: Value, bias: Value) -> None:
     _combine(e, source, target, bias, add=False)

@@ -17,20 +17,12 @@ from miaotui.kernels.dots import splat_inputs
 from miaotui.kernels.epilogue import epilogue
 from miaotui.kernels.formats import Format
 from miaotui.kernels.compiler import inline, kernel
+from miaotui.kernels.linear_fields import GROUPS, HEADER_STRIDE, HEADERS, MODE, TILE_STRIDE, UNITS, WEIGHTS, X, X_STRIDE
+from miaotui.kernels.linear_fields import GATED_SILU
 from miaotui.kernels.memory import peek
 from miaotui.kernels.ops import HEADER_BYTES, ROWS, RUN_SCRATCH, RUN_SCRATCH_STRIDE, RUN_TEAM, SLOT
 from miaotui.kernels.simd import BYTES, F32, F32X, I16, I32, LANES, Emitter, Value, intrinsic, ir
 from miaotui.kernels.sync import claim, claim_end, claim_first
-
-# operation fields
-WEIGHTS = 3
-TILE_STRIDE = 4
-GROUPS = 5
-UNITS = 6
-X = 7
-X_STRIDE = 8
-HEADERS = 9
-HEADER_STRIDE = 10
 
 PREFETCH_BYTES = 2048
 # rows up to which a unit's two tiles are summed side by side (registers allow no more)
@@ -198,7 +190,7 @@ def _linear_kernel(form: Format) -> Any:
         x, x_stride = peek(op, X), peek(op, X_STRIDE)
         h, h_stride = peek(op, HEADERS), peek(op, HEADER_STRIDE)
         out = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
-        gated = peek(op, 11) >= 2
+        gated = peek(op, MODE) >= GATED_SILU
         tiles = 4 if gated else 2
         claimed = claim(run, slot, member, team, units)
         while claimed >= 0:

@@ -6,7 +6,6 @@ sits in the low half of its field.
 
 from __future__ import annotations
 
-import struct
 import sys
 from typing import Any
 
@@ -48,15 +47,15 @@ def _store_int32(e: Emitter, address: Value, value: Value) -> None:
 
 
 def _atomic_add(e: Emitter, address: Value, value: Value) -> Value:
-    return e.wrap(e.builder.atomic_rmw("add", e.pointer(address, I64), value.ir, "acq_rel"))
+    return e.wrap(e.builder.atomic_rmw("add", e.pointer(address, I64), value.ir, "seq_cst"))
 
 
 def _atomic_load(e: Emitter, address: Value) -> Value:
-    return e.wrap(e.builder.load_atomic(e.pointer(address, I64), "acquire", 8))
+    return e.wrap(e.builder.load_atomic(e.pointer(address, I64), "seq_cst", 8))
 
 
 def _atomic_store(e: Emitter, address: Value, value: Value) -> None:
-    e.builder.store_atomic(value.ir, e.pointer(address, I64), "release", 8)
+    e.builder.store_atomic(value.ir, e.pointer(address, I64), "seq_cst", 8)
 
 
 def _pause(e: Emitter) -> None:
@@ -93,8 +92,3 @@ atomic_store: Any = intrinsic(_atomic_store, "ii")
 pause: Any = intrinsic(_pause, "")
 yield_core: Any = intrinsic(_yield_core, "")
 call: Any = intrinsic(_call, "iiii", "i")
-
-
-def float_field(value: float) -> int:
-    """A float32 as the int64 that `peek_float` reads."""
-    return int(struct.unpack("<I", struct.pack("<f", value))[0])

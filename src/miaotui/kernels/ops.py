@@ -6,12 +6,15 @@ its rows each step, kernels only read. Field numbers are plain constants because
 
 from __future__ import annotations
 
+import struct
+
 OP_FIELDS = 32
 
 # every operation
 FUNCTION = 0  # address of the kernel
 SLOT = 1  # which claim counters it uses among operations between two barriers
 ROWS = 2  # which field of the run holds its number of rows
+KEEP_GOING = 31  # 1: no meeting after it, though its work is shared; the next one's meeting serves both
 
 # the run: what one pass works on
 RUN_FIELDS = 24
@@ -58,3 +61,18 @@ SYNC_FIELDS = SYNC_CLAIMS + CLAIM_SLOTS * MAX_TEAM * LINE_FIELDS
 
 # quantized activations: int8 rows, and per 32 values a header of four 4-byte fields
 HEADER_BYTES = 16  # scale (f32), sum of integers (i32), scale x sum (f32), unused
+
+# the mailbox through which the workers learn of a run
+TEAM_BITS = 8  # a run's number holds the size of its team in its low bits
+MAIL_NUMBER = 0
+MAIL_OPERATIONS = LINE_FIELDS
+MAIL_COUNT = LINE_FIELDS + 1
+MAIL_RUN = LINE_FIELDS + 2
+MAIL_STOP = LINE_FIELDS + 3
+MAIL_ASLEEP = 2 * LINE_FIELDS
+MAIL_FIELDS = 3 * LINE_FIELDS
+
+
+def float_field(value: float) -> int:
+    """A float32 as the int64 that `peek_float` reads."""
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])

@@ -24,38 +24,36 @@ from miaotui.kernels.ops import (
     RUN_TEAM,
     SLOT,
 )
+from miaotui.kernels.pointwise_fields import (
+    EPS,
+    GATHER,
+    KIND,
+    LAYER,
+    NORM_BIAS,
+    OUT,
+    OUT_FLOAT,
+    OUT_FLOAT_STRIDE,
+    OUT_HEADERS,
+    OUT_HEADER_STRIDE,
+    OUT_STRIDE,
+    RESIDUAL,
+    RESIDUAL_STRIDE,
+    RMS,
+    TABLE,
+    TABLE_GROUPS,
+    TABLE_OUT,
+    TABLE_OUT_STRIDE,
+    TABLE_SCALE,
+    TABLE_STRIDE,
+    WEIGHT,
+    WIDTH,
+    X,
+    X_STRIDE,
+)
 from miaotui.kernels.simd import F32, F32X, I8, I64, Emitter, Value, intrinsic, ir
 from miaotui.kernels.sync import claim, claim_end, claim_first
 
 ALONE = 8192  # values up to which every thread does the whole operation
-
-# fields of norm, residual norm, softcap and tap
-X = 3
-X_STRIDE = 4
-WIDTH = 5
-WEIGHT = 6
-NORM_BIAS = 7
-EPS = 8
-OUT = 9  # int8 (norm) or float32
-OUT_STRIDE = 10
-OUT_HEADERS = 11
-OUT_HEADER_STRIDE = 12
-KIND = 13
-GATHER = 14  # 1: rows come through the logits table
-RESIDUAL = 15
-RESIDUAL_STRIDE = 16
-OUT_FLOAT = 17  # 0, or where the float32 result goes as well
-OUT_FLOAT_STRIDE = 18
-RMS, LAYER, PLAIN = range(3)
-
-# fields of the embedding (and WIDTH)
-TABLE = 3
-TABLE_STRIDE = 4
-TABLE_SCALE = 6
-TABLE_GROUPS = 7
-TABLE_OUT = 9
-TABLE_OUT_STRIDE = 10
-
 
 def _sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
     """Sum of values (``shift`` None) or of squared differences from ``shift``; 2 x 16 partial sums, then halving."""

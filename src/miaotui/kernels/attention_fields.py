@@ -1,0 +1,31 @@
+"""The fields of attention in the table of operations: plain numbers, free of any compiler import."""
+
+from __future__ import annotations
+
+PAGE_TOKENS = 16
+
+# operation fields, shared by all kernels of this module
+QKV = 3  # float32 rows: queries, keys, values
+QKV_STRIDE = 4
+KEY_OFFSET = 5  # bytes from a row's start to its keys
+VALUE_OFFSET = 6
+KV_HEADS = 7
+GROUP_HEADS = 8  # query heads per key/value head
+DIM = 9
+PAGES = 10  # address of this layer's pages
+PAGE_STRIDE = 11
+HEAD_STRIDE = 12  # bytes of one head's keys and values in a page
+VALUES_IN_HEAD = 13  # bytes from a head's keys to its values
+COS = 14  # float32 tables [positions, rotated / 2]
+SIN = 15
+ROTATED = 16  # rotated dimensions, 0: none
+QUERY_NORM = 17  # address of float32 weights, or 0
+KEY_NORM = 18
+NORM_EPS = 19
+SCALE = 20
+WINDOW = 21  # 0: unlimited
+CAP = 22
+OUT = 23  # int8 rows [heads x dim]
+OUT_STRIDE = 24
+OUT_HEADERS = 25
+OUT_HEADER_STRIDE = 26

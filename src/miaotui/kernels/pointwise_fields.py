@@ -1,0 +1,30 @@
+"""The fields of pointwise operations in the table of operations: plain numbers, free of any compiler import."""
+
+from __future__ import annotations
+
+# fields of norm, residual norm, softcap and tap
+X = 3
+X_STRIDE = 4
+WIDTH = 5
+WEIGHT = 6
+NORM_BIAS = 7
+EPS = 8
+OUT = 9  # int8 (norm) or float32
+OUT_STRIDE = 10
+OUT_HEADERS = 11
+OUT_HEADER_STRIDE = 12
+KIND = 13
+GATHER = 14  # 1: rows come through the logits table
+RESIDUAL = 15
+RESIDUAL_STRIDE = 16
+OUT_FLOAT = 17  # 0, or where the float32 result goes as well
+OUT_FLOAT_STRIDE = 18
+RMS, LAYER, PLAIN = range(3)
+
+# fields of the embedding (and WIDTH)
+TABLE = 3
+TABLE_STRIDE = 4
+TABLE_SCALE = 6
+TABLE_GROUPS = 7
+TABLE_OUT = 9
+TABLE_OUT_STRIDE = 10

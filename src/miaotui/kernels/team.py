@@ -1,0 +1,146 @@
+"""The worker team: Python threads that run compiled passes together, without the interpreter lock.
+
+One team serves the whole process; models take turns. Between passes a worker spins for a bounded time, then sleeps on an
+event. When another process keeps taking a core away, passes stall at their meetings; the team then works with one thread
+for a while, which is faster than waiting, and tries again later.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels import compiled
+from miaotui.kernels.cpu import probe
+from miaotui.kernels.ops import (
+    MAIL_ASLEEP,
+    MAIL_FIELDS,
+    MAIL_NUMBER,
+    MAIL_STOP,
+    MAX_TEAM,
+    RUN_SCRATCH,
+    RUN_SCRATCH_STRIDE,
+    RUN_SYNC,
+    RUN_TEAM,
+    SYNC_FIELDS,
+    SYNC_STALLS,
+    TEAM_BITS,
+)
+
+SCRATCH_BYTES = 1 << 20  # per thread: 8 rows x 8 query heads of 512, and every smaller need
+IDLE_SPINS = 20_000  # about a millisecond
+STALLS_TO_SHRINK = 3  # among the last passes
+CALM_PASSES = 64  # passes alone before the full team is tried again
+
+KERNELS = ("passes:pass_announce", "passes:pass_member", "passes:pass_worker")
+
+
+class Team:
+    """``size`` threads, the caller's included. `run` may be called from any thread; calls take turns."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = max(1, min(size or probe().team_size, MAX_TEAM))
+        self._announce = compiled.function(KERNELS[0], 5)
+        self._member = compiled.function(KERNELS[1], 4)
+        self._worker = compiled.function(KERNELS[2], 4)
+        self._sync, self._mail = aligned_int64(SYNC_FIELDS), aligned_int64(MAIL_FIELDS)
+        self._scratch = np.zeros(self.size * SCRATCH_BYTES + 64, np.uint8)
+        self._scratch_address = -(-self._scratch.ctypes.data // 64) * 64
+        self._turn = threading.Lock()
+        self._wakeups = [threading.Event() for _ in range(self.size)]
+        self._alone_for = 0
+        self._pressure = 0
+        self._threads = [
+            threading.Thread(target=self._serve, args=(member,), name=f"miaotui-{member}", daemon=True)
+            for member in range(1, self.size)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, operations: int, count: int, run: NDArray[np.int64]) -> None:
+        """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes."""
+        with self._turn:
+            size = 1 if self._alone_for else self.size
+            run[RUN_TEAM] = size
+            run[RUN_SYNC] = self._sync.ctypes.data
+            run[RUN_SCRATCH] = self._scratch_address
+            run[RUN_SCRATCH_STRIDE] = SCRATCH_BYTES
+            address = run.ctypes.data
+            if size > 1:
+                self._announce(operations, count, address, self._mail.ctypes.data, size)
+                if self._mail[MAIL_ASLEEP]:
+                    for event in self._wakeups:
+                        event.set()
+            self._member(operations, count, address, 0)
+            self._adapt(size)
+
+    def _adapt(self, size: int) -> None:
+        """Shrink to one thread while somebody else uses our cores; see the module's head."""
+        if size == 1:
+            self._alone_for = max(0, self._alone_for - 1)
+            return
+        if self._sync[SYNC_STALLS]:
+            self._sync[SYNC_STALLS] = 0
+            self._pressure += 1
+            if self._pressure >= STALLS_TO_SHRINK:
+                self._pressure, self._alone_for = STALLS_TO_SHRINK - 1, CALM_PASSES
+        elif self._pressure:
+            self._pressure -= 1
+
+    def _serve(self, member: int) -> None:
+        mail, seen, event = self._mail, 0, self._wakeups[member]
+        while True:
+            seen = self._worker(mail.ctypes.data, member, seen, IDLE_SPINS)
+            if seen < 0:
+                return
+            if mail[MAIL_NUMBER] == seen:
+                event.wait()
+            event.clear()
+            with _asleep_lock:
+                mail[MAIL_ASLEEP] -= 1
+
+    def close(self) -> None:
+        """End the threads; the team must not run again."""
+        with self._turn:
+            self._mail[MAIL_STOP] = 1
+            self._mail[MAIL_NUMBER] += 1 << TEAM_BITS
+            for event in self._wakeups:
+                event.set()
+        for thread in self._threads:
+            thread.join()
+
+
+_asleep_lock = threading.Lock()
+_shared: dict[int, Team] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_team(size: int | None = None) -> Team:
+    """The process's team of that size; every model uses the same threads."""
+    wanted = max(1, min(size or probe().team_size, MAX_TEAM))
+    with _shared_lock:
+        if wanted not in _shared:
+            _shared[wanted] = Team(wanted)
+        return _shared[wanted]
+
+
+def aligned_int64(fields: int) -> NDArray[np.int64]:
+    """Zeroed int64 memory that begins on a cache line."""
+    return aligned_bytes(fields * 8).view(np.int64)
+
+
+def aligned_bytes(size_bytes: int, alignment: int = 64) -> NDArray[np.uint8]:
+    """Zeroed memory at a multiple of ``alignment``."""
+    raw = np.zeros(size_bytes + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size_bytes]
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """The byte address of an array's first value."""
+    return int(array.ctypes.data)
+
+

@@ -1,0 +1,184 @@
+"""A model's packed weights: made once from its files, kept in the cache, mapped from there ever after.
+
+Decides which matrices are fused (queries, keys and values; gate and up, in alternating units of 32 rows) and which format
+each gets. Knows nothing of passes. Invariant: what is mapped was packed by this layout version from this very source.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.hub.store import PackedFile, PackedStore, PackedWriter, content_key
+from miaotui.hub.tensors import StoredTensor
+from miaotui.kernels.formats import UNIT_ROWS, Format, padded_rows, tile_stride
+from miaotui.model.config import ModelConfig
+from miaotui.model.files import ModelFiles, open_model
+from miaotui.model.packing import pack_matrix, packed_format
+
+LAYOUT = 1
+Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A packed matrix: ``units`` of 32 outputs, ``inputs`` wide."""
+
+    format: Format
+    data: NDArray[np.uint8]  # [units, tiles per unit, tile stride]
+    inputs: int
+
+    @property
+    def units(self) -> int:
+        """Units of 32 outputs."""
+        return int(self.data.shape[0])
+
+    @property
+    def tile_stride(self) -> int:
+        """Bytes from one tile to the next."""
+        return int(self.data.shape[2])
+
+
+class PackedModel:
+    """Packed weights by name: `matrix` and `vector`. Keeps the mapped file open until `close`."""
+
+    def __init__(self, file: PackedFile) -> None:
+        self._file = file
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file.arrays
+
+    def matrix(self, name: str) -> Matrix:
+        """A packed matrix."""
+        form, inputs = self._file.meta["matrices"][name]
+        return Matrix(Format(form), self._file.arrays[name], inputs)
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A float32 vector: a norm's weights or a bias."""
+        return self._file.arrays[name]
+
+    @property
+    def formats(self) -> set[Format]:
+        """Every format in use."""
+        return {Format(form) for form, _ in self._file.meta["matrices"].values()}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all packed weights."""
+        return sum(array.nbytes for array in self._file.arrays.values())
+
+    def close(self) -> None:
+        """Unmap the file; its matrices must not be used after."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One packed matrix and what it is made of, one part after another or in alternating units."""
+
+    name: str
+    parts: tuple[StoredTensor, ...]
+    format: Format
+    alternating: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        units = [padded_rows(part.rows) // UNIT_ROWS for part in self.parts]
+        stride = tile_stride(self.format, self.parts[0].cols)
+        return (units[0], 2 * len(units), stride) if self.alternating else (sum(units), 2, stride)
+
+
+def load_packed(
+    path: Path, store: PackedStore, wanted: Format = Format.Q8, progress: Progress | None = None
+) -> PackedModel:
+    """The packed weights of the model at ``path``, from the cache or packed now.
+
+    ``wanted`` is the format of matrices that the file stores as floats. Raises as `open_model` does, and `CacheError`.
+    """
+    key = content_key(path, {"layout": LAYOUT, "format": wanted.value})
+    file = store.open(key)
+    if file is None:
+        with open_model(path) as files:
+            _pack_all(files, store, key, wanted, progress)
+        file = store.open(key)
+        assert file is not None, "a file that was just written opens"
+    return PackedModel(file)
+
+
+def _pack_all(
+    files: ModelFiles, store: PackedStore, key: str, wanted: Format, progress: Progress | None
+) -> None:
+    jobs = list(_jobs(files.config, files.tensors, wanted))
+    total = sum(math.prod(job.shape) for job in jobs)
+    meta: dict[str, Any] = {
+        "matrices": {job.name: [job.format.value, job.parts[0].cols] for job in jobs}
+    }
+    done = 0
+    with store.create(key, meta, expected_bytes=total) as writer:
+        for job in jobs:
+            if progress:
+                progress(job.name, done, total)
+            _pack_one(job, writer)
+            done += math.prod(job.shape)
+        for name, vector in _vectors(files.config, files.tensors):
+            writer.add(name, vector)
+    if progress:
+        progress("", total, total)
+
+
+def _pack_one(job: _Job, writer: PackedWriter) -> None:
+    out = writer.reserve(job.name, job.shape, np.uint8)
+    first = 0
+    for index, part in enumerate(job.parts):
+        if job.alternating:
+            pack_matrix(part, job.format, out[:, 2 * index : 2 * index + 2])
+        else:
+            units = padded_rows(part.rows) // UNIT_ROWS
+            pack_matrix(part, job.format, out[first : first + units])
+            first += units
+
+
+def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[_Job]:
+    outer = Format.Q8 if wanted is Format.Q4 else wanted  # embedding and head keep 8 bits
+
+    def single(name: str, form: Format) -> _Job:
+        return _Job(name, (tensors[name],), packed_format(tensors[name].kind, form))
+
+    yield single("embed", outer)
+    for layer in range(config.n_layers):
+        prefix = f"layers.{layer}."
+        yield from _fused(prefix, "qkv", [tensors[prefix + n] for n in ("q", "k", "v")], wanted)
+        yield single(prefix + "o", wanted)
+        gate, up = tensors[prefix + "gate"], tensors[prefix + "up"]
+        forms = {packed_format(part.kind, wanted) for part in (gate, up)}
+        form = forms.pop() if len(forms) == 1 else Format.Q8
+        yield _Job(prefix + "gate_up", (gate, up), form, alternating=True)
+        yield single(prefix + "down", wanted)
+    if not config.tied_head:
+        yield single("head", outer)
+
+
+def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) -> Iterator[_Job]:
+    """One matrix if all parts share a format, else one each."""
+    forms = [packed_format(part.kind, wanted) for part in parts]
+    if len(set(forms)) == 1:
+        yield _Job(prefix + name, tuple(parts), forms[0])
+        return
+    for letter, part, form in zip(name, parts, forms, strict=True):
+        yield _Job(prefix + letter, (part,), form)
+
+
+def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    for name, tensor in tensors.items():
+        if len(tensor.shape) == 1 and not name.endswith(("q_bias", "k_bias", "v_bias")):
+            yield name, tensor.float32()
+    if config.qkv_bias:
+        for layer in range(config.n_layers):
+            names = [f"layers.{layer}.{letter}_bias" for letter in "qkv"]
+            yield f"layers.{layer}.qkv_bias", np.concatenate([tensors[n].float32() for n in names])

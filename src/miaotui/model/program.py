@@ -1,0 +1,260 @@
+"""One forward pass as a program of kernels: a table of operations, built once from a configuration and packed weights.
+
+Per layer: norm, queries/keys/values, attention, output, norm, gated feed-forward, down; the residual is added where products
+finish. Models that norm before adding (Gemma) write to a second residual buffer, so that every step stays repeatable.
+Knows the order of things; the arithmetic is in ``kernels``, the rows come from the runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels import attention_fields as att
+from miaotui.kernels import compiled
+from miaotui.kernels import linear_fields as lin
+from miaotui.kernels import ops
+from miaotui.kernels import pointwise_fields as pw
+from miaotui.kernels.ops import float_field
+from miaotui.kernels.team import aligned_int64
+from miaotui.model.config import ModelConfig
+from miaotui.model.packed import Matrix, PackedModel
+from miaotui.model.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
+
+_NORMS = {"rms": pw.RMS, "layer": pw.LAYER}
+_GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
+
+
+class Program:
+    """The operations of one model's pass. ``table`` is int64 ``[operations, 32]``; weights and buffers must outlive it."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: PackedModel,
+        workspace: Workspace,
+        pages: KvPages,
+        rotations: Mapping[int, RotationTable],
+        taps: Mapping[int, Rows] | None = None,
+    ) -> None:
+        self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
+        self.rotations, self.taps = rotations, taps or {}
+        self._operations: list[tuple[str, dict[int, int]]] = []
+        self._keep: list[NDArray[np.float32]] = []
+        self._build()
+        self.table = self._link()
+
+    @property
+    def address(self) -> int:
+        """Where the table lies."""
+        return int(self.table.ctypes.data)
+
+    @property
+    def count(self) -> int:
+        """Operations in a pass."""
+        return len(self._operations)
+
+    @property
+    def kernels(self) -> list[str]:
+        """The kernels it calls."""
+        return list(dict.fromkeys(name for name, _ in self._operations))
+
+    # the order of a pass -------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._embed()
+        current = 0
+        for layer in range(self.config.n_layers):
+            self._tap(layer, current)
+            current = self._layer(layer, current)
+        self._tap(self.config.n_layers, current)
+        self._head(current)
+
+    def _layer(self, layer: int, current: int) -> int:
+        prefix, space = f"layers.{layer}.", self.workspace
+        self._norm(prefix + "attn_norm", space.residual[current], space.normed)
+        self._qkv(prefix)
+        self._attention(layer)
+        current = self._mix(prefix + "o", prefix + "attn_post_norm", space.attended, current)
+        self._norm(prefix + "ffn_norm", space.residual[current], space.normed)
+        self._gate_up(prefix + "gate_up")
+        return self._mix(prefix + "down", prefix + "ffn_post_norm", space.fed, current)
+
+    def _mix(self, name: str, norm: str, source: Quantized, current: int) -> int:
+        """A product back to the hidden width, added to the residual stream; returns the stream's buffer."""
+        matrix, bias = self.weights.matrix(name), self._vector(name + "_bias", 0)
+        residual = self.workspace.residual[current]
+        if not self.config.post_norms:
+            self._linear(matrix, source, residual, mode=lin.ADD, bias=bias)
+            return current
+        mixed, target = self.workspace.mixed, 1 - current
+        self._linear(matrix, source, mixed, mode=lin.STORE, bias=bias)
+        out = self.workspace.residual[target]
+        self._add("pointwise:norm_add", {
+            **self._norm_fields(norm, mixed), pw.OUT: out.address, pw.OUT_STRIDE: out.stride,
+            pw.RESIDUAL: residual.address, pw.RESIDUAL_STRIDE: residual.stride,
+        })  # fmt: skip
+        return target
+
+    def _head(self, current: int) -> None:
+        space, config = self.workspace, self.config
+        self._norm("final_norm", space.residual[current], space.last, gather=1, rows=ops.RUN_LOGIT_ROWS)
+        matrix = self.weights.matrix("embed" if config.tied_head else "head")
+        self._linear(matrix, space.last, space.logits, mode=lin.STORE, rows=ops.RUN_LOGIT_ROWS)
+        if config.logit_softcap:
+            self._add("pointwise:cap_logits", {
+                pw.X: space.logits.address, pw.X_STRIDE: space.logits.stride,
+                pw.WIDTH: matrix.units * 32, pw.EPS: float_field(config.logit_softcap),
+            }, rows=ops.RUN_LOGIT_ROWS)  # fmt: skip
+
+    # operations ----------------------------------------------------------------------------------------------------
+
+    def _embed(self) -> None:
+        matrix, out = self.weights.matrix("embed"), self.workspace.residual[0]
+        self._add(f"pointwise:embed_{matrix.format.value}", {
+            pw.TABLE: _address(matrix), pw.TABLE_STRIDE: matrix.tile_stride, pw.WIDTH: self.config.hidden_size,
+            pw.TABLE_GROUPS: matrix.inputs // 32, pw.TABLE_OUT: out.address, pw.TABLE_OUT_STRIDE: out.stride,
+            pw.TABLE_SCALE: float_field(self.config.embedding_scale),
+        })  # fmt: skip
+
+    def _norm(self, name: str, source: Rows, out: Quantized, gather: int = 0, rows: int = ops.RUN_ROWS) -> None:
+        self._add("pointwise:norm", {
+            **self._norm_fields(name, source), pw.KIND: _NORMS[self.config.norm], pw.GATHER: gather,
+            pw.NORM_BIAS: self._vector(name + "_bias", 0),
+            pw.OUT: out.integers.address, pw.OUT_STRIDE: out.integers.stride,
+            pw.OUT_HEADERS: out.headers.address, pw.OUT_HEADER_STRIDE: out.headers.stride,
+        }, rows)  # fmt: skip
+
+    def _norm_fields(self, name: str, source: Rows) -> dict[int, int]:
+        return {
+            pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.config.hidden_size,
+            pw.WEIGHT: self._vector(name), pw.EPS: float_field(self.config.norm_eps),
+        }  # fmt: skip
+
+    def _qkv(self, prefix: str) -> None:
+        """One product, or three when the parts have different formats; only the last is followed by a meeting."""
+        config, space = self.config, self.workspace
+        bias = self._vector(prefix + "qkv_bias", 0)
+        if prefix + "qkv" in self.weights:
+            self._linear(self.weights.matrix(prefix + "qkv"), space.normed, space.qkv, bias=bias)
+            return
+        widths = {"q": config.n_heads, "k": config.n_kv_heads, "v": config.n_kv_heads}
+        column = 0
+        for letter, heads in widths.items():
+            offset = 4 * column
+            self._linear(
+                self.weights.matrix(prefix + letter), space.normed, space.qkv, offset=offset,
+                bias=bias + offset if bias else 0, keep_going=int(letter != "v"),
+            )  # fmt: skip
+            column += heads * config.head_dim
+
+    def _gate_up(self, name: str) -> None:
+        out = self.workspace.fed
+        matrix = self.weights.matrix(name)
+        self._add_linear(matrix, self.workspace.normed, {
+            lin.MODE: _GATED[self.config.activation],
+            lin.OUT: out.integers.address, lin.OUT_STRIDE: out.integers.stride,
+            lin.OUT_HEADERS: out.headers.address, lin.OUT_HEADER_STRIDE: out.headers.stride,
+        })  # fmt: skip
+
+    def _linear(
+        self, matrix: Matrix, source: Quantized, out: Rows, *, mode: int = lin.STORE, bias: int = 0,
+        offset: int = 0, keep_going: int = 0, rows: int = ops.RUN_ROWS,
+    ) -> None:  # fmt: skip
+        self._add_linear(matrix, source, {
+            lin.MODE: mode, lin.OUT: out.address + offset, lin.OUT_STRIDE: out.stride, lin.BIAS: bias,
+            ops.KEEP_GOING: keep_going,
+        }, rows)  # fmt: skip
+
+    def _add_linear(
+        self, matrix: Matrix, source: Quantized, fields: dict[int, int], rows: int = ops.RUN_ROWS
+    ) -> None:
+        self._add(f"linear:linear_{matrix.format.value}", {
+            lin.WEIGHTS: _address(matrix), lin.TILE_STRIDE: matrix.tile_stride,
+            lin.GROUPS: matrix.inputs // 32, lin.UNITS: matrix.units,
+            lin.X: source.integers.address, lin.X_STRIDE: source.integers.stride,
+            lin.HEADERS: source.headers.address, lin.HEADER_STRIDE: source.headers.stride, **fields,
+        }, rows)  # fmt: skip
+
+    def _attention(self, layer: int) -> None:
+        fields = self._attention_fields(layer)
+        kind = self.pages.kind
+        capped = "_capped" if self.config.attention_softcap else ""
+        self._add("attention:kv_copy", fields)
+        self._add(f"attention:kv_store_{kind}", fields)
+        self._add(f"attention:attention_{kind}{capped}", fields)
+
+    def _attention_fields(self, layer: int) -> dict[int, int]:
+        config, space, pages = self.config, self.workspace, self.pages
+        keys = 4 * config.n_heads * config.head_dim
+        prefix = f"layers.{layer}."
+        fields = {
+            att.QKV: space.qkv.address, att.QKV_STRIDE: space.qkv.stride, att.KEY_OFFSET: keys,
+            att.VALUE_OFFSET: keys + 4 * config.n_kv_heads * config.head_dim,
+            att.KV_HEADS: config.n_kv_heads, att.GROUP_HEADS: config.n_heads // config.n_kv_heads,
+            att.DIM: config.head_dim, att.PAGES: pages.layer_address(layer), att.PAGE_STRIDE: pages.page_bytes,
+            att.HEAD_STRIDE: pages.head_bytes, att.VALUES_IN_HEAD: pages.half_bytes,
+            att.NORM_EPS: float_field(config.norm_eps), att.SCALE: float_field(config.attention_scale),
+            att.QUERY_NORM: self._vector(prefix + "q_norm", 0), att.KEY_NORM: self._vector(prefix + "k_norm", 0),
+            att.WINDOW: config.windows[layer], att.CAP: float_field(config.attention_softcap),
+            att.OUT: space.attended.integers.address, att.OUT_STRIDE: space.attended.integers.stride,
+            att.OUT_HEADERS: space.attended.headers.address,
+            att.OUT_HEADER_STRIDE: space.attended.headers.stride,
+        }  # fmt: skip
+        table = self.rotations.get(layer)
+        if table is not None:
+            fields |= {
+                att.ROTATED: 2 * table.cos.shape[1],
+                att.COS: int(table.cos.ctypes.data), att.SIN: int(table.sin.ctypes.data),
+            }  # fmt: skip
+        return fields
+
+    def _tap(self, layer: int, current: int) -> None:
+        if layer in self.taps:
+            source, out = self.workspace.residual[current], self.taps[layer]
+            self._add("pointwise:tap", {
+                pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.config.hidden_size,
+                pw.OUT: out.address, pw.OUT_STRIDE: out.stride,
+            })  # fmt: skip
+
+    # the table -----------------------------------------------------------------------------------------------------
+
+    def _vector(self, name: str, default: int | None = None) -> int:
+        if default is not None and name not in self.weights:
+            return default
+        vector = self.weights.vector(name)
+        self._keep.append(vector)
+        return int(vector.ctypes.data)
+
+    def _add(self, kernel: str, fields: Mapping[int, int], rows: int = ops.RUN_ROWS) -> None:
+        slot = len(self._operations) % ops.CLAIM_SLOTS
+        self._operations.append((kernel, {ops.SLOT: slot, ops.ROWS: rows, **fields}))
+
+    def _link(self) -> NDArray[np.int64]:
+        table = aligned_int64(len(self._operations) * ops.OP_FIELDS).reshape(-1, ops.OP_FIELDS)
+        for row, (kernel, fields) in zip(table, self._operations, strict=True):
+            row[ops.FUNCTION] = compiled.address(kernel)
+            for field, value in fields.items():
+                row[field] = value
+        return table
+
+
+def rotation_tables(config: ModelConfig, positions: int) -> dict[int, RotationTable]:
+    """The rotation table of each layer that rotates; layers with the same rope share one."""
+    shared: dict[object, RotationTable] = {}
+    result = {}
+    for layer in range(config.n_layers):
+        rope = config.layer_rope(layer)
+        if rope is not None:
+            if rope not in shared:
+                shared[rope] = RotationTable(rope, positions)
+            result[layer] = shared[rope]
+    return result
+
+
+def _address(matrix: Matrix) -> int:
+    return int(matrix.data.ctypes.data)
+
+

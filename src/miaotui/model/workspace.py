@@ -1,0 +1,120 @@
+"""The memory a pass works in: activations for the most rows a pass may have, pages of keys and values, rotation tables.
+
+All of it is reserved once and touched as needed: a pass allocates nothing. Knows sizes, not operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels.attention_fields import PAGE_TOKENS
+from miaotui.kernels.formats import padded_rows
+from miaotui.kernels.ops import HEADER_BYTES
+from miaotui.kernels.team import aligned_bytes
+from miaotui.model.config import ModelConfig
+from miaotui.model.rope import RopeConfig
+
+KvKind = Literal["f16", "int8"]
+_TABLE_STEP = 1024  # positions computed at a time
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A buffer of ``rows`` rows, ``stride`` bytes apart."""
+
+    data: NDArray[np.uint8]
+    stride: int
+
+    @property
+    def address(self) -> int:
+        """Where row 0 begins."""
+        return int(self.data.ctypes.data)
+
+    def floats(self, rows: int, width: int) -> NDArray[np.float32]:
+        """The first rows as a float32 view ``[rows, width]``."""
+        table = self.data.reshape(-1, self.stride)[:rows]
+        return table.view(np.float32)[:, :width]
+
+
+def float_rows(rows: int, width: int) -> Rows:
+    """Rows of ``width`` float32 values."""
+    stride = -(-width * 4 // 64) * 64
+    return Rows(aligned_bytes(rows * stride), stride)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Rows of int8 values and, per 32 of them, a header."""
+
+    integers: Rows
+    headers: Rows
+
+    @classmethod
+    def of(cls, rows: int, width: int) -> Quantized:
+        """Room for ``rows`` rows of ``width`` values."""
+        stride, header = -(-width // 64) * 64, -(-width // 32 * HEADER_BYTES // 64) * 64
+        return cls(Rows(aligned_bytes(rows * stride), stride), Rows(aligned_bytes(rows * header), header))
+
+
+class Workspace:
+    """Activation buffers for up to ``max_rows`` rows, logits for up to ``max_logits``."""
+
+    def __init__(self, config: ModelConfig, max_rows: int, max_logits: int) -> None:
+        self.max_rows, self.max_logits = max_rows, max_logits
+        heads, kv_heads = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        hidden = config.hidden_size
+        self.residual = [float_rows(max_rows, hidden) for _ in range(2 if config.post_norms else 1)]
+        self.normed = Quantized.of(max_rows, hidden)
+        self.qkv = float_rows(max_rows, heads + 2 * kv_heads)
+        self.attended = Quantized.of(max_rows, heads)
+        self.mixed = float_rows(max_rows if config.post_norms else 1, hidden)
+        self.fed = Quantized.of(max_rows, config.ffn_size)
+        self.last = Quantized.of(max_logits, hidden)
+        self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
+
+
+class KvPages:
+    """Keys and values of every layer: ``n_pages`` pages of 16 tokens. Fresh pages are zero; memory is taken when touched."""
+
+    def __init__(self, config: ModelConfig, n_pages: int, kind: KvKind) -> None:
+        self.kind, self.n_pages = kind, n_pages
+        values = PAGE_TOKENS * config.head_dim
+        self.half_bytes = 2 * values if kind == "f16" else values + 4 * PAGE_TOKENS
+        self.head_bytes = 2 * self.half_bytes
+        self.page_bytes = config.n_kv_heads * self.head_bytes
+        self.layer_bytes = n_pages * self.page_bytes
+        self._data = aligned_bytes(config.n_layers * self.layer_bytes)
+
+    def layer_address(self, layer: int) -> int:
+        """Where one layer's pages begin."""
+        return int(self._data.ctypes.data) + layer * self.layer_bytes
+
+    @staticmethod
+    def bytes_per_token(config: ModelConfig, kind: KvKind) -> int:
+        """Memory of one token's keys and values in all layers."""
+        each = 2 * config.head_dim if kind == "f16" else config.head_dim + 4
+        return 2 * each * config.n_kv_heads * config.n_layers
+
+
+class RotationTable:
+    """Cosines and sines ``[positions, dim / 2]`` of one rope, computed as far as positions have been asked for."""
+
+    def __init__(self, rope: RopeConfig, positions: int) -> None:
+        half = rope.dim // 2
+        self.cos = np.empty((positions, half), np.float32)
+        self.sin = np.empty((positions, half), np.float32)
+        self._frequencies, self._magnitude = rope.inverse_frequencies(), rope.magnitude()
+        self._known = 0
+
+    def reach(self, end: int) -> None:
+        """Make positions below ``end`` ready."""
+        while self._known < end:
+            stop = min(self._known + _TABLE_STEP, len(self.cos))
+            angles = np.arange(self._known, stop, dtype=np.float64)[:, None] * self._frequencies
+            self.cos[self._known : stop] = np.cos(angles) * self._magnitude
+            self.sin[self._known : stop] = np.sin(angles) * self._magnitude
+            self._known = stop
