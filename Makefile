@@ -67,7 +67,7 @@ bench: $(VENV)/.ready-test ## measure, beside other engines where they are insta
 	$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: $(VENV)/.ready-fuzz ## feed broken model files to the reader until stopped
-	$(BIN)/python tests/fuzz/gguf.py $(ARGS)
+	$(BIN)/python tests/fuzz/fuzz_gguf.py $(ARGS)
 
 clean: ## remove what this file made; downloaded models stay
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -11,7 +11,6 @@ import importlib
 import io
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from miaotui.cli import messages
@@ -54,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(text: str) -> int:
     if os.environ.get("MIAOTUI_TRACEBACK") == "1":
+        import traceback  # noqa: PLC0415  (25 ms that good runs need not spend)
+
         traceback.print_exc()
     line = " ".join(text.split())  # one line, whatever the message was made of
     print(f"miaotui: {line}", file=sys.stderr)

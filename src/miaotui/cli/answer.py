@@ -15,10 +15,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from miaotui.cli import messages
-from miaotui.cli.arguments import DEFAULT_MODEL, sampling_params
+from miaotui.cli.arguments import sampling_params
 from miaotui.cli.progress import Progress
 from miaotui.config import format_size
 from miaotui.errors import EngineError, RequestError
+from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.types import Completion, Delta
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from miaotui.cli import messages
+from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.types import SamplingParams
 
-DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_MAX_TOKENS = 512
 _WIDTH = 88  # fixed, so that the help is the same in every terminal
 

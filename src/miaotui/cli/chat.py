@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from miaotui.cli import messages
 from miaotui.cli.answer import checked, load, show, statistics, write
-from miaotui.cli.arguments import DEFAULT_MODEL, sampling_params
+from miaotui.cli.arguments import sampling_params
 from miaotui.errors import PromptTooLongError, RequestError
+from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.types import Delta
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from miaotui.cli.forecast import (
     forecast,
 )
 from miaotui.cli.progress import Progress
+from miaotui.cli.tables import show_tables
 from miaotui.config import format_size
 from miaotui.kernels.cpu import Cpu, probe
 from miaotui.kernels.formats import Format
@@ -92,15 +92,10 @@ def as_json(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -
 
 def print_report(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -> None:
     """Print the report as two tables and a note."""
-    from rich.console import Console  # noqa: PLC0415  (rich costs 60 ms)
-
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 110)
-    console.print(_facts(cpu, speeds))
-    console.print(_models(table))
     note = messages.DOCTOR_NOTE(
         prompt=PROMPT_TOKENS, context=CONTEXT_TOKENS, overhead=format_size(OVERHEAD_BYTES)
     )
-    console.print(note)
+    show_tables(_facts(cpu, speeds), _models(table), note)
 
 
 def _facts(cpu: Cpu, speeds: tuple[Speeds, ...]) -> Table:

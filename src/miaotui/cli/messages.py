@@ -121,7 +121,7 @@ MODEL = Message("Model", "模型")
 SIZE = Message("Size", "大小")
 LICENSE = Message("License", "许可")
 HERE = Message("Here", "本机")
-ABOUT = Message("About", "说明")
+SOURCE = Message("From", "来源")
 YES = Message("yes", "是")
 NO = Message("no", "否")
 

@@ -36,8 +36,11 @@ class Progress:
     ) -> None:
         self.close()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` is done, in whatever the stage counts; total 0: unknown."""
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` is done, in whatever the stage counts; None: unknown.
+
+        A `stage` that `messages.STAGES` lacks is shown as it is.
+        """
         if stage not in self._tasks:
             self._tasks[stage] = self._start(stage)
         task = self._tasks[stage]
@@ -53,7 +56,7 @@ class Progress:
 
     def _start(self, stage: str) -> TaskID | None:
         message = messages.STAGES.get(stage)
-        text = message() if message else stage
+        text = message() if message else stage[:1].upper() + stage[1:]
         if not sys.stderr.isatty():
             sys.stderr.write(f"{text} ...\n")
             sys.stderr.flush()
