@@ -14,13 +14,13 @@ export MODEL PROMPT
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := src tests benchmarks
+SOURCES := src tests benchmarks docs
 SLOW := slow or model or compare
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run chat doctor models test test-fast test-slow test-aarch64 lint format types check \
-	bench fuzz clean
+	bench fuzz docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## */\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -68,6 +68,9 @@ bench: $(VENV)/.ready-test ## measure, beside other engines where they are insta
 
 fuzz: $(VENV)/.ready-fuzz ## feed broken model files to the reader until stopped
 	$(BIN)/python tests/fuzz/fuzz_gguf.py $(ARGS)
+
+docs: $(VENV)/.ready ## write docs/cli.md from the program's own help
+	$(BIN)/python docs/make_cli.py
 
 clean: ## remove what this file made; downloaded models stay
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
