@@ -55,7 +55,12 @@ class Architecture:
     defaults: Mapping[str, object] = field(default_factory=dict)
 
     def embedding_scale(self, hidden_size: int) -> float:
-        """What embeddings are multiplied by."""
+        """What embeddings are multiplied by, in float32.
+
+        Gemma's references round the root to the type they compute in (in bfloat16, 25.298 becomes
+        25.25). The first norm undoes most of that: on Gemma 3 270M the two differ by a mean KL of
+        6e-6 nats. Not rounded here, as their float32 forms do.
+        """
         return math.sqrt(hidden_size) if self.scaled_embedding else 1.0
 
 

@@ -21,14 +21,14 @@ MAX_CONTEXT = 1 << 27  # tokens
 RopeScaling = Literal["none", "linear", "llama3", "yarn"]
 
 
-def longrope_magnitude(context: int, original_context: int) -> float:
-    """LongRoPE's factor of cosine and sine for a context stretched from ``original_context``.
+def longrope_magnitude(stretch: float, original_context: int) -> float:
+    """LongRoPE's factor of cosine and sine for ``stretch`` times the original context in tokens.
 
-    Both in tokens. Source: LongRoPE (Ding et al., 2024), as Phi-3 uses it.
+    Source: LongRoPE (Ding et al., 2024), as Phi-3 uses it.
     """
-    if context <= original_context or original_context < 2:
+    if stretch <= 1 or original_context < 2:
         return 1.0
-    return math.sqrt(1 + math.log(context / original_context) / math.log(original_context))
+    return math.sqrt(1 + math.log(stretch) / math.log(original_context))
 
 
 @dataclass(frozen=True, kw_only=True)

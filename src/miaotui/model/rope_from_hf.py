@@ -124,7 +124,8 @@ def _yarn_magnitude(parameters: Fields) -> float | None:
 
 
 def _longrope(parameters: Fields, theta: float, dim: int, contexts: tuple[int, int]) -> RopeConfig:
-    magnitude = longrope_magnitude(*contexts)
+    context, original = contexts
+    magnitude = longrope_magnitude(parameters.number("factor", context / original), original)
     return RopeConfig(
         theta=theta,
         dim=dim,
