@@ -20,7 +20,7 @@ SLOW := slow or model or compare
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run chat doctor models test test-fast test-slow test-aarch64 lint format types check \
-	bench fuzz docs clean
+	bench bench-peers fuzz docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## */\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -63,8 +63,11 @@ types: $(VENV)/.ready-lint ## strict type check of the package
 
 check: lint types test-fast test-slow ## what CI runs
 
+bench-peers: $(VENV)/.ready-test ## install the other engines that `make bench` compares with
+	$(BIN)/python benchmarks/peers.py setup
+
 bench: $(VENV)/.ready-test ## measure, beside other engines where they are installed
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 fuzz: $(VENV)/.ready-fuzz ## feed broken model files to the reader until stopped
 	$(BIN)/python tests/fuzz/fuzz_gguf.py $(ARGS)

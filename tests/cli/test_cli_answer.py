@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +85,33 @@ def test_show_ends_the_line_of_a_broken_answer(capsys: pytest.CaptureFixture[str
 def test_stream_without_an_end_is_a_bug() -> None:
     with pytest.raises(EngineError, match="without a completion"):
         show([Delta("x", (1,))])
+
+
+def test_interrupt_waits_for_the_end_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = []
+
+    def interrupted() -> Iterator[Delta]:
+        for number in range(5):
+            if number == 2:
+                signal.raise_signal(signal.SIGINT)
+            steps.append(number)
+            yield Delta(str(number), (1,))
+
+    with pytest.raises(KeyboardInterrupt):
+        show(interrupted())
+    assert steps == [0, 1, 2]
+    assert capsys.readouterr().out == "012\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_second_interrupt_waits_for_nothing() -> None:
+    def stuck() -> Iterator[Delta]:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        yield Delta("never", (1,))
+
+    with pytest.raises(KeyboardInterrupt):
+        show(stuck())
 
 
 def test_terminal_gets_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:

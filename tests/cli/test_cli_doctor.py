@@ -80,7 +80,7 @@ def test_report_names_every_fact(
         "Test [cpu] (x86_64)",
         "avx2 (in use), plain",
         "2 usable (4 allowed, 2 physical, quota 2.5); 2 threads",
-        "L1d 32 KiB, L2 1024 KiB",
+        "L1d 32 KiB, L2 1 MiB",
         "8.0 GB",
         "11.3 GB/s with 1, 20.5 GB/s with 2",
         "180 GMAC/s with 2",

@@ -135,11 +135,13 @@ def test_progress_without_a_terminal_is_a_line_for_each_stage(
     monkeypatch.setenv("LC_ALL", "C")
     with Progress() as progress:
         for done in range(3):
-            progress("compile", done, 3)
+            progress("compiling", done, 3)
         progress("downloading x.gguf", 0, None)
         progress("downloading x.gguf", 10, 10)
+        progress("x.gguf (in another process)", 0, None)
     assert capsys.readouterr().err == (
         "Compiling for this processor (once) ...\nDownloading x.gguf ...\n"
+        "X.gguf (in another process) ...\n"
     )
 
 
@@ -147,7 +149,7 @@ def test_progress_in_a_terminal_is_a_bar_that_goes_away() -> None:
     code = (
         "from miaotui.cli.progress import Progress\n"
         "with Progress() as progress:\n"
-        "    for done in range(4): progress('pack', done, 3)\n"
+        "    for done in range(4): progress('packing', done, 3)\n"
     )
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:

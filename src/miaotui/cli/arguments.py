@@ -194,7 +194,7 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
         "--format",
         choices=("q4", "q8"),
         metavar="q4|q8",
-        help="bits per weight of a model that is not quantized yet (default: q4)",
+        help="bits per weight of a model that is not quantized yet (default: q8)",
     )
     group.add_argument(
         "--kv",

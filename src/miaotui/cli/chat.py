@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +85,9 @@ class Conversation:
         ]
         dialogue = [*self._system, *spoken, {"role": "user", "content": text}]
         try:
-            with closing(self._llm.chat_stream(dialogue, **self._params)) as deltas:
-                completion = show(_overheard(deltas, said))
+            deltas = _overheard(self._llm.chat_stream(dialogue, **self._params), said)
+            with closing(deltas):
+                completion = show(deltas)
         except KeyboardInterrupt:  # keep what was said: the next turn may refer to it
             print(file=sys.stderr)
         else:
@@ -109,7 +110,7 @@ def _turn(conversation: Conversation, line: str) -> None:
         print(messages.ERROR(reason=error), file=sys.stderr)
 
 
-def _overheard(deltas: Iterator[Delta], said: list[str]) -> Iterator[Delta]:
+def _overheard(deltas: Iterator[Delta], said: list[str]) -> Generator[Delta, None, None]:
     for delta in deltas:
         said.append(delta.text)
         yield delta

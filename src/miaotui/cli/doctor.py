@@ -59,7 +59,7 @@ def measure(team_size: int) -> tuple[Speeds, ...]:
     speeds = []
     with Progress() as progress:
         for done, threads in enumerate(counts):
-            progress("measure", done, len(counts))
+            progress("measuring", done, len(counts))
             speeds.append(Speeds(threads, read_bandwidth(threads), int8_rate(threads)))
     return tuple(speeds)
 
@@ -145,8 +145,14 @@ def _models(forecasts: tuple[Forecast, ...]) -> Table:
 def _caches(cpu: Cpu) -> str:
     caches = cpu.caches
     sizes = (("L1d", caches.l1d_bytes), ("L2", caches.l2_bytes), ("L3", caches.l3_bytes))
-    known = [f"{name} {size / 1024:g} KiB" for name, size in sizes if size is not None]
+    known = [f"{name} {_binary(size)}" for name, size in sizes if size is not None]
     return ", ".join(known) or messages.UNKNOWN()
+
+
+def _binary(size_bytes: int) -> str:
+    """Caches are labelled in powers of two, unlike memory and disks here."""
+    mebi = size_bytes / (1 << 20)
+    return f"{mebi:g} MiB" if mebi >= 1 else f"{size_bytes / (1 << 10):g} KiB"
 
 
 def _size(size_bytes: int | None) -> str:

@@ -107,12 +107,13 @@ SHORTENED = Message(
 
 # ---- work that takes a while ---------------------------------------------------------------------
 
+# By the first word of what the work calls itself; what follows that word is kept.
 STAGES = {
-    "download": Message("Downloading", "下载"),
-    "compile": Message("Compiling for this processor (once)", "为本机处理器编译（仅一次）"),
-    "pack": Message("Packing weights (once)", "整理权重（仅一次）"),
-    "quantize": Message("Quantizing weights (once)", "量化权重（仅一次）"),
-    "measure": Message("Measuring this machine", "测量本机"),
+    "downloading": Message("Downloading{rest}", "下载{rest}"),
+    "unpacking": Message("Unpacking{rest}", "解包{rest}"),
+    "compiling": Message("Compiling for this processor (once){rest}", "为本机编译（仅一次）{rest}"),
+    "packing": Message("Packing weights (once){rest}", "整理权重（仅一次）{rest}"),
+    "measuring": Message("Measuring this machine{rest}", "测量本机{rest}"),
 }
 
 # ---- models --------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Progress:
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` is done, in whatever the stage counts; None: unknown.
 
-        A `stage` that `messages.STAGES` lacks is shown as it is.
+        A `stage` is a word of `messages.STAGES`, perhaps with more after it; others are shown too.
         """
         if stage not in self._tasks:
             self._tasks[stage] = self._start(stage)
@@ -55,8 +55,7 @@ class Progress:
         self._tasks.clear()
 
     def _start(self, stage: str) -> TaskID | None:
-        message = messages.STAGES.get(stage)
-        text = message() if message else stage[:1].upper() + stage[1:]
+        text = _title(stage)
         if not sys.stderr.isatty():
             sys.stderr.write(f"{text} ...\n")
             sys.stderr.flush()
@@ -65,6 +64,12 @@ class Progress:
             self._bars = _new_bars()
             self._bars.start()
         return self._bars.add_task(text, total=None)
+
+
+def _title(stage: str) -> str:
+    word, space, rest = stage.partition(" ")
+    message = messages.STAGES.get(word)
+    return message(rest=space + rest) if message else stage[:1].upper() + stage[1:]
 
 
 def _new_bars() -> Bars:
