@@ -1,0 +1,46 @@
+"""Reads the small text files beside a model's weights, within bounds.
+
+Owns sizes and JSON. Does not know what the files mean, but for how they name a special token.
+Invariant: a missing file is empty; a damaged one is a `ModelFormatError` that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from miaotui.errors import ModelFormatError
+
+MAX_BYTES = 16 << 20
+
+
+def read_text(path: Path) -> str:
+    """The text of a file."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelFormatError(f"{path} is larger than {MAX_BYTES:,} bytes; get it again")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFormatError(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{path} is not JSON ({error}); get it again") from error
+    if not isinstance(value, dict):
+        raise ModelFormatError(f"{path} must hold a JSON object; get it again")
+    return value
+
+
+def token_text(config: Mapping[str, Any], name: str) -> str:
+    """The text of a special token such as ``bos_token``: written plainly or with its options."""
+    value = config.get(name)
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else ""
