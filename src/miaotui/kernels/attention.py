@@ -17,6 +17,7 @@ from miaotui.kernels.attention_emit import (
     attend_emitters,
     clear_query,
     finish_query,
+    prefetch_bytes,
     query_bytes,
     rotate_head,
     store_key_value,
@@ -82,6 +83,7 @@ def _address_of_head(op: Any, page: Any, head: Any) -> Any:
 head_address = inline(_address_of_head)
 query_stride = inline(query_bytes)
 rotate: Any = intrinsic(rotate_head, "iiiiiiiff")
+prefetch: Any = intrinsic(prefetch_bytes, "ii")
 clear: Any = intrinsic(clear_query, "ii")
 finish: Any = intrinsic(finish_query, "iiii")
 
@@ -172,13 +174,16 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
                 first = load_query(op, run, row + index, head * group + g, target)
                 if first < start:
                     start = first
-            last = peek(rows, (row + index) * ROW_FIELDS + ROW_VIEW_END)
-            if last > end:
-                end = last
+            view_end = peek(rows, (row + index) * ROW_FIELDS + ROW_VIEW_END)
+            if view_end > end:
+                end = view_end
         pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
         cap = peek_float(op, CAP)
-        for number in range(start // PAGE_TOKENS, (end + PAGE_TOKENS - 1) // PAGE_TOKENS):
+        last = (end + PAGE_TOKENS - 1) // PAGE_TOKENS
+        for number in range(start // PAGE_TOKENS, last):
             keys = head_address(op, peek(pages, number), head)
+            if count == 1 and number + 1 < last:
+                prefetch(head_address(op, peek(pages, number + 1), head), peek(op, HEAD_STRIDE))
             attend(queries, stride, count * group, keys, keys + peek(op, VALUES_IN_HEAD), dim,
                    number * PAGE_TOKENS, cap)  # fmt: skip
         for index in range(count):

@@ -170,6 +170,16 @@ def clear_query(e: Emitter, query: Value, dim: Value) -> None:
     e.store(e.const(F32X, MASKED), base + (dim << 2) + 2 * _LINE, 4)
 
 
+def prefetch_bytes(e: Emitter, address: Value, size: Value) -> None:
+    """Ask for every line of a page's head; a page is too short for the processor to see the pattern itself."""
+
+    def step(index: Value, _: list[Value]) -> list[Value]:
+        e.prefetch(address + (index << 6))
+        return []
+
+    e.loop(size >> 6, [], step)
+
+
 def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value) -> None:
     """Divide by the softmax's sum and quantize the head for the output product."""
     values = query + (dim << 2)

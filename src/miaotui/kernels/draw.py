@@ -1,12 +1,14 @@
 """Drawing a token: integer weights of logits, the filters that narrow them, and the pick.
 
-A token's weight is ``floor(2**40 * exp2(scale * (logit - peak)))``, an exact integer that any processor computes alike:
-float32 operations in a fixed order, none fused. Sums of integers do not depend on their order, so neither does a choice
-depend on vectors, blocks or threads. Tokens below 2**-40 of the best one's probability weigh nothing and are never drawn.
+A token's weight is ``floor(2**40 * exp2(scale * (logit - peak)))``, an exact integer that any
+processor computes alike: float32 operations in a fixed order, none fused. Sums of integers do not
+depend on their order, so neither does a choice depend on vectors, blocks or threads. Tokens below
+2**-40 of the best one's probability weigh nothing and are never drawn.
 
-Ranking is by logit, then by lower id. Finding where the top k or the top p ends takes one histogram over the logits and a
-sort of the one bucket that holds the border, not of the vocabulary (a distribution sort cut short; Knuth, TAOCP 3, 5.2.5).
-Cost per logit: one weight (about 20 vector operations) a pass; one pass for the plain draw, at most five with filters.
+Ranking is by logit, then by lower id. Finding where the top k or the top p ends takes one histogram
+over the logits and a sort of the one bucket that holds the border, not of the vocabulary (a
+distribution sort cut short; Knuth, TAOCP 3, 5.2.5). Cost per logit: one weight (about 20 vector
+operations) a pass; one pass for the plain draw, at most five with filters.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from miaotui.kernels.draw_ops import (
     BLOCK,
     BUCKETS,
     FEW,
+    LEAST,
     NUMBERS,
     PEAK,
     SCALE,
@@ -35,6 +38,7 @@ from miaotui.kernels.draw_ops import (
     SCRATCH_WEIGHTS,
     SPILL,
     SPREAD,
+    TOP_K,
     TOP_P,
     UNIFORM,
     WEIGHT_BITS,
@@ -44,6 +48,7 @@ _FLOOR = np.float32(-WEIGHT_BITS - 2)
 _LAST = np.float32(BUCKETS - 1)
 _LOWEST = np.float32(-np.inf)
 _ZERO = np.float32(0)
+_ID = (1 << 31) - 1  # the low bits of a rank key
 _ONE = np.float32(1)
 
 # Adding 1.5 * 2**23 leaves a small float32 rounded to an integer in the low bits of its mantissa.
@@ -128,12 +133,12 @@ def _best(values: Any, k: Any, ids: Any, top: Any) -> Any:
 
 
 @inline
-def _sort(keys: Any, size: Any) -> None:
+def _sort(keys: Any) -> None:
     """Sort in place (Shell's method, gaps by Gonnet's 5/11): the lists are short."""
-    gap = size
+    gap = keys.size
     while gap > 1:
         gap = max(1, gap * 5 // 11)
-        for i in range(gap, size):
+        for i in range(gap, keys.size):
             key = keys[i]
             at = i
             while at >= gap and keys[at - gap] > key:
@@ -146,23 +151,26 @@ def _sort(keys: Any, size: Any) -> None:
 def _rank_key(value: Any, i: Any) -> Any:
     """A number that sorts as the ranking does: 32 bits of logit, best first, then 31 bits of id."""
     bits = np.float32(value + _ZERO).view(np.int32)  # + 0: one zero, not two
-    ascending = np.int64(bits ^ ((bits >> 31) & 0x7FFFFFFF))
-    return ((0x7FFFFFFF - ascending) << 31) | i
+    ascending = np.int64(bits ^ ((bits >> 31) & _ID))
+    return ((_ID - ascending) << 31) | i
 
 
 @inline
-def _spend(values: Any, ranked: Any, count: Any, budget: Any, by_count: Any, peak: Any, scale: Any) -> Any:
-    """How many of the ``ranked`` ids, from the first on, it takes to reach ``budget``."""
-    for j in range(count):
-        budget -= 1 if by_count else _weight((values[ranked[j] & 0x7FFFFFFF] - peak) * scale)
+def _spend(values: Any, ranked: Any, budget: Any, by_count: Any, numbers: Any) -> Any:
+    """How many of the ``ranked``, from the first on, it takes to reach ``budget``."""
+    peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
+    for j in range(ranked.size):
+        budget -= 1 if by_count else _weight((values[ranked[j] & _ID] - peak) * scale)
         if budget <= 0:
             return j + 1
-    return count
+    return ranked.size
 
 
 @inline
-def _fill_histogram(values: Any, by_count: Any, peak: Any, scale: Any, width: Any, scratch: Any) -> None:
-    """Sum up the mass (or the number of tokens that weigh anything) in each bucket of the logits."""
+def _fill_histogram(values: Any, by_count: Any, numbers: Any, scratch: Any) -> Any:
+    """The weight (or the number of tokens that weigh anything) in each bucket of the logits."""
+    peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
+    width = np.float32(_LAST / np.float32(numbers[SPREAD]))
     mass = _fields(scratch + 8 * SCRATCH_MASS, BUCKETS + SPILL)
     weights = _fields(scratch + 8 * SCRATCH_WEIGHTS, BLOCK)
     places = _fields(scratch + 8 * SCRATCH_PLACES, BLOCK)
@@ -176,12 +184,16 @@ def _fill_histogram(values: Any, by_count: Any, peak: Any, scale: Any, width: An
             weights[j] = min(weight, 1) if by_count else weight
         for j in range(block.size):
             mass[places[j]] += weights[j]
+    return mass[:BUCKETS]
 
 
 @inline
-def _cut(values: Any, border: Any, peak: Any, scale: Any, width: Any, scratch: Any, members: Any) -> Any:
-    """Mask what ranks below bucket ``border``; write its tokens that weigh anything to ``members``, ranked; their number."""
+def _cut(values: Any, border: Any, numbers: Any, scratch: Any) -> Any:
+    """Mask what ranks below bucket ``border``; rank keys of its tokens that weigh anything."""
+    peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
+    width = np.float32(_LAST / np.float32(numbers[SPREAD]))
     inside = _fields(scratch + 8 * SCRATCH_PLACES, BLOCK)
+    members = _fields(scratch + 8 * SCRATCH_LISTS, values.size)
     count = 0
     for start in range(0, values.size, BLOCK):
         block = values[start : start + BLOCK]
@@ -196,32 +208,29 @@ def _cut(values: Any, border: Any, peak: Any, scale: Any, width: Any, scratch: A
             count += inside[j]
     for j in range(count):
         members[j] = _rank_key(values[members[j]], members[j])
-    _sort(members, count)
-    return count
+    _sort(members[:count])
+    return members[:count]
 
 
 @inline
 def _narrow(values: Any, budget: Any, by_count: Any, numbers: Any, scratch: Any) -> None:
     """Mask, with -inf, all but the best tokens whose number, or weight, reaches ``budget``."""
-    peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
-    width = np.float32(_LAST / np.float32(numbers[SPREAD]))
-    _fill_histogram(values, by_count, peak, scale, width, scratch)
-    mass = _fields(scratch + 8 * SCRATCH_MASS, BUCKETS)
+    mass = _fill_histogram(values, by_count, numbers, scratch)
     border = 0
     while border < BUCKETS and budget > mass[border]:
         budget -= mass[border]
         border += 1
     if border == BUCKETS:
         return  # more than there are
-    members = _fields(scratch + 8 * SCRATCH_LISTS, values.size)
-    count = _cut(values, border, peak, scale, width, scratch, members)
-    for j in range(_spend(values, members, count, budget, by_count, peak, scale), count):
-        values[members[j] & 0x7FFFFFFF] = _LOWEST
+    members = _cut(values, border, numbers, scratch)
+    for j in range(_spend(values, members, budget, by_count, numbers), members.size):
+        values[members[j] & _ID] = _LOWEST
 
 
 @inline
-def _fill_masses(values: Any, peak: Any, scale: Any, least: Any, masses: Any) -> Any:
-    """Write the weight of each block, leaving out tokens that weigh less than ``least``; their sum."""
+def _fill_masses(values: Any, numbers: Any, least: Any, masses: Any) -> Any:
+    """Write the weight of each block, less tokens lighter than ``least``; their sum."""
+    peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     total = 0
     for b in range((values.size + BLOCK - 1) // BLOCK):
         block = values[b * BLOCK : (b + 1) * BLOCK]
@@ -235,10 +244,12 @@ def _fill_masses(values: Any, peak: Any, scale: Any, least: Any, masses: Any) ->
 
 
 @inline
-def _pick(values: Any, numbers: Any, least: Any, masses: Any) -> Any:
-    """The index where the running sum of the weights of at least ``least`` passes ``uniform`` of their total."""
+def _pick(values: Any, numbers: Any, scratch: Any) -> Any:
+    """The index where the running sum of the weights passes ``uniform`` of their total."""
     peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
-    total = _fill_masses(values, peak, scale, least, masses)
+    least = np.int64(numbers[LEAST])
+    masses = _fields(scratch + 8 * SCRATCH_LISTS, values.size)
+    total = _fill_masses(values, numbers, least, masses)
     target = min(np.int64(numbers[UNIFORM] * np.float64(total)), total - 1)
     b = 0
     while target >= masses[b]:
@@ -254,55 +265,80 @@ def _pick(values: Any, numbers: Any, least: Any, masses: Any) -> Any:
 
 
 @inline
-def _pick_few(values: Any, ids: Any, count: Any, numbers: Any, least: Any, top: Any, masses: Any) -> Any:
+def _pick_few(values: Any, ids: Any, numbers: Any, scratch: Any) -> Any:
     """`_pick` among ``ids``, in the order of the ids."""
-    _sort(ids, count)
-    for j in range(count):
-        top[j] = values[ids[j]]
-    return ids[_pick(top[:count], numbers, least, masses)]
+    _sort(ids)
+    few = _floats(scratch + 8 * SCRATCH_TOP, ids.size)
+    for j in range(ids.size):
+        few[j] = values[ids[j]]
+    return ids[_pick(few, numbers, scratch)]
 
 
-@kernel(arguments=6)
-def draw(values: Any, size: Any, numbers: Any, top_k: Any, least: Any, scratch: Any) -> Any:
-    """The index drawn from float32 ``values [size]`` (written over) after top-k, top-p and min-p.
+@inline
+def _compact(values: Any, ids: Any) -> Any:
+    """Move the tokens above -inf to the front, in order, and write their ids; how many there are."""
+    count = 0
+    for i in range(values.size):
+        value = values[i]
+        values[count] = value
+        ids[count] = i
+        count += 1 if value > _LOWEST else 0
+    return count
 
-    ``top_k`` 0 is none; ``least`` is min-p as a weight. Addresses: ``values``, ``numbers``, ``scratch``.
+
+@inline
+def _choose(values: Any, top_k: Any, numbers: Any, scratch: Any) -> Any:
+    """The index drawn; ``top_k`` is at most FEW, or 0 for all.
+
+    Top-p first tries the FEW best, which mostly hold enough; the histogram is for flatter rows.
     """
-    row = _floats(values, size)
-    number = _doubles(numbers, NUMBERS)
-    top_p = number[TOP_P]
-    peak, scale = np.float32(number[PEAK]), np.float32(number[SCALE])
-    masses = _fields(scratch + 8 * SCRATCH_LISTS, (size + BLOCK - 1) // BLOCK)
-    few = 0 < top_k <= FEW
-    if not few:
-        if top_k > 0:
-            _narrow(row, top_k, True, number, scratch)
-        if top_p == 1.0:
-            return _pick(row, number, least, masses)
+    top_p = numbers[TOP_P]
+    if top_k == 0 and top_p == 1.0:
+        return _pick(values, numbers, scratch)
+    peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     ids = _fields(scratch + 8 * SCRATCH_IDS, FEW)
     top = _floats(scratch + 8 * SCRATCH_TOP, FEW)
-    count = _best(row, top_k if few else FEW, ids, top)
-    held = 0
-    for j in range(count):
-        held += _weight((row[ids[j]] - peak) * scale)
-    total = held if few else _fill_masses(row, peak, scale, 0, masses)
+    ids = ids[: _best(values, top_k if top_k > 0 else FEW, ids, top)]
+    held = total = 0
+    for j in range(ids.size):
+        held += _weight((values[ids[j]] - peak) * scale)
+    if top_k > 0:
+        total = held
+    else:
+        masses = _fields(scratch + 8 * SCRATCH_LISTS, values.size)
+        total = _fill_masses(values, numbers, 0, masses)
     budget = min(np.int64(math.ceil(top_p * np.float64(total))), total)
     if held < budget:
-        _narrow(row, budget, False, number, scratch)
-        return _pick(row, number, least, masses)
-    return _pick_few(row, ids, _spend(row, ids, count, budget, False, peak, scale), number, least, top, masses)
+        _narrow(values, budget, False, numbers, scratch)
+        return _pick(values, numbers, scratch)
+    return _pick_few(values, ids[: _spend(values, ids, budget, False, numbers)], numbers, scratch)
+
+
+@kernel(arguments=4)
+def draw(values: Any, size: Any, numbers: Any, scratch: Any) -> Any:
+    """The index drawn from float32 ``values [size]`` (written over) after top-k, top-p and min-p."""
+    number = _doubles(numbers, NUMBERS)
+    top_k = np.int64(number[TOP_K])
+    if top_k <= FEW:
+        return _choose(_floats(values, size), top_k, number, scratch)
+    _narrow(_floats(values, size), top_k, True, number, scratch)
+    ids = _fields(scratch + 8 * (SCRATCH_LISTS + size), size)
+    count = _compact(_floats(values, size), ids)
+    return ids[_choose(_floats(values, count), 0, number, scratch)]
 
 
 @kernel(arguments=4)
 def best(values: Any, size: Any, k: Any, scratch: Any) -> Any:
-    """How many of the k best of float32 ``values [size]`` are above -inf; their indices, best first, go to ``scratch``."""
+    """How many of the k best of float32 ``values [size]`` are above -inf.
+
+    Their indices, best first, go to the first k fields of ``scratch``.
+    """
     top = _floats(scratch + 8 * k, k)
-    return _best(_floats(values, size), k, _fields(scratch + 8 * 0, k), top)
+    return _best(_floats(values, size), k, _fields(scratch, k), top)
 
 
 @kernel(arguments=4)
 def mass(values: Any, size: Any, numbers: Any, scratch: Any) -> Any:
     """The sum of the weights of float32 ``values [size]``."""
-    number = _doubles(numbers, NUMBERS)
-    masses = _fields(scratch + 8 * SCRATCH_LISTS, (size + BLOCK - 1) // BLOCK)
-    return _fill_masses(_floats(values, size), np.float32(number[PEAK]), np.float32(number[SCALE]), 0, masses)
+    masses = _fields(scratch + 8 * SCRATCH_LISTS, size)
+    return _fill_masses(_floats(values, size), _doubles(numbers, NUMBERS), 0, masses)

@@ -1,4 +1,4 @@
-"""The memory a draw works in: what the engine fills and the kernels of `draw` read. Imports nothing heavy."""
+"""The memory a draw works in: what the engine fills and the kernels of `draw` read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ WEIGHT_BITS = 40  # the best token weighs 2**40
 FEW = 128  # a top-k up to this is kept as a sorted list
 BLOCK = 512  # logits at a time: small enough for the first-level cache
 BUCKETS = 1024  # of the histogram that finds the border of top-k or top-p
-SPILL = 8  # more buckets, for weightless tokens: one alone would make each addition wait for the last
+SPILL = 8  # more buckets, for weightless tokens: in one alone, each addition would await the last
 
 # numbers: float64 fields
 PEAK = 0  # the greatest logit; finite
 SCALE = 1  # log2(e) / temperature; 1e-30 to 1e30
 SPREAD = 2  # from the peak to the least logit, times the scale; above 0, at most WEIGHT_BITS + 1
-TOP_P = 3  # in (0, 1]
-UNIFORM = 4  # in [0, 1)
-NUMBERS = 5
+TOP_K = 3  # 0: all
+TOP_P = 4  # in (0, 1]
+LEAST = 5  # min-p as a weight
+UNIFORM = 6  # in [0, 1)
+NUMBERS = 7
 
 # scratch: int64 fields
 SCRATCH_MASS = 0  # [BUCKETS + SPILL]
@@ -22,9 +24,9 @@ SCRATCH_WEIGHTS = SCRATCH_MASS + BUCKETS + SPILL  # [BLOCK]
 SCRATCH_PLACES = SCRATCH_WEIGHTS + BLOCK  # [BLOCK]
 SCRATCH_IDS = SCRATCH_PLACES + BLOCK  # [FEW]
 SCRATCH_TOP = SCRATCH_IDS + FEW  # [FEW] float32
-SCRATCH_LISTS = SCRATCH_TOP + FEW  # a mass per block of logits, or up to one member per logit
+SCRATCH_LISTS = SCRATCH_TOP + FEW  # two lists of up to one field per logit
 
 
 def scratch_fields(size: int) -> int:
     """How many int64 fields of scratch memory the kernels need for ``size`` logits."""
-    return SCRATCH_LISTS + max(size, 1)
+    return SCRATCH_LISTS + 2 * max(size, 1)

@@ -37,6 +37,7 @@ class Program:
         workspace: Workspace,
         pages: KvPages,
         rotations: Mapping[int, RotationTable],
+        progress: compiled.Progress | None = None,
         taps: Mapping[int, Rows] | None = None,
     ) -> None:
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
@@ -44,6 +45,7 @@ class Program:
         self._operations: list[tuple[str, dict[int, int]]] = []
         self._keep: list[NDArray[np.float32]] = []
         self._build()
+        compiled.prepare(self.kernels, progress)
         self.table = self._link()
 
     @property

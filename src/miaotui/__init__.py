@@ -1,0 +1,28 @@
+"""miaotui (秒推): language models that answer in under a second on the computer you already have.
+
+    import miaotui
+    with miaotui.load("smollm2-135m") as llm:
+        print(llm.chat([{"role": "user", "content": "What is the capital of France?"}], max_tokens=32).text)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from miaotui.errors import MiaotuiError
+from miaotui.types import Completion, Delta, SamplingParams, Timing, TokenLogprobs
+
+if TYPE_CHECKING:
+    from miaotui.llm import LLM, load
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "Completion", "Delta", "MiaotuiError", "SamplingParams", "Timing", "TokenLogprobs", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """`load` and `LLM` bring the engine along, so they are imported when first used."""
+    if name in ("LLM", "load"):
+        from miaotui import llm  # noqa: PLC0415
+
+        return getattr(llm, name)
+    raise AttributeError(f"module 'miaotui' has no attribute {name!r}")

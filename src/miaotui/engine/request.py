@@ -1,0 +1,128 @@
+"""One request on its way: what it asked for, what it has been given so far, and when.
+
+Owned by the engine, read by whoever waits for it. Knows text and tokens, not pages or rows. Invariant: it ends exactly once,
+as finished, cancelled or failed with a reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.engine.sampler import Choice, SequenceSampler
+from miaotui.engine.stopping import Ending
+from miaotui.errors import MiaotuiError
+from miaotui.types import Completion, Delta, FinishReason, Timing, TokenLogprobs
+
+
+class Request:
+    """A submitted request. Times are `time.perf_counter` seconds."""
+
+    def __init__(
+        self, number: int, prompt: Sequence[int], sampler: SequenceSampler, ending: Ending
+    ) -> None:
+        self.number = number
+        self.prompt_tokens = len(prompt)
+        self.cached_tokens = 0
+        self.sampler = sampler
+        self.ending = ending
+        self.finish_reason: FinishReason | None = None
+        self.error: MiaotuiError | None = None
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._text: list[str] = []
+        self._unread: list[tuple[str, int]] = []
+        self._submitted_s = time.perf_counter()
+        self._first_s = self._last_s = self._submitted_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.finish_reason is not None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `read` has something to give."""
+        return bool(self._unread) or self.is_over
+
+    def take(self, rows: NDArray[np.float32], draft: Sequence[int]) -> list[int]:
+        """Choose tokens from logits rows ``[1 + draft, vocab]``; returns those that belong to the answer.
+
+        Raises `EngineError` for logits that are not numbers.
+        """
+        position = self.prompt_tokens + len(self._token_ids)
+        if len(rows) == 1:
+            choice = self.sampler.pick(rows[0], position)
+            self.sampler.accept(choice.token_id)
+            choices = [choice]
+        else:
+            choices = self.sampler.verify(rows, position, draft)
+        return self._keep(choices)
+
+    def _keep(self, choices: Sequence[Choice]) -> list[int]:
+        now = time.perf_counter()
+        if not self._token_ids:
+            self._first_s = now
+        self._last_s = now
+        kept = []
+        for choice in choices:
+            kept.append(choice.token_id)
+            self._token_ids.append(choice.token_id)
+            if choice.logprobs is not None:
+                self._logprobs.append(choice.logprobs)
+            piece = self.ending.push(choice.token_id)
+            self._note(piece.text, choice.token_id)
+            if piece.finish_reason is not None:
+                self.finish_reason = piece.finish_reason
+                break
+        return kept
+
+    def _note(self, text: str, token_id: int) -> None:
+        self._unread.append((text, token_id))
+        if text:
+            self._text.append(text)
+
+    def end(self, reason: FinishReason, error: MiaotuiError | None = None) -> None:
+        """End it from outside: cancelled, or failed with ``error``."""
+        if self.is_over:
+            return
+        rest = self.ending.close()
+        if rest:
+            self._text.append(rest)
+            self._unread.append((rest, -1))
+        self.finish_reason, self.error = reason, error
+        self._last_s = time.perf_counter()
+
+    def read(self) -> Delta:
+        """What has come since the last call; the last piece carries the completion. Raises the failure's error."""
+        pieces, self._unread = self._unread, []
+        text = "".join(piece for piece, _ in pieces)
+        ids = tuple(token for _, token in pieces if token >= 0)
+        if not self.is_over:
+            return Delta(text, ids)
+        return Delta(text, ids, self.finish_reason, self.completion())
+
+    def completion(self) -> Completion:
+        """The whole answer. Raises what the request failed with."""
+        if self.error is not None:
+            raise self.error
+        assert self.finish_reason is not None, "an answer is complete when it has ended"
+        count = len(self._token_ids)
+        span = self._last_s - self._first_s
+        timing = Timing(
+            ttft_s=self._first_s - self._submitted_s,
+            total_s=self._last_s - self._submitted_s,
+            decode_tokens_per_s=(count - 1) / span if count > 1 and span > 0 else 0.0,
+        )
+        return Completion(
+            text="".join(self._text),
+            token_ids=tuple(self._token_ids),
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            finish_reason=self.finish_reason,
+            timing=timing,
+            logprobs=tuple(self._logprobs),
+        )
