@@ -27,6 +27,8 @@ FULL_DISK = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno
 class Settings:
     """Folders and switches of one process.
 
+    Hugging Face repositories are not kept here but in the cache they share (``HF_HOME``).
+
     | variable | meaning | default |
     |---|---|---|
     | ``MIAOTUI_HOME`` | one folder for everything | the platform's folders |

@@ -181,7 +181,7 @@ def test_repositories_are_fetched_unless_forbidden(settings: Settings) -> None:
         resolve("owner/tiny", settings=settings, allow_download=False)
     with pytest.raises(DownloadError, match="owner/tiny"):
         resolve("owner/tiny", settings=settings)
-    with pytest.raises(DownloadError, match="Qwen/Qwen3-0.6B"):
+    with pytest.raises(DownloadError, match=r"Qwen/Qwen3-0\.6B"):
         resolve("qwen3-0.6b", settings=settings)
 
 

@@ -93,12 +93,12 @@ class PackedFile:
         """Ask the kernel to read ahead and to use huge pages; False where it cannot. Changes speed
         only.
         """
-        done = False
+        done, madvise = False, getattr(self._map, "madvise", None)  # Windows has none
         for name in ("MADV_WILLNEED", "MADV_HUGEPAGE"):
             advice = getattr(mmap, name, None)
             try:
-                if advice is not None:
-                    self._map.madvise(advice)
+                if advice is not None and madvise is not None:
+                    madvise(advice)
                     done = True
             except OSError:
                 continue  # a kernel or file system without this advice
