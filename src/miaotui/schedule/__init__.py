@@ -1,0 +1,23 @@
+"""Who computes what in each step: continuous batching over a paged KV cache, in integers only.
+
+The engine calls `Scheduler.plan`, runs the planned rows, and hands the new tokens to
+`Scheduler.commit`. Nothing here knows tensors, text, clocks or threads; the same calls in the same
+order always give the same plans.
+"""
+
+from __future__ import annotations
+
+from miaotui.schedule.config import ScheduleConfig
+from miaotui.schedule.pages import PAGE_SIZE, pages_for
+from miaotui.schedule.plan import Chunk, Plan
+from miaotui.schedule.scheduler import Scheduler, SchedulerStats
+
+__all__ = [
+    "PAGE_SIZE",
+    "Chunk",
+    "Plan",
+    "ScheduleConfig",
+    "Scheduler",
+    "SchedulerStats",
+    "pages_for",
+]

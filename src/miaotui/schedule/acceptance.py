@@ -1,0 +1,38 @@
+"""Whether the tokens that a step brought fit the chunk they were computed from.
+
+Pure: it reads a chunk and tokens, nothing else. Invariant: a token is accepted only if the rows
+before it saw exactly the tokens now accepted before it; anything else would leave wrong keys and
+values in the pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from miaotui.errors import EngineError
+from miaotui.schedule.plan import Chunk
+
+
+def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]]) -> Sequence[int]:
+    """The chunk's new tokens, checked: none without logits, else 1 to ``n_logits``.
+
+    All but the last must be the drafted ones. Raises `EngineError` when they do not fit the chunk.
+    """
+    accepted = new_tokens.get(chunk.sequence, ())
+    count = len(accepted)
+    if chunk.n_logits == 0 and count == 0:
+        return accepted
+    if not 1 <= count <= chunk.n_logits:
+        expected = f"1 to {chunk.n_logits}" if chunk.n_logits else "no"
+        raise EngineError(
+            f"sequence {chunk.sequence} got {count} new tokens from {chunk.n_logits} rows of "
+            f"logits; expected {expected}"
+        )
+    if count > 1:
+        first = len(chunk.tokens) - chunk.n_logits + 1
+        if tuple(accepted[:-1]) != chunk.tokens[first : first + count - 1]:
+            raise EngineError(
+                f"sequence {chunk.sequence} accepted tokens {list(accepted)} against the draft "
+                f"{list(chunk.tokens[first:])}; all but the last must equal the draft"
+            )
+    return accepted

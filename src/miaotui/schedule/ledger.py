@@ -1,0 +1,111 @@
+"""Which sequence holds which pages: growth, reuse of prefixes, settling, giving back.
+
+It owns the page pool and the prefix tree and changes the page fields of sequences; whose turn it
+is it does not know. Invariant: a sequence writes only to pages that it alone holds. What it shares
+are full pages of computed tokens, and positions before ``computed`` are never written again, so
+that nothing ever needs copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from miaotui.schedule.pages import PAGE_SIZE, PagePool, pages_for
+from miaotui.schedule.prefix import PageNode, PrefixTree
+from miaotui.schedule.sequence import SequenceState
+
+
+class PageLedger:
+    """Gives pages and takes them back; with ``reuse_prefix=False`` it shares and keeps nothing."""
+
+    def __init__(self, n_pages: int, reuse_prefix: bool) -> None:
+        self.pool = PagePool(n_pages)
+        self.tree = PrefixTree(self.pool)
+        self.reuse_prefix = reuse_prefix
+        self.reused_tokens = 0  # over all sequences, resumed ones too
+
+    @property
+    def n_available(self) -> int:
+        """Pages that can be had without pausing anyone: free, or evictable."""
+        return self.pool.n_free + self.tree.n_evictable
+
+    def grow(self, state: SequenceState, n_tokens: int) -> int:
+        """Give it pages for up to ``n_tokens`` positions, as far as there are any; what it has."""
+        pages = state.pages
+        missing = pages_for(n_tokens) - len(pages)
+        if missing > 0:
+            for _ in range(min(missing, self.n_available)):
+                if not self.pool.n_free:
+                    self.tree.evict()
+                pages.append(self.pool.allocate())
+        return min(n_tokens, len(pages) * PAGE_SIZE)
+
+    def reuse(self, state: SequenceState) -> None:
+        """Let it share the stored pages that continue what it has computed, all but its last token.
+
+        The last token is always left to be computed, because its row gives the logits. It works in
+        mid-prompt as well: of two sequences with equal prompts, the one behind catches up with the
+        one ahead.
+        """
+        if not self.reuse_prefix:
+            return
+        before, pages = state.node, state.pages
+        for node in self._stored(state):
+            self.tree.hold(node)
+            if node.depth <= len(pages):  # its own copy, perhaps half computed
+                self.pool.release(pages[node.depth - 1])
+                pages[node.depth - 1] = node.page
+            else:
+                pages.append(node.page)
+            state.node = node
+        if state.node is before:
+            return
+        state.forget_page_table()
+        reused = state.node.depth * PAGE_SIZE - state.computed
+        state.computed += reused
+        self.reused_tokens += reused
+        if not state.was_paused:
+            state.cached_tokens += reused
+
+    def price(self, state: SequenceState) -> int:
+        """Available pages that starting it takes: all it needs, less the shared ones in use."""
+        shared = 0
+        if self.reuse_prefix:
+            for node in self._stored(state):
+                if not self.tree.in_use(node):
+                    break  # nobody holds it, nor any page below it
+                shared += 1
+        return pages_for(len(state.tokens)) - shared
+
+    def settle(self, state: SequenceState) -> None:
+        """After a step: store the pages that became full, and give back those of rejected rows."""
+        surplus = len(state.pages) - pages_for(state.computed)
+        if surplus > 0:
+            for _ in range(surplus):
+                self.pool.release(state.pages.pop())
+            state.forget_page_table()
+        if not self.reuse_prefix:
+            return
+        while (state.node.depth + 1) * PAGE_SIZE <= state.computed:
+            index = state.node.depth
+            own = state.pages[index]
+            state.node = self.tree.insert(state.node, state.tokens, own, state.namespace)
+            if state.node.page != own:
+                state.pages[index] = state.node.page
+                state.forget_page_table()
+
+    def take_back(self, state: SequenceState) -> None:
+        """Take all its pages; full ones stay in the tree, to be reused or evicted."""
+        for page in state.pages[state.node.depth :]:
+            self.pool.release(page)
+        self.tree.let_go(state.node)
+        state.node = self.tree.root
+        state.pages.clear()
+        state.computed = 0
+        state.forget_page_table()
+
+    def _stored(self, state: SequenceState) -> Iterator[PageNode]:
+        """Stored pages that continue those it shares already, without the one of its last token."""
+        usable = (len(state.tokens) - 1) // PAGE_SIZE - state.node.depth
+        return islice(self.tree.match(state.tokens, state.namespace, state.node), usable)

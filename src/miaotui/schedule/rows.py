@@ -1,0 +1,37 @@
+"""How the rows of one step are divided between decoding sequences, their drafts, and prompts.
+
+Pure: it reads lengths and drafts and changes nothing. Invariant: every decoding sequence has one
+row, and while prompts need rows they have at least one; drafts, which can only save time, get what
+is left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from miaotui.schedule.sequence import SequenceState
+
+NO_DRAFT: Sequence[int] = ()
+
+
+def share_rows(
+    decoding: Iterable[SequenceState],
+    drafts: Mapping[int, Sequence[int]],
+    spare: int,
+    prompts: bool,
+) -> dict[int, Sequence[int]]:
+    """Each decoding sequence's draft, cut to its length limit and to ``spare`` rows over all.
+
+    While ``prompts`` wait for rows, drafts leave half of the spare ones to them. Sequences without
+    a draft are absent.
+    """
+    left = spare // 2 if prompts else spare
+    shares: dict[int, Sequence[int]] = {}
+    for state in decoding:
+        # The last token it may get comes from the row before it and needs no row of its own.
+        allowed = min(left, state.max_length - len(state.tokens) - 1)
+        draft = drafts.get(state.id, NO_DRAFT)[:allowed]
+        if draft:
+            shares[state.id] = draft
+            left -= len(draft)
+    return shares

@@ -1,0 +1,235 @@
+"""Decides which sequences compute which rows in each step: continuous batching.
+
+It owns the lines of waiting, running and paused sequences. It does not know tensors, text, time or
+the rules by which a token is chosen. Invariant: while any sequence has tokens to compute, a plan
+has rows, and the oldest running sequence is in it; so everything admitted ends. Mixing prompt
+chunks into decode steps follows Agrawal et al., "Sarathi-Serve" (2024); joining and leaving at
+every step follows Yu et al., "Orca" (2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from miaotui.errors import EngineError
+from miaotui.schedule.acceptance import accepted_tokens
+from miaotui.schedule.check import check_integrity
+from miaotui.schedule.config import ScheduleConfig
+from miaotui.schedule.ledger import PageLedger
+from miaotui.schedule.lines import Lines
+from miaotui.schedule.pages import PAGE_SIZE, pages_for
+from miaotui.schedule.plan import Chunk, Plan
+from miaotui.schedule.rows import NO_DRAFT, share_rows
+from miaotui.schedule.sequence import SequenceState, Stage
+
+_NO_DRAFTS: Mapping[int, Sequence[int]] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class SchedulerStats:
+    """A snapshot: pages add up to the pool, sequences to those that are not done."""
+
+    pages_free: int
+    pages_used: int  # held by running sequences
+    pages_evictable: int  # stored prefixes that nobody uses now
+    running: int
+    waiting: int
+    paused: int
+    reused_tokens: int  # not computed again thanks to stored prefixes, since the start
+
+
+class Scheduler:
+    """Plans steps for the sequences added to it; not thread-safe, the engine's loop owns it."""
+
+    def __init__(self, config: ScheduleConfig) -> None:
+        self._config = config
+        self._ledger = PageLedger(config.n_pages, config.reuse_prefix)
+        self._lines = Lines()
+        self._sequences: dict[int, SequenceState] = {}
+        self._arrivals = 0
+        self._latest: Plan | None = None
+        self._refused = False  # the first in line found too few pages, and none came back since
+
+    def add(
+        self, sequence: int, tokens: Sequence[int], max_tokens: int, namespace: int = 0
+    ) -> None:
+        """Queue a sequence: a prompt of at least one token, to get at most ``max_tokens`` more.
+
+        Stored prefixes are shared within a namespace only. Raises `PromptTooLongError` when prompt
+        and answer exceed the context or could not fit the pages even alone, `RequestError` for an
+        empty prompt or ``max_tokens`` below 1, and `EngineError` when the id is in use.
+        """
+        self._config.require_fitting(len(tokens), max_tokens)
+        if sequence in self._sequences:
+            raise EngineError(f"sequence {sequence} exists already; finish or cancel it first")
+        state = SequenceState(
+            id=sequence,
+            tokens=list(tokens),
+            max_length=len(tokens) + max_tokens,
+            namespace=namespace,
+            arrival=self._arrivals,
+            node=self._ledger.tree.root,
+        )
+        self._arrivals += 1
+        self._sequences[sequence] = state
+        self._lines.enter(state)
+
+    def plan(self, drafts: Mapping[int, Sequence[int]] = _NO_DRAFTS) -> Plan:
+        """The next step: a row for each decoding sequence, then prompt chunks, oldest first.
+
+        ``drafts`` proposes next tokens of decoding sequences; they are cut to what rows, pages and
+        the sequence's length allow, and ignored for other sequences. When pages run out the newest
+        sequences are paused. A plan that was not committed is superseded: its rows count as never
+        computed.
+        """
+        running = self._lines.running
+        decoding = [state for state in running if len(state.tokens) - state.computed == 1]
+        left = self._config.max_rows - len(decoding)
+        drafted: dict[int, Sequence[int]] = {}
+        if drafts:
+            prompts = len(decoding) < len(running) or bool(self._lines.queued)
+            drafted = share_rows(decoding, drafts, left, prompts)
+            left -= sum(map(len, drafted.values()))
+        chunks: list[Chunk] = []
+        index = 0
+        while index < len(running):  # not `for`: pausing shortens the line from its end
+            state = running[index]
+            index += 1
+            if len(state.tokens) - state.computed == 1:
+                self._plan_rows(state, drafted.get(state.id, NO_DRAFT), chunks)
+            elif left:
+                left -= self._plan_prompt(state, left, chunks)
+        while left and (started := self._start_next()):
+            left -= self._plan_prompt(started, left, chunks)
+        self._latest = Plan(tuple(chunks))
+        return self._latest
+
+    def commit(self, plan: Plan, new_tokens: Mapping[int, Sequence[int]]) -> None:
+        """Record that the plan was computed and which tokens each sequence got.
+
+        A chunk with ``n_logits`` of n gets 1 to n tokens, all but the last of them equal to the
+        drafted ones; a chunk without logits gets none. Sequences finished or cancelled since the
+        plan are passed over; one that has all its tokens gives its pages back at once. Raises
+        `EngineError`, changing nothing, for a plan that is not the latest or tokens that do not
+        fit it.
+        """
+        if plan is not self._latest:
+            raise EngineError("only the latest plan can be committed, and once; call plan() again")
+        steps = []
+        for chunk in plan.chunks:
+            state = self._sequences.get(chunk.sequence)
+            if state is not None and state.planned is chunk:
+                steps.append((state, chunk, accepted_tokens(chunk, new_tokens)))
+        self._latest = None
+        for state, chunk, accepted in steps:
+            state.planned = None
+            state.computed = chunk.start + len(chunk.tokens) - chunk.n_logits + len(accepted)
+            state.tokens.extend(accepted)
+            self._ledger.settle(state)
+            if len(state.tokens) == state.max_length:
+                self._stop(state, Stage.DONE)
+
+    def finish(self, sequence: int) -> None:
+        """Forget a sequence that has all it needs. Raises `EngineError` for an unknown one."""
+        self._stop(self._known(sequence), Stage.DONE)
+        del self._sequences[sequence]
+
+    def cancel(self, sequence: int) -> bool:
+        """Forget a sequence in any stage, its pages freed at once; whether there was one.
+
+        Unlike `finish` it may come late: a cancel races with the end of the answer.
+        """
+        if sequence not in self._sequences:
+            return False
+        self.finish(sequence)
+        return True
+
+    def cached_tokens(self, sequence: int) -> int:
+        """Prompt tokens it need not compute. Raises `EngineError` for an unknown sequence."""
+        return self._known(sequence).cached_tokens
+
+    def stats(self) -> SchedulerStats:
+        """Counts of pages and sequences now; O(1)."""
+        pool, tree = self._ledger.pool, self._ledger.tree
+        return SchedulerStats(
+            pages_free=pool.n_free,
+            pages_used=pool.n_pages - self._ledger.n_available,
+            pages_evictable=tree.n_evictable,
+            running=len(self._lines.running),
+            waiting=len(self._lines.waiting),
+            paused=len(self._lines.paused),
+            reused_tokens=self._ledger.reused_tokens,
+        )
+
+    def check(self) -> None:
+        """Verify that no page is lost or shared wrongly; reads everything.
+
+        Raises `AssertionError` with the reason."""
+        check_integrity(self._ledger, self._lines, self._sequences)
+
+    def _known(self, sequence: int) -> SequenceState:
+        state = self._sequences.get(sequence)
+        if state is None:
+            raise EngineError(f"sequence {sequence} is unknown or already finished")
+        return state
+
+    def _plan_rows(self, state: SequenceState, draft: Sequence[int], chunks: list[Chunk]) -> None:
+        """Plan the row of its last token and those of its draft, as far as pages reach."""
+        rows = self._secure(state, 1 + len(draft))
+        if rows:
+            chunks.append(state.next_chunk(rows, draft))
+
+    def _plan_prompt(self, state: SequenceState, left: int, chunks: list[Chunk]) -> int:
+        """Plan its next prompt chunk, of at most ``left`` rows; the rows it took."""
+        self._ledger.reuse(state)
+        rows = self._secure(state, min(state.remaining, self._config.chunk_size, left))
+        if rows:
+            chunks.append(state.next_chunk(rows, NO_DRAFT))
+        return rows
+
+    def _secure(self, state: SequenceState, wanted: int) -> int:
+        """How many of the wanted rows it has pages for.
+
+        Only for the first row are others paused, the newest first. 0: it was itself the newest.
+        """
+        start = state.computed
+        if start + wanted <= len(state.pages) * PAGE_SIZE:
+            return wanted  # most decode steps
+        while (rows := self._ledger.grow(state, start + wanted) - start) < 1:
+            newest = self._lines.running[-1]
+            newest.was_paused = True
+            self._stop(newest, Stage.PAUSED)
+            if newest is state:
+                return 0
+        return rows
+
+    def _start_next(self) -> SequenceState | None:
+        """Start the first in line if there is room for all it has to compute; None if not.
+
+        Room is what is left when every running sequence has the pages of its known tokens and one
+        more: else it would soon be paused again, its work lost. Nobody overtakes the first in
+        line, so that nobody starves.
+        """
+        running, queued = self._lines.running, self._lines.queued
+        if not queued or self._refused or len(running) == self._config.max_sequences:
+            return None
+        first = queued[0]
+        if running:  # alone it always fits
+            promised = sum(
+                max(0, pages_for(len(state.tokens) + PAGE_SIZE) - len(state.pages))
+                for state in running
+            )
+            if self._ledger.price(first) + promised > self._ledger.n_available:
+                self._refused = True
+                return None
+        self._lines.move(first, Stage.RUNNING)
+        return first
+
+    def _stop(self, state: SequenceState, stage: Stage) -> None:
+        """Pause it or end it, wherever it stands; all its pages come back."""
+        self._lines.move(state, stage)
+        self._ledger.take_back(state)
+        state.planned = None
+        self._refused = False

@@ -1,0 +1,76 @@
+"""What the scheduler remembers of one sequence, and the order in which sequences are served.
+
+A plain record: the ledger changes its pages, the scheduler everything else. It knows no policy but
+`rank`. Invariant: ``tokens[:computed]`` are in ``pages``; the last token is never computed before
+it is needed for logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from miaotui.schedule.pages import pages_for
+from miaotui.schedule.plan import Chunk
+from miaotui.schedule.prefix import PageNode
+
+
+class Stage(Enum):
+    """Where a sequence stands; only running ones hold pages."""
+
+    WAITING = "waiting"  # not started
+    RUNNING = "running"
+    PAUSED = "paused"  # gave its pages back; its tokens are computed again when it resumes
+    DONE = "done"  # has all its tokens; known until `finish`
+
+
+@dataclass(slots=True, eq=False)
+class SequenceState:
+    """One request's tokens, how many of them are computed, and the pages that hold those."""
+
+    id: int
+    tokens: list[int]  # prompt and generated
+    max_length: int  # tokens at which it is done
+    namespace: int
+    arrival: int
+    node: PageNode  # the deepest page it shares with the prefix tree; the root: none
+    stage: Stage = Stage.WAITING
+    computed: int = 0  # tokens
+    pages: list[int] = field(default_factory=list)  # pages[:node.depth] are the tree's, shared
+    planned: Chunk | None = None  # planned and not yet committed
+    cached_tokens: int = 0  # prompt tokens it did not have to compute on its first run
+    was_paused: bool = False
+    _table: tuple[int, ...] = ()
+
+    @property
+    def remaining(self) -> int:
+        """Known tokens still to be computed: 1 while decoding, more in a prompt."""
+        return len(self.tokens) - self.computed
+
+    def page_table(self, n_tokens: int) -> tuple[int, ...]:
+        """The pages of the first ``n_tokens`` positions; the same tuple until it changes."""
+        n_pages = pages_for(n_tokens)
+        if len(self._table) != n_pages:
+            self._table = tuple(self.pages[:n_pages])
+        return self._table
+
+    def next_chunk(self, rows: int, draft: Sequence[int]) -> Chunk:
+        """Plan its next ``rows`` rows: known tokens, then drafted ones."""
+        end, known = self.computed + rows, len(self.tokens)
+        if end < known:
+            tokens, n_logits = tuple(self.tokens[self.computed : end]), 0
+        else:
+            tokens = (*self.tokens[self.computed :], *draft[: end - known])
+            n_logits = 1 + end - known
+        self.planned = Chunk(self.id, self.computed, tokens, self.page_table(end), n_logits)
+        return self.planned
+
+    def forget_page_table(self) -> None:
+        """Must follow every replacement or removal in ``pages`` (growth needs no call)."""
+        self._table = ()
+
+
+def rank(state: SequenceState) -> int:
+    """The one ordering: the lowest starts and resumes first, the highest is paused first."""
+    return state.arrival
