@@ -1,21 +1,23 @@
 """How weight matrices lie in memory: 16 output rows side by side, so that one 64-byte load feeds 16 rows.
 
-A *tile* is 16 rows of a matrix ``[rows, inputs]``; a *group* is 32 inputs. A tile holds its groups' integers, then its
-groups' scales (float16, 16 per group), then for ``q4m`` its minimums. Within a group, one 64-byte load carries 4 inputs of
-16 rows (``q8``) or, low nibbles first, 2 x 4 inputs (``q4``). Tiles begin at multiples of 64 bytes; rows are padded with
-zeros to 32.
+A *tile* is 16 rows of a matrix ``[rows, inputs]``; a *group* is 32 inputs. A tile is a run of *records*, each one line of 64
+bytes with scales (float16, 16 per group) and then its groups' integers: two groups in ``q4`` and ``q8``; in ``q4m`` one,
+whose line holds 16 scales and 16 minimums. So a tile is read strictly forwards, which is what memory is fast at. Within a
+group, one 64-byte load carries 4 inputs of 16 rows (``q8``) or, low nibbles first, 2 x 4 inputs (``q4``). Rows are padded
+with zeros to 32, groups to whole records.
 
-    format  value                           bytes per group of 16 x 32
-    q4      (nibble - 8) * scale            256 + 32
-    q4m     nibble * scale + minimum        256 + 64
-    q8      (byte - 128) * scale            512 + 32
-    f32     float32                         2048
+    format  value                           bytes of a record   weights
+    q4      (nibble - 8) * scale            64 + 2 x 256        1024
+    q4m     nibble * scale + minimum        64 + 256            512
+    q8      (byte - 128) * scale            64 + 2 x 512        1024
+    f32     float32                         2048                512
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +37,9 @@ class Format(Enum):
     F32 = "f32"
 
     @property
-    def group_bytes(self) -> int:
-        """Bytes of one tile's group, scales included."""
-        return {"q4": 288, "q4m": 320, "q8": 544, "f32": 2048}[self.value]
+    def record_groups(self) -> int:
+        """Groups in a record."""
+        return 2 if self in (Format.Q4, Format.Q8) else 1
 
     @property
     def integer_bytes(self) -> int:
@@ -45,9 +47,19 @@ class Format(Enum):
         return {"q4": 256, "q4m": 256, "q8": 512, "f32": 2048}[self.value]
 
     @property
+    def head_bytes(self) -> int:
+        """Bytes of a record before its integers."""
+        return 0 if self is Format.F32 else LINE
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a record."""
+        return self.head_bytes + self.record_groups * self.integer_bytes
+
+    @property
     def bits_per_weight(self) -> float:
         """Memory read per weight."""
-        return self.group_bytes * 8 / (TILE_ROWS * GROUP)
+        return self.record_bytes * 8 / (TILE_ROWS * GROUP * self.record_groups)
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,14 @@ class Blocks:
     minimums: NDArray[np.float16] | None = None
 
 
+def records(form: Format, inputs: int) -> int:
+    """Records in a tile of rows of ``inputs`` values."""
+    return -(-(inputs // GROUP) // form.record_groups)
+
+
 def tile_stride(form: Format, inputs: int) -> int:
-    """Bytes from one tile to the next, for rows of ``inputs`` values (a multiple of 32)."""
-    return -(-(inputs // GROUP) * form.group_bytes // LINE) * LINE
+    """Bytes from one tile to the next, for rows of ``inputs`` values (a multiple of 32); a multiple of 64."""
+    return records(form, inputs) * form.record_bytes
 
 
 def packed_bytes(form: Format, rows: int, inputs: int) -> int:
@@ -81,38 +98,55 @@ def padded_rows(rows: int) -> int:
 
 def pack(blocks: Blocks, out: NDArray[np.uint8]) -> None:
     """Write ``blocks`` (rows a multiple of 16) into ``out``, uint8 ``[rows / 16, tile stride]``."""
+    form = blocks.format
     rows, groups = blocks.integers.shape[:2]
     tiles = rows // TILE_ROWS
-    size = blocks.format.integer_bytes * groups
-    out[:, :size] = _interleave(blocks).reshape(tiles, size)
-    for values in (blocks.scales, blocks.minimums):
-        if values is not None:
-            lanes = values.reshape(tiles, TILE_ROWS, groups).transpose(0, 2, 1)
-            out[:, size : size + 32 * groups] = _bytes(lanes).reshape(tiles, 32 * groups)
-            size += 32 * groups
-    out[:, size:] = 0
+    cells = _cells(form, out, groups)
+    missing = cells.shape[1] * form.record_groups - groups
+    heads = [values for values in (blocks.scales, blocks.minimums) if values is not None]
+    if heads:
+        lanes = [v.reshape(tiles, TILE_ROWS, groups).transpose(0, 2, 1) for v in heads]
+        line = _grown(np.concatenate(lanes, axis=2), missing)
+        cells[:, :, : form.head_bytes] = _bytes(line).reshape(*cells.shape[:2], -1)
+    integers = _grown(_interleave(blocks).reshape(tiles, groups, -1), missing)
+    cells[:, :, form.head_bytes :] = integers.reshape(*cells.shape[:2], -1)
 
 
 def unpack(form: Format, packed: NDArray[np.uint8], inputs: int) -> Blocks:
     """The inverse of `pack`, for tests and the reference kernels."""
     tiles, groups = packed.shape[0], inputs // GROUP
-    size = form.integer_bytes * groups
     rows = tiles * TILE_ROWS
+    cells = _cells(form, packed, groups)
+    flat = np.ascontiguousarray(cells[:, :, form.head_bytes :]).reshape(tiles, -1, form.integer_bytes)
+    flat = flat[:, :groups]
     if form is Format.F32:
-        lanes = np.ascontiguousarray(packed[:, :size]).view(np.float32)
-        values = lanes.reshape(tiles, groups, GROUP, TILE_ROWS).transpose(0, 3, 1, 2)
-        return Blocks(form, values.reshape(rows, groups, GROUP))
-    raw = packed[:, :size].reshape(tiles, groups, -1, TILE_ROWS, 4)
+        lanes = flat.view(np.float32).reshape(tiles, groups, GROUP, TILE_ROWS).transpose(0, 3, 1, 2)
+        return Blocks(form, lanes.reshape(rows, groups, GROUP))
+    raw = flat.reshape(tiles, groups, -1, TILE_ROWS, 4)
     if form is not Format.Q8:
         raw = np.stack([raw & 15, raw >> 4], axis=3)  # [tiles, groups, 4, 2, 16, 4]
         raw = raw.reshape(tiles, groups, 8, TILE_ROWS, 4)
     integers = raw.transpose(0, 3, 1, 2, 4).reshape(rows, groups, GROUP)
-    extra = []
-    for _ in range(2 if form is Format.Q4M else 1):
-        lanes16 = np.ascontiguousarray(packed[:, size : size + 32 * groups]).view(np.float16)
-        extra.append(lanes16.reshape(tiles, groups, TILE_ROWS).transpose(0, 2, 1).reshape(rows, groups))
-        size += 32 * groups
-    return Blocks(form, integers, *extra)
+    heads = np.ascontiguousarray(cells[:, :, : form.head_bytes]).view(np.float16)
+    if form is Format.Q4M:
+        halves = heads.reshape(tiles, groups, 2, TILE_ROWS)
+        return Blocks(form, integers, *(_rows(halves[:, :, i]) for i in range(2)))
+    return Blocks(form, integers, _rows(heads.reshape(tiles, -1, TILE_ROWS)[:, :groups]))
+
+
+def _cells(form: Format, packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
+    """A packed matrix as ``[tiles, records, bytes of a record]``."""
+    return packed.reshape(packed.shape[0], records(form, groups * GROUP), form.record_bytes)
+
+
+def _rows(lanes: NDArray[np.float16]) -> NDArray[np.float16]:
+    """``[tiles, groups, 16]`` to ``[rows, groups]``."""
+    return lanes.transpose(0, 2, 1).reshape(-1, lanes.shape[1])
+
+
+def _grown(array: NDArray[Any], missing: int) -> NDArray[Any]:
+    """Groups of zeros up to a whole record."""
+    return np.pad(array, [(0, 0), (0, missing), (0, 0)]) if missing else array
 
 
 def values(blocks: Blocks) -> NDArray[np.float32]:

@@ -10,12 +10,13 @@ Memory: the packed weights once per pass, for up to 8 rows as for one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from miaotui.kernels.cpu import Isa, probe
 from miaotui.kernels.dots import splat_inputs
 from miaotui.kernels.epilogue import epilogue
-from miaotui.kernels.formats import Format
+from miaotui.kernels.formats import LINE, Format
 from miaotui.kernels.compiler import inline, kernel
 from miaotui.kernels.linear_fields import GROUPS, HEADER_STRIDE, HEADERS, MODE, TILE_STRIDE, UNITS, WEIGHTS, X, X_STRIDE
 from miaotui.kernels.linear_fields import GATED_SILU
@@ -25,8 +26,10 @@ from miaotui.kernels.simd import BYTES, F32, F32X, I16, I32, LANES, Emitter, Val
 from miaotui.kernels.sync import claim, claim_end, claim_first
 
 PREFETCH_BYTES = 2048
-# rows up to which a unit's two tiles are summed side by side (registers allow no more)
-_PAIRED = {Isa.AVX512_VNNI: 6, Isa.AVX_VNNI: 1, Isa.AVX2: 1, Isa.NEON_DOTPROD: 3, Isa.PLAIN: 1}
+STREAMING = 8  # rows up to which a product waits for memory rather than for arithmetic
+# Row counts for which a unit's two tiles are summed side by side: more chains of dot products in flight. Fewer rows wait for
+# memory, which streams best one tile after the other; more rows do not fit the registers.
+_PAIRED = {Isa.AVX512_VNNI: (5, 6), Isa.NEON_DOTPROD: (3,)}
 # rows per block when there are many
 BLOCK = {Isa.AVX512_VNNI: 6, Isa.AVX_VNNI: 4, Isa.AVX2: 4, Isa.NEON_DOTPROD: 6, Isa.PLAIN: 4}[probe().isa]
 
@@ -34,35 +37,49 @@ BLOCK = {Isa.AVX512_VNNI: 6, Isa.AVX_VNNI: 4, Isa.AVX2: 4, Isa.NEON_DOTPROD: 6, 
 class _Tile:
     """Where one tile's numbers are, and how a group of it is read."""
 
-    def __init__(self, e: Emitter, form: Format, address: Value, groups: Value) -> None:
+    def __init__(self, e: Emitter, form: Format, address: Value) -> None:
         self.e, self.form, self.address = e, form, address
-        self.scales = address + groups * form.integer_bytes
-        self.minimums = self.scales + groups * (2 * LANES)
 
-    def loads(self, group: Value, index: int, prefetch: bool) -> list[Value]:
+    def at(self, group: Value, prefetch: bool) -> _Group:
+        """The addresses of one group; ``prefetch`` asks for the one that is read a little later."""
+        form = self.form
+        if form.record_groups == 1:
+            record = self.address + group * form.record_bytes
+            found = _Group(self.e, form, record, record + form.head_bytes)
+        else:
+            record = self.address + (group >> 1) * form.record_bytes
+            odd = group & 1
+            integers = record + odd * form.integer_bytes + form.head_bytes
+            found = _Group(self.e, form, record + odd * (2 * LANES), integers)
+        if prefetch:
+            self.e.prefetch(record + PREFETCH_BYTES)
+            for line in range(0, form.integer_bytes, LINE):
+                self.e.prefetch(found.integers + (PREFETCH_BYTES + line))
+        return found
+
+
+class _Group:
+    """One group of a tile: 32 inputs of 16 rows."""
+
+    def __init__(self, e: Emitter, form: Format, head: Value, integers: Value) -> None:
+        self.e, self.form, self.head, self.integers = e, form, head, integers
+
+    def loads(self, index: int) -> list[Value]:
         """The weights of inputs ``8 index`` to ``8 index + 7`` as two vectors of bytes."""
         e = self.e
         if self.form is Format.Q8:
-            base = self.address + group * 512 + 128 * index
-            parts = [base, base + 64]
-        else:
-            parts = [self.address + group * 256 + 64 * index]
-        if prefetch:
-            for part in parts:
-                e.prefetch(part + PREFETCH_BYTES)
-        vectors = [e.load(part, BYTES, 64) for part in parts]
-        if self.form is Format.Q8:
-            return vectors
-        words = e.bits(vectors[0], ir.VectorType(I16, 2 * LANES))
-        return [vectors[0] & 15, e.bits(words >> 4, BYTES) & 15]
+            return [e.load(self.integers + (128 * index + 64 * half), BYTES, 64) for half in range(2)]
+        packed = e.load(self.integers + 64 * index, BYTES, 64)
+        words = e.bits(packed, ir.VectorType(I16, 2 * LANES))
+        return [packed & 15, e.bits(words >> 4, BYTES) & 15]
 
-    def scale(self, group: Value) -> Value:
+    def scale(self) -> Value:
         """The group's 16 scales."""
-        return self.e.load_half(self.scales + group * (2 * LANES))
+        return self.e.load_half(self.head)
 
-    def minimum(self, group: Value) -> Value:
-        """The group's 16 minimums."""
-        return self.e.load_half(self.minimums + group * (2 * LANES))
+    def minimum(self) -> Value:
+        """The group's 16 minimums (``q4m``)."""
+        return self.e.load_half(self.head + 2 * LANES)
 
 
 def _emit_tiles(
@@ -81,15 +98,16 @@ def _emit_tiles(
         else:
             offsets = [e.splat(e.const(I32, 0))] * rows
         sums = [[e.dot.start(offsets[row]) for _ in tiles] for row in range(rows)]
+        parts = [tile.at(group, prefetch=rows <= STREAMING) for tile in tiles]
         for index in range(4):
-            halves = [tile.loads(group, index, prefetch=rows <= 4) for tile in tiles]
+            halves = [part.loads(index) for part in parts]
             for half in range(2):
                 for row in range(rows):
                     inputs = splat_inputs(e, x(row) + group * 32 + (8 * index + 4 * half))
                     for t in range(many):
                         sums[row][t] = step(sums[row][t], halves[t][half], inputs)
-        scales = [tile.scale(group) for tile in tiles]
-        minimums = [tile.minimum(group) for tile in tiles] if form is Format.Q4M else None
+        scales = [part.scale() for part in parts]
+        minimums = [part.minimum() for part in parts] if form is Format.Q4M else None
         result = []
         for row in range(rows):
             scale = e.load_splat(head[row], F32)
@@ -118,7 +136,7 @@ def _emit_tiles_f32(
     return [[total] for total in sums]
 
 
-def emit_unit(form: Format, rows: int, paired: int) -> Any:
+def emit_unit(form: Format, rows: int, paired: Sequence[int] = ()) -> Any:
     """An emitter for 32 outputs of ``rows`` rows; also what the cross-compiled tests build."""
 
     def unit(
@@ -126,10 +144,10 @@ def emit_unit(form: Format, rows: int, paired: int) -> Any:
         headers: Value, header_stride: Value, out: Value, out_stride: Value,
     ) -> None:  # fmt: skip
         addresses = [weights, weights + stride]
-        pairs = [addresses] if rows <= paired and form is not Format.F32 else [[a] for a in addresses]
+        pairs = [addresses] if rows in paired and form is not Format.F32 else [[a] for a in addresses]
         done = 0
         for pair in pairs:
-            tiles = [_Tile(e, form, address, groups) for address in pair]
+            tiles = [_Tile(e, form, address) for address in pair]
 
             def x_row(row: int) -> Value:
                 return x + x_stride * row
@@ -152,7 +170,7 @@ def emit_unit(form: Format, rows: int, paired: int) -> Any:
 
 def _unit_function(form: Format) -> Any:
     """Compiled ``unit(rows, …)``: the emitted variant for each number of rows from 1 to 8."""
-    paired = _PAIRED[probe().isa]
+    paired = _PAIRED.get(probe().isa, ())
     r1, r2, r3, r4, r5, r6, r7, r8 = (
         intrinsic(emit_unit(form, rows, paired), "iiiiiiiii") for rows in range(1, 9)
     )

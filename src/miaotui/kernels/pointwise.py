@@ -151,27 +151,32 @@ def _embed_row(form: Format) -> Any:
     def embed_row(
         e: Emitter, tile: Value, groups: Value, lane: Value, out: Value, factor: Value
     ) -> None:
-        scales = tile + groups * form.integer_bytes + lane * 2
-        minimums = scales + groups * 32
         four_bytes, four_floats = ir.VectorType(I8, 4), ir.VectorType(F32, 4)
 
         def scalar(address: Value) -> Value:
             return e.splat(e.lane(e.load_half(address, 1), 0) * factor, 4)
 
         def step(group: Value, _: list[Value]) -> list[Value]:
-            scale = scalar(scales + group * 32)
+            record, head = tile + group * form.record_bytes, lane * 2
+            integers = record + form.head_bytes
+            if form.record_groups == 2:
+                record, odd = tile + (group >> 1) * form.record_bytes, group & 1
+                head = head + odd * 32
+                integers = record + odd * form.integer_bytes + form.head_bytes
+            head = head + record
+            scale = scalar(head)
             for index in range(8):
                 if form is Format.Q8:
-                    raw = e.load(tile + group * 512 + 64 * index + lane * 4, four_bytes)
+                    raw = e.load(integers + lane * 4 + 64 * index, four_bytes)
                     whole = e.widen(raw ^ 128, ir.IntType(32))
                 else:
-                    raw = e.load(tile + group * 256 + 64 * (index // 2) + lane * 4, four_bytes)
+                    raw = e.load(integers + lane * 4 + 64 * (index // 2), four_bytes)
                     raw = (raw >> 4) if index % 2 else (raw & 15)
                     whole = e.widen_unsigned(raw, ir.IntType(32))
                     whole = whole - (8 if form is Format.Q4 else 0)
                 value = e.to_float(whole) * scale
                 if form is Format.Q4M:
-                    value = value + scalar(minimums + group * 32)
+                    value = value + scalar(head + 32)
                 assert value.type == four_floats
                 e.store(value, out + group * 128 + 16 * index, 4)
             return []

@@ -25,7 +25,7 @@ from miaotui.kernels.ops import (
 )
 
 SPINS_BEFORE_YIELD = 4000
-YIELDS_BEFORE_STALL = 100
+YIELDS_BEFORE_STALL = 4000  # over a millisecond, more than any imbalance of our own
 CHUNKS = 8  # per thread and operation: the grain of stealing
 _STEP = 1 << 20  # a claim's packing: first unit * _STEP + one past the last
 

@@ -22,7 +22,7 @@ from miaotui.model.config import ModelConfig
 from miaotui.model.files import ModelFiles, open_model
 from miaotui.model.packing import pack_matrix, packed_format
 
-LAYOUT = 1
+LAYOUT = 2
 Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
 
 
