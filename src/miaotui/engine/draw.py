@@ -1,0 +1,114 @@
+"""The Python face of the compiled draw: rows of logits in, token ids out.
+
+Owns each thread's scratch memory and the conversion of temperature, top-p and min-p into the
+kernels' units. Knows nothing of requests or history. Loading the kernels imports no compiler once
+they are cached; greedy answers need none of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels import compiled
+from miaotui.kernels.draw_ops import NUMBERS, WEIGHT_BITS, scratch_fields
+
+KERNELS = (
+    "draw:draw",
+    "draw:best",
+    "draw:mass",
+)  # to prepare before the first request that samples
+
+Row = NDArray[np.float32]
+_LOG2_E = math.log2(math.e)
+_WIDEST = WEIGHT_BITS + 1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a row's logits become a distribution, in the kernels' units."""
+
+    scale: float  # log2(e) / temperature, within what float32 multiplies without loss of meaning
+    top_k: int  # 0: all
+    top_p: float
+    least: int  # min-p as a weight
+
+    @staticmethod
+    def of(temperature: float, top_k: int, top_p: float, min_p: float) -> Shape:
+        """From a request's parameters; ``temperature > 0``."""
+        scale = float(np.float32(min(max(_LOG2_E / temperature, 1e-30), 1e30)))
+        return Shape(scale, top_k, top_p, math.ceil(min_p * 2**WEIGHT_BITS))
+
+
+_PLAIN = Shape.of(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+
+
+class _Workspace(threading.local):
+    """One thread's memory for the kernels; grows to the largest vocabulary seen."""
+
+    def __init__(self) -> None:
+        self._numbers = np.zeros(NUMBERS)
+        self.scratch = np.empty(0, np.int64)
+
+    def numbers_for(self, peak: float, spread: float, shape: Shape, uniform: float) -> int:
+        """The address of a draw's numbers."""
+        scale, top_k, top_p, least = shape.scale, shape.top_k, shape.top_p, shape.least
+        self._numbers[:] = (peak, scale, spread, top_k, top_p, least, uniform)
+        return _address(self._numbers)
+
+    def scratch_for(self, size: int) -> int:
+        """The address of enough scratch memory for ``size`` logits."""
+        if self.scratch.size < scratch_fields(size):
+            self.scratch = np.empty(scratch_fields(size), np.int64)
+        return _address(self.scratch)
+
+
+_workspace = _Workspace()
+
+
+def draw(row: Row, peak: float, shape: Shape, uniform: float) -> int:
+    """The id drawn from the logits ``row [vocab]``, which are written over.
+
+    ``peak`` is the greatest of them and finite; no logit is NaN. Tokens are laid out in id order,
+    each as wide as its probability after top-k, top-p and min-p, and ``uniform`` in [0, 1) says
+    where to look (inverse transform sampling; Devroye 1986, chapter III.2).
+    """
+    spread = float(_WIDEST)
+    if shape.top_p < 1.0 or shape.top_k > 0:
+        spread = min(max((peak - float(row.min())) * shape.scale, 1e-6), spread)
+    numbers = _workspace.numbers_for(peak, spread, shape, uniform)
+    return _kernel("draw:draw")(_address(row), row.size, numbers, _workspace.scratch_for(row.size))
+
+
+def best(row: Row, n: int) -> list[int]:
+    """The ids of the ``n`` highest logits of ``row [vocab]`` above -inf, best first.
+
+    Of equals the lower id comes first.
+    """
+    if n == 0:
+        return []
+    count = _kernel("draw:best")(_address(row), row.size, n, _workspace.scratch_for(row.size))
+    return [int(i) for i in _workspace.scratch[:count]]
+
+
+def log_total(row: Row, peak: float) -> float:
+    """Natural log of ``sum(exp(row - peak))``, right to about 1e-6."""
+    numbers = _workspace.numbers_for(peak, _WIDEST, _PLAIN, 0.0)
+    scratch = _workspace.scratch_for(row.size)
+    mass = _kernel("draw:mass")(_address(row), row.size, numbers, scratch)
+    return math.log(mass / 2**WEIGHT_BITS)
+
+
+@functools.cache
+def _kernel(name: str) -> Callable[..., int]:
+    return compiled.function(name, arguments=4)
+
+
+def _address(array: NDArray[np.generic]) -> int:
+    return int(array.__array_interface__["data"][0])

@@ -1,0 +1,210 @@
+"""Choosing a sequence's next token from a row of logits.
+
+Owns the order of operations: log-probabilities of the raw logits; then mask, min_tokens, bias,
+penalties; then temperature, top-k, top-p, min-p; then the draw. It knows neither batches nor the
+model. Invariant: a choice depends only on the row, the parameters, the sequence's history and
+(seed, position), bit for bit. Top-k, top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024)
+each see the distribution the one before has left, made to sum to one again. Of equal logits the
+lower id ranks first everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.engine.draw import Row, Shape, draw
+from miaotui.engine.logprobs import token_logprobs
+from miaotui.engine.noise import uniform
+from miaotui.engine.penalties import LogitBias, Penalties
+from miaotui.errors import EngineError, RequestError
+from miaotui.types import SamplingParams, TokenLogprobs
+
+Mask = NDArray[np.bool_] | NDArray[np.uint32] | NDArray[np.int32]
+
+_MINUS_INF = np.float32(-np.inf).view(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen token, and its log-probabilities if the request asked for them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+class SequenceSampler:
+    """One sequence's sampling: its parameters and the history they look at.
+
+    `pick` chooses and changes nothing here; `accept` tells what the sequence went on with;
+    `rollback` takes that back. Raises `RequestError` if the parameters or the prompt name tokens
+    outside the vocabulary.
+    """
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        eos_ids: Iterable[int],
+        vocab_size: int,
+    ) -> None:
+        _check_ids("logit_bias", params.logit_bias, vocab_size)
+        _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
+        self._params = params
+        self._vocab_size = vocab_size
+        self._answered = 0
+        self._ends = np.array(sorted(end_ids(params, eos_ids, vocab_size)), np.int64)
+        self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
+        self._penalties: Penalties | None = None
+        if Penalties.wanted(params):
+            _check_ids("the prompt", prompt_ids, vocab_size)
+            self._penalties = Penalties(params, prompt_ids)
+        self._shape: Shape | None = None  # None: greedy
+        if params.temperature > 0 and params.top_k != 1:
+            top_k = params.top_k if params.top_k < vocab_size else 0
+            self._shape = Shape.of(params.temperature, top_k, params.top_p, params.min_p)
+
+    def pick(self, row: Row, position: int, allowed: Mask | None = None) -> Choice:
+        """Choose the token at absolute ``position`` from the logits ``row``.
+
+        ``row`` is contiguous float32 [vocab] and is written over. ``allowed`` restricts the choice:
+        booleans [vocab], or 32-bit words [ceil(vocab / 32)] with token i at bit i % 32 of word
+        i // 32. Logits of -inf are never chosen. Raises `EngineError` for NaN or +inf, and if
+        nothing may be chosen.
+        """
+        wanted = self._params.logprobs
+        token, peak = self._best(row, position)
+        raw, raw_peak = row, peak
+        if wanted is not None:
+            row = row.copy()
+        if self._edit(row, allowed):
+            token = int(row.argmax())
+            peak = float(row[token])
+            if peak == -math.inf:
+                raise EngineError(
+                    f"no token may be chosen at position {position}: "
+                    "mask and min_tokens exclude them all"
+                )
+        if self._shape is not None:
+            token = draw(row, peak, self._shape, uniform(self._params.seed, position))
+        if wanted is None:
+            return Choice(token)
+        return Choice(token, token_logprobs(raw, raw_peak, token, wanted))
+
+    def accept(self, token_id: int) -> None:
+        """Note that the sequence went on with ``token_id``."""
+        if not 0 <= token_id < self._vocab_size:
+            raise EngineError(
+                f"token {token_id} was accepted; expected one in [0, {self._vocab_size})"
+            )
+        self._answered += 1
+        if self._penalties is not None:
+            self._penalties.accept(token_id)
+
+    def rollback(self, n: int) -> None:
+        """Take back the last ``n`` accepted tokens."""
+        if not 0 <= n <= self._answered:
+            raise EngineError(f"{n} tokens were to be taken back of {self._answered} accepted ones")
+        self._answered -= n
+        if self._penalties is not None:
+            self._penalties.rollback(n)
+
+    def fork(self) -> SequenceSampler:
+        """A copy with the same history, that goes its own way from here."""
+        twin = SequenceSampler.__new__(SequenceSampler)
+        twin.__dict__.update(self.__dict__)
+        twin._penalties = None if self._penalties is None else self._penalties.fork()
+        return twin
+
+    def verify(
+        self, rows: NDArray[np.float32], position: int, draft: Sequence[int]
+    ) -> list[Choice]:
+        """Choose and accept tokens for as long as they confirm the draft.
+
+        ``rows`` are logits, float32 [1 + len(draft), vocab], and are written over.         Row i
+        holds the logits after the first i drafted tokens; ``position`` is that of row 0's choice.
+        Returns one choice more than were confirmed: exactly what picking one row at a time would
+        have given (`rollback` undoes those past an end).
+        """
+        choices: list[Choice] = []
+        for i, row in enumerate(rows):
+            choices.append(self.pick(row, position + i))
+            self.accept(choices[-1].token_id)
+            if i == len(draft) or choices[-1].token_id != draft[i]:
+                break
+        return choices
+
+    def _best(self, row: Row, position: int) -> tuple[int, float]:
+        """The first of the highest logits and its value; refuses rows that cannot be sampled."""
+        size = self._vocab_size
+        if row.shape != (size,) or row.dtype != np.float32 or not row.flags.c_contiguous:
+            raise EngineError(
+                f"the logits at position {position} are {row.dtype} {row.shape}; "
+                f"expected contiguous float32 ({size},)"
+            )
+        token = int(row.argmax())  # the first NaN if there is one
+        peak = float(row[token])
+        if not -math.inf < peak < math.inf:
+            raise EngineError(_broken(peak, token, position))
+        return token, peak
+
+    def _edit(self, row: Row, allowed: Mask | None) -> bool:
+        """Apply mask, min_tokens, bias and penalties in place; whether there was any."""
+        early = self._answered < self._params.min_tokens and self._ends.size > 0
+        if allowed is not None:
+            _restrict(row, allowed)
+        if early:
+            row[self._ends] = -np.inf
+        if self._bias is not None:
+            self._bias.apply(row)
+        if self._penalties is not None:
+            self._penalties.apply(row)
+        return early or not (allowed is None and self._bias is None and self._penalties is None)
+
+
+def end_ids(params: SamplingParams, eos_ids: Iterable[int], vocab_size: int) -> frozenset[int]:
+    """The tokens that end an answer: the request's, and the model's own unless ignored.
+
+    A tokenizer may know end tokens that the model has no logit for; those can never come.
+    """
+    own = () if params.ignore_eos else eos_ids
+    return frozenset(params.stop_token_ids).union(i for i in own if i < vocab_size)
+
+
+def _restrict(row: Row, allowed: Mask) -> None:
+    """Set the logits of what is not allowed to -inf (by bits: faster than a masked copy)."""
+    keep = -_flags(allowed, row.size).astype(np.int32)  # all ones where allowed
+    bits = row.view(np.int32)
+    bits &= keep
+    bits |= ~keep & _MINUS_INF
+
+
+def _flags(allowed: Mask, vocab_size: int) -> NDArray[np.uint8]:
+    """A mask as ones and zeros [vocab]."""
+    if allowed.dtype == np.bool_ and allowed.shape == (vocab_size,):
+        return allowed.view(np.uint8)
+    if allowed.dtype in (np.uint32, np.int32) and allowed.shape == ((vocab_size + 31) // 32,):
+        octets = np.ascontiguousarray(allowed).view(np.uint8)
+        return np.unpackbits(octets, count=vocab_size, bitorder="little")
+    raise EngineError(
+        f"a token mask is {allowed.dtype} {allowed.shape}; expected bool ({vocab_size},) "
+        f"or 32-bit words ({(vocab_size + 31) // 32},)"
+    )
+
+
+def _broken(peak: float, token: int, position: int) -> str:
+    if peak == -math.inf:
+        return f"no token may be chosen at position {position}: every logit is -inf"
+    return f"the logit of token {token} at position {position} is {peak}; expected a number or -inf"
+
+
+def _check_ids(name: str, ids: Iterable[int], vocab_size: int) -> None:
+    outside = next((i for i in ids if not 0 <= i < vocab_size), None)
+    if outside is not None:
+        raise RequestError(
+            f"{name} names token {outside}; this model's tokens are 0 to {vocab_size - 1}"
+        )

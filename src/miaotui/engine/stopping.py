@@ -1,0 +1,142 @@
+"""Where an answer ends, and what of its text may be shown by then.
+
+Owns end tokens, stop strings and the limit on tokens. Knows nothing of logits or the tokenizer's
+insides. Invariant: however a text is split into pieces, what is released and where it is cut are
+the same, because matching goes character by character. Text that may be the beginning of a stop
+string is held back until that is decided. Matching follows Knuth, Morris and Pratt (1977).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from miaotui.errors import EngineError
+from miaotui.types import FinishReason, SamplingParams
+
+
+class TextSource(Protocol):
+    """Turns tokens into text piece by piece; may hold back bytes that are not yet characters."""
+
+    def push(self, token_id: int) -> str:
+        """The text this token completes."""
+
+    def finish(self) -> str:
+        """What is left when no token follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that may be shown now, and why the answer ended if it did."""
+
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+class StopStrings:
+    """Cuts a streamed text before the stop string that is complete first.
+
+    Of several that are complete at once, the longest counts.
+    """
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self._matchers = [_Matcher(stop) for stop in dict.fromkeys(stops)]
+        self._held = ""
+
+    def push(self, text: str, armed: bool = True) -> tuple[str, bool]:
+        """The text that may be shown after ``text`` arrived, and whether a stop string was found.
+
+        After that nothing follows. A stop string that completes while not ``armed`` is ordinary
+        text.
+        """
+        if not self._matchers:
+            return text, False
+        pending = self._held + text
+        for end, character in enumerate(text, len(self._held) + 1):
+            found = 0
+            for matcher in self._matchers:
+                found = max(found, matcher.step(character))
+            if found and armed:
+                self._held = ""
+                return pending[: end - found], True
+        cut = len(pending) - max(matcher.matched for matcher in self._matchers)
+        self._held = pending[cut:]
+        return pending[:cut], False
+
+    def finish(self) -> str:
+        """The text held back, when no more follows."""
+        held, self._held = self._held, ""
+        return held
+
+
+class _Matcher:
+    """One stop string's automaton: how much of it the text so far ends with."""
+
+    def __init__(self, stop: str) -> None:
+        self.matched = 0
+        self._stop = stop
+        self._fallback = [
+            0
+        ]  # of the first n + 1 characters: the longest proper prefix that is also a suffix
+        for character in stop[1:]:
+            self._fallback.append(self._advance(self._fallback[-1], character))
+
+    def step(self, character: str) -> int:
+        """Take in one character; the stop string's length if that completes it, else 0."""
+        self.matched = self._advance(self.matched, character)
+        if self.matched < len(self._stop):
+            return 0
+        self.matched = self._fallback[-1]
+        return len(self._stop)
+
+    def _advance(self, matched: int, character: str) -> int:
+        while matched and self._stop[matched] != character:
+            matched = self._fallback[matched - 1]
+        return matched + 1 if self._stop[matched] == character else 0
+
+
+class Ending:
+    """Follows one answer token by token and says when it is over.
+
+    An end token or a complete stop string ends it with "stop" (neither is shown), but not within
+    the first ``min_tokens`` tokens; the ``max_tokens``-th token ends it with "length" unless it
+    ends it with "stop".
+    """
+
+    def __init__(
+        self, params: SamplingParams, end_ids: frozenset[int], max_tokens: int, source: TextSource
+    ) -> None:
+        self._stops = StopStrings(params.stop)
+        self._end_ids = end_ids
+        self._min_tokens = params.min_tokens
+        self._max_tokens = max_tokens
+        self._source = source
+        self._tokens = 0
+        self._over = False
+
+    def push(self, token_id: int) -> Piece:
+        """Take in the next token of the answer. Raises `EngineError` after the end."""
+        if self._over:
+            raise EngineError(f"token {token_id} came after the answer had ended; expected none")
+        self._tokens += 1
+        armed = self._tokens > self._min_tokens
+        if armed and token_id in self._end_ids:
+            return Piece(self._rest(armed)[0], "stop")
+        text, stopped = self._stops.push(self._source.push(token_id), armed)
+        if stopped:
+            self._over = True
+            return Piece(text, "stop")
+        if self._tokens < self._max_tokens:
+            return Piece(text)
+        rest, stopped = self._rest(armed)
+        return Piece(text + rest, "stop" if stopped else "length")
+
+    def close(self) -> str:
+        """End the answer from outside (it was cancelled, say); the text still held back."""
+        return "" if self._over else self._rest(True)[0]
+
+    def _rest(self, armed: bool) -> tuple[str, bool]:
+        self._over = True
+        text, stopped = self._stops.push(self._source.finish(), armed)
+        return (text, True) if stopped else (text + self._stops.finish(), False)
