@@ -18,8 +18,10 @@ from miaotui.text.messages import read_messages
 if TYPE_CHECKING:
     from jinja2 import Template
 
+RENDER_S = 2.0
 MAX_SOURCE_BYTES = 64 << 10
 DEFAULT, TOOL_USE = "default", "tool_use"
+Message = Mapping[str, Any]  # role, content, and what else the template knows
 REMEDY = "use another template, or generate from a plain prompt"
 
 
@@ -27,15 +29,22 @@ class ChatTemplate:
     """A model's chat template, or its templates by name, or none (`available` is False).
 
     `source`: Jinja source, or sources by name: ``default``, ``tool_use``. `bos_token` and
-    `eos_token` are the texts that the template writes for them. Safe to use from several threads.
+    `eos_token` are the texts that the template writes for them; `limit_s` is how long one rendering
+    may take. Safe to use from several threads.
     """
 
     def __init__(
-        self, source: str | Mapping[str, str] | None, bos_token: str = "", eos_token: str = ""
+        self,
+        source: str | Mapping[str, str] | None,
+        bos_token: str = "",
+        eos_token: str = "",
+        *,
+        limit_s: float = RENDER_S,
     ) -> None:
         named = {DEFAULT: source} if isinstance(source, str) else dict(source or {})
         self.sources: Mapping[str, str] = {name: text for name, text in named.items() if text}
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._limit_s = limit_s
         self._compiled: dict[str, Template] = {}
 
     @property
@@ -45,7 +54,7 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Message],
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **extra: Any,
@@ -63,7 +72,7 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         values |= extra
-        return _run(template, self._tokens | values, _json_size(values))
+        return _run(template, self._tokens | values, _json_size(values), self._limit_s)
 
     def _template(self, for_tools: bool) -> Template:
         name = TOOL_USE if for_tools and TOOL_USE in self.sources else DEFAULT
@@ -94,10 +103,12 @@ def _compile(source: str) -> Template:
         raise TemplateError(f"faulty chat template: {_say(error)}; {REMEDY}") from error
 
 
-def _run(template: Template, values: Mapping[str, Any], input_characters: int) -> str:
+def _run(
+    template: Template, values: Mapping[str, Any], input_characters: int, limit_s: float
+) -> str:
     from miaotui.text.template_budget import Budget, current  # noqa: PLC0415
 
-    token = current.set(Budget(input_characters))
+    token = current.set(Budget(input_characters, limit_s))
     try:
         return template.render(values)
     except MiaotuiError:

@@ -13,28 +13,28 @@ from jinja2.utils import Namespace
 
 from miaotui.errors import TemplateError
 
-RENDER_S = 2.0
-FREE_CHARACTERS = 2 << 20  # what a template may use whatever it is given
+FREE_CHARACTERS = 1 << 20  # what a template may use whatever it is given
 VALUE_FACTOR = 2  # one value may be this many times as large as the input, and
 TOTAL_FACTOR = 32  # all values together this many times
 MAX_INTEGER_BITS = 4096
 
 
 class Budget:
-    """What is left for one rendering, given an input of `input_characters`.
+    """What is left for one rendering of at most `limit_s`, given an input of `input_characters`.
 
     Every method raises `TemplateError` when its bound is passed.
     """
 
-    def __init__(self, input_characters: int) -> None:
+    def __init__(self, input_characters: int, limit_s: float) -> None:
         self.largest = FREE_CHARACTERS + VALUE_FACTOR * input_characters
         self._left = FREE_CHARACTERS + TOTAL_FACTOR * input_characters
-        self._deadline = time.monotonic() + RENDER_S
+        self._limit_s = limit_s
+        self._deadline = time.monotonic() + limit_s
 
     def step(self) -> None:
         """Count one step of the template against the time."""
         if time.monotonic() > self._deadline:
-            raise _exceeded(f"more than {RENDER_S:g} seconds")
+            raise _exceeded(f"more than {self._limit_s:g} seconds")
 
     def spend(self, size: int) -> None:
         """Count memory that was taken, in characters or elements; and one step."""

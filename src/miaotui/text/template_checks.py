@@ -22,6 +22,7 @@ from miaotui.text.template_budget import MAX_INTEGER_BITS, current
 MAX_NEEDLE = 256  # characters of a text to search for
 MAX_WIDTH = 256  # columns of indentation, digits of rounding
 MAX_FIELD = 999  # characters that printf-style formatting may pad a number to
+MAX_FORMAT = 4096  # characters of such a format; searching one takes length x length
 _DATE = re.compile("(?:[^%]|%-?[a-zA-Z%])*")
 _PADDING = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:\d{4}|\*)")
 
@@ -91,6 +92,9 @@ def before_operator(operator: str, left: Any, right: Any) -> None:
     elif operator == "**" and isinstance(left, int) and isinstance(right, int):
         _require(left.bit_length() * abs(right) <= MAX_INTEGER_BITS, "a power that is not so large")
     elif operator == "%" and isinstance(left, str):
+        _require(
+            len(left) <= MAX_FORMAT, f"printf-style formats of at most {MAX_FORMAT} characters"
+        )
         _require(not _PADDING.search(left), f"fields of at most {MAX_FIELD} characters")
         allow(len(left) + left.count("%") * (current.get().weight(right) + MAX_FIELD))
 

@@ -88,7 +88,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             args = (_loop(args[0]), *args[1:])
         elif not isinstance(__obj, (Macro, FunctionType, Undefined)) and __obj not in _TYPES:
             raise SecurityError(f"{type(__obj).__name__} may not be called")
-        for value in (*args, *kwargs.values()):
+        named = (value for name, value in kwargs.items() if name not in _COMPILER_KEYWORDS)
+        for value in (*args, *named):
             if not isinstance(value, (Namespace, _Loop)):
                 budget.allow(budget.weight(value))
         result = super().call(__context, __obj, *args, **kwargs)
@@ -112,6 +113,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 _TYPES = (dict, Namespace)
+_COMPILER_KEYWORDS = {"_loop_vars", "_block_vars"}  # Jinja adds these; no callee gets them
 
 
 class _Rewriter(NodeTransformer):
