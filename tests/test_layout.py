@@ -76,12 +76,19 @@ def parts_named(line: int, dotted: list[str]) -> Iterator[tuple[int, str]]:
 
 def definitions(tree: ast.Module) -> Iterator[Definition]:
     """Yield the public classes and functions of a module, and those classes' public methods."""
-    for node in tree.body:
+    for node in public(tree):
+        yield node
+        if isinstance(node, ast.ClassDef):
+            yield from public(node)
+
+
+def public(scope: ast.Module | ast.ClassDef) -> Iterator[Definition]:
+    """Yield what is defined in a scope for others; overloads are documented where they end."""
+    for node in scope.body:
         if isinstance(node, Definition) and not node.name.startswith("_"):
-            yield node
-            if isinstance(node, ast.ClassDef):
-                members = (n for n in node.body if isinstance(n, Definition))
-                yield from (member for member in members if not member.name.startswith("_"))
+            decorators = {d.id for d in node.decorator_list if isinstance(d, ast.Name)}
+            if "overload" not in decorators:
+                yield node
 
 
 def test_there_is_something_to_check() -> None:
