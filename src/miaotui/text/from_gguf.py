@@ -20,7 +20,7 @@ from miaotui.text.special_tokens import SpecialTokens
 from miaotui.text.tokenizer import Tokenizer, TokenRoles
 
 _MARKERS = {TokenType.CONTROL, TokenType.UNKNOWN}
-_PHI3_PLAIN = {"<unk>", "<s>", "<|endoftext|>"}  # the markers that swallow no whitespace
+_PHI3_PLAIN = {"<unk>", "<s>", "<|endoftext|>"}  # those that swallow no whitespace
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -120,16 +120,18 @@ def _special_tokens(
     vocabulary: GgufVocabulary, write: Callable[[str], str]
 ) -> tuple[SpecialTokens, SpecialTokens]:
     """What to look for in trusted text, and in plain text; `write` as the text is written."""
-    markers = vocabulary.texts(*_MARKERS)
-    others = vocabulary.texts(TokenType.USER_DEFINED)
+    users = vocabulary.texts(TokenType.USER_DEFINED)
+    everything = vocabulary.texts(*_MARKERS) | users
     swallowing: set[int] = set()
     if vocabulary.metadata.get("general.architecture") == "phi3" and (
         vocabulary.metadata.get("tokenizer.ggml.model") == "llama"
-    ):  # Phi-3's markers swallow the line break behind them; GGUF has no key that says so
-        swallowing = {token for text, token in markers.items() if text not in _PHI3_PLAIN}
-    written = {write(text): token for text, token in others.items()}
-    everything = written | {write(text): token for text, token in markers.items()}
-    return SpecialTokens(everything, swallowing), SpecialTokens(written)
+    ):  # Phi-3's tokens swallow the line break behind them; GGUF has no key that says so
+        swallowing = {token for text, token in everything.items() if text not in _PHI3_PLAIN}
+    trusted, plain = (
+        SpecialTokens({write(text): token for text, token in some.items()}, swallowing)
+        for some in (everything, users)
+    )
+    return trusted, plain
 
 
 def _roles(vocabulary: GgufVocabulary, begins: bool, drops_space: bool = False) -> TokenRoles:
