@@ -176,7 +176,7 @@ def normalize_architecture(machine: str) -> str:
 
 def _llvm_host() -> tuple[str, frozenset[str]]:
     """Return LLVM's name of the host processor and its features."""
-    from llvmlite import binding  # loads LLVM (50 ms), so only when somebody asks
+    from llvmlite import binding  # noqa: PLC0415  (loads LLVM, 50 ms)
 
     try:
         flags: Mapping[str, bool] = binding.get_host_cpu_features()
