@@ -119,7 +119,7 @@ class LLM:
     @property
     def template(self) -> ChatTemplate:
         """The model's chat template; raises `TemplateError` when it has none."""
-        return self._template()
+        return self._template
 
     # numbers -------------------------------------------------------------------------------------------------------
 

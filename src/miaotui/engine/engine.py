@@ -43,7 +43,7 @@ class Engine:
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
         sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size)
         request = Request(
-            self._number, prompt, sampler, Ending(params, ends, limit, self.tokenizer.stream(start=False))
+            self._number, prompt, sampler, Ending(params, ends, limit, self.tokenizer.stream(start=True))
         )
         self.scheduler.add(request.number, prompt, limit, namespace)
         self._number += 1

@@ -108,22 +108,28 @@ def _store_function(int8: bool) -> Any:
 
 
 def _attend_function(int8: bool, capped: bool) -> Any:
-    one, four, eight = (intrinsic(e, "iiiiiif") for e in attend_emitters(int8, capped))
+    one, two, three, four, eight = (intrinsic(e, "iiiiiiif") for e in attend_emitters(int8, capped))
 
-    def attend(queries, stride, count, keys, values, dim, first, cap):  # type: ignore[no-untyped-def]
+    def attend(queries, stride, count, keys, values, dim, ahead, first, cap):  # type: ignore[no-untyped-def]
         """``count`` queries meet one page."""
         done = 0
         while done < count:
             left = count - done
             base = queries + done * stride
             if left > 4:
-                eight(base, stride, keys, values, dim, first, cap)
+                eight(base, stride, keys, values, dim, ahead, first, cap)
                 done += 8
-            elif left > 1:
-                four(base, stride, keys, values, dim, first, cap)
+            elif left == 4:
+                four(base, stride, keys, values, dim, ahead, first, cap)
                 done += 4
+            elif left == 3:
+                three(base, stride, keys, values, dim, ahead, first, cap)
+                done += 3
+            elif left == 2:
+                two(base, stride, keys, values, dim, ahead, first, cap)
+                done += 2
             else:
-                one(base, stride, keys, values, dim, first, cap)
+                one(base, stride, keys, values, dim, ahead, first, cap)
                 done += 1
         return 0
 
@@ -162,11 +168,15 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * block
         row, count = peek(table, BLOCK_ROW), peek(table, BLOCK_COUNT)
         group, dim = peek(op, GROUP_HEADS), peek(op, DIM)
-        if peek(run, RUN_SINGLE) == 1:
-            store(op, run, row, head)
+        rows = peek(run, RUN_ROW_TABLE)
+        pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
+        single = peek(run, RUN_SINGLE)
+        head_bytes = peek(op, HEAD_STRIDE)
+        if single == 1:
+            newest = peek(rows, row * ROW_FIELDS + ROW_VIEW_END) - 1
+            prefetch(head_address(op, peek(pages, newest // PAGE_TOKENS), head), head_bytes)
         queries = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
         stride = query_stride(dim)
-        rows = peek(run, RUN_ROW_TABLE)
         start, end = 1 << 40, 0
         for index in range(count):
             for g in range(group):
@@ -177,14 +187,16 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
             view_end = peek(rows, (row + index) * ROW_FIELDS + ROW_VIEW_END)
             if view_end > end:
                 end = view_end
-        pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
         cap = peek_float(op, CAP)
         last = (end + PAGE_TOKENS - 1) // PAGE_TOKENS
         for number in range(start // PAGE_TOKENS, last):
             keys = head_address(op, peek(pages, number), head)
-            if count == 1 and number + 1 < last:
-                prefetch(head_address(op, peek(pages, number + 1), head), peek(op, HEAD_STRIDE))
-            attend(queries, stride, count * group, keys, keys + peek(op, VALUES_IN_HEAD), dim,
+            ahead = keys
+            if number + 1 < last:
+                ahead = head_address(op, peek(pages, number + 1), head)
+            elif single == 1:
+                store(op, run, row, head)
+            attend(queries, stride, count * group, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
                    number * PAGE_TOKENS, cap)  # fmt: skip
         for index in range(count):
             for g in range(group):

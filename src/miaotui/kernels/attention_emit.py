@@ -195,8 +195,8 @@ def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value
 
 
 def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
-    """Emitters of 1, 4 and 8 queries meeting one page."""
-    return tuple(_attend(count, int8, capped) for count in (1, 4, 8))
+    """Emitters of 1, 2, 3, 4 and 8 queries meeting one page."""
+    return tuple(_attend(count, int8, capped) for count in (1, 2, 3, 4, 8))
 
 
 def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
@@ -207,12 +207,17 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
             return e.to_float(e.widen(e.load(address, I8X, 1), I32))
         return e.load_half(address)
 
-    def scores(e: Emitter, queries: list[Value], keys: Value, dim: Value) -> list[Value]:
-        """Queries times the page's keys: two chains of multiply-adds, first and second half of the head."""
+    def scores(e: Emitter, queries: list[Value], keys: Value, dim: Value, ahead: Value) -> list[Value]:
+        """Queries times the page's keys: two chains of multiply-adds, first and second half of the head.
+
+        Asks for the next page meanwhile, line by line: a page is too short for the processor to see where reads go.
+        """
         half = dim >> 1
 
         def step(d: Value, carried: list[Value]) -> list[Value]:
             result = []
+            for line in range(width):
+                e.prefetch(ahead + d * (64 * width) + 64 * line)
             for part, at in enumerate((d, d + half)):
                 lanes = load_lanes(e, keys + at * (LANES * width))
                 for i, query in enumerate(queries):
@@ -246,14 +251,15 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
         return factor
 
     def attend(
-        e: Emitter, base: Value, stride: Value, keys: Value, values: Value, dim: Value, first: Value, cap: Value
-    ) -> None:
+        e: Emitter, base: Value, stride: Value, keys: Value, values: Value, dim: Value,
+        ahead: Value, first: Value, cap: Value,
+    ) -> None:  # fmt: skip
         queries = [base + stride * i for i in range(count)]
         lines = [query + (dim << 3) for query in queries]
         first32 = e.narrow(first, I32)
         factors = [
             softmax(e, line, score, first32, cap, values, dim)
-            for line, score in zip(lines, scores(e, queries, keys, dim), strict=True)
+            for line, score in zip(lines, scores(e, queries, keys, dim, ahead), strict=True)
         ]
 
         def step(column: Value, _: list[Value]) -> list[Value]:

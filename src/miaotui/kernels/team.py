@@ -7,6 +7,8 @@ for a while, which is faster than waiting, and tries again later.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import threading
 from typing import Any
 
@@ -30,6 +32,7 @@ from miaotui.kernels.ops import (
     TEAM_BITS,
 )
 
+HUGE_PAGE = 2 << 20
 SCRATCH_BYTES = 1 << 20  # per thread: 8 rows x 8 query heads of 512, and every smaller need
 IDLE_SPINS = 20_000  # about a millisecond
 STALLS_TO_SHRINK = 3  # among the last passes
@@ -136,6 +139,18 @@ def aligned_bytes(size_bytes: int, alignment: int = 64) -> NDArray[np.uint8]:
     """Zeroed memory at a multiple of ``alignment``."""
     raw = np.zeros(size_bytes + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
+    return raw[start : start + size_bytes]
+
+
+def huge_bytes(size_bytes: int) -> NDArray[np.uint8]:
+    """Zeroed memory at a multiple of 2 MiB, in huge pages where the system offers them; taken when touched."""
+    size = -(-size_bytes // HUGE_PAGE) * HUGE_PAGE + HUGE_PAGE
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # not offered here
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(memory, np.uint8)
+    start = -raw.ctypes.data % HUGE_PAGE
     return raw[start : start + size_bytes]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.formats import padded_rows
 from miaotui.kernels.ops import HEADER_BYTES
-from miaotui.kernels.team import aligned_bytes
+from miaotui.kernels.team import aligned_bytes, huge_bytes
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
@@ -78,20 +78,24 @@ class Workspace:
 
 
 class KvPages:
-    """Keys and values of every layer: ``n_pages`` pages of 16 tokens. Fresh pages are zero; memory is taken when touched."""
+    """Keys and values of every layer: ``n_pages`` pages of 16 tokens. Fresh pages are zero; memory is taken when touched.
+
+    All layers of a page lie together, in huge pages of the operating system where it has them: what a short text touches is
+    dense, and a pass needs few address translations.
+    """
 
     def __init__(self, config: ModelConfig, n_pages: int, kind: KvKind) -> None:
         self.kind, self.n_pages = kind, n_pages
         values = PAGE_TOKENS * config.head_dim
         self.half_bytes = 2 * values if kind == "f16" else values + 4 * PAGE_TOKENS
         self.head_bytes = 2 * self.half_bytes
-        self.page_bytes = config.n_kv_heads * self.head_bytes
-        self.layer_bytes = n_pages * self.page_bytes
-        self._data = aligned_bytes(config.n_layers * self.layer_bytes)
+        self._layer_bytes = config.n_kv_heads * self.head_bytes
+        self.page_bytes = config.n_layers * self._layer_bytes
+        self._data = huge_bytes(n_pages * self.page_bytes)
 
     def layer_address(self, layer: int) -> int:
-        """Where one layer's pages begin."""
-        return int(self._data.ctypes.data) + layer * self.layer_bytes
+        """Where one layer's part of page 0 begins; the next page's part is ``page_bytes`` further."""
+        return int(self._data.ctypes.data) + layer * self._layer_bytes
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, kind: KvKind) -> int:
