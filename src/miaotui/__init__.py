@@ -1,8 +1,8 @@
 """miaotui (秒推): language models that answer in under a second on the computer you already have.
 
-    import miaotui
-    with miaotui.load("smollm2-135m") as llm:
-        print(llm.chat([{"role": "user", "content": "What is the capital of France?"}], max_tokens=32).text)
+import miaotui
+with miaotui.load("smollm2-135m") as llm:
+    print(llm.chat([{"role": "user", "content": "What is the capital of France?"}], max_tokens=32).text)
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from miaotui.llm import LLM, load
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "Delta", "MiaotuiError", "SamplingParams", "Timing", "TokenLogprobs", "load"]
+__all__ = [
+    "LLM",
+    "Completion",
+    "Delta",
+    "MiaotuiError",
+    "SamplingParams",
+    "Timing",
+    "TokenLogprobs",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """The three-line Python entry: `load` a model, then `LLM.generate`, `LLM.chat`, `LLM.stream`, `LLM.logits`.
 
-Owns the way from text to requests and back; the engine does the work. An `LLM` may be used from several threads: whoever
-waits for an answer drives the engine, and everybody's requests advance together in each step.
+Owns the way from text to requests and back; the engine does the work. An `LLM` may be used from
+several threads: whoever waits for an answer drives the engine, and everybody's requests advance
+together in each step.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, TypeGuard, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +48,9 @@ def load(
 ) -> LLM:
     """Load a model by catalog name, GGUF file, folder of safetensors, or Hugging Face repository id.
 
-    ``format`` (``q4``, ``q8``) packs weights that are stored as floats; ``kv`` (``f16``, ``int8``) stores keys and values;
-    ``context`` bounds prompt plus answer in tokens. Further options are those of `EngineOptions`. Raises a `MiaotuiError`.
+    ``format`` (``q4``, ``q8``) packs weights that are stored as floats; ``kv`` (``f16``, ``int8``)
+    stores keys and values; ``context`` bounds prompt plus answer in tokens. Further options are
+    those of `EngineOptions`. Raises a `MiaotuiError`.
     """
     chosen = _options(format=format, threads=threads, kv=kv, context=context, **options)
     settings = Settings.from_env()
@@ -59,7 +61,13 @@ def load(
 class LLM:
     """A loaded model. Close it, or use it in a ``with`` block, to give its memory back."""
 
-    def __init__(self, path: Path, options: EngineOptions, settings: Settings, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: EngineOptions,
+        settings: Settings,
+        progress: Progress | None = None,
+    ) -> None:
         with open_model(path) as files:
             self.config = files.config
             self.tokenizer = load_tokenizer(files.metadata, files.folder)
@@ -67,13 +75,17 @@ class LLM:
         self._built: Built | None = build(path, self.config, options, settings, progress)
         self.context = self._built.context
         self.kv = options.kv
-        self._engine = Engine(self._built.runner, self._built.scheduler, self.tokenizer, self.context)
+        self._engine = Engine(
+            self._built.runner, self._built.scheduler, self.tokenizer, self.context
+        )
         self._lock = threading.Lock()
 
     # answers -------------------------------------------------------------------------------------------------------
 
     @overload
-    def generate(self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Any) -> Completion: ...
+    def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Any
+    ) -> Completion: ...
 
     @overload
     def generate(
@@ -81,7 +93,10 @@ class LLM:
     ) -> list[Completion]: ...
 
     def generate(
-        self, prompt: Prompt | Sequence[Prompt], params: SamplingParams | None = None, **parameters: Any
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        **parameters: Any,
     ) -> Completion | list[Completion]:
         """Continue one prompt (text or token ids), or several together.
 
@@ -91,7 +106,8 @@ class LLM:
         chosen = _params(params, parameters)
         if _is_prompt(prompt):
             return self._answers([self._tokens(prompt)], chosen)[0]
-        return self._answers([self._tokens(one) for one in prompt], chosen)
+        several = cast("Sequence[Prompt]", prompt)
+        return self._answers([self._tokens(one) for one in several], chosen)
 
     def chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, **parameters: Any
@@ -99,7 +115,9 @@ class LLM:
         """Answer a conversation: messages with ``role`` and ``content``, through the model's own template."""
         return self._answers([self.chat_tokens(messages)], _params(params, parameters))[0]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Any) -> Iterator[Delta]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Any
+    ) -> Iterator[Delta]:
         """Like `generate` for one prompt, piece by piece; the last piece carries the completion.
 
         Leaving the loop early cancels the request.
@@ -127,11 +145,15 @@ class LLM:
         """The logits after each of the tokens, float32 ``[n, vocab]``."""
         tokens = tuple(int(token) for token in token_ids)
         if len(tokens) > self.context:
-            raise PromptTooLongError(f"{len(tokens)} tokens exceed the context of {self.context}: give fewer")
+            raise PromptTooLongError(
+                f"{len(tokens)} tokens exceed the context of {self.context}: give fewer"
+            )
         if not tokens or min(tokens) < 0 or max(tokens) >= self.config.vocab_size:
             raise RequestError(f"token_ids must be 1 or more ids in [0, {self.config.vocab_size})")
         built = self._parts()
-        step = min(built.runner.program.workspace.max_logits, built.runner.program.workspace.max_rows)
+        step = min(
+            built.runner.program.workspace.max_logits, built.runner.program.workspace.max_rows
+        )
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         with self._lock:
             for start in range(0, len(tokens), step):
@@ -144,8 +166,8 @@ class LLM:
     def memory_share(self, completion: Completion) -> float:
         """The share of the memory limit that decoding reached: bytes it had to read per second, over what can be read.
 
-        Bytes are the packed weights and, at its mean length, the sequence's keys and values. The machine's read bandwidth
-        is measured once and remembered.
+        Bytes are the packed weights and, at its mean length, the sequence's keys and values. The
+        machine's read bandwidth is measured once and remembered.
         """
         from miaotui.kernels.bandwidth import remembered_bandwidth  # noqa: PLC0415
 
@@ -173,13 +195,18 @@ class LLM:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     # driving the engine --------------------------------------------------------------------------------------------
 
-    def _answers(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Completion]:
+    def _answers(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams
+    ) -> list[Completion]:
         requests: list[Request] = []
         try:
             for prompt in prompts:
@@ -218,7 +245,9 @@ class LLM:
                 if request.is_over or (request.has_news and not until_over):
                     return
                 if not self._engine.step():
-                    raise EngineError(f"request {request.number} is neither running nor over: please report this")
+                    raise EngineError(
+                        f"request {request.number} is neither running nor over: please report this"
+                    )
 
     def _cancel(self, requests: Sequence[Request]) -> None:
         with self._lock:
@@ -237,7 +266,7 @@ class LLM:
         return self._built
 
 
-def _is_prompt(prompt: Prompt | Sequence[Prompt]) -> bool:
+def _is_prompt(prompt: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
     return isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], (int, np.integer)))
 
 
@@ -255,7 +284,9 @@ def _params(params: SamplingParams | None, parameters: Mapping[str, Any]) -> Sam
         if cleaned.get(name) is not None:
             cleaned[name] = tuple(cleaned[name])
     try:
-        return SamplingParams(**{name: value for name, value in cleaned.items() if value is not None})
+        return SamplingParams(
+            **{name: value for name, value in cleaned.items() if value is not None}
+        )
     except TypeError as error:
         raise RequestError(f"a sampling parameter has the wrong type: {error}") from None
 

@@ -42,13 +42,28 @@ class SamplingParams:
     logprobs: int | None = None  # None: none; n: the chosen token's and the n best's
 
     def __post_init__(self) -> None:
-        _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", ">= 1 or None", self.max_tokens)
-        _require(_finite(self.temperature) and self.temperature >= 0, "temperature", ">= 0", self.temperature)
+        _require(
+            self.max_tokens is None or self.max_tokens >= 1,
+            "max_tokens",
+            ">= 1 or None",
+            self.max_tokens,
+        )
+        _require(
+            _finite(self.temperature) and self.temperature >= 0,
+            "temperature",
+            ">= 0",
+            self.temperature,
+        )
         _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         _require(self.top_k >= 0, "top_k", ">= 0 (0: off)", self.top_k)
         _require(_finite(self.min_p) and 0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
         _require(0 <= self.seed <= MAX_SEED, "seed", "in [0, 2**63)", self.seed)
-        _require(len(self.stop) <= 16 and all(self.stop), "stop", "at most 16 non-empty strings", self.stop)
+        _require(
+            len(self.stop) <= 16 and all(self.stop),
+            "stop",
+            "at most 16 non-empty strings",
+            self.stop,
+        )
         _require(self.min_tokens >= 0, "min_tokens", ">= 0", self.min_tokens)
         _require(
             _finite(self.repetition_penalty) and self.repetition_penalty > 0,
@@ -56,15 +71,30 @@ class SamplingParams:
             "> 0",
             self.repetition_penalty,
         )
-        _require(_finite(self.presence_penalty), "presence_penalty", "a finite number", self.presence_penalty)
-        _require(_finite(self.frequency_penalty), "frequency_penalty", "a finite number", self.frequency_penalty)
+        _require(
+            _finite(self.presence_penalty),
+            "presence_penalty",
+            "a finite number",
+            self.presence_penalty,
+        )
+        _require(
+            _finite(self.frequency_penalty),
+            "frequency_penalty",
+            "a finite number",
+            self.frequency_penalty,
+        )
         _require(
             len(self.logit_bias) <= 1024 and all(_finite(v) for v in self.logit_bias.values()),
             "logit_bias",
             "at most 1,024 finite numbers",
             dict(self.logit_bias),
         )
-        _require(self.logprobs is None or 0 <= self.logprobs <= 64, "logprobs", "in [0, 64] or None", self.logprobs)
+        _require(
+            self.logprobs is None or 0 <= self.logprobs <= 64,
+            "logprobs",
+            "in [0, 64] or None",
+            self.logprobs,
+        )
 
 
 @dataclass(frozen=True)

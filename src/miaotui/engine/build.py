@@ -71,7 +71,13 @@ class Built:
     spare_pages: range  # pages outside the scheduler's reach, enough for one whole context
 
 
-def build(path: Path, config: ModelConfig, options: EngineOptions, settings: Settings, progress: Progress | None) -> Built:
+def build(
+    path: Path,
+    config: ModelConfig,
+    options: EngineOptions,
+    settings: Settings,
+    progress: Progress | None,
+) -> Built:
     """Pack (or map) the weights, compile (or load) the kernels, reserve memory."""
     weights = load_packed(
         path, PackedStore(settings.folder("packed"), settings.packed_max_bytes),
@@ -84,7 +90,14 @@ def build(path: Path, config: ModelConfig, options: EngineOptions, settings: Set
     logits = max(options.max_sequences, min(64, LOGITS_BYTES // (4 * config.vocab_size)))
     workspace = Workspace(config, rows, logits)
     pages = KvPages(config, n_pages + spare, options.kv)
-    program = Program(config, weights, workspace, pages, rotation_tables(config, context), _told(progress, "compiling"))
+    program = Program(
+        config,
+        weights,
+        workspace,
+        pages,
+        rotation_tables(config, context),
+        _told(progress, "compiling"),
+    )
     compiled.prepare(TEAM_KERNELS)
     runner = Runner(program, shared_team(options.threads))
     schedule = ScheduleConfig(

@@ -25,7 +25,9 @@ from miaotui.types import SamplingParams
 class Engine:
     """Runs many requests together. `submit`, then `step` until nothing is left; `cancel` at any time between."""
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, tokenizer: Tokenizer, context: int) -> None:
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler, tokenizer: Tokenizer, context: int
+    ) -> None:
         self.runner, self.scheduler, self.tokenizer = runner, scheduler, tokenizer
         self.context = context
         self._vocab_size = runner.program.config.vocab_size
@@ -43,7 +45,10 @@ class Engine:
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
         sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size)
         request = Request(
-            self._number, prompt, sampler, Ending(params, ends, limit, self.tokenizer.stream(start=True))
+            self._number,
+            prompt,
+            sampler,
+            Ending(params, ends, limit, self.tokenizer.stream(start=True)),
         )
         self.scheduler.add(request.number, prompt, limit, namespace)
         self._number += 1
@@ -94,7 +99,9 @@ class Engine:
                 continue
             request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
             try:
-                chosen[chunk.sequence] = request.take(rows, chunk.tokens[len(chunk.tokens) - len(rows) + 1 :])
+                chosen[chunk.sequence] = request.take(
+                    rows, chunk.tokens[len(chunk.tokens) - len(rows) + 1 :]
+                )
             except MiaotuiError as error:
                 self._drop(request, error)
         return chosen
@@ -109,7 +116,9 @@ class Engine:
         for chunk in plan.chunks:
             request = self._requests.get(chunk.sequence)
             if request is not None:
-                self._drop(request, EngineError(f"request {request.number} failed in a pass: {error!r}"))
+                self._drop(
+                    request, EngineError(f"request {request.number} failed in a pass: {error!r}")
+                )
 
     def _drop(self, request: Request, error: MiaotuiError) -> None:
         self.scheduler.cancel(request.number)

@@ -1,7 +1,7 @@
 """One request on its way: what it asked for, what it has been given so far, and when.
 
-Owned by the engine, read by whoever waits for it. Knows text and tokens, not pages or rows. Invariant: it ends exactly once,
-as finished, cancelled or failed with a reason.
+Owned by the engine, read by whoever waits for it. Knows text and tokens, not pages or rows.
+Invariant: it ends exactly once, as finished, cancelled or failed with a reason.
 """
 
 from __future__ import annotations

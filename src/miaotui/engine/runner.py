@@ -1,7 +1,8 @@
 """Runs planned rows: fills the tables a pass reads, starts the team, hands back logits.
 
-Knows pages and positions as the plan gives them, and nothing of requests or sampling. A step takes no memory: every table
-is reserved for the largest pass. Invariant: a row's logits depend on its tokens and positions alone, not on the plan.
+Knows pages and positions as the plan gives them, and nothing of requests or sampling. A step takes
+no memory: every table is reserved for the largest pass. Invariant: a row's logits depend on its
+tokens and positions alone, not on the plan.
 """
 
 from __future__ import annotations

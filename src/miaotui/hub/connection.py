@@ -161,7 +161,7 @@ def _http_remedy(code: int) -> str:
 class _SameHostLogin(urllib.request.HTTPRedirectHandler):
     """Follows redirects, and repeats a log-in only to the host it was given for."""
 
-    def redirect_request(  # noqa: PLR0913, PLR0917 - urllib's signature
+    def redirect_request(
         self,
         req: urllib.request.Request,
         fp: IO[bytes],

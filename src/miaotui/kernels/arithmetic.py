@@ -1,7 +1,8 @@
 """Functions of vectors that several kernels share: exponential, activations, half precision, quantization.
 
-All are emitted, all treat lanes alike, and all use the same operations in the same order wherever they are used, so equal
-inputs give equal bits. Errors against float64: `exp` below 2 units in the last place on [-87, 88].
+All are emitted, all treat lanes alike, and all use the same operations in the same order wherever
+they are used, so equal inputs give equal bits. Errors against float64: `exp` below 2 units in the
+last place on [-87, 88].
 """
 
 from __future__ import annotations
@@ -9,13 +10,28 @@ from __future__ import annotations
 from miaotui.kernels.simd import F16, F32, I8X, I16, I32, I32X, LANES, Emitter, Value, like
 
 HALF_MAX = 65504.0
+TINY = 1e-35  # a group no larger counts as zeros: 127 / its top would overflow
 _LOG2E = 1.4426950408889634
-_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; the first has few bits (Cephes, expf)
-_EXP = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)  # Taylor: |r| <= ln 2 / 2 leaves 6e-9
+_LN2_HIGH, _LN2_LOW = (
+    0.693359375,
+    -2.12194440e-4,
+)  # their sum is ln 2; the first has few bits (Cephes, expf)
+_EXP = (
+    1 / 5040,
+    1 / 720,
+    1 / 120,
+    1 / 24,
+    1 / 6,
+    0.5,
+    1.0,
+    1.0,
+)  # Taylor: |r| <= ln 2 / 2 leaves 6e-9
 
 
 def exp(e: Emitter, x: Value) -> Value:
-    """``e**x`` by ``2**n * e**r`` with ``|r| <= ln(2)/2``; below -87 the result is about 1e-38, above 88 it saturates."""
+    """``e**x`` by ``2**n * e**r`` with ``|r| <= ln(2)/2``; below -87 the result is about 1e-38,
+    above 88 it saturates.
+    """
     x = e.minimum(e.maximum(x, e.const(x.type, -87.0)), e.const(x.type, 88.0))
     n = e.unary("rint", x * _LOG2E)
     r = e.fma(n, e.const(x.type, -_LN2_HIGH), x)
@@ -49,7 +65,7 @@ def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header:
     """Round 32 floats to int8 with one scale; store them at ``integers`` and scale, sum, scale x sum at ``header``."""
     top = e.reduce(e.maximum(e.unary("fabs", low), e.unary("fabs", high)), e.maximum)
     zero, one = e.const(F32, 0.0), e.const(F32, 1.0)
-    some = e.compare(">", top, zero)
+    some = e.compare(">", top, e.const(F32, TINY))
     inverse = e.select(some, e.const(F32, 127.0) / e.select(some, top, one), zero)
     scale = top / 127.0
     factor = e.splat(inverse)
@@ -84,5 +100,3 @@ def lanes_between(e: Emitter, first: Value, low: Value, high: Value) -> Value:
     zero = e.const(I32X, 0)
     inside = (positions - e.splat(low), e.splat(high) - positions - 1)
     return e.compare(">=", e.minimum(*inside), zero)
-
-

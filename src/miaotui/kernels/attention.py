@@ -1,9 +1,10 @@
 """Attention over paged keys and values: rotation, storing, and an online softmax in fixed page order.
 
-A page holds 16 tokens of one layer; per key/value head first the keys, transposed (``[dim, 16]``, so a score vector is 16
-tokens and needs no horizontal sum), then the values ``[16, dim]``; float16, or int8 with 16 float32 scales after each. A
-query meets its pages in ascending order, one page at a time, whatever else is in the batch: the result depends on its own
-position alone. Online softmax after Milakov and Gimelshein 2018 (section 3); paging after Kwon et al. 2023.
+A page holds 16 tokens of one layer; per key/value head first the keys, transposed (``[dim, 16]``,
+so a score vector is 16 tokens and needs no horizontal sum), then the values ``[16, dim]``; float16,
+or int8 with 16 float32 scales after each. A query meets its pages in ascending order, one page at a
+time, whatever else is in the batch: the result depends on its own position alone. Online softmax
+after Milakov and Gimelshein 2018 (section 3); paging after Kwon et al. 2023.
 
 Work per query and page: 2 x 16 x dim multiply-adds, two exponentials of 16 lanes.
 """
@@ -32,20 +33,20 @@ from miaotui.kernels.attention_fields import (
     KV_HEADS,
     NORM_EPS,
     OUT,
-    OUT_HEADERS,
     OUT_HEADER_STRIDE,
+    OUT_HEADERS,
     OUT_STRIDE,
-    PAGES,
     PAGE_STRIDE,
     PAGE_TOKENS,
+    PAGES,
     QKV,
     QKV_STRIDE,
     QUERY_NORM,
     ROTATED,
     SCALE,
     SIN,
-    VALUES_IN_HEAD,
     VALUE_OFFSET,
+    VALUES_IN_HEAD,
     WINDOW,
 )
 from miaotui.kernels.compiler import inline, kernel
@@ -76,6 +77,7 @@ from miaotui.kernels.ops import (
 from miaotui.kernels.simd import I64, Emitter, Value, intrinsic
 from miaotui.kernels.sync import claim, claim_end, claim_first
 
+
 def _address_of_head(op: Any, page: Any, head: Any) -> Any:
     return peek(op, PAGES) + page * peek(op, PAGE_STRIDE) + head * peek(op, HEAD_STRIDE)
 
@@ -100,7 +102,12 @@ def _store_function(int8: bool) -> Any:
         source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + head * dim * 4
         target = head_address(op, page, head)
         emitted(
-            op, source + peek(op, KEY_OFFSET), source + peek(op, VALUE_OFFSET), target, slot, position
+            op,
+            source + peek(op, KEY_OFFSET),
+            source + peek(op, VALUE_OFFSET),
+            target,
+            slot,
+            position,
         )
         return 0
 
@@ -137,14 +144,20 @@ def _attend_function(int8: bool, capped: bool) -> Any:
 
 
 @inline
+def first_seen(op, position):  # type: ignore[no-untyped-def]
+    """The first position that a query at ``position`` sees."""
+    window = peek(op, WINDOW)
+    if window > 0 and position - window + 1 > 0:
+        return position - window + 1
+    return 0
+
+
+@inline
 def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
     """Rotate and scale one query head into scratch, and reset its sums; returns where its view starts."""
     table = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
     position, end = peek(table, ROW_POSITION), peek(table, ROW_VIEW_END)
-    start = 0
-    window = peek(op, WINDOW)
-    if window > 0 and position - window + 1 > 0:
-        start = position - window + 1
+    start = first_seen(op, position)
     dim = peek(op, DIM)
     source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + head * dim * 4
     half = peek(op, ROTATED) // 2 * 4
@@ -174,6 +187,8 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         head_bytes = peek(op, HEAD_STRIDE)
         if single == 1:
             newest = peek(rows, row * ROW_FIELDS + ROW_VIEW_END) - 1
+            oldest = first_seen(op, peek(rows, row * ROW_FIELDS + ROW_POSITION))
+            prefetch(head_address(op, peek(pages, oldest // PAGE_TOKENS), head), head_bytes)
             prefetch(head_address(op, peek(pages, newest // PAGE_TOKENS), head), head_bytes)
         queries = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
         stride = query_stride(dim)
@@ -202,11 +217,15 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
             for g in range(group):
                 column = (head * group + g) * dim
                 out = peek(op, OUT) + (row + index) * peek(op, OUT_STRIDE) + column
-                header = peek(op, OUT_HEADERS) + (row + index) * peek(op, OUT_HEADER_STRIDE) + column // 2
+                header = (
+                    peek(op, OUT_HEADERS)
+                    + (row + index) * peek(op, OUT_HEADER_STRIDE)
+                    + column // 2
+                )
                 finish(queries + (index * group + g) * stride, dim, out, header)
         return 0
 
-    unit = inline(unit)
+    compiled_unit = inline(unit)
 
     def attention(op, run, member):  # type: ignore[no-untyped-def]
         heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
@@ -214,7 +233,7 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         claimed = claim(run, slot, member, team, units)
         while claimed >= 0:
             for index in range(claim_first(claimed), claim_end(claimed)):
-                unit(op, run, member, index // heads, index % heads)
+                compiled_unit(op, run, member, index // heads, index % heads)
             claimed = claim(run, slot, member, team, units)
         return 1
 

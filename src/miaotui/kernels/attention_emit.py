@@ -1,8 +1,9 @@
 """The vector parts of attention: rotating a head, storing a key and a value, and queries meeting a page.
 
-A query's scratch is ``dim`` floats of query, ``dim`` of accumulated values, then four lines of 16: the softmax's partial
-sums, this page's probabilities, the running maximum, and the bounds ``[start, end)`` of its view (int32). Masked scores are
--1e30, whose exponential against any real maximum is 0.
+A query's scratch is ``dim`` floats of query, ``dim`` of accumulated values, then four lines of 16:
+the softmax's partial sums, this page's probabilities, the running maximum, and the bounds ``[start,
+end)`` of its view (int32). Masked scores are -1e30, whose exponential against any real maximum is
+0.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def rotate_head(
     e.loop((dim - rotated) >> 4, [], scale_rest)
 
 
-def _norm_head(e: Emitter, source: Value, target: Value, dim: Value, norm: Value, eps: Value) -> None:
+def _norm_head(
+    e: Emitter, source: Value, target: Value, dim: Value, norm: Value, eps: Value
+) -> None:
     """Copy a head, or copy it through an RMS norm."""
 
     def square(index: Value, carried: list[Value]) -> list[Value]:
@@ -89,7 +92,9 @@ def _norm_head(e: Emitter, source: Value, target: Value, dim: Value, norm: Value
 def store_key_value(int8: bool) -> Callable[..., None]:
     """An emitter that writes one token's key (transposed) and value of one head into a page."""
 
-    def half_head(e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value) -> None:
+    def half_head(
+        e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value
+    ) -> None:
         def step(index: Value, _: list[Value]) -> list[Value]:
             halves = narrow_half(e, e.load(key + index * _LINE, F32X, 4))
             column = page + index * (LANES * LANES * 2) + (slot << 1)
@@ -101,13 +106,17 @@ def store_key_value(int8: bool) -> Callable[..., None]:
 
         e.loop(dim >> 4, [], step)
 
-    def byte_head(e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value) -> None:
+    def byte_head(
+        e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value
+    ) -> None:
         scales = [_store_scale(e, source, base + dim * LANES + (slot << 2), dim)
                   for source, base in ((key, page), (value, values))]  # fmt: skip
 
         def step(index: Value, _: list[Value]) -> list[Value]:
             whole = [
-                e.narrow(e.to_int(e.unary("rint", e.load(source + index * _LINE, F32X, 4) * inverse)), I8)
+                e.narrow(
+                    e.to_int(e.unary("rint", e.load(source + index * _LINE, F32X, 4) * inverse)), I8
+                )
                 for source, inverse in zip((key, value), scales, strict=True)
             ]
             column = page + index * (LANES * LANES) + slot
@@ -118,7 +127,9 @@ def store_key_value(int8: bool) -> Callable[..., None]:
 
         e.loop(dim >> 4, [], step)
 
-    def emit(e: Emitter, op: Value, key: Value, value: Value, page: Value, slot: Value, position: Value) -> None:
+    def emit(
+        e: Emitter, op: Value, key: Value, value: Value, page: Value, slot: Value, position: Value
+    ) -> None:
         def field(number: int, kind: Any = I64) -> Value:
             return e.load(op + 8 * number, kind, 8)
 
@@ -188,7 +199,7 @@ def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value
 
     def step(group: Value, _: list[Value]) -> list[Value]:
         halves = [e.load(values + group * 128 + 64 * i, F32X, 4) * inverse for i in range(2)]
-        quantize_group(e, *halves, out + (group << 5), header + group * HEADER_BYTES)
+        quantize_group(e, halves[0], halves[1], out + (group << 5), header + group * HEADER_BYTES)
         return []
 
     e.loop(dim >> 5, [], step)
@@ -207,7 +218,9 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
             return e.to_float(e.widen(e.load(address, I8X, 1), I32))
         return e.load_half(address)
 
-    def scores(e: Emitter, queries: list[Value], keys: Value, dim: Value, ahead: Value) -> list[Value]:
+    def scores(
+        e: Emitter, queries: list[Value], keys: Value, dim: Value, ahead: Value
+    ) -> list[Value]:
         """Queries times the page's keys: two chains of multiply-adds, first and second half of the head.
 
         Asks for the next page meanwhile, line by line: a page is too short for the processor to see where reads go.
@@ -232,7 +245,9 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
             totals = [total * scales for total in totals]
         return totals
 
-    def softmax(e: Emitter, lines: Value, score: Value, first: Value, cap: Value, values: Value, dim: Value) -> Value:
+    def softmax(
+        e: Emitter, lines: Value, score: Value, first: Value, cap: Value, values: Value, dim: Value
+    ) -> Value:
         """Update sums and maximum, leave probabilities in scratch; returns the factor for what was summed before."""
         if capped:
             score = softcap(e, score, e.splat(cap))
@@ -278,5 +293,3 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
 
     attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}"
     return attend
-
-

@@ -79,10 +79,9 @@ def _mounts(root: Path) -> Iterator[_Mount]:
 
 def _groups(root: Path, mount: _Mount, path: PurePosixPath) -> Iterator[Path]:
     """Yield the folders of the group `path` and of all its ancestors that this mount shows."""
-    if mount.root in (path, *path.parents) and ".." not in path.parts:
-        parts = path.relative_to(mount.root).parts
-    else:  # the group lies outside what the mount shows (a namespace): only its top can be read
-        parts = ()
+    # A group that lies outside what the mount shows (a namespace): only its top can be read.
+    shown = mount.root in (path, *path.parents) and ".." not in path.parts
+    parts = path.relative_to(mount.root).parts if shown else ()
     top = root / mount.point.relative_to("/")
     for depth in range(len(parts), -1, -1):
         yield top.joinpath(*parts[:depth])

@@ -1,17 +1,19 @@
 """From a Python function to machine code: Numba reads it, LLVM optimizes it, an object file comes out.
 
-Numba is used as a front end only. Its module is wrapped in a plain C function ``int64 name(int64, …)``, everything else is
-made private, and LLVM's O3 pipeline inlines it all. The object needs nothing of Python when it runs.
+Numba is used as a front end only. Its module is wrapped in a plain C function ``int64 name(int64,
+…)``, everything else is made private, and LLVM's O3 pipeline inlines it all. The object needs
+nothing of Python when it runs.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
-import llvmlite.ir as ir
+from llvmlite import ir
 
 from miaotui.kernels.cpu import llvm_cpu_name, probe
 
@@ -20,8 +22,10 @@ if _forced is not None:
     os.environ["NUMBA_CPU_NAME"] = _forced  # read when Numba is imported
 
 import numba  # noqa: E402
-from numba.core import compiler, registry  # noqa: E402
-from numba.core import config as numba_config  # noqa: E402
+from numba.core import registry  # noqa: E402
+
+numba_compiler: Any = importlib.import_module("numba.core.compiler")
+numba_config: Any = importlib.import_module("numba.core.config")
 
 if _forced is not None:
     numba_config.CPU_NAME, numba_config.CPU_FEATURES = _forced, ""
@@ -49,14 +53,20 @@ def inline(function: Any) -> Any:
 
 def compile_kernel(definition: Kernel, name: str) -> bytes:
     """An object file that exports ``definition`` as the C function ``name``."""
-    flags = compiler.Flags()
+    flags = numba_compiler.Flags()
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
     flags.error_model = "numpy"
     target = registry.cpu_target
     integers = (numba.int64,) * definition.arguments
-    result = compiler.compile_extra(
-        target.typing_context, target.target_context, definition.source, integers, numba.int64, flags, {}
+    result = numba_compiler.compile_extra(
+        target.typing_context,
+        target.target_context,
+        definition.source,
+        integers,
+        numba.int64,
+        flags,
+        {},
     )
     module = llvm.parse_assembly(result.library.get_llvm_str())
     _wrap(module, result.fndesc.mangled_name, name, definition.arguments)
@@ -71,7 +81,12 @@ def target_machine() -> Any:
     llvm.initialize_native_asmprinter()
     features = "" if _forced else llvm.get_host_cpu_features().flatten()
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=_forced or llvm.get_host_cpu_name(), features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+        cpu=_forced or llvm.get_host_cpu_name(),
+        features=features,
+        opt=3,
+        reloc="pic",
+        codemodel="jitdefault",
+        jit=True,
     )
 
 

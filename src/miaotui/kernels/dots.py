@@ -1,7 +1,8 @@
 """The 8-bit dot product, lowered per processor: 16 rows x 4 inputs of weights times the same 4 inputs of activations.
 
-One `Dot` sums a block of 32 inputs in eight steps: `start`, eight times `nibble` or `byte`, `finish`. All lowerings give
-the same integers. Activations lie in [-127, 127]; 4-bit weights come as 0..15, 8-bit weights as value + 128.
+One `Dot` sums a block of 32 inputs in eight steps: `start`, eight times `nibble` or `byte`,
+`finish`. All lowerings give the same integers. Activations lie in [-127, 127]; 4-bit weights come
+as 0..15, 8-bit weights as value + 128.
 
     instruction            processor                per 64 products
     vpdpbusd zmm           AVX-512 VNNI             1
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
-import llvmlite.ir as ir
+from llvmlite import ir
 
 from miaotui.kernels.cpu import Isa, probe
 from miaotui.kernels.simd import BYTES, I8, I16, I32, I32X, LANES, Emitter, Value
@@ -44,7 +45,7 @@ class Dot:
         """Add 16 x 4 products of weights stored as value + 128."""
         return total + self._products(weights ^ 128, inputs)
 
-    def finish(self, total: Value, offset: Value) -> Value:  # noqa: ARG002  (other lowerings add it here)
+    def finish(self, total: Value, offset: Value) -> Value:
         """The block's sums as 16 x int32."""
         return total
 
@@ -89,9 +90,11 @@ class Vnni256Dot(VnniDot):
 
 
 class Avx2Dot(Dot):
-    """``vpmaddubsw`` on two 256-bit registers; pairs are summed in int16, which cannot overflow (see the table above)."""
+    """``vpmaddubsw`` on two 256-bit registers; pairs are summed in int16, which cannot overflow
+    (see the table above).
+    """
 
-    def start(self, offset: Value) -> Value:  # noqa: ARG002  (added by `finish`: the running sum is 16-bit)
+    def start(self, offset: Value) -> Value:
         """A fresh sum of nibble products in int16; `byte` makes it int32."""
         return self.e.const(ir.VectorType(I16, 2 * LANES), 0)
 

@@ -1,7 +1,7 @@
 """What happens to 32 outputs of a matrix product while they are still in the nearest cache.
 
-`STORE` writes them (plus bias), `ADD` adds them to the residual stream, the gated modes combine 32 gate and 32 up outputs
-with an activation and quantize the result for the next product.
+`STORE` writes them (plus bias), `ADD` adds them to the residual stream, the gated modes combine 32
+gate and 32 up outputs with an activation and quantize the result for the next product.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from miaotui.kernels.linear_fields import (
 from miaotui.kernels.memory import peek
 from miaotui.kernels.ops import HEADER_BYTES
 from miaotui.kernels.simd import F32X, I64, Emitter, Value, intrinsic
+
 
 def _store32(e: Emitter, source: Value, target: Value, bias: Value) -> None:
     _combine(e, source, target, bias, add=False)
@@ -67,7 +68,9 @@ gated_gelu32: Any = intrinsic(_gated(gelu_tanh), "iiii")
 
 
 def _epilogue(op: Any, scratch: Any, row: Any, count: Any, unit: Any) -> Any:
-    """Finish ``count`` rows from ``row`` on of one unit; ``scratch`` holds 32 (gated: and 1024 bytes on 32 more) floats each."""
+    """Finish ``count`` rows from ``row`` on of one unit; ``scratch`` holds 32 (gated: and 1024
+    bytes on 32 more) floats each.
+    """
     mode = peek(op, MODE)
     stride = peek(op, OUT_STRIDE)
     if mode >= GATED_SILU:

@@ -1,10 +1,11 @@
 """How weight matrices lie in memory: 16 output rows side by side, so that one 64-byte load feeds 16 rows.
 
-A *tile* is 16 rows of a matrix ``[rows, inputs]``; a *group* is 32 inputs. A tile is a run of *records*, each one line of 64
-bytes with scales (float16, 16 per group) and then its groups' integers: two groups in ``q4`` and ``q8``; in ``q4m`` one,
-whose line holds 16 scales and 16 minimums. So a tile is read strictly forwards, which is what memory is fast at. Within a
-group, one 64-byte load carries 4 inputs of 16 rows (``q8``) or, low nibbles first, 2 x 4 inputs (``q4``). Rows are padded
-with zeros to 32, groups to whole records.
+A *tile* is 16 rows of a matrix ``[rows, inputs]``; a *group* is 32 inputs. A tile is a run of
+*records*, each one line of 64 bytes with scales (float16, 16 per group) and then its groups'
+integers: two groups in ``q4`` and ``q8``; in ``q4m`` one, whose line holds 16 scales and 16
+minimums. So a tile is read strictly forwards, which is what memory is fast at. Within a group, one
+64-byte load carries 4 inputs of 16 rows (``q8``) or, low nibbles first, 2 x 4 inputs (``q4``). Rows
+are padded with zeros to 32, groups to whole records.
 
     format  value                           bytes of a record   weights
     q4      (nibble - 8) * scale            64 + 2 x 256        1024
@@ -117,7 +118,9 @@ def unpack(form: Format, packed: NDArray[np.uint8], inputs: int) -> Blocks:
     tiles, groups = packed.shape[0], inputs // GROUP
     rows = tiles * TILE_ROWS
     cells = _cells(form, packed, groups)
-    flat = np.ascontiguousarray(cells[:, :, form.head_bytes :]).reshape(tiles, -1, form.integer_bytes)
+    flat = np.ascontiguousarray(cells[:, :, form.head_bytes :]).reshape(
+        tiles, -1, form.integer_bytes
+    )
     flat = flat[:, :groups]
     if form is Format.F32:
         lanes = flat.view(np.float32).reshape(tiles, groups, GROUP, TILE_ROWS).transpose(0, 3, 1, 2)
@@ -141,7 +144,8 @@ def _cells(form: Format, packed: NDArray[np.uint8], groups: int) -> NDArray[np.u
 
 def _rows(lanes: NDArray[np.float16]) -> NDArray[np.float16]:
     """``[tiles, groups, 16]`` to ``[rows, groups]``."""
-    return lanes.transpose(0, 2, 1).reshape(-1, lanes.shape[1])
+    rows: NDArray[np.float16] = lanes.transpose(0, 2, 1).reshape(-1, lanes.shape[1])
+    return rows
 
 
 def _grown(array: NDArray[Any], missing: int) -> NDArray[Any]:
@@ -156,7 +160,8 @@ def values(blocks: Blocks) -> NDArray[np.float32]:
     if blocks.scales is None:
         return integers.reshape(rows, -1)
     offset = {Format.Q4: 8, Format.Q4M: 0, Format.Q8: 128}[blocks.format]
-    result = (integers - np.float32(offset)) * blocks.scales.astype(np.float32)[..., None]
+    scales = blocks.scales.astype(np.float32)[..., None]
+    result: NDArray[np.float32] = (integers - np.float32(offset)) * scales
     if blocks.minimums is not None:
         result += blocks.minimums.astype(np.float32)[..., None]
     return result.reshape(rows, -1)

@@ -1,8 +1,9 @@
 """Matrix products ``out[m, n] = sum over k of x[m, k] * w[n, k]`` with packed weights and int8 activations.
 
-A *unit* is 32 outputs (two tiles). Threads claim units; a unit runs for all rows in blocks of at most 8. Sums within a group
-of 32 inputs are exact integers; groups are added in ascending order with one fused multiply-add each (two for ``q4m``), so
-an output never depends on how many rows or threads there were.
+A *unit* is 32 outputs (two tiles). Threads claim units; a unit runs for all rows in blocks of at
+most 8. Sums within a group of 32 inputs are exact integers; groups are added in ascending order
+with one fused multiply-add each (two for ``q4m``), so an output never depends on how many rows or
+threads there were.
 
 Per group, tile and row: 8 dot products of 64, one conversion, one multiply, one multiply-add.
 Memory: the packed weights once per pass, for up to 8 rows as for one.
@@ -13,25 +14,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llvmlite import ir
+
+from miaotui.kernels.compiler import inline, kernel
 from miaotui.kernels.cpu import Isa, probe
 from miaotui.kernels.dots import splat_inputs
 from miaotui.kernels.epilogue import epilogue
 from miaotui.kernels.formats import LINE, Format
-from miaotui.kernels.compiler import inline, kernel
-from miaotui.kernels.linear_fields import GROUPS, HEADER_STRIDE, HEADERS, MODE, TILE_STRIDE, UNITS, WEIGHTS, X, X_STRIDE
-from miaotui.kernels.linear_fields import GATED_SILU
+from miaotui.kernels.linear_fields import (
+    GATED_SILU,
+    GROUPS,
+    HEADER_STRIDE,
+    HEADERS,
+    MODE,
+    TILE_STRIDE,
+    UNITS,
+    WEIGHTS,
+    X_STRIDE,
+    X,
+)
 from miaotui.kernels.memory import peek
 from miaotui.kernels.ops import HEADER_BYTES, ROWS, RUN_SCRATCH, RUN_SCRATCH_STRIDE, RUN_TEAM, SLOT
-from miaotui.kernels.simd import BYTES, F32, F32X, I16, I32, LANES, Emitter, Value, intrinsic, ir
+from miaotui.kernels.simd import BYTES, F32, F32X, I16, I32, LANES, Emitter, Value, intrinsic
 from miaotui.kernels.sync import claim, claim_end, claim_first
 
-PREFETCH_BYTES = 2048
+PREFETCH_BYTES = 4096
 STREAMING = 8  # rows up to which a product waits for memory rather than for arithmetic
-# Row counts for which a unit's two tiles are summed side by side: more chains of dot products in flight. Fewer rows wait for
+# Row counts for which a unit's two tiles are summed side by side: more chains of dot products in
+# flight. Fewer rows wait for
 # memory, which streams best one tile after the other; more rows do not fit the registers.
 _PAIRED = {Isa.AVX512_VNNI: (5, 6), Isa.NEON_DOTPROD: (3,)}
 # rows per block when there are many
-BLOCK = {Isa.AVX512_VNNI: 6, Isa.AVX_VNNI: 4, Isa.AVX2: 4, Isa.NEON_DOTPROD: 6, Isa.PLAIN: 4}[probe().isa]
+BLOCK = {Isa.AVX512_VNNI: 6, Isa.AVX_VNNI: 4, Isa.AVX2: 4, Isa.NEON_DOTPROD: 6, Isa.PLAIN: 4}[
+    probe().isa
+]
 
 
 class _Tile:
@@ -68,7 +84,9 @@ class _Group:
         """The weights of inputs ``8 index`` to ``8 index + 7`` as two vectors of bytes."""
         e = self.e
         if self.form is Format.Q8:
-            return [e.load(self.integers + (128 * index + 64 * half), BYTES, 64) for half in range(2)]
+            return [
+                e.load(self.integers + (128 * index + 64 * half), BYTES, 64) for half in range(2)
+            ]
         packed = e.load(self.integers + 64 * index, BYTES, 64)
         words = e.bits(packed, ir.VectorType(I16, 2 * LANES))
         return [packed & 15, e.bits(words >> 4, BYTES) & 15]
@@ -94,7 +112,9 @@ def _emit_tiles(
     def group_step(group: Value, carried: list[Value]) -> list[Value]:
         head = [headers(row) + group * HEADER_BYTES for row in range(rows)]
         if offset_per_sum:
-            offsets = [e.splat(e.load(head[row] + 4, I32, 4) * offset_per_sum) for row in range(rows)]
+            offsets = [
+                e.splat(e.load(head[row] + 4, I32, 4) * offset_per_sum) for row in range(rows)
+            ]
         else:
             offsets = [e.splat(e.const(I32, 0))] * rows
         sums = [[e.dot.start(offsets[row]) for _ in tiles] for row in range(rows)]
@@ -123,14 +143,14 @@ def _emit_tiles(
     return [flat[row * many : (row + 1) * many] for row in range(rows)]
 
 
-def _emit_tiles_f32(
-    e: Emitter, rows: int, tile: _Tile, x: Any, groups: Value
-) -> list[list[Value]]:
+def _emit_tiles_f32(e: Emitter, rows: int, tile: _Tile, x: Any, groups: Value) -> list[list[Value]]:
     """The same for float32 weights and inputs: one multiply-add per input, in ascending order."""
 
     def input_step(k: Value, carried: list[Value]) -> list[Value]:
         weights = e.load(tile.address + k * 64, F32X, 64)
-        return [e.fma(e.load_splat(x(row) + k * 4, F32), weights, carried[row]) for row in range(rows)]
+        return [
+            e.fma(e.load_splat(x(row) + k * 4, F32), weights, carried[row]) for row in range(rows)
+        ]
 
     sums = e.loop(groups * 32, [e.const(F32X, 0.0)] * rows, input_step)
     return [[total] for total in sums]
@@ -144,7 +164,9 @@ def emit_unit(form: Format, rows: int, paired: Sequence[int] = ()) -> Any:
         headers: Value, header_stride: Value, out: Value, out_stride: Value,
     ) -> None:  # fmt: skip
         addresses = [weights, weights + stride]
-        pairs = [addresses] if rows in paired and form is not Format.F32 else [[a] for a in addresses]
+        pairs = (
+            [addresses] if rows in paired and form is not Format.F32 else [[a] for a in addresses]
+        )
         done = 0
         for pair in pairs:
             tiles = [_Tile(e, form, address) for address in pair]
@@ -238,4 +260,9 @@ linear_q4m = _linear_kernel(Format.Q4M)
 linear_q8 = _linear_kernel(Format.Q8)
 linear_f32 = _linear_kernel(Format.F32)
 
-LINEAR = {Format.Q4: linear_q4, Format.Q4M: linear_q4m, Format.Q8: linear_q8, Format.F32: linear_f32}
+LINEAR = {
+    Format.Q4: linear_q4,
+    Format.Q4M: linear_q4m,
+    Format.Q8: linear_q8,
+    Format.F32: linear_f32,
+}

@@ -1,14 +1,13 @@
 """What this machine can do: read bandwidth of memory, and rate of 8-bit products, measured by the kernels' own means.
 
-Both run on the worker team, as passes of one operation. Figures are the best of several short runs, since whatever else runs
-on the machine can only make them smaller.
+Both run on the worker team, as passes of one operation. Figures are the best of several short runs,
+since whatever else runs on the machine can only make them smaller.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-
 
 from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
@@ -34,7 +33,10 @@ def int8_rate(threads: int | None = None, rows: int = 48) -> float:
     units, inputs = 32, 1024
     stride = tile_stride(Format.Q4, inputs)
     weights = aligned_bytes(units * 2 * stride)
-    x, headers = aligned_bytes(rows * inputs), aligned_bytes(rows * inputs // GROUP * ops.HEADER_BYTES)
+    x, headers = (
+        aligned_bytes(rows * inputs),
+        aligned_bytes(rows * inputs // GROUP * ops.HEADER_BYTES),
+    )
     out = aligned_bytes(rows * units * 2 * TILE_ROWS * 4)
     operation = {
         lin.WEIGHTS: address_of(weights), lin.TILE_STRIDE: stride, lin.GROUPS: inputs // GROUP, lin.UNITS: units,
@@ -42,11 +44,25 @@ def int8_rate(threads: int | None = None, rows: int = 48) -> float:
         lin.HEADER_STRIDE: inputs // GROUP * ops.HEADER_BYTES, lin.MODE: lin.STORE,
         lin.OUT: address_of(out), lin.OUT_STRIDE: units * 2 * TILE_ROWS * 4,
     }  # fmt: skip
-    seconds = _best(shared_team(threads), "linear:linear_q4", operation, ops.RUN_ROWS, rows, repeats=10 * _REPEATS)
+    seconds = _best(
+        shared_team(threads),
+        "linear:linear_q4",
+        operation,
+        ops.RUN_ROWS,
+        rows,
+        repeats=10 * _REPEATS,
+    )
     return rows * inputs * units * 2 * TILE_ROWS / seconds / 1e9
 
 
-def _best(team: Team, kernel: str, fields: dict[int, int], rows_field: int, rows: int, repeats: int = _REPEATS) -> float:
+def _best(
+    team: Team,
+    kernel: str,
+    fields: dict[int, int],
+    rows_field: int,
+    rows: int,
+    repeats: int = _REPEATS,
+) -> float:
     """Seconds of the fastest of several passes of one operation."""
     operation = aligned_int64(ops.OP_FIELDS)
     operation[ops.FUNCTION], operation[ops.ROWS] = compiled.address(kernel), rows_field
@@ -66,5 +82,3 @@ def _timed(action: Callable[[], None]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
-
-

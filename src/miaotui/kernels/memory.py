@@ -1,7 +1,7 @@
 """Memory as compiled Python sees it: byte addresses, fields of 8 bytes, atomics, and calls through an address.
 
-Tables that Python fills (operations, rows, pages) are int64 arrays; a field is read with `peek(table, index)`. A float32
-sits in the low half of its field.
+Tables that Python fills (operations, rows, pages) are int64 arrays; a field is read with
+`peek(table, index)`. A float32 sits in the low half of its field.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import llvmlite.ir as ir
+from llvmlite import ir
 
 from miaotui.kernels.simd import F32, I8, I32, I64, Emitter, Value, intrinsic
 

@@ -1,7 +1,8 @@
 """The tables a pass reads: which fields an operation, a run, a row and a worker's rendezvous have.
 
-All are int64; an operation is 32 fields. Builders in ``model`` fill operations once per model, the runner fills the run and
-its rows each step, kernels only read. Field numbers are plain constants because compiled code folds them.
+All are int64; an operation is 32 fields. Builders in ``model`` fill operations once per model, the
+runner fills the run and its rows each step, kernels only read. Field numbers are plain constants
+because compiled code folds them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ OP_FIELDS = 32
 FUNCTION = 0  # address of the kernel
 SLOT = 1  # which claim counters it uses among operations between two barriers
 ROWS = 2  # which field of the run holds its number of rows
-KEEP_GOING = 31  # 1: no meeting after it, though its work is shared; the next one's meeting serves both
+KEEP_GOING = (
+    31  # 1: no meeting after it, though its work is shared; the next one's meeting serves both
+)
 
 # the run: what one pass works on
 RUN_FIELDS = 24
@@ -38,7 +41,9 @@ ROW_FIELDS = 8
 ROW_TOKEN = 0
 ROW_POSITION = 1
 ROW_PAGES = 2  # address of the list of page numbers this row sees
-ROW_VIEW_END = 3  # one past the last position it sees: position + 1, or the whole text when bidirectional
+ROW_VIEW_END = (
+    3  # one past the last position it sees: position + 1, or the whole text when bidirectional
+)
 ROW_ADAPTER = 4  # low-rank adapter, -1: none
 
 BLOCK_FIELDS = 2

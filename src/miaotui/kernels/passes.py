@@ -1,8 +1,10 @@
-"""Running a pass: each operation of the program in turn, by every thread of the team, with a meeting where one is needed.
+"""Running a pass: each operation of the program in turn, by every thread of the team, with a
+meeting where one is needed.
 
-`pass_announce` tells the workers, `pass_member` takes part, and `pass_worker` is the workers' loop: it waits for a run at
-the mailbox, spinning for a bounded time, and returns to Python (to sleep) when none comes. A run's number says how many
-threads take part, so the others need not read anything that might be changing.
+`pass_announce` tells the workers, `pass_member` takes part, and `pass_worker` is the workers' loop:
+it waits for a run at the mailbox, spinning for a bounded time, and returns to Python (to sleep)
+when none comes. A run's number says how many threads take part, so the others need not read
+anything that might be changing.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def pass_announce(operations, count, run, mail, team):  # type: ignore[no-untype
 
 @kernel(4)
 def pass_worker(mail, member, seen, spins):  # type: ignore[no-untyped-def]
-    """Serve runs as ``member`` until none comes for ``spins`` turns; returns the number of the last run seen, -1 to end."""
+    """Serve runs as ``member`` until none comes for ``spins`` turns; returns the number of the
+    last run seen, -1 to end.
+    """
     turns = 0
     while turns < spins:
         number = atomic_load(mail + 8 * MAIL_NUMBER)
@@ -69,6 +73,8 @@ def pass_worker(mail, member, seen, spins):  # type: ignore[no-untyped-def]
         if peek(mail, MAIL_STOP) == 1:
             return -1
         if member < (number & _TEAM_MASK):
-            run_operations(peek(mail, MAIL_OPERATIONS), peek(mail, MAIL_COUNT), peek(mail, MAIL_RUN), member)
+            run_operations(
+                peek(mail, MAIL_OPERATIONS), peek(mail, MAIL_COUNT), peek(mail, MAIL_RUN), member
+            )
     atomic_add(mail + 8 * MAIL_ASLEEP, 1)
     return seen

@@ -1,13 +1,15 @@
 """Operations that touch each value of a row once: embedding, norms with quantization, residual norms, caps, taps.
 
-Each is *idempotent*: it reads one buffer and writes another. For few rows every thread of the team does all of it, which
-costs less than meeting at a barrier; for many rows the threads share the rows and meet. `shared` decides, from the number
-of values alone, so all threads agree.
+Each is *idempotent*: it reads one buffer and writes another. For few rows every thread of the team
+does all of it, which costs less than meeting at a barrier; for many rows the threads share the rows
+and meet. `shared` decides, from the number of values alone, so all threads agree.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from llvmlite import ir
 
 from miaotui.kernels.arithmetic import quantize_group, softcap
 from miaotui.kernels.compiler import inline, kernel
@@ -33,8 +35,8 @@ from miaotui.kernels.pointwise_fields import (
     OUT,
     OUT_FLOAT,
     OUT_FLOAT_STRIDE,
-    OUT_HEADERS,
     OUT_HEADER_STRIDE,
+    OUT_HEADERS,
     OUT_STRIDE,
     RESIDUAL,
     RESIDUAL_STRIDE,
@@ -47,13 +49,14 @@ from miaotui.kernels.pointwise_fields import (
     TABLE_STRIDE,
     WEIGHT,
     WIDTH,
-    X,
     X_STRIDE,
+    X,
 )
-from miaotui.kernels.simd import F32, F32X, I8, I64, Emitter, Value, intrinsic, ir
+from miaotui.kernels.simd import F32, F32X, I8, I64, Emitter, Value, intrinsic
 from miaotui.kernels.sync import claim, claim_end, claim_first
 
 ALONE = 8192  # values up to which every thread does the whole operation
+
 
 def _sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
     """Sum of values (``shift`` None) or of squared differences from ``shift``; 2 x 16 partial sums, then halving."""
@@ -103,7 +106,9 @@ def _norm_row(layer: bool, residual: bool) -> Any:
                 if residual:
                     e.store(e.load(also + offset, F32X, 4) + value, out + offset, 4)
             if not residual:
-                quantize_group(e, *halves, out + (group << 5), headers + group * HEADER_BYTES)
+                quantize_group(
+                    e, halves[0], halves[1], out + (group << 5), headers + group * HEADER_BYTES
+                )
                 _store_also(e, halves, also, group)
             return []
 
@@ -123,7 +128,7 @@ def _store_also(e: Emitter, halves: list[Value], also: Value, group: Value) -> N
 def _quantize_row(e: Emitter, x: Value, width: Value, out: Value, headers: Value) -> None:
     def step(group: Value, _: list[Value]) -> list[Value]:
         halves = [e.load(x + group * 128 + 64 * part, F32X, 4) for part in range(2)]
-        quantize_group(e, *halves, out + (group << 5), headers + group * HEADER_BYTES)
+        quantize_group(e, halves[0], halves[1], out + (group << 5), headers + group * HEADER_BYTES)
         return []
 
     e.loop(width >> 5, [], step)
@@ -217,7 +222,12 @@ def norm_one(op, run, row):  # type: ignore[no-untyped-def]
     x = peek(op, X) + source_row(op, run, row) * peek(op, X_STRIDE)
     out = peek(op, OUT) + row * peek(op, OUT_STRIDE)
     headers = peek(op, OUT_HEADERS) + row * peek(op, OUT_HEADER_STRIDE)
-    width, weight, bias, eps = peek(op, WIDTH), peek(op, WEIGHT), peek(op, NORM_BIAS), peek_float(op, EPS)
+    width, weight, bias, eps = (
+        peek(op, WIDTH),
+        peek(op, WEIGHT),
+        peek(op, NORM_BIAS),
+        peek_float(op, EPS),
+    )
     also = peek(op, OUT_FLOAT)
     if also != 0:
         also += row * peek(op, OUT_FLOAT_STRIDE)

@@ -1,7 +1,7 @@
 """Reading memory as fast as it goes: the yardstick that every memory-bound kernel is held to.
 
-Each thread reads its share in 64-byte lines with the same prefetch distance as the matrix products, and combines what it
-reads so that the reads cannot be left out.
+Each thread reads its share in 64-byte lines with the same prefetch distance as the matrix products,
+and combines what it reads so that the reads cannot be left out.
 """
 
 from __future__ import annotations

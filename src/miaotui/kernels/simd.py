@@ -1,9 +1,10 @@
 """The vocabulary of the kernels: vector operations with one meaning each, emitted as LLVM IR.
 
-A kernel is a Python function that receives an `Emitter` and values, and *describes* arithmetic; a Python ``for`` unrolls,
-`Emitter.loop` loops at run time. Vectors have a fixed width of 16 lanes whatever the processor: LLVM splits them into the
-registers there are. Only the 8-bit dot product needs help, which `dots` gives. Knows nothing of Numba but for
-`intrinsic`, the bridge that makes an emitted function callable from compiled Python.
+A kernel is a Python function that receives an `Emitter` and values, and *describes* arithmetic; a
+Python ``for`` unrolls, `Emitter.loop` loops at run time. Vectors have a fixed width of 16 lanes
+whatever the processor: LLVM splits them into the registers there are. Only the 8-bit dot product
+needs help, which `dots` gives. Knows nothing of Numba but for `intrinsic`, the bridge that makes an
+emitted function callable from compiled Python.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import llvmlite.ir as ir
+from llvmlite import ir
 
 LANES = 16
 
@@ -196,7 +197,9 @@ class Emitter:
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """``a * b + c`` rounded once."""
         name = "llvm.fma." + suffix(a.type)
-        return Value(self, self.builder.call(self.declare(name, a.type, [a.type] * 3), [a.ir, b.ir, c.ir]))
+        return Value(
+            self, self.builder.call(self.declare(name, a.type, [a.type] * 3), [a.ir, b.ir, c.ir])
+        )
 
     def unary(self, name: str, a: Value) -> Value:
         """An LLVM intrinsic of one operand: fabs, rint, sqrt."""
@@ -248,7 +251,10 @@ class Emitter:
     # control ------------------------------------------------------------------------------------------------------
 
     def loop(
-        self, count: Value, carried: Sequence[Value], body: Callable[[Value, list[Value]], Sequence[Value]]
+        self,
+        count: Value,
+        carried: Sequence[Value],
+        body: Callable[[Value, list[Value]], Sequence[Value]],
     ) -> list[Value]:
         """``for i in range(count): carried = body(i, carried)``; ``count`` may be 0. Returns the last ``carried``."""
         builder = self.builder
@@ -310,8 +316,9 @@ E = TypeVar("E", bound=Emit)
 def intrinsic(emit: Emit, arguments: str, result: str = "void") -> Any:
     """Make an emitted function callable from compiled Python.
 
-    ``emit(emitter, *values)`` describes it. ``arguments`` and ``result`` spell its signature with one letter each: ``i`` an
-    int64 (or byte address), ``f`` a float32; ``result`` is ``i``, ``f`` or ``void``.
+    ``emit(emitter, *values)`` describes it. ``arguments`` and ``result`` spell its signature with
+    one letter each: ``i`` an int64 (or byte address), ``f`` a float32; ``result`` is ``i``, ``f``
+    or ``void``.
     """
     from numba import types  # noqa: PLC0415  (heavy: only where kernels are compiled)
     from numba.extending import intrinsic as numba_intrinsic  # noqa: PLC0415

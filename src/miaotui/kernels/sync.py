@@ -1,9 +1,10 @@
 """How the threads of a team share a pass: claiming units, and meeting between operations.
 
-Each thread owns an equal, contiguous range of an operation's units (so memory streams forward) and claims chunks of it; a
-thread that is done takes chunks from the others' ranges. Waiting spins, then yields the core; a wait so long that
-a thread must have lost its core is counted, and the team shrinks by it. Follows the sense-reversing barrier (Mellor-Crummey
-and Scott 1991, section 3.1) with a generation number as sense.
+Each thread owns an equal, contiguous range of an operation's units (so memory streams forward) and
+claims chunks of it; a thread that is done takes chunks from the others' ranges. Waiting spins, then
+yields the core; a wait so long that a thread must have lost its core is counted, and the team
+shrinks by it. Follows the sense-reversing barrier (Mellor-Crummey and Scott 1991, section 3.1) with
+a generation number as sense.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from __future__ import annotations
 from typing import Any
 
 from miaotui.kernels.compiler import inline
-from miaotui.kernels.memory import atomic_add, atomic_load, atomic_store, pause, peek, poke, yield_core
+from miaotui.kernels.memory import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    pause,
+    peek,
+    poke,
+    yield_core,
+)
 from miaotui.kernels.ops import (
     CLAIM_SLOTS,
     LINE_FIELDS,

@@ -1,8 +1,9 @@
 """The worker team: Python threads that run compiled passes together, without the interpreter lock.
 
-One team serves the whole process; models take turns. Between passes a worker spins for a bounded time, then sleeps on an
-event. When another process keeps taking a core away, passes stall at their meetings; the team then works with one thread
-for a while, which is faster than waiting, and tries again later.
+One team serves the whole process; models take turns. Between passes a worker spins for a bounded
+time, then sleeps on an event. When another process keeps taking a core away, passes stall at their
+meetings; the team then works with one thread for a while, which is faster than waiting, and tries
+again later.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Team:
         self._alone_for = 0
         self._pressure = 0
         self._threads = [
-            threading.Thread(target=self._serve, args=(member,), name=f"miaotui-{member}", daemon=True)
+            threading.Thread(
+                target=self._serve, args=(member,), name=f"miaotui-{member}", daemon=True
+            )
             for member in range(1, self.size)
         ]
         for thread in self._threads:
@@ -157,5 +160,3 @@ def huge_bytes(size_bytes: int) -> NDArray[np.uint8]:
 def address_of(array: NDArray[Any]) -> int:
     """The byte address of an array's first value."""
     return int(array.ctypes.data)
-
-

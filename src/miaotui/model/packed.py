@@ -1,7 +1,8 @@
 """A model's packed weights: made once from its files, kept in the cache, mapped from there ever after.
 
-Decides which matrices are fused (queries, keys and values; gate and up, in alternating units of 32 rows) and which format
-each gets. Knows nothing of passes. Invariant: what is mapped was packed by this layout version from this very source.
+Decides which matrices are fused (queries, keys and values; gate and up, in alternating units of 32
+rows) and which format each gets. Knows nothing of passes. Invariant: what is mapped was packed by
+this layout version from this very source.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ Knows encodings and formats, not layers. Works in slices of rows, so memory stay
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,9 +75,7 @@ def _padded(blocks: Blocks) -> Blocks:
     if not extra:
         return blocks
 
-    def grow(array: NDArray[np.generic] | None) -> NDArray[np.generic] | None:
+    def grow(array: Any) -> Any:
         return None if array is None else np.pad(array, [(0, extra)] + [(0, 0)] * (array.ndim - 1))
 
-    return Blocks(
-        blocks.format, *(grow(a) for a in (blocks.integers, blocks.scales, blocks.minimums))
-    )  # type: ignore[arg-type]
+    return Blocks(blocks.format, grow(blocks.integers), grow(blocks.scales), grow(blocks.minimums))

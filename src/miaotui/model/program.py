@@ -1,8 +1,9 @@
 """One forward pass as a program of kernels: a table of operations, built once from a configuration and packed weights.
 
-Per layer: norm, queries/keys/values, attention, output, norm, gated feed-forward, down; the residual is added where products
-finish. Models that norm before adding (Gemma) write to a second residual buffer, so that every step stays repeatable.
-Knows the order of things; the arithmetic is in ``kernels``, the rows come from the runner.
+Per layer: norm, queries/keys/values, attention, output, norm, gated feed-forward, down; the
+residual is added where products finish. Models that norm before adding (Gemma) write to a second
+residual buffer, so that every step stays repeatable. Knows the order of things; the arithmetic is
+in ``kernels``, the rows come from the runner.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.kernels import attention_fields as att
-from miaotui.kernels import compiled
+from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
-from miaotui.kernels import ops
 from miaotui.kernels import pointwise_fields as pw
 from miaotui.kernels.ops import float_field
 from miaotui.kernels.team import aligned_int64
@@ -28,7 +28,9 @@ _GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
 
 
 class Program:
-    """The operations of one model's pass. ``table`` is int64 ``[operations, 32]``; weights and buffers must outlive it."""
+    """The operations of one model's pass. ``table`` is int64 ``[operations, 32]``; weights and
+    buffers must outlive it.
+    """
 
     def __init__(
         self,
@@ -102,7 +104,9 @@ class Program:
 
     def _head(self, current: int) -> None:
         space, config = self.workspace, self.config
-        self._norm("final_norm", space.residual[current], space.last, gather=1, rows=ops.RUN_LOGIT_ROWS)
+        self._norm(
+            "final_norm", space.residual[current], space.last, gather=1, rows=ops.RUN_LOGIT_ROWS
+        )
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
         self._linear(matrix, space.last, space.logits, mode=lin.STORE, rows=ops.RUN_LOGIT_ROWS)
         if config.logit_softcap:
@@ -121,7 +125,9 @@ class Program:
             pw.TABLE_SCALE: float_field(self.config.embedding_scale),
         })  # fmt: skip
 
-    def _norm(self, name: str, source: Rows, out: Quantized, gather: int = 0, rows: int = ops.RUN_ROWS) -> None:
+    def _norm(
+        self, name: str, source: Rows, out: Quantized, gather: int = 0, rows: int = ops.RUN_ROWS
+    ) -> None:
         self._add("pointwise:norm", {
             **self._norm_fields(name, source), pw.KIND: _NORMS[self.config.norm], pw.GATHER: gather,
             pw.NORM_BIAS: self._vector(name + "_bias", 0),
@@ -258,5 +264,3 @@ def rotation_tables(config: ModelConfig, positions: int) -> dict[int, RotationTa
 
 def _address(matrix: Matrix) -> int:
     return int(matrix.data.ctypes.data)
-
-

@@ -57,7 +57,9 @@ class Quantized:
     def of(cls, rows: int, width: int) -> Quantized:
         """Room for ``rows`` rows of ``width`` values."""
         stride, header = -(-width // 64) * 64, -(-width // 32 * HEADER_BYTES // 64) * 64
-        return cls(Rows(aligned_bytes(rows * stride), stride), Rows(aligned_bytes(rows * header), header))
+        return cls(
+            Rows(aligned_bytes(rows * stride), stride), Rows(aligned_bytes(rows * header), header)
+        )
 
 
 class Workspace:
@@ -78,10 +80,11 @@ class Workspace:
 
 
 class KvPages:
-    """Keys and values of every layer: ``n_pages`` pages of 16 tokens. Fresh pages are zero; memory is taken when touched.
+    """Keys and values of every layer: ``n_pages`` pages of 16 tokens. Fresh pages are zero; memory
+    is taken when touched.
 
-    All layers of a page lie together, in huge pages of the operating system where it has them: what a short text touches is
-    dense, and a pass needs few address translations.
+    All layers of a page lie together, in huge pages of the operating system where it has them: what
+    a short text touches is dense, and a pass needs few address translations.
     """
 
     def __init__(self, config: ModelConfig, n_pages: int, kind: KvKind) -> None:
