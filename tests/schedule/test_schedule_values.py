@@ -44,6 +44,7 @@ def test_every_sequence_needs_a_row():
 def test_what_fits_and_what_does_not():
     config = ScheduleConfig(n_pages=4, context=100)
     config.require_fitting(60, 5)  # 64 positions: the last token is not fed back
+    ScheduleConfig(n_pages=9, context=100).require_fitting(60, 40)
     with pytest.raises(PromptTooLongError, match=r"need 5 KV pages of 16 tokens, .* only 4"):
         config.require_fitting(60, 6)
     with pytest.raises(PromptTooLongError, match=r"60 tokens .* up to 41 exceed .* 100 tokens"):

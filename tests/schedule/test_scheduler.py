@@ -162,6 +162,37 @@ def test_room_is_reckoned_without_the_pages_that_are_shared_anyway():
     assert shares(step(scheduler)) == [(0, 64, 1, 1), (1, 64, 6, 1)]
 
 
+def test_stored_pages_nobody_uses_take_room_when_they_are_reused():
+    scheduler = make(n_pages=7)
+    scheduler.add(0, prompt(64), 1)
+    step(scheduler)  # done: its four pages are stored
+    scheduler.add(1, prompt(20, salt=1), 20)
+    step(scheduler)
+    scheduler.add(2, prompt(70), 5)
+    assert scheduler.stats().pages_evictable == 4
+    step(scheduler)
+    assert (scheduler.stats().running, scheduler.stats().waiting) == (1, 1)
+
+
+def test_nobody_starts_who_would_soon_be_paused():
+    scheduler = make(n_pages=4)
+    scheduler.add(0, prompt(30), 30)
+    scheduler.add(1, prompt(17, salt=1), 20)
+    for _ in range(30):
+        step(scheduler)
+        assert scheduler.stats().paused == 0
+    assert shares(step(scheduler)) == [(1, 0, 17, 1)]
+
+
+def test_the_rows_of_drafts_are_not_given_to_prompts_as_well():
+    scheduler = make(max_rows=9, max_sequences=2)
+    scheduler.add(0, prompt(4), 30)
+    step(scheduler)
+    scheduler.add(1, prompt(40, salt=1), 5)
+    drafts = {0: [5] * 10}
+    assert shares(step(scheduler, 9, drafts)) == [(0, 4, 5, 5), (1, 0, 4, 0)]
+
+
 def pressed() -> Scheduler:
     """A pool in which sequence 0 soon needs a page that the newer sequence 1 holds."""
     scheduler = make(n_pages=4)
@@ -182,6 +213,7 @@ def test_the_newest_is_paused_when_pages_run_out_and_resumes_where_it_was():
         assert shares(step(scheduler)) == [(0, position, 1, 1)]
     # Sequence 0 took only the page that was half full: the full one still holds 16 tokens.
     assert shares(step(scheduler)) == [(1, 16, 7, 1)]  # computed again, not sampled again
+    assert scheduler.cached_tokens(1) == 0  # they were its own
     assert shares(step(scheduler)) == [(1, 23, 1, 1)]
 
 

@@ -102,7 +102,10 @@ class Scheduler:
             elif left:
                 left -= self._plan_prompt(state, left, chunks)
         while left and (started := self._start_next()):
-            left -= self._plan_prompt(started, left, chunks)
+            rows = self._plan_prompt(started, left, chunks)
+            if not rows:
+                break  # paused at once: starting it again in this plan would not end
+            left -= rows
         self._latest = Plan(tuple(chunks))
         return self._latest
 
