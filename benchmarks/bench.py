@@ -47,26 +47,27 @@ def main() -> None:
 
 def _run(args: argparse.Namespace) -> None:
     machine = describe()
-    bandwidth = read_bandwidth(args.threads)
     found = _versions()
     print(f"load average {machine.load_average[0]:.2f}; {machine.processor}, {machine.cores} cores")
-    print(f"read bandwidth {bandwidth / 1e9:.1f} GB/s with {args.threads} threads")
     print("; ".join(f"{name} {number}" for name, number in found.items()), flush=True)
     line: dict[str, object] = {}
     for name in args.model:
-        outcome = _measure(name, args, bandwidth)
+        outcome = _measure(name, args)
         promises = list(checks(outcome))
         line[name] = as_dict(outcome, promises)
-        print(f"\n{name}: at the read limit {outcome.limit:.0f} tok/s\n")
+        print(
+            f"\n{name}: read bandwidth {outcome.bandwidth / 1e9:.1f} GB/s with {args.threads} "
+            f"threads; at that limit {outcome.limit:.0f} tok/s\n"
+        )
         print(table(outcome, all_workloads(True)))
         if promises:
             print("\n" + check_table(promises))
         sys.stdout.flush()
-    about = {"machine": machine.as_dict(), "versions": found, "read_bandwidth": bandwidth}
-    print(json.dumps({**about, "threads": args.threads, "models": line}))
+    about = {"machine": machine.as_dict(), "versions": found, "threads": args.threads}
+    print(json.dumps({**about, "models": line}))
 
 
-def _measure(name: str, args: argparse.Namespace, bandwidth: float) -> Outcome:
+def _measure(name: str, args: argparse.Namespace) -> Outcome:
     peers = Peers(args.peers)
     source = args.source or _default_source()
     make = models.smollm2_q4_0 if name == SMALL else models.random_llama_1b
@@ -79,11 +80,13 @@ def _measure(name: str, args: argparse.Namespace, bandwidth: float) -> Outcome:
         if "start" in args.part:
             results.update(starts(under_test, model.path, plan, folder))
         sessions = open_sessions(stack, under_test, model.path, folder)
+        bandwidth = read_bandwidth(args.threads)
         if "speed" in args.part:
             results.update(interleaved(sessions, all_workloads(name == SMALL), plan))
+            bandwidth = max(bandwidth, read_bandwidth(args.threads))
         if "neighbour" in args.part:
             results.update(beside_neighbour(sessions, DECODE_1, plan))
-        memory = {session.engine.label: session.memory() for session in sessions}
+        memory = {s.engine.label: s.memory() for s in sessions if "speed" in args.part}
     return Outcome(model, under_test, results, memory, bandwidth)
 
 

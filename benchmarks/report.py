@@ -169,6 +169,7 @@ def as_dict(outcome: Outcome, found: Sequence[Check]) -> dict[str, object]:
     return {
         "sha256": outcome.model.sha256,
         "weights": outcome.model.weights,
+        "read_bandwidth_bytes_per_s": outcome.bandwidth,
         "limit_tokens_per_s": outcome.limit,
         "measured": measured,
         "memory": outcome.memory,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines import Engine
-from machine import wait_until_quiet
+from machine import Strangers, wait_until_quiet
 from measure import Plan, Results, Sample, Series
 from session import Session
 from workloads import TTFT
@@ -35,8 +35,9 @@ def starts(engines: Sequence[Engine], gguf: Path, plan: Plan, folder: Path) -> R
                     prompts = TTFT.prompts(source, plan.n_vocab)
                     environment = {CACHE_VARIABLE: cache}
                     with Session(engine, gguf, folder / "start.log", environment) as session:
+                        strangers = Strangers([session.pid])
                         session.wait_ready()
                         session.generate(prompts, 1)
-                        age_s = session.age_s()
-                    results.setdefault((engine.label, name), Series("s")).add(Sample(age_s))
+                        sample = Sample(session.age_s(), strangers.cores())
+                    results.setdefault((engine.label, name), Series("s")).add(sample)
     return results
