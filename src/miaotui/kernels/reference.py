@@ -1,0 +1,264 @@
+"""Every kernel once more, in plain NumPy: what the compiled ones give, bit for bit.
+
+Owns the meaning of the kernels: which roundings there are, and in which order sums are taken. Knows
+nothing of addresses, layouts or threads, and takes its time. Equality can be exact since `fma` is:
+it rounds to odd in float64 before it rounds to float32 (Boldo and Melquiond 2008, theorem 5).
+Invariant: a row of a result depends on that row of the input alone.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# (NumPy's annotations lose the type where arrays meet scalars)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels.formats import GROUP, Blocks, Format
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int32]
+
+LANES = PAGE = 16  # of a vector; tokens of a page
+HALF_MAX = np.float32(65504.0)
+TINY = np.float32(1e-35)  # a group no larger counts as zeros: 127 / its top would overflow
+MASKED = np.float32(-1e30)
+_OFFSETS = {Format.Q4: 8, Format.Q4M: 0, Format.Q8: 128}
+
+
+def fma(a: Any, b: Any, c: Any) -> Floats:
+    """``a * b + c`` of float32 arrays, rounded once."""
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact: 24 + 24 bits
+    term = np.asarray(c, np.float64)
+    total = product + term
+    back = total - product
+    missed = (product - (total - back)) + (term - back)  # exact (Knuth's two-sum)
+    bits = total.view(np.int64)
+    towards = np.where((missed > 0) == (total > 0), 1, -1)
+    odd = bits + np.where((missed != 0) & (bits & 1 == 0), towards, 0)
+    return odd.view(np.float64).astype(np.float32)
+
+
+def halve(lanes: Floats) -> Floats:
+    """The sum over the last axis, whose length is a power of two: upper half onto lower, again."""
+    while lanes.shape[-1] > 1:
+        middle = lanes.shape[-1] // 2
+        lanes = lanes[..., :middle] + lanes[..., middle:]
+    return lanes[..., 0]
+
+
+# functions of single values -----------------------------------------------------------------------
+
+
+def exp(x: Floats) -> Floats:
+    """``e**x`` for x cut to [-87, 88]: ``2**n`` times a Taylor polynomial of what is left."""
+    x = np.clip(x, np.float32(-87), np.float32(88))
+    n = np.rint(x * np.float32(1.4426950408889634))
+    r = fma(n, np.float32(-0.693359375), x)
+    r = fma(n, np.float32(2.12194440e-4), r)
+    total = np.full_like(x, 1 / 5040)
+    for coefficient in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
+        total = fma(total, r, np.float32(coefficient))
+    return total * ((n.astype(np.int32) + 127) << 23).view(np.float32)
+
+
+def silu(x: Floats) -> Floats:
+    """``x / (1 + e**-x)``."""
+    return x / (exp(-x) + np.float32(1))
+
+
+def gelu_tanh(x: Floats) -> Floats:
+    """``x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x**3)))``, by one exponential."""
+    inner = fma(x * x * np.float32(0.044715), x, x) * np.float32(-2 * 0.7978845608028654)
+    return x / (exp(inner) + np.float32(1))
+
+
+def softcap(x: Floats, cap: float) -> Floats:
+    """``cap * tanh(x / cap)``, by one exponential."""
+    one, two, limit = np.float32(1), np.float32(2), np.float32(cap)
+    return limit * (one - two / (exp(x / limit * two) + one))
+
+
+def half(x: Floats) -> NDArray[np.float16]:
+    """Float16, nearest even, cut to ±65504."""
+    return np.clip(x, -HALF_MAX, HALF_MAX).astype(np.float16)
+
+
+# quantization and products ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Float32 values as int8 ``[..., n]`` with one scale per n: a value is ``integer * scale``."""
+
+    integers: NDArray[np.int8]
+    scales: Floats
+
+    @property
+    def sums(self) -> Integers:
+        """The sum of each n integers."""
+        return self.integers.sum(axis=-1, dtype=np.int32)
+
+    @property
+    def offsets(self) -> Floats:
+        """``scale * sum``: what a minimum of 1 would add to a product."""
+        return self.scales * self.sums.astype(np.float32)
+
+
+def to_bytes(x: Floats) -> Bytes:
+    """Int8 of the last axis: the largest magnitude becomes 127."""
+    top = np.abs(x).max(axis=-1)
+    inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > TINY)
+    integers = np.rint(x * inverse[..., None]).astype(np.int8)
+    return Bytes(integers, top / np.float32(127))
+
+
+def quantize(x: Floats) -> Bytes:
+    """Activations ``[rows, width]`` as int8 ``[rows, groups, 32]``, scales ``[rows, groups]``."""
+    return to_bytes(x.reshape(len(x), -1, GROUP))
+
+
+def gated(gate: Floats, up: Floats, activation: Any) -> Bytes:
+    """``activation(gate) * up``, quantized for the next product."""
+    return quantize(activation(gate) * up)
+
+
+def linear(weights: Blocks, x: Bytes) -> Floats:
+    """``x`` times the packed matrix ``[outputs, inputs]``: float32 ``[rows, outputs]``.
+
+    Exact integers within a group of 32 inputs, groups in ascending order.
+    """
+    assert weights.scales is not None
+    whole = weights.integers.astype(np.int32) - _OFFSETS[weights.format]
+    total = np.zeros((len(x.integers), len(whole)), np.float32)
+    for g in range(whole.shape[1]):
+        dots = x.integers[:, g].astype(np.int32) @ whole[:, g].T
+        scale = weights.scales[:, g].astype(np.float32)
+        total = fma(dots.astype(np.float32) * x.scales[:, g, None], scale, total)
+        if weights.minimums is not None:
+            total = fma(weights.minimums[:, g].astype(np.float32), x.offsets[:, g, None], total)
+    return total
+
+
+def linear_f32(matrix: Floats, x: Floats) -> Floats:
+    """The same for float32 weights ``[outputs, inputs]`` and inputs ``[rows, inputs]``."""
+    total = np.zeros((len(x), len(matrix)), np.float32)
+    for k in range(x.shape[1]):
+        total = fma(x[:, k, None], matrix[:, k], total)
+    return total
+
+
+def embed(table: Blocks, tokens: NDArray[np.int64], factor: float = 1.0) -> Floats:
+    """Rows of a packed table ``[tokens, width]`` times ``factor``: float32 ``[rows, width]``."""
+    scaled = np.float32(factor)
+    integers = table.integers[tokens]
+    if table.scales is None:
+        return integers.reshape(len(tokens), -1) * scaled
+    whole = (integers.astype(np.int32) - _OFFSETS[table.format]).astype(np.float32)
+    result = whole * (table.scales[tokens].astype(np.float32) * scaled)[..., None]
+    if table.minimums is not None:
+        result = result + (table.minimums[tokens].astype(np.float32) * scaled)[..., None]
+    return result.reshape(len(tokens), -1)
+
+
+# norms and rotation -------------------------------------------------------------------------------
+
+
+def norm(x: Floats, weight: Floats, eps: float, bias: Floats | None = None) -> Floats:
+    """RMS norm of rows ``[rows, width]``; with a ``bias``, layer norm."""
+    count = np.float32(x.shape[1])
+    mean = np.zeros((len(x), 1), np.float32)
+    if bias is not None:
+        mean = (_sum(x, squares=False) / count)[:, None]
+    variance = _sum(x - mean, squares=True) / count
+    inverse = np.float32(1) / np.sqrt(variance + np.float32(eps))
+    result = (x - mean) * inverse[:, None] * weight
+    return result if bias is None else result + bias
+
+
+def _sum(x: Floats, squares: bool, chains: int = 2) -> Floats:
+    """Row sums (of squares), by ``chains`` vectors of 16 partial sums that run along the row."""
+    pieces = x.reshape(len(x), -1, chains, LANES)
+    total = np.zeros((len(x), chains, LANES), np.float32)
+    for step in range(pieces.shape[1]):
+        piece = pieces[:, step]
+        total = fma(piece, piece, total) if squares else total + piece
+    return halve(total.sum(axis=1, dtype=np.float32))
+
+
+def norm_head(x: Floats, weight: Floats, eps: float) -> Floats:
+    """RMS norm of heads ``[n, dim]``."""
+    total = _sum(x, squares=True, chains=1) / np.float32(x.shape[1])
+    inverse = np.float32(1) / np.sqrt(total + np.float32(eps))
+    return x * inverse[:, None] * weight
+
+
+def rotate(x: Floats, cos: Floats, sin: Floats, scale: float = 1.0) -> Floats:
+    """Heads ``[n, dim]``, scaled, pairs ``(i, i + r)`` turned by cosines and sines ``[n, r]``."""
+    r = cos.shape[1]
+    low, high, rest = x[:, :r], x[:, r : 2 * r], x[:, 2 * r :]
+    turned = [fma(low, cos, 0 - high * sin), fma(high, cos, low * sin), rest]
+    return np.concatenate(turned, axis=1) * np.float32(scale)
+
+
+# attention ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Views:
+    """What each of n queries sees: positions ``[start, end)``, int ``[n]`` each."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def mask(self, first: int) -> NDArray[np.bool_]:
+        """Which of a page's tokens each query sees: ``[n, 16]``."""
+        at = first + np.arange(PAGE)
+        return (at >= self.starts[:, None]) & (at < self.ends[:, None])
+
+
+def attention(
+    queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, views: Views, cap: float = 0.0
+) -> Floats:
+    """Softmax attention of rotated, scaled queries ``[n, dim]`` to one head of a cache.
+
+    ``keys`` and ``values`` are ``[tokens, dim]``, tokens a multiple of 16; a query meets pages of
+    16 in ascending order (online softmax, Milakov and Gimelshein 2018). Float32 ``[n, dim]``.
+    """
+    n, dim = queries.shape
+    k, k_scales = _lanes(keys)
+    v, v_scales = _lanes(values)
+    sums, tops = np.zeros((n, PAGE), np.float32), np.full((n, 1), MASKED)
+    result = np.zeros((n, dim), np.float32)
+    for first in range(0, len(k), PAGE):
+        page = slice(first, first + PAGE)
+        scores = _scores(queries, k[page]) * k_scales[page]
+        seen = views.mask(first)
+        scores = np.where(seen, softcap(scores, cap) if cap else scores, MASKED)
+        now = np.maximum(tops, scores.max(axis=1, keepdims=True))
+        chances, factors = np.where(seen, exp(scores - now), np.float32(0)), exp(tops - now)
+        sums, tops = fma(sums, factors, chances), now
+        chances, result = chances * v_scales[page], result * factors
+        for token in range(PAGE):
+            result = fma(chances[:, token, None], v[first + token], result)
+    return result * (np.float32(1) / halve(sums))[:, None]
+
+
+def _scores(queries: Floats, keys: Floats) -> Floats:
+    """Queries times one page's keys: two running sums, over each half of the head."""
+    q = queries.reshape(len(queries), 2, -1).transpose(1, 0, 2)
+    k = keys.reshape(PAGE, 2, -1).transpose(1, 0, 2)
+    total = np.zeros((2, len(queries), PAGE), np.float32)
+    for d in range(q.shape[2]):
+        total = fma(q[:, :, d, None], k[:, None, :, d], total)
+    return total[0] + total[1]
+
+
+def _lanes(stored: Floats | Bytes) -> tuple[Floats, Floats]:
+    """What is stored as float32, and each token's scale."""
+    if isinstance(stored, Bytes):
+        return stored.integers.astype(np.float32), stored.scales
+    return stored, np.ones(len(stored), np.float32)

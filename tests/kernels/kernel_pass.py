@@ -1,0 +1,160 @@
+"""Passes of hand-filled operations over arrays, for the tests of kernels.
+
+`run_pass` does what the engine's program and runner do together: a table of operations, a run, a
+team. `Floating` and `Quantized` are buffers with strides wider than their rows; what lies between
+and behind the rows must survive, and reading a buffer checks that it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels import compiled, formats, ops
+from miaotui.kernels.formats import Blocks, Format
+from miaotui.kernels.reference import Bytes
+from miaotui.kernels.team import Team, address_of, aligned_bytes, aligned_int64, shared_team
+
+HEADER = np.dtype([("scale", "f4"), ("sum", "i4"), ("offset", "f4"), ("unused", "u4")])
+UNTOUCHED = 0xA5
+Operation = tuple[str, Mapping[int, int]]
+
+
+def table_of(operations: Sequence[Operation]) -> NDArray[np.int64]:
+    """Operations ``(kernel, fields)`` as the table that a team runs."""
+    table = aligned_int64(len(operations) * ops.OP_FIELDS).reshape(-1, ops.OP_FIELDS)
+    for index, (kernel, fields) in enumerate(operations):
+        row = table[index]
+        row[ops.FUNCTION], row[ops.SLOT] = compiled.address(kernel), index % ops.CLAIM_SLOTS
+        for field, value in fields.items():
+            row[field] = value
+    return table
+
+
+def run_pass(
+    operations: Sequence[Operation],
+    run_fields: Mapping[int, int],
+    threads: int = 1,
+    team: Team | None = None,
+) -> None:
+    """Run operations once; ``run_fields`` say over which rows."""
+    table, run = table_of(operations), aligned_int64(ops.RUN_FIELDS)
+    for field, value in run_fields.items():
+        run[field] = value
+    (team or shared_team(threads)).run(address_of(table), len(table), run)
+
+
+class Guarded:
+    """``rows`` rows of ``width_bytes`` with room between them; all of it is marked."""
+
+    def __init__(self, rows: int, width_bytes: int, spare_bytes: int = 64) -> None:
+        self.rows, self.width_bytes = rows, width_bytes
+        self.stride = -(-width_bytes // 64) * 64 + spare_bytes
+        self.data = aligned_bytes((rows + 1) * self.stride)
+        self.data[:] = UNTOUCHED
+
+    @property
+    def address(self) -> int:
+        return address_of(self.data)
+
+    @property
+    def table(self) -> NDArray[np.uint8]:
+        return self.data.reshape(-1, self.stride)[: self.rows, : self.width_bytes]
+
+    def check(self, rows: int) -> None:
+        """Nothing but the first ``rows`` rows was written."""
+        table = self.data.reshape(-1, self.stride)
+        assert (table[:rows, self.width_bytes :] == UNTOUCHED).all(), "written beside a row"
+        assert (table[rows:] == UNTOUCHED).all(), "written behind the last row"
+
+
+class Floating(Guarded):
+    """Rows of float32."""
+
+    def __init__(self, rows: int, width: int, values: NDArray[np.float32] | None = None) -> None:
+        super().__init__(rows, 4 * width)
+        if values is not None:
+            self.write(values)
+
+    def write(self, values: NDArray[np.float32]) -> None:
+        self.table[: len(values)] = np.ascontiguousarray(values).view(np.uint8)
+
+    def read(self, rows: int | None = None) -> NDArray[np.float32]:
+        """The first rows, which alone were written."""
+        rows = self.rows if rows is None else rows
+        self.check(rows)
+        return self.table[:rows].copy().view(np.float32)
+
+
+class Quantized:
+    """Rows of int8 and their headers."""
+
+    def __init__(self, rows: int, width: int, values: Bytes | None = None) -> None:
+        self.integers = Guarded(rows, width)
+        self.headers = Guarded(rows, width // formats.GROUP * HEADER.itemsize)
+        self.width = width
+        if values is not None:
+            self.write(values)
+
+    def write(self, values: Bytes) -> None:
+        rows, groups = values.scales.shape
+        self.integers.table[:rows] = values.integers.reshape(rows, -1).view(np.uint8)
+        headers = np.zeros((rows, groups), HEADER)
+        headers["scale"], headers["sum"] = values.scales, values.sums
+        headers["offset"] = values.offsets
+        self.headers.table[:rows] = headers.view(np.uint8).reshape(rows, -1)
+
+    def read(self, rows: int) -> Bytes:
+        """The first rows, which alone were written; their headers agree with the integers."""
+        self.integers.check(rows)
+        self.headers.check(rows)
+        integers = self.integers.table[:rows].copy().view(np.int8)
+        headers = self.headers.table[:rows].copy().view(HEADER)
+        values = Bytes(integers.reshape(rows, -1, formats.GROUP), headers["scale"].copy())
+        assert_same(headers["sum"], values.sums)
+        assert_same(headers["offset"], values.offsets)
+        return values
+
+
+def assert_same(found: NDArray[np.generic], expected: NDArray[np.generic]) -> None:
+    """Equal bit for bit; zeros of either sign are equal."""
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def assert_same_bytes(found: Bytes, expected: Bytes) -> None:
+    assert_same(found.integers, expected.integers)
+    assert_same(found.scales, expected.scales)
+
+
+def packed(blocks: Blocks) -> NDArray[np.uint8]:
+    """Blocks, rows padded to whole units, in the memory layout of the kernels."""
+    rows, groups = blocks.integers.shape[:2]
+    inputs = groups * formats.GROUP
+    missing = formats.padded_rows(rows) - rows
+    grown = [
+        None if part is None else np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
+        for part in (blocks.integers, blocks.scales, blocks.minimums)
+    ]
+    whole = Blocks(blocks.format, *grown)
+    out = aligned_bytes(formats.packed_bytes(blocks.format, rows, inputs))
+    formats.pack(whole, out.reshape(-1, formats.tile_stride(blocks.format, inputs)))
+    return out
+
+
+def random_blocks(
+    form: Format, rows: int, inputs: int, rng: np.random.Generator, spread: float = 0.02
+) -> Blocks:
+    """Any integers the format holds, any scales: also zero, negative, subnormal."""
+    groups = inputs // formats.GROUP
+    if form is Format.F32:
+        return Blocks(form, rng.standard_normal((rows, groups, 32), np.float32))
+    most = 256 if form is Format.Q8 else 16
+    integers = rng.integers(0, most, (rows, groups, 32), np.uint8)
+    scales, minimums = (rng.normal(0, spread, (rows, groups)).astype(np.float16) for _ in "ab")
+    odd = rng.random((rows, groups))
+    scales[odd < 0.05] = 0
+    scales[odd > 0.95] = np.float16(3e-7)
+    return Blocks(form, integers, scales, minimums if form is Format.Q4M else None)
