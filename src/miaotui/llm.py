@@ -173,8 +173,8 @@ class LLM:
 
         mean_length = completion.prompt_tokens + len(completion.token_ids) / 2
         per_token = self.weight_bytes + mean_length * KvPages.bytes_per_token(self.config, self.kv)
-        limit = remembered_bandwidth(self._parts().runner.team.size) * 1e9
-        return completion.timing.decode_tokens_per_s * per_token / limit
+        used = completion.timing.decode_tokens_per_s * per_token / 1e9
+        return used / remembered_bandwidth(self._parts().runner.team.size, at_least=used)
 
     @property
     def weight_bytes(self) -> int:

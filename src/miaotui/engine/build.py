@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miaotui.config import Settings
+from miaotui.engine.draw import KERNELS as DRAW_KERNELS
 from miaotui.engine.runner import Runner
 from miaotui.errors import RequestError
 from miaotui.hub.store import PackedStore
@@ -98,7 +99,7 @@ def build(
         rotation_tables(config, context),
         _told(progress, "compiling"),
     )
-    compiled.prepare(TEAM_KERNELS)
+    compiled.prepare((*TEAM_KERNELS, *DRAW_KERNELS), _told(progress, "compiling"))
     runner = Runner(program, shared_team(options.threads))
     schedule = ScheduleConfig(
         n_pages=n_pages, context=context, max_rows=rows, max_sequences=options.max_sequences,

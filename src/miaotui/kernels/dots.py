@@ -22,7 +22,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from miaotui.kernels.cpu import Isa, probe
-from miaotui.kernels.simd import BYTES, I8, I16, I32, I32X, LANES, Emitter, Value
+from miaotui.kernels.simd import I8, I16, I32, LANES, Emitter, Value
 
 
 class Dot:
@@ -52,7 +52,7 @@ class Dot:
     def _products(self, weights: Value, inputs: Value) -> Value:
         total = None
         for step in range(4):
-            order = range(step, 4 * LANES, 4)
+            order = range(step, weights.type.count, 4)
             w = self.e.widen(self.e.shuffle(weights, order), I32)
             x = self.e.widen(self.e.shuffle(inputs, order), I32)
             total = w * x if total is None else total + w * x
@@ -64,7 +64,7 @@ class VnniDot(Dot):
     """``vpdpbusd`` on 512-bit or 256-bit registers: unsigned weights times signed activations."""
 
     byte_bias = 128
-    parts = 1
+    register = 64  # bytes
 
     def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
         """Add 16 x 4 products of weights in 0..15."""
@@ -72,10 +72,10 @@ class VnniDot(Dot):
 
     def byte(self, total: Value, weights: Value, inputs: Value) -> Value:
         """Add 16 x 4 products of the stored bytes; the bias stays in."""
-        return _in_parts(self.e, self.parts, self._step, total, weights, inputs)
+        return _in_parts(self.e, self.register, self._step, weights, inputs, total)
 
-    def _step(self, total: Value, weights: Value, inputs: Value) -> Value:
-        bits = 512 // self.parts
+    def _step(self, weights: Value, inputs: Value, total: Value) -> Value:
+        bits = 8 * self.register
         operand = weights.type if llvm.llvm_version_info[0] >= 22 else total.type
         name = f"llvm.x86.avx512.vpdpbusd.{bits}"
         function = self.e.declare(name, total.type, [total.type, operand, operand])
@@ -86,7 +86,7 @@ class VnniDot(Dot):
 class Vnni256Dot(VnniDot):
     """``vpdpbusd`` on two 256-bit registers (AVX-VNNI: laptops from 2021 on)."""
 
-    parts = 2
+    register = 32
 
 
 class Avx2Dot(Dot):
@@ -96,22 +96,22 @@ class Avx2Dot(Dot):
 
     def start(self, offset: Value) -> Value:
         """A fresh sum of nibble products in int16; `byte` makes it int32."""
-        return self.e.const(ir.VectorType(I16, 2 * LANES), 0)
+        return self.e.const(ir.VectorType(I16, 2 * offset.type.count), 0)
 
     def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
         """Add 16 x 4 products of weights in 0..15, still as pairs."""
-        return total + _in_parts(self.e, 2, self._pairs, weights, inputs)
+        return total + _in_parts(self.e, 32, self._pairs, weights, inputs)
 
     def byte(self, total: Value, weights: Value, inputs: Value) -> Value:
         """Add 16 x 4 products: |w| times the activation with w's sign."""
-        if total.type != I32X:
-            total = self.e.const(I32X, 0)
-        return total + _in_parts(self.e, 2, self._signed, weights ^ 128, inputs)
+        if total.type.element == I16:
+            total = self.e.const(ir.VectorType(I32, total.type.count // 2), 0)
+        return total + _in_parts(self.e, 32, self._signed, weights ^ 128, inputs)
 
     def finish(self, total: Value, offset: Value) -> Value:
         """The block's sums as 16 x int32."""
-        if total.type != I32X:
-            total = _in_parts(self.e, 2, self._add_pairs, total)
+        if total.type.element == I16:
+            total = _in_parts(self.e, 32, self._add_pairs, total)
         return total + offset
 
     def _pairs(self, weights: Value, inputs: Value) -> Value:
@@ -140,21 +140,23 @@ class NeonDot(Dot):
 
     def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
         """Add 16 x 4 products of weights in 0..15."""
-        return _in_parts(self.e, 4, self._step, total, weights, inputs)
+        return _in_parts(self.e, 16, self._step, weights, inputs, total)
 
     def byte(self, total: Value, weights: Value, inputs: Value) -> Value:
         """Add 16 x 4 products of weights stored as value + 128."""
         return self.nibble(total, weights ^ 128, inputs)
 
-    def _step(self, total: Value, weights: Value, inputs: Value) -> Value:
+    def _step(self, weights: Value, inputs: Value, total: Value) -> Value:
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
         function = self.e.declare(name, total.type, [total.type, weights.type, weights.type])
         return self.e.wrap(self.e.builder.call(function, [total.ir, weights.ir, inputs.ir]))
 
 
-def _in_parts(e: Emitter, parts: int, step: Callable[..., Value], *vectors: Value) -> Value:
-    """``step`` applied to each register-sized part of the vectors."""
-    if parts == 1:
+def _in_parts(e: Emitter, register: int, step: Callable[..., Value], *vectors: Value) -> Value:
+    """``step`` applied to each part of the vectors; the first one's parts fill a register of bytes."""
+    first = vectors[0].type
+    parts = first.count * first.element.width // (8 * register)
+    if parts <= 1:
         return step(*vectors)
     columns = zip(*[e.split(vector, parts) for vector in vectors], strict=True)
     return e.concat([step(*column) for column in columns])
@@ -175,6 +177,6 @@ def host_lowering() -> tuple[type[Dot], bool]:
     return LOWERINGS[isa], isa is not Isa.PLAIN
 
 
-def splat_inputs(e: Emitter, address: Value) -> Value:
-    """Four int8 activations, repeated for the 16 rows of a weight load."""
-    return e.bits(e.load_splat(address, I32), BYTES)
+def splat_inputs(e: Emitter, address: Value, lanes: int = LANES) -> Value:
+    """Four int8 activations, repeated for each row of a weight load."""
+    return e.bits(e.splat(e.load(address, I32), lanes), ir.VectorType(I8, 4 * lanes))

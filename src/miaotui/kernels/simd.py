@@ -21,7 +21,6 @@ F16, F32 = ir.HalfType(), ir.FloatType()
 F32X = ir.VectorType(F32, LANES)
 I32X = ir.VectorType(I32, LANES)
 I8X = ir.VectorType(I8, LANES)
-BYTES = ir.VectorType(I8, 4 * LANES)  # one weight load: 16 rows x 4 inputs
 
 
 class Value:
