@@ -189,7 +189,9 @@ def _float_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
     return e.loop(operands.groups * 32, [e.const(kind, 0.0)] * operands.rows, step)
 
 
-def emit_unit(form: Format, rows: int, tiling: Tiling) -> Callable[..., None]:
+def emit_unit(
+    form: Format, rows: int, tiling: Tiling = Tiling(block=8, most=8)
+) -> Callable[..., None]:
     """An emitter of 32 outputs for ``rows`` rows.
 
     Its values are the first tile's address, the bytes to the next tile, the number of groups, the
