@@ -36,9 +36,9 @@ class Tiling:
 
 
 # Side by side there are more chains of dot products in flight; but few rows wait for memory, which
-# streams best one tile after the other, and many rows do not fit the registers.
+# streams best one tile after the other.
 TILINGS = {
-    Isa.AVX512_VNNI: Tiling(block=6, most=8, paired=(5, 6)),
+    Isa.AVX512_VNNI: Tiling(block=6, most=8, paired=(5, 6, 7, 8)),
     Isa.AVX_VNNI: Tiling(block=4, most=4, halved=True),
     Isa.AVX2: Tiling(block=4, most=4, halved=True),
     Isa.NEON_DOTPROD: Tiling(block=4, most=4),
@@ -73,8 +73,8 @@ class Tile:
         self.e, self.form, self.address = e, form, address
         self.lanes, self.first = lanes, first
 
-    def at(self, group: Value, prefetch: bool) -> Group:
-        """One group; ``prefetch`` asks for what is read a little later."""
+    def at(self, group: Value, ahead: Value | int | None) -> Group:
+        """One group; asks for what is read ``ahead`` bytes later."""
         form = self.form
         if form.record_groups == 1:
             head = record = self.address + group * form.record_bytes
@@ -84,10 +84,10 @@ class Tile:
             odd = group & 1
             head = record + odd * (2 * TILE_ROWS)
             integers = record + odd * form.integer_bytes + form.head_bytes
-        if prefetch:
-            self.e.prefetch(record + PREFETCH_BYTES)
+        if ahead is not None:
+            self.e.prefetch(record + ahead)
             for line in range(0, form.integer_bytes, LINE):
-                self.e.prefetch(integers + (PREFETCH_BYTES + line))
+                self.e.prefetch(integers + line + ahead)
         return Group(self, head + 2 * self.first, integers + 4 * self.first)
 
 
@@ -120,8 +120,10 @@ class Group:
 class _Sums:
     """The sums of all rows with some tiles, group after group; the loop carries ``rows x tiles``."""
 
-    def __init__(self, e: Emitter, tiles: list[Tile], operands: Operands, prefetch: bool) -> None:
-        self.e, self.tiles, self.operands, self.prefetch = e, tiles, operands, prefetch
+    def __init__(
+        self, e: Emitter, tiles: list[Tile], operands: Operands, ahead: Value | int | None
+    ) -> None:
+        self.e, self.tiles, self.operands, self.ahead = e, tiles, operands, ahead
         self.form, self.lanes = tiles[0].form, tiles[0].lanes
 
     def all(self) -> list[Value]:
@@ -132,7 +134,7 @@ class _Sums:
 
     def _group(self, group: Value, carried: list[Value]) -> list[Value]:
         heads = [self.operands.header(row, group) for row in range(self.operands.rows)]
-        parts = [tile.at(group, self.prefetch) for tile in self.tiles]
+        parts = [tile.at(group, self.ahead) for tile in self.tiles]
         whole = self._integers(group, heads, parts)
         scales = [part.scale() for part in parts]
         minimums = [part.minimum() for part in parts] if self.form is Format.Q4M else []
@@ -213,7 +215,10 @@ def emit_unit(
                 if form is Format.F32:
                     sums = _float_sums(e, tiles[0], operands)
                 else:
-                    sums = _Sums(e, tiles, operands, prefetch=first == 0).all()
+                    ahead = (
+                        stride * 2 if paired else PREFETCH_BYTES
+                    )  # the next unit, or this stream
+                    sums = _Sums(e, tiles, operands, ahead if first == 0 else None).all()
                 for i, total in enumerate(sums):
                     row, tile = i // len(pair), pair[i % len(pair)]
                     e.store(total, out + out_stride * row + (64 * tile + 4 * first), 4)
