@@ -5,7 +5,7 @@ Frozen dataclasses without behaviour beyond validation. They know nothing of eng
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,8 +21,9 @@ MAX_SEED = 2**63 - 1
 class SamplingParams:
     """How the next token is chosen from the logits, and when an answer ends.
 
-    ``temperature=0`` is greedy; ties go to the lowest token id. ``top_k=0``, ``top_p=1`` and ``min_p=0`` switch the
-    respective filter off. Raises `RequestError` for values outside their range.
+    ``temperature=0`` is greedy; ties go to the lowest token id. ``top_k=0``, ``top_p=1`` and
+    ``min_p=0`` switch the respective filter off. Raises `RequestError` for values of the wrong type
+    or outside their range.
     """
 
     max_tokens: int | None = None  # None: as many as the context holds
@@ -42,59 +43,47 @@ class SamplingParams:
     logprobs: int | None = None  # None: none; n: the chosen token's and the n best's
 
     def __post_init__(self) -> None:
-        _require(
-            self.max_tokens is None or self.max_tokens >= 1,
-            "max_tokens",
-            ">= 1 or None",
-            self.max_tokens,
+        self._check_counts()
+        self._check_numbers()
+        few = isinstance(self.stop, tuple) and len(self.stop) <= 16
+        texts = few and all(isinstance(text, str) and text for text in self.stop)
+        _require(texts, "stop", "at most 16 non-empty strings", self.stop)
+        ids = isinstance(self.stop_token_ids, tuple) and all(map(_whole, self.stop_token_ids))
+        _require(ids, "stop_token_ids", "token ids", self.stop_token_ids)
+        _require(isinstance(self.ignore_eos, bool), "ignore_eos", "True or False", self.ignore_eos)
+        self._check_bias()
+
+    def _check_counts(self) -> None:
+        limit, logprobs = self.max_tokens, self.logprobs
+        at_least_one = limit is None or (_whole(limit) and limit >= 1)
+        _require(at_least_one, "max_tokens", "a whole number >= 1, or None", limit)
+        _require(_whole(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
+        whole = _whole(self.seed) and 0 <= self.seed <= MAX_SEED
+        _require(whole, "seed", "a whole number in [0, 2**63)", self.seed)
+        at_least_zero = _whole(self.min_tokens) and self.min_tokens >= 0
+        _require(at_least_zero, "min_tokens", "a whole number >= 0", self.min_tokens)
+        in_range = logprobs is None or (_whole(logprobs) and 0 <= logprobs <= 64)
+        _require(in_range, "logprobs", "a whole number in [0, 64], or None", logprobs)
+
+    def _check_numbers(self) -> None:
+        ranges = (
+            ("temperature", lambda value: value >= 0, ">= 0"),
+            ("top_p", lambda value: 0 < value <= 1, "in (0, 1]"),
+            ("min_p", lambda value: 0 <= value <= 1, "in [0, 1]"),
+            ("repetition_penalty", lambda value: value > 0, "> 0"),
+            ("presence_penalty", lambda value: True, "a finite number"),
+            ("frequency_penalty", lambda value: True, "a finite number"),
         )
-        _require(
-            _finite(self.temperature) and self.temperature >= 0,
-            "temperature",
-            ">= 0",
-            self.temperature,
-        )
-        _require(_finite(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        _require(self.top_k >= 0, "top_k", ">= 0 (0: off)", self.top_k)
-        _require(_finite(self.min_p) and 0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
-        _require(0 <= self.seed <= MAX_SEED, "seed", "in [0, 2**63)", self.seed)
-        _require(
-            len(self.stop) <= 16 and all(self.stop),
-            "stop",
-            "at most 16 non-empty strings",
-            self.stop,
-        )
-        _require(self.min_tokens >= 0, "min_tokens", ">= 0", self.min_tokens)
-        _require(
-            _finite(self.repetition_penalty) and self.repetition_penalty > 0,
-            "repetition_penalty",
-            "> 0",
-            self.repetition_penalty,
-        )
-        _require(
-            _finite(self.presence_penalty),
-            "presence_penalty",
-            "a finite number",
-            self.presence_penalty,
-        )
-        _require(
-            _finite(self.frequency_penalty),
-            "frequency_penalty",
-            "a finite number",
-            self.frequency_penalty,
-        )
-        _require(
-            len(self.logit_bias) <= 1024 and all(_finite(v) for v in self.logit_bias.values()),
-            "logit_bias",
-            "at most 1,024 finite numbers",
-            dict(self.logit_bias),
-        )
-        _require(
-            self.logprobs is None or 0 <= self.logprobs <= 64,
-            "logprobs",
-            "in [0, 64] or None",
-            self.logprobs,
-        )
+        for name, holds, expected in ranges:
+            value = getattr(self, name)
+            _require(_finite(value) and holds(value), name, expected, value)
+
+    def _check_bias(self) -> None:
+        bias = self.logit_bias
+        expected = "at most 1,024 token ids with a finite number each"
+        _require(isinstance(bias, Mapping) and len(bias) <= 1024, "logit_bias", expected, bias)
+        sound = all(_whole(token) and _finite(value) for token, value in bias.items())
+        _require(sound, "logit_bias", expected, dict(bias))
 
 
 @dataclass(frozen=True)
@@ -138,8 +127,15 @@ class Delta:
     completion: Completion | None = None  # on the last piece: the whole answer
 
 
-def _finite(value: float) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _finite(value: object) -> bool:
+    """Whether it is a number that fits a float, neither infinite nor NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _require(holds: bool, name: str, expected: str, got: object) -> None:
