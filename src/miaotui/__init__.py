@@ -2,7 +2,8 @@
 
 import miaotui
 with miaotui.load("smollm2-135m") as llm:
-    print(llm.chat([{"role": "user", "content": "What is the capital of France?"}], max_tokens=32).text)
+    question = {"role": "user", "content": "What is the capital of France?"}
+    print(llm.chat([question], max_tokens=32).text)
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
-"""From submitted requests to tokens: `Engine` plans with the scheduler, runs with the runner,
-samples, and ends answers.
+"""From submitted requests to tokens.
+
+`Engine` plans with the scheduler, runs with the runner, samples, and ends answers.
 """

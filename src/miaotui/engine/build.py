@@ -1,7 +1,8 @@
 """Puts an engine together: files to packed weights, program, pages, scheduler.
 
-Decides sizes from the model and the machine: how long a context, how many pages of keys and values, how many rows in a
-pass. Knows nothing of prompts.
+Decides sizes from the model and the machine: how long a context, how many pages of keys and values,
+how many rows in a pass. Knows nothing of prompts. Invariant: a request that fits the context fits
+the pages, when it runs alone.
 """
 
 from __future__ import annotations
@@ -16,31 +17,36 @@ from miaotui.engine.runner import Runner
 from miaotui.errors import RequestError
 from miaotui.hub.store import PackedStore
 from miaotui.kernels import compiled
-from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.cpu import probe
 from miaotui.kernels.formats import Format
 from miaotui.kernels.team import KERNELS as TEAM_KERNELS
 from miaotui.kernels.team import shared_team
 from miaotui.model.config import ModelConfig
 from miaotui.model.packed import PackedModel, load_packed
-from miaotui.model.program import Program, rotation_tables
+from miaotui.model.program import Program, require_runnable, rotation_tables
 from miaotui.model.workspace import KvKind, KvPages, Workspace
 from miaotui.schedule.config import ScheduleConfig
+from miaotui.schedule.pages import PAGE_SIZE, pages_for
 from miaotui.schedule.scheduler import Scheduler
 
 Progress = Callable[[str, int, int | None], None]  # (what is being done, done, of)
 
 MAX_CONTEXT = 32_768  # by default; ask for more explicitly
 KV_SHARE = 0.25  # of the machine's memory, at most, for keys and values
-LOGITS_BYTES = 32 << 20
+LEAST_KV_TOKENS = 16_384
+LOGITS_BYTES = 32 << 20  # of logits of drafted tokens, about
+LEAST_DRAFTS, MOST_DRAFTS = 8, 64  # drafted tokens that a pass can verify
+MAX_OPTION = 1 << 27
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """How to run a model. None: chosen from the model and the machine.
 
-    ``format`` is how weights stored as floats are packed; ``chunk_size`` how many prompt tokens a pass takes at most;
-    ``kv_tokens`` how many tokens' keys and values fit in all. Raises `RequestError` for values out of range.
+    ``format`` is how weights stored as floats are packed; ``context`` bounds prompt plus answer and
+    ``kv_tokens`` says for how many tokens, over all requests, keys and values are kept;
+    ``chunk_size`` is how many prompt tokens a pass takes at most. Raises `RequestError` for values
+    out of range.
     """
 
     format: Format | None = None
@@ -55,8 +61,14 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name in ("threads", "context", "kv_tokens", "max_sequences", "chunk_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RequestError(f"{name} must be at least 1, not {value}")
+            optional = value is None and name not in ("max_sequences", "chunk_size")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not optional and not (whole and 1 <= value <= MAX_OPTION):
+                raise RequestError(
+                    f"{name} must be a whole number from 1 to {MAX_OPTION:,}, not {value!r}"
+                )
+        if self.format is Format.F32:
+            raise RequestError("format must be q4, q4m or q8: products are not made in float32")
         if self.kv not in ("f16", "int8"):
             raise RequestError(f"kv must be 'f16' or 'int8', not {self.kv!r}")
 
@@ -68,7 +80,8 @@ class Built:
     runner: Runner
     scheduler: Scheduler
     weights: PackedModel
-    context: int
+    context: int  # tokens: the longest prompt plus answer
+    draft_rows: int  # drafted tokens that one pass can verify, over all sequences
     spare_pages: range  # pages outside the scheduler's reach, enough for one whole context
 
 
@@ -79,43 +92,67 @@ def build(
     settings: Settings,
     progress: Progress | None,
 ) -> Built:
-    """Pack (or map) the weights, compile (or load) the kernels, reserve memory."""
-    weights = load_packed(
-        path, PackedStore(settings.folder("packed"), settings.packed_max_bytes),
-        options.format or Format.Q8, _told(progress, "packing"),
-    )  # fmt: skip
-    context = min(options.context or MAX_CONTEXT, config.context_length)
-    n_pages = _pages(config, options, context)
-    spare = -(-context // PAGE_TOKENS)
-    rows = max(options.chunk_size, options.max_sequences)
-    logits = max(options.max_sequences, min(64, LOGITS_BYTES // (4 * config.vocab_size)))
-    workspace = Workspace(config, rows, logits)
+    """Pack (or map) the weights, compile (or load) the kernels, reserve memory.
+
+    Raises `UnsupportedModelError` for shapes that the kernels cannot run, `CacheError` when there
+    is no room for the packed weights, and what `open_model` raises.
+    """
+    require_runnable(config)
+    store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
+    wanted = options.format or Format.Q8
+    weights = load_packed(path, store, wanted, _told(progress, "packing"))
+    try:
+        return assemble(config, weights, options, progress)
+    except BaseException:
+        weights.close()
+        raise
+
+
+def assemble(
+    config: ModelConfig,
+    weights: PackedModel,
+    options: EngineOptions,
+    progress: Progress | None = None,
+) -> Built:
+    """What `build` does after packing."""
+    context, n_pages = _sizes(config, options)
+    spare = pages_for(context)
+    chunk_size = min(options.chunk_size, context)
+    rows = max(chunk_size, options.max_sequences)
+    draft_rows = min(max(LOGITS_BYTES // (4 * config.vocab_size), LEAST_DRAFTS), MOST_DRAFTS)
+    workspace = Workspace(config, rows, options.max_sequences + draft_rows)
     pages = KvPages(config, n_pages + spare, options.kv)
-    program = Program(
-        config,
-        weights,
-        workspace,
-        pages,
-        rotation_tables(config, context),
-        _told(progress, "compiling"),
-    )
-    compiled.prepare((*TEAM_KERNELS, *DRAW_KERNELS), _told(progress, "compiling"))
-    runner = Runner(program, shared_team(options.threads))
+    compiled.prepare([*TEAM_KERNELS, *DRAW_KERNELS], _told(progress, "compiling"))
+    tables = rotation_tables(config, context)
+    program = Program(config, weights, workspace, pages, tables, _told(progress, "compiling"))
     schedule = ScheduleConfig(
-        n_pages=n_pages, context=context, max_rows=rows, max_sequences=options.max_sequences,
-        chunk_size=options.chunk_size, reuse_prefix=options.reuse_prefix,
-    )  # fmt: skip
-    return Built(runner, Scheduler(schedule), weights, context, range(n_pages, n_pages + spare))
+        n_pages=n_pages,
+        context=context,
+        max_rows=rows,
+        max_sequences=options.max_sequences,
+        chunk_size=chunk_size,
+        reuse_prefix=options.reuse_prefix,
+    )
+    runner = Runner(program, shared_team(options.threads))
+    beyond = range(n_pages, n_pages + spare)
+    return Built(runner, Scheduler(schedule), weights, context, draft_rows, beyond)
 
 
-def _pages(config: ModelConfig, options: EngineOptions, context: int) -> int:
-    """Pages for ``kv_tokens``; by default four contexts or 16,384 tokens, within a quarter of memory."""
+def _sizes(config: ModelConfig, options: EngineOptions) -> tuple[int, int]:
+    """Context in tokens, and pages of keys and values.
+
+    By default the pages hold four contexts, or 16,384 tokens if that is more, but take no more than
+    a quarter of the memory; a context never exceeds them.
+    """
+    context = min(options.context or MAX_CONTEXT, config.context_length)
     tokens = options.kv_tokens
     if tokens is None:
         memory = probe().memory_bytes or 8 << 30
         most = int(memory * KV_SHARE) // KvPages.bytes_per_token(config, options.kv)
-        tokens = max(context, min(4 * context, most, max(16_384, context)))
-    return -(-tokens // PAGE_TOKENS)
+        least = context if options.context else 1  # asked for: it is given
+        tokens = max(min(max(4 * context, LEAST_KV_TOKENS), most), least)
+    n_pages = pages_for(tokens)
+    return min(context, n_pages * PAGE_SIZE), n_pages
 
 
 def _told(progress: Progress | None, what: str) -> Callable[[str, int, int], None] | None:

@@ -1,7 +1,8 @@
 """Continuous batching in three calls: plan which rows, run them, commit what was chosen.
 
-Owns the requests in flight. Not safe for several threads at once: whoever holds it steps it. Invariant: every submitted
-request ends exactly once, and its answer does not depend on what ran beside it.
+Owns the requests in flight. Not safe for several threads at once: whoever holds it steps it.
+Invariant: every submitted request ends exactly once, and its answer does not depend on what ran
+beside it.
 """
 
 from __future__ import annotations
@@ -11,26 +12,29 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.engine.build import Built
 from miaotui.engine.request import Request
-from miaotui.engine.runner import Runner
 from miaotui.engine.sampler import SequenceSampler, end_ids
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
-from miaotui.schedule.plan import Plan
-from miaotui.schedule.scheduler import Scheduler
+from miaotui.schedule.plan import Chunk, Plan
 from miaotui.text.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
 
+Drafts = Mapping[int, Sequence[int]]  # request number -> the tokens it may get next
+
 
 class Engine:
-    """Runs many requests together. `submit`, then `step` until nothing is left; `cancel` at any time between."""
+    """Runs many requests together.
 
-    def __init__(
-        self, runner: Runner, scheduler: Scheduler, tokenizer: Tokenizer, context: int
-    ) -> None:
-        self.runner, self.scheduler, self.tokenizer = runner, scheduler, tokenizer
-        self.context = context
-        self._vocab_size = runner.program.config.vocab_size
+    `submit`, then `step` until nothing is left; `cancel` at any time between.
+    """
+
+    def __init__(self, parts: Built, tokenizer: Tokenizer) -> None:
+        self.runner, self.scheduler, self.tokenizer = parts.runner, parts.scheduler, tokenizer
+        self.context = parts.context
+        self._draft_rows = parts.draft_rows
+        self._vocab_size = parts.runner.program.config.vocab_size
         self._requests: dict[int, Request] = {}
         self._number = 0
 
@@ -41,15 +45,11 @@ class Engine:
         """
         self._check(prompt)
         room = self.context - len(prompt)
-        limit = min(params.max_tokens or room, room)
+        limit = room if params.max_tokens is None else min(params.max_tokens, room)
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
         sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size)
-        request = Request(
-            self._number,
-            prompt,
-            sampler,
-            Ending(params, ends, limit, self.tokenizer.stream(start=True)),
-        )
+        ending = Ending(params, ends, limit, self.tokenizer.stream(start=True))
+        request = Request(self._number, prompt, sampler, ending)
         self.scheduler.add(request.number, prompt, limit, namespace)
         self._number += 1
         self._requests[request.number] = request
@@ -60,22 +60,24 @@ class Engine:
             raise RequestError("the prompt has no tokens: give at least one")
         if len(prompt) >= self.context:
             raise PromptTooLongError(
-                f"the prompt has {len(prompt)} tokens and the context holds {self.context}, the answer included: "
-                "shorten the prompt, or load the model with a larger context"
+                f"the prompt has {len(prompt)} tokens and the context holds {self.context}, the "
+                "answer included: shorten the prompt, or load the model with a larger context"
             )
         low, high = min(prompt), max(prompt)
         if low < 0 or high >= self._vocab_size:
             wrong = low if low < 0 else high
             raise RequestError(
-                f"the prompt holds token id {wrong}, and this model's ids go from 0 to {self._vocab_size - 1}"
+                f"the prompt holds token id {wrong}, and this model's ids go from 0 to "
+                f"{self._vocab_size - 1}: use this model's own tokenizer"
             )
 
-    def step(self, drafts: Mapping[int, Sequence[int]] | None = None) -> bool:
+    def step(self, drafts: Drafts | None = None) -> bool:
         """Advance every running request by one pass; False when there was nothing to do.
 
-        A fault in the pass fails the requests it touched, with the reason, and leaves the others.
+        ``drafts`` proposes next tokens by request number; they change speed, never an answer. A
+        fault in the pass fails the requests it touched, with the reason, and leaves the others.
         """
-        plan = self.scheduler.plan(drafts or {})
+        plan = self.scheduler.plan(self._affordable(drafts) if drafts else {})
         if not plan.chunks:
             return False
         try:
@@ -88,23 +90,42 @@ class Engine:
             self._retire(chunk.sequence)
         return True
 
+    def _affordable(self, drafts: Drafts) -> Drafts:
+        """The drafts as far as there are rows of logits to verify them, oldest request first.
+
+        A draft ends before a token that the model does not have: the pass trusts its tokens.
+        """
+        left, kept = self._draft_rows, {}
+        for number in sorted(drafts):
+            draft = drafts[number][:left]
+            known = [0 <= token < self._vocab_size for token in draft]
+            kept[number] = draft if all(known) else draft[: known.index(False)]
+            left -= len(kept[number])
+        return kept
+
     def _choose(self, plan: Plan, logits: NDArray[np.float32]) -> dict[int, list[int]]:
         """The tokens each sequence gets, from its rows of the logits."""
         chosen, row = {}, 0
         for chunk in plan.chunks:
             rows = logits[row : row + chunk.n_logits]
             row += chunk.n_logits
-            request = self._requests.get(chunk.sequence)
-            if request is None or not chunk.n_logits:
-                continue
-            request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
-            try:
-                chosen[chunk.sequence] = request.take(
-                    rows, chunk.tokens[len(chunk.tokens) - len(rows) + 1 :]
-                )
-            except MiaotuiError as error:
-                self._drop(request, error)
+            if chunk.n_logits:
+                tokens = self._take(chunk, rows)
+                if tokens:
+                    chosen[chunk.sequence] = tokens
         return chosen
+
+    def _take(self, chunk: Chunk, rows: NDArray[np.float32]) -> list[int]:
+        """One sequence's tokens; none if it failed, and then it is forgotten."""
+        request = self._requests[chunk.sequence]
+        request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
+        try:
+            return request.take(rows, chunk.tokens[len(chunk.tokens) - len(rows) + 1 :])
+        except MiaotuiError as error:
+            self._drop(request, error)
+        except Exception as error:
+            self._drop(request, _fault(request, "while its token was chosen", error))
+        return []
 
     def _retire(self, number: int) -> None:
         request = self._requests.get(number)
@@ -114,11 +135,8 @@ class Engine:
 
     def _fail(self, plan: Plan, error: Exception) -> None:
         for chunk in plan.chunks:
-            request = self._requests.get(chunk.sequence)
-            if request is not None:
-                self._drop(
-                    request, EngineError(f"request {request.number} failed in a pass: {error!r}")
-                )
+            request = self._requests[chunk.sequence]
+            self._drop(request, _fault(request, "in a pass", error))
 
     def _drop(self, request: Request, error: MiaotuiError) -> None:
         self.scheduler.cancel(request.number)
@@ -126,10 +144,13 @@ class Engine:
         request.end("failed", error)
 
     def cancel(self, request: Request) -> None:
-        """End a request now; its pages are free when this returns. Nothing happens if it has ended."""
-        self.scheduler.cancel(request.number)
-        self._requests.pop(request.number, None)
-        request.end("cancelled")
+        """End a request now; its pages are free when this returns.
+
+        Nothing happens if it has ended.
+        """
+        if self._requests.pop(request.number, None) is not None:
+            self.scheduler.cancel(request.number)
+            request.end("cancelled")
 
     def cancel_all(self) -> None:
         """End every request now."""
@@ -140,3 +161,12 @@ class Engine:
     def in_flight(self) -> int:
         """Requests that have not ended."""
         return len(self._requests)
+
+
+def _fault(request: Request, where: str, error: Exception) -> EngineError:
+    fault = EngineError(
+        f"request {request.number} failed {where}: {type(error).__name__}: {error}. "
+        "Others are not affected; please report this"
+    )
+    fault.__cause__ = error
+    return fault

@@ -36,7 +36,7 @@ class Request:
         self._text: list[str] = []
         self._unread: list[tuple[str, int]] = []
         self._submitted_s = time.perf_counter()
-        self._first_s = self._last_s = self._submitted_s
+        self._first_s = self._last_s = self._over_s = self._submitted_s
 
     @property
     def is_over(self) -> bool:
@@ -49,7 +49,7 @@ class Request:
         return bool(self._unread) or self.is_over
 
     def take(self, rows: NDArray[np.float32], draft: Sequence[int]) -> list[int]:
-        """Choose tokens from logits rows ``[1 + draft, vocab]``; returns those that belong to the answer.
+        """Choose tokens from logits rows ``[1 + draft, vocab]``; those that belong to the answer.
 
         Raises `EngineError` for logits that are not numbers.
         """
@@ -66,7 +66,7 @@ class Request:
         now = time.perf_counter()
         if not self._token_ids:
             self._first_s = now
-        self._last_s = now
+        self._last_s = self._over_s = now
         kept = []
         for choice in choices:
             kept.append(choice.token_id)
@@ -94,10 +94,15 @@ class Request:
             self._text.append(rest)
             self._unread.append((rest, -1))
         self.finish_reason, self.error = reason, error
-        self._last_s = time.perf_counter()
+        self._over_s = time.perf_counter()
+        if not self._token_ids:
+            self._first_s = self._over_s
 
     def read(self) -> Delta:
-        """What has come since the last call; the last piece carries the completion. Raises the failure's error."""
+        """What has come since the last call; the last piece carries the completion.
+
+        Raises what the request failed with.
+        """
         pieces, self._unread = self._unread, []
         text = "".join(piece for piece, _ in pieces)
         ids = tuple(token for _, token in pieces if token >= 0)
@@ -114,7 +119,7 @@ class Request:
         span = self._last_s - self._first_s
         timing = Timing(
             ttft_s=self._first_s - self._submitted_s,
-            total_s=self._last_s - self._submitted_s,
+            total_s=self._over_s - self._submitted_s,
             decode_tokens_per_s=(count - 1) / span if count > 1 and span > 0 else 0.0,
         )
         return Completion(

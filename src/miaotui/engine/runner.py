@@ -31,7 +31,7 @@ class Runner:
         self._logit_rows = aligned_int64(logits)
         self._blocks = aligned_int64(rows * ops.BLOCK_FIELDS).reshape(-1, ops.BLOCK_FIELDS)
         self._stores = aligned_int64(rows * ops.STORE_FIELDS).reshape(-1, ops.STORE_FIELDS)
-        self._pages = aligned_int64(4 * program.pages.n_pages + 64)
+        self._pages = aligned_int64(program.pages.n_pages + 64)
         self._numbers = np.arange(rows)
         for field, table in (
             (ops.RUN_ROW_TABLE, self._rows),
@@ -45,7 +45,10 @@ class Runner:
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
 
     def run(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        """Run one pass over the chunks; float32 ``[logits, vocab]`` in their order, valid until the next call."""
+        """Run one pass over the chunks.
+
+        Returns float32 ``[logits, vocab]`` in their order, valid until the next call.
+        """
         wanted = self._fill(chunks)
         self.team.run(self.program.address, self.program.count, self._run)
         return self._logits[:wanted]
@@ -53,6 +56,9 @@ class Runner:
     def _fill(self, chunks: Sequence[Chunk]) -> int:
         row = wanted = blocks = used = reach = 0
         single = True
+        listed = sum(len(chunk.pages) for chunk in chunks)
+        if listed > len(self._pages):  # many sequences that share pages
+            self._pages = aligned_int64(2 * listed)
         for chunk in chunks:
             count, start = len(chunk.tokens), chunk.start
             pages = self._pages[used : used + len(chunk.pages)]

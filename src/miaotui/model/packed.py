@@ -1,4 +1,5 @@
-"""A model's packed weights: made once from its files, kept in the cache, mapped from there ever after.
+"""A model's packed weights: made once from its files, kept in the cache, mapped from there ever
+after.
 
 Decides which matrices are fused (queries, keys and values; gate and up, in alternating units of 32
 rows) and which format each gets. Knows nothing of passes. Invariant: what is mapped was packed by
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.errors import CacheError
 from miaotui.hub.store import PackedFile, PackedStore, PackedWriter, content_key
 from miaotui.hub.tensors import StoredTensor
 from miaotui.kernels.formats import UNIT_ROWS, Format, padded_rows, tile_stride
@@ -100,21 +102,25 @@ def load_packed(
 ) -> PackedModel:
     """The packed weights of the model at ``path``, from the cache or packed now.
 
-    ``wanted`` is the format of matrices that the file stores as floats. Raises as `open_model` does, and `CacheError`.
+    ``wanted`` is the format of matrices that the file stores as floats. Raises as `open_model`
+    does, and `CacheError`.
     """
     key = content_key(path, {"layout": LAYOUT, "format": wanted.value})
     file = store.open(key)
-    if file is None:
-        with open_model(path) as files:
-            _pack_all(files, store, key, wanted, progress)
-        file = store.open(key)
-        assert file is not None, "a file that was just written opens"
-    return PackedModel(file)
+    if file is not None:
+        return PackedModel(file)
+    with open_model(path) as files:
+        return pack_model(files, store, key, wanted, progress)
 
 
-def _pack_all(
-    files: ModelFiles, store: PackedStore, key: str, wanted: Format, progress: Progress | None
-) -> None:
+def pack_model(
+    files: ModelFiles,
+    store: PackedStore,
+    key: str,
+    wanted: Format = Format.Q8,
+    progress: Progress | None = None,
+) -> PackedModel:
+    """Pack an opened model into the cache under ``key``, and map it; raises `CacheError`."""
     jobs = list(_jobs(files.config, files.tensors, wanted))
     total = sum(math.prod(job.shape) for job in jobs)
     meta: dict[str, Any] = {
@@ -131,6 +137,13 @@ def _pack_all(
             writer.add(name, vector)
     if progress:
         progress("", total, total)
+    file = store.open(key)
+    if file is None:
+        raise CacheError(
+            f"the packed weights in {store.folder} were removed or damaged while they were "
+            "written: try again, and set MIAOTUI_PACKED_MAX_GB higher if they do not fit"
+        )
+    return PackedModel(file)
 
 
 def _pack_one(job: _Job, writer: PackedWriter) -> None:

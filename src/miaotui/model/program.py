@@ -1,9 +1,11 @@
-"""One forward pass as a program of kernels: a table of operations, built once from a configuration and packed weights.
+"""One forward pass as a program of kernels: a table of operations, built once from a configuration
+and packed weights.
 
-Per layer: norm, queries/keys/values, attention, output, norm, gated feed-forward, down; the
-residual is added where products finish. Models that norm before adding (Gemma) write to a second
-residual buffer, so that every step stays repeatable. Knows the order of things; the arithmetic is
-in ``kernels``, the rows come from the runner.
+Per layer: norm, queries/keys/values, attention, output, norm, gated feed-forward, down; the residual
+is added where products finish. Models that norm before adding (Gemma) write to a second residual
+buffer, so that every step stays repeatable. Knows the order of things; the arithmetic is in
+``kernels``, the rows come from the runner. Invariant: a configuration that passes `require_runnable`
+makes no kernel reach beyond its buffers.
 """
 
 from __future__ import annotations
@@ -13,16 +15,18 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.errors import UnsupportedModelError
 from miaotui.kernels import attention_fields as att
 from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
 from miaotui.kernels import pointwise_fields as pw
 from miaotui.kernels.ops import float_field
-from miaotui.kernels.team import aligned_int64
+from miaotui.kernels.team import SCRATCH_BYTES, aligned_int64
 from miaotui.model.config import ModelConfig
 from miaotui.model.packed import Matrix, PackedModel
 from miaotui.model.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 
+LANES = 16  # values of a vector; heads are read in whole ones
 _NORMS = {"rms": pw.RMS, "layer": pw.LAYER}
 _GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
 
@@ -130,10 +134,17 @@ class Program:
     ) -> None:
         self._add("pointwise:norm", {
             **self._norm_fields(name, source), pw.KIND: _NORMS[self.config.norm], pw.GATHER: gather,
-            pw.NORM_BIAS: self._vector(name + "_bias", 0),
+            pw.NORM_BIAS: self._norm_bias(name),
             pw.OUT: out.integers.address, pw.OUT_STRIDE: out.integers.stride,
             pw.OUT_HEADERS: out.headers.address, pw.OUT_HEADER_STRIDE: out.headers.stride,
         }, rows)  # fmt: skip
+
+    def _norm_bias(self, name: str) -> int:
+        """A layer norm adds a bias, if only zeros; an RMS norm has none."""
+        if self.config.norm == "rms" or name + "_bias" in self.weights:
+            return self._vector(name + "_bias", 0)
+        self._keep.append(np.zeros(self.config.hidden_size, np.float32))
+        return int(self._keep[-1].ctypes.data)
 
     def _norm_fields(self, name: str, source: Rows) -> dict[int, int]:
         return {
@@ -247,6 +258,33 @@ class Program:
             for field, value in fields.items():
                 row[field] = value
         return table
+
+
+def require_runnable(config: ModelConfig) -> None:
+    """Raise `UnsupportedModelError` for shapes that the kernels cannot run."""
+    for rope in (config.rope, config.local_rope):
+        if rope is not None and rope.dim % (2 * LANES):
+            raise UnsupportedModelError(
+                f"the model rotates {rope.dim} values of each head, and only multiples of "
+                f"{2 * LANES} are supported: choose another model"
+            )
+    group = config.n_heads // config.n_kv_heads
+    most = SCRATCH_BYTES // (ops.BLOCK_ROWS * _query_bytes(config.head_dim))
+    if group > most:
+        raise UnsupportedModelError(
+            f"the model has {group} query heads of {config.head_dim} values for each key/value "
+            f"head, and at most {most} are supported: choose another model"
+        )
+    if config.norm == "layer" and (config.post_norms or config.qk_norm):
+        raise UnsupportedModelError(
+            "the model has layer norms after its layers or in its heads, where only RMS norms are "
+            "supported: choose another model"
+        )
+
+
+def _query_bytes(head_dim: int) -> int:
+    """What one query takes of a thread's scratch memory (see ``kernels.attention_emit``)."""
+    return 4 * (2 * head_dim + 4 * LANES)
 
 
 def rotation_tables(config: ModelConfig, positions: int) -> dict[int, RotationTable]:

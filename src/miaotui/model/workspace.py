@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.errors import EngineError
 from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.formats import padded_rows
 from miaotui.kernels.ops import HEADER_BYTES
@@ -118,7 +119,12 @@ class RotationTable:
         self._known = 0
 
     def reach(self, end: int) -> None:
-        """Make positions below ``end`` ready."""
+        """Make positions below ``end`` ready. Raises `EngineError` beyond the table."""
+        if end > len(self.cos):
+            raise EngineError(
+                f"position {end - 1} is beyond the context of {len(self.cos)} tokens: "
+                "load the model with a larger context"
+            )
         while self._known < end:
             stop = min(self._known + _TABLE_STEP, len(self.cos))
             angles = np.arange(self._known, stop, dtype=np.float64)[:, None] * self._frequencies

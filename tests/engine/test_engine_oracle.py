@@ -1,0 +1,204 @@
+"""The compiled engine computes what the oracle computes, for every architecture and format.
+
+Two yardsticks. *Layer by layer*: each layer gets the engine's own input, and the oracle rounds
+where the engine rounds, so that only the order of float32 sums differs, about 1e-6 of a value. Now
+and then that tips a key or value into the next float16 (1e-5 of a sum), or an activation into the
+next of its 255 steps (a few thousandths of the products it takes part in); so most rows must agree
+to 1e-4, and every one to 0.1, all in units of the outputs' spread.
+*Whole model*: against the oracle without any rounding of activations. One product rounded to int8
+in groups of 32 errs by 0.5 % (a step of max/127, uniform within it, max about 2.4 sigma). These
+random models have steep attention and no training to keep errors small: six to fourteen products
+in a row make 2 to 5 % of the logits' spread, and 10 % is the limit. A wrong formula gives 30 % and
+more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from miaotui.engine.build import EngineOptions, assemble
+from miaotui.engine.runner import Runner
+from miaotui.errors import UnsupportedModelError
+from miaotui.hub.store import PackedStore
+from miaotui.hub.tensors import BlockType, StoredTensor
+from miaotui.kernels.formats import Format
+from miaotui.kernels.team import shared_team
+from miaotui.model.config import ModelConfig
+from miaotui.model.files import ModelFiles, open_model
+from miaotui.model.oracle import Oracle
+from miaotui.model.packed import PackedModel, load_packed, pack_model
+from miaotui.model.program import Program, require_runnable, rotation_tables
+from miaotui.model.workspace import KvKind, KvPages, Workspace, float_rows
+from miaotui.schedule.plan import Chunk
+from packed_oracle import PackedOracle, unpacked
+from tiny_models import (
+    LONGROPE,
+    VARIANTS,
+    make_tiny_folder,
+    make_tiny_gguf,
+    tiny_config,
+    tiny_weights,
+)
+
+N_TOKENS = 61  # seven windows, more than three pages, and no multiple of any block
+CHUNK = 25
+PAGES = tuple(range(-(-N_TOKENS // 16)))
+
+# Kernels rotate whole vectors: with half of each head rotated, heads of 64 instead of 32.
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "phi3-longrope": {
+        "num_attention_heads": 1,
+        "rope_scaling": LONGROPE
+        | {
+            "short_factor": [1.0 + 0.1 * i for i in range(16)],
+            "long_factor": [2.0 + i for i in range(16)],
+        },
+    }
+}
+
+Array = NDArray[np.float32]
+
+
+def tokens(seed: int = 3) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).integers(0, 320, N_TOKENS)]
+
+
+def stored(name: str, array: Array) -> StoredTensor:
+    raw = np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8)
+    return StoredTensor.from_bytes(name, array.shape, BlockType.F32, raw)
+
+
+def packed(config: ModelConfig, folder: Path, form: Format = Format.Q8) -> PackedModel:
+    """A random model of any configuration, packed."""
+    tensors = {name: stored(name, array) for name, array in tiny_weights(config).items()}
+    store = PackedStore(folder / "packed")
+    return pack_model(ModelFiles(config, tensors), store, "tiny", form)
+
+
+def packed_variant(variant: str, folder: Path, form: Format) -> tuple[ModelConfig, PackedModel]:
+    path = make_tiny_folder(folder, variant, **OVERRIDES.get(variant, {}))
+    with open_model(path) as files:
+        return files.config, load_packed(path, PackedStore(folder / "packed"), form)
+
+
+def layer_inputs_and_logits(
+    config: ModelConfig, weights: PackedModel, kv: KvKind
+) -> tuple[list[Array], Array]:
+    """What goes into every layer (and comes out of the last), and the logits, from one pass."""
+    taps = {i: float_rows(N_TOKENS, config.hidden_size) for i in range(config.n_layers + 1)}
+    program = Program(
+        config,
+        weights,
+        Workspace(config, N_TOKENS, N_TOKENS),
+        KvPages(config, len(PAGES), kv),
+        rotation_tables(config, N_TOKENS),
+        taps=taps,
+    )
+    logits = Runner(program, shared_team(1)).run([Chunk(0, 0, tuple(tokens()), PAGES, N_TOKENS)])
+    return [taps[i].floats(N_TOKENS, config.hidden_size) for i in sorted(taps)], logits
+
+
+def assert_agree(found: Array, expected: Array) -> None:
+    """Most rows to the order of float32 sums, every row to a few tipped roundings."""
+    error = np.sort(np.abs(found - expected).max(axis=1) / expected.std())
+    assert np.median(error) <= 1e-4
+    assert error[-1] <= 0.1
+
+
+def assert_layers_agree(config: ModelConfig, weights: PackedModel, kv: KvKind = "f16") -> None:
+    states, logits = layer_inputs_and_logits(config, weights, kv)
+    oracle = PackedOracle(config, unpacked(config, weights), kv)
+    np.testing.assert_allclose(states[0], oracle.embedded(tokens()), rtol=2e-7, atol=0)
+    for layer in range(config.n_layers):
+        assert_agree(states[layer + 1], oracle.layer(states[layer], layer))
+    assert_agree(logits, oracle.head(states[-1]))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_layer_equals_the_oracles(variant: str, tmp_path: Path) -> None:
+    assert_layers_agree(*packed_variant(variant, tmp_path, Format.Q8))
+
+
+@pytest.mark.parametrize("variant", ["llama", "gemma2"])
+def test_each_layer_with_int8_keys_and_values(variant: str, tmp_path: Path) -> None:
+    assert_layers_agree(*packed_variant(variant, tmp_path, Format.Q8), "int8")
+
+
+@pytest.mark.parametrize("form", [Format.Q4, Format.Q4M])
+def test_each_layer_in_four_bits(form: Format, tmp_path: Path) -> None:
+    assert_layers_agree(*packed_variant("llama-tied", tmp_path, form))
+
+
+@pytest.mark.parametrize("norm_bias", [True, False])
+def test_each_layer_with_layer_norms(norm_bias: bool, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_config("llama-bias"), norm="layer", norm_bias=norm_bias)
+    assert_layers_agree(config, packed(config, tmp_path))
+
+
+@pytest.mark.parametrize("group", [1, 3, 8])
+def test_each_layer_with_any_number_of_query_heads_per_key_head(group: int, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_config("llama"), n_heads=2 * group, n_kv_heads=2)
+    assert_layers_agree(config, packed(config, tmp_path))
+
+
+def test_each_layer_with_widths_that_fill_no_record(tmp_path: Path) -> None:
+    """An odd number of groups of 32 leaves the last record of a tile half empty."""
+    config = dataclasses.replace(
+        tiny_config("llama"), hidden_size=96, ffn_size=160, head_dim=96, vocab_size=333,
+        rope=dataclasses.replace(tiny_config("llama").rope, dim=96),
+    )  # fmt: skip
+    assert_layers_agree(config, packed(config, tmp_path))
+
+
+@pytest.mark.parametrize("kv", ["f16", "int8"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_stay_close_to_the_oracles(variant: str, kv: KvKind, tmp_path: Path) -> None:
+    config, weights = packed_variant(variant, tmp_path, Format.Q8)
+    assert_close(config, weights, kv, unpacked(config, weights))
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("variant", ["llama", "qwen2", "gemma3", "phi3"])
+def test_block_types_of_gguf_lose_nothing(variant: str, kind: str, tmp_path: Path) -> None:
+    """The weights packed from blocks are the blocks' own values, F16's to the 8 bits asked for."""
+    path = make_tiny_gguf(tmp_path, variant, kind=kind)
+    with open_model(path) as files:
+        weights = load_packed(path, PackedStore(tmp_path / "packed"), Format.Q8)
+        decoded = {name: tensor.float32() for name, tensor in files.tensors.items()}
+        config = files.config
+    for name, values in unpacked(config, weights).items():
+        if kind != "F16":
+            np.testing.assert_allclose(values, decoded[name], rtol=1e-6, atol=1e-7)
+    assert_close(config, weights, "f16", decoded)
+
+
+def assert_close(
+    config: ModelConfig, weights: PackedModel, kv: KvKind, tensors: dict[str, Array]
+) -> None:
+    options = EngineOptions(kv=kv, chunk_size=CHUNK, max_sequences=CHUNK, threads=1)
+    runner = assemble(config, weights, options).runner
+    parts = [
+        runner.run([Chunk(0, at, part, PAGES, len(part))]).copy()
+        for at in range(0, N_TOKENS, CHUNK)
+        if (part := tuple(tokens()[at : at + CHUNK]))
+    ]
+    expected = Oracle(config, tensors).logits(tokens())
+    error = (np.concatenate(parts) - expected).std() / expected.std()
+    assert error <= 0.1
+
+
+def test_shapes_beyond_the_kernels_are_refused() -> None:
+    llama = tiny_config("llama")
+    steep = dataclasses.replace(llama, n_heads=2048, n_kv_heads=1)
+    uneven = dataclasses.replace(llama, rope=dataclasses.replace(llama.rope, dim=24))
+    odd = dataclasses.replace(tiny_config("qwen3"), norm="layer")
+    for config, reason in ((steep, "2048 query heads"), (uneven, "24 values"), (odd, "layer norm")):
+        with pytest.raises(UnsupportedModelError, match=reason):
+            require_runnable(config)
+    require_runnable(llama)

@@ -1,0 +1,117 @@
+"""The oracle on exactly the numbers that the engine works with: packed weights, rounded inputs.
+
+`unpacked` turns packed weights back into canonical float32 tensors. `PackedOracle` rounds where the
+engine rounds: inputs of products to int8 in groups of 32, keys and values to float16 or int8. What
+then still differs from the engine is the order of float32 sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels.formats import unpack, values
+from miaotui.model.config import ModelConfig
+from miaotui.model.names import tensor_shapes
+from miaotui.model.oracle import Oracle, rotated, softcapped, softmax, visible
+from miaotui.model.packed import Matrix, PackedModel
+
+Array = NDArray[np.float32]
+
+
+def unpacked(config: ModelConfig, weights: PackedModel) -> dict[str, Array]:
+    """Canonical tensors, with the values that the kernels see."""
+    return {name: _tensor(config, weights, name, s) for name, s in tensor_shapes(config).items()}
+
+
+def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[int, ...]) -> Array:
+    prefix, _, part = name.rpartition(".")
+    prefix += "." if prefix else ""
+    queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    starts = {"q": 0, "k": queries, "v": queries + keys}
+    if part.endswith("_bias") and part[0] in starts and part[1] == "_":
+        start = starts[part[0]]
+        return weights.vector(prefix + "qkv_bias")[start : start + shape[0]]
+    if len(shape) == 1:
+        return weights.vector(name)
+    if part in starts and prefix + "qkv" in weights:
+        start = starts[part]
+        return matrix_values(weights.matrix(prefix + "qkv"))[start : start + shape[0]]
+    if part in ("gate", "up"):
+        both = matrix_values(weights.matrix(prefix + "gate_up")).reshape(-1, 2, 32, shape[1])
+        return both[:, int(part == "up")].reshape(-1, shape[1])[: shape[0]]
+    return matrix_values(weights.matrix(name))[: shape[0]]
+
+
+def matrix_values(matrix: Matrix) -> Array:
+    """A packed matrix as float32 ``[rows, inputs]``, padding included."""
+    tiles = matrix.data.reshape(-1, matrix.tile_stride)
+    return values(unpack(matrix.format, tiles, matrix.inputs))
+
+
+class PackedOracle(Oracle):
+    """The oracle, rounding where the engine does."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Array], kv: str = "f16") -> None:
+        super().__init__(config, weights)
+        self._kv = kv
+
+    def embedded(self, token_ids: Any) -> Array:
+        """What goes into the first layer, ``[n, hidden]``."""
+        rows: Array = self._weights["embed"][np.asarray(token_ids)]
+        return rows * np.float32(self.config.embedding_scale)
+
+    def layer(self, x: Array, layer: int) -> Array:
+        """What one layer makes of ``x [n, hidden]``."""
+        return self._layer(x, layer, False)
+
+    def head(self, x: Array) -> Array:
+        """The logits ``[n, vocab]`` from what the last layer gave."""
+        x = rounded_groups(self._norm(x, "final_norm"))
+        logits = x @ self._weights["embed" if self.config.tied_head else "head"].T
+        return softcapped(logits, self.config.logit_softcap)
+
+    def _linear(self, x: Array, name: str) -> Array:
+        return super()._linear(rounded_groups(x), name)
+
+    def _attention(self, x: Array, layer: int, bidirectional: bool) -> Array:
+        config, prefix = self.config, f"layers.{layer}."
+        queries, keys, values_ = (self._heads(x, prefix + name) for name in ("q", "k", "v"))
+        if config.qk_norm:
+            queries = self._norm(queries, prefix + "q_norm")
+            keys = self._norm(keys, prefix + "k_norm")
+        rope = config.layer_rope(layer)
+        if rope is not None:
+            queries, keys = rotated(queries, rope), rotated(keys, rope)
+        keys, values_ = self._stored(keys), self._stored(values_)
+        seen = visible(len(x), config.windows[layer], bidirectional)
+        heads = []
+        for head in range(config.n_heads):
+            source = head // (config.n_heads // config.n_kv_heads)
+            scores = queries[:, head] @ keys[:, source].T * np.float32(config.attention_scale)
+            scores = softcapped(scores, config.attention_softcap)
+            scores = np.where(seen, scores, np.float32(-np.inf))
+            heads.append(softmax(scores) @ values_[:, source])
+        return self._linear(np.concatenate(heads, axis=1), prefix + "o")
+
+    def _stored(self, heads: Array) -> Array:
+        """Keys or values ``[n, heads, dim]`` as the pages hold them."""
+        if self._kv == "f16":
+            return heads.astype(np.float16).astype(np.float32)
+        return _rounded(heads)
+
+
+def rounded_groups(x: Array) -> Array:
+    """``[n, width]`` rounded to int8 with one scale per 32 values."""
+    return _rounded(x.reshape(len(x), -1, 32)).reshape(x.shape)
+
+
+def _rounded(groups: Array) -> Array:
+    """The last axis rounded to 255 steps of its largest magnitude."""
+    top = np.abs(groups).max(axis=-1, keepdims=True)
+    inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
+    result: Array = np.rint(groups * inverse) * (top / np.float32(127))
+    return result
