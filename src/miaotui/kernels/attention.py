@@ -172,6 +172,22 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
     return start
 
 
+@inline
+def look_ahead(op, run, unit, units):  # type: ignore[no-untyped-def]
+    """Ask for the pages a unit of one row will touch first: its oldest, and the one it writes to."""
+    if unit >= units or peek(run, RUN_SINGLE) == 0:
+        return 0
+    heads = peek(op, KV_HEADS)
+    head = unit % heads
+    row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * (unit // heads)
+    pages = peek(row, ROW_PAGES)
+    oldest = first_seen(op, peek(row, ROW_POSITION))
+    newest = peek(row, ROW_VIEW_END) - 1
+    prefetch(head_address(op, peek(pages, oldest // PAGE_TOKENS), head), peek(op, HEAD_STRIDE))
+    prefetch(head_address(op, peek(pages, newest // PAGE_TOKENS), head), peek(op, HEAD_STRIDE))
+    return 0
+
+
 def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
     store = _store_function(int8)
     attend = _attend_function(int8, capped)
@@ -184,12 +200,6 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         rows = peek(run, RUN_ROW_TABLE)
         pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
         single = peek(run, RUN_SINGLE)
-        head_bytes = peek(op, HEAD_STRIDE)
-        if single == 1:
-            newest = peek(rows, row * ROW_FIELDS + ROW_VIEW_END) - 1
-            oldest = first_seen(op, peek(rows, row * ROW_FIELDS + ROW_POSITION))
-            prefetch(head_address(op, peek(pages, oldest // PAGE_TOKENS), head), head_bytes)
-            prefetch(head_address(op, peek(pages, newest // PAGE_TOKENS), head), head_bytes)
         queries = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
         stride = query_stride(dim)
         start, end = 1 << 40, 0
@@ -231,8 +241,11 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
         units = peek(run, RUN_BLOCKS) * heads
         claimed = claim(run, slot, member, team, units)
+        if claimed >= 0:
+            look_ahead(op, run, claim_first(claimed), units)
         while claimed >= 0:
             for index in range(claim_first(claimed), claim_end(claimed)):
+                look_ahead(op, run, index + 1, units)
                 compiled_unit(op, run, member, index // heads, index % heads)
             claimed = claim(run, slot, member, team, units)
         return 1

@@ -62,15 +62,7 @@ def _norm_head(
     e: Emitter, source: Value, target: Value, dim: Value, norm: Value, eps: Value
 ) -> None:
     """Copy a head, or copy it through an RMS norm."""
-
-    def square(index: Value, carried: list[Value]) -> list[Value]:
-        value = e.load(source + index * _LINE, F32X, 4)
-        return [e.fma(value, value, carried[0])]
-
     count = dim >> 4
-    total = e.reduce(e.loop(count, [e.const(F32X, 0.0)], square)[0], lambda a, b: a + b)
-    inverse = e.splat(e.const(F32, 1.0) / e.unary("sqrt", total / e.to_float(dim) + eps))
-    is_normed = e.compare("!=", norm, e.const(I64, 0))
 
     def copy(index: Value, _: list[Value]) -> list[Value]:
         e.store(e.load(source + index * _LINE, F32X, 4), target + index * _LINE, 4)
@@ -78,7 +70,14 @@ def _norm_head(
 
     e.loop(count, [], copy)
 
+    def square(index: Value, carried: list[Value]) -> list[Value]:
+        value = e.load(target + index * _LINE, F32X, 4)
+        return [e.fma(value, value, carried[0])]
+
     def apply() -> None:
+        total = e.reduce(e.loop(count, [e.const(F32X, 0.0)], square)[0], lambda a, b: a + b)
+        inverse = e.splat(e.const(F32, 1.0) / e.unary("sqrt", total / e.to_float(dim) + eps))
+
         def step(index: Value, _: list[Value]) -> list[Value]:
             at = target + index * _LINE
             e.store(e.load(at, F32X, 4) * inverse * e.load(norm + index * _LINE, F32X, 4), at, 4)
@@ -86,7 +85,7 @@ def _norm_head(
 
         e.loop(count, [], step)
 
-    e.when(is_normed, apply)
+    e.when(e.compare("!=", norm, e.const(I64, 0)), apply)
 
 
 def store_key_value(int8: bool) -> Callable[..., None]:
