@@ -174,7 +174,7 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
 
 @inline
 def look_ahead(op, run, unit, units):  # type: ignore[no-untyped-def]
-    """Ask for the pages a unit of one row will touch first: its oldest, and the one it writes to."""
+    """Ask for the pages a unit of one row will touch first: its oldest two, and the one it writes to."""
     if unit >= units or peek(run, RUN_SINGLE) == 0:
         return 0
     heads = peek(op, KV_HEADS)
@@ -183,7 +183,10 @@ def look_ahead(op, run, unit, units):  # type: ignore[no-untyped-def]
     pages = peek(row, ROW_PAGES)
     oldest = first_seen(op, peek(row, ROW_POSITION))
     newest = peek(row, ROW_VIEW_END) - 1
-    prefetch(head_address(op, peek(pages, oldest // PAGE_TOKENS), head), peek(op, HEAD_STRIDE))
+    for number in range(
+        oldest // PAGE_TOKENS, min(oldest // PAGE_TOKENS + 2, newest // PAGE_TOKENS)
+    ):
+        prefetch(head_address(op, peek(pages, number), head), peek(op, HEAD_STRIDE))
     prefetch(head_address(op, peek(pages, newest // PAGE_TOKENS), head), peek(op, HEAD_STRIDE))
     return 0
 
@@ -217,9 +220,9 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         for number in range(start // PAGE_TOKENS, last):
             keys = head_address(op, peek(pages, number), head)
             ahead = keys
-            if number + 1 < last:
-                ahead = head_address(op, peek(pages, number + 1), head)
-            elif single == 1:
+            if number + 2 < last:
+                ahead = head_address(op, peek(pages, number + 2), head)
+            if number + 1 == last and single == 1:
                 store(op, run, row, head)
             attend(queries, stride, count * group, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
                    number * PAGE_TOKENS, cap)  # fmt: skip

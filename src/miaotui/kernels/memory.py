@@ -73,6 +73,14 @@ def _yield_core(e: Emitter) -> None:
     e.builder.call(e.declare(name, I32, []), [])
 
 
+def _doze(e: Emitter) -> None:
+    """Sleep for a moment: a tenth of a millisecond, or the least that the system knows."""
+    if sys.platform == "win32":
+        e.builder.call(e.declare("Sleep", ir.VoidType(), [I32]), [I32(1)])
+    else:
+        e.builder.call(e.declare("usleep", I32, [I32]), [I32(100)])
+
+
 def _call(e: Emitter, function: Value, op: Value, run: Value, member: Value) -> Value:
     kind = ir.FunctionType(I64, [I64] * 3)
     target = e.builder.inttoptr(function.ir, kind.as_pointer())
@@ -91,4 +99,5 @@ atomic_load: Any = intrinsic(_atomic_load, "i", "i")
 atomic_store: Any = intrinsic(_atomic_store, "ii")
 pause: Any = intrinsic(_pause, "")
 yield_core: Any = intrinsic(_yield_core, "")
+doze: Any = intrinsic(_doze, "")
 call: Any = intrinsic(_call, "iiii", "i")

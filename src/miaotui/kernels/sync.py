@@ -16,6 +16,7 @@ from miaotui.kernels.memory import (
     atomic_add,
     atomic_load,
     atomic_store,
+    doze,
     pause,
     peek,
     poke,
@@ -33,8 +34,8 @@ from miaotui.kernels.ops import (
     SYNC_STALLS,
 )
 
-SPINS_BEFORE_YIELD = 4000
-YIELDS_BEFORE_STALL = 4000  # over a millisecond, more than any imbalance of our own
+SPINS = 4000  # about a tenth of a millisecond: longer than any wait on a quiet machine
+YIELDS = 4000  # over a millisecond: longer than any imbalance of our own
 CHUNKS = 8  # per thread and operation: the grain of stealing
 _STEP = 1 << 20  # a claim's packing: first unit * _STEP + one past the last
 
@@ -82,15 +83,17 @@ def _barrier(run: Any) -> Any:
 
 
 def _wait_for_change(sync: Any, generation: Any) -> Any:
-    spins = 0
+    turns = 0
     while atomic_load(sync + 8 * SYNC_GENERATION) == generation:
-        spins += 1
-        if spins < SPINS_BEFORE_YIELD:
+        turns += 1
+        if turns < SPINS:
             pause()
-        else:
+        elif turns < SPINS + YIELDS:
             yield_core()
-            if spins == SPINS_BEFORE_YIELD + YIELDS_BEFORE_STALL:
+        else:
+            if turns == SPINS + YIELDS:
                 atomic_add(sync + 8 * SYNC_STALLS, 1)
+            doze()
     return 0
 
 
