@@ -2,8 +2,8 @@
 
 Each thread owns an equal, contiguous range of an operation's units (so memory streams forward) and
 claims chunks of it; a thread that is done takes chunks from the others' ranges. Waiting spins, then
-yields the core; a wait so long that a thread must have lost its core is counted, and the team
-shrinks by it. Follows the sense-reversing barrier (Mellor-Crummey and Scott 1991, section 3.1) with
+yields the core, then sleeps in short naps; a wait so long that a thread must have lost its core is
+counted, and the team shrinks by it. Follows the sense-reversing barrier (Mellor-Crummey and Scott 1991, section 3.1) with
 a generation number as sense.
 """
 
