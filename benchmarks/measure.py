@@ -61,7 +61,8 @@ class Series:
 
     def text(self) -> str:
         """Median, range and the number of disturbed samples."""
-        text = f"{self.median:.3g} ({min(self.values):.3g}-{max(self.values):.3g})"
+        numbers = (self.median, min(self.values), max(self.values))
+        text = "{} ({}-{})".format(*(f"{x:.0f}" if x >= 100 else f"{x:.3g}" for x in numbers))
         return f"{text} !{self.disturbed}" if self.disturbed else text
 
     def as_dict(self) -> dict[str, object]:

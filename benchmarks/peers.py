@@ -71,14 +71,14 @@ class Peers:
         return any(self.folder.glob("python/lib/python*/site-packages/openvino_genai"))
 
 
-def setup(peers: Peers, jobs: int) -> int:
+def setup(peers: Peers, jobs: int, variants: bool) -> int:
     """Install what is missing; return the number of peers that could not be."""
     steps: dict[str, Callable[[], None]] = {"environment": partial(_environment, peers)}
     if not peers.has_openvino():
         steps["OpenVINO GenAI"] = partial(
             _pip, peers, "install", f"openvino-genai=={OPENVINO_GENAI}"
         )
-    for openmp in (True, False):
+    for openmp in (True, False) if variants else (True,):
         if not peers.has_llama_cpp(openmp):
             name = "llama.cpp" if openmp else "llama.cpp with its own threads"
             steps[name] = partial(_llama_cpp, peers, openmp, jobs)
@@ -97,7 +97,7 @@ def status(peers: Peers) -> str:
     """One line for each peer."""
     there = {
         f"llama.cpp (llama-cpp-python {LLAMA_CPP_PYTHON})": peers.has_llama_cpp(),
-        "llama.cpp with its own threads": peers.has_llama_cpp(openmp=False),
+        "llama.cpp with its own threads (a variant)": peers.has_llama_cpp(openmp=False),
         f"OpenVINO GenAI {OPENVINO_GENAI}": peers.has_openvino(),
     }
     return "\n".join(f"{name}: {'ready' if ready else 'missing'}" for name, ready in there.items())
@@ -108,13 +108,7 @@ def _environment(peers: Peers) -> None:
         _run([sys.executable, "-m", "venv", str(peers.folder / "python")])
     _pip(
         peers,
-        "install",
-        "numpy",
-        "gguf",
-        "typing_extensions",
-        "scikit-build-core",
-        "cmake",
-        "ninja",
+        *("install", "numpy", "typing_extensions", "scikit-build-core", "cmake", "ninja"),
     )
 
 
@@ -165,10 +159,13 @@ def main() -> None:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="compilers at once (default: one per core)"
     )
+    parser.add_argument(
+        "--variants", action="store_true", help="what bench.py --variants needs besides"
+    )
     parser.add_argument("--folder", type=Path, default=HERE / ".peers")
     args = parser.parse_args()
     peers = Peers(args.folder)
-    failures = setup(peers, args.jobs) if args.command == "setup" else 0
+    failures = setup(peers, args.jobs, args.variants) if args.command == "setup" else 0
     print(status(peers))
     sys.exit(1 if failures else 0)
 
