@@ -2,9 +2,8 @@
 
 Each thread owns an equal, contiguous range of an operation's units (so memory streams forward) and
 claims chunks of it; a thread that is done takes chunks from the others' ranges. Waiting spins, then
-yields the core, then sleeps in short naps; a wait so long that a thread must have lost its core is
-counted, and the team shrinks by it. Follows the sense-reversing barrier (Mellor-Crummey and Scott 1991, section 3.1) with
-a generation number as sense.
+yields the core, then sleeps in short naps. Follows the sense-reversing barrier (Mellor-Crummey and
+Scott 1991, section 3.1) with a generation number as sense.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from miaotui.kernels.ops import (
     SYNC_ARRIVED,
     SYNC_CLAIMS,
     SYNC_GENERATION,
-    SYNC_STALLS,
 )
 
 SPINS = 4000  # about a tenth of a millisecond: longer than any wait on a quiet machine
@@ -91,8 +89,6 @@ def _wait_for_change(sync: Any, generation: Any) -> Any:
         elif turns < SPINS + YIELDS:
             yield_core()
         else:
-            if turns == SPINS + YIELDS:
-                atomic_add(sync + 8 * SYNC_STALLS, 1)
             doze()
     return 0
 

@@ -1,9 +1,8 @@
 """The worker team: Python threads that run compiled passes together, without the interpreter lock.
 
 One team serves the whole process; models take turns. Between passes a worker spins for a bounded
-time, then sleeps on an event. When another process keeps taking a core away, passes stall at their
-meetings; the team then works with one thread for a while, which is faster than waiting, and tries
-again later.
+time, then sleeps on an event. When another process keeps a core busy, `pace` notices and lets one
+thread work alone.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,19 @@ from miaotui.kernels.ops import (
     MAIL_NUMBER,
     MAIL_STOP,
     MAX_TEAM,
+    RUN_ROWS,
     RUN_SCRATCH,
     RUN_SCRATCH_STRIDE,
     RUN_SYNC,
     RUN_TEAM,
     SYNC_FIELDS,
-    SYNC_STALLS,
     TEAM_BITS,
 )
+from miaotui.kernels.pace import Pace
 
 HUGE_PAGE = 2 << 20
 SCRATCH_BYTES = 1 << 20  # per thread: 8 rows x 8 query heads of 512, and every smaller need
 IDLE_SPINS = 20_000  # about a millisecond
-STALLS_TO_SHRINK = 3  # among the last passes
-CALM_PASSES = 64  # passes alone before the full team is tried again
 
 KERNELS = ("passes:pass_announce", "passes:pass_member", "passes:pass_worker")
 
@@ -55,8 +54,7 @@ class Team:
         self._scratch_address = -(-self._scratch.ctypes.data // 64) * 64
         self._turn = threading.Lock()
         self._wakeups = [threading.Event() for _ in range(self.size)]
-        self._alone_for = 0
-        self._pressure = 0
+        self._pace = Pace()
         self._threads = [
             threading.Thread(
                 target=self._serve, args=(member,), name=f"miaotui-{member}", daemon=True
@@ -69,7 +67,8 @@ class Team:
     def run(self, operations: int, count: int, run: NDArray[np.int64]) -> None:
         """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes."""
         with self._turn:
-            size = 1 if self._alone_for else self.size
+            start_s = time.perf_counter()
+            size = 1 if self._pace.alone else self.size
             run[RUN_TEAM] = size
             run[RUN_SYNC] = self._sync.ctypes.data
             run[RUN_SCRATCH] = self._scratch_address
@@ -81,20 +80,8 @@ class Team:
                     for event in self._wakeups:
                         event.set()
             self._member(operations, count, address, 0)
-            self._adapt(size)
-
-    def _adapt(self, size: int) -> None:
-        """Shrink to one thread while somebody else uses our cores; see the module's head."""
-        if size == 1:
-            self._alone_for = max(0, self._alone_for - 1)
-            return
-        if self._sync[SYNC_STALLS]:
-            self._sync[SYNC_STALLS] = 0
-            self._pressure += 1
-            if self._pressure >= STALLS_TO_SHRINK:
-                self._pressure, self._alone_for = STALLS_TO_SHRINK - 1, CALM_PASSES
-        elif self._pressure:
-            self._pressure -= 1
+            if self.size > 1:
+                self._pace.note((operations, int(run[RUN_ROWS])), time.perf_counter() - start_s)
 
     def _serve(self, member: int) -> None:
         mail, seen, event = self._mail, 0, self._wakeups[member]

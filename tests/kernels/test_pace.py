@@ -1,0 +1,49 @@
+"""When a team gives way to one thread, and when it comes back: times made up, no clock."""
+
+from __future__ import annotations
+
+from miaotui.kernels.pace import CALM, KEEP, TRIAL, Pace
+
+KIND = (1, 1)
+
+
+def passes(pace: Pace, count: int, team_s: float, alone_s: float) -> list[bool]:
+    """Run passes that take these times either way; whether each ran alone."""
+    ran = []
+    for _ in range(count):
+        ran.append(pace.alone)
+        pace.note(KIND, alone_s if pace.alone else team_s)
+    return ran
+
+
+def test_a_quiet_machine_keeps_the_team_and_seldom_tries_otherwise() -> None:
+    ran = passes(Pace(), 4 * CALM, team_s=3.0, alone_s=5.0)
+    assert not any(ran[:16])
+    assert 0 < sum(ran) <= 5 * TRIAL
+
+
+def test_a_team_that_becomes_slow_gives_way_within_a_few_passes() -> None:
+    pace = Pace()
+    passes(pace, 100, team_s=3.0, alone_s=5.0)
+    ran = passes(pace, 200, team_s=20.0, alone_s=5.0)
+    assert sum(ran[: 2 * TRIAL]) > 0
+    assert sum(ran) > 150
+
+
+def test_a_team_that_is_slow_from_the_start_gives_way_too() -> None:
+    ran = passes(Pace(), 300, team_s=20.0, alone_s=5.0)
+    assert sum(ran) > 200
+
+
+def test_the_team_comes_back_when_the_machine_is_quiet_again() -> None:
+    pace = Pace()
+    passes(pace, 200, team_s=20.0, alone_s=5.0)
+    ran = passes(pace, 2 * (KEEP + TRIAL), team_s=3.0, alone_s=5.0)
+    assert not any(ran[-KEEP // 2 :])
+
+
+def test_large_passes_decide_nothing() -> None:
+    pace = Pace()
+    for _ in range(10 * CALM):
+        pace.note((1, 512), 100.0)
+    assert not pace.alone
