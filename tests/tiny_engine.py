@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from miaotui.config import Settings
-from miaotui.engine.build import EngineOptions, build
+from miaotui.engine.build import Built, EngineOptions, assemble, build
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
+from miaotui.hub.store import PackedStore
+from miaotui.hub.tensors import BlockType, StoredTensor
 from miaotui.kernels.formats import Format
-from miaotui.model.files import open_model
+from miaotui.model.config import ModelConfig
+from miaotui.model.files import ModelFiles, open_model
+from miaotui.model.packed import PackedModel, pack_model
 from miaotui.text.load import load_tokenizer
+from miaotui.text.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
+from tiny_models import tiny_config, tiny_weights
+from tiny_tokenizer import write_tokenizer
 
+Array = NDArray[np.float32]
+Change = Callable[[dict[str, Array]], None]
 GREEDY = SamplingParams(max_tokens=8, ignore_eos=True)
-SHORT: Mapping[str, Any] = {"format": Format.Q8, "chunk_size": 64, "threads": 1}
+SMALL: Mapping[str, Any] = {"format": Format.Q8, "chunk_size": 64, "threads": 1}
 
 
 def settings_in(folder: Path) -> Settings:
@@ -25,13 +37,43 @@ def settings_in(folder: Path) -> Settings:
     return dataclasses.replace(Settings.from_env(), cache_dir=folder)
 
 
-def open_engine(path: Path, folder: Path, **options: Any) -> Engine:
-    """An engine for the model at ``path``, its packed weights in ``folder``."""
+def open_parts(path: Path, settings: Settings, **options: Any) -> tuple[Built, Tokenizer]:
+    """The parts of an engine for the model at ``path``, and its tokenizer."""
     with open_model(path) as files:
         tokenizer = load_tokenizer(files.metadata, files.folder)
         config = files.config
-    chosen = EngineOptions(**{**SHORT, **options})
-    return Engine(build(path, config, chosen, settings_in(folder), None), tokenizer)
+    chosen = EngineOptions(**{**SMALL, **options})
+    return build(path, config, chosen, settings, None), tokenizer
+
+
+def pack_tiny(
+    config: ModelConfig, folder: Path, form: Format = Format.Q8, change: Change | None = None
+) -> PackedModel:
+    """A random model of any configuration, its weights changed in place by ``change``, packed."""
+    arrays = tiny_weights(config)
+    if change is not None:
+        change(arrays)
+    tensors = {name: _stored(name, array) for name, array in arrays.items()}
+    return pack_model(ModelFiles(config, tensors), PackedStore(folder / "packed"), "tiny", form)
+
+
+def _stored(name: str, array: Array) -> StoredTensor:
+    raw = np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8)
+    return StoredTensor.from_bytes(name, array.shape, BlockType.F32, raw)
+
+
+def open_changed(folder: Path, variant: str, change: Change, **options: Any) -> Engine:
+    """An engine for a tiny model whose weights were changed."""
+    config = tiny_config(variant)
+    weights = pack_tiny(config, folder, change=change)
+    write_tokenizer(folder)
+    parts = assemble(config, weights, EngineOptions(**{**SMALL, **options}))
+    return Engine(parts, load_tokenizer(None, folder))
+
+
+def open_engine(path: Path, folder: Path, **options: Any) -> Engine:
+    """An engine for the model at ``path``, its packed weights in ``folder``."""
+    return Engine(*open_parts(path, settings_in(folder), **options))
 
 
 def submit_all(engine: Engine, prompts: Sequence[Sequence[int]], *params: Any) -> list[Request]:

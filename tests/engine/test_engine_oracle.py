@@ -26,24 +26,23 @@ from miaotui.engine.build import EngineOptions, assemble
 from miaotui.engine.runner import Runner
 from miaotui.errors import UnsupportedModelError
 from miaotui.hub.store import PackedStore
-from miaotui.hub.tensors import BlockType, StoredTensor
 from miaotui.kernels.formats import Format
 from miaotui.kernels.team import shared_team
 from miaotui.model.config import ModelConfig
-from miaotui.model.files import ModelFiles, open_model
+from miaotui.model.files import open_model
 from miaotui.model.oracle import Oracle
-from miaotui.model.packed import PackedModel, load_packed, pack_model
+from miaotui.model.packed import PackedModel, load_packed
 from miaotui.model.program import Program, require_runnable, rotation_tables
 from miaotui.model.workspace import KvKind, KvPages, Workspace, float_rows
 from miaotui.schedule.plan import Chunk
 from packed_oracle import PackedOracle, unpacked
+from tiny_engine import pack_tiny
 from tiny_models import (
     LONGROPE,
     VARIANTS,
     make_tiny_folder,
     make_tiny_gguf,
     tiny_config,
-    tiny_weights,
 )
 
 N_TOKENS = 61  # seven windows, more than three pages, and no multiple of any block
@@ -67,18 +66,6 @@ Array = NDArray[np.float32]
 
 def tokens(seed: int = 3) -> list[int]:
     return [int(i) for i in np.random.default_rng(seed).integers(0, 320, N_TOKENS)]
-
-
-def stored(name: str, array: Array) -> StoredTensor:
-    raw = np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8)
-    return StoredTensor.from_bytes(name, array.shape, BlockType.F32, raw)
-
-
-def packed(config: ModelConfig, folder: Path, form: Format = Format.Q8) -> PackedModel:
-    """A random model of any configuration, packed."""
-    tensors = {name: stored(name, array) for name, array in tiny_weights(config).items()}
-    store = PackedStore(folder / "packed")
-    return pack_model(ModelFiles(config, tensors), store, "tiny", form)
 
 
 def packed_variant(variant: str, folder: Path, form: Format) -> tuple[ModelConfig, PackedModel]:
@@ -138,13 +125,13 @@ def test_each_layer_in_four_bits(form: Format, tmp_path: Path) -> None:
 @pytest.mark.parametrize("norm_bias", [True, False])
 def test_each_layer_with_layer_norms(norm_bias: bool, tmp_path: Path) -> None:
     config = dataclasses.replace(tiny_config("llama-bias"), norm="layer", norm_bias=norm_bias)
-    assert_layers_agree(config, packed(config, tmp_path))
+    assert_layers_agree(config, pack_tiny(config, tmp_path))
 
 
 @pytest.mark.parametrize("group", [1, 3, 8])
 def test_each_layer_with_any_number_of_query_heads_per_key_head(group: int, tmp_path: Path) -> None:
     config = dataclasses.replace(tiny_config("llama"), n_heads=2 * group, n_kv_heads=2)
-    assert_layers_agree(config, packed(config, tmp_path))
+    assert_layers_agree(config, pack_tiny(config, tmp_path))
 
 
 def test_each_layer_with_widths_that_fill_no_record(tmp_path: Path) -> None:
@@ -153,7 +140,7 @@ def test_each_layer_with_widths_that_fill_no_record(tmp_path: Path) -> None:
         tiny_config("llama"), hidden_size=96, ffn_size=160, head_dim=96, vocab_size=333,
         rope=dataclasses.replace(tiny_config("llama").rope, dim=96),
     )  # fmt: skip
-    assert_layers_agree(config, packed(config, tmp_path))
+    assert_layers_agree(config, pack_tiny(config, tmp_path))
 
 
 @pytest.mark.parametrize("kv", ["f16", "int8"])

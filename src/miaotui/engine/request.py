@@ -48,6 +48,11 @@ class Request:
         """Whether `read` has something to give."""
         return bool(self._unread) or self.is_over
 
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The answer's tokens so far; to be read only."""
+        return self._token_ids
+
     def take(self, rows: NDArray[np.float32], draft: Sequence[int]) -> list[int]:
         """Choose tokens from logits rows ``[1 + draft, vocab]``; those that belong to the answer.
 

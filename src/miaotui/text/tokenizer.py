@@ -64,12 +64,13 @@ class Tokenizer:
         Raises `RequestError` for text that is not valid Unicode.
         """
         try:
-            ids = self._encode(text, special)
+            text.encode()  # the tokenizers themselves say less about what is wrong
         except UnicodeEncodeError as error:
             raise RequestError(
                 f"the text has a lone surrogate (half a character) at position {error.start}; "
                 "send text that is valid Unicode"
             ) from None
+        ids = self._encode(text, special)
         if whole if whole is not None else special:
             prefix, suffix = list(self.roles.prefix), list(self.roles.suffix)
             if ids[: len(prefix)] != prefix:

@@ -1,0 +1,122 @@
+"""Answers of an engine together with the logits they were chosen from, to be compared bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.config import Settings
+from miaotui.engine.engine import Engine
+from miaotui.engine.request import Request
+from miaotui.engine.runner import Runner
+from miaotui.schedule.plan import Chunk
+from miaotui.types import SamplingParams
+from tiny_engine import open_parts
+
+Ask = tuple[tuple[int, ...], SamplingParams]  # a prompt and how to answer it
+Drafter = Callable[[int, Sequence[int]], Sequence[int]]  # (which ask, answer so far) -> draft
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request got: tokens, text, log-probabilities, and each token's row of logits."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str
+    logprobs: tuple[Any, ...]
+    rows: tuple[bytes, ...]
+
+
+class RecordingRunner(Runner):
+    """A runner that remembers the logits of every sequence and position."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner.program, runner.team)
+        self.rows: dict[tuple[int, int], bytes] = {}
+        self.passes = 0
+
+    def run(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        logits = super().run(chunks)
+        self.passes += 1
+        row = 0
+        for chunk in chunks:
+            first = chunk.start + len(chunk.tokens) - chunk.n_logits
+            for index in range(chunk.n_logits):
+                self.rows[chunk.sequence, first + index] = logits[row].tobytes()
+                row += 1
+        return logits
+
+
+class Recorder:
+    """An engine whose answers come with their logits."""
+
+    def __init__(self, path: Path, settings: Settings, **options: Any) -> None:
+        parts, tokenizer = open_parts(path, settings, **options)
+        self.runner = RecordingRunner(parts.runner)
+        self.engine = Engine(dataclasses.replace(parts, runner=self.runner), tokenizer)
+
+    def answers(
+        self,
+        asks: Sequence[Ask],
+        order: Sequence[int] | None = None,
+        every: int = 0,
+        drafter: Drafter | None = None,
+    ) -> list[Answer]:
+        """Answer all, together; in ``order`` of arrival, ``every`` so many steps (0: at once)."""
+        requests: dict[int, Request] = {}
+        waiting = list(order if order is not None else range(len(asks)))
+        steps = 0
+        while waiting or self.engine.in_flight:
+            while waiting and steps >= every * len(requests):
+                number = waiting.pop(0)
+                requests[number] = self.engine.submit(*asks[number])
+            self.engine.step(_drafts(requests, drafter))
+            steps += 1
+        self.engine.scheduler.check()
+        return [self._answer(requests[number]) for number in range(len(asks))]
+
+    def _answer(self, request: Request) -> Answer:
+        done = request.completion()
+        positions = range(len(done.token_ids))
+        first = request.prompt_tokens - 1
+        rows = tuple(self.runner.rows[request.number, first + i] for i in positions)
+        return Answer(done.token_ids, done.text, done.finish_reason, done.logprobs, rows)
+
+
+def _drafts(requests: Mapping[int, Request], drafter: Drafter | None) -> dict[int, Sequence[int]]:
+    if drafter is None:
+        return {}
+    return {
+        request.number: drafter(number, request.token_ids)
+        for number, request in requests.items()
+        if not request.is_over
+    }
+
+
+def drafter_of(answers: Sequence[Answer], kind: str, length: int = 5) -> Drafter:
+    """Drafts that are ``right``, ``wrong``, or ``half`` right, knowing the answers."""
+
+    def draft(number: int, so_far: Sequence[int]) -> Sequence[int]:
+        coming = list(answers[number].token_ids[len(so_far) : len(so_far) + length])
+        good = {"right": length, "wrong": 0, "half": length // 2}[kind]
+        return coming[:good] + [token ^ 1 for token in coming[good:]]
+
+    return draft
+
+
+def assert_same(found: Sequence[Answer], expected: Sequence[Answer]) -> None:
+    """Equal to the last bit; says which answer differs, and from which token on."""
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert one.token_ids == other.token_ids, f"answer {number}"
+        differing = [
+            i for i, pair in enumerate(zip(one.rows, other.rows, strict=True)) if pair[0] != pair[1]
+        ]
+        assert not differing, f"answer {number}: logits of tokens {differing}"
+        assert one == other, f"answer {number}"

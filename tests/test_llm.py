@@ -1,0 +1,549 @@
+"""The Python entry as people use it: loading, answers in every form, several threads, closing."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import miaotui
+from miaotui.errors import (
+    EngineError,
+    ModelNotFoundError,
+    PromptTooLongError,
+    RequestError,
+    TemplateError,
+)
+from miaotui.kernels import compiled
+from miaotui.llm import LLM
+from miaotui.types import Completion, SamplingParams
+from tiny_models import make_tiny_folder, make_tiny_gguf
+from tiny_tokenizer import CHAT_TEMPLATE, END, EOS
+
+GREETING = [{"role": "user", "content": "Hello there"}]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Packed weights go to a folder of their own; compiled kernels are used where they are."""
+    folder = tmp_path_factory.mktemp("home")
+    compiled.cache_folder()  # remembered for the rest of the process
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIAOTUI_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def path(home: Path) -> Path:
+    return make_tiny_folder(home, "llama")
+
+
+@pytest.fixture(scope="module")
+def shared(path: Path) -> Iterator[LLM]:
+    with miaotui.load(path, threads=1) as llm:
+        yield llm
+
+
+@pytest.fixture
+def llm(shared: LLM) -> Iterator[LLM]:
+    """A loaded model; after each test nothing may run on it."""
+    yield shared
+    engine = shared._driver.opened.engine
+    assert engine.in_flight == 0
+    engine.scheduler.check()
+    assert engine.scheduler.stats().pages_used == 0
+
+
+def in_flight(llm: LLM) -> int:
+    return llm._driver.opened.engine.in_flight
+
+
+# loading ------------------------------------------------------------------------------------------
+
+
+def test_a_gguf_file_and_a_folder_are_the_same_model(path: Path, home: Path) -> None:
+    gguf = make_tiny_gguf(home, "llama")
+    with miaotui.load(path) as one, miaotui.load(str(gguf)) as other:
+        assert one.generate("Hi", max_tokens=12).text == other.generate("Hi", max_tokens=12).text
+
+
+def test_loading_tells_its_progress(home: Path) -> None:
+    heard: list[tuple[str, int, int | None]] = []
+    fresh = make_tiny_folder(home, "qwen2", seed=9)
+    miaotui.load(fresh, progress=lambda *args: heard.append(args)).close()
+    packing = [(done, total) for stage, done, total in heard if stage == "packing"]
+    assert packing[0][0] == 0
+    assert packing[-1][0] == packing[-1][1]
+    assert [done for done, _ in packing] == sorted(done for done, _ in packing)
+    heard.clear()
+    miaotui.load(fresh, progress=lambda *args: heard.append(args)).close()
+    assert heard == []  # packed and compiled already
+
+
+@pytest.mark.parametrize("options", [{"format": "q4"}, {"kv": "int8"}, {"threads": 2}])
+def test_options_that_change_how_it_runs(path: Path, options: dict[str, Any]) -> None:
+    with miaotui.load(path, **options) as llm:
+        assert len(llm.generate([1, 2, 3], max_tokens=5, ignore_eos=True).token_ids) == 5
+
+
+def test_context_bounds_prompt_plus_answer(path: Path) -> None:
+    with miaotui.load(path, context=20) as llm:
+        assert llm.context == 20
+        assert len(llm.generate([1] * 12, ignore_eos=True).token_ids) == 8
+        assert llm.logits([1] * 20).shape == (20, 320)
+        with pytest.raises(PromptTooLongError, match="context of 20"):
+            llm.logits([1] * 21)
+    with miaotui.load(path, context=10**6) as llm:
+        assert llm.context == 256  # the model's own
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"kvv": "int8"}, "did you mean 'kv'"),
+        ({"quux": 1}, "known are: "),
+        ({"format": "q5"}, "'q4' or 'q8', not 'q5'"),
+        ({"kv": "f8"}, "'f16' or 'int8', not 'f8'"),
+        ({"threads": 0}, "threads must be a whole number"),
+        ({"context": "long"}, "context must be a whole number"),
+        ({"chunk_size": None}, "chunk_size must be"),
+        ({"max_sequences": 2.5}, "max_sequences must be"),
+        ({"kv_tokens": True}, "kv_tokens must be"),
+    ],
+)
+def test_wrong_options_are_refused(path: Path, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        miaotui.load(path, **options)
+
+
+def test_what_is_not_there(home: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        miaotui.load(home / "missing.gguf")
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="lod"):
+        _ = miaotui.lod
+
+
+# generating ---------------------------------------------------------------------------------------
+
+
+def test_text_ids_and_lists_are_prompts(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("Hello")
+    whole = llm.generate("Hello", max_tokens=6)
+    assert whole.prompt_tokens == len(ids)
+    for prompt in (ids, tuple(ids), np.array(ids)):
+        assert llm.generate(prompt, max_tokens=6).token_ids == whole.token_ids
+    several = llm.generate(["Hello", ids, "Bye"], max_tokens=6)
+    assert [type(one) for one in several] == [Completion] * 3
+    assert several[0].token_ids == several[1].token_ids == whole.token_ids
+    assert llm.generate([], max_tokens=6) == []
+
+
+def test_many_prompts_at_once(llm: LLM) -> None:
+    """More than run together."""
+    prompts = [f"Number {i}" for i in range(40)]
+    together = llm.generate(prompts, max_tokens=3, ignore_eos=True)
+    assert [one.token_ids for one in together[::13]] == [
+        llm.generate(prompt, max_tokens=3, ignore_eos=True).token_ids for prompt in prompts[::13]
+    ]
+
+
+def test_the_text_is_the_tokens(llm: LLM) -> None:
+    done = llm.generate("Once", max_tokens=30, temperature=1.5, seed=3, ignore_eos=True)
+    assert done.text == llm.tokenizer.decode(done.token_ids)
+    assert done.finish_reason == "length"
+    assert len(done.token_ids) == 30
+
+
+def test_parameters_as_an_object(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=7, temperature=0.9, seed=11)
+    as_object = llm.generate("a", params).token_ids
+    as_keywords = llm.generate("a", max_tokens=7, temperature=0.9, seed=11).token_ids
+    assert as_object == as_keywords
+    assert as_object != llm.generate("a", max_tokens=7, temperature=0.9, seed=12).token_ids
+    with pytest.raises(RequestError, match="not both"):
+        llm.generate("a", params, max_tokens=7)
+
+
+def test_without_a_limit_it_fills_the_context(llm: LLM) -> None:
+    done = llm.generate([5] * 200, ignore_eos=True)
+    assert len(done.token_ids) == 56
+    assert done.finish_reason == "length"
+
+
+def test_the_models_own_end_and_how_to_ignore_it(llm: LLM) -> None:
+    bias = {END: 100.0}
+    done = llm.generate("a", logit_bias=bias)
+    assert (done.token_ids, done.text, done.finish_reason) == ((END,), "", "stop")
+    ignored = llm.generate("a", logit_bias=bias, ignore_eos=True, max_tokens=3)
+    assert (ignored.token_ids, ignored.finish_reason) == ((END,) * 3, "length")
+    later = llm.generate("a", logit_bias=bias, min_tokens=4)
+    assert len(later.token_ids) == 5
+    assert {END, EOS}.isdisjoint(later.token_ids[:4])
+
+
+def test_stop_strings_end_the_text_before_them(llm: LLM) -> None:
+    params = {"max_tokens": 60, "temperature": 1.2, "seed": 4, "ignore_eos": True}
+    whole = llm.generate("Tell", **params).text
+    stop = whole[20:22]
+    cut = whole[: whole.index(stop)]
+    for given in (stop, [stop], ("never there", stop)):
+        done = llm.generate("Tell", stop=given, **params)
+        assert (done.text, done.finish_reason) == (cut, "stop")
+    pieces = list(llm.stream("Tell", stop=stop, **params))
+    assert "".join(piece.text for piece in pieces) == cut
+
+
+def test_stop_tokens(llm: LLM) -> None:
+    ids = llm.generate([1, 2], max_tokens=9, temperature=1.5, seed=8, ignore_eos=True).token_ids
+    stop = next(i for i in ids[3:] if i not in ids[:3])
+    done = llm.generate(
+        [1, 2], max_tokens=9, temperature=1.5, seed=8, ignore_eos=True, stop_token_ids={stop}
+    )
+    assert done.token_ids == ids[: ids.index(stop) + 1]
+    assert done.finish_reason == "stop"
+
+
+def test_logprobs_are_the_models(llm: LLM) -> None:
+    done = llm.generate([1, 2, 3], max_tokens=4, logprobs=2, ignore_eos=True)
+    logits = llm.logits([1, 2, 3, *done.token_ids]).astype(np.float64)[2:-1]
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    for row, one in zip(expected, done.logprobs, strict=True):
+        assert one.token_id == one.top[0][0] == row.argmax()
+        assert one.logprob == one.top[0][1] == pytest.approx(row.max(), abs=1e-5)
+        assert one.top[1][1] == pytest.approx(np.sort(row)[-2], abs=1e-5)
+    assert llm.generate([1], max_tokens=2).logprobs == ()
+
+
+def test_times_make_sense(llm: LLM) -> None:
+    timing = llm.generate("a", max_tokens=20, ignore_eos=True).timing
+    assert 0 < timing.ttft_s < timing.total_s
+    assert timing.decode_tokens_per_s == pytest.approx(19 / (timing.total_s - timing.ttft_s))
+
+
+def test_a_second_prompt_reuses_the_first_ones_pages(llm: LLM) -> None:
+    ids = [int(i) for i in np.random.default_rng(5).integers(0, 300, 60)]
+    assert llm.generate(ids, max_tokens=1).cached_tokens == 0
+    assert llm.generate(ids, max_tokens=1).cached_tokens == 48
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"temprature": 1.0}, "did you mean 'temperature'"),
+        ({"max_new_tokens": 1}, "did you mean 'max_tokens'"),
+        ({"zzz": 1}, "known are: "),
+        ({"temperature": -1}, "temperature must be >= 0"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 4.5}, "max_tokens"),
+        ({"max_tokens": "4"}, "max_tokens"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": True}, "top_p"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": [3]}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop_token_ids": [1.5]}, "stop_token_ids"),
+        ({"stop_token_ids": [320]}, "names token 320"),
+        ({"ignore_eos": "yes"}, "ignore_eos"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"presence_penalty": float("inf")}, "presence_penalty"),
+        ({"frequency_penalty": None, "logit_bias": {1: "x"}}, "logit_bias"),
+        ({"logit_bias": [1, 2]}, "logit_bias"),
+        ({"logit_bias": {400: 1.0}}, "names token 400"),
+        ({"logprobs": 65}, "logprobs"),
+        ({"temperature": 10**400}, "temperature"),
+    ],
+)
+def test_nonsense_parameters_are_refused(llm: LLM, parameters: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        llm.generate("a", **parameters)
+    with pytest.raises(RequestError, match=reason):
+        llm.stream("a", **parameters)
+
+
+def test_numbers_of_numpy_are_numbers(llm: LLM) -> None:
+    one = llm.generate("a", max_tokens=np.int64(5), temperature=np.float32(0.5), seed=np.uint8(3))
+    assert one.token_ids == llm.generate("a", max_tokens=5, temperature=0.5, seed=3).token_ids
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("", "no tokens"),
+        ([1, 2, 320], "id 320"),
+        ([-1], "id -1"),
+        ([[1], []], "no tokens"),
+        ([1, "a"], "text or token ids"),
+        ([1.5], "text or token ids|must be text"),
+        (None, "must be text"),
+        (7, "must be text"),
+        (b"bytes", "must be text"),
+        ({"a": 1}, "must be text"),
+        ("half a \ud800 character", "surrogate"),
+    ],
+)
+def test_prompts_that_are_none(llm: LLM, prompt: Any, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        llm.generate(prompt, max_tokens=1)
+
+
+def test_a_prompt_longer_than_the_context(llm: LLM) -> None:
+    for call in (llm.generate, llm.stream):
+        with pytest.raises(PromptTooLongError, match="256 tokens and the context holds 256"):
+            call([1] * 256)
+    with pytest.raises(PromptTooLongError, match="larger context"):
+        llm.generate(["short", [1] * 300])
+
+
+# chatting and streaming ---------------------------------------------------------------------------
+
+
+def test_chat_goes_through_the_template(llm: LLM) -> None:
+    text = "<|im_start|>user\nHello there<|im_end|>\n<|im_start|>assistant\n"
+    assert llm.chat_tokens(GREETING) == llm.tokenizer.encode(text)
+    answer = llm.chat(GREETING, max_tokens=8, ignore_eos=True)
+    assert answer == _but_times(answer, llm.generate(text, max_tokens=8, ignore_eos=True))
+    deltas = list(llm.chat_stream(GREETING, max_tokens=8, ignore_eos=True))
+    assert "".join(delta.text for delta in deltas) == answer.text
+
+
+def _but_times(like: Completion, done: Completion) -> Completion:
+    import dataclasses  # noqa: PLC0415
+
+    return dataclasses.replace(done, timing=like.timing, cached_tokens=like.cached_tokens)
+
+
+def test_chat_without_a_template(home: Path) -> None:
+    (home / "base").mkdir()
+    folder = make_tiny_folder(home / "base", "llama")
+    config = folder / "tokenizer_config.json"
+    text = config.read_text(encoding="utf-8")
+    assert CHAT_TEMPLATE[:10] in text
+    config.write_text(text.replace('"chat_template"', '"no_template"'), encoding="utf-8")
+    with miaotui.load(folder) as llm:
+        assert llm.generate("plain text works", max_tokens=1).token_ids
+        with pytest.raises(TemplateError, match="no chat template"):
+            llm.chat(GREETING)
+
+
+def test_messages_at_fault(llm: LLM) -> None:
+    with pytest.raises(RequestError):
+        llm.chat([{"role": "user"}])
+    with pytest.raises(RequestError, match="did you mean 'max_tokens'"):
+        llm.chat(GREETING, max_token=3)
+
+
+def test_a_stream_is_the_completion_in_pieces(llm: LLM) -> None:
+    params = {"max_tokens": 25, "temperature": 1.0, "seed": 2, "ignore_eos": True}
+    whole = llm.generate("Go", **params)
+    deltas = list(llm.stream("Go", **params))
+    assert len(deltas) >= 20
+    assert "".join(delta.text for delta in deltas) == whole.text
+    assert sum((delta.token_ids for delta in deltas), ()) == whole.token_ids
+    assert [delta.completion for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+    last = deltas[-1]
+    assert last.completion == _but_times(last.completion, whole)
+    assert last.finish_reason == "length"
+
+
+def test_leaving_a_stream_cancels_it(llm: LLM) -> None:
+    for delta in llm.stream("Go", ignore_eos=True):
+        assert in_flight(llm) == 1
+        if delta.token_ids:
+            break
+    del delta
+    gc.collect()
+    assert in_flight(llm) == 0
+
+
+def test_a_stream_that_nobody_reads_is_cancelled(llm: LLM) -> None:
+    stream = llm.stream("Go", ignore_eos=True)
+    assert in_flight(llm) == 1
+    del stream
+    gc.collect()
+    assert in_flight(llm) == 0
+
+
+def test_a_stream_closed_in_the_middle_of_a_step_of_the_same_thread(llm: LLM) -> None:
+    """As the garbage collector may: no deadlock, and gone after that step."""
+    stream = llm.stream("Go", ignore_eos=True)
+    next(stream)
+    with llm._driver.turn():
+        stream.close()
+        assert in_flight(llm) == 1
+    assert in_flight(llm) == 0
+
+
+def test_streams_advance_together(llm: LLM) -> None:
+    first = llm.stream("one", max_tokens=10, ignore_eos=True)
+    second = llm.stream("two", max_tokens=10, ignore_eos=True)
+    list(first)
+    assert next(second).completion is not None  # it was carried along to its end
+
+
+# numbers ------------------------------------------------------------------------------------------
+
+
+def test_logits_do_not_depend_on_what_runs(llm: LLM) -> None:
+    ids = [int(i) for i in np.random.default_rng(1).integers(0, 320, 200)]
+    alone = llm.logits(ids)
+    assert alone.shape == (200, 320)
+    assert alone.dtype == np.float32
+    stream = llm.stream(ids[:50], max_tokens=20, ignore_eos=True)
+    tokens = list(next(stream).token_ids)
+    assert np.array_equal(llm.logits(ids), alone)
+    assert np.array_equal(llm.logits(ids[:77]), alone[:77])
+    tokens += [i for delta in stream for i in delta.token_ids]
+    assert tokens == list(llm.generate(ids[:50], max_tokens=20, ignore_eos=True).token_ids)
+    assert alone[49].argmax() == tokens[0]
+
+
+@pytest.mark.parametrize("ids", [[], [320], [-1], [1.5], "text"])
+def test_logits_of_nonsense(llm: LLM, ids: Any) -> None:
+    if ids == "text":
+        assert llm.logits(ids).shape == (len(llm.tokenizer.encode(ids)), 320)
+        return
+    with pytest.raises(RequestError):
+        llm.logits(ids)
+
+
+def test_the_share_of_the_memory_limit(llm: LLM) -> None:
+    done = llm.generate("a", max_tokens=20, ignore_eos=True)
+    assert 0 < llm.memory_share(done) <= 1.01
+    assert llm.weight_bytes > 100_000
+
+
+# threads, and several models ----------------------------------------------------------------------
+
+
+def test_many_threads_share_a_model(llm: LLM) -> None:
+    params = {"max_tokens": 15, "temperature": 1.0, "ignore_eos": True}
+    prompts = [f"Thread {i} says" for i in range(12)]
+    expected = [llm.generate(p, seed=i, **params).token_ids for i, p in enumerate(prompts)]
+    found: dict[int, Any] = {}
+
+    def work(number: int) -> None:
+        if number % 2:
+            found[number] = llm.generate(prompts[number], seed=number, **params).token_ids
+        else:
+            deltas = llm.stream(prompts[number], seed=number, **params)
+            found[number] = sum((delta.token_ids for delta in deltas), ())
+        llm.logits([number])
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [found[i] for i in range(12)] == expected
+
+
+def test_a_short_request_does_not_wait_for_a_long_one(llm: LLM) -> None:
+    """It joins the batch while the other thread drives on."""
+    started, finished = threading.Event(), []
+
+    def long() -> None:
+        for delta in llm.stream([1], max_tokens=250, ignore_eos=True):
+            started.set()
+            if delta.completion:
+                finished.append("long")
+
+    thread = threading.Thread(target=long, daemon=True)
+    thread.start()
+    assert started.wait(30)
+    llm.generate([2], max_tokens=2, ignore_eos=True)
+    finished.append("short")
+    thread.join(60)
+    assert finished == ["short", "long"]
+
+
+def test_two_models_share_the_team(path: Path, home: Path) -> None:
+    (home / "second").mkdir()
+    other_path = make_tiny_folder(home / "second", "gemma3")
+    with miaotui.load(path, threads=2) as llm, miaotui.load(other_path, threads=2) as other:
+        assert other._driver.opened.parts.runner.team is llm._driver.opened.parts.runner.team
+        alone = llm.generate("Hi", max_tokens=20, ignore_eos=True).token_ids
+        expected = other.generate("Hi", max_tokens=20, ignore_eos=True).token_ids
+        found: dict[str, Any] = {}
+
+        def work(name: str, model: LLM) -> None:
+            found[name] = model.generate("Hi", max_tokens=20, ignore_eos=True).token_ids
+
+        threads = [
+            threading.Thread(target=work, args=pair, daemon=True)
+            for pair in (("one", llm), ("other", other))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert found == {"one": alone, "other": expected}
+
+
+# closing ------------------------------------------------------------------------------------------
+
+
+def test_a_closed_model_says_so(path: Path) -> None:
+    llm = miaotui.load(path)
+    llm.close()
+    llm.close()
+    for call in (
+        lambda: llm.generate("a"),
+        lambda: llm.stream("a"),
+        lambda: llm.logits([1]),
+        lambda: llm.weight_bytes,
+    ):
+        with pytest.raises(EngineError, match="closed"):
+            call()
+
+
+def test_closing_ends_streams(path: Path) -> None:
+    with miaotui.load(path) as llm:
+        stream = llm.stream("a", ignore_eos=True)
+        got = next(stream).token_ids
+    rest = list(stream)
+    assert rest[-1].finish_reason == "cancelled"
+    assert rest[-1].completion is not None
+    assert rest[-1].completion.token_ids[: len(got)] == got
+
+
+def test_closing_while_another_thread_waits(path: Path) -> None:
+    llm = miaotui.load(path)
+    answers: list[Completion] = []
+    stream = llm.stream([3], ignore_eos=True)
+    next(stream)
+    thread = threading.Thread(
+        target=lambda: answers.append(llm.generate([1], max_tokens=250, ignore_eos=True)),
+        daemon=True,
+    )
+    thread.start()
+    while in_flight(llm) < 2 and not answers:
+        pass
+    llm.close()
+    thread.join(30)
+    assert answers[0].finish_reason in ("cancelled", "length")
+
+
+def test_closing_gives_the_memory_back(path: Path) -> None:
+    import weakref  # noqa: PLC0415
+
+    llm = miaotui.load(path)
+    llm.generate("a", max_tokens=2)
+    pages = weakref.ref(llm._driver.opened.parts.runner.program.pages)
+    llm.close()
+    gc.collect()
+    assert pages() is None
