@@ -191,7 +191,48 @@ def look_ahead(op, run, unit, units):  # type: ignore[no-untyped-def]
     return 0
 
 
-def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
+@inline
+def load_queries(op, run, queries, row, count, head):  # type: ignore[no-untyped-def]
+    """Fill the scratch of all queries of a block; returns where the first view starts."""
+    group, stride = peek(op, GROUP_HEADS), query_stride(peek(op, DIM))
+    start = 1 << 40
+    for index in range(count):
+        for g in range(group):
+            target = queries + (index * group + g) * stride
+            first = load_query(op, run, row + index, head * group + g, target)
+            if first < start:
+                start = first
+    return start
+
+
+@inline
+def last_view(run, row, count):  # type: ignore[no-untyped-def]
+    """One past the last position that any row of a block sees."""
+    rows = peek(run, RUN_ROW_TABLE)
+    end = 0
+    for index in range(row, row + count):
+        view_end = peek(rows, index * ROW_FIELDS + ROW_VIEW_END)
+        if view_end > end:
+            end = view_end
+    return end
+
+
+@inline
+def finish_queries(op, queries, row, count, head):  # type: ignore[no-untyped-def]
+    """Divide by the sums and quantize, head by head, for the output product."""
+    group, dim = peek(op, GROUP_HEADS), peek(op, DIM)
+    stride = query_stride(dim)
+    for index in range(count):
+        out = peek(op, OUT) + (row + index) * peek(op, OUT_STRIDE)
+        headers = peek(op, OUT_HEADERS) + (row + index) * peek(op, OUT_HEADER_STRIDE)
+        for g in range(group):
+            column = (head * group + g) * dim
+            query = queries + (index * group + g) * stride
+            finish(query, dim, out + column, headers + column // 2)
+    return 0
+
+
+def _unit_function(int8: bool, capped: bool) -> Any:
     store = _store_function(int8)
     attend = _attend_function(int8, capped)
 
@@ -199,46 +240,29 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         """All queries of one block of rows that share one key/value head."""
         table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * block
         row, count = peek(table, BLOCK_ROW), peek(table, BLOCK_COUNT)
-        group, dim = peek(op, GROUP_HEADS), peek(op, DIM)
-        rows = peek(run, RUN_ROW_TABLE)
-        pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
-        single = peek(run, RUN_SINGLE)
         queries = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
-        stride = query_stride(dim)
-        start, end = 1 << 40, 0
-        for index in range(count):
-            for g in range(group):
-                target = queries + (index * group + g) * stride
-                first = load_query(op, run, row + index, head * group + g, target)
-                if first < start:
-                    start = first
-            view_end = peek(rows, (row + index) * ROW_FIELDS + ROW_VIEW_END)
-            if view_end > end:
-                end = view_end
-        cap = peek_float(op, CAP)
-        last = (end + PAGE_TOKENS - 1) // PAGE_TOKENS
+        start = load_queries(op, run, queries, row, count, head)
+        last = (last_view(run, row, count) + PAGE_TOKENS - 1) // PAGE_TOKENS
+        pages = peek(peek(run, RUN_ROW_TABLE), row * ROW_FIELDS + ROW_PAGES)
+        dim, cap = peek(op, DIM), peek_float(op, CAP)
+        stride, many = query_stride(dim), count * peek(op, GROUP_HEADS)
         for number in range(start // PAGE_TOKENS, last):
             keys = head_address(op, peek(pages, number), head)
             ahead = keys
             if number + 2 < last:
                 ahead = head_address(op, peek(pages, number + 2), head)
-            if number + 1 == last and single == 1:
+            if number + 1 == last and peek(run, RUN_SINGLE) == 1:
                 store(op, run, row, head)
-            attend(queries, stride, count * group, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
+            attend(queries, stride, many, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
                    number * PAGE_TOKENS, cap)  # fmt: skip
-        for index in range(count):
-            for g in range(group):
-                column = (head * group + g) * dim
-                out = peek(op, OUT) + (row + index) * peek(op, OUT_STRIDE) + column
-                header = (
-                    peek(op, OUT_HEADERS)
-                    + (row + index) * peek(op, OUT_HEADER_STRIDE)
-                    + column // 2
-                )
-                finish(queries + (index * group + g) * stride, dim, out, header)
+        finish_queries(op, queries, row, count, head)
         return 0
 
-    compiled_unit = inline(unit)
+    return inline(unit)
+
+
+def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
+    unit = _unit_function(int8, capped)
 
     def attention(op, run, member):  # type: ignore[no-untyped-def]
         heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
@@ -249,7 +273,7 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         while claimed >= 0:
             for index in range(claim_first(claimed), claim_end(claimed)):
                 look_ahead(op, run, index + 1, units)
-                compiled_unit(op, run, member, index // heads, index % heads)
+                unit(op, run, member, index // heads, index % heads)
             claimed = claim(run, slot, member, team, units)
         return 1
 

@@ -205,33 +205,61 @@ def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value
 
 
 def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
-    """Emitters of 1, 2, 3, 4 and 8 queries meeting one page."""
+    """Emitters of 1, 2, 3, 4 and 8 queries meeting one page.
+
+    Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``,
+    an address to read ahead from, the page's first position, and the soft cap.
+    """
     return tuple(_attend(count, int8, capped) for count in (1, 2, 3, 4, 8))
 
 
 def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
-    width = 1 if int8 else 2
+    def attend(
+        e: Emitter, base: Value, stride: Value, keys: Value, values: Value, dim: Value,
+        ahead: Value, first: Value, cap: Value,
+    ) -> None:  # fmt: skip
+        page = _Page(e, keys, values, dim, int8)
+        queries = [base + stride * i for i in range(count)]
+        scores = page.scores(queries, ahead)
+        if capped:
+            scores = [softcap(e, score, e.splat(cap)) for score in scores]
+        position = e.narrow(first, I32)
+        factors = [
+            page.update(query + (dim << 3), score, position)
+            for query, score in zip(queries, scores, strict=True)
+        ]
+        page.gather(queries, factors)
 
-    def load_lanes(e: Emitter, address: Value) -> Value:
-        if int8:
-            return e.to_float(e.widen(e.load(address, I8X, 1), I32))
-        return e.load_half(address)
+    attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}"
+    return attend
 
-    def scores(
-        e: Emitter, queries: list[Value], keys: Value, dim: Value, ahead: Value
-    ) -> list[Value]:
-        """Queries times the page's keys: two chains of multiply-adds, first and second half of the head.
 
-        Asks for the next page meanwhile, line by line: a page is too short for the processor to see where reads go.
+class _Page:
+    """One head's keys and values of 16 tokens, and the three steps in which queries meet them."""
+
+    def __init__(self, e: Emitter, keys: Value, values: Value, dim: Value, int8: bool) -> None:
+        self.e, self.keys, self.values, self.dim, self.int8 = e, keys, values, dim, int8
+        self.width = 1 if int8 else 2
+
+    def _lanes(self, address: Value) -> Value:
+        if self.int8:
+            return self.e.to_float(self.e.widen(self.e.load(address, I8X, 1), I32))
+        return self.e.load_half(address)
+
+    def scores(self, queries: list[Value], ahead: Value) -> list[Value]:
+        """Queries times keys: two chains of multiply-adds, first and second half of the head.
+
+        Asks for the page at ``ahead`` meanwhile, line by line: a page is too short for the
+        processor to see where reads go.
         """
-        half = dim >> 1
+        e, count, half = self.e, len(queries), self.dim >> 1
 
         def step(d: Value, carried: list[Value]) -> list[Value]:
             result = []
-            for line in range(width):
-                e.prefetch(ahead + d * (64 * width) + 64 * line)
+            for line in range(self.width):
+                e.prefetch(ahead + d * (64 * self.width) + 64 * line)
             for part, at in enumerate((d, d + half)):
-                lanes = load_lanes(e, keys + at * (LANES * width))
+                lanes = self._lanes(self.keys + at * (LANES * self.width))
                 for i, query in enumerate(queries):
                     factor = e.load_splat(query + (at << 2), F32)
                     result.append(e.fma(factor, lanes, carried[part * count + i]))
@@ -239,56 +267,45 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
 
         sums = e.loop(half, [e.const(F32X, 0.0)] * (2 * count), step)
         totals = [sums[i] + sums[count + i] for i in range(count)]
-        if int8:
-            scales = e.load(keys + dim * LANES, F32X, 4)
+        if self.int8:
+            scales = e.load(self.keys + self.dim * LANES, F32X, 4)
             totals = [total * scales for total in totals]
         return totals
 
-    def softmax(
-        e: Emitter, lines: Value, score: Value, first: Value, cap: Value, values: Value, dim: Value
-    ) -> Value:
-        """Update sums and maximum, leave probabilities in scratch; returns the factor for what was summed before."""
-        if capped:
-            score = softcap(e, score, e.splat(cap))
-        bounds = lines + 3 * _LINE
-        seen = lanes_between(e, first, e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4))
+    def update(self, lines: Value, score: Value, first: Value) -> Value:
+        """Update a query's sums and maximum and leave its probabilities in scratch.
+
+        Returns the factor for what was summed before.
+        """
+        e, bounds = self.e, lines + 3 * _LINE
+        start, end = e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4)
+        seen = lanes_between(e, first, start, end)
         score = e.select(seen, score, e.const(F32X, MASKED))
         before = e.load(lines + 2 * _LINE, F32X, 4)
         now = e.maximum(before, e.splat(e.reduce(score, e.maximum)))
         chance, factor = exp(e, score - now), exp(e, before - now)
         chance = e.select(seen, chance, e.const(F32X, 0.0))
         e.store(e.fma(e.load(lines, F32X, 4), factor, chance), lines, 4)
-        if int8:
-            chance = chance * e.load(values + dim * LANES, F32X, 4)
+        if self.int8:
+            chance = chance * e.load(self.values + self.dim * LANES, F32X, 4)
         e.store(chance, lines + _LINE, 4)
         e.store(now, lines + 2 * _LINE, 4)
         return factor
 
-    def attend(
-        e: Emitter, base: Value, stride: Value, keys: Value, values: Value, dim: Value,
-        ahead: Value, first: Value, cap: Value,
-    ) -> None:  # fmt: skip
-        queries = [base + stride * i for i in range(count)]
-        lines = [query + (dim << 3) for query in queries]
-        first32 = e.narrow(first, I32)
-        factors = [
-            softmax(e, line, score, first32, cap, values, dim)
-            for line, score in zip(lines, scores(e, queries, keys, dim, ahead), strict=True)
-        ]
+    def gather(self, queries: list[Value], factors: list[Value]) -> None:
+        """Add the values, weighted by the probabilities, to what each query has gathered."""
+        e, dim = self.e, self.dim
 
         def step(column: Value, _: list[Value]) -> list[Value]:
             at = [query + (dim << 2) + column * _LINE for query in queries]
-            totals = [e.load(a, F32X, 4) * factor for a, factor in zip(at, factors, strict=True)]
+            totals = [e.load(a, F32X, 4) * f for a, f in zip(at, factors, strict=True)]
             for token in range(LANES):
-                lanes = load_lanes(e, values + ((dim * token + (column << 4)) * width))
-                for i, line in enumerate(lines):
-                    chance = e.load_splat(line + (_LINE + 4 * token), F32)
+                lanes = self._lanes(self.values + (dim * token + (column << 4)) * self.width)
+                for i, query in enumerate(queries):
+                    chance = e.load_splat(query + (dim << 3) + (_LINE + 4 * token), F32)
                     totals[i] = e.fma(chance, lanes, totals[i])
             for a, total in zip(at, totals, strict=True):
                 e.store(total, a, 4)
             return []
 
         e.loop(dim >> 4, [], step)
-
-    attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}"
-    return attend
