@@ -1,11 +1,33 @@
-"""Puts this folder on the import path, so that tests share `tiny_models` and its like."""
+"""Puts this folder on the import path, so that tests share `tiny_models` and its like, and keeps
+what tests compile and pack in the repository's own cache. Downloaded models stay the user's.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+from miaotui.config import Settings
+
+HERE = Path(__file__).parent
+
+
+def keep_house() -> None:
+    """Make ``.cache/tests`` the home of all that the tests start, unless one is named."""
+    if os.environ.get("MIAOTUI_HOME"):
+        return
+    home = HERE.parent / ".cache" / "tests"
+    home.mkdir(parents=True, exist_ok=True)
+    models = home / "models"
+    with contextlib.suppress(OSError):  # no links here: models are fetched again
+        if not models.exists():
+            models.symlink_to(Settings.from_env().folder("models"), target_is_directory=True)
+    os.environ["MIAOTUI_HOME"] = str(home)
+
+
+sys.path.insert(0, str(HERE))
+keep_house()
 # Products of tiny matrices gain nothing from threads that spin for one another on a busy machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,0 +1,95 @@
+"""A fixed set of operations; run as a program, it prints a hash of what each of them gave.
+
+Inputs come from seeded generators, so the lines depend on the instruction set alone, that is:
+they must not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from kernel_pass import Floating, Quantized, packed, random_blocks, run_pass
+from numpy.typing import NDArray
+from paged_attention import Cache, Kind
+
+from miaotui.kernels import linear_fields as lin
+from miaotui.kernels import ops, reference
+from miaotui.kernels import pointwise_fields as pw
+from miaotui.kernels.cpu import probe
+from miaotui.kernels.formats import Format, tile_stride
+from miaotui.kernels.ops import float_field
+from miaotui.kernels.reference import Bytes
+from miaotui.kernels.team import address_of, aligned_bytes
+
+ROWS, WIDTH, OUTPUTS = 11, 352, 192
+
+
+def outputs() -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Operations by name, and the bytes of their results."""
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal((ROWS, WIDTH), np.float32) * np.float32(2)
+    weight = aligned_bytes(4 * WIDTH).view(np.float32)
+    weight[:] = rng.standard_normal(WIDTH)
+    for form in Format:
+        blocks = packed(random_blocks(form, 2 * OUTPUTS, WIDTH, rng))
+        for name, mode in (
+            ("store", lin.STORE),
+            ("silu", lin.GATED_SILU),
+            ("gelu", lin.GATED_GELU),
+        ):
+            yield f"linear {form.value} {name}", product(form, blocks, x, mode)
+    for name, kind in (("rms", pw.RMS), ("layer", pw.LAYER)):
+        yield f"norm {name}", norm(x, weight, kind)
+    kinds = (Kind(), Kind(int8=True, group=3, dim=96, window=20), Kind(cap=5.0, normed=True))
+    for kind_of in kinds:
+        tokens = kind_of.tokens(45)
+        yield f"attention {kind_of}", raw(Cache(kind_of).chunk(tokens, 0, (3, 1, 2)))
+    logits = Floating(2, 1024, rng.standard_normal((2, 1024)).astype(np.float32) * np.float32(90))
+    fields = {pw.X: logits.address, pw.X_STRIDE: logits.stride, pw.WIDTH: 1024}
+    fields |= {pw.EPS: float_field(30.0)}
+    run_pass([("pointwise:cap_logits", fields)], {ops.RUN_LOGIT_ROWS: 2})
+    yield "cap", logits.read()
+
+
+def product(
+    form: Format, weights: NDArray[np.uint8], x: NDArray[np.float32], mode: int
+) -> NDArray[np.generic]:
+    source = Quantized(ROWS, WIDTH, reference.quantize(x))
+    inputs = Floating(ROWS, WIDTH, x) if form is Format.F32 else source.integers
+    floats, gated = Floating(ROWS, 2 * OUTPUTS), Quantized(ROWS, OUTPUTS)
+    out = floats if mode == lin.STORE else gated.integers
+    fields = {
+        ops.ROWS: ops.RUN_ROWS, lin.WEIGHTS: address_of(weights), lin.GROUPS: WIDTH // 32,
+        lin.TILE_STRIDE: tile_stride(form, WIDTH), lin.X: inputs.address, lin.X_STRIDE: inputs.stride,
+        lin.UNITS: OUTPUTS // (16 if mode == lin.STORE else 32), lin.MODE: mode,
+        lin.HEADERS: source.headers.address, lin.HEADER_STRIDE: source.headers.stride,
+        lin.OUT: out.address, lin.OUT_STRIDE: out.stride, lin.OUT_HEADERS: gated.headers.address,
+        lin.OUT_HEADER_STRIDE: gated.headers.stride,
+    }  # fmt: skip
+    run_pass([(f"linear:linear_{form.value}", fields)], {ops.RUN_ROWS: ROWS})
+    return floats.read() if mode == lin.STORE else raw(gated.read(ROWS))
+
+
+def norm(x: NDArray[np.float32], weight: NDArray[np.float32], kind: int) -> NDArray[np.generic]:
+    source, out = Floating(ROWS, WIDTH, x), Quantized(ROWS, WIDTH)
+    fields = {
+        ops.ROWS: ops.RUN_ROWS, pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: WIDTH,
+        pw.WEIGHT: address_of(weight), pw.NORM_BIAS: address_of(weight), pw.KIND: kind,
+        pw.EPS: float_field(1e-5), pw.OUT: out.integers.address, pw.OUT_STRIDE: out.integers.stride,
+        pw.OUT_HEADERS: out.headers.address, pw.OUT_HEADER_STRIDE: out.headers.stride,
+    }  # fmt: skip
+    run_pass([("pointwise:norm", fields)], {ops.RUN_ROWS: ROWS})
+    return raw(out.read(ROWS))
+
+
+def raw(values: Bytes) -> NDArray[np.generic]:
+    parts = [np.ascontiguousarray(part).view(np.uint8) for part in (values.integers, values.scales)]
+    return np.concatenate([part.reshape(-1) for part in parts])
+
+
+if __name__ == "__main__":
+    print(probe().isa.value)
+    for label, values in outputs():
+        print(hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16], label)

@@ -1,0 +1,42 @@
+"""The inner loops of products: every tiling that runs here gives the reference's bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from emitted import compiled_here, lowerings_here
+from kernel_pass import Floating, Quantized, assert_same, packed, random_blocks
+
+from miaotui.kernels import reference
+from miaotui.kernels.formats import Format, tile_stride, values
+from miaotui.kernels.team import address_of
+from miaotui.kernels.tiles import TILINGS, emit_unit
+
+GROUPS = 5
+WIDTH = 32 * GROUPS
+TARGETS = lowerings_here()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_unit_of_32_outputs(name: str) -> None:
+    tiling = TILINGS[TARGETS[name].isa]
+    shapes = {f"{f.value}_{n}": (f, n) for f in Format for n in {1, 2, tiling.block, tiling.most}}
+    emitters = {label: (emit_unit(*shape, tiling), "i" * 9) for label, shape in shapes.items()}
+    functions = compiled_here(emitters, TARGETS[name])
+    for label, (form, rows) in shapes.items():
+        rng = np.random.default_rng(rows)
+        blocks = random_blocks(form, 32, WIDTH, rng)
+        x = rng.standard_normal((rows, WIDTH), np.float32)
+        weights, out, activations = packed(blocks), Floating(rows, 32), reference.quantize(x)
+        source = Quantized(rows, WIDTH, activations)
+        inputs = Floating(rows, WIDTH, x) if form is Format.F32 else source.integers
+        functions[label](
+            address_of(weights), tile_stride(form, WIDTH), GROUPS, inputs.address, inputs.stride,
+            source.headers.address, source.headers.stride, out.address, out.stride,
+        )  # fmt: skip
+        expected = (
+            reference.linear_f32(values(blocks), x)
+            if form is Format.F32
+            else reference.linear(blocks, activations)
+        )
+        assert_same(out.read(), expected)
