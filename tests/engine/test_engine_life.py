@@ -163,7 +163,7 @@ def poisoned(weights: dict[str, Array]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("kv", ["f16"])
+@pytest.mark.parametrize("kv", ["f16", "int8"])
 @pytest.mark.parametrize("reuse_prefix", [True, False])
 def test_logits_that_are_not_numbers_fail_one_request_only(
     kv: str, reuse_prefix: bool, tmp_path: Path

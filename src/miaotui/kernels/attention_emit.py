@@ -156,12 +156,17 @@ def _stack(e: Emitter, floats: int) -> Any:
 
 
 def _store_scale(e: Emitter, source: Value, target: Value, dim: Value) -> Value:
-    """Store ``max |x| / 127`` of a head; return its reciprocal in all lanes."""
+    """Store ``max |x| / 127`` of a head; return its reciprocal in all lanes.
+
+    Always a finite number, whatever the head holds: the page may be somebody else's next, and its
+    stale scales are multiplied by zero, not skipped.
+    """
 
     def step(index: Value, carried: list[Value]) -> list[Value]:
-        return [e.maximum(carried[0], e.unary("fabs", e.load(source + index * _LINE, F32X, 4)))]
+        return [e.maximum(e.unary("fabs", e.load(source + index * _LINE, F32X, 4)), carried[0])]
 
     top = e.reduce(e.loop(dim >> 4, [e.const(F32X, 0.0)], step)[0], e.maximum)
+    top = e.minimum(top, e.const(F32, 3e38))
     e.store(top / 127.0, target, 4)
     zero, one = e.const(F32, 0.0), e.const(F32, 1.0)
     some = e.compare(">", top, zero)
