@@ -12,7 +12,7 @@ import pytest
 from miaotui.kernels import compiled
 
 KERNEL = "passes:pass_announce"  # the quickest to compile
-OTHERS = ["pointwise:tap", "attention:kv_copy"]
+OTHERS = ["passes:pass_worker", "pointwise:tap"]
 SCRIPT = """
 import sys
 from miaotui.kernels import compiled, ops
