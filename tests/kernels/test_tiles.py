@@ -8,6 +8,7 @@ from emitted import compiled_here, lowerings_here
 from kernel_pass import Floating, Quantized, assert_same, packed, random_blocks
 
 from miaotui.kernels import reference
+from miaotui.kernels.cpu import probe
 from miaotui.kernels.formats import Format, tile_stride, values
 from miaotui.kernels.team import address_of
 from miaotui.kernels.tiles import TILINGS, emit_unit
@@ -15,9 +16,11 @@ from miaotui.kernels.tiles import TILINGS, emit_unit
 GROUPS = 5
 WIDTH = 32 * GROUPS
 TARGETS = lowerings_here()
+LESSER = {isa.value for isa in probe().isas[1:]}  # their kernels are tested as a whole, too
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in LESSER else []) for n in TARGETS]
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_unit_of_32_outputs(name: str) -> None:
     tiling = TILINGS[TARGETS[name].isa]
     shapes = {f"{f.value}_{n}": (f, n) for f in Format for n in {1, tiling.most}}
