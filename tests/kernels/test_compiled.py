@@ -21,6 +21,7 @@ told = []
 compiled.prepare(sys.argv[1:], lambda *news: told.append(news))
 mail = aligned_int64(ops.MAIL_FIELDS)
 announce = compiled.function("passes:pass_announce", 5)
+mail[ops.MAIL_ASLEEP + 1] = 1
 assert announce(1, 2, 3, mail.ctypes.data, 2) == 1
 assert mail[ops.MAIL_COUNT] == 2
 print(compiled.cache_folder(), "numba" if "numba" in sys.modules else "cache", told)

@@ -73,8 +73,8 @@ MAIL_OPERATIONS = LINE_FIELDS
 MAIL_COUNT = LINE_FIELDS + 1
 MAIL_RUN = LINE_FIELDS + 2
 MAIL_STOP = LINE_FIELDS + 3
-MAIL_ASLEEP = 2 * LINE_FIELDS
-MAIL_FIELDS = 3 * LINE_FIELDS
+MAIL_ASLEEP = 2 * LINE_FIELDS  # one field for each member, written by that member alone
+MAIL_FIELDS = MAIL_ASLEEP + MAX_TEAM
 
 
 def float_field(value: float) -> int:

@@ -10,7 +10,7 @@ anything that might be changing.
 from __future__ import annotations
 
 from miaotui.kernels.compiler import inline, kernel
-from miaotui.kernels.memory import atomic_add, atomic_load, atomic_store, call, pause, peek, poke
+from miaotui.kernels.memory import atomic_load, atomic_store, call, pause, peek, poke
 from miaotui.kernels.ops import (
     FUNCTION,
     KEEP_GOING,
@@ -47,27 +47,38 @@ def pass_member(operations, count, run, member):  # type: ignore[no-untyped-def]
 
 @kernel(5)
 def pass_announce(operations, count, run, mail, team):  # type: ignore[no-untyped-def]
-    """Post a run for ``team`` threads."""
+    """Post a run for ``team`` threads; returns how many of them are asleep and must be woken."""
     poke(mail, MAIL_OPERATIONS, operations)
     poke(mail, MAIL_COUNT, count)
     poke(mail, MAIL_RUN, run)
     number = (peek(mail, MAIL_NUMBER) >> TEAM_BITS) + 1
     atomic_store(mail + 8 * MAIL_NUMBER, (number << TEAM_BITS) + team)
-    return number
+    asleep = 0
+    for member in range(1, team):
+        asleep += atomic_load(mail + 8 * (MAIL_ASLEEP + member))
+    return asleep
 
 
 @kernel(4)
 def pass_worker(mail, member, seen, spins):  # type: ignore[no-untyped-def]
     """Serve runs as ``member`` until none comes for ``spins`` turns; returns the number of the
     last run seen, -1 to end.
+
+    A member marks itself asleep and looks once more before it leaves. Since the leader posts
+    first and reads the marks after, one of the two always sees the other.
     """
+    asleep = mail + 8 * (MAIL_ASLEEP + member)
+    atomic_store(asleep, 0)
     turns = 0
-    while turns < spins:
+    while turns <= spins:
         number = atomic_load(mail + 8 * MAIL_NUMBER)
         if number == seen:
             turns += 1
+            if turns == spins:
+                atomic_store(asleep, 1)
             pause()
             continue
+        atomic_store(asleep, 0)
         seen = number
         turns = 0
         if peek(mail, MAIL_STOP) == 1:
@@ -76,5 +87,4 @@ def pass_worker(mail, member, seen, spins):  # type: ignore[no-untyped-def]
             run_operations(
                 peek(mail, MAIL_OPERATIONS), peek(mail, MAIL_COUNT), peek(mail, MAIL_RUN), member
             )
-    atomic_add(mail + 8 * MAIL_ASLEEP, 1)
     return seen

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from miaotui.kernels import compiled
 from miaotui.kernels.cpu import probe
 from miaotui.kernels.ops import (
-    MAIL_ASLEEP,
     MAIL_FIELDS,
     MAIL_NUMBER,
     MAIL_STOP,
@@ -75,8 +74,7 @@ class Team:
             run[RUN_SCRATCH_STRIDE] = SCRATCH_BYTES
             address = run.ctypes.data
             if size > 1:
-                self._announce(operations, count, address, self._mail.ctypes.data, size)
-                if self._mail[MAIL_ASLEEP]:
+                if self._announce(operations, count, address, self._mail.ctypes.data, size):
                     for event in self._wakeups:
                         event.set()
             self._member(operations, count, address, 0)
@@ -84,16 +82,10 @@ class Team:
                 self._pace.note((operations, int(run[RUN_ROWS])), time.perf_counter() - start_s)
 
     def _serve(self, member: int) -> None:
-        mail, seen, event = self._mail, 0, self._wakeups[member]
-        while True:
-            seen = self._worker(mail.ctypes.data, member, seen, IDLE_SPINS)
-            if seen < 0:
-                return
-            if mail[MAIL_NUMBER] == seen:
-                event.wait()
+        mail, seen, event = self._mail.ctypes.data, 0, self._wakeups[member]
+        while (seen := self._worker(mail, member, seen, IDLE_SPINS)) >= 0:
+            event.wait()
             event.clear()
-            with _asleep_lock:
-                mail[MAIL_ASLEEP] -= 1
 
     def close(self) -> None:
         """End the threads; the team must not run again."""
@@ -106,7 +98,6 @@ class Team:
             thread.join()
 
 
-_asleep_lock = threading.Lock()
 _shared: dict[int, Team] = {}
 _shared_lock = threading.Lock()
 
