@@ -10,6 +10,9 @@
     ├── TemplateError               a chat template is missing, wrong or exceeds its bounds
     ├── RequestError                the caller's parameters or prompt are wrong
     │   └── PromptTooLongError      the prompt does not fit the model's context
+    ├── RefusedError                the request is sound, but is not taken on now
+    │   ├── DeadlineUnattainableError   it cannot be done in the time it names
+    │   └── OverloadedError         the queue is full, or the server is leaving
     ├── UnsupportedCpuError         the kernels cannot be compiled for this processor
     └── EngineError                 a bug or a fault inside the engine; the request failed
 
@@ -58,6 +61,26 @@ class RequestError(MiaotuiError):
 
 class PromptTooLongError(RequestError):
     """The prompt, or prompt plus answer, does not fit the model's context."""
+
+
+class RefusedError(MiaotuiError):
+    """A sound request that is not taken on now; ``retry_after_s`` says when to come again."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineUnattainableError(RefusedError):
+    """The request cannot be done in the time it names; it would take ``predicted_ms``."""
+
+    def __init__(self, message: str, retry_after_s: float, predicted_ms: float) -> None:
+        super().__init__(message, retry_after_s)
+        self.predicted_ms = predicted_ms
+
+
+class OverloadedError(RefusedError):
+    """The queue is full, or the server is about to stop."""
 
 
 class UnsupportedCpuError(MiaotuiError):

@@ -19,17 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.config import Settings
-from miaotui.engine.build import EngineOptions, Progress, build
+from miaotui.engine.build import EngineOptions, Progress
 from miaotui.engine.driver import Driver
+from miaotui.engine.loaded import load_model
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.formats import Format
-from miaotui.model.files import open_model
 from miaotui.model.workspace import KvPages
 from miaotui.schedule.pages import pages_for
 from miaotui.schedule.plan import Chunk
 from miaotui.text.chat import Message
-from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.types import Completion, Delta, SamplingParams
 
 Prompt = str | Sequence[int]
@@ -69,14 +68,12 @@ class LLM:
         settings: Settings,
         progress: Progress | None = None,
     ) -> None:
-        with open_model(path) as files:
-            self.config = files.config
-            self.tokenizer = load_tokenizer(files.metadata, files.folder)
-            self.template = load_chat_template(files.metadata, files.folder)
-        parts = build(path, self.config, options, settings, progress)
-        self.context = parts.context
+        loaded = load_model(path, options, settings, progress)
+        self.config, self.tokenizer = loaded.config, loaded.tokenizer
+        self.template = loaded.template
+        self.context = loaded.parts.context
         self.kv = options.kv
-        self._driver = Driver(parts, self.tokenizer)
+        self._driver = Driver(loaded.parts, self.tokenizer)
 
     # answers --------------------------------------------------------------------------------------
 

@@ -14,7 +14,11 @@ from miaotui.errors import RequestError
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
+OnLate = Literal["refuse", "shorten", "best_effort"]
+
 MAX_SEED = 2**63 - 1
+MAX_DEADLINE_MS = 86_400_000  # a day
+ON_LATE = ("refuse", "shorten", "best_effort")
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,41 @@ class Delta:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     completion: Completion | None = None  # on the last piece: the whole answer
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of token_ids, if asked for
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The time a caller gives a request, in milliseconds from its arrival; None: no such limit.
+
+    ``total_ms`` is for the last byte of the answer, ``ttft_ms`` for the first token, ``tpot_ms`` for
+    each token after it. ``on_late`` says what becomes of a request that cannot be done in time:
+    refused at once, given the longest answer that fits, or answered late. Raises `RequestError`.
+    """
+
+    total_ms: float | None = None
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    on_late: OnLate = "refuse"
+
+    def __post_init__(self) -> None:
+        for name in ("total_ms", "ttft_ms", "tpot_ms"):
+            value = getattr(self, name)
+            sound = value is None or (_finite(value) and 0 < value <= MAX_DEADLINE_MS)
+            _require(sound, name, f"a number of milliseconds in (0, {MAX_DEADLINE_MS:,}]", value)
+        known = self.on_late in ON_LATE
+        _require(known, "on_late", "'refuse', 'shorten' or 'best_effort'", self.on_late)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """How a request stood, or stands, to its deadline; milliseconds from its arrival."""
+
+    asked_ms: float | None
+    predicted_ms: float
+    took_ms: float | None = None  # None: not over yet
+    met: bool | None = None  # None: no deadline, or not over yet
+    shortened: bool = False
 
 
 def _finite(value: object) -> bool:

@@ -7,12 +7,14 @@ beside it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.engine.build import Built
+from miaotui.engine.constraint import Constraint
 from miaotui.engine.request import Request
 from miaotui.engine.sampler import SequenceSampler, end_ids
 from miaotui.engine.stopping import Ending
@@ -36,12 +38,25 @@ class Engine:
         self._draft_rows = parts.draft_rows
         self._vocab_size = parts.runner.program.config.vocab_size
         self._requests: dict[int, Request] = {}
-        self._number = 0
+        self._numbers = itertools.count()
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0) -> Request:
-        """Queue a request; prefixes are reused within a ``namespace`` only.
+        """Queue a request: `prepare`, then `enter`."""
+        request = self.prepare(prompt, params, namespace)
+        self.enter(request)
+        return request
 
-        Raises `PromptTooLongError`, or `RequestError` for tokens that the model does not have.
+    def prepare(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        namespace: int = 0,
+        constraint: Constraint | None = None,
+    ) -> Request:
+        """A checked request, not queued yet; prefixes are reused within a ``namespace`` only.
+
+        May be called from any thread at any time. Raises `PromptTooLongError`, or `RequestError`
+        for tokens that the model does not have.
         """
         self._check(prompt)
         room = self.context - len(prompt)
@@ -49,11 +64,15 @@ class Engine:
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
         sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size)
         ending = Ending(params, ends, limit, self.tokenizer.stream(start=True))
-        request = Request(self._number, prompt, sampler, ending)
-        self.scheduler.add(request.number, prompt, limit, namespace)
-        self._number += 1
+        return Request(
+            next(self._numbers), prompt, sampler, ending, namespace=namespace, constraint=constraint
+        )
+
+    def enter(self, request: Request) -> None:
+        """Queue a prepared request. Raises what `Scheduler.add` raises."""
+        limit = request.ending.max_tokens
+        self.scheduler.add(request.number, request.prompt, limit, request.namespace)
         self._requests[request.number] = request
-        return request
 
     def _check(self, prompt: Sequence[int]) -> None:
         if not prompt:

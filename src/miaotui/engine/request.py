@@ -1,17 +1,20 @@
 """One request on its way: what it asked for, what it has been given so far, and when.
 
-Owned by the engine, read by whoever waits for it. Knows text and tokens, not pages or rows.
+Changed by the thread that steps the engine, read by whoever waits for it, in any thread. Knows text
+and tokens, not pages or rows.
 Invariant: it ends exactly once, as finished, cancelled or failed with a reason.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.engine.constraint import Constraint
 from miaotui.engine.sampler import Choice, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import MiaotuiError
@@ -22,10 +25,20 @@ class Request:
     """A submitted request. Times are `time.perf_counter` seconds."""
 
     def __init__(
-        self, number: int, prompt: Sequence[int], sampler: SequenceSampler, ending: Ending
+        self,
+        number: int,
+        prompt: Sequence[int],
+        sampler: SequenceSampler,
+        ending: Ending,
+        *,
+        namespace: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         self.number = number
+        self.prompt = prompt
+        self.namespace = namespace
         self.prompt_tokens = len(prompt)
+        self.constraint = constraint
         self.cached_tokens = 0
         self.sampler = sampler
         self.ending = ending
@@ -34,7 +47,7 @@ class Request:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._text: list[str] = []
-        self._unread: list[tuple[str, int]] = []
+        self._unread: deque[tuple[str, int, TokenLogprobs | None]] = deque()
         self._submitted_s = time.perf_counter()
         self._first_s = self._last_s = self._over_s = self._submitted_s
 
@@ -59,13 +72,22 @@ class Request:
         Raises `EngineError` for logits that are not numbers.
         """
         position = self.prompt_tokens + len(self._token_ids)
-        if len(rows) == 1:
-            choice = self.sampler.pick(rows[0], position)
-            self.sampler.accept(choice.token_id)
-            choices = [choice]
-        else:
-            choices = self.sampler.verify(rows, position, draft)
+        choices: list[Choice] = []
+        for index, row in enumerate(rows):
+            choice = self._choose(row, position + index)
+            choices.append(choice)
+            if index == len(draft) or choice.token_id != draft[index]:
+                break
         return self._keep(choices)
+
+    def _choose(self, row: NDArray[np.float32], position: int) -> Choice:
+        constraint = self.constraint
+        allowed = None if constraint is None else constraint.mask()
+        choice = self.sampler.pick(row, position, allowed)
+        self.sampler.accept(choice.token_id)
+        if constraint is not None:
+            constraint.accept(choice.token_id)
+        return choice
 
     def _keep(self, choices: Sequence[Choice]) -> list[int]:
         now = time.perf_counter()
@@ -79,14 +101,14 @@ class Request:
             if choice.logprobs is not None:
                 self._logprobs.append(choice.logprobs)
             piece = self.ending.push(choice.token_id)
-            self._note(piece.text, choice.token_id)
+            self._note(piece.text, choice.token_id, choice.logprobs)
             if piece.finish_reason is not None:
                 self.finish_reason = piece.finish_reason
                 break
         return kept
 
-    def _note(self, text: str, token_id: int) -> None:
-        self._unread.append((text, token_id))
+    def _note(self, text: str, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
+        self._unread.append((text, token_id, logprobs))
         if text:
             self._text.append(text)
 
@@ -96,24 +118,27 @@ class Request:
             return
         rest = self.ending.close()
         if rest:
-            self._text.append(rest)
-            self._unread.append((rest, -1))
-        self.finish_reason, self.error = reason, error
+            self._note(rest, -1)
         self._over_s = time.perf_counter()
         if not self._token_ids:
             self._first_s = self._over_s
+        self.error = error
+        self.finish_reason = reason  # last: from now on it may be read by another thread
 
     def read(self) -> Delta:
         """What has come since the last call; the last piece carries the completion.
 
         Raises what the request failed with.
         """
-        pieces, self._unread = self._unread, []
-        text = "".join(piece for piece, _ in pieces)
-        ids = tuple(token for _, token in pieces if token >= 0)
-        if not self.is_over:
-            return Delta(text, ids)
-        return Delta(text, ids, self.finish_reason, self.completion())
+        over, pieces = self.is_over, []  # in this order: what came before the end is here
+        while self._unread:
+            pieces.append(self._unread.popleft())
+        text = "".join(piece for piece, _, _ in pieces)
+        ids = tuple(token for _, token, _ in pieces if token >= 0)
+        logprobs = tuple(each for _, _, each in pieces if each is not None)
+        if not over:
+            return Delta(text, ids, logprobs=logprobs)
+        return Delta(text, ids, self.finish_reason, self.completion(), logprobs)
 
     def completion(self) -> Completion:
         """The whole answer. Raises what the request failed with."""

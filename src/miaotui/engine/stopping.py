@@ -110,7 +110,7 @@ class Ending:
         self._stops = StopStrings(params.stop)
         self._end_ids = end_ids
         self._min_tokens = params.min_tokens
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._source = source
         self._tokens = 0
         self._over = False
@@ -127,7 +127,7 @@ class Ending:
         if stopped:
             self._over = True
             return Piece(text, "stop")
-        if self._tokens < self._max_tokens:
+        if self._tokens < self.max_tokens:
             return Piece(text)
         rest, stopped = self._rest(armed)
         return Piece(text + rest, "stop" if stopped else "length")

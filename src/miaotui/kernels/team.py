@@ -73,10 +73,10 @@ class Team:
             run[RUN_SCRATCH] = self._scratch_address
             run[RUN_SCRATCH_STRIDE] = SCRATCH_BYTES
             address = run.ctypes.data
-            if size > 1:
-                if self._announce(operations, count, address, self._mail.ctypes.data, size):
-                    for event in self._wakeups:
-                        event.set()
+            mail = self._mail.ctypes.data
+            if size > 1 and self._announce(operations, count, address, mail, size):
+                for event in self._wakeups:
+                    event.set()
             self._member(operations, count, address, 0)
             if self.size > 1:
                 self._pace.note((operations, int(run[RUN_ROWS])), time.perf_counter() - start_s)

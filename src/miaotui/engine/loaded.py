@@ -1,0 +1,42 @@
+"""A model made ready: its parts, its tokenizer, its chat template.
+
+Owns the order in which they are opened. Knows nothing of prompts or of who will ask. Invariant:
+either everything is open, or nothing is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from miaotui.config import Settings
+from miaotui.engine.build import Built, EngineOptions, Progress, build
+from miaotui.model.config import ModelConfig
+from miaotui.model.files import open_model
+from miaotui.text.chat import ChatTemplate
+from miaotui.text.load import load_chat_template, load_tokenizer
+from miaotui.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One model in memory; `Built.weights` is what must be closed in the end."""
+
+    path: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    parts: Built
+
+
+def load_model(
+    path: Path, options: EngineOptions, settings: Settings, progress: Progress | None = None
+) -> Loaded:
+    """Open the model at ``path`` (see `resolve`). Raises a `MiaotuiError`."""
+    with open_model(path) as files:
+        config = files.config
+        tokenizer = load_tokenizer(files.metadata, files.folder)
+        template = load_chat_template(files.metadata, files.folder)
+    return Loaded(
+        path, config, tokenizer, template, build(path, config, options, settings, progress)
+    )
