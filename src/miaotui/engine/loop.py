@@ -10,13 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from miaotui.engine.constraint import Constraint
 from miaotui.engine.engine import Engine
-from miaotui.engine.request import Request
+from miaotui.engine.request import Asked, Request
 from miaotui.errors import EngineError, MiaotuiError, OverloadedError
 from miaotui.types import SamplingParams
 
 News = Callable[[Sequence[Request]], None]
+_NOTHING_ASKED = Asked()
 
 
 class EngineLoop:
@@ -38,17 +38,12 @@ class EngineLoop:
         self._thread.start()
 
     def submit(
-        self,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        *,
-        namespace: int = 0,
-        constraint: Constraint | None = None,
+        self, prompt: Sequence[int], params: SamplingParams, asked: Asked = _NOTHING_ASKED
     ) -> Request:
         """A request on its way. Raises what `Engine.prepare` raises, and `OverloadedError`."""
         if self._stopping:
             raise OverloadedError("the engine is stopping: ask again in a moment", 1.0)
-        request = self.engine.prepare(prompt, params, namespace, constraint)
+        request = self.engine.prepare(prompt, params, asked.namespace, asked.constraint)
         self._coming.append(request)
         self._wake.set()
         return request

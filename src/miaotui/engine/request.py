@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,21 @@ from miaotui.engine.constraint import Constraint
 from miaotui.engine.sampler import Choice, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import MiaotuiError
-from miaotui.types import Completion, Delta, FinishReason, Timing, TokenLogprobs
+from miaotui.types import Completion, Deadline, Delta, FinishReason, Timing, TokenLogprobs
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What comes with a prompt besides its parameters.
+
+    Prefixes and past answers are shared within a ``namespace`` only; ``arrived_s`` is the moment, in
+    `time.perf_counter` seconds, from which the deadline counts (None: when it is submitted).
+    """
+
+    namespace: int = 0
+    constraint: Constraint | None = None
+    deadline: Deadline | None = None
+    arrived_s: float | None = None
 
 
 class Request:
