@@ -102,7 +102,7 @@ $(VENV)/.ready: pyproject.toml | $(VENV)/.python
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "Installing what the tests need ..."
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[serve,otel,fsr,apps,test]'
 	@touch $@
 
 $(VENV)/.ready-lint: $(VENV)/.ready-test
