@@ -20,6 +20,7 @@ from miaotui.engine.sampler import SequenceSampler, end_ids
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
 from miaotui.schedule.plan import Chunk, Plan
+from miaotui.schedule.scheduler import Scheduler
 from miaotui.text.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
 
@@ -33,12 +34,14 @@ class Engine:
     """
 
     def __init__(self, parts: Built, tokenizer: Tokenizer) -> None:
+        self.parts = parts
         self.runner, self.scheduler, self.tokenizer = parts.runner, parts.scheduler, tokenizer
         self.context = parts.context
         self._draft_rows = parts.draft_rows
         self._vocab_size = parts.runner.program.config.vocab_size
         self._requests: dict[int, Request] = {}
         self._numbers = itertools.count()
+        self.latest = Plan(())  # what the last step ran
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0) -> Request:
         """Queue a request: `prepare`, then `enter`."""
@@ -97,6 +100,7 @@ class Engine:
         fault in the pass fails the requests it touched, with the reason, and leaves the others.
         """
         plan = self.scheduler.plan(self._affordable(drafts) if drafts else {})
+        self.latest = plan
         if not plan.chunks:
             return False
         try:
@@ -175,6 +179,13 @@ class Engine:
         """End every request now."""
         for request in list(self._requests.values()):
             self.cancel(request)
+
+    def reset(self) -> None:
+        """Begin anew after a fault: no requests, empty pages. Raises if a pass cannot be run."""
+        self._requests.clear()
+        self.latest = Plan(())
+        self.scheduler = Scheduler(self.scheduler.config)
+        self.runner.run([Chunk(-1, 0, (0,), tuple(self.parts.spare_pages[:1]), 1)])
 
     @property
     def in_flight(self) -> int:

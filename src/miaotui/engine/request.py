@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,15 @@ from miaotui.engine.constraint import Constraint
 from miaotui.engine.sampler import Choice, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import MiaotuiError
-from miaotui.types import Completion, Deadline, Delta, FinishReason, Timing, TokenLogprobs
+from miaotui.types import (
+    Completion,
+    Deadline,
+    Delta,
+    FinishReason,
+    Promise,
+    Timing,
+    TokenLogprobs,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,12 @@ class Request:
         self._unread: deque[tuple[str, int, TokenLogprobs | None]] = deque()
         self._submitted_s = time.perf_counter()
         self._first_s = self._last_s = self._over_s = self._submitted_s
+        self.arrived_s = self._submitted_s
+        self.deadline: Deadline | None = None
+        self.predicted_ms = 0.0
+        self.shortened = False
+        self.on_settled: Callable[[Promise], None] | None = None
+        self._handed_s: float | None = None  # when the whole answer was read
 
     @property
     def is_over(self) -> bool:
@@ -153,7 +167,34 @@ class Request:
         logprobs = tuple(each for _, _, each in pieces if each is not None)
         if not over:
             return Delta(text, ids, logprobs=logprobs)
+        self._settle()
         return Delta(text, ids, self.finish_reason, self.completion(), logprobs)
+
+    @property
+    def promise(self) -> Promise:
+        """How it stands to its deadline. The answer's time ends when its last piece is read."""
+        asked_ms = None if self.deadline is None else self.deadline.total_ms
+        if self._handed_s is None:
+            return Promise(asked_ms, self.predicted_ms, shortened=self.shortened)
+        took_ms = (self._handed_s - self.arrived_s) * 1e3
+        met = None if self.deadline is None else self._kept(self.deadline, took_ms)
+        return Promise(asked_ms, self.predicted_ms, took_ms, met, self.shortened)
+
+    def _kept(self, deadline: Deadline, took_ms: float) -> bool:
+        first_ms = (self._first_s - self.arrived_s) * 1e3
+        between_ms = (self._last_s - self._first_s) * 1e3 / max(len(self._token_ids) - 1, 1)
+        return (
+            (deadline.total_ms is None or took_ms <= deadline.total_ms)
+            and (deadline.ttft_ms is None or first_ms <= deadline.ttft_ms)
+            and (deadline.tpot_ms is None or between_ms <= deadline.tpot_ms)
+        )
+
+    def _settle(self) -> None:
+        """The whole answer is in its reader's hands: its time is known now."""
+        if self._handed_s is None and self.finish_reason in ("stop", "length"):
+            self._handed_s = time.perf_counter()
+            if self.on_settled is not None:
+                self.on_settled(self.promise)
 
     def completion(self) -> Completion:
         """The whole answer. Raises what the request failed with."""

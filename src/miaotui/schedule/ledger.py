@@ -8,7 +8,7 @@ that nothing ever needs copying.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from miaotui.schedule.pages import PAGE_SIZE, PagePool, pages_for
@@ -104,6 +104,14 @@ class PageLedger:
         state.pages.clear()
         state.computed = 0
         state.forget_page_table()
+
+    def stored_tokens(self, tokens: Sequence[int], namespace: int) -> int:
+        """Tokens of the stored pages that begin ``tokens``, all but its last; only reads."""
+        if not self.reuse_prefix:
+            return 0
+        pages = (len(tokens) - 1) // PAGE_SIZE
+        found = sum(1 for _ in islice(self.tree.match(tokens, namespace), pages))
+        return found * PAGE_SIZE
 
     def _stored(self, state: SequenceState) -> Iterator[PageNode]:
         """Stored pages that continue those it shares already, without the one of its last token."""

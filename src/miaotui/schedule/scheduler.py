@@ -44,7 +44,7 @@ class Scheduler:
     """Plans steps for the sequences added to it; not thread-safe, the engine's loop owns it."""
 
     def __init__(self, config: ScheduleConfig) -> None:
-        self._config = config
+        self.config = config
         self._ledger = PageLedger(config.n_pages, config.reuse_prefix)
         self._lines = Lines()
         self._sequences: dict[int, SequenceState] = {}
@@ -61,7 +61,7 @@ class Scheduler:
         and answer exceed the context or could not fit the pages even alone, `RequestError` for an
         empty prompt or ``max_tokens`` below 1, and `EngineError` when the id is in use.
         """
-        self._config.require_fitting(len(tokens), max_tokens)
+        self.config.require_fitting(len(tokens), max_tokens)
         if sequence in self._sequences:
             raise EngineError(f"sequence {sequence} exists already; finish or cancel it first")
         state = SequenceState(
@@ -86,7 +86,7 @@ class Scheduler:
         """
         running = self._lines.running
         decoding = [state for state in running if len(state.tokens) - state.computed == 1]
-        left = self._config.max_rows - len(decoding)
+        left = self.config.max_rows - len(decoding)
         drafted: dict[int, Sequence[int]] = {}
         if drafts:
             prompts = len(decoding) < len(running) or bool(self._lines.queued)
@@ -153,6 +153,18 @@ class Scheduler:
         """Prompt tokens it need not compute. Raises `EngineError` for an unknown sequence."""
         return self._known(sequence).cached_tokens
 
+    def progress(self, sequence: int) -> tuple[int, int]:
+        """Its tokens that are computed, and those that are known; (0, 0) for an unknown one."""
+        state = self._sequences.get(sequence)
+        return (0, 0) if state is None else (state.computed, len(state.tokens))
+
+    def stored_tokens(self, tokens: Sequence[int], namespace: int = 0) -> int:
+        """About how many of a prompt's tokens are in pages already.
+
+        Any thread may ask at any time: a page that comes or goes meanwhile makes it one off.
+        """
+        return self._ledger.stored_tokens(tokens, namespace)
+
     def stats(self) -> SchedulerStats:
         """Counts of pages and sequences now; O(1)."""
         pool, tree = self._ledger.pool, self._ledger.tree
@@ -187,7 +199,7 @@ class Scheduler:
     def _plan_prompt(self, state: SequenceState, left: int, chunks: list[Chunk]) -> int:
         """Plan its next prompt chunk, of at most ``left`` rows; the rows it took."""
         self._ledger.reuse(state)
-        rows = self._secure(state, min(state.remaining, self._config.chunk_size, left))
+        rows = self._secure(state, min(state.remaining, self.config.chunk_size, left))
         if rows:
             chunks.append(state.next_chunk(rows, NO_DRAFT))
         return rows
@@ -216,7 +228,7 @@ class Scheduler:
         line, so that nobody starves.
         """
         running, queued = self._lines.running, self._lines.queued
-        if not queued or self._refused or len(running) == self._config.max_sequences:
+        if not queued or self._refused or len(running) == self.config.max_sequences:
             return None
         first = queued[0]
         if running:  # alone it always fits

@@ -1,0 +1,305 @@
+"""Whether a request is taken on, at once and for good: the book of what has been promised.
+
+Owns the book, its bounds and the counts of promises kept. Knows no engine and no clock: the caller
+says what time it is. Invariant: a promise is given only if, with it, every promise in the book is
+still foreseen to be kept, with a margin for what forecasts have been wrong by. Any thread may ask,
+while a step runs; nothing here waits for one.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from miaotui.errors import DeadlineUnattainableError, OverloadedError
+from miaotui.schedule.cost import CostModel
+from miaotui.schedule.forecast import Finish, Job, Policy, forecast
+from miaotui.schedule.lengths import AnswerLengths
+from miaotui.types import Deadline, Promise
+
+HAND_OVER_S = 0.012  # from the last token in the engine to its bytes in the socket
+LIKELY, SURE = 0.5, 0.95  # quantiles of answer lengths: for planning, for promising
+MOST_PLAYED = 64  # best-effort jobs that a forecast looks at
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may stand in line: requests, and tokens of prompts and answers."""
+
+    requests: int = 256
+    tokens: int = 1 << 18
+
+
+@dataclass
+class Counts:
+    """What became of requests, since the start."""
+
+    met: int = 0
+    missed: int = 0
+    refused: int = 0
+    shortened: int = 0
+    overloaded: int = 0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A request as admission sees it. Times are seconds of the caller's clock."""
+
+    number: int
+    prompt: int  # tokens
+    cached: int  # of them, likely in pages already
+    limit: int  # the longest answer, in tokens
+    named: bool  # whether the caller named that limit
+    deadline: Deadline | None
+    arrived_s: float
+
+
+@dataclass
+class Entry:
+    """A request in the book."""
+
+    job: Job
+    wish: Wish
+    first_due_s: float = math.inf
+    promised: bool = False
+    shortened: bool = False
+    predicted_ms: float = 0.0
+    first_s: float | None = None  # when the first token came
+
+    def late_s(self, finish: Finish, now_s: float, margin: float) -> float:
+        """By how much it is foreseen to break its promise; negative: time to spare."""
+        last = now_s + (finish.last_s - now_s) * margin
+        late = last - self.job.due_s
+        first = self.first_s
+        if first is None:
+            first = now_s + (finish.first_s - now_s) * margin
+            late = max(late, first - self.first_due_s)
+        deadline = self.wish.deadline
+        if deadline is not None and deadline.tpot_ms is not None:
+            allowed = deadline.tpot_ms / 1e3 * max(self.wish.limit - 1, 1)
+            late = max(late, last - first - allowed)
+        return late
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request that is taken on: the longest answer it may get, and what was foreseen."""
+
+    limit: int
+    predicted_ms: float
+    promised: bool
+    shortened: bool
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When the engine's state was last known, and how long its step is foreseen to take."""
+
+    as_of_s: float = 0.0
+    step_s: float = 0.0
+    busy: bool = False
+    policy: Policy = field(default_factory=lambda: Policy(16, 128))
+
+
+class Admission:
+    """The book. ``admit`` before a request enters; the engine's thread tells how they fare."""
+
+    def __init__(self, cost: CostModel, policy: Policy, limits: Limits | None = None) -> None:
+        self.cost = cost
+        self.counts = Counts()
+        self.lengths = AnswerLengths()
+        self.limits = limits or Limits()
+        self._clock = _Clock(policy=policy)
+        self._book: dict[int, Entry] = {}
+        self._arrivals = 0
+        self._lock = threading.Lock()
+
+    # from any thread -----------------------------------------------------------------------------
+
+    def admit(self, wish: Wish, now_s: float) -> Admitted:
+        """Take the request into the book, or raise at once.
+
+        Raises `DeadlineUnattainableError` when it cannot be done in its time without breaking
+        another promise, and `OverloadedError` when the line is full.
+        """
+        with self._lock:
+            self._require_room(wish, now_s)
+            entry = self._entry(wish)
+            if entry.promised:
+                entry = self._promise(entry, now_s)
+            if not entry.promised:
+                entry.predicted_ms = self._outlook(entry, now_s)
+            self._arrivals += 1
+            self._book[wish.number] = entry
+        limit = entry.wish.limit
+        return Admitted(limit, entry.predicted_ms, entry.promised, entry.shortened)
+
+    def leave(self, number: int) -> None:
+        """The request is over, in whatever way."""
+        with self._lock:
+            self._book.pop(number, None)
+
+    def settle(self, promise: Promise) -> None:
+        """Count a promise whose answer has been handed over."""
+        if promise.met is not None:
+            with self._lock:
+                self.counts.met += promise.met
+                self.counts.missed += not promise.met
+
+    def __len__(self) -> int:
+        return len(self._book)
+
+    # from the engine's thread --------------------------------------------------------------------
+
+    def begin_step(self, now_s: float, step_s: float, policy: Policy) -> None:
+        """A step begins whose outcome the book does not know yet; ``step_s`` of 0: none does."""
+        self._clock = _Clock(now_s, step_s, step_s > 0, policy)
+
+    def update(self, progress: Iterable[tuple[int, int, int, int]], now_s: float) -> None:
+        """What a step brought: (number, prompt tokens left, tokens computed, tokens answered)."""
+        with self._lock:
+            for number, prompt_left, length, answered in progress:
+                entry = self._book.get(number)
+                if entry is None:
+                    continue
+                job = entry.job
+                job.running = True
+                job.prompt_left, job.length = prompt_left, length
+                job.answer_left = max(self._expected(entry, answered) - answered, 1)
+                if answered and entry.first_s is None:
+                    entry.first_s = now_s
+            self._clock = replace(self._clock, busy=False)
+
+    def entries(self) -> list[Entry]:
+        """A copy of the book."""
+        with self._lock:
+            return list(self._book.values())
+
+    # how it decides ------------------------------------------------------------------------------
+
+    def _entry(self, wish: Wish) -> Entry:
+        deadline = wish.deadline
+        job = Job(wish.number, wish.prompt - wish.cached, 1, wish.cached, arrival=self._arrivals)
+        entry = Entry(job, wish)
+        if deadline is not None:
+            if deadline.total_ms is not None:
+                job.due_s = wish.arrived_s + deadline.total_ms / 1e3 - HAND_OVER_S
+            if deadline.ttft_ms is not None:
+                entry.first_due_s = wish.arrived_s + deadline.ttft_ms / 1e3 - HAND_OVER_S
+            job.order_s = min(job.due_s, entry.first_due_s)
+            if deadline.tpot_ms is not None:
+                steady = wish.arrived_s + deadline.tpot_ms / 1e3 * wish.limit
+                job.order_s = min(job.order_s, steady)
+        entry.promised = job.order_s < math.inf
+        job.answer_left = self._expected(entry, 0)
+        return entry
+
+    def _expected(self, entry: Entry, answered: int) -> int:
+        """The length of the answer to reckon with."""
+        wish = entry.wish
+        if wish.named or entry.shortened:
+            return wish.limit
+        share = SURE if entry.promised else LIKELY
+        return min(wish.limit, self.lengths.quantile(share, answered))
+
+    def _promise(self, entry: Entry, now_s: float) -> Entry:
+        """The entry with its promise, shortened or without one, as the caller allows."""
+        deadline = entry.wish.deadline
+        assert deadline is not None
+        late, predicted_ms = self._lateness(entry, now_s)
+        entry.predicted_ms = predicted_ms
+        if late <= 0:
+            return entry
+        if deadline.on_late == "best_effort":
+            entry.promised, entry.job.order_s = False, math.inf
+            return entry
+        if deadline.on_late == "shorten" and (shorter := self._shorten(entry, now_s)):
+            self.counts.shortened += 1
+            return shorter
+        self.counts.refused += 1
+        asked = _asked_ms(deadline)
+        raise DeadlineUnattainableError(
+            f"this request would take {predicted_ms:.0f} ms beside what is promised already, and "
+            f"it allows {asked:.0f} ms: allow more, ask for fewer tokens, or come again",
+            retry_after_s=max(0.05, late),
+            predicted_ms=predicted_ms,
+        )
+
+    def _shorten(self, entry: Entry, now_s: float) -> Entry | None:
+        """The same request with the longest answer that fits; None: not even one token does."""
+        low, high, found = 1, entry.job.answer_left - 1, None
+        while low <= high:
+            limit = (low + high) // 2
+            wish = replace(entry.wish, limit=limit)
+            shorter = replace(
+                entry, job=replace(entry.job, answer_left=limit), wish=wish, shortened=True
+            )
+            late, shorter.predicted_ms = self._lateness(shorter, now_s)
+            if late <= 0:
+                low, found = limit + 1, shorter
+            else:
+                high = limit - 1
+        return found
+
+    def _lateness(self, entry: Entry, now_s: float) -> tuple[float, float]:
+        """By how much taking it on breaks a promise, its own or another's; and its time in ms."""
+        start, margin = self._start_s(now_s), self.cost.margin
+        others = [each for each in self._book.values() if each.promised]
+        jobs = [each.job for each in others]
+        policy = self._promised_policy()
+        found = forecast([*jobs, entry.job], self.cost, policy, start)
+        late = entry.late_s(found[entry.job.number], start, margin)
+        harmed = [o for o in others if o.late_s(found[o.job.number], start, margin) > 0]
+        if harmed:
+            before = forecast(jobs, self.cost, policy, start)
+            for other in harmed:
+                if other.late_s(before[other.job.number], start, 1.0) <= 0:  # not lost anyway
+                    late = max(late, other.late_s(found[other.job.number], start, margin))
+        own = start + (found[entry.job.number].last_s - start) * margin + HAND_OVER_S
+        if late > 0 and entry.job.due_s < math.inf:  # if others would be harmed: by waiting so long
+            own = max(own, entry.job.due_s + late)
+        return late, (own - entry.wish.arrived_s) * 1e3
+
+    def _outlook(self, entry: Entry, now_s: float) -> float:
+        """When a request without a promise is likely done, in ms from its arrival."""
+        start = self._start_s(now_s)
+        others = sorted((each.job for each in self._book.values()), key=lambda job: job.rank)
+        played = [*others[:MOST_PLAYED], entry.job]
+        last = forecast(played, self.cost, self._clock.policy, start)[entry.job.number].last_s
+        if len(others) > MOST_PLAYED:
+            last = start + (last - start) * len(others) / MOST_PLAYED
+        return (last + HAND_OVER_S - entry.wish.arrived_s) * 1e3
+
+    def _promised_policy(self) -> Policy:
+        """What promised work can count on: the oldest other request still gets its row."""
+        idle = any(not each.promised for each in self._book.values())
+        return replace(self._clock.policy, idle_rows=int(idle))
+
+    def _start_s(self, now_s: float) -> float:
+        """The moment at which the book's state held: when the step that runs now began."""
+        clock = self._clock
+        if not clock.busy:
+            return now_s
+        return min(now_s, max(clock.as_of_s, now_s - clock.step_s))
+
+    def _require_room(self, wish: Wish, now_s: float) -> None:
+        tokens = sum(e.job.prompt_left + e.job.answer_left for e in self._book.values())
+        wanted = wish.prompt - wish.cached + (wish.limit if wish.named else 1)
+        full = len(self._book) >= self.limits.requests
+        if not full and (not self._book or tokens + wanted <= self.limits.tokens):
+            return
+        self.counts.overloaded += 1
+        what = f"{len(self._book)} requests with {tokens} tokens are in line"
+        bound = f"{self.limits.requests} requests and {self.limits.tokens} tokens"
+        rate = self.cost.seconds(8, 8, 0.0) / 8  # of one token, about
+        wait = min(max(0.5, tokens * rate / max(len(self._book), 1)), 60.0)
+        raise OverloadedError(f"{what}, of at most {bound}: come again in a moment", wait)
+
+
+def _asked_ms(deadline: Deadline) -> float:
+    for value in (deadline.total_ms, deadline.ttft_ms, deadline.tpot_ms):
+        if value is not None:
+            return value
+    return math.inf

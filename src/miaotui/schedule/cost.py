@@ -1,0 +1,156 @@
+"""What a step costs in seconds, told from its shape, and how far such forecasts have been off.
+
+Owns the model of time: a curve over rows, a price for each row of logits and for each token looked
+at, and a pace that says how the machine runs now. It knows neither clocks nor requests: times come
+in with `CostModel.observe`. Invariant: more work never costs less. Measured by
+`engine.calibrate` at start; corrected by every real step since.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from miaotui.schedule.plan import Chunk
+
+PACE_WEIGHT = 1 / 12  # of one step in the pace: most of a change is seen within a dozen steps
+KNOT_WEIGHT = 1 / 48  # of one step in the curve's own correction
+WINDOW_S = 0.25  # predicted time over which errors are judged: about the length of a promise
+WINDOWS = 64  # judged windows that count
+QUANTILE = 0.95
+FIRST_MARGIN, LEAST_MARGIN, MOST_MARGIN = 1.08, 1.03, 2.0
+WILD = 8.0  # a step this many times slower or faster than predicted counts as just so much
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a step takes time."""
+
+    rows: int
+    logits: int  # rows of them that need logits
+    attended: int  # keys looked at: the sum over rows of what each one sees
+
+    @staticmethod
+    def of(chunks: Iterable[Chunk]) -> Shape:
+        """The shape of a planned step."""
+        rows = logits = attended = 0
+        for chunk in chunks:
+            count = len(chunk.tokens)
+            rows += count
+            logits += chunk.n_logits
+            attended += count * chunk.start + count * (count + 1) // 2
+        return Shape(rows, logits, attended)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What calibration found: seconds."""
+
+    curve: Sequence[tuple[int, float]]  # (rows, seconds without logits), rows ascending
+    logits_s: float  # of one row of logits, chosen from
+    attend_s: float  # of one row looking at one key
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """A step as it was foreseen and as it was."""
+
+    rows: int
+    predicted_s: float
+    took_s: float
+
+
+class CostModel:
+    """Predicts steps; any thread may ask, one thread observes.
+
+    Between two knots of the curve lies a straight line; beyond the last one it goes on.
+    """
+
+    def __init__(self, rates: Rates) -> None:
+        curve = sorted(rates.curve)
+        self._rows = [rows for rows, _ in curve]
+        self._base: list[float] = []
+        for _, seconds in curve:  # noise must not make more rows cheaper
+            self._base.append(max(seconds, self._base[-1] if self._base else 1e-7))
+        self._factors = [1.0] * len(curve)
+        self._knots = list(self._base)
+        self.logits_s = max(rates.logits_s, 0.0)
+        self.attend_s = max(rates.attend_s, 0.0)
+        self.pace = 1.0  # how many times slower than calibrated the machine is now
+        self.margin = FIRST_MARGIN  # how many times longer a promise must allow for
+        self.recent: deque[StepTime] = deque(maxlen=256)
+        self._windows: deque[float] = deque(maxlen=WINDOWS)
+        self._window = _Window(1.0)
+
+    def seconds(self, rows: int, logits: int, attended: float) -> float:
+        """The time of a step of this shape, as the machine runs now."""
+        work = self._curve(rows) + self.logits_s * logits + self.attend_s * attended
+        return work * self.pace
+
+    def affordable_rows(self, seconds: float, logits: int, attended: float, most: int) -> int:
+        """The most rows, up to ``most``, of a step that takes at most ``seconds``; at least 0."""
+        low, high = 0, most
+        while low < high:
+            rows = (low + high + 1) // 2
+            if self.seconds(rows, logits, attended) <= seconds:
+                low = rows
+            else:
+                high = rows - 1
+        return low
+
+    def observe(self, shape: Shape, took_s: float) -> None:
+        """Learn from a real step."""
+        predicted = self.seconds(shape.rows, shape.logits, shape.attended)
+        self.recent.append(StepTime(shape.rows, predicted, took_s))
+        self._judge(predicted, took_s)
+        ratio = min(max(took_s / predicted, 1 / WILD), WILD)
+        self.pace *= 1 + PACE_WEIGHT * (ratio - 1)
+        self._correct(shape.rows, ratio)
+
+    def _curve(self, rows: int) -> float:
+        numbers, knots = self._rows, self._knots
+        right = min(bisect_right(numbers, rows), len(numbers) - 1)
+        if right == 0:
+            return knots[0]
+        left = right - 1
+        share = (rows - numbers[left]) / (numbers[right] - numbers[left])
+        return knots[left] + share * (knots[right] - knots[left])
+
+    def _correct(self, rows: int, ratio: float) -> None:
+        """Move the curve's knots beside ``rows`` by what the pace does not explain in the end."""
+        numbers = self._rows
+        right = min(bisect_right(numbers, rows), len(numbers) - 1)
+        step = 1 + KNOT_WEIGHT * (min(max(ratio, 0.5), 2.0) - 1)
+        for knot in {max(0, right - 1), right}:
+            self._factors[knot] = min(max(self._factors[knot] * step, 0.4), 2.5)
+        highest = 0.0
+        for index, seconds in enumerate(self._base):
+            highest = max(highest, seconds * self._factors[index])
+            self._knots[index] = highest
+
+    def _judge(self, predicted_s: float, took_s: float) -> None:
+        """Compare a stretch of steps with what was foreseen at its beginning."""
+        window = self._window
+        window.foreseen_s += predicted_s * window.pace / self.pace
+        window.took_s += took_s
+        if window.foreseen_s < WINDOW_S:
+            return
+        self._windows.append(window.took_s / window.foreseen_s)
+        self._window = _Window(self.pace)
+        ratios = sorted(self._windows)
+        # While few are judged, the first margin counts as the rest of them.
+        missing = max(0, 16 - len(ratios))
+        worst = ratios[min(int(QUANTILE * len(ratios)), len(ratios) - 1)]
+        margin = (worst * (16 - missing) + FIRST_MARGIN * missing) / 16
+        self.margin = min(max(margin, LEAST_MARGIN), MOST_MARGIN)
+
+
+@dataclass(slots=True)
+class _Window:
+    """A stretch of steps, and the pace when it began."""
+
+    pace: float
+    foreseen_s: float = 0.0
+    took_s: float = 0.0
