@@ -9,32 +9,52 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Asked, Request
-from miaotui.types import Delta, SamplingParams
+from miaotui.types import Completion, Delta, SamplingParams
+
+Question = tuple[Sequence[int], SamplingParams, Asked]  # a prompt's tokens, and what is asked
+
+
+class _Reader:
+    """Whoever waits for some requests; ``patient`` ones only want to know of the end."""
+
+    def __init__(self, patient: bool = False) -> None:
+        self.news, self.patient = asyncio.Event(), patient
 
 
 class Hosted:
     """A model that serves many at once. Made and used in one running event loop."""
 
-    def __init__(self, name: str, loaded: Loaded) -> None:
-        self.name, self.loaded = name, loaded
+    def __init__(self, name: str, loaded: Loaded, watch: Watch = NOBODY) -> None:
+        self.name, self.loaded, self.watch = name, loaded, watch
         self.created_s = int(time.time())
         self.tokenizer, self.template = loaded.tokenizer, loaded.template
         self.context = loaded.parts.context
         self._event_loop = asyncio.get_running_loop()
-        self._waiting: dict[int, asyncio.Event] = {}
+        self._readers: dict[int, _Reader] = {}
         self.loop = EngineLoop(Engine(loaded.parts, loaded.tokenizer), self._on_news)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, asked: Asked) -> Request:
         """A request on its way, to be read with `pieces`. Raises what `EngineLoop.submit` raises."""
         request = self.loop.submit(prompt, params, asked)
-        self._waiting[request.number] = asyncio.Event()
+        self._readers[request.number] = _Reader()
         return request
+
+    def submit_all(self, questions: Iterable[Question]) -> list[Request]:
+        """Several requests that belong together: all are on their way, or none is."""
+        requests: list[Request] = []
+        try:
+            requests += (self.submit(*question) for question in questions)
+        except BaseException:
+            self.leave_all(requests)
+            raise
+        return requests
 
     async def pieces(self, request: Request) -> AsyncIterator[Delta]:
         """The answer as it comes, once per step at most; the last piece carries the completion.
@@ -42,34 +62,105 @@ class Hosted:
         Use it in ``contextlib.aclosing``, so that leaving early cancels at once. Raises what the
         request failed with.
         """
-        news = self._waiting[request.number]
+        async with aclosing(self.pieces_of([request])) as news:
+            async for pieces in news:
+                for _, delta in pieces:
+                    yield delta
+
+    async def pieces_of(
+        self, requests: Sequence[Request], silence_s: float | None = None
+    ) -> AsyncIterator[list[tuple[int, Delta]]]:
+        """The answers as they come: (index in ``requests``, piece), all that a step brought at once.
+
+        An empty list says that nothing came for about ``silence_s``. Use it like `pieces`.
+        """
+        reader = self._read_with(requests, _Reader())
+        ticking = None if silence_s is None else _Ticking(reader.news, silence_s)
+        open_ = dict(enumerate(requests))
         try:
-            while True:
-                await news.wait()
-                news.clear()
-                delta = request.read()
-                yield delta
-                if delta.completion is not None:
-                    return
+            while open_:
+                await reader.news.wait()
+                reader.news.clear()
+                news = [(i, request.read()) for i, request in open_.items() if request.has_news]
+                for index, delta in news:
+                    if delta.completion is not None:
+                        del open_[index]
+                yield news
         finally:
-            self.leave(request)
+            if ticking is not None:
+                ticking.stop()
+            self.leave_all(requests)
+
+    async def whole(self, requests: Sequence[Request]) -> list[Completion]:
+        """The whole answers, once all are there. Raises what one of them failed with."""
+        reader = self._read_with(requests, _Reader(patient=True))
+        try:
+            open_ = list(requests)
+            while open_:
+                await reader.news.wait()
+                reader.news.clear()
+                for request in open_:
+                    if request.error is not None:
+                        raise request.error
+                open_ = [request for request in open_ if not request.is_over]
+            return [_completed(request.read()) for request in requests]
+        finally:
+            self.leave_all(requests)
 
     def leave(self, request: Request) -> None:
         """Nobody reads this request any more; it is cancelled if it has not ended."""
-        self._waiting.pop(request.number, None)
+        self._readers.pop(request.number, None)
         if not request.is_over:
             self.loop.cancel(request)
+
+    def leave_all(self, requests: Iterable[Request]) -> None:
+        """`leave` each of them."""
+        for request in requests:
+            self.leave(request)
 
     def close(self) -> None:
         """Cancel everything and give the memory back."""
         self.loop.close()
         self.loaded.parts.weights.close()
 
+    def _read_with(self, requests: Sequence[Request], reader: _Reader) -> _Reader:
+        """From now on ``reader`` hears of these requests; also of what came before."""
+        for request in requests:
+            self._readers[request.number] = reader
+        reader.news.set()
+        return reader
+
     def _on_news(self, requests: Sequence[Request]) -> None:
-        self._event_loop.call_soon_threadsafe(self._spread, tuple(requests))
+        """In the engine's thread: wake the event loop once."""
+        try:
+            self._event_loop.call_soon_threadsafe(self._spread, tuple(requests))
+        except RuntimeError:  # the event loop has ended before the engine: nobody reads any more
+            return
 
     def _spread(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            news = self._waiting.get(request.number)
-            if news is not None:
-                news.set()
+            reader = self._readers.get(request.number)
+            if reader is not None and (not reader.patient or request.is_over):
+                reader.news.set()
+
+
+class _Ticking:
+    """Sets an event now and then, at no cost to whoever waits for it between ticks."""
+
+    def __init__(self, event: asyncio.Event, every_s: float) -> None:
+        self._event, self._every_s = event, every_s
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_later(every_s, self._tick)
+
+    def _tick(self) -> None:
+        self._event.set()
+        self._next = self._loop.call_later(self._every_s, self._tick)
+
+    def stop(self) -> None:
+        """No tick from now on."""
+        self._next.cancel()
+
+
+def _completed(delta: Delta) -> Completion:
+    assert delta.completion is not None, "it is over"
+    return delta.completion
