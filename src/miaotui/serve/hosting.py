@@ -16,6 +16,8 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Asked, Request
+from miaotui.errors import RefusedError
+from miaotui.serve.watch import NOBODY, Watch
 from miaotui.types import Completion, Delta, SamplingParams
 
 Question = tuple[Sequence[int], SamplingParams, Asked]  # a prompt's tokens, and what is asked
@@ -42,8 +44,13 @@ class Hosted:
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, asked: Asked) -> Request:
         """A request on its way, to be read with `pieces`. Raises what `EngineLoop.submit` raises."""
-        request = self.loop.submit(prompt, params, asked)
+        try:
+            request = self.loop.submit(prompt, params, asked)
+        except RefusedError as error:
+            self.watch.refused(self.name, error)
+            raise
         self._readers[request.number] = _Reader()
+        self.watch.submitted(self.name, request)
         return request
 
     def submit_all(self, questions: Iterable[Question]) -> list[Request]:
@@ -109,7 +116,8 @@ class Hosted:
 
     def leave(self, request: Request) -> None:
         """Nobody reads this request any more; it is cancelled if it has not ended."""
-        self._readers.pop(request.number, None)
+        if self._readers.pop(request.number, None) is not None:
+            self.watch.left(self.name, request)
         if not request.is_over:
             self.loop.cancel(request)
 
