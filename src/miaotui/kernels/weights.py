@@ -54,7 +54,8 @@ def _view(kind: Any) -> Any:
     return view
 
 
-floats, doubles, fields = _view(types.float32), _view(types.float64), _view(types.int64)
+floats, doubles = _view(types.float32), _view(types.float64)
+words, fields = _view(types.int32), _view(types.int64)
 
 
 @inline

@@ -1,0 +1,114 @@
+"""An index over token sequences that says how the last tokens of a text went on before.
+
+Owns the memory of a store; search and update are compiled (``kernels/suffix.py``). Knows token ids,
+not what they mean or whose they are. Invariant: what `follow` returns did follow, somewhere in the
+store, the very tokens it matched.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels import compiled
+from miaotui.kernels.suffix_fields import (
+    BRANCH_FIELDS,
+    BRANCH_TOKENS,
+    CAPACITY,
+    FIRST,
+    FOUND_FIELDS,
+    MASK,
+    NOTHING,
+    ORDERS,
+    PREVIOUS,
+    STORE_FIELDS,
+    TOKENS,
+)
+
+KERNELS = ("suffix:extend", "suffix:find")  # to prepare before the first request
+LEAST_CAPACITY = 64
+_NOTHING = np.array([NOTHING], np.int64)
+
+
+class Branch(NamedTuple):
+    """A way in which a store goes on after a text.
+
+    ``length`` tokens matched before it, and so many of the ``places`` looked at begin like it.
+    """
+
+    length: int
+    places: int
+    tokens: list[int]  # at least one
+
+
+class SuffixIndex:
+    """A ring of up to ``capacity`` tokens, the oldest forgotten first; about 40 bytes each.
+
+    Not safe for several threads at once.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = max(capacity, LEAST_CAPACITY)
+        slots = 1 << (self.capacity - 1).bit_length()
+        # One place more than tokens: the seam between the newest and the oldest.
+        self._tokens = np.full(self.capacity + 1, NOTHING, np.int32)
+        self._first = np.zeros(len(ORDERS) * slots, np.int32)
+        self._previous = np.zeros(len(ORDERS) * (self.capacity + 1), np.int32)
+        self._store = np.zeros(STORE_FIELDS, np.int64)
+        self._store[CAPACITY], self._store[MASK] = self.capacity + 1, slots - 1
+        for field, table in (
+            (TOKENS, self._tokens),
+            (FIRST, self._first),
+            (PREVIOUS, self._previous),
+        ):
+            self._store[field] = table.ctypes.data
+        self._found = np.zeros(FOUND_FIELDS, np.int64)
+        self.address = int(self._store.ctypes.data)
+        self._found_address = int(self._found.ctypes.data)
+        self.size = 0  # tokens taken in since the start, separators included
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it takes."""
+        return self._tokens.nbytes + self._first.nbytes + self._previous.nbytes
+
+    def extend(self, tokens: Sequence[int] | NDArray[np.int64]) -> None:
+        """Append tokens to the text that is being taken in."""
+        source = np.ascontiguousarray(tokens, np.int64)
+        _extend()(self.address, source.__array_interface__["data"][0], source.size)
+        self.size += source.size
+
+    def end_text(self) -> None:
+        """What follows is another text: matches never reach over the border."""
+        self.extend(_NOTHING)
+
+    def follow(self, reader: SuffixIndex) -> list[Branch]:
+        """How this index goes on after the last tokens of ``reader``'s text (which may be itself).
+
+        The longest match first. One branch for each different next token, of the latest places met:
+        up to four.
+        """
+        count = _find()(self.address, reader.address, self._found_address)
+        if not count:
+            return []
+        fields = self._found[: 1 + count * BRANCH_FIELDS].tolist()
+        branches = []
+        for base in range(1, len(fields), BRANCH_FIELDS):
+            length, places, size = fields[base : base + BRANCH_TOKENS]
+            first = base + BRANCH_TOKENS
+            branches.append(Branch(length, places, fields[first : first + size]))
+        return branches
+
+
+@functools.cache
+def _extend() -> Callable[..., int]:
+    return compiled.function("suffix:extend", arguments=3)
+
+
+@functools.cache
+def _find() -> Callable[..., int]:
+    return compiled.function("suffix:find", arguments=3)
