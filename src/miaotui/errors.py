@@ -13,6 +13,9 @@
     ├── RefusedError                the request is sound, but is not taken on now
     │   ├── DeadlineUnattainableError   it cannot be done in the time it names
     │   └── OverloadedError         the queue is full, or the server is leaving
+    ├── DocumentIndexError          an index of documents cannot be used: damaged, or no room
+    │   ├── IndexMissingError       there is none of that name
+    │   └── IndexBusyError          another process is writing to it
     ├── UnsupportedCpuError         the kernels cannot be compiled for this processor
     └── EngineError                 a bug or a fault inside the engine; the request failed
 
@@ -81,6 +84,18 @@ class DeadlineUnattainableError(RefusedError):
 
 class OverloadedError(RefusedError):
     """The queue is full, or the server is about to stop."""
+
+
+class DocumentIndexError(MiaotuiError):
+    """An index of documents cannot be used: it is damaged, or there is no room to write it."""
+
+
+class IndexMissingError(DocumentIndexError):
+    """There is no index of documents of that name."""
+
+
+class IndexBusyError(DocumentIndexError):
+    """Another process is writing to the index of documents."""
 
 
 class UnsupportedCpuError(MiaotuiError):

@@ -1,0 +1,86 @@
+"""One search over several partitions: gather statistics, search with their sum, merge.
+
+Owns the two rounds and what happens when a partition does not answer. Knows partitions only by the
+protocol below, so a folder here and a host far away are the same to it. Invariant: a partition that
+is slow or dead costs its own passages and one warning, never the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from miaotui.errors import MiaotuiError, RequestError
+from miaotui.fsr.compile_query import Ranked
+from miaotui.fsr.snapshot import Found
+from miaotui.fsr.statistics import Statistics, total
+
+T = TypeVar("T")
+
+
+class Part(Protocol):
+    """A partition that can be searched, wherever it is."""
+
+    def statistics(self, ranked: Ranked) -> Statistics:
+        """Its share of the collection's statistics for the query's terms."""
+
+    def search(self, ranked: Ranked, whole: Statistics | None, limit: int) -> list[Found]:
+        """Its best passages, scored with the statistics of the whole collection."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The best passages of all partitions that answered, and what is missing."""
+
+    found: tuple[Found, ...]
+    version: str
+    warnings: tuple[str, ...]
+
+
+def gather(
+    parts: Sequence[tuple[str, Part]],
+    ranked: Ranked,
+    limit: int,
+    pool: Executor,
+    timeout_s: float,
+) -> Gathered:
+    """Search ``parts`` (name, partition) at once; each of the two rounds may take ``timeout_s``.
+
+    Raises `RequestError` when the query itself is wrong.
+    """
+    warnings: list[str] = []
+    shares = _ask(parts, lambda part: part.statistics(ranked), pool, timeout_s, warnings)
+    whole = total(share for share in shares if share is not None)
+    present = [part for part, share in zip(parts, shares, strict=True) if share is not None]
+    lists = _ask(present, lambda part: part.search(ranked, whole, limit), pool, timeout_s, warnings)
+    found = [pair for part_found in lists if part_found is not None for pair in part_found]
+    found.sort(key=lambda pair: (-pair[0], pair[1].id))
+    return Gathered(tuple(found[:limit]), whole.version, tuple(warnings))
+
+
+def _ask(
+    parts: Sequence[tuple[str, Part]],
+    question: Callable[[Part], T],
+    pool: Executor,
+    timeout_s: float,
+    warnings: list[str],
+) -> list[T | None]:
+    futures: list[Future[T]] = [pool.submit(question, part) for _, part in parts]
+    answers: list[T | None] = []
+    for (name, _), future in zip(parts, futures, strict=True):
+        answers.append(None)
+        try:
+            answers[-1] = future.result(timeout_s)
+        except RequestError:
+            raise  # the query's fault, the same everywhere
+        except FutureTimeoutError:
+            future.cancel()
+            warnings.append(
+                f"{name} did not answer within {timeout_s:g} s; its passages are missing"
+            )
+        except MiaotuiError as error:
+            warnings.append(f"{name}: {error}; its passages are missing")
+    return answers

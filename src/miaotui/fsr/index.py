@@ -1,0 +1,276 @@
+"""An index over documents: a folder of partitions, written by one process and read by many.
+
+    index = Index.create("notes")
+    index.add([Document("1", "Cats sleep sixteen hours a day.", title="Cats")])
+    for hit in index.search("sleeping cats"):
+        print(hit.score, hit.title, hit.snippet)
+
+Owns names and folders, the lock of the one writer, which partition a document goes to, and the
+cache of results. Knows neither files to read nor HTTP. Invariant: a call that changed something
+returns when the change is durable and visible; a change that fails leaves the last state.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from miaotui.config import cache_error
+from miaotui.errors import IndexBusyError, RequestError
+from miaotui.fsr.analysis import Analyzer
+from miaotui.fsr.compile_query import Ranked
+from miaotui.fsr.document import Document, Hit, Results
+from miaotui.fsr.gather import Gathered, Part, gather
+from miaotui.fsr.partition import Partition
+from miaotui.fsr.passages import split
+from miaotui.fsr.plan import Plan, place, read_plan, write_plan
+from miaotui.fsr.schema import Row, row_of
+from miaotui.hub.lock import try_lock
+
+MAX_LIMIT = 1_000
+_CACHED_RESULTS = 1_024
+_COMMIT_EVERY = 200_000  # passages; a longer load is acknowledged in such steps
+
+
+class Index:
+    """An open index. Safe to use from several threads; close it, or use it in ``with``."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
+        self.analyzer = Analyzer(plan.language)
+        self._partitions = [Partition(path) for path in plan.folders(folder)]
+        self._writing = threading.RLock()
+        self._held: int | None = None  # the open lock file, while this process writes
+        self._cache: OrderedDict[tuple[Any, ...], Gathered] = OrderedDict()
+        self._cache_lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._remotes: list[tuple[str, Part]] = []
+        if plan.remotes:
+            from miaotui.fsr.remote import RemotePart  # noqa: PLC0415  (few indexes have any)
+
+            self._remotes = [(url, RemotePart(url, plan.timeout_s)) for url in plan.remotes]
+
+    @classmethod
+    def create(cls, name: str | Path, plan: Plan | None = None) -> Index:
+        """A new, empty index of that name in miaotui's folder, or in the folder of that path.
+
+        Raises `RequestError` when there is one already or the name is not allowed.
+        """
+        folder = place(name)
+        write_plan(folder, plan or Plan(), lambda path: Partition.create(path).close())
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, name: str | Path) -> Index:
+        """The index of that name or path; raises `IndexMissingError` when there is none."""
+        folder = place(name)
+        return cls(folder, read_plan(folder))
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return sum(partition.snapshot().documents for partition in self._partitions)
+
+    @property
+    def version(self) -> str:
+        """Names the state that searches see; it changes with every commit and is never reused."""
+        states = ".".join(str(part.snapshot().version) for part in self._partitions)
+        return f"{self.plan.uid}.{states}"
+
+    # ---- changes ---------------------------------------------------------------------------------
+
+    def add(self, documents: Iterable[Document]) -> int:
+        """Add documents, replacing those of the same ids; return how many passages they became.
+
+        Raises `IndexBusyError` while another process writes.
+        """
+        rows = (row for document in documents for row in self.rows_of(document))
+        return self.add_rows(rows)
+
+    def update(self, documents: Iterable[Document]) -> int:
+        """Replace documents that exist; raises `RequestError` for an id that does not."""
+        given = list(documents)
+        for document in given:
+            if not self._partition_of(document.whole).snapshot().count(document.whole):
+                raise RequestError(f"there is no document {document.id!r} to update. Add it")
+        return self.add(given)
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete documents, or single passages, by id; return how many passages are gone."""
+        gone = 0
+        with self._changing():
+            for key in ids:
+                partition = self._partition_of(key.partition("#")[0])
+                others = [other for other in self._partitions if other is not partition]
+                for one in (partition, *others):  # an id may itself contain "#"
+                    count = one.snapshot().count(key)
+                    gone += count
+                    if count:
+                        one.delete(key)
+        return gone
+
+    def rows_of(self, document: Document) -> list[Row]:
+        """The analysed passages of a document; needs no lock and may run anywhere."""
+        return [row_of(passage, self.analyzer) for passage in split(document, self.plan)]
+
+    def add_rows(self, rows: Iterable[Row]) -> int:
+        """Add analysed passages, replacing those of the same documents; return how many."""
+        added = 0
+        with self._changing():
+            fresh: set[str] = set()  # documents of which this load has written passages
+            last = ""
+            for row in rows:
+                partition = self._partition_of(row.whole)
+                if row.whole != last:
+                    self._make_room(partition, row.whole, fresh)
+                    last = row.whole
+                partition.add(row)
+                added += 1
+                if added % _COMMIT_EVERY == 0:
+                    self._commit()
+        return added
+
+    @staticmethod
+    def _make_room(partition: Partition, whole: str, fresh: set[str]) -> None:
+        if whole in fresh or partition.snapshot().count(whole):
+            partition.delete(whole)
+        fresh.add(whole)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The one writer's turn: commit at the end, or forget everything."""
+        with self._writing:
+            self._take_lock()
+            try:
+                yield
+                self._commit()
+            except BaseException:
+                for partition in self._partitions:
+                    partition.abandon()
+                raise
+
+    def _commit(self) -> None:
+        for partition in self._partitions:
+            partition.commit()
+        for partition in self._partitions:
+            partition.snapshot()
+
+    def _take_lock(self) -> None:
+        if self._held is not None:
+            return
+        path = self.folder / "writer.lock"
+        try:
+            held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise cache_error(error, self.folder) from error
+        if not try_lock(held):
+            os.close(held)
+            raise IndexBusyError(
+                f"the index in {self.folder} is being written by another process. "
+                "Wait until it has ended, or send the documents to it"
+            )
+        self._held = held
+
+    def close(self) -> None:
+        """Let merges end, and let other processes write."""
+        with self._writing:
+            for partition in self._partitions:
+                partition.close()
+            if self._held is not None:
+                os.close(self._held)
+                self._held = None
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    # ---- questions -------------------------------------------------------------------------------
+
+    def search(
+        self, query: str, limit: int = 10, *, offset: int = 0, plain: bool = False
+    ) -> Results:
+        """The best passages from ``offset`` on, at most ``limit``; with ``plain`` the query is text
+        without syntax.
+
+        Raises `RequestError` for a query that cannot be read, or a limit out of bounds.
+        """
+        if not 1 <= limit <= MAX_LIMIT or not 0 <= offset <= MAX_LIMIT:
+            raise RequestError(
+                f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_LIMIT}, "
+                f"not {limit} and {offset}"
+            )
+        version = self.version
+        key = (version, query, plain, limit + offset)
+        with self._cache_lock:
+            gathered = self._cache.get(key)
+            if gathered is not None:
+                self._cache.move_to_end(key)
+        ranked = Ranked.of(query, plain, self.analyzer, self.plan.weights)
+        if gathered is None:
+            gathered = self._gather(ranked, limit + offset, version)
+            self._remember(key, gathered)
+        hits = (Hit(passage, score, ranked) for score, passage in gathered.found[offset:])
+        return Results(tuple(hits), gathered.version, gathered.warnings)
+
+    def get(self, key: str) -> list[Document]:
+        """The passages of that id or document, in the order of the document."""
+        found = [one for part in self._partitions for one in part.snapshot().get(key)]
+        return sorted(found, key=lambda one: (len(one.id), one.id))
+
+    def parts(self) -> Sequence[tuple[str, Part]]:
+        """The partitions that a search asks, named; those here as they are at this moment."""
+        here = [
+            (f"partition {number}", partition.snapshot())
+            for number, partition in enumerate(self._partitions)
+        ]
+        return [*here, *self._remotes]
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and sizes, as plain values."""
+        snapshots = [partition.snapshot() for partition in self._partitions]
+        sizes = [partition.size_bytes() for partition in self._partitions]
+        stored = sum(size.get("store", 0) for size in sizes)
+        return {
+            "passages": sum(snapshot.documents for snapshot in snapshots),
+            "tokens": sum(snapshot.tokens["phrase"] for snapshot in snapshots),
+            "partitions": len(snapshots) + len(self._remotes),
+            "language": self.plan.language,
+            "stored_bytes": stored,
+            "index_bytes": sum(sum(size.values()) for size in sizes) - stored,
+            "version": self.version,
+        }
+
+    def _gather(self, ranked: Ranked, limit: int, version: str) -> Gathered:
+        parts = self.parts()
+        if len(parts) == 1:
+            found = parts[0][1].search(ranked, None, limit)
+            return Gathered(tuple(found), version, ())
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(2 * len(parts), "miaotui-search")
+        gathered = gather(parts, ranked, limit, self._pool, self.plan.timeout_s)
+        return Gathered(gathered.found, f"{self.plan.uid}.{gathered.version}", gathered.warnings)
+
+    def _remember(self, key: tuple[Any, ...], gathered: Gathered) -> None:
+        """Results are kept for one version of an index that is all here, and is complete."""
+        if self._remotes or gathered.warnings or gathered.version != key[0]:
+            return
+        with self._cache_lock:
+            if self._cache and next(reversed(self._cache))[0] != key[0]:
+                self._cache.clear()
+            self._cache[key] = gathered
+            while len(self._cache) > _CACHED_RESULTS:
+                self._cache.popitem(last=False)
+
+    def _partition_of(self, whole: str) -> Partition:
+        digest = blake2b(whole.encode(), digest_size=8).digest()
+        return self._partitions[int.from_bytes(digest, "little") % len(self._partitions)]

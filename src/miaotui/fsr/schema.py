@@ -1,0 +1,102 @@
+"""The fields of an index and what of a passage goes into each.
+
+Owns field names, how each is indexed, and the analysed row of a passage. Knows nothing of files or
+queries. Invariant: text fields hold terms joined by spaces and are split at spaces again, so the
+index sees exactly the analyser's terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from miaotui.fsr.analysis import Analyzer
+from miaotui.fsr.document import Document
+from miaotui.fsr.extras import need
+
+if TYPE_CHECKING:
+    import tantivy
+
+# Chosen by reason, not on test queries: a title's words say more about a passage than its body's.
+WEIGHTS: Mapping[str, float] = {"title": 1.5, "body": 1.0}
+RANKED = ("title", "body")
+LENGTHS = {name: f"{name}_len" for name in ("title", "body", "phrase")}
+
+
+def build() -> tantivy.Schema:
+    """The schema of every index; format 1."""
+    builder: tantivy.SchemaBuilder = need("tantivy").SchemaBuilder()
+    builder.add_text_field("key", tokenizer_name="raw", index_option="basic")
+    for name in RANKED:
+        builder.add_text_field(name, tokenizer_name="whitespace", index_option="freq")
+    builder.add_text_field("phrase", tokenizer_name="whitespace", index_option="position")
+    for name in ("source", "language", "tags"):
+        builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
+    builder.add_integer_field("time", indexed=True, fast=True)
+    for name in LENGTHS.values():
+        builder.add_unsigned_field(name, fast=True)
+    builder.add_bytes_field("record", stored=True)
+    return builder.build()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A passage, analysed: picklable, so that other processes can make it."""
+
+    id: str
+    whole: str
+    title: list[str]
+    body: list[str]
+    phrase: tuple[list[str], list[str]]
+    source: str
+    language: str
+    tags: tuple[str, ...]
+    time_s: int | None
+    record: bytes
+
+    def to_tantivy(self) -> tantivy.Document:
+        """The row as the index library takes it."""
+        made: tantivy.Document = need("tantivy").Document()
+        made.add_text("key", self.id)
+        if self.whole != self.id:
+            made.add_text("key", self.whole)
+        for name, terms in (("title", self.title), ("body", self.body)):
+            if terms:
+                made.add_text(name, " ".join(terms))
+            made.add_unsigned(LENGTHS[name], len(terms))
+        for words in self.phrase:  # the library leaves a gap between values
+            if words:
+                made.add_text("phrase", " ".join(words))
+        made.add_unsigned(LENGTHS["phrase"], sum(map(len, self.phrase)))
+        _add_filters(made, self)
+        made.add_bytes("record", self.record)
+        return made
+
+
+def _add_filters(made: Any, row: Row) -> None:
+    if row.source:
+        made.add_text("source", row.source)
+    if row.language:
+        made.add_text("language", row.language)
+    for tag in row.tags:
+        made.add_text("tags", tag)
+    if row.time_s is not None:
+        made.add_integer("time", row.time_s)
+
+
+def row_of(document: Document, analyzer: Analyzer) -> Row:
+    """A passage as it will be indexed."""
+    title, body = document.title, document.body
+    return Row(
+        id=document.id,
+        whole=document.whole,
+        title=analyzer.terms(title) if title else [],
+        body=analyzer.terms(body),
+        phrase=(analyzer.words(title) if title else [], analyzer.words(body)),
+        source=document.source,
+        language=document.language,
+        tags=document.tags,
+        time_s=document.time_s,
+        record=document.stored(),
+    )
