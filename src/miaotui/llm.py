@@ -139,7 +139,8 @@ class LLM:
 
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
         """A conversation as token ids, ready for the assistant's turn."""
-        return self.tokenizer.encode(self.template.render(messages, add_generation_prompt=True))
+        text = self.template.render(messages, add_generation_prompt=True)
+        return self.tokenizer.encode(text, at_most=self.context)
 
     # numbers --------------------------------------------------------------------------------------
 
@@ -207,7 +208,7 @@ class LLM:
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
+            return self.tokenizer.encode(prompt, at_most=self.context)
         try:
             return [operator.index(token) for token in prompt]
         except TypeError:

@@ -120,8 +120,19 @@ def assemble(
     chunk_size = min(options.chunk_size, context)
     rows = max(chunk_size, options.max_sequences)
     draft_rows = min(max(LOGITS_BYTES // (4 * config.vocab_size), LEAST_DRAFTS), MOST_DRAFTS)
-    workspace = Workspace(config, rows, options.max_sequences + draft_rows)
-    pages = KvPages(config, n_pages + spare, options.kv)
+    try:
+        workspace = Workspace(config, rows, options.max_sequences + draft_rows)
+        pages = KvPages(config, n_pages + spare, options.kv)
+    except (
+        MemoryError,
+        OSError,
+        ValueError,
+    ) as error:  # mmap says OSError, NumPy either of the others
+        raise RequestError(
+            f"there is not enough memory for a context of {context:,} tokens, {n_pages * PAGE_SIZE:,} "
+            f"tokens of keys and values and passes of {rows:,} rows: lower context, kv_tokens, "
+            "chunk_size or max_sequences, or keep keys and values as int8"
+        ) from error
     compiled.prepare([*TEAM_KERNELS, *DRAW_KERNELS], _told(progress, "compiling"))
     tables = rotation_tables(config, context)
     program = Program(config, weights, workspace, pages, tables, _told(progress, "compiling"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miaotui.config import Settings
-from miaotui.errors import ModelNotFoundError, UnsupportedModelError
+from miaotui.errors import ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
 from miaotui.hub.files import Progress, file_size
 from miaotui.hub.huggingface import CONFIG, HubId, find_local
@@ -49,11 +49,16 @@ def resolve(
     must be.
 
     Raises `ModelNotFoundError` for what is unknown, not here and not allowed to be fetched, or
-    under terms that need an explicit `pull`; `UnsupportedModelError`, `DownloadError` or
-    `CacheError` as they come.
+    under terms that need an explicit `pull`; `RequestError` for what names nothing at all;
+    `UnsupportedModelError`, `DownloadError` or `CacheError` as they come.
     """
     settings = settings or Settings.from_env()
-    text = os.fspath(name)
+    try:
+        text = os.fsdecode(name)
+    except TypeError:
+        raise RequestError(
+            f"a model is named by text or a path, not by {type(name).__name__}: give {_ACCEPTED}"
+        ) from None
     model = CATALOG.get(text.lower())
     hub_id = HubId.parse(model.hub_id if model else text)
     if model is None and (_looks_local(text) or hub_id is None):
@@ -180,11 +185,11 @@ def _unsupported(path: Path, files: list[Path]) -> UnsupportedModelError:
 
 
 def _unknown(text: str) -> ModelNotFoundError:
-    return ModelNotFoundError(f"there is no model {text!r}.{_hint(text)} Give {_ACCEPTED}")
+    return ModelNotFoundError(f"there is no model {text[:200]!r}.{_hint(text)} Give {_ACCEPTED}")
 
 
 def _hint(text: str) -> str:
     import difflib  # noqa: PLC0415 - only errors need it
 
-    near = difflib.get_close_matches(text.lower(), CATALOG, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(text[:200].lower(), CATALOG, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -134,8 +134,7 @@ def content_key(path: Path, extra: Mapping[str, Any]) -> str:
     `ModelNotFoundError` when ``path`` cannot be read.
     """
     try:
-        found = [p for pattern in _SOURCES for p in path.glob(pattern)] if path.is_dir() else [path]
-        files = [_identity(p) for p in sorted(found)]
+        files = [_identity(p) for p in (_model_files(path) if path.is_dir() else [path])]
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelNotFoundError(
@@ -147,6 +146,11 @@ def content_key(path: Path, extra: Mapping[str, Any]) -> str:
         )
     text = json.dumps([files, extra], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _model_files(folder: Path) -> list[Path]:
+    found = [path for pattern in _SOURCES for path in folder.glob(pattern)]
+    return sorted(path for path in found if path.is_file())  # opening a pipe would wait
 
 
 def _identity(path: Path) -> list[str | int]:

@@ -23,7 +23,7 @@ from miaotui.hub.tensors import StoredTensor
 from miaotui.kernels.formats import UNIT_ROWS, Format, padded_rows, tile_stride
 from miaotui.model.config import ModelConfig
 from miaotui.model.files import ModelFiles, open_model
-from miaotui.model.packing import pack_matrix, packed_format
+from miaotui.model.packing import pack_matrix, packed_format, require_finite
 
 LAYOUT = 2
 Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
@@ -190,8 +190,11 @@ def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) ->
 
 def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
     for name, tensor in tensors.items():
-        if len(tensor.shape) == 1 and not name.endswith(("q_bias", "k_bias", "v_bias")):
-            yield name, tensor.float32()
+        if len(tensor.shape) == 1:
+            vector = tensor.float32()
+            require_finite(tensor, vector)
+            if not name.endswith(("q_bias", "k_bias", "v_bias")):
+                yield name, vector
     if config.qkv_bias:
         for layer in range(config.n_layers):
             names = [f"layers.{layer}.{letter}_bias" for letter in "qkv"]

@@ -5,7 +5,8 @@
     Q2_K, Q3_K, Q5_1, Q5_K, Q6_K -> q8                     rounded to 8 bits per weight
     F32, F16, BF16 -> the format asked for                 rounded
 
-Knows encodings and formats, not layers. Works in slices of rows, so memory stays bounded.
+Knows encodings and formats, not layers. Works in slices of rows, so memory stays bounded. Invariant:
+what is packed is finite; a tensor with other values is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.errors import ModelFormatError
 from miaotui.hub.blocks import Codes
 from miaotui.hub.tensors import BlockType, StoredTensor
 from miaotui.kernels.formats import UNIT_ROWS, Blocks, Format, pack, padded_rows, quantize
@@ -40,7 +42,10 @@ def packed_format(kind: BlockType, wanted: Format) -> Format:
 
 
 def pack_matrix(tensor: StoredTensor, form: Format, out: NDArray[np.uint8]) -> None:
-    """Pack a matrix into ``out``, uint8 ``[units, 2, tile stride]``, rows padded with zeros to whole units of 32."""
+    """Pack a matrix into ``out``, uint8 ``[units, 2, tile stride]``, rows padded with zeros to whole units of 32.
+
+    Raises `ModelFormatError` for weights that are not numbers, or that float16 scales cannot hold.
+    """
     for start, blocks in _slices(tensor, form):
         units = blocks.integers.shape[0] // UNIT_ROWS
         view = out[start // UNIT_ROWS : start // UNIT_ROWS + units]
@@ -55,11 +60,24 @@ def _slices(tensor: StoredTensor, form: Format) -> Iterator[tuple[int, Blocks]]:
         yield start, _padded(_blocks(tensor, form, start, stop))
 
 
+def require_finite(tensor: StoredTensor, *values: NDArray[Any] | None) -> None:
+    """Raise `ModelFormatError`, naming ``tensor``, unless all ``values`` are finite."""
+    if not all(np.isfinite(each).all() for each in values if each is not None):
+        raise ModelFormatError(
+            f"tensor {tensor.name!r} holds weights that are not numbers, or far too large: the file "
+            "is damaged; download it again or choose another model"
+        )
+
+
 def _blocks(tensor: StoredTensor, form: Format, start: int, stop: int) -> Blocks:
     known = _EXACT.get(tensor.kind)
-    if known is None or known[0] is not form:
-        return quantize(form, tensor.float32(start, stop))
-    return _recoded(tensor.codes(start, stop), *known)
+    with np.errstate(all="ignore"):  # what comes out is looked at
+        if known is None or known[0] is not form:
+            blocks = quantize(form, tensor.float32(start, stop))
+        else:
+            blocks = _recoded(tensor.codes(start, stop), *known)
+    require_finite(tensor, blocks.scales, blocks.minimums)
+    return blocks
 
 
 def _recoded(codes: Codes, form: Format, offset: int) -> Blocks:

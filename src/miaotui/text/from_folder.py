@@ -13,8 +13,14 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from miaotui.errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from miaotui.errors import (
+    ModelFormatError,
+    ModelNotFoundError,
+    RequestError,
+    UnsupportedModelError,
+)
 from miaotui.text.byte_level import from_alphabet
+from miaotui.text.growth import require_bounded_growth
 from miaotui.text.model_files import read_json, token_text
 from miaotui.text.sentencepiece import SPACE, byte_of
 from miaotui.text.tokenizer import Tokenizer, TokenRoles
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 MAX_FILE_BYTES = 256 << 20
+MAX_TOKENS = 1 << 22  # the largest known vocabularies have 2**20
 
 
 def from_folder(path: Path) -> Tokenizer:
@@ -62,13 +69,36 @@ def _load(file: Path) -> tokenizers.Tokenizer:
     try:
         backend = Backend.from_file(str(file))
     except BaseException as error:
-        # A panic inside the library is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
+        _require_library_fault(error)
         raise ModelFormatError(f"{file} is damaged: {str(error)[:300]}; get it again") from error
+    if backend.normalizer is not None:
+        require_bounded_growth(json.loads(backend.normalizer.__getstate__()), file)
     backend.no_truncation()
     backend.no_padding()
+    if getattr(backend.model, "dropout", None) is not None:
+        backend.model.dropout = (
+            None  # for training: the same text would have other tokens each time
+        )
     return backend
+
+
+def _require_library_fault(error: BaseException) -> None:
+    """Raise ``error`` again if it is not the library's: a panic inside it is no `Exception`."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+
+
+def _ids_of(backend: tokenizers.Tokenizer, text: str, surrounded: bool = False) -> list[int]:
+    """Token ids of ``text``. Raises `RequestError` where the file's own rules fail on it."""
+    try:
+        ids: list[int] = backend.encode(text, add_special_tokens=surrounded).ids
+    except BaseException as error:
+        _require_library_fault(error)
+        raise RequestError(
+            f"the model's tokenizer cannot take this text ({str(error)[:200]}): "
+            "change or shorten the text, or use another model"
+        ) from error
+    return ids
 
 
 def _encoder(backend: tokenizers.Tokenizer) -> Callable[[str, bool], list[int]]:
@@ -78,8 +108,7 @@ def _encoder(backend: tokenizers.Tokenizer) -> Callable[[str, bool], list[int]]:
         with lock:
             if backend.encode_special_tokens is special:
                 backend.encode_special_tokens = not special
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        return ids
+            return _ids_of(backend, text)
 
     return encode
 
@@ -138,8 +167,14 @@ def _roles(
         prefix = ()
     elif config.get("add_bos_token") is True and not prefix and bos is not None:
         prefix = (bos,)
+    size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if size > MAX_TOKENS:
+        raise ModelFormatError(
+            f"the tokenizer in {path} has token ids up to {size - 1:,}, where at most "
+            f"{MAX_TOKENS:,} tokens are allowed: the file is damaged; get it again"
+        )
     return TokenRoles(
-        size=max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
+        size=size,
         bos_id=bos,
         eos_ids=frozenset(named) | ({eos} if eos is not None else frozenset()),
         special_ids=special,
@@ -151,8 +186,7 @@ def _roles(
 
 def _surroundings(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids that the file's post-processor puts before and after a text."""
-    alone = backend.encode("a", add_special_tokens=False).ids
-    whole = backend.encode("a", add_special_tokens=True).ids
+    alone, whole = _ids_of(backend, "a"), _ids_of(backend, "a", surrounded=True)
     for start in range(len(whole) - len(alone) + 1):
         if whole[start : start + len(alone)] == alone:
             return tuple(whole[:start]), tuple(whole[start + len(alone) :])

@@ -17,8 +17,10 @@ MAX_BYTES = 16 << 20
 
 
 def read_text(path: Path) -> str:
-    """The text of a file."""
+    """The text of a file; one that is no plain file is not opened, as a pipe would never end."""
     try:
+        if not path.is_file():
+            raise ModelFormatError(f"{path} is not a plain file; get the model's folder again")
         if path.stat().st_size > MAX_BYTES:
             raise ModelFormatError(f"{path} is larger than {MAX_BYTES:,} bytes; get it again")
         return path.read_text(encoding="utf-8")
@@ -40,7 +42,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def token_text(config: Mapping[str, Any], name: str) -> str:
-    """The text of a special token such as ``bos_token``: written plainly or with its options."""
+    """The text of a special token such as ``bos_token``: written plainly or with its options.
+
+    Raises `ModelFormatError` for half a character, which JSON can write and nothing can encode.
+    """
     value = config.get(name)
     text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else ""
+    if not isinstance(text, str):
+        return ""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ModelFormatError(
+            f"{name} of the model's tokenizer holds half a character: the file is damaged; get it again"
+        )
+    return text

@@ -11,7 +11,9 @@ import codecs
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from miaotui.errors import RequestError
+from miaotui.errors import PromptTooLongError, RequestError
+
+_SLACK = 4  # how much shorter a normalizer may make a text
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,33 @@ class Tokenizer:
         self._encode = encode
         self._spell = spell
         self._spelled: dict[int, bytes] = {}
+        self._longest: int | None = None
         self.roles = roles
         self.vocab_size = roles.size
         self.bos_id = roles.bos_id
         self.eos_ids = roles.eos_ids
         self.special_ids = roles.special_ids
 
-    def encode(self, text: str, special: bool = True, *, whole: bool | None = None) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        special: bool = True,
+        *,
+        whole: bool | None = None,
+        at_most: int | None = None,
+    ) -> list[int]:
         """Token ids of `text`.
 
         `special=True`: special tokens written in the text are recognised (for prompts and rendered
         chat templates). `special=False`: the text is taken as plain characters, whatever it looks
         like (for untrusted parts). `whole`: put the model's beginning and end tokens around it,
-        unless it already begins with them; by default as `special`.
-        Raises `RequestError` for text that is not valid Unicode.
+        unless it already begins with them; by default as `special`. `at_most`: a text that cannot
+        but have more tokens than this is refused without being cut, which for megabytes would take
+        seconds and gigabytes. Raises `RequestError` for text that is not valid Unicode, and
+        `PromptTooLongError`.
         """
+        if at_most is not None:
+            self._require_short(text, at_most)
         try:
             text.encode()  # the tokenizers themselves say less about what is wrong
         except UnicodeEncodeError as error:
@@ -78,6 +92,17 @@ class Tokenizer:
             if suffix and ids[-len(suffix) :] != suffix:
                 ids += suffix
         return ids
+
+    def _require_short(self, text: str, at_most: int) -> None:
+        if len(text) <= _SLACK * at_most:
+            return
+        if self._longest is None:
+            self._longest = max(map(len, map(self.token_bytes, range(self.vocab_size))), default=1)
+        if len(text) > _SLACK * at_most * max(self._longest, 1):
+            raise PromptTooLongError(
+                f"the text has {len(text):,} characters, which cannot be {at_most:,} tokens or "
+                "fewer: shorten it, or load the model with a larger context"
+            )
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True, start: bool = True) -> str:
         """The text of `ids`; broken UTF-8 becomes U+FFFD.
