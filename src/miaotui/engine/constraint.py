@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from miaotui.engine.sampler import Mask
+from miaotui.errors import RequestError
+from miaotui.types import SamplingParams
 
 
 class Constraint(Protocol):
@@ -23,3 +25,13 @@ class Constraint(Protocol):
 
     def accept(self, token_id: int) -> None:
         """The answer went on with ``token_id``, which the last mask allowed."""
+
+
+def check_endings(params: SamplingParams) -> None:
+    """Raises `RequestError` for parameters that forbid the end where a grammar demands it."""
+    if params.ignore_eos or params.min_tokens:
+        name = "ignore_eos" if params.ignore_eos else "min_tokens"
+        raise RequestError(
+            f"{name} does not go with a grammar, a JSON schema or tools, which say themselves "
+            f"where an answer ends: leave {name} out"
+        )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.engine.build import Built
-from miaotui.engine.constraint import Constraint
+from miaotui.engine.constraint import Constraint, check_endings
 from miaotui.engine.request import Request
 from miaotui.engine.sampler import SequenceSampler, end_ids
 from miaotui.engine.stopping import Ending
@@ -59,9 +59,11 @@ class Engine:
         """A checked request, not queued yet; prefixes are reused within a ``namespace`` only.
 
         May be called from any thread at any time. Raises `PromptTooLongError`, or `RequestError`
-        for tokens that the model does not have.
+        for tokens that the model does not have and parameters that no grammar can go with.
         """
         self._check(prompt)
+        if constraint is not None:
+            check_endings(params)
         room = self.context - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)

@@ -1,0 +1,341 @@
+"""Grammars: a random model, which knows nothing, must still answer in the form that was asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from miaotui.engine import grammar_source as source
+from miaotui.engine.constraint import Constraint
+from miaotui.engine.engine import Engine
+from miaotui.engine.grammar import KEPT, GrammarConstraint, Grammars
+from miaotui.errors import RequestError
+from miaotui.text.load import load_tokenizer
+from miaotui.types import Completion, SamplingParams
+from tiny_engine import open_engine, run
+from tiny_models import make_tiny_folder
+from tiny_tokenizer import END, START, VOCAB_SIZE
+
+PROMPT = [104, 101, 108, 108, 111]
+SHORT_TEXT = {"type": "string", "maxLength": 8}
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "person": {
+        "type": "object",
+        "properties": {
+            "name": SHORT_TEXT,
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        },
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    },
+    "list of choices": {
+        "type": "array",
+        "items": {"enum": ["red", "green", 3, None, True]},
+        "minItems": 1,
+        "maxItems": 3,
+    },
+    "pattern": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"},
+    "either": {"anyOf": [{"type": "boolean"}, {"type": "null"}, {"const": "both"}]},
+    "recursive": {
+        "$defs": {
+            "node": {
+                "type": "object",
+                "properties": {
+                    "label": {"type": "string", "maxLength": 3},
+                    "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]},
+                },
+                "required": ["label", "next"],
+                "additionalProperties": False,
+            }
+        },
+        "$ref": "#/$defs/node",
+    },
+}
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=5)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder = tmp_path_factory.mktemp("models")
+    path = make_tiny_folder(folder, "llama", max_position_embeddings=1024)
+    return open_engine(path, folder)
+
+
+@pytest.fixture(scope="module")
+def grammars(engine: Engine) -> Grammars:
+    return Grammars(engine.tokenizer, VOCAB_SIZE)
+
+
+def answer(engine: Engine, constraint: Constraint, **params: Any) -> Completion:
+    wanted = SamplingParams(**{"max_tokens": 400, "temperature": 1.0, **params})
+    request = engine.prepare(PROMPT, wanted, constraint=constraint)
+    engine.enter(request)
+    run(engine)
+    return request.completion()
+
+
+def may_follow(constraint: Constraint) -> set[int]:
+    mask = constraint.mask()
+    assert mask is not None
+    return {int(i) for i in np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))}
+
+
+def read(constraint: Constraint, grammars_of: Engine, text: str) -> None:
+    """Accept a text token by token, each allowed by the mask before it."""
+    for token in grammars_of.tokenizer.encode(text, special=False):
+        mask = constraint.mask()
+        assert mask is None or token in may_follow(constraint)
+        constraint.accept(token)
+
+
+# what comes out -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_random_model_answers_by_the_schema(
+    name: str, seed: int, engine: Engine, grammars: Grammars
+) -> None:
+    constraint = grammars.constraint(source.from_schema(SCHEMAS[name]))
+    completion = answer(engine, constraint, seed=seed)
+    assert completion.finish_reason == "stop"
+    jsonschema.validate(json.loads(completion.text), SCHEMAS[name])
+
+
+def test_greedy_answers_are_held_to_it_too(engine: Engine, grammars: Grammars) -> None:
+    constraint = grammars.constraint(source.from_schema(SCHEMAS["pattern"]))
+    completion = answer(engine, constraint, temperature=0.0)
+    assert re.fullmatch('"[A-Z]{3}-[0-9]{4}"', completion.text)
+
+
+def test_a_limit_cuts_the_answer_short(engine: Engine, grammars: Grammars) -> None:
+    completion = answer(engine, grammars.constraint(source.any_object()), max_tokens=1)
+    assert (completion.finish_reason, completion.text[0]) == ("length", "{")
+
+
+def test_patterns_choices_and_lark(engine: Engine, grammars: Grammars) -> None:
+    for grammar, expected in (
+        (source.from_pattern(r"[a-c]{2}/\d\n"), r"[a-c]{2}/[0-9]\n"),
+        (source.from_choices(["yes", 'say "no"', "a\nb"]), 'yes|say "no"|a\nb'),
+        (source.from_lark('start: "x" NUMBER\nNUMBER: /[0-9]{1,3}/'), "x[0-9]{1,3}"),
+    ):
+        completion = answer(engine, grammars.constraint(grammar))
+        assert re.fullmatch(expected, completion.text)
+
+
+def test_many_at_once_say_what_each_says_alone(engine: Engine, grammars: Grammars) -> None:
+    grammar = source.from_schema(SCHEMAS["person"])
+    params = [SamplingParams(max_tokens=60, temperature=1.0, seed=seed) for seed in range(5)]
+    alone = [answer(engine, grammars.constraint(grammar), **vars(p)).token_ids for p in params]
+    requests = [
+        engine.prepare(PROMPT, each, constraint=grammars.constraint(grammar)) for each in params
+    ]
+    for request in requests:
+        engine.enter(request)
+    run(engine)
+    assert [request.completion().token_ids for request in requests] == alone
+
+
+def test_drafts_change_nothing(engine: Engine, grammars: Grammars) -> None:
+    """A drafted branch is verified under the masks that decoding would have used."""
+    grammar = source.from_schema(SCHEMAS["pattern"])
+    params = SamplingParams(max_tokens=40, temperature=1.0, seed=4)
+    plain = answer(engine, grammars.constraint(grammar), **vars(params)).token_ids
+    request = engine.prepare(PROMPT, params, constraint=grammars.constraint(grammar))
+    engine.enter(request)
+    while not request.is_over:
+        done = len(request.token_ids)
+        engine.step({request.number: plain[done : done + 2]})
+        engine.scheduler.check()
+    assert request.completion().token_ids == plain
+
+
+# where it may end ---------------------------------------------------------------------------------
+
+
+def test_the_end_is_allowed_exactly_where_the_text_is_whole(
+    engine: Engine, grammars: Grammars
+) -> None:
+    constraint = grammars.constraint(source.from_pattern("ab?"))
+    assert END not in may_follow(constraint)
+    read(constraint, engine, "a")
+    assert {END, ord("b")} <= may_follow(constraint)
+    read(constraint, engine, "b")
+    assert constraint.may_end
+    assert may_follow(constraint) == engine.tokenizer.eos_ids
+    constraint.accept(END)
+    assert constraint.mask() is None
+
+
+def test_markers_are_never_part_of_a_text(grammars: Grammars) -> None:
+    allowed = may_follow(grammars.constraint(source.from_pattern("(.|\n)+")))
+    assert START not in allowed
+    assert END not in allowed
+
+
+@pytest.mark.parametrize("wrong", [{"ignore_eos": True}, {"min_tokens": 2}])
+def test_what_forbids_the_end_is_refused(
+    wrong: dict[str, Any], engine: Engine, grammars: Grammars
+) -> None:
+    constraint = grammars.constraint(source.any_object())
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        engine.prepare(PROMPT, SamplingParams(**wrong), constraint=constraint)
+
+
+# free text, then a grammar ------------------------------------------------------------------------
+
+
+def test_a_marker_binds_what_follows(engine: Engine, grammars: Grammars) -> None:
+    constraint = grammars.after(b"<call>", source.from_pattern("\n[0-9]+"))
+    read(constraint, engine, "anything <cal <call")
+    assert constraint.mask() is None
+    read(constraint, engine, ">")
+    read(constraint, engine, "\n12")
+    assert END in may_follow(constraint)
+
+
+def test_a_marker_that_does_not_fit_is_text(engine: Engine, grammars: Grammars) -> None:
+    constraint = grammars.after(b"h", source.from_pattern("[0-9]"))
+    read(constraint, engine, "he")  # one token: the marker, and what the grammar refuses
+    assert constraint.mask() is None
+    read(constraint, engine, "h1")
+    assert may_follow(constraint) == engine.tokenizer.eos_ids
+
+
+def test_what_the_marker_s_token_holds_behind_it_counts(engine: Engine, grammars: Grammars) -> None:
+    token = engine.tokenizer.encode("er", special=False)
+    assert len(token) == 1
+    constraint = grammars.after(b"e", source.from_pattern("r[0-9]"))
+    constraint.accept(token[0])
+    assert may_follow(constraint) == set(b"0123456789")
+    refused = grammars.after(b"e", source.from_pattern("[0-9]"))
+    refused.accept(token[0])
+    assert refused.mask() is None
+
+
+def test_a_marker_may_be_a_token(grammars: Grammars) -> None:
+    constraint = grammars.after(START, source.from_pattern("[0-9]"))
+    constraint.accept(ord("a"))
+    assert constraint.mask() is None
+    constraint.accept(START)
+    assert len(may_follow(constraint)) == 10
+
+
+# bounds -------------------------------------------------------------------------------------------
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        (lambda: source.from_schema(nested(200)), "levels deep"),
+        (lambda: source.from_schema({"enum": ["x" * 200_000]}), "bytes"),
+        (lambda: source.from_schema(["no"]), "must be an object"),
+        (lambda: source.from_choices([]), "choices"),
+        (lambda: source.from_choices(["a"] * 1000), "choices"),
+        (lambda: source.from_pattern(""), "pattern"),
+        (lambda: source.from_lark(" "), "Lark"),
+    ],
+)
+def test_sources_are_bounded(grammar: Any, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        grammar()
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        source.from_pattern("(a"),
+        source.from_lark("start: missing"),
+        source.from_lark("{"),
+        source.from_schema({"type": "strange"}),
+        source.from_schema({"$ref": "http://example.org/schema"}),
+        source.from_schema({"type": "array", "uniqueItems": True}),
+        source.from_schema({"properties": {f"p{i}": {"type": "string"} for i in range(4000)}}),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(grammar: source.Grammar, grammars: Grammars) -> None:
+    with pytest.raises(RequestError) as caught:
+        grammars.constraint(grammar)
+    assert "backtrace" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_hostile_patterns_end_in_bounded_time(grammars: Grammars) -> None:
+    """Each step is bounded by the library's fuel, so a walk takes seconds at the very worst."""
+    rng = np.random.default_rng(0)
+    for pattern in ("(.*a){25}", "(.*[a-z].*){30}x{1000}", "((a{1,50}){1,50}){1,50}"):
+        try:
+            constraint = grammars.constraint(source.from_pattern(pattern))
+            for _ in range(50):
+                constraint.accept(int(rng.choice(sorted(may_follow(constraint)))))
+                if constraint.mask() is None:
+                    break
+        except RequestError as error:
+            assert "too complex" in str(error)  # noqa: PT017 - either end is right
+
+
+def test_a_lenient_schema_may_hold_what_cannot_be_enforced(grammars: Grammars) -> None:
+    schema = {"type": "array", "uniqueItems": True, "items": {"type": "boolean"}}
+    constraint = grammars.constraint(source.from_schema(schema, strict=False))
+    assert may_follow(constraint) == {ord("[")}
+
+
+def test_a_schema_s_own_options_for_the_library_are_ignored(
+    engine: Engine, grammars: Grammars
+) -> None:
+    options = {"whitespace_flexible": True, "item_separator": ";"}
+    schema = {"type": "array", "items": {"type": "integer"}, "x-guidance": options}
+    constraint = grammars.constraint(source.from_schema(schema))
+    read(constraint, engine, "[1")
+    assert ord(";") not in may_follow(constraint)
+
+
+def test_compiled_grammars_are_kept_up_to_a_bound(engine: Engine) -> None:
+    grammars = Grammars(engine.tokenizer, VOCAB_SIZE)
+    for n in range(KEPT + 5):
+        grammars.constraint(source.from_choices([f"choice {n}"]))
+    assert len(grammars._compiled) == KEPT
+
+
+def test_a_model_without_an_end_token_is_refused(tmp_path: Path) -> None:
+    folder = make_tiny_folder(tmp_path, "llama")
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_text("{}")
+    tokenizer = load_tokenizer(None, folder)
+    if not tokenizer.eos_ids:
+        with pytest.raises(RequestError, match="no end token"):
+            Grammars(tokenizer, VOCAB_SIZE).constraint(source.any_object())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers(-(10**6), 10**6) | TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_every_object_in_compact_form_is_allowed(
+    value: Any, engine: Engine, grammars: Grammars
+) -> None:
+    constraint = grammars.constraint(source.any_object())
+    assert isinstance(constraint, GrammarConstraint)
+    text = json.dumps({"value": value}, ensure_ascii=False)
+    assert constraint.follow(text.encode("utf-8"))
+    assert constraint.may_end
