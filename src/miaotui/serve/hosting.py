@@ -8,15 +8,17 @@ reason, cancels its request.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
+from miaotui import __version__
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Asked, Request
-from miaotui.errors import RefusedError
+from miaotui.errors import OverloadedError, RefusedError
 from miaotui.serve.watch import NOBODY, Watch
 from miaotui.types import Completion, Delta, SamplingParams
 
@@ -38,6 +40,7 @@ class Hosted:
         self.created_s = int(time.time())
         self.tokenizer, self.template = loaded.tokenizer, loaded.template
         self.context = loaded.parts.context
+        self.fingerprint = _fingerprint(name, loaded)
         self._event_loop = asyncio.get_running_loop()
         self._readers: dict[int, _Reader] = {}
         self.loop = EngineLoop(Engine(loaded.parts, loaded.tokenizer), self._on_news)
@@ -63,7 +66,7 @@ class Hosted:
             raise
         return requests
 
-    async def pieces(self, request: Request) -> AsyncIterator[Delta]:
+    async def pieces(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The answer as it comes, once per step at most; the last piece carries the completion.
 
         Use it in ``contextlib.aclosing``, so that leaving early cancels at once. Raises what the
@@ -76,7 +79,7 @@ class Hosted:
 
     async def pieces_of(
         self, requests: Sequence[Request], silence_s: float | None = None
-    ) -> AsyncIterator[list[tuple[int, Delta]]]:
+    ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
         """The answers as they come: (index in ``requests``, piece), all that a step brought at once.
 
         An empty list says that nothing came for about ``silence_s``. Use it like `pieces`.
@@ -91,6 +94,7 @@ class Hosted:
                 news = [(i, request.read()) for i, request in open_.items() if request.has_news]
                 for index, delta in news:
                     if delta.completion is not None:
+                        _check_whole(delta.completion)
                         del open_[index]
                 yield news
         finally:
@@ -110,7 +114,7 @@ class Hosted:
                     if request.error is not None:
                         raise request.error
                 open_ = [request for request in open_ if not request.is_over]
-            return [_completed(request.read()) for request in requests]
+            return [_check_whole(request.read().completion) for request in requests]
         finally:
             self.leave_all(requests)
 
@@ -169,6 +173,15 @@ class _Ticking:
         self._next.cancel()
 
 
-def _completed(delta: Delta) -> Completion:
-    assert delta.completion is not None, "it is over"
-    return delta.completion
+def _fingerprint(name: str, loaded: Loaded) -> str:
+    """Equal fingerprints, seeds and parameters give equal answers."""
+    words = (__version__, name, loaded.path.name, repr(loaded.config))
+    return "fp_" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+
+
+def _check_whole(completion: Completion | None) -> Completion:
+    """Nobody who still reads has cancelled: the engine is stopping."""
+    assert completion is not None, "it is over"
+    if completion.finish_reason == "cancelled":
+        raise OverloadedError("the server is stopping: ask again in a moment", 1.0)
+    return completion

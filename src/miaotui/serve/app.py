@@ -1,0 +1,62 @@
+"""The application: every route and every layer of the server, put together.
+
+Owns the order of layers and the list of modules that have routes. Knows neither models nor sockets.
+Invariant: whatever a client sends, the answer is one of the shapes in the OpenAPI page, with a
+request id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import Lifespan
+
+from miaotui.errors import MiaotuiError
+from miaotui.serve import chat
+from miaotui.serve.arrival import Arrivals
+from miaotui.serve.errors import ApiError, from_error
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.routing import Endpoint
+from miaotui.serve.settings import ServeSettings
+from miaotui.serve.state import ServeState, arrival_of
+
+ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (chat.routes,)
+
+
+def create_app(
+    hosts: Mapping[str, Hosted],
+    settings: ServeSettings,
+    *,
+    layers: Sequence[Middleware] = (),
+    extras: Mapping[str, Any] | None = None,
+    lifespan: Lifespan[Starlette] | None = None,
+) -> Starlette:
+    """The server's application for models by name.
+
+    ``layers`` go around the routes, outermost first, before a body is read; ``extras`` is what
+    parts find in `ServeState.extras`. ``hosts`` may be filled later.
+    """
+    endpoints = [endpoint for routes in ROUTES for endpoint in routes()]
+    app = Starlette(
+        routes=[endpoint.route() for endpoint in endpoints],
+        middleware=[*layers, Middleware(Arrivals, settings=settings)],
+        exception_handlers={
+            ApiError: _on_error,
+            MiaotuiError: _on_error,
+            HTTPException: _on_error,
+        },
+        lifespan=lifespan,
+    )
+    app.state.serve = ServeState(hosts, settings, dict(extras or {}))
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _on_error(http: HttpRequest, error: Exception) -> Response:
+    return from_error(error, arrival_of(http).request_id).response()

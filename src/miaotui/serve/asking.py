@@ -1,0 +1,71 @@
+"""One HTTP request's prompts, on their way to the engine.
+
+Owns what all text routes share between the parsed body and the answers: who asks, the deadline,
+the identity of the answer. Knows no wire format. Invariant: all of a request's answers are on
+their way, or it is refused as a whole.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from starlette.requests import Request as HttpRequest
+
+from miaotui.engine.request import Asked, Request
+from miaotui.serve.forms import FREE, Form
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.params import deadline_for
+from miaotui.serve.state import arrival_of, caller_of, state_of
+from miaotui.serve.stream import unless_gone
+from miaotui.serve.wire.fields import Sampling
+from miaotui.types import Completion, Deadline, SamplingParams
+
+
+@dataclass
+class Asking:
+    """Prompts, ``n`` answers to each; answers are in the order of prompts, then of seeds."""
+
+    http: HttpRequest
+    hosted: Hosted
+    prompts: Sequence[Sequence[int]]
+    params: Sequence[SamplingParams]  # one for each of n
+    deadline: Deadline | None
+    form: Form = FREE
+    created_s: int = field(default_factory=lambda: int(time.time()))
+    token: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    @property
+    def n(self) -> int:
+        """Answers to each prompt."""
+        return len(self.params)
+
+    @property
+    def arrived_s(self) -> float:
+        """When the request's last byte was here, in `time.perf_counter` seconds."""
+        return arrival_of(self.http).arrived_s
+
+    def submit(self) -> list[Request]:
+        """All requests, on their way. Raises what `Hosted.submit` raises."""
+        namespace = caller_of(self.http).namespace
+        return self.hosted.submit_all(
+            (
+                prompt,
+                params,
+                Asked(namespace, self.form.constraint(), self.deadline, self.arrived_s),
+            )
+            for prompt in self.prompts
+            for params in self.params
+        )
+
+    async def whole(self, requests: Sequence[Request]) -> list[Completion]:
+        """The whole answers. Raises `ClientGoneError`, or what a request failed with."""
+        return await unless_gone(self.http.receive, self.hosted.whole(requests))
+
+
+def deadline_of(http: HttpRequest, body: Sampling) -> Deadline | None:
+    """The deadline that a request names in its body or headers, or the server's default."""
+    default_ms = state_of(http).settings.deadline_ms
+    return deadline_for(body.deadline_ms, body.on_late, http.headers, default_ms)

@@ -1,0 +1,50 @@
+"""The form of an answer: what its tokens must obey, and what its text becomes.
+
+Owns the seam between a chat request's ``response_format`` and ``tools`` and what answers it. Knows
+no stream and no HTTP. Invariant: each of n answers gets a constraint and a shaper of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from miaotui.engine.constraint import Constraint
+from miaotui.serve.errors import bad_value
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.wire.chat import ChatRequest
+
+Json = Mapping[str, Any]
+
+
+class Shaper(Protocol):
+    """Turns the text of one answer into a message's content and tool calls, piece by piece."""
+
+    def push(self, text: str) -> Sequence[Json]:
+        """What these characters add to the message: OpenAI's delta objects, possibly none."""
+
+    def finish(self, reason: str) -> tuple[Sequence[Json], str]:
+        """What was held back, and the finish reason to tell."""
+
+    def message(self) -> Json:
+        """The whole message, after `finish`: role, content, and tool calls if there are any."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Makes the constraint and the shaper of one answer; None: none is needed."""
+
+    constraint: Callable[[], Constraint | None] = lambda: None
+    shaper: Callable[[], Shaper | None] = lambda: None
+
+
+FREE = Form()
+
+
+def form_for(body: ChatRequest, hosted: Hosted) -> Form:
+    """The form that a request asks for. Raises `ApiError` (400) for one that is not known."""
+    kind = (body.response_format or {}).get("type", "text")
+    if kind != "text":
+        raise bad_value("response_format", f"type {str(kind)[:64]!r} is not known; use 'text'")
+    return FREE

@@ -1,0 +1,39 @@
+"""From an application to a server on a socket.
+
+Owns the choice and the settings of the HTTP server. Knows no route. Invariant: a server started here
+says nothing of itself in its headers and leaves signals to whoever started it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+KEEP_ALIVE_S = 30
+BACKLOG = 1024
+
+
+def server_for(app: ASGIApp, **options: Any) -> Server:
+    """A server for ``app``; ``options`` are uvicorn's, such as ``host`` and ``port``."""
+    chosen: dict[str, Any] = {
+        "http": "httptools",
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "backlog": BACKLOG,
+    }
+    return Server(uvicorn.Config(app, **(chosen | options)))
+
+
+class Server(uvicorn.Server):
+    """A server that is told when to stop (``should_exit``, ``force_exit``) instead of by signals."""
+
+    def capture_signals(self) -> Any:
+        """No handlers are installed."""
+        from contextlib import nullcontext  # noqa: PLC0415 - one name, once per process
+
+        return nullcontext()

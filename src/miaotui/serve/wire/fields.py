@@ -1,0 +1,141 @@
+"""Fields that several requests share: sampling, deadlines, streaming.
+
+Owns names, ranges and bounds of OpenAI's fields and of vLLM's extensions. Knows no model or engine.
+Invariant: types are strict (``"1"`` and ``1.0`` are no integers), null is as good as absent, and what is not
+declared is kept aside to be named in the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from miaotui.serve.bounds import (
+    MAX_LOGIT_BIAS,
+    MAX_METADATA,
+    MAX_N,
+    MAX_NAME_CHARACTERS,
+    MAX_STOP_CHARACTERS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_STOPS,
+    MAX_TOKENS,
+)
+from miaotui.types import MAX_DEADLINE_MS, OnLate
+
+Name = Annotated[str, StringConstraints(max_length=MAX_NAME_CHARACTERS)]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+
+
+class Wire(BaseModel):
+    """A JSON object of a request."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+class StreamOptions(Wire):
+    """What a stream carries besides the answer."""
+
+    include_usage: bool | None = Field(
+        None, description="Send a last chunk with empty `choices` and the usage."
+    )
+
+
+class Sampling(Wire):
+    """How tokens are chosen and when the answer ends."""
+
+    model: Name | None = Field(None, description="A name that /v1/models lists.")
+    n: int | None = Field(None, ge=1, le=MAX_N, description="Answers; answer i uses seed + i.")
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="None: a random one.")
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
+    top_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, Bias] | None = Field(
+        None, max_length=MAX_LOGIT_BIAS, description="Token id (as text) to an added logit."
+    )
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Name | None = None
+    metadata: dict[str, JsonValue] | None = Field(None, max_length=MAX_METADATA)
+    # vLLM's extensions
+    top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="0 or -1: off.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
+    ignore_eos: bool | None = None
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
+    # a promise of time
+    deadline_ms: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DEADLINE_MS,
+        allow_inf_nan=False,
+        description="Milliseconds from the request's last byte to the answer's last byte.",
+    )
+    on_late: OnLate | None = Field(
+        None,
+        description="What to do when the deadline cannot be met: refuse (429; the default for a "
+        "deadline given in the request), shorten the answer, or answer late.",
+    )
+
+
+class PromiseKept(Wire):
+    """How an answer stood to its deadline; milliseconds from the request's last byte."""
+
+    asked_ms: float | None
+    predicted_ms: float | None
+    took_ms: float
+    met: bool | None
+    shortened: bool
+
+
+class PromptTokensDetails(Wire):
+    """Of the prompt's tokens, those whose work was reused."""
+
+    cached_tokens: int
+
+
+class Usage(Wire):
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ErrorObject(Wire):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Wire):
+    """Every error's body."""
+
+    error: ErrorObject
+
+
+def bias_of(value: dict[str, float] | None) -> dict[int, float]:
+    """``logit_bias`` by token id. Raises `ValueError` for a key that is no token id."""
+    bias: dict[int, float] = {}
+    for key, added in (value or {}).items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise ValueError(f"keys must be token ids, not {key[:32]!r}")
+        bias[int(key)] = added
+    return bias
+
+
+def as_tuple(stop: Any) -> tuple[str, ...]:
+    """``stop`` in its two forms, as a tuple."""
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)

@@ -1,0 +1,109 @@
+"""A real server on a real port, over a tiny model, in a thread: what tests of the wire talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.middleware import Middleware
+
+from miaotui.config import Settings
+from miaotui.engine.build import EngineOptions
+from miaotui.engine.loaded import load_model
+from miaotui.kernels.formats import Format
+from miaotui.serve.app import create_app
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.listening import Server, server_for
+from miaotui.serve.settings import ServeSettings
+
+OPTIONS = EngineOptions(format=Format.Q8, threads=1, chunk_size=64)
+Result = TypeVar("Result")
+
+
+@dataclass
+class Serving:
+    """A running server: its address, its models, and a way into its event loop."""
+
+    url: str
+    hosts: dict[str, Hosted]
+    loop: asyncio.AbstractEventLoop = field(repr=False)
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """`function()`, run in the server's event loop."""
+
+        async def calling() -> Result:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(calling(), self.loop).result(30)
+
+    def in_flight(self) -> int:
+        """Requests that the engines have not ended."""
+        return sum(hosted.loop.engine.in_flight for hosted in self.hosts.values())
+
+
+@contextmanager
+def serving(
+    models: Mapping[str, Path],
+    settings: Settings,
+    *,
+    serve: ServeSettings | None = None,
+    options: EngineOptions = OPTIONS,
+    layers: Sequence[Middleware] = (),
+    extras: Callable[[dict[str, Hosted]], Mapping[str, Any]] = lambda hosts: {},
+) -> Iterator[Serving]:
+    """A server of `models` (folders by name) until the block ends; then nothing of it is left."""
+    ready: threading.Event = threading.Event()
+    state: dict[str, Any] = {}
+
+    async def main() -> None:
+        hosts = {
+            name: Hosted(name, load_model(path, options, settings)) for name, path in models.items()
+        }
+        app = create_app(hosts, serve or ServeSettings(), layers=layers, extras=extras(hosts))
+        server = server_for(app, host="127.0.0.1", port=0)
+        try:
+            task = asyncio.ensure_future(server.serve())
+            while not server.started and not task.done():
+                await asyncio.sleep(0.005)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            state.update(
+                server=server,
+                serving=Serving(f"http://127.0.0.1:{port}", hosts, asyncio.get_running_loop()),
+            )
+            ready.set()
+            await task
+        finally:
+            for hosted in hosts.values():
+                hosted.close()
+
+    def target() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            state["error"] = error
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=target, name="server")
+    thread.start()
+    ready.wait()
+    try:
+        if "serving" not in state:
+            raise state["error"]
+        yield state["serving"]
+    finally:
+        if "server" in state:
+            stop(state["server"])
+        thread.join(30)
+    if "error" in state:
+        raise state["error"]
+
+
+def stop(server: Server) -> None:
+    server.should_exit = True
+    server.force_exit = True
