@@ -1,0 +1,152 @@
+"""What a step held to a grammar costs beside a free one, and what grammars cost to compile.
+
+Owns the pairs of runs: the same model, prompt and number of tokens, free and held to a JSON schema,
+taking turns. Knows nothing of HTTP. Invariant: a masked run that did not end as its schema says
+counts as a fault, not as a measurement. The last line is JSON.
+
+    python benchmarks/grammar.py [MODEL] [--tokens 96] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from machine import Strangers, describe
+from miaotui.config import Settings
+from miaotui.engine.build import EngineOptions
+from miaotui.engine.engine import Engine
+from miaotui.engine.grammar import Grammars
+from miaotui.engine.grammar_source import Grammar, from_schema
+from miaotui.engine.loaded import load_model
+from miaotui.hub.resolve import resolve
+from miaotui.types import SamplingParams
+
+QUESTION = "Describe a friend of yours: name, age, home, hobbies and a story about them."
+TEXT = {"type": "string", "minLength": 20, "maxLength": 80}
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": TEXT,
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "home": {"enum": ["town", "village", "farm"]},
+        "hobbies": {"type": "array", "items": TEXT, "minItems": 2, "maxItems": 4},
+    },
+    "required": ["name", "age", "home", "hobbies"],
+    "additionalProperties": False,
+}
+FRIENDS = {"type": "array", "items": PERSON, "minItems": 20, "maxItems": 20}
+
+
+@dataclass
+class Steps:
+    """Milliseconds of the decode steps of one way to run, over all rounds."""
+
+    ms: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float]:
+        ranked = sorted(self.ms)
+        return {
+            "p50_ms": round(statistics.median(ranked), 3),
+            "p99_ms": round(ranked[int(len(ranked) * 0.99)], 3),
+            "mean_ms": round(statistics.fmean(ranked), 3),
+        }
+
+
+def decode(engine: Engine, prompt: list[int], params: SamplingParams, constraint: Any) -> Steps:
+    """The decode steps of one answer; the steps of the prompt, and the first token, are left out."""
+    request = engine.prepare(prompt, params, constraint=constraint)
+    engine.enter(request)
+    while not request.token_ids:
+        engine.step()
+    steps = Steps()
+    while not request.is_over:
+        start = time.perf_counter()
+        engine.step()
+        steps.ms.append((time.perf_counter() - start) * 1e3)
+    completion = request.completion()
+    assert completion.finish_reason == "length", "a run that ended early measures other steps"
+    assert constraint is None or completion.text.startswith('[{"name": "')
+    return steps
+
+
+def compare(
+    engine: Engine, grammars: Grammars, prompt: list[int], tokens: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Free and masked runs in turn, greedy and sampled."""
+    found: dict[str, Steps] = {}
+    grammar = from_schema(FRIENDS)
+    for repetition in range(-1, rounds):  # the first warms everything up
+        for temperature in (0.0, 0.8):
+            common = {"max_tokens": tokens, "temperature": temperature, "seed": repetition + 1}
+            free = SamplingParams(**common, ignore_eos=True)
+            masked = SamplingParams(**common)
+            kind = "greedy" if temperature == 0 else "sampled"
+            for name, params in (("free", free), ("masked", masked)):
+                constraint = grammars.constraint(grammar) if name == "masked" else None
+                steps = decode(engine, prompt, params, constraint)
+                if repetition >= 0:
+                    found.setdefault(f"{kind} {name}", Steps()).ms += steps.ms
+    return {name: steps.summary() for name, steps in found.items()}
+
+
+def compiling(grammars: Grammars, repetitions: int = 20) -> float:
+    """Median milliseconds to compile a schema that was not seen before."""
+    times = []
+    for i in range(repetitions):
+        grammar: Grammar = from_schema({**PERSON, "title": f"person {i}"})
+        start = time.perf_counter()
+        grammars.constraint(grammar)
+        times.append((time.perf_counter() - start) * 1e3)
+    return round(statistics.median(times), 3)
+
+
+def main() -> None:
+    """Measure, print a table, and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("model", nargs="?", default="smollm2-135m")
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    loaded = load_model(resolve(options.model), EngineOptions(), Settings.from_env())
+    engine = Engine(loaded.parts, loaded.tokenizer)
+    grammars = Grammars(loaded.tokenizer, loaded.config.vocab_size)
+    start = time.perf_counter()
+    grammars.warm()
+    warm_s = round(time.perf_counter() - start, 3)
+    prompt = loaded.tokenizer.encode(
+        loaded.template.render([{"role": "user", "content": QUESTION}])
+    )
+    strangers = Strangers([])
+    steps = compare(engine, grammars, prompt, options.tokens, options.rounds)
+    print(f"{'decode step, one request':28}{'p50 ms':>9}{'p99 ms':>9}{'mean ms':>9}")
+    for name, summary in steps.items():
+        print(f"{name:28}" + "".join(f"{value:9.3f}" for value in summary.values()))
+    extra = {
+        kind: round(steps[f"{kind} masked"]["p50_ms"] / steps[f"{kind} free"]["p50_ms"] - 1, 4)
+        for kind in ("greedy", "sampled")
+    }
+    compile_ms = compiling(grammars)
+    for kind, share in extra.items():
+        print(f"a masked step costs {share:+.1%} ({kind}, p50)")
+    print(f"vocabulary made ready in {warm_s} s; a new schema compiles in {compile_ms} ms")
+    result = {
+        "model": options.model,
+        "vocabulary": loaded.config.vocab_size,
+        "steps": steps,
+        "extra": extra,
+        "warm_s": warm_s,
+        "compile_ms": compile_ms,
+        "strangers_cores": round(strangers.cores(), 3),
+        "machine": describe().as_dict(),
+    }
+    print(json.dumps(result))
+    loaded.parts.weights.close()
+
+
+if __name__ == "__main__":
+    main()
