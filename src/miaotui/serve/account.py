@@ -59,3 +59,6 @@ def current() -> Account | None:
 def known_method(method: str) -> str:
     """The method, or OTHER: clients may send any word."""
     return method if method in METHODS else "OTHER"
+
+
+PROBING: ContextVar[bool] = ContextVar("miaotui_probing", default=False)  # not a person's request

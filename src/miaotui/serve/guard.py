@@ -19,7 +19,6 @@ from typing import Any
 from miaotui.serve.account import Account
 from miaotui.serve.keys import ANYONE, Caller, Keyring
 from miaotui.serve.quotas import Usage
-from miaotui.serve.state import CALLER
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -95,12 +94,12 @@ class Guard:
         """Through the door with a key; the paths that monitors ask for are open."""
         state = scope.setdefault("state", {})
         if scope["path"] in OPEN_PATHS:
-            scope[CALLER] = state["caller"] = ANYONE
+            state["caller"] = ANYONE
             return await self._app(scope, receive, send)
         caller = ANYONE if self._keyring is None else find_caller(headers, self._keyring)
         if caller is None:
             return await refuse(scope, send, _wrong_key(headers))
-        scope[CALLER] = state["caller"] = caller
+        state["caller"] = caller
         account = state.get("account")
         if isinstance(account, Account):
             account.caller = caller
@@ -181,6 +180,8 @@ async def refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
         (b"content-length", str(len(content)).encode()),
         *refusal.headers,
     ]
+    if request_id is not None:
+        headers.append((b"x-request-id", request_id.encode()))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 

@@ -1,0 +1,180 @@
+"""What is true at the moment of a scrape: queues, pages, promises, steps, processor, memory.
+
+Owns the reading of snapshots; nothing here waits for a step or delays one. Knows no HTTP.
+Invariant: reading twice without work in between gives the same counters. Processor and memory are
+Linux's ``/proc``, as far as there is one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from miaotui.schedule.cost import StepTime
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.machine import memory_limit_bytes, resident_bytes, team_seconds
+
+Hosts = Callable[[], Sequence[Hosted]]
+MODEL = "model_name"
+_STEP: tuple[float, ...] = (
+    0.001,
+    0.002,
+    0.003,
+    0.004,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.04,
+    0.05,
+)
+_STEP += (0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+_RATIO: tuple[float, ...] = (
+    0.5,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    1.0,
+    1.05,
+    1.1,
+    1.2,
+    1.35,
+    1.5,
+    2.0,
+    3.0,
+    5.0,
+)
+
+_SCHEDULE = (
+    ("vllm:num_requests_running", "Requests that a step computes for"),
+    ("vllm:num_requests_waiting", "Requests in line"),
+    ("miaotui_requests_paused", "Requests that gave their pages back for now"),
+    ("vllm:kv_cache_usage_perc", "Share of pages of keys and values held by requests, 0 to 1"),
+    ("miaotui_kv_pages_stored", "Pages of stored prefixes that nobody uses now"),
+    ("miaotui_pace", "How many times slower than calibrated the machine runs"),
+    ("miaotui_promise_margin", "What promises allow for, as a factor of the predicted time"),
+    ("miaotui_healthy", "1 while the engine runs, 0 while it restarts"),
+)
+_PROMISES = ("met", "missed", "refused", "shortened")
+
+
+class Gauges(Collector):
+    """Snapshots of all models and of the machine; registers itself."""
+
+    def __init__(self, hosts: Hosts, registry: CollectorRegistry) -> None:
+        self._hosts = hosts
+        self.steps = StepTimes(registry)
+        registry.register(self)
+
+    def describe(self) -> list[Metric]:
+        """Nothing in advance; the registry must not collect to find names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read everything now."""
+        hosts = self._hosts()
+        for hosted in hosts:
+            self.steps.take(hosted)
+        yield from _schedules(hosts)
+        yield from _promises(hosts)
+        yield from _machine(hosts)
+
+
+class StepTimes:
+    """Histograms of steps as predicted and as they were, fed from the cost model's recent ones."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, about: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, about, (MODEL,), registry=registry, buckets=buckets)
+
+        self._took = histogram("miaotui_step_seconds", "Steps as they were", _STEP)
+        self._predicted = histogram("miaotui_step_predicted_seconds", "Steps as predicted", _STEP)
+        self._ratio = histogram("miaotui_step_ratio", "Real over predicted time of steps", _RATIO)
+        self._rows = histogram(
+            "vllm:iteration_tokens", "Rows of a step", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+        )
+        self._last: dict[str, StepTime] = {}
+        self._lock = threading.Lock()
+
+    def take(self, hosted: Hosted) -> None:
+        """Count the steps since the last call; call it once a second, or some are not seen."""
+        with self._lock:
+            for step in self._new(hosted):
+                self._took.labels(hosted.name).observe(step.took_s)
+                self._predicted.labels(hosted.name).observe(step.predicted_s)
+                self._rows.labels(hosted.name).observe(step.rows)
+                if step.predicted_s > 0:
+                    self._ratio.labels(hosted.name).observe(step.took_s / step.predicted_s)
+
+    def _new(self, hosted: Hosted) -> list[StepTime]:
+        recent: list[StepTime] = []
+        with suppress(RuntimeError):  # a step ended while it was copied: next time
+            recent = list(hosted.loop.cost.recent)
+        last = self._last.get(hosted.name)
+        found: list[StepTime] = []
+        for step in reversed(recent):
+            if step is last:
+                break
+            found.append(step)
+        if found:
+            self._last[hosted.name] = found[0]
+        return found
+
+
+def _schedules(hosts: Sequence[Hosted]) -> Iterator[Metric]:
+    families = [GaugeMetricFamily(name, about, labels=[MODEL]) for name, about in _SCHEDULE]
+    for hosted in hosts:
+        stats, cost = hosted.loop.engine.scheduler.stats(), hosted.loop.cost
+        n_pages = hosted.loop.engine.scheduler.config.n_pages
+        values = (
+            stats.running,
+            stats.waiting,
+            stats.paused,
+            stats.pages_used / n_pages,
+            stats.pages_evictable,
+            cost.pace,
+            cost.margin,
+            hosted.loop.healthy,
+        )
+        for family, value in zip(families, values, strict=True):
+            family.add_metric([hosted.name], float(value))
+    yield from families
+
+
+def _promises(hosts: Sequence[Hosted]) -> Iterator[Metric]:
+    for outcome in _PROMISES:
+        about = f"Requests with a deadline that were {outcome}"
+        family = CounterMetricFamily(f"miaotui_deadline_{outcome}", about, labels=[MODEL])
+        for hosted in hosts:
+            family.add_metric([hosted.name], getattr(hosted.loop.admission.counts, outcome))
+        yield family
+
+
+def _machine(hosts: Sequence[Hosted]) -> Iterator[Metric]:
+    yield CounterMetricFamily("process_cpu_seconds", "Processor time", value=time.process_time())
+    resident, limit = resident_bytes(), memory_limit_bytes()
+    if resident is not None:
+        name, about = "process_resident_memory_bytes", "Memory that this process holds"
+        yield GaugeMetricFamily(name, about, value=resident)
+    if limit is not None:
+        name, about = "miaotui_memory_limit_bytes", "What this process may hold at most"
+        yield GaugeMetricFamily(name, about, value=limit)
+    with suppress(OSError):
+        count = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        yield GaugeMetricFamily("process_open_fds", "Open files and connections", value=count)
+    size = max((hosted.loop.engine.runner.team.size for hosted in hosts), default=0)
+    yield GaugeMetricFamily("miaotui_team_threads", "Threads that compute", value=size)
+    busy = team_seconds()
+    if busy is not None:
+        about = "Processor time of the threads that compute"
+        yield CounterMetricFamily("miaotui_team_cpu_seconds", about, value=busy)

@@ -1,0 +1,169 @@
+"""From the first socket to the last answer: starting, draining on a signal, ending.
+
+Owns the server's process: its socket, its signals, the order in which things open and close. Knows
+no route. Invariant: after the first signal nothing new is taken on and what runs may finish within
+``drain_timeout_s``, then it is cancelled; a second signal ends the process at once. The server
+itself is uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from miaotui.errors import RequestError
+from miaotui.serve.guard import App
+from miaotui.serve.operations import Operations
+
+_LOG = logging.getLogger("miaotui.serve")
+BACKLOG = 2048
+KEEP_ALIVE_S = 75
+LAST_WORDS_S = 2.0  # for answers that were cancelled to say so
+
+
+@dataclass(frozen=True)
+class Tls:
+    """A certificate chain and its key, in PEM."""
+
+    certificate: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raises `RequestError` unless both can be read and belong together."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            reason = error.strerror or str(error)
+            raise RequestError(
+                f"cannot use the certificate {self.certificate} with the key {self.key}: {reason}. "
+                "Both are PEM files; the key must be the certificate's own and have no password"
+            ) from error
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that belongs to this process; port 0 takes a free one. Raises `RequestError`."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+            opened.set_inheritable(False)
+        except BaseException:
+            opened.close()
+            raise
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RequestError(
+            f"cannot listen on {host} port {port}: {reason}. Choose others with --host and --port"
+        ) from error
+    return opened
+
+
+class Server(uvicorn.Server):
+    """uvicorn, leaving as we promise to leave."""
+
+    def __init__(
+        self,
+        app: App,
+        operations: Operations,
+        *,
+        drain_timeout_s: float,
+        tls: Tls | None = None,
+        keep_alive_s: int = KEEP_ALIVE_S,
+    ) -> None:
+        self._operations, self._drain_timeout_s = operations, drain_timeout_s
+        config = uvicorn.Config(
+            app,  # type: ignore[arg-type]  # an ASGI application
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=keep_alive_s,
+            timeout_graceful_shutdown=int(drain_timeout_s + LAST_WORDS_S) + 1,
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else tls.key,
+        )
+        super().__init__(config)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal: finish what runs. The second: end now."""
+        if self.should_exit:
+            os._exit(128 + sig)  # whatever is half written is rebuilt by the next start
+        _LOG.warning(
+            "%s: finishing what runs, for up to %g s; a second signal ends at once",
+            signal.Signals(sig).name,
+            self._drain_timeout_s,
+        )
+        self._operations.is_draining = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let what runs finish, cancel it when its time is over, and leave."""
+        self._operations.is_draining = True
+        cancelling = asyncio.create_task(self._cancel_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cancelling.cancel()
+
+    async def _cancel_late(self) -> None:
+        await asyncio.sleep(self._drain_timeout_s)
+        count = self._operations.running.cancel_all()
+        if count:
+            _LOG.warning("%d requests did not finish in time and were cancelled", count)
+
+
+async def run_server(
+    make_app: Callable[[], App],
+    operations: Operations,
+    listening: socket.socket,
+    *,
+    drain_timeout_s: float,
+    tls: Tls | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until a signal, then leave in good order. ``make_app`` is called in the event loop."""
+    server = Server(make_app(), operations, drain_timeout_s=drain_timeout_s, tls=tls)
+    watching = [
+        asyncio.create_task(operations.look_after()),
+        asyncio.create_task(_call_when_started(server, on_ready)),
+    ]
+    try:
+        await server.serve([listening])
+    finally:
+        for task in watching:
+            task.cancel()
+        await _ended(watching)
+        for hosted in operations.hosts.values():
+            with suppress(Exception):
+                hosted.close()
+        operations.close()
+
+
+async def _call_when_started(server: Server, on_ready: Callable[[], None]) -> None:
+    while not server.started:
+        await asyncio.sleep(0.005)
+    on_ready()
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception) and not isinstance(result, asyncio.CancelledError):
+            _LOG.error("a task beside the answers failed", exc_info=result)
