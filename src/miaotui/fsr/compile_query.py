@@ -64,6 +64,11 @@ class Ranked:
         return frozenset(found)
 
     @cached_property
+    def needs_idf(self) -> bool:
+        """Whether compiling takes the terms' frequencies even when nothing is corrected."""
+        return any(isinstance(clause, Phrase) and clause.slop for clause in _leaves(self.tree))
+
+    @cached_property
     def shown(self) -> frozenset[str]:
         """The terms that a snippet marks."""
         texts = [
@@ -103,12 +108,19 @@ def _leaves(clause: Clause) -> Iterable[Clause]:
 
 class Compiler:
     """Compiles for one partition: ``local`` is what the library counts there, ``whole`` what
-    scores shall follow; the same object twice means no correction.
+    scores shall follow. With ``corrected`` terms are boosted by what that takes; without, their
+    boosts are their plain weights.
     """
 
     def __init__(
-        self, schema: tantivy.Schema, ranked: Ranked, local: Statistics, whole: Statistics
+        self,
+        schema: tantivy.Schema,
+        ranked: Ranked,
+        local: Statistics,
+        whole: Statistics,
+        corrected: bool,
     ) -> None:
+        self._corrected = corrected
         self._schema, self._ranked = schema, ranked
         self._local, self._whole = local, whole
         self._tantivy = need("tantivy")
@@ -135,7 +147,7 @@ class Compiler:
 
     def _term(self, term: Term, weight: float) -> tantivy.Query:
         query = self._query.term_query(self._schema, term[0], term[1], "freq")
-        boost = weight * self._correction([term])
+        boost = weight * (self._correction([term]) if self._corrected else 1.0)
         return query if boost == 1.0 else self._query.boost_query(query, boost)
 
     def _correction(self, terms: list[Term]) -> float:
@@ -152,6 +164,9 @@ class Compiler:
         if len(words) == 1:
             return self._term(terms[0], clause.boost)
         made = self._query.phrase_query(self._schema, "phrase", [*words], clause.slop)
+        if clause.slop:  # how often the library finds it depends on which word is rarest here
+            worth = clause.boost * sum(map(self._whole.idf, terms))
+            return self._query.const_score_query(made, worth)
         return self._query.boost_query(made, clause.boost * self._correction(terms))
 
     def _near(self, clause: Near) -> tantivy.Query:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, overload
 
 from miaotui.errors import RequestError
@@ -128,9 +129,16 @@ def seconds(value: object) -> int | None:
         ) from error
 
 
+def order_of(name: str) -> int:
+    """Where a passage stands among equally good ones: 32 bits of a digest of its id, so that the
+    order is the same wherever it lies and favours nobody.
+    """
+    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "little")
+
+
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found. Higher scores are better; equal ones are ordered by id."""
+    """A passage that was found. Higher scores are better; equal ones are ordered by `order_of`."""
 
     passage: Document
     score: float

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from miaotui.errors import MiaotuiError, RequestError
 from miaotui.fsr.compile_query import Ranked
-from miaotui.fsr.snapshot import Found
+from miaotui.fsr.snapshot import Found, rank
 from miaotui.fsr.statistics import Statistics, total
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def gather(
     present = [part for part, share in zip(parts, shares, strict=True) if share is not None]
     lists = _ask(present, lambda part: part.search(ranked, whole, limit), pool, timeout_s, warnings)
     found = [pair for part_found in lists if part_found is not None for pair in part_found]
-    found.sort(key=lambda pair: (-pair[0], pair[1].id))
+    found.sort(key=rank)
     return Gathered(tuple(found[:limit]), whole.version, tuple(warnings))
 
 

@@ -1,32 +1,68 @@
-"""The library's account of a score, reckoned again with the mean lengths of the whole collection.
+"""The library's account of a score, reckoned again with the statistics of the whole collection.
 
-tantivy takes a field's mean length from the one index it searches and has no way to be given
-another; it does explain each score leaf by leaf, with term frequency, length and mean, which is all
-that is needed to replace the mean exactly. Owns the reading of that account. Knows nothing of
-queries. Invariant: with unchanged means the score comes out unchanged.
+tantivy takes mean lengths and frequencies from the one index it searches and has no way to be given
+others; it does explain each score leaf by leaf, with term frequency and length, which is all that
+BM25 needs besides. Owns the reading of that account. Knows nothing of queries. Invariant: the same
+passage gets the same score, to the last bit, in every partition.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
-_FIELD = re.compile(r"field=(\d+)")
+from miaotui.fsr.statistics import Statistics
+
+_TERM = re.compile(r'field=(\d+), type=Str, "(.*)"\)')
+_ESCAPE = re.compile(r"\\u\{([0-9a-f]{1,6})\}")
+_BOOST = re.compile(r"Boost x(\S+) of")
 _LEAF = "TermQuery"
 
 
-def rescored(account: str, means: Mapping[str, float], fields: tuple[str, ...]) -> float:
-    """The score that ``account`` (an explanation as JSON) explains, had the mean lengths been
-    ``means``; ``fields`` names the schema's fields in order.
-    """
-    return _value(json.loads(account), means, fields)
+class Account:
+    """Reads explanations for one collection; ``fields`` names the schema's fields in order."""
+
+    def __init__(self, whole: Statistics, fields: tuple[str, ...]) -> None:
+        self._whole, self._fields = whole, fields
+
+    def score(self, explanation: str) -> float:
+        """The score that an explanation (JSON) of a query with plain weights accounts for."""
+        return self._value(json.loads(explanation))
+
+    def _value(self, node: dict[str, Any]) -> float:
+        about, details = node["description"], node.get("details", ())
+        if about.startswith(_LEAF):
+            return self._leaf(node)
+        boost = _BOOST.match(about)
+        if boost and details:
+            return float(boost[1]) * self._value(details[0])
+        if "sum of" in about:
+            return sum(map(self._value, details))
+        if about.startswith("Phrase") and details:
+            return self._value(details[0])
+        return float(node["value"])  # constants: filters, near words
+
+    def _leaf(self, leaf: dict[str, Any]) -> float:
+        """BM25 of a term; a phrase, the only leaf that names no term, keeps the library's idf,
+        which its boost has corrected.
+        """
+        numbers = _numbers(leaf)
+        count, k1, b, length = (numbers[name] for name in ("freq", "k1", "b", "dl"))
+        match = _TERM.search(" ".join(leaf.get("context", ())))
+        name = self._fields[int(match[1])] if match else "phrase"
+        mean = self._whole.mean_length(name) or numbers["avgdl"]
+        share = count / (count + k1 * (1 - b + b * length / mean))
+        if match is None:
+            here = count / (count + k1 * (1 - b + b * length / numbers["avgdl"]))
+            return float(leaf["value"]) * share / here
+        term = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), match[2])
+        return self._whole.idf((name, term)) * (k1 + 1) * share
 
 
-def mean_length(account: str) -> float:
+def mean_length(explanation: str) -> float:
     """The mean length that the first leaf of an explanation was reckoned with; 0: no leaf."""
-    nodes = [json.loads(account)]
+    nodes = [json.loads(explanation)]
     while nodes:
         node = nodes.pop()
         if node["description"].startswith(_LEAF):
@@ -35,34 +71,10 @@ def mean_length(account: str) -> float:
     return 0.0
 
 
-def _value(node: dict[str, Any], means: Mapping[str, float], fields: tuple[str, ...]) -> float:
-    about, score = node["description"], float(node["value"])
-    details = node.get("details", ())
-    if about.startswith(_LEAF):
-        return score * _ratio(node, means, fields)
-    if about.startswith("Boost") and details:
-        inner = float(details[0]["value"])
-        return score * _value(details[0], means, fields) / inner if inner else 0.0
-    if "sum of" in about:
-        return sum(_value(detail, means, fields) for detail in details)
-    if about.startswith("Phrase") and details:
-        return _value(details[0], means, fields)
-    return score  # constants: filters, near words
-
-
-def _ratio(leaf: dict[str, Any], means: Mapping[str, float], fields: tuple[str, ...]) -> float:
-    """How much larger the leaf is with the new mean; phrases are the only leaves without a term."""
-    match = _FIELD.search(" ".join(leaf.get("context", ())))
-    mean = means.get(fields[int(match[1])] if match else "phrase", 0.0)
-    numbers = _numbers(leaf)
-    frequency, k1, b, length = (numbers[name] for name in ("freq", "k1", "b", "dl"))
-    if not mean or not numbers["avgdl"]:
-        return 1.0
-    here = frequency + k1 * (1 - b + b * length / numbers["avgdl"])
-    there = frequency + k1 * (1 - b + b * length / mean)
-    return float(here / there)
-
-
 def _numbers(leaf: dict[str, Any]) -> dict[str, float]:
+    """Frequency, length and parameters; decimals as they were before single precision."""
     share = next(part for part in leaf["details"] if part["description"].startswith("freq /"))
-    return {part["description"].split(",")[0]: float(part["value"]) for part in share["details"]}
+    return {
+        part["description"].split(",")[0]: round(float(part["value"]), 6)
+        for part in share["details"]
+    }

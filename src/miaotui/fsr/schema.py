@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from miaotui.fsr.analysis import Analyzer
-from miaotui.fsr.document import Document
+from miaotui.fsr.document import Document, order_of
 from miaotui.fsr.extras import need
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def build() -> tantivy.Schema:
     builder.add_integer_field("time", indexed=True, fast=True)
     for name in LENGTHS.values():
         builder.add_unsigned_field(name, fast=True)
+    builder.add_unsigned_field("order", fast=True)
     builder.add_bytes_field("record", stored=True)
     return builder.build()
 
@@ -70,6 +71,7 @@ class Row:
                 made.add_text("phrase", " ".join(words))
         made.add_unsigned(LENGTHS["phrase"], sum(map(len, self.phrase)))
         _add_filters(made, self)
+        made.add_unsigned("order", order_of(self.id))
         made.add_bytes("record", self.record)
         return made
 

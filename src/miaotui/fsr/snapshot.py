@@ -9,16 +9,17 @@ Invariant: the result depends on passages and statistics, not on segments or par
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from miaotui.errors import RequestError
 from miaotui.fsr.compile_query import Compiler, Ranked
-from miaotui.fsr.document import Document
+from miaotui.fsr.document import Document, order_of
 from miaotui.fsr.extras import need
-from miaotui.fsr.rescore import mean_length, rescored
+from miaotui.fsr.rescore import Account, mean_length
 from miaotui.fsr.schema import LENGTHS
 from miaotui.fsr.statistics import Statistics, Term
 
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 
 _SPARE = 6  # candidates beyond those asked for: ties, and means that differ a little
 _MOST = 4_096  # candidates looked at when very many passages score alike
-_SAME = 1e-6  # relative difference of means that single precision does not show
+_CLOSE = 256  # of those, reckoned again when single precision does not tell them apart
+_SAME = 2e-6  # relative difference that single precision may not show
 _CACHED_FREQUENCIES = 200_000
 FIELDS = (
     *("key", "title", "body", "phrase", "source", "language", "tags", "time"),
     *LENGTHS.values(),
+    "order",
     "record",
 )
 
@@ -93,72 +96,80 @@ class Snapshot:
     def _search(self, ranked: Ranked, whole: Statistics | None, limit: int) -> list[Found]:
         if not self.documents:
             return []
-        needs_whole = whole is not None or self._with_deleted != self.documents
-        if whole is None and needs_whole:
-            whole = self.statistics(ranked)
+        alone = whole is None and self._with_deleted == self.documents
         if whole is None:
-            whole = Statistics(self.documents, self.tokens)
-            local = whole
+            known = not alone or ranked.needs_idf
+            whole = self.statistics(ranked) if known else Statistics(self.documents, self.tokens)
+        local = whole if alone else self._local(ranked.terms)
+        compiled = partial(Compiler, self._schema, ranked, local, whole)
+        query = compiled(corrected=not alone).query()
+        scale = self._scale(ranked, whole)
+        exactly = _Exactly(self, ranked, whole, lambda: compiled(corrected=False).query())
+        if alone and scale is None:
+            chosen = self._as_ranked(query, limit, exactly)
         else:
-            local = self._local(ranked.terms)
-        query = Compiler(self._schema, ranked, local, whole).query()
-        means = self._corrected_means(ranked, whole)
-        exact = means is None
-        chosen = self._untied(query, limit) if exact else self._rescored(query, limit, means or {})
-        found = [(one.score, self._document(one.address)) for one in chosen]
-        found.sort(key=lambda pair: (-pair[0], pair[1].id))
-        return found[:limit]
+            chosen = self._rescored(query, limit, scale or 1.0, exactly)
+        return self._best(chosen, limit)
 
-    def _untied(self, query: tantivy.Query, limit: int) -> list[_Candidate]:
-        """The library's ranking, long enough that the last score is not tied with the k-th."""
+    def _as_ranked(self, query: tantivy.Query, limit: int, exactly: _Exactly) -> list[_Candidate]:
+        """The library's ranking, long enough that the last score is not tied with the k-th; scores
+        that single precision does not tell apart are reckoned again.
+        """
         count = limit + _SPARE
         while True:
             hits = self._searcher.search(query, count, count=False).hits
-            scores = [_rounded(score) for score, _ in hits]
-            if len(hits) < count or scores[-1] < scores[limit - 1] or count >= _MOST:
+            if len(hits) < count or count >= _MOST:
+                break
+            if hits[-1][0] < hits[limit - 1][0] * (1 - _SAME):
                 break
             count *= 4
-        least = scores[min(limit, len(scores)) - 1] if scores else 0.0
-        kept = zip(scores, hits, strict=True)
-        return [_Candidate(score, hit[1]) for score, hit in kept if score >= least]
+        scores = [score for score, _ in hits]
+        for first, last in pairwise(scores):
+            if last < first <= last * (1 + _SAME):
+                return [_Candidate(exactly(address), address) for _, address in hits[:_CLOSE]]
+        return [_Candidate(score, address) for score, address in hits]
 
     def _rescored(
-        self, query: tantivy.Query, limit: int, means: dict[str, float]
+        self, query: tantivy.Query, limit: int, scale: float, exactly: _Exactly
     ) -> list[_Candidate]:
-        """Candidates with exact scores, enough that nothing unseen can be among the best."""
-        most = max([1.0, *(means[name] / self._means[name] for name in means)])
+        """Candidates with exact scores, enough that nothing unseen can be among the best: an
+        unseen score is at most the library's last one times ``scale``.
+        """
         count, known = limit + _SPARE, list[_Candidate]()
         while True:
             hits = self._searcher.search(query, count, count=False).hits
-            known += [
-                _Candidate(_rounded(self._exact(query, address, means)), address)
-                for _, address in hits[len(known) :]
-            ]
-            scores = sorted((one.score for one in known), reverse=True)
+            new = hits[len(known) :]
+            known += [_Candidate(exactly(address), address) for _, address in new]
             if len(hits) < count or count >= _MOST:
-                break
-            if scores[limit - 1] > _rounded(hits[-1][0] * most * (1 + _SAME)):
-                break
+                return known
+            kth = sorted((one.score for one in known), reverse=True)[limit - 1]
+            if kth > hits[-1][0] * scale * (1 + _SAME):
+                return known
             count *= 2
-        least = scores[min(limit, len(scores)) - 1] if scores else 0.0
-        return [one for one in known if one.score >= least]
 
-    def _exact(
-        self, query: tantivy.Query, address: tantivy.DocAddress, means: dict[str, float]
-    ) -> float:
-        return rescored(query.explain(self._searcher, address).to_json(), means, FIELDS)
+    def _best(self, candidates: list[_Candidate], limit: int) -> list[Found]:
+        """The best of the candidates, equal ones in their fixed order."""
+        addresses = [one.address for one in candidates]
+        orders = self._searcher.fast_field_values("order", addresses) if addresses else []
+        rows = sorted(
+            zip(candidates, orders, strict=True), key=lambda row: (-row[0].score, row[1] or 0)
+        )
+        found = [(one.score, self._document(one.address)) for one, _ in rows[:limit]]
+        return sorted(found, key=rank)
 
-    def _corrected_means(self, ranked: Ranked, whole: Statistics) -> dict[str, float] | None:
-        """The mean lengths scores must follow, or None when they are the library's own."""
-        means, differ = dict[str, float](), False
-        for name, term in sorted(ranked.terms):
-            if name in means or not self._library_frequency((name, term)):
+    def _scale(self, ranked: Ranked, whole: Statistics) -> float | None:
+        """By how much at most a score grows when the whole's mean lengths replace the library's;
+        None when they are the same.
+        """
+        most, differ = 1.0, False
+        for name in {name for name, _ in ranked.terms}:
+            mean = self._means.get(name) or self._library_mean(name, ranked.terms)
+            if not mean:  # no term is in this field here
                 continue
-            if name not in self._means:
-                self._means[name] = self._library_mean((name, term))
-            means[name] = whole.mean_length(name)
-            differ |= abs(means[name] - self._means[name]) > _SAME * self._means[name]
-        return means if differ else None
+            self._means[name] = mean
+            ratio = whole.mean_length(name) / mean
+            most, differ = max(most, ratio), differ or abs(ratio - 1) > _SAME
+        return most if differ else None
 
     def _local(self, terms: Iterable[Term]) -> Statistics:
         """What the library counts here, deleted passages and all."""
@@ -168,12 +179,17 @@ class Snapshot:
     def _library_frequency(self, term: Term) -> int:
         return self._searcher.doc_freq(*term)
 
-    def _library_mean(self, term: Term) -> float:
-        query = need("tantivy").Query.term_query(self._schema, *term, "freq")
-        hits = self._searcher.search(query, 1, count=False).hits
-        if not hits:
-            return 1.0
-        return mean_length(query.explain(self._searcher, hits[0][1]).to_json())
+    def _library_mean(self, name: str, terms: Iterable[Term]) -> float:
+        """The mean length of a field by the library's reckoning; 0 while none of ``terms`` is in
+        it here.
+        """
+        for term in terms:
+            if term[0] == name and self._library_frequency(term):
+                query = need("tantivy").Query.term_query(self._schema, *term, "freq")
+                hits = self._searcher.search(query, 1, count=False).hits
+                if hits:
+                    return mean_length(self.explain(query, hits[0][1]))
+        return 0.0
 
     def _frequency(self, term: Term) -> int:
         """Live passages with the term; counted one by one only where some are deleted."""
@@ -187,6 +203,10 @@ class Snapshot:
             self._frequencies[term] = count
         return count
 
+    def explain(self, query: tantivy.Query, address: tantivy.DocAddress) -> str:
+        """The library's account of a score, as JSON."""
+        return query.explain(self._searcher, address).to_json()
+
     def _matches(self, term: Term) -> int:
         query = need("tantivy").Query.term_query(self._schema, *term, "basic")
         answer = self._searcher.search(query, 1, count=True)
@@ -196,6 +216,31 @@ class Snapshot:
         return Document.restored(self._searcher.doc(address)["record"][0])
 
 
-def _rounded(score: float) -> float:
-    """Six digits: what different orders of adding up in single precision agree on."""
-    return float(f"{score:.6g}")
+class _Exactly:
+    """Scores reckoned in double precision from the library's account of them."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        ranked: Ranked,
+        whole: Statistics,
+        plain: Callable[[], tantivy.Query],
+    ) -> None:
+        self._snapshot, self._make = snapshot, plain
+        self._ranked, self._whole = ranked, whole
+        self._ready: tuple[tantivy.Query, Account] | None = None
+
+    def __call__(self, address: tantivy.DocAddress) -> float:
+        if self._ready is None:
+            whole = self._whole
+            if not whole.frequencies:
+                whole = self._snapshot.statistics(self._ranked)
+            self._ready = self._make(), Account(whole, FIELDS)
+        query, account = self._ready
+        return account.score(self._snapshot.explain(query, address))
+
+
+def rank(found: Found) -> tuple[float, int, str]:
+    """The key by which passages are ordered, everywhere."""
+    score, passage = found
+    return -score, order_of(passage.id), passage.id
