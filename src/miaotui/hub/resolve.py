@@ -142,7 +142,7 @@ def _looks_local(text: str) -> bool:
 
 
 def _local(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     try:
         if text and os.path.isdir(path):
             return _in_folder(path)
