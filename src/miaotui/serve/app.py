@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Lifespan
 
 from miaotui.errors import MiaotuiError
-from miaotui.serve import chat
+from miaotui.serve import chat, completions, listings
 from miaotui.serve.arrival import Arrivals
 from miaotui.serve.errors import ApiError, from_error
 from miaotui.serve.hosting import Hosted
@@ -26,7 +26,11 @@ from miaotui.serve.routing import Endpoint
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.state import ServeState, arrival_of
 
-ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (chat.routes,)
+ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
+    chat.routes,
+    completions.routes,
+    listings.routes,
+)
 
 
 def create_app(

@@ -66,8 +66,9 @@ class ApiError(Exception):
 def json_response(
     value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """``value`` as JSON; characters beyond ASCII are escaped, so that any text can be sent."""
-    body = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """``value`` as JSON in UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    body = text.encode("utf-8", "replace")  # an error may quote half a character
     return Response(body, status, dict(headers or {}), media_type="application/json")
 
 

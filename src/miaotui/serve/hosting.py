@@ -12,13 +12,14 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from importlib.metadata import version
 
-from miaotui import __version__
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Asked, Request
 from miaotui.errors import OverloadedError, RefusedError
+from miaotui.fsr.drafts import suffix_speculation
 from miaotui.serve.watch import NOBODY, Watch
 from miaotui.types import Completion, Delta, SamplingParams
 
@@ -35,7 +36,9 @@ class _Reader:
 class Hosted:
     """A model that serves many at once. Made and used in one running event loop."""
 
-    def __init__(self, name: str, loaded: Loaded, watch: Watch = NOBODY) -> None:
+    def __init__(
+        self, name: str, loaded: Loaded, watch: Watch = NOBODY, speculate: bool = True
+    ) -> None:
         self.name, self.loaded, self.watch = name, loaded, watch
         self.created_s = int(time.time())
         self.tokenizer, self.template = loaded.tokenizer, loaded.template
@@ -43,7 +46,9 @@ class Hosted:
         self.fingerprint = _fingerprint(name, loaded)
         self._event_loop = asyncio.get_running_loop()
         self._readers: dict[int, _Reader] = {}
-        self.loop = EngineLoop(Engine(loaded.parts, loaded.tokenizer), self._on_news)
+        self.speculation = suffix_speculation() if speculate else None
+        engine = Engine(loaded.parts, loaded.tokenizer, self.speculation)
+        self.loop = EngineLoop(engine, self._on_news)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, asked: Asked) -> Request:
         """A request on its way, to be read with `pieces`. Raises what `EngineLoop.submit` raises."""
@@ -175,7 +180,7 @@ class _Ticking:
 
 def _fingerprint(name: str, loaded: Loaded) -> str:
     """Equal fingerprints, seeds and parameters give equal answers."""
-    words = (__version__, name, loaded.path.name, repr(loaded.config))
+    words = (version("miaotui"), name, loaded.path.name, repr(loaded.config))
     return "fp_" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
 

@@ -96,9 +96,14 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
             task.exception()  # seen: nobody is told twice
 
 
+def json_text(value: Any) -> str:
+    """``value`` as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def event(value: Any) -> str:
     """One event of JSON data."""
-    return f"data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n"
+    return f"data: {json_text(value)}\n\n"
 
 
 def error_event(error: ApiError) -> str:
@@ -112,4 +117,6 @@ async def _departure(receive: Receive) -> None:
 
 
 async def _write(send: Send, text: str) -> None:
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+    await send(
+        {"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": True}
+    )

@@ -1,0 +1,105 @@
+"""``POST /v1/completions``: texts or token ids in, what follows them out, whole or as it comes.
+
+Owns OpenAI's text shapes of an answer. Knows nothing of conversations. Invariant: the pieces of a
+streamed answer, joined, are the whole answer; with ``echo`` both begin with the prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.engine.request import Request
+from miaotui.serve.asking import Asking, deadline_of
+from miaotui.serve.completion_events import TextWriter, identity
+from miaotui.serve.errors import bad_value, json_response
+from miaotui.serve.events import respond, wants_usage
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.json_body import ignored_fields, read_body
+from miaotui.serve.logprobs import text_logprobs
+from miaotui.serve.params import check_choices, params_for
+from miaotui.serve.prompts import run, text_tokens
+from miaotui.serve.report import deadline_report, usage
+from miaotui.serve.routing import Endpoint
+from miaotui.serve.state import arrival_of, state_of
+from miaotui.serve.wire.completions import CompletionRequest, TextCompletion
+from miaotui.types import Completion
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+def routes() -> list[Endpoint]:
+    """The route of this module."""
+    return [
+        Endpoint(
+            "/v1/completions",
+            "POST",
+            create,
+            "Continue texts",
+            body=CompletionRequest,
+            answer=TextCompletion,
+            chunk=TextCompletion,
+        )
+    ]
+
+
+async def create(http: HttpRequest) -> Response:
+    """Answer one request."""
+    body = read_body(arrival_of(http).body, CompletionRequest)
+    _check(body)
+    hosted = state_of(http).hosted(body.model)
+    params = params_for(body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
+    deadline = deadline_of(http, body)
+    check_choices(body.prompt, len(params))
+    prompts = [await _tokens(hosted, prompt) for prompt in body.prompt]
+    asking = Asking(http, hosted, prompts, params, deadline)
+    echoes = [await _text(hosted, prompt) if body.echo else "" for prompt in body.prompt]
+    headers = ignored_fields(body)
+    if not body.stream:
+        requests = asking.submit()
+        completions = await asking.whole(requests)
+        return json_response(_answer(asking, requests, completions, echoes), headers=headers)
+    include_usage = wants_usage(body)
+    return respond(asking, TextWriter(asking, echoes, include_usage), include_usage, headers)
+
+
+def _check(body: CompletionRequest) -> None:
+    if body.suffix:
+        raise bad_value("suffix", "filling in before a suffix is not supported: leave it out")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise bad_value("best_of", "must equal n, or be left out: every answer is returned")
+    if body.echo and body.logprobs is not None:
+        raise bad_value("logprobs", "are not given for the prompt's tokens: leave out echo")
+
+
+async def _tokens(hosted: Hosted, prompt: str | list[int]) -> list[int]:
+    return await text_tokens(hosted, prompt) if isinstance(prompt, str) else prompt
+
+
+async def _text(hosted: Hosted, prompt: str | list[int]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return await run(len(prompt), lambda: hosted.tokenizer.decode(prompt, skip_special=False))
+
+
+def _answer(
+    asking: Asking, requests: list[Request], completions: list[Completion], echoes: list[str]
+) -> dict[str, Any]:
+    tokenizer, with_logprobs = asking.hosted.tokenizer, asking.params[0].logprobs is not None
+    choices = [
+        {
+            "index": index,
+            "text": echoes[index // asking.n] + whole.text,
+            "logprobs": text_logprobs(tokenizer, whole.logprobs, 0)[0] if with_logprobs else None,
+            "finish_reason": whole.finish_reason,
+        }
+        for index, whole in enumerate(completions)
+    ]
+    return {
+        **identity(asking),
+        "choices": choices,
+        "usage": usage(completions, asking.n),
+        "deadline": deadline_report(requests, asking.arrived_s),
+    }
