@@ -351,7 +351,7 @@ def test_a_stream_is_the_completion_in_pieces(llm: LLM) -> None:
     params = {"max_tokens": 25, "temperature": 1.0, "seed": 2, "ignore_eos": True}
     whole = llm.generate("Go", **params)
     deltas = list(llm.stream("Go", **params))
-    assert len(deltas) >= 20
+    assert len(deltas) > 2  # a step may bring several tokens
     assert "".join(delta.text for delta in deltas) == whole.text
     assert sum((delta.token_ids for delta in deltas), ()) == whole.token_ids
     assert [delta.completion for delta in deltas[:-1]] == [None] * (len(deltas) - 1)

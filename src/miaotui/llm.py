@@ -23,6 +23,7 @@ from miaotui.engine.build import EngineOptions, Progress
 from miaotui.engine.driver import Driver
 from miaotui.engine.loaded import load_model
 from miaotui.errors import PromptTooLongError, RequestError
+from miaotui.fsr.drafts import suffix_speculation
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.formats import Format
 from miaotui.model.workspace import KvPages
@@ -42,6 +43,7 @@ def load(
     threads: int | None = None,
     kv: str = "f16",
     context: int | None = None,
+    speculate: bool = True,
     progress: Progress | None = None,
     **options: Any,
 ) -> LLM:
@@ -49,13 +51,14 @@ def load(
     id.
 
     ``format`` (``q4``, ``q8``) packs weights that are stored as floats; ``kv`` (``f16``, ``int8``)
-    stores keys and values; ``context`` bounds prompt plus answer in tokens. Further options are
-    those of `EngineOptions`. Raises a `MiaotuiError`.
+    stores keys and values; ``context`` bounds prompt plus answer in tokens. ``speculate`` tries
+    several likely tokens in one pass where that is faster; answers are the same bytes with and
+    without. Further options are those of `EngineOptions`. Raises a `MiaotuiError`.
     """
     chosen = _options(format=format, threads=threads, kv=kv, context=context, **options)
     settings = Settings.from_env()
     path = resolve(model, progress=progress, settings=settings)
-    return LLM(path, chosen, settings, progress)
+    return LLM(path, chosen, settings, progress, speculate)
 
 
 class LLM:
@@ -67,13 +70,15 @@ class LLM:
         options: EngineOptions,
         settings: Settings,
         progress: Progress | None = None,
+        speculate: bool = True,
     ) -> None:
         loaded = load_model(path, options, settings, progress)
         self.config, self.tokenizer = loaded.config, loaded.tokenizer
         self.template = loaded.template
         self.context = loaded.parts.context
         self.kv = options.kv
-        self._driver = Driver(loaded.parts, self.tokenizer)
+        speculation = suffix_speculation(progress) if speculate else None
+        self._driver = Driver(loaded.parts, self.tokenizer, speculation)
 
     # answers --------------------------------------------------------------------------------------
 

@@ -54,7 +54,12 @@ def load(model: str, parsed: argparse.Namespace) -> LLM:
 
     with Progress() as progress:
         return miaotui.load(
-            model, format=parsed.format, threads=parsed.threads, kv=parsed.kv, progress=progress
+            model,
+            format=parsed.format,
+            threads=parsed.threads,
+            kv=parsed.kv,
+            speculate=parsed.speculate,
+            progress=progress,
         )
 
 

@@ -204,6 +204,12 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
         help="how keys and values are kept (default: f16)",
     )
     group.add_argument(
+        "--no-speculate",
+        action="store_false",
+        dest="speculate",
+        help="one token in each pass: slower, the same answer",
+    )
+    group.add_argument(
         "--threads", type=_positive, metavar="N", help="default: one per usable physical core"
     )
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from miaotui.engine.build import Built
 from miaotui.engine.engine import Engine
+from miaotui.engine.interrupts import Unbroken
 from miaotui.engine.request import Request
+from miaotui.engine.speculation import Speculation
 from miaotui.engine.turns import Turns
 from miaotui.errors import EngineError
 from miaotui.text.tokenizer import Tokenizer
@@ -32,8 +34,10 @@ class Opened:
 class Driver:
     """`answers` and `pieces` may be called from any thread, at once."""
 
-    def __init__(self, parts: Built, tokenizer: Tokenizer) -> None:
-        self._opened: Opened | None = Opened(parts, Engine(parts, tokenizer))
+    def __init__(
+        self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None
+    ) -> None:
+        self._opened: Opened | None = Opened(parts, Engine(parts, tokenizer, speculation))
         self._turns = Turns()
         self._left: deque[Request] = deque()  # nobody waits for them any more
 
@@ -83,13 +87,13 @@ class Driver:
     @contextmanager
     def turn(self) -> Iterator[Opened]:
         """The parts, for this thread alone. Raises `EngineError` when the model is closed."""
-        with self._turns:
+        with self._turns, Unbroken():
             yield self.opened
         self._sweep()
 
     def close(self) -> None:
         """Cancel every request and drop the parts. Closing twice does nothing."""
-        with self._turns:
+        with self._turns, Unbroken():
             if self._opened is not None:
                 opened, self._opened = self._opened, None
                 opened.engine.cancel_all()
@@ -101,7 +105,7 @@ class Driver:
 
     def _advance(self, request: Request) -> None:
         """One step of the engine, unless others' steps have ended the request meanwhile."""
-        with self._turns:
+        with self._turns, Unbroken():
             if not request.is_over and not self.opened.engine.step():
                 raise EngineError(
                     f"request {request.number} is neither running nor over: please report this"
@@ -120,9 +124,10 @@ class Driver:
     def _sweep(self) -> None:
         while self._left and self._turns.try_take():
             try:
-                while self._left:
-                    request = self._left.popleft()
-                    if self._opened is not None:
-                        self._opened.engine.cancel(request)
+                with Unbroken():
+                    while self._left:
+                        request = self._left.popleft()
+                        if self._opened is not None:
+                            self._opened.engine.cancel(request)
             finally:
                 self._turns.give()

@@ -8,6 +8,7 @@ beside it.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,9 +18,10 @@ from miaotui.engine.build import Built
 from miaotui.engine.constraint import Constraint, check_endings
 from miaotui.engine.request import Request
 from miaotui.engine.sampler import SequenceSampler, end_ids
+from miaotui.engine.speculation import Speculation
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
-from miaotui.schedule.plan import Chunk, Plan
+from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.text.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
@@ -33,8 +35,10 @@ class Engine:
     `submit`, then `step` until nothing is left; `cancel` at any time between.
     """
 
-    def __init__(self, parts: Built, tokenizer: Tokenizer) -> None:
-        self.parts = parts
+    def __init__(
+        self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None
+    ) -> None:
+        self.parts, self.speculation = parts, speculation
         self.runner, self.scheduler, self.tokenizer = parts.runner, parts.scheduler, tokenizer
         self.context = parts.context
         self._draft_rows = parts.draft_rows
@@ -42,6 +46,7 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
+        self.limits = NO_LIMITS  # of the next steps
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0) -> Request:
         """Queue a request: `prepare`, then `enter`."""
@@ -76,8 +81,10 @@ class Engine:
     def enter(self, request: Request) -> None:
         """Queue a prepared request. Raises what `Scheduler.add` raises."""
         limit = request.ending.max_tokens
-        self.scheduler.add(request.number, request.prompt, limit, request.namespace)
+        self.scheduler.add(request.number, request.prompt, limit, request.namespace, request.due)
         self._requests[request.number] = request
+        if self.speculation is not None:
+            self.speculation.enter(request)
 
     def _check(self, prompt: Sequence[int]) -> None:
         if not prompt:
@@ -98,10 +105,14 @@ class Engine:
     def step(self, drafts: Drafts | None = None) -> bool:
         """Advance every running request by one pass; False when there was nothing to do.
 
-        ``drafts`` proposes next tokens by request number; they change speed, never an answer. A
-        fault in the pass fails the requests it touched, with the reason, and leaves the others.
+        ``drafts`` proposes next tokens by request number, instead of what ``speculation`` would;
+        they change speed, never an answer. A fault in the pass fails the requests it touched, with
+        the reason, and leaves the others.
         """
-        plan = self.scheduler.plan(self._affordable(drafts) if drafts else {})
+        started_s = time.perf_counter()
+        if drafts is None and self.speculation is not None:
+            drafts = self.speculation.propose(self.latest.prompt_rows)
+        plan = self.scheduler.plan(self._affordable(drafts) if drafts else {}, self.limits)
         self.latest = plan
         if not plan.chunks:
             return False
@@ -110,7 +121,10 @@ class Engine:
         except Exception as error:
             self._fail(plan, error)
             return True
-        self.scheduler.commit(plan, self._choose(plan, logits))
+        chosen = self._choose(plan, logits)
+        self.scheduler.commit(plan, chosen)
+        if self.speculation is not None:
+            self.speculation.note(plan, chosen, time.perf_counter() - started_s)
         for chunk in plan.chunks:
             self._retire(chunk.sequence)
         return True
@@ -156,7 +170,11 @@ class Engine:
         request = self._requests.get(number)
         if request is not None and request.is_over:
             self.scheduler.cancel(number)
-            del self._requests[number]
+            self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        if self._requests.pop(request.number, None) is not None and self.speculation is not None:
+            self.speculation.leave(request)
 
     def _fail(self, plan: Plan, error: Exception) -> None:
         for chunk in plan.chunks:
@@ -165,17 +183,18 @@ class Engine:
 
     def _drop(self, request: Request, error: MiaotuiError) -> None:
         self.scheduler.cancel(request.number)
-        self._requests.pop(request.number, None)
         request.end("failed", error)
+        self._forget(request)
 
     def cancel(self, request: Request) -> None:
         """End a request now; its pages are free when this returns.
 
         Nothing happens if it has ended.
         """
-        if self._requests.pop(request.number, None) is not None:
+        if request.number in self._requests:
             self.scheduler.cancel(request.number)
             request.end("cancelled")
+            self._forget(request)
 
     def cancel_all(self) -> None:
         """End every request now."""
@@ -184,7 +203,8 @@ class Engine:
 
     def reset(self) -> None:
         """Begin anew after a fault: no requests, empty pages. Raises if a pass cannot be run."""
-        self._requests.clear()
+        for request in list(self._requests.values()):
+            self._forget(request)
         self.latest = Plan(())
         self.scheduler = Scheduler(self.scheduler.config)
         self.runner.run([Chunk(-1, 0, (0,), tuple(self.parts.spare_pages[:1]), 1)])

@@ -15,16 +15,17 @@ from collections.abc import Callable, Sequence
 from miaotui.engine.calibrate import calibrate
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Asked, Request
+from miaotui.engine.steering import Steering, order_of
 from miaotui.errors import EngineError, MiaotuiError, OverloadedError
-from miaotui.schedule.admission import Admission, Limits, Wish
+from miaotui.schedule.admission import Admission, Limits
 from miaotui.schedule.capacity import Capacity, capacity
-from miaotui.schedule.cost import CostModel, Shape
+from miaotui.schedule.cost import CostModel
+from miaotui.schedule.entry import Wish
 from miaotui.schedule.forecast import Policy
 from miaotui.types import SamplingParams
 
 News = Callable[[Sequence[Request]], None]
 _NOTHING_ASKED = Asked()
-CHUNK_S = 0.06  # a step that reads prompts takes about so long, that answers flow beside it
 RESTARTS = (0.0, 0.1, 0.5, 1.0)  # seconds before each attempt to run again after a fault
 
 
@@ -46,16 +47,16 @@ class EngineLoop:
         self.engine = engine
         self.healthy = True
         self.cost = cost or CostModel(calibrate(engine.parts))
-        self.policy = self._first_policy()
+        config = engine.scheduler.config
+        self.policy = Policy(config.max_sequences, config.chunk_size)
         self.admission = Admission(self.cost, self.policy, limits)
+        self._steering = Steering(engine, self.cost, self.admission, time.perf_counter)
         self._on_news = on_news
         self._coming: deque[Request] = deque()
         self._leaving: deque[Request] = deque()
         self._active: dict[int, Request] = {}
         self._wake = threading.Event()
         self._stopping = False
-        self._step_s = 0.0  # what the next step is foreseen to take
-        self._free_s: float | None = None  # since when the thread could have begun this step
         self._thread = threading.Thread(target=self._run, name="miaotui-engine", daemon=True)
         self._thread.start()
 
@@ -72,7 +73,7 @@ class EngineLoop:
         if not self.healthy:
             raise OverloadedError("the engine is restarting after a fault: ask again", 1.0)
         request = self.engine.prepare(prompt, params, asked.namespace, asked.constraint)
-        request.deadline = asked.deadline
+        request.deadline, request.passages = asked.deadline, asked.passages
         if asked.arrived_s is not None:
             request.arrived_s = asked.arrived_s
         self._promise(request, params)
@@ -95,10 +96,6 @@ class EngineLoop:
         self._wake.set()
         self._thread.join()
 
-    def _first_policy(self) -> Policy:
-        config = self.engine.scheduler.config
-        return Policy(config.max_sequences, min(config.chunk_size, 128))
-
     def _promise(self, request: Request, params: SamplingParams) -> None:
         stored = self.engine.scheduler.stored_tokens(request.prompt, request.namespace)
         wish = Wish(
@@ -113,6 +110,8 @@ class EngineLoop:
         admitted = self.admission.admit(wish, time.perf_counter())
         request.predicted_ms, request.shortened = admitted.predicted_ms, admitted.shortened
         request.ending.max_tokens = admitted.limit
+        if admitted.promised:
+            request.due = order_of(admitted.order_s)
         request.on_settled = self.admission.settle
 
     # the engine's thread -------------------------------------------------------------------------
@@ -122,7 +121,7 @@ class EngineLoop:
             self._wake.clear()
             self._take_in()
             if not self._step():
-                self._free_s = None
+                self._steering.rest()
                 self._wake.wait()
         self._take_in()
         self.engine.cancel_all()
@@ -130,9 +129,8 @@ class EngineLoop:
 
     def _step(self) -> bool:
         """One step, and its news; False when there was nothing to do."""
-        start_s = time.perf_counter()
         if self._active:
-            self.admission.begin_step(start_s, self._step_s, self.policy)
+            self._steering.begin(self._active)
         try:
             busy = self.engine.step()
         except Exception as error:
@@ -140,29 +138,9 @@ class EngineLoop:
             busy = True
         else:
             if busy:
-                self._learn(start_s if self._free_s is None else self._free_s)
+                self._steering.learn(self._active)
         self._tell()
         return busy
-
-    def _learn(self, since_s: float) -> None:
-        """Note what the step took and what it brought; news and arrivals before it count in."""
-        chunks = self.engine.latest.chunks
-        now_s = time.perf_counter()
-        self._free_s = now_s
-        shape = Shape.of(chunks)
-        self.cost.observe(shape, now_s - since_s)
-        self._step_s = self.cost.seconds(shape.rows, shape.logits, shape.attended)
-        progress = []
-        for chunk in chunks:
-            request = self._active.get(chunk.sequence)
-            if request is not None and not request.is_over:
-                computed, known = self.engine.scheduler.progress(chunk.sequence)
-                answered = len(request.token_ids)
-                left = known - computed
-                progress.append(
-                    (chunk.sequence, left if left > 1 or not answered else 0, computed, answered)
-                )
-        self.admission.update(progress, now_s)
 
     def _take_in(self) -> None:
         while self._coming:
@@ -185,7 +163,7 @@ class EngineLoop:
 
     def _forget(self, request: Request) -> None:
         del self._active[request.number]
-        self.admission.leave(request.number)
+        self.admission.leave(request.number, failed=request.finish_reason == "failed")
         if request.finish_reason == "stop":
             self.admission.lengths.note(len(request.token_ids))
 

@@ -42,6 +42,7 @@ class Asked:
     constraint: Constraint | None = None
     deadline: Deadline | None = None
     arrived_s: float | None = None
+    passages: Sequence[Sequence[int]] = ()  # token ids of texts that the answer may quote
 
 
 class Request:
@@ -75,8 +76,10 @@ class Request:
         self._first_s = self._last_s = self._over_s = self._submitted_s
         self.arrived_s = self._submitted_s
         self.deadline: Deadline | None = None
+        self.due: int | None = None  # the order in which promised requests are served
         self.predicted_ms = 0.0
         self.shortened = False
+        self.passages: Sequence[Sequence[int]] = ()
         self.on_settled: Callable[[Promise], None] | None = None
         self._handed_s: float | None = None  # when the whole answer was read
 
@@ -140,6 +143,12 @@ class Request:
         self._unread.append((text, token_id, logprobs))
         if text:
             self._text.append(text)
+
+    def shorten(self, max_tokens: int) -> None:
+        """End after so many tokens at the latest, so that it is in time; at least one comes."""
+        least = len(self._token_ids) + 1
+        self.ending.max_tokens = max(least, min(max_tokens, self.ending.max_tokens))
+        self.shortened = True
 
     def end(self, reason: FinishReason, error: MiaotuiError | None = None) -> None:
         """End it from outside: cancelled, or failed with ``error``."""

@@ -68,6 +68,11 @@ class SequenceSampler:
             top_k = params.top_k if params.top_k < vocab_size else 0
             self._shape = Shape.of(params.temperature, top_k, params.top_p, params.min_p)
 
+    @property
+    def temperature(self) -> float:
+        """How far choices stray from the likeliest token; 0: never."""
+        return 0.0 if self._shape is None else self._params.temperature
+
     def pick(self, row: Row, position: int, allowed: Mask | None = None) -> Choice:
         """Choose the token at absolute ``position`` from the logits ``row``.
 

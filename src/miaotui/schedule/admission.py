@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.cost import CostModel
-from miaotui.schedule.forecast import Finish, Job, Policy, forecast
+from miaotui.schedule.entry import HAND_OVER_S, Entry, Wish
+from miaotui.schedule.forecast import Job, Policy, forecast
 from miaotui.schedule.lengths import AnswerLengths
 from miaotui.types import Deadline, Promise
 
-HAND_OVER_S = 0.012  # from the last token in the engine to its bytes in the socket
 LIKELY, SURE = 0.5, 0.95  # quantiles of answer lengths: for planning, for promising
 MOST_PLAYED = 64  # best-effort jobs that a forecast looks at
 
@@ -44,46 +44,6 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A request as admission sees it. Times are seconds of the caller's clock."""
-
-    number: int
-    prompt: int  # tokens
-    cached: int  # of them, likely in pages already
-    limit: int  # the longest answer, in tokens
-    named: bool  # whether the caller named that limit
-    deadline: Deadline | None
-    arrived_s: float
-
-
-@dataclass
-class Entry:
-    """A request in the book."""
-
-    job: Job
-    wish: Wish
-    first_due_s: float = math.inf
-    promised: bool = False
-    shortened: bool = False
-    predicted_ms: float = 0.0
-    first_s: float | None = None  # when the first token came
-
-    def late_s(self, finish: Finish, now_s: float, margin: float) -> float:
-        """By how much it is foreseen to break its promise; negative: time to spare."""
-        last = now_s + (finish.last_s - now_s) * margin
-        late = last - self.job.due_s
-        first = self.first_s
-        if first is None:
-            first = now_s + (finish.first_s - now_s) * margin
-            late = max(late, first - self.first_due_s)
-        deadline = self.wish.deadline
-        if deadline is not None and deadline.tpot_ms is not None:
-            allowed = deadline.tpot_ms / 1e3 * max(self.wish.limit - 1, 1)
-            late = max(late, last - first - allowed)
-        return late
-
-
-@dataclass(frozen=True)
 class Admitted:
     """A request that is taken on: the longest answer it may get, and what was foreseen."""
 
@@ -91,6 +51,7 @@ class Admitted:
     predicted_ms: float
     promised: bool
     shortened: bool
+    order_s: float  # the time by which it is ranked; infinite: it has no due time
 
 
 @dataclass(frozen=True)
@@ -113,6 +74,8 @@ class Admission:
         self.limits = limits or Limits()
         self._clock = _Clock(policy=policy)
         self._book: dict[int, Entry] = {}
+        self.version = 0  # grows whenever a request comes or goes
+        self.promised = 0  # promises in the book
         self._arrivals = 0
         self._lock = threading.Lock()
 
@@ -133,13 +96,21 @@ class Admission:
                 entry.predicted_ms = self._outlook(entry, now_s)
             self._arrivals += 1
             self._book[wish.number] = entry
+            self.version += 1
+            self.promised += entry.promised
         limit = entry.wish.limit
-        return Admitted(limit, entry.predicted_ms, entry.promised, entry.shortened)
+        return Admitted(
+            limit, entry.predicted_ms, entry.promised, entry.shortened, entry.job.order_s
+        )
 
-    def leave(self, number: int) -> None:
-        """The request is over, in whatever way."""
+    def leave(self, number: int, failed: bool = False) -> None:
+        """The request is over; one that ``failed`` has missed its deadline, if it had one."""
         with self._lock:
-            self._book.pop(number, None)
+            entry = self._book.pop(number, None)
+            if entry is not None:
+                self.counts.missed += failed and entry.wish.deadline is not None
+                self.version += 1
+                self.promised -= entry.promised
 
     def settle(self, promise: Promise) -> None:
         """Count a promise whose answer has been handed over."""
@@ -171,6 +142,27 @@ class Admission:
                 if answered and entry.first_s is None:
                     entry.first_s = now_s
             self._clock = replace(self._clock, busy=False)
+
+    def give_up(self, number: int) -> None:
+        """Its promise is lost: it stands in nobody's way any more."""
+        with self._lock:
+            entry = self._book.get(number)
+            if entry is not None and entry.promised:
+                entry.promised, entry.job.order_s = False, math.inf
+                self.promised -= 1
+                self.version += 1
+
+    def shorten(self, number: int, limit: int) -> None:
+        """Its answer ends after ``limit`` tokens, so that it is in time."""
+        with self._lock:
+            entry = self._book.get(number)
+            if entry is not None:
+                answered = entry.wish.limit - entry.job.answer_left
+                entry.wish = replace(entry.wish, limit=limit)
+                entry.job.answer_left = max(1, limit - max(answered, 0))
+                if not entry.shortened:
+                    entry.shortened = True
+                    self.counts.shortened += 1
 
     def entries(self) -> list[Entry]:
         """A copy of the book."""

@@ -21,7 +21,7 @@ WINDOW_S = 0.25  # predicted time over which errors are judged: about the length
 WINDOWS = 64  # judged windows that count
 QUANTILE = 0.95
 FIRST_MARGIN, LEAST_MARGIN, MOST_MARGIN = 1.08, 1.03, 2.0
-WILD = 8.0  # a step this many times slower or faster than predicted counts as just so much
+WILD = 2.0  # a step this many times slower or faster than predicted counts as just so much
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,9 @@ class CostModel:
         step = 1 + KNOT_WEIGHT * (min(max(ratio, 0.5), 2.0) - 1)
         for knot in {max(0, right - 1), right}:
             self._factors[knot] = min(max(self._factors[knot] * step, 0.4), 2.5)
+        mean = sum(self._factors) / len(self._factors)  # what all have in common is the pace
+        self._factors = [factor / mean for factor in self._factors]
+        self.pace *= mean
         highest = 0.0
         for index, seconds in enumerate(self._base):
             highest = max(highest, seconds * self._factors[index])

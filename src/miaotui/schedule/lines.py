@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-from miaotui.schedule.sequence import SequenceState, Stage, rank
+from miaotui.schedule.sequence import Group, SequenceState, Stage, rank
 
 
 class Lines:
@@ -26,8 +26,31 @@ class Lines:
 
     @property
     def queued(self) -> list[SequenceState]:
-        """The line that starts next: the paused ones before the waiting ones."""
-        return self.paused or self.waiting
+        """The line whose first starts next. Of equal urgency, the paused came before the waiting."""
+        paused, waiting = self.paused, self.waiting
+        if paused and waiting and rank(waiting[0]) < rank(paused[0]):
+            return waiting
+        return paused or waiting
+
+    def eldest(self, group: Group) -> SequenceState | None:
+        """The first to arrive of a group, in whatever line."""
+        found = None
+        for line in self.by_stage.values():
+            index = bisect_left(line, (int(group), 0, 0), key=rank)
+            if index < len(line) and line[index].group == group:
+                state = line[index]
+                if found is None or state.arrival < found.arrival:
+                    found = state
+        return found
+
+    def regroup(self, state: SequenceState, group: Group) -> None:
+        """Serve it as one of ``group`` from now on, by its arrival."""
+        stage = state.stage
+        if stage is not Stage.DONE:
+            self.move(state, Stage.DONE)
+        state.group, state.order, state.stage = group, 0, stage
+        if stage is not Stage.DONE:
+            self.enter(state)
 
     def enter(self, state: SequenceState) -> None:
         """Put a new sequence into the line of its stage."""

@@ -22,6 +22,19 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What the engine allows the next steps, so that promises are kept; None: no such limit."""
+
+    prompt_rows: int | None = None  # of one step, over all prompts
+    width: int | None = None  # sequences that may run at once
+    hold_best_effort: bool = False  # only the promised ones go on, and who was passed over for long
+    prompts_until: int | None = None  # prompts due later than this order wait
+
+
+NO_LIMITS = StepLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The chunks of one step, the oldest sequence first; empty when there is nothing to compute."""
 
@@ -31,3 +44,8 @@ class Plan:
     def n_rows(self) -> int:
         """Rows of the step: tokens over all chunks."""
         return sum(len(chunk.tokens) for chunk in self.chunks)
+
+    @property
+    def prompt_rows(self) -> int:
+        """Rows of prompts that go on after this step."""
+        return sum(len(chunk.tokens) for chunk in self.chunks if not chunk.n_logits)

@@ -20,9 +20,12 @@ from miaotui.schedule.config import ScheduleConfig
 from miaotui.schedule.ledger import PageLedger
 from miaotui.schedule.lines import Lines
 from miaotui.schedule.pages import PAGE_SIZE, pages_for
-from miaotui.schedule.plan import Chunk, Plan
+from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, StepLimits
 from miaotui.schedule.rows import NO_DRAFT, share_rows
-from miaotui.schedule.sequence import SequenceState, Stage
+from miaotui.schedule.sequence import Group, SequenceState, Stage, rank
+
+PATIENCE = 64  # plans that may pass over the eldest without a promise, before it comes first
+OVERDUE_ROWS, OVERDUE_TURN = 16, 4  # prompt rows of such a one beside promises, in every 4th plan
 
 _NO_DRAFTS: Mapping[int, Sequence[int]] = MappingProxyType({})
 
@@ -38,6 +41,7 @@ class SchedulerStats:
     waiting: int
     paused: int
     reused_tokens: int  # not computed again thanks to stored prefixes, since the start
+    pauses: int = 0  # how often a sequence lost its pages to another, since the start
 
 
 class Scheduler:
@@ -50,14 +54,23 @@ class Scheduler:
         self._sequences: dict[int, SequenceState] = {}
         self._arrivals = 0
         self._latest: Plan | None = None
+        self._passed_over = 0  # plans in a row without the eldest of those without a promise
+        self._plans = 0
+        self._pauses = 0
         self._refused = False  # the first in line found too few pages, and none came back since
 
     def add(
-        self, sequence: int, tokens: Sequence[int], max_tokens: int, namespace: int = 0
+        self,
+        sequence: int,
+        tokens: Sequence[int],
+        max_tokens: int,
+        namespace: int = 0,
+        due: int | None = None,
     ) -> None:
         """Queue a sequence: a prompt of at least one token, to get at most ``max_tokens`` more.
 
-        Stored prefixes are shared within a namespace only. Raises `PromptTooLongError` when prompt
+        Stored prefixes are shared within a namespace only. One with a ``due`` (a number that grows
+        with time) is served before those without, the earliest first. Raises `PromptTooLongError` when prompt
         and answer exceed the context or could not fit the pages even alone, `RequestError` for an
         empty prompt or ``max_tokens`` below 1, and `EngineError` when the id is in use.
         """
@@ -71,43 +84,74 @@ class Scheduler:
             namespace=namespace,
             arrival=self._arrivals,
             node=self._ledger.tree.root,
+            group=Group.BEST_EFFORT if due is None else Group.PROMISED,
+            order=due or 0,
         )
+        if due is not None:
+            self._refused = False  # it may be first in line
         self._arrivals += 1
         self._sequences[sequence] = state
         self._lines.enter(state)
 
-    def plan(self, drafts: Mapping[int, Sequence[int]] = _NO_DRAFTS) -> Plan:
-        """The next step: a row for each decoding sequence, then prompt chunks, oldest first.
+    def defer(self, sequence: int) -> None:
+        """Its due time cannot be kept: from now on it stands among those without one."""
+        state = self._sequences.get(sequence)
+        if state is not None and state.group is Group.PROMISED:
+            self._lines.regroup(state, Group.BEST_EFFORT)
+
+    def plan(
+        self,
+        drafts: Mapping[int, Sequence[int]] = _NO_DRAFTS,
+        limits: StepLimits = NO_LIMITS,
+    ) -> Plan:
+        """The next step: a row for each decoding sequence, then prompt chunks, by `rank`.
 
         ``drafts`` proposes next tokens of decoding sequences; they are cut to what rows, pages and
-        the sequence's length allow, and ignored for other sequences. When pages run out the newest
-        sequences are paused. A plan that was not committed is superseded: its rows count as never
-        computed.
+        the sequence's length allow, and ignored for other sequences. When pages run out the last
+        sequences are paused. ``limits`` narrow the step, but never to nothing while there is work.
+        A plan that was not committed is superseded: its rows count as never computed.
         """
+        self._plans += 1
+        chunks = self._chunks(drafts, limits)
+        if not chunks and limits is not NO_LIMITS:
+            chunks = self._chunks(drafts, NO_LIMITS)
+        self._age(chunks)
+        self._latest = Plan(tuple(chunks))
+        return self._latest
+
+    def _chunks(self, drafts: Mapping[int, Sequence[int]], limits: StepLimits) -> list[Chunk]:
+        self._start_urgent(limits)
         running = self._lines.running
-        decoding = [state for state in running if len(state.tokens) - state.computed == 1]
+        decoding = [
+            state
+            for state in running
+            if len(state.tokens) - state.computed == 1 and not _held(state, limits)
+        ]
         left = self.config.max_rows - len(decoding)
         drafted: dict[int, Sequence[int]] = {}
         if drafts:
             prompts = len(decoding) < len(running) or bool(self._lines.queued)
             drafted = share_rows(decoding, drafts, left, prompts)
             left -= sum(map(len, drafted.values()))
+        if limits.prompt_rows is not None:
+            left = min(left, limits.prompt_rows)
         chunks: list[Chunk] = []
         index = 0
         while index < len(running):  # not `for`: pausing shortens the line from its end
             state = running[index]
             index += 1
+            if _held(state, limits):
+                continue
             if len(state.tokens) - state.computed == 1:
                 self._plan_rows(state, drafted.get(state.id, NO_DRAFT), chunks)
             elif left:
                 left -= self._plan_prompt(state, left, chunks)
-        while left and (started := self._start_next()):
+        while left and (started := self._start_last(limits)):
             rows = self._plan_prompt(started, left, chunks)
             if not rows:
                 break  # paused at once: starting it again in this plan would not end
             left -= rows
-        self._latest = Plan(tuple(chunks))
-        return self._latest
+        return chunks
 
     def commit(self, plan: Plan, new_tokens: Mapping[int, Sequence[int]]) -> None:
         """Record that the plan was computed and which tokens each sequence got.
@@ -176,6 +220,7 @@ class Scheduler:
             waiting=len(self._lines.waiting),
             paused=len(self._lines.paused),
             reused_tokens=self._ledger.reused_tokens,
+            pauses=self._pauses,
         )
 
     def check(self) -> None:
@@ -199,7 +244,12 @@ class Scheduler:
     def _plan_prompt(self, state: SequenceState, left: int, chunks: list[Chunk]) -> int:
         """Plan its next prompt chunk, of at most ``left`` rows; the rows it took."""
         self._ledger.reuse(state)
-        rows = self._secure(state, min(state.remaining, self.config.chunk_size, left))
+        wanted = min(state.remaining, self.config.chunk_size, left)
+        if state.group is Group.OVERDUE and self._lines.running[-1] is not state:
+            if self._plans % OVERDUE_TURN:
+                return 0
+            wanted = min(wanted, OVERDUE_ROWS)
+        rows = self._secure(state, wanted)
         if rows:
             chunks.append(state.next_chunk(rows, NO_DRAFT))
         return rows
@@ -215,12 +265,49 @@ class Scheduler:
         while (rows := self._ledger.grow(state, start + wanted) - start) < 1:
             newest = self._lines.running[-1]
             newest.was_paused = True
+            self._pauses += 1
             self._stop(newest, Stage.PAUSED)
             if newest is state:
                 return 0
         return rows
 
-    def _start_next(self) -> SequenceState | None:
+    def _age(self, chunks: Sequence[Chunk]) -> None:
+        """Count how long the eldest without a promise has been passed over; then it comes first."""
+        eldest = self._lines.eldest(Group.BEST_EFFORT)
+        if eldest is None or any(chunk.sequence == eldest.id for chunk in chunks):
+            self._passed_over = 0
+            return
+        self._passed_over += 1
+        if self._passed_over > PATIENCE and self._lines.eldest(Group.OVERDUE) is None:
+            self._lines.regroup(eldest, Group.OVERDUE)
+            self._refused = False
+            self._passed_over = 0
+
+    def _start_urgent(self, limits: StepLimits) -> None:
+        """Start those in line that come before one that runs; best-effort work makes room."""
+        running = self._lines.running
+        while queued := self._lines.queued:
+            first = queued[0]
+            if first.group is Group.BEST_EFFORT or _held(first, limits):
+                return
+            if not running or rank(first) > rank(running[-1]):
+                return
+            self._refused = False
+            while not self._start_next(limits):
+                last = running[-1]  # alone, with nobody running, it would have started
+                if last.group is not Group.BEST_EFFORT:
+                    return
+                last.was_paused = True
+                self._stop(last, Stage.PAUSED)
+
+    def _start_last(self, limits: StepLimits) -> SequenceState | None:
+        """Start the first in line if it comes after all that run: those are planned already."""
+        running, queued = self._lines.running, self._lines.queued
+        if running and queued and rank(queued[0]) < rank(running[-1]):
+            return None
+        return self._start_next(limits)
+
+    def _start_next(self, limits: StepLimits) -> SequenceState | None:
         """Start the first in line if there is room for all it has to compute; None if not.
 
         Room is what is left when every running sequence has the pages of its known tokens and one
@@ -228,9 +315,12 @@ class Scheduler:
         line, so that nobody starves.
         """
         running, queued = self._lines.running, self._lines.queued
-        if not queued or self._refused or len(running) == self.config.max_sequences:
+        width = min(limits.width or self.config.max_sequences, self.config.max_sequences)
+        if not queued or self._refused or len(running) >= width:
             return None
         first = queued[0]
+        if _held(first, limits):
+            return None
         if running:  # alone it always fits
             promised = sum(
                 max(0, pages_for(len(state.tokens) + PAGE_SIZE) - len(state.pages))
@@ -248,3 +338,12 @@ class Scheduler:
         self._ledger.take_back(state)
         state.planned = None
         self._refused = False
+
+
+def _held(state: SequenceState, limits: StepLimits) -> bool:
+    """Whether it must wait, so that others keep their promises."""
+    if state.group is Group.BEST_EFFORT:
+        return limits.hold_best_effort
+    until = limits.prompts_until
+    reading = len(state.tokens) - state.computed > 1
+    return until is not None and reading and state.group is Group.PROMISED and state.order > until

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 
 from miaotui.schedule.pages import pages_for
 from miaotui.schedule.plan import Chunk
@@ -23,6 +23,14 @@ class Stage(Enum):
     RUNNING = "running"
     PAUSED = "paused"  # gave its pages back; its tokens are computed again when it resumes
     DONE = "done"  # has all its tokens; known until `finish`
+
+
+class Group(IntEnum):
+    """Whom to serve first."""
+
+    OVERDUE = 0  # without a promise, but passed over for too long
+    PROMISED = 1
+    BEST_EFFORT = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +49,8 @@ class SequenceState:
     planned: Chunk | None = None  # planned and not yet committed
     cached_tokens: int = 0  # prompt tokens it did not have to compute on its first run
     was_paused: bool = False
+    group: Group = Group.BEST_EFFORT
+    order: int = 0  # within its group, before the order of arrival: when it must be done
     _table: tuple[int, ...] = ()
 
     @property
@@ -71,6 +81,9 @@ class SequenceState:
         self._table = ()
 
 
-def rank(state: SequenceState) -> int:
-    """The one ordering: the lowest starts and resumes first, the highest is paused first."""
-    return state.arrival
+def rank(state: SequenceState) -> tuple[int, int, int]:
+    """The one ordering: the lowest starts and resumes first, the highest is paused first.
+
+    Earliest deadline first (Liu and Layland 1973); without deadlines, first come first served.
+    """
+    return (int(state.group), state.order, state.arrival)

@@ -1,0 +1,52 @@
+"""Proposals for the next tokens of an answer, and the seam through which they come.
+
+Owns the contract between those who guess and the controller (``engine/speculation.py``), nothing
+else. Knows token ids, not logits. Invariant: a guess never decides. The model draws every token
+with its own noise of (seed, position), and a guessed one is kept if it is that very token; so an
+answer is the same bytes with any guesses or none. Verifying several tokens in one pass follows
+Leviathan et al., "Fast inference from transformers via speculative decoding" (2023), without the
+acceptance probabilities that would make the answer depend on the draft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Guess(NamedTuple):
+    """What may come next, and how well it is founded.
+
+    ``length`` is the evidence that the source has for the first token, a whole number from 1: for
+    an index the tokens matched before it. A token that holds is evidence for the next one: the
+    second token counts as ``length + 1``, and so on.
+    """
+
+    source: int  # index into `Drafter.sources`
+    length: int
+    tokens: Sequence[int]
+
+
+class Drafter(Protocol):
+    """Guesses for many requests at once, known by number. Used by the engine's thread alone."""
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """The names of where guesses come from, for reports."""
+
+    def enter(
+        self, number: int, prompt: Sequence[int], most: int, namespace: int,
+        passages: Sequence[Sequence[int]],
+    ) -> None:  # fmt: skip
+        """A request begins: its prompt, the most tokens it may get, whose past it may see, and
+        passages that its answer may quote.
+        """
+
+    def extend(self, number: int, tokens: Sequence[int]) -> None:
+        """Its answer went on with ``tokens``."""
+
+    def guess(self, number: int) -> Sequence[Guess]:
+        """At most one guess from each source, for what follows now."""
+
+    def leave(self, number: int, finished: bool) -> None:
+        """It is over; only a ``finished`` answer is worth remembering."""

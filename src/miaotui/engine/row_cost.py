@@ -1,0 +1,47 @@
+"""What a pass costs by its number of rows, learned from the passes themselves.
+
+Owns ratios of times, not times: a machine that slows down slows all passes alike, which a running
+scale takes up at once, while the ratios follow slowly. Knows nothing of what rows are for.
+Invariant: more rows never cost less. Used for speed alone, so that clocks may decide here.
+"""
+
+from __future__ import annotations
+
+MOST_ROWS = 128  # ratios are kept for so many; beyond, each row costs the same again
+_START = (1.0, 1.05, 1.10, 1.20, 1.55, 1.65, 1.80, 1.95)  # rows 1 to 8, before anything is measured
+_SLOPE = 0.17  # of each row after that
+_FAST, _SLOW = 0.2, 0.05  # how much of a surprise the scale takes up, and the ratio
+_REACH = 3  # rows to either side learn too, less with distance
+_MOST_SURPRISE = 2.0
+
+
+class RowCost:
+    """`ratio` compares passes; `note` learns from one."""
+
+    def __init__(self) -> None:
+        more = range(1, MOST_ROWS - len(_START) + 1)
+        self._ratios = [0.0, *_START, *(_START[-1] + _SLOPE * row for row in more)]
+        self._scale_s = 0.0  # seconds of a pass of ratio 1, lately; 0: none seen
+
+    def note(self, rows: int, seconds: float) -> None:
+        """A pass of ``rows`` rows took ``seconds``, with all that belongs to it."""
+        if seconds <= 0.0 or not 0 < rows <= MOST_ROWS:
+            return
+        if self._scale_s == 0.0:
+            self._scale_s = seconds / self._ratios[rows]
+            return
+        surprise = seconds / (self._scale_s * self._ratios[rows])
+        surprise = min(max(surprise, 1 / _MOST_SURPRISE), _MOST_SURPRISE)
+        self._scale_s *= surprise**_FAST
+        for near in range(max(1, rows - _REACH), min(MOST_ROWS, rows + _REACH) + 1):
+            self._ratios[near] *= surprise ** (_SLOW / (1 + abs(near - rows)) ** 2)
+
+    def ratio(self, rows: int) -> float:
+        """The cost of a pass in units that only mean something beside each other."""
+        if rows <= MOST_ROWS:
+            return self._ratios[rows]
+        return self._ratios[MOST_ROWS] * rows / MOST_ROWS
+
+    def seconds(self, rows: int) -> float:
+        """About how long a pass takes now; 0 before any was seen."""
+        return self._scale_s * self.ratio(rows)

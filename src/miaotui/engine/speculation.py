@@ -1,0 +1,199 @@
+"""Which guessed tokens are worth a row of the next pass: the controller of speculation.
+
+Owns the choice and its bookkeeping: how well guesses survive (``survival``), what rows cost
+(``row_cost``), what was gained. Knows neither pages nor how guesses are made. Each step it takes, over
+all running requests, the rows that bring the most tokens per second, and none where that does not
+pay. Invariant: it changes when tokens come, never which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from miaotui.engine.draft import Drafter, Guess
+from miaotui.engine.request import Request
+from miaotui.engine.row_cost import RowCost
+from miaotui.engine.survival import CLASS_OF, Rates, Record, heat_of, survivals
+from miaotui.schedule.plan import Plan
+
+MARGIN = 1.015  # what a pass with drafts must promise over one without: choosing costs time too
+_NO_GUESSES: Sequence[Guess] = ()
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What one source of guesses has brought since the start."""
+
+    name: str
+    drafts: int  # passes that verified a draft of it, counted for each request
+    proposed: int  # tokens
+    accepted: int  # tokens
+    saved_s: float  # seconds, by the passes that were not needed, less the rows that were
+
+    @property
+    def mean_accepted(self) -> float:
+        """Accepted tokens per draft."""
+        return self.accepted / self.drafts if self.drafts else 0.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    drafts: int = 0
+    proposed: int = 0
+    accepted: int = 0
+    saved_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Following:
+    """A request: how its guesses fare, and what was guessed for the pass under way."""
+
+    request: Request
+    rates: Sequence[Rates]  # by source
+    record: Record = field(default_factory=Record)
+    guesses: Sequence[Guess] = _NO_GUESSES
+    source: int = 0  # of the draft
+
+
+class Speculation:
+    """Drafts for every step of one engine; used by the engine's thread alone, except `report`."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+        self.cost = RowCost()
+        self._rates: dict[int, list[Rates]] = {}  # by heat
+        self._tallies = [_Tally() for _ in drafter.sources]
+        self._following: dict[int, _Following] = {}
+
+    def enter(self, request: Request) -> None:
+        """A request is queued."""
+        heat = heat_of(request.sampler.temperature)
+        if heat not in self._rates:
+            self._rates[heat] = [Rates(heat) for _ in self._drafter.sources]
+        self._following[request.number] = _Following(request, self._rates[heat])
+        self._drafter.enter(
+            request.number, request.prompt, request.ending.max_tokens, request.namespace,
+            request.passages,
+        )  # fmt: skip
+
+    def leave(self, request: Request) -> None:
+        """A request is over."""
+        if self._following.pop(request.number, None) is not None:
+            self._drafter.leave(request.number, request.finish_reason in ("stop", "length"))
+
+    def propose(self, other_rows: int = 0) -> dict[int, Sequence[int]]:
+        """Drafts by request number, for a step that also computes ``other_rows`` rows of prompts."""
+        wanted: list[tuple[_Following, Guess, list[float]]] = []
+        running = 0
+        for number, following in self._following.items():
+            answered = len(following.request.token_ids)
+            if not answered:
+                continue  # its prompt is still being computed
+            running += 1
+            following.guesses = guesses = self._drafter.guess(number)
+            most = following.request.ending.max_tokens - answered - 1
+            best = _best(following, guesses, most)
+            if best is not None:
+                wanted.append((following, *best))
+        shares = self._shares([chances for _, _, chances in wanted], running, other_rows)
+        drafts: dict[int, Sequence[int]] = {}
+        for (following, guess, _), share in zip(wanted, shares, strict=True):
+            if share:
+                following.source = guess.source
+                drafts[following.request.number] = guess.tokens[:share]
+        return drafts
+
+    def _shares(
+        self, chances: Sequence[Sequence[float]], running: int, other_rows: int
+    ) -> list[int]:
+        """How many of each request's guessed tokens to verify.
+
+        The likeliest come first, over all requests; a token is never likelier than the one before
+        it, so that any number of the first ones are beginnings of drafts.
+        """
+        shares = [0] * len(chances)
+        if not chances:
+            return shares
+        if len(chances) == 1:
+            ranked = [(chance, 0) for chance in chances[0]]
+        else:
+            ranked = [(chance, i) for i, each in enumerate(chances) for chance in each]
+            ranked.sort(reverse=True)
+        ratio, rows = self.cost.ratio, running + other_rows
+        gain, cost, most = float(running), ratio(rows), 0
+        best = MARGIN * gain / cost
+        for count, (chance, _) in enumerate(ranked, 1):
+            gain += chance
+            cost = max(cost, ratio(rows + count))
+            if gain > best * cost:
+                best, most = gain / cost, count
+        for _, i in ranked[:most]:
+            shares[i] += 1
+        return shares
+
+    def note(self, plan: Plan, chosen: Mapping[int, Sequence[int]], seconds: float) -> None:
+        """A step is done: what was computed, which tokens came of it, how long it took."""
+        drafted: list[tuple[_Tally, int, int]] = []
+        decoding = 0
+        for chunk in plan.chunks:
+            following, tokens = self._following.get(chunk.sequence), chosen.get(chunk.sequence)
+            decoding += len(chunk.tokens) == chunk.n_logits
+            if following is None or not tokens:
+                continue
+            self._judge(following, tokens)
+            self._drafter.extend(chunk.sequence, tokens)
+            if chunk.n_logits > 1:
+                tally = self._tallies[following.source]
+                drafted.append((tally, chunk.n_logits - 1, len(tokens) - 1))
+        if decoding == len(plan.chunks):
+            self.cost.note(plan.n_rows, seconds)
+            self._count(drafted, decoding, seconds)
+
+    def _judge(self, following: _Following, tokens: Sequence[int]) -> None:
+        """Compare every guess with what came, whether it was tried or not."""
+        record, rates = following.record, following.rates
+        for source, length, guessed in following.guesses:
+            of_source = rates[source]
+            for kind, token, came in zip(CLASS_OF[length:], guessed, tokens, strict=False):
+                held = token == came
+                if source == following.source:
+                    record.note(of_source.rates[kind], held)
+                of_source.note(kind, held)
+                if not held:
+                    break
+        following.guesses = _NO_GUESSES
+
+    def _count(
+        self, drafted: Sequence[tuple[_Tally, int, int]], decoding: int, seconds: float
+    ) -> None:
+        plain = self.cost.seconds(decoding)
+        rows = sum(proposed for _, proposed, _ in drafted)
+        for tally, proposed, accepted in drafted:
+            tally.drafts += 1
+            tally.proposed += proposed
+            tally.accepted += accepted
+            tally.saved_s += accepted / decoding * plain - proposed / rows * (seconds - plain)
+
+    def report(self) -> list[SourceReport]:
+        """What each source has brought so far; from any thread."""
+        return [
+            SourceReport(name, tally.drafts, tally.proposed, tally.accepted, tally.saved_s)
+            for name, tally in zip(self._drafter.sources, self._tallies, strict=True)
+        ]
+
+
+def _best(
+    following: _Following, guesses: Iterable[Guess], most: int
+) -> tuple[Guess, list[float]] | None:
+    """The guess that promises the most tokens, and the chances of each of its tokens."""
+    best, promise = None, 0.0
+    for guess in guesses:
+        rates = following.rates[guess.source].rates
+        chances = survivals(
+            rates, following.record.odds, guess.length, min(most, len(guess.tokens))
+        )
+        total = sum(chances)
+        if total > promise:
+            best, promise = (guess, chances), total
+    return best
