@@ -21,7 +21,7 @@ FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
-_MODULES = {"run": "answer", "chat": "chat", "pull": "models", "models": "models"}
+_MODULES = {"run": "answer", "chat": "chat", "pull": "models", "models": "models", "key": "serve"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -116,6 +116,38 @@ STAGES = {
     "measuring": Message("Measuring this machine{rest}", "测量本机{rest}"),
 }
 
+# ---- the server ----------------------------------------------------------------------------------
+
+SERVING = Message("{models} ready at {url} · {promise}", "{models} 已就绪：{url} · {promise}")
+PROMISE = Message(
+    "answers of {tokens} tokens in {seconds} s", "{tokens} 词元的回答只需 {seconds} 秒"
+)
+PROMISE_PEOPLE = Message(
+    ", {people} people at a time within {seconds} s", "，{seconds} 秒内可同时回答 {people} 人"
+)
+HOW_TO_CALL = Message(
+    """
+  curl {url}/v1/chat/completions -H "Content-Type: application/json" \\{header}
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="{key}")
+
+Ctrl-C finishes what runs and ends; a second one ends at once.""",
+    """
+  curl {url}/v1/chat/completions -H "Content-Type: application/json" \\{header}
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "你好！"}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="{key}")
+
+按 Ctrl-C：完成正在进行的回答后退出；再按一次立即退出。""",
+)
+KEY_MADE = Message(
+    "The key of {name}, shown only now; {path} keeps its hash.",
+    "这是 {name} 的密钥，仅显示这一次；{path} 只保存其哈希。",
+)
+
 # ---- models --------------------------------------------------------------------------------------
 
 MODEL = Message("Model", "模型")

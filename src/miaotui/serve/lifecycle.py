@@ -1,6 +1,6 @@
 """From the first socket to the last answer: starting, draining on a signal, ending.
 
-Owns the server's process: its socket, its signals, the order in which things open and close. Knows
+Owns the server's process: its signals and the order in which things open and close. Knows
 no route. Invariant: after the first signal nothing new is taken on and what runs may finish within
 ``drain_timeout_s``, then it is cancelled; a second signal ends the process at once. The server
 itself is uvicorn.
@@ -13,64 +13,20 @@ import logging
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from miaotui.errors import RequestError
 from miaotui.serve.guard import App
 from miaotui.serve.operations import Operations
+from miaotui.serve.sockets import Tls
 
 _LOG = logging.getLogger("miaotui.serve")
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
 LAST_WORDS_S = 2.0  # for answers that were cancelled to say so
-
-
-@dataclass(frozen=True)
-class Tls:
-    """A certificate chain and its key, in PEM."""
-
-    certificate: Path
-    key: Path
-
-    def check(self) -> None:
-        """Raises `RequestError` unless both can be read and belong together."""
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            reason = error.strerror or str(error)
-            raise RequestError(
-                f"cannot use the certificate {self.certificate} with the key {self.key}: {reason}. "
-                "Both are PEM files; the key must be the certificate's own and have no password"
-            ) from error
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that belongs to this process; port 0 takes a free one. Raises `RequestError`."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        opened = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind(address)
-            opened.set_inheritable(False)
-        except BaseException:
-            opened.close()
-            raise
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RequestError(
-            f"cannot listen on {host} port {port}: {reason}. Choose others with --host and --port"
-        ) from error
-    return opened
 
 
 class Server(uvicorn.Server):
@@ -87,7 +43,7 @@ class Server(uvicorn.Server):
     ) -> None:
         self._operations, self._drain_timeout_s = operations, drain_timeout_s
         config = uvicorn.Config(
-            app,  # type: ignore[arg-type]  # an ASGI application
+            app,
             lifespan="off",
             ws="none",
             log_config=None,

@@ -8,7 +8,13 @@ Names follow vLLM's page on production metrics.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from miaotui.engine.request import Request
 from miaotui.errors import DeadlineUnattainableError, RefusedError
@@ -59,6 +65,7 @@ class Metrics:
     """All that is counted, in a registry of its own; a `Watch`."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # one more series for each, that nobody asks for
         self.registry = CollectorRegistry()
         self._tokens()
         self._times()

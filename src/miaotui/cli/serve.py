@@ -1,0 +1,158 @@
+"""``miaotui serve`` and ``miaotui key``: a server, and the keys of those who may use it.
+
+Owns the order of a start: what can be wrong is checked first, then models load in a thread while the
+HTTP libraries are imported. Says when the server is ready, what it can promise and how to call it.
+Knows no route.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import importlib
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miaotui.cli import messages
+from miaotui.cli.arguments import parse
+from miaotui.cli.progress import Progress
+from miaotui.cli.serve_options import option_names
+from miaotui.config import Settings
+from miaotui.engine.build import EngineOptions
+from miaotui.engine.loaded import Loaded, load_model
+from miaotui.errors import RequestError
+from miaotui.hub.catalog import DEFAULT_MODEL
+from miaotui.hub.resolve import resolve
+from miaotui.kernels.formats import Format
+from miaotui.serve.config_file import read_config
+from miaotui.serve.options import ServeOptions
+from miaotui.serve.sockets import bind, url_of
+
+if TYPE_CHECKING:
+    from miaotui.serve.hosting import Hosted
+
+_SERVER = "miaotui.serve.start"
+
+
+def serve(parsed: argparse.Namespace) -> int:
+    """Serve until a signal; return the exit status."""
+    options = options_from(parsed).checked()
+    listening = bind(options.host, options.port)
+    with listening, Progress() as progress:
+        loaded = _load_beside_imports(options, progress)
+        progress.close()
+        start = importlib.import_module(_SERVER)
+        importlib.import_module("miaotui.serve.logs").set_up_logs(
+            options.log_format, options.log_level
+        )
+        url = url_of(listening, options.host, options.tls)
+
+        def ready(hosts: Mapping[str, Hosted]) -> None:
+            gc.freeze()  # what start-up made stays: collections need not look at it again
+            print(opening(url, hosts, options), file=sys.stderr, flush=True)
+
+        asyncio.run(start.serve(loaded, options, listening, ready))
+    return 0
+
+
+def key(parsed: argparse.Namespace) -> int:
+    """Make an API key, print it, keep its hash; return the exit status."""
+    from miaotui.serve.keys import Limits, add_key  # noqa: PLC0415
+
+    name, path = parsed.words[0], Path(parsed.api_key_file)
+    made = add_key(path, name, Limits(parsed.rpm, parsed.tpm, parsed.concurrent))
+    print(made)
+    print(messages.KEY_MADE(name=name, path=path), file=sys.stderr)
+    return 0
+
+
+def options_from(parsed: argparse.Namespace) -> ServeOptions:
+    """The options of a command line and its configuration file; the command line goes first.
+
+    Raises `RequestError` for a file that is wrong.
+    """
+    given = vars(parsed)
+    if given.get("config") is not None:
+        given = {**_from_file(Path(given["config"])), **_without_empty(given)}
+    words = tuple(given.get("words") or (DEFAULT_MODEL,))
+    names = {field.name for field in fields(ServeOptions)}
+    values = {name: value for name, value in given.items() if name in names}
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return replace(ServeOptions(**values), models=words)
+
+
+def opening(url: str, hosts: Mapping[str, Hosted], options: ServeOptions) -> str:
+    """What a person sees when the server is ready: where, what it promises, how to call it."""
+    names = list(hosts)
+    promise = promised(hosts[names[0]])
+    if len(names) > 1:
+        promise = f"{names[0]}: {promise}"
+    shown = "YOUR-KEY" if options.api_key_file else "none"
+    fields_ = {"url": url, "model": names[0], "key": shown, "promise": promise}
+    header = '\n  -H "Authorization: Bearer YOUR-KEY" \\' if options.api_key_file else ""
+    lines = [
+        messages.SERVING(models=", ".join(names), **fields_),
+        messages.HOW_TO_CALL(header=header, **fields_),
+    ]
+    return "\n".join(lines)
+
+
+def promised(hosted: Hosted) -> str:
+    """What this machine can promise with that model, in the user's language."""
+    capacity = hosted.loop.capacity()
+    text = messages.PROMISE(tokens=capacity.answer_tokens, seconds=f"{capacity.alone_s:.1f}")
+    if capacity.people > 1:
+        within = f"{capacity.within_s:g}"
+        text += messages.PROMISE_PEOPLE(people=capacity.people, seconds=within)
+    return text
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    flags, others = option_names()
+    words = read_config(path, flags, others)
+    try:
+        return vars(parse(["serve", *words]))
+    except SystemExit as error:  # the reason was printed as for a command line
+        raise RequestError(f"the configuration is {path}; correct it there") from error
+
+
+def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name != "words" or value}
+
+
+def _load_beside_imports(options: ServeOptions, progress: Progress) -> dict[str, Loaded]:
+    """All models, loaded in a thread while this one imports the HTTP libraries."""
+    loaded: dict[str, Loaded] = {}
+    failures: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            settings = Settings.from_env()
+            for name, model in options.named_models.items():
+                path = resolve(model, progress=progress, settings=settings)
+                loaded[name] = load_model(path, _engine_options(options), settings, progress)
+        except BaseException as error:  # raised again in the thread that waits
+            failures.append(error)
+
+    thread = threading.Thread(target=load, name="miaotui-load", daemon=True)
+    thread.start()
+    importlib.import_module(_SERVER)
+    thread.join()
+    if failures:
+        raise failures[0]
+    return loaded
+
+
+def _engine_options(options: ServeOptions) -> EngineOptions:
+    return EngineOptions(
+        format=None if options.format is None else Format(options.format),
+        kv="int8" if options.kv == "int8" else "f16",
+        threads=options.threads,
+        context=options.context,
+        max_sequences=options.max_running,
+    )

@@ -1,0 +1,80 @@
+"""A whole server from its options: keys, guard, models, operations, application.
+
+Owns the order in which a server is put together. Knows neither the command line nor any route.
+Invariant: layers go around everything from outside in: account, guard, body, route.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from starlette.middleware import Middleware
+
+from miaotui.engine.loaded import Loaded
+from miaotui.schedule.admission import Limits
+from miaotui.serve.app import create_app
+from miaotui.serve.audit import AuditLog
+from miaotui.serve.front import Front
+from miaotui.serve.guard import App, Guard, Policy
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.keys import Keyring
+from miaotui.serve.lifecycle import run_server
+from miaotui.serve.operations import KEY, Operations
+from miaotui.serve.options import ServeOptions
+from miaotui.serve.settings import ServeSettings
+from miaotui.serve.traces import open_traces
+
+_LOG = logging.getLogger("miaotui.serve")
+
+
+async def serve(
+    loaded: Mapping[str, Loaded],
+    options: ServeOptions,
+    listening: socket.socket,
+    on_ready: Callable[[Mapping[str, Hosted]], None] = lambda hosts: None,
+) -> None:
+    """Serve these models until a signal, then leave in good order. Raises a `MiaotuiError`."""
+    hosts: dict[str, Hosted] = {}
+    audit = None if options.audit_log is None else AuditLog(Path(options.audit_log))
+    operations = Operations(hosts, audit=audit, traces=open_traces())
+    layers = _layers(options, operations)
+    for name, model in loaded.items():
+        hosted = Hosted(name, model, operations.watch)
+        hosted.loop.admission.limits = Limits(options.max_requests, options.max_tokens)
+        hosts[name] = hosted
+
+    def make_app() -> App:
+        settings = ServeSettings(deadline_ms=_milliseconds(options.deadline))
+        return create_app(hosts, settings, layers=layers, extras={KEY: operations})
+
+    await run_server(
+        make_app,
+        operations,
+        listening,
+        drain_timeout_s=options.drain_timeout,
+        tls=options.tls,
+        on_ready=lambda: on_ready(hosts),
+    )
+
+
+def _layers(options: ServeOptions, operations: Operations) -> list[Middleware]:
+    keyring = None
+    if options.api_key_file is not None:
+        keyring = Keyring(
+            Path(options.api_key_file), share_prefix=options.share_prefix, on_error=_LOG.error
+        )
+    hosts = {host.lower().rstrip(".") for host in (options.host, *options.allowed_host)}
+    policy = Policy(frozenset(hosts), frozenset(origin.lower() for origin in options.cors_origin))
+    return [
+        Middleware(Front, listeners=operations.listeners),
+        Middleware(
+            Guard, policy=policy, keyring=keyring, is_draining=lambda: operations.is_draining
+        ),
+    ]
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
