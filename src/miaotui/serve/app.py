@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Lifespan
 
 from miaotui.errors import MiaotuiError
-from miaotui.serve import chat, completions, listings
+from miaotui.serve import chat, completions, listings, monitor, openapi
 from miaotui.serve.arrival import Arrivals
 from miaotui.serve.errors import ApiError, from_error
 from miaotui.serve.hosting import Hosted
@@ -30,6 +30,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
     completions.routes,
     listings.routes,
+    monitor.routes,
 )
 
 
@@ -47,6 +48,8 @@ def create_app(
     parts find in `ServeState.extras`. ``hosts`` may be filled later.
     """
     endpoints = [endpoint for routes in ROUTES for endpoint in routes()]
+    if settings.docs:
+        endpoints += openapi.routes(endpoints)
     app = Starlette(
         routes=[endpoint.route() for endpoint in endpoints],
         middleware=[*layers, Middleware(Arrivals, settings=settings)],
