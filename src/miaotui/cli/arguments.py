@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from miaotui.cli import messages
+from miaotui.cli.serve_options import key_options, serve_options
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.types import SamplingParams
 
@@ -245,5 +246,7 @@ COMMANDS = (
     Command("chat", "talk with a model", "[MODEL]", range(2), _chat_options),
     Command("pull", "fetch a model", "NAME", range(1, 2), _pull_options),
     Command("models", "list the models that have a name", "", range(1), _no_options),
+    Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
+    Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )

@@ -65,7 +65,7 @@ class Metrics:
     """All that is counted, in a registry of its own; a `Watch`."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # one more series for each, that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, that nobody asks for
         self.registry = CollectorRegistry()
         self._tokens()
         self._times()
