@@ -1,0 +1,216 @@
+"""Question answering over documents: from evidence to a checked answer.
+
+Owns the steps of one answer: weak evidence is said to be weak, a span is cut out or a short prompt is
+made, and what a model writes is cited and checked as it comes. Knows neither indexes nor engines nor
+HTTP; whoever has those moves the steps on (`desk`, and the server's route). Invariant: every answer
+names its passages, or says that the documents do not say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from miaotui.apps.citations import Citing
+from miaotui.apps.evidence import Evidence
+from miaotui.apps.spans import best_spans
+from miaotui.apps.wording import is_chinese
+from miaotui.errors import RequestError
+
+How = Literal["extractive", "generated", "none"]
+Mode = Literal["extractive", "generated"]
+MODES = ("extractive", "generated")
+MAX_QUESTION_CHARS = 2_000
+EXTRACTIVE_MS, GENERATED_MS = 200.0, 1_000.0  # default deadlines
+ANSWER_TOKENS = 48
+LEAST_PROMPT_TOKENS, MOST_PROMPT_TOKENS = 96, 384  # small models lose the thread in longer ones
+
+_SYSTEM_EN = (
+    "Answer the question in one short sentence, with facts from the passages only. "
+    "If they do not say it, answer: not found."
+)
+_SYSTEM_ZH = "只根据下面的段落，用一句话简短回答问题。段落中没有答案时，回答：未找到。"
+_NOT_FOUND_EN = "Not found in the documents."
+_NOT_FOUND_ZH = "文档中没有找到答案。"
+_SAYS_NOT_FOUND = ("not found", "未找到", "没有找到")
+
+
+@dataclass(frozen=True)
+class Citation:
+    """Passage ``number`` (from 1) of an answer: where it is from, and the sentence that counts."""
+
+    number: int
+    id: str
+    title: str
+    source: str
+    quote: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer. ``supported``: every sentence of it has a passage that says so.
+
+    ``dropped`` are passages that the model named in vain; ``cache`` and ``took_ms`` are filled in by
+    whoever gives the answer out.
+    """
+
+    text: str
+    how: How
+    found: bool
+    supported: bool
+    citations: tuple[Citation, ...] = ()
+    dropped: tuple[int, ...] = ()
+    strength: float = 0.0
+    index: str = ""
+    version: str = ""
+    shortened: bool = False
+    complete: bool = True  # no part of the index was missing
+    cache: str = "miss"
+    took_ms: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """This answer as plain values."""
+        return asdict(self)
+
+    def to_bytes(self) -> bytes:
+        """This answer as a cache keeps it."""
+        return json.dumps(self.to_json(), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, cache: str, took_ms: float) -> Answer:
+        """The answer that `to_bytes` made ``data`` of, given out again."""
+        values = json.loads(data)
+        values["citations"] = tuple(Citation(**each) for each in values["citations"])
+        values["dropped"] = tuple(values["dropped"])
+        return replace(cls(**values), cache=cache, took_ms=took_ms)
+
+
+def checked_question(text: object) -> str:
+    """The question, if it can be one. Raises `RequestError`."""
+    if not isinstance(text, str) or not text.strip():
+        raise RequestError("the question is empty: write what you want to know")
+    if len(text) > MAX_QUESTION_CHARS:
+        raise RequestError(
+            f"the question has {len(text):,} characters; at most {MAX_QUESTION_CHARS:,} fit"
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RequestError("the question is not valid Unicode: it has half of a surrogate pair")
+    return text.strip()
+
+
+def not_found(evidence: Evidence) -> Answer:
+    """The answer that there is none."""
+    text = _NOT_FOUND_ZH if is_chinese(evidence.question) else _NOT_FOUND_EN
+    return Answer(
+        text,
+        "none",
+        found=False,
+        supported=False,
+        strength=evidence.strength,
+        index=evidence.index,
+        version=evidence.version,
+        complete=evidence.complete,
+    )
+
+
+def extract(evidence: Evidence) -> Answer:
+    """The best span of the evidence, without a model."""
+    texts = [passage.text for passage in evidence.passages]
+    spans = [] if evidence.is_weak else best_spans(evidence.question, texts, 1)
+    if not spans:
+        return not_found(evidence)
+    span = spans[0]
+    passage = evidence.passages[span.passage]
+    start, end = span.sentence
+    quote = passage.text[start:end]
+    return Answer(
+        span.text,
+        "extractive",
+        found=True,
+        supported=True,
+        citations=(Citation(1, passage.id, passage.title, passage.source, quote),),
+        strength=evidence.strength,
+        index=evidence.index,
+        version=evidence.version,
+        complete=evidence.complete,
+    )
+
+
+@dataclass
+class Composing:
+    """An answer that a model is writing: `messages` for it, then `push` what it says, then `end`."""
+
+    evidence: Evidence
+    messages: list[dict[str, str]]
+    excerpts: Sequence[str]
+    citing: Citing = field(init=False)
+    _text: list[str] = field(default_factory=list)
+    _shown: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.citing = Citing(self.excerpts)
+
+    def push(self, piece: str) -> str:
+        """What can be shown of the answer once this piece is there."""
+        self._text.append(piece)
+        shown = self.citing.push(piece)
+        self._shown.append(shown)
+        return shown
+
+    def end(self, shortened: bool = False) -> tuple[str, Answer]:
+        """(the rest to show, the whole answer)."""
+        rest = self.citing.close()
+        self._shown.append(rest)
+        text, said = "".join(self._shown).strip(), "".join(self._text).casefold()
+        if not text:
+            nothing = not_found(self.evidence)
+            return nothing.text, nothing
+        if any(mark in said for mark in _SAYS_NOT_FOUND):
+            return rest, replace(not_found(self.evidence), text=text)
+        evidence, citing = self.evidence, self.citing
+        answer = Answer(
+            text,
+            "generated",
+            found=True,
+            supported=citing.all_supported,
+            citations=tuple(self._citation(number) for number in citing.numbers),
+            dropped=tuple(dict.fromkeys(citing.dropped)),
+            strength=evidence.strength,
+            index=evidence.index,
+            version=evidence.version,
+            complete=evidence.complete,
+            shortened=shortened,
+        )
+        return rest, answer
+
+    def _citation(self, number: int) -> Citation:
+        passage, quote = self.evidence.passages[number - 1], self.excerpts[number - 1]
+        return Citation(number, passage.id, passage.title, passage.source, quote)
+
+
+def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Composing | None:
+    """A prompt of at most ``budget`` tokens (as ``count`` counts a text); None for weak evidence."""
+    if evidence.is_weak:
+        return None
+    chinese = is_chinese(evidence.question)
+    system = _SYSTEM_ZH if chinese else _SYSTEM_EN
+    room = min(max(budget, LEAST_PROMPT_TOKENS), MOST_PROMPT_TOKENS)
+    left = room - count(system + evidence.question) - 24
+    chosen = evidence.excerpts(lambda text: count(text) + 6 * text.count("\n") <= left)
+    used = [n for n, excerpt in enumerate(chosen) if excerpt]
+    if not used:  # not even one sentence fits: a part of the best one
+        number, start, end = evidence.ranked[0]
+        text = evidence.passages[number].text[start:end]
+        chosen[number] = text[: max(1, len(text) * max(left, 16) // max(1, count(text)))]
+        used = [number]
+    kept = replace(evidence, passages=tuple(evidence.passages[n] for n in used))
+    excerpts = [chosen[n] for n in used]
+    listed = "\n".join(f"[{n}] {excerpt}" for n, excerpt in enumerate(excerpts, 1))
+    asked = f"问题：{evidence.question}" if chinese else f"Question: {evidence.question}"
+    messages = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": f"{listed}\n\n{asked}"},
+    ]
+    return Composing(kept, messages, excerpts)

@@ -1,0 +1,161 @@
+"""Where questions are asked: an index, perhaps a model, perhaps a cache, put together.
+
+Owns the order: cache, search, then a span or a written answer, within a deadline. Knows neither HTTP
+nor the command line. Invariant: a model that cannot answer in time is no error: the best span is
+given instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from miaotui.apps.answering import (
+    ANSWER_TOKENS,
+    EXTRACTIVE_MS,
+    GENERATED_MS,
+    Answer,
+    Composing,
+    Mode,
+    checked_question,
+    compose,
+    extract,
+    not_found,
+)
+from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, gather
+from miaotui.apps.speaker import Speaker
+from miaotui.errors import RefusedError
+from miaotui.fsr.answers import AnswerCache, Asking
+from miaotui.fsr.document import Results
+from miaotui.types import Deadline, SamplingParams
+
+
+class Searchable(Protocol):
+    """What a desk needs of an index."""
+
+    @property
+    def version(self) -> str:
+        """Names the state that searches see."""
+
+    def search(
+        self, query: str, limit: int = 10, *, offset: int = 0, plain: bool = False
+    ) -> Results:
+        """The best passages."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, of which index, and how; ``namespace`` tells callers apart."""
+
+    text: str
+    index: str
+    mode: Mode = "extractive"
+    deadline_ms: float | None = None
+    namespace: str = ""
+    max_tokens: int = ANSWER_TOKENS
+
+    @property
+    def limit_ms(self) -> float:
+        """The deadline, or the mode's own."""
+        return self.deadline_ms or (EXTRACTIVE_MS if self.mode == "extractive" else GENERATED_MS)
+
+    @property
+    def params(self) -> SamplingParams:
+        """How an answer is written: greedily, so that it can be kept."""
+        return SamplingParams(max_tokens=self.max_tokens)
+
+    def asking(self, model: str, version: str) -> Asking:
+        """This question as the answer cache knows it."""
+        return Asking(
+            model=model,
+            template="answering-1",
+            namespace=self.namespace,
+            params=self.params,
+            messages=[{"role": "user", "content": self.text}],
+            indexes=((self.index, version),),
+            extra={"mode": self.mode},
+        )
+
+
+def look_up(index: Searchable, question: Question) -> Evidence:
+    """What the index has for a question."""
+    found = index.search(question.text, MAX_PASSAGES, plain=True)
+    passages = (Passage(h.id, h.body, h.title, h.passage.source, h.score) for h in found)
+    return gather(
+        question.text, passages, question.index, found.version, complete=not found.warnings
+    )
+
+
+@dataclass
+class Desk:
+    """Answers questions about one index; ``speaker`` None: extractive answers only."""
+
+    index: Searchable
+    speaker: Speaker | None = None
+    cache: AnswerCache | None = None
+    model: str = ""
+
+    def ask(self, question: Question) -> Iterator[str | Answer]:
+        """The answer as it comes: text, then the whole `Answer`. Raises `RequestError`."""
+        started = time.perf_counter()
+        question = replace(question, text=checked_question(question.text))
+        asking = question.asking(self.model, self.index.version)
+        found = None if self.cache is None else self.cache.find(asking)
+        if found is not None:
+            took_ms = (time.perf_counter() - started) * 1e3
+            answer = Answer.from_bytes(found.payload, found.how, took_ms)
+            yield answer.text
+            yield answer
+            return
+        for part in self._answer(question, started):
+            if isinstance(part, Answer):
+                whole = not part.shortened and part.complete
+                if self.cache is not None and whole and part.version == asking.indexes[0][1]:
+                    self.cache.keep(asking, part.to_bytes())
+                yield replace(part, took_ms=(time.perf_counter() - started) * 1e3)
+            else:
+                yield part
+
+    def _answer(self, question: Question, started: float) -> Iterator[str | Answer]:
+        evidence = look_up(self.index, question)
+        if evidence.is_weak:
+            yield from _whole(not_found(evidence))
+            return
+        if question.mode == "extractive" or self.speaker is None:
+            yield from _whole(extract(evidence))
+            return
+        left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
+        budget = self.speaker.budget(left_ms, question.max_tokens)
+        composing = compose(evidence, self.speaker.count, budget)
+        try:
+            if composing is None or left_ms <= 0:
+                yield from _whole(extract(evidence))
+            else:
+                yield from self._written(self.speaker, composing, question, left_ms)
+        except RefusedError:
+            yield from _whole(replace(extract(evidence), shortened=True))
+
+    @staticmethod
+    def _written(
+        speaker: Speaker, composing: Composing, question: Question, left_ms: float
+    ) -> Iterator[str | Answer]:
+        deadline = Deadline(total_ms=left_ms, on_late="shorten")
+        prompt = speaker.tokens(composing.messages)
+        request, pieces = speaker.say(prompt, question.params, deadline)
+        with closing(pieces):  # type: ignore[type-var]
+            for delta in pieces:
+                shown = composing.push(delta.text)
+                if shown:
+                    yield shown
+        rest, answer = composing.end(request.promise.shortened)
+        if rest:
+            yield rest
+        yield answer
+
+
+def _whole(answer: Answer) -> Iterator[str | Answer]:
+    yield answer.text
+    yield answer

@@ -1,0 +1,87 @@
+"""Passages for a question, and the part of them that is worth a model's time.
+
+Owns the choice of sentences within a budget of tokens, and whether the documents say anything at
+all. Knows no index: passages are handed in. Invariant: what is chosen stays in its passage's order,
+word for word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from miaotui.apps.spans import ranked_sentences
+
+MAX_PASSAGES = 8
+MAX_PASSAGE_CHARS = 8_000
+FOUND = 0.33  # of the question's weight, in its best sentence; below it nothing was found (benchmarks/apps.py)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage that a search found, as it is cited."""
+
+    id: str
+    text: str
+    title: str = ""
+    source: str = ""
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found for a question, in one version of an index.
+
+    ``strength`` is how much of the question the best sentence has, in [0, 1].
+    """
+
+    question: str
+    passages: tuple[Passage, ...]
+    index: str = ""
+    version: str = ""
+    strength: float = 0.0
+    ranked: tuple[tuple[int, int, int], ...] = ()  # sentences, best first: passage, start, end
+    complete: bool = True  # no part of the index was missing
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether the documents do not answer the question, by all appearances."""
+        return self.strength < FOUND
+
+    def excerpts(self, fits: Callable[[str], bool]) -> list[str]:
+        """For each passage its best sentences, as many over all as `fits` lets through.
+
+        Sentences are added best first, each with its place; passages without any give "".
+        """
+        chosen: set[tuple[int, int, int]] = set()
+        for sentence in self.ranked:
+            if not fits("\n".join(self._written(chosen | {sentence}))):
+                break
+            chosen.add(sentence)
+        return self._written(chosen)
+
+    def _written(self, chosen: Iterable[tuple[int, int, int]]) -> list[str]:
+        texts: list[list[str]] = [[] for _ in self.passages]
+        for number, start, end in sorted(chosen):
+            texts[number].append(self.passages[number].text[start:end])
+        return [" ".join(parts) for parts in texts]
+
+
+def gather(
+    question: str,
+    found: Iterable[Passage],
+    index: str = "",
+    version: str = "",
+    complete: bool = True,
+) -> Evidence:
+    """The evidence in the passages that a search found, best first."""
+    passages = tuple(
+        Passage(p.id, p.text[:MAX_PASSAGE_CHARS], p.title, p.source, p.score)
+        for p in islice(found, MAX_PASSAGES)
+    )
+    texts: Sequence[str] = [passage.text for passage in passages]
+    ranked = ranked_sentences(question, texts)
+    strength = ranked[0][3] if ranked else 0.0
+    places = tuple((number, start, end) for number, start, end, _ in ranked)
+    return Evidence(question, passages, index, version, strength, places, complete)

@@ -1,0 +1,105 @@
+"""Spans cut out of passages: kinds of questions, candidates, sentences."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_library import DOCUMENTS
+
+from miaotui.apps.questions import Kind, kind_of
+from miaotui.apps.spans import best_spans, ranked_sentences
+from miaotui.apps.wording import sentences, words
+
+BODIES = [document.body for document in DOCUMENTS]
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("How many people visit?", Kind.NUMBER),
+        ("What percentage arrive by boat?", Kind.PERCENT),
+        ("How much does entry cost?", Kind.MONEY),
+        ("How long did it take?", Kind.DURATION),
+        ("In which year was it built?", Kind.DATE),
+        ("Who built it?", Kind.PERSON),
+        ("Which famous physicist found it?", Kind.PERSON),
+        ("Where is it?", Kind.PLACE),
+        ("Why was it replaced?", Kind.REASON),
+        ("What is it made of?", Kind.THING),
+        ("桥有多长？", Kind.NUMBER),
+        ("哪一年建成的？", Kind.DATE),
+        ("谁设计了它？", Kind.PERSON),
+        ("它位于哪里？", Kind.PLACE),
+        ("为什么加固？", Kind.REASON),
+        ("它产自什么山？", Kind.THING),
+    ],
+)
+def test_questions_have_a_kind(question: str, kind: Kind) -> None:
+    assert kind_of(question) is kind
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("When was the lighthouse of Arden Point built?", "1874"),
+        ("Who built the lighthouse of Arden Point?", "Clara Voss"),
+        ("How many people visit the lighthouse each year?", "12,500"),
+        ("What percentage of the visitors arrive by boat?", "35%"),
+        ("How much does entry cost for adults?", "$14"),
+        ("Who gave the collection of clocks?", "Peter Hallam"),
+        ("How long did it take to restore the oldest clock?", "three years"),
+        ("青石桥是谁设计的？", "林远"),
+        ("青石桥在哪一年建成？", "1923年"),
+        ("谁在游记中称赞了白露茶的香气？", "约瑟夫·哈兰"),
+    ],
+)
+def test_the_best_span_answers(question: str, answer: str) -> None:
+    best = best_spans(question, BODIES)[0]
+    assert answer in best.text
+    assert len(best.text) <= len(answer) + 16
+    assert BODIES[best.passage][best.start : best.end] == best.text
+
+
+def test_spans_do_not_overlap_and_stay_in_their_sentence() -> None:
+    spans = best_spans("Who built the lighthouse of Arden Point?", BODIES, 3)
+    assert len(spans) == 3
+    for number, span in enumerate(spans):
+        assert span.sentence[0] <= span.start < span.end <= span.sentence[1]
+        for other in spans[number + 1 :]:
+            apart = span.end <= other.start or other.end <= span.start
+            assert span.passage != other.passage or apart
+
+
+def test_nothing_in_common_gives_nothing() -> None:
+    assert best_spans("Quantum chromodynamics?", BODIES) == []
+    assert best_spans("???", BODIES) == []
+    assert best_spans("Who?", []) == []
+    assert ranked_sentences("", BODIES) == []
+
+
+def test_sentences_end_where_they_end() -> None:
+    text = 'Dr. Voss met J. R. Hallam. "Really?" he asked. 它很高。很老！'
+    parts = [text[start:end] for start, end in sentences(text)]
+    assert parts == [
+        "Dr. Voss met J. R. Hallam.",
+        '"Really?',
+        '" he asked.',
+        "它很高。",
+        "很老！",
+    ]
+
+
+def test_names_and_numbers_stay_whole() -> None:
+    found = {word.text for word in words("约瑟夫·哈兰走了7,000,000步，比例为28.5%")}
+    assert {"约瑟夫·哈兰", "7,000,000", "28.5%"} <= found
+    assert "$1,234.50" in {word.text for word in words("It cost $1,234.50 then.")}
+
+
+@given(st.text(max_size=120), st.text(max_size=300))
+@settings(max_examples=60, deadline=None)
+def test_any_text_can_be_searched(question: str, passage: str) -> None:
+    for span in best_spans(question, [passage]):
+        assert passage[span.start : span.end] == span.text
+    for word in words(passage):
+        assert passage[word.start : word.end] == word.text
