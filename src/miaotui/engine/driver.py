@@ -46,7 +46,8 @@ class Driver:
         requests: list[Request] = []
         try:
             for prompt in prompts:
-                requests.append(self._submit(prompt, params))
+                with Unbroken():  # what is submitted is known here, and will be left
+                    requests.append(self._submit(prompt, params))
             for request in requests:
                 while not request.is_over:
                     self._advance(request)
@@ -59,8 +60,9 @@ class Driver:
 
         Raises at once what submitting raises, later what the request failed with.
         """
-        pieces = self._read(self._submit(prompt, params))
-        next(pieces)  # into its `try`, without which dropping it would do nothing
+        with Unbroken():
+            pieces = self._read(self._submit(prompt, params))
+            next(pieces)  # into its `try`, without which dropping it would do nothing
         return pieces
 
     def _read(self, request: Request) -> Iterator[Delta]:
