@@ -63,6 +63,11 @@ class Team:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether one thread does the work now, because others keep the cores busy."""
+        return self._pace.alone
+
     def run(self, operations: int, count: int, run: NDArray[np.int64]) -> None:
         """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes."""
         with self._turn:

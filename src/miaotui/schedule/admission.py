@@ -237,19 +237,20 @@ class Admission:
 
     def _lateness(self, entry: Entry, now_s: float) -> tuple[float, float]:
         """By how much taking it on breaks a promise, its own or another's; and its time in ms."""
-        start, margin = self._start_s(now_s), self.cost.margin
+        start = self._start_s(now_s)
+        margin, reserve = self.cost.margin, self.cost.reserve_s
         others = [each for each in self._book.values() if each.promised]
         jobs = [each.job for each in others]
         policy = self._promised_policy()
         found = forecast([*jobs, entry.job], self.cost, policy, start)
-        late = entry.late_s(found[entry.job.number], start, margin)
-        harmed = [o for o in others if o.late_s(found[o.job.number], start, margin) > 0]
+        late = entry.late_s(found[entry.job.number], start, margin, reserve)
+        harmed = [o for o in others if o.late_s(found[o.job.number], start, margin, reserve) > 0]
         if harmed:
             before = forecast(jobs, self.cost, policy, start)
             for other in harmed:
                 if other.late_s(before[other.job.number], start, 1.0) <= 0:  # not lost anyway
-                    late = max(late, other.late_s(found[other.job.number], start, margin))
-        own = start + (found[entry.job.number].last_s - start) * margin + HAND_OVER_S
+                    late = max(late, other.late_s(found[other.job.number], start, margin, reserve))
+        own = start + (found[entry.job.number].last_s - start) * margin + reserve + HAND_OVER_S
         if late > 0 and entry.job.due_s < math.inf:  # if others would be harmed: by waiting so long
             own = max(own, entry.job.due_s + late)
         return late, (own - entry.wish.arrived_s) * 1e3

@@ -21,6 +21,8 @@ WINDOW_S = 0.25  # predicted time over which errors are judged: about the length
 WINDOWS = 64  # judged windows that count
 QUANTILE = 0.95
 FIRST_MARGIN, LEAST_MARGIN, MOST_MARGIN = 1.08, 1.03, 2.0
+LEAST_RESERVE_S, MOST_RESERVE_S = 0.005, 0.06
+RESERVE_FADES = 0.999  # with each step: a jolt is remembered for some seconds
 WILD = 2.0  # a step this many times slower or faster than predicted counts as just so much
 
 
@@ -65,6 +67,8 @@ class StepTime:
 class CostModel:
     """Predicts steps; any thread may ask, one thread observes.
 
+    A promise allows for ``margin`` times the time foreseen, and ``reserve_s`` more.
+
     Between two knots of the curve lies a straight line; beyond the last one it goes on.
     """
 
@@ -80,6 +84,7 @@ class CostModel:
         self.attend_s = max(rates.attend_s, 0.0)
         self.pace = 1.0  # how many times slower than calibrated the machine is now
         self.margin = FIRST_MARGIN  # how many times longer a promise must allow for
+        self.reserve_s = LEAST_RESERVE_S  # for single steps that are held up
         self.recent: deque[StepTime] = deque(maxlen=256)
         self._windows: deque[float] = deque(maxlen=WINDOWS)
         self._window = _Window(1.0)
@@ -105,6 +110,8 @@ class CostModel:
         predicted = self.seconds(shape.rows, shape.logits, shape.attended)
         self.recent.append(StepTime(shape.rows, predicted, took_s))
         self._judge(predicted, took_s)
+        held_up = min(took_s - predicted, MOST_RESERVE_S)
+        self.reserve_s = max(held_up, self.reserve_s * RESERVE_FADES, LEAST_RESERVE_S)
         ratio = min(max(took_s / predicted, 1 / WILD), WILD)
         self.pace *= 1 + PACE_WEIGHT * (ratio - 1)
         self._correct(shape.rows, ratio)

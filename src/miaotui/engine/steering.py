@@ -1,0 +1,115 @@
+"""Keeps the promises: learns from each step and sets bounds to the next ones.
+
+Owns the moments at which the book is brought up to date and looked through. Knows the engine and
+its requests, and decides nothing itself: `schedule.review` says what promises need, `adjust` what
+the load needs. Used in the engine's thread alone. Invariant: nothing here can change an answer's
+tokens, only when they come and how many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from miaotui.engine.adjust import Adjuster
+from miaotui.engine.engine import Engine
+from miaotui.engine.request import Request
+from miaotui.schedule.admission import Admission
+from miaotui.schedule.cost import CostModel, Shape
+from miaotui.schedule.plan import StepLimits
+from miaotui.schedule.review import ALL_IS_WELL, Review, review
+
+REVIEW_S = 0.04  # between two looks through the book, when nobody came or went
+
+
+class Steering:
+    """One engine's: `begin` before a step, `learn` after it."""
+
+    def __init__(
+        self, engine: Engine, cost: CostModel, admission: Admission, clock: Callable[[], float]
+    ) -> None:
+        self._engine, self._cost, self._admission, self._clock = engine, cost, admission, clock
+        self._adjuster = Adjuster(engine.scheduler.config, cost)
+        self._free_s: float | None = None  # since when this step could have begun
+        self._step_s = 0.0  # what the next step is foreseen to take
+        self._reviewed_s = float("-inf")
+        self._known = -1  # the book's version at the last review
+        self._view = ALL_IS_WELL
+
+    def begin(self, active: Mapping[int, Request]) -> None:
+        """A step is about to be planned."""
+        now_s = self._clock()
+        if self._free_s is None:
+            self._free_s = now_s
+        version = self._admission.version
+        if version != self._known or now_s - self._reviewed_s > REVIEW_S:
+            self._known, self._reviewed_s = version, now_s
+            self._look(active, now_s)
+        self._admission.begin_step(now_s, self._step_s, self._adjuster.policy)
+
+    def rest(self) -> None:
+        """There was nothing to do: time until the next step is nobody's."""
+        self._free_s = None
+
+    def learn(self, active: Mapping[int, Request]) -> None:
+        """A step has ended: what it took, and how far it brought whom."""
+        chunks, scheduler = self._engine.latest.chunks, self._engine.scheduler
+        now_s = self._clock()
+        shape = Shape.of(chunks)
+        if self._free_s is not None:
+            self._cost.observe(shape, now_s - self._free_s)
+        self._free_s = now_s
+        self._step_s = self._cost.seconds(shape.rows, shape.logits, shape.attended)
+        progress = []
+        for chunk in chunks:
+            request = active.get(chunk.sequence)
+            if request is not None and not request.is_over:
+                computed, known = scheduler.progress(chunk.sequence)
+                answered = len(request.token_ids)
+                left = known - computed
+                left = left if left > 1 or not answered else 0
+                progress.append((chunk.sequence, left, computed, answered))
+        self._admission.update(progress, now_s)
+        self._adjust(now_s)
+
+    def _adjust(self, now_s: float) -> None:
+        stats = self._engine.scheduler.stats()
+        promised = self._admission.promised > 0
+        adjuster, team = self._adjuster, self._engine.runner.team
+        before = adjuster.policy
+        policy = adjuster.follow(now_s, promised, stats.running, stats.pauses)
+        adjuster.tell_threads(team.is_alone, team.size)
+        if policy != before:
+            self._limit(self._view)
+
+    def _look(self, active: Mapping[int, Request], now_s: float) -> None:
+        """Look through the book, and do what the promises need."""
+        if not self._admission.promised:
+            if self._view is not ALL_IS_WELL:
+                self._limit(ALL_IS_WELL)
+            return
+        view = review(self._admission.entries(), self._cost, self._adjuster.policy, now_s)
+        for number in view.lost:
+            self._admission.give_up(number)
+            self._engine.scheduler.defer(number)
+        for number, more in view.limits.items():
+            request = active.get(number)
+            if request is not None and not request.is_over:
+                request.shorten(len(request.token_ids) + more)
+                self._admission.shorten(number, request.ending.max_tokens)
+        self._limit(view)
+
+    def _limit(self, view: Review) -> None:
+        policy = self._adjuster.policy
+        until = view.prompts_until
+        self._view = view
+        self._engine.limits = StepLimits(
+            prompt_rows=policy.chunk,
+            width=policy.width,
+            hold_best_effort=view.hold_best_effort,
+            prompts_until=None if until is None or until > 1e300 else order_of(until),
+        )
+
+
+def order_of(due_s: float) -> int:
+    """A due time as the scheduler's order: whole microseconds."""
+    return max(0, int(due_s * 1e6))
