@@ -123,11 +123,11 @@ class Snapshot:
             if hits[-1][0] < hits[limit - 1][0] * (1 - _SAME):
                 break
             count *= 4
-        scores = [score for score, _ in hits]
-        for first, last in pairwise(scores):
-            if last < first <= last * (1 + _SAME):
-                return [_Candidate(exactly(address), address) for _, address in hits[:_CLOSE]]
-        return [_Candidate(score, address) for score, address in hits]
+        close = _close([score for score, _ in hits])
+        return [
+            _Candidate(exactly(address) if place in close else score, address)
+            for place, (score, address) in enumerate(hits)
+        ]
 
     def _rescored(
         self, query: tantivy.Query, limit: int, scale: float, exactly: _Exactly
@@ -214,6 +214,17 @@ class Snapshot:
 
     def _document(self, address: tantivy.DocAddress) -> Document:
         return Document.restored(self._searcher.doc(address)["record"][0])
+
+
+def _close(scores: list[float]) -> set[int]:
+    """Places of scores so near, yet not equal, to a neighbour that single precision may have
+    swapped them; the first `_CLOSE` at most.
+    """
+    close: set[int] = set()
+    for place, (first, last) in enumerate(pairwise(scores)):
+        if last < first <= last * (1 + _SAME) and len(close) < _CLOSE:
+            close |= {place, place + 1}
+    return close
 
 
 class _Exactly:
