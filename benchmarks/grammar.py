@@ -21,7 +21,7 @@ from miaotui.config import Settings
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.engine import Engine
 from miaotui.engine.grammar import Grammars
-from miaotui.engine.grammar_source import Grammar, from_schema
+from miaotui.engine.grammar_source import from_schema
 from miaotui.engine.loaded import load_model
 from miaotui.hub.resolve import resolve
 from miaotui.types import SamplingParams
@@ -98,7 +98,7 @@ def compiling(grammars: Grammars, repetitions: int = 20) -> float:
     """Median milliseconds to compile a schema that was not seen before."""
     times = []
     for i in range(repetitions):
-        grammar: Grammar = from_schema({**PERSON, "title": f"person {i}"})
+        grammar = from_schema({**PERSON, "title": f"person {i}"})
         start = time.perf_counter()
         grammars.constraint(grammar)
         times.append((time.perf_counter() - start) * 1e3)

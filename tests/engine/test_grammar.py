@@ -195,7 +195,7 @@ def test_what_forbids_the_end_is_refused(
 
 
 def test_a_marker_binds_what_follows(engine: Engine, grammars: Grammars) -> None:
-    constraint = grammars.after(b"<call>", source.from_pattern("\n[0-9]+"))
+    constraint = grammars.after(b"<call>", grammars.constraint(source.from_pattern("\n[0-9]+")))
     read(constraint, engine, "anything <cal <call")
     assert constraint.mask() is None
     read(constraint, engine, ">")
@@ -204,7 +204,7 @@ def test_a_marker_binds_what_follows(engine: Engine, grammars: Grammars) -> None
 
 
 def test_a_marker_that_does_not_fit_is_text(engine: Engine, grammars: Grammars) -> None:
-    constraint = grammars.after(b"h", source.from_pattern("[0-9]"))
+    constraint = grammars.after(b"h", grammars.constraint(source.from_pattern("[0-9]")))
     read(constraint, engine, "he")  # one token: the marker, and what the grammar refuses
     assert constraint.mask() is None
     read(constraint, engine, "h1")
@@ -214,16 +214,16 @@ def test_a_marker_that_does_not_fit_is_text(engine: Engine, grammars: Grammars) 
 def test_what_the_marker_s_token_holds_behind_it_counts(engine: Engine, grammars: Grammars) -> None:
     token = engine.tokenizer.encode("er", special=False)
     assert len(token) == 1
-    constraint = grammars.after(b"e", source.from_pattern("r[0-9]"))
+    constraint = grammars.after(b"e", grammars.constraint(source.from_pattern("r[0-9]")))
     constraint.accept(token[0])
     assert may_follow(constraint) == set(b"0123456789")
-    refused = grammars.after(b"e", source.from_pattern("[0-9]"))
+    refused = grammars.after(b"e", grammars.constraint(source.from_pattern("[0-9]")))
     refused.accept(token[0])
     assert refused.mask() is None
 
 
 def test_a_marker_may_be_a_token(grammars: Grammars) -> None:
-    constraint = grammars.after(START, source.from_pattern("[0-9]"))
+    constraint = grammars.after(START, grammars.constraint(source.from_pattern("[0-9]")))
     constraint.accept(ord("a"))
     assert constraint.mask() is None
     constraint.accept(START)

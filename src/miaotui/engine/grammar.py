@@ -54,7 +54,11 @@ class Grammars:
             self._vocabulary()
 
     def constraint(self, grammar: Grammar) -> GrammarConstraint:
-        """The grammar's state at the start of an answer; compiles the grammar if it is new.
+        """The grammar's state at the start of an answer, see `starter`."""
+        return self.starter(grammar)()
+
+    def starter(self, grammar: Grammar) -> Callable[[], GrammarConstraint]:
+        """Makes states at the start of an answer, at little cost; compiles the grammar if it is new.
 
         Raises `RequestError` for a grammar that is faulty or too complex.
         """
@@ -66,11 +70,12 @@ class Grammars:
         if matcher is None:
             matcher = _compile(view, grammar)
             self._keep(grammar.digest, matcher)
-        return GrammarConstraint(matcher.deep_copy(), view, self.end_ids)
+        known = matcher
+        return lambda: GrammarConstraint(known.deep_copy(), view, self.end_ids)
 
-    def after(self, marker: bytes | int, grammar: Grammar) -> AfterMarker:
-        """Free text, and from a marker on (its bytes, or its token) what the grammar says."""
-        return AfterMarker(self.constraint(grammar), marker, self._tokenizer.token_bytes)
+    def after(self, marker: bytes | int, inner: GrammarConstraint) -> AfterMarker:
+        """Free text, and from a marker on (its bytes, or its token) what ``inner`` says."""
+        return AfterMarker(inner, marker, self._tokenizer.token_bytes)
 
     def _keep(self, digest: bytes, matcher: LLMatcher) -> None:
         with self._lock:
@@ -176,7 +181,7 @@ class _Tokens:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_id: int) -> None:
         self._tokenizer = tokenizer
         self.eos_token_id = end_id
-        markers = tokenizer.special_ids | tokenizer.eos_ids
+        markers = self._markers = tokenizer.special_ids | tokenizer.eos_ids
         self.special_token_ids = sorted(i for i in markers if i < vocab_size)
         spelled = [tokenizer.token_bytes(i) for i in range(vocab_size)]
         self._by_bytes = {text: i for i, text in enumerate(spelled) if i not in markers and text}
@@ -188,7 +193,9 @@ class _Tokens:
     def __call__(self, text: str) -> list[int]:
         """Tokens of a text that the grammar forces, as the model itself would cut it."""
         wanted = text.encode("utf-8", "surrogatepass")
-        ids = self._tokenizer.encode(text, special=False)
+        ids = self._tokenizer.encode(text, whole=False)
+        if not self._markers.isdisjoint(ids):
+            ids = self._tokenizer.encode(text, special=False)
         if b"".join(map(self._tokenizer.token_bytes, ids)) == wanted:
             return ids
         return self._greedy(wanted)  # the tokenizer puts a space before texts

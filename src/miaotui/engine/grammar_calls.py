@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from miaotui.engine.grammar import AfterMarker, Grammars
-from miaotui.engine.grammar_source import Grammar, annotated, from_lark
+from miaotui.engine.grammar_source import Grammar, annotated, bounded, from_lark
 from miaotui.text.tokenizer import Tokenizer
 from miaotui.text.tool_formats import CallFormat, Tool
 
@@ -29,12 +28,19 @@ def calls_after_marker(form: CallFormat, tools: Sequence[Tool], several: bool) -
     return _calls(form, tools, several, "")
 
 
-def free_or_calls(
-    grammars: Grammars, form: CallFormat, grammar: Grammar, tokenizer: Tokenizer
-) -> AfterMarker:
-    """Free text until the model begins a call by itself; from there on ``grammar``."""
+def either(calls: Grammar, shape: Grammar) -> Grammar:
+    """Calls, or an answer of another grammar."""
+    other = json.loads(shape.text)["grammars"][0] if shape.text.startswith("{") else None
+    other = other or {"lark_grammar": shape.text}
+    rules = calls.text.replace("start:", "calls:", 1)
+    both = [{"lark_grammar": f"start: calls | @shape\n{rules}"}, {**other, "name": "shape"}]
+    return bounded(json.dumps({"grammars": both}))
+
+
+def begin_of(form: CallFormat, tokenizer: Tokenizer) -> bytes | int:
+    """The marker that begins a call, as its token or as bytes of text."""
     token = marker_id(form, tokenizer)
-    return grammars.after(form.begin.encode() if token is None else token, grammar)
+    return form.begin.encode() if token is None else token
 
 
 def marker_id(form: CallFormat, tokenizer: Tokenizer) -> int | None:

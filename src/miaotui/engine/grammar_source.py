@@ -55,7 +55,7 @@ def from_schema(schema: Mapping[str, Any] | bool, *, strict: bool = True) -> Gra
     ``strict``: a keyword that cannot be enforced is an error when the grammar is compiled, not
     ignored. Raises `RequestError` for a schema that is too large or too deep.
     """
-    return _bounded(json.dumps({"grammars": [{"json_schema": annotated(schema, strict=strict)}]}))
+    return bounded(json.dumps({"grammars": [{"json_schema": annotated(schema, strict=strict)}]}))
 
 
 def annotated(schema: Mapping[str, Any] | bool, *, strict: bool) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def from_lark(source: str) -> Grammar:
     """Texts of a Lark grammar, in llguidance's dialect; the first rule is ``start``."""
     if not isinstance(source, str) or not source.strip():
         raise RequestError("a grammar must be a non-empty text in Lark's notation")
-    return _bounded(source)
+    return bounded(source)
 
 
 def check_schema(schema: object) -> None:
@@ -114,7 +114,8 @@ def _children(node: object) -> list[Any]:
     return [child for child in nested if isinstance(child, (Mapping, list, tuple))]  # type: ignore[attr-defined]
 
 
-def _bounded(text: str) -> Grammar:
+def bounded(text: str) -> Grammar:
+    """The grammar of a text. Raises `RequestError` if it is longer than `MAX_BYTES`."""
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise RequestError(

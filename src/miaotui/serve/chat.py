@@ -14,9 +14,9 @@ from starlette.responses import Response
 from miaotui.engine.request import Request
 from miaotui.serve.asking import Asking, deadline_of
 from miaotui.serve.chat_events import ChatWriter, identity
+from miaotui.serve.constrained import form_of, read_format
 from miaotui.serve.errors import bad_value, json_response
 from miaotui.serve.events import respond, wants_usage
-from miaotui.serve.forms import form_for
 from miaotui.serve.json_body import ignored_fields, read_body
 from miaotui.serve.logprobs import chat_logprobs
 from miaotui.serve.params import check_choices, params_for
@@ -24,6 +24,7 @@ from miaotui.serve.prompts import chat_tokens
 from miaotui.serve.report import deadline_report, usage
 from miaotui.serve.routing import Endpoint
 from miaotui.serve.state import arrival_of, state_of
+from miaotui.serve.tooling import read_tooling
 from miaotui.serve.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from miaotui.types import Completion
 
@@ -64,10 +65,11 @@ async def _asking(http: HttpRequest, body: ChatRequest) -> Asking:
     limit = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     params = params_for(body, limit, (body.top_logprobs or 0) if body.logprobs else None)
     deadline = deadline_of(http, body)
-    form = form_for(body, hosted)
-    messages = [message.model_dump(exclude_unset=True) for message in body.messages]
-    tools = None if body.tool_choice == "none" else body.tools
-    prompt = await chat_tokens(hosted, messages, tools or None, body.chat_template_kwargs)
+    tooling = read_tooling(hosted.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
+    form = await form_of(hosted, tooling, read_format(body.response_format))
+    said = [message.model_dump(exclude_unset=True) for message in body.messages]
+    messages, tools = tooling.conversation(said)
+    prompt = await chat_tokens(hosted, messages, tools, body.chat_template_kwargs)
     check_choices([prompt], len(params))
     return Asking(http, hosted, [prompt], params, deadline, form)
 

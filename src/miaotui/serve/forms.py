@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from miaotui.engine.constraint import Constraint
-from miaotui.serve.errors import bad_value
-from miaotui.serve.hosting import Hosted
-from miaotui.serve.wire.chat import ChatRequest
 
 Json = Mapping[str, Any]
 
@@ -40,11 +37,3 @@ class Form:
 
 
 FREE = Form()
-
-
-def form_for(body: ChatRequest, hosted: Hosted) -> Form:
-    """The form that a request asks for. Raises `ApiError` (400) for one that is not known."""
-    kind = (body.response_format or {}).get("type", "text")
-    if kind != "text":
-        raise bad_value("response_format", f"type {str(kind)[:64]!r} is not known; use 'text'")
-    return FREE

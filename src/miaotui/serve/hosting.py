@@ -15,12 +15,14 @@ from contextlib import aclosing
 from importlib.metadata import version
 
 from miaotui.engine.engine import Engine
+from miaotui.engine.grammar import Grammars
 from miaotui.engine.loaded import Loaded
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Asked, Request
 from miaotui.errors import OverloadedError, RefusedError
 from miaotui.fsr.drafts import suffix_speculation
 from miaotui.serve.watch import NOBODY, Watch
+from miaotui.text.tool_formats import dialect_of
 from miaotui.types import Completion, Delta, SamplingParams
 
 Question = tuple[Sequence[int], SamplingParams, Asked]  # a prompt's tokens, and what is asked
@@ -43,6 +45,8 @@ class Hosted:
         self.created_s = int(time.time())
         self.tokenizer, self.template = loaded.tokenizer, loaded.template
         self.context = loaded.parts.context
+        self.grammars = Grammars(loaded.tokenizer, loaded.config.vocab_size)
+        self.dialect = dialect_of(loaded.template)
         self.fingerprint = _fingerprint(name, loaded)
         self._event_loop = asyncio.get_running_loop()
         self._readers: dict[int, _Reader] = {}

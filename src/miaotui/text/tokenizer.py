@@ -55,7 +55,7 @@ class Tokenizer:
         self.vocab_size = roles.size
         self.bos_id = roles.bos_id
         self.eos_ids = roles.eos_ids
-        self.special_ids = roles.special_ids
+        self.special_ids = self._hidden = roles.special_ids
 
     def encode(
         self,
@@ -114,8 +114,12 @@ class Tokenizer:
 
     def stream(self, *, skip_special: bool = True, start: bool = True) -> TextStream:
         """A decoder for tokens that come one by one; the options are those of `decode`."""
-        hidden = self.special_ids if skip_special else frozenset()
+        hidden = self._hidden if skip_special else frozenset()
         return TextStream(self.token_bytes, hidden, start and self.roles.drops_space)
+
+    def show(self, token_id: int) -> None:
+        """From now on decode this special token as text: it tells a tool call from plain text."""
+        self._hidden -= {token_id}
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes a token stands for; ids that the vocabulary lacks (padding rows) have none."""

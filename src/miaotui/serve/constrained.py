@@ -1,0 +1,117 @@
+"""Answers in a form that was asked for: from ``response_format`` and tools to constraints.
+
+Owns what formats there are, and where grammars are compiled: in a thread, with a limit on the time
+that anyone waits for it. Knows no wire format's answers. Invariant: a grammar that cannot be used
+is refused (400, with the field that asked for it) before anything is submitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from miaotui.engine.constraint import Constraint
+from miaotui.engine.grammar import GrammarConstraint
+from miaotui.engine.grammar_calls import begin_of, calls_after_marker, either, forced_calls
+from miaotui.engine.grammar_source import (
+    Grammar,
+    any_object,
+    from_choices,
+    from_lark,
+    from_pattern,
+    from_schema,
+)
+from miaotui.errors import RequestError
+from miaotui.serve.errors import bad_value
+from miaotui.serve.forms import FREE, Form
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.tooling import AUTO, ChatShaper, Tooling, named
+
+COMPILE_S = 5.0  # the library's own limits end the work long before
+FORMAT = "response_format"
+Json = Mapping[str, Any]
+
+
+def read_format(format_: Json | None) -> Grammar | None:
+    """OpenAI's ``response_format``; None: any text. Raises `ApiError` (400)."""
+    kind = (format_ or {}).get("type", "text")
+    if format_ is None or kind == "text":
+        return None
+    readers: dict[Any, Callable[[], Grammar]] = {
+        "json_object": any_object,
+        "json_schema": lambda: _schema(format_.get("json_schema"), f"{FORMAT}.json_schema"),
+        "regex": lambda: from_pattern(format_.get("pattern") or ""),
+        "choice": lambda: from_choices(format_.get("choices") or ()),
+        "lark": lambda: from_lark(format_.get("grammar") or ""),
+    }
+    if not isinstance(kind, str) or kind not in readers:
+        known = ", ".join(("text", *readers))
+        raise bad_value(f"{FORMAT}.type", f"must be one of {known}, not {str(kind)[:64]!r}")
+    try:
+        return readers[kind]()
+    except RequestError as error:
+        raise named(FORMAT, error) from None
+
+
+def _schema(body: Any, where: str) -> Grammar:
+    if not isinstance(body, Mapping):
+        raise bad_value(where, "must be an object with a name and a schema")
+    return schema_format(body, where)
+
+
+def schema_format(body: Json, where: str) -> Grammar:
+    """A JSON schema in ``schema``, enforced to the letter if ``strict``."""
+    schema = body.get("schema")
+    if not isinstance(schema, Mapping):
+        raise bad_value(f"{where}.schema", "must be a JSON schema")
+    try:
+        return from_schema(schema, strict=bool(body.get("strict")))
+    except RequestError as error:
+        raise named(f"{where}.schema", error) from None
+
+
+async def form_of(
+    hosted: Hosted, tooling: Tooling, shape: Grammar | None, param: str = FORMAT
+) -> Form:
+    """The form of an answer that may call tools, or has a shape, or both.
+
+    ``param`` is the field that ``shape`` came from. Raises `ApiError` (400).
+    """
+    if not tooling.tools:
+        if shape is None:
+            return FREE
+        return Form(await _compiled(hosted, lambda: shape, param))
+    shaper = lambda: ChatShaper(tooling)  # noqa: E731 - one for each answer
+    return Form(await _calling(hosted, tooling, shape), shaper)
+
+
+async def _calling(
+    hosted: Hosted, tooling: Tooling, shape: Grammar | None
+) -> Callable[[], Constraint]:
+    form, tokenizer, grammars = tooling.dialect.format, hosted.tokenizer, hosted.grammars
+    begin = begin_of(form, tokenizer)
+    if isinstance(begin, int):
+        tokenizer.show(begin)
+    tools, several = tooling.callable, tooling.several
+    if tooling.choice == AUTO and shape is None:
+        inner = await _compiled(hosted, lambda: calls_after_marker(form, tools, several), "tools")
+        return lambda: grammars.after(begin, inner())
+
+    def forced() -> Grammar:
+        calls = forced_calls(form, tools, several, tokenizer)
+        return calls if shape is None or tooling.choice != AUTO else either(calls, shape)
+
+    return await _compiled(hosted, forced, "tools")
+
+
+async def _compiled(
+    hosted: Hosted, source: Callable[[], Grammar], param: str
+) -> Callable[[], GrammarConstraint]:
+    try:
+        work = asyncio.to_thread(lambda: hosted.grammars.starter(source()))
+        return await asyncio.wait_for(work, COMPILE_S)
+    except RequestError as error:
+        raise named(param, error) from None
+    except asyncio.TimeoutError:
+        raise bad_value(param, "takes too long to compile: make it simpler") from None
