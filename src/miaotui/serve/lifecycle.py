@@ -20,12 +20,11 @@ from types import FrameType
 import uvicorn
 
 from miaotui.serve.guard import App
+from miaotui.serve.listening import config_for
 from miaotui.serve.operations import Operations
 from miaotui.serve.sockets import Tls
 
 _LOG = logging.getLogger("miaotui.serve")
-BACKLOG = 2048
-KEEP_ALIVE_S = 75
 LAST_WORDS_S = 2.0  # for answers that were cancelled to say so
 
 
@@ -39,19 +38,12 @@ class Server(uvicorn.Server):
         *,
         drain_timeout_s: float,
         tls: Tls | None = None,
-        keep_alive_s: int = KEEP_ALIVE_S,
     ) -> None:
         self._operations, self._drain_timeout_s = operations, drain_timeout_s
-        config = uvicorn.Config(
+        config = config_for(
             app,
             lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
             proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=keep_alive_s,
             timeout_graceful_shutdown=int(drain_timeout_s + LAST_WORDS_S) + 1,
             ssl_certfile=None if tls is None else tls.certificate,
             ssl_keyfile=None if tls is None else tls.key,

@@ -40,7 +40,7 @@ async def serve(
     hosts: dict[str, Hosted] = {}
     audit = None if options.audit_log is None else AuditLog(Path(options.audit_log))
     operations = Operations(hosts, audit=audit, traces=open_traces())
-    layers = _layers(options, operations)
+    layers = layers_for(options, operations)
     for name, model in loaded.items():
         hosted = Hosted(name, model, operations.watch)
         hosted.loop.admission.limits = Limits(options.max_requests, options.max_tokens)
@@ -60,7 +60,8 @@ async def serve(
     )
 
 
-def _layers(options: ServeOptions, operations: Operations) -> list[Middleware]:
+def layers_for(options: ServeOptions, operations: Operations) -> list[Middleware]:
+    """The layers around the routes, outermost first."""
     keyring = None
     if options.api_key_file is not None:
         keyring = Keyring(
