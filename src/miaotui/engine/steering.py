@@ -30,10 +30,10 @@ class Steering:
         self._engine, self._cost, self._admission, self._clock = engine, cost, admission, clock
         self._adjuster = Adjuster(engine.scheduler.config, cost)
         self._free_s: float | None = None  # since when this step could have begun
-        self._step_s = 0.0  # what the next step is foreseen to take
         self._reviewed_s = float("-inf")
         self._known = -1  # the book's version at the last review
         self._view = ALL_IS_WELL
+        self._reading = 0  # tokens before the prompt rows that were read last
 
     def begin(self, active: Mapping[int, Request]) -> None:
         """A step is about to be planned."""
@@ -43,8 +43,9 @@ class Steering:
         version = self._admission.version
         if version != self._known or now_s - self._reviewed_s > REVIEW_S:
             self._known, self._reviewed_s = version, now_s
+            self._adjust(now_s)
             self._look(active, now_s)
-        self._admission.begin_step(now_s, self._step_s, self._adjuster.policy)
+        self._admission.begin_step(now_s, self._running_s, self._adjuster.policy)
 
     def rest(self) -> None:
         """There was nothing to do: time until the next step is nobody's."""
@@ -58,8 +59,9 @@ class Steering:
         if self._free_s is not None:
             self._cost.observe(shape, now_s - self._free_s)
         self._free_s = now_s
-        self._step_s = self._cost.seconds(shape.rows, shape.logits, shape.attended)
         progress = []
+        before = [chunk.start for chunk in chunks if len(chunk.tokens) > chunk.n_logits]
+        self._reading = max(before) if before else self._reading
         for chunk in chunks:
             request = active.get(chunk.sequence)
             if request is not None and not request.is_over:
@@ -71,21 +73,23 @@ class Steering:
         self._admission.update(progress, now_s)
         self._adjust(now_s)
 
+    def _running_s(self) -> float:
+        """What the step that runs now is foreseen to take; asked from any thread."""
+        shape = Shape.of(self._engine.latest.chunks)
+        return self._cost.seconds(shape.rows, shape.logits, shape.attended)
+
     def _adjust(self, now_s: float) -> None:
         stats = self._engine.scheduler.stats()
         promised = self._admission.promised > 0
-        adjuster, team = self._adjuster, self._engine.runner.team
-        before = adjuster.policy
-        policy = adjuster.follow(now_s, promised, stats.running, stats.pauses)
-        adjuster.tell_threads(team.is_alone, team.size)
-        if policy != before:
-            self._limit(self._view)
+        team = self._engine.runner.team
+        self._adjuster.follow(now_s, promised, stats.running, stats.pauses)
+        self._adjuster.tell_threads(team.is_alone, team.size)
+        self._limit(self._view)
 
     def _look(self, active: Mapping[int, Request], now_s: float) -> None:
         """Look through the book, and do what the promises need."""
         if not self._admission.promised:
-            if self._view is not ALL_IS_WELL:
-                self._limit(ALL_IS_WELL)
+            self._limit(ALL_IS_WELL)
             return
         view = review(self._admission.entries(), self._cost, self._adjuster.policy, now_s)
         for number in view.lost:
@@ -98,12 +102,20 @@ class Steering:
                 self._admission.shorten(number, request.ending.max_tokens)
         self._limit(view)
 
+    def _chunk(self, rows: int) -> int:
+        """The policy's chunk, less as the prompt that is being read has become long."""
+        if rows >= self._engine.scheduler.config.chunk_size:
+            return rows
+        row_s = self._cost.seconds(rows, 0, 0.0) / rows
+        look_s = self._cost.seconds(rows, 0, float(self._reading)) - row_s * rows
+        return max(min(rows, 16), int(rows * row_s / (row_s + look_s)))
+
     def _limit(self, view: Review) -> None:
         policy = self._adjuster.policy
         until = view.prompts_until
         self._view = view
         self._engine.limits = StepLimits(
-            prompt_rows=policy.chunk,
+            prompt_rows=self._chunk(policy.chunk),
             width=policy.width,
             hold_best_effort=view.hold_best_effort,
             prompts_until=None if until is None or until > 1e300 else order_of(until),

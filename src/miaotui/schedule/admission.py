@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.cost import CostModel
@@ -56,12 +56,11 @@ class Admitted:
 
 @dataclass(frozen=True)
 class _Clock:
-    """When the engine's state was last known, and how long its step is foreseen to take."""
+    """When the engine's state was last known, and how long the step since is foreseen to take."""
 
+    policy: Policy
     as_of_s: float = 0.0
-    step_s: float = 0.0
-    busy: bool = False
-    policy: Policy = field(default_factory=lambda: Policy(16, 128))
+    step_s: Callable[[], float] | None = None  # None: no step is running
 
 
 class Admission:
@@ -72,7 +71,7 @@ class Admission:
         self.counts = Counts()
         self.lengths = AnswerLengths()
         self.limits = limits or Limits()
-        self._clock = _Clock(policy=policy)
+        self._clock = _Clock(policy)
         self._book: dict[int, Entry] = {}
         self.version = 0  # grows whenever a request comes or goes
         self.promised = 0  # promises in the book
@@ -124,9 +123,9 @@ class Admission:
 
     # from the engine's thread --------------------------------------------------------------------
 
-    def begin_step(self, now_s: float, step_s: float, policy: Policy) -> None:
-        """A step begins whose outcome the book does not know yet; ``step_s`` of 0: none does."""
-        self._clock = _Clock(now_s, step_s, step_s > 0, policy)
+    def begin_step(self, now_s: float, step_s: Callable[[], float], policy: Policy) -> None:
+        """A step begins whose outcome the book does not know yet; ``step_s`` tells its time."""
+        self._clock = _Clock(policy, now_s, step_s)
 
     def update(self, progress: Iterable[tuple[int, int, int, int]], now_s: float) -> None:
         """What a step brought: (number, prompt tokens left, tokens computed, tokens answered)."""
@@ -141,7 +140,7 @@ class Admission:
                 job.answer_left = max(self._expected(entry, answered) - answered, 1)
                 if answered and entry.first_s is None:
                     entry.first_s = now_s
-            self._clock = replace(self._clock, busy=False)
+            self._clock = replace(self._clock, step_s=None)
 
     def give_up(self, number: int) -> None:
         """Its promise is lost: it stands in nobody's way any more."""
@@ -273,9 +272,9 @@ class Admission:
     def _start_s(self, now_s: float) -> float:
         """The moment at which the book's state held: when the step that runs now began."""
         clock = self._clock
-        if not clock.busy:
+        if clock.step_s is None:
             return now_s
-        return min(now_s, max(clock.as_of_s, now_s - clock.step_s))
+        return min(now_s, max(clock.as_of_s, now_s - clock.step_s()))
 
     def _require_room(self, wish: Wish, now_s: float) -> None:
         tokens = sum(e.job.prompt_left + e.job.answer_left for e in self._book.values())

@@ -41,6 +41,7 @@ class Policy:
     width: int  # jobs that run at once
     chunk: int  # prompt rows of a step
     idle_rows: int = 0  # rows of a step that work without a promise takes beside the jobs
+    until_s: float | None = None  # prompts due later wait for the jobs due by then
 
 
 @dataclass(slots=True)
@@ -61,16 +62,26 @@ def forecast(
     return _Play(jobs, cost, policy, now_s).run()
 
 
+class _Left:
+    """A job in the play."""
+
+    __slots__ = ("answer", "length", "number", "order_s", "prompt")
+
+    def __init__(self, job: Job) -> None:
+        self.number, self.order_s = job.number, job.order_s
+        self.prompt, self.answer, self.length = job.prompt_left, job.answer_left, job.length
+
+
 class _Play:
-    """One run of the policy. Jobs are lists [number, prompt left, answer left, length]."""
+    """One run of the policy."""
 
     def __init__(self, jobs: Sequence[Job], cost: CostModel, policy: Policy, now_s: float) -> None:
         ordered = sorted(jobs, key=lambda job: job.rank)
         started = [job for job in ordered if job.running]
-        self._queue = [_left(job) for job in ordered if not job.running]
+        self._queue = [_Left(job) for job in ordered if not job.running]
         self._queue.reverse()
-        self._reading = [_left(job) for job in started if job.prompt_left > 0]
-        self._answering = [_left(job) for job in started if job.prompt_left <= 0]
+        self._reading = [_Left(job) for job in started if job.prompt_left > 0]
+        self._answering = [_Left(job) for job in started if job.prompt_left <= 0]
         self._cost, self._policy, self._now = cost, policy, now_s
         self._found: dict[int, Finish] = {
             job.number: Finish(now_s, now_s) for job in started if job.prompt_left <= 0
@@ -80,8 +91,9 @@ class _Play:
         """Play until nothing is left."""
         self._retire()
         while self._start() or self._reading or self._answering:
-            if self._reading:
-                self._read()
+            allowed = self._allowed()
+            if allowed:
+                self._read(allowed)
             else:
                 self._answer()
             self._retire()
@@ -94,57 +106,62 @@ class _Play:
             places -= 1
         return bool(self._reading)
 
-    def _read(self) -> None:
+    def _allowed(self) -> list[_Left]:
+        """The prompts that may be read now."""
+        until = self._policy.until_s
+        if until is None:
+            return self._reading
+        first = [job for job in self._reading if job.order_s <= until]
+        urgent = first or any(job.order_s <= until for job in self._answering)
+        return first if urgent else self._reading
+
+    def _read(self, reading: list[_Left]) -> None:
         """Steps in which prompts take up the chunk, and answers grow by one token each."""
         answering, left = self._answering, self._policy.chunk
-        first = self._reading[0]
+        first = reading[0]
         steps = 1
-        if first[1] > 2 * left:  # a long prompt: many equal steps at once
-            steps = first[1] // left - 1
+        if first.prompt > 2 * left:  # a long prompt: many equal steps at once
+            steps = first.prompt // left - 1
             if answering:
-                steps = max(1, min(steps, *(job[2] for job in answering)))
+                steps = max(1, min(steps, *(job.answer for job in answering)))
         rows = logits = len(answering) + self._policy.idle_rows
-        attended = sum(job[3] for job in answering) + len(answering) * (steps + 1) / 2
-        done: list[list[int]] = []
-        for job in self._reading:
-            take = min(left, job[1])
-            attended += take * (job[3] + take * steps / 2)
+        attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
+        done: list[_Left] = []
+        for job in reading:
+            take = min(left, job.prompt)
+            attended += take * (job.length + take * steps / 2)
             rows += take
             left -= take
-            job[1] -= take * steps
-            job[3] += take * steps
-            if job[1] <= 0:
+            job.prompt -= take * steps
+            job.length += take * steps
+            if job.prompt <= 0:
                 done.append(job)
             if not left:
                 break
         logits += len(done)
         self._now += steps * self._cost.seconds(rows, logits, attended)
         for job in answering:
-            job[2] -= steps
-            job[3] += steps
+            job.answer -= steps
+            job.length += steps
         for job in done:
             self._reading.remove(job)
-            job[2] -= 1
-            self._found[job[0]] = Finish(self._now, self._now)
+            job.answer -= 1
+            self._found[job.number] = Finish(self._now, self._now)
             answering.append(job)
 
     def _answer(self) -> None:
         """Steps of one row for each answer, up to the end of the shortest."""
         answering = self._answering
-        steps = min(job[2] for job in answering)
+        steps = min(job.answer for job in answering)
         count = len(answering) + self._policy.idle_rows
-        attended = sum(job[3] for job in answering) + len(answering) * (steps + 1) / 2
+        attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
         self._now += steps * self._cost.seconds(count, count, attended)
         for job in answering:
-            job[2] -= steps
-            job[3] += steps
+            job.answer -= steps
+            job.length += steps
 
     def _retire(self) -> None:
         for job in self._answering:
-            if job[2] <= 0:
-                self._found[job[0]].last_s = self._now
-        self._answering = [job for job in self._answering if job[2] > 0]
-
-
-def _left(job: Job) -> list[int]:
-    return [job.number, job.prompt_left, job.answer_left, job.length]
+            if job.answer <= 0:
+                self._found[job.number].last_s = self._now
+        self._answering = [job for job in self._answering if job.answer > 0]

@@ -53,8 +53,8 @@ def review(entries: Sequence[Entry], cost: CostModel, policy: Policy, now_s: flo
         late = _late(promised, [], cost, policy, now_s, cost.margin)
     if not late:
         return Review(hold_best_effort=bool(beside), limits=limits)
-    lost = _lost(promised, cost, policy, now_s)
     until = min(entry.job.order_s for entry in late)
+    lost = _lost(promised, cost, replace(policy, until_s=until), now_s)
     return Review(True, until, tuple(lost), limits)
 
 

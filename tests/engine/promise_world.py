@@ -1,0 +1,219 @@
+"""Promises under load in virtual time: the real scheduler, admission and steering, no model.
+
+A step takes what a true cost (which the cost model does not know exactly) says, times noise; then
+the clock jumps. Answers are counted, not computed, so that minutes of load pass in a second.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from miaotui.engine.steering import Steering, order_of
+from miaotui.errors import RefusedError
+from miaotui.schedule import Plan, ScheduleConfig, Scheduler
+from miaotui.schedule.admission import Admission, Limits
+from miaotui.schedule.cost import CostModel, Rates, Shape
+from miaotui.schedule.entry import Wish
+from miaotui.schedule.forecast import Policy
+from miaotui.schedule.plan import NO_LIMITS
+from miaotui.types import Deadline
+
+# A small model on two cores: seconds by rows, of a row of logits, of a key looked at.
+RATES = Rates(
+    ((1, 3.1e-3), (4, 3.3e-3), (8, 4.2e-3), (16, 7.4e-3), (64, 25.5e-3), (256, 105e-3)),
+    60e-6,
+    0.7e-6,
+)
+SECOND = Deadline(total_ms=1000.0)
+
+
+@dataclass
+class Ask:
+    """One request of a scripted load."""
+
+    at_s: float
+    prompt: int
+    answer: int
+    deadline: Deadline | None = SECOND
+    named: bool = True
+    actual: int | None = None  # the length it comes to by itself
+
+
+@dataclass
+class _Ending:
+    max_tokens: int
+
+
+@dataclass
+class Job:
+    """A request on its way, as far as steering looks at it."""
+
+    number: int
+    ask: Ask
+    ending: _Ending
+    predicted_ms: float
+    shortened: bool
+    token_ids: list[int] = field(default_factory=list)
+    first_s: float | None = None
+    over_s: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.over_s is not None
+
+    @property
+    def took_ms(self) -> float:
+        assert self.over_s is not None
+        return (self.over_s - self.ask.at_s) * 1e3
+
+    @property
+    def met(self) -> bool:
+        deadline = self.ask.deadline
+        assert deadline is not None
+        assert self.first_s is not None
+        first_ms = (self.first_s - self.ask.at_s) * 1e3
+        in_time = deadline.total_ms is None or self.took_ms <= deadline.total_ms
+        return in_time and (deadline.ttft_ms is None or first_ms <= deadline.ttft_ms)
+
+    def shorten(self, max_tokens: int) -> None:
+        least = len(self.token_ids) + 1
+        self.ending.max_tokens = max(least, min(max_tokens, self.ending.max_tokens))
+        self.shortened = True
+
+
+class _Team:
+    is_alone, size = False, 2
+
+
+class _Runner:
+    team = _Team()
+
+
+class ScriptedEngine:
+    """What steering sees of an engine."""
+
+    def __init__(self, config: ScheduleConfig) -> None:
+        self.scheduler = Scheduler(config)
+        self.latest, self.limits = Plan(()), NO_LIMITS
+        self.runner = _Runner()
+
+
+class World:
+    """Plays a load; ``true_s`` says what a step takes, given its shape and the time."""
+
+    def __init__(
+        self,
+        true_s: Callable[[Shape, float], float],
+        *,
+        rates: Rates = RATES,
+        limits: Limits | None = None,
+        **config: int,
+    ) -> None:
+        schedule = {"n_pages": 1024, "context": 8192, "max_rows": 512, "max_sequences": 16}
+        self.now_s = 1.0
+        self.true_s = true_s
+        self.engine = ScriptedEngine(ScheduleConfig(**{**schedule, **config}))
+        self.cost = CostModel(rates)
+        policy = Policy(self.engine.scheduler.config.max_sequences, 512)
+        self.admission = Admission(self.cost, policy, limits)
+        clock = lambda: self.now_s  # noqa: E731
+        self.steering = Steering(self.engine, self.cost, self.admission, clock)
+        self.active: dict[int, Job] = {}
+        self.done: list[Job] = []
+        self.refused: list[tuple[Ask, RefusedError]] = []
+        self.steps = 0
+
+    def play(self, load: list[Ask], check: bool = False) -> None:
+        """Let the load come at its times, and run until nothing is left."""
+        coming = sorted(load, key=lambda ask: ask.at_s)[::-1]
+        while coming or self.active:
+            if not self.active and coming:
+                self.steering.rest()
+                self.now_s = max(self.now_s, coming[-1].at_s)
+            self._arrive(coming, self.now_s)
+            if self.active:
+                self._step(coming)
+                if check:
+                    self.engine.scheduler.check()
+
+    def _arrive(self, coming: list[Ask], until_s: float) -> None:
+        while coming and coming[-1].at_s <= until_s:
+            self._ask(coming.pop())
+
+    def _ask(self, ask: Ask) -> None:
+        number = len(self.done) + len(self.active) + len(self.refused)
+        wish = Wish(number, ask.prompt, 0, ask.answer, ask.named, ask.deadline, ask.at_s)
+        try:
+            admitted = self.admission.admit(wish, max(self.now_s, ask.at_s))
+        except RefusedError as error:
+            self.refused.append((ask, error))
+            return
+        job = Job(number, ask, _Ending(admitted.limit), admitted.predicted_ms, admitted.shortened)
+        due = order_of(admitted.order_s) if admitted.promised else None
+        tokens = [number * 7919 + i for i in range(ask.prompt)]
+        self.engine.scheduler.add(number, tokens, admitted.limit, due=due)
+        self.active[number] = job
+
+    def _step(self, coming: list[Ask]) -> None:
+        engine = self.engine
+        self.steering.begin(self.active)
+        plan = engine.latest = engine.scheduler.plan({}, engine.limits)
+        assert plan.chunks, "while there is work, a plan has rows"
+        end_s = self.now_s + self.true_s(Shape.of(plan.chunks), self.now_s)
+        meanwhile = []
+        while coming and coming[-1].at_s <= end_s:
+            meanwhile.append(coming.pop())
+        before_s = self.now_s
+        for ask in meanwhile:  # admitted while the step runs
+            self.now_s = max(before_s, ask.at_s)
+            self._ask(ask)
+        self.now_s = end_s
+        engine.scheduler.commit(plan, {c.sequence: [1] for c in plan.chunks if c.n_logits})
+        for chunk in plan.chunks:
+            if chunk.n_logits:
+                self._token(self.active[chunk.sequence])
+        self.steps += 1
+        self.steering.learn(self.active)
+        for number in [n for n, job in self.active.items() if job.is_over]:
+            self.done.append(self.active.pop(number))
+            self.admission.leave(number)
+
+    def _token(self, job: Job) -> None:
+        job.token_ids.append(1)
+        if job.first_s is None:
+            job.first_s = self.now_s
+        length = job.ending.max_tokens
+        if job.ask.actual is not None:
+            length = min(length, job.ask.actual)
+        if len(job.token_ids) >= length:
+            job.over_s = self.now_s
+            self.engine.scheduler.cancel(job.number)
+
+
+def poisson(
+    rate: float, seconds: float, seed: int, deadline: Deadline | None = SECOND
+) -> list[Ask]:
+    """An open load: prompts of 40 to 400 tokens, answers of 16 to 128."""
+    return list(_poisson(rate, seconds, random.Random(seed), deadline))
+
+
+def _poisson(
+    rate: float, seconds: float, source: random.Random, deadline: Deadline | None
+) -> Iterator[Ask]:
+    at_s = 1.0
+    while (at_s := at_s + source.expovariate(rate)) < 1.0 + seconds:
+        yield Ask(at_s, source.randint(40, 400), source.randint(16, 128), deadline)
+
+
+def noisy(noise: float, seed: int, slower: float = 1.0) -> Callable[[Shape, float], float]:
+    """True times: the rates, ``slower`` by a factor, with noise of that deviation and rare jolts."""
+    truth, source = CostModel(RATES), random.Random(seed)
+
+    def true_s(shape: Shape, now_s: float) -> float:
+        jolt = 0.03 if source.random() < 0.002 else 0.0
+        took = truth.seconds(shape.rows, shape.logits, shape.attended) * slower
+        return took * source.lognormvariate(0.0, noise) + jolt
+
+    return true_s
