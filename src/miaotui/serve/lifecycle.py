@@ -54,13 +54,13 @@ class Server(uvicorn.Server):
         """The first signal: finish what runs. The second: end now."""
         if self.should_exit:
             os._exit(128 + sig)  # whatever is half written is rebuilt by the next start
+        self._operations.is_draining = True
+        self.should_exit = True  # before anything that a second signal could interrupt
         _LOG.warning(
             "%s: finishing what runs, for up to %g s; a second signal ends at once",
             signal.Signals(sig).name,
             self._drain_timeout_s,
         )
-        self._operations.is_draining = True
-        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let what runs finish, cancel it when its time is over, and leave."""

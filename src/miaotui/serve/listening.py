@@ -15,8 +15,8 @@ KEEP_ALIVE_S = 30
 BACKLOG = 1024
 
 
-def server_for(app: ASGIApp, **options: Any) -> Server:
-    """A server for ``app``; ``options`` are uvicorn's, such as ``host`` and ``port``."""
+def config_for(app: ASGIApp, **options: Any) -> uvicorn.Config:
+    """How ``app`` is served; ``options`` are uvicorn's, such as ``host`` and ``port``."""
     chosen: dict[str, Any] = {
         "http": "httptools",
         "ws": "none",
@@ -26,7 +26,12 @@ def server_for(app: ASGIApp, **options: Any) -> Server:
         "timeout_keep_alive": KEEP_ALIVE_S,
         "backlog": BACKLOG,
     }
-    return Server(uvicorn.Config(app, **(chosen | options)))
+    return uvicorn.Config(app, **(chosen | options))
+
+
+def server_for(app: ASGIApp, **options: Any) -> Server:
+    """A server for ``app``, configured like `config_for`."""
+    return Server(config_for(app, **options))
 
 
 class Server(uvicorn.Server):
