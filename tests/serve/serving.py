@@ -98,12 +98,14 @@ def serving(
         yield state["serving"]
     finally:
         if "server" in state:
-            stop(state["server"])
+            stop(state["server"], thread)
         thread.join(30)
     if "error" in state:
         raise state["error"]
 
 
-def stop(server: Server) -> None:
+def stop(server: Server, thread: threading.Thread) -> None:
+    """Ask it to end; answers that are still under way after a second are broken off."""
     server.should_exit = True
+    thread.join(1.0)
     server.force_exit = True

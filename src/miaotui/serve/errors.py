@@ -26,10 +26,12 @@ from miaotui.errors import (
     RequestError,
     TemplateError,
 )
+from miaotui.types import SamplingParams
 
 LOG = logging.getLogger("miaotui.serve")
 INVALID, SERVER = "invalid_request_error", "server_error"
 RATE = "rate_limit_error"
+_FIELDS = {"messages", "chat_template_kwargs", "tools", *SamplingParams.__dataclass_fields__}
 _TAGS = {"str", "int", "float", "bool", "dict", "list", "none", "is-instance", "function-plain"}
 
 
@@ -86,7 +88,9 @@ def bad_value(param: str, message: str) -> ApiError:
 
 def from_validation(error: ValidationError) -> ApiError:
     """400 that names the first field that is wrong, and what was expected."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    first = [each for each in problems if each["loc"][:1] == problems[0]["loc"][:1]]
+    problem = max(first, key=lambda each: len(each["loc"]))  # of a union, the closest member
     param = _param(problem["loc"])
     missing = problem["type"] == "missing"
     code = "missing_required_parameter" if missing else "invalid_value"
@@ -127,9 +131,7 @@ def _from_known(error: MiaotuiError) -> ApiError | None:
     if isinstance(error, PromptTooLongError):
         return ApiError(400, message, param="messages", code="context_length_exceeded")
     if isinstance(error, RequestError):
-        named = re.match(r"[a-z_]+", message)
-        param = named.group() if named and " must " in message[:80] else None
-        return ApiError(400, message, param=param, code="invalid_value")
+        return ApiError(400, message, param=_named(message), code="invalid_value")
     if isinstance(error, TemplateError):
         return ApiError(400, message, param="messages", code="chat_template")
     if isinstance(error, DeadlineUnattainableError):
@@ -145,6 +147,12 @@ def _from_known(error: MiaotuiError) -> ApiError | None:
         headers = _retry(error.retry_after_s)
         return ApiError(503, message, kind=SERVER, code="overloaded", headers=headers)
     return None
+
+
+def _named(message: str) -> str | None:
+    """The field that a message of ours begins with."""
+    match = re.match(r"([a-z_]+)(\[\d+\])*", message)
+    return match.group() if match and match[1] in _FIELDS else None
 
 
 def _retry(after_s: float) -> dict[str, str]:

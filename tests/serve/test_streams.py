@@ -1,0 +1,141 @@
+"""Server-sent events byte by byte, pings in silence, and clients that leave."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from serving import Serving, serving
+
+from miaotui.serve.settings import ServeSettings
+from tiny_engine import settings_in
+from tiny_models import make_tiny_folder
+
+LONG: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "go on"}],
+    "ignore_eos": True,
+    "seed": 1,
+}
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    folder = tmp_path_factory.mktemp("streams")
+    path = make_tiny_folder(folder, "llama", max_position_embeddings=4096)
+    settings = ServeSettings(ping_s=0.1)
+    with serving({"tiny": path}, settings_in(folder), serve=settings) as running:
+        yield running
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def connect(server: Serving, body: dict[str, Any], path: str = CHAT) -> socket.socket:
+    """A connection that has sent a request and not read anything."""
+    address = urlsplit(server.url)
+    assert address.port
+    connection = socket.create_connection(("127.0.0.1", address.port))
+    text = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n"
+    connection.sendall(head.encode() + text)
+    return connection
+
+
+def test_events_are_data_lines_and_end_with_done(server: Serving) -> None:
+    body = LONG | {"stream": True, "max_tokens": 5}
+    answer = httpx.post(server.url + CHAT, json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-cache"
+    assert "content-length" not in answer.headers
+    events = answer.text.split("\n\n")
+    assert events.pop() == ""
+    assert events.pop() == "data: [DONE]"
+    for event in events:
+        if event == ": ping":
+            continue
+        assert event.startswith("data: {")
+        assert "\n" not in event
+        json.loads(event[6:])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_a_client_that_leaves_is_cancelled(server: Serving, stream: bool, path: str) -> None:
+    engine = server.hosts["tiny"].loop.engine
+    used = engine.scheduler.stats().pages_used
+    body = {**LONG, "prompt": "go on", "max_tokens": 3900, "stream": stream, "n": 2}
+    connection = connect(server, body, path)
+    eventually(lambda: server.in_flight() == 2)
+    if stream:
+        assert b"200 OK" in connection.recv(4096)
+    connection.close()
+    eventually(lambda: server.in_flight() == 0)
+    assert engine.scheduler.stats().pages_used == used == 0
+
+
+def test_a_waiting_stream_is_kept_alive_by_comments(server: Serving) -> None:
+    hosted = server.hosts["tiny"]
+    step = hosted.loop.engine.step
+    try:
+        hosted.loop.engine.step = lambda drafts=None: False  # type: ignore[method-assign]
+        connection = connect(server, LONG | {"stream": True, "max_tokens": 3})
+        connection.settimeout(10)
+        seen = b""
+        while seen.count(b": ping\n\n") < 2:
+            seen += connection.recv(4096)
+        assert b"data:" not in seen.replace(b": ping", b"")
+    finally:
+        hosted.loop.engine.step = step  # type: ignore[method-assign]
+    hosted.loop._wake.set()
+    while b"[DONE]" not in seen:
+        seen += connection.recv(4096)
+    connection.close()
+
+
+def test_many_streams_say_what_each_says_alone(server: Serving) -> None:
+    def text(seed: int) -> str:
+        body = LONG | {"stream": True, "max_tokens": 20, "seed": seed}
+        answer = httpx.post(server.url + CHAT, json=body, timeout=60).text
+        parts = [json.loads(e[6:]) for e in answer.split("\n\n") if e.startswith("data: {")]
+        return "".join(p["choices"][0]["delta"].get("content", "") for p in parts)
+
+    alone = [text(seed) for seed in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(text, range(6))) == alone
+    assert len(set(alone)) == 6
+
+
+def test_a_request_that_fails_midway_says_so_in_an_event(server: Serving) -> None:
+    engine = server.hosts["tiny"].loop.engine
+    take = engine._take
+    count = 0
+
+    def faulty(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > 3:
+            raise MemoryError("secret")
+        return take(*args)
+
+    try:
+        engine._take = faulty  # type: ignore[method-assign]
+        answer = httpx.post(server.url + CHAT, json=LONG | {"stream": True, "max_tokens": 900})
+    finally:
+        engine._take = take  # type: ignore[method-assign]
+    last = answer.text.split("\n\n")[-2]
+    assert json.loads(last[6:])["error"]["code"] == "internal_error"
+    assert "secret" not in answer.text
+    assert "[DONE]" not in answer.text
+    assert httpx.post(server.url + CHAT, json=LONG | {"max_tokens": 2}).status_code == 200
