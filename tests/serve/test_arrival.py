@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from asgi_calls import Answer, ask, scope_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
@@ -27,12 +27,11 @@ SMALL = ServeSettings(max_body_bytes=1000, body_timeout_s=0.05)
 CHAT = "/v1/chat/completions"
 
 
-def app(settings: ServeSettings = SMALL) -> Starlette:
-    return create_app({}, settings)
+APP = create_app({}, SMALL)
 
 
-def post(body: bytes, *headers: tuple[str, str], to: str = CHAT) -> Answer:
-    return asyncio.run(ask(app(), to, headers, "POST", body))
+def post(body: bytes, *headers: tuple[str, str]) -> Answer:
+    return asyncio.run(ask(APP, CHAT, headers, "POST", body))
 
 
 def error_of(answer: Answer) -> Any:
@@ -87,6 +86,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(), JSON))
 def test_sound_json_is_read(value: dict[str, Any]) -> None:
     assert read_object(json.dumps(value, ensure_ascii=True).encode()) == value
@@ -103,6 +103,7 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
     assert status == 400
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(), JSON, max_size=40))
 def test_no_body_breaks_the_server(value: dict[str, Any]) -> None:
     answer = post(json.dumps(value).encode())
@@ -142,7 +143,7 @@ def run_with(messages: list[dict[str, Any]]) -> list[Any]:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await app()(scope_of(CHAT, [], "POST"), receive, send)
+        await APP(scope_of(CHAT, [], "POST"), receive, send)
 
     asyncio.run(main())
     return sent
@@ -166,12 +167,12 @@ def test_a_client_that_leaves_while_sending_is_not_answered() -> None:
 
 
 def test_unknown_paths_and_methods_have_openais_shape() -> None:
-    missing = asyncio.run(ask(app(), "/v1/nothing"))
+    missing = asyncio.run(ask(APP, "/v1/nothing"))
     assert (missing.status, error_of(missing)["code"]) == (404, "not_found")
-    wrong = asyncio.run(ask(app(), CHAT))
+    wrong = asyncio.run(ask(APP, CHAT))
     assert (wrong.status, error_of(wrong)["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST"
-    slash = asyncio.run(ask(app(), CHAT + "/", method="POST"))
+    slash = asyncio.run(ask(APP, CHAT + "/", method="POST"))
     assert slash.status == 404
 
 

@@ -72,6 +72,8 @@ def routes(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
     page = PAGE.read_bytes()
 
     async def show_document(http: HttpRequest) -> Response:
+        if not described:  # it takes a while to make, and few servers are asked for it
+            described.update(document([*endpoints, *own]))
         return json_response(described)
 
     async def show_page(http: HttpRequest) -> Response:
@@ -82,7 +84,6 @@ def routes(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
         Endpoint("/openapi.json", "GET", show_document, "Describe this server's routes"),
         Endpoint("/docs", "GET", show_page, "The same as a page", media_type="text/html"),
     ]
-    described |= document([*endpoints, *own])
     return own
 
 
