@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_TERMS = 1_024
 _FAR = 2**62
+_K3 = 1.2  # as k1
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class Ranked:
         return frozenset(term for text in texts for term in self.analyzer.terms(text))
 
     def weighted(self, clause: Words) -> tuple[tuple[Term, float], ...]:
-        """((field, term), weight) of a clause of words; words said twice count twice. A clause of
-        stop words alone is looked up among all words as they stand.
+        """((field, term), weight) of a clause of words; a word said again counts more, but
+        saturates as it does in passages (k3 of Robertson et al. 1994). A clause of stop words
+        alone is looked up among all words as they stand.
         """
         made = self._terms.get(clause)
         if made is None:
@@ -90,7 +92,7 @@ class Ranked:
                 counts = Counter(self.analyzer.words(clause.text))
                 fields = {"phrase": 1.0}
             made = tuple(
-                ((name, term), clause.boost * count * weight)
+                ((name, term), clause.boost * weight * (_K3 + 1) * count / (_K3 + count))
                 for term, count in counts.items()
                 for name, weight in fields.items()
             )

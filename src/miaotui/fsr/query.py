@@ -3,7 +3,7 @@
     cats dogs            ranked by either word         +cats -dogs      must, must not
     cats AND (dogs OR mice) NOT birds                  "black cat"      the words in this order
     "black cat"~2        up to two words between       cat*             words that begin so
-    kitten~1  kitten~    within 1 (2) letters          title:cat        in the title only
+    kitten~1  kitten~    within 1 (2) letters          title:cat        in the title only, body: text and title
     cats^2               counts twice                  tag:pets  source:docs/*  lang:zh  id:7
     time:[2024-01-01 TO 2024-12-31]                    {a TO b} leaves the ends out; * is open
 
