@@ -176,7 +176,7 @@ def _pdf(source: Source) -> Iterator[Read]:
         pages = [page.extract_text() for page in reader.pages[:MAX_PAGES]]
         title = str((reader.metadata or {}).get("/Title") or "")
     except (Exception, RecursionError) as error:  # a broken file may fail anywhere in the library
-        yield Skipped(source.name, f"the PDF is broken: {type(error).__name__}: {error:.200}"[:300])
+        yield Skipped(source.name, f"the PDF is broken: {type(error).__name__}: {str(error)[:200]}")
         return
     yield _whole(source, repaired(title).strip(), repaired("\n\n".join(pages)).strip())
 
