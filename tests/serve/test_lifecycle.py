@@ -136,7 +136,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with child_server(f"tiny={folder}", "--drain-timeout", "60s") as child:
         response = begin(child, {**LONG, "max_tokens": 30_000})
         child.process.send_signal(signal.SIGTERM)
-        child.wait_for("SIGTERM")
+        child.wait_for("leaving")
         start_s = time.monotonic()
         child.process.send_signal(signal.SIGINT)
         assert child.process.wait(10) == 128 + signal.SIGINT

@@ -73,8 +73,8 @@ class Gauges(Collector):
 
     def __init__(self, hosts: Hosts, registry: CollectorRegistry) -> None:
         self._hosts = hosts
+        registry.register(self)  # first, so that a scrape takes the steps before it shows them
         self.steps = StepTimes(registry)
-        registry.register(self)
 
     def describe(self) -> list[Metric]:
         """Nothing in advance; the registry must not collect to find names."""

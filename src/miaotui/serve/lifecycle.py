@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -55,16 +54,15 @@ class Server(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)  # whatever is half written is rebuilt by the next start
         self._operations.is_draining = True
-        self.should_exit = True  # before anything that a second signal could interrupt
-        _LOG.warning(
-            "%s: finishing what runs, for up to %g s; a second signal ends at once",
-            signal.Signals(sig).name,
-            self._drain_timeout_s,
-        )
+        self.should_exit = True  # told of in `shutdown`: a signal must not interrupt a log's writer
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let what runs finish, cancel it when its time is over, and leave."""
         self._operations.is_draining = True
+        _LOG.warning(
+            "leaving: what runs has %g s to finish; a second signal ends at once",
+            self._drain_timeout_s,
+        )
         cancelling = asyncio.create_task(self._cancel_late())
         try:
             await super().shutdown(sockets)

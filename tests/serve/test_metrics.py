@@ -1,0 +1,309 @@
+"""What monitors see: metrics, health, audit, logs; and that none of it holds a client's words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from serving import Serving, serving
+
+from miaotui.errors import RequestError
+from miaotui.serve.account import Account
+from miaotui.serve.audit import AuditLog
+from miaotui.serve.gauges import StepTimes
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.keys import Caller
+from miaotui.serve.logs import log_request, set_up_logs
+from miaotui.serve.machine import memory_warning, resident_bytes
+from miaotui.serve.operations import KEY, Operations
+from miaotui.serve.options import ServeOptions
+from miaotui.serve.start import layers_for
+from tiny_engine import settings_in
+from tiny_models import make_tiny_folder
+
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "miaotui.json"
+
+
+@dataclass
+class Watched:
+    server: Serving
+    operations: Operations
+    audit: Path
+
+    def ask(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """Status and body."""
+        content = None if body is None else json.dumps(body).encode()
+        asked = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.server.url + path, content, asked)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def sample(self, name: str, **labels: str) -> float:
+        """One number of what a scrape says now."""
+        found = [
+            sample.value
+            for family in text_string_to_metric_families(self.ask("/metrics")[1])
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        assert len(found) == 1, (name, labels, found)
+        return found[0]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("watched")
+    models = {"tiny": make_tiny_folder(folder, "llama")}
+    hosts: dict[str, Hosted] = {}
+    audit = folder / "audit.jsonl"
+    operations = Operations(hosts, audit=AuditLog(audit))
+
+    def attach(made: dict[str, Hosted]) -> dict[str, Operations]:
+        hosts.update(made)
+        for hosted in made.values():
+            hosted.watch = operations.watch
+        return {KEY: operations}
+
+    layers = layers_for(ServeOptions(models=("tiny",)), operations)
+    with serving(models, settings_in(folder), layers=layers, extras=attach) as server:
+        yield Watched(server, operations, audit)
+    operations.close()
+
+
+def complete(watched: Watched, **more: Any) -> dict[str, Any]:
+    body = {"prompt": "hello there", "max_tokens": 6, "ignore_eos": True, **more}
+    status, text = watched.ask("/v1/completions", body)
+    assert status == 200, text
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def test_tokens_and_ends_are_counted(watched: Watched) -> None:
+    def counts() -> list[float]:
+        ended = watched.sample("vllm:request_success_total", finished_reason="length")
+        return [
+            watched.sample("vllm:prompt_tokens_total"),
+            watched.sample("vllm:generation_tokens_total"),
+            watched.sample("vllm:time_to_first_token_seconds_count"),
+            watched.sample("vllm:e2e_request_latency_seconds_count"),
+            ended,
+        ]
+
+    complete(watched)
+    before = counts()
+    usage = complete(watched, n=2)["usage"]
+    after = counts()
+    more = [b - a for a, b in zip(before, after, strict=True)]
+    assert more == [2 * usage["prompt_tokens"], usage["completion_tokens"], 2, 2, 2]
+
+
+def test_stored_prefixes_are_counted(watched: Watched) -> None:
+    prompt = "a prompt that is long enough to fill some pages of keys and values " * 2
+    complete(watched, prompt=prompt)
+    before = watched.sample("vllm:prefix_cache_hits_total")
+    answer = complete(watched, prompt=prompt)
+    cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert cached > 0
+    assert watched.sample("vllm:prefix_cache_hits_total") == before + cached
+
+
+def test_promises_are_counted(watched: Watched) -> None:
+    complete(watched, deadline_ms=60_000)
+    met = watched.sample("miaotui_deadline_met_total")
+    refused = watched.sample("miaotui_deadline_refused_total")
+    assert met >= 1
+    body = {"prompt": "hello", "max_tokens": 200, "ignore_eos": True, "deadline_ms": 0.01}
+    assert watched.ask("/v1/completions", body)[0] == 429
+    assert watched.sample("miaotui_deadline_refused_total") == refused + 1
+    assert watched.sample("miaotui_refused_total", reason="deadline") >= 1
+
+
+def test_steps_are_counted_once_each(watched: Watched) -> None:
+    complete(watched)
+    first = watched.sample("miaotui_step_seconds_count")
+    assert first >= 6
+    assert watched.sample("miaotui_step_seconds_count") == first
+    complete(watched)
+    assert watched.sample("miaotui_step_seconds_count") >= first + 6
+    assert watched.sample("miaotui_step_ratio_count") == watched.sample(
+        "miaotui_step_predicted_seconds_count"
+    )
+
+
+def test_the_machine_is_seen(watched: Watched) -> None:
+    assert watched.sample("process_cpu_seconds_total") > 0
+    assert watched.sample("miaotui_team_threads") >= 1
+    assert watched.sample("miaotui_healthy") == 1
+    assert watched.sample("vllm:num_requests_running") == 0
+    assert 0 <= watched.sample("vllm:kv_cache_usage_perc") <= 1
+
+
+def test_labels_do_not_grow_with_what_clients_send(watched: Watched) -> None:
+    def series() -> set[str]:
+        text = watched.ask("/metrics")[1]
+        return {line.rpartition(" ")[0] for line in text.splitlines() if line[:1] != "#"}
+
+    def visit(number: int) -> None:
+        watched.ask(f"/nowhere/{number}?x={number}", None, {"User-Agent": f"agent-{number}"})
+        watched.ask(f"/v1/models/model-{number}")
+        body = {"prompt": "x", "max_tokens": 1, "model": f"model-{number}", "user": f"u-{number}"}
+        watched.ask("/v1/completions", body)
+
+    visit(0)
+    before = series()
+    for number in range(1, 6):
+        visit(number)
+    assert series() == before
+    assert not re.search(r"nowhere|model-|agent-|u-0", "\n".join(before))
+
+
+def test_health_generates_and_is_asked_once_a_second(watched: Watched) -> None:
+    hosted = watched.server.hosts["tiny"]
+    time.sleep(1.1)
+    before = watched.sample("miaotui_step_seconds_count")
+    asked = watched.sample("vllm:request_success_total", finished_reason="length")
+    for _ in range(20):
+        status, text = watched.ask("/health")
+        assert (status, json.loads(text)) == (200, {"status": "ok"})
+    steps = watched.sample("miaotui_step_seconds_count") - before
+    assert 1 <= steps <= 3, "one probe a second at most"
+    assert watched.sample("vllm:request_success_total", finished_reason="length") == asked
+    assert hosted.loop.engine.in_flight == 0
+
+
+def test_a_failing_engine_turns_health_red_and_ready_off(watched: Watched) -> None:
+    hosted = watched.server.hosts["tiny"]
+    time.sleep(1.1)
+    hosted.loop.healthy = False
+    try:
+        status, text = watched.ask("/health")
+        assert (status, json.loads(text)["status"]) == (503, "failing")
+        assert "restarting" in text
+        status, text = watched.ask("/ready")
+        assert status == 503
+        assert watched.sample("miaotui_healthy") == 0
+    finally:
+        hosted.loop.healthy = True
+    time.sleep(1.1)
+    assert watched.ask("/health")[0] == 200
+
+
+def test_every_request_is_audited_without_its_text(watched: Watched) -> None:
+    complete(watched, prompt="xyzzy", user="mallory")
+    watched.ask("/nowhere/xyzzy")
+    deadline_s, lines = time.monotonic() + 5, list[dict[str, Any]]()
+    while time.monotonic() < deadline_s and not any(li["status"] == 404 for li in lines):
+        lines = [json.loads(line) for line in watched.audit.read_text().splitlines()]
+    done = next(line for line in reversed(lines) if line["route"] == "/v1/completions")
+    assert done["status"] == 200
+    assert done["answer_tokens"] == 6
+    assert done["whole"] is True
+    assert done["model"] == "tiny"
+    lost = next(line for line in lines if line["status"] == 404)
+    assert lost["route"] == "(unknown)"
+    assert not re.search("xyzzy|mallory|nowhere", watched.audit.read_text())
+
+
+# ---- without a server ----------------------------------------------------------------------------
+
+
+def test_the_audit_log_survives_rotation_and_says_when_it_cannot_write(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    account = Account("GET", caller=Caller("alice", 1))
+    log.note(account)
+    for _ in range(500):
+        if path.stat().st_size:
+            break
+        time.sleep(0.01)
+    path.rename(tmp_path / "old.jsonl")
+    log.note(account)
+    log.close()
+    both = [(tmp_path / name).read_text().splitlines() for name in ("old.jsonl", "audit.jsonl")]
+    assert [json.loads(lines[0])["key"] for lines in both] == ["alice", "alice"]
+    with pytest.raises(RequestError, match="audit log"):
+        AuditLog(tmp_path / "missing" / "audit.jsonl")
+
+
+def test_logs_are_one_line_each_whatever_is_in_them(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        set_up_logs("json", "info")
+        log_request(Account("POST", status=200, route="/v1/completions"))
+        logging.getLogger("miaotui.serve").error('a\n{"level": "forged"}')
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+        assert [line["level"] for line in lines] == ["info", "error"]
+        assert lines[0]["route"] == "/v1/completions"
+        set_up_logs("text", "warning")
+        log_request(Account("POST", status=200))
+        logging.getLogger("miaotui.serve").error("a\n12:00:00 ERROR forged")
+        assert len(capfd.readouterr().err.splitlines()) == 1
+    finally:
+        for name in ("miaotui", "uvicorn"):
+            logging.getLogger(name).handlers.clear()
+            logging.getLogger(name).propagate = True
+            logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+def test_memory_near_its_limit_is_told(tmp_path: Path) -> None:
+    assert memory_warning(89, 100) is None
+    assert "90%" in str(memory_warning(90, 100))
+    assert memory_warning(None, 100) is None
+    assert memory_warning(90, None) is None
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\nRssAnon:\t    100 kB\nRssFile:\t 900 kB\nRssShmem:\t  1 kB\n")
+    assert resident_bytes(status) == 101 * 1024
+    assert resident_bytes(tmp_path / "missing") is None
+
+
+def test_operations_look_after_things_until_cancelled() -> None:
+    async def main() -> None:
+        operations = Operations({})
+        task = asyncio.create_task(operations.look_after())
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(main())
+    assert StepTimes  # the look is what feeds it
+
+
+# ---- the dashboard -------------------------------------------------------------------------------
+
+
+def test_the_dashboard_asks_only_for_what_there_is(watched: Watched) -> None:
+    complete(watched, deadline_ms=60_000)
+    exported = {
+        sample.name
+        for family in text_string_to_metric_families(watched.ask("/metrics")[1])
+        for sample in family.samples
+    }
+    board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    assert board["title"]
+    assert board["schemaVersion"] >= 36
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    asked = set[str]()
+    for panel in board["panels"]:
+        assert panel["title"]
+        if panel["type"] == "row":
+            continue
+        assert panel["targets"], panel["title"]
+        for target in panel["targets"]:
+            found = re.findall(r"\b(?:vllm:|miaotui_|process_|http_)[a-z0-9_]+", target["expr"])
+            assert found, target["expr"]
+            asked |= set(found)
+    assert asked <= exported, asked - exported
