@@ -1,0 +1,190 @@
+"""What HTTP and Python cost beside the arithmetic: a real server, real streams, one step at a time.
+
+Owns the server in this process, a client in another, and the counting: processor time of the event
+loop's thread, and time of the engine's thread outside the compiled pass, both per step. Prints a
+table and one JSON line. Invariant: only steps in which every stream takes part are counted.
+
+    python benchmarks/http_bench.py [MODEL] [--streams 8] [--tokens 160] [--runs 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from machine import describe
+from miaotui.config import Settings
+from miaotui.engine.build import EngineOptions
+from miaotui.engine.loaded import Loaded, load_model
+from miaotui.hub.resolve import resolve
+from miaotui.serve.app import create_app
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.listening import server_for
+from miaotui.serve.settings import ServeSettings
+
+SERVERS = (("h11", "asyncio"), ("httptools", "asyncio"), ("httptools", "uvloop"))
+CLIENT = "--client"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One run, per step and in milliseconds; ``share`` is of the step."""
+
+    http: str
+    loop: str
+    steps: int
+    step_ms: float
+    pass_ms: float
+    engine_python_ms: float
+    event_loop_ms: float
+    share: float
+    ttft_ms: float
+
+
+class Meter:
+    """Adds up, while all streams run, the time of steps and of passes."""
+
+    def __init__(self, hosted: Hosted, streams: int) -> None:
+        self._streams = streams
+        self.passes: list[tuple[float, float]] = []  # begin and end of each pass of all streams
+        self._run = hosted.loop.engine.runner.run
+        hosted.loop.engine.runner.run = self._timed  # type: ignore[method-assign]
+
+    def _timed(self, chunks: Any) -> Any:
+        began = time.perf_counter()
+        result = self._run(chunks)
+        if len(chunks) == self._streams and all(len(chunk.tokens) == 1 for chunk in chunks):
+            self.passes.append((began, time.perf_counter()))
+        return result
+
+
+def client(port: int, streams: int, tokens: int) -> None:
+    """Open the streams, read them to their ends, and print the median time to the first token."""
+    body = {
+        "messages": [{"role": "user", "content": "Tell a long story."}],
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    connections, began, first = [], time.perf_counter(), {}
+    for seed in range(streams):
+        text = json.dumps(body | {"seed": seed}).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}"
+        )
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(f"{head}\r\n\r\n".encode() + text)
+        connections.append(connection)
+
+    async def read(connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        seen = b""
+        while b"[DONE]" not in seen[-200:]:
+            piece = await reader.read(65536)
+            assert piece, seen[:500]
+            first.setdefault(connection, time.perf_counter() - began)
+            seen += piece
+        writer.close()
+
+    async def main() -> None:
+        await asyncio.gather(*map(read, connections))
+
+    asyncio.run(main())
+    print(statistics.median(first.values()) * 1e3)
+
+
+async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Cost:
+    """One run on a fresh server; the engine is the same."""
+    hosted = Hosted("model", loaded, speculate=False)
+    app = create_app({"model": hosted}, ServeSettings())
+    server = server_for(app, host="127.0.0.1", port=0, http=http)
+    serving = asyncio.ensure_future(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    words = [str(port), str(options.streams), str(options.tokens)]
+    meter, ttft, spent = Meter(hosted, options.streams), 0.0, 0.0
+    for _ in range(2):  # the first is for warming up
+        meter.passes.clear()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, __file__, CLIENT, *words, stdout=subprocess.PIPE
+        )
+        while len(meter.passes) < 2 and process.returncode is None:
+            await asyncio.sleep(0.005)
+        cpu, seen = time.thread_time(), len(meter.passes)
+        while len(meter.passes) < options.tokens * 3 // 4 and process.returncode is None:
+            await asyncio.sleep(0.05)
+        spent = (time.thread_time() - cpu) / max(len(meter.passes) - seen, 1)
+        out, _ = await process.communicate()
+        ttft = float(out)
+    server.should_exit = True
+    await serving
+    hosted.loop.close()
+    begins = [began for began, _ in meter.passes]
+    steps = [(after - before) * 1e3 for before, after in itertools.pairwise(begins)]
+    step_ms = statistics.median(steps)
+    pass_ms = statistics.median((end - began) * 1e3 for began, end in meter.passes)
+    extra = step_ms - pass_ms + spent * 1e3
+    return Cost(
+        http,
+        loop,
+        len(steps),
+        step_ms,
+        pass_ms,
+        step_ms - pass_ms,
+        spent * 1e3,
+        extra / step_ms,
+        ttft,
+    )
+
+
+def run(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Cost:
+    """One run in an event loop of the given kind."""
+    if loop == "asyncio":
+        return asyncio.run(measure(loaded, http, loop, options))
+    import uvloop  # noqa: PLC0415 - optional
+
+    return uvloop.run(measure(loaded, http, loop, options))  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    """Measure every server that is installed."""
+    if CLIENT in sys.argv:
+        client(*map(int, sys.argv[2:]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", default="smollm2-135m")
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", help="one of h11+asyncio, httptools+asyncio, httptools+uvloop")
+    options = parser.parse_args()
+    settings = Settings.from_env()
+    loaded = load_model(resolve(options.model, settings=settings), EngineOptions(), settings)
+    chosen = [pair for pair in SERVERS if options.only in (None, "+".join(pair))]
+    chosen = [pair for pair in chosen if all(map(find_spec, set(pair)))]
+    costs = [run(loaded, *pair, options) for _ in range(options.runs) for pair in chosen]
+    print(
+        f"{'server':20} {'step':>8} {'pass':>8} {'engine':>8} {'http':>8} {'share':>7} {'TTFT':>8}"
+    )
+    for cost in costs:
+        name = f"{cost.http}+{cost.loop}"
+        times = (cost.step_ms, cost.pass_ms, cost.engine_python_ms, cost.event_loop_ms)
+        print(
+            f"{name:20}", *(f"{ms:8.3f}" for ms in times), f"{cost.share:7.1%} {cost.ttft_ms:8.1f}"
+        )
+    print(json.dumps({"machine": describe().as_dict(), "http": [asdict(cost) for cost in costs]}))
+
+
+if __name__ == "__main__":
+    main()
