@@ -22,6 +22,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 _MODULES = {"run": "answer", "chat": "chat", "pull": "models", "models": "models", "key": "serve"}
+_MODULES |= {"search": "index"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -113,6 +113,7 @@ STAGES = {
     "unpacking": Message("Unpacking{rest}", "解包{rest}"),
     "compiling": Message("Compiling for this processor (once){rest}", "为本机编译（仅一次）{rest}"),
     "packing": Message("Packing weights (once){rest}", "整理权重（仅一次）{rest}"),
+    "index": Message("Indexing{rest}", "建立索引{rest}"),
     "measuring": Message("Measuring this machine{rest}", "测量本机{rest}"),
 }
 
@@ -147,6 +148,17 @@ KEY_MADE = Message(
     "The key of {name}, shown only now; {path} keeps its hash.",
     "这是 {name} 的密钥，仅显示这一次；{path} 只保存其哈希。",
 )
+
+# ---- documents -----------------------------------------------------------------------------------
+
+ADDED = Message(
+    "{passages} passages from {files} files; {skipped} left out, {duplicates} of them repetitions",
+    "已从 {files} 个文件加入 {passages} 段；略过 {skipped} 项，其中重复 {duplicates} 项",
+)
+AND_MORE = Message("  … and {count} more", "  …… 另有 {count} 项")
+DELETED = Message("{count} passages deleted", "已删除 {count} 段")
+NOTHING_FOUND = Message("nothing was found", "没有找到")
+WARNING = Message("warning: {text}", "警告：{text}")
 
 # ---- models --------------------------------------------------------------------------------------
 
