@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.types import Lifespan
 
 from miaotui.errors import MiaotuiError
-from miaotui.serve import chat, completions, listings, monitor, openapi
+from miaotui.serve import anthropic, chat, completions, listings, monitor, openapi
+from miaotui.serve.anthropic_errors import response_to
 from miaotui.serve.arrival import Arrivals
 from miaotui.serve.errors import ApiError, from_error
 from miaotui.serve.hosting import Hosted
@@ -29,6 +30,7 @@ from miaotui.serve.state import ServeState, arrival_of
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
     completions.routes,
+    anthropic.routes,
     listings.routes,
     monitor.routes,
 )
@@ -66,4 +68,5 @@ def create_app(
 
 
 async def _on_error(http: HttpRequest, error: Exception) -> Response:
-    return from_error(error, arrival_of(http).request_id).response()
+    request_id = arrival_of(http).request_id
+    return response_to(from_error(error, request_id), http.url.path, request_id)

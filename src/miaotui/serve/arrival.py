@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from miaotui.serve.account import Account
+from miaotui.serve.anthropic_errors import response_to
 from miaotui.serve.errors import LOG, ApiError, from_error
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.state import ARRIVAL, Arrival
@@ -46,7 +47,8 @@ class Arrivals:
             if sending.has_begun:  # too late for a status: the broken connection says it
                 LOG.error("request %s broke off", sending.request_id, exc_info=error)
                 raise
-            response = from_error(error, sending.request_id).response()
+            known = from_error(error, sending.request_id)
+            response = response_to(known, scope["path"], sending.request_id)
             await response(scope, receive, sending)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:

@@ -60,6 +60,16 @@ def _schema(body: Any, where: str) -> Grammar:
     return schema_format(body, where)
 
 
+def read_output_config(config: Json | None) -> Grammar | None:
+    """Anthropic's ``output_config``, which may hold a format."""
+    format_ = (config or {}).get("format")
+    if format_ is None:
+        return None
+    if not isinstance(format_, Mapping) or format_.get("type") != "json_schema":
+        raise bad_value("output_config.format", "must have the type 'json_schema'")
+    return schema_format({**format_, "strict": True}, "output_config.format")
+
+
 def schema_format(body: Json, where: str) -> Grammar:
     """A JSON schema in ``schema``, enforced to the letter if ``strict``."""
     schema = body.get("schema")

@@ -34,11 +34,12 @@ async def chat_tokens(
     tools: Sequence[Json] | None = None,
     options: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
+    begun: str = "",
 ) -> list[int]:
     """A conversation as token ids, ready for the assistant's turn.
 
-    ``options`` are names that the chat template knows. Raises `RequestError`, `TemplateError` and
-    `PromptTooLongError`.
+    ``options`` are names that the chat template knows; ``begun`` is how the answer begins.
+    Raises `RequestError`, `TemplateError` and `PromptTooLongError`.
     """
     extra = dict(options or {})
     wrong = [name for name in extra if name in _RESERVED or not name.isidentifier()]
@@ -47,7 +48,7 @@ async def chat_tokens(
 
     def work() -> list[int]:
         text = hosted.template.render(messages, add_generation_prompt, tools, **extra)
-        return hosted.tokenizer.encode(text, at_most=hosted.context)
+        return hosted.tokenizer.encode(text + begun, at_most=hosted.context)
 
     return await run(_size(messages) + (_size(tools) if tools else 0), work)
 
