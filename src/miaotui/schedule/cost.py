@@ -85,6 +85,7 @@ class CostModel:
         self.pace = 1.0  # how many times slower than calibrated the machine is now
         self.margin = FIRST_MARGIN  # how many times longer a promise must allow for
         self.reserve_s = LEAST_RESERVE_S  # for single steps that are held up
+        self.busy_s = 0.0  # in steps, since the start
         self.recent: deque[StepTime] = deque(maxlen=256)
         self._windows: deque[float] = deque(maxlen=WINDOWS)
         self._window = _Window(1.0)
@@ -108,6 +109,7 @@ class CostModel:
     def observe(self, shape: Shape, took_s: float) -> None:
         """Learn from a real step."""
         predicted = self.seconds(shape.rows, shape.logits, shape.attended)
+        self.busy_s += took_s
         self.recent.append(StepTime(shape.rows, predicted, took_s))
         self._judge(predicted, took_s)
         held_up = min(took_s - predicted, MOST_RESERVE_S)

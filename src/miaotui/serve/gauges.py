@@ -174,7 +174,19 @@ def _machine(hosts: Sequence[Hosted]) -> Iterator[Metric]:
         yield GaugeMetricFamily("process_open_fds", "Open files and connections", value=count)
     size = max((hosted.loop.engine.runner.team.size for hosted in hosts), default=0)
     yield GaugeMetricFamily("miaotui_team_threads", "Threads that compute", value=size)
+    yield from _work(hosts)
     busy = team_seconds()
     if busy is not None:
         about = "Processor time of the threads that compute"
         yield CounterMetricFamily("miaotui_team_cpu_seconds", about, value=busy)
+
+
+def _work(hosts: Sequence[Hosted]) -> Iterator[Metric]:
+    """Seconds of steps, and of the arithmetic in them; the rest is Python and HTTP."""
+    steps = CounterMetricFamily("miaotui_step_busy_seconds", "Time in steps", labels=[MODEL])
+    passes = CounterMetricFamily("miaotui_pass_seconds", "Time in passes", labels=[MODEL])
+    for hosted in hosts:
+        steps.add_metric([hosted.name], hosted.loop.cost.busy_s)
+        passes.add_metric([hosted.name], hosted.loop.engine.runner.team.busy_s)
+    yield steps
+    yield passes
