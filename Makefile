@@ -19,7 +19,7 @@ SLOW := slow or model or compare
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run chat doctor models test test-fast test-slow test-aarch64 lint format types check \
+.PHONY: help run chat serve doctor models test test-fast test-slow test-aarch64 lint format types check \
 	bench bench-peers fuzz docs clean
 
 help: ## list the targets
@@ -30,6 +30,9 @@ run: $(VENV)/.ready ## answer one question: make run PROMPT="..." [MODEL=name]
 
 chat: $(VENV)/.ready ## talk with a model: make chat [MODEL=name]
 	@$(BIN)/miaotui chat "$$MODEL"
+
+serve: $(VENV)/.ready-serve ## serve a model over HTTP on 127.0.0.1:8000: make serve [MODEL=name] [ARGS="--port 9000"]
+	@$(BIN)/miaotui serve "$$MODEL" $(ARGS)
 
 doctor: $(VENV)/.ready ## what this machine can do
 	@$(BIN)/miaotui doctor
@@ -98,6 +101,11 @@ $(VENV)/.python:
 $(VENV)/.ready: pyproject.toml | $(VENV)/.python
 	@echo "Installing miaotui into $(VENV) (once) ..."
 	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.ready-serve: $(VENV)/.ready
+	@echo "Installing what the server needs (once) ..."
+	@$(PIP) --editable '.[serve]'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready

@@ -18,6 +18,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 SOURCE = ROOT / "src" / "miaotui"
 # What is shown but not run: it would change this machine.
 SHOWN_ONLY = {"pip install ."}
+# What needs a server is run by tests/serve/test_serving_page.py.
+SERVER = "http://127.0.0.1:8000"
 TIMEOUT_S = 300
 
 
@@ -51,6 +53,10 @@ def commands() -> list[tuple[Example, str]]:
     ]
 
 
+def is_served(command: str) -> bool:
+    return SERVER in command or command.startswith("miaotui serve")
+
+
 def named(pairs: list[tuple[Example, str]]) -> list[object]:
     return [pytest.param(command, id=f"{example}-{command[:30]}") for example, command in pairs]
 
@@ -64,7 +70,7 @@ def run(command: list[str], **options: object) -> subprocess.CompletedProcess[st
 
 
 def test_all_blocks_are_of_a_known_kind() -> None:
-    kinds = {"python", "console", "text"}
+    kinds = {"python", "console", "text", "toml", "ini"}
     for page in PAGES:
         blocks = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(blocks) % 2 == 0
@@ -73,7 +79,9 @@ def test_all_blocks_are_of_a_known_kind() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("example", examples("python"), ids=str)
+@pytest.mark.parametrize(
+    "example", [e for e in examples("python") if SERVER not in e.code], ids=str
+)
 def test_python_examples_run(example: Example, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(example.code, encoding="utf-8")
@@ -87,7 +95,8 @@ def test_make_commands_have_a_target(command: str) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize(
-    "command", named([c for c in commands() if c[1] != "make" and "miaotui " in c[1]])
+    "command",
+    named([c for c in commands() if "miaotui " in c[1] and not is_served(c[1])]),
 )
 def test_console_commands_run(command: str, tmp_path: Path) -> None:
     folder = str(Path(sys.executable).parent)
@@ -98,7 +107,7 @@ def test_console_commands_run(command: str, tmp_path: Path) -> None:
 def test_every_command_is_either_run_or_listed() -> None:
     for example, command in commands():
         is_run = command.startswith("make ") or "miaotui " in command
-        assert is_run or command in SHOWN_ONLY, example
+        assert is_run or is_served(command) or command in SHOWN_ONLY, example
 
 
 def test_command_line_reference_is_current(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ class StepTimes:
         self._predicted = histogram("miaotui_step_predicted_seconds", "Steps as predicted", _STEP)
         self._ratio = histogram("miaotui_step_ratio", "Real over predicted time of steps", _RATIO)
         self._rows = histogram(
-            "vllm:iteration_tokens", "Rows of a step", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+            "vllm:iteration_tokens_total", "Rows of a step", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
         )
         self._last: dict[str, StepTime] = {}
         self._lock = threading.Lock()
