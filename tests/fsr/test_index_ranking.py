@@ -17,6 +17,7 @@ QUERIES = [
     f"{WORDS[0]} {WORDS[30]} {WORDS[70]}",
     f"+{WORDS[1]} {WORDS[2]}^2.5 -{WORDS[3]}",
     f'"{WORDS[0]} {WORDS[1]}"~3 {WORDS[9]}',
+    f'"{WORDS[0]} {WORDS[1]}" {WORDS[2]}',
     f"({WORDS[4]} OR title:{WORDS[5]}) AND {WORDS[0]} tag:even",
     f"{WORDS[6][:3]}* {WORDS[7]}~1",
 ]
@@ -87,7 +88,9 @@ def test_scores_are_those_of_the_formula(tmp_path: Path, partitions: int) -> Non
     index.add([*documents, Document("gone", f"{WORDS[0]} {WORDS[0]}")])
     index.delete(["gone"])
     query = [WORDS[0], WORDS[11], WORDS[50]]
-    expected = bm25(documents, [stem for word in query for stem in index.analyzer.terms(word)], "body")
+    expected = bm25(
+        documents, [stem for word in query for stem in index.analyzer.terms(word)], "body"
+    )
     found = dict(ranking(index, " ".join(query), 200))
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, rel=1e-4)

@@ -110,8 +110,8 @@ def _leaves(clause: Clause) -> Iterable[Clause]:
 
 class Compiler:
     """Compiles for one partition: ``local`` is what the library counts there, ``whole`` what
-    scores shall follow. With ``corrected`` terms are boosted by what that takes; without, their
-    boosts are their plain weights.
+    scores shall follow. With ``corrected`` clauses are boosted by what that takes; without, the
+    query is for `rescore`: terms have their plain weights, phrases their weights times their idf.
     """
 
     def __init__(
@@ -169,7 +169,8 @@ class Compiler:
         if clause.slop:  # how often the library finds it depends on which word is rarest here
             worth = clause.boost * sum(map(self._whole.idf, terms))
             return self._query.const_score_query(made, worth)
-        return self._query.boost_query(made, clause.boost * self._correction(terms))
+        worth = self._correction(terms) if self._corrected else sum(map(self._whole.idf, terms))
+        return self._query.boost_query(made, clause.boost * worth)
 
     def _near(self, clause: Near) -> tantivy.Query:
         words = self._ranked.analyzer.words(clause.text)

@@ -80,6 +80,19 @@ class Document:
         document.__dict__.update(values, time_s=time_s, language=language, tags=tuple(tags))
         return document
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; `from_mapping` reads them."""
+        return {
+            "id": self.id,
+            "document": self.document,
+            "title": self.title,
+            "body": self.body,
+            "source": self.source,
+            "time": self.time_s,
+            "language": self.language,
+            "tags": list(self.tags),
+        }
+
     @classmethod
     def from_mapping(cls, row: Mapping[str, Any], default_id: str = "") -> Document:
         """A document from named values, as JSON has them: ``id``, ``body`` (or ``text``), ``title``,
@@ -173,19 +186,8 @@ class Hit:
 
     def to_json(self) -> dict[str, Any]:
         """This hit as plain values, as HTTP and ``--json`` give it."""
-        passage = self.passage
-        return {
-            "id": passage.id,
-            "document": passage.whole,
-            "title": passage.title,
-            "body": passage.body,
-            "source": passage.source,
-            "time": passage.time_s,
-            "language": passage.language,
-            "tags": list(passage.tags),
-            "score": self.score,
-            "snippet": self.snippet,
-        }
+        more = {"document": self.document, "score": self.score, "snippet": self.snippet}
+        return {**self.passage.to_json(), **more}
 
 
 @dataclass(frozen=True)

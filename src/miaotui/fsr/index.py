@@ -32,6 +32,7 @@ from miaotui.fsr.partition import Partition
 from miaotui.fsr.passages import split
 from miaotui.fsr.plan import Plan, place, read_plan, write_plan
 from miaotui.fsr.schema import Row, row_of
+from miaotui.fsr.served import Served
 from miaotui.hub.lock import try_lock
 
 MAX_LIMIT = 1_000
@@ -234,6 +235,10 @@ class Index:
             for number, partition in enumerate(self._partitions)
         ]
         return [*here, *self._remotes]
+
+    def as_partition(self) -> Served:
+        """This index as others ask it when it is a partition of theirs."""
+        return Served([part.snapshot() for part in self._partitions], self.analyzer)
 
     def stats(self) -> dict[str, Any]:
         """Counts and sizes, as plain values."""

@@ -85,8 +85,13 @@ def checked_name(name: str) -> str:
 
 def names() -> list[str]:
     """The indexes in miaotui's folder, in order."""
-    root = Settings.from_env().folder("indexes")
-    return sorted(path.parent.name for path in root.glob(f"*/{_FILE}"))
+    return names_in(Settings.from_env().folder("indexes"))
+
+
+def names_in(root: Path) -> list[str]:
+    """The indexes in a folder, in order."""
+    found = (path.parent.name for path in root.glob(f"*/{_FILE}"))
+    return sorted(name for name in found if _NAME.fullmatch(name))
 
 
 def write_plan(folder: Path, plan: Plan, make: Callable[[Path], None]) -> None:

@@ -27,7 +27,7 @@ class Account:
         self._whole, self._fields = whole, fields
 
     def score(self, explanation: str) -> float:
-        """The score that an explanation (JSON) of a query with plain weights accounts for."""
+        """The score that an explanation (JSON) of a query for this purpose accounts for."""
         return self._value(json.loads(explanation))
 
     def _value(self, node: dict[str, Any]) -> float:
@@ -44,8 +44,8 @@ class Account:
         return float(node["value"])  # constants: filters, near words
 
     def _leaf(self, leaf: dict[str, Any]) -> float:
-        """BM25 of a term; a phrase, the only leaf that names no term, keeps the library's idf,
-        which its boost has corrected.
+        """BM25 of a term; of a phrase, the only leaf that names no term, without its idf, which is
+        in its boost.
         """
         numbers = _numbers(leaf)
         count, k1, b, length = (numbers[name] for name in ("freq", "k1", "b", "dl"))
@@ -54,8 +54,7 @@ class Account:
         mean = self._whole.mean_length(name) or numbers["avgdl"]
         share = count / (count + k1 * (1 - b + b * length / mean))
         if match is None:
-            here = count / (count + k1 * (1 - b + b * length / numbers["avgdl"]))
-            return float(leaf["value"]) * share / here
+            return (k1 + 1) * share
         term = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), match[2])
         return self._whole.idf((name, term)) * (k1 + 1) * share
 

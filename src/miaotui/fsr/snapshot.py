@@ -9,9 +9,9 @@ Invariant: the result depends on passages and statistics, not on segments or par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -101,10 +101,9 @@ class Snapshot:
             known = not alone or ranked.needs_idf
             whole = self.statistics(ranked) if known else Statistics(self.documents, self.tokens)
         local = whole if alone else self._local(ranked.terms)
-        compiled = partial(Compiler, self._schema, ranked, local, whole)
-        query = compiled(corrected=not alone).query()
+        query = Compiler(self._schema, ranked, local, whole, corrected=True).query()
         scale = self._scale(ranked, whole)
-        exactly = _Exactly(self, ranked, whole, lambda: compiled(corrected=False).query())
+        exactly = _Exactly(self, self._schema, ranked, whole)
         if alone and scale is None:
             chosen = self._as_ranked(query, limit, exactly)
         else:
@@ -233,11 +232,11 @@ class _Exactly:
     def __init__(
         self,
         snapshot: Snapshot,
+        schema: tantivy.Schema,
         ranked: Ranked,
         whole: Statistics,
-        plain: Callable[[], tantivy.Query],
     ) -> None:
-        self._snapshot, self._make = snapshot, plain
+        self._snapshot, self._schema = snapshot, schema
         self._ranked, self._whole = ranked, whole
         self._ready: tuple[tantivy.Query, Account] | None = None
 
@@ -246,7 +245,8 @@ class _Exactly:
             whole = self._whole
             if not whole.frequencies:
                 whole = self._snapshot.statistics(self._ranked)
-            self._ready = self._make(), Account(whole, FIELDS)
+            made = Compiler(self._schema, self._ranked, whole, whole, corrected=False)
+            self._ready = made.query(), Account(whole, FIELDS)
         query, account = self._ready
         return account.score(self._snapshot.explain(query, address))
 

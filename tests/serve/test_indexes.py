@@ -1,0 +1,201 @@
+"""Documents over HTTP: added, found, deleted; apart by key; and an index as another's partition."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgi_calls import Answer, ask
+
+from miaotui.fsr import Document, Index, Plan
+from miaotui.serve.app import create_app
+from miaotui.serve.keys import Caller
+from miaotui.serve.settings import ServeSettings
+from miaotui.serve.state import CALLER
+
+HEADERS = (("host", "localhost"), ("content-type", "application/json"))
+CATS = {"id": "1", "body": "Cats sleep sixteen hours a day.", "title": "Cats"}
+DOGS = {"id": "a/2", "body": "Dogs bark at <script>cats</script>.", "tags": ["pets"]}
+
+
+class App:
+    """The application, called as a named key would call it."""
+
+    def __init__(self) -> None:
+        self._app = create_app({}, ServeSettings())
+        self.caller = Caller()
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await self._app({**scope, CALLER: self.caller}, receive, send)
+
+    def call(self, path: str, body: Any = None, method: str = "POST", key: str = "") -> Answer:
+        self.caller = Caller(key, 7 if key else 0)
+        data = b"" if body is None else json.dumps(body).encode()
+        return asyncio.run(ask(self, path, HEADERS, method, data))
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path))
+    return App()
+
+
+def add(app: App, name: str = "pets", key: str = "", *documents: dict[str, Any]) -> Answer:
+    body = {"documents": list(documents) or [CATS, DOGS]}
+    return app.call(f"/v1/indexes/{name}/documents", body, key=key)
+
+
+def ids(app: App, query: str, name: str = "pets", key: str = "") -> list[str]:
+    answer = app.call(f"/v1/indexes/{name}/search", {"query": query}, key=key)
+    assert answer.status == 200, answer.body
+    return [hit["id"] for hit in answer.json()["data"]]
+
+
+def test_documents_are_added_found_and_deleted(app: App) -> None:
+    added = add(app)
+    assert (added.status, added.json()["added"]) == (200, 2)
+    assert ids(app, "sleeping cats")[0] == "1"
+    found = app.call("/v1/indexes/pets/search", {"query": "barking", "limit": 1}).json()
+    assert found["data"][0]["snippet"].count("<") == 2  # ours alone: <b> and </b>
+    gone = app.call("/v1/indexes/pets/documents/a/2", method="DELETE")
+    assert gone.json()["passages"] == 1
+    assert gone.json()["version"] != added.json()["version"]
+    assert ids(app, "barking") == []
+    assert app.call("/v1/indexes/pets/documents/a/2", method="DELETE").status == 404
+
+
+def test_adding_again_replaces(app: App) -> None:
+    add(app)
+    add(app, "pets", "", {"id": "1", "body": "Nothing about them."})
+    assert ids(app, "sixteen") == []
+    assert ids(app, "nothing") == ["1"]
+
+
+def test_keys_have_indexes_of_their_own(app: App) -> None:
+    add(app, key="anna")
+    add(app, "shared")
+    assert ids(app, "cats", key="anna")
+    assert app.call("/v1/indexes/pets/search", {"query": "cats"}, key="bert").status == 404
+    assert app.call("/v1/indexes/@anna/search", {"query": "cats"}, key="bert").status == 400
+    assert ids(app, "cats", "shared", key="bert")
+    assert app.call("/v1/indexes/shared/documents/1", method="DELETE", key="bert").status == 404
+    listed = app.call("/v1/indexes", method="GET", key="anna").json()["data"]
+    assert [one["id"] for one in listed] == ["pets", "shared"]
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a b", "@x", "a" * 65, "x\n"])
+def test_names_are_never_paths(app: App, name: str) -> None:
+    assert app.call(f"/v1/indexes/{name}/search", {"query": "x"}).status == 400
+    assert add(app, name).status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "query"),
+        ({"query": 1}, "query"),
+        ({"query": "x", "limit": 0}, "limit"),
+        ({"query": "x", "limit": 10**9}, "limit"),
+        ({"query": "x" * 9_000}, "query"),
+    ],
+)
+def test_wrong_searches_are_refused(app: App, body: dict[str, Any], param: str) -> None:
+    add(app)
+    answer = app.call("/v1/indexes/pets/search", body)
+    assert (answer.status, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_query_that_cannot_be_read_says_where(app: App) -> None:
+    add(app)
+    answer = app.call("/v1/indexes/pets/search", {"query": "(cats"})
+    assert answer.status == 400
+    assert "character 6" in answer.json()["error"]["message"]
+
+
+def test_another_writer_is_a_conflict(app: App, tmp_path: Path) -> None:
+    add(app)
+    with Index.create(tmp_path / "indexes" / "held") as held:
+        held.add([Document("1", "x")])
+        assert add(app, "held").status == 409
+    assert add(app, "held").status == 200
+
+
+# ---- an index as a partition ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def url(app: App) -> Iterator[str]:
+    """The application behind a real port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            answer = asyncio.run(ask(app, self.path, HEADERS, "POST", body))
+            self.send_response(answer.status)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            """Be quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/indexes/pets"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_remote_partition_ranks_as_if_it_were_here(app: App, url: str, tmp_path: Path) -> None:
+    texts = [f"cat {'dog ' * (n % 5)} bird{n % 3} {'fish ' * (n % 4)}" for n in range(60)]
+    documents = [Document(str(n), text) for n, text in enumerate(texts)]
+    add(app, "pets", "", *({"id": one.id, "body": one.body} for one in documents[:25]))
+    together = Index.create(tmp_path / "together")
+    together.add(documents)
+    apart = Index.create(tmp_path / "apart", Plan(remotes=(url,)))
+    apart.add(documents[25:])
+    for query in ("fish", "dog bird1", '"cat dog"', "cat -dog"):
+        found = apart.search(query, 30)
+        expected = together.search(query, 30)
+        assert found.warnings == ()
+        assert [hit.id for hit in found] == [hit.id for hit in expected]
+        assert [hit.score for hit in found] == pytest.approx([h.score for h in expected], rel=1e-5)
+
+
+def test_a_dead_partition_costs_its_passages_and_a_warning(tmp_path: Path) -> None:
+    plan = Plan(remotes=("http://127.0.0.1:9/v1/indexes/x",))
+    index = Index.create(tmp_path / "index", plan)
+    index.add([Document("1", "cats")])
+    results = index.search("cats")
+    assert [hit.id for hit in results] == ["1"]
+    assert "127.0.0.1:9" in results.warnings[0]
+
+
+def test_a_slow_partition_costs_no_more_than_its_timeout(tmp_path: Path) -> None:
+    class Slow(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            time.sleep(1)
+
+        def log_message(self, *_: object) -> None:
+            """Be quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1/indexes/x"
+        index = Index.create(tmp_path / "index", Plan(remotes=(url,), timeout_s=0.1))
+        index.add([Document("1", "cats")])
+        start = time.perf_counter()
+        results = index.search("cats")
+        assert time.perf_counter() - start < 0.6
+        assert len(results) == 1
+        assert len(results.warnings) == 1
+        server.shutdown()
