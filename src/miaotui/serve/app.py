@@ -18,7 +18,16 @@ from starlette.responses import Response
 from starlette.types import Lifespan
 
 from miaotui.errors import MiaotuiError
-from miaotui.serve import anthropic, chat, completions, indexes, listings, monitor, openapi, responses
+from miaotui.serve import (
+    anthropic,
+    chat,
+    completions,
+    indexes,
+    listings,
+    monitor,
+    openapi,
+    responses,
+)
 from miaotui.serve.anthropic_errors import response_to
 from miaotui.serve.arrival import Arrivals
 from miaotui.serve.errors import ApiError, from_error
