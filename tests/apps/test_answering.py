@@ -15,6 +15,7 @@ from miaotui.apps.evidence import Evidence, Passage, gather
 from miaotui.apps.speaker import Speaker
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import load_model
+from miaotui.engine.request import Asked
 from miaotui.errors import RequestError
 from miaotui.fsr import Document, Index
 from miaotui.fsr.answers import AnswerCache
@@ -90,13 +91,15 @@ def test_a_model_that_would_be_late_gives_way_to_a_span(library: Index, speaker:
 
 def test_leaving_early_cancels(library: Index, speaker: Speaker) -> None:
     prompt = speaker.tokens([{"role": "user", "content": "go on"}])
-    request, pieces = speaker.say(prompt, SamplingParams(max_tokens=500, ignore_eos=True))
+    request, pieces = speaker.say(prompt, SamplingParams(max_tokens=500, ignore_eos=True), Asked())
     next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     while not request.is_over:
         pass
     assert request.finish_reason == "cancelled"
-    _, whole = speaker.say(prompt, SamplingParams(max_tokens=3), Deadline(total_ms=60_000))
+    _, whole = speaker.say(
+        prompt, SamplingParams(max_tokens=3), Asked(deadline=Deadline(total_ms=60_000))
+    )
     assert list(whole)[-1].completion is not None
 
 

@@ -26,11 +26,14 @@ from miaotui.apps.answering import (
     not_found,
 )
 from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, gather
-from miaotui.apps.speaker import Speaker
-from miaotui.errors import RefusedError
+from miaotui.apps.speaker import Voice
+from miaotui.engine.request import Asked
+from miaotui.errors import OverloadedError, RefusedError
 from miaotui.fsr.answers import AnswerCache, Asking
 from miaotui.fsr.document import Results
 from miaotui.types import Deadline, SamplingParams
+
+LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
 
 
 class Searchable(Protocol):
@@ -55,6 +58,7 @@ class Question:
     mode: Mode = "extractive"
     deadline_ms: float | None = None
     namespace: str = ""
+    namespace_number: int = 0  # the engine's name of the same
     max_tokens: int = ANSWER_TOKENS
 
     @property
@@ -94,30 +98,46 @@ class Desk:
     """Answers questions about one index; ``speaker`` None: extractive answers only."""
 
     index: Searchable
-    speaker: Speaker | None = None
+    speaker: Voice | None = None
     cache: AnswerCache | None = None
     model: str = ""
+
+    def find(self, question: Question) -> Answer | None:
+        """The answer that was given before, if it still holds. Raises `RequestError`."""
+        started = time.perf_counter()
+        if self.cache is None:
+            return None
+        found = self.cache.find(self._asking(question))
+        if found is None:
+            return None
+        took_ms = (time.perf_counter() - started) * 1e3
+        return Answer.from_bytes(found.payload, found.how, took_ms)
 
     def ask(self, question: Question) -> Iterator[str | Answer]:
         """The answer as it comes: text, then the whole `Answer`. Raises `RequestError`."""
         started = time.perf_counter()
+        asking = self._asking(question)
         question = replace(question, text=checked_question(question.text))
-        asking = question.asking(self.model, self.index.version)
-        found = None if self.cache is None else self.cache.find(asking)
-        if found is not None:
-            took_ms = (time.perf_counter() - started) * 1e3
-            answer = Answer.from_bytes(found.payload, found.how, took_ms)
-            yield answer.text
-            yield answer
+        kept = self.find(question)
+        if kept is not None:
+            yield from _whole(kept)
             return
         for part in self._answer(question, started):
-            if isinstance(part, Answer):
-                whole = not part.shortened and part.complete
-                if self.cache is not None and whole and part.version == asking.indexes[0][1]:
-                    self.cache.keep(asking, part.to_bytes())
-                yield replace(part, took_ms=(time.perf_counter() - started) * 1e3)
-            else:
+            if not isinstance(part, Answer):
                 yield part
+                continue
+            self._keep(asking, part)
+            yield replace(part, took_ms=(time.perf_counter() - started) * 1e3)
+
+    def _asking(self, question: Question) -> Asking:
+        text = checked_question(question.text)
+        return replace(question, text=text).asking(self.model, self.index.version)
+
+    def _keep(self, asking: Asking, answer: Answer) -> None:
+        """Keep an answer that is whole and from the very version that was asked."""
+        same = answer.version == asking.indexes[0][1]
+        if self.cache is not None and same and answer.complete and not answer.shortened:
+            self.cache.keep(asking, answer.to_bytes())
 
     def _answer(self, question: Question, started: float) -> Iterator[str | Answer]:
         evidence = look_up(self.index, question)
@@ -129,7 +149,7 @@ class Desk:
             return
         left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
         budget = self.speaker.budget(left_ms, question.max_tokens)
-        composing = compose(evidence, self.speaker.count, budget)
+        composing = compose(evidence, self._count, budget)
         try:
             if composing is None or left_ms <= 0:
                 yield from _whole(extract(evidence))
@@ -138,14 +158,23 @@ class Desk:
         except RefusedError:
             yield from _whole(replace(extract(evidence), shortened=True))
 
+    def _count(self, text: str) -> int:
+        return 0 if self.speaker is None else len(self.speaker.tokens_of(text))
+
     @staticmethod
     def _written(
-        speaker: Speaker, composing: Composing, question: Question, left_ms: float
+        speaker: Voice, composing: Composing, question: Question, left_ms: float
     ) -> Iterator[str | Answer]:
-        deadline = Deadline(total_ms=left_ms, on_late="shorten")
+        asked = Asked(
+            question.namespace_number,
+            deadline=Deadline(total_ms=left_ms, on_late="shorten"),
+            passages=[speaker.tokens_of(excerpt) for excerpt in composing.excerpts],
+        )
         prompt = speaker.tokens(composing.messages)
-        request, pieces = speaker.say(prompt, question.params, deadline)
-        with closing(pieces):  # type: ignore[type-var]
+        request, pieces = speaker.say(prompt, question.params, asked)
+        with closing(pieces):
+            if request.shortened and (request.ending.max_tokens or 0) < LEAST_ANSWER_TOKENS:
+                raise OverloadedError("no time for a whole sentence", 1.0)
             for delta in pieces:
                 shown = composing.push(delta.text)
                 if shown:

@@ -105,7 +105,11 @@ def ranked_sentences(question: str, passages: Sequence[str]) -> list[tuple[int, 
     first.
     """
     _, scored = _weigh(question, passages)
-    return [(s.passage, s.start, s.end, s.support) for s in scored if s.support > 0]
+    return [
+        (s.passage, s.start, s.end, s.support)
+        for s in scored
+        if s.support > 0 and not passages[s.passage].startswith("#", s.start)  # a heading
+    ]
 
 
 def _weigh(question: str, passages: Sequence[str]) -> tuple[_Asked, list[_Sentence]]:

@@ -7,18 +7,36 @@ that an answer is still in time. Knows no documents. Invariant: leaving an answe
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Protocol
 
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Asked, Request
 from miaotui.schedule.cost import CostModel
-from miaotui.types import Deadline, Delta, SamplingParams
+from miaotui.types import Delta, SamplingParams
 
 CHUNK = 128  # rows of a step that reads a prompt
 SPARE = 0.8  # of a deadline is planned with; the rest is for whoever else is asking
+
+
+class Voice(Protocol):
+    """What the applications need of a model. For all threads."""
+
+    def tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """A conversation as token ids, ready for the answer."""
+
+    def tokens_of(self, text: str) -> list[int]:
+        """A plain text as token ids."""
+
+    def budget(self, deadline_ms: float, answer_tokens: int) -> int:
+        """How many tokens a prompt may have for an answer in time."""
+
+    def say(
+        self, prompt: Sequence[int], params: SamplingParams, asked: Asked
+    ) -> tuple[Request, Generator[Delta, None, None]]:
+        """A request on its way, and its answer as it comes; closing that cancels it."""
 
 
 class Speaker:
@@ -33,9 +51,9 @@ class Speaker:
         """A conversation as token ids, ready for the answer."""
         return self.loaded.tokenizer.encode(self.loaded.template.render(messages))
 
-    def count(self, text: str) -> int:
-        """How many tokens a text has."""
-        return len(self.loaded.tokenizer.encode(text))
+    def tokens_of(self, text: str) -> list[int]:
+        """A plain text as token ids."""
+        return self.loaded.tokenizer.encode(text)
 
     def budget(self, deadline_ms: float, answer_tokens: int) -> int:
         """How many tokens a prompt may have for an answer in time."""
@@ -43,17 +61,17 @@ class Speaker:
         return min(prompt_budget(self._loop.cost, deadline_ms, answer_tokens), context // 2)
 
     def say(
-        self, prompt: Sequence[int], params: SamplingParams, deadline: Deadline | None = None
-    ) -> tuple[Request, Iterator[Delta]]:
+        self, prompt: Sequence[int], params: SamplingParams, asked: Asked
+    ) -> tuple[Request, Generator[Delta, None, None]]:
         """A request on its way, and its answer as it comes; closing the iterator cancels it.
 
         Raises what `EngineLoop.submit` raises.
         """
-        request = self._loop.submit(prompt, params, Asked(deadline=deadline))
+        request = self._loop.submit(prompt, params, asked)
         news = self._news.setdefault(request.number, threading.Event())
         return request, self._pieces(request, news)
 
-    def _pieces(self, request: Request, news: threading.Event) -> Iterator[Delta]:
+    def _pieces(self, request: Request, news: threading.Event) -> Generator[Delta, None, None]:
         try:
             while True:
                 if not request.has_news:

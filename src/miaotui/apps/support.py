@@ -28,7 +28,7 @@ from miaotui.apps.wording import is_chinese
 from miaotui.errors import RequestError
 
 TURN_MS = 500.0
-DOCUMENTS_MS = 420.0  # of them, at most, for the documents
+DOCUMENTS_SHARE = 0.84  # of them, at most, for the documents
 ANSWER_TOKENS = 24
 Said = tuple[str, str, Mapping[str, Any]]  # role, text, detail
 _NO_INTENT = Intent("", 0.0)
@@ -65,7 +65,8 @@ class _Step:
 class Support:
     """A customer service over a store; for all threads.
 
-    ``desk`` answers from documents; ``mode`` says whether in a model's words or in the documents' own.
+    ``desk`` answers from documents; ``mode`` says whether in a model's words or in the documents' own;
+    ``turn_ms`` is what a reply may take.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class Support:
         desk: Desk | None = None,
         index: str = "",
         mode: Mode = "generated",
+        turn_ms: float | None = None,
     ) -> None:
         self.store, self.rules, self.faq, self.desk = store, rules, faq, desk
         self._index, self._mode = index, mode
+        self._documents_ms = DOCUMENTS_SHARE * (turn_ms or TURN_MS)
         self._intents = IntentClassifier(rules.intents) if len(rules.intents) > 1 else None
         self._by_name = {rule.name: rule for rule in rules.rules}
 
@@ -220,7 +223,7 @@ class Support:
     ) -> Reply | None:
         if self.desk is None:
             return None
-        left_ms = max(1.0, DOCUMENTS_MS - (time.perf_counter() - started) * 1e3)
+        left_ms = max(1.0, self._documents_ms - (time.perf_counter() - started) * 1e3)
         mode: Mode = "extractive" if self.desk.speaker is None else self._mode
         asked = Question(text[:2_000], self._index, mode, left_ms, namespace, ANSWER_TOKENS)
         answer = _whole(self.desk, asked)

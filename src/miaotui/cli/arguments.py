@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from miaotui.cli import messages
+from miaotui.cli.apps_options import ask_options, support_options
 from miaotui.cli.index_options import index_options, search_options
 from miaotui.cli.serve_options import key_options, serve_options
 from miaotui.hub.catalog import DEFAULT_MODEL
@@ -249,7 +250,13 @@ COMMANDS = (
     Command("models", "list the models that have a name", "", range(1), _no_options),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
-    Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),
+    Command(
+        "index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options
+    ),
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
+    Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),
+    Command(
+        "support", "reply to customers, from questions and documents", "", range(1), support_options
+    ),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )

@@ -31,7 +31,7 @@ def chat(parsed: argparse.Namespace) -> int:
     with load(model, parsed) as llm:
         print(messages.WELCOME(model=model), file=sys.stderr)
         conversation = Conversation(llm, params, parsed.system)
-        for line in _lines():
+        for line in read_lines():
             if line.startswith("/"):
                 if not conversation.command(line):
                     break
@@ -116,7 +116,7 @@ def _overheard(deltas: Iterator[Delta], said: list[str]) -> Generator[Delta, Non
         yield delta
 
 
-def _lines() -> Iterator[str]:
+def read_lines() -> Iterator[str]:
     """Yield what the user types, stripped, until the end of input."""
     if sys.stdin.isatty():
         with suppress(ImportError):  # arrow keys and recall, where the platform has them

@@ -155,10 +155,36 @@ ADDED = Message(
     "{passages} passages from {files} files; {skipped} left out, {duplicates} of them repetitions",
     "已从 {files} 个文件加入 {passages} 段；略过 {skipped} 项，其中重复 {duplicates} 项",
 )
-AND_MORE = Message("  … and {count} more", "  …… 另有 {count} 项")
+AND_MORE = Message("  ... and {count} more", "  …… 另有 {count} 项")
 DELETED = Message("{count} passages deleted", "已删除 {count} 段")
 NOTHING_FOUND = Message("nothing was found", "没有找到")
 WARNING = Message("warning: {text}", "警告：{text}")
+
+# ---- questions and customer service ------------------------------------------------------------
+
+ANSWERED = Message("{took} · {how} · cache: {cache}", "{took} · {how} · 缓存：{cache}")
+UNSUPPORTED = Message(
+    "Not everything in this answer is supported by the passages.",
+    "回答中有内容没有得到段落的支持。",
+)
+REPLIED = Message("({how}, {took})", "（{how}，{took}）")
+RATED = Message("Thank you.", "谢谢。")
+NOTHING_TO_SAY = Message(
+    "there is nothing to answer from; give --faq FILE, --docs INDEX or --rules FILE",
+    "没有可以据以回答的内容；请给出 --faq 文件、--docs 索引或 --rules 文件",
+)
+SUPPORT_HELP = Message(
+    "/exit        end (so does Ctrl-D)\n"
+    "/rate N      rate the conversation, 1 to 5\n"
+    "/person      pass it on to a person\n"
+    "/transcript  show it as JSON\n"
+    "/help        this list",
+    "/exit        退出（Ctrl-D 亦可）\n"
+    "/rate N      为对话打分，1 至 5\n"
+    "/person      转接人工\n"
+    "/transcript  以 JSON 显示对话\n"
+    "/help        本列表",
+)
 
 # ---- models --------------------------------------------------------------------------------------
 

@@ -1,0 +1,102 @@
+"""``miaotui ask``: a question to an index, its answer as it comes, and the passages it is from.
+
+Owns what is printed. The model is loaded only when it is needed: an answer that was given before comes
+without it. The answer goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miaotui.apps.answering import Answer, Mode
+from miaotui.apps.desk import Desk, Question
+from miaotui.cli import messages
+from miaotui.cli.answer import read_prompt, write
+from miaotui.cli.progress import Progress
+from miaotui.config import Settings
+from miaotui.fsr.answers import AnswerCache, CacheOptions
+from miaotui.fsr.index import Index
+from miaotui.hub.resolve import resolve
+from miaotui.hub.store import content_key
+
+if TYPE_CHECKING:
+    from miaotui.apps.speaker import Speaker
+
+
+def ask(parsed: argparse.Namespace) -> int:
+    """Answer one question; return the exit status."""
+    name, text = parsed.words[0], read_prompt(parsed.words[1])
+    settings = Settings.from_env()
+    mode: Mode = "extractive" if parsed.extract else "generated"
+    question = Question(text, name, mode, parsed.deadline and 1e3 * parsed.deadline)
+    with Index.open(name) as index:
+        path = None if parsed.extract else model_path(parsed, settings)
+        desk = Desk(index, None, None if parsed.no_cache else _cache(settings), model_key(path))
+        kept = desk.find(question)
+        if kept is not None:
+            show([kept.text, kept], as_json=parsed.json)
+        elif path is None:
+            show(desk.ask(question), as_json=parsed.json)
+        else:
+            with speaking(path, parsed, settings) as desk.speaker:
+                show(desk.ask(question), as_json=parsed.json)
+    return 0
+
+
+def show(parts: Iterable[str | Answer], *, as_json: bool) -> None:
+    """Print the answer as it comes, then its passages."""
+    for part in parts:
+        if isinstance(part, Answer):
+            _show_end(part, as_json=as_json)
+        elif not as_json:
+            write(part)
+
+
+def _show_end(answer: Answer, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer.to_json(), ensure_ascii=False))
+        return
+    write("\n")
+    for citation in answer.citations:
+        where = citation.source or citation.title or citation.id
+        quote = " ".join(citation.quote.split())
+        write(f"[{citation.number}] {' '.join(where.split())}: {quote}\n")
+    note = messages.ANSWERED(took=f"{answer.took_ms:.0f} ms", cache=answer.cache, how=answer.how)
+    print(note, file=sys.stderr)
+    if answer.found and not answer.supported:
+        print(messages.UNSUPPORTED(), file=sys.stderr)
+
+
+def model_path(parsed: argparse.Namespace, settings: Settings) -> Path:
+    """Where the model that the command line names lies."""
+    with Progress() as progress:
+        return resolve(parsed.model, progress=progress, settings=settings)
+
+
+def model_key(path: Path | None) -> str:
+    """What tells answers of one model from those of another."""
+    return "" if path is None else content_key(path, {"for": "answers"})
+
+
+@contextmanager
+def speaking(path: Path, parsed: argparse.Namespace, settings: Settings) -> Iterator[Speaker]:
+    """The model, loaded, with progress on stderr."""
+    from miaotui.apps.speaker import Speaker  # noqa: PLC0415  (answers kept need no engine)
+    from miaotui.engine.build import EngineOptions  # noqa: PLC0415
+    from miaotui.engine.loaded import load_model  # noqa: PLC0415
+
+    with Progress() as progress:
+        options = EngineOptions(threads=parsed.threads)
+        loaded = load_model(path, options, settings, progress)
+    with Speaker(loaded) as speaker:
+        yield speaker
+
+
+def _cache(settings: Settings) -> AnswerCache:
+    return AnswerCache(CacheOptions(settings.folder("answers") / "ask.db"))
