@@ -194,7 +194,7 @@ def checks(outcome: Outcome) -> Iterator[Check]:
             yield Check("refusals told, p99, worst load", max(told), 20, 10, "ms", False)
         beyond = [row.goodput for row in rows if row.load >= 1.0]
         if len(beyond) > 1:
-            kept = min(later / max(beyond[:i]) for i, later in enumerate(beyond) if i)
+            kept = min(later / max(*beyond[:i], 1e-3) for i, later in enumerate(beyond) if i)
             yield Check("goodput kept beyond saturation", kept, 0.95, 1.0, "of the best before")
         best = max(row.goodput for row in rows)
         yield Check("goodput, best load", best, 3, 5, "1/s")

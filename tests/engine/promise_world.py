@@ -84,7 +84,7 @@ class Job:
 
 
 class _Team:
-    is_alone, size = False, 2
+    is_alone, size, busy_s = False, 2, 0.0
 
 
 class _Runner:

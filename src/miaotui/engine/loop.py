@@ -16,7 +16,7 @@ from miaotui.engine.calibrate import calibrate
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Asked, Request
 from miaotui.engine.steering import Steering, order_of
-from miaotui.errors import EngineError, MiaotuiError, OverloadedError
+from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError, OverloadedError
 from miaotui.schedule.admission import Admission, Limits
 from miaotui.schedule.capacity import Capacity, capacity
 from miaotui.schedule.cost import CostModel
@@ -56,7 +56,7 @@ class EngineLoop:
         self._leaving: deque[Request] = deque()
         self._active: dict[int, Request] = {}
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = self._probing = False
         self._thread = threading.Thread(target=self._run, name="miaotui-engine", daemon=True)
         self._thread.start()
 
@@ -76,7 +76,13 @@ class EngineLoop:
         request.deadline, request.passages = asked.deadline, asked.passages
         if asked.arrived_s is not None:
             request.arrived_s = asked.arrived_s
-        self._promise(request, params)
+        try:
+            self._promise(request, params)
+        except DeadlineUnattainableError:
+            if not self._active:  # no step will tell how the machine runs
+                self._probing = True
+                self._wake.set()
+            raise
         self._coming.append(request)
         self._wake.set()
         return request
@@ -122,7 +128,11 @@ class EngineLoop:
             self._take_in()
             if not self._step():
                 self._steering.rest()
-                self._wake.wait()
+                if self._probing:
+                    self._probing = False
+                    self._steering.probe()
+                else:
+                    self._wake.wait()
         self._take_in()
         self.engine.cancel_all()
         self._tell()

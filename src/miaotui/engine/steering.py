@@ -15,9 +15,10 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.schedule.admission import Admission
 from miaotui.schedule.cost import CostModel, Shape
-from miaotui.schedule.plan import StepLimits
+from miaotui.schedule.plan import Chunk, StepLimits
 from miaotui.schedule.review import ALL_IS_WELL, Review, review
 
+PROBES = (1, 1, 4, 1, 4)  # rows of the passes that look how the machine runs
 REVIEW_S = 0.04  # between two looks through the book, when nobody came or went
 
 
@@ -33,6 +34,8 @@ class Steering:
         self._reviewed_s = float("-inf")
         self._known = -1  # the book's version at the last review
         self._view = ALL_IS_WELL
+        self._busy_s = engine.runner.team.busy_s
+        self._beside_s = 3e-4  # of a step, in Python
         self._reading = 0  # tokens before the prompt rows that were read last
 
     def begin(self, active: Mapping[int, Request]) -> None:
@@ -51,6 +54,19 @@ class Steering:
         """There was nothing to do: time until the next step is nobody's."""
         self._free_s = None
 
+    def probe(self) -> None:
+        """Look how the machine runs, when nothing else would tell: some passes that nobody needs.
+
+        Without them, whoever is refused while the machine seems slow would never see it recover.
+        """
+        pages = tuple(self._engine.parts.spare_pages[:1])
+        for count in PROBES:
+            chunks = [Chunk(-1, 0, (0,), pages, 1)] * count
+            start_s = self._clock()
+            self._engine.runner.run(chunks)
+            took_s = self._clock() - start_s + self._beside_s
+            self._cost.probe(Shape.of(chunks), took_s)
+
     def learn(self, active: Mapping[int, Request]) -> None:
         """A step has ended: what it took, and how far it brought whom."""
         chunks, scheduler = self._engine.latest.chunks, self._engine.scheduler
@@ -58,6 +74,10 @@ class Steering:
         shape = Shape.of(chunks)
         if self._free_s is not None:
             self._cost.observe(shape, now_s - self._free_s)
+            busy_s = self._engine.runner.team.busy_s
+            beside_s = now_s - self._free_s - (busy_s - self._busy_s)
+            self._busy_s = busy_s
+            self._beside_s += (min(max(beside_s, 0.0), 2e-3) - self._beside_s) / 16
         self._free_s = now_s
         progress = []
         before = [chunk.start for chunk in chunks if len(chunk.tokens) > chunk.n_logits]

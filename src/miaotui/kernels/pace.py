@@ -2,75 +2,68 @@
 
 When another process keeps a core busy, a team waits for its slowest member at every meeting, and one
 thread alone is faster. Nothing tells a process this, so `Pace` tries: when team passes become much
-slower than they were, and now and then anyway, a few passes run alone, and the faster way is kept
-for a while. Only small passes of one kind are compared with each other; large ones follow.
+slower than they were, and now and then anyway, a few passes run alone and with the team in turns,
+and the faster way is kept for a while. Both are timed in the same moments: what made passes slow
+just before a trial may be over by then. Only small passes of one kind are compared with each other;
+large ones follow.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 
 TROUBLE = 1.4  # a pass this much slower than the best is one sign of trouble
-SIGNS = 4  # signs that start a trial
-TRIAL = 6  # passes of a trial
+SIGNS = 4  # signs that start a trial; twice as many after each trial in vain
+MOST_SIGNS = 64
+TRIAL = 6  # passes of a trial, either way
+BETTER = 0.92  # of the team's time: what one thread alone must take to be kept
 KEEP = 64  # passes between trials while alone
 CALM = 512  # passes between trials while nothing is wrong
 DRIFT = 1.002  # the best time is forgotten this fast: contexts grow, machines change
 SMALL_ROWS = 8
 
-
-@dataclass
-class _Kind:
-    """Times of one kind of pass, in seconds: the best with the team, and recent means either way."""
-
-    best_s: float = float("inf")
-    team_s: float = 0.0
-    alone_s: float = 0.0
+_Kind = tuple[int, int]
 
 
 @dataclass
 class Pace:
-    """Chooses between the team and one thread; `choose` before each pass, `note` after it."""
+    """Chooses between the team and one thread; read `alone` before each pass, `note` after it."""
 
     alone: bool = False
     _left: int = 32  # passes until the next decision or trial
-    _trying: bool = False
     _signs: int = 0
-    _kinds: dict[tuple[int, int], _Kind] = field(default_factory=dict)
+    _needed: int = SIGNS
+    _best_s: dict[_Kind, float] = field(default_factory=dict)  # with the team
+    _trial: dict[_Kind, tuple[list[float], list[float]]] | None = None  # seconds: team's, alone
+    _before: bool = False  # how passes ran before the trial
 
-    def note(self, kind: tuple[int, int], seconds: float) -> None:
+    def note(self, kind: _Kind, seconds: float) -> None:
         """Learn how long a pass of ``kind`` (program, rows) took."""
         if kind[1] > SMALL_ROWS:
             return
-        times = self._kinds.setdefault(kind, _Kind())
-        if self.alone:
-            times.alone_s = _mean(times.alone_s, seconds)
-        else:
-            times.team_s = _mean(times.team_s, seconds)
-            times.best_s = min(times.best_s * DRIFT, seconds)
-            slow = seconds > TROUBLE * times.best_s
-            self._signs = self._signs + 1 if slow else max(0, self._signs - 1)
         self._left -= 1
-        if self._left <= 0 or (self._signs >= SIGNS and not self.alone and not self._trying):
-            self._decide(times)
-
-    def _decide(self, times: _Kind) -> None:
-        """End a trial by keeping the faster way, or begin one of the other way."""
-        if self._trying:
-            self._trying = False
-            self.alone = 0 < times.alone_s < times.team_s
-            self._left = KEEP if self.alone else CALM
-        else:
-            self._trying = True
+        if self._trial is not None:
+            self._trial.setdefault(kind, ([], []))[self.alone].append(seconds)
             self.alone = not self.alone
-            self._left = TRIAL
-            if self.alone:
-                times.alone_s = 0.0
-            else:
-                times.team_s = 0.0
-        self._signs = 0
+            if self._left <= 0:
+                self._judge(self._trial)
+            return
+        if not self.alone:
+            best_s = min(self._best_s.get(kind, seconds) * DRIFT, seconds)
+            self._best_s[kind] = best_s
+            slow = seconds > TROUBLE * best_s
+            self._signs = self._signs + 1 if slow else max(0, self._signs - 1)
+        if self._left <= 0 or self._signs >= self._needed:
+            self._trial, self._left, self._signs = {}, 2 * TRIAL, 0
+            self._before, self.alone = self.alone, not self.alone
 
-
-def _mean(before: float, now: float) -> float:
-    """A running mean of about the last four."""
-    return now if before == 0.0 else before + (now - before) / 4
+    def _judge(self, trial: dict[_Kind, tuple[list[float], list[float]]]) -> None:
+        """End a trial by keeping the faster way."""
+        both = [times for times in trial.values() if times[0] and times[1]]
+        team_s = sum(median(team) * len(alone) for team, alone in both)
+        alone_s = sum(median(alone) * len(alone) for _, alone in both)
+        self.alone = alone_s < BETTER * team_s if both else self._before
+        self._needed = SIGNS if self.alone else min(2 * self._needed, MOST_SIGNS)
+        self._left = KEEP if self.alone else CALM
+        self._trial, self._signs = None, 0

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from miaotui.schedule.plan import Chunk
 
 PACE_WEIGHT = 1 / 12  # of one step in the pace: most of a change is seen within a dozen steps
+PROBE_WEIGHT = 0.4  # of a pass made to look how the machine runs
 KNOT_WEIGHT = 1 / 48  # of one step in the curve's own correction
 WINDOW_S = 0.25  # predicted time over which errors are judged: about the length of a promise
 WINDOWS = 64  # judged windows that count
 QUANTILE = 0.95
-FIRST_MARGIN, LEAST_MARGIN, MOST_MARGIN = 1.08, 1.03, 2.0
+FIRST_MARGIN, LEAST_MARGIN, MOST_MARGIN = 1.08, 1.03, 1.6
 LEAST_RESERVE_S, MOST_RESERVE_S = 0.005, 0.06
 RESERVE_FADES = 0.999  # with each step: a jolt is remembered for some seconds
 WILD = 2.0  # a step this many times slower or faster than predicted counts as just so much
@@ -108,8 +109,8 @@ class CostModel:
 
     def observe(self, shape: Shape, took_s: float) -> None:
         """Learn from a real step."""
-        predicted = self.seconds(shape.rows, shape.logits, shape.attended)
         self.busy_s += took_s
+        predicted = self.seconds(shape.rows, shape.logits, shape.attended)
         self.recent.append(StepTime(shape.rows, predicted, took_s))
         self._judge(predicted, took_s)
         held_up = min(took_s - predicted, MOST_RESERVE_S)
@@ -117,6 +118,11 @@ class CostModel:
         ratio = min(max(took_s / predicted, 1 / WILD), WILD)
         self.pace *= 1 + PACE_WEIGHT * (ratio - 1)
         self._correct(shape.rows, ratio)
+
+    def probe(self, shape: Shape, took_s: float) -> None:
+        """Learn how the machine runs now from a pass made for that alone: it counts for much."""
+        predicted = self.seconds(shape.rows, shape.logits, shape.attended)
+        self.pace *= (took_s / predicted) ** PROBE_WEIGHT
 
     def _curve(self, rows: int) -> float:
         numbers, knots = self._rows, self._knots
