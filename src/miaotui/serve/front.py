@@ -7,6 +7,7 @@ vanished or a handler failed.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ from starlette.routing import Match, Route
 from miaotui.serve.account import CURRENT, UNKNOWN_ROUTE, Account, known_method
 from miaotui.serve.guard import App, Message, Receive, Scope, Send
 
+_LOG = logging.getLogger("miaotui.serve")
 Listener = Callable[[Account, Scope], None]
 
 
@@ -37,8 +39,14 @@ class Front:
             CURRENT.reset(token)
             account.duration_s = time.perf_counter() - account.started_s
             account.route = route_template(scope)
-            for listener in self._listeners:
+            self._tell(account, scope)
+
+    def _tell(self, account: Account, scope: Scope) -> None:
+        for listener in self._listeners:
+            try:
                 listener(account, scope)
+            except Exception as error:  # the answer is out; counting it must not undo that
+                _LOG.error("request %s was not counted", account.request_id, exc_info=error)
 
 
 class _Noting:

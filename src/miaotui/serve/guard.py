@@ -19,6 +19,7 @@ from typing import Any
 from miaotui.serve.account import Account
 from miaotui.serve.keys import ANYONE, Caller, Keyring
 from miaotui.serve.quotas import Usage
+from miaotui.serve.state import CALLER
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -94,12 +95,12 @@ class Guard:
         """Through the door with a key; the paths that monitors ask for are open."""
         state = scope.setdefault("state", {})
         if scope["path"] in OPEN_PATHS:
-            state["caller"] = ANYONE
+            scope[CALLER] = state["caller"] = ANYONE
             return await self._app(scope, receive, send)
         caller = ANYONE if self._keyring is None else find_caller(headers, self._keyring)
         if caller is None:
             return await refuse(scope, send, _wrong_key(headers))
-        state["caller"] = caller
+        scope[CALLER] = state["caller"] = caller
         account = state.get("account")
         if isinstance(account, Account):
             account.caller = caller

@@ -24,7 +24,29 @@ from miaotui.serve.operations import Operations
 from miaotui.serve.sockets import Tls
 
 _LOG = logging.getLogger("miaotui.serve")
+MOST_CONNECTIONS = 4096
+OTHER_FILES = 64  # that are no connections
 LAST_WORDS_S = 2.0  # for answers that were cancelled to say so
+
+
+def connection_limit() -> int:
+    """How many clients may be connected, after this process's limit of open files was raised.
+
+    Beyond it a client is told 503 instead of waiting in a full queue of the system's.
+    """
+    try:
+        import resource  # noqa: PLC0415  (not on Windows)
+    except ImportError:
+        return MOST_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+        return max(soft - OTHER_FILES, OTHER_FILES)
+    return MOST_CONNECTIONS
 
 
 class Server(uvicorn.Server):
@@ -43,6 +65,7 @@ class Server(uvicorn.Server):
             app,
             lifespan="off",
             proxy_headers=False,
+            limit_concurrency=connection_limit(),
             timeout_graceful_shutdown=int(drain_timeout_s + LAST_WORDS_S) + 1,
             ssl_certfile=None if tls is None else tls.certificate,
             ssl_keyfile=None if tls is None else tls.key,
