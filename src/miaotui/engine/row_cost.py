@@ -10,8 +10,11 @@ from __future__ import annotations
 MOST_ROWS = 128  # ratios are kept for so many; beyond, each row costs the same again
 _START = (1.0, 1.05, 1.10, 1.20, 1.55, 1.65, 1.80, 1.95)  # rows 1 to 8, before anything is measured
 _SLOPE = 0.17  # of each row after that
-_FAST, _SLOW = 0.2, 0.05  # how much of a surprise the scale takes up, and the ratio
-_REACH = 3  # rows to either side learn too, less with distance
+_FAST, _SLOW, _NEAR = (
+    0.2,
+    0.05,
+    0.015,
+)  # of a surprise: the scale's part, the ratio's, its neighbours'
 _MOST_SURPRISE = 2.0
 
 
@@ -31,10 +34,14 @@ class RowCost:
             self._scale_s = seconds / self._ratios[rows]
             return
         surprise = seconds / (self._scale_s * self._ratios[rows])
-        surprise = min(max(surprise, 1 / _MOST_SURPRISE), _MOST_SURPRISE)
-        self._scale_s *= surprise**_FAST
-        for near in range(max(1, rows - _REACH), min(MOST_ROWS, rows + _REACH) + 1):
-            self._ratios[near] *= surprise ** (_SLOW / (1 + abs(near - rows)) ** 2)
+        more = min(max(surprise, 1 / _MOST_SURPRISE), _MOST_SURPRISE) - 1.0
+        self._scale_s *= 1.0 + _FAST * more
+        ratios = self._ratios
+        ratios[rows] *= 1.0 + _SLOW * more
+        if rows > 1:
+            ratios[rows - 1] *= 1.0 + _NEAR * more
+        if rows < MOST_ROWS:
+            ratios[rows + 1] *= 1.0 + _NEAR * more
 
     def ratio(self, rows: int) -> float:
         """The cost of a pass in units that only mean something beside each other."""

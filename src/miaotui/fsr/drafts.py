@@ -71,9 +71,9 @@ class SuffixDrafter:
         text, guesses = following.text, []
         past = self._past.get(following.namespace)
         for source, index in ((TEXT, text), (PASSAGES, following.passages), (PAST, past)):
-            branches = index.follow(text) if index is not None else ()
-            if branches:
-                guesses.append(Guess(source, branches[0].length, branches[0].tokens))
+            if index is not None:
+                for length, _, tokens in index.follow(text, most=1):
+                    guesses.append(Guess(source, length, tokens))
         return guesses
 
     def leave(self, number: int, finished: bool) -> None:

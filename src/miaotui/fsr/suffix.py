@@ -18,6 +18,7 @@ from miaotui.kernels import compiled
 from miaotui.kernels.suffix_fields import (
     BRANCH_FIELDS,
     BRANCH_TOKENS,
+    BRANCHES,
     CAPACITY,
     FIRST,
     FOUND_FIELDS,
@@ -31,7 +32,8 @@ from miaotui.kernels.suffix_fields import (
 
 KERNELS = ("suffix:extend", "suffix:find")  # to prepare before the first request
 LEAST_CAPACITY = 64
-_NOTHING = np.array([NOTHING], np.int64)
+_NOTHING = (NOTHING,)
+_FEW = 32
 
 
 class Branch(NamedTuple):
@@ -69,6 +71,8 @@ class SuffixIndex:
         self._found = np.zeros(FOUND_FIELDS, np.int64)
         self.address = int(self._store.ctypes.data)
         self._found_address = int(self._found.ctypes.data)
+        self._source = np.zeros(_FEW, np.int64)
+        self._source_address = int(self._source.ctypes.data)
         self.size = 0  # tokens taken in since the start, separators included
 
     @property
@@ -78,21 +82,26 @@ class SuffixIndex:
 
     def extend(self, tokens: Sequence[int] | NDArray[np.int64]) -> None:
         """Append tokens to the text that is being taken in."""
-        source = np.ascontiguousarray(tokens, np.int64)
-        _extend()(self.address, source.__array_interface__["data"][0], source.size)
-        self.size += source.size
+        count = len(tokens)
+        if count <= _FEW:  # every step of every request comes here
+            self._source[:count] = tokens
+            _extend()(self.address, self._source_address, count)
+        else:
+            source = np.ascontiguousarray(tokens, np.int64)
+            _extend()(self.address, source.ctypes.data, count)
+        self.size += count
 
     def end_text(self) -> None:
         """What follows is another text: matches never reach over the border."""
         self.extend(_NOTHING)
 
-    def follow(self, reader: SuffixIndex) -> list[Branch]:
+    def follow(self, reader: SuffixIndex, most: int = BRANCHES) -> list[Branch]:
         """How this index goes on after the last tokens of ``reader``'s text (which may be itself).
 
-        The longest match first. One branch for each different next token, of the latest places met:
-        up to four.
+        The ``most`` longest matches, the longest first: one branch for each different next token
+        of the latest places met, which are four at most.
         """
-        count = _find()(self.address, reader.address, self._found_address)
+        count = min(_find()(self.address, reader.address, self._found_address), most)
         if not count:
             return []
         fields = self._found[: 1 + count * BRANCH_FIELDS].tolist()
