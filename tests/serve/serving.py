@@ -18,7 +18,7 @@ from miaotui.engine.loaded import load_model
 from miaotui.kernels.formats import Format
 from miaotui.serve.app import create_app
 from miaotui.serve.hosting import Hosted
-from miaotui.serve.listening import Server, server_for
+from miaotui.serve.listening import Server, run, server_for
 from miaotui.serve.settings import ServeSettings
 
 OPTIONS = EngineOptions(format=Format.Q8, threads=1, chunk_size=64)
@@ -83,7 +83,7 @@ def serving(
 
     def target() -> None:
         try:
-            asyncio.run(main())
+            run(main())
         except BaseException as error:
             state["error"] = error
         finally:

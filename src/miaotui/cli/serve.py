@@ -8,7 +8,6 @@ Knows no route.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import importlib
 import sys
@@ -56,7 +55,8 @@ def serve(parsed: argparse.Namespace) -> int:
             gc.freeze()  # what start-up made stays: collections need not look at it again
             print(opening(url, hosts, options), file=sys.stderr, flush=True)
 
-        asyncio.run(start.serve(loaded, options, listening, ready))
+        run = importlib.import_module("miaotui.serve.listening").run
+        run(start.serve(loaded, options, listening, ready))
     return 0
 
 
