@@ -33,6 +33,11 @@ _WORD = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])[^\W_])+")
 Split = Callable[[str], list[str]]
 
 
+def has_chinese(text: str) -> bool:
+    """Whether there is a Chinese character in ``text``."""
+    return not text.isascii() and _HAN_RUN.search(text) is not None
+
+
 @dataclass(frozen=True)
 class Analyzer:
     """How an index reads text; ``language`` is the one of its words in alphabetic scripts.
@@ -54,8 +59,8 @@ class Analyzer:
         return self._split(text, self._stems, _chinese_terms)
 
     def words(self, text: str) -> list[str]:
-        """Every word as it stands, lower case; Chinese by character, so that any phrase is found
-        however its neighbours are segmented.
+        """Every word as it stands, lower case; Chinese by character, so that a Chinese phrase is
+        found however its neighbours are segmented.
         """
         return self._split(text, self._plain, list)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from miaotui.fsr.answers_text import normalised
@@ -56,7 +56,8 @@ class Asking:
         return _digest("scope", self._common(), list(self.messages[:-1]))
 
     def _common(self) -> list[Any]:
-        params = asdict(self.params)
+        greedy = is_greedy(self.params)
+        params = asdict(replace(self.params, seed=0) if greedy else self.params)
         params["logit_bias"] = sorted(params["logit_bias"].items())
         indexes = sorted(self.indexes)
         return [self.namespace, self.model, self.template, params, indexes, dict(self.extra)]

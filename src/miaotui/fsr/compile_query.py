@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from miaotui.errors import RequestError
-from miaotui.fsr.analysis import Analyzer
+from miaotui.fsr.analysis import Analyzer, has_chinese
 from miaotui.fsr.document import seconds
 from miaotui.fsr.extras import need
 from miaotui.fsr.query import Clause, Equal, Group, Near, Phrase, Range, Words, parse
@@ -56,13 +56,21 @@ class Ranked:
             if isinstance(clause, Words):
                 found.update(term for term, _ in self.weighted(clause))
             elif isinstance(clause, Phrase):
-                found.update(("phrase", word) for word in self.analyzer.words(clause.text))
+                found.update(self.in_order(clause))
         if len(found) > 2 * MAX_TERMS:
             raise RequestError(
                 f"the query has {len(found):,} different terms; at most {2 * MAX_TERMS:,} are "
                 "looked up. Shorten it"
             )
         return frozenset(found)
+
+    def in_order(self, clause: Phrase) -> list[Term]:
+        """The (field, term) that a phrase is a sequence of: stems, or Chinese characters with
+        what is between them.
+        """
+        if has_chinese(clause.text):
+            return [("phrase", word) for word in self.analyzer.words(clause.text)][:MAX_TERMS]
+        return [("body", term) for term in self.analyzer.terms(clause.text)][:MAX_TERMS]
 
     @cached_property
     def needs_idf(self) -> bool:
@@ -81,14 +89,14 @@ class Ranked:
 
     def weighted(self, clause: Words) -> tuple[tuple[Term, float], ...]:
         """((field, term), weight) of a clause of words; a word said again counts more, but
-        saturates as it does in passages (k3 of Robertson et al. 1994). A clause of stop words
-        alone is looked up among all words as they stand.
+        saturates as it does in passages (k3 of Robertson et al. 1994). Chinese stop words
+        alone are looked up as characters.
         """
         made = self._terms.get(clause)
         if made is None:
             counts = Counter(self.analyzer.terms(clause.text))
             fields = {clause.field: 1.0} if clause.field else self.weights
-            if not counts:
+            if not counts and has_chinese(clause.text):
                 counts = Counter(self.analyzer.words(clause.text))
                 fields = {"phrase": 1.0}
             made = tuple(
@@ -159,13 +167,13 @@ class Compiler:
         return sum(map(self._whole.idf, terms)) / local if local > 0 else 1.0
 
     def _phrase(self, clause: Phrase) -> tantivy.Query:
-        words = self._ranked.analyzer.words(clause.text)[:MAX_TERMS]
-        terms = [("phrase", word) for word in words]
-        if not words:
+        terms = self._ranked.in_order(clause)
+        if not terms:
             return self._query.empty_query()
-        if len(words) == 1:
+        if len(terms) == 1:
             return self._term(terms[0], clause.boost)
-        made = self._query.phrase_query(self._schema, "phrase", [*words], clause.slop)
+        words: list[str | tuple[int, str]] = [word for _, word in terms]
+        made = self._query.phrase_query(self._schema, terms[0][0], words, clause.slop)
         if clause.slop:  # how often the library finds it depends on which word is rarest here
             worth = clause.boost * sum(map(self._whole.idf, terms))
             return self._query.const_score_query(made, worth)
@@ -173,19 +181,22 @@ class Compiler:
         return self._query.boost_query(made, clause.boost * worth)
 
     def _near(self, clause: Near) -> tantivy.Query:
-        words = self._ranked.analyzer.words(clause.text)
+        """Of a clause with several words in it, such as well-known*, the last is not exact."""
+        analyzer = self._ranked.analyzer
+        words = analyzer.words(clause.text)
         if not words:
             return self._query.empty_query()
-        made = [
-            self._query.fuzzy_term_query(
-                self._schema, "phrase", word, clause.distance, True, clause.prefix
-            )
-            for word in words[-1:]
-        ]
-        made += [
-            self._query.term_query(self._schema, "phrase", word, "freq") for word in words[:-1]
-        ]
-        every = [(self._occur.Must, query) for query in made]
+        if has_chinese(clause.text):
+            return self._words(Words(clause.text, boost=clause.boost))
+        stems = analyzer.terms(words[-1]) or words[-1:]
+        last = words[-1] if clause.prefix else stems[0]
+        distance = min(clause.distance, len(last) // 3)
+        near = self._query.fuzzy_term_query(
+            self._schema, "body", last, distance, True, clause.prefix
+        )
+        others = [term for word in words[:-1] for term in analyzer.terms(word)]
+        made = [self._query.term_query(self._schema, "body", term, "freq") for term in others]
+        every = [(self._occur.Must, query) for query in (*made, near)]
         return self._query.const_score_query(self._query.boolean_query(every), clause.boost)
 
     def _group(self, group: Group) -> tantivy.Query:

@@ -247,7 +247,7 @@ class Index:
         stored = sum(size.get("store", 0) for size in sizes)
         return {
             "passages": sum(snapshot.documents for snapshot in snapshots),
-            "tokens": sum(snapshot.tokens["phrase"] for snapshot in snapshots),
+            "tokens": sum(snapshot.tokens["body"] for snapshot in snapshots),
             "partitions": len(snapshots) + len(self._remotes),
             "language": self.plan.language,
             "stored_bytes": stored,

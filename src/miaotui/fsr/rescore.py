@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from miaotui.fsr.statistics import Statistics
@@ -21,10 +22,14 @@ _LEAF = "TermQuery"
 
 
 class Account:
-    """Reads explanations for one collection; ``fields`` names the schema's fields in order."""
+    """Reads explanations for one collection; ``fields`` names the schema's fields in order,
+    ``means`` are the library's own mean lengths.
+    """
 
-    def __init__(self, whole: Statistics, fields: tuple[str, ...]) -> None:
-        self._whole, self._fields = whole, fields
+    def __init__(
+        self, whole: Statistics, fields: tuple[str, ...], means: Mapping[str, float]
+    ) -> None:
+        self._whole, self._fields, self._means = whole, fields, means
 
     def score(self, explanation: str) -> float:
         """The score that an explanation (JSON) of a query for this purpose accounts for."""
@@ -50,13 +55,17 @@ class Account:
         numbers = _numbers(leaf)
         count, k1, b, length = (numbers[name] for name in ("freq", "k1", "b", "dl"))
         match = _TERM.search(" ".join(leaf.get("context", ())))
-        name = self._fields[int(match[1])] if match else "phrase"
+        name = self._fields[int(match[1])] if match else self._field_with(numbers["avgdl"])
         mean = self._whole.mean_length(name) or numbers["avgdl"]
         share = count / (count + k1 * (1 - b + b * length / mean))
         if match is None:
             return (k1 + 1) * share
         term = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), match[2])
         return self._whole.idf((name, term)) * (k1 + 1) * share
+
+    def _field_with(self, mean: float) -> str:
+        """The field of phrases that has this mean length, as an account of a phrase names none."""
+        return min(("body", "phrase"), key=lambda name: abs(self._means.get(name, 0.0) - mean))
 
 
 def mean_length(explanation: str) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from miaotui.fsr.analysis import Analyzer
+from miaotui.fsr.analysis import Analyzer, has_chinese
 from miaotui.fsr.document import Document, order_of
 from miaotui.fsr.extras import need
 
@@ -29,8 +29,8 @@ def build() -> tantivy.Schema:
     """The schema of every index; format 1."""
     builder: tantivy.SchemaBuilder = need("tantivy").SchemaBuilder()
     builder.add_text_field("key", tokenizer_name="raw", index_option="basic")
-    for name in RANKED:
-        builder.add_text_field(name, tokenizer_name="whitespace", index_option="freq")
+    builder.add_text_field("title", tokenizer_name="whitespace", index_option="freq")
+    builder.add_text_field("body", tokenizer_name="whitespace", index_option="position")
     builder.add_text_field("phrase", tokenizer_name="whitespace", index_option="position")
     for name in ("source", "language", "tags"):
         builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
@@ -50,7 +50,7 @@ class Row:
     whole: str
     title: list[str]
     body: list[str]
-    phrase: tuple[list[str], list[str]]
+    phrase: tuple[list[str], list[str]]  # title and body as they stand, where they are Chinese
     source: str
     language: str
     tags: tuple[str, ...]
@@ -63,14 +63,11 @@ class Row:
         made.add_text("key", self.id)
         if self.whole != self.id:
             made.add_text("key", self.whole)
-        for name, terms in (("title", self.title), ("body", self.body)):
-            if terms:
+        fields = {"title": (self.title,), "body": (self.title, self.body), "phrase": self.phrase}
+        for name, values in fields.items():
+            for terms in filter(None, values):  # the library leaves a gap between values
                 made.add_text(name, " ".join(terms))
-            made.add_unsigned(LENGTHS[name], len(terms))
-        for words in self.phrase:  # the library leaves a gap between values
-            if words:
-                made.add_text("phrase", " ".join(words))
-        made.add_unsigned(LENGTHS["phrase"], sum(map(len, self.phrase)))
+            made.add_unsigned(LENGTHS[name], sum(map(len, values)))
         _add_filters(made, self)
         made.add_unsigned("order", order_of(self.id))
         made.add_bytes("record", self.record)
@@ -91,13 +88,13 @@ def _add_filters(made: Any, row: Row) -> None:
 def row_of(document: Document, analyzer: Analyzer) -> Row:
     """A passage as it will be indexed."""
     title, body = document.title, document.body
-    title_terms = analyzer.terms(title) if title else []
+    chinese = has_chinese(title) or has_chinese(body)
     return Row(
         id=document.id,
         whole=document.whole,
-        title=title_terms,
-        body=title_terms + analyzer.terms(body),
-        phrase=(analyzer.words(title) if title else [], analyzer.words(body)),
+        title=analyzer.terms(title),
+        body=analyzer.terms(body),
+        phrase=(analyzer.words(title), analyzer.words(body)) if chinese else ([], []),
         source=document.source,
         language=document.language,
         tags=document.tags,

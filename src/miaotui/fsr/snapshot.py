@@ -58,7 +58,7 @@ class Snapshot:
         self.documents: int = searcher.num_docs
         self._with_deleted = with_deleted  # as the library counts
         self._frequencies: dict[Term, int] = {}
-        self._means: dict[str, float] = {}
+        self.means: dict[str, float] = {}  # lengths of fields, as the library counts
 
     @cached_property
     def tokens(self) -> dict[str, int]:
@@ -162,10 +162,10 @@ class Snapshot:
         """
         most, differ = 1.0, False
         for name in {name for name, _ in ranked.terms}:
-            mean = self._means.get(name) or self._library_mean(name, ranked.terms)
+            mean = self.means.get(name) or self._library_mean(name, ranked.terms)
             if not mean:  # no term is in this field here
                 continue
-            self._means[name] = mean
+            self.means[name] = mean
             ratio = whole.mean_length(name) / mean
             most, differ = max(most, ratio), differ or abs(ratio - 1) > _SAME
         return most if differ else None
@@ -246,7 +246,7 @@ class _Exactly:
             if not whole.frequencies:
                 whole = self._snapshot.statistics(self._ranked)
             made = Compiler(self._schema, self._ranked, whole, whole, corrected=False)
-            self._ready = made.query(), Account(whole, FIELDS)
+            self._ready = made.query(), Account(whole, FIELDS, self._snapshot.means)
         query, account = self._ready
         return account.score(self._snapshot.explain(query, address))
 
