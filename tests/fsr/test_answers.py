@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_the_same_question_gets_the_same_bytes() -> None:
         {"template": "t2"},
         {"namespace": "key-2"},
         {"params": SamplingParams(max_tokens=51)},
-        {"params": SamplingParams(max_tokens=50, seed=1)},
+        {"params": SamplingParams(max_tokens=50, temperature=1, seed=1)},
         {"params": SamplingParams(max_tokens=50, logit_bias={3: 1.0})},
         {"indexes": (("docs", "1"),)},
         {"extra": {"response_format": "json"}},
@@ -85,6 +86,15 @@ def test_what_differs_is_another_question_to_both_kinds_of_match(change: dict[st
     cache = near_cache()
     cache.keep(asking(), b"answer")
     assert cache.find(asking(**change)) is None
+
+
+def test_a_seed_counts_only_where_there_is_chance() -> None:
+    cache = AnswerCache()
+    cache.keep(asking(), b"answer")
+    assert cache.find(asking(params=SamplingParams(max_tokens=50, seed=9))) is not None
+    warm = SamplingParams(max_tokens=50, temperature=1.0, seed=9)
+    cache.keep(asking(params=warm), b"warm")
+    assert cache.find(asking(params=replace(warm, seed=10))) is None
 
 
 def test_answers_never_cross_namespaces_not_even_near_ones() -> None:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from starlette.requests import Request as HttpRequest
 
 from miaotui.engine.request import Asked, Request
+from miaotui.fsr.answers import CacheState
 from miaotui.serve.forms import FREE, Form
 from miaotui.serve.hosting import Hosted
 from miaotui.serve.params import deadline_for
+from miaotui.serve.recall import Recall, Replay
 from miaotui.serve.state import arrival_of, caller_of, state_of
 from miaotui.serve.stream import unless_gone
 from miaotui.serve.wire.fields import Sampling
-from miaotui.types import Completion, Deadline, SamplingParams
+from miaotui.types import Completion, Deadline, Delta, SamplingParams
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Asking:
     params: Sequence[SamplingParams]  # one for each of n
     deadline: Deadline | None
     form: Form = FREE
+    recall: Recall | None = None  # what the cache of answers has to do with it
     created_s: int = field(default_factory=lambda: int(time.time()))
     token: str = field(default_factory=lambda: secrets.token_hex(12))
 
@@ -49,6 +52,28 @@ class Asking:
 
     def submit(self) -> list[Request]:
         """All requests, on their way. Raises what `Hosted.submit` raises."""
+        kept = None if self.recall is None else self.recall.replay(self.deadline)
+        if kept is not None:
+            return [kept]
+        requests = self._submit_all()
+        if self.recall is not None:
+            self.recall.keep_from(requests[0])
+        return requests
+
+    @property
+    def cache(self) -> CacheState:
+        """Whether the answer was given before."""
+        return "miss" if self.recall is None else self.recall.state
+
+    def pieces(
+        self, requests: Sequence[Request], silence_s: float
+    ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
+        """See `Hosted.pieces_of`; a kept answer comes at once."""
+        if isinstance(requests[0], Replay):
+            return _at_once(requests[0])
+        return self.hosted.pieces_of(requests, silence_s)
+
+    def _submit_all(self) -> list[Request]:
         namespace = caller_of(self.http).namespace
         return self.hosted.submit_all(
             (
@@ -62,7 +87,13 @@ class Asking:
 
     async def whole(self, requests: Sequence[Request]) -> list[Completion]:
         """The whole answers. Raises `ClientGoneError`, or what a request failed with."""
+        if isinstance(requests[0], Replay):
+            return [requests[0].completion()]
         return await unless_gone(self.http.receive, self.hosted.whole(requests))
+
+
+async def _at_once(kept: Replay) -> AsyncGenerator[list[tuple[int, Delta]], None]:
+    yield [(0, delta) for delta in kept.pieces()]
 
 
 def deadline_of(http: HttpRequest, body: Sampling) -> Deadline | None:

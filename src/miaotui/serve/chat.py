@@ -21,6 +21,7 @@ from miaotui.serve.json_body import ignored_fields, read_body
 from miaotui.serve.logprobs import chat_logprobs
 from miaotui.serve.params import check_choices, params_for
 from miaotui.serve.prompts import chat_tokens
+from miaotui.serve.recall import recall_for
 from miaotui.serve.report import deadline_report, usage
 from miaotui.serve.routing import Endpoint
 from miaotui.serve.state import arrival_of, state_of
@@ -46,7 +47,7 @@ def routes() -> list[Endpoint]:
 
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
-    body = read_body(arrival_of(http).body, ChatRequest)
+    body = await read_body(arrival_of(http).body, ChatRequest)
     asking = await _asking(http, body)
     headers = ignored_fields(body)
     if not body.stream:
@@ -71,7 +72,12 @@ async def _asking(http: HttpRequest, body: ChatRequest) -> Asking:
     messages, tools = tooling.conversation(said)
     prompt = await chat_tokens(hosted, messages, tools, body.chat_template_kwargs)
     check_choices([prompt], len(params))
-    return Asking(http, hosted, [prompt], params, deadline, form)
+    extra = {"template": body.chat_template_kwargs, "format": body.response_format}
+    seeded, tools_named = body.seed is not None, bool(body.tools)
+    recall = recall_for(
+        http, hosted, params, said, seed_given=seeded, tools=tools_named, extra=extra
+    )
+    return Asking(http, hosted, [prompt], params, deadline, form, recall)
 
 
 def _answer(
@@ -82,6 +88,7 @@ def _answer(
         **identity(asking, "chat.completion"),
         "choices": choices,
         "usage": usage(completions, asking.n),
+        "cache": asking.cache,
         "deadline": deadline_report(requests, asking.arrived_s),
     }
 

@@ -62,6 +62,7 @@ class _Choice:
         self._head = empty.removesuffix("]}\n\n") + f'{{"index":{index},"delta":'
         self._usage = ',"usage":null' if include_usage else ""
         self._tail = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}\n\n'
+        self._last = f',"cache":"{asking.cache}","deadline":'
         self._shaper: Shaper | None = asking.form.shaper()
         self._with_logprobs = asking.params[0].logprobs is not None
         self._tokenizer = asking.hosted.tokenizer
@@ -84,7 +85,7 @@ class _Choice:
         if self._shaper is not None:
             deltas, reason = self._shaper.finish(reason)
             held = "".join(map(self._shaped, deltas))
-        more = "" if deadline is None else f',"deadline":{json_text(deadline)}'
+        more = "" if deadline is None else self._last + json_text(deadline)
         return (
             f'{held}{self._head}{{}},"logprobs":null,"finish_reason":{quoted(reason)}}}]'
             f"{self._usage}{more}}}\n\n"

@@ -55,7 +55,7 @@ async def _events(asking: Asking, writer: Writer, include_usage: bool, ping_s: f
     requests = asking.submit()
     wholes: dict[int, Completion] = {}
     text = writer.begin()
-    async with aclosing(asking.hosted.pieces_of(requests, ping_s)) as steps:
+    async with aclosing(asking.pieces(requests, ping_s)) as steps:
         async for step in steps:
             for index, delta in step:
                 report = None
@@ -84,6 +84,7 @@ def _last(
             **writer.identity(),
             "choices": [],
             "usage": usage(wholes, asking.n),
+            "cache": asking.cache,
             "deadline": deadline_report(requests, asking.arrived_s),
         }
     )

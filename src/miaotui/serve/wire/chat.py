@@ -21,6 +21,9 @@ from miaotui.serve.bounds import (
 from miaotui.serve.wire.fields import Name, PromiseKept, Sampling, Usage, Wire
 
 Json = dict[str, JsonValue]
+CacheState = Literal[
+    "hit", "near", "miss"
+]  # whether the answer, or a similar one, was given before
 
 
 class Part(Wire):
@@ -108,6 +111,7 @@ class ChatCompletion(Wire):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    cache: CacheState
     deadline: PromiseKept
 
 
@@ -138,4 +142,5 @@ class ChatChunk(Wire):
     system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
+    cache: CacheState | None = None
     deadline: PromiseKept | None = None
