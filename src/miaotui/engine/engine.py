@@ -46,6 +46,7 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
+        self.faults = 0  # passes that failed
         self.limits = NO_LIMITS  # of the next steps
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0) -> Request:
@@ -177,6 +178,7 @@ class Engine:
             self.speculation.leave(request)
 
     def _fail(self, plan: Plan, error: Exception) -> None:
+        self.faults += 1
         for chunk in plan.chunks:
             request = self._requests[chunk.sequence]
             self._drop(request, _fault(request, "in a pass", error))
@@ -207,6 +209,10 @@ class Engine:
             self._forget(request)
         self.latest = Plan(())
         self.scheduler = Scheduler(self.scheduler.config)
+        self.try_pass()
+
+    def try_pass(self) -> None:
+        """Run a pass of one row that nobody needs. Raises what is wrong."""
         self.runner.run([Chunk(-1, 0, (0,), tuple(self.parts.spare_pages[:1]), 1)])
 
     @property

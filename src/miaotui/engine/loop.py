@@ -7,6 +7,8 @@ also when the loop stops or the engine fails; none is taken on whose promise cou
 
 from __future__ import annotations
 
+import itertools
+import logging
 import threading
 import time
 from collections import deque
@@ -23,6 +25,8 @@ from miaotui.schedule.cost import CostModel
 from miaotui.schedule.entry import Wish
 from miaotui.schedule.forecast import Policy
 from miaotui.types import SamplingParams
+
+logger = logging.getLogger("miaotui.engine")
 
 News = Callable[[Sequence[Request]], None]
 _NOTHING_ASKED = Asked()
@@ -55,7 +59,7 @@ class EngineLoop:
         self._coming: deque[Request] = deque()
         self._leaving: deque[Request] = deque()
         self._active: dict[int, Request] = {}
-        self._wake = threading.Event()
+        self._wake, self._stop = threading.Event(), threading.Event()
         self._stopping = self._probing = False
         self._thread = threading.Thread(target=self._run, name="miaotui-engine", daemon=True)
         self._thread.start()
@@ -99,6 +103,7 @@ class EngineLoop:
     def close(self) -> None:
         """Cancel what is running and end the thread. Closing twice does nothing."""
         self._stopping = True
+        self._stop.set()
         self._wake.set()
         self._thread.join()
 
@@ -128,10 +133,7 @@ class EngineLoop:
             self._take_in()
             if not self._step():
                 self._steering.rest()
-                if self._probing:
-                    self._probing = False
-                    self._steering.probe()
-                else:
+                if not self._probing:
                     self._wake.wait()
         self._take_in()
         self.engine.cancel_all()
@@ -139,17 +141,27 @@ class EngineLoop:
 
     def _step(self) -> bool:
         """One step, and its news; False when there was nothing to do."""
-        if self._active:
-            self._steering.begin(self._active)
         try:
-            busy = self.engine.step()
+            busy = self._advance()
         except Exception as error:
             self._fail_all(error)
             busy = True
-        else:
-            if busy:
-                self._steering.learn(self._active)
         self._tell()
+        return busy
+
+    def _advance(self) -> bool:
+        if not self._active:
+            if self._probing:
+                self._probing = False
+                self._steering.probe()
+            return False
+        self._steering.begin(self._active)
+        faults = self.engine.faults
+        busy = self.engine.step()
+        if self.engine.faults > faults:  # its requests have failed, with the reason
+            self._heal(self.engine.try_pass)
+        elif busy:
+            self._steering.learn(self._active)
         return busy
 
     def _take_in(self) -> None:
@@ -179,16 +191,25 @@ class EngineLoop:
 
     def _fail_all(self, error: Exception) -> None:
         """The engine's state cannot be trusted: end what it had, and begin anew."""
+        logger.error("the engine failed and begins anew", exc_info=error)
         self.healthy = False
         fault = EngineError(f"the engine failed: {type(error).__name__}: {error}. Ask again")
         for request in self._active.values():
             request.end("failed", fault)
+        self._heal(self.engine.reset)
+
+    def _heal(self, attempt: Callable[[], None]) -> None:
+        """Red until ``attempt`` succeeds; nobody is taken on meanwhile."""
+        self.healthy = False
         self._tell()
-        for pause_s in RESTARTS:
-            time.sleep(pause_s)
+        for pause_s in itertools.chain(RESTARTS, itertools.repeat(RESTARTS[-1])):
+            self._stop.wait(pause_s)
+            if self._stopping:
+                return
             try:
-                self.engine.reset()
-            except Exception:  # noqa: S112  the next attempt, or red health, tells
+                attempt()
+            except Exception:
+                logger.exception("the engine does not run yet")
                 continue
             self.healthy = True
             return
