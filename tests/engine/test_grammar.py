@@ -17,10 +17,13 @@ from miaotui.engine import grammar_source as source
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.engine import Engine
 from miaotui.engine.grammar import KEPT, GrammarConstraint, Grammars
+from miaotui.engine.row_cost import RowCost
+from miaotui.engine.speculation import GRAMMAR
 from miaotui.errors import RequestError
+from miaotui.fsr.drafts import suffix_speculation
 from miaotui.text.load import load_tokenizer
 from miaotui.types import Completion, SamplingParams
-from tiny_engine import open_engine, run
+from tiny_engine import open_engine, open_parts, run, settings_in
 from tiny_models import make_tiny_folder
 from tiny_tokenizer import END, START, VOCAB_SIZE
 
@@ -73,6 +76,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 @pytest.fixture(scope="module")
 def grammars(engine: Engine) -> Grammars:
     return Grammars(engine.tokenizer, VOCAB_SIZE)
+
+
+class FreeRows(RowCost):
+    """As if rows cost nothing: everything guessed is tried."""
+
+    def ratio(self, rows: int) -> float:
+        return 1.0
 
 
 def answer(engine: Engine, constraint: Constraint, **params: Any) -> Completion:
@@ -157,6 +167,33 @@ def test_drafts_change_nothing(engine: Engine, grammars: Grammars) -> None:
         engine.step({request.number: plain[done : done + 2]})
         engine.scheduler.check()
     assert request.completion().token_ids == plain
+
+
+def test_what_a_grammar_forces_is_drafted_and_changes_nothing(
+    engine: Engine, grammars: Grammars, tmp_path: Path
+) -> None:
+    grammar = source.from_schema(SCHEMAS["person"])
+    params = SamplingParams(max_tokens=60, temperature=1.0, seed=2)
+    plain = answer(engine, grammars.constraint(grammar), **vars(params)).token_ids
+    path = make_tiny_folder(tmp_path, "llama", max_position_embeddings=1024)
+    drafting = Engine(*open_parts(path, settings_in(tmp_path)), suffix_speculation())
+    assert drafting.speculation is not None
+    drafting.speculation.cost = FreeRows()
+    assert answer(drafting, grammars.constraint(grammar), **vars(params)).token_ids == plain
+    brought = drafting.speculation.report()[-1]
+    assert brought.name == GRAMMAR
+    assert brought.accepted == brought.proposed > 5
+
+
+def test_forced_tokens_are_those_without_a_choice(engine: Engine, grammars: Grammars) -> None:
+    constraint = grammars.constraint(source.from_lark('start: "once " ("a" | "b") " time"'))
+    decoded = engine.tokenizer.decode
+    assert decoded(constraint.forced()) == "once"  # the space may belong to the next token
+    read(constraint, engine, "once b")
+    assert decoded(constraint.forced()) == " time"
+    read(constraint, engine, " time")
+    constraint.accept(END)
+    assert constraint.forced() == []
 
 
 # where it may end ---------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class Asker:
         self.number, self.namespace, self.prompt, self.passages = number, 0, (1, 2), ()
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
+        self.constraint = None
         self.sampler = type("Sampler", (), {"temperature": temperature})
         self.ending = type("Ending", (), {"max_tokens": most})
 

@@ -53,6 +53,9 @@ class Few:
         assert self.mask()[token_id]
         self._turn += 1
 
+    def forced(self) -> list[int]:
+        return []
+
 
 def eager(**options: int) -> Speculation:
     speculation = suffix_speculation(**options)

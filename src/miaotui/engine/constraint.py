@@ -7,6 +7,7 @@ position) still makes it, so a constrained answer is as reproducible as a free o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from miaotui.engine.sampler import Mask
@@ -25,6 +26,12 @@ class Constraint(Protocol):
 
     def accept(self, token_id: int) -> None:
         """The answer went on with ``token_id``, which the last mask allowed."""
+
+    def forced(self) -> Sequence[int]:
+        """Tokens that must come next, as far as they are known now; often none.
+
+        A hint: they are verified like any draft, under the masks.
+        """
 
 
 def check_endings(params: SamplingParams) -> None:

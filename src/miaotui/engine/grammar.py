@@ -128,6 +128,10 @@ class GrammarConstraint:
             raise EngineError(f"token {token_id} came where its grammar does not allow it")
         self._over = token_id in self._end_ids
 
+    def forced(self) -> list[int]:
+        """Tokens that must come next: the grammar leaves no choice."""
+        return [] if self._over else self._matcher.compute_ff_tokens()
+
     def follow(self, text: bytes) -> bool:
         """Go on with ``text``, however it is cut into tokens; False, and no change, if it may not."""
         ids = self._view.tokenize_bytes(text)
@@ -163,6 +167,10 @@ class AfterMarker:
             self._bound = token_id == self._marker
         else:
             self._look(self._tail + self._spell(token_id), self._marker)
+
+    def forced(self) -> list[int]:
+        """Tokens that must come next; none while the text is free."""
+        return self._inner.forced() if self._bound else []
 
     def _look(self, text: bytes, marker: bytes) -> None:
         """Find the marker; what its last token holds behind it must suit the grammar already."""

@@ -18,6 +18,8 @@ from miaotui.engine.survival import CLASS_OF, Rates, Record, heat_of, survivals
 from miaotui.schedule.plan import Plan
 
 MARGIN = 1.015  # what a pass with drafts must promise over one without: choosing costs time too
+GRAMMAR = "grammar"  # the source of tokens that an answer's constraint leaves no choice about
+_CERTAIN, _MOST_FORCED = 64, 32  # their evidence; how many of them at once
 _NO_GUESSES: Sequence[Guess] = ()
 
 
@@ -63,14 +65,15 @@ class Speculation:
         self._drafter = drafter
         self.cost = RowCost()
         self._rates: dict[int, list[Rates]] = {}  # by heat
-        self._tallies = [_Tally() for _ in drafter.sources]
+        self._names = (*drafter.sources, GRAMMAR)
+        self._tallies = [_Tally() for _ in self._names]
         self._following: dict[int, _Following] = {}
 
     def enter(self, request: Request) -> None:
         """A request is queued."""
         heat = heat_of(request.sampler.temperature)
         if heat not in self._rates:
-            self._rates[heat] = [Rates(heat) for _ in self._drafter.sources]
+            self._rates[heat] = [Rates(heat) for _ in self._names]
         self._following[request.number] = _Following(request, self._rates[heat])
         self._drafter.enter(
             request.number, request.prompt, request.ending.max_tokens, request.namespace,
@@ -91,7 +94,7 @@ class Speculation:
             if not answered:
                 continue  # its prompt is still being computed
             running += 1
-            following.guesses = guesses = self._drafter.guess(number)
+            following.guesses = guesses = self._guesses(number, following.request)
             most = following.request.ending.max_tokens - answered - 1
             best = _best(following, guesses, most)
             if best is not None:
@@ -103,6 +106,13 @@ class Speculation:
                 following.source = guess.source
                 drafts[following.request.number] = guess.tokens[:share]
         return drafts
+
+    def _guesses(self, number: int, request: Request) -> Sequence[Guess]:
+        """Where a grammar leaves no choice nothing else needs to be guessed."""
+        forced = () if request.constraint is None else request.constraint.forced()
+        if forced:
+            return [Guess(len(self._names) - 1, _CERTAIN, forced[:_MOST_FORCED])]
+        return self._drafter.guess(number)
 
     def _shares(
         self, chances: Sequence[Sequence[float]], running: int, other_rows: int
@@ -176,10 +186,11 @@ class Speculation:
             tally.saved_s += accepted / decoding * plain - proposed / rows * (seconds - plain)
 
     def report(self) -> list[SourceReport]:
-        """What each source has brought so far; from any thread."""
+        """What each source has brought so far, grammars only if they have; from any thread."""
         return [
             SourceReport(name, tally.drafts, tally.proposed, tally.accepted, tally.saved_s)
-            for name, tally in zip(self._drafter.sources, self._tallies, strict=True)
+            for name, tally in zip(self._names, self._tallies, strict=True)
+            if name != GRAMMAR or tally.drafts
         ]
 
 
