@@ -94,6 +94,8 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--kv", choices=("f16", "int8"), metavar="f16|int8", help=about)
     add("--threads", type=whole(1), metavar="N", help="default: one per usable physical core")
     add("--context", type=whole(1), metavar="N", help="longest prompt plus answer, in tokens")
+    about = "one token in each pass: slower, the same answers"
+    add("--no-speculate", action="store_true", help=about)
 
 
 def _watching(group: argparse._ArgumentGroup) -> None:

@@ -65,6 +65,11 @@ _SCHEDULE = (
     ("miaotui_promise_margin", "What promises allow for, as a factor of the predicted time"),
     ("miaotui_healthy", "1 while the engine runs, 0 while it restarts"),
 )
+_DRAFTS = (
+    ("spec_decode_num_drafts", "passes", "Passes that verified a draft"),
+    ("spec_decode_num_draft_tokens", "proposed_tokens", "Tokens that were drafted"),
+    ("spec_decode_num_accepted_tokens", "accepted_tokens", "Drafted tokens that were right"),
+)
 _PROMISES = ("met", "missed", "refused", "shortened")
 
 
@@ -87,6 +92,7 @@ class Gauges(Collector):
             self.steps.take(hosted)
         yield from _schedules(hosts)
         yield from _promises(hosts)
+        yield from _drafts(hosts)
         yield from _machine(hosts)
 
 
@@ -158,6 +164,27 @@ def _promises(hosts: Sequence[Hosted]) -> Iterator[Metric]:
         for hosted in hosts:
             family.add_metric([hosted.name], getattr(hosted.loop.admission.counts, outcome))
         yield family
+
+
+def _drafts(hosts: Sequence[Hosted]) -> Iterator[Metric]:
+    """What speculation brought: in all under vLLM's names, and by source."""
+    every = [CounterMetricFamily(f"vllm:{n}", t, labels=[MODEL]) for n, _, t in _DRAFTS]
+    each = [
+        CounterMetricFamily(f"miaotui_draft_{n}", f"{t}, by source", labels=[MODEL, "source"])
+        for _, n, t in _DRAFTS
+    ]
+    about = "Passes that drafts made unnecessary, less what their rows cost, by source"
+    saved = GaugeMetricFamily("miaotui_draft_saved_seconds", about, labels=[MODEL, "source"])
+    for hosted in hosts:
+        reports = () if hosted.speculation is None else hosted.speculation.report()
+        values = [(one.drafts, one.proposed, one.accepted) for one in reports]
+        for index, family in enumerate(every):
+            family.add_metric([hosted.name], sum(value[index] for value in values))
+        for one, value in zip(reports, values, strict=True):
+            for family, number in zip(each, value, strict=True):
+                family.add_metric([hosted.name, one.name], number)
+            saved.add_metric([hosted.name, one.name], one.saved_s)
+    yield from (*every, *each, saved)
 
 
 def _machine(hosts: Sequence[Hosted]) -> Iterator[Metric]:

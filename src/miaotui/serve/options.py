@@ -38,6 +38,7 @@ class ServeOptions:
     kv: str = "f16"
     threads: int | None = None
     context: int | None = None
+    no_speculate: bool = False
     audit_log: str | None = None
     log_format: str = "text"
     log_level: str = "info"

@@ -42,7 +42,7 @@ async def serve(
     operations = Operations(hosts, audit=audit, traces=open_traces())
     layers = layers_for(options, operations)
     for name, model in loaded.items():
-        hosted = Hosted(name, model, operations.watch)
+        hosted = Hosted(name, model, operations.watch, not options.no_speculate)
         hosted.loop.admission.limits = Limits(options.max_requests, options.max_tokens)
         hosts[name] = hosted
 
