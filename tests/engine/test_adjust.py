@@ -1,0 +1,69 @@
+"""What follows the load, and that each change says why."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from miaotui.engine.adjust import CALM_S, PROMISES_S, WIDEN_S, Adjuster
+from miaotui.schedule import ScheduleConfig
+from miaotui.schedule.cost import CostModel, Rates, Shape
+
+RATES = Rates(((1, 0.003), (8, 0.005), (64, 0.026), (256, 0.105)), 1e-4, 1e-6)
+
+
+@pytest.fixture
+def adjuster(caplog: pytest.LogCaptureFixture) -> Adjuster:
+    caplog.set_level(logging.INFO, "miaotui.adjust")
+    return Adjuster(ScheduleConfig(64, 4000, 512, 8, 512), CostModel(RATES))
+
+
+def test_chunks_are_small_while_promises_are_made_and_large_after(
+    adjuster: Adjuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert adjuster.policy.chunk == 512
+    policy = adjuster.follow(10.0, True, 1, 0)
+    assert 100 < policy.chunk < 180
+    assert "answers have due times" in caplog.text
+    assert adjuster.follow(11.0, False, 1, 0) == policy
+    assert adjuster.follow(11.0 + PROMISES_S, False, 1, 0).chunk == 512
+    assert "no answer has a due time" in caplog.text
+
+
+def test_chunks_shrink_when_the_machine_becomes_slower(adjuster: Adjuster) -> None:
+    before = adjuster.follow(10.0, True, 1, 0).chunk
+    cost = adjuster._cost
+    for _ in range(60):
+        cost.observe(Shape(64, 1, 0), 0.06)
+    assert adjuster.follow(11.0, True, 1, 0).chunk < 0.6 * before
+
+
+def test_width_falls_when_pages_run_out_and_comes_back(
+    adjuster: Adjuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert adjuster.follow(1.0, False, 5, 1).width == 5
+    assert "batch width: 8 -> 5 (pages ran out)" in caplog.text
+    now_s = 1.0
+    while adjuster.policy.width < 8:
+        now_s += CALM_S
+        adjuster.follow(now_s, False, 5, 1)
+    assert now_s > 1.0 + 2 * WIDEN_S
+    assert "pages have sufficed" in caplog.text
+
+
+def test_no_bound_flutters(adjuster: Adjuster, caplog: pytest.LogCaptureFixture) -> None:
+    for tick in range(400):
+        adjuster.follow(tick / 100, tick % 7 == 0, 3, 0)
+    assert len(caplog.records) <= 1
+
+
+def test_threads_are_told_once_for_each_change(
+    adjuster: Adjuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    for alone in (False, True, True, False):
+        adjuster.tell_threads(alone, 4)
+    assert [record.getMessage() for record in caplog.records] == [
+        "threads: 4 -> 1 (other work keeps a core busy)",
+        "threads: 1 -> 4 (the cores are free again)",
+    ]
