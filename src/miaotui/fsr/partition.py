@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _HEAP_BYTES = 96_000_000
 _FULL = ("No space left", "File too large", "os error 28", "os error 27", "Quota exceeded")
+_DIED = "writer was killed"  # how the library says that a write failed in one of its threads
 
 
 class Partition:
@@ -135,9 +136,10 @@ def _translated(folder: Path) -> Iterator[None]:
         raise cache_error(error, folder) from error
     except (ValueError, KeyError) as error:
         text = str(error)
-        if any(sign in text for sign in _FULL):
+        if any(sign in text for sign in (*_FULL, _DIED)):
+            reason = "most likely for lack of room" if _DIED in text else "there is no room"
             raise DocumentIndexError(
-                f"no room to write the index in {folder}: {text}. Free space there; "
+                f"cannot write the index in {folder}, {reason}: {text}. Free space there; "
                 "the last commit is intact"
             ) from error
         if "LockBusy" in text or "lock" in text.lower():
