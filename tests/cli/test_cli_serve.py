@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -211,3 +212,13 @@ def test_serve_fails_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_missing_libraries_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "starlette.middleware", None)
+    monkeypatch.delitem(sys.modules, "miaotui.serve.start", raising=False)
+    monkeypatch.setenv("MIAOTUI_OFFLINE", "1")
+    assert main(["serve", "no-such-model", "--port=0"]) == 1
+    assert "miaotui[serve]" in capsys.readouterr().err

@@ -141,11 +141,23 @@ def _load_beside_imports(options: ServeOptions, progress: Progress) -> dict[str,
 
     thread = threading.Thread(target=load, name="miaotui-load", daemon=True)
     thread.start()
-    importlib.import_module(_SERVER)
+    _import_server()
     thread.join()
     if failures:
         raise failures[0]
     return loaded
+
+
+def _import_server() -> None:
+    """The HTTP libraries. Raises `RequestError` when they are not installed."""
+    try:
+        importlib.import_module(_SERVER)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "miaotui":
+            raise
+        raise RequestError(
+            f"the server needs {error.name}, which is not installed: pip install 'miaotui[serve]'"
+        ) from error
 
 
 def _engine_options(options: ServeOptions) -> EngineOptions:
