@@ -30,6 +30,8 @@ _HAN_RUN = re.compile(f"[{HAN}]+")
 _PIECE = re.compile(f"[{HAN}]+|[^{HAN}]+")
 _WORD = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])[^\W_])+")
 
+_RARE = re.compile("[^\u4e00-\u9fff]")  # characters no dictionary has words of stand alone
+
 Split = Callable[[str], list[str]]
 
 
@@ -70,7 +72,10 @@ class Analyzer:
             run, start = match[0], match.start()
             if _HAN_RUN.match(run):
                 for word, first, last in _jieba().tokenize(run, "search"):
-                    yield start + first, start + last, word
+                    if _RARE.search(word):
+                        yield from ((start + n, start + n + 1, run[n]) for n in range(first, last))
+                    else:
+                        yield start + first, start + last, word
             else:
                 for term in self._stem_of(run):
                     yield start, match.end(), term
@@ -121,7 +126,13 @@ def _stem_of(analyzer: Analyzer, word: str) -> list[str]:
 
 def _chinese_terms(run: str) -> list[str]:
     stop = _chinese_stop_words()
-    return [word for word in _jieba().cut_for_search(run) if word not in stop]
+    terms: list[str] = []
+    for word in _jieba().cut_for_search(run):
+        if _RARE.search(word):
+            terms += word
+        elif word not in stop:
+            terms.append(word)
+    return terms
 
 
 @lru_cache(maxsize=1)
