@@ -23,7 +23,7 @@ from miaotui.serve.json_body import ignored_fields, read_object
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.state import arrival_of
 
-SMALL = ServeSettings(max_body_bytes=1000, body_timeout_s=0.05)
+SMALL = ServeSettings(max_body_bytes=10_000, body_timeout_s=0.05)
 CHAT = "/v1/chat/completions"
 
 
@@ -52,7 +52,7 @@ def error_of(answer: Answer) -> Any:
         (b'{"a": NaN}', "NaN"),
         (b'{"a": -Infinity}', "Infinity"),
         (b'{"a": 1e999}', "too large"),
-        (b'{"a": ' + b"9" * 200 + b"}", "200 digits"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
         (b'{"a": "\xff"}', "utf-8"),
         (b'{"a":' + b"[" * 200 + b"]" * 200 + b"}", "deep"),
         (b'{"a":' * 70 + b"1" + b"}" * 70, "deep"),
@@ -66,8 +66,38 @@ def test_what_is_no_sound_json_is_a_400(body: bytes, says: str) -> None:
 
 
 def test_very_deep_json_is_a_400() -> None:
-    with pytest.raises(ApiError, match="deep"):
-        read_object(b'{"a":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}")
+    for levels in (50_000, 1_000_000):
+        with pytest.raises(ApiError, match=r"deep|lists"):
+            read_object(b'{"a":' + b"[" * levels + b"]" * levels + b"}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":[' + b"0," * 1_000_000 + b"0]}",
+        b'{"a":[' + b"{}," * 60_000 + b"{}]}",
+        b'{"a":[' + b"[]," * 70_000 + b"[]]}",
+        b"{" + b",".join(b'"%d":0' % i for i in range(5000)) + b"}",
+    ],
+)
+def test_bombs_are_refused_before_they_are_made(body: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        read_object(body)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b'"messages":[' + b"0," * 200_000 + b"0]",
+        b'"stop":[' + b"0," * 200_000 + b"0]",
+        b'"tools":[' + b"0," * 200_000 + b"0]",
+    ],
+)
+def test_a_long_list_is_told_of_once(field: bytes) -> None:
+    answer = asyncio.run(ask(create_app({}, ServeSettings()), CHAT, (), "POST", b"{%s}" % field))
+    assert answer.status == 400
+    assert len(answer.body) < 1000
 
 
 def test_a_hundred_messages_are_not_deep() -> None:
@@ -123,8 +153,8 @@ def test_names_of_unknown_fields_cannot_break_a_header(values: dict[str, None]) 
 
 
 def test_large_bodies_are_refused_by_their_announcement_and_by_their_size() -> None:
-    for headers in ([("content-length", "1001")], [("content-length", "99" * 10)], []):
-        answer = post(b"x" * 1001, *headers)
+    for headers in ([("content-length", "10001")], [("content-length", "99" * 10)], []):
+        answer = post(b"x" * 10001, *headers)
         assert answer.status == 413
         assert answer.headers["connection"] == "close"
         assert error_of(answer)["code"] == "body_too_large"
@@ -154,7 +184,7 @@ def part(body: bytes, more: bool = True) -> dict[str, Any]:
 
 
 def test_bodies_in_pieces_are_bounded_too() -> None:
-    assert run_with([part(b"x" * 600), part(b"x" * 600)])[0]["status"] == 413
+    assert run_with([part(b"x" * 6000), part(b"x" * 6000)])[0]["status"] == 413
     assert run_with([part(b"{"), part(b"}", False)])[0]["status"] == 400
 
 

@@ -58,7 +58,7 @@ def routes() -> list[Endpoint]:
 
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
-    body = read_body(arrival_of(http).body, MessagesRequest)
+    body = await read_body(arrival_of(http).body, MessagesRequest)
     hosted = state_of(http).hosted(body.model)
     tooling = read_tools(hosted.dialect, body)
     sampling = body.model_copy(update={"stop": body.stop_sequences})
@@ -78,7 +78,7 @@ async def create(http: HttpRequest) -> Response:
 
 async def count_tokens(http: HttpRequest) -> Response:
     """The length of the prompt that `create` would make."""
-    body = read_body(arrival_of(http).body, CountRequest)
+    body = await read_body(arrival_of(http).body, CountRequest)
     hosted = state_of(http).hosted(body.model)
     prompt = await _prompt(hosted, read_tools(hosted.dialect, body), body)
     return json_response({"input_tokens": len(prompt)}, headers=ignored_fields(body))

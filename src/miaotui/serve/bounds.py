@@ -9,7 +9,11 @@ from __future__ import annotations
 
 MAX_BODY_BYTES = 4 << 20  # 128k tokens of English take about 0.6 MB, as token ids about 0.9 MB
 MAX_JSON_DEPTH = 64
-MAX_NUMBER_DIGITS = 40
+MAX_JSON_COMMAS = 300_000  # counted with those in texts, to know before anything is made
+MAX_JSON_LISTS = 1 << 16  # likewise
+MAX_JSON_OBJECTS = 50_000
+MAX_JSON_MEMBERS = 4096  # of one object
+MAX_NUMBER_DIGITS = 4300
 MAX_BODY_S = 30.0  # from the first byte of a body to its last
 MAX_HEADER_NUMBER = 32  # characters of a header that holds a number
 
@@ -27,9 +31,10 @@ MAX_TOOLS = 128
 MAX_METADATA = 64
 MAX_NAME_CHARACTERS = 512  # model, user and the like
 MAX_TEMPLATE_OPTIONS = 16
-MAX_PROMPT_TOKENS = 1 << 20  # of all prompts of one request; the model's context bounds each
+MAX_PROMPT_TOKENS = 1 << 18  # of all prompts of one request; the model's context bounds each
 
 MAX_IGNORED_NAMES = 32  # named in X-Ignored-Fields
 MAX_TOKENS = 2**31 - 1
 
+INLINE_BYTES = 64 << 10  # bodies up to here are read in the event loop itself
 INLINE_CHARACTERS = 4096  # prompts up to here are rendered and cut in the event loop itself

@@ -47,7 +47,7 @@ def routes() -> list[Endpoint]:
 
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
-    body = read_body(arrival_of(http).body, CompletionRequest)
+    body = await read_body(arrival_of(http).body, CompletionRequest)
     _check(body)
     hosted = state_of(http).hosted(body.model)
     params = params_for(body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)

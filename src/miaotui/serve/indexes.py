@@ -99,7 +99,7 @@ async def list_indexes(http: HttpRequest) -> Response:
 
 async def add(http: HttpRequest) -> Response:
     """Add documents; the answer is sent when they are durable and can be found."""
-    body = read_body(arrival_of(http).body, AddDocuments)
+    body = await read_body(arrival_of(http).body, AddDocuments)
     shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
 
     def work() -> dict[str, Any]:
@@ -131,7 +131,7 @@ async def delete(http: HttpRequest) -> Response:
 
 async def search(http: HttpRequest) -> Response:
     """The best passages for a query."""
-    body = read_body(arrival_of(http).body, SearchRequest)
+    body = await read_body(arrival_of(http).body, SearchRequest)
     shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
 
     def work() -> dict[str, Any]:
@@ -149,14 +149,14 @@ async def search(http: HttpRequest) -> Response:
 
 async def statistics(http: HttpRequest) -> Response:
     """The first round of a search in which this index is a partition."""
-    body, part = _partition(http)
+    body, part = await _partition(http)
     share = await _done(lambda: part().statistics(body.query, body.plain, body.weights))
     return json_response(share.to_json())
 
 
 async def passages(http: HttpRequest) -> Response:
     """The second round: passages scored with the statistics of the whole collection."""
-    body, part = _partition(http)
+    body, part = await _partition(http)
 
     def work() -> list[dict[str, Any]]:
         return [
@@ -169,8 +169,8 @@ async def passages(http: HttpRequest) -> Response:
     return json_response({"found": await _done(work)})
 
 
-def _partition(http: HttpRequest) -> tuple[PartitionRequest, Callable[[], Any]]:
-    body = read_body(arrival_of(http).body, PartitionRequest)
+async def _partition(http: HttpRequest) -> tuple[PartitionRequest, Callable[[], Any]]:
+    body = await read_body(arrival_of(http).body, PartitionRequest)
     shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
 
     def part() -> Any:

@@ -7,13 +7,24 @@ it never takes more than a few times the body's size.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from miaotui.serve.bounds import MAX_IGNORED_NAMES, MAX_JSON_DEPTH, MAX_NUMBER_DIGITS
+from miaotui.serve.bounds import (
+    INLINE_BYTES,
+    MAX_IGNORED_NAMES,
+    MAX_JSON_COMMAS,
+    MAX_JSON_DEPTH,
+    MAX_JSON_LISTS,
+    MAX_JSON_MEMBERS,
+    MAX_JSON_OBJECTS,
+    MAX_NUMBER_DIGITS,
+)
 from miaotui.serve.errors import ApiError, from_validation
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -22,13 +33,15 @@ IGNORED = "X-Ignored-Fields"
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object in ``body``. Raises `ApiError` (400)."""
+    if body.count(b",") > MAX_JSON_COMMAS or body.count(b"[") > MAX_JSON_LISTS:
+        raise _not_json("it holds more values or lists than any request needs")
     try:
         value = json.loads(
             body.decode(),
-            object_pairs_hook=_unique,
-            parse_int=_integer,
-            parse_float=_number,
+            object_pairs_hook=_Objects().make,
             parse_constant=_no_constant,
+            parse_float=_number,
+            **_LONG_INTEGERS,
         )
     except RecursionError:
         raise _not_json("it is nested too deeply") from None
@@ -41,8 +54,17 @@ def read_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read_body(body: bytes, model: type[Body]) -> Body:
-    """The body as ``model``. Raises `ApiError` (400) that names the field that is wrong."""
+async def read_body(body: bytes, model: type[Body]) -> Body:
+    """The body as ``model``, read in a thread if it is large.
+
+    Raises `ApiError` (400) that names the field that is wrong.
+    """
+    if len(body) <= INLINE_BYTES:
+        return _read_body(body, model)
+    return await asyncio.to_thread(_read_body, body, model)
+
+
+def _read_body(body: bytes, model: type[Body]) -> Body:
     value = read_object(body)
     try:
         return model.model_validate(value)
@@ -87,11 +109,23 @@ def _not_json(problem: str) -> ApiError:
     return ApiError(400, message, code="invalid_json")
 
 
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return members
+class _Objects:
+    """Makes the objects of one body; few enough, and none with a key twice."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def make(self, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """One object."""
+        self._count += 1
+        if self._count > MAX_JSON_OBJECTS:
+            raise ValueError(f"it holds more than {MAX_JSON_OBJECTS:,} objects")
+        if len(pairs) > MAX_JSON_MEMBERS:
+            raise ValueError(f"an object has more than {MAX_JSON_MEMBERS:,} members")
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            raise ValueError("a key occurs twice in one object")
+        return members
 
 
 def _integer(digits: str) -> int:
@@ -110,3 +144,9 @@ def _number(digits: str) -> float:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+# Since 3.10.7 Python itself refuses integers of more than some thousand digits.
+_LONG_INTEGERS: dict[str, Any] = (
+    {} if hasattr(sys, "get_int_max_str_digits") else {"parse_int": _integer}
+)

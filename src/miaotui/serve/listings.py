@@ -83,7 +83,7 @@ def _model(hosted: Hosted) -> dict[str, Any]:
 
 async def tokenize(http: HttpRequest) -> Response:
     """Token ids of a prompt. Raises what tokenizing raises, and `ApiError` (400)."""
-    body = read_body(arrival_of(http).body, TokenizeRequest)
+    body = await read_body(arrival_of(http).body, TokenizeRequest)
     hosted = state_of(http).hosted(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_value("prompt", "give either a prompt or messages")
@@ -107,7 +107,7 @@ async def tokenize(http: HttpRequest) -> Response:
 
 async def detokenize(http: HttpRequest) -> Response:
     """The text of token ids. Raises `ApiError` (400) for ids that the model does not have."""
-    body = read_body(arrival_of(http).body, DetokenizeRequest)
+    body = await read_body(arrival_of(http).body, DetokenizeRequest)
     hosted = state_of(http).hosted(body.model)
     size = hosted.tokenizer.vocab_size
     if max(body.tokens, default=0) >= size:

@@ -55,7 +55,7 @@ def routes() -> list[Endpoint]:
 
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
-    body = read_body(arrival_of(http).body, ResponsesRequest)
+    body = await read_body(arrival_of(http).body, ResponsesRequest)
     _check(body)
     hosted = state_of(http).hosted(body.model)
     tooling = read_tools(hosted.dialect, body)

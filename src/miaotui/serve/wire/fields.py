@@ -49,7 +49,7 @@ class Sampling(Wire):
     model: Name | None = Field(None, description="A name that /v1/models lists.")
     n: int | None = Field(None, ge=1, le=MAX_N, description="Answers; answer i uses seed + i.")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="None: a random one.")
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
@@ -68,7 +68,9 @@ class Sampling(Wire):
     repetition_penalty: float | None = Field(None, gt=0, le=100)
     min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
     ignore_eos: bool | None = None
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOP_TOKEN_IDS)
+    stop_token_ids: (
+        Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None
+    ) = None
     # a promise of time
     deadline_ms: float | None = Field(
         None,

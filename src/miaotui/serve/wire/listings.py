@@ -42,8 +42,11 @@ class TokenizeRequest(Wire):
 
     model: Name | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS)] | None = None
+    messages: (
+        Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+        | None
+    ) = None
+    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     add_special_tokens: bool = Field(
         True, description="Put the model's beginning and end tokens around a text."
     )
@@ -67,7 +70,7 @@ class DetokenizeRequest(Wire):
     """Token ids to be put together."""
 
     model: Name | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS)]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
 
 
 class Detokenized(Wire):
