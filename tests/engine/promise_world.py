@@ -84,11 +84,11 @@ class Job:
 
 
 class _Team:
-    is_alone, size, busy_s = False, 2, 0.0
+    is_alone, size = False, 2
 
 
 class _Runner:
-    team = _Team()
+    team, last_s = _Team(), 0.0
 
 
 class ScriptedEngine:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +31,8 @@ logger = logging.getLogger("miaotui.engine")
 
 News = Callable[[Sequence[Request]], None]
 _NOTHING_ASKED = Asked()
+SWITCH_S = 5e-4  # a pass that has ended waits no longer for another thread's Python
+HELD_S = 0.01  # between looks at requests of which none may compute now
 RESTARTS = (0.0, 0.1, 0.5, 1.0)  # seconds before each attempt to run again after a fault
 
 
@@ -89,6 +92,8 @@ class EngineLoop:
             raise
         self._coming.append(request)
         self._wake.set()
+        if self._stopping and not self._thread.is_alive():
+            self._turn_away()
         return request
 
     def cancel(self, request: Request) -> None:
@@ -106,6 +111,17 @@ class EngineLoop:
         self._stop.set()
         self._wake.set()
         self._thread.join()
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        """End what came while the thread was ending: nobody else would."""
+        while self._coming:
+            try:
+                late = self._coming.popleft()
+            except IndexError:  # another thread was faster
+                return
+            late.end("cancelled")
+            self._on_news([late])
 
     def _promise(self, request: Request, params: SamplingParams) -> None:
         stored = self.engine.scheduler.stored_tokens(request.prompt, request.namespace)
@@ -128,13 +144,14 @@ class EngineLoop:
     # the engine's thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         while not self._stopping:
             self._wake.clear()
             self._take_in()
             if not self._step():
                 self._steering.rest()
-                if not self._probing:
-                    self._wake.wait()
+                if not self._probing:  # what is held back is looked at again, whatever holds it
+                    self._wake.wait(HELD_S if self._active else None)
         self._take_in()
         self.engine.cancel_all()
         self._tell()

@@ -7,6 +7,7 @@ tokens and positions alone, not on the plan.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ class Runner:
 
     def __init__(self, program: Program, team: Team) -> None:
         self.program, self.team = program, team
+        self.last_s = 0.0  # what the last pass took
         space = program.workspace
         rows, logits = space.max_rows, space.max_logits
         self._run = aligned_int64(ops.RUN_FIELDS)
@@ -50,7 +52,9 @@ class Runner:
         Returns float32 ``[logits, vocab]`` in their order, valid until the next call.
         """
         wanted = self._fill(chunks)
+        start_s = time.perf_counter()
         self.team.run(self.program.address, self.program.count, self._run)
+        self.last_s = time.perf_counter() - start_s
         return self._logits[:wanted]
 
     def _fill(self, chunks: Sequence[Chunk]) -> int:

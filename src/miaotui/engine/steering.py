@@ -34,7 +34,6 @@ class Steering:
         self._reviewed_s = float("-inf")
         self._known = -1  # the book's version at the last review
         self._view = ALL_IS_WELL
-        self._busy_s = engine.runner.team.busy_s
         self._beside_s = 3e-4  # of a step, in Python
         self._reading = 0  # tokens before the prompt rows that were read last
 
@@ -73,10 +72,9 @@ class Steering:
         now_s = self._clock()
         shape = Shape.of(chunks)
         if self._free_s is not None:
-            self._cost.observe(shape, now_s - self._free_s)
-            busy_s = self._engine.runner.team.busy_s
-            beside_s = now_s - self._free_s - (busy_s - self._busy_s)
-            self._busy_s = busy_s
+            took_s, pass_s = now_s - self._free_s, self._engine.runner.last_s
+            self._cost.observe(shape, took_s, pass_s)
+            beside_s = took_s - pass_s
             self._beside_s += (min(max(beside_s, 0.0), 2e-3) - self._beside_s) / 16
         self._free_s = now_s
         progress = []

@@ -54,7 +54,6 @@ class Team:
         self._turn = threading.Lock()
         self._wakeups = [threading.Event() for _ in range(self.size)]
         self._pace = Pace()
-        self.busy_s = 0.0  # in passes, since the start
         self._threads = [
             threading.Thread(
                 target=self._serve, args=(member,), name=f"miaotui-{member}", daemon=True
@@ -84,10 +83,8 @@ class Team:
                 for event in self._wakeups:
                     event.set()
             self._member(operations, count, address, 0)
-            took_s = time.perf_counter() - start_s
-            self.busy_s += took_s
             if self.size > 1:
-                self._pace.note((operations, int(run[RUN_ROWS])), took_s)
+                self._pace.note((operations, int(run[RUN_ROWS])), time.perf_counter() - start_s)
 
     def _serve(self, member: int) -> None:
         mail, seen, event = self._mail.ctypes.data, 0, self._wakeups[member]

@@ -87,6 +87,7 @@ class CostModel:
         self.margin = FIRST_MARGIN  # how many times longer a promise must allow for
         self.reserve_s = LEAST_RESERVE_S  # for single steps that are held up
         self.busy_s = 0.0  # in steps, since the start
+        self.pass_s = 0.0  # of that in arithmetic
         self.recent: deque[StepTime] = deque(maxlen=256)
         self._windows: deque[float] = deque(maxlen=WINDOWS)
         self._window = _Window(1.0)
@@ -107,9 +108,10 @@ class CostModel:
                 high = rows - 1
         return low
 
-    def observe(self, shape: Shape, took_s: float) -> None:
-        """Learn from a real step."""
+    def observe(self, shape: Shape, took_s: float, pass_s: float = 0.0) -> None:
+        """Learn from a real step; ``pass_s`` of it was arithmetic."""
         self.busy_s += took_s
+        self.pass_s += pass_s
         predicted = self.seconds(shape.rows, shape.logits, shape.attended)
         self.recent.append(StepTime(shape.rows, predicted, took_s))
         self._judge(predicted, took_s)

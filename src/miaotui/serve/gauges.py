@@ -214,6 +214,6 @@ def _work(hosts: Sequence[Hosted]) -> Iterator[Metric]:
     passes = CounterMetricFamily("miaotui_pass_seconds", "Time in passes", labels=[MODEL])
     for hosted in hosts:
         steps.add_metric([hosted.name], hosted.loop.cost.busy_s)
-        passes.add_metric([hosted.name], hosted.loop.engine.runner.team.busy_s)
+        passes.add_metric([hosted.name], hosted.loop.cost.pass_s)
     yield steps
     yield passes
