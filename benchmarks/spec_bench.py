@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import Strangers, describe
+from machine import QUIET_CORES, Strangers, describe
 from miaotui import __version__
 from miaotui.config import Settings
 from miaotui.engine.build import EngineOptions
@@ -35,6 +35,7 @@ from spec_questions import TASKS, Question, read_questions, runs_in_circles, sam
 
 CONTEXT = 4096
 BATCH = 16
+ATTEMPTS = 3  # at a pair that other processes disturb
 WARM = ("again", "reworded", "seed")
 HISTORY = 1 << 30  # the namespace whose past answers a warm run may see
 REWORDED = "Please help me with this.\n\n{question}\n\nThank you!"
@@ -63,7 +64,7 @@ class Bench:
         self.loaded = load_model(resolve(model, settings=settings), options, settings)
         self.plain = Engine(self.loaded.parts, self.loaded.tokenizer)
         self.drafted = Engine(self.loaded.parts, self.loaded.tokenizer, suffix_speculation())
-        self.max_tokens = max_tokens
+        self.max_tokens, self.disturbed = max_tokens, 0
         self._namespaces = itertools.count(1)
 
     def params(self, temperature: float, seed: int = 0) -> SamplingParams:
@@ -94,13 +95,30 @@ class Bench:
             prompt = self.prompt(said)
             if len(prompt) + self.max_tokens > CONTEXT:
                 return
+            plain, pair = self._calm_pair(question, prompt, params, namespace)
+            yield pair
+            said.append(plain.completion().text)
+
+    def _calm_pair(
+        self, question: Question, prompt: list[int], params: SamplingParams, namespace: int | None
+    ) -> tuple[Request, Pair]:
+        """The least disturbed of some attempts; one alone where it would warm the next."""
+        best: tuple[float, Request, Pair] | None = None
+        for attempt in range(ATTEMPTS if namespace is None else 1):
+            strangers = Strangers(())
             drafted_in = self.fresh() if namespace is None else namespace
             order = [(self.plain, self.fresh()), (self.drafted, drafted_in)]
-            flip = question.number % 2
-            ran = [run(engine, prompt, params, n) for engine, n in order[:: -1 if flip else 1]]
-            plain, drafted = ran[:: -1 if flip else 1]
-            yield _pair(question.task, plain, drafted)
-            said.append(plain.completion().text)
+            way = -1 if (question.number + attempt) % 2 else 1
+            ran = [run(engine, prompt, params, n) for engine, n in order[::way]]
+            plain, drafted = ran[::way]
+            found = strangers.cores(), plain, _pair(question.task, plain, drafted)
+            if best is None or found[0] < best[0]:
+                best = found
+            if best[0] <= QUIET_CORES:
+                break
+        assert best is not None, "there is one attempt at least"
+        self.disturbed += best[0] > QUIET_CORES
+        return best[1:]
 
     def remember(self, questions: Sequence[Question], how: str, temperature: float) -> None:
         """Answer the first turns with the speculating engine, so that its past is warm."""
@@ -182,7 +200,7 @@ def measure(
     """All pairs at one temperature, shown and as a dictionary."""
     if warm is not None:
         bench.remember(questions, warm, temperature)
-    strangers, started = Strangers(()), time.perf_counter()
+    bench.disturbed, started = 0, time.perf_counter()
     pairs = []
     for number, question in enumerate(questions, 1):
         namespace = None if warm is None else HISTORY
@@ -193,11 +211,11 @@ def measure(
     show(f"{title}, all answers", everything)
     show(f"{title}, without those that run in circles", straight)
     wrong = sum(not pair.same for pair in pairs)
-    print(f"  answers that differ: {wrong} of {len(pairs)}")
+    print(f"  answers that differ: {wrong} of {len(pairs)}; disturbed: {bench.disturbed}")
     return {
         "temperature": temperature, "warm": warm, "all": everything, "without_loops": straight,
         "loops": sum(pair.loops for pair in pairs), "answers": len(pairs), "different": wrong,
-        "strangers_cores": round(strangers.cores(), 2),
+        "disturbed": bench.disturbed,
         "seconds": round(time.perf_counter() - started),
     }  # fmt: skip
 
