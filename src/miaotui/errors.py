@@ -9,7 +9,8 @@
     ├── CacheError                  a cache folder cannot be written (disk full, read-only)
     ├── TemplateError               a chat template is missing, wrong or exceeds its bounds
     ├── RequestError                the caller's parameters or prompt are wrong
-    │   └── PromptTooLongError      the prompt does not fit the model's context
+    │   ├── PromptTooLongError      the prompt does not fit the model's context
+    │   └── ConversationMissingError    there is none of that id, or it is another caller's
     ├── RefusedError                the request is sound, but is not taken on now
     │   ├── DeadlineUnattainableError   it cannot be done in the time it names
     │   └── OverloadedError         the queue is full, or the server is leaving
@@ -64,6 +65,10 @@ class RequestError(MiaotuiError):
 
 class PromptTooLongError(RequestError):
     """The prompt, or prompt plus answer, does not fit the model's context."""
+
+
+class ConversationMissingError(RequestError):
+    """There is no conversation of that id for this caller."""
 
 
 class RefusedError(MiaotuiError):

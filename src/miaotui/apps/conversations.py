@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.config import cache_error, make_folder
-from miaotui.errors import CacheError, RequestError
+from miaotui.errors import CacheError, ConversationMissingError, RequestError
 
 MAX_MESSAGE_CHARS = 4_000
 MAX_TURNS = 1_000
@@ -103,7 +103,7 @@ class ConversationStore:
         return self.get(name, namespace)
 
     def get(self, name: str, namespace: str = "") -> Conversation:
-        """The conversation. Raises `RequestError` if this caller has none of that id."""
+        """The conversation. Raises `ConversationMissingError` if this caller has none of that id."""
         query = (
             "SELECT namespace, language, state, begun_s, (SELECT count(*) FROM turns t WHERE "
             "t.conversation = c.id) FROM conversations c WHERE id = ? AND namespace = ?"
@@ -111,7 +111,9 @@ class ConversationStore:
         with self._lock:
             row = self._db.execute(query, (str(name), namespace)).fetchone()
         if row is None:
-            raise RequestError("there is no such conversation: begin one, or correct its id")
+            raise ConversationMissingError(
+                "there is no such conversation: begin one, or correct its id"
+            )
         owner, language, state, begun_s, turns = row
         return Conversation(str(name), owner, language, State(**json.loads(state)), begun_s, turns)
 

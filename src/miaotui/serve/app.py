@@ -19,6 +19,7 @@ from starlette.types import Lifespan
 
 from miaotui.errors import MiaotuiError
 from miaotui.serve import (
+    answers,
     anthropic,
     chat,
     completions,
@@ -27,6 +28,7 @@ from miaotui.serve import (
     monitor,
     openapi,
     responses,
+    support,
 )
 from miaotui.serve.anthropic_errors import response_to
 from miaotui.serve.arrival import Arrivals
@@ -42,6 +44,8 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     anthropic.routes,
     responses.routes,
     indexes.routes,
+    answers.routes,
+    support.routes,
     listings.routes,
     monitor.routes,
 )

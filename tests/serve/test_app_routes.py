@@ -1,0 +1,143 @@
+"""/v1/answer and /v1/support over HTTP, with a tiny model and documents made here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from serving import OPTIONS, Serving, serving
+
+from miaotui.apps.conversations import ConversationStore
+from miaotui.apps.desk import Desk
+from miaotui.apps.faq import Entry, Faq
+from miaotui.apps.support import Support
+from miaotui.fsr import Document, Index
+from miaotui.fsr.answers import AnswerCache
+from miaotui.serve.hosting import Hosted
+from miaotui.serve.indexes import KEY as SHELF
+from miaotui.serve.recall import KEY as ANSWERS
+from miaotui.serve.shelf import Shelf
+from miaotui.serve.support import KEY as SUPPORT
+from miaotui.serve.voice import HostedVoice
+from tiny_engine import settings_in
+from tiny_models import make_tiny_folder
+
+BRIDGE = Document(
+    "bridge",
+    "The old bridge of Tarn was built in 1731 by Odo Hale. It has seven arches.",
+    title="Tarn",
+)
+QUESTION = "When was the old bridge of Tarn built?"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    folder = tmp_path_factory.mktemp("apps")
+    models = {"tiny": make_tiny_folder(folder, "llama", max_position_embeddings=2048)}
+    with Index.create(folder / "indexes" / "bridges") as index:
+        index.add([BRIDGE])
+
+        def extras(hosts: dict[str, Hosted]) -> dict[str, Any]:
+            desk = Desk(index, HostedVoice(hosts["tiny"]))
+            faq = Faq([Entry(("When do you open?",), "At nine."), Entry(("Is it free?",), "Yes.")])
+            service = Support(ConversationStore(), faq=faq, desk=desk, index="bridges")
+            shelf = Shelf(folder / "indexes")
+            return {SHELF: shelf, ANSWERS: AnswerCache(), SUPPORT: service}
+
+        with serving(models, settings_in(folder), options=OPTIONS, extras=extras) as running:
+            yield running
+
+
+def post(server: Serving, path: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}{path}", json=body, timeout=30)
+
+
+def ask(server: Serving, question: str = QUESTION, **more: Any) -> Any:
+    response = post(server, "/v1/answer", index="bridges", question=question, **more)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def events(text: str) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_a_span_with_its_passage_then_from_the_cache(server: Serving) -> None:
+    first, again = ask(server, mode="extractive"), ask(server, mode="extractive")
+    assert (first["text"], first["how"], first["found"]) == ("1731", "extractive", True)
+    assert first["citations"][0]["id"].startswith("bridge")
+    assert (first["cache"], again["cache"]) == ("miss", "hit")
+    assert again["citations"] == first["citations"]
+
+
+def test_a_written_answer_whole_and_streamed(server: Serving) -> None:
+    whole = ask(server, deadline_ms=20_000, max_tokens=16)
+    assert whole["how"] in ("generated", "none")
+    body = {"index": "bridges", "question": QUESTION, "deadline_ms": 20_000, "max_tokens": 17}
+    response = post(server, "/v1/answer", stream=True, **body)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    told = events(response.text)
+    assert "".join(e["text"] for e in told[:-1]).strip() == told[-1]["text"]
+    assert told[-1]["object"] == "answer"
+    assert server.in_flight() == 0
+
+
+def test_late_models_give_way_and_unknown_things_are_not_found(server: Serving) -> None:
+    late = ask(server, deadline_ms=0.01)
+    assert (late["text"], late["how"]) == ("1731", "extractive")
+    assert not ask(server, "Which moon orbits Neptune backwards?")["found"]
+    missing = post(server, "/v1/answer", index="none", question="Why?", stream=True)
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "index_not_found")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"question": ""}, "question"),
+        ({"question": "x" * 3000}, "question"),
+        ({"mode": "poetic"}, "mode"),
+        ({"deadline_ms": -1}, "deadline_ms"),
+        ({"index": 7}, "index"),
+    ],
+)
+def test_bad_questions_name_the_field(server: Serving, change: dict[str, Any], param: str) -> None:
+    body = {"index": "bridges", "question": QUESTION, **change}
+    response = post(server, "/v1/answer", **body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+def test_a_client_that_leaves_cancels(server: Serving) -> None:
+    body = {"index": "bridges", "question": QUESTION, "max_tokens": 500, "stream": True}
+    body |= {"deadline_ms": 60_000}
+    with httpx.stream("POST", f"{server.url}/v1/answer", json=body) as response:
+        next(response.iter_lines())
+    for _ in range(2_000):
+        if not server.call(server.in_flight):
+            return
+    raise AssertionError("the request went on")
+
+
+def test_a_conversation_from_greeting_to_transcript(server: Serving) -> None:
+    begun = post(server, "/v1/support/conversations", language="en").json()
+    at = f"/v1/support/conversations/{begun['conversation']}"
+    assert begun["how"] == "greeting"
+    said = post(server, f"{at}/messages", text="when do you open").json()
+    assert (said["text"], said["how"]) == ("At nine.", "faq")
+    found = post(server, f"{at}/messages", text=QUESTION).json()
+    assert found["how"] == "documents"
+    assert post(server, f"{at}/rating", score=4, turn=said["turn"]).status_code == 200
+    assert post(server, f"{at}/rating", score=9).json()["error"]["param"] == "score"
+    assert post(server, f"{at}/messages", text="hi", role="person").status_code == 400
+    assert post(server, f"{at}/hand_over").json()["handed_over"]
+    assert post(server, f"{at}/messages", text="I am Ada", role="person").json()["how"] == "person"
+    told = httpx.get(f"{server.url}{at}").json()
+    assert [turn["role"] for turn in told["turns"]][-2:] == ["assistant", "person"]
+    assert told["ratings"][0]["score"] == 4
+    missing = post(server, "/v1/support/conversations/nobody/messages", text="hello")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "conversation_not_found")
