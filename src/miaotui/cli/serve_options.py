@@ -27,6 +27,8 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
     _rights(parser.add_argument_group("who may ask"))
     _promises(parser.add_argument_group("promises and bounds"))
     _model(parser.add_argument_group("the models"))
+    _answers(parser.add_argument_group("answers already given"))
+    _support(parser.add_argument_group("customer service"))
     _watching(parser.add_argument_group("watching"))
 
 
@@ -98,6 +100,25 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--no-speculate", action="store_true", help=about)
 
 
+def _answers(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--answer-cache", metavar="FILE", help="give the same question the same answer again")
+    add("--answer-cache-mb", type=whole(1, 1 << 20), metavar="N", help="its size (default: 256)")
+    add("--answer-cache-hours", type=whole(1, 87_600), metavar="N", help="default: 168")
+    about = "let similar questions share an answer: labelled pairs to calibrate with, or made"
+    add("--near-answers", metavar="FILE|made", help=about)
+    about = "false hits at most, as a share (default: 0.001)"
+    add("--near-bound", type=share, metavar="X", help=about)
+
+
+def _support(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--support-faq", metavar="FILE", help="answered questions: .csv, .jsonl or .yaml")
+    add("--support-docs", metavar="INDEX", help="documents to answer from")
+    add("--support-rules", metavar="FILE", help="YAML file of intents, slots and rules")
+    add("--support-store", metavar="FILE", help="where conversations are kept")
+
+
 def _watching(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--audit-log", metavar="FILE", help="append one JSON line per request, without its text")
@@ -115,6 +136,19 @@ def duration(text: str) -> float:
             f"must be a time such as 800ms, 1s or 2m, up to a day, not {text!r}"
         )
     return seconds
+
+
+def share(text: str) -> float:
+    """A number in (0, 0.5)."""
+    try:
+        value = float(text) if len(text) < 32 else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 0.5:
+        raise argparse.ArgumentTypeError(
+            f"must be a share in (0, 0.5), such as 0.001, not {text!r}"
+        )
+    return value
 
 
 def whole(low: int, high: int = 1 << 27) -> Callable[[str], int]:

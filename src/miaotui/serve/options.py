@@ -39,6 +39,15 @@ class ServeOptions:
     threads: int | None = None
     context: int | None = None
     no_speculate: bool = False
+    answer_cache: str | None = None
+    answer_cache_mb: int = 256
+    answer_cache_hours: int = 168
+    near_answers: str | None = None
+    near_bound: float = 0.001
+    support_faq: str | None = None
+    support_docs: str | None = None
+    support_rules: str | None = None
+    support_store: str | None = None
     audit_log: str | None = None
     log_format: str = "text"
     log_level: str = "info"
@@ -76,6 +85,8 @@ class ServeOptions:
             )
         if not 1 <= len(self.named_models) <= MAX_MODELS:
             raise RequestError(f"a server has 1 to {MAX_MODELS} models, not {len(self.models)}")
+        if self.near_answers is not None and self.answer_cache is None:
+            raise RequestError("--near-answers needs --answer-cache FILE to keep answers in")
         for origin in self.cors_origin:
             scheme, separator, rest = origin.partition("://")
             if origin != "*" and (not separator or not scheme or not rest or "/" in rest):

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from miaotui.engine.loaded import Loaded
 from miaotui.schedule.admission import Limits
 from miaotui.serve.app import create_app
+from miaotui.serve.applications import applications
 from miaotui.serve.audit import AuditLog
 from miaotui.serve.front import Front
 from miaotui.serve.guard import App, Guard, Policy
@@ -46,9 +47,11 @@ async def serve(
         hosted.loop.admission.limits = Limits(options.max_requests, options.max_tokens)
         hosts[name] = hosted
 
+    extras = {KEY: operations, **applications(options, hosts)}
+
     def make_app() -> App:
         settings = ServeSettings(deadline_ms=_milliseconds(options.deadline))
-        return create_app(hosts, settings, layers=layers, extras={KEY: operations})
+        return create_app(hosts, settings, layers=layers, extras=extras)
 
     await run_server(
         make_app,

@@ -1,0 +1,57 @@
+"""A server's cache of answers and customer service, made from its options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from miaotui.errors import RequestError
+from miaotui.fsr.answers import AnswerCache
+from miaotui.serve.applications import applications, near_rule, open_answers
+from miaotui.serve.options import ServeOptions
+from miaotui.serve.recall import KEY as ANSWERS
+from miaotui.serve.support import KEY as SUPPORT
+
+MODEL = ("tiny",)
+
+
+def test_nothing_is_made_unless_asked_for() -> None:
+    assert applications(ServeOptions(MODEL), {}) == {}
+
+
+def test_a_cache_of_answers(tmp_path: Path) -> None:
+    path = tmp_path / "kept" / "answers.db"
+    options = ServeOptions(MODEL, answer_cache=str(path), answer_cache_mb=1, answer_cache_hours=2)
+    cache = applications(options, {})[ANSWERS]
+    assert isinstance(cache, AnswerCache)
+    assert (cache.options.max_bytes, cache.options.max_age_s) == (1 << 20, 7200.0)
+    assert cache.options.near is None
+    assert path.exists()
+
+
+def test_near_answers_need_a_cache_and_proof(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RequestError, match="--answer-cache"):
+        ServeOptions(MODEL, near_answers="made").checked()
+    rule = near_rule("made", 0.001)
+    assert rule is not None
+    assert rule.bound == 0.001
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"first": "a b c", "second": "a b d", "same": False}))
+    options = ServeOptions(MODEL, answer_cache=str(tmp_path / "a.db"), near_answers=str(pairs))
+    assert open_answers(options).options.near is None
+    assert "near matches stay off" in caplog.text
+
+
+def test_a_customer_service(tmp_path: Path) -> None:
+    faq = tmp_path / "faq.csv"
+    faq.write_text("question,answer\nWhen do you open?,At nine.\n")
+    options = ServeOptions(MODEL, support_faq=str(faq), support_store=str(tmp_path / "t.db"))
+    service = applications(options, {})[SUPPORT]
+    talk, _ = service.begin()
+    assert service.say(talk.id, "when do you open").text == "At nine."
+    with pytest.raises(RequestError):
+        applications(ServeOptions(MODEL, support_rules=str(tmp_path / "none.yaml")), {})
