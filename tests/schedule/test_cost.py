@@ -83,6 +83,17 @@ def test_what_differs_by_rows_is_learned_apart_from_the_pace() -> None:
     assert abs(cost.seconds(64, 1, 0) / truth.seconds(64, 1, 0) - 0.9) < 0.08
 
 
+def test_looking_back_that_was_calibrated_wrongly_is_learned() -> None:
+    truth, source = CostModel(RATES), random.Random(0)
+    cost = CostModel(Rates(RATES.curve, RATES.logits_s, 8 * RATES.attend_s))
+    for _ in range(3000):
+        rows = source.randint(1, 8)
+        attended = rows * source.randint(50, 3000)
+        cost.observe(Shape(rows, rows, attended), truth.seconds(rows, rows, attended))
+    for attended in (400, 4000, 12000):
+        assert abs(cost.seconds(4, 4, attended) / truth.seconds(4, 4, attended) - 1) < 0.1
+
+
 def test_the_margin_follows_how_wrong_forecasts_were() -> None:
     calm, wild = CostModel(RATES), CostModel(RATES)
     assert calm.margin == FIRST_MARGIN

@@ -119,7 +119,7 @@ class CostModel:
         self.reserve_s = max(held_up, self.reserve_s * RESERVE_FADES, LEAST_RESERVE_S)
         ratio = min(max(took_s / predicted, 1 / WILD), WILD)
         self.pace *= 1 + PACE_WEIGHT * (ratio - 1)
-        self._correct(shape.rows, ratio)
+        self._correct(shape, ratio)
 
     def probe(self, shape: Shape, took_s: float) -> None:
         """Learn how the machine runs now from a pass made for that alone: it counts for much."""
@@ -135,15 +135,22 @@ class CostModel:
         share = (rows - numbers[left]) / (numbers[right] - numbers[left])
         return knots[left] + share * (knots[right] - knots[left])
 
-    def _correct(self, rows: int, ratio: float) -> None:
-        """Move the curve's knots beside ``rows`` by what the pace does not explain in the end."""
+    def _correct(self, shape: Shape, ratio: float) -> None:
+        """Move each part of the model by its share in what the pace does not explain in the end."""
+        base, logits = self._curve(shape.rows), self.logits_s * shape.logits
+        looking = self.attend_s * shape.attended
+        off = KNOT_WEIGHT * (min(max(ratio, 0.5), 2.0) - 1) / (base + logits + looking)
+        self.logits_s *= 1 + off * logits
+        self.attend_s *= 1 + off * looking
         numbers = self._rows
-        right = min(bisect_right(numbers, rows), len(numbers) - 1)
-        step = 1 + KNOT_WEIGHT * (min(max(ratio, 0.5), 2.0) - 1)
+        right = min(bisect_right(numbers, shape.rows), len(numbers) - 1)
+        step = 1 + off * base
         for knot in {max(0, right - 1), right}:
             self._factors[knot] = min(max(self._factors[knot] * step, 0.4), 2.5)
         mean = sum(self._factors) / len(self._factors)  # what all have in common is the pace
         self._factors = [factor / mean for factor in self._factors]
+        self.logits_s /= mean
+        self.attend_s /= mean
         self.pace *= mean
         highest = 0.0
         for index, seconds in enumerate(self._base):
