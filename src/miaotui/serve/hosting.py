@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from importlib.metadata import version
 
 from miaotui.engine.engine import Engine
@@ -19,7 +19,7 @@ from miaotui.engine.grammar import Grammars
 from miaotui.engine.loaded import Loaded
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Asked, Request
-from miaotui.errors import OverloadedError, RefusedError
+from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.fsr.drafts import suffix_speculation
 from miaotui.serve.watch import NOBODY, Watch
 from miaotui.text.tool_formats import dialect_of
@@ -47,6 +47,9 @@ class Hosted:
         self.context = loaded.parts.context
         self.grammars = Grammars(loaded.tokenizer, loaded.config.vocab_size)
         self.dialect = dialect_of(loaded.template)
+        with suppress(RequestError):  # a model that can have no grammars; who asks is told
+            self.grammars.warm()  # holds the interpreter: not while others wait for answers
+        _warm(loaded)
         self.fingerprint = _fingerprint(name, loaded)
         self._event_loop = asyncio.get_running_loop()
         self._readers: dict[int, _Reader] = {}
@@ -180,6 +183,13 @@ class _Ticking:
     def stop(self) -> None:
         """No tick from now on."""
         self._next.cancel()
+
+
+def _warm(loaded: Loaded) -> None:
+    """Import and compile what the first conversation would: a tenth of a second of its deadline."""
+    if loaded.template.available:
+        with suppress(MiaotuiError):  # who asks with that template is told
+            loaded.tokenizer.encode(loaded.template.render([{"role": "user", "content": "?"}]))
 
 
 def _fingerprint(name: str, loaded: Loaded) -> str:
