@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from miaotui.serve.account import Account
+from miaotui.serve.app import create_app
 from miaotui.serve.guard import Guard, Policy
 from miaotui.serve.keys import Keyring, Limits, add_key
+from miaotui.serve.operations import KEY, Operations
+from miaotui.serve.options import ServeOptions
+from miaotui.serve.settings import ServeSettings
+from miaotui.serve.start import layers_for
 
 PATHS = ("/v1/models", "/v1/chat/completions", "/metrics", "/docs", "/openapi.json", "/nowhere")
 LOCAL = ("host", "localhost:8000")
@@ -131,6 +137,26 @@ def test_hostile_headers_break_nothing(tmp: bytes, key: bytes) -> None:
         ("authorization", key.decode("latin-1")),
     )
     assert answer(guard, "/v1/models", headers).status in {200, 400, 403, 421}
+
+
+def test_every_route_of_the_application_needs_a_key(tmp_path: Path) -> None:
+    """Also the ones that will be added one day: the list is the application's own."""
+    keys = tmp_path / "keys"
+    key = add_key(keys, "alice")
+    operations = Operations({})
+    layers = layers_for(ServeOptions(("tiny",), api_key_file=str(keys)), operations)
+    served = create_app({}, ServeSettings(), layers=layers, extras={KEY: operations})
+    found = dict[str, set[int]]()
+    for route in served.routes:
+        assert isinstance(route, Route), "a mount would need a check of its own"
+        path = re.sub(r"{[^}]*}", "x", route.path)
+        for method in route.methods or ():
+            closed = asyncio.run(ask(served, path, method=method))
+            found.setdefault(route.path, set()).add(closed.status)
+            mine = asyncio.run(ask(served, path, (LOCAL, ("x-api-key", key)), method, b"{"))
+            assert mine.status != 401
+    assert len(found) > 10
+    assert {path for path, statuses in found.items() if statuses != {401}} == {"/health", "/ready"}
 
 
 # ---- limits --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from miaotui.serve.audit import AuditLog
 from miaotui.serve.gauges import StepTimes
 from miaotui.serve.hosting import Hosted
 from miaotui.serve.keys import Caller
-from miaotui.serve.logs import log_request, set_up_logs
+from miaotui.serve.logs import A_MINUTE, Calm, log_request, set_up_logs
 from miaotui.serve.machine import memory_warning, resident_bytes
 from miaotui.serve.operations import KEY, Operations
 from miaotui.serve.options import ServeOptions
@@ -294,6 +294,22 @@ def test_logs_are_one_line_each_whatever_is_in_them(capfd: pytest.CaptureFixture
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True
             logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+def test_repeated_records_do_not_flood_the_log() -> None:
+    now = [0.0]
+    calm = Calm(lambda: now[0])
+
+    def record(line: int, name: str = "miaotui.serve") -> logging.LogRecord:
+        return logging.LogRecord(name, logging.INFO, "x.py", line, "%d of them", (1,), None)
+
+    assert sum(calm.filter(record(1)) for _ in range(100)) == A_MINUTE
+    assert calm.filter(record(2))
+    assert all(calm.filter(record(3, "miaotui.requests")) for _ in range(100))
+    now[0] = 61
+    late = record(1)
+    assert calm.filter(late)
+    assert "80 more" in late.getMessage()
 
 
 def test_memory_near_its_limit_is_told(tmp_path: Path) -> None:

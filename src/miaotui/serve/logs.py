@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
 from miaotui.serve.account import Account
 
 LogFormat = Literal["text", "json"]
-LEVELS = ("debug", "info", "warning", "error")
+A_MINUTE = 20  # records from one place of the code
 _REQUESTS = logging.getLogger("miaotui.requests")
 
 
@@ -23,6 +26,7 @@ def set_up_logs(form: LogFormat, level: str) -> None:
     """Send this process's logs to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
+    handler.addFilter(Calm())
     for name in ("miaotui", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
@@ -57,6 +61,37 @@ def log_request(account: Account) -> None:
         account.answer_tokens,
         extra={"fields": fields},
     )
+
+
+class Calm(logging.Filter):
+    """Lets through so many records of one kind a minute, then says how many it kept back.
+
+    Lines about requests all pass: their number is the clients' doing and is worth knowing.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._minutes: dict[tuple[str, int], _Minute] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this record is to be written."""
+        if record.name == _REQUESTS.name:
+            return True
+        now = self._clock()
+        minute = self._minutes.setdefault((record.pathname, record.lineno), _Minute(now))
+        if now - minute.since_s >= 60:
+            if minute.count > A_MINUTE:
+                record.msg = f"{record.msg} ({minute.count - A_MINUTE} more like this before)"
+            minute.since_s, minute.count = now, 0
+        minute.count += 1
+        return minute.count <= A_MINUTE
+
+
+@dataclass
+class _Minute:
+    since_s: float
+    count: int = 0
 
 
 class _Text(logging.Formatter):
