@@ -23,6 +23,7 @@ KERNELS = (
     "draw:draw",
     "draw:best",
     "draw:mass",
+    "draw:restrict",
 )  # to prepare before the first request that samples
 
 Row = NDArray[np.float32]
@@ -97,6 +98,11 @@ def best(row: Row, n: int) -> list[int]:
     return [int(i) for i in _workspace.scratch[:count]]
 
 
+def restrict(row: Row, words: NDArray[np.uint32]) -> None:
+    """Set logits of ``row [vocab]`` to -inf where their bit is 0 in ``words [ceil(vocab / 32)]``."""
+    _kernel("draw:restrict", 3)(_address(row), row.size, _address(words))
+
+
 def log_total(row: Row, peak: float) -> float:
     """Natural log of ``sum(exp(row - peak))``, right to about 1e-6."""
     numbers = _workspace.numbers_for(peak, _WIDEST, _PLAIN, 0.0)
@@ -106,8 +112,8 @@ def log_total(row: Row, peak: float) -> float:
 
 
 @functools.cache
-def _kernel(name: str) -> Callable[..., int]:
-    return compiled.function(name, arguments=4)
+def _kernel(name: str, arguments: int = 4) -> Callable[..., int]:
+    return compiled.function(name, arguments)
 
 
 def _address(array: NDArray[np.generic]) -> int:

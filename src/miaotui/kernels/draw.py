@@ -28,9 +28,11 @@ from miaotui.kernels.draw_ops import (
     UNIFORM,
 )
 from miaotui.kernels.narrow import find_best, narrow, sort_few, spend
-from miaotui.kernels.weights import doubles, fields, fill_masses, floats, weigh
+from miaotui.kernels.weights import doubles, fields, fill_masses, floats, weigh, words
 
 _LOWEST = np.float32(-np.inf)
+_LOWEST_BITS = np.int32(-8388608)  # the same, as it lies in memory
+_ALL = np.int32(-1)
 
 
 @inline
@@ -132,3 +134,31 @@ def mass(values: Any, size: Any, numbers: Any, scratch: Any) -> Any:
     """The sum of the weights of float32 ``values [size]``."""
     masses = fields(scratch + 8 * SCRATCH_LISTS, size)
     return fill_masses(floats(values, size), doubles(numbers, NUMBERS), 0, masses)
+
+
+@inline
+def _keep(bits: Any, word: Any) -> Any:
+    """Set the float32 ``bits``, at most 32 of them, to -inf where ``word`` has a zero."""
+    for j in range(bits.size):
+        kept = np.int32(-((word >> j) & 1))
+        bits[j] = (bits[j] & kept) | (_LOWEST_BITS & ~kept)
+
+
+@kernel(arguments=3)
+def restrict(values: Any, size: Any, mask: Any) -> Any:
+    """Set float32 ``values [size]`` to -inf where their bit of the 32-bit words ``mask`` is 0."""
+    bits = words(values, size)
+    masks = words(mask, (size + 31) // 32)
+    whole = size // 32
+    for w in range(whole):
+        word = masks[w]
+        if word == 0:
+            bits[w * 32 : w * 32 + 32] = _LOWEST_BITS
+        elif word != _ALL:
+            part = bits[w * 32 : w * 32 + 32]
+            for j in range(32):
+                kept = np.int32(-((word >> j) & 1))
+                part[j] = (part[j] & kept) | (_LOWEST_BITS & ~kept)
+    if size > whole * 32:
+        _keep(bits[whole * 32 : size], masks[whole])
+    return 0
