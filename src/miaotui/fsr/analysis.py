@@ -56,6 +56,10 @@ class Analyzer:
                 "(Chinese is always read)"
             )
 
+    def __reduce__(self) -> tuple[type[Analyzer], tuple[str]]:
+        """What was made ready stays behind; a copy makes its own."""
+        return Analyzer, (self.language,)
+
     def terms(self, text: str) -> list[str]:
         """The terms that rank: stems without stop words, Chinese words, in order."""
         return self._split(text, self._stems, _chinese_terms)

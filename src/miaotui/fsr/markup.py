@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from miaotui.errors import RequestError
 from miaotui.fsr.extras import need
 
 _AWAY = "script, style, noscript, template, nav, header, footer, aside, form, iframe, svg, button"
@@ -21,29 +22,61 @@ _BLANKS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _SPACES = re.compile(r"[ \t\u00a0]+")
 _LINKS_ONLY = 0.7  # a block that is mostly links is a menu
 _FEWEST_CHARS = 12
+_DEEPEST = 4_000
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)")
+_UNCLOSED = frozenset(
+    {"p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option", "colgroup"}
+    | {"br", "hr", "img", "input", "meta", "link", "area", "base", "col", "embed", "source"}
+    | {"track", "wbr", "param", "html", "body", "head"}
+)
+_FEWEST_LINKS, _ABOVE_LINKS, _MOST_MENUS = 3, 3, 500
 
 
 def from_html(markup: str) -> tuple[str, str]:
-    """(title, text) of a page without its menus, banners and scripts."""
+    """(title, text) of a page without its menus, banners and scripts.
+
+    Raises `RequestError` for one nested so deep that the parser would take minutes.
+    """
+    _check_depth(markup)
     tree = need("selectolax.lexbor").LexborHTMLParser(markup)
     title = tree.css_first("title")
     heading = title.text(strip=True) if title is not None else ""
     for node in tree.css(_AWAY):
         node.decompose()
-    for node in tree.css("ul, ol, div"):
-        if _is_menu(node):
-            node.decompose()
+    for node in _menus(tree):
+        node.decompose()
     root = tree.css_first("main") or tree.css_first("article") or tree.body
     return " ".join(heading.split()), _tidy("".join(_pieces(root)) if root is not None else "")
 
 
-def _is_menu(node: Any) -> bool:
-    links = node.css("a")
-    if len(links) < 3:
-        return False
-    text = len(node.text(strip=True))
-    linked = sum(len(link.text(strip=True)) for link in links)
-    return text >= _FEWEST_CHARS and linked > _LINKS_ONLY * text
+def _check_depth(markup: str) -> None:
+    """The standard's way of parsing takes time quadratic in depth; no page for people is deep."""
+    depth = 0
+    for match in _TAG.finditer(markup):
+        if match[2].lower() not in _UNCLOSED:
+            depth += -1 if match[1] and depth else 1 if not match[1] else 0
+            if depth > _DEEPEST:
+                raise RequestError(f"the page is nested deeper than {_DEEPEST:,} levels")
+
+
+def _menus(tree: Any) -> list[Any]:
+    """Lists and blocks that are mostly links; only what is close above a link is looked at."""
+    linked: dict[int, tuple[Any, int, int]] = {}
+    for link in tree.css("a"):
+        length = len(link.text(strip=True))
+        node = link.parent
+        for _ in range(_ABOVE_LINKS):
+            if node is None or node.tag in {"body", "main", "article", "html", "p"}:
+                break
+            _, count, chars = linked.get(node.mem_id, (node, 0, 0))
+            linked[node.mem_id] = (node, count + 1, chars + length)
+            node = node.parent
+    several = [entry for entry in linked.values() if entry[1] >= _FEWEST_LINKS][:_MOST_MENUS]
+    return [
+        node
+        for node, _, chars in several
+        if _FEWEST_CHARS <= len(node.text(strip=True)) * _LINKS_ONLY < chars
+    ]
 
 
 def _pieces(root: Any) -> list[str]:
