@@ -46,7 +46,7 @@ def paths(server: Serving) -> list[str]:
 
 def shots(server: Serving, count: int, seed: int) -> list[Shot]:
     rng, open_ = random.Random(seed), paths(server)
-    return [random_shot(rng, "tiny", open_, gone=0.3, longest=40) for _ in range(count)]
+    return [random_shot(rng, "tiny", open_, gone=0.3, longest=24) for _ in range(count)]
 
 
 async def fire_all(server: Serving, several: list[Shot], clients: int) -> list[Heard]:
