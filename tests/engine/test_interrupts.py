@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ import miaotui
 from miaotui.engine.interrupts import Unbroken
 from miaotui.llm import LLM
 from tiny_models import make_tiny_folder
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_come() -> Iterator[None]:
+    """Also where the tests run in the background of a shell, which has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt_after(delay_s: float) -> None:
