@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,3 +32,5 @@ sys.path.insert(0, str(HERE))
 keep_house()
 # Products of tiny matrices gain nothing from threads that spin for one another on a busy machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# A shell has interrupts ignored in what it runs in the background, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
