@@ -19,6 +19,7 @@ from miaotui.schedule.plan import Chunk, StepLimits
 from miaotui.schedule.review import ALL_IS_WELL, Review, review
 
 PROBES = (1, 1, 4, 1, 4)  # rows of the passes that look how the machine runs
+ADJUST_S = 0.02
 REVIEW_S = 0.04  # between two looks through the book, when nobody came or went
 
 
@@ -33,6 +34,7 @@ class Steering:
         self._free_s: float | None = None  # since when this step could have begun
         self._reviewed_s = float("-inf")
         self._known = -1  # the book's version at the last review
+        self._adjusted_s = float("-inf")
         self._view = ALL_IS_WELL
         self._beside_s = 3e-4  # of a step, in Python
         self._reading = 0  # tokens before the prompt rows that were read last
@@ -89,7 +91,8 @@ class Steering:
                 left = left if left > 1 or not answered else 0
                 progress.append((chunk.sequence, left, computed, answered))
         self._admission.update(progress, now_s)
-        self._adjust(now_s)
+        if now_s - self._adjusted_s > ADJUST_S:
+            self._adjust(now_s)
 
     def _running_s(self) -> float:
         """What the step that runs now is foreseen to take; asked from any thread."""
@@ -97,6 +100,7 @@ class Steering:
         return self._cost.seconds(shape.rows, shape.logits, shape.attended)
 
     def _adjust(self, now_s: float) -> None:
+        self._adjusted_s = now_s
         stats = self._engine.scheduler.stats()
         promised = self._admission.promised > 0
         team = self._engine.runner.team

@@ -21,6 +21,7 @@ from miaotui.schedule.lengths import AnswerLengths
 from miaotui.types import Deadline, Promise
 
 LIKELY, SURE = 0.5, 0.95  # quantiles of answer lengths: for planning, for promising
+HAND_OVER_FADES, MOST_HAND_OVER_S = 0.995, 0.06
 MOST_PLAYED = 64  # best-effort jobs that a forecast looks at
 
 
@@ -75,6 +76,7 @@ class Admission:
         self._book: dict[int, Entry] = {}
         self.version = 0  # grows whenever a request comes or goes
         self.promised = 0  # promises in the book
+        self.hand_over_s = HAND_OVER_S  # from the last token to the socket, at most lately
         self._arrivals = 0
         self._lock = threading.Lock()
 
@@ -111,8 +113,10 @@ class Admission:
                 self.version += 1
                 self.promised -= entry.promised
 
-    def settle(self, promise: Promise) -> None:
-        """Count a promise whose answer has been handed over."""
+    def settle(self, promise: Promise, hand_over_s: float = 0.0) -> None:
+        """Count a promise whose answer has been handed over, so long after its last token."""
+        longest = max(hand_over_s, self.hand_over_s * HAND_OVER_FADES, HAND_OVER_S)
+        self.hand_over_s = min(longest, MOST_HAND_OVER_S)
         if promise.met is not None:
             with self._lock:
                 self.counts.met += promise.met
@@ -176,9 +180,9 @@ class Admission:
         entry = Entry(job, wish)
         if deadline is not None:
             if deadline.total_ms is not None:
-                job.due_s = wish.arrived_s + deadline.total_ms / 1e3 - HAND_OVER_S
+                job.due_s = wish.arrived_s + deadline.total_ms / 1e3 - self.hand_over_s
             if deadline.ttft_ms is not None:
-                entry.first_due_s = wish.arrived_s + deadline.ttft_ms / 1e3 - HAND_OVER_S
+                entry.first_due_s = wish.arrived_s + deadline.ttft_ms / 1e3 - self.hand_over_s
             job.order_s = min(job.due_s, entry.first_due_s)
             if deadline.tpot_ms is not None:
                 steady = wish.arrived_s + deadline.tpot_ms / 1e3 * wish.limit
@@ -249,7 +253,7 @@ class Admission:
             for other in harmed:
                 if other.late_s(before[other.job.number], start, 1.0) <= 0:  # not lost anyway
                     late = max(late, other.late_s(found[other.job.number], start, margin, reserve))
-        own = start + (found[entry.job.number].last_s - start) * margin + reserve + HAND_OVER_S
+        own = start + (found[entry.job.number].last_s - start) * margin + reserve + self.hand_over_s
         if late > 0 and entry.job.due_s < math.inf:  # if others would be harmed: by waiting so long
             own = max(own, entry.job.due_s + late)
         return late, (own - entry.wish.arrived_s) * 1e3
@@ -262,7 +266,7 @@ class Admission:
         last = forecast(played, self.cost, self._clock.policy, start)[entry.job.number].last_s
         if len(others) > MOST_PLAYED:
             last = start + (last - start) * len(others) / MOST_PLAYED
-        return (last + HAND_OVER_S - entry.wish.arrived_s) * 1e3
+        return (last + self.hand_over_s - entry.wish.arrived_s) * 1e3
 
     def _promised_policy(self) -> Policy:
         """What promised work can count on: the oldest other request still gets its row."""

@@ -17,7 +17,7 @@ from miaotui.schedule.plan import Chunk
 
 PACE_WEIGHT = 1 / 12  # of one step in the pace: most of a change is seen within a dozen steps
 PROBE_WEIGHT = 0.4  # of a pass made to look how the machine runs
-KNOT_WEIGHT = 1 / 48  # of one step in the curve's own correction
+CORRECTED, KNOT_WEIGHT = 4, 1 / 16  # every so many steps the curve itself moves, by that much
 WINDOW_S = 0.25  # predicted time over which errors are judged: about the length of a promise
 WINDOWS = 64  # judged windows that count
 QUANTILE = 0.95
@@ -86,6 +86,7 @@ class CostModel:
         self.pace = 1.0  # how many times slower than calibrated the machine is now
         self.margin = FIRST_MARGIN  # how many times longer a promise must allow for
         self.reserve_s = LEAST_RESERVE_S  # for single steps that are held up
+        self._observed = 0  # steps
         self.busy_s = 0.0  # in steps, since the start
         self.pass_s = 0.0  # of that in arithmetic
         self.recent: deque[StepTime] = deque(maxlen=256)
@@ -119,7 +120,9 @@ class CostModel:
         self.reserve_s = max(held_up, self.reserve_s * RESERVE_FADES, LEAST_RESERVE_S)
         ratio = min(max(took_s / predicted, 1 / WILD), WILD)
         self.pace *= 1 + PACE_WEIGHT * (ratio - 1)
-        self._correct(shape, ratio)
+        self._observed += 1
+        if self._observed % CORRECTED == 0:
+            self._correct(shape, ratio)
 
     def probe(self, shape: Shape, took_s: float) -> None:
         """Learn how the machine runs now from a pass made for that alone: it counts for much."""

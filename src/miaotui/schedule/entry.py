@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from miaotui.schedule.forecast import Finish, Job
 from miaotui.types import Deadline
 
-HAND_OVER_S = 0.012  # from the last token in the engine to its bytes in the socket
+HAND_OVER_S = 0.015  # from the last token in the engine to its bytes in the socket, at least
 
 
 @dataclass(frozen=True)
