@@ -245,7 +245,7 @@ def _said(message: Mapping[str, Any]) -> str:
 def _streamed(shot: Shot, body: str) -> Heard:
     texts: dict[int, str] = {}
     ended = False
-    for line in body.splitlines():
+    for line in body.split("\n"):  # other characters that end lines elsewhere are text here
         if not line.startswith("data: "):
             continue
         if line == "data: [DONE]":

@@ -25,6 +25,8 @@ Result = TypeVar("Result")
 DONE = "data: [DONE]\n\n"
 PING = ": ping\n\n"
 Events = AsyncGenerator[str, None]  # whole events; "" when nothing came for a while
+# Characters at which many clients end a line, though the standard does not; JSON lets them be written so.
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -117,6 +119,8 @@ async def _departure(receive: Receive) -> None:
 
 
 async def _write(send: Send, text: str) -> None:
+    if not text.isascii():
+        text = text.translate(_LINE_ENDS)
     await send(
         {"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": True}
     )
