@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from machine import QUIET_CORES, Strangers, describe
@@ -199,6 +199,7 @@ def measure(
 ) -> dict[str, object]:
     """All pairs at one temperature, shown and as a dictionary."""
     if warm is not None:
+        questions = [replace(question, turns=question.turns[:1]) for question in questions]
         bench.remember(questions, warm, temperature)
     bench.disturbed, started = 0, time.perf_counter()
     pairs = []
