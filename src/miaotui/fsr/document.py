@@ -7,7 +7,6 @@ it is made.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -67,17 +66,34 @@ class Document:
         return replace(self, id=name, title=title[:MAX_TITLE_CHARS], body=body, document=self.whole)
 
     def stored(self) -> bytes:
-        """The bytes kept in the index; `restored` reads them."""
-        row = [self.id, self.document, self.title, self.body, self.source, self.time_s]
-        return json.dumps([*row, self.language, *self.tags], ensure_ascii=False).encode()
+        """The bytes kept in the index, which `restored` reads: lengths of parts, then the parts. A
+        search reads ten of them, so this is made to be read fast.
+        """
+        time_s = "" if self.time_s is None else str(self.time_s)
+        parts = (self.id, self.document, self.title, self.body, self.source, self.language, time_s)
+        all_parts = (*parts, *self.tags)
+        return "".join([",".join(map(str, map(len, all_parts))), "\n", *all_parts]).encode()
 
     @classmethod
     def restored(cls, data: bytes) -> Document:
         """The document that `stored` made ``data`` of; its checks are not repeated."""
-        name, whole, title, body, source, time_s, language, *tags = json.loads(data)
+        head, _, text = data.decode().partition("\n")
+        parts, start = [], 0
+        for length in map(int, head.split(",")):
+            parts.append(text[start : start + length])
+            start += length
+        name, whole, title, body, source, language, time_s, *tags = parts
         document = object.__new__(cls)
-        values = {"id": name, "document": whole, "title": title, "body": body, "source": source}
-        document.__dict__.update(values, time_s=time_s, language=language, tags=tuple(tags))
+        document.__dict__.update(
+            id=name,
+            document=whole,
+            title=title,
+            body=body,
+            source=source,
+            language=language,
+            time_s=int(time_s) if time_s else None,
+            tags=tuple(tags),
+        )
         return document
 
     def to_json(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from miaotui.fsr.passages import split
 from miaotui.fsr.plan import Plan, place, read_plan, write_plan
 from miaotui.fsr.schema import Row, row_of
 from miaotui.fsr.served import Served
+from miaotui.fsr.snapshot import Snapshot
 from miaotui.hub.lock import try_lock
 
 MAX_LIMIT = 1_000
@@ -86,8 +87,7 @@ class Index:
     @property
     def version(self) -> str:
         """Names the state that searches see; it changes with every commit and is never reused."""
-        states = ".".join(str(part.snapshot().version) for part in self._partitions)
-        return f"{self.plan.uid}.{states}"
+        return self._version(self.parts())
 
     # ---- changes ---------------------------------------------------------------------------------
 
@@ -210,7 +210,8 @@ class Index:
                 f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_LIMIT}, "
                 f"not {limit} and {offset}"
             )
-        version = self.version
+        parts = self.parts()
+        version = self._version(parts)
         key = (version, query, plain, limit + offset)
         with self._cache_lock:
             gathered = self._cache.get(key)
@@ -218,7 +219,7 @@ class Index:
                 self._cache.move_to_end(key)
         ranked = Ranked.of(query, plain, self.analyzer, self.plan.weights)
         if gathered is None:
-            gathered = self._gather(ranked, limit + offset, version)
+            gathered = self._gather(ranked, limit + offset, version, parts)
             self._remember(key, gathered)
         hits = (Hit(passage, score, ranked) for score, passage in gathered.found[offset:])
         return Results(tuple(hits), gathered.version, gathered.warnings)
@@ -255,8 +256,13 @@ class Index:
             "version": self.version,
         }
 
-    def _gather(self, ranked: Ranked, limit: int, version: str) -> Gathered:
-        parts = self.parts()
+    def _version(self, parts: Sequence[tuple[str, Part]]) -> str:
+        here = (part for _, part in parts if isinstance(part, Snapshot))
+        return f"{self.plan.uid}.{'+'.join(str(part.version) for part in here)}"
+
+    def _gather(
+        self, ranked: Ranked, limit: int, version: str, parts: Sequence[tuple[str, Part]]
+    ) -> Gathered:
         if len(parts) == 1:
             found = parts[0][1].search(ranked, None, limit)
             return Gathered(tuple(found), version, ())

@@ -24,7 +24,9 @@ from miaotui.fsr.snapshot import Snapshot
 if TYPE_CHECKING:
     import tantivy
 
-_HEAP_BYTES = 96_000_000
+# Room to gather passages before they become a segment; it is taken as it is used. A million passages
+# of 500 bytes become five segments instead of ten, and are searched the faster.
+_HEAP_BYTES = 1_000_000_000
 _FULL = ("No space left", "File too large", "os error 28", "os error 27", "Quota exceeded")
 _DIED = "writer was killed"  # how the library says that a write failed in one of its threads
 
@@ -37,6 +39,7 @@ class Partition:
         self._lock = threading.Lock()
         self._writer: tantivy.IndexWriter | None = None
         self._schema = schema.build()
+        self._meta = str(folder / "meta.json")
         with _translated(folder):
             if not (folder / "meta.json").is_file():
                 raise DocumentIndexError(f"{folder} holds no index; it is damaged. Create it anew")
@@ -108,7 +111,7 @@ class Partition:
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
-            status = os.stat(self.folder / "meta.json")
+            status = os.stat(self._meta)
         except OSError:
             return None  # being replaced, or the folder is gone: the old state stays readable
         return status.st_mtime_ns, status.st_ino

@@ -153,8 +153,7 @@ class Snapshot:
         rows = sorted(
             zip(candidates, orders, strict=True), key=lambda row: (-row[0].score, row[1] or 0)
         )
-        found = [(one.score, self._document(one.address)) for one, _ in rows[:limit]]
-        return sorted(found, key=rank)
+        return [(one.score, self._document(one.address)) for one, _ in rows[:limit]]
 
     def _scale(self, ranked: Ranked, whole: Statistics) -> float | None:
         """By how much at most a score grows when the whole's mean lengths replace the library's;
