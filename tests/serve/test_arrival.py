@@ -160,6 +160,12 @@ def test_large_bodies_are_refused_by_their_announcement_and_by_their_size() -> N
         assert error_of(answer)["code"] == "body_too_large"
 
 
+def test_errors_before_any_route_have_the_shape_of_the_path() -> None:
+    answer = asyncio.run(ask(APP, "/v1/messages", (), "POST", b"x" * 10001))
+    assert answer.json()["type"] == "error"
+    assert answer.json()["error"]["type"] == "request_too_large"
+
+
 def run_with(messages: list[dict[str, Any]]) -> list[Any]:
     """What the application sends when these messages come, and after them nothing."""
     sent: list[Any] = []

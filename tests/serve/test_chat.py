@@ -173,6 +173,8 @@ def test_what_web_frontends_always_send_is_taken(client: openai.OpenAI) -> None:
     )
     assert answer.usage is not None
     assert answer.usage.completion_tokens <= 5
+    both = ask(client, max_tokens=9, max_completion_tokens=4, logprobs=False, top_logprobs=0)
+    assert both.usage.completion_tokens == 4
 
 
 def test_without_a_limit_the_context_is_the_limit(client: openai.OpenAI, server: Serving) -> None:

@@ -134,9 +134,11 @@ def test_prompts_beyond_the_model_are_refused(client: openai.OpenAI) -> None:
         ask(client, prompt=[5, 100_000])
     with pytest.raises(openai.BadRequestError, match="no tokens"):
         ask(client, prompt="")
-    with pytest.raises(openai.BadRequestError) as caught:
-        ask(client, prompt=[1] * 5000)
-    assert caught.value.code == "context_length_exceeded"
+    for prompt in ([1] * 5000, "word " * 500, "x" * 1_000_000, ["a", "word " * 500]):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(client, prompt=prompt)
+        assert caught.value.code == "context_length_exceeded"
+        assert caught.value.param == "prompt"
 
 
 def test_tokens_of_texts_and_conversations(server: Serving) -> None:

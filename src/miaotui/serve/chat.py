@@ -61,9 +61,10 @@ async def create(http: HttpRequest) -> Response:
 async def _asking(http: HttpRequest, body: ChatRequest) -> Asking:
     """Everything about the request that can be wrong is found here."""
     hosted = state_of(http).hosted(body.model)
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise bad_value("top_logprobs", "needs logprobs to be true")
-    limit = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+    newer = body.max_completion_tokens  # OpenAI's later name for the same
+    limit = body.max_tokens if newer is None else newer
     params = params_for(body, limit, (body.top_logprobs or 0) if body.logprobs else None)
     deadline = deadline_of(http, body)
     tooling = read_tooling(hosted.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)

@@ -12,9 +12,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.engine.request import Request
+from miaotui.errors import PromptTooLongError
 from miaotui.serve.asking import Asking, deadline_of
 from miaotui.serve.completion_events import TextWriter, identity
-from miaotui.serve.errors import bad_value, json_response
+from miaotui.serve.errors import bad_value, context_exceeded, json_response
 from miaotui.serve.events import respond, wants_usage
 from miaotui.serve.hosting import Hosted
 from miaotui.serve.json_body import ignored_fields, read_body
@@ -54,6 +55,12 @@ async def create(http: HttpRequest) -> Response:
     deadline = deadline_of(http, body)
     check_choices(body.prompt, len(params))
     prompts = [await _tokens(hosted, prompt) for prompt in body.prompt]
+    longest = max(map(len, prompts))
+    if longest >= hosted.context:
+        text = (
+            f"the prompt has {longest} tokens, and the context holds {hosted.context}, the answer"
+        )
+        raise context_exceeded("prompt", f"{text} included: shorten it")
     asking = Asking(http, hosted, prompts, params, deadline)
     echoes = [await _text(hosted, prompt) if body.echo else "" for prompt in body.prompt]
     headers = ignored_fields(body)
@@ -75,7 +82,12 @@ def _check(body: CompletionRequest) -> None:
 
 
 async def _tokens(hosted: Hosted, prompt: str | list[int]) -> list[int]:
-    return await text_tokens(hosted, prompt) if isinstance(prompt, str) else prompt
+    if not isinstance(prompt, str):
+        return prompt
+    try:
+        return await text_tokens(hosted, prompt)
+    except PromptTooLongError as error:
+        raise context_exceeded("prompt", str(error)) from None
 
 
 async def _text(hosted: Hosted, prompt: str | list[int]) -> str:

@@ -86,6 +86,11 @@ def bad_value(param: str, message: str) -> ApiError:
     return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
 
 
+def context_exceeded(param: str, message: str) -> ApiError:
+    """400 for a prompt that is too long for the model."""
+    return ApiError(400, message, param=param, code="context_length_exceeded")
+
+
 def from_validation(error: ValidationError) -> ApiError:
     """400 that names the first field that is wrong, and what was expected."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
@@ -129,7 +134,7 @@ def from_error(error: Exception, request_id: str = "") -> ApiError:
 def _from_known(error: MiaotuiError) -> ApiError | None:
     message = str(error)
     if isinstance(error, PromptTooLongError):
-        return ApiError(400, message, param="messages", code="context_length_exceeded")
+        return context_exceeded("messages", message)
     if isinstance(error, RequestError):
         return ApiError(400, message, param=_named(message), code="invalid_value")
     if isinstance(error, TemplateError):
