@@ -8,12 +8,13 @@ that no step ends any more, or that an engine is beginning anew after a fault.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from miaotui.engine.request import Asked
-from miaotui.errors import MiaotuiError, RefusedError
+from miaotui.errors import RefusedError
 from miaotui.serve.account import CURRENT, PROBING
 from miaotui.serve.hosting import Hosted
 from miaotui.types import SamplingParams
@@ -22,6 +23,7 @@ FRESH_S = 1.0
 PATIENCE_S = 5.0
 _ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)
 _PROMPT = (0,)
+_LOG = logging.getLogger("miaotui.serve")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Health:
             await asyncio.wait_for(hosted.whole([request]), self._patience_s)
         except (RefusedError, asyncio.TimeoutError):
             return await self._is_stuck(hosted, before)
-        except MiaotuiError:
+        except Exception as error:
+            _LOG.error("the trial request to %s failed", hosted.name, exc_info=error)
             return "an engine failed on a trial request"
         return None
 
