@@ -22,6 +22,7 @@ from miaotui.config import Settings
 from miaotui.engine.build import EngineOptions, Progress
 from miaotui.engine.driver import Driver
 from miaotui.engine.loaded import load_model
+from miaotui.engine.speculation import SourceReport
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.fsr.drafts import suffix_speculation
 from miaotui.hub.resolve import resolve
@@ -188,6 +189,12 @@ class LLM:
         used = completion.timing.decode_tokens_per_s * per_token / 1e9
         team = self._driver.opened.parts.runner.team
         return used / remembered_bandwidth(team.size, at_least=used)
+
+    @property
+    def drafts(self) -> Sequence[SourceReport]:
+        """What each source of guesses has brought since the model was loaded; empty without."""
+        speculation = self._driver.opened.engine.speculation
+        return () if speculation is None else speculation.report()
 
     @property
     def weight_bytes(self) -> int:
