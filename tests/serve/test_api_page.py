@@ -1,0 +1,56 @@
+"""docs/api.md names every field and every error of the routes that it describes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from miaotui.serve import bounds, chat, completions, listings
+from miaotui.serve.wire.chat import ChatRequest
+from miaotui.serve.wire.completions import CompletionRequest
+from miaotui.types import Promise
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+SERVE = ROOT / "src" / "miaotui" / "serve"
+MODULES = ("errors", "json_body", "arrival", "params", "chat", "completions", "listings")
+
+
+def words() -> set[str]:
+    return set(re.findall(r"`([a-z_]+)`", PAGE))
+
+
+@pytest.mark.parametrize("body", [ChatRequest, CompletionRequest])
+def test_every_field_is_described(body: type[BaseModel]) -> None:
+    assert set(body.model_fields) <= words()
+
+
+def test_every_error_is_described() -> None:
+    codes = {
+        code
+        for name in MODULES
+        for code in re.findall(r'code="([a-z_]+)"', (SERVE / f"{name}.py").read_text("utf-8"))
+    }
+    assert codes
+    assert codes <= words()
+
+
+def test_every_member_of_the_promise_is_described() -> None:
+    assert set(Promise.__dataclass_fields__) <= words()
+
+
+def test_every_route_is_named() -> None:
+    for module in (chat, completions, listings):
+        for endpoint in module.routes():
+            assert endpoint.path.split("/{")[0] in PAGE
+
+
+def test_bounds_are_those_of_the_code() -> None:
+    stated = PAGE.split("Bounds are")[1]
+    for bound in (bounds.MAX_N, bounds.MAX_STOPS, bounds.MAX_LOGIT_BIAS, bounds.MAX_MESSAGES):
+        assert f"{bound:,} " in stated
+    assert f"{bounds.MAX_PROMPTS} prompts" in stated
+    assert f"{bounds.MAX_BODY_BYTES >> 20} MiB" in stated
