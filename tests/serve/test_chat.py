@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -283,3 +284,31 @@ def test_what_cannot_be_done_in_time_is_refused_with_a_prediction(server: Servin
         error = answer.json()["error"]
         assert error["code"] == "deadline_unattainable"
         assert error["predicted_ms"] > 0
+
+
+def test_the_clients_own_accumulation_of_a_stream_is_the_answer(client: openai.OpenAI) -> None:
+    ending = {"stop_token_ids": [65], "min_tokens": 6}
+    whole = ask(client, max_tokens=100, logit_bias={"65": 100}, extra_body=ending)
+    with client.chat.completions.stream(
+        model="tiny",
+        messages=HELLO,
+        max_tokens=100,
+        seed=7,
+        logit_bias={"65": 100},
+        extra_body={"ignore_eos": True} | ending,
+    ) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_completion()
+    assert {"chunk", "content.delta", "content.done"} <= kinds
+    assert final.choices[0].message.content == whole.choices[0].message.content
+    assert final.choices[0].finish_reason == "stop"
+
+
+def test_the_asynchronous_client_gets_the_same(client: openai.OpenAI, server: Serving) -> None:
+    async def main() -> list[str | None]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as own:
+            answers = await asyncio.gather(*(ask(own, seed=seed) for seed in range(4)))  # type: ignore[arg-type]
+        return [answer.choices[0].message.content for answer in answers]
+
+    alone = [ask(client, seed=seed).choices[0].message.content for seed in range(4)]
+    assert asyncio.run(main()) == alone

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from miaotui.config import Settings
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import load_model
-from miaotui.engine.request import Asked
-from miaotui.errors import PromptTooLongError
+from miaotui.engine.request import Asked, Request
+from miaotui.errors import OverloadedError, PromptTooLongError
 from miaotui.kernels.formats import Format
 from miaotui.serve.hosting import Hosted
 from miaotui.types import Completion, SamplingParams
@@ -66,6 +68,69 @@ def test_leaving_early_cancels(path: Path, tmp_path: Path) -> None:
             await asyncio.sleep(0.001)
         assert request.finish_reason == "cancelled"
         assert hosted.loop.engine.in_flight == 0
+        hosted.close()
+
+    asyncio.run(main())
+
+
+def test_the_event_loop_wakes_up_once_for_a_step(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        hosted = host(path, settings_in(tmp_path))
+        counts = {"steps": 0, "wake-ups": 0}
+        step, spread = hosted.loop.engine.step, hosted._spread
+
+        def stepping(*args: Any) -> bool:
+            counts["steps"] += 1
+            return step(*args)
+
+        def spreading(requests: Sequence[Request]) -> None:
+            counts["wake-ups"] += 1
+            spread(requests)
+
+        monkeypatch.setattr(hosted.loop.engine, "step", stepping)
+        monkeypatch.setattr(hosted, "_spread", spreading)
+        await asyncio.gather(*(whole(hosted, [n, n + 1], LONG) for n in range(6)))
+        assert 0 < counts["wake-ups"] <= counts["steps"]
+        hosted.close()
+
+    asyncio.run(main())
+
+
+def test_several_are_read_together_and_left_together(path: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        hosted = host(path, settings_in(tmp_path))
+        alone = [await whole(hosted, [n, n + 1], SHORT) for n in range(3)]
+        requests = hosted.submit_all(([n, n + 1], SHORT, Asked()) for n in range(3))
+        together = await hosted.whole(requests)
+        assert [a.token_ids for a in together] == [a.token_ids for a in alone]
+        requests = hosted.submit_all(([n, n + 1], SHORT, Asked()) for n in range(3))
+        texts = ["", "", ""]
+        async with aclosing(hosted.pieces_of(requests)) as steps:
+            async for pieces in steps:
+                for index, delta in pieces:
+                    texts[index] += delta.text
+        assert texts == [a.text for a in alone]
+        questions = [([1, 2], LONG, Asked()), ([1] * (hosted.context + 1), LONG, Asked())]
+        with pytest.raises(PromptTooLongError):
+            hosted.submit_all(questions)
+        while hosted.loop.engine.in_flight:
+            await asyncio.sleep(0.001)
+        hosted.close()
+
+    asyncio.run(main())
+
+
+def test_who_waits_is_told_when_the_server_stops(path: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        hosted = host(path, settings_in(tmp_path))
+        request = hosted.submit([1, 2, 3], LONG, Asked())
+        waiting = asyncio.ensure_future(hosted.whole([request]))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(hosted.loop.close)
+        with pytest.raises(OverloadedError, match="stopping"):
+            await waiting
         hosted.close()
 
     asyncio.run(main())

@@ -85,6 +85,37 @@ def test_a_client_that_leaves_is_cancelled(server: Serving, stream: bool, path: 
     assert engine.scheduler.stats().pages_used == used == 0
 
 
+def test_pages_are_free_within_one_step_of_leaving(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = server.hosts["tiny"].loop
+    steps, noticed, freed = 0, [], []
+    step, leave, cancel = loop.engine.step, loop.cancel, loop.engine.cancel
+
+    def counting(*args: Any) -> bool:
+        nonlocal steps
+        steps += 1
+        return step(*args)
+
+    def noticing(request: Any) -> None:
+        noticed.append(steps)
+        leave(request)
+
+    def freeing(request: Any) -> None:
+        cancel(request)
+        freed.append(steps)
+
+    monkeypatch.setattr(loop.engine, "step", counting)
+    monkeypatch.setattr(loop, "cancel", noticing)
+    monkeypatch.setattr(loop.engine, "cancel", freeing)
+    connection = connect(server, LONG | {"max_tokens": 3900, "stream": True})
+    eventually(lambda: steps > 10)
+    connection.close()
+    eventually(lambda: bool(freed))
+    assert freed[0] - noticed[0] <= 1
+    assert loop.engine.scheduler.stats().pages_used == 0
+
+
 def test_a_waiting_stream_is_kept_alive_by_comments(server: Serving) -> None:
     hosted = server.hosts["tiny"]
     step = hosted.loop.engine.step
