@@ -21,9 +21,7 @@ def made_documents(count: int, seed: int = 1, longest: int = 60) -> list[Documen
         title = " ".join(made_word(chance) for _ in range(chance.randint(0, 4)))
         tags = (("even", "odd")[number % 2],)
         made.append(
-            Document(
-                f"d{number}", " ".join(words), title, tags=tags, time_s=1_700_000_000 + number
-            )
+            Document(f"d{number}", " ".join(words), title, tags=tags, time_s=1_700_000_000 + number)
         )
     return made
 
