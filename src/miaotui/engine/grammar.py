@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.engine.grammar_source import Grammar
+from miaotui.engine.grammar_trial import Trial
 from miaotui.errors import EngineError, RequestError
 from miaotui.text.tokenizer import Tokenizer
 
@@ -31,6 +32,7 @@ LIMITS = {
     "max_lexer_states": 20_000,  # about 2 KB each
     "max_grammar_size": 100_000,
 }
+TRIAL = Trial(LIMITS)  # one for all models: it knows none
 _SPECIAL = b"\xff"  # how the library tells markers from text
 
 
@@ -47,6 +49,10 @@ class Grammars:
         self._view: LLTokenizer | None = None
         self._compiled: OrderedDict[bytes, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
+
+    def knows(self, grammar: Grammar) -> bool:
+        """Whether `starter` would return at once."""
+        return grammar.digest in self._compiled
 
     def warm(self) -> None:
         """Build the view of the vocabulary now."""
@@ -68,6 +74,9 @@ class Grammars:
                 self._compiled.move_to_end(grammar.digest)
             view = self._vocabulary()
         if matcher is None:
+            said = TRIAL.verdict(grammar.digest, grammar.text)
+            if said is not None:
+                raise RequestError(f"the grammar or JSON schema cannot be used: {said}")
             matcher = _compile(view, grammar)
             self._keep(grammar.digest, matcher)
         known = matcher

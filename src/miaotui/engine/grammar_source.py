@@ -85,6 +85,8 @@ def from_lark(source: str) -> Grammar:
     """Texts of a Lark grammar, in llguidance's dialect; the first rule is ``start``."""
     if not isinstance(source, str) or not source.strip():
         raise RequestError("a grammar must be a non-empty text in Lark's notation")
+    if any("\ud800" <= character <= "\udfff" for character in source):
+        raise RequestError("a grammar must be valid Unicode: it has a lone surrogate")
     return bounded(source)
 
 

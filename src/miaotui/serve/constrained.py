@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from miaotui.engine.constraint import Constraint
@@ -22,13 +23,14 @@ from miaotui.engine.grammar_source import (
     from_pattern,
     from_schema,
 )
-from miaotui.errors import RequestError
+from miaotui.errors import OverloadedError, RequestError
 from miaotui.serve.errors import bad_value
 from miaotui.serve.forms import FREE, Form
 from miaotui.serve.hosting import Hosted
 from miaotui.serve.tooling import AUTO, ChatShaper, Tooling, named
 
-COMPILE_S = 5.0  # the library's own limits end the work long before
+COMPILE_S = 10.0  # in line; the work itself is bounded by the trial, far below
+_THREAD = ThreadPoolExecutor(1, "miaotui-grammar")  # so that strangers' grammars fill no other
 FORMAT = "response_format"
 Json = Mapping[str, Any]
 
@@ -118,10 +120,16 @@ async def _calling(
 async def _compiled(
     hosted: Hosted, source: Callable[[], Grammar], param: str
 ) -> Callable[[], GrammarConstraint]:
+    """What makes the constraint of one answer; compiled in a thread unless it is known."""
     try:
-        work = asyncio.to_thread(lambda: hosted.grammars.starter(source()))
+        grammar = source()
+        if hosted.grammars.knows(grammar):
+            return hosted.grammars.starter(grammar)
+        event_loop = asyncio.get_running_loop()
+        work = event_loop.run_in_executor(_THREAD, hosted.grammars.starter, grammar)
         return await asyncio.wait_for(work, COMPILE_S)
     except RequestError as error:
         raise named(param, error) from None
     except asyncio.TimeoutError:
-        raise bad_value(param, "takes too long to compile: make it simpler") from None
+        text = "too many new grammars wait to be compiled: ask again in a moment"
+        raise OverloadedError(text, 1.0) from None
