@@ -16,6 +16,7 @@ from miaotui.apps.spans import ranked_sentences
 MAX_PASSAGES = 8
 MAX_PASSAGE_CHARS = 8_000
 FOUND = 0.33  # of the question's weight, in its best sentence; below it nothing was found (benchmarks/apps.py)
+NEAR_BEST = 0.6  # sentences that have less than this share of the best one's are of something else
 
 
 @dataclass(frozen=True)
@@ -83,5 +84,6 @@ def gather(
     texts: Sequence[str] = [passage.text for passage in passages]
     ranked = ranked_sentences(question, texts)
     strength = ranked[0][3] if ranked else 0.0
-    places = tuple((number, start, end) for number, start, end, _ in ranked)
+    near = [each for each in ranked if each[3] >= NEAR_BEST * strength]
+    places = tuple((number, start, end) for number, start, end, _ in near)
     return Evidence(question, passages, index, version, strength, places, complete)

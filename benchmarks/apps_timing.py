@@ -1,0 +1,182 @@
+"""How long the applications take on the default model, and how often they keep their time.
+
+    pip install 'miaotui[apps]'
+    python benchmarks/apps_timing.py [--model MODEL] [--turns N]
+
+Everything is made here: documents about invented places, questions about them, answered questions, and
+conversations that mix all three kinds of reply. Written answers have 1 s, extracted ones 0.2 s, a turn
+of a customer service 0.5 s at 4 conversations at once, each speaking as soon as it has its reply. Prints
+a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from machine import describe
+from miaotui.apps.answering import Answer, Mode
+from miaotui.apps.conversations import ConversationStore
+from miaotui.apps.desk import Desk, Question
+from miaotui.apps.faq import Entry, Faq
+from miaotui.apps.rules import parse_rules
+from miaotui.apps.speaker import Speaker
+from miaotui.apps.support import TURN_MS, Support
+from miaotui.config import Settings
+from miaotui.engine.build import EngineOptions
+from miaotui.engine.loaded import load_model
+from miaotui.fsr import Document, Index
+from miaotui.fsr.answers import AnswerCache, Asking, CacheOptions
+from miaotui.hub.catalog import DEFAULT_MODEL
+from miaotui.hub.resolve import resolve
+from miaotui.types import SamplingParams
+
+TALKERS = 4
+KINDS = ("lighthouse", "museum", "bridge", "station", "library", "theatre", "harbour", "tower")
+PEOPLE = ("Clara Voss", "Peter Hallam", "Odo Hale", "Mira Stone", "Jon Ferris", "Ada Quill")
+RULES = {
+    "intents": {
+        "status": ["where is my order", "when will my parcel arrive", "track my order"],
+        "cancel": ["cancel my order", "i do not want it any more", "stop the delivery"],
+    },
+    "slots": {"order": {"kind": "code", "form": "AA-9999", "ask": "Which order?"}},
+    "rules": [{"when": {"intent": "status"}, "need": ["order"], "say": "{order} is on its way."}],
+}
+
+
+def places(count: int, chance: random.Random) -> list[tuple[str, str, str]]:
+    """(name of a place, text about it, a question about it)."""
+    made = []
+    for number in range(count):
+        kind, who = chance.choice(KINDS), chance.choice(PEOPLE)
+        name = "".join(chance.choice(s) for s in (("Ar", "Lo", "Ta", "Me", "Vi", "Su"),) * 2)
+        name = f"{name.title()}{number}"
+        year, height = chance.randrange(1600, 1990), chance.randrange(10, 90)
+        text = (
+            f"The {kind} of {name} was built in {year} by {who}. It is {height} metres high and is "
+            f"visited by {chance.randrange(2, 90)},000 people each year. The old {kind} had burnt "
+            f"down in a storm. Since {year + 20} it has belonged to the town of {name}."
+        )
+        asks = (f"Who built the {kind} of {name}?", f"When was the {kind} of {name} built?")
+        made.append((name, text, chance.choice(asks)))
+    return made
+
+
+def percentile(times: Sequence[float], share: float) -> float:
+    ordered = sorted(times)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def row(label: str, times: Sequence[float], limit_ms: float) -> dict[str, float | str]:
+    late = sum(each > limit_ms for each in times)
+    found = {
+        "what": label,
+        "count": len(times),
+        "p50_ms": round(percentile(times, 0.5), 2),
+        "p99_ms": round(percentile(times, 0.99), 2),
+        "limit_ms": limit_ms,
+        "late": late,
+    }
+    print(
+        f"{label:44} {len(times):5d} {found['p50_ms']:9} {found['p99_ms']:9} {limit_ms:7.0f} {late:5d}",
+        flush=True,
+    )
+    return found
+
+
+def ask_all(desk: Desk, questions: Sequence[str], mode: Mode) -> list[Answer]:
+    parts = [part for text in questions for part in desk.ask(Question(text, "x", mode))]
+    return [part for part in parts if isinstance(part, Answer)]
+
+
+def talk(service: Support, messages: Sequence[str], times: list[float], hows: list[str]) -> None:
+    conversation, _ = service.begin()
+    for message in messages:
+        started = time.perf_counter()
+        reply = service.say(conversation.id, message)
+        times.append((time.perf_counter() - started) * 1e3)
+        hows.append(reply.how)
+
+
+def conversations(
+    service: Support, asked: Sequence[str], turns: int
+) -> tuple[list[float], list[str]]:
+    times: list[float] = []
+    hows: list[str] = []
+    threads = []
+    for number in range(TALKERS):
+        mine = asked[number * turns : (number + 1) * turns]
+        others = ("when do you open", "where is my order AB-1234", "can i pay by card")
+        messages = [m if n % 5 < 4 else others[n % 3] for n, m in enumerate(mine)]
+        threads.append(threading.Thread(target=talk, args=(service, messages, times, hows)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return times, hows
+
+
+def cache_times(folder: Path) -> list[float]:
+    """Milliseconds of exact hits among 10,000 kept answers on disk."""
+    cache = AnswerCache(CacheOptions(folder / "answers.db"))
+    each = [
+        Asking("m", "t", "", SamplingParams(), [{"role": "user", "content": f"question {n}"}])
+        for n in range(10_000)
+    ]
+    for one in each:
+        cache.keep(one, b"an answer of some length " * 20)
+    found = [cache.find(one) for one in each[::5]]
+    cache.close()
+    return [hit.took_s * 1e3 for hit in found if hit is not None]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--turns", type=int, default=25, help="of each conversation")
+    parsed = parser.parse_args()
+    settings, chance = Settings.from_env(), random.Random(1)
+    made = places(400, chance)
+    questions = [question for *_, question in made]
+    loaded = load_model(resolve(parsed.model, settings=settings), EngineOptions(), settings)
+    print(f"{'':44} {'count':>5} {'p50 ms':>9} {'p99 ms':>9} {'limit':>7} {'late':>5}")
+    with tempfile.TemporaryDirectory() as place, Speaker(loaded) as speaker:
+        folder = Path(place)
+        with Index.create(folder / "x") as index:
+            index.add(Document(name, text, name) for name, text, _ in made)
+            desk = Desk(index, speaker)
+            ask_all(desk, questions[:3], "generated")  # warm
+            cut = ask_all(desk, questions[:100], "extractive")
+            written = ask_all(desk, questions[100:140], "generated")
+            rows = [
+                row("answer kept before", cache_times(folder), 200),
+                row("answer cut out of a passage", [a.took_ms for a in cut], 200),
+                row("answer written by the model", [a.took_ms for a in written], 1_000),
+            ]
+            faq = Faq(
+                [Entry(("When do you open?",), "At nine."), Entry(("Can I pay by card?",), "Yes.")]
+            )
+            store = ConversationStore(folder / "talk.db")
+            service = Support(store, rules=parse_rules(RULES), faq=faq, desk=desk, index="x")
+            times, hows = conversations(service, questions[200:], parsed.turns)
+            rows.append(row(f"turn, {TALKERS} conversations at once", times, TURN_MS))
+            store.close()
+    modelled = sum(answer.how == "generated" for answer in written)
+    supported = sum(answer.supported for answer in written)
+    shares = {how: hows.count(how) for how in sorted(set(hows))}
+    print(
+        f"written by the model: {modelled} of {len(written)}; supported: {supported}; turns: {shares}"
+    )
+    told = {"machine": describe().as_dict(), "model": parsed.model, "rows": rows, "turns": shares}
+    print(json.dumps(told | {"written": modelled, "supported": supported}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
