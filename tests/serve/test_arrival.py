@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -246,3 +247,18 @@ def test_handlers_may_read_the_body_the_usual_way() -> None:
 
     echo.add_route("/echo", show, methods=["POST"])
     assert asyncio.run(ask(echo, "/echo", method="POST", body=b'{"a": 1}')).json() == {"a": 1}
+
+
+def test_a_body_is_let_go() -> None:
+    holder = Starlette()
+    holder.add_middleware(Arrivals, settings=SMALL)
+
+    async def count(http: Request) -> Response:
+        arrival = arrival_of(http)
+        body = arrival.body
+        before = sys.getrefcount(body)
+        arrival.forget()
+        return JSONResponse(before - sys.getrefcount(body))
+
+    holder.add_route("/count", count, methods=["POST"])
+    assert asyncio.run(ask(holder, "/count", method="POST", body=b"x" * 9000)).json() == 1

@@ -41,8 +41,9 @@ class Arrivals:
             body = await self._read(scope, receive)
             if body is None:
                 return
-            scope[ARRIVAL] = Arrival(sending.request_id, body, time.perf_counter())
-            await self._app(scope, _replay(body, receive), sending)
+            arrival = scope[ARRIVAL] = Arrival(sending.request_id, body, time.perf_counter())
+            del body  # from here on only the arrival holds it
+            await self._app(scope, _replay(arrival, receive), sending)
         except Exception as error:
             if sending.has_begun:  # too late for a status: the broken connection says it
                 LOG.error("request %s broke off", sending.request_id, exc_info=error)
@@ -116,7 +117,7 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(413, text, code="body_too_large", headers=_CLOSE)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def _replay(arrival: Arrival, receive: Receive) -> Receive:
     """The body once more, for whoever reads it the usual way; then what else comes."""
     given = False
 
@@ -125,6 +126,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         if given:
             return await receive()
         given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": arrival.body, "more_body": False}
 
     return replaying

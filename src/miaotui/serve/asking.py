@@ -52,6 +52,7 @@ class Asking:
 
     def submit(self) -> list[Request]:
         """All requests, on their way. Raises what `Hosted.submit` raises."""
+        arrival_of(self.http).forget()
         kept = None if self.recall is None else self.recall.replay(self.deadline)
         if kept is not None:
             return [kept]

@@ -49,12 +49,12 @@ async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(arrival_of(http).body, ChatRequest)
     asking = await _asking(http, body)
-    headers = ignored_fields(body)
-    if not body.stream:
+    headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
+    del body  # it may hold megabytes that the answer does not need
+    if not streams:
         requests = asking.submit()
         completions = await asking.whole(requests)
         return json_response(_answer(asking, requests, completions), headers=headers)
-    include_usage = wants_usage(body)
     return respond(asking, ChatWriter(asking, include_usage), include_usage, headers)
 
 

@@ -63,12 +63,12 @@ async def create(http: HttpRequest) -> Response:
         raise context_exceeded("prompt", f"{text} included: shorten it")
     asking = Asking(http, hosted, prompts, params, deadline)
     echoes = [await _text(hosted, prompt) if body.echo else "" for prompt in body.prompt]
-    headers = ignored_fields(body)
-    if not body.stream:
+    headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
+    del body  # it may hold megabytes that the answer does not need
+    if not streams:
         requests = asking.submit()
         completions = await asking.whole(requests)
         return json_response(_answer(asking, requests, completions, echoes), headers=headers)
-    include_usage = wants_usage(body)
     return respond(asking, TextWriter(asking, echoes, include_usage), include_usage, headers)
 
 

@@ -21,13 +21,17 @@ from miaotui.serve.settings import ServeSettings
 CALLER, ARRIVAL = "miaotui.caller", "miaotui.arrival"  # keys of an ASGI scope
 
 
-@dataclass(frozen=True)
+@dataclass
 class Arrival:
     """A request whose last byte has come. ``arrived_s`` is in `time.perf_counter` seconds."""
 
     request_id: str
     body: bytes
     arrived_s: float
+
+    def forget(self) -> None:
+        """Let the body go: nobody reads it again while the answer is made."""
+        self.body = b""
 
 
 @dataclass
