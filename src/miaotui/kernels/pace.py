@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from statistics import median
 
 TROUBLE = 1.4  # a pass this much slower than the best is one sign of trouble
+DISTRESS = 2.5  # and this much slower are two
 SIGNS = 4  # signs that start a trial; twice as many after each trial in vain
 MOST_SIGNS = 64
 TRIAL = 6  # passes of a trial, either way
 BETTER = 0.92  # of the team's time: what one thread alone must take to be kept
+PLAIN = 1.5  # times slower: what ends a trial early
 KEEP = 64  # passes between trials while alone
 CALM = 512  # passes between trials while nothing is wrong
 DRIFT = 1.002  # the best time is forgotten this fast: contexts grow, machines change
@@ -46,17 +48,24 @@ class Pace:
         if self._trial is not None:
             self._trial.setdefault(kind, ([], []))[self.alone].append(seconds)
             self.alone = not self.alone
-            if self._left <= 0:
+            if self._left <= 0 or self._is_plain(self._trial):
                 self._judge(self._trial)
             return
         if not self.alone:
             best_s = min(self._best_s.get(kind, seconds) * DRIFT, seconds)
             self._best_s[kind] = best_s
-            slow = seconds > TROUBLE * best_s
-            self._signs = self._signs + 1 if slow else max(0, self._signs - 1)
+            slow = (seconds > TROUBLE * best_s) + (seconds > DISTRESS * best_s)
+            self._signs = self._signs + slow if slow else max(0, self._signs - 1)
         if self._left <= 0 or self._signs >= self._needed:
             self._trial, self._left, self._signs = {}, 2 * TRIAL, 0
             self._before, self.alone = self.alone, not self.alone
+
+    def _is_plain(self, trial: dict[_Kind, tuple[list[float], list[float]]]) -> bool:
+        """Whether a few passes have shown already that one thread is much faster."""
+        return any(
+            len(team) > 1 and len(alone) > 1 and PLAIN * max(alone) < min(team)
+            for team, alone in trial.values()
+        )
 
     def _judge(self, trial: dict[_Kind, tuple[list[float], list[float]]]) -> None:
         """End a trial by keeping the faster way."""
