@@ -15,14 +15,22 @@ from miaotui.engine.draft import Guess
 from miaotui.engine.row_cost import MOST_ROWS, RowCost
 from miaotui.engine.speculation import Speculation
 from miaotui.engine.survival import (
+    ALONE,
     BOUNDS,
-    CLASS_OF,
     CLASSES,
+    DEEPER,
+    HALF,
+    KINDS,
     LEAST,
     MOST,
+    MOST_EVIDENCE,
+    MOSTLY,
+    RARELY,
+    UNANIMOUS,
     Rates,
     Record,
     heat_of,
+    kinds_of,
     survivals,
 )
 from miaotui.schedule.plan import Chunk, Plan
@@ -228,14 +236,29 @@ def test_a_drafter_hears_of_every_token_and_of_the_end() -> None:
 
 
 def test_evidence_has_its_classes() -> None:
-    assert CLASS_OF[1] == 0
-    assert max(CLASS_OF) == CLASSES - 1
-    assert list(CLASS_OF) == sorted(CLASS_OF)
-    assert [CLASS_OF[bound] for bound in BOUNDS] == list(range(CLASSES - 1))
+    kinds = kinds_of(Guess(0, 1, range(100)))
+    deeper = [
+        CLASSES * DEEPER + sum(length > bound for bound in BOUNDS) for length in range(2, 101)
+    ]
+    assert kinds == [CLASSES * ALONE, *deeper]
+    for length in (MOST_EVIDENCE - 2, MOST_EVIDENCE - 1, 10**9):
+        kinds = kinds_of(Guess(0, length, range(3)))
+        assert kinds[:3] == [CLASSES - 1, KINDS - 1, KINDS - 1]
+
+
+@pytest.mark.parametrize(
+    ("places", "rivals", "agreement"),
+    [(1, 0, ALONE), (2, 0, UNANIMOUS), (3, 2, MOSTLY), (2, 2, HALF), (1, 2, RARELY)],
+)
+def test_agreement_is_evidence(places: int, rivals: int, agreement: int) -> None:
+    assert kinds_of(Guess(0, 2, [5], places, rivals))[0] == CLASSES * agreement + 1
+
+
+def test_temperatures_have_their_classes() -> None:
     assert [heat_of(t) for t in (0.0, 0.3, 0.7, 1.0, 5.0)] == [0, 1, 2, 3, 4]
 
 
-@given(st.lists(st.booleans(), max_size=2000), st.integers(0, CLASSES - 1), st.integers(0, 4))
+@given(st.lists(st.booleans(), max_size=2000), st.integers(0, KINDS - 1), st.integers(0, 4))
 def test_rates_follow_what_was_seen(held: list[bool], kind: int, heat: int) -> None:
     rates, record = Rates(heat), Record()
     for each in held:
@@ -243,7 +266,7 @@ def test_rates_follow_what_was_seen(held: list[bool], kind: int, heat: int) -> N
         rates.note(kind, each)
     assert all(LEAST <= rate <= MOST for rate in rates.rates)
     assert record.odds > 0
-    chances = survivals(rates.rates, record.odds, 3, 20)
+    chances = survivals(rates.rates, record.odds, kinds_of(Guess(0, 3, range(24))), 20)
     assert chances == sorted(chances, reverse=True)
     assert all(0.0 < chance < 1.0 for chance in chances)
 

@@ -19,12 +19,15 @@ class Guess(NamedTuple):
 
     ``length`` is the evidence that the source has for the first token, a whole number from 1: for
     an index the tokens matched before it. A token that holds is evidence for the next one: the
-    second token counts as ``length + 1``, and so on.
+    second token counts as ``length + 1``, and so on. Of the ``places`` and ``rivals`` where the same
+    happened before, the former went on like this, the latter otherwise.
     """
 
     source: int  # index into `Drafter.sources`
     length: int
     tokens: Sequence[int]
+    places: int = 1
+    rivals: int = 0
 
 
 class Drafter(Protocol):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from miaotui.engine.draft import Drafter, Guess
 from miaotui.engine.request import Request
 from miaotui.engine.row_cost import RowCost
-from miaotui.engine.survival import CLASS_OF, Rates, Record, heat_of, survivals
+from miaotui.engine.survival import Rates, Record, heat_of, kinds_of, survivals
 from miaotui.schedule.plan import Plan
 
 MARGIN = 1.015  # what a pass with drafts must promise over one without: choosing costs time too
@@ -95,7 +95,7 @@ class Speculation:
                 continue  # its prompt is still being computed
             running += 1
             following.guesses = guesses = self._guesses(number, following.request)
-            most = following.request.ending.max_tokens - answered - 1
+            most = max(following.request.ending.max_tokens - answered - 1, 0)
             best = _best(following, guesses, most)
             if best is not None:
                 wanted.append((following, *best))
@@ -163,11 +163,11 @@ class Speculation:
     def _judge(self, following: _Following, tokens: Sequence[int]) -> None:
         """Compare every guess with what came, whether it was tried or not."""
         record, rates = following.record, following.rates
-        for source, length, guessed in following.guesses:
-            of_source = rates[source]
-            for kind, token, came in zip(CLASS_OF[length:], guessed, tokens, strict=False):
+        for guess in following.guesses:
+            of_source = rates[guess.source]
+            for kind, token, came in zip(kinds_of(guess), guess.tokens, tokens, strict=False):
                 held = token == came
-                if source == following.source:
+                if guess.source == following.source:
                     record.note(of_source.rates[kind], held)
                 of_source.note(kind, held)
                 if not held:
@@ -202,7 +202,7 @@ def _best(
     for guess in guesses:
         rates = following.rates[guess.source].rates
         chances = survivals(
-            rates, following.record.odds, guess.length, min(most, len(guess.tokens))
+            rates, following.record.odds, kinds_of(guess), min(most, len(guess.tokens))
         )
         total = sum(chances)
         if total > promise:

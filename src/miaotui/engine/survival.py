@@ -9,26 +9,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from miaotui.engine.draft import Guess
+
 BOUNDS = (1, 2, 3, 4, 5, 6, 8, 11, 15, 23, 31, 47)  # the last evidence of each class but one
 CLASSES = len(BOUNDS) + 1
-MOST_EVIDENCE = 128
+MOST_EVIDENCE = 128  # a guess's length and tokens together stay below
 HEATS = (0.0, 0.4, 0.8, 1.1)  # the last temperature of each class but one
-MEMORY = 400.0  # observations of a class; older ones fade
+MEMORY = 400.0  # observations of a kind; older ones fade
 PRIOR_WEIGHT = 12.0  # observations that a prior counts for
 OWN_WEIGHT = 5.0  # the same for what holds in general, against one request's own record
 OWN_MEMORY = 40.0
 LEAST, MOST = 0.005, 0.995
 
+# How the places where the same happened before agree on what came next; and, last, tokens of a guess
+# after its first, whose evidence includes that the ones before them held.
+ALONE, UNANIMOUS, MOSTLY, HALF, RARELY, DEEPER = range(6)
+KINDS = 6 * CLASSES
+
 # Shares of guesses that came true, of a small model answering everyday questions: where an engine
-# starts from. Rows by temperature, columns by evidence.
-_COLD = (0.23, 0.52, 0.64, 0.71, 0.77, 0.79, 0.83, 0.87, 0.91, 0.95, 0.97, 0.98, 0.99)
-_HOT = (0.12, 0.30, 0.42, 0.50, 0.56, 0.60, 0.65, 0.72, 0.78, 0.84, 0.90, 0.93, 0.95)
+# starts from. Rows by agreement, columns by class of evidence; greedy answers, then temperature 1.
+_COLD = (
+    (0.31, 0.64, 0.76, 0.80, 0.83, 0.82, 0.83, 0.88, 0.90, 0.92, 0.94, 0.95, 0.98),
+    (0.64, 0.84, 0.89, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.98, 0.98, 0.99, 0.99),
+    (0.44, 0.70, 0.76, 0.80, 0.84, 0.86, 0.90, 0.91, 0.92, 0.85, 0.90, 0.91, 0.91),
+    (0.17, 0.50, 0.59, 0.62, 0.68, 0.73, 0.75, 0.82, 0.84, 0.56, 0.62, 0.65, 0.82),
+    (0.13, 0.36, 0.48, 0.53, 0.60, 0.64, 0.70, 0.72, 0.80, 0.50, 0.60, 0.68, 0.77),
+    (0.50, 0.58, 0.66, 0.71, 0.77, 0.78, 0.83, 0.86, 0.89, 0.91, 0.94, 0.95, 0.98),
+)
+_HOT = (
+    (0.16, 0.38, 0.54, 0.58, 0.60, 0.62, 0.64, 0.74, 0.86, 0.88, 0.90, 0.90, 0.94),
+    (0.47, 0.73, 0.84, 0.86, 0.86, 0.88, 0.90, 0.94, 0.95, 0.95, 0.95, 0.95, 0.95),
+    (0.34, 0.55, 0.63, 0.65, 0.70, 0.76, 0.81, 0.87, 0.90, 0.88, 0.88, 0.88, 0.88),
+    (0.10, 0.27, 0.42, 0.46, 0.46, 0.50, 0.62, 0.65, 0.71, 0.60, 0.60, 0.65, 0.70),
+    (0.06, 0.17, 0.27, 0.36, 0.41, 0.42, 0.51, 0.64, 0.75, 0.50, 0.50, 0.50, 0.50),
+    (0.30, 0.35, 0.46, 0.53, 0.55, 0.58, 0.67, 0.76, 0.86, 0.88, 0.90, 0.90, 0.95),
+)
 _MIXTURE = (0.0, 0.25, 0.6, 1.0, 1.3)  # how hot each class of temperature is
 
-CLASS_OF = tuple(
+_CLASS_OF = [
     next((i for i, bound in enumerate(BOUNDS) if evidence <= bound), CLASSES - 1)
     for evidence in range(MOST_EVIDENCE)
-)
+]
+_KIND_OF = [[agreement * CLASSES + each for each in _CLASS_OF] for agreement in range(6)]
+
+
+def kinds_of(guess: Guess) -> list[int]:
+    """The kind of evidence for each token of a guess, and perhaps for more."""
+    _, length, tokens, places, rivals = guess
+    if not rivals:
+        agreement = UNANIMOUS if places > 1 else ALONE
+    elif places > rivals:
+        agreement = MOSTLY
+    else:
+        agreement = HALF if places == rivals else RARELY
+    length = min(length, MOST_EVIDENCE - 1)
+    deeper = _KIND_OF[DEEPER]
+    kinds = [_KIND_OF[agreement][length], *deeper[length + 1 : length + len(tokens)]]
+    return kinds if len(kinds) >= len(tokens) else kinds + deeper[-1:] * len(tokens)
 
 
 def heat_of(temperature: float) -> int:
@@ -38,20 +75,23 @@ def heat_of(temperature: float) -> int:
 
 def _prior(heat: int) -> list[float]:
     share = _MIXTURE[heat]
-    pairs = zip(_COLD, _HOT, strict=True)
-    return [min(max(cold + share * (hot - cold), LEAST), MOST) for cold, hot in pairs]
+    return [
+        min(max(cold + share * (hot - cold), LEAST), MOST)
+        for of_cold, of_hot in zip(_COLD, _HOT, strict=True)
+        for cold, hot in zip(of_cold, of_hot, strict=True)
+    ]
 
 
 class Rates:
-    """How often guesses of one source hold at one temperature, by class of evidence."""
+    """How often guesses of one source hold at one temperature, by kind of evidence."""
 
     def __init__(self, heat: int) -> None:
         self.rates = _prior(heat)
-        self._seen = [PRIOR_WEIGHT] * CLASSES
+        self._seen = [PRIOR_WEIGHT] * KINDS
         self._held = [PRIOR_WEIGHT * rate for rate in self.rates]
 
     def note(self, kind: int, held: bool) -> None:
-        """A guessed token of this class came true, or did not."""
+        """A guessed token of this kind came true, or did not."""
         seen, total = self._seen[kind] + 1.0, self._held[kind] + held
         if seen > MEMORY:
             seen, total = seen / 2, total / 2
@@ -77,13 +117,13 @@ class Record:
         self.odds = (self._held + OWN_WEIGHT) / (self._expected + OWN_WEIGHT)
 
 
-def survivals(rates: Sequence[float], odds: float, evidence: int, most: int) -> list[float]:
+def survivals(rates: Sequence[float], odds: float, kinds: Sequence[int], most: int) -> list[float]:
     """The probability that all of the first 1, 2, ... ``most`` guessed tokens hold.
 
     Ends early where it is not worth mentioning.
     """
     result, product = [], 1.0
-    for kind in CLASS_OF[evidence : evidence + most]:
+    for kind in kinds[:most]:
         rate = rates[kind]
         product *= rate * odds / (1.0 - rate + rate * odds)
         if product < 0.02:

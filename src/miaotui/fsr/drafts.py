@@ -72,8 +72,8 @@ class SuffixDrafter:
         past = self._past.get(following.namespace)
         for source, index in ((TEXT, text), (PASSAGES, following.passages), (PAST, past)):
             if index is not None:
-                for length, _, tokens in index.follow(text, most=1):
-                    guesses.append(Guess(source, length, tokens))
+                for length, places, rivals, tokens in index.follow(text, most=1):
+                    guesses.append(Guess(source, length, tokens, places, rivals))
         return guesses
 
     def leave(self, number: int, finished: bool) -> None:

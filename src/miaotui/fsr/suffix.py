@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from miaotui.kernels import compiled
 from miaotui.kernels.suffix_fields import (
+    BRANCH_COUNT,
     BRANCH_FIELDS,
     BRANCH_TOKENS,
     BRANCHES,
@@ -39,11 +40,13 @@ _FEW = 32
 class Branch(NamedTuple):
     """A way in which a store goes on after a text.
 
-    ``length`` tokens matched before it, and so many of the ``places`` looked at begin like it.
+    ``length`` tokens matched before it. Of the places looked at, ``places`` begin like it and
+    ``rivals`` go on otherwise.
     """
 
     length: int
     places: int
+    rivals: int
     tokens: list[int]  # at least one
 
 
@@ -71,6 +74,7 @@ class SuffixIndex:
         self._found = np.zeros(FOUND_FIELDS, np.int64)
         self.address = int(self._store.ctypes.data)
         self._found_address = int(self._found.ctypes.data)
+        self._places = self._found[1 + BRANCH_COUNT :: BRANCH_FIELDS]  # of each branch
         self._source = np.zeros(_FEW, np.int64)
         self._source_address = int(self._source.ctypes.data)
         self.size = 0  # tokens taken in since the start, separators included
@@ -101,15 +105,17 @@ class SuffixIndex:
         The ``most`` longest matches, the longest first: one branch for each different next token
         of the latest places met, which are four at most.
         """
-        count = min(_find()(self.address, reader.address, self._found_address), most)
+        count = _find()(self.address, reader.address, self._found_address)
         if not count:
             return []
-        fields = self._found[: 1 + count * BRANCH_FIELDS].tolist()
+        total = sum(self._places[:count].tolist())
+        fields = self._found[: 1 + min(count, most) * BRANCH_FIELDS].tolist()
         branches = []
         for base in range(1, len(fields), BRANCH_FIELDS):
             length, places, size = fields[base : base + BRANCH_TOKENS]
             first = base + BRANCH_TOKENS
-            branches.append(Branch(length, places, fields[first : first + size]))
+            tokens = fields[first : first + size]
+            branches.append(Branch(length, places, total - places, tokens))
         return branches
 
 
