@@ -144,6 +144,16 @@ def test_what_cannot_be_kept_is_refused(client: openai.OpenAI, format_: Any, par
     assert caught.value.param == param
 
 
+def test_a_schema_that_would_crash_the_library_harms_nobody(client: openai.OpenAI) -> None:
+    links: dict[str, Any] = {
+        f"d{i}": {"type": "array", "items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(1500)
+    }
+    schema = {"$defs": {**links, "d1500": {"type": "string"}}, "$ref": "#/$defs/d0"}
+    with pytest.raises(openai.BadRequestError, match="too much time or memory"):
+        ask(client, {"type": "json_schema", "json_schema": {"name": "deep", "schema": schema}})
+    assert ask(client, FORMAT).choices[0].finish_reason == "stop"
+
+
 def test_what_forbids_the_end_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="ignore_eos"):
         ask(client, FORMAT, extra_body={"ignore_eos": True})
