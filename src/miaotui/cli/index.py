@@ -21,6 +21,7 @@ from miaotui.cli.index_options import ACTIONS
 from miaotui.cli.progress import Progress
 from miaotui.config import format_size
 from miaotui.errors import IndexMissingError, RequestError
+from miaotui.fsr.document import Results
 from miaotui.fsr.index import Index
 from miaotui.fsr.ingest import Preparation, Summary, load
 from miaotui.fsr.plan import Plan, names, place
@@ -52,7 +53,7 @@ def search(parsed: argparse.Namespace) -> int:
     """Print the passages that a query finds; return the exit status."""
     name, query = parsed.words
     with Index.open(name) as opened:
-        results = opened.search(query, parsed.limit, plain=parsed.plain)
+        results = _found(opened, query, parsed)
         for warning in results.warnings:
             print(messages.WARNING(text=warning), file=sys.stderr)
         if parsed.json:
@@ -67,6 +68,15 @@ def search(parsed: argparse.Namespace) -> int:
         if not results:
             print(messages.NOTHING_FOUND(), file=sys.stderr)
     return 0
+
+
+def _found(opened: Index, query: str, parsed: argparse.Namespace) -> Results:
+    if parsed.vectors is None:
+        return opened.search(query, parsed.limit, plain=parsed.plain)
+    from miaotui.fsr.vectors import Neighbours, model2vec  # noqa: PLC0415  (an extra of its own)
+
+    near = Neighbours(opened, model2vec(Path(parsed.vectors)))
+    return near.search(query, parsed.limit, plain=parsed.plain)
 
 
 def _printable(text: str, kept: tuple[str, str]) -> str:

@@ -65,5 +65,8 @@ def search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=whole(1, 1000), metavar="N", default=10, help="passages (default: 10)"
     )
+    parser.add_argument(
+        "--vectors", metavar="FOLDER", help="search by meaning too, with the model2vec model there"
+    )
     parser.add_argument("--plain", action="store_true", help="the query is text without syntax")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

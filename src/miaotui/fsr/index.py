@@ -217,12 +217,21 @@ class Index:
             gathered = self._cache.get(key)
             if gathered is not None:
                 self._cache.move_to_end(key)
-        ranked = Ranked.of(query, plain, self.analyzer, self.plan.weights)
+        ranked = self.read(query, plain)
         if gathered is None:
             gathered = self._gather(ranked, limit + offset, version, parts)
             self._remember(key, gathered)
         hits = (Hit(passage, score, ranked) for score, passage in gathered.found[offset:])
         return Results(tuple(hits), gathered.version, gathered.warnings)
+
+    def read(self, query: str, plain: bool = False) -> Ranked:
+        """The query as this index reads it; raises `RequestError`."""
+        return Ranked.of(query, plain, self.analyzer, self.plan.weights)
+
+    def passages(self) -> Iterator[Document]:
+        """Every passage of the partitions here, in no order."""
+        for partition in self._partitions:
+            yield from partition.snapshot().passages()
 
     def get(self, key: str) -> list[Document]:
         """The passages of that id or document, in the order of the document."""

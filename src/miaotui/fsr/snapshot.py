@@ -9,7 +9,7 @@ Invariant: the result depends on passages and statistics, not on segments or par
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -86,6 +86,13 @@ class Snapshot:
         query = need("tantivy").Query.term_query(self._schema, "key", key, "basic")
         hits = self._searcher.search(query, max(1, self.count(key)), count=False).hits
         return [self._document(address) for _, address in hits]
+
+    def passages(self) -> Iterator[Document]:
+        """Every live passage, in no order."""
+        if self.documents:
+            every = need("tantivy").Query.all_query()
+            for _, address in self._searcher.search(every, self.documents, count=False).hits:
+                yield self._document(address)
 
     def count(self, key: str) -> int:
         """How many live passages have that id or belong to that document."""
