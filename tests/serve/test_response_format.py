@@ -106,6 +106,37 @@ def test_forms_of_our_own(client: openai.OpenAI, format_: Any, expected: str) ->
     assert re.fullmatch(expected, ask(client, format_).choices[0].message.content)
 
 
+STRUCTURED: list[tuple[dict[str, Any], str]] = [
+    ({"json": {"enum": [1, 2]}}, "1|2"),
+    ({"json": '{"const": "x"}'}, '"x"'),
+    ({"regex": "[a-f]{4}"}, "[a-f]{4}"),
+    ({"choice": ["yes", "no"], "regex": None}, "yes|no"),
+    ({"grammar": 'start: "x"'}, "x"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "expected"), STRUCTURED)
+def test_forms_as_vllm_has_them(client: openai.OpenAI, wanted: Any, expected: str) -> None:
+    extra = {"structured_outputs": wanted}
+    chat = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=50, extra_body=extra
+    )
+    assert re.fullmatch(expected, chat.choices[0].message.content or "")
+    text = client.completions.create(model="tiny", prompt="a", max_tokens=50, extra_body=extra)
+    assert re.fullmatch(expected, text.choices[0].text)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"xml": 1}, {"regex": "a", "choice": ["a"]}, {"regex": 5}, {"json": "{"}, {"json": 1}],
+)
+def test_forms_that_are_none_of_vllm_s(client: openai.OpenAI, wanted: Any) -> None:
+    extra = {"structured_outputs": wanted}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt="a", extra_body=extra)
+    assert caught.value.param == "structured_outputs"
+
+
 def nested(depth: int) -> dict[str, Any]:
     return {"type": "array", "items": nested(depth - 1)} if depth else {"type": "string"}
 

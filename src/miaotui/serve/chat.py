@@ -14,7 +14,7 @@ from starlette.responses import Response
 from miaotui.engine.request import Request
 from miaotui.serve.asking import Asking, deadline_of
 from miaotui.serve.chat_events import ChatWriter, identity
-from miaotui.serve.constrained import form_of, read_format
+from miaotui.serve.constrained import form_of, read_format, read_structured
 from miaotui.serve.errors import bad_value, json_response
 from miaotui.serve.events import respond, wants_usage
 from miaotui.serve.json_body import ignored_fields, read_body
@@ -68,12 +68,16 @@ async def _asking(http: HttpRequest, body: ChatRequest) -> Asking:
     params = params_for(body, limit, (body.top_logprobs or 0) if body.logprobs else None)
     deadline = deadline_of(http, body)
     tooling = read_tooling(hosted.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
-    form = await form_of(hosted, tooling, read_format(body.response_format))
+    shape = read_format(body.response_format) or read_structured(body.structured_outputs)
+    form = await form_of(hosted, tooling, shape)
     said = [message.model_dump(exclude_unset=True) for message in body.messages]
     messages, tools = tooling.conversation(said)
     prompt = await chat_tokens(hosted, messages, tools, body.chat_template_kwargs)
     check_choices([prompt], len(params))
-    extra = {"template": body.chat_template_kwargs, "format": body.response_format}
+    extra = {
+        "template": body.chat_template_kwargs,
+        "format": [body.response_format, body.structured_outputs],
+    }
     seeded, tools_named = body.seed is not None, bool(body.tools)
     recall = recall_for(
         http, hosted, params, said, seed_given=seeded, tools=tools_named, extra=extra

@@ -15,6 +15,7 @@ from miaotui.engine.request import Request
 from miaotui.errors import PromptTooLongError
 from miaotui.serve.asking import Asking, deadline_of
 from miaotui.serve.completion_events import TextWriter, identity
+from miaotui.serve.constrained import STRUCTURED, form_of, read_structured
 from miaotui.serve.errors import bad_value, context_exceeded, json_response
 from miaotui.serve.events import respond, wants_usage
 from miaotui.serve.hosting import Hosted
@@ -25,6 +26,7 @@ from miaotui.serve.prompts import run, text_tokens
 from miaotui.serve.report import deadline_report, usage
 from miaotui.serve.routing import Endpoint
 from miaotui.serve.state import arrival_of, state_of
+from miaotui.serve.tooling import Tooling
 from miaotui.serve.wire.completions import CompletionRequest, TextCompletion
 from miaotui.types import Completion
 
@@ -61,7 +63,9 @@ async def create(http: HttpRequest) -> Response:
             f"the prompt has {longest} tokens, and the context holds {hosted.context}, the answer"
         )
         raise context_exceeded("prompt", f"{text} included: shorten it")
-    asking = Asking(http, hosted, prompts, params, deadline)
+    shape = read_structured(body.structured_outputs)
+    form = await form_of(hosted, Tooling(hosted.dialect), shape, STRUCTURED)
+    asking = Asking(http, hosted, prompts, params, deadline, form)
     echoes = [await _text(hosted, prompt) if body.echo else "" for prompt in body.prompt]
     headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
     del body  # it may hold megabytes that the answer does not need

@@ -8,6 +8,7 @@ is refused (400, with the field that asked for it) before anything is submitted.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,7 +32,7 @@ from miaotui.serve.tooling import AUTO, ChatShaper, Tooling, named
 
 COMPILE_S = 10.0  # in line; the work itself is bounded by the trial, far below
 _THREAD = ThreadPoolExecutor(1, "miaotui-grammar")  # so that strangers' grammars fill no other
-FORMAT = "response_format"
+FORMAT, STRUCTURED = "response_format", "structured_outputs"
 Json = Mapping[str, Any]
 
 
@@ -60,6 +61,35 @@ def _schema(body: Any, where: str) -> Grammar:
     if not isinstance(body, Mapping):
         raise bad_value(where, "must be an object with a name and a schema")
     return schema_format(body, where)
+
+
+def read_structured(wanted: Json | None) -> Grammar | None:
+    """vLLM's ``structured_outputs``: one form by its name. Raises `ApiError` (400)."""
+    given = {name: value for name, value in (wanted or {}).items() if value is not None}
+    if wanted is None or not given:
+        return None
+    readers: dict[str, Callable[[Any], Grammar]] = {
+        "json": lambda schema: from_schema(_parsed(schema), strict=False),
+        "json_object": lambda _: any_object(),
+        "regex": from_pattern,
+        "choice": from_choices,
+        "grammar": from_lark,
+    }
+    name, value = next(iter(given.items()))
+    if len(given) > 1 or name not in readers:
+        raise bad_value(STRUCTURED, f"must have exactly one of {', '.join(readers)}")
+    try:
+        return readers[name](value)
+    except RequestError as error:
+        raise named(STRUCTURED, error) from None
+
+
+def _parsed(schema: Any) -> Any:
+    """A schema, which may come as text."""
+    try:
+        return json.loads(schema) if isinstance(schema, str) else schema
+    except (ValueError, RecursionError):
+        raise RequestError("json must be a JSON schema") from None
 
 
 def read_output_config(config: Json | None) -> Grammar | None:

@@ -66,6 +66,11 @@ class Sampling(Wire):
     top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="0 or -1: off.")
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=100)
+    structured_outputs: dict[str, JsonValue] | None = Field(
+        None,
+        max_length=8,
+        description="One of `json` (a schema), `json_object`, `regex`, `choice`, `grammar` (Lark).",
+    )
     min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
     ignore_eos: bool | None = None
     stop_token_ids: (
