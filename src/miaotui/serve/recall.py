@@ -52,9 +52,9 @@ class Recall:
         """Keep the answer of a request once it is whole, unless it was cut short for time."""
         before = request.on_settled
 
-        def settled(promise: Promise) -> None:
+        def settled(promise: Promise, handing_s: float) -> None:
             if before is not None:
-                before(promise)
+                before(promise, handing_s)
             if not promise.shortened:
                 payload = _stored(request.completion())
                 loop = asyncio.get_running_loop()
