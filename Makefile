@@ -19,7 +19,7 @@ SLOW := slow or model or compare
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run chat serve doctor models test test-fast test-slow test-aarch64 lint format types check \
+.PHONY: help run chat serve doctor models test test-fast test-slow test-clients .test-clients chaos test-aarch64 lint format types check \
 	bench bench-peers fuzz docs clean
 
 help: ## list the targets
@@ -42,13 +42,22 @@ models: $(VENV)/.ready ## fetch the models that the tests use
 	@$(BIN)/miaotui pull gemma3-270m
 
 test: $(VENV)/.ready-test models ## all tests but those that compare with torch
-	$(BIN)/python -m pytest -m "not compare" $(ARGS)
+	$(BIN)/python -m pytest -m "not (compare or clients)" $(ARGS)
 
 test-fast: $(VENV)/.ready-test ## the tests that need no model; under a minute
-	$(BIN)/python -m pytest -m "not ($(SLOW))" $(ARGS)
+	$(BIN)/python -m pytest -m "not ($(SLOW) or clients)" $(ARGS)
 
 test-slow: $(VENV)/.ready-compare models ## the other tests: real models, and torch beside them
-	$(BIN)/python -m pytest -m "$(SLOW)" $(ARGS)
+	$(BIN)/python -m pytest -m "($(SLOW)) and not clients" $(ARGS)
+
+test-clients: ## LiteLLM, LangChain and schemathesis against the server, in an environment of their own
+	@$(MAKE) --no-print-directory VENV=$(VENV)-clients .test-clients
+
+.test-clients: $(VENV)/.ready-clients
+	$(BIN)/python -m pytest -m clients $(ARGS)
+
+chaos: $(VENV)/.ready-test ## ten minutes of random requests from clients that vanish
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 test-aarch64: ## the kernel tests for 64-bit ARM, emulated (needs qemu-user and Debian's cross tools)
 	tests/aarch64/run.sh
@@ -123,6 +132,12 @@ $(VENV)/.ready-compare: $(VENV)/.ready-test
 	@echo "Installing torch and transformers ..."
 	@$(PIP) 'torch==2.13.0'
 	@$(PIP) --editable '.[compare]'
+	@touch $@
+
+# These bind older versions of libraries that we use too; so they never share an environment with the other tests.
+$(VENV)/.ready-clients: $(VENV)/.ready-test
+	@echo "Installing other clients ..."
+	@$(PIP) --editable '.[clients]'
 	@touch $@
 
 $(VENV)/.ready-fuzz: $(VENV)/.ready-test

@@ -134,7 +134,9 @@ def from_error(error: Exception, request_id: str = "") -> ApiError:
 def _from_known(error: MiaotuiError) -> ApiError | None:
     message = str(error)
     if isinstance(error, PromptTooLongError):
-        return context_exceeded("messages", message)
+        # Clients know this mistake by these words.
+        text = f"This model's maximum context length is exceeded: {message}"
+        return context_exceeded("messages", text)
     if isinstance(error, RequestError):
         return ApiError(400, message, param=_named(message), code="invalid_value")
     if isinstance(error, TemplateError):
