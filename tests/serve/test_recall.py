@@ -162,3 +162,20 @@ def test_variety_is_never_kept_but_a_seed_is(server: Serving, cache: AnswerCache
     assert ask(server, "about wind", temperature=0.9, seed=3)["choices"] == first["choices"]
     assert ask(server, "about wind", temperature=0.9, seed=3)["cache"] == "hit"
     assert ask(server, "about wind", temperature=0.9, seed=5)["cache"] == "miss"
+
+
+def test_plain_texts_are_kept_token_by_token(server: Serving, cache: AnswerCache) -> None:
+    def go_on(prompt: str, **more: Any) -> Any:
+        body = {"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 6, **more}
+        response = httpx.post(f"{server.url}/v1/completions", json=body)
+        assert response.status_code == 200
+        return response.text if more.get("stream") else response.json()
+
+    before = cache.counts().kept
+    first = go_on("once upon a time", ignore_eos=True)
+    kept(cache, before + 1)
+    again = go_on("once upon a time", ignore_eos=True)
+    assert (first["cache"], again["cache"]) == ("miss", "hit")
+    assert again["choices"] == first["choices"]
+    assert go_on("once upon a time ", ignore_eos=True)["cache"] == "miss"
+    assert '"cache":"hit"' in go_on("once upon a time", ignore_eos=True, stream=True)

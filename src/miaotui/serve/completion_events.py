@@ -71,7 +71,9 @@ class TextWriter:
         deadline: Json | None = None,
     ) -> str:
         end = "null" if reason is None else quoted(reason)
-        more = "" if deadline is None else f',"deadline":{json_text(deadline)}'
+        more = ""
+        if deadline is not None:
+            more = f',"cache":"{self._asking.cache}","deadline":{json_text(deadline)}'
         return (
             f'{self._head}{index},"text":{quoted(text)},"logprobs":{logprobs},'
             f'"finish_reason":{end}}}]{self._usage}{more}}}\n\n'

@@ -23,6 +23,7 @@ from miaotui.serve.json_body import ignored_fields, read_body
 from miaotui.serve.logprobs import text_logprobs
 from miaotui.serve.params import check_choices, params_for
 from miaotui.serve.prompts import run, text_tokens
+from miaotui.serve.recall import recall_for
 from miaotui.serve.report import deadline_report, usage
 from miaotui.serve.routing import Endpoint
 from miaotui.serve.state import arrival_of, state_of
@@ -65,7 +66,13 @@ async def create(http: HttpRequest) -> Response:
         raise context_exceeded("prompt", f"{text} included: shorten it")
     shape = read_structured(body.structured_outputs)
     form = await form_of(hosted, Tooling(hosted.dialect), shape, STRUCTURED)
-    asking = Asking(http, hosted, prompts, params, deadline, form)
+    recall = None
+    if len(prompts) == 1:
+        said = [{"role": "prompt", "content": prompts[0]}]
+        extra = {"kind": "text", "format": body.structured_outputs}
+        seeded = body.seed is not None
+        recall = recall_for(http, hosted, params, said, seed_given=seeded, tools=False, extra=extra)
+    asking = Asking(http, hosted, prompts, params, deadline, form, recall)
     echoes = [await _text(hosted, prompt) if body.echo else "" for prompt in body.prompt]
     headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
     del body  # it may hold megabytes that the answer does not need
@@ -117,5 +124,6 @@ def _answer(
         **identity(asking),
         "choices": choices,
         "usage": usage(completions, asking.n),
+        "cache": asking.cache,
         "deadline": deadline_report(requests, asking.arrived_s),
     }

@@ -91,4 +91,5 @@ class TextCompletion(Wire):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    cache: Literal["hit", "near", "miss"] | None = None
     deadline: PromiseKept | None = None
