@@ -8,14 +8,14 @@ is slow or dead costs its own passages and one warning, never the query.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from miaotui.errors import MiaotuiError, RequestError
 from miaotui.fsr.compile_query import Ranked
-from miaotui.fsr.snapshot import Found, rank
+from miaotui.fsr.snapshot import Found, Snapshot, rank
 from miaotui.fsr.statistics import Statistics, total
 
 T = TypeVar("T")
@@ -32,6 +32,33 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
+class Pools:
+    """Threads for partitions here and for those elsewhere; a host that answers drop by drop must
+    not hold the threads that search here.
+    """
+
+    here: Executor
+    elsewhere: Executor
+
+    @classmethod
+    def of_size(cls, count: int) -> Pools:
+        """Threads for ``count`` partitions."""
+        return cls(
+            ThreadPoolExecutor(2 * count, "miaotui-search"),
+            ThreadPoolExecutor(4 * count, "miaotui-remote"),
+        )
+
+    def of(self, part: Part) -> Executor:
+        """The threads that a partition is asked in."""
+        return self.here if isinstance(part, Snapshot) else self.elsewhere
+
+    def close(self) -> None:
+        """Let the threads end when they are done."""
+        for pool in (self.here, self.elsewhere):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
 class Gathered:
     """The best passages of all partitions that answered, and what is missing."""
 
@@ -44,7 +71,7 @@ def gather(
     parts: Sequence[tuple[str, Part]],
     ranked: Ranked,
     limit: int,
-    pool: Executor,
+    pools: Pools,
     timeout_s: float,
 ) -> Gathered:
     """Search ``parts`` (name, partition) at once; each of the two rounds may take ``timeout_s``.
@@ -52,10 +79,12 @@ def gather(
     Raises `RequestError` when the query itself is wrong.
     """
     warnings: list[str] = []
-    shares = _ask(parts, lambda part: part.statistics(ranked), pool, timeout_s, warnings)
+    shares = _ask(parts, lambda part: part.statistics(ranked), pools, timeout_s, warnings)
     whole = total(share for share in shares if share is not None)
     present = [part for part, share in zip(parts, shares, strict=True) if share is not None]
-    lists = _ask(present, lambda part: part.search(ranked, whole, limit), pool, timeout_s, warnings)
+    lists = _ask(
+        present, lambda part: part.search(ranked, whole, limit), pools, timeout_s, warnings
+    )
     found = [pair for part_found in lists if part_found is not None for pair in part_found]
     found.sort(key=rank)
     return Gathered(tuple(found[:limit]), whole.version, tuple(warnings))
@@ -64,11 +93,11 @@ def gather(
 def _ask(
     parts: Sequence[tuple[str, Part]],
     question: Callable[[Part], T],
-    pool: Executor,
+    pools: Pools,
     timeout_s: float,
     warnings: list[str],
 ) -> list[T | None]:
-    futures: list[Future[T]] = [pool.submit(question, part) for _, part in parts]
+    futures: list[Future[T]] = [pools.of(part).submit(question, part) for _, part in parts]
     answers: list[T | None] = []
     for (name, _), future in zip(parts, futures, strict=True):
         answers.append(None)

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -27,7 +26,7 @@ from miaotui.errors import IndexBusyError, RequestError
 from miaotui.fsr.analysis import Analyzer
 from miaotui.fsr.compile_query import Ranked
 from miaotui.fsr.document import Document, Hit, Results
-from miaotui.fsr.gather import Gathered, Part, gather
+from miaotui.fsr.gather import Gathered, Part, Pools, gather
 from miaotui.fsr.partition import Partition
 from miaotui.fsr.passages import split
 from miaotui.fsr.plan import Plan, place, read_plan, write_plan
@@ -52,7 +51,7 @@ class Index:
         self._held: int | None = None  # the open lock file, while this process writes
         self._cache: OrderedDict[tuple[Any, ...], Gathered] = OrderedDict()
         self._cache_lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pools: Pools | None = None
         self._remotes: list[tuple[str, Part]] = []
         if plan.remotes:
             from miaotui.fsr.remote import RemotePart  # noqa: PLC0415  (few indexes have any)
@@ -191,9 +190,9 @@ class Index:
             if self._held is not None:
                 os.close(self._held)
                 self._held = None
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        if self._pools is not None:
+            self._pools.close()
+            self._pools = None
 
     # ---- questions -------------------------------------------------------------------------------
 
@@ -238,6 +237,19 @@ class Index:
         found = [one for part in self._partitions for one in part.snapshot().get(key)]
         return sorted(found, key=lambda one: (len(one.id), one.id))
 
+    def profile(self, key: str) -> dict[str, int]:
+        """How often each term occurs in a passage or document, the commonest first; titles count
+        once a document.
+        """
+        counts: Counter[str] = Counter()
+        titles: set[str] = set()
+        for passage in self.get(key):
+            counts.update(self.analyzer.terms(passage.body))
+            titles.add(passage.title)
+        for title in titles:
+            counts.update(self.analyzer.terms(title))
+        return dict(counts.most_common())
+
     def parts(self) -> Sequence[tuple[str, Part]]:
         """The partitions that a search asks, named; those here as they are at this moment."""
         here = [
@@ -275,9 +287,9 @@ class Index:
         if len(parts) == 1:
             found = parts[0][1].search(ranked, None, limit)
             return Gathered(tuple(found), version, ())
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(2 * len(parts), "miaotui-search")
-        gathered = gather(parts, ranked, limit, self._pool, self.plan.timeout_s)
+        if self._pools is None:
+            self._pools = Pools.of_size(len(parts))
+        gathered = gather(parts, ranked, limit, self._pools, self.plan.timeout_s)
         return Gathered(gathered.found, f"{self.plan.uid}.{gathered.version}", gathered.warnings)
 
     def _remember(self, key: tuple[Any, ...], gathered: Gathered) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -61,6 +62,17 @@ class RemotePart:
         except (TypeError, KeyError, ValueError, RequestError) as error:
             raise DocumentIndexError(f"{self._url} sent passages that cannot be read") from error
 
+    def _read(self, answer: Any) -> bytes:
+        """The body, as long as it comes in time; the socket's timeout is for each piece alone."""
+        until, data = time.monotonic() + self._timeout_s, bytearray()
+        while piece := answer.read1(1 << 20):
+            data += piece
+            if len(data) > MAX_ANSWER_BYTES:
+                raise DocumentIndexError(f"{self._url} sent more than {MAX_ANSWER_BYTES:,} bytes")
+            if time.monotonic() > until:
+                raise DocumentIndexError(f"{self._url} answers too slowly")
+        return bytes(data)
+
     def _ask(self, what: str, more: dict[str, Any], ranked: Ranked) -> Any:
         analyzer = ranked.analyzer.language
         body = {
@@ -78,14 +90,12 @@ class RemotePart:
         )
         try:
             with self._opener.open(request, timeout=self._timeout_s) as answer:
-                data = answer.read(MAX_ANSWER_BYTES + 1)
+                data = self._read(answer)
         except urllib.error.HTTPError as error:
             raise DocumentIndexError(f"{self._url} answered with status {error.code}") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise DocumentIndexError(f"{self._url} cannot be reached: {reason}") from error
-        if len(data) > MAX_ANSWER_BYTES:
-            raise DocumentIndexError(f"{self._url} sent more than {MAX_ANSWER_BYTES:,} bytes")
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
