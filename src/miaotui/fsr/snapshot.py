@@ -155,12 +155,12 @@ class Snapshot:
 
     def _best(self, candidates: list[_Candidate], limit: int) -> list[Found]:
         """The best of the candidates, equal ones in their fixed order."""
-        addresses = [one.address for one in candidates]
-        orders = self._searcher.fast_field_values("order", addresses) if addresses else []
-        rows = sorted(
-            zip(candidates, orders, strict=True), key=lambda row: (-row[0].score, row[1] or 0)
-        )
-        return [(one.score, self._document(one.address)) for one, _ in rows[:limit]]
+        best = sorted(candidates, key=lambda one: -one.score)
+        if any(one.score == other.score for one, other in pairwise(best[: limit + 1])):
+            orders = self._searcher.fast_field_values("order", [one.address for one in best])
+            rows = zip(best, orders, strict=True)
+            best = [one for one, _ in sorted(rows, key=lambda row: (-row[0].score, row[1] or 0))]
+        return [(one.score, self._document(one.address)) for one in best[:limit]]
 
     def _scale(self, ranked: Ranked, whole: Statistics) -> float | None:
         """By how much at most a score grows when the whole's mean lengths replace the library's;
