@@ -92,8 +92,9 @@ def _measure(kind: Kind, args: argparse.Namespace, folder: Path, outcome: Outcom
             print(f"capacity: {outcome.capacity:.2f} answers per second", flush=True)
         elif not outcome.capacity:
             outcome.capacity = args.capacity or 6.0
-        for load in args.load:
-            if not is_ours and load != args.load[0]:
+        loads = args.load if is_ours else args.peer_load or args.load
+        for load in loads:
+            if not is_ours and load != loads[0]:
                 server.stop()
                 server = Server(kind, log)
             outcome.rows.append(_open(server, args, load, load * outcome.capacity, seconds))
@@ -182,6 +183,7 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--only", nargs="+", choices=[OURS, LLAMA_CPP, OPENVINO], help="servers to measure")
     add("--load", nargs="+", type=float, default=list(LOADS), help="multiples of the capacity")
+    add("--peer-load", nargs="+", type=float, help="of the peers (default: the same)")
     add("--capacity", type=float, help="answers per second (default: measured first)")
     add("--deadline-ms", type=float, default=1000.0)
     add("--seconds", type=float, default=20.0, help="of each load on our server")

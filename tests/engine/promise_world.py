@@ -97,7 +97,7 @@ class ScriptedEngine:
     def __init__(self, config: ScheduleConfig) -> None:
         self.scheduler = Scheduler(config)
         self.latest, self.limits = Plan(()), NO_LIMITS
-        self.runner = _Runner()
+        self.runner, self.choosing_s = _Runner(), 0.0
 
 
 class World:

@@ -46,6 +46,7 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
+        self.choosing_s = 0.0  # spent on logits, since the start
         self.faults = 0  # passes that failed
         self.limits = NO_LIMITS  # of the next steps
 
@@ -159,12 +160,15 @@ class Engine:
         """One sequence's tokens; none if it failed, and then it is forgotten."""
         request = self._requests[chunk.sequence]
         request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
+        before_s = request.choosing_s
         try:
             return request.take(rows, chunk.tokens[len(chunk.tokens) - len(rows) + 1 :])
         except MiaotuiError as error:
             self._drop(request, error)
         except Exception as error:
             self._drop(request, _fault(request, "while its token was chosen", error))
+        finally:
+            self.choosing_s += request.choosing_s - before_s
         return []
 
     def _retire(self, number: int) -> None:

@@ -77,6 +77,7 @@ class Request:
         self.arrived_s = self._submitted_s
         self.deadline: Deadline | None = None
         self.due: int | None = None  # the order in which promised requests are served
+        self.choosing_s = 0.0  # spent on its logits, since the start
         self.predicted_ms = 0.0
         self.shortened = False
         self.passages: Sequence[Sequence[int]] = ()
@@ -115,7 +116,9 @@ class Request:
     def _choose(self, row: NDArray[np.float32], position: int) -> Choice:
         constraint = self.constraint
         allowed = None if constraint is None else constraint.mask()
+        start_s = time.perf_counter()
         choice = self.sampler.pick(row, position, allowed)
+        self.choosing_s += time.perf_counter() - start_s
         self.sampler.accept(choice.token_id)
         if constraint is not None:
             constraint.accept(choice.token_id)

@@ -34,6 +34,7 @@ class Steering:
         self._free_s: float | None = None  # since when this step could have begun
         self._reviewed_s = float("-inf")
         self._known = -1  # the book's version at the last review
+        self._choosing_s = 0.0  # spent on logits by the end of the last step
         self._adjusted_s = float("-inf")
         self._view = ALL_IS_WELL
         self._beside_s = 3e-4  # of a step, in Python
@@ -74,7 +75,9 @@ class Steering:
         now_s = self._clock()
         shape = Shape.of(chunks)
         if self._free_s is not None:
-            took_s, pass_s = now_s - self._free_s, self._engine.runner.last_s
+            took_s, choosing_s = now_s - self._free_s, self._engine.choosing_s
+            pass_s = self._engine.runner.last_s + choosing_s - self._choosing_s
+            self._choosing_s = choosing_s
             self._cost.observe(shape, took_s, pass_s)
             beside_s = took_s - pass_s
             self._beside_s += (min(max(beside_s, 0.0), 2e-3) - self._beside_s) / 16

@@ -88,7 +88,7 @@ class CostModel:
         self.reserve_s = LEAST_RESERVE_S  # for single steps that are held up
         self._observed = 0  # steps
         self.busy_s = 0.0  # in steps, since the start
-        self.pass_s = 0.0  # of that in arithmetic
+        self.pass_s = 0.0  # of that in arithmetic: passes, and choosing tokens
         self.recent: deque[StepTime] = deque(maxlen=256)
         self._windows: deque[float] = deque(maxlen=WINDOWS)
         self._window = _Window(1.0)
