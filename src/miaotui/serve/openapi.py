@@ -7,6 +7,7 @@ come from the same rows. Source: the OpenAPI Specification 3.1.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -68,13 +69,14 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 def routes(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
     """``/openapi.json`` and ``/docs`` for these routes and themselves."""
-    described: dict[str, Any] = {}
-    page = PAGE.read_bytes()
+    page, made = PAGE.read_bytes(), list[Response]()
 
     async def show_document(http: HttpRequest) -> Response:
-        if not described:  # it takes a while to make, and few servers are asked for it
-            described.update(document([*endpoints, *own]))
-        return json_response(described)
+        if not made:  # it takes a while to make, and few servers are asked for it
+            made.append(
+                await asyncio.to_thread(lambda: json_response(document([*endpoints, *own])))
+            )
+        return made[0]
 
     async def show_page(http: HttpRequest) -> Response:
         headers = {"Content-Security-Policy": _policy(page)}
