@@ -7,10 +7,11 @@ given instead.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from miaotui.apps.answering import (
@@ -101,6 +102,8 @@ class Desk:
     speaker: Voice | None = None
     cache: AnswerCache | None = None
     model: str = ""
+    # One thread at a time searches and weighs: more would only take turns, and the engine's from it.
+    _busy: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def find(self, question: Question) -> Answer | None:
         """The answer that was given before, if it still holds. Raises `RequestError`."""
@@ -140,7 +143,8 @@ class Desk:
             self.cache.keep(asking, answer.to_bytes())
 
     def _answer(self, question: Question, started: float) -> Iterator[str | Answer]:
-        evidence = look_up(self.index, question)
+        with self._busy:
+            evidence = look_up(self.index, question)
         if evidence.is_weak:
             yield from _whole(not_found(evidence))
             return
@@ -149,7 +153,8 @@ class Desk:
             return
         left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
         budget = self.speaker.budget(left_ms, question.max_tokens)
-        composing = compose(evidence, self._count, budget)
+        with self._busy:
+            composing = compose(evidence, self._count, budget)
         try:
             if composing is None or left_ms <= 0:
                 yield from _whole(extract(evidence))
@@ -171,15 +176,25 @@ class Desk:
             passages=[speaker.tokens_of(excerpt) for excerpt in composing.excerpts],
         )
         prompt = speaker.tokens(composing.messages)
+        due_s = time.perf_counter() + left_ms / 1e3
         request, pieces = speaker.say(prompt, question.params, asked)
         with closing(pieces):
             if request.shortened and (request.ending.max_tokens or 0) < LEAST_ANSWER_TOKENS:
                 raise OverloadedError("no time for a whole sentence", 1.0)
+            said = cut = False
             for delta in pieces:
+                if time.perf_counter() > due_s:  # the engine promised more than it could keep
+                    cut = True
+                    break
                 shown = composing.push(delta.text)
                 if shown:
+                    said = True
                     yield shown
-        rest, answer = composing.end(request.promise.shortened)
+                if delta.finish_reason == "length":
+                    cut = request.shortened
+        if cut and not said:
+            raise OverloadedError("no time for a whole sentence", 1.0)
+        rest, answer = composing.end(cut)
         if rest:
             yield rest
         yield answer

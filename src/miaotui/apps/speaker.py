@@ -18,6 +18,8 @@ from miaotui.schedule.cost import CostModel
 from miaotui.types import Delta, SamplingParams
 
 CHUNK = 128  # rows of a step that reads a prompt
+TICK_S = 0.02  # so often a reader hears of an answer that does not come
+NOTHING_YET = Delta("", ())
 SPARE = 0.8  # of a deadline is planned with; the rest is for whoever else is asking
 
 
@@ -36,7 +38,10 @@ class Voice(Protocol):
     def say(
         self, prompt: Sequence[int], params: SamplingParams, asked: Asked
     ) -> tuple[Request, Generator[Delta, None, None]]:
-        """A request on its way, and its answer as it comes; closing that cancels it."""
+        """A request on its way, and its answer as it comes; closing that cancels it.
+
+        While nothing comes an empty piece does, every few milliseconds.
+        """
 
 
 class Speaker:
@@ -75,10 +80,9 @@ class Speaker:
         try:
             while True:
                 if not request.has_news:
-                    news.wait(1.0)
+                    news.wait(TICK_S)
                     news.clear()
-                    continue
-                delta = request.read()
+                delta = request.read() if request.has_news else NOTHING_YET
                 yield delta
                 if delta.completion is not None:
                     return

@@ -227,7 +227,8 @@ class Support:
         mode: Mode = "extractive" if self.desk.speaker is None else self._mode
         asked = Question(text[:2_000], self._index, mode, left_ms, namespace, ANSWER_TOKENS)
         answer = _whole(self.desk, asked)
-        if mode == "generated" and not (answer.how == "generated" and answer.supported):
+        written = answer.how == "generated" and answer.supported and not answer.shortened
+        if mode == "generated" and not written:
             answer = _whole(self.desk, replace(asked, mode="extractive"))
         if not answer.found:
             return None

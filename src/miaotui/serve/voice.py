@@ -11,10 +11,10 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from miaotui.apps.speaker import prompt_budget
+from miaotui.apps.speaker import NOTHING_YET, TICK_S, prompt_budget
 from miaotui.engine.request import Asked, Request
 from miaotui.errors import OverloadedError
 from miaotui.serve.hosting import Hosted
@@ -75,7 +75,10 @@ class HostedVoice:
     def _pieces(self, heard: _Heard, task: asyncio.Task[None]) -> Generator[Delta, None, None]:
         try:
             while True:
-                news = heard.get()
+                try:
+                    news = heard.get(timeout=TICK_S)
+                except Empty:
+                    news = NOTHING_YET
                 if news is None:
                     raise _leaving()
                 if isinstance(news, Exception):
