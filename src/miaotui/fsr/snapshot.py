@@ -26,7 +26,7 @@ from miaotui.fsr.statistics import Statistics, Term
 if TYPE_CHECKING:
     import tantivy
 
-_SPARE = 6  # candidates beyond those asked for: ties, and means that differ a little
+_SPARE = 1  # candidates beyond those asked for: ties, and means that differ a little
 _MOST = 4_096  # candidates looked at when very many passages score alike
 _CLOSE = 256  # of those, reckoned again when single precision does not tell them apart
 _SAME = 2e-6  # relative difference that single precision may not show
