@@ -5,8 +5,8 @@
 
 Everything is made here: documents about invented places, questions about them, answered questions, and
 conversations that mix all three kinds of reply. Written answers have 1 s, extracted ones 0.2 s, a turn
-of a customer service 0.5 s at 4 conversations at once, each speaking as soon as it has its reply. Prints
-a table, and one JSON line last.
+of a customer service 0.5 s at 4 conversations at once: once each speaks as soon as it has its reply, once
+about a second later. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -95,17 +95,25 @@ def ask_all(desk: Desk, questions: Sequence[str], mode: Mode) -> list[Answer]:
     return [part for part in parts if isinstance(part, Answer)]
 
 
-def talk(service: Support, messages: Sequence[str], times: list[float], hows: list[str]) -> None:
+def talk(
+    service: Support,
+    messages: Sequence[str],
+    pause_s: float,
+    times: list[float],
+    hows: list[str],
+) -> None:
     conversation, _ = service.begin()
     for message in messages:
+        time.sleep(pause_s * random.random() * 2)
         started = time.perf_counter()
         reply = service.say(conversation.id, message)
         times.append((time.perf_counter() - started) * 1e3)
-        hows.append(reply.how)
+        cited = reply.how == "documents" and reply.text.endswith("]")
+        hows.append("documents, written by the model" if cited else reply.how)
 
 
 def conversations(
-    service: Support, asked: Sequence[str], turns: int
+    service: Support, asked: Sequence[str], turns: int, pause_s: float
 ) -> tuple[list[float], list[str]]:
     times: list[float] = []
     hows: list[str] = []
@@ -114,7 +122,9 @@ def conversations(
         mine = asked[number * turns : (number + 1) * turns]
         others = ("when do you open", "where is my order AB-1234", "can i pay by card")
         messages = [m if n % 5 < 4 else others[n % 3] for n, m in enumerate(mine)]
-        threads.append(threading.Thread(target=talk, args=(service, messages, times, hows)))
+        threads.append(
+            threading.Thread(target=talk, args=(service, messages, pause_s, times, hows))
+        )
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -139,7 +149,7 @@ def cache_times(folder: Path) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--turns", type=int, default=25, help="of each conversation")
+    parser.add_argument("--turns", type=int, default=25, help="of each conversation, at most 25")
     parsed = parser.parse_args()
     settings, chance = Settings.from_env(), random.Random(1)
     made = places(400, chance)
@@ -164,15 +174,20 @@ def main() -> int:
             )
             store = ConversationStore(folder / "talk.db")
             service = Support(store, rules=parse_rules(RULES), faq=faq, desk=desk, index="x")
-            times, hows = conversations(service, questions[200:], parsed.turns)
-            rows.append(row(f"turn, {TALKERS} conversations at once", times, TURN_MS))
+            label = f"turn, {TALKERS} conversations at once"
+            times, hurried = conversations(service, questions[200:300], parsed.turns, 0.0)
+            rows.append(row(f"{label}, no pause", times, TURN_MS))
+            times, calm = conversations(service, questions[300:], 10, 1.0)
+            rows.append(row(f"{label}, 1 s between", times, TURN_MS))
             store.close()
     modelled = sum(answer.how == "generated" for answer in written)
     supported = sum(answer.supported for answer in written)
-    shares = {how: hows.count(how) for how in sorted(set(hows))}
-    print(
-        f"written by the model: {modelled} of {len(written)}; supported: {supported}; turns: {shares}"
-    )
+    shares = {
+        name: {how: hows.count(how) for how in sorted(set(hows))}
+        for name, hows in (("no pause", hurried), ("1 s between", calm))
+    }
+    print(f"written by the model: {modelled} of {len(written)}; supported: {supported}")
+    print(f"turns: {shares}")
     told = {"machine": describe().as_dict(), "model": parsed.model, "rows": rows, "turns": shares}
     print(json.dumps(told | {"written": modelled, "supported": supported}))
     return 0
