@@ -289,7 +289,7 @@ def test_logs_are_one_line_each_whatever_is_in_them(capfd: pytest.CaptureFixture
         logging.getLogger("miaotui.serve").error("a\n12:00:00 ERROR forged")
         assert len(capfd.readouterr().err.splitlines()) == 1
     finally:
-        for name in ("miaotui", "uvicorn"):
+        for name in ("miaotui", "uvicorn", "opentelemetry"):
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True
             logging.getLogger(name).setLevel(logging.NOTSET)

@@ -27,11 +27,13 @@ def set_up_logs(form: LogFormat, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
     handler.addFilter(Calm())
-    for name in ("miaotui", "uvicorn"):
+    for name in ("miaotui", "uvicorn", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level.upper())
-    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, handler.level))
+    least = logging.getLogger("miaotui").level  # the libraries say little below these
+    logging.getLogger("opentelemetry").setLevel(max(logging.ERROR, least))
+    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, least))
 
 
 def log_request(account: Account) -> None:

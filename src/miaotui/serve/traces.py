@@ -9,6 +9,7 @@ Invariant: a collector that is slow or gone costs spans, never answers.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _CARRIED = (b"traceparent", b"tracestate")
 _MOST_BYTES = 1024
+LAST_SPANS_S = 2.0
 
 
 def open_traces(env: Mapping[str, str] | None = None) -> Traces | None:
@@ -43,7 +45,7 @@ def open_traces(env: Mapping[str, str] | None = None) -> Traces | None:
             "pip install 'miaotui[otel]', or unset it"
         ) from error
     resource = Resource.create({"service.name": env.get("OTEL_SERVICE_NAME", "miaotui")})
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Traces(provider)
 
@@ -82,8 +84,10 @@ class Traces:
         span.end(end_ns)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left; a collector that does not answer is given up after a moment."""
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(LAST_SPANS_S)
 
 
 def _attributes(account: Account) -> dict[str, str | int | float]:
