@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from asgi_calls import Answer, ask, scope_of
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
@@ -28,6 +28,8 @@ SMALL = ServeSettings(max_body_bytes=10_000, body_timeout_s=0.05)
 CHAT = "/v1/chat/completions"
 
 
+# A machine may stand still for a while, and it is not the test's business.
+SOME = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 APP = create_app({}, SMALL)
 
 
@@ -117,12 +119,13 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@SOME
 @given(st.dictionaries(st.text(), JSON))
 def test_sound_json_is_read(value: dict[str, Any]) -> None:
     assert read_object(json.dumps(value, ensure_ascii=True).encode()) == value
 
 
+@SOME
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reader(body: bytes) -> None:
     try:
@@ -134,7 +137,7 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
     assert status == 400
 
 
-@settings(max_examples=50)
+@SOME
 @given(st.dictionaries(st.text(), JSON, max_size=40))
 def test_no_body_breaks_the_server(value: dict[str, Any]) -> None:
     answer = post(json.dumps(value).encode())
@@ -142,6 +145,7 @@ def test_no_body_breaks_the_server(value: dict[str, Any]) -> None:
     error_of(answer)
 
 
+@SOME
 @given(st.dictionaries(st.text(max_size=80), st.none(), max_size=50))
 def test_names_of_unknown_fields_cannot_break_a_header(values: dict[str, None]) -> None:
     class Nothing(BaseModel):
