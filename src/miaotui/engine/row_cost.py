@@ -8,13 +8,9 @@ Invariant: more rows never cost less. Used for speed alone, so that clocks may d
 from __future__ import annotations
 
 MOST_ROWS = 128  # ratios are kept for so many; beyond, each row costs the same again
-_START = (1.0, 1.05, 1.10, 1.20, 1.55, 1.65, 1.80, 1.95)  # rows 1 to 8, before anything is measured
-_SLOPE = 0.17  # of each row after that
-_FAST, _SLOW, _NEAR = (
-    0.2,
-    0.05,
-    0.015,
-)  # of a surprise: the scale's part, the ratio's, its neighbours'
+_START = (1.0, 1.08, 1.16, 1.30, 1.70, 1.80, 2.00, 2.15)  # rows 1 to 8, before anything is measured
+_SLOPE = 0.18  # of each row after that
+_FAST, _SLOW, _NEAR = 0.2, 0.03, 0.01  # what scale, ratio and its neighbours take up of a surprise
 _MOST_SURPRISE = 2.0
 
 
@@ -34,7 +30,8 @@ class RowCost:
             self._scale_s = seconds / self._ratios[rows]
             return
         surprise = seconds / (self._scale_s * self._ratios[rows])
-        more = min(max(surprise, 1 / _MOST_SURPRISE), _MOST_SURPRISE) - 1.0
+        surprise = min(max(surprise, 1 / _MOST_SURPRISE), _MOST_SURPRISE)
+        more = surprise - 1.0 if surprise < 1.0 else 1.0 - 1.0 / surprise  # twice undoes half
         self._scale_s *= 1.0 + _FAST * more
         ratios = self._ratios
         ratios[rows] *= 1.0 + _SLOW * more
