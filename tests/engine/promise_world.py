@@ -18,7 +18,7 @@ from miaotui.schedule.cost import CostModel, Rates, Shape
 from miaotui.schedule.entry import Wish
 from miaotui.schedule.forecast import Policy
 from miaotui.schedule.plan import NO_LIMITS
-from miaotui.types import Deadline
+from miaotui.types import Deadline, Promise
 
 # A small model on two cores: seconds by rows, of a row of logits, of a key looked at.
 RATES = Rates(
@@ -55,6 +55,7 @@ class Job:
     ending: _Ending
     predicted_ms: float
     shortened: bool
+    is_promised: bool
     token_ids: list[int] = field(default_factory=list)
     first_s: float | None = None
     over_s: float | None = None
@@ -150,7 +151,14 @@ class World:
         except RefusedError as error:
             self.refused.append((ask, error))
             return
-        job = Job(number, ask, _Ending(admitted.limit), admitted.predicted_ms, admitted.shortened)
+        job = Job(
+            number,
+            ask,
+            _Ending(admitted.limit),
+            admitted.predicted_ms,
+            admitted.shortened,
+            admitted.promised,
+        )
         due = order_of(admitted.order_s) if admitted.promised else None
         tokens = [number * 7919 + i for i in range(ask.prompt)]
         self.engine.scheduler.add(number, tokens, admitted.limit, due=due)
@@ -177,7 +185,11 @@ class World:
         self.steps += 1
         self.steering.learn(self.active)
         for number in [n for n, job in self.active.items() if job.is_over]:
-            self.done.append(self.active.pop(number))
+            job = self.active.pop(number)
+            self.done.append(job)
+            if job.ask.deadline is not None:
+                promise = Promise(None, job.predicted_ms, job.took_ms, job.met, job.shortened)
+                self.admission.settle(promise, 0.0, job.is_promised)
             self.admission.leave(number)
 
     def _token(self, job: Job) -> None:

@@ -81,7 +81,7 @@ class Request:
         self.predicted_ms = 0.0
         self.shortened = False
         self.passages: Sequence[Sequence[int]] = ()
-        self.on_settled: Callable[[Promise, float], None] | None = None
+        self.on_settled: Callable[[Promise, float, bool], None] | None = None
         self._handed_s: float | None = None  # when the whole answer was read
 
     @property
@@ -206,7 +206,8 @@ class Request:
         if self._handed_s is None and self.finish_reason in ("stop", "length"):
             self._handed_s = time.perf_counter()
             if self.on_settled is not None:
-                self.on_settled(self.promise, self._handed_s - self._over_s)
+                given = self.due is not None
+                self.on_settled(self.promise, self._handed_s - self._over_s, given)
 
     def completion(self) -> Completion:
         """The whole answer. Raises what the request failed with."""

@@ -22,6 +22,7 @@ from miaotui.types import Deadline, Promise
 
 LIKELY, SURE = 0.5, 0.95  # quantiles of answer lengths: for planning, for promising
 HAND_OVER_FADES, MOST_HAND_OVER_S = 0.995, 0.06
+CAUTION, CONFIDENCE, MOST_CAUTION = 0.05, 0.001, 0.2  # after a missed promise, after a kept one
 MOST_PLAYED = 64  # best-effort jobs that a forecast looks at
 
 
@@ -76,6 +77,7 @@ class Admission:
         self._book: dict[int, Entry] = {}
         self.version = 0  # grows whenever a request comes or goes
         self.promised = 0  # promises in the book
+        self.caution = 0.0  # what promises allow for beyond the cost model's margin
         self.hand_over_s = HAND_OVER_S  # from the last token to the socket, at most lately
         self._arrivals = 0
         self._lock = threading.Lock()
@@ -113,8 +115,14 @@ class Admission:
                 self.version += 1
                 self.promised -= entry.promised
 
-    def settle(self, promise: Promise, hand_over_s: float = 0.0) -> None:
-        """Count a promise whose answer has been handed over, so long after its last token."""
+    def settle(self, promise: Promise, hand_over_s: float = 0.0, given: bool = True) -> None:
+        """Count an answer that was handed over, so long after its last token.
+
+        A promise that was ``given`` and missed makes the next ones more cautious, for some time.
+        """
+        if given and promise.met is not None:
+            change = -CONFIDENCE if promise.met else CAUTION
+            self.caution = min(max(self.caution + change, 0.0), MOST_CAUTION)
         longest = max(hand_over_s, self.hand_over_s * HAND_OVER_FADES, HAND_OVER_S)
         self.hand_over_s = min(longest, MOST_HAND_OVER_S)
         if promise.met is not None:
@@ -241,7 +249,7 @@ class Admission:
     def _lateness(self, entry: Entry, now_s: float) -> tuple[float, float]:
         """By how much taking it on breaks a promise, its own or another's; and its time in ms."""
         start = self._start_s(now_s)
-        margin, reserve = self.cost.margin, self.cost.reserve_s
+        margin, reserve = self.cost.margin + self.caution, self.cost.reserve_s
         others = [each for each in self._book.values() if each.promised]
         jobs = [each.job for each in others]
         policy = self._promised_policy()
