@@ -52,9 +52,9 @@ class Recall:
         """Keep the answer of a request once it is whole, unless it was cut short for time."""
         before = request.on_settled
 
-        def settled(promise: Promise, handing_s: float) -> None:
+        def settled(promise: Promise, *how: Any) -> None:
             if before is not None:
-                before(promise, handing_s)
+                before(promise, *how)
             if not promise.shortened:
                 payload = _stored(request.completion())
                 loop = asyncio.get_running_loop()
