@@ -19,7 +19,7 @@ from miaotui.apps.faq import Entry, Faq
 from miaotui.apps.intents import IntentClassifier
 from miaotui.apps.rules import Rules, Slot, parse_rules, read_rules
 from miaotui.apps.support import Support
-from miaotui.errors import CacheError, RequestError
+from miaotui.errors import CacheError, DocumentIndexError, RequestError
 from miaotui.fsr import Index
 
 RULES = """
@@ -149,6 +149,18 @@ def test_transcripts_and_ratings(service: Support) -> None:
     ):
         with pytest.raises(RequestError):
             service.rate(talk.id, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_conversation_outlives_its_documents(service: Support, tmp_path: Path) -> None:
+    class Broken:
+        version = "1"
+
+        def search(self, *_: object, **__: object) -> Any:
+            raise DocumentIndexError("the index is damaged")
+
+    service.desk = Desk(Broken())
+    talk, _ = service.begin()
+    assert service.say(talk.id, "When was the lighthouse of Arden Point built?").how == "fallback"
 
 
 def test_callers_see_their_own_conversations_only(service: Support) -> None:

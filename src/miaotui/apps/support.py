@@ -7,6 +7,7 @@ message gets exactly one reply, which says how it came about; after a hand-over 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,8 +26,9 @@ from miaotui.apps.faq import Faq
 from miaotui.apps.intents import Intent, IntentClassifier
 from miaotui.apps.rules import DEFAULT_RULES, Rule, Rules
 from miaotui.apps.wording import is_chinese
-from miaotui.errors import RequestError
+from miaotui.errors import MiaotuiError, RequestError
 
+_LOG = logging.getLogger(__name__)
 TURN_MS = 500.0
 DOCUMENTS_SHARE = 0.84  # of them, at most, for the documents
 ANSWER_TOKENS = 24
@@ -226,10 +228,18 @@ class Support:
         left_ms = max(1.0, self._documents_ms - (time.perf_counter() - started) * 1e3)
         mode: Mode = "extractive" if self.desk.speaker is None else self._mode
         asked = Question(text[:2_000], self._index, mode, left_ms, namespace, ANSWER_TOKENS)
-        answer = _whole(self.desk, asked)
+        try:
+            return self._answered(self.desk, asked, mode, reply)
+        except MiaotuiError as error:  # a conversation outlives an index that cannot be read
+            _LOG.warning("customer service: the documents could not be asked: %s", error)
+            return None
+
+    @staticmethod
+    def _answered(desk: Desk, asked: Question, mode: Mode, reply: Reply) -> Reply | None:
+        answer = _whole(desk, asked)
         written = answer.how == "generated" and answer.supported and not answer.shortened
         if mode == "generated" and not written:
-            answer = _whole(self.desk, replace(asked, mode="extractive"))
+            answer = _whole(desk, replace(asked, mode="extractive"))
         if not answer.found:
             return None
         said = answer.text if answer.how == "generated" else answer.citations[0].quote
