@@ -140,6 +140,7 @@ class _Server:
 
 async def _run(server: _Server, args: argparse.Namespace) -> Outcome:
     outcome = Outcome()
+    await _fill(server)
     known = json.loads(server.get("/openapi.json"))["paths"]
     paths = [path for path in (CHAT, CHAT, COMPLETIONS, MESSAGES, RESPONSES) if path in known]
     watching = asyncio.create_task(_watch(server, outcome))
@@ -148,6 +149,19 @@ async def _run(server: _Server, args: argparse.Namespace) -> Outcome:
     await _settle(server, outcome)
     await _compare(server, outcome)
     return outcome
+
+
+async def _fill(server: _Server) -> None:
+    """Use every page of keys and values once: their memory is taken when they are first touched."""
+    rng = random.Random(11)
+    length = json.loads(server.get("/v1/models"))["data"][0]["max_model_len"] // 2
+    stored = -1.0
+    while server.gauge("miaotui_kv_pages_stored") > stored:
+        stored = server.gauge("miaotui_kv_pages_stored")
+        for _ in range(4):
+            prompt = [rng.randrange(5, 300) for _ in range(min(length, 2000))]
+            body = {"model": "chaos", "prompt": prompt, "max_tokens": 1}
+            await fire("127.0.0.1", server.port, Shot(COMPLETIONS, body))
 
 
 def _shots(args: argparse.Namespace, paths: Sequence[str]) -> Iterator[Shot]:

@@ -33,7 +33,7 @@ WORDS = [
     "never",
     "2",
 ]
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 _SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
