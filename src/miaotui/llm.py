@@ -179,14 +179,16 @@ class LLM:
     def memory_share(self, completion: Completion) -> float:
         """The share of the memory limit that decoding reached: bytes it had to read, over possible.
 
-        Those are the packed weights and, at its mean length, the sequence's keys and values. The
+        In each pass those are the packed weights and, at its mean length, the sequence's keys and
+        values; a pass that verifies drafts reads them once for several tokens. The
         machine's read bandwidth is measured once and remembered.
         """
         from miaotui.kernels.bandwidth import remembered_bandwidth  # noqa: PLC0415
 
         mean_length = completion.prompt_tokens + len(completion.token_ids) / 2
         per_token = self.weight_bytes + mean_length * KvPages.bytes_per_token(self.config, self.kv)
-        used = completion.timing.decode_tokens_per_s * per_token / 1e9
+        timing = completion.timing
+        used = timing.decode_tokens_per_s / timing.tokens_per_pass * per_token / 1e9
         team = self._driver.opened.parts.runner.team
         return used / remembered_bandwidth(team.size, at_least=used)
 

@@ -106,6 +106,7 @@ class Timing:
     ttft_s: float
     total_s: float
     decode_tokens_per_s: float
+    tokens_per_pass: float = 1.0  # after the first token; above 1: drafts were right
 
 
 @dataclass(frozen=True)

@@ -267,3 +267,6 @@ def test_load_speculates_unless_told_not_to(tmp_path: Path) -> None:
         for _ in range(2):
             one, other = fast.generate("abab", **params), plain.generate("abab", **params)
             assert (one.token_ids, one.text) == (other.token_ids, other.text)
+            assert other.timing.tokens_per_pass == 1.0 <= one.timing.tokens_per_pass
+        assert [source.name for source in fast.drafts] == ["text", "passages", "past"]
+        assert plain.drafts == ()

@@ -74,6 +74,7 @@ class Request:
         self._unread: deque[tuple[str, int, TokenLogprobs | None]] = deque()
         self._submitted_s = time.perf_counter()
         self._first_s = self._last_s = self._over_s = self._submitted_s
+        self._passes = 0  # after the first token's
         self.arrived_s = self._submitted_s
         self.deadline: Deadline | None = None
         self.due: int | None = None  # the order in which promised requests are served
@@ -128,6 +129,8 @@ class Request:
         now = time.perf_counter()
         if not self._token_ids:
             self._first_s = now
+        else:
+            self._passes += 1
         self._last_s = self._over_s = now
         kept = []
         for choice in choices:
@@ -220,6 +223,7 @@ class Request:
             ttft_s=self._first_s - self._submitted_s,
             total_s=self._over_s - self._submitted_s,
             decode_tokens_per_s=(count - 1) / span if count > 1 and span > 0 else 0.0,
+            tokens_per_pass=(count - 1) / self._passes if self._passes else 1.0,
         )
         return Completion(
             text="".join(self._text),
