@@ -20,7 +20,7 @@ from miaotui.kernels import compiled
 TEXT, PASSAGES, PAST = 0, 1, 2
 MOST_TEXT = 1 << 15  # tokens of one request that are looked at
 PAST_TOKENS = 1 << 17  # of one namespace: some hundred answers, 6 MB
-NAMESPACES = 32  # whose past is kept, the latest used
+NAMESPACES = 16  # whose past is kept, the latest used: 100 MB when all are full
 LEAD = 24  # tokens of the prompt that are remembered before an answer: like question, like answer
 
 
