@@ -32,7 +32,7 @@ CMAKE_OPTIONS = {
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
-    "LLAMA_BUILD_SERVER": "OFF",
+    "LLAMA_BUILD_SERVER": "ON",  # for goodput.py
     "LLAMA_BUILD_APP": "OFF",
 }
 
@@ -66,6 +66,10 @@ class Peers:
         """Whether llama.cpp has been built."""
         return self.python.exists() and (self.build(openmp) / "bin" / "libllama.so").exists()
 
+    def has_llama_server(self) -> bool:
+        """Whether llama.cpp's server has been built."""
+        return (self.build() / "bin" / "llama-server").exists()
+
     def has_openvino(self) -> bool:
         """Whether OpenVINO GenAI has been installed."""
         return any(self.folder.glob("python/lib/python*/site-packages/openvino_genai"))
@@ -79,7 +83,7 @@ def setup(peers: Peers, jobs: int, variants: bool) -> int:
             _pip, peers, "install", f"openvino-genai=={OPENVINO_GENAI}"
         )
     for openmp in (True, False) if variants else (True,):
-        if not peers.has_llama_cpp(openmp):
+        if not peers.has_llama_cpp(openmp) or (openmp and not peers.has_llama_server()):
             name = "llama.cpp" if openmp else "llama.cpp with its own threads"
             steps[name] = partial(_llama_cpp, peers, openmp, jobs)
     failures = 0
@@ -97,6 +101,7 @@ def status(peers: Peers) -> str:
     """One line for each peer."""
     there = {
         f"llama.cpp (llama-cpp-python {LLAMA_CPP_PYTHON})": peers.has_llama_cpp(),
+        "llama.cpp's server": peers.has_llama_server(),
         "llama.cpp with its own threads (a variant)": peers.has_llama_cpp(openmp=False),
         f"OpenVINO GenAI {OPENVINO_GENAI}": peers.has_openvino(),
     }
@@ -123,7 +128,9 @@ def _llama_cpp(peers: Peers, openmp: bool, jobs: int) -> None:
     tools = peers.python.parent
     vendored = str(peers.source / "vendor" / "llama.cpp")
     _run([str(tools / "cmake"), "-G", "Ninja", "-S", vendored, "-B", str(build), *flags], tools)
-    targets = ["llama", "llama-bench", "llama-batched-bench"] if openmp else ["llama"]
+    targets = (
+        ["llama", "llama-bench", "llama-batched-bench", "llama-server"] if openmp else ["llama"]
+    )
     _run(["nice", "-n", "19", str(tools / "ninja"), "-C", str(build), f"-j{jobs}", *targets], tools)
 
 

@@ -121,3 +121,11 @@ def test_a_probe_counts_for_much() -> None:
     for _ in range(5):
         cost.probe(Shape(1, 1, 1), cost.seconds(1, 1, 1) / cost.pace / 10)
     assert cost.pace < 0.2
+
+
+def test_probes_of_many_rows_correct_the_curve_there() -> None:
+    cost, truth = CostModel(Rates(((1, 0.004), (8, 0.05), (64, 0.9)), 0.0, 0.0)), CostModel(RATES)
+    for _ in range(12):
+        for rows in (8, 64):
+            cost.probe(Shape(rows, 1, 0), truth.seconds(rows, 0, 0))
+    assert cost.seconds(64, 0, 0) < 0.12

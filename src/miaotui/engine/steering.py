@@ -14,11 +14,13 @@ from miaotui.engine.adjust import Adjuster
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.schedule.admission import Admission
-from miaotui.schedule.cost import CostModel, Shape
+from miaotui.schedule.cost import SMALL_PROBE, CostModel, Shape
+from miaotui.schedule.pages import pages_for
 from miaotui.schedule.plan import Chunk, StepLimits
 from miaotui.schedule.review import ALL_IS_WELL, Review, review
 
 PROBES = (1, 1, 4, 1, 4)  # rows of the passes that look how the machine runs
+MOST_PROBED = 128  # rows of a pass that looks how the machine runs
 ADJUST_S = 0.02
 REVIEW_S = 0.04  # between two looks through the book, when nobody came or went
 
@@ -35,6 +37,9 @@ class Steering:
         self._reviewed_s = float("-inf")
         self._known = -1  # the book's version at the last review
         self._choosing_s = 0.0  # spent on logits by the end of the last step
+        self._probed = 0
+        config = engine.scheduler.config
+        self._most_probed = min(MOST_PROBED, config.context, config.max_rows)
         self._adjusted_s = float("-inf")
         self._view = ALL_IS_WELL
         self._beside_s = 3e-4  # of a step, in Python
@@ -68,6 +73,15 @@ class Steering:
             self._engine.runner.run(chunks)
             took_s = self._clock() - start_s + self._beside_s
             self._cost.probe(Shape.of(chunks), took_s)
+        larger = [rows for rows in self._cost.knots if SMALL_PROBE < rows <= self._most_probed]
+        if larger:  # each time another one: nothing else corrects what is refused for ever
+            self._probed += 1
+            rows = larger[self._probed % len(larger)]
+            pages = tuple(self._engine.parts.spare_pages[: pages_for(rows)])
+            chunk = Chunk(-1, 0, (0,) * rows, pages, 1)
+            start_s = self._clock()
+            self._engine.runner.run([chunk])
+            self._cost.probe(Shape.of([chunk]), self._clock() - start_s + self._beside_s)
 
     def learn(self, active: Mapping[int, Request]) -> None:
         """A step has ended: what it took, and how far it brought whom."""

@@ -17,6 +17,7 @@ from miaotui.schedule.plan import Chunk
 
 PACE_WEIGHT = 1 / 12  # of one step in the pace: most of a change is seen within a dozen steps
 PROBE_WEIGHT = 0.4  # of a pass made to look how the machine runs
+SMALL_PROBE = 4  # rows
 CORRECTED, KNOT_WEIGHT = 4, 1 / 16  # every so many steps the curve itself moves, by that much
 WINDOW_S = 0.25  # predicted time over which errors are judged: about the length of a promise
 WINDOWS = 64  # judged windows that count
@@ -83,6 +84,7 @@ class CostModel:
         self._knots = list(self._base)
         self.logits_s = max(rates.logits_s, 0.0)
         self.attend_s = max(rates.attend_s, 0.0)
+        self._most_logits_s, self._most_attend_s = 4 * self.logits_s, 4 * self.attend_s
         self.pace = 1.0  # how many times slower than calibrated the machine is now
         self.margin = FIRST_MARGIN  # how many times longer a promise must allow for
         self.reserve_s = LEAST_RESERVE_S  # for single steps that are held up
@@ -125,9 +127,23 @@ class CostModel:
             self._correct(shape, ratio)
 
     def probe(self, shape: Shape, took_s: float) -> None:
-        """Learn how the machine runs now from a pass made for that alone: it counts for much."""
-        predicted = self.seconds(shape.rows, shape.logits, shape.attended)
-        self.pace *= (took_s / predicted) ** PROBE_WEIGHT
+        """Learn how the machine runs now from a pass made for that alone: it counts for much.
+
+        Small ones tell the pace, larger ones their own place on the curve.
+        """
+        ratio = took_s / self.seconds(shape.rows, shape.logits, shape.attended)
+        if shape.rows <= SMALL_PROBE:
+            self.pace *= ratio**PROBE_WEIGHT
+            return
+        right = min(bisect_right(self._rows, shape.rows), len(self._rows) - 1)
+        for knot in {max(0, right - 1), right}:
+            self._factors[knot] = min(max(self._factors[knot] * ratio**0.5, 0.1), 4.0)
+        self._draw_curve()
+
+    @property
+    def knots(self) -> Sequence[int]:
+        """The numbers of rows between which the curve is drawn."""
+        return self._rows
 
     def _curve(self, rows: int) -> float:
         numbers, knots = self._rows, self._knots
@@ -143,8 +159,8 @@ class CostModel:
         base, logits = self._curve(shape.rows), self.logits_s * shape.logits
         looking = self.attend_s * shape.attended
         off = KNOT_WEIGHT * (min(max(ratio, 0.5), 2.0) - 1) / (base + logits + looking)
-        self.logits_s *= 1 + off * logits
-        self.attend_s *= 1 + off * looking
+        self.logits_s = min(self.logits_s * (1 + off * logits), self._most_logits_s)
+        self.attend_s = min(self.attend_s * (1 + off * looking), self._most_attend_s)
         numbers = self._rows
         right = min(bisect_right(numbers, shape.rows), len(numbers) - 1)
         step = 1 + off * base
@@ -155,6 +171,9 @@ class CostModel:
         self.logits_s /= mean
         self.attend_s /= mean
         self.pace *= mean
+        self._draw_curve()
+
+    def _draw_curve(self) -> None:
         highest = 0.0
         for index, seconds in enumerate(self._base):
             highest = max(highest, seconds * self._factors[index])
