@@ -21,7 +21,8 @@ SMALL_PROBE = 4  # rows
 CORRECTED, KNOT_WEIGHT = 4, 1 / 16  # every so many steps the curve itself moves, by that much
 WINDOW_S = 0.25  # predicted time over which errors are judged: about the length of a promise
 WINDOWS = 64  # judged windows that count
-QUANTILE = 0.95
+QUANTILE = 0.98
+STEADY_WEIGHT = 1 / 100  # of one step in the pace that outlasts a jolt
 FIRST_MARGIN, LEAST_MARGIN, MOST_MARGIN = 1.12, 1.03, 1.6
 LEAST_RESERVE_S, MOST_RESERVE_S = 0.005, 0.06
 RESERVE_FADES = 0.999  # with each step: a jolt is remembered for some seconds
@@ -89,6 +90,7 @@ class CostModel:
         self.margin = FIRST_MARGIN  # how many times longer a promise must allow for
         self.reserve_s = LEAST_RESERVE_S  # for single steps that are held up
         self._observed = 0  # steps
+        self._steady = 1.0  # the pace over some hundred steps
         self.busy_s = 0.0  # in steps, since the start
         self.pass_s = 0.0  # of that in arithmetic: passes, and choosing tokens
         self.recent: deque[StepTime] = deque(maxlen=256)
@@ -122,6 +124,7 @@ class CostModel:
         self.reserve_s = max(held_up, self.reserve_s * RESERVE_FADES, LEAST_RESERVE_S)
         ratio = min(max(took_s / predicted, 1 / WILD), WILD)
         self.pace *= 1 + PACE_WEIGHT * (ratio - 1)
+        self._steady += STEADY_WEIGHT * (self.pace - self._steady)
         self._observed += 1
         if self._observed % CORRECTED == 0:
             self._correct(shape, ratio)
@@ -134,11 +137,17 @@ class CostModel:
         ratio = took_s / self.seconds(shape.rows, shape.logits, shape.attended)
         if shape.rows <= SMALL_PROBE:
             self.pace *= ratio**PROBE_WEIGHT
+            self._steady = self.pace
             return
         right = min(bisect_right(self._rows, shape.rows), len(self._rows) - 1)
         for knot in {max(0, right - 1), right}:
             self._factors[knot] = min(max(self._factors[knot] * ratio**0.5, 0.1), 4.0)
         self._draw_curve()
+
+    @property
+    def optimism(self) -> float:
+        """What forecasts shrink to if what slows the machine this moment is soon over; at most 1."""
+        return min(1.0, self._steady / self.pace)
 
     @property
     def knots(self) -> Sequence[int]:
@@ -171,6 +180,7 @@ class CostModel:
         self.logits_s /= mean
         self.attend_s /= mean
         self.pace *= mean
+        self._steady *= mean
         self._draw_curve()
 
     def _draw_curve(self) -> None:

@@ -90,7 +90,7 @@ def _lost(promised: list[Entry], cost: CostModel, policy: Policy, now_s: float) 
     lost: list[int] = []
     left = promised
     while left and len(lost) < MOST_LOST:
-        late = _late(left, [], cost, policy, now_s, 1.0)
+        late = _late(left, [], cost, policy, now_s, cost.optimism)
         beyond = [entry for entry in late if late[entry] > _grace_s(entry, now_s)]
         if not beyond:
             break
