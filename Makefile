@@ -119,7 +119,7 @@ $(VENV)/.ready-serve: $(VENV)/.ready
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "Installing what the tests need ..."
-	@$(PIP) --editable '.[serve,otel,fsr,apps,test]'
+	@$(PIP) --editable '.[serve,otel,vectors,spelling,apps,test]'
 	@touch $@
 
 $(VENV)/.ready-lint: $(VENV)/.ready-test
