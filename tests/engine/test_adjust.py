@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 
@@ -58,12 +59,36 @@ def test_no_bound_flutters(adjuster: Adjuster, caplog: pytest.LogCaptureFixture)
     assert len(caplog.records) <= 1
 
 
-def test_threads_are_told_once_for_each_change(
+def test_a_number_of_threads_that_lasts_is_told_once(
     adjuster: Adjuster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for alone in (False, True, True, False):
-        adjuster.tell_threads(alone, 4)
+    for tick in range(400):
+        adjuster.tell_threads(tick / 100, 100 <= tick < 250, 4)
     assert [record.getMessage() for record in caplog.records] == [
         "threads: 4 -> 1 (other work keeps a core busy)",
         "threads: 1 -> 4 (the cores are free again)",
     ]
+
+
+def test_a_number_of_threads_that_passes_is_not_told(
+    adjuster: Adjuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    for tick in range(500):
+        adjuster.tell_threads(tick / 100, 100 <= tick < 140, 4)
+    assert not caplog.records
+
+
+def test_threads_that_come_and_go_are_counted(
+    adjuster: Adjuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    for tick in range(2700):  # nearly a minute, and 25 changes each second
+        adjuster.tell_threads(tick / 50, tick % 4 >= 2, 2)
+    for tick in range(2700, 2900):
+        adjuster.tell_threads(tick / 50, False, 2)
+    *fluttering, last = [record.getMessage() for record in caplog.records]
+    assert len(fluttering) == 5
+    for line in fluttering:
+        assert re.fullmatch(r"threads: 2\d\d changes in 10 s, [12] now \(.*\)", line)
+    assert re.fullmatch(
+        r"threads: 1 -> 2 \(the cores are free again; \d+ more changes before\)", last
+    )

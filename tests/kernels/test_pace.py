@@ -47,3 +47,13 @@ def test_large_passes_decide_nothing() -> None:
     for _ in range(10 * CALM):
         pace.note((1, 512), 100.0)
     assert not pace.alone
+
+
+def test_the_turns_of_a_trial_are_no_change() -> None:
+    pace, kept, ran = Pace(), list[bool](), list[bool]()
+    for _ in range(4 * CALM):
+        kept.append(pace.kept)
+        ran.append(pace.alone)
+        pace.note(KIND, 5.0 if pace.alone else 3.0)
+    assert any(ran)
+    assert not any(kept)

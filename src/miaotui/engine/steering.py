@@ -122,7 +122,7 @@ class Steering:
         promised = self._admission.promised > 0
         team = self._engine.runner.team
         self._adjuster.follow(now_s, promised, stats.running, stats.pauses)
-        self._adjuster.tell_threads(team.is_alone, team.size)
+        self._adjuster.tell_threads(now_s, team.is_alone, team.size)
         self._limit(self._view)
 
     def _look(self, active: Mapping[int, Request], now_s: float) -> None:

@@ -40,6 +40,11 @@ class Pace:
     _trial: dict[_Kind, tuple[list[float], list[float]]] | None = None  # seconds: team's, alone
     _before: bool = False  # how passes ran before the trial
 
+    @property
+    def kept(self) -> bool:
+        """Whether passes run alone but for trials; a trial's turns are no change."""
+        return self.alone if self._trial is None else self._before
+
     def note(self, kind: _Kind, seconds: float) -> None:
         """Learn how long a pass of ``kind`` (program, rows) took."""
         if kind[1] > SMALL_ROWS:

@@ -65,8 +65,8 @@ class Team:
 
     @property
     def is_alone(self) -> bool:
-        """Whether one thread does the work now, because others keep the cores busy."""
-        return self._pace.alone
+        """Whether one thread does the work now, trials apart, because others keep the cores busy."""
+        return self._pace.kept
 
     def run(self, operations: int, count: int, run: NDArray[np.int64]) -> None:
         """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes."""
