@@ -107,6 +107,7 @@ class Timing:
     total_s: float
     decode_tokens_per_s: float
     tokens_per_pass: float = 1.0  # after the first token; above 1: drafts were right
+    queue_s: float = 0.0  # until a step computed for it
 
 
 @dataclass(frozen=True)

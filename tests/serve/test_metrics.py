@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Serving, serving
 
 from miaotui.errors import RequestError
+from miaotui.fsr.answers import AnswerCache
 from miaotui.serve.account import Account
 from miaotui.serve.audit import AuditLog
+from miaotui.serve.gaps import Gaps
 from miaotui.serve.hosting import Hosted
 from miaotui.serve.keys import Caller
 from miaotui.serve.logs import A_MINUTE, Calm, log_request, set_up_logs
 from miaotui.serve.machine import memory_warning, resident_bytes
 from miaotui.serve.operations import KEY, Operations
 from miaotui.serve.options import ServeOptions
+from miaotui.serve.recall import KEY as ANSWERS
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -51,7 +55,7 @@ class Watched:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    def sample(self, name: str, **labels: str) -> float:
+    def sample(self, name: str, /, **labels: str) -> float:
         """One number of what a scrape says now."""
         found = [
             sample.value
@@ -70,12 +74,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     hosts: dict[str, Hosted] = {}
     audit = folder / "audit.jsonl"
     operations = Operations(hosts, audit=AuditLog(audit))
+    operations.gauges.answers = cache = AnswerCache()
 
     def attach(made: dict[str, Hosted]) -> dict[str, Operations]:
         hosts.update(made)
         for hosted in made.values():
             hosted.watch = operations.watch
-        return {KEY: operations}
+        return {KEY: operations, ANSWERS: cache}
 
     layers = layers_for(ServeOptions(models=("tiny",)), operations)
     with serving(models, settings_in(folder), layers=layers, extras=attach) as server:
@@ -108,6 +113,78 @@ def test_tokens_and_ends_are_counted(watched: Watched) -> None:
     after = counts()
     more = [b - a for a, b in zip(before, after, strict=True)]
     assert more == [2 * usage["prompt_tokens"], usage["completion_tokens"], 2, 2, 2]
+
+
+def test_the_stages_of_an_answer_add_up_to_it(watched: Watched) -> None:
+    names = [f"vllm:request_{stage}_time_seconds" for stage in ("queue", "prefill", "decode")]
+    whole = "vllm:e2e_request_latency_seconds"
+
+    def sums() -> list[float]:
+        return [watched.sample(f"{name}_sum") for name in (*names, whole)]
+
+    complete(watched)
+    before = sums()
+    complete(watched, n=3)
+    *stages, total = [b - a for a, b in zip(before, sums(), strict=True)]
+    assert min(stages) > 0
+    assert sum(stages) == pytest.approx(total)
+    assert watched.sample(f"{names[0]}_count") == watched.sample(f"{whole}_count")
+
+
+def test_waits_between_tokens_are_counted(watched: Watched) -> None:
+    new, old = "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"
+    complete(watched)
+    before, decode_s = watched.sample(f"{new}_count"), "vllm:request_decode_time_seconds_sum"
+    spent_s = watched.sample(f"{new}_sum") - watched.sample(decode_s)
+    complete(watched, prompt="once upon a time", n=2)
+    assert 2 <= watched.sample(f"{new}_count") - before <= 10, "fewer where drafts were accepted"
+    assert watched.sample(f"{new}_sum") - watched.sample(decode_s) == pytest.approx(
+        spent_s, abs=1e-6
+    )
+    for ending in ("_sum", "_count"):
+        assert watched.sample(old + ending) == watched.sample(new + ending)
+    assert watched.sample(f"{new}_bucket", le="+Inf") == watched.sample(f"{new}_count")
+
+
+def test_gaps_are_counted_in_their_buckets() -> None:
+    registry = CollectorRegistry()
+    gaps = Gaps("model_name", (0.01, 0.1), registry)
+    gaps.add("a", [0.005, 0.01, 0.05])
+    gaps.add("a", [3.0])
+    gaps.add("b", [])
+    name, counts = "vllm:inter_token_latency_seconds", list[float | None]()
+    for bound in ("0.01", "0.1", "+Inf"):
+        counts.append(registry.get_sample_value(f"{name}_bucket", {"model_name": "a", "le": bound}))
+    assert counts == [2, 3, 4]
+    assert registry.get_sample_value(f"{name}_sum", {"model_name": "a"}) == pytest.approx(3.065)
+    assert registry.get_sample_value(f"{name}_count", {"model_name": "b"}) == 0
+
+
+def test_what_follows_the_load_can_be_seen(watched: Watched) -> None:
+    most = watched.server.hosts["tiny"].loop.engine.scheduler.config
+    complete(watched)
+    assert watched.sample("miaotui_batch_width") == most.max_sequences
+    assert 1 <= watched.sample("miaotui_chunk_rows") <= most.chunk_size
+    threads = watched.sample("miaotui_team_threads")
+    assert 1 <= watched.sample("miaotui_team_threads_live") <= threads
+    assert watched.sample("vllm:num_preemptions_total") == 0
+
+
+def test_look_ups_of_kept_answers_are_counted(watched: Watched) -> None:
+    def result(name: str) -> float:
+        return watched.sample("miaotui_answer_cache_lookups_total", result=name)
+
+    body = {"prompt": "kept answers", "max_tokens": 3, "temperature": 0, "ignore_eos": True}
+    hits, misses = result("hit"), result("miss")
+    assert watched.ask("/v1/completions", body)[0] == 200
+    assert (result("hit"), result("miss")) == (hits, misses + 1)
+    deadline_s = time.monotonic() + 10
+    while not watched.sample("miaotui_answer_cache_entries"):
+        assert time.monotonic() < deadline_s
+    assert watched.ask("/v1/completions", body)[0] == 200
+    assert (result("hit"), result("miss")) == (hits + 1, misses + 1)
+    assert watched.sample("miaotui_answer_cache_bytes") > 0
+    assert watched.sample("miaotui_answer_cache_failures_total") == 0
 
 
 def test_stored_prefixes_are_counted(watched: Watched) -> None:

@@ -25,8 +25,9 @@ STARTS = [pair for pair in commands() if is_served(pair[1]) and pair not in CALL
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Child]:
-    with child_server("smollm2-135m") as child:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    answers = tmp_path_factory.mktemp("answers") / "answers.db"
+    with child_server("smollm2-135m", "--answer-cache", str(answers)) as child:
         yield child
 
 

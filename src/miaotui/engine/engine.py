@@ -118,6 +118,8 @@ class Engine:
         self.latest = plan
         if not plan.chunks:
             return False
+        for chunk in plan.chunks:
+            self._requests[chunk.sequence].begin()
         try:
             logits = self.runner.run(plan.chunks)
         except Exception as error:

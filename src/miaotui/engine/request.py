@@ -8,6 +8,7 @@ Invariant: it ends exactly once, as finished, cancelled or failed with a reason.
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Request:
         self._unread: deque[tuple[str, int, TokenLogprobs | None]] = deque()
         self._submitted_s = time.perf_counter()
         self._first_s = self._last_s = self._over_s = self._submitted_s
+        self._begun_s: float | None = None  # when a step first computed for it
+        self.gaps = array("f")  # seconds between what one step brought and the next
         self._passes = 0  # after the first token's
         self.arrived_s = self._submitted_s
         self.deadline: Deadline | None = None
@@ -99,6 +102,11 @@ class Request:
     def token_ids(self) -> Sequence[int]:
         """The answer's tokens so far; to be read only."""
         return self._token_ids
+
+    def begin(self) -> None:
+        """A step is about to compute for it; only the first of them counts."""
+        if self._begun_s is None:
+            self._begun_s = time.perf_counter()
 
     def take(self, rows: NDArray[np.float32], draft: Sequence[int]) -> list[int]:
         """Choose tokens from logits rows ``[1 + draft, vocab]``; those that belong to the answer.
@@ -131,6 +139,7 @@ class Request:
             self._first_s = now
         else:
             self._passes += 1
+            self.gaps.append(now - self._last_s)
         self._last_s = self._over_s = now
         kept = []
         for choice in choices:
@@ -224,6 +233,7 @@ class Request:
             total_s=self._over_s - self._submitted_s,
             decode_tokens_per_s=(count - 1) / span if count > 1 and span > 0 else 0.0,
             tokens_per_pass=(count - 1) / self._passes if self._passes else 1.0,
+            queue_s=(self._begun_s or self._over_s) - self._submitted_s,
         )
         return Completion(
             text="".join(self._text),

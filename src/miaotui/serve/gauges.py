@@ -17,6 +17,7 @@ from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from miaotui.fsr.answers import AnswerCache, Counts
 from miaotui.schedule.cost import StepTime
 from miaotui.serve.hosting import Hosted
 from miaotui.serve.machine import memory_limit_bytes, resident_bytes, team_seconds
@@ -63,6 +64,8 @@ _SCHEDULE = (
     ("miaotui_kv_pages_stored", "Pages of stored prefixes that nobody uses now"),
     ("miaotui_pace", "How many times slower than calibrated the machine runs"),
     ("miaotui_promise_margin", "What promises allow for, as a factor of the predicted time"),
+    ("miaotui_batch_width", "Requests that may run at once for now"),
+    ("miaotui_chunk_rows", "Prompt rows that a step may read for now"),
     ("miaotui_healthy", "1 while the engine runs, 0 while it restarts"),
 )
 _DRAFTS = (
@@ -78,6 +81,7 @@ class Gauges(Collector):
 
     def __init__(self, hosts: Hosts, registry: CollectorRegistry) -> None:
         self._hosts = hosts
+        self.answers: AnswerCache | None = None  # of the server, if it has one
         registry.register(self)  # first, so that a scrape takes the steps before it shows them
         self.steps = StepTimes(registry)
 
@@ -91,9 +95,12 @@ class Gauges(Collector):
         for hosted in hosts:
             self.steps.take(hosted)
         yield from _schedules(hosts)
+        yield _preemptions(hosts)
         yield from _promises(hosts)
         yield from _drafts(hosts)
         yield from _machine(hosts)
+        if self.answers is not None:
+            yield from _answers(self.answers.counts())
 
 
 class StepTimes:
@@ -150,11 +157,44 @@ def _schedules(hosts: Sequence[Hosted]) -> Iterator[Metric]:
             stats.pages_evictable,
             cost.pace,
             cost.margin,
+            *_bounds(hosted),
             hosted.loop.healthy,
         )
         for family, value in zip(families, values, strict=True):
             family.add_metric([hosted.name], float(value))
     yield from families
+
+
+def _bounds(hosted: Hosted) -> tuple[int, int]:
+    """How many may run at once and how many prompt rows a step may read, as the load has it."""
+    engine = hosted.loop.engine
+    limits, most = engine.limits, engine.scheduler.config
+    width = most.max_sequences if limits.width is None else limits.width
+    return width, most.chunk_size if limits.prompt_rows is None else limits.prompt_rows
+
+
+def _preemptions(hosts: Sequence[Hosted]) -> Metric:
+    about = "How often a request lost its pages to another"
+    family = CounterMetricFamily("vllm:num_preemptions", about, labels=[MODEL])
+    for hosted in hosts:
+        family.add_metric([hosted.name], hosted.loop.engine.scheduler.stats().pauses)
+    return family
+
+
+def _answers(counts: Counts) -> Iterator[Metric]:
+    """What the cache of answers does; it serves all models."""
+    about = "Questions looked up among kept answers, by result"
+    lookups = CounterMetricFamily("miaotui_answer_cache_lookups", about, labels=["result"])
+    results = {"hit": counts.hits, "near": counts.near, "miss": counts.misses}
+    for result, number in results.items():
+        lookups.add_metric([result], number)
+    yield lookups
+    name, about = "miaotui_answer_cache_failures", "Look-ups and answers that its file failed"
+    yield CounterMetricFamily(name, about, value=counts.failures)
+    name, about = "miaotui_answer_cache_entries", "Answers that are kept"
+    yield GaugeMetricFamily(name, about, value=counts.entries)
+    name, about = "miaotui_answer_cache_bytes", "Bytes of the answers that are kept"
+    yield GaugeMetricFamily(name, about, value=counts.size_bytes)
 
 
 def _promises(hosts: Sequence[Hosted]) -> Iterator[Metric]:
@@ -199,8 +239,12 @@ def _machine(hosts: Sequence[Hosted]) -> Iterator[Metric]:
     with suppress(OSError):
         count = sum(1 for _ in Path("/proc/self/fd").iterdir())
         yield GaugeMetricFamily("process_open_fds", "Open files and connections", value=count)
-    size = max((hosted.loop.engine.runner.team.size for hosted in hosts), default=0)
+    teams = [hosted.loop.engine.runner.team for hosted in hosts]
+    size = max((team.size for team in teams), default=0)
     yield GaugeMetricFamily("miaotui_team_threads", "Threads that compute", value=size)
+    live = max((1 if team.is_alone else team.size for team in teams), default=0)
+    about = "Threads that compute now; 1 while other work keeps a core busy"
+    yield GaugeMetricFamily("miaotui_team_threads_live", about, value=live)
     yield from _work(hosts)
     busy = team_seconds()
     if busy is not None:

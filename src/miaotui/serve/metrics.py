@@ -19,6 +19,7 @@ from prometheus_client import (
 from miaotui.engine.request import Request
 from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.account import PROBING, Account
+from miaotui.serve.gaps import Gaps
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MODEL = "model_name"
@@ -98,6 +99,10 @@ class Metrics:
         self.request_generation_tokens.labels(model).observe(answered)
         self.ttft.labels(model).observe(timing.ttft_s)
         self.e2e.labels(model).observe(timing.total_s)
+        self.queue.labels(model).observe(timing.queue_s)
+        self.prefill.labels(model).observe(timing.ttft_s - timing.queue_s)
+        self.decode.labels(model).observe(timing.total_s - timing.ttft_s)
+        self.gaps.add(model, request.gaps)
         if answered > 1 and timing.decode_tokens_per_s > 0:
             self.tpot.labels(model).observe(1 / timing.decode_tokens_per_s)
 
@@ -133,6 +138,13 @@ class Metrics:
         self.tpot = self._histogram(name, text, _PER_TOKEN)
         text = "From submission to the last token"
         self.e2e = self._histogram("vllm:e2e_request_latency_seconds", text, _SECONDS)
+        name, text = "vllm:request_queue_time_seconds", "From submission to the first step for it"
+        self.queue = self._histogram(name, text, (0.001, 0.003, *_SECONDS))
+        name, text = "vllm:request_prefill_time_seconds", "From that step to the first token"
+        self.prefill = self._histogram(name, text, _SECONDS)
+        name, text = "vllm:request_decode_time_seconds", "From the first token to the last"
+        self.decode = self._histogram(name, text, _SECONDS)
+        self.gaps = Gaps(MODEL, _PER_TOKEN, self.registry)
         name, text = "http_request_duration_seconds", "Whole HTTP requests, by route"
         self.http_seconds = self._histogram(name, text, _SECONDS, ("handler", "method"))
 

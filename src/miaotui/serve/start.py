@@ -25,6 +25,7 @@ from miaotui.serve.keys import Keyring
 from miaotui.serve.lifecycle import run_server
 from miaotui.serve.operations import KEY, Operations
 from miaotui.serve.options import ServeOptions
+from miaotui.serve.recall import KEY as ANSWERS
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.traces import open_traces
 
@@ -48,6 +49,7 @@ async def serve(
         hosts[name] = hosted
 
     extras = {KEY: operations, **applications(options, hosts)}
+    operations.gauges.answers = extras.get(ANSWERS)
 
     def make_app() -> App:
         settings = ServeSettings(deadline_ms=_milliseconds(options.deadline))
