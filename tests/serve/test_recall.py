@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> AnswerCache:
 def server(tmp_path_factory: pytest.TempPathFactory, cache: AnswerCache) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("recall")
     models: dict[str, Path] = {
-        "tiny": make_tiny_folder(folder, "llama"),
+        "tiny": make_tiny_folder(folder, "llama", max_position_embeddings=1024),
         "other": make_tiny_folder(folder, "qwen3"),
     }
     layers = [Middleware(Named)]
@@ -75,6 +76,15 @@ def kept(cache: AnswerCache, count: int) -> None:
     end = time.monotonic() + 10
     while cache.counts().kept < count and time.monotonic() < end:
         time.sleep(0.005)
+
+
+def kept_at_last(cache: AnswerCache) -> int:
+    """How many are kept once those of earlier requests are."""
+    before = -1
+    while cache.counts().kept != before:
+        before = cache.counts().kept
+        time.sleep(0.1)
+    return before
 
 
 def text_of(answer: Any) -> str:
@@ -153,10 +163,10 @@ def test_what_differs_is_answered_anew(
 
 
 def test_variety_is_never_kept_but_a_seed_is(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     for _ in range(2):
         assert ask(server, "about wind", temperature=0.9)["cache"] == "miss"
-    assert cache.counts().kept == before
+    assert kept_at_last(cache) == before
     first = ask(server, "about wind", temperature=0.9, seed=3)
     kept(cache, before + 1)
     assert ask(server, "about wind", temperature=0.9, seed=3)["choices"] == first["choices"]
@@ -179,3 +189,137 @@ def test_plain_texts_are_kept_token_by_token(server: Serving, cache: AnswerCache
     assert again["choices"] == first["choices"]
     assert go_on("once upon a time ", ignore_eos=True)["cache"] == "miss"
     assert '"cache":"hit"' in go_on("once upon a time", ignore_eos=True, stream=True)
+
+
+# the other forms of asking ------------------------------------------------------------------------
+
+
+def ask_messages(server: Serving, text: str, **more: Any) -> Any:
+    messages = [{"role": "user", "content": text}]
+    asked = {"messages": messages, "max_tokens": 8, "temperature": 0, "ignore_eos": True, **more}
+    response = httpx.post(f"{server.url}/v1/messages", json={"model": "tiny", **asked})
+    assert response.status_code == 200, response.text
+    return response.text if more.get("stream") else response.json()
+
+
+def ask_responses(server: Serving, text: str, **more: Any) -> Any:
+    asked = {"input": text, "max_output_tokens": 8, "temperature": 0, "ignore_eos": True, **more}
+    response = httpx.post(f"{server.url}/v1/responses", json={"model": "tiny", **asked})
+    assert response.status_code == 200, response.text
+    return response.text if more.get("stream") else response.json()
+
+
+def events_of(streamed: str) -> list[Any]:
+    lines = streamed.split("\n")
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+def said_in(events: list[Any], key: str) -> str:
+    deltas = [event["delta"] for event in events if event["type"] == key]
+    return "".join(delta if isinstance(delta, str) else delta["text"] for delta in deltas)
+
+
+def test_messages_are_given_again(server: Serving, cache: AnswerCache) -> None:
+    before = cache.counts().kept
+    first = ask_messages(server, "about seals")
+    assert first["cache"] == "miss"
+    kept(cache, before + 1)
+    again = ask_messages(server, "about seals", deadline_ms=10_000)
+    assert (again["cache"], again["deadline"]["met"]) == ("hit", True)
+    assert (again["content"], again["stop_reason"]) == (first["content"], "max_tokens")
+    assert again["usage"]["output_tokens"] == 8
+    events = events_of(ask_messages(server, "about seals", stream=True))
+    assert said_in(events, "content_block_delta") == first["content"][0]["text"]
+    assert events[0]["type"] == "message_start"
+    assert (events[-1]["type"], events[-1]["cache"]) == ("message_stop", "hit")
+    assert ask(server, "about seals")["cache"] == "miss", "another form of answer"
+    assert server.in_flight() == 0
+
+
+def test_a_stop_sequence_is_named_again(server: Serving, cache: AnswerCache) -> None:
+    text = ask_messages(server, "about otters", max_tokens=20)["content"][0]["text"]
+    stop = text[len(text) // 2 :][:3]
+    before = cache.counts().kept
+    first = ask_messages(server, "about otters", max_tokens=20, stop_sequences=[stop])
+    kept(cache, before + 1)
+    again = ask_messages(server, "about otters", max_tokens=20, stop_sequences=[stop])
+    assert again["cache"] == "hit"
+    assert (again["stop_reason"], again["stop_sequence"]) == ("stop_sequence", stop)
+    assert again["content"] == first["content"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"system": "x"},
+        {"temperature": 1},
+        {"tools": [{"name": "f", "input_schema": {"type": "object"}}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " So"}]},
+    ],
+)
+def test_other_messages_are_answered_anew(
+    server: Serving, cache: AnswerCache, change: dict[str, Any]
+) -> None:
+    before = cache.counts().kept
+    begun = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "So"}]
+    base: dict[str, Any] = {"messages": begun} if "messages" in change else {}
+    base |= {"ignore_eos": "tools" not in change}
+    ask_messages(server, f"about {change}", **base)
+    kept(cache, before + 1)
+    assert ask_messages(server, f"about {change}", **base)["cache"] == "hit"
+    assert ask_messages(server, f"about {change}", **base | change)["cache"] == "miss"
+
+
+def test_responses_are_given_again(server: Serving, cache: AnswerCache) -> None:
+    before = cache.counts().kept
+    first = ask_responses(server, "about whales")
+    assert first["cache"] == "miss"
+    kept(cache, before + 1)
+    again = ask_responses(server, "about whales")
+    assert (again["cache"], again["status"]) == ("hit", "incomplete")
+    assert again["output"][0]["content"] == first["output"][0]["content"]
+    assert again["output"][0]["id"] != first["output"][0]["id"]
+    assert again["usage"]["output_tokens"] == 8
+    events = events_of(ask_responses(server, "about whales", stream=True))
+    text = said_in(events, "response.output_text.delta")
+    assert text == first["output"][0]["content"][0]["text"]
+    assert events[0]["response"]["cache"] is None
+    assert events[-1]["response"]["cache"] == "hit"
+    read = httpx.get(f"{server.url}/v1/responses/{again['id']}").json()
+    assert read == again
+
+
+def test_work_in_the_background_is_given_again(server: Serving, cache: AnswerCache) -> None:
+    def ended(identity: str) -> Any:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            now = httpx.get(f"{server.url}/v1/responses/{identity}").json()
+            if now["status"] != "in_progress":
+                return now
+            time.sleep(0.005)
+        raise AssertionError("it has not ended")
+
+    before = cache.counts().kept
+    first = ended(ask_responses(server, "about krill", background=True)["id"])
+    kept(cache, before + 1)
+    again = ended(ask_responses(server, "about krill", background=True)["id"])
+    assert (first["cache"], again["cache"]) == ("miss", "hit")
+    assert again["output"][0]["content"] == first["output"][0]["content"]
+    begun = ask_responses(server, "about krill", background=True)
+    url = f"{server.url}/v1/responses/{begun['id']}/cancel"
+    assert httpx.post(url).json()["status"] in ("incomplete", "cancelled")
+    assert server.in_flight() == 0
+
+
+def test_a_response_that_must_not_be_stored_is_not_kept(
+    server: Serving, cache: AnswerCache
+) -> None:
+    before = kept_at_last(cache)
+    for _ in range(2):
+        assert ask_responses(server, "about squid", store=False)["cache"] == "miss"
+    assert kept_at_last(cache) == before
+    ask_responses(server, "about squid")
+    kept(cache, before + 1)
+    assert ask_responses(server, "about squid", instructions="x")["cache"] == "miss"
+    assert ask_responses(server, "about squid", store=False)["cache"] == "miss"
+    assert ask_responses(server, "about squid")["cache"] == "hit"

@@ -27,10 +27,12 @@ from miaotui.serve.hosting import Hosted
 from miaotui.serve.json_body import ignored_fields, read_body
 from miaotui.serve.params import params_for
 from miaotui.serve.prompts import chat_tokens
+from miaotui.serve.recall import Recall, recall_for
 from miaotui.serve.routing import Endpoint
 from miaotui.serve.state import arrival_of, state_of
 from miaotui.serve.stream import EventStream
 from miaotui.serve.tooling import Tooling
+from miaotui.types import SamplingParams
 
 
 def routes() -> list[Endpoint]:
@@ -66,7 +68,8 @@ async def create(http: HttpRequest) -> Response:
     deadline = deadline_of(http, body)
     form = await form_of(hosted, tooling, read_output_config(body.output_config), "output_config")
     prompt = await _prompt(hosted, tooling, body)
-    asking = Asking(http, hosted, [prompt], params, deadline, form)
+    recall = _recall(http, hosted, params, body)
+    asking = Asking(http, hosted, [prompt], params, deadline, form, recall)
     headers = {**ignored_fields(body), "request-id": arrival_of(http).request_id}
     if body.stream:
         ping_s = state_of(http).settings.ping_s
@@ -82,6 +85,17 @@ async def count_tokens(http: HttpRequest) -> Response:
     hosted = state_of(http).hosted(body.model)
     prompt = await _prompt(hosted, read_tools(hosted.dialect, body), body)
     return json_response({"input_tokens": len(prompt)}, headers=ignored_fields(body))
+
+
+def _recall(
+    http: HttpRequest, hosted: Hosted, params: tuple[SamplingParams, ...], body: MessagesRequest
+) -> Recall | None:
+    """The request as the cache of answers knows it."""
+    said, begun = read_messages(body)
+    exactly = list(begun.encode("utf-8", "surrogatepass"))  # a text's margins would not tell apart
+    extra = {"kind": "messages", "begun": exactly, "format": body.output_config}
+    seeded, tools = body.seed is not None, bool(body.tools)
+    return recall_for(http, hosted, params, said, seed_given=seeded, tools=tools, extra=extra)
 
 
 async def _prompt(hosted: Hosted, tooling: Tooling, body: Conversation) -> list[int]:

@@ -103,6 +103,7 @@ def whole_message(
         "content": writer.blocks,
         **ended,
         "usage": _usage(completion),
+        "cache": asking.cache,
         "deadline": deadline_report([request], asking.arrived_s),
     }
 
@@ -112,7 +113,7 @@ async def events(asking: Asking, tooling: Tooling, ping_s: float) -> Events:
     (request,) = asking.submit()
     writer, begun = Writer(tooling), False
     try:
-        async with aclosing(asking.hosted.pieces_of([request], ping_s)) as steps:
+        async with aclosing(asking.pieces([request], ping_s)) as steps:
             async for step in steps:
                 text = "" if step or not begun else event("ping")
                 if step and not begun:
@@ -139,10 +140,11 @@ def _begin(asking: Asking, request: Request) -> str:
 def _end(asking: Asking, request: Request, completion: Completion, writer: Writer) -> str:
     rest = writer.finish()
     ended = ending(asking, completion, writer.blocks)
+    report = deadline_report([request], asking.arrived_s)
     return (
         rest
         + event("message_delta", delta=ended, usage=_usage(completion))
-        + event("message_stop", deadline=deadline_report([request], asking.arrived_s))
+        + event("message_stop", cache=asking.cache, deadline=report)
     )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from miaotui.fsr.answers import CacheState
 from miaotui.serve.bounds import MAX_MESSAGES, MAX_PARTS, MAX_STOPS, MAX_TOKENS, MAX_TOOLS
 from miaotui.serve.wire.fields import Name, PromiseKept, Sampling, Stop, Wire
 
@@ -83,6 +84,7 @@ class Message(Wire):
     stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] | None
     stop_sequence: str | None
     usage: MessagesUsage
+    cache: CacheState
     deadline: PromiseKept
 
 
@@ -90,6 +92,7 @@ class MessageEvent(Wire):
     """An event of a streamed answer; ``message_stop`` carries the deadline."""
 
     type: Name
+    cache: CacheState | None = None
     deadline: PromiseKept | None = None
     error: Any = None
 

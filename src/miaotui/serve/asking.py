@@ -88,9 +88,17 @@ class Asking:
 
     async def whole(self, requests: Sequence[Request]) -> list[Completion]:
         """The whole answers. Raises `ClientGoneError`, or what a request failed with."""
+        return await unless_gone(self.http.receive, self.whole_unwatched(requests))
+
+    async def whole_unwatched(self, requests: Sequence[Request]) -> list[Completion]:
+        """The whole answers, even if the client has gone. Raises what a request failed with."""
         if isinstance(requests[0], Replay):
             return [requests[0].completion()]
-        return await unless_gone(self.http.receive, self.hosted.whole(requests))
+        return await self.hosted.whole(requests)
+
+    def leave(self, requests: Sequence[Request]) -> None:
+        """Nobody wants these answers any more."""
+        self.hosted.leave_all(each for each in requests if not isinstance(each, Replay))
 
 
 async def _at_once(kept: Replay) -> AsyncGenerator[list[tuple[int, Delta]], None]:

@@ -69,6 +69,7 @@ class Replay(Request):
     def __init__(self, completion: Completion, deadline: Deadline | None) -> None:
         self._whole = completion
         self.prompt_tokens = completion.prompt_tokens
+        self.cached_tokens = completion.cached_tokens
         self.finish_reason = completion.finish_reason
         self.deadline, self.error, self.shortened = deadline, None, False
         self._took_ms = 1e3 * completion.timing.total_s

@@ -17,9 +17,11 @@ from miaotui.engine.request import Request
 from miaotui.serve.asking import Asking, deadline_of
 from miaotui.serve.constrained import form_of
 from miaotui.serve.errors import ApiError, bad_value, from_error, json_response
+from miaotui.serve.hosting import Hosted
 from miaotui.serve.json_body import ignored_fields, read_body
 from miaotui.serve.params import params_for
 from miaotui.serve.prompts import chat_tokens
+from miaotui.serve.recall import Recall, recall_for
 from miaotui.serve.responses_events import ResponseBody, Writer, completed, events, failed
 from miaotui.serve.responses_prompt import read_input, read_text, read_tools, said_in
 from miaotui.serve.responses_store import EXTRA, Kept, ResponseStore
@@ -28,6 +30,7 @@ from miaotui.serve.routing import Endpoint
 from miaotui.serve.state import arrival_of, caller_of, state_of
 from miaotui.serve.stream import EventStream
 from miaotui.serve.tooling import Tooling
+from miaotui.types import SamplingParams
 
 _PATH = "/v1/responses/{response_id}"
 _PARAMETERS = {"response_id": "The id of a response that is kept here."}
@@ -65,9 +68,11 @@ async def create(http: HttpRequest) -> Response:
     params = params_for(body, limit, None)
     deadline = deadline_of(http, body)
     form = await form_of(hosted, tooling, read_text(body.text), "text.format")
-    messages, tools = tooling.conversation([*first, *said])
+    whole = [*first, *said]
+    messages, tools = tooling.conversation(whole)
     prompt = await chat_tokens(hosted, messages, tools)
-    asking = Asking(http, hosted, [prompt], params, deadline, form)
+    recall = _recall(http, hosted, params, body, whole)
+    asking = Asking(http, hosted, [prompt], params, deadline, form, recall)
     begun = _begun(asking, tooling, body)
 
     def keep(done: ResponseBody) -> None:
@@ -121,6 +126,21 @@ def _kept(http: HttpRequest) -> Kept:
     return store_of(http).find(caller_of(http).namespace, http.path_params["response_id"])
 
 
+def _recall(
+    http: HttpRequest,
+    hosted: Hosted,
+    params: tuple[SamplingParams, ...],
+    body: ResponsesRequest,
+    said: list[Any],
+) -> Recall | None:
+    """The request as the cache of answers knows it; None also if nothing of it may be kept."""
+    if body.store is False:
+        return None
+    extra = {"kind": "responses", "format": body.text}
+    seeded, tools = body.seed is not None, bool(body.tools)
+    return recall_for(http, hosted, params, said, seed_given=seeded, tools=tools, extra=extra)
+
+
 def _check(body: ResponsesRequest) -> None:
     if body.background and body.stream:
         raise bad_value("background", "does not go with stream here: read the response later")
@@ -149,13 +169,13 @@ def _start(asking: Asking, tooling: Tooling, begun: ResponseBody, said: list[Any
 
     def ended(work: asyncio.Task[None]) -> None:
         if work.cancelled():  # perhaps before it took its first step
-            asking.hosted.leave_all(requests)
+            asking.leave(requests)
             kept.body = {**begun, "status": "cancelled"}
         store.renew(namespace, kept)
 
     async def work() -> None:
         try:
-            await asking.hosted.whole(requests)
+            await asking.whole_unwatched(requests)
             kept.body = _whole(asking, tooling, begun, requests[0])
         except Exception as error:
             kept.body = failed(begun, from_error(error, arrival_of(asking.http).request_id))
@@ -202,5 +222,6 @@ def _begun(asking: Asking, tooling: Tooling, body: ResponsesRequest) -> Response
         "truncation": "disabled",
         "metadata": body.metadata or {},
         "usage": None,
+        "cache": None,
         "deadline": None,
     }

@@ -136,6 +136,7 @@ def completed(
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": asked + answered,
         },
+        "cache": asking.cache,
         "deadline": deadline_report([request], asking.arrived_s),
     }
     return body, rest
@@ -158,7 +159,7 @@ async def events(
     (request,) = asking.submit()
     writer, text, silent = Writer(tooling), "", True
     try:
-        async with aclosing(asking.hosted.pieces_of([request], ping_s)) as steps:
+        async with aclosing(asking.pieces([request], ping_s)) as steps:
             async for step in steps:
                 if step and silent:
                     silent = False

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from miaotui.fsr.answers import CacheState
 from miaotui.serve.bounds import MAX_MESSAGES, MAX_TOKENS, MAX_TOOLS
 from miaotui.serve.wire.fields import Name, PromiseKept, Sampling, Wire
 
@@ -67,6 +68,7 @@ class ResponseObject(Wire):
     background: bool
     store: bool
     usage: ResponsesUsage | None
+    cache: CacheState | None
     deadline: PromiseKept | None
 
 
