@@ -16,11 +16,12 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.engine.runner import Runner
 from miaotui.schedule.plan import Chunk
+from miaotui.schedule.tree import Draft
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts
 
 Ask = tuple[tuple[int, ...], SamplingParams]  # a prompt and how to answer it
-Drafter = Callable[[int, Sequence[int]], Sequence[int]]  # (which ask, answer so far) -> draft
+Drafter = Callable[[int, Sequence[int]], Draft]  # (which ask, answer so far) -> draft
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class RecordingRunner(Runner):
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner.program, runner.team)
-        self.rows: dict[tuple[int, int], bytes] = {}
+        self.rows: dict[tuple[int, int], dict[tuple[int, ...], bytes]] = {}  # by drafted path
         self.passes = 0
 
     def run(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
@@ -48,10 +49,30 @@ class RecordingRunner(Runner):
         row = 0
         for chunk in chunks:
             first = chunk.start + len(chunk.tokens) - chunk.n_logits
-            for index in range(chunk.n_logits):
-                self.rows[chunk.sequence, first + index] = logits[row].tobytes()
+            paths = drafted_paths(chunk)
+            for path in paths:
+                self.rows[chunk.sequence, first + len(path)] = {}
+            for path in paths:
+                here = self.rows[chunk.sequence, first + len(path)]
+                here.setdefault(path, logits[row].tobytes())
                 row += 1
         return logits
+
+
+def drafted_paths(chunk: Chunk) -> list[tuple[int, ...]]:
+    """The drafted tokens that each row with logits comes after and is."""
+    if not chunk.n_logits:
+        return []
+    tokens = chunk.tokens[len(chunk.tokens) - chunk.n_logits :]
+    parents = {branch.row: branch.parent for branch in chunk.branches}
+    paths: list[tuple[int, ...]] = [()]
+    for row in range(1, chunk.n_logits):
+        paths.append((*paths[parents.get(row, row - 1)], tokens[row]))
+    return paths
+
+
+def _ends(tokens: Sequence[int], path: Sequence[int]) -> bool:
+    return list(tokens[len(tokens) - len(path) :]) == list(path)
 
 
 class Recorder:
@@ -68,6 +89,7 @@ class Recorder:
         order: Sequence[int] | None = None,
         every: int = 0,
         drafter: Drafter | None = None,
+        checked: bool = False,
     ) -> list[Answer]:
         """Answer all, together; in ``order`` of arrival, ``every`` so many steps (0: at once)."""
         requests: dict[int, Request] = {}
@@ -78,6 +100,8 @@ class Recorder:
                 number = waiting.pop(0)
                 requests[number] = self.engine.submit(*asks[number])
             self.engine.step(_drafts(requests, drafter))
+            if checked:
+                self.engine.scheduler.check()
             steps += 1
         self.engine.scheduler.check()
         return [self._answer(requests[number]) for number in range(len(asks))]
@@ -86,11 +110,14 @@ class Recorder:
         done = request.completion()
         positions = range(len(done.token_ids))
         first = request.prompt_tokens - 1
-        rows = tuple(self.runner.rows[request.number, first + i] for i in positions)
+        rows = tuple(
+            next(row for path, row in paths.items() if _ends(done.token_ids[:i], path))
+            for i, paths in ((i, self.runner.rows[request.number, first + i]) for i in positions)
+        )
         return Answer(done.token_ids, done.text, done.finish_reason, done.logprobs, rows)
 
 
-def _drafts(requests: Mapping[int, Request], drafter: Drafter | None) -> dict[int, Sequence[int]]:
+def _drafts(requests: Mapping[int, Request], drafter: Drafter | None) -> dict[int, Draft]:
     if drafter is None:
         return {}
     return {

@@ -1,7 +1,7 @@
 """A device that a scheduler's tests can run plans on: paged memory and a model that is a hash.
 
 Each slot of a page stores a hash of everything up to it, as keys and values do; reading a slot that
-another sequence wrote, or nobody, is therefore noticed. The next token depends on the hash alone.
+another sequence or branch wrote, or nobody, is therefore noticed. The next token depends on the hash alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from miaotui.schedule import PAGE_SIZE, Chunk, Plan
+from miaotui.schedule.tree import Branch
 
 VOCABULARY = 3  # few tokens, so that different sequences share prefixes
 
@@ -58,45 +59,96 @@ class PagedDevice:
             chunk.sequence: hashes(_rows(chunk, tokens), namespaces[chunk.sequence])
             for chunk in plan.chunks
         }
-        for chunk in plan.chunks:
-            self._verify(chunk, expected[chunk.sequence][: chunk.start])
-        for chunk in plan.chunks:
-            for position in range(chunk.start, chunk.start + len(chunk.tokens)):
-                page = chunk.pages[position // PAGE_SIZE]
-                self.memory[page][position % PAGE_SIZE] = expected[chunk.sequence][position]
-        for chunk in plan.chunks:
-            self._verify(chunk, expected[chunk.sequence])
-        self.rows += plan.n_rows
-        return {
-            chunk.sequence: _accept(chunk, expected[chunk.sequence])
+        sides = [
+            (chunk, branch, hashes(_branch_rows(chunk, branch, tokens), namespaces[chunk.sequence]))
             for chunk in plan.chunks
-            if chunk.n_logits
-        }
+            for branch in chunk.branches
+        ]
+        for chunk in plan.chunks:
+            self._verify(chunk.sequence, chunk.pages, expected[chunk.sequence][: chunk.start])
+        for _, branch, _ in sides:
+            if branch.copied is not None:
+                self.memory[branch.pages[branch.own]] = list(self.memory[branch.copied])
+        for chunk in plan.chunks:
+            self._store(chunk.pages, chunk.start, chunk.trunk, expected[chunk.sequence])
+        for _, branch, states in sides:
+            again = len(branch.again)
+            self._store(branch.pages, branch.start - again, again + branch.count, states)
+        for chunk in plan.chunks:
+            self._verify(chunk.sequence, chunk.pages, expected[chunk.sequence])
+        for chunk, branch, states in sides:
+            self._verify(chunk.sequence, branch.pages, states)
+        self.rows += plan.n_rows
+        accepted = {}
+        for chunk in plan.chunks:
+            if chunk.n_logits:
+                branches = {b.row: states for c, b, states in sides if c is chunk}
+                accepted[chunk.sequence] = _accept(chunk, expected[chunk.sequence], branches)
+        return accepted
 
-    def _verify(self, chunk: Chunk, expected: Sequence[int]) -> None:
+    def _store(self, pages: Sequence[int], start: int, count: int, states: Sequence[int]) -> None:
+        for position in range(start, start + count):
+            self.memory[pages[position // PAGE_SIZE]][position % PAGE_SIZE] = states[position]
+
+    def _verify(self, sequence: int, pages: Sequence[int], expected: Sequence[int]) -> None:
         for position, state in enumerate(expected):
-            page = chunk.pages[position // PAGE_SIZE]
-            found = self.memory[page][position % PAGE_SIZE]
-            assert found == state, f"{chunk.sequence} reads another's position {position}"
+            found = self.memory[pages[position // PAGE_SIZE]][position % PAGE_SIZE]
+            assert found == state, f"{sequence} reads another's position {position}"
 
 
 def _rows(chunk: Chunk, tokens: Mapping[int, Sequence[int]]) -> list[int]:
-    """All tokens up to the chunk's end, after checking that the chunk continues its sequence."""
+    """All tokens up to the trunk's end, after checking that the chunk continues its sequence."""
     known = list(tokens[chunk.sequence])
-    end = chunk.start + len(chunk.tokens)
+    end = chunk.start + chunk.trunk
     drafted = max(0, end - len(known))
-    assert list(chunk.tokens[: len(chunk.tokens) - drafted]) == known[chunk.start : end]
-    assert chunk.n_logits == (0 if end < len(known) else 1 + drafted)
+    assert list(chunk.tokens[: chunk.trunk - drafted]) == known[chunk.start : end]
+    side = len(chunk.tokens) - chunk.trunk
+    assert chunk.n_logits == (0 if end < len(known) else 1 + drafted + side)
     assert len(chunk.pages) == -(-end // PAGE_SIZE)
-    return known[: chunk.start] + list(chunk.tokens)
+    return known[: chunk.start] + list(chunk.tokens[: chunk.trunk])
 
 
-def _accept(chunk: Chunk, states: Sequence[int]) -> list[int]:
-    """The model's token at each row with logits, up to the first that the draft did not foresee."""
-    accepted = []
-    drafted = chunk.tokens[len(chunk.tokens) - chunk.n_logits + 1 :]
-    for row, state in enumerate(states[len(states) - chunk.n_logits :]):
-        accepted.append(next_token(state))
-        if row < len(drafted) and drafted[row] != accepted[-1]:
-            break
-    return accepted
+def _parents(chunk: Chunk) -> list[int]:
+    """The row before each row of a chunk."""
+    parents = list(range(-1, len(chunk.tokens) - 1))
+    for branch in chunk.branches:
+        parents[branch.row] = branch.parent
+    return parents
+
+
+def _branch_rows(
+    chunk: Chunk, branch: Branch, tokens: Mapping[int, Sequence[int]]
+) -> Sequence[int]:
+    """All tokens up to a branch's end; the rows before it that it holds again are on its path."""
+    parents, path = _parents(chunk), []
+    row = branch.row + branch.count - 1
+    while row >= 0:
+        path.append(row)
+        row = parents[row]
+    path.reverse()
+    before = path[: -branch.count]
+    assert branch.start == chunk.start + len(before)
+    assert branch.again == tuple(before[len(before) - len(branch.again) :])
+    assert len(branch.pages) == -(-(branch.start + branch.count) // PAGE_SIZE)
+    return [*tokens[chunk.sequence][: chunk.start], *(chunk.tokens[row] for row in path)]
+
+
+def _accept(chunk: Chunk, trunk: Sequence[int], branches: Mapping[int, Sequence[int]]) -> list[int]:
+    """The model's token after each row with logits, up to the first that no row drafted."""
+    known = len(chunk.tokens) - chunk.n_logits
+    parents = _parents(chunk)
+    states: dict[int, int] = {}
+    for row in range(known, chunk.trunk):
+        states[row] = trunk[chunk.start + row]
+    for branch in chunk.branches:
+        for index in range(branch.count):
+            states[branch.row + index] = branches[branch.row][branch.start + index]
+    row, accepted = known, []
+    while True:
+        accepted.append(next_token(states[row]))
+        following = [
+            r for r in states if parents[r] == row and chunk.tokens[r] == accepted[-1] and r > row
+        ]
+        if not following:
+            return accepted
+        row = following[0]

@@ -14,6 +14,7 @@ from hypothesis.stateful import (
 from paged_device import VOCABULARY, PagedDevice, Request
 
 from miaotui.schedule import PAGE_SIZE, Plan, ScheduleConfig, Scheduler
+from miaotui.schedule.tree import DraftTree
 
 STEMS = [[(i * i + stem) % VOCABULARY for i in range(70)] for stem in range(2)]
 
@@ -64,7 +65,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(["none", "right", "wrong", "mixed"]), length=st.integers(1, 6))
     def make_plan(self, kind, length):
         """Also while another plan is pending: the new one supersedes it."""
-        drafts = {} if kind == "none" else {i: self._draft(i, kind, length) for i in self.tokens}
+        self._plan({} if kind == "none" else {i: self._draft(i, kind, length) for i in self.tokens})
+
+    def _plan(self, drafts):
         plan = self.scheduler.plan(drafts)
         assert plan.n_rows <= self.config.max_rows
         assert len(plan.chunks) <= self.config.max_sequences
@@ -75,9 +78,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         for chunk in plan.chunks:
             if chunk.n_logits <= 1:
                 assert len(chunk.tokens) <= self.config.chunk_size
-            assert chunk.n_logits <= self._missing(chunk.sequence)
+            deepest = [chunk.start + chunk.trunk, *(b.start + b.count for b in chunk.branches)]
+            known = len(self.tokens[chunk.sequence])
+            assert max(deepest) - known < max(self._missing(chunk.sequence), 1)
         self.plan = plan
         self.planned_tokens = {i: list(tokens) for i, tokens in self.tokens.items()}
+
+    @rule(
+        nodes=st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=24),
+        deep=st.booleans(),
+    )
+    def plan_trees(self, nodes, deep):
+        """Trees of any shape; ``deep`` ones have few and long branches."""
+        self._plan({i: self._tree(i, nodes, deep) for i in self.tokens})
 
     @precondition(lambda self: self.plan is not None)
     @rule()
@@ -152,6 +165,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         if kind == "wrong":
             return [(token + 1) % VOCABULARY for token in right]
         return [(token + index // 2) % VOCABULARY for index, token in enumerate(right)]
+
+    def _tree(self, sequence, nodes, deep):
+        request = self.requests[sequence]
+        right = request.answer()[len(self.tokens[sequence]) - len(request.prompt) :]
+        tokens, parents, depths = [], [], []
+        for index, (pick, good) in enumerate(nodes):
+            parent = index - 1 if deep and pick % 8 else pick % (index + 1) - 1
+            depth = 0 if parent < 0 else depths[parent] + 1
+            hoped = right[depth] if depth < len(right) else 0
+            parents.append(parent)
+            depths.append(depth)
+            tokens.append(hoped if good or (deep and pick % 3) else (hoped + 1) % VOCABULARY)
+        return DraftTree(tuple(tokens), tuple(parents))
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase

@@ -49,7 +49,10 @@ class Drafter(Protocol):
         """Its answer went on with ``tokens``."""
 
     def guess(self, number: int) -> Sequence[Guess]:
-        """At most one guess from each source, for what follows now."""
+        """At most one guess from each source, for what follows now.
+
+        The best one is followed as a line; another may be tried beside it, as a branch.
+        """
 
     def leave(self, number: int, finished: bool) -> None:
         """It is over; only a ``finished`` answer is worth remembering."""

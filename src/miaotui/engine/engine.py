@@ -23,10 +23,11 @@ from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan
 from miaotui.schedule.scheduler import Scheduler
+from miaotui.schedule.tree import Draft, DraftTree
 from miaotui.text.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
 
-Drafts = Mapping[int, Sequence[int]]  # request number -> the tokens it may get next
+Drafts = Mapping[int, Draft]  # request number -> the tokens it may get next
 
 
 class Engine:
@@ -107,9 +108,9 @@ class Engine:
     def step(self, drafts: Drafts | None = None) -> bool:
         """Advance every running request by one pass; False when there was nothing to do.
 
-        ``drafts`` proposes next tokens by request number, instead of what ``speculation`` would;
-        they change speed, never an answer. A fault in the pass fails the requests it touched, with
-        the reason, and leaves the others.
+        ``drafts`` proposes next tokens by request number, lines or trees, instead of what
+        ``speculation`` would; they change speed, never an answer. A fault in the pass fails the
+        requests it touched, with the reason, and leaves the others.
         """
         started_s = time.perf_counter()
         if drafts is None and self.speculation is not None:
@@ -138,13 +139,22 @@ class Engine:
 
         A draft ends before a token that the model does not have: the pass trusts its tokens.
         """
-        left, kept = self._draft_rows, {}
+        left = self._draft_rows
+        kept: dict[int, Draft] = {}
         for number in sorted(drafts):
-            draft = drafts[number][:left]
-            known = [0 <= token < self._vocab_size for token in draft]
-            kept[number] = draft if all(known) else draft[: known.index(False)]
-            left -= len(kept[number])
+            draft = drafts[number]
+            if isinstance(draft, DraftTree):
+                draft = draft.kept(self._is_known).cut(left, len(draft))
+            else:
+                draft = draft[:left]
+                known = [0 <= token < self._vocab_size for token in draft]
+                draft = draft if all(known) else draft[: known.index(False)]
+            kept[number] = draft
+            left -= len(draft)
         return kept
+
+    def _is_known(self, token: int, depth: int) -> bool:
+        return 0 <= token < self._vocab_size
 
     def _choose(self, plan: Plan, logits: NDArray[np.float32]) -> dict[int, list[int]]:
         """The tokens each sequence gets, from its rows of the logits."""
@@ -164,7 +174,7 @@ class Engine:
         request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
         before_s = request.choosing_s
         try:
-            return request.take(rows, chunk.tokens[len(chunk.tokens) - len(rows) + 1 :])
+            return request.take(rows, chunk.follow)
         except MiaotuiError as error:
             self._drop(request, error)
         except Exception as error:

@@ -108,18 +108,19 @@ class Request:
         if self._begun_s is None:
             self._begun_s = time.perf_counter()
 
-    def take(self, rows: NDArray[np.float32], draft: Sequence[int]) -> list[int]:
-        """Choose tokens from logits rows ``[1 + draft, vocab]``; those that belong to the answer.
+    def take(self, rows: NDArray[np.float32], follow: Callable[[int, int], int]) -> list[int]:
+        """Choose tokens from logits rows ``[1 + drafted, vocab]``; those that belong to the answer.
 
+        ``follow(row, token)`` is the row whose drafted token is ``token``, after that of ``row``, or
+        -1: so a draft may be a line or a tree, and row 0 is the one that no draft is needed for.
         Raises `EngineError` for logits that are not numbers.
         """
         position = self.prompt_tokens + len(self._token_ids)
         choices: list[Choice] = []
-        for index, row in enumerate(rows):
-            choice = self._choose(row, position + index)
-            choices.append(choice)
-            if index == len(draft) or choice.token_id != draft[index]:
-                break
+        row = 0
+        while row >= 0:
+            choices.append(self._choose(rows[row], position + len(choices)))
+            row = follow(row, choices[-1].token_id)
         return self._keep(choices)
 
     def _choose(self, row: NDArray[np.float32], position: int) -> Choice:

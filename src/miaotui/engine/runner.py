@@ -19,6 +19,8 @@ from miaotui.kernels.team import Team, aligned_int64
 from miaotui.model.program import Program
 from miaotui.schedule.plan import Chunk
 
+Line = tuple[int, Sequence[int], int, Sequence[int]]  # first row, tokens, position, pages
+
 
 class Runner:
     """One model's passes. `run` may be called by one thread at a time."""
@@ -32,14 +34,19 @@ class Runner:
         self._rows = aligned_int64(rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
         self._logit_rows = aligned_int64(logits)
         self._blocks = aligned_int64(rows * ops.BLOCK_FIELDS).reshape(-1, ops.BLOCK_FIELDS)
-        self._stores = aligned_int64(rows * ops.STORE_FIELDS).reshape(-1, ops.STORE_FIELDS)
+        most = (
+            rows + logits * PAGE_TOKENS
+        )  # a branch of drafts stores up to a page of its path again
+        self._stores = aligned_int64(most * ops.STORE_FIELDS).reshape(-1, ops.STORE_FIELDS)
         self._pages = aligned_int64(program.pages.n_pages + 64)
+        self._copies = aligned_int64(logits * ops.COPY_FIELDS).reshape(-1, ops.COPY_FIELDS)
         self._numbers = np.arange(rows)
         for field, table in (
             (ops.RUN_ROW_TABLE, self._rows),
             (ops.RUN_LOGIT_TABLE, self._logit_rows),
             (ops.RUN_BLOCK_TABLE, self._blocks),
             (ops.RUN_STORE_TABLE, self._stores),
+            (ops.RUN_COPY_TABLE, self._copies),
         ):
             self._run[field] = table.ctypes.data
         vocab = program.config.vocab_size
@@ -60,44 +67,61 @@ class Runner:
     def _fill(self, chunks: Sequence[Chunk]) -> int:
         row = wanted = blocks = used = reach = 0
         single = True
+        branched: list[tuple[int, Chunk]] = []
         listed = sum(len(chunk.pages) for chunk in chunks)
+        listed += sum(len(branch.pages) for chunk in chunks for branch in chunk.branches)
         if listed > len(self._pages):  # many sequences that share pages
             self._pages = aligned_int64(2 * listed)
         for chunk in chunks:
-            count, start = len(chunk.tokens), chunk.start
-            pages = self._pages[used : used + len(chunk.pages)]
-            pages[:] = chunk.pages
-            used += len(chunk.pages)
-            if count == 1:
-                self._fill_one(row, chunk, pages)
-                blocks = self._block(blocks, row, 1)
-            else:
+            count = chunk.trunk
+            lines: list[Line] = [(row, chunk.tokens[:count], chunk.start, chunk.pages)]
+            if chunk.branches:
                 single = False
-                self._fill_many(row, chunk, pages)
-                for first in range(0, count, ops.BLOCK_ROWS):
-                    blocks = self._block(blocks, row + first, min(ops.BLOCK_ROWS, count - first))
-            for index in range(count - chunk.n_logits, count):
+                branched.append((row, chunk))
+                lines += branch_lines(row, chunk)
+            for first, tokens, start, pages in lines:
+                self._pages[used : used + len(pages)] = pages
+                table = self._pages[used : used + len(pages)]
+                used += len(pages)
+                reach = max(reach, start + len(tokens))
+                single &= len(tokens) == 1
+                blocks = self._fill_line(first, tokens, start, table, blocks)
+            for index in range(len(chunk.tokens) - chunk.n_logits, len(chunk.tokens)):
                 self._logit_rows[wanted] = row + index
                 wanted += 1
-            row += count
-            reach = max(reach, start + count)
-        for table in self._tables:
-            table.reach(reach)
+            row += len(chunk.tokens)
+        for rotation in self._tables:
+            rotation.reach(reach)
         run = self._run
         run[ops.RUN_ROWS], run[ops.RUN_LOGIT_ROWS], run[ops.RUN_BLOCKS] = row, wanted, blocks
         run[ops.RUN_STORES], run[ops.RUN_COPIES], run[ops.RUN_SINGLE] = row, 0, int(single)
+        if branched:
+            self._fill_branches(branched)
         return wanted
 
-    def _fill_one(self, row: int, chunk: Chunk, pages: NDArray[np.int64]) -> None:
-        start = chunk.start
-        self._rows[row] = (chunk.tokens[0], start, pages.ctypes.data, start + 1, -1, 0, 0, 0)
-        self._stores[row] = (row, chunk.pages[start // PAGE_TOKENS], start % PAGE_TOKENS)
+    def _fill_line(
+        self, row: int, tokens: Sequence[int], start: int, pages: NDArray[np.int64], blocks: int
+    ) -> int:
+        """The tables of rows that follow each other, cut into blocks; how many of those there are."""
+        count = len(tokens)
+        if count == 1:
+            page, slot = divmod(start, PAGE_TOKENS)
+            self._rows[row] = (tokens[0], start, pages.ctypes.data, start + 1, -1, 0, 0, 0)
+            self._stores[row] = (row, pages[page], slot)
+        else:
+            self._fill_many(row, tokens, start, pages)
+        for first in range(0, count, ops.BLOCK_ROWS):
+            self._blocks[blocks] = (row + first, min(ops.BLOCK_ROWS, count - first))
+            blocks += 1
+        return blocks
 
-    def _fill_many(self, row: int, chunk: Chunk, pages: NDArray[np.int64]) -> None:
-        count = len(chunk.tokens)
-        positions = self._numbers[:count] + chunk.start
+    def _fill_many(
+        self, row: int, tokens: Sequence[int], start: int, pages: NDArray[np.int64]
+    ) -> None:
+        count = len(tokens)
+        positions = self._numbers[:count] + start
         rows, stores = self._rows[row : row + count], self._stores[row : row + count]
-        rows[:, ops.ROW_TOKEN] = chunk.tokens
+        rows[:, ops.ROW_TOKEN] = tokens
         rows[:, ops.ROW_POSITION] = positions
         rows[:, ops.ROW_PAGES] = pages.ctypes.data
         rows[:, ops.ROW_VIEW_END] = positions + 1
@@ -106,6 +130,25 @@ class Runner:
         stores[:, 1] = pages[positions // PAGE_TOKENS]
         stores[:, 2] = positions % PAGE_TOKENS
 
-    def _block(self, number: int, row: int, count: int) -> int:
-        self._blocks[number] = (row, count)
-        return number + 1
+    def _fill_branches(self, branched: Sequence[tuple[int, Chunk]]) -> None:
+        """What the first private page of each branch holds besides its own rows' keys and values."""
+        stores, copies = int(self._run[ops.RUN_STORES]), 0
+        for row, chunk in branched:
+            for branch in chunk.branches:
+                page = branch.pages[branch.own]
+                if branch.copied is not None:
+                    self._copies[copies] = (branch.copied, page)
+                    copies += 1
+                for back, each in enumerate(reversed(branch.again), 1):
+                    slot = (branch.start - back) % PAGE_TOKENS
+                    self._stores[stores] = (row + each, page, slot)
+                    stores += 1
+        self._run[ops.RUN_STORES], self._run[ops.RUN_COPIES] = stores, copies
+
+
+def branch_lines(row: int, chunk: Chunk) -> list[Line]:
+    """The lines of a chunk's branches; ``row`` is where the chunk begins."""
+    return [
+        (row + b.row, chunk.tokens[b.row : b.row + b.count], b.start, b.pages)
+        for b in chunk.branches
+    ]

@@ -8,14 +8,16 @@ pay. Invariant: it changes when tokens come, never which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from miaotui.engine.branching import BranchCost, Offer, Rescue, Rival, choose_branch, rival_of
 from miaotui.engine.draft import Drafter, Guess
 from miaotui.engine.request import Request
 from miaotui.engine.row_cost import RowCost
 from miaotui.engine.survival import Rates, Record, heat_of, kinds_of, survivals
-from miaotui.schedule.plan import Plan
+from miaotui.schedule.plan import Chunk, Plan
+from miaotui.schedule.tree import Draft
 
 MARGIN = 1.015  # what a pass with drafts must promise over one without: choosing costs time too
 GRAMMAR = "grammar"  # the source of tokens that an answer's constraint leaves no choice about
@@ -53,9 +55,11 @@ class _Following:
 
     request: Request
     rates: Sequence[Rates]  # by source
+    rescues: Sequence[Rescue]  # by source
     record: Record = field(default_factory=Record)
     guesses: Sequence[Guess] = _NO_GUESSES
     source: int = 0  # of the draft
+    rival: Rival | None = None
 
 
 class Speculation:
@@ -64,7 +68,9 @@ class Speculation:
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
         self.cost = RowCost()
+        self.branch_cost = BranchCost()
         self._rates: dict[int, list[Rates]] = {}  # by heat
+        self._rescues: dict[int, list[Rescue]] = {}
         self._names = (*drafter.sources, GRAMMAR)
         self._tallies = [_Tally() for _ in self._names]
         self._following: dict[int, _Following] = {}
@@ -74,7 +80,10 @@ class Speculation:
         heat = heat_of(request.sampler.temperature)
         if heat not in self._rates:
             self._rates[heat] = [Rates(heat) for _ in self._names]
-        self._following[request.number] = _Following(request, self._rates[heat])
+            self._rescues[heat] = [Rescue() for _ in self._names]
+        self._following[request.number] = _Following(
+            request, self._rates[heat], self._rescues[heat]
+        )
         self._drafter.enter(
             request.number, request.prompt, request.ending.max_tokens, request.namespace,
             request.passages,
@@ -85,7 +94,7 @@ class Speculation:
         if self._following.pop(request.number, None) is not None:
             self._drafter.leave(request.number, request.finish_reason in ("stop", "length"))
 
-    def propose(self, other_rows: int = 0) -> dict[int, Sequence[int]]:
+    def propose(self, other_rows: int = 0) -> dict[int, Draft]:
         """Drafts by request number, for a step that also computes ``other_rows`` rows of prompts."""
         wanted: list[tuple[_Following, Guess, list[float]]] = []
         running = 0
@@ -95,17 +104,50 @@ class Speculation:
                 continue  # its prompt is still being computed
             running += 1
             following.guesses = guesses = self._guesses(number, following.request)
-            most = max(following.request.ending.max_tokens - answered - 1, 0)
-            best = _best(following, guesses, most)
+            following.rival = None
+            best = _best(following, guesses, _room(following.request))
             if best is not None:
                 wanted.append((following, *best))
+                if len(guesses) > 1:
+                    following.rival = rival_of(best[0], guesses)
         shares = self._shares([chances for _, _, chances in wanted], running, other_rows)
-        drafts: dict[int, Sequence[int]] = {}
-        for (following, guess, _), share in zip(wanted, shares, strict=True):
+        branched, count = self._branch(wanted, shares, running, other_rows)
+        drafts: dict[int, Draft] = {}
+        for index, ((following, guess, _), share) in enumerate(zip(wanted, shares, strict=True)):
             if share:
                 following.source = guess.source
-                drafts[following.request.number] = guess.tokens[:share]
+                line = guess.tokens[:share]
+                rival = following.rival if index == branched else None
+                drafts[following.request.number] = rival.tree(share, count) if rival else line
         return drafts
+
+    def _branch(
+        self,
+        wanted: Sequence[tuple[_Following, Guess, list[float]]],
+        shares: Sequence[int],
+        running: int,
+        other_rows: int,
+    ) -> tuple[int, int]:
+        """Whose rival is worth a branch beside the lines, and how many of its tokens; -1: nobody's."""
+        offers: list[Offer | None] = []
+        for (following, _, chances), share in zip(wanted, shares, strict=True):
+            rival = following.rival
+            if rival is None or rival.fork >= share:
+                offers.append(None)
+                continue
+            source = rival.other.source
+            most = _room(following.request) - rival.fork
+            odds, rescue = following.record.odds, following.rescues[source]
+            offers.append(
+                Offer(rival, rival.chances(chances, following.rates[source], odds, rescue, most))
+            )
+        if not any(offers):
+            return -1, 0
+        gain = running + sum(
+            sum(chances[:share]) for (_, _, chances), share in zip(wanted, shares, strict=True)
+        )
+        rows = running + other_rows + sum(shares)
+        return choose_branch(offers, gain, rows, self.cost, self.branch_cost, MARGIN)
 
     def _guesses(self, number: int, request: Request) -> Sequence[Guess]:
         """Where a grammar leaves no choice nothing else needs to be guessed."""
@@ -145,7 +187,7 @@ class Speculation:
     def note(self, plan: Plan, chosen: Mapping[int, Sequence[int]], seconds: float) -> None:
         """A step is done: what was computed, which tokens came of it, how long it took."""
         drafted: list[tuple[_Tally, int, int]] = []
-        decoding = 0
+        decoding = branches = 0
         for chunk in plan.chunks:
             following, tokens = self._following.get(chunk.sequence), chosen.get(chunk.sequence)
             decoding += len(chunk.tokens) == chunk.n_logits
@@ -154,11 +196,29 @@ class Speculation:
             self._judge(following, tokens)
             self._drafter.extend(chunk.sequence, tokens)
             if chunk.n_logits > 1:
-                tally = self._tallies[following.source]
-                drafted.append((tally, chunk.n_logits - 1, len(tokens) - 1))
+                drafted += self._drafted(following, chunk, tokens)
+            branches += len(chunk.branches)
+            following.rival = None
         if decoding == len(plan.chunks):
-            self.cost.note(plan.n_rows, seconds)
+            if branches:
+                self.branch_cost.note(self.cost, plan.n_rows, branches, seconds)
+            else:
+                self.cost.note(plan.n_rows, seconds)
             self._count(drafted, decoding, seconds)
+
+    def _drafted(
+        self, following: _Following, chunk: Chunk, tokens: Sequence[int]
+    ) -> Iterator[tuple[_Tally, int, int]]:
+        """How many tokens each source proposed for a chunk, and how many of them came."""
+        accepted, rival = len(tokens) - 1, following.rival
+        side = chunk.n_logits - chunk.trunk if chunk.branches else 0
+        if side and rival is not None:
+            fork = rival.fork
+            turned = accepted > fork and tokens[fork] != rival.line.tokens[fork]
+            rescued = accepted - fork if turned else 0
+            yield self._tallies[rival.other.source], side, rescued
+            accepted -= rescued
+        yield self._tallies[following.source], chunk.n_logits - 1 - side, accepted
 
     def _judge(self, following: _Following, tokens: Sequence[int]) -> None:
         """Compare every guess with what came, whether it was tried or not."""
@@ -172,6 +232,8 @@ class Speculation:
                 of_source.note(kind, held)
                 if not held:
                     break
+        if following.rival is not None:
+            following.rival.judge(tokens, following.rescues[following.rival.other.source])
         following.guesses = _NO_GUESSES
 
     def _count(
@@ -192,6 +254,11 @@ class Speculation:
             for name, tally in zip(self._names, self._tallies, strict=True)
             if name != GRAMMAR or tally.drafts
         ]
+
+
+def _room(request: Request) -> int:
+    """How many drafted tokens could come of it: one more comes anyway."""
+    return max(request.ending.max_tokens - len(request.token_ids) - 1, 0)
 
 
 def _best(

@@ -16,7 +16,8 @@ from miaotui.schedule.plan import Chunk
 def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]]) -> Sequence[int]:
     """The chunk's new tokens, checked: none without logits, else 1 to ``n_logits``.
 
-    All but the last must be the drafted ones. Raises `EngineError` when they do not fit the chunk.
+    All but the last must be drafted ones, each after the one before it. Raises `EngineError` when
+    they do not fit the chunk.
     """
     accepted = new_tokens.get(chunk.sequence, ())
     count = len(accepted)
@@ -28,11 +29,20 @@ def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]]) -> Se
             f"sequence {chunk.sequence} got {count} new tokens from {chunk.n_logits} rows of "
             f"logits; expected {expected}"
         )
-    if count > 1:
+    if last_row(chunk, accepted) < 0:
         first = len(chunk.tokens) - chunk.n_logits + 1
-        if tuple(accepted[:-1]) != chunk.tokens[first : first + count - 1]:
-            raise EngineError(
-                f"sequence {chunk.sequence} accepted tokens {list(accepted)} against the draft "
-                f"{list(chunk.tokens[first:])}; all but the last must equal the draft"
-            )
+        raise EngineError(
+            f"sequence {chunk.sequence} accepted tokens {list(accepted)} against the draft "
+            f"{list(chunk.tokens[first:])}; all but the last must equal the draft"
+        )
     return accepted
+
+
+def last_row(chunk: Chunk, accepted: Sequence[int]) -> int:
+    """The row, of those with logits, that the last accepted token came from; -1: none drafted it."""
+    row = 0
+    for token in accepted[:-1]:
+        row = chunk.follow(row, token)
+        if row < 0:
+            break
+    return row

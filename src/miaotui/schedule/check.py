@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from miaotui.schedule.ledger import PageLedger
 from miaotui.schedule.lines import Lines
 from miaotui.schedule.pages import PAGE_SIZE, pages_for
+from miaotui.schedule.plan import Chunk
 from miaotui.schedule.sequence import SequenceState, Stage, rank
 
 
@@ -26,7 +27,11 @@ def check_integrity(
         if state.stage is Stage.RUNNING:
             _check_running(ledger, state)
         else:
-            idle = not state.pages and state.computed == 0 and state.planned is None
+            idle = (
+                not (state.pages or state.branch_pages)
+                and state.computed == 0
+                and state.planned is None
+            )
             _hold(idle, f"sequence {state.id} is {state.stage.value} but holds pages or rows")
             _hold(
                 state.node is ledger.tree.root,
@@ -74,12 +79,24 @@ def _check_running(ledger: PageLedger, state: SequenceState) -> None:
     chunk = state.planned
     if chunk is not None:
         _hold(chunk.start == state.computed, f"{name} has a planned chunk that starts elsewhere")
-        covered = pages_for(chunk.start + len(chunk.tokens))
+        covered = pages_for(chunk.start + chunk.trunk)
         _hold(
             chunk.pages == tuple(state.pages[:covered]),
             f"{name} has a planned chunk of other pages",
         )
         _hold(len(chunk.pages) == covered, f"{name} has a planned chunk with too few pages")
+    _check_branches(state, chunk)
+
+
+def _check_branches(state: SequenceState, chunk: Chunk | None) -> None:
+    branches = () if chunk is None else chunk.branches
+    own = [page for branch in branches for page in branch.pages[branch.own :]]
+    _hold(own == state.branch_pages, f"sequence {state.id} holds other pages than its branches use")
+    for branch in branches:
+        _hold(
+            len(branch.pages) == pages_for(branch.start + branch.count),
+            f"sequence {state.id} has a branch of {len(branch.pages)} pages",
+        )
 
 
 def _check_counts(ledger: PageLedger, running: Sequence[SequenceState]) -> None:
@@ -87,6 +104,7 @@ def _check_counts(ledger: PageLedger, running: Sequence[SequenceState]) -> None:
     _hold(all(count == 1 for count in holders.values()), "a page is stored in two nodes")
     for state in running:
         holders.update(state.pages)
+        holders.update(state.branch_pages)
     free = ledger.pool.free_pages()
     _hold(len(free) == len(set(free)), "a page is free twice")
     for page in range(ledger.pool.n_pages):

@@ -3,17 +3,20 @@
 It owns the page pool and the prefix tree and changes the page fields of sequences; whose turn it
 is it does not know. Invariant: a sequence writes only to pages that it alone holds. What it shares
 are full pages of computed tokens, and positions before ``computed`` are never written again, so
-that nothing ever needs copying.
+that nothing but the first page of a branch of drafts ever needs copying.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from miaotui.schedule.pages import PAGE_SIZE, PagePool, pages_for
+from miaotui.schedule.plan import Chunk
 from miaotui.schedule.prefix import PageNode, PrefixTree
 from miaotui.schedule.sequence import SequenceState
+from miaotui.schedule.tree import DraftTree, lay_out, shapes
 
 
 class PageLedger:
@@ -36,10 +39,55 @@ class PageLedger:
         missing = pages_for(n_tokens) - len(pages)
         if missing > 0:
             for _ in range(min(missing, self.n_available)):
-                if not self.pool.n_free:
-                    self.tree.evict()
-                pages.append(self.pool.allocate())
+                pages.append(self._take())
         return min(n_tokens, len(pages) * PAGE_SIZE)
+
+    def _take(self) -> int:
+        if not self.pool.n_free:
+            self.tree.evict()
+        return self.pool.allocate()
+
+    def branch(self, state: SequenceState, tree: DraftTree) -> Chunk | None:
+        """Its planned chunk, of the tree's trunk alone, with the branches too; None: no pages."""
+        chunk = state.planned
+        assert chunk is not None, "branches leave a trunk that is planned"
+        if sum(shape.n_pages for shape in shapes(tree, chunk.start)) > self.n_available:
+            return None
+
+        def take() -> int:
+            state.branch_pages.append(self._take())
+            return state.branch_pages[-1]
+
+        branches = lay_out(tree, chunk.start, chunk.pages, take)
+        tokens = (*chunk.tokens[:1], *tree.tokens)
+        state.planned = replace(chunk, tokens=tokens, n_logits=len(tokens), branches=branches)
+        return state.planned
+
+    def graft(self, state: SequenceState, chunk: Chunk, row: int) -> None:
+        """After a step that ended at ``row``: its path's pages become the sequence's own.
+
+        ``computed`` is up to date. The pages of other branches come back.
+        """
+        if not state.branch_pages:
+            return
+        path = chunk.pages_of(row)
+        for index in range(chunk.start // PAGE_SIZE, pages_for(state.computed)):
+            page = path[index]
+            if index == len(state.pages):
+                state.pages.append(page)
+            elif page != state.pages[index]:
+                self.pool.release(state.pages[index])
+                state.pages[index] = page
+            else:
+                continue
+            state.branch_pages.remove(page)
+            state.forget_page_table()
+        self.prune(state)
+
+    def prune(self, state: SequenceState) -> None:
+        """Take back the pages of its branches."""
+        while state.branch_pages:
+            self.pool.release(state.branch_pages.pop())
 
     def reuse(self, state: SequenceState) -> None:
         """Let it share the stored pages that continue what it has computed, all but its last token.
@@ -97,6 +145,7 @@ class PageLedger:
 
     def take_back(self, state: SequenceState) -> None:
         """Take all its pages; full ones stay in the tree, to be reused or evicted."""
+        self.prune(state)
         for page in state.pages[state.node.depth :]:
             self.pool.release(page)
         self.tree.let_go(state.node)

@@ -9,16 +9,49 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from miaotui.schedule.tree import Branch
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One sequence's share of a step: ``tokens`` at positions ``start, start + 1, ...``."""
+    """One sequence's share of a step: ``tokens`` at positions ``start, start + 1, ...``.
+
+    Rows of ``branches`` are the last ones, and have their own positions and pages.
+    """
 
     sequence: int
     start: int  # position of tokens[0]: everything before it is already in the pages
     tokens: tuple[int, ...]  # known tokens, then drafted ones
-    pages: tuple[int, ...]  # physical pages of positions [0, start + len(tokens)), in order
+    pages: tuple[int, ...]  # physical pages of positions [0, start + trunk), in order
     n_logits: int  # logits wanted for the last n rows: 0 in mid-prompt, 1, or 1 + drafted tokens
+    branches: tuple[Branch, ...] = ()  # of a tree of drafts; then there is one known token
+
+    @property
+    def trunk(self) -> int:
+        """Rows at positions ``start, start + 1, ...`` in ``pages``: all but those of branches."""
+        return self.branches[0].row if self.branches else len(self.tokens)
+
+    def follow(self, row: int, token: int) -> int:
+        """The first row that drafts ``token`` after ``row``, -1 for none; both of those with logits."""
+        known = len(self.tokens) - self.n_logits
+        after = row + 1
+        if (
+            after < self.n_logits
+            and self.tokens[known + after] == token
+            and all(branch.row != after for branch in self.branches)
+        ):
+            return after
+        for branch in self.branches:
+            if branch.parent == row and self.tokens[branch.row] == token:
+                return branch.row
+        return -1
+
+    def pages_of(self, row: int) -> tuple[int, ...]:
+        """The pages that a row sees."""
+        for branch in self.branches:
+            if branch.row <= row < branch.row + branch.count:
+                return branch.pages
+        return self.pages
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,27 +10,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from miaotui.schedule.sequence import SequenceState
+from miaotui.schedule.tree import Draft, DraftTree
 
 NO_DRAFT: Sequence[int] = ()
 
 
 def share_rows(
     decoding: Iterable[SequenceState],
-    drafts: Mapping[int, Sequence[int]],
+    drafts: Mapping[int, Draft],
     spare: int,
     prompts: bool,
-) -> dict[int, Sequence[int]]:
+) -> dict[int, Draft]:
     """Each decoding sequence's draft, cut to its length limit and to ``spare`` rows over all.
 
     While ``prompts`` wait for rows, drafts leave half of the spare ones to them. Sequences without
     a draft are absent.
     """
     left = spare // 2 if prompts else spare
-    shares: dict[int, Sequence[int]] = {}
+    shares: dict[int, Draft] = {}
     for state in decoding:
         # The last token it may get comes from the row before it and needs no row of its own.
-        allowed = min(left, state.max_length - len(state.tokens) - 1)
-        draft = drafts.get(state.id, NO_DRAFT)[:allowed]
+        allowed = state.max_length - len(state.tokens) - 1
+        draft = drafts.get(state.id, NO_DRAFT)
+        short = min(left, allowed)
+        draft = draft.cut(left, allowed) if isinstance(draft, DraftTree) else draft[:short]
         if draft:
             shares[state.id] = draft
             left -= len(draft)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from miaotui.errors import EngineError
-from miaotui.schedule.acceptance import accepted_tokens
+from miaotui.schedule.acceptance import accepted_tokens, last_row
 from miaotui.schedule.check import check_integrity
 from miaotui.schedule.config import ScheduleConfig
 from miaotui.schedule.ledger import PageLedger
@@ -23,11 +23,12 @@ from miaotui.schedule.pages import PAGE_SIZE, pages_for
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, StepLimits
 from miaotui.schedule.rows import NO_DRAFT, share_rows
 from miaotui.schedule.sequence import Group, SequenceState, Stage, rank
+from miaotui.schedule.tree import Draft, DraftTree, trunk_of
 
 PATIENCE = 64  # plans that may pass over the eldest without a promise, before it comes first
 OVERDUE_ROWS, OVERDUE_TURN = 16, 4  # prompt rows of such a one beside promises, in every 4th plan
 
-_NO_DRAFTS: Mapping[int, Sequence[int]] = MappingProxyType({})
+_NO_DRAFTS: Mapping[int, Draft] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,19 @@ class Scheduler:
 
     def plan(
         self,
-        drafts: Mapping[int, Sequence[int]] = _NO_DRAFTS,
+        drafts: Mapping[int, Draft] = _NO_DRAFTS,
         limits: StepLimits = NO_LIMITS,
     ) -> Plan:
         """The next step: a row for each decoding sequence, then prompt chunks, by `rank`.
 
         ``drafts`` proposes next tokens of decoding sequences; they are cut to what rows, pages and
-        the sequence's length allow, and ignored for other sequences. When pages run out the last
-        sequences are paused. ``limits`` narrow the step, but never to nothing while there is work.
+        the sequence's length allow (a tree without pages for its branches to its trunk), and
+        ignored for other sequences. When pages run out the last sequences are paused. ``limits``
+        narrow the step, but never to nothing while there is work.
         A plan that was not committed is superseded: its rows count as never computed.
         """
         self._plans += 1
+        self._withdraw()
         chunks = self._chunks(drafts, limits)
         if not chunks and limits is not NO_LIMITS:
             chunks = self._chunks(drafts, NO_LIMITS)
@@ -119,7 +122,7 @@ class Scheduler:
         self._latest = Plan(tuple(chunks))
         return self._latest
 
-    def _chunks(self, drafts: Mapping[int, Sequence[int]], limits: StepLimits) -> list[Chunk]:
+    def _chunks(self, drafts: Mapping[int, Draft], limits: StepLimits) -> list[Chunk]:
         self._start_urgent(limits)
         running = self._lines.running
         decoding = [
@@ -128,7 +131,7 @@ class Scheduler:
             if len(state.tokens) - state.computed == 1 and not _held(state, limits)
         ]
         left = self.config.max_rows - len(decoding)
-        drafted: dict[int, Sequence[int]] = {}
+        drafted: dict[int, Draft] = {}
         if drafts:
             prompts = len(decoding) < len(running) or bool(self._lines.queued)
             drafted = share_rows(decoding, drafts, left, prompts)
@@ -143,7 +146,7 @@ class Scheduler:
             if _held(state, limits):
                 continue
             if len(state.tokens) - state.computed == 1:
-                self._plan_rows(state, drafted.get(state.id, NO_DRAFT), chunks)
+                self._plan_rows(state, trunk_of(drafted.get(state.id, NO_DRAFT)), chunks)
             elif left:
                 left -= self._plan_prompt(state, left, chunks)
         while left and (started := self._start_last(limits)):
@@ -151,7 +154,24 @@ class Scheduler:
             if not rows:
                 break  # paused at once: starting it again in this plan would not end
             left -= rows
+        self._add_branches(drafted, chunks)
         return chunks
+
+    def _add_branches(self, drafted: Mapping[int, Draft], chunks: list[Chunk]) -> None:
+        """Give trees their branches where the trunk is whole; last, so that they take nobody's pages."""
+        for index, chunk in enumerate(chunks if drafted else ()):
+            tree = drafted.get(chunk.sequence)
+            if isinstance(tree, DraftTree) and chunk.trunk == 1 + len(tree.trunk) < 1 + len(tree):
+                branched = self._ledger.branch(self._sequences[chunk.sequence], tree)
+                chunks[index] = branched or chunk
+
+    def _withdraw(self) -> None:
+        """Take the pages of branches back from a plan that was never committed."""
+        for chunk in () if self._latest is None else self._latest.chunks:
+            state = self._sequences.get(chunk.sequence)
+            if chunk.branches and state is not None and state.planned is chunk:
+                self._ledger.prune(state)
+                state.planned = None
 
     def commit(self, plan: Plan, new_tokens: Mapping[int, Sequence[int]]) -> None:
         """Record that the plan was computed and which tokens each sequence got.
@@ -174,6 +194,7 @@ class Scheduler:
             state.planned = None
             state.computed = chunk.start + len(chunk.tokens) - chunk.n_logits + len(accepted)
             state.tokens.extend(accepted)
+            self._ledger.graft(state, chunk, last_row(chunk, accepted))
             self._ledger.settle(state)
             if len(state.tokens) == state.max_length:
                 self._stop(state, Stage.DONE)

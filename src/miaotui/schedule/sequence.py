@@ -47,6 +47,7 @@ class SequenceState:
     computed: int = 0  # tokens
     pages: list[int] = field(default_factory=list)  # pages[:node.depth] are the tree's, shared
     planned: Chunk | None = None  # planned and not yet committed
+    branch_pages: list[int] = field(default_factory=list)  # its alone, until that commit
     cached_tokens: int = 0  # prompt tokens it did not have to compute on its first run
     was_paused: bool = False
     group: Group = Group.BEST_EFFORT
