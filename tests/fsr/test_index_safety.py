@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,41 @@ def test_a_second_writer_is_refused_and_harms_nothing(tmp_path: Path) -> None:
     first.close()
     second.add([Document("2", "dogs")])
     assert len(second) == 3
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    first = Index.create(tmp_path / "index")
+    second = Index.open(tmp_path / "index")
+    writers = (first, second)
+    for turn in range(6):
+        writer, other = writers[turn % 2], writers[(turn + 1) % 2]
+        writer.add([Document(str(turn), f"word{turn}")])
+        assert not writer.release(3600.0), "it was changed just now"
+        with pytest.raises(IndexBusyError):
+            other.add([Document("x", "too early")])
+        assert writer.release()
+        assert len(other) == turn + 1
+    assert first.release()
+    assert len(first.search("word0 OR word1 OR word2 OR word3 OR word4 OR word5")) == 6
+
+
+def test_an_index_is_not_let_go_while_it_is_written(tmp_path: Path) -> None:
+    index, midway, go_on = Index.create(tmp_path / "index"), threading.Event(), threading.Event()
+
+    def slowly() -> Iterator[Document]:
+        yield Document("1", "cats")
+        midway.set()
+        go_on.wait(10)
+        yield Document("2", "dogs")
+
+    writing = threading.Thread(target=index.add, args=(slowly(),))
+    writing.start()
+    assert midway.wait(10)
+    assert not index.release()
+    go_on.set()
+    writing.join()
+    assert index.release()
+    assert len(index) == 2
 
 
 def test_threads_of_one_process_take_turns(tmp_path: Path) -> None:

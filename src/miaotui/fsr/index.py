@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class Index:
         self._partitions = [Partition(path) for path in plan.folders(folder)]
         self._writing = threading.RLock()
         self._held: int | None = None  # the open lock file, while this process writes
+        self._changed_s = 0.0  # when the last change ended, in `time.monotonic` seconds
         self._cache: OrderedDict[tuple[Any, ...], Gathered] = OrderedDict()
         self._cache_lock = threading.Lock()
         self._pools: Pools | None = None
@@ -161,6 +163,8 @@ class Index:
                 for partition in self._partitions:
                     partition.abandon()
                 raise
+            finally:
+                self._changed_s = time.monotonic()
 
     def _commit(self) -> None:
         for partition in self._partitions:
@@ -187,14 +191,31 @@ class Index:
     def close(self) -> None:
         """Let merges end, and let other processes write."""
         with self._writing:
-            for partition in self._partitions:
-                partition.close()
-            if self._held is not None:
-                os.close(self._held)
-                self._held = None
+            self._let_go()
         if self._pools is not None:
             self._pools.close()
             self._pools = None
+
+    def release(self, idle_s: float = 0.0) -> bool:
+        """Let merges end and other processes write, if nothing was changed for ``idle_s``.
+
+        Returns whether others may write now. The next change takes the lock again.
+        """
+        if not self._writing.acquire(blocking=False):
+            return False
+        try:
+            if self._held is not None and time.monotonic() - self._changed_s >= idle_s:
+                self._let_go()
+            return self._held is None
+        finally:
+            self._writing.release()
+
+    def _let_go(self) -> None:
+        for partition in self._partitions:
+            partition.close()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     # ---- questions -------------------------------------------------------------------------------
 

@@ -2,32 +2,41 @@
 
 Owns which index a name means for whom. An index made through a key lies in that key's own folder;
 those made at the command line can be searched with every key and changed with none. Knows no HTTP.
-Invariant: a name from a request is checked before it becomes part of a path.
+Invariants: a name from a request is checked before it becomes part of a path; an index that nobody
+changes is soon free for other processes to write.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 
 from miaotui.config import Settings
-from miaotui.errors import IndexMissingError, RequestError
+from miaotui.errors import IndexMissingError, MiaotuiError, RequestError
 from miaotui.fsr.index import Index
 from miaotui.fsr.plan import Plan, checked_name, names_in
 
 KEY = "indexes"  # among the state's extras
 MAX_OPEN = 64
 MAX_INDEXES = 1_000  # of one caller
+IDLE_S = 3.0  # after a change, until other processes may write
+
+_LOG = logging.getLogger("miaotui.serve")
 
 
 class Shelf:
-    """Open indexes by folder; safe to use from several threads."""
+    """Open indexes by folder; safe to use from several threads. Close it, so that merges end."""
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, idle_s: float = IDLE_S) -> None:
         self._root = root or Settings.from_env().folder("indexes")
         self._open: OrderedDict[Path, Index] = OrderedDict()
         self._lock = threading.Lock()
+        self._idle_s = idle_s
+        self._written: dict[Index, float] = {}  # may keep others from writing; asked for when
+        self._timer: threading.Timer | None = None  # until they are looked through
 
     def names(self, caller: str) -> list[str]:
         """The indexes that a caller may search; the empty caller is anyone, where no keys are."""
@@ -57,13 +66,52 @@ class Shelf:
                 Index.create(folder, Plan()).close()
         if not (folder / "index.json").is_file():
             raise IndexMissingError(f"there is no index {name!r} of yours")
-        return self._opened(folder)
+        index = self._opened(folder)
+        with self._lock:
+            self._written[index] = time.monotonic()
+            self._look_later()
+        return index
 
     def close(self) -> None:
-        """Close all, so that other processes may write."""
+        """Close all, so that merges end and other processes may write."""
         with self._lock:
-            while self._open:
-                self._open.popitem()[1].close()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            for index in {*self._written, *self._open.values()}:
+                try:
+                    index.close()
+                except MiaotuiError as error:
+                    _LOG.error("an index could not be closed: %s", error)
+            self._written.clear()
+            self._open.clear()
+
+    def _look_later(self) -> None:
+        """Look through what was written, after a while. Call it with the lock."""
+        if self._timer is None and self._written:
+            self._timer = threading.Timer(self._idle_s, self._look)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _look(self) -> None:
+        """Release what nobody has changed for a while; waiting for merges holds up no reader."""
+        before_s = time.monotonic() - self._idle_s
+        with self._lock:
+            written = [(each, at_s) for each, at_s in self._written.items() if at_s <= before_s]
+        free = [(index, at_s) for index, at_s in written if self._is_free(index)]
+        with self._lock:
+            for index, at_s in free:
+                if self._written.get(index) == at_s:  # not asked for again meanwhile
+                    del self._written[index]
+            self._timer = None
+            self._look_later()
+
+    def _is_free(self, index: Index) -> bool:
+        try:
+            return index.release(self._idle_s)
+        except MiaotuiError as error:
+            _LOG.error("an index could not be let go: %s", error)
+            return False
 
     def _own(self, caller: str) -> Path:
         """No name of an index begins with @, so a key's folder is none."""

@@ -27,6 +27,8 @@ from miaotui.serve.operations import KEY, Operations
 from miaotui.serve.options import ServeOptions
 from miaotui.serve.recall import KEY as ANSWERS
 from miaotui.serve.settings import ServeSettings
+from miaotui.serve.shelf import KEY as INDEXES
+from miaotui.serve.shelf import Shelf
 from miaotui.serve.traces import open_traces
 
 _LOG = logging.getLogger("miaotui.serve")
@@ -48,21 +50,25 @@ async def serve(
         hosted.loop.admission.limits = Limits(options.max_requests, options.max_tokens)
         hosts[name] = hosted
 
-    extras = {KEY: operations, **applications(options, hosts)}
+    shelf = Shelf()
+    extras = {KEY: operations, INDEXES: shelf, **applications(options, hosts)}
     operations.gauges.answers = extras.get(ANSWERS)
 
     def make_app() -> App:
         settings = ServeSettings(deadline_ms=_milliseconds(options.deadline))
         return create_app(hosts, settings, layers=layers, extras=extras)
 
-    await run_server(
-        make_app,
-        operations,
-        listening,
-        drain_timeout_s=options.drain_timeout,
-        tls=options.tls,
-        on_ready=lambda: on_ready(hosts),
-    )
+    try:
+        await run_server(
+            make_app,
+            operations,
+            listening,
+            drain_timeout_s=options.drain_timeout,
+            tls=options.tls,
+            on_ready=lambda: on_ready(hosts),
+        )
+    finally:
+        shelf.close()
 
 
 def layers_for(options: ServeOptions, operations: Operations) -> list[Middleware]:
