@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -53,6 +54,21 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path, kills: in
             for one in living if kill == kills - 1 else sorted(living)[-40:]:
                 assert _found(index, one) == [f"n{one}"]
             index.add([Document("after", "the lock was let go")])
+
+
+def test_a_writer_killed_while_it_deletes_is_in_nobodys_way(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "index") as index:
+        index.add([Document(str(number), f"word{number}") for number in range(3)])
+    shutil.copytree(tmp_path / "index", tmp_path / "killed")
+    with Index.open(tmp_path / "index") as index:
+        index.delete(["1"])
+    (written,) = (tmp_path / "index").glob("*/*.del")
+    partition = tmp_path / "killed" / written.parent.name
+    (partition / written.name).write_bytes(b"half of it")
+    with Index.open(tmp_path / "killed") as index:
+        assert len(index) == 3
+        index.delete(["1"])
+        assert len(index) == 2
 
 
 def _found(index: Index, number: int) -> list[str]:

@@ -106,8 +106,19 @@ class Partition:
 
     def _open_writer(self) -> tantivy.IndexWriter:
         if self._writer is None:
+            self._forget_killed()
             self._writer = self._index.writer(_HEAP_BYTES, 1)
         return self._writer
+
+    def _forget_killed(self) -> None:
+        """Remove deletions that a killed writer wrote down and did not commit.
+
+        The next commit would write files of the same names, and the library does not replace any.
+        """
+        committed = int(json.loads((self.folder / "meta.json").read_bytes())["opstamp"])
+        for path in self.folder.glob("*.*.del"):
+            if int(path.name.split(".")[1]) > committed:
+                path.unlink(missing_ok=True)
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
