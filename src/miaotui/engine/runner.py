@@ -68,28 +68,31 @@ class Runner:
         row = wanted = blocks = used = reach = 0
         single = True
         branched: list[tuple[int, Chunk]] = []
-        listed = sum(len(chunk.pages) for chunk in chunks)
-        listed += sum(len(branch.pages) for chunk in chunks for branch in chunk.branches)
+        listed = 0
+        for chunk in chunks:
+            listed += len(chunk.pages)
+            for branch in chunk.branches:
+                listed += len(branch.pages)
         if listed > len(self._pages):  # many sequences that share pages
             self._pages = aligned_int64(2 * listed)
         for chunk in chunks:
-            count = chunk.trunk
-            lines: list[Line] = [(row, chunk.tokens[:count], chunk.start, chunk.pages)]
+            count = len(chunk.tokens)
+            lines: Sequence[Line] = ((row, chunk.tokens, chunk.start, chunk.pages),)
             if chunk.branches:
                 single = False
                 branched.append((row, chunk))
-                lines += branch_lines(row, chunk)
+                lines = tree_lines(row, chunk)
             for first, tokens, start, pages in lines:
-                self._pages[used : used + len(pages)] = pages
                 table = self._pages[used : used + len(pages)]
+                table[:] = pages
                 used += len(pages)
                 reach = max(reach, start + len(tokens))
                 single &= len(tokens) == 1
                 blocks = self._fill_line(first, tokens, start, table, blocks)
-            for index in range(len(chunk.tokens) - chunk.n_logits, len(chunk.tokens)):
+            for index in range(count - chunk.n_logits, count):
                 self._logit_rows[wanted] = row + index
                 wanted += 1
-            row += len(chunk.tokens)
+            row += count
         for rotation in self._tables:
             rotation.reach(reach)
         run = self._run
@@ -108,8 +111,9 @@ class Runner:
             page, slot = divmod(start, PAGE_TOKENS)
             self._rows[row] = (tokens[0], start, pages.ctypes.data, start + 1, -1, 0, 0, 0)
             self._stores[row] = (row, pages[page], slot)
-        else:
-            self._fill_many(row, tokens, start, pages)
+            self._blocks[blocks] = (row, 1)
+            return blocks + 1
+        self._fill_many(row, tokens, start, pages)
         for first in range(0, count, ops.BLOCK_ROWS):
             self._blocks[blocks] = (row + first, min(ops.BLOCK_ROWS, count - first))
             blocks += 1
@@ -146,9 +150,11 @@ class Runner:
         self._run[ops.RUN_STORES], self._run[ops.RUN_COPIES] = stores, copies
 
 
-def branch_lines(row: int, chunk: Chunk) -> list[Line]:
-    """The lines of a chunk's branches; ``row`` is where the chunk begins."""
-    return [
+def tree_lines(row: int, chunk: Chunk) -> list[Line]:
+    """The lines of a chunk's trunk and branches; ``row`` is where the chunk begins."""
+    trunk = (row, chunk.tokens[: chunk.trunk], chunk.start, chunk.pages)
+    sides = [
         (row + b.row, chunk.tokens[b.row : b.row + b.count], b.start, b.pages)
         for b in chunk.branches
     ]
+    return [trunk, *sides]
