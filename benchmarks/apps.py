@@ -138,8 +138,8 @@ def rows_of(path: Path) -> list[tuple[str, str]]:
 
 
 def intents(folder: Path) -> Iterator[tuple[str, str]]:
-    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
 
     train, test = rows_of(folder / "train.csv"), rows_of(folder / "test.csv")
     examples: dict[str, list[str]] = {}

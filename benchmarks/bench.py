@@ -109,7 +109,7 @@ def _engines(args: argparse.Namespace, peers: Peers, gguf: Path) -> list[Engine]
 
 def _default_source() -> Path:
     """The default model's file, fetched when it is missing."""
-    from miaotui.hub.resolve import resolve  # noqa: PLC0415  (--source does without)
+    from miaotui.hub.resolve import resolve
 
     return resolve(SMALL)
 

@@ -165,7 +165,7 @@ def _ask(source: random.Random, prompt: tuple[int, int] = PROMPT) -> Ask:
 
 def _load(server: Server, order: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
     """Play a load in a process of its own; what came back, and the processor time it took."""
-    import resource  # noqa: PLC0415
+    import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     text = json.dumps({"host": "127.0.0.1", "port": server.port, **order})
@@ -177,7 +177,7 @@ def _load(server: Server, order: dict[str, Any]) -> tuple[list[dict[str, Any]], 
 
 
 def _default_source() -> Path:
-    from miaotui.hub.resolve import resolve  # noqa: PLC0415
+    from miaotui.hub.resolve import resolve
 
     return resolve("smollm2-135m")
 

@@ -62,9 +62,9 @@ Start = Callable[[str], tuple[Callable[[], Any], Callable[[int], bool]]]  # a sc
 
 def write_vocabulary(model: str, path: Path) -> None:
     """The bytes of every token, and which of them end a text or are no text."""
-    from miaotui.hub.resolve import resolve  # noqa: PLC0415
-    from miaotui.model.files import open_model  # noqa: PLC0415
-    from miaotui.text.load import load_tokenizer  # noqa: PLC0415
+    from miaotui.hub.resolve import resolve
+    from miaotui.model.files import open_model
+    from miaotui.text.load import load_tokenizer
 
     with open_model(resolve(model)) as files:
         tokenizer = load_tokenizer(files.metadata, files.folder)
@@ -99,7 +99,7 @@ class Vocabulary:
 
 
 def with_llguidance(vocabulary: Vocabulary) -> Start:
-    from llguidance import LLMatcher, LLTokenizer  # noqa: PLC0415
+    from llguidance import LLMatcher, LLTokenizer
 
     view = LLTokenizer(vocabulary, n_vocab=len(vocabulary.words), eos_token=vocabulary.ends)
     room = bytearray((len(vocabulary.words) + 31) // 32 * 4)
@@ -115,7 +115,7 @@ def with_llguidance(vocabulary: Vocabulary) -> Start:
 
 
 def with_xgrammar(vocabulary: Vocabulary) -> Start:
-    import xgrammar  # noqa: PLC0415
+    import xgrammar
 
     hidden = set(vocabulary.special_token_ids)
     words = [b"" if i in hidden else word for i, word in enumerate(vocabulary.words)]

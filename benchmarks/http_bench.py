@@ -190,7 +190,7 @@ def run(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Co
     """One run in an event loop of the given kind."""
     if loop == "asyncio":
         return asyncio.run(measure(loaded, http, loop, options))
-    import uvloop  # noqa: PLC0415 - optional
+    import uvloop
 
     return uvloop.run(measure(loaded, http, loop, options))  # type: ignore[no-any-return]
 

@@ -102,7 +102,7 @@ def ours(collection: Collection, folder: Path) -> Ranker:
 
 def plain_tantivy(collection: Collection, folder: Path) -> Ranker:
     """tantivy as its tutorial has it: English stems, title and body, its own query parser."""
-    import tantivy  # noqa: PLC0415  (only where it is measured)
+    import tantivy
 
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("id", stored=True, tokenizer_name="raw")
@@ -127,9 +127,9 @@ def plain_tantivy(collection: Collection, folder: Path) -> Ranker:
 
 def plain_bm25s(collection: Collection, folder: Path) -> Ranker:
     """bm25s with its tokenizer, stop words and Snowball stems; Chinese by jieba's words."""
-    import bm25s  # noqa: PLC0415
-    import rjieba  # noqa: PLC0415
-    import Stemmer  # noqa: PLC0415
+    import bm25s
+    import rjieba
+    import Stemmer
 
     chinese = any("\u4e00" <= char <= "\u9fff" for char in collection.documents[0].body)
     stemmer = Stemmer.Stemmer("english")

@@ -114,7 +114,7 @@ def _bindings() -> Any:
     package = types.ModuleType("llama_cpp")
     package.__path__ = [os.environ["LLAMA_CPP_BINDINGS"]]
     sys.modules["llama_cpp"] = package
-    import llama_cpp.llama_cpp as api  # noqa: PLC0415
+    import llama_cpp.llama_cpp as api
 
     return api
 

@@ -19,26 +19,12 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from miaotui.fsr.answers import AnswerCache, Counts
 from miaotui.schedule.cost import StepTime
+from miaotui.serve.buckets import STEP_S
 from miaotui.serve.hosting import Hosted
 from miaotui.serve.machine import memory_limit_bytes, resident_bytes, team_seconds
 
 Hosts = Callable[[], Sequence[Hosted]]
 MODEL = "model_name"
-_STEP: tuple[float, ...] = (
-    0.001,
-    0.002,
-    0.003,
-    0.004,
-    0.005,
-    0.0075,
-    0.01,
-    0.015,
-    0.02,
-    0.03,
-    0.04,
-    0.05,
-)
-_STEP += (0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 _RATIO: tuple[float, ...] = (
     0.5,
     0.7,
@@ -110,8 +96,8 @@ class StepTimes:
         def histogram(name: str, about: str, buckets: Sequence[float]) -> Histogram:
             return Histogram(name, about, (MODEL,), registry=registry, buckets=buckets)
 
-        self._took = histogram("miaotui_step_seconds", "Steps as they were", _STEP)
-        self._predicted = histogram("miaotui_step_predicted_seconds", "Steps as predicted", _STEP)
+        self._took = histogram("miaotui_step_seconds", "Steps as they were", STEP_S)
+        self._predicted = histogram("miaotui_step_predicted_seconds", "Steps as predicted", STEP_S)
         self._ratio = histogram("miaotui_step_ratio", "Real over predicted time of steps", _RATIO)
         self._rows = histogram(
             "vllm:iteration_tokens_total", "Rows of a step", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

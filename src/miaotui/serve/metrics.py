@@ -19,6 +19,7 @@ from prometheus_client import (
 from miaotui.engine.request import Request
 from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.account import PROBING, Account
+from miaotui.serve.buckets import STEP_S
 from miaotui.serve.gaps import Gaps
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,21 +44,6 @@ _SECONDS: tuple[float, ...] = (
     0.8,
 )
 _SECONDS += (0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
-_PER_TOKEN: tuple[float, ...] = (
-    0.001,
-    0.002,
-    0.003,
-    0.004,
-    0.005,
-    0.0075,
-    0.01,
-    0.015,
-    0.02,
-    0.03,
-    0.04,
-    0.05,
-)
-_PER_TOKEN += (0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 _ENDS = {"stop": "stop", "length": "length", "cancelled": "abort", "failed": "error", None: "abort"}
 
@@ -135,7 +121,7 @@ class Metrics:
             "vllm:request_time_per_output_token_seconds",
             "Mean time of a token but the first",
         )
-        self.tpot = self._histogram(name, text, _PER_TOKEN)
+        self.tpot = self._histogram(name, text, STEP_S)
         text = "From submission to the last token"
         self.e2e = self._histogram("vllm:e2e_request_latency_seconds", text, _SECONDS)
         name, text = "vllm:request_queue_time_seconds", "From submission to the first step for it"
@@ -144,7 +130,7 @@ class Metrics:
         self.prefill = self._histogram(name, text, _SECONDS)
         name, text = "vllm:request_decode_time_seconds", "From the first token to the last"
         self.decode = self._histogram(name, text, _SECONDS)
-        self.gaps = Gaps(MODEL, _PER_TOKEN, self.registry)
+        self.gaps = Gaps(MODEL, STEP_S, self.registry)
         name, text = "http_request_duration_seconds", "Whole HTTP requests, by route"
         self.http_seconds = self._histogram(name, text, _SECONDS, ("handler", "method"))
 
