@@ -57,10 +57,11 @@ class _Workspace(threading.local):
         self._numbers = np.zeros(NUMBERS)
         self.scratch = np.empty(0, np.int64)
 
-    def numbers_for(self, peak: float, spread: float, shape: Shape, uniform: float) -> int:
+    def numbers_for(self, peak: float, spread: float, shape: Shape, key: int) -> int:
         """The address of a draw's numbers."""
         scale, top_k, top_p, least = shape.scale, shape.top_k, shape.top_p, shape.least
-        self._numbers[:] = (peak, scale, spread, top_k, top_p, least, uniform)
+        low, high = key & 0xFFFFFFFF, key >> 32
+        self._numbers[:] = (peak, scale, spread, top_k, top_p, least, low, high)
         return _address(self._numbers)
 
     def scratch_for(self, size: int) -> int:
@@ -73,17 +74,16 @@ class _Workspace(threading.local):
 _workspace = _Workspace()
 
 
-def draw(row: Row, peak: float, shape: Shape, uniform: float) -> int:
+def draw(row: Row, peak: float, shape: Shape, key: int) -> int:
     """The id drawn from the logits ``row [vocab]``, which are written over.
 
-    ``peak`` is the greatest of them and finite; no logit is NaN. Tokens are laid out in id order,
-    each as wide as its probability after top-k, top-p and min-p, and ``uniform`` in [0, 1) says
-    where to look (inverse transform sampling; Devroye 1986, chapter III.2).
+    ``peak`` is the greatest of them and finite; no logit is NaN. Those that top-k, top-p and min-p
+    leave race for it, each with noise of its own under ``key`` (64 bits; see `kernels.race`).
     """
     spread = float(_WIDEST)
     if shape.top_p < 1.0 or shape.top_k > 0:
         spread = min(max((peak - float(row.min())) * shape.scale, 1e-6), spread)
-    numbers = _workspace.numbers_for(peak, spread, shape, uniform)
+    numbers = _workspace.numbers_for(peak, spread, shape, key)
     return _kernel("draw:draw")(_address(row), row.size, numbers, _workspace.scratch_for(row.size))
 
 
@@ -105,7 +105,7 @@ def restrict(row: Row, words: NDArray[np.uint32]) -> None:
 
 def log_total(row: Row, peak: float) -> float:
     """Natural log of ``sum(exp(row - peak))``, right to about 1e-6."""
-    numbers = _workspace.numbers_for(peak, _WIDEST, _PLAIN, 0.0)
+    numbers = _workspace.numbers_for(peak, _WIDEST, _PLAIN, 0)
     scratch = _workspace.scratch_for(row.size)
     mass = _kernel("draw:mass")(_address(row), row.size, numbers, scratch)
     return math.log(mass / 2**WEIGHT_BITS)

@@ -1,9 +1,10 @@
-"""The randomness of sampling: one number per (seed, position), whatever else the engine is doing.
+"""The randomness of sampling: one key per (seed, position), whatever else the engine is doing.
 
 Knows nothing of tokens or batches. There is no generator state to advance, so a row that is
 computed again, alone, in a batch or as a draft, meets the same noise. The function is two rounds of
 SplitMix64's mixer (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014):
-the first scatters the seed, the second walks positions from there.
+the first scatters the seed, the second walks positions from there. What the key means for each token
+is in ``kernels.race``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def mix64(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def uniform(seed: int, position: int) -> float:
-    """The number in [0, 1), a multiple of 2**-53, for absolute ``position`` under ``seed``."""
+def noise_key(seed: int, position: int) -> int:
+    """The 64 bits that all tokens' noise at absolute ``position`` under ``seed`` is made from."""
     start = mix64((seed + _GAMMA) & _MASK)
-    return (mix64((start + (position + 1) * _GAMMA) & _MASK) >> 11) * 2.0**-53
+    return mix64((start + (position + 1) * _GAMMA) & _MASK)

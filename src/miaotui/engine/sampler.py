@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from miaotui.engine.draw import Row, Shape, draw, restrict
 from miaotui.engine.logprobs import token_logprobs
-from miaotui.engine.noise import uniform
+from miaotui.engine.noise import noise_key
 from miaotui.engine.penalties import LogitBias, Penalties
 from miaotui.errors import EngineError, RequestError
 from miaotui.types import SamplingParams, TokenLogprobs
@@ -93,7 +93,7 @@ class SequenceSampler:
                     "mask and min_tokens exclude them all"
                 )
         if self._shape is not None:
-            token = draw(row, peak, self._shape, uniform(self._params.seed, position))
+            token = draw(row, peak, self._shape, noise_key(self._params.seed, position))
         if wanted is None:
             return Choice(token)
         return Choice(token, token_logprobs(raw, raw_peak, token, wanted))

@@ -1,8 +1,8 @@
 """Drawing a token from a row of logits: top-k, top-p, min-p, and the pick.
 
-Each filter sees the distribution the one before has left. The pick lays the tokens that are left
-out in id order, each as wide as its weight, and takes the one at ``uniform`` of the total. Knows
-nothing of requests. One pass over the logits for a plain draw, at most five with filters.
+Each filter sees the distribution the one before has left. The pick is a race between the tokens
+that are left (see `race`). Knows nothing of requests. One pass over the logits for a plain draw, at
+most five with filters.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from miaotui.kernels.compiler import inline, kernel
 from miaotui.kernels.draw_ops import (
     BLOCK,
     FEW,
+    KEY_HIGH,
+    KEY_LOW,
     LEAST,
     NUMBERS,
     PEAK,
@@ -23,59 +25,77 @@ from miaotui.kernels.draw_ops import (
     SCRATCH_IDS,
     SCRATCH_LISTS,
     SCRATCH_TOP,
+    SCRATCH_WEIGHTS,
     TOP_K,
     TOP_P,
-    UNIFORM,
 )
-from miaotui.kernels.narrow import find_best, narrow, sort_few, spend
+from miaotui.kernels.narrow import find_best, narrow, spend
+from miaotui.kernels.race import log2_wait, most_score, rank, token_noise
 from miaotui.kernels.weights import doubles, fields, fill_masses, floats, weigh, words
 
 _LOWEST = np.float32(-np.inf)
 _LOWEST_BITS = np.int32(-8388608)  # the same, as it lies in memory
 _ALL = np.int32(-1)
+_NEVER = np.int32(-(1 << 31))
+STRIDE = 64  # tokens that are looked at together; a divisor of BLOCK
+
+
+@inline
+def _score(power: Any, token: Any, low: Any, high: Any) -> Any:
+    """The order of arrival of a token under the key's two halves, the greatest first."""
+    return rank(power - log2_wait(token_noise(low, high, np.uint32(token))))
+
+
+@inline
+def _bounds(values: Any, first: Any, numbers: Any, bounds: Any) -> Any:
+    """Write at least the scores of tokens ``first``, ``first + 1``, …; the greatest of them."""
+    peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
+    low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
+    for j in range(values.size):
+        noise = token_noise(low, high, np.uint32(np.uint32(first) + np.uint32(j)))
+        bounds[j] = rank(most_score((values[j] - peak) * scale, noise))
+    most = _NEVER
+    for j in range(values.size):
+        most = max(most, bounds[j])
+    return most
 
 
 @inline
 def _pick(values: Any, numbers: Any, scratch: Any) -> Any:
-    """The index where the running sum of the weights passes ``uniform`` of their total."""
+    """The index of the token that arrives first; of equals the first one."""
+    peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
+    low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
+    least = np.int64(numbers[LEAST])
+    bounds = words(scratch + 8 * SCRATCH_WEIGHTS, BLOCK)
+    found, best = 0, _NEVER
+    for start in range(0, values.size, STRIDE):
+        block = values[start : start + STRIDE]
+        if _bounds(block, start, numbers, bounds) <= best:
+            continue
+        for j in range(block.size):
+            if bounds[j] > best:
+                power = (block[j] - peak) * scale
+                score = _score(power, start + j, low, high)
+                if score > best and weigh(power) >= least:
+                    found, best = start + j, score
+    return found
+
+
+@inline
+def _pick_few(values: Any, ids: Any, numbers: Any) -> Any:
+    """The one of ``ids`` that arrives first; of equals the lowest."""
     peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     least = np.int64(numbers[LEAST])
-    masses = fields(scratch + 8 * SCRATCH_LISTS, values.size)
-    total = fill_masses(values, numbers, least, masses)
-    target = min(np.int64(numbers[UNIFORM] * np.float64(total)), total - 1)
-    b = 0
-    while target >= masses[b]:
-        target -= masses[b]
-        b += 1
-    at = b * BLOCK
-    while True:
-        weight = weigh((values[at] - peak) * scale)
-        target -= weight if weight >= least else 0
-        if target < 0:
-            return at
-        at += 1
-
-
-@inline
-def _pick_few(values: Any, ids: Any, numbers: Any, scratch: Any) -> Any:
-    """`_pick` among ``ids``, in the order of the ids."""
-    sort_few(ids)
-    few = floats(scratch + 8 * SCRATCH_TOP, ids.size)
+    low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
+    found, best = ids[0], _NEVER
     for j in range(ids.size):
-        few[j] = values[ids[j]]
-    return ids[_pick(few, numbers, scratch)]
-
-
-@inline
-def _compact(values: Any, ids: Any) -> Any:
-    """Move the tokens above -inf to the front, in order, and write their ids; how many."""
-    count = 0
-    for i in range(values.size):
-        value = values[i]
-        values[count] = value
-        ids[count] = i
-        count += 1 if value > _LOWEST else 0
-    return count
+        power = (values[ids[j]] - peak) * scale
+        if weigh(power) < least:
+            continue
+        score = _score(power, ids[j], low, high)
+        if score > best or (score == best and ids[j] < found):
+            best, found = score, ids[j]
+    return found
 
 
 @inline
@@ -103,7 +123,7 @@ def _choose(values: Any, top_k: Any, numbers: Any, scratch: Any) -> Any:
     if held < budget:
         narrow(values, budget, False, numbers, scratch)
         return _pick(values, numbers, scratch)
-    return _pick_few(values, ids[: spend(values, ids, budget, False, numbers)], numbers, scratch)
+    return _pick_few(values, ids[: spend(values, ids, budget, False, numbers)], numbers)
 
 
 @kernel(arguments=4)
@@ -111,12 +131,10 @@ def draw(values: Any, size: Any, numbers: Any, scratch: Any) -> Any:
     """The index drawn from float32 ``values [size]``, which are written over."""
     number = doubles(numbers, NUMBERS)
     top_k = np.int64(number[TOP_K])
-    if top_k <= FEW:
-        return _choose(floats(values, size), top_k, number, scratch)
-    narrow(floats(values, size), top_k, True, number, scratch)
-    ids = fields(scratch + 8 * (SCRATCH_LISTS + size), size)
-    count = _compact(floats(values, size), ids)
-    return ids[_choose(floats(values, count), 0, number, scratch)]
+    if top_k > FEW:
+        narrow(floats(values, size), top_k, True, number, scratch)
+        top_k = 0
+    return _choose(floats(values, size), top_k, number, scratch)
 
 
 @kernel(arguments=4)

@@ -15,8 +15,9 @@ SPREAD = 2  # from the peak to the least logit, times the scale; above 0, at mos
 TOP_K = 3  # 0: all
 TOP_P = 4  # in (0, 1]
 LEAST = 5  # min-p as a weight
-UNIFORM = 6  # in [0, 1)
-NUMBERS = 7
+KEY_LOW = 6  # 32 bits of the draw's key
+KEY_HIGH = 7  # 32 more
+NUMBERS = 8
 
 # scratch: int64 fields
 SCRATCH_MASS = 0  # [BUCKETS + SPILL]
@@ -24,9 +25,9 @@ SCRATCH_WEIGHTS = SCRATCH_MASS + BUCKETS + SPILL  # [BLOCK]
 SCRATCH_PLACES = SCRATCH_WEIGHTS + BLOCK  # [BLOCK]
 SCRATCH_IDS = SCRATCH_PLACES + BLOCK  # [FEW]
 SCRATCH_TOP = SCRATCH_IDS + FEW  # [FEW] float32
-SCRATCH_LISTS = SCRATCH_TOP + FEW  # two lists of up to one field per logit
+SCRATCH_LISTS = SCRATCH_TOP + FEW  # a list of up to one field per logit
 
 
 def scratch_fields(size: int) -> int:
     """How many int64 fields of scratch memory the kernels need for ``size`` logits."""
-    return SCRATCH_LISTS + 2 * max(size, 1)
+    return SCRATCH_LISTS + max(size, 1)
