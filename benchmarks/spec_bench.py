@@ -24,6 +24,7 @@ from pathlib import Path
 from machine import QUIET_CORES, Strangers, describe
 from miaotui import __version__
 from miaotui.config import Settings
+from miaotui.drafthead.head import head_for
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import load_model
@@ -59,12 +60,13 @@ class Pair:
 class Bench:
     """One model with two engines over it, one of which speculates."""
 
-    def __init__(self, model: str, threads: int | None, max_tokens: int) -> None:
+    def __init__(self, model: str, threads: int | None, max_tokens: int, use_head: bool) -> None:
         settings = Settings.from_env()
         options = EngineOptions(context=CONTEXT, threads=threads)
         self.loaded = load_model(resolve(model, settings=settings), options, settings)
+        head = head_for(self.loaded.parts) if use_head else None
         self.plain = Engine(self.loaded.parts, self.loaded.tokenizer)
-        self.drafted = Engine(self.loaded.parts, self.loaded.tokenizer, suffix_speculation())
+        self.drafted = Engine(self.loaded.parts, self.loaded.tokenizer, suffix_speculation(head=head))
         self.max_tokens, self.disturbed = max_tokens, 0
         self._namespaces = itertools.count(1)
 
@@ -258,10 +260,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--warm", choices=WARM, help="what was answered before")
+    parser.add_argument("--no-head", action="store_true", help="guess from texts alone")
     parser.add_argument("--identity", action="store_true", help="compare bytes alone, in batches")
     chosen = parser.parse_args()
     questions = sample(read_questions(chosen.data), chosen.sample)
-    bench = Bench(chosen.model, chosen.threads, chosen.max_tokens)
+    bench = Bench(chosen.model, chosen.threads, chosen.max_tokens, not chosen.no_head)
     list(bench.pairs(questions[0], bench.params(0.0), None))  # warms the machine up
     results = [
         identity(bench, questions, temperature)

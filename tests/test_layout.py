@@ -22,6 +22,7 @@ LAYERS = (
     ("optimize",),
     ("dmlm",),
     ("fsr",),
+    ("drafthead",),
     ("engine",),
     ("schedule",),
     ("model",),

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.config import Settings
+from miaotui.drafthead.head import head_for
 from miaotui.engine.build import EngineOptions, Progress
 from miaotui.engine.driver import Driver
 from miaotui.engine.loaded import load_model
@@ -78,7 +79,9 @@ class LLM:
         self.template = loaded.template
         self.context = loaded.parts.context
         self.kv = options.kv
-        speculation = suffix_speculation(progress) if speculate else None
+        speculation = None
+        if speculate:
+            speculation = suffix_speculation(progress, head_for(loaded.parts))
         self._driver = Driver(loaded.parts, self.tokenizer, speculation)
 
     # answers --------------------------------------------------------------------------------------

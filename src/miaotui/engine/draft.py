@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from miaotui.engine.draw import Shape
+
 
 class Guess(NamedTuple):
     """What may come next, and how well it is founded.
 
     ``length`` is the evidence that the source has for the first token, a whole number from 1: for
     an index the tokens matched before it. A token that holds is evidence for the next one: the
-    second token counts as ``length + 1``, and so on. Of the ``places`` and ``rivals`` where the same
-    happened before, the former went on like this, the latter otherwise.
+    second token counts as ``length + 1``, and so on, unless ``evidence`` has a number for each. Of the
+    ``places`` and ``rivals`` where the same happened before, the former went on like this, the latter
+    otherwise.
     """
 
     source: int  # index into `Drafter.sources`
@@ -28,6 +31,7 @@ class Guess(NamedTuple):
     tokens: Sequence[int]
     places: int = 1
     rivals: int = 0
+    evidence: Sequence[int] = ()
 
 
 class Drafter(Protocol):
@@ -56,3 +60,44 @@ class Drafter(Protocol):
 
     def leave(self, number: int, finished: bool) -> None:
         """It is over; only a ``finished`` answer is worth remembering."""
+
+
+class Lead(NamedTuple):
+    """Where a head's guess sets out: after ``token``, the newest, which no pass has computed yet."""
+
+    row: int  # of the last pass: the one that the token was drawn from
+    token: int
+    position: int  # of the token to be guessed
+    seed: int
+    shape: Shape | None  # None: greedy
+
+
+class HeadToken(NamedTuple):
+    """One guessed token, and the evidence for it: a whole number from 1."""
+
+    token: int
+    evidence: int
+
+
+class Head(Protocol):
+    """Guesses computed from the model's own hidden states, right after a pass, at some cost.
+
+    `begin`, then `deepen` for one more token of each row, `keep` for some rows alone.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of this source of guesses, for reports."""
+
+    @property
+    def most_rows(self) -> int:
+        """How many requests it can guess for at once."""
+
+    def begin(self, leads: Sequence[Lead]) -> None:
+        """Start anew."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone; ascending."""
+
+    def deepen(self) -> Sequence[HeadToken]:
+        """The next token of each row."""

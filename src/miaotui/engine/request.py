@@ -85,6 +85,7 @@ class Request:
         self.predicted_ms = 0.0
         self.shortened = False
         self.passages: Sequence[Sequence[int]] = ()
+        self.drawn_from = 0  # which of its rows of logits the newest token was drawn from
         self.on_settled: Callable[[Promise, float, bool], None] | None = None
         self._handed_s: float | None = None  # when the whole answer was read
 
@@ -120,6 +121,7 @@ class Request:
         row = 0
         while row >= 0:
             choices.append(self._choose(rows[row], position + len(choices)))
+            self.drawn_from = row
             row = follow(row, choices[-1].token_id)
         return self._keep(choices)
 

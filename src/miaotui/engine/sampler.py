@@ -71,6 +71,16 @@ class SequenceSampler:
         """How far choices stray from the likeliest token; 0: never."""
         return 0.0 if self._shape is None else self._params.temperature
 
+    @property
+    def shape(self) -> Shape | None:
+        """How logits become a distribution; None: the greatest wins."""
+        return self._shape
+
+    @property
+    def seed(self) -> int:
+        """Of its noise."""
+        return self._params.seed
+
     def pick(self, row: Row, position: int, allowed: Mask | None = None) -> Choice:
         """Choose the token at absolute ``position`` from the logits ``row``.
 

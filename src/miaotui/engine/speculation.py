@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from miaotui.engine.branching import BranchCost, Offer, Rescue, Rival, choose_branch, rival_of
-from miaotui.engine.draft import Drafter, Guess
+from miaotui.engine.deepening import SURE, Deepening, Means, Seeker
+from miaotui.engine.draft import Drafter, Guess, Head, Lead
 from miaotui.engine.request import Request
 from miaotui.engine.row_cost import RowCost
 from miaotui.engine.survival import Rates, Record, heat_of, kinds_of, survivals
@@ -56,22 +57,29 @@ class _Following:
     request: Request
     rates: Sequence[Rates]  # by source
     rescues: Sequence[Rescue]  # by source
+    means: Means  # of the head
     record: Record = field(default_factory=Record)
     guesses: Sequence[Guess] = _NO_GUESSES
     source: int = 0  # of the draft
     rival: Rival | None = None
+    of_head: Record = field(default_factory=Record)
+    row: int = -1  # of the last pass, that the newest token was drawn from; -1: none
 
 
 class Speculation:
     """Drafts for every step of one engine; used by the engine's thread alone, except `report`."""
 
-    def __init__(self, drafter: Drafter) -> None:
+    def __init__(self, drafter: Drafter, head: Head | None = None) -> None:
         self._drafter = drafter
         self.cost = RowCost()
         self.branch_cost = BranchCost()
         self._rates: dict[int, list[Rates]] = {}  # by heat
         self._rescues: dict[int, list[Rescue]] = {}
-        self._names = (*drafter.sources, GRAMMAR)
+        own = () if head is None else (head.name,)
+        self._names = (*drafter.sources, *own, GRAMMAR)
+        self._head_source = len(drafter.sources)
+        self._deepening = Deepening(head, self._head_source) if head else None
+        self._means: dict[int, Means] = {}
         self._tallies = [_Tally() for _ in self._names]
         self._following: dict[int, _Following] = {}
 
@@ -81,8 +89,9 @@ class Speculation:
         if heat not in self._rates:
             self._rates[heat] = [Rates(heat) for _ in self._names]
             self._rescues[heat] = [Rescue() for _ in self._names]
+            self._means[heat] = Means(heat)
         self._following[request.number] = _Following(
-            request, self._rates[heat], self._rescues[heat]
+            request, self._rates[heat], self._rescues[heat], self._means[heat]
         )
         self._drafter.enter(
             request.number, request.prompt, request.ending.max_tokens, request.namespace,
@@ -96,20 +105,21 @@ class Speculation:
 
     def propose(self, other_rows: int = 0) -> dict[int, Draft]:
         """Drafts by request number, for a step that also computes ``other_rows`` rows of prompts."""
-        wanted: list[tuple[_Following, Guess, list[float]]] = []
         running = 0
+        found: list[tuple[_Following, Guess, list[float]] | None] = []
         for number, following in self._following.items():
-            answered = len(following.request.token_ids)
-            if not answered:
+            if not following.request.token_ids:
                 continue  # its prompt is still being computed
             running += 1
             following.guesses = guesses = self._guesses(number, following.request)
             following.rival = None
             best = _best(following, guesses, _room(following.request))
-            if best is not None:
-                wanted.append((following, *best))
-                if len(guesses) > 1:
-                    following.rival = rival_of(best[0], guesses)
+            found.append(None if best is None else (following, *best))
+            if best is not None and len(guesses) > 1:
+                following.rival = rival_of(best[0], guesses)
+        wanted = [each for each in found if each is not None]
+        if self._deepening is not None:
+            wanted = self._deepened(wanted, running, other_rows)
         shares = self._shares([chances for _, _, chances in wanted], running, other_rows)
         branched, count = self._branch(wanted, shares, running, other_rows)
         drafts: dict[int, Draft] = {}
@@ -120,6 +130,45 @@ class Speculation:
                 rival = following.rival if index == branched else None
                 drafts[following.request.number] = rival.tree(share, count) if rival else line
         return drafts
+
+    def _deepened(
+        self,
+        wanted: Sequence[tuple[_Following, Guess, list[float]]],
+        running: int,
+        other_rows: int,
+    ) -> list[tuple[_Following, Guess, list[float]]]:
+        """The same with the head's guesses where they promise more."""
+        assert self._deepening is not None, "asked only if there is one"
+        firsts = {following.request.number: chances[0] for following, _, chances in wanted}
+        seekers = []
+        for number, following in self._following.items():
+            seeker = self._seeker(following, firsts.get(number, 0.0))
+            if seeker is not None:
+                seekers.append(seeker)
+        guesses = self._deepening.guesses(seekers, float(running), running + other_rows, self.cost)
+        if not guesses:
+            return list(wanted)
+        better = {following.request.number: each for each in wanted for following in each[:1]}
+        for number, guess in guesses.items():
+            following = self._following[number]
+            following.guesses = [*following.guesses, guess]
+            chances = _chances(following, guess, _room(following.request))
+            if number not in better or sum(chances) > sum(better[number][2]):
+                following.rival = None
+                better[number] = (following, guess, chances)
+        return [better[number] for number in self._following if number in better]
+
+    def _seeker(self, following: _Following, first: float) -> Seeker | None:
+        """What the head needs to guess for a request; None where that is not wanted or possible."""
+        request, row = following.request, following.row
+        room = _room(request)
+        if row < 0 or room < 1 or first >= SURE or not request.token_ids:
+            return None
+        sampler, ids = request.sampler, request.token_ids
+        position = request.prompt_tokens + len(ids)
+        lead = Lead(row, ids[-1], position, sampler.seed, sampler.shape)
+        rates = following.rates[self._head_source]
+        return Seeker(request.number, lead, room, rates, following.means, following.of_head)
 
     def _branch(
         self,
@@ -187,12 +236,18 @@ class Speculation:
     def note(self, plan: Plan, chosen: Mapping[int, Sequence[int]], seconds: float) -> None:
         """A step is done: what was computed, which tokens came of it, how long it took."""
         drafted: list[tuple[_Tally, int, int]] = []
-        decoding = branches = 0
+        decoding = branches = rows = 0
+        if self._deepening is not None:
+            seconds, self._deepening.spent_s = seconds - self._deepening.spent_s, 0.0
+            self._forget_rows()
         for chunk in plan.chunks:
+            rows += len(chunk.tokens)
             following, tokens = self._following.get(chunk.sequence), chosen.get(chunk.sequence)
             decoding += len(chunk.tokens) == chunk.n_logits
             if following is None or not tokens:
                 continue
+            if self._deepening is not None:
+                following.row = rows - chunk.n_logits + following.request.drawn_from
             self._judge(following, tokens)
             self._drafter.extend(chunk.sequence, tokens)
             if chunk.n_logits > 1:
@@ -205,6 +260,10 @@ class Speculation:
             else:
                 self.cost.note(plan.n_rows, seconds)
             self._count(drafted, decoding, seconds)
+
+    def _forget_rows(self) -> None:
+        for following in self._following.values():
+            following.row = -1
 
     def _drafted(
         self, following: _Following, chunk: Chunk, tokens: Sequence[int]
@@ -225,9 +284,13 @@ class Speculation:
         record, rates = following.record, following.rates
         for guess in following.guesses:
             of_source = rates[guess.source]
-            for kind, token, came in zip(kinds_of(guess), guess.tokens, tokens, strict=False):
+            pairs = zip(kinds_of(guess), guess.tokens, tokens, strict=False)
+            for depth, (kind, token, came) in enumerate(pairs):
                 held = token == came
-                if guess.source == following.source:
+                if guess.evidence:
+                    following.of_head.note(of_source.rates[kind], held)
+                    following.means.note(depth, held)
+                elif guess.source == following.source:
                     record.note(of_source.rates[kind], held)
                 of_source.note(kind, held)
                 if not held:
@@ -261,16 +324,20 @@ def _room(request: Request) -> int:
     return max(request.ending.max_tokens - len(request.token_ids) - 1, 0)
 
 
+def _chances(following: _Following, guess: Guess, most: int) -> list[float]:
+    """That the first 1, 2, ... tokens of a guess hold."""
+    odds = following.of_head.odds if guess.evidence else following.record.odds
+    rates = following.rates[guess.source].rates
+    return survivals(rates, odds, kinds_of(guess), min(most, len(guess.tokens)))
+
+
 def _best(
     following: _Following, guesses: Iterable[Guess], most: int
 ) -> tuple[Guess, list[float]] | None:
     """The guess that promises the most tokens, and the chances of each of its tokens."""
     best, promise = None, 0.0
     for guess in guesses:
-        rates = following.rates[guess.source].rates
-        chances = survivals(
-            rates, following.record.odds, kinds_of(guess), min(most, len(guess.tokens))
-        )
+        chances = _chances(following, guess, most)
         total = sum(chances)
         if total > promise:
             best, promise = (guess, chances), total

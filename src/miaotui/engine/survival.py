@@ -55,7 +55,10 @@ _KIND_OF = [[agreement * CLASSES + each for each in _CLASS_OF] for agreement in 
 
 def kinds_of(guess: Guess) -> list[int]:
     """The kind of evidence for each token of a guess, and perhaps for more."""
-    _, length, tokens, places, rivals = guess
+    _, length, tokens, places, rivals, evidence = guess
+    if evidence:
+        first, *more = (_CLASS_OF[min(each, MOST_EVIDENCE - 1)] for each in evidence)
+        return [ALONE * CLASSES + first, *(DEEPER * CLASSES + each for each in more)]
     if not rivals:
         agreement = UNANIMOUS if places > 1 else ALONE
     elif places > rivals:

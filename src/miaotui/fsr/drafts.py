@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from miaotui.engine.build import Progress
-from miaotui.engine.draft import Guess
+from miaotui.engine.draft import Guess, Head
 from miaotui.engine.speculation import Speculation
 from miaotui.fsr.suffix import KERNELS, SuffixIndex
 from miaotui.kernels import compiled
@@ -95,8 +95,10 @@ class SuffixDrafter:
         self._past.pop(namespace, None)
 
 
-def suffix_speculation(progress: Progress | None = None, **options: int) -> Speculation:
+def suffix_speculation(
+    progress: Progress | None = None, head: Head | None = None, **options: int
+) -> Speculation:
     """Speculation as engines have it by default; ``options`` are those of `SuffixDrafter`."""
     told = None if progress is None else lambda _, done, of: progress("compiling", done, of)
     compiled.prepare(KERNELS, told)
-    return Speculation(SuffixDrafter(**options))
+    return Speculation(SuffixDrafter(**options), head)

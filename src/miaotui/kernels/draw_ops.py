@@ -17,7 +17,9 @@ TOP_P = 4  # in (0, 1]
 LEAST = 5  # min-p as a weight
 KEY_LOW = 6  # 32 bits of the draw's key
 KEY_HIGH = 7  # 32 more
-NUMBERS = 8
+NOISY = 8  # of a guess: 0 if the greatest logit wins
+LEAD = 9  # of a guess: the best score less the next one's, in octaves; written
+NUMBERS = 10
 
 # scratch: int64 fields
 SCRATCH_MASS = 0  # [BUCKETS + SPILL]

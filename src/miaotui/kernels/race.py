@@ -104,3 +104,9 @@ def rank(score: Any) -> Any:
     """A float32 as an int32 in the same order: integers are compared in vectors without further ado."""
     bits = np.float32(score).view(np.int32)
     return np.int32(bits ^ ((bits >> np.int32(31)) & _TOP))
+
+
+@inline
+def unrank(ranked: Any) -> Any:
+    """The float32 that `rank` made this of."""
+    return np.int32(ranked ^ ((ranked >> np.int32(31)) & _TOP)).view(np.float32)

@@ -38,6 +38,11 @@ class Matrix:
     inputs: int
 
     @property
+    def address(self) -> int:
+        """Where its first byte lies."""
+        return int(self.data.ctypes.data)
+
+    @property
     def units(self) -> int:
         """Units of 32 outputs."""
         return int(self.data.shape[0])

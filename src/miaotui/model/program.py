@@ -21,8 +21,9 @@ from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
 from miaotui.kernels import pointwise_fields as pw
 from miaotui.kernels.ops import float_field
-from miaotui.kernels.team import SCRATCH_BYTES, aligned_int64
+from miaotui.kernels.team import SCRATCH_BYTES
 from miaotui.model.config import ModelConfig
+from miaotui.model.operations import Operations
 from miaotui.model.packed import Matrix, PackedModel
 from miaotui.model.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 
@@ -48,11 +49,11 @@ class Program:
     ) -> None:
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
         self.rotations, self.taps = rotations, taps or {}
-        self._operations: list[tuple[str, dict[int, int]]] = []
+        self._operations = Operations()
         self._keep: list[NDArray[np.float32]] = []
         self._build()
         compiled.prepare(self.kernels, progress)
-        self.table = self._link()
+        self.table = self._operations.link()
 
     @property
     def address(self) -> int:
@@ -67,7 +68,7 @@ class Program:
     @property
     def kernels(self) -> list[str]:
         """The kernels it calls."""
-        return list(dict.fromkeys(name for name, _ in self._operations))
+        return self._operations.kernels
 
     # the order of a pass -------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Program:
         mixed, target = self.workspace.mixed, 1 - current
         self._linear(matrix, source, mixed, mode=lin.STORE, bias=bias)
         out = self.workspace.residual[target]
-        self._add("pointwise:norm_add", {
+        self._operations.add("pointwise:norm_add", {
             **self._norm_fields(norm, mixed), pw.OUT: out.address, pw.OUT_STRIDE: out.stride,
             pw.RESIDUAL: residual.address, pw.RESIDUAL_STRIDE: residual.stride,
         })  # fmt: skip
@@ -114,7 +115,7 @@ class Program:
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
         self._linear(matrix, space.last, space.logits, mode=lin.STORE, rows=ops.RUN_LOGIT_ROWS)
         if config.logit_softcap:
-            self._add("pointwise:cap_logits", {
+            self._operations.add("pointwise:cap_logits", {
                 pw.X: space.logits.address, pw.X_STRIDE: space.logits.stride,
                 pw.WIDTH: matrix.units * 32, pw.EPS: float_field(config.logit_softcap),
             }, rows=ops.RUN_LOGIT_ROWS)  # fmt: skip
@@ -123,8 +124,8 @@ class Program:
 
     def _embed(self) -> None:
         matrix, out = self.weights.matrix("embed"), self.workspace.residual[0]
-        self._add(f"pointwise:embed_{matrix.format.value}", {
-            pw.TABLE: _address(matrix), pw.TABLE_STRIDE: matrix.tile_stride, pw.WIDTH: self.config.hidden_size,
+        self._operations.add(f"pointwise:embed_{matrix.format.value}", {
+            pw.TABLE: matrix.address, pw.TABLE_STRIDE: matrix.tile_stride, pw.WIDTH: self.config.hidden_size,
             pw.TABLE_GROUPS: matrix.inputs // 32, pw.TABLE_OUT: out.address, pw.TABLE_OUT_STRIDE: out.stride,
             pw.TABLE_SCALE: float_field(self.config.embedding_scale),
         })  # fmt: skip
@@ -132,7 +133,7 @@ class Program:
     def _norm(
         self, name: str, source: Rows, out: Quantized, gather: int = 0, rows: int = ops.RUN_ROWS
     ) -> None:
-        self._add("pointwise:norm", {
+        self._operations.add("pointwise:norm", {
             **self._norm_fields(name, source), pw.KIND: _NORMS[self.config.norm], pw.GATHER: gather,
             pw.NORM_BIAS: self._norm_bias(name),
             pw.OUT: out.integers.address, pw.OUT_STRIDE: out.integers.stride,
@@ -172,7 +173,7 @@ class Program:
     def _gate_up(self, name: str) -> None:
         out = self.workspace.fed
         matrix = self.weights.matrix(name)
-        self._add_linear(matrix, self.workspace.normed, {
+        self._operations.add_linear(matrix, self.workspace.normed, {
             lin.MODE: _GATED[self.config.activation],
             lin.OUT: out.integers.address, lin.OUT_STRIDE: out.integers.stride,
             lin.OUT_HEADERS: out.headers.address, lin.OUT_HEADER_STRIDE: out.headers.stride,
@@ -182,28 +183,18 @@ class Program:
         self, matrix: Matrix, source: Quantized, out: Rows, *, mode: int = lin.STORE, bias: int = 0,
         offset: int = 0, keep_going: int = 0, rows: int = ops.RUN_ROWS,
     ) -> None:  # fmt: skip
-        self._add_linear(matrix, source, {
+        self._operations.add_linear(matrix, source, {
             lin.MODE: mode, lin.OUT: out.address + offset, lin.OUT_STRIDE: out.stride, lin.BIAS: bias,
             ops.KEEP_GOING: keep_going,
-        }, rows)  # fmt: skip
-
-    def _add_linear(
-        self, matrix: Matrix, source: Quantized, fields: dict[int, int], rows: int = ops.RUN_ROWS
-    ) -> None:
-        self._add(f"linear:linear_{matrix.format.value}", {
-            lin.WEIGHTS: _address(matrix), lin.TILE_STRIDE: matrix.tile_stride,
-            lin.GROUPS: matrix.inputs // 32, lin.UNITS: matrix.units,
-            lin.X: source.integers.address, lin.X_STRIDE: source.integers.stride,
-            lin.HEADERS: source.headers.address, lin.HEADER_STRIDE: source.headers.stride, **fields,
         }, rows)  # fmt: skip
 
     def _attention(self, layer: int) -> None:
         fields = self._attention_fields(layer)
         kind = self.pages.kind
         capped = "_capped" if self.config.attention_softcap else ""
-        self._add("attention:kv_copy", fields)
-        self._add(f"attention:kv_store_{kind}", fields)
-        self._add(f"attention:attention_{kind}{capped}", fields)
+        self._operations.add("attention:kv_copy", fields)
+        self._operations.add(f"attention:kv_store_{kind}", fields)
+        self._operations.add(f"attention:attention_{kind}{capped}", fields)
 
     def _attention_fields(self, layer: int) -> dict[int, int]:
         config, space, pages = self.config, self.workspace, self.pages
@@ -233,7 +224,7 @@ class Program:
     def _tap(self, layer: int, current: int) -> None:
         if layer in self.taps:
             source, out = self.workspace.residual[current], self.taps[layer]
-            self._add("pointwise:tap", {
+            self._operations.add("pointwise:tap", {
                 pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.config.hidden_size,
                 pw.OUT: out.address, pw.OUT_STRIDE: out.stride,
             })  # fmt: skip
@@ -246,18 +237,6 @@ class Program:
         vector = self.weights.vector(name)
         self._keep.append(vector)
         return int(vector.ctypes.data)
-
-    def _add(self, kernel: str, fields: Mapping[int, int], rows: int = ops.RUN_ROWS) -> None:
-        slot = len(self._operations) % ops.CLAIM_SLOTS
-        self._operations.append((kernel, {ops.SLOT: slot, ops.ROWS: rows, **fields}))
-
-    def _link(self) -> NDArray[np.int64]:
-        table = aligned_int64(len(self._operations) * ops.OP_FIELDS).reshape(-1, ops.OP_FIELDS)
-        for row, (kernel, fields) in zip(table, self._operations, strict=True):
-            row[ops.FUNCTION] = compiled.address(kernel)
-            for field, value in fields.items():
-                row[field] = value
-        return table
 
 
 def require_runnable(config: ModelConfig) -> None:
@@ -298,7 +277,3 @@ def rotation_tables(config: ModelConfig, positions: int) -> dict[int, RotationTa
                 shared[rope] = RotationTable(rope, positions)
             result[layer] = shared[rope]
     return result
-
-
-def _address(matrix: Matrix) -> int:
-    return int(matrix.data.ctypes.data)

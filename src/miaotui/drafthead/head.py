@@ -1,0 +1,84 @@
+"""Guessing with a draft head: several requests side by side, one token deeper with each call.
+
+Owns the states of the guesses under way. Knows token ids, rows of the last pass and noise, not
+requests. Invariant: a guess is what the model would draw if its distribution were the head's, with
+the very noise of that position, so a good head agrees often at any temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.drafthead.program import HeadProgram
+from miaotui.drafthead.weights import HeadWeights, load_head, path_for
+from miaotui.engine.build import Built
+from miaotui.engine.draft import HeadToken, Lead
+from miaotui.engine.draw import guess
+from miaotui.engine.noise import noise_key
+from miaotui.engine.runner import Runner
+
+PARTS_OF_OCTAVE = 4  # evidence: how far a token leads, in quarters of an octave
+MOST_EVIDENCE = 60
+
+
+class DraftHead:
+    """A `Head` over one model's engine; used by the engine's thread alone, right after a pass."""
+
+    name = "head"
+
+    def __init__(self, weights: HeadWeights, runner: Runner, most_rows: int) -> None:
+        program = runner.program
+        config, space = program.config, program.workspace
+        self._tokens = weights.tokens
+        self._residual = space.residual[0].floats(space.max_rows, config.hidden_size)
+        self._program = HeadProgram(
+            weights, program.weights.matrix("embed"), most_rows, runner.team
+        )
+        self.most_rows = most_rows
+        self._leads: list[Lead] = []
+        self._chosen: list[int] = []
+        self._turn = self._depth = 0
+
+    def begin(self, leads: Sequence[Lead]) -> None:
+        """Start from the rows of the last pass that ``leads`` name, at most ``most_rows``."""
+        self._leads = list(leads)
+        self._chosen = [lead.token for lead in leads]
+        self._turn = self._depth = 0
+        state = self._program.states[0]
+        for row, lead in enumerate(leads):
+            state[row] = self._residual[lead.row]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows alone, in this order (ascending)."""
+        if len(rows) < len(self._leads):
+            self._leads = [self._leads[row] for row in rows]
+            self._chosen = [self._chosen[row] for row in rows]
+            state: NDArray[np.float32] = self._program.states[self._turn]
+            state[: len(rows)] = state[list(rows)]
+
+    def deepen(self) -> list[HeadToken]:
+        """The next guessed token of each row."""
+        logits = self._program.step(self._turn, self._chosen)
+        self._turn = 1 - self._turn
+        found = []
+        for lead, row in zip(self._leads, logits, strict=True):
+            key = 0 if lead.shape is None else noise_key(lead.seed, lead.position + self._depth)
+            token, ahead = guess(row, self._tokens, lead.shape, key)
+            found.append(HeadToken(token, 1 + min(int(PARTS_OF_OCTAVE * ahead), MOST_EVIDENCE)))
+        self._depth += 1
+        self._chosen = [each.token for each in found]
+        return found
+
+
+def head_for(parts: Built) -> DraftHead | None:
+    """The draft head that comes with miaotui for a model, ready to guess; None: there is none."""
+    program = parts.runner.program
+    path = path_for(program.weights)
+    if path is None:
+        return None
+    weights = load_head(path, program.weights, program.config.tied_head)
+    most = program.workspace.max_logits - parts.draft_rows
+    return DraftHead(weights, parts.runner, most)

@@ -1,0 +1,121 @@
+"""One step of a draft head as a table of operations: a state and a token become the next state and logits.
+
+    a = [norm(state), norm(embedding of the token)]
+    next = carry * norm(state) + down(silu(gate a) * up a)
+    logits = outputs(norm(next))
+
+A recurrent drafter (Cheng et al. 2024, "Recurrent Drafter for Fast Speculative Decoding", section 3.1) with a
+gated layer as its cell. Owns buffers and two tables: a step reads one state buffer and writes the other.
+Knows neither requests nor which token is chosen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.drafthead.weights import HeadWeights
+from miaotui.kernels import compiled, ops
+from miaotui.kernels import linear_fields as lin
+from miaotui.kernels import pointwise_fields as pw
+from miaotui.kernels.formats import padded_rows
+from miaotui.kernels.ops import HEADER_BYTES, float_field
+from miaotui.kernels.team import Team, aligned_int64
+from miaotui.model.operations import Operations
+from miaotui.model.packed import Matrix
+from miaotui.model.workspace import Quantized, Rows, float_rows
+
+EPS = 1e-5  # of its norms, as in training
+
+
+class HeadProgram:
+    """A head's buffers and tables for up to ``most_rows`` rows; ``embedding`` is the model's."""
+
+    def __init__(self, weights: HeadWeights, embedding: Matrix, most_rows: int, team: Team) -> None:
+        self._weights, self._embedding, self._team = weights, embedding, team
+        self.hidden = embedding.inputs
+        self._states = [float_rows(most_rows, self.hidden) for _ in range(2)]
+        self._embedded = float_rows(most_rows, self.hidden)
+        self._both = Quantized.of(most_rows, 2 * self.hidden)
+        self._unread = Quantized.of(most_rows, self.hidden)  # a norm quantizes, wanted or not
+        self._fed = Quantized.of(most_rows, weights.width)
+        self._last = Quantized.of(most_rows, self.hidden)
+        size = len(weights.tokens)
+        logits = float_rows(most_rows, padded_rows(size))
+        self._ones = np.ones(self.hidden, np.float32)
+        programs = [self._build(turn, logits) for turn in range(2)]
+        compiled.prepare(programs[0].kernels)
+        self._tables = [program.link() for program in programs]
+        self._logits = logits.floats(most_rows, size)
+        self.states = [state.floats(most_rows, self.hidden) for state in self._states]
+        self._rows = aligned_int64(most_rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
+        self._run = aligned_int64(ops.RUN_FIELDS)
+        self._run[ops.RUN_ROW_TABLE] = self._rows.ctypes.data
+        self._addresses = [int(table.ctypes.data) for table in self._tables]
+        self._count = len(programs[0])
+
+    def step(self, turn: int, tokens: list[int]) -> NDArray[np.float32]:
+        """From the states in buffer ``turn`` to those in the other one, a row for each token.
+
+        Returns logits float32 ``[rows, len(weights.tokens)]``, valid until the next step.
+        """
+        count = len(tokens)
+        self._rows[:count, ops.ROW_TOKEN] = tokens
+        self._run[ops.RUN_ROWS] = self._run[ops.RUN_LOGIT_ROWS] = count
+        self._team.run(self._addresses[turn], self._count, self._run)
+        return self._logits[:count]
+
+    def _build(self, turn: int, logits: Rows) -> Operations:
+        weights, table = self._weights, Operations()
+        state, following = self._states[turn], self._states[1 - turn]
+        self._embed(table)
+        self._norm(table, self._embedded, self._ones, self._half(1))
+        self._norm(table, state, self._ones, self._half(0))
+        self._norm(table, state, weights.carry, self._unread, also=following)
+        table.add_linear(weights.gate_up, self._both, {
+            lin.MODE: lin.GATED_SILU,
+            lin.OUT: self._fed.integers.address, lin.OUT_STRIDE: self._fed.integers.stride,
+            lin.OUT_HEADERS: self._fed.headers.address, lin.OUT_HEADER_STRIDE: self._fed.headers.stride,
+        })  # fmt: skip
+        table.add_linear(weights.down, self._fed, {
+            lin.MODE: lin.ADD, lin.OUT: following.address, lin.OUT_STRIDE: following.stride,
+        })  # fmt: skip
+        self._norm(table, following, weights.norm, self._last)
+        table.add_linear(weights.outputs, self._last, {
+            lin.MODE: lin.STORE, lin.OUT: logits.address, lin.OUT_STRIDE: logits.stride,
+        })  # fmt: skip
+        return table
+
+    def _embed(self, table: Operations) -> None:
+        matrix, out = self._embedding, self._embedded
+        table.add(f"pointwise:embed_{matrix.format.value}", {
+            pw.TABLE: matrix.address, pw.TABLE_STRIDE: matrix.tile_stride, pw.WIDTH: self.hidden,
+            pw.TABLE_GROUPS: matrix.inputs // 32, pw.TABLE_SCALE: float_field(1.0),
+            pw.TABLE_OUT: out.address, pw.TABLE_OUT_STRIDE: out.stride,
+        })  # fmt: skip
+
+    def _half(self, index: int) -> tuple[int, int]:
+        """Where the first or second half of a cell's inputs goes: integers, headers."""
+        both = self._both
+        return (
+            both.integers.address + index * self.hidden,
+            both.headers.address + index * self.hidden // 32 * HEADER_BYTES,
+        )
+
+    def _norm(
+        self,
+        table: Operations,
+        source: Rows,
+        weight: NDArray[np.float32],
+        out: Quantized | tuple[int, int],
+        also: Rows | None = None,
+    ) -> None:
+        whole = out if isinstance(out, Quantized) else self._both
+        addresses = out if isinstance(out, tuple) else (out.integers.address, out.headers.address)
+        table.add("pointwise:norm", {
+            pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.hidden,
+            pw.WEIGHT: int(weight.ctypes.data), pw.EPS: float_field(EPS), pw.KIND: pw.RMS,
+            pw.OUT: addresses[0], pw.OUT_STRIDE: whole.integers.stride,
+            pw.OUT_HEADERS: addresses[1], pw.OUT_HEADER_STRIDE: whole.headers.stride,
+            pw.OUT_FLOAT: also.address if also else 0, pw.OUT_FLOAT_STRIDE: also.stride if also else 0,
+        })  # fmt: skip

@@ -1,0 +1,167 @@
+"""A draft head's weights: a small file, made for one model, packed when it is loaded.
+
+The file is a safetensors file with ``tokens`` ``[V]`` (the ids it can guess, ascending), ``gate`` and ``up``
+``[width, 2 hidden]``, ``down`` ``[hidden, width]`` and ``carry`` ``[hidden]``. Outputs are the model's own
+rows of those tokens, so they are not in it. Owns checking and packing. Invariant: a head is only ever
+loaded for the model that it was trained with, known by a digest of the model's final norm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.errors import ModelFormatError
+from miaotui.hub.safetensors import read_safetensors
+from miaotui.kernels.formats import (
+    TILE_ROWS,
+    UNIT_ROWS,
+    Format,
+    pack,
+    padded_rows,
+    quantize,
+    tile_stride,
+    unpack,
+    values,
+)
+from miaotui.kernels.team import aligned_bytes
+from miaotui.model.packed import Matrix, PackedModel
+
+FOLDER = Path(__file__).parent / "heads"
+TRUNK, OUTPUTS = Format.Q8, Format.Q4
+_NAMES = {"tokens", "gate", "up", "down", "carry"}
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """A head, ready to run. ``carry`` is how much of the last state goes on."""
+
+    tokens: NDArray[np.int32]
+    gate_up: Matrix
+    down: Matrix
+    outputs: Matrix
+    carry: NDArray[np.float32]
+    norm: NDArray[np.float32]  # the model's final one
+
+    @property
+    def width(self) -> int:
+        """Values between the two products of a step."""
+        return self.down.inputs
+
+
+def digest_of(weights: PackedModel) -> str:
+    """What tells models apart here: the same for all files of one model, whatever their format."""
+    return hashlib.sha256(weights.vector("final_norm").tobytes()).hexdigest()[:16]
+
+
+def path_for(weights: PackedModel) -> Path | None:
+    """The head that comes with miaotui for this model, if there is one."""
+    path = FOLDER / f"{digest_of(weights)}.safetensors"
+    return path if path.is_file() else None
+
+
+def load_head(path: Path, weights: PackedModel, tied: bool) -> HeadWeights:
+    """Read a head and pack it for the model ``weights``.
+
+    Raises `ModelFormatError` for a file that is no head, or one of a model of another shape.
+    """
+    outer = weights.matrix("embed" if tied else "head")
+    hidden, vocabulary = outer.inputs, outer.units * UNIT_ROWS
+    tokens, arrays = _read(path)
+    gate, up, down, carry = (arrays[name] for name in ("gate", "up", "down", "carry"))
+    width = gate.shape[0]
+    shapes = ((width, 2 * hidden), (width, 2 * hidden), (hidden, width), (hidden,))
+    if tuple(a.shape for a in (gate, up, down, carry)) != shapes or width % 32 or width == 0:
+        raise ModelFormatError(
+            f"{path}: the draft head's shapes do not fit a model of width {hidden}: train one for it"
+        )
+    ascending = tokens.size > 0 and bool((np.diff(tokens) > 0).all())
+    if not ascending or tokens[0] < 0 or tokens[-1] >= vocabulary:
+        raise ModelFormatError(f"{path}: the draft head's tokens are not ids of this model")
+    return HeadWeights(
+        tokens=tokens,
+        gate_up=_alternating(gate, up),
+        down=_packed(TRUNK, down),
+        outputs=_packed(OUTPUTS, rows_of(outer, tokens)),
+        carry=carry,
+        norm=weights.vector("final_norm"),
+    )
+
+
+def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write a head's arrays, as float16 but for the tokens; whole, or not at all."""
+    header: dict[str, Any] = {}
+    data = bytearray()
+    for name in sorted(_NAMES):
+        kind = "F32" if name == "tokens" else "F16"
+        values = np.ascontiguousarray(arrays[name], np.float32 if kind == "F32" else np.float16)
+        begin = len(data)
+        data += values.tobytes()
+        header[name] = {
+            "dtype": kind,
+            "shape": list(values.shape),
+            "data_offsets": [begin, len(data)],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
+    partial.replace(path)
+
+
+def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]:
+    stored = read_safetensors(path)
+    if set(stored) != _NAMES:
+        raise ModelFormatError(
+            f"{path} holds {', '.join(sorted(stored)[:8])} and no draft head, "
+            f"which has {', '.join(sorted(_NAMES))}"
+        )
+    arrays = {name: tensor.float32() for name, tensor in stored.items()}
+    if any(not np.isfinite(array).all() for array in arrays.values()):
+        raise ModelFormatError(f"{path}: the draft head has weights that are not numbers")
+    return arrays.pop("tokens").astype(np.int32), arrays
+
+
+def rows_of(matrix: Matrix, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Some rows of a packed matrix, float32 ``[rows, inputs]``."""
+    tiles = matrix.data.reshape(-1, matrix.tile_stride)
+    used, place = np.unique(rows // TILE_ROWS, return_inverse=True)
+    some = values(unpack(matrix.format, np.ascontiguousarray(tiles[used]), matrix.inputs))
+    return np.ascontiguousarray(some[place * TILE_ROWS + rows % TILE_ROWS])
+
+
+def _packed(form: Format, matrix: NDArray[np.float32]) -> Matrix:
+    rows, inputs = matrix.shape
+    data = _memory(padded_rows(rows) // UNIT_ROWS, 2, form, inputs)
+    _pack_into(form, matrix, data)
+    return Matrix(form, data, inputs)
+
+
+def _alternating(gate: NDArray[np.float32], up: NDArray[np.float32]) -> Matrix:
+    rows, inputs = gate.shape
+    data = _memory(padded_rows(rows) // UNIT_ROWS, 4, TRUNK, inputs)
+    _pack_into(TRUNK, gate, data[:, :2])
+    _pack_into(TRUNK, up, data[:, 2:])
+    return Matrix(TRUNK, data, inputs)
+
+
+def _memory(units: int, tiles: int, form: Format, inputs: int) -> NDArray[np.uint8]:
+    stride = tile_stride(form, inputs)
+    return aligned_bytes(units * tiles * stride).reshape(units, tiles, stride)
+
+
+def _pack_into(form: Format, matrix: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+    rows, inputs = matrix.shape
+    whole = np.zeros((padded_rows(rows), inputs), np.float32)
+    whole[:rows] = matrix
+    tiles = np.empty((whole.shape[0] // TILE_ROWS, out.shape[2]), np.uint8)
+    pack(quantize(form, whole), tiles)
+    out[...] = tiles.reshape(out.shape)

@@ -1,0 +1,150 @@
+"""How deep a draft head's guesses go: each further token must be worth what it costs to compute.
+
+Owns what a head's steps cost here and how often its guesses hold on the whole; how well each of them
+is founded is learned elsewhere (``survival``). Knows neither pages nor how a head works. Invariant: a
+head that does not pay is not run, and whether it is run changes when tokens come, never which.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from miaotui.engine.draft import Guess, Head, Lead
+from miaotui.engine.row_cost import RowCost
+from miaotui.engine.survival import Rates, Record, kinds_of
+
+DEEPEST = 6  # tokens of a guess
+MARGIN = 1.02  # what a step of the head must promise over none
+SURE = 0.75  # with a guess that holds so probably from elsewhere, no other is sought
+_FIRST_SHARE = 0.06  # a step's cost in passes of one row, before any was timed
+_FAST = 0.1  # what the times take up of a new one
+_PRIOR_WEIGHT, _MEMORY = 30.0, 2000.0
+_RECOVERY = 0.02  # of a request's own odds, for each step in which nothing was tried
+
+
+class Means:
+    """How often a head's guesses hold on the whole: its first tokens, and deeper ones if those before held."""
+
+    def __init__(self, heat: int) -> None:
+        first, deeper = (0.5, 0.55) if heat == 0 else (0.4, 0.4)
+        self._held = [first * _PRIOR_WEIGHT, deeper * _PRIOR_WEIGHT]
+        self._seen = [_PRIOR_WEIGHT, _PRIOR_WEIGHT]
+
+    def rate(self, depth: int) -> float:
+        """Of tokens at ``depth``, from 0."""
+        which = min(depth, 1)
+        return self._held[which] / self._seen[which]
+
+    def note(self, depth: int, held: bool) -> None:
+        """One held, or did not."""
+        which = min(depth, 1)
+        if self._seen[which] > _MEMORY:
+            self._seen[which] /= 2
+            self._held[which] /= 2
+        self._seen[which] += 1.0
+        self._held[which] += held
+
+
+@dataclass(slots=True)
+class Seeker:
+    """A request for which a guess is sought, and what the head has said so far."""
+
+    number: int
+    lead: Lead
+    most: int  # tokens
+    rates: Rates
+    means: Means
+    record: Record
+    chance: float = 1.0  # that all tokens so far hold
+    tokens: list[int] = field(default_factory=list)
+    evidence: list[int] = field(default_factory=list)
+
+    def hope(self) -> float:
+        """The chance that one more token holds."""
+        return self.chance * _with_odds(self.means.rate(len(self.tokens)), self.record.odds)
+
+
+class Deepening:
+    """One engine's head; ``source`` is its number among the sources of guesses."""
+
+    def __init__(self, head: Head, source: int) -> None:
+        self._head, self._source = head, source
+        self._seconds: dict[int, float] = {}  # of a step, by rows
+        self.spent_s = 0.0  # since the last step of the engine
+
+    def guesses(
+        self, seekers: Sequence[Seeker], gain: float, rows: int, cost: RowCost
+    ) -> dict[int, Guess]:
+        """Guesses by request number, where they pay.
+
+        ``gain`` is the tokens that the next pass brings without them, ``rows`` its rows then.
+        """
+        if not seekers:
+            return {}
+        alive = list(seekers[: self._head.most_rows])
+        pace, used = gain / cost.ratio(rows), 0
+        for depth in range(DEEPEST):
+            if not alive or not self._pays(alive, pace, rows + used, cost):
+                break
+            started_s = time.perf_counter()
+            if depth == 0:
+                self._head.begin([seeker.lead for seeker in alive])
+            self._deepen(alive)
+            self._time(len(alive), time.perf_counter() - started_s)
+            used += len(alive)
+            least = pace * (cost.ratio(rows + used + 1) - cost.ratio(rows + used))
+            alive = self._kept(alive, least)
+        self._recover(seekers)
+        return {
+            s.number: Guess(self._source, s.evidence[0], s.tokens, evidence=s.evidence)
+            for s in seekers
+            if s.tokens
+        }
+
+    def _deepen(self, alive: Sequence[Seeker]) -> None:
+        for seeker, (token, evidence) in zip(alive, self._head.deepen(), strict=True):
+            seeker.tokens.append(token)
+            seeker.evidence.append(evidence)
+            guess = Guess(self._source, evidence, seeker.tokens, evidence=seeker.evidence)
+            rate = seeker.rates.rates[kinds_of(guess)[-1]]
+            seeker.chance *= _with_odds(rate, seeker.record.odds)
+
+    def _pays(self, alive: Sequence[Seeker], pace: float, rows: int, cost: RowCost) -> bool:
+        """Whether one more token each is worth its rows and the head's step."""
+        count = len(alive)
+        price = cost.ratio(rows + count) - cost.ratio(rows) + self._share(count, cost)
+        return sum(seeker.hope() for seeker in alive) > MARGIN * pace * price
+
+    def _kept(self, alive: Sequence[Seeker], least: float) -> list[Seeker]:
+        """Those whose next token has a chance above ``least``; the others' states are dropped."""
+        rows_kept = [
+            row
+            for row, seeker in enumerate(alive)
+            if len(seeker.tokens) < seeker.most and seeker.hope() > least
+        ]
+        if rows_kept:
+            self._head.keep(rows_kept)
+        return [alive[row] for row in rows_kept]
+
+    def _share(self, count: int, cost: RowCost) -> float:
+        """What a step costs, in passes of ratio 1."""
+        plain_s = cost.seconds(1)
+        if count not in self._seconds or plain_s <= 0.0:
+            return _FIRST_SHARE * (1.0 + 0.1 * count)
+        return self._seconds[count] / plain_s * cost.ratio(1)
+
+    def _time(self, count: int, seconds: float) -> None:
+        self.spent_s += seconds
+        before = self._seconds.get(count, seconds)
+        self._seconds[count] = before + _FAST * (seconds - before)
+
+    def _recover(self, seekers: Sequence[Seeker]) -> None:
+        for seeker in seekers:
+            if not seeker.tokens and seeker.record.odds < 1.0:
+                seeker.record.odds += _RECOVERY * (1.0 - seeker.record.odds)
+
+
+def _with_odds(rate: float, odds: float) -> float:
+    return rate * odds / (1.0 - rate + rate * odds)

@@ -1,0 +1,222 @@
+"""A draft head against NumPy, its file against bad ones, and answers with it against answers without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from miaotui.drafthead.head import DraftHead
+from miaotui.drafthead.weights import HeadWeights, digest_of, load_head, path_for, write_head
+from miaotui.engine.draft import Lead
+from miaotui.engine.draw import Shape
+from miaotui.engine.engine import Engine
+from miaotui.engine.noise import noise_key
+from miaotui.engine.row_cost import RowCost
+from miaotui.engine.speculation import Speculation
+from miaotui.errors import ModelFormatError
+from miaotui.fsr.drafts import SuffixDrafter
+from miaotui.kernels.formats import unpack, values
+from miaotui.types import SamplingParams
+from tiny_engine import open_parts, settings_in
+from tiny_models import make_tiny_gguf
+
+F = np.float32
+WIDTH = 96
+TOKENS = np.arange(3, 300, 2)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("head")
+    parts, tokenizer = open_parts(make_tiny_gguf(folder, "llama"), settings_in(folder))
+    path = folder / "head.safetensors"
+    write_head(path, arrays(parts.runner.program.config.hidden_size))
+    weights = parts.runner.program.weights
+    head = load_head(path, weights, parts.runner.program.config.tied_head)
+    return parts, tokenizer, head, path
+
+
+def arrays(hidden: int, **changes: Any) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(4)
+    drawn = {
+        "tokens": TOKENS.astype(F),
+        "gate": rng.normal(0, 0.1, (WIDTH, 2 * hidden)).astype(F),
+        "up": rng.normal(0, 0.1, (WIDTH, 2 * hidden)).astype(F),
+        "down": rng.normal(0, 0.3, (hidden, WIDTH)).astype(F),
+        "carry": rng.uniform(0.2, 0.8, hidden).astype(F),
+    }
+    return {**drawn, **changes}
+
+
+def normed(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+
+
+def matrix(packed: Any, tiles: slice = slice(0, 2)) -> np.ndarray:
+    """Float32 rows of some tiles of each unit."""
+    some = np.ascontiguousarray(packed.data[:, tiles].reshape(-1, packed.tile_stride))
+    return values(unpack(packed.format, some, packed.inputs))
+
+
+def reference(
+    head: HeadWeights, embedding: np.ndarray, state: np.ndarray, token: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step in NumPy: the next state, and logits of the head's tokens."""
+    state = normed(state)
+    both = np.concatenate([state, normed(embedding[token])])
+    gate, up = (matrix(head.gate_up, part)[:WIDTH] @ both for part in (slice(0, 2), slice(2, 4)))
+    following = head.carry * state + matrix(head.down)[: len(state)] @ (gate / (1 + np.exp(-gate)) * up)
+    return following, matrix(head.outputs)[: len(head.tokens)] @ (normed(following) * head.norm)
+
+
+def ready(parts: Any, weights: HeadWeights, most: int = 4) -> tuple[DraftHead, np.ndarray]:
+    """A head, and the states it may start from, filled at random."""
+    space = parts.runner.program.workspace
+    hidden = parts.runner.program.config.hidden_size
+    residual = space.residual[0].floats(space.max_rows, hidden)
+    residual[:] = np.random.default_rng(1).normal(0, 3, residual.shape)
+    return DraftHead(weights, parts.runner, most), residual
+
+
+@pytest.mark.parametrize("shape", [None, Shape.of(1.0, 0, 1.0, 0.0), Shape.of(0.5, 0, 1.0, 0.0)])
+def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | None) -> None:
+    parts, _, weights, _ = opened
+    head, residual = ready(parts, weights)
+    embedding = matrix(parts.runner.program.weights.matrix("embed"))
+    agreed = total = 0
+    for start in range(12):
+        leads = [Lead(start + row, 7 + row, 50 + row, start, shape) for row in range(3)]
+        head.begin(leads)
+        found = [head.deepen() for _ in range(3)]
+        for row, lead in enumerate(leads):
+            state, token = residual[lead.row].copy(), lead.token
+            for depth in range(3):
+                state, logits = reference(weights, embedding, state, token)
+                scores = logits * (shape.scale if shape else 1.4427)
+                if shape is not None:
+                    scores = scores - waits(noise_key(lead.seed, lead.position + depth))[weights.tokens]
+                token = found[depth][row].token
+                agreed += token == weights.tokens[scores.argmax()]
+                total += 1
+    assert agreed >= 0.9 * total  # activations of 8 bits may decide close ones otherwise
+
+
+def waits(key: int) -> np.ndarray:
+    """What each token waits, in octaves, with Python's integers and float64."""
+    found = []
+    for token in range(320):
+        x = token * 0x9E3779B9 % 2**32 ^ key % 2**32
+        x ^= x >> 16
+        x = x * 0x7FEB352D % 2**32
+        x ^= x >> 15
+        x = x * 0x846CA68B % 2**32
+        x ^= x >> 16
+        x = (x + (key >> 32)) % 2**32 * 0x9E3779B9 % 2**32
+        found.append((x ^ x >> 15) >> 1)
+    return np.log2(-np.log1p(-(np.array(found) + 0.5) / 2**31) / np.log(2))
+
+
+def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(opened: Any) -> None:
+    parts, _, weights, _ = opened
+    head, _ = ready(parts, weights)
+    leads = [Lead(row, 9 * row + 1, 5, 3, Shape.of(1.0, 0, 1.0, 0.0)) for row in range(4)]
+    alone = []
+    for lead in leads:
+        head.begin([lead])
+        alone.append([head.deepen()[0] for _ in range(3)])
+    head.begin(leads)
+    assert head.deepen() == [tokens[0] for tokens in alone]
+    head.keep([1, 3])
+    assert head.deepen() == [alone[1][1], alone[3][1]]
+    head.keep([1])
+    assert head.deepen() == [alone[3][2]]
+
+
+class FreeRows(RowCost):
+    """As if rows and steps of a head cost nothing."""
+
+    def ratio(self, rows: int) -> float:
+        return 1.0
+
+    def seconds(self, rows: int) -> float:
+        return 1e9
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_answers_are_the_same_bytes_with_a_head(opened: Any, temperature: float) -> None:
+    parts, tokenizer, weights, _ = opened
+    prompts = [[1, 5, 9], list(range(2, 40)), [7] * 20, [3, 1, 4, 1, 5, 9, 2, 6]]
+    params = [
+        SamplingParams(max_tokens=40, ignore_eos=True, temperature=temperature, seed=s, top_p=p)
+        for s, p in enumerate((1.0, 0.9, 1.0, 0.8))
+    ]
+    plain = answers(Engine(parts, tokenizer), prompts, params)
+    head = DraftHead(weights, parts.runner, 16)
+    speculation = Speculation(SuffixDrafter(past_tokens=0), head)
+    speculation.cost = FreeRows()
+    engine = Engine(parts, tokenizer, speculation)
+    assert answers(engine, prompts, params) == plain
+    tried = {source.name: source.proposed for source in speculation.report()}
+    assert tried["head"] > 20
+
+
+def answers(engine: Engine, prompts: list[list[int]], params: list[SamplingParams]) -> list[Any]:
+    requests = [engine.submit(p, q) for p, q in zip(prompts, params, strict=True)]
+    while engine.step():
+        pass
+    return [request.completion().token_ids for request in requests]
+
+
+# files --------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_a_head_has_none(opened: Any) -> None:
+    assert path_for(opened[0].runner.program.weights) is None
+
+
+def test_models_are_told_apart_by_their_norms(opened: Any) -> None:
+    digest = digest_of(opened[0].runner.program.weights)
+    assert len(digest) == 16
+    assert digest == digest_of(opened[0].runner.program.weights)
+
+
+def test_a_written_head_is_read_again(opened: Any) -> None:
+    parts, _, weights, _ = opened
+    stored = arrays(parts.runner.program.config.hidden_size)
+    assert weights.tokens.tolist() == TOKENS.tolist()
+    assert weights.carry == pytest.approx(stored["carry"].astype(np.float16))
+    gate = matrix(weights.gate_up)[:WIDTH]
+    assert np.abs(gate - stored["gate"]).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"carry": np.ones(7, F)}, "shapes do not fit"),
+        ({"gate": np.zeros((WIDTH, 6), F)}, "shapes do not fit"),
+        ({"tokens": np.array([5, 3, 9], F)}, "not ids"),
+        ({"tokens": np.array([], F)}, "at least 1"),
+        ({"tokens": np.array([1, 2, 1e6], F)}, "not ids"),
+        ({"down": np.full((64, WIDTH), np.nan, F)}, "not numbers"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(
+    opened: Any, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    parts = opened[0]
+    path = tmp_path / "bad.safetensors"
+    write_head(path, arrays(parts.runner.program.config.hidden_size, **changes))
+    with pytest.raises(ModelFormatError, match=said):
+        load_head(path, parts.runner.program.weights, tied=parts.runner.program.config.tied_head)
+
+
+def test_another_kind_of_file_is_refused(opened: Any, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ModelFormatError, match="no draft head"):
+        load_head(path, opened[0].runner.program.weights, tied=True)

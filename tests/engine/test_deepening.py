@@ -1,0 +1,128 @@
+"""How deep a head is asked: a scripted head, costs from a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from miaotui.engine.deepening import DEEPEST, Deepening, Means, Seeker
+from miaotui.engine.draft import HeadToken, Lead
+from miaotui.engine.row_cost import RowCost
+from miaotui.engine.survival import Rates, Record
+
+SURE, DOUBTFUL = 60, 1  # evidence
+
+
+class Table(RowCost):
+    """A pass of ``n`` rows costs ``1 + slope (n - 1)``."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self._slope = slope
+
+    def ratio(self, rows: int) -> float:
+        return 1.0 + self._slope * (rows - 1)
+
+    def seconds(self, rows: int) -> float:
+        return 1e6  # beside which a scripted head takes no time
+
+
+class Script:
+    """A head that says 100 * row + depth, with the same evidence throughout for each of the first leads."""
+
+    name = "script"
+
+    def __init__(self, evidence: Sequence[int], most_rows: int = 16) -> None:
+        self.evidence, self.most_rows = evidence, most_rows
+        self.rows: list[int] = []
+        self.asked: list[int] = []
+
+    def begin(self, leads: Sequence[Lead]) -> None:
+        self.rows = [lead.row for lead in leads]
+        self.depth = 0
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.rows = [self.rows[row] for row in rows]
+
+    def deepen(self) -> list[HeadToken]:
+        self.asked.append(len(self.rows))
+        self.depth += 1
+        return [HeadToken(100 * row + self.depth, self.evidence[row]) for row in self.rows]
+
+
+def seeker(row: int, most: int = 50) -> Seeker:
+    lead = Lead(row, 1, 10, 0, None)
+    return Seeker(row, lead, most, Rates(0), Means(0), Record())
+
+
+def guess(
+    script: Script, slope: float, *seekers: Seeker, rows: int | None = None
+) -> dict[int, list[int]]:
+    count = len(seekers)
+    found = Deepening(script, 3).guesses(seekers, float(count), rows or count, Table(slope))
+    assert all(each.source == 3 and len(each.evidence) == len(each.tokens) for each in found.values())
+    return {number: list(each.tokens) for number, each in found.items()}
+
+
+def test_sure_guesses_go_as_deep_as_allowed_where_rows_are_cheap() -> None:
+    assert guess(Script([SURE]), 0.0, seeker(0)) == {0: list(range(1, DEEPEST + 1))}
+
+
+def test_nothing_is_asked_where_rows_cost_too_much() -> None:
+    script = Script([SURE])
+    assert guess(script, 0.9, seeker(0)) == {}
+    assert script.asked == []
+
+
+def test_doubtful_guesses_are_not_followed_far() -> None:
+    doubtful = guess(Script([DOUBTFUL]), 0.2, seeker(0))[0]
+    sure = guess(Script([SURE]), 0.2, seeker(0))[0]
+    assert 1 <= len(doubtful) < len(sure)
+
+
+def test_of_several_requests_only_the_sure_ones_go_on() -> None:
+    script = Script([SURE, DOUBTFUL, SURE])
+    found = guess(script, 0.2, *(seeker(row) for row in range(3)))
+    assert len(found[1]) < len(found[0]) == len(found[2])
+    assert script.asked[0] == 3
+    assert script.asked[-1] == 2
+    assert found[2] == [200 + depth for depth in range(1, len(found[2]) + 1)]
+
+
+def test_no_more_tokens_than_a_request_may_get() -> None:
+    found = guess(Script([SURE, SURE]), 0.0, seeker(0, most=2), seeker(1))
+    assert (len(found[0]), len(found[1])) == (2, DEEPEST)
+
+
+def test_no_more_requests_than_the_head_has_rows() -> None:
+    script = Script([SURE] * 5, most_rows=2)
+    assert set(guess(script, 0.0, *(seeker(row) for row in range(5)))) == {0, 1}
+
+
+def test_nobody_seeks_nothing_is_done() -> None:
+    assert guess(Script([]), 0.0) == {}
+
+
+def test_a_request_for_which_guesses_fail_is_left_alone_and_tried_again_later() -> None:
+    one = seeker(0)
+    for _ in range(60):
+        one.record.note(0.5, held=False)
+    assert guess(Script([SURE]), 0.3, one) == {}
+    before = one.record.odds
+    deepening = Deepening(Script([SURE]), 3)
+    for _ in range(400):
+        if deepening.guesses([one], 1.0, 1, Table(0.3)):
+            break
+    assert one.record.odds > before
+    assert one.tokens
+
+
+@pytest.mark.parametrize("heat", [0, 3])
+def test_means_follow_what_holds(heat: int) -> None:
+    means = Means(heat)
+    for turn in range(500):
+        means.note(0, turn % 4 == 0)
+        means.note(2, held=True)
+    assert means.rate(0) == pytest.approx(0.25, abs=0.03)
+    assert means.rate(5) > 0.9
