@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from serving import Serving, serving
 from starlette.middleware import Middleware
@@ -66,7 +66,7 @@ def ask(server: Serving, text: str, *, name: str = "", control: str = "", **more
         **more,
     }
     headers = {"x-name": name, "cache-control": control}
-    response = httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
+    response = plain_http.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
     assert response.status_code == 200, response.text
     return response.text if body.get("stream") else response.json()
 
@@ -177,7 +177,7 @@ def test_variety_is_never_kept_but_a_seed_is(server: Serving, cache: AnswerCache
 def test_plain_texts_are_kept_token_by_token(server: Serving, cache: AnswerCache) -> None:
     def go_on(prompt: str, **more: Any) -> Any:
         body = {"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 6, **more}
-        response = httpx.post(f"{server.url}/v1/completions", json=body)
+        response = plain_http.post(f"{server.url}/v1/completions", json=body)
         assert response.status_code == 200
         return response.text if more.get("stream") else response.json()
 
@@ -197,14 +197,14 @@ def test_plain_texts_are_kept_token_by_token(server: Serving, cache: AnswerCache
 def ask_messages(server: Serving, text: str, **more: Any) -> Any:
     messages = [{"role": "user", "content": text}]
     asked = {"messages": messages, "max_tokens": 8, "temperature": 0, "ignore_eos": True, **more}
-    response = httpx.post(f"{server.url}/v1/messages", json={"model": "tiny", **asked})
+    response = plain_http.post(f"{server.url}/v1/messages", json={"model": "tiny", **asked})
     assert response.status_code == 200, response.text
     return response.text if more.get("stream") else response.json()
 
 
 def ask_responses(server: Serving, text: str, **more: Any) -> Any:
     asked = {"input": text, "max_output_tokens": 8, "temperature": 0, "ignore_eos": True, **more}
-    response = httpx.post(f"{server.url}/v1/responses", json={"model": "tiny", **asked})
+    response = plain_http.post(f"{server.url}/v1/responses", json={"model": "tiny", **asked})
     assert response.status_code == 200, response.text
     return response.text if more.get("stream") else response.json()
 
@@ -285,7 +285,7 @@ def test_responses_are_given_again(server: Serving, cache: AnswerCache) -> None:
     assert text == first["output"][0]["content"][0]["text"]
     assert events[0]["response"]["cache"] is None
     assert events[-1]["response"]["cache"] == "hit"
-    read = httpx.get(f"{server.url}/v1/responses/{again['id']}").json()
+    read = plain_http.get(f"{server.url}/v1/responses/{again['id']}").json()
     assert read == again
 
 
@@ -293,7 +293,7 @@ def test_work_in_the_background_is_given_again(server: Serving, cache: AnswerCac
     def ended(identity: str) -> Any:
         end = time.monotonic() + 10
         while time.monotonic() < end:
-            now = httpx.get(f"{server.url}/v1/responses/{identity}").json()
+            now = plain_http.get(f"{server.url}/v1/responses/{identity}").json()
             if now["status"] != "in_progress":
                 return now
             time.sleep(0.005)
@@ -307,7 +307,7 @@ def test_work_in_the_background_is_given_again(server: Serving, cache: AnswerCac
     assert again["output"][0]["content"] == first["output"][0]["content"]
     begun = ask_responses(server, "about krill", background=True)
     url = f"{server.url}/v1/responses/{begun['id']}/cancel"
-    assert httpx.post(url).json()["status"] in ("incomplete", "cancelled")
+    assert plain_http.post(url).json()["status"] in ("incomplete", "cancelled")
     assert server.in_flight() == 0
 
 
