@@ -92,7 +92,7 @@ def text_of(answer: Any) -> str:
 
 
 def test_a_hit_has_the_same_bytes_whole_and_streamed(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask(server, "tell me about tides")
     assert first["cache"] == "miss"
     kept(cache, before + 1)
@@ -112,7 +112,7 @@ def test_a_hit_has_the_same_bytes_whole_and_streamed(server: Serving, cache: Ans
 
 
 def test_a_streamed_answer_is_kept_as_well(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     streamed = ask(server, "tell me about dunes", stream=True)
     assert '"cache":"miss"' in streamed
     kept(cache, before + 1)
@@ -126,7 +126,7 @@ def test_a_streamed_answer_is_kept_as_well(server: Serving, cache: AnswerCache) 
 
 
 def test_a_similar_question_is_near(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask(server, "What is the capital of Norway?")
     kept(cache, before + 1)
     near = ask(server, "Hi, what is the capital of norway")
@@ -156,7 +156,7 @@ def test_a_similar_question_is_near(server: Serving, cache: AnswerCache) -> None
 def test_what_differs_is_answered_anew(
     server: Serving, cache: AnswerCache, change: dict[str, Any]
 ) -> None:
-    before, text = cache.counts().kept, f"tell me about {change}"
+    before, text = kept_at_last(cache), f"tell me about {change}"
     ask(server, text)
     kept(cache, before + 1)
     assert ask(server, text, **change)["cache"] == "miss"
@@ -181,7 +181,7 @@ def test_plain_texts_are_kept_token_by_token(server: Serving, cache: AnswerCache
         assert response.status_code == 200
         return response.text if more.get("stream") else response.json()
 
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = go_on("once upon a time", ignore_eos=True)
     kept(cache, before + 1)
     again = go_on("once upon a time", ignore_eos=True)
@@ -220,7 +220,7 @@ def said_in(events: list[Any], key: str) -> str:
 
 
 def test_messages_are_given_again(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask_messages(server, "about seals")
     assert first["cache"] == "miss"
     kept(cache, before + 1)
@@ -239,7 +239,7 @@ def test_messages_are_given_again(server: Serving, cache: AnswerCache) -> None:
 def test_a_stop_sequence_is_named_again(server: Serving, cache: AnswerCache) -> None:
     text = ask_messages(server, "about otters", max_tokens=20)["content"][0]["text"]
     stop = text[len(text) // 2 :][:3]
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask_messages(server, "about otters", max_tokens=20, stop_sequences=[stop])
     kept(cache, before + 1)
     again = ask_messages(server, "about otters", max_tokens=20, stop_sequences=[stop])
@@ -260,7 +260,7 @@ def test_a_stop_sequence_is_named_again(server: Serving, cache: AnswerCache) -> 
 def test_other_messages_are_answered_anew(
     server: Serving, cache: AnswerCache, change: dict[str, Any]
 ) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     begun = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "So"}]
     base: dict[str, Any] = {"messages": begun} if "messages" in change else {}
     base |= {"ignore_eos": "tools" not in change}
@@ -271,7 +271,7 @@ def test_other_messages_are_answered_anew(
 
 
 def test_responses_are_given_again(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask_responses(server, "about whales")
     assert first["cache"] == "miss"
     kept(cache, before + 1)
@@ -299,7 +299,7 @@ def test_work_in_the_background_is_given_again(server: Serving, cache: AnswerCac
             time.sleep(0.005)
         raise AssertionError("it has not ended")
 
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ended(ask_responses(server, "about krill", background=True)["id"])
     kept(cache, before + 1)
     again = ended(ask_responses(server, "about krill", background=True)["id"])
