@@ -169,4 +169,5 @@ def test_a_request_that_fails_midway_says_so_in_an_event(server: Serving) -> Non
     assert json.loads(last[6:])["error"]["code"] == "internal_error"
     assert "secret" not in answer.text
     assert "[DONE]" not in answer.text
+    eventually(lambda: server.hosts["tiny"].loop.healthy)
     assert plain_http.post(server.url + CHAT, json=LONG | {"max_tokens": 2}).status_code == 200
