@@ -11,6 +11,8 @@ ARGS ?=
 
 # Words with quotes or spaces reach the shell as they are, through its environment.
 export MODEL PROMPT
+# Tests start many processes, and each would compile all modules anew if none were allowed to keep them.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -44,8 +46,8 @@ models: $(VENV)/.ready ## fetch the models that the tests use
 test: $(VENV)/.ready-test models ## all tests but those that compare with torch
 	$(BIN)/python -m pytest -m "not (compare or clients)" $(ARGS)
 
-test-fast: $(VENV)/.ready-test ## the tests that need no model; under a minute
-	$(BIN)/python -m pytest -m "not ($(SLOW) or clients)" $(ARGS)
+test-fast: $(VENV)/.ready-test ## the tests that need no model; under a minute (one process: ARGS="-n 0")
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ($(SLOW) or clients)" $(ARGS)
 
 test-slow: $(VENV)/.ready-compare models ## the other tests: real models, and torch beside them
 	$(BIN)/python -m pytest -m "($(SLOW)) and not clients" $(ARGS)

@@ -5,14 +5,20 @@ what tests compile and pack in the repository's own cache. Downloaded models sta
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from miaotui.config import Settings
+from miaotui.kernels.cpu import probe
+from warm_kernels import warm_kernels
 
 HERE = Path(__file__).parent
+MOST_PROCESSES = 8  # each opens models and imports everything
 
 
 def keep_house() -> None:
@@ -34,3 +40,27 @@ keep_house()
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A shell has interrupts ignored in what it runs in the background, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Collecting makes a million objects and hardly any garbage.
+gc.disable()
+gc.set_threshold(5000, 10, 10)
+
+
+def pytest_collection_finish() -> None:
+    """What collecting made lives until the end; the collector need not look at it again and again."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than processors, for the times in which tests wait."""
+    return min(probe().cores, MOST_PROCESSES) + 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where several processes will run the tests, the first of all compiles what they share."""
+    config = session.config
+    processes = config.getoption("numprocesses", None)
+    if processes and not hasattr(config, "workerinput") and not config.option.collectonly:
+        warm_kernels(min(processes, probe().cores))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from miaotui.errors import CacheError, RequestError
@@ -193,6 +193,7 @@ def test_one_other_word_in_a_long_question_is_another_question() -> None:
 
 
 @given(st.text(max_size=200))
+@example("0A“B”")
 @settings(max_examples=60, deadline=None)
 def test_any_text_can_be_read_and_is_like_itself(text: str) -> None:
     reading = read(text)

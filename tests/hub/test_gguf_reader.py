@@ -121,10 +121,11 @@ def test_tensors_are_read_only_views() -> None:
         tensor.data[0, 0] = 1
 
 
-@pytest.mark.parametrize("size", range(len(sample().build())))
-def test_every_truncation_is_refused(size: int) -> None:
-    with pytest.raises(ModelFormatError, match=r"m\.gguf.*(download|get the model)"):
-        parse_gguf(sample().build()[:size], "m.gguf")
+def test_every_truncation_is_refused() -> None:
+    whole = sample().build()
+    for size in range(len(whole)):
+        with pytest.raises(ModelFormatError, match=r"m\.gguf.*(download|get the model)"):
+            parse_gguf(whole[:size], "m.gguf")
 
 
 CORRUPT = {

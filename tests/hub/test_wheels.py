@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from loopback import Loopback, serving, sha256
 
@@ -404,6 +404,7 @@ def test_odd_json_pages_end_in_our_error_or_in_links(value: object) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="<>a href='\"=/#sha256&;!-[]base:x", max_size=80))
+@example("<![2")
 def test_odd_html_pages_end_in_links(text: str) -> None:
     for link in _html_links(text, "https://host/simple/m/"):
         assert isinstance(link, Link)

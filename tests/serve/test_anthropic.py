@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import httpx
 import jsonschema
+import plain_http
 import pytest
 from serving import Serving, serving
 
@@ -117,7 +117,7 @@ def test_an_answer_goes_on_from_its_beginning(client: anthropic.Anthropic) -> No
 
 def test_both_apis_say_the_same(server: Serving, client: anthropic.Anthropic) -> None:
     body = {"model": "tiny", "messages": HELLO, "max_tokens": 12, "seed": 7, **FREE}
-    chat = httpx.post(f"{server.url}/v1/chat/completions", json=body).json()
+    chat = plain_http.post(f"{server.url}/v1/chat/completions", json=body).json()
     assert ask(client).content[0].text == chat["choices"][0]["message"]["content"]
 
 
@@ -209,13 +209,13 @@ def test_errors_have_anthropic_s_shape(server: Serving, client: anthropic.Anthro
     assert caught.value.body["error"]["type"] == "not_found_error"
     url = f"{server.url}/v1/messages"
     for answer, kind in (
-        (httpx.get(url), "invalid_request_error"),
-        (httpx.post(url + "/nothing"), "not_found_error"),
-        (httpx.post(url, content=b"{"), "invalid_request_error"),
-        (httpx.post(url, content=b" " * (5 << 20)), "request_too_large"),
+        (plain_http.get(url), "invalid_request_error"),
+        (plain_http.post(url + "/nothing"), "not_found_error"),
+        (plain_http.post(url, content=b"{"), "invalid_request_error"),
+        (plain_http.post(url, content=b" " * (5 << 20)), "request_too_large"),
     ):
         assert (answer.json()["type"], answer.json()["error"]["type"]) == ("error", kind)
-    elsewhere = httpx.get(f"{server.url}/v1/messagesandmore").json()
+    elsewhere = plain_http.get(f"{server.url}/v1/messagesandmore").json()
     assert "type" not in elsewhere
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from serving import OPTIONS, Serving, serving
 
@@ -52,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def post(server: Serving, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}{path}", json=body, timeout=30)
+    return plain_http.post(f"{server.url}{path}", json=body, timeout=30)
 
 
 def ask(server: Serving, question: str = QUESTION, **more: Any) -> Any:
@@ -115,7 +116,7 @@ def test_bad_questions_name_the_field(server: Serving, change: dict[str, Any], p
 def test_a_client_that_leaves_cancels(server: Serving) -> None:
     body = {"index": "bridges", "question": QUESTION, "max_tokens": 500, "stream": True}
     body |= {"deadline_ms": 60_000}
-    with httpx.stream("POST", f"{server.url}/v1/answer", json=body) as response:
+    with plain_http.stream("POST", f"{server.url}/v1/answer", json=body) as response:
         next(response.iter_lines())
     for _ in range(2_000):
         if not server.call(server.in_flight):
@@ -136,7 +137,7 @@ def test_a_conversation_from_greeting_to_transcript(server: Serving) -> None:
     assert post(server, f"{at}/messages", text="hi", role="person").status_code == 400
     assert post(server, f"{at}/hand_over").json()["handed_over"]
     assert post(server, f"{at}/messages", text="I am Ada", role="person").json()["how"] == "person"
-    told = httpx.get(f"{server.url}{at}").json()
+    told = plain_http.get(f"{server.url}{at}").json()
     assert [turn["role"] for turn in told["turns"]][-2:] == ["assistant", "person"]
     assert told["ratings"][0]["score"] == 4
     missing = post(server, "/v1/support/conversations/nobody/messages", text="hello")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import plain_http
 import pytest
 from serving import Serving, serving
 
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def paths(server: Serving) -> list[str]:
-    known = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    known = plain_http.get(f"{server.url}/openapi.json").json()["paths"]
     return [path for path in (CHAT, CHAT, COMPLETIONS, MESSAGES, RESPONSES) if path in known]
 
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import openai
+import plain_http
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from serving import Serving, serving
@@ -251,13 +251,13 @@ def test_long_prompts_are_refused_with_openais_code(client: openai.OpenAI) -> No
 
 def test_unknown_fields_are_named_in_a_header(server: Serving) -> None:
     body = {"messages": HELLO, "max_tokens": 1, "mirostat": 2, "née\r\nx: y": 1}
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    answer = plain_http.post(f"{server.url}/v1/chat/completions", json=body)
     assert answer.status_code == 200
     assert answer.headers["x-ignored-fields"] == "mirostat, n?e??x??y"
     assert answer.headers["x-request-id"].startswith("req_")
     assert (
         "x-ignored-fields"
-        not in httpx.post(
+        not in plain_http.post(
             f"{server.url}/v1/chat/completions", json={"messages": HELLO, "max_tokens": 1}
         ).headers
     )
@@ -266,19 +266,23 @@ def test_unknown_fields_are_named_in_a_header(server: Serving) -> None:
 def test_deadlines_are_heard_from_body_and_headers(server: Serving) -> None:
     url = f"{server.url}/v1/chat/completions"
     body: dict[str, Any] = {"messages": HELLO, "max_tokens": 2, "ignore_eos": True}
-    told = httpx.post(url, json=body | {"deadline_ms": 60_000, "on_late": "best_effort"}).json()
+    told = plain_http.post(
+        url, json=body | {"deadline_ms": 60_000, "on_late": "best_effort"}
+    ).json()
     assert told["deadline"]["asked_ms"] == 60_000
     assert told["deadline"]["met"] is True
-    told = httpx.post(url, json=body, headers={"x-deadline-ms": "50000"}).json()
+    told = plain_http.post(url, json=body, headers={"x-deadline-ms": "50000"}).json()
     assert told["deadline"]["asked_ms"] == 50_000
-    told = httpx.post(url, json=body, headers={"x-slo-ttft-ms": "50000"}).json()
+    told = plain_http.post(url, json=body, headers={"x-slo-ttft-ms": "50000"}).json()
     assert told["deadline"]["asked_ms"] is None
 
 
 def test_what_cannot_be_done_in_time_is_refused_with_a_prediction(server: Serving) -> None:
     body = {"messages": HELLO, "max_tokens": 150, "ignore_eos": True, "deadline_ms": 0.01}
     for stream in (False, True):
-        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body | {"stream": stream})
+        answer = plain_http.post(
+            f"{server.url}/v1/chat/completions", json=body | {"stream": stream}
+        )
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
         error = answer.json()["error"]

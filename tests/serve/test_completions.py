@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import openai
+import plain_http
 import pytest
 from serving import Serving, serving
 
@@ -42,7 +42,7 @@ def texts(chunks: Any, count: int) -> list[str]:
 
 
 def post(server: Serving, path: str, **body: Any) -> Any:
-    return httpx.post(f"{server.url}{path}", json=body).json()
+    return plain_http.post(f"{server.url}{path}", json=body).json()
 
 
 def test_an_answer_has_openais_shape(client: openai.OpenAI) -> None:
@@ -164,6 +164,6 @@ def test_wrong_tokens_are_refused(server: Serving) -> None:
     assert post(server, "/detokenize", tokens=["a"])["error"]["param"] == "tokens[0]"
     assert post(server, "/tokenize")["error"]["param"] == "prompt"
     assert post(server, "/tokenize", prompt="a", messages=[])["error"]["code"] == "invalid_value"
-    half = httpx.post(f"{server.url}/tokenize", content=b'{"prompt": "\\ud800"}')
+    half = plain_http.post(f"{server.url}/tokenize", content=b'{"prompt": "\\ud800"}')
     assert half.status_code == 400
     assert "half a character" in half.json()["error"]["message"]

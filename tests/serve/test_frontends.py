@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from serving import Serving, serving
 
@@ -83,7 +83,7 @@ LIBRE_CHAT = {
 )
 def test_what_front_ends_send_is_answered(server: Serving, body: dict[str, Any]) -> None:
     headers = {"Authorization": "Bearer none", "X-OpenWebUI-User-Name": "caf%C3%A9"}
-    answer = httpx.post(server.url + CHAT, json=body, headers=headers, timeout=60)
+    answer = plain_http.post(server.url + CHAT, json=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     if not body["stream"]:
         assert answer.json()["choices"][0]["finish_reason"] in ("stop", "length")
@@ -98,7 +98,7 @@ def test_what_front_ends_send_is_answered(server: Serving, body: dict[str, Any])
 def test_without_a_limit_a_whole_context_is_answered(server: Serving) -> None:
     """LibreChat never says how long an answer may be."""
     body = {**LIBRE_CHAT, "ignore_eos": True, "messages": [QUESTION], "stream": False}
-    answer = httpx.post(server.url + CHAT, json=body, timeout=60).json()
+    answer = plain_http.post(server.url + CHAT, json=body, timeout=60).json()
     assert answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["total_tokens"] == 1024
 
@@ -117,7 +117,7 @@ def test_without_a_limit_a_whole_context_is_answered(server: Serving) -> None:
 )
 def test_what_is_no_text_is_refused(server: Serving, content: Any) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": content}]}
-    answer = httpx.post(server.url + CHAT, json=body)
+    answer = plain_http.post(server.url + CHAT, json=body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"].startswith("messages")
 
@@ -127,7 +127,7 @@ def test_characters_that_end_lines_elsewhere_do_not_cut_events(server: Serving) 
     text = "a\u2028b\u2029c\x85d\x1ce\u000bf"
     body = {"model": "tiny", "prompt": text, "echo": True, "max_tokens": 3, "stream": True}
     told = ""
-    with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
+    with plain_http.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: {"):
                 told += json.loads(line[6:])["choices"][0]["text"]

@@ -21,6 +21,7 @@ from serving import Serving, serving
 
 from miaotui.errors import RequestError
 from miaotui.fsr.answers import AnswerCache
+from miaotui.serve import health
 from miaotui.serve.account import Account
 from miaotui.serve.audit import AuditLog
 from miaotui.serve.gaps import Gaps
@@ -262,9 +263,18 @@ def test_health_generates_and_is_asked_once_a_second(watched: Watched) -> None:
     assert hosted.loop.engine.in_flight == 0
 
 
-def test_a_failing_engine_turns_health_red_and_ready_off(watched: Watched) -> None:
+@pytest.fixture
+def soon_stale(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds after which health is found out anew, fewer than usual."""
+    monkeypatch.setattr(health, "FRESH_S", 0.1)
+    return 0.15
+
+
+def test_a_failing_engine_turns_health_red_and_ready_off(
+    watched: Watched, soon_stale: float
+) -> None:
     hosted = watched.server.hosts["tiny"]
-    time.sleep(1.1)
+    time.sleep(soon_stale)
     hosted.loop.healthy = False
     try:
         status, text = watched.ask("/health")
@@ -275,12 +285,12 @@ def test_a_failing_engine_turns_health_red_and_ready_off(watched: Watched) -> No
         assert watched.sample("miaotui_healthy") == 0
     finally:
         hosted.loop.healthy = True
-    time.sleep(1.1)
+    time.sleep(soon_stale)
     assert watched.ask("/health")[0] == 200
 
 
 def test_an_engine_that_fails_is_red_until_it_runs_again(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, soon_stale: float
 ) -> None:
     engine = watched.server.hosts["tiny"].loop.engine
     reset, run, faults = engine.reset, engine.step, iter("ab")
@@ -298,7 +308,7 @@ def test_an_engine_that_fails_is_red_until_it_runs_again(
 
     monkeypatch.setattr(engine, "step", failing_step)
     monkeypatch.setattr(engine, "reset", failing_reset)
-    time.sleep(1.1)  # what /health said before is no longer news
+    time.sleep(soon_stale)  # what /health said before is no longer news
     body = {"prompt": "hello", "max_tokens": 5}
     status, text = watched.ask("/v1/completions", body)
     assert status >= 500
@@ -312,7 +322,7 @@ def test_an_engine_that_fails_is_red_until_it_runs_again(
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     complete(watched)
-    time.sleep(1.1)
+    time.sleep(soon_stale)
     assert watched.ask("/health")[0] == 200
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import plain_http
 import pytest
 from serving import serving
 
@@ -44,7 +44,7 @@ def cached(model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
     ) as server:
         found = []
         for name in ("alice", "alice", "bob", "alice"):
-            answer = httpx.post(
+            answer = plain_http.post(
                 f"{server.url}/v1/completions",
                 json={"prompt": PROMPT, "max_tokens": 1, "user": "alice"},
                 headers={"x-api-key": keys[name]},

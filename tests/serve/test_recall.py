@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from serving import Serving, serving
 from starlette.middleware import Middleware
@@ -66,7 +66,7 @@ def ask(server: Serving, text: str, *, name: str = "", control: str = "", **more
         **more,
     }
     headers = {"x-name": name, "cache-control": control}
-    response = httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
+    response = plain_http.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
     assert response.status_code == 200, response.text
     return response.text if body.get("stream") else response.json()
 
@@ -92,7 +92,7 @@ def text_of(answer: Any) -> str:
 
 
 def test_a_hit_has_the_same_bytes_whole_and_streamed(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask(server, "tell me about tides")
     assert first["cache"] == "miss"
     kept(cache, before + 1)
@@ -112,7 +112,7 @@ def test_a_hit_has_the_same_bytes_whole_and_streamed(server: Serving, cache: Ans
 
 
 def test_a_streamed_answer_is_kept_as_well(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     streamed = ask(server, "tell me about dunes", stream=True)
     assert '"cache":"miss"' in streamed
     kept(cache, before + 1)
@@ -126,7 +126,7 @@ def test_a_streamed_answer_is_kept_as_well(server: Serving, cache: AnswerCache) 
 
 
 def test_a_similar_question_is_near(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask(server, "What is the capital of Norway?")
     kept(cache, before + 1)
     near = ask(server, "Hi, what is the capital of norway")
@@ -156,7 +156,7 @@ def test_a_similar_question_is_near(server: Serving, cache: AnswerCache) -> None
 def test_what_differs_is_answered_anew(
     server: Serving, cache: AnswerCache, change: dict[str, Any]
 ) -> None:
-    before, text = cache.counts().kept, f"tell me about {change}"
+    before, text = kept_at_last(cache), f"tell me about {change}"
     ask(server, text)
     kept(cache, before + 1)
     assert ask(server, text, **change)["cache"] == "miss"
@@ -177,11 +177,11 @@ def test_variety_is_never_kept_but_a_seed_is(server: Serving, cache: AnswerCache
 def test_plain_texts_are_kept_token_by_token(server: Serving, cache: AnswerCache) -> None:
     def go_on(prompt: str, **more: Any) -> Any:
         body = {"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 6, **more}
-        response = httpx.post(f"{server.url}/v1/completions", json=body)
+        response = plain_http.post(f"{server.url}/v1/completions", json=body)
         assert response.status_code == 200
         return response.text if more.get("stream") else response.json()
 
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = go_on("once upon a time", ignore_eos=True)
     kept(cache, before + 1)
     again = go_on("once upon a time", ignore_eos=True)
@@ -197,14 +197,14 @@ def test_plain_texts_are_kept_token_by_token(server: Serving, cache: AnswerCache
 def ask_messages(server: Serving, text: str, **more: Any) -> Any:
     messages = [{"role": "user", "content": text}]
     asked = {"messages": messages, "max_tokens": 8, "temperature": 0, "ignore_eos": True, **more}
-    response = httpx.post(f"{server.url}/v1/messages", json={"model": "tiny", **asked})
+    response = plain_http.post(f"{server.url}/v1/messages", json={"model": "tiny", **asked})
     assert response.status_code == 200, response.text
     return response.text if more.get("stream") else response.json()
 
 
 def ask_responses(server: Serving, text: str, **more: Any) -> Any:
     asked = {"input": text, "max_output_tokens": 8, "temperature": 0, "ignore_eos": True, **more}
-    response = httpx.post(f"{server.url}/v1/responses", json={"model": "tiny", **asked})
+    response = plain_http.post(f"{server.url}/v1/responses", json={"model": "tiny", **asked})
     assert response.status_code == 200, response.text
     return response.text if more.get("stream") else response.json()
 
@@ -220,7 +220,7 @@ def said_in(events: list[Any], key: str) -> str:
 
 
 def test_messages_are_given_again(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask_messages(server, "about seals")
     assert first["cache"] == "miss"
     kept(cache, before + 1)
@@ -239,7 +239,7 @@ def test_messages_are_given_again(server: Serving, cache: AnswerCache) -> None:
 def test_a_stop_sequence_is_named_again(server: Serving, cache: AnswerCache) -> None:
     text = ask_messages(server, "about otters", max_tokens=20)["content"][0]["text"]
     stop = text[len(text) // 2 :][:3]
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask_messages(server, "about otters", max_tokens=20, stop_sequences=[stop])
     kept(cache, before + 1)
     again = ask_messages(server, "about otters", max_tokens=20, stop_sequences=[stop])
@@ -260,7 +260,7 @@ def test_a_stop_sequence_is_named_again(server: Serving, cache: AnswerCache) -> 
 def test_other_messages_are_answered_anew(
     server: Serving, cache: AnswerCache, change: dict[str, Any]
 ) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     begun = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "So"}]
     base: dict[str, Any] = {"messages": begun} if "messages" in change else {}
     base |= {"ignore_eos": "tools" not in change}
@@ -271,7 +271,7 @@ def test_other_messages_are_answered_anew(
 
 
 def test_responses_are_given_again(server: Serving, cache: AnswerCache) -> None:
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ask_responses(server, "about whales")
     assert first["cache"] == "miss"
     kept(cache, before + 1)
@@ -285,7 +285,7 @@ def test_responses_are_given_again(server: Serving, cache: AnswerCache) -> None:
     assert text == first["output"][0]["content"][0]["text"]
     assert events[0]["response"]["cache"] is None
     assert events[-1]["response"]["cache"] == "hit"
-    read = httpx.get(f"{server.url}/v1/responses/{again['id']}").json()
+    read = plain_http.get(f"{server.url}/v1/responses/{again['id']}").json()
     assert read == again
 
 
@@ -293,13 +293,13 @@ def test_work_in_the_background_is_given_again(server: Serving, cache: AnswerCac
     def ended(identity: str) -> Any:
         end = time.monotonic() + 10
         while time.monotonic() < end:
-            now = httpx.get(f"{server.url}/v1/responses/{identity}").json()
+            now = plain_http.get(f"{server.url}/v1/responses/{identity}").json()
             if now["status"] != "in_progress":
                 return now
             time.sleep(0.005)
         raise AssertionError("it has not ended")
 
-    before = cache.counts().kept
+    before = kept_at_last(cache)
     first = ended(ask_responses(server, "about krill", background=True)["id"])
     kept(cache, before + 1)
     again = ended(ask_responses(server, "about krill", background=True)["id"])
@@ -307,7 +307,7 @@ def test_work_in_the_background_is_given_again(server: Serving, cache: AnswerCac
     assert again["output"][0]["content"] == first["output"][0]["content"]
     begun = ask_responses(server, "about krill", background=True)
     url = f"{server.url}/v1/responses/{begun['id']}/cancel"
-    assert httpx.post(url).json()["status"] in ("incomplete", "cancelled")
+    assert plain_http.post(url).json()["status"] in ("incomplete", "cancelled")
     assert server.in_flight() == 0
 
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import jsonschema
 import openai
+import plain_http
 import pytest
 from serving import Serving, serving
 
@@ -279,7 +279,7 @@ def test_what_is_wrong_is_named(client: openai.OpenAI, wrong: dict[str, Any], pa
 def test_a_deadline_that_cannot_be_met_is_refused(server: Serving) -> None:
     body = {"input": "hello", "max_output_tokens": 500, **FREE}
     for stream in (False, True):
-        answer = httpx.post(
+        answer = plain_http.post(
             f"{server.url}/v1/responses",
             json={**body, "stream": stream},
             headers={"X-Deadline-Ms": "0.001"},

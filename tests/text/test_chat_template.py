@@ -353,6 +353,7 @@ def test_hostile_templates_end_soon(source: str) -> None:
     assert time.monotonic() - start < 10  # single steps run on, and the machine may be busy
 
 
+@pytest.mark.slow
 def test_the_bound_on_time_is_two_seconds() -> None:
     start = time.monotonic()
     with pytest.raises(TemplateError, match="more than 2 seconds"):

@@ -9,6 +9,7 @@ log-in is sent only to the host it was given for, and never appears in a message
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import os
 import socket
@@ -178,6 +179,7 @@ class _SameHostLogin(urllib.request.HTTPRedirectHandler):
         return new
 
 
+@functools.cache  # reading all of a system's certificates takes longer than many an answer
 def _tls_context(cafile: str | None) -> ssl.SSLContext:
     """Trust ``cafile`` if given, else the system, else certifi where it is installed."""
     if cafile is not None:

@@ -7,6 +7,7 @@ pages are bounded in size, and a page from the web never leads to a local file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -138,7 +139,8 @@ def _json_links(text: str, base: str) -> Iterator[Link]:
 
 def _html_links(text: str, base: str) -> Iterator[Link]:
     page = _Anchors()
-    page.feed(text)
+    with contextlib.suppress(AssertionError):  # what some versions of Python say to "<![2"
+        page.feed(text)
     base = urljoin(base, page.base)
     for href in page.hrefs:
         url, fragment = urldefrag(urljoin(base, href))

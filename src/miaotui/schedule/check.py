@@ -105,15 +105,15 @@ def _check_counts(ledger: PageLedger, running: Sequence[SequenceState]) -> None:
     for state in running:
         holders.update(state.pages)
         holders.update(state.branch_pages)
-    free = ledger.pool.free_pages()
-    _hold(len(free) == len(set(free)), "a page is free twice")
-    for page in range(ledger.pool.n_pages):
-        count = ledger.pool.references(page)
-        _hold(count == holders[page], f"page {page} counts {count} holders but has {holders[page]}")
-        _hold(
-            (count == 0) == (page in free),
-            f"page {page} with {count} holders is lost or free wrongly",
-        )
+    listed = ledger.pool.free_pages()
+    free = set(listed)
+    _hold(len(listed) == len(free), "a page is free twice")
+    for page in range(ledger.pool.n_pages):  # most of the check's time: reasons only where needed
+        count, found = ledger.pool.references(page), holders.get(page, 0)
+        if count != found:
+            raise AssertionError(f"page {page} counts {count} holders but has {found}")
+        if (count == 0) != (page in free):
+            raise AssertionError(f"page {page} with {count} holders is lost or free wrongly")
 
 
 def _check_tree(ledger: PageLedger) -> None:
