@@ -66,7 +66,9 @@ class Bench:
         self.loaded = load_model(resolve(model, settings=settings), options, settings)
         head = head_for(self.loaded.parts) if use_head else None
         self.plain = Engine(self.loaded.parts, self.loaded.tokenizer)
-        self.drafted = Engine(self.loaded.parts, self.loaded.tokenizer, suffix_speculation(head=head))
+        self.drafted = Engine(
+            self.loaded.parts, self.loaded.tokenizer, suffix_speculation(head=head)
+        )
         self.max_tokens, self.disturbed = max_tokens, 0
         self._namespaces = itertools.count(1)
 

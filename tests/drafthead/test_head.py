@@ -69,7 +69,9 @@ def reference(
     state = normed(state)
     both = np.concatenate([state, normed(embedding[token])])
     gate, up = (matrix(head.gate_up, part)[:WIDTH] @ both for part in (slice(0, 2), slice(2, 4)))
-    following = head.carry * state + matrix(head.down)[: len(state)] @ (gate / (1 + np.exp(-gate)) * up)
+    following = head.carry * state + matrix(head.down)[: len(state)] @ (
+        gate / (1 + np.exp(-gate)) * up
+    )
     return following, matrix(head.outputs)[: len(head.tokens)] @ (normed(following) * head.norm)
 
 
@@ -98,7 +100,9 @@ def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | N
                 state, logits = reference(weights, embedding, state, token)
                 scores = logits * (shape.scale if shape else 1.4427)
                 if shape is not None:
-                    scores = scores - waits(noise_key(lead.seed, lead.position + depth))[weights.tokens]
+                    scores = (
+                        scores - waits(noise_key(lead.seed, lead.position + depth))[weights.tokens]
+                    )
                 token = found[depth][row].token
                 agreed += token == weights.tokens[scores.argmax()]
                 total += 1

@@ -61,7 +61,9 @@ def guess(
 ) -> dict[int, list[int]]:
     count = len(seekers)
     found = Deepening(script, 3).guesses(seekers, float(count), rows or count, Table(slope))
-    assert all(each.source == 3 and len(each.evidence) == len(each.tokens) for each in found.values())
+    assert all(
+        each.source == 3 and len(each.evidence) == len(each.tokens) for each in found.values()
+    )
     return {number: list(each.tokens) for number, each in found.items()}
 
 

@@ -43,7 +43,12 @@ def test_values_never_change() -> None:
         (MAX_SEED, 131071): 0xA332D35DE29A093C,
     }
     assert {key: noise_key(*key) for key in known} == known
-    assert oracle.token_noise(0x0123456789ABCDEF, 4).tolist() == [433435268, 1284316949, 1845708882, 1180254594]
+    assert oracle.token_noise(0x0123456789ABCDEF, 4).tolist() == [
+        433435268,
+        1284316949,
+        1845708882,
+        1180254594,
+    ]
 
 
 def test_range(grid: np.ndarray) -> None:
