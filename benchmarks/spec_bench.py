@@ -64,7 +64,7 @@ class Bench:
         settings = Settings.from_env()
         options = EngineOptions(context=CONTEXT, threads=threads)
         self.loaded = load_model(resolve(model, settings=settings), options, settings)
-        head = head_for(self.loaded.parts) if use_head else None
+        head = head_for(self.loaded.parts, settings) if use_head else None
         self.plain = Engine(self.loaded.parts, self.loaded.tokenizer)
         self.drafted = Engine(
             self.loaded.parts, self.loaded.tokenizer, suffix_speculation(head=head)

@@ -81,7 +81,7 @@ class LLM:
         self.kv = options.kv
         speculation = None
         if speculate:
-            speculation = suffix_speculation(progress, head_for(loaded.parts))
+            speculation = suffix_speculation(progress, head_for(loaded.parts, settings))
         self._driver = Driver(loaded.parts, self.tokenizer, speculation)
 
     # answers --------------------------------------------------------------------------------------

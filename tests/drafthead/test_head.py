@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from miaotui.drafthead.head import DraftHead
+from miaotui.drafthead.head import DraftHead, head_for
 from miaotui.drafthead.weights import HeadWeights, digest_of, load_head, path_for, write_head
 from miaotui.engine.draft import Lead
 from miaotui.engine.draw import Shape
@@ -178,8 +178,21 @@ def answers(engine: Engine, prompts: list[list[int]], params: list[SamplingParam
 # files --------------------------------------------------------------------------------------------
 
 
-def test_a_model_without_a_head_has_none(opened: Any) -> None:
-    assert path_for(opened[0].runner.program.weights) is None
+def test_a_model_without_a_head_has_none(opened: Any, tmp_path: Path) -> None:
+    assert path_for(opened[0].runner.program.weights, tmp_path) is None
+
+
+def test_a_head_of_one_s_own_is_found(opened: Any, tmp_path: Path) -> None:
+    parts, _, _, path = opened
+    settings = settings_in(tmp_path)
+    assert head_for(parts, settings) is None
+    folder = settings.folder("heads")
+    own = folder / f"{digest_of(parts.runner.program.weights)}.safetensors"
+    own.write_bytes(path.read_bytes())
+    assert head_for(parts, settings) is not None
+    own.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelFormatError, match="download it again"):
+        head_for(parts, settings)
 
 
 def test_models_are_told_apart_by_their_norms(opened: Any) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.config import Settings
 from miaotui.drafthead.program import HeadProgram
-from miaotui.drafthead.weights import HeadWeights, load_head, path_for
+from miaotui.drafthead.weights import FOLDER_NAME, HeadWeights, load_head, path_for
 from miaotui.engine.build import Built
 from miaotui.engine.draft import HeadToken, Lead
 from miaotui.engine.draw import guess
@@ -73,10 +74,13 @@ class DraftHead:
         return found
 
 
-def head_for(parts: Built) -> DraftHead | None:
-    """The draft head that comes with miaotui for a model, ready to guess; None: there is none."""
+def head_for(parts: Built, settings: Settings) -> DraftHead | None:
+    """The draft head of a model, ready to guess; None: there is none.
+
+    Raises `ModelFormatError` for a file that is no head.
+    """
     program = parts.runner.program
-    path = path_for(program.weights)
+    path = path_for(program.weights, settings.folder(FOLDER_NAME))
     if path is None:
         return None
     weights = load_head(path, program.weights, program.config.tied_head)

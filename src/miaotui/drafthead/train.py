@@ -1,6 +1,6 @@
 """Training a draft head for a model, from nothing but the model. Needs torch (``pip install 'miaotui[train]'``).
 
-    python -m miaotui.drafthead.train smollm2-135m --out heads --batches 160 --steps 6000
+    python -m miaotui.drafthead.train smollm2-135m --batches 160 --steps 4000
 
 Owns the loss and the loop: a head unrolled for some tokens is to give the distributions that the model itself
 gives there (cross-entropy on the tokens it can guess), and to have the states that the model has
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from miaotui.config import Settings
 from miaotui.drafthead.corpus import Corpus, collect
-from miaotui.drafthead.weights import digest_of, rows_of, write_head
+from miaotui.drafthead.weights import FOLDER_NAME, digest_of, rows_of, write_head
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import load_model
 from miaotui.errors import RequestError
@@ -44,7 +44,7 @@ class Recipe:
     tokens: int = 6144
     width: int = 1024
     depth: int = 2  # tokens that it is unrolled for
-    steps: int = 6000
+    steps: int = 4000
     rate: float = 3e-3
     seed: int = 0
 
@@ -178,7 +178,7 @@ def main() -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="a catalog name, a file or a folder")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder of the result")
+    parser.add_argument("--out", type=Path, help="folder of the result, if not where it is found")
     parser.add_argument("--batches", type=int, default=160, help="of 16 answers to learn from")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="that it can guess")
@@ -204,7 +204,8 @@ def main() -> None:
     outputs = rows_of(outer, everything) * weights.vector("final_norm")
     embedding = rows_of(weights.matrix("embed"), everything)
     arrays = train(corpus, embedding, outputs, recipe, told("loss at step"))
-    path = chosen.out / f"{digest_of(weights)}.safetensors"
+    folder = chosen.out or settings.folder(FOLDER_NAME)
+    path = folder / f"{digest_of(weights)}.safetensors"
     write_head(path, arrays)
     print(path)
 

@@ -35,6 +35,7 @@ from miaotui.kernels.team import aligned_bytes
 from miaotui.model.packed import Matrix, PackedModel
 
 FOLDER = Path(__file__).parent / "heads"
+FOLDER_NAME = "heads"  # of the user's own, in the cache
 TRUNK, OUTPUTS = Format.Q8, Format.Q4
 _NAMES = {"tokens", "gate", "up", "down", "carry"}
 
@@ -61,10 +62,10 @@ def digest_of(weights: PackedModel) -> str:
     return hashlib.sha256(weights.vector("final_norm").tobytes()).hexdigest()[:16]
 
 
-def path_for(weights: PackedModel) -> Path | None:
-    """The head that comes with miaotui for this model, if there is one."""
-    path = FOLDER / f"{digest_of(weights)}.safetensors"
-    return path if path.is_file() else None
+def path_for(weights: PackedModel, own: Path) -> Path | None:
+    """The head for this model in the user's ``own`` folder, or that which comes with miaotui."""
+    name = f"{digest_of(weights)}.safetensors"
+    return next((folder / name for folder in (own, FOLDER) if (folder / name).is_file()), None)
 
 
 def load_head(path: Path, weights: PackedModel, tied: bool) -> HeadWeights:
@@ -80,11 +81,13 @@ def load_head(path: Path, weights: PackedModel, tied: bool) -> HeadWeights:
     shapes = ((width, 2 * hidden), (width, 2 * hidden), (hidden, width), (hidden,))
     if tuple(a.shape for a in (gate, up, down, carry)) != shapes or width % 32 or width == 0:
         raise ModelFormatError(
-            f"{path}: the draft head's shapes do not fit a model of width {hidden}: train one for it"
+            f"{path}: the draft head's shapes do not fit a model of width {hidden}: remove it, or train one for it"
         )
     ascending = tokens.size > 0 and bool((np.diff(tokens) > 0).all())
     if not ascending or tokens[0] < 0 or tokens[-1] >= vocabulary:
-        raise ModelFormatError(f"{path}: the draft head's tokens are not ids of this model")
+        raise ModelFormatError(
+            f"{path}: the draft head's tokens are not ids of this model: remove it"
+        )
     return HeadWeights(
         tokens=tokens,
         gate_up=_alternating(gate, up),
@@ -126,7 +129,9 @@ def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]
         )
     arrays = {name: tensor.float32() for name, tensor in stored.items()}
     if any(not np.isfinite(array).all() for array in arrays.values()):
-        raise ModelFormatError(f"{path}: the draft head has weights that are not numbers")
+        raise ModelFormatError(
+            f"{path}: the draft head has weights that are not numbers: remove it"
+        )
     return arrays.pop("tokens").astype(np.int32), arrays
 
 

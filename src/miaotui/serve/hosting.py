@@ -15,6 +15,8 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from importlib.metadata import version
 
+from miaotui.config import Settings
+from miaotui.drafthead.head import head_for
 from miaotui.engine.engine import Engine
 from miaotui.engine.grammar import Grammars
 from miaotui.engine.loaded import Loaded
@@ -59,7 +61,10 @@ class Hosted:
         self._event_loop = asyncio.get_running_loop()
         self._readers: dict[int, _Reader] = {}
         self._next_s = 0.0  # when streams hear of their next pieces
-        self.speculation = suffix_speculation() if speculate else None
+        self.speculation = None
+        if speculate:
+            head = head_for(loaded.parts, Settings.from_env())
+            self.speculation = suffix_speculation(head=head)
         engine = Engine(loaded.parts, loaded.tokenizer, self.speculation)
         self.loop = EngineLoop(engine, self._on_news)
 
