@@ -19,6 +19,7 @@ from miaotui.engine.row_cost import RowCost
 from miaotui.engine.speculation import Speculation
 from miaotui.errors import ModelFormatError
 from miaotui.fsr.drafts import SuffixDrafter
+from miaotui.hub.store import PackedStore
 from miaotui.kernels.formats import unpack, values
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts, settings_in
@@ -208,6 +209,19 @@ def test_a_written_head_is_read_again(opened: Any) -> None:
     assert weights.carry == pytest.approx(stored["carry"].astype(np.float16))
     gate = matrix(weights.gate_up)[:WIDTH]
     assert np.abs(gate - stored["gate"]).max() < 0.01
+
+
+def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> None:
+    parts, _, weights, path = opened
+    store, tied = PackedStore(tmp_path), parts.runner.program.config.tied_head
+    first, second = (load_head(path, parts.runner.program.weights, tied, store) for _ in range(2))
+    assert (first.file is None, second.file is None) == (True, False)
+    for name in ("gate_up", "down", "outputs"):
+        one, other = getattr(weights, name), getattr(second, name)
+        assert (one.format, one.inputs) == (other.format, other.inputs)
+        assert np.array_equal(one.data, other.data)
+    assert np.array_equal(weights.tokens, second.tokens)
+    assert np.array_equal(weights.carry, second.carry)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from miaotui.engine.draft import HeadToken, Lead
 from miaotui.engine.draw import guess
 from miaotui.engine.noise import noise_key
 from miaotui.engine.runner import Runner
+from miaotui.hub.store import PackedStore
 
 PARTS_OF_OCTAVE = 4  # evidence: how far a token leads, in quarters of an octave
 MOST_EVIDENCE = 60
@@ -83,6 +84,7 @@ def head_for(parts: Built, settings: Settings) -> DraftHead | None:
     path = path_for(program.weights, settings.folder(FOLDER_NAME))
     if path is None:
         return None
-    weights = load_head(path, program.weights, program.config.tied_head)
+    store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
+    weights = load_head(path, program.weights, program.config.tied_head, store)
     most = program.workspace.max_logits - parts.draft_rows
     return DraftHead(weights, parts.runner, most)

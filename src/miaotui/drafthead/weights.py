@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.safetensors import read_safetensors
+from miaotui.hub.store import PackedFile, PackedStore, content_key
 from miaotui.kernels.formats import (
     TILE_ROWS,
     UNIT_ROWS,
@@ -36,6 +37,7 @@ from miaotui.model.packed import Matrix, PackedModel
 
 FOLDER = Path(__file__).parent / "heads"
 FOLDER_NAME = "heads"  # of the user's own, in the cache
+LAYOUT = 1  # of what is kept packed
 TRUNK, OUTPUTS = Format.Q8, Format.Q4
 _NAMES = {"tokens", "gate", "up", "down", "carry"}
 
@@ -50,6 +52,7 @@ class HeadWeights:
     outputs: Matrix
     carry: NDArray[np.float32]
     norm: NDArray[np.float32]  # the model's final one
+    file: PackedFile | None = None  # that the others are mapped from
 
     @property
     def width(self) -> int:
@@ -68,11 +71,43 @@ def path_for(weights: PackedModel, own: Path) -> Path | None:
     return next((folder / name for folder in (own, FOLDER) if (folder / name).is_file()), None)
 
 
-def load_head(path: Path, weights: PackedModel, tied: bool) -> HeadWeights:
-    """Read a head and pack it for the model ``weights``.
+def load_head(
+    path: Path, weights: PackedModel, tied: bool, store: PackedStore | None = None
+) -> HeadWeights:
+    """Read a head and pack it for the model ``weights``; what is packed stays in ``store`` and is mapped from then on.
 
-    Raises `ModelFormatError` for a file that is no head, or one of a model of another shape.
+    Raises `ModelFormatError` for a file that is no head, or one of a model of another shape;
+    `CacheError` as the store does.
     """
+    norm = weights.vector("final_norm")
+    if store is None:
+        return HeadWeights(**_pack(path, weights, tied), norm=norm)
+    key = content_key(path, {"draft head": LAYOUT, "model": digest_of(weights)})
+    file = store.open(key)
+    if file is None:
+        packed = _pack(path, weights, tied)
+        _keep(packed, store, key)
+        return HeadWeights(**packed, norm=norm)
+    matrices = {
+        name: Matrix(Format(form), file.arrays[name], inputs)
+        for name, (form, inputs) in file.meta["matrices"].items()
+    }
+    tokens, carry = file.arrays["tokens"], file.arrays["carry"]
+    return HeadWeights(tokens=tokens, carry=carry, norm=norm, file=file, **matrices)
+
+
+def _keep(packed: Mapping[str, Any], store: PackedStore, key: str) -> None:
+    matrices = {name: each for name, each in packed.items() if isinstance(each, Matrix)}
+    meta = {"matrices": {name: [m.format.value, m.inputs] for name, m in matrices.items()}}
+    with store.create(key, meta) as writer:
+        for name, matrix in matrices.items():
+            writer.add(name, matrix.data)
+        for name in ("tokens", "carry"):
+            writer.add(name, packed[name])
+
+
+def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
+    """The fields of `HeadWeights` that a file gives."""
     outer = weights.matrix("embed" if tied else "head")
     hidden, vocabulary = outer.inputs, outer.units * UNIT_ROWS
     tokens, arrays = _read(path)
@@ -81,21 +116,18 @@ def load_head(path: Path, weights: PackedModel, tied: bool) -> HeadWeights:
     shapes = ((width, 2 * hidden), (width, 2 * hidden), (hidden, width), (hidden,))
     if tuple(a.shape for a in (gate, up, down, carry)) != shapes or width % 32 or width == 0:
         raise ModelFormatError(
-            f"{path}: the draft head's shapes do not fit a model of width {hidden}: remove it, or train one for it"
+            f"{path}: the draft head's shapes do not fit a model of width {hidden}: "
+            "remove it, or train one for it"
         )
     ascending = tokens.size > 0 and bool((np.diff(tokens) > 0).all())
     if not ascending or tokens[0] < 0 or tokens[-1] >= vocabulary:
         raise ModelFormatError(
             f"{path}: the draft head's tokens are not ids of this model: remove it"
         )
-    return HeadWeights(
-        tokens=tokens,
-        gate_up=_alternating(gate, up),
-        down=_packed(TRUNK, down),
-        outputs=_packed(OUTPUTS, rows_of(outer, tokens)),
-        carry=carry,
-        norm=weights.vector("final_norm"),
-    )
+    return {
+        "tokens": tokens, "carry": carry, "gate_up": _alternating(gate, up),
+        "down": _packed(TRUNK, down), "outputs": _packed(OUTPUTS, rows_of(outer, tokens)),
+    }  # fmt: skip
 
 
 def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
