@@ -87,7 +87,10 @@ class Speculation:
         """A request is queued."""
         heat = heat_of(request.sampler.temperature)
         if heat not in self._rates:
-            self._rates[heat] = [Rates(heat) for _ in self._names]
+            self._rates[heat] = [
+                Rates(heat, of_head=source == self._head_source)
+                for source in range(len(self._names))
+            ]
             self._rescues[heat] = [Rescue() for _ in self._names]
             self._means[heat] = Means(heat)
         self._following[request.number] = _Following(

@@ -44,6 +44,15 @@ _HOT = (
     (0.06, 0.17, 0.27, 0.36, 0.41, 0.42, 0.51, 0.64, 0.75, 0.50, 0.50, 0.50, 0.50),
     (0.30, 0.35, 0.46, 0.53, 0.55, 0.58, 0.67, 0.76, 0.86, 0.88, 0.90, 0.90, 0.95),
 )
+# The same for a draft head, whose evidence is how far a token leads: first tokens, then deeper ones.
+_HEAD_COLD = (
+    (0.18, 0.21, 0.30, 0.31, 0.31, 0.31, 0.36, 0.45, 0.55, 0.72, 0.93, 0.97, 0.99),
+    (0.14, 0.17, 0.26, 0.33, 0.33, 0.38, 0.41, 0.52, 0.57, 0.75, 0.88, 0.92, 0.99),
+)
+_HEAD_HOT = (
+    (0.16, 0.21, 0.21, 0.25, 0.29, 0.34, 0.36, 0.47, 0.57, 0.70, 0.81, 0.91, 0.96),
+    (0.19, 0.22, 0.22, 0.26, 0.30, 0.31, 0.37, 0.50, 0.56, 0.67, 0.77, 0.90, 0.95),
+)
 _MIXTURE = (0.0, 0.25, 0.6, 1.0, 1.3)  # how hot each class of temperature is
 
 _CLASS_OF = [
@@ -76,20 +85,23 @@ def heat_of(temperature: float) -> int:
     return next((i for i, bound in enumerate(HEATS) if temperature <= bound), len(HEATS))
 
 
-def _prior(heat: int) -> list[float]:
+def _prior(heat: int, of_head: bool) -> list[float]:
     share = _MIXTURE[heat]
-    return [
-        min(max(cold + share * (hot - cold), LEAST), MOST)
-        for of_cold, of_hot in zip(_COLD, _HOT, strict=True)
-        for cold, hot in zip(of_cold, of_hot, strict=True)
+    colds, hots = (_HEAD_COLD, _HEAD_HOT) if of_head else (_COLD, _HOT)
+    rates = [
+        [min(max(cold + share * (hot - cold), LEAST), MOST) for cold, hot in zip(*row, strict=True)]
+        for row in zip(colds, hots, strict=True)
     ]
+    if of_head:
+        rates = [rates[0]] * (DEEPER - ALONE) + [rates[1]]
+    return [rate for row in rates for rate in row]
 
 
 class Rates:
     """How often guesses of one source hold at one temperature, by kind of evidence."""
 
-    def __init__(self, heat: int) -> None:
-        self.rates = _prior(heat)
+    def __init__(self, heat: int, of_head: bool = False) -> None:
+        self.rates = _prior(heat, of_head)
         self._seen = [PRIOR_WEIGHT] * KINDS
         self._held = [PRIOR_WEIGHT * rate for rate in self.rates]
 
