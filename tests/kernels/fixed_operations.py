@@ -92,9 +92,7 @@ def peaks(logits: Floating) -> NDArray[np.generic]:
         ops.ROWS: ops.RUN_LOGIT_ROWS, pk.X: logits.address, pk.X_STRIDE: logits.stride, pk.WIDTH: 1024,
         pk.PARTS: parts.address, pk.PARTS_STRIDE: parts.stride, pk.OUT: address_of(out),
     }  # fmt: skip
-    run_pass(
-        [("peaks:part_peaks", fields), ("peaks:row_peaks", fields)], {ops.RUN_LOGIT_ROWS: 2}
-    )
+    run_pass([("peaks:part_peaks", fields), ("peaks:row_peaks", fields)], {ops.RUN_LOGIT_ROWS: 2})
     return out
 
 

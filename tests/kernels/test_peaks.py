@@ -89,7 +89,9 @@ ODD = st.sampled_from([0.0, -0.0, 1.0, -1.0, 3e38, 1e-45, np.inf, -np.inf, np.na
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 1100), st.integers(1, 4), st.lists(ODD, min_size=1, max_size=24), st.integers())
+@given(
+    st.integers(1, 1100), st.integers(1, 4), st.lists(ODD, min_size=1, max_size=24), st.integers()
+)
 def test_any_mixture(width: int, threads: int, kinds: list[float], seed: int) -> None:
     rng = np.random.default_rng(abs(seed))
     values = rng.choice(np.array(kinds, np.float32), (4, width))
