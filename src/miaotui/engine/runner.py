@@ -44,7 +44,7 @@ class Runner:
         self._copies = aligned_int64(logits * ops.COPY_FIELDS).reshape(-1, ops.COPY_FIELDS)
         self._rows[:, ops.ROW_ADAPTER] = -1
         self._row_fields, self._store_fields, self._block_fields, self._logit_fields = (
-            memoryview(table.reshape(-1))  # far quicker to fill number by number
+            memoryview(table.reshape(-1).data)  # far quicker to fill number by number
             for table in (self._rows, self._stores, self._blocks, self._logit_rows)
         )
         self._numbers = np.arange(rows)

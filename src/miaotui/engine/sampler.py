@@ -82,8 +82,8 @@ class SequenceSampler:
 
         ``row`` is contiguous float32 [vocab] and is written over. ``allowed`` restricts the choice:
         booleans [vocab], or 32-bit words [ceil(vocab / 32)] with token i at bit i % 32 of word
-        i // 32. ``peak``: the row's, if it is known already. Logits of -inf are never chosen. Raises `EngineError` for NaN or +inf, and if
-        nothing may be chosen.
+        i // 32. ``peak`` is the row's own, if it is known already. Logits of -inf are never chosen.
+        Raises `EngineError` for NaN or +inf, and if nothing may be chosen.
         """
         token, top = self._best(row, position) if peak is None else peak
         if not -math.inf < top < math.inf:

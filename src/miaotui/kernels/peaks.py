@@ -44,8 +44,8 @@ def part_peak(x, size):  # type: ignore[no-untyped-def]
     top = _vectors_peak(x, whole)
     for index in range(whole << 4, size):
         value = load_float(x + 4 * index)
-        if value > top or value != value:
-            top = value if top == top else top
+        if value > top or np.isnan(value):
+            top = top if np.isnan(top) else value
     return top
 
 
@@ -54,7 +54,7 @@ def first_place(x, size, top):  # type: ignore[no-untyped-def]
     """Where ``top`` first lies among ``size`` float32 at ``x``; the first NaN if it is one."""
     for index in range(size):
         value = load_float(x + 4 * index)
-        if value == top or (value != value and top != top):
+        if value == top or (np.isnan(value) and np.isnan(top)):
             return index
     return 0
 
@@ -65,7 +65,7 @@ def first_part(parts, count):  # type: ignore[no-untyped-def]
     top, found = _LOWEST, 0
     for part in range(count):
         value = load_float(parts + 4 * part)
-        if value != value:
+        if np.isnan(value):
             return part
         if value > top:
             top, found = value, part

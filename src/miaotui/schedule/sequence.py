@@ -72,7 +72,8 @@ class SequenceState:
         """Plan its next ``rows`` rows: known tokens, then drafted ones."""
         end, known = self.computed + rows, len(self.tokens)
         if end == known and rows == 1:
-            tokens, n_logits = (self.tokens[-1],), 1
+            tokens: tuple[int, ...] = (self.tokens[-1],)
+            n_logits = 1
         elif end < known:
             tokens, n_logits = tuple(self.tokens[self.computed : end]), 0
         else:
