@@ -122,6 +122,8 @@ class Request:
         Raises `EngineError` for logits that are not numbers.
         """
         position = self.prompt_tokens + len(self._token_ids)
+        if len(peaks) == 1:  # no drafts
+            return self._keep((self._choose(rows[0], peaks[0], position),))
         choices: list[Choice] = []
         row = 0
         while row >= 0:
@@ -189,12 +191,11 @@ class Request:
 
         Raises what the request failed with.
         """
-        over, pieces = self.is_over, []  # in this order: what came before the end is here
-        while self._unread:
-            pieces.append(self._unread.popleft())
-        text = "".join(piece for piece, _, _ in pieces)
-        ids = tuple(token for _, token, _ in pieces if token >= 0)
-        logprobs = tuple(each for _, _, each in pieces if each is not None)
+        over, take = self.is_over, self._unread.popleft
+        pieces = [take() for _ in range(len(self._unread))]  # after a look at the end: all is here
+        text = "".join([piece for piece, _, _ in pieces])
+        ids = tuple([token for _, token, _ in pieces if token >= 0])
+        logprobs = tuple([each for _, _, each in pieces if each is not None])
         if not over:
             return Delta(text, ids, logprobs=logprobs)
         self._settle()
