@@ -28,6 +28,7 @@ from miaotui.kernels.attention_emit import (
 from miaotui.kernels.cpu import Isa
 from miaotui.kernels.formats import Format, tile_stride
 from miaotui.kernels.ops import OP_FIELDS
+from miaotui.kernels.peaks_emit import vectors_peak
 from miaotui.kernels.pointwise_emit import embed_row, norm_row, quantize_row, softcap_row
 from miaotui.kernels.simd import F32X, Emitter, Value
 from miaotui.kernels.tiles import TILINGS, emit_unit
@@ -52,6 +53,11 @@ def gated(activation: Callable[..., Value]) -> Callable[..., None]:
     return emit
 
 
+def peak(e: Emitter, x: Value, count: Value, out: Value) -> None:
+    """The greatest of some vectors, where it can be compared."""
+    e.store(vectors_peak(e, x, count), out, 4)
+
+
 def functions(isa: Isa) -> Functions:
     """Emitters and signatures by name, tiled for a processor."""
     found: Functions = {
@@ -66,6 +72,7 @@ def functions(isa: Isa) -> Functions:
         "norm_add": (norm_row(layer=False, residual=True), "iiiifiii"),
         "quantize": (quantize_row, "iiii"),
         "cap": (softcap_row, "iif"),
+        "peak": (peak, "iii"),
         "gated_silu": (gated(arithmetic.silu), "iiii"),
         "gated_gelu": (gated(arithmetic.gelu_tanh), "iiii"),
         "rotate": (rotate_head, "iiiiiiiff"),
@@ -130,6 +137,12 @@ def add_pointwise(a: Arena, rng: np.random.Generator) -> None:
     wide = np.concatenate([normal(rng, 128) * np.float32(30), np.zeros(32, np.float32)])
     a.call("quantize", a.put(wide), WIDTH, a.room(WIDTH), a.room(WIDTH // 2))
     a.call("cap", a.put(wide), WIDTH, 30.0)
+    for count in (0, 1, 4, 10):
+        a.call("peak", x, count, a.room(4))
+    strange = normal(rng, WIDTH)
+    strange[[70, 90]] = np.inf, np.nan
+    for count in (5, 6):
+        a.call("peak", a.put(strange), count, a.room(4))
     for name in ("gated_silu", "gated_gelu"):
         for size in (0.01, 1.0, 30.0):
             gate, up = a.put(normal(rng, 32) * np.float32(size)), a.put(normal(rng, 32))

@@ -16,12 +16,13 @@ from paged_attention import Cache, Kind
 
 from miaotui.kernels import linear_fields as lin
 from miaotui.kernels import ops, reference
+from miaotui.kernels import peaks_fields as pk
 from miaotui.kernels import pointwise_fields as pw
 from miaotui.kernels.cpu import probe
 from miaotui.kernels.formats import Format, tile_stride
 from miaotui.kernels.ops import float_field
 from miaotui.kernels.reference import Bytes
-from miaotui.kernels.team import address_of, aligned_bytes
+from miaotui.kernels.team import address_of, aligned_bytes, aligned_int64
 
 ROWS, WIDTH, OUTPUTS = 11, 352, 192
 
@@ -51,6 +52,7 @@ def outputs() -> Iterator[tuple[str, NDArray[np.generic]]]:
     fields |= {pw.EPS: float_field(30.0)}
     run_pass([("pointwise:cap_logits", fields)], {ops.RUN_LOGIT_ROWS: 2})
     yield "cap", logits.read()
+    yield "peaks", peaks(logits)
 
 
 def product(
@@ -82,6 +84,16 @@ def norm(x: NDArray[np.float32], weight: NDArray[np.float32], kind: int) -> NDAr
     }  # fmt: skip
     run_pass([("pointwise:norm", fields)], {ops.RUN_ROWS: ROWS})
     return raw(out.read(ROWS))
+
+
+def peaks(logits: Floating) -> NDArray[np.generic]:
+    parts, out = Floating(2, pk.parts_of(1024)), aligned_int64(2 * pk.PEAK_FIELDS)
+    fields = {
+        ops.ROWS: ops.RUN_LOGIT_ROWS, pk.X: logits.address, pk.X_STRIDE: logits.stride, pk.WIDTH: 1024,
+        pk.PARTS: parts.address, pk.PARTS_STRIDE: parts.stride, pk.OUT: address_of(out),
+    }  # fmt: skip
+    run_pass([("peaks:part_peaks", fields), ("peaks:row_peaks", fields)], {ops.RUN_LOGIT_ROWS: 2})
+    return out
 
 
 def raw(values: Bytes) -> NDArray[np.generic]:

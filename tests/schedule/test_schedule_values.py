@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from miaotui.errors import EngineError, PromptTooLongError, RequestError
@@ -26,7 +24,7 @@ def test_a_plan_counts_its_rows_and_cannot_be_changed():
     plan = Plan((chunk, Chunk(2, 4, (9,), (3,), 1)))
     assert plan.n_rows == 3
     assert Plan(()).n_rows == 0
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         chunk.start = 3
 
 

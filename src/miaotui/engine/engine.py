@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from miaotui.engine.build import Built
 from miaotui.engine.constraint import Constraint, check_endings
 from miaotui.engine.request import Request
-from miaotui.engine.sampler import SequenceSampler, end_ids
+from miaotui.engine.sampler import Peak, SequenceSampler, end_ids
 from miaotui.engine.speculation import Speculation
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
@@ -45,6 +45,7 @@ class Engine:
         self._draft_rows = parts.draft_rows
         self._vocab_size = parts.runner.program.config.vocab_size
         self._requests: dict[int, Request] = {}
+        self._waiting: set[int] = set()  # numbers of requests that no step has computed for
         self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
         self.choosing_s = 0.0  # spent on logits, since the start
@@ -86,6 +87,7 @@ class Engine:
         limit = request.ending.max_tokens
         self.scheduler.add(request.number, request.prompt, limit, request.namespace, request.due)
         self._requests[request.number] = request
+        self._waiting.add(request.number)
         if self.speculation is not None:
             self.speculation.enter(request)
 
@@ -119,8 +121,8 @@ class Engine:
         self.latest = plan
         if not plan.chunks:
             return False
-        for chunk in plan.chunks:
-            self._requests[chunk.sequence].begin()
+        if self._waiting:
+            self._begin(plan)
         try:
             logits = self.runner.run(plan.chunks)
         except Exception as error:
@@ -130,9 +132,13 @@ class Engine:
         self.scheduler.commit(plan, chosen)
         if self.speculation is not None:
             self.speculation.note(plan, chosen, time.perf_counter() - started_s)
-        for chunk in plan.chunks:
-            self._retire(chunk.sequence)
+        self._retire(plan)
         return True
+
+    def _begin(self, plan: Plan) -> None:
+        for number in self._waiting.intersection(chunk.sequence for chunk in plan.chunks):
+            self._requests[number].begin()
+            self._waiting.discard(number)
 
     def _affordable(self, drafts: Drafts) -> Drafts:
         """The drafts as far as there are rows of logits to verify them, oldest request first.
@@ -156,25 +162,29 @@ class Engine:
     def _is_known(self, token: int, depth: int) -> bool:
         return 0 <= token < self._vocab_size
 
-    def _choose(self, plan: Plan, logits: NDArray[np.float32]) -> dict[int, list[int]]:
+    def _choose(self, plan: Plan, logits: NDArray[np.float32]) -> dict[int, Sequence[int]]:
         """The tokens each sequence gets, from its rows of the logits."""
-        chosen, row = {}, 0
+        chosen: dict[int, Sequence[int]] = {}
+        row, peaks = 0, self.runner.peaks()
         for chunk in plan.chunks:
-            rows = logits[row : row + chunk.n_logits]
-            row += chunk.n_logits
-            if chunk.n_logits:
-                tokens = self._take(chunk, rows)
+            end = row + chunk.n_logits
+            if end > row:
+                tokens = self._take(chunk, logits[row:end], peaks[row:end])
                 if tokens:
                     chosen[chunk.sequence] = tokens
+            row = end
         return chosen
 
-    def _take(self, chunk: Chunk, rows: NDArray[np.float32]) -> list[int]:
+    def _take(
+        self, chunk: Chunk, rows: NDArray[np.float32], peaks: Sequence[Peak]
+    ) -> Sequence[int]:
         """One sequence's tokens; none if it failed, and then it is forgotten."""
         request = self._requests[chunk.sequence]
-        request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
+        if not request.token_ids:
+            request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
         before_s = request.choosing_s
         try:
-            return request.take(rows, chunk.follow)
+            return request.take(rows, peaks, chunk.follow)
         except MiaotuiError as error:
             self._drop(request, error)
         except Exception as error:
@@ -183,13 +193,16 @@ class Engine:
             self.choosing_s += request.choosing_s - before_s
         return []
 
-    def _retire(self, number: int) -> None:
-        request = self._requests.get(number)
-        if request is not None and request.is_over:
-            self.scheduler.cancel(number)
-            self._forget(request)
+    def _retire(self, plan: Plan) -> None:
+        """Forget those that have ended."""
+        for chunk in plan.chunks:
+            request = self._requests.get(chunk.sequence)
+            if request is not None and request.finish_reason is not None:
+                self.scheduler.cancel(chunk.sequence)
+                self._forget(request)
 
     def _forget(self, request: Request) -> None:
+        self._waiting.discard(request.number)
         if self._requests.pop(request.number, None) is not None and self.speculation is not None:
             self.speculation.leave(request)
 

@@ -195,7 +195,7 @@ class EngineLoop:
     def _tell(self) -> None:
         news = [request for request in self._active.values() if request.has_news]
         for request in news:
-            if request.is_over:
+            if request.finish_reason is not None:
                 self._forget(request)
         if news:
             self._on_news(news)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.engine.constraint import Constraint
-from miaotui.engine.sampler import Choice, SequenceSampler
+from miaotui.engine.sampler import Choice, Peak, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import MiaotuiError
 from miaotui.types import (
@@ -97,7 +97,7 @@ class Request:
     @property
     def has_news(self) -> bool:
         """Whether `read` has something to give."""
-        return bool(self._unread) or self.is_over
+        return bool(self._unread) or self.finish_reason is not None
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -109,27 +109,35 @@ class Request:
         if self._begun_s is None:
             self._begun_s = time.perf_counter()
 
-    def take(self, rows: NDArray[np.float32], follow: Callable[[int, int], int]) -> list[int]:
+    def take(
+        self,
+        rows: NDArray[np.float32],
+        peaks: Sequence[Peak],
+        follow: Callable[[int, int], int],
+    ) -> Sequence[int]:
         """Choose tokens from logits rows ``[1 + drafted, vocab]``; those that belong to the answer.
 
+        ``peaks`` are the rows' best tokens with their logits.
         ``follow(row, token)`` is the row whose drafted token is ``token``, after that of ``row``, or
         -1: so a draft may be a line or a tree, and row 0 is the one that no draft is needed for.
         Raises `EngineError` for logits that are not numbers.
         """
         position = self.prompt_tokens + len(self._token_ids)
+        if len(peaks) == 1:  # no drafts
+            return self._keep((self._choose(rows[0], peaks[0], position),))
         choices: list[Choice] = []
         row = 0
         while row >= 0:
-            choices.append(self._choose(rows[row], position + len(choices)))
+            choices.append(self._choose(rows[row], peaks[row], position + len(choices)))
             self.drawn_from = row
             row = follow(row, choices[-1].token_id)
         return self._keep(choices)
 
-    def _choose(self, row: NDArray[np.float32], position: int) -> Choice:
+    def _choose(self, row: NDArray[np.float32], peak: Peak, position: int) -> Choice:
         constraint = self.constraint
         allowed = None if constraint is None else constraint.mask()
         start_s = time.perf_counter()
-        choice = self.sampler.pick(row, position, allowed)
+        choice = self.sampler.pick(row, position, allowed, peak)
         self.choosing_s += time.perf_counter() - start_s
         self.sampler.accept(choice.token_id)
         if constraint is not None:
@@ -144,18 +152,17 @@ class Request:
             self._passes += 1
             self.gaps.append(now - self._last_s)
         self._last_s = self._over_s = now
-        kept = []
-        for choice in choices:
-            kept.append(choice.token_id)
-            self._token_ids.append(choice.token_id)
-            if choice.logprobs is not None:
-                self._logprobs.append(choice.logprobs)
-            piece = self.ending.push(choice.token_id)
-            self._note(piece.text, choice.token_id, choice.logprobs)
-            if piece.finish_reason is not None:
-                self.finish_reason = piece.finish_reason
+        before = len(self._token_ids)
+        for token, logprobs in choices:
+            self._token_ids.append(token)
+            if logprobs is not None:
+                self._logprobs.append(logprobs)
+            text, reason = self.ending.push(token)
+            self._note(text, token, logprobs)
+            if reason is not None:
+                self.finish_reason = reason
                 break
-        return kept
+        return self._token_ids[before:]
 
     def _note(self, text: str, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
         self._unread.append((text, token_id, logprobs))
@@ -186,12 +193,11 @@ class Request:
 
         Raises what the request failed with.
         """
-        over, pieces = self.is_over, []  # in this order: what came before the end is here
-        while self._unread:
-            pieces.append(self._unread.popleft())
-        text = "".join(piece for piece, _, _ in pieces)
-        ids = tuple(token for _, token, _ in pieces if token >= 0)
-        logprobs = tuple(each for _, _, each in pieces if each is not None)
+        over, take = self.is_over, self._unread.popleft
+        pieces = [take() for _ in range(len(self._unread))]  # after a look at the end: all is here
+        text = "".join([piece for piece, _, _ in pieces])
+        ids = tuple([token for _, token, _ in pieces if token >= 0])
+        logprobs = tuple([each for _, _, each in pieces if each is not None])
         if not over:
             return Delta(text, ids, logprobs=logprobs)
         self._settle()

@@ -13,13 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.engine.page_lists import PageLists
 from miaotui.kernels import ops
 from miaotui.kernels.attention_fields import PAGE_TOKENS
+from miaotui.kernels.peaks_fields import PEAK_ID, PEAK_VALUE
 from miaotui.kernels.team import Team, aligned_int64
 from miaotui.model.program import Program
 from miaotui.schedule.plan import Chunk
 
-Line = tuple[int, Sequence[int], int, Sequence[int]]  # first row, tokens, position, pages
+Line = tuple[int, Sequence[int], int, tuple[int, ...]]  # first row, tokens, position, pages
 
 
 class Runner:
@@ -38,8 +40,13 @@ class Runner:
             rows + logits * PAGE_TOKENS
         )  # a branch of drafts stores up to a page of its path again
         self._stores = aligned_int64(most * ops.STORE_FIELDS).reshape(-1, ops.STORE_FIELDS)
-        self._pages = aligned_int64(program.pages.n_pages + 64)
+        self._lists = PageLists(program.pages.n_pages + 1024)
         self._copies = aligned_int64(logits * ops.COPY_FIELDS).reshape(-1, ops.COPY_FIELDS)
+        self._rows[:, ops.ROW_ADAPTER] = -1
+        self._row_fields, self._store_fields, self._block_fields, self._logit_fields = (
+            memoryview(table.reshape(-1).data)  # far quicker to fill number by number
+            for table in (self._rows, self._stores, self._blocks, self._logit_rows)
+        )
         self._numbers = np.arange(rows)
         for field, table in (
             (ops.RUN_ROW_TABLE, self._rows),
@@ -51,6 +58,9 @@ class Runner:
             self._run[field] = table.ctypes.data
         vocab = program.config.vocab_size
         self._logits = space.logits.floats(logits, vocab)
+        self._best = space.peaks[:, PEAK_ID]
+        self._tops = space.peaks.view(np.float32)[:, 2 * PEAK_VALUE]  # its low half
+        self._wanted = 0
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
 
     def run(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
@@ -58,41 +68,44 @@ class Runner:
 
         Returns float32 ``[logits, vocab]`` in their order, valid until the next call.
         """
-        wanted = self._fill(chunks)
+        self._wanted = wanted = self._fill(chunks)
         start_s = time.perf_counter()
         self.team.run(self.program.address, self.program.count, self._run)
         self.last_s = time.perf_counter() - start_s
         return self._logits[:wanted]
 
+    def peaks(self) -> list[tuple[int, float]]:
+        """The best token of each row of logits that the last pass gave, and its logit.
+
+        It is the first of equals, and the first NaN if there is one.
+        """
+        count = self._wanted
+        return list(zip(self._best[:count].tolist(), self._tops[:count].tolist(), strict=True))
+
     def _fill(self, chunks: Sequence[Chunk]) -> int:
-        row = wanted = blocks = used = reach = 0
+        row = wanted = blocks = reach = 0
         single = True
         branched: list[tuple[int, Chunk]] = []
-        listed = 0
+        logit_rows, lists = self._logit_fields, self._lists
+        lists.begin()
         for chunk in chunks:
-            listed += len(chunk.pages)
-            for branch in chunk.branches:
-                listed += len(branch.pages)
-        if listed > len(self._pages):  # many sequences that share pages
-            self._pages = aligned_int64(2 * listed)
-        for chunk in chunks:
-            count = len(chunk.tokens)
-            lines: Sequence[Line] = ((row, chunk.tokens, chunk.start, chunk.pages),)
-            if chunk.branches:
+            _, start, tokens, pages, n_logits, branches = chunk
+            count = len(tokens)
+            if count == 1:  # most of them: an answer goes on
+                self._fill_one(row, blocks, tokens[0], start, pages)
+                blocks += 1
+                reach = max(reach, start + 1)
+            else:
                 single = False
-                branched.append((row, chunk))
-                lines = tree_lines(row, chunk)
-            for first, tokens, start, pages in lines:
-                table = self._pages[used : used + len(pages)]
-                table[:] = pages
-                used += len(pages)
-                reach = max(reach, start + len(tokens))
-                single &= len(tokens) == 1
-                blocks = self._fill_line(first, tokens, start, table, blocks)
-            for index in range(count - chunk.n_logits, count):
-                self._logit_rows[wanted] = row + index
-                wanted += 1
+                if branches:
+                    branched.append((row, chunk))
+                for line in tree_lines(row, chunk):
+                    reach = max(reach, line[2] + len(line[1]))
+                    blocks = self._fill_line(line, blocks)
             row += count
+            for index in range(row - n_logits, row):
+                logit_rows[wanted] = index
+                wanted += 1
         for rotation in self._tables:
             rotation.reach(reach)
         run = self._run
@@ -102,36 +115,47 @@ class Runner:
             self._fill_branches(branched)
         return wanted
 
-    def _fill_line(
-        self, row: int, tokens: Sequence[int], start: int, pages: NDArray[np.int64], blocks: int
-    ) -> int:
+    def _fill_one(
+        self, row: int, block: int, token: int, position: int, pages: tuple[int, ...]
+    ) -> None:
+        """The tables of a row that nothing follows."""
+        rows, stores, blocks = self._row_fields, self._store_fields, self._block_fields
+        at = row * ops.ROW_FIELDS
+        rows[at + ops.ROW_TOKEN], rows[at + ops.ROW_POSITION] = token, position
+        rows[at + ops.ROW_PAGES], rows[at + ops.ROW_VIEW_END] = (
+            self._lists.place(pages),
+            position + 1,
+        )
+        at = row * ops.STORE_FIELDS
+        stores[at], stores[at + 1] = row, pages[position // PAGE_TOKENS]
+        stores[at + 2] = position % PAGE_TOKENS
+        at = block * ops.BLOCK_FIELDS
+        blocks[at + ops.BLOCK_ROW], blocks[at + ops.BLOCK_COUNT] = row, 1
+
+    def _fill_line(self, line: Line, blocks: int) -> int:
         """The tables of rows that follow each other, cut into blocks; how many of those there are."""
+        row, tokens, start, pages = line
         count = len(tokens)
         if count == 1:
-            page, slot = divmod(start, PAGE_TOKENS)
-            self._rows[row] = (tokens[0], start, pages.ctypes.data, start + 1, -1, 0, 0, 0)
-            self._stores[row] = (row, pages[page], slot)
-            self._blocks[blocks] = (row, 1)
+            self._fill_one(row, blocks, tokens[0], start, pages)
             return blocks + 1
-        self._fill_many(row, tokens, start, pages)
+        self._fill_many(line)
         for first in range(0, count, ops.BLOCK_ROWS):
             self._blocks[blocks] = (row + first, min(ops.BLOCK_ROWS, count - first))
             blocks += 1
         return blocks
 
-    def _fill_many(
-        self, row: int, tokens: Sequence[int], start: int, pages: NDArray[np.int64]
-    ) -> None:
+    def _fill_many(self, line: Line) -> None:
+        row, tokens, start, pages = line
         count = len(tokens)
         positions = self._numbers[:count] + start
         rows, stores = self._rows[row : row + count], self._stores[row : row + count]
         rows[:, ops.ROW_TOKEN] = tokens
         rows[:, ops.ROW_POSITION] = positions
-        rows[:, ops.ROW_PAGES] = pages.ctypes.data
+        rows[:, ops.ROW_PAGES] = self._lists.place(pages)
         rows[:, ops.ROW_VIEW_END] = positions + 1
-        rows[:, ops.ROW_ADAPTER] = -1
         stores[:, 0] = self._numbers[row : row + count]
-        stores[:, 1] = pages[positions // PAGE_TOKENS]
+        stores[:, 1] = np.array(pages)[positions // PAGE_TOKENS]
         stores[:, 2] = positions % PAGE_TOKENS
 
     def _fill_branches(self, branched: Sequence[tuple[int, Chunk]]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,10 @@ from miaotui.types import SamplingParams, TokenLogprobs
 Mask = NDArray[np.bool_] | NDArray[np.uint32] | NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+Peak = tuple[int, float]  # the first of a row's highest logits, or its first NaN; and that logit
+
+
+class Choice(NamedTuple):
     """A chosen token, and its log-probabilities if the request asked for them."""
 
     token_id: int
@@ -65,6 +67,8 @@ class SequenceSampler:
         if params.temperature > 0 and params.top_k != 1:
             top_k = params.top_k if params.top_k < vocab_size else 0
             self._shape = Shape.of(params.temperature, top_k, params.top_p, params.min_p)
+        editing = self._bias, self._penalties, params.min_tokens and self._ends.size
+        self._takes_best = self._shape is None and params.logprobs is None and not any(editing)
 
     @property
     def temperature(self) -> float:
@@ -81,32 +85,38 @@ class SequenceSampler:
         """Of its noise."""
         return self._params.seed
 
-    def pick(self, row: Row, position: int, allowed: Mask | None = None) -> Choice:
+    def pick(
+        self, row: Row, position: int, allowed: Mask | None = None, peak: Peak | None = None
+    ) -> Choice:
         """Choose the token at absolute ``position`` from the logits ``row``.
 
         ``row`` is contiguous float32 [vocab] and is written over. ``allowed`` restricts the choice:
         booleans [vocab], or 32-bit words [ceil(vocab / 32)] with token i at bit i % 32 of word
-        i // 32. Logits of -inf are never chosen. Raises `EngineError` for NaN or +inf, and if
-        nothing may be chosen.
+        i // 32. ``peak`` is the row's own, if it is known already. Logits of -inf are never chosen.
+        Raises `EngineError` for NaN or +inf, and if nothing may be chosen.
         """
+        token, top = self._best(row, position) if peak is None else peak
+        if not -math.inf < top < math.inf:
+            raise EngineError(_broken(top, token, position))
+        if self._takes_best and allowed is None:
+            return Choice(token)
         wanted = self._params.logprobs
-        token, peak = self._best(row, position)
-        raw, raw_peak = row, peak
+        raw, raw_top = row, top
         if wanted is not None:
             row = row.copy()
         if self._edit(row, allowed):
             token = int(row.argmax())
-            peak = float(row[token])
-            if peak == -math.inf:
+            top = float(row[token])
+            if top == -math.inf:
                 raise EngineError(
                     f"no token may be chosen at position {position}: "
                     "mask and min_tokens exclude them all"
                 )
         if self._shape is not None:
-            token = draw(row, peak, self._shape, noise_key(self._params.seed, position))
+            token = draw(row, top, self._shape, noise_key(self._params.seed, position))
         if wanted is None:
             return Choice(token)
-        return Choice(token, token_logprobs(raw, raw_peak, token, wanted))
+        return Choice(token, token_logprobs(raw, raw_top, token, wanted))
 
     def accept(self, token_id: int) -> None:
         """Note that the sequence went on with ``token_id``."""
@@ -151,19 +161,16 @@ class SequenceSampler:
                 break
         return choices
 
-    def _best(self, row: Row, position: int) -> tuple[int, float]:
-        """The first of the highest logits and its value; refuses rows that cannot be sampled."""
+    def _best(self, row: Row, position: int) -> Peak:
+        """The row's peak; refuses what is no row of logits."""
         size = self._vocab_size
         if row.shape != (size,) or row.dtype != np.float32 or not row.flags.c_contiguous:
             raise EngineError(
                 f"the logits at position {position} are {row.dtype} {row.shape}; "
                 f"expected contiguous float32 ({size},)"
             )
-        token = int(row.argmax())  # the first NaN if there is one
-        peak = float(row[token])
-        if not -math.inf < peak < math.inf:
-            raise EngineError(_broken(peak, token, position))
-        return token, peak
+        token = int(row.argmax())
+        return token, float(row[token])
 
     def _edit(self, row: Row, allowed: Mask | None) -> bool:
         """Apply mask, min_tokens, bias and penalties in place; whether there was any."""

@@ -8,7 +8,7 @@ tokens, only when they come and how many.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from miaotui.engine.adjust import Adjuster
 from miaotui.engine.engine import Engine
@@ -22,6 +22,7 @@ from miaotui.schedule.review import ALL_IS_WELL, Review, review
 PROBES = (1, 1, 4, 1, 4)  # rows of the passes that look how the machine runs
 MOST_PROBED = 128  # rows of a pass that looks how the machine runs
 ADJUST_S = 0.02
+STEPS = 4  # that are learned from together
 REVIEW_S = 0.04  # between two looks through the book, when nobody came or went
 
 
@@ -43,6 +44,7 @@ class Steering:
         self._adjusted_s = float("-inf")
         self._view = ALL_IS_WELL
         self._beside_s = 3e-4  # of a step, in Python
+        self._steps: list[tuple[Sequence[Chunk], float, float]] = []  # not learned from yet
         self._reading = 0  # tokens before the prompt rows that were read last
 
     def begin(self, active: Mapping[int, Request]) -> None:
@@ -60,6 +62,7 @@ class Steering:
     def rest(self) -> None:
         """There was nothing to do: time until the next step is nobody's."""
         self._free_s = None
+        self._observe()
 
     def probe(self) -> None:
         """Look how the machine runs, when nothing else would tell: some passes that nobody needs.
@@ -84,29 +87,46 @@ class Steering:
             self._cost.probe(Shape.of([chunk]), self._clock() - start_s + self._beside_s)
 
     def learn(self, active: Mapping[int, Request]) -> None:
-        """A step has ended: what it took, and how far it brought whom."""
-        chunks, scheduler = self._engine.latest.chunks, self._engine.scheduler
+        """A step has ended: what it took, and how far it brought whom.
+
+        While nothing is promised and no prompt is read, some steps are looked at together: nobody
+        waits for what they tell, and code that runs once in a step mostly waits for memory.
+        """
+        chunks = self._engine.latest.chunks
         now_s = self._clock()
-        shape = Shape.of(chunks)
         if self._free_s is not None:
             took_s, choosing_s = now_s - self._free_s, self._engine.choosing_s
             pass_s = self._engine.runner.last_s + choosing_s - self._choosing_s
             self._choosing_s = choosing_s
-            self._cost.observe(shape, took_s, pass_s)
-            beside_s = took_s - pass_s
-            self._beside_s += (min(max(beside_s, 0.0), 2e-3) - self._beside_s) / 16
+            self._steps.append((chunks, took_s, pass_s))
         self._free_s = now_s
+        reading = any(len(chunk.tokens) > chunk.n_logits for chunk in chunks)
+        if self._admission.promised or reading or len(self._steps) >= STEPS:
+            self._observe()
+            self._update(active, now_s)
+
+    def _observe(self) -> None:
+        """Learn what the latest steps took."""
+        for chunks, took_s, pass_s in self._steps:
+            self._cost.observe(Shape.of(chunks), took_s, pass_s)
+            self._beside_s += (min(max(took_s - pass_s, 0.0), 2e-3) - self._beside_s) / 16
+        self._steps.clear()
+
+    def _update(self, active: Mapping[int, Request], now_s: float) -> None:
+        """Bring the book up to date."""
+        chunks, scheduler = self._engine.latest.chunks, self._engine.scheduler
         progress = []
         before = [chunk.start for chunk in chunks if len(chunk.tokens) > chunk.n_logits]
         self._reading = max(before) if before else self._reading
         for chunk in chunks:
-            request = active.get(chunk.sequence)
+            number = chunk.sequence
+            request = active.get(number)
             if request is not None and not request.is_over:
-                computed, known = scheduler.progress(chunk.sequence)
+                computed, known = scheduler.progress(number)
                 answered = len(request.token_ids)
                 left = known - computed
                 left = left if left > 1 or not answered else 0
-                progress.append((chunk.sequence, left, computed, answered))
+                progress.append((number, left, computed, answered))
         self._admission.update(progress, now_s)
         if now_s - self._adjusted_s > ADJUST_S:
             self._adjust(now_s)

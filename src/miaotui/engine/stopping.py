@@ -9,8 +9,7 @@ string is held back until that is decided. Matching follows Knuth, Morris and Pr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from miaotui.errors import EngineError
 from miaotui.types import FinishReason, SamplingParams
@@ -26,8 +25,7 @@ class TextSource(Protocol):
         """What is left when no token follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Text that may be shown now, and why the answer ended if it did."""
 
     text: str

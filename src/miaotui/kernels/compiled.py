@@ -54,10 +54,13 @@ def address(name: str) -> int:
         return _addresses[name]
 
 
-def function(name: str, arguments: int) -> Callable[..., int]:
-    """Kernel ``name`` as a callable of int64 arguments; the interpreter lock is released while it runs."""
-    kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)
-    return kind(address(name))
+def function(name: str, arguments: int, brief: bool = False) -> Callable[..., int]:
+    """Kernel ``name`` as a callable of int64 arguments; the interpreter lock is released while it runs.
+
+    Not so for a ``brief`` one: to get the lock back may take longer than a few stores do.
+    """
+    make = ctypes.PYFUNCTYPE if brief else ctypes.CFUNCTYPE
+    return make(ctypes.c_int64, *[ctypes.c_int64] * arguments)(address(name))
 
 
 def prepare(names: Iterable[str], progress: Progress | None = None) -> None:

@@ -179,6 +179,11 @@ def norm(x: Floats, weight: Floats, eps: float, bias: Floats | None = None) -> F
     return result if bias is None else result + bias
 
 
+def peaks(logits: Floats) -> NDArray[np.int64]:
+    """The first of the highest in each row of ``[rows, width]``; the first NaN if there is one."""
+    return logits.argmax(axis=1)
+
+
 def _sum(x: Floats, squares: bool, chains: int = 2) -> Floats:
     """Row sums (of squares), by ``chains`` vectors of 16 partial sums that run along the row."""
     pieces = x.reshape(len(x), -1, chains, LANES)

@@ -45,12 +45,14 @@ class Team:
 
     def __init__(self, size: int | None = None) -> None:
         self.size = max(1, min(size or probe().team_size, MAX_TEAM))
-        self._announce = compiled.function(KERNELS[0], 5)
+        self._announce = compiled.function(KERNELS[0], 5, brief=True)
         self._member = compiled.function(KERNELS[1], 4)
         self._worker = compiled.function(KERNELS[2], 4)
         self._sync, self._mail = aligned_int64(SYNC_FIELDS), aligned_int64(MAIL_FIELDS)
         self._scratch = np.zeros(self.size * SCRATCH_BYTES + 64, np.uint8)
         self._scratch_address = -(-self._scratch.ctypes.data // 64) * 64
+        self._addresses = address_of(self._sync), address_of(self._mail)
+        self._latest, self._latest_address = self._sync, 0  # the run of the last pass
         self._turn = threading.Lock()
         self._wakeups = [threading.Event() for _ in range(self.size)]
         self._pace = Pace()
@@ -73,12 +75,12 @@ class Team:
         with self._turn:
             start_s = time.perf_counter()
             size = 1 if self._pace.alone else self.size
-            run[RUN_TEAM] = size
-            run[RUN_SYNC] = self._sync.ctypes.data
-            run[RUN_SCRATCH] = self._scratch_address
-            run[RUN_SCRATCH_STRIDE] = SCRATCH_BYTES
-            address = run.ctypes.data
-            mail = self._mail.ctypes.data
+            sync, mail = self._addresses
+            run[RUN_TEAM], run[RUN_SYNC] = size, sync
+            run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, SCRATCH_BYTES
+            if run is not self._latest:
+                self._latest, self._latest_address = run, address_of(run)
+            address = self._latest_address
             if size > 1 and self._announce(operations, count, address, mail, size):
                 for event in self._wakeups:
                     event.set()
@@ -87,7 +89,7 @@ class Team:
                 self._pace.note((operations, int(run[RUN_ROWS])), time.perf_counter() - start_s)
 
     def _serve(self, member: int) -> None:
-        mail, seen, event = self._mail.ctypes.data, 0, self._wakeups[member]
+        mail, seen, event = self._addresses[1], 0, self._wakeups[member]
         while (seen := self._worker(mail, member, seen, IDLE_SPINS)) >= 0:
             event.wait()
             event.clear()

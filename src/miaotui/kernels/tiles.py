@@ -85,9 +85,9 @@ class Tile:
             head = record + odd * (2 * TILE_ROWS)
             integers = record + odd * form.integer_bytes + form.head_bytes
         if ahead is not None:
-            self.e.prefetch(record + ahead)
+            self.e.prefetch(record + ahead, once=True)
             for line in range(0, form.integer_bytes, LINE):
-                self.e.prefetch(integers + line + ahead)
+                self.e.prefetch(integers + line + ahead, once=True)
         return Group(self, head + 2 * self.first, integers + 4 * self.first)
 
 

@@ -19,6 +19,7 @@ from miaotui.errors import UnsupportedModelError
 from miaotui.kernels import attention_fields as att
 from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
+from miaotui.kernels import peaks_fields as pk
 from miaotui.kernels import pointwise_fields as pw
 from miaotui.kernels.ops import float_field
 from miaotui.kernels.team import SCRATCH_BYTES
@@ -119,8 +120,19 @@ class Program:
                 pw.X: space.logits.address, pw.X_STRIDE: space.logits.stride,
                 pw.WIDTH: matrix.units * 32, pw.EPS: float_field(config.logit_softcap),
             }, rows=ops.RUN_LOGIT_ROWS)  # fmt: skip
+        self._find_peaks()
 
     # operations ----------------------------------------------------------------------------------------------------
+
+    def _find_peaks(self) -> None:
+        space = self.workspace
+        fields = {
+            pk.X: space.logits.address, pk.X_STRIDE: space.logits.stride, pk.WIDTH: self.config.vocab_size,
+            pk.PARTS: space.part_peaks.address, pk.PARTS_STRIDE: space.part_peaks.stride,
+            pk.OUT: int(space.peaks.ctypes.data),
+        }  # fmt: skip
+        self._operations.add("peaks:part_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
+        self._operations.add("peaks:row_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
 
     def _embed(self) -> None:
         matrix, out = self.weights.matrix("embed"), self.workspace.residual[0]

@@ -15,7 +15,8 @@ from miaotui.errors import EngineError
 from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.formats import padded_rows
 from miaotui.kernels.ops import HEADER_BYTES
-from miaotui.kernels.team import aligned_bytes, huge_bytes
+from miaotui.kernels.peaks_fields import PEAK_FIELDS, parts_of
+from miaotui.kernels.team import aligned_bytes, aligned_int64, huge_bytes
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
@@ -78,6 +79,8 @@ class Workspace:
         self.fed = Quantized.of(max_rows, config.ffn_size)
         self.last = Quantized.of(max_logits, hidden)
         self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
+        self.part_peaks = float_rows(max_logits, parts_of(config.vocab_size))
+        self.peaks = aligned_int64(max_logits * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
 
 
 class KvPages:

@@ -21,8 +21,8 @@ def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]]) -> Se
     """
     accepted = new_tokens.get(chunk.sequence, ())
     count = len(accepted)
-    if chunk.n_logits == 0 and count == 0:
-        return accepted
+    if (count == 1 and chunk.n_logits) or (count == 0 and not chunk.n_logits):
+        return accepted  # no drafted token among them
     if not 1 <= count <= chunk.n_logits:
         expected = f"1 to {chunk.n_logits}" if chunk.n_logits else "no"
         raise EngineError(

@@ -152,7 +152,7 @@ class Admission:
                 job.answer_left = max(self._expected(entry, answered) - answered, 1)
                 if answered and entry.first_s is None:
                     entry.first_s = now_s
-            self._clock = replace(self._clock, step_s=None)
+            self._clock = _Clock(self._clock.policy, self._clock.as_of_s)
 
     def give_up(self, number: int) -> None:
         """Its promise is lost: it stands in nobody's way any more."""

@@ -41,11 +41,11 @@ class Shape:
     def of(chunks: Iterable[Chunk]) -> Shape:
         """The shape of a planned step."""
         rows = logits = attended = 0
-        for chunk in chunks:
-            count = len(chunk.tokens)
+        for _, start, tokens, _, n_logits, _ in chunks:
+            count = len(tokens)
             rows += count
-            logits += chunk.n_logits
-            attended += count * chunk.start + count * (count + 1) // 2
+            logits += n_logits
+            attended += count * start + count * (count + 1) // 2
         return Shape(rows, logits, attended)
 
 

@@ -9,7 +9,6 @@ that nothing but the first page of a branch of drafts ever needs copying.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 
 from miaotui.schedule.pages import PAGE_SIZE, PagePool, pages_for
@@ -60,7 +59,7 @@ class PageLedger:
 
         branches = lay_out(tree, chunk.start, chunk.pages, take)
         tokens = (*chunk.tokens[:1], *tree.tokens)
-        state.planned = replace(chunk, tokens=tokens, n_logits=len(tokens), branches=branches)
+        state.planned = chunk._replace(tokens=tokens, n_logits=len(tokens), branches=branches)
         return state.planned
 
     def graft(self, state: SequenceState, chunk: Chunk, row: int) -> None:

@@ -8,12 +8,12 @@ the plan mentions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from miaotui.schedule.tree import Branch
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """One sequence's share of a step: ``tokens`` at positions ``start, start + 1, ...``.
 
     Rows of ``branches`` are the last ones, and have their own positions and pages.

@@ -125,10 +125,11 @@ class Scheduler:
     def _chunks(self, drafts: Mapping[int, Draft], limits: StepLimits) -> list[Chunk]:
         self._start_urgent(limits)
         running = self._lines.running
+        holds = limits.hold_best_effort or limits.prompts_until is not None
         decoding = [
             state
             for state in running
-            if len(state.tokens) - state.computed == 1 and not _held(state, limits)
+            if len(state.tokens) - state.computed == 1 and not (holds and _held(state, limits))
         ]
         left = self.config.max_rows - len(decoding)
         drafted: dict[int, Draft] = {}
@@ -143,10 +144,11 @@ class Scheduler:
         while index < len(running):  # not `for`: pausing shortens the line from its end
             state = running[index]
             index += 1
-            if _held(state, limits):
+            if holds and _held(state, limits):
                 continue
             if len(state.tokens) - state.computed == 1:
-                self._plan_rows(state, trunk_of(drafted.get(state.id, NO_DRAFT)), chunks)
+                draft = trunk_of(drafted[state.id]) if state.id in drafted else NO_DRAFT
+                self._plan_rows(state, draft, chunks)
             elif left:
                 left -= self._plan_prompt(state, left, chunks)
         while left and (started := self._start_last(limits)):
@@ -194,7 +196,8 @@ class Scheduler:
             state.planned = None
             state.computed = chunk.start + len(chunk.tokens) - chunk.n_logits + len(accepted)
             state.tokens.extend(accepted)
-            self._ledger.graft(state, chunk, last_row(chunk, accepted))
+            if state.branch_pages:
+                self._ledger.graft(state, chunk, last_row(chunk, accepted))
             self._ledger.settle(state)
             if len(state.tokens) == state.max_length:
                 self._stop(state, Stage.DONE)
@@ -294,6 +297,9 @@ class Scheduler:
 
     def _age(self, chunks: Sequence[Chunk]) -> None:
         """Count how long the eldest without a promise has been passed over; then it comes first."""
+        if len(chunks) == len(self._lines.running) and not self._lines.queued:
+            self._passed_over = 0
+            return
         eldest = self._lines.eldest(Group.BEST_EFFORT)
         if eldest is None or any(chunk.sequence == eldest.id for chunk in chunks):
             self._passed_over = 0

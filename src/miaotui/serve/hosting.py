@@ -170,22 +170,22 @@ class Hosted:
 
         What is not told of now is told of after a later step, since it is still unread.
         """
-        now_s, all_ = time.perf_counter(), []
+        now_s, readers = time.perf_counter(), self._readers
+        told, streams, due = [], 0, now_s >= self._next_s
         for request in requests:
-            reader = self._readers.get(request.number)  # None: it is being submitted, or left
-            if reader is None or not reader.patient or request.is_over:
-                all_.append((request, reader))
-        if now_s >= self._next_s:
-            self._next_s = now_s + EVENT_S * len(all_)
-            told = all_
-        else:
-            told = [(each, by) for each, by in all_ if each.is_over or by is None or not by.begun]
-        for _, reader in told:
-            if reader is not None:
-                reader.begun = True
+            reader = readers.get(request.number)  # None: it is being submitted, or left
+            over = request.finish_reason is not None
+            if reader is None or over or not reader.patient:
+                streams += 1
+                if due or over or reader is None or not reader.begun:
+                    told.append(request)
+                    if reader is not None:
+                        reader.begun = True
+        if due:
+            self._next_s = now_s + EVENT_S * streams
         if told:
             with suppress(RuntimeError):  # the event loop has ended first: nobody reads any more
-                self._event_loop.call_soon_threadsafe(self._spread, [each for each, _ in told])
+                self._event_loop.call_soon_threadsafe(self._spread, told)
 
     def _spread(self, requests: Sequence[Request]) -> None:
         for request in requests:

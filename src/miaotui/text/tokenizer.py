@@ -50,6 +50,7 @@ class Tokenizer:
         self._encode = encode
         self._spell = spell
         self._spelled: dict[int, bytes] = {}
+        self._texts: dict[int, str | None] = {}
         self._longest: int | None = None
         self.roles = roles
         self.vocab_size = roles.size
@@ -115,7 +116,7 @@ class Tokenizer:
     def stream(self, *, skip_special: bool = True, start: bool = True) -> TextStream:
         """A decoder for tokens that come one by one; the options are those of `decode`."""
         hidden = self._hidden if skip_special else frozenset()
-        return TextStream(self.token_bytes, hidden, start and self.roles.drops_space)
+        return TextStream(self, hidden, start and self.roles.drops_space)
 
     def show(self, token_id: int) -> None:
         """From now on decode this special token as text: it tells a tool call from plain text."""
@@ -129,23 +130,37 @@ class Tokenizer:
             found = self._spelled[token_id] = self._spell(token_id) if known else b""
         return found
 
+    def token_text(self, token_id: int) -> str | None:
+        """The text of a token of whole characters; None if its bytes need others to be some."""
+        if token_id not in self._texts:
+            try:
+                self._texts[token_id] = self.token_bytes(token_id).decode()
+            except UnicodeDecodeError:
+                self._texts[token_id] = None
+        return self._texts[token_id]
+
 
 class TextStream:
     """Turns tokens into text as they come, holding back the bytes of an unfinished character."""
 
-    def __init__(
-        self, token_bytes: Callable[[int], bytes], hidden: frozenset[int], drops_space: bool
-    ) -> None:
-        self._token_bytes = token_bytes
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int], drops_space: bool) -> None:
+        self._tokenizer = tokenizer
         self._hidden = hidden
         self._drops_space = drops_space
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._holds = False  # whether the decoder holds bytes back
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes, possibly none; O(bytes of the token)."""
         if token_id in self._hidden:
             return ""
-        return self._trim(self._decoder.decode(self._token_bytes(token_id)))
+        if not self._holds:
+            text = self._tokenizer.token_text(token_id)
+            if text is not None:  # nothing before it matters
+                return self._trim(text) if self._drops_space else text
+        text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        self._holds = bool(self._decoder.getstate()[0])
+        return self._trim(text)
 
     def push_all(self, ids: Iterable[int]) -> str:
         """The text that these tokens complete."""

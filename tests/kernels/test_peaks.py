@@ -1,0 +1,98 @@
+"""The best logit of each row: what NumPy's argmax says, whatever the width, the team and the values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_pass import Floating, run_pass
+from numpy.typing import NDArray
+
+from miaotui.kernels import ops, reference
+from miaotui.kernels import peaks_fields as pk
+from miaotui.kernels.peaks_fields import PART, PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
+from miaotui.kernels.team import address_of, aligned_int64
+
+WIDTHS = (1, 15, 16, 17, 31, 63, 64, 65, 500, PART, PART + 1, 1600, 49_152, 50_257)
+INF = np.float32(np.inf)
+
+
+def found(values: NDArray[np.float32], threads: int = 1) -> NDArray[np.int64]:
+    """The peaks of each row but the last, which is none of the pass's; logits are only read."""
+    rows, width = values.shape
+    logits, parts = Floating(rows, width, values), Floating(rows, parts_of(width))
+    out = aligned_int64(rows * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
+    out[:] = -7
+    fields = {
+        ops.ROWS: ops.RUN_LOGIT_ROWS, pk.X: logits.address, pk.X_STRIDE: logits.stride,
+        pk.WIDTH: width, pk.PARTS: parts.address, pk.PARTS_STRIDE: parts.stride,
+        pk.OUT: address_of(out),
+    }  # fmt: skip
+    operations = [("peaks:part_peaks", fields), ("peaks:row_peaks", fields)]
+    run_pass(operations, {ops.RUN_LOGIT_ROWS: rows - 1}, threads)
+    assert logits.read().tobytes() == values.tobytes()
+    parts.check(rows - 1)
+    assert (out[-1] == -7).all()
+    return out[:-1]
+
+
+def check(values: NDArray[np.float32], threads: int = 1) -> None:
+    """Ids as the reference has them, and the bits of their logits."""
+    rows = values[:-1]
+    peaks = found(values, threads)
+    ids = reference.peaks(rows)
+    np.testing.assert_array_equal(peaks[:, PEAK_ID], ids)
+    bits = np.ascontiguousarray(peaks[:, PEAK_VALUE]).view(np.int32)[::2]
+    np.testing.assert_array_equal(bits, rows[np.arange(len(rows)), ids].view(np.int32))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_peaks_are_those_of_numpy(width: int, threads: int) -> None:
+    check(np.random.default_rng(width).standard_normal((9, width), np.float32), threads)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("width", [1, 40, PART, 1600])
+def test_a_peak_at_every_kind_of_place(width: int, threads: int) -> None:
+    places = sorted({0, width // 2, width - 1, min(width - 1, PART), width // 16 * 16 % width})
+    values = np.full((len(places) + 1, width), -3, np.float32)
+    for row, place in enumerate(places):
+        values[row, place] = -2
+    check(values, threads)
+
+
+@pytest.mark.parametrize("width", [1, 33, 700, 2049])
+def test_equal_logits_go_to_the_lowest_id(width: int) -> None:
+    rng = np.random.default_rng(width)
+    check(rng.integers(0, 3, (12, width)).astype(np.float32), 2)
+    zeros = np.where(rng.random((12, width)) < 0.5, np.float32(0), np.float32(-0.0))
+    check(zeros.astype(np.float32), 2)
+
+
+@pytest.mark.parametrize("width", [1, 20, 513, 1600])
+def test_logits_that_are_no_numbers(width: int) -> None:
+    """NaN of either sign and payload, anywhere; infinities; rows of nothing but -inf."""
+    values = np.random.default_rng(width).standard_normal((7, width), np.float32)
+    values[0, width - 1] = np.nan
+    values[1, width // 2 :] = -np.nan
+    values[2, [0, width // 3]] = INF, np.nan
+    values[3] = -INF
+    values[4, width // 2] = INF
+    values[5, :] = -INF
+    values[5, width - 1] = np.float32(-3e38)
+    check(values, 2)
+
+
+ODD = st.sampled_from([0.0, -0.0, 1.0, -1.0, 3e38, 1e-45, np.inf, -np.inf, np.nan, -np.nan])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 1100), st.integers(1, 4), st.lists(ODD, min_size=1, max_size=24), st.integers()
+)
+def test_any_mixture(width: int, threads: int, kinds: list[float], seed: int) -> None:
+    rng = np.random.default_rng(abs(seed))
+    values = rng.choice(np.array(kinds, np.float32), (4, width))
+    check(values, threads)
