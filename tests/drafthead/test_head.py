@@ -208,7 +208,7 @@ def test_a_written_head_is_read_again(opened: Any) -> None:
     assert weights.tokens.tolist() == TOKENS.tolist()
     assert weights.carry == pytest.approx(stored["carry"].astype(np.float16))
     gate = matrix(weights.gate_up)[:WIDTH]
-    assert np.abs(gate - stored["gate"]).max() < 0.01
+    assert np.abs(gate - stored["gate"]).max() < 0.03
 
 
 def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> None:
