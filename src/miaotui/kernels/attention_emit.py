@@ -228,12 +228,8 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
         scores = page.scores(queries, ahead)
         if capped:
             scores = [softcap(e, score, e.splat(cap)) for score in scores]
-        position = e.narrow(first, I32)
-        factors = [
-            page.update(query + (dim << 3), score, position)
-            for query, score in zip(queries, scores, strict=True)
-        ]
-        page.gather(queries, factors)
+        page.weigh(queries, scores, e.narrow(first, I32))
+        page.gather(queries)
 
     attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}"
     return attend
@@ -277,33 +273,62 @@ class _Page:
             totals = [total * scales for total in totals]
         return totals
 
-    def update(self, lines: Value, score: Value, first: Value) -> Value:
-        """Update a query's sums and maximum and leave its probabilities in scratch.
+    def weigh(self, queries: list[Value], scores: list[Value], first: Value) -> None:
+        """Leave each query's probabilities in scratch, and bring its sums and maximum up to date.
 
-        Returns the factor for what was summed before.
+        What was summed before is scaled only where some query meets a new maximum, which is rare
+        after the first pages; a factor of 1 would change nothing.
         """
-        e, bounds = self.e, lines + 3 * _LINE
-        start, end = e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4)
-        seen = lanes_between(e, first, start, end)
-        score = e.select(seen, score, e.const(F32X, MASKED))
-        before = e.load(lines + 2 * _LINE, F32X, 4)
-        now = e.maximum(before, e.splat(e.reduce(score, e.maximum)))
-        chance, factor = exp(e, score - now), exp(e, before - now)
-        chance = e.select(seen, chance, e.const(F32X, 0.0))
-        e.store(e.fma(e.load(lines, F32X, 4), factor, chance), lines, 4)
-        if self.int8:
-            chance = chance * e.load(self.values + self.dim * LANES, F32X, 4)
-        e.store(chance, lines + _LINE, 4)
-        e.store(now, lines + 2 * _LINE, 4)
-        return factor
+        e = self.e
+        lines = [query + (self.dim << 3) for query in queries]
+        chances, befores, nows = [], [], []
+        for line, score in zip(lines, scores, strict=True):
+            bounds = line + 3 * _LINE
+            seen = lanes_between(e, first, e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4))
+            score = e.select(seen, score, e.const(F32X, MASKED))
+            before = e.load(line + 2 * _LINE, F32X, 4)
+            now = e.maximum(before, e.splat(e.reduce(score, e.maximum)))
+            chance = e.select(seen, exp(e, score - now), e.const(F32X, 0.0))
+            chances.append(chance)
+            befores.append(before)
+            nows.append(now)
+        changes = [
+            e.compare("!=", e.lane(before, 0), e.lane(now, 0))
+            for before, now in zip(befores, nows, strict=True)
+        ]
+        changed = changes[0]
+        for change in changes[1:]:
+            changed = changed | change
+        e.when(changed, lambda: self._rescale(queries, befores, nows))
+        for line, chance in zip(lines, chances, strict=True):
+            e.store(e.load(line, F32X, 4) + chance, line, 4)
+            if self.int8:
+                chance = chance * e.load(self.values + self.dim * LANES, F32X, 4)
+            e.store(chance, line + _LINE, 4)
 
-    def gather(self, queries: list[Value], factors: list[Value]) -> None:
+    def _rescale(self, queries: list[Value], befores: list[Value], nows: list[Value]) -> None:
+        """Measure what was summed before against the new maximum."""
+        e, dim = self.e, self.dim
+        factors = []
+        for query, before, now in zip(queries, befores, nows, strict=True):
+            e.store(now, query + (dim << 3) + 2 * _LINE, 4)
+            factors.append(exp(e, before - now))
+
+        def step(column: Value, _: list[Value]) -> list[Value]:
+            for query, factor in zip(queries, factors, strict=True):
+                at = query + (dim << 2) + column * _LINE  # the last column is the sums
+                e.store(e.load(at, F32X, 4) * factor, at, 4)
+            return []
+
+        e.loop((dim >> 4) + 1, [], step)
+
+    def gather(self, queries: list[Value]) -> None:
         """Add the values, weighted by the probabilities, to what each query has gathered."""
         e, dim = self.e, self.dim
 
         def step(column: Value, _: list[Value]) -> list[Value]:
             at = [query + (dim << 2) + column * _LINE for query in queries]
-            totals = [e.load(a, F32X, 4) * f for a, f in zip(at, factors, strict=True)]
+            totals = [e.load(a, F32X, 4) for a in at]
             for token in range(LANES):
                 lanes = self._lanes(self.values + (dim * token + (column << 4)) * self.width)
                 for i, query in enumerate(queries):

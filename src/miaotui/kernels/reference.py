@@ -245,7 +245,7 @@ def attention(
         scores = np.where(seen, softcap(scores, cap) if cap else scores, MASKED)
         now = np.maximum(tops, scores.max(axis=1, keepdims=True))
         chances, factors = np.where(seen, exp(scores - now), np.float32(0)), exp(tops - now)
-        sums, tops = fma(sums, factors, chances), now
+        sums, tops = sums * factors + chances, now
         chances, result = chances * v_scales[page], result * factors
         for token in range(PAGE):
             result = fma(chances[:, token, None], v[first + token], result)
