@@ -61,7 +61,7 @@ class Hosted:
         self._next_s = 0.0  # when streams hear of their next pieces
         self.speculation = suffix_speculation() if speculate else None
         engine = Engine(loaded.parts, loaded.tokenizer, self.speculation)
-        self.loop = EngineLoop(engine, self._on_news)
+        self.loop = EngineLoop(engine, self._on_news, is_due=self._is_due)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, asked: Asked) -> Request:
         """A request on its way, to be read with `pieces`. Raises what `EngineLoop.submit` raises."""
@@ -159,6 +159,13 @@ class Hosted:
             self._readers[request.number] = reader
         reader.news.set()
         return reader
+
+    def _is_due(self) -> bool:
+        """In the engine's thread: whether someone is to hear what a step has brought."""
+        if time.perf_counter() >= self._next_s:
+            return True
+        readers = tuple(self._readers.values())  # at once: the event loop changes them
+        return not all(reader.begun or reader.patient for reader in readers)
 
     def _on_news(self, requests: Sequence[Request]) -> None:
         """In the engine's thread: wake the event loop for what cannot wait, and now and then for all.
