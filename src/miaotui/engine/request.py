@@ -20,6 +20,7 @@ from miaotui.engine.constraint import Constraint
 from miaotui.engine.sampler import Choice, Peak, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import MiaotuiError
+from miaotui.schedule.plan import Chunk
 from miaotui.types import (
     Completion,
     Deadline,
@@ -112,26 +113,23 @@ class Request:
             self._begun_s = time.perf_counter()
 
     def take(
-        self,
-        rows: NDArray[np.float32],
-        peaks: Sequence[Peak],
-        follow: Callable[[int, int], int],
+        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk
     ) -> Sequence[int]:
-        """Choose tokens from logits rows ``[1 + drafted, vocab]``; those that belong to the answer.
+        """Choose tokens from a pass's logits ``[rows, vocab]``; those that belong to the answer.
 
-        ``peaks`` are the rows' best tokens with their logits.
-        ``follow(row, token)`` is the row whose drafted token is ``token``, after that of ``row``, or
-        -1: so a draft may be a line or a tree, and row 0 is the one that no draft is needed for.
+        ``peaks`` are the rows' best tokens with their logits. The chunk's rows begin with ``first``,
+        which no draft is needed for; `Chunk.follow` leads from it along a line or a tree of drafts.
         Raises `EngineError` for logits that are not numbers.
         """
         position = self.prompt_tokens + len(self._token_ids)
-        if len(peaks) == 1:  # no drafts
-            return self._keep((self._choose(rows[0], peaks[0], position),))
+        if self.sampler.takes_best and chunk.n_logits == 1 and self.constraint is None:
+            return self._keep((self.sampler.take_best(peaks[first], position),))
         choices: list[Choice] = []
         row = 0
         while row >= 0:
-            choices.append(self._choose(rows[row], peaks[row], position + len(choices)))
-            row = follow(row, choices[-1].token_id)
+            at = first + row
+            choices.append(self._choose(logits[at], peaks[at], position + len(choices)))
+            row = chunk.follow(row, choices[-1].token_id)
         return self._keep(choices)
 
     def _choose(self, row: NDArray[np.float32], peak: Peak, position: int) -> Choice:

@@ -48,6 +48,7 @@ class Runner:
             for table in (self._rows, self._stores, self._blocks, self._logit_rows)
         )
         self._numbers = np.arange(rows)
+        self._operations = program.address, program.count
         for field, table in (
             (ops.RUN_ROW_TABLE, self._rows),
             (ops.RUN_LOGIT_TABLE, self._logit_rows),
@@ -70,7 +71,7 @@ class Runner:
         """
         self._wanted = wanted = self._fill(chunks)
         start_s = time.perf_counter()
-        self.team.run(self.program.address, self.program.count, self._run)
+        self.team.run(*self._operations, self._run)
         self.last_s = time.perf_counter() - start_s
         return self._logits[:wanted]
 

@@ -198,7 +198,8 @@ class Scheduler:
             state.tokens.extend(accepted)
             if state.branch_pages:
                 self._ledger.graft(state, chunk, last_row(chunk, accepted))
-            self._ledger.settle(state)
+            if len(chunk.tokens) > 1 or not state.computed % PAGE_SIZE:  # else no page is full now
+                self._ledger.settle(state)
             if len(state.tokens) == state.max_length:
                 self._stop(state, Stage.DONE)
 
