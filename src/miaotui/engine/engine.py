@@ -167,16 +167,15 @@ class Engine:
         chosen: dict[int, Sequence[int]] = {}
         row, peaks = 0, self.runner.peaks()
         for chunk in plan.chunks:
-            end = row + chunk.n_logits
-            if end > row:
-                tokens = self._take(chunk, logits[row:end], peaks[row:end])
+            if chunk.n_logits:
+                tokens = self._take(chunk, logits, peaks, row)
+                row += chunk.n_logits
                 if tokens:
                     chosen[chunk.sequence] = tokens
-            row = end
         return chosen
 
     def _take(
-        self, chunk: Chunk, rows: NDArray[np.float32], peaks: Sequence[Peak]
+        self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int
     ) -> Sequence[int]:
         """One sequence's tokens; none if it failed, and then it is forgotten."""
         request = self._requests[chunk.sequence]
@@ -184,7 +183,7 @@ class Engine:
             request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
         before_s = request.choosing_s
         try:
-            return request.take(rows, peaks, chunk.follow)
+            return request.take(logits, peaks, first, chunk)
         except MiaotuiError as error:
             self._drop(request, error)
         except Exception as error:

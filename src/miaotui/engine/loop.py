@@ -40,7 +40,8 @@ class EngineLoop:
     """`submit` and `cancel` may be called from any thread and return at once.
 
     ``on_news`` is called in the loop's thread, once after each step, with the requests that have
-    something to `Request.read`; it must not wait.
+    something to `Request.read`; it must not wait. Unless ``is_due`` it is not called after a step
+    with which no request has ended: what there is to read can be read later.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class EngineLoop:
         engine: Engine,
         on_news: News,
         *,
+        is_due: Callable[[], bool] = lambda: True,
         cost: CostModel | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -58,7 +60,7 @@ class EngineLoop:
         self.policy = Policy(config.max_sequences, config.chunk_size)
         self.admission = Admission(self.cost, self.policy, limits)
         self._steering = Steering(engine, self.cost, self.admission, time.perf_counter)
-        self._on_news = on_news
+        self._on_news, self._is_due = on_news, is_due
         self._coming: deque[Request] = deque()
         self._leaving: deque[Request] = deque()
         self._active: dict[int, Request] = {}
@@ -163,7 +165,8 @@ class EngineLoop:
         except Exception as error:
             self._fail_all(error)
             busy = True
-        self._tell()
+        if self.engine.in_flight != len(self._active) or self._is_due():  # one has ended, or else
+            self._tell()
         return busy
 
     def _advance(self) -> bool:

@@ -20,6 +20,7 @@ from miaotui.engine.constraint import Constraint
 from miaotui.engine.sampler import Choice, Peak, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import MiaotuiError
+from miaotui.schedule.plan import Chunk
 from miaotui.types import (
     Completion,
     Deadline,
@@ -72,6 +73,8 @@ class Request:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._text: list[str] = []
+        self._told = 0  # tokens read, where texts are made by whoever reads them
+        self._is_late = not ending.needs_text
         self._unread: deque[tuple[str, int, TokenLogprobs | None]] = deque()
         self._submitted_s = time.perf_counter()
         self._first_s = self._last_s = self._over_s = self._submitted_s
@@ -97,7 +100,8 @@ class Request:
     @property
     def has_news(self) -> bool:
         """Whether `read` has something to give."""
-        return bool(self._unread) or self.finish_reason is not None
+        told = self._told if self._is_late else len(self._token_ids)
+        return len(self._token_ids) > told or bool(self._unread) or self.finish_reason is not None
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -110,27 +114,24 @@ class Request:
             self._begun_s = time.perf_counter()
 
     def take(
-        self,
-        rows: NDArray[np.float32],
-        peaks: Sequence[Peak],
-        follow: Callable[[int, int], int],
+        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk
     ) -> Sequence[int]:
-        """Choose tokens from logits rows ``[1 + drafted, vocab]``; those that belong to the answer.
+        """Choose tokens from a pass's logits ``[rows, vocab]``; those that belong to the answer.
 
-        ``peaks`` are the rows' best tokens with their logits.
-        ``follow(row, token)`` is the row whose drafted token is ``token``, after that of ``row``, or
-        -1: so a draft may be a line or a tree, and row 0 is the one that no draft is needed for.
+        ``peaks`` are the rows' best tokens with their logits. The chunk's rows begin with ``first``,
+        which no draft is needed for; `Chunk.follow` leads from it along a line or a tree of drafts.
         Raises `EngineError` for logits that are not numbers.
         """
-        position = self.prompt_tokens + len(self._token_ids)
-        if len(peaks) == 1:  # no drafts
-            return self._keep((self._choose(rows[0], peaks[0], position),))
+        position, self.drawn_from = self.prompt_tokens + len(self._token_ids), 0
+        if self.sampler.takes_best and chunk.n_logits == 1 and self.constraint is None:
+            return self._keep((self.sampler.take_best(peaks[first], position),))
         choices: list[Choice] = []
         row = 0
         while row >= 0:
-            choices.append(self._choose(rows[row], peaks[row], position + len(choices)))
+            at = first + row
+            choices.append(self._choose(logits[at], peaks[at], position + len(choices)))
             self.drawn_from = row
-            row = follow(row, choices[-1].token_id)
+            row = chunk.follow(row, choices[-1].token_id)
         return self._keep(choices)
 
     def _choose(self, row: NDArray[np.float32], peak: Peak, position: int) -> Choice:
@@ -154,6 +155,15 @@ class Request:
         self._last_s = self._over_s = now
         before = len(self._token_ids)
         for token, logprobs in choices:
+            if self._is_late:
+                reason = self.ending.note(token)
+                if logprobs is not None:
+                    self._logprobs.append(logprobs)
+                self._token_ids.append(token)  # after all that reading it needs
+                if reason is not None:
+                    self.finish_reason = reason
+                    break
+                continue
             self._token_ids.append(token)
             if logprobs is not None:
                 self._logprobs.append(logprobs)
@@ -179,7 +189,7 @@ class Request:
         """End it from outside: cancelled, or failed with ``error``."""
         if self.is_over:
             return
-        rest = self.ending.close()
+        rest = "" if self._is_late else self.ending.close()
         if rest:
             self._note(rest, -1)
         self._over_s = time.perf_counter()
@@ -193,15 +203,30 @@ class Request:
 
         Raises what the request failed with.
         """
-        over, take = self.is_over, self._unread.popleft
-        pieces = [take() for _ in range(len(self._unread))]  # after a look at the end: all is here
-        text = "".join([piece for piece, _, _ in pieces])
-        ids = tuple([token for _, token, _ in pieces if token >= 0])
-        logprobs = tuple([each for _, _, each in pieces if each is not None])
+        over = self.is_over  # first: what came before the end is here
+        text, ids, logprobs = self._read_late(over) if self._is_late else self._read_unread()
         if not over:
             return Delta(text, ids, logprobs=logprobs)
         self._settle()
         return Delta(text, ids, self.finish_reason, self.completion(), logprobs)
+
+    def _read_late(self, over: bool) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
+        """Make the texts of what has come: here they keep no step waiting."""
+        first, end = self._told, len(self._token_ids)
+        ids = tuple(self._token_ids[first:end])
+        text = self.ending.text_of(ids, first, over)
+        self._told = end
+        if text:
+            self._text.append(text)
+        return text, ids, tuple(self._logprobs[first:end]) if self._logprobs else ()
+
+    def _read_unread(self) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
+        pieces = []
+        while self._unread:
+            pieces.append(self._unread.popleft())
+        text = "".join([piece for piece, _, _ in pieces])
+        ids = tuple([token for _, token, _ in pieces if token >= 0])
+        return text, ids, tuple([each for _, _, each in pieces if each is not None])
 
     @property
     def promise(self) -> Promise:
@@ -235,6 +260,8 @@ class Request:
         if self.error is not None:
             raise self.error
         assert self.finish_reason is not None, "an answer is complete when it has ended"
+        if self._is_late:
+            self._read_late(True)  # what nobody has read yet
         count = len(self._token_ids)
         span = self._last_s - self._first_s
         timing = Timing(

@@ -68,7 +68,7 @@ class SequenceSampler:
             top_k = params.top_k if params.top_k < vocab_size else 0
             self._shape = Shape.of(params.temperature, top_k, params.top_p, params.min_p)
         editing = self._bias, self._penalties, params.min_tokens and self._ends.size
-        self._takes_best = self._shape is None and params.logprobs is None and not any(editing)
+        self.takes_best = self._shape is None and params.logprobs is None and not any(editing)
 
     @property
     def temperature(self) -> float:
@@ -98,7 +98,7 @@ class SequenceSampler:
         token, top = self._best(row, position) if peak is None else peak
         if not -math.inf < top < math.inf:
             raise EngineError(_broken(top, token, position))
-        if self._takes_best and allowed is None:
+        if self.takes_best and allowed is None:
             return Choice(token)
         wanted = self._params.logprobs
         raw, raw_top = row, top
@@ -117,6 +117,14 @@ class SequenceSampler:
         if wanted is None:
             return Choice(token)
         return Choice(token, token_logprobs(raw, raw_top, token, wanted))
+
+    def take_best(self, peak: Peak, position: int) -> Choice:
+        """`pick` and `accept` for one that `takes_best`: of the row, nothing but its peak counts."""
+        token, top = peak
+        if not -math.inf < top < math.inf:
+            raise EngineError(_broken(top, token, position))
+        self._answered += 1
+        return Choice(token)
 
     def accept(self, token_id: int) -> None:
         """Note that the sequence went on with ``token_id``."""

@@ -8,7 +8,8 @@ string is held back until that is decided. Matching follows Knuth, Morris and Pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from miaotui.errors import EngineError
@@ -41,6 +42,11 @@ class StopStrings:
     def __init__(self, stops: Iterable[str]) -> None:
         self._matchers = [_Matcher(stop) for stop in dict.fromkeys(stops)]
         self._held = ""
+
+    @property
+    def any(self) -> bool:
+        """Whether there are stop strings at all."""
+        return bool(self._matchers)
 
     def push(self, text: str, armed: bool = True) -> tuple[str, bool]:
         """The text that may be shown after ``text`` arrived, and whether a stop string was found.
@@ -112,6 +118,37 @@ class Ending:
         self._source = source
         self._tokens = 0
         self._over = False
+        self._shown = sys.maxsize  # tokens that make text: all but an end token
+        self._finished = False
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether only the text tells where the answer ends; else `note` and `text_of` will do."""
+        return self._stops.any
+
+    def note(self, token_id: int) -> FinishReason | None:
+        """Take in the next token, without its text; why the answer ends with it, if it does."""
+        if self._over:
+            raise EngineError(f"token {token_id} came after the answer had ended; expected none")
+        self._tokens += 1
+        if token_id in self._end_ids and self._tokens > self._min_tokens:
+            self._over, self._shown = True, self._tokens - 1
+            return "stop"
+        if self._tokens < self.max_tokens:
+            return None
+        self._over = True
+        return "length"
+
+    def text_of(self, token_ids: Sequence[int], first: int, is_over: bool) -> str:
+        """The text of noted tokens, of which ``first`` were asked for before.
+
+        Whoever reads may ask, in a thread of its own; the rest comes when the answer ``is_over``.
+        """
+        text = "".join(map(self._source.push, token_ids[: max(self._shown - first, 0)]))
+        if is_over and not self._finished:
+            self._finished = True
+            text += self._source.finish()
+        return text
 
     def push(self, token_id: int) -> Piece:
         """Take in the next token of the answer. Raises `EngineError` after the end."""

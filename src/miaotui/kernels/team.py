@@ -52,7 +52,8 @@ class Team:
         self._scratch = np.zeros(self.size * SCRATCH_BYTES + 64, np.uint8)
         self._scratch_address = -(-self._scratch.ctypes.data // 64) * 64
         self._addresses = address_of(self._sync), address_of(self._mail)
-        self._latest, self._latest_address = self._sync, 0  # the run of the last pass
+        self._latest, self._latest_size = self._sync, 0  # the last pass's run; keeps it alive
+        self._latest_address = 0
         self._turn = threading.Lock()
         self._wakeups = [threading.Event() for _ in range(self.size)]
         self._pace = Pace()
@@ -71,15 +72,19 @@ class Team:
         return self._pace.kept
 
     def run(self, operations: int, count: int, run: NDArray[np.int64]) -> None:
-        """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes."""
+        """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes.
+
+        A table of a run is used with one team only, which writes its own fields there.
+        """
         with self._turn:
             start_s = time.perf_counter()
             size = 1 if self._pace.alone else self.size
             sync, mail = self._addresses
-            run[RUN_TEAM], run[RUN_SYNC] = size, sync
-            run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, SCRATCH_BYTES
-            if run is not self._latest:
-                self._latest, self._latest_address = run, address_of(run)
+            if run is not self._latest or size != self._latest_size:
+                self._latest, self._latest_size = run, size
+                self._latest_address = address_of(run)
+                run[RUN_TEAM], run[RUN_SYNC] = size, sync
+                run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, SCRATCH_BYTES
             address = self._latest_address
             if size > 1 and self._announce(operations, count, address, mail, size):
                 for event in self._wakeups:

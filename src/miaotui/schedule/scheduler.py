@@ -147,8 +147,12 @@ class Scheduler:
             if holds and _held(state, limits):
                 continue
             if len(state.tokens) - state.computed == 1:
-                draft = trunk_of(drafted[state.id]) if state.id in drafted else NO_DRAFT
-                self._plan_rows(state, draft, chunks)
+                if state.id in drafted:
+                    self._plan_rows(state, trunk_of(drafted[state.id]), chunks)
+                elif state.computed < len(state.pages) * PAGE_SIZE:  # most decode steps
+                    chunks.append(state.next_row())
+                else:
+                    self._plan_rows(state, NO_DRAFT, chunks)
             elif left:
                 left -= self._plan_prompt(state, left, chunks)
         while left and (started := self._start_last(limits)):
@@ -198,7 +202,8 @@ class Scheduler:
             state.tokens.extend(accepted)
             if state.branch_pages:
                 self._ledger.graft(state, chunk, last_row(chunk, accepted))
-            self._ledger.settle(state)
+            if len(chunk.tokens) > 1 or not state.computed % PAGE_SIZE:  # else no page is full now
+                self._ledger.settle(state)
             if len(state.tokens) == state.max_length:
                 self._stop(state, Stage.DONE)
 

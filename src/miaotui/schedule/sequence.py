@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
-from miaotui.schedule.pages import PAGE_SIZE
+from miaotui.schedule.pages import pages_for
 from miaotui.schedule.plan import Chunk
 from miaotui.schedule.prefix import PageNode
 
@@ -61,20 +61,21 @@ class SequenceState:
 
     def page_table(self, n_tokens: int) -> tuple[int, ...]:
         """The pages of the first ``n_tokens`` positions; the same tuple until it changes."""
-        n_pages = (
-            n_tokens + PAGE_SIZE - 1
-        ) // PAGE_SIZE  # as `pages_for`, for every row of every step
+        n_pages = pages_for(n_tokens)
         if len(self._table) != n_pages:
             self._table = tuple(self.pages[:n_pages])
         return self._table
 
+    def next_row(self) -> Chunk:
+        """Plan the row of its last token, for which it has a page."""
+        start = self.computed
+        self.planned = Chunk(self.id, start, (self.tokens[-1],), self.page_table(start + 1), 1)
+        return self.planned
+
     def next_chunk(self, rows: int, draft: Sequence[int]) -> Chunk:
         """Plan its next ``rows`` rows: known tokens, then drafted ones."""
         end, known = self.computed + rows, len(self.tokens)
-        if end == known and rows == 1:
-            tokens: tuple[int, ...] = (self.tokens[-1],)
-            n_logits = 1
-        elif end < known:
+        if end < known:
             tokens, n_logits = tuple(self.tokens[self.computed : end]), 0
         else:
             tokens = (*self.tokens[self.computed :], *draft[: end - known])

@@ -61,12 +61,13 @@ class Hosted:
         self._event_loop = asyncio.get_running_loop()
         self._readers: dict[int, _Reader] = {}
         self._next_s = 0.0  # when streams hear of their next pieces
+        self._has_new = False  # whether a reader may wait for a first piece
         self.speculation = None
         if speculate:
             head = head_for(loaded.parts, Settings.from_env())
             self.speculation = suffix_speculation(head=head)
         engine = Engine(loaded.parts, loaded.tokenizer, self.speculation)
-        self.loop = EngineLoop(engine, self._on_news)
+        self.loop = EngineLoop(engine, self._on_news, is_due=self._is_due)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, asked: Asked) -> Request:
         """A request on its way, to be read with `pieces`. Raises what `EngineLoop.submit` raises."""
@@ -76,6 +77,7 @@ class Hosted:
             self.watch.refused(self.name, error)
             raise
         self._readers[request.number] = _Reader()
+        self._has_new = True
         self.watch.submitted(self.name, request)
         return request
 
@@ -162,14 +164,20 @@ class Hosted:
         """From now on ``reader`` hears of these requests; also of what came before."""
         for request in requests:
             self._readers[request.number] = reader
+        self._has_new = True
         reader.news.set()
         return reader
+
+    def _is_due(self) -> bool:
+        """In the engine's thread: whether someone is to hear what a step has brought."""
+        return self._has_new or time.perf_counter() >= self._next_s
 
     def _on_news(self, requests: Sequence[Request]) -> None:
         """In the engine's thread: wake the event loop for what cannot wait, and now and then for all.
 
         What is not told of now is told of after a later step, since it is still unread.
         """
+        self._has_new = False  # before a look at the readers: the event loop sets it after a change
         now_s, readers = time.perf_counter(), self._readers
         told, streams, due = [], 0, now_s >= self._next_s
         for request in requests:
@@ -183,6 +191,8 @@ class Hosted:
                         reader.begun = True
         if due:
             self._next_s = now_s + EVENT_S * streams
+        if not all(reader.begun or reader.patient for reader in tuple(readers.values())):
+            self._has_new = True
         if told:
             with suppress(RuntimeError):  # the event loop has ended first: nobody reads any more
                 self._event_loop.call_soon_threadsafe(self._spread, told)
