@@ -285,11 +285,10 @@ class _Page:
         for line, score in zip(lines, scores, strict=True):
             bounds = line + 3 * _LINE
             seen = lanes_between(e, first, e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4))
-            score = e.select(seen, score, e.const(F32X, MASKED))
+            masked = e.select(seen, score, e.const(F32X, MASKED))
             before = e.load(line + 2 * _LINE, F32X, 4)
-            now = e.maximum(before, e.splat(e.reduce(score, e.maximum)))
-            chance = e.select(seen, exp(e, score - now), e.const(F32X, 0.0))
-            chances.append(chance)
+            now = e.maximum(before, e.splat(e.reduce(masked, e.maximum)))
+            chances.append(e.select(seen, exp(e, masked - now), e.const(F32X, 0.0)))
             befores.append(before)
             nows.append(now)
         changes = [
@@ -302,9 +301,10 @@ class _Page:
         e.when(changed, lambda: self._rescale(queries, befores, nows))
         for line, chance in zip(lines, chances, strict=True):
             e.store(e.load(line, F32X, 4) + chance, line, 4)
+            weight = chance
             if self.int8:
-                chance = chance * e.load(self.values + self.dim * LANES, F32X, 4)
-            e.store(chance, line + _LINE, 4)
+                weight = chance * e.load(self.values + self.dim * LANES, F32X, 4)
+            e.store(weight, line + _LINE, 4)
 
     def _rescale(self, queries: list[Value], befores: list[Value], nows: list[Value]) -> None:
         """Measure what was summed before against the new maximum."""
