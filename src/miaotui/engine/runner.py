@@ -141,11 +141,28 @@ class Runner:
         if count == 1:
             self._fill_one(row, blocks, tokens[0], start, pages)
             return blocks + 1
+        if count <= ops.BLOCK_ROWS:
+            self._fill_few(line, blocks)
+            return blocks + 1
         self._fill_many(line)
         for first in range(0, count, ops.BLOCK_ROWS):
             self._blocks[blocks] = (row + first, min(ops.BLOCK_ROWS, count - first))
             blocks += 1
         return blocks
+
+    def _fill_few(self, line: Line, block: int) -> None:
+        """The same for a line that fits one block, a draft mostly: field by field, without NumPy."""
+        row, tokens, start, pages = line
+        rows, stores, blocks = self._row_fields, self._store_fields, self._block_fields
+        at = block * ops.BLOCK_FIELDS
+        blocks[at + ops.BLOCK_ROW], blocks[at + ops.BLOCK_COUNT] = row, len(tokens)
+        listed, at, store = self._lists.place(pages), row * ops.ROW_FIELDS, row * ops.STORE_FIELDS
+        for position, token in enumerate(tokens, start):
+            rows[at + ops.ROW_TOKEN], rows[at + ops.ROW_POSITION] = token, position
+            rows[at + ops.ROW_PAGES], rows[at + ops.ROW_VIEW_END] = listed, position + 1
+            stores[store], stores[store + 1] = row, pages[position // PAGE_TOKENS]
+            stores[store + 2] = position % PAGE_TOKENS
+            row, at, store = row + 1, at + ops.ROW_FIELDS, store + ops.STORE_FIELDS
 
     def _fill_many(self, line: Line) -> None:
         row, tokens, start, pages = line
