@@ -50,8 +50,8 @@ class Cost:
     """One run, per step and in milliseconds.
 
     ``engine_python_ms`` is all but the compiled pass: filling its tables, the choice of tokens, the
-    texts; meanwhile nothing else computes. The event loop works beside the pass. ``share`` is what
-    both take of the machine.
+    bookkeeping; meanwhile nothing else computes. The event loop works beside the pass. ``share`` is
+    what both take of the machine.
     """
 
     http: str

@@ -170,11 +170,13 @@ def assert_close(
 ) -> None:
     options = EngineOptions(kv=kv, chunk_size=CHUNK, max_sequences=CHUNK, threads=1)
     runner = assemble(config, weights, options).runner
-    parts = [
-        runner.run([Chunk(0, at, part, PAGES, len(part))]).copy()
-        for at in range(0, N_TOKENS, CHUNK)
-        if (part := tuple(tokens()[at : at + CHUNK]))
-    ]
+    parts = []
+    for at in range(0, N_TOKENS, CHUNK):
+        part = tuple(tokens()[at : at + CHUNK])
+        logits = runner.run([Chunk(0, at, part, PAGES, len(part))])
+        best = logits.argmax(axis=1).tolist()
+        assert runner.peaks() == list(zip(best, logits.max(axis=1).tolist(), strict=True))
+        parts.append(logits.copy())
     expected = Oracle(config, tensors).logits(tokens())
     error = (np.concatenate(parts) - expected).std() / expected.std()
     assert error <= 0.1

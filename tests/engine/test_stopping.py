@@ -112,6 +112,41 @@ def run(
     return shown + ending.close(), None, len(answer)
 
 
+@given(
+    st.lists(st.sampled_from([EOS, 1, 2, 3, 7, 99]), min_size=1, max_size=12),
+    st.integers(0, 4),
+    st.integers(1, 12),
+    st.sets(st.integers(1, 12)),
+)
+def test_texts_that_are_made_later_are_the_same(
+    answer: list[int], least: int, most: int, reads: set[int]
+) -> None:
+    """However often somebody reads, and also if the answer is ended from outside."""
+    params = SamplingParams(stop_token_ids=(7,), min_tokens=least)
+    expected = run(params, answer, most)
+    ending = Ending(params, frozenset({EOS, 7}), most, Letters())
+    assert not ending.needs_text
+    shown, told, reason = "", 0, None
+    for taken in range(1, len(answer) + 1):
+        reason = ending.note(answer[taken - 1])
+        if reason:
+            break
+        if taken in reads:
+            shown += ending.text_of(answer[told:taken], told, False)
+            told = taken
+    shown += ending.text_of(answer[told:taken], told, True)
+    assert ending.text_of([], taken, True) == ""
+    assert (shown, reason, taken) == expected
+
+
+def test_no_token_is_noted_after_the_end() -> None:
+    ending = Ending(SamplingParams(), frozenset({EOS}), 5, Letters())
+    assert ending.note(EOS) == "stop"
+    with pytest.raises(EngineError, match="after the answer had ended"):
+        ending.note(1)
+    assert Ending(SamplingParams(stop=("a",)), frozenset(), 5, Letters()).needs_text
+
+
 def test_end_token_stops_and_releases_held_text() -> None:
     assert run(SamplingParams(stop=("abc",)), [*tokens("xab"), EOS]) == ("xab", "stop", 4)
 

@@ -7,6 +7,7 @@ the very noise of that position, so a good head agrees often at any temperature.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,7 @@ class DraftHead:
         self._leads: list[Lead] = []
         self._chosen: list[int] = []
         self._turn = self._depth = 0
+        self.computing_s = 0.0
 
     def begin(self, leads: Sequence[Lead]) -> None:
         """Start from the rows of the last pass that ``leads`` name, at most ``most_rows``."""
@@ -63,6 +65,7 @@ class DraftHead:
 
     def deepen(self) -> list[HeadToken]:
         """The next guessed token of each row."""
+        started_s = time.perf_counter()
         logits = self._program.step(self._turn, self._chosen)
         self._turn = 1 - self._turn
         found = []
@@ -71,6 +74,7 @@ class DraftHead:
             token, ahead = guess(row, self._tokens, lead.shape, key)
             found.append(HeadToken(token, 1 + min(int(PARTS_OF_OCTAVE * ahead), MOST_EVIDENCE)))
         self._depth += 1
+        self.computing_s += time.perf_counter() - started_s
         self._chosen = [each.token for each in found]
         return found
 

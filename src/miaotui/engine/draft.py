@@ -90,6 +90,10 @@ class Head(Protocol):
         """Of this source of guesses, for reports."""
 
     @property
+    def computing_s(self) -> float:
+        """Seconds spent in `deepen` since the start."""
+
+    @property
     def most_rows(self) -> int:
         """How many requests it can guess for at once."""
 

@@ -48,7 +48,7 @@ class Engine:
         self._waiting: set[int] = set()  # numbers of requests that no step has computed for
         self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
-        self.choosing_s = 0.0  # spent on logits, since the start
+        self.choosing_s = 0.0  # spent on logits, a draft head's too, since the start
         self.faults = 0  # passes that failed
         self.limits = NO_LIMITS  # of the next steps
 
@@ -116,7 +116,9 @@ class Engine:
         """
         started_s = time.perf_counter()
         if drafts is None and self.speculation is not None:
+            before_s = self.speculation.computing_s
             drafts = self.speculation.propose(self.latest.prompt_rows)
+            self.choosing_s += self.speculation.computing_s - before_s
         plan = self.scheduler.plan(self._affordable(drafts) if drafts else {}, self.limits)
         self.latest = plan
         if not plan.chunks:

@@ -75,6 +75,7 @@ class Speculation:
         self.branch_cost = BranchCost()
         self._rates: dict[int, list[Rates]] = {}  # by heat
         self._rescues: dict[int, list[Rescue]] = {}
+        self._head = head
         own = () if head is None else (head.name,)
         self._names = (*drafter.sources, *own, GRAMMAR)
         self._head_source = len(drafter.sources)
@@ -82,6 +83,11 @@ class Speculation:
         self._means: dict[int, Means] = {}
         self._tallies = [_Tally() for _ in self._names]
         self._following: dict[int, _Following] = {}
+
+    @property
+    def computing_s(self) -> float:
+        """Seconds that a head has spent on logits of its own."""
+        return 0.0 if self._head is None else self._head.computing_s
 
     def enter(self, request: Request) -> None:
         """A request is queued."""
