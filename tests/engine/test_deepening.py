@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -130,3 +131,36 @@ def test_means_follow_what_holds(heat: int) -> None:
         means.note(2, held=True)
     assert means.rate(0) == pytest.approx(0.25, abs=0.03)
     assert means.rate(5) > 0.9
+
+
+class Slow(Script):
+    """A head that stalls when it is told to."""
+
+    stall_s = 0.0
+
+    def deepen(self) -> list[HeadToken]:
+        time.sleep(self.stall_s)
+        return super().deepen()
+
+
+class Quick(Table):
+    """Passes of half a millisecond."""
+
+    def seconds(self, rows: int) -> float:
+        return 5e-4
+
+
+def test_a_head_that_stalled_is_tried_again() -> None:
+    slow = Slow([SURE])
+    deepening, cost = Deepening(slow, 3), Quick(0.1)
+
+    def is_tried() -> bool:
+        return bool(deepening.guesses([seeker(0, most=1)], 1.0, 1, cost))
+
+    assert is_tried()
+    slow.stall_s = 0.01
+    for _ in range(60):
+        is_tried()
+    assert not is_tried()
+    slow.stall_s = 0.0
+    assert any(is_tried() for _ in range(500))

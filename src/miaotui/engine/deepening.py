@@ -20,6 +20,7 @@ MARGIN = 1.02  # what a step of the head must promise over none
 SURE = 0.75  # with a guess that holds so probably from elsewhere, no other is sought
 _FIRST_SHARE = 0.06  # a step's cost in passes of one row, before any was timed
 _FAST = 0.1  # what the times take up of a new one
+_DOUBT = 0.02  # what they lose of what they exceed the fastest by, in steps that are not tried
 _PRIOR_WEIGHT, _MEMORY = 30.0, 2000.0
 _RECOVERY = 0.02  # of a request's own odds, for each step in which nothing was tried
 
@@ -74,6 +75,7 @@ class Deepening:
     def __init__(self, head: Head, source: int) -> None:
         self._head, self._source = head, source
         self._seconds: dict[int, float] = {}  # of a step, by rows
+        self._fastest: dict[int, float] = {}
         self.spent_s = 0.0  # since the last step of the engine
 
     def guesses(
@@ -88,7 +90,10 @@ class Deepening:
         alive = list(seekers[: self._head.most_rows])
         pace, used = gain / cost.ratio(rows), 0
         for depth in range(DEEPEST):
-            if not alive or not self._pays(alive, pace, rows + used, cost):
+            if not alive:
+                break
+            if not self._pays(alive, pace, rows + used, cost):
+                self._doubt(len(alive), depth)
                 break
             started_s = time.perf_counter()
             if depth == 0:
@@ -138,9 +143,17 @@ class Deepening:
         return self._seconds[count] / plain_s * cost.ratio(1)
 
     def _time(self, count: int, seconds: float) -> None:
+        """Note what a step took; a jolt counts as twice what is usual."""
         self.spent_s += seconds
         before = self._seconds.get(count, seconds)
-        self._seconds[count] = before + _FAST * (seconds - before)
+        self._seconds[count] = before + _FAST * (min(seconds, 2.0 * before) - before)
+        self._fastest[count] = min(self._fastest.get(count, seconds), seconds)
+
+    def _doubt(self, count: int, depth: int) -> None:
+        """A step that is not tried tells nothing: slowly believe that it is as fast as it once was."""
+        if depth == 0 and count in self._seconds:
+            fastest = self._fastest[count]
+            self._seconds[count] += _DOUBT * (fastest - self._seconds[count])
 
     def _recover(self, seekers: Sequence[Seeker]) -> None:
         for seeker in seekers:
