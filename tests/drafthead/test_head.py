@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sampling_oracle as oracle
 from miaotui.drafthead.head import DraftHead, head_for
 from miaotui.drafthead.weights import HeadWeights, digest_of, load_head, path_for, write_head
 from miaotui.engine.draft import Lead
@@ -101,28 +102,16 @@ def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | N
                 state, logits = reference(weights, embedding, state, token)
                 scores = logits * (shape.scale if shape else 1.4427)
                 if shape is not None:
-                    scores = (
-                        scores - waits(noise_key(lead.seed, lead.position + depth))[weights.tokens]
-                    )
+                    scores = scores - waits(lead.seed, lead.position + depth)[weights.tokens]
                 token = found[depth][row].token
                 agreed += token == weights.tokens[scores.argmax()]
                 total += 1
     assert agreed >= 0.9 * total  # activations of 8 bits may decide close ones otherwise
 
 
-def waits(key: int) -> np.ndarray:
-    """What each token waits, in octaves, with Python's integers and float64."""
-    found = []
-    for token in range(320):
-        x = token * 0x9E3779B9 % 2**32 ^ key % 2**32
-        x ^= x >> 16
-        x = x * 0x7FEB352D % 2**32
-        x ^= x >> 15
-        x = x * 0x846CA68B % 2**32
-        x ^= x >> 16
-        x = (x + (key >> 32)) % 2**32 * 0x9E3779B9 % 2**32
-        found.append((x ^ x >> 15) >> 1)
-    return np.log2(-np.log1p(-(np.array(found) + 0.5) / 2**31) / np.log(2))
+def waits(seed: int, position: int) -> np.ndarray:
+    """What each token of the tiny vocabulary waits, in octaves."""
+    return oracle.log2_waits(oracle.token_noise(noise_key(seed, position), 320))
 
 
 def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(opened: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import sampling_oracle as oracle
 
+import sampling_oracle as oracle
 from miaotui.engine.noise import mix64, noise_key
 from miaotui.types import MAX_SEED
 
@@ -24,6 +24,15 @@ def grid() -> np.ndarray:
     return np.array(
         [[uniform(seed, position) for position in range(POSITIONS)] for seed in range(SEEDS)]
     )
+
+
+def assert_uniform(lines: np.ndarray) -> None:
+    """Chi-square over 20 bins for each line, all of them together; 5 sigma either way."""
+    counts = np.stack([np.bincount((line * 20).astype(int), minlength=20) for line in lines])
+    expected = lines.shape[1] / 20
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    freedom = 19 * len(lines)
+    assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
 
 
 def test_mixer_agrees_with_the_published_generator() -> None:
@@ -59,13 +68,7 @@ def test_range(grid: np.ndarray) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_uniform_along_seeds_and_positions(grid: np.ndarray, axis: int) -> None:
-    """Chi-square over 20 bins for each row or column, all of them together; 5 sigma either way."""
-    lines = np.moveaxis(grid, axis, 0)
-    counts = np.stack([np.bincount((line * 20).astype(int), minlength=20) for line in lines])
-    expected = lines.shape[1] / 20
-    chi_square = ((counts - expected) ** 2 / expected).sum()
-    freedom = 19 * len(lines)
-    assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
+    assert_uniform(np.moveaxis(grid, axis, 0))
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3, 16])
@@ -98,12 +101,7 @@ def of_tokens() -> np.ndarray:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_uniform_along_tokens_and_positions(of_tokens: np.ndarray, axis: int) -> None:
-    lines = np.moveaxis(of_tokens, axis, 0)
-    counts = np.stack([np.bincount((line * 20).astype(int), minlength=20) for line in lines])
-    expected = lines.shape[1] / 20
-    chi_square = ((counts - expected) ** 2 / expected).sum()
-    freedom = 19 * len(lines)
-    assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
+    assert_uniform(np.moveaxis(of_tokens, axis, 0))
 
 
 @pytest.mark.parametrize("distance", [1, 2, 16, 256])

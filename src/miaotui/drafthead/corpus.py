@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.errors import RequestError
+from miaotui.schedule.pages import pages_for
 from miaotui.schedule.plan import Chunk
 from miaotui.types import SamplingParams
 
@@ -85,7 +86,7 @@ class _Writer:
 
     def __init__(self, loaded: Loaded, seed: int) -> None:
         self._engine = Engine(loaded.parts, loaded.tokenizer)
-        self._random = random.Random(seed)  # noqa: S311
+        self._random = random.Random(seed)  # noqa: S311  (questions, no secrets)
         whole = loaded.template.render(
             [{"role": "user", "content": _MARK}], add_generation_prompt=True
         )
@@ -138,7 +139,7 @@ def _read(
     rows = []
     for start in range(0, len(ids), min(PASS, space.max_rows)):
         tokens = tuple(ids[start : start + min(PASS, space.max_rows)])
-        pages = tuple(parts.spare_pages[: -(-(start + len(tokens)) // 16)])
+        pages = tuple(parts.spare_pages[: pages_for(start + len(tokens))])
         parts.runner.run([Chunk(-1, start, tokens, pages, 1)])
         state = space.residual[0].floats(len(tokens), loaded.config.hidden_size)
         scale = np.sqrt((state * state).mean(axis=1, keepdims=True) + EPS)

@@ -166,7 +166,7 @@ def _schedule(step: int, steps: int) -> float:
 
 def _torch() -> Any:
     try:
-        import torch  # noqa: PLC0415
+        import torch  # noqa: PLC0415  (an extra, which takes seconds to load)
     except ImportError as error:
         raise RequestError(
             "training a draft head needs torch: pip install 'miaotui[train]'"

@@ -9,7 +9,6 @@ loaded for the model that it was trained with, known by a digest of the model's 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,23 +131,13 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
 
 def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Write a head's arrays, as float16 but for the tokens; whole, or not at all."""
-    header: dict[str, Any] = {}
-    data = bytearray()
-    for name in sorted(_NAMES):
-        kind = "F32" if name == "tokens" else "F16"
-        values = np.ascontiguousarray(arrays[name], np.float32 if kind == "F32" else np.float16)
-        begin = len(data)
-        data += values.tobytes()
-        header[name] = {
-            "dtype": kind,
-            "shape": list(values.shape),
-            "data_offsets": [begin, len(data)],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    from safetensors.numpy import save  # noqa: PLC0415  (the extra `train` brings it)
+
+    kinds = {name: np.float32 if name == "tokens" else np.float16 for name in sorted(_NAMES)}
+    data = save({name: np.ascontiguousarray(arrays[name], kind) for name, kind in kinds.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
+    partial.write_bytes(data)
     partial.replace(path)
 
 

@@ -8,12 +8,12 @@ head that does not pay is not run, and whether it is run changes when tokens com
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from miaotui.engine.draft import Guess, Head, Lead
 from miaotui.engine.row_cost import RowCost
-from miaotui.engine.survival import Rates, Record, kinds_of
+from miaotui.engine.survival import Rates, Record, kinds_of, with_odds
 
 DEEPEST = 6  # tokens of a guess
 MARGIN = 1.02  # what a step of the head must promise over none
@@ -22,6 +22,10 @@ _FIRST_SHARE = 0.06  # a step's cost in passes of one row, before any was timed
 _FAST = 0.1  # what the times take up of a new one
 _DOUBT = 0.02  # what they lose of what they exceed the fastest by, in steps that are not tried
 _PRIOR_WEIGHT, _MEMORY = 30.0, 2000.0
+_COLD, _HOT = (
+    (0.37, 0.35),
+    (0.36, 0.35),
+)  # first and deeper tokens that held, of a small model's head
 _RECOVERY = 0.02  # of a request's own odds, for each step in which nothing was tried
 
 
@@ -29,9 +33,7 @@ class Means:
     """How often a head's guesses hold on the whole: its first tokens, and deeper ones if those before held."""
 
     def __init__(self, heat: int) -> None:
-        first, deeper = (
-            (0.37, 0.35) if heat == 0 else (0.36, 0.35)
-        )  # as small models' heads were found
+        first, deeper = _COLD if heat == 0 else _HOT
         self._held = [first * _PRIOR_WEIGHT, deeper * _PRIOR_WEIGHT]
         self._seen = [_PRIOR_WEIGHT, _PRIOR_WEIGHT]
 
@@ -66,14 +68,16 @@ class Seeker:
 
     def hope(self) -> float:
         """The chance that one more token holds."""
-        return self.chance * _with_odds(self.means.rate(len(self.tokens)), self.record.odds)
+        return self.chance * with_odds(self.means.rate(len(self.tokens)), self.record.odds)
 
 
 class Deepening:
-    """One engine's head; ``source`` is its number among the sources of guesses."""
+    """One engine's head; ``source`` is its number among the sources of guesses, ``clock`` gives seconds."""
 
-    def __init__(self, head: Head, source: int) -> None:
-        self._head, self._source = head, source
+    def __init__(
+        self, head: Head, source: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._head, self._source, self._clock = head, source, clock
         self._seconds: dict[int, float] = {}  # of a step, by rows
         self._fastest: dict[int, float] = {}
         self.spent_s = 0.0  # since the last step of the engine
@@ -95,11 +99,11 @@ class Deepening:
             if not self._pays(alive, pace, rows + used, cost):
                 self._doubt(len(alive), depth)
                 break
-            started_s = time.perf_counter()
+            started_s = self._clock()
             if depth == 0:
                 self._head.begin([seeker.lead for seeker in alive])
             self._deepen(alive)
-            self._time(len(alive), time.perf_counter() - started_s)
+            self._time(len(alive), self._clock() - started_s)
             used += len(alive)
             least = pace * (cost.ratio(rows + used + 1) - cost.ratio(rows + used))
             alive = self._kept(alive, least)
@@ -116,7 +120,7 @@ class Deepening:
             seeker.evidence.append(evidence)
             guess = Guess(self._source, evidence, seeker.tokens, evidence=seeker.evidence)
             rate = seeker.rates.rates[kinds_of(guess)[-1]]
-            seeker.chance *= _with_odds(rate, seeker.record.odds)
+            seeker.chance *= with_odds(rate, seeker.record.odds)
 
     def _pays(self, alive: Sequence[Seeker], pace: float, rows: int, cost: RowCost) -> bool:
         """Whether one more token each is worth its rows and the head's step."""
@@ -159,7 +163,3 @@ class Deepening:
         for seeker in seekers:
             if not seeker.tokens and seeker.record.odds < 1.0:
                 seeker.record.odds += _RECOVERY * (1.0 - seeker.record.odds)
-
-
-def _with_odds(rate: float, odds: float) -> float:
-    return rate * odds / (1.0 - rate + rate * odds)

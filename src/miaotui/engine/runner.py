@@ -136,11 +136,8 @@ class Runner:
 
     def _fill_line(self, line: Line, blocks: int) -> int:
         """The tables of rows that follow each other, cut into blocks; how many of those there are."""
-        row, tokens, start, pages = line
+        row, tokens, _, _ = line
         count = len(tokens)
-        if count == 1:
-            self._fill_one(row, blocks, tokens[0], start, pages)
-            return blocks + 1
         if count <= ops.BLOCK_ROWS:
             self._fill_few(line, blocks)
             return blocks + 1

@@ -78,7 +78,7 @@ class Speculation:
         self._head = head
         own = () if head is None else (head.name,)
         self._names = (*drafter.sources, *own, GRAMMAR)
-        self._head_source = len(drafter.sources)
+        self._head_source = len(drafter.sources) if head else -1
         self._deepening = Deepening(head, self._head_source) if head else None
         self._means: dict[int, Means] = {}
         self._tallies = [_Tally() for _ in self._names]
@@ -115,7 +115,7 @@ class Speculation:
     def propose(self, other_rows: int = 0) -> dict[int, Draft]:
         """Drafts by request number, for a step that also computes ``other_rows`` rows of prompts."""
         running = 0
-        found: list[tuple[_Following, Guess, list[float]] | None] = []
+        wanted: list[tuple[_Following, Guess, list[float]]] = []
         for number, following in self._following.items():
             if not following.request.token_ids:
                 continue  # its prompt is still being computed
@@ -123,10 +123,10 @@ class Speculation:
             following.guesses = guesses = self._guesses(number, following.request)
             following.rival = None
             best = _best(following, guesses, _room(following.request))
-            found.append(None if best is None else (following, *best))
-            if best is not None and len(guesses) > 1:
-                following.rival = rival_of(best[0], guesses)
-        wanted = [each for each in found if each is not None]
+            if best is not None:
+                wanted.append((following, *best))
+                if len(guesses) > 1:
+                    following.rival = rival_of(best[0], guesses)
         if self._deepening is not None:
             wanted = self._deepened(wanted, running, other_rows)
         shares = self._shares([chances for _, _, chances in wanted], running, other_rows)
@@ -148,16 +148,16 @@ class Speculation:
     ) -> list[tuple[_Following, Guess, list[float]]]:
         """The same with the head's guesses where they promise more."""
         assert self._deepening is not None, "asked only if there is one"
-        firsts = {following.request.number: chances[0] for following, _, chances in wanted}
+        better = {each[0].request.number: each for each in wanted}
         seekers = []
         for number, following in self._following.items():
-            seeker = self._seeker(following, firsts.get(number, 0.0))
+            first = better[number][2][0] if number in better else 0.0
+            seeker = self._seeker(following, first)
             if seeker is not None:
                 seekers.append(seeker)
         guesses = self._deepening.guesses(seekers, float(running), running + other_rows, self.cost)
         if not guesses:
             return list(wanted)
-        better = {following.request.number: each for each in wanted for following in each[:1]}
         for number, guess in guesses.items():
             following = self._following[number]
             following.guesses = [*following.guesses, guess]

@@ -132,6 +132,11 @@ class Record:
         self.odds = (self._held + OWN_WEIGHT) / (self._expected + OWN_WEIGHT)
 
 
+def with_odds(rate: float, odds: float) -> float:
+    """A probability, its odds multiplied by ``odds``."""
+    return rate * odds / (1.0 - rate + rate * odds)
+
+
 def survivals(rates: Sequence[float], odds: float, kinds: Sequence[int], most: int) -> list[float]:
     """The probability that all of the first 1, 2, ... ``most`` guessed tokens hold.
 
@@ -140,7 +145,7 @@ def survivals(rates: Sequence[float], odds: float, kinds: Sequence[int], most: i
     result, product = [], 1.0
     for kind in kinds[:most]:
         rate = rates[kind]
-        product *= rate * odds / (1.0 - rate + rate * odds)
+        product *= with_odds(rate, odds)
         if product < 0.02:
             break
         result.append(product)
