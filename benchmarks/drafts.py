@@ -63,7 +63,7 @@ def questions(
         reader = SuffixIndex(PROMPT)
         known = made[rng.integers(0, len(made))][:PROMPT]
         reader.extend(known if number % 2 else rng.permutation(known))
-        took.append(timed(lambda reader=reader: index.follow(reader, most=1)))  # type: ignore[misc]
+        took.append(timed(lambda reader=reader: index.follow(reader, most=1)))
         found += bool(index.follow(reader, most=1))
     return took, found / QUESTIONS
 
@@ -74,7 +74,7 @@ def one_request(made: NDArray[np.int64]) -> float:
     text.extend(made[:4].reshape(-1)[:1000])
     took = []
     for token in made[4:12].reshape(-1).tolist():
-        took.append(timed(lambda token=token: (text.extend([token]), text.follow(text, most=1))))  # type: ignore[misc]
+        took.append(timed(lambda token=token: (text.extend([token]), text.follow(text, most=1))))
     return float(np.median(took))
 
 

@@ -73,11 +73,11 @@ class Meter:
         self.passes: list[tuple[float, float]] = []  # begin and end of each pass of all streams
         self._runner = hosted.loop.engine.runner
         self._run = self._runner.run
-        self._runner.run = self._timed  # type: ignore[method-assign]
+        self._runner.run = self._timed
 
     def close(self) -> None:
         """Count no more."""
-        self._runner.run = self._run  # type: ignore[method-assign]
+        self._runner.run = self._run
 
     def _timed(self, chunks: Any) -> Any:
         result = self._run(chunks)
@@ -112,12 +112,12 @@ def client(port: int, streams: int, tokens: int) -> None:
             selector.register(connection, selectors.EVENT_READ)
         while connections:
             for key, _ in selector.select():
-                piece = key.fileobj.recv(1 << 20)  # type: ignore[union-attr]
+                piece = key.fileobj.recv(1 << 20)
                 assert piece, "the server closed the connection"
                 first.setdefault(key.fileobj, time.perf_counter() - began)
                 if b"[DONE]" in piece:
                     selector.unregister(key.fileobj)
-                    connections.remove(key.fileobj)  # type: ignore[arg-type]
+                    connections.remove(key.fileobj)
             if len(first) == streams:
                 time.sleep(NAP_S)  # a client elsewhere would cost this machine nothing
     print(statistics.median(first.values()) * 1e3)
@@ -199,7 +199,7 @@ def run(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Co
         return asyncio.run(measure(loaded, http, loop, options))
     import uvloop
 
-    return uvloop.run(measure(loaded, http, loop, options))  # type: ignore[no-any-return]
+    return uvloop.run(measure(loaded, http, loop, options))
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sampling_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sampling_oracle as oracle
 from miaotui.engine.sampler import SequenceSampler
 from miaotui.errors import EngineError, RequestError
 from miaotui.types import SamplingParams

@@ -36,7 +36,7 @@ FUNCTION_WORDS = frozenset(
     could may might must also only just even still then thus however therefore both either neither
     up out off down per via within upon across along around near toward towards according rather
     very more most less least much many few several other another same own too yet ever never
-    """.split()  # noqa: SIM905
+    """.split()
 )
 _COMMON_VERBS = frozenset(
     """made make makes became become becomes began begin begins gave give gives took take takes went
@@ -49,9 +49,9 @@ _COMMON_VERBS = frozenset(
     require requires serve serves cover covers occur occurs exist exists live lives play plays form
     forms refer refers believe believes think thinks thought want wants help helps tend tends follow
     follows happen happens work works located based called named considered born died
-    """.split()  # noqa: SIM905
+    """.split()
 )
-_HAN_FUNCTION_TAGS = frozenset("u uj ul uv ug uz ud p c y e o r d x k w zg h".split())  # noqa: SIM905
+_HAN_FUNCTION_TAGS = frozenset("u uj ul uv ug uz ud p c y e o r d x k w zg h".split())
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ _SOUNDS = (
 _WHOLE = re.compile(
     f"[{_SOUNDS}]{{1,6}}(?:[·・•‧][{_SOUNDS}A-Z]{{1,7}})+|\\d+(?:[,.，:–—-]\\d+)+(?:%|°[A-Z]?)?"
 )
-_HAN_LITTLE = frozenset("是 有 为 被 把 在 了 的 会 能 可以 进行 一个 什么 谁 哪".split())  # noqa: SIM905
+_HAN_LITTLE = frozenset("是 有 为 被 把 在 了 的 会 能 可以 进行 一个 什么 谁 哪".split())
 
 
 @lru_cache(maxsize=32_768)

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(text: str) -> int:
     if os.environ.get("MIAOTUI_TRACEBACK") == "1":
-        import traceback  # noqa: PLC0415  (25 ms that good runs need not spend)
+        import traceback
 
         traceback.print_exc()
     line = " ".join(text.split())  # one line, whatever the message was made of

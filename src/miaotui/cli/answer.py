@@ -50,7 +50,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 def load(model: str, parsed: argparse.Namespace) -> LLM:
     """Load a model as the command line says, with progress on stderr."""
-    import miaotui  # noqa: PLC0415  (not before the command line is known to be right)
+    import miaotui
 
     with Progress() as progress:
         return miaotui.load(

@@ -124,7 +124,7 @@ def overview() -> str:
 
 def version_line() -> str:
     """Return what ``miaotui --version`` prints."""
-    from importlib.metadata import version  # noqa: PLC0415  (costs 30 ms of every start)
+    from importlib.metadata import version
 
     return f"miaotui {version('miaotui')}\n"
 
@@ -219,7 +219,7 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
 
 def _sampling_options(group: argparse._ArgumentGroup) -> None:
     def add(name: str, kind: Callable[[str], object], about: str, **more: Any) -> None:
-        metavar = {int: "N", float: "X", str: "TEXT"}[kind]  # type: ignore[index]
+        metavar = {int: "N", float: "X", str: "TEXT"}[kind]  # type: ignore[index]  (types are callables, and keys here)
         more.setdefault("default", argparse.SUPPRESS)  # absent: the library's default holds
         group.add_argument(f"--{name}", type=kind, metavar=metavar, help=about, **more)
 

@@ -87,9 +87,9 @@ def model_key(path: Path | None) -> str:
 @contextmanager
 def speaking(path: Path, parsed: argparse.Namespace, settings: Settings) -> Iterator[Speaker]:
     """The model, loaded, with progress on stderr."""
-    from miaotui.apps.speaker import Speaker  # noqa: PLC0415  (answers kept need no engine)
-    from miaotui.engine.build import EngineOptions  # noqa: PLC0415
-    from miaotui.engine.loaded import load_model  # noqa: PLC0415
+    from miaotui.apps.speaker import Speaker
+    from miaotui.engine.build import EngineOptions
+    from miaotui.engine.loaded import load_model
 
     with Progress() as progress:
         options = EngineOptions(threads=parsed.threads)

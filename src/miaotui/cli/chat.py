@@ -120,7 +120,7 @@ def read_lines() -> Iterator[str]:
     """Yield what the user types, stripped, until the end of input."""
     if sys.stdin.isatty():
         with suppress(ImportError):  # arrow keys and recall, where the platform has them
-            import readline  # noqa: F401, PLC0415
+            import readline  # noqa: F401  (its import gives `input` line editing)
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")

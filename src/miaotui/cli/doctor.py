@@ -53,7 +53,7 @@ def doctor(parsed: argparse.Namespace) -> int:
 
 def measure(team_size: int) -> tuple[Speeds, ...]:
     """Measure with one thread and, where there are more, with the whole team."""
-    from miaotui.kernels.measure import int8_rate, read_bandwidth  # noqa: PLC0415  (slow to load)
+    from miaotui.kernels.measure import int8_rate, read_bandwidth
 
     counts = sorted({1, team_size})
     speeds = []
@@ -99,7 +99,7 @@ def print_report(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ..
 
 
 def _facts(cpu: Cpu, speeds: tuple[Speeds, ...]) -> Table:
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False)
     rows = {
@@ -127,8 +127,8 @@ def _facts(cpu: Cpu, speeds: tuple[Speeds, ...]) -> Table:
 
 
 def _models(forecasts: tuple[Forecast, ...]) -> Table:
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for title in (messages.MODEL, messages.FORMAT):

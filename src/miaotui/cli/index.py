@@ -73,7 +73,7 @@ def search(parsed: argparse.Namespace) -> int:
 def _found(opened: Index, query: str, parsed: argparse.Namespace) -> Results:
     if parsed.vectors is None:
         return opened.search(query, parsed.limit, plain=parsed.plain)
-    from miaotui.fsr.vectors import Neighbours, model2vec  # noqa: PLC0415  (an extra of its own)
+    from miaotui.fsr.vectors import Neighbours, model2vec
 
     near = Neighbours(opened, model2vec(Path(parsed.vectors)))
     return near.search(query, parsed.limit, plain=parsed.plain)

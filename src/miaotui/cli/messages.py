@@ -37,7 +37,7 @@ def language(env: Mapping[str, str] | None = None, platform: str = sys.platform)
 def _windows_speaks_chinese() -> bool:
     if sys.platform != "win32":
         return False
-    import ctypes  # noqa: PLC0415  (only here)
+    import ctypes
 
     return ctypes.windll.kernel32.GetUserDefaultUILanguage() & 0x3FF == 0x04
 

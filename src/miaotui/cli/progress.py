@@ -73,8 +73,8 @@ def _title(stage: str) -> str:
 
 
 def _new_bars() -> Bars:
-    from rich import progress  # noqa: PLC0415  (rich costs 60 ms)
-    from rich.console import Console  # noqa: PLC0415
+    from rich import progress
+    from rich.console import Console
 
     return progress.Progress(
         progress.TextColumn("{task.description}"),

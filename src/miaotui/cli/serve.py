@@ -62,7 +62,7 @@ def serve(parsed: argparse.Namespace) -> int:
 
 def key(parsed: argparse.Namespace) -> int:
     """Make an API key, print it, keep its hash; return the exit status."""
-    from miaotui.serve.keys import Limits, add_key  # noqa: PLC0415
+    from miaotui.serve.keys import Limits, add_key
 
     name, path = parsed.words[0], Path(parsed.api_key_file)
     made = add_key(path, name, Limits(parsed.rpm, parsed.tpm, parsed.concurrent))

@@ -17,7 +17,7 @@ _PIPE_WIDTH = 200  # a pipe has no edge to break lines at
 
 def show_tables(*parts: RenderableType) -> None:
     """Print tables and texts one below the other, as wide as the terminal."""
-    from rich.console import Console  # noqa: PLC0415  (rich costs 60 ms)
+    from rich.console import Console
 
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(highlight=False, markup=False, width=width)
