@@ -219,7 +219,7 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
 
 def _sampling_options(group: argparse._ArgumentGroup) -> None:
     def add(name: str, kind: Callable[[str], object], about: str, **more: Any) -> None:
-        metavar = {int: "N", float: "X", str: "TEXT"}[kind]  # type: ignore[index]  (types are callables, and keys here)
+        metavar = {int: "N", float: "X", str: "TEXT"}[kind]  # type: ignore[index]  # a type is a callable, and a key here
         more.setdefault("default", argparse.SUPPRESS)  # absent: the library's default holds
         group.add_argument(f"--{name}", type=kind, metavar=metavar, help=about, **more)
 
