@@ -43,11 +43,12 @@ from miaotui.types import SamplingParams
 SERVERS = (("h11", "asyncio"), ("httptools", "asyncio"), ("httptools", "uvloop"))
 CLIENT = "--client"
 NAP_S = 0.1
+JOLT = 2.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One run, per step and in milliseconds.
+    """One measurement, per step (a token for each stream) and in milliseconds; means without jolts.
 
     ``engine_python_ms`` is all but the compiled pass: filling its tables, the choice of tokens, the
     bookkeeping; meanwhile nothing else computes. The event loop works beside the pass. ``share`` is
@@ -70,7 +71,7 @@ class Meter:
 
     def __init__(self, hosted: Hosted, streams: int) -> None:
         self._streams = streams
-        self.passes: list[tuple[float, float]] = []  # begin and end of each pass of all streams
+        self.runs: list[tuple[float, float, int]] = []  # begin, end and passes of all streams' runs
         self._runner = hosted.loop.engine.runner
         self._run = self._runner.run
         self._runner.run = self._timed
@@ -79,11 +80,27 @@ class Meter:
         """Count no more."""
         self._runner.run = self._run
 
-    def _timed(self, chunks: Any) -> Any:
-        result = self._run(chunks)
+    @property
+    def passes(self) -> int:
+        """How many there were."""
+        return sum(done for _, _, done in self.runs)
+
+    def means(self) -> tuple[int, float, float]:
+        """Steps, and the seconds of a step and of its pass; without jolts, steps of twice the usual time."""
+        steps = [
+            (after - begin, end - begin, done)
+            for (begin, end, done), (after, _, _) in itertools.pairwise(self.runs)
+        ]
+        usual = statistics.median(gap / done for gap, _, done in steps)
+        calm = [step for step in steps if step[0] < JOLT * usual * step[2]]
+        count = sum(done for _, _, done in calm)
+        return count, sum(gap for gap, _, _ in calm) / count, sum(s for _, s, _ in calm) / count
+
+    def _timed(self, chunks: Any, *how: Any) -> Any:
+        result = self._run(chunks, *how)
         if len(chunks) == self._streams and all(len(chunk.tokens) == 1 for chunk in chunks):
             end = time.perf_counter()
-            self.passes.append((end - self._runner.last_s, end))
+            self.runs.append((end - self._runner.last_s, end, self._runner.done))
         return result
 
 
@@ -135,32 +152,30 @@ async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namesp
     words = [str(port), str(options.streams), str(options.tokens)]
     meter, ttft, spent = Meter(hosted, options.streams), 0.0, 0.0
     for _ in range(2):  # the first is for warming up
-        meter.passes.clear()
+        meter.runs.clear()
         process = await asyncio.create_subprocess_exec(
             sys.executable, __file__, CLIENT, *words, stdout=subprocess.PIPE
         )
-        while len(meter.passes) < 2 and process.returncode is None:
+        while meter.passes < 2 and process.returncode is None:
             await asyncio.sleep(0.005)
-        cpu, seen = time.thread_time(), len(meter.passes)
-        while len(meter.passes) < options.tokens * 3 // 4 and process.returncode is None:
+        cpu, seen = time.thread_time(), meter.passes
+        while meter.passes < options.tokens * 3 // 4 and process.returncode is None:
             await asyncio.sleep(0.05)
-        spent = (time.thread_time() - cpu) / max(len(meter.passes) - seen, 1)
+        spent = (time.thread_time() - cpu) / max(meter.passes - seen, 1)
         out, _ = await process.communicate()
         ttft = float(out)
     server.should_exit = True
     await serving
     hosted.loop.close()
     meter.close()
-    begins = [began for began, _ in meter.passes]
-    steps = [(after - before) * 1e3 for before, after in itertools.pairwise(begins)]
-    step_ms = statistics.median(steps)
-    pass_ms = statistics.median((end - began) * 1e3 for began, end in meter.passes)
+    steps, step_s, pass_s = meter.means()
+    step_ms, pass_ms = step_s * 1e3, pass_s * 1e3
     cores = min(2, os.cpu_count() or 1)  # the event loop takes one of the cores that compute
     share = (step_ms - pass_ms + spent * 1e3 / cores) / step_ms
     return Cost(
         http,
         loop,
-        len(steps),
+        steps,
         step_ms,
         pass_ms,
         step_ms - pass_ms,
@@ -177,7 +192,7 @@ def alone(loaded: Loaded, options: argparse.Namespace) -> float:
     begins: list[float] = []
 
     def on_news(news: Sequence[Request]) -> None:
-        begins.append(time.perf_counter())
+        begins.extend([time.perf_counter()] * engine.runner.done)
         for request in news:
             request.read()
         if requests and all(request.is_over for request in requests):
@@ -189,8 +204,7 @@ def alone(loaded: Loaded, options: argparse.Namespace) -> float:
     requests += [loop.submit(prompt, params) for _ in range(options.streams)]
     over.wait()
     loop.close()
-    steps = [after - before for before, after in itertools.pairwise(begins)]
-    return statistics.median(steps) * 1e3
+    return (begins[-1] - begins[len(begins) // 4]) / (len(begins) * 3 // 4) * 1e3
 
 
 def run(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Cost:

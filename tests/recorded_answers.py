@@ -43,8 +43,11 @@ class RecordingRunner(Runner):
         self.rows: dict[tuple[int, int], dict[tuple[int, ...], bytes]] = {}  # by drafted path
         self.passes = 0
 
-    def run(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        logits = super().run(chunks)
+    def run(
+        self, chunks: Sequence[Chunk], choices: Sequence[int] = (), passes: int = 1
+    ) -> NDArray[np.float32]:
+        assert passes == 1, "of several, only the last one's logits could be seen"
+        logits = super().run(chunks, choices)
         self.passes += 1
         row = 0
         for chunk in chunks:

@@ -29,7 +29,7 @@ from tiny_tokenizer import write_tokenizer
 Array = NDArray[np.float32]
 Change = Callable[[dict[str, Array]], None]
 GREEDY = SamplingParams(max_tokens=8, ignore_eos=True)
-SMALL: Mapping[str, Any] = {"format": Format.Q8, "chunk_size": 64, "threads": 1}
+SMALL: Mapping[str, Any] = {"format": Format.Q8, "chunk_size": 64, "threads": 1, "most_passes": 1}
 
 
 def settings_in(folder: Path) -> Settings:

@@ -89,7 +89,7 @@ class _Team:
 
 
 class _Runner:
-    team, last_s = _Team(), 0.0
+    team, last_s, done = _Team(), 0.0, 1
 
 
 class ScriptedEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,10 +191,10 @@ class FaultyRunner(Runner):
         super().__init__(runner.program, runner.team)
         self.victims: set[int] = set()
 
-    def run(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+    def run(self, chunks: Sequence[Chunk], *how: Any) -> NDArray[np.float32]:
         if any(chunk.sequence in self.victims for chunk in chunks):
             raise OSError("the memory is on fire")
-        return super().run(chunks)
+        return super().run(chunks, *how)
 
 
 def faulty_engine(path: Path, folder: Path) -> tuple[Engine, FaultyRunner]:

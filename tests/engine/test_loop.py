@@ -143,7 +143,7 @@ def test_a_fault_in_a_pass_fails_its_requests_with_the_reason_and_the_engine_goe
     runner, broken = loop.engine.runner, threading.Event()
     run = type(runner).run
 
-    def fail(chunks: object) -> object:
+    def fail(*_: object) -> object:
         broken.set()
         raise OSError("memory is gone")
 
@@ -156,7 +156,7 @@ def test_a_fault_in_a_pass_fails_its_requests_with_the_reason_and_the_engine_goe
     waiting_for(lambda: not loop.healthy)
     with pytest.raises(OverloadedError, match="restarting"):
         loop.submit([1, 2, 3], SHORT)
-    monkeypatch.setattr(runner, "run", lambda chunks: run(runner, chunks))
+    monkeypatch.setattr(runner, "run", lambda *how: run(runner, *how))
     waiting_for(lambda: loop.healthy)
     assert isinstance(waiting.end_of(loop.submit([1, 2, 3], SHORT)), Completion)
     assert loop.admission.counts.missed == 1

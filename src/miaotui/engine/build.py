@@ -13,7 +13,7 @@ from pathlib import Path
 
 from miaotui.config import Settings
 from miaotui.engine.draw import KERNELS as DRAW_KERNELS
-from miaotui.engine.runner import Runner
+from miaotui.engine.runner import MOST_PASSES, Runner
 from miaotui.errors import RequestError
 from miaotui.hub.store import PackedStore
 from miaotui.kernels import compiled
@@ -45,7 +45,8 @@ class EngineOptions:
 
     ``format`` is how weights stored as floats are packed; ``context`` bounds prompt plus answer and
     ``kv_tokens`` says for how many tokens, over all requests, keys and values are kept;
-    ``chunk_size`` is how many prompt tokens a pass takes at most. Raises `RequestError` for values
+    ``chunk_size`` is how many prompt tokens a pass takes at most; up to ``most_passes`` follow each other
+    before what they bring is looked at, fewer when that takes long. Raises `RequestError` for values
     out of range.
     """
 
@@ -57,6 +58,7 @@ class EngineOptions:
     max_sequences: int = 16
     chunk_size: int = 512
     reuse_prefix: bool = True
+    most_passes: int = MOST_PASSES
 
     def __post_init__(self) -> None:
         for name in ("threads", "context", "kv_tokens", "max_sequences", "chunk_size"):
@@ -67,6 +69,8 @@ class EngineOptions:
                 raise RequestError(
                     f"{name} must be a whole number from 1 to {MAX_OPTION:,}, not {value!r}"
                 )
+        if not 1 <= self.most_passes <= MOST_PASSES:
+            raise RequestError(f"most_passes must be 1 to {MOST_PASSES}, not {self.most_passes!r}")
         if self.format is Format.F32:
             raise RequestError("format must be q4, q4m or q8: products are not made in float32")
         if self.kv not in ("f16", "int8"):
@@ -83,6 +87,7 @@ class Built:
     context: int  # tokens: the longest prompt plus answer
     draft_rows: int  # drafted tokens that one pass can verify, over all sequences
     spare_pages: range  # pages outside the scheduler's reach, enough for one whole context
+    most_passes: int = 1  # that may follow each other
 
 
 def build(
@@ -146,7 +151,9 @@ def assemble(
     )
     runner = Runner(program, shared_team(options.threads))
     beyond = range(n_pages, n_pages + spare)
-    return Built(runner, Scheduler(schedule), weights, context, draft_rows, beyond)
+    return Built(
+        runner, Scheduler(schedule), weights, context, draft_rows, beyond, options.most_passes
+    )
 
 
 def _sizes(config: ModelConfig, options: EngineOptions) -> tuple[int, int]:

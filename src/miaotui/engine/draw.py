@@ -10,14 +10,27 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.engine.noise import seed_start
 from miaotui.kernels import compiled
-from miaotui.kernels.draw_ops import LEAD, NOISY, NUMBERS, WEIGHT_BITS, scratch_fields
+from miaotui.kernels.draw_ops import (
+    CHOICE_ENDS,
+    CHOICE_FIELDS,
+    CHOICE_LEAST,
+    CHOICE_NOISY,
+    CHOICE_SCALE,
+    CHOICE_START,
+    LEAD,
+    NOISY,
+    NUMBERS,
+    WEIGHT_BITS,
+    scratch_fields,
+)
 
 KERNELS = (
     "draw:draw",
@@ -46,6 +59,21 @@ class Shape:
         """From a request's parameters; ``temperature > 0``."""
         scale = float(np.float32(min(max(_LOG2_E / temperature, 1e-30), 1e30)))
         return Shape(scale, top_k, top_p, math.ceil(min_p * 2**WEIGHT_BITS))
+
+
+def choice_table(shape: Shape | None, seed: int, ends: Sequence[int]) -> NDArray[np.int64]:
+    """How the pass itself chooses a sequence's tokens: fields of `draw_ops`, then its end tokens.
+
+    ``shape`` None: the best one.
+    """
+    table = np.zeros(CHOICE_FIELDS + len(ends), np.int64)
+    table[CHOICE_FIELDS:], table[CHOICE_ENDS] = ends, len(ends)
+    if shape is not None:
+        table[CHOICE_NOISY] = 1
+        table.view(np.uint64)[CHOICE_START] = seed_start(seed)
+        numbers = table.view(np.float64)[CHOICE_SCALE : CHOICE_LEAST + 1]
+        numbers[:] = shape.scale, shape.top_k, shape.top_p, shape.least
+    return table
 
 
 _PLAIN = Shape.of(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)

@@ -102,6 +102,7 @@ class Driver:
                 opened.parts.weights.close()
 
     def _submit(self, prompt: Sequence[int], params: SamplingParams) -> Request:
+        self.opened.parts.runner.halt()  # whoever has the turn
         with self.turn() as opened:
             return opened.engine.submit(prompt, params)
 

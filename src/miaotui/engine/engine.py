@@ -8,6 +8,7 @@ beside it.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +27,8 @@ from miaotui.schedule.scheduler import Scheduler
 from miaotui.schedule.tree import Draft, DraftTree
 from miaotui.text.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
+
+UNSEEN_S = 0.012  # that passes may follow each other: a reader sees no difference
 
 Drafts = Mapping[int, Draft]  # request number -> the tokens it may get next
 
@@ -51,6 +54,7 @@ class Engine:
         self.choosing_s = 0.0  # spent on logits, a draft head's too, since the start
         self.faults = 0  # passes that failed
         self.limits = NO_LIMITS  # of the next steps
+        self._pass_s = math.inf  # the last without prompts or drafts
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0) -> Request:
         """Queue a request: `prepare`, then `enter`."""
@@ -119,23 +123,43 @@ class Engine:
             before_s = self.speculation.computing_s
             drafts = self.speculation.propose(self.latest.prompt_rows)
             self.choosing_s += self.speculation.computing_s - before_s
-        plan = self.scheduler.plan(self._affordable(drafts) if drafts else {}, self.limits)
-        self.latest = plan
+        affordable = self._affordable(drafts) if drafts else {}
+        passes = 1 if affordable else self._most_passes()
+        self.latest = plan = self.scheduler.plan(affordable, self.limits, passes)
         if not plan.chunks:
             return False
         if self._waiting:
             self._begin(plan)
         try:
-            logits = self.runner.run(plan.chunks)
+            choices = [self._requests[chunk.sequence].choice for chunk in plan.chunks]
+            logits = self.runner.run(plan.chunks, choices, plan.passes)
         except Exception as error:
             self._fail(plan, error)
             return True
         chosen = self._choose(plan, logits)
         self.scheduler.commit(plan, chosen)
         if self.speculation is not None:
-            self.speculation.note(plan, chosen, time.perf_counter() - started_s)
+            spent_s = time.perf_counter() - started_s
+            self.speculation.note(plan, chosen, spent_s / self.runner.done)
+        if plan.n_rows == len(plan.chunks):
+            self._pass_s = self.runner.last_s / self.runner.done
         self._retire(plan)
         return True
+
+    def _most_passes(self) -> int:
+        """How many may follow each other before anybody has to look at what they bring.
+
+        No more than take `UNSEEN_S`, and than bring each answer to its end; one while a token waits for a
+        choice that the pass cannot make, or while guesses pay.
+        """
+        if self.runner.team.is_trying or (self.speculation is not None and self.speculation.pays):
+            return 1
+        most = min(self.parts.most_passes, int(UNSEEN_S / max(self._pass_s, 1e-6)))
+        for request in self._requests.values():
+            if most <= 1 or not request.choice:
+                return 1
+            most = min(most, max(request.ending.max_tokens - len(request.token_ids), 1))
+        return most
 
     def _begin(self, plan: Plan) -> None:
         for number in self._waiting.intersection(chunk.sequence for chunk in plan.chunks):
@@ -168,24 +192,27 @@ class Engine:
         """The tokens each sequence gets, from its rows of the logits."""
         chosen: dict[int, Sequence[int]] = {}
         row, peaks = 0, self.runner.peaks()
+        earlier = self.runner.earlier() if plan.passes > 1 else None
         for chunk in plan.chunks:
             if chunk.n_logits:
-                tokens = self._take(chunk, logits, peaks, row)
+                before = earlier[row] if earlier else ()
+                tokens = self._take(chunk, logits, peaks, row, before)
                 row += chunk.n_logits
                 if tokens:
                     chosen[chunk.sequence] = tokens
         return chosen
 
     def _take(
-        self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int
-    ) -> Sequence[int]:
+        self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int,
+        earlier: Sequence[int],
+    ) -> Sequence[int]:  # fmt: skip
         """One sequence's tokens; none if it failed, and then it is forgotten."""
         request = self._requests[chunk.sequence]
         if not request.token_ids:
             request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
         before_s = request.choosing_s
         try:
-            return request.take(logits, peaks, first, chunk)
+            return request.take(logits, peaks, first, chunk, earlier)
         except MiaotuiError as error:
             self._drop(request, error)
         except Exception as error:

@@ -93,7 +93,7 @@ class EngineLoop:
                 self._wake.set()
             raise
         self._coming.append(request)
-        self._wake.set()
+        self._call()
         if self._stopping and not self._thread.is_alive():
             self._turn_away()
         return request
@@ -101,7 +101,12 @@ class EngineLoop:
     def cancel(self, request: Request) -> None:
         """Nobody waits for it any more: its pages are free before the next step."""
         self._leaving.append(request)
+        self._call()
+
+    def _call(self) -> None:
+        """Something has come for the engine's thread: it looks after the pass under way."""
         self._wake.set()
+        self.engine.runner.halt()
 
     def capacity(self) -> Capacity:
         """What this machine can promise when nothing else runs."""

@@ -20,7 +20,11 @@ def mix64(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def seed_start(seed: int) -> int:
+    """Where a seed's walk over positions begins."""
+    return mix64((seed + _GAMMA) & _MASK)
+
+
 def noise_key(seed: int, position: int) -> int:
     """The 64 bits that all tokens' noise at absolute ``position`` under ``seed`` is made from."""
-    start = mix64((seed + _GAMMA) & _MASK)
-    return mix64((start + (position + 1) * _GAMMA) & _MASK)
+    return mix64((seed_start(seed) + (position + 1) * _GAMMA) & _MASK)

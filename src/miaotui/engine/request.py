@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.sampler import Choice, Peak, SequenceSampler
 from miaotui.engine.stopping import Ending
-from miaotui.errors import MiaotuiError
+from miaotui.errors import EngineError, MiaotuiError
 from miaotui.schedule.plan import Chunk
 from miaotui.types import (
     Completion,
@@ -113,18 +113,41 @@ class Request:
         if self._begun_s is None:
             self._begun_s = time.perf_counter()
 
+    @property
+    def choice(self) -> int:
+        """Address of how a pass chooses its tokens (`draw.choice_table`); 0: only `take` can."""
+        return self.sampler.choice if self.constraint is None else 0
+
     def take(
-        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk
-    ) -> Sequence[int]:
+        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk,
+        earlier: Sequence[int] = (),
+    ) -> Sequence[int]:  # fmt: skip
         """Choose tokens from a pass's logits ``[rows, vocab]``; those that belong to the answer.
 
-        ``peaks`` are the rows' best tokens with their logits. The chunk's rows begin with ``first``,
-        which no draft is needed for; `Chunk.follow` leads from it along a line or a tree of drafts.
+        ``peaks`` are the rows' best tokens, or those chosen in the pass if there is a `choice`, with the
+        best one's logits. The chunk's rows begin with ``first``, which no draft is needed for; `Chunk.follow`
+        leads from it along a line or a tree of drafts. ``earlier`` are the tokens of the passes before.
         Raises `EngineError` for logits that are not numbers.
         """
         position, self.drawn_from = self.prompt_tokens + len(self._token_ids), 0
-        if self.sampler.takes_best and chunk.n_logits == 1 and self.constraint is None:
-            return self._keep((self.sampler.take_best(peaks[first], position),))
+        if not self.choice:
+            return self._keep(self._picked(logits, peaks, first, chunk, position))
+        tokens, row, passes = list(earlier), 0, 1 + len(earlier)
+        try:
+            while row >= 0:
+                tokens.append(self.sampler.take(peaks[first + row], position + len(tokens)))
+                self.drawn_from = row
+                row = chunk.follow(row, tokens[-1]) if chunk.n_logits > 1 else -1
+        except EngineError:
+            self._keep_tokens(tokens, passes)  # what came before can be read
+            raise
+        return self._keep_tokens(tokens, passes)
+
+    def _picked(
+        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk,
+        position: int,
+    ) -> list[Choice]:  # fmt: skip
+        """What the sampler picks from the chunk's rows, as far as its drafts hold."""
         choices: list[Choice] = []
         row = 0
         while row >= 0:
@@ -132,7 +155,7 @@ class Request:
             choices.append(self._choose(logits[at], peaks[at], position + len(choices)))
             self.drawn_from = row
             row = chunk.follow(row, choices[-1].token_id)
-        return self._keep(choices)
+        return choices
 
     def _choose(self, row: NDArray[np.float32], peak: Peak, position: int) -> Choice:
         constraint = self.constraint
@@ -145,14 +168,32 @@ class Request:
             constraint.accept(choice.token_id)
         return choice
 
-    def _keep(self, choices: Sequence[Choice]) -> list[int]:
+    def _keep_tokens(self, tokens: list[int], passes: int) -> list[int]:
+        """`_keep` for tokens alone."""
+        if not self._is_late:
+            return self._keep(map(Choice, tokens), passes)
+        self._time(passes)
+        kept, reason = self.ending.note_all(tokens)
+        tokens = tokens if kept == len(tokens) else tokens[:kept]
+        self._token_ids += tokens  # after all that reading them needs
+        if reason is not None:
+            self.finish_reason = reason
+        return tokens
+
+    def _time(self, passes: int) -> None:
+        """Note that tokens have come, by so many passes."""
         now = time.perf_counter()
         if not self._token_ids:
             self._first_s = now
         else:
-            self._passes += 1
-            self.gaps.append(now - self._last_s)
+            self._passes += passes
+            gap = (now - self._last_s) / passes
+            for _ in range(passes):
+                self.gaps.append(gap)
         self._last_s = self._over_s = now
+
+    def _keep(self, choices: Iterable[Choice], passes: int = 1) -> list[int]:
+        self._time(passes)
         before = len(self._token_ids)
         for token, logprobs in choices:
             if self._is_late:

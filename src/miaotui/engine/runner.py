@@ -7,6 +7,7 @@ tokens and positions alone, not on the plan.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -16,20 +17,26 @@ from numpy.typing import NDArray
 from miaotui.engine.page_lists import PageLists
 from miaotui.kernels import ops
 from miaotui.kernels.attention_fields import PAGE_TOKENS
+from miaotui.kernels.draw_ops import NUMBERS, scratch_fields
 from miaotui.kernels.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE
 from miaotui.kernels.team import Team, aligned_int64
 from miaotui.model.program import Program
 from miaotui.schedule.plan import Chunk
 
+MOST_PASSES = 8  # of one run
+
 Line = tuple[int, Sequence[int], int, tuple[int, ...]]  # first row, tokens, position, pages
 
 
 class Runner:
-    """One model's passes. `run` may be called by one thread at a time."""
+    """One model's passes. `run` may be called by one thread at a time, `halt` by any.
+
+    ``last_s`` is what the last run took, of ``done`` passes.
+    """
 
     def __init__(self, program: Program, team: Team) -> None:
         self.program, self.team = program, team
-        self.last_s = 0.0  # what the last pass took
+        self.last_s, self.done = 0.0, 1
         space = program.workspace
         rows, logits = space.max_rows, space.max_logits
         self._run = aligned_int64(ops.RUN_FIELDS)
@@ -58,33 +65,63 @@ class Runner:
         ):
             self._run[field] = table.ctypes.data
         vocab = program.config.vocab_size
+        self._set_choosing(space.peaks, NUMBERS + scratch_fields(vocab), logits)
         self._logits = space.logits.floats(logits, vocab)
         peaks = _numbers(space.peaks)
         self._best = peaks[PEAK_ID::PEAK_FIELDS]
         self._tops = peaks.cast("B").cast("f")[2 * PEAK_VALUE :: 2 * PEAK_FIELDS]  # low halves
-        self._wanted = 0
+        self._wanted = self._count = 0
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
 
-    def run(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        """Run one pass over the chunks.
+    def _set_choosing(self, peaks: NDArray[np.int64], fields: int, logits: int) -> None:
+        """Where tokens chosen in the pass go, and the memory in which each thread draws them."""
+        self._draws = aligned_int64(self.team.size * fields)
+        self._chosen = aligned_int64(MOST_PASSES * logits)
+        self._chosen_fields = _numbers(self._chosen)
+        run = self._run
+        run[ops.RUN_BEST], run[ops.RUN_TOKENS] = peaks.ctypes.data, self._chosen.ctypes.data
+        run[ops.RUN_DRAW], run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * fields
 
-        Returns float32 ``[logits, vocab]`` in their order, valid until the next call.
+    def run(
+        self, chunks: Sequence[Chunk], choices: Sequence[int] = (), passes: int = 1
+    ) -> NDArray[np.float32]:
+        """Run a pass over the chunks, or up to ``passes`` where each is one row (see `kernels.multistep`).
+
+        ``choices`` are addresses of how each chunk's tokens are chosen in the pass (`draw.choice_table`), 0
+        for one whose logits are only looked at; none: all. Returns the last pass's logits, float32
+        ``[logits, vocab]`` in the chunks' order, valid until the next call; rows that were drawn from are
+        written over.
         """
-        self._wanted = wanted = self._fill(chunks)
+        self._wanted = wanted = self._fill(chunks, choices, passes)
+        run = self._run_fields
+        run[ops.RUN_PASSES], run[ops.RUN_DONE] = passes, 0
         start_s = time.perf_counter()
-        self.team.run(*self._operations, self._run)
+        self.team.run(*self._operations, self._run, passes)
         self.last_s = time.perf_counter() - start_s
+        run[ops.RUN_HALT] = 0
+        self.done = run[ops.RUN_DONE] if passes > 1 else 1
         return self._logits[:wanted]
 
-    def peaks(self) -> list[tuple[int, float]]:
-        """The best token of each row of logits that the last pass gave, and its logit.
+    def halt(self) -> None:
+        """Let a run of several passes end with the pass under way: somebody waits for it."""
+        self._run_fields[ops.RUN_HALT] = 1
 
-        It is the first of equals, and the first NaN if there is one.
+    def earlier(self) -> list[list[int]]:
+        """For each row of the last run, the tokens of all its passes but the last."""
+        count, end = self._wanted, self._wanted * (self.done - 1)
+        tokens = self._chosen_fields[:end].tolist()
+        return [tokens[row::count] for row in range(count)]
+
+    def peaks(self) -> list[tuple[int, float]]:
+        """For each row of the last pass, the token chosen, and the highest logit.
+
+        Unless a choice says otherwise the token is the best one: the first of equals, and the first NaN
+        if there is one.
         """
         count = self._wanted
         return list(zip(self._best[:count].tolist(), self._tops[:count].tolist(), strict=True))
 
-    def _fill(self, chunks: Sequence[Chunk]) -> int:
+    def _fill(self, chunks: Sequence[Chunk], choices: Sequence[int], passes: int) -> int:
         row = wanted = blocks = reach = 0
         single = True
         branched: list[tuple[int, Chunk]] = []
@@ -96,7 +133,7 @@ class Runner:
             if count == 1:  # most of them: an answer goes on
                 self._fill_one(row, blocks, tokens[0], start, pages)
                 blocks += 1
-                reach = max(reach, start + 1)
+                reach = max(reach, start + passes)
             else:
                 single = False
                 if branches:
@@ -115,7 +152,16 @@ class Runner:
         run[ops.RUN_STORES], run[ops.RUN_COPIES], run[ops.RUN_SINGLE] = row, 0, int(single)
         if branched:
             self._fill_branches(branched)
+        self._fill_choices(chunks, choices)
         return wanted
+
+    def _fill_choices(self, chunks: Sequence[Chunk], choices: Sequence[int]) -> None:
+        rows, row = self._row_fields, 0
+        for chunk, choice in zip(chunks, choices or itertools.repeat(0), strict=False):
+            row += len(chunk.tokens)
+            end = row * ops.ROW_FIELDS + ops.ROW_CHOICE
+            for at in range(end - chunk.n_logits * ops.ROW_FIELDS, end, ops.ROW_FIELDS):
+                rows[at] = choice
 
     def _fill_one(
         self, row: int, block: int, token: int, position: int, pages: tuple[int, ...]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.engine.draw import Row, Shape, draw, restrict
+from miaotui.engine.draw import Row, Shape, choice_table, draw, restrict
 from miaotui.engine.logprobs import token_logprobs
 from miaotui.engine.noise import noise_key
 from miaotui.engine.penalties import LogitBias, Penalties
@@ -68,7 +68,11 @@ class SequenceSampler:
             top_k = params.top_k if params.top_k < vocab_size else 0
             self._shape = Shape.of(params.temperature, top_k, params.top_p, params.min_p)
         editing = self._bias, self._penalties, params.min_tokens and self._ends.size
-        self.takes_best = self._shape is None and params.logprobs is None and not any(editing)
+        self._choice: NDArray[np.int64] | None = None
+        self.choice = 0  # address of how the pass chooses its tokens; 0: only `pick` can
+        if params.logprobs is None and not any(editing):
+            self._choice = choice_table(self._shape, params.seed, self._ends.tolist())
+            self.choice = int(self._choice.ctypes.data)
 
     @property
     def temperature(self) -> float:
@@ -98,7 +102,7 @@ class SequenceSampler:
         token, top = self._best(row, position) if peak is None else peak
         if not -math.inf < top < math.inf:
             raise EngineError(_broken(top, token, position))
-        if self.takes_best and allowed is None:
+        if self._shape is None and self.choice and allowed is None:
             return Choice(token)
         wanted = self._params.logprobs
         raw, raw_top = row, top
@@ -118,13 +122,12 @@ class SequenceSampler:
             return Choice(token)
         return Choice(token, token_logprobs(raw, raw_top, token, wanted))
 
-    def take_best(self, peak: Peak, position: int) -> Choice:
-        """`pick` and `accept` for one that `takes_best`: of the row, nothing but its peak counts."""
+    def take(self, peak: Peak, position: int) -> int:
+        """The token that a pass has chosen by `choice`; raises what `pick` does for its row's peak."""
         token, top = peak
         if not -math.inf < top < math.inf:
             raise EngineError(_broken(top, token, position))
-        self._answered += 1
-        return Choice(token)
+        return token
 
     def accept(self, token_id: int) -> None:
         """Note that the sequence went on with ``token_id``."""

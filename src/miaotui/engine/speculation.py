@@ -21,6 +21,7 @@ from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
 
 MARGIN = 1.015  # what a pass with drafts must promise over one without: choosing costs time too
+IDLE_STEPS = 8  # without a draft; then passes may follow each other unasked
 GRAMMAR = "grammar"  # the source of tokens that an answer's constraint leaves no choice about
 _CERTAIN, _MOST_FORCED = 64, 32  # their evidence; how many of them at once
 _NO_GUESSES: Sequence[Guess] = ()
@@ -83,11 +84,17 @@ class Speculation:
         self._means: dict[int, Means] = {}
         self._tallies = [_Tally() for _ in self._names]
         self._following: dict[int, _Following] = {}
+        self._idle = 0  # steps since the last draft
 
     @property
     def computing_s(self) -> float:
         """Seconds that a head has spent on logits of its own."""
         return 0.0 if self._head is None else self._head.computing_s
+
+    @property
+    def pays(self) -> bool:
+        """Whether any guess was worth a try of late: then each step wants to be asked."""
+        return self._idle < IDLE_STEPS
 
     def enter(self, request: Request) -> None:
         """A request is queued."""
@@ -131,12 +138,14 @@ class Speculation:
             wanted = self._deepened(wanted, running, other_rows)
         shares = self._shares([chances for _, _, chances in wanted], running, other_rows)
         branched, count = self._branch(wanted, shares, running, other_rows)
+        self._idle += 1
         drafts: dict[int, Draft] = {}
         for index, ((following, guess, _), share) in enumerate(zip(wanted, shares, strict=True)):
             if share:
                 following.source = guess.source
                 line = guess.tokens[:share]
                 rival = following.rival if index == branched else None
+                self._idle = 0
                 drafts[following.request.number] = rival.tree(share, count) if rival else line
         return drafts
 

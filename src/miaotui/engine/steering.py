@@ -97,8 +97,8 @@ class Steering:
         if self._free_s is not None:
             took_s, choosing_s = now_s - self._free_s, self._engine.choosing_s
             pass_s = self._engine.runner.last_s + choosing_s - self._choosing_s
-            self._choosing_s = choosing_s
-            self._steps.append((chunks, took_s, pass_s))
+            self._choosing_s, done = choosing_s, self._engine.runner.done
+            self._steps.append((chunks, took_s / done, pass_s / done))
         self._free_s = now_s
         reading = any(len(chunk.tokens) > chunk.n_logits for chunk in chunks)
         if self._admission.promised or reading or len(self._steps) >= STEPS:

@@ -139,6 +139,14 @@ class Ending:
         self._over = True
         return "length"
 
+    def note_all(self, token_ids: Sequence[int]) -> tuple[int, FinishReason | None]:
+        """`note` the next tokens, at most to the end of the answer: how many those are, and why it ended."""
+        for count, token in enumerate(token_ids, 1):
+            reason = self.note(token)
+            if reason is not None:
+                return count, reason
+        return len(token_ids), None
+
     def text_of(self, token_ids: Sequence[int], first: int, is_over: bool) -> str:
         """The text of noted tokens, of which ``first`` were asked for before.
 

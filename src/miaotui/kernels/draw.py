@@ -128,15 +128,20 @@ def _choose(values: Any, top_k: Any, numbers: Any, scratch: Any) -> Any:
     return _pick_few(values, ids[: spend(values, ids, budget, False, numbers)], numbers)
 
 
+@inline
+def drawn(values: Any, numbers: Any, scratch: Any) -> Any:
+    """The index drawn from ``values``, which are written over."""
+    top_k = np.int64(numbers[TOP_K])
+    if top_k > FEW:
+        narrow(values, top_k, True, numbers, scratch)
+        top_k = 0
+    return _choose(values, top_k, numbers, scratch)
+
+
 @kernel(arguments=4)
 def draw(values: Any, size: Any, numbers: Any, scratch: Any) -> Any:
     """The index drawn from float32 ``values [size]``, which are written over."""
-    number = doubles(numbers, NUMBERS)
-    top_k = np.int64(number[TOP_K])
-    if top_k > FEW:
-        narrow(floats(values, size), top_k, True, number, scratch)
-        top_k = 0
-    return _choose(floats(values, size), top_k, number, scratch)
+    return drawn(floats(values, size), doubles(numbers, NUMBERS), scratch)
 
 
 @inline

@@ -21,6 +21,16 @@ NOISY = 8  # of a guess: 0 if the greatest logit wins
 LEAD = 9  # of a guess: the best score less the next one's, in octaves; written
 NUMBERS = 10
 
+# how a sequence's tokens are chosen: int64 fields, the same for all its positions
+CHOICE_NOISY = 0  # 0: the greatest logit wins, and only the ends matter
+CHOICE_START = 1  # what its seed makes of noise (see `engine.noise`)
+CHOICE_SCALE = 2  # float64, like the numbers of the same names
+CHOICE_TOP_K = 3
+CHOICE_TOP_P = 4
+CHOICE_LEAST = 5
+CHOICE_ENDS = 6  # how many tokens end it; they follow
+CHOICE_FIELDS = 7
+
 # scratch: int64 fields
 SCRATCH_MASS = 0  # [BUCKETS + SPILL]
 SCRATCH_WEIGHTS = SCRATCH_MASS + BUCKETS + SPILL  # [BLOCK]

@@ -36,6 +36,16 @@ RUN_COPY_TABLE = 11
 RUN_SINGLE = 12  # 1: every block is one row, and row i's only store is store i
 RUN_SCRATCH = 13  # address of the threads' scratch memory
 RUN_SCRATCH_STRIDE = 14
+RUN_BEST = 15  # address of the token chosen for each wanted logits row (see `peaks_fields`)
+RUN_DRAW = 16  # address of the threads' memory for draws (see `draw_ops`)
+RUN_DRAW_STRIDE = 17
+RUN_PASSES = (
+    18  # how many passes may follow each other, each going on with the tokens chosen; 0: one
+)
+RUN_DONE = 19  # passes that were made
+RUN_TOKENS = 20  # int64 [passes, rows]: the tokens chosen in each
+RUN_HALT = 21  # written by any thread: 1 if no further pass is to follow
+RUN_MORE = 22  # whether one follows
 
 ROW_FIELDS = 8
 ROW_TOKEN = 0
@@ -45,6 +55,7 @@ ROW_VIEW_END = (
     3  # one past the last position it sees: position + 1, or the whole text when bidirectional
 )
 ROW_ADAPTER = 4  # low-rank adapter, -1: none
+ROW_CHOICE = 5  # address of how its token is chosen (see `draw_ops`), 0: the best
 
 BLOCK_FIELDS = 2
 BLOCK_ROW = 0  # first row

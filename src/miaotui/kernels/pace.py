@@ -45,11 +45,16 @@ class Pace:
         """Whether passes run alone but for trials; a trial's turns are no change."""
         return self.alone if self._trial is None else self._before
 
-    def note(self, kind: _Kind, seconds: float) -> None:
-        """Learn how long a pass of ``kind`` (program, rows) took."""
+    @property
+    def is_trying(self) -> bool:
+        """Whether ways are compared just now, pass by pass."""
+        return self._trial is not None
+
+    def note(self, kind: _Kind, seconds: float, passes: int = 1) -> None:
+        """Learn how long a pass of ``kind`` (program, rows) took, on the mean of ``passes``."""
         if kind[1] > SMALL_ROWS:
             return
-        self._left -= 1
+        self._left -= passes
         if self._trial is not None:
             self._trial.setdefault(kind, ([], []))[self.alone].append(seconds)
             self.alone = not self.alone
@@ -60,7 +65,7 @@ class Pace:
             best_s = min(self._best_s.get(kind, seconds) * DRIFT, seconds)
             self._best_s[kind] = best_s
             slow = (seconds > TROUBLE * best_s) + (seconds > DISTRESS * best_s)
-            self._signs = self._signs + slow if slow else max(0, self._signs - 1)
+            self._signs = self._signs + slow * passes if slow else max(0, self._signs - passes)
         if self._left <= 0 or self._signs >= self._needed:
             self._trial, self._left, self._signs = {}, 2 * TRIAL, 0
             self._before, self.alone = self.alone, not self.alone

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from miaotui.kernels.compiler import inline, kernel
 from miaotui.kernels.memory import atomic_load, atomic_store, call, pause, peek, poke
+from miaotui.kernels.multistep import step_on
 from miaotui.kernels.ops import (
     FUNCTION,
     KEEP_GOING,
@@ -21,6 +22,8 @@ from miaotui.kernels.ops import (
     MAIL_RUN,
     MAIL_STOP,
     OP_FIELDS,
+    RUN_MORE,
+    RUN_PASSES,
     TEAM_BITS,
 )
 from miaotui.kernels.sync import barrier
@@ -30,13 +33,24 @@ _TEAM_MASK = (1 << TEAM_BITS) - 1
 
 @inline
 def run_operations(operations, count, run, member):  # type: ignore[no-untyped-def]
-    """The program, as one member of the team."""
-    for index in range(count):
-        op = operations + 8 * OP_FIELDS * index
-        if call(peek(op, FUNCTION), op, run, member) == 1 and peek(op, KEEP_GOING) == 0:
-            barrier(run)
-    barrier(run)
-    return 0
+    """The program, as one member of the team, for as many passes as follow each other.
+
+    How many may is read first: the leader may change the run once all have come to its end.
+    """
+    passes = peek(run, RUN_PASSES)
+    while True:
+        for index in range(count):
+            op = operations + 8 * OP_FIELDS * index
+            if call(peek(op, FUNCTION), op, run, member) == 1 and peek(op, KEEP_GOING) == 0:
+                barrier(run)
+        barrier(run)
+        if passes <= 1:
+            return 0
+        if member == 0:
+            step_on(run)
+        barrier(run)
+        if peek(run, RUN_MORE) == 0:
+            return 0
 
 
 @kernel(4)

@@ -23,6 +23,7 @@ from miaotui.kernels.ops import (
     MAIL_NUMBER,
     MAIL_STOP,
     MAX_TEAM,
+    RUN_DONE,
     RUN_ROWS,
     RUN_SCRATCH,
     RUN_SCRATCH_STRIDE,
@@ -71,8 +72,15 @@ class Team:
         """Whether one thread does the work now, trials apart, because others keep the cores busy."""
         return self._pace.kept
 
-    def run(self, operations: int, count: int, run: NDArray[np.int64]) -> None:
+    @property
+    def is_trying(self) -> bool:
+        """Whether the next passes are to tell which way is faster, each on its own."""
+        return self._pace.is_trying
+
+    def run(self, operations: int, count: int, run: NDArray[np.int64], passes: int = 1) -> None:
         """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes.
+
+        It makes up to ``passes`` of them, as many as ``run`` says.
 
         A table of a run is used with one team only, which writes its own fields there.
         """
@@ -91,7 +99,9 @@ class Team:
                     event.set()
             self._member(operations, count, address, 0)
             if self.size > 1:
-                self._pace.note((operations, int(run[RUN_ROWS])), time.perf_counter() - start_s)
+                done = int(run[RUN_DONE]) if passes > 1 else 1
+                spent_s = time.perf_counter() - start_s
+                self._pace.note((operations, int(run[RUN_ROWS])), spent_s / done, done)
 
     def _serve(self, member: int) -> None:
         mail, seen, event = self._addresses[1], 0, self._wakeups[member]

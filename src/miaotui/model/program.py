@@ -120,11 +120,12 @@ class Program:
                 pw.X: space.logits.address, pw.X_STRIDE: space.logits.stride,
                 pw.WIDTH: matrix.units * 32, pw.EPS: float_field(config.logit_softcap),
             }, rows=ops.RUN_LOGIT_ROWS)  # fmt: skip
-        self._find_peaks()
+        self._choose()
 
     # operations ----------------------------------------------------------------------------------------------------
 
-    def _find_peaks(self) -> None:
+    def _choose(self) -> None:
+        """The best token of each row; in its place the one drawn, where a row says how."""
         space = self.workspace
         fields = {
             pk.X: space.logits.address, pk.X_STRIDE: space.logits.stride, pk.WIDTH: self.config.vocab_size,
@@ -133,6 +134,7 @@ class Program:
         }  # fmt: skip
         self._operations.add("peaks:part_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
         self._operations.add("peaks:row_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
+        self._operations.add("choose:choose_rows", fields, rows=ops.RUN_LOGIT_ROWS)
 
     def _embed(self) -> None:
         matrix, out = self.weights.matrix("embed"), self.workspace.residual[0]

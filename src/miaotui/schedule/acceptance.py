@@ -13,8 +13,10 @@ from miaotui.errors import EngineError
 from miaotui.schedule.plan import Chunk
 
 
-def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]]) -> Sequence[int]:
-    """The chunk's new tokens, checked: none without logits, else 1 to ``n_logits``.
+def accepted_tokens(
+    chunk: Chunk, new_tokens: Mapping[int, Sequence[int]], passes: int = 1
+) -> Sequence[int]:
+    """The chunk's new tokens, checked: none without logits, else 1 to ``n_logits`` or ``passes``.
 
     All but the last must be drafted ones, each after the one before it. Raises `EngineError` when
     they do not fit the chunk.
@@ -23,6 +25,8 @@ def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]]) -> Se
     count = len(accepted)
     if (count == 1 and chunk.n_logits) or (count == 0 and not chunk.n_logits):
         return accepted  # no drafted token among them
+    if chunk.n_logits == 1 <= count <= passes:
+        return accepted  # one from each pass
     if not 1 <= count <= chunk.n_logits:
         expected = f"1 to {chunk.n_logits}" if chunk.n_logits else "no"
         raise EngineError(

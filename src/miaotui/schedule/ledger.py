@@ -41,6 +41,16 @@ class PageLedger:
                 pages.append(self._take())
         return min(n_tokens, len(pages) * PAGE_SIZE)
 
+    def reach(self, states: Sequence[SequenceState], rows: int) -> int:
+        """How many of the next ``rows`` all of them can be computed: there are pages and room for as many."""
+        for state in states:
+            rows = min(rows, state.max_length - len(state.tokens))
+        for state in states:
+            end = state.computed + rows
+            if end > len(state.pages) * PAGE_SIZE:
+                rows = self.grow(state, end) - state.computed
+        return rows
+
     def _take(self) -> int:
         if not self.pool.n_free:
             self.tree.evict()

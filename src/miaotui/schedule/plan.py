@@ -69,9 +69,14 @@ NO_LIMITS = StepLimits()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The chunks of one step, the oldest sequence first; empty when there is nothing to compute."""
+    """The chunks of one step, the oldest sequence first; empty when there is nothing to compute.
+
+    Up to ``passes`` may follow each other, each row's token going into the next: then every chunk is one
+    row, and has pages for all of them.
+    """
 
     chunks: tuple[Chunk, ...]
+    passes: int = 1
 
     @property
     def n_rows(self) -> int:

@@ -104,13 +104,15 @@ class Scheduler:
         self,
         drafts: Mapping[int, Draft] = _NO_DRAFTS,
         limits: StepLimits = NO_LIMITS,
+        passes: int = 1,
     ) -> Plan:
         """The next step: a row for each decoding sequence, then prompt chunks, by `rank`.
 
         ``drafts`` proposes next tokens of decoding sequences; they are cut to what rows, pages and
         the sequence's length allow (a tree without pages for its branches to its trunk), and
         ignored for other sequences. When pages run out the last sequences are paused. ``limits``
-        narrow the step, but never to nothing while there is work.
+        narrow the step, but never to nothing while there is work. At most ``passes`` follow each
+        other where all that runs is decoded, without drafts, and there are pages for it.
         A plan that was not committed is superseded: its rows count as never computed.
         """
         self._plans += 1
@@ -119,8 +121,23 @@ class Scheduler:
         if not chunks and limits is not NO_LIMITS:
             chunks = self._chunks(drafts, NO_LIMITS)
         self._age(chunks)
-        self._latest = Plan(tuple(chunks))
+        if passes > 1 and chunks and not drafts:
+            passes = self._extend(chunks, passes)
+            self._latest = Plan(tuple(chunks), passes)
+        else:
+            self._latest = Plan(tuple(chunks))
         return self._latest
+
+    def _extend(self, chunks: list[Chunk], passes: int) -> int:
+        """How many passes may follow each other; the chunks get pages for them."""
+        if any(len(chunk.tokens) > 1 or not chunk.n_logits for chunk in chunks):
+            return 1
+        states = [self._sequences[chunk.sequence] for chunk in chunks]
+        passes = self._ledger.reach(states, passes)
+        for index, state in enumerate(states):
+            if pages_for(state.computed + passes) > len(chunks[index].pages):
+                chunks[index] = state.next_row(passes)
+        return passes
 
     def _chunks(self, drafts: Mapping[int, Draft], limits: StepLimits) -> list[Chunk]:
         self._start_urgent(limits)
@@ -183,10 +200,10 @@ class Scheduler:
         """Record that the plan was computed and which tokens each sequence got.
 
         A chunk with ``n_logits`` of n gets 1 to n tokens, all but the last of them equal to the
-        drafted ones; a chunk without logits gets none. Sequences finished or cancelled since the
-        plan are passed over; one that has all its tokens gives its pages back at once. Raises
-        `EngineError`, changing nothing, for a plan that is not the latest or tokens that do not
-        fit it.
+        drafted ones, or one from each of the plan's passes; a chunk without logits gets none.
+        Sequences finished or cancelled since the plan are passed over; one that has all its tokens
+        gives its pages back at once. Raises `EngineError`, changing nothing, for a plan that is not
+        the latest or tokens that do not fit it.
         """
         if plan is not self._latest:
             raise EngineError("only the latest plan can be committed, and once; call plan() again")
@@ -194,7 +211,7 @@ class Scheduler:
         for chunk in plan.chunks:
             state = self._sequences.get(chunk.sequence)
             if state is not None and state.planned is chunk:
-                steps.append((state, chunk, accepted_tokens(chunk, new_tokens)))
+                steps.append((state, chunk, accepted_tokens(chunk, new_tokens, plan.passes)))
         self._latest = None
         for state, chunk, accepted in steps:
             state.planned = None
@@ -202,7 +219,7 @@ class Scheduler:
             state.tokens.extend(accepted)
             if state.branch_pages:
                 self._ledger.graft(state, chunk, last_row(chunk, accepted))
-            if len(chunk.tokens) > 1 or not state.computed % PAGE_SIZE:  # else no page is full now
+            if plan.passes > 1 or len(chunk.tokens) > 1 or not state.computed % PAGE_SIZE:
                 self._ledger.settle(state)
             if len(state.tokens) == state.max_length:
                 self._stop(state, Stage.DONE)

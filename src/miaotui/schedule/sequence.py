@@ -66,10 +66,10 @@ class SequenceState:
             self._table = tuple(self.pages[:n_pages])
         return self._table
 
-    def next_row(self) -> Chunk:
-        """Plan the row of its last token, for which it has a page."""
-        start = self.computed
-        self.planned = Chunk(self.id, start, (self.tokens[-1],), self.page_table(start + 1), 1)
+    def next_row(self, passes: int = 1) -> Chunk:
+        """Plan the row of its last token, and those that follow it; it has pages for them."""
+        start, table = self.computed, self.page_table(self.computed + passes)
+        self.planned = Chunk(self.id, start, (self.tokens[-1],), table, 1)
         return self.planned
 
     def next_chunk(self, rows: int, draft: Sequence[int]) -> Chunk:
