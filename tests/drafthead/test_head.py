@@ -13,7 +13,7 @@ import sampling_oracle as oracle
 from miaotui.drafthead.head import DraftHead, head_for
 from miaotui.drafthead.weights import HeadWeights, digest_of, load_head, path_for, write_head
 from miaotui.engine.draft import Lead
-from miaotui.engine.draw import Shape
+from miaotui.engine.draw import Shape, choice_table
 from miaotui.engine.engine import Engine
 from miaotui.engine.noise import noise_key
 from miaotui.engine.row_cost import RowCost
@@ -93,7 +93,9 @@ def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | N
     embedding = matrix(parts.runner.program.weights.matrix("embed"))
     agreed = total = 0
     for start in range(12):
-        leads = [Lead(start + row, 7 + row, 50 + row, start, shape) for row in range(3)]
+        choice = choice_table(shape, start, ())
+        address = int(choice.ctypes.data)
+        leads = [Lead(start + row, 7 + row, 50 + row, address) for row in range(3)]
         head.begin(leads)
         found = [head.deepen() for _ in range(3)]
         for row, lead in enumerate(leads):
@@ -102,7 +104,7 @@ def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | N
                 state, logits = reference(weights, embedding, state, token)
                 scores = logits * (shape.scale if shape else 1.4427)
                 if shape is not None:
-                    scores = scores - waits(lead.seed, lead.position + depth)[weights.tokens]
+                    scores = scores - waits(start, lead.position + depth)[weights.tokens]
                 token = found[depth][row].token
                 agreed += token == weights.tokens[scores.argmax()]
                 total += 1
@@ -117,7 +119,8 @@ def waits(seed: int, position: int) -> np.ndarray:
 def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(opened: Any) -> None:
     parts, _, weights, _ = opened
     head, _ = ready(parts, weights)
-    leads = [Lead(row, 9 * row + 1, 5, 3, Shape.of(1.0, 0, 1.0, 0.0)) for row in range(4)]
+    choice = choice_table(Shape.of(1.0, 0, 1.0, 0.0), 3, ())
+    leads = [Lead(row, 9 * row + 1, 5, int(choice.ctypes.data)) for row in range(4)]
     alone = []
     for lead in leads:
         head.begin([lead])

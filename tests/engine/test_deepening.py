@@ -52,7 +52,7 @@ class Script:
 
 
 def seeker(row: int, most: int = 50) -> Seeker:
-    lead, means = Lead(row, 1, 10, 0, None), Means(0)
+    lead, means = Lead(row, 1, 10, 0), Means(0)
     for turn in range(1000):
         means.note(turn % 2, turn % 20 < 12)
     return Seeker(row, lead, most, Rates(0), means, Record())

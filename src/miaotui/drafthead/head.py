@@ -18,8 +18,6 @@ from miaotui.drafthead.program import HeadProgram
 from miaotui.drafthead.weights import FOLDER_NAME, HeadWeights, load_head, path_for
 from miaotui.engine.build import Built
 from miaotui.engine.draft import HeadToken, Lead
-from miaotui.engine.draw import guess
-from miaotui.engine.noise import noise_key
 from miaotui.engine.runner import Runner
 from miaotui.hub.store import PackedStore
 
@@ -35,7 +33,6 @@ class DraftHead:
     def __init__(self, weights: HeadWeights, runner: Runner, most_rows: int) -> None:
         program = runner.program
         config, space = program.config, program.workspace
-        self._tokens = weights.tokens
         self._residual = space.residual[0].floats(space.max_rows, config.hidden_size)
         self._program = HeadProgram(
             weights, program.weights.matrix("embed"), most_rows, runner.team
@@ -66,14 +63,16 @@ class DraftHead:
     def deepen(self) -> list[HeadToken]:
         """The next guessed token of each row."""
         started_s = time.perf_counter()
-        logits = self._program.step(self._turn, self._chosen)
-        self._turn = 1 - self._turn
-        found = []
-        for lead, row in zip(self._leads, logits, strict=True):
-            key = 0 if lead.shape is None else noise_key(lead.seed, lead.position + self._depth)
-            token, ahead = guess(row, self._tokens, lead.shape, key)
-            found.append(HeadToken(token, 1 + min(int(PARTS_OF_OCTAVE * ahead), MOST_EVIDENCE)))
-        self._depth += 1
+        depth = self._depth
+        rows = [
+            (token, lead.position + depth, lead.choice)
+            for token, lead in zip(self._chosen, self._leads, strict=True)
+        ]
+        found = [
+            HeadToken(token, 1 + min(int(PARTS_OF_OCTAVE * ahead), MOST_EVIDENCE))
+            for token, ahead in self._program.step(self._turn, rows)
+        ]
+        self._turn, self._depth = 1 - self._turn, depth + 1
         self.computing_s += time.perf_counter() - started_s
         self._chosen = [each.token for each in found]
         return found

@@ -11,19 +11,26 @@ Knows neither requests nor which token is chosen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.drafthead.weights import HeadWeights
 from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
+from miaotui.kernels import peaks_fields as pk
 from miaotui.kernels import pointwise_fields as pw
+from miaotui.kernels.draw_ops import BLOCK
 from miaotui.kernels.formats import padded_rows
 from miaotui.kernels.ops import HEADER_BYTES, float_field
-from miaotui.kernels.team import Team, aligned_int64
+from miaotui.kernels.peaks_fields import PEAK_FIELDS
+from miaotui.kernels.team import Team, aligned_int64, fields_of
 from miaotui.model.operations import Operations
 from miaotui.model.packed import Matrix
-from miaotui.model.workspace import Quantized, Rows, float_rows
+from miaotui.model.workspace import Quantized, Rows, float_rows, peaks_of
+
+Row = tuple[int, int, int]  # token, position of the one to be guessed, its choice
 
 EPS = 1e-5  # of its norms, as in training
 
@@ -40,33 +47,40 @@ class HeadProgram:
         self._unread = Quantized.of(most_rows, self.hidden)  # a norm quantizes, wanted or not
         self._fed = Quantized.of(most_rows, weights.width)
         self._last = Quantized.of(most_rows, self.hidden)
-        size = len(weights.tokens)
-        logits = float_rows(most_rows, padded_rows(size))
+        self._logits = float_rows(most_rows, padded_rows(len(weights.tokens)))
         self._ones = np.ones(self.hidden, np.float32)
-        programs = [self._build(turn, logits) for turn in range(2)]
+        self._guesses = aligned_int64(most_rows * PEAK_FIELDS)
+        self._guessed, self._leads = peaks_of(self._guesses)
+        programs = [self._build(turn) for turn in range(2)]
         compiled.prepare(programs[0].kernels)
         self._tables = [program.link() for program in programs]
-        self._logits = logits.floats(most_rows, size)
         self.states = [state.floats(most_rows, self.hidden) for state in self._states]
         self._rows = aligned_int64(most_rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
         self._run = aligned_int64(ops.RUN_FIELDS)
         self._run[ops.RUN_ROW_TABLE] = self._rows.ctypes.data
+        self._draws = aligned_int64(team.size * BLOCK)
+        self._run[ops.RUN_DRAW], self._run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * BLOCK
+        self._fields, self._run_fields = fields_of(self._rows), fields_of(self._run)
         self._addresses = [int(table.ctypes.data) for table in self._tables]
         self._count = len(programs[0])
 
-    def step(self, turn: int, tokens: list[int]) -> NDArray[np.float32]:
+    def step(self, turn: int, rows: Sequence[Row]) -> list[tuple[int, float]]:
         """From the states in buffer ``turn`` to those in the other one, a row for each token.
 
-        Returns logits float32 ``[rows, len(weights.tokens)]``, valid until the next step.
+        ``rows`` are tokens, the positions of those that are to be guessed, and how they will be chosen
+        (addresses of `draw.choice_table`). Returns each guess with its lead, in octaves.
         """
-        count = len(tokens)
-        self._rows[:count, ops.ROW_TOKEN] = tokens
-        self._run[ops.RUN_ROWS] = self._run[ops.RUN_LOGIT_ROWS] = count
+        fields, at, count = self._fields, 0, len(rows)
+        for token, position, choice in rows:
+            fields[at + ops.ROW_TOKEN], fields[at + ops.ROW_POSITION] = token, position - 1
+            fields[at + ops.ROW_CHOICE] = choice
+            at += ops.ROW_FIELDS
+        self._run_fields[ops.RUN_ROWS] = self._run_fields[ops.RUN_LOGIT_ROWS] = count
         self._team.run(self._addresses[turn], self._count, self._run)
-        return self._logits[:count]
+        return list(zip(self._guessed[:count].tolist(), self._leads[:count].tolist(), strict=True))
 
-    def _build(self, turn: int, logits: Rows) -> Operations:
-        weights, table = self._weights, Operations()
+    def _build(self, turn: int) -> Operations:
+        weights, table, logits = self._weights, Operations(), self._logits
         state, following = self._states[turn], self._states[1 - turn]
         self._embed(table)
         self._norm(table, self._embedded, self._ones, self._half(1))
@@ -83,6 +97,10 @@ class HeadProgram:
         self._norm(table, following, weights.norm, self._last)
         table.add_linear(weights.outputs, self._last, {
             lin.MODE: lin.STORE, lin.OUT: logits.address, lin.OUT_STRIDE: logits.stride,
+        })  # fmt: skip
+        table.add("guess:guess_rows", {
+            pk.X: logits.address, pk.X_STRIDE: logits.stride, pk.WIDTH: len(weights.tokens),
+            pk.LISTED: int(weights.tokens.ctypes.data), pk.OUT: int(self._guesses.ctypes.data),
         })  # fmt: skip
         return table
 

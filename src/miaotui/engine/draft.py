@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from miaotui.engine.draw import Shape
-
 
 class Guess(NamedTuple):
     """What may come next, and how well it is founded.
@@ -68,8 +66,7 @@ class Lead(NamedTuple):
     row: int  # of the last pass: the one that the token was drawn from
     token: int
     position: int  # of the token to be guessed
-    seed: int
-    shape: Shape | None  # None: greedy
+    choice: int  # address of how it will be chosen (`draw.choice_table`)
 
 
 class HeadToken(NamedTuple):

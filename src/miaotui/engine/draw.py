@@ -25,8 +25,6 @@ from miaotui.kernels.draw_ops import (
     CHOICE_NOISY,
     CHOICE_SCALE,
     CHOICE_START,
-    LEAD,
-    NOISY,
     NUMBERS,
     WEIGHT_BITS,
     scratch_fields,
@@ -37,7 +35,6 @@ KERNELS = (
     "draw:best",
     "draw:mass",
     "draw:restrict",
-    "draw:guess",
 )  # to prepare before the first request that samples
 
 Row = NDArray[np.float32]
@@ -68,11 +65,10 @@ def choice_table(shape: Shape | None, seed: int, ends: Sequence[int]) -> NDArray
     """
     table = np.zeros(CHOICE_FIELDS + len(ends), np.int64)
     table[CHOICE_FIELDS:], table[CHOICE_ENDS] = ends, len(ends)
-    if shape is not None:
-        table[CHOICE_NOISY] = 1
-        table.view(np.uint64)[CHOICE_START] = seed_start(seed)
-        numbers = table.view(np.float64)[CHOICE_SCALE : CHOICE_LEAST + 1]
-        numbers[:] = shape.scale, shape.top_k, shape.top_p, shape.least
+    table[CHOICE_NOISY], shape = shape is not None, shape or _PLAIN
+    table.view(np.uint64)[CHOICE_START] = seed_start(seed)
+    numbers = table.view(np.float64)[CHOICE_SCALE : CHOICE_LEAST + 1]
+    numbers[:] = shape.scale, shape.top_k, shape.top_p, shape.least
     return table
 
 
@@ -90,18 +86,8 @@ class _Workspace(threading.local):
         """The address of a draw's numbers."""
         scale, top_k, top_p, least = shape.scale, shape.top_k, shape.top_p, shape.least
         low, high = key & 0xFFFFFFFF, key >> 32
-        self._numbers[:NOISY] = (peak, scale, spread, top_k, top_p, least, low, high)
+        self._numbers[:] = (peak, scale, spread, top_k, top_p, least, low, high)
         return _address(self._numbers)
-
-    def numbers_for_guess(self, shape: Shape | None, key: int) -> int:
-        """The same for a guess; ``shape`` is None if the greatest logit wins."""
-        self._numbers[NOISY] = shape is not None
-        return self.numbers_for(0.0, _WIDEST, shape or _PLAIN, key)
-
-    @property
-    def lead(self) -> float:
-        """What the last guess wrote."""
-        return float(self._numbers[LEAD])
 
     def scratch_for(self, size: int) -> int:
         """The address of enough scratch memory for ``size`` logits."""
@@ -124,18 +110,6 @@ def draw(row: Row, peak: float, shape: Shape, key: int) -> int:
         spread = min(max((peak - float(row.min())) * shape.scale, 1e-6), spread)
     numbers = _workspace.numbers_for(peak, spread, shape, key)
     return _kernel("draw:draw")(_address(row), row.size, numbers, _workspace.scratch_for(row.size))
-
-
-def guess(row: Row, tokens: NDArray[np.int32], shape: Shape | None, key: int) -> tuple[int, float]:
-    """What a draw would take whose logits of ``tokens`` are the float32 ``row``, and by what lead.
-
-    ``shape`` None is a greedy choice. Filters are left out: a guess may be wrong. The lead is in
-    octaves of a score (a factor of 2 in probability each).
-    """
-    numbers = _workspace.numbers_for_guess(shape, key)
-    scratch = _workspace.scratch_for(row.size)
-    index = _kernel("draw:guess", 5)(_address(row), row.size, _address(tokens), numbers, scratch)
-    return int(tokens[index]), _workspace.lead
 
 
 def best(row: Row, n: int) -> list[int]:

@@ -18,9 +18,9 @@ from miaotui.engine.page_lists import PageLists
 from miaotui.kernels import ops
 from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.draw_ops import NUMBERS, scratch_fields
-from miaotui.kernels.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE
-from miaotui.kernels.team import Team, aligned_int64
+from miaotui.kernels.team import Team, aligned_int64, fields_of
 from miaotui.model.program import Program
+from miaotui.model.workspace import peaks_of
 from miaotui.schedule.plan import Chunk
 
 MOST_PASSES = 8  # of one run
@@ -51,9 +51,9 @@ class Runner:
         self._copies = aligned_int64(logits * ops.COPY_FIELDS).reshape(-1, ops.COPY_FIELDS)
         self._rows[:, ops.ROW_ADAPTER] = -1
         self._row_fields, self._store_fields, self._block_fields, self._logit_fields = (
-            _numbers(table) for table in (self._rows, self._stores, self._blocks, self._logit_rows)
+            fields_of(table) for table in (self._rows, self._stores, self._blocks, self._logit_rows)
         )
-        self._run_fields = _numbers(self._run)
+        self._run_fields = fields_of(self._run)
         self._numbers = np.arange(rows)
         self._operations = program.address, program.count
         for field, table in (
@@ -67,9 +67,7 @@ class Runner:
         vocab = program.config.vocab_size
         self._set_choosing(space.peaks, NUMBERS + scratch_fields(vocab), logits)
         self._logits = space.logits.floats(logits, vocab)
-        peaks = _numbers(space.peaks)
-        self._best = peaks[PEAK_ID::PEAK_FIELDS]
-        self._tops = peaks.cast("B").cast("f")[2 * PEAK_VALUE :: 2 * PEAK_FIELDS]  # low halves
+        self._best, self._tops = peaks_of(space.peaks)
         self._wanted = self._count = 0
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
 
@@ -77,7 +75,7 @@ class Runner:
         """Where tokens chosen in the pass go, and the memory in which each thread draws them."""
         self._draws = aligned_int64(self.team.size * fields)
         self._chosen = aligned_int64(MOST_PASSES * logits)
-        self._chosen_fields = _numbers(self._chosen)
+        self._chosen_fields = fields_of(self._chosen)
         run = self._run
         run[ops.RUN_BEST], run[ops.RUN_TOKENS] = peaks.ctypes.data, self._chosen.ctypes.data
         run[ops.RUN_DRAW], run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * fields
@@ -234,11 +232,6 @@ class Runner:
                     self._stores[stores] = (row + each, page, slot)
                     stores += 1
         self._run[ops.RUN_STORES], self._run[ops.RUN_COPIES] = stores, copies
-
-
-def _numbers(table: NDArray[np.int64]) -> memoryview:
-    """A table's fields in a row, far quicker to fill one by one than NumPy's."""
-    return memoryview(table.reshape(-1).data)
 
 
 def tree_lines(row: int, chunk: Chunk) -> list[Line]:

@@ -68,11 +68,10 @@ class SequenceSampler:
             top_k = params.top_k if params.top_k < vocab_size else 0
             self._shape = Shape.of(params.temperature, top_k, params.top_p, params.min_p)
         editing = self._bias, self._penalties, params.min_tokens and self._ends.size
-        self._choice: NDArray[np.int64] | None = None
-        self.choice = 0  # address of how the pass chooses its tokens; 0: only `pick` can
-        if params.logprobs is None and not any(editing):
-            self._choice = choice_table(self._shape, params.seed, self._ends.tolist())
-            self.choice = int(self._choice.ctypes.data)
+        self._table = choice_table(self._shape, params.seed, self._ends.tolist())
+        self.likely = int(self._table.ctypes.data)  # address of how its tokens are guessed
+        plain = params.logprobs is None and not any(editing)
+        self.choice = self.likely if plain else 0  # how a pass chooses them; 0: only `pick` can
 
     @property
     def temperature(self) -> float:

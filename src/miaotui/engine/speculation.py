@@ -184,7 +184,7 @@ class Speculation:
             return None
         sampler, ids = request.sampler, request.token_ids
         position = request.prompt_tokens + len(ids)
-        lead = Lead(row, ids[-1], position, sampler.seed, sampler.shape)
+        lead = Lead(row, ids[-1], position, sampler.likely)
         rates = following.rates[self._head_source]
         return Seeker(request.number, lead, room, rates, following.means, following.of_head)
 

@@ -66,6 +66,12 @@ def noise_key(start: Any, position: Any) -> Any:
 
 
 @inline
+def key_of(choice, row):  # type: ignore[no-untyped-def]
+    """The key of the token that follows a row."""
+    return noise_key(peek(choice, CHOICE_START), peek(row, ROW_POSITION) + 1)
+
+
+@inline
 def _spread(values: Any, peak: Any, scale: Any) -> Any:
     """From the peak to the least logit, as a draw with filters needs it."""
     least = _INFINITY
@@ -109,8 +115,7 @@ def choose_rows(op, run, member):  # type: ignore[no-untyped-def]
                 continue
             values = floats(peek(op, X) + index * peek(op, X_STRIDE), width)
             numbers = doubles(memory, NUMBERS)
-            key = noise_key(peek(choice, CHOICE_START), peek(row, ROW_POSITION) + 1)
-            _fill(numbers, choice, key, peak, values)
+            _fill(numbers, choice, key_of(choice, row), peak, values)
             poke(out, PEAK_ID, drawn(values, numbers, memory + 8 * NUMBERS))
         claimed = claim(run, slot, member, team, rows)
     return 1

@@ -18,9 +18,7 @@ from miaotui.kernels.draw_ops import (
     FEW,
     KEY_HIGH,
     KEY_LOW,
-    LEAD,
     LEAST,
-    NOISY,
     NUMBERS,
     PEAK,
     SCALE,
@@ -32,7 +30,7 @@ from miaotui.kernels.draw_ops import (
     TOP_P,
 )
 from miaotui.kernels.narrow import find_best, narrow, spend
-from miaotui.kernels.race import log2_wait, most_score, rank, token_noise, unrank
+from miaotui.kernels.race import log2_wait, most_score, rank, token_noise
 from miaotui.kernels.weights import doubles, fields, fill_masses, floats, weigh, words
 
 _LOWEST = np.float32(-np.inf)
@@ -142,48 +140,6 @@ def drawn(values: Any, numbers: Any, scratch: Any) -> Any:
 def draw(values: Any, size: Any, numbers: Any, scratch: Any) -> Any:
     """The index drawn from float32 ``values [size]``, which are written over."""
     return drawn(floats(values, size), doubles(numbers, NUMBERS), scratch)
-
-
-@inline
-def _tokens_scores(values: Any, tokens: Any, numbers: Any, scores: Any) -> Any:
-    """Write the float32 scores of tokens that are listed; the rank of the greatest of them."""
-    scale, noisy = np.float32(numbers[SCALE]), numbers[NOISY] != 0.0
-    low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
-    if noisy:
-        for j in range(values.size):
-            noise = token_noise(low, high, np.uint32(tokens[j]))
-            scores[j] = rank(values[j] * scale - log2_wait(noise))
-    else:
-        for j in range(values.size):
-            scores[j] = rank(values[j] * scale)
-    most = _NEVER
-    for j in range(values.size):
-        most = max(most, scores[j])
-    return most
-
-
-@kernel(arguments=5)
-def guess(values: Any, size: Any, tokens: Any, numbers: Any, scratch: Any) -> Any:
-    """The index of the best score among float32 ``values [size]``, logits of the int32 ``tokens``.
-
-    A draw among few tokens with the very noise that the real one will have. How far it leads is
-    written to ``numbers``: the further, the likelier that the real draw agrees.
-    """
-    number = doubles(numbers, NUMBERS)
-    logits, listed = floats(values, size), words(tokens, size)
-    scores = words(scratch + 8 * SCRATCH_WEIGHTS, BLOCK)
-    found, best, second = 0, _NEVER, _NEVER
-    for start in range(0, size, BLOCK):
-        block = logits[start : start + BLOCK]
-        if _tokens_scores(block, listed[start : start + BLOCK], number, scores) <= second:
-            continue
-        for j in range(block.size):
-            if scores[j] > best:
-                found, second, best = start + j, best, scores[j]
-            elif scores[j] > second:
-                second = scores[j]
-    number[LEAD] = np.float64(unrank(best)) - np.float64(unrank(second))
-    return found
 
 
 @kernel(arguments=4)

@@ -17,9 +17,7 @@ TOP_P = 4  # in (0, 1]
 LEAST = 5  # min-p as a weight
 KEY_LOW = 6  # 32 bits of the draw's key
 KEY_HIGH = 7  # 32 more
-NOISY = 8  # of a guess: 0 if the greatest logit wins
-LEAD = 9  # of a guess: the best score less the next one's, in octaves; written
-NUMBERS = 10
+NUMBERS = 8
 
 # how a sequence's tokens are chosen: int64 fields, the same for all its positions
 CHOICE_NOISY = 0  # 0: the greatest logit wins, and only the ends matter

@@ -11,6 +11,7 @@ WIDTH = 5  # logits of a row, however many; what lies behind them is not read
 PARTS = 6  # the peak of each part of a row, float32
 PARTS_STRIDE = 7
 OUT = 8  # the peaks found
+LISTED = 9  # int32 ids of the tokens that a draft head has logits for
 
 PART = 512  # logits whose peak is found at a time: small enough for the first-level cache
 

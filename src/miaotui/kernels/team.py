@@ -138,6 +138,11 @@ def aligned_int64(fields: int) -> NDArray[np.int64]:
     return aligned_bytes(fields * 8).view(np.int64)
 
 
+def fields_of(table: NDArray[np.int64]) -> memoryview:
+    """A table's fields in a row, far quicker to fill one by one than NumPy's."""
+    return memoryview(table.reshape(-1).data)
+
+
 def aligned_bytes(size_bytes: int, alignment: int = 64) -> NDArray[np.uint8]:
     """Zeroed memory at a multiple of ``alignment``."""
     raw = np.zeros(size_bytes + alignment, np.uint8)

@@ -15,8 +15,8 @@ from miaotui.errors import EngineError
 from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.formats import padded_rows
 from miaotui.kernels.ops import HEADER_BYTES
-from miaotui.kernels.peaks_fields import PEAK_FIELDS, parts_of
-from miaotui.kernels.team import aligned_bytes, aligned_int64, huge_bytes
+from miaotui.kernels.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
+from miaotui.kernels.team import aligned_bytes, aligned_int64, fields_of, huge_bytes
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
@@ -81,6 +81,13 @@ class Workspace:
         self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
         self.part_peaks = float_rows(max_logits, parts_of(config.vocab_size))
         self.peaks = aligned_int64(max_logits * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
+
+
+def peaks_of(table: NDArray[np.int64]) -> tuple[memoryview[int], memoryview[float]]:
+    """The ids in a table of peaks, and their values."""
+    fields = fields_of(table)
+    values = fields.cast("B").cast("f")[2 * PEAK_VALUE :: 2 * PEAK_FIELDS]  # low halves
+    return fields[PEAK_ID::PEAK_FIELDS], values
 
 
 class KvPages:
