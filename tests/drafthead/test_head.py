@@ -27,7 +27,8 @@ from tiny_engine import open_parts, settings_in
 from tiny_models import make_tiny_gguf
 
 F = np.float32
-WIDTH = 96
+WIDTH, LAYER = 96, 1
+SHARPER = 1.15  # how much further apart than they are a head's logits are taken under noise
 TOKENS = np.arange(3, 300, 2)
 
 
@@ -46,10 +47,11 @@ def arrays(hidden: int, **changes: Any) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(4)
     drawn = {
         "tokens": TOKENS.astype(F),
-        "gate": rng.normal(0, 0.1, (WIDTH, 2 * hidden)).astype(F),
-        "up": rng.normal(0, 0.1, (WIDTH, 2 * hidden)).astype(F),
+        "gate": rng.normal(0, 0.1, (WIDTH, 3 * hidden)).astype(F),
+        "up": rng.normal(0, 0.1, (WIDTH, 3 * hidden)).astype(F),
         "down": rng.normal(0, 0.3, (hidden, WIDTH)).astype(F),
         "carry": rng.uniform(0.2, 0.8, hidden).astype(F),
+        "layer": np.array([LAYER], F),
     }
     return {**drawn, **changes}
 
@@ -65,31 +67,34 @@ def matrix(packed: Any, tiles: slice = slice(0, 2)) -> np.ndarray:
 
 
 def reference(
-    head: HeadWeights, embedding: np.ndarray, state: np.ndarray, token: int
+    head: HeadWeights, embedding: np.ndarray, state: np.ndarray, token: int, middle: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """One step in NumPy: the next state, and logits of the head's tokens."""
     state = normed(state)
-    both = np.concatenate([state, normed(embedding[token])])
-    gate, up = (matrix(head.gate_up, part)[:WIDTH] @ both for part in (slice(0, 2), slice(2, 4)))
+    inputs = np.concatenate([state, normed(embedding[token]), normed(middle)])
+    gate, up = (matrix(head.gate_up, part)[:WIDTH] @ inputs for part in (slice(0, 2), slice(2, 4)))
     following = head.carry * state + matrix(head.down)[: len(state)] @ (
         gate / (1 + np.exp(-gate)) * up
     )
     return following, matrix(head.outputs)[: len(head.tokens)] @ (normed(following) * head.norm)
 
 
-def ready(parts: Any, weights: HeadWeights, most: int = 4) -> tuple[DraftHead, np.ndarray]:
-    """A head, and the states it may start from, filled at random."""
+def ready(
+    parts: Any, weights: HeadWeights, most: int = 4
+) -> tuple[DraftHead, np.ndarray, np.ndarray]:
+    """A head, and the last and middle states it may start from, filled at random."""
     space = parts.runner.program.workspace
     hidden = parts.runner.program.config.hidden_size
     residual = space.residual[0].floats(space.max_rows, hidden)
-    residual[:] = np.random.default_rng(1).normal(0, 3, residual.shape)
-    return DraftHead(weights, parts.runner, most), residual
+    middle = parts.runner.tap(weights.layer).floats(space.max_rows, hidden)
+    residual[:], middle[:] = np.random.default_rng(1).normal(0, 3, (2, *residual.shape))
+    return DraftHead(weights, parts.runner, most), residual, middle
 
 
 @pytest.mark.parametrize("shape", [None, Shape.of(1.0, 0, 1.0, 0.0), Shape.of(0.5, 0, 1.0, 0.0)])
 def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | None) -> None:
     parts, _, weights, _ = opened
-    head, residual = ready(parts, weights)
+    head, residual, middle = ready(parts, weights)
     embedding = matrix(parts.runner.program.weights.matrix("embed"))
     agreed = total = 0
     for start in range(12):
@@ -101,8 +106,8 @@ def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | N
         for row, lead in enumerate(leads):
             state, token = residual[lead.row].copy(), lead.token
             for depth in range(3):
-                state, logits = reference(weights, embedding, state, token)
-                scores = logits * (shape.scale if shape else 1.4427)
+                state, logits = reference(weights, embedding, state, token, middle[lead.row])
+                scores = logits * (SHARPER * shape.scale if shape else 1.0)
                 if shape is not None:
                     scores = scores - waits(start, lead.position + depth)[weights.tokens]
                 token = found[depth][row].token
@@ -118,7 +123,7 @@ def waits(seed: int, position: int) -> np.ndarray:
 
 def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(opened: Any) -> None:
     parts, _, weights, _ = opened
-    head, _ = ready(parts, weights)
+    head, _, _ = ready(parts, weights)
     choice = choice_table(Shape.of(1.0, 0, 1.0, 0.0), 3, ())
     leads = [Lead(row, 9 * row + 1, 5, int(choice.ctypes.data)) for row in range(4)]
     alone = []
@@ -214,6 +219,7 @@ def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> N
         assert np.array_equal(one.data, other.data)
     assert np.array_equal(weights.tokens, second.tokens)
     assert np.array_equal(weights.carry, second.carry)
+    assert weights.layer == second.layer == LAYER
 
 
 @pytest.mark.parametrize(
@@ -221,6 +227,9 @@ def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> N
     [
         ({"carry": np.ones(7, F)}, "shapes do not fit"),
         ({"gate": np.zeros((WIDTH, 6), F)}, "shapes do not fit"),
+        ({"layer": np.array([99], F)}, "layer 99, which this model does not have"),
+        ({"layer": np.array([-1], F)}, "layer -1, which"),
+        ({"layer": np.array([1, 2], F)}, "shapes do not fit"),
         ({"tokens": np.array([5, 3, 9], F)}, "not ids"),
         ({"tokens": np.array([], F)}, "at least 1"),
         ({"tokens": np.array([1, 2, 1e6], F)}, "not ids"),

@@ -34,7 +34,8 @@ def made_up() -> tuple[Corpus, np.ndarray]:
     hidden = embedding[(3 * flat + 1) % VOCABULARY] + embedding[(3 * flat + 2) % VOCABULARY]
     hidden /= np.sqrt((hidden**2).mean(axis=1, keepdims=True))
     starts = np.arange(0, TEXTS * LENGTH + 1, LENGTH)
-    return Corpus(hidden.astype(np.float16), flat, starts), embedding
+    states = hidden.astype(np.float16)
+    return Corpus(states, states, flat, starts, layer=3), embedding
 
 
 @pytest.mark.compare
@@ -46,6 +47,7 @@ def test_a_made_up_language_is_learned() -> None:
     assert arrays["tokens"].shape == (40,)
     assert (np.diff(arrays["tokens"]) > 0).all()
     assert arrays["down"].shape == (HIDDEN, 64)
+    assert arrays["layer"].tolist() == [3]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -66,13 +68,15 @@ def test_a_real_model_writes_its_own_corpus(tmp_path: Path) -> None:
     corpus = collect(loaded, 1, seed=1, told=lambda *progress: told.append(progress))
     assert told == [(1, 1)]
     assert len(corpus.tokens) == len(corpus.hidden) == corpus.starts[-1] > 200
-    power = (corpus.hidden.astype(np.float32) ** 2).mean(axis=1)
-    assert np.abs(power - 1).max() < 0.02
+    for states in (corpus.hidden, corpus.middle):
+        assert states.shape == (len(corpus.tokens), loaded.config.hidden_size)
+        assert np.abs((states.astype(np.float32) ** 2).mean(axis=1) - 1).max() < 0.02
     width = loaded.config.hidden_size
-    zero = np.zeros((32, 2 * width), np.float32)
+    zero = np.zeros((32, 3 * width), np.float32)
     arrays = {
         "tokens": np.unique(corpus.tokens).astype(np.float32), "gate": zero, "up": zero,
         "down": np.zeros((width, 32), np.float32), "carry": np.ones(width, np.float32),
+        "layer": np.array([corpus.layer], np.float32),
     }  # fmt: skip
     write_head(tmp_path / "head.safetensors", arrays)
     head = load_head(tmp_path / "head.safetensors", loaded.parts.weights, loaded.config.tied_head)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from miaotui.engine.deepening import DEEPEST, Deepening, Means, Seeker
-from miaotui.engine.draft import HeadToken, Lead
+from miaotui.engine.deepening import DEEPEST, Copying, Deepening, Means, Seeker
+from miaotui.engine.draft import Guess, HeadToken, Lead
 from miaotui.engine.row_cost import RowCost
-from miaotui.engine.survival import Rates, Record
+from miaotui.engine.survival import Rates, Record, kinds_of
 
 SURE, DOUBTFUL = 60, 1  # evidence
 
@@ -162,3 +162,51 @@ def test_a_head_that_stalled_is_tried_again() -> None:
     assert not tried[-1]
     slow.step_s = 1e-5
     assert any(is_tried() for _ in range(500))
+
+
+# what the head has begun goes on elsewhere ---------------------------------------------------------
+
+
+def continued(guesses: Sequence[Guess], one: Seeker, script: Script) -> tuple[Guess, list[list[int]]]:
+    """The guess for a request whose texts go on with ``guesses``, and after which tokens they were asked."""
+    asked: list[list[int]] = []
+
+    def follow(number: int, after: Sequence[int]) -> Sequence[Guess]:
+        assert number == one.number
+        asked.append(list(after))
+        return guesses
+
+    found = Deepening(script, 3, follow=follow).guesses([one], 1.0, 1, Table(0.05))
+    return found[one.number], asked
+
+
+def test_a_passage_that_the_head_begins_is_copied() -> None:
+    script = Script([SURE])
+    guess, asked = continued([Guess(1, 12, [7, 8, 9])], seeker(0), script)
+    assert list(guess.tokens) == [1, 7, 8, 9]
+    assert (guess.source, len(guess.evidence), len(guess.kinds)) == (3, 1, 4)
+    assert kinds_of(guess) == list(guess.kinds)
+    assert (asked, script.asked) == ([[1]], [1])
+
+
+def test_the_better_of_two_passages_is_copied_as_far_as_there_is_room() -> None:
+    guesses = [Guess(0, 2, [4, 5], 1, 3), Guess(1, 20, [7, 8, 9])]
+    guess, _ = continued(guesses, seeker(0, most=3), Script([SURE]))
+    assert list(guess.tokens) == [1, 7, 8]
+
+
+def test_where_the_head_knows_better_nothing_is_copied() -> None:
+    script = Script([SURE])
+    guess, asked = continued([Guess(0, 1, [7, 8], 1, 3)], seeker(0), script)
+    assert list(guess.tokens) == list(range(1, DEEPEST + 1))
+    assert len(asked) == len(script.asked) == DEEPEST
+
+
+def test_who_never_copies_is_rarely_asked() -> None:
+    copying, calls = Copying(), 0
+    for _ in range(1000):
+        one = seeker(0, most=2)
+        one.copying = copying
+        calls += len(continued([], one, Script([DOUBTFUL]))[1])
+    assert copying.found == 0
+    assert 1000 / 8 < calls < 1000 / 4

@@ -82,6 +82,24 @@ def test_tokens_one_by_one_or_together_are_the_same(pieces: list[list[int]]) -> 
     assert whole.size == parts.size == sum(map(len, pieces))
 
 
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(0, 3), max_size=120), st.lists(st.integers(0, 3), max_size=30),
+    st.lists(st.integers(0, 3), min_size=1, max_size=6), st.integers(20, 200),
+)  # fmt: skip
+def test_what_would_follow_if_some_tokens_came(
+    stored: list[int], text: list[int], after: list[int], capacity: int
+) -> None:
+    """The same as if they had come; and they leave no trace, full ring or not."""
+    store, reader, further = SuffixIndex(1000), SuffixIndex(capacity), SuffixIndex(capacity)
+    store.extend(stored)
+    reader.extend(text)
+    further.extend([*text, *after])
+    before = reader.follow(reader), reader.size
+    assert store.follow(reader, after=after) == store.follow(further)
+    assert (reader.follow(reader), reader.size) == before
+
+
 def test_of_equal_matches_the_latest_is_followed_and_all_are_counted() -> None:
     index = SuffixIndex(100)
     index.extend([7, 1, 50, 8, 1, 50, 9, 1, 60, 5, 1])

@@ -54,12 +54,15 @@ _MARK = (
 @dataclass(frozen=True)
 class Corpus:
     """Texts one after another: ``hidden`` float16 ``[n, width]``, normed to unit variance, is the state after
-    each of ``tokens [n]``; text ``i`` spans ``starts[i]`` to ``starts[i + 1]``.
+    each of ``tokens [n]``, and ``middle`` the same before ``layer``; text ``i`` spans ``starts[i]`` to
+    ``starts[i + 1]``.
     """
 
     hidden: NDArray[np.float16]
+    middle: NDArray[np.float16]
     tokens: NDArray[np.int32]
     starts: NDArray[np.int64]
+    layer: int
 
 
 def collect(
@@ -70,15 +73,17 @@ def collect(
     Takes about two minutes for 100,000 tokens of a model of 135 million weights on two cores. Raises
     `RequestError` for a model without a chat template.
     """
-    writer = _Writer(loaded, seed)
+    writer, layer = _Writer(loaded, seed), loaded.config.n_layers * 2 // 3
     texts = []
     for batch in range(batches):
-        texts += [_read(loaded, question, answer) for question, answer in writer.batch() if answer]
+        texts += [
+            read(loaded, question, answer, layer) for question, answer in writer.batch() if answer
+        ]
         if told is not None:
             told(batch + 1, batches)
-    starts = np.cumsum([0, *(len(tokens) for _, tokens in texts)])
-    hidden = np.concatenate([states for states, _ in texts])
-    return Corpus(hidden, np.concatenate([tokens for _, tokens in texts]), starts)
+    starts = np.cumsum([0, *(len(tokens) for _, _, tokens in texts)])
+    hidden, middle, tokens = (np.concatenate(each) for each in zip(*texts, strict=True))
+    return Corpus(hidden, middle, tokens, starts, layer)
 
 
 class _Writer:
@@ -130,19 +135,25 @@ class _Writer:
         return [(each.text, each.token_ids) for each in done]
 
 
-def _read(
-    loaded: Loaded, prompt: Sequence[int], answer: Sequence[int]
-) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
-    """The states and tokens of an answer, from the last of its prompt on."""
-    parts, ids = loaded.parts, [*prompt, *answer]
-    space = parts.runner.program.workspace
-    rows = []
+def read(
+    loaded: Loaded, prompt: Sequence[int], answer: Sequence[int], layer: int
+) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32]]:
+    """The last states, those before ``layer``, and the tokens of an answer, from the last of its prompt on."""
+    parts, ids, width = loaded.parts, [*prompt, *answer], loaded.config.hidden_size
+    space, tap = parts.runner.program.workspace, parts.runner.tap(layer)
+    last, middle = [], []
     for start in range(0, len(ids), min(PASS, space.max_rows)):
         tokens = tuple(ids[start : start + min(PASS, space.max_rows)])
         pages = tuple(parts.spare_pages[: pages_for(start + len(tokens))])
         parts.runner.run([Chunk(-1, start, tokens, pages, 1)])
-        state = space.residual[0].floats(len(tokens), loaded.config.hidden_size)
-        scale = np.sqrt((state * state).mean(axis=1, keepdims=True) + EPS)
-        rows.append((state / scale).astype(np.float16))
+        last.append(_normed(space.residual[0].floats(len(tokens), width)))
+        middle.append(_normed(tap.floats(len(tokens), width)))
     first = len(prompt) - 1
-    return np.concatenate(rows)[first:], np.array(ids[first:], np.int32)
+    states, inner = np.concatenate(last)[first:], np.concatenate(middle)[first:]
+    return states, inner, np.array(ids[first:], np.int32)
+
+
+def _normed(state: NDArray[np.float32]) -> NDArray[np.float16]:
+    scale = np.sqrt((state * state).mean(axis=1, keepdims=True) + EPS)
+    normed: NDArray[np.float16] = (state / scale).astype(np.float16)
+    return normed

@@ -10,9 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from miaotui.config import Settings
 from miaotui.drafthead.program import HeadProgram
 from miaotui.drafthead.weights import FOLDER_NAME, HeadWeights, load_head, path_for
@@ -31,48 +28,42 @@ class DraftHead:
     name = "head"
 
     def __init__(self, weights: HeadWeights, runner: Runner, most_rows: int) -> None:
-        program = runner.program
-        config, space = program.config, program.workspace
-        self._residual = space.residual[0].floats(space.max_rows, config.hidden_size)
-        self._program = HeadProgram(
-            weights, program.weights.matrix("embed"), most_rows, runner.team
-        )
+        middle = runner.tap(weights.layer)
+        last = runner.program.workspace.residual[0]
+        embedding = runner.program.weights.matrix("embed")
+        self._program = HeadProgram(weights, embedding, last, middle, most_rows, runner.team)
         self.most_rows = most_rows
         self._leads: list[Lead] = []
         self._chosen: list[int] = []
-        self._turn = self._depth = 0
+        self._depth = 0
         self.computing_s = 0.0
 
     def begin(self, leads: Sequence[Lead]) -> None:
         """Start from the rows of the last pass that ``leads`` name, at most ``most_rows``."""
         self._leads = list(leads)
         self._chosen = [lead.token for lead in leads]
-        self._turn = self._depth = 0
-        state = self._program.states[0]
-        for row, lead in enumerate(leads):
-            state[row] = self._residual[lead.row]
+        self._depth = 0
+        self._program.begin([lead.row for lead in leads])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows alone, in this order (ascending)."""
         if len(rows) < len(self._leads):
             self._leads = [self._leads[row] for row in rows]
             self._chosen = [self._chosen[row] for row in rows]
-            state: NDArray[np.float32] = self._program.states[self._turn]
-            state[: len(rows)] = state[list(rows)]
+            self._program.keep(self._depth, rows)
 
     def deepen(self) -> list[HeadToken]:
         """The next guessed token of each row."""
-        started_s = time.perf_counter()
-        depth = self._depth
+        started_s, depth = time.perf_counter(), self._depth
         rows = [
             (token, lead.position + depth, lead.choice)
             for token, lead in zip(self._chosen, self._leads, strict=True)
         ]
         found = [
             HeadToken(token, 1 + min(int(PARTS_OF_OCTAVE * ahead), MOST_EVIDENCE))
-            for token, ahead in self._program.step(self._turn, rows)
+            for token, ahead in self._program.step(depth, rows)
         ]
-        self._turn, self._depth = 1 - self._turn, depth + 1
+        self._depth = depth + 1
         self.computing_s += time.perf_counter() - started_s
         self._chosen = [each.token for each in found]
         return found

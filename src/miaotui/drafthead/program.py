@@ -1,12 +1,15 @@
 """One step of a draft head as a table of operations: a state and a token become the next state and logits.
 
-    a = [norm(state), norm(embedding of the token)]
+    a = [norm(state), norm(embedding of the token), norm(middle)]
     next = carry * norm(state) + down(silu(gate a) * up a)
     logits = outputs(norm(next))
 
 A recurrent drafter (Cheng et al. 2024, "Recurrent Drafter for Fast Speculative Decoding", section 3.1) with a
-gated layer as its cell. Owns buffers and two tables: a step reads one state buffer and writes the other.
-Knows neither requests nor which token is chosen.
+gated layer as its cell. ``middle`` is the state of the row before one of the model's layers, the same for all of
+a guess: what a text is about is clearer there than at the end (as EAGLE-3 found; Li et al. 2025, section 3.1).
+Owns buffers and tables: the first step reads what the model's pass has left, the others read one state
+buffer and write the other. Knows neither requests nor
+which token is chosen.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.drafthead.weights import HeadWeights
+from miaotui.drafthead.weights import INPUTS, HeadWeights
 from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
 from miaotui.kernels import peaks_fields as pk
@@ -36,14 +39,21 @@ EPS = 1e-5  # of its norms, as in training
 
 
 class HeadProgram:
-    """A head's buffers and tables for up to ``most_rows`` rows; ``embedding`` is the model's."""
+    """A head's buffers and tables for up to ``most_rows`` rows.
 
-    def __init__(self, weights: HeadWeights, embedding: Matrix, most_rows: int, team: Team) -> None:
+    ``embedding`` is the model's; ``last`` and ``middle`` are where its passes leave states.
+    """
+
+    def __init__(
+        self, weights: HeadWeights, embedding: Matrix, last: Rows, middle: Rows, most_rows: int,
+        team: Team,
+    ) -> None:  # fmt: skip
         self._weights, self._embedding, self._team = weights, embedding, team
+        self._outside = last, middle  # of the model
         self.hidden = embedding.inputs
         self._states = [float_rows(most_rows, self.hidden) for _ in range(2)]
-        self._embedded = float_rows(most_rows, self.hidden)
-        self._both = Quantized.of(most_rows, 2 * self.hidden)
+        self._embedded, self._middle = (float_rows(most_rows, self.hidden) for _ in range(2))
+        self._inputs = Quantized.of(most_rows, INPUTS * self.hidden)
         self._unread = Quantized.of(most_rows, self.hidden)  # a norm quantizes, wanted or not
         self._fed = Quantized.of(most_rows, weights.width)
         self._last = Quantized.of(most_rows, self.hidden)
@@ -51,21 +61,35 @@ class HeadProgram:
         self._ones = np.ones(self.hidden, np.float32)
         self._guesses = aligned_int64(most_rows * PEAK_FIELDS)
         self._guessed, self._leads = peaks_of(self._guesses)
-        programs = [self._build(turn) for turn in range(2)]
+        programs = [self._build(table) for table in range(3)]
         compiled.prepare(programs[0].kernels)
         self._tables = [program.link() for program in programs]
-        self.states = [state.floats(most_rows, self.hidden) for state in self._states]
-        self._rows = aligned_int64(most_rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
-        self._run = aligned_int64(ops.RUN_FIELDS)
-        self._run[ops.RUN_ROW_TABLE] = self._rows.ctypes.data
-        self._draws = aligned_int64(team.size * BLOCK)
-        self._run[ops.RUN_DRAW], self._run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * BLOCK
-        self._fields, self._run_fields = fields_of(self._rows), fields_of(self._run)
         self._addresses = [int(table.ctypes.data) for table in self._tables]
         self._count = len(programs[0])
+        self._rows = aligned_int64(most_rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
+        self._sources = aligned_int64(most_rows)
+        self._draws = aligned_int64(team.size * BLOCK)
+        self._run = aligned_int64(ops.RUN_FIELDS)
+        self._run[ops.RUN_ROW_TABLE] = self._rows.ctypes.data
+        self._run[ops.RUN_LOGIT_TABLE] = self._sources.ctypes.data
+        self._run[ops.RUN_DRAW], self._run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * BLOCK
+        self._fields, self._run_fields, self._source_fields = map(
+            fields_of, (self._rows, self._run, self._sources)
+        )
 
-    def step(self, turn: int, rows: Sequence[Row]) -> list[tuple[int, float]]:
-        """From the states in buffer ``turn`` to those in the other one, a row for each token.
+    def begin(self, sources: Sequence[int]) -> None:
+        """The next step, of depth 0, sets out from these rows of the model's last pass."""
+        for index, source in enumerate(sources):
+            self._source_fields[index] = source
+
+    def keep(self, depth: int, rows: Sequence[int]) -> None:
+        """Let the step of ``depth``, which is not the first, go on with some rows alone."""
+        for buffer in (self._states[(depth - 1) % 2], self._middle):
+            table = buffer.data.reshape(-1, buffer.stride)
+            table[: len(rows)] = table[list(rows)]
+
+    def step(self, depth: int, rows: Sequence[Row]) -> list[tuple[int, float]]:
+        """One token deeper, a row for each that goes on.
 
         ``rows`` are tokens, the positions of those that are to be guessed, and how they will be chosen
         (addresses of `draw.choice_table`). Returns each guess with its lead, in octaves.
@@ -76,33 +100,44 @@ class HeadProgram:
             fields[at + ops.ROW_CHOICE] = choice
             at += ops.ROW_FIELDS
         self._run_fields[ops.RUN_ROWS] = self._run_fields[ops.RUN_LOGIT_ROWS] = count
-        self._team.run(self._addresses[turn], self._count, self._run)
+        table = self._addresses[1 + (depth - 1) % 2 if depth else 0]
+        self._team.run(table, self._count, self._run)
         return list(zip(self._guessed[:count].tolist(), self._leads[:count].tolist(), strict=True))
 
-    def _build(self, turn: int) -> Operations:
-        weights, table, logits = self._weights, Operations(), self._logits
-        state, following = self._states[turn], self._states[1 - turn]
-        self._embed(table)
-        self._norm(table, self._embedded, self._ones, self._half(1))
-        self._norm(table, state, self._ones, self._half(0))
-        self._norm(table, state, weights.carry, self._unread, also=following)
-        table.add_linear(weights.gate_up, self._both, {
+    def _build(self, table: int) -> Operations:
+        """The first step's, which fetches the model's states, or that of one of the two others in turn."""
+        weights, operations, logits = self._weights, Operations(), self._logits
+        state, middle, following = self._outside[0], self._outside[1], self._states[0]
+        if table:
+            state, middle, following = (
+                self._states[table - 1],
+                self._middle,
+                self._states[2 - table],
+            )
+        first = int(table == 0)
+        self._embed(operations)
+        self._norm(operations, state, self._ones, self._part(0), gather=first, keep_going=1)
+        self._norm(operations, self._embedded, self._ones, self._part(1), keep_going=1)
+        kept = self._middle if first else None
+        self._norm(operations, middle, self._ones, self._part(2), kept, gather=first, keep_going=1)
+        self._norm(operations, state, weights.carry, self._unread, following, gather=first)
+        operations.add_linear(weights.gate_up, self._inputs, {
             lin.MODE: lin.GATED_SILU,
             lin.OUT: self._fed.integers.address, lin.OUT_STRIDE: self._fed.integers.stride,
             lin.OUT_HEADERS: self._fed.headers.address, lin.OUT_HEADER_STRIDE: self._fed.headers.stride,
         })  # fmt: skip
-        table.add_linear(weights.down, self._fed, {
+        operations.add_linear(weights.down, self._fed, {
             lin.MODE: lin.ADD, lin.OUT: following.address, lin.OUT_STRIDE: following.stride,
         })  # fmt: skip
-        self._norm(table, following, weights.norm, self._last)
-        table.add_linear(weights.outputs, self._last, {
+        self._norm(operations, following, weights.norm, self._last)
+        operations.add_linear(weights.outputs, self._last, {
             lin.MODE: lin.STORE, lin.OUT: logits.address, lin.OUT_STRIDE: logits.stride,
         })  # fmt: skip
-        table.add("guess:guess_rows", {
+        operations.add("guess:guess_rows", {
             pk.X: logits.address, pk.X_STRIDE: logits.stride, pk.WIDTH: len(weights.tokens),
             pk.LISTED: int(weights.tokens.ctypes.data), pk.OUT: int(self._guesses.ctypes.data),
         })  # fmt: skip
-        return table
+        return operations
 
     def _embed(self, table: Operations) -> None:
         matrix, out = self._embedding, self._embedded
@@ -112,12 +147,12 @@ class HeadProgram:
             pw.TABLE_OUT: out.address, pw.TABLE_OUT_STRIDE: out.stride,
         })  # fmt: skip
 
-    def _half(self, index: int) -> tuple[int, int]:
-        """Where the first or second half of a cell's inputs goes: integers, headers."""
-        both = self._both
+    def _part(self, index: int) -> tuple[int, int]:
+        """Where one of a cell's inputs goes: integers, headers."""
+        inputs = self._inputs
         return (
-            both.integers.address + index * self.hidden,
-            both.headers.address + index * self.hidden // 32 * HEADER_BYTES,
+            inputs.integers.address + index * self.hidden,
+            inputs.headers.address + index * self.hidden // 32 * HEADER_BYTES,
         )
 
     def _norm(
@@ -127,8 +162,11 @@ class HeadProgram:
         weight: NDArray[np.float32],
         out: Quantized | tuple[int, int],
         also: Rows | None = None,
+        *,
+        gather: int = 0,
+        keep_going: int = 0,
     ) -> None:
-        whole = out if isinstance(out, Quantized) else self._both
+        whole = out if isinstance(out, Quantized) else self._inputs
         addresses = out if isinstance(out, tuple) else (out.integers.address, out.headers.address)
         table.add("pointwise:norm", {
             pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.hidden,
@@ -136,4 +174,5 @@ class HeadProgram:
             pw.OUT: addresses[0], pw.OUT_STRIDE: whole.integers.stride,
             pw.OUT_HEADERS: addresses[1], pw.OUT_HEADER_STRIDE: whole.headers.stride,
             pw.OUT_FLOAT: also.address if also else 0, pw.OUT_FLOAT_STRIDE: also.stride if also else 0,
+            ops.KEEP_GOING: keep_going, pw.GATHER: gather,
         })  # fmt: skip

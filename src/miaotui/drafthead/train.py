@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from miaotui.config import Settings
 from miaotui.drafthead.corpus import Corpus, collect
-from miaotui.drafthead.weights import FOLDER_NAME, digest_of, rows_of, write_head
+from miaotui.drafthead.weights import FOLDER_NAME, INPUTS, digest_of, rows_of, write_head
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import load_model
 from miaotui.errors import RequestError
@@ -65,21 +65,21 @@ def train(
     chosen = np.sort(np.argsort(-counts, kind="stable")[: recipe.tokens])
     cell = _Cell(torch, embedding.shape[1], recipe)
     lesson = _Lesson(torch, corpus, embedding, outputs[chosen], recipe)
-    optimizer = torch.optim.AdamW(
-        cell.parameters(), lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95)
-    )
+    optimizers = cell.optimizers(recipe.rate)
     for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * _schedule(step, recipe.steps)
         loss = lesson.loss(cell)
-        optimizer.zero_grad()
+        cell.forget_gradients()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(cell.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate * _schedule(step, recipe.steps)
+            optimizer.step()
         if told is not None and (step % 50 == 0 or step + 1 == recipe.steps):
             told(step + 1, float(loss.detach()))
     arrays = {name: tensor.detach().float().numpy() for name, tensor in cell.named()}
-    return {"tokens": chosen.astype(np.float32), **arrays}
+    layer = np.array([corpus.layer], np.float32)
+    return {"tokens": chosen.astype(np.float32), "layer": layer, **arrays}
 
 
 class _Cell:
@@ -92,7 +92,7 @@ class _Cell:
             values = (torch.rand(rows, columns) * 2 - 1) / math.sqrt(columns)
             return values.requires_grad_()
 
-        self.gate, self.up = (uniform(recipe.width, 2 * hidden) for _ in range(2))
+        self.gate, self.up = (uniform(recipe.width, INPUTS * hidden) for _ in range(2))
         self.down = uniform(hidden, recipe.width)
         self.carry = torch.full((hidden,), 0.5, requires_grad=True)
 
@@ -104,11 +104,25 @@ class _Cell:
         """The same without names."""
         return [tensor for _, tensor in self.named()]
 
-    def __call__(self, state: Tensor, embedded: Tensor) -> Tensor:
+    def optimizers(self, rate: float) -> list[Any]:
+        """Muon for the matrices (Jordan et al. 2024), which learn about a third faster so; AdamW for the rest."""
+        optim, decay = self._torch.optim, 0.02
+        matrices = [self.gate, self.up, self.down]
+        return [
+            optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+            optim.AdamW([self.carry], lr=rate, weight_decay=decay, betas=(0.9, 0.95)),
+        ]
+
+    def forget_gradients(self) -> None:
+        """Before the next ones are computed."""
+        for tensor in self.parameters():
+            tensor.grad = None
+
+    def __call__(self, state: Tensor, embedded: Tensor, middle: Tensor) -> Tensor:
         torch, functional = self._torch, self._torch.nn.functional
-        both = torch.cat([state, embedded], -1).to(torch.bfloat16)
+        inputs = torch.cat([state, embedded, middle], -1).to(torch.bfloat16)
         gate, up, down = (w.to(torch.bfloat16) for w in (self.gate, self.up, self.down))
-        fed = functional.silu(functional.linear(both, gate)) * functional.linear(both, up)
+        fed = functional.silu(functional.linear(inputs, gate)) * functional.linear(inputs, up)
         return _normed(functional.linear(fed, down).float() + self.carry * state)
 
 
@@ -120,7 +134,7 @@ class _Lesson:
         outputs: NDArray[np.float32], recipe: Recipe,
     ) -> None:  # fmt: skip
         self._torch, self._depth = torch, recipe.depth
-        self._hidden = torch.from_numpy(corpus.hidden)
+        self._hidden, self._middle = map(torch.from_numpy, (corpus.hidden, corpus.middle))
         self._tokens = torch.from_numpy(corpus.tokens).long()
         self._embedding = _normed(torch.from_numpy(embedding))
         self._outputs = torch.from_numpy(outputs).to(torch.bfloat16).t().contiguous()
@@ -141,8 +155,9 @@ class _Lesson:
         with torch.no_grad():
             wanted = functional.softmax(self._logits(hidden[:, 1:]), -1)
         state, total = hidden[:, :WINDOW], torch.zeros(())
+        middle = self._middle[at[:, :WINDOW]].float()
         for depth in range(1, self._depth + 1):
-            state = cell(state, embedded[:, depth : depth + WINDOW])
+            state = cell(state, embedded[:, depth : depth + WINDOW], middle)
             found = functional.log_softmax(self._logits(state), -1)
             target = wanted[:, depth - 1 : depth - 1 + WINDOW]
             apart = -(target * found).sum(-1, dtype=torch.float32).mean()

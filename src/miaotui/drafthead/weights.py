@@ -1,7 +1,8 @@
 """A draft head's weights: a small file, made for one model, packed when it is loaded.
 
 The file is a safetensors file with ``tokens`` ``[V]`` (the ids it can guess, ascending), ``gate`` and ``up``
-``[width, 2 hidden]``, ``down`` ``[hidden, width]`` and ``carry`` ``[hidden]``. Outputs are the model's own
+``[width, 3 hidden]``, ``down`` ``[hidden, width]``, ``carry`` ``[hidden]`` and ``layer`` ``[1]`` (before which of
+the model's layers the middle state is taken). Outputs are the model's own
 rows of those tokens, so they are not in it. Owns checking and packing. Invariant: a head is only ever
 loaded for the model that it was trained with, known by a digest of the model's final norm.
 """
@@ -36,15 +37,18 @@ from miaotui.model.packed import Matrix, PackedModel
 
 FOLDER = Path(__file__).parent / "heads"
 FOLDER_NAME = "heads"  # of the user's own, in the cache
-LAYOUT = 1  # of what is kept packed
+LAYOUT = 2  # of what is kept packed
 TRUNK, OUTPUTS = Format.Q4M, Format.Q4  # a step is as fast as it is small
-_NAMES = {"tokens", "gate", "up", "down", "carry"}
+MOST_LAYERS = 1 << 16
+INPUTS = 3  # states of a cell: the last one, the newest token's embedding, one from the middle
+_NAMES = {"tokens", "gate", "up", "down", "carry", "layer"}
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """A head, ready to run. ``carry`` is how much of the last state goes on."""
+    """A head, ready to run. ``carry`` is how much of the last state goes on, ``layer`` where it looks in the middle."""
 
+    layer: int
     tokens: NDArray[np.int32]
     gate_up: Matrix
     down: Matrix
@@ -92,12 +96,14 @@ def load_head(
         for name, (form, inputs) in file.meta["matrices"].items()
     }
     tokens, carry = file.arrays["tokens"], file.arrays["carry"]
-    return HeadWeights(tokens=tokens, carry=carry, norm=norm, file=file, **matrices)
+    layer = int(file.meta["layer"])
+    return HeadWeights(layer=layer, tokens=tokens, carry=carry, norm=norm, file=file, **matrices)
 
 
 def _keep(packed: Mapping[str, Any], store: PackedStore, key: str) -> None:
     matrices = {name: each for name, each in packed.items() if isinstance(each, Matrix)}
-    meta = {"matrices": {name: [m.format.value, m.inputs] for name, m in matrices.items()}}
+    forms = {name: [m.format.value, m.inputs] for name, m in matrices.items()}
+    meta = {"matrices": forms, "layer": packed["layer"]}
     with store.create(key, meta) as writer:
         for name, matrix in matrices.items():
             writer.add(name, matrix.data)
@@ -112,8 +118,9 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
     tokens, arrays = _read(path)
     gate, up, down, carry = (arrays[name] for name in ("gate", "up", "down", "carry"))
     width = gate.shape[0]
-    shapes = ((width, 2 * hidden), (width, 2 * hidden), (hidden, width), (hidden,))
-    if tuple(a.shape for a in (gate, up, down, carry)) != shapes or width % 32 or width == 0:
+    shapes = ((width, INPUTS * hidden), (width, INPUTS * hidden), (hidden, width), (hidden,), (1,))
+    found = tuple(a.shape for a in (gate, up, down, carry, arrays["layer"]))
+    if found != shapes or width % 32 or width == 0:
         raise ModelFormatError(
             f"{path}: the draft head's shapes do not fit a model of width {hidden}: "
             "remove it, or train one for it"
@@ -123,8 +130,13 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
         raise ModelFormatError(
             f"{path}: the draft head's tokens are not ids of this model: remove it"
         )
+    layer = int(arrays["layer"][0])
+    if not 0 <= layer < MOST_LAYERS or f"layers.{layer}.attn_norm" not in weights:
+        raise ModelFormatError(
+            f"{path}: the draft head looks before layer {layer}, which this model does not have: remove it"
+        )
     return {
-        "tokens": tokens, "carry": carry, "gate_up": _alternating(gate, up),
+        "layer": layer, "tokens": tokens, "carry": carry, "gate_up": _alternating(gate, up),
         "down": _packed(TRUNK, down), "outputs": _packed(OUTPUTS, rows_of(outer, tokens)),
     }  # fmt: skip
 
@@ -133,7 +145,9 @@ def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Write a head's arrays, as float16 but for the tokens; whole, or not at all."""
     from safetensors.numpy import save  # noqa: PLC0415  (the extra `train` brings it)
 
-    kinds = {name: np.float32 if name == "tokens" else np.float16 for name in sorted(_NAMES)}
+    kinds = {
+        name: np.float32 if name in ("tokens", "layer") else np.float16 for name in sorted(_NAMES)
+    }
     data = save({name: np.ascontiguousarray(arrays[name], kind) for name, kind in kinds.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")

@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 
 from miaotui.engine.draft import Guess, Head, Lead
 from miaotui.engine.row_cost import RowCost
-from miaotui.engine.survival import Rates, Record, kinds_of, with_odds
+from miaotui.engine.survival import Rates, Record, copied_kinds, head_kind, with_odds
+
+Follow = Callable[
+    [int, Sequence[int]], Sequence[Guess]
+]  # a request, tokens taken to come: what then
 
 DEEPEST = 6  # tokens of a guess
 MARGIN = 1.02  # what a step of the head must promise over none
@@ -26,6 +30,10 @@ _COLD, _HOT = (
     (0.37, 0.35),
     (0.36, 0.35),
 )  # first and deeper tokens that held, of a small model's head
+_ASKED, _ONE_IN = (
+    16,
+    8,
+)  # questions about copying before one in so many is enough, if so few find any
 _RECOVERY = 0.02  # of a request's own odds, for each step in which nothing was tried
 
 
@@ -53,6 +61,20 @@ class Means:
 
 
 @dataclass(slots=True)
+class Copying:
+    """How often a head's guesses for a request went on elsewhere; where they never do, few are asked about."""
+
+    asked: int = 0
+    found: int = 0
+
+    def is_likely(self) -> bool:
+        """Whether to ask now; each question counts."""
+        self.asked += 1
+        rare = self.asked > _ASKED and self.found * _ONE_IN < self.asked
+        return not rare or self.asked % _ONE_IN == 0
+
+
+@dataclass(slots=True)
 class Seeker:
     """A request for which a guess is sought, and what the head has said so far."""
 
@@ -62,9 +84,11 @@ class Seeker:
     rates: Rates
     means: Means
     record: Record
+    copying: Copying = field(default_factory=Copying)
     chance: float = 1.0  # that all tokens so far hold
     tokens: list[int] = field(default_factory=list)
-    evidence: list[int] = field(default_factory=list)
+    evidence: list[int] = field(default_factory=list)  # of the head's tokens
+    kinds: list[int] = field(default_factory=list)
 
     def hope(self) -> float:
         """The chance that one more token holds."""
@@ -75,9 +99,13 @@ class Deepening:
     """One engine's head; ``source`` is its number among the sources of guesses, ``clock`` gives seconds."""
 
     def __init__(
-        self, head: Head, source: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        head: Head,
+        source: int,
+        clock: Callable[[], float] = time.perf_counter,
+        follow: Follow = lambda _number, _after: (),
     ) -> None:
-        self._head, self._source, self._clock = head, source, clock
+        self._head, self._source, self._clock, self._follow = head, source, clock, follow
         self._seconds: dict[int, float] = {}  # of a step, by rows
         self._fastest: dict[int, float] = {}
         self.spent_s = 0.0  # since the last step of the engine
@@ -109,18 +137,39 @@ class Deepening:
             alive = self._kept(alive, least)
         self._recover(seekers)
         return {
-            s.number: Guess(self._source, s.evidence[0], s.tokens, evidence=s.evidence)
+            s.number: Guess(self._source, s.evidence[0], s.tokens, 1, 0, s.evidence, s.kinds)
             for s in seekers
             if s.tokens
         }
 
     def _deepen(self, alive: Sequence[Seeker]) -> None:
         for seeker, (token, evidence) in zip(alive, self._head.deepen(), strict=True):
+            kind = head_kind(len(seeker.tokens), evidence)
             seeker.tokens.append(token)
             seeker.evidence.append(evidence)
-            guess = Guess(self._source, evidence, seeker.tokens, evidence=seeker.evidence)
-            rate = seeker.rates.rates[kinds_of(guess)[-1]]
-            seeker.chance *= with_odds(rate, seeker.record.odds)
+            seeker.kinds.append(kind)
+            seeker.chance *= with_odds(seeker.rates.rates[kind], seeker.record.odds)
+
+    def _is_continued(self, seeker: Seeker) -> bool:
+        """Whether what the head has guessed so far goes on elsewhere, better than the head would know.
+
+        Copying a passage often begins so: its first words are the head's, the rest is the passage's.
+        """
+        if not seeker.copying.is_likely():
+            return False
+        best, least = None, seeker.means.rate(1)
+        for guess in self._follow(seeker.number, seeker.tokens):
+            kinds = copied_kinds(guess)
+            rate = seeker.rates.rates[kinds[0]]
+            if rate > least:
+                best, least = (guess.tokens, kinds), rate
+        if best is None:
+            return False
+        seeker.copying.found += 1
+        left = min(seeker.most - len(seeker.tokens), len(best[1]))
+        seeker.tokens += best[0][:left]
+        seeker.kinds += best[1][:left]
+        return True
 
     def _pays(self, alive: Sequence[Seeker], pace: float, rows: int, cost: RowCost) -> bool:
         """Whether one more token each is worth its rows and the head's step."""
@@ -129,11 +178,13 @@ class Deepening:
         return sum(seeker.hope() for seeker in alive) > MARGIN * pace * price
 
     def _kept(self, alive: Sequence[Seeker], least: float) -> list[Seeker]:
-        """Those whose next token has a chance above ``least``; the others' states are dropped."""
+        """Those whose next token is the head's to guess and has a chance above ``least``."""
         rows_kept = [
             row
             for row, seeker in enumerate(alive)
-            if len(seeker.tokens) < seeker.most and seeker.hope() > least
+            if len(seeker.tokens) < seeker.most
+            and not self._is_continued(seeker)
+            and seeker.hope() > least
         ]
         if rows_kept:
             self._head.keep(rows_kept)

@@ -19,9 +19,10 @@ class Guess(NamedTuple):
 
     ``length`` is the evidence that the source has for the first token, a whole number from 1: for
     an index the tokens matched before it. A token that holds is evidence for the next one: the
-    second token counts as ``length + 1``, and so on, unless ``evidence`` has a number for each. Of the
+    second token counts as ``length + 1``, and so on. Of the
     ``places`` and ``rivals`` where the same happened before, the former went on like this, the latter
-    otherwise.
+    otherwise. A draft head says how well each of its tokens is founded in ``evidence``; what follows them may come
+    from elsewhere, and then ``kinds`` say of what kind each token is (see `survival`).
     """
 
     source: int  # index into `Drafter.sources`
@@ -30,6 +31,7 @@ class Guess(NamedTuple):
     places: int = 1
     rivals: int = 0
     evidence: Sequence[int] = ()
+    kinds: Sequence[int] = ()
 
 
 class Drafter(Protocol):
@@ -50,8 +52,8 @@ class Drafter(Protocol):
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         """Its answer went on with ``tokens``."""
 
-    def guess(self, number: int) -> Sequence[Guess]:
-        """At most one guess from each source, for what follows now.
+    def guess(self, number: int, after: Sequence[int] = ()) -> Sequence[Guess]:
+        """At most one guess from each source, for what follows now, or if ``after`` followed.
 
         The best one is followed as a line; another may be tried beside it, as a branch.
         """

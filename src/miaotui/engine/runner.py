@@ -20,7 +20,7 @@ from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.draw_ops import NUMBERS, scratch_fields
 from miaotui.kernels.team import Team, aligned_int64, fields_of
 from miaotui.model.program import Program
-from miaotui.model.workspace import peaks_of
+from miaotui.model.workspace import Rows, float_rows, peaks_of
 from miaotui.schedule.plan import Chunk
 
 MOST_PASSES = 8  # of one run
@@ -55,6 +55,7 @@ class Runner:
         )
         self._run_fields = fields_of(self._run)
         self._numbers = np.arange(rows)
+        self._taps: dict[int, Rows] = {}
         self._operations = program.address, program.count
         for field, table in (
             (ops.RUN_ROW_TABLE, self._rows),
@@ -99,6 +100,16 @@ class Runner:
         run[ops.RUN_HALT] = 0
         self.done = run[ops.RUN_DONE] if passes > 1 else 1
         return self._logits[:wanted]
+
+    def tap(self, layer: int) -> Rows:
+        """From now on passes leave the states before ``layer`` there, a row for each of theirs."""
+        if layer not in self._taps:
+            program = self.program
+            space = program.workspace
+            self._taps[layer] = float_rows(space.max_rows, program.config.hidden_size)
+            self.program = program.with_taps(self._taps)
+            self._operations = self.program.address, self.program.count
+        return self._taps[layer]
 
     def halt(self) -> None:
         """Let a run of several passes end with the pass under way: somebody waits for it."""

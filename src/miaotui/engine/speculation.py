@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from miaotui.engine.branching import BranchCost, Offer, Rescue, Rival, choose_branch, rival_of
-from miaotui.engine.deepening import SURE, Deepening, Means, Seeker
+from miaotui.engine.deepening import SURE, Copying, Deepening, Means, Seeker
 from miaotui.engine.draft import Drafter, Guess, Head, Lead
 from miaotui.engine.request import Request
 from miaotui.engine.row_cost import RowCost
@@ -64,6 +64,7 @@ class _Following:
     source: int = 0  # of the draft
     rival: Rival | None = None
     of_head: Record = field(default_factory=Record)
+    copying: Copying = field(default_factory=Copying)
     row: int = -1  # of the last pass, that the newest token was drawn from; -1: none
 
 
@@ -80,7 +81,7 @@ class Speculation:
         own = () if head is None else (head.name,)
         self._names = (*drafter.sources, *own, GRAMMAR)
         self._head_source = len(drafter.sources) if head else -1
-        self._deepening = Deepening(head, self._head_source) if head else None
+        self._deepening = Deepening(head, self._head_source, follow=drafter.guess) if head else None
         self._means: dict[int, Means] = {}
         self._tallies = [_Tally() for _ in self._names]
         self._following: dict[int, _Following] = {}
@@ -172,8 +173,8 @@ class Speculation:
             following.guesses = [*following.guesses, guess]
             chances = _chances(following, guess, _room(following.request))
             if number not in better or sum(chances) > sum(better[number][2]):
-                following.rival = None
                 better[number] = (following, guess, chances)
+            following.rival = rival_of(better[number][1], following.guesses)
         return [better[number] for number in self._following if number in better]
 
     def _seeker(self, following: _Following, first: float) -> Seeker | None:
@@ -186,7 +187,9 @@ class Speculation:
         position = request.prompt_tokens + len(ids)
         lead = Lead(row, ids[-1], position, sampler.likely)
         rates = following.rates[self._head_source]
-        return Seeker(request.number, lead, room, rates, following.means, following.of_head)
+        return Seeker(
+            request.number, lead, room, rates, following.means, following.of_head, following.copying
+        )
 
     def _branch(
         self,
@@ -204,7 +207,8 @@ class Speculation:
                 continue
             source = rival.other.source
             most = _room(following.request) - rival.fork
-            odds, rescue = following.record.odds, following.rescues[source]
+            record = following.of_head if source == self._head_source else following.record
+            odds, rescue = record.odds, following.rescues[source]
             offers.append(
                 Offer(rival, rival.chances(chances, following.rates[source], odds, rescue, most))
             )
@@ -305,10 +309,10 @@ class Speculation:
             pairs = zip(kinds_of(guess), guess.tokens, tokens, strict=False)
             for depth, (kind, token, came) in enumerate(pairs):
                 held = token == came
-                if guess.evidence:
+                if depth < len(guess.evidence):
                     following.of_head.note(of_source.rates[kind], held)
                     following.means.note(depth, held)
-                elif guess.source == following.source:
+                elif not guess.evidence and guess.source == following.source:
                     record.note(of_source.rates[kind], held)
                 of_source.note(kind, held)
                 if not held:

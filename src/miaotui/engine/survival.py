@@ -62,12 +62,14 @@ _CLASS_OF = [
 _KIND_OF = [[agreement * CLASSES + each for each in _CLASS_OF] for agreement in range(6)]
 
 
+_Table = Sequence[Sequence[float]]
+
+
 def kinds_of(guess: Guess) -> list[int]:
     """The kind of evidence for each token of a guess, and perhaps for more."""
-    _, length, tokens, places, rivals, evidence = guess
-    if evidence:
-        first, *more = (_CLASS_OF[min(each, MOST_EVIDENCE - 1)] for each in evidence)
-        return [ALONE * CLASSES + first, *(DEEPER * CLASSES + each for each in more)]
+    _, length, tokens, places, rivals, _, kinds = guess
+    if kinds:
+        return list(kinds)
     if not rivals:
         agreement = UNANIMOUS if places > 1 else ALONE
     elif places > rivals:
@@ -80,21 +82,43 @@ def kinds_of(guess: Guess) -> list[int]:
     return kinds if len(kinds) >= len(tokens) else kinds + deeper[-1:] * len(tokens)
 
 
+def head_kind(depth: int, evidence: int) -> int:
+    """The kind of a draft head's token, the first at depth 0."""
+    return _KIND_OF[DEEPER if depth else ALONE][min(evidence, MOST_EVIDENCE - 1)]
+
+
+def copied_kinds(guess: Guess) -> list[int]:
+    """The kinds of tokens that follow a head's, as a ``guess`` from elsewhere continues them.
+
+    A head's rates have rows of their own for these: how well the head is founded says nothing here.
+    """
+    first = min(guess.length, MOST_EVIDENCE - 1)
+    last = min(first + len(guess.tokens), MOST_EVIDENCE)
+    return [
+        _KIND_OF[HALF if guess.rivals else UNANIMOUS][first],
+        *_KIND_OF[MOSTLY][first + 1 : last],
+    ]
+
+
 def heat_of(temperature: float) -> int:
     """The class of a temperature."""
     return next((i for i, bound in enumerate(HEATS) if temperature <= bound), len(HEATS))
 
 
 def _prior(heat: int, of_head: bool) -> list[float]:
-    share = _MIXTURE[heat]
-    colds, hots = (_HEAD_COLD, _HEAD_HOT) if of_head else (_COLD, _HOT)
-    rates = [
+    rows = _mixed(_COLD, _HOT, _MIXTURE[heat])
+    if of_head:
+        first, deeper = _mixed(_HEAD_COLD, _HEAD_HOT, _MIXTURE[heat])
+        copied, doubtful, later = rows[ALONE], rows[HALF], rows[DEEPER]
+        rows = [first, copied, later, doubtful, doubtful, deeper]
+    return [rate for row in rows for rate in row]
+
+
+def _mixed(colds: _Table, hots: _Table, share: float) -> list[list[float]]:
+    return [
         [min(max(cold + share * (hot - cold), LEAST), MOST) for cold, hot in zip(*row, strict=True)]
         for row in zip(colds, hots, strict=True)
     ]
-    if of_head:
-        rates = [rates[0]] * (DEEPER - ALONE) + [rates[1]]
-    return [rate for row in rates for rate in row]
 
 
 class Rates:

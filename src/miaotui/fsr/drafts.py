@@ -65,14 +65,14 @@ class SuffixDrafter:
         following.text.extend(tokens)
         following.answer.extend(tokens)
 
-    def guess(self, number: int) -> list[Guess]:
+    def guess(self, number: int, after: Sequence[int] = ()) -> list[Guess]:
         """See `Drafter.guess`; a few microseconds for each source."""
         following = self._following[number]
         text, guesses = following.text, []
         past = self._past.get(following.namespace)
         for source, index in ((TEXT, text), (PASSAGES, following.passages), (PAST, past)):
             if index is not None:
-                for length, places, rivals, tokens in index.follow(text, most=1):
+                for length, places, rivals, tokens in index.follow(text, 1, after):
                     guesses.append(Guess(source, length, tokens, places, rivals))
         return guesses
 

@@ -74,7 +74,7 @@ class SuffixIndex:
         self._found = np.zeros(FOUND_FIELDS, np.int64)
         self.address = int(self._store.ctypes.data)
         self._found_address = int(self._found.ctypes.data)
-        self._places = self._found[1 + BRANCH_COUNT :: BRANCH_FIELDS]  # of each branch
+        self._found_fields = memoryview(self._found.data)
         self._source = np.zeros(_FEW, np.int64)
         self._source_address = int(self._source.ctypes.data)
         self.size = 0  # tokens taken in since the start, separators included
@@ -99,23 +99,35 @@ class SuffixIndex:
         """What follows is another text: matches never reach over the border."""
         self.extend(_NOTHING)
 
-    def follow(self, reader: SuffixIndex, most: int = BRANCHES) -> list[Branch]:
+    def follow(
+        self, reader: SuffixIndex, most: int = BRANCHES, after: Sequence[int] = ()
+    ) -> list[Branch]:
         """How this index goes on after the last tokens of ``reader``'s text (which may be itself).
 
-        The ``most`` longest matches, the longest first: one branch for each different next token
-        of the latest places met, which are four at most.
+        ``after`` are a few tokens that are taken to follow there. The ``most`` longest matches, the
+        longest first: one branch for each different next token of the latest places met, which are
+        four at most.
         """
-        count = _find()(self.address, reader.address, self._found_address)
+        if after:
+            self._source[: len(after)] = after
+        count = _find()(
+            self.address, reader.address, self._found_address, self._source_address, len(after)
+        )
         if not count:
             return []
-        total = sum(self._places[:count].tolist())
-        fields = self._found[: 1 + min(count, most) * BRANCH_FIELDS].tolist()
+        found = self._found_fields
+        total = (
+            sum(found[1 + BRANCH_COUNT + i * BRANCH_FIELDS] for i in range(count))
+            if count > 1
+            else 0
+        )
+        fields = found[: 1 + min(count, most) * BRANCH_FIELDS].tolist()
         branches = []
         for base in range(1, len(fields), BRANCH_FIELDS):
             length, places, size = fields[base : base + BRANCH_TOKENS]
             first = base + BRANCH_TOKENS
             tokens = fields[first : first + size]
-            branches.append(Branch(length, places, total - places, tokens))
+            branches.append(Branch(length, places, max(total - places, 0), tokens))
         return branches
 
 
@@ -126,4 +138,4 @@ def _extend() -> Callable[..., int]:
 
 @functools.cache
 def _find() -> Callable[..., int]:
-    return compiled.function("suffix:find", arguments=3)
+    return compiled.function("suffix:find", arguments=5)

@@ -200,15 +200,10 @@ def write_out(found: Any, tokens: Any) -> Any:
     return 0
 
 
-@kernel(3)
-def find(store: Any, reader: Any, out: Any) -> Any:
-    """How ``store`` goes on after the last tokens of the store ``reader``; how many branches.
-
-    ``out`` is int64 ``[FOUND_FIELDS]``.
-    """
-    found = fields(out, FOUND_FIELDS)
+@inline
+def search(store: Any, text: Any, end: Any, found: Any) -> Any:
+    """How ``store`` goes on after the tokens of ``text`` before ``end``."""
     found[0] = 0
-    text, end = words(peek(reader, TOKENS), peek(reader, CAPACITY)), peek(reader, HEAD)
     values = (np.int64(0), np.int64(0), np.int64(0), np.int64(0))
     one = two = four = eight = np.int64(0)
     known, value, at = 0, np.int64(0), end
@@ -236,3 +231,28 @@ def find(store: Any, reader: Any, out: Any) -> Any:
     sort_branches(found)
     write_out(found, words(peek(store, TOKENS), peek(store, CAPACITY)))
     return found[0]
+
+
+@kernel(5)
+def find(store: Any, reader: Any, out: Any, source: Any, count: Any) -> Any:
+    """How ``store`` goes on after the last tokens of the store ``reader``; how many branches.
+
+    ``count`` tokens (int64 at ``source``, written over) are taken to follow in ``reader``. ``out`` is int64
+    ``[FOUND_FIELDS]``.
+    """
+    text, end = words(peek(reader, TOKENS), peek(reader, CAPACITY)), peek(reader, HEAD)
+    exchange(text, end, source, count)
+    found = search(store, text, (end + count) % text.size, fields(out, FOUND_FIELDS))
+    exchange(text, end, source, count)
+    return found
+
+
+@inline
+def exchange(text: Any, place: Any, source: Any, count: Any) -> Any:
+    """Swap ``count`` tokens of a ring from ``place`` on with those at ``source``."""
+    for index in range(count):
+        token = peek(source, index)
+        poke(source, index, np.int64(text[place]))
+        text[place] = token
+        place = place + 1 if place + 1 < text.size else 0
+    return 0

@@ -56,6 +56,12 @@ class Program:
         compiled.prepare(self.kernels, progress)
         self.table = self._operations.link()
 
+    def with_taps(self, taps: Mapping[int, Rows]) -> Program:
+        """The same program, that leaves the states before some layers in ``taps``."""
+        return Program(
+            self.config, self.weights, self.workspace, self.pages, self.rotations, taps=taps
+        )
+
     @property
     def address(self) -> int:
         """Where the table lies."""

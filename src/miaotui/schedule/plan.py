@@ -35,6 +35,8 @@ class Chunk(NamedTuple):
         """The first row that drafts ``token`` after ``row``, -1 for none; both of those with logits."""
         known = len(self.tokens) - self.n_logits
         after = row + 1
+        if not self.branches:
+            return after if after < self.n_logits and self.tokens[known + after] == token else -1
         if (
             after < self.n_logits
             and self.tokens[known + after] == token
