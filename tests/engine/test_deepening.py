@@ -167,7 +167,9 @@ def test_a_head_that_stalled_is_tried_again() -> None:
 # what the head has begun goes on elsewhere ---------------------------------------------------------
 
 
-def continued(guesses: Sequence[Guess], one: Seeker, script: Script) -> tuple[Guess, list[list[int]]]:
+def continued(
+    guesses: Sequence[Guess], one: Seeker, script: Script
+) -> tuple[Guess, list[list[int]]]:
     """The guess for a request whose texts go on with ``guesses``, and after which tokens they were asked."""
     asked: list[list[int]] = []
 

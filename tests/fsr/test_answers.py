@@ -398,3 +398,18 @@ def test_a_killed_writer_loses_nothing_that_was_kept(tmp_path: Path) -> None:
     cache = AnswerCache(CacheOptions(path))
     assert all(cache.find(asking(f"question {number}")) is not None for number in kept)
     assert cache.counts().rebuilt == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('Does Alice like the "Red Hat" of Bob at all?', ("alice", "red", "hat", "bob")),
+        ("Who wrote 「红楼梦」 and when did Cao live?", ("红", "楼", "梦", "cao")),
+        ('Please tell me. What is "it" about?', ("it",)),
+    ],
+)
+def test_names_come_as_in_the_text_and_once(text: str, names: tuple[str, ...]) -> None:
+    """Also those that are both capital and in quotes."""
+    reading = read(text)
+    assert reading is not None
+    assert reading.names == names

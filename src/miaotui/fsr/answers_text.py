@@ -165,19 +165,23 @@ def _han_value(run: str) -> str:
 
 
 def _names(plain: str) -> tuple[str, ...]:
-    """Words with capitals that no sentence's start explains, and what stands in quotes."""
-    found: list[str] = []
+    """Words with capitals that no sentence's start explains, and what stands in quotes; as they come, each once."""
+    quotes = [(match.start(), match.end(), match.group(1)) for match in _QUOTED.finditer(plain)]
+    found = [(start, quoted) for start, _, quoted in quotes]
     for match in re.finditer(r"[^\W\d_]+(?:['-][^\W\d_]+)*", plain):
-        word = match.group()
-        starts = not plain[: match.start()].rstrip(" \t\n\"'“‘(").rstrip() or plain[
-            : match.start()
-        ].rstrip(" \t\n\"'“‘(").endswith((".", "!", "?", "。", "！", "？", ":", "\n"))
-        capital = word[0].isupper() and (not starts or not word[1:].islower())
-        if (capital or any(letter.isupper() for letter in word[1:])) and word not in ("I", "I'm"):
-            found.extend(_stem(part) for part in _TOKEN.findall(word.casefold()))
-    for quoted in _QUOTED.findall(plain):
-        found.extend(_stem(part) for part in _TOKEN.findall(quoted.casefold()))
-    return tuple(found)
+        if _is_name(match, plain) and not any(a <= match.start() < b for a, b, _ in quotes):
+            found.append((match.start(), match.group()))
+    return tuple(
+        _stem(part) for _, text in sorted(found) for part in _TOKEN.findall(text.casefold())
+    )
+
+
+def _is_name(match: re.Match[str], plain: str) -> bool:
+    """Whether a word has capitals that the start of a sentence does not explain."""
+    word, before = match.group(), plain[: match.start()].rstrip(" \t\n\"'“‘(").rstrip()
+    starts = not before or before.endswith((".", "!", "?", "。", "！", "？", ":"))
+    capital = word[0].isupper() and (not starts or not word[1:].islower())
+    return (capital or any(letter.isupper() for letter in word[1:])) and word not in ("I", "I'm")
 
 
 def _names_within(names: tuple[str, ...], units: tuple[str, ...]) -> bool:
