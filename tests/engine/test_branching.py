@@ -126,7 +126,7 @@ class TwoMinds:
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         self.done[number] += len(tokens)
 
-    def guess(self, number: int) -> Sequence[Guess]:
+    def guess(self, number: int, after: Sequence[int] = ()) -> Sequence[Guess]:
         done = self.done[number]
         right = list(self.answers[number][done : done + 4])
         wrong = [token ^ 1 for token in right]

@@ -50,7 +50,7 @@ class Scripted:
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         self.log.append(("extend", number, tuple(tokens)))
 
-    def guess(self, number: int) -> Sequence[Guess]:
+    def guess(self, number: int, after: Sequence[int] = ()) -> Sequence[Guess]:
         return self.guesses.get(number, ())
 
     def leave(self, number: int, finished: bool) -> None:
