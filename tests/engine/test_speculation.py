@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from miaotui.engine.draft import Guess
 from miaotui.engine.row_cost import MOST_ROWS, RowCost
-from miaotui.engine.speculation import Speculation
+from miaotui.engine.speculation import IDLE_STEPS, Speculation
 from miaotui.engine.survival import (
     ALONE,
     BOUNDS,
@@ -125,6 +125,20 @@ def test_the_likeliest_guesses_over_all_requests_share_the_rows() -> None:
     cost = Table([1.0, 1.0, 1.05, 1.1, 1.15, 9.0])
     drafter = Scripted({1: [Guess(0, 40, [5, 6, 7, 8, 9])], 2: [Guess(0, 1, [5, 6, 7, 8, 9])]})
     assert controller(drafter, cost, sure, unsure).propose() == {1: [5, 6, 7]}
+
+
+def test_guesses_pay_until_a_while_after_the_last_draft() -> None:
+    """Meanwhile every step is to be asked for drafts: none may follow another unasked."""
+    asker = Asker(7)
+    drafter = Scripted({7: [Guess(0, 12, [1, 2, 3])]})
+    speculation = controller(drafter, FLAT, asker)
+    speculation.propose()
+    drafter.guesses.clear()
+    pays = []
+    for _ in range(IDLE_STEPS + 3):
+        pays.append(speculation.pays)
+        speculation.propose()
+    assert pays == [True] * IDLE_STEPS + [False] * 3
 
 
 def test_the_source_that_promises_more_is_followed() -> None:
