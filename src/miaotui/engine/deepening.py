@@ -27,8 +27,8 @@ _FAST = 0.1  # what the times take up of a new one
 _DOUBT = 0.02  # what they lose of what they exceed the fastest by, in steps that are not tried
 _PRIOR_WEIGHT, _MEMORY = 30.0, 2000.0
 _COLD, _HOT = (
-    (0.37, 0.35),
-    (0.36, 0.35),
+    (0.45, 0.41),
+    (0.42, 0.37),
 )  # first and deeper tokens that held, of a small model's head
 _ASKED, _ONE_IN = (
     16,
