@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -39,6 +40,17 @@ async def whole(hosted: Hosted, prompt: list[int], params: SamplingParams) -> Co
         if delta.completion is not None:
             return delta.completion
     raise AssertionError("an answer ends with its completion")
+
+
+def slow_down(hosted: Hosted, seconds: float = 0.02) -> None:
+    """Let each run of passes take longer."""
+    run = hosted.loop.engine.runner.run
+
+    def slowly(*how: Any) -> Any:
+        time.sleep(seconds)
+        return run(*how)
+
+    hosted.loop.engine.runner.run = slowly  # type: ignore[method-assign]
 
 
 def host(path: Path, settings: Settings) -> Hosted:
@@ -125,6 +137,7 @@ def test_several_are_read_together_and_left_together(path: Path, tmp_path: Path)
 def test_who_waits_is_told_when_the_server_stops(path: Path, tmp_path: Path) -> None:
     async def main() -> None:
         hosted = host(path, settings_in(tmp_path))
+        slow_down(hosted)  # else the answer may be there first
         request = hosted.submit([1, 2, 3], LONG, Asked())
         waiting = asyncio.ensure_future(hosted.whole([request]))
         await asyncio.sleep(0)
