@@ -72,6 +72,7 @@ def test_many_at_once_say_what_each_says_alone(path: Path, tmp_path: Path) -> No
 def test_leaving_early_cancels(path: Path, tmp_path: Path) -> None:
     async def main() -> None:
         hosted = host(path, settings_in(tmp_path))
+        slow_down(hosted)
         request = hosted.submit([1, 2, 3], LONG, Asked())
         async with aclosing(hosted.pieces(request)) as pieces:
             async for _ in pieces:
