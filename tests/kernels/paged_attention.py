@@ -159,7 +159,7 @@ class Cache:
     ) -> Bytes:
         """Consecutive tokens from position ``start`` on, in blocks of 8 as the runner makes them."""
         rows = chunk_rows(tokens, start, pages, end)
-        return self.run(rows, block_sizes(len(rows)), single=len(rows) == 1)
+        return self.run(rows, block_sizes(len(rows)), single=len(rows) <= ops.BLOCK_ROWS)
 
 
 def chunk_rows(

@@ -144,7 +144,7 @@ class Runner:
                 blocks += 1
                 reach = max(reach, start + passes)
             else:
-                single = False
+                single &= count <= ops.BLOCK_ROWS and not branches
                 if branches:
                     branched.append((row, chunk))
                 for line in tree_lines(row, chunk):

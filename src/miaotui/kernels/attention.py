@@ -115,7 +115,9 @@ def _store_function(int8: bool) -> Any:
 
 
 def _attend_function(int8: bool, capped: bool) -> Any:
-    one, two, three, four, eight = (intrinsic(e, "iiiiiiif") for e in attend_emitters(int8, capped))
+    one, two, three, four, six, eight = (
+        intrinsic(e, "iiiiiiif") for e in attend_emitters(int8, capped)
+    )
 
     def attend(queries, stride, count, keys, values, dim, ahead, first, cap):  # type: ignore[no-untyped-def]
         """``count`` queries meet one page."""
@@ -123,9 +125,12 @@ def _attend_function(int8: bool, capped: bool) -> Any:
         while done < count:
             left = count - done
             base = queries + done * stride
-            if left > 4:
+            if left > 6 and left != 9:
                 eight(base, stride, keys, values, dim, ahead, first, cap)
                 done += 8
+            elif left > 4:
+                six(base, stride, keys, values, dim, ahead, first, cap)
+                done += 6
             elif left == 4:
                 four(base, stride, keys, values, dim, ahead, first, cap)
                 done += 4
@@ -174,12 +179,13 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
 
 @inline
 def look_ahead(op, run, unit, units):  # type: ignore[no-untyped-def]
-    """Ask for the pages a unit of one row will touch first: its oldest two, and the one it writes to."""
+    """Ask for the pages a unit will touch first: its oldest two, and the one it writes to."""
     if unit >= units or peek(run, RUN_SINGLE) == 0:
         return 0
     heads = peek(op, KV_HEADS)
     head = unit % heads
-    row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * (unit // heads)
+    first = peek(peek(run, RUN_BLOCK_TABLE), BLOCK_FIELDS * (unit // heads) + BLOCK_ROW)
+    row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * first
     pages = peek(row, ROW_PAGES)
     oldest = first_seen(op, peek(row, ROW_POSITION))
     newest = peek(row, ROW_VIEW_END) - 1
@@ -244,6 +250,9 @@ def _unit_function(int8: bool, capped: bool) -> Any:
         start = load_queries(op, run, queries, row, count, head)
         last = (last_view(run, row, count) + PAGE_TOKENS - 1) // PAGE_TOKENS
         pages = peek(peek(run, RUN_ROW_TABLE), row * ROW_FIELDS + ROW_PAGES)
+        if peek(run, RUN_SINGLE) == 1 and count > 1:
+            for index in range(row, row + count):
+                store(op, run, index, head)
         dim, cap = peek(op, DIM), peek_float(op, CAP)
         stride, many = query_stride(dim), count * peek(op, GROUP_HEADS)
         for number in range(start // PAGE_TOKENS, last):
@@ -251,7 +260,7 @@ def _unit_function(int8: bool, capped: bool) -> Any:
             ahead = keys
             if number + 2 < last:
                 ahead = head_address(op, peek(pages, number + 2), head)
-            if number + 1 == last and peek(run, RUN_SINGLE) == 1:
+            if number + 1 == last and count == 1 and peek(run, RUN_SINGLE) == 1:
                 store(op, run, row, head)
             attend(queries, stride, many, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
                    number * PAGE_TOKENS, cap)  # fmt: skip

@@ -210,12 +210,12 @@ def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value
 
 
 def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
-    """Emitters of 1, 2, 3, 4 and 8 queries meeting one page.
+    """Emitters of 1, 2, 3, 4, 6 and 8 queries meeting one page.
 
     Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``,
     an address to read ahead from, the page's first position, and the soft cap.
     """
-    return tuple(_attend(count, int8, capped) for count in (1, 2, 3, 4, 8))
+    return tuple(_attend(count, int8, capped) for count in (1, 2, 3, 4, 6, 8))
 
 
 def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
