@@ -164,6 +164,17 @@ def test_a_head_that_stalled_is_tried_again() -> None:
     assert any(is_tried() for _ in range(500))
 
 
+def test_a_first_step_that_stalls_is_no_verdict() -> None:
+    slow = Slow([SURE])
+    slow.step_s = 0.01
+    deepening, cost = Deepening(slow, 3, lambda: slow.now_s), Quick(0.1)
+    one = deepening.guesses([seeker(0, most=1)], 1.0, 1, cost)
+    slow.step_s = 1e-5
+    tried = [bool(deepening.guesses([seeker(0, most=1)], 1.0, 1, cost)) for _ in range(100)]
+    assert one
+    assert sum(tried) > 50
+
+
 # what the head has begun goes on elsewhere ---------------------------------------------------------
 
 

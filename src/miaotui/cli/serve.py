@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from miaotui.serve.hosting import Hosted
 
 _SERVER = "miaotui.serve.start"
+COLLECTED_AFTER = 10_000  # objects more than before
 
 
 def serve(parsed: argparse.Namespace) -> int:
@@ -53,6 +54,7 @@ def serve(parsed: argparse.Namespace) -> int:
 
         def ready(hosts: Mapping[str, Hosted]) -> None:
             gc.freeze()  # what start-up made stays: collections need not look at it again
+            gc.set_threshold(COLLECTED_AFTER)  # most of what a step makes is gone by its end
             print(opening(url, hosts, options), file=sys.stderr, flush=True)
 
         run = importlib.import_module("miaotui.serve.listening").run

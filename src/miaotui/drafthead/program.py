@@ -101,7 +101,7 @@ class HeadProgram:
             at += ops.ROW_FIELDS
         self._run_fields[ops.RUN_ROWS] = self._run_fields[ops.RUN_LOGIT_ROWS] = count
         table = self._addresses[1 + (depth - 1) % 2 if depth else 0]
-        self._team.run(table, self._count, self._run)
+        self._team.run(table, self._count, self._run, brief=True)
         return list(zip(self._guessed[:count].tolist(), self._leads[:count].tolist(), strict=True))
 
     def _build(self, table: int) -> Operations:

@@ -131,7 +131,7 @@ class Deepening:
             if depth == 0:
                 self._head.begin([seeker.lead for seeker in alive])
             self._deepen(alive)
-            self._time(len(alive), self._clock() - started_s)
+            self._time(len(alive), self._clock() - started_s, cost)
             used += len(alive)
             least = pace * (cost.ratio(rows + used + 1) - cost.ratio(rows + used))
             alive = self._kept(alive, least)
@@ -194,15 +194,16 @@ class Deepening:
         """What a step costs, in passes of ratio 1."""
         plain_s = cost.seconds(1)
         if count not in self._seconds or plain_s <= 0.0:
-            return _FIRST_SHARE * (1.0 + 0.1 * count)
+            return _first_share(count)
         return self._seconds[count] / plain_s * cost.ratio(1)
 
-    def _time(self, count: int, seconds: float) -> None:
-        """Note what a step took; a jolt counts as twice what is usual."""
+    def _time(self, count: int, seconds: float, cost: RowCost) -> None:
+        """Note what a step took; a jolt counts as twice what is usual, even if it is the first."""
         self.spent_s += seconds
-        before = self._seconds.get(count, seconds)
+        usual = _first_share(count) * cost.seconds(1) or seconds
+        before = self._seconds.get(count, usual)
         self._seconds[count] = before + _FAST * (min(seconds, 2.0 * before) - before)
-        self._fastest[count] = min(self._fastest.get(count, seconds), seconds)
+        self._fastest[count] = min(self._fastest.get(count, usual), seconds)
 
     def _doubt(self, count: int, depth: int) -> None:
         """A step that is not tried tells nothing: slowly believe that it is as fast as it once was."""
@@ -214,3 +215,8 @@ class Deepening:
         for seeker in seekers:
             if not seeker.tokens and seeker.record.odds < 1.0:
                 seeker.record.odds += _RECOVERY * (1.0 - seeker.record.odds)
+
+
+def _first_share(count: int) -> float:
+    """What a step of so many rows costs before any was timed, in passes of one row."""
+    return _FIRST_SHARE * (1.0 + 0.1 * count)

@@ -76,6 +76,7 @@ class SuffixIndex:
         self._found_address = int(self._found.ctypes.data)
         self._found_fields = memoryview(self._found.data)
         self._source = np.zeros(_FEW, np.int64)
+        self._source_fields = memoryview(self._source.data)
         self._source_address = int(self._source.ctypes.data)
         self.size = 0  # tokens taken in since the start, separators included
 
@@ -88,7 +89,8 @@ class SuffixIndex:
         """Append tokens to the text that is being taken in."""
         count = len(tokens)
         if count <= _FEW:  # every step of every request comes here
-            self._source[:count] = tokens
+            for index, token in enumerate(tokens):
+                self._source_fields[index] = token
             _extend()(self.address, self._source_address, count)
         else:
             source = np.ascontiguousarray(tokens, np.int64)
@@ -109,7 +111,8 @@ class SuffixIndex:
         four at most.
         """
         if after:
-            self._source[: len(after)] = after
+            for index, token in enumerate(after):
+                self._source_fields[index] = token
         count = _find()(
             self.address, reader.address, self._found_address, self._source_address, len(after)
         )
@@ -133,9 +136,9 @@ class SuffixIndex:
 
 @functools.cache
 def _extend() -> Callable[..., int]:
-    return compiled.function("suffix:extend", arguments=3)
+    return compiled.function("suffix:extend", arguments=3, brief=True)
 
 
 @functools.cache
 def _find() -> Callable[..., int]:
-    return compiled.function("suffix:find", arguments=5)
+    return compiled.function("suffix:find", arguments=5, brief=True)

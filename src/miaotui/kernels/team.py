@@ -48,6 +48,7 @@ class Team:
         self.size = max(1, min(size or probe().team_size, MAX_TEAM))
         self._announce = compiled.function(KERNELS[0], 5, brief=True)
         self._member = compiled.function(KERNELS[1], 4)
+        self._brief_member = compiled.function(KERNELS[1], 4, brief=True)
         self._worker = compiled.function(KERNELS[2], 4)
         self._sync, self._mail = aligned_int64(SYNC_FIELDS), aligned_int64(MAIL_FIELDS)
         self._scratch = np.zeros(self.size * SCRATCH_BYTES + 64, np.uint8)
@@ -77,10 +78,18 @@ class Team:
         """Whether the next passes are to tell which way is faster, each on its own."""
         return self._pace.is_trying
 
-    def run(self, operations: int, count: int, run: NDArray[np.int64], passes: int = 1) -> None:
+    def run(
+        self,
+        operations: int,
+        count: int,
+        run: NDArray[np.int64],
+        passes: int = 1,
+        brief: bool = False,
+    ) -> None:
         """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes.
 
-        It makes up to ``passes`` of them, as many as ``run`` says.
+        It makes up to ``passes`` of them, as many as ``run`` says. A ``brief`` one keeps the interpreter lock, which
+        others would hold for longer than it takes, unless a worker needs it to wake up.
 
         A table of a run is used with one team only, which writes its own fields there.
         """
@@ -94,10 +103,12 @@ class Team:
                 run[RUN_TEAM], run[RUN_SYNC] = size, sync
                 run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, SCRATCH_BYTES
             address = self._latest_address
+            member = self._brief_member if brief else self._member
             if size > 1 and self._announce(operations, count, address, mail, size):
+                member = self._member
                 for event in self._wakeups:
                     event.set()
-            self._member(operations, count, address, 0)
+            member(operations, count, address, 0)
             if self.size > 1:
                 done = int(run[RUN_DONE]) if passes > 1 else 1
                 spent_s = time.perf_counter() - start_s

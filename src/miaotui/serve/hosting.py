@@ -31,7 +31,7 @@ from miaotui.types import Completion, Delta, SamplingParams
 Question = tuple[Sequence[int], SamplingParams, Asked]  # a prompt's tokens, and what is asked
 
 
-EVENT_S = 3e-3  # between wake-ups, for each stream: an event takes about a fiftieth of that
+EVENT_S = 4e-3  # between wake-ups, for each stream: an event takes about a seventieth of that
 
 
 class _Reader:
