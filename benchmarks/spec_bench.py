@@ -140,7 +140,7 @@ def run(
     """Answer one prompt alone; also the passes after its first token."""
     request, passes = engine.submit(prompt, params, namespace), 0
     while engine.step():
-        passes += len(request.token_ids) > 1
+        passes += engine.runner.done if len(request.token_ids) > 1 else 0
     return request, passes
 
 
