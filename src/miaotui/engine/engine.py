@@ -131,7 +131,7 @@ class Engine:
         if self._waiting:
             self._begin(plan)
         try:
-            choices = [self._requests[chunk.sequence].choice for chunk in plan.chunks]
+            choices = [self._requests[chunk.sequence].choice_for(chunk) for chunk in plan.chunks]
             logits = self.runner.run(plan.chunks, choices, plan.passes)
         except Exception as error:
             self._fail(plan, error)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.engine.constraint import Constraint
-from miaotui.engine.sampler import Choice, Peak, SequenceSampler
+from miaotui.engine.sampler import Choice, Mask, Peak, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError
 from miaotui.schedule.plan import Chunk
@@ -90,6 +90,8 @@ class Request:
         self.passages: Sequence[Sequence[int]] = ()
         self.drawn_from = 0  # which of its rows of logits the newest token was drawn from
         self.on_settled: Callable[[Promise, float, bool], None] | None = None
+        self._mask: Mask | None = None  # of the pass under way
+        self._within = 0  # how that pass chooses within it; 0: it does not
         self._handed_s: float | None = None  # when the whole answer was read
 
     @property
@@ -118,6 +120,21 @@ class Request:
         """Address of how a pass chooses its tokens (`draw.choice_table`); 0: only `take` can."""
         return self.sampler.choice if self.constraint is None else 0
 
+    def choice_for(self, chunk: Chunk) -> int:
+        """The same for the next pass, in which this is its chunk: a constraint may leave some tokens."""
+        self._within = 0
+        if self.constraint is None:
+            return self.sampler.choice
+        if chunk.n_logits == 1 and self.sampler.choice:
+            try:
+                mask = self.constraint.mask()
+            except MiaotuiError:
+                return 0  # it comes again where it is this request's alone
+            self._within = self.sampler.choice_within(mask)
+            self._mask = mask  # it stays where it is until the pass is over
+            return self._within
+        return 0
+
     def take(
         self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk,
         earlier: Sequence[int] = (),
@@ -130,6 +147,11 @@ class Request:
         Raises `EngineError` for logits that are not numbers.
         """
         position, self.drawn_from = self.prompt_tokens + len(self._token_ids), 0
+        if self._within and chunk.n_logits == 1:
+            token = self.sampler.take(peaks[first], position)
+            assert self.constraint is not None, "masks are a constraint's"
+            self.constraint.accept(token)
+            return self._keep_tokens([token], 1)
         if not self.choice:
             return self._keep(self._picked(logits, peaks, first, chunk, position))
         tokens, row, passes = list(earlier), 0, 1 + len(earlier)

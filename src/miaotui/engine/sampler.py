@@ -22,6 +22,7 @@ from miaotui.engine.logprobs import token_logprobs
 from miaotui.engine.noise import noise_key
 from miaotui.engine.penalties import LogitBias, Penalties
 from miaotui.errors import EngineError, RequestError
+from miaotui.kernels.draw_ops import CHOICE_MASK
 from miaotui.types import SamplingParams, TokenLogprobs
 
 Mask = NDArray[np.bool_] | NDArray[np.uint32] | NDArray[np.int32]
@@ -70,8 +71,26 @@ class SequenceSampler:
         editing = self._bias, self._penalties, params.min_tokens and self._ends.size
         self._table = choice_table(self._shape, params.seed, self._ends.tolist())
         self.likely = int(self._table.ctypes.data)  # address of how its tokens are guessed
+        self._allowed: Mask | None = None  # what the table's mask points to
         plain = params.logprobs is None and not any(editing)
         self.choice = self.likely if plain else 0  # how a pass chooses them; 0: only `pick` can
+
+    def choice_within(self, allowed: Mask | None) -> int:
+        """`choice` for one position, where only some tokens are allowed; 0 if `pick` must see to it.
+
+        ``allowed`` are 32-bit words as for `pick`, which must stay where they are until the pass is over;
+        None: all are.
+        """
+        if not self.choice:
+            return 0
+        if allowed is not self._allowed:  # mostly the same memory, filled anew
+            self._table[CHOICE_MASK], self._allowed = 0, None
+            if allowed is not None:
+                words = allowed.shape == ((self._vocab_size + 31) // 32,)
+                if not words or allowed.dtype == np.bool_ or not allowed.flags.c_contiguous:
+                    return 0
+                self._table[CHOICE_MASK], self._allowed = allowed.ctypes.data, allowed
+        return self.choice
 
     @property
     def temperature(self) -> float:

@@ -167,8 +167,8 @@ def _keep(bits: Any, word: Any) -> Any:
         bits[j] = (bits[j] & kept) | (_LOWEST_BITS & ~kept)
 
 
-@kernel(arguments=3)
-def restrict(values: Any, size: Any, mask: Any) -> Any:
+@inline
+def forbid(values: Any, size: Any, mask: Any) -> Any:
     """Set float32 ``values [size]`` to -inf where their bit of the 32-bit words ``mask`` is 0."""
     bits = words(values, size)
     masks = words(mask, (size + 31) // 32)
@@ -185,3 +185,9 @@ def restrict(values: Any, size: Any, mask: Any) -> Any:
     if size > whole * 32:
         _keep(bits[whole * 32 : size], masks[whole])
     return 0
+
+
+@kernel(arguments=3)
+def restrict(values: Any, size: Any, mask: Any) -> Any:
+    """`forbid` by itself."""
+    return forbid(values, size, mask)

@@ -26,8 +26,9 @@ CHOICE_SCALE = 2  # float64, like the numbers of the same names
 CHOICE_TOP_K = 3
 CHOICE_TOP_P = 4
 CHOICE_LEAST = 5
-CHOICE_ENDS = 6  # how many tokens end it; they follow
-CHOICE_FIELDS = 7
+CHOICE_MASK = 6  # address of words whose bits allow tokens (see `draw.restrict`), 0: all are
+CHOICE_ENDS = 7  # how many tokens end it; they follow
+CHOICE_FIELDS = 8
 
 # scratch: int64 fields
 SCRATCH_MASS = 0  # [BUCKETS + SPILL]
