@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,9 +168,14 @@ def test_a_fault_outside_a_pass_restarts_the_engine(
 ) -> None:
     before = waiting.end_of(loop.submit([4, 5, 6], SHORT))
     scheduler = loop.engine.scheduler
+    commit, taken_on = scheduler.commit, loop._active
 
-    def fail(*_: object) -> None:
-        raise AssertionError("pages disagree")
+    def fail(*how: Any) -> None:
+        """Once all three are there: whoever comes later is served by the new engine."""
+        if len(taken_on) == 3:
+            raise AssertionError("pages disagree")
+        time.sleep(0.005)
+        commit(*how)
 
     monkeypatch.setattr(scheduler, "commit", fail)
     requests = [loop.submit([1, 2, n], LONG) for n in range(3)]
