@@ -206,3 +206,39 @@ def test_logits_that_are_not_numbers_end_only_their_own_request(
 def test_a_number_of_passes_out_of_range_is_refused(most: int) -> None:
     with pytest.raises(RequestError, match="most_passes must be"):
         EngineOptions(most_passes=most)
+
+
+class Every:
+    """A constraint that leaves every third token, another third after each; in words, or as booleans."""
+
+    def __init__(self, words: bool) -> None:
+        self._turn, self._as_words = 0, words
+
+    def mask(self) -> NDArray[np.uint32] | NDArray[np.bool_]:
+        allowed = np.arange(320) % 3 == self._turn % 3
+        packed = np.packbits(allowed, bitorder="little").view(np.uint32)
+        return packed if self._as_words else allowed
+
+    def accept(self, token_id: int) -> None:
+        assert token_id % 3 == self._turn % 3
+        self._turn += 1
+
+    def forced(self) -> Sequence[int]:
+        return ()
+
+
+@pytest.mark.parametrize("params", PLAIN[:5])
+def test_a_mask_in_the_pass_leaves_what_the_sampler_s_would(
+    path: Path, tmp_path: Path, params: SamplingParams
+) -> None:
+    """Masks of booleans are the sampler's to apply; those of words are applied in the pass."""
+    engine, prompt = open_engine(path, tmp_path), [3, 1, 4, 1, 5]
+    longer = dataclasses.replace(params, max_tokens=60)
+    requests = [engine.prepare(prompt, longer, constraint=Every(words)) for words in (True, False)]
+    for request in requests:
+        engine.enter(request)
+    while engine.step():
+        pass
+    inside, outside = (request.completion().token_ids for request in requests)
+    assert inside == outside
+    assert len(inside) > 5

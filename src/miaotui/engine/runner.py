@@ -69,7 +69,7 @@ class Runner:
         self._set_choosing(space.peaks, NUMBERS + scratch_fields(vocab), logits)
         self._logits = space.logits.floats(logits, vocab)
         self._best, self._tops = peaks_of(space.peaks)
-        self._wanted = self._count = 0
+        self._wanted = 0
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
 
     def _set_choosing(self, peaks: NDArray[np.int64], fields: int, logits: int) -> None:
