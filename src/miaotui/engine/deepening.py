@@ -15,9 +15,8 @@ from miaotui.engine.draft import Guess, Head, Lead
 from miaotui.engine.row_cost import RowCost
 from miaotui.engine.survival import Rates, Record, copied_kinds, head_kind, with_odds
 
-Follow = Callable[
-    [int, Sequence[int]], Sequence[Guess]
-]  # a request, tokens taken to come: what then
+# A request, and tokens that are taken to come: what then?
+Follow = Callable[[int, Sequence[int]], Sequence[Guess]]
 
 DEEPEST = 6  # tokens of a guess
 MARGIN = 1.02  # what a step of the head must promise over none
@@ -26,14 +25,10 @@ _FIRST_SHARE = 0.06  # a step's cost in passes of one row, before any was timed
 _FAST = 0.1  # what the times take up of a new one
 _DOUBT = 0.02  # what they lose of what they exceed the fastest by, in steps that are not tried
 _PRIOR_WEIGHT, _MEMORY = 30.0, 2000.0
-_COLD, _HOT = (
-    (0.45, 0.41),
-    (0.42, 0.37),
-)  # first and deeper tokens that held, of a small model's head
-_ASKED, _ONE_IN = (
-    16,
-    8,
-)  # questions about copying before one in so many is enough, if so few find any
+# First and deeper tokens that held, of a small model's head.
+_COLD, _HOT = (0.45, 0.41), (0.42, 0.37)
+# Questions about copying, before one in so many is enough if so few find any.
+_ASKED, _ONE_IN = 16, 8
 _RECOVERY = 0.02  # of a request's own odds, for each step in which nothing was tried
 
 

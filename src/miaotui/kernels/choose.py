@@ -49,7 +49,7 @@ from miaotui.kernels.ops import (
     SLOT,
 )
 from miaotui.kernels.peaks_fields import OUT, PEAK_FIELDS, PEAK_ID, PEAK_VALUE, WIDTH, X_STRIDE, X
-from miaotui.kernels.race import rank
+from miaotui.kernels.race import LOWEST_RANK, greatest, rank
 from miaotui.kernels.sync import claim, claim_end, claim_first
 from miaotui.kernels.weights import doubles, floats, words
 
@@ -58,7 +58,6 @@ _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _LOW = np.uint64(0xFFFFFFFF)
 _INFINITY, _ZERO = np.float32(np.inf), np.float32(0)
-_NEVER = np.int32(-(1 << 31))
 
 
 @inline
@@ -103,14 +102,12 @@ def _fill(numbers: Any, choice: Any, key: Any, peak: Any, values: Any) -> None:
 @inline
 def _best(values: Any, scores: Any) -> Any:
     """The first of the highest of ``values``, none of them NaN."""
-    found, best = 0, _NEVER
+    found, best = 0, LOWEST_RANK
     for start in range(0, values.size, BLOCK):
         block = values[start : start + BLOCK]
         for j in range(block.size):
             scores[j] = rank(block[j] + _ZERO)  # zeros of either sign are equal
-        most = _NEVER
-        for j in range(block.size):
-            most = max(most, scores[j])
+        most = greatest(scores, block.size)
         if most > best:
             best, place = most, 0
             while scores[place] != most:

@@ -30,13 +30,12 @@ from miaotui.kernels.draw_ops import (
     TOP_P,
 )
 from miaotui.kernels.narrow import find_best, narrow, spend
-from miaotui.kernels.race import log2_wait, most_score, rank, token_noise
+from miaotui.kernels.race import LOWEST_RANK, greatest, log2_wait, most_score, rank, token_noise
 from miaotui.kernels.weights import doubles, fields, fill_masses, floats, weigh, words
 
 _LOWEST = np.float32(-np.inf)
 _LOWEST_BITS = np.int32(-8388608)  # the same, as it lies in memory
 _ALL = np.int32(-1)
-_NEVER = np.int32(-(1 << 31))
 STRIDE = 64  # tokens that are looked at together; a divisor of BLOCK
 
 
@@ -54,10 +53,7 @@ def _bounds(values: Any, first: Any, numbers: Any, bounds: Any) -> Any:
     for j in range(values.size):
         noise = token_noise(low, high, np.uint32(np.uint32(first) + np.uint32(j)))
         bounds[j] = rank(most_score((values[j] - peak) * scale, noise))
-    most = _NEVER
-    for j in range(values.size):
-        most = max(most, bounds[j])
-    return most
+    return greatest(bounds, values.size)
 
 
 @inline
@@ -67,7 +63,7 @@ def _pick(values: Any, numbers: Any, scratch: Any) -> Any:
     low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
     least = np.int64(numbers[LEAST])
     bounds = words(scratch + 8 * SCRATCH_WEIGHTS, BLOCK)
-    found, best = 0, _NEVER
+    found, best = 0, LOWEST_RANK
     for start in range(0, values.size, STRIDE):
         block = values[start : start + STRIDE]
         if _bounds(block, start, numbers, bounds) <= best:
@@ -87,7 +83,7 @@ def _pick_few(values: Any, ids: Any, numbers: Any) -> Any:
     peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     least = np.int64(numbers[LEAST])
     low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
-    found, best = ids[0], _NEVER
+    found, best = ids[0], LOWEST_RANK
     for j in range(ids.size):
         power = (values[ids[j]] - peak) * scale
         if weigh(power) < least:

@@ -21,6 +21,7 @@ _SPREAD = 0x9E3779B9  # 2**32 / golden ratio, made odd
 _HALF = np.int32(1 << 30)
 _TOP = np.int32((1 << 31) - 1)
 _ONE = np.float32(1)
+LOWEST_RANK = np.int32(-(1 << 31))
 _STEP = np.float32(2.0**-31)
 _LEAST_WAIT = np.float32(0.527)
 _MIDDLE = np.float32(0.5)
@@ -110,3 +111,12 @@ def rank(score: Any) -> Any:
 def unrank(ranked: Any) -> Any:
     """The float32 that `rank` made this of."""
     return np.int32(ranked ^ ((ranked >> np.int32(31)) & _TOP)).view(np.float32)
+
+
+@inline
+def greatest(ranks: Any, size: Any) -> Any:
+    """The greatest of the first ``size`` ranks; `LOWEST_RANK` of none."""
+    most = LOWEST_RANK
+    for j in range(size):
+        most = max(most, ranks[j])
+    return most
