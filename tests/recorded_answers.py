@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.engine.runner import Runner
+from miaotui.engine.runner import Masks, Runner
 from miaotui.schedule.plan import Chunk
 from miaotui.schedule.tree import Draft
 from miaotui.types import SamplingParams
@@ -44,10 +44,14 @@ class RecordingRunner(Runner):
         self.passes = 0
 
     def run(
-        self, chunks: Sequence[Chunk], choices: Sequence[int] = (), passes: int = 1
+        self,
+        chunks: Sequence[Chunk],
+        choices: Sequence[int] = (),
+        passes: int = 1,
+        masks: Masks | None = None,
     ) -> NDArray[np.float32]:
         assert passes == 1, "of several, only the last one's logits could be seen"
-        logits = super().run(chunks, choices)
+        logits = super().run(chunks, choices, masks=masks)
         self.passes += 1
         row = 0
         for chunk in chunks:

@@ -209,36 +209,116 @@ def test_a_number_of_passes_out_of_range_is_refused(most: int) -> None:
 
 
 class Every:
-    """A constraint that leaves every third token, another third after each; in words, or as booleans."""
+    """A constraint that leaves every third token, another third after each.
 
-    def __init__(self, words: bool) -> None:
-        self._turn, self._as_words = 0, words
+    Masks of booleans are the sampler's to apply, those of words are applied in the pass; ``words`` says of
+    which tokens they are words. ``break_at`` is the token whose mask or acceptance raises ``fault``.
+    """
+
+    def __init__(
+        self,
+        words: Callable[[int], bool] = lambda _: True,
+        *,
+        break_at: int = -1,
+        fault: BaseException | None = None,
+        late: bool = False,
+    ) -> None:
+        self.turn, self._words, self._break_at, self._fault = 0, words, break_at, fault
+        self._late = late
 
     def mask(self) -> NDArray[np.uint32] | NDArray[np.bool_]:
-        allowed = np.arange(320) % 3 == self._turn % 3
+        if self.turn == self._break_at and self._fault is not None and not self._late:
+            raise self._fault
+        allowed = np.arange(320) % 3 == self.turn % 3
         packed = np.packbits(allowed, bitorder="little").view(np.uint32)
-        return packed if self._as_words else allowed
+        return packed if self._words(self.turn) else allowed
 
     def accept(self, token_id: int) -> None:
-        assert token_id % 3 == self._turn % 3
-        self._turn += 1
+        if self.turn == self._break_at and self._fault is not None and self._late:
+            raise self._fault
+        assert token_id % 3 == self.turn % 3
+        self.turn += 1
 
     def forced(self) -> Sequence[int]:
         return ()
 
 
-@pytest.mark.parametrize("params", PLAIN[:5])
+def answers_within(
+    engine: Engine, params: Sequence[SamplingParams], constraints: Sequence[Every]
+) -> tuple[list[Request], int]:
+    """Requests held to constraints, run together to their ends, and the number of steps."""
+    requests = [
+        engine.prepare([3, 1, 4, 1, 5], each, constraint=constraint)
+        for each, constraint in zip(params, constraints, strict=True)
+    ]
+    for request in requests:
+        engine.enter(request)
+    steps = 0
+    while engine.step():
+        engine.scheduler.check()
+        steps += 1
+    return requests, steps
+
+
+@pytest.mark.parametrize("params", PLAIN[:7])
 def test_a_mask_in_the_pass_leaves_what_the_sampler_s_would(
     path: Path, tmp_path: Path, params: SamplingParams
 ) -> None:
-    """Masks of booleans are the sampler's to apply; those of words are applied in the pass."""
-    engine, prompt = open_engine(path, tmp_path), [3, 1, 4, 1, 5]
+    """Alone, and for several passes a step, all in words, none, or every fourth token."""
+    ways = (lambda _: True, lambda _: False, lambda turn: turn % 4 > 0)
     longer = dataclasses.replace(params, max_tokens=60)
-    requests = [engine.prepare(prompt, longer, constraint=Every(words)) for words in (True, False)]
-    for request in requests:
-        engine.enter(request)
-    while engine.step():
-        pass
-    inside, outside = (request.completion().token_ids for request in requests)
-    assert inside == outside
-    assert len(inside) > 5
+    found, steps = [], []
+    for most in (1, 8):
+        for words in ways:
+            engine = open_engine(path, tmp_path, most_passes=most)
+            requests, count = answers_within(engine, [longer], [Every(words)])
+            found.append(requests[0].completion().token_ids)
+            steps.append(count)
+    assert len(set(found)) == 1
+    assert len(found[0]) > 5
+    assert steps[3] < steps[0] / 2
+    assert steps[5] < steps[0]
+
+
+def test_masks_of_several_beside_a_free_answer(path: Path, tmp_path: Path) -> None:
+    params = [dataclasses.replace(each, max_tokens=50) for each in PLAIN[:5]]
+    found = []
+    for most in (1, 8):
+        engine = open_engine(path, tmp_path, most_passes=most)
+        free = engine.submit([1, 2, 3], params[0])
+        requests, _ = answers_within(engine, params, [Every() for _ in params])
+        found.append(said([each.completion() for each in (free, *requests)]))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("place", [0, 1, 5, 11])
+@pytest.mark.parametrize("fault", [RequestError("too complex"), ValueError("a bug")])
+def test_a_constraint_that_fails_in_a_run_fails_its_own_request(
+    path: Path, tmp_path: Path, place: int, late: bool, fault: Exception
+) -> None:
+    """What came before can be read, and nobody else notices."""
+    params = SamplingParams(max_tokens=40)
+    (whole,), _ = answers_within(open_engine(path, tmp_path), [params], [Every()])
+    constraints = [Every(break_at=place, fault=fault, late=late), Every()]
+    engine = open_engine(path, tmp_path, most_passes=8)
+    (bad, good), _ = answers_within(engine, [params] * 2, constraints)
+    assert bad.finish_reason == "failed"
+    assert engine.scheduler.stats().pages_used == 0
+    known = len(bad.token_ids)
+    assert tuple(bad.token_ids) == tuple(whole.token_ids)[:known]
+    assert known == place
+    assert good.completion().token_ids == tuple(whole.token_ids)
+    with pytest.raises((RequestError, EngineError), match=str(fault)):
+        bad.completion()
+
+
+def test_an_interrupt_while_masks_are_computed_arrives(path: Path, tmp_path: Path) -> None:
+    """Compiled code cannot carry exceptions: they wait for the end of the pass."""
+    engine = open_engine(path, tmp_path, most_passes=8)
+    constraint = Every(break_at=5, fault=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        answers_within(engine, [SamplingParams(max_tokens=40)], [constraint])
+    engine.cancel_all()
+    assert engine.scheduler.stats().pages_used == 0
+    assert played(engine, [([1, 2, 3], SamplingParams(max_tokens=5))])[0][0].token_ids

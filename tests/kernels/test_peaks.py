@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from miaotui.kernels import ops, reference
 from miaotui.kernels import peaks_fields as pk
+from miaotui.kernels.draw_ops import ALL_ALLOWED, CHOICE_FIELDS, CHOICE_MASK, NOT_HERE
 from miaotui.kernels.peaks_fields import PART, PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
 from miaotui.kernels.team import address_of, aligned_int64
 
@@ -96,3 +97,57 @@ def test_any_mixture(width: int, threads: int, kinds: list[float], seed: int) ->
     rng = np.random.default_rng(abs(seed))
     values = rng.choice(np.array(kinds, np.float32), (4, width))
     check(values, threads)
+
+
+def masked(
+    values: NDArray[np.float32], allowed: NDArray[np.bool_], threads: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The peaks of rows with masks, but of the first, which has none, and of the second, not for the pass."""
+    rows, width = values.shape
+    logits, parts = Floating(rows, width, values), Floating(rows, 2 * parts_of(width))
+    out = aligned_int64(rows * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
+    bits = np.packbits(np.pad(allowed, ((0, 0), (0, -width % 32))), axis=1, bitorder="little")
+    table, listed = aligned_int64(rows * ops.ROW_FIELDS), aligned_int64(rows)
+    choices = aligned_int64(rows * CHOICE_FIELDS).reshape(rows, -1)
+    for row in range(rows):
+        choices[row, CHOICE_MASK] = address_of(bits[row])
+        table[(rows - 1 - row) * ops.ROW_FIELDS + ops.ROW_CHOICE] = address_of(choices[row])
+        listed[row] = rows - 1 - row
+    choices[0, CHOICE_MASK], choices[1, CHOICE_MASK] = ALL_ALLOWED, NOT_HERE
+    fields = {
+        ops.ROWS: ops.RUN_LOGIT_ROWS, pk.X: logits.address, pk.X_STRIDE: logits.stride,
+        pk.WIDTH: width, pk.PARTS: parts.address, pk.PARTS_STRIDE: parts.stride,
+        pk.OUT: address_of(out), pk.MASKED: 1,
+    }  # fmt: skip
+    run = {
+        ops.RUN_LOGIT_ROWS: rows,
+        ops.RUN_ROW_TABLE: address_of(table),
+        ops.RUN_LOGIT_TABLE: address_of(listed),
+    }
+    run_pass([("peaks:part_peaks", fields), ("peaks:row_peaks", fields)], run, threads)
+    return out, logits.read()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("share", [0.001, 0.5, 1.0])
+def test_a_mask_leaves_the_peak_of_what_it_allows(width: int, threads: int, share: float) -> None:
+    rng = np.random.default_rng(width)
+    values = rng.integers(-9, 9, (7, width)).astype(np.float32)  # with many equals
+    allowed = rng.random((7, width)) < share
+    allowed[:, width // 2] = True
+    values[6, 0] = np.nan
+    peaks, left = masked(values, allowed, threads)
+    expected = np.where(allowed, values, -INF)
+    expected[:2] = values[:2]
+    np.testing.assert_array_equal(left, np.where(np.isnan(values) & allowed, np.nan, expected))
+    np.testing.assert_array_equal(peaks[:6, PEAK_ID], reference.peaks(expected[:6]))
+    assert peaks[6, PEAK_ID] == 0  # the row's own: no mask may hide that it is broken
+    tops = np.ascontiguousarray(peaks[:, PEAK_VALUE]).view(np.float32)[::2]
+    np.testing.assert_array_equal(tops[:6], expected[:6].max(1))
+
+
+def test_a_mask_may_leave_nothing() -> None:
+    peaks, _ = masked(np.ones((3, 100), np.float32), np.zeros((3, 100), np.bool_))
+    tops = np.ascontiguousarray(peaks[:, PEAK_VALUE]).view(np.float32)[::2]
+    assert tops.tolist() == [1.0, 1.0, -np.inf]

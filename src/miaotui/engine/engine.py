@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from miaotui.engine.build import Built
 from miaotui.engine.constraint import Constraint, check_endings
 from miaotui.engine.request import Request
+from miaotui.engine.runner import Masks
 from miaotui.engine.sampler import Peak, SequenceSampler, end_ids
 from miaotui.engine.speculation import Speculation
 from miaotui.engine.stopping import Ending
@@ -132,7 +133,8 @@ class Engine:
             self._begin(plan)
         try:
             choices = [self._requests[chunk.sequence].choice_for(chunk) for chunk in plan.chunks]
-            logits = self.runner.run(plan.chunks, choices, plan.passes)
+            passes = plan.passes if all(choices) else 1
+            logits = self.runner.run(plan.chunks, choices, passes, self._masks(plan))
         except Exception as error:
             self._fail(plan, error)
             return True
@@ -160,6 +162,25 @@ class Engine:
                 return 1
             most = min(most, max(request.ending.max_tokens - len(request.token_ids), 1))
         return most
+
+    def _masks(self, plan: Plan) -> Masks | None:
+        """Who has to be asked in each pass: constraints, which say what tokens may come."""
+        bound = [
+            (row, request)
+            for row, chunk in enumerate(plan.chunks)
+            if (request := self._requests[chunk.sequence]).constraint is not None
+            and request.choice
+            and chunk.n_logits == 1
+        ]
+        guessing = self.speculation is not None
+
+        def masks(tokens: Sequence[int]) -> bool:
+            going = True
+            for row, request in bound:  # each has a mask to set, whatever the others say
+                going &= request.go_on(tokens[row] if tokens else None, guessing)
+            return going
+
+        return masks if bound else None
 
     def _begin(self, plan: Plan) -> None:
         for number in self._waiting.intersection(chunk.sequence for chunk in plan.chunks):

@@ -91,7 +91,8 @@ class Request:
         self.drawn_from = 0  # which of its rows of logits the newest token was drawn from
         self.on_settled: Callable[[Promise, float, bool], None] | None = None
         self._mask: Mask | None = None  # of the pass under way
-        self._within = 0  # how that pass chooses within it; 0: it does not
+        self._in_pass = sampler.choice != 0  # whether that pass chooses its token
+        self._bound = 0  # of the tokens it brings, those that the constraint has taken already
         self._handed_s: float | None = None  # when the whole answer was read
 
     @property
@@ -118,22 +119,34 @@ class Request:
     @property
     def choice(self) -> int:
         """Address of how a pass chooses its tokens (`draw.choice_table`); 0: only `take` can."""
-        return self.sampler.choice if self.constraint is None else 0
+        return self.sampler.choice
 
     def choice_for(self, chunk: Chunk) -> int:
-        """The same for the next pass, in which this is its chunk: a constraint may leave some tokens."""
-        self._within = 0
-        if self.constraint is None:
-            return self.sampler.choice
-        if chunk.n_logits == 1 and self.sampler.choice:
-            try:
-                mask = self.constraint.mask()
-            except MiaotuiError:
-                return 0  # it comes again where it is this request's alone
-            self._within = self.sampler.choice_within(mask)
-            self._mask = mask  # it stays where it is until the pass is over
-            return self._within
-        return 0
+        """The same for the next pass, in which this is its chunk: under a constraint `go_on` has to be asked."""
+        self._bound = 0
+        self._in_pass = self.choice != 0 and (self.constraint is None or chunk.n_logits == 1)
+        return self.choice if self._in_pass else 0
+
+    def go_on(self, token: int | None, guessing: bool) -> bool:
+        """In a pass, before it chooses: let the constraint take the token of the one before in the same run, and
+        say which may come now.
+
+        Returns whether another pass may follow unasked. It may not where this one cannot choose (`take` will),
+        nor where a guess is certain and there is ``guessing``.
+        """
+        assert self.constraint is not None, "nobody else has to be asked"
+        try:
+            if token is not None:
+                self.constraint.accept(token)
+                self._bound += 1
+            self._mask = self.constraint.mask()  # it stays where it is until the pass is over
+            self._in_pass = self.sampler.choice_within(self._mask) != 0
+        except Exception:
+            self._in_pass = False  # it comes again where it is this request's alone
+        if not self._in_pass:
+            self.sampler.leave()
+            return False
+        return not guessing or not self.constraint.forced()
 
     def take(
         self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk,
@@ -147,13 +160,12 @@ class Request:
         Raises `EngineError` for logits that are not numbers.
         """
         position, self.drawn_from = self.prompt_tokens + len(self._token_ids), 0
-        if self._within and chunk.n_logits == 1:
-            token = self.sampler.take(peaks[first], position)
-            assert self.constraint is not None, "masks are a constraint's"
-            self.constraint.accept(token)
-            return self._keep_tokens([token], 1)
-        if not self.choice:
-            return self._keep(self._picked(logits, peaks, first, chunk, position))
+        if not self._in_pass:
+            kept = self._keep_bound(earlier, len(earlier)) if earlier else []
+            if self.is_over:
+                return kept
+            picked = self._picked(logits, peaks, first, chunk, position + len(earlier))
+            return [*kept, *self._keep(picked)]
         tokens, row, passes = list(earlier), 0, 1 + len(earlier)
         try:
             while row >= 0:
@@ -161,9 +173,23 @@ class Request:
                 self.drawn_from = row
                 row = chunk.follow(row, tokens[-1]) if chunk.n_logits > 1 else -1
         except EngineError:
-            self._keep_tokens(tokens, passes)  # what came before can be read
+            self._keep_bound(tokens, passes)  # what came before can be read
             raise
-        return self._keep_tokens(tokens, passes)
+        return self._keep_bound(tokens, passes)
+
+    def _keep_bound(self, tokens: Sequence[int], passes: int) -> list[int]:
+        """`_keep_tokens`, once a constraint has taken those that it has not yet."""
+        if self.constraint is not None:
+            taken = self._bound
+            try:
+                for token in tokens[taken:]:
+                    self.constraint.accept(token)
+                    taken += 1
+            except Exception:
+                if taken:
+                    self._keep_tokens(list(tokens[:taken]), passes)
+                raise
+        return self._keep_tokens(list(tokens), passes)
 
     def _picked(
         self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk,

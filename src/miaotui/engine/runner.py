@@ -7,9 +7,10 @@ tokens and positions alone, not on the plan.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,9 @@ from miaotui.model.workspace import Rows, float_rows, peaks_of
 from miaotui.schedule.plan import Chunk
 
 MOST_PASSES = 8  # of one run
+_ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
+Masks = Callable[[Sequence[int]], bool]  # see `Runner.run`
 Line = tuple[int, Sequence[int], int, tuple[int, ...]]  # first row, tokens, position, pages
 
 
@@ -70,6 +73,10 @@ class Runner:
         self._logits = space.logits.floats(logits, vocab)
         self._best, self._tops = peaks_of(space.peaks)
         self._wanted = 0
+        self._masks: Masks | None = None
+        self._fault: BaseException | None = None
+        self._ask = _ASK(self._asked)
+        self._ask_address = ctypes.cast(self._ask, ctypes.c_void_p).value or 0
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
 
     def _set_choosing(self, peaks: NDArray[np.int64], fields: int, logits: int) -> None:
@@ -82,7 +89,11 @@ class Runner:
         run[ops.RUN_DRAW], run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * fields
 
     def run(
-        self, chunks: Sequence[Chunk], choices: Sequence[int] = (), passes: int = 1
+        self,
+        chunks: Sequence[Chunk],
+        choices: Sequence[int] = (),
+        passes: int = 1,
+        masks: Masks | None = None,
     ) -> NDArray[np.float32]:
         """Run a pass over the chunks, or up to ``passes`` where each is one row (see `kernels.multistep`).
 
@@ -90,16 +101,36 @@ class Runner:
         for one whose logits are only looked at; none: all. Returns the last pass's logits, float32
         ``[logits, vocab]`` in the chunks' order, valid until the next call; rows that were drawn from are
         written over.
+
+        ``masks``, if given, is called in each pass before it chooses, with the tokens of the pass before in
+        this run, if any, a row each: it sets the masks of the choices, and says whether another pass may
+        follow. What it raises is raised here.
         """
         self._wanted = wanted = self._fill(chunks, choices, passes)
         run = self._run_fields
         run[ops.RUN_PASSES], run[ops.RUN_DONE] = passes, 0
+        run[ops.RUN_ASK] = 0 if masks is None else self._ask_address
+        self._masks = masks
         start_s = time.perf_counter()
         self.team.run(*self._operations, self._run, passes)
         self.last_s = time.perf_counter() - start_s
         run[ops.RUN_HALT] = 0
         self.done = run[ops.RUN_DONE] if passes > 1 else 1
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
         return self._logits[:wanted]
+
+    def _asked(self, *_: int) -> int:
+        """Called by compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
+        assert self._masks is not None, "asked only where there is somebody to ask"
+        try:
+            end = self._wanted * self._run_fields[ops.RUN_DONE]
+            last = self._chosen_fields[end - self._wanted : end].tolist() if end else []
+            return int(self._masks(last))
+        except BaseException as fault:  # compiled code knows no exceptions: it goes on from `run`
+            self._fault = fault
+            return 0
 
     def tap(self, layer: int) -> Rows:
         """From now on passes leave the states before ``layer`` there, a row for each of theirs."""

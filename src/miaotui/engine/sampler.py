@@ -22,7 +22,7 @@ from miaotui.engine.logprobs import token_logprobs
 from miaotui.engine.noise import noise_key
 from miaotui.engine.penalties import LogitBias, Penalties
 from miaotui.errors import EngineError, RequestError
-from miaotui.kernels.draw_ops import CHOICE_MASK
+from miaotui.kernels.draw_ops import ALL_ALLOWED, CHOICE_MASK, NOT_HERE
 from miaotui.types import SamplingParams, TokenLogprobs
 
 Mask = NDArray[np.bool_] | NDArray[np.uint32] | NDArray[np.int32]
@@ -75,6 +75,10 @@ class SequenceSampler:
         plain = params.logprobs is None and not any(editing)
         self.choice = self.likely if plain else 0  # how a pass chooses them; 0: only `pick` can
 
+    def leave(self) -> None:
+        """The next pass is not to choose, nor to touch the logits: `pick` will."""
+        self._table[CHOICE_MASK], self._allowed = NOT_HERE, None
+
     def choice_within(self, allowed: Mask | None) -> int:
         """`choice` for one position, where only some tokens are allowed; 0 if `pick` must see to it.
 
@@ -83,8 +87,8 @@ class SequenceSampler:
         """
         if not self.choice:
             return 0
-        if allowed is not self._allowed:  # mostly the same memory, filled anew
-            self._table[CHOICE_MASK], self._allowed = 0, None
+        if allowed is None or allowed is not self._allowed:  # mostly the same memory, filled anew
+            self._table[CHOICE_MASK], self._allowed = ALL_ALLOWED, None
             if allowed is not None:
                 words = allowed.shape == ((self._vocab_size + 31) // 32,)
                 if not words or allowed.dtype == np.bool_ or not allowed.flags.c_contiguous:

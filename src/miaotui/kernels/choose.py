@@ -1,6 +1,6 @@
 """Choosing in the pass: rows of logits are drawn from by the threads that computed them.
 
-`choose_rows` takes each wanted row whose sequence has noise or a mask and puts the token chosen in the place
+`choose_rows` takes each wanted row whose sequence has noise and puts the token chosen in the place
 of the best one. How a sequence chooses is a table of its own (`draw_ops`), the position is the row's, so
 that nothing is handed over from step to step. Invariant: the token is the one that `draw.draw` gives
 for the same logits, peak and key, bit for bit; a row whose peak is no number is left as it is.
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from miaotui.kernels.compiler import inline, kernel
-from miaotui.kernels.draw import drawn, forbid
+from miaotui.kernels.draw import drawn
 from miaotui.kernels.draw_ops import (
-    BLOCK,
     CHOICE_LEAST,
     CHOICE_MASK,
     CHOICE_NOISY,
@@ -26,16 +25,16 @@ from miaotui.kernels.draw_ops import (
     KEY_HIGH,
     KEY_LOW,
     LEAST,
+    NOT_HERE,
     NUMBERS,
     PEAK,
     SCALE,
-    SCRATCH_WEIGHTS,
     SPREAD,
     TOP_K,
     TOP_P,
     WEIGHT_BITS,
 )
-from miaotui.kernels.memory import load_float, peek, poke, store_float
+from miaotui.kernels.memory import load_float, peek, poke
 from miaotui.kernels.ops import (
     ROW_CHOICE,
     ROW_FIELDS,
@@ -49,15 +48,14 @@ from miaotui.kernels.ops import (
     SLOT,
 )
 from miaotui.kernels.peaks_fields import OUT, PEAK_FIELDS, PEAK_ID, PEAK_VALUE, WIDTH, X_STRIDE, X
-from miaotui.kernels.race import LOWEST_RANK, greatest, rank
 from miaotui.kernels.sync import claim, claim_end, claim_first
-from miaotui.kernels.weights import doubles, floats, words
+from miaotui.kernels.weights import doubles, floats
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _LOW = np.uint64(0xFFFFFFFF)
-_INFINITY, _ZERO = np.float32(np.inf), np.float32(0)
+_INFINITY = np.float32(np.inf)
 
 
 @inline
@@ -99,37 +97,9 @@ def _fill(numbers: Any, choice: Any, key: Any, peak: Any, values: Any) -> None:
     numbers[KEY_HIGH] = np.float64(key >> np.uint64(32))
 
 
-@inline
-def _best(values: Any, scores: Any) -> Any:
-    """The first of the highest of ``values``, none of them NaN."""
-    found, best = 0, LOWEST_RANK
-    for start in range(0, values.size, BLOCK):
-        block = values[start : start + BLOCK]
-        for j in range(block.size):
-            scores[j] = rank(block[j] + _ZERO)  # zeros of either sign are equal
-        most = greatest(scores, block.size)
-        if most > best:
-            best, place = most, 0
-            while scores[place] != most:
-                place += 1
-            found = start + place
-    return found
-
-
-@inline
-def _mask(row: Any, width: Any, mask: Any, memory: Any, out: Any) -> Any:
-    """Forbid what the mask does, and write down the best of what is left; its logit."""
-    forbid(row, width, mask)
-    values = floats(row, width)
-    found = _best(values, words(memory + 8 * (NUMBERS + SCRATCH_WEIGHTS), BLOCK))
-    poke(out, PEAK_ID, found)
-    store_float(out + 8 * PEAK_VALUE, values[found])
-    return values[found]
-
-
 @kernel()
 def choose_rows(op, run, member):  # type: ignore[no-untyped-def]
-    """Choose the tokens of noisy rows, and of those with a mask."""
+    """Choose the tokens of noisy rows."""
     rows, width = peek(run, peek(op, ROWS)), peek(op, WIDTH)
     memory = peek(run, RUN_DRAW) + member * peek(run, RUN_DRAW_STRIDE)
     team, slot = peek(run, RUN_TEAM), peek(op, SLOT)
@@ -139,17 +109,17 @@ def choose_rows(op, run, member):  # type: ignore[no-untyped-def]
             source = peek(run, RUN_LOGIT_TABLE) + 8 * index
             row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * peek(source, 0)
             choice = peek(row, ROW_CHOICE)
-            if choice == 0 or peek(choice, CHOICE_NOISY) + peek(choice, CHOICE_MASK) == 0:
+            if (
+                choice == 0
+                or peek(choice, CHOICE_NOISY) == 0
+                or peek(choice, CHOICE_MASK) == NOT_HERE
+            ):
                 continue
             out = peek(op, OUT) + 8 * PEAK_FIELDS * index
             peak = load_float(out + 8 * PEAK_VALUE)
             if not (-_INFINITY < peak < _INFINITY):
                 continue
             logits = peek(op, X) + index * peek(op, X_STRIDE)
-            if peek(choice, CHOICE_MASK) != 0:
-                peak = _mask(logits, width, peek(choice, CHOICE_MASK), memory, out)
-            if peek(choice, CHOICE_NOISY) == 0 or not peak > -_INFINITY:
-                continue
             values, numbers = floats(logits, width), doubles(memory, NUMBERS)
             _fill(numbers, choice, key_of(choice, row), peak, values)
             poke(out, PEAK_ID, drawn(values, numbers, memory + 8 * NUMBERS))

@@ -26,7 +26,8 @@ CHOICE_SCALE = 2  # float64, like the numbers of the same names
 CHOICE_TOP_K = 3
 CHOICE_TOP_P = 4
 CHOICE_LEAST = 5
-CHOICE_MASK = 6  # address of words whose bits allow tokens (see `draw.restrict`), 0: all are
+CHOICE_MASK = 6  # address of words whose bits allow tokens (see `draw.restrict`), or one of these:
+ALL_ALLOWED, NOT_HERE = 0, -1  # all tokens are; the pass is to leave the row's logits as they are
 CHOICE_ENDS = 7  # how many tokens end it; they follow
 CHOICE_FIELDS = 8
 

@@ -2,9 +2,9 @@
 
 `step_on` is one thread's work between two passes of a run whose rows are one token of a sequence each.
 Owns the rule when such a run ends: with its last pass, when a sequence has ended or a row of logits is
-broken, or when somebody waits (`RUN_HALT`). Invariant: what the passes compute is what as many runs of
-one pass would (multi-step scheduling, as vLLM 0.6 and TensorRT-LLM have it; here any run can be cut
-short).
+broken, when somebody waits (`RUN_HALT`), or when whoever is asked for masks (`ask`) says so. Invariant:
+what the passes compute is what as many runs of one pass would (multi-step scheduling, as vLLM 0.6 and
+TensorRT-LLM have it; here any run can be cut short).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from miaotui.kernels.attention_fields import PAGE_TOKENS
-from miaotui.kernels.compiler import inline
+from miaotui.kernels.compiler import inline, kernel
 from miaotui.kernels.draw_ops import CHOICE_ENDS
-from miaotui.kernels.memory import atomic_load, load_float, peek, poke
+from miaotui.kernels.memory import atomic_load, call, load_float, peek, poke
 from miaotui.kernels.ops import (
     ROW_CHOICE,
     ROW_FIELDS,
@@ -22,8 +22,10 @@ from miaotui.kernels.ops import (
     ROW_POSITION,
     ROW_TOKEN,
     ROW_VIEW_END,
+    RUN_ASK,
     RUN_BEST,
     RUN_DONE,
+    RUN_GOING,
     RUN_HALT,
     RUN_MORE,
     RUN_PASSES,
@@ -36,6 +38,17 @@ from miaotui.kernels.ops import (
 from miaotui.kernels.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE
 
 _INFINITY = np.float32(np.inf)
+
+
+@kernel()
+def ask(op, run, member):  # type: ignore[no-untyped-def]
+    """Let the leader ask which tokens may be chosen in this pass, while the others begin the head's product.
+
+    Masks change from token to token, and computing one takes as long as a good part of a layer.
+    """
+    if member == 0 and peek(run, RUN_ASK) != 0:
+        poke(run, RUN_GOING, call(peek(run, RUN_ASK), run, 0, 0))
+    return 0
 
 
 @inline
@@ -70,6 +83,8 @@ def step_on(run):  # type: ignore[no-untyped-def]
     """After a pass: decide whether another one follows, and if so make its tables."""
     going = note_tokens(run)
     if peek(run, RUN_DONE) >= peek(run, RUN_PASSES) or atomic_load(run + 8 * RUN_HALT) == 1:
+        going = 0
+    if peek(run, RUN_ASK) != 0 and peek(run, RUN_GOING) == 0:
         going = 0
     poke(run, RUN_MORE, going)
     if going == 0:

@@ -20,7 +20,7 @@ KEEP_GOING = (
 )
 
 # the run: what one pass works on
-RUN_FIELDS = 24
+RUN_FIELDS = 32
 RUN_ROWS = 0  # rows in this pass
 RUN_LOGIT_ROWS = 1  # rows whose logits are wanted
 RUN_TEAM = 2  # threads taking part
@@ -46,6 +46,8 @@ RUN_DONE = 19  # passes that were made
 RUN_TOKENS = 20  # int64 [passes, rows]: the tokens chosen in each
 RUN_HALT = 21  # written by any thread: 1 if no further pass is to follow
 RUN_MORE = 22  # whether one follows
+RUN_ASK = 23  # address of a function to ask in each pass what tokens may be chosen; 0: none
+RUN_GOING = 24  # what it said: whether another pass may follow
 
 ROW_FIELDS = 8
 ROW_TOKEN = 0

@@ -5,6 +5,9 @@ the order of the head's outputs, so mostly each reads what it has just written. 
 finds the first part with the row's peak and the peak's first place in it. Ties go to the lowest id,
 and the first NaN counts as the highest, as `numpy.argmax` has it. Memory: the logits once, from the
 second-level cache; 2 vector operations for 16 of them.
+
+Where a sequence's choice has a mask, forbidden logits become -inf on the way, and the peak is that of
+those that are left; but of a row whose logits are no numbers it is the row's own.
 """
 
 from __future__ import annotations
@@ -14,10 +17,21 @@ from typing import Any
 import numpy as np
 
 from miaotui.kernels.compiler import inline, kernel
+from miaotui.kernels.draw import forbid
+from miaotui.kernels.draw_ops import ALL_ALLOWED, CHOICE_MASK, NOT_HERE
 from miaotui.kernels.memory import load_float, peek, poke, store_float
-from miaotui.kernels.ops import ROWS, RUN_TEAM, SLOT
+from miaotui.kernels.ops import (
+    ROW_CHOICE,
+    ROW_FIELDS,
+    ROWS,
+    RUN_LOGIT_TABLE,
+    RUN_ROW_TABLE,
+    RUN_TEAM,
+    SLOT,
+)
 from miaotui.kernels.peaks_emit import vectors_peak
 from miaotui.kernels.peaks_fields import (
+    MASKED,
     OUT,
     PART,
     PARTS,
@@ -72,6 +86,17 @@ def first_part(parts, count):  # type: ignore[no-untyped-def]
     return found
 
 
+@inline
+def mask_of(op, run, index):  # type: ignore[no-untyped-def]
+    """The mask of a row of logits, 0 if it has none."""
+    if peek(op, MASKED) == 0:
+        return 0
+    row = peek(peek(run, RUN_LOGIT_TABLE), index)
+    choice = peek(peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row, ROW_CHOICE)
+    mask = ALL_ALLOWED if choice == 0 else peek(choice, CHOICE_MASK)
+    return ALL_ALLOWED if mask == NOT_HERE else mask
+
+
 @kernel()
 def part_peaks(op, run, member):  # type: ignore[no-untyped-def]
     """The peak of each part of each row."""
@@ -86,6 +111,10 @@ def part_peaks(op, run, member):  # type: ignore[no-untyped-def]
                 x = peek(op, X) + row * peek(op, X_STRIDE) + 4 * PART * part
                 out = peek(op, PARTS) + row * peek(op, PARTS_STRIDE) + 4 * part
                 store_float(out, part_peak(x, size))
+                mask = mask_of(op, run, row)
+                if mask != 0:
+                    forbid(x, size, mask + PART // 8 * part)
+                    store_float(out + 4 * count, part_peak(x, size))
         claimed = claim(run, slot, member, team, count)
     return 1
 
@@ -101,6 +130,10 @@ def row_peaks(op, run, member):  # type: ignore[no-untyped-def]
         for row in range(claim_first(claimed), claim_end(claimed)):
             parts = peek(op, PARTS) + row * peek(op, PARTS_STRIDE)
             part = first_part(parts, count)
+            top = load_float(parts + 4 * part)
+            if mask_of(op, run, row) != 0 and -np.inf < top < np.inf:
+                parts += 4 * count
+                part = first_part(parts, count)
             start = part * PART
             x = peek(op, X) + row * peek(op, X_STRIDE)
             place = first_place(

@@ -8,9 +8,10 @@ from __future__ import annotations
 X = 3  # logits, float32
 X_STRIDE = 4
 WIDTH = 5  # logits of a row, however many; what lies behind them is not read
-PARTS = 6  # the peak of each part of a row, float32
+PARTS = 6  # the peak of each part of a row, float32; then of each the peak of what its mask leaves
 PARTS_STRIDE = 7
 OUT = 8  # the peaks found
+MASKED = 10  # 1: the tokens of some rows may be masked
 LISTED = 9  # int32 ids of the tokens that a draft head has logits for
 
 PART = 512  # logits whose peak is found at a time: small enough for the first-level cache

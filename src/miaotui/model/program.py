@@ -119,6 +119,7 @@ class Program:
         self._norm(
             "final_norm", space.residual[current], space.last, gather=1, rows=ops.RUN_LOGIT_ROWS
         )
+        self._operations.add("multistep:ask", {})
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
         self._linear(matrix, space.last, space.logits, mode=lin.STORE, rows=ops.RUN_LOGIT_ROWS)
         if config.logit_softcap:
@@ -136,7 +137,7 @@ class Program:
         fields = {
             pk.X: space.logits.address, pk.X_STRIDE: space.logits.stride, pk.WIDTH: self.config.vocab_size,
             pk.PARTS: space.part_peaks.address, pk.PARTS_STRIDE: space.part_peaks.stride,
-            pk.OUT: int(space.peaks.ctypes.data),
+            pk.OUT: int(space.peaks.ctypes.data), pk.MASKED: 1,
         }  # fmt: skip
         self._operations.add("peaks:part_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
         self._operations.add("peaks:row_peaks", fields, rows=ops.RUN_LOGIT_ROWS)

@@ -79,7 +79,7 @@ class Workspace:
         self.fed = Quantized.of(max_rows, config.ffn_size)
         self.last = Quantized.of(max_logits, hidden)
         self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
-        self.part_peaks = float_rows(max_logits, parts_of(config.vocab_size))
+        self.part_peaks = float_rows(max_logits, 2 * parts_of(config.vocab_size))
         self.peaks = aligned_int64(max_logits * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
 
 
