@@ -135,6 +135,23 @@ def test_sequences_share_a_pass() -> None:
     assert_same_bytes(cache.run(rows, blocks), joined(wanted))
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["f16", "int8"])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("count", range(1, 9))
+def test_few_rows_of_a_sequence_are_attended_in_parts(count: int, threads: int, int8: bool) -> None:
+    """Parts of one block store the same keys; they may also see what follows them."""
+    kind = Kind(kv_heads=3, group=3, dim=32, int8=int8)
+    for before in (0, 5, 13):
+        tokens = kind.tokens(before + count)
+        cache = Cache(kind, threads=threads)
+        if before:
+            cache.chunk(tokens[:before], 0, PAGES)
+        found = cache.chunk(tokens[before:], before, PAGES)
+        assert_same_bytes(found, rows_of(expected(kind, tokens), range(before, len(tokens))))
+    seen = Cache(kind, threads=threads).chunk(tokens[:count], 0, PAGES, end=count)
+    assert_same_bytes(seen, expected(kind, tokens[:count], [count] * count))
+
+
 TREE = (-1, 0, 0, 1, 1, 3, 2, 6)  # the parent of each node; node 0 is the last accepted token
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from miaotui.kernels import linear_fields as lin
 from miaotui.kernels import ops, reference
+from miaotui.kernels import pointwise_fields as pw
 from miaotui.kernels.formats import Blocks, Format, padded_rows, tile_stride, values
 from miaotui.kernels.team import address_of, aligned_bytes
 
@@ -193,3 +194,38 @@ def test_gated_products_are_quantized_for_the_next(form: Format, mode: int, rows
         }  # fmt: skip
         tested.run(rows, threads, fields)
         assert_same_bytes(out.read(rows), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("rows", [1, 5, 6, 13])
+@pytest.mark.parametrize("form", INTEGER_FORMATS, ids=lambda form: form.value)
+def test_few_inputs_stay_with_the_thread_that_made_them(
+    form: Format, rows: int, threads: int
+) -> None:
+    """Up to five rows: then nothing of them reaches the memory that threads share."""
+    tested, own_rows = case(form, 288, 224), 5
+    width, outputs = tested.inputs.shape[1], tested.product.shape[1]
+    x, shared, out = (
+        Floating(MOST, width, tested.inputs),
+        Quantized(MOST, width),
+        Floating(MOST, outputs),
+    )
+    own = {pw.OWN_ROWS: own_rows, pw.OWN_HEADERS_AT: own_rows * shared.integers.stride}
+    quantize = {
+        ops.ROWS: ops.RUN_ROWS, pw.KIND: pw.PLAIN, pw.X: x.address, pw.X_STRIDE: x.stride, pw.WIDTH: width,
+        pw.OUT: shared.integers.address, pw.OUT_STRIDE: shared.integers.stride,
+        pw.OUT_HEADERS: shared.headers.address, pw.OUT_HEADER_STRIDE: shared.headers.stride, **own,
+    }  # fmt: skip
+    product = {
+        **tested.fields(), ops.ROWS: ops.RUN_ROWS, lin.MODE: lin.STORE,
+        lin.X: shared.integers.address, lin.X_STRIDE: shared.integers.stride,
+        lin.HEADERS: shared.headers.address, lin.HEADER_STRIDE: shared.headers.stride,
+        lin.OUT: out.address, lin.OUT_STRIDE: out.stride,
+        lin.OWN_ROWS: own_rows, lin.OWN_HEADERS_AT: own[pw.OWN_HEADERS_AT],
+    }  # fmt: skip
+    run_pass(
+        [("pointwise:norm", quantize), (tested.kernel, product)], {ops.RUN_ROWS: rows}, threads
+    )
+    assert_same(out.read(rows), tested.product[:rows])
+    for buffer in (shared.integers, shared.headers):
+        buffer.check(0 if rows <= own_rows else rows)

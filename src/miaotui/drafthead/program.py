@@ -53,10 +53,10 @@ class HeadProgram:
         self.hidden = embedding.inputs
         self._states = [float_rows(most_rows, self.hidden) for _ in range(2)]
         self._embedded, self._middle = (float_rows(most_rows, self.hidden) for _ in range(2))
-        self._inputs = Quantized.of(most_rows, INPUTS * self.hidden)
-        self._unread = Quantized.of(most_rows, self.hidden)  # a norm quantizes, wanted or not
+        parts = INPUTS + 1  # a norm quantizes, wanted or not: the last part is not read
+        self._inputs = Quantized.of(most_rows, parts * self.hidden, normed=self.hidden)
         self._fed = Quantized.of(most_rows, weights.width)
-        self._last = Quantized.of(most_rows, self.hidden)
+        self._last = Quantized.of(most_rows, self.hidden, normed=self.hidden)
         self._logits = float_rows(most_rows, padded_rows(len(weights.tokens)))
         self._ones = np.ones(self.hidden, np.float32)
         self._guesses = aligned_int64(most_rows * PEAK_FIELDS)
@@ -107,6 +107,7 @@ class HeadProgram:
     def _build(self, table: int) -> Operations:
         """The first step's, which fetches the model's states, or that of one of the two others in turn."""
         weights, operations, logits = self._weights, Operations(), self._logits
+        inputs = self._inputs
         state, middle, following = self._outside[0], self._outside[1], self._states[0]
         if table:
             state, middle, following = (
@@ -116,12 +117,12 @@ class HeadProgram:
             )
         first = int(table == 0)
         self._embed(operations)
-        self._norm(operations, state, self._ones, self._part(0), gather=first, keep_going=1)
-        self._norm(operations, self._embedded, self._ones, self._part(1), keep_going=1)
+        self._norm(operations, state, self._ones, inputs, gather=first, keep_going=1)
+        self._norm(operations, self._embedded, self._ones, inputs, part=1, keep_going=1)
         kept = self._middle if first else None
-        self._norm(operations, middle, self._ones, self._part(2), kept, gather=first, keep_going=1)
-        self._norm(operations, state, weights.carry, self._unread, following, gather=first)
-        operations.add_linear(weights.gate_up, self._inputs, {
+        self._norm(operations, middle, self._ones, inputs, kept, part=2, gather=first, keep_going=1)
+        self._norm(operations, state, weights.carry, inputs, following, part=INPUTS, gather=first)
+        operations.add_linear(weights.gate_up, inputs, {
             lin.MODE: lin.GATED_SILU,
             lin.OUT: self._fed.integers.address, lin.OUT_STRIDE: self._fed.integers.stride,
             lin.OUT_HEADERS: self._fed.headers.address, lin.OUT_HEADER_STRIDE: self._fed.headers.stride,
@@ -147,32 +148,26 @@ class HeadProgram:
             pw.TABLE_OUT: out.address, pw.TABLE_OUT_STRIDE: out.stride,
         })  # fmt: skip
 
-    def _part(self, index: int) -> tuple[int, int]:
-        """Where one of a cell's inputs goes: integers, headers."""
-        inputs = self._inputs
-        return (
-            inputs.integers.address + index * self.hidden,
-            inputs.headers.address + index * self.hidden // 32 * HEADER_BYTES,
-        )
-
     def _norm(
         self,
         table: Operations,
         source: Rows,
         weight: NDArray[np.float32],
-        out: Quantized | tuple[int, int],
+        out: Quantized,
         also: Rows | None = None,
         *,
+        part: int = 0,
         gather: int = 0,
         keep_going: int = 0,
     ) -> None:
-        whole = out if isinstance(out, Quantized) else self._inputs
-        addresses = out if isinstance(out, tuple) else (out.integers.address, out.headers.address)
+        """A norm to one part of what the cell, or the last product, is given."""
+        at, headers_at = part * self.hidden, part * self.hidden // 32 * HEADER_BYTES
         table.add("pointwise:norm", {
             pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.hidden,
             pw.WEIGHT: int(weight.ctypes.data), pw.EPS: float_field(EPS), pw.KIND: pw.RMS,
-            pw.OUT: addresses[0], pw.OUT_STRIDE: whole.integers.stride,
-            pw.OUT_HEADERS: addresses[1], pw.OUT_HEADER_STRIDE: whole.headers.stride,
+            pw.OUT: out.integers.address + at, pw.OUT_STRIDE: out.integers.stride,
+            pw.OUT_HEADERS: out.headers.address + headers_at, pw.OUT_HEADER_STRIDE: out.headers.stride,
+            pw.OWN_ROWS: out.own_rows, pw.OWN_AT: at, pw.OWN_HEADERS_AT: out.own_headers + headers_at,
             pw.OUT_FLOAT: also.address if also else 0, pw.OUT_FLOAT_STRIDE: also.stride if also else 0,
             ops.KEEP_GOING: keep_going, pw.GATHER: gather,
         })  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from miaotui.kernels.asking import ask_attended
 from miaotui.kernels.attention_emit import (
     ACCUMULATORS,
     attend_emitters,
@@ -65,6 +66,7 @@ from miaotui.kernels.ops import (
     RUN_COPIES,
     RUN_COPY_TABLE,
     RUN_ROW_TABLE,
+    RUN_ROWS,
     RUN_SCRATCH,
     RUN_SCRATCH_STRIDE,
     RUN_SINGLE,
@@ -76,6 +78,8 @@ from miaotui.kernels.ops import (
 )
 from miaotui.kernels.simd import I64, Emitter, Value, intrinsic
 from miaotui.kernels.sync import claim, claim_end, claim_first
+
+EVEN = 4  # units for each thread, from which on it matters little that one has one more
 
 
 def _address_of_head(op: Any, page: Any, head: Any) -> Any:
@@ -238,20 +242,36 @@ def finish_queries(op, queries, row, count, head):  # type: ignore[no-untyped-de
     return 0
 
 
+@inline
+def parts_of(run, heads):  # type: ignore[no-untyped-def]
+    """Into how many parts blocks are cut, so that few of them are shared out evenly; a part stores what it sees."""
+    blocks = peek(run, RUN_BLOCKS)
+    few = blocks * heads < EVEN * peek(run, RUN_TEAM) and peek(run, RUN_ROWS) >= 2 * blocks
+    return 2 if few and peek(run, RUN_SINGLE) == 1 else 1
+
+
 def _unit_function(int8: bool, capped: bool) -> Any:
     store = _store_function(int8)
     attend = _attend_function(int8, capped)
 
-    def unit(op, run, member, block, head):  # type: ignore[no-untyped-def]
-        """All queries of one block of rows that share one key/value head."""
+    def unit(op, run, member, block, head, part, parts):  # type: ignore[no-untyped-def]
+        """The queries of one part of a block of rows that share one key/value head."""
         table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * block
-        row, count = peek(table, BLOCK_ROW), peek(table, BLOCK_COUNT)
+        first, whole = peek(table, BLOCK_ROW), peek(table, BLOCK_COUNT)
+        row = first + (whole * part + parts - 1) // parts
+        count = first + (whole * (part + 1) + parts - 1) // parts - row
+        if count == 0:
+            return 0
+        ask_attended(op, first, row, count, head)
         queries = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
         start = load_queries(op, run, queries, row, count, head)
-        last = (last_view(run, row, count) + PAGE_TOKENS - 1) // PAGE_TOKENS
-        pages = peek(peek(run, RUN_ROW_TABLE), row * ROW_FIELDS + ROW_PAGES)
-        if peek(run, RUN_SINGLE) == 1 and count > 1:
-            for index in range(row, row + count):
+        end = last_view(run, row, count)
+        last = (end + PAGE_TOKENS - 1) // PAGE_TOKENS
+        rows = peek(run, RUN_ROW_TABLE)
+        pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
+        seen = min(whole, end - peek(rows, first * ROW_FIELDS + ROW_POSITION))
+        if peek(run, RUN_SINGLE) == 1 and seen > 1:
+            for index in range(first, first + seen):
                 store(op, run, index, head)
         dim, cap = peek(op, DIM), peek_float(op, CAP)
         stride, many = query_stride(dim), count * peek(op, GROUP_HEADS)
@@ -260,7 +280,7 @@ def _unit_function(int8: bool, capped: bool) -> Any:
             ahead = keys
             if number + 2 < last:
                 ahead = head_address(op, peek(pages, number + 2), head)
-            if number + 1 == last and count == 1 and peek(run, RUN_SINGLE) == 1:
+            if number + 1 == last and seen == 1 and peek(run, RUN_SINGLE) == 1:
                 store(op, run, row, head)
             attend(queries, stride, many, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
                    number * PAGE_TOKENS, cap)  # fmt: skip
@@ -275,14 +295,16 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
 
     def attention(op, run, member):  # type: ignore[no-untyped-def]
         heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
-        units = peek(run, RUN_BLOCKS) * heads
+        parts = parts_of(run, heads)
+        units = peek(run, RUN_BLOCKS) * heads * parts
         claimed = claim(run, slot, member, team, units)
         if claimed >= 0:
-            look_ahead(op, run, claim_first(claimed), units)
+            look_ahead(op, run, claim_first(claimed) // parts, units // parts)
         while claimed >= 0:
             for index in range(claim_first(claimed), claim_end(claimed)):
-                look_ahead(op, run, index + 1, units)
-                unit(op, run, member, index // heads, index % heads)
+                look_ahead(op, run, (index + 1) // parts, units // parts)
+                whole = index // parts
+                unit(op, run, member, whole // heads, whole % heads, index % parts, parts)
             claimed = claim(run, slot, member, team, units)
         return 1
 

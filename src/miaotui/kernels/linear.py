@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from miaotui.kernels.asking import ask_inputs, ask_outputs
 from miaotui.kernels.compiler import inline, kernel
 from miaotui.kernels.cpu import probe
 from miaotui.kernels.epilogue import epilogue
@@ -23,6 +24,8 @@ from miaotui.kernels.linear_fields import (
     HEADER_STRIDE,
     HEADERS,
     MODE,
+    OWN_HEADERS_AT,
+    OWN_ROWS,
     TILE_STRIDE,
     UNITS,
     WEIGHTS,
@@ -32,7 +35,7 @@ from miaotui.kernels.linear_fields import (
 from miaotui.kernels.memory import peek
 from miaotui.kernels.ops import ROWS, RUN_SCRATCH, RUN_SCRATCH_STRIDE, RUN_TEAM, SLOT
 from miaotui.kernels.simd import intrinsic
-from miaotui.kernels.sync import claim, claim_end, claim_first
+from miaotui.kernels.sync import claim, claim_end, claim_first, own_memory
 from miaotui.kernels.tiles import TILINGS, emit_unit
 
 _TILING = TILINGS[probe().isa]
@@ -77,6 +80,11 @@ def _linear_kernel(form: Format) -> Any:
         stride, groups = peek(op, TILE_STRIDE), peek(op, GROUPS)
         x, x_stride = peek(op, X), peek(op, X_STRIDE)
         h, h_stride = peek(op, HEADERS), peek(op, HEADER_STRIDE)
+        if rows <= peek(op, OWN_ROWS):
+            x = own_memory(run, member)
+            h = x + peek(op, OWN_HEADERS_AT)
+        elif rows <= _MOST:
+            ask_inputs(rows, groups, x, x_stride, h, h_stride)
         out = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
         gated = peek(op, MODE) >= GATED_SILU
         tiles = 4 if gated else 2
@@ -89,6 +97,7 @@ def _linear_kernel(form: Format) -> Any:
                     count = rows - row
                     if count > _MOST:
                         count = _BLOCK
+                    ask_outputs(op, row, count, index)
                     unit(count, w, stride, groups, x + row * x_stride, x_stride,
                          h + row * h_stride, h_stride, out, out_stride)  # fmt: skip
                     if gated:

@@ -20,3 +20,7 @@ OUT_STRIDE = 13
 BIAS = 14  # address of float32, or 0
 OUT_HEADERS = 15  # gated: where the quantized result's headers go
 OUT_HEADER_STRIDE = 16
+
+# inputs of few rows, which each thread has made for itself
+OWN_ROWS = 17  # up to how many; 0: inputs are always shared
+OWN_HEADERS_AT = 18  # where in its own memory their headers begin

@@ -15,6 +15,9 @@ OP_FIELDS = 32
 FUNCTION = 0  # address of the kernel
 SLOT = 1  # which claim counters it uses among operations between two barriers
 ROWS = 2  # which field of the run holds its number of rows
+AHEAD = 28  # address of weights that are read soon after it, in units that are shared out evenly; 0: none
+AHEAD_UNITS = 29
+AHEAD_BYTES = 30  # of a unit
 KEEP_GOING = (
     31  # 1: no meeting after it, though its work is shared; the next one's meeting serves both
 )
@@ -35,7 +38,7 @@ RUN_COPIES = 10  # (from page, to page): pages copied first, for rows that see a
 RUN_COPY_TABLE = 11
 RUN_SINGLE = 12  # 1: every block is the only one of its sequence, and row i's only store is store i
 RUN_SCRATCH = 13  # address of the threads' scratch memory
-RUN_SCRATCH_STRIDE = 14
+RUN_SCRATCH_STRIDE = 14  # the last `OWN_BYTES` of which each thread keeps between operations
 RUN_BEST = 15  # address of the token chosen for each wanted logits row (see `peaks_fields`)
 RUN_DRAW = 16  # address of the threads' memory for draws (see `draw_ops`)
 RUN_DRAW_STRIDE = 17
@@ -48,6 +51,8 @@ RUN_HALT = 21  # written by any thread: 1 if no further pass is to follow
 RUN_MORE = 22  # whether one follows
 RUN_ASK = 23  # address of a function to ask in each pass what tokens may be chosen; 0: none
 RUN_GOING = 24  # what it said: whether another pass may follow
+
+OWN_BYTES = 1 << 16
 
 ROW_FIELDS = 8
 ROW_TOKEN = 0

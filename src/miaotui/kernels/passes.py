@@ -9,6 +9,7 @@ anything that might be changing.
 
 from __future__ import annotations
 
+from miaotui.kernels.asking import ask_ahead
 from miaotui.kernels.compiler import inline, kernel
 from miaotui.kernels.memory import atomic_load, atomic_store, call, pause, peek, poke
 from miaotui.kernels.multistep import step_on
@@ -41,7 +42,9 @@ def run_operations(operations, count, run, member):  # type: ignore[no-untyped-d
     while True:
         for index in range(count):
             op = operations + 8 * OP_FIELDS * index
-            if call(peek(op, FUNCTION), op, run, member) == 1 and peek(op, KEEP_GOING) == 0:
+            shared = call(peek(op, FUNCTION), op, run, member)
+            ask_ahead(op, run, member)
+            if shared == 1 and peek(op, KEEP_GOING) == 0:
                 barrier(run)
         barrier(run)
         if passes <= 1:

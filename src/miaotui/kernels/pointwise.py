@@ -30,6 +30,7 @@ from miaotui.kernels.pointwise_emit import (
     softcap_row,
 )
 from miaotui.kernels.pointwise_fields import (
+    ALONE,
     EPS,
     GATHER,
     KIND,
@@ -41,6 +42,9 @@ from miaotui.kernels.pointwise_fields import (
     OUT_HEADER_STRIDE,
     OUT_HEADERS,
     OUT_STRIDE,
+    OWN_AT,
+    OWN_HEADERS_AT,
+    OWN_ROWS,
     RESIDUAL,
     RESIDUAL_STRIDE,
     RMS,
@@ -56,9 +60,7 @@ from miaotui.kernels.pointwise_fields import (
     X,
 )
 from miaotui.kernels.simd import intrinsic
-from miaotui.kernels.sync import claim, claim_end, claim_first
-
-ALONE = 8192  # values up to which every thread does the whole operation
+from miaotui.kernels.sync import claim, claim_end, claim_first, own_memory
 
 rms: Any = intrinsic(norm_row(layer=False, residual=False), "iiiifiii")
 layer: Any = intrinsic(norm_row(layer=True, residual=False), "iiiifiii")
@@ -77,11 +79,14 @@ def source_row(op, run, row):  # type: ignore[no-untyped-def]
 
 
 @inline
-def norm_one(op, run, row):  # type: ignore[no-untyped-def]
-    """Norm and quantize one row."""
+def norm_one(op, run, row, own):  # type: ignore[no-untyped-def]
+    """Norm and quantize one row, into a thread's own memory if it is given."""
     x = peek(op, X) + source_row(op, run, row) * peek(op, X_STRIDE)
-    out = peek(op, OUT) + row * peek(op, OUT_STRIDE)
-    headers = peek(op, OUT_HEADERS) + row * peek(op, OUT_HEADER_STRIDE)
+    out, headers = peek(op, OUT), peek(op, OUT_HEADERS)
+    if own != 0:
+        out, headers = own + peek(op, OWN_AT), own + peek(op, OWN_HEADERS_AT)
+    out += row * peek(op, OUT_STRIDE)
+    headers += row * peek(op, OUT_HEADER_STRIDE)
     width, weight, bias, eps = (
         peek(op, WIDTH),
         peek(op, WEIGHT),
@@ -102,7 +107,7 @@ def norm_one(op, run, row):  # type: ignore[no-untyped-def]
 
 
 @inline
-def norm_add_one(op, run, row):  # type: ignore[no-untyped-def]
+def norm_add_one(op, run, row, _own):  # type: ignore[no-untyped-def]
     """``out = residual + norm(x)`` for one row."""
     x = peek(op, X) + row * peek(op, X_STRIDE)
     out = peek(op, OUT) + row * peek(op, OUT_STRIDE)
@@ -112,27 +117,31 @@ def norm_add_one(op, run, row):  # type: ignore[no-untyped-def]
 
 
 @inline
-def copy_one(op, run, row):  # type: ignore[no-untyped-def]
+def copy_one(op, run, row, _own):  # type: ignore[no-untyped-def]
     """Copy one row out, for whoever reads hidden states."""
     x = peek(op, X) + row * peek(op, X_STRIDE)
     copy(x, peek(op, WIDTH), peek(op, OUT) + row * peek(op, OUT_STRIDE))
     return 0
 
 
-def _row_kernel(one: Any, name: str) -> Any:
-    """A kernel that applies ``one`` to every row: all by every thread when small, shared when large."""
+def _row_kernel(one: Any, name: str, owns: bool = False) -> Any:
+    """A kernel that applies ``one`` to every row: all by every thread when small, shared when large.
+
+    One that ``owns`` may leave a small result in each thread's own memory.
+    """
 
     def rows_kernel(op, run, member):  # type: ignore[no-untyped-def]
         rows = peek(run, peek(op, ROWS))
-        if rows * peek(op, WIDTH) <= ALONE:
+        own = own_memory(run, member) if owns and rows <= peek(op, OWN_ROWS) else 0
+        if own != 0 or rows * peek(op, WIDTH) <= ALONE:
             for row in range(rows):
-                one(op, run, row)
+                one(op, run, row, own)
             return 0
         team, slot = peek(run, RUN_TEAM), peek(op, SLOT)
         claimed = claim(run, slot, member, team, rows)
         while claimed >= 0:
             for row in range(claim_first(claimed), claim_end(claimed)):
-                one(op, run, row)
+                one(op, run, row, 0)
             claimed = claim(run, slot, member, team, rows)
         return 1
 
@@ -143,7 +152,7 @@ def _row_kernel(one: Any, name: str) -> Any:
 def _embed_one(form: Format) -> Any:
     emitted = intrinsic(embed_row(form), "iiiif")
 
-    def one(op, run, row):  # type: ignore[no-untyped-def]
+    def one(op, run, row, _own):  # type: ignore[no-untyped-def]
         token = peek(peek(run, RUN_ROW_TABLE), row * ROW_FIELDS + ROW_TOKEN)
         tile = peek(op, TABLE) + (token >> 4) * peek(op, TABLE_STRIDE)
         out = peek(op, TABLE_OUT) + row * peek(op, TABLE_OUT_STRIDE)
@@ -153,7 +162,7 @@ def _embed_one(form: Format) -> Any:
     return inline(one)
 
 
-norm = _row_kernel(norm_one, "norm")
+norm = _row_kernel(norm_one, "norm", owns=True)
 norm_add = _row_kernel(norm_add_one, "norm_add")
 tap = _row_kernel(copy_one, "tap")
 embed_q4 = _row_kernel(_embed_one(Format.Q4), "embed_q4")

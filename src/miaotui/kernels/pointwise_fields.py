@@ -19,6 +19,9 @@ RESIDUAL = 15
 RESIDUAL_STRIDE = 16
 OUT_FLOAT = 17  # 0, or where the float32 result goes as well
 OUT_FLOAT_STRIDE = 18
+OWN_ROWS = 19  # rows up to which each thread keeps the quantized result to itself
+OWN_AT = 20  # where in its own memory
+OWN_HEADERS_AT = 21
 RMS, LAYER, PLAIN = range(3)
 
 # fields of the embedding (and WIDTH)
@@ -28,3 +31,5 @@ TABLE_SCALE = 6
 TABLE_GROUPS = 7
 TABLE_OUT = 9
 TABLE_OUT_STRIDE = 10
+
+ALONE = 8192  # values up to which every thread does the whole operation

@@ -133,10 +133,10 @@ class Emitter:
         """One scalar, in all 16 lanes."""
         return self.splat(self.load(address, type_, 1))
 
-    def prefetch(self, address: Value, once: bool = False) -> None:
-        """Ask for a cache line that will be read soon; ``once``: it need not stay for others."""
+    def prefetch(self, address: Value, once: bool = False, write: bool = False) -> None:
+        """Ask for a cache line that will be read (or written) soon; ``once``: it need not stay for others."""
         function = self.declare("llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-        arguments = [self.pointer(address, I8), I32(0), I32(0 if once else 3), I32(1)]
+        arguments = [self.pointer(address, I8), I32(int(write)), I32(0 if once else 3), I32(1)]
         self.builder.call(function, arguments)
 
     # lanes --------------------------------------------------------------------------------------------------------

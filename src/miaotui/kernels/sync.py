@@ -25,6 +25,9 @@ from miaotui.kernels.ops import (
     CLAIM_SLOTS,
     LINE_FIELDS,
     MAX_TEAM,
+    OWN_BYTES,
+    RUN_SCRATCH,
+    RUN_SCRATCH_STRIDE,
     RUN_SYNC,
     RUN_TEAM,
     SYNC_ARRIVED,
@@ -108,3 +111,9 @@ def claim_first(claimed):  # type: ignore[no-untyped-def]
 def claim_end(claimed):  # type: ignore[no-untyped-def]
     """One past the last unit of a claim."""
     return claimed & (_STEP - 1)
+
+
+@inline
+def own_memory(run, member):  # type: ignore[no-untyped-def]
+    """What a thread alone reads and writes from one operation to the next."""
+    return peek(run, RUN_SCRATCH) + (member + 1) * peek(run, RUN_SCRATCH_STRIDE) - OWN_BYTES

@@ -23,6 +23,7 @@ from miaotui.kernels.ops import (
     MAIL_NUMBER,
     MAIL_STOP,
     MAX_TEAM,
+    OWN_BYTES,
     RUN_DONE,
     RUN_ROWS,
     RUN_SCRATCH,
@@ -36,6 +37,7 @@ from miaotui.kernels.pace import Pace
 
 HUGE_PAGE = 2 << 20
 SCRATCH_BYTES = 1 << 20  # per thread: 8 rows x 8 query heads of 512, and every smaller need
+_STRIDE = SCRATCH_BYTES + OWN_BYTES
 IDLE_SPINS = 20_000  # about a millisecond
 
 KERNELS = ("passes:pass_announce", "passes:pass_member", "passes:pass_worker")
@@ -51,7 +53,7 @@ class Team:
         self._brief_member = compiled.function(KERNELS[1], 4, brief=True)
         self._worker = compiled.function(KERNELS[2], 4)
         self._sync, self._mail = aligned_int64(SYNC_FIELDS), aligned_int64(MAIL_FIELDS)
-        self._scratch = np.zeros(self.size * SCRATCH_BYTES + 64, np.uint8)
+        self._scratch = np.zeros(self.size * _STRIDE + 64, np.uint8)
         self._scratch_address = -(-self._scratch.ctypes.data // 64) * 64
         self._addresses = address_of(self._sync), address_of(self._mail)
         self._latest, self._latest_size = self._sync, 0  # the last pass's run; keeps it alive
@@ -101,7 +103,7 @@ class Team:
                 self._latest, self._latest_size = run, size
                 self._latest_address = address_of(run)
                 run[RUN_TEAM], run[RUN_SYNC] = size, sync
-                run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, SCRATCH_BYTES
+                run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, _STRIDE
             address = self._latest_address
             member = self._brief_member if brief else self._member
             if size > 1 and self._announce(operations, count, address, mail, size):

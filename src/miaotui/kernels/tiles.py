@@ -10,19 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 
 from miaotui.kernels.cpu import Isa
 from miaotui.kernels.dots import splat_inputs
 from miaotui.kernels.formats import LINE, TILE_ROWS, Format
+from miaotui.kernels.memory import READ_ONCE
 from miaotui.kernels.ops import HEADER_BYTES
 from miaotui.kernels.simd import F32, I8, I16, I32, Emitter, Value
-
-# Weights that pass through the caches without staying leave more of them to everything else. Measured on
-# AMD's processors, where it costs nothing; others may keep such lines in one cache alone, and are asked
-# for them as usual.
-READ_ONCE = llvm.get_host_cpu_name().startswith("znver")
 
 # How far ahead of its use a line is asked for: what a core reads within the time that memory takes to answer.
 # On Zen 5 with 90 GB/s for two cores 8 KiB make a pass of one row 9% shorter than 4 KiB; less or more is slower.

@@ -45,7 +45,8 @@ class Operations:
             lin.WEIGHTS: matrix.address, lin.TILE_STRIDE: matrix.tile_stride,
             lin.GROUPS: matrix.inputs // 32, lin.UNITS: matrix.units,
             lin.X: source.integers.address, lin.X_STRIDE: source.integers.stride,
-            lin.HEADERS: source.headers.address, lin.HEADER_STRIDE: source.headers.stride, **fields,
+            lin.HEADERS: source.headers.address, lin.HEADER_STRIDE: source.headers.stride,
+            lin.OWN_ROWS: source.own_rows, lin.OWN_HEADERS_AT: source.own_headers, **fields,
         }, rows)  # fmt: skip
 
     def link(self) -> NDArray[np.int64]:
@@ -55,4 +56,18 @@ class Operations:
             row[ops.FUNCTION] = compiled.address(kernel)
             for field, value in fields.items():
                 row[field] = value
+        self._ask_ahead(table)
         return table
+
+    def _ask_ahead(self, table: NDArray[np.int64]) -> None:
+        """Let the operation before a product, or before the norm before it, ask for its first weights."""
+        for at, (kernel, fields) in enumerate(self._entries):
+            if not kernel.startswith("linear:") or at == 0:
+                continue
+            before = at - 1
+            if self._entries[before][0] == "pointwise:norm" and before:
+                before -= 1
+            tiles = 4 if fields[lin.MODE] >= lin.GATED_SILU else 2
+            row = table[before]
+            row[ops.AHEAD], row[ops.AHEAD_UNITS] = fields[lin.WEIGHTS], fields[lin.UNITS]
+            row[ops.AHEAD_BYTES] = tiles * fields[lin.TILE_STRIDE]

@@ -159,6 +159,7 @@ class Program:
             pw.NORM_BIAS: self._norm_bias(name),
             pw.OUT: out.integers.address, pw.OUT_STRIDE: out.integers.stride,
             pw.OUT_HEADERS: out.headers.address, pw.OUT_HEADER_STRIDE: out.headers.stride,
+            pw.OWN_ROWS: out.own_rows, pw.OWN_HEADERS_AT: out.own_headers,
         }, rows)  # fmt: skip
 
     def _norm_bias(self, name: str) -> int:

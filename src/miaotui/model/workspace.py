@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from miaotui.errors import EngineError
 from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.formats import padded_rows
-from miaotui.kernels.ops import HEADER_BYTES
+from miaotui.kernels.ops import HEADER_BYTES, OWN_BYTES
 from miaotui.kernels.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
+from miaotui.kernels.pointwise_fields import ALONE
 from miaotui.kernels.team import aligned_bytes, aligned_int64, fields_of, huge_bytes
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
@@ -50,18 +51,27 @@ def float_rows(rows: int, width: int) -> Rows:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Rows of int8 values and, per 32 of them, a header."""
+    """Rows of int8 values and, per 32 of them, a header; up to ``own_rows`` are kept by each thread for itself."""
 
     integers: Rows
     headers: Rows
+    own_rows: int = 0
 
     @classmethod
-    def of(cls, rows: int, width: int) -> Quantized:
-        """Room for ``rows`` rows of ``width`` values."""
+    def of(cls, rows: int, width: int, normed: int = 0) -> Quantized:
+        """Room for ``rows`` rows of ``width`` values, made by norms of ``normed`` values (0: by products)."""
         stride, header = -(-width // 64) * 64, -(-width // 32 * HEADER_BYTES // 64) * 64
+        own_rows = min(ALONE // normed, OWN_BYTES // (stride + header)) if normed else 0
         return cls(
-            Rows(aligned_bytes(rows * stride), stride), Rows(aligned_bytes(rows * header), header)
+            Rows(aligned_bytes(rows * stride), stride),
+            Rows(aligned_bytes(rows * header), header),
+            own_rows,
         )
+
+    @property
+    def own_headers(self) -> int:
+        """Where in its own memory a thread has the headers: behind the integers."""
+        return self.own_rows * self.integers.stride
 
 
 class Workspace:
@@ -72,12 +82,12 @@ class Workspace:
         heads, kv_heads = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         hidden = config.hidden_size
         self.residual = [float_rows(max_rows, hidden) for _ in range(2 if config.post_norms else 1)]
-        self.normed = Quantized.of(max_rows, hidden)
+        self.normed = Quantized.of(max_rows, hidden, normed=hidden)
         self.qkv = float_rows(max_rows, heads + 2 * kv_heads)
         self.attended = Quantized.of(max_rows, heads)
         self.mixed = float_rows(max_rows if config.post_norms else 1, hidden)
         self.fed = Quantized.of(max_rows, config.ffn_size)
-        self.last = Quantized.of(max_logits, hidden)
+        self.last = Quantized.of(max_logits, hidden, normed=hidden)
         self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
         self.part_peaks = float_rows(max_logits, 2 * parts_of(config.vocab_size))
         self.peaks = aligned_int64(max_logits * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
