@@ -141,8 +141,8 @@ class Engine:
         chosen = self._choose(plan, logits)
         self.scheduler.commit(plan, chosen)
         if self.speculation is not None:
-            spent_s = time.perf_counter() - started_s
-            self.speculation.note(plan, chosen, spent_s / self.runner.done)
+            spent_s, done = time.perf_counter() - started_s, self.runner.done
+            self.speculation.note(plan, chosen, spent_s / done, done)
         if plan.n_rows == len(plan.chunks):
             self._pass_s = self.runner.last_s / self.runner.done
         self._retire(plan)

@@ -21,7 +21,8 @@ from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
 
 MARGIN = 1.015  # what a pass with drafts must promise over one without: choosing costs time too
-IDLE_STEPS = 8  # without a draft; then passes may follow each other unasked
+IDLE_STEPS = 8  # without a draft; then passes may follow each other unasked,
+UNASKED = 4  # and this many do, one by one or together: asking takes time that seldom pays then
 GRAMMAR = "grammar"  # the source of tokens that an answer's constraint leaves no choice about
 _CERTAIN, _MOST_FORCED = 64, 32  # their evidence; how many of them at once
 _NO_GUESSES: Sequence[Guess] = ()
@@ -86,6 +87,8 @@ class Speculation:
         self._tallies = [_Tally() for _ in self._names]
         self._following: dict[int, _Following] = {}
         self._idle = 0  # steps since the last draft
+        self._unasked = 0  # passes since anybody was asked
+        self._bound = 0  # requests whose grammar may leave no choice at any moment
 
     @property
     def computing_s(self) -> float:
@@ -99,6 +102,7 @@ class Speculation:
 
     def enter(self, request: Request) -> None:
         """A request is queued."""
+        self._bound += request.constraint is not None
         heat = heat_of(request.sampler.temperature)
         if heat not in self._rates:
             self._rates[heat] = [
@@ -118,11 +122,14 @@ class Speculation:
     def leave(self, request: Request) -> None:
         """A request is over."""
         if self._following.pop(request.number, None) is not None:
+            self._bound -= request.constraint is not None
             self._drafter.leave(request.number, request.finish_reason in ("stop", "length"))
 
     def propose(self, other_rows: int = 0) -> dict[int, Draft]:
         """Drafts by request number, for a step that also computes ``other_rows`` rows of prompts."""
-        running = 0
+        if not self.pays and self._unasked < UNASKED and not self._bound:
+            return {}
+        self._unasked = running = 0
         wanted: list[tuple[_Following, Guess, list[float]]] = []
         for number, following in self._following.items():
             if not following.request.token_ids:
@@ -255,8 +262,11 @@ class Speculation:
             shares[i] += 1
         return shares
 
-    def note(self, plan: Plan, chosen: Mapping[int, Sequence[int]], seconds: float) -> None:
-        """A step is done: what was computed, which tokens came of it, how long it took."""
+    def note(
+        self, plan: Plan, chosen: Mapping[int, Sequence[int]], seconds: float, passes: int = 1
+    ) -> None:
+        """A step is done: what was computed, which tokens came of it, how long each of its ``passes`` took."""
+        self._unasked += passes
         drafted: list[tuple[_Tally, int, int]] = []
         decoding = branches = rows = 0
         if self._deepening is not None:
