@@ -126,14 +126,14 @@ class HeadProgram:
             lin.MODE: lin.GATED_SILU,
             lin.OUT: self._fed.integers.address, lin.OUT_STRIDE: self._fed.integers.stride,
             lin.OUT_HEADERS: self._fed.headers.address, lin.OUT_HEADER_STRIDE: self._fed.headers.stride,
-        })  # fmt: skip
+        }, kept=True)  # fmt: skip
         operations.add_linear(weights.down, self._fed, {
             lin.MODE: lin.ADD, lin.OUT: following.address, lin.OUT_STRIDE: following.stride,
-        })  # fmt: skip
+        }, kept=True)  # fmt: skip
         self._norm(operations, following, weights.norm, self._last)
         operations.add_linear(weights.outputs, self._last, {
             lin.MODE: lin.STORE, lin.OUT: logits.address, lin.OUT_STRIDE: logits.stride,
-        })  # fmt: skip
+        }, kept=True)  # fmt: skip
         operations.add("guess:guess_rows", {
             pk.X: logits.address, pk.X_STRIDE: logits.stride, pk.WIDTH: len(weights.tokens),
             pk.LISTED: int(weights.tokens.ctypes.data), pk.OUT: int(self._guesses.ctypes.data),

@@ -206,6 +206,8 @@ class Speculation:
         other_rows: int,
     ) -> tuple[int, int]:
         """Whose rival is worth a branch beside the lines, and how many of its tokens; -1: nobody's."""
+        if all(following.rival is None for following, _, _ in wanted):
+            return -1, 0
         offers: list[Offer | None] = []
         for (following, _, chances), share in zip(wanted, shares, strict=True):
             rival = following.rival

@@ -32,7 +32,7 @@ from miaotui.kernels.linear_fields import (
     X_STRIDE,
     X,
 )
-from miaotui.kernels.memory import peek
+from miaotui.kernels.memory import READ_ONCE, peek
 from miaotui.kernels.ops import ROWS, RUN_SCRATCH, RUN_SCRATCH_STRIDE, RUN_TEAM, SLOT
 from miaotui.kernels.simd import intrinsic
 from miaotui.kernels.sync import claim, claim_end, claim_first, own_memory
@@ -42,10 +42,11 @@ _TILING = TILINGS[probe().isa]
 _BLOCK, _MOST = _TILING.block, _TILING.most
 
 
-def _unit_function(form: Format) -> Any:
+def _unit_function(form: Format, once: bool) -> Any:
     """Compiled ``unit(rows, …)``: the emitted variant for each number of rows from 1 to 8."""
     r1, r2, r3, r4, r5, r6, r7, r8 = (
-        intrinsic(emit_unit(form, min(rows, _MOST), _TILING), "iiiiiiiii") for rows in range(1, 9)
+        intrinsic(emit_unit(form, min(rows, _MOST), _TILING, once), "iiiiiiiii")
+        for rows in range(1, 9)
     )
 
     def unit(rows, w, stride, groups, x, x_stride, h, h_stride, out, out_stride):  # type: ignore[no-untyped-def]
@@ -69,8 +70,8 @@ def _unit_function(form: Format) -> Any:
     return inline(unit)
 
 
-def _linear_kernel(form: Format) -> Any:
-    unit = _unit_function(form)
+def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE) -> Any:
+    unit = _unit_function(form, once)
     out_stride = 128  # a row of 32 outputs
 
     def linear(op, run, member):  # type: ignore[no-untyped-def]
@@ -108,18 +109,15 @@ def _linear_kernel(form: Format) -> Any:
             claimed = claim(run, slot, member, team, units)
         return 1
 
-    linear.__name__ = linear.__qualname__ = f"linear_{form.value}"
+    linear.__name__ = linear.__qualname__ = name
     return kernel()(linear)
 
 
-linear_q4 = _linear_kernel(Format.Q4)
-linear_q4m = _linear_kernel(Format.Q4M)
-linear_q8 = _linear_kernel(Format.Q8)
-linear_f32 = _linear_kernel(Format.F32)
+linear_q4 = _linear_kernel(Format.Q4, "linear_q4")
+linear_q4m = _linear_kernel(Format.Q4M, "linear_q4m")
+linear_q8 = _linear_kernel(Format.Q8, "linear_q8")
+linear_f32 = _linear_kernel(Format.F32, "linear_f32")
 
-LINEAR = {
-    Format.Q4: linear_q4,
-    Format.Q4M: linear_q4m,
-    Format.Q8: linear_q8,
-    Format.F32: linear_f32,
-}
+# Of small matrices that are read again after each pass: of a draft head, which the last cache has room for.
+linear_q4_kept = _linear_kernel(Format.Q4, "linear_q4_kept", once=False)
+linear_q4m_kept = _linear_kernel(Format.Q4M, "linear_q4m_kept", once=False)

@@ -38,6 +38,7 @@ from miaotui.kernels.pace import Pace
 HUGE_PAGE = 2 << 20
 SCRATCH_BYTES = 1 << 20  # per thread: 8 rows x 8 query heads of 512, and every smaller need
 _STRIDE = SCRATCH_BYTES + OWN_BYTES
+_MOST_RUNS = 16  # remembered: an engine has one, and its draft head another
 IDLE_SPINS = 20_000  # about a millisecond
 
 KERNELS = ("passes:pass_announce", "passes:pass_member", "passes:pass_worker")
@@ -56,8 +57,9 @@ class Team:
         self._scratch = np.zeros(self.size * _STRIDE + 64, np.uint8)
         self._scratch_address = -(-self._scratch.ctypes.data // 64) * 64
         self._addresses = address_of(self._sync), address_of(self._mail)
-        self._latest, self._latest_size = self._sync, 0  # the last pass's run; keeps it alive
-        self._latest_address = 0
+        self._runs: dict[
+            int, tuple[NDArray[np.int64], int, int]
+        ] = {}  # by identity; keeps them alive
         self._turn = threading.Lock()
         self._wakeups = [threading.Event() for _ in range(self.size)]
         self._pace = Pace()
@@ -98,13 +100,9 @@ class Team:
         with self._turn:
             start_s = time.perf_counter()
             size = 1 if self._pace.alone else self.size
-            sync, mail = self._addresses
-            if run is not self._latest or size != self._latest_size:
-                self._latest, self._latest_size = run, size
-                self._latest_address = address_of(run)
-                run[RUN_TEAM], run[RUN_SYNC] = size, sync
-                run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, _STRIDE
-            address = self._latest_address
+            mail = self._addresses[1]
+            known = self._runs.get(id(run))
+            address = known[2] if known and known[1] == size else self._take_in(run, size)
             member = self._brief_member if brief else self._member
             if size > 1 and self._announce(operations, count, address, mail, size):
                 member = self._member
@@ -115,6 +113,16 @@ class Team:
                 done = int(run[RUN_DONE]) if passes > 1 else 1
                 spent_s = time.perf_counter() - start_s
                 self._pace.note((operations, int(run[RUN_ROWS])), spent_s / done, done)
+
+    def _take_in(self, run: NDArray[np.int64], size: int) -> int:
+        """Write the team's fields to a table of a run; its address."""
+        if len(self._runs) >= _MOST_RUNS:
+            self._runs.clear()
+        run[RUN_TEAM], run[RUN_SYNC] = size, self._addresses[0]
+        run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, _STRIDE
+        address = address_of(run)
+        self._runs[id(run)] = run, size, address
+        return address
 
     def _serve(self, member: int) -> None:
         mail, seen, event = self._addresses[1], 0, self._wakeups[member]

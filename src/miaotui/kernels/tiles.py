@@ -72,9 +72,11 @@ class Operands:
 class Tile:
     """Some lanes of one tile: where its numbers are, and how a group of it is read."""
 
-    def __init__(self, e: Emitter, form: Format, address: Value, lanes: int, first: int) -> None:
+    def __init__(
+        self, e: Emitter, form: Format, address: Value, lanes: int, first: int, once: bool
+    ) -> None:
         self.e, self.form, self.address = e, form, address
-        self.lanes, self.first = lanes, first
+        self.lanes, self.first, self.once = lanes, first, once
 
     def at(self, group: Value, ahead: Value | int | None) -> Group:
         """One group; asks for what is read ``ahead`` bytes later."""
@@ -88,9 +90,9 @@ class Tile:
             head = record + odd * (2 * TILE_ROWS)
             integers = record + odd * form.integer_bytes + form.head_bytes
         if ahead is not None:
-            self.e.prefetch(record + ahead, once=READ_ONCE)
+            self.e.prefetch(record + ahead, once=self.once)
             for line in range(0, form.integer_bytes, LINE):
-                self.e.prefetch(integers + line + ahead, once=READ_ONCE)
+                self.e.prefetch(integers + line + ahead, once=self.once)
         return Group(self, head + 2 * self.first, integers + 4 * self.first)
 
 
@@ -195,9 +197,9 @@ def _float_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
 
 
 def emit_unit(
-    form: Format, rows: int, tiling: Tiling = Tiling(block=8, most=8)
+    form: Format, rows: int, tiling: Tiling = Tiling(block=8, most=8), once: bool = READ_ONCE
 ) -> Callable[..., None]:
-    """An emitter of 32 outputs for ``rows`` rows.
+    """An emitter of 32 outputs for ``rows`` rows; ``once``: of weights that caches need not keep.
 
     Its values are the first tile's address, the bytes to the next tile, the number of groups, the
     inputs and their stride, the headers and their stride, the outputs (float32) and their stride.
@@ -214,7 +216,7 @@ def emit_unit(
         together = [[0, 1]] if paired else [[0], [1]]
         for pair in together:
             for first in range(0, TILE_ROWS, lanes):
-                tiles = [Tile(e, form, addresses[i], lanes, first) for i in pair]
+                tiles = [Tile(e, form, addresses[i], lanes, first, once) for i in pair]
                 if form is Format.F32:
                     sums = _float_sums(e, tiles[0], operands)
                 else:

@@ -38,10 +38,14 @@ class Operations:
         self._entries.append((kernel, {ops.SLOT: slot, ops.ROWS: rows, **fields}))
 
     def add_linear(
-        self, matrix: Matrix, source: Quantized, fields: Mapping[int, int], rows: int = ops.RUN_ROWS
-    ) -> None:
-        """Append a matrix product; ``fields`` say what becomes of its outputs."""
-        self.add(f"linear:linear_{matrix.format.value}", {
+        self, matrix: Matrix, source: Quantized, fields: Mapping[int, int], rows: int = ops.RUN_ROWS,
+        kept: bool = False,
+    ) -> None:  # fmt: skip
+        """Append a matrix product; ``fields`` say what becomes of its outputs.
+
+        ``kept``: the matrix is small, and caches are to keep it.
+        """
+        self.add(f"linear:linear_{matrix.format.value}{'_kept' if kept else ''}", {
             lin.WEIGHTS: matrix.address, lin.TILE_STRIDE: matrix.tile_stride,
             lin.GROUPS: matrix.inputs // 32, lin.UNITS: matrix.units,
             lin.X: source.integers.address, lin.X_STRIDE: source.integers.stride,
