@@ -31,7 +31,7 @@ class Table(RowCost):
 class Script:
     """A head that says 100 * row + depth, with the same evidence throughout for each of the first leads."""
 
-    name, computing_s = "script", 0.0
+    name, computing_s, guessing = "script", 0.0, None
 
     def __init__(self, evidence: Sequence[int], most_rows: int = 16) -> None:
         self.evidence, self.most_rows = evidence, most_rows

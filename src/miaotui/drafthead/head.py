@@ -15,11 +15,13 @@ from miaotui.drafthead.program import HeadProgram
 from miaotui.drafthead.weights import FOLDER_NAME, HeadWeights, load_head, path_for
 from miaotui.engine.build import Built
 from miaotui.engine.draft import HeadToken, Lead
+from miaotui.engine.guessing import Guessing
 from miaotui.engine.runner import Runner
+from miaotui.engine.survival import class_of
 from miaotui.hub.store import PackedStore
+from miaotui.kernels.guess_fields import MOST_EVIDENCE
 
 PARTS_OF_OCTAVE = 4  # evidence: how far a token leads, in quarters of an octave
-MOST_EVIDENCE = 60
 
 
 class DraftHead:
@@ -33,6 +35,9 @@ class DraftHead:
         embedding = runner.program.weights.matrix("embed")
         self._program = HeadProgram(weights, embedding, last, middle, most_rows, runner.team)
         self.most_rows = most_rows
+        self.guessing = Guessing(
+            self._program.tables, [class_of(evidence) for evidence in range(MOST_EVIDENCE + 1)]
+        )
         self._leads: list[Lead] = []
         self._chosen: list[int] = []
         self._depth = 0
@@ -60,7 +65,7 @@ class DraftHead:
             for token, lead in zip(self._chosen, self._leads, strict=True)
         ]
         found = [
-            HeadToken(token, 1 + min(int(PARTS_OF_OCTAVE * ahead), MOST_EVIDENCE))
+            HeadToken(token, min(1 + int(PARTS_OF_OCTAVE * ahead), MOST_EVIDENCE))
             for token, ahead in self._program.step(depth, rows)
         ]
         self._depth = depth + 1

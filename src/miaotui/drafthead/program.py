@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.drafthead.weights import INPUTS, HeadWeights
+from miaotui.engine.guessing import HeadTables
 from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
 from miaotui.kernels import peaks_fields as pk
@@ -75,6 +76,13 @@ class HeadProgram:
         self._run[ops.RUN_DRAW], self._run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * BLOCK
         self._fields, self._run_fields, self._source_fields = map(
             fields_of, (self._rows, self._run, self._sources)
+        )
+
+    @property
+    def tables(self) -> HeadTables:
+        """Where compiled code finds it."""
+        return HeadTables(
+            self._addresses, self._count, self._run, self._sources, self._rows, self._guesses
         )
 
     def begin(self, sources: Sequence[int]) -> None:

@@ -169,7 +169,7 @@ class Deepening:
     def _pays(self, alive: Sequence[Seeker], pace: float, rows: int, cost: RowCost) -> bool:
         """Whether one more token each is worth its rows and the head's step."""
         count = len(alive)
-        price = cost.ratio(rows + count) - cost.ratio(rows) + self._share(count, cost)
+        price = cost.ratio(rows + count) - cost.ratio(rows) + self.share(count, cost)
         return sum(seeker.hope() for seeker in alive) > MARGIN * pace * price
 
     def _kept(self, alive: Sequence[Seeker], least: float) -> list[Seeker]:
@@ -185,7 +185,7 @@ class Deepening:
             self._head.keep(rows_kept)
         return [alive[row] for row in rows_kept]
 
-    def _share(self, count: int, cost: RowCost) -> float:
+    def share(self, count: int, cost: RowCost) -> float:
         """What a step costs, in passes of ratio 1."""
         plain_s = cost.seconds(1)
         if count not in self._seconds or plain_s <= 0.0:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from miaotui.engine.guessing import Guessing
+
 
 class Guess(NamedTuple):
     """What may come next, and how well it is founded.
@@ -91,6 +93,10 @@ class Head(Protocol):
     @property
     def computing_s(self) -> float:
         """Seconds spent in `deepen` since the start."""
+
+    @property
+    def guessing(self) -> Guessing | None:
+        """Guesses within runs of passes; None: it has to be asked for each."""
 
     @property
     def most_rows(self) -> int:

@@ -15,8 +15,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.engine.ahead import Ahead
 from miaotui.engine.build import Built
 from miaotui.engine.constraint import Constraint, check_endings
+from miaotui.engine.deepening import DEEPEST
+from miaotui.engine.guessing import MOST_TOKENS
 from miaotui.engine.request import Request
 from miaotui.engine.runner import Masks
 from miaotui.engine.sampler import Peak, SequenceSampler, end_ids
@@ -55,7 +58,7 @@ class Engine:
         self.choosing_s = 0.0  # spent on logits, a draft head's too, since the start
         self.faults = 0  # passes that failed
         self.limits = NO_LIMITS  # of the next steps
-        self._pass_s = math.inf  # the last without prompts or drafts
+        self._pass_s = math.inf  # the last without prompts
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0) -> Request:
         """Queue a request: `prepare`, then `enter`."""
@@ -122,15 +125,21 @@ class Engine:
         started_s = time.perf_counter()
         if drafts is None and self.speculation is not None:
             before_s = self.speculation.computing_s
-            drafts = self.speculation.propose(self.latest.prompt_rows)
+            together = self._in_time() > 1 and not self.runner.team.is_trying
+            drafts = self.speculation.propose(self.latest.prompt_rows, together)
             self.choosing_s += self.speculation.computing_s - before_s
         affordable = self._affordable(drafts) if drafts else {}
-        passes = 1 if affordable else self._most_passes()
+        ahead = None if self.speculation is None else self.speculation.ahead
+        if ahead is not None and (ahead.following is None or affordable):
+            ahead = None
+        passes = 1 if affordable else self._most_passes(ahead)
         self.latest = plan = self.scheduler.plan(affordable, self.limits, passes)
         if not plan.chunks:
             return False
         if self._waiting:
             self._begin(plan)
+        if ahead is not None and plan.passes > 1:
+            return self._run_ahead(plan, ahead)
         try:
             choices = [self._requests[chunk.sequence].choice_for(chunk) for chunk in plan.chunks]
             passes = plan.passes if all(choices) else 1
@@ -143,20 +152,56 @@ class Engine:
         if self.speculation is not None:
             spent_s, done = time.perf_counter() - started_s, self.runner.done
             self.speculation.note(plan, chosen, spent_s / done, done)
-        if plan.n_rows == len(plan.chunks):
+        if all(len(chunk.tokens) == chunk.n_logits for chunk in plan.chunks):
             self._pass_s = self.runner.last_s / self.runner.done
         self._retire(plan)
         return True
 
-    def _most_passes(self) -> int:
+    def _run_ahead(self, plan: Plan, ahead: Ahead) -> bool:
+        """A step of several passes, for one request whose tokens a draft head guesses meanwhile."""
+        (chunk,), speculation = plan.chunks, self.speculation
+        assert speculation is not None, "it is who guesses"
+        request = self._requests[chunk.sequence]
+        try:
+            guessing = ahead.set_out(chunk.start, plan.passes)
+            choice, watch = request.choice_for(chunk), ahead.watch if ahead.is_watched else None
+            tokens = self.runner.run_guessing(
+                chunk, choice, plan.passes, self._in_time(), guessing, watch
+            )
+        except Exception as error:
+            self._fail(plan, error)
+            return True
+        passes, kept = self.runner.done, list[int]()
+        broken = None if guessing.broken < 0 else self.runner.peak(guessing.broken)
+        try:
+            kept = request.take_all(tokens, passes, broken)
+        except MiaotuiError as error:
+            self._drop(request, error)
+        self.scheduler.commit(plan, {chunk.sequence: kept})
+        if request.number in self._requests:
+            speculation.note_run(tokens, passes)
+        self._pass_s = self.runner.last_s / passes
+        self._retire(plan)
+        return True
+
+    def _in_time(self) -> int:
+        """Passes that may follow each other before a reader would see a difference."""
+        return min(self.parts.most_passes, int(UNSEEN_S / max(self._pass_s, 1e-6)))
+
+    def _most_passes(self, ahead: Ahead | None = None) -> int:
         """How many may follow each other before anybody has to look at what they bring.
 
         No more than take `UNSEEN_S`, and than bring each answer to its end; one while a token waits for a
-        choice that the pass cannot make, or while guesses pay.
+        choice that the pass cannot make, or while guesses pay. Where a head goes ``ahead`` it is the number of
+        tokens that they may bring.
         """
-        if self.runner.team.is_trying or (self.speculation is not None and self.speculation.pays):
+        if self.runner.team.is_trying:
             return 1
-        most = min(self.parts.most_passes, int(UNSEEN_S / max(self._pass_s, 1e-6)))
+        most = self._in_time()
+        if ahead is not None:
+            most = min(most * (1 + DEEPEST), MOST_TOKENS) if most > 1 else 1
+        elif self.speculation is not None and self.speculation.pays:
+            return 1
         for request in self._requests.values():
             if most <= 1 or not request.choice:
                 return 1

@@ -177,6 +177,16 @@ class Request:
             raise
         return self._keep_bound(tokens, passes)
 
+    def take_all(self, tokens: list[int], passes: int, broken: Peak | None = None) -> list[int]:
+        """Keep the tokens that a run of ``passes`` has brought, several each; those that belong to the answer.
+
+        Raises `EngineError` for logits after them that are not numbers, ``broken`` their peak.
+        """
+        kept = self._keep_tokens(tokens, passes) if tokens else []
+        if broken is not None and not self.is_over:
+            self.sampler.take(broken, self.prompt_tokens + len(self._token_ids))
+        return kept
+
     def _keep_bound(self, tokens: Sequence[int], passes: int) -> list[int]:
         """`_keep_tokens`, once a constraint has taken those that it has not yet."""
         if self.constraint is not None:

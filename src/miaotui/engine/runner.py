@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.engine.guessing import MOST_TOKENS, Guessing
 from miaotui.engine.page_lists import PageLists
 from miaotui.kernels import ops
 from miaotui.kernels.attention_fields import PAGE_TOKENS
@@ -75,6 +76,8 @@ class Runner:
         self._wanted = 0
         self._masks: Masks | None = None
         self._fault: BaseException | None = None
+        self._guessing: Guessing | None = None
+        self._seen = 0  # tokens of the run under way that were looked at
         self._ask = _ASK(self._asked)
         self._ask_address = ctypes.cast(self._ask, ctypes.c_void_p).value or 0
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
@@ -82,7 +85,7 @@ class Runner:
     def _set_choosing(self, peaks: NDArray[np.int64], fields: int, logits: int) -> None:
         """Where tokens chosen in the pass go, and the memory in which each thread draws them."""
         self._draws = aligned_int64(self.team.size * fields)
-        self._chosen = aligned_int64(MOST_PASSES * logits)
+        self._chosen = aligned_int64(max(MOST_PASSES * logits, MOST_TOKENS))
         self._chosen_fields = fields_of(self._chosen)
         run = self._run
         run[ops.RUN_BEST], run[ops.RUN_TOKENS] = peaks.ctypes.data, self._chosen.ctypes.data
@@ -94,6 +97,7 @@ class Runner:
         choices: Sequence[int] = (),
         passes: int = 1,
         masks: Masks | None = None,
+        cut: int | None = None,
     ) -> NDArray[np.float32]:
         """Run a pass over the chunks, or up to ``passes`` where each is one row (see `kernels.multistep`).
 
@@ -104,15 +108,16 @@ class Runner:
 
         ``masks``, if given, is called in each pass before it chooses, with the tokens of the pass before in
         this run, if any, a row each: it sets the masks of the choices, and says whether another pass may
-        follow. What it raises is raised here.
+        follow. What it raises is raised here. ``cut`` is the number of passes where they bring several tokens.
         """
         self._wanted = wanted = self._fill(chunks, choices, passes)
         run = self._run_fields
-        run[ops.RUN_PASSES], run[ops.RUN_DONE] = passes, 0
+        run[ops.RUN_PASSES], run[ops.RUN_DONE] = cut or passes, 0
         run[ops.RUN_ASK] = 0 if masks is None else self._ask_address
         self._masks = masks
         start_s = time.perf_counter()
-        self.team.run(*self._operations, self._run, passes)
+        beside = None if self._guessing is None else self._guessing.run
+        self.team.run(*self._operations, self._run, passes, beside=beside)
         self.last_s = time.perf_counter() - start_s
         run[ops.RUN_HALT] = 0
         self.done = run[ops.RUN_DONE] if passes > 1 else 1
@@ -121,13 +126,40 @@ class Runner:
             raise fault
         return self._logits[:wanted]
 
+    def run_guessing(
+        self,
+        chunk: Chunk,
+        choice: int,
+        most: int,
+        passes: int,
+        guessing: Guessing,
+        watch: Masks | None,
+    ) -> list[int]:
+        """Run up to ``passes`` over one sequence whose tokens a draft head guesses; up to ``most`` tokens.
+
+        ``guessing`` has been set out. ``watch`` is called like ``masks`` of `run`, with all the tokens of the
+        pass before. Logits of the last pass that were no numbers are `Guessing.broken`, after the tokens.
+        """
+        self._guessing, self._seen = guessing, 0
+        try:
+            run = self._run_fields
+            run[ops.RUN_GUESS] = guessing.address
+            self.run([chunk], [choice], most, watch, passes)
+        finally:
+            self._guessing, run[ops.RUN_GUESS] = None, 0
+        return self._chosen_fields[: guessing.total].tolist()
+
     def _asked(self, *_: int) -> int:
         """Called by compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
         assert self._masks is not None, "asked only where there is somebody to ask"
         try:
-            end = self._wanted * self._run_fields[ops.RUN_DONE]
-            last = self._chosen_fields[end - self._wanted : end].tolist() if end else []
-            return int(self._masks(last))
+            if self._guessing is None:
+                end = self._wanted * self._run_fields[ops.RUN_DONE]
+                start = max(end - self._wanted, 0)
+            else:
+                start, end = self._seen, self._guessing.total
+                self._seen = end
+            return int(self._masks(self._chosen_fields[start:end].tolist()))
         except BaseException as fault:  # compiled code knows no exceptions: it goes on from `run`
             self._fault = fault
             return 0
@@ -151,6 +183,10 @@ class Runner:
         count, end = self._wanted, self._wanted * (self.done - 1)
         tokens = self._chosen_fields[:end].tolist()
         return [tokens[row::count] for row in range(count)]
+
+    def peak(self, row: int) -> tuple[int, float]:
+        """That of one row of the last pass."""
+        return int(self._best[row]), float(self._tops[row])
 
     def peaks(self) -> list[tuple[int, float]]:
         """For each row of the last pass, the token chosen, and the highest logit.

@@ -9,14 +9,16 @@ pay. Invariant: it changes when tokens come, never which.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from miaotui.engine.branching import BranchCost, Offer, Rescue, Rival, choose_branch, rival_of
-from miaotui.engine.deepening import SURE, Copying, Deepening, Means, Seeker
+from miaotui.engine.ahead import Ahead
+from miaotui.engine.branching import BranchCost, Offer, Rescue, choose_branch, rival_of
+from miaotui.engine.deepening import SURE, Deepening, Means, Seeker
 from miaotui.engine.draft import Drafter, Guess, Head, Lead
+from miaotui.engine.following import NO_GUESSES, Following
 from miaotui.engine.request import Request
 from miaotui.engine.row_cost import RowCost
-from miaotui.engine.survival import Rates, Record, heat_of, kinds_of, survivals
+from miaotui.engine.survival import Rates, heat_of, kinds_of, survivals
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
 
@@ -25,7 +27,6 @@ IDLE_STEPS = 8  # without a draft; then passes may follow each other unasked,
 UNASKED = 4  # and this many do, one by one or together: asking takes time that seldom pays then
 GRAMMAR = "grammar"  # the source of tokens that an answer's constraint leaves no choice about
 _CERTAIN, _MOST_FORCED = 64, 32  # their evidence; how many of them at once
-_NO_GUESSES: Sequence[Guess] = ()
 
 
 @dataclass(frozen=True)
@@ -52,23 +53,6 @@ class _Tally:
     saved_s: float = 0.0
 
 
-@dataclass(slots=True)
-class _Following:
-    """A request: how its guesses fare, and what was guessed for the pass under way."""
-
-    request: Request
-    rates: Sequence[Rates]  # by source
-    rescues: Sequence[Rescue]  # by source
-    means: Means  # of the head
-    record: Record = field(default_factory=Record)
-    guesses: Sequence[Guess] = _NO_GUESSES
-    source: int = 0  # of the draft
-    rival: Rival | None = None
-    of_head: Record = field(default_factory=Record)
-    copying: Copying = field(default_factory=Copying)
-    row: int = -1  # of the last pass, that the newest token was drawn from; -1: none
-
-
 class Speculation:
     """Drafts for every step of one engine; used by the engine's thread alone, except `report`."""
 
@@ -85,7 +69,8 @@ class Speculation:
         self._deepening = Deepening(head, self._head_source, follow=drafter.guess) if head else None
         self._means: dict[int, Means] = {}
         self._tallies = [_Tally() for _ in self._names]
-        self._following: dict[int, _Following] = {}
+        self._following: dict[int, Following] = {}
+        self.ahead = Ahead(head, drafter.extend, self._promise) if head and head.guessing else None
         self._idle = 0  # steps since the last draft
         self._unasked = 0  # passes since anybody was asked
         self._bound = 0  # requests whose grammar may leave no choice at any moment
@@ -111,7 +96,7 @@ class Speculation:
             ]
             self._rescues[heat] = [Rescue() for _ in self._names]
             self._means[heat] = Means(heat)
-        self._following[request.number] = _Following(
+        self._following[request.number] = Following(
             request, self._rates[heat], self._rescues[heat], self._means[heat]
         )
         self._drafter.enter(
@@ -125,12 +110,17 @@ class Speculation:
             self._bound -= request.constraint is not None
             self._drafter.leave(request.number, request.finish_reason in ("stop", "length"))
 
-    def propose(self, other_rows: int = 0) -> dict[int, Draft]:
-        """Drafts by request number, for a step that also computes ``other_rows`` rows of prompts."""
+    def propose(self, other_rows: int = 0, together: bool = False) -> dict[int, Draft]:
+        """Drafts by request number, for a step that also computes ``other_rows`` rows of prompts.
+
+        None if the head had better guess by itself in a run of passes (`ahead`), where they may go ``together``.
+        """
+        if self.ahead is not None:
+            self.ahead.following = None
         if not self.pays and self._unasked < UNASKED and not self._bound:
             return {}
         self._unasked = running = 0
-        wanted: list[tuple[_Following, Guess, list[float]]] = []
+        wanted: list[tuple[Following, Guess, list[float]]] = []
         for number, following in self._following.items():
             if not following.request.token_ids:
                 continue  # its prompt is still being computed
@@ -142,6 +132,9 @@ class Speculation:
                 wanted.append((following, *best))
                 if len(guesses) > 1:
                     following.rival = rival_of(best[0], guesses)
+        if together and self._goes_ahead(wanted, running, other_rows):
+            self._idle = 0
+            return {}
         if self._deepening is not None:
             wanted = self._deepened(wanted, running, other_rows)
         shares = self._shares([chances for _, _, chances in wanted], running, other_rows)
@@ -157,12 +150,42 @@ class Speculation:
                 drafts[following.request.number] = rival.tree(share, count) if rival else line
         return drafts
 
+    def _goes_ahead(
+        self, wanted: Sequence[tuple[Following, Guess, list[float]]], running: int, other_rows: int
+    ) -> bool:
+        """Whether the head guesses in a run of passes: for one request, where no text promises more."""
+        if self.ahead is None or self._deepening is None or other_rows or running != 1:
+            return False
+        if len(self._following) > 1:
+            return False
+        (following,) = self._following.values()
+        text = sum(wanted[0][2]) if wanted else 0.0
+        share = self._deepening.share(1, self.cost)
+        return self.ahead.prepare(following, self._head_source, text, share, self.cost)
+
+    def _promise(self, number: int) -> float:
+        """How many tokens the best guess of a text promises."""
+        following = self._following[number]
+        best = _best(following, self._drafter.guess(number), _room(following.request))
+        return sum(best[1]) if best else 0.0
+
+    def note_run(self, tokens: Sequence[int], passes: int) -> None:
+        """A run in which the head guessed is done."""
+        assert self.ahead is not None, "there was such a run"
+        tally, plain_s = self._tallies[self._head_source], self.cost.seconds(1)
+        self._unasked += passes
+        for drafted, accepted in self.ahead.learn(tokens, passes):
+            tally.drafts += 1
+            tally.proposed += drafted
+            tally.accepted += accepted
+            tally.saved_s += accepted * plain_s - (self.cost.seconds(1 + drafted) - plain_s)
+
     def _deepened(
         self,
-        wanted: Sequence[tuple[_Following, Guess, list[float]]],
+        wanted: Sequence[tuple[Following, Guess, list[float]]],
         running: int,
         other_rows: int,
-    ) -> list[tuple[_Following, Guess, list[float]]]:
+    ) -> list[tuple[Following, Guess, list[float]]]:
         """The same with the head's guesses where they promise more."""
         assert self._deepening is not None, "asked only if there is one"
         better = {each[0].request.number: each for each in wanted}
@@ -184,7 +207,7 @@ class Speculation:
             following.rival = rival_of(better[number][1], following.guesses)
         return [better[number] for number in self._following if number in better]
 
-    def _seeker(self, following: _Following, first: float) -> Seeker | None:
+    def _seeker(self, following: Following, first: float) -> Seeker | None:
         """What the head needs to guess for a request; None where that is not wanted or possible."""
         request, row = following.request, following.row
         room = _room(request)
@@ -200,7 +223,7 @@ class Speculation:
 
     def _branch(
         self,
-        wanted: Sequence[tuple[_Following, Guess, list[float]]],
+        wanted: Sequence[tuple[Following, Guess, list[float]]],
         shares: Sequence[int],
         running: int,
         other_rows: int,
@@ -300,7 +323,7 @@ class Speculation:
             following.row = -1
 
     def _drafted(
-        self, following: _Following, chunk: Chunk, tokens: Sequence[int]
+        self, following: Following, chunk: Chunk, tokens: Sequence[int]
     ) -> Iterator[tuple[_Tally, int, int]]:
         """How many tokens each source proposed for a chunk, and how many of them came."""
         accepted, rival = len(tokens) - 1, following.rival
@@ -313,7 +336,7 @@ class Speculation:
             accepted -= rescued
         yield self._tallies[following.source], chunk.n_logits - 1 - side, accepted
 
-    def _judge(self, following: _Following, tokens: Sequence[int]) -> None:
+    def _judge(self, following: Following, tokens: Sequence[int]) -> None:
         """Compare every guess with what came, whether it was tried or not."""
         record, rates = following.record, following.rates
         for guess in following.guesses:
@@ -331,7 +354,7 @@ class Speculation:
                     break
         if following.rival is not None:
             following.rival.judge(tokens, following.rescues[following.rival.other.source])
-        following.guesses = _NO_GUESSES
+        following.guesses = NO_GUESSES
 
     def _count(
         self, drafted: Sequence[tuple[_Tally, int, int]], decoding: int, seconds: float
@@ -358,7 +381,7 @@ def _room(request: Request) -> int:
     return max(request.ending.max_tokens - len(request.token_ids) - 1, 0)
 
 
-def _chances(following: _Following, guess: Guess, most: int) -> list[float]:
+def _chances(following: Following, guess: Guess, most: int) -> list[float]:
     """That the first 1, 2, ... tokens of a guess hold."""
     odds = following.of_head.odds if guess.evidence else following.record.odds
     rates = following.rates[guess.source].rates
@@ -366,7 +389,7 @@ def _chances(following: _Following, guess: Guess, most: int) -> list[float]:
 
 
 def _best(
-    following: _Following, guesses: Iterable[Guess], most: int
+    following: Following, guesses: Iterable[Guess], most: int
 ) -> tuple[Guess, list[float]] | None:
     """The guess that promises the most tokens, and the chances of each of its tokens."""
     best, promise = None, 0.0

@@ -82,6 +82,11 @@ def kinds_of(guess: Guess) -> list[int]:
     return kinds if len(kinds) >= len(tokens) else kinds + deeper[-1:] * len(tokens)
 
 
+def class_of(evidence: int) -> int:
+    """The class of some evidence."""
+    return _CLASS_OF[min(evidence, MOST_EVIDENCE - 1)]
+
+
 def head_kind(depth: int, evidence: int) -> int:
     """The kind of a draft head's token, the first at depth 0."""
     return _KIND_OF[DEEPER if depth else ALONE][min(evidence, MOST_EVIDENCE - 1)]

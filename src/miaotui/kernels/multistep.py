@@ -13,7 +13,7 @@ import numpy as np
 
 from miaotui.kernels.attention_fields import PAGE_TOKENS
 from miaotui.kernels.compiler import inline, kernel
-from miaotui.kernels.draw_ops import CHOICE_ENDS
+from miaotui.kernels.guessing import begin_guess, ends_with, take_tokens
 from miaotui.kernels.memory import atomic_load, call, load_float, peek, poke
 from miaotui.kernels.ops import (
     ROW_CHOICE,
@@ -26,6 +26,7 @@ from miaotui.kernels.ops import (
     RUN_BEST,
     RUN_DONE,
     RUN_GOING,
+    RUN_GUESS,
     RUN_HALT,
     RUN_MORE,
     RUN_PASSES,
@@ -52,16 +53,6 @@ def ask(op, run, member):  # type: ignore[no-untyped-def]
 
 
 @inline
-def ends_with(choice, token):  # type: ignore[no-untyped-def]
-    """Whether ``token`` ends the sequence."""
-    count = 0 if choice == 0 else peek(choice, CHOICE_ENDS)
-    found = False
-    for index in range(count):
-        found |= peek(choice, CHOICE_ENDS + 1 + index) == token
-    return found
-
-
-@inline
 def note_tokens(run):  # type: ignore[no-untyped-def]
     """Write down the tokens chosen; 1 if every sequence goes on after them."""
     rows, done = peek(run, RUN_ROWS), peek(run, RUN_DONE)
@@ -81,13 +72,17 @@ def note_tokens(run):  # type: ignore[no-untyped-def]
 @inline
 def step_on(run):  # type: ignore[no-untyped-def]
     """After a pass: decide whether another one follows, and if so make its tables."""
-    going = note_tokens(run)
+    guess = peek(run, RUN_GUESS)
+    going = note_tokens(run) if guess == 0 else take_tokens(run, guess)
     if peek(run, RUN_DONE) >= peek(run, RUN_PASSES) or atomic_load(run + 8 * RUN_HALT) == 1:
         going = 0
     if peek(run, RUN_ASK) != 0 and peek(run, RUN_GOING) == 0:
         going = 0
     poke(run, RUN_MORE, going)
     if going == 0:
+        return 0
+    if guess != 0:
+        begin_guess(run, guess)
         return 0
     for index in range(peek(run, RUN_ROWS)):
         row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * index

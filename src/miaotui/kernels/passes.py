@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from miaotui.kernels.asking import ask_ahead
 from miaotui.kernels.compiler import inline, kernel
+from miaotui.kernels.guess_fields import COUNT, HEAD_RUN, TABLE
+from miaotui.kernels.guessing import STEP, begin_guess, deepen_guess
 from miaotui.kernels.memory import atomic_load, atomic_store, call, pause, peek, poke
 from miaotui.kernels.multistep import step_on
 from miaotui.kernels.ops import (
@@ -23,6 +25,7 @@ from miaotui.kernels.ops import (
     MAIL_RUN,
     MAIL_STOP,
     OP_FIELDS,
+    RUN_GUESS,
     RUN_MORE,
     RUN_PASSES,
     TEAM_BITS,
@@ -33,25 +36,50 @@ _TEAM_MASK = (1 << TEAM_BITS) - 1
 
 
 @inline
+def run_once(operations, count, run, member):  # type: ignore[no-untyped-def]
+    """The operations one after another, as one member of the team; returns when all have come to their end."""
+    for index in range(count):
+        op = operations + 8 * OP_FIELDS * index
+        shared = call(peek(op, FUNCTION), op, run, member)
+        ask_ahead(op, run, member)
+        if shared == 1 and peek(op, KEEP_GOING) == 0:
+            barrier(run)
+    barrier(run)
+
+
+@inline
+def guess_on(run, guess, member):  # type: ignore[no-untyped-def]
+    """Steps of a draft head, as many as follow each other."""
+    while peek(run, RUN_MORE) == STEP:
+        run_once(peek(guess, TABLE), peek(guess, COUNT), peek(guess, HEAD_RUN), member)
+        if member == 0:
+            deepen_guess(run, guess)
+        barrier(run)
+
+
+@inline
 def run_operations(operations, count, run, member):  # type: ignore[no-untyped-def]
     """The program, as one member of the team, for as many passes as follow each other.
 
-    How many may is read first: the leader may change the run once all have come to its end.
+    How many may is read first: the leader may change the run once all have come to its end. For the same
+    reason they meet before it says what comes first.
     """
-    passes = peek(run, RUN_PASSES)
-    while True:
-        for index in range(count):
-            op = operations + 8 * OP_FIELDS * index
-            shared = call(peek(op, FUNCTION), op, run, member)
-            ask_ahead(op, run, member)
-            if shared == 1 and peek(op, KEEP_GOING) == 0:
-                barrier(run)
+    passes, guess = peek(run, RUN_PASSES), peek(run, RUN_GUESS)
+    if guess != 0:
         barrier(run)
+        if member == 0:
+            begin_guess(run, guess)
+        barrier(run)
+        guess_on(run, guess, member)
+    while True:
+        run_once(operations, count, run, member)
         if passes <= 1:
             return 0
         if member == 0:
             step_on(run)
         barrier(run)
+        if guess != 0:
+            guess_on(run, guess, member)
         if peek(run, RUN_MORE) == 0:
             return 0
 

@@ -89,13 +89,15 @@ class Team:
         run: NDArray[np.int64],
         passes: int = 1,
         brief: bool = False,
+        beside: NDArray[np.int64] | None = None,
     ) -> None:
         """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes.
 
         It makes up to ``passes`` of them, as many as ``run`` says. A ``brief`` one keeps the interpreter lock, which
         others would hold for longer than it takes, unless a worker needs it to wake up.
 
-        A table of a run is used with one team only, which writes its own fields there.
+        A table of a run is used with one team only, which writes its own fields there, as in that of a run
+        ``beside`` it, which a draft head makes within this one.
         """
         with self._turn:
             start_s = time.perf_counter()
@@ -103,6 +105,8 @@ class Team:
             mail = self._addresses[1]
             known = self._runs.get(id(run))
             address = known[2] if known and known[1] == size else self._take_in(run, size)
+            if beside is not None:
+                self._take_in(beside, size)
             member = self._brief_member if brief else self._member
             if size > 1 and self._announce(operations, count, address, mail, size):
                 member = self._member
@@ -112,7 +116,8 @@ class Team:
             if self.size > 1:
                 done = int(run[RUN_DONE]) if passes > 1 else 1
                 spent_s = time.perf_counter() - start_s
-                self._pace.note((operations, int(run[RUN_ROWS])), spent_s / done, done)
+                kind = (operations, int(run[RUN_ROWS])) if beside is None else (-operations, 1)
+                self._pace.note(kind, spent_s / done, done)
 
     def _take_in(self, run: NDArray[np.int64], size: int) -> int:
         """Write the team's fields to a table of a run; its address."""

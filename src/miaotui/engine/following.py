@@ -1,0 +1,35 @@
+"""What speculation remembers of one request between two steps: how its guesses fare, and what was guessed.
+
+Owns nothing but the record. Changed by ``speculation`` and ``ahead`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from miaotui.engine.branching import Rescue, Rival
+from miaotui.engine.deepening import Copying, Means
+from miaotui.engine.draft import Guess
+from miaotui.engine.request import Request
+from miaotui.engine.survival import Rates, Record
+
+NO_GUESSES: Sequence[Guess] = ()
+
+
+@dataclass(slots=True)
+class Following:
+    """A request: how its guesses fare, and what was guessed for the pass under way."""
+
+    request: Request
+    rates: Sequence[Rates]  # by source
+    rescues: Sequence[Rescue]  # by source
+    means: Means  # of the head
+    record: Record = field(default_factory=Record)
+    guesses: Sequence[Guess] = NO_GUESSES
+    source: int = 0  # of the draft
+    rival: Rival | None = None
+    of_head: Record = field(default_factory=Record)
+    copying: Copying = field(default_factory=Copying)
+    turning: Copying = field(default_factory=Copying)  # from the head to a text, within runs
+    row: int = -1  # of the last pass, that the newest token was drawn from; -1: none

@@ -1,0 +1,115 @@
+"""Runs of passes in which a draft head guesses without Python in between: what goes in, and what came of it.
+
+Owns the table that compiled code reads (`kernels.guess_fields`). Knows addresses and numbers, neither
+requests nor where chances come from. Invariant: a table is filled anew before each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels import guess_fields as gf
+from miaotui.kernels.team import address_of, aligned_int64, fields_of
+
+MOST_TOKENS = 48  # of one run
+MOST_PASSES = 8
+
+
+@dataclass(frozen=True)
+class HeadTables:
+    """Where a head's program lies: operations of its first step and of the others in turn, its run, its row."""
+
+    operations: Sequence[int]
+    count: int
+    run: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    guesses: NDArray[np.int64]
+
+
+class Odds(NamedTuple):
+    """What decides how deep a guess goes and how much of it is verified."""
+
+    chances: Sequence[
+        float
+    ]  # [2 * CLASSES] that first and deeper tokens hold, by class of evidence
+    means: Sequence[float]  # [2] the same on the whole
+    ratios: Sequence[float]  # what passes of 0, 1, ... rows cost
+    share: float  # what a step of the head costs
+    step_margin: float
+    pass_margin: float
+
+
+class Told(NamedTuple):
+    """One pass of a run."""
+
+    tokens: Sequence[int]  # guessed
+    evidence: Sequence[int]  # of each
+    drafted: int  # of them verified
+    came: int  # tokens that the pass brought
+
+
+class Guessing:
+    """One head's runs; used by the engine's thread alone."""
+
+    def __init__(self, head: HeadTables, classes: Sequence[int]) -> None:
+        """``classes`` are those of evidence 0 to `MOST_EVIDENCE`."""
+        self._head = head
+        table = aligned_int64(gf.guess_fields(MOST_PASSES))
+        table[gf.TABLES : gf.TABLES + len(head.operations)] = head.operations
+        table[gf.COUNT], table[gf.HEAD_RUN] = head.count, address_of(head.run)
+        table[gf.SOURCES], table[gf.HEAD_ROWS] = address_of(head.sources), address_of(head.rows)
+        table[gf.GUESSED] = address_of(head.guesses)
+        table[gf.CLASS_OF : gf.CLASS_OF + gf.MOST_EVIDENCE + 1] = classes
+        self.address = address_of(table)
+        self._fields, self._numbers = fields_of(table), fields_of(table).cast("B").cast("d")
+
+    @property
+    def run(self) -> NDArray[np.int64]:
+        """The table of the head's own runs."""
+        return self._head.run
+
+    def set_out(self, row: int, token: int, position: int, most: int, odds: Odds) -> None:
+        """Before a run: up to ``most`` tokens after ``token``, at ``position``, drawn from ``row`` of the last pass."""
+        fields, numbers = self._fields, self._numbers
+        fields[gf.ROW], fields[gf.TOKEN], fields[gf.POSITION] = row, token, position
+        fields[gf.LEFT], fields[gf.TOTAL], fields[gf.BROKEN] = most, 0, -1
+        numbers[gf.SHARE], numbers[gf.STEP_MARGIN] = odds.share, odds.step_margin
+        numbers[gf.PASS_MARGIN] = odds.pass_margin
+        numbers[gf.MEANS], numbers[gf.MEANS + 1] = odds.means
+        for at, number in enumerate(odds.ratios, gf.RATIOS):
+            numbers[at] = number
+        for at, number in enumerate(odds.chances, gf.CHANCES):
+            numbers[at] = number
+
+    @property
+    def total(self) -> int:
+        """Tokens that have come so far in this run."""
+        return int(self._fields[gf.TOTAL])
+
+    @property
+    def row(self) -> int:
+        """The row of the last pass that the newest token was drawn from."""
+        return int(self._fields[gf.ROW])
+
+    @property
+    def broken(self) -> int:
+        """The row of the last pass whose logits are no numbers; -1: none."""
+        return int(self._fields[gf.BROKEN])
+
+    def told(self, passes: int) -> Iterator[Told]:
+        """What each of the ``passes`` of the last run was about."""
+        for start in range(gf.LOG, gf.LOG + passes * gf.LOG_FIELDS, gf.LOG_FIELDS):
+            log = self._fields[start : start + gf.LOG_FIELDS].tolist()
+            guessed = log[gf.LOG_GUESSED]
+            yield Told(
+                log[gf.LOG_TOKENS : gf.LOG_TOKENS + guessed],
+                log[gf.LOG_EVIDENCE : gf.LOG_EVIDENCE + guessed],
+                log[gf.LOG_DRAFTED],
+                log[gf.LOG_CAME],
+            )

@@ -1,0 +1,54 @@
+"""The table through which a draft head guesses within a run of passes: plain numbers, free of any compiler import.
+
+Filled before a run; compiled code reads it, and leaves what it guessed and what came in it.
+"""
+
+from __future__ import annotations
+
+DEEPEST = 6  # tokens of a guess
+CLASSES = 13  # of evidence (see `engine.survival`)
+
+# the head (see `drafthead.program`)
+TABLES = 0  # [3] addresses of its operations: of the first step, and of the others in turn
+COUNT = 3  # how many operations
+HEAD_RUN = 4  # address of its run
+SOURCES = 5  # address of the row it sets out from
+HEAD_ROWS = 6  # address of its row
+GUESSED = 7  # address of the token it guesses, with its lead
+
+# where the sequence stands
+ROW = 8  # of the last pass, that the newest token was drawn from; -1: none
+TOKEN = 9  # the newest, which no pass has computed yet
+POSITION = 10  # its own
+LEFT = 11  # tokens that may still come
+TOTAL = 12  # tokens that came in this run
+BROKEN = 13  # the row of the last pass whose logits are no numbers; -1: none
+
+# the guess under way
+DEPTH = 14  # tokens so far
+TABLE = 15  # address of the operations of the head's next step
+CHANCE = 16  # float64: that all of them hold
+GUESSES = 17  # [DEEPEST] tokens
+EVIDENCE = GUESSES + DEEPEST  # [DEEPEST]
+CHAIN = EVIDENCE + DEEPEST  # [DEEPEST] float64: that all up to here hold
+
+# what decides (float64)
+SHARE = CHAIN + DEEPEST  # what a step of the head costs, in units of `RATIOS`
+STEP_MARGIN = SHARE + 1  # what a step must promise over none
+PASS_MARGIN = STEP_MARGIN + 1  # what a pass with a draft must promise over one without
+MEANS = PASS_MARGIN + 1  # [2] how often first and deeper tokens hold on the whole
+RATIOS = MEANS + 2  # [2 + DEEPEST] what a pass costs by its rows
+CHANCES = RATIOS + 2 + DEEPEST  # [2, CLASSES] how often they hold by class of evidence
+CLASS_OF = CHANCES + 2 * CLASSES  # [MOST_EVIDENCE + 2] int64
+MOST_EVIDENCE = 61
+
+# for each pass: guessed, drafted, came; then tokens, then evidence
+LOG = CLASS_OF + MOST_EVIDENCE + 2
+LOG_GUESSED, LOG_DRAFTED, LOG_CAME, LOG_TOKENS = range(4)
+LOG_EVIDENCE = LOG_TOKENS + DEEPEST
+LOG_FIELDS = LOG_EVIDENCE + DEEPEST
+
+
+def guess_fields(passes: int) -> int:
+    """Fields of a table for runs of so many passes."""
+    return LOG + passes * LOG_FIELDS
