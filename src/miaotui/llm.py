@@ -23,7 +23,7 @@ from miaotui.drafthead.head import head_for
 from miaotui.engine.build import EngineOptions, Progress
 from miaotui.engine.driver import Driver
 from miaotui.engine.loaded import load_model
-from miaotui.engine.speculation import SourceReport
+from miaotui.engine.tally import SourceReport
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.fsr.drafts import suffix_speculation
 from miaotui.hub.resolve import resolve

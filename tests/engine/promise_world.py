@@ -98,7 +98,7 @@ class ScriptedEngine:
     def __init__(self, config: ScheduleConfig) -> None:
         self.scheduler = Scheduler(config)
         self.latest, self.limits = Plan(()), NO_LIMITS
-        self.runner, self.choosing_s = _Runner(), 0.0
+        self.runner, self.choosing_s, self.went_ahead = _Runner(), 0.0, False
 
 
 class World:

@@ -55,6 +55,7 @@ class Engine:
         self._waiting: set[int] = set()  # numbers of requests that no step has computed for
         self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
+        self.went_ahead = False  # whether a draft head guessed within it
         self.choosing_s = 0.0  # spent on logits, a draft head's too, since the start
         self.faults = 0  # passes that failed
         self.limits = NO_LIMITS  # of the next steps
@@ -138,7 +139,8 @@ class Engine:
             return False
         if self._waiting:
             self._begin(plan)
-        if ahead is not None and plan.passes > 1:
+        self.went_ahead = ahead is not None and plan.passes > 1
+        if ahead is not None and self.went_ahead:
             return self._run_ahead(plan, ahead)
         try:
             choices = [self._requests[chunk.sequence].choice_for(chunk) for chunk in plan.chunks]

@@ -9,7 +9,6 @@ pay. Invariant: it changes when tokens come, never which.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from miaotui.engine.ahead import Ahead
 from miaotui.engine.branching import BranchCost, Offer, Rescue, choose_branch, rival_of
@@ -19,6 +18,7 @@ from miaotui.engine.following import NO_GUESSES, Following
 from miaotui.engine.request import Request
 from miaotui.engine.row_cost import RowCost
 from miaotui.engine.survival import Rates, heat_of, kinds_of, survivals
+from miaotui.engine.tally import SourceReport, Tally
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
 
@@ -27,30 +27,6 @@ IDLE_STEPS = 8  # without a draft; then passes may follow each other unasked,
 UNASKED = 4  # and this many do, one by one or together: asking takes time that seldom pays then
 GRAMMAR = "grammar"  # the source of tokens that an answer's constraint leaves no choice about
 _CERTAIN, _MOST_FORCED = 64, 32  # their evidence; how many of them at once
-
-
-@dataclass(frozen=True)
-class SourceReport:
-    """What one source of guesses has brought since the start."""
-
-    name: str
-    drafts: int  # passes that verified a draft of it, counted for each request
-    proposed: int  # tokens
-    accepted: int  # tokens
-    saved_s: float  # seconds, by the passes that were not needed, less the rows that were
-
-    @property
-    def mean_accepted(self) -> float:
-        """Accepted tokens per draft."""
-        return self.accepted / self.drafts if self.drafts else 0.0
-
-
-@dataclass(slots=True)
-class _Tally:
-    drafts: int = 0
-    proposed: int = 0
-    accepted: int = 0
-    saved_s: float = 0.0
 
 
 class Speculation:
@@ -68,7 +44,7 @@ class Speculation:
         self._head_source = len(drafter.sources) if head else -1
         self._deepening = Deepening(head, self._head_source, follow=drafter.guess) if head else None
         self._means: dict[int, Means] = {}
-        self._tallies = [_Tally() for _ in self._names]
+        self._tallies = [Tally() for _ in self._names]
         self._following: dict[int, Following] = {}
         self.ahead = Ahead(head, drafter.extend, self._promise) if head and head.guessing else None
         self._idle = 0  # steps since the last draft
@@ -292,7 +268,7 @@ class Speculation:
     ) -> None:
         """A step is done: what was computed, which tokens came of it, how long each of its ``passes`` took."""
         self._unasked += passes
-        drafted: list[tuple[_Tally, int, int]] = []
+        drafted: list[tuple[Tally, int, int]] = []
         decoding = branches = rows = 0
         if self._deepening is not None:
             seconds, self._deepening.spent_s = seconds - self._deepening.spent_s, 0.0
@@ -324,7 +300,7 @@ class Speculation:
 
     def _drafted(
         self, following: Following, chunk: Chunk, tokens: Sequence[int]
-    ) -> Iterator[tuple[_Tally, int, int]]:
+    ) -> Iterator[tuple[Tally, int, int]]:
         """How many tokens each source proposed for a chunk, and how many of them came."""
         accepted, rival = len(tokens) - 1, following.rival
         side = chunk.n_logits - chunk.trunk if chunk.branches else 0
@@ -357,7 +333,7 @@ class Speculation:
         following.guesses = NO_GUESSES
 
     def _count(
-        self, drafted: Sequence[tuple[_Tally, int, int]], decoding: int, seconds: float
+        self, drafted: Sequence[tuple[Tally, int, int]], decoding: int, seconds: float
     ) -> None:
         plain = self.cost.seconds(decoding)
         rows = sum(proposed for _, proposed, _ in drafted)

@@ -98,7 +98,8 @@ class Steering:
             took_s, choosing_s = now_s - self._free_s, self._engine.choosing_s
             pass_s = self._engine.runner.last_s + choosing_s - self._choosing_s
             self._choosing_s, done = choosing_s, self._engine.runner.done
-            self._steps.append((chunks, took_s / done, pass_s / done))
+            if not self._engine.went_ahead:  # of its passes nobody knows the rows
+                self._steps.append((chunks, took_s / done, pass_s / done))
         self._free_s = now_s
         reading = any(len(chunk.tokens) > chunk.n_logits for chunk in chunks)
         if self._admission.promised or reading or len(self._steps) >= STEPS:

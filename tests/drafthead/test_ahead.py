@@ -1,0 +1,237 @@
+"""A head that guesses within a run of passes: the same answers in fewer steps, whatever ends a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_head import FreeRows, arrays
+
+from miaotui.drafthead.head import DraftHead
+from miaotui.drafthead.weights import load_head, write_head
+from miaotui.engine.build import Built
+from miaotui.engine.engine import Engine
+from miaotui.engine.guessing import MOST_PASSES
+from miaotui.engine.request import Request
+from miaotui.engine.runner import MOST_PASSES as RUNS_PASSES
+from miaotui.engine.speculation import Speculation
+from miaotui.errors import EngineError
+from miaotui.fsr.drafts import SuffixDrafter
+from miaotui.kernels import guess_fields as gf
+from miaotui.model import packing
+from miaotui.types import SamplingParams
+from tiny_engine import open_changed, open_parts, settings_in
+from tiny_models import make_tiny_gguf
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+WAYS = (
+    SamplingParams(max_tokens=60, ignore_eos=True),
+    SamplingParams(max_tokens=60, ignore_eos=True, temperature=0.7, top_p=0.9, seed=1),
+    SamplingParams(max_tokens=60, ignore_eos=True, temperature=1.0, seed=2),
+    SamplingParams(max_tokens=60, temperature=1.5, seed=3, stop_token_ids=(42, 43, 44, 45, 46)),
+    SamplingParams(max_tokens=60, ignore_eos=True, temperature=1.5, seed=4, stop=("a", "\x07")),
+    SamplingParams(max_tokens=60, ignore_eos=True, temperature=1.0, seed=5, logprobs=2),
+)
+
+
+class Opened:
+    """A tiny model and its random head, with engines that speculate or do not."""
+
+    def __init__(self, folder: Path, parts: Built | None = None, **options: Any) -> None:
+        path = make_tiny_gguf(folder, "llama")
+        options = {"most_passes": 8, "threads": 2, **options}
+        self.parts, self.tokenizer = open_parts(path, settings_in(folder), **options)
+        self.parts = parts or self.parts
+        program = self.parts.runner.program
+        head = folder / "head.safetensors"
+        write_head(head, arrays(program.config.hidden_size))
+        self.weights = load_head(head, program.weights, program.config.tied_head)
+        self.runs: list[tuple[int, int, int]] = []  # passes, tokens, drafted rows
+
+    def plain(self) -> Engine:
+        return Engine(self.parts, self.tokenizer)
+
+    def guessing(self, past_tokens: int = 0) -> Engine:
+        speculation = Speculation(
+            SuffixDrafter(past_tokens=past_tokens), DraftHead(self.weights, self.parts.runner, 16)
+        )
+        speculation.cost = FreeRows()
+        self.runs.clear()
+        runner = self.parts.runner
+        run = type(runner).run_guessing
+
+        def counted(*how: Any) -> list[int]:
+            tokens = run(runner, *how)
+            drafted = sum(told.drafted for told in how[4].told(runner.done))
+            self.runs.append((runner.done, len(tokens), drafted))
+            return tokens
+
+        runner.run_guessing = counted  # type: ignore[method-assign]
+        return Engine(self.parts, self.tokenizer, speculation)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return Opened(tmp_path_factory.mktemp("ahead"))
+
+
+def answer(engine: Engine, prompt: Sequence[int], params: SamplingParams) -> Request:
+    request = engine.submit(prompt, params)
+    while engine.step():
+        engine.scheduler.check()
+    assert engine.scheduler.stats().pages_used == 0
+    return request
+
+
+def said(request: Request) -> tuple[object, ...]:
+    done = request.completion()
+    return done.token_ids, done.text, done.finish_reason, done.logprobs
+
+
+@pytest.mark.parametrize("params", WAYS)
+def test_answers_are_the_same_bytes(opened: Opened, params: SamplingParams) -> None:
+    wanted = said(answer(opened.plain(), PROMPT, params))
+    assert said(answer(opened.guessing(), PROMPT, params)) == wanted
+    if params.logprobs is None and len(wanted[0]) > 20:  # type: ignore[arg-type]
+        assert max(passes for passes, _, _ in opened.runs) > 2
+        assert sum(drafted for _, _, drafted in opened.runs) > 10
+    elif params.logprobs is not None:
+        assert not opened.runs  # only the sampler can choose such tokens
+
+
+@pytest.mark.parametrize("most", range(1, 12))
+def test_no_token_comes_after_the_last(opened: Opened, most: int) -> None:
+    params = SamplingParams(max_tokens=most, ignore_eos=True)
+    wanted = said(answer(opened.plain(), PROMPT, params))
+    assert said(answer(opened.guessing(), PROMPT, params)) == wanted
+    assert sum(tokens for _, tokens, _ in opened.runs) <= most
+
+
+def test_an_answer_ends_with_the_context(tmp_path: Path) -> None:
+    short = Opened(tmp_path, context=64, kv_tokens=64)
+    params = SamplingParams(ignore_eos=True)
+    wanted = said(answer(short.plain(), PROMPT, params))
+    assert said(answer(short.guessing(), PROMPT, params)) == wanted
+    assert len(wanted[0]) == 64 - len(PROMPT)  # type: ignore[arg-type]
+    assert short.runs
+
+
+def test_a_request_that_comes_ends_the_runs(opened: Opened) -> None:
+    params = SamplingParams(max_tokens=40, ignore_eos=True, temperature=1.0, seed=7)
+    wanted = [said(answer(opened.plain(), PROMPT[n:], params)) for n in range(3)]
+    engine, requests = opened.guessing(), list[Request]()
+    for start in range(3):
+        requests.append(engine.submit(PROMPT[start:], params))
+        for _ in range(2):
+            engine.step()
+        before = len(opened.runs)
+        engine.step()
+        assert start == 0 or len(opened.runs) == before  # several are answered step by step
+    while engine.step():
+        engine.scheduler.check()
+    assert [said(request) for request in requests] == wanted
+
+
+def test_whoever_waits_ends_a_run(opened: Opened) -> None:
+    engine = opened.guessing()
+    run = opened.parts.runner.run
+
+    def halting(*how: Any) -> Any:
+        opened.parts.runner.halt()
+        return run(*how)
+
+    opened.parts.runner.run = halting  # type: ignore[method-assign]
+    try:
+        answer(engine, PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))
+    finally:
+        opened.parts.runner.run = run  # type: ignore[method-assign]
+    assert {passes for passes, _, _ in opened.runs} == {1}
+
+
+def test_a_text_that_promises_more_ends_a_run(opened: Opened) -> None:
+    """The second time all of the answer is known."""
+    engine = opened.guessing(past_tokens=1000)
+    params = SamplingParams(max_tokens=60, ignore_eos=True, temperature=1.0, seed=11)
+    first, second = (said(answer(engine, PROMPT, params)) for _ in range(2))
+    assert first == second
+    accepted = {s.name: s.accepted for s in engine.speculation.report()}  # type: ignore[union-attr]
+    assert accepted["past"] > 40
+
+
+def test_logits_that_are_not_numbers_end_the_answer_where_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a run the answer meets a token whose embedding is broken."""
+    params = SamplingParams(max_tokens=40, ignore_eos=True, temperature=1.0, seed=2)
+    sound = open_changed(tmp_path, "llama", lambda _: None)
+    whole = answer(sound, PROMPT, params).completion().token_ids
+    place = next(i for i in range(8, 40) if whole[i] not in (*whole[:i], *PROMPT))
+
+    def poisoned(weights: dict[str, Any]) -> None:
+        weights["embed"][whole[place]] = np.nan
+
+    monkeypatch.setattr(packing, "require_finite", lambda *_: None)  # which refuses such weights
+    parts = open_changed(tmp_path / "poisoned", "llama", poisoned, most_passes=8).parts
+    engine = Opened(tmp_path, parts=parts).guessing()
+    request = engine.submit(PROMPT, params)
+    while engine.step():
+        engine.scheduler.check()
+    with pytest.raises(EngineError, match="is nan"):
+        request.completion()
+    assert tuple(request.token_ids) == whole[: place + 1]
+    assert engine.scheduler.stats().pages_used == 0
+
+
+def test_who_guesses_wrongly_in_a_pass_fails_its_own_request(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened.guessing()
+    params = SamplingParams(max_tokens=40, ignore_eos=True)
+
+    def broken(*_: object) -> float:
+        raise ValueError("a bug")
+
+    assert engine.speculation is not None
+    assert engine.speculation.ahead is not None
+    monkeypatch.setattr(engine.speculation.ahead, "_promise", broken)
+    request = answer(engine, PROMPT, params)
+    with pytest.raises(EngineError, match="a bug"):
+        request.completion()
+    monkeypatch.undo()
+    assert said(answer(engine, PROMPT, params)) == said(answer(opened.plain(), PROMPT, params))
+
+
+def test_the_table_has_room_for_each_pass() -> None:
+    assert MOST_PASSES >= RUNS_PASSES
+    assert gf.guess_fields(MOST_PASSES) == gf.LOG + MOST_PASSES * gf.LOG_FIELDS
+
+
+def test_what_was_guessed_is_told(opened: Opened) -> None:
+    """Of each pass: rows for a beginning of the guess, tokens as far as it held."""
+    engine, told = opened.guessing(), []
+    run = opened.parts.runner.run_guessing
+
+    def noting(*how: Any) -> list[int]:
+        tokens = run(*how)
+        told.append((list(how[4].told(opened.parts.runner.done)), tokens))
+        return tokens
+
+    opened.parts.runner.run_guessing = noting  # type: ignore[method-assign]
+    answer(engine, PROMPT, SamplingParams(max_tokens=80, ignore_eos=True, temperature=0.7, seed=3))
+    assert told
+    several = 0
+    for passes, tokens in told:
+        assert sum(each.came for each in passes) == len(tokens)
+        at = 0
+        for each in passes:
+            came, at = tokens[at : at + each.came], at + each.came
+            assert each.drafted <= len(each.tokens) == len(each.evidence) <= gf.DEEPEST
+            assert 1 <= each.came <= each.drafted + 1
+            several += each.came > 1
+            held = list(np.equal(each.tokens[: each.came - 1], came[: each.came - 1]))
+            assert all(held)
+            assert all(1 <= evidence <= gf.MOST_EVIDENCE for evidence in each.evidence)
+    assert several  # a head may be right by chance
