@@ -20,7 +20,6 @@ from pathlib import Path
 
 import engines as catalog
 import models
-from bandwidth import read_bandwidth
 from engines import Engine
 from machine import describe
 from measure import Plan, Results, beside_neighbour, interleaved, open_sessions
@@ -55,9 +54,11 @@ def _run(args: argparse.Namespace) -> None:
         outcome = _measure(name, args)
         promises = list(checks(outcome))
         line[name] = as_dict(outcome, promises)
+        slow, fast = (each / 1e9 for each in outcome.bandwidths)
+        limits = " to ".join(f"{outcome.limit(each):.0f}" for each in outcome.bandwidths)
         print(
-            f"\n{name}: read bandwidth {outcome.bandwidth / 1e9:.1f} GB/s with {args.threads} "
-            f"threads; at that limit {outcome.limit:.0f} tok/s\n"
+            f"\n{name}: read bandwidth {slow:.1f} to {fast:.1f} GB/s with {args.threads} threads; "
+            f"at that limit {limits} tok/s\n"
         )
         print(table(outcome, all_workloads(True)))
         if promises:
@@ -73,21 +74,19 @@ def _measure(name: str, args: argparse.Namespace) -> Outcome:
     make = models.smollm2_q4_0 if name == SMALL else models.random_llama_1b
     model = models.describe(name, make(source, peers.models))
     under_test = _engines(args, peers, model.path)
-    plan = Plan(args.repetitions, args.patience, args.seed, N_VOCAB)
+    plan = Plan(args.repetitions, args.patience, args.seed, N_VOCAB, args.threads)
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
         if "start" in args.part:
             results.update(starts(under_test, model.path, plan, folder))
         sessions = open_sessions(stack, under_test, model.path, folder)
-        bandwidth = read_bandwidth(args.threads)
         if "speed" in args.part:
             results.update(interleaved(sessions, all_workloads(name == SMALL), plan))
-            bandwidth = max(bandwidth, read_bandwidth(args.threads))
         if "neighbour" in args.part:
             results.update(beside_neighbour(sessions, DECODE_1, plan))
         memory = {s.engine.label: s.memory() for s in sessions if "speed" in args.part}
-    return Outcome(model, under_test, results, memory, bandwidth)
+    return Outcome(model, under_test, results, memory)
 
 
 def _engines(args: argparse.Namespace, peers: Peers, gguf: Path) -> list[Engine]:

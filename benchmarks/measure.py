@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from bandwidth import read_bandwidth
 from engines import Engine
 from machine import QUIET_CORES, Strangers, busy_neighbour, wait_until_quiet
 from session import Session
-from workloads import Workload
+from workloads import DECODE_1, Workload
 
 ATTEMPTS = 3
 BUSY = "one core kept busy"
+BESIDE = "read bandwidth beside decode"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Plan:
     patience_s: float  # how long to wait for quiet before a sample
     seed: int
     n_vocab: int
+    threads: int  # that read memory where its bandwidth is measured
 
 
 Results = dict[tuple[str, str], Series]
@@ -92,7 +95,11 @@ Results = dict[tuple[str, str], Series]
 
 
 def interleaved(sessions: Sequence[Session], workloads: Sequence[Workload], plan: Plan) -> Results:
-    """Every workload on every engine, turn by turn."""
+    """Every workload on every engine, turn by turn.
+
+    How fast memory is just then is measured before and after each sample of one stream's decoding: on
+    shared machines it changes from minute to minute, and what it limits changes with it.
+    """
     results: Results = {}
     for workload in workloads:
         for session in sessions:  # warm-up, not counted
@@ -103,7 +110,12 @@ def interleaved(sessions: Sequence[Session], workloads: Sequence[Workload], plan
                 sampler = Sampler(plan, random.Random(f"{plan.seed} {workload.name} {repetition}"))
                 key = (session.engine.label, workload.name)
                 series = results.setdefault(key, Series(workload.unit))
+                before = read_bandwidth(plan.threads) if workload is DECODE_1 else 0.0
                 series.add(sampler.take(session, workload))
+                if workload is DECODE_1:
+                    beside = (before + read_bandwidth(plan.threads)) / 2
+                    found = results.setdefault((session.engine.label, BESIDE), Series("bytes/s"))
+                    found.add(Sample(beside))
     return results
 
 
