@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from miaotui.config import Settings
 from miaotui.kernels.cpu import probe
@@ -34,6 +35,11 @@ def keep_house() -> None:
     os.environ["MIAOTUI_HOME"] = str(home)
 
 
+# A busy machine is slow, and no test is about how slow.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 sys.path.insert(0, str(HERE))
 keep_house()
 # Products of tiny matrices gain nothing from threads that spin for one another on a busy machine.
