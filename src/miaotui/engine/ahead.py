@@ -18,6 +18,7 @@ from miaotui.engine.row_cost import RowCost
 from miaotui.engine.survival import ALONE, CLASSES, DEEPER, head_kind, with_odds
 
 PASS_MARGIN = 1.015  # what a pass with drafts must promise over one without
+WITHIN = 0.7  # what a step of the head takes within a run, of what it takes when Python asks for it
 ONE_IN = 8  # runs that are left out, so that single steps go on telling what rows cost
 
 
@@ -47,6 +48,7 @@ class Ahead:
         request, record = following.request, following.of_head
         if following.row < 0 or request.constraint is not None or not request.choice:
             return False
+        share *= WITHIN
         means = following.means.rate(0), following.means.rate(1)
         self._hope = with_odds(means[0], record.odds)
         ratios = [cost.ratio(max(rows, 1)) for rows in range(DEEPEST + 2)]

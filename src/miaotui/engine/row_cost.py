@@ -8,8 +8,8 @@ Invariant: more rows never cost less. Used for speed alone, so that clocks may d
 from __future__ import annotations
 
 MOST_ROWS = 128  # ratios are kept for so many; beyond, each row costs the same again
-_START = (1.0, 1.08, 1.16, 1.30, 1.70, 1.80, 2.00, 2.15)  # rows 1 to 8, before anything is measured
-_SLOPE = 0.18  # of each row after that
+_START = (1.0, 1.05, 1.11, 1.18, 1.42, 1.47, 1.55, 1.65)  # rows 1 to 8, before anything is measured
+_SLOPE = 0.13  # of each row after that
 _FAST, _SLOW, _NEAR = 0.2, 0.03, 0.01  # what scale, ratio and its neighbours take up of a surprise
 _MOST_SURPRISE = 2.0
 
