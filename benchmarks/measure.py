@@ -110,9 +110,9 @@ def interleaved(sessions: Sequence[Session], workloads: Sequence[Workload], plan
                 sampler = Sampler(plan, random.Random(f"{plan.seed} {workload.name} {repetition}"))
                 key = (session.engine.label, workload.name)
                 series = results.setdefault(key, Series(workload.unit))
-                before = read_bandwidth(plan.threads) if workload is DECODE_1 else 0.0
+                before = read_bandwidth(plan.threads) if workload.name == DECODE_1.name else 0.0
                 series.add(sampler.take(session, workload))
-                if workload is DECODE_1:
+                if workload.name == DECODE_1.name:
                     beside = (before + read_bandwidth(plan.threads)) / 2
                     found = results.setdefault((session.engine.label, BESIDE), Series("bytes/s"))
                     found.add(Sample(beside))
