@@ -13,8 +13,8 @@ from test_same_bytes import mixed_asks
 
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.engine import Engine
+from miaotui.engine.guessing import MOST_PASSES
 from miaotui.engine.request import Request
-from miaotui.engine.runner import MOST_PASSES
 from miaotui.errors import EngineError, RequestError
 from miaotui.model import packing
 from miaotui.types import Completion, SamplingParams

@@ -19,9 +19,7 @@ from miaotui.engine.guessing import Guessing
 from miaotui.engine.runner import Runner
 from miaotui.engine.survival import class_of
 from miaotui.hub.store import PackedStore
-from miaotui.kernels.guess_fields import MOST_EVIDENCE
-
-PARTS_OF_OCTAVE = 4  # evidence: how far a token leads, in quarters of an octave
+from miaotui.kernels.guess_fields import MOST_EVIDENCE, PARTS_OF_OCTAVE
 
 
 class DraftHead:

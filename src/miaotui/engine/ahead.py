@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from miaotui.engine.deepening import DEEPEST
 from miaotui.engine.deepening import MARGIN as STEP_MARGIN
 from miaotui.engine.draft import Head
 from miaotui.engine.following import Following
 from miaotui.engine.guessing import Guessing, Odds
 from miaotui.engine.row_cost import RowCost
 from miaotui.engine.survival import ALONE, CLASSES, DEEPER, head_kind, with_odds
+from miaotui.kernels.guess_fields import DEEPEST
 
-PASS_MARGIN = 1.015  # what a pass with drafts must promise over one without
+PASS_MARGIN = (
+    1.015  # what a pass with drafts must promise over one without: choosing costs time too
+)
 WITHIN = 0.7  # what a step of the head takes within a run, of what it takes when Python asks for it
 ONE_IN = 8  # runs that are left out, so that single steps go on telling what rows cost
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from miaotui.config import Settings
 from miaotui.engine.draw import KERNELS as DRAW_KERNELS
-from miaotui.engine.runner import MOST_PASSES, Runner
+from miaotui.engine.guessing import MOST_PASSES
+from miaotui.engine.runner import Runner
 from miaotui.errors import RequestError
 from miaotui.hub.store import PackedStore
 from miaotui.kernels import compiled

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from miaotui.engine.draft import Guess, Head, Lead
 from miaotui.engine.row_cost import RowCost
 from miaotui.engine.survival import Rates, Record, copied_kinds, head_kind, with_odds
+from miaotui.kernels.guess_fields import DEEPEST
 
 # A request, and tokens that are taken to come: what then?
 Follow = Callable[[int, Sequence[int]], Sequence[Guess]]
 
-DEEPEST = 6  # tokens of a guess
 MARGIN = 1.02  # what a step of the head must promise over none
 SURE = 0.75  # with a guess that holds so probably from elsewhere, no other is sought
 _FIRST_SHARE = 0.06  # a step's cost in passes of one row, before any was timed

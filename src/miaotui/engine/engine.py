@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from miaotui.engine.ahead import Ahead
 from miaotui.engine.build import Built
 from miaotui.engine.constraint import Constraint, check_endings
-from miaotui.engine.deepening import DEEPEST
 from miaotui.engine.guessing import MOST_TOKENS
 from miaotui.engine.request import Request
 from miaotui.engine.runner import Masks
@@ -26,6 +25,7 @@ from miaotui.engine.sampler import Peak, SequenceSampler, end_ids
 from miaotui.engine.speculation import Speculation
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
+from miaotui.kernels.guess_fields import DEEPEST
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.schedule.tree import Draft, DraftTree

@@ -17,7 +17,7 @@ from miaotui.kernels import guess_fields as gf
 from miaotui.kernels.team import address_of, aligned_int64, fields_of
 
 MOST_TOKENS = 48  # of one run
-MOST_PASSES = 8
+MOST_PASSES = 8  # of any run
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,10 @@ class Guessing:
             numbers[at] = number
         for at, number in enumerate(odds.chances, gf.CHANCES):
             numbers[at] = number
+
+    def bound(self, rows: int) -> None:
+        """Passes have room for so many rows."""
+        self._fields[gf.MOST] = min(rows - 1, gf.DEEPEST)
 
     @property
     def total(self) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.engine.guessing import MOST_TOKENS, Guessing
+from miaotui.engine.guessing import MOST_PASSES, MOST_TOKENS, Guessing
 from miaotui.engine.page_lists import PageLists
 from miaotui.kernels import ops
 from miaotui.kernels.attention_fields import PAGE_TOKENS
@@ -25,7 +25,6 @@ from miaotui.model.program import Program
 from miaotui.model.workspace import Rows, float_rows, peaks_of
 from miaotui.schedule.plan import Chunk
 
-MOST_PASSES = 8  # of one run
 _ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 Masks = Callable[[Sequence[int]], bool]  # see `Runner.run`
@@ -141,6 +140,7 @@ class Runner:
         pass before. Logits of the last pass that were no numbers are `Guessing.broken`, after the tokens.
         """
         self._guessing, self._seen = guessing, 0
+        guessing.bound(min(len(self._rows), len(self._logit_rows)))
         try:
             run = self._run_fields
             run[ops.RUN_GUESS] = guessing.address

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from miaotui.engine.ahead import Ahead
+from miaotui.engine.ahead import PASS_MARGIN, Ahead
 from miaotui.engine.branching import BranchCost, Offer, Rescue, choose_branch, rival_of
 from miaotui.engine.deepening import SURE, Deepening, Means, Seeker
 from miaotui.engine.draft import Drafter, Guess, Head, Lead
@@ -22,7 +22,6 @@ from miaotui.engine.tally import SourceReport, Tally
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
 
-MARGIN = 1.015  # what a pass with drafts must promise over one without: choosing costs time too
 IDLE_STEPS = 8  # without a draft; then passes may follow each other unasked,
 UNASKED = 4  # and this many do, one by one or together: asking takes time that seldom pays then
 GRAMMAR = "grammar"  # the source of tokens that an answer's constraint leaves no choice about
@@ -226,7 +225,7 @@ class Speculation:
             sum(chances[:share]) for (_, _, chances), share in zip(wanted, shares, strict=True)
         )
         rows = running + other_rows + sum(shares)
-        return choose_branch(offers, gain, rows, self.cost, self.branch_cost, MARGIN)
+        return choose_branch(offers, gain, rows, self.cost, self.branch_cost, PASS_MARGIN)
 
     def _guesses(self, number: int, request: Request) -> Sequence[Guess]:
         """Where a grammar leaves no choice nothing else needs to be guessed."""
@@ -253,7 +252,7 @@ class Speculation:
             ranked.sort(reverse=True)
         ratio, rows = self.cost.ratio, running + other_rows
         gain, cost, most = float(running), ratio(rows), 0
-        best = MARGIN * gain / cost
+        best = PASS_MARGIN * gain / cost
         for count, (chance, _) in enumerate(ranked, 1):
             gain += chance
             cost = max(cost, ratio(rows + count))

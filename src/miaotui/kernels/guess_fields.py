@@ -6,6 +6,7 @@ Filled before a run; compiled code reads it, and leaves what it guessed and what
 from __future__ import annotations
 
 DEEPEST = 6  # tokens of a guess
+PARTS_OF_OCTAVE = 4  # evidence: how far a token leads, in quarters of an octave
 CLASSES = 13  # of evidence (see `engine.survival`)
 
 # the head (see `drafthead.program`)
@@ -26,9 +27,10 @@ BROKEN = 13  # the row of the last pass whose logits are no numbers; -1: none
 
 # the guess under way
 DEPTH = 14  # tokens so far
-TABLE = 15  # address of the operations of the head's next step
-CHANCE = 16  # float64: that all of them hold
-GUESSES = 17  # [DEEPEST] tokens
+MOST = 15  # of them: what a pass has rows for, at most `DEEPEST`
+TABLE = 16  # address of the operations of the head's next step
+CHANCE = 17  # float64: that all of them hold
+GUESSES = 18  # [DEEPEST] tokens
 EVIDENCE = GUESSES + DEEPEST  # [DEEPEST]
 CHAIN = EVIDENCE + DEEPEST  # [DEEPEST] float64: that all up to here hold
 

@@ -23,7 +23,6 @@ from miaotui.kernels.guess_fields import (
     CHANCES,
     CLASS_OF,
     CLASSES,
-    DEEPEST,
     DEPTH,
     EVIDENCE,
     GUESSED,
@@ -39,7 +38,9 @@ from miaotui.kernels.guess_fields import (
     LOG_GUESSED,
     LOG_TOKENS,
     MEANS,
+    MOST,
     MOST_EVIDENCE,
+    PARTS_OF_OCTAVE,
     PASS_MARGIN,
     POSITION,
     RATIOS,
@@ -81,7 +82,7 @@ from miaotui.kernels.weights import doubles
 
 PASS, STEP = 1, 2  # what follows (`RUN_MORE`); 0: nothing
 _INFINITY = np.float32(np.inf)
-_PARTS_OF_OCTAVE = np.float32(4)  # evidence: quarters of an octave
+_PARTS = np.float32(PARTS_OF_OCTAVE)
 
 
 @inline
@@ -156,7 +157,7 @@ def deepen_guess(run, guess):  # type: ignore[no-untyped-def]
     numbers = doubles(guess, CLASS_OF)
     depth = peek(guess, DEPTH)
     found = peek(guess, GUESSED)
-    ahead = load_float(found + 8 * PEAK_VALUE) * _PARTS_OF_OCTAVE
+    ahead = load_float(found + 8 * PEAK_VALUE) * _PARTS
     evidence = 1 + np.int64(min(max(ahead, np.float32(0)), np.float32(MOST_EVIDENCE - 1)))
     poke(guess, GUESSES + depth, peek(found, PEAK_ID))
     poke(guess, EVIDENCE + depth, evidence)
@@ -173,7 +174,7 @@ def _go_on(run: Any, guess: Any) -> None:
     numbers = doubles(guess, CLASS_OF)
     depth = peek(guess, DEPTH)
     pays = False
-    if peek(guess, ROW) >= 0 and depth < DEEPEST and depth + 1 < peek(guess, LEFT):
+    if peek(guess, ROW) >= 0 and depth < peek(guess, MOST) and depth + 1 < peek(guess, LEFT):
         price = numbers[RATIOS + depth + 2] - numbers[RATIOS + depth + 1] + numbers[SHARE]
         hope = numbers[CHANCE] * numbers[MEANS + min(depth, 1)]
         pays = hope * numbers[RATIOS + 1] > numbers[STEP_MARGIN] * price

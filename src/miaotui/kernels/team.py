@@ -57,9 +57,8 @@ class Team:
         self._scratch = np.zeros(self.size * _STRIDE + 64, np.uint8)
         self._scratch_address = -(-self._scratch.ctypes.data // 64) * 64
         self._addresses = address_of(self._sync), address_of(self._mail)
-        self._runs: dict[
-            int, tuple[NDArray[np.int64], int, int]
-        ] = {}  # by identity; keeps them alive
+        # By identity: a table, kept alive; the team's size when it was taken in; its address.
+        self._runs: dict[int, tuple[NDArray[np.int64], int, int]] = {}
         self._turn = threading.Lock()
         self._wakeups = [threading.Event() for _ in range(self.size)]
         self._pace = Pace()
