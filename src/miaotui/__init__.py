@@ -32,7 +32,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`load` and `LLM` bring the engine along, so they are imported when first used."""
     if name in ("LLM", "load"):
-        from miaotui import llm  # noqa: PLC0415
+        from miaotui import llm  # noqa: PLC0415  (the engine)
 
         return getattr(llm, name)
     raise AttributeError(f"module 'miaotui' has no attribute {name!r}")

@@ -153,8 +153,8 @@ def _reason(error: str) -> str:
 
 def _confine() -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):  # not everywhere
-        import os  # noqa: PLC0415
-        import resource  # noqa: PLC0415
+        import os  # noqa: PLC0415  (with resource)
+        import resource  # noqa: PLC0415  (not on Windows)
 
         os.nice(5)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -184,7 +184,7 @@ def _serve() -> None:
 def _alarm(cpu_s: float) -> None:
     """End this process after so much more processor time; 0: do not."""
     with contextlib.suppress(ImportError, AttributeError):  # not everywhere
-        import signal  # noqa: PLC0415
+        import signal  # noqa: PLC0415  (ITIMER_PROF not on Windows)
 
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
 

@@ -26,6 +26,6 @@ def __getattr__(name: str) -> object:
     """The public names, loaded when first used: drafts do not need the index, nor the reverse."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415
+    from importlib import import_module  # noqa: PLC0415  (only here)
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -114,7 +114,7 @@ class AnswerStore:
         """(key, question) of answers in the same scope that share a band."""
         marks = ",".join("?" * len(bands))
         query = (
-            "SELECT DISTINCT a.key, a.question FROM bands b JOIN answers a ON a.id = b.answer "  # noqa: S608
+            "SELECT DISTINCT a.key, a.question FROM bands b JOIN answers a ON a.id = b.answer "  # noqa: S608  (question marks and a number)
             f"WHERE b.band IN ({marks}) AND a.scope = ? AND a.made_s >= ? "
             f"AND a.question IS NOT NULL LIMIT {_MOST_NEAR}"
         )

@@ -163,7 +163,7 @@ def _marked_up(convert: Callable[[str], tuple[str, str]]) -> Callable[[Source], 
 
 def _pdf(source: Source) -> Iterator[Read]:
     import io  # noqa: PLC0415  (with pypdf)
-    import logging  # noqa: PLC0415
+    import logging  # noqa: PLC0415  (with pypdf)
 
     pypdf = need("pypdf")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
