@@ -182,23 +182,22 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
 
 
 @inline
-def look_ahead(op, run, unit, units):  # type: ignore[no-untyped-def]
-    """Ask for the pages a unit will touch first: its oldest two, and the one it writes to."""
-    if unit >= units or peek(run, RUN_SINGLE) == 0:
-        return 0
+def page_of_unit(op, run, unit, number):  # type: ignore[no-untyped-def]
+    """Where the ``number``-th page that a unit reads lies; 0: it has none."""
     heads = peek(op, KV_HEADS)
-    head = unit % heads
     first = peek(peek(run, RUN_BLOCK_TABLE), BLOCK_FIELDS * (unit // heads) + BLOCK_ROW)
     row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * first
-    pages = peek(row, ROW_PAGES)
-    oldest = first_seen(op, peek(row, ROW_POSITION))
-    newest = peek(row, ROW_VIEW_END) - 1
-    for number in range(
-        oldest // PAGE_TOKENS, min(oldest // PAGE_TOKENS + 2, newest // PAGE_TOKENS)
-    ):
-        prefetch(head_address(op, peek(pages, number), head), peek(op, HEAD_STRIDE))
-    prefetch(head_address(op, peek(pages, newest // PAGE_TOKENS), head), peek(op, HEAD_STRIDE))
-    return 0
+    at = first_seen(op, peek(row, ROW_POSITION)) // PAGE_TOKENS + number
+    if at > (peek(row, ROW_VIEW_END) - 1) // PAGE_TOKENS:
+        return 0
+    return head_address(op, peek(peek(row, ROW_PAGES), at), unit % heads)
+
+
+@inline
+def ask_page(op, page):  # type: ignore[no-untyped-def]
+    """Ask for all of a page's head at once."""
+    if page != 0:
+        prefetch(page, peek(op, HEAD_STRIDE))
 
 
 @inline
@@ -254,8 +253,11 @@ def _unit_function(int8: bool, capped: bool) -> Any:
     store = _store_function(int8)
     attend = _attend_function(int8, capped)
 
-    def unit(op, run, member, block, head, part, parts):  # type: ignore[no-untyped-def]
-        """The queries of one part of a block of rows that share one key/value head."""
+    def unit(op, run, member, block, head, part, parts, next_first, next_second):  # type: ignore[no-untyped-def]
+        """The queries of one part of a block of rows that share one key/value head.
+
+        While it works on a page it asks for the second one after it, be it of the unit that comes next.
+        """
         table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * block
         first, whole = peek(table, BLOCK_ROW), peek(table, BLOCK_COUNT)
         row = first + (whole * part + parts - 1) // parts
@@ -275,11 +277,15 @@ def _unit_function(int8: bool, capped: bool) -> Any:
                 store(op, run, index, head)
         dim, cap = peek(op, DIM), peek_float(op, CAP)
         stride, many = query_stride(dim), count * peek(op, GROUP_HEADS)
+        if start // PAGE_TOKENS + 1 == last:
+            ask_page(op, next_first)
         for number in range(start // PAGE_TOKENS, last):
             keys = head_address(op, peek(pages, number), head)
-            ahead = keys
+            ahead = next_first if number + 2 == last else next_second
             if number + 2 < last:
                 ahead = head_address(op, peek(pages, number + 2), head)
+            if ahead == 0:
+                ahead = keys
             if number + 1 == last and seen == 1 and peek(run, RUN_SINGLE) == 1:
                 store(op, run, row, head)
             attend(queries, stride, many, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
@@ -297,14 +303,20 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
         parts = parts_of(run, heads)
         units = peek(run, RUN_BLOCKS) * heads * parts
+        mine = units * (member + 1) // team if peek(run, RUN_SINGLE) == 1 else 0
         claimed = claim(run, slot, member, team, units)
-        if claimed >= 0:
-            look_ahead(op, run, claim_first(claimed) // parts, units // parts)
+        if 0 <= claimed and claim_first(claimed) < mine:
+            ask_page(op, page_of_unit(op, run, claim_first(claimed) // parts, 0))
+            ask_page(op, page_of_unit(op, run, claim_first(claimed) // parts, 1))
         while claimed >= 0:
             for index in range(claim_first(claimed), claim_end(claimed)):
-                look_ahead(op, run, (index + 1) // parts, units // parts)
-                whole = index // parts
-                unit(op, run, member, whole // heads, whole % heads, index % parts, parts)
+                whole, after = index // parts, (index + 1) // parts
+                first = second = 0
+                if index + 1 < mine and after != whole:
+                    first = page_of_unit(op, run, after, 0)
+                    second = page_of_unit(op, run, after, 1)
+                unit(op, run, member, whole // heads, whole % heads, index % parts, parts,
+                     first, second)  # fmt: skip
             claimed = claim(run, slot, member, team, units)
         return 1
 
