@@ -77,7 +77,7 @@ from miaotui.kernels.ops import (
     STORE_FIELDS,
 )
 from miaotui.kernels.simd import I64, Emitter, Value, intrinsic
-from miaotui.kernels.sync import claim, claim_end, claim_first
+from miaotui.kernels.sync import CHUNKS, claim, claim_end, claim_first, claim_some
 
 EVEN = 4  # units for each thread, from which on it matters little that one has one more
 
@@ -147,6 +147,7 @@ def _attend_function(int8: bool, capped: bool) -> Any:
             else:
                 one(base, stride, keys, values, dim, ahead, first, cap)
                 done += 1
+            ahead = 0
         return 0
 
     return inline(attend)
@@ -272,7 +273,8 @@ def _unit_function(int8: bool, capped: bool) -> Any:
         rows = peek(run, RUN_ROW_TABLE)
         pages = peek(rows, row * ROW_FIELDS + ROW_PAGES)
         seen = min(whole, end - peek(rows, first * ROW_FIELDS + ROW_POSITION))
-        if peek(run, RUN_SINGLE) == 1 and seen > 1:
+        single = peek(run, RUN_SINGLE) == 1
+        if single and seen > 1:
             for index in range(first, first + seen):
                 store(op, run, index, head)
         dim, cap = peek(op, DIM), peek_float(op, CAP)
@@ -284,9 +286,9 @@ def _unit_function(int8: bool, capped: bool) -> Any:
             ahead = next_first if number + 2 == last else next_second
             if number + 2 < last:
                 ahead = head_address(op, peek(pages, number + 2), head)
-            if ahead == 0:
-                ahead = keys
-            if number + 1 == last and seen == 1 and peek(run, RUN_SINGLE) == 1:
+            if not single:
+                ahead = 0  # so many queries meet a page that it is never waited for
+            if number + 1 == last and seen == 1 and single:
                 store(op, run, row, head)
             attend(queries, stride, many, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
                    number * PAGE_TOKENS, cap)  # fmt: skip
@@ -304,8 +306,9 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         parts = parts_of(run, heads)
         units = peek(run, RUN_BLOCKS) * heads * parts
         mine = units * (member + 1) // team if peek(run, RUN_SINGLE) == 1 else 0
-        claimed = claim(run, slot, member, team, units)
-        if 0 <= claimed and claim_first(claimed) < mine:
+        chunk = max(units // (team * CHUNKS), 1) if mine else 1
+        claimed = claim_some(run, slot, member, team, units, chunk)
+        if claimed >= 0 and claim_first(claimed) < mine:
             ask_page(op, page_of_unit(op, run, claim_first(claimed) // parts, 0))
             ask_page(op, page_of_unit(op, run, claim_first(claimed) // parts, 1))
         while claimed >= 0:
@@ -317,7 +320,7 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
                     second = page_of_unit(op, run, after, 1)
                 unit(op, run, member, whole // heads, whole % heads, index % parts, parts,
                      first, second)  # fmt: skip
-            claimed = claim(run, slot, member, team, units)
+            claimed = claim_some(run, slot, member, team, units, chunk)
         return 1
 
     attention.__name__ = attention.__qualname__ = name

@@ -13,12 +13,15 @@ from typing import Any
 
 from miaotui.kernels import attention_fields as fields
 from miaotui.kernels.arithmetic import exp, lanes_between, narrow_half, quantize_group, softcap
+from miaotui.kernels.cpu import Isa, probe
 from miaotui.kernels.ops import HEADER_BYTES
-from miaotui.kernels.simd import F32, F32X, I8, I8X, I32, I64, LANES, Emitter, Value
+from miaotui.kernels.simd import F32, F32X, I8, I8X, I16, I32, I64, LANES, Emitter, Value
 
 MASKED = -1e30
 ACCUMULATORS = 48  # floats before the bounds: sums, probabilities, maximum
 _LINE = 4 * LANES
+# lines of sums that registers hold beside what is multiplied, and columns summed together
+_SUMS, _COLUMNS = (16, 2) if probe().isa is Isa.AVX512_VNNI else (4, 1)
 
 
 def query_bytes(dim: int) -> int:
@@ -213,7 +216,7 @@ def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]
     """Emitters of 1, 2, 3, 4, 6 and 8 queries meeting one page.
 
     Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``,
-    an address to read ahead from, the page's first position, and the soft cap.
+    an address to read ahead from or 0, the page's first position, and the soft cap.
     """
     return tuple(_attend(count, int8, capped) for count in (1, 2, 3, 4, 6, 8))
 
@@ -250,15 +253,19 @@ class _Page:
     def scores(self, queries: list[Value], ahead: Value) -> list[Value]:
         """Queries times keys: two chains of multiply-adds, first and second half of the head.
 
-        Asks for the page at ``ahead`` meanwhile, line by line: a page is too short for the
-        processor to see where reads go.
+        Asks for the page at ``ahead``, if that is not 0, meanwhile and line by line: a page is too short
+        for the processor to see where reads go.
         """
         e, count, half = self.e, len(queries), self.dim >> 1
+        wanted = e.compare("!=", ahead, e.const(I64, 0))
+
+        def ask(d: Value) -> None:
+            for line in range(self.width):
+                e.prefetch(ahead + d * (64 * self.width) + 64 * line)
 
         def step(d: Value, carried: list[Value]) -> list[Value]:
             result = []
-            for line in range(self.width):
-                e.prefetch(ahead + d * (64 * self.width) + 64 * line)
+            e.when(wanted, lambda: ask(d))
             for part, at in enumerate((d, d + half)):
                 lanes = self._lanes(self.keys + at * (LANES * self.width))
                 for i, query in enumerate(queries):
@@ -276,42 +283,40 @@ class _Page:
     def weigh(self, queries: list[Value], scores: list[Value], first: Value) -> None:
         """Leave each query's probabilities in scratch, and bring its sums and maximum up to date.
 
-        What was summed before is scaled only where some query meets a new maximum, which is rare
-        after the first pages; a factor of 1 would change nothing.
+        A maximum is looked for, and what was summed before is scaled, only where some score lies above
+        what a query has met, which is rare after the first pages; a factor of 1 would change nothing.
         """
         e = self.e
         lines = [query + (self.dim << 3) for query in queries]
-        chances, befores, nows = [], [], []
+        views, masked, above = [], [], None
         for line, score in zip(lines, scores, strict=True):
             bounds = line + 3 * _LINE
-            seen = lanes_between(e, first, e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4))
-            masked = e.select(seen, score, e.const(F32X, MASKED))
-            before = e.load(line + 2 * _LINE, F32X, 4)
-            now = e.maximum(before, e.splat(e.reduce(masked, e.maximum)))
-            chances.append(e.select(seen, exp(e, masked - now), e.const(F32X, 0.0)))
-            befores.append(before)
-            nows.append(now)
-        changes = [
-            e.compare("!=", e.lane(before, 0), e.lane(now, 0))
-            for before, now in zip(befores, nows, strict=True)
-        ]
-        changed = changes[0]
-        for change in changes[1:]:
-            changed = changed | change
-        e.when(changed, lambda: self._rescale(queries, befores, nows))
-        for line, chance in zip(lines, chances, strict=True):
+            view = lanes_between(e, first, e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4))
+            views.append(view)
+            masked.append(e.select(view, score, e.const(F32X, MASKED)))
+            higher = e.compare(">", masked[-1], e.load(line + 2 * _LINE, F32X, 4))
+            above = higher if above is None else above | higher
+        assert above is not None, "a page is met by some query"
+        some = e.compare("!=", e.bits(above, I16), e.const(I16, 0))
+        e.when(some, lambda: self._rescale(queries, masked))
+        for line, view, score in zip(lines, views, masked, strict=True):
+            now = e.load(line + 2 * _LINE, F32X, 4)
+            chance = e.select(view, exp(e, score - now), e.const(F32X, 0.0))
             e.store(e.load(line, F32X, 4) + chance, line, 4)
             weight = chance
             if self.int8:
                 weight = chance * e.load(self.values + self.dim * LANES, F32X, 4)
             e.store(weight, line + _LINE, 4)
 
-    def _rescale(self, queries: list[Value], befores: list[Value], nows: list[Value]) -> None:
-        """Measure what was summed before against the new maximum."""
+    def _rescale(self, queries: list[Value], scores: list[Value]) -> None:
+        """New maxima, and what was summed before measured against them."""
         e, dim = self.e, self.dim
         factors = []
-        for query, before, now in zip(queries, befores, nows, strict=True):
-            e.store(now, query + (dim << 3) + 2 * _LINE, 4)
+        for query, score in zip(queries, scores, strict=True):
+            line = query + (dim << 3) + 2 * _LINE
+            before = e.load(line, F32X, 4)
+            now = e.maximum(before, e.splat(e.reduce(score, e.maximum)))
+            e.store(now, line, 4)
             factors.append(exp(e, before - now))
 
         def step(column: Value, _: list[Value]) -> list[Value]:
@@ -324,18 +329,35 @@ class _Page:
 
     def gather(self, queries: list[Value]) -> None:
         """Add the values, weighted by the probabilities, to what each query has gathered."""
+        some = _SUMS // _COLUMNS
+        for first in range(0, len(queries), some):
+            self._gather(queries[first : first + some])
+
+    def _gather(self, queries: list[Value]) -> None:
+        """For as many queries as registers hold sums of, columns of 16 together: what is loaded serves all."""
+        e, columns, whole = self.e, self.dim >> 4, self.dim >> 4
+        if _COLUMNS == 2:
+            whole = columns >> 1
+            e.loop(columns & 1, [], lambda _, __: self._columns(queries, columns - 1, 1))
+        e.loop(whole, [], lambda index, _: self._columns(queries, index * _COLUMNS, _COLUMNS))
+
+    def _columns(self, queries: list[Value], first: Value, count: int) -> list[Value]:
         e, dim = self.e, self.dim
+        places = [
+            query + (dim << 2) + (first + i) * _LINE for query in queries for i in range(count)
+        ]
 
-        def step(column: Value, _: list[Value]) -> list[Value]:
-            at = [query + (dim << 2) + column * _LINE for query in queries]
-            totals = [e.load(a, F32X, 4) for a in at]
-            for token in range(LANES):
-                lanes = self._lanes(self.values + (dim * token + (column << 4)) * self.width)
-                for i, query in enumerate(queries):
-                    chance = e.load_splat(query + (dim << 3) + (_LINE + 4 * token), F32)
-                    totals[i] = e.fma(chance, lanes, totals[i])
-            for a, total in zip(at, totals, strict=True):
-                e.store(total, a, 4)
-            return []
+        def step(token: Value, totals: list[Value]) -> list[Value]:
+            row = self.values + (dim * token + (first << 4)) * self.width
+            lanes = [self._lanes(row + LANES * self.width * i) for i in range(count)]
+            chances = (
+                e.load_splat(query + (dim << 3) + (token << 2) + _LINE, F32) for query in queries
+            )
+            pairs = ((chance, line) for chance in chances for line in lanes)
+            return [e.fma(*pair, total) for pair, total in zip(pairs, totals, strict=True)]
 
-        e.loop(dim >> 4, [], step)
+        begun = [e.load(place, F32X, 4) for place in places]
+        totals = e.loop(e.const(I64, LANES), begun, step)
+        for place, total in zip(places, totals, strict=True):
+            e.store(total, place, 4)
+        return []

@@ -41,11 +41,9 @@ CHUNKS = 8  # per thread and operation: the grain of stealing
 _STEP = 1 << 20  # a claim's packing: first unit * _STEP + one past the last
 
 
-def _claim(run: Any, slot: Any, member: Any, team: Any, units: Any) -> Any:
-    """The next chunk of units as ``first * 2**20 + end``, or -1 when all are taken."""
-    chunk = units // (team * CHUNKS)
-    if chunk < 1:
-        chunk = 1
+@inline
+def claim_some(run, slot, member, team, units, chunk):  # type: ignore[no-untyped-def]
+    """The next ``chunk`` units or fewer as ``first * 2**20 + end``, or -1 when all are taken."""
     counters = peek(run, RUN_SYNC) + 8 * (SYNC_CLAIMS + slot * MAX_TEAM * LINE_FIELDS)
     for distance in range(team):
         owner = member + distance
@@ -62,6 +60,11 @@ def _claim(run: Any, slot: Any, member: Any, team: Any, units: Any) -> Any:
                 last = end
             return first * _STEP + last
     return -1
+
+
+def _claim(run: Any, slot: Any, member: Any, team: Any, units: Any) -> Any:
+    """The same, in chunks of the usual size."""
+    return claim_some(run, slot, member, team, units, max(units // (team * CHUNKS), 1))
 
 
 def _barrier(run: Any) -> Any:
