@@ -79,6 +79,7 @@ from miaotui.kernels.ops import (
 from miaotui.kernels.simd import I64, Emitter, Value, intrinsic
 from miaotui.kernels.sync import CHUNKS, claim, claim_end, claim_first, claim_some
 
+MANY = 16  # queries: from so many on, work on a page of a prompt takes longer than its reading
 EVEN = 4  # units for each thread, from which on it matters little that one has one more
 
 
@@ -286,8 +287,8 @@ def _unit_function(int8: bool, capped: bool) -> Any:
             ahead = next_first if number + 2 == last else next_second
             if number + 2 < last:
                 ahead = head_address(op, peek(pages, number + 2), head)
-            if not single:
-                ahead = 0  # so many queries meet a page that it is never waited for
+            if not single and many > MANY:
+                ahead = 0
             if number + 1 == last and seen == 1 and single:
                 store(op, run, row, head)
             attend(queries, stride, many, keys, keys + peek(op, VALUES_IN_HEAD), dim, ahead,
