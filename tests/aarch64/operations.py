@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from miaotui.kernels import arithmetic, reference
 from miaotui.kernels import attention_fields as att
 from miaotui.kernels.attention_emit import (
+    TOGETHER,
     attend_emitters,
     clear_query,
     finish_query,
@@ -37,7 +38,6 @@ ROWS = range(1, 9)
 WIDTH = 160
 DIM, ROTATED = 96, 64
 PAGE = 16
-COUNTS = (1, 2, 3, 4, 8)  # queries that meet a page together
 Functions = dict[str, tuple[Callable[..., Any], str]]
 
 
@@ -82,7 +82,7 @@ def functions(isa: Isa) -> Functions:
     for int8, capped in ((False, False), (False, True), (True, False), (True, True)):
         kind = name_of(int8, capped)
         emitters = attend_emitters(int8, capped)
-        for count, emitter in zip(COUNTS, emitters, strict=True):
+        for count, emitter in zip(TOGETHER, emitters, strict=True):
             found[f"attend_{count}_{kind}"] = (emitter, "iiiiiiif")
     found |= {f"store_{name_of(int8)}": (store_key_value(int8), "i" * 6) for int8 in (False, True)}
     return found
@@ -165,7 +165,7 @@ def add_attention(a: Arena, rng: np.random.Generator, int8: bool) -> None:
         page = Place(pages.offset + position // PAGE * 2 * half)
         a.call(f"store_{name_of(int8)}", op, key, value, page, position % PAGE, position)
     for capped in (False, True):
-        for count in COUNTS:
+        for count in TOGETHER:
             meet(a, rng, name_of(int8, capped), count, pages, half, (cos, sin, weight))
 
 

@@ -19,6 +19,7 @@ from miaotui.kernels.simd import F32, F32X, I8, I8X, I16, I32, I64, LANES, Emitt
 
 MASKED = -1e30
 ACCUMULATORS = 48  # floats before the bounds: sums, probabilities, maximum
+TOGETHER = (1, 2, 3, 4, 6, 8)  # queries that meet a page at once
 _LINE = 4 * LANES
 # lines of sums that registers hold beside what is multiplied, and columns summed together
 _SUMS, _COLUMNS = (16, 2) if probe().isa is Isa.AVX512_VNNI else (4, 1)
@@ -213,12 +214,12 @@ def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value
 
 
 def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
-    """Emitters of 1, 2, 3, 4, 6 and 8 queries meeting one page.
+    """Emitters of queries meeting one page, for each number in `TOGETHER`.
 
     Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``,
     an address to read ahead from or 0, the page's first position, and the soft cap.
     """
-    return tuple(_attend(count, int8, capped) for count in (1, 2, 3, 4, 6, 8))
+    return tuple(_attend(count, int8, capped) for count in TOGETHER)
 
 
 def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
