@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,10 +124,10 @@ class _Writer:
         yield from zip(prompts, (tokens for _, tokens in answers), strict=True)
 
     def _answers(
-        self, prompts: Sequence[Sequence[int]], **how: object
+        self, prompts: Sequence[Sequence[int]], **how: Any
     ) -> list[tuple[str, Sequence[int]]]:
         requests = [
-            self._engine.submit(prompt, SamplingParams(seed=self._random.randrange(1 << 40), **how))  # type: ignore[arg-type]
+            self._engine.submit(prompt, SamplingParams(seed=self._random.randrange(1 << 40), **how))
             for prompt in prompts
         ]
         while self._engine.step():

@@ -110,10 +110,10 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def _children(node: object) -> list[Any]:
-    nested = node.values() if isinstance(node, Mapping) else node
     if not isinstance(node, (Mapping, list, tuple)):
         return []
-    return [child for child in nested if isinstance(child, (Mapping, list, tuple))]  # type: ignore[attr-defined]
+    nested = node.values() if isinstance(node, Mapping) else node
+    return [child for child in nested if isinstance(child, (Mapping, list, tuple))]
 
 
 def bounded(text: str) -> Grammar:

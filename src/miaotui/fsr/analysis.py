@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 from miaotui.errors import RequestError
 from miaotui.fsr.extras import need
@@ -140,7 +141,7 @@ def _chinese_terms(run: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _jieba():  # type: ignore[no-untyped-def]
+def _jieba() -> Any:
     return need("rjieba")
 
 

@@ -77,7 +77,7 @@ from miaotui.kernels.ops import (
     STORE_FIELDS,
 )
 from miaotui.kernels.simd import I64, Emitter, Value, intrinsic
-from miaotui.kernels.sync import CHUNKS, claim, claim_end, claim_first, claim_some
+from miaotui.kernels.sync import claim, claim_end, claim_first, claim_some, usual_chunk
 
 MANY = 16  # queries: from so many on, work on a page of a prompt takes longer than its reading
 EVEN = 4  # units for each thread, from which on it matters little that one has one more
@@ -307,7 +307,7 @@ def _attention_kernel(int8: bool, capped: bool, name: str) -> Any:
         parts = parts_of(run, heads)
         units = peek(run, RUN_BLOCKS) * heads * parts
         mine = units * (member + 1) // team if peek(run, RUN_SINGLE) == 1 else 0
-        chunk = max(units // (team * CHUNKS), 1) if mine else 1
+        chunk = usual_chunk(units, team) if mine else 1  # a prompt's differ in work
         claimed = claim_some(run, slot, member, team, units, chunk)
         if claimed >= 0 and claim_first(claimed) < mine:
             ask_page(op, page_of_unit(op, run, claim_first(claimed) // parts, 0))

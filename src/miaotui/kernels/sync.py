@@ -62,9 +62,15 @@ def claim_some(run, slot, member, team, units, chunk):  # type: ignore[no-untype
     return -1
 
 
+@inline
+def usual_chunk(units, team):  # type: ignore[no-untyped-def]
+    """How many units are claimed at once where nothing is known of them."""
+    return max(units // (team * CHUNKS), 1)
+
+
 def _claim(run: Any, slot: Any, member: Any, team: Any, units: Any) -> Any:
     """The same, in chunks of the usual size."""
-    return claim_some(run, slot, member, team, units, max(units // (team * CHUNKS), 1))
+    return claim_some(run, slot, member, team, units, usual_chunk(units, team))
 
 
 def _barrier(run: Any) -> Any:
