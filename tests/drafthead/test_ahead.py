@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_head import FreeRows, arrays
+from test_head import FreeRows, arrays, arrays_that_look
 
 from miaotui.drafthead.head import DraftHead
 from miaotui.drafthead.weights import load_head, write_head
@@ -39,14 +39,17 @@ WAYS = (
 class Opened:
     """A tiny model and its random head, with engines that speculate or do not."""
 
-    def __init__(self, folder: Path, parts: Built | None = None, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, parts: Built | None = None, looks: bool = False, **options: Any
+    ) -> None:
         path = make_tiny_gguf(folder, "llama")
         options = {"most_passes": 8, "threads": 2, **options}
         self.parts, self.tokenizer = open_parts(path, settings_in(folder), **options)
         self.parts = parts or self.parts
         program = self.parts.runner.program
         head = folder / "head.safetensors"
-        write_head(head, arrays(program.config.hidden_size))
+        config = program.config
+        write_head(head, arrays_that_look(config) if looks else arrays(config.hidden_size))
         self.weights = load_head(head, program.weights, program.config.tied_head)
         self.runs: list[tuple[int, int, int]] = []  # passes, tokens, drafted rows
         self.widest: list[int] = []  # of each run, the most drafted rows of a pass
@@ -79,6 +82,11 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     return Opened(tmp_path_factory.mktemp("ahead"))
 
 
+@pytest.fixture(scope="module")
+def looking(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return Opened(tmp_path_factory.mktemp("looking"), looks=True)
+
+
 def answer(engine: Engine, prompt: Sequence[int], params: SamplingParams) -> Request:
     request = engine.submit(prompt, params)
     while engine.step():
@@ -92,8 +100,12 @@ def said(request: Request) -> tuple[object, ...]:
     return done.token_ids, done.text, done.finish_reason, done.logprobs
 
 
+@pytest.mark.parametrize("which", ["opened", "looking"])
 @pytest.mark.parametrize("params", WAYS)
-def test_answers_are_the_same_bytes(opened: Opened, params: SamplingParams) -> None:
+def test_answers_are_the_same_bytes(
+    which: str, params: SamplingParams, request: pytest.FixtureRequest
+) -> None:
+    opened = request.getfixturevalue(which)
     wanted = said(answer(opened.plain(), PROMPT, params))
     assert said(answer(opened.guessing(), PROMPT, params)) == wanted
     if params.logprobs is None and len(wanted[0]) > 20:  # type: ignore[arg-type]
@@ -245,3 +257,48 @@ def test_what_was_guessed_is_told(opened: Opened) -> None:
             assert all(held)
             assert all(1 <= evidence <= gf.MOST_EVIDENCE for evidence in each.evidence)
     assert several  # a head may be right by chance
+
+
+@pytest.mark.parametrize("which", ["opened", "looking"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_guesses_in_a_run_are_those_of_single_steps(
+    which: str, temperature: float, request: pytest.FixtureRequest
+) -> None:
+    """First guesses, which depend on the tokens before alone."""
+    opened = request.getfixturevalue(which)
+    params = SamplingParams(max_tokens=80, ignore_eos=True, temperature=temperature, seed=3)
+    together, one_by_one = dict[int, int](), dict[int, int]()
+    engine = opened.guessing()
+    run = opened.parts.runner.run_guessing
+
+    def noting(*how: Any) -> list[int]:
+        tokens, position = run(*how), how[0].start
+        for each in how[4].told(opened.parts.runner.done):
+            if each.tokens:
+                together[position] = each.tokens[0]
+            position += each.came
+        return tokens
+
+    opened.parts.runner.run_guessing = noting
+    wanted = said(answer(engine, PROMPT, params))
+    engine = opened.guessing()
+    assert engine.speculation is not None
+    engine.speculation.ahead = None
+    head = engine.speculation._head
+    begin, deepen = head.begin, head.deepen  # type: ignore[union-attr]
+    newest: list[int] = []
+
+    def beginning(leads: Any) -> None:
+        newest[:] = [leads[0].position - 1]
+        begin(leads)
+
+    def deepening() -> Any:
+        found = deepen()
+        one_by_one.setdefault(newest[0], found[0].token)
+        return found
+
+    head.begin, head.deepen = beginning, deepening  # type: ignore[union-attr,method-assign]
+    assert said(answer(engine, PROMPT, params)) == wanted
+    both = together.keys() & one_by_one.keys()
+    assert len(both) > 20
+    assert [together[at] for at in both] == [one_by_one[at] for at in both]

@@ -22,12 +22,14 @@ from miaotui.errors import ModelFormatError
 from miaotui.fsr.drafts import SuffixDrafter
 from miaotui.hub.store import PackedStore
 from miaotui.kernels.formats import unpack, values
+from miaotui.schedule.plan import Chunk
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts, settings_in
 from tiny_models import make_tiny_gguf
 
 F = np.float32
 WIDTH, LAYER = 96, 1
+LENGTH = 64  # tokens of a text
 SHARPER = 1.15  # how much further apart than they are a head's logits are taken under noise
 TOKENS = np.arange(3, 300, 2)
 
@@ -37,10 +39,30 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("head")
     parts, tokenizer = open_parts(make_tiny_gguf(folder, "llama"), settings_in(folder))
     path = folder / "head.safetensors"
-    write_head(path, arrays(parts.runner.program.config.hidden_size))
+    config = parts.runner.program.config
+    write_head(path, arrays(config.hidden_size))
     weights = parts.runner.program.weights
-    head = load_head(path, weights, parts.runner.program.config.tied_head)
+    head = load_head(path, weights, config.tied_head)
     return parts, tokenizer, head, path
+
+
+@pytest.fixture(scope="module")
+def looking(opened: Any, tmp_path_factory: pytest.TempPathFactory) -> HeadWeights:
+    """A head that looks back."""
+    program = opened[0].runner.program
+    config, path = program.config, tmp_path_factory.mktemp("looking") / "head.safetensors"
+    write_head(path, arrays_that_look(config))
+    return load_head(path, program.weights, config.tied_head)
+
+
+def arrays_that_look(config: Any, **changes: Any) -> dict[str, np.ndarray]:
+    hidden, heads, rng = (
+        config.hidden_size,
+        config.n_heads * config.head_dim,
+        np.random.default_rng(5),
+    )
+    query = rng.normal(0, 0.3, (heads, 3 * hidden)).astype(F)
+    return arrays(hidden, query=query, mix=rng.normal(0, 0.3, (hidden, heads)).astype(F), **changes)
 
 
 def arrays(hidden: int, **changes: Any) -> dict[str, np.ndarray]:
@@ -79,21 +101,68 @@ def reference(
     return following, matrix(head.outputs)[: len(head.tokens)] @ (normed(following) * head.norm)
 
 
+def look_back(
+    parts: Any, head: HeadWeights, state: np.ndarray, token: int, middle: np.ndarray, position: int
+) -> np.ndarray:
+    """The middle state, to which a head that looks back has added what it found before ``position``."""
+    program = parts.runner.program
+    config, dim = program.config, program.config.head_dim
+    embedded = matrix(program.weights.matrix("embed"))[token]
+    inputs = np.concatenate([normed(state), normed(embedded), normed(middle)])
+    heads = head.mix.inputs
+    queries = (matrix(head.query)[:heads] @ inputs).reshape(-1, dim)
+    angles = position * config.rope.inverse_frequencies()
+    one, other = queries[:, : dim // 2], queries[:, dim // 2 :]
+    queries = np.concatenate(
+        [
+            one * np.cos(angles) - other * np.sin(angles),
+            other * np.cos(angles) + one * np.sin(angles),
+        ],
+        1,
+    )
+    keys, values_ = stored(parts, head.layer, position)
+    group, found = config.n_heads // config.n_kv_heads, []
+    for number, query in enumerate(queries):
+        scores = keys[:, number // group] @ query / np.sqrt(dim)
+        weights = np.exp(scores - scores.max())
+        found.append(weights @ values_[:, number // group] / weights.sum())
+    return normed(middle) + matrix(head.mix)[: len(middle)] @ np.concatenate(found)
+
+
+def stored(parts: Any, layer: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and values ``[end, heads, dim]`` in the pages of the sequence that `ready` has computed."""
+    program = parts.runner.program
+    config, pages = program.config, program.pages
+    heads, dim = config.n_kv_heads, config.head_dim
+    table = pages._data[: pages.n_pages * pages.page_bytes].view(np.float16)
+    each = table.reshape(pages.n_pages, config.n_layers, heads, 2, 16 * dim)
+    some = each[list(parts.spare_pages[: LENGTH // 16]), layer].astype(F)
+    keys = some[:, :, 0].reshape(-1, heads, dim, 16).transpose(0, 3, 1, 2)
+    values_ = some[:, :, 1].reshape(-1, heads, 16, dim).transpose(0, 2, 1, 3)
+    return keys.reshape(-1, heads, dim)[:end], values_.reshape(-1, heads, dim)[:end]
+
+
 def ready(
     parts: Any, weights: HeadWeights, most: int = 4
 ) -> tuple[DraftHead, np.ndarray, np.ndarray]:
-    """A head, and the last and middle states it may start from, filled at random."""
-    space = parts.runner.program.workspace
-    hidden = parts.runner.program.config.hidden_size
+    """A head, and the last and middle states it may start from, filled at random, after a pass."""
+    runner = parts.runner
+    space, hidden = runner.program.workspace, runner.program.config.hidden_size
+    middle = runner.tap(weights.layer).floats(space.max_rows, hidden)
+    tokens = tuple(np.random.default_rng(2).integers(0, 300, LENGTH).tolist())
+    runner.run([Chunk(-1, 0, tokens, tuple(parts.spare_pages[: LENGTH // 16]), 1)])
     residual = space.residual[0].floats(space.max_rows, hidden)
-    middle = parts.runner.tap(weights.layer).floats(space.max_rows, hidden)
     residual[:], middle[:] = np.random.default_rng(1).normal(0, 3, (2, *residual.shape))
-    return DraftHead(weights, parts.runner, most), residual, middle
+    return DraftHead(weights, runner, most), residual, middle
 
 
+@pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize("shape", [None, Shape.of(1.0, 0, 1.0, 0.0), Shape.of(0.5, 0, 1.0, 0.0)])
-def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | None) -> None:
+def test_guesses_are_what_the_reference_would_draw(
+    opened: Any, looking: HeadWeights, shape: Shape | None, looks: bool
+) -> None:
     parts, _, weights, _ = opened
+    weights = looking if looks else weights
     head, residual, middle = ready(parts, weights)
     embedding = matrix(parts.runner.program.weights.matrix("embed"))
     agreed = total = 0
@@ -105,8 +174,11 @@ def test_guesses_are_what_the_reference_would_draw(opened: Any, shape: Shape | N
         found = [head.deepen() for _ in range(3)]
         for row, lead in enumerate(leads):
             state, token = residual[lead.row].copy(), lead.token
+            inner = middle[lead.row]
+            if looks:
+                inner = look_back(parts, weights, state, token, inner, lead.position - 1)
             for depth in range(3):
-                state, logits = reference(weights, embedding, state, token, middle[lead.row])
+                state, logits = reference(weights, embedding, state, token, inner)
                 scores = logits * (SHARPER * shape.scale if shape else 1.0)
                 if shape is not None:
                     scores = scores - waits(start, lead.position + depth)[weights.tokens]
@@ -121,9 +193,12 @@ def waits(seed: int, position: int) -> np.ndarray:
     return oracle.log2_waits(oracle.token_noise(noise_key(seed, position), 320))
 
 
-def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(opened: Any) -> None:
+@pytest.mark.parametrize("looks", [False, True])
+def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(
+    opened: Any, looking: HeadWeights, looks: bool
+) -> None:
     parts, _, weights, _ = opened
-    head, _, _ = ready(parts, weights)
+    head, _, _ = ready(parts, looking if looks else weights)
     choice = choice_table(Shape.of(1.0, 0, 1.0, 0.0), 3, ())
     leads = [Lead(row, 9 * row + 1, 5, int(choice.ctypes.data)) for row in range(4)]
     alone = []
@@ -138,6 +213,17 @@ def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(opened: Any) -> No
     assert head.deepen() == [alone[3][2]]
 
 
+def test_keys_and_values_are_read_as_passes_store_them(opened: Any) -> None:
+    parts, _, weights, _ = opened
+    ready(parts, weights)
+    for length in (1, 16, 37):
+        found = parts.runner.program.pages.read(LAYER, parts.spare_pages, length)
+        keys, values_ = stored(parts, LAYER, length)
+        assert np.array_equal(found[:, 0], keys)
+        assert np.array_equal(found[:, 1], values_)
+    assert np.abs(found.astype(F)).max() > 0.1
+
+
 class FreeRows(RowCost):
     """As if rows and steps of a head cost nothing."""
 
@@ -148,9 +234,13 @@ class FreeRows(RowCost):
         return 1e9
 
 
+@pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-def test_answers_are_the_same_bytes_with_a_head(opened: Any, temperature: float) -> None:
+def test_answers_are_the_same_bytes_with_a_head(
+    opened: Any, looking: HeadWeights, temperature: float, looks: bool
+) -> None:
     parts, tokenizer, weights, _ = opened
+    weights = looking if looks else weights
     prompts = [[1, 5, 9], list(range(2, 40)), [7] * 20, [3, 1, 4, 1, 5, 9, 2, 6]]
     params = [
         SamplingParams(max_tokens=40, ignore_eos=True, temperature=temperature, seed=s, top_p=p)
@@ -234,6 +324,10 @@ def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> N
         ({"tokens": np.array([], F)}, "at least 1"),
         ({"tokens": np.array([1, 2, 1e6], F)}, "not ids"),
         ({"down": np.full((64, WIDTH), np.nan, F)}, "not numbers"),
+        ({"mix": np.zeros((64, 64), F)}, "no draft head"),
+        ({"mix": np.zeros((64, 64), F), "query": np.zeros((32, 192), F)}, "shapes do not fit"),
+        ({"mix": np.zeros((64, 32), F), "query": np.zeros((32, 192), F)}, "shapes do not fit"),
+        ({"mix": np.full((64, 64), np.nan, F), "query": np.zeros((64, 192), F)}, "not numbers"),
     ],
 )
 def test_a_head_that_does_not_fit_is_refused(

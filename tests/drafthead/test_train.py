@@ -7,14 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_head import LAYER, WIDTH, arrays_that_look, look_back, matrix, normed, ready
 
 from miaotui.config import Settings
-from miaotui.drafthead.corpus import Corpus, collect
+from miaotui.drafthead.cell import Cell
+from miaotui.drafthead.corpus import Corpus, Memory, collect
+from miaotui.drafthead.looking import Looking, looking_of
 from miaotui.drafthead.train import Recipe, train
 from miaotui.drafthead.weights import load_head, write_head
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import load_model
 from miaotui.hub.resolve import resolve
+from tiny_engine import open_parts, settings_in
+from tiny_models import make_tiny_gguf
 
 HIDDEN, VOCABULARY, TEXTS, LENGTH = 64, 50, 40, 60
 
@@ -51,6 +56,71 @@ def test_a_made_up_language_is_learned() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+def secretive() -> tuple[Corpus, np.ndarray]:
+    """The same, but only one value of the text's first token, far back, tells which of the two follows."""
+    corpus, embedding = made_up()
+    rng = np.random.default_rng(1)
+    secrets = rng.integers(0, 2, TEXTS)
+    tokens = corpus.tokens.reshape(TEXTS, LENGTH).copy()
+    for place in range(1, LENGTH):
+        tokens[:, place] = (3 * tokens[:, place - 1] + 1 + secrets) % VOCABULARY
+    found = rng.normal(0, 0.1, (TEXTS, LENGTH + 9, 2, 1, 16)).astype(np.float16)
+    found[:, 0, 0, 0, 0], found[:, 0, 1, 0, 0] = 8, 8 * secrets - 4
+    hidden = embedding[(3 * tokens + 1 + secrets[:, None]) % VOCABULARY].reshape(-1, HIDDEN)
+    hidden /= np.sqrt((hidden**2).mean(axis=1, keepdims=True))
+    blind = np.zeros_like(corpus.middle)
+    memory = Memory(found.reshape(-1, 2, 1, 16), np.arange(TEXTS + 1) * (LENGTH + 9))
+    flat = tokens.reshape(-1)
+    return Corpus(hidden.astype(np.float16), blind, flat, corpus.starts, 3, memory), embedding
+
+
+@pytest.mark.compare
+def test_what_a_text_began_with_is_found_by_a_head_that_looks_back() -> None:
+    corpus, embedding = secretive()
+    none = np.zeros(0, np.float32)
+    looking = Looking(2, 16, 0.25, none, 1.0, np.zeros((32, HIDDEN), np.float32))
+    recipe, last = Recipe(tokens=VOCABULARY, width=64, steps=300), dict[bool, float]()
+    for looks in (False, True):
+        losses: list[float] = []
+        arrays = train(
+            corpus, embedding, embedding, recipe, lambda _, loss: losses.append(loss),  # noqa: B023
+            looking if looks else None,
+        )  # fmt: skip
+        assert ("query" in arrays, "mix" in arrays) == (looks, looks)
+        last[looks] = losses[-1]
+    assert arrays["query"].shape == (32, 3 * HIDDEN)
+    assert arrays["mix"].shape == (HIDDEN, 32)
+    assert last[True] < 0.7 * last[False]
+
+
+@pytest.mark.compare
+def test_a_cell_looks_back_as_a_pass_does(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415  (an extra)
+
+    parts, _ = open_parts(make_tiny_gguf(tmp_path, "llama"), settings_in(tmp_path))
+    program, position = parts.runner.program, 50
+    config, path = program.config, tmp_path / "head.safetensors"
+    write_head(path, arrays_that_look(config))
+    head = load_head(path, program.weights, config.tied_head)
+    _, residual, middle = ready(parts, head)
+    looking = looking_of(config, program.weights, LAYER)
+    cell = Cell(torch, config.hidden_size, WIDTH, looking)
+    with torch.no_grad():
+        for name, rows in (("query", head.mix.inputs), ("mix", config.hidden_size)):
+            cell.weights[name].copy_(torch.from_numpy(matrix(getattr(head, name))[:rows]))
+    embedded = matrix(program.weights.matrix("embed"))[7]
+    rows = (
+        torch.from_numpy(normed(each))[None, None] for each in (residual[3], embedded, middle[3])
+    )
+    found = torch.from_numpy(program.pages.read(LAYER, parts.spare_pages, position))[None]
+    keys, values = found.to(torch.bfloat16).permute(2, 0, 3, 1, 4)
+    seen = torch.ones(1, 1, 1, position, dtype=torch.bool)
+    got = cell.look_back(*rows, torch.tensor([[position]]), (keys, values), seen)[0, 0]
+    wanted = normed(look_back(parts, head, residual[3], 7, middle[3], position))
+    assert np.abs(got.detach().numpy() - wanted).max() < 0.05
+    assert np.abs(normed(middle[3]) - wanted).max() > 0.5
+
+
 @pytest.mark.compare
 def test_the_same_seed_gives_the_same_head() -> None:
     corpus, embedding = made_up()
@@ -71,6 +141,12 @@ def test_a_real_model_writes_its_own_corpus(tmp_path: Path) -> None:
     for states in (corpus.hidden, corpus.middle):
         assert states.shape == (len(corpus.tokens), loaded.config.hidden_size)
         assert np.abs((states.astype(np.float32) ** 2).mean(axis=1) - 1).max() < 0.02
+    config, memory = loaded.config, corpus.memory
+    assert memory is not None
+    assert memory.found.shape[1:] == (2, config.n_kv_heads, config.head_dim)
+    assert len(memory.begins) == len(corpus.starts)
+    assert (np.diff(memory.begins) > np.diff(corpus.starts)).all()  # prompts too
+    assert len(memory.found) == memory.begins[-1]
     width = loaded.config.hidden_size
     zero = np.zeros((32, 3 * width), np.float32)
     arrays = {

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.errors import RequestError
+from miaotui.model.config import ModelConfig
 from miaotui.schedule.pages import pages_for
 from miaotui.schedule.plan import Chunk
 from miaotui.types import SamplingParams
@@ -53,6 +54,17 @@ _MARK = (
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a head finds that looks back: keys and values ``[m, 2, heads, dim]`` of one layer.
+
+    Those of text ``i``, its prompt's first, begin at ``begins[i]``.
+    """
+
+    found: NDArray[np.float16]
+    begins: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Texts one after another: ``hidden`` float16 ``[n, width]``, normed to unit variance, is the state after
     each of ``tokens [n]``, and ``middle`` the same before ``layer``; text ``i`` spans ``starts[i]`` to
@@ -64,6 +76,7 @@ class Corpus:
     tokens: NDArray[np.int32]
     starts: NDArray[np.int64]
     layer: int
+    memory: Memory | None = None
 
 
 def collect(
@@ -74,7 +87,7 @@ def collect(
     Takes about two minutes for 100,000 tokens of a model of 135 million weights on two cores. Raises
     `RequestError` for a model without a chat template.
     """
-    writer, layer = _Writer(loaded, seed), loaded.config.n_layers * 2 // 3
+    writer, layer = _Writer(loaded, seed), layer_of(loaded.config)
     texts = []
     for batch in range(batches):
         texts += [
@@ -82,9 +95,16 @@ def collect(
         ]
         if told is not None:
             told(batch + 1, batches)
-    starts = np.cumsum([0, *(len(tokens) for _, _, tokens in texts)])
-    hidden, middle, tokens = (np.concatenate(each) for each in zip(*texts, strict=True))
-    return Corpus(hidden, middle, tokens, starts, layer)
+    starts, begins = (np.cumsum([0, *(len(text[part]) for text in texts)]) for part in (2, 3))
+    hidden, middle, tokens, found = (np.concatenate(each) for each in zip(*texts, strict=True))
+    return Corpus(hidden, middle, tokens, starts, layer, Memory(found, begins))
+
+
+def layer_of(config: ModelConfig) -> int:
+    """Where a head looks in the middle: two thirds up, at a layer that sees the whole text if one is near."""
+    most = config.n_layers * 2 // 3
+    whole = [layer for layer in range(most // 2, most + 1) if not config.windows[layer]]
+    return whole[-1] if whole else most
 
 
 class _Writer:
@@ -138,11 +158,14 @@ class _Writer:
 
 def read(
     loaded: Loaded, prompt: Sequence[int], answer: Sequence[int], layer: int
-) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32]]:
-    """The last states, those before ``layer``, and the tokens of an answer, from the last of its prompt on."""
+) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32], NDArray[np.float16]]:
+    """The last states, those before ``layer``, and the tokens of an answer, from the last of its prompt on;
+    and the layer's keys and values of the whole text.
+    """
     parts, ids, width = loaded.parts, [*prompt, *answer], loaded.config.hidden_size
     space, tap = parts.runner.program.workspace, parts.runner.tap(layer)
     last, middle = [], []
+    pages: tuple[int, ...] = ()
     for start in range(0, len(ids), min(PASS, space.max_rows)):
         tokens = tuple(ids[start : start + min(PASS, space.max_rows)])
         pages = tuple(parts.spare_pages[: pages_for(start + len(tokens))])
@@ -151,7 +174,8 @@ def read(
         middle.append(_normed(tap.floats(len(tokens), width)))
     first = len(prompt) - 1
     states, inner = np.concatenate(last)[first:], np.concatenate(middle)[first:]
-    return states, inner, np.array(ids[first:], np.int32)
+    found = parts.runner.program.pages.read(layer, pages, len(ids))
+    return states, inner, np.array(ids[first:], np.int32), found
 
 
 def _normed(state: NDArray[np.float32]) -> NDArray[np.float16]:

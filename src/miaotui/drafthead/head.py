@@ -31,7 +31,11 @@ class DraftHead:
         middle = runner.tap(weights.layer)
         last = runner.program.workspace.residual[0]
         embedding = runner.program.weights.matrix("embed")
-        self._program = HeadProgram(weights, embedding, last, middle, most_rows, runner.team)
+        attention = runner.program.attention(weights.layer)
+        self._program = HeadProgram(
+            weights, embedding, last, middle, attention, most_rows, runner.team
+        )
+        self._runner = runner
         self.most_rows = most_rows
         self.guessing = Guessing(
             self._program.tables, [class_of(evidence) for evidence in range(MOST_EVIDENCE + 1)]
@@ -46,7 +50,9 @@ class DraftHead:
         self._leads = list(leads)
         self._chosen = [lead.token for lead in leads]
         self._depth = 0
-        self._program.begin([lead.row for lead in leads])
+        self._runner.reach(max(lead.position for lead in leads))
+        pages_of = self._runner.pages_of
+        self._program.begin([(lead.row, pages_of(lead.row), lead.position - 1) for lead in leads])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows alone, in this order (ascending)."""

@@ -7,6 +7,12 @@
 A recurrent drafter (Cheng et al. 2024, "Recurrent Drafter for Fast Speculative Decoding", section 3.1) with a
 gated layer as its cell. ``middle`` is the state of the row before one of the model's layers, the same for all of
 a guess: what a text is about is clearer there than at the end (as EAGLE-3 found; Li et al. 2025, section 3.1).
+
+A head that looks back asks that layer's keys and values of the text so far what the newest token is about, once
+for all of a guess (after GliDe, which does in each step; Du et al. 2024):
+
+    middle += mix attention(query a)
+
 Owns buffers and tables: the first step reads what the model's pass has left, the others read one state
 buffer and write the other. Knows neither requests nor
 which token is chosen.
@@ -14,13 +20,14 @@ which token is chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.drafthead.weights import INPUTS, HeadWeights
 from miaotui.engine.guessing import HeadTables
+from miaotui.kernels import attention_fields as att
 from miaotui.kernels import compiled, ops
 from miaotui.kernels import linear_fields as lin
 from miaotui.kernels import peaks_fields as pk
@@ -35,6 +42,10 @@ from miaotui.model.packed import Matrix
 from miaotui.model.workspace import Quantized, Rows, float_rows, peaks_of
 
 Row = tuple[int, int, int]  # token, position of the one to be guessed, its choice
+Start = tuple[
+    int, int, int
+]  # row of the model's last pass, address of its pages, tokens to see there
+Attention = tuple[str, Mapping[int, int]]  # kernel and fields (see `Program.attention`)
 
 EPS = 1e-5  # of its norms, as in training
 
@@ -42,21 +53,27 @@ EPS = 1e-5  # of its norms, as in training
 class HeadProgram:
     """A head's buffers and tables for up to ``most_rows`` rows.
 
-    ``embedding`` is the model's; ``last`` and ``middle`` are where its passes leave states.
+    ``embedding`` is the model's; ``last`` and ``middle`` are where its passes leave states, ``attention``
+    is its own in the layer at which a head looks back.
     """
 
     def __init__(
-        self, weights: HeadWeights, embedding: Matrix, last: Rows, middle: Rows, most_rows: int,
-        team: Team,
+        self, weights: HeadWeights, embedding: Matrix, last: Rows, middle: Rows, attention: Attention,
+        most_rows: int, team: Team,
     ) -> None:  # fmt: skip
         self._weights, self._embedding, self._team = weights, embedding, team
-        self._outside = last, middle  # of the model
+        self._outside, self._attention = (last, middle), attention  # of the model
         self.hidden = embedding.inputs
         self._states = [float_rows(most_rows, self.hidden) for _ in range(2)]
         self._embedded, self._middle = (float_rows(most_rows, self.hidden) for _ in range(2))
         parts = INPUTS + 1  # a norm quantizes, wanted or not: the last part is not read
         self._inputs = Quantized.of(most_rows, parts * self.hidden, normed=self.hidden)
         self._fed = Quantized.of(most_rows, weights.width)
+        heads = weights.mix.inputs if weights.mix else 0
+        self._queries, self._found = (
+            float_rows(most_rows, padded_rows(heads)),
+            Quantized.of(most_rows, heads),
+        )
         self._last = Quantized.of(most_rows, self.hidden, normed=self.hidden)
         self._logits = float_rows(most_rows, padded_rows(len(weights.tokens)))
         self._ones = np.ones(self.hidden, np.float32)
@@ -66,13 +83,16 @@ class HeadProgram:
         compiled.prepare(programs[0].kernels)
         self._tables = [program.link() for program in programs]
         self._addresses = [int(table.ctypes.data) for table in self._tables]
-        self._count = len(programs[0])
+        self._counts = [len(program) for program in programs]
         self._rows = aligned_int64(most_rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
         self._sources = aligned_int64(most_rows)
+        self._blocks = aligned_int64(most_rows * ops.BLOCK_FIELDS).reshape(-1, ops.BLOCK_FIELDS)
+        self._blocks[:, ops.BLOCK_ROW], self._blocks[:, ops.BLOCK_COUNT] = range(most_rows), 1
         self._draws = aligned_int64(team.size * BLOCK)
         self._run = aligned_int64(ops.RUN_FIELDS)
         self._run[ops.RUN_ROW_TABLE] = self._rows.ctypes.data
         self._run[ops.RUN_LOGIT_TABLE] = self._sources.ctypes.data
+        self._run[ops.RUN_BLOCK_TABLE] = self._blocks.ctypes.data
         self._run[ops.RUN_DRAW], self._run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * BLOCK
         self._fields, self._run_fields, self._source_fields = map(
             fields_of, (self._rows, self._run, self._sources)
@@ -82,13 +102,15 @@ class HeadProgram:
     def tables(self) -> HeadTables:
         """Where compiled code finds it."""
         return HeadTables(
-            self._addresses, self._count, self._run, self._sources, self._rows, self._guesses
+            self._addresses, self._counts, self._run, self._sources, self._rows, self._guesses
         )
 
-    def begin(self, sources: Sequence[int]) -> None:
+    def begin(self, starts: Sequence[Start]) -> None:
         """The next step, of depth 0, sets out from these rows of the model's last pass."""
-        for index, source in enumerate(sources):
+        for index, (source, pages, end) in enumerate(starts):
             self._source_fields[index] = source
+            at = index * ops.ROW_FIELDS
+            self._fields[at + ops.ROW_PAGES], self._fields[at + ops.ROW_VIEW_END] = pages, end
 
     def keep(self, depth: int, rows: Sequence[int]) -> None:
         """Let the step of ``depth``, which is not the first, go on with some rows alone."""
@@ -107,9 +129,10 @@ class HeadProgram:
             fields[at + ops.ROW_TOKEN], fields[at + ops.ROW_POSITION] = token, position - 1
             fields[at + ops.ROW_CHOICE] = choice
             at += ops.ROW_FIELDS
-        self._run_fields[ops.RUN_ROWS] = self._run_fields[ops.RUN_LOGIT_ROWS] = count
-        table = self._addresses[1 + (depth - 1) % 2 if depth else 0]
-        self._team.run(table, self._count, self._run, brief=True)
+        run = self._run_fields
+        run[ops.RUN_ROWS] = run[ops.RUN_LOGIT_ROWS] = run[ops.RUN_BLOCKS] = count
+        table = 1 + (depth - 1) % 2 if depth else 0
+        self._team.run(self._addresses[table], self._counts[table], self._run, brief=True)
         return list(zip(self._guessed[:count].tolist(), self._leads[:count].tolist(), strict=True))
 
     def _build(self, table: int) -> Operations:
@@ -123,12 +146,23 @@ class HeadProgram:
                 self._middle,
                 self._states[2 - table],
             )
-        first = int(table == 0)
+        first, looks = int(table == 0), table == 0 and weights.query is not None
         self._embed(operations)
         self._norm(operations, state, self._ones, inputs, gather=first, keep_going=1)
         self._norm(operations, self._embedded, self._ones, inputs, part=1, keep_going=1)
         kept = self._middle if first else None
-        self._norm(operations, middle, self._ones, inputs, kept, part=2, gather=first, keep_going=1)
+        self._norm(
+            operations,
+            middle,
+            self._ones,
+            inputs,
+            kept,
+            part=2,
+            gather=first,
+            keep_going=int(not looks),
+        )
+        if looks:
+            self._look_back(operations)
         self._norm(operations, state, weights.carry, inputs, following, part=INPUTS, gather=first)
         operations.add_linear(weights.gate_up, inputs, {
             lin.MODE: lin.GATED_SILU,
@@ -147,6 +181,25 @@ class HeadProgram:
             pk.LISTED: int(weights.tokens.ctypes.data), pk.OUT: int(self._guesses.ctypes.data),
         })  # fmt: skip
         return operations
+
+    def _look_back(self, table: Operations) -> None:
+        """Add what the text so far says of the newest token to the middle state."""
+        weights, queries, found = self._weights, self._queries, self._found
+        assert weights.query is not None, "asked only if there are both"
+        assert weights.mix is not None, "asked only if there are both"
+        table.add_linear(weights.query, self._inputs, {
+            lin.MODE: lin.STORE, lin.OUT: queries.address, lin.OUT_STRIDE: queries.stride,
+        }, kept=True)  # fmt: skip
+        kernel, fields = self._attention
+        table.add(kernel, {
+            **fields, att.QKV: queries.address, att.QKV_STRIDE: queries.stride,
+            att.OUT: found.integers.address, att.OUT_STRIDE: found.integers.stride,
+            att.OUT_HEADERS: found.headers.address, att.OUT_HEADER_STRIDE: found.headers.stride,
+        })  # fmt: skip
+        table.add_linear(weights.mix, found, {
+            lin.MODE: lin.ADD, lin.OUT: self._middle.address, lin.OUT_STRIDE: self._middle.stride,
+        }, kept=True)  # fmt: skip
+        self._norm(table, self._middle, self._ones, self._inputs, part=2, keep_going=1)
 
     def _embed(self, table: Operations) -> None:
         matrix, out = self._embedding, self._embedded

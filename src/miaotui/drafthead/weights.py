@@ -2,7 +2,9 @@
 
 The file is a safetensors file with ``tokens`` ``[V]`` (the ids it can guess, ascending), ``gate`` and ``up``
 ``[width, 3 hidden]``, ``down`` ``[hidden, width]``, ``carry`` ``[hidden]`` and ``layer`` ``[1]`` (before which of
-the model's layers the middle state is taken). Outputs are the model's own
+the model's layers the middle state is taken). A head that looks back over the text has two more: ``query``
+``[heads, 3 hidden]``, with which it asks that layer's keys, and ``mix`` ``[hidden, heads]`` for what it finds;
+``heads`` are all the values of the model's query heads. Outputs are the model's own
 rows of those tokens, so they are not in it. Owns checking and packing. Invariant: a head is only ever
 loaded for the model that it was trained with, known by a digest of the model's final norm.
 """
@@ -37,11 +39,12 @@ from miaotui.model.packed import Matrix, PackedModel
 
 FOLDER = Path(__file__).parent / "heads"
 FOLDER_NAME = "heads"  # of the user's own, in the cache
-LAYOUT = 2  # of what is kept packed
+LAYOUT = 3  # of what is kept packed
 TRUNK, OUTPUTS = Format.Q4M, Format.Q4  # a step is as fast as it is small
 MOST_LAYERS = 1 << 16
 INPUTS = 3  # states of a cell: the last one, the newest token's embedding, one from the middle
 _NAMES = {"tokens", "gate", "up", "down", "carry", "layer"}
+_LOOKING = {"query", "mix"}  # of a head that looks back
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class HeadWeights:
     outputs: Matrix
     carry: NDArray[np.float32]
     norm: NDArray[np.float32]  # the model's final one
+    query: Matrix | None = None  # these two of a head that looks back
+    mix: Matrix | None = None
     file: PackedFile | None = None  # that the others are mapped from
 
     @property
@@ -121,10 +126,7 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
     shapes = ((width, INPUTS * hidden), (width, INPUTS * hidden), (hidden, width), (hidden,), (1,))
     found = tuple(a.shape for a in (gate, up, down, carry, arrays["layer"]))
     if found != shapes or width % 32 or width == 0:
-        raise ModelFormatError(
-            f"{path}: the draft head's shapes do not fit a model of width {hidden}: "
-            "remove it, or train one for it"
-        )
+        raise _misfit(path, hidden)
     ascending = tokens.size > 0 and bool((np.diff(tokens) > 0).all())
     if not ascending or tokens[0] < 0 or tokens[-1] >= vocabulary:
         raise ModelFormatError(
@@ -135,10 +137,26 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
         raise ModelFormatError(
             f"{path}: the draft head looks before layer {layer}, which this model does not have: remove it"
         )
+    looking = {name: arrays[name] for name in _LOOKING & set(arrays)}
+    if looking:
+        heads = weights.matrix(f"layers.{layer}.o").inputs
+        if (looking["query"].shape, looking["mix"].shape) != (
+            (heads, INPUTS * hidden),
+            (hidden, heads),
+        ):
+            raise _misfit(path, hidden)
     return {
         "layer": layer, "tokens": tokens, "carry": carry, "gate_up": _alternating(gate, up),
         "down": _packed(TRUNK, down), "outputs": _packed(OUTPUTS, rows_of(outer, tokens)),
+        **{name: _packed(TRUNK, looking[name]) for name in sorted(looking)},
     }  # fmt: skip
+
+
+def _misfit(path: Path, hidden: int) -> ModelFormatError:
+    return ModelFormatError(
+        f"{path}: the draft head's shapes do not fit a model of width {hidden}: "
+        "remove it, or train one for it"
+    )
 
 
 def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
@@ -146,7 +164,7 @@ def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     from safetensors.numpy import save  # noqa: PLC0415  (the extra `train` brings it)
 
     kinds = {
-        name: np.float32 if name in ("tokens", "layer") else np.float16 for name in sorted(_NAMES)
+        name: np.float32 if name in ("tokens", "layer") else np.float16 for name in sorted(arrays)
     }
     data = save({name: np.ascontiguousarray(arrays[name], kind) for name, kind in kinds.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +175,7 @@ def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
 
 def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]:
     stored = read_safetensors(path)
-    if set(stored) != _NAMES:
+    if set(stored) not in (_NAMES, _NAMES | _LOOKING):
         raise ModelFormatError(
             f"{path} holds {', '.join(sorted(stored)[:8])} and no draft head, "
             f"which has {', '.join(sorted(_NAMES))}"

@@ -25,7 +25,7 @@ class HeadTables:
     """Where a head's program lies: operations of its first step and of the others in turn, its run, its row."""
 
     operations: Sequence[int]
-    count: int
+    counts: Sequence[int]
     run: NDArray[np.int64]
     sources: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -62,7 +62,8 @@ class Guessing:
         self._head = head
         table = aligned_int64(gf.guess_fields(MOST_PASSES))
         table[gf.TABLES : gf.TABLES + len(head.operations)] = head.operations
-        table[gf.COUNT], table[gf.HEAD_RUN] = head.count, address_of(head.run)
+        table[gf.COUNTS : gf.COUNTS + len(head.counts)] = head.counts
+        table[gf.HEAD_RUN] = address_of(head.run)
         table[gf.SOURCES], table[gf.HEAD_ROWS] = address_of(head.sources), address_of(head.rows)
         table[gf.GUESSED] = address_of(head.guesses)
         table[gf.CLASS_OF : gf.CLASS_OF + gf.MOST_EVIDENCE + 1] = classes

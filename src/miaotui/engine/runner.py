@@ -174,6 +174,15 @@ class Runner:
             self._operations = self.program.address, self.program.count
         return self._taps[layer]
 
+    def reach(self, end: int) -> None:
+        """Make ready to rotate what is at positions below ``end``. Raises `EngineError` beyond the context."""
+        for rotation in self._tables:
+            rotation.reach(end)
+
+    def pages_of(self, row: int) -> int:
+        """The address of the page numbers that a row of the last pass sees, good until the next run."""
+        return self._row_fields[row * ops.ROW_FIELDS + ops.ROW_PAGES]
+
     def halt(self) -> None:
         """Let a run of several passes end with the pass under way: somebody waits for it."""
         self._run_fields[ops.RUN_HALT] = 1
@@ -221,8 +230,7 @@ class Runner:
             for index in range(row - n_logits, row):
                 logit_rows[wanted] = index
                 wanted += 1
-        for rotation in self._tables:
-            rotation.reach(reach)
+        self.reach(reach)
         run = self._run_fields
         run[ops.RUN_ROWS], run[ops.RUN_LOGIT_ROWS], run[ops.RUN_BLOCKS] = row, wanted, blocks
         run[ops.RUN_STORES], run[ops.RUN_COPIES], run[ops.RUN_SINGLE] = row, 0, int(single)

@@ -11,26 +11,27 @@ CLASSES = 13  # of evidence (see `engine.survival`)
 
 # the head (see `drafthead.program`)
 TABLES = 0  # [3] addresses of its operations: of the first step, and of the others in turn
-COUNT = 3  # how many operations
-HEAD_RUN = 4  # address of its run
-SOURCES = 5  # address of the row it sets out from
-HEAD_ROWS = 6  # address of its row
-GUESSED = 7  # address of the token it guesses, with its lead
+COUNTS = 3  # [3] how many operations
+HEAD_RUN = 6  # address of its run
+SOURCES = 7  # address of the row it sets out from
+HEAD_ROWS = 8  # address of its row
+GUESSED = 9  # address of the token it guesses, with its lead
 
 # where the sequence stands
-ROW = 8  # of the last pass, that the newest token was drawn from; -1: none
-TOKEN = 9  # the newest, which no pass has computed yet
-POSITION = 10  # its own
-LEFT = 11  # tokens that may still come
-TOTAL = 12  # tokens that came in this run
-BROKEN = 13  # the row of the last pass whose logits are no numbers; -1: none
+ROW = 10  # of the last pass, that the newest token was drawn from; -1: none
+TOKEN = 11  # the newest, which no pass has computed yet
+POSITION = 12  # its own
+LEFT = 13  # tokens that may still come
+TOTAL = 14  # tokens that came in this run
+BROKEN = 15  # the row of the last pass whose logits are no numbers; -1: none
 
 # the guess under way
-DEPTH = 14  # tokens so far
-MOST = 15  # of them: what a pass has rows for, at most `DEEPEST`
-TABLE = 16  # address of the operations of the head's next step
-CHANCE = 17  # float64: that all of them hold
-GUESSES = 18  # [DEEPEST] tokens
+DEPTH = 16  # tokens so far
+MOST = 17  # of them: what a pass has rows for, at most `DEEPEST`
+TABLE = 18  # address of the operations of the head's next step
+COUNT = 19  # how many they are
+CHANCE = 20  # float64: that all of them hold
+GUESSES = 21  # [DEEPEST] tokens
 EVIDENCE = GUESSES + DEEPEST  # [DEEPEST]
 CHAIN = EVIDENCE + DEEPEST  # [DEEPEST] float64: that all up to here hold
 

@@ -23,6 +23,8 @@ from miaotui.kernels.guess_fields import (
     CHANCES,
     CLASS_OF,
     CLASSES,
+    COUNT,
+    COUNTS,
     DEPTH,
     EVIDENCE,
     GUESSED,
@@ -194,9 +196,14 @@ def _set_step(run: Any, guess: Any, depth: Any) -> None:
     poke(row, ROW_TOKEN, token)
     poke(row, ROW_POSITION, peek(guess, POSITION) + depth)
     poke(row, ROW_CHOICE, peek(_row(run, 0), ROW_CHOICE))
+    poke(row, ROW_PAGES, peek(_row(run, 0), ROW_PAGES))
+    poke(row, ROW_VIEW_END, peek(guess, POSITION))
     poke(head, RUN_ROWS, 1)
+    poke(head, RUN_BLOCKS, 1)
     poke(head, RUN_LOGIT_ROWS, 1)
-    poke(guess, TABLE, peek(guess, TABLES + (0 if depth == 0 else 2 - depth % 2)))
+    which = 0 if depth == 0 else 2 - depth % 2
+    poke(guess, TABLE, peek(guess, TABLES + which))
+    poke(guess, COUNT, peek(guess, COUNTS + which))
 
 
 @inline

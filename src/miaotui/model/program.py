@@ -212,11 +212,21 @@ class Program:
 
     def _attention(self, layer: int) -> None:
         fields = self._attention_fields(layer)
-        kind = self.pages.kind
-        capped = "_capped" if self.config.attention_softcap else ""
         self._operations.add("attention:kv_copy", fields)
-        self._operations.add(f"attention:kv_store_{kind}", fields)
-        self._operations.add(f"attention:attention_{kind}{capped}", fields)
+        self._operations.add(f"attention:kv_store_{self.pages.kind}", fields)
+        self._operations.add(self._attention_kernel, fields)
+
+    @property
+    def _attention_kernel(self) -> str:
+        capped = "_capped" if self.config.attention_softcap else ""
+        return f"attention:attention_{self.pages.kind}{capped}"
+
+    def attention(self, layer: int) -> tuple[str, dict[int, int]]:
+        """The kernel and the fields of one layer's attention, for others who look at its keys and values.
+
+        Their queries are not normed: whoever learns them learns that too.
+        """
+        return self._attention_kernel, {**self._attention_fields(layer), att.QUERY_NORM: 0}
 
     def _attention_fields(self, layer: int) -> dict[int, int]:
         config, space, pages = self.config, self.workspace, self.pages

@@ -5,6 +5,7 @@ All of it is reserved once and touched as needed: a pass allocates nothing. Know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,6 +121,21 @@ class KvPages:
     def layer_address(self, layer: int) -> int:
         """Where one layer's part of page 0 begins; the next page's part is ``page_bytes`` further."""
         return int(self._data.ctypes.data) + layer * self._layer_bytes
+
+    def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
+        """A layer's keys and values of a sequence's first tokens, ``[count, 2, heads, dim]``; of f16 pages."""
+        assert self.kind == "f16", "scaled integers are read by kernels alone"
+        whole = self._data[: self.n_pages * self.page_bytes].view(np.float16)
+        dim = self.half_bytes // (2 * PAGE_TOKENS)
+        heads, listed = (
+            self._layer_bytes // self.head_bytes,
+            list(pages[: -(-count // PAGE_TOKENS)]),
+        )
+        some = whole.reshape(self.n_pages, -1, heads, 2, PAGE_TOKENS * dim)[listed, layer]
+        keys = some[:, :, 0].reshape(-1, heads, dim, PAGE_TOKENS).transpose(0, 3, 1, 2)
+        values = some[:, :, 1].reshape(-1, heads, PAGE_TOKENS, dim).transpose(0, 2, 1, 3)
+        both = np.stack([each.reshape(-1, heads, dim) for each in (keys, values)], 1)
+        return np.ascontiguousarray(both[:count])
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, kind: KvKind) -> int:
