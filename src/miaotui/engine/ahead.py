@@ -107,10 +107,8 @@ class Ahead:
             for depth, (token, evidence, real) in enumerate(
                 zip(told.tokens, told.evidence, came, strict=False)
             ):
-                kind, held = head_kind(depth, evidence), token == real
-                following.of_head.note(rates.rates[kind], held)
-                following.means.note(depth, held)
-                rates.note(kind, held)
+                held = token == real
+                following.note_of_head(rates, head_kind(depth, evidence), depth, held)
                 if not held:
                     break
             if told.drafted:

@@ -33,3 +33,9 @@ class Following:
     copying: Copying = field(default_factory=Copying)
     turning: Copying = field(default_factory=Copying)  # from the head to a text, within runs
     row: int = -1  # of the last pass, that the newest token was drawn from; -1: none
+
+    def note_of_head(self, rates: Rates, kind: int, depth: int, held: bool) -> None:
+        """A token that the head guessed, ``depth`` tokens after its first, held or did not."""
+        self.of_head.note(rates.rates[kind], held)
+        self.means.note(depth, held)
+        rates.note(kind, held)

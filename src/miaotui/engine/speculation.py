@@ -320,11 +320,11 @@ class Speculation:
             for depth, (kind, token, came) in enumerate(pairs):
                 held = token == came
                 if depth < len(guess.evidence):
-                    following.of_head.note(of_source.rates[kind], held)
-                    following.means.note(depth, held)
-                elif not guess.evidence and guess.source == following.source:
-                    record.note(of_source.rates[kind], held)
-                of_source.note(kind, held)
+                    following.note_of_head(of_source, kind, depth, held)
+                else:
+                    if not guess.evidence and guess.source == following.source:
+                        record.note(of_source.rates[kind], held)
+                    of_source.note(kind, held)
                 if not held:
                     break
         if following.rival is not None:
