@@ -40,9 +40,14 @@ class Opened:
     """A tiny model and its random head, with engines that speculate or do not."""
 
     def __init__(
-        self, folder: Path, parts: Built | None = None, looks: bool = False, **options: Any
+        self,
+        folder: Path,
+        parts: Built | None = None,
+        looks: bool = False,
+        family: str = "llama",
+        **options: Any,
     ) -> None:
-        path = make_tiny_gguf(folder, "llama")
+        path = make_tiny_gguf(folder, family)
         options = {"most_passes": 8, "threads": 2, **options}
         self.parts, self.tokenizer = open_parts(path, settings_in(folder), **options)
         self.parts = parts or self.parts
@@ -113,6 +118,21 @@ def test_answers_are_the_same_bytes(
         assert sum(drafted for _, _, drafted in opened.runs) > 10
     elif params.logprobs is not None:
         assert not opened.runs  # only the sampler can choose such tokens
+
+
+@pytest.mark.parametrize(
+    ("family", "kv"), [("llama", "int8"), ("gemma2", "f16"), ("gemma3", "f16")]
+)
+def test_heads_look_back_at_windows_and_at_pages_of_any_kind(
+    tmp_path: Path, family: str, kv: str
+) -> None:
+    opened = Opened(tmp_path, looks=True, family=family, kv=kv)
+    total = 0
+    for params in WAYS[:3]:
+        wanted = said(answer(opened.plain(), PROMPT, params))
+        assert said(answer(opened.guessing(), PROMPT, params)) == wanted
+        total += sum(drafted for _, _, drafted in opened.runs)
+    assert total > 10
 
 
 @pytest.mark.parametrize("most", range(1, 12))
