@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from miaotui.config import Settings
 from miaotui.drafthead.cell import Cell
 from miaotui.drafthead.corpus import Corpus, Memory, collect
 from miaotui.drafthead.looking import Looking, looking_of
+from miaotui.drafthead.openings import LONGEST, MOST_TEXTS, SHORTEST, quoting
 from miaotui.drafthead.train import Recipe, train
 from miaotui.drafthead.weights import load_head, write_head
 from miaotui.engine.build import EngineOptions
@@ -126,6 +128,20 @@ def test_the_same_seed_gives_the_same_head() -> None:
     corpus, embedding = made_up()
     one, other = (train(corpus, embedding, embedding, Recipe(40, 32, steps=5)) for _ in range(2))
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_questions_quote_what_was_answered() -> None:
+    texts = [f"{letter} {{braces}} " * 200 for letter in "abcdefgh"]
+    chance, questions = random.Random(3), ["Who {was} it?"]
+    quoted = [quoting(chance, texts, questions) for _ in range(200)]
+    assert quoted == [
+        quoting(again, texts, questions) for again in [random.Random(3)] for _ in range(200)
+    ]
+    for each in quoted:
+        letters = [letter for letter in "abcdefgh" if f"{letter} {{braces}}" in each]
+        assert 1 <= len(letters) <= MOST_TEXTS
+        assert len(letters) * (SHORTEST - 12) < len(each) < len(letters) * (LONGEST + 20) + 120
+    assert 60 < sum("Who {was} it?" in each for each in quoted) < 140
 
 
 @pytest.mark.model

@@ -1,8 +1,9 @@
 """What a draft head learns from: the model's own answers, and the hidden states it had while giving them.
 
 No data set is needed: the model writes the questions too, from openings of everyday ones (after Xu et
-al. 2024, "Magpie", section 2), and answers them at several temperatures. Owns openings and the memory of
-a corpus. Knows nothing of learning. Invariant: the same seed gives the same corpus.
+al. 2024, "Magpie", section 2), and answers them at several temperatures. What it has answered at length
+serves as passages of later questions: a head that looks back learns from long prompts. Owns the memory of
+a corpus and how one is written. Knows nothing of learning. Invariant: the same seed gives the same corpus.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.drafthead.openings import EVERYDAY, OPENINGS, quoting
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.errors import RequestError
@@ -27,27 +29,9 @@ TEMPERATURES = (1.0, 1.0, 1.0, 0.7, 0.0)  # of answers, in turn by chance
 BATCH = 16
 PASS = 512  # tokens of a text that are computed at a time
 EPS = 1e-5
+QUOTING = 0.3  # of batches, once there is something to quote
+LONG, KEPT = 400, 200  # characters of an answer worth quoting; how many such are kept
 
-OPENINGS = (
-    "What is", "What are", "What does", "What would happen if", "What was the", "How do I",
-    "How can I", "How does", "How many", "How much", "Why do", "Why is", "When did", "Where is",
-    "Who was", "Which of the following", "Can you explain", "Can you help me", "Could you",
-    "Explain", "Explain the difference between", "Describe", "Write a", "Write an email",
-    "Write a short story about", "Write a Python function", "Write a poem about", "Compose a",
-    "Draft a", "Create a", "Give me", "Give three", "List five", "List the", "Suggest",
-    "Summarize the following text:", "Summarize:", "Summarize this article:\n\n",
-    "Read the passage and answer the question.\n\n", "Context:",
-    "Answer from the following documents:", "Answer from the passages below.\n\n1.",
-    "Translate the following sentence into English:", "Translate German to English:",
-    "Translate this to French:", "Rewrite the following", "Correct the grammar:",
-    "Solve the problem:", "A farmer has", "A train travels", "There are", "If a", "John has",
-    "Mary bought", "Calculate", "Find the", "Let x be", "Compare", "Pretend you are",
-    "Imagine you are", "Act as", "I want to", "I am", "I'm", "My", "Tell me about", "Is it true that",
-    "Do you think", "Please", "Identify", "Classify the", "Extract the", "Analyze", "Design a",
-    "Plan a", "Implement", "Given the", "In which", "The following", "Hello", "Hi,", "As a",
-    "You are", "Generate", "Provide", "Discuss", "Recommend", "Name", "Define", "Outline",
-    "Evaluate", "Paraphrase", "Continue the story:", "Fix this code:", "Question:",
-)  # fmt: skip
 _MARK = (
     "\u2063miaotui\u2063"  # stands where a question goes, to find out what comes before and after
 )
@@ -123,25 +107,40 @@ class _Writer:
                 "the model's chat template leaves the question out: use another model"
             )
         self._most = max(loaded.parts.context // 4, 8)
+        self._longest = loaded.parts.context - self._most - 1  # prompt
+        self._asked = list(EVERYDAY)
+        self._texts: list[str] = []
 
     def batch(self) -> Iterator[tuple[list[int], Sequence[int]]]:
         """Pairs of tokens: a whole prompt, and its answer."""
-        openings = [self._before + self._random.choice(OPENINGS) for _ in range(BATCH)]
+        if len(self._texts) >= BATCH and self._random.random() < QUOTING:
+            some = (quoting(self._random, self._texts, self._asked) for _ in range(BATCH))
+            questions = list(some)
+        else:
+            questions = self._questions()
+        prompts = [self._encode(self._before + each + self._after) for each in questions]
+        prompts = [prompt for prompt in prompts if len(prompt) <= self._longest]
+        answers = self._answers(
+            prompts, temperature=self._random.choice(TEMPERATURES), max_tokens=min(256, self._most)
+        )
+        self._texts = [*self._texts, *(text for text, _ in answers if len(text) >= LONG)][-KEPT:]
+        yield from zip(prompts, (tokens for _, tokens in answers), strict=True)
+
+    def _questions(self) -> list[str]:
+        """Of the model's own, each from an opening."""
+        chosen = [self._random.choice(OPENINGS) for _ in range(BATCH)]
+        openings = [self._before + opening for opening in chosen]
         size = 200 if self._random.random() < 0.3 else 80
         ending = self._after.strip().splitlines()[:1]
         asked = self._answers(
             [self._encode(opening) for opening in openings], temperature=0.9, top_p=0.85,
             repetition_penalty=1.05, max_tokens=min(size, self._most), stop=tuple(ending),
         )  # fmt: skip
-        prompts = [
-            self._encode(opening + text.rstrip() + self._after)
-            for opening, (text, _) in zip(openings, asked, strict=True)
+        questions = [
+            opening + text.rstrip() for opening, (text, _) in zip(chosen, asked, strict=True)
         ]
-        answers = self._answers(
-            prompts, temperature=self._random.choice(TEMPERATURES),
-            max_tokens=min(256, self._most),
-        )  # fmt: skip
-        yield from zip(prompts, (tokens for _, tokens in answers), strict=True)
+        self._asked = [*self._asked, *(each for each in questions if len(each) < LONG // 2)][-KEPT:]
+        return questions
 
     def _answers(
         self, prompts: Sequence[Sequence[int]], **how: Any
