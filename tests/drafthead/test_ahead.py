@@ -14,6 +14,7 @@ from miaotui.drafthead.head import DraftHead
 from miaotui.drafthead.weights import load_head, write_head
 from miaotui.engine.build import Built
 from miaotui.engine.engine import Engine
+from miaotui.engine.guessing import Told
 from miaotui.engine.request import Request
 from miaotui.engine.speculation import Speculation
 from miaotui.engine.survival import CLASSES
@@ -194,14 +195,29 @@ def test_whoever_waits_ends_a_run(opened: Opened) -> None:
     assert {passes for passes, _, _ in opened.runs} == {1}
 
 
-def test_a_text_that_promises_more_ends_a_run(opened: Opened) -> None:
-    """The second time all of the answer is known."""
-    engine = opened.guessing(past_tokens=1000)
+def test_a_text_that_promises_more_is_quoted_within_a_run(tmp_path: Path) -> None:
+    """From the second time on all of the answer is known."""
+    opened = Opened(tmp_path, threads=1)  # a team of one tries nothing out
+    engine, told = opened.guessing(past_tokens=1000), list[Told]()
+    run = opened.parts.runner.run_guessing
+
+    def noting(*how: Any) -> list[int]:
+        tokens = run(*how)
+        told.extend(how[4].told(opened.parts.runner.done))
+        return tokens
+
+    opened.parts.runner.run_guessing = noting  # type: ignore[method-assign]
     params = SamplingParams(max_tokens=60, ignore_eos=True, temperature=1.0, seed=11)
-    first, second = (said(answer(engine, PROMPT, params)) for _ in range(2))
-    assert first == second
+    first = said(answer(engine, PROMPT, params))
+    told.clear()
+    for _ in range(3):
+        assert said(answer(engine, PROMPT, params)) == first
     accepted = {s.name: s.accepted for s in engine.speculation.report()}  # type: ignore[union-attr]
-    assert accepted["past"] > 40
+    assert accepted["past"] > 120
+    quoted = [each for each in told if each.is_quoted]
+    assert sum(each.came for each in quoted) > 30
+    assert max(each.drafted for each in quoted) > 8  # more than one block of attention
+    assert all(not each.tokens for each in quoted)
 
 
 def test_logits_that_are_not_numbers_end_the_answer_where_they_come(
@@ -228,8 +244,9 @@ def test_logits_that_are_not_numbers_end_the_answer_where_they_come(
     assert engine.scheduler.stats().pages_used == 0
 
 
+@pytest.mark.parametrize("which", ["_quotable", "quote"])
 def test_who_guesses_wrongly_in_a_pass_fails_its_own_request(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = opened.guessing()
     params = SamplingParams(max_tokens=40, ignore_eos=True)
@@ -239,7 +256,7 @@ def test_who_guesses_wrongly_in_a_pass_fails_its_own_request(
 
     assert engine.speculation is not None
     assert engine.speculation.ahead is not None
-    monkeypatch.setattr(engine.speculation.ahead, "_promise", broken)
+    monkeypatch.setattr(engine.speculation.ahead, which, broken)
     request = answer(engine, PROMPT, params)
     with pytest.raises(EngineError, match="a bug"):
         request.completion()
@@ -270,11 +287,13 @@ def test_what_was_guessed_is_told(opened: Opened) -> None:
         at = 0
         for each in passes:
             came, at = tokens[at : at + each.came], at + each.came
-            assert each.drafted <= len(each.tokens) == len(each.evidence) <= gf.DEEPEST
-            assert 1 <= each.came <= each.drafted + 1
+            assert each.is_quoted or each.drafted <= len(each.tokens)
+            assert len(each.tokens) == len(each.evidence) <= gf.DEEPEST
+            assert 1 <= each.came <= each.drafted + 1 <= gf.LONGEST + 1
             several += each.came > 1
-            held = list(np.equal(each.tokens[: each.came - 1], came[: each.came - 1]))
-            assert all(held)
+            if not each.is_quoted:
+                held = list(np.equal(each.tokens[: each.came - 1], came[: each.came - 1]))
+                assert all(held)
             assert all(1 <= evidence <= gf.MOST_EVIDENCE for evidence in each.evidence)
     assert several  # a head may be right by chance
 

@@ -25,7 +25,7 @@ from miaotui.engine.sampler import Peak, SequenceSampler, end_ids
 from miaotui.engine.speculation import Speculation
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
-from miaotui.kernels.guess_fields import DEEPEST
+from miaotui.kernels.guess_fields import LONGEST
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.schedule.tree import Draft, DraftTree
@@ -168,7 +168,7 @@ class Engine:
             guessing = ahead.set_out(chunk.start, plan.passes)
             choice, watch = request.choice_for(chunk), ahead.watch if ahead.is_watched else None
             tokens = self.runner.run_guessing(
-                chunk, choice, plan.passes, self._in_time(), guessing, watch
+                chunk, choice, plan.passes, self._in_time(), guessing, watch, ahead.quote
             )
         except Exception as error:
             self._fail(plan, error)
@@ -201,7 +201,7 @@ class Engine:
             return 1
         most = self._in_time()
         if ahead is not None:
-            most = min(most * (1 + DEEPEST), MOST_TOKENS) if most > 1 else 1
+            most = min(most * (1 + LONGEST), MOST_TOKENS) if most > 1 else 1
         elif self.speculation is not None and self.speculation.pays:
             return 1
         for request in self._requests.values():

@@ -1,6 +1,6 @@
 """What speculation remembers of one request between two steps: how its guesses fare, and what was guessed.
 
-Owns nothing but the record. Changed by ``speculation`` and ``ahead`` alone.
+Owns the record, and how it learns from what came. Knows neither drafters nor passes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from miaotui.engine.branching import Rescue, Rival
 from miaotui.engine.deepening import Copying, Means
 from miaotui.engine.draft import Guess
 from miaotui.engine.request import Request
-from miaotui.engine.survival import Rates, Record
+from miaotui.engine.survival import Rates, Record, kinds_of
 
 NO_GUESSES: Sequence[Guess] = ()
 
@@ -33,6 +33,25 @@ class Following:
     copying: Copying = field(default_factory=Copying)
     turning: Copying = field(default_factory=Copying)  # from the head to a text, within runs
     row: int = -1  # of the last pass, that the newest token was drawn from; -1: none
+
+    def judge(self, tokens: Sequence[int]) -> None:
+        """Compare every guess with what came, whether it was tried or not, and forget it."""
+        for guess in self.guesses:
+            rates = self.rates[guess.source]
+            pairs = zip(kinds_of(guess), guess.tokens, tokens, strict=False)
+            for depth, (kind, token, came) in enumerate(pairs):
+                held = token == came
+                if depth < len(guess.evidence):
+                    self.note_of_head(rates, kind, depth, held)
+                else:
+                    if not guess.evidence and guess.source == self.source:
+                        self.record.note(rates.rates[kind], held)
+                    rates.note(kind, held)
+                if not held:
+                    break
+        if self.rival is not None:
+            self.rival.judge(tokens, self.rescues[self.rival.other.source])
+        self.guesses = NO_GUESSES
 
     def note_of_head(self, rates: Rates, kind: int, depth: int, held: bool) -> None:
         """A token that the head guessed, ``depth`` tokens after its first, held or did not."""

@@ -1,4 +1,4 @@
-"""Runs of passes in which a draft head guesses without Python in between: what goes in, and what came of it.
+"""Runs of passes in which tokens are guessed: what goes in, and what came of it.
 
 Owns the table that compiled code reads (`kernels.guess_fields`). Knows addresses and numbers, neither
 requests nor where chances come from. Invariant: a table is filled anew before each run.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from miaotui.kernels import guess_fields as gf
 from miaotui.kernels.team import address_of, aligned_int64, fields_of
 
-MOST_TOKENS = 48  # of one run
+MOST_TOKENS = 64  # of one run
 MOST_PASSES = 8  # of any run
 
 
@@ -48,10 +48,11 @@ class Odds(NamedTuple):
 class Told(NamedTuple):
     """One pass of a run."""
 
-    tokens: Sequence[int]  # guessed
+    tokens: Sequence[int]  # guessed by the head
     evidence: Sequence[int]  # of each
-    drafted: int  # of them verified
+    drafted: int  # tokens verified, guessed or quoted
     came: int  # tokens that the pass brought
+    is_quoted: bool  # what was drafted is from a text
 
 
 class Guessing:
@@ -80,6 +81,7 @@ class Guessing:
         fields, numbers = self._fields, self._numbers
         fields[gf.ROW], fields[gf.TOKEN], fields[gf.POSITION] = row, token, position
         fields[gf.LEFT], fields[gf.TOTAL], fields[gf.BROKEN] = most, 0, -1
+        fields[gf.IS_WISHED] = 0
         numbers[gf.SHARE], numbers[gf.STEP_MARGIN] = odds.share, odds.step_margin
         numbers[gf.PASS_MARGIN] = odds.pass_margin
         numbers[gf.MEANS], numbers[gf.MEANS + 1] = odds.means
@@ -88,9 +90,34 @@ class Guessing:
         for at, number in enumerate(odds.chances, gf.CHANCES):
             numbers[at] = number
 
-    def bound(self, rows: int) -> None:
-        """Passes have room for so many rows."""
+    def bound(self, rows: int, quote: int) -> None:
+        """Passes have room for so many rows; ``quote`` is the address of a function that calls `Ahead.quote`."""
         self._fields[gf.MOST] = min(rows - 1, gf.DEEPEST)
+        self._fields[gf.ROOM], self._fields[gf.QUOTE] = min(rows - 1, gf.LONGEST), quote
+
+    def wish(self) -> None:
+        """Before the next pass, ask what a text goes on with."""
+        self._fields[gf.IS_WISHED] = 1
+
+    @property
+    def is_wished(self) -> bool:
+        """Whether that will be asked."""
+        return bool(self._fields[gf.IS_WISHED])
+
+    @property
+    def room(self) -> int:
+        """Tokens that may be drafted now."""
+        return int(min(self._fields[gf.ROOM], self._fields[gf.LEFT] - 1))
+
+    def put(self, tokens: Sequence[int], chances: Sequence[float]) -> int:
+        """A draft for the next pass: tokens, at most `room`, and how likely all up to each are; how many they are."""
+        count = min(len(tokens), len(chances), self.room)
+        fields, numbers = self._fields, self._numbers
+        for at, token in enumerate(tokens[:count], gf.GUESSES):
+            fields[at] = token
+        for at, chance in enumerate(chances[:count], gf.CHAIN):
+            numbers[at] = chance
+        return count
 
     @property
     def total(self) -> int:
@@ -111,10 +138,11 @@ class Guessing:
         """What each of the ``passes`` of the last run was about."""
         for start in range(gf.LOG, gf.LOG + passes * gf.LOG_FIELDS, gf.LOG_FIELDS):
             log = self._fields[start : start + gf.LOG_FIELDS].tolist()
-            guessed = log[gf.LOG_GUESSED]
+            guessed = 0 if log[gf.LOG_QUOTED] else log[gf.LOG_GUESSED]
             yield Told(
                 log[gf.LOG_TOKENS : gf.LOG_TOKENS + guessed],
                 log[gf.LOG_EVIDENCE : gf.LOG_EVIDENCE + guessed],
                 log[gf.LOG_DRAFTED],
                 log[gf.LOG_CAME],
+                bool(log[gf.LOG_QUOTED]),
             )

@@ -28,6 +28,7 @@ from miaotui.schedule.plan import Chunk
 _ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 Masks = Callable[[Sequence[int]], bool]  # see `Runner.run`
+Quotes = Callable[[Sequence[int]], int]  # see `Runner.run_guessing`
 Line = tuple[int, Sequence[int], int, tuple[int, ...]]  # first row, tokens, position, pages
 
 
@@ -79,6 +80,9 @@ class Runner:
         self._seen = 0  # tokens of the run under way that were looked at
         self._ask = _ASK(self._asked)
         self._ask_address = ctypes.cast(self._ask, ctypes.c_void_p).value or 0
+        self._quotes: Quotes | None = None
+        self._ask_quote = _ASK(self._asked_to_quote)
+        self._quote_address = ctypes.cast(self._ask_quote, ctypes.c_void_p).value or 0
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
 
     def _set_choosing(self, peaks: NDArray[np.int64], fields: int, logits: int) -> None:
@@ -133,14 +137,17 @@ class Runner:
         passes: int,
         guessing: Guessing,
         watch: Masks | None,
+        quotes: Quotes,
     ) -> list[int]:
-        """Run up to ``passes`` over one sequence whose tokens a draft head guesses; up to ``most`` tokens.
+        """Run up to ``passes`` over one sequence whose tokens are guessed; up to ``most`` tokens.
 
-        ``guessing`` has been set out. ``watch`` is called like ``masks`` of `run`, with all the tokens of the
-        pass before. Logits of the last pass that were no numbers are `Guessing.broken`, after the tokens.
+        ``guessing`` has been set out. ``watch`` is called like ``masks`` of `run`, with all the tokens that
+        passes have brought since the last call. So is ``quotes``, between two passes where `Guessing.wish` asks for
+        it: it puts a draft into ``guessing``, and says how many tokens that has. Logits of the last pass that were
+        no numbers are `Guessing.broken`, after the tokens.
         """
-        self._guessing, self._seen = guessing, 0
-        guessing.bound(min(len(self._rows), len(self._logit_rows)))
+        self._guessing, self._seen, self._quotes = guessing, 0, quotes
+        guessing.bound(min(len(self._rows), len(self._logit_rows)), self._quote_address)
         try:
             run = self._run_fields
             run[ops.RUN_GUESS] = guessing.address
@@ -157,12 +164,27 @@ class Runner:
                 end = self._wanted * self._run_fields[ops.RUN_DONE]
                 start = max(end - self._wanted, 0)
             else:
-                start, end = self._seen, self._guessing.total
-                self._seen = end
+                return int(self._masks(self._news(self._guessing)))
             return int(self._masks(self._chosen_fields[start:end].tolist()))
         except BaseException as fault:  # compiled code knows no exceptions: it goes on from `run`
             self._fault = fault
             return 0
+
+    def _asked_to_quote(self, *_: int) -> int:
+        """Called between two passes of a run with guesses."""
+        assert self._quotes is not None, "asked only where there is somebody to ask"
+        assert self._guessing is not None, "asked only in such runs"
+        try:
+            return self._quotes(self._news(self._guessing))
+        except BaseException as fault:  # as above; the run ends with its next pass
+            self._fault = fault
+            self.halt()
+            return 0
+
+    def _news(self, guessing: Guessing) -> list[int]:
+        """The tokens that have come since somebody was last told."""
+        start, self._seen = self._seen, guessing.total
+        return self._chosen_fields[start : self._seen].tolist()
 
     def tap(self, layer: int) -> Rows:
         """From now on passes leave the states before ``layer`` there, a row for each of theirs."""

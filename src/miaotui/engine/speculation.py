@@ -14,11 +14,12 @@ from miaotui.engine.ahead import PASS_MARGIN, Ahead
 from miaotui.engine.branching import BranchCost, Offer, Rescue, choose_branch, rival_of
 from miaotui.engine.deepening import SURE, Deepening, Means, Seeker
 from miaotui.engine.draft import Drafter, Guess, Head, Lead
-from miaotui.engine.following import NO_GUESSES, Following
+from miaotui.engine.following import Following
 from miaotui.engine.request import Request
 from miaotui.engine.row_cost import RowCost
 from miaotui.engine.survival import Rates, heat_of, kinds_of, survivals
 from miaotui.engine.tally import SourceReport, Tally
+from miaotui.kernels.guess_fields import LONGEST
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
 
@@ -45,7 +46,7 @@ class Speculation:
         self._means: dict[int, Means] = {}
         self._tallies = [Tally() for _ in self._names]
         self._following: dict[int, Following] = {}
-        self.ahead = Ahead(head, drafter.extend, self._promise) if head and head.guessing else None
+        self.ahead = Ahead(head, drafter.extend, self._quotable) if head and head.guessing else None
         self._idle = 0  # steps since the last draft
         self._unasked = 0  # passes since anybody was asked
         self._bound = 0  # requests whose grammar may leave no choice at any moment
@@ -134,22 +135,23 @@ class Speculation:
         if len(self._following) > 1:
             return False
         (following,) = self._following.values()
-        text = sum(wanted[0][2]) if wanted else 0.0
+        text = wanted[0][2] if wanted else []
         share = self._deepening.share(1, self.cost)
         return self.ahead.prepare(following, self._head_source, text, share, self.cost)
 
-    def _promise(self, number: int) -> float:
-        """How many tokens the best guess of a text promises."""
-        following = self._following[number]
-        best = _best(following, self._drafter.guess(number), _room(following.request))
-        return sum(best[1]) if best else 0.0
+    def _quotable(self, number: int) -> tuple[Sequence[Guess], Guess | None, list[float]]:
+        """What texts go on with: all guesses, the best one, and the chances of its tokens."""
+        following, guesses = self._following[number], self._drafter.guess(number)
+        best = _best(following, guesses, LONGEST)
+        return (guesses, *best) if best else (guesses, None, [])
 
     def note_run(self, tokens: Sequence[int], passes: int) -> None:
         """A run in which the head guessed is done."""
         assert self.ahead is not None, "there was such a run"
-        tally, plain_s = self._tallies[self._head_source], self.cost.seconds(1)
+        plain_s = self.cost.seconds(1)
         self._unasked += passes
-        for drafted, accepted in self.ahead.learn(tokens, passes):
+        for source, drafted, accepted in self.ahead.learn(tokens, passes):
+            tally = self._tallies[source]
             tally.drafts += 1
             tally.proposed += drafted
             tally.accepted += accepted
@@ -280,7 +282,7 @@ class Speculation:
                 continue
             if self._deepening is not None:
                 following.row = rows - chunk.n_logits + following.request.drawn_from
-            self._judge(following, tokens)
+            following.judge(tokens)
             self._drafter.extend(chunk.sequence, tokens)
             if chunk.n_logits > 1:
                 drafted += self._drafted(following, chunk, tokens)
@@ -310,26 +312,6 @@ class Speculation:
             yield self._tallies[rival.other.source], side, rescued
             accepted -= rescued
         yield self._tallies[following.source], chunk.n_logits - 1 - side, accepted
-
-    def _judge(self, following: Following, tokens: Sequence[int]) -> None:
-        """Compare every guess with what came, whether it was tried or not."""
-        record, rates = following.record, following.rates
-        for guess in following.guesses:
-            of_source = rates[guess.source]
-            pairs = zip(kinds_of(guess), guess.tokens, tokens, strict=False)
-            for depth, (kind, token, came) in enumerate(pairs):
-                held = token == came
-                if depth < len(guess.evidence):
-                    following.note_of_head(of_source, kind, depth, held)
-                else:
-                    if not guess.evidence and guess.source == following.source:
-                        record.note(of_source.rates[kind], held)
-                    of_source.note(kind, held)
-                if not held:
-                    break
-        if following.rival is not None:
-            following.rival.judge(tokens, following.rescues[following.rival.other.source])
-        following.guesses = NO_GUESSES
 
     def _count(
         self, drafted: Sequence[tuple[Tally, int, int]], decoding: int, seconds: float

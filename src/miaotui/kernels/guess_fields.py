@@ -1,11 +1,12 @@
-"""The table through which a draft head guesses within a run of passes: plain numbers, free of any compiler import.
+"""The table through which tokens are guessed within a run of passes: plain numbers, free of any compiler import.
 
-Filled before a run; compiled code reads it, and leaves what it guessed and what came in it.
+Filled before a run; compiled code reads it, and leaves what a draft head guessed and what came in it.
 """
 
 from __future__ import annotations
 
-DEEPEST = 6  # tokens of a guess
+DEEPEST = 6  # tokens of a head's guess
+LONGEST = 16  # tokens of a draft: a text's may be longer
 PARTS_OF_OCTAVE = 4  # evidence: how far a token leads, in quarters of an octave
 CLASSES = 13  # of evidence (see `engine.survival`)
 
@@ -27,27 +28,31 @@ BROKEN = 15  # the row of the last pass whose logits are no numbers; -1: none
 
 # the guess under way
 DEPTH = 16  # tokens so far
-MOST = 17  # of them: what a pass has rows for, at most `DEEPEST`
+MOST = 17  # of a head: what a pass has rows for, at most `DEEPEST`
 TABLE = 18  # address of the operations of the head's next step
 COUNT = 19  # how many they are
 CHANCE = 20  # float64: that all of them hold
-GUESSES = 21  # [DEEPEST] tokens
-EVIDENCE = GUESSES + DEEPEST  # [DEEPEST]
-CHAIN = EVIDENCE + DEEPEST  # [DEEPEST] float64: that all up to here hold
+ROOM = 21  # tokens of a draft: what a pass has rows for, at most `LONGEST`
+QUOTE = 22  # address of a function to ask for what a text goes on with; 0: none
+IS_WISHED = 23  # 1: ask it before the head
+IS_QUOTED = 24  # 1: the guess is what a text goes on with
+GUESSES = 25  # [LONGEST] tokens
+EVIDENCE = GUESSES + LONGEST  # [LONGEST] of a head's
+CHAIN = EVIDENCE + LONGEST  # [LONGEST] float64: that all up to here hold
 
 # what decides (float64)
-SHARE = CHAIN + DEEPEST  # what a step of the head costs, in units of `RATIOS`
+SHARE = CHAIN + LONGEST  # what a step of the head costs, in units of `RATIOS`
 STEP_MARGIN = SHARE + 1  # what a step must promise over none
 PASS_MARGIN = STEP_MARGIN + 1  # what a pass with a draft must promise over one without
 MEANS = PASS_MARGIN + 1  # [2] how often first and deeper tokens hold on the whole
-RATIOS = MEANS + 2  # [2 + DEEPEST] what a pass costs by its rows
-CHANCES = RATIOS + 2 + DEEPEST  # [2, CLASSES] how often they hold by class of evidence
+RATIOS = MEANS + 2  # [2 + LONGEST] what a pass costs by its rows
+CHANCES = RATIOS + 2 + LONGEST  # [2, CLASSES] how often they hold by class of evidence
 CLASS_OF = CHANCES + 2 * CLASSES  # [MOST_EVIDENCE + 2] int64
 MOST_EVIDENCE = 61
 
-# for each pass: guessed, drafted, came; then tokens, then evidence
+# for each pass: tokens guessed, verified, that came; whether a text was quoted; then a head's tokens, and evidence
 LOG = CLASS_OF + MOST_EVIDENCE + 2
-LOG_GUESSED, LOG_DRAFTED, LOG_CAME, LOG_TOKENS = range(4)
+LOG_GUESSED, LOG_DRAFTED, LOG_CAME, LOG_QUOTED, LOG_TOKENS = range(5)
 LOG_EVIDENCE = LOG_TOKENS + DEEPEST
 LOG_FIELDS = LOG_EVIDENCE + DEEPEST
 

@@ -2,7 +2,8 @@
 
 One sequence. After each pass its tokens are taken as far as the guess held (`take_tokens`), then the head
 guesses on, a step of the whole team for each token, while a token promises more than its row and its step
-cost; what is worth verifying becomes the rows of the next pass. The same rules as `engine.speculation` and
+cost; what is worth verifying becomes the rows of the next pass. Where a text is likely to go on, Python is asked
+for what it goes on with instead. The same rules as `engine.speculation` and
 `engine.deepening` apply, to numbers that they have put into a table (`guess_fields`). Invariant: as there,
 a guess decides when tokens come, never which.
 """
@@ -31,6 +32,8 @@ from miaotui.kernels.guess_fields import (
     GUESSES,
     HEAD_ROWS,
     HEAD_RUN,
+    IS_QUOTED,
+    IS_WISHED,
     LEFT,
     LOG,
     LOG_CAME,
@@ -38,6 +41,7 @@ from miaotui.kernels.guess_fields import (
     LOG_EVIDENCE,
     LOG_FIELDS,
     LOG_GUESSED,
+    LOG_QUOTED,
     LOG_TOKENS,
     MEANS,
     MOST,
@@ -45,6 +49,7 @@ from miaotui.kernels.guess_fields import (
     PARTS_OF_OCTAVE,
     PASS_MARGIN,
     POSITION,
+    QUOTE,
     RATIOS,
     ROW,
     SHARE,
@@ -55,10 +60,12 @@ from miaotui.kernels.guess_fields import (
     TOKEN,
     TOTAL,
 )
-from miaotui.kernels.memory import load_float, peek, poke
+from miaotui.kernels.memory import call, load_float, peek, poke
 from miaotui.kernels.ops import (
     BLOCK_COUNT,
+    BLOCK_FIELDS,
     BLOCK_ROW,
+    BLOCK_ROWS,
     ROW_CHOICE,
     ROW_FIELDS,
     ROW_PAGES,
@@ -74,6 +81,7 @@ from miaotui.kernels.ops import (
     RUN_MORE,
     RUN_ROW_TABLE,
     RUN_ROWS,
+    RUN_SINGLE,
     RUN_STORE_TABLE,
     RUN_STORES,
     RUN_TOKENS,
@@ -135,11 +143,12 @@ def take_tokens(run, guess):  # type: ignore[no-untyped-def]
 @inline
 def _log(run: Any, guess: Any, came: Any) -> None:
     log = guess + 8 * (LOG + LOG_FIELDS * peek(run, RUN_DONE))
-    depth = peek(guess, DEPTH)
+    depth, quoted = peek(guess, DEPTH), peek(guess, IS_QUOTED)
     poke(log, LOG_GUESSED, depth)
     poke(log, LOG_DRAFTED, peek(run, RUN_ROWS) - 1)
     poke(log, LOG_CAME, came)
-    for index in range(depth):
+    poke(log, LOG_QUOTED, quoted)
+    for index in range(0 if quoted else depth):
         poke(log, LOG_TOKENS + index, peek(guess, GUESSES + index))
         poke(log, LOG_EVIDENCE + index, peek(guess, EVIDENCE + index))
     poke(run, RUN_DONE, peek(run, RUN_DONE) + 1)
@@ -147,10 +156,17 @@ def _log(run: Any, guess: Any, came: Any) -> None:
 
 @inline
 def begin_guess(run, guess):  # type: ignore[no-untyped-def]
-    """After the newest token: the head's first step, or the next pass."""
-    poke(guess, DEPTH, 0)
-    doubles(guess, CHANCE + 1)[CHANCE] = 1.0
-    _go_on(run, guess)
+    """After the newest token: the next pass with what a text goes on with, or the head's first step, or neither."""
+    quoted = call(peek(guess, QUOTE), run, 0, 0) if peek(guess, IS_WISHED) == 1 else 0
+    poke(guess, DEPTH, quoted)
+    poke(guess, IS_WISHED, min(quoted, 1))
+    poke(guess, IS_QUOTED, min(quoted, 1))
+    if quoted > 0:
+        _set_rows(run, guess, _worth(doubles(guess, CLASS_OF), quoted))
+        poke(run, RUN_MORE, PASS)
+    else:
+        doubles(guess, CHANCE + 1)[CHANCE] = 1.0
+        _go_on(run, guess)
 
 
 @inline
@@ -236,10 +252,13 @@ def _set_rows(run: Any, guess: Any, drafted: Any) -> None:
         poke(store, 1, peek(pages, position // PAGE_TOKENS))
         poke(store, 2, position % PAGE_TOKENS)
         poke(peek(run, RUN_LOGIT_TABLE), index, index)
-    block = peek(run, RUN_BLOCK_TABLE)
-    poke(block, BLOCK_ROW, 0)
-    poke(block, BLOCK_COUNT, drafted + 1)
-    poke(run, RUN_BLOCKS, 1)
+    blocks = (drafted + BLOCK_ROWS) // BLOCK_ROWS
+    for index in range(blocks):
+        block, row = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * index, BLOCK_ROWS * index
+        poke(block, BLOCK_ROW, row)
+        poke(block, BLOCK_COUNT, min(drafted + 1 - row, BLOCK_ROWS))
+    poke(run, RUN_BLOCKS, blocks)
+    poke(run, RUN_SINGLE, 1 if blocks == 1 else 0)
     poke(run, RUN_ROWS, drafted + 1)
     poke(run, RUN_LOGIT_ROWS, drafted + 1)
     poke(run, RUN_STORES, drafted + 1)
