@@ -32,7 +32,7 @@ from miaotui.schedule.tree import Draft, DraftTree
 from miaotui.text.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
 
-UNSEEN_S = 0.012  # that passes may follow each other: a reader sees no difference
+UNSEEN_S = 1 / 60  # that passes may follow each other: one frame of a screen
 
 Drafts = Mapping[int, Draft]  # request number -> the tokens it may get next
 
@@ -126,7 +126,7 @@ class Engine:
         started_s = time.perf_counter()
         if drafts is None and self.speculation is not None:
             before_s = self.speculation.computing_s
-            together = self._in_time() > 1 and not self.runner.team.is_trying
+            together = self._in_a_run() > 1 and not self.runner.team.is_trying
             drafts = self.speculation.propose(self.latest.prompt_rows, together)
             self.choosing_s += self.speculation.computing_s - before_s
         affordable = self._affordable(drafts) if drafts else {}
@@ -154,7 +154,8 @@ class Engine:
         if self.speculation is not None:
             spent_s, done = time.perf_counter() - started_s, self.runner.done
             self.speculation.note(plan, chosen, spent_s / done, done)
-        if all(len(chunk.tokens) == chunk.n_logits for chunk in plan.chunks):
+        usual = 1 + LONGEST  # rows of a chunk, as runs have them
+        if all(len(chunk.tokens) == chunk.n_logits <= usual for chunk in plan.chunks):
             self._pass_s = self.runner.last_s / self.runner.done
         self._retire(plan)
         return True
@@ -168,7 +169,7 @@ class Engine:
             guessing = ahead.set_out(chunk.start, plan.passes)
             choice, watch = request.choice_for(chunk), ahead.watch if ahead.is_watched else None
             tokens = self.runner.run_guessing(
-                chunk, choice, plan.passes, self._in_time(), guessing, watch, ahead.quote
+                chunk, choice, plan.passes, self._in_a_run(), guessing, watch, ahead.quote
             )
         except Exception as error:
             self._fail(plan, error)
@@ -190,6 +191,11 @@ class Engine:
         """Passes that may follow each other before a reader would see a difference."""
         return min(self.parts.most_passes, int(UNSEEN_S / max(self._pass_s, 1e-6)))
 
+    def _in_a_run(self) -> int:
+        """The same for a run in which tokens are guessed: two where one is in time, for a long draft takes longer."""
+        most = self._in_time()
+        return min(2, self.parts.most_passes) if most == 1 else most
+
     def _most_passes(self, ahead: Ahead | None = None) -> int:
         """How many may follow each other before anybody has to look at what they bring.
 
@@ -199,11 +205,12 @@ class Engine:
         """
         if self.runner.team.is_trying:
             return 1
-        most = self._in_time()
         if ahead is not None:
-            most = min(most * (1 + LONGEST), MOST_TOKENS) if most > 1 else 1
+            most = min(self._in_a_run() * (1 + LONGEST), MOST_TOKENS)
         elif self.speculation is not None and self.speculation.pays:
             return 1
+        else:
+            most = self._in_time()
         for request in self._requests.values():
             if most <= 1 or not request.choice:
                 return 1
