@@ -14,7 +14,7 @@ from miaotui.drafthead.head import DraftHead
 from miaotui.drafthead.weights import load_head, write_head
 from miaotui.engine.build import Built
 from miaotui.engine.engine import Engine
-from miaotui.engine.guessing import Told
+from miaotui.engine.guessing import Odds, Told
 from miaotui.engine.request import Request
 from miaotui.engine.speculation import Speculation
 from miaotui.engine.survival import CLASSES
@@ -262,6 +262,21 @@ def test_who_guesses_wrongly_in_a_pass_fails_its_own_request(
         request.completion()
     monkeypatch.undo()
     assert said(answer(engine, PROMPT, params)) == said(answer(opened.plain(), PROMPT, params))
+
+
+def test_quotes_end_before_tokens_that_the_model_does_not_have(opened: Opened) -> None:
+    guessing, chances = DraftHead(opened.weights, opened.parts.runner, 16).guessing, [0.9] * 30
+    odds = Odds([0.5] * 2 * CLASSES, [0.5, 0.5], [1.0] * (gf.LONGEST + 2), 0.0, 1.0, 1.0)
+    guessing.set_out(0, 1, 20, 12, odds)
+    guessing.bound(9, 0)
+    assert guessing.put([5, 6, 320, 7], chances) == 2
+    assert guessing.put([-1, 6], chances) == guessing.put([1 << 40], chances) == 0
+    assert guessing.put(list(range(30)), chances) == 8  # rows, but one for the newest token
+    assert guessing.put(list(range(30)), chances[:3]) == 3
+    guessing.set_out(0, 1, 20, 4, odds)
+    assert guessing.put(list(range(30)), chances) == 3  # and a token that comes anyway
+    guessing.set_out(0, 1, 20, 1, odds)
+    assert guessing.put(list(range(30)), chances) == 0
 
 
 def test_both_sides_know_the_same_classes() -> None:

@@ -37,9 +37,9 @@ class DraftHead:
         )
         self._runner = runner
         self.most_rows = most_rows
-        self.guessing = Guessing(
-            self._program.tables, [class_of(evidence) for evidence in range(MOST_EVIDENCE + 1)]
-        )
+        classes = [class_of(evidence) for evidence in range(MOST_EVIDENCE + 1)]
+        vocabulary = runner.program.config.vocab_size
+        self.guessing = Guessing(self._program.tables, classes, vocabulary)
         self._leads: list[Lead] = []
         self._chosen: list[int] = []
         self._depth = 0

@@ -58,9 +58,9 @@ class Told(NamedTuple):
 class Guessing:
     """One head's runs; used by the engine's thread alone."""
 
-    def __init__(self, head: HeadTables, classes: Sequence[int]) -> None:
-        """``classes`` are those of evidence 0 to `MOST_EVIDENCE`."""
-        self._head = head
+    def __init__(self, head: HeadTables, classes: Sequence[int], vocabulary: int) -> None:
+        """``classes`` are those of evidence 0 to `MOST_EVIDENCE`; ``vocabulary`` is the model's."""
+        self._head, self._vocabulary = head, vocabulary
         table = aligned_int64(gf.guess_fields(MOST_PASSES))
         table[gf.TABLES : gf.TABLES + len(head.operations)] = head.operations
         table[gf.COUNTS : gf.COUNTS + len(head.counts)] = head.counts
@@ -110,8 +110,13 @@ class Guessing:
         return int(min(self._fields[gf.ROOM], self._fields[gf.LEFT] - 1))
 
     def put(self, tokens: Sequence[int], chances: Sequence[float]) -> int:
-        """A draft for the next pass: tokens, at most `room`, and how likely all up to each are; how many they are."""
-        count = min(len(tokens), len(chances), self.room)
+        """A draft for the next pass: tokens, and how likely all up to each are. How many there are.
+
+        At most `room`; they end before one that the model does not have, for the pass trusts them.
+        """
+        most = min(len(tokens), len(chances), self.room)
+        known = (0 <= token < self._vocabulary for token in tokens[:most])
+        count = next((at for at, is_known in enumerate(known) if not is_known), most)
         fields, numbers = self._fields, self._numbers
         for at, token in enumerate(tokens[:count], gf.GUESSES):
             fields[at] = token
