@@ -8,6 +8,9 @@ other and taking turns at going first; pages and past answers of one question ar
 next (*cold*), unless ``--warm`` says what was answered before: the same questions (``again``), the
 same in other words (``reworded``) or with another seed (``seed``). Speed is decode speed: tokens
 after the first, by the time they took. Ends with one JSON line.
+
+``--free`` drafts as if rows and a head's steps cost nothing. The tokens of a pass are then the most that these guesses
+can bring, on any machine; the speed means nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from miaotui.engine.build import EngineOptions
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import load_model
 from miaotui.engine.request import Request
+from miaotui.engine.row_cost import RowCost
 from miaotui.fsr.drafts import suffix_speculation
 from miaotui.hub.resolve import resolve
 from miaotui.types import SamplingParams
@@ -55,6 +59,18 @@ class Pair:
     loops: bool
     same: bool
     passes: int  # with speculation, after the first token
+
+
+class Free(RowCost):
+    """As if rows cost nothing beside the first, and a head's steps nothing beside a pass."""
+
+    def ratio(self, rows: int) -> float:
+        """Of any pass."""
+        return 1.0
+
+    def seconds(self, rows: int) -> float:
+        """So long that all else is short."""
+        return 1e9
 
 
 class Bench:
@@ -263,10 +279,15 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--warm", choices=WARM, help="what was answered before")
     parser.add_argument("--no-head", action="store_true", help="guess from texts alone")
+    parser.add_argument("--free", action="store_true", help="as if drafting cost nothing")
     parser.add_argument("--identity", action="store_true", help="compare bytes alone, in batches")
     chosen = parser.parse_args()
     questions = sample(read_questions(chosen.data), chosen.sample)
     bench = Bench(chosen.model, chosen.threads, chosen.max_tokens, not chosen.no_head)
+    speculation = bench.drafted.speculation
+    assert speculation is not None, "the drafted engine has it"
+    if chosen.free:
+        speculation.cost = Free()
     list(bench.pairs(questions[0], bench.params(0.0), None))  # warms the machine up
     results = [
         identity(bench, questions, temperature)
@@ -274,8 +295,6 @@ def main() -> None:
         else measure(bench, questions, temperature, chosen.warm)
         for temperature in chosen.temperatures
     ]
-    speculation = bench.drafted.speculation
-    assert speculation is not None, "the drafted engine has it"
     sources = [
         {"name": s.name, "drafts": s.drafts, "proposed": s.proposed, "accepted": s.accepted,
          "mean_accepted": round(s.mean_accepted, 2), "saved_s": round(s.saved_s, 1)}
