@@ -298,6 +298,29 @@ def test_a_written_head_is_read_again(opened: Any) -> None:
     assert np.abs(gate - stored["gate"]).max() < 0.03
 
 
+def test_outputs_are_rounded_for_the_states_if_their_spread_is_known(
+    opened: Any, tmp_path: Path
+) -> None:
+    parts, _, plain, _ = opened
+    config, weights, path = (
+        parts.runner.program.config,
+        parts.runner.program.weights,
+        tmp_path / "h",
+    )
+    rng, hidden = np.random.default_rng(6), config.hidden_size
+    mixing = rng.normal(0, 1, (hidden, hidden)) * 0.8 ** np.arange(hidden)
+    states = normed(rng.normal(0, 1, (3000, hidden)) @ mixing.T).astype(F)
+    write_head(path, arrays(hidden, spread=states.T @ states / len(states)))
+    head = load_head(path, weights, config.tied_head)
+    inputs, rows = states * head.norm, slice(0, len(head.tokens))
+    outer = matrix(weights.matrix("embed" if config.tied_head else "head"))
+    wanted = inputs @ outer[head.tokens].T
+    off, nearer = (
+        np.square(inputs @ matrix(each.outputs)[rows].T - wanted).mean() for each in (plain, head)
+    )
+    assert nearer < 0.3 * off
+
+
 def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> None:
     parts, _, weights, path = opened
     store, tied = PackedStore(tmp_path), parts.runner.program.config.tied_head
@@ -324,6 +347,9 @@ def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> N
         ({"tokens": np.array([], F)}, "at least 1"),
         ({"tokens": np.array([1, 2, 1e6], F)}, "not ids"),
         ({"down": np.full((64, WIDTH), np.nan, F)}, "not numbers"),
+        ({"spread": np.eye(32, dtype=F)}, "shapes do not fit"),
+        ({"spread": -np.eye(64, dtype=F)}, "no states spread like those"),
+        ({"spread": np.full((64, 64), np.inf, F)}, "not numbers"),
         ({"mix": np.zeros((64, 64), F)}, "no draft head"),
         ({"mix": np.zeros((64, 64), F), "query": np.zeros((32, 192), F)}, "shapes do not fit"),
         ({"mix": np.zeros((64, 32), F), "query": np.zeros((32, 192), F)}, "shapes do not fit"),

@@ -55,6 +55,8 @@ def test_a_made_up_language_is_learned() -> None:
     assert (np.diff(arrays["tokens"]) > 0).all()
     assert arrays["down"].shape == (HIDDEN, 64)
     assert arrays["layer"].tolist() == [3]
+    assert arrays["spread"].shape == (HIDDEN, HIDDEN)
+    assert np.trace(arrays["spread"]) == pytest.approx(HIDDEN, rel=0.01)  # of normed states
     assert losses[-1] < 0.5 * losses[0]
 
 

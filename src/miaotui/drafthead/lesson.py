@@ -8,6 +8,7 @@ gives the same windows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ WINDOW, WINDOWS = 64, 24  # positions of a text that are learned from together, 
 ALIKE = 80  # texts of about one length, of which windows are taken: what is padded costs as much
 FADE = 0.8  # what a token deeper counts
 STATES = 0.3  # what states count beside distributions
+SPREAD_BATCHES = 32  # of windows, from which the spread of states is known well enough
 
 Texts = NDArray[np.int64]
 
@@ -56,28 +58,41 @@ class Lesson:
     def loss(self, cell: Cell) -> Tensor:
         """Of one batch of windows."""
         torch, functional = self._torch, self._torch.nn.functional
+        total = torch.zeros(())
+        for depth, (state, wanted, counts) in enumerate(self._unrolled(cell)):
+            with torch.no_grad():
+                target = functional.softmax(self._logits(wanted), -1)
+            found = functional.log_softmax(self._logits(state), -1)
+            apart = -(target * found).sum(-1, dtype=torch.float32)
+            states = functional.smooth_l1_loss(state, wanted, reduction="none").mean(-1)
+            each = (apart + STATES * states) * counts
+            total = total + FADE**depth * each.sum() / counts.sum()
+        return total
+
+    def spread(self, cell: Cell, batches: int = SPREAD_BATCHES) -> NDArray[np.float32]:
+        """The mean of ``s sT`` over a cell's states ``s``, ``[hidden, hidden]``."""
+        torch, count = self._torch, 0
+        total: Tensor = 0.0
+        with torch.no_grad():
+            for _ in range(batches):
+                for state, _, counts in self._unrolled(cell):
+                    some = state[counts > 0]
+                    total, count = total + some.T @ some, count + len(some)
+        spread: NDArray[np.float32] = (total / count).numpy()
+        return spread
+
+    def _unrolled(self, cell: Cell) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each depth of random windows the cell's states, the model's, and which of them count."""
         texts, firsts = self._pick()
         at, counts = self._window(texts, firsts)
         hidden, embedded = self._hidden[at].float(), self._embedding[self._tokens[at]]
-        with torch.no_grad():
-            wanted = functional.softmax(self._logits(hidden[:, 1:]), -1)
-        state, total = hidden[:, :WINDOW], torch.zeros(())
-        middle = self._middle[at[:, :WINDOW]].float()
+        state, middle = hidden[:, :WINDOW], self._middle[at[:, :WINDOW]].float()
         if self._memory is not None:
-            middle = self._look_back(
-                cell, (state, embedded[:, 1 : 1 + WINDOW], middle), texts, firsts
-            )
+            inputs = state, embedded[:, 1 : 1 + WINDOW], middle
+            middle = self._look_back(cell, inputs, texts, firsts)
         for depth in range(1, self._depth + 1):
             state = cell(state, embedded[:, depth : depth + WINDOW], middle)
-            found = functional.log_softmax(self._logits(state), -1)
-            target = wanted[:, depth - 1 : depth - 1 + WINDOW]
-            apart = -(target * found).sum(-1, dtype=torch.float32)
-            states = functional.smooth_l1_loss(
-                state, hidden[:, depth : depth + WINDOW], reduction="none"
-            )
-            each = (apart + STATES * states.mean(-1)) * counts
-            total = total + FADE ** (depth - 1) * each.sum() / counts.sum()
-        return total
+            yield state, hidden[:, depth : depth + WINDOW], counts
 
     def _pick(self) -> tuple[Texts, Texts]:
         """Texts of about one length, long answers oftener, and the first row of a window of each."""

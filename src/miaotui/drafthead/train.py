@@ -78,7 +78,8 @@ def train(
         if told is not None and (step % 50 == 0 or step + 1 == recipe.steps):
             told(step + 1, float(loss.detach()))
     layer = np.array([corpus.layer], np.float32)
-    return {"tokens": chosen.astype(np.float32), "layer": layer, **cell.arrays()}
+    told_of = {"tokens": chosen.astype(np.float32), "layer": layer, "spread": lesson.spread(cell)}
+    return {**told_of, **cell.arrays()}
 
 
 def _schedule(step: int, steps: int) -> float:

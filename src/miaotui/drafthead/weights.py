@@ -5,7 +5,8 @@ The file is a safetensors file with ``tokens`` ``[V]`` (the ids it can guess, as
 the model's layers the middle state is taken). A head that looks back over the text has two more: ``query``
 ``[heads, 3 hidden]``, with which it asks that layer's keys, and ``mix`` ``[hidden, heads]`` for what it finds;
 ``heads`` are all the values of the model's query heads. Outputs are the model's own
-rows of those tokens, so they are not in it. Owns checking and packing. Invariant: a head is only ever
+rows of those tokens, so they are not in it; but perhaps ``spread`` ``[hidden, hidden]``, the mean of ``s sT`` over the
+head's normed states ``s``, which says how to round them best. Owns checking and packing. Invariant: a head is only ever
 loaded for the model that it was trained with, known by a digest of the model's final norm.
 """
 
@@ -20,12 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.drafthead.rounding import round_for
 from miaotui.errors import ModelFormatError
 from miaotui.hub.safetensors import read_safetensors
 from miaotui.hub.store import PackedFile, PackedStore, content_key
 from miaotui.kernels.formats import (
     TILE_ROWS,
     UNIT_ROWS,
+    Blocks,
     Format,
     pack,
     padded_rows,
@@ -39,12 +42,13 @@ from miaotui.model.packed import Matrix, PackedModel
 
 FOLDER = Path(__file__).parent / "heads"
 FOLDER_NAME = "heads"  # of the user's own, in the cache
-LAYOUT = 3  # of what is kept packed
+LAYOUT = 4  # of what is kept packed
 TRUNK, OUTPUTS = Format.Q4M, Format.Q4  # a step is as fast as it is small
 MOST_LAYERS = 1 << 16
 INPUTS = 3  # states of a cell: the last one, the newest token's embedding, one from the middle
 _NAMES = {"tokens", "gate", "up", "down", "carry", "layer"}
 _LOOKING = {"query", "mix"}  # of a head that looks back
+_SPREAD = "spread"  # of any, or not
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,33 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
             raise _misfit(path, hidden)
     return {
         "layer": layer, "tokens": tokens, "carry": carry, "gate_up": _alternating(gate, up),
-        "down": _packed(TRUNK, down), "outputs": _packed(OUTPUTS, rows_of(outer, tokens)),
+        "down": _packed(TRUNK, down),
+        "outputs": _outputs(path, rows_of(outer, tokens), arrays.get(_SPREAD), norm=weights.vector("final_norm")),
         **{name: _packed(TRUNK, looking[name]) for name in sorted(looking)},
     }  # fmt: skip
+
+
+def _outputs(
+    path: Path,
+    rows: NDArray[np.float32],
+    spread: NDArray[np.float32] | None,
+    norm: NDArray[np.float32],
+) -> Matrix:
+    """The rows that logits are made with, rounded for the head's states if the file says how those spread."""
+    if spread is None:
+        return _packed(OUTPUTS, rows)
+    if spread.shape != (len(norm), len(norm)):
+        raise _misfit(path, len(norm))
+    whole = norm.astype(np.float64)
+    try:
+        blocks = round_for(_padded(rows), spread * whole * whole[:, None])
+    except np.linalg.LinAlgError as error:
+        raise ModelFormatError(
+            f"{path}: no states spread like those of the draft head: remove it"
+        ) from error
+    data = _memory(len(blocks.integers) // UNIT_ROWS, 2, OUTPUTS, rows.shape[1])
+    _pack_blocks(blocks, data)
+    return Matrix(OUTPUTS, data, rows.shape[1])
 
 
 def _misfit(path: Path, hidden: int) -> ModelFormatError:
@@ -175,7 +203,7 @@ def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
 
 def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]:
     stored = read_safetensors(path)
-    if set(stored) not in (_NAMES, _NAMES | _LOOKING):
+    if set(stored) - {_SPREAD} not in (_NAMES, _NAMES | _LOOKING):
         raise ModelFormatError(
             f"{path} holds {', '.join(sorted(stored)[:8])} and no draft head, "
             f"which has {', '.join(sorted(_NAMES))}"
@@ -217,9 +245,17 @@ def _memory(units: int, tiles: int, form: Format, inputs: int) -> NDArray[np.uin
 
 
 def _pack_into(form: Format, matrix: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+    _pack_blocks(quantize(form, _padded(matrix)), out)
+
+
+def _padded(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     rows, inputs = matrix.shape
     whole = np.zeros((padded_rows(rows), inputs), np.float32)
     whole[:rows] = matrix
-    tiles = np.empty((whole.shape[0] // TILE_ROWS, out.shape[2]), np.uint8)
-    pack(quantize(form, whole), tiles)
+    return whole
+
+
+def _pack_blocks(blocks: Blocks, out: NDArray[np.uint8]) -> None:
+    tiles = np.empty((len(blocks.integers) // TILE_ROWS, out.shape[2]), np.uint8)
+    pack(blocks, tiles)
     out[...] = tiles.reshape(out.shape)
