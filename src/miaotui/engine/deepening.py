@@ -26,7 +26,7 @@ _FAST = 0.1  # what the times take up of a new one
 _DOUBT = 0.02  # what they lose of what they exceed the fastest by, in steps that are not tried
 _PRIOR_WEIGHT, _MEMORY = 30.0, 2000.0
 # First and deeper tokens that held, of a small model's head.
-_COLD, _HOT = (0.45, 0.41), (0.42, 0.37)
+_COLD, _HOT = (0.51, 0.43), (0.43, 0.41)
 # Questions about copying, before one in so many is enough if so few find any.
 _ASKED, _ONE_IN = 16, 8
 _RECOVERY = 0.02  # of a request's own odds, for each step in which nothing was tried
