@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from miaotui.kernels import guess_fields as gf
 from miaotui.kernels.team import address_of, aligned_int64, fields_of
 
-MOST_TOKENS = 64  # of one run
+MOST_TOKENS = 96  # of one run
 MOST_PASSES = 8  # of any run
 
 

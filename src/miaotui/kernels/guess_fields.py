@@ -6,7 +6,7 @@ Filled before a run; compiled code reads it, and leaves what a draft head guesse
 from __future__ import annotations
 
 DEEPEST = 6  # tokens of a head's guess
-LONGEST = 16  # tokens of a draft: a text's may be longer
+LONGEST = 24  # tokens of a draft: a text's may be longer
 PARTS_OF_OCTAVE = 4  # evidence: how far a token leads, in quarters of an octave
 CLASSES = 13  # of evidence (see `engine.survival`)
 
