@@ -36,7 +36,7 @@ class Cell:
             query = 0.5 * self._uniform(looking.heads * looking.dim, INPUTS * hidden)
             query[:, -hidden:] += torch.from_numpy(
                 looking.own
-            )  # it asks as the layer does, at first
+            )  # at first it asks as the layer does
             self.weights |= {"query": query, "mix": torch.zeros(hidden, len(query))}
         for weight in self.weights.values():
             weight.requires_grad_()

@@ -69,7 +69,7 @@ def collect(
     """Let the model write ``batches`` of 16 questions and answers; the answers are the corpus.
 
     Takes about two minutes for 100,000 tokens of a model of 135 million weights on two cores. Raises
-    `RequestError` for a model without a chat template.
+    `RequestError` for a model without a chat template, or one that answers nothing.
     """
     writer, layer = _Writer(loaded, seed), layer_of(loaded.config)
     texts = []
@@ -79,6 +79,8 @@ def collect(
         ]
         if told is not None:
             told(batch + 1, batches)
+    if not texts:
+        raise RequestError("the model answered none of its questions: use a larger context")
     starts, begins = (np.cumsum([0, *(len(text[part]) for text in texts)]) for part in (2, 3))
     hidden, middle, tokens, found = (np.concatenate(each) for each in zip(*texts, strict=True))
     return Corpus(hidden, middle, tokens, starts, layer, Memory(found, begins))

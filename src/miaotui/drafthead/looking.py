@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.drafthead.weights import rows_of
+from miaotui.drafthead.packing import rows_of
 from miaotui.model.config import ModelConfig
 from miaotui.model.packed import PackedModel
 

@@ -25,7 +25,8 @@ from miaotui.drafthead.cell import Cell
 from miaotui.drafthead.corpus import Corpus, collect
 from miaotui.drafthead.lesson import Lesson
 from miaotui.drafthead.looking import Looking, looking_of
-from miaotui.drafthead.weights import FOLDER_NAME, digest_of, rows_of, write_head
+from miaotui.drafthead.packing import rows_of
+from miaotui.drafthead.weights import FOLDER_NAME, digest_of, write_head
 from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import load_model
 from miaotui.errors import RequestError

@@ -6,7 +6,7 @@ the model's layers the middle state is taken). A head that looks back over the t
 ``[heads, 3 hidden]``, with which it asks that layer's keys, and ``mix`` ``[hidden, heads]`` for what it finds;
 ``heads`` are all the values of the model's query heads. Outputs are the model's own
 rows of those tokens, so they are not in it; but perhaps ``spread`` ``[hidden, hidden]``, the mean of ``s sT`` over the
-head's normed states ``s``, which says how to round them best. Owns checking and packing. Invariant: a head is only ever
+head's normed states ``s``, which says how to round them best. Owns checking. Invariant: a head is only ever
 loaded for the model that it was trained with, known by a digest of the model's final norm.
 """
 
@@ -21,23 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.drafthead.packing import alternating, packed, padded, rows_of
 from miaotui.drafthead.rounding import round_for
 from miaotui.errors import ModelFormatError
 from miaotui.hub.safetensors import read_safetensors
 from miaotui.hub.store import PackedFile, PackedStore, content_key
-from miaotui.kernels.formats import (
-    TILE_ROWS,
-    UNIT_ROWS,
-    Blocks,
-    Format,
-    pack,
-    padded_rows,
-    quantize,
-    tile_stride,
-    unpack,
-    values,
-)
-from miaotui.kernels.team import aligned_bytes
+from miaotui.kernels.formats import UNIT_ROWS, Format, quantize
 from miaotui.model.packed import Matrix, PackedModel
 
 FOLDER = Path(__file__).parent / "heads"
@@ -150,10 +139,10 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
         ):
             raise _misfit(path, hidden)
     return {
-        "layer": layer, "tokens": tokens, "carry": carry, "gate_up": _alternating(gate, up),
-        "down": _packed(TRUNK, down),
-        "outputs": _outputs(path, rows_of(outer, tokens), arrays.get(_SPREAD), norm=weights.vector("final_norm")),
-        **{name: _packed(TRUNK, looking[name]) for name in sorted(looking)},
+        "layer": layer, "tokens": tokens, "carry": carry, "gate_up": alternating(TRUNK, gate, up),
+        "down": packed(quantize(TRUNK, padded(down))),
+        "outputs": _outputs(path, rows_of(outer, tokens), arrays.get(_SPREAD), weights.vector("final_norm")),
+        **{name: packed(quantize(TRUNK, padded(looking[name]))) for name in sorted(looking)},
     }  # fmt: skip
 
 
@@ -165,19 +154,16 @@ def _outputs(
 ) -> Matrix:
     """The rows that logits are made with, rounded for the head's states if the file says how those spread."""
     if spread is None:
-        return _packed(OUTPUTS, rows)
+        return packed(quantize(OUTPUTS, padded(rows)))
     if spread.shape != (len(norm), len(norm)):
         raise _misfit(path, len(norm))
     whole = norm.astype(np.float64)
     try:
-        blocks = round_for(_padded(rows), spread * whole * whole[:, None])
+        return packed(round_for(padded(rows), spread * whole * whole[:, None]))
     except np.linalg.LinAlgError as error:
         raise ModelFormatError(
             f"{path}: no states spread like those of the draft head: remove it"
         ) from error
-    data = _memory(len(blocks.integers) // UNIT_ROWS, 2, OUTPUTS, rows.shape[1])
-    _pack_blocks(blocks, data)
-    return Matrix(OUTPUTS, data, rows.shape[1])
 
 
 def _misfit(path: Path, hidden: int) -> ModelFormatError:
@@ -214,48 +200,3 @@ def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]
             f"{path}: the draft head has weights that are not numbers: remove it"
         )
     return arrays.pop("tokens").astype(np.int32), arrays
-
-
-def rows_of(matrix: Matrix, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Some rows of a packed matrix, float32 ``[rows, inputs]``."""
-    tiles = matrix.data.reshape(-1, matrix.tile_stride)
-    used, place = np.unique(rows // TILE_ROWS, return_inverse=True)
-    some = values(unpack(matrix.format, np.ascontiguousarray(tiles[used]), matrix.inputs))
-    return np.ascontiguousarray(some[place * TILE_ROWS + rows % TILE_ROWS])
-
-
-def _packed(form: Format, matrix: NDArray[np.float32]) -> Matrix:
-    rows, inputs = matrix.shape
-    data = _memory(padded_rows(rows) // UNIT_ROWS, 2, form, inputs)
-    _pack_into(form, matrix, data)
-    return Matrix(form, data, inputs)
-
-
-def _alternating(gate: NDArray[np.float32], up: NDArray[np.float32]) -> Matrix:
-    rows, inputs = gate.shape
-    data = _memory(padded_rows(rows) // UNIT_ROWS, 4, TRUNK, inputs)
-    _pack_into(TRUNK, gate, data[:, :2])
-    _pack_into(TRUNK, up, data[:, 2:])
-    return Matrix(TRUNK, data, inputs)
-
-
-def _memory(units: int, tiles: int, form: Format, inputs: int) -> NDArray[np.uint8]:
-    stride = tile_stride(form, inputs)
-    return aligned_bytes(units * tiles * stride).reshape(units, tiles, stride)
-
-
-def _pack_into(form: Format, matrix: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-    _pack_blocks(quantize(form, _padded(matrix)), out)
-
-
-def _padded(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    rows, inputs = matrix.shape
-    whole = np.zeros((padded_rows(rows), inputs), np.float32)
-    whole[:rows] = matrix
-    return whole
-
-
-def _pack_blocks(blocks: Blocks, out: NDArray[np.uint8]) -> None:
-    tiles = np.empty((len(blocks.integers) // TILE_ROWS, out.shape[2]), np.uint8)
-    pack(blocks, tiles)
-    out[...] = tiles.reshape(out.shape)

@@ -44,9 +44,8 @@ class Ahead:
         self._told = 0  # tokens that the text knows of already
         self.is_watched = True  # whether the run is to ask after each pass what texts promise
         self._is_quoted = False  # whether it begins with what a text goes on with
-        self._quoted: list[
-            tuple[Sequence[Guess], int]
-        ] = []  # for each quoting pass, and the source of the best
+        # For each pass that quotes: all guesses, and the source of the best.
+        self._quoted: list[tuple[Sequence[Guess], int]] = []
         self._runs = self._source = 0
         self._odds = Odds((), (), (), 0.0, STEP_MARGIN, PASS_MARGIN)
 

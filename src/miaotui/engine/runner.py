@@ -160,11 +160,10 @@ class Runner:
         """Called by compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
         assert self._masks is not None, "asked only where there is somebody to ask"
         try:
-            if self._guessing is None:
-                end = self._wanted * self._run_fields[ops.RUN_DONE]
-                start = max(end - self._wanted, 0)
-            else:
+            if self._guessing is not None:
                 return int(self._masks(self._news(self._guessing)))
+            end = self._wanted * self._run_fields[ops.RUN_DONE]
+            start = max(end - self._wanted, 0)
             return int(self._masks(self._chosen_fields[start:end].tolist()))
         except BaseException as fault:  # compiled code knows no exceptions: it goes on from `run`
             self._fault = fault

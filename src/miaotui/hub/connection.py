@@ -194,7 +194,7 @@ def _tls_context(cafile: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if os.name == "posix" and paths.cafile is None and paths.capath is None:
         try:  # some builds of Python for macOS come without certificates
-            import certifi  # noqa: PLC0415
+            import certifi  # noqa: PLC0415  (there alone)
         except ImportError:
             return context
         context.load_verify_locations(certifi.where())

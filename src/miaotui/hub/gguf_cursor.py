@@ -9,8 +9,7 @@ Source: the GGUF specification (``gguf_metadata_value_t``).
 from __future__ import annotations
 
 import mmap
-from struct import Struct
-from struct import error as StructError  # noqa: N812
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,8 @@ MAX_HEADER_BYTES = 1 << 28  # the largest known tokenizers take about 2**24
 MAX_STRINGS = 1 << 22  # in all arrays of a file together; the largest known has 2**20
 MAX_NAME_BYTES = 1 << 10
 
-_U32 = Struct("<I")
-_U64 = Struct("<Q")
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
 _NUMBERS = {
     0: "<u1",
     1: "<i1",
@@ -62,7 +61,7 @@ class Strings:
                 end = position + length
                 strings.append(buffer[position:end].decode())
                 position = end
-        except (UnicodeDecodeError, StructError) as error:  # StructError: changed while in use
+        except (UnicodeDecodeError, struct.error) as error:  # the latter: changed while in use
             raise cursor.corrupt(f"string {len(strings)} of an array is not UTF-8") from error
         return strings
 
