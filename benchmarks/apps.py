@@ -28,15 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.apps.answering import extract
-from miaotui.apps.desk import Question, look_up
 from miaotui.apps.evidence import FOUND
 from miaotui.apps.intents import IntentClassifier
+from miaotui.apps.qa_pipeline import Question, look_up
+from miaotui.apps.segmentation import sentences
 from miaotui.apps.spans import best_spans
-from miaotui.apps.wording import sentences
-from miaotui.fsr import Document, Index
-from miaotui.fsr.answers import AnswerCache, Asking, CacheOptions
-from miaotui.fsr.answers_calibrate import calibrate
-from miaotui.fsr.answers_pairs import make_pairs, sample_questions
+from miaotui.retrieval import Document, Index
+from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
+from miaotui.retrieval.answers.calibrate import calibrate
+from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
 from miaotui.types import SamplingParams
 
 Cut = Callable[[str], list[str]]
@@ -77,9 +77,7 @@ def cut_chinese(text: str) -> list[str]:
 
 def score(answer: str, right: Sequence[str], cut: Cut) -> Score:
     """(exact match, F1), the best over the right answers."""
-    return max(float(cut(answer) == cut(one)) for one in right), max(
-        f1(cut(answer), cut(one)) for one in right
-    )
+    return max(float(cut(answer) == cut(one)) for one in right), max(f1(cut(answer), cut(one)) for one in right)
 
 
 def f1(a: list[str], b: list[str]) -> float:
@@ -174,8 +172,8 @@ def near(folder: Path) -> Iterator[tuple[str, str]]:
     cache.close()
 
 
-def _asking(text: str) -> Asking:
-    return Asking("m", "t", "", SamplingParams(), [{"role": "user", "content": text}])
+def _asking(text: str) -> AnswerKey:
+    return AnswerKey("m", "t", "", SamplingParams(), [{"role": "user", "content": text}])
 
 
 def share(right: Any) -> str:

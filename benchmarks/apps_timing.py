@@ -23,18 +23,18 @@ from pathlib import Path
 from machine import describe
 from miaotui.apps.answering import Answer, Mode
 from miaotui.apps.conversations import ConversationStore
-from miaotui.apps.desk import Desk, Question
-from miaotui.apps.faq import Entry, Faq
+from miaotui.apps.faq import Faq, FaqEntry
+from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.apps.rules import parse_rules
-from miaotui.apps.speaker import Speaker
 from miaotui.apps.support import TURN_MS, Support
+from miaotui.apps.text_model import LocalTextModel
+from miaotui.backends.cpu.build import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import load_model
-from miaotui.fsr import Document, Index
-from miaotui.fsr.answers import AnswerCache, Asking, CacheOptions
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.hub.resolve import resolve
+from miaotui.retrieval import Document, Index
+from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
 from miaotui.types import SamplingParams
 
 TALKERS = 4
@@ -83,25 +83,16 @@ def row(label: str, times: Sequence[float], limit_ms: float) -> dict[str, float 
         "limit_ms": limit_ms,
         "late": late,
     }
-    print(
-        f"{label:44} {len(times):5d} {found['p50_ms']:9} {found['p99_ms']:9} {limit_ms:7.0f} {late:5d}",
-        flush=True,
-    )
+    print(f"{label:44} {len(times):5d} {found['p50_ms']:9} {found['p99_ms']:9} {limit_ms:7.0f} {late:5d}", flush=True)
     return found
 
 
-def ask_all(desk: Desk, questions: Sequence[str], mode: Mode) -> list[Answer]:
+def ask_all(desk: QaPipeline, questions: Sequence[str], mode: Mode) -> list[Answer]:
     parts = [part for text in questions for part in desk.ask(Question(text, "x", mode))]
     return [part for part in parts if isinstance(part, Answer)]
 
 
-def talk(
-    service: Support,
-    messages: Sequence[str],
-    pause_s: float,
-    times: list[float],
-    hows: list[str],
-) -> None:
+def talk(service: Support, messages: Sequence[str], pause_s: float, times: list[float], hows: list[str]) -> None:
     conversation, _ = service.begin()
     for message in messages:
         time.sleep(pause_s * random.random() * 2)
@@ -112,9 +103,7 @@ def talk(
         hows.append("documents, written by the model" if cited else reply.how)
 
 
-def conversations(
-    service: Support, asked: Sequence[str], turns: int, pause_s: float
-) -> tuple[list[float], list[str]]:
+def conversations(service: Support, asked: Sequence[str], turns: int, pause_s: float) -> tuple[list[float], list[str]]:
     times: list[float] = []
     hows: list[str] = []
     threads = []
@@ -122,9 +111,7 @@ def conversations(
         mine = asked[number * turns : (number + 1) * turns]
         others = ("when do you open", "where is my order AB-1234", "can i pay by card")
         messages = [m if n % 5 < 4 else others[n % 3] for n, m in enumerate(mine)]
-        threads.append(
-            threading.Thread(target=talk, args=(service, messages, pause_s, times, hows))
-        )
+        threads.append(threading.Thread(target=talk, args=(service, messages, pause_s, times, hows)))
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -136,8 +123,7 @@ def cache_times(folder: Path) -> list[float]:
     """Milliseconds of exact hits among 10,000 kept answers on disk."""
     cache = AnswerCache(CacheOptions(folder / "answers.db"))
     each = [
-        Asking("m", "t", "", SamplingParams(), [{"role": "user", "content": f"question {n}"}])
-        for n in range(10_000)
+        AnswerKey("m", "t", "", SamplingParams(), [{"role": "user", "content": f"question {n}"}]) for n in range(10_000)
     ]
     for one in each:
         cache.keep(one, b"an answer of some length " * 20)
@@ -156,11 +142,11 @@ def main() -> int:
     questions = [question for *_, question in made]
     loaded = load_model(resolve(parsed.model, settings=settings), EngineOptions(), settings)
     print(f"{'':44} {'count':>5} {'p50 ms':>9} {'p99 ms':>9} {'limit':>7} {'late':>5}")
-    with tempfile.TemporaryDirectory() as place, Speaker(loaded) as speaker:
+    with tempfile.TemporaryDirectory() as place, LocalTextModel(loaded) as speaker:
         folder = Path(place)
         with Index.create(folder / "x") as index:
             index.add(Document(name, text, name) for name, text, _ in made)
-            desk = Desk(index, speaker)
+            desk = QaPipeline(index, speaker)
             ask_all(desk, questions[:3], "generated")  # warm
             cut = ask_all(desk, questions[:100], "extractive")
             written = ask_all(desk, questions[100:140], "generated")
@@ -169,9 +155,7 @@ def main() -> int:
                 row("answer cut out of a passage", [a.took_ms for a in cut], 200),
                 row("answer written by the model", [a.took_ms for a in written], 1_000),
             ]
-            faq = Faq(
-                [Entry(("When do you open?",), "At nine."), Entry(("Can I pay by card?",), "Yes.")]
-            )
+            faq = Faq([FaqEntry(("When do you open?",), "At nine."), FaqEntry(("Can I pay by card?",), "Yes.")])
             store = ConversationStore(folder / "talk.db")
             service = Support(store, rules=parse_rules(RULES), faq=faq, desk=desk, index="x")
             label = f"turn, {TALKERS} conversations at once"

@@ -124,9 +124,7 @@ def _versions() -> dict[str, str]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", nargs="+", choices=[SMALL, LARGE], default=[SMALL, LARGE])
     add("--part", nargs="+", choices=PARTS, default=PARTS, help="what to measure")

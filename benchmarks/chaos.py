@@ -76,9 +76,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m")
     parser.add_argument("--requests", type=int, default=2000, help="at least so many")
     parser.add_argument("--minutes", type=float, default=10.0, help="for at least so long")
@@ -93,9 +91,7 @@ class _Server:
 
     def __init__(self, model: str) -> None:
         command = [sys.executable, "-m", "miaotui", "serve", f"chaos={model}", "--port", "0"]
-        self._process = subprocess.Popen(
-            [*command, "--log-level", "error"], stderr=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen([*command, "--log-level", "error"], stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
         said = ""
         for line in self._process.stderr:
@@ -173,9 +169,7 @@ def _shots(args: argparse.Namespace, paths: Sequence[str]) -> Iterator[Shot]:
         yield random_shot(rng, "chaos", paths, gone=GONE, longest=args.longest)
 
 
-async def _fire_all(
-    server: _Server, shots: Iterator[Shot], clients: int, heard: list[Heard]
-) -> None:
+async def _fire_all(server: _Server, shots: Iterator[Shot], clients: int, heard: list[Heard]) -> None:
     async def client() -> None:
         for shot in shots:
             try:
@@ -224,9 +218,7 @@ def _quarters(samples: Sequence[tuple[float, float]]) -> list[float]:
     return [round(statistics.fmean(mb for _, mb in part), 1) for part in parts if part]
 
 
-def _checks(
-    outcome: Outcome, args: argparse.Namespace, healthy: bool
-) -> list[tuple[str, str, bool]]:
+def _checks(outcome: Outcome, args: argparse.Namespace, healthy: bool) -> list[tuple[str, str, bool]]:
     stayed = [one for one in outcome.heard if not one.shot.leaves]
     endless = [one for one in stayed if one.status == 0 or (one.status == 200 and not one.ended)]
     faults = [one for one in stayed if one.status >= 500]
@@ -238,10 +230,13 @@ def _checks(
         ("answered with 5xx", f"{len(faults)}", not faults),
         ("left when all was over", f"{outcome.left}", not any(outcome.left.values())),
         ("memory after a quarter of the time", f"± {swing:.1%}", swing <= FLAT),
-        ("answers unlike those alone", f"{outcome.different} of {outcome.compared}",
-         outcome.compared > 0 and not outcome.different),
+        (
+            "answers unlike those alone",
+            f"{outcome.different} of {outcome.compared}",
+            outcome.compared > 0 and not outcome.different,
+        ),
         ("healthy", str(healthy), healthy),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

@@ -18,21 +18,7 @@ from typing import Any
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 MOMENTS = ("connecting", "head", "body", "waiting", "reading")
-WORDS = [
-    "the",
-    "a",
-    "river",
-    "stone",
-    "秒",
-    "light",
-    "of",
-    "over",
-    "who",
-    "why",
-    "café",
-    "never",
-    "2",
-]
+WORDS = ["the", "a", "river", "stone", "秒", "light", "of", "over", "who", "why", "café", "never", "2"]
 PATIENCE_S = 600.0
 _SCHEMA = {
     "type": "object",
@@ -40,10 +26,7 @@ _SCHEMA = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-_TOOL = {
-    "type": "function",
-    "function": {"name": "look_up", "parameters": _SCHEMA, "description": "Looks it up."},
-}
+_TOOL = {"type": "function", "function": {"name": "look_up", "parameters": _SCHEMA, "description": "Looks it up."}}
 
 
 @dataclass(frozen=True)
@@ -83,9 +66,7 @@ class Heard:
     reason: str = ""  # what came instead of an answer
 
 
-def random_shot(
-    rng: random.Random, model: str, paths: Sequence[str], *, gone: float, longest: int
-) -> Shot:
+def random_shot(rng: random.Random, model: str, paths: Sequence[str], *, gone: float, longest: int) -> Shot:
     """A request of any shape that ``paths`` allow; prompts and answers of at most ``longest`` words."""
     path = rng.choice(paths)
     prompt = " ".join(rng.choices(WORDS, k=rng.randint(1, rng.choice((4, longest, longest)))))
@@ -105,17 +86,9 @@ _LATE = ("refuse", "shorten", "best_effort")
 
 def _drawn(rng: random.Random) -> dict[str, Any]:
     """Some way to choose tokens; with a seed, always the same way."""
-    found: dict[str, Any] = {
-        "temperature": rng.choice((0, 0, 0.7, 1.3)),
-        "seed": rng.getrandbits(32),
-    }
+    found: dict[str, Any] = {"temperature": rng.choice((0, 0, 0.7, 1.3)), "seed": rng.getrandbits(32)}
     if rng.random() < 0.3:
-        found |= {
-            "top_p": 0.9,
-            "presence_penalty": 0.5,
-            "frequency_penalty": 0.2,
-            "user": "someone",
-        }
+        found |= {"top_p": 0.9, "presence_penalty": 0.5, "frequency_penalty": 0.2, "user": "someone"}
     if rng.random() < 0.2:
         found["stop"] = rng.choice(("e", ["zz", "."]))
     if rng.random() < 0.5:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from machine import describe
-from miaotui.fsr.suffix import SuffixIndex
+from miaotui.speculation.drafters.suffix_index import SuffixIndex
 
 TEXT, PROMPT, QUESTIONS = 300, 200, 4000
 VOCABULARY = 49_152
@@ -54,9 +54,7 @@ def filled(count: int, rng: np.random.Generator) -> tuple[SuffixIndex, NDArray[n
     return index, made, timed(fill) / made.size
 
 
-def questions(
-    index: SuffixIndex, made: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[list[float], float]:
+def questions(index: SuffixIndex, made: NDArray[np.int64], rng: np.random.Generator) -> tuple[list[float], float]:
     """Microseconds of each question, and the share that found something."""
     took, found = [], 0
     for number in range(QUESTIONS):
@@ -85,26 +83,30 @@ def main() -> None:
     chosen = parser.parse_args()
     rng = np.random.default_rng(0)
     results = []
-    print(
-        f"{'tokens':>12}{'learn us/token':>16}{'guess us, median':>18}{'p99':>8}{'bytes/token':>13}"
-    )
+    print(f"{'tokens':>12}{'learn us/token':>16}{'guess us, median':>18}{'p99':>8}{'bytes/token':>13}")
     for count in chosen.tokens:
         index, made, learn_us = filled(count, rng)
         took, found = questions(index, made, rng)
         median, late = (float(np.percentile(took, q)) for q in (50, 99))
         size = index.size_bytes / count
         print(f"{count:>12,}{learn_us:>16.2f}{median:>18.1f}{late:>8.1f}{size:>13.0f}")
-        results.append({
-            "tokens": count, "learn_us_per_token": round(learn_us, 3),
-            "guess_us_median": round(median, 2), "guess_us_p99": round(late, 2),
-            "bytes_per_token": round(size, 1), "found": round(found, 3),
-        })  # fmt: skip
+        results.append(
+            {
+                "tokens": count,
+                "learn_us_per_token": round(learn_us, 3),
+                "guess_us_median": round(median, 2),
+                "guess_us_p99": round(late, 2),
+                "bytes_per_token": round(size, 1),
+                "found": round(found, 3),
+            }
+        )
     own = one_request(made)
     print(f"a request's own text: {own:.1f} us for a token taken in and a guess")
-    print(json.dumps({
-        "benchmark": "drafts", "machine": describe().as_dict(), "results": results,
-        "own_text_us": round(own, 2),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {"benchmark": "drafts", "machine": describe().as_dict(), "results": results, "own_text_us": round(own, 2)}
+        )
+    )
 
 
 if __name__ == "__main__":

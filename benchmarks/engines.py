@@ -83,9 +83,7 @@ def openvino(peers: Peers, threads: int, variants: bool) -> list[Engine]:
             ("steps of 256 tokens", ("--batch-tokens", "256")),
         ]
     command = (str(peers.python), str(SUBJECTS / "run_openvino.py"), "--threads", str(threads))
-    return [
-        Engine(OPENVINO, name, (*command, *options), converted=True) for name, options in choices
-    ]
+    return [Engine(OPENVINO, name, (*command, *options), converted=True) for name, options in choices]
 
 
 def convert(peers: Peers, gguf: Path) -> Path:

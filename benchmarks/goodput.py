@@ -53,9 +53,7 @@ def main() -> None:
         for name in args.only or makers:
             kind = makers[name]()
             if kind is None:
-                print(
-                    f"{name} is not installed and left out; run: python benchmarks/peers.py setup"
-                )
+                print(f"{name} is not installed and left out; run: python benchmarks/peers.py setup")
                 continue
             _measure(kind, args, Path(folder), outcome)
     promises = list(checks(outcome))
@@ -64,10 +62,7 @@ def main() -> None:
         json.dumps(
             {
                 "machine": machine.as_dict(),
-                "versions": {
-                    "llama-cpp-python": LLAMA_CPP_PYTHON,
-                    "openvino-genai": OPENVINO_GENAI,
-                },
+                "versions": {"llama-cpp-python": LLAMA_CPP_PYTHON, "openvino-genai": OPENVINO_GENAI},
                 **outcome.as_dict(),
                 "checks": [{**vars(check), "reached": check.verdict} for check in promises],
             }
@@ -101,9 +96,7 @@ def _measure(kind: Kind, args: argparse.Namespace, folder: Path, outcome: Outcom
         server.stop()
 
 
-def _open(
-    server: Server, args: argparse.Namespace, load: float, rate: float, seconds: float
-) -> Row:
+def _open(server: Server, args: argparse.Namespace, load: float, rate: float, seconds: float) -> Row:
     """One open load, the same for every server."""
     source = random.Random(f"{args.seed} {load}")
     at_s, requests = 0.0, []
@@ -119,16 +112,19 @@ def _open(
     found, cpu_s = _load(server, order)
     steps = None if before is None else Steps.between(before, steps_of(server))
     own = cpu_s / max(seconds, 1e-9)
-    return Row(
-        server.kind.name, load, rate, seconds, args.deadline_ms, found,
-        strangers.cores() - own, steps,
-    )  # fmt: skip
+    return Row(server.kind.name, load, rate, seconds, args.deadline_ms, found, strangers.cores() - own, steps)
 
 
 def _closed(
-    server: Server, args: argparse.Namespace, *, people: int, seconds: float, salt: str,
-    stream: bool = False, prompt: tuple[int, int] = PROMPT,
-) -> list[dict[str, Any]]:  # fmt: skip
+    server: Server,
+    args: argparse.Namespace,
+    *,
+    people: int,
+    seconds: float,
+    salt: str,
+    stream: bool = False,
+    prompt: tuple[int, int] = PROMPT,
+) -> list[dict[str, Any]]:
     """So many at a time, without deadlines."""
     source = random.Random(f"{args.seed} {salt}")
     count = int(20 * people * max(seconds, 1))
@@ -142,9 +138,8 @@ def _first_tokens(server: Server, args: argparse.Namespace, outcome: Outcome) ->
     """Times to the first token, as `STREAMS` people see them who always ask again."""
     for name, prompt in (("40", (40, 40)), ("40-400", PROMPT)):
         found = _closed(
-            server, args, people=STREAMS, seconds=args.seconds / 2, salt=f"first {name}",
-            stream=True, prompt=prompt,
-        )  # fmt: skip
+            server, args, people=STREAMS, seconds=args.seconds / 2, salt=f"first {name}", stream=True, prompt=prompt
+        )
         # The first of each stream come all at once: that is another question.
         times = [each["first_s"] - each["sent_s"] for each in found[STREAMS:] if each["first_s"]]
         outcome.first_tokens[name] = sorted(times)
@@ -183,9 +178,7 @@ def _default_source() -> Path:
 
 
 def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--only", nargs="+", choices=[OURS, LLAMA_CPP, OPENVINO], help="servers to measure")
     add("--load", nargs="+", type=float, default=list(LOADS), help="multiples of the capacity")
@@ -194,9 +187,7 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--deadline-ms", type=float, default=1000.0)
     add("--seconds", type=float, default=20.0, help="of each load on our server")
     add("--peer-seconds", type=float, default=10.0, help="of each load on a peer")
-    add(
-        "--leave-after", type=float, help="seconds after which clients hang up (default: they wait)"
-    )
+    add("--leave-after", type=float, help="seconds after which clients hang up (default: they wait)")
     add("--patience", type=float, default=20.0, help="seconds to wait for a quiet machine")
     add("--threads", type=int, default=2)
     add("--seed", type=int, default=0)

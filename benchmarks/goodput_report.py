@@ -143,9 +143,17 @@ class Row:
 
 
 HEAD = [
-    "server", "load", "asked", "admitted", "of them in time", "refused", "told within [ms, p99]",
-    "answers took [ms, p50 / p99]", "Python and HTTP", "goodput [1/s]",
-]  # fmt: skip
+    "server",
+    "load",
+    "asked",
+    "admitted",
+    "of them in time",
+    "refused",
+    "told within [ms, p99]",
+    "answers took [ms, p50 / p99]",
+    "Python and HTTP",
+    "goodput [1/s]",
+]
 
 
 @dataclass
@@ -215,9 +223,7 @@ def _over_peers(outcome: Outcome) -> Iterator[Check]:
     for name in (LLAMA_CPP, OPENVINO):
         rows = [row for row in outcome.of(name) if row.load in ours]
         if rows:
-            goodput[name] = sum(ours[row.load] for row in rows) / max(
-                sum(row.goodput for row in rows), 1e-3
-            )
+            goodput[name] = sum(ours[row.load] for row in rows) / max(sum(row.goodput for row in rows), 1e-3)
     if goodput:
         yield Check("goodput over the better peer, from 1 x", min(goodput.values()), 10, 20, "x")
 

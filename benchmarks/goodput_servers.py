@@ -58,15 +58,17 @@ def ours(gguf: Path, threads: int) -> Kind:
     def body(ask: Ask, stream: bool, deadline_ms: float | None) -> dict[str, Any]:
         prompt, answer = ask
         found = {
-            "model": "bench", "prompt": list(prompt), "max_tokens": answer, "ignore_eos": True,
-            "temperature": 1.0, "stream": stream,
-        }  # fmt: skip
+            "model": "bench",
+            "prompt": list(prompt),
+            "max_tokens": answer,
+            "ignore_eos": True,
+            "temperature": 1.0,
+            "stream": stream,
+        }
         return found if deadline_ms is None else {**found, "deadline_ms": deadline_ms}
 
     command = [sys.executable, "-m", "miaotui", "serve", f"bench={gguf}", "--threads", str(threads)]
-    return Kind(
-        OURS, lambda port: [*command, "--port", str(port)], "/v1/completions", "/ready", body
-    )
+    return Kind(OURS, lambda port: [*command, "--port", str(port)], "/v1/completions", "/ready", body)
 
 
 def llama_cpp(peers: Peers, gguf: Path, threads: int) -> Kind | None:
@@ -75,20 +77,34 @@ def llama_cpp(peers: Peers, gguf: Path, threads: int) -> Kind | None:
     if not program.exists():
         return None
     command = [
-        str(program), "-m", str(gguf), "-c", str(SLOTS * 1024), "-np", str(SLOTS),
-        "-t", str(threads), "-tb", str(threads), "--no-webui", "-fa", "on",
-    ]  # fmt: skip
+        str(program),
+        "-m",
+        str(gguf),
+        "-c",
+        str(SLOTS * 1024),
+        "-np",
+        str(SLOTS),
+        "-t",
+        str(threads),
+        "-tb",
+        str(threads),
+        "--no-webui",
+        "-fa",
+        "on",
+    ]
 
     def body(ask: Ask, stream: bool, _deadline_ms: float | None) -> dict[str, Any]:
         prompt, answer = ask
         return {
-            "prompt": list(prompt), "n_predict": answer, "ignore_eos": True, "temperature": 0.0,
-            "cache_prompt": False, "stream": stream,
-        }  # fmt: skip
+            "prompt": list(prompt),
+            "n_predict": answer,
+            "ignore_eos": True,
+            "temperature": 0.0,
+            "cache_prompt": False,
+            "stream": stream,
+        }
 
-    return Kind(
-        LLAMA_CPP, lambda port: [*command, "--port", str(port)], "/completion", "/health", body
-    )
+    return Kind(LLAMA_CPP, lambda port: [*command, "--port", str(port)], "/completion", "/health", body)
 
 
 def openvino(peers: Peers, gguf: Path, threads: int) -> Kind | None:

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from machine import Strangers, describe
+from miaotui.backends.cpu.build import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.build import EngineOptions
 from miaotui.engine.engine import Engine
-from miaotui.engine.grammar import Grammars
-from miaotui.engine.grammar_source import from_schema
+from miaotui.engine.grammar.constraint import Grammars
+from miaotui.engine.grammar.source import from_schema
 from miaotui.engine.loaded import Loaded, load_model
-from miaotui.fsr.drafts import suffix_speculation
 from miaotui.hub.resolve import resolve
+from miaotui.speculation.drafters.suffix import suffix_speculation
 from miaotui.types import SamplingParams
 
 QUESTION = "Describe a friend of yours: name, age, home, hobbies and a story about them."
@@ -59,9 +59,7 @@ class Steps:
         }
 
 
-def decode(
-    engine: Engine, prompt: list[int], params: SamplingParams, constraint: Any, namespace: int = 0
-) -> Steps:
+def decode(engine: Engine, prompt: list[int], params: SamplingParams, constraint: Any, namespace: int = 0) -> Steps:
     """The decode steps of one answer; the steps of the prompt, and the first token, are left out."""
     request = engine.prepare(prompt, params, namespace, constraint)
     engine.enter(request)
@@ -143,9 +141,7 @@ def main() -> None:
     start = time.perf_counter()
     grammars.warm()
     warm_s = round(time.perf_counter() - start, 3)
-    prompt = loaded.tokenizer.encode(
-        loaded.template.render([{"role": "user", "content": QUESTION}])
-    )
+    prompt = loaded.tokenizer.encode(loaded.template.render([{"role": "user", "content": QUESTION}]))
     strangers = Strangers([])
     steps, extra = compare(engine, grammars, prompt, options.tokens, options.rounds)
     print(f"{'decode step, one request':28}{'p50 ms':>9}{'p99 ms':>9}{'mean ms':>9}")

@@ -21,10 +21,7 @@ from typing import Any
 
 NODE = {
     "type": "object",
-    "properties": {
-        "label": {"type": "string"},
-        "children": {"type": "array", "items": {"$ref": "#/$defs/node"}},
-    },
+    "properties": {"label": {"type": "string"}, "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
     "required": ["label", "children"],
     "additionalProperties": False,
 }
@@ -40,12 +37,7 @@ PERSON = {
 }
 KINDS = ({"type": "string"}, {"type": "integer"}, {"type": "boolean"}, {"enum": ["a", "b"]})
 FIELDS = {f"field_number_{i}": KINDS[i % 4] for i in range(40)}
-WIDE = {
-    "type": "object",
-    "properties": FIELDS,
-    "required": list(FIELDS),
-    "additionalProperties": False,
-}
+WIDE = {"type": "object", "properties": FIELDS, "required": list(FIELDS), "additionalProperties": False}
 VALUES = ("some text here, with words of English in it", 17, True, "b")
 LEAF = {"label": "a leaf of the tree", "children": []}
 CASES: dict[str, tuple[Any, Any]] = {
@@ -63,7 +55,7 @@ Start = Callable[[str], tuple[Callable[[], Any], Callable[[int], bool]]]  # a sc
 def write_vocabulary(model: str, path: Path) -> None:
     """The bytes of every token, and which of them end a text or are no text."""
     from miaotui.hub.resolve import resolve
-    from miaotui.model.files import open_model
+    from miaotui.model.reading.files import open_model
     from miaotui.text.load import load_tokenizer
 
     with open_model(resolve(model)) as files:
@@ -119,16 +111,12 @@ def with_xgrammar(vocabulary: Vocabulary) -> Start:
 
     hidden = set(vocabulary.special_token_ids)
     words = [b"" if i in hidden else word for i, word in enumerate(vocabulary.words)]
-    info = xgrammar.TokenizerInfo(
-        words, vocab_type=xgrammar.VocabType.RAW, stop_token_ids=vocabulary.ends
-    )
+    info = xgrammar.TokenizerInfo(words, vocab_type=xgrammar.VocabType.RAW, stop_token_ids=vocabulary.ends)
     compiler = xgrammar.GrammarCompiler(info, cache_enabled=False)
     mask = xgrammar.allocate_token_bitmask(1, len(words))
 
     def start(schema: str) -> tuple[Callable[[], Any], Callable[[int], bool]]:
-        compiled = compiler.compile_json_schema(
-            schema, any_whitespace=False, separators=(", ", ": ")
-        )
+        compiled = compiler.compile_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
         matcher = xgrammar.GrammarMatcher(compiled)
         return lambda: matcher.fill_next_token_bitmask(mask), matcher.accept_token
 

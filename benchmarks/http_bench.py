@@ -27,16 +27,16 @@ from importlib.util import find_spec
 from typing import Any
 
 from machine import describe
+from miaotui.backends.cpu.build import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.build import EngineOptions
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded, load_model
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request
 from miaotui.hub.resolve import resolve
 from miaotui.serve.app import create_app
-from miaotui.serve.hosting import Hosted
-from miaotui.serve.listening import server_for
+from miaotui.serve.http.listening import server_for
+from miaotui.serve.served_model import ServedModel
 from miaotui.serve.settings import ServeSettings
 from miaotui.types import SamplingParams
 
@@ -69,7 +69,7 @@ class Cost:
 class Meter:
     """Adds up, while all streams run, the time of steps and of passes."""
 
-    def __init__(self, hosted: Hosted, streams: int) -> None:
+    def __init__(self, hosted: ServedModel, streams: int) -> None:
         self._streams = streams
         self.runs: list[tuple[float, float, int]] = []  # begin, end and passes of all streams' runs
         self._runner = hosted.loop.engine.runner
@@ -88,8 +88,7 @@ class Meter:
     def means(self) -> tuple[int, float, float]:
         """Steps, and the seconds of a step and of its pass; without jolts, steps of twice the usual time."""
         steps = [
-            (after - begin, end - begin, done)
-            for (begin, end, done), (after, _, _) in itertools.pairwise(self.runs)
+            (after - begin, end - begin, done) for (begin, end, done), (after, _, _) in itertools.pairwise(self.runs)
         ]
         usual = statistics.median(gap / done for gap, _, done in steps)
         calm = [step for step in steps if step[0] < JOLT * usual * step[2]]
@@ -117,9 +116,7 @@ def client(port: int, streams: int, tokens: int) -> None:
     first: dict[Any, float] = {}
     for seed in range(streams):
         text = json.dumps(body | {"seed": seed}).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}"
-        )
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}"
         connection = socket.create_connection(("127.0.0.1", port))
         connection.sendall(f"{head}\r\n\r\n".encode() + text)
         connections.append(connection)
@@ -142,7 +139,7 @@ def client(port: int, streams: int, tokens: int) -> None:
 
 async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Cost:
     """One run on a fresh server; the engine is the same."""
-    hosted = Hosted("model", loaded, speculate=False)
+    hosted = ServedModel("model", loaded, speculate=False)
     app = create_app({"model": hosted}, ServeSettings())
     server = server_for(app, host="127.0.0.1", port=0, http=http)
     serving = asyncio.ensure_future(server.serve())
@@ -153,9 +150,7 @@ async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namesp
     meter, ttft, spent = Meter(hosted, options.streams), 0.0, 0.0
     for _ in range(2):  # the first is for warming up
         meter.runs.clear()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, CLIENT, *words, stdout=subprocess.PIPE
-        )
+        process = await asyncio.create_subprocess_exec(sys.executable, __file__, CLIENT, *words, stdout=subprocess.PIPE)
         while meter.passes < 2 and process.returncode is None:
             await asyncio.sleep(0.005)
         cpu, seen = time.thread_time(), meter.passes
@@ -172,17 +167,7 @@ async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namesp
     step_ms, pass_ms = step_s * 1e3, pass_s * 1e3
     cores = min(2, os.cpu_count() or 1)  # the event loop takes one of the cores that compute
     share = (step_ms - pass_ms + spent * 1e3 / cores) / step_ms
-    return Cost(
-        http,
-        loop,
-        steps,
-        step_ms,
-        pass_ms,
-        step_ms - pass_ms,
-        spent * 1e3,
-        share,
-        ttft,
-    )
+    return Cost(http, loop, steps, step_ms, pass_ms, step_ms - pass_ms, spent * 1e3, share, ttft)
 
 
 def alone(loaded: Loaded, options: argparse.Namespace) -> float:
@@ -237,15 +222,11 @@ def main() -> None:
         without.append(alone(loaded, options))
         costs += [run(loaded, *pair, options) for pair in chosen]
     print(f"without a server a step takes {statistics.median(without):.3f} ms")
-    print(
-        f"{'server':20} {'step':>8} {'pass':>8} {'engine':>8} {'http':>8} {'share':>7} {'TTFT':>8}"
-    )
+    print(f"{'server':20} {'step':>8} {'pass':>8} {'engine':>8} {'http':>8} {'share':>7} {'TTFT':>8}")
     for cost in costs:
         name = f"{cost.http}+{cost.loop}"
         times = (cost.step_ms, cost.pass_ms, cost.engine_python_ms, cost.event_loop_ms)
-        print(
-            f"{name:20}", *(f"{ms:8.3f}" for ms in times), f"{cost.share:7.1%} {cost.ttft_ms:8.1f}"
-        )
+        print(f"{name:20}", *(f"{ms:8.3f}" for ms in times), f"{cost.share:7.1%} {cost.ttft_ms:8.1f}")
     found = {"alone_step_ms": without, "http": [asdict(cost) for cost in costs]}
     print(json.dumps({"machine": describe().as_dict()} | found))
 

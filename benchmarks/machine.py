@@ -40,11 +40,7 @@ class Machine:
 
 def describe() -> Machine:
     """Look at this machine."""
-    names = [
-        line
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return Machine(
         processor=names[0].split(":", 1)[1].strip() if names else platform.processor(),
         cores=len(os.sched_getaffinity(0)),
@@ -75,9 +71,7 @@ class Strangers:
 
 def _busy_s() -> float:
     fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return (
-        sum(fields) - fields[3] - fields[4]
-    ) / TICKS_PER_S  # all but idle and waiting for a device
+    return (sum(fields) - fields[3] - fields[4]) / TICKS_PER_S  # all but idle and waiting for a device
 
 
 def _process_s(pid: int) -> float:

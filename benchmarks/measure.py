@@ -158,8 +158,7 @@ class Sampler:
                 known = [session.pid] if neighbour is None else [session.pid, neighbour]
                 strangers = Strangers(known)
                 answers = [
-                    session.generate(self.prompts(workload), workload.new_tokens)
-                    for _ in range(workload.requests)
+                    session.generate(self.prompts(workload), workload.new_tokens) for _ in range(workload.requests)
                 ]
                 samples.append(Sample(workload.value(answers), strangers.cores()))
             if samples[-1].strangers <= QUIET_CORES or not self.plan.patience_s:
@@ -169,9 +168,7 @@ class Sampler:
         return best
 
 
-def open_sessions(
-    stack: ExitStack, engines: Sequence[Engine], gguf: Path, folder: Path
-) -> list[Session]:
+def open_sessions(stack: ExitStack, engines: Sequence[Engine], gguf: Path, folder: Path) -> list[Session]:
     """Start all ``engines`` on one model and wait until each has loaded it.
 
     Each is started twice: what it caches on disk is there the second time, which is the one whose

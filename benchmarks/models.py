@@ -95,11 +95,7 @@ def describe(name: str, path: Path) -> ModelFile:
     reader = gguf.GGUFReader(path)
     names = {tensor.name for tensor in reader.tensors}
     untied = "output.weight" in names  # then the embedding is only looked up, a row at a time
-    matrices = [
-        t
-        for t in reader.tensors
-        if len(t.shape) == 2 and not (untied and t.name == "token_embd.weight")
-    ]
+    matrices = [t for t in reader.tensors if len(t.shape) == 2 and not (untied and t.name == "token_embd.weight")]
     kv_rows = sum(int(t.shape[1]) for t in matrices if ".attn_k." in t.name or ".attn_v." in t.name)
     return ModelFile(
         name=name,
@@ -149,9 +145,7 @@ def _copy_metadata(
 def _field(reader: gguf.GGUFReader, name: str) -> Any:
     field = reader.get_field(name)
     if field is None:
-        raise ValueError(
-            f"{name} is missing from the metadata; expected a GGUF file with its tokenizer"
-        )
+        raise ValueError(f"{name} is missing from the metadata; expected a GGUF file with its tokenizer")
     return field.contents()
 
 
@@ -191,9 +185,7 @@ def _norms(shape: LlamaShape) -> Iterator[str]:
         yield f"blk.{layer}.ffn_norm.weight"
 
 
-def _random_q4_0(
-    rng: np.random.Generator, rows: int, columns: int
-) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _random_q4_0(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Q4_0 blocks ``[rows, columns / 32 * 18]``: uniform nibbles (std 4.6), scaled to the std."""
     blocks = rng.integers(0, 256, (rows, columns // 32, Q4_0_BLOCK_BYTES), dtype=np.uint8)
     scale = RANDOM_WEIGHT_STD / 4.6 * rng.uniform(0.8, 1.2, (rows, columns // 32))

@@ -79,9 +79,7 @@ def setup(peers: Peers, jobs: int, variants: bool) -> int:
     """Install what is missing; return the number of peers that could not be."""
     steps: dict[str, Callable[[], None]] = {"environment": partial(_environment, peers)}
     if not peers.has_openvino():
-        steps["OpenVINO GenAI"] = partial(
-            _pip, peers, "install", f"openvino-genai=={OPENVINO_GENAI}"
-        )
+        steps["OpenVINO GenAI"] = partial(_pip, peers, "install", f"openvino-genai=={OPENVINO_GENAI}")
     for openmp in (True, False) if variants else (True,):
         if not peers.has_llama_cpp(openmp) or (openmp and not peers.has_llama_server()):
             name = "llama.cpp" if openmp else "llama.cpp with its own threads"
@@ -111,10 +109,7 @@ def status(peers: Peers) -> str:
 def _environment(peers: Peers) -> None:
     if not peers.python.exists():
         _run([sys.executable, "-m", "venv", str(peers.folder / "python")])
-    _pip(
-        peers,
-        *("install", "numpy", "typing_extensions", "scikit-build-core", "cmake", "ninja"),
-    )
+    _pip(peers, *("install", "numpy", "typing_extensions", "scikit-build-core", "cmake", "ninja"))
 
 
 def _llama_cpp(peers: Peers, openmp: bool, jobs: int) -> None:
@@ -128,9 +123,7 @@ def _llama_cpp(peers: Peers, openmp: bool, jobs: int) -> None:
     tools = peers.python.parent
     vendored = str(peers.source / "vendor" / "llama.cpp")
     _run([str(tools / "cmake"), "-G", "Ninja", "-S", vendored, "-B", str(build), *flags], tools)
-    targets = (
-        ["llama", "llama-bench", "llama-batched-bench", "llama-server"] if openmp else ["llama"]
-    )
+    targets = ["llama", "llama-bench", "llama-batched-bench", "llama-server"] if openmp else ["llama"]
     _run(["nice", "-n", "19", str(tools / "ninja"), "-C", str(build), f"-j{jobs}", *targets], tools)
 
 
@@ -159,16 +152,10 @@ def _run(command: Sequence[str], path: Path | None = None) -> None:
 
 def main() -> None:
     """Install the peers, or say which are there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["setup", "status"])
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), help="compilers at once (default: one per core)"
-    )
-    parser.add_argument(
-        "--variants", action="store_true", help="what bench.py --variants needs besides"
-    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at once (default: one per core)")
+    parser.add_argument("--variants", action="store_true", help="what bench.py --variants needs besides")
     parser.add_argument("--folder", type=Path, default=HERE / ".peers")
     args = parser.parse_args()
     peers = Peers(args.folder)

@@ -53,11 +53,7 @@ class Outcome:
     def best(self, name: str, workload: str, higher_is_better: bool = True) -> float | None:
         """The best median among the variants of the engine ``name``."""
         labels = [engine.label for engine in self.engines if engine.name == name]
-        medians = [
-            self.results[key].median
-            for label in labels
-            if (key := (label, workload)) in self.results
-        ]
+        medians = [self.results[key].median for label in labels if (key := (label, workload)) in self.results]
         if not medians:
             return None
         return max(medians) if higher_is_better else min(medians)
@@ -65,9 +61,7 @@ class Outcome:
     @property
     def bandwidths(self) -> tuple[float, float]:
         """The least and the greatest read bandwidth beside decoding, bytes per second; zeros if not measured."""
-        found = [
-            v for (_, name), each in self.results.items() if name == BESIDE for v in each.values
-        ]
+        found = [v for (_, name), each in self.results.items() if name == BESIDE for v in each.values]
         return (min(found), max(found)) if found else (0.0, 0.0)
 
     def limit(self, bandwidth: float) -> float:
@@ -91,11 +85,7 @@ def checks(outcome: Outcome) -> Iterator[Check]:
     yield from _decode_checks(outcome)
     yield from _ratio_checks(outcome)
     small = outcome.model.weights < 500e6
-    for name, must, aim, unit in (
-        (TTFT.name, 25, 15, "ms"),
-        (FIRST, 60, 30, "s"),
-        (SECOND, 2.0, 1.0, "s"),
-    ):
+    for name, must, aim, unit in ((TTFT.name, 25, 15, "ms"), (FIRST, 60, 30, "s"), (SECOND, 2.0, 1.0, "s")):
         value = outcome.best(OURS, name, higher_is_better=False)
         if small and value is not None:
             yield Check(name, value, must, aim, unit, higher_is_better=False)
@@ -134,14 +124,7 @@ def _memory_check(outcome: Outcome) -> Iterator[Check]:
     memory = outcome.memory.get(OURS, {})
     if "weights_bytes" in memory:
         extra = memory["peak_rss_bytes"] - memory["weights_bytes"] - memory["kv_bytes"]
-        yield Check(
-            "memory beyond packed weights and KV",
-            extra / 1e6,
-            250,
-            250,
-            "MB",
-            higher_is_better=False,
-        )
+        yield Check("memory beyond packed weights and KV", extra / 1e6, 250, 250, "MB", higher_is_better=False)
 
 
 def table(outcome: Outcome, workloads: Sequence[Workload]) -> str:
@@ -171,10 +154,7 @@ def check_table(found: Sequence[Check]) -> str:
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Markdown table with columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
 

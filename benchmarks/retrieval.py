@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from miaotui.fsr import Document, Index, Plan
+from miaotui.retrieval import Document, Index, IndexSettings
 
 DEPTH = 1_000
 Ranker = Callable[[str, int], list[str]]
@@ -95,7 +95,7 @@ def _judgements(path: Path) -> dict[str, set[str]]:
 
 
 def ours(collection: Collection, folder: Path) -> Ranker:
-    index = Index.create(folder / "ours", Plan(passage_chars=0))
+    index = Index.create(folder / "ours", IndexSettings(passage_chars=0))
     index.add(collection.documents)
     return lambda query, limit: [hit.id for hit in index.search(query, limit, plain=True)]
 
@@ -149,9 +149,7 @@ def plain_bm25s(collection: Collection, folder: Path) -> Ranker:
     def rank(query: str, limit: int) -> list[str]:
         limit = min(limit, len(names))
         places, scores = model.retrieve(read([query]), k=limit, show_progress=False)
-        return [
-            names[place] for place, score in zip(places[0], scores[0], strict=True) if score > 0
-        ]
+        return [names[place] for place, score in zip(places[0], scores[0], strict=True) if score > 0]
 
     return rank
 
@@ -171,9 +169,7 @@ def average_precision(ranked: list[str], relevant: set[str]) -> float:
 
 
 def ndcg(ranked: list[str], relevant: set[str], depth: int = 10) -> float:
-    gain = sum(
-        1 / math.log2(place + 1) for place, name in enumerate(ranked[:depth], 1) if name in relevant
-    )
+    gain = sum(1 / math.log2(place + 1) for place, name in enumerate(ranked[:depth], 1) if name in relevant)
     ideal = sum(1 / math.log2(place + 1) for place in range(1, min(depth, len(relevant)) + 1))
     return gain / ideal
 
@@ -183,10 +179,7 @@ def measure(collection: Collection, rank: Ranker) -> dict[str, float]:
     depth = DEPTH if collection.judged else 5
     pairs = [(rank(collection.queries[t], depth), collection.relevant[t]) for t in topics]
     if collection.judged:
-        scores = {
-            "MAP": [average_precision(*pair) for pair in pairs],
-            "nDCG@10": [ndcg(*pair) for pair in pairs],
-        }
+        scores = {"MAP": [average_precision(*pair) for pair in pairs], "nDCG@10": [ndcg(*pair) for pair in pairs]}
     else:
         scores = {
             "recall@1": [float(bool(set(ranked[:1]) & relevant)) for ranked, relevant in pairs],

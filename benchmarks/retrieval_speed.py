@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from miaotui.fsr import Document, Index
+from miaotui.retrieval import Document, Index
 
 VOCABULARY = 300_000
 STOP_WORDS = (

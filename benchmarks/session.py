@@ -25,9 +25,7 @@ class EngineError(RuntimeError):
 class Session:
     """A running engine that has loaded one model."""
 
-    def __init__(
-        self, engine: Engine, gguf: Path, log: Path, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, gguf: Path, log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.engine = engine
         self._log = log
         self._started = time.perf_counter()
@@ -60,9 +58,7 @@ class Session:
         times: list[list[float]] = answer["times"]
         if [len(moments) for moments in times] != [new_tokens] * len(prompts):
             counts = [len(moments) for moments in times]
-            raise EngineError(
-                f"{self.engine.label} gave {counts} tokens; expected {new_tokens} for each prompt"
-            )
+            raise EngineError(f"{self.engine.label} gave {counts} tokens; expected {new_tokens} for each prompt")
         return times
 
     def memory(self) -> dict[str, int]:
@@ -107,6 +103,4 @@ class Session:
 
     def _ended(self) -> EngineError:
         tail = " / ".join(self._log.read_text(errors="replace").strip().splitlines()[-3:])
-        return EngineError(
-            f"{self.engine.label} ended early; the end of {self._log}: {tail or 'nothing'}"
-        )
+        return EngineError(f"{self.engine.label} ended early; the end of {self._log}: {tail or 'nothing'}")

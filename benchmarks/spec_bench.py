@@ -26,15 +26,15 @@ from pathlib import Path
 
 from machine import QUIET_CORES, Strangers, describe
 from miaotui import __version__
+from miaotui.backends.cpu.build import EngineOptions
 from miaotui.config import Settings
-from miaotui.drafthead.head import head_for
-from miaotui.engine.build import EngineOptions
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import load_model
 from miaotui.engine.request import Request
-from miaotui.engine.row_cost import RowCost
-from miaotui.fsr.drafts import suffix_speculation
 from miaotui.hub.resolve import resolve
+from miaotui.speculation.drafters.head import head_for
+from miaotui.speculation.drafters.suffix import suffix_speculation
+from miaotui.speculation.row_cost import RowCost
 from miaotui.types import SamplingParams
 from spec_questions import TASKS, Question, read_questions, runs_in_circles, sample
 
@@ -82,9 +82,7 @@ class Bench:
         self.loaded = load_model(resolve(model, settings=settings), options, settings)
         head = head_for(self.loaded.parts, settings) if use_head else None
         self.plain = Engine(self.loaded.parts, self.loaded.tokenizer)
-        self.drafted = Engine(
-            self.loaded.parts, self.loaded.tokenizer, suffix_speculation(head=head)
-        )
+        self.drafted = Engine(self.loaded.parts, self.loaded.tokenizer, suffix_speculation(head=head))
         self.max_tokens, self.disturbed = max_tokens, 0
         self._namespaces = itertools.count(1)
 
@@ -95,20 +93,14 @@ class Bench:
     def prompt(self, said: Sequence[str]) -> list[int]:
         """Tokens of a conversation in which user and assistant alternate."""
         roles = itertools.cycle(("user", "assistant"))
-        messages = [
-            {"role": role, "content": text} for role, text in zip(roles, said, strict=False)
-        ]
-        return self.loaded.tokenizer.encode(
-            self.loaded.template.render(messages, add_generation_prompt=True)
-        )
+        messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=False)]
+        return self.loaded.tokenizer.encode(self.loaded.template.render(messages, add_generation_prompt=True))
 
     def fresh(self) -> int:
         """A namespace in which nothing was said."""
         return next(self._namespaces)
 
-    def pairs(
-        self, question: Question, params: SamplingParams, namespace: int | None
-    ) -> Iterator[Pair]:
+    def pairs(self, question: Question, params: SamplingParams, namespace: int | None) -> Iterator[Pair]:
         """Answer each turn both ways; ``namespace`` is the drafted one's, None: a fresh one."""
         said: list[str] = []
         for turn in question.turns:
@@ -150,9 +142,7 @@ class Bench:
         run_all(self.drafted, prompts, self.params(temperature, seed), HISTORY)
 
 
-def run(
-    engine: Engine, prompt: list[int], params: SamplingParams, namespace: int
-) -> tuple[Request, int]:
+def run(engine: Engine, prompt: list[int], params: SamplingParams, namespace: int) -> tuple[Request, int]:
     """Answer one prompt alone; also the passes after its first token."""
     request, passes = engine.submit(prompt, params, namespace), 0
     while engine.step():
@@ -166,9 +156,7 @@ def run_all(
     """Answer prompts, some at a time."""
     answers = []
     for first in range(0, len(prompts), BATCH):
-        requests = [
-            engine.submit(prompt, params, namespace) for prompt in prompts[first : first + BATCH]
-        ]
+        requests = [engine.submit(prompt, params, namespace) for prompt in prompts[first : first + BATCH]]
         while engine.step():
             pass
         answers += [request.completion().token_ids for request in requests]
@@ -180,13 +168,10 @@ def _pair(task: str, plain: Request, drafted: Request, passes: int) -> Pair:
     one, other = plain.completion(), drafted.completion()
     tokens = len(one.token_ids) - 1
     spans = [tokens / each.timing.decode_tokens_per_s if tokens else 0.0 for each in (one, other)]
-    same = (one.token_ids, one.text, one.finish_reason) == (
-        other.token_ids, other.text, other.finish_reason,
-    )  # fmt: skip
+    same = (one.token_ids, one.text, one.finish_reason) == (other.token_ids, other.text, other.finish_reason)
     return Pair(
-        task, tokens, *spans, one.timing.total_s, other.timing.total_s,
-        runs_in_circles(one.token_ids), same, passes,
-    )  # fmt: skip
+        task, tokens, *spans, one.timing.total_s, other.timing.total_s, runs_in_circles(one.token_ids), same, passes
+    )
 
 
 def summary(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
@@ -202,23 +187,16 @@ def summary(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
             result[task] = {
                 "answers": len(chosen),
                 "plain_tokens_per_s": round(sum(p.tokens for p in chosen) / plain_s, 1),
-                "tokens_per_pass": round(
-                    sum(p.tokens for p in chosen) / sum(p.passes for p in chosen), 2
-                ),
+                "tokens_per_pass": round(sum(p.tokens for p in chosen) / sum(p.passes for p in chosen), 2),
                 "decode_ratio": round(plain_s / drafted_s, 3),
-                "whole_ratio": round(
-                    sum(p.plain_total_s for p in chosen) / sum(p.drafted_total_s for p in chosen), 3
-                ),
+                "whole_ratio": round(sum(p.plain_total_s for p in chosen) / sum(p.drafted_total_s for p in chosen), 3),
             }
     return result
 
 
 def show(title: str, rows: dict[str, dict[str, float]]) -> None:
     """Print a table."""
-    print(
-        f"\n{title}\n  {'task':<16}{'answers':>8}{'plain tok/s':>13}{'per pass':>10}"
-        f"{'decode':>9}{'whole':>8}"
-    )
+    print(f"\n{title}\n  {'task':<16}{'answers':>8}{'plain tok/s':>13}{'per pass':>10}{'decode':>9}{'whole':>8}")
     for task, row in rows.items():
         print(
             f"  {task:<16}{row['answers']:>8}{row['plain_tokens_per_s']:>13}"
@@ -226,9 +204,7 @@ def show(title: str, rows: dict[str, dict[str, float]]) -> None:
         )
 
 
-def measure(
-    bench: Bench, questions: Sequence[Question], temperature: float, warm: str | None
-) -> dict[str, object]:
+def measure(bench: Bench, questions: Sequence[Question], temperature: float, warm: str | None) -> dict[str, object]:
     """All pairs at one temperature, shown and as a dictionary."""
     if warm is not None:
         questions = [replace(question, turns=question.turns[:1]) for question in questions]
@@ -246,11 +222,16 @@ def measure(
     wrong = sum(not pair.same for pair in pairs)
     print(f"  answers that differ: {wrong} of {len(pairs)}; disturbed: {bench.disturbed}")
     return {
-        "temperature": temperature, "warm": warm, "all": everything, "without_loops": straight,
-        "loops": sum(pair.loops for pair in pairs), "answers": len(pairs), "different": wrong,
+        "temperature": temperature,
+        "warm": warm,
+        "all": everything,
+        "without_loops": straight,
+        "loops": sum(pair.loops for pair in pairs),
+        "answers": len(pairs),
+        "different": wrong,
         "disturbed": bench.disturbed,
         "seconds": round(time.perf_counter() - started),
-    }  # fmt: skip
+    }
 
 
 def identity(bench: Bench, questions: Sequence[Question], temperature: float) -> dict[str, object]:
@@ -263,9 +244,7 @@ def identity(bench: Bench, questions: Sequence[Question], temperature: float) ->
     wrong = sum(one != other for one, other in zip(plain, drafted, strict=True))
     tokens = sum(map(len, plain))
     print(f"temperature {temperature:g}: {wrong} of {len(plain)} answers differ, {tokens:,} tokens")
-    return {
-        "temperature": temperature, "answers": len(plain), "tokens": tokens, "different": wrong,
-    }  # fmt: skip
+    return {"temperature": temperature, "answers": len(plain), "tokens": tokens, "different": wrong}
 
 
 def main() -> None:
@@ -296,15 +275,29 @@ def main() -> None:
         for temperature in chosen.temperatures
     ]
     sources = [
-        {"name": s.name, "drafts": s.drafts, "proposed": s.proposed, "accepted": s.accepted,
-         "mean_accepted": round(s.mean_accepted, 2), "saved_s": round(s.saved_s, 1)}
+        {
+            "name": s.name,
+            "drafts": s.drafts,
+            "proposed": s.proposed,
+            "accepted": s.accepted,
+            "mean_accepted": round(s.mean_accepted, 2),
+            "saved_s": round(s.saved_s, 1),
+        }
         for s in speculation.report()
-    ]  # fmt: skip
-    print(json.dumps({
-        "benchmark": "spec_bench", "model": chosen.model, "miaotui": __version__,
-        "max_tokens": chosen.max_tokens, "machine": describe().as_dict(), "results": results,
-        "sources": sources,
-    }))  # fmt: skip
+    ]
+    print(
+        json.dumps(
+            {
+                "benchmark": "spec_bench",
+                "model": chosen.model,
+                "miaotui": __version__,
+                "max_tokens": chosen.max_tokens,
+                "machine": describe().as_dict(),
+                "results": results,
+                "sources": sources,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

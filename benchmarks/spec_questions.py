@@ -32,9 +32,7 @@ def read_questions(path: Path | None) -> list[Question]:
     named = path or Path(os.environ.get(VARIABLE, "question.jsonl"))
     file = named / "question.jsonl" if named.is_dir() else named
     if not file.exists():
-        raise SystemExit(
-            f"{file} is not there: give Spec-Bench's question.jsonl by --data or {VARIABLE}"
-        )
+        raise SystemExit(f"{file} is not there: give Spec-Bench's question.jsonl by --data or {VARIABLE}")
     questions = []
     for line in file.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)

@@ -32,10 +32,7 @@ class Workload:
     def prompts(self, source: random.Random, n_vocab: int) -> list[list[int]]:
         """Draw fresh prompts."""
         length = range(self.prompt_tokens)
-        return [
-            [source.randrange(FIRST_ORDINARY_TOKEN, n_vocab) for _ in length]
-            for _ in range(self.streams)
-        ]
+        return [[source.randrange(FIRST_ORDINARY_TOKEN, n_vocab) for _ in length] for _ in range(self.streams)]
 
     def value(self, answers: Sequence[Times]) -> float:
         """The median over the requests' answers."""

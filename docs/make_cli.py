@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from miaotui.cli.arguments import COMMANDS, overview
+from miaotui.cli.options.parser import COMMANDS, overview
 from miaotui.config import Settings
 
 PAGE = Path(__file__).parent / "cli.md"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from miaotui.config import Settings
-from miaotui.kernels.cpu import probe
+from miaotui.kernels.platform.cpu import probe
 from warm_kernels import warm_kernels
 
 HERE = Path(__file__).parent
@@ -36,9 +36,7 @@ def keep_house() -> None:
 
 
 # A busy machine is slow, and no test is about how slow.
-settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 sys.path.insert(0, str(HERE))
 keep_house()

@@ -21,9 +21,27 @@ Json = dict[str, Any]
 Spoiler = Callable[[Path], object]
 
 VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 2**31, 2**63, 10**19, 1e308, -1e308, 0.5, "", "x", "\ud800", [], {}, [1],
-    {"a": 1}, ["x"], [None],
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    2**63,
+    10**19,
+    1e308,
+    -1e308,
+    0.5,
+    "",
+    "x",
+    "\ud800",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    ["x"],
+    [None],
+)
 
 
 def nonsense(document: Json, each: int) -> Iterator[tuple[str, Json]]:
@@ -229,21 +247,14 @@ def _huge_id(document: Json) -> None:
 
 
 def _endless_pattern(document: Json) -> None:
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": "(a|a|a)*$"},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+    split = {"type": "Split", "pattern": {"Regex": "(a|a|a)*$"}, "behavior": "Isolated", "invert": False}
     before = document["pre_tokenizer"]
     document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, before]}
 
 
 HOSTILE_TOKENIZERS: dict[str, Callable[[Json], None]] = {
     "one character becomes a million": _normalizer(_replacement({"String": "a"}, "x" * 10**6)),
-    "each step makes it 64 times longer": _normalizer(
-        *[_replacement({"String": "a"}, "a" * 64)] * 6
-    ),
+    "each step makes it 64 times longer": _normalizer(*[_replacement({"String": "a"}, "a" * 64)] * 6),
     "nothing becomes much": _normalizer(_replacement({"Regex": ""}, "x" * 1000)),
     "50 MB in front": _normalizer({"type": "Prepend", "prepend": "x" * (50 << 20)}),
     "a token number of 2**32": _huge_id,

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.formats import unpack, values
+from miaotui.kernels.linear.formats import unpack, values
 from miaotui.model.config import ModelConfig
-from miaotui.model.names import tensor_shapes
 from miaotui.model.oracle import Oracle, rotated, softcapped, softmax, visible
 from miaotui.model.packed import Matrix, PackedModel
+from miaotui.model.reading.names import tensor_shapes
 
 Array = NDArray[np.float32]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.runner import Masks, Runner
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.engine.runner import Masks, Runner
 from miaotui.schedule.plan import Chunk
 from miaotui.schedule.tree import Draft
 from miaotui.types import SamplingParams
@@ -44,11 +44,7 @@ class RecordingRunner(Runner):
         self.passes = 0
 
     def run(
-        self,
-        chunks: Sequence[Chunk],
-        choices: Sequence[int] = (),
-        passes: int = 1,
-        masks: Masks | None = None,
+        self, chunks: Sequence[Chunk], choices: Sequence[int] = (), passes: int = 1, masks: Masks | None = None
     ) -> NDArray[np.float32]:
         assert passes == 1, "of several, only the last one's logits could be seen"
         logits = super().run(chunks, choices, masks=masks)
@@ -149,8 +145,6 @@ def assert_same(found: Sequence[Answer], expected: Sequence[Answer]) -> None:
     """Equal to the last bit; says which answer differs, and from which token on."""
     for number, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert one.token_ids == other.token_ids, f"answer {number}"
-        differing = [
-            i for i, pair in enumerate(zip(one.rows, other.rows, strict=True)) if pair[0] != pair[1]
-        ]
+        differing = [i for i, pair in enumerate(zip(one.rows, other.rows, strict=True)) if pair[0] != pair[1]]
         assert not differing, f"answer {number}: logits of tokens {differing}"
         assert one == other, f"answer {number}"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.model.config import ModelConfig
-from miaotui.model.files import ModelFiles
+from miaotui.model.reading.files import ModelFiles
 
 Logits = NDArray[np.float32]
 
@@ -81,9 +81,7 @@ def _values(config: ModelConfig) -> dict[str, Any]:
         values |= {
             "model_type": "gemma3_text",
             "sliding_window": max(config.windows),
-            "layer_types": [
-                "sliding_attention" if window else "full_attention" for window in config.windows
-            ],
+            "layer_types": ["sliding_attention" if window else "full_attention" for window in config.windows],
             "query_pre_attn_scalar": round(config.attention_scale**-2),
             "rope_local_base_freq": config.local_rope.theta,
             "hidden_activation": "gelu_pytorch_tanh",
@@ -93,9 +91,7 @@ def _values(config: ModelConfig) -> dict[str, Any]:
 
 def _name(name: str, config: ModelConfig) -> str:
     if not name.startswith("layers."):
-        return {"embed": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}[
-            name
-        ] + ".weight"
+        return {"embed": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}[name] + ".weight"
     _, layer, part = name.split(".")
     if part in ("q", "k", "v", "o"):
         part = f"self_attn.{part}_proj"
@@ -165,9 +161,7 @@ class Comparison:
             top1=self._same / self._positions,
             mean_kl=self._kl / self._positions,
             perplexity=float(np.exp(self._ours_nats / self._predicted)),
-            perplexity_ratio=float(
-                np.exp((self._ours_nats - self._reference_nats) / self._predicted)
-            ),
+            perplexity_ratio=float(np.exp((self._ours_nats - self._reference_nats) / self._predicted)),
         )
 
 

@@ -1,7 +1,7 @@
 """Sampling the slow way: one token at a time, with lists and Python integers.
 
-The weight of a token and the time it waits are part of the definition (see `miaotui.kernels.weights`
-and `miaotui.kernels.race`), so they are computed here by the same float32 operations; everything
+The weight of a token and the time it waits are part of the definition (see `miaotui.kernels.sampling.weights`
+and `miaotui.kernels.sampling.gumbel`), so they are computed here by the same float32 operations; everything
 after them is exact.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from miaotui.engine.noise import noise_key
+from miaotui.backends.cpu.noise import noise_key
 from miaotui.types import SamplingParams
 
 F = np.float32
@@ -25,14 +25,36 @@ COEFFICIENTS = (
     0.6931471880262287,
 )
 
-WAIT = tuple(map(F, (
-    1.442694902420044, 0.7213939428329468, 0.4789845943450928, 0.3902158737182617,
-    0.06976592540740967, 1.0886409282684326, -1.4946882724761963, 1.6715266704559326,
-)))  # fmt: skip
-LOG2 = tuple(map(F, (
-    1.4426950216293335, -0.7213529348373413, 0.48091670870780945, -0.3602251708507538,
-    0.2872888743877411, -0.24927182495594025, 0.23265257477760315, -0.14275974035263062,
-)))  # fmt: skip
+WAIT = tuple(
+    map(
+        F,
+        (
+            1.442694902420044,
+            0.7213939428329468,
+            0.4789845943450928,
+            0.3902158737182617,
+            0.06976592540740967,
+            1.0886409282684326,
+            -1.4946882724761963,
+            1.6715266704559326,
+        ),
+    )
+)
+LOG2 = tuple(
+    map(
+        F,
+        (
+            1.4426950216293335,
+            -0.7213529348373413,
+            0.48091670870780945,
+            -0.3602251708507538,
+            0.2872888743877411,
+            -0.24927182495594025,
+            0.23265257477760315,
+            -0.14275974035263062,
+        ),
+    )
+)
 
 
 def weights(logits: np.ndarray, temperature: float) -> list[int]:
@@ -87,11 +109,7 @@ def _estrin(c: Sequence[F], x: np.ndarray) -> np.ndarray:
 
 
 def edited(
-    logits: np.ndarray,
-    params: SamplingParams,
-    prompt: Sequence[int],
-    answer: Sequence[int],
-    ends: Sequence[int],
+    logits: np.ndarray, params: SamplingParams, prompt: Sequence[int], answer: Sequence[int], ends: Sequence[int]
 ) -> np.ndarray:
     """The logits after min_tokens, bias and penalties."""
     edited = []
@@ -101,11 +119,7 @@ def edited(
             value = -math.inf
         value = float(F(value + params.logit_bias.get(token, 0.0)))
         if token in prompt or token in answer:
-            value = (
-                value / params.repetition_penalty
-                if value > 0
-                else value * params.repetition_penalty
-            )
+            value = value / params.repetition_penalty if value > 0 else value * params.repetition_penalty
         value -= params.frequency_penalty * answer.count(token)
         value -= params.presence_penalty * (token in answer)
         edited.append(value)

@@ -21,7 +21,7 @@ import miaotui
 from hostile_files import BROKEN_FOLDERS, BROKEN_GGUF, HOSTILE_TOKENIZERS, Spoiler, nonsense
 from miaotui.cli import main
 from miaotui.errors import MiaotuiError, PromptTooLongError, RequestError
-from miaotui.kernels import compiled
+from miaotui.kernels.runtime import compiled
 from tiny_models import make_tiny_folder, make_tiny_gguf
 
 # What a message asks the reader to do, in one of these words.
@@ -162,10 +162,27 @@ def test_a_folder_with_a_pipe_among_its_files_does_not_hang(folder: Path, tmp_pa
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "/", "/dev/zero", "/dev/null", "\0", "a\0b", "\ud800", "x" * 5000, "x/" * 3000, "~no",
-     "owner/name", "smollm2-13m", b"nothing", 5, None, ["a"]],
+    [
+        "",
+        ".",
+        "/",
+        "/dev/zero",
+        "/dev/null",
+        "\0",
+        "a\0b",
+        "\ud800",
+        "x" * 5000,
+        "x/" * 3000,
+        "~no",
+        "owner/name",
+        "smollm2-13m",
+        b"nothing",
+        5,
+        None,
+        ["a"],
+    ],
     ids=lambda name: repr(name)[:12],
-)  # fmt: skip
+)
 def test_names_of_nothing(name: Any, home: Path) -> None:
     with pytest.raises(MiaotuiError) as refused:
         miaotui.load(name)
@@ -222,8 +239,10 @@ def one_line(capsys: pytest.CaptureFixture[str], *line: str, sign: str = "error:
     return said[0]
 
 
-@pytest.mark.parametrize("what", ["half the tensors", "no tokenizer", "an unknown architecture",
-                                  "weights that are not numbers", "2**63 tensors"])  # fmt: skip
+@pytest.mark.parametrize(
+    "what",
+    ["half the tensors", "no tokenizer", "an unknown architecture", "weights that are not numbers", "2**63 tensors"],
+)
 def test_a_broken_model_is_one_line(
     what: str, gguf: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,9 +274,7 @@ def test_errors_begin_in_the_readers_language(
     ],
     ids=" ".join,
 )
-def test_nonsense_on_the_command_line(
-    option: list[str], gguf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nonsense_on_the_command_line(option: list[str], gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clear(one_line(capsys, "run", str(gguf), "Hello", "--raw", *option))
 
 
@@ -271,11 +288,7 @@ def test_nonsense_on_the_command_line(
     ],
 )
 def test_nonsense_in_the_environment(
-    name: str,
-    value: str,
-    gguf: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, value: str, gguf: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
     assert name in one_line(capsys, "run", str(gguf), "Hello", *SHORT)

@@ -105,8 +105,7 @@ def test_a_full_disk_says_how_much_is_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (98_362_432, "98.4 MB"), (10**12, "1.0 TB")],
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (98_362_432, "98.4 MB"), (10**12, "1.0 TB")]
 )
 def test_sizes_are_shown_in_decimal_units(size: int, text: str) -> None:
     assert format_size(size) == text

@@ -79,9 +79,7 @@ def test_all_blocks_are_of_a_known_kind() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(
-    "example", [e for e in examples("python") if SERVER not in e.code], ids=str
-)
+@pytest.mark.parametrize("example", [e for e in examples("python") if SERVER not in e.code], ids=str)
 def test_python_examples_run(example: Example, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(example.code, encoding="utf-8")
@@ -94,10 +92,7 @@ def test_make_commands_have_a_target(command: str) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(
-    "command",
-    named([c for c in commands() if "miaotui " in c[1] and not is_served(c[1])]),
-)
+@pytest.mark.parametrize("command", named([c for c in commands() if "miaotui " in c[1] and not is_served(c[1])]))
 def test_console_commands_run(command: str, tmp_path: Path) -> None:
     folder = str(Path(sys.executable).parent)
     env = {**os.environ, "PATH": folder + os.pathsep + os.environ["PATH"], "LC_ALL": "C.UTF-8"}
@@ -139,9 +134,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_named_in_the_text_exist(page: Path) -> None:
     missing = []
-    for name in re.findall(
-        r"`([\w./-]+\.py|[\w-]+/|(?:src|tests|docs)/[\w./-]+)`", page.read_text()
-    ):
+    for name in re.findall(r"`([\w./-]+\.py|[\w-]+/|(?:src|tests|docs)/[\w./-]+)`", page.read_text()):
         path = name.rstrip("/")
         if not any((base / path).exists() for base in (ROOT, SOURCE)):
             missing.append(name)

@@ -12,14 +12,8 @@ import numpy as np
 import pytest
 
 import miaotui
-from miaotui.errors import (
-    EngineError,
-    ModelNotFoundError,
-    PromptTooLongError,
-    RequestError,
-    TemplateError,
-)
-from miaotui.kernels import compiled
+from miaotui.errors import EngineError, ModelNotFoundError, PromptTooLongError, RequestError, TemplateError
+from miaotui.kernels.runtime import compiled
 from miaotui.llm import LLM
 from miaotui.types import Completion, SamplingParams
 from tiny_models import make_tiny_folder, make_tiny_gguf
@@ -204,9 +198,7 @@ def test_stop_strings_end_the_text_before_them(llm: LLM) -> None:
 def test_stop_tokens(llm: LLM) -> None:
     ids = llm.generate([1, 2], max_tokens=9, temperature=1.5, seed=8, ignore_eos=True).token_ids
     stop = next(i for i in ids[3:] if i not in ids[:3])
-    done = llm.generate(
-        [1, 2], max_tokens=9, temperature=1.5, seed=8, ignore_eos=True, stop_token_ids={stop}
-    )
+    done = llm.generate([1, 2], max_tokens=9, temperature=1.5, seed=8, ignore_eos=True, stop_token_ids={stop})
     assert done.token_ids == ids[: ids.index(stop) + 1]
     assert done.finish_reason == "stop"
 
@@ -483,10 +475,7 @@ def test_two_models_share_the_team(path: Path, home: Path) -> None:
         def work(name: str, model: LLM) -> None:
             found[name] = model.generate("Hi", max_tokens=20, ignore_eos=True).token_ids
 
-        threads = [
-            threading.Thread(target=work, args=pair, daemon=True)
-            for pair in (("one", llm), ("other", other))
-        ]
+        threads = [threading.Thread(target=work, args=pair, daemon=True) for pair in (("one", llm), ("other", other))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -501,12 +490,7 @@ def test_a_closed_model_says_so(path: Path) -> None:
     llm = miaotui.load(path)
     llm.close()
     llm.close()
-    for call in (
-        lambda: llm.generate("a"),
-        lambda: llm.stream("a"),
-        lambda: llm.logits([1]),
-        lambda: llm.weight_bytes,
-    ):
+    for call in (lambda: llm.generate("a"), lambda: llm.stream("a"), lambda: llm.logits([1]), lambda: llm.weight_bytes):
         with pytest.raises(EngineError, match="closed"):
             call()
 
@@ -527,8 +511,7 @@ def test_closing_while_another_thread_waits(path: Path) -> None:
     stream = llm.stream([3], ignore_eos=True)
     next(stream)
     thread = threading.Thread(
-        target=lambda: answers.append(llm.generate([1], max_tokens=250, ignore_eos=True)),
-        daemon=True,
+        target=lambda: answers.append(llm.generate([1], max_tokens=250, ignore_eos=True)), daemon=True
     )
     thread.start()
     while in_flight(llm) < 2 and not answers:

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.build import Built, EngineOptions, assemble, build
 from miaotui.config import Settings
-from miaotui.engine.build import Built, EngineOptions, assemble, build
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.hub.store import PackedStore
-from miaotui.hub.tensors import BlockType, StoredTensor
-from miaotui.kernels.formats import Format
+from miaotui.kernels.linear.formats import Format
 from miaotui.model.config import ModelConfig
-from miaotui.model.files import ModelFiles, open_model
 from miaotui.model.packed import PackedModel, pack_model
+from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.text.load import load_tokenizer
-from miaotui.text.tokenizer import Tokenizer
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
 from tiny_models import tiny_config, tiny_weights
 from tiny_tokenizer import write_tokenizer
@@ -46,9 +46,7 @@ def open_parts(path: Path, settings: Settings, **options: Any) -> tuple[Built, T
     return build(path, config, chosen, settings, None), tokenizer
 
 
-def pack_tiny(
-    config: ModelConfig, folder: Path, form: Format = Format.Q8, change: Change | None = None
-) -> PackedModel:
+def pack_tiny(config: ModelConfig, folder: Path, form: Format = Format.Q8, change: Change | None = None) -> PackedModel:
     """A random model of any configuration, its weights changed in place by ``change``, packed."""
     arrays = tiny_weights(config)
     if change is not None:
@@ -88,9 +86,7 @@ def run(engine: Engine) -> None:
         engine.scheduler.check()
 
 
-def answers(
-    engine: Engine, prompts: Sequence[Sequence[int]], *params: Any
-) -> list[tuple[int, ...]]:
+def answers(engine: Engine, prompts: Sequence[Sequence[int]], *params: Any) -> list[tuple[int, ...]]:
     """The token ids of every answer, all requests running together."""
     requests = submit_all(engine, prompts, *params)
     run(engine)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.model.architectures import Architecture, by_model_type
 from miaotui.model.config import ModelConfig
-from miaotui.model.from_hf import config_from_hf
-from miaotui.model.names import tensor_shapes
+from miaotui.model.reading.architectures import Architecture, by_model_type
+from miaotui.model.reading.from_hf import config_from_hf
+from miaotui.model.reading.names import tensor_shapes
 from tiny_tokenizer import EOS, tokenizer_metadata, write_tokenizer
 
 Array = NDArray[np.float32]
@@ -39,12 +39,7 @@ BASE: dict[str, Any] = {
     "pad_token_id": EOS,
 }
 TWO_HEADS: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": None}
-YARN = {
-    "rope_type": "yarn",
-    "factor": 4.0,
-    "original_max_position_embeddings": 64,
-    "beta_fast": 8.0,
-}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8.0}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -152,9 +147,7 @@ def make_tiny_folder(folder: Path, variant: str, seed: int = 0, **overrides: Any
     return path
 
 
-def _hf_tensors(
-    config: ModelConfig, architecture: Architecture, seed: int
-) -> Iterator[tuple[str, Array]]:
+def _hf_tensors(config: ModelConfig, architecture: Architecture, seed: int) -> Iterator[tuple[str, Array]]:
     """The weights as transformers names, cuts and offsets them."""
     weights = tiny_weights(config, seed)
     for name in weights:
@@ -197,11 +190,7 @@ def _write_safetensors(path: Path, tensors: dict[str, Array]) -> None:
     position = 0
     for name, values in tensors.items():
         end = position + values.nbytes
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(values.shape),
-            "data_offsets": [position, end],
-        }
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header).encode()
     with path.open("wb") as file:
@@ -210,9 +199,7 @@ def _write_safetensors(path: Path, tensors: dict[str, Array]) -> None:
             file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
 
 
-def make_tiny_gguf(
-    folder: Path, variant: str, seed: int = 0, kind: str = "F32", **overrides: Any
-) -> Path:
+def make_tiny_gguf(folder: Path, variant: str, seed: int = 0, kind: str = "F32", **overrides: Any) -> Path:
     """Write the model as a GGUF file, matrices in block type ``kind`` (F32, F16, Q8_0, Q4_0, …)."""
     from gguf import GGMLQuantizationType, GGUFWriter, quants  # noqa: PLC0415  (a test extra)
 
@@ -334,9 +321,5 @@ def _gguf_name(name: str) -> str:
         return f"attn_{part}.{suffix}"
     if part in ("gate", "up", "down"):
         return f"ffn_{part}.{suffix}"
-    renamed = {
-        "o": "attn_output",
-        "attn_post_norm": "post_attention_norm",
-        "ffn_post_norm": "post_ffw_norm",
-    }
+    renamed = {"o": "attn_output", "attn_post_norm": "post_attention_norm", "ffn_post_norm": "post_ffw_norm"}
     return f"{renamed.get(part, part)}.{suffix}"

@@ -43,9 +43,7 @@ def write_tokenizer(folder: Path) -> None:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": i, "content": text, "special": True, **added} for i, text in SPECIALS.items()
-        ],
+        "added_tokens": [{"id": i, "content": text, "special": True, **added} for i, text in SPECIALS.items()],
         "normalizer": None,
         "pre_tokenizer": {**byte_level, "use_regex": True},
         "post_processor": None,

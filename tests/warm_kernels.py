@@ -12,9 +12,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from miaotui.kernels import compiled
+from miaotui.kernels.runtime import compiled
 
-MODULES = ("attention", "linear", "draw", "pointwise", "suffix", "passes", "reading")
+MODULES = (
+    "attention.paged_attention",
+    "linear.matmul",
+    "sampling.draw",
+    "pointwise.rows",
+    "draft.suffix",
+    "runtime.passes",
+    "platform.reading",
+)
 
 
 def warm_kernels(processes: int) -> None:
@@ -32,7 +40,7 @@ def warm_kernels(processes: int) -> None:
 
 def kernels() -> Iterator[str]:
     """The name of every kernel, the slow ones to compile first."""
-    from miaotui.kernels.compiler import Kernel  # noqa: PLC0415  (imports Numba)
+    from miaotui.kernels.runtime.compiler import Kernel  # noqa: PLC0415  (imports Numba)
 
     for module in MODULES:
         for name, value in vars(importlib.import_module(f"miaotui.kernels.{module}")).items():

@@ -25,9 +25,7 @@ class Engine:
 
     def __init__(self, path: str, threads: int) -> None:
         # Peers verify no drafts either, and one token a pass is what is measured here.
-        self._llm = miaotui.load(
-            path, threads=threads, context=CONTEXT, kv_tokens=KV_TOKENS, speculate=False
-        )
+        self._llm = miaotui.load(path, threads=threads, context=CONTEXT, kv_tokens=KV_TOKENS, speculate=False)
 
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> TokenTimes:
         """Greedy continuation of all ``prompts`` together: reading one stream advances all."""

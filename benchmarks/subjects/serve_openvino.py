@@ -61,9 +61,7 @@ class Serving:
             config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, True, False
             self._number += 1
             tokens = openvino.Tensor(np.asarray([prompt], np.int64))
-            self._open.append(
-                (self._pipeline.add_request(self._number, tokens, config), future, [0, max_tokens])
-            )
+            self._open.append((self._pipeline.add_request(self._number, tokens, config), future, [0, max_tokens]))
 
     def _leave(self) -> None:
         assert self.loop is not None
@@ -86,9 +84,7 @@ def _settle(future: asyncio.Future[int], count: int) -> None:
         future.set_result(count)
 
 
-async def talk(
-    serving: Serving, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
+async def talk(serving: Serving, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One connection, one request."""
     head = await reader.readuntil(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]

@@ -17,16 +17,7 @@ if TYPE_CHECKING:
     from miaotui.llm import LLM, load
 
 __version__ = "0.1.0"
-__all__ = [
-    "LLM",
-    "Completion",
-    "Delta",
-    "MiaotuiError",
-    "SamplingParams",
-    "Timing",
-    "TokenLogprobs",
-    "load",
-]
+__all__ = ["LLM", "Completion", "Delta", "MiaotuiError", "SamplingParams", "Timing", "TokenLogprobs", "load"]
 
 
 def __getattr__(name: str) -> Any:

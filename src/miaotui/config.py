@@ -55,8 +55,7 @@ class Settings:
         return cls(
             cache_dir=cache_dir,
             config_dir=config_dir,
-            offline=_switch(env, "MIAOTUI_OFFLINE")
-            or env.get("HF_HUB_OFFLINE", "").lower() in _TRUE,
+            offline=_switch(env, "MIAOTUI_OFFLINE") or env.get("HF_HUB_OFFLINE", "").lower() in _TRUE,
             timeout_s=_positive(env, "MIAOTUI_TIMEOUT_S", 30.0),
             packed_max_bytes=int(_positive(env, "MIAOTUI_PACKED_MAX_GB", 64.0) * 10**9),
         )
@@ -83,19 +82,12 @@ def cache_error(error: OSError, path: Path, needed_bytes: int | None = None) -> 
     """
     reason = error.strerror or str(error)
     if error.errno in FULL_DISK:
-        needs = (
-            ""
-            if needed_bytes is None
-            else f"; {needed_bytes:,} bytes ({format_size(needed_bytes)}) are needed"
-        )
+        needs = "" if needed_bytes is None else f"; {needed_bytes:,} bytes ({format_size(needed_bytes)}) are needed"
         return CacheError(
             f"no room to write in {path}: {reason}{needs}. "
             "Free space there, or set MIAOTUI_HOME to a folder on a larger disk"
         )
-    return CacheError(
-        f"cannot write in {path}: {reason}. "
-        "Make it writable, or set MIAOTUI_HOME to a writable folder"
-    )
+    return CacheError(f"cannot write in {path}: {reason}. Make it writable, or set MIAOTUI_HOME to a writable folder")
 
 
 def format_size(size_bytes: int) -> str:
@@ -136,9 +128,7 @@ def _home() -> Path:
     try:
         return Path.home()
     except RuntimeError as error:
-        raise CacheError(
-            "this user has no home folder to keep models in. Set MIAOTUI_HOME to a folder"
-        ) from error
+        raise CacheError("this user has no home folder to keep models in. Set MIAOTUI_HOME to a folder") from error
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool:

@@ -18,20 +18,20 @@ from typing import Any, TypeGuard, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.build import EngineOptions, Progress
+from miaotui.backends.cpu.workspace import KvPages
 from miaotui.config import Settings
-from miaotui.drafthead.head import head_for
-from miaotui.engine.build import EngineOptions, Progress
 from miaotui.engine.driver import Driver
 from miaotui.engine.loaded import load_model
-from miaotui.engine.tally import SourceReport
 from miaotui.errors import PromptTooLongError, RequestError
-from miaotui.fsr.drafts import suffix_speculation
 from miaotui.hub.resolve import resolve
-from miaotui.kernels.formats import Format
-from miaotui.model.workspace import KvPages
-from miaotui.schedule.pages import pages_for
+from miaotui.kernels.linear.formats import Format
+from miaotui.schedule.pages.pool import pages_for
 from miaotui.schedule.plan import Chunk
-from miaotui.text.chat import Message
+from miaotui.speculation.drafters.head import head_for
+from miaotui.speculation.drafters.suffix import suffix_speculation
+from miaotui.speculation.stats import SourceReport
+from miaotui.text.templates.chat_template import Message
 from miaotui.types import Completion, Delta, SamplingParams
 
 Prompt = str | Sequence[int]
@@ -87,9 +87,7 @@ class LLM:
     # answers --------------------------------------------------------------------------------------
 
     @overload
-    def generate(
-        self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Any
-    ) -> Completion: ...
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Any) -> Completion: ...
 
     @overload
     def generate(
@@ -97,10 +95,7 @@ class LLM:
     ) -> list[Completion]: ...
 
     def generate(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        params: SamplingParams | None = None,
-        **parameters: Any,
+        self, prompt: Prompt | Sequence[Prompt], params: SamplingParams | None = None, **parameters: Any
     ) -> Completion | list[Completion]:
         """Continue one prompt (text or token ids), or several together.
 
@@ -113,12 +108,7 @@ class LLM:
         several = cast("Sequence[Prompt]", prompt)
         return self._driver.answers([self._tokens(one) for one in several], chosen)
 
-    def chat(
-        self,
-        messages: Sequence[Message],
-        params: SamplingParams | None = None,
-        **parameters: Any,
-    ) -> Completion:
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, **parameters: Any) -> Completion:
         """Answer a conversation: messages with ``role`` and ``content``, in the model's own form.
 
         Raises like `generate`, and `TemplateError` if the model has no chat template.
@@ -126,9 +116,7 @@ class LLM:
         chosen = _params(params, parameters)
         return self._driver.answers([self.chat_tokens(messages)], chosen)[0]
 
-    def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Any
-    ) -> Iterator[Delta]:
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Any) -> Iterator[Delta]:
         """Like `generate` for one prompt, piece by piece; the last piece carries the completion.
 
         Leaving the loop early cancels the request.
@@ -137,10 +125,7 @@ class LLM:
         return self._driver.pieces(self._tokens(prompt), chosen)
 
     def chat_stream(
-        self,
-        messages: Sequence[Message],
-        params: SamplingParams | None = None,
-        **parameters: Any,
+        self, messages: Sequence[Message], params: SamplingParams | None = None, **parameters: Any
     ) -> Iterator[Delta]:
         """Like `chat`, piece by piece."""
         chosen = _params(params, parameters)
@@ -186,7 +171,7 @@ class LLM:
         values; a pass that verifies drafts reads them once for several tokens. The
         machine's read bandwidth is measured once and remembered.
         """
-        from miaotui.kernels.bandwidth import remembered_bandwidth  # noqa: PLC0415
+        from miaotui.kernels.platform.bandwidth import remembered_bandwidth  # noqa: PLC0415
 
         mean_length = completion.prompt_tokens + len(completion.token_ids) / 2
         per_token = self.weight_bytes + mean_length * KvPages.bytes_per_token(self.config, self.kv)
@@ -216,10 +201,7 @@ class LLM:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -229,9 +211,7 @@ class LLM:
         try:
             return [operator.index(token) for token in prompt]
         except TypeError:
-            raise RequestError(
-                f"a prompt must be text or token ids, not {type(prompt).__name__}"
-            ) from None
+            raise RequestError(f"a prompt must be text or token ids, not {type(prompt).__name__}") from None
 
 
 def _is_prompt(prompt: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:

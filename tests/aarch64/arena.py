@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.team import address_of, aligned_bytes
+from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def run_here(arena: Arena, functions: Mapping[str, Callable[..., None]]) -> NDAr
     for at, offset in arena.addresses.items():
         memory[at : at + 8].view(np.int64)[0] = base + offset
     for call in arena.calls:
-        functions[call.function](
-            *(base + a.offset if isinstance(a, Place) else a for a in call.arguments)
-        )
+        functions[call.function](*(base + a.offset if isinstance(a, Place) else a for a in call.arguments))
     for at in arena.addresses:
         memory[at : at + 8] = 0
     return memory
@@ -93,17 +91,11 @@ def driver(arena: Arena, signatures: Mapping[str, str]) -> str:
     """A C program: ``program image result`` makes the calls on an image of the arena."""
     kinds = {"i": "int64_t", "f": "float"}
     used = sorted({call.function for call in arena.calls})
-    declared = [
-        f"void {name}({', '.join(kinds[letter] for letter in signatures[name])});" for name in used
-    ]
-    fixed = [
-        f"  *(int64_t *)(m + {at}) = (int64_t)(m + {to});" for at, to in arena.addresses.items()
-    ]
+    declared = [f"void {name}({', '.join(kinds[letter] for letter in signatures[name])});" for name in used]
+    fixed = [f"  *(int64_t *)(m + {at}) = (int64_t)(m + {to});" for at, to in arena.addresses.items()]
     calls = [f"  {c.function}({', '.join(map(_c_argument, c.arguments))});" for c in arena.calls]
     cleared = [f"  *(int64_t *)(m + {at}) = 0;" for at in arena.addresses]
-    return "\n".join(
-        [_HEAD, *declared, _OPEN.format(size=arena.size), *fixed, *calls, *cleared, _CLOSE]
-    )
+    return "\n".join([_HEAD, *declared, _OPEN.format(size=arena.size), *fixed, *calls, *cleared, _CLOSE])
 
 
 def _c_argument(argument: Place | int | float) -> str:

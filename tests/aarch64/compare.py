@@ -22,7 +22,7 @@ from arena import Arena, Place, driver, first_difference, run_here  # noqa: E402
 from emitted import Target, compiled_here, object_code  # noqa: E402
 from operations import arena, functions  # noqa: E402
 
-from miaotui.kernels.cpu import Isa, probe  # noqa: E402
+from miaotui.kernels.platform.cpu import Isa, probe  # noqa: E402
 
 TRIPLE = "aarch64-unknown-linux-gnu"
 TARGETS = (
@@ -31,9 +31,7 @@ TARGETS = (
 )
 
 
-def run_there(
-    calls: Arena, target: Target, cpu: str, compiler: str, emulator: str
-) -> NDArray[np.uint8]:
+def run_there(calls: Arena, target: Target, cpu: str, compiler: str, emulator: str) -> NDArray[np.uint8]:
     """The memory after the calls on the emulated processor ``cpu``."""
     emitters = functions(target.isa)
     signatures = {name: letters for name, (_, letters) in emitters.items()}

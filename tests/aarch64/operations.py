@@ -15,9 +15,9 @@ from arena import Arena, Place, float_bits
 from kernel_pass import packed, random_blocks
 from numpy.typing import NDArray
 
-from miaotui.kernels import arithmetic, reference
-from miaotui.kernels import attention_fields as att
-from miaotui.kernels.attention_emit import (
+from miaotui.kernels import reference
+from miaotui.kernels.attention import fields as att
+from miaotui.kernels.attention.emit import (
     TOGETHER,
     attend_emitters,
     clear_query,
@@ -26,13 +26,14 @@ from miaotui.kernels.attention_emit import (
     rotate_head,
     store_key_value,
 )
-from miaotui.kernels.cpu import Isa
-from miaotui.kernels.formats import Format, tile_stride
-from miaotui.kernels.ops import OP_FIELDS
-from miaotui.kernels.peaks_emit import vectors_peak
-from miaotui.kernels.pointwise_emit import embed_row, norm_row, quantize_row, softcap_row
-from miaotui.kernels.simd import F32X, Emitter, Value
-from miaotui.kernels.tiles import TILINGS, emit_unit
+from miaotui.kernels.linear.formats import Format, tile_stride
+from miaotui.kernels.linear.tiles import TILINGS, emit_unit
+from miaotui.kernels.platform.cpu import Isa
+from miaotui.kernels.pointwise.emit import embed_row, norm_row, quantize_row, softcap_row
+from miaotui.kernels.runtime import arithmetic
+from miaotui.kernels.runtime.ops import OP_FIELDS
+from miaotui.kernels.runtime.simd import F32X, Emitter, Value
+from miaotui.kernels.sampling.peaks_emit import vectors_peak
 
 ROWS = range(1, 9)
 WIDTH = 160
@@ -45,9 +46,7 @@ def gated(activation: Callable[..., Value]) -> Callable[..., None]:
     """What follows a gated product: ``(gate, up, integers, header)``, 32 values."""
 
     def emit(e: Emitter, gate: Value, up: Value, integers: Value, header: Value) -> None:
-        low, high = (
-            activation(e, e.load(gate + at, F32X, 4)) * e.load(up + at, F32X, 4) for at in (0, 64)
-        )
+        low, high = (activation(e, e.load(gate + at, F32X, 4)) * e.load(up + at, F32X, 4) for at in (0, 64))
         arithmetic.quantize_group(e, low, high, integers, header)
 
     return emit
@@ -61,9 +60,7 @@ def peak(e: Emitter, x: Value, count: Value, out: Value) -> None:
 def functions(isa: Isa) -> Functions:
     """Emitters and signatures by name, tiled for a processor."""
     found: Functions = {
-        f"unit_{form.value}_{rows}": (emit_unit(form, rows, TILINGS[isa]), "i" * 9)
-        for form in Format
-        for rows in ROWS
+        f"unit_{form.value}_{rows}": (emit_unit(form, rows, TILINGS[isa]), "i" * 9) for form in Format for rows in ROWS
     }
     found |= {f"embed_{form.value}": (embed_row(form), "iiiif") for form in Format}
     found |= {
@@ -120,9 +117,17 @@ def add_products(a: Arena, rng: np.random.Generator) -> None:
         source, width = (floats, 4 * WIDTH) if form is Format.F32 else (integers, WIDTH)
         for rows in ROWS:
             a.call(
-                f"unit_{form.value}_{rows}", weights, stride, WIDTH // 32, source, width,
-                heads, WIDTH // 2, a.room(rows * 192), 192,
-            )  # fmt: skip
+                f"unit_{form.value}_{rows}",
+                weights,
+                stride,
+                WIDTH // 32,
+                source,
+                width,
+                heads,
+                WIDTH // 2,
+                a.room(rows * 192),
+                192,
+            )
         for lane in (0, 7, 15):
             out = a.room(4 * WIDTH)
             a.call(f"embed_{form.value}", weights, WIDTH // 32, lane, out, 11.3125)
@@ -156,9 +161,14 @@ def add_attention(a: Arena, rng: np.random.Generator, int8: bool) -> None:
     cos, sin = a.put(np.cos(turns).astype(np.float32)), a.put(np.sin(turns).astype(np.float32))
     weight = a.put(normal(rng, DIM))
     fields: dict[int, Place | int] = {
-        att.DIM: DIM, att.ROTATED: ROTATED, att.COS: cos, att.SIN: sin, att.KEY_NORM: weight,
-        att.NORM_EPS: float_bits(1e-6), att.VALUES_IN_HEAD: half,
-    }  # fmt: skip
+        att.DIM: DIM,
+        att.ROTATED: ROTATED,
+        att.COS: cos,
+        att.SIN: sin,
+        att.KEY_NORM: weight,
+        att.NORM_EPS: float_bits(1e-6),
+        att.VALUES_IN_HEAD: half,
+    }
     op, pages = a.put_table(fields, OP_FIELDS), a.put(np.zeros(4 * half, np.uint8))
     for position in range(2 * PAGE - 3):
         key, value = a.put(normal(rng, DIM)), a.put(normal(rng, DIM))
@@ -170,9 +180,14 @@ def add_attention(a: Arena, rng: np.random.Generator, int8: bool) -> None:
 
 
 def meet(
-    a: Arena, rng: np.random.Generator, kind: str, count: int,
-    pages: Place, half: int, tables: tuple[Place, Place, Place],
-) -> None:  # fmt: skip
+    a: Arena,
+    rng: np.random.Generator,
+    kind: str,
+    count: int,
+    pages: Place,
+    half: int,
+    tables: tuple[Place, Place, Place],
+) -> None:
     """Some queries meet both pages; their views differ."""
     stride = query_bytes(DIM)
     queries = a.put(np.zeros(count * stride, np.uint8))

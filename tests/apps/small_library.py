@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from miaotui.fsr import Document, Index
+from miaotui.retrieval import Document, Index
 
 DOCUMENTS = (
     Document(
@@ -27,11 +27,7 @@ DOCUMENTS = (
         "因为洪水频繁，桥墩在1956年加固。",
         title="青石桥",
     ),
-    Document(
-        "tea",
-        "白露茶产自南屏山，每年三月采摘。约瑟夫·哈兰在他的游记中称赞了它的香气。",
-        title="白露茶",
-    ),
+    Document("tea", "白露茶产自南屏山，每年三月采摘。约瑟夫·哈兰在他的游记中称赞了它的香气。", title="白露茶"),
 )
 
 

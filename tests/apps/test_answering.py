@@ -10,16 +10,16 @@ import pytest
 from small_library import open_library
 
 from miaotui.apps.answering import Answer, Composing, checked_question, compose, extract
-from miaotui.apps.desk import Desk, Question, look_up
 from miaotui.apps.evidence import Evidence, Passage, gather
-from miaotui.apps.speaker import Speaker
-from miaotui.engine.build import EngineOptions
+from miaotui.apps.qa_pipeline import QaPipeline, Question, look_up
+from miaotui.apps.text_model import LocalTextModel
+from miaotui.backends.cpu.build import EngineOptions
 from miaotui.engine.loaded import load_model
-from miaotui.engine.request import Asked
+from miaotui.engine.request import RequestOptions
 from miaotui.errors import RequestError
-from miaotui.fsr import Document, Index
-from miaotui.fsr.answers import AnswerCache
-from miaotui.kernels.formats import Format
+from miaotui.kernels.linear.formats import Format
+from miaotui.retrieval import Document, Index
+from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.types import Deadline, SamplingParams
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -36,15 +36,15 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
 
 
 @pytest.fixture(scope="module")
-def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaker]:
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTextModel]:
     place = tmp_path_factory.mktemp("models")
     folder = make_tiny_folder(place, "llama", max_position_embeddings=2048)
     write_tokenizer(folder)
-    with Speaker(load_model(folder, OPTIONS, settings_in(place))) as speaker:
+    with LocalTextModel(load_model(folder, OPTIONS, settings_in(place))) as speaker:
         yield speaker
 
 
-def ask(desk: Desk, question: Question) -> tuple[str, Answer]:
+def ask(desk: QaPipeline, question: Question) -> tuple[str, Answer]:
     parts = list(desk.ask(question))
     text, answer = "".join(part for part in parts if isinstance(part, str)), parts[-1]
     assert isinstance(answer, Answer)
@@ -53,7 +53,7 @@ def ask(desk: Desk, question: Question) -> tuple[str, Answer]:
 
 
 def test_a_span_is_extracted_with_its_sentence(library: Index) -> None:
-    _, answer = ask(Desk(library), Question(BUILT, "library"))
+    _, answer = ask(QaPipeline(library), Question(BUILT, "library"))
     assert (answer.text, answer.how, answer.found) == ("1874", "extractive", True)
     assert answer.citations[0].id.startswith("lighthouse")
     assert answer.citations[0].source == "arden.md"
@@ -69,12 +69,12 @@ def test_a_span_is_extracted_with_its_sentence(library: Index) -> None:
     ],
 )
 def test_what_is_not_there_is_not_found(library: Index, question: str, text: str) -> None:
-    _, answer = ask(Desk(library), Question(question, "library"))
+    _, answer = ask(QaPipeline(library), Question(question, "library"))
     assert (answer.text, answer.how, answer.found, answer.citations) == (text, "none", False, ())
 
 
-def test_a_model_writes_within_its_time(library: Index, speaker: Speaker) -> None:
-    desk = Desk(library, speaker)
+def test_a_model_writes_within_its_time(library: Index, speaker: LocalTextModel) -> None:
+    desk = QaPipeline(library, speaker)
     question = Question(BUILT, "library", "generated", deadline_ms=20_000, max_tokens=12)
     _, answer = ask(desk, question)
     assert answer.how in ("generated", "none")
@@ -83,30 +83,28 @@ def test_a_model_writes_within_its_time(library: Index, speaker: Speaker) -> Non
     assert replace(again, took_ms=0) == replace(answer, took_ms=0)
 
 
-def test_a_model_that_would_be_late_gives_way_to_a_span(library: Index, speaker: Speaker) -> None:
+def test_a_model_that_would_be_late_gives_way_to_a_span(library: Index, speaker: LocalTextModel) -> None:
     question = Question(BUILT, "library", "generated", deadline_ms=0.001)
-    _, answer = ask(Desk(library, speaker), question)
+    _, answer = ask(QaPipeline(library, speaker), question)
     assert (answer.text, answer.how) == ("1874", "extractive")
 
 
-def test_leaving_early_cancels(library: Index, speaker: Speaker) -> None:
+def test_leaving_early_cancels(library: Index, speaker: LocalTextModel) -> None:
     prompt = speaker.tokens([{"role": "user", "content": "go on"}])
-    request, pieces = speaker.say(prompt, SamplingParams(max_tokens=500, ignore_eos=True), Asked())
+    request, pieces = speaker.say(prompt, SamplingParams(max_tokens=500, ignore_eos=True), RequestOptions())
     while not next(pieces).token_ids:
         pass
     pieces.close()
     while not request.is_over:
         pass
     assert request.finish_reason == "cancelled"
-    _, whole = speaker.say(
-        prompt, SamplingParams(max_tokens=3), Asked(deadline=Deadline(total_ms=60_000))
-    )
+    _, whole = speaker.say(prompt, SamplingParams(max_tokens=3), RequestOptions(deadline=Deadline(total_ms=60_000)))
     assert list(whole)[-1].completion is not None
 
 
 def test_answers_are_kept_until_the_index_changes(tmp_path: Path) -> None:
     with open_library(tmp_path) as index:
-        desk = Desk(index, cache=AnswerCache(), model="m")
+        desk = QaPipeline(index, cache=AnswerCache(), model="m")
         _, first = ask(desk, Question(BUILT, "library"))
         _, again = ask(desk, Question(BUILT, "library"))
         assert (first.cache, again.cache) == ("miss", "hit")

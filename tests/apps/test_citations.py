@@ -9,7 +9,7 @@ import pytest
 from small_library import DOCUMENTS
 
 from miaotui.apps.citations import Citing, support
-from miaotui.apps.wording import terms_of
+from miaotui.apps.segmentation import terms_of
 
 PASSAGES = [document.body for document in DOCUMENTS]
 

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from miaotui.apps.faq import Entry, Faq, features, read_faq
+from miaotui.apps.faq import Faq, FaqEntry, features, read_faq
 from miaotui.errors import RequestError
 
 ENTRIES = (
-    Entry(
-        ("How do I reset my password?", "I forgot my password"), "Use the link on the log-in page."
-    ),
-    Entry(("Where is my parcel?", "How can I track my order?"), "Open Orders and choose Track."),
-    Entry(("Which payment methods do you accept?",), "Cards and bank transfer."),
-    Entry(("怎么修改收货地址？", "收货地址填错了"), "在订单页修改。"),
-    Entry(("多久可以退款？",), "三个工作日。"),
+    FaqEntry(("How do I reset my password?", "I forgot my password"), "Use the link on the log-in page."),
+    FaqEntry(("Where is my parcel?", "How can I track my order?"), "Open Orders and choose Track."),
+    FaqEntry(("Which payment methods do you accept?",), "Cards and bank transfer."),
+    FaqEntry(("怎么修改收货地址？", "收货地址填错了"), "在订单页修改。"),
+    FaqEntry(("多久可以退款？",), "三个工作日。"),
 )
 
 
@@ -43,7 +41,7 @@ def test_anything_else_is_not(message: str) -> None:
 
 
 def test_the_threshold_grows_with_the_likeness_of_entries() -> None:
-    alike = [Entry((f"How do I change my card in country {c}?",), c) for c in "abcdefgh"]
+    alike = [FaqEntry((f"How do I change my card in country {c}?",), c) for c in "abcdefgh"]
     faq = Faq(alike)
     assert faq.threshold > Faq(ENTRIES).threshold
     assert faq.match("How do I change my card?") is None
@@ -56,9 +54,9 @@ def test_files_of_three_forms(tmp_path: Path) -> None:
     lines.write_text('{"questions": ["a", "b"], "answer": "c"}\n\n', encoding="utf-8")
     yaml = tmp_path / "faq.yaml"
     yaml.write_text("- question: 在哪？\n  answer: 这里\n", encoding="utf-8")
-    assert read_faq(csv) == [Entry(("Where, exactly?",), "Here")]
-    assert read_faq(lines) == [Entry(("a", "b"), "c")]
-    assert read_faq(yaml) == [Entry(("在哪？",), "这里")]
+    assert read_faq(csv) == [FaqEntry(("Where, exactly?",), "Here")]
+    assert read_faq(lines) == [FaqEntry(("a", "b"), "c")]
+    assert read_faq(yaml) == [FaqEntry(("在哪？",), "这里")]
 
 
 @pytest.mark.parametrize(

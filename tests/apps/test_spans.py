@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_library import DOCUMENTS
 
-from miaotui.apps.questions import Kind, kind_of
+from miaotui.apps.question_types import Kind, kind_of
+from miaotui.apps.segmentation import sentences, words
 from miaotui.apps.spans import best_spans, ranked_sentences
-from miaotui.apps.wording import sentences, words
 
 BODIES = [document.body for document in DOCUMENTS]
 
@@ -81,13 +81,7 @@ def test_nothing_in_common_gives_nothing() -> None:
 def test_sentences_end_where_they_end() -> None:
     text = 'Dr. Voss met J. R. Hallam. "Really?" he asked. 它很高。很老！'
     parts = [text[start:end] for start, end in sentences(text)]
-    assert parts == [
-        "Dr. Voss met J. R. Hallam.",
-        '"Really?',
-        '" he asked.',
-        "它很高。",
-        "很老！",
-    ]
+    assert parts == ["Dr. Voss met J. R. Hallam.", '"Really?', '" he asked.', "它很高。", "很老！"]
 
 
 def test_names_and_numbers_stay_whole() -> None:

@@ -14,13 +14,13 @@ import pytest
 from small_library import open_library
 
 from miaotui.apps.conversations import MAX_MESSAGE_CHARS, ConversationStore, State
-from miaotui.apps.desk import Desk
-from miaotui.apps.faq import Entry, Faq
+from miaotui.apps.faq import Faq, FaqEntry
 from miaotui.apps.intents import IntentClassifier
+from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.rules import Rules, Slot, parse_rules, read_rules
 from miaotui.apps.support import Support
 from miaotui.errors import CacheError, DocumentIndexError, RequestError
-from miaotui.fsr import Index
+from miaotui.retrieval import Index
 
 RULES = """
 greeting: {en: "Hello from the shop.", zh: "小店欢迎您。"}
@@ -47,7 +47,7 @@ rules:
     when: {intent: opening_hours, confidence: 0.2}
     answer: true
 """
-FAQ = [Entry(("What are your opening hours?", "营业时间"), "Nine to five.")]
+FAQ = [FaqEntry(("What are your opening hours?", "营业时间"), "Nine to five.")]
 
 
 def rules(tmp_path: Path) -> Rules:
@@ -60,7 +60,7 @@ def rules(tmp_path: Path) -> Rules:
 def service(tmp_path: Path) -> Iterator[Support]:
     with open_library(tmp_path) as index:
         store = ConversationStore(tmp_path / "talk.db")
-        desk = Desk(index)
+        desk = QaPipeline(index)
         yield Support(store, rules=rules(tmp_path), faq=Faq(FAQ), desk=desk, index="library")
         store.close()
 
@@ -82,9 +82,7 @@ def test_slots_are_asked_for_and_filled(service: Support) -> None:
     at_once = service.say(talk.id, "where is my order CD-5678")
     assert at_once.text == "Order CD-5678 is on its way."
     service.say(talk.id, "cancel my order EF-0001")
-    assert service.say(talk.id, "me@example.org").text == (
-        "Cancelled EF-0001; we wrote to me@example.org."
-    )
+    assert service.say(talk.id, "me@example.org").text == ("Cancelled EF-0001; we wrote to me@example.org.")
 
 
 def test_an_open_question_gives_way_to_another_one(service: Support) -> None:
@@ -137,16 +135,8 @@ def test_transcripts_and_ratings(service: Support) -> None:
     assert [turn["role"] for turn in told["turns"]] == ["assistant", "user", "assistant"]
     assert [turn["number"] for turn in told["turns"]] == [1, 2, 3]
     assert told["turns"][2]["detail"]["how"] == "faq"
-    assert told["ratings"] == [
-        {"turn": 3, "score": 5, "comment": "good"},
-        {"turn": None, "score": 2, "comment": ""},
-    ]
-    for wrong in (
-        {"score": 6},
-        {"score": True},
-        {"score": 3, "turn": 9},
-        {"score": 3, "comment": "x" * 9999},
-    ):
+    assert told["ratings"] == [{"turn": 3, "score": 5, "comment": "good"}, {"turn": None, "score": 2, "comment": ""}]
+    for wrong in ({"score": 6}, {"score": True}, {"score": 3, "turn": 9}, {"score": 3, "comment": "x" * 9999}):
         with pytest.raises(RequestError):
             service.rate(talk.id, **wrong)  # type: ignore[arg-type]
 
@@ -158,7 +148,7 @@ def test_a_conversation_outlives_its_documents(service: Support, tmp_path: Path)
         def search(self, *_: object, **__: object) -> Any:
             raise DocumentIndexError("the index is damaged")
 
-    service.desk = Desk(Broken())
+    service.desk = QaPipeline(Broken())
     talk, _ = service.begin()
     assert service.say(talk.id, "When was the lighthouse of Arden Point built?").how == "fallback"
 
@@ -266,10 +256,7 @@ def test_what_users_say_never_becomes_a_template(tmp_path: Path) -> None:
         ConversationStore(),
         rules=parse_rules(
             {
-                "slots": {
-                    "name": {"kind": "text", "ask": "Who?"},
-                    "n": {"kind": "number", "ask": "#"},
-                },
+                "slots": {"name": {"kind": "text", "ask": "Who?"}, "n": {"kind": "number", "ask": "#"}},
                 "rules": [{"when": {"contains": ["go"]}, "need": ["name"], "say": "Hi {name}"}],
             }
         ),
@@ -317,9 +304,7 @@ while True:
 
 def test_a_killed_process_loses_no_turn(tmp_path: Path) -> None:
     path = tmp_path / "talk.db"
-    child = subprocess.Popen(
-        [sys.executable, "-c", TALKER, str(path)], stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", TALKER, str(path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     name = child.stdout.readline().strip()
     last = [int(child.stdout.readline()) for _ in range(30)][-1]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from miaotui.cli.answer import checked, read_prompt, show, statistics, write
-from miaotui.cli.chat import Conversation
+from miaotui.cli.chat import ChatSession
+from miaotui.cli.run import checked, read_prompt, show, statistics, write
 from miaotui.errors import EngineError, PromptTooLongError, RequestError
 from miaotui.types import Completion, Delta, Timing
 
@@ -170,7 +170,7 @@ def test_impossible_prompts(text: str) -> None:
 
 def test_conversation_sends_what_was_said() -> None:
     model = ScriptedModel(["Hel", "lo."], ["Fine."])
-    conversation = Conversation(model, {}, "Be brief.")
+    conversation = ChatSession(model, {}, "Be brief.")
     conversation.say("Hi")
     conversation.say("How are you?")
     assert conversation.turns == [("Hi", "Hello."), ("How are you?", "Fine.")]
@@ -180,7 +180,7 @@ def test_conversation_sends_what_was_said() -> None:
 
 def test_interrupted_answer_stays_in_the_conversation() -> None:
     model = ScriptedModel(["One, ", "two", KeyboardInterrupt()], ["Three."])
-    conversation = Conversation(model, {}, None)
+    conversation = ChatSession(model, {}, None)
     conversation.say("Count")
     conversation.say("Go on")
     assert conversation.turns[0] == ("Count", "One, two")
@@ -190,7 +190,7 @@ def test_interrupted_answer_stays_in_the_conversation() -> None:
 def test_full_context_forgets_the_oldest_turns(capsys: pytest.CaptureFixture[str]) -> None:
     full: list[str | BaseException] = [PromptTooLongError("too long")]
     model = ScriptedModel(["1"], ["2"], ["3"], full, ["4"])
-    conversation = Conversation(model, {}, "Rule.")
+    conversation = ChatSession(model, {}, "Rule.")
     for text in "abcd":
         conversation.say(text)
     assert conversation.turns == [("c", "3"), ("d", "4")]
@@ -199,14 +199,14 @@ def test_full_context_forgets_the_oldest_turns(capsys: pytest.CaptureFixture[str
 
 
 def test_a_single_message_that_does_not_fit_is_an_error() -> None:
-    conversation = Conversation(ScriptedModel([PromptTooLongError("too long")]), {}, None)
+    conversation = ChatSession(ScriptedModel([PromptTooLongError("too long")]), {}, None)
     with pytest.raises(PromptTooLongError):
         conversation.say("endless")
     assert conversation.turns == []
 
 
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    conversation = Conversation(ScriptedModel(["Hello."]), {}, None)
+    conversation = ChatSession(ScriptedModel(["Hello."]), {}, None)
     assert conversation.command("/history")
     conversation.say("Hi")
     assert conversation.command("/history now")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from miaotui.cli import main
-from miaotui.fsr import Document, Index
+from miaotui.retrieval import Document, Index
 from tiny_models import make_tiny_folder
 
 QUESTION = "When was the mill of Orrin built?"
@@ -42,9 +42,7 @@ def test_a_span_its_passage_and_the_cache(library: str, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["cache"] == "miss"
 
 
-def test_a_model_writes_or_gives_way(
-    documents: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_writes_or_gives_way(documents: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_tiny_folder(tmp_path, "llama", max_position_embeddings=2048)
     words = ["ask", "--json", "--no-cache", "--model", str(model), "--threads", "1"]
     assert main([*words, "--deadline", "1ms", documents, QUESTION]) == 0
@@ -60,10 +58,7 @@ def test_what_is_not_there_is_said(library: str, capsys: pytest.CaptureFixture[s
 
 
 def test_a_conversation(
-    library: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faq = tmp_path / "faq.csv"
     faq.write_text("question,answer\nWhen do you open?,At nine.\n", encoding="utf-8")

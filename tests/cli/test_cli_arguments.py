@@ -4,9 +4,9 @@ import string
 
 import pytest
 
-from miaotui.cli import messages
-from miaotui.cli.arguments import COMMANDS, parse, sampling_params
-from miaotui.cli.messages import Message, language
+from miaotui.cli.options.parser import COMMANDS, parse, sampling_params
+from miaotui.cli.output import messages
+from miaotui.cli.output.messages import CliMessage, language
 from miaotui.errors import RequestError
 
 
@@ -58,9 +58,7 @@ def test_words(line: list[str], words: list[str]) -> None:
         (["pull", "x", "--seed", "1"], "--seed"),
     ],
 )
-def test_mistakes_are_named(
-    line: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_named(line: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         parse(line)
     assert leaving.value.code == 2
@@ -86,17 +84,10 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_only_named_parameters_are_passed_on() -> None:
     parsed = parse(["run", "x", "--top-p", "0.9", "--stop", "a", "--stop", "b", "--ignore-eos"])
-    assert sampling_params(parsed) == {
-        "max_tokens": 512,
-        "top_p": 0.9,
-        "stop": ("a", "b"),
-        "ignore_eos": True,
-    }
+    assert sampling_params(parsed) == {"max_tokens": 512, "top_p": 0.9, "stop": ("a", "b"), "ignore_eos": True}
 
 
-@pytest.mark.parametrize(
-    "option", ["--temperature=-1", "--top-p=0", "--top-k=-1", "--min-p=2", "--max-tokens=0"]
-)
+@pytest.mark.parametrize("option", ["--temperature=-1", "--top-p=0", "--top-k=-1", "--min-p=2", "--max-tokens=0"])
 def test_values_out_of_range_are_errors(option: str) -> None:
     with pytest.raises(RequestError, match=r"must be"):
         sampling_params(parse(["run", "x", option]))
@@ -104,9 +95,9 @@ def test_values_out_of_range_are_errors(option: str) -> None:
 
 # ---- messages ------------------------------------------------------------------------------------
 
-ALL_MESSAGES = {
-    name: value for name, value in vars(messages).items() if isinstance(value, Message)
-} | {f"STAGES[{key}]": value for key, value in messages.STAGES.items()}
+ALL_MESSAGES = {name: value for name, value in vars(messages).items() if isinstance(value, CliMessage)} | {
+    f"STAGES[{key}]": value for key, value in messages.STAGES.items()
+}
 
 
 def fields(text: str) -> set[str]:
@@ -135,9 +126,7 @@ def test_language(env: dict[str, str], expected: str) -> None:
     assert language(env, platform="linux") == expected
 
 
-def test_chinese_locale_gets_chinese(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_chinese_locale_gets_chinese(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     with pytest.raises(SystemExit):
         parse(["rum"])

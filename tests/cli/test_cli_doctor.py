@@ -6,11 +6,11 @@ import math
 import pytest
 
 from miaotui.cli.doctor import Speeds, as_json, forecasts, print_report
-from miaotui.cli.forecast import CONTEXT_TOKENS, OVERHEAD_BYTES, SHAPES, forecast
-from miaotui.kernels.cgroup import CgroupLimits
-from miaotui.kernels.cpu import Cpu, combine
-from miaotui.kernels.formats import Format
-from miaotui.kernels.host import Caches, Host
+from miaotui.cli.model_estimates import CONTEXT_TOKENS, OVERHEAD_BYTES, SHAPES, forecast
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.platform.cgroup import CgroupLimits
+from miaotui.kernels.platform.cpu import Cpu, combine
+from miaotui.kernels.platform.host import Caches, Host
 
 GB = 10**9
 SMALL = SHAPES[0]
@@ -18,9 +18,7 @@ SMALL = SHAPES[0]
 
 def machine(quota: float | None = None, memory: int | None = 8 * GB) -> Cpu:
     host = Host("Test [cpu]", 4, 2, Caches(32768, 1 << 20, None), memory)
-    return combine(
-        host, CgroupLimits(quota, None), "x86_64", frozenset({"avx2", "fma", "f16c"}), ""
-    )
+    return combine(host, CgroupLimits(quota, None), "x86_64", frozenset({"avx2", "fma", "f16c"}), "")
 
 
 @pytest.mark.parametrize(
@@ -69,9 +67,7 @@ def test_fits_counts_context_and_overhead() -> None:
     assert forecast(SMALL, Format.Q8, GB, GB, None).fits is None
 
 
-def test_report_names_every_fact(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_names_every_fact(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "C")
     speeds = (Speeds(1, 11.26, 90.0), Speeds(2, 20.5, 180.0))
     print_report(machine(quota=2.5), speeds, forecasts(speeds[-1], 8 * GB))
@@ -92,9 +88,7 @@ def test_report_names_every_fact(
     assert rows[-1][4] == "no"
 
 
-def test_report_in_chinese(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_in_chinese(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     speeds = (Speeds(1, 10.0, 90.0),)
     print_report(machine(memory=None), speeds, forecasts(speeds[0], None))

@@ -62,15 +62,11 @@ def test_same_seed_same_answer(model: str) -> None:
 
 def test_standard_input_is_the_same_prompt(model: str) -> None:
     options = ["--max-tokens", "8", "--raw", "--ignore-eos"]
-    assert miaotui("run", model, "-", *options, stdin="abc").stdout == (
-        miaotui("run", model, "abc", *options).stdout
-    )
+    assert miaotui("run", model, "-", *options, stdin="abc").stdout == (miaotui("run", model, "abc", *options).stdout)
 
 
 def test_options_of_the_model_are_accepted(model: str) -> None:
-    done = miaotui(
-        "run", model, "Hi", "--max-tokens", "4", "--kv", "int8", "--threads", "1", "--system", "Hm."
-    )
+    done = miaotui("run", model, "Hi", "--max-tokens", "4", "--kv", "int8", "--threads", "1", "--system", "Hm.")
     assert done.returncode == 0, done.stderr
 
 

@@ -59,9 +59,7 @@ def test_documents_are_added_found_and_deleted(capsys: pytest.CaptureFixture[str
         (["index", "create", ".."], "no name for an index"),
     ],
 )
-def test_mistakes_are_one_line(
-    line: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_one_line(line: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line) == 1
     error = capsys.readouterr().err
     assert reason in error

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from miaotui.cli import main
-from miaotui.cli.progress import Progress
+from miaotui.cli.output.progress import Progress
 
 
 @pytest.fixture
@@ -54,9 +54,7 @@ def test_error_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.usefixtures("here")
-def test_traceback_on_request(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_traceback_on_request(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIAOTUI_TRACEBACK", "1")
     assert main(["pull", "nothing-like-it"]) == 1
     assert "Traceback" in capsys.readouterr().err
@@ -74,9 +72,7 @@ def test_traceback_on_request(
         ["chat", "./missing"],
     ],
 )
-def test_what_cannot_work_fails_before_anything_is_read(
-    line: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_work_fails_before_anything_is_read(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line) == 1
     err = capsys.readouterr().err
     assert err.startswith("miaotui: error: ")
@@ -106,9 +102,7 @@ def test_terms_are_shown_before_a_download(capsys: pytest.CaptureFixture[str]) -
 
 def test_reader_that_leaves_is_no_error(env: dict[str, str]) -> None:
     command = [sys.executable, "-m", "miaotui", "models"]
-    with subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -118,14 +112,12 @@ def test_reader_that_leaves_is_no_error(env: dict[str, str]) -> None:
 
 def test_start_imports_nothing_heavy(env: dict[str, str]) -> None:
     code = (
-        "import sys; from miaotui.cli.arguments import parse; import miaotui.cli.answer;"
+        "import sys; from miaotui.cli.options.parser import parse; import miaotui.cli.run;"
         "parse(['run', 'why?']);"
         "heavy = {'numba', 'numpy', 'rich', 'jinja2', 'huggingface_hub', 'llvmlite', 'tokenizers'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -140,14 +132,13 @@ def test_progress_without_a_terminal_is_a_line_for_each_stage(
         progress("downloading x.gguf", 10, 10)
         progress("x.gguf (in another process)", 0, None)
     assert capsys.readouterr().err == (
-        "Compiling for this processor (once) ...\nDownloading x.gguf ...\n"
-        "X.gguf (in another process) ...\n"
+        "Compiling for this processor (once) ...\nDownloading x.gguf ...\nX.gguf (in another process) ...\n"
     )
 
 
 def test_progress_in_a_terminal_is_a_bar_that_goes_away() -> None:
     code = (
-        "from miaotui.cli.progress import Progress\n"
+        "from miaotui.cli.output.progress import Progress\n"
         "with Progress() as progress:\n"
         "    for done in range(4): progress('packing', done, 3)\n"
     )

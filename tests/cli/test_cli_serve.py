@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from miaotui.cli import main
-from miaotui.cli.arguments import parse
+from miaotui.cli.options.parser import parse
+from miaotui.cli.options.serve import duration, option_names
 from miaotui.cli.serve import options_from
-from miaotui.cli.serve_options import duration, option_names
 from miaotui.errors import RequestError
-from miaotui.serve.keys import Limits, read_keys
+from miaotui.serve.middleware.keys import KeyLimits, read_keys
 from miaotui.serve.options import ServeOptions
 
 
@@ -45,10 +45,7 @@ def test_options_become_values() -> None:
     assert twice.cors_origin == ("http://a", "http://b")
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("1s", 1), ("800ms", 0.8), ("1.5", 1.5), ("2m", 120), ("0.25 s", 0.25)],
-)
+@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("800ms", 0.8), ("1.5", 1.5), ("2m", 120), ("0.25 s", 0.25)])
 def test_durations(text: str, seconds: float) -> None:
     assert duration(text) == seconds
 
@@ -72,9 +69,7 @@ def test_what_is_no_duration_fails(word: str, capsys: pytest.CaptureFixture[str]
         (["m"] * 17, "17"),
     ],
 )
-def test_wrong_options_name_the_remedy(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_options_name_the_remedy(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options(*words)
     assert said in capsys.readouterr().err
@@ -160,9 +155,7 @@ def test_a_wrong_file_is_told(tmp_path: Path, text: str, said: str) -> None:
         options("--config", str(path))
 
 
-def test_values_of_a_file_are_checked_like_options(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_values_of_a_file_are_checked_like_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "serve.toml"
     path.write_text("port = 70000\n")
     with pytest.raises(RequestError, match=r"serve\.toml"):
@@ -178,9 +171,7 @@ def test_values_of_a_file_are_checked_like_options(
 # ---- keys ----------------------------------------------------------------------------------------
 
 
-def test_key_prints_the_key_and_keeps_its_hash(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_key_prints_the_key_and_keeps_its_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "keys.txt"
     words = ["key", "alice", "--api-key-file", str(path), "--rpm=60", "--concurrent=2"]
     assert main(words) == 0
@@ -188,7 +179,7 @@ def test_key_prints_the_key_and_keeps_its_hash(
     assert printed.out.startswith("mt-")
     assert "only now" in printed.err
     assert printed.out.strip() not in path.read_text()
-    assert read_keys(path)[0].limits == Limits(requests_per_minute=60, concurrent=2)
+    assert read_keys(path)[0].limits == KeyLimits(requests_per_minute=60, concurrent=2)
     assert main(words) == 1
     assert "has a key named alice" in capsys.readouterr().err
 
@@ -214,9 +205,7 @@ def test_serve_fails_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_missing_libraries_are_named(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_libraries_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "starlette.middleware", None)
     monkeypatch.delitem(sys.modules, "miaotui.serve.start", raising=False)
     monkeypatch.setenv("MIAOTUI_OFFLINE", "1")

@@ -10,22 +10,18 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from miaotui.engine.steering import Steering, order_of
+from miaotui.engine.slo_controller import SloController, order_of
 from miaotui.errors import RefusedError
 from miaotui.schedule import Plan, ScheduleConfig, Scheduler
-from miaotui.schedule.admission import Admission, Limits
-from miaotui.schedule.cost import CostModel, Rates, Shape
-from miaotui.schedule.entry import Wish
-from miaotui.schedule.forecast import Policy
 from miaotui.schedule.plan import NO_LIMITS
+from miaotui.schedule.promises.admission import Admission, AdmissionLimits
+from miaotui.schedule.promises.cost import CostModel, CostRates, StepShape
+from miaotui.schedule.promises.forecast import SchedulingPolicy
+from miaotui.schedule.promises.promise import PromiseRequest
 from miaotui.types import Deadline, Promise
 
 # A small model on two cores: seconds by rows, of a row of logits, of a key looked at.
-RATES = Rates(
-    ((1, 3.1e-3), (4, 3.3e-3), (8, 4.2e-3), (16, 7.4e-3), (64, 25.5e-3), (256, 105e-3)),
-    60e-6,
-    0.7e-6,
-)
+RATES = CostRates(((1, 3.1e-3), (4, 3.3e-3), (8, 4.2e-3), (16, 7.4e-3), (64, 25.5e-3), (256, 105e-3)), 60e-6, 0.7e-6)
 SECOND = Deadline(total_ms=1000.0)
 
 
@@ -106,10 +102,10 @@ class World:
 
     def __init__(
         self,
-        true_s: Callable[[Shape, float], float],
+        true_s: Callable[[StepShape, float], float],
         *,
-        rates: Rates = RATES,
-        limits: Limits | None = None,
+        rates: CostRates = RATES,
+        limits: AdmissionLimits | None = None,
         **config: int,
     ) -> None:
         schedule = {"n_pages": 1024, "context": 8192, "max_rows": 512, "max_sequences": 16}
@@ -117,10 +113,10 @@ class World:
         self.true_s = true_s
         self.engine = ScriptedEngine(ScheduleConfig(**{**schedule, **config}))
         self.cost = CostModel(rates)
-        policy = Policy(self.engine.scheduler.config.max_sequences, 512)
+        policy = SchedulingPolicy(self.engine.scheduler.config.max_sequences, 512)
         self.admission = Admission(self.cost, policy, limits)
         clock = lambda: self.now_s  # noqa: E731
-        self.steering = Steering(self.engine, self.cost, self.admission, clock)
+        self.steering = SloController(self.engine, self.cost, self.admission, clock)
         self.active: dict[int, Job] = {}
         self.done: list[Job] = []
         self.refused: list[tuple[Ask, RefusedError]] = []
@@ -145,20 +141,13 @@ class World:
 
     def _ask(self, ask: Ask) -> None:
         number = len(self.done) + len(self.active) + len(self.refused)
-        wish = Wish(number, ask.prompt, 0, ask.answer, ask.named, ask.deadline, ask.at_s)
+        wish = PromiseRequest(number, ask.prompt, 0, ask.answer, ask.named, ask.deadline, ask.at_s)
         try:
             admitted = self.admission.admit(wish, max(self.now_s, ask.at_s))
         except RefusedError as error:
             self.refused.append((ask, error))
             return
-        job = Job(
-            number,
-            ask,
-            _Ending(admitted.limit),
-            admitted.predicted_ms,
-            admitted.shortened,
-            admitted.promised,
-        )
+        job = Job(number, ask, _Ending(admitted.limit), admitted.predicted_ms, admitted.shortened, admitted.promised)
         due = order_of(admitted.order_s) if admitted.promised else None
         tokens = [number * 7919 + i for i in range(ask.prompt)]
         self.engine.scheduler.add(number, tokens, admitted.limit, due=due)
@@ -169,7 +158,7 @@ class World:
         self.steering.begin(self.active)
         plan = engine.latest = engine.scheduler.plan({}, engine.limits)
         assert plan.chunks, "while there is work, a plan has rows"
-        end_s = self.now_s + self.true_s(Shape.of(plan.chunks), self.now_s)
+        end_s = self.now_s + self.true_s(StepShape.of(plan.chunks), self.now_s)
         meanwhile = []
         while coming and coming[-1].at_s <= end_s:
             meanwhile.append(coming.pop())
@@ -204,26 +193,22 @@ class World:
             self.engine.scheduler.cancel(job.number)
 
 
-def poisson(
-    rate: float, seconds: float, seed: int, deadline: Deadline | None = SECOND
-) -> list[Ask]:
+def poisson(rate: float, seconds: float, seed: int, deadline: Deadline | None = SECOND) -> list[Ask]:
     """An open load: prompts of 40 to 400 tokens, answers of 16 to 128."""
     return list(_poisson(rate, seconds, random.Random(seed), deadline))
 
 
-def _poisson(
-    rate: float, seconds: float, source: random.Random, deadline: Deadline | None
-) -> Iterator[Ask]:
+def _poisson(rate: float, seconds: float, source: random.Random, deadline: Deadline | None) -> Iterator[Ask]:
     at_s = 1.0
     while (at_s := at_s + source.expovariate(rate)) < 1.0 + seconds:
         yield Ask(at_s, source.randint(40, 400), source.randint(16, 128), deadline)
 
 
-def noisy(noise: float, seed: int, slower: float = 1.0) -> Callable[[Shape, float], float]:
+def noisy(noise: float, seed: int, slower: float = 1.0) -> Callable[[StepShape, float], float]:
     """True times: the rates, ``slower`` by a factor, with noise of that deviation and rare jolts."""
     truth, source = CostModel(RATES), random.Random(seed)
 
-    def true_s(shape: Shape, now_s: float) -> float:
+    def true_s(shape: StepShape, now_s: float) -> float:
         jolt = 0.03 if source.random() < 0.002 else 0.0
         took = truth.seconds(shape.rows, shape.logits, shape.attended) * slower
         return took * source.lognormvariate(0.0, noise) + jolt

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.runner import Runner
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.engine.runner import Runner
 from miaotui.errors import EngineError, PromptTooLongError, RequestError
 from miaotui.model import packing
 from miaotui.schedule.plan import Chunk
@@ -48,9 +48,7 @@ def assert_drained(engine: Engine) -> None:
 
 @pytest.mark.parametrize("reuse_prefix", [True, False])
 @pytest.mark.parametrize("steps", range(9))
-def test_cancelled_at_any_step_frees_every_page(
-    steps: int, reuse_prefix: bool, path: Path, tmp_path: Path
-) -> None:
+def test_cancelled_at_any_step_frees_every_page(steps: int, reuse_prefix: bool, path: Path, tmp_path: Path) -> None:
     """Step 0: waiting; 1 to 3: within the prompt; later: decoding."""
     engine = open_engine(path, tmp_path, chunk_size=16, reuse_prefix=reuse_prefix)
     free = engine.scheduler.stats().pages_free
@@ -204,9 +202,7 @@ def faulty_engine(path: Path, folder: Path) -> tuple[Engine, FaultyRunner]:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_a_fault_in_a_pass_fails_its_requests_and_no_others(
-    steps: int, path: Path, tmp_path: Path
-) -> None:
+def test_a_fault_in_a_pass_fails_its_requests_and_no_others(steps: int, path: Path, tmp_path: Path) -> None:
     engine, runner = faulty_engine(path, tmp_path)
     prompts = [prompt_of(20, seed) for seed in range(3)]
     expected = [answers(engine, [prompt], SHORT)[0] for prompt in prompts]

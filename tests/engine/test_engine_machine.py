@@ -81,9 +81,7 @@ class EngineMachine(RuleBasedStateMachine):
         manner=st.integers(0, len(MANNERS) - 1),
         max_tokens=st.integers(1, 30),
     )
-    def submit(
-        self, stem: list[int], length: int, tail: list[int], manner: int, max_tokens: int
-    ) -> None:
+    def submit(self, stem: list[int], length: int, tail: list[int], manner: int, max_tokens: int) -> None:
         ask = (tuple(stem[:length] + tail), manner, max_tokens)
         request = submitted(self.engine, ask)
         self.asks[request.number], self.requests[request.number] = ask, request
@@ -141,6 +139,4 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = settings(
-    max_examples=80, stateful_step_count=25, deadline=None, derandomize=True
-)
+TestEngineMachine.settings = settings(max_examples=80, stateful_step_count=25, deadline=None, derandomize=True)

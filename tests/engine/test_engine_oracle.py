@@ -22,28 +22,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from miaotui.engine.build import EngineOptions, assemble
-from miaotui.engine.runner import Runner
+from miaotui.backends.cpu.build import EngineOptions, assemble
+from miaotui.backends.cpu.program import Program, require_runnable, rotation_tables
+from miaotui.backends.cpu.runner import Runner
+from miaotui.backends.cpu.workspace import KvKind, KvPages, Workspace, float_rows
 from miaotui.errors import UnsupportedModelError
 from miaotui.hub.store import PackedStore
-from miaotui.kernels.formats import Format
-from miaotui.kernels.team import shared_team
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.config import ModelConfig
-from miaotui.model.files import open_model
 from miaotui.model.oracle import Oracle
 from miaotui.model.packed import PackedModel, load_packed
-from miaotui.model.program import Program, require_runnable, rotation_tables
-from miaotui.model.workspace import KvKind, KvPages, Workspace, float_rows
+from miaotui.model.reading.files import open_model
 from miaotui.schedule.plan import Chunk
 from packed_oracle import PackedOracle, unpacked
 from tiny_engine import pack_tiny
-from tiny_models import (
-    LONGROPE,
-    VARIANTS,
-    make_tiny_folder,
-    make_tiny_gguf,
-    tiny_config,
-)
+from tiny_models import LONGROPE, VARIANTS, make_tiny_folder, make_tiny_gguf, tiny_config
 
 N_TOKENS = 61  # seven windows, more than three pages, and no multiple of any block
 CHUNK = 25
@@ -54,10 +48,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "phi3-longrope": {
         "num_attention_heads": 1,
         "rope_scaling": LONGROPE
-        | {
-            "short_factor": [1.0 + 0.1 * i for i in range(16)],
-            "long_factor": [2.0 + i for i in range(16)],
-        },
+        | {"short_factor": [1.0 + 0.1 * i for i in range(16)], "long_factor": [2.0 + i for i in range(16)]},
     }
 }
 
@@ -74,9 +65,7 @@ def packed_variant(variant: str, folder: Path, form: Format) -> tuple[ModelConfi
         return files.config, load_packed(path, PackedStore(folder / "packed"), form)
 
 
-def layer_inputs_and_logits(
-    config: ModelConfig, weights: PackedModel, kv: KvKind
-) -> tuple[list[Array], Array]:
+def layer_inputs_and_logits(config: ModelConfig, weights: PackedModel, kv: KvKind) -> tuple[list[Array], Array]:
     """What goes into every layer (and comes out of the last), and the logits, from one pass."""
     taps = {i: float_rows(N_TOKENS, config.hidden_size) for i in range(config.n_layers + 1)}
     program = Program(
@@ -87,7 +76,7 @@ def layer_inputs_and_logits(
         rotation_tables(config, N_TOKENS),
         taps=taps,
     )
-    logits = Runner(program, shared_team(1)).run([Chunk(0, 0, tuple(tokens()), PAGES, N_TOKENS)])
+    logits = Runner(program, shared_pool(1)).run([Chunk(0, 0, tuple(tokens()), PAGES, N_TOKENS)])
     return [taps[i].floats(N_TOKENS, config.hidden_size) for i in sorted(taps)], logits
 
 
@@ -137,9 +126,13 @@ def test_each_layer_with_any_number_of_query_heads_per_key_head(group: int, tmp_
 def test_each_layer_with_widths_that_fill_no_record(tmp_path: Path) -> None:
     """An odd number of groups of 32 leaves the last record of a tile half empty."""
     config = dataclasses.replace(
-        tiny_config("llama"), hidden_size=96, ffn_size=160, head_dim=96, vocab_size=333,
+        tiny_config("llama"),
+        hidden_size=96,
+        ffn_size=160,
+        head_dim=96,
+        vocab_size=333,
         rope=dataclasses.replace(tiny_config("llama").rope, dim=96),
-    )  # fmt: skip
+    )
     assert_layers_agree(config, pack_tiny(config, tmp_path))
 
 
@@ -165,9 +158,7 @@ def test_block_types_of_gguf_lose_nothing(variant: str, kind: str, tmp_path: Pat
     assert_close(config, weights, "f16", decoded)
 
 
-def assert_close(
-    config: ModelConfig, weights: PackedModel, kv: KvKind, tensors: dict[str, Array]
-) -> None:
+def assert_close(config: ModelConfig, weights: PackedModel, kv: KvKind, tensors: dict[str, Array]) -> None:
     options = EngineOptions(kv=kv, chunk_size=CHUNK, max_sequences=CHUNK, threads=1)
     runner = assemble(config, weights, options).runner
     parts = []

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miaotui.engine import grammar_source as source
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.engine import Engine
-from miaotui.engine.grammar import KEPT, GrammarConstraint, Grammars
-from miaotui.engine.row_cost import RowCost
-from miaotui.engine.speculation import GRAMMAR
+from miaotui.engine.grammar import source
+from miaotui.engine.grammar.constraint import KEPT, GrammarConstraint, Grammars
 from miaotui.errors import RequestError
-from miaotui.fsr.drafts import suffix_speculation
+from miaotui.speculation.controller import GRAMMAR
+from miaotui.speculation.drafters.suffix import suffix_speculation
+from miaotui.speculation.row_cost import RowCost
 from miaotui.text.load import load_tokenizer
 from miaotui.types import Completion, SamplingParams
 from tiny_engine import open_engine, open_parts, run, settings_in
@@ -33,10 +33,7 @@ SHORT_TEXT = {"type": "string", "maxLength": 8}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "person": {
         "type": "object",
-        "properties": {
-            "name": SHORT_TEXT,
-            "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        },
+        "properties": {"name": SHORT_TEXT, "age": {"type": "integer", "minimum": 0, "maximum": 150}},
         "required": ["name", "age"],
         "additionalProperties": False,
     },
@@ -113,9 +110,7 @@ def read(constraint: Constraint, grammars_of: Engine, text: str) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_a_random_model_answers_by_the_schema(
-    name: str, seed: int, engine: Engine, grammars: Grammars
-) -> None:
+def test_a_random_model_answers_by_the_schema(name: str, seed: int, engine: Engine, grammars: Grammars) -> None:
     constraint = grammars.constraint(source.from_schema(SCHEMAS[name]))
     completion = answer(engine, constraint, seed=seed)
     assert completion.finish_reason == "stop"
@@ -147,9 +142,7 @@ def test_many_at_once_say_what_each_says_alone(engine: Engine, grammars: Grammar
     grammar = source.from_schema(SCHEMAS["person"])
     params = [SamplingParams(max_tokens=40, temperature=1.0, seed=seed) for seed in range(3)]
     alone = [answer(engine, grammars.constraint(grammar), **vars(p)).token_ids for p in params]
-    requests = [
-        engine.prepare(PROMPT, each, constraint=grammars.constraint(grammar)) for each in params
-    ]
+    requests = [engine.prepare(PROMPT, each, constraint=grammars.constraint(grammar)) for each in params]
     for request in requests:
         engine.enter(request)
     run(engine)
@@ -200,9 +193,7 @@ def test_forced_tokens_are_those_without_a_choice(engine: Engine, grammars: Gram
 # where it may end ---------------------------------------------------------------------------------
 
 
-def test_the_end_is_allowed_exactly_where_the_text_is_whole(
-    engine: Engine, grammars: Grammars
-) -> None:
+def test_the_end_is_allowed_exactly_where_the_text_is_whole(engine: Engine, grammars: Grammars) -> None:
     constraint = grammars.constraint(source.from_pattern("ab?"))
     assert END not in may_follow(constraint)
     read(constraint, engine, "a")
@@ -221,9 +212,7 @@ def test_markers_are_never_part_of_a_text(grammars: Grammars) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"ignore_eos": True}, {"min_tokens": 2}])
-def test_what_forbids_the_end_is_refused(
-    wrong: dict[str, Any], engine: Engine, grammars: Grammars
-) -> None:
+def test_what_forbids_the_end_is_refused(wrong: dict[str, Any], engine: Engine, grammars: Grammars) -> None:
     constraint = grammars.constraint(source.any_object())
     with pytest.raises(RequestError, match=next(iter(wrong))):
         engine.prepare(PROMPT, SamplingParams(**wrong), constraint=constraint)
@@ -373,9 +362,7 @@ def test_a_lenient_schema_may_hold_what_cannot_be_enforced(grammars: Grammars) -
     assert may_follow(constraint) == {ord("[")}
 
 
-def test_a_schema_s_own_options_for_the_library_are_ignored(
-    engine: Engine, grammars: Grammars
-) -> None:
+def test_a_schema_s_own_options_for_the_library_are_ignored(engine: Engine, grammars: Grammars) -> None:
     options = {"whitespace_flexible": True, "item_separator": ";"}
     schema = {"type": "array", "items": {"type": "integer"}, "x-guidance": options}
     constraint = grammars.constraint(source.from_schema(schema))
@@ -408,9 +395,7 @@ def test_a_model_without_an_end_token_is_refused(tmp_path: Path) -> None:
         max_leaves=8,
     )
 )
-def test_every_object_in_compact_form_is_allowed(
-    value: Any, engine: Engine, grammars: Grammars
-) -> None:
+def test_every_object_in_compact_form_is_allowed(value: Any, engine: Engine, grammars: Grammars) -> None:
     constraint = grammars.constraint(source.any_object())
     assert isinstance(constraint, GrammarConstraint)
     text = json.dumps({"value": value}, ensure_ascii=False)

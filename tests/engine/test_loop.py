@@ -12,9 +12,9 @@ import pytest
 
 from miaotui.engine.engine import Engine
 from miaotui.engine.loop import EngineLoop
-from miaotui.engine.request import Asked, Request
+from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import DeadlineUnattainableError, EngineError, OverloadedError
-from miaotui.schedule.cost import CostModel, Rates
+from miaotui.schedule.promises.cost import CostModel, CostRates
 from miaotui.types import Completion, Deadline, SamplingParams
 from tiny_engine import open_engine
 from tiny_models import make_tiny_folder
@@ -22,7 +22,7 @@ from tiny_models import make_tiny_folder
 SHORT = SamplingParams(max_tokens=6, ignore_eos=True)
 LONG = SamplingParams(max_tokens=150, ignore_eos=True)
 MINUTE = Deadline(total_ms=60_000.0)
-SLOW = Rates(((1, 0.05), (256, 1.0)), 0.0, 0.0)  # far slower than a tiny model is
+SLOW = CostRates(((1, 0.05), (256, 1.0)), 0.0, 0.0)  # far slower than a tiny model is
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def loop(folder: Path, waiting: Waiting) -> Iterator[EngineLoop]:
 
 
 def test_a_promise_is_given_kept_and_counted(loop: EngineLoop, waiting: Waiting) -> None:
-    request = loop.submit([1, 2, 3], SHORT, Asked(deadline=MINUTE))
+    request = loop.submit([1, 2, 3], SHORT, RequestOptions(deadline=MINUTE))
     given = request.promise
     assert given.asked_ms == 60_000
     assert 0 < given.predicted_ms < 60_000
@@ -87,7 +87,7 @@ def test_a_promise_is_given_kept_and_counted(loop: EngineLoop, waiting: Waiting)
 
 
 def test_time_counts_from_the_arrival_that_is_told(loop: EngineLoop, waiting: Waiting) -> None:
-    asked = Asked(deadline=Deadline(total_ms=60_000.0), arrived_s=time.perf_counter() - 1.0)
+    asked = RequestOptions(deadline=Deadline(total_ms=60_000.0), arrived_s=time.perf_counter() - 1.0)
     request = loop.submit([1, 2, 3], SHORT, asked)
     waiting.end_of(request)
     assert request.promise.took_ms is not None
@@ -99,7 +99,7 @@ def test_what_cannot_be_done_is_refused_at_once(folder: Path, waiting: Waiting) 
     loop = EngineLoop(engine, waiting, cost=CostModel(SLOW))
     start_s = time.perf_counter()
     with pytest.raises(DeadlineUnattainableError) as caught:
-        loop.submit([1, 2, 3], LONG, Asked(deadline=Deadline(total_ms=1000.0)))
+        loop.submit([1, 2, 3], LONG, RequestOptions(deadline=Deadline(total_ms=1000.0)))
     assert time.perf_counter() - start_s < 1.0
     assert caught.value.predicted_ms > 5000
     assert loop.admission.counts.refused == 1
@@ -110,7 +110,7 @@ def test_who_was_refused_wrongly_is_taken_on_later_since_the_machine_is_looked_a
     folder: Path, waiting: Waiting
 ) -> None:
     loop = EngineLoop(open_engine(folder / "llama-0", folder), waiting, cost=CostModel(SLOW))
-    asked = Asked(deadline=Deadline(total_ms=2000.0))
+    asked = RequestOptions(deadline=Deadline(total_ms=2000.0))
     end_s = time.perf_counter() + 20
     while time.perf_counter() < end_s:
         try:
@@ -126,9 +126,9 @@ def test_who_was_refused_wrongly_is_taken_on_later_since_the_machine_is_looked_a
 
 
 def test_answers_are_shortened_and_marked(folder: Path, waiting: Waiting) -> None:
-    truth = Rates(((1, 0.02), (256, 0.1)), 0.0, 0.0)
+    truth = CostRates(((1, 0.02), (256, 0.1)), 0.0, 0.0)
     loop = EngineLoop(open_engine(folder / "llama-0", folder), waiting, cost=CostModel(truth))
-    asked = Asked(deadline=Deadline(total_ms=500.0, on_late="shorten"))
+    asked = RequestOptions(deadline=Deadline(total_ms=500.0, on_late="shorten"))
     request = loop.submit([1, 2, 3], LONG, asked)
     completion = waiting.end_of(request)
     assert isinstance(completion, Completion)
@@ -149,7 +149,7 @@ def test_a_fault_in_a_pass_fails_its_requests_with_the_reason_and_the_engine_goe
         raise OSError("memory is gone")
 
     monkeypatch.setattr(runner, "run", fail)
-    request = loop.submit([1, 2, 3], SHORT, Asked(deadline=MINUTE))
+    request = loop.submit([1, 2, 3], SHORT, RequestOptions(deadline=MINUTE))
     error = waiting.end_of(request)
     assert isinstance(error, EngineError)
     assert "memory is gone" in str(error)
@@ -196,7 +196,7 @@ def test_capacity_is_told_in_words(loop: EngineLoop) -> None:
 
 def test_closing_ends_everyone(folder: Path, waiting: Waiting) -> None:
     loop = EngineLoop(open_engine(folder / "llama-0", folder), waiting)
-    requests = [loop.submit([1, 2, n], LONG, Asked(deadline=MINUTE)) for n in range(5)]
+    requests = [loop.submit([1, 2, n], LONG, RequestOptions(deadline=MINUTE)) for n in range(5)]
     loop.close()
     assert all(request.is_over for request in requests)
     with pytest.raises(OverloadedError):
@@ -210,9 +210,7 @@ def waiting_for(holds: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_an_engine_of_its_own_answers_as_in_a_loop(
-    folder: Path, loop: EngineLoop, waiting: Waiting
-) -> None:
+def test_an_engine_of_its_own_answers_as_in_a_loop(folder: Path, loop: EngineLoop, waiting: Waiting) -> None:
     alone: Engine = open_engine(folder / "llama-0", folder)
     prompts = [[n, n + 1, n + 2] * 8 for n in range(12)]
     expected = []
@@ -223,8 +221,7 @@ def test_an_engine_of_its_own_answers_as_in_a_loop(
         expected.append(request.completion().token_ids)
     deadlines = [None, MINUTE, Deadline(total_ms=60_000.0, ttft_ms=30_000.0)]
     requests = [
-        loop.submit(prompt, SHORT, Asked(deadline=deadlines[n % 3]))
-        for n, prompt in enumerate(prompts)
+        loop.submit(prompt, SHORT, RequestOptions(deadline=deadlines[n % 3])) for n, prompt in enumerate(prompts)
     ]
     for request, tokens in zip(requests, expected, strict=True):
         completion = waiting.end_of(request)

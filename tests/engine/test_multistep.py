@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from test_same_bytes import mixed_asks
 
-from miaotui.engine.build import EngineOptions
+from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.cpu.multistep import MOST_PASSES
 from miaotui.engine.engine import Engine
-from miaotui.engine.guessing import MOST_PASSES
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError, RequestError
 from miaotui.model import packing
@@ -58,9 +58,7 @@ def said(answers: Sequence[Completion]) -> list[tuple[object, ...]]:
     return [(a.token_ids, a.text, a.finish_reason) for a in answers]
 
 
-def asks_of(
-    params: Sequence[SamplingParams], max_tokens: int
-) -> list[tuple[list[int], SamplingParams]]:
+def asks_of(params: Sequence[SamplingParams], max_tokens: int) -> list[tuple[list[int], SamplingParams]]:
     rng = np.random.default_rng(3)
     return [
         (
@@ -82,9 +80,7 @@ def test_many_passes_a_step_give_what_one_gives(path: Path, tmp_path: Path, thre
 
 
 @pytest.mark.parametrize("every", [0, 1, 3])
-def test_beside_requests_whose_tokens_a_pass_cannot_choose(
-    path: Path, tmp_path: Path, every: int
-) -> None:
+def test_beside_requests_whose_tokens_a_pass_cannot_choose(path: Path, tmp_path: Path, every: int) -> None:
     asks = mixed_asks(250, 20)
     one, _ = played(open_engine(path, tmp_path), asks, every)
     many, _ = played(open_engine(path, tmp_path, most_passes=8), asks, every)
@@ -101,15 +97,11 @@ def test_with_so_few_pages_that_sequences_are_paused(path: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("params", PLAIN[:5])
-def test_the_pass_draws_what_the_sampler_would(
-    path: Path, tmp_path: Path, params: SamplingParams
-) -> None:
+def test_the_pass_draws_what_the_sampler_would(path: Path, tmp_path: Path, params: SamplingParams) -> None:
     """With log-probabilities the sampler looks at the logits itself."""
     engine, prompt = open_engine(path, tmp_path), [3, 1, 4, 1, 5]
     longer = dataclasses.replace(params, max_tokens=80, ignore_eos=True)
-    looked, drawn = (
-        engine.submit(prompt, dataclasses.replace(longer, logprobs=n)) for n in (0, None)
-    )
+    looked, drawn = (engine.submit(prompt, dataclasses.replace(longer, logprobs=n)) for n in (0, None))
     while engine.step():
         pass
     assert drawn.choice
@@ -119,9 +111,7 @@ def test_the_pass_draws_what_the_sampler_would(
 
 def test_an_end_token_ends_the_step(path: Path, tmp_path: Path) -> None:
     """No pass is made that nobody needs: the keys of the last step end with the answer."""
-    whole = played(
-        open_engine(path, tmp_path), [([1, 2, 3], SamplingParams(max_tokens=30, ignore_eos=True))]
-    )
+    whole = played(open_engine(path, tmp_path), [([1, 2, 3], SamplingParams(max_tokens=30, ignore_eos=True))])
     tokens = whole[0][0].token_ids
     place = next(i for i in range(3, 30) if tokens[i] not in tokens[:i])
     params = SamplingParams(max_tokens=30, ignore_eos=True, stop_token_ids=(tokens[place],))
@@ -167,9 +157,7 @@ def counted(engine: Engine, before: Callable[[], None] = lambda: None) -> list[i
     return passes
 
 
-def test_a_step_is_one_pass_while_passes_take_long(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_is_one_pass_while_passes_take_long(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("miaotui.engine.engine.UNSEEN_S", 0.0)
     engine = open_engine(path, tmp_path, most_passes=8)
     passes = counted(engine)
@@ -184,9 +172,7 @@ def test_logits_that_are_not_numbers_end_only_their_own_request(
     asks = asks_of([SamplingParams(ignore_eos=True)] * 2, 40)
     sound, _ = played(open_changed(tmp_path, "llama", lambda _: None), asks)
     bad, good = (answer.token_ids for answer in sound)
-    place = next(
-        i for i in range(5, 40) if bad[i] not in (*bad[:i], *good, *asks[0][0], *asks[1][0])
-    )
+    place = next(i for i in range(5, 40) if bad[i] not in (*bad[:i], *good, *asks[0][0], *asks[1][0]))
 
     def poisoned(weights: dict[str, NDArray[np.float32]]) -> None:
         weights["embed"][bad[place]] = np.nan
@@ -261,9 +247,7 @@ def answers_within(
 
 
 @pytest.mark.parametrize("params", PLAIN[:7])
-def test_a_mask_in_the_pass_leaves_what_the_sampler_s_would(
-    path: Path, tmp_path: Path, params: SamplingParams
-) -> None:
+def test_a_mask_in_the_pass_leaves_what_the_sampler_s_would(path: Path, tmp_path: Path, params: SamplingParams) -> None:
     """Alone, and for several passes a step, all in words, none, or every fourth token."""
     ways = (lambda _: True, lambda _: False, lambda turn: turn % 4 > 0)
     longer = dataclasses.replace(params, max_tokens=60)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sampling_oracle as oracle
-from miaotui.engine.noise import mix64, noise_key
+from miaotui.backends.cpu.noise import mix64, noise_key
 from miaotui.types import MAX_SEED
 
 SEEDS = 200
@@ -21,9 +21,7 @@ def uniform(seed: int, position: int) -> float:
 
 @pytest.fixture(scope="module")
 def grid() -> np.ndarray:
-    return np.array(
-        [[uniform(seed, position) for position in range(POSITIONS)] for seed in range(SEEDS)]
-    )
+    return np.array([[uniform(seed, position) for position in range(POSITIONS)] for seed in range(SEEDS)])
 
 
 def assert_uniform(lines: np.ndarray) -> None:
@@ -52,12 +50,7 @@ def test_values_never_change() -> None:
         (MAX_SEED, 131071): 0xA332D35DE29A093C,
     }
     assert {key: noise_key(*key) for key in known} == known
-    assert oracle.token_noise(0x0123456789ABCDEF, 4).tolist() == [
-        433435268,
-        1284316949,
-        1845708882,
-        1180254594,
-    ]
+    assert oracle.token_noise(0x0123456789ABCDEF, 4).tolist() == [433435268, 1284316949, 1845708882, 1180254594]
 
 
 def test_range(grid: np.ndarray) -> None:
@@ -86,9 +79,7 @@ def test_sequences_of_two_seeds_do_not_overlap() -> None:
 
 
 def test_every_bit_of_seed_and_position_matters() -> None:
-    changed = {uniform(1 << bit, 0) for bit in range(63)} | {
-        uniform(0, 1 << bit) for bit in range(31)
-    }
+    changed = {uniform(1 << bit, 0) for bit in range(63)} | {uniform(0, 1 << bit) for bit in range(31)}
     assert len(changed) == 63 + 31
 
 

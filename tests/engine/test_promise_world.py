@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from promise_world import RATES, Ask, World, noisy, poisson
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
-from miaotui.schedule.admission import Limits
-from miaotui.schedule.cost import CostModel, Shape
+from miaotui.schedule.promises.admission import AdmissionLimits
+from miaotui.schedule.promises.cost import CostModel, StepShape
 from miaotui.types import Deadline
 
 SECONDS = 25.0
 TRUTH = CostModel(RATES)
 
 
-def steady(shape: Shape, _now_s: float) -> float:
+def steady(shape: StepShape, _now_s: float) -> float:
     return TRUTH.seconds(shape.rows, shape.logits, shape.attended)
 
 
@@ -40,7 +40,7 @@ def test_answers_in_time_do_not_become_fewer_beyond_saturation() -> None:
 
 
 def test_a_machine_that_becomes_slower_is_noticed_within_a_second_of_work() -> None:
-    def true_s(shape: Shape, now_s: float) -> float:
+    def true_s(shape: StepShape, now_s: float) -> float:
         return steady(shape, now_s) * (2.0 if now_s > 8.0 else 1.0)
 
     world = World(true_s)
@@ -114,11 +114,11 @@ def test_a_target_for_the_first_token_is_honoured_beside_long_prompts() -> None:
 
 def test_the_line_is_bounded_in_requests_and_in_tokens() -> None:
     crowd = [Ask(1.0, 50, 50, None) for _ in range(30)]
-    world = World(steady, limits=Limits(requests=10, tokens=10**6))
+    world = World(steady, limits=AdmissionLimits(requests=10, tokens=10**6))
     world.play(crowd)
     assert len(world.done) == 10
     assert all(isinstance(error, OverloadedError) for _, error in world.refused)
-    world = World(steady, limits=Limits(requests=100, tokens=1000))
+    world = World(steady, limits=AdmissionLimits(requests=100, tokens=1000))
     world.play(crowd)
     assert len(world.done) == 10
     assert world.admission.counts.overloaded == 20
@@ -161,9 +161,7 @@ def test_lengths_that_nobody_names_are_learned() -> None:
     max_sequences=st.integers(1, 6),
     noise=st.sampled_from([0.0, 0.2]),
 )
-def test_everyone_ends_or_is_refused(
-    asks: list[Ask], n_pages: int, max_sequences: int, noise: float
-) -> None:
+def test_everyone_ends_or_is_refused(asks: list[Ask], n_pages: int, max_sequences: int, noise: float) -> None:
     world = World(noisy(noise, 0), n_pages=n_pages, max_sequences=max_sequences, context=390)
     world.play(asks, check=True)
     assert len(world.done) + len(world.refused) == len(asks)

@@ -16,7 +16,7 @@ import pytest
 import miaotui
 from miaotui.hub.resolve import resolve
 from miaotui.llm import LLM
-from miaotui.model.files import open_model
+from miaotui.model.reading.files import open_model
 from reference_models import Agreement, Comparison, english, reference_model, windows
 
 pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.compare]
@@ -29,9 +29,7 @@ def agreement(path: Path, count: int, length: int) -> Agreement:
     comparison = Comparison()
     with miaotui.load(path) as llm, open_model(path) as files, torch.no_grad():
         reference = reference_model(files)
-        for tokens in windows(
-            llm.tokenizer.encode(english(), whole=False), count, length, begin(llm)
-        ):
+        for tokens in windows(llm.tokenizer.encode(english(), whole=False), count, length, begin(llm)):
             expected = reference(torch.tensor([tokens])).logits[0].numpy()
             comparison.add(tokens, llm.logits(tokens), expected)
     print(f"\n{path.name}: {comparison.agreement}")

@@ -158,9 +158,7 @@ def real() -> Case:
     story = tokenizer.encode(TEXT)
     asks = [
         (tuple(story[:length]) if number % 2 else prompt, params)
-        for number, (length, (prompt, params)) in enumerate(
-            zip(LENGTHS, mixed_asks(49_152, 16), strict=True)
-        )
+        for number, (length, (prompt, params)) in enumerate(zip(LENGTHS, mixed_asks(49_152, 16), strict=True))
     ]
     return Case(path, settings, asks)
 

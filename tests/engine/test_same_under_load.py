@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from miaotui.backends.cpu.build import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.build import EngineOptions
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import load_model
 from miaotui.engine.loop import EngineLoop
-from miaotui.engine.request import Asked, Request
+from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import DeadlineUnattainableError
 from miaotui.hub.resolve import resolve
 from miaotui.types import Deadline, SamplingParams
@@ -34,10 +34,7 @@ def asks(count: int) -> list[tuple[list[int], SamplingParams, Deadline | None]]:
     for number in range(count):
         prompt = [source.randrange(49_000) for _ in range(source.randint(40, 300))]
         params = SamplingParams(
-            max_tokens=source.randint(8, 48),
-            temperature=source.choice([0.0, 1.0]),
-            seed=number,
-            ignore_eos=True,
+            max_tokens=source.randint(8, 48), temperature=source.choice([0.0, 1.0]), seed=number, ignore_eos=True
         )
         found.append((prompt, params, DEADLINES[number % len(DEADLINES)]))
     return found
@@ -51,7 +48,7 @@ def test_answers_under_load_are_those_of_requests_alone() -> None:
     source, running = random.Random(12), []
     for prompt, params, deadline in asks(24):
         try:
-            request = loop.submit(prompt, params, Asked(deadline=deadline))
+            request = loop.submit(prompt, params, RequestOptions(deadline=deadline))
         except DeadlineUnattainableError:
             continue
         running.append((prompt, params, request))

@@ -22,9 +22,7 @@ F = np.float32
 INF = float("inf")
 
 few_logits = st.lists(
-    st.sampled_from([-INF, -50.0, -3.0, -0.5, -0.0, 0.0, 0.25, 1.0, 1.5, 4.0, 20.0]),
-    min_size=1,
-    max_size=30,
+    st.sampled_from([-INF, -50.0, -3.0, -0.5, -0.0, 0.0, 0.25, 1.0, 1.5, 4.0, 20.0]), min_size=1, max_size=30
 ).filter(lambda values: max(values) > -INF)
 TEMPERATURES = [0.0, 1e-40, 0.1, 0.7, 1.0, 1.5, 100.0, 1e300]
 TOP_KS = [0, 1, 2, 3, 5, 100]
@@ -50,9 +48,7 @@ def choose(logits: np.ndarray, params: SamplingParams, position: int = 7) -> int
 
 @patient
 @given(few_logits, st.builds(SamplingParams, **distributions), st.integers(0, 10**6))
-def test_filters_equal_the_oracle(
-    values: list[float], params: SamplingParams, position: int
-) -> None:
+def test_filters_equal_the_oracle(values: list[float], params: SamplingParams, position: int) -> None:
     logits = np.array(values, F)
     assert choose(logits, params, position) == oracle.pick(logits, params, position)
 
@@ -63,9 +59,7 @@ def test_every_combination_of_filters_equals_the_oracle() -> None:
     combinations = itertools.product(TEMPERATURES, TOP_KS, TOP_PS, MIN_PS)
     for seed, (temperature, top_k, top_p, min_p) in enumerate(combinations):
         logits = rng.integers(-3, 4, rng.integers(1, 20)).astype(F) * F(0.5)
-        params = SamplingParams(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
-        )
+        params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
         assert choose(logits, params) == oracle.pick(logits, params, 7), params
 
 
@@ -79,16 +73,9 @@ large_params = st.builds(
 )
 
 
-@given(
-    large_params,
-    st.integers(130, 1500),
-    st.sampled_from([0, 1, 4, 64]),
-    st.sampled_from([0.01, 1.0, 8.0]),
-)
+@given(large_params, st.integers(130, 1500), st.sampled_from([0, 1, 4, 64]), st.sampled_from([0.01, 1.0, 8.0]))
 @settings(max_examples=150, deadline=None)
-def test_large_vocabularies_equal_the_oracle(
-    params: SamplingParams, size: int, steps: int, spread: float
-) -> None:
+def test_large_vocabularies_equal_the_oracle(params: SamplingParams, size: int, steps: int, spread: float) -> None:
     """Sizes that the histogram is for; ``steps`` per unit round the logits to make ties."""
     rng = np.random.default_rng(params.seed)
     logits = (rng.normal(size=size) * spread).astype(F)
@@ -136,9 +123,7 @@ def test_top_p_sees_what_top_k_left() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @patient
 @given(data=st.data(), values=few_logits)
-def test_edits_equal_the_oracle(
-    temperature: float, data: st.DataObject, values: list[float]
-) -> None:
+def test_edits_equal_the_oracle(temperature: float, data: st.DataObject, values: list[float]) -> None:
     """min_tokens, bias and the three penalties, with history, in their order."""
     logits = np.array(values, F)
     tokens = st.integers(0, len(values) - 1)
@@ -170,11 +155,7 @@ def test_edits_equal_the_oracle(
 @given(st.lists(st.integers(0, 9), max_size=30), st.data())
 def test_rollback_equals_never_having_been(answer: list[int], data: st.DataObject) -> None:
     params = SamplingParams(
-        repetition_penalty=1.5,
-        presence_penalty=0.3,
-        frequency_penalty=0.2,
-        min_tokens=20,
-        stop_token_ids=(4,),
+        repetition_penalty=1.5, presence_penalty=0.3, frequency_penalty=0.2, min_tokens=20, stop_token_ids=(4,)
     )
     undone = data.draw(st.integers(0, len(answer)))
     tried, straight = sampler(params, 10, [1, 2]), sampler(params, 10, [1, 2])
@@ -243,9 +224,7 @@ def test_logprobs_are_of_the_raw_logits(temperature: float) -> None:
     logits = np.round(rng.normal(size=3000) * 4, 1).astype(F)
     logits[:5] = -INF
     bias = {int(np.argsort(-logits)[700]): 60.0}
-    params = SamplingParams(
-        temperature=temperature, top_k=1500, top_p=0.9, logit_bias=bias, logprobs=20
-    )
+    params = SamplingParams(temperature=temperature, top_k=1500, top_p=0.9, logit_bias=bias, logprobs=20)
     choice = sampler(params, 3000).pick(logits.copy(), 9)
     exact = logits.astype(np.float64)
     exact -= np.log(np.exp(exact).sum())
@@ -261,25 +240,18 @@ def test_logprobs_leave_out_masked_tokens() -> None:
     logits = np.array([-INF, 0, -INF, 0], F)
     choice = sampler(SamplingParams(logprobs=4), 4).pick(logits, 0)
     assert choice.logprobs is not None
-    assert choice.logprobs.top == (
-        (1, pytest.approx(-math.log(2))),
-        (3, pytest.approx(-math.log(2))),
-    )
+    assert choice.logprobs.top == ((1, pytest.approx(-math.log(2))), (3, pytest.approx(-math.log(2))))
     assert sampler(SamplingParams(logprobs=0), 4).pick(logits, 0).logprobs.top == ()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"top_k": 6}, {"top_p": 0.8}, {"min_p": 0.1}, {"temperature": 0.5}]
-)
+@pytest.mark.parametrize("options", [{}, {"top_k": 6}, {"top_p": 0.8}, {"min_p": 0.1}, {"temperature": 0.5}])
 def test_frequencies_follow_the_distribution(options: dict[str, Any]) -> None:
     """Chi-square on fixed draws, at most 9 degrees of freedom: 40 is a one in 100,000 event."""
     params = SamplingParams(**{"temperature": 1.0, "seed": 17, **options})
     logits = np.array([0.3, -1.0, 2.0, 1.2, -0.4, 0.0, 1.9, -2.0, 0.8, -0.1], F)
     chooser = sampler(params, 10)
     draws = 10_000
-    counts = np.bincount(
-        [chooser.pick(logits.copy(), p).token_id for p in range(draws)], minlength=10
-    )
+    counts = np.bincount([chooser.pick(logits.copy(), p).token_id for p in range(draws)], minlength=10)
     probability = np.exp((logits - logits.max()) / params.temperature).astype(np.float64)
     kept = [t in oracle.kept(logits, params) for t in range(10)]
     expected = draws * (probability * kept) / (probability * kept).sum()
@@ -345,11 +317,7 @@ def test_verifying_drafts_equals_picking_one_by_one(params: SamplingParams, conf
 
 def test_choices_depend_on_seed_and_position() -> None:
     logits = np.zeros(1000, F)
-    picked = {
-        choose(logits, SamplingParams(temperature=1.0, seed=s), p)
-        for s in range(10)
-        for p in range(10)
-    }
+    picked = {choose(logits, SamplingParams(temperature=1.0, seed=s), p) for s in range(10) for p in range(10)}
     assert len(picked) > 80
 
 
@@ -383,9 +351,7 @@ def test_rows_of_the_wrong_kind_are_refused(row: np.ndarray) -> None:
         ({"repetition_penalty": 1.1}, [3, 12], "the prompt names token 12"),
     ],
 )
-def test_tokens_outside_the_vocabulary_are_refused(
-    options: dict[str, Any], prompt: list[int], name: str
-) -> None:
+def test_tokens_outside_the_vocabulary_are_refused(options: dict[str, Any], prompt: list[int], name: str) -> None:
     with pytest.raises(RequestError, match=name):
         sampler(SamplingParams(**options), 10, prompt)
 

@@ -72,9 +72,7 @@ def test_holds_back_exactly_what_may_be_a_beginning(text: str, stops: list[str])
     if expected_cut(text, stops)[1]:
         return
     shown, _ = StopStrings(stops).push(text)
-    held = max(
-        (n for stop in stops for n in range(len(stop)) if text.endswith(stop[:n])), default=0
-    )
+    held = max((n for stop in stops for n in range(len(stop)) if text.endswith(stop[:n])), default=0)
     assert shown == text[: len(text) - held]
 
 
@@ -98,9 +96,7 @@ def test_unarmed_matches_are_text_but_may_begin_one() -> None:
     assert stops.push("ba") == ("", True)
 
 
-def run(
-    params: SamplingParams, answer: list[int], max_tokens: int = 100
-) -> tuple[str, str | None, int]:
+def run(params: SamplingParams, answer: list[int], max_tokens: int = 100) -> tuple[str, str | None, int]:
     """Text, reason and number of tokens taken."""
     ending = Ending(params, frozenset({EOS, *params.stop_token_ids}), max_tokens, Letters())
     shown = ""
@@ -118,9 +114,7 @@ def run(
     st.integers(1, 12),
     st.sets(st.integers(1, 12)),
 )
-def test_texts_that_are_made_later_are_the_same(
-    answer: list[int], least: int, most: int, reads: set[int]
-) -> None:
+def test_texts_that_are_made_later_are_the_same(answer: list[int], least: int, most: int, reads: set[int]) -> None:
     """However often somebody reads, and also if the answer is ended from outside."""
     params = SamplingParams(stop_token_ids=(7,), min_tokens=least)
     expected = run(params, answer, most)
@@ -167,11 +161,7 @@ def test_length_releases_held_text() -> None:
 
 def test_stop_comes_before_length() -> None:
     assert run(SamplingParams(stop=("ab",)), tokens("xab"), max_tokens=3) == ("x", "stop", 3)
-    assert run(SamplingParams(stop_token_ids=(3,)), tokens("abc"), max_tokens=3) == (
-        "ab",
-        "stop",
-        3,
-    )
+    assert run(SamplingParams(stop_token_ids=(3,)), tokens("abc"), max_tokens=3) == ("ab", "stop", 3)
 
 
 def test_min_tokens_delays_every_stop() -> None:

@@ -16,9 +16,9 @@ import numpy as np
 
 with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.errors import ModelError
-    from miaotui.hub.gguf import parse_gguf
-    from miaotui.hub.safetensors import parse_safetensors
-    from miaotui.hub.tensors import BlockType
+    from miaotui.hub.formats.gguf import parse_gguf
+    from miaotui.hub.formats.safetensors import parse_safetensors
+    from miaotui.hub.formats.tensors import BlockType
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hub"))
 from gguf_bytes import Gguf, Tensor, sample

@@ -73,10 +73,6 @@ def sample() -> Gguf:
             ("tokenizer.ggml.tokens", ARRAY, strings("<s>", "", "a", "Ġ秒")),
             ("tokenizer.ggml.scores", ARRAY, u32(F32) + u64(2) + struct.pack("<ff", 0.5, -1)),
         ],
-        tensors=[
-            Tensor("norm", (32,), 0, 0),
-            Tensor("embed", (32, 2), 2, 128),
-            Tensor("bias", (4,), 1, 192),
-        ],
+        tensors=[Tensor("norm", (32,), 0, 0), Tensor("embed", (32, 2), 2, 128), Tensor("bias", (4,), 1, 192)],
         data=bytes(range(200)),
     )

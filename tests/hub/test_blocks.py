@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from miaotui.errors import ModelFormatError
-from miaotui.hub.blocks import bf16_to_float32, f16_to_float32
-from miaotui.hub.tensors import BY_GGML_ID, BlockType, StoredTensor
+from miaotui.hub.formats.blocks import bf16_to_float32, f16_to_float32
+from miaotui.hub.formats.tensors import BY_GGML_ID, BlockType, StoredTensor
 
 QUANTIZED = [kind for kind in BlockType if not kind.is_float]
 
@@ -77,9 +77,7 @@ def test_codes_give_the_weights(kind: BlockType) -> None:
 
 def test_large_tensors_are_decoded_in_pieces() -> None:
     tensor = random_tensor(BlockType.BF16, rows=300, blocks=16)
-    np.testing.assert_array_equal(
-        tensor.float32(7, 299), bf16_to_float32(tensor.data)[7:299].reshape(292, -1)
-    )
+    np.testing.assert_array_equal(tensor.float32(7, 299), bf16_to_float32(tensor.data)[7:299].reshape(292, -1))
 
 
 def test_every_half_is_exact() -> None:

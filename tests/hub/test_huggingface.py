@@ -15,8 +15,8 @@ from loopback import Loopback, serving, sha256
 
 from miaotui.config import Settings
 from miaotui.errors import CacheError, DownloadError, ModelNotFoundError, UnsupportedModelError
-from miaotui.hub.huggingface import HubId, cache_folder, choose_files, find_local
-from miaotui.hub.huggingface_pull import pull_repository
+from miaotui.hub.sources.huggingface import HubId, cache_folder, choose_files, find_local
+from miaotui.hub.sources.huggingface_pull import pull_repository
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 1000  # files from this size on are stored as large files, with a stated SHA-256
@@ -162,9 +162,7 @@ def test_offline_opens_no_connection(hub: Loopback) -> None:
         (400, "", DownloadError, "cannot download owner/tiny"),
     ],
 )
-def test_refusals_are_explained(
-    hub: Loopback, status: int, code: str, error: type[Exception], words: str
-) -> None:
+def test_refusals_are_explained(hub: Loopback, status: int, code: str, error: type[Exception], words: str) -> None:
     headers = {"X-Error-Code": code}
     path = "/api/models/owner/tiny/revision/main"
     hub.add(path, statuses=[status] * 9, headers=headers)
@@ -255,9 +253,7 @@ def test_gguf_formats_are_preferred_in_order(best: str) -> None:
 
 
 def test_an_open_choice_lists_the_files() -> None:
-    with pytest.raises(
-        ModelNotFoundError, match=r"a-Q4_0\.gguf, b-Q4_0\.gguf\. Name one: o/n:a-Q4_0"
-    ):
+    with pytest.raises(ModelNotFoundError, match=r"a-Q4_0\.gguf, b-Q4_0\.gguf\. Name one: o/n:a-Q4_0"):
         choose("a-Q4_0.gguf", "b-Q4_0.gguf", "a-Q8_0.gguf")
     with pytest.raises(ModelNotFoundError, match=r"a-F16\.gguf, a-Q2_K\.gguf"):
         choose("a-F16.gguf", "a-Q2_K.gguf")

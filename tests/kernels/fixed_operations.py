@@ -14,15 +14,16 @@ from kernel_pass import Floating, Quantized, packed, random_blocks, run_pass
 from numpy.typing import NDArray
 from paged_attention import Cache, Kind
 
-from miaotui.kernels import linear_fields as lin
-from miaotui.kernels import ops, reference
-from miaotui.kernels import peaks_fields as pk
-from miaotui.kernels import pointwise_fields as pw
-from miaotui.kernels.cpu import probe
-from miaotui.kernels.formats import Format, tile_stride
-from miaotui.kernels.ops import float_field
+from miaotui.kernels import reference
+from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.linear.formats import Format, tile_stride
+from miaotui.kernels.platform.cpu import probe
+from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.reference import Bytes
-from miaotui.kernels.team import address_of, aligned_bytes, aligned_int64
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.ops import float_field
+from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes, aligned_int64
+from miaotui.kernels.sampling import peaks_fields as pk
 
 ROWS, WIDTH, OUTPUTS = 11, 352, 192
 
@@ -35,11 +36,7 @@ def outputs() -> Iterator[tuple[str, NDArray[np.generic]]]:
     weight[:] = rng.standard_normal(WIDTH)
     for form in Format:
         blocks = packed(random_blocks(form, 2 * OUTPUTS, WIDTH, rng))
-        for name, mode in (
-            ("store", lin.STORE),
-            ("silu", lin.GATED_SILU),
-            ("gelu", lin.GATED_GELU),
-        ):
+        for name, mode in (("store", lin.STORE), ("silu", lin.GATED_SILU), ("gelu", lin.GATED_GELU)):
             yield f"linear {form.value} {name}", product(form, blocks, x, mode)
     for name, kind in (("rms", pw.RMS), ("layer", pw.LAYER)):
         yield f"norm {name}", norm(x, weight, kind)
@@ -50,49 +47,68 @@ def outputs() -> Iterator[tuple[str, NDArray[np.generic]]]:
     logits = Floating(2, 1024, rng.standard_normal((2, 1024)).astype(np.float32) * np.float32(90))
     fields = {pw.X: logits.address, pw.X_STRIDE: logits.stride, pw.WIDTH: 1024}
     fields |= {pw.EPS: float_field(30.0)}
-    run_pass([("pointwise:cap_logits", fields)], {ops.RUN_LOGIT_ROWS: 2})
+    run_pass([("pointwise.rows:cap_logits", fields)], {ops.RUN_LOGIT_ROWS: 2})
     yield "cap", logits.read()
     yield "peaks", peaks(logits)
 
 
-def product(
-    form: Format, weights: NDArray[np.uint8], x: NDArray[np.float32], mode: int
-) -> NDArray[np.generic]:
+def product(form: Format, weights: NDArray[np.uint8], x: NDArray[np.float32], mode: int) -> NDArray[np.generic]:
     source = Quantized(ROWS, WIDTH, reference.quantize(x))
     inputs = Floating(ROWS, WIDTH, x) if form is Format.F32 else source.integers
     floats, gated = Floating(ROWS, 2 * OUTPUTS), Quantized(ROWS, OUTPUTS)
     out = floats if mode == lin.STORE else gated.integers
     fields = {
-        ops.ROWS: ops.RUN_ROWS, lin.WEIGHTS: address_of(weights), lin.GROUPS: WIDTH // 32,
-        lin.TILE_STRIDE: tile_stride(form, WIDTH), lin.X: inputs.address, lin.X_STRIDE: inputs.stride,
-        lin.UNITS: OUTPUTS // (16 if mode == lin.STORE else 32), lin.MODE: mode,
-        lin.HEADERS: source.headers.address, lin.HEADER_STRIDE: source.headers.stride,
-        lin.OUT: out.address, lin.OUT_STRIDE: out.stride, lin.OUT_HEADERS: gated.headers.address,
+        ops.ROWS: ops.RUN_ROWS,
+        lin.WEIGHTS: address_of(weights),
+        lin.GROUPS: WIDTH // 32,
+        lin.TILE_STRIDE: tile_stride(form, WIDTH),
+        lin.X: inputs.address,
+        lin.X_STRIDE: inputs.stride,
+        lin.UNITS: OUTPUTS // (16 if mode == lin.STORE else 32),
+        lin.MODE: mode,
+        lin.HEADERS: source.headers.address,
+        lin.HEADER_STRIDE: source.headers.stride,
+        lin.OUT: out.address,
+        lin.OUT_STRIDE: out.stride,
+        lin.OUT_HEADERS: gated.headers.address,
         lin.OUT_HEADER_STRIDE: gated.headers.stride,
-    }  # fmt: skip
-    run_pass([(f"linear:linear_{form.value}", fields)], {ops.RUN_ROWS: ROWS})
+    }
+    run_pass([(f"linear.matmul:linear_{form.value}", fields)], {ops.RUN_ROWS: ROWS})
     return floats.read() if mode == lin.STORE else raw(gated.read(ROWS))
 
 
 def norm(x: NDArray[np.float32], weight: NDArray[np.float32], kind: int) -> NDArray[np.generic]:
     source, out = Floating(ROWS, WIDTH, x), Quantized(ROWS, WIDTH)
     fields = {
-        ops.ROWS: ops.RUN_ROWS, pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: WIDTH,
-        pw.WEIGHT: address_of(weight), pw.NORM_BIAS: address_of(weight), pw.KIND: kind,
-        pw.EPS: float_field(1e-5), pw.OUT: out.integers.address, pw.OUT_STRIDE: out.integers.stride,
-        pw.OUT_HEADERS: out.headers.address, pw.OUT_HEADER_STRIDE: out.headers.stride,
-    }  # fmt: skip
-    run_pass([("pointwise:norm", fields)], {ops.RUN_ROWS: ROWS})
+        ops.ROWS: ops.RUN_ROWS,
+        pw.X: source.address,
+        pw.X_STRIDE: source.stride,
+        pw.WIDTH: WIDTH,
+        pw.WEIGHT: address_of(weight),
+        pw.NORM_BIAS: address_of(weight),
+        pw.KIND: kind,
+        pw.EPS: float_field(1e-5),
+        pw.OUT: out.integers.address,
+        pw.OUT_STRIDE: out.integers.stride,
+        pw.OUT_HEADERS: out.headers.address,
+        pw.OUT_HEADER_STRIDE: out.headers.stride,
+    }
+    run_pass([("pointwise.rows:norm", fields)], {ops.RUN_ROWS: ROWS})
     return raw(out.read(ROWS))
 
 
 def peaks(logits: Floating) -> NDArray[np.generic]:
     parts, out = Floating(2, pk.parts_of(1024)), aligned_int64(2 * pk.PEAK_FIELDS)
     fields = {
-        ops.ROWS: ops.RUN_LOGIT_ROWS, pk.X: logits.address, pk.X_STRIDE: logits.stride, pk.WIDTH: 1024,
-        pk.PARTS: parts.address, pk.PARTS_STRIDE: parts.stride, pk.OUT: address_of(out),
-    }  # fmt: skip
-    run_pass([("peaks:part_peaks", fields), ("peaks:row_peaks", fields)], {ops.RUN_LOGIT_ROWS: 2})
+        ops.ROWS: ops.RUN_LOGIT_ROWS,
+        pk.X: logits.address,
+        pk.X_STRIDE: logits.stride,
+        pk.WIDTH: 1024,
+        pk.PARTS: parts.address,
+        pk.PARTS_STRIDE: parts.stride,
+        pk.OUT: address_of(out),
+    }
+    run_pass([("sampling.peaks:part_peaks", fields), ("sampling.peaks:row_peaks", fields)], {ops.RUN_LOGIT_ROWS: 2})
     return out
 
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels import compiled, formats, ops
-from miaotui.kernels.formats import Blocks, Format
+from miaotui.kernels.linear import formats
+from miaotui.kernels.linear.formats import Blocks, Format
 from miaotui.kernels.reference import Bytes
-from miaotui.kernels.team import Team, address_of, aligned_bytes, aligned_int64, shared_team
+from miaotui.kernels.runtime import compiled, ops
+from miaotui.kernels.runtime.thread_pool import ThreadPool, address_of, aligned_bytes, aligned_int64, shared_pool
 
 HEADER = np.dtype([("scale", "f4"), ("sum", "i4"), ("offset", "f4"), ("unused", "u4")])
 UNTOUCHED = 0xA5
@@ -34,16 +35,13 @@ def table_of(operations: Sequence[Operation]) -> NDArray[np.int64]:
 
 
 def run_pass(
-    operations: Sequence[Operation],
-    run_fields: Mapping[int, int],
-    threads: int = 1,
-    team: Team | None = None,
+    operations: Sequence[Operation], run_fields: Mapping[int, int], threads: int = 1, team: ThreadPool | None = None
 ) -> None:
     """Run operations once; ``run_fields`` say over which rows."""
     table, run = table_of(operations), aligned_int64(ops.RUN_FIELDS)
     for field, value in run_fields.items():
         run[field] = value
-    (team or shared_team(threads)).run(address_of(table), len(table), run)
+    (team or shared_pool(threads)).run(address_of(table), len(table), run)
 
 
 class Guarded:
@@ -144,9 +142,7 @@ def packed(blocks: Blocks) -> NDArray[np.uint8]:
     return out
 
 
-def random_blocks(
-    form: Format, rows: int, inputs: int, rng: np.random.Generator, spread: float = 0.02
-) -> Blocks:
+def random_blocks(form: Format, rows: int, inputs: int, rng: np.random.Generator, spread: float = 0.02) -> Blocks:
     """Any integers the format holds, any scales: also zero, negative, subnormal."""
     groups = inputs // formats.GROUP
     if form is Format.F32:

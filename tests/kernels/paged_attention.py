@@ -13,12 +13,13 @@ import numpy as np
 from kernel_pass import Floating, Quantized, run_pass
 from numpy.typing import NDArray
 
-from miaotui.kernels import attention_fields as att
-from miaotui.kernels import ops, reference
-from miaotui.kernels.attention_fields import PAGE_TOKENS
-from miaotui.kernels.ops import float_field
+from miaotui.kernels import reference
+from miaotui.kernels.attention import fields as att
+from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.reference import Bytes, Floats, Views
-from miaotui.kernels.team import address_of, aligned_bytes, aligned_int64
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.ops import float_field
+from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes, aligned_int64
 
 POSITIONS = 128
 EPS = 1e-6
@@ -112,11 +113,7 @@ class Cache:
         return table[:, : self.page_bytes].reshape(self.n_pages, self.kind.kv_heads, -1)
 
     def run(
-        self,
-        rows: Sequence[Row],
-        blocks: Sequence[int],
-        copies: Sequence[tuple[int, int]] = (),
-        single: bool = False,
+        self, rows: Sequence[Row], blocks: Sequence[int], copies: Sequence[tuple[int, int]] = (), single: bool = False
     ) -> Bytes:
         """One pass over rows in blocks of the given sizes; int8 ``[rows, groups, 32]``."""
         kind = self.kind
@@ -128,11 +125,14 @@ class Cache:
         fields = self._fields(source, out)
         tables = _tables(rows, blocks, copies)
         run = {name: address_of(table) for name, table in tables.items()} | {
-            ops.RUN_ROWS: len(rows), ops.RUN_BLOCKS: len(blocks), ops.RUN_COPIES: len(copies),
-            ops.RUN_STORES: len(tables[ops.RUN_STORE_TABLE]), ops.RUN_SINGLE: int(single),
-        }  # fmt: skip
+            ops.RUN_ROWS: len(rows),
+            ops.RUN_BLOCKS: len(blocks),
+            ops.RUN_COPIES: len(copies),
+            ops.RUN_STORES: len(tables[ops.RUN_STORE_TABLE]),
+            ops.RUN_SINGLE: int(single),
+        }
         lists = _page_lists(rows, tables[ops.RUN_ROW_TABLE])
-        run_pass([(f"attention:{name}", fields) for name in names], run, self.threads)
+        run_pass([(f"attention.paged_attention:{name}", fields) for name in names], run, self.threads)
         del lists
         return out.read(len(rows))
 
@@ -141,30 +141,39 @@ class Cache:
         key = 4 * kind.heads * kind.dim
         query_norm, key_norm = (address_of(n) if kind.normed else 0 for n in self._norms)
         return {
-            att.QKV: source.address, att.QKV_STRIDE: source.stride, att.KEY_OFFSET: key,
-            att.VALUE_OFFSET: key + 4 * kind.kv_heads * kind.dim, att.KV_HEADS: kind.kv_heads,
-            att.GROUP_HEADS: kind.group, att.DIM: kind.dim, att.PAGES: address_of(self.data),
-            att.PAGE_STRIDE: self.stride, att.HEAD_STRIDE: 2 * self.half_bytes,
-            att.VALUES_IN_HEAD: self.half_bytes, att.COS: address_of(self._cos),
-            att.SIN: address_of(self._sin), att.ROTATED: kind.turned,
-            att.QUERY_NORM: query_norm, att.KEY_NORM: key_norm,
-            att.NORM_EPS: float_field(EPS), att.SCALE: float_field(kind.scale),
-            att.WINDOW: kind.window, att.CAP: float_field(kind.cap),
-            att.OUT: out.integers.address, att.OUT_STRIDE: out.integers.stride,
-            att.OUT_HEADERS: out.headers.address, att.OUT_HEADER_STRIDE: out.headers.stride,
-        }  # fmt: skip
+            att.QKV: source.address,
+            att.QKV_STRIDE: source.stride,
+            att.KEY_OFFSET: key,
+            att.VALUE_OFFSET: key + 4 * kind.kv_heads * kind.dim,
+            att.KV_HEADS: kind.kv_heads,
+            att.GROUP_HEADS: kind.group,
+            att.DIM: kind.dim,
+            att.PAGES: address_of(self.data),
+            att.PAGE_STRIDE: self.stride,
+            att.HEAD_STRIDE: 2 * self.half_bytes,
+            att.VALUES_IN_HEAD: self.half_bytes,
+            att.COS: address_of(self._cos),
+            att.SIN: address_of(self._sin),
+            att.ROTATED: kind.turned,
+            att.QUERY_NORM: query_norm,
+            att.KEY_NORM: key_norm,
+            att.NORM_EPS: float_field(EPS),
+            att.SCALE: float_field(kind.scale),
+            att.WINDOW: kind.window,
+            att.CAP: float_field(kind.cap),
+            att.OUT: out.integers.address,
+            att.OUT_STRIDE: out.integers.stride,
+            att.OUT_HEADERS: out.headers.address,
+            att.OUT_HEADER_STRIDE: out.headers.stride,
+        }
 
-    def chunk(
-        self, tokens: Floats, start: int, pages: Sequence[int], end: int | None = None
-    ) -> Bytes:
+    def chunk(self, tokens: Floats, start: int, pages: Sequence[int], end: int | None = None) -> Bytes:
         """Consecutive tokens from position ``start`` on, in blocks of 8 as the runner makes them."""
         rows = chunk_rows(tokens, start, pages, end)
         return self.run(rows, block_sizes(len(rows)), single=len(rows) <= ops.BLOCK_ROWS)
 
 
-def chunk_rows(
-    tokens: Floats, start: int, pages: Sequence[int], end: int | None = None
-) -> list[Row]:
+def chunk_rows(tokens: Floats, start: int, pages: Sequence[int], end: int | None = None) -> list[Row]:
     """Rows of consecutive tokens."""
     return [Row(token, start + i, tuple(pages), end) for i, token in enumerate(tokens)]
 
@@ -177,11 +186,7 @@ def block_sizes(rows: int) -> list[int]:
 def _tables(
     rows: Sequence[Row], blocks: Sequence[int], copies: Sequence[tuple[int, int]]
 ) -> dict[int, NDArray[np.int64]]:
-    stores = [
-        (number, page, row.position % PAGE_TOKENS)
-        for number, row in enumerate(rows)
-        for page in row.targets()
-    ]
+    stores = [(number, page, row.position % PAGE_TOKENS) for number, row in enumerate(rows) for page in row.targets()]
     firsts = np.cumsum([0, *blocks])[:-1]
     return {
         ops.RUN_ROW_TABLE: _int64(np.zeros((len(rows), ops.ROW_FIELDS))),
@@ -226,9 +231,7 @@ def expected(kind: Kind, tokens: Floats, ends: Sequence[int] | None = None) -> B
     return reference.quantize(np.concatenate(outputs, axis=1))
 
 
-def turned(
-    kind: Kind, heads: Floats, positions: NDArray[np.int64], weight: Floats, scale: float
-) -> Floats:
+def turned(kind: Kind, heads: Floats, positions: NDArray[np.int64], weight: Floats, scale: float) -> Floats:
     """Heads of one row each, normed if the kind says so, rotated and scaled."""
     cos, sin = (table[positions] for table in kind.angles())
     if kind.normed:

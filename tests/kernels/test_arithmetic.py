@@ -12,9 +12,10 @@ from emitted import compiled_here, lowerings_here
 from kernel_pass import assert_same
 from numpy.typing import NDArray
 
-from miaotui.kernels import arithmetic, reference
-from miaotui.kernels.simd import F32X, LANES, Emitter, Value
-from miaotui.kernels.team import address_of, aligned_bytes
+from miaotui.kernels import reference
+from miaotui.kernels.runtime import arithmetic
+from miaotui.kernels.runtime.simd import F32X, LANES, Emitter, Value
+from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes
 
 CAPS = (1.0, 30.0, 50.0)
 Floats = NDArray[np.float32]
@@ -70,10 +71,7 @@ FUNCTIONS = {
     "widen": widened,
     "narrow": narrowed,
     "fma": multiplied,
-    **{
-        f"cap_{cap:g}": mapped(lambda e, x, cap=cap: arithmetic.softcap(e, x, e.const(F32X, cap)))
-        for cap in CAPS
-    },
+    **{f"cap_{cap:g}": mapped(lambda e, x, cap=cap: arithmetic.softcap(e, x, e.const(F32X, cap))) for cap in CAPS},
 }
 
 
@@ -199,9 +197,11 @@ def test_multiply_add_rounds_once(lowering: str) -> None:
 @pytest.mark.parametrize("name", ["exp", "silu", "gelu", "cap_30"])
 def test_every_lowering_gives_the_references_bits(name: str, lowering: str) -> None:
     functions_of = {
-        "exp": reference.exp, "silu": reference.silu, "gelu": reference.gelu_tanh,
+        "exp": reference.exp,
+        "silu": reference.silu,
+        "gelu": reference.gelu_tanh,
         "cap_30": lambda x: reference.softcap(x, 30.0),
-    }  # fmt: skip
+    }
     assert_same(apply(name, spread(), lowering=lowering), functions_of[name](spread()))
 
 

@@ -11,7 +11,7 @@ from kernel_pass import assert_same, assert_same_bytes
 from paged_attention import Cache, Kind, Row, block_sizes, chunk_rows, expected
 
 from miaotui.kernels import reference
-from miaotui.kernels.attention_fields import PAGE_TOKENS
+from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.reference import Bytes, Floats, Views
 
 PAGES = (7, 2, 9, 4, 0)  # a sequence's pages lie anywhere
@@ -35,10 +35,7 @@ def in_chunks(kind: Kind, tokens: Floats, sizes: Sequence[int]) -> tuple[Bytes, 
 
 
 def joined(parts: Sequence[Bytes]) -> Bytes:
-    return Bytes(
-        np.concatenate([part.integers for part in parts]),
-        np.concatenate([part.scales for part in parts]),
-    )
+    return Bytes(np.concatenate([part.integers for part in parts]), np.concatenate([part.scales for part in parts]))
 
 
 def rows_of(values: Bytes, rows: Sequence[int]) -> Bytes:
@@ -128,10 +125,7 @@ def test_sequences_share_a_pass() -> None:
             cache.chunk(text[:start], 0, pages)
         rows += chunk_rows(text[start:], start, pages)
         blocks += block_sizes(len(text) - start)
-    wanted = [
-        rows_of(expected(kind, text), range(start, len(text)))
-        for text, start in zip(texts, begun, strict=True)
-    ]
+    wanted = [rows_of(expected(kind, text), range(start, len(text))) for text, start in zip(texts, begun, strict=True)]
     assert_same_bytes(cache.run(rows, blocks), joined(wanted))
 
 
@@ -215,9 +209,7 @@ def test_the_reference_is_softmax_attention(cap: float) -> None:
     scores = cap * np.tanh(scores / cap) if cap else scores
     seen = np.concatenate([views.mask(first) for first in range(0, 48, 16)], axis=1)
     chances = np.where(seen, np.exp(scores), 0)
-    np.testing.assert_allclose(
-        found, chances @ v / chances.sum(axis=1, keepdims=True), rtol=2e-5, atol=2e-6
-    )
+    np.testing.assert_allclose(found, chances @ v / chances.sum(axis=1, keepdims=True), rtol=2e-5, atol=2e-6)
 
 
 def test_a_great_score_does_not_overflow() -> None:

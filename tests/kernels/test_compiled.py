@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from miaotui.kernels import compiled
+from miaotui.kernels.runtime import compiled
 
-KERNEL = "passes:pass_announce"  # the quickest to compile
-OTHERS = ["passes:pass_worker", "pointwise:tap"]
+KERNEL = "runtime.passes:pass_announce"  # the quickest to compile
+OTHERS = ["runtime.passes:pass_worker", "pointwise.rows:tap"]
 SCRIPT = """
 import sys
-from miaotui.kernels import compiled, ops
-from miaotui.kernels.team import aligned_int64
+from miaotui.kernels.runtime import compiled
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.thread_pool import aligned_int64
 told = []
 compiled.prepare(sys.argv[1:], lambda *news: told.append(news))
 mail = aligned_int64(ops.MAIL_FIELDS)
-announce = compiled.function("passes:pass_announce", 5)
+announce = compiled.function("runtime.passes:pass_announce", 5)
 mail[ops.MAIL_ASLEEP + 1] = 1
 assert announce(1, 2, 3, mail.ctypes.data, 2) == 1
 assert mail[ops.MAIL_COUNT] == 2
@@ -97,4 +98,4 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_kernel_is_one_function_for_all() -> None:
     assert compiled.address(KERNEL) == compiled.address(KERNEL)
     assert compiled.cache_folder() == compiled.cache_folder()
-    assert compiled.symbol(KERNEL) == "miaotui_passes_pass_announce"
+    assert compiled.symbol(KERNEL) == "miaotui_runtime_passes_pass_announce"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from miaotui.errors import UnsupportedCpuError
-from miaotui.kernels.cgroup import CgroupLimits, read_limits
-from miaotui.kernels.cpu import (
+from miaotui.kernels.platform.cgroup import CgroupLimits, read_limits
+from miaotui.kernels.platform.cpu import (
     Cpu,
     Isa,
     available_isas,
@@ -20,7 +20,7 @@ from miaotui.kernels.cpu import (
     normalize_architecture,
     probe,
 )
-from miaotui.kernels.host import Caches, Host, read_linux, read_windows_table
+from miaotui.kernels.platform.host import Caches, Host, read_linux, read_windows_table
 
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 ICE_LAKE = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
@@ -96,15 +96,12 @@ def test_forcing_nonsense_names_all() -> None:
         (frozenset(), "riscv64", Isa.PLAIN, None),
     ],
 )
-def test_llvm_cpu_name(
-    features: frozenset[str], architecture: str, isa: Isa, name: str | None
-) -> None:
+def test_llvm_cpu_name(features: frozenset[str], architecture: str, isa: Isa, name: str | None) -> None:
     assert llvm_cpu_name(isa, cpu_of(features, architecture)) == name
 
 
 @pytest.mark.parametrize(
-    ("quota", "cores", "team"),
-    [(None, 8, 4), (100.0, 8, 4), (6.5, 6, 4), (3.99, 3, 3), (0.2, 1, 1)],
+    ("quota", "cores", "team"), [(None, 8, 4), (100.0, 8, 4), (6.5, 6, 4), (3.99, 3, 3), (0.2, 1, 1)]
 )
 def test_cores_and_team_size(quota: float | None, cores: int, team: int) -> None:
     cpu = combine(host(), CgroupLimits(quota, None), "x86_64", AVX2, "")
@@ -112,16 +109,10 @@ def test_cores_and_team_size(quota: float | None, cores: int, team: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("physical", "limit", "expected"),
-    [(16, 4, 4), (16, 64, 16), (None, 4, 4), (16, None, 16), (None, None, None)],
+    ("physical", "limit", "expected"), [(16, 4, 4), (16, 64, 16), (None, 4, 4), (16, None, 16), (None, None, None)]
 )
-def test_memory_is_the_lesser(
-    physical: int | None, limit: int | None, expected: int | None
-) -> None:
-    assert (
-        combine(host(memory=physical), CgroupLimits(None, limit), "x86_64", AVX2, "").memory_bytes
-        == expected
-    )
+def test_memory_is_the_lesser(physical: int | None, limit: int | None, expected: int | None) -> None:
+    assert combine(host(memory=physical), CgroupLimits(None, limit), "x86_64", AVX2, "").memory_bytes == expected
 
 
 # --- cgroups --------------------------------------------------------------------------------------
@@ -173,9 +164,7 @@ def test_container_that_sees_only_its_subtree(tmp_path: Path) -> None:
         tmp_path,
         {
             "proc/self/cgroup": "4:cpu:/docker/abc/inner\n",
-            "proc/self/mountinfo": (
-                "31 2 0:29 /docker/abc /sys/fs/my\\040cgroup rw - cgroup cgroup rw,cpu\n"
-            ),
+            "proc/self/mountinfo": ("31 2 0:29 /docker/abc /sys/fs/my\\040cgroup rw - cgroup cgroup rw,cpu\n"),
             "sys/fs/my cgroup/cpu.cfs_quota_us": "300000\n",
             "sys/fs/my cgroup/cpu.cfs_period_us": "100000\n",
             "sys/fs/my cgroup/inner/cpu.cfs_quota_us": "100000\n",
@@ -227,19 +216,12 @@ def test_linux_topology_caches_and_memory(tmp_path: Path) -> None:
     for cpu in range(4):
         files[f"{base}/cpu{cpu}/topology/thread_siblings_list"] = f"{cpu % 2},{cpu % 2 + 2}\n"
     for index, (level, kind, size) in enumerate(
-        [
-            (1, "Data", "48K"),
-            (1, "Instruction", "32K"),
-            (2, "Unified", "2M"),
-            (3, "Unified", "36864K"),
-        ]
+        [(1, "Data", "48K"), (1, "Instruction", "32K"), (2, "Unified", "2M"), (3, "Unified", "36864K")]
     ):
         for name, value in (("level", level), ("type", kind), ("size", size)):
             files[f"{base}/cpu1/cache/index{index}/{name}"] = f"{value}\n"
     found = read_linux(plant(tmp_path, files), {1, 2, 3})
-    assert found == Host(
-        "Fast  CPU @ 3 GHz", 3, 2, Caches(48 << 10, 2 << 20, 36864 << 10), 16384 * 1024
-    )
+    assert found == Host("Fast  CPU @ 3 GHz", 3, 2, Caches(48 << 10, 2 << 20, 36864 << 10), 16384 * 1024)
 
 
 def test_bare_linux_has_guesses_and_nones(tmp_path: Path) -> None:
@@ -274,8 +256,7 @@ def test_probe_of_this_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "name"),
-    [("AMD64", "x86_64"), ("x86_64", "x86_64"), ("arm64", "aarch64"), ("riscv64", "riscv64")],
+    ("machine", "name"), [("AMD64", "x86_64"), ("x86_64", "x86_64"), ("arm64", "aarch64"), ("riscv64", "riscv64")]
 )
 def test_architecture_names(machine: str, name: str) -> None:
     assert normalize_architecture(machine) == name
@@ -283,7 +264,7 @@ def test_architecture_names(machine: str, name: str) -> None:
 
 def test_environment_forces_plain_and_numba_stays_out() -> None:
     code = (
-        "import sys; from miaotui.kernels.cpu import probe;"
+        "import sys; from miaotui.kernels.platform.cpu import probe;"
         "print(probe().isa.value, 'numba' in sys.modules, 'numpy' in sys.modules)"
     )
     done = subprocess.run(

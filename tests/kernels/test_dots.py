@@ -12,12 +12,12 @@ from kernel_pass import assert_same
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from miaotui.kernels.cpu import Isa
-from miaotui.kernels.dots import splat_inputs
-from miaotui.kernels.formats import Format
-from miaotui.kernels.simd import I8, I32, Emitter, Value
-from miaotui.kernels.team import address_of, aligned_bytes
-from miaotui.kernels.tiles import TILINGS, emit_unit
+from miaotui.kernels.linear.dots import splat_inputs
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.tiles import TILINGS, emit_unit
+from miaotui.kernels.platform.cpu import Isa
+from miaotui.kernels.runtime.simd import I8, I32, Emitter, Value
+from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes
 
 LOAD = ir.VectorType(I8, 64)  # 16 rows x 4 inputs
 STEPS = 8  # of 4 inputs: a group of 32
@@ -78,9 +78,7 @@ def test_random_blocks(step: str, most: int, lowering: str) -> None:
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize(
-    ("step", "weight"), [("nibble", 15), ("nibble", 0), ("byte", 0), ("byte", 128), ("byte", 255)]
-)
+@pytest.mark.parametrize(("step", "weight"), [("nibble", 15), ("nibble", 0), ("byte", 0), ("byte", 128), ("byte", 255)])
 def test_blocks_of_extremes(step: str, weight: int, sign: int, lowering: str) -> None:
     """Sums that 16 bits just hold, or just do not."""
     weights = np.full((16, 32), weight, np.uint8)
@@ -93,10 +91,7 @@ def test_blocks_of_extremes(step: str, weight: int, sign: int, lowering: str) ->
 def units(target: Target) -> dict[str, Any]:
     """Matrix products as the target's kernels unroll them."""
     tiling = TILINGS[target.isa]
-    return {
-        form.value: (emit_unit(form, tiling.most, tiling), "i" * 9)
-        for form in (Format.Q4, Format.Q8)
-    }
+    return {form.value: (emit_unit(form, tiling.most, tiling), "i" * 9) for form in (Format.Q4, Format.Q8)}
 
 
 @pytest.mark.parametrize(
@@ -107,9 +102,7 @@ def units(target: Target) -> dict[str, Any]:
     ],
     ids=["avxvnni", "neon"],
 )
-def test_products_for_absent_processors_use_their_instruction(
-    target: Target, instruction: str
-) -> None:
+def test_products_for_absent_processors_use_their_instruction(target: Target, instruction: str) -> None:
     text = assembly(units(target), target)
     assert text.replace("\t", " ").count(instruction) > 50
     assert "zmm" not in text

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_pass import assert_same, packed, random_blocks
 
-from miaotui.kernels.formats import (
+from miaotui.kernels.linear.formats import (
     GROUP,
     TILE_ROWS,
     UNIT_ROWS,
@@ -77,8 +77,7 @@ def test_a_group_that_fills_a_record_up_is_zeros(form: Format, groups: int, seed
 def test_the_first_group_of_a_tile_lies_as_documented() -> None:
     rng = np.random.default_rng(0)
     q4, q4m, q8, f32 = (
-        random_blocks(form, TILE_ROWS, 2 * GROUP, rng)
-        for form in (Format.Q4, Format.Q4M, Format.Q8, Format.F32)
+        random_blocks(form, TILE_ROWS, 2 * GROUP, rng) for form in (Format.Q4, Format.Q4M, Format.Q8, Format.F32)
     )
     for blocks, head in ((q4, 64), (q4m, 64), (q8, 64), (f32, 0)):
         raw = packed(blocks)

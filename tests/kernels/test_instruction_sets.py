@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from miaotui.kernels.cpu import ISA_VARIABLE, probe
+from miaotui.kernels.platform.cpu import ISA_VARIABLE, probe
 
 HERE = Path(__file__).parent
 NUMERIC = ("arithmetic", "attention", "dots", "linear", "pointwise", "tiles")

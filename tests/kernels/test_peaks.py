@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from kernel_pass import Floating, run_pass
 from numpy.typing import NDArray
 
-from miaotui.kernels import ops, reference
-from miaotui.kernels import peaks_fields as pk
-from miaotui.kernels.draw_ops import ALL_ALLOWED, CHOICE_FIELDS, CHOICE_MASK, NOT_HERE
-from miaotui.kernels.peaks_fields import PART, PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
-from miaotui.kernels.team import address_of, aligned_int64
+from miaotui.kernels import reference
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.thread_pool import address_of, aligned_int64
+from miaotui.kernels.sampling import peaks_fields as pk
+from miaotui.kernels.sampling.draw_fields import ALL_ALLOWED, CHOICE_FIELDS, CHOICE_MASK, NOT_HERE
+from miaotui.kernels.sampling.peaks_fields import PART, PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
 
 WIDTHS = (1, 15, 16, 17, 31, 63, 64, 65, 500, PART, PART + 1, 1600, 49_152, 50_257)
 INF = np.float32(np.inf)
@@ -26,11 +27,15 @@ def found(values: NDArray[np.float32], threads: int = 1) -> NDArray[np.int64]:
     out = aligned_int64(rows * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
     out[:] = -7
     fields = {
-        ops.ROWS: ops.RUN_LOGIT_ROWS, pk.X: logits.address, pk.X_STRIDE: logits.stride,
-        pk.WIDTH: width, pk.PARTS: parts.address, pk.PARTS_STRIDE: parts.stride,
+        ops.ROWS: ops.RUN_LOGIT_ROWS,
+        pk.X: logits.address,
+        pk.X_STRIDE: logits.stride,
+        pk.WIDTH: width,
+        pk.PARTS: parts.address,
+        pk.PARTS_STRIDE: parts.stride,
         pk.OUT: address_of(out),
-    }  # fmt: skip
-    operations = [("peaks:part_peaks", fields), ("peaks:row_peaks", fields)]
+    }
+    operations = [("sampling.peaks:part_peaks", fields), ("sampling.peaks:row_peaks", fields)]
     run_pass(operations, {ops.RUN_LOGIT_ROWS: rows - 1}, threads)
     assert logits.read().tobytes() == values.tobytes()
     parts.check(rows - 1)
@@ -90,9 +95,7 @@ ODD = st.sampled_from([0.0, -0.0, 1.0, -1.0, 3e38, 1e-45, np.inf, -np.inf, np.na
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 1100), st.integers(1, 4), st.lists(ODD, min_size=1, max_size=24), st.integers()
-)
+@given(st.integers(1, 1100), st.integers(1, 4), st.lists(ODD, min_size=1, max_size=24), st.integers())
 def test_any_mixture(width: int, threads: int, kinds: list[float], seed: int) -> None:
     rng = np.random.default_rng(abs(seed))
     values = rng.choice(np.array(kinds, np.float32), (4, width))
@@ -115,16 +118,17 @@ def masked(
         listed[row] = rows - 1 - row
     choices[0, CHOICE_MASK], choices[1, CHOICE_MASK] = ALL_ALLOWED, NOT_HERE
     fields = {
-        ops.ROWS: ops.RUN_LOGIT_ROWS, pk.X: logits.address, pk.X_STRIDE: logits.stride,
-        pk.WIDTH: width, pk.PARTS: parts.address, pk.PARTS_STRIDE: parts.stride,
-        pk.OUT: address_of(out), pk.MASKED: 1,
-    }  # fmt: skip
-    run = {
-        ops.RUN_LOGIT_ROWS: rows,
-        ops.RUN_ROW_TABLE: address_of(table),
-        ops.RUN_LOGIT_TABLE: address_of(listed),
+        ops.ROWS: ops.RUN_LOGIT_ROWS,
+        pk.X: logits.address,
+        pk.X_STRIDE: logits.stride,
+        pk.WIDTH: width,
+        pk.PARTS: parts.address,
+        pk.PARTS_STRIDE: parts.stride,
+        pk.OUT: address_of(out),
+        pk.MASKED: 1,
     }
-    run_pass([("peaks:part_peaks", fields), ("peaks:row_peaks", fields)], run, threads)
+    run = {ops.RUN_LOGIT_ROWS: rows, ops.RUN_ROW_TABLE: address_of(table), ops.RUN_LOGIT_TABLE: address_of(listed)}
+    run_pass([("sampling.peaks:part_peaks", fields), ("sampling.peaks:row_peaks", fields)], run, threads)
     return out, logits.read()
 
 

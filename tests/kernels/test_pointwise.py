@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_pass import (
-    Floating,
-    Quantized,
-    assert_same,
-    assert_same_bytes,
-    packed,
-    random_blocks,
-    run_pass,
-)
+from kernel_pass import Floating, Quantized, assert_same, assert_same_bytes, packed, random_blocks, run_pass
 from numpy.typing import NDArray
 
-from miaotui.kernels import ops, reference
-from miaotui.kernels import pointwise_fields as pw
-from miaotui.kernels.formats import Blocks, Format, tile_stride
-from miaotui.kernels.ops import float_field
-from miaotui.kernels.pointwise_fields import LAYER, PLAIN, RMS
+from miaotui.kernels import reference
+from miaotui.kernels.linear.formats import Blocks, Format, tile_stride
+from miaotui.kernels.pointwise import fields as pw
+from miaotui.kernels.pointwise.fields import LAYER, PLAIN, RMS
 from miaotui.kernels.reference import Bytes
-from miaotui.kernels.team import address_of, aligned_bytes, aligned_int64
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.ops import float_field
+from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes, aligned_int64
 
 EPS = 1e-5
 FEW, MANY = (3, 96), (37, 288)  # rows, width: for every thread alone; shared by the threads
@@ -42,16 +35,21 @@ WEIGHT, BIAS = line(random_rows(1, 288, 1)[0]), line(random_rows(1, 288, 2)[0])
 
 def source_fields(x: Floating, width: int) -> dict[int, int]:
     return {
-        pw.X: x.address, pw.X_STRIDE: x.stride, pw.WIDTH: width, pw.WEIGHT: address_of(WEIGHT),
+        pw.X: x.address,
+        pw.X_STRIDE: x.stride,
+        pw.WIDTH: width,
+        pw.WEIGHT: address_of(WEIGHT),
         pw.EPS: float_field(EPS),
-    }  # fmt: skip
+    }
 
 
 def target_fields(out: Quantized) -> dict[int, int]:
     return {
-        pw.OUT: out.integers.address, pw.OUT_STRIDE: out.integers.stride,
-        pw.OUT_HEADERS: out.headers.address, pw.OUT_HEADER_STRIDE: out.headers.stride,
-    }  # fmt: skip
+        pw.OUT: out.integers.address,
+        pw.OUT_STRIDE: out.integers.stride,
+        pw.OUT_HEADERS: out.headers.address,
+        pw.OUT_HEADER_STRIDE: out.headers.stride,
+    }
 
 
 def normed(kind: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -69,7 +67,7 @@ def test_norm_quantizes_for_a_product(kind: int, shape: tuple[int, int], threads
     x, out = Floating(*shape, values), Quantized(*shape)
     fields = source_fields(x, shape[1]) | target_fields(out)
     fields |= {ops.ROWS: ops.RUN_ROWS, pw.KIND: kind, pw.NORM_BIAS: address_of(BIAS)}
-    run_pass([("pointwise:norm", fields)], {ops.RUN_ROWS: shape[0]}, threads)
+    run_pass([("pointwise.rows:norm", fields)], {ops.RUN_ROWS: shape[0]}, threads)
     assert_same_bytes(out.read(shape[0]), reference.quantize(normed(kind, values)))
 
 
@@ -81,7 +79,7 @@ def test_norm_can_leave_its_floats_as_well(kind: int) -> None:
     fields = source_fields(x, width) | target_fields(out)
     fields |= {ops.ROWS: ops.RUN_ROWS, pw.KIND: kind, pw.NORM_BIAS: address_of(BIAS)}
     fields |= {pw.OUT_FLOAT: floats.address, pw.OUT_FLOAT_STRIDE: floats.stride}
-    run_pass([("pointwise:norm", fields)], {ops.RUN_ROWS: rows}, 2)
+    run_pass([("pointwise.rows:norm", fields)], {ops.RUN_ROWS: rows}, 2)
     assert_same(floats.read(), normed(kind, values))
     assert_same_bytes(out.read(rows), reference.quantize(normed(kind, values)))
 
@@ -95,7 +93,7 @@ def test_norm_gathers_the_rows_whose_logits_are_wanted() -> None:
     fields = source_fields(x, width) | target_fields(out)
     fields |= {ops.ROWS: ops.RUN_LOGIT_ROWS, pw.KIND: RMS, pw.GATHER: 1}
     run = {ops.RUN_ROWS: rows, ops.RUN_LOGIT_ROWS: 4, ops.RUN_LOGIT_TABLE: address_of(wanted)}
-    run_pass([("pointwise:norm", fields)], run, 2)
+    run_pass([("pointwise.rows:norm", fields)], run, 2)
     assert_same_bytes(out.read(4), reference.quantize(normed(RMS, values)[wanted]))
 
 
@@ -105,7 +103,7 @@ def quantized(values: NDArray[np.float32]) -> Bytes:
     x, out = Floating(rows, width, values), Quantized(rows, width)
     fields = source_fields(x, width) | target_fields(out)
     fields |= {ops.ROWS: ops.RUN_ROWS, pw.KIND: PLAIN}
-    run_pass([("pointwise:norm", fields)], {ops.RUN_ROWS: rows})
+    run_pass([("pointwise.rows:norm", fields)], {ops.RUN_ROWS: rows})
     return out.read(rows)
 
 
@@ -138,7 +136,7 @@ def test_norm_before_a_residual_is_added(shape: tuple[int, int], threads: int) -
     fields = source_fields(x, width) | {ops.ROWS: ops.RUN_ROWS}
     fields |= {pw.OUT: out.address, pw.OUT_STRIDE: out.stride}
     fields |= {pw.RESIDUAL: residual.address, pw.RESIDUAL_STRIDE: residual.stride}
-    run_pass([("pointwise:norm_add", fields)], {ops.RUN_ROWS: rows}, threads)
+    run_pass([("pointwise.rows:norm_add", fields)], {ops.RUN_ROWS: rows}, threads)
     assert_same(out.read(), stream + normed(RMS, values))
     assert_same(residual.read(), stream)
 
@@ -149,7 +147,7 @@ def test_tap_copies_rows(shape: tuple[int, int]) -> None:
     x, out = Floating(*shape, values), Floating(*shape)
     fields = source_fields(x, shape[1]) | {ops.ROWS: ops.RUN_ROWS}
     fields |= {pw.OUT: out.address, pw.OUT_STRIDE: out.stride}
-    run_pass([("pointwise:tap", fields)], {ops.RUN_ROWS: shape[0]}, 2)
+    run_pass([("pointwise.rows:tap", fields)], {ops.RUN_ROWS: shape[0]}, 2)
     assert_same(out.read(), values)
 
 
@@ -166,21 +164,23 @@ def test_embedding_reads_rows_of_a_packed_table(form: Format, width: int, rows: 
         assert_same(out, reference.embed(table, tokens, factor))
 
 
-def embedded(
-    table: Blocks, tokens: NDArray[np.int64], factor: float, threads: int
-) -> NDArray[np.float32]:
+def embedded(table: Blocks, tokens: NDArray[np.int64], factor: float, threads: int) -> NDArray[np.float32]:
     width = 32 * table.integers.shape[1]
     weights, out = packed(table), Floating(len(tokens), width)
     rows = aligned_int64(len(tokens) * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
     rows[:, ops.ROW_TOKEN] = tokens
     fields = {
-        ops.ROWS: ops.RUN_ROWS, pw.TABLE: address_of(weights), pw.WIDTH: width,
-        pw.TABLE_STRIDE: tile_stride(table.format, width), pw.TABLE_GROUPS: width // 32,
-        pw.TABLE_OUT: out.address, pw.TABLE_OUT_STRIDE: out.stride,
+        ops.ROWS: ops.RUN_ROWS,
+        pw.TABLE: address_of(weights),
+        pw.WIDTH: width,
+        pw.TABLE_STRIDE: tile_stride(table.format, width),
+        pw.TABLE_GROUPS: width // 32,
+        pw.TABLE_OUT: out.address,
+        pw.TABLE_OUT_STRIDE: out.stride,
         pw.TABLE_SCALE: float_field(factor),
-    }  # fmt: skip
+    }
     run = {ops.RUN_ROWS: len(tokens), ops.RUN_ROW_TABLE: address_of(rows)}
-    run_pass([(f"pointwise:embed_{table.format.value}", fields)], run, threads)
+    run_pass([(f"pointwise.rows:embed_{table.format.value}", fields)], run, threads)
     return out.read()
 
 
@@ -190,7 +190,7 @@ def test_logits_are_capped_once(width: int, threads: int) -> None:
     values = random_rows(3, width) * np.float32(20)
     x = Floating(3, width, values)
     fields = {pw.X: x.address, pw.X_STRIDE: x.stride, pw.WIDTH: width, pw.EPS: float_field(30.0)}
-    run_pass([("pointwise:cap_logits", fields)], {ops.RUN_LOGIT_ROWS: 2}, threads)
+    run_pass([("pointwise.rows:cap_logits", fields)], {ops.RUN_LOGIT_ROWS: 2}, threads)
     found = x.read()
     assert_same(found[:2], reference.softcap(values[:2], 30.0))
     assert_same(found[2], values[2])

@@ -10,12 +10,12 @@ from deadline import within
 from emitted import linked
 from numpy.typing import NDArray
 
-from miaotui.kernels import ops
-from miaotui.kernels.compiler import Kernel, compile_kernel, kernel
-from miaotui.kernels.memory import atomic_add, atomic_load, pause, peek
-from miaotui.kernels.ops import RUN_TEAM, SLOT
-from miaotui.kernels.sync import claim, claim_end, claim_first
-from miaotui.kernels.team import Team, address_of, aligned_int64
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.compiler import Kernel, compile_kernel, kernel
+from miaotui.kernels.runtime.memory import atomic_add, atomic_load, pause, peek
+from miaotui.kernels.runtime.ops import RUN_TEAM, SLOT
+from miaotui.kernels.runtime.sync import claim, claim_end, claim_first
+from miaotui.kernels.runtime.thread_pool import ThreadPool, address_of, aligned_int64
 
 UNITS, COUNTS, PAUSES, WANTED, MISSES = 3, 4, 5, 6, 7  # fields
 MOST_UNITS = 300
@@ -75,7 +75,7 @@ class Counting:
         table[:, MISSES] = address_of(self.misses)
         return table
 
-    def run(self, team: Team, run: NDArray[np.int64]) -> None:
+    def run(self, team: ThreadPool, run: NDArray[np.int64]) -> None:
         """One pass; which units take long changes from pass to pass."""
         self.wanted += 1
         self.pauses[:] = (self.rng.random(self.pauses.shape) < 0.02) * 200
@@ -91,7 +91,7 @@ class Counting:
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_every_unit_is_done_once_before_anyone_goes_on(threads: int) -> None:
     rng = np.random.default_rng(threads)
-    team = Team(threads)
+    team = ThreadPool(threads)
     run = aligned_int64(ops.RUN_FIELDS)
 
     def passes() -> None:
@@ -109,7 +109,7 @@ def test_every_unit_is_done_once_before_anyone_goes_on(threads: int) -> None:
 def test_operations_may_share_a_meeting(threads: int) -> None:
     """All counts but the last keep going; whoever checks afterwards sees all of them done."""
     rng = np.random.default_rng(threads)
-    team = Team(threads)
+    team = ThreadPool(threads)
     run = aligned_int64(ops.RUN_FIELDS)
 
     def passes() -> None:

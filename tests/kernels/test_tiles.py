@@ -8,10 +8,10 @@ from emitted import compiled_here, lowerings_here
 from kernel_pass import Floating, Quantized, assert_same, packed, random_blocks
 
 from miaotui.kernels import reference
-from miaotui.kernels.cpu import probe
-from miaotui.kernels.formats import Format, tile_stride, values
-from miaotui.kernels.team import address_of
-from miaotui.kernels.tiles import TILINGS, emit_unit
+from miaotui.kernels.linear.formats import Format, tile_stride, values
+from miaotui.kernels.linear.tiles import TILINGS, emit_unit
+from miaotui.kernels.platform.cpu import probe
+from miaotui.kernels.runtime.thread_pool import address_of
 
 GROUPS = 5
 WIDTH = 32 * GROUPS
@@ -34,12 +34,17 @@ def test_a_unit_of_32_outputs(name: str) -> None:
         source = Quantized(rows, WIDTH, activations)
         inputs = Floating(rows, WIDTH, x) if form is Format.F32 else source.integers
         functions[label](
-            address_of(weights), tile_stride(form, WIDTH), GROUPS, inputs.address, inputs.stride,
-            source.headers.address, source.headers.stride, out.address, out.stride,
-        )  # fmt: skip
+            address_of(weights),
+            tile_stride(form, WIDTH),
+            GROUPS,
+            inputs.address,
+            inputs.stride,
+            source.headers.address,
+            source.headers.stride,
+            out.address,
+            out.stride,
+        )
         expected = (
-            reference.linear_f32(values(blocks), x)
-            if form is Format.F32
-            else reference.linear(blocks, activations)
+            reference.linear_f32(values(blocks), x) if form is Format.F32 else reference.linear(blocks, activations)
         )
         assert_same(out.read(), expected)

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.errors import ModelError, ModelFormatError, UnsupportedModelError
-from miaotui.hub.gguf import GgufFile, read_gguf
-from miaotui.model.architectures import ARCHITECTURES
+from miaotui.hub.formats.gguf import GgufFile, read_gguf
 from miaotui.model.config import ModelConfig
-from miaotui.model.from_gguf import config_from_gguf
+from miaotui.model.reading.architectures import ARCHITECTURES
+from miaotui.model.reading.from_gguf import config_from_gguf
 from miaotui.model.rope import RopeConfig
 from tiny_models import VARIANTS, make_tiny_gguf, tiny_config
 
@@ -77,9 +77,7 @@ def test_equal_counts_per_layer_are_one_count(llama: GgufFile) -> None:
         config_with(llama, llama__attention__head_count_kv=[2, 1, 2])
 
 
-@pytest.mark.parametrize(
-    ("variant", "layers", "scalar"), [("gemma2", 46, 144), ("gemma3", 62, 168)]
-)
+@pytest.mark.parametrize(("variant", "layers", "scalar"), [("gemma2", 46, 144), ("gemma3", 62, 168)])
 def test_the_largest_gemmas_scale_queries_by_their_own_number(
     variant: str, layers: int, scalar: int, tmp_path: Path
 ) -> None:
@@ -122,18 +120,13 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(llama: GgufFile)
         ("llama.embedding_length", 48, "hidden size is 48"),
     ],
 )
-def test_unusual_features_are_refused_by_name(
-    llama: GgufFile, key: str, value: object, named: str
-) -> None:
+def test_unusual_features_are_refused_by_name(llama: GgufFile, key: str, value: object, named: str) -> None:
     with pytest.raises(UnsupportedModelError, match=named):
         config_with(llama, **{key: value})
 
 
 def test_a_window_of_unknown_layers_is_refused(tmp_path: Path) -> None:
-    with (
-        read_gguf(make_tiny_gguf(tmp_path, "qwen2")) as file,
-        pytest.raises(UnsupportedModelError, match="window"),
-    ):
+    with read_gguf(make_tiny_gguf(tmp_path, "qwen2")) as file, pytest.raises(UnsupportedModelError, match="window"):
         config_with(file, qwen2__attention__sliding_window=8)
 
 
@@ -177,15 +170,11 @@ SCALARS = st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.te
 
 
 @given(data=st.data())
-def test_any_value_gives_a_configuration_or_a_model_error(
-    llama: GgufFile, data: st.DataObject
-) -> None:
+def test_any_value_gives_a_configuration_or_a_model_error(llama: GgufFile, data: st.DataObject) -> None:
     keys = [key for key in llama.metadata if not key.startswith("tokenizer.")]
     more = ["llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.attention.scale"]
     changes = data.draw(
-        st.dictionaries(
-            st.sampled_from(keys + more), SCALARS | st.lists(SCALARS, max_size=4), max_size=3
-        )
+        st.dictionaries(st.sampled_from(keys + more), SCALARS | st.lists(SCALARS, max_size=4), max_size=3)
     )
     with suppress(ModelError):
         config = config_from_gguf({**llama.metadata, **changes}, llama.tensors)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.errors import ModelError, ModelFormatError, UnsupportedModelError
-from miaotui.model.architectures import ARCHITECTURES
-from miaotui.model.from_hf import config_from_hf
-from miaotui.model.names import tensor_shapes
+from miaotui.model.reading.architectures import ARCHITECTURES
+from miaotui.model.reading.from_hf import config_from_hf
+from miaotui.model.reading.names import tensor_shapes
 from tiny_models import VARIANTS, tiny_config, tiny_values
 
 # The keys that matter of published files.
@@ -254,17 +254,13 @@ def test_missing_keys_are_named() -> None:
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 JSON = st.recursive(
     PLAIN,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(ROPE_KEYS), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(ROPE_KEYS), inner, max_size=4),
     max_leaves=8,
 )
 
 
 @given(variant=st.sampled_from(sorted(VARIANTS)), key=st.sampled_from(KEYS), value=JSON)
-def test_any_value_gives_a_configuration_or_a_model_error(
-    variant: str, key: str, value: object
-) -> None:
+def test_any_value_gives_a_configuration_or_a_model_error(variant: str, key: str, value: object) -> None:
     with suppress(ModelError):
         config = config_from_hf(tiny_values(variant) | {key: value})
         assert len(config.windows) == config.n_layers

@@ -10,10 +10,10 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 
 from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from miaotui.hub.safetensors import read_safetensors
-from miaotui.hub.tensors import BlockType
-from miaotui.model.files import open_model
-from miaotui.model.from_hf import tensors_from_hf
+from miaotui.hub.formats.safetensors import read_safetensors
+from miaotui.hub.formats.tensors import BlockType
+from miaotui.model.reading.files import open_model
+from miaotui.model.reading.from_hf import tensors_from_hf
 from tiny_models import VARIANTS, make_tiny_folder, make_tiny_gguf, tiny_weights
 
 
@@ -82,9 +82,7 @@ def test_buffers_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:
         ({"tie_word_embeddings": True, "attention_bias": True}, ["q_proj.bias", "missing"]),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(
-    changes: dict[str, object], expected: list[str], tmp_path: Path
-) -> None:
+def test_tensors_that_do_not_fit_are_named(changes: dict[str, object], expected: list[str], tmp_path: Path) -> None:
     folder = make_tiny_folder(tmp_path, "llama")
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from miaotui.model.config import ModelConfig
-from miaotui.model.names import tensor_shapes
 from miaotui.model.oracle import Oracle, gelu_tanh, silu, softcapped, softmax, visible
+from miaotui.model.reading.names import tensor_shapes
 from tiny_models import VARIANTS, tiny_config, tiny_weights
 
 TOKENS = np.random.default_rng(5).integers(0, 320, 24).tolist()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from miaotui.model.files import open_model
 from miaotui.model.oracle import Oracle
+from miaotui.model.reading.files import open_model
 from tiny_models import VARIANTS, tiny_values
 
 N_TOKENS = 48  # six windows

@@ -31,9 +31,7 @@ def test_linear_scaling_divides_all_frequencies() -> None:
 
 
 def test_llama3_keeps_fast_pairs_and_divides_slow_ones() -> None:
-    rope = RopeConfig(
-        theta=500_000.0, dim=128, scaling="llama3", factor=32.0, original_context=8192
-    )
+    rope = RopeConfig(theta=500_000.0, dim=128, scaling="llama3", factor=32.0, original_context=8192)
     plain = RopeConfig(theta=500_000.0, dim=128).inverse_frequencies()
     ratio = plain / rope.inverse_frequencies()
     turns = 8192 * plain / (2 * math.pi)
@@ -54,9 +52,7 @@ def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones() -> None:
 
 
 def test_declared_magnitude_wins() -> None:
-    rope = RopeConfig(
-        theta=1e6, dim=64, scaling="yarn", factor=4.0, original_context=64, attention_factor=1.5
-    )
+    rope = RopeConfig(theta=1e6, dim=64, scaling="yarn", factor=4.0, original_context=64, attention_factor=1.5)
     assert rope.magnitude() == 1.5
 
 
@@ -104,9 +100,7 @@ def test_impossible_values_are_refused(values: dict[str, Any]) -> None:
 def test_scaling_slows_rotation_by_at_most_the_factor(
     theta: float, half: int, scaling: Any, factor: float, context: int
 ) -> None:
-    rope = RopeConfig(
-        theta=theta, dim=2 * half, scaling=scaling, factor=factor, original_context=context
-    )
+    rope = RopeConfig(theta=theta, dim=2 * half, scaling=scaling, factor=factor, original_context=context)
     plain = RopeConfig(theta=theta, dim=2 * half).inverse_frequencies()
     ratio = plain / rope.inverse_frequencies()
     assert np.isfinite(ratio).all()

@@ -55,10 +55,7 @@ class PagedDevice:
         self, plan: Plan, tokens: Mapping[int, Sequence[int]], namespaces: Mapping[int, int]
     ) -> dict[int, list[int]]:
         """The accepted tokens of each chunk with logits; all rows of a step run at once."""
-        expected = {
-            chunk.sequence: hashes(_rows(chunk, tokens), namespaces[chunk.sequence])
-            for chunk in plan.chunks
-        }
+        expected = {chunk.sequence: hashes(_rows(chunk, tokens), namespaces[chunk.sequence]) for chunk in plan.chunks}
         sides = [
             (chunk, branch, hashes(_branch_rows(chunk, branch, tokens), namespaces[chunk.sequence]))
             for chunk in plan.chunks
@@ -116,9 +113,7 @@ def _parents(chunk: Chunk) -> list[int]:
     return parents
 
 
-def _branch_rows(
-    chunk: Chunk, branch: Branch, tokens: Mapping[int, Sequence[int]]
-) -> Sequence[int]:
+def _branch_rows(chunk: Chunk, branch: Branch, tokens: Mapping[int, Sequence[int]]) -> Sequence[int]:
     """All tokens up to a branch's end; the rows before it that it holds again are on its path."""
     parents, path = _parents(chunk), []
     row = branch.row + branch.count - 1
@@ -146,9 +141,7 @@ def _accept(chunk: Chunk, trunk: Sequence[int], branches: Mapping[int, Sequence[
     row, accepted = known, []
     while True:
         accepted.append(next_token(states[row]))
-        following = [
-            r for r in states if parents[r] == row and chunk.tokens[r] == accepted[-1] and r > row
-        ]
+        following = [r for r in states if parents[r] == row and chunk.tokens[r] == accepted[-1] and r > row]
         if not following:
             return accepted
         row = following[0]

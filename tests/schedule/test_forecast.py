@@ -8,12 +8,12 @@ import time
 import pytest
 
 from miaotui.schedule import ScheduleConfig, Scheduler
-from miaotui.schedule.capacity import capacity
-from miaotui.schedule.cost import CostModel, Rates, Shape
-from miaotui.schedule.forecast import Job, Policy, forecast
 from miaotui.schedule.plan import StepLimits
+from miaotui.schedule.promises.capacity import capacity
+from miaotui.schedule.promises.cost import CostModel, CostRates, StepShape
+from miaotui.schedule.promises.forecast import Job, SchedulingPolicy, forecast
 
-RATES = Rates(((1, 0.003), (8, 0.005), (64, 0.026), (256, 0.105)), 1e-4, 1e-6)
+RATES = CostRates(((1, 0.003), (8, 0.005), (64, 0.026), (256, 0.105)), 1e-4, 1e-6)
 WIDTH, CHUNK = 6, 100
 
 
@@ -27,7 +27,7 @@ def played(jobs: list[Job]) -> dict[int, tuple[float, float]]:
     first: dict[int, float] = {}
     last: dict[int, float] = {}
     while (plan := scheduler.plan({}, StepLimits(prompt_rows=CHUNK))).chunks:
-        shape = Shape.of(plan.chunks)
+        shape = StepShape.of(plan.chunks)
         now_s += cost.seconds(shape.rows, shape.logits, shape.attended)
         chosen = [chunk.sequence for chunk in plan.chunks if chunk.n_logits]
         scheduler.commit(plan, {number: [1] for number in chosen})
@@ -45,7 +45,7 @@ def test_forecasts_agree_with_what_the_scheduler_does(count: int) -> None:
         prompt, answer = source.randint(1, 900), source.randint(1, 200)
         due_s = 6.0 + source.random()
         jobs.append(Job(number, prompt, answer, due_s=due_s, order_s=due_s, arrival=number))
-    found = forecast(jobs, CostModel(RATES), Policy(WIDTH, CHUNK), 5.0)
+    found = forecast(jobs, CostModel(RATES), SchedulingPolicy(WIDTH, CHUNK), 5.0)
     real = played(jobs)
     assert found.keys() == real.keys()
     for number, (first_s, last_s) in real.items():
@@ -56,14 +56,14 @@ def test_forecasts_agree_with_what_the_scheduler_does(count: int) -> None:
 def test_running_jobs_go_on_from_where_they_are() -> None:
     cost = CostModel(RATES)
     job = Job(1, 0, 10, length=300, running=True)
-    found = forecast([job], cost, Policy(WIDTH, CHUNK), 2.0)[1]
+    found = forecast([job], cost, SchedulingPolicy(WIDTH, CHUNK), 2.0)[1]
     expected = sum(cost.seconds(1, 1, 300 + step) for step in range(1, 11))
     assert abs(found.last_s - 2.0 - expected) < 1e-6
 
 
 def test_who_is_due_later_waits_for_a_place() -> None:
     jobs = [Job(n, 50, 50, order_s=float(n), arrival=-n) for n in range(2 * WIDTH)]
-    found = forecast(jobs, CostModel(RATES), Policy(WIDTH, CHUNK), 0.0)
+    found = forecast(jobs, CostModel(RATES), SchedulingPolicy(WIDTH, CHUNK), 0.0)
     ends = [found[n].first_s for n in range(2 * WIDTH)]
     assert ends == sorted(ends)
     assert ends[WIDTH] > found[0].last_s
@@ -73,8 +73,8 @@ def test_prompts_due_later_wait_for_the_urgent() -> None:
     urgent = Job(0, 0, 20, length=50, running=True, order_s=1.0, due_s=1.0)
     later = Job(1, 300, 5, running=True, order_s=2.0, due_s=2.0)
     cost = CostModel(RATES)
-    free = forecast([urgent, later], cost, Policy(WIDTH, CHUNK), 0.0)
-    held = forecast([urgent, later], cost, Policy(WIDTH, CHUNK, until_s=1.0), 0.0)
+    free = forecast([urgent, later], cost, SchedulingPolicy(WIDTH, CHUNK), 0.0)
+    held = forecast([urgent, later], cost, SchedulingPolicy(WIDTH, CHUNK, until_s=1.0), 0.0)
     assert held[0].last_s < 0.07 < free[0].last_s
     assert held[1].first_s > held[0].last_s
 
@@ -85,7 +85,7 @@ def test_thirty_two_jobs_are_foreseen_in_two_milliseconds() -> None:
     cost, times = CostModel(RATES), []
     for _ in range(30):
         start_s = time.perf_counter()
-        forecast(jobs, cost, Policy(16, 128), 0.0)
+        forecast(jobs, cost, SchedulingPolicy(16, 128), 0.0)
         times.append(time.perf_counter() - start_s)
     assert min(times) < 0.002
 
@@ -93,14 +93,14 @@ def test_thirty_two_jobs_are_foreseen_in_two_milliseconds() -> None:
 def test_a_long_prompt_costs_a_forecast_no_more_than_a_short_one() -> None:
     cost = CostModel(RATES)
     start_s = time.perf_counter()
-    found = forecast([Job(0, 10**6, 10**6)], cost, Policy(16, 16), 0.0)
+    found = forecast([Job(0, 10**6, 10**6)], cost, SchedulingPolicy(16, 16), 0.0)
     assert time.perf_counter() - start_s < 0.05
     assert found[0].last_s > 100
 
 
 def test_capacity_counts_people_who_come_at_once() -> None:
     cost = CostModel(RATES)
-    found = capacity(cost, Policy(16, 512))
+    found = capacity(cost, SchedulingPolicy(16, 512))
     assert found.alone_s < found.within_s
     assert 1 < found.people < 16
     text = str(found)

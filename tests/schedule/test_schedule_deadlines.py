@@ -157,9 +157,7 @@ class DeadlineMachine(RuleBasedStateMachine):
         rows=st.one_of(st.none(), st.integers(1, 50)),
         width=st.one_of(st.none(), st.integers(1, 5)),
     )
-    def steps(
-        self, steps: int, hold: bool, until: int | None, rows: int | None, width: int | None
-    ) -> None:
+    def steps(self, steps: int, hold: bool, until: int | None, rows: int | None, width: int | None) -> None:
         for _ in range(steps):
             self.advance(StepLimits(rows, width, hold, until))
 
@@ -207,6 +205,4 @@ class DeadlineMachine(RuleBasedStateMachine):
 
 
 TestDeadlineMachine = DeadlineMachine.TestCase
-TestDeadlineMachine.settings = settings(
-    max_examples=100, stateful_step_count=25, deadline=None, derandomize=True
-)
+TestDeadlineMachine.settings = settings(max_examples=100, stateful_step_count=25, deadline=None, derandomize=True)

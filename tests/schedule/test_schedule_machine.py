@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from paged_device import VOCABULARY, PagedDevice, Request
 
 from miaotui.schedule import PAGE_SIZE, Plan, ScheduleConfig, Scheduler
@@ -39,9 +33,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(self.config)
         self.device = PagedDevice(n_pages)
         self.requests: dict[int, Request] = {}
-        self.tokens: dict[
-            int, list[int]
-        ] = {}  # prompt and answer so far, of those in the scheduler
+        self.tokens: dict[int, list[int]] = {}  # prompt and answer so far, of those in the scheduler
         self.plan: Plan | None = None
         self.next_id = 0
 
@@ -84,10 +76,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plan = plan
         self.planned_tokens = {i: list(tokens) for i, tokens in self.tokens.items()}
 
-    @rule(
-        nodes=st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=24),
-        deep=st.booleans(),
-    )
+    @rule(nodes=st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=24), deep=st.booleans())
     def plan_trees(self, nodes, deep):
         """Trees of any shape; ``deep`` ones have few and long branches."""
         self._plan({i: self._tree(i, nodes, deep) for i in self.tokens})
@@ -181,6 +170,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
-TestSchedulerMachine.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
-)
+TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)

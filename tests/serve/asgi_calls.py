@@ -40,11 +40,7 @@ def scope_of(path: str, headers: Pairs, method: str = "GET") -> dict[str, Any]:
 
 
 async def ask(
-    app: Any,
-    path: str,
-    headers: Pairs = (("host", "localhost"),),
-    method: str = "GET",
-    body: bytes = b"",
+    app: Any, path: str, headers: Pairs = (("host", "localhost"),), method: str = "GET", body: bytes = b""
 ) -> Answer:
     sent: list[Any] = []
     coming = [{"type": "http.request", "body": body, "more_body": False}]

@@ -58,9 +58,7 @@ class Child:
             return http.client.HTTPSConnection(host, int(port), timeout=timeout, context=context)
         return http.client.HTTPConnection(host, int(port), timeout=timeout)
 
-    def ask(
-        self, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, Any]:
+    def ask(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """Status, and the body as JSON if it is that."""
         connection = self.connect()
         try:
@@ -78,9 +76,7 @@ class Child:
 
 
 @contextmanager
-def child_server(
-    *words: str, home: Path | None = None, env: Mapping[str, str] | None = None
-) -> Iterator[Child]:
+def child_server(*words: str, home: Path | None = None, env: Mapping[str, str] | None = None) -> Iterator[Child]:
     """A ready server; it is killed if the block leaves it running."""
     chosen = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
     if home is not None:

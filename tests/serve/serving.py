@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from starlette.middleware import Middleware
 
+from miaotui.backends.cpu.build import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import load_model
-from miaotui.kernels.formats import Format
+from miaotui.kernels.linear.formats import Format
 from miaotui.serve.app import create_app
-from miaotui.serve.hosting import Hosted
-from miaotui.serve.listening import Server, run, server_for
+from miaotui.serve.http.listening import SocketServer, run, server_for
+from miaotui.serve.served_model import ServedModel
 from miaotui.serve.settings import ServeSettings
 
 OPTIONS = EngineOptions(format=Format.Q8, threads=1, chunk_size=64)
@@ -30,7 +30,7 @@ class Serving:
     """A running server: its address, its models, and a way into its event loop."""
 
     url: str
-    hosts: dict[str, Hosted]
+    hosts: dict[str, ServedModel]
     loop: asyncio.AbstractEventLoop = field(repr=False)
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -54,16 +54,14 @@ def serving(
     serve: ServeSettings | None = None,
     options: EngineOptions = OPTIONS,
     layers: Sequence[Middleware] = (),
-    extras: Callable[[dict[str, Hosted]], Mapping[str, Any]] = lambda hosts: {},
+    extras: Callable[[dict[str, ServedModel]], Mapping[str, Any]] = lambda hosts: {},
 ) -> Iterator[Serving]:
     """A server of `models` (folders by name) until the block ends; then nothing of it is left."""
     ready: threading.Event = threading.Event()
     state: dict[str, Any] = {}
 
     async def main() -> None:
-        hosts = {
-            name: Hosted(name, load_model(path, options, settings)) for name, path in models.items()
-        }
+        hosts = {name: ServedModel(name, load_model(path, options, settings)) for name, path in models.items()}
         app = create_app(hosts, serve or ServeSettings(), layers=layers, extras=extras(hosts))
         server = server_for(app, host="127.0.0.1", port=0)
         try:
@@ -71,10 +69,7 @@ def serving(
             while not server.started and not task.done():
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
-            state.update(
-                server=server,
-                serving=Serving(f"http://127.0.0.1:{port}", hosts, asyncio.get_running_loop()),
-            )
+            state.update(server=server, serving=Serving(f"http://127.0.0.1:{port}", hosts, asyncio.get_running_loop()))
             ready.set()
             await task
         finally:
@@ -104,7 +99,7 @@ def serving(
         raise state["error"]
 
 
-def stop(server: Server, thread: threading.Thread) -> None:
+def stop(server: SocketServer, thread: threading.Thread) -> None:
     """Ask it to end; answers that are still under way after a second are broken off."""
     server.should_exit = True
     thread.join(1.0)

@@ -193,9 +193,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "named"), WRONG)
-def test_what_is_wrong_is_named(
-    client: anthropic.Anthropic, wrong: dict[str, Any], named: str
-) -> None:
+def test_what_is_wrong_is_named(client: anthropic.Anthropic, wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(anthropic.BadRequestError, match=named) as caught:
         ask(client, **{"extra_body": {}, **wrong})
     body: Any = caught.value.body

@@ -8,15 +8,25 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from miaotui.serve import bounds, chat, completions, listings
-from miaotui.serve.wire.chat import ChatRequest
-from miaotui.serve.wire.completions import CompletionRequest
+from miaotui.serve import bounds
+from miaotui.serve.openai import chat, completions
+from miaotui.serve.openai import models as listings
+from miaotui.serve.openai.chat_wire import ChatRequest
+from miaotui.serve.openai.completions_wire import CompletionRequest
 from miaotui.types import Promise
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 SERVE = ROOT / "src" / "miaotui" / "serve"
-MODULES = ("errors", "json_body", "arrival", "params", "chat", "completions", "listings")
+MODULES = (
+    "http/errors",
+    "http/json_body",
+    "middleware/body",
+    "wire/params",
+    "openai/chat",
+    "openai/completions",
+    "openai/models",
+)
 
 
 def words() -> set[str]:
@@ -30,9 +40,7 @@ def test_every_field_is_described(body: type[BaseModel]) -> None:
 
 def test_every_error_is_described() -> None:
     codes = {
-        code
-        for name in MODULES
-        for code in re.findall(r'code="([a-z_]+)"', (SERVE / f"{name}.py").read_text("utf-8"))
+        code for name in MODULES for code in re.findall(r'code="([a-z_]+)"', (SERVE / f"{name}.py").read_text("utf-8"))
     }
     assert codes
     assert codes <= words()

@@ -12,25 +12,21 @@ import pytest
 from serving import OPTIONS, Serving, serving
 
 from miaotui.apps.conversations import ConversationStore
-from miaotui.apps.desk import Desk
-from miaotui.apps.faq import Entry, Faq
+from miaotui.apps.faq import Faq, FaqEntry
+from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.support import Support
-from miaotui.fsr import Document, Index
-from miaotui.fsr.answers import AnswerCache
-from miaotui.serve.hosting import Hosted
-from miaotui.serve.indexes import KEY as SHELF
-from miaotui.serve.recall import KEY as ANSWERS
-from miaotui.serve.shelf import Shelf
-from miaotui.serve.support import KEY as SUPPORT
-from miaotui.serve.voice import HostedVoice
+from miaotui.retrieval import Document, Index
+from miaotui.retrieval.answers.cache import AnswerCache
+from miaotui.serve.documents.index_registry import IndexRegistry
+from miaotui.serve.documents.indexes import KEY as SHELF
+from miaotui.serve.documents.support import KEY as SUPPORT
+from miaotui.serve.response_cache import KEY as ANSWERS
+from miaotui.serve.served_model import ServedModel
+from miaotui.serve.text_model import ServedTextModel
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
-BRIDGE = Document(
-    "bridge",
-    "The old bridge of Tarn was built in 1731 by Odo Hale. It has seven arches.",
-    title="Tarn",
-)
+BRIDGE = Document("bridge", "The old bridge of Tarn was built in 1731 by Odo Hale. It has seven arches.", title="Tarn")
 QUESTION = "When was the old bridge of Tarn built?"
 
 
@@ -41,11 +37,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with Index.create(folder / "indexes" / "bridges") as index:
         index.add([BRIDGE])
 
-        def extras(hosts: dict[str, Hosted]) -> dict[str, Any]:
-            desk = Desk(index, HostedVoice(hosts["tiny"]))
-            faq = Faq([Entry(("When do you open?",), "At nine."), Entry(("Is it free?",), "Yes.")])
+        def extras(hosts: dict[str, ServedModel]) -> dict[str, Any]:
+            desk = QaPipeline(index, ServedTextModel(hosts["tiny"]))
+            faq = Faq([FaqEntry(("When do you open?",), "At nine."), FaqEntry(("Is it free?",), "Yes.")])
             service = Support(ConversationStore(), faq=faq, desk=desk, index="bridges")
-            shelf = Shelf(folder / "indexes")
+            shelf = IndexRegistry(folder / "indexes")
             return {SHELF: shelf, ANSWERS: AnswerCache(), SUPPORT: service}
 
         with serving(models, settings_in(folder), options=OPTIONS, extras=extras) as running:

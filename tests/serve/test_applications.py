@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from miaotui.errors import RequestError
-from miaotui.fsr.answers import AnswerCache
-from miaotui.serve.applications import applications, near_rule, open_answers
+from miaotui.retrieval.answers.cache import AnswerCache
+from miaotui.serve.documents.applications import applications, near_rule, open_answers
+from miaotui.serve.documents.support import KEY as SUPPORT
 from miaotui.serve.options import ServeOptions
-from miaotui.serve.recall import KEY as ANSWERS
-from miaotui.serve.support import KEY as SUPPORT
+from miaotui.serve.response_cache import KEY as ANSWERS
 
 MODEL = ("tiny",)
 
@@ -31,9 +31,7 @@ def test_a_cache_of_answers(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_near_answers_need_a_cache_and_proof(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_near_answers_need_a_cache_and_proof(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RequestError, match="--answer-cache"):
         ServeOptions(MODEL, near_answers="made").checked()
     rule = near_rule("made", 0.001)

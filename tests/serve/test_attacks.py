@@ -30,11 +30,7 @@ class House:
     folder: Path
 
     def ask(
-        self,
-        path: str,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-        method: str = "",
+        self, path: str, body: Any = None, headers: Mapping[str, str] | None = None, method: str = ""
     ) -> tuple[int, str, http.client.HTTPMessage]:
         """Status, body and headers; the path goes out as it is."""
         connection = self.child.connect()
@@ -62,12 +58,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def test_no_operation_of_the_page_is_open_without_a_key(house: House) -> None:
     status, text, _ = house.ask("/openapi.json", headers=house.rights)
     assert status == 200
-    wrong = [
-        {},
-        {"Authorization": "Bearer sk-wrong"},
-        {"Authorization": "Basic YTpi"},
-        {"x-api-key": ""},
-    ]
+    wrong = [{}, {"Authorization": "Bearer sk-wrong"}, {"Authorization": "Basic YTpi"}, {"x-api-key": ""}]
     for path, methods in json.loads(text)["paths"].items():
         for method in methods:
             for headers in wrong:
@@ -77,10 +68,23 @@ def test_no_operation_of_the_page_is_open_without_a_key(house: House) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["//v1/models", "/v1/models/", "/V1/models", "/v1/./models", "/health/../v1/models",
-     "/health;/v1/models", "/health%2f..%2fv1%2fmodels", "/health?/v1/models", "/v1/models?api_key=x",
-     "/v1%2fmodels", "/ready/../metrics", "/metrics#/health", "/health//", "/%68ealth/../metrics"],
-)  # fmt: skip
+    [
+        "//v1/models",
+        "/v1/models/",
+        "/V1/models",
+        "/v1/./models",
+        "/health/../v1/models",
+        "/health;/v1/models",
+        "/health%2f..%2fv1%2fmodels",
+        "/health?/v1/models",
+        "/v1/models?api_key=x",
+        "/v1%2fmodels",
+        "/ready/../metrics",
+        "/metrics#/health",
+        "/health//",
+        "/%68ealth/../metrics",
+    ],
+)
 def test_no_spelling_of_a_path_goes_around_the_keys(path: str, house: House) -> None:
     status, text, _ = house.ask(path)
     assert "max_model_len" not in text
@@ -90,13 +94,17 @@ def test_no_spelling_of_a_path_goes_around_the_keys(path: str, house: House) -> 
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example"}, {"Host": ""}, {"Host": "[::1"},
-     {"Origin": "https://evil.example"}, {"Origin": "null"}],
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": ""},
+        {"Host": "[::1"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ],
     ids=str,
-)  # fmt: skip
-def test_pages_of_others_are_turned_away_even_with_a_key(
-    headers: dict[str, str], house: House
-) -> None:
+)
+def test_pages_of_others_are_turned_away_even_with_a_key(headers: dict[str, str], house: House) -> None:
     status, text, heard = house.ask("/v1/models", headers={**house.rights, **headers})
     assert status in (400, 403, 421), text
     assert "max_model_len" not in text
@@ -108,9 +116,7 @@ def test_templates_come_from_the_model_alone(house: House) -> None:
     hostile = {**CHAT, "chat_template": "{{ ''.__class__.__mro__ }}", "template": "{{ 7 * 7 }}"}
     status, text, headers = house.ask("/v1/chat/completions", hostile, house.rights)
     assert status == 200
-    assert {"chat_template", "template"} <= set(
-        headers["X-Ignored-Fields"].replace(" ", "").split(",")
-    )
+    assert {"chat_template", "template"} <= set(headers["X-Ignored-Fields"].replace(" ", "").split(","))
     assert json.loads(text)["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
     assert json.loads(text)["choices"] == plain["choices"]
     text_of_user = {**CHAT, "messages": [{"role": "user", "content": "{{ 7 * 7 }}{% raw %}"}]}
@@ -119,9 +125,21 @@ def test_templates_come_from_the_model_alone(house: House) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["..%2f..%2fevil", "%2e%2e", ".", "@alice", "%40alice", "a" * 300, "con%00", "a%2fb", "%ff",
-     "evil.json", "~", "-rf"],
-)  # fmt: skip
+    [
+        "..%2f..%2fevil",
+        "%2e%2e",
+        ".",
+        "@alice",
+        "%40alice",
+        "a" * 300,
+        "con%00",
+        "a%2fb",
+        "%ff",
+        "evil.json",
+        "~",
+        "-rf",
+    ],
+)
 def test_names_from_requests_do_not_become_paths(name: str, house: House) -> None:
     before = sorted(house.folder.parent.rglob("*evil*"))
     body = {"documents": [{"id": "../../evil", "text": "a text of some words"}]}
@@ -144,9 +162,7 @@ def test_words_of_clients_do_not_become_labels(house: House) -> None:
         house.ask("/v1/models", headers=house.rights, method=f"VERB{number}")
     after = _labels(house)
     assert len(after) <= len(before) + 2, sorted(after - before)
-    assert not any(
-        word in line for line in after for word in ("made-up", "model-1", "user-1", "VERB")
-    )
+    assert not any(word in line for line in after for word in ("made-up", "model-1", "user-1", "VERB"))
 
 
 def _labels(house: House) -> set[str]:
@@ -155,9 +171,18 @@ def _labels(house: House) -> set[str]:
 
 
 def test_errors_tell_nothing_of_the_inside(house: House) -> None:
-    bodies: list[Any] = [{}, [], 7, {"messages": 1}, {**CHAT, "model": 1}, {**CHAT, "n": -1},
-                         {**CHAT, "tools": [{}]}, {**CHAT, "response_format": {"type": "x"}},
-                         {**CHAT, "logit_bias": {"x": 1}}, {**CHAT, "deadline_ms": "soon"}]  # fmt: skip
+    bodies: list[Any] = [
+        {},
+        [],
+        7,
+        {"messages": 1},
+        {**CHAT, "model": 1},
+        {**CHAT, "n": -1},
+        {**CHAT, "tools": [{}]},
+        {**CHAT, "response_format": {"type": "x"}},
+        {**CHAT, "logit_bias": {"x": 1}},
+        {**CHAT, "deadline_ms": "soon"},
+    ]
     inside = ("Traceback", "site-packages", ".py", str(house.folder), "pydantic", "object at 0x")
     for body in bodies:
         status, text, _ = house.ask("/v1/chat/completions", body, house.rights)

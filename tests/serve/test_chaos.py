@@ -15,8 +15,8 @@ import plain_http
 import pytest
 from serving import Serving, serving
 
-from miaotui.engine.build import EngineOptions
-from miaotui.kernels.formats import Format
+from miaotui.backends.cpu.build import EngineOptions
+from miaotui.kernels.linear.formats import Format
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -25,9 +25,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from chaos_requests import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Heard, Shot, fire, random_shot
 
 # Few pages, so that some requests are paused; several rows, so that they batch.
-OPTIONS = EngineOptions(
-    format=Format.Q8, threads=2, chunk_size=48, max_sequences=6, context=512, kv_tokens=1024
-)
+OPTIONS = EngineOptions(format=Format.Q8, threads=2, chunk_size=48, max_sequences=6, context=512, kv_tokens=1024)
 CLIENTS = 12
 
 
@@ -88,10 +86,7 @@ def assert_sound(heard: list[Heard]) -> None:
 
 @pytest.mark.parametrize(
     ("count", "clients"),
-    [
-        pytest.param(120, CLIENTS, id="short"),
-        pytest.param(2000, 4 * CLIENTS, id="long", marks=pytest.mark.slow),
-    ],
+    [pytest.param(120, CLIENTS, id="short"), pytest.param(2000, 4 * CLIENTS, id="long", marks=pytest.mark.slow)],
 )
 def test_vanishing_clients_leave_nothing_behind(server: Serving, count: int, clients: int) -> None:
     heard = asyncio.run(fire_all(server, shots(server, count, seed=count), clients))

@@ -12,8 +12,8 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from serving import Serving, serving
 
-from miaotui.serve.wire.chat import ChatChunk
-from miaotui.serve.wire.chat import ChatCompletion as OurCompletion
+from miaotui.serve.openai.chat_wire import ChatChunk
+from miaotui.serve.openai.chat_wire import ChatCompletion as OurCompletion
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -122,9 +122,7 @@ def test_stop_strings_end_an_answer_and_are_not_shown(client: openai.OpenAI) -> 
     cut = ask(client, temperature=0, stop=[stop, "never said"])
     assert cut.choices[0].finish_reason == "stop"
     assert cut.choices[0].message.content == whole[: whole.index(stop)]
-    assert contents(ask(client, temperature=0, stop=stop, stream=True)) == [
-        cut.choices[0].message.content
-    ]
+    assert contents(ask(client, temperature=0, stop=stop, stream=True)) == [cut.choices[0].message.content]
 
 
 def test_bias_and_penalties_are_heard(client: openai.OpenAI) -> None:
@@ -221,10 +219,7 @@ def test_models_are_chosen_by_name(client: openai.OpenAI) -> None:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "boss", "content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0]"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages[0]",
-        ),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0]"),
         ({"response_format": {"type": "tune"}}, "response_format.type"),
         ({"extra_body": {"deadline_ms": 0}}, "deadline_ms"),
         ({"extra_body": {"on_late": "whatever"}}, "on_late"),
@@ -257,18 +252,14 @@ def test_unknown_fields_are_named_in_a_header(server: Serving) -> None:
     assert answer.headers["x-request-id"].startswith("req_")
     assert (
         "x-ignored-fields"
-        not in plain_http.post(
-            f"{server.url}/v1/chat/completions", json={"messages": HELLO, "max_tokens": 1}
-        ).headers
+        not in plain_http.post(f"{server.url}/v1/chat/completions", json={"messages": HELLO, "max_tokens": 1}).headers
     )
 
 
 def test_deadlines_are_heard_from_body_and_headers(server: Serving) -> None:
     url = f"{server.url}/v1/chat/completions"
     body: dict[str, Any] = {"messages": HELLO, "max_tokens": 2, "ignore_eos": True}
-    told = plain_http.post(
-        url, json=body | {"deadline_ms": 60_000, "on_late": "best_effort"}
-    ).json()
+    told = plain_http.post(url, json=body | {"deadline_ms": 60_000, "on_late": "best_effort"}).json()
     assert told["deadline"]["asked_ms"] == 60_000
     assert told["deadline"]["met"] is True
     told = plain_http.post(url, json=body, headers={"x-deadline-ms": "50000"}).json()
@@ -280,9 +271,7 @@ def test_deadlines_are_heard_from_body_and_headers(server: Serving) -> None:
 def test_what_cannot_be_done_in_time_is_refused_with_a_prediction(server: Serving) -> None:
     body = {"messages": HELLO, "max_tokens": 150, "ignore_eos": True, "deadline_ms": 0.01}
     for stream in (False, True):
-        answer = plain_http.post(
-            f"{server.url}/v1/chat/completions", json=body | {"stream": stream}
-        )
+        answer = plain_http.post(f"{server.url}/v1/chat/completions", json=body | {"stream": stream})
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
         error = answer.json()["error"]

@@ -10,7 +10,7 @@ import plain_http
 import pytest
 from serving import Serving, serving
 
-from miaotui.serve.wire.completions import TextCompletion
+from miaotui.serve.openai.completions_wire import TextCompletion
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -150,12 +150,7 @@ def test_tokens_of_texts_and_conversations(server: Serving) -> None:
     chat = post(server, "/tokenize", messages=[{"role": "user", "content": "hi"}])
     text = post(server, "/detokenize", tokens=chat["tokens"])["prompt"]
     assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    open_ended = post(
-        server,
-        "/tokenize",
-        messages=[{"role": "user", "content": "hi"}],
-        add_generation_prompt=False,
-    )
+    open_ended = post(server, "/tokenize", messages=[{"role": "user", "content": "hi"}], add_generation_prompt=False)
     assert chat["tokens"][: open_ended["count"]] == open_ended["tokens"]
 
 

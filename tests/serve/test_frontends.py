@@ -78,9 +78,7 @@ LIBRE_CHAT = {
 }
 
 
-@pytest.mark.parametrize(
-    "body", [OPEN_WEBUI, OPEN_WEBUI_TITLE, LIBRE_CHAT], ids=["webui", "title", "libre"]
-)
+@pytest.mark.parametrize("body", [OPEN_WEBUI, OPEN_WEBUI_TITLE, LIBRE_CHAT], ids=["webui", "title", "libre"])
 def test_what_front_ends_send_is_answered(server: Serving, body: dict[str, Any]) -> None:
     headers = {"Authorization": "Bearer none", "X-OpenWebUI-User-Name": "caf%C3%A9"}
     answer = plain_http.post(server.url + CHAT, json=body, headers=headers, timeout=60)

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from asgi_calls import Answer, ask
 
-from miaotui.fsr import Document, Index, Plan
+from miaotui.retrieval import Document, Index, IndexSettings
 from miaotui.serve.app import create_app
-from miaotui.serve.keys import Caller
+from miaotui.serve.middleware.keys import Caller
+from miaotui.serve.services import CALLER
 from miaotui.serve.settings import ServeSettings
-from miaotui.serve.state import CALLER
 
 HEADERS = (("host", "localhost"), ("content-type", "application/json"))
 CATS = {"id": "1", "body": "Cats sleep sixteen hours a day.", "title": "Cats"}
@@ -159,7 +159,7 @@ def test_a_remote_partition_ranks_as_if_it_were_here(app: App, url: str, tmp_pat
     add(app, "pets", "", *({"id": one.id, "body": one.body} for one in documents[:25]))
     together = Index.create(tmp_path / "together")
     together.add(documents)
-    apart = Index.create(tmp_path / "apart", Plan(remotes=(url,)))
+    apart = Index.create(tmp_path / "apart", IndexSettings(remotes=(url,)))
     apart.add(documents[25:])
     for query in ("fish", "dog bird1", '"cat dog"', "cat -dog"):
         found = apart.search(query, 30)
@@ -170,7 +170,7 @@ def test_a_remote_partition_ranks_as_if_it_were_here(app: App, url: str, tmp_pat
 
 
 def test_a_dead_partition_costs_its_passages_and_a_warning(tmp_path: Path) -> None:
-    plan = Plan(remotes=("http://127.0.0.1:9/v1/indexes/x",))
+    plan = IndexSettings(remotes=("http://127.0.0.1:9/v1/indexes/x",))
     index = Index.create(tmp_path / "index", plan)
     index.add([Document("1", "cats")])
     results = index.search("cats")
@@ -191,7 +191,7 @@ def test_a_slow_partition_costs_no_more_than_its_timeout(tmp_path: Path) -> None
         server.block_on_close = False
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v1/indexes/x"
-        index = Index.create(tmp_path / "index", Plan(remotes=(url,), timeout_s=0.1))
+        index = Index.create(tmp_path / "index", IndexSettings(remotes=(url,), timeout_s=0.1))
         index.add([Document("1", "cats")])
         start = time.perf_counter()
         results = index.search("cats")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.errors import RequestError
-from miaotui.serve.keys import Keyring, Limits, add_key, hash_key, read_keys
+from miaotui.serve.middleware.keys import KeyLimits, Keyring, add_key, hash_key, read_keys
 
 
 class Clock:
@@ -29,7 +29,7 @@ def line(name: str, key: str, rest: str = "") -> str:
 def test_a_new_key_opens_the_door_and_is_kept_nowhere(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     first = add_key(path, "alice")
-    second = add_key(path, "bob", Limits(requests_per_minute=5, concurrent=2))
+    second = add_key(path, "bob", KeyLimits(requests_per_minute=5, concurrent=2))
     assert first not in path.read_text()
     assert second not in path.read_text()
     assert len(first) >= 40
@@ -42,7 +42,7 @@ def test_a_new_key_opens_the_door_and_is_kept_nowhere(tmp_path: Path) -> None:
     assert (alice.name, bob.name) == ("alice", "bob")
     assert alice.namespace != bob.namespace
     assert 0 not in (alice.namespace, bob.namespace)
-    assert bob.limits == Limits(requests_per_minute=5, concurrent=2)
+    assert bob.limits == KeyLimits(requests_per_minute=5, concurrent=2)
 
 
 def test_namespaces_are_one_when_prefixes_are_shared(tmp_path: Path) -> None:

@@ -70,9 +70,7 @@ def test_killed_under_load_everything_kept_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise"])
-def test_a_damaged_cache_of_answers_does_not_keep_the_server_from_starting(
-    damage: str, tmp_path: Path
-) -> None:
+def test_a_damaged_cache_of_answers_does_not_keep_the_server_from_starting(damage: str, tmp_path: Path) -> None:
     model = make_tiny_folder(tmp_path, "llama")
     cache = tmp_path / "answers.db"
     words = (f"tiny={model}", "--answer-cache", str(cache))
@@ -81,10 +79,7 @@ def test_a_damaged_cache_of_answers_does_not_keep_the_server_from_starting(
         child.process.terminate()
         child.process.wait(30)
     whole = cache.read_bytes()
-    spoilt = {
-        "cut": whole[: len(whole) // 2],
-        "noise": random.Random(1).randbytes(len(whole)),
-    }
+    spoilt = {"cut": whole[: len(whole) // 2], "noise": random.Random(1).randbytes(len(whole))}
     cache.write_bytes(spoilt[damage])
     with child_server(*words) as child:
         assert [text_of(child, number) for number in range(3)] == before

@@ -17,16 +17,10 @@ import pytest
 from child_server import Child, child_server
 
 from miaotui.errors import RequestError
-from miaotui.serve.sockets import Tls, bind, is_loopback, url_of
+from miaotui.serve.http.sockets import Tls, bind, is_loopback, url_of
 from tiny_models import make_tiny_folder
 
-LONG = {
-    "prompt": "go on",
-    "max_tokens": 200,
-    "ignore_eos": True,
-    "stream": True,
-    "temperature": 1,
-}
+LONG = {"prompt": "go on", "max_tokens": 200, "ignore_eos": True, "stream": True, "temperature": 1}
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 
 
@@ -75,10 +69,7 @@ def test_urls_can_be_called() -> None:
 
 @pytest.mark.parametrize(
     ("hosts", "local"),
-    [
-        ("127.0.0.1 127.8.8.8 localhost ::1", True),
-        ("0.0.0.0 :: 10.0.0.1 example.org localhost.example.org", False),
-    ],
+    [("127.0.0.1 127.8.8.8 localhost ::1", True), ("0.0.0.0 :: 10.0.0.1 example.org localhost.example.org", False)],
 )
 def test_loopback(hosts: str, local: bool) -> None:
     assert {is_loopback(host) for host in hosts.split()} == {local}
@@ -168,18 +159,7 @@ def test_killed_at_any_moment_it_serves_again(model: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_https(model: str, tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    words = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     paths = ["-keyout", str(key), "-out", str(certificate)]
     made = subprocess.run([*words, *paths], capture_output=True, check=False)
     assert made.returncode == 0, made.stderr

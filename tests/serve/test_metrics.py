@@ -20,18 +20,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Serving, serving
 
 from miaotui.errors import RequestError
-from miaotui.fsr.answers import AnswerCache
-from miaotui.serve import health
-from miaotui.serve.account import Account
-from miaotui.serve.audit import AuditLog
-from miaotui.serve.gaps import Gaps
-from miaotui.serve.hosting import Hosted
-from miaotui.serve.keys import Caller
-from miaotui.serve.logs import A_MINUTE, Calm, log_request, set_up_logs
-from miaotui.serve.machine import memory_warning, resident_bytes
-from miaotui.serve.operations import KEY, Operations
+from miaotui.retrieval.answers.cache import AnswerCache
+from miaotui.serve.middleware.account import Account
+from miaotui.serve.middleware.keys import Caller
+from miaotui.serve.ops import health
+from miaotui.serve.ops.audit import AuditLog
+from miaotui.serve.ops.gaps import Gaps
+from miaotui.serve.ops.logs import A_MINUTE, Calm, log_request, set_up_logs
+from miaotui.serve.ops.machine import memory_warning, resident_bytes
+from miaotui.serve.ops.operations import KEY, Operations
 from miaotui.serve.options import ServeOptions
-from miaotui.serve.recall import KEY as ANSWERS
+from miaotui.serve.response_cache import KEY as ANSWERS
+from miaotui.serve.served_model import ServedModel
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -72,12 +72,12 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     models = {"tiny": make_tiny_folder(folder, "llama")}
-    hosts: dict[str, Hosted] = {}
+    hosts: dict[str, ServedModel] = {}
     audit = folder / "audit.jsonl"
     operations = Operations(hosts, audit=AuditLog(audit))
     operations.gauges.answers = cache = AnswerCache()
 
-    def attach(made: dict[str, Hosted]) -> dict[str, Operations]:
+    def attach(made: dict[str, ServedModel]) -> dict[str, Operations]:
         hosts.update(made)
         for hosted in made.values():
             hosted.watch = operations.watch
@@ -139,9 +139,7 @@ def test_waits_between_tokens_are_counted(watched: Watched) -> None:
     spent_s = watched.sample(f"{new}_sum") - watched.sample(decode_s)
     complete(watched, prompt="once upon a time", n=2)
     assert 2 <= watched.sample(f"{new}_count") - before <= 10, "fewer where drafts were accepted"
-    assert watched.sample(f"{new}_sum") - watched.sample(decode_s) == pytest.approx(
-        spent_s, abs=1e-6
-    )
+    assert watched.sample(f"{new}_sum") - watched.sample(decode_s) == pytest.approx(spent_s, abs=1e-6)
     for ending in ("_sum", "_count"):
         assert watched.sample(old + ending) == watched.sample(new + ending)
     assert watched.sample(f"{new}_bucket", le="+Inf") == watched.sample(f"{new}_count")
@@ -217,9 +215,7 @@ def test_steps_are_counted_once_each(watched: Watched) -> None:
     complete(watched)
     more = watched.sample("miaotui_step_seconds_count") - first
     assert 1 <= more <= 6, "one for each token, fewer where drafts were accepted"
-    assert watched.sample("miaotui_step_ratio_count") == watched.sample(
-        "miaotui_step_predicted_seconds_count"
-    )
+    assert watched.sample("miaotui_step_ratio_count") == watched.sample("miaotui_step_predicted_seconds_count")
 
 
 def test_the_machine_is_seen(watched: Watched) -> None:
@@ -270,9 +266,7 @@ def soon_stale(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.15
 
 
-def test_a_failing_engine_turns_health_red_and_ready_off(
-    watched: Watched, soon_stale: float
-) -> None:
+def test_a_failing_engine_turns_health_red_and_ready_off(watched: Watched, soon_stale: float) -> None:
     hosted = watched.server.hosts["tiny"]
     time.sleep(soon_stale)
     hosted.loop.healthy = False

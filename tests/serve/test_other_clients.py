@@ -48,9 +48,7 @@ def lite(server: Serving, **more: Any) -> Any:
 
     litellm.telemetry = False
     chosen = {"messages": QUESTION, "max_tokens": 8, "seed": 3, "temperature": 0} | more
-    return litellm.completion(
-        model="openai/tiny", api_base=f"{server.url}/v1", api_key="none", num_retries=0, **chosen
-    )
+    return litellm.completion(model="openai/tiny", api_base=f"{server.url}/v1", api_key="none", num_retries=0, **chosen)
 
 
 def test_litellm_whole_and_streamed(server: Serving) -> None:
@@ -84,9 +82,7 @@ def test_litellm_speaks_anthropics_language(server: Serving) -> None:
     import litellm  # noqa: PLC0415
 
     chosen = {"messages": QUESTION, "max_tokens": 8, "temperature": 0}
-    answer = litellm.completion(
-        model="anthropic/tiny", api_base=server.url, api_key="none", num_retries=0, **chosen
-    )
+    answer = litellm.completion(model="anthropic/tiny", api_base=server.url, api_key="none", num_retries=0, **chosen)
     assert answer.choices[0].message.content == lite(server).choices[0].message.content
 
 
@@ -98,9 +94,8 @@ def chain(server: Serving) -> Any:
     from langchain_openai import ChatOpenAI  # noqa: PLC0415
 
     return ChatOpenAI(
-        model="tiny", base_url=f"{server.url}/v1", api_key="none", max_retries=0, temperature=0,
-        max_tokens=8, seed=3,
-    )  # fmt: skip
+        model="tiny", base_url=f"{server.url}/v1", api_key="none", max_retries=0, temperature=0, max_tokens=8, seed=3
+    )
 
 
 def test_langchain_whole_streamed_and_in_batches(chain: Any) -> None:

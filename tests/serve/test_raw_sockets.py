@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from raw_http import HOST, Heard, chunked, connect, post, talk
 from serving import Serving, serving
 
-from miaotui.serve import connection
+from miaotui.serve.http import connection
 from miaotui.serve.settings import ServeSettings
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -29,9 +29,7 @@ LIMIT = 1 << 16  # of bodies, here
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("raw")
     limits = ServeSettings(max_body_bytes=LIMIT, body_timeout_s=0.4)
-    with serving(
-        {"tiny": make_tiny_folder(folder, "llama")}, settings_in(folder), serve=limits
-    ) as it:
+    with serving({"tiny": make_tiny_folder(folder, "llama")}, settings_in(folder), serve=limits) as it:
         yield it
 
 
@@ -65,12 +63,13 @@ NO_HTTP = {
     "1,000 headers": b"GET / HTTP/1.1\r\n" + HOST + b"x: y\r\n" * 1000 + b"\r\n",
     "a length below 0": b"POST / HTTP/1.1\r\n" + HOST + b"content-length: -5\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
-    "a length and chunks": b"POST / HTTP/1.1\r\n" + HOST
+    "a length and chunks": b"POST / HTTP/1.1\r\n"
+    + HOST
     + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "a transfer coding": b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: gzip\r\n\r\nxx",
     "folded headers": b"GET / HTTP/1.1\r\n" + HOST + b"x: a\r\n b\r\n\r\n",
     "100 requests at once": post(PATH, GOOD) * 100,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", NO_HTTP)
@@ -108,8 +107,14 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_bodies_that_are_wrong_are_refused_with_400(what: str, server: Serving) -> None:
     refused(talk(server.url, post(PATH, REFUSED[what])))
-    refused(talk(server.url, chunked(PATH, b"%x\r\n%s\r\n0\r\n\r\n" % (len(REFUSED[what]), REFUSED[what]))
-                 if REFUSED[what] else chunked(PATH, b"0\r\n\r\n")))  # fmt: skip
+    refused(
+        talk(
+            server.url,
+            chunked(PATH, b"%x\r\n%s\r\n0\r\n\r\n" % (len(REFUSED[what]), REFUSED[what]))
+            if REFUSED[what]
+            else chunked(PATH, b"0\r\n\r\n"),
+        )
+    )
 
 
 def refused(heard: Heard, *statuses: int) -> None:
@@ -156,9 +161,7 @@ def test_bodies_that_never_end_are_given_up(server: Serving) -> None:
     refused(talk(server.url, chunked(PATH, *[b"4000\r\n" + b" " * 0x4000 + b"\r\n"] * 5)), 413)
 
 
-def test_heads_that_never_end_are_given_up(
-    server: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heads_that_never_end_are_given_up(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """No bytes at all, one every now and then, or no end of them."""
     monkeypatch.setattr(connection, "HEAD_S", 0.2)
     for pieces in ([], [b"\r\n"], [b"GET / HT"], [b"GET / HTTP/1.1\r\n"], [b"x: y\r\n"] * 40):
@@ -184,9 +187,7 @@ def test_many_idle_connections_do_not_keep_others_out(server: Serving) -> None:
         assert talk(server.url, post(PATH, GOOD)).status == 200
 
 
-def test_a_client_that_does_not_read_is_left(
-    server: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_does_not_read_is_left(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answer fills the buffers in between; nothing waits for it for ever."""
     monkeypatch.setattr(connection, "STALLED_S", 0.3)
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 230, "n": 16}
@@ -212,43 +213,20 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_S", 0.2)
 
 
-WORDS = [
-    b"\r\n",
-    b"\0",
-    b"\xff",
-    b":",
-    b" ",
-    b"chunked",
-    b"-1",
-    b"99999999999",
-    b"{",
-    b"}",
-    b'"',
-    b"HTTP/1.1",
-]
+WORDS = [b"\r\n", b"\0", b"\xff", b":", b" ", b"chunked", b"-1", b"99999999999", b"{", b"}", b'"', b"HTTP/1.1"]
 
 
-@settings(
-    max_examples=120,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
-    st.sampled_from(
-        [post(PATH, GOOD), chat(stream=True), chunked(PATH, b"3\r\n{}\n\r\n0\r\n\r\n")]
-    ),
+    st.sampled_from([post(PATH, GOOD), chat(stream=True), chunked(PATH, b"3\r\n{}\n\r\n0\r\n\r\n")]),
     st.lists(
-        st.tuples(
-            st.integers(0, 400), st.integers(0, 4), st.sampled_from(WORDS) | st.binary(max_size=6)
-        ),
+        st.tuples(st.integers(0, 400), st.integers(0, 4), st.sampled_from(WORDS) | st.binary(max_size=6)),
         min_size=1,
         max_size=4,
     ),
 )
 def test_changed_requests_are_answered_or_refused(
-    server: Serving,
-    short_waits: None,
-    request_: bytes,
-    changes: list[tuple[int, int, bytes]],
+    server: Serving, short_waits: None, request_: bytes, changes: list[tuple[int, int, bytes]]
 ) -> None:
     for at, removed, new in changes:
         request_ = request_[:at] + new + request_[at + removed :]

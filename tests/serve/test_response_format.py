@@ -27,10 +27,7 @@ SCHEMA = {
     "required": ["name", "kind", "counts"],
     "additionalProperties": False,
 }
-FORMAT: Any = {
-    "type": "json_schema",
-    "json_schema": {"name": "thing", "schema": SCHEMA, "strict": True},
-}
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA, "strict": True}}
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +85,7 @@ class Thing(BaseModel):
 
 
 def test_the_client_parses_into_its_own_types(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.parse(
-        model="tiny", messages=HELLO, response_format=Thing, max_tokens=200, seed=1
-    )
+    answer = client.chat.completions.parse(model="tiny", messages=HELLO, response_format=Thing, max_tokens=200, seed=1)
     assert isinstance(answer.choices[0].message.parsed, Thing)
 
 
@@ -118,17 +113,14 @@ STRUCTURED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("wanted", "expected"), STRUCTURED)
 def test_forms_as_vllm_has_them(client: openai.OpenAI, wanted: Any, expected: str) -> None:
     extra = {"structured_outputs": wanted}
-    chat = client.chat.completions.create(
-        model="tiny", messages=HELLO, max_tokens=50, extra_body=extra
-    )
+    chat = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=50, extra_body=extra)
     assert re.fullmatch(expected, chat.choices[0].message.content or "")
     text = client.completions.create(model="tiny", prompt="a", max_tokens=50, extra_body=extra)
     assert re.fullmatch(expected, text.choices[0].text)
 
 
 @pytest.mark.parametrize(
-    "wanted",
-    [{"xml": 1}, {"regex": "a", "choice": ["a"]}, {"regex": 5}, {"json": "{"}, {"json": 1}],
+    "wanted", [{"xml": 1}, {"regex": "a", "choice": ["a"]}, {"regex": 5}, {"json": "{"}, {"json": 1}]
 )
 def test_forms_that_are_none_of_vllm_s(client: openai.OpenAI, wanted: Any) -> None:
     extra = {"structured_outputs": wanted}
@@ -152,21 +144,12 @@ def nested(depth: int) -> dict[str, Any]:
         ({"type": "regex", "pattern": 5}, "response_format"),
         ({"type": "choice", "choices": "yes"}, "response_format"),
         ({"type": "lark", "grammar": "start: nothing"}, "response_format"),
+        ({"type": "json_schema", "json_schema": {"schema": {"type": "odd"}}}, "response_format"),
         (
-            {"type": "json_schema", "json_schema": {"schema": {"type": "odd"}}},
+            {"type": "json_schema", "json_schema": {"schema": {"type": "array", "uniqueItems": True}, "strict": True}},
             "response_format",
         ),
-        (
-            {
-                "type": "json_schema",
-                "json_schema": {"schema": {"type": "array", "uniqueItems": True}, "strict": True},
-            },
-            "response_format",
-        ),
-        (
-            {"type": "json_schema", "json_schema": {"schema": nested(50)}},
-            "response_format.json_schema.schema",
-        ),
+        ({"type": "json_schema", "json_schema": {"schema": nested(50)}}, "response_format.json_schema.schema"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(client: openai.OpenAI, format_: Any, param: str) -> None:
@@ -176,9 +159,7 @@ def test_what_cannot_be_kept_is_refused(client: openai.OpenAI, format_: Any, par
 
 
 def test_a_schema_that_would_crash_the_library_harms_nobody(client: openai.OpenAI) -> None:
-    links: dict[str, Any] = {
-        f"d{i}": {"type": "array", "items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(1500)
-    }
+    links: dict[str, Any] = {f"d{i}": {"type": "array", "items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(1500)}
     schema = {"$defs": {**links, "d1500": {"type": "string"}}, "$ref": "#/$defs/d0"}
     with pytest.raises(openai.BadRequestError, match="too much time or memory"):
         ask(client, {"type": "json_schema", "json_schema": {"name": "deep", "schema": schema}})

@@ -14,8 +14,8 @@ import pytest
 from serving import Serving, serving
 
 from miaotui.errors import OverloadedError
-from miaotui.serve.errors import ApiError
-from miaotui.serve.responses_store import KEPT, RUNNING, Kept, ResponseStore
+from miaotui.serve.http.errors import ApiError
+from miaotui.serve.openai.responses.store import KEPT, RUNNING, ResponseStore, StoredResponse
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -215,8 +215,8 @@ def test_only_work_in_the_background_can_be_cancelled(client: openai.OpenAI) -> 
         client.responses.cancel(ask(client).id)
 
 
-def kept(identity: str, size: int = 1) -> Kept:
-    return Kept({"id": identity, "output": "x" * size}, [])
+def kept(identity: str, size: int = 1) -> StoredResponse:
+    return StoredResponse({"id": identity, "output": "x" * size}, [])
 
 
 def test_the_oldest_go_first_and_callers_see_only_their_own() -> None:
@@ -280,9 +280,7 @@ def test_a_deadline_that_cannot_be_met_is_refused(server: Serving) -> None:
     body = {"input": "hello", "max_output_tokens": 500, **FREE}
     for stream in (False, True):
         answer = plain_http.post(
-            f"{server.url}/v1/responses",
-            json={**body, "stream": stream},
-            headers={"X-Deadline-Ms": "0.001"},
+            f"{server.url}/v1/responses", json={**body, "stream": stream}, headers={"X-Deadline-Ms": "0.001"}
         )
         assert answer.status_code == 429
         assert answer.json()["error"]["code"] == "deadline_unattainable"

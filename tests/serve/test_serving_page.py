@@ -15,7 +15,7 @@ import pytest
 from child_server import Child, child_server
 from prometheus_client.parser import text_string_to_metric_families
 
-from miaotui.cli.arguments import parse
+from miaotui.cli.options.parser import parse
 from miaotui.cli.serve import options_from
 from test_docs import SERVER, Example, commands, examples, is_served, named
 
@@ -35,9 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
 @pytest.mark.parametrize("command", named(CALLS))
 def test_calls_succeed(command: str, server: Child) -> None:
     words = shlex.split(command.replace(SERVER, server.url))
-    done = subprocess.run(
-        [*words, "--fail-with-body", "--silent"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*words, "--fail-with-body", "--silent"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
 
@@ -47,9 +45,7 @@ def test_calls_succeed(command: str, server: Child) -> None:
 def test_clients_get_answers(example: Example, server: Child, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(example.code.replace(SERVER, server.url), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
@@ -102,10 +98,7 @@ def test_the_unit_waits_for_the_last_answers(example: Example) -> None:
 
 def test_commands_shown_as_text_parse() -> None:
     shown = [
-        line
-        for example in examples("text")
-        for line in example.code.splitlines()
-        if line.startswith("miaotui serve")
+        line for example in examples("text") for line in example.code.splitlines() if line.startswith("miaotui serve")
     ]
     assert shown
     for line in shown:

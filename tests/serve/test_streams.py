@@ -18,11 +18,7 @@ from miaotui.serve.settings import ServeSettings
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
-LONG: dict[str, Any] = {
-    "messages": [{"role": "user", "content": "go on"}],
-    "ignore_eos": True,
-    "seed": 1,
-}
+LONG: dict[str, Any] = {"messages": [{"role": "user", "content": "go on"}], "ignore_eos": True, "seed": 1}
 CHAT = "/v1/chat/completions"
 
 
@@ -85,9 +81,7 @@ def test_a_client_that_leaves_is_cancelled(server: Serving, stream: bool, path: 
     assert engine.scheduler.stats().pages_used == used == 0
 
 
-def test_pages_are_free_within_one_step_of_leaving(
-    server: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_are_free_within_one_step_of_leaving(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = server.hosts["tiny"].loop
     steps, noticed, freed = 0, [], []
     step, leave, cancel = loop.engine.step, loop.cancel, loop.engine.cancel

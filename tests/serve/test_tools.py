@@ -24,10 +24,7 @@ CITY = {
 EMPTY = {"type": "object", "properties": {}, "additionalProperties": False}
 TOOLS: Any = [
     {"type": "function", "function": {"name": "weather", "parameters": CITY, "strict": True}},
-    {
-        "type": "function",
-        "function": {"name": "now", "description": "The time.", "parameters": EMPTY},
-    },
+    {"type": "function", "function": {"name": "now", "description": "The time.", "parameters": EMPTY}},
 ]
 SCHEMAS = {"weather": CITY, "now": EMPTY}
 NATIVE = (
@@ -128,11 +125,7 @@ def test_a_call_cut_short_says_so(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("model", ["plain", "native"])
 def test_results_go_back_to_the_model(client: openai.OpenAI, model: str) -> None:
-    call = {
-        "id": "call_1",
-        "type": "function",
-        "function": {"name": "weather", "arguments": '{"city": "Rome"}'},
-    }
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
     messages = [
         *HELLO,
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -147,16 +140,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "browser"}]}, "tools[0].type"),
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]}, "tools[0].function.parameters"),
     (
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]},
-        "tools[0].function.parameters",
-    ),
-    (
-        {
-            "tools": [
-                {"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}
-            ]
-        },
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
         "tools[0].function.parameters.type",
     ),
     (
@@ -164,10 +150,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
             "tools": [
                 {
                     "type": "function",
-                    "function": {
-                        "name": "f",
-                        "parameters": {"type": "object", "properties": {"a": {"type": "odd"}}},
-                    },
+                    "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "odd"}}}},
                 }
             ]
         },

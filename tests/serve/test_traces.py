@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from miaotui.serve import traces as traces_module
-from miaotui.serve.account import Account
-from miaotui.serve.traces import open_traces
+from miaotui.serve.middleware.account import Account
+from miaotui.serve.ops import traces as traces_module
+from miaotui.serve.ops.traces import open_traces
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -64,10 +64,7 @@ def test_a_request_becomes_a_span_of_its_clients_trace(collector: Collector) -> 
     assert traces is not None
     account = Account("POST", route="/v1/completions", status=200, duration_s=0.25, model="tiny")
     account.use(prompt=7, answer=3)
-    headers = [
-        (b"traceparent", f"00-{TRACE}-{PARENT}-01".encode()),
-        (b"authorization", b"Bearer secret"),
-    ]
+    headers = [(b"traceparent", f"00-{TRACE}-{PARENT}-01".encode()), (b"authorization", b"Bearer secret")]
     traces.note(account, headers)
     traces.note(Account("GET", status=503), [(b"traceparent", b"nonsense \xff" * 20)])
     traces.close()

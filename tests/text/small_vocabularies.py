@@ -75,9 +75,7 @@ def byte_level(vocab_size: int = 700) -> dict[str, Any]:
 
 
 def sentencepiece_model(
-    add_space: bool = True,
-    byte_fallback: bool = True,
-    symbols: tuple[str, ...] = (),
+    add_space: bool = True, byte_fallback: bool = True, symbols: tuple[str, ...] = ()
 ) -> tuple[sentencepiece.SentencePieceProcessor, dict[str, Any]]:
     """SentencePiece's own BPE, and the same as GGUF metadata.
 
@@ -104,8 +102,7 @@ def sentencepiece_model(
     return processor, {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": [
-            piece.replace("▁", " ") if piece in symbols else piece
-            for piece in map(processor.id_to_piece, ids)
+            piece.replace("▁", " ") if piece in symbols else piece for piece in map(processor.id_to_piece, ids)
         ],
         "tokenizer.ggml.scores": np.array([processor.get_score(i) for i in ids], np.float32),
         "tokenizer.ggml.token_type": [_type(processor, i, symbols) for i in ids],
@@ -116,9 +113,7 @@ def sentencepiece_model(
     }
 
 
-def _type(
-    processor: sentencepiece.SentencePieceProcessor, token: int, symbols: tuple[str, ...]
-) -> int:
+def _type(processor: sentencepiece.SentencePieceProcessor, token: int, symbols: tuple[str, ...]) -> int:
     if processor.is_unknown(token):
         return UNKNOWN
     if processor.is_control(token):

@@ -55,26 +55,19 @@ class TestConventions:
 
     def test_tojson_is_not_escaped_for_html(self) -> None:
         tool = {"name": "f", "b": ["<é>", 1.5, None, True], "a": "'"}
-        assert render("{{ tools[0] | tojson }}", tools=[tool]) == json.dumps(
-            tool, ensure_ascii=False
-        )
+        assert render("{{ tools[0] | tojson }}", tools=[tool]) == json.dumps(tool, ensure_ascii=False)
         assert render("{{ tools[0] | tojson(indent=2) }}", tools=[tool]) == json.dumps(
             tool, ensure_ascii=False, indent=2
         )
 
     def test_raise_exception_is_the_callers_fault(self) -> None:
-        source = (
-            "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        )
+        source = "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}"
         with pytest.raises(RequestError, match="no system"):
             render(source)
         assert render(source, TALK) == ""
 
     def test_strftime_now(self) -> None:
-        assert render("{{ strftime_now('%Y') }}") in {
-            str(datetime.now().year),
-            str(datetime.now().year - 1),
-        }
+        assert render("{{ strftime_now('%Y') }}") in {str(datetime.now().year), str(datetime.now().year - 1)}
 
     def test_loop_controls_and_loop_variables(self) -> None:
         source = (
@@ -173,10 +166,7 @@ class TestMessages:
             ([{"role": "user", "content": [{"type": "text", "text": 1}]}], "only text"),
             ([{"role": "user", "content": "x", "extra": object()}], "JSON data"),
             ([{"role": "assistant", "tool_calls": [1]}], "tool call must be a dict"),
-            (
-                [{"role": "assistant", "tool_calls": [{"function": {"arguments": "[1"}}]}],
-                "must be a JSON object",
-            ),
+            ([{"role": "assistant", "tool_calls": [{"function": {"arguments": "[1"}}]}], "must be a JSON object"),
         ],
     )
     def test_wrong_messages(self, messages: Any, says: str) -> None:
@@ -229,9 +219,7 @@ class TestMissingAndFaulty:
 
 
 def test_jinja_is_imported_late() -> None:
-    code = (
-        "import sys, miaotui.text; sys.exit('jinja2' in sys.modules or 'tokenizers' in sys.modules)"
-    )
+    code = "import sys, miaotui.text; sys.exit('jinja2' in sys.modules or 'tokenizers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -293,9 +281,7 @@ HOSTILE = {
     "shared dicts": grow("{}", "{'a': ns.x, 'b': ns.x}", "{{ ns.x | tojson }}"),
     "shared by dict()": grow("{}", "dict(a=ns.x, b=ns.x)", "{{ ns.x | tojson }}"),
     "shared by items()": grow("{'a': 1}", "{'x': [ns.x.items(), ns.x.items()]}"),
-    "shared arguments": (
-        MACRO + "{{ m(n - 1, varargs, varargs) if n else varargs }}{% endmacro %}{{ m(60, 1) }}"
-    ),
+    "shared arguments": (MACRO + "{{ m(n - 1, varargs, varargs) if n else varargs }}{% endmacro %}{{ m(60, 1) }}"),
     "a namespace in a list": "{% set a = namespace() %}{% set a.x = [a, a] %}{{ a.x }}",
     "a namespace in itself": "{% set a = namespace() %}{% set a.x = a %}{{ a }}",
     "a namespace in arguments": MACRO + "{{ varargs }}{% endmacro %}{{ m(1, namespace()) }}",
@@ -315,22 +301,14 @@ HOSTILE = {
     "replaced often": "{{ ('a' * 100000).replace('', 'b' * 100000) }}",
     "slow strip": "{{ ('a' * 500000).strip('b' * 400000 + 'a') }}",
     "slow search": "{{ ('a' * 500000).rfind('b' + 'a' * 90000) }}",
-    "slow comparison": (
-        "{% set x = [0] * 400000 %}{% set y = [0] * 400000 %}" + "{% if x == y %}{% endif %}" * 200
-    ),
+    "slow comparison": ("{% set x = [0] * 400000 %}{% set y = [0] * 400000 %}" + "{% if x == y %}{% endif %}" * 200),
     "slow test": "{% set x = [0] * 400000 %}" + "{% if 1 is in(x) %}{% endif %}" * 200,
-    "slow sort": "{% set x = ('b,a,' * 50000).split(',') %}"
-    + LOOP
-    + "{% set y = x | sort %}"
-    + END,
+    "slow sort": "{% set x = ('b,a,' * 50000).split(',') %}" + LOOP + "{% set y = x | sort %}" + END,
     "endless macro": MACRO + "{{ m() }}{% endmacro %}{{ m() }}",
-    "branching macro": (
-        MACRO + "{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}"
-    ),
+    "branching macro": (MACRO + "{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}"),
     "endless recursion": "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
     "branching recursion": (
-        "{% for x in [1, 2] recursive %}"
-        "{% if loop.depth < 50 %}{{ loop([1, 2]) }}{% endif %}{% endfor %}"
+        "{% for x in [1, 2] recursive %}{% if loop.depth < 50 %}{{ loop([1, 2]) }}{% endif %}{% endfor %}"
     ),
     "macro of macros": MACRO + "{{ n }}" * 3000 + "{% endmacro %}{{ m(m(m(m('aaaa')))) }}",
     "deep parentheses": "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}",

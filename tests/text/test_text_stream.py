@@ -27,15 +27,8 @@ def stream(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]:
 
 
 @steady
-@given(
-    name=tokenizers,
-    ids=st.lists(st.integers(0, 760), max_size=40),
-    skip_special=st.booleans(),
-    start=st.booleans(),
-)
-def test_pieces_joined_are_the_text(
-    name: str, ids: list[int], skip_special: bool, start: bool
-) -> None:
+@given(name=tokenizers, ids=st.lists(st.integers(0, 760), max_size=40), skip_special=st.booleans(), start=st.booleans())
+def test_pieces_joined_are_the_text(name: str, ids: list[int], skip_special: bool, start: bool) -> None:
     tokenizer = TOKENIZERS[name]
     whole = tokenizer.decode(ids, skip_special=skip_special, start=start)
     assert "".join(stream(tokenizer, ids, skip_special=skip_special, start=start)) == whole

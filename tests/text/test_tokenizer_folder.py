@@ -10,16 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_vocabularies import AWKWARD, SENTENCES, byte_level
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from miaotui.errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
 from miaotui.text import Tokenizer as TextTokenizer
@@ -46,16 +37,9 @@ def byte_level_library() -> Tokenizer:
 def piece_library() -> Tokenizer:
     """Like Llama 2's: spaces as ``▁``, bytes for what is unknown, a space before the text."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     special = ["<unk>", "<s>", "</s>"]
@@ -66,9 +50,7 @@ def piece_library() -> Tokenizer:
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] in special]
     tokenizer = Tokenizer.from_str(json.dumps(state))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        "<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     return tokenizer
 
 
@@ -92,9 +74,7 @@ def byte_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def piece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_of(
-        tmp_path_factory.mktemp("pieces"),
-        piece_library(),
-        tokenizer_config={"bos_token": "<s>", "eos_token": "</s>"},
+        tmp_path_factory.mktemp("pieces"), piece_library(), tokenizer_config={"bos_token": "<s>", "eos_token": "</s>"}
     )
 
 
@@ -118,10 +98,7 @@ def test_equals_the_same_from_gguf(byte_folder: Path) -> None:
 
 
 def test_pieces(piece_folder: Path) -> None:
-    ours, theirs = (
-        from_folder(piece_folder),
-        Tokenizer.from_file(str(piece_folder / "tokenizer.json")),
-    )
+    ours, theirs = (from_folder(piece_folder), Tokenizer.from_file(str(piece_folder / "tokenizer.json")))
     for text in AWKWARD + SENTENCES[:8]:
         ids = theirs.encode(text).ids
         assert ours.encode(text, special=False) == ids[1:-1] or "<s>" in text

@@ -12,19 +12,11 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_vocabularies import AWKWARD, SENTENCES, byte_level, sentencepiece_model
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-)
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from miaotui.errors import ModelFormatError, RequestError, UnsupportedModelError
 from miaotui.text import from_gguf
-from miaotui.text.byte_level import to_alphabet
+from miaotui.text.tokenizers.byte_level import to_alphabet
 
 GPT = byte_level()
 steady = settings(deadline=None, derandomize=True)
@@ -83,17 +75,12 @@ def library_tokenizer(metadata: dict[str, Any], pre: str) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in tokens[:3]]
-    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in tokens[:3]])
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in tokens[-2:]])
     return tokenizer
 
 
-BOTH = {
-    pre: (from_gguf(GPT | {"tokenizer.ggml.pre": pre}), library_tokenizer(GPT, pre))
-    for pre in PRE_TOKENIZERS
-}
+BOTH = {pre: (from_gguf(GPT | {"tokenizer.ggml.pre": pre}), library_tokenizer(GPT, pre)) for pre in PRE_TOKENIZERS}
 
 
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
@@ -153,9 +140,7 @@ class TestSpecialTokens:
     def test_the_longest_goes_first_and_overlaps_go_left(self) -> None:
         tokens = ["<a", "<ab>", "b>", *GPT["tokenizer.ggml.tokens"]]
         types = [3, 3, 3, *GPT["tokenizer.ggml.token_type"]]
-        ours = from_gguf(
-            GPT | {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
-        )
+        ours = from_gguf(GPT | {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types})
         assert ours.encode("<ab>") == [1]
         assert ours.encode("<ab><ab>")[:2] == [1, 1]
         assert ours.encode("<ab")[0] == 0
@@ -192,18 +177,14 @@ class TestSpecialTokens:
         assert ours.encode("<s>\nx") != ours.encode("<s>x")
 
 
-def sentencepiece_tokenizer(
-    **options: Any,
-) -> tuple[Any, sentencepiece.SentencePieceProcessor]:
+def sentencepiece_tokenizer(**options: Any) -> tuple[Any, sentencepiece.SentencePieceProcessor]:
     theirs, metadata = sentencepiece_model(**options)
     return from_gguf(metadata), theirs
 
 
 PIECES = {
     "llama": sentencepiece_tokenizer(),
-    "gemma": sentencepiece_tokenizer(
-        add_space=False, symbols=("\n", "\n\n", "▁▁", "▁▁▁", "\t", "<b>")
-    ),
+    "gemma": sentencepiece_tokenizer(add_space=False, symbols=("\n", "\n\n", "▁▁", "▁▁▁", "\t", "<b>")),
     "no bytes": sentencepiece_tokenizer(byte_fallback=False),
 }
 
@@ -226,10 +207,7 @@ def test_pieces_equal_sentencepiece_on_any_text(kind: str, text: str) -> None:
 
 
 @steady
-@given(
-    kind=st.sampled_from(list(PIECES)),
-    text=st.text(alphabet="ther aionds  \n\t.,'<b>秒推语言答案▁12", max_size=80),
-)
+@given(kind=st.sampled_from(list(PIECES)), text=st.text(alphabet="ther aionds  \n\t.,'<b>秒推语言答案▁12", max_size=80))
 def test_pieces_equal_sentencepiece_on_likely_text(kind: str, text: str) -> None:
     ours, theirs = PIECES[kind]
     assert ours.encode(text, special=False) == theirs.encode(text)
@@ -255,12 +233,7 @@ def test_pieces_that_reach_over_a_space() -> None:
 
 def test_each_stretch_of_text_gets_the_space() -> None:
     ours, theirs = PIECES["llama"]
-    assert ours.encode("<s>the dog</s>the") == [
-        1,
-        *theirs.encode("the dog"),
-        2,
-        *theirs.encode("the"),
-    ]
+    assert ours.encode("<s>the dog</s>the") == [1, *theirs.encode("the dog"), 2, *theirs.encode("the")]
 
 
 def test_merging_is_fast_on_long_words() -> None:
@@ -297,16 +270,11 @@ PIECE_DATA = sentencepiece_model()[1]
         (GPT | {"tokenizer.ggml.add_bos_token": 1}, ModelFormatError, "add_bos_token"),
         (PIECE_DATA | {"tokenizer.ggml.scores": [0.0]}, ModelFormatError, "scores"),
         (
-            PIECE_DATA
-            | {"tokenizer.ggml.scores": np.full(len(PIECE_DATA["tokenizer.ggml.tokens"]), np.nan)},
+            PIECE_DATA | {"tokenizer.ggml.scores": np.full(len(PIECE_DATA["tokenizer.ggml.tokens"]), np.nan)},
             ModelFormatError,
             "finite",
         ),
-        (
-            PIECE_DATA | {"tokenizer.ggml.remove_extra_whitespaces": True},
-            UnsupportedModelError,
-            "repeated spaces",
-        ),
+        (PIECE_DATA | {"tokenizer.ggml.remove_extra_whitespaces": True}, UnsupportedModelError, "repeated spaces"),
     ],
 )
 def test_damaged_metadata(metadata: dict[str, Any], error: type[Exception], says: str) -> None:

@@ -10,18 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaotui.text.chat import ChatTemplate
-from miaotui.text.tool_calls import CallArguments, CallBegins, Event, Text, ToolCallParser
-from miaotui.text.tool_formats import (
-    GENERIC,
-    GRANITE,
-    HERMES,
-    LLAMA,
-    MISTRAL,
-    CallFormat,
-    Dialect,
-    dialect_of,
-)
+from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.tool_calls.formats import GENERIC, GRANITE, HERMES, LLAMA, MISTRAL, CallFormat, Dialect, dialect_of
+from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece, ToolCallParser
 
 FORMATS = {"hermes": HERMES, "llama": LLAMA, "mistral": MISTRAL, "granite": GRANITE}
 ARGUMENTS = {"city": 'Paris "}]', "days": [1, {"x": None}], "note": "</tool_call>\\"}
@@ -38,7 +29,7 @@ def read(events: Sequence[Event]) -> Found:
     """The text, and each call's name and arguments."""
     text, calls = "", []
     for event in events:
-        if isinstance(event, Text):
+        if isinstance(event, TextPiece):
             text += event.text
         elif isinstance(event, CallBegins):
             assert event.index == len(calls)

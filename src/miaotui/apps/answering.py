@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from miaotui.apps.citations import Citing
 from miaotui.apps.evidence import Evidence
+from miaotui.apps.segmentation import is_chinese
 from miaotui.apps.spans import best_spans
-from miaotui.apps.wording import is_chinese
 from miaotui.errors import RequestError
 
 How = Literal["extractive", "generated", "none"]
@@ -92,9 +92,7 @@ def checked_question(text: object) -> str:
     if not isinstance(text, str) or not text.strip():
         raise RequestError("the question is empty: write what you want to know")
     if len(text) > MAX_QUESTION_CHARS:
-        raise RequestError(
-            f"the question has {len(text):,} characters; at most {MAX_QUESTION_CHARS:,} fit"
-        )
+        raise RequestError(f"the question has {len(text):,} characters; at most {MAX_QUESTION_CHARS:,} fit")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RequestError("the question is not valid Unicode: it has half of a surrogate pair")
     return text.strip()
@@ -209,8 +207,5 @@ def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Com
     excerpts = [chosen[n] for n in used]
     listed = "\n".join(f"[{n}] {excerpt}" for n, excerpt in enumerate(excerpts, 1))
     asked = f"问题：{evidence.question}" if chinese else f"Question: {evidence.question}"
-    messages = [
-        {"role": "system", "content": system},
-        {"role": "user", "content": f"{listed}\n\n{asked}"},
-    ]
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": f"{listed}\n\n{asked}"}]
     return Composing(kept, messages, excerpts)

@@ -12,16 +12,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from miaotui.apps.wording import terms_of
+from miaotui.apps.segmentation import terms_of
 
 SUPPORTED = 0.6  # of a sentence's content words
 _MARKER = re.compile(r"\s?[\[【](?:\d{1,2})(?:\s?[,，、]\s?\d{1,2})*[\]】]")
 _NUMBERS_IN = re.compile(r"\d{1,2}")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _OPEN = re.compile(r"\s?[\[【][\d\s,，、]{0,8}$|\s$")
-_ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|No|Inc|Ltd|Co)|\.[A-Za-z])\.$"
-)
+_ABBREVIATION = re.compile(r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|No|Inc|Ltd|Co)|\.[A-Za-z])\.$")
 _ENDS, _CLOSING = "。！？!?\n", "”’\"')）」』"
 
 
@@ -32,11 +30,7 @@ def support(statement: str, passage_terms: set[str], passage: str) -> float:
         return 0.0
     terms = {term for term in terms_of(statement) if not term[0].isdigit()}
     folded = passage.casefold()
-    return (
-        sum(t in passage_terms or t in folded for t in terms) / len(terms)
-        if terms
-        else float(bool(numbers))
-    )
+    return sum(t in passage_terms or t in folded for t in terms) / len(terms) if terms else float(bool(numbers))
 
 
 def _plain(number: str) -> str:
@@ -128,10 +122,7 @@ class Citing:
             return ""
         if not self._terms:
             self._terms = [terms_of(passage) for passage in self.passages]
-        found = [
-            support(sentence, terms, passage)
-            for terms, passage in zip(self._terms, self.passages, strict=True)
-        ]
+        found = [support(sentence, terms, passage) for terms, passage in zip(self._terms, self.passages, strict=True)]
         named = [n for n in claimed if 1 <= n <= len(found) and found[n - 1] >= SUPPORTED]
         self.dropped += [n for n in claimed if n not in named]
         choice = named or [n for n, share in enumerate(found, 1) if share >= SUPPORTED]

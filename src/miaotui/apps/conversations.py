@@ -97,8 +97,7 @@ class ConversationStore:
         with self._changing() as db:
             state = json.dumps(_plain(State()))
             db.execute(
-                "INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?)",
-                (name, namespace, language, state, now, now),
+                "INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?)", (name, namespace, language, state, now, now)
             )
         return self.get(name, namespace)
 
@@ -111,18 +110,12 @@ class ConversationStore:
         with self._lock:
             row = self._db.execute(query, (str(name), namespace)).fetchone()
         if row is None:
-            raise ConversationMissingError(
-                "there is no such conversation: begin one, or correct its id"
-            )
+            raise ConversationMissingError("there is no such conversation: begin one, or correct its id")
         owner, language, state, begun_s, turns = row
         return Conversation(str(name), owner, language, State(**json.loads(state)), begun_s, turns)
 
     def add(
-        self,
-        conversation: Conversation,
-        said: list[tuple[str, str, Mapping[str, Any]]],
-        state: State,
-        language: str,
+        self, conversation: Conversation, said: list[tuple[str, str, Mapping[str, Any]]], state: State, language: str
     ) -> list[Turn]:
         """Append (role, text, detail), all or none, with the state that follows.
 
@@ -137,10 +130,7 @@ class ConversationStore:
             turns = [Turn(first + i, *each, now) for i, each in enumerate(said)]
             db.executemany(
                 "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (conversation.id, t.number, t.role, t.text, json.dumps(dict(t.detail)), now)
-                    for t in turns
-                ],
+                [(conversation.id, t.number, t.role, t.text, json.dumps(dict(t.detail)), now) for t in turns],
             )
             db.execute(
                 "UPDATE conversations SET state = ?, language = ?, changed_s = ? WHERE id = ?",
@@ -150,18 +140,12 @@ class ConversationStore:
 
     def transcript(self, conversation: Conversation) -> list[Turn]:
         """All turns, in order."""
-        query = (
-            "SELECT number, role, text, detail, at_s FROM turns WHERE conversation = ? ORDER BY 1"
-        )
+        query = "SELECT number, role, text, detail, at_s FROM turns WHERE conversation = ? ORDER BY 1"
         with self._lock:
             rows = self._db.execute(query, (conversation.id,)).fetchall()
-        return [
-            Turn(n, role, text, json.loads(detail), at_s) for n, role, text, detail, at_s in rows
-        ]
+        return [Turn(n, role, text, json.loads(detail), at_s) for n, role, text, detail, at_s in rows]
 
-    def rate(
-        self, conversation: Conversation, score: int, turn: int | None = None, comment: str = ""
-    ) -> None:
+    def rate(self, conversation: Conversation, score: int, turn: int | None = None, comment: str = "") -> None:
         """Note a rating of 1 to 5, of one turn or of the whole. Raises `RequestError`."""
         whole = isinstance(score, int) and not isinstance(score, bool) and 1 <= score <= 5
         if not whole:

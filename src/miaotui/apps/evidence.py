@@ -70,16 +70,11 @@ class Evidence:
 
 
 def gather(
-    question: str,
-    found: Iterable[Passage],
-    index: str = "",
-    version: str = "",
-    complete: bool = True,
+    question: str, found: Iterable[Passage], index: str = "", version: str = "", complete: bool = True
 ) -> Evidence:
     """The evidence in the passages that a search found, best first."""
     passages = tuple(
-        Passage(p.id, p.text[:MAX_PASSAGE_CHARS], p.title, p.source, p.score)
-        for p in islice(found, MAX_PASSAGES)
+        Passage(p.id, p.text[:MAX_PASSAGE_CHARS], p.title, p.source, p.score) for p in islice(found, MAX_PASSAGES)
     )
     texts: Sequence[str] = [passage.text for passage in passages]
     ranked = ranked_sentences(question, texts)

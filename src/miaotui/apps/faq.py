@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from miaotui.apps.segmentation import HAN
 from miaotui.apps.untrusted_yaml import read_text, read_yaml
-from miaotui.apps.wording import HAN
 from miaotui.errors import RequestError
-from miaotui.fsr.extras import need
+from miaotui.retrieval.extras import need
 
 MAX_FILE_BYTES = 16 << 20
 MAX_ENTRIES = 20_000
@@ -33,15 +33,41 @@ LEAST_THRESHOLD, MOST_THRESHOLD = 0.35, 0.9
 MOST_CALIBRATED = 2_048  # questions that the threshold is found with
 MARGIN = 0.03  # by which the best entry must lead
 _LITTLE = {
-    "a", "an", "the", "i", "you", "we", "it", "my", "your", "our", "is", "are", "do", "does", "can",
-    "could", "will", "would", "to", "of", "in", "on", "for", "me", "s", "please", "hi", "hello",
-}  # fmt: skip
+    "a",
+    "an",
+    "the",
+    "i",
+    "you",
+    "we",
+    "it",
+    "my",
+    "your",
+    "our",
+    "is",
+    "are",
+    "do",
+    "does",
+    "can",
+    "could",
+    "will",
+    "would",
+    "to",
+    "of",
+    "in",
+    "on",
+    "for",
+    "me",
+    "s",
+    "please",
+    "hi",
+    "hello",
+}
 _LITTLE_HAN = re.compile("请问|怎么样?|什么|哪里|可以|一下|[我你您的了吗呢吧啊想要是]")
 _PIECE = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])\w)+")
 
 
 @dataclass(frozen=True)
-class Entry:
+class FaqEntry:
     """An answer and the ways in which it is asked for."""
 
     questions: tuple[str, ...]
@@ -52,12 +78,12 @@ class Entry:
 class Match:
     """The entry that is meant; ``score`` in [0, 1] is the cosine of its nearest question."""
 
-    entry: Entry
+    entry: FaqEntry
     question: str
     score: float
 
 
-def read_faq(path: Path) -> list[Entry]:
+def read_faq(path: Path) -> list[FaqEntry]:
     """The entries of a ``.csv`` (question, answer), ``.jsonl`` or ``.yaml`` file.
 
     Raises `RequestError`, naming the entry that is wrong.
@@ -84,7 +110,7 @@ def _json(path: Path, number: int, line: str) -> Any:
         raise RequestError(f"{path}, line {number}: not JSON ({error})") from None
 
 
-def _entry(path: Path, number: int, row: Any) -> Entry:
+def _entry(path: Path, number: int, row: Any) -> FaqEntry:
     row = row if isinstance(row, dict) else {}
     questions = row.get("questions", row.get("question"))
     asked = _texts([questions] if isinstance(questions, str) else questions)
@@ -94,7 +120,7 @@ def _entry(path: Path, number: int, row: Any) -> Entry:
             f"{path}, entry {number}: expected a question (or questions) and an answer, as texts "
             f"of at most {MAX_CHARS:,} characters"
         )
-    return Entry(asked, answer[0])
+    return FaqEntry(asked, answer[0])
 
 
 def _texts(values: object) -> tuple[str, ...]:
@@ -109,7 +135,7 @@ def _texts(values: object) -> tuple[str, ...]:
 class Faq:
     """Entries, ready to be asked. Safe to use from several threads."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[FaqEntry]) -> None:
         if not entries:
             raise RequestError("there is no question to answer: give at least one entry")
         self.entries = tuple(entries)
@@ -143,10 +169,7 @@ class Faq:
             place = self._vectors.vocabulary_.get(feature)
             idf = self._most_idf if place is None else float(self._vectors.idf_[place])
             weight = ((1 + math.log(count)) * idf) ** 2
-            known, unknown = (
-                known + weight * (place is not None),
-                unknown + weight * (place is None),
-            )
+            known, unknown = (known + weight * (place is not None), unknown + weight * (place is None))
         return math.sqrt(known / (known + unknown)) if known else 0.0
 
     def _calibrated(self) -> float:

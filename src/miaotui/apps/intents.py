@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from miaotui.apps.wording import is_chinese, words
+from miaotui.apps.segmentation import is_chinese, words
 from miaotui.errors import RequestError
-from miaotui.fsr.extras import need
+from miaotui.retrieval.extras import need
 
 MAX_EXAMPLES = 200_000
 MAX_CHARS = 2_000
@@ -35,9 +35,7 @@ class IntentClassifier:
         texts = [text[:MAX_CHARS] for each in examples.values() for text in each]
         names = [name for name, each in examples.items() for _ in each]
         if len(set(names)) < 2 or len(texts) > MAX_EXAMPLES:
-            raise RequestError(
-                f"intents need examples of at least two kinds and at most {MAX_EXAMPLES:,} of all"
-            )
+            raise RequestError(f"intents need examples of at least two kinds and at most {MAX_EXAMPLES:,} of all")
         self._model = _pipeline()
         self._model.fit(texts, names)
         self._names: list[str] = list(self._model.classes_)

@@ -63,9 +63,7 @@ class Slot:
             return _find_code(self.form, message)
         if self.kind == "text":
             return message.strip()[:MAX_TEXT] or None
-        found = {"number": _NUMBER, "email": _EMAIL, "phone": _PHONE, "date": _DATE}[
-            self.kind
-        ].search(message)
+        found = {"number": _NUMBER, "email": _EMAIL, "phone": _PHONE, "date": _DATE}[self.kind].search(message)
         return None if found is None else found.group().strip()
 
 
@@ -109,8 +107,7 @@ _PERSON = ("human", "agent", "real person", "operator", "人工", "真人", "客
 DEFAULT_RULES = Rules(
     greeting=Said("Hello! How can I help?", "您好！请问有什么可以帮您？"),
     fallback=Said(
-        "I could not find an answer to that. Could you put it differently?",
-        "抱歉，没有找到答案。可以换一种说法吗？",
+        "I could not find an answer to that. Could you put it differently?", "抱歉，没有找到答案。可以换一种说法吗？"
     ),
     handed_over=Said(
         "I am passing you on to a colleague, who will read this conversation.",
@@ -139,18 +136,11 @@ def parse_rules(value: Any, place: str = "rules") -> Rules:
     check(isinstance(value, dict), "expected a mapping of greeting, intents, slots, rules")
     known = ("greeting", "fallback", "handed_over", "intents", "slots", "rules")
     _only(value, known, "the file", check)
-    slots = {
-        name: _slot(name, each, check) for name, each in _mapping(value, "slots", check).items()
-    }
+    slots = {name: _slot(name, each, check) for name, each in _mapping(value, "slots", check).items()}
     check(len(slots) <= MAX_SLOTS, f"at most {MAX_SLOTS} slots")
-    intents = {
-        name: _texts(each, f"intents.{name}", check)
-        for name, each in _mapping(value, "intents", check).items()
-    }
+    intents = {name: _texts(each, f"intents.{name}", check) for name, each in _mapping(value, "intents", check).items()}
     rows = value.get("rules", [])
-    check(
-        isinstance(rows, list) and len(rows) <= MAX_RULES, f"rules: at most {MAX_RULES} in a list"
-    )
+    check(isinstance(rows, list) and len(rows) <= MAX_RULES, f"rules: at most {MAX_RULES} in a list")
     rules = [_rule(number, row, intents, slots, check) for number, row in enumerate(rows, 1)]
     texts = {
         name: _said(value[name], name, check) if name in value else getattr(DEFAULT_RULES, name)
@@ -159,9 +149,7 @@ def parse_rules(value: Any, place: str = "rules") -> Rules:
     return Rules(**texts, intents=intents, slots=slots, rules=(*rules, *DEFAULT_RULES.rules))
 
 
-def _rule(
-    number: int, row: Any, intents: Mapping[str, Any], slots: Mapping[str, Any], check: Check
-) -> Rule:
+def _rule(number: int, row: Any, intents: Mapping[str, Any], slots: Mapping[str, Any], check: Check) -> Rule:
     where = f"rule {number}"
     check(isinstance(row, dict), f"{where}: expected a mapping with when and say")
     _only(row, ("name", "when", "need", "say", "hand_over", "answer"), where, check)
@@ -179,9 +167,7 @@ def _rule(
     for name in _FIELD.findall("" if said is None else said.en + said.zh):
         check(name in slots, f"{where}: {{{name}}} is not one of the slots")
     flags = (row.get("hand_over", False), row.get("answer", False))
-    check(
-        all(isinstance(flag, bool) for flag in flags), f"{where}: hand_over, answer: true or false"
-    )
+    check(all(isinstance(flag, bool) for flag in flags), f"{where}: hand_over, answer: true or false")
     check(said is not None or any(flags), f"{where}: expected say, hand_over or answer")
     name = str(row.get("name", f"rule_{number}"))[:80]
     return Rule(name, intent, float(confidence), contains, failures, tuple(need), said, *flags)

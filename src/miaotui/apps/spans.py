@@ -15,19 +15,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from miaotui.apps.questions import Kind, fit, focus_of, kind_of
-from miaotui.apps.wording import Word, is_chinese, sentences, terms_of, words
+from miaotui.apps.question_types import Kind, fit, focus_of, kind_of
+from miaotui.apps.segmentation import Word, is_chinese, sentences, terms_of, words
 
 MAX_WORDS = 8
 MAX_PASSAGE_CHARS = 8_000
-_LEADS = {
-    Kind.PERSON: ("by", "由", "被"),
-    Kind.REASON: ("because", "since", "due", "因为", "由于"),
-}
+_LEADS = {Kind.PERSON: ("by", "由", "被"), Kind.REASON: ("because", "since", "due", "因为", "由于")}
 MOST_SENTENCES = 4  # the best ones are searched for spans
-_INNER = frozenset(
-    ("of", "the", "and", "de", "la", "for", "von", "van", "&", "'s", "to", "in", "a")
-)
+_INNER = frozenset(("of", "the", "and", "de", "la", "for", "von", "van", "&", "'s", "to", "in", "a"))
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ class _Sentence:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _QuestionWords:
     text: str
     terms: dict[str, float]  # term -> weight
     kind: Kind
@@ -112,7 +107,7 @@ def ranked_sentences(question: str, passages: Sequence[str]) -> list[tuple[int, 
     ]
 
 
-def _weigh(question: str, passages: Sequence[str]) -> tuple[_Asked, list[_Sentence]]:
+def _weigh(question: str, passages: Sequence[str]) -> tuple[_QuestionWords, list[_Sentence]]:
     """What is asked for, and all sentences, best first."""
     parts = [
         (number, start, end, words(text[:MAX_PASSAGE_CHARS], start, end))
@@ -123,24 +118,20 @@ def _weigh(question: str, passages: Sequence[str]) -> tuple[_Asked, list[_Senten
     return asked, sorted(_supported(asked, parts), key=lambda sentence: -sentence.support)
 
 
-def _asked(question: str, parts: Sequence[Sequence[Word]]) -> _Asked:
+def _asked(question: str, parts: Sequence[Sequence[Word]]) -> _QuestionWords:
     """The question's terms, weighted by how few sentences have them."""
     counts = Counter(term for each in parts for term in {word.term for word in each})
     found = terms_of(question)
     if is_chinese(question):
-        found |= {
-            term for term in counts if len(term) > 1 and not term.isascii() and term in question
-        }
+        found |= {term for term in counts if len(term) > 1 and not term.isascii() and term in question}
     n = len(parts)
     weights = {term: math.log((n + 1) / (counts[term] + 0.5)) + 0.3 for term in found if term}
     known = {term: weight for term, weight in weights.items() if counts[term]}
     total = sum(weights.values()) or 1.0
-    return _Asked(question, known, kind_of(question), focus_of(question), total)
+    return _QuestionWords(question, known, kind_of(question), focus_of(question), total)
 
 
-def _supported(
-    asked: _Asked, parts: Sequence[tuple[int, int, int, list[Word]]]
-) -> Iterator[_Sentence]:
+def _supported(asked: _QuestionWords, parts: Sequence[tuple[int, int, int, list[Word]]]) -> Iterator[_Sentence]:
     """Sentences with what they share with the question, their neighbours counting a little."""
     matched = []
     for _, _, _, each in parts:
@@ -158,7 +149,7 @@ def _supported(
         yield _Sentence(number, start, end, each, matched[index], support)
 
 
-def _spans(asked: _Asked, sentence: _Sentence, passages: Sequence[str]) -> Iterator[Span]:
+def _spans(asked: _QuestionWords, sentence: _Sentence, passages: Sequence[str]) -> Iterator[Span]:
     text = passages[sentence.passage]
     for first, last in _candidates(sentence.words, asked.kind):
         chosen = sentence.words[first : last + 1]
@@ -193,7 +184,7 @@ def _joins(each: Sequence[Word], index: int) -> bool:
     return each[index].text in "·・-–—'’\"“”《》&½／/"
 
 
-def _score(asked: _Asked, sentence: _Sentence, first: int, last: int, text: str) -> float:
+def _score(asked: _QuestionWords, sentence: _Sentence, first: int, last: int, text: str) -> float:
     chosen = sentence.words[first : last + 1]
     content = [word for word in chosen if word.term]
     tags = frozenset(word.tag for word in chosen if word.tag not in ("en", "x"))
@@ -208,7 +199,7 @@ def _score(asked: _Asked, sentence: _Sentence, first: int, last: int, text: str)
     return score
 
 
-def _nearness(asked: _Asked, sentence: _Sentence, first: int, last: int) -> float:
+def _nearness(asked: _QuestionWords, sentence: _Sentence, first: int, last: int) -> float:
     """The weight of the question's words around the span, each less the farther it stands."""
     total = 0.0
     for term, places in sentence.matched.items():
@@ -219,7 +210,7 @@ def _nearness(asked: _Asked, sentence: _Sentence, first: int, last: int) -> floa
     return total / asked.total
 
 
-def _shape(asked: _Asked, each: Sequence[Word], first: int, last: int) -> float:
+def _shape(asked: _QuestionWords, each: Sequence[Word], first: int, last: int) -> float:
     """How much it looks like a whole phrase: both ends at a border, not too long."""
     before, after = each[first - 1] if first else None, each[last + 1 : last + 2]
     opens = before is None or before.is_punctuation or before.is_function or before.is_verb

@@ -14,18 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from miaotui.apps.answering import Answer, Mode
-from miaotui.apps.conversations import (
-    Conversation,
-    ConversationStore,
-    State,
-    Turn,
-    checked_message,
-)
-from miaotui.apps.desk import Desk, Question
+from miaotui.apps.conversations import Conversation, ConversationStore, State, Turn, checked_message
 from miaotui.apps.faq import Faq
 from miaotui.apps.intents import Intent, IntentClassifier
+from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.apps.rules import DEFAULT_RULES, Rule, Rules
-from miaotui.apps.wording import is_chinese
+from miaotui.apps.segmentation import is_chinese
 from miaotui.errors import MiaotuiError, RequestError
 
 _LOG = logging.getLogger(__name__)
@@ -77,7 +71,7 @@ class Support:
         *,
         rules: Rules = DEFAULT_RULES,
         faq: Faq | None = None,
-        desk: Desk | None = None,
+        desk: QaPipeline | None = None,
         index: str = "",
         mode: Mode = "generated",
         turn_ms: float | None = None,
@@ -116,9 +110,7 @@ class Support:
         """Pass a conversation on to a person. Raises `RequestError`."""
         started = time.perf_counter()
         conversation = self.store.get(conversation_id, namespace)
-        step = self._handed_over(
-            conversation.language, Reply("", "handed_over"), conversation.state
-        )
+        step = self._handed_over(conversation.language, Reply("", "handed_over"), conversation.state)
         return self._note(conversation, None, step, conversation.language, started)
 
     def person_says(self, conversation_id: str, message: str, namespace: str = "") -> Turn:
@@ -130,12 +122,7 @@ class Support:
         return self.store.add(conversation, [said], conversation.state, conversation.language)[0]
 
     def rate(
-        self,
-        conversation_id: str,
-        score: int,
-        turn: int | None = None,
-        comment: str = "",
-        namespace: str = "",
+        self, conversation_id: str, score: int, turn: int | None = None, comment: str = "", namespace: str = ""
     ) -> None:
         """Note a rating of 1 to 5. Raises `RequestError`."""
         self.store.rate(self.store.get(conversation_id, namespace), score, turn, comment)
@@ -156,9 +143,7 @@ class Support:
 
     # decisions ------------------------------------------------------------------------------------
 
-    def _decide(
-        self, conversation: Conversation, text: str, language: str, started: float
-    ) -> _Step:
+    def _decide(self, conversation: Conversation, text: str, language: str, started: float) -> _Step:
         state = conversation.state
         intent = _NO_INTENT if self._intents is None else self._intents.classify(text)
         reply = Reply("", "fallback", intent=intent.name, confidence=intent.confidence)
@@ -172,9 +157,7 @@ class Support:
                 if rule.answer:
                     break
                 return self._apply(rule, state, text, language, reply)
-        found = self._from_faq(text, reply) or self._from_documents(
-            text, reply, started, conversation.namespace
-        )
+        found = self._from_faq(text, reply) or self._from_documents(text, reply, started, conversation.namespace)
         if found is not None:
             return _Step(found, replace(state, failures=0))
         return self._fail(state, text, language, reply, intent)
@@ -220,9 +203,7 @@ class Support:
         cited = {"question": match.question, "score": round(match.score, 3)}
         return replace(reply, text=match.entry.answer, how="faq", citations=(cited,))
 
-    def _from_documents(
-        self, text: str, reply: Reply, started: float, namespace: str
-    ) -> Reply | None:
+    def _from_documents(self, text: str, reply: Reply, started: float, namespace: str) -> Reply | None:
         if self.desk is None:
             return None
         left_ms = max(1.0, self._documents_ms - (time.perf_counter() - started) * 1e3)
@@ -235,7 +216,7 @@ class Support:
             return None
 
     @staticmethod
-    def _answered(desk: Desk, asked: Question, mode: Mode, reply: Reply) -> Reply | None:
+    def _answered(desk: QaPipeline, asked: Question, mode: Mode, reply: Reply) -> Reply | None:
         answer = _whole(desk, asked)
         written = answer.how == "generated" and answer.supported and not answer.shortened
         if mode == "generated" and not written:
@@ -257,12 +238,7 @@ class Support:
         return _Step(replace(reply, text=said), failed)
 
     def _note(
-        self,
-        conversation: Conversation,
-        message: str | None,
-        step: _Step,
-        language: str,
-        started: float,
+        self, conversation: Conversation, message: str | None, step: _Step, language: str, started: float
     ) -> Reply:
         """Write both sides down; the reply with its number and its time."""
         reply = step.reply
@@ -278,5 +254,5 @@ class Support:
         return replace(reply, turn=turns[-1].number if turns else 0, took_ms=took_ms)
 
 
-def _whole(desk: Desk, question: Question) -> Answer:
+def _whole(desk: QaPipeline, question: Question) -> Answer:
     return [part for part in desk.ask(question) if isinstance(part, Answer)][-1]

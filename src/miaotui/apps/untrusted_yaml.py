@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import RequestError
-from miaotui.fsr.extras import need
+from miaotui.retrieval.extras import need
 
 MAX_DEPTH = 20
 

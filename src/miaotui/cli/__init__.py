@@ -13,15 +13,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from miaotui.cli import messages
-from miaotui.cli.arguments import parse
+from miaotui.cli.options.parser import parse
+from miaotui.cli.output import messages
 from miaotui.errors import MiaotuiError
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
-_MODULES = {"run": "answer", "chat": "chat", "pull": "models", "models": "models", "key": "serve"}
+_MODULES = {"run": "run", "chat": "chat", "pull": "models", "models": "models", "key": "serve"}
 _MODULES |= {"search": "index"}
 
 
@@ -32,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         parsed = parse(arguments)
-        module = importlib.import_module(
-            f"miaotui.cli.{_MODULES.get(parsed.command, parsed.command)}"
-        )
+        module = importlib.import_module(f"miaotui.cli.{_MODULES.get(parsed.command, parsed.command)}")
         status: int = getattr(module, parsed.command)(parsed)
         sys.stdout.flush()
     except SystemExit as leaving:

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miaotui.apps.answering import Answer, Mode
-from miaotui.apps.desk import Desk, Question
-from miaotui.cli import messages
-from miaotui.cli.answer import read_prompt, write
-from miaotui.cli.progress import Progress
+from miaotui.apps.qa_pipeline import QaPipeline, Question
+from miaotui.cli.output import messages
+from miaotui.cli.output.progress import Progress
+from miaotui.cli.run import read_prompt, write
 from miaotui.config import Settings
-from miaotui.fsr.answers import AnswerCache, CacheOptions
-from miaotui.fsr.index import Index
 from miaotui.hub.resolve import resolve
 from miaotui.hub.store import content_key
+from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
+from miaotui.retrieval.index.index import Index
 
 if TYPE_CHECKING:
-    from miaotui.apps.speaker import Speaker
+    from miaotui.apps.text_model import LocalTextModel
 
 
 def ask(parsed: argparse.Namespace) -> int:
@@ -37,7 +37,7 @@ def ask(parsed: argparse.Namespace) -> int:
     question = Question(text, name, mode, parsed.deadline and 1e3 * parsed.deadline)
     with Index.open(name) as index:
         path = None if parsed.extract else model_path(parsed, settings)
-        desk = Desk(index, None, None if parsed.no_cache else _cache(settings), model_key(path))
+        desk = QaPipeline(index, None, None if parsed.no_cache else _cache(settings), model_key(path))
         kept = desk.find(question)
         if kept is not None:
             show([kept.text, kept], as_json=parsed.json)
@@ -85,16 +85,16 @@ def model_key(path: Path | None) -> str:
 
 
 @contextmanager
-def speaking(path: Path, parsed: argparse.Namespace, settings: Settings) -> Iterator[Speaker]:
+def speaking(path: Path, parsed: argparse.Namespace, settings: Settings) -> Iterator[LocalTextModel]:
     """The model, loaded, with progress on stderr."""
-    from miaotui.apps.speaker import Speaker
-    from miaotui.engine.build import EngineOptions
+    from miaotui.apps.text_model import LocalTextModel
+    from miaotui.backends.cpu.build import EngineOptions
     from miaotui.engine.loaded import load_model
 
     with Progress() as progress:
         options = EngineOptions(threads=parsed.threads)
         loaded = load_model(path, options, settings, progress)
-    with Speaker(loaded) as speaker:
+    with LocalTextModel(loaded) as speaker:
         yield speaker
 
 

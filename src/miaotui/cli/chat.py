@@ -13,9 +13,9 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from miaotui.cli import messages
-from miaotui.cli.answer import checked, load, show, statistics, write
-from miaotui.cli.arguments import sampling_params
+from miaotui.cli.options.parser import sampling_params
+from miaotui.cli.output import messages
+from miaotui.cli.run import checked, load, show, statistics, write
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.types import Delta
@@ -30,7 +30,7 @@ def chat(parsed: argparse.Namespace) -> int:
     model = parsed.words[0] if parsed.words else DEFAULT_MODEL
     with load(model, parsed) as llm:
         print(messages.WELCOME(model=model), file=sys.stderr)
-        conversation = Conversation(llm, params, parsed.system)
+        conversation = ChatSession(llm, params, parsed.system)
         for line in read_lines():
             if line.startswith("/"):
                 if not conversation.command(line):
@@ -40,7 +40,7 @@ def chat(parsed: argparse.Namespace) -> int:
     return 0
 
 
-class Conversation:
+class ChatSession:
     """What has been said so far, and how to go on."""
 
     def __init__(self, llm: LLM, params: dict[str, Any], system: str | None) -> None:
@@ -102,7 +102,7 @@ class Conversation:
             write(f"> {question}\n{answer}\n")
 
 
-def _turn(conversation: Conversation, line: str) -> None:
+def _turn(conversation: ChatSession, line: str) -> None:
     """Answer one line; a request that cannot be answered does not end the conversation."""
     try:
         conversation.say(checked(line))

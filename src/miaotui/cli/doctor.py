@@ -11,20 +11,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from miaotui.cli import messages
-from miaotui.cli.forecast import (
-    CONTEXT_TOKENS,
-    OVERHEAD_BYTES,
-    PROMPT_TOKENS,
-    SHAPES,
-    Forecast,
-    forecast,
-)
-from miaotui.cli.progress import Progress
-from miaotui.cli.tables import show_tables
+from miaotui.cli.model_estimates import CONTEXT_TOKENS, OVERHEAD_BYTES, PROMPT_TOKENS, SHAPES, Forecast, forecast
+from miaotui.cli.output import messages
+from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.tables import show_tables
 from miaotui.config import format_size
-from miaotui.kernels.cpu import Cpu, probe
-from miaotui.kernels.formats import Format
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.platform.cpu import Cpu, probe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +46,7 @@ def doctor(parsed: argparse.Namespace) -> int:
 
 def measure(team_size: int) -> tuple[Speeds, ...]:
     """Measure with one thread and, where there are more, with the whole team."""
-    from miaotui.kernels.measure import int8_rate, read_bandwidth
+    from miaotui.kernels.platform.measure import int8_rate, read_bandwidth
 
     counts = sorted({1, team_size})
     speeds = []
@@ -67,11 +60,7 @@ def measure(team_size: int) -> tuple[Speeds, ...]:
 def forecasts(speeds: Speeds, memory_bytes: int | None) -> tuple[Forecast, ...]:
     """Return what each common model size can do at these speeds."""
     rates = (speeds.read_gb_per_s * 1e9, speeds.int8_gmac_per_s * 1e9)
-    return tuple(
-        forecast(shape, form, *rates, memory_bytes)
-        for shape in SHAPES
-        for form in (Format.Q4, Format.Q8)
-    )
+    return tuple(forecast(shape, form, *rates, memory_bytes) for shape in SHAPES for form in (Format.Q4, Format.Q8))
 
 
 def as_json(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -> dict[str, object]:
@@ -92,9 +81,7 @@ def as_json(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -
 
 def print_report(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -> None:
     """Print the report as two tables and a note."""
-    note = messages.DOCTOR_NOTE(
-        prompt=PROMPT_TOKENS, context=CONTEXT_TOKENS, overhead=format_size(OVERHEAD_BYTES)
-    )
+    note = messages.DOCTOR_NOTE(prompt=PROMPT_TOKENS, context=CONTEXT_TOKENS, overhead=format_size(OVERHEAD_BYTES))
     show_tables(_facts(cpu, speeds), _models(table), note)
 
 
@@ -117,9 +104,7 @@ def _facts(cpu: Cpu, speeds: tuple[Speeds, ...]) -> Table:
         messages.CACHES: _caches(cpu),
         messages.MEMORY: _size(cpu.memory_bytes),
         messages.BANDWIDTH: _rates([(s.threads, f"{s.read_gb_per_s:.1f} GB/s") for s in speeds]),
-        messages.INT8_RATE: _rates(
-            [(s.threads, f"{s.int8_gmac_per_s:.0f} GMAC/s") for s in speeds]
-        ),
+        messages.INT8_RATE: _rates([(s.threads, f"{s.int8_gmac_per_s:.0f} GMAC/s") for s in speeds]),
     }
     for title, text in rows.items():
         table.add_row(title(), text)

@@ -16,15 +16,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from miaotui.cli import messages
-from miaotui.cli.index_options import ACTIONS
-from miaotui.cli.progress import Progress
+from miaotui.cli.options.index import ACTIONS
+from miaotui.cli.output import messages
+from miaotui.cli.output.progress import Progress
 from miaotui.config import format_size
 from miaotui.errors import IndexMissingError, RequestError
-from miaotui.fsr.document import Results
-from miaotui.fsr.index import Index
-from miaotui.fsr.ingest import Preparation, Summary, load
-from miaotui.fsr.plan import Plan, names, place
+from miaotui.retrieval.document import Results
+from miaotui.retrieval.index.index import Index
+from miaotui.retrieval.index.settings import IndexSettings, names, place
+from miaotui.retrieval.ingest.pipeline import Preparation, Summary, load
 
 _SHOWN_SKIPPED = 10
 _MARK = re.compile(r"</?b>")
@@ -73,7 +73,7 @@ def search(parsed: argparse.Namespace) -> int:
 def _found(opened: Index, query: str, parsed: argparse.Namespace) -> Results:
     if parsed.vectors is None:
         return opened.search(query, parsed.limit, plain=parsed.plain)
-    from miaotui.fsr.vectors import Neighbours, model2vec
+    from miaotui.retrieval.index.vectors import Neighbours, model2vec
 
     near = Neighbours(opened, model2vec(Path(parsed.vectors)))
     return near.search(query, parsed.limit, plain=parsed.plain)
@@ -81,11 +81,7 @@ def _found(opened: Index, query: str, parsed: argparse.Namespace) -> Results:
 
 def _printable(text: str, kept: tuple[str, str]) -> str:
     """``text`` without control characters other than our own marks: documents are not trusted."""
-    parts = (
-        re.split("(" + "|".join(map(re.escape, filter(None, kept))) + ")", text)
-        if kept[0]
-        else [text]
-    )
+    parts = re.split("(" + "|".join(map(re.escape, filter(None, kept))) + ")", text) if kept[0] else [text]
     return "".join(p if p in kept else re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", p) for p in parts)
 
 
@@ -94,8 +90,8 @@ def _create(parsed: argparse.Namespace, words: list[str]) -> None:
     print(place(words[0]))
 
 
-def _plan(parsed: argparse.Namespace) -> Plan:
-    return Plan(
+def _plan(parsed: argparse.Namespace) -> IndexSettings:
+    return IndexSettings(
         partitions=parsed.partitions,
         language=parsed.language,
         passage_chars=parsed.passage_chars,
@@ -120,16 +116,8 @@ def _add(parsed: argparse.Namespace, words: list[str]) -> None:
 
 def _workers(paths: list[str]) -> int:
     """All cores for much text; starting processes for little costs more than it saves."""
-    if any(
-        os.path.isdir(path) or os.path.getsize(path) > 4_000_000
-        for path in paths
-        if os.path.exists(path)
-    ):
-        return (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+    if any(os.path.isdir(path) or os.path.getsize(path) > 4_000_000 for path in paths if os.path.exists(path)):
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 1
 
 

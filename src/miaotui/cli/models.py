@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from miaotui.cli import messages
-from miaotui.cli.progress import Progress
-from miaotui.cli.tables import show_tables
+from miaotui.cli.output import messages
+from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.tables import show_tables
 from miaotui.config import format_size
 from miaotui.hub.resolve import list_models, notice
 from miaotui.hub.resolve import pull as fetch

@@ -17,23 +17,23 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miaotui.cli import messages
-from miaotui.cli.arguments import parse
-from miaotui.cli.progress import Progress
-from miaotui.cli.serve_options import option_names
+from miaotui.backends.cpu.build import EngineOptions
+from miaotui.cli.options.parser import parse
+from miaotui.cli.options.serve import option_names
+from miaotui.cli.output import messages
+from miaotui.cli.output.progress import Progress
 from miaotui.config import Settings
-from miaotui.engine.build import EngineOptions
 from miaotui.engine.loaded import Loaded, load_model
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.hub.resolve import resolve
-from miaotui.kernels.formats import Format
+from miaotui.kernels.linear.formats import Format
 from miaotui.serve.config_file import read_config
+from miaotui.serve.http.sockets import bind, url_of
 from miaotui.serve.options import ServeOptions
-from miaotui.serve.sockets import bind, url_of
 
 if TYPE_CHECKING:
-    from miaotui.serve.hosting import Hosted
+    from miaotui.serve.served_model import ServedModel
 
 _SERVER = "miaotui.serve.start"
 COLLECTED_AFTER = 10_000  # objects more than before
@@ -47,27 +47,25 @@ def serve(parsed: argparse.Namespace) -> int:
         loaded = _load_beside_imports(options, progress)
         progress.close()
         start = importlib.import_module(_SERVER)
-        importlib.import_module("miaotui.serve.logs").set_up_logs(
-            options.log_format, options.log_level
-        )
+        importlib.import_module("miaotui.serve.ops.logs").set_up_logs(options.log_format, options.log_level)
         url = url_of(listening, options.host, options.tls)
 
-        def ready(hosts: Mapping[str, Hosted]) -> None:
+        def ready(hosts: Mapping[str, ServedModel]) -> None:
             gc.freeze()  # what start-up made stays: collections need not look at it again
             gc.set_threshold(COLLECTED_AFTER)  # most of what a step makes is gone by its end
             print(opening(url, hosts, options), file=sys.stderr, flush=True)
 
-        run = importlib.import_module("miaotui.serve.listening").run
+        run = importlib.import_module("miaotui.serve.http.listening").run
         run(start.serve(loaded, options, listening, ready))
     return 0
 
 
 def key(parsed: argparse.Namespace) -> int:
     """Make an API key, print it, keep its hash; return the exit status."""
-    from miaotui.serve.keys import Limits, add_key
+    from miaotui.serve.middleware.keys import KeyLimits, add_key
 
     name, path = parsed.words[0], Path(parsed.api_key_file)
-    made = add_key(path, name, Limits(parsed.rpm, parsed.tpm, parsed.concurrent))
+    made = add_key(path, name, KeyLimits(parsed.rpm, parsed.tpm, parsed.concurrent))
     print(made)
     print(messages.KEY_MADE(name=name, path=path), file=sys.stderr)
     return 0
@@ -88,7 +86,7 @@ def options_from(parsed: argparse.Namespace) -> ServeOptions:
     return replace(ServeOptions(**values), models=words)
 
 
-def opening(url: str, hosts: Mapping[str, Hosted], options: ServeOptions) -> str:
+def opening(url: str, hosts: Mapping[str, ServedModel], options: ServeOptions) -> str:
     """What a person sees when the server is ready: where, what it promises, how to call it."""
     names = list(hosts)
     promise = promised(hosts[names[0]])
@@ -97,14 +95,11 @@ def opening(url: str, hosts: Mapping[str, Hosted], options: ServeOptions) -> str
     shown = "YOUR-KEY" if options.api_key_file else "none"
     fields_ = {"url": url, "model": names[0], "key": shown, "promise": promise}
     header = '\n  -H "Authorization: Bearer YOUR-KEY" \\' if options.api_key_file else ""
-    lines = [
-        messages.SERVING(models=", ".join(names), **fields_),
-        messages.HOW_TO_CALL(header=header, **fields_),
-    ]
+    lines = [messages.SERVING(models=", ".join(names), **fields_), messages.HOW_TO_CALL(header=header, **fields_)]
     return "\n".join(lines)
 
 
-def promised(hosted: Hosted) -> str:
+def promised(hosted: ServedModel) -> str:
     """What this machine can promise with that model, in the user's language."""
     capacity = hosted.loop.capacity()
     text = messages.PROMISE(tokens=capacity.answer_tokens, seconds=f"{capacity.alone_s:.1f}")

@@ -14,18 +14,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from miaotui.apps.conversations import ConversationStore
-from miaotui.apps.desk import Desk
 from miaotui.apps.faq import Faq, read_faq
+from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.rules import DEFAULT_RULES, read_rules
 from miaotui.apps.support import Reply, Support
-from miaotui.cli import messages
-from miaotui.cli.answer import write
 from miaotui.cli.ask import model_key, model_path, speaking
 from miaotui.cli.chat import read_lines
+from miaotui.cli.output import messages
+from miaotui.cli.run import write
 from miaotui.config import Settings
 from miaotui.errors import RequestError
-from miaotui.fsr.answers import AnswerCache
-from miaotui.fsr.index import Index
+from miaotui.retrieval.answers.cache import AnswerCache
+from miaotui.retrieval.index.index import Index
 
 
 def support(parsed: argparse.Namespace) -> int:
@@ -61,11 +61,9 @@ def opened(parsed: argparse.Namespace, settings: Settings) -> Iterator[Support]:
             voice = None
             if path is not None:
                 voice = stack.enter_context(speaking(path, parsed, settings))
-            desk = Desk(index, voice, AnswerCache(), model_key(path))
+            desk = QaPipeline(index, voice, AnswerCache(), model_key(path))
         turn_ms = None if parsed.deadline is None else 1e3 * parsed.deadline
-        yield Support(
-            store, rules=rules, faq=faq, desk=desk, index=parsed.docs or "", turn_ms=turn_ms
-        )
+        yield Support(store, rules=rules, faq=faq, desk=desk, index=parsed.docs or "", turn_ms=turn_ms)
 
 
 def _turn(service: Support, conversation: str, line: str, *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 Owns the choice of passes. Knows nothing of requests: the passes run over pages that no sequence
 uses. Invariant: nothing is left behind but numbers. What it finds is a first guess that every real
-step corrects (`schedule.cost`).
+step corrects (`schedule.promises.cost`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from miaotui.engine.build import Built
+from miaotui.backends.cpu.build import Built
 from miaotui.engine.sampler import SequenceSampler
-from miaotui.schedule.cost import Rates
-from miaotui.schedule.pages import pages_for
+from miaotui.schedule.pages.pool import pages_for
 from miaotui.schedule.plan import Chunk
+from miaotui.schedule.promises.cost import CostRates
 from miaotui.types import SamplingParams
 
 PATIENCE_S = 0.6  # no pass is begun after so long
@@ -26,12 +26,12 @@ FAR = 1024  # tokens: the context at which looking back is measured
 STEP_S = 200e-6  # of Python around a pass, until real steps say
 
 
-def calibrate(parts: Built, clock: Callable[[], float] = time.perf_counter) -> Rates:
+def calibrate(parts: Built, clock: Callable[[], float] = time.perf_counter) -> CostRates:
     """Time a handful of passes: answers of several, prompts of several sizes, long contexts."""
-    return _Calibration(parts, clock).run()
+    return _CostProbe(parts, clock).run()
 
 
-class _Calibration:
+class _CostProbe:
     def __init__(self, parts: Built, clock: Callable[[], float]) -> None:
         self._runner, self._pages, self._clock = parts.runner, parts.spare_pages, clock
         space = parts.runner.program.workspace
@@ -40,7 +40,7 @@ class _Calibration:
         self._vocab = parts.runner.program.config.vocab_size
         self._end_s = clock() + PATIENCE_S
 
-    def run(self) -> Rates:
+    def run(self) -> CostRates:
         self._time(self._answers(1, 0))  # the first pass touches memory that none has yet
         count = min(8, self._most_logits, self._most_rows)
         together = self._time(self._answers(count, 0))
@@ -63,7 +63,7 @@ class _Calibration:
             curve.append((rows, max(took - logits_s - attend_s * seen / 8, took / 2) + STEP_S))
         if len(curve) == 1:  # room for a single row: the curve needs two ends
             curve.append((curve[0][0] + 1, 2 * curve[0][1]))
-        return Rates(curve, logits_s + choose_s, attend_s)
+        return CostRates(curve, logits_s + choose_s, attend_s)
 
     def _time(self, chunks: list[Chunk], repeat: int = 3) -> float:
         """The best of a few passes: what disturbs one is learned from real steps."""

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from miaotui.engine.build import Built
+from miaotui.backends.cpu.build import Built
 from miaotui.engine.engine import Engine
-from miaotui.engine.interrupts import Unbroken
+from miaotui.engine.fair_lock import FairLock
 from miaotui.engine.request import Request
-from miaotui.engine.speculation import Speculation
-from miaotui.engine.turns import Turns
+from miaotui.engine.sigint import DeferredSigint
 from miaotui.errors import EngineError
-from miaotui.text.tokenizer import Tokenizer
+from miaotui.speculation.controller import Speculation
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import Completion, Delta, SamplingParams
 
 
@@ -34,11 +34,9 @@ class Opened:
 class Driver:
     """`answers` and `pieces` may be called from any thread, at once."""
 
-    def __init__(
-        self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None
-    ) -> None:
+    def __init__(self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None) -> None:
         self._opened: Opened | None = Opened(parts, Engine(parts, tokenizer, speculation))
-        self._turns = Turns()
+        self._turns = FairLock()
         self._left: deque[Request] = deque()  # nobody waits for them any more
 
     def answers(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Completion]:
@@ -46,7 +44,7 @@ class Driver:
         requests: list[Request] = []
         try:
             for prompt in prompts:
-                with Unbroken():  # what is submitted is known here, and will be left
+                with DeferredSigint():  # what is submitted is known here, and will be left
                     requests.append(self._submit(prompt, params))
             for request in requests:
                 while not request.is_over:
@@ -60,7 +58,7 @@ class Driver:
 
         Raises at once what submitting raises, later what the request failed with.
         """
-        with Unbroken():
+        with DeferredSigint():
             pieces = self._read(self._submit(prompt, params))
             next(pieces)  # into its `try`, without which dropping it would do nothing
         return pieces
@@ -89,13 +87,13 @@ class Driver:
     @contextmanager
     def turn(self) -> Iterator[Opened]:
         """The parts, for this thread alone. Raises `EngineError` when the model is closed."""
-        with self._turns, Unbroken():
+        with self._turns, DeferredSigint():
             yield self.opened
         self._sweep()
 
     def close(self) -> None:
         """Cancel every request and drop the parts. Closing twice does nothing."""
-        with self._turns, Unbroken():
+        with self._turns, DeferredSigint():
             if self._opened is not None:
                 opened, self._opened = self._opened, None
                 opened.engine.cancel_all()
@@ -108,11 +106,9 @@ class Driver:
 
     def _advance(self, request: Request) -> None:
         """One step of the engine, unless others' steps have ended the request meanwhile."""
-        with self._turns, Unbroken():
+        with self._turns, DeferredSigint():
             if not request.is_over and not self.opened.engine.step():
-                raise EngineError(
-                    f"request {request.number} is neither running nor over: please report this"
-                )
+                raise EngineError(f"request {request.number} is neither running nor over: please report this")
         self._sweep()
 
     def _leave(self, requests: Sequence[Request]) -> None:
@@ -127,7 +123,7 @@ class Driver:
     def _sweep(self) -> None:
         while self._left and self._turns.try_take():
             try:
-                with Unbroken():
+                with DeferredSigint():
                     while self._left:
                         request = self._left.popleft()
                         if self._opened is not None:

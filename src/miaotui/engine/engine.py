@@ -15,21 +15,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.engine.ahead import Ahead
-from miaotui.engine.build import Built
+from miaotui.backends.cpu.build import Built
+from miaotui.backends.cpu.multistep import MOST_TOKENS
+from miaotui.backends.cpu.runner import Masks
 from miaotui.engine.constraint import Constraint, check_endings
-from miaotui.engine.guessing import MOST_TOKENS
 from miaotui.engine.request import Request
-from miaotui.engine.runner import Masks
 from miaotui.engine.sampler import Peak, SequenceSampler, end_ids
-from miaotui.engine.speculation import Speculation
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
-from miaotui.kernels.guess_fields import LONGEST
+from miaotui.kernels.draft.draft_fields import LONGEST
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.schedule.tree import Draft, DraftTree
-from miaotui.text.tokenizer import Tokenizer
+from miaotui.speculation.controller import Speculation
+from miaotui.speculation.multistep import MultistepDrafting
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
 
 UNSEEN_S = 1 / 60  # that passes may follow each other: one frame of a screen
@@ -43,9 +43,7 @@ class Engine:
     `submit`, then `step` until nothing is left; `cancel` at any time between.
     """
 
-    def __init__(
-        self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None
-    ) -> None:
+    def __init__(self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None) -> None:
         self.parts, self.speculation = parts, speculation
         self.runner, self.scheduler, self.tokenizer = parts.runner, parts.scheduler, tokenizer
         self.context = parts.context
@@ -68,11 +66,7 @@ class Engine:
         return request
 
     def prepare(
-        self,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        namespace: int = 0,
-        constraint: Constraint | None = None,
+        self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0, constraint: Constraint | None = None
     ) -> Request:
         """A checked request, not queued yet; prefixes are reused within a ``namespace`` only.
 
@@ -87,9 +81,7 @@ class Engine:
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
         sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size)
         ending = Ending(params, ends, limit, self.tokenizer.stream(start=True))
-        return Request(
-            next(self._numbers), prompt, sampler, ending, namespace=namespace, constraint=constraint
-        )
+        return Request(next(self._numbers), prompt, sampler, ending, namespace=namespace, constraint=constraint)
 
     def enter(self, request: Request) -> None:
         """Queue a prepared request. Raises what `Scheduler.add` raises."""
@@ -160,7 +152,7 @@ class Engine:
         self._retire(plan)
         return True
 
-    def _run_ahead(self, plan: Plan, ahead: Ahead) -> bool:
+    def _run_ahead(self, plan: Plan, ahead: MultistepDrafting) -> bool:
         """A step of several passes, for one request whose tokens a draft head guesses meanwhile."""
         (chunk,), speculation = plan.chunks, self.speculation
         assert speculation is not None, "it is who guesses"
@@ -196,7 +188,7 @@ class Engine:
         most = self._in_time()
         return min(2, self.parts.most_passes) if most == 1 else most
 
-    def _most_passes(self, ahead: Ahead | None = None) -> int:
+    def _most_passes(self, ahead: MultistepDrafting | None = None) -> int:
         """How many may follow each other before anybody has to look at what they bring.
 
         No more than take `UNSEEN_S`, and than bring each answer to its end; one while a token waits for a
@@ -278,9 +270,8 @@ class Engine:
         return chosen
 
     def _take(
-        self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int,
-        earlier: Sequence[int],
-    ) -> Sequence[int]:  # fmt: skip
+        self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, earlier: Sequence[int]
+    ) -> Sequence[int]:
         """One sequence's tokens; none if it failed, and then it is forgotten."""
         request = self._requests[chunk.sequence]
         if not request.token_ids:

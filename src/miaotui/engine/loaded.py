@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from miaotui.backends.cpu.build import Built, EngineOptions, Progress, build
 from miaotui.config import Settings
-from miaotui.engine.build import Built, EngineOptions, Progress, build
 from miaotui.model.config import ModelConfig
-from miaotui.model.files import open_model
-from miaotui.text.chat import ChatTemplate
+from miaotui.model.reading.files import open_model
 from miaotui.text.load import load_chat_template, load_tokenizer
-from miaotui.text.tokenizer import Tokenizer
+from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,10 @@ class Loaded:
     parts: Built
 
 
-def load_model(
-    path: Path, options: EngineOptions, settings: Settings, progress: Progress | None = None
-) -> Loaded:
+def load_model(path: Path, options: EngineOptions, settings: Settings, progress: Progress | None = None) -> Loaded:
     """Open the model at ``path`` (see `resolve`). Raises a `MiaotuiError`."""
     with open_model(path) as files:
         config = files.config
         tokenizer = load_tokenizer(files.metadata, files.folder)
         template = load_chat_template(files.metadata, files.folder)
-    return Loaded(
-        path, config, tokenizer, template, build(path, config, options, settings, progress)
-    )
+    return Loaded(path, config, tokenizer, template, build(path, config, options, settings, progress))

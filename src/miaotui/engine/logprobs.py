@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.engine import draw
+from miaotui.backends.cpu import draw
 from miaotui.types import TokenLogprobs
 
 

@@ -1,7 +1,7 @@
 """A thread that steps one engine, for callers that must not wait: the server's event loop.
 
 Owns the thread, the two boxes through which requests come in and go, and the promises it gives
-(`schedule.admission`). Knows nothing of HTTP. Invariant: every submitted request ends exactly once,
+(`schedule.promises.admission`). Knows nothing of HTTP. Invariant: every submitted request ends exactly once,
 also when the loop stops or the engine fails; none is taken on whose promise could not be kept.
 """
 
@@ -17,20 +17,20 @@ from collections.abc import Callable, Sequence
 
 from miaotui.engine.calibrate import calibrate
 from miaotui.engine.engine import Engine
-from miaotui.engine.request import Asked, Request
-from miaotui.engine.steering import Steering, order_of
+from miaotui.engine.request import Request, RequestOptions
+from miaotui.engine.slo_controller import SloController, order_of
 from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError, OverloadedError
-from miaotui.schedule.admission import Admission, Limits
-from miaotui.schedule.capacity import Capacity, capacity
-from miaotui.schedule.cost import CostModel
-from miaotui.schedule.entry import Wish
-from miaotui.schedule.forecast import Policy
+from miaotui.schedule.promises.admission import Admission, AdmissionLimits
+from miaotui.schedule.promises.capacity import Capacity, capacity
+from miaotui.schedule.promises.cost import CostModel
+from miaotui.schedule.promises.forecast import SchedulingPolicy
+from miaotui.schedule.promises.promise import PromiseRequest
 from miaotui.types import SamplingParams
 
 logger = logging.getLogger("miaotui.engine")
 
 News = Callable[[Sequence[Request]], None]
-_NOTHING_ASKED = Asked()
+_NOTHING_ASKED = RequestOptions()
 SWITCH_S = 5e-4  # a pass that has ended waits no longer for another thread's Python
 HELD_S = 0.01  # between looks at requests of which none may compute now
 RESTARTS = (0.0, 0.1, 0.5, 1.0)  # seconds before each attempt to run again after a fault
@@ -51,15 +51,15 @@ class EngineLoop:
         *,
         is_due: Callable[[], bool] = lambda: True,
         cost: CostModel | None = None,
-        limits: Limits | None = None,
+        limits: AdmissionLimits | None = None,
     ) -> None:
         self.engine = engine
         self.healthy = True
         self.cost = cost or CostModel(calibrate(engine.parts))
         config = engine.scheduler.config
-        self.policy = Policy(config.max_sequences, config.chunk_size)
+        self.policy = SchedulingPolicy(config.max_sequences, config.chunk_size)
         self.admission = Admission(self.cost, self.policy, limits)
-        self._steering = Steering(engine, self.cost, self.admission, time.perf_counter)
+        self._steering = SloController(engine, self.cost, self.admission, time.perf_counter)
         self._on_news, self._is_due = on_news, is_due
         self._coming: deque[Request] = deque()
         self._leaving: deque[Request] = deque()
@@ -69,9 +69,7 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="miaotui-engine", daemon=True)
         self._thread.start()
 
-    def submit(
-        self, prompt: Sequence[int], params: SamplingParams, asked: Asked = _NOTHING_ASKED
-    ) -> Request:
+    def submit(self, prompt: Sequence[int], params: SamplingParams, asked: RequestOptions = _NOTHING_ASKED) -> Request:
         """A request on its way, its `Request.promise` given.
 
         Raises what `Engine.prepare` raises, `DeadlineUnattainableError` when it could not be done
@@ -132,7 +130,7 @@ class EngineLoop:
 
     def _promise(self, request: Request, params: SamplingParams) -> None:
         stored = self.engine.scheduler.stored_tokens(request.prompt, request.namespace)
-        wish = Wish(
+        wish = PromiseRequest(
             number=request.number,
             prompt=request.prompt_tokens,
             cached=stored,

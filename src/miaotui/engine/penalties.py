@@ -44,19 +44,13 @@ class Penalties:
         self._prompt_slots = len(self._slots)
         self._ids = np.zeros(max(64, 2 * len(self._slots)), np.int64)
         self._ids[: len(self._slots)] = list(self._slots)
-        self._counts = np.zeros(
-            self._ids.size
-        )  # how often each was answered; 0: seen in the prompt only
+        self._counts = np.zeros(self._ids.size)  # how often each was answered; 0: seen in the prompt only
         self._answer: list[int] = []
 
     @staticmethod
     def wanted(params: SamplingParams) -> bool:
         """Whether ``params`` ask for any penalty."""
-        return (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
-        )
+        return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
 
     def apply(self, row: NDArray[np.float32]) -> None:
         """Penalize the seen tokens of ``row [vocab]`` in place; repetition comes first."""
@@ -83,9 +77,7 @@ class Penalties:
             slot = self._slots[token_id]
             self._counts[slot] -= 1
             if self._counts[slot] == 0 and slot >= self._prompt_slots:
-                del self._slots[
-                    token_id
-                ]  # it was the last slot taken: later ones are undone already
+                del self._slots[token_id]  # it was the last slot taken: later ones are undone already
 
     def fork(self) -> Penalties:
         """A copy that goes its own way."""

@@ -21,19 +21,11 @@ from miaotui.engine.sampler import Choice, Mask, Peak, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError
 from miaotui.schedule.plan import Chunk
-from miaotui.types import (
-    Completion,
-    Deadline,
-    Delta,
-    FinishReason,
-    Promise,
-    Timing,
-    TokenLogprobs,
-)
+from miaotui.types import Completion, Deadline, Delta, FinishReason, Promise, Timing, TokenLogprobs
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestOptions:
     """What comes with a prompt besides its parameters.
 
     Prefixes and past answers are shared within a ``namespace`` only; ``arrived_s`` is the moment, in
@@ -149,9 +141,8 @@ class Request:
         return not guessing or not self.constraint.forced()
 
     def take(
-        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk,
-        earlier: Sequence[int] = (),
-    ) -> Sequence[int]:  # fmt: skip
+        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk, earlier: Sequence[int] = ()
+    ) -> Sequence[int]:
         """Choose tokens from a pass's logits ``[rows, vocab]``; those that belong to the answer.
 
         ``peaks`` are the rows' best tokens, or those chosen in the pass if there is a `choice`, with the
@@ -202,9 +193,8 @@ class Request:
         return self._keep_tokens(list(tokens), passes)
 
     def _picked(
-        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk,
-        position: int,
-    ) -> list[Choice]:  # fmt: skip
+        self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk, position: int
+    ) -> list[Choice]:
         """What the sampler picks from the chunk's rows, as far as its drafts hold."""
         choices: list[Choice] = []
         row = 0

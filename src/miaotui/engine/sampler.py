@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.engine.draw import Row, Shape, choice_table, draw, restrict
+from miaotui.backends.cpu.draw import Distribution, Row, choice_table, draw, restrict
+from miaotui.backends.cpu.noise import noise_key
 from miaotui.engine.logprobs import token_logprobs
-from miaotui.engine.noise import noise_key
 from miaotui.engine.penalties import LogitBias, Penalties
 from miaotui.errors import EngineError, RequestError
-from miaotui.kernels.draw_ops import ALL_ALLOWED, CHOICE_MASK, NOT_HERE
+from miaotui.kernels.sampling.draw_fields import ALL_ALLOWED, CHOICE_MASK, NOT_HERE
 from miaotui.types import SamplingParams, TokenLogprobs
 
 Mask = NDArray[np.bool_] | NDArray[np.uint32] | NDArray[np.int32]
@@ -47,11 +47,7 @@ class SequenceSampler:
     """
 
     def __init__(
-        self,
-        params: SamplingParams,
-        prompt_ids: Sequence[int],
-        eos_ids: Iterable[int],
-        vocab_size: int,
+        self, params: SamplingParams, prompt_ids: Sequence[int], eos_ids: Iterable[int], vocab_size: int
     ) -> None:
         _check_ids("logit_bias", params.logit_bias, vocab_size)
         _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
@@ -64,10 +60,10 @@ class SequenceSampler:
         if Penalties.wanted(params):
             _check_ids("the prompt", prompt_ids, vocab_size)
             self._penalties = Penalties(params, prompt_ids)
-        self._shape: Shape | None = None  # None: greedy
+        self._shape: Distribution | None = None  # None: greedy
         if params.temperature > 0 and params.top_k != 1:
             top_k = params.top_k if params.top_k < vocab_size else 0
-            self._shape = Shape.of(params.temperature, top_k, params.top_p, params.min_p)
+            self._shape = Distribution.of(params.temperature, top_k, params.top_p, params.min_p)
         editing = self._bias, self._penalties, params.min_tokens and self._ends.size
         self._table = choice_table(self._shape, params.seed, self._ends.tolist())
         self.likely = int(self._table.ctypes.data)  # address of how its tokens are guessed
@@ -102,7 +98,7 @@ class SequenceSampler:
         return 0.0 if self._shape is None else self._params.temperature
 
     @property
-    def shape(self) -> Shape | None:
+    def shape(self) -> Distribution | None:
         """How logits become a distribution; None: the greatest wins."""
         return self._shape
 
@@ -111,9 +107,7 @@ class SequenceSampler:
         """Of its noise."""
         return self._params.seed
 
-    def pick(
-        self, row: Row, position: int, allowed: Mask | None = None, peak: Peak | None = None
-    ) -> Choice:
+    def pick(self, row: Row, position: int, allowed: Mask | None = None, peak: Peak | None = None) -> Choice:
         """Choose the token at absolute ``position`` from the logits ``row``.
 
         ``row`` is contiguous float32 [vocab] and is written over. ``allowed`` restricts the choice:
@@ -135,8 +129,7 @@ class SequenceSampler:
             top = float(row[token])
             if top == -math.inf:
                 raise EngineError(
-                    f"no token may be chosen at position {position}: "
-                    "mask and min_tokens exclude them all"
+                    f"no token may be chosen at position {position}: mask and min_tokens exclude them all"
                 )
         if self._shape is not None:
             token = draw(row, top, self._shape, noise_key(self._params.seed, position))
@@ -154,9 +147,7 @@ class SequenceSampler:
     def accept(self, token_id: int) -> None:
         """Note that the sequence went on with ``token_id``."""
         if not 0 <= token_id < self._vocab_size:
-            raise EngineError(
-                f"token {token_id} was accepted; expected one in [0, {self._vocab_size})"
-            )
+            raise EngineError(f"token {token_id} was accepted; expected one in [0, {self._vocab_size})")
         self._answered += 1
         if self._penalties is not None:
             self._penalties.accept(token_id)
@@ -176,9 +167,7 @@ class SequenceSampler:
         twin._penalties = None if self._penalties is None else self._penalties.fork()
         return twin
 
-    def verify(
-        self, rows: NDArray[np.float32], position: int, draft: Sequence[int]
-    ) -> list[Choice]:
+    def verify(self, rows: NDArray[np.float32], position: int, draft: Sequence[int]) -> list[Choice]:
         """Choose and accept tokens for as long as they confirm the draft.
 
         ``rows`` are logits, float32 [1 + len(draft), vocab], and are written over.         Row i
@@ -199,8 +188,7 @@ class SequenceSampler:
         size = self._vocab_size
         if row.shape != (size,) or row.dtype != np.float32 or not row.flags.c_contiguous:
             raise EngineError(
-                f"the logits at position {position} are {row.dtype} {row.shape}; "
-                f"expected contiguous float32 ({size},)"
+                f"the logits at position {position} are {row.dtype} {row.shape}; expected contiguous float32 ({size},)"
             )
         token = int(row.argmax())
         return token, float(row[token])
@@ -252,6 +240,4 @@ def _broken(peak: float, token: int, position: int) -> str:
 def _check_ids(name: str, ids: Iterable[int], vocab_size: int) -> None:
     outside = next((i for i in ids if not 0 <= i < vocab_size), None)
     if outside is not None:
-        raise RequestError(
-            f"{name} names token {outside}; this model's tokens are 0 to {vocab_size - 1}"
-        )
+        raise RequestError(f"{name} names token {outside}; this model's tokens are 0 to {vocab_size - 1}")

@@ -80,9 +80,7 @@ class _Matcher:
     def __init__(self, stop: str) -> None:
         self.matched = 0
         self._stop = stop
-        self._fallback = [
-            0
-        ]  # of the first n + 1 characters: the longest proper prefix that is also a suffix
+        self._fallback = [0]  # of the first n + 1 characters: the longest proper prefix that is also a suffix
         for character in stop[1:]:
             self._fallback.append(self._advance(self._fallback[-1], character))
 
@@ -108,9 +106,7 @@ class Ending:
     ends it with "stop".
     """
 
-    def __init__(
-        self, params: SamplingParams, end_ids: frozenset[int], max_tokens: int, source: TextSource
-    ) -> None:
+    def __init__(self, params: SamplingParams, end_ids: frozenset[int], max_tokens: int, source: TextSource) -> None:
         self._stops = StopStrings(params.stop)
         self._end_ids = end_ids
         self._min_tokens = params.min_tokens

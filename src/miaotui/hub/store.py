@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 
 from miaotui.config import cache_error, format_size, make_folder
 from miaotui.errors import CacheError, ModelNotFoundError
+from miaotui.hub.formats.packed import PackedFile, read_packed
+from miaotui.hub.formats.packed_writer import PART_SUFFIX, PackedWriter
 from miaotui.hub.lock import try_lock
-from miaotui.hub.packed import PackedFile, read_packed
-from miaotui.hub.packed_writer import PART_SUFFIX, PackedWriter
 
 __all__ = ["PackedFile", "PackedStore", "PackedWriter", "content_key"]
 
@@ -48,10 +48,7 @@ class PackedStore:
         underscores.
         """
         if not _KEY.fullmatch(key):
-            raise CacheError(
-                f"{key!r} cannot name a cached file: "
-                "use letters, digits, '.', '-' and '_', 128 at most"
-            )
+            raise CacheError(f"{key!r} cannot name a cached file: use letters, digits, '.', '-' and '_', 128 at most")
         return self.folder / f"{key}{_SUFFIX}"
 
     def open(self, key: str) -> PackedFile | None:
@@ -65,9 +62,7 @@ class PackedStore:
         return packed
 
     @contextmanager
-    def create(
-        self, key: str, meta: Mapping[str, Any], expected_bytes: int = 0
-    ) -> Iterator[PackedWriter]:
+    def create(self, key: str, meta: Mapping[str, Any], expected_bytes: int = 0) -> Iterator[PackedWriter]:
         """A writer for ``key``; the file appears when the block ends, and nothing remains when the
         block raises.
 
@@ -93,9 +88,7 @@ class PackedStore:
         bytes freed.
         """
         kept = {self.path(key) for key in keep}
-        files = sorted(
-            _stats(self.folder.glob(f"*{_SUFFIX}")), key=lambda item: item[1].st_mtime_ns
-        )
+        files = sorted(_stats(self.folder.glob(f"*{_SUFFIX}")), key=lambda item: item[1].st_mtime_ns)
         total, freed = sum(stat.st_size for _, stat in files), 0
         for path, stat in files:
             if total - freed <= max_bytes:
@@ -141,9 +134,7 @@ def content_key(path: Path, extra: Mapping[str, Any]) -> str:
             f"cannot read the model at {path}: {reason}. Check the path and its permissions"
         ) from error
     if not files:
-        raise ModelNotFoundError(
-            f"no model files ({', '.join(_SOURCES)}) in {path}. Name the folder that holds them"
-        )
+        raise ModelNotFoundError(f"no model files ({', '.join(_SOURCES)}) in {path}. Name the folder that holds them")
     text = json.dumps([files, extra], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 

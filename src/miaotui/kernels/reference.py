@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.formats import GROUP, Blocks, Format
+from miaotui.kernels.linear.formats import GROUP, Blocks, Format
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
@@ -225,9 +225,7 @@ class Views:
         return (at >= self.starts[:, None]) & (at < self.ends[:, None])
 
 
-def attention(
-    queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, views: Views, cap: float = 0.0
-) -> Floats:
+def attention(queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, views: Views, cap: float = 0.0) -> Floats:
     """Softmax attention of rotated, scaled queries ``[n, dim]`` to one head of a cache.
 
     ``keys`` and ``values`` are ``[tokens, dim]``, tokens a multiple of 16; a query meets pages of

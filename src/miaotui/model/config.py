@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from miaotui.errors import UnsupportedModelError
-from miaotui.model.checks import require, require_count, require_positive
+from miaotui.model.reading.checks import require, require_count, require_positive
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, RopeConfig
 
 __all__ = ["ModelConfig", "RopeConfig"]
@@ -73,16 +73,11 @@ class ModelConfig:
         self._check_scalars()
 
     def _check_blocks(self) -> None:
-        widths = {
-            "head dimension": self.head_dim,
-            "hidden size": self.hidden_size,
-            "feed-forward size": self.ffn_size,
-        }
+        widths = {"head dimension": self.head_dim, "hidden size": self.hidden_size, "feed-forward size": self.ffn_size}
         for name, width in widths.items():
             if width % LANES:
                 raise UnsupportedModelError(
-                    f"the model's {name} is {width}, and only multiples of {LANES} are supported: "
-                    "choose another model"
+                    f"the model's {name} is {width}, and only multiples of {LANES} are supported: choose another model"
                 )
 
     def _check_layers(self) -> None:

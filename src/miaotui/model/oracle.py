@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.hub.tensors import StoredTensor
+from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
@@ -25,9 +25,7 @@ class Oracle:
     ``weights`` has the canonical names; stored tensors are decoded: 4 bytes of memory per weight.
     """
 
-    def __init__(
-        self, config: ModelConfig, weights: Mapping[str, StoredTensor] | Mapping[str, Array]
-    ) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, StoredTensor] | Mapping[str, Array]) -> None:
         self.config = config
         self._weights = {name: _decoded(weights[name]) for name in weights}
 
@@ -41,9 +39,7 @@ class Oracle:
         logits = x @ self._weights["embed" if self.config.tied_head else "head"].T
         return softcapped(logits, self.config.logit_softcap)
 
-    def hidden_states(
-        self, token_ids: Sequence[int], *, bidirectional: bool = False
-    ) -> list[Array]:
+    def hidden_states(self, token_ids: Sequence[int], *, bidirectional: bool = False) -> list[Array]:
         """The residual stream, ``[n, hidden]`` each: the embedding, then after every layer."""
         x = self._weights["embed"][np.asarray(token_ids)]
         states = [x * np.float32(self.config.embedding_scale)]
@@ -77,9 +73,7 @@ class Oracle:
         heads = []
         for head in range(config.n_heads):
             scores = queries[:, head] @ keys[:, head // group].T
-            scores = softcapped(
-                scores * np.float32(config.attention_scale), config.attention_softcap
-            )
+            scores = softcapped(scores * np.float32(config.attention_scale), config.attention_softcap)
             scores = np.where(seen, scores, np.float32(-np.inf))
             heads.append(softmax(scores) @ values[:, head // group])
         return self._linear(np.concatenate(heads, axis=1), prefix + "o")

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import CacheError
+from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.store import PackedFile, PackedStore, PackedWriter, content_key
-from miaotui.hub.tensors import StoredTensor
-from miaotui.kernels.formats import UNIT_ROWS, Format, padded_rows, tile_stride
+from miaotui.kernels.linear.formats import UNIT_ROWS, Format, padded_rows, tile_stride
 from miaotui.model.config import ModelConfig
-from miaotui.model.files import ModelFiles, open_model
 from miaotui.model.packing import pack_matrix, packed_format, require_finite
+from miaotui.model.reading.files import ModelFiles, open_model
 
 LAYOUT = 2
 Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
@@ -87,7 +87,7 @@ class PackedModel:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _PackingJob:
     """One packed matrix and what it is made of, one part after another or in alternating units."""
 
     name: str
@@ -119,18 +119,12 @@ def load_packed(
 
 
 def pack_model(
-    files: ModelFiles,
-    store: PackedStore,
-    key: str,
-    wanted: Format = Format.Q8,
-    progress: Progress | None = None,
+    files: ModelFiles, store: PackedStore, key: str, wanted: Format = Format.Q8, progress: Progress | None = None
 ) -> PackedModel:
     """Pack an opened model into the cache under ``key``, and map it; raises `CacheError`."""
     jobs = list(_jobs(files.config, files.tensors, wanted))
     total = sum(math.prod(job.shape) for job in jobs)
-    meta: dict[str, Any] = {
-        "matrices": {job.name: [job.format.value, job.parts[0].cols] for job in jobs}
-    }
+    meta: dict[str, Any] = {"matrices": {job.name: [job.format.value, job.parts[0].cols] for job in jobs}}
     done = 0
     with store.create(key, meta, expected_bytes=total) as writer:
         for job in jobs:
@@ -151,7 +145,7 @@ def pack_model(
     return PackedModel(file)
 
 
-def _pack_one(job: _Job, writer: PackedWriter) -> None:
+def _pack_one(job: _PackingJob, writer: PackedWriter) -> None:
     out = writer.reserve(job.name, job.shape, np.uint8)
     first = 0
     for index, part in enumerate(job.parts):
@@ -163,11 +157,11 @@ def _pack_one(job: _Job, writer: PackedWriter) -> None:
             first += units
 
 
-def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[_Job]:
+def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[_PackingJob]:
     outer = Format.Q8 if wanted is Format.Q4 else wanted  # embedding and head keep 8 bits
 
-    def single(name: str, form: Format) -> _Job:
-        return _Job(name, (tensors[name],), packed_format(tensors[name].kind, form))
+    def single(name: str, form: Format) -> _PackingJob:
+        return _PackingJob(name, (tensors[name],), packed_format(tensors[name].kind, form))
 
     yield single("embed", outer)
     for layer in range(config.n_layers):
@@ -177,20 +171,20 @@ def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[_Job]:
         gate, up = tensors[prefix + "gate"], tensors[prefix + "up"]
         forms = {packed_format(part.kind, wanted) for part in (gate, up)}
         form = forms.pop() if len(forms) == 1 else Format.Q8
-        yield _Job(prefix + "gate_up", (gate, up), form, alternating=True)
+        yield _PackingJob(prefix + "gate_up", (gate, up), form, alternating=True)
         yield single(prefix + "down", wanted)
     if not config.tied_head:
         yield single("head", outer)
 
 
-def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) -> Iterator[_Job]:
+def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) -> Iterator[_PackingJob]:
     """One matrix if all parts share a format, else one each."""
     forms = [packed_format(part.kind, wanted) for part in parts]
     if len(set(forms)) == 1:
-        yield _Job(prefix + name, tuple(parts), forms[0])
+        yield _PackingJob(prefix + name, tuple(parts), forms[0])
         return
     for letter, part, form in zip(name, parts, forms, strict=True):
-        yield _Job(prefix + letter, (part,), form)
+        yield _PackingJob(prefix + letter, (part,), form)
 
 
 def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError
-from miaotui.hub.blocks import Codes
-from miaotui.hub.tensors import BlockType, StoredTensor
-from miaotui.kernels.formats import UNIT_ROWS, Blocks, Format, pack, padded_rows, quantize
+from miaotui.hub.formats.blocks import Codes
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.kernels.linear.formats import UNIT_ROWS, Blocks, Format, pack, padded_rows, quantize
 
 SLICE_ROWS = 2048
 

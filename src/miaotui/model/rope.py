@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.model.checks import MAX_FACTOR, require, require_positive
+from miaotui.model.reading.checks import MAX_FACTOR, require, require_positive
 
 MAX_HEAD_DIM = 1024
 MAX_CONTEXT = 1 << 27  # tokens

@@ -8,16 +8,8 @@ order always give the same plans.
 from __future__ import annotations
 
 from miaotui.schedule.config import ScheduleConfig
-from miaotui.schedule.pages import PAGE_SIZE, pages_for
+from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.scheduler import Scheduler, SchedulerStats
 
-__all__ = [
-    "PAGE_SIZE",
-    "Chunk",
-    "Plan",
-    "ScheduleConfig",
-    "Scheduler",
-    "SchedulerStats",
-    "pages_for",
-]
+__all__ = ["PAGE_SIZE", "Chunk", "Plan", "ScheduleConfig", "Scheduler", "SchedulerStats", "pages_for"]

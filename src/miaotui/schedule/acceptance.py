@@ -13,9 +13,7 @@ from miaotui.errors import EngineError
 from miaotui.schedule.plan import Chunk
 
 
-def accepted_tokens(
-    chunk: Chunk, new_tokens: Mapping[int, Sequence[int]], passes: int = 1
-) -> Sequence[int]:
+def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]], passes: int = 1) -> Sequence[int]:
     """The chunk's new tokens, checked: none without logits, else 1 to ``n_logits`` or ``passes``.
 
     All but the last must be drafted ones, each after the one before it. Raises `EngineError` when

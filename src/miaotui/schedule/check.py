@@ -9,41 +9,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from miaotui.schedule.ledger import PageLedger
-from miaotui.schedule.lines import Lines
-from miaotui.schedule.pages import PAGE_SIZE, pages_for
+from miaotui.schedule.pages.block_table import BlockTable
+from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 from miaotui.schedule.plan import Chunk
+from miaotui.schedule.queues import Queues
 from miaotui.schedule.sequence import SequenceState, Stage, rank
 
 
-def check_integrity(
-    ledger: PageLedger,
-    lines: Lines,
-    sequences: Mapping[int, SequenceState],
-) -> None:
+def check_integrity(ledger: BlockTable, lines: Queues, sequences: Mapping[int, SequenceState]) -> None:
     """Raise `AssertionError` with the reason if pages, tree, sequences and lines disagree."""
     _check_lines(lines.by_stage, sequences)
     for state in sequences.values():
         if state.stage is Stage.RUNNING:
             _check_running(ledger, state)
         else:
-            idle = (
-                not (state.pages or state.branch_pages)
-                and state.computed == 0
-                and state.planned is None
-            )
+            idle = not (state.pages or state.branch_pages) and state.computed == 0 and state.planned is None
             _hold(idle, f"sequence {state.id} is {state.stage.value} but holds pages or rows")
-            _hold(
-                state.node is ledger.tree.root,
-                f"sequence {state.id} shares pages but is not running",
-            )
+            _hold(state.node is ledger.tree.root, f"sequence {state.id} shares pages but is not running")
     _check_counts(ledger, lines.running)
     _check_tree(ledger)
 
 
-def _check_lines(
-    lines: Mapping[Stage, Sequence[SequenceState]], sequences: Mapping[int, SequenceState]
-) -> None:
+def _check_lines(lines: Mapping[Stage, Sequence[SequenceState]], sequences: Mapping[int, SequenceState]) -> None:
     queued = 0
     for stage, line in lines.items():
         queued += len(line)
@@ -56,7 +43,7 @@ def _check_lines(
     _hold(queued == active, f"{active} sequences are active but {queued} are in line")
 
 
-def _check_running(ledger: PageLedger, state: SequenceState) -> None:
+def _check_running(ledger: BlockTable, state: SequenceState) -> None:
     name = f"sequence {state.id}"
     shared = state.node.depth
     _hold(0 <= state.computed < len(state.tokens), f"{name} has computed its last token too early")
@@ -65,10 +52,7 @@ def _check_running(ledger: PageLedger, state: SequenceState) -> None:
     expected = state.computed // PAGE_SIZE if ledger.reuse_prefix else 0
     _hold(shared == expected, f"{name} shares {shared} pages, but {expected} are full")
     path = list(state.node.path())[::-1]
-    _hold(
-        [node.page for node in path] == state.pages[:shared],
-        f"{name} holds other pages than its path",
-    )
+    _hold([node.page for node in path] == state.pages[:shared], f"{name} holds other pages than its path")
     keyed = [token for node in path for token in node.key[-PAGE_SIZE:]]
     _hold(keyed == state.tokens[: shared * PAGE_SIZE], f"{name} shares pages of other tokens")
     if path:
@@ -80,10 +64,7 @@ def _check_running(ledger: PageLedger, state: SequenceState) -> None:
     if chunk is not None:
         _hold(chunk.start == state.computed, f"{name} has a planned chunk that starts elsewhere")
         covered = pages_for(chunk.start + chunk.trunk)
-        _hold(
-            chunk.pages == tuple(state.pages[:covered]),
-            f"{name} has a planned chunk of other pages",
-        )
+        _hold(chunk.pages == tuple(state.pages[:covered]), f"{name} has a planned chunk of other pages")
         _hold(len(chunk.pages) == covered, f"{name} has a planned chunk with too few pages")
     _check_branches(state, chunk)
 
@@ -99,7 +80,7 @@ def _check_branches(state: SequenceState, chunk: Chunk | None) -> None:
         )
 
 
-def _check_counts(ledger: PageLedger, running: Sequence[SequenceState]) -> None:
+def _check_counts(ledger: BlockTable, running: Sequence[SequenceState]) -> None:
     holders: Counter[int] = Counter(node.page for node in ledger.tree.nodes())
     _hold(all(count == 1 for count in holders.values()), "a page is stored in two nodes")
     for state in running:
@@ -116,7 +97,7 @@ def _check_counts(ledger: PageLedger, running: Sequence[SequenceState]) -> None:
             raise AssertionError(f"page {page} with {count} holders is lost or free wrongly")
 
 
-def _check_tree(ledger: PageLedger) -> None:
+def _check_tree(ledger: BlockTable) -> None:
     nodes = list(ledger.tree.nodes())
     unheld = {node for node in nodes if ledger.pool.references(node.page) == 1}
     idle = ledger.tree.idle_nodes()
@@ -124,13 +105,8 @@ def _check_tree(ledger: PageLedger) -> None:
     turn = {node: index for index, node in enumerate(idle)}
     for node in idle:
         for child in node.children.values():
-            _hold(
-                child in turn, f"page {node.page} could be evicted before page {child.page} in use"
-            )
-            _hold(
-                turn[child] < turn[node],
-                f"page {node.page} would be evicted before page {child.page}",
-            )
+            _hold(child in turn, f"page {node.page} could be evicted before page {child.page} in use")
+            _hold(turn[child] < turn[node], f"page {node.page} would be evicted before page {child.page}")
 
 
 def _hold(holds: bool, reason: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from miaotui.errors import PromptTooLongError, RequestError
-from miaotui.schedule.pages import PAGE_SIZE, pages_for
+from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class ScheduleConfig:
         total = f"a prompt of {n_prompt} tokens and an answer of up to {max_tokens}"
         if n_prompt + max_tokens > self.context:
             raise PromptTooLongError(
-                f"{total} exceed the context of {self.context} tokens; "
-                "shorten the prompt or lower max_tokens"
+                f"{total} exceed the context of {self.context} tokens; shorten the prompt or lower max_tokens"
             )
         needed = pages_for(n_prompt + max_tokens - 1)  # the last token is never fed back
         if needed > self.n_pages:

@@ -16,10 +16,7 @@ NO_DRAFT: Sequence[int] = ()
 
 
 def share_rows(
-    decoding: Iterable[SequenceState],
-    drafts: Mapping[int, Draft],
-    spare: int,
-    prompts: bool,
+    decoding: Iterable[SequenceState], drafts: Mapping[int, Draft], spare: int, prompts: bool
 ) -> dict[int, Draft]:
     """Each decoding sequence's draft, cut to its length limit and to ``spare`` rows over all.
 

@@ -17,12 +17,12 @@ from miaotui.errors import EngineError
 from miaotui.schedule.acceptance import accepted_tokens, last_row
 from miaotui.schedule.check import check_integrity
 from miaotui.schedule.config import ScheduleConfig
-from miaotui.schedule.ledger import PageLedger
-from miaotui.schedule.lines import Lines
-from miaotui.schedule.pages import PAGE_SIZE, pages_for
+from miaotui.schedule.pages.block_table import BlockTable
+from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, StepLimits
+from miaotui.schedule.queues import Queues
 from miaotui.schedule.rows import NO_DRAFT, share_rows
-from miaotui.schedule.sequence import Group, SequenceState, Stage, rank
+from miaotui.schedule.sequence import SequenceGroup, SequenceState, Stage, rank
 from miaotui.schedule.tree import Draft, DraftTree, trunk_of
 
 PATIENCE = 64  # plans that may pass over the eldest without a promise, before it comes first
@@ -50,8 +50,8 @@ class Scheduler:
 
     def __init__(self, config: ScheduleConfig) -> None:
         self.config = config
-        self._ledger = PageLedger(config.n_pages, config.reuse_prefix)
-        self._lines = Lines()
+        self._ledger = BlockTable(config.n_pages, config.reuse_prefix)
+        self._lines = Queues()
         self._sequences: dict[int, SequenceState] = {}
         self._arrivals = 0
         self._latest: Plan | None = None
@@ -61,12 +61,7 @@ class Scheduler:
         self._refused = False  # the first in line found too few pages, and none came back since
 
     def add(
-        self,
-        sequence: int,
-        tokens: Sequence[int],
-        max_tokens: int,
-        namespace: int = 0,
-        due: int | None = None,
+        self, sequence: int, tokens: Sequence[int], max_tokens: int, namespace: int = 0, due: int | None = None
     ) -> None:
         """Queue a sequence: a prompt of at least one token, to get at most ``max_tokens`` more.
 
@@ -85,7 +80,7 @@ class Scheduler:
             namespace=namespace,
             arrival=self._arrivals,
             node=self._ledger.tree.root,
-            group=Group.BEST_EFFORT if due is None else Group.PROMISED,
+            group=SequenceGroup.BEST_EFFORT if due is None else SequenceGroup.PROMISED,
             order=due or 0,
         )
         if due is not None:
@@ -97,15 +92,10 @@ class Scheduler:
     def defer(self, sequence: int) -> None:
         """Its due time cannot be kept: from now on it stands among those without one."""
         state = self._sequences.get(sequence)
-        if state is not None and state.group is Group.PROMISED:
-            self._lines.regroup(state, Group.BEST_EFFORT)
+        if state is not None and state.group is SequenceGroup.PROMISED:
+            self._lines.regroup(state, SequenceGroup.BEST_EFFORT)
 
-    def plan(
-        self,
-        drafts: Mapping[int, Draft] = _NO_DRAFTS,
-        limits: StepLimits = NO_LIMITS,
-        passes: int = 1,
-    ) -> Plan:
+    def plan(self, drafts: Mapping[int, Draft] = _NO_DRAFTS, limits: StepLimits = NO_LIMITS, passes: int = 1) -> Plan:
         """The next step: a row for each decoding sequence, then prompt chunks, by `rank`.
 
         ``drafts`` proposes next tokens of decoding sequences; they are cut to what rows, pages and
@@ -291,7 +281,7 @@ class Scheduler:
         """Plan its next prompt chunk, of at most ``left`` rows; the rows it took."""
         self._ledger.reuse(state)
         wanted = min(state.remaining, self.config.chunk_size, left)
-        if state.group is Group.OVERDUE and self._lines.running[-1] is not state:
+        if state.group is SequenceGroup.OVERDUE and self._lines.running[-1] is not state:
             if self._plans % OVERDUE_TURN:
                 return 0
             wanted = min(wanted, OVERDUE_ROWS)
@@ -322,13 +312,13 @@ class Scheduler:
         if len(chunks) == len(self._lines.running) and not self._lines.queued:
             self._passed_over = 0
             return
-        eldest = self._lines.eldest(Group.BEST_EFFORT)
+        eldest = self._lines.eldest(SequenceGroup.BEST_EFFORT)
         if eldest is None or any(chunk.sequence == eldest.id for chunk in chunks):
             self._passed_over = 0
             return
         self._passed_over += 1
-        if self._passed_over > PATIENCE and self._lines.eldest(Group.OVERDUE) is None:
-            self._lines.regroup(eldest, Group.OVERDUE)
+        if self._passed_over > PATIENCE and self._lines.eldest(SequenceGroup.OVERDUE) is None:
+            self._lines.regroup(eldest, SequenceGroup.OVERDUE)
             self._refused = False
             self._passed_over = 0
 
@@ -337,14 +327,14 @@ class Scheduler:
         running = self._lines.running
         while queued := self._lines.queued:
             first = queued[0]
-            if first.group is Group.BEST_EFFORT or _held(first, limits):
+            if first.group is SequenceGroup.BEST_EFFORT or _held(first, limits):
                 return
             if not running or rank(first) > rank(running[-1]):
                 return
             self._refused = False
             while not self._start_next(limits):
                 last = running[-1]  # alone, with nobody running, it would have started
-                if last.group is not Group.BEST_EFFORT:
+                if last.group is not SequenceGroup.BEST_EFFORT:
                     return
                 last.was_paused = True
                 self._stop(last, Stage.PAUSED)
@@ -371,10 +361,7 @@ class Scheduler:
         if _held(first, limits):
             return None
         if running:  # alone it always fits
-            promised = sum(
-                max(0, pages_for(len(state.tokens) + PAGE_SIZE) - len(state.pages))
-                for state in running
-            )
+            promised = sum(max(0, pages_for(len(state.tokens) + PAGE_SIZE) - len(state.pages)) for state in running)
             if self._ledger.price(first) + promised > self._ledger.n_available:
                 self._refused = True
                 return None
@@ -391,8 +378,8 @@ class Scheduler:
 
 def _held(state: SequenceState, limits: StepLimits) -> bool:
     """Whether it must wait, so that others keep their promises."""
-    if state.group is Group.BEST_EFFORT:
+    if state.group is SequenceGroup.BEST_EFFORT:
         return limits.hold_best_effort
     until = limits.prompts_until
     reading = len(state.tokens) - state.computed > 1
-    return until is not None and reading and state.group is Group.PROMISED and state.order > until
+    return until is not None and reading and state.group is SequenceGroup.PROMISED and state.order > until

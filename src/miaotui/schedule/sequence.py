@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
-from miaotui.schedule.pages import pages_for
+from miaotui.schedule.pages.pool import pages_for
+from miaotui.schedule.pages.prefix_tree import PageNode
 from miaotui.schedule.plan import Chunk
-from miaotui.schedule.prefix import PageNode
 
 
 class Stage(Enum):
@@ -25,7 +25,7 @@ class Stage(Enum):
     DONE = "done"  # has all its tokens; known until `finish`
 
 
-class Group(IntEnum):
+class SequenceGroup(IntEnum):
     """Whom to serve first."""
 
     OVERDUE = 0  # without a promise, but passed over for too long
@@ -50,7 +50,7 @@ class SequenceState:
     branch_pages: list[int] = field(default_factory=list)  # its alone, until that commit
     cached_tokens: int = 0  # prompt tokens it did not have to compute on its first run
     was_paused: bool = False
-    group: Group = Group.BEST_EFFORT
+    group: SequenceGroup = SequenceGroup.BEST_EFFORT
     order: int = 0  # within its group, before the order of arrival: when it must be done
     _table: tuple[int, ...] = ()
 

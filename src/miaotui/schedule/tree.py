@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from miaotui.errors import EngineError
-from miaotui.schedule.pages import PAGE_SIZE, pages_for
+from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,12 @@ class DraftTree:
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):
             raise EngineError(
-                f"a tree of {len(self.tokens)} drafted tokens names {len(self.parents)} parents; "
-                "each token needs one"
+                f"a tree of {len(self.tokens)} drafted tokens names {len(self.parents)} parents; each token needs one"
             )
         for index, parent in enumerate(self.parents):
             if not -1 <= parent < index:
                 raise EngineError(
-                    f"drafted token {index} follows parent {parent}; expected an earlier token, "
-                    f"-1 to {index - 1}"
+                    f"drafted token {index} follows parent {parent}; expected an earlier token, -1 to {index - 1}"
                 )
 
     def __len__(self) -> int:
@@ -106,7 +104,7 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TreeShape:
     """A branch before it has pages."""
 
     row: int
@@ -120,23 +118,21 @@ class Shape:
         return pages_for(self.start + self.count) - self.start // PAGE_SIZE
 
 
-def shapes(tree: DraftTree, start: int) -> list[Shape]:
+def shapes(tree: DraftTree, start: int) -> list[TreeShape]:
     """The branches of a tree after a known token at position ``start``, which is row 0."""
-    found: list[Shape] = []
+    found: list[TreeShape] = []
     positions = [start]
     for row, parent in enumerate((parent + 1 for parent in tree.parents), 1):
         positions.append(positions[parent] + 1)
         if parent != row - 1:
-            found.append(Shape(row, 1, parent, positions[row]))
+            found.append(TreeShape(row, 1, parent, positions[row]))
         elif found:
             last = found[-1]
-            found[-1] = Shape(last.row, last.count + 1, last.parent, last.start)
+            found[-1] = TreeShape(last.row, last.count + 1, last.parent, last.start)
     return found
 
 
-def lay_out(
-    tree: DraftTree, start: int, trunk: Sequence[int], take: Callable[[], int]
-) -> tuple[Branch, ...]:
+def lay_out(tree: DraftTree, start: int, trunk: Sequence[int], take: Callable[[], int]) -> tuple[Branch, ...]:
     """The branches with their pages.
 
     ``trunk`` are the pages of known tokens and trunk, ``take`` gives a page nobody else has.
@@ -146,9 +142,7 @@ def lay_out(
     for shape in shapes(tree, start):
         first = shape.start // PAGE_SIZE
         begin = first * PAGE_SIZE
-        parent_pages = next(
-            (b.pages for b in branches if b.row <= shape.parent < b.row + b.count), trunk
-        )
+        parent_pages = next((b.pages for b in branches if b.row <= shape.parent < b.row + b.count), trunk)
         again: list[int] = []
         row, position = shape.parent, shape.start - 1
         while position >= max(begin, start):
@@ -157,9 +151,13 @@ def lay_out(
         own = [take() for _ in range(shape.n_pages)]
         branches.append(
             Branch(
-                shape.row, shape.count, shape.parent, shape.start,
-                (*parent_pages[:first], *own), tuple(reversed(again)),
+                shape.row,
+                shape.count,
+                shape.parent,
+                shape.start,
+                (*parent_pages[:first], *own),
+                tuple(reversed(again)),
                 trunk[first] if begin < start else None,
             )
-        )  # fmt: skip
+        )
     return tuple(branches)

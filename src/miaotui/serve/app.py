@@ -18,25 +18,20 @@ from starlette.responses import Response
 from starlette.types import Lifespan
 
 from miaotui.errors import MiaotuiError
-from miaotui.serve import (
-    answers,
-    anthropic,
-    chat,
-    completions,
-    indexes,
-    listings,
-    monitor,
-    openapi,
-    responses,
-    support,
-)
-from miaotui.serve.anthropic_errors import response_to
-from miaotui.serve.arrival import Arrivals
-from miaotui.serve.errors import ApiError, from_error
-from miaotui.serve.hosting import Hosted
-from miaotui.serve.routing import Endpoint
+from miaotui.serve.anthropic import messages as anthropic
+from miaotui.serve.anthropic.errors import response_to
+from miaotui.serve.documents import answers, indexes, support
+from miaotui.serve.http import openapi
+from miaotui.serve.http.errors import ApiError, from_error
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.middleware.body import BodyReader
+from miaotui.serve.openai import chat, completions
+from miaotui.serve.openai import models as listings
+from miaotui.serve.openai.responses import routes as responses
+from miaotui.serve.ops import monitor
+from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import ServeState, received
 from miaotui.serve.settings import ServeSettings
-from miaotui.serve.state import ServeState, arrival_of
 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
@@ -52,7 +47,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
 
 
 def create_app(
-    hosts: Mapping[str, Hosted],
+    hosts: Mapping[str, ServedModel],
     settings: ServeSettings,
     *,
     layers: Sequence[Middleware] = (),
@@ -69,12 +64,8 @@ def create_app(
         endpoints += openapi.routes(endpoints)
     app = Starlette(
         routes=[endpoint.route() for endpoint in endpoints],
-        middleware=[*layers, Middleware(Arrivals, settings=settings)],
-        exception_handlers={
-            ApiError: _on_error,
-            MiaotuiError: _on_error,
-            HTTPException: _on_error,
-        },
+        middleware=[*layers, Middleware(BodyReader, settings=settings)],
+        exception_handlers={ApiError: _on_error, MiaotuiError: _on_error, HTTPException: _on_error},
         lifespan=lifespan,
     )
     app.state.serve = ServeState(hosts, settings, dict(extras or {}))
@@ -83,5 +74,5 @@ def create_app(
 
 
 async def _on_error(http: HttpRequest, error: Exception) -> Response:
-    request_id = arrival_of(http).request_id
+    request_id = received(http).request_id
     return response_to(from_error(error, request_id), http.url.path, request_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miaotui.errors import RequestError
-from miaotui.serve.sockets import Tls, is_loopback
+from miaotui.serve.http.sockets import Tls, is_loopback
 
 MAX_MODELS = 16
 
@@ -91,8 +91,7 @@ class ServeOptions:
             scheme, separator, rest = origin.partition("://")
             if origin != "*" and (not separator or not scheme or not rest or "/" in rest):
                 raise RequestError(
-                    f"--cors-origin {origin!r}: expected an origin such as https://chat.example, "
-                    "without a path"
+                    f"--cors-origin {origin!r}: expected an origin such as https://chat.example, without a path"
                 )
         if self.tls is not None:
             self.tls.check()

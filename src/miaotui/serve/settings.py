@@ -25,9 +25,7 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         if self.deadline_ms is not None and not 0 < self.deadline_ms <= MAX_DEADLINE_MS:
-            raise RequestError(
-                f"deadline_ms must be in (0, {MAX_DEADLINE_MS:,}], not {self.deadline_ms!r}"
-            )
+            raise RequestError(f"deadline_ms must be in (0, {MAX_DEADLINE_MS:,}], not {self.deadline_ms!r}")
         for name in ("max_body_bytes", "body_timeout_s", "ping_s"):
             if getattr(self, name) <= 0:
                 raise RequestError(f"{name} must be greater than 0, not {getattr(self, name)!r}")

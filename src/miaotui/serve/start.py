@@ -14,22 +14,22 @@ from pathlib import Path
 from starlette.middleware import Middleware
 
 from miaotui.engine.loaded import Loaded
-from miaotui.schedule.admission import Limits
+from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve.app import create_app
-from miaotui.serve.applications import applications
-from miaotui.serve.audit import AuditLog
-from miaotui.serve.front import Front
-from miaotui.serve.guard import App, Guard, Policy
-from miaotui.serve.hosting import Hosted
-from miaotui.serve.keys import Keyring
-from miaotui.serve.lifecycle import run_server
-from miaotui.serve.operations import KEY, Operations
+from miaotui.serve.documents.applications import applications
+from miaotui.serve.documents.index_registry import KEY as INDEXES
+from miaotui.serve.documents.index_registry import IndexRegistry
+from miaotui.serve.http.lifecycle import run_server
+from miaotui.serve.middleware.accounting import Accounting
+from miaotui.serve.middleware.auth import AccessPolicy, App, Auth
+from miaotui.serve.middleware.keys import Keyring
+from miaotui.serve.ops.audit import AuditLog
+from miaotui.serve.ops.operations import KEY, Operations
+from miaotui.serve.ops.traces import open_traces
 from miaotui.serve.options import ServeOptions
-from miaotui.serve.recall import KEY as ANSWERS
+from miaotui.serve.response_cache import KEY as ANSWERS
+from miaotui.serve.served_model import ServedModel
 from miaotui.serve.settings import ServeSettings
-from miaotui.serve.shelf import KEY as INDEXES
-from miaotui.serve.shelf import Shelf
-from miaotui.serve.traces import open_traces
 
 _LOG = logging.getLogger("miaotui.serve")
 
@@ -38,19 +38,19 @@ async def serve(
     loaded: Mapping[str, Loaded],
     options: ServeOptions,
     listening: socket.socket,
-    on_ready: Callable[[Mapping[str, Hosted]], None] = lambda hosts: None,
+    on_ready: Callable[[Mapping[str, ServedModel]], None] = lambda hosts: None,
 ) -> None:
     """Serve these models until a signal, then leave in good order. Raises a `MiaotuiError`."""
-    hosts: dict[str, Hosted] = {}
+    hosts: dict[str, ServedModel] = {}
     audit = None if options.audit_log is None else AuditLog(Path(options.audit_log))
     operations = Operations(hosts, audit=audit, traces=open_traces())
     layers = layers_for(options, operations)
     for name, model in loaded.items():
-        hosted = Hosted(name, model, operations.watch, not options.no_speculate)
-        hosted.loop.admission.limits = Limits(options.max_requests, options.max_tokens)
+        hosted = ServedModel(name, model, operations.watch, not options.no_speculate)
+        hosted.loop.admission.limits = AdmissionLimits(options.max_requests, options.max_tokens)
         hosts[name] = hosted
 
-    shelf = Shelf()
+    shelf = IndexRegistry()
     extras = {KEY: operations, INDEXES: shelf, **applications(options, hosts)}
     operations.gauges.answers = extras.get(ANSWERS)
 
@@ -75,16 +75,12 @@ def layers_for(options: ServeOptions, operations: Operations) -> list[Middleware
     """The layers around the routes, outermost first."""
     keyring = None
     if options.api_key_file is not None:
-        keyring = Keyring(
-            Path(options.api_key_file), share_prefix=options.share_prefix, on_error=_LOG.error
-        )
+        keyring = Keyring(Path(options.api_key_file), share_prefix=options.share_prefix, on_error=_LOG.error)
     hosts = {host.lower().rstrip(".") for host in (options.host, *options.allowed_host)}
-    policy = Policy(frozenset(hosts), frozenset(origin.lower() for origin in options.cors_origin))
+    policy = AccessPolicy(frozenset(hosts), frozenset(origin.lower() for origin in options.cors_origin))
     return [
-        Middleware(Front, listeners=operations.listeners),
-        Middleware(
-            Guard, policy=policy, keyring=keyring, is_draining=lambda: operations.is_draining
-        ),
+        Middleware(Accounting, listeners=operations.listeners),
+        Middleware(Auth, policy=policy, keyring=keyring, is_draining=lambda: operations.is_draining),
     ]
 
 

@@ -1,7 +1,7 @@
 """A model's tokenizer and chat template, from wherever the model's files keep them.
 
 Owns the choice between GGUF metadata and a folder. Invariant: exactly one of them is given, as
-`model.files.ModelFiles` holds them.
+`model.reading.files.ModelFiles` holds them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import ModelFormatError
-from miaotui.text.chat import ChatTemplate
-from miaotui.text.chat_sources import chat_from_folder, chat_from_gguf
-from miaotui.text.from_folder import from_folder
-from miaotui.text.from_gguf import from_gguf
-from miaotui.text.tokenizer import Tokenizer
+from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.templates.sources import chat_from_folder, chat_from_gguf
+from miaotui.text.tokenizers.from_folder import from_folder
+from miaotui.text.tokenizers.from_gguf import from_gguf
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 
 def load_tokenizer(metadata: Mapping[str, Any] | None, folder: Path | None) -> Tokenizer:

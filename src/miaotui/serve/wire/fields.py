@@ -38,9 +38,7 @@ class Wire(BaseModel):
 class StreamOptions(Wire):
     """What a stream carries besides the answer."""
 
-    include_usage: bool | None = Field(
-        None, description="Send a last chunk with empty `choices` and the usage."
-    )
+    include_usage: bool | None = Field(None, description="Send a last chunk with empty `choices` and the usage.")
 
 
 class Sampling(Wire):
@@ -67,15 +65,11 @@ class Sampling(Wire):
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=100)
     structured_outputs: dict[str, JsonValue] | None = Field(
-        None,
-        max_length=8,
-        description="One of `json` (a schema), `json_object`, `regex`, `choice`, `grammar` (Lark).",
+        None, max_length=8, description="One of `json` (a schema), `json_object`, `regex`, `choice`, `grammar` (Lark)."
     )
     min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
     ignore_eos: bool | None = None
-    stop_token_ids: (
-        Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None
-    ) = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
     # a promise of time
     deadline_ms: float | None = Field(
         None,

@@ -1,0 +1,201 @@
+"""Where questions are asked: an index, perhaps a model, perhaps a cache, put together.
+
+Owns the order: cache, search, then a span or a written answer, within a deadline. Knows neither HTTP
+nor the command line. Invariant: a model that cannot answer in time is no error: the best span is
+given instead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from miaotui.apps.answering import (
+    ANSWER_TOKENS,
+    EXTRACTIVE_MS,
+    GENERATED_MS,
+    Answer,
+    Composing,
+    Mode,
+    checked_question,
+    compose,
+    extract,
+    not_found,
+)
+from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, gather
+from miaotui.apps.text_model import TextModel
+from miaotui.engine.request import RequestOptions
+from miaotui.errors import OverloadedError, RefusedError
+from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
+from miaotui.retrieval.document import Results
+from miaotui.types import Deadline, SamplingParams
+
+LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
+
+
+class Searchable(Protocol):
+    """What a desk needs of an index."""
+
+    @property
+    def version(self) -> str:
+        """Names the state that searches see."""
+
+    def search(self, query: str, limit: int = 10, *, offset: int = 0, plain: bool = False) -> Results:
+        """The best passages."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, of which index, and how; ``namespace`` tells callers apart."""
+
+    text: str
+    index: str
+    mode: Mode = "extractive"
+    deadline_ms: float | None = None
+    namespace: str = ""
+    namespace_number: int = 0  # the engine's name of the same
+    max_tokens: int = ANSWER_TOKENS
+
+    @property
+    def limit_ms(self) -> float:
+        """The deadline, or the mode's own."""
+        return self.deadline_ms or (EXTRACTIVE_MS if self.mode == "extractive" else GENERATED_MS)
+
+    @property
+    def params(self) -> SamplingParams:
+        """How an answer is written: greedily, so that it can be kept."""
+        return SamplingParams(max_tokens=self.max_tokens)
+
+    def asking(self, model: str, version: str) -> AnswerKey:
+        """This question as the answer cache knows it."""
+        return AnswerKey(
+            model=model,
+            template="answering-1",
+            namespace=self.namespace,
+            params=self.params,
+            messages=[{"role": "user", "content": self.text}],
+            indexes=((self.index, version),),
+            extra={"mode": self.mode},
+        )
+
+
+def look_up(index: Searchable, question: Question) -> Evidence:
+    """What the index has for a question."""
+    found = index.search(question.text, MAX_PASSAGES, plain=True)
+    passages = (Passage(h.id, h.body, h.title, h.passage.source, h.score) for h in found)
+    return gather(question.text, passages, question.index, found.version, complete=not found.warnings)
+
+
+@dataclass
+class QaPipeline:
+    """Answers questions about one index; ``speaker`` None: extractive answers only."""
+
+    index: Searchable
+    speaker: TextModel | None = None
+    cache: AnswerCache | None = None
+    model: str = ""
+    # One thread at a time searches and weighs: more would only take turns, and the engine's from it.
+    _busy: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def find(self, question: Question) -> Answer | None:
+        """The answer that was given before, if it still holds. Raises `RequestError`."""
+        started = time.perf_counter()
+        if self.cache is None:
+            return None
+        found = self.cache.find(self._asking(question))
+        if found is None:
+            return None
+        took_ms = (time.perf_counter() - started) * 1e3
+        return Answer.from_bytes(found.payload, found.how, took_ms)
+
+    def ask(self, question: Question) -> Iterator[str | Answer]:
+        """The answer as it comes: text, then the whole `Answer`. Raises `RequestError`."""
+        started = time.perf_counter()
+        asking = self._asking(question)
+        question = replace(question, text=checked_question(question.text))
+        kept = self.find(question)
+        if kept is not None:
+            yield from _whole(kept)
+            return
+        for part in self._answer(question, started):
+            if not isinstance(part, Answer):
+                yield part
+                continue
+            self._keep(asking, part)
+            yield replace(part, took_ms=(time.perf_counter() - started) * 1e3)
+
+    def _asking(self, question: Question) -> AnswerKey:
+        text = checked_question(question.text)
+        return replace(question, text=text).asking(self.model, self.index.version)
+
+    def _keep(self, asking: AnswerKey, answer: Answer) -> None:
+        """Keep an answer that is whole and from the very version that was asked."""
+        same = answer.version == asking.indexes[0][1]
+        if self.cache is not None and same and answer.complete and not answer.shortened:
+            self.cache.keep(asking, answer.to_bytes())
+
+    def _answer(self, question: Question, started: float) -> Iterator[str | Answer]:
+        with self._busy:
+            evidence = look_up(self.index, question)
+        if evidence.is_weak:
+            yield from _whole(not_found(evidence))
+            return
+        if question.mode == "extractive" or self.speaker is None:
+            yield from _whole(extract(evidence))
+            return
+        left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
+        budget = self.speaker.budget(left_ms, question.max_tokens)
+        with self._busy:
+            composing = compose(evidence, self._count, budget)
+        try:
+            if composing is None or left_ms <= 0:
+                yield from _whole(extract(evidence))
+            else:
+                yield from self._written(self.speaker, composing, question, left_ms)
+        except RefusedError:
+            yield from _whole(replace(extract(evidence), shortened=True))
+
+    def _count(self, text: str) -> int:
+        return 0 if self.speaker is None else len(self.speaker.tokens_of(text))
+
+    @staticmethod
+    def _written(
+        speaker: TextModel, composing: Composing, question: Question, left_ms: float
+    ) -> Iterator[str | Answer]:
+        asked = RequestOptions(
+            question.namespace_number,
+            deadline=Deadline(total_ms=left_ms, on_late="shorten"),
+            passages=[speaker.tokens_of(excerpt) for excerpt in composing.excerpts],
+        )
+        prompt = speaker.tokens(composing.messages)
+        due_s = time.perf_counter() + left_ms / 1e3
+        request, pieces = speaker.say(prompt, question.params, asked)
+        with closing(pieces):
+            if request.shortened and (request.ending.max_tokens or 0) < LEAST_ANSWER_TOKENS:
+                raise OverloadedError("no time for a whole sentence", 1.0)
+            said = cut = False
+            for delta in pieces:
+                if time.perf_counter() > due_s:  # the engine promised more than it could keep
+                    cut = True
+                    break
+                shown = composing.push(delta.text)
+                if shown:
+                    said = True
+                    yield shown
+                if delta.finish_reason == "length":
+                    cut = request.shortened
+        if cut and not said:
+            raise OverloadedError("no time for a whole sentence", 1.0)
+        rest, answer = composing.end(cut)
+        if rest:
+            yield rest
+        yield answer
+
+
+def _whole(answer: Answer) -> Iterator[str | Answer]:
+    yield answer.text
+    yield answer

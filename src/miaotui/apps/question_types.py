@@ -1,0 +1,135 @@
+"""What kind of answer a question wants, by its own words, in English and Chinese.
+
+Owns the patterns and what a fitting span looks like. Knows no passages. Invariant: every question has
+exactly one kind; `Kind.THING` is the kind of those that no pattern knows.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+_MONTH = (
+    "January|February|March|April|May|June|July|August|September|October|November|December"
+    "|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept|Sep|Oct|Nov|Dec"
+)
+_NUMBER_WORD = (
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen"
+    "|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+    "|hundred|thousand|million|billion|trillion|dozen|half|third|quarter"
+)
+_ORDINAL = "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last"
+_HAN_DIGIT = "零〇一二两三四五六七八九十百千万亿几"
+_UNIT = "years?|months?|weeks?|days?|hours?|minutes?|seconds?|decades?|centur(?:y|ies)"
+
+
+class Kind(Enum):
+    """What is asked for."""
+
+    NUMBER = "number"
+    PERCENT = "percent"
+    MONEY = "money"
+    DURATION = "duration"
+    DATE = "date"
+    PERSON = "person"
+    PLACE = "place"
+    REASON = "reason"
+    THING = "thing"
+
+
+_ASKED: tuple[tuple[Kind, str], ...] = (
+    (Kind.PERCENT, r"what (?:percent|percentage|proportion|share)|how many percent|百分之|百分比|比例"),
+    (
+        Kind.MONEY,
+        r"how much (?:money|did .* (?:cost|pay)|does .* cost)|(?:what|which) (?:price|cost)"
+        r"|多少(?:钱|美元|元|英镑|欧元|资金)|价格",
+    ),
+    (
+        Kind.DURATION,
+        r"how (?:long|old)\b|how many (?:years|months|weeks|days|hours|minutes)"
+        r"|多久|多长时间|几年|多少(?:年|天|个月|小时)",
+    ),
+    (
+        Kind.NUMBER,
+        r"how (?:many|much|far|tall|high|large|big|deep|fast|often|wide|heavy)\b"
+        r"|what (?:number|amount|quantity|(?:is the )?population)|多少|几(?:个|次|位|座|所|名|种|条|支|场)"
+        r"|多(?:大|高|远|深|快|重|宽|长)(?!时间)",
+    ),
+    (
+        Kind.DATE,
+        r"\bwhen\b|(?:what|which) (?:year|date|day|month|decade|century|time|season)"
+        r"|什么时候|何时|哪(?:一)?年|哪(?:一)?天|几月|什么时间|哪(?:个)?(?:世纪|年代|时期)|哪些年",
+    ),
+    (
+        Kind.PERSON,
+        r"\bwho(?:m|se)?\b|\b(?:what|which) (?:\w+ ){0,2}"
+        r"(?:person|man|woman|king|queen|president|author|player"
+        r"|actor|actress|singer|leader|ruler|poet|scientist|physicist|chemist|architect|astronaut"
+        r"|engineer|emperor|quarterback|coach|composer|philosopher|writer|mathematician)\b"
+        r"|(?:name of|named?) the (?:person|man|woman)|谁|哪一?(?:位|个人)|哪些人|什么人",
+    ),
+    (
+        Kind.PLACE,
+        r"\bwhere\b|(?:what|which) (?:city|country|state|town|region|continent|county|place"
+        r"|location|area|island|river|nation)|哪里|哪儿|何处|何地|哪(?:个|座|些)?"
+        r"(?:城市|国家|地方|地区|州|省|岛|大陆)|什么地方|位于",
+    ),
+    (Kind.REASON, r"\bwhy\b|what (?:is |was )?(?:the )?(?:reason|cause)|为什么|为何|什么原因|原因是"),
+)
+_COMPILED = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _ASKED)
+
+_YEAR = r"\b(?:1\d{3}|20\d{2})s?\b"
+_FITS = {
+    Kind.PERCENT: rf"%|\bper ?cent|百分之|成$|\b(?:{_NUMBER_WORD})\b.*(?:per ?cent|of)",
+    Kind.MONEY: r"[$€£¥]|\b(?:dollars?|euros?|pounds?|yen|yuan|cents?)\b|[元镑]|美金",
+    Kind.DURATION: rf"(?:\d|\b(?:{_NUMBER_WORD}|a|few|several)\b).*\b(?:{_UNIT})\b"
+    rf"|[\d{_HAN_DIGIT}].*(?:年|月|天|周|小时|分钟|秒|世纪|岁)|\bcentury\b",
+    Kind.NUMBER: rf"\d|\b(?:{_NUMBER_WORD}|{_ORDINAL}|several|many|few|dozens)\b|[{_HAN_DIGIT}半数]",
+    Kind.DATE: rf"{_YEAR}|\b(?:{_MONTH})\b|centur|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b"
+    r"|\d+ ?(?:BC|AD|BCE|CE)\b|[\d一二三四五六七八九十][\d一二三四五六七八九十]*\s*(?:年|月|日|世纪|年代)"
+    r"|period|era\b|时期|\d\d?:\d\d",
+    Kind.PERSON: r"^(?:[A-Z][\w.'’-]*)(?: (?:[A-Z][\w.'’-]*|de|von|van|of|the|[IVX]+))*$|[·・]",
+    Kind.PLACE: r"^(?:(?:north|south|east|west)\w* )?[A-Z][\w.'’-]*(?:,? (?:[A-Z][\w.'’-]*|of|the|and))*$"
+    r"|[省市县州国岛洲山河湖海区镇村城港]$",
+    Kind.REASON: r"^(?:because|due to|to |by |因为|由于)",
+}
+_FITTING = {kind: re.compile(pattern) for kind, pattern in _FITS.items()}
+_COUNTED = {Kind.PERCENT, Kind.MONEY, Kind.DURATION, Kind.NUMBER, Kind.DATE}
+_NOUNS = frozenset(("n", "nr", "nrt", "nrfg", "ns", "nt", "nz", "eng", "vn", "an", "i", "l", "j"))
+_FOCUS = re.compile(
+    r"\b(?:what|which)(?: (?:kind|type|sort|part|form|group|name)s? of| other| was the| is the| are the"
+    r"| were the)? ((?:[a-z-]+ ){0,2}?[a-z-]+)\b|(?:哪|什么|何种)(?:个|种|些|位|样的|类|座|所|家|支|项)?(\w{1,4})"
+)
+
+
+def kind_of(question: str) -> Kind:
+    """What the question asks for."""
+    for kind, pattern in _COMPILED:
+        if pattern.search(question):
+            return kind
+    return Kind.THING
+
+
+def fit(kind: Kind, span: str, tags: frozenset[str]) -> float:
+    """How well a span's form suits the kind: 1 well, 0 unknown, -1 badly.
+
+    ``tags`` are jieba's parts of speech in the span, empty for other languages.
+    """
+    if kind is Kind.THING:
+        counted = any(letter.isdigit() for letter in span)
+        return -0.3 if counted else 0.0 if not tags or tags & _NOUNS else -0.5
+    if kind is Kind.PERSON and tags:
+        return 1.0 if tags & {"nr", "nrt", "nrfg", "nt"} else -0.2
+    if kind is Kind.PLACE and tags & {"ns"}:
+        return 1.0
+    if _FITTING[kind].search(span):
+        if kind is Kind.NUMBER and _FITTING[Kind.DATE].search(span):
+            return 0.2
+        return 1.0
+    return -1.0 if kind in _COUNTED else -0.2
+
+
+def focus_of(question: str) -> str:
+    """The noun that the question asks about ("which *university* …"), or nothing."""
+    match = _FOCUS.search(question.lower())
+    return "" if match is None else (match[1] or match[2] or "").split(" ")[-1]

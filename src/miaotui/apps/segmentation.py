@@ -1,0 +1,198 @@
+"""Sentences and words of a text, with their places: English by its letters, Chinese by jieba.
+
+Owns splitting, the lists of words that say little by themselves, and which words of a passage a
+question mentions. Knows no question types and no scores. Invariant: offsets are characters of the
+text as given, so that every span can be cut out of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from miaotui.retrieval.extras import need
+from miaotui.retrieval.query.analysis import Analyzer
+
+HAN = "\u3400-\u9fff\uf900-\ufaff"
+_HAS_HAN = re.compile(f"[{HAN}]")
+_SENTENCE_END = re.compile(r"(?<=[。！？!?；;])|(?<=[.][\s\"”’)])|(?<=\n)")
+_ABBREVIATED = re.compile(
+    r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|cf|ca|No|Inc|Ltd|Co|U\.S|U\.K|e\.g|i\.e)"
+    r"|\.[A-Za-z])\.\s$"
+)
+_WORD = re.compile(
+    r"[$€£¥]?\d+(?:[.,:]\d+)*(?:[½¼¾])?(?:st|nd|rd|th|s|%)?(?![A-Za-z])"
+    r"|(?:[A-Z]\.){2,}|[A-Z]\.(?=\s[A-Z])|[^\W_]+(?:[-'’.&][^\W_]+)*|½|\S"
+)
+FUNCTION_WORDS = frozenset(
+    """a an the this that these those some any each every no such its his her their our your my it he
+    she they we you i him them us me who whom whose which what when where why how there here of in on
+    at by to from for with without into onto over under between among through during before after
+    until since about against as than because due so if while although though but and or nor not is
+    are was were be been being am has have had having do does did done will would shall should can
+    could may might must also only just even still then thus however therefore both either neither
+    up out off down per via within upon across along around near toward towards according rather
+    very more most less least much many few several other another same own too yet ever never
+    """.split()
+)
+_COMMON_VERBS = frozenset(
+    """made make makes became become becomes began begin begins gave give gives took take takes went
+    go goes came come comes got get gets said say says saw see sees known know knows found find finds
+    left leave leaves kept keep keeps held hold holds led lead leads won win wins lost lose loses met
+    told tell wrote write written brought bring built build built sent send spent spend stood stand
+    let put set ran run runs rose rise fell fall grew grow drew draw driven drove shown show shows
+    include includes including contain contains consist consists remain remains appear appears seem
+    seems allow allows cause causes mean means meant use uses produce produces provide provides
+    require requires serve serves cover covers occur occurs exist exists live lives play plays form
+    forms refer refers believe believes think thinks thought want wants help helps tend tends follow
+    follows happen happens work works located based called named considered born died
+    """.split()
+)
+_HAN_FUNCTION_TAGS = frozenset("u uj ul uv ug uz ud p c y e o r d x k w zg h".split())
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word at ``[start, end)``; ``term`` is what matching compares, empty for what says little.
+
+    ``tag`` is jieba's part of speech for Chinese words, "en" for others, "x" for punctuation.
+    """
+
+    start: int
+    end: int
+    text: str
+    term: str
+    tag: str
+
+    @property
+    def is_punctuation(self) -> bool:
+        """Whether it is no word at all."""
+        return self.tag == "x"
+
+    @property
+    def is_function(self) -> bool:
+        """Whether a phrase neither begins nor ends with it."""
+        if self.tag == "en":
+            return self.text.lower() in FUNCTION_WORDS
+        return self.tag in _HAN_FUNCTION_TAGS or self.text in _HAN_LITTLE
+
+    @property
+    def is_verb(self) -> bool:
+        """Whether it most likely is a verb, which ends a noun phrase."""
+        if self.tag != "en":
+            return self.tag in ("v", "vd", "vi", "vq", "df")
+        lower = self.text.lower()
+        if lower in _COMMON_VERBS:
+            return True
+        return self.text.islower() and len(lower) > 4 and lower.endswith("ed")
+
+
+def is_chinese(text: str) -> bool:
+    """Whether it has a Chinese character."""
+    return _HAS_HAN.search(text) is not None
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """The sentences as (start, end), without the white space around them."""
+    found, start = [], 0
+    for match in _SENTENCE_END.finditer(text):
+        if _ABBREVIATED.search(text, max(start, match.start() - 12), match.start()):
+            continue
+        found.append((start, match.start()))
+        start = match.start()
+    found.append((start, len(text)))
+    trimmed = []
+    for first, last in found:
+        part = text[first:last]
+        if part.strip():
+            trimmed.append((first + len(part) - len(part.lstrip()), first + len(part.rstrip())))
+    return trimmed
+
+
+def words(text: str, start: int = 0, end: int | None = None) -> list[Word]:
+    """The words and marks of ``text[start:end]``, with offsets into ``text``."""
+    end = len(text) if end is None else end
+    part = text[start:end]
+    each = _chinese(part) if is_chinese(part) else _alphabetic(part)
+    return [Word(start + w.start, start + w.end, w.text, w.term, w.tag) for w in each]
+
+
+def terms_of(text: str) -> set[str]:
+    """The terms that a text is about."""
+    return {word.term for word in words(text) if word.term}
+
+
+def _alphabetic(part: str) -> Iterator[Word]:
+    for match in _WORD.finditer(part):
+        text = match.group()
+        if not any(letter.isalnum() for letter in text):
+            yield Word(match.start(), match.end(), text, "", "x")
+            continue
+        term = "" if text.lower() in FUNCTION_WORDS else _stem(text)
+        yield Word(match.start(), match.end(), text, term, "en")
+
+
+def _chinese(part: str) -> Iterator[Word]:
+    for start, place, tag in _joined(part):
+        text = part[start:place]
+        if not text.strip():
+            continue
+        if not any(letter.isalnum() for letter in text):
+            yield Word(start, place, text, "", "x")
+            continue
+        kind = "m" if text[0].isdigit() else tag
+        says_little = kind in _HAN_FUNCTION_TAGS or text in _HAN_LITTLE
+        term = "" if says_little else _stem(text) if text.isascii() else text
+        yield Word(start, place, text, term, "n" if kind == "x" else kind)
+
+
+def _joined(part: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, tag) of jieba's words, foreign names and long numbers in one piece."""
+    whole = {match.start(): match for match in _WHOLE.finditer(part)}
+    place = done = 0
+    for text, tag in _jieba().tag(part):
+        place = part.index(text, place)
+        start, place = place, place + len(text)
+        match = next((whole[at] for at in range(start, place) if at in whole), None)
+        if start < done:
+            continue
+        if match is not None and match.end() > place:
+            if match.start() > start:
+                yield start, match.start(), tag
+            done = match.end()
+            yield match.start(), done, "nr" if _SEPARATED.search(match.group()) else "m"
+        elif place > done:
+            yield start, place, tag
+
+
+_SEPARATED = re.compile("[·・•‧]")
+# The characters that write foreign names by their sound; the word after a name begins with another.
+_SOUNDS = (
+    "阿埃艾爱安昂奥巴白班邦保鲍北贝本比彼毕宾波伯博勃布采策查昌彻茨达戴丹道德登邓迪底蒂丁东杜顿多厄恩尔法凡范"
+    "菲费芬丰冯佛夫弗福盖甘冈高戈哥格葛根贡古瓜哈海汉豪赫黑亨洪侯胡华怀惠霍基吉季加佳贾简杰金津卡凯坎康考科可克"
+    "肯孔库夸奎拉莱赖兰朗劳勒雷里理利莉立丽连林琳列隆卢鲁路露伦罗洛吕马玛迈麦曼毛梅蒙门米密敏明缪摩莫墨默姆穆纳"
+    "娜乃南尼妮涅宁纽农努诺欧帕潘庞培佩彭皮平珀普齐奇契乔切琴丘让热仁日荣儒瑞若萨塞桑森沙莎山尚绍舍申圣施什史舒"
+    "斯丝思苏索塔台泰坦汤唐陶特提田廷铁通图托瓦万旺威韦维魏温翁沃乌武伍西希锡夏香肖萧谢辛欣休修许雪逊雅亚延扬杨"
+    "耶叶伊依易因英尤于约赞泽曾扎詹珍治朱兹卓佐森信瑟"
+)
+_WHOLE = re.compile(f"[{_SOUNDS}]{{1,6}}(?:[·・•‧][{_SOUNDS}A-Z]{{1,7}})+|\\d+(?:[,.，:–—-]\\d+)+(?:%|°[A-Z]?)?")
+_HAN_LITTLE = frozenset("是 有 为 被 把 在 了 的 会 能 可以 进行 一个 什么 谁 哪".split())
+
+
+@lru_cache(maxsize=32_768)
+def _stem(word: str) -> str:
+    word = word.replace("’", "'").removesuffix("'s")
+    return " ".join(_analyzer().terms(word)) or word.lower()
+
+
+@lru_cache(maxsize=1)
+def _analyzer() -> Analyzer:
+    return Analyzer()
+
+
+@lru_cache(maxsize=1)
+def _jieba() -> Any:
+    return need("rjieba")

@@ -1,0 +1,1 @@
+"""The CPU backend: compiled kernels over packed weights, one table of operations for each pass."""

@@ -1,0 +1,86 @@
+"""A table of operations, as passes read it: built entry by entry, then linked to compiled code.
+
+Owns the form of the table and what every matrix product in it has in common. Knows nothing of the
+order in which a model needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.cpu.workspace import Quantized
+from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.runtime import compiled, ops
+from miaotui.kernels.runtime.thread_pool import aligned_int64
+from miaotui.model.packed import Matrix
+
+
+class OperationTable:
+    """Operations in the order of a pass; `link` gives the table."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[str, dict[int, int]]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def kernels(self) -> list[str]:
+        """The kernels they call."""
+        return list(dict.fromkeys(name for name, _ in self._entries))
+
+    def add(self, kernel: str, fields: Mapping[int, int], rows: int = ops.RUN_ROWS) -> None:
+        """Append one; ``rows`` is the field of a run that says how many rows it has."""
+        slot = len(self._entries) % ops.CLAIM_SLOTS
+        self._entries.append((kernel, {ops.SLOT: slot, ops.ROWS: rows, **fields}))
+
+    def add_linear(
+        self, matrix: Matrix, source: Quantized, fields: Mapping[int, int], rows: int = ops.RUN_ROWS, kept: bool = False
+    ) -> None:
+        """Append a matrix product; ``fields`` say what becomes of its outputs.
+
+        ``kept``: the matrix is small, and caches are to keep it.
+        """
+        self.add(
+            f"linear.matmul:linear_{matrix.format.value}{'_kept' if kept else ''}",
+            {
+                lin.WEIGHTS: matrix.address,
+                lin.TILE_STRIDE: matrix.tile_stride,
+                lin.GROUPS: matrix.inputs // 32,
+                lin.UNITS: matrix.units,
+                lin.X: source.integers.address,
+                lin.X_STRIDE: source.integers.stride,
+                lin.HEADERS: source.headers.address,
+                lin.HEADER_STRIDE: source.headers.stride,
+                lin.OWN_ROWS: source.own_rows,
+                lin.OWN_HEADERS_AT: source.own_headers,
+                **fields,
+            },
+            rows,
+        )
+
+    def link(self) -> NDArray[np.int64]:
+        """The table, int64 ``[operations, 32]``, with the addresses of compiled kernels."""
+        table = aligned_int64(len(self._entries) * ops.OP_FIELDS).reshape(-1, ops.OP_FIELDS)
+        for row, (kernel, fields) in zip(table, self._entries, strict=True):
+            row[ops.FUNCTION] = compiled.address(kernel)
+            for field, value in fields.items():
+                row[field] = value
+        self._ask_ahead(table)
+        return table
+
+    def _ask_ahead(self, table: NDArray[np.int64]) -> None:
+        """Let the operation before a product, or before the norm before it, ask for its first weights."""
+        for at, (kernel, fields) in enumerate(self._entries):
+            if not kernel.startswith("linear:") or at == 0:
+                continue
+            before = at - 1
+            if self._entries[before][0] == "pointwise.rows:norm" and before:
+                before -= 1
+            tiles = 4 if fields[lin.MODE] >= lin.GATED_SILU else 2
+            row = table[before]
+            row[ops.AHEAD], row[ops.AHEAD_UNITS] = fields[lin.WEIGHTS], fields[lin.UNITS]
+            row[ops.AHEAD_BYTES] = tiles * fields[lin.TILE_STRIDE]

@@ -1,0 +1,383 @@
+"""One forward pass as a program of kernels: a table of operations, built once from a configuration
+and packed weights.
+
+Per layer: norm, queries/keys/values, attention, output, norm, gated feed-forward, down; the residual
+is added where products finish. Models that norm before adding (Gemma) write to a second residual
+buffer, so that every step stays repeatable. Knows the order of things; the arithmetic is in
+``kernels``, the rows come from the runner. Invariant: a configuration that passes `require_runnable`
+makes no kernel reach beyond its buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.cpu.operations import OperationTable
+from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
+from miaotui.errors import UnsupportedModelError
+from miaotui.kernels.attention import fields as att
+from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.pointwise import fields as pw
+from miaotui.kernels.runtime import compiled, ops
+from miaotui.kernels.runtime.ops import float_field
+from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES
+from miaotui.kernels.sampling import peaks_fields as pk
+from miaotui.model.config import ModelConfig
+from miaotui.model.packed import Matrix, PackedModel
+
+LANES = 16  # values of a vector; heads are read in whole ones
+_NORMS = {"rms": pw.RMS, "layer": pw.LAYER}
+_GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
+
+
+class Program:
+    """The operations of one model's pass. ``table`` is int64 ``[operations, 32]``; weights and
+    buffers must outlive it.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: PackedModel,
+        workspace: Workspace,
+        pages: KvPages,
+        rotations: Mapping[int, RotationTable],
+        progress: compiled.Progress | None = None,
+        taps: Mapping[int, Rows] | None = None,
+    ) -> None:
+        self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
+        self.rotations, self.taps = rotations, taps or {}
+        self._operations = OperationTable()
+        self._keep: list[NDArray[np.float32]] = []
+        self._build()
+        compiled.prepare(self.kernels, progress)
+        self.table = self._operations.link()
+
+    def with_taps(self, taps: Mapping[int, Rows]) -> Program:
+        """The same program, that leaves the states before some layers in ``taps``."""
+        return Program(self.config, self.weights, self.workspace, self.pages, self.rotations, taps=taps)
+
+    @property
+    def address(self) -> int:
+        """Where the table lies."""
+        return int(self.table.ctypes.data)
+
+    @property
+    def count(self) -> int:
+        """Operations in a pass."""
+        return len(self._operations)
+
+    @property
+    def kernels(self) -> list[str]:
+        """The kernels it calls."""
+        return self._operations.kernels
+
+    # the order of a pass -------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._embed()
+        current = 0
+        for layer in range(self.config.n_layers):
+            self._tap(layer, current)
+            current = self._layer(layer, current)
+        self._tap(self.config.n_layers, current)
+        self._head(current)
+
+    def _layer(self, layer: int, current: int) -> int:
+        prefix, space = f"layers.{layer}.", self.workspace
+        self._norm(prefix + "attn_norm", space.residual[current], space.normed)
+        self._qkv(prefix)
+        self._attention(layer)
+        current = self._mix(prefix + "o", prefix + "attn_post_norm", space.attended, current)
+        self._norm(prefix + "ffn_norm", space.residual[current], space.normed)
+        self._gate_up(prefix + "gate_up")
+        return self._mix(prefix + "down", prefix + "ffn_post_norm", space.fed, current)
+
+    def _mix(self, name: str, norm: str, source: Quantized, current: int) -> int:
+        """A product back to the hidden width, added to the residual stream; returns the stream's buffer."""
+        matrix, bias = self.weights.matrix(name), self._vector(name + "_bias", 0)
+        residual = self.workspace.residual[current]
+        if not self.config.post_norms:
+            self._linear(matrix, source, residual, mode=lin.ADD, bias=bias)
+            return current
+        mixed, target = self.workspace.mixed, 1 - current
+        self._linear(matrix, source, mixed, mode=lin.STORE, bias=bias)
+        out = self.workspace.residual[target]
+        self._operations.add(
+            "pointwise.rows:norm_add",
+            {
+                **self._norm_fields(norm, mixed),
+                pw.OUT: out.address,
+                pw.OUT_STRIDE: out.stride,
+                pw.RESIDUAL: residual.address,
+                pw.RESIDUAL_STRIDE: residual.stride,
+            },
+        )
+        return target
+
+    def _head(self, current: int) -> None:
+        space, config = self.workspace, self.config
+        self._norm("final_norm", space.residual[current], space.last, gather=1, rows=ops.RUN_LOGIT_ROWS)
+        self._operations.add("runtime.multistep:ask", {})
+        matrix = self.weights.matrix("embed" if config.tied_head else "head")
+        self._linear(matrix, space.last, space.logits, mode=lin.STORE, rows=ops.RUN_LOGIT_ROWS)
+        if config.logit_softcap:
+            self._operations.add(
+                "pointwise.rows:cap_logits",
+                {
+                    pw.X: space.logits.address,
+                    pw.X_STRIDE: space.logits.stride,
+                    pw.WIDTH: matrix.units * 32,
+                    pw.EPS: float_field(config.logit_softcap),
+                },
+                rows=ops.RUN_LOGIT_ROWS,
+            )
+        self._choose()
+
+    # operations ----------------------------------------------------------------------------------------------------
+
+    def _choose(self) -> None:
+        """The best token of each row; in its place the one drawn, where a row says how."""
+        space = self.workspace
+        fields = {
+            pk.X: space.logits.address,
+            pk.X_STRIDE: space.logits.stride,
+            pk.WIDTH: self.config.vocab_size,
+            pk.PARTS: space.part_peaks.address,
+            pk.PARTS_STRIDE: space.part_peaks.stride,
+            pk.OUT: int(space.peaks.ctypes.data),
+            pk.MASKED: 1,
+        }
+        self._operations.add("sampling.peaks:part_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
+        self._operations.add("sampling.peaks:row_peaks", fields, rows=ops.RUN_LOGIT_ROWS)
+        self._operations.add("sampling.sample:choose_rows", fields, rows=ops.RUN_LOGIT_ROWS)
+
+    def _embed(self) -> None:
+        matrix, out = self.weights.matrix("embed"), self.workspace.residual[0]
+        self._operations.add(
+            f"pointwise.rows:embed_{matrix.format.value}",
+            {
+                pw.TABLE: matrix.address,
+                pw.TABLE_STRIDE: matrix.tile_stride,
+                pw.WIDTH: self.config.hidden_size,
+                pw.TABLE_GROUPS: matrix.inputs // 32,
+                pw.TABLE_OUT: out.address,
+                pw.TABLE_OUT_STRIDE: out.stride,
+                pw.TABLE_SCALE: float_field(self.config.embedding_scale),
+            },
+        )
+
+    def _norm(self, name: str, source: Rows, out: Quantized, gather: int = 0, rows: int = ops.RUN_ROWS) -> None:
+        self._operations.add(
+            "pointwise.rows:norm",
+            {
+                **self._norm_fields(name, source),
+                pw.KIND: _NORMS[self.config.norm],
+                pw.GATHER: gather,
+                pw.NORM_BIAS: self._norm_bias(name),
+                pw.OUT: out.integers.address,
+                pw.OUT_STRIDE: out.integers.stride,
+                pw.OUT_HEADERS: out.headers.address,
+                pw.OUT_HEADER_STRIDE: out.headers.stride,
+                pw.OWN_ROWS: out.own_rows,
+                pw.OWN_HEADERS_AT: out.own_headers,
+            },
+            rows,
+        )
+
+    def _norm_bias(self, name: str) -> int:
+        """A layer norm adds a bias, if only zeros; an RMS norm has none."""
+        if self.config.norm == "rms" or name + "_bias" in self.weights:
+            return self._vector(name + "_bias", 0)
+        self._keep.append(np.zeros(self.config.hidden_size, np.float32))
+        return int(self._keep[-1].ctypes.data)
+
+    def _norm_fields(self, name: str, source: Rows) -> dict[int, int]:
+        return {
+            pw.X: source.address,
+            pw.X_STRIDE: source.stride,
+            pw.WIDTH: self.config.hidden_size,
+            pw.WEIGHT: self._vector(name),
+            pw.EPS: float_field(self.config.norm_eps),
+        }
+
+    def _qkv(self, prefix: str) -> None:
+        """One product, or three when the parts have different formats; only the last is followed by a meeting."""
+        config, space = self.config, self.workspace
+        bias = self._vector(prefix + "qkv_bias", 0)
+        if prefix + "qkv" in self.weights:
+            self._linear(self.weights.matrix(prefix + "qkv"), space.normed, space.qkv, bias=bias)
+            return
+        widths = {"q": config.n_heads, "k": config.n_kv_heads, "v": config.n_kv_heads}
+        column = 0
+        for letter, heads in widths.items():
+            offset = 4 * column
+            self._linear(
+                self.weights.matrix(prefix + letter),
+                space.normed,
+                space.qkv,
+                offset=offset,
+                bias=bias + offset if bias else 0,
+                keep_going=int(letter != "v"),
+            )
+            column += heads * config.head_dim
+
+    def _gate_up(self, name: str) -> None:
+        out = self.workspace.fed
+        matrix = self.weights.matrix(name)
+        self._operations.add_linear(
+            matrix,
+            self.workspace.normed,
+            {
+                lin.MODE: _GATED[self.config.activation],
+                lin.OUT: out.integers.address,
+                lin.OUT_STRIDE: out.integers.stride,
+                lin.OUT_HEADERS: out.headers.address,
+                lin.OUT_HEADER_STRIDE: out.headers.stride,
+            },
+        )
+
+    def _linear(
+        self,
+        matrix: Matrix,
+        source: Quantized,
+        out: Rows,
+        *,
+        mode: int = lin.STORE,
+        bias: int = 0,
+        offset: int = 0,
+        keep_going: int = 0,
+        rows: int = ops.RUN_ROWS,
+    ) -> None:
+        self._operations.add_linear(
+            matrix,
+            source,
+            {
+                lin.MODE: mode,
+                lin.OUT: out.address + offset,
+                lin.OUT_STRIDE: out.stride,
+                lin.BIAS: bias,
+                ops.KEEP_GOING: keep_going,
+            },
+            rows,
+        )
+
+    def _attention(self, layer: int) -> None:
+        fields = self._attention_fields(layer)
+        self._operations.add("attention.paged_attention:kv_copy", fields)
+        self._operations.add(f"attention.paged_attention:kv_store_{self.pages.kind}", fields)
+        self._operations.add(self._attention_kernel, fields)
+
+    @property
+    def _attention_kernel(self) -> str:
+        capped = "_capped" if self.config.attention_softcap else ""
+        return f"attention.paged_attention:attention_{self.pages.kind}{capped}"
+
+    def attention(self, layer: int) -> tuple[str, dict[int, int]]:
+        """The kernel and the fields of one layer's attention, for others who look at its keys and values.
+
+        Their queries are not normed: whoever learns them learns that too.
+        """
+        return self._attention_kernel, {**self._attention_fields(layer), att.QUERY_NORM: 0}
+
+    def _attention_fields(self, layer: int) -> dict[int, int]:
+        config, space, pages = self.config, self.workspace, self.pages
+        keys = 4 * config.n_heads * config.head_dim
+        prefix = f"layers.{layer}."
+        fields = {
+            att.QKV: space.qkv.address,
+            att.QKV_STRIDE: space.qkv.stride,
+            att.KEY_OFFSET: keys,
+            att.VALUE_OFFSET: keys + 4 * config.n_kv_heads * config.head_dim,
+            att.KV_HEADS: config.n_kv_heads,
+            att.GROUP_HEADS: config.n_heads // config.n_kv_heads,
+            att.DIM: config.head_dim,
+            att.PAGES: pages.layer_address(layer),
+            att.PAGE_STRIDE: pages.page_bytes,
+            att.HEAD_STRIDE: pages.head_bytes,
+            att.VALUES_IN_HEAD: pages.half_bytes,
+            att.NORM_EPS: float_field(config.norm_eps),
+            att.SCALE: float_field(config.attention_scale),
+            att.QUERY_NORM: self._vector(prefix + "q_norm", 0),
+            att.KEY_NORM: self._vector(prefix + "k_norm", 0),
+            att.WINDOW: config.windows[layer],
+            att.CAP: float_field(config.attention_softcap),
+            att.OUT: space.attended.integers.address,
+            att.OUT_STRIDE: space.attended.integers.stride,
+            att.OUT_HEADERS: space.attended.headers.address,
+            att.OUT_HEADER_STRIDE: space.attended.headers.stride,
+        }
+        table = self.rotations.get(layer)
+        if table is not None:
+            fields |= {
+                att.ROTATED: 2 * table.cos.shape[1],
+                att.COS: int(table.cos.ctypes.data),
+                att.SIN: int(table.sin.ctypes.data),
+            }
+        return fields
+
+    def _tap(self, layer: int, current: int) -> None:
+        if layer in self.taps:
+            source, out = self.workspace.residual[current], self.taps[layer]
+            self._operations.add(
+                "pointwise.rows:tap",
+                {
+                    pw.X: source.address,
+                    pw.X_STRIDE: source.stride,
+                    pw.WIDTH: self.config.hidden_size,
+                    pw.OUT: out.address,
+                    pw.OUT_STRIDE: out.stride,
+                },
+            )
+
+    # the table -----------------------------------------------------------------------------------------------------
+
+    def _vector(self, name: str, default: int | None = None) -> int:
+        if default is not None and name not in self.weights:
+            return default
+        vector = self.weights.vector(name)
+        self._keep.append(vector)
+        return int(vector.ctypes.data)
+
+
+def require_runnable(config: ModelConfig) -> None:
+    """Raise `UnsupportedModelError` for shapes that the kernels cannot run."""
+    for rope in (config.rope, config.local_rope):
+        if rope is not None and rope.dim % (2 * LANES):
+            raise UnsupportedModelError(
+                f"the model rotates {rope.dim} values of each head, and only multiples of "
+                f"{2 * LANES} are supported: choose another model"
+            )
+    group = config.n_heads // config.n_kv_heads
+    most = SCRATCH_BYTES // (ops.BLOCK_ROWS * _query_bytes(config.head_dim))
+    if group > most:
+        raise UnsupportedModelError(
+            f"the model has {group} query heads of {config.head_dim} values for each key/value "
+            f"head, and at most {most} are supported: choose another model"
+        )
+    if config.norm == "layer" and (config.post_norms or config.qk_norm):
+        raise UnsupportedModelError(
+            "the model has layer norms after its layers or in its heads, where only RMS norms are "
+            "supported: choose another model"
+        )
+
+
+def _query_bytes(head_dim: int) -> int:
+    """What one query takes of a thread's scratch memory (see ``kernels.attention.emit``)."""
+    return 4 * (2 * head_dim + 4 * LANES)
+
+
+def rotation_tables(config: ModelConfig, positions: int) -> dict[int, RotationTable]:
+    """The rotation table of each layer that rotates; layers with the same rope share one."""
+    shared: dict[object, RotationTable] = {}
+    result = {}
+    for layer in range(config.n_layers):
+        rope = config.layer_rope(layer)
+        if rope is not None:
+            if rope not in shared:
+                shared[rope] = RotationTable(rope, positions)
+            result[layer] = shared[rope]
+    return result

@@ -1,0 +1,334 @@
+"""Runs planned rows: fills the tables a pass reads, starts the team, hands back logits.
+
+Knows pages and positions as the plan gives them, and nothing of requests or sampling. A step takes
+no memory: every table is reserved for the largest pass. Invariant: a row's logits depend on its
+tokens and positions alone, not on the plan.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.cpu.multistep import MOST_PASSES, MOST_TOKENS, DraftRun
+from miaotui.backends.cpu.page_lists import PageLists
+from miaotui.backends.cpu.program import Program
+from miaotui.backends.cpu.workspace import Rows, float_rows, peaks_of
+from miaotui.kernels.attention.fields import PAGE_TOKENS
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
+from miaotui.kernels.sampling.draw_fields import NUMBERS, scratch_fields
+from miaotui.schedule.plan import Chunk
+
+_ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+Masks = Callable[[Sequence[int]], bool]  # see `Runner.run`
+Quotes = Callable[[Sequence[int]], int]  # see `Runner.run_guessing`
+Line = tuple[int, Sequence[int], int, tuple[int, ...]]  # first row, tokens, position, pages
+
+
+class Runner:
+    """One model's passes. `run` may be called by one thread at a time, `halt` by any.
+
+    ``last_s`` is what the last run took, of ``done`` passes.
+    """
+
+    def __init__(self, program: Program, team: ThreadPool) -> None:
+        self.program, self.team = program, team
+        self.last_s, self.done = 0.0, 1
+        space = program.workspace
+        rows, logits = space.max_rows, space.max_logits
+        self._run = aligned_int64(ops.RUN_FIELDS)
+        self._rows = aligned_int64(rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
+        self._logit_rows = aligned_int64(logits)
+        self._blocks = aligned_int64(rows * ops.BLOCK_FIELDS).reshape(-1, ops.BLOCK_FIELDS)
+        most = rows + logits * PAGE_TOKENS  # a branch of drafts stores up to a page of its path again
+        self._stores = aligned_int64(most * ops.STORE_FIELDS).reshape(-1, ops.STORE_FIELDS)
+        self._lists = PageLists(program.pages.n_pages + 1024)
+        self._copies = aligned_int64(logits * ops.COPY_FIELDS).reshape(-1, ops.COPY_FIELDS)
+        self._rows[:, ops.ROW_ADAPTER] = -1
+        self._row_fields, self._store_fields, self._block_fields, self._logit_fields = (
+            fields_of(table) for table in (self._rows, self._stores, self._blocks, self._logit_rows)
+        )
+        self._run_fields = fields_of(self._run)
+        self._numbers = np.arange(rows)
+        self._taps: dict[int, Rows] = {}
+        self._operations = program.address, program.count
+        for field, table in (
+            (ops.RUN_ROW_TABLE, self._rows),
+            (ops.RUN_LOGIT_TABLE, self._logit_rows),
+            (ops.RUN_BLOCK_TABLE, self._blocks),
+            (ops.RUN_STORE_TABLE, self._stores),
+            (ops.RUN_COPY_TABLE, self._copies),
+        ):
+            self._run[field] = table.ctypes.data
+        vocab = program.config.vocab_size
+        self._set_choosing(space.peaks, NUMBERS + scratch_fields(vocab), logits)
+        self._logits = space.logits.floats(logits, vocab)
+        self._best, self._tops = peaks_of(space.peaks)
+        self._wanted = 0
+        self._masks: Masks | None = None
+        self._fault: BaseException | None = None
+        self._guessing: DraftRun | None = None
+        self._seen = 0  # tokens of the run under way that were looked at
+        self._ask = _ASK(self._asked)
+        self._ask_address = ctypes.cast(self._ask, ctypes.c_void_p).value or 0
+        self._quotes: Quotes | None = None
+        self._ask_quote = _ASK(self._asked_to_quote)
+        self._quote_address = ctypes.cast(self._ask_quote, ctypes.c_void_p).value or 0
+        self._tables = list({id(t): t for t in program.rotations.values()}.values())
+
+    def _set_choosing(self, peaks: NDArray[np.int64], fields: int, logits: int) -> None:
+        """Where tokens chosen in the pass go, and the memory in which each thread draws them."""
+        self._draws = aligned_int64(self.team.size * fields)
+        self._chosen = aligned_int64(max(MOST_PASSES * logits, MOST_TOKENS))
+        self._chosen_fields = fields_of(self._chosen)
+        run = self._run
+        run[ops.RUN_BEST], run[ops.RUN_TOKENS] = peaks.ctypes.data, self._chosen.ctypes.data
+        run[ops.RUN_DRAW], run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * fields
+
+    def run(
+        self,
+        chunks: Sequence[Chunk],
+        choices: Sequence[int] = (),
+        passes: int = 1,
+        masks: Masks | None = None,
+        cut: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Run a pass over the chunks, or up to ``passes`` where each is one row (see `kernels.runtime.multistep`).
+
+        ``choices`` are addresses of how each chunk's tokens are chosen in the pass (`draw.choice_table`), 0
+        for one whose logits are only looked at; none: all. Returns the last pass's logits, float32
+        ``[logits, vocab]`` in the chunks' order, valid until the next call; rows that were drawn from are
+        written over.
+
+        ``masks``, if given, is called in each pass before it chooses, with the tokens of the pass before in
+        this run, if any, a row each: it sets the masks of the choices, and says whether another pass may
+        follow. What it raises is raised here. ``cut`` is the number of passes where they bring several tokens.
+        """
+        self._wanted = wanted = self._fill(chunks, choices, passes)
+        run = self._run_fields
+        run[ops.RUN_PASSES], run[ops.RUN_DONE] = cut or passes, 0
+        run[ops.RUN_ASK] = 0 if masks is None else self._ask_address
+        self._masks = masks
+        start_s = time.perf_counter()
+        beside = None if self._guessing is None else self._guessing.run
+        self.team.run(*self._operations, self._run, passes, beside=beside)
+        self.last_s = time.perf_counter() - start_s
+        run[ops.RUN_HALT] = 0
+        self.done = run[ops.RUN_DONE] if passes > 1 else 1
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+        return self._logits[:wanted]
+
+    def run_guessing(
+        self, chunk: Chunk, choice: int, most: int, passes: int, guessing: DraftRun, watch: Masks | None, quotes: Quotes
+    ) -> list[int]:
+        """Run up to ``passes`` over one sequence whose tokens are guessed; up to ``most`` tokens.
+
+        ``guessing`` has been set out. ``watch`` is called like ``masks`` of `run`, with all the tokens that
+        passes have brought since the last call. So is ``quotes``, between two passes where `DraftRun.wish` asks for
+        it: it puts a draft into ``guessing``, and says how many tokens that has. Logits of the last pass that were
+        no numbers are `DraftRun.broken`, after the tokens.
+        """
+        self._guessing, self._seen, self._quotes = guessing, 0, quotes
+        guessing.bound(min(len(self._rows), len(self._logit_rows)), self._quote_address)
+        try:
+            run = self._run_fields
+            run[ops.RUN_GUESS] = guessing.address
+            self.run([chunk], [choice], most, watch, passes)
+        finally:
+            self._guessing, run[ops.RUN_GUESS] = None, 0
+        return self._chosen_fields[: guessing.total].tolist()
+
+    def _asked(self, *_: int) -> int:
+        """Called by compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
+        assert self._masks is not None, "asked only where there is somebody to ask"
+        try:
+            if self._guessing is not None:
+                return int(self._masks(self._news(self._guessing)))
+            end = self._wanted * self._run_fields[ops.RUN_DONE]
+            start = max(end - self._wanted, 0)
+            return int(self._masks(self._chosen_fields[start:end].tolist()))
+        except BaseException as fault:  # compiled code knows no exceptions: it goes on from `run`
+            self._fault = fault
+            return 0
+
+    def _asked_to_quote(self, *_: int) -> int:
+        """Called between two passes of a run with guesses."""
+        assert self._quotes is not None, "asked only where there is somebody to ask"
+        assert self._guessing is not None, "asked only in such runs"
+        try:
+            return self._quotes(self._news(self._guessing))
+        except BaseException as fault:  # as above; the run ends with its next pass
+            self._fault = fault
+            self.halt()
+            return 0
+
+    def _news(self, guessing: DraftRun) -> list[int]:
+        """The tokens that have come since somebody was last told."""
+        start, self._seen = self._seen, guessing.total
+        return self._chosen_fields[start : self._seen].tolist()
+
+    def tap(self, layer: int) -> Rows:
+        """From now on passes leave the states before ``layer`` there, a row for each of theirs."""
+        if layer not in self._taps:
+            program = self.program
+            space = program.workspace
+            self._taps[layer] = float_rows(space.max_rows, program.config.hidden_size)
+            self.program = program.with_taps(self._taps)
+            self._operations = self.program.address, self.program.count
+        return self._taps[layer]
+
+    def reach(self, end: int) -> None:
+        """Make ready to rotate what is at positions below ``end``. Raises `EngineError` beyond the context."""
+        for rotation in self._tables:
+            rotation.reach(end)
+
+    def pages_of(self, row: int) -> int:
+        """The address of the page numbers that a row of the last pass sees, good until the next run."""
+        return self._row_fields[row * ops.ROW_FIELDS + ops.ROW_PAGES]
+
+    def halt(self) -> None:
+        """Let a run of several passes end with the pass under way: somebody waits for it."""
+        self._run_fields[ops.RUN_HALT] = 1
+
+    def earlier(self) -> list[list[int]]:
+        """For each row of the last run, the tokens of all its passes but the last."""
+        count, end = self._wanted, self._wanted * (self.done - 1)
+        tokens = self._chosen_fields[:end].tolist()
+        return [tokens[row::count] for row in range(count)]
+
+    def peak(self, row: int) -> tuple[int, float]:
+        """That of one row of the last pass."""
+        return int(self._best[row]), float(self._tops[row])
+
+    def peaks(self) -> list[tuple[int, float]]:
+        """For each row of the last pass, the token chosen, and the highest logit.
+
+        Unless a choice says otherwise the token is the best one: the first of equals, and the first NaN
+        if there is one.
+        """
+        count = self._wanted
+        return list(zip(self._best[:count].tolist(), self._tops[:count].tolist(), strict=True))
+
+    def _fill(self, chunks: Sequence[Chunk], choices: Sequence[int], passes: int) -> int:
+        row = wanted = blocks = reach = 0
+        single = True
+        branched: list[tuple[int, Chunk]] = []
+        logit_rows, lists = self._logit_fields, self._lists
+        lists.begin()
+        for chunk in chunks:
+            _, start, tokens, pages, n_logits, branches = chunk
+            count = len(tokens)
+            if count == 1:  # most of them: an answer goes on
+                self._fill_one(row, blocks, tokens[0], start, pages)
+                blocks += 1
+                reach = max(reach, start + passes)
+            else:
+                single &= count <= ops.BLOCK_ROWS and not branches
+                if branches:
+                    branched.append((row, chunk))
+                for line in tree_lines(row, chunk):
+                    reach = max(reach, line[2] + len(line[1]))
+                    blocks = self._fill_line(line, blocks)
+            row += count
+            for index in range(row - n_logits, row):
+                logit_rows[wanted] = index
+                wanted += 1
+        self.reach(reach)
+        run = self._run_fields
+        run[ops.RUN_ROWS], run[ops.RUN_LOGIT_ROWS], run[ops.RUN_BLOCKS] = row, wanted, blocks
+        run[ops.RUN_STORES], run[ops.RUN_COPIES], run[ops.RUN_SINGLE] = row, 0, int(single)
+        if branched:
+            self._fill_branches(branched)
+        self._fill_choices(chunks, choices)
+        return wanted
+
+    def _fill_choices(self, chunks: Sequence[Chunk], choices: Sequence[int]) -> None:
+        rows, row = self._row_fields, 0
+        for chunk, choice in zip(chunks, choices or itertools.repeat(0), strict=False):
+            row += len(chunk.tokens)
+            end = row * ops.ROW_FIELDS + ops.ROW_CHOICE
+            for at in range(end - chunk.n_logits * ops.ROW_FIELDS, end, ops.ROW_FIELDS):
+                rows[at] = choice
+
+    def _fill_one(self, row: int, block: int, token: int, position: int, pages: tuple[int, ...]) -> None:
+        """The tables of a row that nothing follows."""
+        rows, stores, blocks = self._row_fields, self._store_fields, self._block_fields
+        at = row * ops.ROW_FIELDS
+        rows[at + ops.ROW_TOKEN], rows[at + ops.ROW_POSITION] = token, position
+        rows[at + ops.ROW_PAGES], rows[at + ops.ROW_VIEW_END] = (self._lists.place(pages), position + 1)
+        at = row * ops.STORE_FIELDS
+        stores[at], stores[at + 1] = row, pages[position // PAGE_TOKENS]
+        stores[at + 2] = position % PAGE_TOKENS
+        at = block * ops.BLOCK_FIELDS
+        blocks[at + ops.BLOCK_ROW], blocks[at + ops.BLOCK_COUNT] = row, 1
+
+    def _fill_line(self, line: Line, blocks: int) -> int:
+        """The tables of rows that follow each other, cut into blocks; how many of those there are."""
+        row, tokens, _, _ = line
+        count = len(tokens)
+        if count <= ops.BLOCK_ROWS:
+            self._fill_few(line, blocks)
+            return blocks + 1
+        self._fill_many(line)
+        for first in range(0, count, ops.BLOCK_ROWS):
+            self._blocks[blocks] = (row + first, min(ops.BLOCK_ROWS, count - first))
+            blocks += 1
+        return blocks
+
+    def _fill_few(self, line: Line, block: int) -> None:
+        """The same for a line that fits one block, a draft mostly: field by field, without NumPy."""
+        row, tokens, start, pages = line
+        rows, stores, blocks = self._row_fields, self._store_fields, self._block_fields
+        at = block * ops.BLOCK_FIELDS
+        blocks[at + ops.BLOCK_ROW], blocks[at + ops.BLOCK_COUNT] = row, len(tokens)
+        listed, at, store = self._lists.place(pages), row * ops.ROW_FIELDS, row * ops.STORE_FIELDS
+        for position, token in enumerate(tokens, start):
+            rows[at + ops.ROW_TOKEN], rows[at + ops.ROW_POSITION] = token, position
+            rows[at + ops.ROW_PAGES], rows[at + ops.ROW_VIEW_END] = listed, position + 1
+            stores[store], stores[store + 1] = row, pages[position // PAGE_TOKENS]
+            stores[store + 2] = position % PAGE_TOKENS
+            row, at, store = row + 1, at + ops.ROW_FIELDS, store + ops.STORE_FIELDS
+
+    def _fill_many(self, line: Line) -> None:
+        row, tokens, start, pages = line
+        count = len(tokens)
+        positions = self._numbers[:count] + start
+        rows, stores = self._rows[row : row + count], self._stores[row : row + count]
+        rows[:, ops.ROW_TOKEN] = tokens
+        rows[:, ops.ROW_POSITION] = positions
+        rows[:, ops.ROW_PAGES] = self._lists.place(pages)
+        rows[:, ops.ROW_VIEW_END] = positions + 1
+        stores[:, 0] = self._numbers[row : row + count]
+        stores[:, 1] = np.array(pages)[positions // PAGE_TOKENS]
+        stores[:, 2] = positions % PAGE_TOKENS
+
+    def _fill_branches(self, branched: Sequence[tuple[int, Chunk]]) -> None:
+        """What the first private page of each branch holds besides its own rows' keys and values."""
+        stores, copies = int(self._run[ops.RUN_STORES]), 0
+        for row, chunk in branched:
+            for branch in chunk.branches:
+                page = branch.pages[branch.own]
+                if branch.copied is not None:
+                    self._copies[copies] = (branch.copied, page)
+                    copies += 1
+                for back, each in enumerate(reversed(branch.again), 1):
+                    slot = (branch.start - back) % PAGE_TOKENS
+                    self._stores[stores] = (row + each, page, slot)
+                    stores += 1
+        self._run[ops.RUN_STORES], self._run[ops.RUN_COPIES] = stores, copies
+
+
+def tree_lines(row: int, chunk: Chunk) -> list[Line]:
+    """The lines of a chunk's trunk and branches; ``row`` is where the chunk begins."""
+    trunk = (row, chunk.tokens[: chunk.trunk], chunk.start, chunk.pages)
+    sides = [(row + b.row, chunk.tokens[b.row : b.row + b.count], b.start, b.pages) for b in chunk.branches]
+    return [trunk, *sides]

@@ -1,0 +1,162 @@
+"""The memory a pass works in: activations for the most rows a pass may have, pages of keys and values, rotation tables.
+
+All of it is reserved once and touched as needed: a pass allocates nothing. Knows sizes, not operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.errors import EngineError
+from miaotui.kernels.attention.fields import PAGE_TOKENS
+from miaotui.kernels.linear.formats import padded_rows
+from miaotui.kernels.pointwise.fields import ALONE
+from miaotui.kernels.runtime.ops import HEADER_BYTES, OWN_BYTES
+from miaotui.kernels.runtime.thread_pool import aligned_bytes, aligned_int64, fields_of, huge_bytes
+from miaotui.kernels.sampling.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
+from miaotui.model.config import ModelConfig
+from miaotui.model.rope import RopeConfig
+
+KvKind = Literal["f16", "int8"]
+_TABLE_STEP = 1024  # positions computed at a time
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A buffer of ``rows`` rows, ``stride`` bytes apart."""
+
+    data: NDArray[np.uint8]
+    stride: int
+
+    @property
+    def address(self) -> int:
+        """Where row 0 begins."""
+        return int(self.data.ctypes.data)
+
+    def floats(self, rows: int, width: int) -> NDArray[np.float32]:
+        """The first rows as a float32 view ``[rows, width]``."""
+        table = self.data.reshape(-1, self.stride)[:rows]
+        return table.view(np.float32)[:, :width]
+
+
+def float_rows(rows: int, width: int) -> Rows:
+    """Rows of ``width`` float32 values."""
+    stride = -(-width * 4 // 64) * 64
+    return Rows(aligned_bytes(rows * stride), stride)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Rows of int8 values and, per 32 of them, a header; up to ``own_rows`` are kept by each thread for itself."""
+
+    integers: Rows
+    headers: Rows
+    own_rows: int = 0
+
+    @classmethod
+    def of(cls, rows: int, width: int, normed: int = 0) -> Quantized:
+        """Room for ``rows`` rows of ``width`` values, made by norms of ``normed`` values (0: by products)."""
+        stride, header = -(-width // 64) * 64, -(-width // 32 * HEADER_BYTES // 64) * 64
+        own_rows = min(ALONE // normed, OWN_BYTES // (stride + header)) if normed else 0
+        return cls(Rows(aligned_bytes(rows * stride), stride), Rows(aligned_bytes(rows * header), header), own_rows)
+
+    @property
+    def own_headers(self) -> int:
+        """Where in its own memory a thread has the headers: behind the integers."""
+        return self.own_rows * self.integers.stride
+
+
+class Workspace:
+    """Activation buffers for up to ``max_rows`` rows, logits for up to ``max_logits``."""
+
+    def __init__(self, config: ModelConfig, max_rows: int, max_logits: int) -> None:
+        self.max_rows, self.max_logits = max_rows, max_logits
+        heads, kv_heads = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        hidden = config.hidden_size
+        self.residual = [float_rows(max_rows, hidden) for _ in range(2 if config.post_norms else 1)]
+        self.normed = Quantized.of(max_rows, hidden, normed=hidden)
+        self.qkv = float_rows(max_rows, heads + 2 * kv_heads)
+        self.attended = Quantized.of(max_rows, heads)
+        self.mixed = float_rows(max_rows if config.post_norms else 1, hidden)
+        self.fed = Quantized.of(max_rows, config.ffn_size)
+        self.last = Quantized.of(max_logits, hidden, normed=hidden)
+        self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
+        self.part_peaks = float_rows(max_logits, 2 * parts_of(config.vocab_size))
+        self.peaks = aligned_int64(max_logits * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
+
+
+def peaks_of(table: NDArray[np.int64]) -> tuple[memoryview[int], memoryview[float]]:
+    """The ids in a table of peaks, and their values."""
+    fields = fields_of(table)
+    values = fields.cast("B").cast("f")[2 * PEAK_VALUE :: 2 * PEAK_FIELDS]  # low halves
+    return fields[PEAK_ID::PEAK_FIELDS], values
+
+
+class KvPages:
+    """Keys and values of every layer: ``n_pages`` pages of 16 tokens. Fresh pages are zero; memory
+    is taken when touched.
+
+    All layers of a page lie together, in huge pages of the operating system where it has them: what
+    a short text touches is dense, and a pass needs few address translations.
+    """
+
+    def __init__(self, config: ModelConfig, n_pages: int, kind: KvKind) -> None:
+        self.kind, self.n_pages = kind, n_pages
+        values = PAGE_TOKENS * config.head_dim
+        self.half_bytes = 2 * values if kind == "f16" else values + 4 * PAGE_TOKENS
+        self.head_bytes = 2 * self.half_bytes
+        self._layer_bytes = config.n_kv_heads * self.head_bytes
+        self.page_bytes = config.n_layers * self._layer_bytes
+        self._data = huge_bytes(n_pages * self.page_bytes)
+
+    def layer_address(self, layer: int) -> int:
+        """Where one layer's part of page 0 begins; the next page's part is ``page_bytes`` further."""
+        return int(self._data.ctypes.data) + layer * self._layer_bytes
+
+    def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
+        """A layer's keys and values of a sequence's first tokens, ``[count, 2, heads, dim]``; of f16 pages."""
+        assert self.kind == "f16", "scaled integers are read by kernels alone"
+        whole = self._data[: self.n_pages * self.page_bytes].view(np.float16)
+        dim = self.half_bytes // (2 * PAGE_TOKENS)
+        heads, listed = (self._layer_bytes // self.head_bytes, list(pages[: -(-count // PAGE_TOKENS)]))
+        some = whole.reshape(self.n_pages, -1, heads, 2, PAGE_TOKENS * dim)[listed, layer]
+        keys = some[:, :, 0].reshape(-1, heads, dim, PAGE_TOKENS).transpose(0, 3, 1, 2)
+        values = some[:, :, 1].reshape(-1, heads, PAGE_TOKENS, dim).transpose(0, 2, 1, 3)
+        both = np.stack([each.reshape(-1, heads, dim) for each in (keys, values)], 1)
+        return np.ascontiguousarray(both[:count])
+
+    @staticmethod
+    def bytes_per_token(config: ModelConfig, kind: KvKind) -> int:
+        """Memory of one token's keys and values in all layers."""
+        each = 2 * config.head_dim if kind == "f16" else config.head_dim + 4
+        return 2 * each * config.n_kv_heads * config.n_layers
+
+
+class RotationTable:
+    """Cosines and sines ``[positions, dim / 2]`` of one rope, computed as far as positions have been asked for."""
+
+    def __init__(self, rope: RopeConfig, positions: int) -> None:
+        half = rope.dim // 2
+        self.cos = np.empty((positions, half), np.float32)
+        self.sin = np.empty((positions, half), np.float32)
+        self._frequencies, self._magnitude = rope.inverse_frequencies(), rope.magnitude()
+        self._known = 0
+
+    def reach(self, end: int) -> None:
+        """Make positions below ``end`` ready. Raises `EngineError` beyond the table."""
+        if end > len(self.cos):
+            raise EngineError(
+                f"position {end - 1} is beyond the context of {len(self.cos)} tokens: "
+                "load the model with a larger context"
+            )
+        while self._known < end:
+            stop = min(self._known + _TABLE_STEP, len(self.cos))
+            angles = np.arange(self._known, stop, dtype=np.float64)[:, None] * self._frequencies
+            self.cos[self._known : stop] = np.cos(angles) * self._magnitude
+            self.sin[self._known : stop] = np.sin(angles) * self._magnitude
+            self._known = stop

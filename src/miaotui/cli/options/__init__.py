@@ -1,0 +1,1 @@
+"""The grammar of the command line: commands, their options and defaults."""

@@ -1,0 +1,248 @@
+"""The command line's grammar: commands, options, and what each is good for.
+
+Owns the parsers; knows nothing of models or engines. argparse rather than a larger library, because
+the first token should come within a second of the process's start: argparse adds 13 ms to Python's
+own start, Typer 140 ms (same machine, one command with three options). Unknown options fail and
+name the nearest valid one; nothing is abbreviated or ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
+
+from miaotui.cli.options.apps import ask_options, support_options
+from miaotui.cli.options.index import index_options, search_options
+from miaotui.cli.options.serve import key_options, serve_options
+from miaotui.cli.output import messages
+from miaotui.hub.catalog import DEFAULT_MODEL
+from miaotui.types import SamplingParams
+
+DEFAULT_MAX_TOKENS = 512
+_WIDTH = 88  # fixed, so that the help is the same in every terminal
+
+_Parser = argparse.ArgumentParser
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its name, its purpose, the words it takes, and what adds its options to a parser.
+
+    Words are split from options here rather than by argparse, which cannot have options between
+    them and a prompt after ``--`` in all versions of Python.
+    """
+
+    name: str
+    about: str
+    words: str  # as the usage line shows them
+    counts: range  # how many there may be
+    add_options: Callable[[_Parser], None]
+
+    def parser(self) -> argparse.ArgumentParser:
+        """Return a new parser of this command's options."""
+        parser = _OneCommand(
+            prog=f"miaotui {self.name}",
+            usage=" ".join(filter(None, ("miaotui", self.name, "[options]", self.words))),
+            description=f"{self.about[0].upper()}{self.about[1:]}.",
+            allow_abbrev=False,
+            formatter_class=_help_formatter,
+        )
+        self.add_options(parser)
+        return parser
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line (default: this process's); its ``command`` says what to do.
+
+    Leaves the process with status 2 after saying what is wrong, or with 0 after ``--help`` and
+    ``--version``.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        sys.stderr.write(overview())
+        raise SystemExit(2)
+    if words[0] in {"-h", "--help", "--version"}:
+        sys.stdout.write(version_line() if words[0] == "--version" else overview())
+        raise SystemExit(0)
+    known = {command.name: command for command in COMMANDS}
+    if words[0] not in known:
+        _fail(messages.UNKNOWN_COMMAND_WORD(name=words[0], hint=_hint(words[0], list(known))))
+    return _parse_command(known[words[0]], words[1:])
+
+
+def _parse_command(command: Command, words: list[str]) -> argparse.Namespace:
+    parser = command.parser()
+    end = words.index("--") if "--" in words else len(words)  # what follows "--" is no option
+    parsed, plain = parser.parse_known_args(words[:end])
+    for word in plain:
+        if word.startswith("-") and word != "-" and " " not in word:
+            options = [name for action in parser._actions for name in action.option_strings]
+            near = _hint(word.partition("=")[0], options)
+            parser.error(messages.UNKNOWN_OPTION(name=word, hint=near))
+    parsed.words = [*plain, *words[end + 1 :]]
+    if len(parsed.words) not in command.counts:
+        expected = command.words or messages.NO_WORDS()
+        parser.error(messages.WRONG_WORDS(expected=expected, count=len(parsed.words)))
+    parsed.command = command.name
+    return parsed
+
+
+def sampling_params(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the sampling parameters that the command line named, checked.
+
+    Raises `RequestError` for values out of range.
+    """
+    names = {field.name for field in fields(SamplingParams)}
+    given = {name: value for name, value in vars(parsed).items() if name in names}
+    if "stop" in given:
+        given["stop"] = tuple(given["stop"])
+    SamplingParams(**given)
+    return given
+
+
+def overview() -> str:
+    """Return what ``miaotui --help`` prints."""
+    lines = [
+        "usage: miaotui COMMAND [options]",
+        "",
+        "Language models that answer in under a second on the computer you already have.",
+        "",
+        "commands:",
+        *(f"  {command.name:<10}{command.about}" for command in COMMANDS),
+        "",
+        "options:",
+        f"  {'--help':<10}show this text, or with a command its options",
+        f"  {'--version':<10}show the version",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def version_line() -> str:
+    """Return what ``miaotui --version`` prints."""
+    from importlib.metadata import version
+
+    return f"miaotui {version('miaotui')}\n"
+
+
+class _OneCommand(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _fail(message, self.format_usage())
+
+
+def _fail(reason: str, usage: str = "") -> NoReturn:
+    sys.stderr.write(f"miaotui: {messages.ERROR(reason=reason)}\n{usage}")
+    raise SystemExit(2)
+
+
+def _hint(name: str, known: list[str]) -> str:
+    longer = [other for other in known if other.startswith(name) and len(name) > 2]
+    near = longer[:1] or difflib.get_close_matches(name, known, n=1)
+    return messages.DID_YOU_MEAN(name=near[0]) if near else ""
+
+
+def _help_formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=32, width=_WIDTH)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+# ---- the commands --------------------------------------------------------------------------------
+
+
+def _run_options(parser: _Parser) -> None:
+    parser.epilog = (
+        f"MODEL is {DEFAULT_MODEL} unless named. The prompt - is read from standard input. "
+        "Words after -- are never taken for options."
+    )
+    parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without a chat template")
+    _answer_options(parser)
+
+
+def _chat_options(parser: _Parser) -> None:
+    parser.epilog = f"MODEL is {DEFAULT_MODEL} unless named."
+    _answer_options(parser)
+
+
+def _pull_options(parser: _Parser) -> None:
+    parser.epilog = "NAME is one from `miaotui models`, or a Hugging Face repository (owner/name)."
+
+
+def _no_options(parser: _Parser) -> None:
+    """Leave the parser with ``--help`` alone."""
+
+
+def _doctor_options(parser: _Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _answer_options(parser: _Parser) -> None:
+    parser.add_argument("--system", metavar="TEXT", help="instructions that precede the prompt")
+    _model_options(parser.add_argument_group("the model"))
+    _sampling_options(parser.add_argument_group("the answer"))
+
+
+def _model_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--format",
+        choices=("q4", "q8"),
+        metavar="q4|q8",
+        help="bits per weight of a model that is not quantized yet (default: q8)",
+    )
+    group.add_argument(
+        "--kv",
+        choices=("f16", "int8"),
+        default="f16",
+        metavar="f16|int8",
+        help="how keys and values are kept (default: f16)",
+    )
+    group.add_argument(
+        "--no-speculate", action="store_false", dest="speculate", help="one token in each pass: slower, the same answer"
+    )
+    group.add_argument("--threads", type=_positive, metavar="N", help="default: one per usable physical core")
+
+
+def _sampling_options(group: argparse._ArgumentGroup) -> None:
+    def add(name: str, kind: Callable[[str], object], about: str, **more: Any) -> None:
+        metavar = {int: "N", float: "X", str: "TEXT"}[kind]  # type: ignore[index]  # a type is a callable, and a key here
+        more.setdefault("default", argparse.SUPPRESS)  # absent: the library's default holds
+        group.add_argument(f"--{name}", type=kind, metavar=metavar, help=about, **more)
+
+    limit = f"tokens at most (default: {DEFAULT_MAX_TOKENS})"
+    add("max-tokens", int, limit, default=DEFAULT_MAX_TOKENS)
+    add("min-tokens", int, "tokens before the answer may end by itself")
+    add("temperature", float, "0 takes the likeliest token; 1 follows the model (default: 0)")
+    add("top-p", float, "only the likeliest tokens that add up to this probability")
+    add("top-k", int, "only this many likeliest tokens; 0: all")
+    add("min-p", float, "only tokens at least this likely relative to the likeliest")
+    add("seed", int, "the same seed gives the same answer (default: 0)")
+    add("stop", str, "end before this text; may be repeated", action="append")
+    add("repetition-penalty", float, "above 1: avoid tokens seen before")
+    add("presence-penalty", float, "subtracted once from tokens already answered")
+    add("frequency-penalty", float, "subtracted for each time a token was answered")
+    group.add_argument(
+        "--ignore-eos", action="store_true", default=argparse.SUPPRESS, help="go on when the model would end"
+    )
+
+
+COMMANDS = (
+    Command("run", "answer one prompt and exit", "[MODEL] PROMPT", range(1, 3), _run_options),
+    Command("chat", "talk with a model", "[MODEL]", range(2), _chat_options),
+    Command("pull", "fetch a model", "NAME", range(1, 2), _pull_options),
+    Command("models", "list the models that have a name", "", range(1), _no_options),
+    Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
+    Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
+    Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),
+    Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
+    Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),
+    Command("support", "reply to customers, from questions and documents", "", range(1), support_options),
+    Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
+)

@@ -1,0 +1,1 @@
+"""Messages, progress bars and tables of the command line."""

@@ -1,0 +1,216 @@
+"""What the command line says, in English and in Chinese.
+
+Owns the wording and the choice of language (Chinese when the locale is ``zh``, English otherwise);
+knows no command. Errors raised elsewhere stay in English: they name files, fields and limits that
+people search for. Both texts of a message take the same fields.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CliMessage:
+    """One message in both languages; call it with its fields to get the text."""
+
+    en: str
+    zh: str
+
+    def __call__(self, **fields: object) -> str:
+        """Return the text in the language of this process."""
+        return (self.zh if language() == "zh" else self.en).format(**fields)
+
+
+def language(env: Mapping[str, str] | None = None, platform: str = sys.platform) -> str:
+    """Return ``"zh"`` or ``"en"``, as the first of ``LC_ALL``, ``LC_MESSAGES``, ``LANG`` says."""
+    env = os.environ if env is None else env
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        if env.get(name):
+            return "zh" if env[name].lower().startswith("zh") else "en"
+    return "zh" if platform == "win32" and _windows_speaks_chinese() else "en"
+
+
+def _windows_speaks_chinese() -> bool:
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    return ctypes.windll.kernel32.GetUserDefaultUILanguage() & 0x3FF == 0x04
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+ERROR = CliMessage("error: {reason}", "错误：{reason}")
+INTERNAL = CliMessage(
+    "internal error: {reason}. Set MIAOTUI_TRACEBACK=1 to see where, and please report it",
+    "内部错误：{reason}。设置 MIAOTUI_TRACEBACK=1 可查看出错位置，欢迎反馈",
+)
+DID_YOU_MEAN = CliMessage(" (did you mean {name}?)", "（是否想用 {name}？）")
+UNKNOWN_COMMAND_WORD = CliMessage(
+    "unknown command {name}{hint}. miaotui --help lists the commands",
+    "未知命令 {name}{hint}。miaotui --help 列出全部命令",
+)
+UNKNOWN_OPTION = CliMessage("unexpected argument {name}{hint}", "多余的参数 {name}{hint}")
+WRONG_WORDS = CliMessage(
+    "expected {expected}, got {count} words (a prompt of several words goes in quotes)",
+    "应为 {expected}，却有 {count} 个词（多个词的问题请加引号）",
+)
+NO_WORDS = CliMessage("no words", "没有参数")
+NO_PROMPT = CliMessage("the prompt is empty; say what to answer", "问题是空的；请写明问题")
+NOT_TEXT = CliMessage("the prompt is not valid UTF-8; convert it first", "问题不是有效的 UTF-8 文本；请先转换编码")
+TOO_LONG = CliMessage(
+    "standard input is larger than {limit}; give a shorter prompt", "标准输入超过 {limit}；请缩短问题"
+)
+SYSTEM_WITH_RAW = CliMessage(
+    "--system needs the chat template that --raw leaves out; use one of them",
+    "--system 依赖对话模板，而 --raw 不用模板；请只用其一",
+)
+
+# ---- answers -------------------------------------------------------------------------------------
+
+STATISTICS = CliMessage(
+    "TTFT {ttft} · {rate} tokens/s · {share} of the memory limit",
+    "首字 {ttft} · 每秒 {rate} 词元 · 达到内存带宽上限的 {share}",
+)
+WELCOME = CliMessage(
+    "{model} is ready. /exit ends, /reset forgets the conversation, /help lists all commands.",
+    "{model} 已就绪。/exit 退出，/reset 忘掉对话，/help 列出全部命令。",
+)
+CHAT_HELP = CliMessage(
+    "/exit     end (so does Ctrl-D)\n"
+    "/reset    forget the conversation\n"
+    "/history  show the conversation\n"
+    "/help     this list\n"
+    "Ctrl-C    stop the answer that is being written",
+    "/exit     退出（Ctrl-D 亦可）\n"
+    "/reset    忘掉对话\n"
+    "/history  显示对话\n"
+    "/help     本列表\n"
+    "Ctrl-C    停止正在写的回答",
+)
+UNKNOWN_COMMAND = CliMessage("no command {name}; /help lists them", "没有命令 {name}；/help 列出全部命令")
+FORGOTTEN = CliMessage("The conversation is forgotten.", "对话已忘掉。")
+NO_HISTORY = CliMessage("Nothing has been said yet.", "还没有对话。")
+SHORTENED = CliMessage(
+    "(the conversation no longer fits the model's context; its oldest part is forgotten)",
+    "（对话已超出模型的上下文长度，最早的部分已忘掉）",
+)
+
+# ---- work that takes a while ---------------------------------------------------------------------
+
+# By the first word of what the work calls itself; what follows that word is kept.
+STAGES = {
+    "downloading": CliMessage("Downloading{rest}", "下载{rest}"),
+    "unpacking": CliMessage("Unpacking{rest}", "解包{rest}"),
+    "compiling": CliMessage("Compiling for this processor (once){rest}", "为本机编译（仅一次）{rest}"),
+    "packing": CliMessage("Packing weights (once){rest}", "整理权重（仅一次）{rest}"),
+    "index": CliMessage("Indexing{rest}", "建立索引{rest}"),
+    "measuring": CliMessage("Measuring this machine{rest}", "测量本机{rest}"),
+}
+
+# ---- the server ----------------------------------------------------------------------------------
+
+SERVING = CliMessage("{models} ready at {url} · {promise}", "{models} 已就绪：{url} · {promise}")
+PROMISE = CliMessage("answers of {tokens} tokens in {seconds} s", "{tokens} 词元的回答只需 {seconds} 秒")
+PROMISE_PEOPLE = CliMessage(", {people} people at a time within {seconds} s", "，{seconds} 秒内可同时回答 {people} 人")
+HOW_TO_CALL = CliMessage(
+    """
+  curl {url}/v1/chat/completions -H "Content-Type: application/json" \\{header}
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="{key}")
+
+Ctrl-C finishes what runs and ends; a second one ends at once.""",
+    """
+  curl {url}/v1/chat/completions -H "Content-Type: application/json" \\{header}
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "你好！"}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="{key}")
+
+按 Ctrl-C：完成正在进行的回答后退出；再按一次立即退出。""",
+)
+KEY_MADE = CliMessage(
+    "The key of {name}, shown only now; {path} keeps its hash.",
+    "这是 {name} 的密钥，仅显示这一次；{path} 只保存其哈希。",
+)
+
+# ---- documents -----------------------------------------------------------------------------------
+
+ADDED = CliMessage(
+    "{passages} passages from {files} files; {skipped} left out, {duplicates} of them repetitions",
+    "已从 {files} 个文件加入 {passages} 段；略过 {skipped} 项，其中重复 {duplicates} 项",
+)
+AND_MORE = CliMessage("  ... and {count} more", "  …… 另有 {count} 项")
+DELETED = CliMessage("{count} passages deleted", "已删除 {count} 段")
+NOTHING_FOUND = CliMessage("nothing was found", "没有找到")
+WARNING = CliMessage("warning: {text}", "警告：{text}")
+
+# ---- questions and customer service ------------------------------------------------------------
+
+ANSWERED = CliMessage("{took} · {how} · cache: {cache}", "{took} · {how} · 缓存：{cache}")
+UNSUPPORTED = CliMessage(
+    "Not everything in this answer is supported by the passages.", "回答中有内容没有得到段落的支持。"
+)
+REPLIED = CliMessage("({how}, {took})", "（{how}，{took}）")
+RATED = CliMessage("Thank you.", "谢谢。")
+NOTHING_TO_SAY = CliMessage(
+    "there is nothing to answer from; give --faq FILE, --docs INDEX or --rules FILE",
+    "没有可以据以回答的内容；请给出 --faq 文件、--docs 索引或 --rules 文件",
+)
+SUPPORT_HELP = CliMessage(
+    "/exit        end (so does Ctrl-D)\n"
+    "/rate N      rate the conversation, 1 to 5\n"
+    "/person      pass it on to a person\n"
+    "/transcript  show it as JSON\n"
+    "/help        this list",
+    "/exit        退出（Ctrl-D 亦可）\n"
+    "/rate N      为对话打分，1 至 5\n"
+    "/person      转接人工\n"
+    "/transcript  以 JSON 显示对话\n"
+    "/help        本列表",
+)
+
+# ---- models --------------------------------------------------------------------------------------
+
+MODEL = CliMessage("Model", "模型")
+SIZE = CliMessage("Size", "大小")
+LICENSE = CliMessage("License", "许可")
+HERE = CliMessage("Here", "本机")
+SOURCE = CliMessage("From", "来源")
+YES = CliMessage("yes", "是")
+NO = CliMessage("no", "否")
+
+# ---- doctor --------------------------------------------------------------------------------------
+
+PROCESSOR = CliMessage("Processor", "处理器")
+INSTRUCTION_SETS = CliMessage("Instruction sets", "指令集")
+IN_USE = CliMessage("{name} (in use)", "{name}（使用中）")
+CORES = CliMessage("Cores", "核心")
+CORES_TEXT = CliMessage(
+    "{cores} usable ({allowed} allowed, {physical} physical, quota {quota}); {team} threads",
+    "{cores} 个可用（允许 {allowed}，物理 {physical}，配额 {quota}）；{team} 个线程",
+)
+NONE = CliMessage("none", "无")
+UNKNOWN = CliMessage("unknown", "未知")
+CACHES = CliMessage("Caches", "缓存")
+MEMORY = CliMessage("Memory", "内存")
+BANDWIDTH = CliMessage("Read bandwidth", "读带宽")
+INT8_RATE = CliMessage("int8 rate", "int8 算力")
+THREADS_TEXT = CliMessage("{rate} with {threads}", "{rate}（{threads} 线程）")
+FORMAT = CliMessage("Format", "格式")
+FITS = CliMessage("Fits", "放得下")
+LIMIT_RATE = CliMessage("Tokens/s at the limit", "上限词元/秒")
+IN_ONE_SECOND = CliMessage("Tokens in 1 s", "1 秒内词元")
+DOCTOR_NOTE = CliMessage(
+    "At the limit: weights read once per token at the measured bandwidth. In 1 s: tokens after a "
+    "prompt of {prompt}, at the measured rates. Fits: weights, {context} tokens of context and "
+    "{overhead} beside them.",
+    "上限：按测得的带宽，每个词元读一遍权重。1 秒内：{prompt} 词元的提示之后、按测得的速率。"
+    "放得下：权重、{context} 词元的上下文，另加 {overhead}。",
+)

@@ -1,0 +1,83 @@
+"""Progress of what takes longer than a moment: downloads, the first compile, packing.
+
+Owns how progress looks; the work calls a `Progress` with its stage, how much is done and of how
+much. In a terminal that is a bar, elsewhere one line per stage. Nothing is imported, and nothing
+appears, until there is something to show.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from miaotui.cli.output import messages
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+
+class Progress:
+    """A context in which work shows how far it is by calling this object; writes to stderr."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID | None] = {}
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` is done, in whatever the stage counts; None: unknown.
+
+        A `stage` is a word of `messages.STAGES`, perhaps with more after it; others are shown too.
+        """
+        if stage not in self._tasks:
+            self._tasks[stage] = self._start(stage)
+        task = self._tasks[stage]
+        if self._bars is not None and task is not None:
+            self._bars.update(task, completed=done, total=total or None)
+
+    def close(self) -> None:
+        """Take the bars off the screen."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        self._tasks.clear()
+
+    def _start(self, stage: str) -> TaskID | None:
+        text = _title(stage)
+        if not sys.stderr.isatty():
+            sys.stderr.write(f"{text} ...\n")
+            sys.stderr.flush()
+            return None
+        if self._bars is None:
+            self._bars = _new_bars()
+            self._bars.start()
+        return self._bars.add_task(text, total=None)
+
+
+def _title(stage: str) -> str:
+    word, space, rest = stage.partition(" ")
+    message = messages.STAGES.get(word)
+    return message(rest=space + rest) if message else stage[:1].upper() + stage[1:]
+
+
+def _new_bars() -> Bars:
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,162 @@
+"""``miaotui run``: one prompt, its answer as it comes, and one line of numbers.
+
+Owns reading the prompt and showing a stream; the model does the rest. The answer alone goes to
+stdout, so that it can be piped; the numbers go to stderr. Text from a model is not trusted: control
+characters never reach a terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from miaotui.cli.options.parser import sampling_params
+from miaotui.cli.output import messages
+from miaotui.cli.output.progress import Progress
+from miaotui.config import format_size
+from miaotui.errors import EngineError, RequestError
+from miaotui.hub.catalog import DEFAULT_MODEL
+from miaotui.types import Completion, Delta
+
+if TYPE_CHECKING:
+    from miaotui.llm import LLM
+
+_MAX_STDIN_BYTES = 16 << 20  # far beyond any context, and small
+_CONTROLS = dict.fromkeys([*range(32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
+_CONTROLS[ord("\n")] = "\n"
+_CONTROLS[ord("\t")] = "\t"
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Answer the prompt of the command line; return the exit status."""
+    params = sampling_params(parsed)
+    model = parsed.words[0] if len(parsed.words) == 2 else DEFAULT_MODEL
+    prompt = read_prompt(parsed.words[-1])
+    if parsed.raw and parsed.system is not None:
+        raise RequestError(messages.SYSTEM_WITH_RAW())
+    with load(model, parsed) as llm:
+        if parsed.raw:
+            deltas = llm.stream(prompt, **params)
+        else:
+            deltas = llm.chat_stream(opening(parsed.system, prompt), **params)
+        completion = show(deltas)
+        print(statistics(completion, llm.memory_share(completion)), file=sys.stderr)
+    return 0
+
+
+def load(model: str, parsed: argparse.Namespace) -> LLM:
+    """Load a model as the command line says, with progress on stderr."""
+    import miaotui
+
+    with Progress() as progress:
+        return miaotui.load(
+            model,
+            format=parsed.format,
+            threads=parsed.threads,
+            kv=parsed.kv,
+            speculate=parsed.speculate,
+            progress=progress,
+        )
+
+
+def opening(system: str | None, prompt: str) -> list[dict[str, str]]:
+    """Return the messages of a conversation's first turn."""
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": prompt}]
+
+
+def read_prompt(word: str) -> str:
+    """Return the prompt that a word of the command line stands for; ``-`` is standard input.
+
+    Raises `RequestError` for an empty prompt, one that is not UTF-8, or an endless standard input.
+    """
+    if word != "-":
+        return checked(word)
+    data = sys.stdin.buffer.read(_MAX_STDIN_BYTES + 1)
+    if len(data) > _MAX_STDIN_BYTES:
+        raise RequestError(messages.TOO_LONG(limit=format_size(_MAX_STDIN_BYTES)))
+    return checked(data.decode("utf-8", errors="surrogateescape"))
+
+
+def checked(text: str) -> str:
+    """Return `text` if it can be a prompt.
+
+    Raises `RequestError` if it is empty or was not UTF-8 (Python marks such bytes with surrogates).
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError(messages.NOT_TEXT())
+    if not text.strip():
+        raise RequestError(messages.NO_PROMPT())
+    return text
+
+
+def show(deltas: Iterable[Delta]) -> Completion:
+    """Write the pieces to stdout as they come, end the line, and return the whole answer.
+
+    Ctrl-C raises `KeyboardInterrupt` between two pieces, never inside the engine.
+    """
+    completion = None
+    last = "\n"
+    try:
+        with Patience() as patience:
+            for delta in deltas:
+                if delta.text:
+                    write(delta.text)
+                    last = delta.text[-1]
+                completion = delta.completion or completion
+                patience.check()
+    finally:
+        if last != "\n":
+            write("\n")
+    if completion is None:
+        raise EngineError("the stream ended without a completion; this is a bug, please report it")
+    return completion
+
+
+class Patience:
+    """While this context lasts, Ctrl-C is noted for `check`; a second one interrupts at once.
+
+    An interrupt inside a step would leave the engine half-way through its bookkeeping.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Patience:
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before or signal.SIG_DFL)
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if Ctrl-C was pressed."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.check()
+        self._asked = True
+
+
+def write(text: str) -> None:
+    """Write to stdout at once; on a terminal without the control characters that could steer it."""
+    sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def statistics(completion: Completion, share: float) -> str:
+    """Return the line of numbers: TTFT, decode speed, share of the memory limit (a fraction)."""
+    timing = completion.timing
+    rate, percent = timing.decode_tokens_per_s, 100 * share
+    measured = len(completion.token_ids) > 1  # one token has no decode speed
+    return messages.STATISTICS(
+        ttft=f"{1000 * timing.ttft_s:.0f} ms",
+        rate=f"{rate:.0f}" if measured and math.isfinite(rate) else "–",
+        share=f"{percent:.0f}%" if measured and math.isfinite(percent) else "–",
+    )

@@ -1,0 +1,122 @@
+"""What an answer must look like, as text that the grammar library understands, checked and bounded.
+
+Owns the kinds of grammar a caller may ask for, and how large they may be. Does not know tokens.
+Invariant: a `Grammar` is small and shallow enough to hand to the library; whether it is sound is
+found when it is compiled. Source: llguidance's documentation, "JSON schema support" and "Lark".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from miaotui.errors import RequestError
+
+MAX_BYTES = 128 << 10  # of one grammar, all its schemas together
+MAX_DEPTH = 48  # of a schema
+MAX_CHOICES = 512
+
+_BETWEEN_SLASHES = re.compile(r"\\.|/|\n", re.DOTALL)
+
+# One way to write each value: what is left open costs tokens and tempts small models to babble.
+_COMPACT: Mapping[str, Any] = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    "whitespace_pattern": None,
+}
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A set of texts, in llguidance's notation (JSON for schemas and expressions, or Lark)."""
+
+    text: str
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What compiled grammars are kept under."""
+        return hashlib.sha256(self.text.encode()).digest()
+
+
+def any_object() -> Grammar:
+    """Any JSON object."""
+    return from_schema({"type": "object"})
+
+
+def from_schema(schema: Mapping[str, Any] | bool, *, strict: bool = True) -> Grammar:
+    """JSON that a schema describes.
+
+    ``strict``: a keyword that cannot be enforced is an error when the grammar is compiled, not
+    ignored. Raises `RequestError` for a schema that is too large or too deep.
+    """
+    return bounded(json.dumps({"grammars": [{"json_schema": annotated(schema, strict=strict)}]}))
+
+
+def annotated(schema: Mapping[str, Any] | bool, *, strict: bool) -> dict[str, Any]:
+    """The schema with this module's options for the library, whatever options it came with."""
+    check_schema(schema)
+    body = dict(schema) if isinstance(schema, Mapping) else {"anyOf": [schema]}
+    options = {**_COMPACT, "lenient": not strict, "coerce_one_of": not strict}
+    return {**body, "x-guidance": options}
+
+
+def from_pattern(pattern: str) -> Grammar:
+    """Texts that a regular expression matches as a whole."""
+    if not isinstance(pattern, str) or not pattern:
+        raise RequestError(f"a pattern must be a non-empty text, not {pattern!r:.80}")
+    return from_lark(f"start: /{_BETWEEN_SLASHES.sub(_escaped, pattern)}/")
+
+
+def from_choices(choices: Sequence[str]) -> Grammar:
+    """One of some texts."""
+    sound = isinstance(choices, (list, tuple)) and 0 < len(choices) <= MAX_CHOICES
+    if not sound or not all(isinstance(choice, str) and choice for choice in choices):
+        raise RequestError(f"choices must be 1 to {MAX_CHOICES} non-empty texts")
+    return from_lark("start: " + " | ".join(json.dumps(choice) for choice in choices))
+
+
+def from_lark(source: str) -> Grammar:
+    """Texts of a Lark grammar, in llguidance's dialect; the first rule is ``start``."""
+    if not isinstance(source, str) or not source.strip():
+        raise RequestError("a grammar must be a non-empty text in Lark's notation")
+    if any("\ud800" <= character <= "\udfff" for character in source):
+        raise RequestError("a grammar must be valid Unicode: it has a lone surrogate")
+    return bounded(source)
+
+
+def check_schema(schema: object) -> None:
+    """Raises `RequestError` for what is no schema, or is deeper than `MAX_DEPTH`."""
+    if not isinstance(schema, (Mapping, bool)):
+        raise RequestError(f"a JSON schema must be an object, not {type(schema).__name__}")
+    level: list[Any] = [schema]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise RequestError(f"a JSON schema must be at most {MAX_DEPTH} levels deep; use $defs and $ref instead")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """A part of a pattern as Lark wants it between slashes; what is escaped already stays."""
+    return {"/": "\\/", "\n": "\\n"}.get(found[0], found[0])
+
+
+def _children(node: object) -> list[Any]:
+    if not isinstance(node, (Mapping, list, tuple)):
+        return []
+    nested = node.values() if isinstance(node, Mapping) else node
+    return [child for child in nested if isinstance(child, (Mapping, list, tuple))]
+
+
+def bounded(text: str) -> Grammar:
+    """The grammar of a text. Raises `RequestError` if it is longer than `MAX_BYTES`."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_BYTES:
+        raise RequestError(f"a grammar, its schemas included, must have at most {MAX_BYTES:,} bytes, not {size:,}")
+    return Grammar(text)

@@ -1,0 +1,375 @@
+"""The vector parts of attention: rotating a head, storing a key and a value, and queries meeting a page.
+
+A query's scratch is ``dim`` floats of query, ``dim`` of accumulated values, then four lines of 16:
+the softmax's partial sums, this page's probabilities, the running maximum, and the bounds ``[start,
+end)`` of its view (int32). Masked scores are -1e30, whose exponential against any real maximum is
+0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from miaotui.kernels.attention import fields
+from miaotui.kernels.platform.cpu import Isa, probe
+from miaotui.kernels.runtime.arithmetic import exp, lanes_between, narrow_half, quantize_group, softcap
+from miaotui.kernels.runtime.ops import HEADER_BYTES
+from miaotui.kernels.runtime.simd import F32, F32X, I8, I8X, I16, I32, I64, LANES, Emitter, Value
+
+MASKED = -1e30
+ACCUMULATORS = 48  # floats before the bounds: sums, probabilities, maximum
+TOGETHER = (1, 2, 3, 4, 6, 8)  # queries that meet a page at once
+_LINE = 4 * LANES
+# lines of sums that registers hold beside what is multiplied, and columns summed together
+_SUMS, _COLUMNS = (16, 2) if probe().isa is Isa.AVX512_VNNI else (4, 1)
+
+
+def query_bytes(dim: int) -> int:
+    """Bytes of one query's scratch."""
+    return 4 * (2 * dim + 4 * LANES)
+
+
+def rotate_head(
+    e: Emitter,
+    source: Value,
+    target: Value,
+    dim: Value,
+    rotated: Value,
+    cos: Value,
+    sin: Value,
+    norm: Value,
+    eps: Value,
+    scale: Value,
+) -> None:
+    """Norm (if ``norm`` is not 0), rotate pairs ``(i, i + rotated / 2)``, scale; ``dim`` floats from source to target.
+
+    Rotary position embedding after Su et al. 2021 (RoFormer, section 3.2), in the half-split arrangement.
+    """
+    _norm_head(e, source, target, dim, norm, eps)
+    half = rotated >> 1
+    factor = e.splat(scale)
+
+    def pair(index: Value, _: list[Value]) -> list[Value]:
+        low_at, high_at = target + index * _LINE, target + index * _LINE + (half << 2)
+        low, high = e.load(low_at, F32X, 4), e.load(high_at, F32X, 4)
+        c, s = e.load(cos + index * _LINE, F32X, 4), e.load(sin + index * _LINE, F32X, 4)
+        zero = e.const(F32X, 0.0)
+        e.store(e.fma(low, c, zero - high * s) * factor, low_at, 4)
+        e.store(e.fma(high, c, low * s) * factor, high_at, 4)
+        return []
+
+    e.loop(half >> 4, [], pair)
+    rest = target + (rotated << 2)
+
+    def scale_rest(index: Value, _: list[Value]) -> list[Value]:
+        at = rest + index * _LINE
+        e.store(e.load(at, F32X, 4) * factor, at, 4)
+        return []
+
+    e.loop((dim - rotated) >> 4, [], scale_rest)
+
+
+def _norm_head(e: Emitter, source: Value, target: Value, dim: Value, norm: Value, eps: Value) -> None:
+    """Copy a head, or copy it through an RMS norm."""
+    count = dim >> 4
+
+    def copy(index: Value, _: list[Value]) -> list[Value]:
+        e.store(e.load(source + index * _LINE, F32X, 4), target + index * _LINE, 4)
+        return []
+
+    e.loop(count, [], copy)
+
+    def square(index: Value, carried: list[Value]) -> list[Value]:
+        value = e.load(target + index * _LINE, F32X, 4)
+        return [e.fma(value, value, carried[0])]
+
+    def apply() -> None:
+        total = e.reduce(e.loop(count, [e.const(F32X, 0.0)], square)[0], lambda a, b: a + b)
+        inverse = e.splat(e.const(F32, 1.0) / e.unary("sqrt", total / e.to_float(dim) + eps))
+
+        def step(index: Value, _: list[Value]) -> list[Value]:
+            at = target + index * _LINE
+            e.store(e.load(at, F32X, 4) * inverse * e.load(norm + index * _LINE, F32X, 4), at, 4)
+            return []
+
+        e.loop(count, [], step)
+
+    e.when(e.compare("!=", norm, e.const(I64, 0)), apply)
+
+
+def store_key_value(int8: bool) -> Callable[..., None]:
+    """An emitter that writes one token's key (transposed) and value of one head into a page."""
+
+    def half_head(e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value) -> None:
+        def step(index: Value, _: list[Value]) -> list[Value]:
+            halves = narrow_half(e, e.load(key + index * _LINE, F32X, 4))
+            column = page + index * (LANES * LANES * 2) + (slot << 1)
+            for lane in range(LANES):
+                e.store(e.lane(halves, lane), column + lane * LANES * 2, 2)
+            row = values + (slot * dim + (index << 4) << 1)
+            e.store(narrow_half(e, e.load(value + index * _LINE, F32X, 4)), row, 2)
+            return []
+
+        e.loop(dim >> 4, [], step)
+
+    def byte_head(e: Emitter, key: Value, value: Value, page: Value, values: Value, dim: Value, slot: Value) -> None:
+        scales = [
+            _store_scale(e, source, base + dim * LANES + (slot << 2), dim)
+            for source, base in ((key, page), (value, values))
+        ]
+
+        def step(index: Value, _: list[Value]) -> list[Value]:
+            whole = [
+                e.narrow(e.to_int(e.unary("rint", e.load(source + index * _LINE, F32X, 4) * inverse)), I8)
+                for source, inverse in zip((key, value), scales, strict=True)
+            ]
+            column = page + index * (LANES * LANES) + slot
+            for lane in range(LANES):
+                e.store(e.lane(whole[0], lane), column + lane * LANES, 1)
+            e.store(whole[1], values + slot * dim + (index << 4), 1)
+            return []
+
+        e.loop(dim >> 4, [], step)
+
+    def emit(e: Emitter, op: Value, key: Value, value: Value, page: Value, slot: Value, position: Value) -> None:
+        def field(number: int, kind: Any = I64) -> Value:
+            return e.load(op + 8 * number, kind, 8)
+
+        dim, rotated = field(fields.DIM), field(fields.ROTATED)
+        row = position * (rotated >> 1) << 2
+        buffer = e.wrap(e.builder.ptrtoint(_stack(e, 1024), I64))
+        rotate_head(
+            e,
+            key,
+            buffer,
+            dim,
+            rotated,
+            field(fields.COS) + row,
+            field(fields.SIN) + row,
+            field(fields.KEY_NORM),
+            field(fields.NORM_EPS, F32),
+            e.const(F32, 1.0),
+        )
+        values = page + field(fields.VALUES_IN_HEAD)
+        (byte_head if int8 else half_head)(e, buffer, value, page, values, dim, slot)
+
+    return emit
+
+
+def _stack(e: Emitter, floats: int) -> Any:
+    """Stack memory of the enclosing function, reserved once at its entry."""
+    from llvmlite import ir  # noqa: PLC0415
+
+    with e.builder.goto_entry_block():
+        slot = e.builder.alloca(ir.ArrayType(F32, floats))
+        slot.align = 64
+    return slot
+
+
+def _store_scale(e: Emitter, source: Value, target: Value, dim: Value) -> Value:
+    """Store ``max |x| / 127`` of a head; return its reciprocal in all lanes.
+
+    Always a finite number, whatever the head holds: the page may be somebody else's next, and its
+    stale scales are multiplied by zero, not skipped.
+    """
+
+    def step(index: Value, carried: list[Value]) -> list[Value]:
+        return [e.maximum(e.unary("fabs", e.load(source + index * _LINE, F32X, 4)), carried[0])]
+
+    top = e.reduce(e.loop(dim >> 4, [e.const(F32X, 0.0)], step)[0], e.maximum)
+    top = e.minimum(top, e.const(F32, 3e38))
+    e.store(top / 127.0, target, 4)
+    zero, one = e.const(F32, 0.0), e.const(F32, 1.0)
+    some = e.compare(">", top, zero)
+    return e.splat(e.select(some, e.const(F32, 127.0) / e.select(some, top, one), zero))
+
+
+def clear_query(e: Emitter, query: Value, dim: Value) -> None:
+    """Reset a query's sums and maximum."""
+    base = query + (dim << 2)
+
+    def step(index: Value, _: list[Value]) -> list[Value]:
+        e.store(e.const(F32X, 0.0), base + index * _LINE, 4)
+        return []
+
+    e.loop((dim >> 4) + 1, [], step)
+    e.store(e.const(F32X, MASKED), base + (dim << 2) + 2 * _LINE, 4)
+
+
+def prefetch_bytes(e: Emitter, address: Value, size: Value) -> None:
+    """Ask for every line of a page's head; a page is too short for the processor to see the pattern itself."""
+
+    def step(index: Value, _: list[Value]) -> list[Value]:
+        e.prefetch(address + (index << 6))
+        return []
+
+    e.loop(size >> 6, [], step)
+
+
+def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value) -> None:
+    """Divide by the softmax's sum and quantize the head for the output product."""
+    values = query + (dim << 2)
+    total = e.reduce(e.load(values + (dim << 2), F32X, 4), lambda a, b: a + b)
+    inverse = e.splat(e.const(F32, 1.0) / total)
+
+    def step(group: Value, _: list[Value]) -> list[Value]:
+        halves = [e.load(values + group * 128 + 64 * i, F32X, 4) * inverse for i in range(2)]
+        quantize_group(e, halves[0], halves[1], out + (group << 5), header + group * HEADER_BYTES)
+        return []
+
+    e.loop(dim >> 5, [], step)
+
+
+def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
+    """Emitters of queries meeting one page, for each number in `TOGETHER`.
+
+    Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``,
+    an address to read ahead from or 0, the page's first position, and the soft cap.
+    """
+    return tuple(_attend(count, int8, capped) for count in TOGETHER)
+
+
+def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
+    def attend(
+        e: Emitter,
+        base: Value,
+        stride: Value,
+        keys: Value,
+        values: Value,
+        dim: Value,
+        ahead: Value,
+        first: Value,
+        cap: Value,
+    ) -> None:
+        page = _Page(e, keys, values, dim, int8)
+        queries = [base + stride * i for i in range(count)]
+        scores = page.scores(queries, ahead)
+        if capped:
+            scores = [softcap(e, score, e.splat(cap)) for score in scores]
+        page.weigh(queries, scores, e.narrow(first, I32))
+        page.gather(queries)
+
+    attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}"
+    return attend
+
+
+class _Page:
+    """One head's keys and values of 16 tokens, and the three steps in which queries meet them."""
+
+    def __init__(self, e: Emitter, keys: Value, values: Value, dim: Value, int8: bool) -> None:
+        self.e, self.keys, self.values, self.dim, self.int8 = e, keys, values, dim, int8
+        self.width = 1 if int8 else 2
+
+    def _lanes(self, address: Value) -> Value:
+        if self.int8:
+            return self.e.to_float(self.e.widen(self.e.load(address, I8X, 1), I32))
+        return self.e.load_half(address)
+
+    def scores(self, queries: list[Value], ahead: Value) -> list[Value]:
+        """Queries times keys: two chains of multiply-adds, first and second half of the head.
+
+        Asks for the page at ``ahead``, if that is not 0, meanwhile and line by line: a page is too short
+        for the processor to see where reads go.
+        """
+        e, count, half = self.e, len(queries), self.dim >> 1
+        wanted = e.compare("!=", ahead, e.const(I64, 0))
+
+        def ask(d: Value) -> None:
+            for line in range(self.width):
+                e.prefetch(ahead + d * (64 * self.width) + 64 * line)
+
+        def step(d: Value, carried: list[Value]) -> list[Value]:
+            result = []
+            e.when(wanted, lambda: ask(d))
+            for part, at in enumerate((d, d + half)):
+                lanes = self._lanes(self.keys + at * (LANES * self.width))
+                for i, query in enumerate(queries):
+                    factor = e.load_splat(query + (at << 2), F32)
+                    result.append(e.fma(factor, lanes, carried[part * count + i]))
+            return result
+
+        sums = e.loop(half, [e.const(F32X, 0.0)] * (2 * count), step)
+        totals = [sums[i] + sums[count + i] for i in range(count)]
+        if self.int8:
+            scales = e.load(self.keys + self.dim * LANES, F32X, 4)
+            totals = [total * scales for total in totals]
+        return totals
+
+    def weigh(self, queries: list[Value], scores: list[Value], first: Value) -> None:
+        """Leave each query's probabilities in scratch, and bring its sums and maximum up to date.
+
+        A maximum is looked for, and what was summed before is scaled, only where some score lies above
+        what a query has met, which is rare after the first pages; a factor of 1 would change nothing.
+        """
+        e = self.e
+        lines = [query + (self.dim << 3) for query in queries]
+        views, masked, above = [], [], None
+        for line, score in zip(lines, scores, strict=True):
+            bounds = line + 3 * _LINE
+            view = lanes_between(e, first, e.load(bounds, I32, 4), e.load(bounds + 4, I32, 4))
+            views.append(view)
+            masked.append(e.select(view, score, e.const(F32X, MASKED)))
+            higher = e.compare(">", masked[-1], e.load(line + 2 * _LINE, F32X, 4))
+            above = higher if above is None else above | higher
+        assert above is not None, "a page is met by some query"
+        some = e.compare("!=", e.bits(above, I16), e.const(I16, 0))
+        e.when(some, lambda: self._rescale(queries, masked))
+        for line, view, score in zip(lines, views, masked, strict=True):
+            now = e.load(line + 2 * _LINE, F32X, 4)
+            chance = e.select(view, exp(e, score - now), e.const(F32X, 0.0))
+            e.store(e.load(line, F32X, 4) + chance, line, 4)
+            weight = chance
+            if self.int8:
+                weight = chance * e.load(self.values + self.dim * LANES, F32X, 4)
+            e.store(weight, line + _LINE, 4)
+
+    def _rescale(self, queries: list[Value], scores: list[Value]) -> None:
+        """New maxima, and what was summed before measured against them."""
+        e, dim = self.e, self.dim
+        factors = []
+        for query, score in zip(queries, scores, strict=True):
+            line = query + (dim << 3) + 2 * _LINE
+            before = e.load(line, F32X, 4)
+            now = e.maximum(before, e.splat(e.reduce(score, e.maximum)))
+            e.store(now, line, 4)
+            factors.append(exp(e, before - now))
+
+        def step(column: Value, _: list[Value]) -> list[Value]:
+            for query, factor in zip(queries, factors, strict=True):
+                at = query + (dim << 2) + column * _LINE  # the last column is the sums
+                e.store(e.load(at, F32X, 4) * factor, at, 4)
+            return []
+
+        e.loop((dim >> 4) + 1, [], step)
+
+    def gather(self, queries: list[Value]) -> None:
+        """Add the values, weighted by the probabilities, to what each query has gathered."""
+        some = _SUMS // _COLUMNS
+        for first in range(0, len(queries), some):
+            self._gather(queries[first : first + some])
+
+    def _gather(self, queries: list[Value]) -> None:
+        """For as many queries as registers hold sums of, columns of 16 together: what is loaded serves all."""
+        e, columns, whole = self.e, self.dim >> 4, self.dim >> 4
+        if _COLUMNS == 2:
+            whole = columns >> 1
+            e.loop(columns & 1, [], lambda _, __: self._columns(queries, columns - 1, 1))
+        e.loop(whole, [], lambda index, _: self._columns(queries, index * _COLUMNS, _COLUMNS))
+
+    def _columns(self, queries: list[Value], first: Value, count: int) -> list[Value]:
+        e, dim = self.e, self.dim
+        places = [query + (dim << 2) + (first + i) * _LINE for query in queries for i in range(count)]
+
+        def step(token: Value, totals: list[Value]) -> list[Value]:
+            row = self.values + (dim * token + (first << 4)) * self.width
+            lanes = [self._lanes(row + LANES * self.width * i) for i in range(count)]
+            chances = (e.load_splat(query + (dim << 3) + (token << 2) + _LINE, F32) for query in queries)
+            pairs = ((chance, line) for chance in chances for line in lanes)
+            return [e.fma(*pair, total) for pair, total in zip(pairs, totals, strict=True)]
+
+        begun = [e.load(place, F32X, 4) for place in places]
+        totals = e.loop(e.const(I64, LANES), begun, step)
+        for place, total in zip(places, totals, strict=True):
+            e.store(total, place, 4)
+        return []

@@ -1,0 +1,122 @@
+"""Matrix products ``out[m, n] = sum over k of x[m, k] * w[n, k]`` with packed weights and int8 activations.
+
+A *unit* is 32 outputs (two tiles). Threads claim units; a unit runs for all rows in blocks of at
+most 8. Sums within a group of 32 inputs are exact integers; groups are added in ascending order
+with one fused multiply-add each (two for ``q4m``), so an output never depends on how many rows or
+threads there were.
+
+Per group, tile and row: 8 dot products of 64, one conversion, one multiply, one multiply-add.
+Memory: the packed weights once per pass, for up to 8 rows as for one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from miaotui.kernels.linear.epilogue import epilogue
+from miaotui.kernels.linear.fields import (
+    GATED_SILU,
+    GROUPS,
+    HEADER_STRIDE,
+    HEADERS,
+    MODE,
+    OWN_HEADERS_AT,
+    OWN_ROWS,
+    TILE_STRIDE,
+    UNITS,
+    WEIGHTS,
+    X_STRIDE,
+    X,
+)
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.tiles import TILINGS, emit_unit
+from miaotui.kernels.platform.cpu import probe
+from miaotui.kernels.runtime.compiler import inline, kernel
+from miaotui.kernels.runtime.memory import READ_ONCE, peek
+from miaotui.kernels.runtime.ops import ROWS, RUN_SCRATCH, RUN_SCRATCH_STRIDE, RUN_TEAM, SLOT
+from miaotui.kernels.runtime.prefetch import ask_inputs, ask_outputs
+from miaotui.kernels.runtime.simd import intrinsic
+from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, own_memory
+
+_TILING = TILINGS[probe().isa]
+_BLOCK, _MOST = _TILING.block, _TILING.most
+
+
+def _unit_function(form: Format, once: bool) -> Any:
+    """Compiled ``unit(rows, …)``: the emitted variant for each number of rows from 1 to 8."""
+    r1, r2, r3, r4, r5, r6, r7, r8 = (
+        intrinsic(emit_unit(form, min(rows, _MOST), _TILING, once), "iiiiiiiii") for rows in range(1, 9)
+    )
+
+    def unit(rows, w, stride, groups, x, x_stride, h, h_stride, out, out_stride):  # type: ignore[no-untyped-def]
+        if rows == 1:
+            r1(w, stride, groups, x, x_stride, h, h_stride, out, out_stride)
+        elif rows == 2:
+            r2(w, stride, groups, x, x_stride, h, h_stride, out, out_stride)
+        elif rows == 3:
+            r3(w, stride, groups, x, x_stride, h, h_stride, out, out_stride)
+        elif rows == 4:
+            r4(w, stride, groups, x, x_stride, h, h_stride, out, out_stride)
+        elif rows == 5:
+            r5(w, stride, groups, x, x_stride, h, h_stride, out, out_stride)
+        elif rows == 6:
+            r6(w, stride, groups, x, x_stride, h, h_stride, out, out_stride)
+        elif rows == 7:
+            r7(w, stride, groups, x, x_stride, h, h_stride, out, out_stride)
+        else:
+            r8(w, stride, groups, x, x_stride, h, h_stride, out, out_stride)
+
+    return inline(unit)
+
+
+def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE) -> Any:
+    unit = _unit_function(form, once)
+    out_stride = 128  # a row of 32 outputs
+
+    def linear(op, run, member):  # type: ignore[no-untyped-def]
+        rows = peek(run, peek(op, ROWS))
+        team = peek(run, RUN_TEAM)
+        units, slot = peek(op, UNITS), peek(op, SLOT)
+        stride, groups = peek(op, TILE_STRIDE), peek(op, GROUPS)
+        x, x_stride = peek(op, X), peek(op, X_STRIDE)
+        h, h_stride = peek(op, HEADERS), peek(op, HEADER_STRIDE)
+        if rows <= peek(op, OWN_ROWS):
+            x = own_memory(run, member)
+            h = x + peek(op, OWN_HEADERS_AT)
+        elif rows <= _MOST:
+            ask_inputs(rows, groups, x, x_stride, h, h_stride)
+        out = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
+        gated = peek(op, MODE) >= GATED_SILU
+        tiles = 4 if gated else 2
+        claimed = claim(run, slot, member, team, units)
+        while claimed >= 0:
+            for index in range(claim_first(claimed), claim_end(claimed)):
+                w = peek(op, WEIGHTS) + index * tiles * stride
+                row = 0
+                while row < rows:
+                    count = rows - row
+                    if count > _MOST:
+                        count = _BLOCK
+                    ask_outputs(op, row, count, index)
+                    at, head = x + row * x_stride, h + row * h_stride
+                    unit(count, w, stride, groups, at, x_stride, head, h_stride, out, out_stride)
+                    if gated:
+                        gate = w + 2 * stride
+                        unit(count, gate, stride, groups, at, x_stride, head, h_stride, out + 1024, out_stride)
+                    epilogue(op, out, row, count, index)
+                    row += count
+            claimed = claim(run, slot, member, team, units)
+        return 1
+
+    linear.__name__ = linear.__qualname__ = name
+    return kernel()(linear)
+
+
+linear_q4 = _linear_kernel(Format.Q4, "linear_q4")
+linear_q4m = _linear_kernel(Format.Q4M, "linear_q4m")
+linear_q8 = _linear_kernel(Format.Q8, "linear_q8")
+linear_f32 = _linear_kernel(Format.F32, "linear_f32")
+
+# Of small matrices that are read again after each pass: of a draft head, which the last cache has room for.
+linear_q4_kept = _linear_kernel(Format.Q4, "linear_q4_kept", once=False)
+linear_q4m_kept = _linear_kernel(Format.Q4M, "linear_q4m_kept", once=False)

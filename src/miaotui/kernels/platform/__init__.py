@@ -1,0 +1,1 @@
+"""The processor and the machine: instruction sets, cores, limits of control groups, measured speeds."""

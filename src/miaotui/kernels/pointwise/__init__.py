@@ -1,0 +1,1 @@
+"""Operations that touch each value of a row once."""

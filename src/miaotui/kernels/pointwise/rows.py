@@ -1,0 +1,178 @@
+"""Operations that touch each value of a row once: embedding, norms with quantization, residual norms, caps, taps.
+
+Each is *idempotent*: it reads one buffer and writes another. For few rows every thread of the team
+does all of it, which costs less than meeting at a barrier; for many rows the threads share the rows
+and meet. `ALONE` decides, from the number of values alone, so all threads agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.pointwise.emit import copy_row, embed_row, norm_row, quantize_row, softcap_row
+from miaotui.kernels.pointwise.fields import (
+    ALONE,
+    EPS,
+    GATHER,
+    KIND,
+    LAYER,
+    NORM_BIAS,
+    OUT,
+    OUT_FLOAT,
+    OUT_FLOAT_STRIDE,
+    OUT_HEADER_STRIDE,
+    OUT_HEADERS,
+    OUT_STRIDE,
+    OWN_AT,
+    OWN_HEADERS_AT,
+    OWN_ROWS,
+    RESIDUAL,
+    RESIDUAL_STRIDE,
+    RMS,
+    TABLE,
+    TABLE_GROUPS,
+    TABLE_OUT,
+    TABLE_OUT_STRIDE,
+    TABLE_SCALE,
+    TABLE_STRIDE,
+    WEIGHT,
+    WIDTH,
+    X_STRIDE,
+    X,
+)
+from miaotui.kernels.runtime.compiler import inline, kernel
+from miaotui.kernels.runtime.memory import peek, peek_float
+from miaotui.kernels.runtime.ops import (
+    ROW_FIELDS,
+    ROW_TOKEN,
+    ROWS,
+    RUN_LOGIT_ROWS,
+    RUN_LOGIT_TABLE,
+    RUN_ROW_TABLE,
+    RUN_TEAM,
+    SLOT,
+)
+from miaotui.kernels.runtime.simd import intrinsic
+from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, own_memory
+
+rms: Any = intrinsic(norm_row(layer=False, residual=False), "iiiifiii")
+layer: Any = intrinsic(norm_row(layer=True, residual=False), "iiiifiii")
+rms_add: Any = intrinsic(norm_row(layer=False, residual=True), "iiiifiii")
+quantize: Any = intrinsic(quantize_row, "iiii")
+copy: Any = intrinsic(copy_row, "iii")
+cap: Any = intrinsic(softcap_row, "iif")
+
+
+@inline
+def source_row(op, run, row):  # type: ignore[no-untyped-def]
+    """Which row of the pass the operation's row ``row`` reads."""
+    if peek(op, GATHER) == 1:
+        return peek(peek(run, RUN_LOGIT_TABLE), row)
+    return row
+
+
+@inline
+def norm_one(op, run, row, own):  # type: ignore[no-untyped-def]
+    """Norm and quantize one row, into a thread's own memory if it is given."""
+    x = peek(op, X) + source_row(op, run, row) * peek(op, X_STRIDE)
+    out, headers = peek(op, OUT), peek(op, OUT_HEADERS)
+    if own != 0:
+        out, headers = own + peek(op, OWN_AT), own + peek(op, OWN_HEADERS_AT)
+    out += row * peek(op, OUT_STRIDE)
+    headers += row * peek(op, OUT_HEADER_STRIDE)
+    width, weight, bias, eps = (peek(op, WIDTH), peek(op, WEIGHT), peek(op, NORM_BIAS), peek_float(op, EPS))
+    also = peek(op, OUT_FLOAT)
+    if also != 0:
+        also += row * peek(op, OUT_FLOAT_STRIDE)
+    kind = peek(op, KIND)
+    if kind == RMS:
+        rms(x, width, weight, bias, eps, out, headers, also)
+    elif kind == LAYER:
+        layer(x, width, weight, bias, eps, out, headers, also)
+    else:
+        quantize(x, width, out, headers)
+    return 0
+
+
+@inline
+def norm_add_one(op, run, row, _own):  # type: ignore[no-untyped-def]
+    """``out = residual + norm(x)`` for one row."""
+    x = peek(op, X) + row * peek(op, X_STRIDE)
+    out = peek(op, OUT) + row * peek(op, OUT_STRIDE)
+    residual = peek(op, RESIDUAL) + row * peek(op, RESIDUAL_STRIDE)
+    rms_add(x, peek(op, WIDTH), peek(op, WEIGHT), 0, peek_float(op, EPS), out, 0, residual)
+    return 0
+
+
+@inline
+def copy_one(op, run, row, _own):  # type: ignore[no-untyped-def]
+    """Copy one row out, for whoever reads hidden states."""
+    x = peek(op, X) + row * peek(op, X_STRIDE)
+    copy(x, peek(op, WIDTH), peek(op, OUT) + row * peek(op, OUT_STRIDE))
+    return 0
+
+
+def _row_kernel(one: Any, name: str, owns: bool = False) -> Any:
+    """A kernel that applies ``one`` to every row: all by every thread when small, shared when large.
+
+    One that ``owns`` may leave a small result in each thread's own memory.
+    """
+
+    def rows_kernel(op, run, member):  # type: ignore[no-untyped-def]
+        rows = peek(run, peek(op, ROWS))
+        own = own_memory(run, member) if owns and rows <= peek(op, OWN_ROWS) else 0
+        if own != 0 or rows * peek(op, WIDTH) <= ALONE:
+            for row in range(rows):
+                one(op, run, row, own)
+            return 0
+        team, slot = peek(run, RUN_TEAM), peek(op, SLOT)
+        claimed = claim(run, slot, member, team, rows)
+        while claimed >= 0:
+            for row in range(claim_first(claimed), claim_end(claimed)):
+                one(op, run, row, 0)
+            claimed = claim(run, slot, member, team, rows)
+        return 1
+
+    rows_kernel.__name__ = rows_kernel.__qualname__ = name
+    return kernel()(rows_kernel)
+
+
+def _embed_one(form: Format) -> Any:
+    emitted = intrinsic(embed_row(form), "iiiif")
+
+    def one(op, run, row, _own):  # type: ignore[no-untyped-def]
+        token = peek(peek(run, RUN_ROW_TABLE), row * ROW_FIELDS + ROW_TOKEN)
+        tile = peek(op, TABLE) + (token >> 4) * peek(op, TABLE_STRIDE)
+        out = peek(op, TABLE_OUT) + row * peek(op, TABLE_OUT_STRIDE)
+        emitted(tile, peek(op, TABLE_GROUPS), token & 15, out, peek_float(op, TABLE_SCALE))
+        return 0
+
+    return inline(one)
+
+
+norm = _row_kernel(norm_one, "norm", owns=True)
+norm_add = _row_kernel(norm_add_one, "norm_add")
+tap = _row_kernel(copy_one, "tap")
+embed_q4 = _row_kernel(_embed_one(Format.Q4), "embed_q4")
+embed_q4m = _row_kernel(_embed_one(Format.Q4M), "embed_q4m")
+embed_q8 = _row_kernel(_embed_one(Format.Q8), "embed_q8")
+embed_f32 = _row_kernel(_embed_one(Format.F32), "embed_f32")
+
+
+@kernel()
+def cap_logits(op, run, member):  # type: ignore[no-untyped-def]
+    """Soft cap of the logits in place: never by two threads, so always shared."""
+    rows = peek(run, RUN_LOGIT_ROWS)
+    chunks = (peek(op, WIDTH) + 511) // 512
+    team, slot = peek(run, RUN_TEAM), peek(op, SLOT)
+    claimed = claim(run, slot, member, team, rows * chunks)
+    while claimed >= 0:
+        for unit in range(claim_first(claimed), claim_end(claimed)):
+            row, chunk = unit // chunks, unit % chunks
+            start = peek(op, WIDTH) * chunk // chunks // 16 * 16
+            end = peek(op, WIDTH) * (chunk + 1) // chunks // 16 * 16
+            x = peek(op, X) + row * peek(op, X_STRIDE) + 4 * start
+            cap(x, end - start, peek_float(op, EPS))
+        claimed = claim(run, slot, member, team, rows * chunks)
+    return 1

@@ -1,0 +1,1 @@
+"""Running a pass: compiling, the thread pool, meeting points, vectors and memory."""

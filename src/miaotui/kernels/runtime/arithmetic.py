@@ -1,0 +1,90 @@
+"""Functions of vectors that several kernels share: exponential, activations, half precision, quantization.
+
+All are emitted, all treat lanes alike, and all use the same operations in the same order wherever
+they are used, so equal inputs give equal bits. Errors against float64: `exp` below 2 units in the
+last place on [-87, 88].
+"""
+
+from __future__ import annotations
+
+from miaotui.kernels.runtime.simd import F16, F32, I8X, I16, I32, I32X, LANES, Emitter, Value, like
+
+HALF_MAX = 65504.0
+TINY = 1e-35  # a group no larger counts as zeros: 127 / its top would overflow
+_LOG2E = 1.4426950408889634
+_LN2_HIGH, _LN2_LOW = (0.693359375, -2.12194440e-4)  # their sum is ln 2; the first has few bits (Cephes, expf)
+_EXP = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)  # Taylor: |r| <= ln 2 / 2 leaves 6e-9
+
+
+def exp(e: Emitter, x: Value) -> Value:
+    """``e**x`` by ``2**n * e**r`` with ``|r| <= ln(2)/2``; below -87 the result is about 1e-38,
+    above 88 it saturates.
+    """
+    x = e.minimum(e.maximum(x, e.const(x.type, -87.0)), e.const(x.type, 88.0))
+    n = e.unary("rint", x * _LOG2E)
+    r = e.fma(n, e.const(x.type, -_LN2_HIGH), x)
+    r = e.fma(n, e.const(x.type, -_LN2_LOW), r)
+    total = e.const(x.type, _EXP[0])
+    for coefficient in _EXP[1:]:
+        total = e.fma(total, r, e.const(x.type, coefficient))
+    power = (e.to_int(n) + 127) << 23
+    return total * e.bits(power, x.type)
+
+
+def silu(e: Emitter, x: Value) -> Value:
+    """``x / (1 + exp(-x))``."""
+    return x / (exp(e, e.const(x.type, 0.0) - x) + 1.0)
+
+
+def gelu_tanh(e: Emitter, x: Value) -> Value:
+    """The tanh form of GELU, as ``x / (1 + exp(-2u))`` with ``u = sqrt(2/pi) (x + 0.044715 x^3)``."""
+    inner = e.fma(x * x * 0.044715, x, x) * (-2 * 0.7978845608028654)
+    return x / (exp(e, inner) + 1.0)
+
+
+def softcap(e: Emitter, x: Value, cap: Value) -> Value:
+    """``cap * tanh(x / cap)``."""
+    double = exp(e, (x / cap) * 2.0)
+    one = e.const(x.type, 1.0)
+    return cap * (one - e.const(x.type, 2.0) / (double + one))
+
+
+def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header: Value) -> None:
+    """Round 32 floats to int8 with one scale; store them at ``integers`` and scale, sum, scale x sum at ``header``."""
+    top = e.reduce(e.maximum(e.unary("fabs", low), e.unary("fabs", high)), e.maximum)
+    zero, one = e.const(F32, 0.0), e.const(F32, 1.0)
+    some = e.compare(">", top, e.const(F32, TINY))
+    inverse = e.select(some, e.const(F32, 127.0) / e.select(some, top, one), zero)
+    scale = top / 127.0
+    factor = e.splat(inverse)
+    parts = [e.to_int(e.unary("rint", half * factor)) for half in (low, high)]
+    total = e.reduce(parts[0] + parts[1], lambda a, b: a + b)
+    for index, part in enumerate(parts):
+        e.store(e.narrow(part, I8X.element), integers + LANES * index, 1)
+    e.store(scale, header, 4)
+    e.store(total, header + 4, 4)
+    e.store(scale * e.to_float(total), header + 8, 4)
+
+
+def narrow_half(e: Emitter, x: Value) -> Value:
+    """Float32 to float16 bits (int16 lanes), nearest even; values beyond ±65504 are clamped."""
+    limit = e.const(x.type, HALF_MAX)
+    x = e.minimum(e.maximum(x, e.const(x.type, -HALF_MAX)), limit)
+    if e.has_half:
+        return e.bits(e.narrow(x, F16), like(x.type, I16))
+    bits = e.bits(x, like(x.type, I32))
+    sign = (bits >> 16) & 0x8000
+    magnitude = bits & 0x7FFFFFFF
+    normal = (magnitude + ((magnitude >> 13) & 1) + (0xFFF - (112 << 23))) >> 13
+    magic = e.const(x.type, 0.5)  # adding it lines the subnormal's last bit up with the float's
+    small = e.bits(e.bits(magnitude, x.type) + magic, bits.type) - e.bits(magic, bits.type)
+    is_small = e.compare("<", magnitude, e.const(bits.type, 113 << 23))
+    return e.narrow(e.select(is_small, small, normal) | sign, I16)
+
+
+def lanes_between(e: Emitter, first: Value, low: Value, high: Value) -> Value:
+    """Which of the 16 positions from ``first`` on lie in ``[low, high)``; int32 scalars."""
+    positions = e.splat(first) + e.lane_numbers()
+    zero = e.const(I32X, 0)
+    inside = (positions - e.splat(low), e.splat(high) - positions - 1)
+    return e.compare(">=", e.minimum(*inside), zero)

@@ -1,0 +1,133 @@
+"""Running a pass: each operation of the program in turn, by every thread of the team, with a
+meeting where one is needed.
+
+`pass_announce` tells the workers, `pass_member` takes part, and `pass_worker` is the workers' loop:
+it waits for a run at the mailbox, spinning for a bounded time, and returns to Python (to sleep)
+when none comes. A run's number says how many threads take part, so the others need not read
+anything that might be changing.
+"""
+
+from __future__ import annotations
+
+from miaotui.kernels.draft.draft_fields import COUNT, HEAD_RUN, TABLE
+from miaotui.kernels.draft.multistep import STEP, begin_guess, deepen_guess
+from miaotui.kernels.runtime.compiler import inline, kernel
+from miaotui.kernels.runtime.memory import atomic_load, atomic_store, call, pause, peek, poke
+from miaotui.kernels.runtime.multistep import step_on
+from miaotui.kernels.runtime.ops import (
+    FUNCTION,
+    KEEP_GOING,
+    MAIL_ASLEEP,
+    MAIL_COUNT,
+    MAIL_NUMBER,
+    MAIL_OPERATIONS,
+    MAIL_RUN,
+    MAIL_STOP,
+    OP_FIELDS,
+    RUN_GUESS,
+    RUN_MORE,
+    RUN_PASSES,
+    TEAM_BITS,
+)
+from miaotui.kernels.runtime.prefetch import ask_ahead
+from miaotui.kernels.runtime.sync import barrier
+
+_TEAM_MASK = (1 << TEAM_BITS) - 1
+
+
+@inline
+def run_once(operations, count, run, member):  # type: ignore[no-untyped-def]
+    """The operations one after another, as one member of the team; returns when all have come to their end."""
+    for index in range(count):
+        op = operations + 8 * OP_FIELDS * index
+        shared = call(peek(op, FUNCTION), op, run, member)
+        ask_ahead(op, run, member)
+        if shared == 1 and peek(op, KEEP_GOING) == 0:
+            barrier(run)
+    barrier(run)
+
+
+@inline
+def guess_on(run, guess, member):  # type: ignore[no-untyped-def]
+    """Steps of a draft head, as many as follow each other."""
+    while peek(run, RUN_MORE) == STEP:
+        run_once(peek(guess, TABLE), peek(guess, COUNT), peek(guess, HEAD_RUN), member)
+        if member == 0:
+            deepen_guess(run, guess)
+        barrier(run)
+
+
+@inline
+def run_operations(operations, count, run, member):  # type: ignore[no-untyped-def]
+    """The program, as one member of the team, for as many passes as follow each other.
+
+    How many may is read first: the leader may change the run once all have come to its end. For the same
+    reason they meet before it says what comes first.
+    """
+    passes, guess = peek(run, RUN_PASSES), peek(run, RUN_GUESS)
+    if guess != 0:
+        barrier(run)
+        if member == 0:
+            begin_guess(run, guess)
+        barrier(run)
+        guess_on(run, guess, member)
+    while True:
+        run_once(operations, count, run, member)
+        if passes <= 1:
+            return 0
+        if member == 0:
+            step_on(run)
+        barrier(run)
+        if guess != 0:
+            guess_on(run, guess, member)
+        if peek(run, RUN_MORE) == 0:
+            return 0
+
+
+@kernel(4)
+def pass_member(operations, count, run, member):  # type: ignore[no-untyped-def]
+    """Take part in a run; returns when every member is done."""
+    return run_operations(operations, count, run, member)
+
+
+@kernel(5)
+def pass_announce(operations, count, run, mail, team):  # type: ignore[no-untyped-def]
+    """Post a run for ``team`` threads; returns how many of them are asleep and must be woken."""
+    poke(mail, MAIL_OPERATIONS, operations)
+    poke(mail, MAIL_COUNT, count)
+    poke(mail, MAIL_RUN, run)
+    number = (peek(mail, MAIL_NUMBER) >> TEAM_BITS) + 1
+    atomic_store(mail + 8 * MAIL_NUMBER, (number << TEAM_BITS) + team)
+    asleep = 0
+    for member in range(1, team):
+        asleep += atomic_load(mail + 8 * (MAIL_ASLEEP + member))
+    return asleep
+
+
+@kernel(4)
+def pass_worker(mail, member, seen, spins):  # type: ignore[no-untyped-def]
+    """Serve runs as ``member`` until none comes for ``spins`` turns; returns the number of the
+    last run seen, -1 to end.
+
+    A member marks itself asleep and looks once more before it leaves. Since the leader posts
+    first and reads the marks after, one of the two always sees the other.
+    """
+    asleep = mail + 8 * (MAIL_ASLEEP + member)
+    atomic_store(asleep, 0)
+    turns = 0
+    while turns <= spins:
+        number = atomic_load(mail + 8 * MAIL_NUMBER)
+        if number == seen:
+            turns += 1
+            if turns == spins:
+                atomic_store(asleep, 1)
+            pause()
+            continue
+        atomic_store(asleep, 0)
+        seen = number
+        turns = 0
+        if peek(mail, MAIL_STOP) == 1:
+            return -1
+        if member < (number & _TEAM_MASK):
+            run_operations(peek(mail, MAIL_OPERATIONS), peek(mail, MAIL_COUNT), peek(mail, MAIL_RUN), member)
+    return seen

@@ -1,0 +1,190 @@
+"""The worker team: Python threads that run compiled passes together, without the interpreter lock.
+
+One team serves the whole process; models take turns. Between passes a worker spins for a bounded
+time, then sleeps on an event. When another process keeps a core busy, `pace` notices and lets one
+thread work alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels.platform.cpu import probe
+from miaotui.kernels.runtime import compiled
+from miaotui.kernels.runtime.ops import (
+    MAIL_FIELDS,
+    MAIL_NUMBER,
+    MAIL_STOP,
+    MAX_TEAM,
+    OWN_BYTES,
+    RUN_DONE,
+    RUN_ROWS,
+    RUN_SCRATCH,
+    RUN_SCRATCH_STRIDE,
+    RUN_SYNC,
+    RUN_TEAM,
+    SYNC_FIELDS,
+    TEAM_BITS,
+)
+from miaotui.kernels.runtime.pace import Pace
+
+HUGE_PAGE = 2 << 20
+SCRATCH_BYTES = 1 << 20  # per thread: 8 rows x 8 query heads of 512, and every smaller need
+_STRIDE = SCRATCH_BYTES + OWN_BYTES
+_MOST_RUNS = 16  # remembered: an engine has one, and its draft head another
+IDLE_SPINS = 20_000  # about a millisecond
+
+KERNELS = ("runtime.passes:pass_announce", "runtime.passes:pass_member", "runtime.passes:pass_worker")
+
+
+class ThreadPool:
+    """``size`` threads, the caller's included. `run` may be called from any thread; calls take turns."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = max(1, min(size or probe().team_size, MAX_TEAM))
+        self._announce = compiled.function(KERNELS[0], 5, brief=True)
+        self._member = compiled.function(KERNELS[1], 4)
+        self._brief_member = compiled.function(KERNELS[1], 4, brief=True)
+        self._worker = compiled.function(KERNELS[2], 4)
+        self._sync, self._mail = aligned_int64(SYNC_FIELDS), aligned_int64(MAIL_FIELDS)
+        self._scratch = np.zeros(self.size * _STRIDE + 64, np.uint8)
+        self._scratch_address = -(-self._scratch.ctypes.data // 64) * 64
+        self._addresses = address_of(self._sync), address_of(self._mail)
+        # By identity: a table, kept alive; the team's size when it was taken in; its address.
+        self._runs: dict[int, tuple[NDArray[np.int64], int, int]] = {}
+        self._turn = threading.Lock()
+        self._wakeups = [threading.Event() for _ in range(self.size)]
+        self._pace = Pace()
+        self._threads = [
+            threading.Thread(target=self._serve, args=(member,), name=f"miaotui-{member}", daemon=True)
+            for member in range(1, self.size)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one thread does the work now, trials apart, because others keep the cores busy."""
+        return self._pace.kept
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether the next passes are to tell which way is faster, each on its own."""
+        return self._pace.is_trying
+
+    def run(
+        self,
+        operations: int,
+        count: int,
+        run: NDArray[np.int64],
+        passes: int = 1,
+        brief: bool = False,
+        beside: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes.
+
+        It makes up to ``passes`` of them, as many as ``run`` says. A ``brief`` one keeps the interpreter lock, which
+        others would hold for longer than it takes, unless a worker needs it to wake up.
+
+        A table of a run is used with one team only, which writes its own fields there, as in that of a run
+        ``beside`` it, which a draft head makes within this one.
+        """
+        with self._turn:
+            start_s = time.perf_counter()
+            size = 1 if self._pace.alone else self.size
+            mail = self._addresses[1]
+            known = self._runs.get(id(run))
+            address = known[2] if known and known[1] == size else self._take_in(run, size)
+            if beside is not None:
+                self._take_in(beside, size)
+            member = self._brief_member if brief else self._member
+            if size > 1 and self._announce(operations, count, address, mail, size):
+                member = self._member
+                for event in self._wakeups:
+                    event.set()
+            member(operations, count, address, 0)
+            if self.size > 1:
+                done = int(run[RUN_DONE]) if passes > 1 else 1
+                spent_s = time.perf_counter() - start_s
+                kind = (operations, int(run[RUN_ROWS])) if beside is None else (-operations, 1)
+                self._pace.note(kind, spent_s / done, done)
+
+    def _take_in(self, run: NDArray[np.int64], size: int) -> int:
+        """Write the team's fields to a table of a run; its address."""
+        if len(self._runs) >= _MOST_RUNS:
+            self._runs.clear()
+        run[RUN_TEAM], run[RUN_SYNC] = size, self._addresses[0]
+        run[RUN_SCRATCH], run[RUN_SCRATCH_STRIDE] = self._scratch_address, _STRIDE
+        address = address_of(run)
+        self._runs[id(run)] = run, size, address
+        return address
+
+    def _serve(self, member: int) -> None:
+        mail, seen, event = self._addresses[1], 0, self._wakeups[member]
+        while (seen := self._worker(mail, member, seen, IDLE_SPINS)) >= 0:
+            event.wait()
+            event.clear()
+
+    def close(self) -> None:
+        """End the threads; the team must not run again."""
+        with self._turn:
+            self._mail[MAIL_STOP] = 1
+            self._mail[MAIL_NUMBER] += 1 << TEAM_BITS
+            for event in self._wakeups:
+                event.set()
+        for thread in self._threads:
+            thread.join()
+
+
+_shared: dict[int, ThreadPool] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_pool(size: int | None = None) -> ThreadPool:
+    """The process's team of that size; every model uses the same threads."""
+    wanted = max(1, min(size or probe().team_size, MAX_TEAM))
+    with _shared_lock:
+        if wanted not in _shared:
+            _shared[wanted] = ThreadPool(wanted)
+        return _shared[wanted]
+
+
+def aligned_int64(fields: int) -> NDArray[np.int64]:
+    """Zeroed int64 memory that begins on a cache line."""
+    return aligned_bytes(fields * 8).view(np.int64)
+
+
+def fields_of(table: NDArray[np.int64]) -> memoryview:
+    """A table's fields in a row, far quicker to fill one by one than NumPy's."""
+    return memoryview(table.reshape(-1).data)
+
+
+def aligned_bytes(size_bytes: int, alignment: int = 64) -> NDArray[np.uint8]:
+    """Zeroed memory at a multiple of ``alignment``."""
+    raw = np.zeros(size_bytes + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size_bytes]
+
+
+def huge_bytes(size_bytes: int) -> NDArray[np.uint8]:
+    """Zeroed memory at a multiple of 2 MiB, in huge pages where the system offers them; taken when touched."""
+    size = -(-size_bytes // HUGE_PAGE) * HUGE_PAGE + HUGE_PAGE
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # not offered here
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(memory, np.uint8)
+    start = -raw.ctypes.data % HUGE_PAGE
+    return raw[start : start + size_bytes]
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """The byte address of an array's first value."""
+    return int(array.ctypes.data)

@@ -1,0 +1,1 @@
+"""Choosing tokens from rows of logits."""

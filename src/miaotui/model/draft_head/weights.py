@@ -1,0 +1,186 @@
+"""A draft head's weights: a small file, made for one model, packed when it is loaded.
+
+The file is a safetensors file with ``tokens`` ``[V]`` (the ids it can guess, ascending), ``gate`` and ``up``
+``[width, 3 hidden]``, ``down`` ``[hidden, width]``, ``carry`` ``[hidden]`` and ``layer`` ``[1]`` (before which of
+the model's layers the middle state is taken). A head that looks back over the text has two more: ``query``
+``[heads, 3 hidden]``, with which it asks that layer's keys, and ``mix`` ``[hidden, heads]`` for what it finds;
+``heads`` are all the values of the model's query heads. Outputs are the model's own
+rows of those tokens, so they are not in it; but perhaps ``spread`` ``[hidden, hidden]``, the mean of ``s sT`` over the
+head's normed states ``s``, which says how to round them best. Owns checking. Invariant: a head is only ever
+loaded for the model that it was trained with, known by a digest of the model's final norm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.errors import ModelFormatError
+from miaotui.hub.formats.safetensors import read_safetensors
+from miaotui.hub.store import PackedFile, PackedStore, content_key
+from miaotui.kernels.linear.formats import UNIT_ROWS, Format, quantize
+from miaotui.model.draft_head.packing import alternating, packed, padded, rows_of
+from miaotui.model.draft_head.rounding import round_for
+from miaotui.model.packed import Matrix, PackedModel
+
+FOLDER = Path(__file__).parent / "heads"
+FOLDER_NAME = "heads"  # of the user's own, in the cache
+LAYOUT = 4  # of what is kept packed
+TRUNK, OUTPUTS = Format.Q4M, Format.Q4  # a step is as fast as it is small
+MOST_LAYERS = 1 << 16
+INPUTS = 3  # states of a cell: the last one, the newest token's embedding, one from the middle
+_NAMES = {"tokens", "gate", "up", "down", "carry", "layer"}
+_LOOKING = {"query", "mix"}  # of a head that looks back
+_SPREAD = "spread"  # of any, or not
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """A head, ready to run. ``carry`` is how much of the last state goes on, ``layer`` where it looks in the middle."""
+
+    layer: int
+    tokens: NDArray[np.int32]
+    gate_up: Matrix
+    down: Matrix
+    outputs: Matrix
+    carry: NDArray[np.float32]
+    norm: NDArray[np.float32]  # the model's final one
+    query: Matrix | None = None  # these two of a head that looks back
+    mix: Matrix | None = None
+    file: PackedFile | None = None  # that the others are mapped from
+
+    @property
+    def width(self) -> int:
+        """Values between the two products of a step."""
+        return self.down.inputs
+
+
+def digest_of(weights: PackedModel) -> str:
+    """What tells models apart here: the same for all files of one model, whatever their format."""
+    return hashlib.sha256(weights.vector("final_norm").tobytes()).hexdigest()[:16]
+
+
+def path_for(weights: PackedModel, own: Path) -> Path | None:
+    """The head for this model in the user's ``own`` folder, or that which comes with miaotui."""
+    name = f"{digest_of(weights)}.safetensors"
+    return next((folder / name for folder in (own, FOLDER) if (folder / name).is_file()), None)
+
+
+def load_head(path: Path, weights: PackedModel, tied: bool, store: PackedStore | None = None) -> HeadWeights:
+    """Read a head and pack it for the model ``weights``; what is packed stays in ``store`` and is mapped from then on.
+
+    Raises `ModelFormatError` for a file that is no head, or one of a model of another shape;
+    `CacheError` as the store does.
+    """
+    norm = weights.vector("final_norm")
+    if store is None:
+        return HeadWeights(**_pack(path, weights, tied), norm=norm)
+    key = content_key(path, {"draft head": LAYOUT, "model": digest_of(weights)})
+    file = store.open(key)
+    if file is None:
+        packed = _pack(path, weights, tied)
+        _keep(packed, store, key)
+        return HeadWeights(**packed, norm=norm)
+    matrices = {
+        name: Matrix(Format(form), file.arrays[name], inputs) for name, (form, inputs) in file.meta["matrices"].items()
+    }
+    tokens, carry = file.arrays["tokens"], file.arrays["carry"]
+    layer = int(file.meta["layer"])
+    return HeadWeights(layer=layer, tokens=tokens, carry=carry, norm=norm, file=file, **matrices)
+
+
+def _keep(packed: Mapping[str, Any], store: PackedStore, key: str) -> None:
+    matrices = {name: each for name, each in packed.items() if isinstance(each, Matrix)}
+    forms = {name: [m.format.value, m.inputs] for name, m in matrices.items()}
+    meta = {"matrices": forms, "layer": packed["layer"]}
+    with store.create(key, meta) as writer:
+        for name, matrix in matrices.items():
+            writer.add(name, matrix.data)
+        for name in ("tokens", "carry"):
+            writer.add(name, packed[name])
+
+
+def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
+    """The fields of `HeadWeights` that a file gives."""
+    outer = weights.matrix("embed" if tied else "head")
+    hidden, vocabulary = outer.inputs, outer.units * UNIT_ROWS
+    tokens, arrays = _read(path)
+    gate, up, down, carry = (arrays[name] for name in ("gate", "up", "down", "carry"))
+    width = gate.shape[0]
+    shapes = ((width, INPUTS * hidden), (width, INPUTS * hidden), (hidden, width), (hidden,), (1,))
+    found = tuple(a.shape for a in (gate, up, down, carry, arrays["layer"]))
+    if found != shapes or width % 32 or width == 0:
+        raise _misfit(path, hidden)
+    ascending = tokens.size > 0 and bool((np.diff(tokens) > 0).all())
+    if not ascending or tokens[0] < 0 or tokens[-1] >= vocabulary:
+        raise ModelFormatError(f"{path}: the draft head's tokens are not ids of this model: remove it")
+    layer = int(arrays["layer"][0])
+    if not 0 <= layer < MOST_LAYERS or f"layers.{layer}.attn_norm" not in weights:
+        raise ModelFormatError(
+            f"{path}: the draft head looks before layer {layer}, which this model does not have: remove it"
+        )
+    looking = {name: arrays[name] for name in _LOOKING & set(arrays)}
+    if looking:
+        heads = weights.matrix(f"layers.{layer}.o").inputs
+        if (looking["query"].shape, looking["mix"].shape) != ((heads, INPUTS * hidden), (hidden, heads)):
+            raise _misfit(path, hidden)
+    return {
+        "layer": layer,
+        "tokens": tokens,
+        "carry": carry,
+        "gate_up": alternating(TRUNK, gate, up),
+        "down": packed(quantize(TRUNK, padded(down))),
+        "outputs": _outputs(path, rows_of(outer, tokens), arrays.get(_SPREAD), weights.vector("final_norm")),
+        **{name: packed(quantize(TRUNK, padded(looking[name]))) for name in sorted(looking)},
+    }
+
+
+def _outputs(
+    path: Path, rows: NDArray[np.float32], spread: NDArray[np.float32] | None, norm: NDArray[np.float32]
+) -> Matrix:
+    """The rows that logits are made with, rounded for the head's states if the file says how those spread."""
+    if spread is None:
+        return packed(quantize(OUTPUTS, padded(rows)))
+    if spread.shape != (len(norm), len(norm)):
+        raise _misfit(path, len(norm))
+    whole = norm.astype(np.float64)
+    try:
+        return packed(round_for(padded(rows), spread * whole * whole[:, None]))
+    except np.linalg.LinAlgError as error:
+        raise ModelFormatError(f"{path}: no states spread like those of the draft head: remove it") from error
+
+
+def _misfit(path: Path, hidden: int) -> ModelFormatError:
+    return ModelFormatError(
+        f"{path}: the draft head's shapes do not fit a model of width {hidden}: remove it, or train one for it"
+    )
+
+
+def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write a head's arrays, as float16 but for the tokens; whole, or not at all."""
+    from safetensors.numpy import save  # noqa: PLC0415  (the extra `train` brings it)
+
+    kinds = {name: np.float32 if name in ("tokens", "layer") else np.float16 for name in sorted(arrays)}
+    data = save({name: np.ascontiguousarray(arrays[name], kind) for name, kind in kinds.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]:
+    stored = read_safetensors(path)
+    if set(stored) - {_SPREAD} not in (_NAMES, _NAMES | _LOOKING):
+        raise ModelFormatError(
+            f"{path} holds {', '.join(sorted(stored)[:8])} and no draft head, which has {', '.join(sorted(_NAMES))}"
+        )
+    arrays = {name: tensor.float32() for name, tensor in stored.items()}
+    if any(not np.isfinite(array).all() for array in arrays.values()):
+        raise ModelFormatError(f"{path}: the draft head has weights that are not numbers: remove it")
+    return arrays.pop("tokens").astype(np.int32), arrays

@@ -1,0 +1,1 @@
+"""From model files to one configuration and one set of tensor names."""

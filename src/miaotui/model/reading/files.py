@@ -1,0 +1,96 @@
+"""Opens a model on disk, whatever its format, as a configuration and canonical tensors.
+
+Knows that a GGUF file is one file and safetensors come in a folder with ``config.json``; leaves
+their contents to `from_gguf` and `from_hf`. Invariant: what `open_model` returns has been checked
+against itself, tensor by tensor, and nothing has been decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from miaotui.errors import ModelNotFoundError, UnsupportedModelError
+from miaotui.hub.formats.gguf import read_gguf
+from miaotui.hub.formats.safetensors import read_safetensors
+from miaotui.hub.formats.tensors import StoredTensor
+from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.model.config import ModelConfig
+from miaotui.model.reading.from_gguf import config_from_gguf, tensors_from_gguf
+from miaotui.model.reading.from_hf import config_from_hf, tensors_from_hf
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """An opened model. Its tensors view mapped files: do not use them after `close`.
+
+    ``metadata`` holds a GGUF file's pairs, ``folder`` is where safetensors lie; one of them is set,
+    and the tokenizer is found there.
+    """
+
+    config: ModelConfig
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, Any] | None = None
+    folder: Path | None = None
+    release: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        """Give the mapped files back."""
+        self.release()
+
+    def __enter__(self) -> ModelFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_model(path: str | Path) -> ModelFiles:
+    """Open a ``.gguf`` file, or a folder with ``config.json`` and safetensors.
+
+    Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise ModelNotFoundError(f"there is no file or folder {str(path)!r}: check the path")
+    if path.suffix == ".safetensors":
+        raise UnsupportedModelError(
+            f"{path.name!r} alone does not say what model it is: name the folder that holds it "
+            "together with config.json"
+        )
+    return _open_gguf(path)
+
+
+def _open_gguf(path: Path) -> ModelFiles:
+    file = read_gguf(path)
+    try:
+        config = config_from_gguf(file.metadata, file.tensors)
+        tensors = tensors_from_gguf(config, file.metadata, file.tensors)
+    except BaseException:
+        file.close()
+        raise
+    return ModelFiles(config, tensors, metadata=file.metadata, release=file.close)
+
+
+def _open_folder(folder: Path) -> ModelFiles:
+    values = _read_config(folder)
+    config = config_from_hf(values)  # before the weights: an unknown model is refused at once
+    tensors = tensors_from_hf(config, values, read_safetensors(folder))
+    return ModelFiles(config, tensors, folder=folder)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"the folder {str(folder)!r} has no config.json: name a .gguf file, or a folder with "
+            "config.json, tokenizer.json and *.safetensors"
+        )
+    return read_object(path)

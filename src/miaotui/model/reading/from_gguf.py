@@ -1,0 +1,224 @@
+"""A model's configuration and tensor sources from a GGUF file.
+
+Knows GGUF's keys and tensor names; computes nothing with weights. Invariant: a feature that the
+metadata declares and the forward pass lacks is refused by name. Follows the GGUF specification and
+the conventions of llama.cpp's converter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from miaotui.errors import ModelFormatError, UnsupportedModelError
+from miaotui.hub.formats.tensors import StoredTensor
+from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
+from miaotui.model.reading.architectures import Architecture, Windows, by_gguf_name
+from miaotui.model.reading.checks import require
+from miaotui.model.reading.fields import Fields
+from miaotui.model.reading.rope_from_gguf import (
+    FREQ_FACTORS,
+    LONG_FACTORS,
+    SHORT_FACTORS,
+    read_local_rope,
+    read_rope,
+    usable_context,
+)
+from miaotui.model.reading.sources import CanonicalTensors, TensorSource, fused_sources
+from miaotui.model.reading.windows import every_nth, layer_windows
+from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
+
+WHERE = "GGUF metadata"
+EMBED, HEAD = "token_embd.weight", "output.weight"
+# Features that the forward pass lacks, by the key that declares them; 0 and 1 mean "off".
+REFUSED = {
+    "expert_count": "a mixture of experts",
+    "logit_scale": "scaled logits",
+    "residual_scale": "scaled residuals",
+    "embedding_scale": "an embedding scale of its own",
+    "rope.scaling.yarn_log_multiplier": "DeepSeek's variant of YaRN",
+}
+LAYER_NAMES = {
+    "attn_norm": "attn_norm.weight",
+    "q": "attn_q.weight",
+    "k": "attn_k.weight",
+    "v": "attn_v.weight",
+    "q_bias": "attn_q.bias",
+    "k_bias": "attn_k.bias",
+    "v_bias": "attn_v.bias",
+    "q_norm": "attn_q_norm.weight",
+    "k_norm": "attn_k_norm.weight",
+    "o": "attn_output.weight",
+    "o_bias": "attn_output.bias",
+    "attn_post_norm": "post_attention_norm.weight",
+    "ffn_norm": "ffn_norm.weight",
+    "gate": "ffn_gate.weight",
+    "up": "ffn_up.weight",
+    "down": "ffn_down.weight",
+    "ffn_post_norm": "post_ffw_norm.weight",
+}
+
+
+def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> ModelConfig:
+    """Read the configuration; ``tensors`` tell the vocabulary, biases and frequency factors.
+
+    Raises `UnsupportedModelError` for what does not run here and `ModelFormatError` for nonsense.
+    """
+    architecture = _architecture(metadata)
+    fields = Fields(metadata, WHERE, f"{architecture.gguf}.")
+    _refuse_features(fields, architecture)
+    n_layers = fields.count("block_count", MAX_LAYERS)
+    hidden_size = fields.count("embedding_length", MAX_WIDTH)
+    n_heads = _same_in_all_layers(fields, "attention.head_count")
+    head_dim = _head_dim(fields, hidden_size, n_heads)
+    rope = read_rope(fields, head_dim, tensors)
+    _refuse_partial_interleaved(architecture, rope.dim, head_dim)
+    rope_layers = tuple(not skipped for skipped in every_nth(n_layers, architecture.nope_every))
+    return ModelConfig(
+        architecture=architecture.name,
+        vocab_size=_vocab_size(tensors),
+        hidden_size=hidden_size,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=_same_in_all_layers(fields, "attention.head_count_kv", n_heads),
+        head_dim=head_dim,
+        ffn_size=_same_in_all_layers(fields, "feed_forward_length"),
+        context_length=usable_context(fields, rope, tensors),
+        norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
+        activation=architecture.activation,
+        rope=rope,
+        local_rope=read_local_rope(fields, architecture, head_dim),
+        windows=_windows(fields, architecture, rope_layers),
+        rope_layers=rope_layers,
+        attention_scale=_attention_scale(fields, architecture, n_layers, head_dim),
+        attention_softcap=_softcap(fields, architecture, "attn_logit_softcapping"),
+        logit_softcap=_softcap(fields, architecture, "final_logit_softcapping"),
+        embedding_scale=architecture.embedding_scale(hidden_size),
+        qk_norm=architecture.qk_norm,
+        post_norms=architecture.post_norms,
+        qkv_bias=architecture.qkv_bias or "blk.0.attn_q.bias" in tensors,
+        o_bias="blk.0.attn_output.bias" in tensors,
+        tied_head=HEAD not in tensors,
+    )
+
+
+def tensors_from_gguf(
+    config: ModelConfig, metadata: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+) -> CanonicalTensors:
+    """The file's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
+    architecture = _architecture(metadata)
+    sources = {
+        "embed": TensorSource(EMBED),
+        "final_norm": TensorSource("output_norm.weight"),
+        "head": TensorSource(HEAD),
+    }
+    for layer in range(config.n_layers):
+        prefix = f"blk.{layer}."
+        layer_sources = {name: TensorSource(prefix + suffix) for name, suffix in LAYER_NAMES.items()}
+        if architecture.interleaved_gguf:
+            for name in ("q", "k", "q_bias", "k_bias"):
+                layer_sources[name] = TensorSource(prefix + LAYER_NAMES[name], head_dim=config.head_dim)
+        if architecture.fused:
+            layer_sources |= fused_sources(config, f"{prefix}attn_qkv.weight", f"{prefix}ffn_up.weight")
+        sources |= {f"layers.{layer}.{name}": source for name, source in layer_sources.items()}
+    return CanonicalTensors(config, stored, sources, (FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS))
+
+
+def _architecture(metadata: Mapping[str, Any]) -> Architecture:
+    fields = Fields(metadata, WHERE)
+    kind = fields.text("general.type", "model")
+    if kind != "model":
+        raise UnsupportedModelError(
+            f"the GGUF file holds {kind[:40]!r}, not a language model: choose the model's own file"
+        )
+    parts = fields.size("split.count", 1 << 16)
+    if parts > 1:
+        raise UnsupportedModelError(
+            f"the GGUF file is one of {parts} parts; merge them first (llama-gguf-split --merge)"
+        )
+    return by_gguf_name(fields.text("general.architecture"))
+
+
+def _refuse_features(fields: Fields, architecture: Architecture) -> None:
+    for key, feature in REFUSED.items():
+        if fields.get(key) not in (None, 0, 1):
+            raise UnsupportedModelError(
+                f"the model has {feature} ({key} = {fields.get(key)}), which {architecture.title} "
+                "does not have here: choose another model"
+            )
+    if not fields.flag("attention.causal", True):
+        raise UnsupportedModelError(
+            "the model is an encoder (attention.causal is false), not a language model: choose another model"
+        )
+
+
+def _refuse_partial_interleaved(architecture: Architecture, dim: int, head_dim: int) -> None:
+    """Pairs side by side in a part of each head would need another order of rows."""
+    if architecture.interleaved_gguf and dim != head_dim:
+        raise UnsupportedModelError(
+            f"the model rotates {dim} of {head_dim} values of each head, which "
+            f"{architecture.title} does not do here: choose another model"
+        )
+
+
+def _vocab_size(tensors: Mapping[str, StoredTensor]) -> int:
+    """Rows of the embedding; metadata may count differently, since some files pad it."""
+    embed = tensors.get(EMBED)
+    if embed is None or len(embed.shape) != 2:
+        found = None if embed is None else embed.shape
+        raise ModelFormatError(
+            f"tensor {EMBED!r} must be a matrix, not {found}: the file is damaged; download it again"
+        )
+    require(embed.shape[0] <= MAX_VOCAB, "vocabulary size", f"<= {MAX_VOCAB}", embed.shape[0])
+    return embed.shape[0]
+
+
+def _same_in_all_layers(fields: Fields, key: str, default: int | None = None) -> int:
+    """A count that GGUF may give once or as a list, one per layer."""
+    per_layer = fields.sequence(key)
+    if per_layer is None:
+        return fields.count(key, MAX_WIDTH, default)
+    if len(set(map(repr, per_layer))) != 1:
+        raise UnsupportedModelError(f"the model's layers differ in {key}, which is not supported: choose another model")
+    return Fields({key: per_layer[0]}, fields.where).count(key, MAX_WIDTH)
+
+
+def _head_dim(fields: Fields, hidden_size: int, n_heads: int) -> int:
+    head_dim = fields.count("attention.key_length", MAX_HEAD_DIM, max(1, hidden_size // n_heads))
+    value_dim = fields.count("attention.value_length", MAX_HEAD_DIM, head_dim)
+    if value_dim != head_dim:
+        raise UnsupportedModelError(
+            f"the model's keys have {head_dim} values per head and its values {value_dim}; "
+            "only equal ones are supported: choose another model"
+        )
+    return head_dim
+
+
+def _windows(fields: Fields, architecture: Architecture, rope_layers: tuple[bool, ...]) -> tuple[int, ...]:
+    window = fields.size("attention.sliding_window", MAX_CONTEXT)
+    rule = architecture.windows if architecture.gguf_windows is None else architecture.gguf_windows
+    pattern = fields.sequence("attention.sliding_window_pattern")
+    if pattern is not None:
+        flags = len(pattern) == len(rope_layers) and all(isinstance(x, bool) for x in pattern)
+        require(flags, "sliding window pattern", "one truth value per layer", pattern[:4])
+        return tuple(window if local else 0 for local in pattern)
+    if window and rule is Windows.NONE:
+        raise UnsupportedModelError(
+            f"the model has a sliding window of {window} tokens, and GGUF does not say in which of "
+            f"{architecture.title}'s layers: use its safetensors or choose another model"
+        )
+    if rule is Windows.EXCEPT_EVERY_NTH:
+        every = fields.count("attention.sliding_window_pattern", MAX_LAYERS, architecture.global_every)
+        return layer_windows(rule, window, rope_layers, global_every=every)
+    return layer_windows(rule, window, rope_layers)
+
+
+def _attention_scale(fields: Fields, architecture: Architecture, n_layers: int, head_dim: int) -> float:
+    declared = fields.number("attention.scale", 0.0)
+    return declared or 1 / math.sqrt(architecture.query_scalars.get(n_layers, head_dim))
+
+
+def _softcap(fields: Fields, architecture: Architecture, key: str) -> float:
+    """Early files of Gemma 2 lack its soft caps, which every model of it has."""
+    return fields.number(key, Fields(architecture.defaults, architecture.title).number(key, 0.0))

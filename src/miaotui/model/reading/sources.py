@@ -1,0 +1,129 @@
+"""Where each canonical tensor comes from, and the mapping that fetches it when asked.
+
+Knows canonical and stored names, rows and offsets; nothing of file formats. Invariant: every
+stored tensor is checked, by name and shape, before any is read; encoded weights are selected, never
+decoded (only Gemma's small norm vectors are, to add their offset).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.errors import ModelFormatError
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.model.config import ModelConfig
+from miaotui.model.reading.names import tensor_shapes
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """One canonical tensor's origin: rows ``[start, start + shape[0])`` of stored ``name``.
+
+    ``head_dim`` > 0 says that within each head the stored rows are in the order of pairs
+    ``(0, half), (1, half+1), …`` and are to be put back. ``offset`` is added to every value.
+    """
+
+    name: str
+    start: int = 0
+    head_dim: int = 0
+    offset: float = 0.0
+
+
+def fused_sources(config: ModelConfig, qkv: str, gate_up: str) -> dict[str, TensorSource]:
+    """Sources of one layer whose q, k and v are one stored matrix, and gate and up another."""
+    queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    return {
+        "q": TensorSource(qkv),
+        "k": TensorSource(qkv, start=queries),
+        "v": TensorSource(qkv, start=queries + keys),
+        "gate": TensorSource(gate_up),
+        "up": TensorSource(gate_up, start=config.ffn_size),
+    }
+
+
+class CanonicalTensors(Mapping[str, StoredTensor]):
+    """A model's tensors under canonical names, cut and reordered only when fetched.
+
+    Raises `ModelFormatError` when a tensor is missing, unknown, or of another shape.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        stored: Mapping[str, StoredTensor],
+        sources: Mapping[str, TensorSource],
+        ignored: Iterable[str] = (),
+    ) -> None:
+        self._shapes = tensor_shapes(config)
+        self._stored = stored
+        self._sources = {name: sources[name] for name in self._shapes}
+        self._check_shapes()
+        self._check_unknown(ignored)
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        source, shape = self._sources[name], self._shapes[name]
+        tensor = self._stored[source.name]
+        if source.head_dim:
+            tensor = tensor.take_rows(_half_split_order(shape[0], source.head_dim))
+        elif tensor.shape != shape:
+            rows = tensor.data[source.start : source.start + shape[0]]
+            tensor = replace(tensor, shape=shape, data=rows)
+        if source.offset:
+            tensor = _added(tensor, source.offset)
+        return replace(tensor, name=name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def _check_shapes(self) -> None:
+        for stored_name, expected in self._expected_shapes().items():
+            tensor = self._stored.get(stored_name)
+            if tensor is None:
+                raise ModelFormatError(
+                    f"tensor {stored_name!r} of shape {expected} is missing: the file is incomplete; download it again"
+                )
+            if tensor.shape != expected:
+                raise ModelFormatError(
+                    f"tensor {stored_name!r} has shape {tensor.shape}, but the model's dimensions "
+                    f"ask for {expected}: the file is damaged; download it again"
+                )
+
+    def _expected_shapes(self) -> dict[str, Shape]:
+        """Shape of each stored tensor: where several are fused, their rows add up."""
+        expected: dict[str, Shape] = {}
+        for name, source in self._sources.items():
+            rows, *rest = self._shapes[name]
+            before = expected[source.name][0] if source.name in expected else 0
+            expected[source.name] = (max(before, source.start + rows), *rest)
+        return expected
+
+    def _check_unknown(self, ignored: Iterable[str]) -> None:
+        used = {source.name for source in self._sources.values()} | set(ignored)
+        unknown = [name for name in self._stored if name not in used]
+        if unknown:
+            raise ModelFormatError(
+                f"tensor {unknown[0]!r} of shape {self._stored[unknown[0]].shape} is unexpected "
+                f"({len(unknown)} such): the model has parts that its architecture does not have "
+                "here; choose another model"
+            )
+
+
+def _half_split_order(rows: int, head_dim: int) -> NDArray[np.intp]:
+    """Stored row of each canonical row, where stored rows put each pair's two side by side."""
+    pairs = np.arange(rows).reshape(rows // head_dim, head_dim // 2, 2)
+    order: NDArray[np.intp] = pairs.swapaxes(1, 2).reshape(rows)
+    return order
+
+
+def _added(tensor: StoredTensor, offset: float) -> StoredTensor:
+    values = tensor.float32() + np.float32(offset)
+    return StoredTensor.from_bytes(tensor.name, tensor.shape, BlockType.F32, values.reshape(-1).view(np.uint8))

@@ -1,0 +1,293 @@
+"""Where kept answers lie: one SQLite file, bounded in size and age.
+
+Owns the tables, eviction, and what happens when the file is damaged, locked or on a full disk. Knows
+neither questions nor models: keys are digests, payloads are bytes. Invariants: a row that does not
+match its checksum is never given out; a damaged file is put aside and a new one begun, so that no
+caller ever fails for it. Write-ahead logging, so a killed process leaves the file whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from miaotui.config import cache_error, make_folder
+from miaotui.errors import CacheError
+
+_LOG = logging.getLogger(__name__)
+_FORMAT = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (
+  id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, scope BLOB NOT NULL, namespace BLOB NOT NULL,
+  question TEXT, payload BLOB NOT NULL, checksum BLOB NOT NULL,
+  made_s REAL NOT NULL, used_s REAL NOT NULL, size INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS answers_used ON answers (used_s);
+CREATE INDEX IF NOT EXISTS answers_made ON answers (made_s);
+CREATE TABLE IF NOT EXISTS bands (
+  band INTEGER NOT NULL, answer INTEGER NOT NULL REFERENCES answers (id) ON DELETE CASCADE,
+  PRIMARY KEY (band, answer)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS bands_answer ON bands (answer);
+CREATE TABLE IF NOT EXISTS grounds (
+  name TEXT NOT NULL, version TEXT NOT NULL,
+  answer INTEGER NOT NULL REFERENCES answers (id) ON DELETE CASCADE,
+  PRIMARY KEY (name, version, answer)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS grounds_answer ON grounds (answer);
+"""
+_ROW_BYTES, _BAND_BYTES = 300, 60  # about what a row and its indexes take besides its texts
+_USED_EVERY_S = 60.0  # how stale the time of last use may be: reads should not all write
+_RECOUNT = 256  # puts between two counts of all bytes; other processes may share the file
+_MOST_NEAR = 256
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class KeptAnswer:
+    """A kept answer. ``made_s`` is in seconds of `time.time`."""
+
+    key: bytes
+    question: str | None
+    payload: bytes
+    made_s: float
+
+
+@dataclass(frozen=True)
+class AnswerEntry:
+    """An answer to be kept, with what it can be found by and what it stands on."""
+
+    key: bytes
+    scope: bytes
+    namespace: bytes
+    payload: bytes
+    question: str | None = None  # only if it may serve similar ones
+    bands: Sequence[int] = ()
+    grounds: Sequence[tuple[str, str]] = ()  # (index, version)
+
+    @property
+    def size(self) -> int:
+        """About what it takes on disk, in bytes."""
+        text = len(self.payload) + len((self.question or "").encode("utf-8", "surrogatepass"))
+        return text + _ROW_BYTES + _BAND_BYTES * (len(self.bands) + len(self.grounds))
+
+
+class AnswerStore:
+    """A file of answers, for all threads of this process; other processes may share it.
+
+    ``path`` None keeps them in memory. Raises `CacheError` if the file cannot be made.
+    """
+
+    def __init__(
+        self, path: Path | None, max_bytes: int, max_age_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path, self.max_bytes, self.max_age_s = path, max_bytes, max_age_s
+        self.failures = self.rebuilt = self.evicted = 0
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._puts = self._bytes = 0
+        if path is not None:
+            make_folder(path.parent)
+        try:
+            self._db = self._open()
+        except sqlite3.OperationalError as error:
+            raise _unusable(error, path) from error
+        except sqlite3.DatabaseError:
+            self._db = self._begin_anew()
+
+    # reading --------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> KeptAnswer | None:
+        """The answer under ``key``, if it is there, sound and not too old."""
+        return self._guarded(lambda: self._get(key), None)
+
+    def near(self, scope: bytes, bands: Sequence[int]) -> list[tuple[bytes, str]]:
+        """(key, question) of answers in the same scope that share a band."""
+        marks = ",".join("?" * len(bands))
+        query = (
+            "SELECT DISTINCT a.key, a.question FROM bands b JOIN answers a ON a.id = b.answer "  # noqa: S608  (question marks and a number)
+            f"WHERE b.band IN ({marks}) AND a.scope = ? AND a.made_s >= ? "
+            f"AND a.question IS NOT NULL LIMIT {_MOST_NEAR}"
+        )
+        values = (*bands, scope, self._clock() - self.max_age_s)
+        return self._guarded(lambda: list(self._db.execute(query, values)), [])
+
+    def count(self) -> tuple[int, int]:
+        """(answers, their bytes)."""
+        query = "SELECT count(*), coalesce(sum(size), 0) FROM answers"
+        row = self._guarded(lambda: self._db.execute(query).fetchone(), (0, 0))
+        return int(row[0]), int(row[1])
+
+    # writing --------------------------------------------------------------------------------------
+
+    def put(self, entry: AnswerEntry) -> bool:
+        """Keep an answer, in place of an older one under its key; whether that succeeded."""
+        if entry.size > self.max_bytes // 8:
+            return False
+        return self._guarded(lambda: self._put(entry), False)
+
+    def drop_grounds(self, name: str, current: str | None = None) -> int:
+        """Forget all that stands on index ``name``, but for version ``current``; how many fell."""
+        query = "DELETE FROM answers WHERE id IN (SELECT answer FROM grounds WHERE name = ? AND version IS NOT ?)"
+        return self._guarded(lambda: self._delete(query, name, current), 0)
+
+    def drop_namespace(self, namespace: bytes) -> int:
+        """Forget all of one namespace; how many fell."""
+        query = "DELETE FROM answers WHERE namespace = ?"
+        return self._guarded(lambda: self._delete(query, namespace), 0)
+
+    def close(self) -> None:
+        """Close the file. Closing twice does nothing."""
+        with self._lock:
+            self._db.close()
+
+    # the work, under the lock ---------------------------------------------------------------------
+
+    def _guarded(self, work: Callable[[], T], otherwise: T) -> T:
+        """Do it; what goes wrong with the file is noted, mended if possible, and never raised."""
+        with self._lock:
+            try:
+                return work()
+            except sqlite3.ProgrammingError:  # closed: the server is leaving
+                self.failures += 1
+            except sqlite3.OperationalError as error:  # locked, full, read-only
+                self.failures += 1
+                _LOG.warning("answer cache: %s", error)
+                self._roll_back()
+            except sqlite3.DatabaseError as error:
+                _LOG.warning("answer cache is damaged (%s): begun anew", error)
+                self._roll_back()
+                self._db.close()
+                try:
+                    self._db = self._begin_anew()
+                except (sqlite3.Error, OSError):
+                    self._db = _connect(None)
+        return otherwise
+
+    def _roll_back(self) -> None:
+        try:
+            if self._db.in_transaction:
+                self._db.rollback()
+        except sqlite3.Error:
+            self.failures += 1
+
+    def _get(self, key: bytes) -> KeptAnswer | None:
+        query = "SELECT id, question, payload, checksum, made_s, used_s FROM answers WHERE key = ?"
+        row = self._db.execute(query, (key,)).fetchone()
+        if row is None:
+            return None
+        number, question, payload, checksum, made_s, used_s = row
+        now = self._clock()
+        sound = isinstance(payload, bytes) and _checksum(key, payload) == checksum
+        if not sound or made_s < now - self.max_age_s:
+            with self._db:
+                self._db.execute("DELETE FROM answers WHERE id = ?", (number,))
+            return None
+        if used_s < now - _USED_EVERY_S:
+            with self._db:
+                self._db.execute("UPDATE answers SET used_s = ? WHERE id = ?", (now, number))
+        return KeptAnswer(key, question, payload, made_s)
+
+    def _put(self, entry: AnswerEntry) -> bool:
+        now = self._clock()
+        checksum = _checksum(entry.key, entry.payload)
+        texts = (entry.question, entry.payload, checksum)
+        entry_values = (entry.key, entry.scope, entry.namespace, *texts)
+        with self._db:
+            self._db.execute("DELETE FROM answers WHERE key = ?", (entry.key,))
+            number = self._db.execute(
+                "INSERT INTO answers (key, scope, namespace, question, payload, checksum, made_s, "
+                "used_s, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*entry_values, now, now, entry.size),
+            ).lastrowid
+            bands = [(band, number) for band in set(entry.bands)]
+            self._db.executemany("INSERT INTO bands VALUES (?, ?)", bands)
+            grounds = [(name, version, number) for name, version in set(entry.grounds)]
+            self._db.executemany("INSERT INTO grounds VALUES (?, ?, ?)", grounds)
+        self._puts += 1
+        self._bytes += entry.size
+        if self._bytes > self.max_bytes or self._puts % _RECOUNT == 0:
+            self._evict(now)
+        return True
+
+    def _evict(self, now: float) -> None:
+        """Drop what is too old; if too much is left, the least recently used tenth as well."""
+        too_old = self._delete("DELETE FROM answers WHERE made_s < ?", now - self.max_age_s)
+        total = self._sum()
+        if total > self.max_bytes:
+            over, dropped = total - self.max_bytes * 9 // 10, []
+            for number, size in self._db.execute("SELECT id, size FROM answers ORDER BY used_s"):
+                if over <= 0:
+                    break
+                dropped.append((number,))
+                over -= size
+            with self._db:
+                self._db.executemany("DELETE FROM answers WHERE id = ?", dropped)
+            self.evicted += len(dropped)
+        self.evicted += too_old
+        self._bytes = self._sum()
+        self._db.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+
+    def _sum(self) -> int:
+        return int(self._db.execute("SELECT coalesce(sum(size), 0) FROM answers").fetchone()[0])
+
+    def _delete(self, query: str, *values: object) -> int:
+        with self._db:
+            return self._db.execute(query, values).rowcount
+
+    # the file -------------------------------------------------------------------------------------
+
+    def _open(self) -> sqlite3.Connection:
+        db = _connect(self.path)
+        try:
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, _FORMAT):
+                raise sqlite3.DatabaseError(f"format {found} is not {_FORMAT}")
+            db.executescript(_TABLES)
+            db.execute(f"PRAGMA user_version = {_FORMAT}")
+            row = db.execute("SELECT coalesce(sum(size), 0) FROM answers").fetchone()
+            self._bytes = int(row[0])
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _begin_anew(self) -> sqlite3.Connection:
+        """Put the damaged file aside, for whoever wants to know why, and open an empty one."""
+        self.rebuilt += 1
+        if self.path is not None:
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            if self.path.exists():
+                os.replace(self.path, self.path.with_name(self.path.name + ".damaged"))
+        return self._open()
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    if path is not None and not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # questions are private
+    db = sqlite3.connect(":memory:" if path is None else path, 2.0, check_same_thread=False)
+    try:
+        for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL"):
+            db.execute(f"PRAGMA {pragma}").fetchall()
+        db.execute("PRAGMA foreign_keys = ON")
+        if path is None:
+            db.executescript(_TABLES)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _unusable(error: sqlite3.OperationalError, path: Path | None) -> CacheError:
+    reason = OSError(0, str(error))
+    return cache_error(reason, path or Path(":memory:"))
+
+
+def _checksum(key: bytes, payload: bytes) -> bytes:
+    return hashlib.blake2b(key + payload, digest_size=16).digest()

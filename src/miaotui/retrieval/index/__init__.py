@@ -1,0 +1,1 @@
+"""The document index: partitions on disk, statistics, search over all of them."""

@@ -1,0 +1,130 @@
+"""How an index is laid out and read: the settings it was created with, and where it lies.
+
+Owns ``index.json``, names and folders. Knows nothing of what is in the partitions. Invariant: an
+index exists exactly when its ``index.json`` does, which is written last; a name never leads out of
+miaotui's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from miaotui.config import Settings, cache_error, make_folder
+from miaotui.errors import DocumentIndexError, IndexMissingError, RequestError
+from miaotui.retrieval.index.schema import RANKED, WEIGHTS
+from miaotui.retrieval.query.analysis import Analyzer
+
+FORMAT = 1
+MAX_PARTITIONS = 64
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FILE = "index.json"
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """What an index keeps to from its creation on.
+
+    ``passage_chars``: longer bodies are split at their structure; 0 never splits. ``remotes`` are
+    URLs of indexes on other hosts that are searched along with it. Raises `RequestError`.
+    """
+
+    partitions: int = 1
+    language: str = "english"
+    passage_chars: int = 1_600
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    remotes: tuple[str, ...] = ()
+    timeout_s: float = 2.0
+    uid: str = field(default_factory=lambda: secrets.token_hex(4))
+
+    def __post_init__(self) -> None:
+        Analyzer(self.language)
+        if not 1 <= self.partitions <= MAX_PARTITIONS:
+            raise RequestError(f"partitions must be 1 to {MAX_PARTITIONS}, not {self.partitions}")
+        if self.passage_chars and not 200 <= self.passage_chars <= 100_000:
+            raise RequestError(f"passage_chars must be 0 or 200 to 100000, not {self.passage_chars}")
+        if not self.weights or not set(self.weights) <= set(RANKED):
+            raise RequestError(f"weights are for {' and '.join(RANKED)}, not {dict(self.weights)}")
+        if not all(0 < weight <= 100 for weight in self.weights.values()):
+            raise RequestError("each weight must be above 0 and at most 100")
+        if not 0 < self.timeout_s <= 600:
+            raise RequestError(f"timeout_s must be above 0 and at most 600, not {self.timeout_s}")
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The partitions' folders."""
+        return [folder / f"partition-{number}" for number in range(self.partitions)]
+
+
+def place(name: str | Path) -> Path:
+    """The folder of an index: of that name in miaotui's folder, or where a path leads.
+
+    A `Path`, or text with a separator in it, is a path. Raises `RequestError` for a name that is
+    not letters, digits, dots, hyphens and underscores.
+    """
+    if isinstance(name, Path) or os.sep in name:
+        return Path(name)
+    return Settings.from_env().folder("indexes") / checked_name(name)
+
+
+def checked_name(name: str) -> str:
+    """``name`` if it is one; raises `RequestError` otherwise."""
+    if not _NAME.fullmatch(name):
+        raise RequestError(
+            f"{name!r:.80} is no name for an index; use up to 64 letters, digits, dots, hyphens "
+            "and underscores, beginning with a letter or digit"
+        )
+    return name
+
+
+def names() -> list[str]:
+    """The indexes in miaotui's folder, in order."""
+    return names_in(Settings.from_env().folder("indexes"))
+
+
+def names_in(root: Path) -> list[str]:
+    """The indexes in a folder, in order."""
+    found = (path.parent.name for path in root.glob(f"*/{_FILE}"))
+    return sorted(name for name in found if _NAME.fullmatch(name))
+
+
+def write_plan(folder: Path, plan: IndexSettings, make: Callable[[Path], None]) -> None:
+    """Make an index's partitions, then its file; raises `RequestError` when there is one."""
+    if (folder / _FILE).exists():
+        raise RequestError(f"there is an index in {folder} already. Choose another name")
+    make_folder(folder)
+    for path in plan.folders(folder):
+        if (path / "meta.json").exists():  # a creation that was interrupted, hence empty
+            continue
+        make(path)
+    text = json.dumps({"format": FORMAT, **asdict(plan)}, indent=1)
+    part = folder / f"{_FILE}.part"
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, folder / _FILE)
+    except OSError as error:
+        raise cache_error(error, folder) from error
+
+
+def read_plan(folder: Path) -> IndexSettings:
+    """The plan of the index in ``folder``; raises `IndexMissingError`, or `DocumentIndexError` when
+    its file is damaged or of a later format.
+    """
+    try:
+        value = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise IndexMissingError(
+            f"there is no index {folder.name!r} in {folder.parent}. Create it: miaotui index create {folder.name}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DocumentIndexError(f"{folder / _FILE} cannot be read: {error}") from error
+    try:
+        if value.pop("format") != FORMAT:
+            raise DocumentIndexError(f"the index in {folder} was made by a later miaotui. Update miaotui")
+        return IndexSettings(**{**value, "remotes": tuple(value.get("remotes", ()))})
+    except (TypeError, KeyError, AttributeError, RequestError) as error:
+        raise DocumentIndexError(f"{folder / _FILE} is damaged: {error}") from error

@@ -1,0 +1,1 @@
+"""Pages of the KV cache: the pool, block tables of sequences, reuse of prefixes."""

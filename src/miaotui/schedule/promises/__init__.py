@@ -1,0 +1,1 @@
+"""Promises of time: what steps cost, forecasts, admission, review."""

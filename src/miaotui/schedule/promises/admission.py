@@ -1,0 +1,305 @@
+"""Whether a request is taken on, at once and for good: the book of what has been promised.
+
+Owns the book, its bounds and the counts of promises kept. Knows no engine and no clock: the caller
+says what time it is. Invariant: a promise is given only if, with it, every promise in the book is
+still foreseen to be kept, with a margin for what forecasts have been wrong by. Any thread may ask,
+while a step runs; nothing here waits for one.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from miaotui.errors import DeadlineUnattainableError, OverloadedError
+from miaotui.schedule.promises.cost import CostModel
+from miaotui.schedule.promises.forecast import Job, SchedulingPolicy, forecast
+from miaotui.schedule.promises.lengths import AnswerLengths
+from miaotui.schedule.promises.promise import HAND_OVER_S, PromiseEntry, PromiseRequest
+from miaotui.types import Deadline, Promise
+
+LIKELY, SURE = 0.5, 0.95  # quantiles of answer lengths: for planning, for promising
+HAND_OVER_FADES, MOST_HAND_OVER_S = 0.995, 0.06
+CAUTION, CONFIDENCE, MOST_CAUTION = 0.05, 0.001, 0.2  # after a missed promise, after a kept one
+MOST_PLAYED = 64  # best-effort jobs that a forecast looks at
+
+
+@dataclass(frozen=True)
+class AdmissionLimits:
+    """How much may stand in line: requests, and tokens of prompts and answers."""
+
+    requests: int = 256
+    tokens: int = 1 << 18
+
+
+@dataclass
+class AdmissionCounts:
+    """What became of requests, since the start."""
+
+    met: int = 0
+    missed: int = 0
+    refused: int = 0
+    shortened: int = 0
+    overloaded: int = 0
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request that is taken on: the longest answer it may get, and what was foreseen."""
+
+    limit: int
+    predicted_ms: float
+    promised: bool
+    shortened: bool
+    order_s: float  # the time by which it is ranked; infinite: it has no due time
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When the engine's state was last known, and how long the step since is foreseen to take."""
+
+    policy: SchedulingPolicy
+    as_of_s: float = 0.0
+    step_s: Callable[[], float] | None = None  # None: no step is running
+
+
+class Admission:
+    """The book. ``admit`` before a request enters; the engine's thread tells how they fare."""
+
+    def __init__(self, cost: CostModel, policy: SchedulingPolicy, limits: AdmissionLimits | None = None) -> None:
+        self.cost = cost
+        self.counts = AdmissionCounts()
+        self.lengths = AnswerLengths()
+        self.limits = limits or AdmissionLimits()
+        self._clock = _Clock(policy)
+        self._book: dict[int, PromiseEntry] = {}
+        self.version = 0  # grows whenever a request comes or goes
+        self.promised = 0  # promises in the book
+        self.caution = 0.0  # what promises allow for beyond the cost model's margin
+        self.hand_over_s = HAND_OVER_S  # from the last token to the socket, at most lately
+        self._arrivals = 0
+        self._lock = threading.Lock()
+
+    # from any thread -----------------------------------------------------------------------------
+
+    def admit(self, wish: PromiseRequest, now_s: float) -> Admitted:
+        """Take the request into the book, or raise at once.
+
+        Raises `DeadlineUnattainableError` when it cannot be done in its time without breaking
+        another promise, and `OverloadedError` when the line is full.
+        """
+        with self._lock:
+            self._require_room(wish, now_s)
+            entry = self._entry(wish)
+            if entry.promised:
+                entry = self._promise(entry, now_s)
+            if not entry.promised:
+                entry.predicted_ms = self._outlook(entry, now_s)
+            self._arrivals += 1
+            self._book[wish.number] = entry
+            self.version += 1
+            self.promised += entry.promised
+        limit = entry.wish.limit
+        return Admitted(limit, entry.predicted_ms, entry.promised, entry.shortened, entry.job.order_s)
+
+    def leave(self, number: int, failed: bool = False) -> None:
+        """The request is over; one that ``failed`` has missed its deadline, if it had one."""
+        with self._lock:
+            entry = self._book.pop(number, None)
+            if entry is not None:
+                self.counts.missed += failed and entry.wish.deadline is not None
+                self.version += 1
+                self.promised -= entry.promised
+
+    def settle(self, promise: Promise, hand_over_s: float = 0.0, given: bool = True) -> None:
+        """Count an answer that was handed over, so long after its last token.
+
+        A promise that was ``given`` and missed makes the next ones more cautious, for some time.
+        """
+        if given and promise.met is not None:
+            change = -CONFIDENCE if promise.met else CAUTION
+            self.caution = min(max(self.caution + change, 0.0), MOST_CAUTION)
+        longest = max(hand_over_s, self.hand_over_s * HAND_OVER_FADES, HAND_OVER_S)
+        self.hand_over_s = min(longest, MOST_HAND_OVER_S)
+        if promise.met is not None:
+            with self._lock:
+                self.counts.met += promise.met
+                self.counts.missed += not promise.met
+
+    def __len__(self) -> int:
+        return len(self._book)
+
+    # from the engine's thread --------------------------------------------------------------------
+
+    def begin_step(self, now_s: float, step_s: Callable[[], float], policy: SchedulingPolicy) -> None:
+        """A step begins whose outcome the book does not know yet; ``step_s`` tells its time."""
+        self._clock = _Clock(policy, now_s, step_s)
+
+    def update(self, progress: Iterable[tuple[int, int, int, int]], now_s: float) -> None:
+        """What a step brought: (number, prompt tokens left, tokens computed, tokens answered)."""
+        with self._lock:
+            for number, prompt_left, length, answered in progress:
+                entry = self._book.get(number)
+                if entry is None:
+                    continue
+                job = entry.job
+                job.running = True
+                job.prompt_left, job.length = prompt_left, length
+                job.answer_left = max(self._expected(entry, answered) - answered, 1)
+                if answered and entry.first_s is None:
+                    entry.first_s = now_s
+            self._clock = _Clock(self._clock.policy, self._clock.as_of_s)
+
+    def give_up(self, number: int) -> None:
+        """Its promise is lost: it stands in nobody's way any more."""
+        with self._lock:
+            entry = self._book.get(number)
+            if entry is not None and entry.promised:
+                entry.promised, entry.job.order_s = False, math.inf
+                self.promised -= 1
+                self.version += 1
+
+    def shorten(self, number: int, limit: int) -> None:
+        """Its answer ends after ``limit`` tokens, so that it is in time."""
+        with self._lock:
+            entry = self._book.get(number)
+            if entry is not None:
+                answered = entry.wish.limit - entry.job.answer_left
+                entry.wish = replace(entry.wish, limit=limit)
+                entry.job.answer_left = max(1, limit - max(answered, 0))
+                if not entry.shortened:
+                    entry.shortened = True
+                    self.counts.shortened += 1
+
+    def entries(self) -> list[PromiseEntry]:
+        """A copy of the book."""
+        with self._lock:
+            return list(self._book.values())
+
+    # how it decides ------------------------------------------------------------------------------
+
+    def _entry(self, wish: PromiseRequest) -> PromiseEntry:
+        deadline = wish.deadline
+        job = Job(wish.number, wish.prompt - wish.cached, 1, wish.cached, arrival=self._arrivals)
+        entry = PromiseEntry(job, wish)
+        if deadline is not None:
+            if deadline.total_ms is not None:
+                job.due_s = wish.arrived_s + deadline.total_ms / 1e3 - self.hand_over_s
+            if deadline.ttft_ms is not None:
+                entry.first_due_s = wish.arrived_s + deadline.ttft_ms / 1e3 - self.hand_over_s
+            job.order_s = min(job.due_s, entry.first_due_s)
+            if deadline.tpot_ms is not None:
+                steady = wish.arrived_s + deadline.tpot_ms / 1e3 * wish.limit
+                job.order_s = min(job.order_s, steady)
+        entry.promised = job.order_s < math.inf
+        job.answer_left = self._expected(entry, 0)
+        return entry
+
+    def _expected(self, entry: PromiseEntry, answered: int) -> int:
+        """The length of the answer to reckon with."""
+        wish = entry.wish
+        if wish.named or entry.shortened:
+            return wish.limit
+        share = SURE if entry.promised else LIKELY
+        return min(wish.limit, self.lengths.quantile(share, answered))
+
+    def _promise(self, entry: PromiseEntry, now_s: float) -> PromiseEntry:
+        """The entry with its promise, shortened or without one, as the caller allows."""
+        deadline = entry.wish.deadline
+        assert deadline is not None
+        late, predicted_ms = self._lateness(entry, now_s)
+        entry.predicted_ms = predicted_ms
+        if late <= 0:
+            return entry
+        if deadline.on_late == "best_effort":
+            entry.promised, entry.job.order_s = False, math.inf
+            return entry
+        if deadline.on_late == "shorten" and (shorter := self._shorten(entry, now_s)):
+            self.counts.shortened += 1
+            return shorter
+        self.counts.refused += 1
+        asked = _asked_ms(deadline)
+        raise DeadlineUnattainableError(
+            f"this request would take {predicted_ms:.0f} ms beside what is promised already, and "
+            f"it allows {asked:.0f} ms: allow more, ask for fewer tokens, or come again",
+            retry_after_s=max(0.05, late),
+            predicted_ms=predicted_ms,
+        )
+
+    def _shorten(self, entry: PromiseEntry, now_s: float) -> PromiseEntry | None:
+        """The same request with the longest answer that fits; None: not even one token does."""
+        low, high, found = 1, entry.job.answer_left - 1, None
+        while low <= high:
+            limit = (low + high) // 2
+            wish = replace(entry.wish, limit=limit)
+            shorter = replace(entry, job=replace(entry.job, answer_left=limit), wish=wish, shortened=True)
+            late, shorter.predicted_ms = self._lateness(shorter, now_s)
+            if late <= 0:
+                low, found = limit + 1, shorter
+            else:
+                high = limit - 1
+        return found
+
+    def _lateness(self, entry: PromiseEntry, now_s: float) -> tuple[float, float]:
+        """By how much taking it on breaks a promise, its own or another's; and its time in ms."""
+        start = self._start_s(now_s)
+        margin, reserve = self.cost.margin + self.caution, self.cost.reserve_s
+        others = [each for each in self._book.values() if each.promised]
+        jobs = [each.job for each in others]
+        policy = self._promised_policy()
+        found = forecast([*jobs, entry.job], self.cost, policy, start)
+        late = entry.late_s(found[entry.job.number], start, margin, reserve)
+        harmed = [o for o in others if o.late_s(found[o.job.number], start, margin, reserve) > 0]
+        if harmed:
+            before = forecast(jobs, self.cost, policy, start)
+            for other in harmed:
+                if other.late_s(before[other.job.number], start, 1.0) <= 0:  # not lost anyway
+                    late = max(late, other.late_s(found[other.job.number], start, margin, reserve))
+        own = start + (found[entry.job.number].last_s - start) * margin + reserve + self.hand_over_s
+        if late > 0 and entry.job.due_s < math.inf:  # if others would be harmed: by waiting so long
+            own = max(own, entry.job.due_s + late)
+        return late, (own - entry.wish.arrived_s) * 1e3
+
+    def _outlook(self, entry: PromiseEntry, now_s: float) -> float:
+        """When a request without a promise is likely done, in ms from its arrival."""
+        start = self._start_s(now_s)
+        others = sorted((each.job for each in self._book.values()), key=lambda job: job.rank)
+        played = [*others[:MOST_PLAYED], entry.job]
+        last = forecast(played, self.cost, self._clock.policy, start)[entry.job.number].last_s
+        if len(others) > MOST_PLAYED:
+            last = start + (last - start) * len(others) / MOST_PLAYED
+        return (last + self.hand_over_s - entry.wish.arrived_s) * 1e3
+
+    def _promised_policy(self) -> SchedulingPolicy:
+        """What promised work can count on: the oldest other request still gets its row."""
+        idle = any(not each.promised for each in self._book.values())
+        return replace(self._clock.policy, idle_rows=int(idle))
+
+    def _start_s(self, now_s: float) -> float:
+        """The moment at which the book's state held: when the step that runs now began."""
+        clock = self._clock
+        if clock.step_s is None:
+            return now_s
+        return min(now_s, max(clock.as_of_s, now_s - clock.step_s()))
+
+    def _require_room(self, wish: PromiseRequest, now_s: float) -> None:
+        tokens = sum(e.job.prompt_left + e.job.answer_left for e in self._book.values())
+        wanted = wish.prompt - wish.cached + (wish.limit if wish.named else 1)
+        full = len(self._book) >= self.limits.requests
+        if not full and (not self._book or tokens + wanted <= self.limits.tokens):
+            return
+        self.counts.overloaded += 1
+        what = f"{len(self._book)} requests with {tokens} tokens are in line"
+        bound = f"{self.limits.requests} requests and {self.limits.tokens} tokens"
+        rate = self.cost.seconds(8, 8, 0.0) / 8  # of one token, about
+        wait = min(max(0.5, tokens * rate / max(len(self._book), 1)), 60.0)
+        raise OverloadedError(f"{what}, of at most {bound}: come again in a moment", wait)
+
+
+def _asked_ms(deadline: Deadline) -> float:
+    for value in (deadline.total_ms, deadline.ttft_ms, deadline.tpot_ms):
+        if value is not None:
+            return value
+    return math.inf

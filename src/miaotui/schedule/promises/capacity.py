@@ -1,0 +1,45 @@
+"""What this machine can promise, in words a person understands.
+
+Pure: it plays out imagined requests with the cost model. Knows nothing of what runs now. Invariant:
+it claims no more than admission would grant to the same requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from miaotui.schedule.promises.cost import CostModel
+from miaotui.schedule.promises.forecast import Job, SchedulingPolicy, forecast
+
+PROMPT, ANSWER, WITHIN_S = 60, 120, 1.0  # tokens, tokens, seconds: a question and its answer
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """One answer of ``answer_tokens`` takes ``alone_s``; ``people`` at a time get theirs in time."""
+
+    answer_tokens: int
+    alone_s: float
+    people: int
+    within_s: float
+
+    def __str__(self) -> str:
+        text = f"answers of {self.answer_tokens} tokens in {self.alone_s:.1f} s"
+        if self.people > 1:
+            text += f", {self.people} people at a time within {self.within_s:g} s"
+        return text
+
+
+def capacity(cost: CostModel, policy: SchedulingPolicy, within_s: float = WITHIN_S) -> Capacity:
+    """Play out one, then more and more equal requests that come at once."""
+    alone_s = _last_s(cost, policy, 1)
+    people = 0
+    while people < policy.width and _last_s(cost, policy, people + 1) <= within_s:
+        people += 1
+    return Capacity(ANSWER, alone_s, people, within_s)
+
+
+def _last_s(cost: CostModel, policy: SchedulingPolicy, count: int) -> float:
+    jobs = [Job(number, PROMPT, ANSWER, arrival=number) for number in range(count)]
+    found = forecast(jobs, cost, policy, 0.0)
+    return cost.margin * max(finish.last_s for finish in found.values())

@@ -1,0 +1,163 @@
+"""When will each job be done? The scheduler's policy played out in time, without its pages.
+
+Pure: it reads jobs and a cost model and changes neither. Knows nothing of threads or clocks.
+Invariant: equal jobs and costs give equal forecasts. Between two events (a job starts, a prompt is
+read, an answer ends) all steps have the same rows, so that a stretch of them is one sum: a forecast
+takes as many turns as there are events, not steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from miaotui.schedule.promises.cost import CostModel
+
+
+@dataclass(slots=True)
+class Job:
+    """What is left to do of one request. Times are seconds of the caller's clock."""
+
+    number: int
+    prompt_left: int  # prompt tokens still to be computed
+    answer_left: int  # tokens still to come, at most or as expected
+    length: int = 0  # tokens that are computed: what the next row looks at
+    due_s: float = math.inf  # infinite: nothing was promised
+    order_s: float = math.inf  # the time by which it is ranked: the first that it has to keep
+    arrival: int = 0
+    running: bool = False  # it has a place in the steps already
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The order in which jobs are served: the earliest due time first."""
+        return (self.order_s, self.arrival)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulingPolicy:
+    """The bounds within which steps are filled."""
+
+    width: int  # jobs that run at once
+    chunk: int  # prompt rows of a step
+    idle_rows: int = 0  # rows of a step that work without a promise takes beside the jobs
+    until_s: float | None = None  # prompts due later wait for the jobs due by then
+
+
+@dataclass(slots=True)
+class Finish:
+    """When a job is foreseen to have its first and its last token."""
+
+    first_s: float
+    last_s: float
+
+
+def forecast(jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> dict[int, Finish]:
+    """The time at which each job is done, by number, when nothing else comes.
+
+    Takes about 10 us a job. Those that run keep their places; the others follow by rank.
+    """
+    return _Play(jobs, cost, policy, now_s).run()
+
+
+class _Left:
+    """A job in the play."""
+
+    __slots__ = ("answer", "length", "number", "order_s", "prompt")
+
+    def __init__(self, job: Job) -> None:
+        self.number, self.order_s = job.number, job.order_s
+        self.prompt, self.answer, self.length = job.prompt_left, job.answer_left, job.length
+
+
+class _Play:
+    """One run of the policy."""
+
+    def __init__(self, jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> None:
+        ordered = sorted(jobs, key=lambda job: job.rank)
+        started = [job for job in ordered if job.running]
+        self._queue = [_Left(job) for job in ordered if not job.running]
+        self._queue.reverse()
+        self._reading = [_Left(job) for job in started if job.prompt_left > 0]
+        self._answering = [_Left(job) for job in started if job.prompt_left <= 0]
+        self._cost, self._policy, self._now = cost, policy, now_s
+        self._found: dict[int, Finish] = {job.number: Finish(now_s, now_s) for job in started if job.prompt_left <= 0}
+
+    def run(self) -> dict[int, Finish]:
+        """Play until nothing is left."""
+        self._retire()
+        while self._start() or self._reading or self._answering:
+            allowed = self._allowed()
+            if allowed:
+                self._read(allowed)
+            else:
+                self._answer()
+            self._retire()
+        return self._found
+
+    def _start(self) -> bool:
+        places = self._policy.width - len(self._reading) - len(self._answering)
+        while places > 0 and self._queue:
+            self._reading.append(self._queue.pop())
+            places -= 1
+        return bool(self._reading)
+
+    def _allowed(self) -> list[_Left]:
+        """The prompts that may be read now."""
+        until = self._policy.until_s
+        if until is None:
+            return self._reading
+        first = [job for job in self._reading if job.order_s <= until]
+        urgent = first or any(job.order_s <= until for job in self._answering)
+        return first if urgent else self._reading
+
+    def _read(self, reading: list[_Left]) -> None:
+        """Steps in which prompts take up the chunk, and answers grow by one token each."""
+        answering, left = self._answering, self._policy.chunk
+        first = reading[0]
+        steps = 1
+        if first.prompt > 2 * left:  # a long prompt: many equal steps at once
+            steps = first.prompt // left - 1
+            if answering:
+                steps = max(1, min(steps, *(job.answer for job in answering)))
+        rows = logits = len(answering) + self._policy.idle_rows
+        attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
+        done: list[_Left] = []
+        for job in reading:
+            take = min(left, job.prompt)
+            attended += take * (job.length + take * steps / 2)
+            rows += take
+            left -= take
+            job.prompt -= take * steps
+            job.length += take * steps
+            if job.prompt <= 0:
+                done.append(job)
+            if not left:
+                break
+        logits += len(done)
+        self._now += steps * self._cost.seconds(rows, logits, attended)
+        for job in answering:
+            job.answer -= steps
+            job.length += steps
+        for job in done:
+            self._reading.remove(job)
+            job.answer -= 1
+            self._found[job.number] = Finish(self._now, self._now)
+            answering.append(job)
+
+    def _answer(self) -> None:
+        """Steps of one row for each answer, up to the end of the shortest."""
+        answering = self._answering
+        steps = min(job.answer for job in answering)
+        count = len(answering) + self._policy.idle_rows
+        attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
+        self._now += steps * self._cost.seconds(count, count, attended)
+        for job in answering:
+            job.answer -= steps
+            job.length += steps
+
+    def _retire(self) -> None:
+        for job in self._answering:
+            if job.answer <= 0:
+                self._found[job.number].last_s = self._now
+        self._answering = [job for job in self._answering if job.answer > 0]

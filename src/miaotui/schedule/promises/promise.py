@@ -1,0 +1,61 @@
+"""A request in the book of promises: what it wants, what is left of it, when it is due.
+
+Plain records. Know no policy, no engine and no clock. Invariant: an entry's times are seconds of
+the clock that admission is told.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from miaotui.schedule.promises.forecast import Finish, Job
+from miaotui.types import Deadline
+
+HAND_OVER_S = 0.015  # from the last token in the engine to its bytes in the socket, at least
+
+
+@dataclass(frozen=True)
+class PromiseRequest:
+    """A request as admission sees it. Times are seconds of the caller's clock."""
+
+    number: int
+    prompt: int  # tokens
+    cached: int  # of them, likely in pages already
+    limit: int  # the longest answer, in tokens
+    named: bool  # whether the caller named that limit
+    deadline: Deadline | None
+    arrived_s: float
+
+
+@dataclass(eq=False)
+class PromiseEntry:
+    """A request in the book."""
+
+    job: Job
+    wish: PromiseRequest
+    first_due_s: float = math.inf
+    promised: bool = False
+    shortened: bool = False
+    predicted_ms: float = 0.0
+    first_s: float | None = None  # when the first token came
+
+    @property
+    def may_shorten(self) -> bool:
+        """Whether its caller would rather have less than have it late."""
+        deadline = self.wish.deadline
+        return deadline is not None and deadline.on_late == "shorten"
+
+    def late_s(self, finish: Finish, now_s: float, margin: float, reserve_s: float = 0.0) -> float:
+        """By how much it is foreseen to break its promise; negative: time to spare."""
+        last = now_s + (finish.last_s - now_s) * margin + reserve_s
+        late = last - self.job.due_s
+        first = self.first_s
+        if first is None:
+            first = now_s + (finish.first_s - now_s) * margin + reserve_s
+            late = max(late, first - self.first_due_s)
+        deadline = self.wish.deadline
+        if deadline is not None and deadline.tpot_ms is not None:
+            allowed = deadline.tpot_ms / 1e3 * max(self.wish.limit - 1, 1)
+            late = max(late, last - first - allowed)
+        return late

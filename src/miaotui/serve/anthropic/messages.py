@@ -1,0 +1,104 @@
+"""``POST /v1/messages`` and ``/v1/messages/count_tokens``: Anthropic's way to ask.
+
+Owns the two routes. What blocks and events look like is decided in the modules beside it.
+Invariant: the same question is the same prompt here and on OpenAI's routes. Source: Anthropic's API
+reference, "Messages".
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.serve.anthropic.events import events, whole_message
+from miaotui.serve.anthropic.prompt import read_messages, read_tools
+from miaotui.serve.anthropic.wire import (
+    AnthropicMessage,
+    Count,
+    CountRequest,
+    MessageEvent,
+    MessagesBody,
+    MessagesRequest,
+)
+from miaotui.serve.generation import GenerationRequest, deadline_of
+from miaotui.serve.http.errors import json_response
+from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.stream import EventStream
+from miaotui.serve.response_cache import CacheLookup, lookup_for
+from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import received, state_of
+from miaotui.serve.wire.params import params_for
+from miaotui.serve.wire.prompts import chat_tokens
+from miaotui.serve.wire.response_format import form_of, read_output_config
+from miaotui.serve.wire.tool_calls import Tooling
+from miaotui.types import SamplingParams
+
+
+def routes() -> list[Endpoint]:
+    """The routes of this module."""
+    return [
+        Endpoint(
+            "/v1/messages",
+            "POST",
+            create,
+            "Answer a conversation, in Anthropic's form",
+            body=MessagesRequest,
+            answer=AnthropicMessage,
+            chunk=MessageEvent,
+        ),
+        Endpoint(
+            "/v1/messages/count_tokens",
+            "POST",
+            count_tokens,
+            "Count a conversation's tokens",
+            body=CountRequest,
+            answer=Count,
+        ),
+    ]
+
+
+async def create(http: HttpRequest) -> Response:
+    """Answer one request."""
+    body = await read_body(received(http).body, MessagesRequest)
+    hosted = state_of(http).hosted(body.model)
+    tooling = read_tools(hosted.dialect, body)
+    sampling = body.model_copy(update={"stop": body.stop_sequences})
+    params = params_for(sampling, body.max_tokens, None)
+    deadline = deadline_of(http, body)
+    form = await form_of(hosted, tooling, read_output_config(body.output_config), "output_config")
+    prompt = await _prompt(hosted, tooling, body)
+    recall = _recall(http, hosted, params, body)
+    asking = GenerationRequest(http, hosted, [prompt], params, deadline, form, recall)
+    headers = {**ignored_fields(body), "request-id": received(http).request_id}
+    if body.stream:
+        ping_s = state_of(http).settings.ping_s
+        return EventStream(events(asking, tooling, ping_s), ping_s, headers)
+    requests = asking.submit()
+    (completion,) = await asking.whole(requests)
+    return json_response(whole_message(asking, tooling, requests[0], completion), headers=headers)
+
+
+async def count_tokens(http: HttpRequest) -> Response:
+    """The length of the prompt that `create` would make."""
+    body = await read_body(received(http).body, CountRequest)
+    hosted = state_of(http).hosted(body.model)
+    prompt = await _prompt(hosted, read_tools(hosted.dialect, body), body)
+    return json_response({"input_tokens": len(prompt)}, headers=ignored_fields(body))
+
+
+def _recall(
+    http: HttpRequest, hosted: ServedModel, params: tuple[SamplingParams, ...], body: MessagesRequest
+) -> CacheLookup | None:
+    """The request as the cache of answers knows it."""
+    said, begun = read_messages(body)
+    exactly = list(begun.encode("utf-8", "surrogatepass"))  # a text's margins would not tell apart
+    extra = {"kind": "messages", "begun": exactly, "format": body.output_config}
+    seeded, tools = body.seed is not None, bool(body.tools)
+    return lookup_for(http, hosted, params, said, seed_given=seeded, tools=tools, extra=extra)
+
+
+async def _prompt(hosted: ServedModel, tooling: Tooling, body: MessagesBody) -> list[int]:
+    said, begun = read_messages(body)
+    messages, tools = tooling.conversation(said)
+    return await chat_tokens(hosted, messages, tools, begun=begun)

@@ -1,0 +1,103 @@
+"""``/v1/messages``: the request and the answer in Anthropic's names.
+
+Owns those names and their bounds; sampling and deadlines are as in every other request. Knows no
+engine. Source: Anthropic's API reference, "Messages".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue
+
+from miaotui.retrieval.answers.cache import CacheState
+from miaotui.serve.bounds import MAX_MESSAGES, MAX_PARTS, MAX_STOPS, MAX_TOKENS, MAX_TOOLS
+from miaotui.serve.wire.fields import Name, PromiseKept, Sampling, Stop, Wire
+
+Json = dict[str, JsonValue]
+
+
+class Block(Wire):
+    """A part of a message's content: text, a tool's use or a tool's result."""
+
+    type: Name
+    text: str | None = None
+    id: Name | None = None
+    name: Name | None = None
+    input: Json | None = None
+    tool_use_id: Name | None = None
+    content: str | Annotated[list[Json], Field(max_length=MAX_PARTS)] | None = None
+    is_error: bool | None = None
+
+
+Blocks = Annotated[list[Block], Field(max_length=MAX_PARTS)]
+
+
+class MessageTurn(Wire):
+    """One message."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | Blocks
+
+
+class MessagesBody(Wire):
+    """What is said, and the tools at hand: all that makes the prompt."""
+
+    messages: Annotated[list[MessageTurn], Field(min_length=1, max_length=MAX_MESSAGES)]
+    system: str | Blocks | None = None
+    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Json | None = None
+
+
+class CountRequest(MessagesBody):
+    """A conversation whose tokens are to be counted."""
+
+    model: Name | None = None
+
+
+class MessagesRequest(Sampling, MessagesBody):
+    """A conversation to be answered."""
+
+    max_tokens: int = Field(ge=1, le=MAX_TOKENS)
+    n: Literal[1] | None = None
+    stop_sequences: Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    output_config: Json | None = None
+
+
+class MessagesUsage(Wire):
+    """Counts of tokens; those of the prompt are told apart by whether their work was reused."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+
+
+class AnthropicMessage(Wire):
+    """The whole answer."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[Json]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] | None
+    stop_sequence: str | None
+    usage: MessagesUsage
+    cache: CacheState
+    deadline: PromiseKept
+
+
+class MessageEvent(Wire):
+    """An event of a streamed answer; ``message_stop`` carries the deadline."""
+
+    type: Name
+    cache: CacheState | None = None
+    deadline: PromiseKept | None = None
+    error: Any = None
+
+
+class Count(Wire):
+    """How many tokens a conversation has."""
+
+    input_tokens: int

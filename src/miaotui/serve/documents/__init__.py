@@ -1,0 +1,1 @@
+"""Routes over documents: indexes, search, grounded answers, customer support."""

@@ -1,0 +1,112 @@
+"""``POST /v1/answer``: a question to an index, answered with its passages, whole or as it comes.
+
+Owns this route. Knows question answering by its public calls. Invariant: searching and checking run in
+threads, never in the event loop; a caller's answers come from indexes that this caller may search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.apps.answering import ANSWER_TOKENS, Answer, checked_question
+from miaotui.apps.qa_pipeline import QaPipeline, Question
+from miaotui.errors import IndexMissingError
+from miaotui.retrieval.answers.cache import AnswerCache
+from miaotui.serve.documents.apps_wire import AnswerBody, AnswerPiece, AnswerRequest
+from miaotui.serve.documents.indexes import shelf_of
+from miaotui.serve.http.errors import ApiError, json_response
+from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.stream import DONE, Events, EventStream, event, unless_gone
+from miaotui.serve.response_cache import KEY, model_digest
+from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import caller_of, received, state_of
+from miaotui.serve.text_model import ServedTextModel, streamed
+
+
+def routes() -> list[Endpoint]:
+    """The route of this module."""
+    return [
+        Endpoint(
+            "/v1/answer",
+            "POST",
+            create,
+            "Answer a question from an index, with checked citations",
+            body=AnswerRequest,
+            answer=AnswerBody,
+            chunk=AnswerPiece,
+        )
+    ]
+
+
+async def create(http: HttpRequest) -> Response:
+    """Answer one question."""
+    body = await read_body(received(http).body, AnswerRequest)
+    state, caller = state_of(http), caller_of(http)
+    hosted = state.hosted(body.model) if body.mode == "generated" or body.model else None
+    question = Question(
+        checked_question(body.question),
+        body.index,
+        body.mode,
+        body.deadline_ms,
+        caller.name,
+        caller.namespace,
+        body.max_tokens or ANSWER_TOKENS,
+    )
+    parts = _Parts(http, hosted)
+    headers = ignored_fields(body)
+    if body.stream:
+        ping_s = state.settings.ping_s
+        return EventStream(_events(parts, question), ping_s, headers)
+    answer = await unless_gone(http.receive, _whole(parts, question))
+    return json_response(_body(answer, hosted), headers=headers)
+
+
+class _Parts:
+    """Makes the parts of answers, in a thread. Made in the event loop."""
+
+    def __init__(self, http: HttpRequest, hosted: ServedModel | None) -> None:
+        self.hosted = hosted
+        self._shelf, self._caller = shelf_of(http), caller_of(http).name
+        cache = state_of(http).extras.get(KEY)
+        self._cache = cache if isinstance(cache, AnswerCache) else None
+        self._voice = None if hosted is None else ServedTextModel(hosted)
+        self._model = "" if hosted is None else model_digest(hosted)
+
+    def of(self, question: Question) -> Iterator[str | Answer]:
+        """Text as it comes, then the whole answer. Raises `ApiError` (404) for no such index."""
+        try:
+            index = self._shelf.to_search(self._caller, question.index)
+        except IndexMissingError as error:
+            raise ApiError(404, str(error), param="index", code="index_not_found") from error
+        yield from QaPipeline(index, self._voice, self._cache, self._model).ask(question)
+
+
+async def _whole(parts: _Parts, question: Question) -> Answer:
+    whole = None
+    async with aclosing(streamed(lambda: parts.of(question))) as coming:
+        async for part in coming:
+            whole = part if isinstance(part, Answer) else whole
+    assert whole is not None, "a desk ends with the whole answer"
+    return whole
+
+
+async def _events(parts: _Parts, question: Question) -> Events:
+    async with aclosing(streamed(lambda: parts.of(question))) as coming:
+        async for part in coming:
+            if isinstance(part, Answer):
+                yield event(_body(part, parts.hosted)) + DONE
+            else:
+                yield event({"object": "answer.piece", "text": part})
+
+
+def _body(answer: Answer, hosted: ServedModel | None) -> dict[str, Any]:
+    name = "" if hosted is None or answer.how != "generated" else hosted.name
+    rounded = replace(answer, took_ms=round(answer.took_ms, 2), strength=round(answer.strength, 3))
+    return {"object": "answer", "model": name, **rounded.to_json()}

@@ -1,0 +1,202 @@
+"""``/v1/indexes``: documents put in, found and deleted over HTTP; and an index as a partition.
+
+Owns these routes. Knows the index by its public calls. Invariant: work on an index runs in threads,
+never in the event loop; a caller reaches its own indexes and those for all, no other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.errors import DocumentIndexError, IndexBusyError, IndexMissingError
+from miaotui.retrieval.document import Document
+from miaotui.serve.documents.index_registry import KEY, IndexRegistry
+from miaotui.serve.documents.indexes_wire import (
+    AddDocuments,
+    Added,
+    DeletedDocuments,
+    IndexList,
+    PartitionPassages,
+    PartitionRequest,
+    PartitionStatistics,
+    SearchAnswer,
+    SearchRequest,
+)
+from miaotui.serve.http.errors import SERVER, ApiError, bad_value, json_response
+from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.services import caller_of, received, state_of
+
+T = TypeVar("T")
+_NAME = {"name": "The index's name: letters, digits, dots, hyphens and underscores."}
+_ID = {**_NAME, "id": "A document's id, or a passage's."}
+_AT = "/v1/indexes/{name}"
+
+
+def routes() -> list[Endpoint]:
+    """The routes of this module."""
+    return [
+        Endpoint("/v1/indexes", "GET", list_indexes, "List the indexes", answer=IndexList),
+        Endpoint(
+            f"{_AT}/documents",
+            "POST",
+            add,
+            "Add documents, replacing those of the same ids",
+            body=AddDocuments,
+            answer=Added,
+            parameters=_NAME,
+        ),
+        Endpoint(
+            f"{_AT}/documents/{{id:path}}",
+            "DELETE",
+            delete,
+            "Delete a document",
+            answer=DeletedDocuments,
+            parameters=_ID,
+        ),
+        Endpoint(
+            f"{_AT}/search",
+            "POST",
+            search,
+            "Search an index",
+            body=SearchRequest,
+            answer=SearchAnswer,
+            parameters=_NAME,
+        ),
+        Endpoint(
+            f"{_AT}/partition/statistics",
+            "POST",
+            statistics,
+            "An index's share of the statistics for a query, for an index elsewhere",
+            body=PartitionRequest,
+            answer=PartitionStatistics,
+            parameters=_NAME,
+        ),
+        Endpoint(
+            f"{_AT}/partition/passages",
+            "POST",
+            passages,
+            "An index's best passages under given statistics, for an index elsewhere",
+            body=PartitionRequest,
+            answer=PartitionPassages,
+            parameters=_NAME,
+        ),
+    ]
+
+
+async def list_indexes(http: HttpRequest) -> Response:
+    """The indexes that this caller may search."""
+    shelf, caller = shelf_of(http), caller_of(http).name
+    found = await _done(lambda: shelf.names(caller))
+    data = [{"id": name, "object": "index"} for name in found]
+    return json_response({"object": "list", "data": data})
+
+
+async def add(http: HttpRequest) -> Response:
+    """Add documents; the answer is sent when they are durable and can be found."""
+    body = await read_body(received(http).body, AddDocuments)
+    shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
+
+    def work() -> dict[str, Any]:
+        rows = [one.model_dump(exclude=set(one.model_extra or ())) for one in body.documents]
+        documents = [Document.from_mapping(row) for row in rows]
+        index = shelf.to_change(caller, name, make=True)
+        count = index.add(documents)
+        return {"added": len(documents), "passages": count, "version": index.version}
+
+    return json_response(await _done(work), headers=ignored_fields(body))
+
+
+async def delete(http: HttpRequest) -> Response:
+    """Delete a document with all its passages. Raises `ApiError` (404) when there is none."""
+    shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
+    key = http.path_params["id"]
+
+    def work() -> dict[str, Any]:
+        index = shelf.to_change(caller, name)
+        count = index.delete([key])
+        return {"id": key, "deleted": count > 0, "passages": count, "version": index.version}
+
+    answer = await _done(work)
+    if not answer["deleted"]:
+        message = f"There is no document {key[:200]!r} in this index"
+        raise ApiError(404, message, param="id", code="document_not_found")
+    return json_response(answer)
+
+
+async def search(http: HttpRequest) -> Response:
+    """The best passages for a query."""
+    body = await read_body(received(http).body, SearchRequest)
+    shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
+
+    def work() -> dict[str, Any]:
+        index = shelf.to_search(caller, name)
+        results = index.search(body.query, body.limit, offset=body.offset, plain=body.plain)
+        return {
+            "object": "list",
+            "data": [hit.to_json() for hit in results],
+            "version": results.version,
+            "warnings": list(results.warnings),
+        }
+
+    return json_response(await _done(work), headers=ignored_fields(body))
+
+
+async def statistics(http: HttpRequest) -> Response:
+    """The first round of a search in which this index is a partition."""
+    body, part = await _partition(http)
+    share = await _done(lambda: part().statistics(body.query, body.plain, body.weights))
+    return json_response(share.to_json())
+
+
+async def passages(http: HttpRequest) -> Response:
+    """The second round: passages scored with the statistics of the whole collection."""
+    body, part = await _partition(http)
+
+    def work() -> list[dict[str, Any]]:
+        return [
+            {"score": score, "passage": passage.to_json()}
+            for score, passage in part().passages(body.query, body.plain, body.weights, body.statistics, body.limit)
+        ]
+
+    return json_response({"found": await _done(work)})
+
+
+async def _partition(http: HttpRequest) -> tuple[PartitionRequest, Callable[[], Any]]:
+    body = await read_body(received(http).body, PartitionRequest)
+    shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
+
+    def part() -> Any:
+        index = shelf.to_search(caller, name)
+        if index.plan.language != body.language:
+            raise bad_value("language", f"this index is in {index.plan.language}")
+        return index.as_partition()
+
+    return body, part
+
+
+def shelf_of(http: HttpRequest) -> IndexRegistry:
+    """The server's shelf of indexes; made on first use."""
+    extras = state_of(http).extras
+    shelf = extras.get(KEY)
+    if not isinstance(shelf, IndexRegistry):
+        shelf = extras[KEY] = IndexRegistry()
+    return shelf
+
+
+async def _done(work: Callable[[], T]) -> T:
+    """``work()`` in a thread, with an index's own errors as answers."""
+    try:
+        return await run_in_threadpool(work)
+    except IndexMissingError as error:
+        raise ApiError(404, str(error), param="name", code="index_not_found") from error
+    except IndexBusyError as error:
+        raise ApiError(409, "The index is being written by another process", code="index_busy") from error
+    except DocumentIndexError as error:
+        message = "The index cannot be used now; the server's operator must see to it"
+        raise ApiError(503, message, kind=SERVER, code="index_unavailable") from error

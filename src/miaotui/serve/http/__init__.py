@@ -1,0 +1,1 @@
+"""HTTP below the routes: sockets, connections, life cycle, streams, errors, the table of routes."""

@@ -1,0 +1,1 @@
+"""Layers around the routes: accounting, authentication, quotas, request bodies."""

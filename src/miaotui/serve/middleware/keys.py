@@ -1,0 +1,214 @@
+"""API keys: who may ask, and how much.
+
+Owns the key file and the comparison of what a client shows with what the file holds. A line is
+``name: sha256-<64 hex digits> [rpm=N] [tpm=N] [concurrent=N]``; the keys themselves, 256 random
+bits each, are printed once when they are made and kept nowhere, so a fast hash is enough. Knows
+nothing of HTTP. Invariant: how long a comparison takes does not depend on what was shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from miaotui.errors import RequestError
+
+KEY_PREFIX = "mt-"
+MAX_KEY_BYTES = 512  # longer ones are no keys of ours and are not hashed
+MAX_FILE_BYTES = 1 << 20
+CHECK_EVERY_S = 1.0
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"sha256-([0-9a-f]{64})")
+_LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent": "concurrent"}
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """What one key may use; None: as much as there is."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of the key file."""
+
+    name: str
+    digest: bytes  # SHA-256, 32 bytes
+    limits: KeyLimits = KeyLimits()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. Prefixes and past answers are shared within a ``namespace`` only."""
+
+    name: str = ""
+    namespace: int = 0
+    limits: KeyLimits = KeyLimits()
+
+
+ANYONE = Caller()
+
+
+def hash_key(key: bytes) -> bytes:
+    """The digest of a key, 32 bytes."""
+    return hashlib.sha256(key).digest()
+
+
+def read_keys(path: Path) -> list[Key]:
+    """The keys in a file. Raises `RequestError` that names the file and the line."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise RequestError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes: not a key file")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RequestError(
+            f"cannot read the key file {path}: {error.strerror}. `miaotui key NAME` makes one"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the key file {path} is not UTF-8 text") from error
+    keys = list(_parse(text, path))
+    for what, values in (("name", [key.name for key in keys]), ("key", [key.digest for key in keys])):
+        if len(set(values)) != len(values):
+            raise RequestError(f"{path}: the same {what} stands there twice; each may occur once")
+    return keys
+
+
+def add_key(path: Path, name: str, limits: KeyLimits = KeyLimits()) -> str:
+    """Make a key, append its hash to the file, and return it: it is shown only now.
+
+    Raises `RequestError` for a name that is taken or not a name.
+    """
+    if not _NAME.fullmatch(name):
+        raise RequestError(f"a key's name has 1 to 64 letters, digits, dots, dashes and underscores, not {name!r}")
+    known = read_keys(path) if path.exists() else []
+    if any(key.name == name for key in known):
+        raise RequestError(f"{path} has a key named {name}: choose another name, or remove it")
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    words = [f"{name}: sha256-{hash_key(key.encode()).hex()}"]
+    for short, field in _LIMITS.items():
+        value = getattr(limits, field)
+        if value is not None:
+            words.append(f"{short}={value}")
+    try:
+        _append(path, " ".join(words) + "\n")
+    except OSError as error:
+        raise RequestError(f"cannot write the key file {path}: {error.strerror}") from error
+    return key
+
+
+class Keyring:
+    """The keys of a running server; a changed file is read again within about a second.
+
+    A file that has become unreadable or wrong changes nothing: the last good keys stay, and
+    ``on_error`` is told. Names keep their namespaces for the life of the process.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        share_prefix: bool = False,
+        on_error: Callable[[str], None] = lambda reason: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path, self._share, self._on_error, self._clock = path, share_prefix, on_error, clock
+        self._namespaces: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._stamp = _stamp(path)
+        self._keys = self._callers(read_keys(path))
+        self._checked_s = clock()
+
+    def find(self, shown: bytes) -> Caller | None:
+        """Who shows this key; None if nobody does. Every known key is compared, found or not."""
+        self._refresh()
+        digest = hash_key(shown[:MAX_KEY_BYTES])
+        found = None
+        for known, caller in self._keys:
+            if hmac.compare_digest(known, digest):
+                found = caller
+        return found if len(shown) <= MAX_KEY_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def _callers(self, keys: list[Key]) -> list[tuple[bytes, Caller]]:
+        found = []
+        for key in keys:
+            number = self._namespaces.setdefault(key.name, len(self._namespaces) + 1)
+            namespace = 0 if self._share else number
+            found.append((key.digest, Caller(key.name, namespace, key.limits)))
+        return found
+
+    def _refresh(self) -> None:
+        now = self._clock()
+        if now - self._checked_s < CHECK_EVERY_S:
+            return
+        with self._lock:
+            self._checked_s = now
+            stamp = _stamp(self._path)
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp
+            try:
+                self._keys = self._callers(read_keys(self._path))
+            except RequestError as error:
+                self._on_error(f"{error}. The keys read before stay in force")
+
+
+def _parse(text: str, path: Path) -> Iterator[Key]:
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.partition("#")[0].strip()
+        if not stripped:
+            continue
+        name, colon, rest = stripped.partition(":")
+        words = rest.split()
+        digest = _DIGEST.fullmatch(words[0]) if words else None
+        if not (colon and _NAME.fullmatch(name.strip()) and digest):
+            raise RequestError(
+                f"{path}, line {number}: expected `name: sha256-<64 hex digits> [rpm=N] [tpm=N] "
+                "[concurrent=N]`; `miaotui key NAME` appends such a line"
+            )
+        yield Key(name.strip(), bytes.fromhex(digest[1]), _limits(words[1:], path, number))
+
+
+def _limits(words: list[str], path: Path, number: int) -> KeyLimits:
+    found: dict[str, int] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in _LIMITS or not re.fullmatch(r"[1-9][0-9]{0,8}", value):
+            raise RequestError(
+                f"{path}, line {number}: {word!r} is no limit; there are rpm=N, tpm=N and "
+                "concurrent=N with N from 1 to 999,999,999"
+            )
+        found[_LIMITS[name]] = int(value)
+    return KeyLimits(**found)
+
+
+def _append(path: Path, line: str) -> None:
+    before = path.read_bytes() if path.exists() else b""
+    start = "" if not before or before.endswith(b"\n") else "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(descriptor, (start + line).encode())
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size

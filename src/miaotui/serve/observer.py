@@ -1,0 +1,52 @@
+"""Who is told what happens to requests: metrics, accounts, traces.
+
+Owns the seam alone. Watchers run in the event loop, between requests, and must return at once.
+Invariant: each submitted request is told of twice, when it is taken on and when nobody reads it any
+more; a refused one once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from miaotui.engine.request import Request
+from miaotui.errors import RefusedError
+
+
+class Observer(Protocol):
+    """Told of one model's requests, in the event loop's thread."""
+
+    def submitted(self, model: str, request: Request) -> None:
+        """It was taken on."""
+
+    def refused(self, model: str, error: RefusedError) -> None:
+        """It was sound, and not taken on."""
+
+    def left(self, model: str, request: Request) -> None:
+        """Nobody reads it any more; unless it is over, it is about to be cancelled."""
+
+
+class Observers:
+    """Tells several watchers, in their order."""
+
+    def __init__(self, watchers: Sequence[Observer] = ()) -> None:
+        self._watchers = tuple(watchers)
+
+    def submitted(self, model: str, request: Request) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.submitted(model, request)
+
+    def refused(self, model: str, error: RefusedError) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.refused(model, error)
+
+    def left(self, model: str, request: Request) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.left(model, request)
+
+
+NO_OBSERVER = Observers()

@@ -1,0 +1,105 @@
+"""``POST /v1/chat/completions``: a conversation in, an answer out, whole or as it comes.
+
+Owns OpenAI's chat shapes of an answer; what formats and tools make of its text is `forms`' business.
+Invariant: the pieces of a streamed answer, joined, are the whole answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.engine.request import Request
+from miaotui.serve.generation import GenerationRequest, deadline_of
+from miaotui.serve.http.errors import bad_value, json_response
+from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.openai.chat_events import ChatWriter, identity
+from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatRequest
+from miaotui.serve.openai.logprobs import chat_logprobs
+from miaotui.serve.response_cache import lookup_for
+from miaotui.serve.services import received, state_of
+from miaotui.serve.wire.event_stream import respond, wants_usage
+from miaotui.serve.wire.params import check_choices, params_for
+from miaotui.serve.wire.prompts import chat_tokens
+from miaotui.serve.wire.response_format import form_of, read_format, read_structured
+from miaotui.serve.wire.tool_calls import read_tooling
+from miaotui.serve.wire.usage import deadline_report, usage
+from miaotui.types import Completion
+
+
+def routes() -> list[Endpoint]:
+    """The route of this module."""
+    return [
+        Endpoint(
+            "/v1/chat/completions",
+            "POST",
+            create,
+            "Answer a conversation",
+            body=ChatRequest,
+            answer=ChatCompletion,
+            chunk=ChatChunk,
+        )
+    ]
+
+
+async def create(http: HttpRequest) -> Response:
+    """Answer one request."""
+    body = await read_body(received(http).body, ChatRequest)
+    asking = await _asking(http, body)
+    headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
+    del body  # it may hold megabytes that the answer does not need
+    if not streams:
+        requests = asking.submit()
+        completions = await asking.whole(requests)
+        return json_response(_answer(asking, requests, completions), headers=headers)
+    return respond(asking, ChatWriter(asking, include_usage), include_usage, headers)
+
+
+async def _asking(http: HttpRequest, body: ChatRequest) -> GenerationRequest:
+    """Everything about the request that can be wrong is found here."""
+    hosted = state_of(http).hosted(body.model)
+    if body.top_logprobs and not body.logprobs:
+        raise bad_value("top_logprobs", "needs logprobs to be true")
+    newer = body.max_completion_tokens  # OpenAI's later name for the same
+    limit = body.max_tokens if newer is None else newer
+    params = params_for(body, limit, (body.top_logprobs or 0) if body.logprobs else None)
+    deadline = deadline_of(http, body)
+    tooling = read_tooling(hosted.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
+    shape = read_format(body.response_format) or read_structured(body.structured_outputs)
+    form = await form_of(hosted, tooling, shape)
+    said = [message.model_dump(exclude_unset=True) for message in body.messages]
+    messages, tools = tooling.conversation(said)
+    prompt = await chat_tokens(hosted, messages, tools, body.chat_template_kwargs)
+    check_choices([prompt], len(params))
+    extra = {"template": body.chat_template_kwargs, "format": [body.response_format, body.structured_outputs]}
+    seeded, tools_named = body.seed is not None, bool(body.tools)
+    recall = lookup_for(http, hosted, params, said, seed_given=seeded, tools=tools_named, extra=extra)
+    return GenerationRequest(http, hosted, [prompt], params, deadline, form, recall)
+
+
+def _answer(asking: GenerationRequest, requests: list[Request], completions: list[Completion]) -> dict[str, Any]:
+    choices = [_choice(asking, index, whole) for index, whole in enumerate(completions)]
+    return {
+        **identity(asking, "chat.completion"),
+        "choices": choices,
+        "usage": usage(completions, asking.n),
+        "cache": asking.cache,
+        "deadline": deadline_report(requests, asking.arrived_s),
+    }
+
+
+def _choice(asking: GenerationRequest, index: int, whole: Completion) -> dict[str, Any]:
+    shaper = asking.form.shaper()
+    reason: str = whole.finish_reason
+    message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
+    if shaper is not None:
+        shaper.push(whole.text)
+        _, reason = shaper.finish(reason)
+        message |= shaper.message()
+    logprobs = None
+    if asking.params[0].logprobs is not None:
+        logprobs = chat_logprobs(asking.hosted.tokenizer, whole.logprobs)
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}

@@ -1,0 +1,99 @@
+"""The events of a streamed chat answer.
+
+Owns OpenAI's chunk of a chat answer as text: what does not change between chunks is written once,
+so that a chunk costs little more than quoting its characters. Knows neither engine nor connection.
+Invariant: the contents of an answer's chunks, joined, are the content of the whole answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from json.encoder import encode_basestring as quoted
+from typing import Any
+
+from miaotui.serve.generation import GenerationRequest
+from miaotui.serve.http.stream import event, json_text
+from miaotui.serve.openai.logprobs import chat_logprobs
+from miaotui.serve.wire.output_format import OutputShaper
+from miaotui.types import Delta
+
+CHUNK = "chat.completion.chunk"
+Json = Mapping[str, Any]
+
+
+def identity(asking: GenerationRequest, kind: str) -> dict[str, Any]:
+    """The members that a chat answer and all its chunks begin with."""
+    return {
+        "id": f"chatcmpl-{asking.token}",
+        "object": kind,
+        "created": asking.created_s,
+        "model": asking.hosted.name,
+        "system_fingerprint": asking.hosted.fingerprint,
+    }
+
+
+class ChatWriter:
+    """Writes the events of one chat request, see `events.Writer`."""
+
+    def __init__(self, asking: GenerationRequest, include_usage: bool) -> None:
+        self._asking = asking
+        self._choices = [_ChoiceStream(asking, index, include_usage) for index in range(asking.n)]
+
+    def begin(self) -> str:
+        """One event for each answer: who speaks."""
+        return "".join(choice.begin() for choice in self._choices)
+
+    def piece(self, index: int, delta: Delta, deadline: Json | None) -> str:
+        """Often one event; at the end one more, with the reason."""
+        choice = self._choices[index]
+        text = choice.piece(delta)
+        return text if delta.completion is None else text + choice.end(delta, deadline)
+
+    def identity(self) -> Json:
+        """What every chunk begins with."""
+        return identity(self._asking, CHUNK)
+
+
+class _ChoiceStream:
+    """The events of one of n answers."""
+
+    def __init__(self, asking: GenerationRequest, index: int, include_usage: bool) -> None:
+        empty = event({**identity(asking, CHUNK), "choices": []})
+        self._head = empty.removesuffix("]}\n\n") + f'{{"index":{index},"delta":'
+        self._usage = ',"usage":null' if include_usage else ""
+        self._tail = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}\n\n'
+        self._last = f',"cache":"{asking.cache}","deadline":'
+        self._shaper: OutputShaper | None = asking.form.shaper()
+        self._with_logprobs = asking.params[0].logprobs is not None
+        self._tokenizer = asking.hosted.tokenizer
+
+    def begin(self) -> str:
+        return f'{self._head}{{"role":"assistant","content":""}}{self._tail}'
+
+    def piece(self, delta: Delta) -> str:
+        if self._shaper is not None:
+            return "".join(map(self._shaped, self._shaper.push(delta.text)))
+        if self._with_logprobs and (delta.token_ids or delta.text):
+            return self._with(delta)
+        if not delta.text:
+            return ""
+        return f'{self._head}{{"content":{quoted(delta.text)}}}{self._tail}'
+
+    def end(self, delta: Delta, deadline: Json | None) -> str:
+        """What was held back, and why the answer ended."""
+        held, reason = "", str(delta.finish_reason)
+        if self._shaper is not None:
+            deltas, reason = self._shaper.finish(reason)
+            held = "".join(map(self._shaped, deltas))
+        more = "" if deadline is None else self._last + json_text(deadline)
+        return f'{held}{self._head}{{}},"logprobs":null,"finish_reason":{quoted(reason)}}}]{self._usage}{more}}}\n\n'
+
+    def _shaped(self, delta: Json) -> str:
+        return f"{self._head}{json_text(delta)}{self._tail}"
+
+    def _with(self, delta: Delta) -> str:
+        logprobs = json_text(chat_logprobs(self._tokenizer, delta.logprobs))
+        return (
+            f'{self._head}{{"content":{quoted(delta.text)}}},"logprobs":{logprobs},'
+            f'"finish_reason":null}}]{self._usage}}}\n\n'
+        )

@@ -1,0 +1,137 @@
+"""``/v1/chat/completions``: the request, the answer, and a chunk of a streamed answer.
+
+Owns OpenAI's names for them. What tools and formats mean is decided elsewhere. Source: OpenAI's API
+reference, "Chat".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue
+
+from miaotui.serve.bounds import MAX_MESSAGES, MAX_PARTS, MAX_TEMPLATE_OPTIONS, MAX_TOKENS, MAX_TOOLS, MAX_TOP_LOGPROBS
+from miaotui.serve.wire.fields import Name, PromiseKept, Sampling, Usage, Wire
+
+Json = dict[str, JsonValue]
+CacheState = Literal["hit", "near", "miss"]  # whether the answer, or a similar one, was given before
+
+
+class ContentPart(Wire):
+    """A part of a message's content; only text is understood."""
+
+    type: Name
+    text: str | None = None
+
+
+class ChatMessage(Wire):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    name: Name | None = None
+    tool_calls: Annotated[list[Json], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_call_id: Name | None = None
+
+
+class ChatRequest(Sampling):
+    """A conversation to be answered."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: str | Json | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Json | None = None
+    store: bool | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
+        None,
+        max_length=MAX_TEMPLATE_OPTIONS,
+        description="Options that the model's chat template knows, such as `enable_thinking`.",
+    )
+
+
+class TokenLogprob(Wire):
+    """A token and its log-probability in nats."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatTokenLogprob(TokenLogprob):
+    """A token of the answer, and the best ones at its place."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(Wire):
+    """Log-probabilities of an answer's tokens."""
+
+    content: list[ChatTokenLogprob] | None
+    refusal: Any = None
+
+
+class AnswerMessage(Wire):
+    """The message that answers."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: str | None = None
+    tool_calls: list[Json] | None = None
+
+
+class ChatChoice(Wire):
+    """One of n answers."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+
+
+class ChatCompletion(Wire):
+    """The whole answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    cache: CacheState
+    deadline: PromiseKept
+
+
+class ChunkDelta(Wire):
+    """What a chunk adds to the message."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[Json] | None = None
+
+
+class ChunkChoice(Wire):
+    """What a chunk adds to one of n answers."""
+
+    index: int
+    delta: ChunkDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
+
+
+class ChatChunk(Wire):
+    """One event of a streamed answer; the last one carries the deadline."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    cache: CacheState | None = None
+    deadline: PromiseKept | None = None

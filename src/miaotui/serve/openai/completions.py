@@ -1,0 +1,127 @@
+"""``POST /v1/completions``: texts or token ids in, what follows them out, whole or as it comes.
+
+Owns OpenAI's text shapes of an answer. Knows nothing of conversations. Invariant: the pieces of a
+streamed answer, joined, are the whole answer; with ``echo`` both begin with the prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.engine.request import Request
+from miaotui.errors import PromptTooLongError
+from miaotui.serve.generation import GenerationRequest, deadline_of
+from miaotui.serve.http.errors import bad_value, context_exceeded, json_response
+from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.openai.completion_events import TextWriter, identity
+from miaotui.serve.openai.completions_wire import CompletionRequest, TextCompletion
+from miaotui.serve.openai.logprobs import text_logprobs
+from miaotui.serve.response_cache import lookup_for
+from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import received, state_of
+from miaotui.serve.wire.event_stream import respond, wants_usage
+from miaotui.serve.wire.params import check_choices, params_for
+from miaotui.serve.wire.prompts import run, text_tokens
+from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_structured
+from miaotui.serve.wire.tool_calls import Tooling
+from miaotui.serve.wire.usage import deadline_report, usage
+from miaotui.types import Completion
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+def routes() -> list[Endpoint]:
+    """The route of this module."""
+    return [
+        Endpoint(
+            "/v1/completions",
+            "POST",
+            create,
+            "Continue texts",
+            body=CompletionRequest,
+            answer=TextCompletion,
+            chunk=TextCompletion,
+        )
+    ]
+
+
+async def create(http: HttpRequest) -> Response:
+    """Answer one request."""
+    body = await read_body(received(http).body, CompletionRequest)
+    _check(body)
+    hosted = state_of(http).hosted(body.model)
+    params = params_for(body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
+    deadline = deadline_of(http, body)
+    check_choices(body.prompt, len(params))
+    prompts = [await _tokens(hosted, prompt) for prompt in body.prompt]
+    longest = max(map(len, prompts))
+    if longest >= hosted.context:
+        text = f"the prompt has {longest} tokens, and the context holds {hosted.context}, the answer"
+        raise context_exceeded("prompt", f"{text} included: shorten it")
+    shape = read_structured(body.structured_outputs)
+    form = await form_of(hosted, Tooling(hosted.dialect), shape, STRUCTURED)
+    recall = None
+    if len(prompts) == 1:
+        said = [{"role": "prompt", "content": prompts[0]}]
+        extra = {"kind": "text", "format": body.structured_outputs}
+        seeded = body.seed is not None
+        recall = lookup_for(http, hosted, params, said, seed_given=seeded, tools=False, extra=extra)
+    asking = GenerationRequest(http, hosted, prompts, params, deadline, form, recall)
+    echoes = [await _text(hosted, prompt) if body.echo else "" for prompt in body.prompt]
+    headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
+    del body  # it may hold megabytes that the answer does not need
+    if not streams:
+        requests = asking.submit()
+        completions = await asking.whole(requests)
+        return json_response(_answer(asking, requests, completions, echoes), headers=headers)
+    return respond(asking, TextWriter(asking, echoes, include_usage), include_usage, headers)
+
+
+def _check(body: CompletionRequest) -> None:
+    if body.suffix:
+        raise bad_value("suffix", "filling in before a suffix is not supported: leave it out")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise bad_value("best_of", "must equal n, or be left out: every answer is returned")
+    if body.echo and body.logprobs is not None:
+        raise bad_value("logprobs", "are not given for the prompt's tokens: leave out echo")
+
+
+async def _tokens(hosted: ServedModel, prompt: str | list[int]) -> list[int]:
+    if not isinstance(prompt, str):
+        return prompt
+    try:
+        return await text_tokens(hosted, prompt)
+    except PromptTooLongError as error:
+        raise context_exceeded("prompt", str(error)) from None
+
+
+async def _text(hosted: ServedModel, prompt: str | list[int]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return await run(len(prompt), lambda: hosted.tokenizer.decode(prompt, skip_special=False))
+
+
+def _answer(
+    asking: GenerationRequest, requests: list[Request], completions: list[Completion], echoes: list[str]
+) -> dict[str, Any]:
+    tokenizer, with_logprobs = asking.hosted.tokenizer, asking.params[0].logprobs is not None
+    choices = [
+        {
+            "index": index,
+            "text": echoes[index // asking.n] + whole.text,
+            "logprobs": text_logprobs(tokenizer, whole.logprobs, 0)[0] if with_logprobs else None,
+            "finish_reason": whole.finish_reason,
+        }
+        for index, whole in enumerate(completions)
+    ]
+    return {
+        **identity(asking),
+        "choices": choices,
+        "usage": usage(completions, asking.n),
+        "cache": asking.cache,
+        "deadline": deadline_report(requests, asking.arrived_s),
+    }

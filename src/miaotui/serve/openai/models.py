@@ -1,0 +1,113 @@
+"""``GET /v1/models`` and ``/v1/models/{id}``; ``POST /tokenize`` and ``/detokenize``.
+
+Owns what a server tells of its models and of how they cut text. Knows nothing of answers.
+Invariant: the ids that ``/tokenize`` gives for a prompt are those that an answer would start from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.serve.http.errors import bad_value, json_response
+from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.openai.models_wire import (
+    Detokenized,
+    DetokenizeRequest,
+    Model,
+    ModelList,
+    TokenizeAnswer,
+    TokenizeRequest,
+)
+from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import received, state_of
+from miaotui.serve.wire.prompts import chat_tokens, run, text_tokens
+
+_ID = {"model": "The model's id; it may contain slashes."}
+
+
+def routes() -> list[Endpoint]:
+    """The routes of this module."""
+    return [
+        Endpoint("/v1/models", "GET", list_models, "List the models", answer=ModelList),
+        Endpoint("/v1/models/{model:path}", "GET", show_model, "Describe a model", answer=Model, parameters=_ID),
+        Endpoint(
+            "/tokenize",
+            "POST",
+            tokenize,
+            "Cut a text or a conversation into tokens",
+            body=TokenizeRequest,
+            answer=TokenizeAnswer,
+        ),
+        Endpoint(
+            "/detokenize",
+            "POST",
+            detokenize,
+            "Put tokens together to a text",
+            body=DetokenizeRequest,
+            answer=Detokenized,
+        ),
+    ]
+
+
+async def list_models(http: HttpRequest) -> Response:
+    """All models."""
+    hosts = state_of(http).hosts.values()
+    return json_response({"object": "list", "data": [_model(hosted) for hosted in hosts]})
+
+
+async def show_model(http: HttpRequest) -> Response:
+    """One model. Raises `ApiError` (404)."""
+    return json_response(_model(state_of(http).hosted(http.path_params["model"])))
+
+
+def _model(hosted: ServedModel) -> dict[str, Any]:
+    return {
+        "id": hosted.name,
+        "object": "model",
+        "created": hosted.created_s,
+        "owned_by": "miaotui",
+        "max_model_len": hosted.context,
+    }
+
+
+async def tokenize(http: HttpRequest) -> Response:
+    """Token ids of a prompt. Raises what tokenizing raises, and `ApiError` (400)."""
+    body = await read_body(received(http).body, TokenizeRequest)
+    hosted = state_of(http).hosted(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise bad_value("prompt", "give either a prompt or messages")
+    if body.prompt is not None:
+        tokens = await text_tokens(hosted, body.prompt, whole=body.add_special_tokens)
+    else:
+        messages = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
+        options, generation = body.chat_template_kwargs, body.add_generation_prompt
+        tokens = await chat_tokens(hosted, messages, body.tools or None, options, generation)
+    answer: dict[str, Any] = {
+        "count": len(tokens),
+        "max_model_len": hosted.context,
+        "tokens": tokens,
+        "token_strs": None,
+    }
+    if body.return_token_strs:
+        spelled = map(hosted.tokenizer.token_bytes, tokens)
+        answer["token_strs"] = [each.decode("utf-8", "replace") for each in spelled]
+    return json_response(answer, headers=ignored_fields(body))
+
+
+async def detokenize(http: HttpRequest) -> Response:
+    """The text of token ids. Raises `ApiError` (400) for ids that the model does not have."""
+    body = await read_body(received(http).body, DetokenizeRequest)
+    hosted = state_of(http).hosted(body.model)
+    size = hosted.tokenizer.vocab_size
+    if max(body.tokens, default=0) >= size:
+        raise bad_value("tokens", f"this model's token ids are in [0, {size})")
+
+    def work() -> str:
+        return hosted.tokenizer.decode(body.tokens, skip_special=False)
+
+    text = await run(len(body.tokens), work)
+    return json_response({"prompt": text}, headers=ignored_fields(body))

@@ -1,0 +1,69 @@
+"""``/v1/models``, ``/tokenize`` and ``/detokenize``: requests and answers.
+
+Owns OpenAI's names for models and vLLM's for tokens. Source: OpenAI's API reference, "Models"; vLLM's
+OpenAI-compatible server.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from miaotui.serve.bounds import MAX_MESSAGES, MAX_PROMPT_TOKENS, MAX_TEMPLATE_OPTIONS, MAX_TOOLS
+from miaotui.serve.openai.chat_wire import ChatMessage, Json
+from miaotui.serve.wire.fields import Name, TokenId, Wire
+
+
+class Model(Wire):
+    """A model that is served here."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int = Field(description="Tokens of a prompt and its answer together.")
+
+
+class ModelList(Wire):
+    """All models that are served here."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class TokenizeRequest(Wire):
+    """A text, or a conversation, to be cut into tokens."""
+
+    model: Name | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
+    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    add_special_tokens: bool = Field(True, description="Put the model's beginning and end tokens around a text.")
+    add_generation_prompt: bool = Field(True, description="End a conversation for an answer.")
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
+        None, max_length=MAX_TEMPLATE_OPTIONS
+    )
+    return_token_strs: bool | None = None
+
+
+class TokenizeAnswer(Wire):
+    """Token ids, and their texts if asked for."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(Wire):
+    """Token ids to be put together."""
+
+    model: Name | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
+
+
+class Detokenized(Wire):
+    """The text of token ids, special tokens included."""
+
+    prompt: str

@@ -1,0 +1,220 @@
+"""``/v1/responses``: create, stream, read again, cancel, delete.
+
+Owns the routes and the work in the background. What items and events look like is decided in the
+modules beside it. Invariant: a response that is kept has ended, or a task works on it. Source:
+OpenAI's API reference, "Responses".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.engine.request import Request
+from miaotui.serve.generation import GenerationRequest, deadline_of
+from miaotui.serve.http.errors import ApiError, bad_value, from_error, json_response
+from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.stream import EventStream
+from miaotui.serve.openai.responses.events import ResponseBody, ResponsesWriter, completed, events, failed
+from miaotui.serve.openai.responses.prompt import read_input, read_text, read_tools, said_in
+from miaotui.serve.openai.responses.store import EXTRA, ResponseStore, StoredResponse
+from miaotui.serve.openai.responses.wire import DeletedResponse, ResponseEvent, ResponseObject, ResponsesRequest
+from miaotui.serve.response_cache import CacheLookup, lookup_for
+from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import caller_of, received, state_of
+from miaotui.serve.wire.params import params_for
+from miaotui.serve.wire.prompts import chat_tokens
+from miaotui.serve.wire.response_format import form_of
+from miaotui.serve.wire.tool_calls import Tooling
+from miaotui.types import SamplingParams
+
+_PATH = "/v1/responses/{response_id}"
+_PARAMETERS = {"response_id": "The id of a response that is kept here."}
+
+
+def routes() -> list[Endpoint]:
+    """The routes of this module."""
+    one: dict[str, Any] = {"answer": ResponseObject, "parameters": _PARAMETERS}
+    gone: dict[str, Any] = {"answer": DeletedResponse, "parameters": _PARAMETERS}
+    return [
+        Endpoint(
+            "/v1/responses",
+            "POST",
+            create,
+            "Answer an input",
+            body=ResponsesRequest,
+            answer=ResponseObject,
+            chunk=ResponseEvent,
+        ),
+        Endpoint(_PATH, "GET", show, "Show a response again", **one),
+        Endpoint(_PATH, "DELETE", delete, "Keep a response no more", **gone),
+        Endpoint(f"{_PATH}/cancel", "POST", cancel, "Cancel work in the background", **one),
+    ]
+
+
+async def create(http: HttpRequest) -> Response:
+    """Answer one request."""
+    body = await read_body(received(http).body, ResponsesRequest)
+    _check(body)
+    hosted = state_of(http).hosted(body.model)
+    tooling = read_tools(hosted.dialect, body)
+    said = _said(http, body)
+    first = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    limit = body.max_output_tokens if body.max_tokens is None else body.max_tokens
+    params = params_for(body, limit, None)
+    deadline = deadline_of(http, body)
+    form = await form_of(hosted, tooling, read_text(body.text), "text.format")
+    whole = [*first, *said]
+    messages, tools = tooling.conversation(whole)
+    prompt = await chat_tokens(hosted, messages, tools)
+    recall = _recall(http, hosted, params, body, whole)
+    asking = GenerationRequest(http, hosted, [prompt], params, deadline, form, recall)
+    begun = _begun(asking, tooling, body)
+
+    def keep(done: ResponseBody) -> None:
+        if body.store is not False:
+            store_of(http).keep(caller_of(http).namespace, StoredResponse(done, said))
+
+    headers = ignored_fields(body)
+    if body.stream:
+        ping_s = state_of(http).settings.ping_s
+        return EventStream(events(asking, tooling, begun, keep, ping_s), ping_s, headers)
+    if body.background:
+        return json_response(_start(asking, tooling, begun, said), headers=headers)
+    requests = asking.submit()
+    await asking.whole(requests)
+    done = _whole(asking, tooling, begun, requests[0])
+    keep(done)
+    return json_response(done, headers=headers)
+
+
+async def show(http: HttpRequest) -> Response:
+    """A response as it is now."""
+    return json_response(_kept(http).body)
+
+
+async def delete(http: HttpRequest) -> Response:
+    """Forget a response."""
+    identity = http.path_params["response_id"]
+    store_of(http).drop(caller_of(http).namespace, identity)
+    return json_response({"id": identity, "object": "response", "deleted": True})
+
+
+async def cancel(http: HttpRequest) -> Response:
+    """End the work on a response; nothing happens if it has ended."""
+    kept = _kept(http)
+    if not kept.body["background"]:
+        text = "Only a response with background=true can be cancelled; leave others by closing"
+        raise ApiError(400, text, code="not_in_background")
+    if kept.runs and kept.work is not None:
+        kept.work.cancel()
+        await asyncio.wait((kept.work,))
+    return json_response(kept.body)
+
+
+def store_of(http: HttpRequest) -> ResponseStore:
+    """The server's store; made when it is first needed."""
+    store: ResponseStore = state_of(http).extras.setdefault(EXTRA, ResponseStore())
+    return store
+
+
+def _kept(http: HttpRequest) -> StoredResponse:
+    return store_of(http).find(caller_of(http).namespace, http.path_params["response_id"])
+
+
+def _recall(
+    http: HttpRequest, hosted: ServedModel, params: tuple[SamplingParams, ...], body: ResponsesRequest, said: list[Any]
+) -> CacheLookup | None:
+    """The request as the cache of answers knows it; None also if nothing of it may be kept."""
+    if body.store is False:
+        return None
+    extra = {"kind": "responses", "format": body.text}
+    seeded, tools = body.seed is not None, bool(body.tools)
+    return lookup_for(http, hosted, params, said, seed_given=seeded, tools=tools, extra=extra)
+
+
+def _check(body: ResponsesRequest) -> None:
+    if body.background and body.stream:
+        raise bad_value("background", "does not go with stream here: read the response later")
+    if body.background and body.store is False:
+        raise bad_value("background", "needs store: the answer must be kept until it is read")
+
+
+def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
+    """The messages so far: those of the response that this one goes on from, and the new ones."""
+    said = read_input(body.input)
+    if body.previous_response_id is None:
+        return said
+    namespace = caller_of(http).namespace
+    before = store_of(http).find(namespace, body.previous_response_id, "previous_response_id")
+    if before.runs:
+        raise bad_value("previous_response_id", "names a response that is still on its way")
+    return [*before.said, *said_in(before.body["output"]), *said]
+
+
+def _start(asking: GenerationRequest, tooling: Tooling, begun: ResponseBody, said: list[Any]) -> ResponseBody:
+    """Work on it in the background; the response as it is now."""
+    store, namespace = store_of(asking.http), caller_of(asking.http).namespace
+    store.require_room(namespace)
+    requests = asking.submit()
+    kept = StoredResponse(begun, said)
+
+    def ended(work: asyncio.Task[None]) -> None:
+        if work.cancelled():  # perhaps before it took its first step
+            asking.leave(requests)
+            kept.body = {**begun, "status": "cancelled"}
+        store.renew(namespace, kept)
+
+    async def work() -> None:
+        try:
+            await asking.whole_unwatched(requests)
+            kept.body = _whole(asking, tooling, begun, requests[0])
+        except Exception as error:
+            kept.body = failed(begun, from_error(error, received(asking.http).request_id))
+
+    kept.work = asyncio.create_task(work())
+    kept.work.add_done_callback(ended)
+    store.keep(namespace, kept)
+    return begun
+
+
+def _whole(asking: GenerationRequest, tooling: Tooling, begun: ResponseBody, request: Request) -> ResponseBody:
+    completion = request.completion()
+    writer = ResponsesWriter(tooling)
+    writer.push(completion.text)
+    return completed(begun, asking, request, completion, writer)[0]
+
+
+def _begun(asking: GenerationRequest, tooling: Tooling, body: ResponsesRequest) -> ResponseBody:
+    """The response before anything is known of its answer."""
+    tools = [{"type": "function", **tool.as_openai()["function"], "strict": tool.strict} for tool in tooling.tools]
+    return {
+        "id": f"resp_{asking.token}",
+        "object": "response",
+        "created_at": asking.created_s,
+        "status": "in_progress",
+        "background": bool(body.background),
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "model": asking.hosted.name,
+        "output": [],
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": body.previous_response_id,
+        "store": body.store is not False,
+        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "text": body.text or {"format": {"type": "text"}},
+        "tool_choice": body.tool_choice or "auto",
+        "tools": tools,
+        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "truncation": "disabled",
+        "metadata": body.metadata or {},
+        "usage": None,
+        "cache": None,
+        "deadline": None,
+    }

@@ -1,0 +1,90 @@
+"""The audit log: who used which route when, how it ended, how many tokens; never any text.
+
+Owns one file of JSON lines. A thread of its own writes, so that a slow disk never holds up an
+answer; each batch opens the file anew, so that it may be rotated at any time. Knows nothing of what
+was asked. Invariant: `close` returns when everything noted has been written or has failed aloud.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
+
+from miaotui.errors import RequestError
+from miaotui.serve.middleware.account import Account
+
+_LOG = logging.getLogger("miaotui.audit")
+
+
+class AuditLog:
+    """Appends one line per HTTP request to ``path``; raises `RequestError` if it cannot."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._is_failing = False
+        try:
+            self._append(b"")
+        except OSError as error:
+            raise RequestError(f"cannot write the audit log {path}: {error.strerror}") from error
+        self._thread = threading.Thread(target=self._run, name="miaotui-audit", daemon=True)
+        self._thread.start()
+
+    def note(self, account: Account) -> None:
+        """Write down a request that is over."""
+        self._lines.put(audit_line(account))
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        self._lines.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        ends = False
+        while not ends:
+            batch = [self._lines.get()]
+            while not self._lines.empty():
+                batch.append(self._lines.get())
+            ends = None in batch
+            lines = b"".join(line for line in batch if line)
+            if lines:
+                self._write(lines)
+
+    def _write(self, lines: bytes) -> None:
+        try:
+            self._append(lines)
+            self._is_failing = False
+        except OSError as error:
+            count = lines.count(b"\n")
+            if not self._is_failing:  # once, not for each request while the disk is full
+                _LOG.error("audit log %s: %s; %d lines lost", self._path, error.strerror, count)
+            self._is_failing = True
+
+    def _append(self, lines: bytes) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with open(descriptor, "ab") as file:
+            file.write(lines)
+
+
+def audit_line(account: Account) -> bytes:
+    """One line of JSON for one HTTP request."""
+    values = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "request_id": account.request_id,
+        "key": account.caller.name or None,
+        "method": account.method,
+        "route": account.route,
+        "status": account.status,
+        "whole": account.whole,
+        "model": account.model,
+        "prompt_tokens": account.prompt_tokens,
+        "cached_tokens": account.cached_tokens,
+        "answer_tokens": account.answer_tokens,
+        "duration_ms": round(account.duration_s * 1000, 3),
+    }
+    return json.dumps(values).encode() + b"\n"

@@ -1,0 +1,231 @@
+"""What is true at the moment of a scrape: queues, pages, promises, steps, processor, memory.
+
+Owns the reading of snapshots; nothing here waits for a step or delays one. Knows no HTTP.
+Invariant: reading twice without work in between gives the same counters. Processor and memory are
+Linux's ``/proc``, as far as there is one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from miaotui.retrieval.answers.cache import AnswerCache, CacheCounts
+from miaotui.schedule.promises.cost import StepTime
+from miaotui.serve.ops.buckets import STEP_S
+from miaotui.serve.ops.machine import memory_limit_bytes, resident_bytes, team_seconds
+from miaotui.serve.served_model import ServedModel
+
+Hosts = Callable[[], Sequence[ServedModel]]
+MODEL = "model_name"
+_RATIO: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0)
+
+_SCHEDULE = (
+    ("vllm:num_requests_running", "Requests that a step computes for"),
+    ("vllm:num_requests_waiting", "Requests in line"),
+    ("miaotui_requests_paused", "Requests that gave their pages back for now"),
+    ("vllm:kv_cache_usage_perc", "Share of pages of keys and values held by requests, 0 to 1"),
+    ("miaotui_kv_pages_stored", "Pages of stored prefixes that nobody uses now"),
+    ("miaotui_pace", "How many times slower than calibrated the machine runs"),
+    ("miaotui_promise_margin", "What promises allow for, as a factor of the predicted time"),
+    ("miaotui_batch_width", "Requests that may run at once for now"),
+    ("miaotui_chunk_rows", "Prompt rows that a step may read for now"),
+    ("miaotui_healthy", "1 while the engine runs, 0 while it restarts"),
+)
+_DRAFTS = (
+    ("spec_decode_num_drafts", "passes", "Passes that verified a draft"),
+    ("spec_decode_num_draft_tokens", "proposed_tokens", "Tokens that were drafted"),
+    ("spec_decode_num_accepted_tokens", "accepted_tokens", "Drafted tokens that were right"),
+)
+_PROMISES = ("met", "missed", "refused", "shortened")
+
+
+class Gauges(Collector):
+    """Snapshots of all models and of the machine; registers itself."""
+
+    def __init__(self, hosts: Hosts, registry: CollectorRegistry) -> None:
+        self._hosts = hosts
+        self.answers: AnswerCache | None = None  # of the server, if it has one
+        registry.register(self)  # first, so that a scrape takes the steps before it shows them
+        self.steps = StepTimes(registry)
+
+    def describe(self) -> list[Metric]:
+        """Nothing in advance; the registry must not collect to find names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read everything now."""
+        hosts = self._hosts()
+        for hosted in hosts:
+            self.steps.take(hosted)
+        yield from _schedules(hosts)
+        yield _preemptions(hosts)
+        yield from _promises(hosts)
+        yield from _drafts(hosts)
+        yield from _machine(hosts)
+        if self.answers is not None:
+            yield from _answers(self.answers.counts())
+
+
+class StepTimes:
+    """Histograms of steps as predicted and as they were, fed from the cost model's recent ones."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, about: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, about, (MODEL,), registry=registry, buckets=buckets)
+
+        self._took = histogram("miaotui_step_seconds", "Steps as they were", STEP_S)
+        self._predicted = histogram("miaotui_step_predicted_seconds", "Steps as predicted", STEP_S)
+        self._ratio = histogram("miaotui_step_ratio", "Real over predicted time of steps", _RATIO)
+        self._rows = histogram("vllm:iteration_tokens_total", "Rows of a step", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512))
+        self._last: dict[str, StepTime] = {}
+        self._lock = threading.Lock()
+
+    def take(self, hosted: ServedModel) -> None:
+        """Count the steps since the last call; call it once a second, or some are not seen."""
+        with self._lock:
+            for step in self._new(hosted):
+                self._took.labels(hosted.name).observe(step.took_s)
+                self._predicted.labels(hosted.name).observe(step.predicted_s)
+                self._rows.labels(hosted.name).observe(step.rows)
+                if step.predicted_s > 0:
+                    self._ratio.labels(hosted.name).observe(step.took_s / step.predicted_s)
+
+    def _new(self, hosted: ServedModel) -> list[StepTime]:
+        recent: list[StepTime] = []
+        with suppress(RuntimeError):  # a step ended while it was copied: next time
+            recent = list(hosted.loop.cost.recent)
+        last = self._last.get(hosted.name)
+        found: list[StepTime] = []
+        for step in reversed(recent):
+            if step is last:
+                break
+            found.append(step)
+        if found:
+            self._last[hosted.name] = found[0]
+        return found
+
+
+def _schedules(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
+    families = [GaugeMetricFamily(name, about, labels=[MODEL]) for name, about in _SCHEDULE]
+    for hosted in hosts:
+        stats, cost = hosted.loop.engine.scheduler.stats(), hosted.loop.cost
+        n_pages = hosted.loop.engine.scheduler.config.n_pages
+        values = (
+            stats.running,
+            stats.waiting,
+            stats.paused,
+            stats.pages_used / n_pages,
+            stats.pages_evictable,
+            cost.pace,
+            cost.margin,
+            *_bounds(hosted),
+            hosted.loop.healthy,
+        )
+        for family, value in zip(families, values, strict=True):
+            family.add_metric([hosted.name], float(value))
+    yield from families
+
+
+def _bounds(hosted: ServedModel) -> tuple[int, int]:
+    """How many may run at once and how many prompt rows a step may read, as the load has it."""
+    engine = hosted.loop.engine
+    limits, most = engine.limits, engine.scheduler.config
+    width = most.max_sequences if limits.width is None else limits.width
+    return width, most.chunk_size if limits.prompt_rows is None else limits.prompt_rows
+
+
+def _preemptions(hosts: Sequence[ServedModel]) -> Metric:
+    about = "How often a request lost its pages to another"
+    family = CounterMetricFamily("vllm:num_preemptions", about, labels=[MODEL])
+    for hosted in hosts:
+        family.add_metric([hosted.name], hosted.loop.engine.scheduler.stats().pauses)
+    return family
+
+
+def _answers(counts: CacheCounts) -> Iterator[Metric]:
+    """What the cache of answers does; it serves all models."""
+    about = "Questions looked up among kept answers, by result"
+    lookups = CounterMetricFamily("miaotui_answer_cache_lookups", about, labels=["result"])
+    results = {"hit": counts.hits, "near": counts.near, "miss": counts.misses}
+    for result, number in results.items():
+        lookups.add_metric([result], number)
+    yield lookups
+    name, about = "miaotui_answer_cache_failures", "Look-ups and answers that its file failed"
+    yield CounterMetricFamily(name, about, value=counts.failures)
+    name, about = "miaotui_answer_cache_entries", "Answers that are kept"
+    yield GaugeMetricFamily(name, about, value=counts.entries)
+    name, about = "miaotui_answer_cache_bytes", "Bytes of the answers that are kept"
+    yield GaugeMetricFamily(name, about, value=counts.size_bytes)
+
+
+def _promises(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
+    for outcome in _PROMISES:
+        about = f"Requests with a deadline that were {outcome}"
+        family = CounterMetricFamily(f"miaotui_deadline_{outcome}", about, labels=[MODEL])
+        for hosted in hosts:
+            family.add_metric([hosted.name], getattr(hosted.loop.admission.counts, outcome))
+        yield family
+
+
+def _drafts(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
+    """What speculation brought: in all under vLLM's names, and by source."""
+    every = [CounterMetricFamily(f"vllm:{n}", t, labels=[MODEL]) for n, _, t in _DRAFTS]
+    each = [
+        CounterMetricFamily(f"miaotui_draft_{n}", f"{t}, by source", labels=[MODEL, "source"]) for _, n, t in _DRAFTS
+    ]
+    about = "Passes that drafts made unnecessary, less what their rows cost, by source"
+    saved = GaugeMetricFamily("miaotui_draft_saved_seconds", about, labels=[MODEL, "source"])
+    for hosted in hosts:
+        reports = () if hosted.speculation is None else hosted.speculation.report()
+        values = [(one.drafts, one.proposed, one.accepted) for one in reports]
+        for index, family in enumerate(every):
+            family.add_metric([hosted.name], sum(value[index] for value in values))
+        for one, value in zip(reports, values, strict=True):
+            for family, number in zip(each, value, strict=True):
+                family.add_metric([hosted.name, one.name], number)
+            saved.add_metric([hosted.name, one.name], one.saved_s)
+    yield from (*every, *each, saved)
+
+
+def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
+    yield CounterMetricFamily("process_cpu_seconds", "Processor time", value=time.process_time())
+    resident, limit = resident_bytes(), memory_limit_bytes()
+    if resident is not None:
+        name, about = "process_resident_memory_bytes", "Memory that this process holds"
+        yield GaugeMetricFamily(name, about, value=resident)
+    if limit is not None:
+        name, about = "miaotui_memory_limit_bytes", "What this process may hold at most"
+        yield GaugeMetricFamily(name, about, value=limit)
+    with suppress(OSError):
+        count = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        yield GaugeMetricFamily("process_open_fds", "Open files and connections", value=count)
+    teams = [hosted.loop.engine.runner.team for hosted in hosts]
+    size = max((team.size for team in teams), default=0)
+    yield GaugeMetricFamily("miaotui_team_threads", "Threads that compute", value=size)
+    live = max((1 if team.is_alone else team.size for team in teams), default=0)
+    about = "Threads that compute now; 1 while other work keeps a core busy"
+    yield GaugeMetricFamily("miaotui_team_threads_live", about, value=live)
+    yield from _work(hosts)
+    busy = team_seconds()
+    if busy is not None:
+        about = "Processor time of the threads that compute"
+        yield CounterMetricFamily("miaotui_team_cpu_seconds", about, value=busy)
+
+
+def _work(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
+    """Seconds of steps, and of the arithmetic in them; the rest is Python and HTTP."""
+    steps = CounterMetricFamily("miaotui_step_busy_seconds", "Time in steps", labels=[MODEL])
+    passes = CounterMetricFamily("miaotui_pass_seconds", "Time in passes", labels=[MODEL])
+    for hosted in hosts:
+        steps.add_metric([hosted.name], hosted.loop.cost.busy_s)
+        passes.add_metric([hosted.name], hosted.loop.cost.pass_s)
+    yield steps
+    yield passes

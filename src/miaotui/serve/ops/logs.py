@@ -1,0 +1,125 @@
+"""Logs on standard error: lines for people, or JSON for machines; never any text of requests.
+
+Owns the format and the one line per HTTP request. Knows nothing of what was asked. Invariant: a
+record is one line, and what came from outside cannot forge another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Literal
+
+from miaotui.serve.middleware.account import Account
+
+LogFormat = Literal["text", "json"]
+A_MINUTE = 20  # records from one place of the code
+_REQUESTS = logging.getLogger("miaotui.requests")
+
+
+def set_up_logs(form: LogFormat, level: str) -> None:
+    """Send this process's logs to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler.addFilter(Calm())
+    for name in ("miaotui", "uvicorn", "opentelemetry"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level.upper())
+    least = logging.getLogger("miaotui").level  # the libraries say little below these
+    logging.getLogger("opentelemetry").setLevel(max(logging.ERROR, least))
+    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, least))
+
+
+def log_request(account: Account) -> None:
+    """One line for an HTTP request that is over; failures of ours are warnings."""
+    level = logging.WARNING if account.status >= 500 or not account.status else logging.INFO
+    if not _REQUESTS.isEnabledFor(level):
+        return
+    fields = {
+        "request_id": account.request_id,
+        "key": account.caller.name or None,
+        "method": account.method,
+        "route": account.route,
+        "status": account.status,
+        "duration_ms": round(account.duration_s * 1000, 1),
+        "prompt_tokens": account.prompt_tokens,
+        "answer_tokens": account.answer_tokens,
+        "ttft_ms": None if account.ttft_s is None else round(account.ttft_s * 1000, 1),
+    }
+    _REQUESTS.log(
+        level,
+        "%s %s %d in %.0f ms, %d + %d tokens",
+        account.method,
+        account.route,
+        account.status,
+        account.duration_s * 1000,
+        account.prompt_tokens,
+        account.answer_tokens,
+        extra={"fields": fields},
+    )
+
+
+class Calm(logging.Filter):
+    """Lets through so many records of one kind a minute, then says how many it kept back.
+
+    Lines about requests all pass: their number is the clients' doing and is worth knowing.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._minutes: dict[tuple[str, int], _Minute] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this record is to be written."""
+        if record.name == _REQUESTS.name:
+            return True
+        now = self._clock()
+        minute = self._minutes.setdefault((record.pathname, record.lineno), _Minute(now))
+        if now - minute.since_s >= 60:
+            if minute.count > A_MINUTE:
+                record.msg = f"{record.msg} ({minute.count - A_MINUTE} more like this before)"
+            minute.since_s, minute.count = now, 0
+        minute.count += 1
+        return minute.count <= A_MINUTE
+
+
+@dataclass
+class _Minute:
+    since_s: float
+    count: int = 0
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        if record.exc_info:  # a traceback has lines of its own; indented they cannot be taken for records
+            return line.replace("\n", "\n    ")
+        return line.replace("\r", " ").replace("\n", " ")
+
+
+class _JsonFormatter(logging.Formatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        return moment.isoformat(timespec="milliseconds")
+
+    def format(self, record: logging.LogRecord) -> str:
+        values: dict[str, object] = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        values.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            values["exception"] = self.formatException(record.exc_info)
+        return json.dumps(values, ensure_ascii=False)

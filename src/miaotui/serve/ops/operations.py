@@ -1,0 +1,90 @@
+"""What runs beside the answers: metrics, health, the audit log, logs, traces, leaving.
+
+Owns how these are put together for one server, and the task that looks after them each second.
+Knows no route. Invariant: none of them can delay an answer by more than their own few microseconds,
+nor fail one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+
+from miaotui.serve.middleware.account import Account
+from miaotui.serve.middleware.accounting import Listener
+from miaotui.serve.middleware.auth import Scope
+from miaotui.serve.observer import Observers
+from miaotui.serve.ops.audit import AuditLog
+from miaotui.serve.ops.gauges import Gauges
+from miaotui.serve.ops.health import Health
+from miaotui.serve.ops.in_flight import Running
+from miaotui.serve.ops.logs import log_request
+from miaotui.serve.ops.machine import memory_limit_bytes, memory_warning, resident_bytes
+from miaotui.serve.ops.metrics import Metrics
+from miaotui.serve.ops.traces import Traces
+from miaotui.serve.served_model import ServedModel
+
+LOOK_AGAIN_S = 1.0
+KEY = "operations"  # in `ServeState.extras`
+_LOG = logging.getLogger("miaotui.serve")
+
+
+class Operations:
+    """One server's. ``hosts`` may be filled later."""
+
+    def __init__(
+        self, hosts: Mapping[str, ServedModel], *, audit: AuditLog | None = None, traces: Traces | None = None
+    ) -> None:
+        self.hosts, self.audit, self.traces = hosts, audit, traces
+        self.metrics = Metrics()
+        self.gauges = Gauges(lambda: list(hosts.values()), self.metrics.registry)
+        self.health = Health(hosts)
+        self.running = Running(hosts)
+        self.watch = Observers((self.running, self.metrics))
+        self.is_draining = False
+        self._was_healthy: dict[str, bool] = {}
+        self._has_warned = False
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Who is told of each HTTP request."""
+        return [self._account_closed]
+
+    async def look_after(self) -> None:
+        """Each second: count steps, warn of memory, note engines that failed. Ends by cancelling."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    def look(self) -> None:
+        """Do once what `look_after` does each second."""
+        for hosted in list(self.hosts.values()):
+            self.gauges.steps.take(hosted)
+            healthy, was = hosted.loop.healthy, self._was_healthy.get(hosted.name, True)
+            if was and not healthy:
+                _LOG.error("the engine of %s failed and is starting anew", hosted.name)
+            elif healthy and not was:
+                _LOG.warning("the engine of %s runs again", hosted.name)
+            self._was_healthy[hosted.name] = healthy
+        warning = memory_warning(resident_bytes(), memory_limit_bytes())
+        if warning is not None and not self._has_warned:
+            _LOG.warning(warning)
+        self._has_warned = warning is not None
+
+    def close(self) -> None:
+        """Write what has not been written yet."""
+        if self.audit is not None:
+            self.audit.close()
+        if self.traces is not None:
+            with suppress(Exception):  # a collector that is gone must not keep us from leaving
+                self.traces.close()
+
+    def _account_closed(self, account: Account, scope: Scope) -> None:
+        self.metrics.responded(account)
+        log_request(account)
+        if self.audit is not None:
+            self.audit.note(account)
+        if self.traces is not None:
+            self.traces.note(account, scope["headers"])

@@ -1,0 +1,90 @@
+"""Streamed answers: what the engine brings in each step becomes events, in whatever wire format.
+
+Owns the order of events: a beginning, pieces, one end for each answer, usage if asked for, [DONE].
+Knows no wire format; a `EventWriter` does. Invariant: the deadline is in the last event, and all that a
+step brought goes out in one write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from miaotui.engine.request import Request
+from miaotui.serve.generation import GenerationRequest
+from miaotui.serve.http.stream import DONE, Events, EventStream, event
+from miaotui.serve.services import state_of
+from miaotui.serve.wire.fields import Sampling
+from miaotui.serve.wire.usage import deadline_report, usage
+from miaotui.types import Completion, Delta
+
+Json = Mapping[str, Any]
+
+
+class EventWriter(Protocol):
+    """Writes the events of one HTTP request."""
+
+    def begin(self) -> str:
+        """The events before any piece."""
+
+    def piece(self, index: int, delta: Delta, deadline: Json | None) -> str:
+        """The events of a piece of answer ``index``; none if there is nothing to show yet.
+
+        ``deadline`` is the report for the very last one.
+        """
+
+    def identity(self) -> Json:
+        """What all events of the request have in common."""
+
+
+def respond(
+    asking: GenerationRequest, writer: EventWriter, include_usage: bool, headers: Mapping[str, str]
+) -> EventStream:
+    """The response that streams the answers."""
+    ping_s = state_of(asking.http).settings.ping_s
+    return EventStream(_events(asking, writer, include_usage, ping_s), ping_s, headers)
+
+
+def wants_usage(body: Sampling) -> bool:
+    """Whether the client asked for a last event with the usage."""
+    return bool(body.stream_options and body.stream_options.include_usage)
+
+
+async def _events(asking: GenerationRequest, writer: EventWriter, include_usage: bool, ping_s: float) -> Events:
+    requests = asking.submit()
+    wholes: dict[int, Completion] = {}
+    text = writer.begin()
+    async with aclosing(asking.pieces(requests, ping_s)) as steps:
+        async for step in steps:
+            for index, delta in step:
+                report = None
+                if delta.completion is not None:
+                    wholes[index] = delta.completion
+                    if len(wholes) == len(requests) and not include_usage:
+                        report = deadline_report(requests, asking.arrived_s)
+                text += writer.piece(index, delta, report)
+            if len(wholes) == len(requests):
+                if include_usage:
+                    text += _last(asking, writer, requests, [wholes[i] for i in sorted(wholes)])
+                text += DONE
+            if step:
+                yield text
+                text = ""
+            else:
+                yield ""
+
+
+def _last(
+    asking: GenerationRequest, writer: EventWriter, requests: Sequence[Request], wholes: Sequence[Completion]
+) -> str:
+    """The event with the usage, which has no choices."""
+    return event(
+        {
+            **writer.identity(),
+            "choices": [],
+            "usage": usage(wholes, asking.n),
+            "cache": asking.cache,
+            "deadline": deadline_report(requests, asking.arrived_s),
+        }
+    )

@@ -1,0 +1,103 @@
+"""From the fields of a request to sampling parameters and a deadline.
+
+Owns defaults (OpenAI's: temperature 1, a random seed) and the precedence of body over headers over
+the server's settings. Knows neither models nor routes. Invariant: answer i of n uses seed + i, so that each of n
+answers can be had alone.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+
+from miaotui.serve.bounds import MAX_CHOICES, MAX_HEADER_NUMBER
+from miaotui.serve.http.errors import ApiError, bad_value
+from miaotui.serve.wire.fields import Sampling, as_tuple, bias_of
+from miaotui.types import MAX_DEADLINE_MS, ON_LATE, Deadline, OnLate, SamplingParams
+
+_SEEDS = 2**63
+_LEAST_TOP_P = 1e-9  # top_p=0 means: the best token alone
+
+
+def params_for(body: Sampling, max_tokens: int | None, logprobs: int | None) -> tuple[SamplingParams, ...]:
+    """Parameters of each of n answers. Raises `ApiError` (400) or `RequestError`."""
+    try:
+        bias = bias_of(body.logit_bias)
+    except ValueError as error:
+        raise bad_value("logit_bias", str(error)) from None
+    seed = secrets.randbelow(_SEEDS) if body.seed is None else body.seed
+    return tuple(
+        SamplingParams(
+            max_tokens=max_tokens,
+            temperature=_or(body.temperature, 1.0),
+            top_p=max(_or(body.top_p, 1.0), _LEAST_TOP_P),
+            top_k=max(body.top_k or 0, 0),
+            min_p=_or(body.min_p, 0.0),
+            seed=(seed + index) % _SEEDS,
+            stop=as_tuple(body.stop),
+            stop_token_ids=tuple(body.stop_token_ids or ()),
+            ignore_eos=bool(body.ignore_eos),
+            min_tokens=body.min_tokens or 0,
+            repetition_penalty=_or(body.repetition_penalty, 1.0),
+            presence_penalty=_or(body.presence_penalty, 0.0),
+            frequency_penalty=_or(body.frequency_penalty, 0.0),
+            logit_bias=bias,
+            logprobs=logprobs,
+        )
+        for index in range(body.n or 1)
+    )
+
+
+def deadline_for(
+    deadline_ms: float | None, on_late: OnLate | None, headers: Mapping[str, str], default_ms: float | None
+) -> Deadline | None:
+    """The deadline that a request names, or the server's default; None if there is none.
+
+    Late answers are refused if the request itself named a time, and come late if it did not.
+    Raises `ApiError` (400) for a header that is no number of milliseconds.
+    """
+    total = deadline_ms if deadline_ms is not None else _header(headers, "x-deadline-ms")
+    ttft, tpot = _header(headers, "x-slo-ttft-ms"), _header(headers, "x-slo-tpot-ms")
+    named = any(value is not None for value in (total, ttft, tpot))
+    late = on_late or _late_header(headers) or ("refuse" if named else "best_effort")
+    if not named:
+        total = default_ms
+    if total is None and ttft is None and tpot is None:
+        return None
+    return Deadline(total, ttft, tpot, late)
+
+
+def check_choices(prompts: Sequence[object], n: int) -> None:
+    """Refuse more answers than one request may have. Raises `ApiError` (400)."""
+    if len(prompts) * n > MAX_CHOICES:
+        raise bad_value("n", f"prompts times n must be at most {MAX_CHOICES}")
+
+
+def _header(headers: Mapping[str, str], name: str) -> float | None:
+    text = headers.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text) if len(text) <= MAX_HEADER_NUMBER else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MAX_DEADLINE_MS:
+        message = f"The header {name} must be milliseconds in (0, {MAX_DEADLINE_MS:,}]"
+        raise ApiError(400, message, param=name, code="invalid_value")
+    return value
+
+
+def _late_header(headers: Mapping[str, str]) -> OnLate | None:
+    text = headers.get("x-on-late")
+    if text is None:
+        return None
+    for known in ON_LATE:
+        if text == known:
+            return known  # type: ignore[return-value]
+    message = f"The header x-on-late must be one of {', '.join(ON_LATE)}"
+    raise ApiError(400, message, param="x-on-late", code="invalid_value")
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,113 @@
+"""A head's cell in torch, to be learned: the same arithmetic as ``program``, with gradients.
+
+Owns the weights while they are learned and what optimizes them. Knows neither texts nor files.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.cpu.head_program import EPS
+from miaotui.model.draft_head.attention_spec import AttentionSpec
+from miaotui.model.draft_head.weights import INPUTS
+
+Tensor = Any  # of torch, which need not be there
+
+DECAY = 0.02
+
+
+class Cell:
+    """The recurrent cell for states of ``hidden`` values; it looks back if ``looking`` says how."""
+
+    def __init__(self, torch: Any, hidden: int, width: int, looking: AttentionSpec | None = None) -> None:
+        self._torch, self._looking = torch, looking
+        self.weights: dict[str, Tensor] = {
+            "gate": self._uniform(width, INPUTS * hidden),
+            "up": self._uniform(width, INPUTS * hidden),
+            "down": self._uniform(hidden, width),
+            "carry": torch.full((hidden,), 0.5),
+        }
+        if looking is not None:
+            self._frequencies = torch.from_numpy(looking.frequencies)
+            query = 0.5 * self._uniform(looking.heads * looking.dim, INPUTS * hidden)
+            query[:, -hidden:] += torch.from_numpy(looking.own)  # at first it asks as the layer does
+            self.weights |= {"query": query, "mix": torch.zeros(hidden, len(query))}
+        for weight in self.weights.values():
+            weight.requires_grad_()
+
+    def _uniform(self, rows: int, columns: int) -> Tensor:
+        return (self._torch.rand(rows, columns) * 2 - 1) / math.sqrt(columns)
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Its weights, as `write_head` takes them."""
+        return {name: weight.detach().float().numpy() for name, weight in self.weights.items()}
+
+    def optimizers(self, rate: float) -> list[Any]:
+        """Muon for the matrices (Jordan et al. 2024), which learn about a third faster so; AdamW for the rest."""
+        optim = self._torch.optim
+        matrices = [weight for weight in self.weights.values() if weight.dim() == 2]
+        return [
+            optim.Muon(matrices, lr=rate, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
+            optim.AdamW([self.weights["carry"]], lr=rate, weight_decay=DECAY, betas=(0.9, 0.95)),
+        ]
+
+    def forget_gradients(self) -> None:
+        """Before the next ones are computed."""
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def look_back(
+        self,
+        state: Tensor,
+        embedded: Tensor,
+        middle: Tensor,
+        positions: Tensor,
+        found: tuple[Tensor, Tensor],
+        seen: Tensor,
+    ) -> Tensor:
+        """The middle states ``[texts, rows, hidden]`` and what the texts so far add to them.
+
+        ``positions [texts, rows]`` are the newest tokens', ``found`` keys and values ``[texts, heads, m, dim]``,
+        of which a row sees those where ``seen [texts, 1, rows, m]`` is true.
+        """
+        looking, torch = self._looking, self._torch
+        assert looking is not None, "a cell that looks back"
+        inputs = torch.cat([state, embedded, middle], -1).to(torch.bfloat16)
+        queries = self._product("query", inputs).float().unflatten(-1, (looking.heads, looking.dim))
+        queries = self._rotated(queries, positions).to(torch.bfloat16).transpose(1, 2)
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            queries, *found, attn_mask=seen, scale=looking.scale, enable_gqa=True
+        )
+        mixed = self._product("mix", attended.transpose(1, 2).flatten(2))
+        return normed(middle + mixed.float())
+
+    def __call__(self, state: Tensor, embedded: Tensor, middle: Tensor) -> Tensor:
+        """The next states."""
+        torch = self._torch
+        inputs = torch.cat([state, embedded, middle], -1).to(torch.bfloat16)
+        gate = torch.nn.functional.silu(self._product("gate", inputs))
+        fed = self._product("down", gate * self._product("up", inputs))
+        return normed(fed.float() + self.weights["carry"] * state)
+
+    def _product(self, name: str, inputs: Tensor) -> Tensor:
+        weight = self.weights[name].to(self._torch.bfloat16)
+        return self._torch.nn.functional.linear(inputs, weight)
+
+    def _rotated(self, queries: Tensor, positions: Tensor) -> Tensor:
+        """``queries [texts, rows, heads, dim]`` at their positions (see `AttentionSpec`)."""
+        assert self._looking is not None, "a cell that looks back"
+        half, size = len(self._frequencies), self._looking.magnitude
+        angles = (positions[..., None].float() * self._frequencies)[:, :, None]
+        cos, sin = angles.cos() * size, angles.sin() * size
+        one, other, rest = queries.split((half, half, queries.shape[-1] - 2 * half), -1)
+        turned = (one * cos - other * sin, other * cos + one * sin, rest)
+        return self._torch.cat(turned, -1)
+
+
+def normed(values: Tensor) -> Tensor:
+    """Each row at unit variance."""
+    return values * (values.pow(2).mean(-1, keepdim=True) + EPS).rsqrt()

@@ -1,0 +1,173 @@
+"""What a draft head learns from: the model's own answers, and the hidden states it had while giving them.
+
+No data set is needed: the model writes the questions too, from openings of everyday ones (after Xu et
+al. 2024, "Magpie", section 2), and answers them at several temperatures. What it has answered at length
+serves as passages of later questions: a head that looks back learns from long prompts. Owns the memory of
+a corpus and how one is written. Knows nothing of learning. Invariant: the same seed gives the same corpus.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.engine.engine import Engine
+from miaotui.engine.loaded import Loaded
+from miaotui.errors import RequestError
+from miaotui.model.config import ModelConfig
+from miaotui.schedule.pages.pool import pages_for
+from miaotui.schedule.plan import Chunk
+from miaotui.speculation.train.prompt_seeds import EVERYDAY, OPENINGS, quoting
+from miaotui.types import SamplingParams
+
+TEMPERATURES = (1.0, 1.0, 1.0, 0.7, 0.0)  # of answers, in turn by chance
+BATCH = 16
+PASS = 512  # tokens of a text that are computed at a time
+EPS = 1e-5
+QUOTING = 0.3  # of batches, once there is something to quote
+LONG, KEPT = 400, 200  # characters of an answer worth quoting; how many such are kept
+
+_MARK = "\u2063miaotui\u2063"  # stands where a question goes, to find out what comes before and after
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a head finds that looks back: keys and values ``[m, 2, heads, dim]`` of one layer.
+
+    Those of text ``i``, its prompt's first, begin at ``begins[i]``.
+    """
+
+    found: NDArray[np.float16]
+    begins: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts one after another: ``hidden`` float16 ``[n, width]``, normed to unit variance, is the state after
+    each of ``tokens [n]``, and ``middle`` the same before ``layer``; text ``i`` spans ``starts[i]`` to
+    ``starts[i + 1]``.
+    """
+
+    hidden: NDArray[np.float16]
+    middle: NDArray[np.float16]
+    tokens: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    layer: int
+    memory: Memory | None = None
+
+
+def collect(loaded: Loaded, batches: int, seed: int = 0, told: Callable[[int, int], None] | None = None) -> Corpus:
+    """Let the model write ``batches`` of 16 questions and answers; the answers are the corpus.
+
+    Takes about two minutes for 100,000 tokens of a model of 135 million weights on two cores. Raises
+    `RequestError` for a model without a chat template, or one that answers nothing.
+    """
+    writer, layer = _QuestionWriter(loaded, seed), layer_of(loaded.config)
+    texts = []
+    for batch in range(batches):
+        texts += [read(loaded, question, answer, layer) for question, answer in writer.batch() if answer]
+        if told is not None:
+            told(batch + 1, batches)
+    if not texts:
+        raise RequestError("the model answered none of its questions: use a larger context")
+    starts, begins = (np.cumsum([0, *(len(text[part]) for text in texts)]) for part in (2, 3))
+    hidden, middle, tokens, found = (np.concatenate(each) for each in zip(*texts, strict=True))
+    return Corpus(hidden, middle, tokens, starts, layer, Memory(found, begins))
+
+
+def layer_of(config: ModelConfig) -> int:
+    """Where a head looks in the middle: two thirds up, at a layer that sees the whole text if one is near."""
+    most = config.n_layers * 2 // 3
+    whole = [layer for layer in range(most // 2, most + 1) if not config.windows[layer]]
+    return whole[-1] if whole else most
+
+
+class _QuestionWriter:
+    """Questions and answers of one model."""
+
+    def __init__(self, loaded: Loaded, seed: int) -> None:
+        self._engine = Engine(loaded.parts, loaded.tokenizer)
+        self._random = random.Random(seed)  # noqa: S311  (questions, no secrets)
+        whole = loaded.template.render([{"role": "user", "content": _MARK}], add_generation_prompt=True)
+        self._encode = loaded.tokenizer.encode
+        self._before, found, self._after = whole.partition(_MARK)
+        if not found:
+            raise RequestError("the model's chat template leaves the question out: use another model")
+        self._most = max(loaded.parts.context // 4, 8)
+        self._longest = loaded.parts.context - self._most - 1  # prompt
+        self._asked = list(EVERYDAY)
+        self._texts: list[str] = []
+
+    def batch(self) -> Iterator[tuple[list[int], Sequence[int]]]:
+        """Pairs of tokens: a whole prompt, and its answer."""
+        if len(self._texts) >= BATCH and self._random.random() < QUOTING:
+            some = (quoting(self._random, self._texts, self._asked) for _ in range(BATCH))
+            questions = list(some)
+        else:
+            questions = self._questions()
+        prompts = [self._encode(self._before + each + self._after) for each in questions]
+        prompts = [prompt for prompt in prompts if len(prompt) <= self._longest]
+        answers = self._answers(prompts, temperature=self._random.choice(TEMPERATURES), max_tokens=min(256, self._most))
+        self._texts = [*self._texts, *(text for text, _ in answers if len(text) >= LONG)][-KEPT:]
+        yield from zip(prompts, (tokens for _, tokens in answers), strict=True)
+
+    def _questions(self) -> list[str]:
+        """Of the model's own, each from an opening."""
+        chosen = [self._random.choice(OPENINGS) for _ in range(BATCH)]
+        openings = [self._before + opening for opening in chosen]
+        size = 200 if self._random.random() < 0.3 else 80
+        ending = self._after.strip().splitlines()[:1]
+        asked = self._answers(
+            [self._encode(opening) for opening in openings],
+            temperature=0.9,
+            top_p=0.85,
+            repetition_penalty=1.05,
+            max_tokens=min(size, self._most),
+            stop=tuple(ending),
+        )
+        questions = [opening + text.rstrip() for opening, (text, _) in zip(chosen, asked, strict=True)]
+        self._asked = [*self._asked, *(each for each in questions if len(each) < LONG // 2)][-KEPT:]
+        return questions
+
+    def _answers(self, prompts: Sequence[Sequence[int]], **how: Any) -> list[tuple[str, Sequence[int]]]:
+        requests = [
+            self._engine.submit(prompt, SamplingParams(seed=self._random.randrange(1 << 40), **how))
+            for prompt in prompts
+        ]
+        while self._engine.step():
+            pass
+        done = [request.completion() for request in requests]
+        return [(each.text, each.token_ids) for each in done]
+
+
+def read(
+    loaded: Loaded, prompt: Sequence[int], answer: Sequence[int], layer: int
+) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32], NDArray[np.float16]]:
+    """The last states, those before ``layer``, and the tokens of an answer, from the last of its prompt on;
+    and the layer's keys and values of the whole text.
+    """
+    parts, ids, width = loaded.parts, [*prompt, *answer], loaded.config.hidden_size
+    space, tap = parts.runner.program.workspace, parts.runner.tap(layer)
+    last, middle = [], []
+    pages: tuple[int, ...] = ()
+    for start in range(0, len(ids), min(PASS, space.max_rows)):
+        tokens = tuple(ids[start : start + min(PASS, space.max_rows)])
+        pages = tuple(parts.spare_pages[: pages_for(start + len(tokens))])
+        parts.runner.run([Chunk(-1, start, tokens, pages, 1)])
+        last.append(_normed(space.residual[0].floats(len(tokens), width)))
+        middle.append(_normed(tap.floats(len(tokens), width)))
+    first = len(prompt) - 1
+    states, inner = np.concatenate(last)[first:], np.concatenate(middle)[first:]
+    found = parts.runner.program.pages.read(layer, pages, len(ids))
+    return states, inner, np.array(ids[first:], np.int32), found
+
+
+def _normed(state: NDArray[np.float32]) -> NDArray[np.float16]:
+    scale = np.sqrt((state * state).mean(axis=1, keepdims=True) + EPS)
+    normed: NDArray[np.float16] = (state / scale).astype(np.float16)
+    return normed

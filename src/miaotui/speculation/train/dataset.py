@@ -1,0 +1,137 @@
+"""What a head is taught with: windows of texts, and how far a cell is from what the model does there.
+
+Owns the choice of windows and the loss: a head unrolled for some tokens is to give the distributions that the
+model itself gives there (cross-entropy on the tokens it can guess), and to have the states that the model has
+(as EAGLE does; Li et al. 2024, section 4.2). Knows neither files nor the engine. Invariant: the same seed
+gives the same windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.speculation.train.cell import Cell, Tensor, normed
+from miaotui.speculation.train.corpus import Corpus
+
+WINDOW, WINDOWS = 64, 24  # positions of a text that are learned from together, and how many such
+ALIKE = 80  # texts of about one length, of which windows are taken: what is padded costs as much
+FADE = 0.8  # what a token deeper counts
+STATES = 0.3  # what states count beside distributions
+SPREAD_BATCHES = 32  # of windows, from which the spread of states is known well enough
+
+Texts = NDArray[np.int64]
+
+
+class TextWindow(NamedTuple):
+    """Rows ``[texts, WINDOW + depth]`` of a corpus; ``counts [texts, WINDOW]`` are 1 for those inside their text."""
+
+    at: Tensor
+    counts: Tensor
+
+
+class HeadDataset:
+    """Random windows of a corpus. ``embedding``, and ``outputs`` of the tokens it can guess, as in `train`."""
+
+    def __init__(
+        self,
+        torch: Any,
+        corpus: Corpus,
+        embedding: NDArray[np.float32],
+        outputs: NDArray[np.float32],
+        depth: int,
+        seed: int,
+        looks: bool = False,
+    ) -> None:
+        self._torch, self._depth, self._random = torch, depth, np.random.default_rng(seed)
+        self._hidden, self._middle = map(torch.from_numpy, (corpus.hidden, corpus.middle))
+        self._tokens = torch.from_numpy(corpus.tokens).long()
+        self._embedding = normed(torch.from_numpy(embedding))
+        self._outputs = torch.from_numpy(outputs).to(torch.bfloat16).t().contiguous()
+        self._starts, self._lengths = corpus.starts[:-1], np.diff(corpus.starts)
+        self._memory = corpus.memory if looks else None
+        prompts = np.zeros(len(self._lengths), np.int64)  # tokens before the first row of each text
+        if self._memory is not None:
+            prompts = np.diff(self._memory.begins) - self._lengths
+        self._prompts = prompts
+        usable = np.nonzero(self._lengths > depth)[0]
+        self._order = usable[np.argsort((prompts + self._lengths)[usable], kind="stable")]
+        self._upto = np.cumsum(self._lengths[self._order])
+
+    def loss(self, cell: Cell) -> Tensor:
+        """Of one batch of windows."""
+        torch, functional = self._torch, self._torch.nn.functional
+        total = torch.zeros(())
+        for depth, (state, wanted, counts) in enumerate(self._unrolled(cell)):
+            with torch.no_grad():
+                target = functional.softmax(self._logits(wanted), -1)
+            found = functional.log_softmax(self._logits(state), -1)
+            apart = -(target * found).sum(-1, dtype=torch.float32)
+            states = functional.smooth_l1_loss(state, wanted, reduction="none").mean(-1)
+            each = (apart + STATES * states) * counts
+            total = total + FADE**depth * each.sum() / counts.sum()
+        return total
+
+    def spread(self, cell: Cell, batches: int = SPREAD_BATCHES) -> NDArray[np.float32]:
+        """The mean of ``s sT`` over a cell's states ``s``, ``[hidden, hidden]``."""
+        torch, count = self._torch, 0
+        total: Tensor = 0.0
+        with torch.no_grad():
+            for _ in range(batches):
+                for state, _, counts in self._unrolled(cell):
+                    some = state[counts > 0]
+                    total, count = total + some.T @ some, count + len(some)
+        spread: NDArray[np.float32] = (total / count).numpy()
+        return spread
+
+    def _unrolled(self, cell: Cell) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each depth of random windows the cell's states, the model's, and which of them count."""
+        texts, firsts = self._pick()
+        at, counts = self._window(texts, firsts)
+        hidden, embedded = self._hidden[at].float(), self._embedding[self._tokens[at]]
+        state, middle = hidden[:, :WINDOW], self._middle[at[:, :WINDOW]].float()
+        if self._memory is not None:
+            inputs = state, embedded[:, 1 : 1 + WINDOW], middle
+            middle = self._look_back(cell, inputs, texts, firsts)
+        for depth in range(1, self._depth + 1):
+            state = cell(state, embedded[:, depth : depth + WINDOW], middle)
+            yield state, hidden[:, depth : depth + WINDOW], counts
+
+    def _pick(self) -> tuple[Texts, Texts]:
+        """Texts of about one length, long answers oftener, and the first row of a window of each."""
+        drawn = self._random.random() * self._upto[-1]
+        middle = int(np.searchsorted(self._upto, drawn, "right"))
+        first = max(min(middle - ALIKE // 2, len(self._order) - ALIKE), 0)
+        some = self._order[first : first + ALIKE]
+        lengths = self._lengths[some]
+        texts = some[self._random.choice(len(some), WINDOWS, p=lengths / lengths.sum())]
+        room = np.maximum(self._lengths[texts] - WINDOW - self._depth, 0)
+        return texts, self._random.integers(0, room + 1)
+
+    def _window(self, texts: Texts, firsts: Texts) -> TextWindow:
+        starts = self._starts[texts]
+        at = (starts + firsts)[:, None] + np.arange(WINDOW + self._depth)
+        last = (starts + self._lengths[texts] - 1)[:, None]
+        inside = at[:, :WINDOW] + self._depth <= last
+        from_numpy = self._torch.from_numpy
+        return TextWindow(from_numpy(np.minimum(at, last)), from_numpy(inside).float())
+
+    def _look_back(self, cell: Cell, inputs: tuple[Tensor, Tensor, Tensor], texts: Texts, firsts: Texts) -> Tensor:
+        torch, memory = self._torch, self._memory
+        assert memory is not None, "of a lesson that looks back"
+        before = self._prompts[texts] + firsts  # tokens of each text before its window
+        ends = np.minimum(before + WINDOW, np.diff(memory.begins)[texts])
+        some = torch.zeros(len(texts), int(ends.max()), *memory.found.shape[1:], dtype=torch.bfloat16)
+        for row, (text, end) in enumerate(zip(texts, ends, strict=True)):
+            begin = memory.begins[text]
+            some[row, :end] = torch.from_numpy(memory.found[begin : begin + end])
+        keys, values = some.permute(2, 0, 3, 1, 4)
+        rows = torch.from_numpy(before)[:, None] + torch.arange(WINDOW)
+        seen = torch.arange(some.shape[1]) <= rows[:, None, :, None]
+        return cell.look_back(*inputs, rows + 1, (keys, values), seen)
+
+    def _logits(self, state: Tensor) -> Tensor:
+        return state.to(self._torch.bfloat16) @ self._outputs

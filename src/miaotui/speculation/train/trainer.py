@@ -1,0 +1,134 @@
+"""Training a draft head for a model, from nothing but the model. Needs torch (``pip install 'miaotui[train]'``).
+
+    python -m miaotui.speculation.train.trainer smollm2-135m --batches 160 --steps 4000
+
+Owns the loop; what is learned is `Cell`, from what `HeadDataset`. Knows files and arrays, not the engine. Invariant:
+what is written is whole, or nothing is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.cpu.build import EngineOptions
+from miaotui.config import Settings
+from miaotui.engine.loaded import load_model
+from miaotui.errors import RequestError
+from miaotui.hub.resolve import resolve
+from miaotui.model.draft_head.attention_spec import AttentionSpec, looking_of
+from miaotui.model.draft_head.packing import rows_of
+from miaotui.model.draft_head.weights import FOLDER_NAME, digest_of, write_head
+from miaotui.speculation.train.cell import Cell
+from miaotui.speculation.train.corpus import Corpus, collect
+from miaotui.speculation.train.dataset import HeadDataset
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is made: its sizes, and how long it learns."""
+
+    tokens: int = 6144
+    width: int = 1024
+    depth: int = 2  # tokens that it is unrolled for
+    steps: int = 4000
+    rate: float = 3e-3
+    seed: int = 0
+
+
+def train(
+    corpus: Corpus,
+    embedding: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    recipe: Recipe,
+    told: Callable[[int, float], None] | None = None,
+    looking: AttentionSpec | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """A head's arrays, as `write_head` takes them. ``embedding [vocabulary, hidden]`` is the model's, and
+    so are ``outputs`` of the same shape: rows times final norm. The head looks back if ``looking`` says how.
+    Raises `RequestError` without torch.
+    """
+    torch = _torch()
+    torch.manual_seed(recipe.seed)
+    counts = np.bincount(corpus.tokens, minlength=len(embedding))
+    chosen = np.sort(np.argsort(-counts, kind="stable")[: recipe.tokens])
+    looking = looking if corpus.memory is not None else None
+    cell = Cell(torch, embedding.shape[1], recipe.width, looking)
+    lesson = HeadDataset(torch, corpus, embedding, outputs[chosen], recipe.depth, recipe.seed, looking is not None)
+    optimizers = cell.optimizers(recipe.rate)
+    for step in range(recipe.steps):
+        loss = lesson.loss(cell)
+        cell.forget_gradients()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(cell.weights.values()), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate * _schedule(step, recipe.steps)
+            optimizer.step()
+        if told is not None and (step % 50 == 0 or step + 1 == recipe.steps):
+            told(step + 1, float(loss.detach()))
+    layer = np.array([corpus.layer], np.float32)
+    told_of = {"tokens": chosen.astype(np.float32), "layer": layer, "spread": lesson.spread(cell)}
+    return {**told_of, **cell.arrays()}
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Warm up, then half a cosine down to 3%."""
+    warm = min(1.0, (step + 1) / 100)
+    return warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _torch() -> Any:
+    try:
+        import torch  # noqa: PLC0415  (an extra, which takes seconds to load)
+    except ImportError as error:
+        raise RequestError("training a draft head needs torch: pip install 'miaotui[train]'") from error
+    return torch
+
+
+def main() -> None:
+    """Run as the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", help="a catalog name, a file or a folder")
+    parser.add_argument("--out", type=Path, help="folder of the result, if not where it is found")
+    parser.add_argument("--batches", type=int, default=160, help="of 16 answers to learn from")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="that it can guess")
+    parser.add_argument("--width", type=int, default=Recipe.width)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    _torch()
+    settings, began_s = Settings.from_env(), time.perf_counter()
+    loaded = load_model(resolve(chosen.model, settings=settings), EngineOptions(context=4096), settings)
+    weights = loaded.parts.weights
+
+    def told(what: str) -> Callable[[int, float], None]:
+        return lambda done, of: print(
+            f"{time.perf_counter() - began_s:6.0f} s  {what} {done}: {of:.3f}", file=sys.stderr
+        )
+
+    corpus = collect(loaded, chosen.batches, chosen.seed, told("batches"))
+    outer = weights.matrix("embed" if loaded.config.tied_head else "head")
+    everything = np.arange(loaded.config.vocab_size, dtype=np.int32)
+    recipe = Recipe(chosen.tokens, chosen.width, steps=chosen.steps, seed=chosen.seed)
+    outputs = rows_of(outer, everything) * weights.vector("final_norm")
+    embedding = rows_of(weights.matrix("embed"), everything)
+    looking = looking_of(loaded.config, weights, corpus.layer)
+    arrays = train(corpus, embedding, outputs, recipe, told("loss at step"), looking)
+    folder = chosen.out or settings.folder(FOLDER_NAME)
+    path = folder / f"{digest_of(weights)}.safetensors"
+    write_head(path, arrays)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tokenizers from model folders and GGUF files."""

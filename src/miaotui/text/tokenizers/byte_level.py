@@ -1,0 +1,71 @@
+"""GPT-2's byte-level BPE: text is split into words, a word's bytes are merged into tokens.
+
+Owns the alphabet that writes each byte as one printable character, and the encoder above it. Does
+not know special tokens. Invariant: every text can be written, since every byte has a character;
+a byte missing from the vocabulary is dropped, as the model's own tokenizer drops it.
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from miaotui.text.tokenizers.merges import Merges
+from miaotui.text.tokenizers.word_cache import WordCache
+
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in set(_PRINTABLE)]
+# Printable Latin-1 characters stand for themselves, the others for U+0100, U+0101, ...
+_CHARACTERS = {byte: chr(byte) for byte in _PRINTABLE}
+_CHARACTERS |= {byte: chr(0x100 + index) for index, byte in enumerate(_HIDDEN)}
+_BYTES = {character: byte for byte, character in _CHARACTERS.items()}
+
+
+def to_alphabet(text: str) -> str:
+    """Write the UTF-8 bytes of `text`, one character for each."""
+    return text.encode().decode("latin-1").translate(_CHARACTERS)
+
+
+def from_alphabet(token: str) -> bytes:
+    """The bytes that a token stands for; a token outside the alphabet stands for its own UTF-8."""
+    try:
+        return bytes([_BYTES[character] for character in token])
+    except KeyError:
+        return token.encode()
+
+
+class ByteLevelEncoder:
+    """Encodes text without special tokens. `vocab` holds only tokens that text may become.
+
+    `whole_words`: a word that is itself a token becomes that token, whatever the merges say.
+    """
+
+    def __init__(
+        self,
+        vocab: Mapping[str, int],
+        merges: Sequence[str],
+        split: Callable[[str], list[str]],
+        whole_words: bool = False,
+    ) -> None:
+        self._vocab = vocab
+        self._merges = Merges(dict(zip(merges, range(len(merges)), strict=True)), " ")
+        self._split = split
+        self._whole_words = whole_words
+        self._words = WordCache(self._word)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`."""
+        return self._words.encode(self._split(text))
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        written = to_alphabet(word)
+        if self._whole_words and written in self._vocab:
+            return (self._vocab[written],)
+        ids: list[int] = []
+        for symbol in self._merges.join(list(written)):
+            token = self._vocab.get(symbol)
+            if token is not None:
+                ids.append(token)
+            else:  # a merge whose result is no token: its bytes are
+                ids += (self._vocab[byte] for byte in symbol if byte in self._vocab)
+        return tuple(ids)

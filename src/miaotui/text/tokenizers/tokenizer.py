@@ -1,0 +1,169 @@
+"""Text to token ids and back, whatever file the tokenizer came from.
+
+Owns what all tokenizers share: tokens put before and after a text, special tokens left out of an
+answer, and decoding that never shows half a character. Does not know how text is cut or merged.
+Invariant: what a `TextStream` returns for some tokens, joined, is what `Tokenizer.decode` returns.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from miaotui.errors import PromptTooLongError, RequestError
+
+_SLACK = 4  # how much shorter a normalizer may make a text
+
+
+@dataclass(frozen=True)
+class TokenRoles:
+    """What some tokens are for. `size`: token ids are below it.
+
+    `prefix` and `suffix` are put around a text by the model's own rules; `special_ids` are markers
+    that are no part of an answer; `drops_space`: a text starts with a space that was never written
+    (SentencePiece's), to be dropped when decoding.
+    """
+
+    size: int
+    bos_id: int | None
+    eos_ids: frozenset[int]
+    special_ids: frozenset[int]
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+    drops_space: bool = False
+
+
+class Tokenizer:
+    """Turns text into token ids and token ids into text; safe to use from several threads.
+
+    `encode(text, special)` gives the ids of `text` alone, with special tokens written in it
+    recognised or not; `spell(id)` gives the bytes of a token.
+    """
+
+    def __init__(
+        self, encode: Callable[[str, bool], list[int]], spell: Callable[[int], bytes], roles: TokenRoles
+    ) -> None:
+        self._encode = encode
+        self._spell = spell
+        self._spelled: dict[int, bytes] = {}
+        self._texts: dict[int, str | None] = {}
+        self._longest: int | None = None
+        self.roles = roles
+        self.vocab_size = roles.size
+        self.bos_id = roles.bos_id
+        self.eos_ids = roles.eos_ids
+        self.special_ids = self._hidden = roles.special_ids
+
+    def encode(
+        self, text: str, special: bool = True, *, whole: bool | None = None, at_most: int | None = None
+    ) -> list[int]:
+        """Token ids of `text`.
+
+        `special=True`: special tokens written in the text are recognised (for prompts and rendered
+        chat templates). `special=False`: the text is taken as plain characters, whatever it looks
+        like (for untrusted parts). `whole`: put the model's beginning and end tokens around it,
+        unless it already begins with them; by default as `special`. `at_most`: a text that cannot
+        but have more tokens than this is refused without being cut, which for megabytes would take
+        seconds and gigabytes. Raises `RequestError` for text that is not valid Unicode, and
+        `PromptTooLongError`.
+        """
+        if at_most is not None:
+            self._require_short(text, at_most)
+        try:
+            text.encode()  # the tokenizers themselves say less about what is wrong
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the text has a lone surrogate (half a character) at position {error.start}; "
+                "send text that is valid Unicode"
+            ) from None
+        ids = self._encode(text, special)
+        if whole if whole is not None else special:
+            prefix, suffix = list(self.roles.prefix), list(self.roles.suffix)
+            if ids[: len(prefix)] != prefix:
+                ids = prefix + ids
+            if suffix and ids[-len(suffix) :] != suffix:
+                ids += suffix
+        return ids
+
+    def _require_short(self, text: str, at_most: int) -> None:
+        if len(text) <= _SLACK * at_most:
+            return
+        if self._longest is None:
+            self._longest = max(map(len, map(self.token_bytes, range(self.vocab_size))), default=1)
+        if len(text) > _SLACK * at_most * max(self._longest, 1):
+            raise PromptTooLongError(
+                f"the text has {len(text):,} characters, which cannot be {at_most:,} tokens or "
+                "fewer: shorten it, or load the model with a larger context"
+            )
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True, start: bool = True) -> str:
+        """The text of `ids`; broken UTF-8 becomes U+FFFD.
+
+        `start=False`: the ids continue a text, so a leading space is kept.
+        """
+        stream = self.stream(skip_special=skip_special, start=start)
+        return stream.push_all(ids) + stream.finish()
+
+    def stream(self, *, skip_special: bool = True, start: bool = True) -> TextStream:
+        """A decoder for tokens that come one by one; the options are those of `decode`."""
+        hidden = self._hidden if skip_special else frozenset()
+        return TextStream(self, hidden, start and self.roles.drops_space)
+
+    def show(self, token_id: int) -> None:
+        """From now on decode this special token as text: it tells a tool call from plain text."""
+        self._hidden -= {token_id}
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token stands for; ids that the vocabulary lacks (padding rows) have none."""
+        found = self._spelled.get(token_id)
+        if found is None:
+            known = 0 <= token_id < self.vocab_size
+            found = self._spelled[token_id] = self._spell(token_id) if known else b""
+        return found
+
+    def token_text(self, token_id: int) -> str | None:
+        """The text of a token of whole characters; None if its bytes need others to be some."""
+        if token_id not in self._texts:
+            try:
+                self._texts[token_id] = self.token_bytes(token_id).decode()
+            except UnicodeDecodeError:
+                self._texts[token_id] = None
+        return self._texts[token_id]
+
+
+class TextStream:
+    """Turns tokens into text as they come, holding back the bytes of an unfinished character."""
+
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int], drops_space: bool) -> None:
+        self._tokenizer = tokenizer
+        self._hidden = hidden
+        self._drops_space = drops_space
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._holds = False  # whether the decoder holds bytes back
+
+    def push(self, token_id: int) -> str:
+        """The text that `token_id` completes, possibly none; O(bytes of the token)."""
+        if token_id in self._hidden:
+            return ""
+        if not self._holds:
+            text = self._tokenizer.token_text(token_id)
+            if text is not None:  # nothing before it matters
+                return self._trim(text) if self._drops_space else text
+        text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        self._holds = bool(self._decoder.getstate()[0])
+        return self._trim(text)
+
+    def push_all(self, ids: Iterable[int]) -> str:
+        """The text that these tokens complete."""
+        return "".join(map(self.push, ids))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for a character that was never finished, otherwise nothing."""
+        return self._trim(self._decoder.decode(b"", final=True))
+
+    def _trim(self, text: str) -> str:
+        if self._drops_space and text:
+            self._drops_space = False
+            return text.removeprefix(" ")
+        return text

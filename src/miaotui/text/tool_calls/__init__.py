@@ -1,0 +1,1 @@
+"""Tool calls: formats of model families, prompts, and the parser of answers."""

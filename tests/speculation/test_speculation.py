@@ -1,0 +1,313 @@
+"""The controller: it learns what guesses and rows are worth, and tries what pays."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miaotui.schedule.plan import Chunk, Plan
+from miaotui.speculation.acceptance_rates import (
+    ALONE,
+    BOUNDS,
+    CLASSES,
+    DEEPER,
+    HALF,
+    KINDS,
+    LEAST,
+    MOST,
+    MOST_EVIDENCE,
+    MOSTLY,
+    RARELY,
+    UNANIMOUS,
+    AcceptanceRates,
+    Record,
+    heat_of,
+    kinds_of,
+    survivals,
+)
+from miaotui.speculation.controller import IDLE_STEPS, Speculation
+from miaotui.speculation.drafters.protocol import Guess
+from miaotui.speculation.row_cost import MOST_ROWS, RowCost
+
+
+@dataclass
+class Scripted:
+    """A drafter that says what it is told to."""
+
+    guesses: dict[int, Sequence[Guess]] = field(default_factory=dict)
+    sources: Sequence[str] = ("good", "bad")
+    log: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def enter(self, number: int, *rest: Any) -> None:
+        self.log.append(("enter", number))
+
+    def extend(self, number: int, tokens: Sequence[int]) -> None:
+        self.log.append(("extend", number, tuple(tokens)))
+
+    def guess(self, number: int, after: Sequence[int] = ()) -> Sequence[Guess]:
+        return self.guesses.get(number, ())
+
+    def leave(self, number: int, finished: bool) -> None:
+        self.log.append(("leave", number, finished))
+
+
+class Asker:
+    """As much of a request as the controller looks at."""
+
+    def __init__(self, number: int, temperature: float = 0.0, most: int = 1000) -> None:
+        self.number, self.namespace, self.prompt, self.passages = number, 0, (1, 2), ()
+        self.token_ids: list[int] = []
+        self.finish_reason: str | None = None
+        self.constraint = None
+        self.sampler = type("Sampler", (), {"temperature": temperature})
+        self.ending = type("Ending", (), {"max_tokens": most})
+
+
+class Table(RowCost):
+    """Costs as given, whatever passes take."""
+
+    def __init__(self, ratios: Sequence[float]) -> None:
+        super().__init__()
+        self._ratios[1 : len(ratios) + 1] = ratios
+
+    def note(self, rows: int, seconds: float) -> None:
+        self._scale_s = 1.0
+
+
+FLAT = Table([1.0] * MOST_ROWS)
+STEEP = Table([float(rows) for rows in range(1, MOST_ROWS + 1)])
+
+
+def controller(drafter: Scripted, cost: RowCost, *askers: Any) -> Speculation:
+    speculation = Speculation(drafter)
+    speculation.cost = cost
+    for asker in askers:
+        speculation.enter(asker)
+        give(speculation, asker, [0])
+    return speculation
+
+
+def give(speculation: Speculation, asker: Any, tokens: list[int], draft: Sequence[int] = ()) -> None:
+    """A step in which the asker alone got tokens."""
+    asker.token_ids += tokens
+    chunk = Chunk(asker.number, 0, (0, *draft), (0,), 1 + len(draft))
+    speculation.note(Plan((chunk,)), {asker.number: tokens}, 0.001)
+
+
+# what is tried ------------------------------------------------------------------------------------
+
+
+def test_all_is_tried_where_rows_cost_nothing_and_nothing_where_they_cost_too_much() -> None:
+    asker = Asker(7)
+    drafter = Scripted({7: [Guess(0, 12, [1, 2, 3, 4, 5])]})
+    assert controller(drafter, FLAT, asker).propose() == {7: [1, 2, 3, 4, 5]}
+    asker.token_ids.clear()
+    assert controller(drafter, STEEP, asker).propose() == {}
+
+
+def test_rows_are_taken_up_to_the_step_in_their_cost() -> None:
+    asker = Asker(7)
+    cost = Table([1.0, 1.1, 1.2, 1.3, 3.0, 4.0, 5.0, 6.0])
+    drafter = Scripted({7: [Guess(0, 12, list(range(20)))]})
+    assert controller(drafter, cost, asker).propose() == {7: [0, 1, 2]}
+
+
+def test_the_likeliest_guesses_over_all_requests_share_the_rows() -> None:
+    sure, unsure = Asker(1), Asker(2)
+    cost = Table([1.0, 1.0, 1.05, 1.1, 1.15, 9.0])
+    drafter = Scripted({1: [Guess(0, 40, [5, 6, 7, 8, 9])], 2: [Guess(0, 1, [5, 6, 7, 8, 9])]})
+    assert controller(drafter, cost, sure, unsure).propose() == {1: [5, 6, 7]}
+
+
+def test_guesses_pay_until_a_while_after_the_last_draft() -> None:
+    """Meanwhile every step is to be asked for drafts: none may follow another unasked."""
+    asker = Asker(7)
+    drafter = Scripted({7: [Guess(0, 12, [1, 2, 3])]})
+    speculation = controller(drafter, FLAT, asker)
+    speculation.propose()
+    drafter.guesses.clear()
+    pays = []
+    for _ in range(IDLE_STEPS + 3):
+        pays.append(speculation.pays)
+        speculation.propose()
+    assert pays == [True] * IDLE_STEPS + [False] * 3
+
+
+def test_the_source_that_promises_more_is_followed() -> None:
+    asker = Asker(1)
+    drafter = Scripted({1: [Guess(0, 2, [5, 6]), Guess(1, 30, [7, 8])]})
+    assert controller(drafter, FLAT, asker).propose() == {1: [7, 8]}
+
+
+def test_no_more_is_tried_than_the_answer_may_have() -> None:
+    asker = Asker(1, most=4)
+    drafter = Scripted({1: [Guess(0, 30, [7, 8, 9, 10])]})
+    assert controller(drafter, FLAT, asker).propose() == {1: [7, 8]}  # 1 came, 1 comes anyway
+    give(controller(drafter, FLAT, asker), asker, [3, 3])
+    assert controller(drafter, FLAT, asker).propose() == {}
+
+
+def test_prompts_beside_make_rows_cheap() -> None:
+    asker = Asker(1)
+    drafter = Scripted({1: [Guess(0, 30, [7, 8, 9])]})
+    speculation = controller(drafter, STEEP, asker)
+    assert speculation.propose() == {}
+    assert speculation.propose(other_rows=100) == {1: [7, 8, 9]}
+
+
+def test_requests_without_a_first_token_get_no_draft() -> None:
+    asker = Asker(1)
+    drafter = Scripted({1: [Guess(0, 30, [7, 8, 9])]})
+    speculation = Speculation(drafter)
+    speculation.enter(asker)  # type: ignore[arg-type]
+    assert speculation.propose() == {}
+
+
+@given(
+    st.lists(st.lists(st.floats(0.02, 1.0), max_size=8), min_size=1, max_size=5),
+    st.lists(st.floats(0.0, 1.0), min_size=50, max_size=50),
+)
+def test_no_other_division_of_the_rows_is_better(raw: list[list[float]], steps: list[float]) -> None:
+    cost = Table(list(itertools.accumulate(steps, initial=1.0)))
+    speculation = Speculation(Scripted())
+    speculation.cost = cost
+    chances = [sorted(each, reverse=True) for each in raw]
+    running = len(chances)
+    shares = speculation._shares(chances, running, 0)
+
+    def speed(gain: float, rows: int) -> float:
+        return (running + gain) / cost.ratio(running + rows)
+
+    found = speed(sum(sum(c[:n]) for c, n in zip(chances, shares, strict=True)), sum(shares))
+    ranked = sorted((c for each in chances for c in each), reverse=True)
+    best = max(speed(sum(ranked[:n]), n) for n in range(len(ranked) + 1))
+    assert found >= best / 1.02
+
+
+# what is learned ----------------------------------------------------------------------------------
+
+
+def test_guesses_that_never_hold_are_given_up() -> None:
+    asker = Asker(1)
+    drafter = Scripted({1: [Guess(1, 9, [7, 8])]})
+    speculation = controller(drafter, Table([1.0, 1.2, 1.4]), asker)
+    tried = 0
+    for _ in range(200):
+        draft = speculation.propose().get(1, ())
+        tried += len(draft)
+        give(speculation, asker, [3], draft)
+    assert 0 < tried < 60
+    assert speculation.propose() == {}
+
+
+def test_guesses_are_judged_without_being_tried() -> None:
+    asker = Asker(1)
+    drafter = Scripted({1: [Guess(1, 1, [7])]})
+    speculation = controller(drafter, Table([1.0, 1.6]), asker)
+    assert speculation.propose() == {}
+    for _ in range(100):
+        speculation.propose()
+        give(speculation, asker, [7])
+    assert speculation.propose() == {1: [7]}
+
+
+def test_the_report_counts_by_source() -> None:
+    asker = Asker(1)
+    drafter = Scripted({1: [Guess(1, 30, [7, 8, 9])]})
+    speculation = controller(drafter, FLAT, asker)
+    assert speculation.propose() == {1: [7, 8, 9]}
+    give(speculation, asker, [7, 8, 5], [7, 8, 9])
+    good, bad = speculation.report()
+    assert (good.name, good.drafts, good.proposed, good.mean_accepted) == ("good", 0, 0, 0.0)
+    assert (bad.drafts, bad.proposed, bad.accepted, bad.mean_accepted) == (1, 3, 2, 2.0)
+    assert bad.saved_s == pytest.approx(2 - (0.001 - 1.0))  # plain passes of a second each
+
+
+def test_a_drafter_hears_of_every_token_and_of_the_end() -> None:
+    asker, other = Asker(1), Asker(2)
+    drafter = Scripted()
+    speculation = controller(drafter, FLAT, asker, other)
+    give(speculation, asker, [5, 6], [5])
+    asker.finish_reason, other.finish_reason = "stop", "cancelled"
+    for each in (asker, other, other):
+        speculation.leave(each)  # type: ignore[arg-type]
+    assert [entry for entry in drafter.log if entry[1] == 1] == [
+        ("enter", 1),
+        ("extend", 1, (0,)),
+        ("extend", 1, (5, 6)),
+        ("leave", 1, True),
+    ]
+    assert [entry for entry in drafter.log if entry[1] == 2] == [("enter", 2), ("extend", 2, (0,)), ("leave", 2, False)]
+
+
+def test_evidence_has_its_classes() -> None:
+    kinds = kinds_of(Guess(0, 1, range(100)))
+    deeper = [CLASSES * DEEPER + sum(length > bound for bound in BOUNDS) for length in range(2, 101)]
+    assert kinds == [CLASSES * ALONE, *deeper]
+    for length in (MOST_EVIDENCE - 2, MOST_EVIDENCE - 1, 10**9):
+        kinds = kinds_of(Guess(0, length, range(3)))
+        assert kinds[:3] == [CLASSES - 1, KINDS - 1, KINDS - 1]
+
+
+@pytest.mark.parametrize(
+    ("places", "rivals", "agreement"), [(1, 0, ALONE), (2, 0, UNANIMOUS), (3, 2, MOSTLY), (2, 2, HALF), (1, 2, RARELY)]
+)
+def test_agreement_is_evidence(places: int, rivals: int, agreement: int) -> None:
+    assert kinds_of(Guess(0, 2, [5], places, rivals))[0] == CLASSES * agreement + 1
+
+
+def test_temperatures_have_their_classes() -> None:
+    assert [heat_of(t) for t in (0.0, 0.3, 0.7, 1.0, 5.0)] == [0, 1, 2, 3, 4]
+
+
+@given(st.lists(st.booleans(), max_size=2000), st.integers(0, KINDS - 1), st.integers(0, 4))
+def test_rates_follow_what_was_seen(held: list[bool], kind: int, heat: int) -> None:
+    rates, record = AcceptanceRates(heat), Record()
+    for each in held:
+        record.note(rates.rates[kind], each)
+        rates.note(kind, each)
+    assert all(LEAST <= rate <= MOST for rate in rates.rates)
+    assert record.odds > 0
+    chances = survivals(rates.rates, record.odds, kinds_of(Guess(0, 3, range(24))), 20)
+    assert chances == sorted(chances, reverse=True)
+    assert all(0.0 < chance < 1.0 for chance in chances)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_rate_converges(share: float) -> None:
+    rates = AcceptanceRates(0)
+    for index in range(2000):
+        rates.note(4, (index * share) % 1.0 < share)
+    assert rates.rates[4] == pytest.approx(share, abs=0.05)
+
+
+def test_row_costs_converge_to_what_passes_take_through_slow_spells() -> None:
+    cost = RowCost()
+    true = {1: 1.0, 2: 1.4, 4: 2.0, 8: 3.5}
+    for index in range(4000):
+        slow = 2.0 if 1000 < index < 1300 else 1.0
+        rows = (1, 2, 4, 8)[index * 7 % 4]
+        cost.note(rows, 0.003 * slow * true[rows])
+    for rows, ratio in true.items():
+        assert cost.ratio(rows) / cost.ratio(1) == pytest.approx(ratio, rel=0.1)
+        assert cost.seconds(rows) == pytest.approx(0.003 * ratio, rel=0.1)
+
+
+def test_row_costs_bear_nonsense() -> None:
+    cost = RowCost()
+    before = [cost.ratio(rows) for rows in range(1, 300)]
+    assert before == sorted(before)
+    assert cost.seconds(1) == 0.0
+    for rows, seconds in ((1, 0.0), (0, 1.0), (-3, 1.0), (10**6, 1.0), (1, -1.0)):
+        cost.note(rows, seconds)
+    assert [cost.ratio(rows) for rows in range(1, 300)] == before
+    for _ in range(500):
+        cost.note(3, 1e9)
+        cost.note(2, 1e-9)
+    assert all(cost.ratio(rows) > 0 for rows in range(1, 300))
