@@ -22,7 +22,7 @@ SLOW := slow or model or compare
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run chat serve doctor models test test-fast test-slow test-clients .test-clients chaos test-aarch64 lint format types check \
-	bench bench-peers fuzz docs clean
+	bench bench-peers walk fuzz docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## */\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -82,6 +82,9 @@ bench-peers: $(VENV)/.ready-test ## install the other engines that `make bench` 
 
 bench: $(VENV)/.ready-test ## measure, beside other engines where they are installed
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+walk: $(VENV)/.ready-test ## list the Python files that one token and one HTTP chat pass
+	$(BIN)/python benchmarks/walk.py $(ARGS)
 
 fuzz: $(VENV)/.ready-fuzz ## feed broken model files to the reader until stopped
 	$(BIN)/python tests/fuzz/fuzz_gguf.py $(ARGS)
