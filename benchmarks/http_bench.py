@@ -36,7 +36,10 @@ from miaotui.engine.request import Request
 from miaotui.hub.resolve import resolve
 from miaotui.serve.app import create_app
 from miaotui.serve.http.listening import server_for
+from miaotui.serve.models import ServedModels
+from miaotui.serve.ops.operations import Operations
 from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 from miaotui.types import SamplingParams
 
@@ -140,7 +143,8 @@ def client(port: int, streams: int, tokens: int) -> None:
 async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Cost:
     """One run on a fresh server; the engine is the same."""
     hosted = ServedModel("model", loaded, speculate=False)
-    app = create_app({"model": hosted}, ServeSettings())
+    models = ServedModels([hosted])
+    app = create_app(Services(models, ServeSettings(), Operations(models)))
     server = server_for(app, host="127.0.0.1", port=0, http=http)
     serving = asyncio.ensure_future(server.serve())
     while not server.started:

@@ -18,11 +18,26 @@ from miaotui.engine.loaded import load_model
 from miaotui.kernels.linear.formats import Format
 from miaotui.serve.app import create_app
 from miaotui.serve.http.listening import SocketServer, run, server_for
+from miaotui.serve.models import ServedModels
+from miaotui.serve.ops.operations import Operations
 from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 
 OPTIONS = EngineOptions(format=Format.Q8, threads=1, chunk_size=64)
 Result = TypeVar("Result")
+Parts = Callable[[ServedModels], Mapping[str, Any]]
+
+
+def no_parts(models: ServedModels) -> Mapping[str, Any]:
+    return {}
+
+
+def services(models: ServedModels | None = None, settings: ServeSettings | None = None, **parts: Any) -> Services:
+    """The parts of a server; those that are not given are the default ones."""
+    models = ServedModels() if models is None else models
+    parts.setdefault("operations", Operations(models))
+    return Services(models, settings or ServeSettings(), **parts)
 
 
 @dataclass
@@ -30,7 +45,7 @@ class Serving:
     """A running server: its address, its models, and a way into its event loop."""
 
     url: str
-    hosts: dict[str, ServedModel]
+    hosts: ServedModels
     loop: asyncio.AbstractEventLoop = field(repr=False)
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -54,27 +69,29 @@ def serving(
     serve: ServeSettings | None = None,
     options: EngineOptions = OPTIONS,
     layers: Sequence[Middleware] = (),
-    extras: Callable[[dict[str, ServedModel]], Mapping[str, Any]] = lambda hosts: {},
+    parts: Parts = no_parts,
 ) -> Iterator[Serving]:
     """A server of `models` (folders by name) until the block ends; then nothing of it is left."""
     ready: threading.Event = threading.Event()
     state: dict[str, Any] = {}
 
     async def main() -> None:
-        hosts = {name: ServedModel(name, load_model(path, options, settings)) for name, path in models.items()}
-        app = create_app(hosts, serve or ServeSettings(), layers=layers, extras=extras(hosts))
+        loaded = {name: load_model(path, options, settings) for name, path in models.items()}
+        served = ServedModels(ServedModel(name, model) for name, model in loaded.items())
+        made = services(served, serve, **parts(served))
+        app = create_app(made, layers)
         server = server_for(app, host="127.0.0.1", port=0)
         try:
             task = asyncio.ensure_future(server.serve())
             while not server.started and not task.done():
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
-            state.update(server=server, serving=Serving(f"http://127.0.0.1:{port}", hosts, asyncio.get_running_loop()))
+            state.update(server=server, serving=Serving(f"http://127.0.0.1:{port}", served, asyncio.get_running_loop()))
             ready.set()
             await task
         finally:
-            for hosted in hosts.values():
-                hosted.close()
+            served.close()
+            made.indexes.close()
 
     def target() -> None:
         try:

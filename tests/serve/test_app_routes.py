@@ -18,10 +18,7 @@ from miaotui.apps.support import Support
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.index_registry import IndexRegistry
-from miaotui.serve.documents.indexes import KEY as SHELF
-from miaotui.serve.documents.support import KEY as SUPPORT
-from miaotui.serve.response_cache import KEY as ANSWERS
-from miaotui.serve.served_model import ServedModel
+from miaotui.serve.models import ServedModels
 from miaotui.serve.text_model import ServedTextModel
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -37,14 +34,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with Index.create(folder / "indexes" / "bridges") as index:
         index.add([BRIDGE])
 
-        def extras(hosts: dict[str, ServedModel]) -> dict[str, Any]:
-            desk = QaPipeline(index, ServedTextModel(hosts["tiny"]))
+        def parts(models: ServedModels) -> dict[str, Any]:
+            desk = QaPipeline(index, ServedTextModel(models["tiny"]))
             faq = Faq([FaqEntry(("When do you open?",), "At nine."), FaqEntry(("Is it free?",), "Yes.")])
             service = Support(ConversationStore(), faq=faq, desk=desk, index="bridges")
-            shelf = IndexRegistry(folder / "indexes")
-            return {SHELF: shelf, ANSWERS: AnswerCache(), SUPPORT: service}
+            registry = IndexRegistry(folder / "indexes")
+            return {"indexes": registry, "response_cache": AnswerCache(), "support": service}
 
-        with serving(models, settings_in(folder), options=OPTIONS, extras=extras) as running:
+        with serving(models, settings_in(folder), options=OPTIONS, parts=parts) as running:
             yield running
 
 

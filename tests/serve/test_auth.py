@@ -11,6 +11,7 @@ import pytest
 from asgi_calls import Answer, Pairs, ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import services
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,9 +21,9 @@ from miaotui.serve.app import create_app
 from miaotui.serve.middleware.account import Account
 from miaotui.serve.middleware.auth import AccessPolicy, Auth
 from miaotui.serve.middleware.keys import KeyLimits, Keyring, add_key
-from miaotui.serve.ops.operations import KEY, Operations
+from miaotui.serve.models import ServedModels
+from miaotui.serve.ops.operations import Operations
 from miaotui.serve.options import ServeOptions
-from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 
 PATHS = ("/v1/models", "/v1/chat/completions", "/metrics", "/docs", "/openapi.json", "/nowhere")
@@ -132,9 +133,9 @@ def test_every_route_of_the_application_needs_a_key(tmp_path: Path) -> None:
     """Also the ones that will be added one day: the list is the application's own."""
     keys = tmp_path / "keys"
     key = add_key(keys, "alice")
-    operations = Operations({})
+    operations = Operations(ServedModels())
     layers = layers_for(ServeOptions(("tiny",), api_key_file=str(keys)), operations)
-    served = create_app({}, ServeSettings(), layers=layers, extras={KEY: operations})
+    served = create_app(services(operations=operations), layers)
     found = dict[str, set[int]]()
     for route in served.routes:
         assert isinstance(route, Route), "a mount would need a check of its own"

@@ -13,6 +13,7 @@ from asgi_calls import Answer, ask, scope_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
+from serving import services
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,8 +21,8 @@ from starlette.responses import JSONResponse, Response
 from miaotui.serve.app import create_app
 from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.json_body import ignored_fields, read_object
+from miaotui.serve.http.scope import received
 from miaotui.serve.middleware.body import BodyReader
-from miaotui.serve.services import received
 from miaotui.serve.settings import ServeSettings
 
 SMALL = ServeSettings(max_body_bytes=10_000, body_timeout_s=0.05)
@@ -30,7 +31,7 @@ CHAT = "/v1/chat/completions"
 
 # A machine may stand still for a while, and it is not the test's business.
 SOME = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-APP = create_app({}, SMALL)
+APP = create_app(services(settings=SMALL))
 
 
 def post(body: bytes, *headers: tuple[str, str]) -> Answer:
@@ -98,7 +99,7 @@ def test_bombs_are_refused_before_they_are_made(body: bytes) -> None:
     ],
 )
 def test_a_long_list_is_told_of_once(field: bytes) -> None:
-    answer = asyncio.run(ask(create_app({}, ServeSettings()), CHAT, (), "POST", b"{%s}" % field))
+    answer = asyncio.run(ask(create_app(services()), CHAT, (), "POST", b"{%s}" % field))
     assert answer.status == 400
     assert len(answer.body) < 1000
 
@@ -261,7 +262,7 @@ def test_a_body_is_let_go() -> None:
         arrival = received(http)
         body = arrival.body
         before = sys.getrefcount(body)
-        arrival.forget()
+        arrival.drop_body()
         return JSONResponse(before - sys.getrefcount(body))
 
     holder.add_route("/count", count, methods=["POST"])

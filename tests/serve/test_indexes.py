@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from asgi_calls import Answer, ask
+from serving import services
 
 from miaotui.retrieval import Document, Index, IndexSettings
 from miaotui.serve.app import create_app
+from miaotui.serve.http.scope import CALLER
 from miaotui.serve.middleware.keys import Caller
-from miaotui.serve.services import CALLER
-from miaotui.serve.settings import ServeSettings
 
 HEADERS = (("host", "localhost"), ("content-type", "application/json"))
 CATS = {"id": "1", "body": "Cats sleep sixteen hours a day.", "title": "Cats"}
@@ -29,7 +29,7 @@ class App:
     """The application, called as a named key would call it."""
 
     def __init__(self) -> None:
-        self._app = create_app({}, ServeSettings())
+        self._app = create_app(services())
         self.caller = Caller()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:

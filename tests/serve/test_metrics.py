@@ -23,15 +23,14 @@ from miaotui.errors import RequestError
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.middleware.account import Account
 from miaotui.serve.middleware.keys import Caller
+from miaotui.serve.models import ServedModels
 from miaotui.serve.ops import health
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.gaps import Gaps
 from miaotui.serve.ops.logs import A_MINUTE, Calm, log_request, set_up_logs
 from miaotui.serve.ops.machine import memory_warning, resident_bytes
-from miaotui.serve.ops.operations import KEY, Operations
+from miaotui.serve.ops.operations import Operations
 from miaotui.serve.options import ServeOptions
-from miaotui.serve.response_cache import KEY as ANSWERS
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -72,19 +71,19 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     models = {"tiny": make_tiny_folder(folder, "llama")}
-    hosts: dict[str, ServedModel] = {}
+    models_served = ServedModels()
     audit = folder / "audit.jsonl"
-    operations = Operations(hosts, audit=AuditLog(audit))
+    operations = Operations(models_served, audit=AuditLog(audit))
     operations.gauges.answers = cache = AnswerCache()
 
-    def attach(made: dict[str, ServedModel]) -> dict[str, Operations]:
-        hosts.update(made)
+    def attach(made: ServedModels) -> dict[str, Any]:
         for hosted in made.values():
+            models_served.add(hosted)
             hosted.watch = operations.watch
-        return {KEY: operations, ANSWERS: cache}
+        return {"operations": operations, "response_cache": cache}
 
     layers = layers_for(ServeOptions(models=("tiny",)), operations)
-    with serving(models, settings_in(folder), layers=layers, extras=attach) as server:
+    with serving(models, settings_in(folder), layers=layers, parts=attach) as server:
         yield Watched(server, operations, audit)
     operations.close()
 
@@ -405,7 +404,7 @@ def test_memory_near_its_limit_is_told(tmp_path: Path) -> None:
 
 def test_operations_look_after_things_until_cancelled() -> None:
     async def main() -> None:
-        operations = Operations({})
+        operations = Operations(ServedModels())
         task = asyncio.create_task(operations.look_after())
         await asyncio.sleep(0.05)
         assert not task.done()

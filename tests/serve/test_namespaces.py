@@ -10,9 +10,9 @@ import pytest
 from serving import serving
 
 from miaotui.serve.middleware.keys import add_key
-from miaotui.serve.ops.operations import KEY, Operations
+from miaotui.serve.models import ServedModels
+from miaotui.serve.ops.operations import Operations
 from miaotui.serve.options import ServeOptions
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -31,15 +31,12 @@ def cached(model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
     path = tmp_path / "keys"
     keys = {name: add_key(path, name) for name in ("alice", "bob")}
     options = ServeOptions(("tiny",), api_key_file=str(path), share_prefix=request.param)
-    hosts: dict[str, ServedModel] = {}
-    operations = Operations(hosts)
+    operations = Operations(ServedModels())
     layers = layers_for(options, operations)
 
-    def attach(made: dict[str, ServedModel]) -> dict[str, Operations]:
-        hosts.update(made)
-        return {KEY: operations}
-
-    with serving({"tiny": model}, settings_in(model.parent), layers=layers, extras=attach) as server:
+    with serving(
+        {"tiny": model}, settings_in(model.parent), layers=layers, parts=lambda models: {"operations": operations}
+    ) as server:
         found = []
         for name in ("alice", "alice", "bob", "alice"):
             answer = plain_http.post(

@@ -12,12 +12,13 @@ from typing import Any
 import jsonschema
 import pytest
 from asgi_calls import Answer, ask
+from serving import services
 from starlette.routing import Route
 
 from miaotui.serve.app import create_app
 from miaotui.serve.settings import ServeSettings
 
-APP = create_app({}, ServeSettings())
+APP = create_app(services())
 
 
 def get(path: str, app: Any = APP) -> Answer:
@@ -88,6 +89,6 @@ def test_the_page_works_offline() -> None:
 
 
 def test_both_can_be_left_out() -> None:
-    app = create_app({}, ServeSettings(docs=False))
+    app = create_app(services(settings=ServeSettings(docs=False)))
     assert get("/docs", app).status == 404
     assert get("/openapi.json", app).status == 404

@@ -15,9 +15,8 @@ from starlette.middleware import Middleware
 
 from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.retrieval.answers.calibrate import NearRule
+from miaotui.serve.http.scope import CALLER
 from miaotui.serve.middleware.keys import Caller
-from miaotui.serve.response_cache import KEY
-from miaotui.serve.services import CALLER
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -51,8 +50,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, cache: AnswerCache) -> Iter
         "other": make_tiny_folder(folder, "qwen3"),
     }
     layers = [Middleware(Named)]
-    extras = lambda hosts: {KEY: cache}  # noqa: E731
-    with serving(models, settings_in(folder), layers=layers, extras=extras) as running:
+    parts = lambda models: {"response_cache": cache}  # noqa: E731
+    with serving(models, settings_in(folder), layers=layers, parts=parts) as running:
         yield running
 
 

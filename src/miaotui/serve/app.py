@@ -1,21 +1,18 @@
-"""The application: every route and every layer of the server, put together.
+"""The ASGI application: all routes and the layers around them.
 
-Owns the order of layers and the list of modules that have routes. Knows neither models nor sockets.
-Invariant: whatever a client sends, the answer is one of the shapes in the OpenAPI page, with a
-request id.
+Owns the list of modules that have routes, and the order of layers. Knows neither models nor sockets. Invariant: every
+answer has one of the shapes in the OpenAPI document, and a request id, whatever the client sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Lifespan
 
 from miaotui.errors import MiaotuiError
 from miaotui.serve.anthropic import messages as anthropic
@@ -24,14 +21,13 @@ from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
 from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.scope import received
 from miaotui.serve.middleware.body import BodyReader
 from miaotui.serve.openai import chat, completions
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import monitor
-from miaotui.serve.served_model import ServedModel
-from miaotui.serve.services import ServeState, received
-from miaotui.serve.settings import ServeSettings
+from miaotui.serve.services import Services
 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
@@ -46,29 +42,21 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
 )
 
 
-def create_app(
-    hosts: Mapping[str, ServedModel],
-    settings: ServeSettings,
-    *,
-    layers: Sequence[Middleware] = (),
-    extras: Mapping[str, Any] | None = None,
-    lifespan: Lifespan[Starlette] | None = None,
-) -> Starlette:
-    """The server's application for models by name.
+def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlette:
+    """Return the application of a server.
 
-    ``layers`` go around the routes, outermost first, before a body is read; ``extras`` is what
-    parts find in `ServeState.extras`. ``hosts`` may be filled later.
+    ``layers`` go around the routes, outermost first, before a body is read. Handlers find ``services`` with
+    `services_of`.
     """
     endpoints = [endpoint for routes in ROUTES for endpoint in routes()]
-    if settings.docs:
+    if services.settings.docs:
         endpoints += openapi.routes(endpoints)
     app = Starlette(
         routes=[endpoint.route() for endpoint in endpoints],
-        middleware=[*layers, Middleware(BodyReader, settings=settings)],
+        middleware=[*layers, Middleware(BodyReader, settings=services.settings)],
         exception_handlers={ApiError: _on_error, MiaotuiError: _on_error, HTTPException: _on_error},
-        lifespan=lifespan,
     )
-    app.state.serve = ServeState(hosts, settings, dict(extras or {}))
+    app.state.services = services
     app.router.redirect_slashes = False
     return app
 

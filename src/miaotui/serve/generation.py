@@ -16,10 +16,11 @@ from starlette.requests import Request as HttpRequest
 
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.retrieval.answers.cache import CacheState
+from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import unless_gone
 from miaotui.serve.response_cache import CachedResponse, CacheLookup
 from miaotui.serve.served_model import ServedModel
-from miaotui.serve.services import caller_of, received, state_of
+from miaotui.serve.services import services_of
 from miaotui.serve.wire.fields import Sampling
 from miaotui.serve.wire.output_format import FREE, OutputFormat
 from miaotui.serve.wire.params import deadline_for
@@ -52,7 +53,7 @@ class GenerationRequest:
 
     def submit(self) -> list[Request]:
         """All requests, on their way. Raises what `ServedModel.submit` raises."""
-        received(self.http).forget()
+        received(self.http).drop_body()
         kept = None if self.recall is None else self.recall.replay(self.deadline)
         if kept is not None:
             return [kept]
@@ -101,5 +102,5 @@ async def _at_once(kept: CachedResponse) -> AsyncGenerator[list[tuple[int, Delta
 
 def deadline_of(http: HttpRequest, body: Sampling) -> Deadline | None:
     """The deadline that a request names in its body or headers, or the server's default."""
-    default_ms = state_of(http).settings.deadline_ms
+    default_ms = services_of(http).settings.deadline_ms
     return deadline_for(body.deadline_ms, body.on_late, http.headers, default_ms)

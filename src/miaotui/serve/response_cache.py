@@ -20,11 +20,11 @@ from starlette.requests import Request as HttpRequest
 from miaotui.engine.request import Request
 from miaotui.hub.store import content_key
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheState, Found, may_keep
+from miaotui.serve.http.scope import caller_of
 from miaotui.serve.served_model import ServedModel
-from miaotui.serve.services import caller_of, state_of
+from miaotui.serve.services import services_of
 from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Timing
 
-KEY = "answers"  # among the state's extras
 _PIECE_CHARACTERS = 32  # of a replayed stream
 
 
@@ -104,8 +104,8 @@ def lookup_for(
     extra: Mapping[str, Any],
 ) -> CacheLookup | None:
     """The request as the cache knows it, looked up; None if it must not come from a cache."""
-    cache = state_of(http).extras.get(KEY)
-    if not isinstance(cache, AnswerCache) or _declined(http):
+    cache = services_of(http).response_cache
+    if cache is None or _declined(http):
         return None
     if not may_keep(params[0], seed_given=seed_given, tools=tools, choices=len(params)):
         return None

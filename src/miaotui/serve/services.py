@@ -1,70 +1,47 @@
-"""What every handler of a running server can reach, and who is asking.
+"""Parts of a running server that its handlers use, in one typed value.
 
-Owns the context that lies in ``app.state.serve`` and in a request's scope. Knows no route.
-Invariant: what belongs to one caller (its namespace of prefixes and past answers) comes from the
-layer that checked the caller, never from the request's own text.
+Owns the list of parts. Knows neither how they are made (`start`) nor any route. Invariant: all parts exist before the
+first request; a handler makes none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request as HttpRequest
 
-from miaotui.serve.http.errors import model_not_found
-from miaotui.serve.middleware.keys import ANYONE, Caller
-from miaotui.serve.served_model import ServedModel
+from miaotui.retrieval.answers.cache import AnswerCache
+from miaotui.serve.documents.index_registry import IndexRegistry
+from miaotui.serve.models import ServedModels
+from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.settings import ServeSettings
 
-CALLER, ARRIVAL = "miaotui.caller", "miaotui.arrival"  # keys of an ASGI scope
+if TYPE_CHECKING:
+    from miaotui.apps.support import Support
+    from miaotui.serve.ops.operations import Operations
 
 
-@dataclass
-class ReceivedRequest:
-    """A request whose last byte has come. ``arrived_s`` is in `time.perf_counter` seconds."""
+@dataclass(frozen=True)
+class Services:
+    """The parts of one server; None stands for an optional part that this server does not have."""
 
-    request_id: str
-    body: bytes
-    arrived_s: float
-
-    def forget(self) -> None:
-        """Let the body go: nobody reads it again while the answer is made."""
-        self.body = b""
-
-
-@dataclass
-class ServeState:
-    """The running server: its models by name, its settings, and what other parts attach to it."""
-
-    hosts: Mapping[str, ServedModel]
+    models: ServedModels
     settings: ServeSettings
-    extras: dict[str, Any] = field(default_factory=dict)
+    operations: Operations
+    indexes: IndexRegistry = field(default_factory=IndexRegistry)
+    responses: ResponseStore = field(default_factory=ResponseStore)
+    response_cache: AnswerCache | None = None
+    support: Support | None = None
 
-    def hosted(self, name: str | None) -> ServedModel:
-        """The model of that name; the first one for None. Raises `ApiError` (404)."""
-        if name is None and self.hosts:
-            return next(iter(self.hosts.values()))
-        found = None if name is None else self.hosts.get(name)
-        if found is None:
-            raise model_not_found(name or "", self.hosts)
-        return found
-
-
-def state_of(request: HttpRequest) -> ServeState:
-    """The server's state."""
-    state: ServeState = request.app.state.serve
-    return state
+    def close(self) -> None:
+        """Close what has files or threads: models, indexes, logs and traces."""
+        self.models.close()
+        self.operations.close()
+        self.indexes.close()
 
 
-def received(request: HttpRequest) -> ReceivedRequest:
-    """The request's body, and when it was complete."""
-    arrival: ReceivedRequest = request.scope[ARRIVAL]
-    return arrival
-
-
-def caller_of(request: HttpRequest) -> Caller:
-    """Who asks; anyone, where no layer checks."""
-    caller: Caller = request.scope.get(CALLER, ANYONE)
-    return caller
+def services_of(http: HttpRequest) -> Services:
+    """Return the parts of the server that received this request."""
+    services: Services = http.app.state.services
+    return services

@@ -15,8 +15,8 @@ from miaotui.engine.request import Request
 from miaotui.serve.anthropic.errors import shaped
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.errors import from_error
+from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import Events, json_text
-from miaotui.serve.services import received
 from miaotui.serve.wire.tool_calls import Tooling, call_id
 from miaotui.serve.wire.usage import deadline_report
 from miaotui.text.tokenizers.tokenizer import Tokenizer

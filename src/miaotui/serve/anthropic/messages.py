@@ -24,10 +24,11 @@ from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import EventStream
 from miaotui.serve.response_cache import CacheLookup, lookup_for
 from miaotui.serve.served_model import ServedModel
-from miaotui.serve.services import received, state_of
+from miaotui.serve.services import services_of
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
 from miaotui.serve.wire.response_format import form_of, read_output_config
@@ -61,7 +62,7 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, MessagesRequest)
-    hosted = state_of(http).hosted(body.model)
+    hosted = services_of(http).models.find(body.model)
     tooling = read_tools(hosted.dialect, body)
     sampling = body.model_copy(update={"stop": body.stop_sequences})
     params = params_for(sampling, body.max_tokens, None)
@@ -72,7 +73,7 @@ async def create(http: HttpRequest) -> Response:
     asking = GenerationRequest(http, hosted, [prompt], params, deadline, form, recall)
     headers = {**ignored_fields(body), "request-id": received(http).request_id}
     if body.stream:
-        ping_s = state_of(http).settings.ping_s
+        ping_s = services_of(http).settings.ping_s
         return EventStream(events(asking, tooling, ping_s), ping_s, headers)
     requests = asking.submit()
     (completion,) = await asking.whole(requests)
@@ -82,7 +83,7 @@ async def create(http: HttpRequest) -> Response:
 async def count_tokens(http: HttpRequest) -> Response:
     """The length of the prompt that `create` would make."""
     body = await read_body(received(http).body, CountRequest)
-    hosted = state_of(http).hosted(body.model)
+    hosted = services_of(http).models.find(body.model)
     prompt = await _prompt(hosted, read_tools(hosted.dialect, body), body)
     return json_response({"input_tokens": len(prompt)}, headers=ignored_fields(body))
 

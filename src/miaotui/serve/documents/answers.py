@@ -17,16 +17,15 @@ from starlette.responses import Response
 from miaotui.apps.answering import ANSWER_TOKENS, Answer, checked_question
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.errors import IndexMissingError
-from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.apps_wire import AnswerBody, AnswerPiece, AnswerRequest
-from miaotui.serve.documents.indexes import shelf_of
 from miaotui.serve.http.errors import ApiError, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import DONE, Events, EventStream, event, unless_gone
-from miaotui.serve.response_cache import KEY, model_digest
+from miaotui.serve.response_cache import model_digest
 from miaotui.serve.served_model import ServedModel
-from miaotui.serve.services import caller_of, received, state_of
+from miaotui.serve.services import services_of
 from miaotui.serve.text_model import ServedTextModel, streamed
 
 
@@ -48,8 +47,8 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one question."""
     body = await read_body(received(http).body, AnswerRequest)
-    state, caller = state_of(http), caller_of(http)
-    hosted = state.hosted(body.model) if body.mode == "generated" or body.model else None
+    services, caller = services_of(http), caller_of(http)
+    hosted = services.models.find(body.model) if body.mode == "generated" or body.model else None
     question = Question(
         checked_question(body.question),
         body.index,
@@ -62,7 +61,7 @@ async def create(http: HttpRequest) -> Response:
     parts = _Parts(http, hosted)
     headers = ignored_fields(body)
     if body.stream:
-        ping_s = state.settings.ping_s
+        ping_s = services.settings.ping_s
         return EventStream(_events(parts, question), ping_s, headers)
     answer = await unless_gone(http.receive, _whole(parts, question))
     return json_response(_body(answer, hosted), headers=headers)
@@ -73,16 +72,16 @@ class _Parts:
 
     def __init__(self, http: HttpRequest, hosted: ServedModel | None) -> None:
         self.hosted = hosted
-        self._shelf, self._caller = shelf_of(http), caller_of(http).name
-        cache = state_of(http).extras.get(KEY)
-        self._cache = cache if isinstance(cache, AnswerCache) else None
+        services = services_of(http)
+        self._indexes, self._cache = services.indexes, services.response_cache
+        self._caller = caller_of(http).name
         self._voice = None if hosted is None else ServedTextModel(hosted)
         self._model = "" if hosted is None else model_digest(hosted)
 
     def of(self, question: Question) -> Iterator[str | Answer]:
         """Text as it comes, then the whole answer. Raises `ApiError` (404) for no such index."""
         try:
-            index = self._shelf.to_search(self._caller, question.index)
+            index = self._indexes.to_search(self._caller, question.index)
         except IndexMissingError as error:
             raise ApiError(404, str(error), param="index", code="index_not_found") from error
         yield from QaPipeline(index, self._voice, self._cache, self._model).ask(question)

@@ -19,7 +19,6 @@ from miaotui.errors import IndexMissingError, MiaotuiError, RequestError
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.index.settings import IndexSettings, checked_name, names_in
 
-KEY = "indexes"  # among the state's extras
 MAX_OPEN = 64
 MAX_INDEXES = 1_000  # of one caller
 IDLE_S = 3.0  # after a change, until other processes may write

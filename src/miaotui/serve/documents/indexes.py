@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from miaotui.errors import DocumentIndexError, IndexBusyError, IndexMissingError
 from miaotui.retrieval.document import Document
-from miaotui.serve.documents.index_registry import KEY, IndexRegistry
 from miaotui.serve.documents.indexes_wire import (
     AddDocuments,
     Added,
@@ -30,7 +29,8 @@ from miaotui.serve.documents.indexes_wire import (
 from miaotui.serve.http.errors import SERVER, ApiError, bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.services import caller_of, received, state_of
+from miaotui.serve.http.scope import caller_of, received
+from miaotui.serve.services import services_of
 
 T = TypeVar("T")
 _NAME = {"name": "The index's name: letters, digits, dots, hyphens and underscores."}
@@ -91,8 +91,8 @@ def routes() -> list[Endpoint]:
 
 async def list_indexes(http: HttpRequest) -> Response:
     """The indexes that this caller may search."""
-    shelf, caller = shelf_of(http), caller_of(http).name
-    found = await _done(lambda: shelf.names(caller))
+    registry, caller = services_of(http).indexes, caller_of(http).name
+    found = await _done(lambda: registry.names(caller))
     data = [{"id": name, "object": "index"} for name in found]
     return json_response({"object": "list", "data": data})
 
@@ -100,12 +100,12 @@ async def list_indexes(http: HttpRequest) -> Response:
 async def add(http: HttpRequest) -> Response:
     """Add documents; the answer is sent when they are durable and can be found."""
     body = await read_body(received(http).body, AddDocuments)
-    shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
+    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
 
     def work() -> dict[str, Any]:
         rows = [one.model_dump(exclude=set(one.model_extra or ())) for one in body.documents]
         documents = [Document.from_mapping(row) for row in rows]
-        index = shelf.to_change(caller, name, make=True)
+        index = registry.to_change(caller, name, make=True)
         count = index.add(documents)
         return {"added": len(documents), "passages": count, "version": index.version}
 
@@ -114,11 +114,11 @@ async def add(http: HttpRequest) -> Response:
 
 async def delete(http: HttpRequest) -> Response:
     """Delete a document with all its passages. Raises `ApiError` (404) when there is none."""
-    shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
+    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
     key = http.path_params["id"]
 
     def work() -> dict[str, Any]:
-        index = shelf.to_change(caller, name)
+        index = registry.to_change(caller, name)
         count = index.delete([key])
         return {"id": key, "deleted": count > 0, "passages": count, "version": index.version}
 
@@ -132,10 +132,10 @@ async def delete(http: HttpRequest) -> Response:
 async def search(http: HttpRequest) -> Response:
     """The best passages for a query."""
     body = await read_body(received(http).body, SearchRequest)
-    shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
+    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
 
     def work() -> dict[str, Any]:
-        index = shelf.to_search(caller, name)
+        index = registry.to_search(caller, name)
         results = index.search(body.query, body.limit, offset=body.offset, plain=body.plain)
         return {
             "object": "list",
@@ -169,24 +169,15 @@ async def passages(http: HttpRequest) -> Response:
 
 async def _partition(http: HttpRequest) -> tuple[PartitionRequest, Callable[[], Any]]:
     body = await read_body(received(http).body, PartitionRequest)
-    shelf, caller, name = shelf_of(http), caller_of(http).name, http.path_params["name"]
+    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
 
     def part() -> Any:
-        index = shelf.to_search(caller, name)
+        index = registry.to_search(caller, name)
         if index.plan.language != body.language:
             raise bad_value("language", f"this index is in {index.plan.language}")
         return index.as_partition()
 
     return body, part
-
-
-def shelf_of(http: HttpRequest) -> IndexRegistry:
-    """The server's shelf of indexes; made on first use."""
-    extras = state_of(http).extras
-    shelf = extras.get(KEY)
-    if not isinstance(shelf, IndexRegistry):
-        shelf = extras[KEY] = IndexRegistry()
-    return shelf
 
 
 async def _done(work: Callable[[], T]) -> T:

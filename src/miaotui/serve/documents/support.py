@@ -27,9 +27,9 @@ from miaotui.serve.documents.apps_wire import (
 from miaotui.serve.http.errors import ApiError, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.services import caller_of, received, state_of
+from miaotui.serve.http.scope import caller_of, received
+from miaotui.serve.services import services_of
 
-KEY = "support"  # among the state's extras
 T = TypeVar("T")
 _AT = "/v1/support/conversations"
 _ID = {"id": "The conversation's id."}
@@ -102,8 +102,8 @@ async def transcript(http: HttpRequest) -> Response:
 
 
 def _service(http: HttpRequest) -> Support:
-    service = state_of(http).extras.get(KEY)
-    if not isinstance(service, Support):
+    service = services_of(http).support
+    if service is None:
         message = "This server has no customer service; its operator can give it one"
         raise ApiError(404, message, code="support_not_configured")
     return service

@@ -90,7 +90,7 @@ class DrainingServer(uvicorn.Server):
 
 
 async def run_server(
-    make_app: Callable[[], App],
+    app: App,
     operations: Operations,
     listening: socket.socket,
     *,
@@ -98,8 +98,8 @@ async def run_server(
     tls: Tls | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until a signal, then leave in good order. ``make_app`` is called in the event loop."""
-    server = DrainingServer(make_app(), operations, drain_timeout_s=drain_timeout_s, tls=tls)
+    """Serve until a signal, then let what runs finish."""
+    server = DrainingServer(app, operations, drain_timeout_s=drain_timeout_s, tls=tls)
     watching = [asyncio.create_task(operations.look_after()), asyncio.create_task(_call_when_started(server, on_ready))]
     try:
         await server.serve([listening])
@@ -107,10 +107,6 @@ async def run_server(
         for task in watching:
             task.cancel()
         await _ended(watching)
-        for hosted in operations.hosts.values():
-            with suppress(Exception):
-                hosted.close()
-        operations.close()
 
 
 async def _call_when_started(server: DrainingServer, on_ready: Callable[[], None]) -> None:

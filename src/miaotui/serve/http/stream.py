@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from miaotui.serve.http.errors import ApiError, from_error
-from miaotui.serve.services import ARRIVAL
+from miaotui.serve.http.scope import RECEIVED
 
 Result = TypeVar("Result")
 DONE = "data: [DONE]\n\n"
@@ -60,7 +60,7 @@ class EventStream(Response):
             try:
                 await self._send_rest(events, send)
             except Exception as error:
-                request_id = scope[ARRIVAL].request_id if ARRIVAL in scope else ""
+                request_id = scope[RECEIVED].request_id if RECEIVED in scope else ""
                 await _write(send, error_event(from_error(error, request_id)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from miaotui.serve.http.scope import CALLER
 from miaotui.serve.middleware.account import Account
 from miaotui.serve.middleware.keys import ANYONE, Caller, Keyring
 from miaotui.serve.middleware.quotas import KeyUsage
-from miaotui.serve.services import CALLER
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

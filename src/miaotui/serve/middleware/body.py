@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.http.errors import LOG, ApiError, from_error
+from miaotui.serve.http.scope import RECEIVED, ReceivedRequest
 from miaotui.serve.middleware.account import Account
-from miaotui.serve.services import ARRIVAL, ReceivedRequest
 from miaotui.serve.settings import ServeSettings
 
 REQUEST_ID = b"x-request-id"
@@ -26,7 +26,7 @@ _CLOSE = {"Connection": "close"}
 
 
 class BodyReader:
-    """ASGI layer around the routes; ``scope[ARRIVAL]`` is the `ReceivedRequest` for the handlers."""
+    """ASGI layer around the routes; ``scope[RECEIVED]`` is the `ReceivedRequest` for the handlers."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
         self._app, self._settings = app, settings
@@ -41,7 +41,7 @@ class BodyReader:
             body = await self._read(scope, receive)
             if body is None:
                 return
-            arrival = scope[ARRIVAL] = ReceivedRequest(sending.request_id, body, time.perf_counter())
+            arrival = scope[RECEIVED] = ReceivedRequest(sending.request_id, body, time.perf_counter())
             del body  # from here on only the arrival holds it
             await self._app(scope, _replay(arrival, receive), sending)
         except Exception as error:

@@ -16,11 +16,12 @@ from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.scope import received
 from miaotui.serve.openai.chat_events import ChatWriter, identity
 from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatRequest
 from miaotui.serve.openai.logprobs import chat_logprobs
 from miaotui.serve.response_cache import lookup_for
-from miaotui.serve.services import received, state_of
+from miaotui.serve.services import services_of
 from miaotui.serve.wire.event_stream import respond, wants_usage
 from miaotui.serve.wire.params import check_choices, params_for
 from miaotui.serve.wire.prompts import chat_tokens
@@ -60,7 +61,7 @@ async def create(http: HttpRequest) -> Response:
 
 async def _asking(http: HttpRequest, body: ChatRequest) -> GenerationRequest:
     """Everything about the request that can be wrong is found here."""
-    hosted = state_of(http).hosted(body.model)
+    hosted = services_of(http).models.find(body.model)
     if body.top_logprobs and not body.logprobs:
         raise bad_value("top_logprobs", "needs logprobs to be true")
     newer = body.max_completion_tokens  # OpenAI's later name for the same

@@ -17,12 +17,13 @@ from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import bad_value, context_exceeded, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.scope import received
 from miaotui.serve.openai.completion_events import TextWriter, identity
 from miaotui.serve.openai.completions_wire import CompletionRequest, TextCompletion
 from miaotui.serve.openai.logprobs import text_logprobs
 from miaotui.serve.response_cache import lookup_for
 from miaotui.serve.served_model import ServedModel
-from miaotui.serve.services import received, state_of
+from miaotui.serve.services import services_of
 from miaotui.serve.wire.event_stream import respond, wants_usage
 from miaotui.serve.wire.params import check_choices, params_for
 from miaotui.serve.wire.prompts import run, text_tokens
@@ -53,7 +54,7 @@ async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, CompletionRequest)
     _check(body)
-    hosted = state_of(http).hosted(body.model)
+    hosted = services_of(http).models.find(body.model)
     params = params_for(body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
     deadline = deadline_of(http, body)
     check_choices(body.prompt, len(params))

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.scope import received
 from miaotui.serve.openai.models_wire import (
     Detokenized,
     DetokenizeRequest,
@@ -23,7 +24,7 @@ from miaotui.serve.openai.models_wire import (
     TokenizeRequest,
 )
 from miaotui.serve.served_model import ServedModel
-from miaotui.serve.services import received, state_of
+from miaotui.serve.services import services_of
 from miaotui.serve.wire.prompts import chat_tokens, run, text_tokens
 
 _ID = {"model": "The model's id; it may contain slashes."}
@@ -55,13 +56,13 @@ def routes() -> list[Endpoint]:
 
 async def list_models(http: HttpRequest) -> Response:
     """All models."""
-    hosts = state_of(http).hosts.values()
-    return json_response({"object": "list", "data": [_model(hosted) for hosted in hosts]})
+    models = services_of(http).models.values()
+    return json_response({"object": "list", "data": [_model(hosted) for hosted in models]})
 
 
 async def show_model(http: HttpRequest) -> Response:
     """One model. Raises `ApiError` (404)."""
-    return json_response(_model(state_of(http).hosted(http.path_params["model"])))
+    return json_response(_model(services_of(http).models.find(http.path_params["model"])))
 
 
 def _model(hosted: ServedModel) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _model(hosted: ServedModel) -> dict[str, Any]:
 async def tokenize(http: HttpRequest) -> Response:
     """Token ids of a prompt. Raises what tokenizing raises, and `ApiError` (400)."""
     body = await read_body(received(http).body, TokenizeRequest)
-    hosted = state_of(http).hosted(body.model)
+    hosted = services_of(http).models.find(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_value("prompt", "give either a prompt or messages")
     if body.prompt is not None:
@@ -101,7 +102,7 @@ async def tokenize(http: HttpRequest) -> Response:
 async def detokenize(http: HttpRequest) -> Response:
     """The text of token ids. Raises `ApiError` (400) for ids that the model does not have."""
     body = await read_body(received(http).body, DetokenizeRequest)
-    hosted = state_of(http).hosted(body.model)
+    hosted = services_of(http).models.find(body.model)
     size = hosted.tokenizer.vocab_size
     if max(body.tokens, default=0) >= size:
         raise bad_value("tokens", f"this model's token ids are in [0, {size})")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 
 from miaotui.serve.middleware.account import Account
 from miaotui.serve.middleware.accounting import Listener
 from miaotui.serve.middleware.auth import Scope
+from miaotui.serve.models import ServedModels
 from miaotui.serve.observer import Observers
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.gauges import Gauges
@@ -24,24 +24,20 @@ from miaotui.serve.ops.logs import log_request
 from miaotui.serve.ops.machine import memory_limit_bytes, memory_warning, resident_bytes
 from miaotui.serve.ops.metrics import Metrics
 from miaotui.serve.ops.traces import Traces
-from miaotui.serve.served_model import ServedModel
 
 LOOK_AGAIN_S = 1.0
-KEY = "operations"  # in `ServeState.extras`
 _LOG = logging.getLogger("miaotui.serve")
 
 
 class Operations:
-    """One server's. ``hosts`` may be filled later."""
+    """The operations of one server; ``models`` may be filled later, while the server starts."""
 
-    def __init__(
-        self, hosts: Mapping[str, ServedModel], *, audit: AuditLog | None = None, traces: Traces | None = None
-    ) -> None:
-        self.hosts, self.audit, self.traces = hosts, audit, traces
+    def __init__(self, models: ServedModels, *, audit: AuditLog | None = None, traces: Traces | None = None) -> None:
+        self.models, self.audit, self.traces = models, audit, traces
         self.metrics = Metrics()
-        self.gauges = Gauges(lambda: list(hosts.values()), self.metrics.registry)
-        self.health = Health(hosts)
-        self.running = Running(hosts)
+        self.gauges = Gauges(lambda: list(models.values()), self.metrics.registry)
+        self.health = Health(models)
+        self.running = Running(models)
         self.watch = Observers((self.running, self.metrics))
         self.is_draining = False
         self._was_healthy: dict[str, bool] = {}
@@ -60,7 +56,7 @@ class Operations:
 
     def look(self) -> None:
         """Do once what `look_after` does each second."""
-        for hosted in list(self.hosts.values()):
+        for hosted in list(self.models.values()):
             self.gauges.steps.take(hosted)
             healthy, was = hosted.loop.healthy, self._was_healthy.get(hosted.name, True)
             if was and not healthy:

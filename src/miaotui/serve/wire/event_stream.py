@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from miaotui.engine.request import Request
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import DONE, Events, EventStream, event
-from miaotui.serve.services import state_of
+from miaotui.serve.services import services_of
 from miaotui.serve.wire.fields import Sampling
 from miaotui.serve.wire.usage import deadline_report, usage
 from miaotui.types import Completion, Delta
@@ -42,7 +42,7 @@ def respond(
     asking: GenerationRequest, writer: EventWriter, include_usage: bool, headers: Mapping[str, str]
 ) -> EventStream:
     """The response that streams the answers."""
-    ping_s = state_of(asking.http).settings.ping_s
+    ping_s = services_of(asking.http).settings.ping_s
     return EventStream(_events(asking, writer, include_usage, ping_s), ping_s, headers)
 
 

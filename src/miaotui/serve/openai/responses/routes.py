@@ -18,14 +18,15 @@ from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import ApiError, bad_value, from_error, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import EventStream
 from miaotui.serve.openai.responses.events import ResponseBody, ResponsesWriter, completed, events, failed
 from miaotui.serve.openai.responses.prompt import read_input, read_text, read_tools, said_in
-from miaotui.serve.openai.responses.store import EXTRA, ResponseStore, StoredResponse
+from miaotui.serve.openai.responses.store import StoredResponse
 from miaotui.serve.openai.responses.wire import DeletedResponse, ResponseEvent, ResponseObject, ResponsesRequest
 from miaotui.serve.response_cache import CacheLookup, lookup_for
 from miaotui.serve.served_model import ServedModel
-from miaotui.serve.services import caller_of, received, state_of
+from miaotui.serve.services import services_of
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
 from miaotui.serve.wire.response_format import form_of
@@ -60,7 +61,7 @@ async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, ResponsesRequest)
     _check(body)
-    hosted = state_of(http).hosted(body.model)
+    hosted = services_of(http).models.find(body.model)
     tooling = read_tools(hosted.dialect, body)
     said = _said(http, body)
     first = [{"role": "system", "content": body.instructions}] if body.instructions else []
@@ -77,11 +78,11 @@ async def create(http: HttpRequest) -> Response:
 
     def keep(done: ResponseBody) -> None:
         if body.store is not False:
-            store_of(http).keep(caller_of(http).namespace, StoredResponse(done, said))
+            services_of(http).responses.keep(caller_of(http).namespace, StoredResponse(done, said))
 
     headers = ignored_fields(body)
     if body.stream:
-        ping_s = state_of(http).settings.ping_s
+        ping_s = services_of(http).settings.ping_s
         return EventStream(events(asking, tooling, begun, keep, ping_s), ping_s, headers)
     if body.background:
         return json_response(_start(asking, tooling, begun, said), headers=headers)
@@ -100,7 +101,7 @@ async def show(http: HttpRequest) -> Response:
 async def delete(http: HttpRequest) -> Response:
     """Forget a response."""
     identity = http.path_params["response_id"]
-    store_of(http).drop(caller_of(http).namespace, identity)
+    services_of(http).responses.drop(caller_of(http).namespace, identity)
     return json_response({"id": identity, "object": "response", "deleted": True})
 
 
@@ -116,14 +117,8 @@ async def cancel(http: HttpRequest) -> Response:
     return json_response(kept.body)
 
 
-def store_of(http: HttpRequest) -> ResponseStore:
-    """The server's store; made when it is first needed."""
-    store: ResponseStore = state_of(http).extras.setdefault(EXTRA, ResponseStore())
-    return store
-
-
 def _kept(http: HttpRequest) -> StoredResponse:
-    return store_of(http).find(caller_of(http).namespace, http.path_params["response_id"])
+    return services_of(http).responses.find(caller_of(http).namespace, http.path_params["response_id"])
 
 
 def _recall(
@@ -150,7 +145,7 @@ def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
     if body.previous_response_id is None:
         return said
     namespace = caller_of(http).namespace
-    before = store_of(http).find(namespace, body.previous_response_id, "previous_response_id")
+    before = services_of(http).responses.find(namespace, body.previous_response_id, "previous_response_id")
     if before.runs:
         raise bad_value("previous_response_id", "names a response that is still on its way")
     return [*before.said, *said_in(before.body["output"]), *said]
@@ -158,7 +153,7 @@ def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
 
 def _start(asking: GenerationRequest, tooling: Tooling, begun: ResponseBody, said: list[Any]) -> ResponseBody:
     """Work on it in the background; the response as it is now."""
-    store, namespace = store_of(asking.http), caller_of(asking.http).namespace
+    store, namespace = services_of(asking.http).responses, caller_of(asking.http).namespace
     store.require_room(namespace)
     requests = asking.submit()
     kept = StoredResponse(begun, said)

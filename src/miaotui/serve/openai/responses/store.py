@@ -19,7 +19,6 @@ from miaotui.serve.http.errors import ApiError
 KEPT = 512  # answers of one caller
 KEPT_CHARACTERS = 16 << 20  # of one caller, as JSON
 RUNNING = 64  # answers of one caller in the background
-EXTRA = "responses"  # its name among `ServeState.extras`
 
 
 @dataclass
