@@ -1,10 +1,9 @@
-"""Where miaotui keeps files, and the few settings it reads from the environment.
+"""Folders of miaotui, and the few settings from the environment.
 
-Owns the cache and configuration folders and the wording of disk errors. It knows nothing of models,
-and reads the environment only when asked (`Settings.from_env`), never at import. Invariant: a
-`Settings` value never changes, so one process acts on one set of folders from start to end. The
-folders follow the XDG Base Directory specification on Linux, and the platform's own habits on macOS
-and Windows.
+Owns the cache and configuration folders and the wording of disk errors. Knows nothing of models, and reads the
+environment only when asked (`Settings.from_env`), never at import. Invariant: a `Settings` value never changes, so
+one process acts on one set of folders from start to end. The folders follow the XDG Base Directory specification on
+Linux, and the platform's own habits on macOS and Windows.
 """
 
 from __future__ import annotations
@@ -45,10 +44,9 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Settings from ``env`` (default: the process environment).
+        """Read settings from ``env`` (default: the process environment).
 
-        Raises `RequestError` for a value that cannot be read, `CacheError` when no home folder is
-        known.
+        Raises `RequestError` for a value that cannot be read, `CacheError` when no home folder is known.
         """
         env = os.environ if env is None else env
         cache_dir, config_dir = _folders(env, sys.platform)
@@ -61,9 +59,7 @@ class Settings:
         )
 
     def folder(self, name: str) -> Path:
-        """The folder ``name`` inside the cache, made if it is missing; raises `CacheError` when
-        that fails.
-        """
+        """Return the folder ``name`` inside the cache, made if it is missing; raises `CacheError` when that fails."""
         return make_folder(self.cache_dir / name)
 
 
@@ -77,8 +73,8 @@ def make_folder(path: Path) -> Path:
 
 
 def cache_error(error: OSError, path: Path, needed_bytes: int | None = None) -> CacheError:
-    """The `CacheError` that says what ``error`` means for ``path``; ``needed_bytes`` is what the
-    whole write takes.
+    """Return the `CacheError` that says what ``error`` means for ``path``; ``needed_bytes`` is what the whole write
+    takes.
     """
     reason = error.strerror or str(error)
     if error.errno in FULL_DISK:
@@ -91,9 +87,7 @@ def cache_error(error: OSError, path: Path, needed_bytes: int | None = None) -> 
 
 
 def format_size(size_bytes: int) -> str:
-    """``size_bytes`` in decimal units, as disks and downloads are labelled: ``98362432`` is ``98.4
-    MB``.
-    """
+    """Format ``size_bytes`` in decimal units, as disks and downloads are labelled: ``98362432`` is ``98.4 MB``."""
     size, unit = float(size_bytes), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if size < 1000:
@@ -103,7 +97,7 @@ def format_size(size_bytes: int) -> str:
 
 
 def _folders(env: Mapping[str, str], platform: str) -> tuple[Path, Path]:
-    """(cache folder, configuration folder)."""
+    """Return (cache folder, configuration folder)."""
     if env.get("MIAOTUI_HOME"):
         root = Path(os.path.abspath(os.path.expanduser(env["MIAOTUI_HOME"])))
         return root, root / "config"
@@ -119,7 +113,7 @@ def _folders(env: Mapping[str, str], platform: str) -> tuple[Path, Path]:
 
 
 def _absolute(env: Mapping[str, str], name: str) -> Path | None:
-    """The folder a variable names; the XDG specification says to ignore relative ones."""
+    """Return the folder a variable names; the XDG specification says to ignore relative ones."""
     value = env.get(name, "")
     return Path(value) if os.path.isabs(value) else None
 

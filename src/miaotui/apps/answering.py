@@ -39,7 +39,7 @@ _SAYS_NOT_FOUND = ("not found", "未找到", "没有找到")
 
 @dataclass(frozen=True)
 class Citation:
-    """Passage ``number`` (from 1) of an answer: where it is from, and the sentence that counts."""
+    """Passage ``number`` (from 1) of an answer: its source, and the sentence that counts."""
 
     number: int
     id: str
@@ -50,11 +50,7 @@ class Citation:
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer. ``supported``: every sentence of it has a passage that says so.
-
-    ``dropped`` are passages that the model named in vain; ``cache`` and ``took_ms`` are filled in by
-    whoever gives the answer out.
-    """
+    """Whole answer. ``supported``: every sentence of it has a passage that says so."""
 
     text: str
     how: How
@@ -71,16 +67,16 @@ class Answer:
     took_ms: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """This answer as plain values."""
+        """Return this answer as plain values."""
         return asdict(self)
 
     def to_bytes(self) -> bytes:
-        """This answer as a cache keeps it."""
+        """Return this answer in the form in which a cache keeps it."""
         return json.dumps(self.to_json(), ensure_ascii=False).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, cache: str, took_ms: float) -> Answer:
-        """The answer that `to_bytes` made ``data`` of, given out again."""
+        """Read the result of `to_bytes`."""
         values = json.loads(data)
         values["citations"] = tuple(Citation(**each) for each in values["citations"])
         values["dropped"] = tuple(values["dropped"])
@@ -88,7 +84,7 @@ class Answer:
 
 
 def checked_question(text: object) -> str:
-    """The question, if it can be one. Raises `RequestError`."""
+    """Return the question if it is valid. Raises `RequestError`."""
     if not isinstance(text, str) or not text.strip():
         raise RequestError("the question is empty: write what you want to know")
     if len(text) > MAX_QUESTION_CHARS:
@@ -99,7 +95,7 @@ def checked_question(text: object) -> str:
 
 
 def not_found(evidence: Evidence) -> Answer:
-    """The answer that there is none."""
+    """Return the answer that says that the documents hold none."""
     text = _NOT_FOUND_ZH if is_chinese(evidence.question) else _NOT_FOUND_EN
     return Answer(
         text,
@@ -114,7 +110,7 @@ def not_found(evidence: Evidence) -> Answer:
 
 
 def extract(evidence: Evidence) -> Answer:
-    """The best span of the evidence, without a model."""
+    """Return the best span of the evidence, without a model."""
     texts = [passage.text for passage in evidence.passages]
     spans = [] if evidence.is_weak else best_spans(evidence.question, texts, 1)
     if not spans:
@@ -138,7 +134,7 @@ def extract(evidence: Evidence) -> Answer:
 
 @dataclass
 class Composing:
-    """An answer that a model is writing: `messages` for it, then `push` what it says, then `end`."""
+    """Answer in progress: `messages` for the model, then `push` its text, then `end`."""
 
     evidence: Evidence
     messages: list[dict[str, str]]
@@ -151,14 +147,14 @@ class Composing:
         self.citing = Citing(self.excerpts)
 
     def push(self, piece: str) -> str:
-        """What can be shown of the answer once this piece is there."""
+        """Add a piece of the model's text. Returns the text that can be shown now."""
         self._text.append(piece)
         shown = self.citing.push(piece)
         self._shown.append(shown)
         return shown
 
     def end(self, shortened: bool = False) -> tuple[str, Answer]:
-        """(the rest to show, the whole answer)."""
+        """Return (the rest to show, the whole answer)."""
         rest = self.citing.close()
         self._shown.append(rest)
         text, said = "".join(self._shown).strip(), "".join(self._text).casefold()
@@ -189,7 +185,7 @@ class Composing:
 
 
 def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Composing | None:
-    """A prompt of at most ``budget`` tokens (as ``count`` counts a text); None for weak evidence."""
+    """Make a prompt of at most ``budget`` tokens (as ``count`` counts a text). Returns None for weak evidence."""
     if evidence.is_weak:
         return None
     chinese = is_chinese(evidence.question)

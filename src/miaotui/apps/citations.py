@@ -1,9 +1,8 @@
-"""Numbered citations that are checked: a passage is cited only for what it says.
+"""Numbered citations, checked: a passage is cited only for what it says.
 
-Owns the check (shared content words, all numbers) and the stream in which a model's own markers are
-examined, dropped or replaced. Knows no model. Invariant: the text that comes out is the model's but
-for ``[n]`` markers, each of which stands after a sentence that passage n supports, and is the same
-however the text was cut into pieces.
+Owns the check (shared content words, all numbers) and the stream in which a model's own markers are examined, dropped
+or replaced. Knows no model. Invariant: the resulting text is the model's except for ``[n]`` markers, each of which
+stands after a sentence that passage n supports. It does not depend on how the text was cut into pieces.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _ENDS, _CLOSING = "。！？!?\n", "”’\"')）」』"
 
 
 def support(statement: str, passage_terms: set[str], passage: str) -> float:
-    """The share of a statement's content words that a passage has; 0 if a number is not there."""
+    """Return the share of a statement's content words that a passage has; 0 if a number is missing there."""
     numbers = {_plain(number) for number in _NUMBER.findall(statement)}
     if not numbers <= {_plain(number) for number in _NUMBER.findall(passage)}:
         return 0.0
@@ -39,7 +38,7 @@ def _plain(number: str) -> str:
 
 @dataclass(frozen=True)
 class Cited:
-    """A sentence of an answer and the passage, from 1, that supports it; None if none does."""
+    """Sentence of an answer and the number (from 1) of the passage that supports it, or None."""
 
     sentence: str
     passage: int | None
@@ -48,10 +47,10 @@ class Cited:
 
 @dataclass
 class Citing:
-    """Text in pieces, out with checked markers.
+    """Stream of text in pieces that returns text with checked markers.
 
-    ``passages`` are numbered from 1. `cited` has one entry for each sentence so far, `dropped` the
-    numbers that the text claimed without support.
+    ``passages`` are numbered from 1. `cited` has one entry for each sentence so far, `dropped` the numbers that the
+    text claimed without support.
     """
 
     passages: Sequence[str]
@@ -63,7 +62,7 @@ class Citing:
     _terms: list[set[str]] = field(default_factory=list)
 
     def push(self, piece: str) -> str:
-        """What can be shown once this piece is there."""
+        """Add a piece of text. Returns the text that can be shown now."""
         self._held += piece
         held = _OPEN.search(self._held)
         ready = self._held[: held.start()] if held else self._held
@@ -71,19 +70,19 @@ class Citing:
         return self._take(ready)
 
     def close(self) -> str:
-        """The rest, with the last sentence's marker."""
+        """Return the rest, with the last sentence's marker."""
         rest, self._held = self._held, ""
         text = self._take(rest)
         return (text if text.strip() else "") + self._end()
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The passages cited so far, each once, in order of appearance."""
+        """Return the passages cited so far, each once, in order of appearance."""
         return tuple(dict.fromkeys(c.passage for c in self.cited if c.passage is not None))
 
     @property
     def all_supported(self) -> bool:
-        """Whether every sentence so far has a passage."""
+        """Return whether every sentence so far has a passage."""
         return bool(self.cited) and all(each.passage is not None for each in self.cited)
 
     def _take(self, text: str) -> str:
@@ -96,7 +95,7 @@ class Citing:
         return "".join(out)
 
     def _plain(self, text: str) -> str:
-        """Text without markers; a sentence's marker goes where the next one begins."""
+        """Add text without markers. A sentence's marker goes where the next one begins."""
         out = []
         for letter in text:
             if self._is_over(letter):
@@ -106,7 +105,7 @@ class Citing:
         return "".join(out)
 
     def _is_over(self, letter: str) -> bool:
-        """Whether the sentence ended before this letter."""
+        """Return whether the sentence ended before this letter."""
         said = self._sentence.rstrip(_CLOSING)
         if letter in _CLOSING + _ENDS or not said.strip():
             return False
@@ -115,7 +114,7 @@ class Citing:
         return letter.isspace() and said.endswith(".") and not _ABBREVIATION.search(said)
 
     def _end(self) -> str:
-        """The marker of the sentence that ends here, and its entry."""
+        """End a sentence. Returns its marker, and stores its entry."""
         sentence, self._sentence = self._sentence.strip(), ""
         claimed, self._claimed = self._claimed, []
         if not any(letter.isalnum() for letter in sentence):

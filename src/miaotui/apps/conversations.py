@@ -1,7 +1,7 @@
-"""Conversations on disk: who said what, what is known so far, and how people rated it.
+"""Conversations on disk: turns, state, ratings.
 
-Owns the SQLite file, its bounds and its clean-up. Knows no rules and no answers. Invariants: a turn is
-whole or absent, also after ``kill -9``; a caller sees only conversations of its own namespace.
+Owns the SQLite file, its bounds and its clean-up. Knows no rules and no answers. Invariants: a turn is whole or
+absent, also after ``kill -9``; a caller sees only conversations of its own namespace.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS ratings (
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a conversation between two messages."""
+    """Known facts of a conversation between two messages."""
 
     slots: Mapping[str, str] = field(default_factory=dict)
     waiting_for: str = ""  # the slot that was asked for
@@ -64,7 +64,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation as it stands."""
+    """Conversation in its current state."""
 
     id: str
     namespace: str
@@ -75,7 +75,7 @@ class Conversation:
 
 
 class ConversationStore:
-    """Conversations of all callers; for all threads. ``path`` None keeps them in memory.
+    """Conversations of all callers. Safe to use from several threads. ``path`` None keeps them in memory.
 
     Raises `CacheError` if the file cannot be used.
     """
@@ -92,7 +92,7 @@ class ConversationStore:
             raise _unusable(error, path) from error
 
     def begin(self, language: str, namespace: str = "") -> Conversation:
-        """A new conversation, with an id that cannot be guessed."""
+        """Begin a conversation, with an id that cannot be guessed."""
         name, now = secrets.token_urlsafe(16), self._clock()
         with self._changing() as db:
             state = json.dumps(_plain(State()))
@@ -102,7 +102,7 @@ class ConversationStore:
         return self.get(name, namespace)
 
     def get(self, name: str, namespace: str = "") -> Conversation:
-        """The conversation. Raises `ConversationMissingError` if this caller has none of that id."""
+        """Return the conversation. Raises `ConversationMissingError` if this caller has none of that id."""
         query = (
             "SELECT namespace, language, state, begun_s, (SELECT count(*) FROM turns t WHERE "
             "t.conversation = c.id) FROM conversations c WHERE id = ? AND namespace = ?"
@@ -139,7 +139,7 @@ class ConversationStore:
         return turns
 
     def transcript(self, conversation: Conversation) -> list[Turn]:
-        """All turns, in order."""
+        """Return all turns, in order."""
         query = "SELECT number, role, text, detail, at_s FROM turns WHERE conversation = ? ORDER BY 1"
         with self._lock:
             rows = self._db.execute(query, (conversation.id,)).fetchall()
@@ -159,7 +159,7 @@ class ConversationStore:
             db.execute("INSERT INTO ratings VALUES (?, ?, ?, ?, ?)", values)
 
     def ratings(self, conversation: Conversation) -> list[tuple[int | None, int, str]]:
-        """(turn or None, score, comment), oldest first."""
+        """Return (turn or None, score, comment), oldest first."""
         query = "SELECT turn, score, comment FROM ratings WHERE conversation = ? ORDER BY rowid"
         with self._lock:
             return list(self._db.execute(query, (conversation.id,)))
@@ -176,7 +176,7 @@ class ConversationStore:
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. Raises `CacheError` if the file fails."""
+        """Run one transaction. Raises `CacheError` if the file fails."""
         with self._lock:
             try:
                 with self._db:
@@ -187,7 +187,7 @@ class ConversationStore:
 
 
 def checked_message(text: object) -> str:
-    """A message, if it can be one. Raises `RequestError`."""
+    """Return a message if it is valid. Raises `RequestError`."""
     if not isinstance(text, str) or not text.strip():
         raise RequestError("the message is empty: write something")
     if len(text) > MAX_MESSAGE_CHARS:

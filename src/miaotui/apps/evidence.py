@@ -1,8 +1,7 @@
-"""Passages for a question, and the part of them that is worth a model's time.
+"""Evidence for a question: passages, and the sentences of them that fit a budget of tokens.
 
-Owns the choice of sentences within a budget of tokens, and whether the documents say anything at
-all. Knows no index: passages are handed in. Invariant: what is chosen stays in its passage's order,
-word for word.
+Owns the choice of sentences, and the decision whether the documents say anything at all. Knows no index: passages are
+handed in. Invariant: chosen sentences stay in their passage's order, word for word.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ NEAR_BEST = 0.6  # sentences that have less than this share of the best one's ar
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage that a search found, as it is cited."""
+    """Found passage, in the form in which it is cited."""
 
     id: str
     text: str
@@ -32,9 +31,9 @@ class Passage:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was found for a question, in one version of an index.
+    """Passages found for a question, in one version of an index.
 
-    ``strength`` is how much of the question the best sentence has, in [0, 1].
+    ``strength`` is the share of the question that the best sentence has, in [0, 1].
     """
 
     question: str
@@ -47,13 +46,13 @@ class Evidence:
 
     @property
     def is_weak(self) -> bool:
-        """Whether the documents do not answer the question, by all appearances."""
+        """Return whether the documents probably do not answer the question."""
         return self.strength < FOUND
 
     def excerpts(self, fits: Callable[[str], bool]) -> list[str]:
-        """For each passage its best sentences, as many over all as `fits` lets through.
+        """Return the best sentences of each passage, as many in all as `fits` allows.
 
-        Sentences are added best first, each with its place; passages without any give "".
+        Sentences are added best first, each at its place. A passage without any gives "".
         """
         chosen: set[tuple[int, int, int]] = set()
         for sentence in self.ranked:
@@ -72,7 +71,7 @@ class Evidence:
 def gather(
     question: str, found: Iterable[Passage], index: str = "", version: str = "", complete: bool = True
 ) -> Evidence:
-    """The evidence in the passages that a search found, best first."""
+    """Collect evidence from the passages that a search found, best first."""
     passages = tuple(
         Passage(p.id, p.text[:MAX_PASSAGE_CHARS], p.title, p.source, p.score) for p in islice(found, MAX_PASSAGES)
     )

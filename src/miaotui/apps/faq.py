@@ -1,8 +1,8 @@
-"""Questions that have been answered once and for all: reading them, and finding the one that is meant.
+"""Frequently asked questions: reading them, and finding the matching one.
 
-Owns the file's forms (CSV, JSON lines, YAML) and the match by TF-IDF over words and character n-grams.
-Knows no conversation. Invariant: an entry is given only above a threshold that other entries' questions
-do not reach, but for one in twenty (`Faq.threshold`). Needs scikit-learn (extra ``apps``).
+Owns the file's forms (CSV, JSON lines, YAML) and the match by TF-IDF over words and character n-grams. Knows no
+conversation. Invariant: an entry is returned only above a threshold that other entries' questions do not reach,
+except for one in twenty (`Faq.threshold`). Needs scikit-learn (extra ``apps``).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _PIECE = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])\w)+")
 
 @dataclass(frozen=True)
 class FaqEntry:
-    """An answer and the ways in which it is asked for."""
+    """Answer and the questions that ask for it."""
 
     questions: tuple[str, ...]
     answer: str
@@ -76,7 +76,7 @@ class FaqEntry:
 
 @dataclass(frozen=True)
 class Match:
-    """The entry that is meant; ``score`` in [0, 1] is the cosine of its nearest question."""
+    """Matching entry; ``score`` in [0, 1] is the cosine of its nearest question."""
 
     entry: FaqEntry
     question: str
@@ -84,7 +84,7 @@ class Match:
 
 
 def read_faq(path: Path) -> list[FaqEntry]:
-    """The entries of a ``.csv`` (question, answer), ``.jsonl`` or ``.yaml`` file.
+    """Return the entries of a ``.csv`` (question, answer), ``.jsonl`` or ``.yaml`` file.
 
     Raises `RequestError`, naming the entry that is wrong.
     """
@@ -124,7 +124,7 @@ def _entry(path: Path, number: int, row: Any) -> FaqEntry:
 
 
 def _texts(values: object) -> tuple[str, ...]:
-    """The texts without their margins; none, if any of them is not fit."""
+    """Return the texts without their margins, or none if any of them is invalid."""
     if not isinstance(values, list):
         return ()
     texts = [value.strip() for value in values if isinstance(value, str)]
@@ -133,7 +133,7 @@ def _texts(values: object) -> tuple[str, ...]:
 
 
 class Faq:
-    """Entries, ready to be asked. Safe to use from several threads."""
+    """Entries with their index. Safe to use from several threads."""
 
     def __init__(self, entries: Sequence[FaqEntry]) -> None:
         if not entries:
@@ -148,7 +148,7 @@ class Faq:
         self.threshold = self._calibrated()
 
     def match(self, question: str) -> Match | None:
-        """The entry that is meant, or None: none is near enough, or two are equally near."""
+        """Return the matching entry. None: none is near enough, or two are equally near."""
         known = (self._matrix @ self._vectors.transform([question]).T).toarray().ravel()
         scores = known * self._known_share(question)
         best = int(scores.argmax())
@@ -160,9 +160,9 @@ class Faq:
         return Match(self.entries[owner], self._questions[best], min(score, 1.0))
 
     def _known_share(self, question: str) -> float:
-        """By how much the words that no entry has make the question less like all of them.
+        """Return the factor by which unknown words of the question lower all similarities.
 
-        A vector over known features alone would pretend that the others had not been said.
+        A vector over known features alone would ignore the unknown ones.
         """
         known = unknown = 0.0
         for feature, count in Counter(features(question)).items():
@@ -173,7 +173,7 @@ class Faq:
         return math.sqrt(known / (known + unknown)) if known else 0.0
 
     def _calibrated(self) -> float:
-        """The likeness that one in twenty questions has to some other entry's."""
+        """Return the similarity to another entry that one in twenty questions exceeds."""
         nearest: list[float] = []
         for row in range(0, min(len(self._questions), MOST_CALIBRATED), 256):
             scores = (self._matrix[row : row + 256] @ self._matrix.T).toarray()
@@ -184,7 +184,7 @@ class Faq:
 
 
 def features(text: str) -> Iterator[str]:
-    """Words, and the n-grams of their characters: 3 and 4 letters, 1 and 2 Chinese characters."""
+    """Return words, and the n-grams of their characters: 3 and 4 letters, 1 and 2 Chinese characters."""
     folded = _LITTLE_HAN.sub(" ", text[:MAX_CHARS].casefold())
     for match in _PIECE.finditer(folded):
         piece = match.group()

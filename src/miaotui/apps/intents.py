@@ -1,8 +1,8 @@
-"""What a message wants, learned from examples.
+"""Intent of a message, learned from examples.
 
-Owns the features and the classifier: a linear support-vector machine over TF-IDF of words and of
-characters. Knows no conversation. Invariant: nothing is unpickled; a classifier is learned from its
-examples when it is made. Needs scikit-learn (extra ``apps``).
+Owns the features and the classifier: a linear support-vector machine over TF-IDF of words and of characters. Knows no
+conversation. Invariant: nothing is unpickled; a classifier is trained from its examples when it is made. Needs
+scikit-learn (extra ``apps``).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ MAX_CHARS = 2_000
 
 @dataclass(frozen=True)
 class Intent:
-    """The likeliest intent; ``confidence`` in [0, 1] grows with its lead over the second."""
+    """Likeliest intent; ``confidence`` in [0, 1] grows with its lead over the second."""
 
     name: str
     confidence: float
 
 
 class IntentClassifier:
-    """Learned from ``examples``: texts by intent, at least two intents. Raises `RequestError`."""
+    """Classifier trained on ``examples``: texts by intent, at least two intents. Raises `RequestError`."""
 
     def __init__(self, examples: Mapping[str, Sequence[str]]) -> None:
         texts = [text[:MAX_CHARS] for each in examples.values() for text in each]
@@ -41,11 +41,11 @@ class IntentClassifier:
         self._names: list[str] = list(self._model.classes_)
 
     def classify(self, text: str) -> Intent:
-        """The likeliest intent of a message."""
+        """Return the likeliest intent of a message."""
         return self.classify_all([text])[0]
 
     def classify_all(self, texts: Sequence[str]) -> list[Intent]:
-        """The likeliest intent of each message."""
+        """Return the likeliest intent of each message."""
         rows = self._model.decision_function([text[:MAX_CHARS] for text in texts])
         if len(self._names) == 2:  # one margin instead of two
             rows = [(-margin, margin) for margin in rows]

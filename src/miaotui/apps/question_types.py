@@ -1,7 +1,7 @@
-"""What kind of answer a question wants, by its own words, in English and Chinese.
+"""Type of answer that a question asks for, by its own words, in English and Chinese.
 
-Owns the patterns and what a fitting span looks like. Knows no passages. Invariant: every question has
-exactly one kind; `Kind.THING` is the kind of those that no pattern knows.
+Owns the patterns and the form of a fitting span. Knows no passages. Invariant: every question has exactly one kind;
+`Kind.THING` is the kind of those that no pattern matches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNIT = "years?|months?|weeks?|days?|hours?|minutes?|seconds?|decades?|centur(?:
 
 
 class Kind(Enum):
-    """What is asked for."""
+    """Type of answer."""
 
     NUMBER = "number"
     PERCENT = "percent"
@@ -103,7 +103,7 @@ _FOCUS = re.compile(
 
 
 def kind_of(question: str) -> Kind:
-    """What the question asks for."""
+    """Return the type of answer that the question asks for."""
     for kind, pattern in _COMPILED:
         if pattern.search(question):
             return kind
@@ -111,7 +111,7 @@ def kind_of(question: str) -> Kind:
 
 
 def fit(kind: Kind, span: str, tags: frozenset[str]) -> float:
-    """How well a span's form suits the kind: 1 well, 0 unknown, -1 badly.
+    """Return how well a span's form suits the kind: 1 well, 0 unknown, -1 badly.
 
     ``tags`` are jieba's parts of speech in the span, empty for other languages.
     """
@@ -130,6 +130,6 @@ def fit(kind: Kind, span: str, tags: frozenset[str]) -> float:
 
 
 def focus_of(question: str) -> str:
-    """The noun that the question asks about ("which *university* …"), or nothing."""
+    """Return the noun that the question asks about ("which *university* …"), or an empty text."""
     match = _FOCUS.search(question.lower())
     return "" if match is None else (match[1] or match[2] or "").split(" ")[-1]

@@ -1,8 +1,8 @@
-"""The rules of a customer service: a small YAML file of what to say, ask and do.
+"""Rules of a customer service: a small YAML file of what to say, ask and do.
 
-Owns the file's grammar and its checks, and which rule a message meets. Knows neither storage nor
-models. Invariants: a file that loads is whole (every name it uses is defined); rules are data, without
-expressions, patterns or code, and are tried in the order in which they stand.
+Owns the file's grammar, its checks, and the matching of rules. Knows neither storage nor models. Invariants: a loaded
+file is complete (every name it uses is defined); rules are data, without expressions, patterns or code, and are tried
+in the order of the file.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ Check = Callable[[bool, str], None]
 
 @dataclass(frozen=True)
 class Said:
-    """A text in both languages; either may stand for the other."""
+    """Text in both languages; either may stand for the other."""
 
     en: str
     zh: str
 
     def text(self, language: str, slots: Mapping[str, str]) -> str:
-        """The text in a language, its ``{fields}`` filled in."""
+        """Return the text in a language, its ``{fields}`` filled in."""
         template = self.zh if language == "zh" else self.en
         return _FIELD.sub(lambda match: slots.get(match[1], ""), template)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Something to be known before a rule can act: its kind, and how to ask for it.
+    """Value that a rule needs before it can act: its kind, and how to ask for it.
 
     ``form`` of a ``code``: A stands for a letter, 9 for a digit, other characters for themselves.
     """
@@ -55,7 +55,7 @@ class Slot:
     form: str = ""
 
     def find(self, message: str) -> str | None:
-        """Its value in a message, or None."""
+        """Return its value in a message, or None."""
         if self.kind == "choice":
             folded = message.casefold()
             return next((choice for choice in self.choices if choice.casefold() in folded), None)
@@ -69,7 +69,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Rule:
-    """When it applies and what follows. Conditions that are empty always hold; all must hold."""
+    """Conditions and actions. Empty conditions always hold; all must hold."""
 
     name: str
     intent: str = ""
@@ -82,7 +82,7 @@ class Rule:
     answer: bool = False  # let the questions and documents answer
 
     def meets(self, message: str, intent: str, confidence: float, failures: int) -> bool:
-        """Whether it applies to a message."""
+        """Return whether the rule applies to a message."""
         if self.intent and (self.intent != intent or confidence < self.confidence):
             return False
         folded = message.casefold()
@@ -93,7 +93,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """All that a rules file says."""
+    """Contents of a rules file."""
 
     greeting: Said
     fallback: Said
@@ -121,12 +121,12 @@ DEFAULT_RULES = Rules(
 
 
 def read_rules(path: Path) -> Rules:
-    """The rules of a file. Raises `RequestError`, naming what is wrong in it."""
+    """Return the rules of a file. Raises `RequestError`, naming what is wrong in it."""
     return parse_rules(read_yaml(path, MAX_RULES_BYTES), str(path))
 
 
 def parse_rules(value: Any, place: str = "rules") -> Rules:
-    """Rules from plain values. Raises `RequestError`."""
+    """Read rules from plain values. Raises `RequestError`."""
 
     def check(holds: bool, expected: str) -> None:
         if not holds:
@@ -222,7 +222,7 @@ def _is_number(value: object) -> bool:
 
 
 def _find_code(form: str, message: str) -> str | None:
-    """The first run of characters that has the form, on its own."""
+    """Return the first run of characters that has the form, on its own."""
     size = len(form)
     for start in range(len(message) - size + 1):
         piece = message[start : start + size]

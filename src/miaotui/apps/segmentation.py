@@ -1,8 +1,7 @@
-"""Sentences and words of a text, with their places: English by its letters, Chinese by jieba.
+"""Sentences and words of a text, with their offsets: English by letters, Chinese by jieba.
 
-Owns splitting, the lists of words that say little by themselves, and which words of a passage a
-question mentions. Knows no question types and no scores. Invariant: offsets are characters of the
-text as given, so that every span can be cut out of it.
+Owns splitting, the lists of function words, and which words of a passage a question mentions. Knows no question types
+and no scores. Invariant: offsets are characters of the given text, so that every span can be cut out of it.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ _HAN_FUNCTION_TAGS = frozenset("u uj ul uv ug uz ud p c y e o r d x k w zg h".sp
 
 @dataclass(frozen=True)
 class Word:
-    """A word at ``[start, end)``; ``term`` is what matching compares, empty for what says little.
+    """Word at ``[start, end)``; ``term`` is the form for matching, empty for function words.
 
     ``tag`` is jieba's part of speech for Chinese words, "en" for others, "x" for punctuation.
     """
@@ -69,19 +68,19 @@ class Word:
 
     @property
     def is_punctuation(self) -> bool:
-        """Whether it is no word at all."""
+        """Return whether it is punctuation."""
         return self.tag == "x"
 
     @property
     def is_function(self) -> bool:
-        """Whether a phrase neither begins nor ends with it."""
+        """Return whether a phrase neither begins nor ends with it."""
         if self.tag == "en":
             return self.text.lower() in FUNCTION_WORDS
         return self.tag in _HAN_FUNCTION_TAGS or self.text in _HAN_LITTLE
 
     @property
     def is_verb(self) -> bool:
-        """Whether it most likely is a verb, which ends a noun phrase."""
+        """Return whether it most likely is a verb, which ends a noun phrase."""
         if self.tag != "en":
             return self.tag in ("v", "vd", "vi", "vq", "df")
         lower = self.text.lower()
@@ -91,12 +90,12 @@ class Word:
 
 
 def is_chinese(text: str) -> bool:
-    """Whether it has a Chinese character."""
+    """Return whether it has a Chinese character."""
     return _HAS_HAN.search(text) is not None
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """The sentences as (start, end), without the white space around them."""
+    """Return the sentences as (start, end), without the white space around them."""
     found, start = [], 0
     for match in _SENTENCE_END.finditer(text):
         if _ABBREVIATED.search(text, max(start, match.start() - 12), match.start()):
@@ -113,7 +112,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def words(text: str, start: int = 0, end: int | None = None) -> list[Word]:
-    """The words and marks of ``text[start:end]``, with offsets into ``text``."""
+    """Return the words and marks of ``text[start:end]``, with offsets into ``text``."""
     end = len(text) if end is None else end
     part = text[start:end]
     each = _chinese(part) if is_chinese(part) else _alphabetic(part)
@@ -121,7 +120,7 @@ def words(text: str, start: int = 0, end: int | None = None) -> list[Word]:
 
 
 def terms_of(text: str) -> set[str]:
-    """The terms that a text is about."""
+    """Return the terms that a text is about."""
     return {word.term for word in words(text) if word.term}
 
 
@@ -150,7 +149,7 @@ def _chinese(part: str) -> Iterator[Word]:
 
 
 def _joined(part: str) -> Iterator[tuple[int, int, str]]:
-    """(start, end, tag) of jieba's words, foreign names and long numbers in one piece."""
+    """Return (start, end, tag) of jieba's words, foreign names and long numbers in one piece."""
     whole = {match.start(): match for match in _WHOLE.finditer(part)}
     place = done = 0
     for text, tag in _jieba().tag(part):

@@ -1,11 +1,10 @@
-"""The best span of a passage for a question, without a model.
+"""Best span of a passage for a question, without a model.
 
-Owns candidates and their scores: how well a span's form suits the kind of question, how near it stands
-to the question's rarer words, how well its sentence matches. Knows no index and no model. Invariant:
-a span is a piece of its passage, character for character. The scoring follows the classic factoid
-pipelines (question type, candidate extraction, proximity: Abney, Collins and Singhal, "Answer
-extraction", 2000); its weights
-were tried on made and public questions, a handful of values each.
+Owns candidates and their scores: how well a span's form suits the kind of question, how near it is to the question's
+rarer words, how well its sentence matches. Knows no index and no model. Invariant: a span is a piece of its passage,
+character for character. The scoring follows the classic factoid pipelines (question type, candidate extraction,
+proximity: Abney, Collins and Singhal, "Answer extraction", 2000). Its weights were tried on made and public
+questions, a handful of values each.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _INNER = frozenset(("of", "the", "and", "de", "la", "for", "von", "van", "&", "'
 
 @dataclass(frozen=True)
 class Weights:
-    """What each feature of a span counts."""
+    """Weight of each feature of a span."""
 
     support: float = 4.8  # of its sentence
     form: float = 1.6  # suits the kind of question
@@ -48,8 +47,8 @@ WEIGHTS = Weights()
 
 @dataclass(frozen=True)
 class Span:
-    """A span ``passage[start:end]``; ``support`` is the share of the question's weight in its
-    sentence, ``score`` compares spans of one question.
+    """Span ``passage[start:end]``. ``support`` is the share of the question's weight in its sentence; ``score``
+    compares spans of one question.
     """
 
     passage: int
@@ -81,7 +80,7 @@ class _QuestionWords:
 
 
 def best_spans(question: str, passages: Sequence[str], limit: int = 3) -> list[Span]:
-    """The best spans, best first, none within another; empty if no sentence fits the question."""
+    """Return the best spans, best first, none within another; empty if no sentence fits the question."""
     asked, scored = _weigh(question, passages)
     best = [sentence for sentence in scored if sentence.matched][:MOST_SENTENCES]
     found = [span for sentence in best for span in _spans(asked, sentence, passages)]
@@ -96,9 +95,7 @@ def best_spans(question: str, passages: Sequence[str], limit: int = 3) -> list[S
 
 
 def ranked_sentences(question: str, passages: Sequence[str]) -> list[tuple[int, int, int, float]]:
-    """(passage, start, end, support) of the sentences that share words with the question, best
-    first.
-    """
+    """Return (passage, start, end, support) of the sentences that share words with the question, best first."""
     _, scored = _weigh(question, passages)
     return [
         (s.passage, s.start, s.end, s.support)
@@ -108,7 +105,7 @@ def ranked_sentences(question: str, passages: Sequence[str]) -> list[tuple[int, 
 
 
 def _weigh(question: str, passages: Sequence[str]) -> tuple[_QuestionWords, list[_Sentence]]:
-    """What is asked for, and all sentences, best first."""
+    """Return the type of answer, and all sentences, best first."""
     parts = [
         (number, start, end, words(text[:MAX_PASSAGE_CHARS], start, end))
         for number, text in enumerate(passages)
@@ -119,7 +116,7 @@ def _weigh(question: str, passages: Sequence[str]) -> tuple[_QuestionWords, list
 
 
 def _asked(question: str, parts: Sequence[Sequence[Word]]) -> _QuestionWords:
-    """The question's terms, weighted by how few sentences have them."""
+    """Return the question's terms, weighted by how few sentences have them."""
     counts = Counter(term for each in parts for term in {word.term for word in each})
     found = terms_of(question)
     if is_chinese(question):
@@ -132,7 +129,7 @@ def _asked(question: str, parts: Sequence[Sequence[Word]]) -> _QuestionWords:
 
 
 def _supported(asked: _QuestionWords, parts: Sequence[tuple[int, int, int, list[Word]]]) -> Iterator[_Sentence]:
-    """Sentences with what they share with the question, their neighbours counting a little."""
+    """Return sentences with what they share with the question. Neighbours count a little."""
     matched = []
     for _, _, _, each in parts:
         places: dict[str, list[int]] = {}
@@ -160,7 +157,7 @@ def _spans(asked: _QuestionWords, sentence: _Sentence, passages: Sequence[str]) 
 
 
 def _candidates(each: Sequence[Word], kind: Kind) -> Iterator[tuple[int, int]]:
-    """(first, last) of word runs that could be a phrase; clauses too where a reason is asked for."""
+    """Return (first, last) of word runs that could be a phrase; clauses too where a reason is asked for."""
     most = 14 if kind is Kind.REASON else MAX_WORDS
     for first, opening in enumerate(each):
         if opening.is_punctuation or (opening.is_function and kind is not Kind.REASON):
@@ -180,7 +177,7 @@ def _candidates(each: Sequence[Word], kind: Kind) -> Iterator[tuple[int, int]]:
 
 
 def _joins(each: Sequence[Word], index: int) -> bool:
-    """Whether this mark stands inside names, quotations or lists rather than between clauses."""
+    """Return whether this mark is inside names, quotations or lists rather than between clauses."""
     return each[index].text in "·・-–—'’\"“”《》&½／/"
 
 
@@ -200,7 +197,7 @@ def _score(asked: _QuestionWords, sentence: _Sentence, first: int, last: int, te
 
 
 def _nearness(asked: _QuestionWords, sentence: _Sentence, first: int, last: int) -> float:
-    """The weight of the question's words around the span, each less the farther it stands."""
+    """Return the weight of the question's words around the span; farther words count less."""
     total = 0.0
     for term, places in sentence.matched.items():
         outside = [place for place in places if not first <= place <= last]
@@ -211,7 +208,7 @@ def _nearness(asked: _QuestionWords, sentence: _Sentence, first: int, last: int)
 
 
 def _shape(asked: _QuestionWords, each: Sequence[Word], first: int, last: int) -> float:
-    """How much it looks like a whole phrase: both ends at a border, not too long."""
+    """Return how much it looks like a whole phrase: both ends at a border, not too long."""
     before, after = each[first - 1] if first else None, each[last + 1 : last + 2]
     opens = before is None or before.is_punctuation or before.is_function or before.is_verb
     closes = not after or after[0].is_punctuation or after[0].is_function or after[0].is_verb

@@ -1,8 +1,8 @@
 """Customer service: one message in, one reply out, within its time.
 
-Owns the order of decisions: an open question first, then rules, then the list of answered questions,
-then the documents, then a polite way out. Knows neither HTTP nor the command line. Invariant: every
-message gets exactly one reply, which says how it came about; after a hand-over only people reply.
+Owns the order of decisions: an open question first, then rules, then frequently asked questions, then the documents,
+then a polite fallback. Knows neither HTTP nor the command line. Invariant: every message gets exactly one reply,
+which says how it was made; after a hand-over only people reply.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_INTENT = Intent("", 0.0)
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply and how it came about: rule, slot, faq, documents, fallback, handed_over or greeting."""
+    """Reply and how it was made: rule, slot, faq, documents, fallback, handed_over or greeting."""
 
     text: str
     how: str
@@ -46,23 +46,23 @@ class Reply:
     took_ms: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """This reply as plain values."""
+        """Return this reply as plain values."""
         return {**vars(self), "citations": list(self.citations), "slots": dict(self.slots)}
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What a message leads to: a reply, and the state after it."""
+    """Result of a message: a reply, and the state after it."""
 
     reply: Reply
     state: State
 
 
 class Support:
-    """A customer service over a store; for all threads.
+    """Customer service over a store. Safe to use from several threads.
 
-    ``desk`` answers from documents; ``mode`` says whether in a model's words or in the documents' own;
-    ``turn_ms`` is what a reply may take.
+    ``desk`` answers from documents; ``mode`` says whether in a model's words or in the documents' own; ``turn_ms`` is
+    the time limit of a reply.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Support:
     # what people do -------------------------------------------------------------------------------
 
     def begin(self, language: str = "en", namespace: str = "") -> tuple[Conversation, Reply]:
-        """A new conversation and its greeting. Raises `RequestError`."""
+        """Begin a conversation. Returns it with its greeting. Raises `RequestError`."""
         if language not in ("en", "zh"):
             raise RequestError(f"language must be 'en' or 'zh', not {language!r}")
         conversation = self.store.begin(language, namespace)
@@ -94,7 +94,7 @@ class Support:
         return conversation, self._note(conversation, None, step, language, time.perf_counter())
 
     def say(self, conversation_id: str, message: str, namespace: str = "") -> Reply:
-        """The reply to a message. Raises `RequestError`."""
+        """Return the reply to a message. Raises `RequestError`."""
         started = time.perf_counter()
         text = checked_message(message)
         conversation = self.store.get(conversation_id, namespace)
@@ -128,7 +128,7 @@ class Support:
         self.store.rate(self.store.get(conversation_id, namespace), score, turn, comment)
 
     def transcript(self, conversation_id: str, namespace: str = "") -> dict[str, Any]:
-        """The conversation as plain values. Raises `RequestError`."""
+        """Return the conversation as plain values. Raises `RequestError`."""
         conversation = self.store.get(conversation_id, namespace)
         ratings = self.store.ratings(conversation)
         return {
@@ -228,7 +228,7 @@ class Support:
         return replace(reply, text=said, how="documents", citations=cited)
 
     def _fail(self, state: State, text: str, language: str, reply: Reply, intent: Intent) -> _Step:
-        """Nothing answers; a rule may know what to do after so many failures."""
+        """Reply when nothing answers; a rule may apply after so many failures."""
         failed = replace(state, failures=state.failures + 1)
         for rule in self.rules.rules:
             known = rule.failures and not rule.intent and not rule.contains
@@ -240,7 +240,7 @@ class Support:
     def _note(
         self, conversation: Conversation, message: str | None, step: _Step, language: str, started: float
     ) -> Reply:
-        """Write both sides down; the reply with its number and its time."""
+        """Store both turns. Returns the reply with its number and its time."""
         reply = step.reply
         said: list[Said] = []
         if message is not None:

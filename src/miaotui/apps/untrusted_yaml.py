@@ -1,7 +1,7 @@
-"""Files that people write by hand: read within bounds, without code.
+"""Reading YAML files that people write by hand: within bounds, without code.
 
-Owns the bounds on size, depth and aliases of YAML. Knows no meaning. Invariant: what comes out is
-made of lists, mappings, texts, numbers, booleans and None, and took memory in proportion to its file.
+Owns the bounds on size, depth and aliases. Knows no meaning. Invariant: the result consists of lists, mappings,
+texts, numbers, booleans and None, and took memory in proportion to its file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_DEPTH = 20
 
 
 def read_text(path: Path, max_bytes: int) -> str:
-    """The text of a UTF-8 file. Raises `RequestError`."""
+    """Return the text of a UTF-8 file. Raises `RequestError`."""
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
@@ -29,7 +29,7 @@ def read_text(path: Path, max_bytes: int) -> str:
 
 
 def read_yaml(path: Path, max_bytes: int) -> Any:
-    """The value of a YAML file: no tags, no aliases, at most `MAX_DEPTH` levels.
+    """Return the value of a YAML file: no tags, no aliases, at most `MAX_DEPTH` levels.
 
     Raises `RequestError`, with the line where YAML names one.
     """

@@ -1,6 +1,6 @@
-"""Vector code written in Python: everything here runs without the interpreter lock, on addresses and integers.
+"""Vector code in Python: everything here runs without the interpreter lock, on addresses and integers.
 
-`simd` names the vector operations, `dots` lowers the one that differs per processor, `linear`,
-`attention` and `pointwise` are the kernels, `team` runs a whole pass of them on several threads.
-Nothing here knows of models or requests.
+`runtime` has the vector operations, the compiler, the tables and the thread pool; `linear`, `attention`, `pointwise`,
+`sampling` and `draft` are the kernels; `platform` describes the machine. `reference` defines each kernel in NumPy.
+Nothing here knows models or requests.
 """

@@ -1,9 +1,8 @@
-"""Every kernel once more, in plain NumPy: what the compiled ones give, bit for bit.
+"""Every kernel in plain NumPy: the definition that the compiled kernels equal bit for bit.
 
-Owns the meaning of the kernels: which roundings there are, and in which order sums are taken. Knows
-nothing of addresses, layouts or threads, and takes its time. Equality can be exact since `fma` is:
-it rounds to odd in float64 before it rounds to float32 (Boldo and Melquiond 2008, theorem 5).
-Invariant: a row of a result depends on that row of the input alone.
+Owns the meaning of the kernels: the roundings, and the order of sums. Knows nothing of addresses, layouts or threads,
+and is slow. Equality can be exact because `fma` is: it rounds to odd in float64 before it rounds to float32 (Boldo
+and Melquiond 2008, theorem 5). Invariant: a row of a result depends on that row of the input alone.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -30,7 +29,7 @@ _OFFSETS = {Format.Q4: 8, Format.Q4M: 0, Format.Q8: 128}
 
 
 def fma(a: Any, b: Any, c: Any) -> Floats:
-    """``a * b + c`` of float32 arrays, rounded once."""
+    """Compute ``a * b + c`` of float32 arrays, rounded once."""
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact: 24 + 24 bits
     term = np.asarray(c, np.float64)
     total = product + term
@@ -43,7 +42,7 @@ def fma(a: Any, b: Any, c: Any) -> Floats:
 
 
 def halve(lanes: Floats) -> Floats:
-    """The sum over the last axis, whose length is a power of two: upper half onto lower, again."""
+    """Sum over the last axis, whose length is a power of two: upper half onto lower, repeatedly."""
     while lanes.shape[-1] > 1:
         middle = lanes.shape[-1] // 2
         lanes = lanes[..., :middle] + lanes[..., middle:]
@@ -54,7 +53,7 @@ def halve(lanes: Floats) -> Floats:
 
 
 def exp(x: Floats) -> Floats:
-    """``e**x`` for x cut to [-87, 88]: ``2**n`` times a Taylor polynomial of what is left."""
+    """Compute ``e**x`` for x clipped to [-87, 88]: ``2**n`` times a Taylor polynomial of the remainder."""
     x = np.clip(x, np.float32(-87), np.float32(88))
     n = np.rint(x * np.float32(1.4426950408889634))
     r = fma(n, np.float32(-0.693359375), x)
@@ -66,24 +65,24 @@ def exp(x: Floats) -> Floats:
 
 
 def silu(x: Floats) -> Floats:
-    """``x / (1 + e**-x)``."""
+    """Compute ``x / (1 + e**-x)``."""
     return x / (exp(-x) + np.float32(1))
 
 
 def gelu_tanh(x: Floats) -> Floats:
-    """``x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x**3)))``, by one exponential."""
+    """Compute ``x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x**3)))`` by one exponential."""
     inner = fma(x * x * np.float32(0.044715), x, x) * np.float32(-2 * 0.7978845608028654)
     return x / (exp(inner) + np.float32(1))
 
 
 def softcap(x: Floats, cap: float) -> Floats:
-    """``cap * tanh(x / cap)``, by one exponential."""
+    """Compute ``cap * tanh(x / cap)`` by one exponential."""
     one, two, limit = np.float32(1), np.float32(2), np.float32(cap)
     return limit * (one - two / (exp(x / limit * two) + one))
 
 
 def half(x: Floats) -> NDArray[np.float16]:
-    """Float16, nearest even, cut to ±65504."""
+    """Round to float16, nearest even, clipped to ±65504."""
     return np.clip(x, -HALF_MAX, HALF_MAX).astype(np.float16)
 
 
@@ -99,17 +98,17 @@ class Bytes:
 
     @property
     def sums(self) -> Integers:
-        """The sum of each n integers."""
+        """Return the sum of each n integers."""
         return self.integers.sum(axis=-1, dtype=np.int32)
 
     @property
     def offsets(self) -> Floats:
-        """``scale * sum``: what a minimum of 1 would add to a product."""
+        """Return ``scale * sum``: what a minimum of 1 would add to a product."""
         return self.scales * self.sums.astype(np.float32)
 
 
 def to_bytes(x: Floats) -> Bytes:
-    """Int8 of the last axis: the largest magnitude becomes 127."""
+    """Quantize the last axis to int8: the largest magnitude becomes 127."""
     top = np.abs(x).max(axis=-1)
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > TINY)
     integers = np.rint(x * inverse[..., None]).astype(np.int8)
@@ -117,17 +116,17 @@ def to_bytes(x: Floats) -> Bytes:
 
 
 def quantize(x: Floats) -> Bytes:
-    """Activations ``[rows, width]`` as int8 ``[rows, groups, 32]``, scales ``[rows, groups]``."""
+    """Quantize activations ``[rows, width]``: int8 ``[rows, groups, 32]``, scales ``[rows, groups]``."""
     return to_bytes(x.reshape(len(x), -1, GROUP))
 
 
 def gated(gate: Floats, up: Floats, activation: Any) -> Bytes:
-    """``activation(gate) * up``, quantized for the next product."""
+    """Compute ``activation(gate) * up``, quantized for the next product."""
     return quantize(activation(gate) * up)
 
 
 def linear(weights: Blocks, x: Bytes) -> Floats:
-    """``x`` times the packed matrix ``[outputs, inputs]``: float32 ``[rows, outputs]``.
+    """Multiply ``x`` by the packed matrix ``[outputs, inputs]``: float32 ``[rows, outputs]``.
 
     Exact integers within a group of 32 inputs, groups in ascending order.
     """
@@ -144,7 +143,7 @@ def linear(weights: Blocks, x: Bytes) -> Floats:
 
 
 def linear_f32(matrix: Floats, x: Floats) -> Floats:
-    """The same for float32 weights ``[outputs, inputs]`` and inputs ``[rows, inputs]``."""
+    """Multiply inputs ``[rows, inputs]`` by float32 weights ``[outputs, inputs]``, in ascending order."""
     total = np.zeros((len(x), len(matrix)), np.float32)
     for k in range(x.shape[1]):
         total = fma(x[:, k, None], matrix[:, k], total)
@@ -152,7 +151,7 @@ def linear_f32(matrix: Floats, x: Floats) -> Floats:
 
 
 def embed(table: Blocks, tokens: NDArray[np.int64], factor: float = 1.0) -> Floats:
-    """Rows of a packed table ``[tokens, width]`` times ``factor``: float32 ``[rows, width]``."""
+    """Return rows of a packed table ``[tokens, width]`` times ``factor``: float32 ``[rows, width]``."""
     scaled = np.float32(factor)
     integers = table.integers[tokens]
     if table.scales is None:
@@ -168,7 +167,7 @@ def embed(table: Blocks, tokens: NDArray[np.int64], factor: float = 1.0) -> Floa
 
 
 def norm(x: Floats, weight: Floats, eps: float, bias: Floats | None = None) -> Floats:
-    """RMS norm of rows ``[rows, width]``; with a ``bias``, layer norm."""
+    """Compute the RMS norm of rows ``[rows, width]``; with a ``bias``, the layer norm."""
     count = np.float32(x.shape[1])
     mean = np.zeros((len(x), 1), np.float32)
     if bias is not None:
@@ -180,12 +179,12 @@ def norm(x: Floats, weight: Floats, eps: float, bias: Floats | None = None) -> F
 
 
 def peaks(logits: Floats) -> NDArray[np.int64]:
-    """The first of the highest in each row of ``[rows, width]``; the first NaN if there is one."""
+    """Find the first of the highest in each row of ``[rows, width]``; the first NaN if there is one."""
     return logits.argmax(axis=1)
 
 
 def _sum(x: Floats, squares: bool, chains: int = 2) -> Floats:
-    """Row sums (of squares), by ``chains`` vectors of 16 partial sums that run along the row."""
+    """Sum rows (of squares) in ``chains`` vectors of 16 partial sums that run along the row."""
     pieces = x.reshape(len(x), -1, chains, LANES)
     total = np.zeros((len(x), chains, LANES), np.float32)
     for step in range(pieces.shape[1]):
@@ -195,14 +194,14 @@ def _sum(x: Floats, squares: bool, chains: int = 2) -> Floats:
 
 
 def norm_head(x: Floats, weight: Floats, eps: float) -> Floats:
-    """RMS norm of heads ``[n, dim]``."""
+    """Compute the RMS norm of heads ``[n, dim]``."""
     total = _sum(x, squares=True, chains=1) / np.float32(x.shape[1])
     inverse = np.float32(1) / np.sqrt(total + np.float32(eps))
     return x * inverse[:, None] * weight
 
 
 def rotate(x: Floats, cos: Floats, sin: Floats, scale: float = 1.0) -> Floats:
-    """Heads ``[n, dim]``, scaled, pairs ``(i, i + r)`` turned by cosines and sines ``[n, r]``."""
+    """Scale heads ``[n, dim]`` and rotate pairs ``(i, i + r)`` by cosines and sines ``[n, r]``."""
     r = cos.shape[1]
     low, high, rest = x[:, :r], x[:, r : 2 * r], x[:, 2 * r :]
     turned = [fma(low, cos, 0 - high * sin), fma(high, cos, low * sin), rest]
@@ -214,22 +213,22 @@ def rotate(x: Floats, cos: Floats, sin: Floats, scale: float = 1.0) -> Floats:
 
 @dataclass(frozen=True)
 class Views:
-    """What each of n queries sees: positions ``[start, end)``, int ``[n]`` each."""
+    """Views of n queries: positions ``[start, end)``, int ``[n]`` each."""
 
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
     def mask(self, first: int) -> NDArray[np.bool_]:
-        """Which of a page's tokens each query sees: ``[n, 16]``."""
+        """Mark which of a page's tokens each query sees: ``[n, 16]``."""
         at = first + np.arange(PAGE)
         return (at >= self.starts[:, None]) & (at < self.ends[:, None])
 
 
 def attention(queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, views: Views, cap: float = 0.0) -> Floats:
-    """Softmax attention of rotated, scaled queries ``[n, dim]`` to one head of a cache.
+    """Compute softmax attention of rotated, scaled queries ``[n, dim]`` to one head of a cache.
 
-    ``keys`` and ``values`` are ``[tokens, dim]``, tokens a multiple of 16; a query meets pages of
-    16 in ascending order (online softmax, Milakov and Gimelshein 2018). Float32 ``[n, dim]``.
+    ``keys`` and ``values`` are ``[tokens, dim]``, tokens a multiple of 16; a query meets pages of 16 in ascending
+    order (online softmax, Milakov and Gimelshein 2018). Returns float32 ``[n, dim]``.
     """
     n, dim = queries.shape
     k, k_scales = _lanes(keys)
@@ -251,7 +250,7 @@ def attention(queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, vie
 
 
 def _scores(queries: Floats, keys: Floats) -> Floats:
-    """Queries times one page's keys: two running sums, over each half of the head."""
+    """Multiply queries by one page's keys: two running sums, over each half of the head."""
     q = queries.reshape(len(queries), 2, -1).transpose(1, 0, 2)
     k = keys.reshape(PAGE, 2, -1).transpose(1, 0, 2)
     total = np.zeros((2, len(queries), PAGE), np.float32)
@@ -261,7 +260,7 @@ def _scores(queries: Floats, keys: Floats) -> Floats:
 
 
 def _lanes(stored: Floats | Bytes) -> tuple[Floats, Floats]:
-    """What is stored as float32, and each token's scale."""
+    """Return stored values as float32, and each token's scale."""
     if isinstance(stored, Bytes):
         return stored.integers.astype(np.float32), stored.scales
     return stored, np.ones(len(stored), np.float32)

@@ -1,5 +1,4 @@
-"""Architectures as data: what a model file holds, and a slow forward pass that says what it means.
+"""Models: configurations, tensors, packed weights, and a slow forward pass that defines their meaning.
 
-Knows dimensions, tensor names and the order of operations; knows nothing of threads, packed
-weights or requests.
+Knows dimensions, tensor names and the order of operations. Knows nothing of threads or requests.
 """

@@ -1,7 +1,7 @@
-"""What the forward pass must know of a model, as plain values.
+"""Configuration of the forward pass, as plain values.
 
-Owns the ranges these values may have and does not know the files they come from. Invariant: a
-`ModelConfig` that exists has been checked, so no later stage takes memory by an unchecked number.
+Owns the valid ranges of these values and does not know the files they come from. Invariant: an existing `ModelConfig`
+has been checked, so no later stage takes memory by an unchecked number.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LANES = 32  # inputs of one quantization block: widths must be whole blocks
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One model's shape and features; the forward program reads nothing else.
+    """Shape and features of one model. The forward pass reads nothing else.
 
-    Raises `ModelFormatError` for values that no model can have and `UnsupportedModelError` for
-    widths that are not whole blocks of 32.
+    Raises `ModelFormatError` for values that no model can have and `UnsupportedModelError` for widths that are not
+    whole blocks of 32.
     """
 
     architecture: str
@@ -99,7 +99,7 @@ class ModelConfig:
             require(math.isfinite(cap) and cap >= 0, "soft cap", "finite and >= 0", cap)
 
     def layer_rope(self, layer: int) -> RopeConfig | None:
-        """The position encoding of one layer, or None where it has none."""
+        """Return the position encoding of one layer, or None where it has none."""
         if not self.rope_layers[layer]:
             return None
         if self.windows[layer] and self.local_rope is not None:

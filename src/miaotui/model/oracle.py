@@ -40,7 +40,7 @@ class Oracle:
         return softcapped(logits, self.config.logit_softcap)
 
     def hidden_states(self, token_ids: Sequence[int], *, bidirectional: bool = False) -> list[Array]:
-        """The residual stream, ``[n, hidden]`` each: the embedding, then after every layer."""
+        """Return the residual stream, ``[n, hidden]`` each: the embedding, then after every layer."""
         x = self._weights["embed"][np.asarray(token_ids)]
         states = [x * np.float32(self.config.embedding_scale)]
         for layer in range(self.config.n_layers):
@@ -115,7 +115,7 @@ def rotated(heads: Array, rope: RopeConfig) -> Array:
 
 
 def visible(n: int, window: int, bidirectional: bool) -> NDArray[np.bool_]:
-    """Whether position row sees position column, ``[n, n]``; a window counts the row itself."""
+    """Return whether position row sees position column, ``[n, n]``; a window counts the row itself."""
     back = np.arange(n)[:, None] - np.arange(n)[None, :]
     seen = np.full((n, n), True) if bidirectional else back >= 0
     return seen & (np.abs(back) < window) if window else seen

@@ -1,9 +1,8 @@
-"""A model's packed weights: made once from its files, kept in the cache, mapped from there ever
-after.
+"""Packed weights of a model: made once from its files, kept in the cache, and mapped from there afterwards.
 
-Decides which matrices are fused (queries, keys and values; gate and up, in alternating units of 32
-rows) and which format each gets. Knows nothing of passes. Invariant: what is mapped was packed by
-this layout version from this very source.
+Decides which matrices are fused (queries, keys and values; gate and up, in alternating units of 32 rows) and which
+format each gets. Knows nothing of passes. Invariant: a mapped file was packed by this layout version from this very
+source.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
 
 @dataclass(frozen=True)
 class Matrix:
-    """A packed matrix: ``units`` of 32 outputs, ``inputs`` wide."""
+    """Packed matrix: ``units`` of 32 outputs, ``inputs`` wide."""
 
     format: Format
     data: NDArray[np.uint8]  # [units, tiles per unit, tile stride]
@@ -39,22 +38,22 @@ class Matrix:
 
     @property
     def address(self) -> int:
-        """Where its first byte lies."""
+        """Return the address of its first byte."""
         return int(self.data.ctypes.data)
 
     @property
     def units(self) -> int:
-        """Units of 32 outputs."""
+        """Return the number of units of 32 outputs."""
         return int(self.data.shape[0])
 
     @property
     def tile_stride(self) -> int:
-        """Bytes from one tile to the next."""
+        """Return the bytes from one tile to the next."""
         return int(self.data.shape[2])
 
 
 class PackedModel:
-    """Packed weights by name: `matrix` and `vector`. Keeps the mapped file open until `close`."""
+    """Packed weights by name: `matrix` and `vector`. The mapped file stays open until `close`."""
 
     def __init__(self, file: PackedFile) -> None:
         self._file = file
@@ -63,32 +62,32 @@ class PackedModel:
         return name in self._file.arrays
 
     def matrix(self, name: str) -> Matrix:
-        """A packed matrix."""
+        """Return a packed matrix."""
         form, inputs = self._file.meta["matrices"][name]
         return Matrix(Format(form), self._file.arrays[name], inputs)
 
     def vector(self, name: str) -> NDArray[np.float32]:
-        """A float32 vector: a norm's weights or a bias."""
+        """Return a float32 vector: a norm's weights or a bias."""
         return self._file.arrays[name]
 
     @property
     def formats(self) -> set[Format]:
-        """Every format in use."""
+        """Return every format in use."""
         return {Format(form) for form, _ in self._file.meta["matrices"].values()}
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all packed weights."""
+        """Return the bytes of all packed weights."""
         return sum(array.nbytes for array in self._file.arrays.values())
 
     def close(self) -> None:
-        """Unmap the file; its matrices must not be used after."""
+        """Unmap the file. Its matrices must not be used afterwards."""
         self._file.close()
 
 
 @dataclass(frozen=True)
 class _PackingJob:
-    """One packed matrix and what it is made of, one part after another or in alternating units."""
+    """One packed matrix and its parts, one part after another or in alternating units."""
 
     name: str
     parts: tuple[StoredTensor, ...]
@@ -105,10 +104,10 @@ class _PackingJob:
 def load_packed(
     path: Path, store: PackedStore, wanted: Format = Format.Q8, progress: Progress | None = None
 ) -> PackedModel:
-    """The packed weights of the model at ``path``, from the cache or packed now.
+    """Return the packed weights of the model at ``path``, from the cache or packed now.
 
-    ``wanted`` is the format of matrices that the file stores as floats. Raises as `open_model`
-    does, and `CacheError`.
+    ``wanted`` is the format of matrices that the file stores as floats. Raises as `open_model` does, and
+    `CacheError`.
     """
     key = content_key(path, {"layout": LAYOUT, "format": wanted.value})
     file = store.open(key)
@@ -178,7 +177,7 @@ def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[_Packin
 
 
 def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) -> Iterator[_PackingJob]:
-    """One matrix if all parts share a format, else one each."""
+    """Return one matrix if all parts share a format, else one each."""
     forms = [packed_format(part.kind, wanted) for part in parts]
     if len(set(forms)) == 1:
         yield _PackingJob(prefix + name, tuple(parts), forms[0])

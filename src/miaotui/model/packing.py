@@ -1,12 +1,12 @@
-"""From a stored tensor to packed weights: block types whose values a packed format can hold go over without loss.
+"""From a stored tensor to packed weights. Block types whose values a packed format can hold are packed without loss.
 
     Q4_0 -> q4, Q4_1 -> q4m, Q8_0, Q5_0, IQ4_NL -> q8      exact
     Q4_K -> q4m                                            scales and minimums rounded to float16
     Q2_K, Q3_K, Q5_1, Q5_K, Q6_K -> q8                     rounded to 8 bits per weight
     F32, F16, BF16 -> the format asked for                 rounded
 
-Knows encodings and formats, not layers. Works in slices of rows, so memory stays bounded. Invariant:
-what is packed is finite; a tensor with other values is refused.
+Knows encodings and formats, not layers. Works in slices of rows, so memory stays bounded. Invariant: packed weights
+are finite; a tensor with other values is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EXACT = {
 
 
 def packed_format(kind: BlockType, wanted: Format) -> Format:
-    """The format a tensor is packed in; ``wanted`` counts for floats only."""
+    """Return the format a tensor is packed in; ``wanted`` counts for floats only."""
     if kind in _EXACT:
         return _EXACT[kind][0]
     return wanted if kind.is_float else Format.Q8
@@ -87,7 +87,7 @@ def _recoded(codes: Codes, form: Format, offset: int) -> Blocks:
 
 
 def _padded(blocks: Blocks) -> Blocks:
-    """Rows of zeros up to a whole unit (scale 0 makes any integer a zero)."""
+    """Return rows of zeros up to a whole unit (scale 0 makes any integer a zero)."""
     rows = blocks.integers.shape[0]
     extra = padded_rows(rows) - rows
     if not extra:

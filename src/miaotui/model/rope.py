@@ -1,7 +1,7 @@
-"""Rotary position encoding as plain values, and the frequencies that they mean.
+"""Rotary position encoding as plain values, and its frequencies.
 
-Does not know layers, weights or files. Invariant: a `RopeConfig` that exists has been checked.
-Follows RoFormer (Su et al., 2021), YaRN (Peng et al., 2023) and Llama 3's frequency smoothing.
+Does not know layers, weights or files. Invariant: an existing `RopeConfig` has been checked. Follows RoFormer (Su et
+al., 2021), YaRN (Peng et al., 2023) and Llama 3's frequency smoothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RopeScaling = Literal["none", "linear", "llama3", "yarn"]
 
 
 def longrope_magnitude(stretch: float, original_context: int) -> float:
-    """LongRoPE's factor of cosine and sine for ``stretch`` times the original context in tokens.
+    """Return LongRoPE's factor of cosine and sine for ``stretch`` times the original context in tokens.
 
     Source: LongRoPE (Ding et al., 2024), as Phi-3 uses it.
     """
@@ -75,7 +75,7 @@ class RopeConfig:
             require(0 < slow <= fast <= MAX_FACTOR, "yarn betas", "0 < slow <= fast", (slow, fast))
 
     def inverse_frequencies(self) -> NDArray[np.float64]:
-        """Radians per position of each rotated pair, float64 ``[dim/2]``."""
+        """Return the radians per position of each rotated pair, float64 ``[dim/2]``."""
         exponents = np.arange(self.dim // 2, dtype=np.float64) * 2 / self.dim
         plain: NDArray[np.float64] = np.power(self.theta, -exponents)
         if self.freq_factors is not None:
@@ -89,13 +89,13 @@ class RopeConfig:
         return plain
 
     def magnitude(self) -> float:
-        """What cosine and sine are multiplied by: YaRN's attention factor, else 1."""
+        """Return the factor of cosine and sine: YaRN's attention factor, else 1."""
         if self.attention_factor is not None:
             return self.attention_factor
         return 0.1 * math.log(self.factor) + 1.0 if self.scaling == "yarn" else 1.0
 
     def _smoothed(self, plain: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Llama 3: keep pairs that turn often, divide the slow ones by ``factor``, blend between.
+        """Smooth as Llama 3 does: keep fast pairs, divide slow ones by ``factor``, blend between.
 
         Turns are counted over the original context.
         """
@@ -105,7 +105,7 @@ class RopeConfig:
         return plain * (keep + (1.0 - keep) / self.factor)
 
     def _by_parts(self, plain: NDArray[np.float64]) -> NDArray[np.float64]:
-        """YaRN: keep pairs that turn often, interpolate slow ones, a ramp over indices between."""
+        """Interpolate as YaRN does: keep fast pairs, interpolate slow ones, a ramp over indices between."""
         first, last = self._pair_turning(self.beta_fast), self._pair_turning(self.beta_slow)
         if self.truncate:
             first, last = math.floor(first), math.ceil(last)
@@ -115,6 +115,6 @@ class RopeConfig:
         return plain * ((1.0 - slow) + slow / self.factor)
 
     def _pair_turning(self, turns: float) -> float:
-        """Fractional index of the pair that makes ``turns`` turns over the original context."""
+        """Return the fractional index of the pair that makes ``turns`` turns over the original context."""
         ratio = self.original_context / (turns * 2 * math.pi)
         return self.dim * math.log(ratio) / (2 * math.log(self.theta))

@@ -1,8 +1,7 @@
-"""Fast sequence retrieval: find the passage, find the answer, guess the next tokens.
+"""Fast sequence retrieval: document search, and the cache of answers already given.
 
-Owns the index over documents, the drafts made from text already seen, and the cache of answers
-already given. Knows neither HTTP nor the applications. Invariant: nothing here changes what the
-model would say; it changes what the model reads and how soon it is done.
+Owns the index over documents and the answer cache. Knows neither HTTP nor the applications. Invariant: nothing here
+changes what the model says; it changes what the model reads and how soon an answer is there.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["Document", "Hit", "Index", "IndexSettings", "Results"]
 
 
 def __getattr__(name: str) -> object:
-    """The public names, loaded when first used: drafts do not need the index, nor the reverse."""
+    """Load the public names when they are first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415  (only here)

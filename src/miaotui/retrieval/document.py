@@ -1,8 +1,7 @@
-"""The values of document search: what goes into an index and what comes out of it.
+"""Values of document search: documents, hits, results.
 
-Owns their checks and the form in which a passage is stored. Knows nothing of analysis or of how an
-index is laid out. Invariant: a `Document` that exists can be indexed; every limit is checked when
-it is made.
+Owns their checks and the stored form of a passage. Knows nothing of analysis or of the index's layout. Invariant: an
+existing `Document` can be indexed; every limit is checked when it is made.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ MAX_TAGS = 64
 
 @dataclass(frozen=True)
 class Document:
-    """A document, or a passage of one.
+    """Document, or a passage of one.
 
-    ``time_s`` is in seconds since 1970, UTC. ``document`` names the whole that a passage was cut
-    from; empty: the document itself. Raises `RequestError` for fields out of bounds.
+    ``time_s`` is in seconds since 1970, UTC. ``document`` names the whole that a passage was cut from; empty: the
+    document itself. Raises `RequestError` for fields out of bounds.
     """
 
     id: str
@@ -57,17 +56,17 @@ class Document:
 
     @property
     def whole(self) -> str:
-        """The id of the document that this is a passage of."""
+        """Return the id of the document that this is a passage of."""
         return self.document or self.id
 
     def passage(self, number: int, title: str, body: str) -> Document:
-        """Passage ``number`` (from 1) of this document."""
+        """Make passage ``number`` (from 1) of this document."""
         name = f"{self.id[: MAX_ID_CHARS - 12]}#{number}"
         return replace(self, id=name, title=title[:MAX_TITLE_CHARS], body=body, document=self.whole)
 
     def stored(self) -> bytes:
-        """The bytes kept in the index, which `restored` reads: lengths of parts, then the parts. A
-        search reads ten of them, so this is made to be read fast.
+        """Return the bytes kept in the index, which `restored` reads: lengths of parts, then the parts. A search
+        reads ten of them, so this is made to be read fast.
         """
         time_s = "" if self.time_s is None else str(self.time_s)
         parts = (self.id, self.document, self.title, self.body, self.source, self.language, time_s)
@@ -76,7 +75,7 @@ class Document:
 
     @classmethod
     def restored(cls, data: bytes) -> Document:
-        """The document that `stored` made ``data`` of; its checks are not repeated."""
+        """Return the document that `stored` made ``data`` of; its checks are not repeated."""
         head, _, text = data.decode().partition("\n")
         parts, start = [], 0
         for length in map(int, head.split(",")):
@@ -97,7 +96,7 @@ class Document:
         return document
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; `from_mapping` reads them."""
+        """Return plain values; `from_mapping` reads them."""
         return {
             "id": self.id,
             "document": self.document,
@@ -111,7 +110,7 @@ class Document:
 
     @classmethod
     def from_mapping(cls, row: Mapping[str, Any], default_id: str = "") -> Document:
-        """A document from named values, as JSON has them: ``id``, ``body`` (or ``text``), ``title``,
+        """Return a document from named values, as JSON has them: ``id``, ``body`` (or ``text``), ``title``,
         ``source``, ``time`` (seconds or ISO 8601), ``language``, ``tags``.
 
         Raises `RequestError` naming the value that is wrong.
@@ -133,8 +132,8 @@ class Document:
 
 
 def seconds(value: object) -> int | None:
-    """Seconds since 1970 of ``value``: a number, an ISO 8601 date or time (UTC unless it names a
-    zone), or None.
+    """Return seconds since 1970 of ``value``: a number, an ISO 8601 date or time (UTC unless it names a zone), or
+    None.
 
     Raises `RequestError` for anything else.
     """
@@ -153,15 +152,13 @@ def seconds(value: object) -> int | None:
 
 
 def order_of(name: str) -> int:
-    """Where a passage stands among equally good ones: 32 bits of a digest of its id, so that the
-    order is the same wherever it lies and favours nobody.
-    """
+    """Return the order among equally good passages: 32 bits of a digest of the id, so that it is equal everywhere."""
     return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "little")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found. Higher scores are better; equal ones are ordered by `order_of`."""
+    """Found passage. Higher scores are better; equal ones are ordered by `order_of`."""
 
     passage: Document
     score: float
@@ -169,40 +166,40 @@ class Hit:
 
     @property
     def id(self) -> str:
-        """The passage's id."""
+        """Return the passage's id."""
         return self.passage.id
 
     @property
     def document(self) -> str:
-        """The id of the whole document."""
+        """Return the id of the whole document."""
         return self.passage.whole
 
     @property
     def title(self) -> str:
-        """The title, with the headings above the passage."""
+        """Return the title, with the headings above the passage."""
         return self.passage.title
 
     @property
     def body(self) -> str:
-        """The passage's text as it was given."""
+        """Return the passage's text as it was given."""
         return self.passage.body
 
     @cached_property
     def snippet(self) -> str:
-        """The best 200 characters or so as HTML, the query's words in ``<b>``; the rest escaped."""
+        """Return the best 200 characters or so as HTML, the query's words in ``<b>``; the rest escaped."""
         from miaotui.retrieval.query.snippets import snippet  # noqa: PLC0415  (most hits are never shown)
 
         return snippet(self.body, self.ranked.shown, self.ranked.analyzer)
 
     def to_json(self) -> dict[str, Any]:
-        """This hit as plain values, as HTTP and ``--json`` give it."""
+        """Return this hit as plain values, as HTTP and ``--json`` give it."""
         more = {"document": self.document, "score": self.score, "snippet": self.snippet}
         return {**self.passage.to_json(), **more}
 
 
 @dataclass(frozen=True)
 class Results(Sequence[Hit]):
-    """What a search found, best first, in which version of the index.
+    """Hits of a search, best first, and the version of the index.
 
     ``warnings`` names partitions that did not answer; their passages are missing from ``hits``.
     """

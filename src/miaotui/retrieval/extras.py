@@ -1,7 +1,7 @@
-"""Libraries that only document search needs, loaded when they are first used.
+"""Lazy loading of libraries that only document search needs.
 
-Owns the message that says what to install. Knows nothing of what the libraries do. Invariant:
-importing any module of `miaotui.retrieval` loads none of them.
+Owns the message that says how to install them. Knows nothing of what the libraries do. Invariant: importing any
+module of `miaotui.retrieval` loads none of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from miaotui.errors import RequestError
 
 
 def need(module: str, extra: str = "fsr") -> ModuleType:
-    """The module of that name; raises `RequestError` saying how to install it."""
+    """Return the module of that name; raises `RequestError` saying how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,9 +1,8 @@
-"""The vector parts of attention: rotating a head, storing a key and a value, and queries meeting a page.
+"""Vector parts of attention: rotate a head, store a key and a value, let queries meet a page.
 
-A query's scratch is ``dim`` floats of query, ``dim`` of accumulated values, then four lines of 16:
-the softmax's partial sums, this page's probabilities, the running maximum, and the bounds ``[start,
-end)`` of its view (int32). Masked scores are -1e30, whose exponential against any real maximum is
-0.
+A query's scratch is ``dim`` floats of query, ``dim`` of accumulated values, then four lines of 16: the softmax's
+partial sums, this page's probabilities, the running maximum, and the bounds ``[start, end)`` of its view (int32).
+Masked scores are -1e30; their exponential against any real maximum is 0.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _SUMS, _COLUMNS = (16, 2) if probe().isa is Isa.AVX512_VNNI else (4, 1)
 
 
 def query_bytes(dim: int) -> int:
-    """Bytes of one query's scratch."""
+    """Return the bytes of one query's scratch."""
     return 4 * (2 * dim + 4 * LANES)
 
 
@@ -158,7 +157,7 @@ def store_key_value(int8: bool) -> Callable[..., None]:
 
 
 def _stack(e: Emitter, floats: int) -> Any:
-    """Stack memory of the enclosing function, reserved once at its entry."""
+    """Reserve stack memory of the enclosing function, once at its entry."""
     from llvmlite import ir  # noqa: PLC0415
 
     with e.builder.goto_entry_block():
@@ -168,10 +167,10 @@ def _stack(e: Emitter, floats: int) -> Any:
 
 
 def _store_scale(e: Emitter, source: Value, target: Value, dim: Value) -> Value:
-    """Store ``max |x| / 127`` of a head; return its reciprocal in all lanes.
+    """Store ``max |x| / 127`` of a head. Returns its reciprocal in all lanes.
 
-    Always a finite number, whatever the head holds: the page may be somebody else's next, and its
-    stale scales are multiplied by zero, not skipped.
+    It is always a finite number, whatever the head holds: another sequence may get the page next, and its stale
+    scales are multiplied by zero, not skipped.
     """
 
     def step(index: Value, carried: list[Value]) -> list[Value]:
@@ -198,7 +197,7 @@ def clear_query(e: Emitter, query: Value, dim: Value) -> None:
 
 
 def prefetch_bytes(e: Emitter, address: Value, size: Value) -> None:
-    """Ask for every line of a page's head; a page is too short for the processor to see the pattern itself."""
+    """Prefetch every line of a page's head. A page is too short for the processor's own prefetcher."""
 
     def step(index: Value, _: list[Value]) -> list[Value]:
         e.prefetch(address + (index << 6))
@@ -222,10 +221,10 @@ def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value
 
 
 def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
-    """Emitters of queries meeting one page, for each number in `TOGETHER`.
+    """Make emitters of queries that meet one page, one for each number in `TOGETHER`.
 
-    Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``,
-    an address to read ahead from or 0, the page's first position, and the soft cap.
+    Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``, an address to
+    prefetch or 0, the page's first position, and the soft cap.
     """
     return tuple(_attend(count, int8, capped) for count in TOGETHER)
 
@@ -255,7 +254,7 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
 
 
 class _Page:
-    """One head's keys and values of 16 tokens, and the three steps in which queries meet them."""
+    """Keys and values of one head for 16 tokens, and the three steps in which queries meet them."""
 
     def __init__(self, e: Emitter, keys: Value, values: Value, dim: Value, int8: bool) -> None:
         self.e, self.keys, self.values, self.dim, self.int8 = e, keys, values, dim, int8
@@ -267,10 +266,10 @@ class _Page:
         return self.e.load_half(address)
 
     def scores(self, queries: list[Value], ahead: Value) -> list[Value]:
-        """Queries times keys: two chains of multiply-adds, first and second half of the head.
+        """Multiply queries by keys: two chains of multiply-adds, for the first and second half of the head.
 
-        Asks for the page at ``ahead``, if that is not 0, meanwhile and line by line: a page is too short
-        for the processor to see where reads go.
+        Meanwhile prefetches the page at ``ahead``, if that is not 0, line by line: a page is too short for the
+        processor's own prefetcher.
         """
         e, count, half = self.e, len(queries), self.dim >> 1
         wanted = e.compare("!=", ahead, e.const(I64, 0))
@@ -297,10 +296,10 @@ class _Page:
         return totals
 
     def weigh(self, queries: list[Value], scores: list[Value], first: Value) -> None:
-        """Leave each query's probabilities in scratch, and bring its sums and maximum up to date.
+        """Store each query's probabilities in scratch, and update its sums and maximum.
 
-        A maximum is looked for, and what was summed before is scaled, only where some score lies above
-        what a query has met, which is rare after the first pages; a factor of 1 would change nothing.
+        A maximum is computed, and earlier sums are scaled, only where some score exceeds the maximum so far. That is
+        rare after the first pages; a factor of 1 would change nothing.
         """
         e = self.e
         lines = [query + (self.dim << 3) for query in queries]
@@ -325,7 +324,7 @@ class _Page:
             e.store(weight, line + _LINE, 4)
 
     def _rescale(self, queries: list[Value], scores: list[Value]) -> None:
-        """New maxima, and what was summed before measured against them."""
+        """Compute new maxima, and scale the earlier sums to them."""
         e, dim = self.e, self.dim
         factors = []
         for query, score in zip(queries, scores, strict=True):
@@ -344,13 +343,15 @@ class _Page:
         e.loop((dim >> 4) + 1, [], step)
 
     def gather(self, queries: list[Value]) -> None:
-        """Add the values, weighted by the probabilities, to what each query has gathered."""
+        """Add the values, weighted by the probabilities, to each query's sums."""
         some = _SUMS // _COLUMNS
         for first in range(0, len(queries), some):
             self._gather(queries[first : first + some])
 
     def _gather(self, queries: list[Value]) -> None:
-        """For as many queries as registers hold sums of, columns of 16 together: what is loaded serves all."""
+        """Add values for as many queries as registers hold sums of, 16 columns together, so that each load serves
+        all.
+        """
         e, columns, whole = self.e, self.dim >> 4, self.dim >> 4
         if _COLUMNS == 2:
             whole = columns >> 1

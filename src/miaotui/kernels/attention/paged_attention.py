@@ -1,10 +1,10 @@
 """Attention over paged keys and values: rotation, storing, and an online softmax in fixed page order.
 
-A page holds 16 tokens of one layer; per key/value head first the keys, transposed (``[dim, 16]``,
-so a score vector is 16 tokens and needs no horizontal sum), then the values ``[16, dim]``; float16,
-or int8 with 16 float32 scales after each. A query meets its pages in ascending order, one page at a
-time, whatever else is in the batch: the result depends on its own position alone. Online softmax
-after Milakov and Gimelshein 2018 (section 3); paging after Kwon et al. 2023.
+A page holds 16 tokens of one layer. Per key/value head it holds first the keys, transposed (``[dim, 16]``, so a score
+vector is 16 tokens and needs no horizontal sum), then the values ``[16, dim]``; as float16, or as int8 with 16
+float32 scales after each. A query meets its pages in ascending order, one page at a time, whatever else is in the
+batch: the result depends on its own position alone. Online softmax after Milakov and Gimelshein 2018 (section 3);
+paging after Kwon et al. 2023.
 
 Work per query and page: 2 x 16 x dim multiply-adds, two exponentials of 16 lanes.
 """
@@ -99,7 +99,7 @@ def _store_function(int8: bool) -> Any:
     emitted = intrinsic(store_key_value(int8), "iiiiii")
 
     def store(op, run, entry, head):  # type: ignore[no-untyped-def]
-        """Rotate one key head of one row and write it and its value head to its page."""
+        """Rotate one key head of one row, and write it and its value head to its page."""
         table = peek(run, RUN_STORE_TABLE) + 8 * STORE_FIELDS * entry
         row, page, slot = peek(table, 0), peek(table, 1), peek(table, 2)
         position = peek(peek(run, RUN_ROW_TABLE), row * ROW_FIELDS + ROW_POSITION)
@@ -116,7 +116,7 @@ def _attend_function(int8: bool, capped: bool) -> Any:
     one, two, three, four, six, eight = (intrinsic(e, "iiiiiiif") for e in attend_emitters(int8, capped))
 
     def attend(queries, stride, count, keys, values, dim, ahead, first, cap):  # type: ignore[no-untyped-def]
-        """``count`` queries meet one page."""
+        """Let ``count`` queries meet one page."""
         done = 0
         while done < count:
             left = count - done
@@ -147,7 +147,7 @@ def _attend_function(int8: bool, capped: bool) -> Any:
 
 @inline
 def first_seen(op, position):  # type: ignore[no-untyped-def]
-    """The first position that a query at ``position`` sees."""
+    """Return the first position that a query at ``position`` sees."""
     window = peek(op, WINDOW)
     if window > 0 and position - window + 1 > 0:
         return position - window + 1
@@ -156,7 +156,7 @@ def first_seen(op, position):  # type: ignore[no-untyped-def]
 
 @inline
 def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
-    """Rotate and scale one query head into scratch, and reset its sums; returns where its view starts."""
+    """Rotate and scale one query head into scratch, and reset its sums. Returns the start of its view."""
     table = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
     position, end = peek(table, ROW_POSITION), peek(table, ROW_VIEW_END)
     start = first_seen(op, position)
@@ -183,7 +183,7 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
 
 @inline
 def page_of_unit(op, run, unit, number):  # type: ignore[no-untyped-def]
-    """Where the ``number``-th page that a unit reads lies; 0: it has none."""
+    """Return the address of the ``number``-th page that a unit reads; 0 if it has none."""
     heads = peek(op, KV_HEADS)
     first = peek(peek(run, RUN_BLOCK_TABLE), BLOCK_FIELDS * (unit // heads) + BLOCK_ROW)
     row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * first
@@ -195,14 +195,14 @@ def page_of_unit(op, run, unit, number):  # type: ignore[no-untyped-def]
 
 @inline
 def ask_page(op, page):  # type: ignore[no-untyped-def]
-    """Ask for all of a page's head at once."""
+    """Prefetch all of a page's head."""
     if page != 0:
         prefetch(page, peek(op, HEAD_STRIDE))
 
 
 @inline
 def load_queries(op, run, queries, row, count, head):  # type: ignore[no-untyped-def]
-    """Fill the scratch of all queries of a block; returns where the first view starts."""
+    """Fill the scratch of all queries of a block. Returns the start of the first view."""
     group, stride = peek(op, GROUP_HEADS), query_stride(peek(op, DIM))
     start = 1 << 40
     for index in range(count):
@@ -216,7 +216,7 @@ def load_queries(op, run, queries, row, count, head):  # type: ignore[no-untyped
 
 @inline
 def last_view(run, row, count):  # type: ignore[no-untyped-def]
-    """One past the last position that any row of a block sees."""
+    """Return one past the last position that any row of a block sees."""
     rows = peek(run, RUN_ROW_TABLE)
     end = 0
     for index in range(row, row + count):
@@ -243,7 +243,10 @@ def finish_queries(op, queries, row, count, head):  # type: ignore[no-untyped-de
 
 @inline
 def parts_of(run, heads):  # type: ignore[no-untyped-def]
-    """Into how many parts blocks are cut, so that few of them are shared out evenly; a part stores what it sees."""
+    """Return into how many parts blocks are cut, so that threads share few blocks evenly.
+
+    A part stores the keys and values that it sees.
+    """
     blocks = peek(run, RUN_BLOCKS)
     few = blocks * heads < EVEN * peek(run, RUN_TEAM) and peek(run, RUN_ROWS) >= 2 * blocks
     return 2 if few and peek(run, RUN_SINGLE) == 1 else 1
@@ -254,9 +257,9 @@ def _unit_function(int8: bool, capped: bool) -> Any:
     attend = _attend_function(int8, capped)
 
     def unit(op, run, member, block, head, part, parts, next_first, next_second):  # type: ignore[no-untyped-def]
-        """The queries of one part of a block of rows that share one key/value head.
+        """Compute the queries of one part of a block of rows that share one key/value head.
 
-        While it works on a page it asks for the second one after it, be it of the unit that comes next.
+        While it works on a page it prefetches the second one after it, also if that belongs to the next unit.
         """
         table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * block
         first, whole = peek(table, BLOCK_ROW), peek(table, BLOCK_COUNT)
@@ -328,7 +331,10 @@ def _store_kernel(int8: bool, name: str) -> Any:
     store = _store_function(int8)
 
     def kv_store(op, run, member):  # type: ignore[no-untyped-def]
-        """All keys and values of the pass, before any row looks; nothing to do when each unit stores its own."""
+        """Store all keys and values of the pass before any row reads them.
+
+        There is nothing to do when each unit stores its own.
+        """
         if peek(run, RUN_SINGLE) == 1:
             return 0
         heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)

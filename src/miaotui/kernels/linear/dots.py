@@ -1,8 +1,8 @@
-"""The 8-bit dot product, lowered per processor: 16 rows x 4 inputs of weights times the same 4 inputs of activations.
+"""The 8-bit dot product, lowered per processor: 16 rows x 4 inputs of weights times 4 inputs of activations.
 
-One `Dot` sums a block of 32 inputs in eight steps: `start`, eight times `nibble` or `byte`,
-`finish`. All lowerings give the same integers. Activations lie in [-127, 127]; 4-bit weights come
-as 0..15, 8-bit weights as value + 128.
+One `Dot` sums a block of 32 inputs in eight steps: `start`, eight times `nibble` or `byte`, `finish`. All lowerings
+give the same integers. Activations lie in [-127, 127]; 4-bit weights are 0..15, 8-bit weights are stored as value +
+128.
 
     instruction            processor                per 64 products
     vpdpbusd zmm           AVX-512 VNNI             1
@@ -26,7 +26,7 @@ from miaotui.kernels.runtime.simd import I8, I16, I32, LANES, Emitter, Value
 
 
 class Dot:
-    """Plain LLVM vectors: right everywhere, and what the others are compared with."""
+    """Plain LLVM vectors: correct on every processor, and the reference for the others."""
 
     byte_bias = 0  # what `byte` leaves in: sum of bias x activation, which the kernel takes off through `start`
 
@@ -34,7 +34,7 @@ class Dot:
         self.e = emitter
 
     def start(self, offset: Value) -> Value:
-        """A fresh sum; ``offset`` (int32, all lanes alike) is what the whole block starts from."""
+        """Begin a sum. ``offset`` (int32, equal in all lanes) is the start value of the whole block."""
         return offset
 
     def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
@@ -46,7 +46,7 @@ class Dot:
         return total + self._products(weights ^ 128, inputs)
 
     def finish(self, total: Value, offset: Value) -> Value:
-        """The block's sums as 16 x int32."""
+        """Return the block's sums as 16 x int32."""
         return total
 
     def _products(self, weights: Value, inputs: Value) -> Value:
@@ -90,12 +90,10 @@ class Vnni256Dot(VnniDot):
 
 
 class Avx2Dot(Dot):
-    """``vpmaddubsw`` on two 256-bit registers; pairs are summed in int16, which cannot overflow
-    (see the table above).
-    """
+    """``vpmaddubsw`` on two 256-bit registers. Pairs are summed in int16, which cannot overflow (see the table)."""
 
     def start(self, offset: Value) -> Value:
-        """A fresh sum of nibble products in int16; `byte` makes it int32."""
+        """Begin a sum of nibble products in int16; `byte` widens it to int32."""
         return self.e.const(ir.VectorType(I16, 2 * offset.type.count), 0)
 
     def nibble(self, total: Value, weights: Value, inputs: Value) -> Value:
@@ -109,7 +107,7 @@ class Avx2Dot(Dot):
         return total + _in_parts(self.e, 32, self._signed, weights ^ 128, inputs)
 
     def finish(self, total: Value, offset: Value) -> Value:
-        """The block's sums as 16 x int32."""
+        """Return the block's sums as 16 x int32."""
         if total.type.element == I16:
             total = _in_parts(self.e, 32, self._add_pairs, total)
         return total + offset
@@ -153,7 +151,7 @@ class NeonDot(Dot):
 
 
 def _in_parts(e: Emitter, register: int, step: Callable[..., Value], *vectors: Value) -> Value:
-    """``step`` applied to each part of the vectors; the first one's parts fill a register of bytes."""
+    """Apply ``step`` to each part of the vectors. Each part of the first vector fills a register of bytes."""
     first = vectors[0].type
     parts = first.count * first.element.width // (8 * register)
     if parts <= 1:
@@ -172,11 +170,11 @@ LOWERINGS: dict[Isa, type[Dot]] = {
 
 
 def host_lowering() -> tuple[type[Dot], bool]:
-    """The lowering for the processor the kernels are compiled for, and whether it converts float16."""
+    """Return the lowering for the target processor, and whether that processor converts float16."""
     isa = probe().isa
     return LOWERINGS[isa], isa is not Isa.PLAIN
 
 
 def splat_inputs(e: Emitter, address: Value, lanes: int = LANES) -> Value:
-    """Four int8 activations, repeated for each row of a weight load."""
+    """Load four int8 activations, repeated for each row of a weight load."""
     return e.bits(e.splat(e.load(address, I32), lanes), ir.VectorType(I8, 4 * lanes))

@@ -1,7 +1,7 @@
-"""What happens to 32 outputs of a matrix product while they are still in the nearest cache.
+"""Epilogue of a matrix product: the work on 32 outputs while they are in the nearest cache.
 
-`STORE` writes them (plus bias), `ADD` adds them to the residual stream, the gated modes combine 32
-gate and 32 up outputs with an activation and quantize the result for the next product.
+`STORE` writes them (plus bias), `ADD` adds them to the residual stream, the gated modes combine 32 gate and 32 up
+outputs with an activation and quantize the result for the next product.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _add32(e: Emitter, source: Value, target: Value, bias: Value) -> None:
 
 
 def _combine(e: Emitter, source: Value, target: Value, bias: Value, add: bool) -> None:
-    """``target (+)= source + bias`` for 32 floats."""
+    """Compute ``target (+)= source + bias`` for 32 floats."""
     some = e.compare("!=", bias, e.const(I64, 0))
     for offset in (0, 64):
         value = e.load(source + offset, F32X, 4)
@@ -56,8 +56,9 @@ gated_gelu32: Any = intrinsic(_gated(gelu_tanh), "iiii")
 
 
 def _epilogue(op: Any, scratch: Any, row: Any, count: Any, unit: Any) -> Any:
-    """Finish ``count`` rows from ``row`` on of one unit; ``scratch`` holds 32 (gated: and 1024
-    bytes on 32 more) floats each.
+    """Finish ``count`` rows from ``row`` on of one unit.
+
+    ``scratch`` holds 32 floats for each row; for gated modes 32 more lie 1024 bytes further.
     """
     mode = peek(op, MODE)
     stride = peek(op, OUT_STRIDE)

@@ -1,4 +1,4 @@
-"""The fields of a matrix product in the table of operations: plain numbers, free of any compiler import."""
+"""Fields of a matrix product in the table of operations. Plain numbers; imports no compiler."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""How weight matrices lie in memory: 16 output rows side by side, so that one 64-byte load feeds 16 rows.
+"""Layout of weight matrices in memory: 16 output rows side by side, so that one 64-byte load feeds 16 rows.
 
-A *tile* is 16 rows of a matrix ``[rows, inputs]``; a *group* is 32 inputs. A tile is a run of
-*records*, each one line of 64 bytes with scales (float16, 16 per group) and then its groups'
-integers: two groups in ``q4`` and ``q8``; in ``q4m`` one, whose line holds 16 scales and 16
-minimums. So a tile is read strictly forwards, which is what memory is fast at. Within a group, one
-64-byte load carries 4 inputs of 16 rows (``q8``) or, low nibbles first, 2 x 4 inputs (``q4``). Rows
-are padded with zeros to 32, groups to whole records.
+A *tile* is 16 rows of a matrix ``[rows, inputs]``; a *group* is 32 inputs. A tile is a sequence of *records*. A
+record is one line of 64 bytes with scales (float16, 16 per group) and then its groups' integers: two groups in ``q4``
+and ``q8``; one in ``q4m``, whose line holds 16 scales and 16 minimums. So a tile is read strictly forwards, which is
+what memory does fastest. Within a group, one 64-byte load carries 4 inputs of 16 rows (``q8``) or, low nibbles first,
+2 x 4 inputs (``q4``). Rows are padded with zeros to 32, groups to whole records.
 
     format  value                           bytes of a record   weights
     q4      (nibble - 8) * scale            64 + 2 x 256        1024
@@ -30,7 +29,7 @@ LINE = 64
 
 
 class Format(Enum):
-    """A packed weight format."""
+    """Packed weight format."""
 
     Q4 = "q4"
     Q4M = "q4m"
@@ -39,33 +38,33 @@ class Format(Enum):
 
     @property
     def record_groups(self) -> int:
-        """Groups in a record."""
+        """Return the number of groups in a record."""
         return 2 if self in (Format.Q4, Format.Q8) else 1
 
     @property
     def integer_bytes(self) -> int:
-        """Bytes of one tile's group without scales and minimums."""
+        """Return the bytes of one tile's group without scales and minimums."""
         return {"q4": 256, "q4m": 256, "q8": 512, "f32": 2048}[self.value]
 
     @property
     def head_bytes(self) -> int:
-        """Bytes of a record before its integers."""
+        """Return the bytes of a record before its integers."""
         return 0 if self is Format.F32 else LINE
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of a record."""
+        """Return the bytes of a record."""
         return self.head_bytes + self.record_groups * self.integer_bytes
 
     @property
     def bits_per_weight(self) -> float:
-        """Memory read per weight."""
+        """Return the bits of memory read per weight."""
         return self.record_bytes * 8 / (TILE_ROWS * GROUP * self.record_groups)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A matrix as integers and scales, one row of groups after another.
+    """Matrix as integers and scales, one row of groups after another.
 
     ``integers`` uint8 ``[rows, groups, 32]`` (nibbles 0..15, or value + 128), ``scales`` and ``minimums`` float16
     ``[rows, groups]``; for f32 ``integers`` is float32 and the others are None.
@@ -78,22 +77,25 @@ class Blocks:
 
 
 def records(form: Format, inputs: int) -> int:
-    """Records in a tile of rows of ``inputs`` values."""
+    """Return the number of records in a tile of rows of ``inputs`` values."""
     return -(-(inputs // GROUP) // form.record_groups)
 
 
 def tile_stride(form: Format, inputs: int) -> int:
-    """Bytes from one tile to the next, for rows of ``inputs`` values (a multiple of 32); a multiple of 64."""
+    """Return the bytes from one tile to the next, for rows of ``inputs`` values (a multiple of 32).
+
+    The result is a multiple of 64.
+    """
     return records(form, inputs) * form.record_bytes
 
 
 def packed_bytes(form: Format, rows: int, inputs: int) -> int:
-    """Bytes of a packed matrix."""
+    """Return the bytes of a packed matrix."""
     return padded_rows(rows) // TILE_ROWS * tile_stride(form, inputs)
 
 
 def padded_rows(rows: int) -> int:
-    """Rows rounded up to whole units of 32."""
+    """Round a number of rows up to whole units of 32."""
     return -(-rows // UNIT_ROWS) * UNIT_ROWS
 
 
@@ -114,7 +116,7 @@ def pack(blocks: Blocks, out: NDArray[np.uint8]) -> None:
 
 
 def unpack(form: Format, packed: NDArray[np.uint8], inputs: int) -> Blocks:
-    """The inverse of `pack`, for tests and the reference kernels."""
+    """Unpack a matrix (the inverse of `pack`), for tests and the reference kernels."""
     tiles, groups = packed.shape[0], inputs // GROUP
     rows = tiles * TILE_ROWS
     cells = _cells(form, packed, groups)
@@ -136,23 +138,23 @@ def unpack(form: Format, packed: NDArray[np.uint8], inputs: int) -> Blocks:
 
 
 def _cells(form: Format, packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
-    """A packed matrix as ``[tiles, records, bytes of a record]``."""
+    """View a packed matrix as ``[tiles, records, bytes of a record]``."""
     return packed.reshape(packed.shape[0], records(form, groups * GROUP), form.record_bytes)
 
 
 def _rows(lanes: NDArray[np.float16]) -> NDArray[np.float16]:
-    """``[tiles, groups, 16]`` to ``[rows, groups]``."""
+    """Reshape ``[tiles, groups, 16]`` to ``[rows, groups]``."""
     rows: NDArray[np.float16] = lanes.transpose(0, 2, 1).reshape(-1, lanes.shape[1])
     return rows
 
 
 def _grown(array: NDArray[Any], missing: int) -> NDArray[Any]:
-    """Groups of zeros up to a whole record."""
+    """Append groups of zeros up to a whole record."""
     return np.pad(array, [(0, 0), (0, missing), (0, 0)]) if missing else array
 
 
 def values(blocks: Blocks) -> NDArray[np.float32]:
-    """The matrix the blocks stand for, float32 ``[rows, inputs]``."""
+    """Return the matrix that the blocks stand for, float32 ``[rows, inputs]``."""
     integers = blocks.integers.astype(np.float32)
     rows = integers.shape[0]
     if blocks.scales is None:
@@ -166,10 +168,10 @@ def values(blocks: Blocks) -> NDArray[np.float32]:
 
 
 def quantize(form: Format, matrix: NDArray[np.float32]) -> Blocks:
-    """Float32 ``[rows, inputs]`` rounded to a format, one scale per 32 inputs.
+    """Round float32 ``[rows, inputs]`` to a format, with one scale per 32 inputs.
 
-    ``q4`` puts the value of largest magnitude at -8, as GGML's Q4_0 does; ``q4m`` spans minimum to maximum;
-    ``q8`` is symmetric in -127..127.
+    ``q4`` puts the value of largest magnitude at -8, as GGML's Q4_0 does; ``q4m`` spans minimum to maximum; ``q8`` is
+    symmetric in -127..127.
     """
     rows = matrix.shape[0]
     groups = matrix.reshape(rows, -1, GROUP)

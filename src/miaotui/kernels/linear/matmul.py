@@ -1,12 +1,11 @@
 """Matrix products ``out[m, n] = sum over k of x[m, k] * w[n, k]`` with packed weights and int8 activations.
 
-A *unit* is 32 outputs (two tiles). Threads claim units; a unit runs for all rows in blocks of at
-most 8. Sums within a group of 32 inputs are exact integers; groups are added in ascending order
-with one fused multiply-add each (two for ``q4m``), so an output never depends on how many rows or
-threads there were.
+A *unit* is 32 outputs (two tiles). Threads claim units; a unit runs for all rows in blocks of at most 8. Sums within
+a group of 32 inputs are exact integers. Groups are added in ascending order with one fused multiply-add each (two for
+``q4m``). So an output never depends on the number of rows or threads.
 
-Per group, tile and row: 8 dot products of 64, one conversion, one multiply, one multiply-add.
-Memory: the packed weights once per pass, for up to 8 rows as for one.
+Per group, tile and row: 8 dot products of 64, one conversion, one multiply, one multiply-add. Memory: the packed
+weights once per pass, for up to 8 rows as for one.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _BLOCK, _MOST = _TILING.block, _TILING.most
 
 
 def _unit_function(form: Format, once: bool) -> Any:
-    """Compiled ``unit(rows, …)``: the emitted variant for each number of rows from 1 to 8."""
+    """Return compiled ``unit(rows, …)``: it calls the emitted variant for each number of rows from 1 to 8."""
     r1, r2, r3, r4, r5, r6, r7, r8 = (
         intrinsic(emit_unit(form, min(rows, _MOST), _TILING, once), "iiiiiiiii") for rows in range(1, 9)
     )

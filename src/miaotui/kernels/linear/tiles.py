@@ -1,8 +1,8 @@
-"""The inner loops of matrix products: 32 outputs of one to eight rows, from two packed tiles.
+"""Inner loops of matrix products: 32 outputs of one to eight rows, from two packed tiles.
 
-What differs between processors is only how much is kept in registers at once: `Tiling` says how many
-rows, whether the two tiles go side by side, and whether a tile goes in halves. Which of these is
-chosen never changes a result: each output is its own lane, summed over groups in ascending order.
+Processors differ only in how much fits in their registers. `Tiling` says how many rows are computed together, whether
+the two tiles go side by side, and whether a tile is split in halves. The choice never changes a result: each output
+is its own lane, summed over groups in ascending order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREFETCH_BYTES = 8192 if READ_ONCE else 4096
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a processor's registers are used for a block of rows."""
+    """Use of a processor's registers for a block of rows."""
 
     block: int  # rows per block when there are many
     most: int  # rows that still go as one block
@@ -34,7 +34,7 @@ class Tiling:
     halved: bool = False  # two rows and more: half a tile at a time
 
     def lanes(self, rows: int) -> int:
-        """Outputs of a tile that are summed at once."""
+        """Return how many outputs of a tile are summed together."""
         return TILE_ROWS // 2 if self.halved and rows > 1 else TILE_ROWS
 
 
@@ -51,7 +51,7 @@ TILINGS = {
 
 @dataclass(frozen=True)
 class Operands:
-    """Where a unit finds its inputs: row ``r`` at ``x + r * x_stride``, its headers likewise."""
+    """Addresses of a unit's inputs: row ``r`` is at ``x + r * x_stride``, its headers likewise."""
 
     rows: int
     groups: Value
@@ -61,23 +61,23 @@ class Operands:
     header_stride: Value
 
     def inputs(self, row: int) -> Value:
-        """The address of a row's integers (or floats)."""
+        """Return the address of a row's integers (or floats)."""
         return self.x + self.x_stride * row
 
     def header(self, row: int, group: Value) -> Value:
-        """The address of a group's scale and sums."""
+        """Return the address of a group's scale and sums."""
         return self.headers + self.header_stride * row + group * HEADER_BYTES
 
 
 class Tile:
-    """Some lanes of one tile: where its numbers are, and how a group of it is read."""
+    """Some lanes of one tile: the address of its numbers, and how a group of it is read."""
 
     def __init__(self, e: Emitter, form: Format, address: Value, lanes: int, first: int, once: bool) -> None:
         self.e, self.form, self.address = e, form, address
         self.lanes, self.first, self.once = lanes, first, once
 
     def at(self, group: Value, ahead: Value | int | None) -> TileGroup:
-        """One group; asks for what is read ``ahead`` bytes later."""
+        """Return one group. Prefetches the data ``ahead`` bytes later."""
         form = self.form
         if form.record_groups == 1:
             head = record = self.address + group * form.record_bytes
@@ -102,7 +102,7 @@ class TileGroup:
         self.head, self.integers = head, integers
 
     def loads(self, index: int) -> list[Value]:
-        """The weights of inputs ``8 index`` to ``8 index + 7`` as two vectors of bytes."""
+        """Load the weights of inputs ``8 index`` to ``8 index + 7`` as two vectors of bytes."""
         e, size = self.e, 4 * self.lanes
         kind = ir.VectorType(I8, size)
         if self.form is Format.Q8:
@@ -112,23 +112,23 @@ class TileGroup:
         return [packed & 15, e.bits(words >> 4, kind) & 15]
 
     def scale(self) -> Value:
-        """The group's scales."""
+        """Load the group's scales."""
         return self.e.load_half(self.head, self.lanes)
 
     def minimum(self) -> Value:
-        """The group's minimums (``q4m``)."""
+        """Load the group's minimums (``q4m``)."""
         return self.e.load_half(self.head + 2 * TILE_ROWS, self.lanes)
 
 
 class _Sums:
-    """The sums of all rows with some tiles, group after group; the loop carries ``rows x tiles``."""
+    """Sums of all rows with some tiles, group after group. The loop carries ``rows x tiles`` values."""
 
     def __init__(self, e: Emitter, tiles: list[Tile], operands: Operands, ahead: Value | int | None) -> None:
         self.e, self.tiles, self.operands, self.ahead = e, tiles, operands, ahead
         self.form, self.lanes = tiles[0].form, tiles[0].lanes
 
     def all(self) -> list[Value]:
-        """Every row's sums: row 0's tiles, row 1's, …"""
+        """Return every row's sums: row 0's tiles, row 1's, …"""
         zero = self.e.const(ir.VectorType(F32, self.lanes), 0.0)
         count = self.operands.rows * len(self.tiles)
         return self.e.loop(self.operands.groups, [zero] * count, self._group)
@@ -145,7 +145,7 @@ class _Sums:
         ]
 
     def _integers(self, group: Value, heads: list[Value], parts: list[TileGroup]) -> list[Value]:
-        """Exact sums of one group, weights taken as ``stored - offset``."""
+        """Compute the exact sums of one group, with weights as ``stored - offset``."""
         e, rows, many = self.e, self.operands.rows, len(parts)
         per_sum = {Format.Q4: -8, Format.Q4M: 0, Format.Q8: -e.dot.byte_bias}[self.form]
         step = e.dot.byte if self.form is Format.Q8 else e.dot.nibble
@@ -168,7 +168,7 @@ class _Sums:
     def _add(
         self, total: Value, whole: Value, head: Value, tile: int, scales: list[Value], minimums: list[Value]
     ) -> Value:
-        """``total + whole * input scale * weight scale (+ minimum * input scale * input sum)``."""
+        """Compute ``total + whole * input scale * weight scale (+ minimum * input scale * input sum)``."""
         e = self.e
         scaled = e.to_float(whole) * e.splat(e.load(head, F32), self.lanes)
         total = e.fma(scaled, scales[tile], total)
@@ -178,7 +178,7 @@ class _Sums:
 
 
 def _float_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
-    """The same for float32 weights and inputs: one multiply-add per input, in ascending order."""
+    """Sum float32 weights times inputs: one multiply-add per input, in ascending order."""
     kind, rows = ir.VectorType(F32, tile.lanes), range(operands.rows)
 
     def step(k: Value, carried: list[Value]) -> list[Value]:
@@ -192,10 +192,10 @@ def _float_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
 def emit_unit(
     form: Format, rows: int, tiling: Tiling = Tiling(block=8, most=8), once: bool = READ_ONCE
 ) -> Callable[..., None]:
-    """An emitter of 32 outputs for ``rows`` rows; ``once``: of weights that caches need not keep.
+    """Make an emitter of 32 outputs for ``rows`` rows. ``once``: the caches need not keep the weights.
 
-    Its values are the first tile's address, the bytes to the next tile, the number of groups, the
-    inputs and their stride, the headers and their stride, the outputs (float32) and their stride.
+    Its values are the first tile's address, the bytes to the next tile, the number of groups, the inputs and their
+    stride, the headers and their stride, the outputs (float32) and their stride.
     """
     lanes = tiling.lanes(rows)
     paired = rows in tiling.paired and form is not Format.F32

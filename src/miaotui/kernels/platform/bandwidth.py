@@ -1,7 +1,7 @@
-"""The machine's read bandwidth, measured once and remembered beside the compiled kernels.
+"""Read bandwidth of the machine, measured once and stored beside the compiled kernels.
 
-A busy machine measures too little, never too much; so the best figure seen is kept, and whoever
-finds it surpassed asks for a new measurement.
+A busy machine measures too low a figure, never too high a one. So the highest figure is kept. A caller that observes
+a higher rate asks for a new measurement.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from miaotui.kernels.runtime.compiled import cache_folder
 
 
 def remembered_bandwidth(threads: int, at_least: float = 0.0) -> float:
-    """GB/s (10**9 bytes) that ``threads`` threads can read.
+    """Return the read bandwidth of ``threads`` threads in GB/s (10**9 bytes).
 
-    Measured if nothing is remembered, or if ``at_least`` GB/s have been seen in use.
+    Measures if no figure is stored, or if ``at_least`` GB/s were observed and exceed it.
     """
     path = cache_folder() / f"bandwidth-{threads}.json"
     known = _recall(path)

@@ -1,9 +1,8 @@
-"""The limits that control groups put on this process: processor quota and memory.
+"""Limits that control groups set for this process: processor quota and memory.
 
-Owns the walk through cgroup v1 and v2, hybrid set-ups and nested groups included; knows nothing of
-processors. Every group from the process's own up to the mount point counts, and the tightest wins.
-A file that is missing or unreadable sets no limit. Follows the kernel's ``cgroup-v1/`` documents,
-``cgroup-v2.rst`` and proc(5) (mountinfo).
+Owns the search through cgroup v1 and v2, including hybrid set-ups and nested groups. Knows nothing of processors.
+Every group from the process's own up to the mount point counts, and the tightest limit wins. A missing or unreadable
+file sets no limit. Follows the kernel's ``cgroup-v1/`` documents, ``cgroup-v2.rst`` and proc(5) (mountinfo).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _V1_UNLIMITED_BYTES = 1 << 60
 
 @dataclass(frozen=True)
 class CgroupLimits:
-    """What the groups of this process allow. None: no limit."""
+    """Limits of this process's control groups. None: no limit."""
 
     cpu_quota: float | None  # processors' worth of time, e.g. 1.5
     memory_bytes: int | None
@@ -27,7 +26,7 @@ class CgroupLimits:
 
 @dataclass(frozen=True)
 class _Mount:
-    """One mounted hierarchy: which subtree (`root`) is visible at which folder (`point`)."""
+    """A mounted hierarchy: the subtree `root` is visible at the folder `point`."""
 
     version: int
     controllers: frozenset[str]  # v1 only

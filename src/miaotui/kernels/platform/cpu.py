@@ -1,9 +1,9 @@
-"""Which processor this is, what it can run, and how much of it is ours.
+"""The processor: its instruction set and the number of threads to use.
 
-Owns the choice of instruction set (the best the host has, or the one named by ``MIAOTUI_ISA``) and
-the number of threads worth starting. It knows no kernel and imports no Numba: whoever compiles asks
-here first. Feature names are LLVM's. A host always has `Isa.PLAIN`, so a probe fails only when
-``MIAOTUI_ISA`` asks for the impossible.
+Owns the choice of instruction set (the best the host has, or the one named by ``MIAOTUI_ISA``) and the number of
+threads to start. It knows no kernel and imports no Numba; the compiler asks here first. Feature names are LLVM's.
+Every host has `Isa.PLAIN`, so a probe fails only when ``MIAOTUI_ISA`` asks for an instruction set that the host
+lacks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ISA_VARIABLE = "MIAOTUI_ISA"
 
 
 class Isa(Enum):
-    """An instruction set the kernels have a lowering for; values are what ``MIAOTUI_ISA`` takes."""
+    """Instruction set for which the kernels have a lowering. The values are those that ``MIAOTUI_ISA`` takes."""
 
     AVX512_VNNI = "avx512vnni"
     AVX_VNNI = "avxvnni"
@@ -35,7 +35,7 @@ class Isa(Enum):
 
 @dataclass(frozen=True)
 class _Target:
-    """What an instruction set needs, and the LLVM processor that has it and nothing better."""
+    """Features that an instruction set needs, and the LLVM processor that has them and nothing better."""
 
     isa: Isa
     architecture: str
@@ -56,7 +56,7 @@ _TARGETS = (  # best first
 
 @dataclass(frozen=True)
 class Cpu:
-    """This processor as this process may use it."""
+    """This processor, within the limits of this process."""
 
     model_name: str
     architecture: str  # "x86_64", "aarch64", or the platform's own name for anything else
@@ -72,18 +72,17 @@ class Cpu:
 
     @property
     def team_size(self) -> int:
-        """Threads worth starting, within the quota.
+        """Return how many threads to start, within the quota.
 
-        One per physical core: SMT siblings share its vector units, so a second adds nothing.
+        One per physical core: SMT siblings share its vector units, so a second thread adds nothing.
         """
         return min(self.cores, self.physical_cores)
 
 
 def probe() -> Cpu:
-    """Return what this machine is; computed once for each value of ``MIAOTUI_ISA``.
+    """Return the facts about this machine. They are computed once for each value of ``MIAOTUI_ISA``.
 
-    Raises `UnsupportedCpuError` when ``MIAOTUI_ISA`` names an instruction set that is unknown or
-    not to be had here.
+    Raises `UnsupportedCpuError` if ``MIAOTUI_ISA`` names an instruction set that is unknown or missing here.
     """
     return _probe(os.environ.get(ISA_VARIABLE, ""))
 
@@ -135,7 +134,7 @@ def choose_isa(wanted: str, isas: tuple[Isa, ...]) -> Isa:
 
 
 def combine(host: Host, limits: CgroupLimits, architecture: str, features: frozenset[str], wanted: str) -> Cpu:
-    """Put the facts together; pure, so that tests can describe any machine."""
+    """Combine the facts into a `Cpu`. A pure function, so that tests can describe any machine."""
     isas = available_isas(architecture, features)
     quota = limits.cpu_quota
     cores = host.allowed_cpus if quota is None else max(1, min(host.allowed_cpus, int(quota)))

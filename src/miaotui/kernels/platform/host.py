@@ -1,8 +1,8 @@
-"""What the operating system says about this machine: processor name, cores, caches, memory.
+"""Facts from the operating system: processor name, cores, caches, memory.
 
-Owns the differences between Linux (procfs, sysfs), macOS (sysctl) and Windows (kernel32); knows
-nothing of instruction sets or of cgroup quotas. A fact that cannot be found is None or a safe
-guess, never an exception: a probe must not stop a program that would otherwise run.
+Owns the differences between Linux (procfs, sysfs), macOS (sysctl) and Windows (kernel32). Knows nothing of
+instruction sets or cgroup quotas. A fact that cannot be found is None or a safe guess, never an exception: a probe
+must not stop a program that would otherwise run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Caches:
 
 @dataclass(frozen=True)
 class Host:
-    """One machine as this process sees it."""
+    """Facts about a machine, as this process sees it."""
 
     model_name: str
     allowed_cpus: int  # logical processors this process may run on
@@ -40,7 +40,7 @@ class Host:
 
 
 def read_host() -> Host:
-    """Return the facts about the machine this runs on."""
+    """Return the facts about this machine."""
     if sys.platform == "darwin":
         return _macos()
     if sys.platform == "win32":
@@ -66,7 +66,7 @@ def read_linux(root: Path, allowed: Iterable[int]) -> Host:
 
 
 def _siblings(folder: Path, cpu: int) -> str:
-    """Return a text that logical processors of the same core have in common."""
+    """Return a text that is equal for logical processors of the same core."""
     for name in ("core_cpus_list", "thread_siblings_list"):  # the second is the older name
         text = _text(folder / "topology" / name).strip()
         if text:

@@ -1,7 +1,7 @@
-"""What this machine can do: read bandwidth of memory, and rate of 8-bit products, measured by the kernels' own means.
+"""Measured limits of the machine: read bandwidth, and rate of 8-bit products.
 
-Both run on the worker team, as passes of one operation. Figures are the best of several short runs,
-since whatever else runs on the machine can only make them smaller.
+Both run on the thread pool, as passes of one operation. Each figure is the best of several short runs, because other
+load can only lower it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REPEATS = 6
 
 
 def read_bandwidth(threads: int | None = None, size_bytes: int = BUFFER_BYTES) -> float:
-    """Bytes per second, in 10**9, that the team can read from memory."""
+    """Measure how many bytes per second (in 10**9) the thread pool reads from memory."""
     buffer = aligned_bytes(size_bytes, 4096)
     buffer[::4096] = 1  # pages must exist to be read
     operation = {SOURCE: address_of(buffer), BYTES: size_bytes}
@@ -29,7 +29,7 @@ def read_bandwidth(threads: int | None = None, size_bytes: int = BUFFER_BYTES) -
 
 
 def int8_rate(threads: int | None = None, rows: int = 48) -> float:
-    """Multiply-adds per second, in 10**9, of 4-bit weights in the cache with 8-bit inputs."""
+    """Measure multiply-adds per second (in 10**9) of 4-bit weights in the cache with 8-bit inputs."""
     units, inputs = 32, 1024
     stride = tile_stride(Format.Q4, inputs)
     weights = aligned_bytes(units * 2 * stride)
@@ -57,7 +57,7 @@ def int8_rate(threads: int | None = None, rows: int = 48) -> float:
 def _best(
     team: ThreadPool, kernel: str, fields: dict[int, int], rows_field: int, rows: int, repeats: int = _REPEATS
 ) -> float:
-    """Seconds of the fastest of several passes of one operation."""
+    """Return the seconds of the fastest of several passes of one operation."""
     operation = aligned_int64(ops.OP_FIELDS)
     operation[ops.FUNCTION], operation[ops.ROWS] = compiled.address(kernel), rows_field
     for field, value in fields.items():

@@ -1,7 +1,7 @@
-"""Reading memory as fast as it goes: the yardstick that every memory-bound kernel is held to.
+"""Kernel that reads memory at full speed: the yardstick for every memory-bound kernel.
 
-Each thread reads its share in 64-byte lines with the same prefetch distance as the matrix products,
-and combines what it reads so that the reads cannot be left out.
+Each thread reads its share in 64-byte lines, with the prefetch distance of the matrix products. It combines the
+values, so that the compiler cannot leave the reads out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _AHEAD = 2048
 
 
 def _read_block(e: Emitter, address: Value, size: Value) -> Value:
-    """The exclusive or of a block's 32-bit words."""
+    """Return the exclusive or of a block's 32-bit words."""
 
     def step(index: Value, carried: list[Value]) -> list[Value]:
         at = address + (index << 8)
@@ -38,7 +38,7 @@ read_block: Any = intrinsic(_read_block, "ii", "i")
 
 @kernel()
 def read_memory(op, run, member):  # type: ignore[no-untyped-def]
-    """Read ``BYTES`` bytes from ``SOURCE``, shared among the team."""
+    """Read ``BYTES`` bytes from ``SOURCE``. The threads of the pool share the range."""
     team, slot = peek(run, RUN_TEAM), peek(op, SLOT)
     units = peek(op, BYTES) // BYTES_PER_UNIT
     total = 0

@@ -1,4 +1,4 @@
-"""The fields of the memory-reading operation: plain numbers, free of any compiler import."""
+"""Fields of the memory-reading operation. Plain numbers; imports no compiler."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The vector parts of pointwise operations: one row normed, quantized, copied, capped or embedded.
+"""Vector parts of pointwise operations: one row is normed, quantized, copied, capped or embedded.
 
-Each describes its arithmetic to an `Emitter` and knows only addresses and widths (multiples of 32);
-which rows there are and who does them is up to `pointwise`. Sums run along the row in two vectors of
-16 partial sums, which are then halved, so they are the same on every processor.
+Each describes its arithmetic to an `Emitter` and knows only addresses and widths (multiples of 32). `rows` decides
+which rows there are and which thread computes them. Sums run along the row in two vectors of 16 partial sums, which
+are then halved, so they are equal on every processor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from miaotui.kernels.runtime.simd import F32, F32X, I8, I64, Emitter, Value
 
 
 def _sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
-    """Sum of values (``shift`` None) or of squared differences from ``shift``; 2 x 16 partial sums, then halving."""
+    """Sum values (``shift`` None) or squared differences from ``shift``: 2 x 16 partial sums, then halving."""
 
     def step(index: Value, carried: list[Value]) -> list[Value]:
         result = []
@@ -36,7 +36,7 @@ def _sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
 
 
 def _statistics(e: Emitter, x: Value, width: Value, eps: Value, layer: bool) -> tuple[Value, Value]:
-    """Mean (0 for RMS) and reciprocal deviation of a row, in all lanes."""
+    """Compute the mean (0 for RMS) and the reciprocal deviation of a row, in all lanes."""
     count = e.to_float(width)
     mean = e.splat(_sums(e, x, width, None) / count) if layer else e.const(F32X, 0.0)
     variance = _sums(e, x, width, mean) / count
@@ -45,7 +45,7 @@ def _statistics(e: Emitter, x: Value, width: Value, eps: Value, layer: bool) -> 
 
 
 def norm_row(layer: bool, residual: bool) -> Callable[..., None]:
-    """Norm of one row: quantized for a product, or added to the residual stream."""
+    """Norm one row: quantize it for a product, or add it to the residual stream."""
 
     def emit(
         e: Emitter,
@@ -90,7 +90,7 @@ def _store_also(e: Emitter, halves: list[Value], also: Value, group: Value) -> N
 
 
 def quantize_row(e: Emitter, x: Value, width: Value, out: Value, headers: Value) -> None:
-    """Float32 to int8 with headers."""
+    """Quantize float32 to int8 with headers."""
 
     def step(group: Value, _: list[Value]) -> list[Value]:
         halves = [e.load(x + group * 128 + 64 * part, F32X, 4) for part in range(2)]
@@ -101,7 +101,7 @@ def quantize_row(e: Emitter, x: Value, width: Value, out: Value, headers: Value)
 
 
 def copy_row(e: Emitter, x: Value, width: Value, out: Value) -> None:
-    """Float32 from one address to another."""
+    """Copy float32 from one address to another."""
 
     def step(index: Value, _: list[Value]) -> list[Value]:
         e.store(e.load(x + index * 64, F32X, 4), out + index * 64, 4)
@@ -111,7 +111,7 @@ def copy_row(e: Emitter, x: Value, width: Value, out: Value) -> None:
 
 
 def softcap_row(e: Emitter, x: Value, width: Value, cap: Value) -> None:
-    """A soft cap in place."""
+    """Apply a soft cap in place."""
 
     def step(index: Value, _: list[Value]) -> list[Value]:
         e.store(softcap(e, e.load(x + index * 64, F32X, 4), e.splat(cap)), x + index * 64, 4)
@@ -121,7 +121,7 @@ def softcap_row(e: Emitter, x: Value, width: Value, cap: Value) -> None:
 
 
 def embed_row(form: Format) -> Callable[..., None]:
-    """One row of a packed table as float32: lane ``token % 16`` of each of its tile's loads."""
+    """Write one row of a packed table as float32: lane ``token % 16`` of each of its tile's loads."""
 
     def emit(e: Emitter, tile: Value, groups: Value, lane: Value, out: Value, factor: Value) -> None:
         four_bytes, four_floats = ir.VectorType(I8, 4), ir.VectorType(F32, 4)

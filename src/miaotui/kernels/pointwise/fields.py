@@ -1,4 +1,4 @@
-"""The fields of pointwise operations in the table of operations: plain numbers, free of any compiler import."""
+"""Fields of pointwise operations in the table of operations. Plain numbers; imports no compiler."""
 
 from __future__ import annotations
 

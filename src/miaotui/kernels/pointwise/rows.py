@@ -1,8 +1,8 @@
 """Operations that touch each value of a row once: embedding, norms with quantization, residual norms, caps, taps.
 
-Each is *idempotent*: it reads one buffer and writes another. For few rows every thread of the team
-does all of it, which costs less than meeting at a barrier; for many rows the threads share the rows
-and meet. `ALONE` decides, from the number of values alone, so all threads agree.
+Each is *idempotent*: it reads one buffer and writes another. For few rows every thread does all of it, which costs
+less than a barrier; for many rows the threads share the rows and meet. `ALONE` decides this from the number of values
+alone, so all threads agree.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ cap: Any = intrinsic(softcap_row, "iif")
 
 @inline
 def source_row(op, run, row):  # type: ignore[no-untyped-def]
-    """Which row of the pass the operation's row ``row`` reads."""
+    """Return which row of the pass the operation's row ``row`` reads."""
     if peek(op, GATHER) == 1:
         return peek(peek(run, RUN_LOGIT_TABLE), row)
     return row
@@ -97,7 +97,7 @@ def norm_one(op, run, row, own):  # type: ignore[no-untyped-def]
 
 @inline
 def norm_add_one(op, run, row, _own):  # type: ignore[no-untyped-def]
-    """``out = residual + norm(x)`` for one row."""
+    """Compute ``out = residual + norm(x)`` for one row."""
     x = peek(op, X) + row * peek(op, X_STRIDE)
     out = peek(op, OUT) + row * peek(op, OUT_STRIDE)
     residual = peek(op, RESIDUAL) + row * peek(op, RESIDUAL_STRIDE)
@@ -107,16 +107,16 @@ def norm_add_one(op, run, row, _own):  # type: ignore[no-untyped-def]
 
 @inline
 def copy_one(op, run, row, _own):  # type: ignore[no-untyped-def]
-    """Copy one row out, for whoever reads hidden states."""
+    """Copy one row out, for readers of hidden states."""
     x = peek(op, X) + row * peek(op, X_STRIDE)
     copy(x, peek(op, WIDTH), peek(op, OUT) + row * peek(op, OUT_STRIDE))
     return 0
 
 
 def _row_kernel(one: Any, name: str, owns: bool = False) -> Any:
-    """A kernel that applies ``one`` to every row: all by every thread when small, shared when large.
+    """Make a kernel that applies ``one`` to every row: on every thread when small, shared when large.
 
-    One that ``owns`` may leave a small result in each thread's own memory.
+    If it ``owns``, it may leave a small result in each thread's own memory.
     """
 
     def rows_kernel(op, run, member):  # type: ignore[no-untyped-def]
@@ -162,7 +162,7 @@ embed_f32 = _row_kernel(_embed_one(Format.F32), "embed_f32")
 
 @kernel()
 def cap_logits(op, run, member):  # type: ignore[no-untyped-def]
-    """Soft cap of the logits in place: never by two threads, so always shared."""
+    """Apply a soft cap to the logits in place. Always shared, so that no two threads cap a row."""
     rows = peek(run, RUN_LOGIT_ROWS)
     chunks = (peek(op, WIDTH) + 511) // 512
     team, slot = peek(run, RUN_TEAM), peek(op, SLOT)

@@ -1,8 +1,7 @@
-"""Functions of vectors that several kernels share: exponential, activations, half precision, quantization.
+"""Vector functions that several kernels share: exponential, activations, half precision, quantization.
 
-All are emitted, all treat lanes alike, and all use the same operations in the same order wherever
-they are used, so equal inputs give equal bits. Errors against float64: `exp` below 2 units in the
-last place on [-87, 88].
+All are emitted, treat all lanes alike, and use the same operations in the same order everywhere. So equal inputs give
+equal bits. Error against float64: `exp` below 2 units in the last place on [-87, 88].
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ _EXP = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)  # Taylor: |r|
 
 
 def exp(e: Emitter, x: Value) -> Value:
-    """``e**x`` by ``2**n * e**r`` with ``|r| <= ln(2)/2``; below -87 the result is about 1e-38,
-    above 88 it saturates.
+    """Compute ``e**x`` as ``2**n * e**r`` with ``|r| <= ln(2)/2``.
+
+    Below -87 the result is about 1e-38; above 88 it saturates.
     """
     x = e.minimum(e.maximum(x, e.const(x.type, -87.0)), e.const(x.type, 88.0))
     n = e.unary("rint", x * _LOG2E)
@@ -32,18 +32,18 @@ def exp(e: Emitter, x: Value) -> Value:
 
 
 def silu(e: Emitter, x: Value) -> Value:
-    """``x / (1 + exp(-x))``."""
+    """Compute ``x / (1 + exp(-x))``."""
     return x / (exp(e, e.const(x.type, 0.0) - x) + 1.0)
 
 
 def gelu_tanh(e: Emitter, x: Value) -> Value:
-    """The tanh form of GELU, as ``x / (1 + exp(-2u))`` with ``u = sqrt(2/pi) (x + 0.044715 x^3)``."""
+    """Compute GELU in its tanh form, as ``x / (1 + exp(-2u))`` with ``u = sqrt(2/pi) (x + 0.044715 x^3)``."""
     inner = e.fma(x * x * 0.044715, x, x) * (-2 * 0.7978845608028654)
     return x / (exp(e, inner) + 1.0)
 
 
 def softcap(e: Emitter, x: Value, cap: Value) -> Value:
-    """``cap * tanh(x / cap)``."""
+    """Compute ``cap * tanh(x / cap)``."""
     double = exp(e, (x / cap) * 2.0)
     one = e.const(x.type, 1.0)
     return cap * (one - e.const(x.type, 2.0) / (double + one))
@@ -67,7 +67,7 @@ def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header:
 
 
 def narrow_half(e: Emitter, x: Value) -> Value:
-    """Float32 to float16 bits (int16 lanes), nearest even; values beyond ±65504 are clamped."""
+    """Convert float32 to float16 bits (int16 lanes), rounding to nearest even. Values beyond ±65504 are clamped."""
     limit = e.const(x.type, HALF_MAX)
     x = e.minimum(e.maximum(x, e.const(x.type, -HALF_MAX)), limit)
     if e.has_half:
@@ -83,7 +83,7 @@ def narrow_half(e: Emitter, x: Value) -> Value:
 
 
 def lanes_between(e: Emitter, first: Value, low: Value, high: Value) -> Value:
-    """Which of the 16 positions from ``first`` on lie in ``[low, high)``; int32 scalars."""
+    """Mark which of the 16 positions from ``first`` on lie in ``[low, high)`` (int32 scalars)."""
     positions = e.splat(first) + e.lane_numbers()
     zero = e.const(I32X, 0)
     inside = (positions - e.splat(low), e.splat(high) - positions - 1)

@@ -1,8 +1,9 @@
-"""Machine code by name: loaded from the cache in milliseconds, or compiled once.
+"""Machine code by kernel name: loaded from the cache in milliseconds, or compiled once.
 
-A kernel is named ``module:function``. Its machine code lies in a folder named by a digest of every kernel source, the
-compiler's version and the processor, so a changed source is another folder and nothing stale can load. On a hit neither
-Numba nor the kernel's module is imported. Files carry their own digest: a torn one is compiled again, never run.
+A kernel is named ``folder.module:function``. Its machine code lies in a folder named by a digest of all kernel
+sources, the compiler's version and the processor. So a changed source means another folder, and stale code cannot
+load. On a hit neither Numba nor the kernel's module is imported. Each file carries its own digest: a torn file is
+compiled again, never run.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ _engines: list[Any] = []  # keep the code alive
 
 @functools.cache
 def cache_folder() -> Path:
-    """The folder of this build's machine code; another source, compiler or processor means another folder."""
+    """Return the folder of this build's machine code.
+
+    Another source, compiler or processor means another folder.
+    """
     digest = hashlib.sha256()
     kernels = Path(__file__).parents[1]
     for source in sorted(kernels.rglob("*.py")):
@@ -45,9 +49,9 @@ def cache_folder() -> Path:
 
 
 def address(name: str) -> int:
-    """The address of kernel ``module:function``; compiles it if no cache holds it.
+    """Return the address of kernel ``folder.module:function``. Compiles it if no cache holds it.
 
-    Raises `UnsupportedCpuError` or `CacheError` as the probe and the cache folder do.
+    Raises `UnsupportedCpuError` or `CacheError`, as the probe and the cache folder do.
     """
     with _lock:
         if name not in _addresses:
@@ -56,16 +60,16 @@ def address(name: str) -> int:
 
 
 def function(name: str, arguments: int, brief: bool = False) -> Callable[..., int]:
-    """Kernel ``name`` as a callable of int64 arguments; the interpreter lock is released while it runs.
+    """Return kernel ``name`` as a callable of int64 arguments. It releases the interpreter lock while it runs.
 
-    Not so for a ``brief`` one: to get the lock back may take longer than a few stores do.
+    A ``brief`` kernel keeps the lock: to get it back may take longer than the kernel itself.
     """
     make = ctypes.PYFUNCTYPE if brief else ctypes.CFUNCTYPE
     return make(ctypes.c_int64, *[ctypes.c_int64] * arguments)(address(name))
 
 
 def prepare(names: Iterable[str], progress: Progress | None = None) -> None:
-    """Load or compile kernels; ``progress`` is told of those that must be compiled."""
+    """Load or compile kernels. ``progress`` is called for those that must be compiled."""
     missing = [name for name in dict.fromkeys(names) if name not in _addresses]
     absent = [name for name in missing if not _file(name).exists()]
     for done, name in enumerate(absent):
@@ -107,7 +111,7 @@ def _link(name: str, code: bytes) -> int:
 
 
 def symbol(name: str) -> str:
-    """The name the linker knows a kernel by."""
+    """Return the linker's name for a kernel."""
     return "miaotui_" + name.replace(":", "_").replace(".", "_")
 
 
@@ -125,7 +129,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, code: bytes) -> None:
-    """Best effort: without a cache the next start compiles again."""
+    """Store machine code if possible. Without a cache the next start compiles again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)

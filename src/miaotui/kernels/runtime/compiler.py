@@ -1,8 +1,7 @@
-"""From a Python function to machine code: Numba reads it, LLVM optimizes it, an object file comes out.
+"""From a Python function to an object file: Numba reads it, LLVM optimizes it.
 
-Numba is used as a front end only. Its module is wrapped in a plain C function ``int64 name(int64,
-…)``, everything else is made private, and LLVM's O3 pipeline inlines it all. The object needs
-nothing of Python when it runs.
+Numba is only the front end. Its module is wrapped in a plain C function ``int64 name(int64, …)``, all else becomes
+private, and LLVM's O3 pipeline inlines it. The object file needs nothing of Python when it runs.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ I64 = ir.IntType(64)
 
 
 class Kernel:
-    """A Python function of int64 arguments that returns int64, to be compiled by `compile_kernel`."""
+    """A Python function of int64 arguments that returns int64, for `compile_kernel`."""
 
     def __init__(self, source: Callable[..., int], arguments: int) -> None:
         self.source = source
@@ -42,17 +41,17 @@ class Kernel:
 
 
 def kernel(arguments: int = 3) -> Callable[[Callable[..., int]], Kernel]:
-    """Mark an entry point; by default its arguments are ``(op, run, member)``."""
+    """Mark an entry point. By default its arguments are ``(op, run, member)``."""
     return lambda function: Kernel(function, arguments)
 
 
 def inline(function: Any) -> Any:
-    """A helper compiled into the kernels that call it."""
+    """Mark a function that is compiled into the kernels that call it."""
     return numba.njit(function, nogil=True, error_model="numpy", boundscheck=False)
 
 
 def compile_kernel(definition: Kernel, name: str) -> bytes:
-    """An object file that exports ``definition`` as the C function ``name``."""
+    """Compile ``definition`` to an object file that exports it as the C function ``name``."""
     flags = numba_compiler.Flags()
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
@@ -70,7 +69,7 @@ def compile_kernel(definition: Kernel, name: str) -> bytes:
 
 
 def target_machine() -> Any:
-    """The code generator for this processor, or for the lesser one that was asked for."""
+    """Return the code generator for this processor, or for the lesser one that was asked for."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     features = "" if _forced else llvm.get_host_cpu_features().flatten()

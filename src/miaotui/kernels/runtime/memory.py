@@ -1,7 +1,7 @@
 """Memory as compiled Python sees it: byte addresses, fields of 8 bytes, atomics, and calls through an address.
 
-Tables that Python fills (operations, rows, pages) are int64 arrays; a field is read with
-`peek(table, index)`. A float32 sits in the low half of its field.
+Tables that Python fills (operations, rows, pages) are int64 arrays. `peek(table, index)` reads a field. A float32
+lies in the low half of its field.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _atomic_store(e: Emitter, address: Value, value: Value) -> None:
 
 
 def _pause(e: Emitter) -> None:
-    """Tell the processor that this is a waiting loop."""
+    """Execute the processor's hint for a spin loop."""
     triple = e.builder.module.triple
     if triple.startswith(("x86_64", "i686", "i386")):
         e.builder.call(e.declare("llvm.x86.sse2.pause", ir.VoidType(), []), [])
@@ -86,13 +86,13 @@ def _ask_to_write(e: Emitter, address: Value) -> None:
 
 
 def _yield_core(e: Emitter) -> None:
-    """Let another thread run on this core."""
+    """Yield this core to another thread."""
     name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
     e.builder.call(e.declare(name, I32, []), [])
 
 
 def _doze(e: Emitter) -> None:
-    """Sleep for a moment: a tenth of a millisecond, or the least that the system knows."""
+    """Sleep for a tenth of a millisecond, or the least that the system supports."""
     if sys.platform == "win32":
         e.builder.call(e.declare("Sleep", ir.VoidType(), [I32]), [I32(1)])
     else:

@@ -1,10 +1,9 @@
-"""One pass after another without Python in between: the tokens chosen go into the next pass.
+"""Runs of several passes without Python in between: chosen tokens become inputs of the next pass.
 
-`step_on` is one thread's work between two passes of a run whose rows are one token of a sequence each.
-Owns the rule when such a run ends: with its last pass, when a sequence has ended or a row of logits is
-broken, when somebody waits (`RUN_HALT`), or when whoever is asked for masks (`ask`) says so. Invariant:
-what the passes compute is what as many runs of one pass would (multi-step scheduling, as vLLM 0.6 and
-TensorRT-LLM have it; here any run can be cut short).
+`step_on` is one thread's work between two passes of a run whose rows are one token of a sequence each. Owns the rule
+for the end of such a run: the last pass, an ended sequence, a row of logits that is not finite, a halt request
+(`RUN_HALT`), or the answer of the callback for masks (`ask`). Invariant: the results equal those of as many runs of
+one pass (multi-step scheduling, as in vLLM 0.6 and TensorRT-LLM; here a run can be cut short at any pass).
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ _INFINITY = np.float32(np.inf)
 
 @kernel()
 def ask(op, run, member):  # type: ignore[no-untyped-def]
-    """Let the leader ask which tokens may be chosen in this pass, while the others begin the head's product.
+    """Let the leader call back for the masks of this pass, while the other threads begin the head's product.
 
-    Masks change from token to token, and computing one takes as long as a good part of a layer.
+    Masks change from token to token. Computing one takes as long as a good part of a layer.
     """
     if member == 0 and peek(run, RUN_ASK) != 0:
         poke(run, RUN_GOING, call(peek(run, RUN_ASK), run, 0, 0))
@@ -54,7 +53,7 @@ def ask(op, run, member):  # type: ignore[no-untyped-def]
 
 @inline
 def note_tokens(run):  # type: ignore[no-untyped-def]
-    """Write down the tokens chosen; 1 if every sequence goes on after them."""
+    """Store the chosen tokens. Returns 1 if every sequence continues after them."""
     rows, done = peek(run, RUN_ROWS), peek(run, RUN_DONE)
     out = peek(run, RUN_TOKENS) + 8 * done * rows
     going = 1
@@ -71,7 +70,7 @@ def note_tokens(run):  # type: ignore[no-untyped-def]
 
 @inline
 def step_on(run):  # type: ignore[no-untyped-def]
-    """After a pass: decide whether another one follows, and if so make its tables."""
+    """Decide after a pass whether another one follows, and if so fill its tables."""
     guess = peek(run, RUN_GUESS)
     going = note_tokens(run) if guess == 0 else take_tokens(run, guess)
     if peek(run, RUN_DONE) >= peek(run, RUN_PASSES) or atomic_load(run + 8 * RUN_HALT) == 1:

@@ -1,8 +1,8 @@
-"""The tables a pass reads: which fields an operation, a run, a row and a worker's rendezvous have.
+"""Tables that a pass reads: fields of an operation, a run, a row and a thread's rendezvous.
 
-All are int64; an operation is 32 fields. Builders in ``model`` fill operations once per model, the
-runner fills the run and its rows each step, kernels only read. Field numbers are plain constants
-because compiled code folds them.
+All fields are int64; an operation has 32 of them. The program builder fills operations once per model, the runner
+fills the run and its rows in each step, kernels only read. Field numbers are plain constants, because compiled code
+folds them.
 """
 
 from __future__ import annotations
@@ -91,5 +91,5 @@ MAIL_FIELDS = MAIL_ASLEEP + MAX_TEAM
 
 
 def float_field(value: float) -> int:
-    """A float32 as the int64 that `peek_float` reads."""
+    """Return a float32 as the int64 that `peek_float` reads."""
     return int(struct.unpack("<I", struct.pack("<f", value))[0])

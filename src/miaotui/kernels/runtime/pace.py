@@ -1,11 +1,10 @@
-"""Whether a pass should run on the whole team or on one thread, judged by how long passes take.
+"""Choice between all threads and one thread for a pass, from the times of passes.
 
-When another process keeps a core busy, a team waits for its slowest member at every meeting, and one
-thread alone is faster. Nothing tells a process this, so `Pace` tries: when team passes become much
-slower than they were, and now and then anyway, a few passes run alone and with the team in turns,
-and the faster way is kept for a while. Both are timed in the same moments: what made passes slow
-just before a trial may be over by then. Only small passes of one kind are compared with each other;
-large ones follow.
+If another process keeps a core busy, all threads wait for the slowest one at every barrier, and one thread alone is
+faster. The operating system does not report this. So `Pace` runs trials: when passes become much slower than before,
+and now and then anyway, a few passes run with one thread and with all threads in turns. The faster way is kept for a
+while. Both are timed in the same period, because the cause of slow passes may be over by the time of a trial. Only
+small passes of one kind are compared; large ones follow the result.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _Kind = tuple[int, int]
 
 @dataclass
 class Pace:
-    """Chooses between the team and one thread; read `alone` before each pass, `note` after it."""
+    """Choice between all threads and one. Read `alone` before each pass; call `note` after it."""
 
     alone: bool = False
     _left: int = 32  # passes until the next decision or trial
@@ -42,16 +41,16 @@ class Pace:
 
     @property
     def kept(self) -> bool:
-        """Whether passes run alone but for trials; a trial's turns are no change."""
+        """Return whether passes run on one thread, trials aside."""
         return self.alone if self._trial is None else self._before
 
     @property
     def is_trying(self) -> bool:
-        """Whether ways are compared just now, pass by pass."""
+        """Return whether a trial is running."""
         return self._trial is not None
 
     def note(self, kind: _Kind, seconds: float, passes: int = 1) -> None:
-        """Learn how long a pass of ``kind`` (program, rows) took, on the mean of ``passes``."""
+        """Learn how long a pass of ``kind`` (program, rows) took: the mean of ``passes``."""
         if kind[1] > SMALL_ROWS:
             return
         self._left -= passes
@@ -71,13 +70,13 @@ class Pace:
             self._before, self.alone = self.alone, not self.alone
 
     def _is_plain(self, trial: dict[_Kind, tuple[list[float], list[float]]]) -> bool:
-        """Whether a few passes have shown already that one thread is much faster."""
+        """Return whether a few passes already show that one thread is much faster."""
         return any(
             len(team) > 1 and len(alone) > 1 and PLAIN * max(alone) < min(team) for team, alone in trial.values()
         )
 
     def _judge(self, trial: dict[_Kind, tuple[list[float], list[float]]]) -> None:
-        """End a trial by keeping the faster way."""
+        """End a trial: keep the faster way."""
         both = [times for times in trial.values() if times[0] and times[1]]
         team_s = sum(median(team) * len(alone) for team, alone in both)
         alone_s = sum(median(alone) * len(alone) for _, alone in both)

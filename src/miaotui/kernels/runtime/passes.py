@@ -1,10 +1,8 @@
-"""Running a pass: each operation of the program in turn, by every thread of the team, with a
-meeting where one is needed.
+"""Running a pass: each operation of the program in turn, on every thread, with barriers where needed.
 
-`pass_announce` tells the workers, `pass_member` takes part, and `pass_worker` is the workers' loop:
-it waits for a run at the mailbox, spinning for a bounded time, and returns to Python (to sleep)
-when none comes. A run's number says how many threads take part, so the others need not read
-anything that might be changing.
+`pass_announce` posts a run, `pass_member` takes part in it, and `pass_worker` is the loop of the other threads: it
+waits for a run at the mailbox, spins for a bounded time, and returns to Python (to sleep) if none comes. The number
+of a run says how many threads take part, so the others read nothing that may change.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ _TEAM_MASK = (1 << TEAM_BITS) - 1
 
 @inline
 def run_once(operations, count, run, member):  # type: ignore[no-untyped-def]
-    """The operations one after another, as one member of the team; returns when all have come to their end."""
+    """Run the operations one after another as one member. Returns when all members have finished."""
     for index in range(count):
         op = operations + 8 * OP_FIELDS * index
         shared = call(peek(op, FUNCTION), op, run, member)
@@ -49,7 +47,7 @@ def run_once(operations, count, run, member):  # type: ignore[no-untyped-def]
 
 @inline
 def guess_on(run, guess, member):  # type: ignore[no-untyped-def]
-    """Steps of a draft head, as many as follow each other."""
+    """Run the steps of a draft head, as many as follow each other."""
     while peek(run, RUN_MORE) == STEP:
         run_once(peek(guess, TABLE), peek(guess, COUNT), peek(guess, HEAD_RUN), member)
         if member == 0:
@@ -59,10 +57,10 @@ def guess_on(run, guess, member):  # type: ignore[no-untyped-def]
 
 @inline
 def run_operations(operations, count, run, member):  # type: ignore[no-untyped-def]
-    """The program, as one member of the team, for as many passes as follow each other.
+    """Run the program as one member, for as many passes as follow each other.
 
-    How many may is read first: the leader may change the run once all have come to its end. For the same
-    reason they meet before it says what comes first.
+    Reads the number of passes first: the leader may change the run once all members have finished. For the same
+    reason they meet before the leader decides what comes next.
     """
     passes, guess = peek(run, RUN_PASSES), peek(run, RUN_GUESS)
     if guess != 0:
@@ -86,13 +84,13 @@ def run_operations(operations, count, run, member):  # type: ignore[no-untyped-d
 
 @kernel(4)
 def pass_member(operations, count, run, member):  # type: ignore[no-untyped-def]
-    """Take part in a run; returns when every member is done."""
+    """Take part in a run. Returns when every member is done."""
     return run_operations(operations, count, run, member)
 
 
 @kernel(5)
 def pass_announce(operations, count, run, mail, team):  # type: ignore[no-untyped-def]
-    """Post a run for ``team`` threads; returns how many of them are asleep and must be woken."""
+    """Post a run for ``team`` threads. Returns how many of them sleep and must be woken."""
     poke(mail, MAIL_OPERATIONS, operations)
     poke(mail, MAIL_COUNT, count)
     poke(mail, MAIL_RUN, run)
@@ -106,11 +104,10 @@ def pass_announce(operations, count, run, mail, team):  # type: ignore[no-untype
 
 @kernel(4)
 def pass_worker(mail, member, seen, spins):  # type: ignore[no-untyped-def]
-    """Serve runs as ``member`` until none comes for ``spins`` turns; returns the number of the
-    last run seen, -1 to end.
+    """Serve runs as ``member`` until none comes for ``spins`` turns.
 
-    A member marks itself asleep and looks once more before it leaves. Since the leader posts
-    first and reads the marks after, one of the two always sees the other.
+    Returns the number of the last run seen, or -1 to end. A member marks itself asleep and looks once more before it
+    leaves. The leader posts first and reads the marks afterwards, so one of the two always sees the other.
     """
     asleep = mail + 8 * (MAIL_ASLEEP + member)
     atomic_store(asleep, 0)

@@ -1,9 +1,9 @@
-"""Asking memory early: for lines that another core has written, and for weights that are read next.
+"""Prefetching: cache lines that another core has written, and weights that are read next.
 
-Where two cores share no cache a line that passes between them takes a fifth of a microsecond, and a load
-that waits for one holds up all that come after it. Asked for together, many are on their way at once.
-Lines that are written are asked for too: a store waits until no other core holds its line, and the next
-store waits for that one. Invariant: nothing here changes a value.
+Between cores that share no cache a line takes a fifth of a microsecond, and a load that waits for one blocks all
+later loads. Prefetched together, many lines are in flight at once. Lines that will be written are prefetched too: a
+store waits until no other core holds its line, and the next store waits for that one. Invariant: nothing here changes
+a value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLOATS = 4 * GROUP  # bytes of a unit's outputs
 
 @inline
 def ask_ahead(op, run, member):  # type: ignore[no-untyped-def]
-    """The beginning of a member's share of the weights that are read after the next meeting."""
+    """Prefetch the beginning of a member's share of the weights that are read after the next barrier."""
     weights = peek(op, AHEAD)
     if weights != 0:
         first = peek(op, AHEAD_UNITS) * member // peek(run, RUN_TEAM)
@@ -34,14 +34,14 @@ def ask_ahead(op, run, member):  # type: ignore[no-untyped-def]
 
 @inline
 def ask_span(address: Any, size: Any) -> None:
-    """All lines of ``size`` bytes."""
+    """Prefetch all lines of ``size`` bytes."""
     for at in range(0, size, LINE):
         ask_for(address + at)
 
 
 @inline
 def ask_inputs(rows, groups, x, x_stride, headers, header_stride):  # type: ignore[no-untyped-def]
-    """The quantized inputs of a product, which all threads have made."""
+    """Prefetch the quantized inputs of a product, which all threads have written."""
     for row in range(rows):
         ask_span(x + row * x_stride, groups * GROUP)
         ask_span(headers + row * header_stride, groups * HEADER_BYTES)
@@ -49,7 +49,7 @@ def ask_inputs(rows, groups, x, x_stride, headers, header_stride):  # type: igno
 
 @inline
 def ask_outputs(op, row, count, unit):  # type: ignore[no-untyped-def]
-    """Where a unit's outputs for ``count`` rows from ``row`` on will be written."""
+    """Prefetch, for writing, the outputs of a unit for ``count`` rows from ``row`` on."""
     stride = peek(op, OUT_STRIDE)
     target = peek(op, OUT) + row * stride
     if peek(op, MODE) < GATED_SILU:
@@ -71,7 +71,7 @@ def ask_outputs(op, row, count, unit):  # type: ignore[no-untyped-def]
 
 @inline
 def ask_attended(op, first, row, count, head):  # type: ignore[no-untyped-def]
-    """A unit of attention's queries from ``row`` on, its keys and values from ``first`` on, and its results."""
+    """Prefetch for a unit of attention: queries from ``row`` on, keys and values from ``first`` on, and results."""
     dim = peek(op, att.DIM)
     size = peek(op, att.GROUP_HEADS) * dim
     for index in range(first, row + count):

@@ -1,10 +1,9 @@
-"""The vocabulary of the kernels: vector operations with one meaning each, emitted as LLVM IR.
+"""Vocabulary of the kernels: vector operations with one meaning each, emitted as LLVM IR.
 
-A kernel is a Python function that receives an `Emitter` and values, and *describes* arithmetic; a
-Python ``for`` unrolls, `Emitter.loop` loops at run time. Vectors have a fixed width of 16 lanes
-whatever the processor: LLVM splits them into the registers there are. Only the 8-bit dot product
-needs help, which `dots` gives. Knows nothing of Numba but for `intrinsic`, the bridge that makes an
-emitted function callable from compiled Python.
+A kernel is a Python function that receives an `Emitter` and values, and *describes* arithmetic: a Python ``for``
+unrolls, `Emitter.loop` loops at run time. Vectors have 16 lanes on every processor; LLVM splits them into its
+registers. Only the 8-bit dot product needs help, which `linear.dots` gives. Knows nothing of Numba except for
+`intrinsic`, the bridge that makes an emitted function callable from compiled Python.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ I8X = ir.VectorType(I8, LANES)
 
 
 class Value:
-    """An LLVM value with arithmetic operators; integers and floats, scalars and vectors alike."""
+    """LLVM value with arithmetic operators: integers and floats, scalars and vectors alike."""
 
     __slots__ = ("emitter", "ir")
 
@@ -34,12 +33,12 @@ class Value:
 
     @property
     def type(self) -> Any:
-        """The LLVM type."""
+        """Return the LLVM type."""
         return self.ir.type
 
     @property
     def is_float(self) -> bool:
-        """Whether the lanes are floating point."""
+        """Return whether the lanes are floating point."""
         return isinstance(element(self.ir.type), (ir.FloatType, ir.HalfType, ir.DoubleType))
 
     def _other(self, other: Value | int | float) -> Any:
@@ -71,7 +70,7 @@ class Value:
         return Value(self.emitter, self.emitter.builder.xor(self.ir, self._other(other)))
 
     def __rshift__(self, count: int) -> Value:
-        """Logical shift right (zeros come in)."""
+        """Shift right logically (zeros come in)."""
         return Value(self.emitter, self.emitter.builder.lshr(self.ir, self._other(count)))
 
     def __lshift__(self, count: int) -> Value:
@@ -79,19 +78,19 @@ class Value:
 
 
 def element(type_: Any) -> Any:
-    """The lane type of a vector type; the type itself for a scalar."""
+    """Return the lane type of a vector type, or a scalar type itself."""
     return type_.element if isinstance(type_, ir.VectorType) else type_
 
 
 def constant(type_: Any, value: int | float) -> Any:
-    """A constant of any type; splat for vectors."""
+    """Make a constant of any type; vectors repeat it."""
     if isinstance(type_, ir.VectorType):
         return ir.Constant(type_, [value] * type_.count)
     return ir.Constant(type_, value)
 
 
 class Emitter:
-    """Emits vector operations into one LLVM function. ``dot`` is the lowering of the 8-bit dot product."""
+    """Emitter of vector operations into one LLVM function. ``dot`` is the lowering of the 8-bit dot product."""
 
     def __init__(self, builder: Any, dot: Any, has_half: bool) -> None:
         self.builder = builder
@@ -99,17 +98,17 @@ class Emitter:
         self.has_half = has_half  # whether the processor converts float16 itself
 
     def wrap(self, value: Any) -> Value:
-        """A plain LLVM value as a `Value`."""
+        """Wrap a plain LLVM value as a `Value`."""
         return Value(self, value)
 
     def const(self, type_: Any, value: int | float) -> Value:
-        """A constant (splat for vectors)."""
+        """Make a constant; vectors repeat it."""
         return Value(self, constant(type_, value))
 
     # memory -------------------------------------------------------------------------------------------------------
 
     def pointer(self, address: Value, type_: Any) -> Any:
-        """A byte address as a typed LLVM pointer."""
+        """Convert a byte address to a typed LLVM pointer."""
         return self.builder.inttoptr(address.ir, type_.as_pointer())
 
     def load(self, address: Value, type_: Any, align: int = 1) -> Value:
@@ -123,18 +122,18 @@ class Emitter:
         self.builder.store(value.ir, self.pointer(address, value.type)).align = align
 
     def load_half(self, address: Value, count: int = LANES) -> Value:
-        """``count`` float16 values, widened to float32."""
+        """Load ``count`` float16 values, widened to float32."""
         half = self.load(address, ir.VectorType(F16, count), 2)
         if not self.has_half:
             return widen_half(self, half)
         return Value(self, self.builder.fpext(half.ir, ir.VectorType(F32, count)))
 
     def load_splat(self, address: Value, type_: Any) -> Value:
-        """One scalar, in all 16 lanes."""
+        """Load one scalar into all 16 lanes."""
         return self.splat(self.load(address, type_, 1))
 
     def prefetch(self, address: Value, once: bool = False, write: bool = False) -> None:
-        """Ask for a cache line that will be read (or written) soon; ``once``: it need not stay for others."""
+        """Prefetch a cache line for reading (or writing). ``once``: it need not stay in the caches."""
         function = self.declare("llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         arguments = [self.pointer(address, I8), I32(int(write)), I32(0 if once else 3), I32(1)]
         self.builder.call(function, arguments)
@@ -142,7 +141,7 @@ class Emitter:
     # lanes --------------------------------------------------------------------------------------------------------
 
     def splat(self, scalar: Value, lanes: int = LANES) -> Value:
-        """A scalar in every lane."""
+        """Repeat a scalar in every lane."""
         type_ = ir.VectorType(scalar.type, lanes)
         undefined = ir.Constant(type_, ir.Undefined)
         one = self.builder.insert_element(undefined, scalar.ir, I32(0))
@@ -150,35 +149,35 @@ class Emitter:
         return Value(self, self.builder.shuffle_vector(one, undefined, order))
 
     def lane(self, vector: Value, index: int) -> Value:
-        """One lane as a scalar."""
+        """Extract one lane as a scalar."""
         return Value(self, self.builder.extract_element(vector.ir, I32(index)))
 
     def shuffle(self, vector: Value, order: Sequence[int]) -> Value:
-        """Lanes picked by number."""
+        """Pick lanes by number."""
         picks = ir.Constant(ir.VectorType(I32, len(order)), list(order))
         undefined = ir.Constant(vector.type, ir.Undefined)
         return Value(self, self.builder.shuffle_vector(vector.ir, undefined, picks))
 
     def join(self, low: Value, high: Value) -> Value:
-        """Two vectors end to end."""
+        """Join two vectors end to end."""
         lanes = 2 * low.type.count
         order = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
         return Value(self, self.builder.shuffle_vector(low.ir, high.ir, order))
 
     def split(self, vector: Value, parts: int) -> list[Value]:
-        """A vector cut in equal parts."""
+        """Cut a vector into equal parts."""
         size = vector.type.count // parts
         return [self.shuffle(vector, range(i * size, (i + 1) * size)) for i in range(parts)]
 
     def concat(self, parts: Sequence[Value]) -> Value:
-        """Vectors end to end; their number is a power of two."""
+        """Join vectors end to end; their number is a power of two."""
         row = list(parts)
         while len(row) > 1:
             row = [self.join(row[i], row[i + 1]) for i in range(0, len(row), 2)]
         return row[0]
 
     def reduce(self, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
-        """All lanes combined by halving: the same order on every processor."""
+        """Combine all lanes by halving: in the same order on every processor."""
         lanes = vector.type.count
         while lanes > 1:
             lanes //= 2
@@ -186,44 +185,44 @@ class Emitter:
         return self.lane(vector, 0)
 
     def lane_numbers(self) -> Value:
-        """0, 1, ... 15."""
+        """Make the vector 0, 1, ... 15."""
         return Value(self, ir.Constant(I32X, list(range(LANES))))
 
     # arithmetic ---------------------------------------------------------------------------------------------------
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """``a * b + c`` rounded once."""
+        """Compute ``a * b + c``, rounded once."""
         name = "llvm.fma." + suffix(a.type)
         return Value(self, self.builder.call(self.declare(name, a.type, [a.type] * 3), [a.ir, b.ir, c.ir]))
 
     def unary(self, name: str, a: Value) -> Value:
-        """An LLVM intrinsic of one operand: fabs, rint, sqrt."""
+        """Call an LLVM intrinsic of one operand: fabs, rint, sqrt."""
         function = self.declare(f"llvm.{name}.{suffix(a.type)}", a.type, [a.type])
         return Value(self, self.builder.call(function, [a.ir]))
 
     def select(self, condition: Value, yes: Value, no: Value) -> Value:
-        """Lane by lane: ``yes`` where the condition holds."""
+        """Select lane by lane: ``yes`` where the condition holds."""
         return Value(self, self.builder.select(condition.ir, yes.ir, no.ir))
 
     def compare(self, relation: str, a: Value, b: Value) -> Value:
-        """``<  <=  ==  !=  >=  >``; ordered for floats, signed for integers."""
+        """Compare by ``< <= == != >= >``: ordered for floats, signed for integers."""
         function = self.builder.fcmp_ordered if a.is_float else self.builder.icmp_signed
         return Value(self, function(relation, a.ir, b.ir))
 
     def maximum(self, a: Value, b: Value) -> Value:
-        """The larger, lane by lane."""
+        """Take the larger value, lane by lane."""
         return self.select(self.compare(">", a, b), a, b)
 
     def minimum(self, a: Value, b: Value) -> Value:
-        """The smaller, lane by lane."""
+        """Take the smaller value, lane by lane."""
         return self.select(self.compare("<", a, b), a, b)
 
     def to_float(self, a: Value) -> Value:
-        """Signed integers as float32."""
+        """Convert signed integers to float32."""
         return Value(self, self.builder.sitofp(a.ir, like(a.type, F32)))
 
     def to_int(self, a: Value) -> Value:
-        """Float32 as int32, towards zero."""
+        """Convert float32 to int32, towards zero."""
         return Value(self, self.builder.fptosi(a.ir, like(a.type, I32)))
 
     def widen(self, a: Value, type_: Any) -> Value:
@@ -240,7 +239,7 @@ class Emitter:
         return Value(self, function(a.ir, like(a.type, type_)))
 
     def bits(self, a: Value, type_: Any) -> Value:
-        """The same bits as another type."""
+        """Reinterpret the bits as another type."""
         return Value(self, self.builder.bitcast(a.ir, type_))
 
     # control ------------------------------------------------------------------------------------------------------
@@ -248,7 +247,10 @@ class Emitter:
     def loop(
         self, count: Value, carried: Sequence[Value], body: Callable[[Value, list[Value]], Sequence[Value]]
     ) -> list[Value]:
-        """``for i in range(count): carried = body(i, carried)``; ``count`` may be 0. Returns the last ``carried``."""
+        """Emit ``for i in range(count): carried = body(i, carried)``; ``count`` may be 0.
+
+        Returns the last ``carried``.
+        """
         builder = self.builder
         before = builder.block
         head, inside, after = (builder.append_basic_block(n) for n in ("head", "body", "after"))
@@ -275,14 +277,14 @@ class Emitter:
             then()
 
     def declare(self, name: str, result: Any, arguments: Sequence[Any]) -> Any:
-        """An external function or LLVM intrinsic, declared once per module."""
+        """Declare an external function or LLVM intrinsic once per module."""
         module = self.builder.module
         known = module.globals.get(name)
         return known or ir.Function(module, ir.FunctionType(result, list(arguments)), name)
 
 
 def widen_half(e: Emitter, half: Value) -> Value:
-    """Float16 to float32 where no instruction does it; exact, but infinities become large numbers."""
+    """Convert float16 to float32 where no instruction does it. Exact, but infinities become large numbers."""
     bits = e.widen_unsigned(e.bits(half, like(half.type, I16)), I32)
     magnitude = e.bits((bits & 0x7FFF) << 13, like(half.type, F32)) * 2.0**112
     sign = (bits & 0x8000) << 16
@@ -290,14 +292,14 @@ def widen_half(e: Emitter, half: Value) -> Value:
 
 
 def suffix(type_: Any) -> str:
-    """The name LLVM appends to an overloaded intrinsic: ``f32``, ``v16f32``, ``v16i32``."""
+    """Return LLVM's suffix for an overloaded intrinsic: ``f32``, ``v16f32``, ``v16i32``."""
     lane = element(type_)
     name = {"float": "f32", "double": "f64", "half": "f16"}.get(str(lane), str(lane))
     return f"v{type_.count}{name}" if isinstance(type_, ir.VectorType) else name
 
 
 def like(type_: Any, lane: Any) -> Any:
-    """The same shape with another lane type."""
+    """Return the same shape with another lane type."""
     return ir.VectorType(lane, type_.count) if isinstance(type_, ir.VectorType) else lane
 
 

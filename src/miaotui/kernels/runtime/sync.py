@@ -1,9 +1,9 @@
-"""How the threads of a team share a pass: claiming units, and meeting between operations.
+"""Work sharing in a pass: threads claim units and meet at barriers between operations.
 
-Each thread owns an equal, contiguous range of an operation's units (so memory streams forward) and
-claims chunks of it; a thread that is done takes chunks from the others' ranges. Waiting spins, then
-yields the core, then sleeps in short naps. Follows the sense-reversing barrier (Mellor-Crummey and
-Scott 1991, section 3.1) with a generation number as sense.
+Each thread owns an equal, contiguous range of an operation's units (so memory streams forward) and claims chunks of
+it. A thread that is done claims chunks from the ranges of others. Waiting threads spin, then yield the core, then
+sleep in short naps. Follows the sense-reversing barrier (Mellor-Crummey and Scott 1991, section 3.1) with a
+generation number as sense.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STEP = 1 << 20  # a claim's packing: first unit * _STEP + one past the last
 
 @inline
 def claim_some(run, slot, member, team, units, chunk):  # type: ignore[no-untyped-def]
-    """The next ``chunk`` units or fewer as ``first * 2**20 + end``, or -1 when all are taken."""
+    """Claim the next ``chunk`` units or fewer. Returns ``first * 2**20 + end``, or -1 when all are taken."""
     counters = peek(run, RUN_SYNC) + 8 * (SYNC_CLAIMS + slot * MAX_TEAM * LINE_FIELDS)
     for distance in range(team):
         owner = member + distance
@@ -55,17 +55,17 @@ def claim_some(run, slot, member, team, units, chunk):  # type: ignore[no-untype
 
 @inline
 def usual_chunk(units, team):  # type: ignore[no-untyped-def]
-    """How many units are claimed at once where nothing is known of them."""
+    """Return how many units are claimed at once by default."""
     return max(units // (team * CHUNKS), 1)
 
 
 def _claim(run: Any, slot: Any, member: Any, team: Any, units: Any) -> Any:
-    """The same, in chunks of the usual size."""
+    """Claim a chunk of the usual size, see `claim_some`."""
     return claim_some(run, slot, member, team, units, usual_chunk(units, team))
 
 
 def _barrier(run: Any) -> Any:
-    """Wait until every thread of the team is here; the last one clears the claims."""
+    """Wait until every thread is here. The last one clears the claims."""
     team = peek(run, RUN_TEAM)
     sync = peek(run, RUN_SYNC)
     if team == 1:
@@ -103,17 +103,17 @@ barrier = inline(_barrier)
 
 @inline
 def claim_first(claimed):  # type: ignore[no-untyped-def]
-    """The first unit of a claim."""
+    """Return the first unit of a claim."""
     return claimed >> 20
 
 
 @inline
 def claim_end(claimed):  # type: ignore[no-untyped-def]
-    """One past the last unit of a claim."""
+    """Return one past the last unit of a claim."""
     return claimed & (_STEP - 1)
 
 
 @inline
 def own_memory(run, member):  # type: ignore[no-untyped-def]
-    """What a thread alone reads and writes from one operation to the next."""
+    """Return the address of memory that one thread alone uses between operations."""
     return peek(run, RUN_SCRATCH) + (member + 1) * peek(run, RUN_SCRATCH_STRIDE) - OWN_BYTES

@@ -1,8 +1,7 @@
-"""The worker team: Python threads that run compiled passes together, without the interpreter lock.
+"""Thread pool: Python threads that run compiled passes together, without the interpreter lock.
 
-One team serves the whole process; models take turns. Between passes a worker spins for a bounded
-time, then sleeps on an event. When another process keeps a core busy, `pace` notices and lets one
-thread work alone.
+One pool serves the whole process; models take turns. Between passes a thread spins for a bounded time, then sleeps on
+an event. If another process keeps a core busy, `pace` notices and lets one thread work alone.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ KERNELS = ("runtime.passes:pass_announce", "runtime.passes:pass_member", "runtim
 
 
 class ThreadPool:
-    """``size`` threads, the caller's included. `run` may be called from any thread; calls take turns."""
+    """Pool of ``size`` threads, including the caller's. `run` may be called from any thread; calls take turns."""
 
     def __init__(self, size: int | None = None) -> None:
         self.size = max(1, min(size or probe().team_size, MAX_TEAM))
@@ -71,12 +70,12 @@ class ThreadPool:
 
     @property
     def is_alone(self) -> bool:
-        """Whether one thread does the work now, trials apart, because others keep the cores busy."""
+        """Return whether one thread does the work now, trials aside, because other processes use the cores."""
         return self._pace.kept
 
     @property
     def is_trying(self) -> bool:
-        """Whether the next passes are to tell which way is faster, each on its own."""
+        """Return whether a trial of `Pace` is running, which needs passes one by one."""
         return self._pace.is_trying
 
     def run(
@@ -90,11 +89,11 @@ class ThreadPool:
     ) -> None:
         """Run a program of ``count`` operations at address ``operations`` over the rows that ``run`` describes.
 
-        It makes up to ``passes`` of them, as many as ``run`` says. A ``brief`` one keeps the interpreter lock, which
-        others would hold for longer than it takes, unless a worker needs it to wake up.
+        Makes up to ``passes`` passes, as many as ``run`` says. A ``brief`` run keeps the interpreter lock, which
+        other threads would hold for longer than the run takes, unless a thread must be woken.
 
-        A table of a run is used with one team only, which writes its own fields there, as in that of a run
-        ``beside`` it, which a draft head makes within this one.
+        A run's table is used with one pool only, which writes its own fields there. The same holds for the table
+        ``beside`` it, which a draft head uses within the run.
         """
         with self._turn:
             start_s = time.perf_counter()
@@ -117,7 +116,7 @@ class ThreadPool:
                 self._pace.note(kind, spent_s / done, done)
 
     def _take_in(self, run: NDArray[np.int64], size: int) -> int:
-        """Write the team's fields to a table of a run; its address."""
+        """Write the pool's fields to the table of a run. Returns its address."""
         if len(self._runs) >= _MOST_RUNS:
             self._runs.clear()
         run[RUN_TEAM], run[RUN_SYNC] = size, self._addresses[0]
@@ -133,7 +132,7 @@ class ThreadPool:
             event.clear()
 
     def close(self) -> None:
-        """End the threads; the team must not run again."""
+        """End the threads. The pool must not run again."""
         with self._turn:
             self._mail[MAIL_STOP] = 1
             self._mail[MAIL_NUMBER] += 1 << TEAM_BITS
@@ -148,7 +147,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_pool(size: int | None = None) -> ThreadPool:
-    """The process's team of that size; every model uses the same threads."""
+    """Return the process's pool of that size. Every model uses the same threads."""
     wanted = max(1, min(size or probe().team_size, MAX_TEAM))
     with _shared_lock:
         if wanted not in _shared:
@@ -157,24 +156,27 @@ def shared_pool(size: int | None = None) -> ThreadPool:
 
 
 def aligned_int64(fields: int) -> NDArray[np.int64]:
-    """Zeroed int64 memory that begins on a cache line."""
+    """Return zeroed int64 memory that begins on a cache line."""
     return aligned_bytes(fields * 8).view(np.int64)
 
 
 def fields_of(table: NDArray[np.int64]) -> memoryview:
-    """A table's fields in a row, far quicker to fill one by one than NumPy's."""
+    """Return a view of a table's fields that Python fills much faster than a NumPy array."""
     return memoryview(table.reshape(-1).data)
 
 
 def aligned_bytes(size_bytes: int, alignment: int = 64) -> NDArray[np.uint8]:
-    """Zeroed memory at a multiple of ``alignment``."""
+    """Return zeroed memory at a multiple of ``alignment``."""
     raw = np.zeros(size_bytes + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
     return raw[start : start + size_bytes]
 
 
 def huge_bytes(size_bytes: int) -> NDArray[np.uint8]:
-    """Zeroed memory at a multiple of 2 MiB, in huge pages where the system offers them; taken when touched."""
+    """Return zeroed memory at a multiple of 2 MiB, in huge pages where the system offers them.
+
+    The system reserves it when it is touched.
+    """
     size = -(-size_bytes // HUGE_PAGE) * HUGE_PAGE + HUGE_PAGE
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -186,5 +188,5 @@ def huge_bytes(size_bytes: int) -> NDArray[np.uint8]:
 
 
 def address_of(array: NDArray[Any]) -> int:
-    """The byte address of an array's first value."""
+    """Return the byte address of an array's first value."""
     return int(array.ctypes.data)

@@ -1,8 +1,8 @@
-"""Drawing a token from a row of logits: top-k, top-p, min-p, and the pick.
+"""Drawing a token from a row of logits: top-k, top-p, min-p, and the choice.
 
-Each filter sees the distribution the one before has left. The pick is a race between the tokens
-that are left (see `race`). Knows nothing of requests. One pass over the logits for a plain draw, at
-most five with filters.
+Each filter sees the distribution that the one before has left. The choice is an exponential race between the
+remaining tokens (see `gumbel`). Knows nothing of requests. One pass over the logits for a plain draw, at most five
+with filters.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ STRIDE = 64  # tokens that are looked at together; a divisor of BLOCK
 
 @inline
 def _score(power: Any, token: Any, low: Any, high: Any) -> Any:
-    """The order of arrival of a token under the key's two halves, the greatest first."""
+    """Return a token's score under the key's two halves; the greatest score is drawn."""
     return rank(power - log2_wait(token_noise(low, high, np.uint32(token))))
 
 
 @inline
 def _bounds(values: Any, first: Any, numbers: Any, bounds: Any) -> Any:
-    """Write at least the scores of tokens ``first``, ``first + 1``, …; the greatest of them."""
+    """Write upper bounds of the scores of tokens ``first``, ``first + 1``, …. Returns the greatest of them."""
     peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
     for j in range(values.size):
@@ -58,7 +58,7 @@ def _bounds(values: Any, first: Any, numbers: Any, bounds: Any) -> Any:
 
 @inline
 def _pick(values: Any, numbers: Any, scratch: Any) -> Any:
-    """The index of the token that arrives first; of equals the first one."""
+    """Return the index of the token with the greatest score; of equals the first one."""
     peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
     least = np.int64(numbers[LEAST])
@@ -79,7 +79,7 @@ def _pick(values: Any, numbers: Any, scratch: Any) -> Any:
 
 @inline
 def _pick_few(values: Any, ids: Any, numbers: Any) -> Any:
-    """The one of ``ids`` that arrives first; of equals the lowest."""
+    """Return the one of ``ids`` with the greatest score; of equals the lowest."""
     peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     least = np.int64(numbers[LEAST])
     low, high = np.uint32(numbers[KEY_LOW]), np.uint32(numbers[KEY_HIGH])
@@ -96,9 +96,9 @@ def _pick_few(values: Any, ids: Any, numbers: Any) -> Any:
 
 @inline
 def _choose(values: Any, top_k: Any, numbers: Any, scratch: Any) -> Any:
-    """The index drawn; ``top_k`` is at most FEW, or 0 for all.
+    """Return the index drawn. ``top_k`` is at most FEW, or 0 for all.
 
-    Top-p first tries the FEW best, which mostly hold enough; the histogram is for flatter rows.
+    Top-p first tries the FEW best tokens, which mostly hold enough weight; the histogram is for flatter rows.
     """
     top_p = numbers[TOP_P]
     if top_k == 0 and top_p == 1.0:
@@ -124,7 +124,7 @@ def _choose(values: Any, top_k: Any, numbers: Any, scratch: Any) -> Any:
 
 @inline
 def drawn(values: Any, numbers: Any, scratch: Any) -> Any:
-    """The index drawn from ``values``, which are written over."""
+    """Return the index drawn from ``values``, which are overwritten."""
     top_k = np.int64(numbers[TOP_K])
     if top_k > FEW:
         narrow(values, top_k, True, numbers, scratch)
@@ -134,13 +134,13 @@ def drawn(values: Any, numbers: Any, scratch: Any) -> Any:
 
 @kernel(arguments=4)
 def draw(values: Any, size: Any, numbers: Any, scratch: Any) -> Any:
-    """The index drawn from float32 ``values [size]``, which are written over."""
+    """Return the index drawn from float32 ``values [size]``, which are overwritten."""
     return drawn(floats(values, size), doubles(numbers, NUMBERS), scratch)
 
 
 @kernel(arguments=4)
 def best(values: Any, size: Any, k: Any, scratch: Any) -> Any:
-    """How many of the k best of float32 ``values [size]`` are above -inf.
+    """Find the k best of float32 ``values [size]`` above -inf. Returns their number.
 
     Their indices, best first, go to the first k fields of ``scratch``.
     """
@@ -150,7 +150,7 @@ def best(values: Any, size: Any, k: Any, scratch: Any) -> Any:
 
 @kernel(arguments=4)
 def mass(values: Any, size: Any, numbers: Any, scratch: Any) -> Any:
-    """The sum of the weights of float32 ``values [size]``."""
+    """Return the sum of the weights of float32 ``values [size]``."""
     masses = fields(scratch + 8 * SCRATCH_LISTS, size)
     return fill_masses(floats(values, size), doubles(numbers, NUMBERS), 0, masses)
 
@@ -185,5 +185,5 @@ def forbid(values: Any, size: Any, mask: Any) -> Any:
 
 @kernel(arguments=3)
 def restrict(values: Any, size: Any, mask: Any) -> Any:
-    """`forbid` by itself."""
+    """Apply `forbid` as a kernel of its own."""
     return forbid(values, size, mask)

@@ -1,4 +1,4 @@
-"""The memory a draw works in: what the engine fills and the kernels of `draw` read."""
+"""Memory of a draw: the fields that the engine fills and the kernels of `draw` read."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ SCRATCH_LISTS = SCRATCH_TOP + FEW  # a list of up to one field per logit
 
 
 def scratch_fields(size: int) -> int:
-    """How many int64 fields of scratch memory the kernels need for ``size`` logits."""
+    """Return how many int64 fields of scratch memory the kernels need for ``size`` logits."""
     return SCRATCH_LISTS + max(size, 1)

@@ -1,12 +1,11 @@
-"""A token's own noise, and the race that it decides: how one token is drawn from many.
+"""Sampling by an exponential race (the Gumbel-max trick): one token is drawn from many, each with noise of its own.
 
-Each token waits for a time that is exponentially distributed with its probability as the rate; the
-first to arrive is drawn, which happens with exactly that probability (the exponential race, or
-Gumbel's trick in logarithms; Maddison, Tarlow and Minka, "A* Sampling", 2014, section 2). There is
-no sum over tokens, and a token's noise depends on the draw's key and its own id alone. So two
-distributions that are alike mostly draw the same token with the same key, which is what makes
-guesses at sampled text worth trying. Cost: about 60 vector
-operations per logit for a score, 20 for the bound that spares most of them.
+Each token gets a waiting time that is exponentially distributed with its probability as the rate. The token with the
+shortest time is drawn, which happens with exactly that probability (the exponential race, or Gumbel's trick in
+logarithms; Maddison, Tarlow and Minka, "A* Sampling", 2014, section 2). There is no sum over tokens, and a token's
+noise depends on the draw's key and its own id alone. So two similar distributions mostly draw the same token with the
+same key; this makes drafts of sampled text worth verifying. Cost: about 60 vector operations per logit for a score,
+20 for the bound that spares most of them.
 """
 
 from __future__ import annotations
@@ -63,10 +62,10 @@ _B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7 = _B
 
 @inline
 def token_noise(low: Any, high: Any, token: Any) -> Any:
-    """31 bits for ``token`` under the key of two halves, all uint32: a mixer with full avalanche.
+    """Return 31 random bits for ``token`` under the key of two halves (all uint32): a mixer with full avalanche.
 
-    Two multiplications between shifts (the form of Appleby's MurmurHash3 finalizer, with constants
-    of Wellons' search for the least bias), after and before a half of the key.
+    Two multiplications between shifts (the form of Appleby's MurmurHash3 finalizer, with constants of Wellons' search
+    for the least bias), after and before a half of the key.
     """
     x = np.uint32(np.uint32(token * np.uint32(_SPREAD)) ^ low)
     x = np.uint32(x ^ (x >> np.uint32(16)))
@@ -81,9 +80,9 @@ def token_noise(low: Any, high: Any, token: Any) -> Any:
 
 @inline
 def log2_wait(noise: Any) -> Any:
-    """``log2(-log2(1 - v))`` for ``v = (noise + 1/2) / 2**31``, in float32, none of it fused.
+    """Compute ``log2(-log2(1 - v))`` for ``v = (noise + 1/2) / 2**31`` in float32, without fused operations.
 
-    Short waits are what wins, so they are as exact, relatively, as long ones.
+    Short waiting times decide, so they are as exact, relatively, as long ones.
     """
     small = noise < _HALF
     rest = np.float32(np.int32(_TOP - noise)) + _MIDDLE  # (1 - v) * 2**31
@@ -108,10 +107,10 @@ def log2_wait(noise: Any) -> Any:
 
 @inline
 def most_score(power: Any, noise: Any) -> Any:
-    """At least ``power - log2_wait(noise)``, for a fifth of the work: at most 2 octaves more.
+    """Return an upper bound of ``power - log2_wait(noise)``, for a fifth of the work: at most 2 octaves too high.
 
-    ``-log2(1 - v)`` is at least ``v / ln 2``, and ``v`` at least its power of two; 0.527 is
-    ``-log2(ln 2)`` less more than all rounding.
+    ``-log2(1 - v)`` is at least ``v / ln 2``, and ``v`` at least its power of two; 0.527 is ``-log2(ln 2)`` less more
+    than all rounding.
     """
     bits = np.float32(np.float32(noise) + _MIDDLE).view(np.int32)
     exponent = np.float32(np.int32(np.int32(bits >> np.int32(23)) - np.int32(127 + 31)))
@@ -120,20 +119,20 @@ def most_score(power: Any, noise: Any) -> Any:
 
 @inline
 def rank(score: Any) -> Any:
-    """A float32 as an int32 in the same order: integers are compared in vectors without further ado."""
+    """Map a float32 to an int32 in the same order, because integers compare in vectors without extra work."""
     bits = np.float32(score).view(np.int32)
     return np.int32(bits ^ ((bits >> np.int32(31)) & _TOP))
 
 
 @inline
 def unrank(ranked: Any) -> Any:
-    """The float32 that `rank` made this of."""
+    """Return the float32 of a `rank`."""
     return np.int32(ranked ^ ((ranked >> np.int32(31)) & _TOP)).view(np.float32)
 
 
 @inline
 def greatest(ranks: Any, size: Any) -> Any:
-    """The greatest of the first ``size`` ranks; `LOWEST_RANK` of none."""
+    """Return the greatest of the first ``size`` ranks; `LOWEST_RANK` if there are none."""
     most = LOWEST_RANK
     for j in range(size):
         most = max(most, ranks[j])

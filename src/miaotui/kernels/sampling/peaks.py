@@ -1,13 +1,12 @@
-"""The best logit of each row, found by the threads that computed them, so that nobody reads them again.
+"""The best logit of each row, found by the threads that computed the logits, so that nothing reads them again.
 
-`part_peaks` finds the peak of every `PART` logits, for all rows; threads claim parts, which lie in
-the order of the head's outputs, so mostly each reads what it has just written. `row_peaks` then
-finds the first part with the row's peak and the peak's first place in it. Ties go to the lowest id,
-and the first NaN counts as the highest, as `numpy.argmax` has it. Memory: the logits once, from the
-second-level cache; 2 vector operations for 16 of them.
+`part_peaks` finds the peak of every `PART` logits, for all rows. Threads claim parts, which lie in the order of the
+head's outputs, so mostly each reads what it has just written. `row_peaks` then finds the first part with the row's
+peak and the peak's first place in it. Ties go to the lowest id, and the first NaN counts as the highest, as in
+`numpy.argmax`. Memory: the logits once, from the second-level cache; 2 vector operations for 16 of them.
 
-Where a sequence's choice has a mask, forbidden logits become -inf on the way, and the peak is that of
-those that are left; but of a row whose logits are no numbers it is the row's own.
+Where a sequence's choice has a mask, forbidden logits become -inf on the way, and the peak is that of the others. If
+a row's logits are not numbers, the peak is the row's own.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _vectors_peak: Any = intrinsic(vectors_peak, "ii", "f")
 
 @inline
 def part_peak(x, size):  # type: ignore[no-untyped-def]
-    """The greatest of ``size`` float32 at ``x``, NaN if any of them is one."""
+    """Return the greatest of ``size`` float32 at ``x``; NaN if any of them is one."""
     whole = size >> 4
     top = _vectors_peak(x, whole)
     for index in range(whole << 4, size):
@@ -57,7 +56,7 @@ def part_peak(x, size):  # type: ignore[no-untyped-def]
 
 @inline
 def first_place(x, size, top):  # type: ignore[no-untyped-def]
-    """Where ``top`` first lies among ``size`` float32 at ``x``; the first NaN if it is one."""
+    """Return where ``top`` first lies among ``size`` float32 at ``x``; the first NaN if it is one."""
     for index in range(size):
         value = load_float(x + 4 * index)
         if value == top or (np.isnan(value) and np.isnan(top)):
@@ -67,7 +66,7 @@ def first_place(x, size, top):  # type: ignore[no-untyped-def]
 
 @inline
 def first_part(parts, count):  # type: ignore[no-untyped-def]
-    """The first part with the highest peak, or with NaN."""
+    """Return the first part with the highest peak, or with NaN."""
     top, found = _LOWEST, 0
     for part in range(count):
         value = load_float(parts + 4 * part)
@@ -80,7 +79,7 @@ def first_part(parts, count):  # type: ignore[no-untyped-def]
 
 @inline
 def mask_of(op, run, index):  # type: ignore[no-untyped-def]
-    """The mask of a row of logits, 0 if it has none."""
+    """Return the address of the mask of a row of logits; 0 if it has none."""
     if peek(op, MASKED) == 0:
         return 0
     row = peek(peek(run, RUN_LOGIT_TABLE), index)
@@ -91,7 +90,7 @@ def mask_of(op, run, index):  # type: ignore[no-untyped-def]
 
 @kernel()
 def part_peaks(op, run, member):  # type: ignore[no-untyped-def]
-    """The peak of each part of each row."""
+    """Compute the peak of each part of each row."""
     rows, width = peek(run, peek(op, ROWS)), peek(op, WIDTH)
     count = (width + PART - 1) // PART
     team, slot = peek(run, RUN_TEAM), peek(op, SLOT)
@@ -113,7 +112,7 @@ def part_peaks(op, run, member):  # type: ignore[no-untyped-def]
 
 @kernel()
 def row_peaks(op, run, member):  # type: ignore[no-untyped-def]
-    """The id and the logit of each row's peak, from the peaks of its parts."""
+    """Compute the id and the logit of each row's peak, from the peaks of its parts."""
     rows, width = peek(run, peek(op, ROWS)), peek(op, WIDTH)
     count = (width + PART - 1) // PART
     team, slot = peek(run, RUN_TEAM), peek(op, SLOT)

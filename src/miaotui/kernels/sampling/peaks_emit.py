@@ -1,7 +1,7 @@
-"""The vector part of the search for the best logits: the greatest of some vectors, NaN if there is one.
+"""Vector part of the search for the best logits: the greatest of some vectors, NaN if there is one.
 
-Describes its arithmetic to an `Emitter` and knows only an address and a count. Maxima are exact, so
-their order cannot show.
+Describes its arithmetic to an `Emitter` and knows only an address and a count. Maxima are exact, so their order does
+not matter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CHAINS = 4  # vectors of peaks that do not wait for each other
 
 
 def vectors_peak(e: Emitter, x: Value, count: Value) -> Value:
-    """The greatest of ``count`` vectors of float32, NaN if any of them is one."""
+    """Compute the greatest of ``count`` vectors of float32; NaN if any of them is one."""
 
     def step(chains: int) -> Callable[[Value, list[Value]], list[Value]]:
         def body(index: Value, carried: list[Value]) -> list[Value]:

@@ -1,6 +1,6 @@
-"""The fields of the search for the best logits: plain numbers, free of any compiler import.
+"""Fields of the search for the best logits. Plain numbers; imports no compiler.
 
-Also the layout of what it finds: `PEAK_FIELDS` int64 fields for each row of logits.
+Also the layout of its results: `PEAK_FIELDS` int64 fields for each row of logits.
 """
 
 from __future__ import annotations
@@ -22,5 +22,5 @@ PEAK_VALUE = 1  # its logit: a float32 in the low half
 
 
 def parts_of(width: int) -> int:
-    """Parts of a row of ``width`` logits."""
+    """Return the number of parts of a row of ``width`` logits."""
     return (width + PART - 1) // PART

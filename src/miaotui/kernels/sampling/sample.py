@@ -1,9 +1,9 @@
-"""Choosing in the pass: rows of logits are drawn from by the threads that computed them.
+"""Sampling in the pass: the threads that computed the logits also draw the tokens.
 
-`choose_rows` takes each wanted row whose sequence has noise and puts the token chosen in the place
-of the best one. How a sequence chooses is a table of its own (`draw_ops`), the position is the row's, so
-that nothing is handed over from step to step. Invariant: the token is the one that `draw.draw` gives
-for the same logits, peak and key, bit for bit; a row whose peak is no number is left as it is.
+`choose_rows` handles each wanted row whose sequence samples, and puts the drawn token in the place of the best one.
+How a sequence samples is a table of its own (`draw_fields`), and the position is the row's. So nothing is carried
+over from step to step. Invariant: the token is the one that `draw.draw` gives for the same logits, peak and key, bit
+for bit; a row whose peak is not a number stays as it is.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _INFINITY = np.float32(np.inf)
 
 @inline
 def noise_key(start: Any, position: Any) -> Any:
-    """The key of ``backends.cpu.noise.noise_key``, from what the seed has made of it."""
+    """Return the key of ``backends.cpu.noise.noise_key``, from the seed's start value."""
     value = np.uint64(start) + np.uint64(position + 1) * _GAMMA
     value = (value ^ (value >> np.uint64(30))) * _FIRST
     value = (value ^ (value >> np.uint64(27))) * _SECOND
@@ -69,13 +69,13 @@ def noise_key(start: Any, position: Any) -> Any:
 
 @inline
 def key_of(choice, row):  # type: ignore[no-untyped-def]
-    """The key of the token that follows a row."""
+    """Return the key of the token that follows a row."""
     return noise_key(peek(choice, CHOICE_START), peek(row, ROW_POSITION) + 1)
 
 
 @inline
 def _spread(values: Any, peak: Any, scale: Any) -> Any:
-    """From the peak to the least logit, as a draw with filters needs it."""
+    """Return the distance from the peak to the least logit, for a draw with filters."""
     least = _INFINITY
     for j in range(values.size):
         least = min(least, values[j])
@@ -85,7 +85,7 @@ def _spread(values: Any, peak: Any, scale: Any) -> Any:
 
 @inline
 def _fill(numbers: Any, choice: Any, key: Any, peak: Any, values: Any) -> None:
-    """What a draw reads."""
+    """Fill the fields that a draw reads."""
     given = doubles(choice, CHOICE_LEAST + 1)
     scale, top_k, top_p = given[CHOICE_SCALE], given[CHOICE_TOP_K], given[CHOICE_TOP_P]
     spread = np.float64(WEIGHT_BITS + 1)
@@ -99,7 +99,7 @@ def _fill(numbers: Any, choice: Any, key: Any, peak: Any, values: Any) -> None:
 
 @kernel()
 def choose_rows(op, run, member):  # type: ignore[no-untyped-def]
-    """Choose the tokens of noisy rows."""
+    """Draw the tokens of rows whose sequences sample."""
     rows, width = peek(run, peek(op, ROWS)), peek(op, WIDTH)
     memory = peek(run, RUN_DRAW) + member * peek(run, RUN_DRAW_STRIDE)
     team, slot = peek(run, RUN_TEAM), peek(op, SLOT)

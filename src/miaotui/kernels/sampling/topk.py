@@ -1,8 +1,8 @@
 """Ranking tokens: the k best, and where the best k or the best share of the weight ends.
 
-Ranking is by logit, then by lower id. Finding a border takes one histogram over the logits and a
-sort of the one bucket that holds it, not of the vocabulary (a distribution sort cut short; Knuth,
-TAOCP 3, 5.2.5). Buckets are in rank order, so the result is exact. Two passes over the logits.
+Ranking is by logit, then by lower id. To find a border takes one histogram over the logits and a sort of the one
+bucket that holds it, not of the vocabulary (a distribution sort cut short; Knuth, TAOCP 3, 5.2.5). Buckets are in
+rank order, so the result is exact. Two passes over the logits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ID = (1 << 31) - 1  # the low bits of a rank key
 
 @inline
 def find_best(values: Any, k: Any, ids: Any, top: Any) -> Any:
-    """Write the indices of the k best of ``values`` above -inf to ``ids``, best first; how many."""
+    """Write the indices of the k best of ``values`` above -inf to ``ids``, best first. Returns their number."""
     count = 0
     bar = _LOWEST
     for start in range(0, values.size, 64):
@@ -78,14 +78,14 @@ def sort_few(keys: Any) -> None:
 
 @inline
 def _bucket(power: Any, width: Any) -> Any:
-    """The bucket of a logit: the better, the lower, so that buckets are in rank order."""
+    """Return the bucket of a logit: the better, the lower, so that buckets are in rank order."""
     at = np.float32(-power * width)
     return np.int32(at if at < _LAST else _LAST)
 
 
 @inline
 def _rank_key(value: Any, i: Any) -> Any:
-    """A number that sorts as the ranking does: 32 bits of logit, best first, then 31 bits of id."""
+    """Return a number that sorts as the ranking does: 32 bits of logit, best first, then 31 bits of id."""
     bits = np.float32(value + _ZERO).view(np.int32)  # + 0: one zero, not two
     ascending = np.int64(bits ^ ((bits >> 31) & _ID))
     return ((_ID - ascending) << 31) | i
@@ -93,7 +93,7 @@ def _rank_key(value: Any, i: Any) -> Any:
 
 @inline
 def spend(values: Any, ranked: Any, budget: Any, by_count: Any, numbers: Any) -> Any:
-    """How many of the ``ranked``, from the first on, it takes to reach ``budget``."""
+    """Return how many of the ``ranked``, from the first on, it takes to reach ``budget``."""
     peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     for j in range(ranked.size):
         budget -= 1 if by_count else weigh((values[ranked[j] & _ID] - peak) * scale)

@@ -1,9 +1,9 @@
-"""The weight of a token: how probable it is, as an integer that any processor computes alike.
+"""Weight of a token: its probability as an integer that any processor computes alike.
 
-It is the integer part of ``2**40 * exp2(scale * (logit - peak))``, as float32 operations in a fixed
-order, none fused, give it. Sums of integers do not depend on their order, so nothing made of them
-depends on vectors, blocks or threads. Tokens below 2**-40 of the best one's probability weigh
-nothing. Also here: memory addresses seen as arrays. Cost: about 20 vector operations per logit.
+It is the integer part of ``2**40 * exp2(scale * (logit - peak))``, computed by float32 operations in a fixed order,
+none fused. Sums of integers do not depend on their order, so no result depends on vectors, blocks or threads. Tokens
+below 2**-40 of the best one's probability weigh nothing. Also here: memory addresses viewed as arrays. Cost: about 20
+vector operations per logit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _C6 = np.float32(0.00015453162942006833)
 
 
 def _view(kind: Any) -> Any:
-    """A function ``(address, size)`` that sees memory as an array of ``kind``."""
+    """Make a function ``(address, size)`` that views memory as an array of ``kind``."""
     arrays: Any = arrayobj  # Numba has no annotations
 
     @intrinsic
@@ -60,7 +60,7 @@ words, fields = _view(types.int32), _view(types.int64)
 
 @inline
 def weigh(power: Any) -> Any:
-    """``floor(2**(40 + power))`` for a float32 ``power <= 0``."""
+    """Compute ``floor(2**(40 + power))`` for a float32 ``power <= 0``."""
     y = np.float32(power if power > _FLOOR else _FLOOR)
     rounded = np.float32(y + _ROUND)
     f = y - (rounded - _ROUND)
@@ -71,7 +71,7 @@ def weigh(power: Any) -> Any:
 
 @inline
 def fill_masses(values: Any, numbers: Any, least: Any, masses: Any) -> Any:
-    """Write the weight of each block, less tokens lighter than ``least``; their sum."""
+    """Write the weight of each block, without tokens lighter than ``least``. Returns their sum."""
     peak, scale = np.float32(numbers[PEAK]), np.float32(numbers[SCALE])
     total = 0
     for b in range((values.size + BLOCK - 1) // BLOCK):

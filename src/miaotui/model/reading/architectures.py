@@ -1,8 +1,8 @@
-"""The architectures that run here, as data: one entry each, nothing else knows their names.
+"""Supported architectures as data: one entry each; nothing else knows their names.
 
-An entry says only what model files leave unsaid or say in several ways. Everything with a number
-in the file (sizes, frequencies, windows) comes from there. Invariant: a model whose architecture
-has no entry is refused. Sources: each model's technical report and reference implementation.
+An entry holds only facts that model files leave unsaid or state in several ways. Every number in the file (sizes,
+frequencies, windows) comes from the file. Invariant: a model whose architecture has no entry is refused. Sources:
+each model's technical report and reference implementation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from miaotui.errors import UnsupportedModelError
 
 
 class Windows(Enum):
-    """Which layers see only a sliding window."""
+    """Rule that says which layers have a sliding window."""
 
     NONE = "none"
     ALL = "all"
@@ -28,7 +28,7 @@ class Windows(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What is fixed for every model of one architecture.
+    """Properties of every model of one architecture.
 
     ``defaults`` are values of ``config.json`` that hold where a published file lacks the key.
     """
@@ -55,11 +55,11 @@ class Architecture:
     defaults: Mapping[str, object] = field(default_factory=dict)
 
     def embedding_scale(self, hidden_size: int) -> float:
-        """What embeddings are multiplied by, in float32.
+        """Return the factor of the embeddings, in float32.
 
-        Gemma's references round the root to the type they compute in (in bfloat16, 25.298 becomes
-        25.25). The first norm undoes most of that: on Gemma 3 270M the two differ by a mean KL of
-        6e-6 nats. Not rounded here, as their float32 forms do.
+        Gemma's references round the root to the type they compute in (in bfloat16, 25.298 becomes 25.25). The first
+        norm undoes most of that: on Gemma 3 270M the two differ by a mean KL of 6e-6 nats. It is not rounded here, as
+        in their float32 forms.
         """
         return math.sqrt(hidden_size) if self.scaled_embedding else 1.0
 
@@ -172,12 +172,12 @@ ARCHITECTURES = (
 
 
 def by_gguf_name(name: str) -> Architecture:
-    """The entry for a GGUF file's ``general.architecture``; raises `UnsupportedModelError`."""
+    """Return the entry for a GGUF file's ``general.architecture``; raises `UnsupportedModelError`."""
     return _find({entry.gguf: entry for entry in ARCHITECTURES if entry.gguf}, name)
 
 
 def by_model_type(name: str) -> Architecture:
-    """The entry for a ``config.json``'s ``model_type``; raises `UnsupportedModelError`."""
+    """Return the entry for a ``config.json``'s ``model_type``; raises `UnsupportedModelError`."""
     return _find({entry.hf: entry for entry in ARCHITECTURES}, name)
 
 

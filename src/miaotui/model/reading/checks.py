@@ -1,7 +1,7 @@
-"""Checks of values that come out of model files, each with one clear error.
+"""Checks of values from model files, each with one clear error.
 
-Knows nothing of architectures. Invariant: a value that fails raises `ModelFormatError` naming what
-it is, what was expected and what was found; nothing is ever repaired silently.
+Knows nothing of architectures. Invariant: a value that fails raises `ModelFormatError`, which names the value, the
+expectation and the finding. Nothing is repaired silently.
 """
 
 from __future__ import annotations

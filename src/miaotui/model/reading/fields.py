@@ -1,8 +1,7 @@
 """Typed reading of a file's key-value pairs: ``config.json`` or GGUF metadata.
 
-Knows nothing of what the keys mean. Invariant: a value leaves here only with the type asked for
-and, for counts and lists, within a bound; otherwise `ModelFormatError` names the key. ``null`` is
-the same as absent.
+Knows nothing of what the keys mean. Invariant: a returned value has the requested type and, for counts and lists,
+lies within a bound; otherwise `ModelFormatError` names the key. ``null`` counts as absent.
 """
 
 from __future__ import annotations
@@ -18,65 +17,65 @@ from miaotui.model.reading.checks import require, require_count
 
 @dataclass(frozen=True)
 class Fields:
-    """The pairs of one file; ``prefix`` is put before every key. ``where`` names the file."""
+    """Key-value pairs of one file. ``prefix`` is put before every key; ``where`` names the file."""
 
     values: Mapping[str, object]
     where: str
     prefix: str = ""
 
     def get(self, key: str) -> object:
-        """The value as a plain Python object, or None."""
+        """Return the value as a plain Python object, or None."""
         value = self.values.get(self.prefix + key)
         return value.item() if isinstance(value, np.generic) else value
 
     def has(self, key: str) -> bool:
-        """Whether the key is there with a value."""
+        """Return whether the key is there with a value."""
         return self.get(key) is not None
 
     def count(self, key: str, most: int, default: int | None = None) -> int:
-        """A whole number in ``[1, most]``."""
+        """Return a whole number in ``[1, most]``."""
         value = self._or_default(key, default)
         require_count(self._name(key), value, most)
         assert isinstance(value, int)
         return value
 
     def size(self, key: str, most: int) -> int:
-        """A whole number in ``[0, most]``; 0 if absent."""
+        """Return a whole number in ``[0, most]``; 0 if absent."""
         value = self._or_default(key, 0)
         return 0 if value == 0 else self.count(key, most)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
+        """Return a finite number."""
         return self._float(key, self._or_default(key, default))
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
-        """A list of ``count`` finite numbers."""
+        """Return a list of ``count`` finite numbers."""
         values = self.sequence(key)
         expected = f"a list of {count} numbers"
         require(values is not None and len(values) == count, self._name(key), expected, self._brief(key))
         return tuple(self._float(key, value) for value in values or ())
 
     def flag(self, key: str, default: bool) -> bool:
-        """A truth value."""
+        """Return a truth value."""
         value = self._or_default(key, default)
         require(isinstance(value, bool), self._name(key), "true or false", self._brief(key))
         return bool(value)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A string."""
+        """Return a string."""
         value = self._or_default(key, default)
         require(isinstance(value, str), self._name(key), "a string", self._brief(key))
         return str(value)
 
     def sequence(self, key: str) -> list[object] | None:
-        """A list, or None if the value is of another kind."""
+        """Return a list, or None if the value is of another kind."""
         value = self.get(key)
         if isinstance(value, np.ndarray):
             return list(value.tolist())
         return list(value) if isinstance(value, (list, tuple)) else None
 
     def nested(self, key: str) -> Fields:
-        """The pairs of an object within; empty if absent."""
+        """Return the pairs of an object within; empty if absent."""
         value = self._or_default(key, {})
         require(isinstance(value, dict), self._name(key), "an object", self._brief(key))
         assert isinstance(value, dict)

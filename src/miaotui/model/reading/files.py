@@ -1,8 +1,8 @@
-"""Opens a model on disk, whatever its format, as a configuration and canonical tensors.
+"""Opening a model on disk, in any format, as a configuration and canonical tensors.
 
-Knows that a GGUF file is one file and safetensors come in a folder with ``config.json``; leaves
-their contents to `from_gguf` and `from_hf`. Invariant: what `open_model` returns has been checked
-against itself, tensor by tensor, and nothing has been decoded.
+Knows that a GGUF file is one file and that safetensors lie in a folder with ``config.json``; leaves their contents to
+`from_gguf` and `from_hf`. Invariant: the result of `open_model` has been checked against itself, tensor by tensor,
+and nothing has been decoded.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from miaotui.model.reading.from_hf import config_from_hf, tensors_from_hf
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """An opened model. Its tensors view mapped files: do not use them after `close`.
+    """Opened model. Its tensors view mapped files: do not use them after `close`.
 
-    ``metadata`` holds a GGUF file's pairs, ``folder`` is where safetensors lie; one of them is set,
-    and the tokenizer is found there.
+    ``metadata`` holds a GGUF file's pairs, ``folder`` is where safetensors lie; one of them is set, and the tokenizer
+    is found there.
     """
 
     config: ModelConfig
@@ -38,7 +38,7 @@ class ModelFiles:
     release: Callable[[], None] = lambda: None
 
     def close(self) -> None:
-        """Give the mapped files back."""
+        """Unmap the files."""
         self.release()
 
     def __enter__(self) -> ModelFiles:

@@ -106,7 +106,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
 def tensors_from_gguf(
     config: ModelConfig, metadata: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> CanonicalTensors:
-    """The file's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
+    """Return the file's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
     architecture = _architecture(metadata)
     sources = {
         "embed": TensorSource(EMBED),
@@ -154,7 +154,7 @@ def _refuse_features(fields: Fields, architecture: Architecture) -> None:
 
 
 def _refuse_partial_interleaved(architecture: Architecture, dim: int, head_dim: int) -> None:
-    """Pairs side by side in a part of each head would need another order of rows."""
+    """Refuse interleaved pairs in a part of each head: they would need another order of rows."""
     if architecture.interleaved_gguf and dim != head_dim:
         raise UnsupportedModelError(
             f"the model rotates {dim} of {head_dim} values of each head, which "
@@ -163,7 +163,7 @@ def _refuse_partial_interleaved(architecture: Architecture, dim: int, head_dim: 
 
 
 def _vocab_size(tensors: Mapping[str, StoredTensor]) -> int:
-    """Rows of the embedding; metadata may count differently, since some files pad it."""
+    """Return the number of rows of the embedding. Metadata may count differently, since some files pad it."""
     embed = tensors.get(EMBED)
     if embed is None or len(embed.shape) != 2:
         found = None if embed is None else embed.shape
@@ -175,7 +175,7 @@ def _vocab_size(tensors: Mapping[str, StoredTensor]) -> int:
 
 
 def _same_in_all_layers(fields: Fields, key: str, default: int | None = None) -> int:
-    """A count that GGUF may give once or as a list, one per layer."""
+    """Return a count that GGUF may give once or as a list, one per layer."""
     per_layer = fields.sequence(key)
     if per_layer is None:
         return fields.count(key, MAX_WIDTH, default)
@@ -220,5 +220,5 @@ def _attention_scale(fields: Fields, architecture: Architecture, n_layers: int, 
 
 
 def _softcap(fields: Fields, architecture: Architecture, key: str) -> float:
-    """Early files of Gemma 2 lack its soft caps, which every model of it has."""
+    """Return a soft cap, or Gemma 2's own where an early file of it lacks the key."""
     return fields.number(key, Fields(architecture.defaults, architecture.title).number(key, 0.0))

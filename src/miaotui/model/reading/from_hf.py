@@ -111,7 +111,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
 def tensors_from_hf(
     config: ModelConfig, values: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> CanonicalTensors:
-    """The folder's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
+    """Return the folder's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
     architecture, _ = _open(values)
     offset = architecture.norm_offset
     layer_names = LAYER_NAMES | (POST_NORM_NAMES if architecture.post_norms else {})
@@ -135,7 +135,7 @@ def tensors_from_hf(
 
 
 def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
-    """The architecture, and the fields with its defaults filled in."""
+    """Return the architecture, and the fields with its defaults filled in."""
     declared = Fields(values, WHERE)
     for key, feature in REFUSED.items():
         if declared.get(key):
@@ -149,7 +149,7 @@ def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
 
 
 def _rope_layers(fields: Fields, architecture: Architecture, n_layers: int) -> tuple[bool, ...]:
-    """Which layers have a position encoding; ``no_rope_layers`` says 1 for those that do."""
+    """Return which layers have a position encoding; ``no_rope_layers`` says 1 for those that do."""
     if not architecture.nope_every:
         return (True,) * n_layers
     declared = fields.sequence("no_rope_layers")
@@ -189,6 +189,6 @@ def _activation(fields: Fields, architecture: Architecture) -> Literal["silu", "
 
 
 def _ignored(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> list[str]:
-    """Tensors without meaning: a tied model's copy of the head, and buffers of old checkpoints."""
+    """Return the names of tensors without meaning: a tied model's copy of the head, and buffers of old checkpoints."""
     buffers = [name for name in stored if name.endswith("rotary_emb.inv_freq")]
     return [*buffers, HEAD] if config.tied_head else buffers

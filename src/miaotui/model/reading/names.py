@@ -12,7 +12,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def tensor_shapes(config: ModelConfig) -> Shapes:
-    """Every tensor the model has, by canonical name, in the order the forward pass reads them."""
+    """Return every tensor the model has, by canonical name, in the order the forward pass reads them."""
     hidden, vocab = config.hidden_size, config.vocab_size
     shapes: Shapes = {"embed": (vocab, hidden)}
     for layer in range(config.n_layers):
@@ -24,7 +24,7 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
 
 
 def layer_shapes(config: ModelConfig) -> Shapes:
-    """The tensors of one layer, without the ``layers.{i}.`` prefix."""
+    """Return the tensors of one layer, without the ``layers.{i}.`` prefix."""
     return _attention_shapes(config) | _ffn_shapes(config)
 
 

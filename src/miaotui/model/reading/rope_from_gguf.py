@@ -28,7 +28,7 @@ SCALINGS: dict[str, RopeScaling] = {
 
 
 def read_rope(fields: Fields, head_dim: int, tensors: Mapping[str, StoredTensor]) -> RopeConfig:
-    """The encoding of layers with full attention; raises `UnsupportedModelError`."""
+    """Return the encoding of layers with full attention; raises `UnsupportedModelError`."""
     dim = fields.count("rope.dimension_count", MAX_HEAD_DIM, head_dim)
     factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 1.0))
     scaling = _scaling(fields, factor)
@@ -50,7 +50,7 @@ def read_rope(fields: Fields, head_dim: int, tensors: Mapping[str, StoredTensor]
 
 
 def read_local_rope(fields: Fields, architecture: Architecture, head_dim: int) -> RopeConfig | None:
-    """The encoding of layers with a window where it differs, else None. It is never scaled."""
+    """Return the encoding of layers with a window where it differs, else None. It is never scaled."""
     if architecture.local_theta is None:
         return None
     theta = fields.number("rope.freq_base_swa", architecture.local_theta)
@@ -58,10 +58,10 @@ def read_local_rope(fields: Fields, architecture: Architecture, head_dim: int) -
 
 
 def usable_context(fields: Fields, rope: RopeConfig, tensors: Mapping[str, StoredTensor]) -> int:
-    """Tokens the model can be used with.
+    """Return how many tokens the model can be used with.
 
-    With LongRoPE only the original context: its short factors hold no further, and a switch to the
-    long ones would change the meaning of what is already cached.
+    With LongRoPE this is the original context: its short factors hold no further, and a switch to the long ones would
+    change the meaning of cached keys.
     """
     context = fields.count("context_length", MAX_CONTEXT)
     if SHORT_FACTORS in tensors:
@@ -86,7 +86,7 @@ def _original_context(fields: Fields) -> int:
 
 
 def _freq_factors(dim: int, tensors: Mapping[str, StoredTensor]) -> tuple[float, ...] | None:
-    """Factors from whichever tensor the file has; its size is checked before it is decoded."""
+    """Return the factors from whichever tensor the file has. Checks the size before it decodes."""
     tensor = tensors.get(SHORT_FACTORS) or tensors.get(FREQ_FACTORS)
     if tensor is None:
         return None

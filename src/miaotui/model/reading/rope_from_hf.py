@@ -1,7 +1,7 @@
 """Position encoding as a ``config.json`` declares it.
 
-Knows both spellings in use: ``rope_theta`` beside ``rope_scaling``, and ``rope_parameters`` for
-all. Computes no frequencies. Invariant: a scaling type that is not known is refused by name.
+Knows both spellings in use: ``rope_theta`` beside ``rope_scaling``, and ``rope_parameters`` for all. Computes no
+frequencies. Invariant: an unknown scaling type is refused by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 @dataclass(frozen=True)
 class Rope:
-    """Both encodings of a model, and the tokens it can be used with."""
+    """Position encodings of a model (full and windowed layers), and its usable context in tokens."""
 
     main: RopeConfig
     local: RopeConfig | None
@@ -48,7 +48,7 @@ def read_rope(fields: Fields, architecture: Architecture, head_dim: int) -> Rope
 
 
 def _parameters(fields: Fields) -> tuple[Fields, Fields]:
-    """The parameters of layers with full attention and of layers with a window."""
+    """Return the parameters of layers with full attention and of layers with a window."""
     if not fields.has("rope_parameters"):
         return fields.nested("rope_scaling"), Fields({}, fields.where)
     every = fields.nested("rope_parameters")
@@ -108,7 +108,7 @@ def _scaled(kind: str, parameters: Fields, theta: float, dim: int, original: int
 
 
 def _yarn_magnitude(parameters: Fields) -> float | None:
-    """The declared attention factor, or DeepSeek's ratio of two, or None for YaRN's own."""
+    """Return the declared attention factor, or DeepSeek's ratio of two, or None for YaRN's own."""
     if parameters.has("attention_factor"):
         return parameters.number("attention_factor")
     scales = [parameters.number(key, 0.0) for key in ("mscale", "mscale_all_dim")]

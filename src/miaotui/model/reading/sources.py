@@ -1,8 +1,8 @@
-"""Where each canonical tensor comes from, and the mapping that fetches it when asked.
+"""Origin of each canonical tensor, and the mapping that fetches it on demand.
 
-Knows canonical and stored names, rows and offsets; nothing of file formats. Invariant: every
-stored tensor is checked, by name and shape, before any is read; encoded weights are selected, never
-decoded (only Gemma's small norm vectors are, to add their offset).
+Knows canonical and stored names, rows and offsets; nothing of file formats. Invariant: every stored tensor is
+checked, by name and shape, before any is read; encoded weights are selected, never decoded (only Gemma's small norm
+vectors are, to add their offset).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TensorSource:
-    """One canonical tensor's origin: rows ``[start, start + shape[0])`` of stored ``name``.
+    """Origin of one canonical tensor: rows ``[start, start + shape[0])`` of stored ``name``.
 
-    ``head_dim`` > 0 says that within each head the stored rows are in the order of pairs
-    ``(0, half), (1, half+1), …`` and are to be put back. ``offset`` is added to every value.
+    ``head_dim`` > 0 says that within each head the stored rows are in the order of pairs ``(0, half), (1, half+1),
+    …`` and must be reordered. ``offset`` is added to every value.
     """
 
     name: str
@@ -36,7 +36,7 @@ class TensorSource:
 
 
 def fused_sources(config: ModelConfig, qkv: str, gate_up: str) -> dict[str, TensorSource]:
-    """Sources of one layer whose q, k and v are one stored matrix, and gate and up another."""
+    """Return sources of one layer whose q, k and v are one stored matrix, and gate and up another."""
     queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     return {
         "q": TensorSource(qkv),
@@ -48,7 +48,7 @@ def fused_sources(config: ModelConfig, qkv: str, gate_up: str) -> dict[str, Tens
 
 
 class CanonicalTensors(Mapping[str, StoredTensor]):
-    """A model's tensors under canonical names, cut and reordered only when fetched.
+    """Tensors of a model under canonical names, cut and reordered when they are fetched.
 
     Raises `ModelFormatError` when a tensor is missing, unknown, or of another shape.
     """
@@ -98,7 +98,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
                 )
 
     def _expected_shapes(self) -> dict[str, Shape]:
-        """Shape of each stored tensor: where several are fused, their rows add up."""
+        """Return the shape of each stored tensor. Where several are fused, their rows add up."""
         expected: dict[str, Shape] = {}
         for name, source in self._sources.items():
             rows, *rest = self._shapes[name]
@@ -118,7 +118,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
 
 
 def _half_split_order(rows: int, head_dim: int) -> NDArray[np.intp]:
-    """Stored row of each canonical row, where stored rows put each pair's two side by side."""
+    """Return the stored row of each canonical row, where stored rows put the two of each pair side by side."""
     pairs = np.arange(rows).reshape(rows // head_dim, head_dim // 2, 2)
     order: NDArray[np.intp] = pairs.swapaxes(1, 2).reshape(rows)
     return order

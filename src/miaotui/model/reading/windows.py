@@ -1,4 +1,4 @@
-"""Which layers have a sliding window or a position encoding, by an architecture's rule.
+"""Layers with a sliding window or a position encoding, by an architecture's rule.
 
 Integers only; knows no files. Layer numbers start at 0; "every n-th layer" is n-1, 2n-1, and so on.
 """
@@ -10,14 +10,14 @@ from miaotui.model.reading.architectures import Windows
 
 
 def every_nth(n_layers: int, n: int) -> tuple[bool, ...]:
-    """True for layers n-1, 2n-1, …; for none if ``n`` is 0."""
+    """Return True for layers n-1, 2n-1, …; for none if ``n`` is 0."""
     return tuple(n > 0 and (layer + 1) % n == 0 for layer in range(n_layers))
 
 
 def layer_windows(
     rule: Windows, window: int, rope_layers: tuple[bool, ...], *, global_every: int = 0, first: int = 0
 ) -> tuple[int, ...]:
-    """The window of each layer in tokens, 0 for full attention.
+    """Return the window of each layer in tokens, 0 for full attention.
 
     ``first`` is the first layer with a window under `Windows.LATER`.
     """
@@ -34,7 +34,7 @@ def layer_windows(
 
 
 def windows_of_types(types: list[object], window: int) -> tuple[int, ...]:
-    """The window of each layer from ``layer_types`` as ``config.json`` names them."""
+    """Return the window of each layer from ``layer_types`` as ``config.json`` names them."""
     known = {"full_attention": 0, "sliding_attention": window}
     for kind in types:
         if not isinstance(kind, str) or kind not in known:

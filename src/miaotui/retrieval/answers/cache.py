@@ -1,9 +1,8 @@
-"""Answers already given: exact and near matches in front of the engine.
+"""Cache of answers: exact and near matches in front of the engine.
 
-Owns the order in which they are looked for, and the counts. Knows neither HTTP nor engines: a
-payload is whatever bytes the caller wants back. Invariants: near matching needs a rule that was
-calibrated to a bound on false hits (`answers_calibrate`); whatever fails here is a miss, never an
-error of the request.
+Owns the order of lookups, and the counts. Knows neither HTTP nor engines: a payload is any bytes that the caller
+wants back. Invariants: near matching needs a rule that was calibrated to a bound on false hits
+(`retrieval.answers.calibrate`); a failure here is a miss, never an error of the request.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """What the operator decides. Raises `RequestError` for values out of range.
+    """Options of the operator. Raises `RequestError` for values out of range.
 
     ``path`` None keeps answers in memory only; ``near`` None switches near matches off.
     """
@@ -49,7 +48,7 @@ class CacheOptions:
 
 @dataclass(frozen=True)
 class Found:
-    """An answer from the cache: how it was found, how old it is, how long finding it took."""
+    """Answer from the cache: how it was found, how old it is, how long the lookup took."""
 
     payload: bytes
     how: CacheState
@@ -60,7 +59,7 @@ class Found:
 
 @dataclass(frozen=True)
 class CacheCounts:
-    """What the cache has done since it was opened, and what it holds."""
+    """Counts since the cache was opened, and its contents."""
 
     hits: int
     near: int
@@ -74,9 +73,9 @@ class CacheCounts:
 
 
 class AnswerCache:
-    """Look an `AnswerKey` up before the engine is asked, and keep what the engine answered.
+    """Cache of answers. Look an `AnswerKey` up before the engine is asked, and keep the engine's answer.
 
-    For all threads. Raises `CacheError` if the file cannot be made.
+    Safe to use from several threads. Raises `CacheError` if the file cannot be made.
     """
 
     def __init__(self, options: CacheOptions | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -87,7 +86,7 @@ class AnswerCache:
         self._hits = self._near = self._misses = self._kept = 0
 
     def find(self, asking: AnswerKey) -> Found | None:
-        """The answer to this question or, if a rule allows it, to one so like it."""
+        """Return the answer to this question or, if a rule allows it, to a similar one."""
         started = time.perf_counter()
         kept, how, alike = self._store.get(asking.key()), "hit", 1.0
         if kept is None and (best := self._most_alike(asking)) is not None:
@@ -101,7 +100,7 @@ class AnswerCache:
         return Found(kept.payload, state, alike, age_s, time.perf_counter() - started)
 
     def keep(self, asking: AnswerKey, payload: bytes) -> bool:
-        """Keep an answer; whether that succeeded. Ask `may_keep` first."""
+        """Keep an answer. Returns whether that succeeded. Call `may_keep` first."""
         question, bands = None, []
         if self.options.near is not None and asking.question is not None:
             reading = read(asking.question)
@@ -126,11 +125,11 @@ class AnswerCache:
         return self._store.drop_grounds(name, current)
 
     def forget_namespace(self, namespace: str) -> int:
-        """Drop all answers of one API key; how many fell."""
+        """Drop all answers of one API key. Returns how many there were."""
         return self._store.drop_namespace(namespace_digest(namespace))
 
     def counts(self) -> CacheCounts:
-        """The counts so far."""
+        """Return the counts so far."""
         store = self._store
         entries, size_bytes = store.count()
         with self._lock:
@@ -138,11 +137,11 @@ class AnswerCache:
         return CacheCounts(*done, store.evicted, store.failures, store.rebuilt, entries, size_bytes)
 
     def close(self) -> None:
-        """Close the file; from now on everything is a miss."""
+        """Close the file. Every later lookup is a miss."""
         self._store.close()
 
     def _most_alike(self, asking: AnswerKey) -> tuple[bytes, float] | None:
-        """(key, likeness) of the most similar question that the rule lets through."""
+        """Return (key, likeness) of the most similar question that the rule lets through."""
         rule, question = self.options.near, asking.question
         reading = read(question) if rule is not None and question is not None else None
         if rule is None or reading is None:

@@ -1,10 +1,10 @@
-"""When may a similar question's answer serve: a threshold with a bound on false hits.
+"""Calibration of near matches: a likeness threshold with a bound on false hits.
 
-Owns the experiment: fill a cache with the first question of every pair, look the second ones up, and
-count answers that belong to another question. Knows no storage. Invariant: a rule exists only if the
-upper end of the Clopper-Pearson interval (1934) of its false-hit rate is within the bound;
-thresholds are tried from the strictest down and the search stops at the first that fails, so that the
-choice costs no confidence (fixed-sequence testing; Angelopoulos et al., "Learn then Test", 2021).
+Owns the experiment: fill a cache with the first question of every pair, look the second ones up, and count answers
+that belong to another question. Knows no storage. Invariant: a rule exists only if the upper end of the
+Clopper-Pearson interval (1934) of its false-hit rate is within the bound. Thresholds are tried from the strictest
+down and the search stops at the first that fails, so the choice costs no confidence (fixed-sequence testing;
+Angelopoulos et al., "Learn then Test", 2021).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class NearRule:
-    """Likeness from ``threshold`` on counts as the same question.
+    """Threshold of likeness from which two questions count as equal.
 
-    Made by `calibrate`: at most ``bound`` of the lookups whose answer is not kept get another's, with
-    95% confidence; seen were ``false_hits`` of ``trials``.
+    Made by `calibrate`: with 95% confidence, at most ``bound`` of the lookups without a kept answer of their own get
+    another's. The experiment had ``false_hits`` in ``trials``.
     """
 
     threshold: float
@@ -51,7 +51,7 @@ class NearRule:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The outcome: a rule, or None and the reason; ``found`` is the share of same questions found."""
+    """Outcome of a calibration: a rule, or None and the reason. ``found`` is the share of equal questions found."""
 
     rule: NearRule | None
     reason: str
@@ -61,11 +61,10 @@ class Calibration:
 
 
 def calibrate(pairs: Sequence[Pair], bound: float = DEFAULT_BOUND) -> Calibration:
-    """The lowest threshold whose false-hit rate is surely within ``bound``.
+    """Return the lowest threshold whose false-hit rate is surely within ``bound``.
 
-    The rate is taken over lookups whose own answer is not kept: the second questions of pairs that
-    differ, and those of the same meaning that found a wrong one. Raises `RequestError` for a bound
-    outside (0, 0.5).
+    The rate is taken over lookups whose own answer is not kept: the second questions of pairs that differ, and those
+    of the same meaning that found a wrong one. Raises `RequestError` for a bound outside (0, 0.5).
     """
     if not 0 < bound < 0.5:
         raise RequestError(f"the false-hit bound must be in (0, 0.5), not {bound!r}")
@@ -97,7 +96,7 @@ def calibrate(pairs: Sequence[Pair], bound: float = DEFAULT_BOUND) -> Calibratio
 
 
 def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> float:
-    """The upper end of the one-sided Clopper-Pearson interval for ``events`` in ``trials``."""
+    """Return the upper end of the one-sided Clopper-Pearson interval for ``events`` in ``trials``."""
     if trials == 0 or events >= trials:
         return 1.0
     low, high = events / trials, 1.0
@@ -111,12 +110,12 @@ def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> flo
 
 
 def needed(bound: float, confidence: float = CONFIDENCE) -> int:
-    """How many trials without an event show a rate below ``bound``."""
+    """Return how many trials without an event show a rate below ``bound``."""
     return math.ceil(math.log(1 - confidence) / math.log1p(-bound))
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Pairs from JSON lines: ``{"first": …, "second": …, "same": true}``.
+    """Return pairs from JSON lines: ``{"first": …, "second": …, "same": true}``.
 
     Raises `RequestError`, naming the line.
     """
@@ -162,7 +161,7 @@ class _Outcome:
 
 
 class _Experiment:
-    """A cache of all first questions, in memory."""
+    """Cache of all first questions, in memory."""
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
         self._group: dict[str, str] = {}
@@ -179,7 +178,7 @@ class _Experiment:
                     self._bands.setdefault(band, []).append(text)
 
     def outcomes(self) -> list[_Outcome]:
-        """What every second question finds."""
+        """Return the outcome of looking up every second question."""
         kept = {self._root(pair.first) for pair in self._pairs if pair.same}
         seconds = {pair.second: pair for pair in self._pairs if pair.first != pair.second}
         return [self._look_up(text, self._root(text) in kept) for text in seconds]

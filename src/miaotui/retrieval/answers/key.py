@@ -1,9 +1,9 @@
-"""Which answers may be kept, and the keys they are kept under.
+"""Rules for which answers may be kept, and their keys.
 
-Owns the rule of what may be kept (`may_keep`) and two digests of a question: of all of it, and of
-its *scope*, which is all of it but the last message. Knows no storage. Invariant: two questions with
-one key differ in nothing that the engine or the caller can tell, except what `normalised` drops; the
-caller's namespace is part of both digests, so answers never cross from one API key to another.
+Owns the rule (`may_keep`) and two digests of a question: of all of it, and of its *scope*, which is all but the last
+message. Knows no storage. Invariant: two questions with one key differ in nothing that the engine or the caller can
+tell, except in what `normalised` drops. The caller's namespace is part of both digests, so answers never cross from
+one API key to another.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _VERSION = 1  # of this file's digests; a change makes all kept answers unreacha
 
 @dataclass(frozen=True)
 class AnswerKey:
-    """One question to the cache.
+    """Question to the cache.
 
-    ``model`` and ``template`` are digests of what will answer; ``namespace`` tells API keys apart;
-    ``messages`` are mappings of JSON values; ``indexes`` are (name, version) of what the answer is
-    grounded in; ``extra`` is whatever else shapes the answer, as JSON values: a response format, the
-    kind of request. ``near`` says whether an answer to a similar question may serve.
+    ``model`` and ``template`` are digests of what will answer; ``namespace`` tells API keys apart; ``messages`` are
+    mappings of JSON values; ``indexes`` are (name, version) of the grounds of the answer; ``extra`` is anything else
+    that shapes the answer, as JSON values: a response format, the kind of request. ``near`` says whether an answer to
+    a similar question may serve.
     """
 
     model: str
@@ -41,18 +41,18 @@ class AnswerKey:
 
     @property
     def question(self) -> str | None:
-        """The last message's text, if a similar one may stand for it: a user's, in plain text."""
+        """Return the last message's text, if a similar one may stand for it: a user's, in plain text."""
         last = self.messages[-1] if self.messages else {}
         content = last.get("content")
         plain = last.get("role") == "user" and isinstance(content, str)
         return content if plain and self.near and is_greedy(self.params) else None
 
     def key(self) -> bytes:
-        """The digest of all that is asked, 20 bytes."""
+        """Return the digest of all that is asked, 20 bytes."""
         return _digest("key", self._common(), list(self.messages))
 
     def scope(self) -> bytes:
-        """The digest of all but the last message, 20 bytes."""
+        """Return the digest of all but the last message, 20 bytes."""
         return _digest("scope", self._common(), list(self.messages[:-1]))
 
     def _common(self) -> list[Any]:
@@ -64,16 +64,16 @@ class AnswerKey:
 
 
 def is_greedy(params: SamplingParams) -> bool:
-    """Whether no chance is involved at all."""
+    """Return whether the answer involves no randomness."""
     return params.temperature == 0 or params.top_k == 1
 
 
 def may_keep(params: SamplingParams, *, seed_given: bool, tools: bool = False, choices: int = 1) -> bool:
-    """Whether an answer may be kept and given again.
+    """Return whether an answer may be kept and given again.
 
-    Only if the request leaves nothing open: it is greedy, or it names its seed. A request with a
-    temperature and no seed asks for variety, as does one for several choices. Tool calls are acts,
-    never repeated from a cache; log-probabilities are not kept.
+    Only if the request leaves nothing open: it is greedy, or it names its seed. A request with a temperature and no
+    seed asks for variety, and so does one for several choices. Tool calls are acts and are never repeated from a
+    cache; log-probabilities are not kept.
     """
     if tools or choices != 1 or params.logprobs is not None:
         return False
@@ -81,7 +81,7 @@ def may_keep(params: SamplingParams, *, seed_given: bool, tools: bool = False, c
 
 
 def namespace_digest(namespace: str) -> bytes:
-    """A namespace as it is stored, 20 bytes: the cache's file does not hold API keys."""
+    """Return a namespace as it is stored, 20 bytes: the cache's file does not hold API keys."""
     return _digest("namespace", namespace)
 
 
@@ -91,7 +91,7 @@ def _digest(*parts: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """The value with every text normalised, in types that JSON has."""
+    """Return the value with every text normalised, in types that JSON has."""
     if isinstance(value, str):
         return normalised(value)
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Finding questions that resemble one: MinHash signatures, cut into bands.
+"""MinHash signatures of questions, cut into bands, to find similar ones.
 
-Owns signatures and band keys; `answers_text` says what a question consists of. Knows no storage.
-Invariant: signatures are the same in every process, on every machine. Source: Broder (1997); banding
-after Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3.
+Owns signatures and band keys; `retrieval.answers.similarity` says what a question consists of. Knows no storage.
+Invariant: signatures are equal in every process, on every machine. Source: Broder (1997); banding after Leskovec,
+Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ BANDS, ROWS = 16, 4  # of pairs with likeness 0.8 all but one in 5,000 share a b
 
 
 def band_keys(scope: bytes, shingles: Iterable[str]) -> list[int]:
-    """One key for each band, 63 bits; sets that are alike share at least one, most likely."""
+    """Return one key for each band, 63 bits. Similar sets most likely share at least one."""
     signature = minhash(shingles).reshape(BANDS, ROWS)
     return [_hash(scope + bytes([band]) + row.astype("<u8").tobytes()) >> 1 for band, row in enumerate(signature)]
 
 
 def minhash(shingles: Iterable[str]) -> NDArray[np.uint64]:
-    """The signature of a set that is not empty, ``[BANDS * ROWS]``."""
+    """Return the signature of a set that is not empty, ``[BANDS * ROWS]``."""
     hashes = np.array([_hash(shingle.encode("utf-8", "surrogatepass")) for shingle in shingles])
     factors, addends = _permutations()
     with np.errstate(over="ignore"):

@@ -1,8 +1,8 @@
-"""Pairs of questions made from questions: the same asked differently, and others that look alike.
+"""Pairs of questions made from questions: paraphrases, and misleading ones.
 
-Owns the ways to rephrase and the ways to mislead, in English and Chinese. Knows no cache. Invariant:
-a pair's label is true by construction, and the same questions and seed give the same pairs. For
-operators without labelled pairs of their own; theirs are better, since they come from their traffic.
+Owns the ways to rephrase and to mislead, in English and Chinese. Knows no cache. Invariant: a pair's label is true by
+construction, and equal questions and seed give equal pairs. For operators without labelled pairs of their own; pairs
+from their own traffic are better.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _SAME_ZH: tuple[Callable[[str], str], ...] = (
 
 
 def sample_questions() -> list[str]:
-    """Questions of everyday kinds, a few hundred, in English and Chinese."""
+    """Return questions of everyday kinds, a few hundred, in English and Chinese."""
     return [
         frame.format(first, second)
         for frames in (_ENGLISH, _CHINESE)
@@ -77,7 +77,7 @@ def sample_questions() -> list[str]:
 
 
 def make_pairs(questions: Sequence[str], count: int = 8_000, seed: int = 0) -> list[Pair]:
-    """``count`` pairs, one in four of the same meaning, from ``questions``."""
+    """Make ``count`` pairs from ``questions``, one in four of equal meaning."""
     chance = random.Random(seed)  # noqa: S311  (nothing secret)
     known = set(questions)
     pairs: list[Pair] = []
@@ -96,7 +96,7 @@ def make_pairs(questions: Sequence[str], count: int = 8_000, seed: int = 0) -> l
 
 
 def _misleading(question: str, questions: Sequence[str], chance: random.Random) -> str:
-    """A question with another meaning and nearly the same words."""
+    """Return a question with another meaning and nearly the same words."""
     chinese = bool(_HAN.search(question))
     parts = list(question.rstrip("?？")) if chinese else question.rstrip("?").split()
     other = questions[chance.randrange(len(questions))].rstrip("?？")

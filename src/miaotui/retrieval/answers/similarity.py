@@ -1,9 +1,9 @@
-"""What two questions must have in common for one answer to serve both.
+"""Similarity of questions: when one answer may serve both.
 
-Owns normalisation, content units and *marks*: the negations, numbers and names of a question, in
-their order, in English and Chinese. Knows no model and no cache. Invariant: marks err towards
-difference, so a doubtful pair is never taken for the same question. Shingles follow Broder, "On the
-resemblance and containment of documents" (1997), over content words or Han characters.
+Owns normalisation, content units and *marks*: the negations, numbers and names of a question, in their order, in
+English and Chinese. Knows no model and no cache. Invariant: marks err towards difference, so a doubtful pair never
+counts as equal. Shingles follow Broder, "On the resemblance and containment of documents" (1997), over content words
+or Han characters.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ _POLITE_HAN = re.compile(
 
 @dataclass(frozen=True)
 class Reading:
-    """A question as the near cache compares it."""
+    """Question as the near cache compares it."""
 
     units: tuple[str, ...]  # content words and Han characters, in order
     negations: int
@@ -110,20 +110,20 @@ class Reading:
 
     @property
     def shingles(self) -> frozenset[str]:
-        """Units, and pairs of neighbouring units."""
+        """Return units, and pairs of neighbouring units."""
         pairs = (f"{a} {b}" for a, b in pairwise(self.units))
         return frozenset((*self.units, *pairs))
 
 
 def normalised(text: str) -> str:
-    """The text that an exact match compares: one Unicode form, one kind of line end, no margins."""
+    """Return the text that an exact match compares: one Unicode form, one kind of line end, no margins."""
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
     return text.strip()
 
 
 @lru_cache(maxsize=4096)
 def read(text: str) -> Reading | None:
-    """How a question reads, or None for one that is too long or says too little."""
+    """Analyse a question. Returns None if it is too long or has too few content words."""
     if len(text) > MAX_QUESTION_CHARS:
         return None
     plain = unicodedata.normalize("NFKC", text).replace("’", "'")
@@ -137,7 +137,7 @@ def read(text: str) -> Reading | None:
 
 
 def marks_agree(a: Reading, b: Reading) -> bool:
-    """Whether negations, numbers and names are the same, in the same order."""
+    """Return whether negations, numbers and names are the same, in the same order."""
     if a == b:  # also where a name is among the polite words, or both capital and in quotes
         return True
     if a.negations != b.negations or a.numbers != b.numbers:
@@ -148,17 +148,17 @@ def marks_agree(a: Reading, b: Reading) -> bool:
 
 
 def likeness(a: frozenset[str], b: frozenset[str]) -> float:
-    """How alike two sets of shingles are, in [0, 1]: Jaccard's index, stricter for long questions.
+    """Return the likeness of two sets of shingles, in [0, 1]: Jaccard's index, stricter for long questions.
 
-    One other word changes about six shingles, and means as much in a long question as in a short
-    one; so they are counted against at most `FULL_UNION`.
+    One other word changes about six shingles, and matters as much in a long question as in a short one. So shingles
+    are counted against at most `FULL_UNION`.
     """
     union = len(a | b)
     return max(0.0, 1.0 - len(a ^ b) / min(union, FULL_UNION)) if union else 0.0
 
 
 def _stem(token: str) -> str:
-    """Without the possessive and the plural's s; everything else may change the meaning."""
+    """Strip the possessive and the plural's s. Any other ending may change the meaning."""
     token = token.removesuffix("'s")
     if len(token) > 3 and token.endswith("s") and not token.endswith(("ss", "us", "is")):
         return token[:-1]
@@ -170,7 +170,7 @@ def _negations(tokens: list[str]) -> int:
 
 
 def _numbers(folded: str, tokens: list[str]) -> tuple[str, ...]:
-    """All numbers, digits first, then those in words, each in its order."""
+    """Return all numbers, digits first, then those in words, each in its order."""
     digits = [_digits(token) for token in tokens if token[0].isdigit()]
     words = [_NUMBER_WORDS[token] for token in tokens if token in _NUMBER_WORDS]
     words += [_han_value(run) for run in _HAN_NUMBER.findall(_NOT_NUMBERS.sub(" ", folded))]
@@ -182,7 +182,7 @@ def _digits(token: str) -> str:
 
 
 def _han_value(run: str) -> str:
-    """The value of a Chinese numeral, or the run itself if it is no well-formed one."""
+    """Return the value of a Chinese numeral, or the run itself if it is no well-formed one."""
     total, section, digit = 0, 0, 0
     scale = {"十": 10, "百": 100, "千": 1000}
     for sign in run:
@@ -200,7 +200,9 @@ def _han_value(run: str) -> str:
 
 
 def _names(plain: str) -> tuple[str, ...]:
-    """Words with capitals that no sentence's start explains, and what stands in quotes; as they come, each once."""
+    """Return words with capitals that no sentence's start explains, and what stands in quotes; as they come, each
+    once.
+    """
     quotes = [(match.start(), match.end(), match.group(1)) for match in _QUOTED.finditer(plain)]
     found = [(start, quoted) for start, _, quoted in quotes]
     for match in re.finditer(r"[^\W\d_]+(?:['-][^\W\d_]+)*", plain):
@@ -210,7 +212,7 @@ def _names(plain: str) -> tuple[str, ...]:
 
 
 def _is_name(match: re.Match[str], plain: str) -> bool:
-    """Whether a word has capitals that the start of a sentence does not explain."""
+    """Return whether a word has capitals that the start of a sentence does not explain."""
     word, before = match.group(), plain[: match.start()].rstrip(" \t\n\"'“‘(").rstrip()
     starts = not before or before.endswith((".", "!", "?", "。", "！", "？", ":"))
     capital = word[0].isupper() and (not starts or not word[1:].islower())
@@ -218,13 +220,13 @@ def _is_name(match: re.Match[str], plain: str) -> bool:
 
 
 def _names_within(names: tuple[str, ...], units: tuple[str, ...]) -> bool:
-    """Whether the names occur among the units in this order (names may be written in lower case)."""
+    """Return whether the names occur among the units in this order (names may be written in lower case)."""
     rest = iter(units)
     return all(any(unit == name for unit in rest) for name in names if name not in ("a", "the"))
 
 
 def _surname_differs(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-    """Whether either has a possible Chinese personal name that the other lacks."""
+    """Return whether one of them has a possible Chinese personal name that the other lacks."""
     return bool(_persons(a) ^ _persons(b))
 
 

@@ -1,9 +1,9 @@
-"""Where kept answers lie: one SQLite file, bounded in size and age.
+"""Storage of kept answers: one SQLite file, bounded in size and age.
 
-Owns the tables, eviction, and what happens when the file is damaged, locked or on a full disk. Knows
-neither questions nor models: keys are digests, payloads are bytes. Invariants: a row that does not
-match its checksum is never given out; a damaged file is put aside and a new one begun, so that no
-caller ever fails for it. Write-ahead logging, so a killed process leaves the file whole.
+Owns the tables, eviction, and recovery when the file is damaged, locked or on a full disk. Knows neither questions
+nor models: keys are digests, payloads are bytes. Invariants: a row that does not match its checksum is never
+returned; a damaged file is put aside and a new one begun, so no caller ever fails for it. Write-ahead logging: a
+killed process leaves the file whole.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """A kept answer. ``made_s`` is in seconds of `time.time`."""
+    """Kept answer. ``made_s`` is in seconds of `time.time`."""
 
     key: bytes
     question: str | None
@@ -60,7 +60,7 @@ class KeptAnswer:
 
 @dataclass(frozen=True)
 class AnswerEntry:
-    """An answer to be kept, with what it can be found by and what it stands on."""
+    """Answer to be kept, with its keys and its grounds."""
 
     key: bytes
     scope: bytes
@@ -72,13 +72,13 @@ class AnswerEntry:
 
     @property
     def size(self) -> int:
-        """About what it takes on disk, in bytes."""
+        """Return about how many bytes it takes on disk."""
         text = len(self.payload) + len((self.question or "").encode("utf-8", "surrogatepass"))
         return text + _ROW_BYTES + _BAND_BYTES * (len(self.bands) + len(self.grounds))
 
 
 class AnswerStore:
-    """A file of answers, for all threads of this process; other processes may share it.
+    """File of answers, for all threads of this process. Other processes may share it.
 
     ``path`` None keeps them in memory. Raises `CacheError` if the file cannot be made.
     """
@@ -103,11 +103,11 @@ class AnswerStore:
     # reading --------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> KeptAnswer | None:
-        """The answer under ``key``, if it is there, sound and not too old."""
+        """Return the answer under ``key``, if it is there, sound and not too old."""
         return self._guarded(lambda: self._get(key), None)
 
     def near(self, scope: bytes, bands: Sequence[int]) -> list[tuple[bytes, str]]:
-        """(key, question) of answers in the same scope that share a band."""
+        """Return (key, question) of answers in the same scope that share a band."""
         marks = ",".join("?" * len(bands))
         query = (
             "SELECT DISTINCT a.key, a.question FROM bands b JOIN answers a ON a.id = b.answer "  # noqa: S608  (question marks and a number)
@@ -118,7 +118,7 @@ class AnswerStore:
         return self._guarded(lambda: list(self._db.execute(query, values)), [])
 
     def count(self) -> tuple[int, int]:
-        """(answers, their bytes)."""
+        """Return (answers, their bytes)."""
         query = "SELECT count(*), coalesce(sum(size), 0) FROM answers"
         row = self._guarded(lambda: self._db.execute(query).fetchone(), (0, 0))
         return int(row[0]), int(row[1])
@@ -126,7 +126,7 @@ class AnswerStore:
     # writing --------------------------------------------------------------------------------------
 
     def put(self, entry: AnswerEntry) -> bool:
-        """Keep an answer, in place of an older one under its key; whether that succeeded."""
+        """Keep an answer, in place of an older one under its key. Returns whether that succeeded."""
         if entry.size > self.max_bytes // 8:
             return False
         return self._guarded(lambda: self._put(entry), False)
@@ -137,7 +137,7 @@ class AnswerStore:
         return self._guarded(lambda: self._delete(query, name, current), 0)
 
     def drop_namespace(self, namespace: bytes) -> int:
-        """Forget all of one namespace; how many fell."""
+        """Drop all answers of one namespace. Returns how many there were."""
         query = "DELETE FROM answers WHERE namespace = ?"
         return self._guarded(lambda: self._delete(query, namespace), 0)
 
@@ -149,7 +149,7 @@ class AnswerStore:
     # the work, under the lock ---------------------------------------------------------------------
 
     def _guarded(self, work: Callable[[], T], otherwise: T) -> T:
-        """Do it; what goes wrong with the file is noted, mended if possible, and never raised."""
+        """Run an operation on the file. Failures are logged, repaired if possible, and never raised."""
         with self._lock:
             try:
                 return work()
@@ -216,7 +216,7 @@ class AnswerStore:
         return True
 
     def _evict(self, now: float) -> None:
-        """Drop what is too old; if too much is left, the least recently used tenth as well."""
+        """Drop answers that are too old, and if too many are left the least recently used tenth."""
         too_old = self._delete("DELETE FROM answers WHERE made_s < ?", now - self.max_age_s)
         total = self._sum()
         if total > self.max_bytes:
@@ -258,7 +258,7 @@ class AnswerStore:
         return db
 
     def _begin_anew(self) -> sqlite3.Connection:
-        """Put the damaged file aside, for whoever wants to know why, and open an empty one."""
+        """Put the damaged file aside for inspection, and open an empty one."""
         self.rebuilt += 1
         if self.path is not None:
             for suffix in ("-wal", "-shm"):

@@ -1,8 +1,8 @@
-"""One search over several partitions: gather statistics, search with their sum, merge.
+"""Search over several partitions: gather statistics, search with their sum, merge.
 
-Owns the two rounds and what happens when a partition does not answer. Knows partitions only by the
-protocol below, so a folder here and a host far away are the same to it. Invariant: a partition that
-is slow or dead costs its own passages and one warning, never the query.
+Owns the two rounds, and the case that a partition does not answer. Knows partitions only by the protocol below, so a
+local folder and a remote host look alike. Invariant: a slow or dead partition costs its own passages and one warning,
+never the query.
 """
 
 from __future__ import annotations
@@ -22,31 +22,29 @@ T = TypeVar("T")
 
 
 class IndexPart(Protocol):
-    """A partition that can be searched, wherever it is."""
+    """Searchable partition, local or remote."""
 
     def statistics(self, ranked: Ranked) -> Statistics:
-        """Its share of the collection's statistics for the query's terms."""
+        """Return the partition's share of the collection's statistics for the query's terms."""
 
     def search(self, ranked: Ranked, whole: Statistics | None, limit: int) -> list[Found]:
-        """Its best passages, scored with the statistics of the whole collection."""
+        """Return its best passages, scored with the statistics of the whole collection."""
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Threads for partitions here and for those elsewhere; a host that answers drop by drop must
-    not hold the threads that search here.
-    """
+    """Threads for local partitions and for remote ones. A slow host must not occupy the threads of local searches."""
 
     here: Executor
     elsewhere: Executor
 
     @classmethod
     def of_size(cls, count: int) -> Pools:
-        """Threads for ``count`` partitions."""
+        """Return threads for ``count`` partitions."""
         return cls(ThreadPoolExecutor(2 * count, "miaotui-search"), ThreadPoolExecutor(4 * count, "miaotui-remote"))
 
     def of(self, part: IndexPart) -> Executor:
-        """The threads that a partition is asked in."""
+        """Return the threads that a partition is asked in."""
         return self.here if isinstance(part, Snapshot) else self.elsewhere
 
     def close(self) -> None:
@@ -57,7 +55,7 @@ class Pools:
 
 @dataclass(frozen=True)
 class Gathered:
-    """The best passages of all partitions that answered, and what is missing."""
+    """Best passages of all partitions that answered, and the names of those that did not."""
 
     found: tuple[Found, ...]
     version: str

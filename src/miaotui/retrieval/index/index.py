@@ -1,13 +1,13 @@
-"""An index over documents: a folder of partitions, written by one process and read by many.
+"""Index over documents: a folder of partitions, written by one process and read by many.
 
     index = Index.create("notes")
     index.add([Document("1", "Cats sleep sixteen hours a day.", title="Cats")])
     for hit in index.search("sleeping cats"):
         print(hit.score, hit.title, hit.snippet)
 
-Owns names and folders, the lock of the one writer, which partition a document goes to, and the
-cache of results. Knows neither files to read nor HTTP. Invariant: a call that changed something
-returns when the change is durable and visible; a change that fails leaves the last state.
+Owns names and folders, the lock of the one writer, the partition of each document, and the cache of results. Knows
+neither files to read nor HTTP. Invariant: a call that changed something returns when the change is durable and
+visible; a change that fails leaves the last state.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _COMMIT_EVERY = 125_000
 
 
 class Index:
-    """An open index. Safe to use from several threads; close it, or use it in ``with``."""
+    """Open index. Safe to use from several threads; close it, or use it in ``with``."""
 
     def __init__(self, folder: Path, plan: IndexSettings) -> None:
         self.folder, self.plan = folder, plan
@@ -64,7 +64,7 @@ class Index:
 
     @classmethod
     def create(cls, name: str | Path, plan: IndexSettings | None = None) -> Index:
-        """A new, empty index of that name in miaotui's folder, or in the folder of that path.
+        """Create an empty index of that name in miaotui's folder, or in the folder of that path.
 
         Raises `RequestError` when there is one already or the name is not allowed.
         """
@@ -74,7 +74,7 @@ class Index:
 
     @classmethod
     def open(cls, name: str | Path) -> Index:
-        """The index of that name or path; raises `IndexMissingError` when there is none."""
+        """Open the index of that name or path. Raises `IndexMissingError` when there is none."""
         folder = place(name)
         return cls(folder, read_plan(folder))
 
@@ -89,7 +89,7 @@ class Index:
 
     @property
     def version(self) -> str:
-        """Names the state that searches see; it changes with every commit and is never reused."""
+        """Return the name of the visible state. It changes with every commit and is never reused."""
         return self._version(self.parts())
 
     # ---- changes ---------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Index:
         return gone
 
     def rows_of(self, document: Document) -> list[Row]:
-        """The analysed passages of a document; needs no lock and may run anywhere."""
+        """Return the analysed passages of a document; needs no lock and may run anywhere."""
         return [row_of(passage, self.analyzer) for passage in split(document, self.plan)]
 
     def add_rows(self, rows: Iterable[Row]) -> int:
@@ -153,7 +153,7 @@ class Index:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """The one writer's turn: commit at the end, or forget everything."""
+        """Hold the writer's lock: commit at the end, or roll back."""
         with self._writing:
             self._take_lock()
             try:
@@ -189,7 +189,7 @@ class Index:
         self._held = held
 
     def close(self) -> None:
-        """Let merges end, and let other processes write."""
+        """Wait for merges, and let other processes write."""
         with self._writing:
             self._let_go()
         if self._pools is not None:
@@ -197,7 +197,7 @@ class Index:
             self._pools = None
 
     def release(self, idle_s: float = 0.0) -> bool:
-        """Let merges end and other processes write, if nothing was changed for ``idle_s``.
+        """Let other processes write, if nothing was changed for ``idle_s``.
 
         Returns whether others may write now. The next change takes the lock again.
         """
@@ -220,8 +220,8 @@ class Index:
     # ---- questions -------------------------------------------------------------------------------
 
     def search(self, query: str, limit: int = 10, *, offset: int = 0, plain: bool = False) -> Results:
-        """The best passages from ``offset`` on, at most ``limit``; with ``plain`` the query is text
-        without syntax.
+        """Return the best passages from ``offset`` on, at most ``limit``; with ``plain`` the query is text without
+        syntax.
 
         Raises `RequestError` for a query that cannot be read, or a limit out of bounds.
         """
@@ -242,22 +242,22 @@ class Index:
         return Results(tuple(hits), gathered.version, gathered.warnings)
 
     def read(self, query: str, plain: bool = False) -> Ranked:
-        """The query as this index reads it; raises `RequestError`."""
+        """Return the query as this index reads it; raises `RequestError`."""
         return Ranked.of(query, plain, self.analyzer, self.plan.weights)
 
     def passages(self) -> Iterator[Document]:
-        """Every passage of the partitions here, in no order."""
+        """Return every passage of the partitions here, in no order."""
         for partition in self._partitions:
             yield from partition.snapshot().passages()
 
     def get(self, key: str) -> list[Document]:
-        """The passages of that id or document, in the order of the document."""
+        """Return the passages of that id or document, in the order of the document."""
         found = [one for part in self._partitions for one in part.snapshot().get(key)]
         return sorted(found, key=lambda one: (len(one.id), one.id))
 
     def profile(self, key: str) -> dict[str, int]:
-        """How often each term occurs in a passage or document, the commonest first; titles count
-        once a document.
+        """Return how often each term occurs in a passage or document, the commonest first; titles count once a
+        document.
         """
         counts: Counter[str] = Counter()
         titles: set[str] = set()
@@ -269,16 +269,16 @@ class Index:
         return dict(counts.most_common())
 
     def parts(self) -> Sequence[tuple[str, IndexPart]]:
-        """The partitions that a search asks, named; those here as they are at this moment."""
+        """Return the partitions that a search asks, named; those here as they are at this moment."""
         here = [(f"partition {number}", partition.snapshot()) for number, partition in enumerate(self._partitions)]
         return [*here, *self._remotes]
 
     def as_partition(self) -> Served:
-        """This index as others ask it when it is a partition of theirs."""
+        """Return this index in the role of a partition of another one."""
         return Served([part.snapshot() for part in self._partitions], self.analyzer)
 
     def stats(self) -> dict[str, Any]:
-        """Counts and sizes, as plain values."""
+        """Return counts and sizes, as plain values."""
         snapshots = [partition.snapshot() for partition in self._partitions]
         sizes = [partition.size_bytes() for partition in self._partitions]
         stored = sum(size.get("store", 0) for size in sizes)
@@ -306,7 +306,7 @@ class Index:
         return Gathered(gathered.found, f"{self.plan.uid}.{gathered.version}", gathered.warnings)
 
     def _remember(self, key: tuple[Any, ...], gathered: Gathered) -> None:
-        """Results are kept for one version of an index that is all here, and is complete."""
+        """Cache results for one version of an index that is local and complete."""
         if self._remotes or gathered.warnings or gathered.version != key[0]:
             return
         with self._cache_lock:

@@ -1,8 +1,8 @@
-"""One partition: a tantivy index in a folder, written by one and read by many.
+"""Partition: a tantivy index in a folder, written by one process and read by many.
 
-Owns the folder, the writer and the current snapshot. Knows nothing of other partitions; a passage's
-id decides elsewhere where it goes. Invariant: what `commit` returned for survives the process being
-killed, since the library writes new files, flushes them and then replaces the one that names them.
+Owns the folder, the writer and the current snapshot. Knows nothing of other partitions; a passage's id decides
+elsewhere where it goes. Invariant: a state for which `commit` returned survives a killed process, because the library
+writes new files, flushes them and then replaces the one that names them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DIED = "writer was killed"  # how the library says that a write failed in one o
 
 
 class Partition:
-    """A partition that exists on disk; raises `DocumentIndexError` when it cannot be opened."""
+    """Partition that exists on disk. Raises `DocumentIndexError` when it cannot be opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,14 +50,14 @@ class Partition:
 
     @classmethod
     def create(cls, folder: Path) -> Partition:
-        """An empty partition in ``folder``."""
+        """Create an empty partition in ``folder``."""
         make_folder(folder)
         with _translated(folder):
             need("tantivy").Index(schema.build(), path=str(folder))
         return cls(folder)
 
     def snapshot(self) -> Snapshot:
-        """The newest committed state, whoever committed it."""
+        """Return the newest committed state, also one that another process committed."""
         if self._stamp() != self._seen:
             with self._lock:
                 if self._stamp() != self._seen:
@@ -65,7 +65,7 @@ class Partition:
         return self._snapshot
 
     def add(self, row: schema.Row) -> None:
-        """Add a passage to what the next commit makes visible."""
+        """Add a passage to the next commit."""
         with _translated(self.folder):
             self._open_writer().add_document(row.to_tantivy())
 
@@ -86,18 +86,18 @@ class Partition:
             raise
 
     def abandon(self) -> None:
-        """Forget changes that were not committed."""
+        """Drop changes that were not committed."""
         self._writer = None  # dropping it ends its threads and its lock
 
     def close(self) -> None:
-        """Wait for merges under way and let others write; what was not committed is forgotten."""
+        """Wait for merges and let others write. Drops changes that were not committed."""
         writer, self._writer = self._writer, None
         if writer is not None:
             with _translated(self.folder):
                 writer.wait_merging_threads()
 
     def size_bytes(self) -> dict[str, int]:
-        """Bytes on disk by kind of file: ``store`` is the compressed text, the rest is index."""
+        """Return bytes on disk by kind of file: ``store`` is the compressed text, the rest is index."""
         sizes: dict[str, int] = {}
         for entry in os.scandir(self.folder):
             kind = entry.name.rpartition(".")[2]
@@ -111,7 +111,7 @@ class Partition:
         return self._writer
 
     def _forget_killed(self) -> None:
-        """Remove deletions that a killed writer wrote down and did not commit.
+        """Remove deletions that a killed writer wrote and did not commit.
 
         The next commit would write files of the same names, and the library does not replace any.
         """
@@ -143,7 +143,7 @@ class Partition:
 
 @contextmanager
 def _translated(folder: Path) -> Iterator[None]:
-    """The library's errors in our words."""
+    """Translate the library's errors into this package's."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,7 @@
-"""A partition on another host: the two questions of a search, asked over HTTP.
+"""Partition on another host: the two questions of a search, asked over HTTP.
 
-Owns the requests and the reading of what comes back, which is hostile until checked. Knows nothing
-of merging. Invariant: a call ends within its timeout, with an answer of bounded size or one
-`DocumentIndexError`; redirects are not followed.
+Owns the requests and the reading of replies, which are hostile until checked. Knows nothing of merging. Invariant: a
+call ends within its timeout, with an answer of bounded size or one `DocumentIndexError`; redirects are not followed.
 """
 
 from __future__ import annotations
@@ -27,14 +26,13 @@ _KEY = "MIAOTUI_API_KEY"
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any, **__: Any) -> None:
-        """A redirect is an error: the key must not travel elsewhere."""
+        """Refuse a redirect: the key must not travel elsewhere."""
 
 
 class RemotePart:
-    """An index on another host as a partition; ``url`` is its ``…/v1/indexes/NAME``.
+    """Index on another host as a partition; ``url`` is its ``…/v1/indexes/NAME``.
 
-    The key for it, where it wants one, is in ``MIAOTUI_API_KEY``. Raises `RequestError` for a URL
-    that is not http or https.
+    Its key, where it wants one, is in ``MIAOTUI_API_KEY``. Raises `RequestError` for a URL that is not http or https.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -45,11 +43,11 @@ class RemotePart:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def statistics(self, ranked: Ranked) -> Statistics:
-        """The other index's share of the statistics."""
+        """Return the other index's share of the statistics."""
         return Statistics.from_json(self._ask("statistics", {}, ranked))
 
     def search(self, ranked: Ranked, whole: Statistics | None, limit: int) -> list[Found]:
-        """The other index's best passages under the whole collection's statistics."""
+        """Return the other index's best passages under the whole collection's statistics."""
         more = {"limit": limit, "statistics": whole.to_json() if whole else None}
         answer = self._ask("passages", more, ranked)
         try:
@@ -58,7 +56,7 @@ class RemotePart:
             raise DocumentIndexError(f"{self._url} sent passages that cannot be read") from error
 
     def _read(self, answer: Any) -> bytes:
-        """The body, as long as it comes in time; the socket's timeout is for each piece alone."""
+        """Read the body within the time limit. The socket's timeout is for each piece alone."""
         until, data = time.monotonic() + self._timeout_s, bytearray()
         while piece := answer.read1(1 << 20):
             data += piece

@@ -1,9 +1,8 @@
-"""The library's account of a score, reckoned again with the statistics of the whole collection.
+"""Exact scores: the library's explanation of a score, computed again with the statistics of the whole collection.
 
-tantivy takes mean lengths and frequencies from the one index it searches and has no way to be given
-others; it does explain each score leaf by leaf, with term frequency and length, which is all that
-BM25 needs besides. Owns the reading of that account. Knows nothing of queries. Invariant: the same
-passage gets the same score, to the last bit, in every partition.
+tantivy takes mean lengths and frequencies from the one index it searches, and does not accept others. It explains
+each score leaf by leaf, with term frequency and length, and BM25 needs nothing else besides. Owns the reading of that
+explanation. Knows nothing of queries. Invariant: a passage gets equal scores, to the last bit, in every partition.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ _LEAF = "TermQuery"
 
 
 class ScoreExplanation:
-    """Reads explanations for one collection; ``fields`` names the schema's fields in order,
-    ``means`` are the library's own mean lengths.
+    """Reader of explanations for one collection. ``fields`` names the schema's fields in order, ``means`` are the
+    library's own mean lengths.
     """
 
     def __init__(self, whole: Statistics, fields: tuple[str, ...], means: Mapping[str, float]) -> None:
         self._whole, self._fields, self._means = whole, fields, means
 
     def score(self, explanation: str) -> float:
-        """The score that an explanation (JSON) of a query for this purpose accounts for."""
+        """Return the score of an explanation (JSON) of a query that was compiled for it."""
         return self._value(json.loads(explanation))
 
     def _value(self, node: dict[str, Any]) -> float:
@@ -47,8 +46,9 @@ class ScoreExplanation:
         return float(node["value"])  # constants: filters, near words
 
     def _leaf(self, leaf: dict[str, Any]) -> float:
-        """BM25 of a term; of a phrase, the only leaf that names no term, without its idf, which is
-        in its boost.
+        """Return BM25 of a term, or of a phrase without its idf, which is in its boost.
+
+        A phrase is the only leaf that names no term.
         """
         numbers = _numbers(leaf)
         count, k1, b, length = (numbers[name] for name in ("freq", "k1", "b", "dl"))
@@ -62,12 +62,12 @@ class ScoreExplanation:
         return self._whole.idf((name, term)) * (k1 + 1) * share
 
     def _field_with(self, mean: float) -> str:
-        """The field of phrases that has this mean length, as an account of a phrase names none."""
+        """Return the field of phrases that has this mean length, because an explanation of a phrase names no field."""
         return min(("body", "phrase"), key=lambda name: abs(self._means.get(name, 0.0) - mean))
 
 
 def mean_length(explanation: str) -> float:
-    """The mean length that the first leaf of an explanation was reckoned with; 0: no leaf."""
+    """Return the mean length that the first leaf of an explanation used; 0 without a leaf."""
     nodes = [json.loads(explanation)]
     while nodes:
         node = nodes.pop()
@@ -78,6 +78,6 @@ def mean_length(explanation: str) -> float:
 
 
 def _numbers(leaf: dict[str, Any]) -> dict[str, float]:
-    """Frequency, length and parameters; decimals as they were before single precision."""
+    """Return frequency, length and parameters, with decimals as they were before single precision."""
     share = next(part for part in leaf["details"] if part["description"].startswith("freq /"))
     return {part["description"].split(",")[0]: round(float(part["value"]), 6) for part in share["details"]}

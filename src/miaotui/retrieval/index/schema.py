@@ -1,8 +1,8 @@
-"""The fields of an index and what of a passage goes into each.
+"""Fields of an index, and the content of each for a passage.
 
-Owns field names, how each is indexed, and the analysed row of a passage. Knows nothing of files or
-queries. Invariant: text fields hold terms joined by spaces and are split at spaces again, so the
-index sees exactly the analyser's terms.
+Owns field names, how each is indexed, and the analysed row of a passage. Knows nothing of files or queries.
+Invariant: text fields hold terms joined by spaces and are split at spaces again, so the index sees exactly the
+analyser's terms.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LENGTHS = {name: f"{name}_len" for name in ("title", "body", "phrase")}
 
 
 def build() -> tantivy.Schema:
-    """The schema of every index; format 1."""
+    """Return the schema of every index; format 1."""
     builder: tantivy.SchemaBuilder = need("tantivy").SchemaBuilder()
     builder.add_text_field("key", tokenizer_name="raw", index_option="basic")
     builder.add_text_field("title", tokenizer_name="whitespace", index_option="freq")
@@ -45,7 +45,7 @@ def build() -> tantivy.Schema:
 
 @dataclass(frozen=True)
 class Row:
-    """A passage, analysed: picklable, so that other processes can make it."""
+    """Analysed passage. Picklable, so that other processes can make it."""
 
     id: str
     whole: str
@@ -59,7 +59,7 @@ class Row:
     record: bytes
 
     def to_tantivy(self) -> tantivy.Document:
-        """The row as the index library takes it."""
+        """Return the row in the index library's form."""
         made: tantivy.Document = need("tantivy").Document()
         made.add_text("key", self.id)
         if self.whole != self.id:
@@ -87,7 +87,7 @@ def _add_filters(made: Any, row: Row) -> None:
 
 
 def row_of(document: Document, analyzer: Analyzer) -> Row:
-    """A passage as it will be indexed."""
+    """Return a passage as it will be indexed."""
     title, body = document.title, document.body
     chinese = has_chinese(title) or has_chinese(body)
     return Row(

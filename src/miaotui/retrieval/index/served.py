@@ -1,8 +1,7 @@
-"""The other end of `remote`: an index that answers as a partition of an index elsewhere.
+"""Server side of `remote`: an index in the role of a partition of an index elsewhere.
 
-Owns the two answers, from what has come over the wire. Knows nothing of HTTP. Invariant: partitions
-of this index only; an index's own remote partitions are not asked, so that two indexes which name
-each other end.
+Owns the two answers, from values that came over the wire. Knows nothing of HTTP. Invariant: only local partitions
+answer, so two indexes that name each other do not loop.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from miaotui.retrieval.query.compiler import Ranked
 
 
 class Served:
-    """The partitions of an index at one moment."""
+    """Partitions of an index at one moment."""
 
     def __init__(self, snapshots: Sequence[Snapshot], analyzer: Analyzer) -> None:
         self._snapshots, self._analyzer = snapshots, analyzer
 
     def statistics(self, query: str, plain: bool, weights: Mapping[str, float]) -> Statistics:
-        """Their share of the statistics for the query's terms. Raises `RequestError`."""
+        """Return their share of the statistics for the query's terms. Raises `RequestError`."""
         ranked = Ranked.of(query, plain, self._analyzer, weights)
         return total(snapshot.statistics(ranked) for snapshot in self._snapshots)
 
     def passages(self, query: str, plain: bool, weights: Mapping[str, float], whole: Any, limit: int) -> list[Found]:
-        """Their best passages; ``whole`` is `Statistics` as JSON. Raises `RequestError`."""
+        """Return their best passages; ``whole`` is `Statistics` as JSON. Raises `RequestError`."""
         ranked = Ranked.of(query, plain, self._analyzer, weights)
         statistics = Statistics.from_json(whole)
         found = [pair for snapshot in self._snapshots for pair in snapshot.search(ranked, statistics, limit)]

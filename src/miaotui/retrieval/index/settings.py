@@ -1,8 +1,7 @@
-"""How an index is laid out and read: the settings it was created with, and where it lies.
+"""Settings of an index, fixed at its creation, and its place on disk.
 
-Owns ``index.json``, names and folders. Knows nothing of what is in the partitions. Invariant: an
-index exists exactly when its ``index.json`` does, which is written last; a name never leads out of
-miaotui's own folder.
+Owns ``index.json``, names and folders. Knows nothing of the contents of partitions. Invariant: an index exists
+exactly when its ``index.json`` does, which is written last; a name never leads out of miaotui's own folder.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ _FILE = "index.json"
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What an index keeps to from its creation on.
+    """Settings that an index keeps from its creation on.
 
-    ``passage_chars``: longer bodies are split at their structure; 0 never splits. ``remotes`` are
-    URLs of indexes on other hosts that are searched along with it. Raises `RequestError`.
+    ``passage_chars``: longer bodies are split at their structure; 0 never splits. ``remotes`` are URLs of indexes on
+    other hosts that are searched along with it. Raises `RequestError`.
     """
 
     partitions: int = 1
@@ -56,15 +55,15 @@ class IndexSettings:
             raise RequestError(f"timeout_s must be above 0 and at most 600, not {self.timeout_s}")
 
     def folders(self, folder: Path) -> list[Path]:
-        """The partitions' folders."""
+        """Return the partitions' folders."""
         return [folder / f"partition-{number}" for number in range(self.partitions)]
 
 
 def place(name: str | Path) -> Path:
-    """The folder of an index: of that name in miaotui's folder, or where a path leads.
+    """Return the folder of an index: of that name in miaotui's folder, or where a path leads.
 
-    A `Path`, or text with a separator in it, is a path. Raises `RequestError` for a name that is
-    not letters, digits, dots, hyphens and underscores.
+    A `Path`, or text with a separator in it, is a path. Raises `RequestError` for a name that is not letters, digits,
+    dots, hyphens and underscores.
     """
     if isinstance(name, Path) or os.sep in name:
         return Path(name)
@@ -72,7 +71,7 @@ def place(name: str | Path) -> Path:
 
 
 def checked_name(name: str) -> str:
-    """``name`` if it is one; raises `RequestError` otherwise."""
+    """Return ``name`` if it is valid; raises `RequestError` otherwise."""
     if not _NAME.fullmatch(name):
         raise RequestError(
             f"{name!r:.80} is no name for an index; use up to 64 letters, digits, dots, hyphens "
@@ -82,12 +81,12 @@ def checked_name(name: str) -> str:
 
 
 def names() -> list[str]:
-    """The indexes in miaotui's folder, in order."""
+    """Return the indexes in miaotui's folder, in order."""
     return names_in(Settings.from_env().folder("indexes"))
 
 
 def names_in(root: Path) -> list[str]:
-    """The indexes in a folder, in order."""
+    """Return the indexes in a folder, in order."""
     found = (path.parent.name for path in root.glob(f"*/{_FILE}"))
     return sorted(name for name in found if _NAME.fullmatch(name))
 
@@ -111,8 +110,8 @@ def write_plan(folder: Path, plan: IndexSettings, make: Callable[[Path], None]) 
 
 
 def read_plan(folder: Path) -> IndexSettings:
-    """The plan of the index in ``folder``; raises `IndexMissingError`, or `DocumentIndexError` when
-    its file is damaged or of a later format.
+    """Return the plan of the index in ``folder``; raises `IndexMissingError`, or `DocumentIndexError` when its file
+    is damaged or of a later format.
     """
     try:
         value = json.loads((folder / _FILE).read_text(encoding="utf-8"))

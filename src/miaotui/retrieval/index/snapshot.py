@@ -1,10 +1,10 @@
-"""One committed state of one partition: its counts and its best passages for a query.
+"""Snapshot: one committed state of one partition, its counts and its best passages for a query.
 
-Owns exactness: passages are ranked by BM25 with the statistics of the whole collection over live
-passages, although the library knows only its own index and counts deleted passages until a merge
-removes them. Candidates come from the library with idf corrected by boosts; then each is rescored,
-and more are fetched until no other passage can reach the k-th score. Knows nothing of writing.
-Invariant: the result depends on passages and statistics, not on segments or partitions.
+Owns exactness: passages are ranked by BM25 with the statistics of the whole collection over live passages, although
+the library knows only its own index and counts deleted passages until a merge removes them. Candidates come from the
+library with idf corrected by boosts; each is rescored, and more are fetched until no other passage can reach the k-th
+score. Knows nothing of writing. Invariant: the result depends on passages and statistics, not on segments or
+partitions.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Candidate:
 
 
 class Snapshot:
-    """A state of a partition. Safe to use from several threads at once."""
+    """State of a partition. Safe to use from several threads."""
 
     def __init__(self, searcher: tantivy.Searcher, schema: tantivy.Schema, version: int, with_deleted: int) -> None:
         self._searcher, self._schema = searcher, schema
@@ -60,19 +60,19 @@ class Snapshot:
 
     @cached_property
     def tokens(self) -> dict[str, int]:
-        """Tokens per field over live passages."""
+        """Return the tokens per field over live passages."""
         question = {name: {"sum": {"field": column}} for name, column in LENGTHS.items()}
         answer = self._searcher.aggregate(need("tantivy").Query.all_query(), question)
         return {name: int(answer[name]["value"] or 0) for name in LENGTHS}
 
     def statistics(self, ranked: Ranked) -> Statistics:
-        """This partition's share of the whole collection's statistics, for one query's terms."""
+        """Return this partition's share of the collection's statistics, for one query's terms."""
         frequencies = {term: self._frequency(term) for term in ranked.terms}
         return Statistics(self.documents, self.tokens, frequencies, str(self.version))
 
     def search(self, ranked: Ranked, whole: Statistics | None, limit: int) -> list[Found]:
-        """The best ``limit`` passages by (score, id); ``whole`` None: this partition is all there
-        is. Raises `RequestError` for queries that the library refuses.
+        """Return the best ``limit`` passages by (score, id); ``whole`` None: this partition is all there is. Raises
+        `RequestError` for queries that the library refuses.
         """
         try:
             return self._search(ranked, whole, limit)
@@ -80,20 +80,20 @@ class Snapshot:
             raise RequestError(f"the query cannot be run: {error}. Correct it") from error
 
     def get(self, key: str) -> list[Document]:
-        """The passages of that id, or of that document, in order of their ids."""
+        """Return the passages of that id, or of that document, in order of their ids."""
         query = need("tantivy").Query.term_query(self._schema, "key", key, "basic")
         hits = self._searcher.search(query, max(1, self.count(key)), count=False).hits
         return [self._document(address) for _, address in hits]
 
     def passages(self) -> Iterator[Document]:
-        """Every live passage, in no order."""
+        """Return every live passage, in no order."""
         if self.documents:
             every = need("tantivy").Query.all_query()
             for _, address in self._searcher.search(every, self.documents, count=False).hits:
                 yield self._document(address)
 
     def count(self, key: str) -> int:
-        """How many live passages have that id or belong to that document."""
+        """Return how many live passages have that id or belong to that document."""
         if not self._searcher.doc_freq("key", key):
             return 0
         return self._matches(("key", key))
@@ -116,8 +116,8 @@ class Snapshot:
         return self._best(chosen, limit)
 
     def _as_ranked(self, query: tantivy.Query, limit: int, exactly: _Exactly) -> list[_Candidate]:
-        """The library's ranking, long enough that the last score is not tied with the k-th; scores
-        that single precision does not tell apart are reckoned again.
+        """Return the library's ranking, long enough that the last score is not tied with the k-th; scores that single
+        precision does not tell apart are reckoned again.
         """
         count = limit + _SPARE
         while True:
@@ -134,8 +134,8 @@ class Snapshot:
         ]
 
     def _rescored(self, query: tantivy.Query, limit: int, scale: float, exactly: _Exactly) -> list[_Candidate]:
-        """Candidates with exact scores, enough that nothing unseen can be among the best: an
-        unseen score is at most the library's last one times ``scale``.
+        """Return candidates with exact scores, enough that nothing unseen can be among the best: an unseen score is
+        at most the library's last one times ``scale``.
         """
         count, known = limit + _SPARE, list[_Candidate]()
         while True:
@@ -150,7 +150,7 @@ class Snapshot:
             count *= 2
 
     def _best(self, candidates: list[_Candidate], limit: int) -> list[Found]:
-        """The best of the candidates, equal ones in their fixed order."""
+        """Return the best of the candidates, equal ones in their fixed order."""
         best = sorted(candidates, key=lambda one: -one.score)
         if any(one.score == other.score for one, other in pairwise(best[: limit + 1])):
             orders = self._searcher.fast_field_values("order", [one.address for one in best])
@@ -159,8 +159,9 @@ class Snapshot:
         return [(one.score, self._document(one.address)) for one in best[:limit]]
 
     def _scale(self, ranked: Ranked, whole: Statistics) -> float | None:
-        """By how much at most a score grows when the whole's mean lengths replace the library's;
-        None when they are the same.
+        """Return by how much a score grows at most when the whole's mean lengths replace the library's.
+
+        None when they are equal.
         """
         most, differ = 1.0, False
         for name in {name for name, _ in ranked.terms}:
@@ -173,7 +174,7 @@ class Snapshot:
         return most if differ else None
 
     def _local(self, terms: Iterable[Term]) -> Statistics:
-        """What the library counts here, deleted passages and all."""
+        """Return the library's own counts here, deleted passages included."""
         frequencies = {term: self._library_frequency(term) for term in terms}
         return Statistics(self._with_deleted, {}, frequencies)
 
@@ -181,9 +182,7 @@ class Snapshot:
         return self._searcher.doc_freq(*term)
 
     def _library_mean(self, name: str, terms: Iterable[Term]) -> float:
-        """The mean length of a field by the library's reckoning; 0 while none of ``terms`` is in
-        it here.
-        """
+        """Return the mean length of a field by the library's reckoning; 0 while none of ``terms`` is in it here."""
         for term in terms:
             if term[0] == name and self._library_frequency(term):
                 query = need("tantivy").Query.term_query(self._schema, *term, "freq")
@@ -193,7 +192,7 @@ class Snapshot:
         return 0.0
 
     def _frequency(self, term: Term) -> int:
-        """Live passages with the term; counted one by one only where some are deleted."""
+        """Return the number of live passages with the term, counted one by one only where some are deleted."""
         if self._with_deleted == self.documents:
             return self._library_frequency(term)
         count = self._frequencies.get(term)
@@ -205,7 +204,7 @@ class Snapshot:
         return count
 
     def explain(self, query: tantivy.Query, address: tantivy.DocAddress) -> str:
-        """The library's account of a score, as JSON."""
+        """Return the library's account of a score, as JSON."""
         return query.explain(self._searcher, address).to_json()
 
     def _matches(self, term: Term) -> int:
@@ -218,8 +217,9 @@ class Snapshot:
 
 
 def _close(scores: list[float]) -> set[int]:
-    """Places of scores so near, yet not equal, to a neighbour that single precision may have
-    swapped them; the first `_CLOSE` at most.
+    """Return the places of scores so close to a neighbour that single precision may have swapped them.
+
+    At most the first `_CLOSE`.
     """
     close: set[int] = set()
     for place, (first, last) in enumerate(pairwise(scores)):
@@ -229,7 +229,7 @@ def _close(scores: list[float]) -> set[int]:
 
 
 class _Exactly:
-    """Scores reckoned in double precision from the library's account of them."""
+    """Scores in double precision, computed from the library's explanations."""
 
     def __init__(self, snapshot: Snapshot, schema: tantivy.Schema, ranked: Ranked, whole: Statistics) -> None:
         self._snapshot, self._schema = snapshot, schema
@@ -248,6 +248,6 @@ class _Exactly:
 
 
 def rank(found: Found) -> tuple[float, int, str]:
-    """The key by which passages are ordered, everywhere."""
+    """Return the key by which passages are ordered, everywhere."""
     score, passage = found
     return -score, order_of(passage.id), passage.id

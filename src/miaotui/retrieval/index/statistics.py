@@ -1,8 +1,8 @@
-"""What BM25 has to know of a whole collection, and how partitions' shares add up.
+"""Statistics of a collection for BM25, and how partitions' shares add up.
 
-Owns the numbers: documents, tokens per field, documents per term. Knows nothing of postings or
-queries. Invariant: the statistics of a union are the sum of its parts' statistics, so a passage's
-score does not depend on which partition it lies in (Robertson & Zaragoza 2009 for the formula).
+Owns the numbers: documents, tokens per field, documents per term. Knows nothing of postings or queries. Invariant:
+the statistics of a union are the sum of its parts' statistics, so a passage's score does not depend on its partition
+(Robertson & Zaragoza 2009 for the formula).
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class Statistics:
     version: str = ""
 
     def mean_length(self, name: str) -> float:
-        """Mean tokens of a field per passage; 0 when there are none."""
+        """Return the mean tokens of a field per passage; 0 when there are none."""
         return self.tokens.get(name, 0) / self.documents if self.documents else 0.0
 
     def idf(self, term: Term) -> float:
-        """The inverse document frequency of a term, natural logarithm, above 0."""
+        """Return the inverse document frequency of a term, natural logarithm, above 0."""
         count = min(self.frequencies.get(term, 0), self.documents)
         return idf(count, self.documents)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values for another host."""
+        """Return plain values for another host."""
         rows = [[name, term, count] for (name, term), count in self.frequencies.items()]
         return {"documents": self.documents, "tokens": dict(self.tokens), "frequencies": rows, "version": self.version}
 
     @classmethod
     def from_json(cls, value: Any) -> Statistics:
-        """What `to_json` made; raises `RequestError` for anything else."""
+        """Read the result of `to_json`; raises `RequestError` for anything else."""
         try:
             frequencies = {(str(name), str(term)): int(count) for name, term, count in value["frequencies"]}
             tokens = {str(name): int(count) for name, count in value["tokens"].items()}
@@ -55,12 +55,12 @@ class Statistics:
 
 
 def idf(count: int, documents: int) -> float:
-    """ln(1 + (N - n + 0.5) / (n + 0.5)), as Lucene and tantivy have it."""
+    """Compute ln(1 + (N - n + 0.5) / (n + 0.5)), as Lucene and tantivy do."""
     return math.log1p((documents - count + 0.5) / (count + 0.5))
 
 
 def total(parts: Iterable[Statistics]) -> Statistics:
-    """The statistics of the union of disjoint parts; versions are joined in order."""
+    """Return the statistics of the union of disjoint parts; versions are joined in order."""
     documents = 0
     tokens: dict[str, int] = {}
     frequencies: dict[Term, int] = {}

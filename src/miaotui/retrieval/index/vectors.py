@@ -1,9 +1,9 @@
-"""Passages by meaning beside passages by words: vectors of an embedding model, fused by rank.
+"""Search by meaning beside search by words: vectors of an embedding model, fused by rank.
 
-Owns the neighbours of one index (a usearch graph in its folder) and the fusion. Knows embedding
-models by one method. Invariant: the graph is a cache of what is in the index; it is brought up to
-date before a search, and made anew when its files do not fit together. Fusion is reciprocal rank
-(Cormack, Clarke & Büttcher 2009), which needs no common scale of scores.
+Owns the neighbours of one index (a usearch graph in its folder) and the fusion. Knows embedding models by one method.
+Invariant: the graph is a cache of the index's contents; it is updated before a search, and made anew when its files
+do not fit together. Fusion is reciprocal rank (Cormack, Clarke & Büttcher 2009), which needs no common scale of
+scores.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _BATCH = 1_024
 
 
 class Embedder(Protocol):
-    """An embedding model. model2vec's `StaticModel` is one."""
+    """Embedding model. model2vec's `StaticModel` is one."""
 
     def encode(self, sentences: Sequence[str], /) -> Any:
-        """Vectors, [len(sentences), dimensions] float32."""
+        """Return vectors, [len(sentences), dimensions] float32."""
 
 
 def model2vec(folder: Path) -> Embedder:
-    """The static embedding model in a folder; raises `RequestError` when it cannot be read."""
+    """Return the static embedding model in a folder; raises `RequestError` when it cannot be read."""
     library = need("model2vec", "vectors")
     try:
         model: Embedder = library.StaticModel.from_pretrained(folder, force_download=False)
@@ -49,7 +49,7 @@ def model2vec(folder: Path) -> Embedder:
 
 
 class Neighbours:
-    """The vectors of an open index's passages. Safe to use from several threads."""
+    """Vectors of an open index's passages. Safe to use from several threads."""
 
     def __init__(self, index: Index, embedder: Embedder) -> None:
         self._index, self._embedder = index, embedder
@@ -62,7 +62,7 @@ class Neighbours:
         self._load()
 
     def search(self, query: str, limit: int = 10, *, plain: bool = False) -> Results:
-        """The best passages by words and by meaning together; scores are sums of 1 / (60 + rank).
+        """Return the best passages by words and by meaning together; scores are sums of 1 / (60 + rank).
 
         Raises what `Index.search` raises.
         """
@@ -84,7 +84,7 @@ class Neighbours:
         return Results(tuple(hits), by_words.version, by_words.warnings)
 
     def refresh(self) -> int:
-        """Bring the vectors in line with the index; return how many passages were embedded."""
+        """Update the vectors from the index. Returns how many passages were embedded."""
         with self._lock:
             version = self._index.version
             if version == self._version:
@@ -124,7 +124,7 @@ class Neighbours:
         return usearch.Index(ndim=self._dimensions, metric="cos", dtype="f16")
 
     def _load(self) -> None:
-        """Take up the files if they fit together; anything else means to begin again."""
+        """Load the files if they fit together; otherwise begin with an empty graph."""
         try:
             note = json.loads((self._folder / "vectors.json").read_text(encoding="utf-8"))
             ids = {int(key): str(name) for key, name in note["ids"].items()}
@@ -138,7 +138,7 @@ class Neighbours:
             return
 
     def _save(self) -> None:
-        """The graph under a new name, then the note that names it."""
+        """Write the graph under a new name, then the note that names it."""
         make_folder(self._folder)
         name = f"{self._version}.usearch"
         note = {
@@ -160,6 +160,6 @@ class Neighbours:
 
 
 def _key(passage: Document) -> int:
-    """Changes with the passage's text, so that a changed passage is embedded again."""
+    """Return a key that changes with the passage's text, so that a changed passage is embedded again."""
     text = f"{passage.id}\0{passage.title}\0{passage.body}"
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -1,8 +1,8 @@
-"""Texts that were there before, exactly or nearly.
+"""Exact and near duplicates of texts.
 
-Owns fingerprints (a digest of the words; MinHash of three-word shingles, Broder 1997) and the
-memory of those seen. Near duplicates are found by 16 bands of 4 values and confirmed by the share of
-equal values. Knows nothing of documents. Invariant: memory is bounded; the oldest are forgotten.
+Owns fingerprints (a digest of the words; MinHash of three-word shingles, Broder 1997) and the memory of those seen.
+Near duplicates are found by 16 bands of 4 values and confirmed by the share of equal values. Knows nothing of
+documents. Invariant: memory is bounded; the oldest are dropped.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ REMEMBERED = 500_000
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A text's digest and its MinHash values; none when it is too short to compare."""
+    """Digest and MinHash values of a text; no values when it is too short to compare."""
 
     digest: bytes
     values: tuple[int, ...] = ()
 
 
 def fingerprint(text: str) -> Fingerprint:
-    """The fingerprint of a text; case, spacing and punctuation do not matter."""
+    """Return the fingerprint of a text; case, spacing and punctuation do not matter."""
     words = _WORD.findall(text.lower())
     digest = blake2b(" ".join(words).encode("utf-8", "replace"), digest_size=12).digest()
     if len(words) < _FEWEST_WORDS:
@@ -44,7 +44,7 @@ def fingerprint(text: str) -> Fingerprint:
 
 
 class Seen:
-    """The texts of one load; ask before adding."""
+    """Texts of one load. Call `before`, then `add`."""
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._remembered = remembered
@@ -52,7 +52,7 @@ class Seen:
         self._bands: OrderedDict[tuple[int, ...], tuple[str, tuple[int, ...]]] = OrderedDict()
 
     def before(self, mark: Fingerprint) -> str | None:
-        """The name of a text that this one repeats, exactly or nearly; None: it is new."""
+        """Return the name of a text that this one repeats, exactly or nearly; None: it is new."""
         known = self._exact.get(mark.digest)
         if known is not None:
             return known

@@ -1,8 +1,8 @@
 """Files to documents: text, Markdown, HTML, JSON lines, CSV and PDF.
 
-Owns which file is read how, streaming where a file may be larger than memory. Knows nothing of
-indexes. Invariant: a file that cannot be read, or a row that is wrong, gives one `Skipped` with the
-reason and never ends the load; memory is bounded by `PART_CHARS` and `LONGEST_LINE_BYTES`.
+Owns the reader of each kind of file, streaming where a file may be larger than memory. Knows nothing of indexes.
+Invariant: a file that cannot be read, or a wrong row, gives one `Skipped` with the reason and never ends the load;
+memory is bounded by `PART_CHARS` and `LONGEST_LINE_BYTES`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BODY_COLUMNS = ("body", "text", "content", "answer", "abstract", "正文", "内
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that was left out, and why."""
+    """Something that was left out, and the reason."""
 
     name: str
     reason: str
@@ -40,7 +40,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class FileSource:
-    """A file to read, and the name its documents bear."""
+    """File to read, and the name of its documents."""
 
     path: Path
     name: str
@@ -50,7 +50,7 @@ Read: TypeAlias = "Document | Skipped"
 
 
 def sources(paths: list[Path]) -> Iterator[FileSource | Skipped]:
-    """The files among ``paths`` and in their folders, in order; hidden ones are left out."""
+    """Return the files among ``paths`` and in their folders, in order; hidden ones are left out."""
     for path in paths:
         if path.is_dir():
             yield from _in_folder(path)
@@ -70,12 +70,12 @@ def _in_folder(root: Path) -> Iterator[FileSource]:
 
 
 def holds_rows(source: FileSource) -> bool:
-    """Whether the file is a list of documents, to be read as a stream."""
+    """Return whether the file is a list of documents, to be read as a stream."""
     return source.path.suffix.lower() in _ROWS
 
 
 def read(source: FileSource) -> Iterator[Read]:
-    """The documents of a file, each with the file's name as its source."""
+    """Return the documents of a file, each with the file's name as its source."""
     suffix = source.path.suffix.lower()
     reader = _ROWS.get(suffix) or _WHOLES.get(suffix)
     if reader is None:
@@ -92,7 +92,7 @@ def read(source: FileSource) -> Iterator[Read]:
 
 
 def _text(source: FileSource) -> Iterator[Read]:
-    """In parts, so that neither a long file nor a long line is held whole."""
+    """Read a text in parts, so that neither a long file nor a long line is held whole."""
     with source.path.open("rb") as file:
         sample = file.read(SAMPLE_BYTES)
         if is_binary(sample):
@@ -116,7 +116,7 @@ def _text(source: FileSource) -> Iterator[Read]:
 
 
 def _cut(text: str) -> int:
-    """Where to end a part: after a paragraph, a line, a word, or right at its length."""
+    """Return where to end a part: after a paragraph, a line, a word, or right at its length."""
     for sign in ("\n\n", "\n", "。", " "):
         place = text.rfind(sign, PART_CHARS // 2, PART_CHARS)
         if place > 0:
@@ -204,7 +204,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """(number, line); None for a line that is too long to hold, which is passed over."""
+    """Return (number, line); None for a line that is too long to hold, which is passed over."""
     number = 0
     while line := file.readline(LONGEST_LINE_BYTES):
         number += 1
@@ -229,7 +229,7 @@ def _row(source: FileSource, name: str, make: Callable[[], Any]) -> Read:
 
 
 def _table(source: FileSource) -> Iterator[Read]:
-    """Rows of a table with a heading line; columns that are no fields of a document join its body."""
+    """Read a table with a heading line. Columns that are no fields of a document join its body."""
     with source.path.open("rb") as file:
         sample = file.read(SAMPLE_BYTES)
     if is_binary(sample):

@@ -1,7 +1,7 @@
-"""Which language a text is in, as a two-letter code for filters.
+"""Language of a text, as a two-letter code for filters.
 
-Owns the decision; ranking does not depend on it. Scripts that belong to one language decide by
-themselves; only alphabetic text is given to the classifier (py3langid, Lui & Baldwin 2012).
+Owns the decision; ranking does not depend on it. Scripts that belong to one language decide by themselves; only
+alphabetic text goes to the classifier (py3langid, Lui & Baldwin 2012).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HANGUL = re.compile("[\uac00-\ud7af]")
 
 
 def language_of(text: str) -> str:
-    """``zh``, ``en``, ... or empty for a text too short to tell."""
+    """Return ``zh``, ``en``, … or an empty text if the text is too short."""
     sample = text[:_SAMPLE_CHARS]
     letters = sum(char.isalpha() for char in sample)
     if not sample.isascii():

@@ -1,8 +1,7 @@
 """Markdown and HTML to plain text that keeps its structure.
 
-Owns what counts as boilerplate and how headings are left for the splitter: as lines that begin with
-``#``. Knows nothing of files. Invariant: no markup is left, no script or style is kept, and hostile
-nesting costs no more than its length.
+Owns the rules for boilerplate, and the form of headings for the splitter: lines that begin with ``#``. Knows nothing
+of files. Invariant: no markup is left, no script or style is kept, and hostile nesting costs no more than its length.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _FEWEST_LINKS, _ABOVE_LINKS, _MOST_MENUS = 3, 3, 500
 
 
 def from_html(markup: str) -> tuple[str, str]:
-    """(title, text) of a page without its menus, banners and scripts.
+    """Return (title, text) of a page without its menus, banners and scripts.
 
     Raises `RequestError` for one nested so deep that the parser would take minutes.
     """
@@ -50,7 +49,7 @@ def from_html(markup: str) -> tuple[str, str]:
 
 
 def _check_depth(markup: str) -> None:
-    """The standard's way of parsing takes time quadratic in depth; no page for people is deep."""
+    """Refuse deep nesting: the standard's parser takes time quadratic in depth, and no real page is deep."""
     depth = 0
     for match in _TAG.finditer(markup):
         if match[2].lower() not in _UNCLOSED:
@@ -60,7 +59,7 @@ def _check_depth(markup: str) -> None:
 
 
 def _menus(tree: Any) -> list[Any]:
-    """Lists and blocks that are mostly links; only what is close above a link is looked at."""
+    """Find lists and blocks that are mostly links. Looks only a few levels above each link."""
     linked: dict[int, tuple[Any, int, int]] = {}
     for link in tree.css("a"):
         length = len(link.text(strip=True))
@@ -76,7 +75,7 @@ def _menus(tree: Any) -> list[Any]:
 
 
 def _pieces(root: Any) -> list[str]:
-    """The text of a tree in order, with line ends around blocks; no recursion."""
+    """Return the text of a tree in order, with line ends around blocks; no recursion."""
     pieces: list[str] = []
     for node in root.traverse(include_text=True):
         tag = node.tag or ""
@@ -92,8 +91,8 @@ def _pieces(root: Any) -> list[str]:
 
 
 def from_markdown(markup: str) -> tuple[str, str]:
-    """(title, text) of Markdown; the title is its first heading of the first level, or a ``title:``
-    in its front matter.
+    """Return (title, text) of Markdown; the title is its first heading of the first level, or a ``title:`` in its
+    front matter.
     """
     title = ""
     front = re.match(r"---\n(.*?)\n---\n", markup, re.DOTALL)

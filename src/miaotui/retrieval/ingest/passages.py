@@ -1,8 +1,8 @@
-"""Documents cut into passages at their structure.
+"""Splitting documents into passages at their structure.
 
-Owns where a text may be cut: before headings, between paragraphs, after sentences, and only then
-between words. Knows nothing of markup; readers leave headings as lines that begin with ``#``.
-Invariant: the passages, in order, hold every word of the body; no passage is longer than asked.
+Owns the places where a text may be cut: before headings, between paragraphs, after sentences, and only then between
+words. Knows nothing of markup; readers leave headings as lines that begin with ``#``. Invariant: the passages, in
+order, hold every word of the body; no passage is longer than asked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LONGEST_TITLE = 300
 
 
 def split(document: Document, plan: IndexSettings) -> list[Document]:
-    """The document's passages; the document itself when it is short enough."""
+    """Return the document's passages; the document itself when it is short enough."""
     limit = plan.passage_chars
     if not limit or (len(document.body) <= limit and "\n#" not in f"\n{document.body}"):
         return [document]
@@ -41,7 +41,7 @@ def _joined(title: str, headings: list[str]) -> str:
 
 
 def _sections(body: str) -> Iterator[tuple[list[str], str]]:
-    """(headings above, text) of each stretch between headings."""
+    """Return (headings above, text) of each stretch between headings."""
     above: list[tuple[int, str]] = []
     lines: list[str] = []
     for line in body.splitlines():
@@ -62,7 +62,7 @@ def _sections(body: str) -> Iterator[tuple[list[str], str]]:
 
 
 def _packed(text: str, limit: int) -> Iterator[str]:
-    """Neighbouring paragraphs together, as long as they fit."""
+    """Return neighbouring paragraphs together, as long as they fit."""
     held = ""
     for paragraph in _PARAGRAPH.split(text.strip()):
         for piece in _pieces(paragraph, limit):
@@ -75,7 +75,7 @@ def _packed(text: str, limit: int) -> Iterator[str]:
 
 
 def _pieces(paragraph: str, limit: int) -> Iterator[str]:
-    """A paragraph, or when it is too long its sentences, filled up to ``limit``."""
+    """Return a paragraph, or when it is too long its sentences, filled up to ``limit``."""
     if len(paragraph) <= limit:
         yield paragraph
         return

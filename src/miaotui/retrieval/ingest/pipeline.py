@@ -1,9 +1,8 @@
-"""A load of files into an index: read, repaired, analysed in parallel, without repetitions.
+"""Loading files into an index: read, repair, analyse in parallel, without duplicates.
 
-Owns the order of the steps and the account of what was left out. Knows formats and the index by
-their functions only. Invariant: at most a few chunks a worker are in memory at once, however large
-the files are; passages go in in the order of the files, so a load is the same with any number of
-workers.
+Owns the order of the steps and the report of what was left out. Knows formats and the index by their functions only.
+Invariant: at most a few chunks per worker are in memory at once, however large the files are; passages are added in
+the order of the files, so a load gives equal results with any number of workers.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Prepared: TypeAlias = "tuple[Row, Fingerprint | None] | Skipped"
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to each document on its way in."""
+    """Steps applied to each document on its way in."""
 
     keep_duplicates: bool = False
     detect_language: bool = True
@@ -55,7 +54,7 @@ class Preparation:
 
 @dataclass
 class Summary:
-    """What became of a load; ``skipped`` names the first thousand things left out."""
+    """Result of a load. ``skipped`` names the first thousand things left out."""
 
     files: int = 0
     passages: int = 0
@@ -74,10 +73,10 @@ class Summary:
 def load(
     index: Index, paths: Iterable[Path], preparation: Preparation | None = None, progress: Progress | None = None
 ) -> Summary:
-    """Add the files at ``paths``, folders with all below them, and say what became of them.
+    """Add the files at ``paths``, and all files in folders among them. Returns a summary.
 
-    ``progress`` is called with ("index", files read, files in all). A document of the same name is
-    replaced. Raises what `Index.add` raises.
+    ``progress`` is called with ("index", files read, files in all). A document of an existing name is replaced.
+    Raises what `Index.add` raises.
     """
     preparation = preparation or Preparation()
     found = list(sources(list(paths)))
@@ -143,7 +142,7 @@ def _prepared(files: Iterator[FileSource], prepare: _Prepare, summary: Summary) 
 
 
 def _chunks(files: Iterator[FileSource]) -> Iterator[list[FileSource] | list[Read]]:
-    """Small files together, rows of large lists in chunks; in the order of the files."""
+    """Group small files, and cut large lists of rows into chunks, in the order of the files."""
     together: list[FileSource] = []
     for source in files:
         streamed = holds_rows(source) or source.path.stat().st_size > _SMALL_FILE_BYTES
@@ -172,7 +171,7 @@ def _row_chunks(source: FileSource) -> Iterator[list[Read]]:
 
 @dataclass(frozen=True)
 class _Prepare:
-    """A worker's task: files or rows in, analysed passages out. Picklable."""
+    """Task of a worker: files or rows in, analysed passages out. Picklable."""
 
     plan: IndexSettings
     analyzer: Analyzer

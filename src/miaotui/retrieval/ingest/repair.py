@@ -1,7 +1,7 @@
-"""Bytes to clean text: encodings found out, mojibake undone, Unicode in one form.
+"""Bytes to clean text: detect the encoding, undo mojibake, normalise Unicode.
 
-Owns decoding and repair. Knows nothing of formats. Invariant: the result is valid Unicode in NFC
-without control characters, whatever the bytes were; nothing is lost that could be read.
+Owns decoding and repair. Knows nothing of formats. Invariant: the result is valid Unicode in NFC without control
+characters, whatever the bytes were; nothing readable is lost.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _MARKS = (
 
 
 def encoding_of(sample: bytes) -> str:
-    """The encoding of a text that begins with ``sample``: what its mark says, UTF-8 if it is that,
-    else the likeliest.
+    """Return the encoding of a text that begins with ``sample``: what its mark says, UTF-8 if it is that, else the
+    likeliest.
     """
     for mark, name in _MARKS:
         if sample.startswith(mark):
@@ -39,12 +39,12 @@ def encoding_of(sample: bytes) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """The text of ``data``, repaired."""
+    """Return the text of ``data``, repaired."""
     return repaired(data.decode(encoding_of(data[:SAMPLE_BYTES]), errors="replace"))
 
 
 def repaired(text: str) -> str:
-    """``text`` with mojibake undone, control characters gone, in NFC, with plain line ends."""
+    """Return ``text`` with mojibake undone, control characters removed, in NFC, with plain line ends."""
     if not text.isascii():
         text = need("ftfy").fix_encoding(text)
         text = unicodedata.normalize("NFC", text)
@@ -52,15 +52,17 @@ def repaired(text: str) -> str:
 
 
 def is_binary(sample: bytes) -> bool:
-    """Whether ``sample`` is no text in any common encoding."""
+    """Return whether ``sample`` is no text in any common encoding."""
     if any(sample.startswith(mark) for mark, _ in _MARKS):
         return False
     return b"\0" in sample
 
 
 def _likeliest(sample: bytes) -> str:
-    """GB 18030 when the bytes are that and mostly common Chinese, which guessers confuse with its
-    neighbours; otherwise the guesser's choice.
+    """Return GB 18030 for bytes that are valid in it and mostly common Chinese, which detectors confuse with its
+    neighbours.
+
+    Otherwise returns the detector's choice.
     """
     try:
         text = codecs.getincrementaldecoder("gb18030")().decode(sample)

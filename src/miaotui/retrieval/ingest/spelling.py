@@ -1,8 +1,7 @@
-"""Misspelt English words put right, for scanned and hastily typed texts; an option, off by default.
+"""Correction of misspelt English words, for scanned and hastily typed texts. Optional, off by default.
 
-Owns when a word is changed: it is lower-case, unknown, and one edit away from a word at least a
-hundred times likelier than chance. Knows nothing of documents. The dictionary and method are
-SymSpell's (symspellpy).
+Owns the rule for changing a word: it is lower-case, unknown, and one edit away from a word at least a hundred times
+likelier than chance. Knows nothing of documents. The dictionary and method are SymSpell's (symspellpy).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _COMMON = 100_000  # occurrences in the dictionary's corpus
 
 
 def corrected(text: str) -> str:
-    """``text`` with misspelt words replaced; names, numbers and words with capitals stay."""
+    """Return ``text`` with misspelt words replaced. Names, numbers and words with capitals stay."""
     return _WORD.sub(lambda match: _correction(match[0]), text)
 
 

@@ -1,9 +1,8 @@
 """Text to terms: one function for documents and queries alike.
 
-Owns segmentation (Chinese by jieba's dictionary and model, other scripts at word boundaries),
-stemming (Snowball) and stop words. Knows nothing of fields or scores. Invariant: a text gives the
-same terms whether it is indexed or asked for, since script alone, never a guess at the language,
-decides how a run of characters is analysed.
+Owns segmentation (Chinese by jieba's dictionary and model, other scripts at word boundaries), stemming (Snowball) and
+stop words. Knows nothing of fields or scores. Invariant: a text gives equal terms whether it is indexed or asked for,
+because script alone, never a guess at the language, decides how a run of characters is analysed.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ Split = Callable[[str], list[str]]
 
 
 def has_chinese(text: str) -> bool:
-    """Whether there is a Chinese character in ``text``."""
+    """Return whether there is a Chinese character in ``text``."""
     return not text.isascii() and _HAN_RUN.search(text) is not None
 
 
 @dataclass(frozen=True)
 class Analyzer:
-    """How an index reads text; ``language`` is the one of its words in alphabetic scripts.
+    """Text analysis of an index. ``language`` is the one of its words in alphabetic scripts.
 
     Raises `RequestError` for a language without a stemmer.
     """
@@ -57,21 +56,21 @@ class Analyzer:
             )
 
     def __reduce__(self) -> tuple[type[Analyzer], tuple[str]]:
-        """What was made ready stays behind; a copy makes its own."""
+        """Pickle the settings alone; a copy loads its own libraries."""
         return Analyzer, (self.language,)
 
     def terms(self, text: str) -> list[str]:
-        """The terms that rank: stems without stop words, Chinese words, in order."""
+        """Return the terms that rank: stems without stop words, Chinese words, in order."""
         return self._split(text, self._stems, _chinese_terms)
 
     def words(self, text: str) -> list[str]:
-        """Every word as it stands, lower case; Chinese by character, so that a Chinese phrase is
-        found however its neighbours are segmented.
+        """Return every word as it stands, lower case; Chinese by character, so that a Chinese phrase is found however
+        its neighbours are segmented.
         """
         return self._split(text, self._plain, list)
 
     def spans(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """(start, end, term) of each word of ``text`` that ranks; offsets in characters."""
+        """Return (start, end, term) of each word of ``text`` that ranks; offsets in characters."""
         for match in _WORD.finditer(text):
             run, start = match[0], match.start()
             if _HAN_RUN.match(run):

@@ -1,9 +1,8 @@
-"""A query's tree to what the index library runs, with weights that follow the whole collection.
+"""Compiling a query's tree for the index library, with weights of the whole collection.
 
-Owns the meaning of each clause over the fields. Knows nothing of partitions beyond the statistics
-it is given: those of the partition, which the library will use, and those of the whole, which the
-score shall use; each term is boosted by the ratio of its idf. Invariant: filters never change a
-score.
+Owns the meaning of each clause over the fields. Knows nothing of partitions except their statistics: those of the
+partition, which the library will use, and those of the whole, which the score must follow. Each term is boosted by
+the ratio of its idf. Invariant: filters never change a score.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _K3 = 1.2  # as k1
 
 @dataclass(frozen=True)
 class Ranked:
-    """A query that has been read: its tree, and how its words are analysed and weighed."""
+    """Parsed query: its tree, and how its words are analysed and weighted."""
 
     text: str
     plain: bool
@@ -43,13 +42,13 @@ class Ranked:
 
     @classmethod
     def of(cls, text: str, plain: bool, analyzer: Analyzer, weights: Mapping[str, float]) -> Ranked:
-        """Read a query; with ``plain`` nothing in it is syntax. Raises `RequestError`."""
+        """Parse a query. With ``plain`` nothing in it is syntax. Raises `RequestError`."""
         return cls(text, plain, parse(text, plain), analyzer, weights)
 
     @cached_property
     def terms(self) -> frozenset[Term]:
-        """Every (field, term) whose frequency the scores depend on; raises `RequestError` when
-        there are too many.
+        """Return every (field, term) whose frequency the scores depend on; raises `RequestError` when there are too
+        many.
         """
         found: set[Term] = set()
         for clause in _leaves(self.tree):
@@ -64,8 +63,8 @@ class Ranked:
         return frozenset(found)
 
     def in_order(self, clause: Phrase) -> list[Term]:
-        """The (field, term) that a phrase is a sequence of: stems, or Chinese characters with
-        what is between them.
+        """Return the (field, term) that a phrase is a sequence of: stems, or Chinese characters with what is between
+        them.
         """
         if has_chinese(clause.text):
             return [("phrase", word) for word in self.analyzer.words(clause.text)][:MAX_TERMS]
@@ -73,19 +72,18 @@ class Ranked:
 
     @cached_property
     def needs_idf(self) -> bool:
-        """Whether compiling takes the terms' frequencies even when nothing is corrected."""
+        """Return whether compiling takes the terms' frequencies even when nothing is corrected."""
         return any(isinstance(clause, Phrase) and clause.slop for clause in _leaves(self.tree))
 
     @cached_property
     def shown(self) -> frozenset[str]:
-        """The terms that a snippet marks."""
+        """Return the terms that a snippet marks."""
         texts = [clause.text for clause in _leaves(self.tree) if isinstance(clause, Words | Phrase | Near)]
         return frozenset(term for text in texts for term in self.analyzer.terms(text))
 
     def weighted(self, clause: Words) -> tuple[tuple[Term, float], ...]:
-        """((field, term), weight) of a clause of words; a word said again counts more, but
-        saturates as it does in passages (k3 of Robertson et al. 1994). Chinese stop words
-        alone are looked up as characters.
+        """Return ((field, term), weight) of a clause of words; a word said again counts more, but saturates as it
+        does in passages (k3 of Robertson et al. 1994). Chinese stop words alone are looked up as characters.
         """
         made = self._terms.get(clause)
         if made is None:
@@ -112,9 +110,11 @@ def _leaves(clause: Clause) -> Iterable[Clause]:
 
 
 class Compiler:
-    """Compiles for one partition: ``local`` is what the library counts there, ``whole`` what
-    scores shall follow. With ``corrected`` clauses are boosted by what that takes; without, the
-    query is for `rescore`: terms have their plain weights, phrases their weights times their idf.
+    """Compiler of queries for one partition. ``local`` holds the library's counts there, ``whole`` the statistics for
+    scores.
+
+    With ``corrected``, clauses are boosted to follow the whole. Without, the query is for `rescore`: terms have their
+    plain weights, phrases their weights times their idf.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Compiler:
         self._occur: type[tantivy.Occur] = self._tantivy.Occur
 
     def query(self) -> tantivy.Query:
-        """The whole query; raises `RequestError` for values that a field cannot take."""
+        """Return the whole query; raises `RequestError` for values that a field cannot take."""
         return self._clause(self._ranked.tree)
 
     def _clause(self, clause: Clause) -> tantivy.Query:
@@ -171,7 +171,7 @@ class Compiler:
         return self._query.boost_query(made, clause.boost * worth)
 
     def _near(self, clause: Near) -> tantivy.Query:
-        """Of a clause with several words in it, such as well-known*, the last is not exact."""
+        """Compile a clause of several words, such as well-known*: only the last one is inexact."""
         analyzer = self._ranked.analyzer
         words = analyzer.words(clause.text)
         if not words:
@@ -204,7 +204,7 @@ class Compiler:
         return made if group.boost == 1.0 else self._query.boost_query(made, group.boost)
 
     def _should(self, clauses: Iterable[Clause]) -> list[tantivy.Query]:
-        """Words lie flat beside each other: the library prunes unions of single terms only."""
+        """Put words side by side in one union: the library prunes unions of single terms only."""
         made: list[tantivy.Query] = []
         for clause in clauses:
             if isinstance(clause, Words):

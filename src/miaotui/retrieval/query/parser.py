@@ -114,7 +114,7 @@ _RANGE = re.compile(r"([\[{])\s*(\S+)\s+TO\s+(\S+)\s*([\]}])")
 
 
 def parse(text: str, plain: bool = False) -> Clause:
-    """The tree of a query; with ``plain`` every character is text and none is syntax.
+    """Return the tree of a query; with ``plain`` every character is text and none is syntax.
 
     Raises `RequestError`.
     """
@@ -130,7 +130,7 @@ def parse(text: str, plain: bool = False) -> Clause:
 
 
 class _Parser:
-    """Recursive descent over the tokens; depth and clauses are counted as they open."""
+    """Recursive-descent parser over the tokens. Depth and clauses are counted as they open."""
 
     def __init__(self, text: str) -> None:
         self._tokens = [
@@ -149,7 +149,7 @@ class _Parser:
         return clause
 
     def _alternatives(self, depth: int) -> Clause:
-        """Groups joined by OR, each a list of clauses that AND may join."""
+        """Parse groups joined by OR, each a list of clauses that AND may join."""
         if depth > MAX_DEPTH:
             raise self._wrong(f"parentheses deeper than {MAX_DEPTH}")
         groups = [self._list(depth)]
@@ -252,7 +252,7 @@ class _Parser:
         return clause
 
     def _suffixes(self) -> tuple[str | None, float]:
-        """(what follows ``~``, the number after ``^``) directly behind a clause."""
+        """Return (what follows ``~``, the number after ``^``) directly behind a clause."""
         near: str | None = None
         boost = 1.0
         while self._place < len(self._tokens) and self._tokens[self._place][0] == "suffix":
@@ -286,7 +286,7 @@ class _Parser:
 
 
 def _flat(groups: list[Clause]) -> list[Clause]:
-    """Alternatives that are plain lists of should-clauses become one list."""
+    """Merge alternatives that are plain lists of should-clauses into one list."""
     flat: list[Clause] = []
     for group in groups:
         plain = isinstance(group, ClauseGroup) and not group.must and not group.must_not
@@ -295,7 +295,7 @@ def _flat(groups: list[Clause]) -> list[Clause]:
 
 
 def _words_joined(clauses: list[Clause]) -> list[Clause]:
-    """Neighbouring plain words as one clause, so that they are analysed as one text."""
+    """Return neighbouring plain words as one clause, so that they are analysed as one text."""
     joined: list[Clause] = []
     for clause in clauses:
         last = joined[-1] if joined else None

@@ -18,7 +18,7 @@ _READ_CHARS = 20_000
 
 
 def snippet(body: str, terms: Set[str], analyzer: Analyzer, width: int = WIDTH_CHARS) -> str:
-    """At most about ``width`` characters of ``body`` around most of ``terms``, marked, as HTML."""
+    """Return at most about ``width`` characters of ``body`` around most of ``terms``, marked, as HTML."""
     text = body[:_READ_CHARS]
     found = [span for span in analyzer.spans(text) if span[2] in terms] if terms else []
     first = _best_start(found, width)
@@ -37,7 +37,7 @@ def snippet(body: str, terms: Set[str], analyzer: Analyzer, width: int = WIDTH_C
 
 
 def _best_start(found: list[tuple[int, int, str]], width: int) -> int:
-    """Where the window begins that holds the most different terms, then the most words."""
+    """Return where the window begins that holds the most different terms, then the most words."""
     best, chosen, last = (0, 0), 0, 0
     for first in range(len(found)):
         last = max(last, first)
