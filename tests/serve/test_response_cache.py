@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from starlette.middleware import Middleware
 
 from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.retrieval.answers.calibrate import NearRule
+from miaotui.serve.answer import AnswerBatch, ModelAnswer
 from miaotui.serve.http.scope import CALLER
 from miaotui.serve.middleware.keys import Caller
+from miaotui.serve.response_cache import CachedAnswers, CachedResponse
+from miaotui.types import Completion, Deadline, Delta, Timing
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -307,3 +311,25 @@ def test_a_response_that_must_not_be_stored_is_not_kept(server: Serving, cache: 
     assert ask_responses(server, "about squid", instructions="x")["cache"] == "miss"
     assert ask_responses(server, "about squid", store=False)["cache"] == "miss"
     assert ask_responses(server, "about squid")["cache"] == "hit"
+
+
+def test_a_kept_answer_is_read_like_any_other() -> None:
+    """All that a route reads of an answer is in the protocol; a kept one comes in pieces that join to the whole."""
+    text = "a kept answer that is longer than one piece of a stream, by far"
+    whole = Completion(text, (1, 2, 3), 7, 7, "stop", Timing(0.002, 0.002, 0.0))
+    kept = CachedResponse(whole, Deadline(total_ms=1.0))
+    answer: ModelAnswer = kept
+    batch: AnswerBatch = CachedAnswers(kept)
+    assert (answer.prompt_tokens, answer.cached_tokens, answer.completion()) == (7, 7, whole)
+    assert answer.promise.met is False
+
+    async def read() -> list[Delta]:
+        return [delta async for step in batch.pieces(1.0) for _, delta in step]
+
+    pieces = asyncio.run(read())
+    assert len(pieces) > 2
+    assert "".join(delta.text for delta in pieces) == text
+    assert pieces[-1].completion is whole
+    assert asyncio.run(batch.whole()) == [whole]
+    batch.cancel()
+    assert batch.answers == (kept,)

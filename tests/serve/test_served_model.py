@@ -158,3 +158,20 @@ def test_a_refused_prompt_raises_at_once_and_closing_ends_the_rest(path: Path, t
         assert request.is_over
 
     asyncio.run(main())
+
+
+def test_every_listener_hears_once_that_an_answer_was_read(path: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        hosted = host(path, settings_in(tmp_path))
+        request = hosted.submit([1, 2, 3], SHORT, RequestOptions())
+        heard: list[tuple[str, bool]] = []
+        for name in ("first", "second"):
+            request.settled_listeners.append(
+                lambda promise, late_s, admitted, name=name: heard.append((name, admitted))
+            )
+        await hosted.whole([request])
+        request.read()
+        assert heard == [("first", False), ("second", False)]
+        hosted.close()
+
+    asyncio.run(main())

@@ -144,7 +144,7 @@ class EngineLoop:
         request.ending.max_tokens = admitted.limit
         if admitted.promised:
             request.due = order_of(admitted.order_s)
-        request.on_settled = self.admission.settle
+        request.settled_listeners.append(self.admission.settle)
 
     # the engine's thread -------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from miaotui.errors import EngineError, MiaotuiError
 from miaotui.schedule.plan import Chunk
 from miaotui.types import Completion, Deadline, Delta, FinishReason, Promise, Timing, TokenLogprobs
 
+SettledListener = Callable[[Promise, float, bool], None]  # promise, seconds until it was read, whether it was admitted
+
 
 @dataclass(frozen=True)
 class RequestOptions:
@@ -81,7 +83,7 @@ class Request:
         self.shortened = False
         self.passages: Sequence[Sequence[int]] = ()
         self.drawn_from = 0  # which of its rows of logits the newest token was drawn from
-        self.on_settled: Callable[[Promise, float, bool], None] | None = None
+        self.settled_listeners: list[SettledListener] = []  # called once, when the whole answer was read
         self._mask: Mask | None = None  # of the pass under way
         self._in_pass = sampler.choice != 0  # whether that pass chooses its token
         self._bound = 0  # of the tokens it brings, those that the constraint has taken already
@@ -340,9 +342,9 @@ class Request:
         """The whole answer is in its reader's hands: its time is known now."""
         if self._handed_s is None and self.finish_reason in ("stop", "length"):
             self._handed_s = time.perf_counter()
-            if self.on_settled is not None:
-                given = self.due is not None
-                self.on_settled(self.promise, self._handed_s - self._over_s, given)
+            promise, hand_over_s, admitted = self.promise, self._handed_s - self._over_s, self.due is not None
+            for listener in self.settled_listeners:
+                listener(promise, hand_over_s, admitted)
 
     def completion(self) -> Completion:
         """The whole answer. Raises what the request failed with."""

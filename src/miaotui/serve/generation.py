@@ -1,8 +1,8 @@
-"""One HTTP request's prompts, on their way to the engine.
+"""One HTTP request for generated text, between its parsed body and its answers.
 
-Owns what all text routes share between the parsed body and the answers: who asks, the deadline,
-the identity of the answer. Knows no wire format. Invariant: all of a request's answers are on
-their way, or it is refused as a whole.
+Owns what all text routes share: the prompts, their parameters, the deadline, the identity of the answer, and where the
+answers come from. Knows no wire format. Invariant: all answers of a request are on their way, or it is refused as a
+whole.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from starlette.requests import Request as HttpRequest
 
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.retrieval.answers.cache import CacheState
+from miaotui.serve.answer import AnswerBatch
 from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import unless_gone
-from miaotui.serve.response_cache import CachedResponse, CacheLookup
+from miaotui.serve.response_cache import CacheLookup
 from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.fields import Sampling
@@ -29,78 +30,77 @@ from miaotui.types import Completion, Deadline, Delta, SamplingParams
 
 @dataclass
 class GenerationRequest:
-    """Prompts, ``n`` answers to each; answers are in the order of prompts, then of seeds."""
+    """Prompts and ``n`` answers to each, in the order of prompts, then of seeds."""
 
     http: HttpRequest
-    hosted: ServedModel
+    model: ServedModel
     prompts: Sequence[Sequence[int]]
     params: Sequence[SamplingParams]  # one for each of n
     deadline: Deadline | None
     form: OutputFormat = FREE
-    recall: CacheLookup | None = None  # what the cache of answers has to do with it
+    lookup: CacheLookup | None = None  # in the cache of answers; None: this request has no part in it
     created_s: int = field(default_factory=lambda: int(time.time()))
     token: str = field(default_factory=lambda: secrets.token_hex(12))
 
     @property
     def n(self) -> int:
-        """Answers to each prompt."""
+        """Number of answers to each prompt."""
         return len(self.params)
 
     @property
     def arrived_s(self) -> float:
-        """When the request's last byte was here, in `time.perf_counter` seconds."""
+        """When the request's last byte came, in `time.perf_counter` seconds."""
         return received(self.http).arrived_s
-
-    def submit(self) -> list[Request]:
-        """All requests, on their way. Raises what `ServedModel.submit` raises."""
-        received(self.http).drop_body()
-        kept = None if self.recall is None else self.recall.replay(self.deadline)
-        if kept is not None:
-            return [kept]
-        requests = self._submit_all()
-        if self.recall is not None:
-            self.recall.keep_from(requests[0])
-        return requests
 
     @property
     def cache(self) -> CacheState:
         """Whether the answer was given before."""
-        return "miss" if self.recall is None else self.recall.state
+        return "miss" if self.lookup is None else self.lookup.state
 
-    def pieces(self, requests: Sequence[Request], silence_s: float) -> AsyncGenerator[list[tuple[int, Delta]], None]:
-        """See `ServedModel.pieces_of`; a kept answer comes at once."""
-        if isinstance(requests[0], CachedResponse):
-            return _at_once(requests[0])
-        return self.hosted.pieces_of(requests, silence_s)
+    def submit(self) -> AnswerBatch:
+        """Return the answers, found in the cache or on their way. Raises what `ServedModel.submit` raises."""
+        received(self.http).drop_body()
+        kept = None if self.lookup is None else self.lookup.kept_answers(self.deadline)
+        if kept is not None:
+            return kept
+        requests = self._submit_all()
+        if self.lookup is not None:
+            self.lookup.keep_from(requests[0])
+        return RunningAnswers(self.model, requests)
+
+    async def whole(self, batch: AnswerBatch) -> list[Completion]:
+        """Return the whole answers. Raises `ClientGoneError`, with all cancelled, or what an answer failed with."""
+        return await unless_gone(self.http.receive, batch.whole())
 
     def _submit_all(self) -> list[Request]:
         namespace = caller_of(self.http).namespace
-        return self.hosted.submit_all(
+        return self.model.submit_all(
             (prompt, params, RequestOptions(namespace, self.form.constraint(), self.deadline, self.arrived_s))
             for prompt in self.prompts
             for params in self.params
         )
 
-    async def whole(self, requests: Sequence[Request]) -> list[Completion]:
-        """The whole answers. Raises `ClientGoneError`, or what a request failed with."""
-        return await unless_gone(self.http.receive, self.whole_unwatched(requests))
 
-    async def whole_unwatched(self, requests: Sequence[Request]) -> list[Completion]:
-        """The whole answers, even if the client has gone. Raises what a request failed with."""
-        if isinstance(requests[0], CachedResponse):
-            return [requests[0].completion()]
-        return await self.hosted.whole(requests)
+class RunningAnswers:
+    """Answers that a model makes now, as an `AnswerBatch`."""
 
-    def leave(self, requests: Sequence[Request]) -> None:
-        """Nobody wants these answers any more."""
-        self.hosted.leave_all(each for each in requests if not isinstance(each, CachedResponse))
+    def __init__(self, model: ServedModel, requests: Sequence[Request]) -> None:
+        self._model, self.answers = model, requests
 
+    def pieces(self, silence_s: float) -> AsyncGenerator[list[tuple[int, Delta]], None]:
+        """Yield pieces as `ServedModel.pieces_of` does."""
+        return self._model.pieces_of(self.answers, silence_s)
 
-async def _at_once(kept: CachedResponse) -> AsyncGenerator[list[tuple[int, Delta]], None]:
-    yield [(0, delta) for delta in kept.pieces()]
+    async def whole(self) -> list[Completion]:
+        """Return all answers when they are whole."""
+        return await self._model.whole(self.answers)
+
+    def cancel(self) -> None:
+        """Cancel what still runs."""
+        self._model.leave_all(self.answers)
 
 
 def deadline_of(http: HttpRequest, body: Sampling) -> Deadline | None:
-    """The deadline that a request names in its body or headers, or the server's default."""
+    """Return the deadline that a request names in its body or headers, or the server's default."""
     default_ms = services_of(http).settings.deadline_ms
     return deadline_for(body.deadline_ms, body.on_late, http.headers, default_ms)

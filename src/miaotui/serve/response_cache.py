@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,77 +25,93 @@ from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Timing
 
-_PIECE_CHARACTERS = 32  # of a replayed stream
+_PIECE_CHARACTERS = 32  # of a kept answer's stream
 
 
-@dataclass
+@dataclass(frozen=True)
 class CacheLookup:
-    """One request and the cache: what was found, or where its answer is to be kept."""
+    """One request's place in the cache: what was found there, or where its answer goes."""
 
     cache: AnswerCache
-    asking: AnswerKey
+    key: AnswerKey
     found: Found | None
 
     @property
     def state(self) -> CacheState:
-        """How the answer came about."""
+        """Whether the answer, or a similar question's, was given before."""
         return "miss" if self.found is None else self.found.how
 
-    def replay(self, deadline: Deadline | None) -> CachedResponse | None:
-        """The kept answer as a request that is over; None if there is none."""
-        if self.found is None:
-            return None
-        completion = _restored(self.found)
-        return None if completion is None else CachedResponse(completion, deadline)
+    def kept_answers(self, deadline: Deadline | None) -> CachedAnswers | None:
+        """Return what was found, as the answers to this request; None if nothing was found."""
+        completion = None if self.found is None else _restored(self.found)
+        return None if completion is None else CachedAnswers(CachedResponse(completion, deadline))
 
     def keep_from(self, request: Request) -> None:
-        """Keep the answer of a request once it is whole, unless it was cut short for time."""
-        before = request.on_settled
+        """Keep the answer of ``request`` once it is whole, unless it was cut short for time."""
 
-        def settled(promise: Promise, *how: Any) -> None:
-            if before is not None:
-                before(promise, *how)
+        def keep(promise: Promise, hand_over_s: float, admitted: bool) -> None:
             if not promise.shortened:
                 payload = _stored(request.completion())
-                loop = asyncio.get_running_loop()
-                loop.run_in_executor(None, self.cache.keep, self.asking, payload)
+                asyncio.get_running_loop().run_in_executor(None, self.cache.keep, self.key, payload)
 
-        request.on_settled = settled
+        request.settled_listeners.append(keep)
 
 
-class CachedResponse(Request):
-    """A kept answer, read like the request that it takes the place of."""
+@dataclass(frozen=True)
+class CachedResponse:
+    """A kept answer, as a `ModelAnswer`; its time is that of finding it."""
 
-    def __init__(self, completion: Completion, deadline: Deadline | None) -> None:
-        self._whole = completion
-        self.prompt_tokens = completion.prompt_tokens
-        self.cached_tokens = completion.cached_tokens
-        self.finish_reason = completion.finish_reason
-        self.deadline, self.error, self.shortened = deadline, None, False
-        self._took_ms = 1e3 * completion.timing.total_s
+    whole: Completion
+    deadline: Deadline | None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.whole.prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt whose work was reused: all of them."""
+        return self.whole.cached_tokens
 
     @property
     def promise(self) -> Promise:
-        """It took as long as finding it."""
+        """How the answer stands to its deadline."""
+        took_ms = 1e3 * self.whole.timing.total_s
         asked_ms = None if self.deadline is None else self.deadline.total_ms
-        met = None if self.deadline is None else asked_ms is None or self._took_ms <= asked_ms
-        return Promise(asked_ms, self._took_ms, self._took_ms, met)
+        met = None if self.deadline is None else asked_ms is None or took_ms <= asked_ms
+        return Promise(asked_ms, took_ms, took_ms, met)
 
     def completion(self) -> Completion:
-        """The kept answer, with the times of finding it."""
-        return self._whole
+        """Return the kept answer."""
+        return self.whole
 
-    def pieces(self) -> list[Delta]:
-        """The answer as a stream would have brought it, all at once."""
-        text, whole = self._whole.text, self._whole
+
+class CachedAnswers:
+    """One kept answer, as an `AnswerBatch`."""
+
+    def __init__(self, kept: CachedResponse) -> None:
+        self.answers = (kept,)
+
+    async def pieces(self, silence_s: float) -> AsyncGenerator[list[tuple[int, Delta]], None]:
+        """Yield the answer in pieces of the size that a stream brings, all at once."""
+        (kept,) = self.answers
+        text = kept.whole.text
         starts = range(0, len(text), _PIECE_CHARACTERS)
-        pieces = [Delta(text[at : at + _PIECE_CHARACTERS], ()) for at in starts]
-        return [*pieces, Delta("", whole.token_ids, whole.finish_reason, whole)]
+        pieces = [(0, Delta(text[at : at + _PIECE_CHARACTERS], ())) for at in starts]
+        yield [*pieces, (0, Delta("", kept.whole.token_ids, kept.whole.finish_reason, kept.whole))]
+
+    async def whole(self) -> list[Completion]:
+        """Return the kept answer."""
+        return [kept.whole for kept in self.answers]
+
+    def cancel(self) -> None:
+        """Do nothing: nothing runs."""
 
 
 def lookup_for(
     http: HttpRequest,
-    hosted: ServedModel,
+    model: ServedModel,
     params: Sequence[SamplingParams],
     messages: Sequence[Mapping[str, Any]],
     *,
@@ -109,32 +125,32 @@ def lookup_for(
         return None
     if not may_keep(params[0], seed_given=seed_given, tools=tools, choices=len(params)):
         return None
-    asking = AnswerKey(
-        model=model_digest(hosted),
-        template=template_digest(hosted),
+    key = AnswerKey(
+        model=model_digest(model),
+        template=template_digest(model),
         namespace=caller_of(http).name,
         params=params[0],
         messages=messages,
         extra={"kind": "chat", **extra},
     )
-    return CacheLookup(cache, asking, cache.find(asking))
+    return CacheLookup(cache, key, cache.find(key))
 
 
-def model_digest(hosted: ServedModel) -> str:
+def model_digest(model: ServedModel) -> str:
     """What tells models apart: weights, their packing, how keys and values are kept."""
-    digest: str | None = hosted.__dict__.get("_answers_digest")
+    digest: str | None = model.__dict__.get("_answers_digest")
     if digest is None:
-        program = hosted.loaded.parts.runner.program
+        program = model.loaded.parts.runner.program
         formats = sorted(form.value for form in program.weights.formats)
-        extra = {"kv": program.pages.kind, "formats": formats, "engine": hosted.fingerprint}
-        digest = content_key(hosted.loaded.path, extra)
-        hosted.__dict__["_answers_digest"] = digest
+        extra = {"kv": program.pages.kind, "formats": formats, "engine": model.fingerprint}
+        digest = content_key(model.loaded.path, extra)
+        model.__dict__["_answers_digest"] = digest
     return digest
 
 
-def template_digest(hosted: ServedModel) -> str:
+def template_digest(model: ServedModel) -> str:
     """What tells chat templates apart."""
-    sources = json.dumps(dict(hosted.template.sources), sort_keys=True)
+    sources = json.dumps(dict(model.template.sources), sort_keys=True)
     return hashlib.sha256(sources.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-from miaotui.engine.request import Request
+from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.anthropic.errors import shaped
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.errors import from_error
@@ -91,67 +91,68 @@ def event(kind: str, **members: Any) -> str:
 
 
 def whole_message(
-    asking: GenerationRequest, tooling: Tooling, request: Request, completion: Completion
+    generation: GenerationRequest, tooling: Tooling, answer: ModelAnswer, completion: Completion
 ) -> dict[str, Any]:
     """The answer that does not stream."""
     writer = MessagesWriter(tooling)
     writer.push(completion.text)
     writer.finish()
-    ended = ending(asking, completion, writer.blocks)
+    ended = ending(generation, completion, writer.blocks)
     return {
-        **_head(asking, completion.prompt_tokens, completion.cached_tokens),
+        **_head(generation, completion.prompt_tokens, completion.cached_tokens),
         "content": writer.blocks,
         **ended,
         "usage": _usage(completion),
-        "cache": asking.cache,
-        "deadline": deadline_report([request], asking.arrived_s),
+        "cache": generation.cache,
+        "deadline": deadline_report([answer], generation.arrived_s),
     }
 
 
-async def events(asking: GenerationRequest, tooling: Tooling, ping_s: float) -> Events:
+async def events(generation: GenerationRequest, tooling: Tooling, ping_s: float) -> Events:
     """The events of a streamed answer; whatever goes wrong after the first is told in one."""
-    (request,) = asking.submit()
+    batch = generation.submit()
+    (answer,) = batch.answers
     writer, begun = MessagesWriter(tooling), False
     try:
-        async with aclosing(asking.pieces([request], ping_s)) as steps:
+        async with aclosing(batch.pieces(ping_s)) as steps:
             async for step in steps:
                 text = "" if step or not begun else event("ping")
                 if step and not begun:
-                    begun, text = True, _begin(asking, request)
+                    begun, text = True, _begin(generation, answer)
                 for _, delta in step:
                     text += writer.push(delta.text)
                     if delta.completion is not None:
-                        text += _end(asking, request, delta.completion, writer)
+                        text += _end(generation, answer, delta.completion, writer)
                 if text:
                     yield text
     except Exception as error:
         if not begun:
             raise
-        request_id = received(asking.http).request_id
+        request_id = received(generation.http).request_id
         yield f"event: error\ndata: {json_text(shaped(from_error(error, request_id), request_id))}\n\n"
 
 
-def _begin(asking: GenerationRequest, request: Request) -> str:
-    head = _head(asking, request.prompt_tokens, request.cached_tokens)
+def _begin(generation: GenerationRequest, answer: ModelAnswer) -> str:
+    head = _head(generation, answer.prompt_tokens, answer.cached_tokens)
     message = {**head, "content": [], "stop_reason": None, "stop_sequence": None}
     return event("message_start", message=message) + event("ping")
 
 
-def _end(asking: GenerationRequest, request: Request, completion: Completion, writer: MessagesWriter) -> str:
+def _end(generation: GenerationRequest, answer: ModelAnswer, completion: Completion, writer: MessagesWriter) -> str:
     rest = writer.finish()
-    ended = ending(asking, completion, writer.blocks)
-    report = deadline_report([request], asking.arrived_s)
+    ended = ending(generation, completion, writer.blocks)
+    report = deadline_report([answer], generation.arrived_s)
     return (
         rest
         + event("message_delta", delta=ended, usage=_usage(completion))
-        + event("message_stop", cache=asking.cache, deadline=report)
+        + event("message_stop", cache=generation.cache, deadline=report)
     )
 
 
-def ending(asking: GenerationRequest, completion: Completion, blocks: Blocks) -> dict[str, Any]:
+def ending(generation: GenerationRequest, completion: Completion, blocks: Blocks) -> dict[str, Any]:
     """Why the answer ended, in Anthropic's words."""
-    stops = asking.params[0].stop
-    stop = stop_found(asking.hosted.tokenizer, completion, stops)
+    stops = generation.params[0].stop
+    stop = stop_found(generation.model.tokenizer, completion, stops)
     reason = "max_tokens" if completion.finish_reason == "length" else "end_turn"
     if stop is not None:
         reason = "stop_sequence"
@@ -168,12 +169,12 @@ def stop_found(tokenizer: Tokenizer, completion: Completion, stops: Sequence[str
     return max((stop for stop in stops if rest.startswith(stop)), key=len, default=None)
 
 
-def _head(asking: GenerationRequest, prompt_tokens: int, cached_tokens: int) -> dict[str, Any]:
+def _head(generation: GenerationRequest, prompt_tokens: int, cached_tokens: int) -> dict[str, Any]:
     return {
-        "id": f"msg_{asking.token}",
+        "id": f"msg_{generation.token}",
         "type": "message",
         "role": "assistant",
-        "model": asking.hosted.name,
+        "model": generation.model.name,
         "usage": _counts(prompt_tokens, cached_tokens, 0),
     }
 

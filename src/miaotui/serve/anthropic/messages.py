@@ -62,44 +62,44 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, MessagesRequest)
-    hosted = services_of(http).models.find(body.model)
-    tooling = read_tools(hosted.dialect, body)
+    model = services_of(http).models.find(body.model)
+    tooling = read_tools(model.dialect, body)
     sampling = body.model_copy(update={"stop": body.stop_sequences})
     params = params_for(sampling, body.max_tokens, None)
     deadline = deadline_of(http, body)
-    form = await form_of(hosted, tooling, read_output_config(body.output_config), "output_config")
-    prompt = await _prompt(hosted, tooling, body)
-    recall = _recall(http, hosted, params, body)
-    asking = GenerationRequest(http, hosted, [prompt], params, deadline, form, recall)
+    form = await form_of(model, tooling, read_output_config(body.output_config), "output_config")
+    prompt = await _prompt(model, tooling, body)
+    lookup = _lookup(http, model, params, body)
+    generation = GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
     headers = {**ignored_fields(body), "request-id": received(http).request_id}
     if body.stream:
         ping_s = services_of(http).settings.ping_s
-        return EventStream(events(asking, tooling, ping_s), ping_s, headers)
-    requests = asking.submit()
-    (completion,) = await asking.whole(requests)
-    return json_response(whole_message(asking, tooling, requests[0], completion), headers=headers)
+        return EventStream(events(generation, tooling, ping_s), ping_s, headers)
+    batch = generation.submit()
+    (completion,) = await generation.whole(batch)
+    return json_response(whole_message(generation, tooling, batch.answers[0], completion), headers=headers)
 
 
 async def count_tokens(http: HttpRequest) -> Response:
     """The length of the prompt that `create` would make."""
     body = await read_body(received(http).body, CountRequest)
-    hosted = services_of(http).models.find(body.model)
-    prompt = await _prompt(hosted, read_tools(hosted.dialect, body), body)
+    model = services_of(http).models.find(body.model)
+    prompt = await _prompt(model, read_tools(model.dialect, body), body)
     return json_response({"input_tokens": len(prompt)}, headers=ignored_fields(body))
 
 
-def _recall(
-    http: HttpRequest, hosted: ServedModel, params: tuple[SamplingParams, ...], body: MessagesRequest
+def _lookup(
+    http: HttpRequest, model: ServedModel, params: tuple[SamplingParams, ...], body: MessagesRequest
 ) -> CacheLookup | None:
     """The request as the cache of answers knows it."""
     said, begun = read_messages(body)
     exactly = list(begun.encode("utf-8", "surrogatepass"))  # a text's margins would not tell apart
     extra = {"kind": "messages", "begun": exactly, "format": body.output_config}
     seeded, tools = body.seed is not None, bool(body.tools)
-    return lookup_for(http, hosted, params, said, seed_given=seeded, tools=tools, extra=extra)
+    return lookup_for(http, model, params, said, seed_given=seeded, tools=tools, extra=extra)
 
 
-async def _prompt(hosted: ServedModel, tooling: Tooling, body: MessagesBody) -> list[int]:
+async def _prompt(model: ServedModel, tooling: Tooling, body: MessagesBody) -> list[int]:
     said, begun = read_messages(body)
     messages, tools = tooling.conversation(said)
-    return await chat_tokens(hosted, messages, tools, begun=begun)
+    return await chat_tokens(model, messages, tools, begun=begun)

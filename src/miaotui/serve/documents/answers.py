@@ -48,7 +48,7 @@ async def create(http: HttpRequest) -> Response:
     """Answer one question."""
     body = await read_body(received(http).body, AnswerRequest)
     services, caller = services_of(http), caller_of(http)
-    hosted = services.models.find(body.model) if body.mode == "generated" or body.model else None
+    model = services.models.find(body.model) if body.mode == "generated" or body.model else None
     question = Question(
         checked_question(body.question),
         body.index,
@@ -58,25 +58,25 @@ async def create(http: HttpRequest) -> Response:
         caller.namespace,
         body.max_tokens or ANSWER_TOKENS,
     )
-    parts = _Parts(http, hosted)
+    parts = _Parts(http, model)
     headers = ignored_fields(body)
     if body.stream:
         ping_s = services.settings.ping_s
         return EventStream(_events(parts, question), ping_s, headers)
     answer = await unless_gone(http.receive, _whole(parts, question))
-    return json_response(_body(answer, hosted), headers=headers)
+    return json_response(_body(answer, model), headers=headers)
 
 
 class _Parts:
     """Makes the parts of answers, in a thread. Made in the event loop."""
 
-    def __init__(self, http: HttpRequest, hosted: ServedModel | None) -> None:
-        self.hosted = hosted
+    def __init__(self, http: HttpRequest, model: ServedModel | None) -> None:
+        self.model = model
         services = services_of(http)
         self._indexes, self._cache = services.indexes, services.response_cache
         self._caller = caller_of(http).name
-        self._voice = None if hosted is None else ServedTextModel(hosted)
-        self._model = "" if hosted is None else model_digest(hosted)
+        self._voice = None if model is None else ServedTextModel(model)
+        self._model = "" if model is None else model_digest(model)
 
     def of(self, question: Question) -> Iterator[str | Answer]:
         """Text as it comes, then the whole answer. Raises `ApiError` (404) for no such index."""
@@ -100,12 +100,12 @@ async def _events(parts: _Parts, question: Question) -> Events:
     async with aclosing(streamed(lambda: parts.of(question))) as coming:
         async for part in coming:
             if isinstance(part, Answer):
-                yield event(_body(part, parts.hosted)) + DONE
+                yield event(_body(part, parts.model)) + DONE
             else:
                 yield event({"object": "answer.piece", "text": part})
 
 
-def _body(answer: Answer, hosted: ServedModel | None) -> dict[str, Any]:
-    name = "" if hosted is None or answer.how != "generated" else hosted.name
+def _body(answer: Answer, model: ServedModel | None) -> dict[str, Any]:
+    name = "" if model is None or answer.how != "generated" else model.name
     rounded = replace(answer, took_ms=round(answer.took_ms, 2), strength=round(answer.strength, 3))
     return {"object": "answer", "model": name, **rounded.to_json()}

@@ -6,12 +6,13 @@ Invariant: the pieces of a streamed answer, joined, are the whole answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.engine.request import Request
+from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
@@ -49,51 +50,53 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, ChatRequest)
-    asking = await _asking(http, body)
+    generation = await _generation(http, body)
     headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
     del body  # it may hold megabytes that the answer does not need
     if not streams:
-        requests = asking.submit()
-        completions = await asking.whole(requests)
-        return json_response(_answer(asking, requests, completions), headers=headers)
-    return respond(asking, ChatWriter(asking, include_usage), include_usage, headers)
+        batch = generation.submit()
+        completions = await generation.whole(batch)
+        return json_response(_answer(generation, batch.answers, completions), headers=headers)
+    return respond(generation, ChatWriter(generation, include_usage), include_usage, headers)
 
 
-async def _asking(http: HttpRequest, body: ChatRequest) -> GenerationRequest:
+async def _generation(http: HttpRequest, body: ChatRequest) -> GenerationRequest:
     """Everything about the request that can be wrong is found here."""
-    hosted = services_of(http).models.find(body.model)
+    model = services_of(http).models.find(body.model)
     if body.top_logprobs and not body.logprobs:
         raise bad_value("top_logprobs", "needs logprobs to be true")
     newer = body.max_completion_tokens  # OpenAI's later name for the same
     limit = body.max_tokens if newer is None else newer
     params = params_for(body, limit, (body.top_logprobs or 0) if body.logprobs else None)
     deadline = deadline_of(http, body)
-    tooling = read_tooling(hosted.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
+    tooling = read_tooling(model.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
     shape = read_format(body.response_format) or read_structured(body.structured_outputs)
-    form = await form_of(hosted, tooling, shape)
+    form = await form_of(model, tooling, shape)
     said = [message.model_dump(exclude_unset=True) for message in body.messages]
     messages, tools = tooling.conversation(said)
-    prompt = await chat_tokens(hosted, messages, tools, body.chat_template_kwargs)
+    prompt = await chat_tokens(model, messages, tools, body.chat_template_kwargs)
     check_choices([prompt], len(params))
     extra = {"template": body.chat_template_kwargs, "format": [body.response_format, body.structured_outputs]}
     seeded, tools_named = body.seed is not None, bool(body.tools)
-    recall = lookup_for(http, hosted, params, said, seed_given=seeded, tools=tools_named, extra=extra)
-    return GenerationRequest(http, hosted, [prompt], params, deadline, form, recall)
+    lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=tools_named, extra=extra)
+    return GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
 
 
-def _answer(asking: GenerationRequest, requests: list[Request], completions: list[Completion]) -> dict[str, Any]:
-    choices = [_choice(asking, index, whole) for index, whole in enumerate(completions)]
+def _answer(
+    generation: GenerationRequest, answers: Sequence[ModelAnswer], completions: list[Completion]
+) -> dict[str, Any]:
+    choices = [_choice(generation, index, whole) for index, whole in enumerate(completions)]
     return {
-        **identity(asking, "chat.completion"),
+        **identity(generation, "chat.completion"),
         "choices": choices,
-        "usage": usage(completions, asking.n),
-        "cache": asking.cache,
-        "deadline": deadline_report(requests, asking.arrived_s),
+        "usage": usage(completions, generation.n),
+        "cache": generation.cache,
+        "deadline": deadline_report(answers, generation.arrived_s),
     }
 
 
-def _choice(asking: GenerationRequest, index: int, whole: Completion) -> dict[str, Any]:
-    shaper = asking.form.shaper()
+def _choice(generation: GenerationRequest, index: int, whole: Completion) -> dict[str, Any]:
+    shaper = generation.form.shaper()
     reason: str = whole.finish_reason
     message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
     if shaper is not None:
@@ -101,6 +104,6 @@ def _choice(asking: GenerationRequest, index: int, whole: Completion) -> dict[st
         _, reason = shaper.finish(reason)
         message |= shaper.message()
     logprobs = None
-    if asking.params[0].logprobs is not None:
-        logprobs = chat_logprobs(asking.hosted.tokenizer, whole.logprobs)
+    if generation.params[0].logprobs is not None:
+        logprobs = chat_logprobs(generation.model.tokenizer, whole.logprobs)
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}

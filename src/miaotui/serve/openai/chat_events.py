@@ -21,23 +21,23 @@ CHUNK = "chat.completion.chunk"
 Json = Mapping[str, Any]
 
 
-def identity(asking: GenerationRequest, kind: str) -> dict[str, Any]:
+def identity(generation: GenerationRequest, kind: str) -> dict[str, Any]:
     """The members that a chat answer and all its chunks begin with."""
     return {
-        "id": f"chatcmpl-{asking.token}",
+        "id": f"chatcmpl-{generation.token}",
         "object": kind,
-        "created": asking.created_s,
-        "model": asking.hosted.name,
-        "system_fingerprint": asking.hosted.fingerprint,
+        "created": generation.created_s,
+        "model": generation.model.name,
+        "system_fingerprint": generation.model.fingerprint,
     }
 
 
 class ChatWriter:
     """Writes the events of one chat request, see `events.Writer`."""
 
-    def __init__(self, asking: GenerationRequest, include_usage: bool) -> None:
-        self._asking = asking
-        self._choices = [_ChoiceStream(asking, index, include_usage) for index in range(asking.n)]
+    def __init__(self, generation: GenerationRequest, include_usage: bool) -> None:
+        self._generation = generation
+        self._choices = [_ChoiceStream(generation, index, include_usage) for index in range(generation.n)]
 
     def begin(self) -> str:
         """One event for each answer: who speaks."""
@@ -51,21 +51,21 @@ class ChatWriter:
 
     def identity(self) -> Json:
         """What every chunk begins with."""
-        return identity(self._asking, CHUNK)
+        return identity(self._generation, CHUNK)
 
 
 class _ChoiceStream:
     """The events of one of n answers."""
 
-    def __init__(self, asking: GenerationRequest, index: int, include_usage: bool) -> None:
-        empty = event({**identity(asking, CHUNK), "choices": []})
+    def __init__(self, generation: GenerationRequest, index: int, include_usage: bool) -> None:
+        empty = event({**identity(generation, CHUNK), "choices": []})
         self._head = empty.removesuffix("]}\n\n") + f'{{"index":{index},"delta":'
         self._usage = ',"usage":null' if include_usage else ""
         self._tail = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}\n\n'
-        self._last = f',"cache":"{asking.cache}","deadline":'
-        self._shaper: OutputShaper | None = asking.form.shaper()
-        self._with_logprobs = asking.params[0].logprobs is not None
-        self._tokenizer = asking.hosted.tokenizer
+        self._last = f',"cache":"{generation.cache}","deadline":'
+        self._shaper: OutputShaper | None = generation.form.shaper()
+        self._with_logprobs = generation.params[0].logprobs is not None
+        self._tokenizer = generation.model.tokenizer
 
     def begin(self) -> str:
         return f'{self._head}{{"role":"assistant","content":""}}{self._tail}'

@@ -19,30 +19,30 @@ from miaotui.types import Delta
 Json = Mapping[str, Any]
 
 
-def identity(asking: GenerationRequest) -> dict[str, Any]:
+def identity(generation: GenerationRequest) -> dict[str, Any]:
     """The members that a text answer and all its chunks begin with."""
     return {
-        "id": f"cmpl-{asking.token}",
+        "id": f"cmpl-{generation.token}",
         "object": "text_completion",
-        "created": asking.created_s,
-        "model": asking.hosted.name,
-        "system_fingerprint": asking.hosted.fingerprint,
+        "created": generation.created_s,
+        "model": generation.model.name,
+        "system_fingerprint": generation.model.fingerprint,
     }
 
 
 class TextWriter:
     """Writes the events of one request, see `events.Writer`; ``echoes`` are its prompts' texts."""
 
-    def __init__(self, asking: GenerationRequest, echoes: Sequence[str], include_usage: bool) -> None:
-        self._asking, self._echoes = asking, echoes
-        self._head = event({**identity(asking), "choices": []}).removesuffix("]}\n\n") + '{"index":'
+    def __init__(self, generation: GenerationRequest, echoes: Sequence[str], include_usage: bool) -> None:
+        self._generation, self._echoes = generation, echoes
+        self._head = event({**identity(generation), "choices": []}).removesuffix("]}\n\n") + '{"index":'
         self._usage = ',"usage":null' if include_usage else ""
-        self._with_logprobs = asking.params[0].logprobs is not None
-        self._offsets = [0] * (len(asking.prompts) * asking.n)
+        self._with_logprobs = generation.params[0].logprobs is not None
+        self._offsets = [0] * (len(generation.prompts) * generation.n)
 
     def begin(self) -> str:
         """The prompts, if they are to be repeated."""
-        n = self._asking.n
+        n = self._generation.n
         texts = ((index, self._echoes[index // n]) for index in range(len(self._offsets)))
         return "".join(self._chunk(index, text) for index, text in texts if text)
 
@@ -53,14 +53,14 @@ class TextWriter:
             return ""
         logprobs = "null"
         if with_logprobs:
-            tokenizer, offset = self._asking.hosted.tokenizer, self._offsets[index]
+            tokenizer, offset = self._generation.model.tokenizer, self._offsets[index]
             shape, self._offsets[index] = text_logprobs(tokenizer, delta.logprobs, offset)
             logprobs = json_text(shape)
         return self._chunk(index, delta.text, logprobs, delta.finish_reason, deadline)
 
     def identity(self) -> Json:
         """What every chunk begins with."""
-        return identity(self._asking)
+        return identity(self._generation)
 
     def _chunk(
         self, index: int, text: str, logprobs: str = "null", reason: str | None = None, deadline: Json | None = None
@@ -68,7 +68,7 @@ class TextWriter:
         end = "null" if reason is None else quoted(reason)
         more = ""
         if deadline is not None:
-            more = f',"cache":"{self._asking.cache}","deadline":{json_text(deadline)}'
+            more = f',"cache":"{self._generation.cache}","deadline":{json_text(deadline)}'
         return (
             f'{self._head}{index},"text":{quoted(text)},"logprobs":{logprobs},'
             f'"finish_reason":{end}}}]{self._usage}{more}}}\n\n'

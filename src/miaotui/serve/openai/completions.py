@@ -6,13 +6,14 @@ streamed answer, joined, are the whole answer; with ``echo`` both begin with the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.engine.request import Request
 from miaotui.errors import PromptTooLongError
+from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import bad_value, context_exceeded, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
@@ -54,32 +55,32 @@ async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, CompletionRequest)
     _check(body)
-    hosted = services_of(http).models.find(body.model)
+    model = services_of(http).models.find(body.model)
     params = params_for(body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
     deadline = deadline_of(http, body)
     check_choices(body.prompt, len(params))
-    prompts = [await _tokens(hosted, prompt) for prompt in body.prompt]
+    prompts = [await _tokens(model, prompt) for prompt in body.prompt]
     longest = max(map(len, prompts))
-    if longest >= hosted.context:
-        text = f"the prompt has {longest} tokens, and the context holds {hosted.context}, the answer"
+    if longest >= model.context:
+        text = f"the prompt has {longest} tokens, and the context holds {model.context}, the answer"
         raise context_exceeded("prompt", f"{text} included: shorten it")
     shape = read_structured(body.structured_outputs)
-    form = await form_of(hosted, Tooling(hosted.dialect), shape, STRUCTURED)
-    recall = None
+    form = await form_of(model, Tooling(model.dialect), shape, STRUCTURED)
+    lookup = None
     if len(prompts) == 1:
         said = [{"role": "prompt", "content": prompts[0]}]
         extra = {"kind": "text", "format": body.structured_outputs}
         seeded = body.seed is not None
-        recall = lookup_for(http, hosted, params, said, seed_given=seeded, tools=False, extra=extra)
-    asking = GenerationRequest(http, hosted, prompts, params, deadline, form, recall)
-    echoes = [await _text(hosted, prompt) if body.echo else "" for prompt in body.prompt]
+        lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=False, extra=extra)
+    generation = GenerationRequest(http, model, prompts, params, deadline, form, lookup)
+    echoes = [await _text(model, prompt) if body.echo else "" for prompt in body.prompt]
     headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
     del body  # it may hold megabytes that the answer does not need
     if not streams:
-        requests = asking.submit()
-        completions = await asking.whole(requests)
-        return json_response(_answer(asking, requests, completions, echoes), headers=headers)
-    return respond(asking, TextWriter(asking, echoes, include_usage), include_usage, headers)
+        batch = generation.submit()
+        completions = await generation.whole(batch)
+        return json_response(_answer(generation, batch.answers, completions, echoes), headers=headers)
+    return respond(generation, TextWriter(generation, echoes, include_usage), include_usage, headers)
 
 
 def _check(body: CompletionRequest) -> None:
@@ -91,38 +92,38 @@ def _check(body: CompletionRequest) -> None:
         raise bad_value("logprobs", "are not given for the prompt's tokens: leave out echo")
 
 
-async def _tokens(hosted: ServedModel, prompt: str | list[int]) -> list[int]:
+async def _tokens(model: ServedModel, prompt: str | list[int]) -> list[int]:
     if not isinstance(prompt, str):
         return prompt
     try:
-        return await text_tokens(hosted, prompt)
+        return await text_tokens(model, prompt)
     except PromptTooLongError as error:
         raise context_exceeded("prompt", str(error)) from None
 
 
-async def _text(hosted: ServedModel, prompt: str | list[int]) -> str:
+async def _text(model: ServedModel, prompt: str | list[int]) -> str:
     if isinstance(prompt, str):
         return prompt
-    return await run(len(prompt), lambda: hosted.tokenizer.decode(prompt, skip_special=False))
+    return await run(len(prompt), lambda: model.tokenizer.decode(prompt, skip_special=False))
 
 
 def _answer(
-    asking: GenerationRequest, requests: list[Request], completions: list[Completion], echoes: list[str]
+    generation: GenerationRequest, answers: Sequence[ModelAnswer], completions: list[Completion], echoes: list[str]
 ) -> dict[str, Any]:
-    tokenizer, with_logprobs = asking.hosted.tokenizer, asking.params[0].logprobs is not None
+    tokenizer, with_logprobs = generation.model.tokenizer, generation.params[0].logprobs is not None
     choices = [
         {
             "index": index,
-            "text": echoes[index // asking.n] + whole.text,
+            "text": echoes[index // generation.n] + whole.text,
             "logprobs": text_logprobs(tokenizer, whole.logprobs, 0)[0] if with_logprobs else None,
             "finish_reason": whole.finish_reason,
         }
         for index, whole in enumerate(completions)
     ]
     return {
-        **identity(asking),
+        **identity(generation),
         "choices": choices,
-        "usage": usage(completions, asking.n),
-        "cache": asking.cache,
-        "deadline": deadline_report(requests, asking.arrived_s),
+        "usage": usage(completions, generation.n),
+        "cache": generation.cache,
+        "deadline": deadline_report(answers, generation.arrived_s),
     }

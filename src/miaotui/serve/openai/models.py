@@ -57,7 +57,7 @@ def routes() -> list[Endpoint]:
 async def list_models(http: HttpRequest) -> Response:
     """All models."""
     models = services_of(http).models.values()
-    return json_response({"object": "list", "data": [_model(hosted) for hosted in models]})
+    return json_response({"object": "list", "data": [_model(model) for model in models]})
 
 
 async def show_model(http: HttpRequest) -> Response:
@@ -65,36 +65,36 @@ async def show_model(http: HttpRequest) -> Response:
     return json_response(_model(services_of(http).models.find(http.path_params["model"])))
 
 
-def _model(hosted: ServedModel) -> dict[str, Any]:
+def _model(model: ServedModel) -> dict[str, Any]:
     return {
-        "id": hosted.name,
+        "id": model.name,
         "object": "model",
-        "created": hosted.created_s,
+        "created": model.created_s,
         "owned_by": "miaotui",
-        "max_model_len": hosted.context,
+        "max_model_len": model.context,
     }
 
 
 async def tokenize(http: HttpRequest) -> Response:
     """Token ids of a prompt. Raises what tokenizing raises, and `ApiError` (400)."""
     body = await read_body(received(http).body, TokenizeRequest)
-    hosted = services_of(http).models.find(body.model)
+    model = services_of(http).models.find(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_value("prompt", "give either a prompt or messages")
     if body.prompt is not None:
-        tokens = await text_tokens(hosted, body.prompt, whole=body.add_special_tokens)
+        tokens = await text_tokens(model, body.prompt, whole=body.add_special_tokens)
     else:
         messages = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
-        options, generation = body.chat_template_kwargs, body.add_generation_prompt
-        tokens = await chat_tokens(hosted, messages, body.tools or None, options, generation)
+        options, add_prompt = body.chat_template_kwargs, body.add_generation_prompt
+        tokens = await chat_tokens(model, messages, body.tools or None, options, add_prompt)
     answer: dict[str, Any] = {
         "count": len(tokens),
-        "max_model_len": hosted.context,
+        "max_model_len": model.context,
         "tokens": tokens,
         "token_strs": None,
     }
     if body.return_token_strs:
-        spelled = map(hosted.tokenizer.token_bytes, tokens)
+        spelled = map(model.tokenizer.token_bytes, tokens)
         answer["token_strs"] = [each.decode("utf-8", "replace") for each in spelled]
     return json_response(answer, headers=ignored_fields(body))
 
@@ -102,13 +102,13 @@ async def tokenize(http: HttpRequest) -> Response:
 async def detokenize(http: HttpRequest) -> Response:
     """The text of token ids. Raises `ApiError` (400) for ids that the model does not have."""
     body = await read_body(received(http).body, DetokenizeRequest)
-    hosted = services_of(http).models.find(body.model)
-    size = hosted.tokenizer.vocab_size
+    model = services_of(http).models.find(body.model)
+    size = model.tokenizer.vocab_size
     if max(body.tokens, default=0) >= size:
         raise bad_value("tokens", f"this model's token ids are in [0, {size})")
 
     def work() -> str:
-        return hosted.tokenizer.decode(body.tokens, skip_special=False)
+        return model.tokenizer.decode(body.tokens, skip_special=False)
 
     text = await run(len(body.tokens), work)
     return json_response({"prompt": text}, headers=ignored_fields(body))

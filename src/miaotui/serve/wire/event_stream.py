@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from miaotui.engine.request import Request
+from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import DONE, Events, EventStream, event
 from miaotui.serve.services import services_of
@@ -39,11 +39,11 @@ class EventWriter(Protocol):
 
 
 def respond(
-    asking: GenerationRequest, writer: EventWriter, include_usage: bool, headers: Mapping[str, str]
+    generation: GenerationRequest, writer: EventWriter, include_usage: bool, headers: Mapping[str, str]
 ) -> EventStream:
     """The response that streams the answers."""
-    ping_s = services_of(asking.http).settings.ping_s
-    return EventStream(_events(asking, writer, include_usage, ping_s), ping_s, headers)
+    ping_s = services_of(generation.http).settings.ping_s
+    return EventStream(_events(generation, writer, include_usage, ping_s), ping_s, headers)
 
 
 def wants_usage(body: Sampling) -> bool:
@@ -51,22 +51,23 @@ def wants_usage(body: Sampling) -> bool:
     return bool(body.stream_options and body.stream_options.include_usage)
 
 
-async def _events(asking: GenerationRequest, writer: EventWriter, include_usage: bool, ping_s: float) -> Events:
-    requests = asking.submit()
+async def _events(generation: GenerationRequest, writer: EventWriter, include_usage: bool, ping_s: float) -> Events:
+    batch = generation.submit()
+    answers = batch.answers
     wholes: dict[int, Completion] = {}
     text = writer.begin()
-    async with aclosing(asking.pieces(requests, ping_s)) as steps:
+    async with aclosing(batch.pieces(ping_s)) as steps:
         async for step in steps:
             for index, delta in step:
                 report = None
                 if delta.completion is not None:
                     wholes[index] = delta.completion
-                    if len(wholes) == len(requests) and not include_usage:
-                        report = deadline_report(requests, asking.arrived_s)
+                    if len(wholes) == len(answers) and not include_usage:
+                        report = deadline_report(answers, generation.arrived_s)
                 text += writer.piece(index, delta, report)
-            if len(wholes) == len(requests):
+            if len(wholes) == len(answers):
                 if include_usage:
-                    text += _last(asking, writer, requests, [wholes[i] for i in sorted(wholes)])
+                    text += _last(generation, writer, answers, [wholes[i] for i in sorted(wholes)])
                 text += DONE
             if step:
                 yield text
@@ -76,15 +77,15 @@ async def _events(asking: GenerationRequest, writer: EventWriter, include_usage:
 
 
 def _last(
-    asking: GenerationRequest, writer: EventWriter, requests: Sequence[Request], wholes: Sequence[Completion]
+    generation: GenerationRequest, writer: EventWriter, answers: Sequence[ModelAnswer], wholes: Sequence[Completion]
 ) -> str:
     """The event with the usage, which has no choices."""
     return event(
         {
             **writer.identity(),
             "choices": [],
-            "usage": usage(wholes, asking.n),
-            "cache": asking.cache,
-            "deadline": deadline_report(requests, asking.arrived_s),
+            "usage": usage(wholes, generation.n),
+            "cache": generation.cache,
+            "deadline": deadline_report(answers, generation.arrived_s),
         }
     )

@@ -27,7 +27,7 @@ async def run(size: int, work: Callable[[], Result]) -> Result:
 
 
 async def chat_tokens(
-    hosted: ServedModel,
+    model: ServedModel,
     messages: Sequence[Json],
     tools: Sequence[Json] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -45,15 +45,15 @@ async def chat_tokens(
         raise RequestError(f"chat_template_kwargs must not hold {wrong[0][:64]!r}")
 
     def work() -> list[int]:
-        text = hosted.template.render(messages, add_generation_prompt, tools, **extra)
-        return hosted.tokenizer.encode(text + begun, at_most=hosted.context)
+        text = model.template.render(messages, add_generation_prompt, tools, **extra)
+        return model.tokenizer.encode(text + begun, at_most=model.context)
 
     return await run(_size(messages) + (_size(tools) if tools else 0), work)
 
 
-async def text_tokens(hosted: ServedModel, text: str, special: bool = True, whole: bool | None = None) -> list[int]:
+async def text_tokens(model: ServedModel, text: str, special: bool = True, whole: bool | None = None) -> list[int]:
     """A text as token ids. Raises `RequestError` and `PromptTooLongError`."""
-    return await run(len(text), lambda: hosted.tokenizer.encode(text, special, whole=whole, at_most=hosted.context))
+    return await run(len(text), lambda: model.tokenizer.encode(text, special, whole=whole, at_most=model.context))
 
 
 def _size(value: Any) -> int:

@@ -106,7 +106,7 @@ def schema_format(body: Json, where: str) -> Grammar:
         raise named(f"{where}.schema", error) from None
 
 
-async def form_of(hosted: ServedModel, tooling: Tooling, shape: Grammar | None, param: str = FORMAT) -> OutputFormat:
+async def form_of(model: ServedModel, tooling: Tooling, shape: Grammar | None, param: str = FORMAT) -> OutputFormat:
     """The form of an answer that may call tools, or has a shape, or both.
 
     ``param`` is the field that ``shape`` came from. Raises `ApiError` (400).
@@ -114,36 +114,36 @@ async def form_of(hosted: ServedModel, tooling: Tooling, shape: Grammar | None, 
     if not tooling.tools:
         if shape is None:
             return FREE
-        return OutputFormat(await _compiled(hosted, lambda: shape, param))
+        return OutputFormat(await _compiled(model, lambda: shape, param))
     shaper = lambda: ChatShaper(tooling)  # noqa: E731 - one for each answer
-    return OutputFormat(await _calling(hosted, tooling, shape), shaper)
+    return OutputFormat(await _calling(model, tooling, shape), shaper)
 
 
-async def _calling(hosted: ServedModel, tooling: Tooling, shape: Grammar | None) -> Callable[[], Constraint]:
-    form, tokenizer, grammars = tooling.dialect.format, hosted.tokenizer, hosted.grammars
+async def _calling(model: ServedModel, tooling: Tooling, shape: Grammar | None) -> Callable[[], Constraint]:
+    form, tokenizer, grammars = tooling.dialect.format, model.tokenizer, model.grammars
     begin = begin_of(form, tokenizer)
     if isinstance(begin, int):
         tokenizer.show(begin)
     tools, several = tooling.callable, tooling.several
     if tooling.choice == AUTO and shape is None:
-        inner = await _compiled(hosted, lambda: calls_after_marker(form, tools, several), "tools")
+        inner = await _compiled(model, lambda: calls_after_marker(form, tools, several), "tools")
         return lambda: grammars.after(begin, inner())
 
     def forced() -> Grammar:
         calls = forced_calls(form, tools, several, tokenizer)
         return calls if shape is None or tooling.choice != AUTO else either(calls, shape)
 
-    return await _compiled(hosted, forced, "tools")
+    return await _compiled(model, forced, "tools")
 
 
-async def _compiled(hosted: ServedModel, source: Callable[[], Grammar], param: str) -> Callable[[], GrammarConstraint]:
+async def _compiled(model: ServedModel, source: Callable[[], Grammar], param: str) -> Callable[[], GrammarConstraint]:
     """What makes the constraint of one answer; compiled in a thread unless it is known."""
     try:
         grammar = source()
-        if hosted.grammars.knows(grammar):
-            return hosted.grammars.starter(grammar)
+        if model.grammars.knows(grammar):
+            return model.grammars.starter(grammar)
         event_loop = asyncio.get_running_loop()
-        work = event_loop.run_in_executor(_THREAD, hosted.grammars.starter, grammar)
+        work = event_loop.run_in_executor(_THREAD, model.grammars.starter, grammar)
         return await asyncio.wait_for(work, COMPILE_S)
     except RequestError as error:
         raise named(param, error) from None

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from miaotui.engine.request import Request
+from miaotui.serve.answer import ModelAnswer
 from miaotui.types import Completion
 
 
@@ -28,9 +28,9 @@ def usage(completions: Sequence[Completion], n: int) -> dict[str, Any]:
     }
 
 
-def deadline_report(requests: Sequence[Request], arrived_s: float) -> dict[str, Any]:
+def deadline_report(answers: Sequence[ModelAnswer], arrived_s: float) -> dict[str, Any]:
     """How the answers of one HTTP request stood to its deadline; milliseconds from its arrival."""
-    promises = [request.promise for request in requests]
+    promises = [answer.promise for answer in answers]
     asked_ms = promises[0].asked_ms
     took_ms = (time.perf_counter() - arrived_s) * 1e3
     verdicts = [promise.met for promise in promises]

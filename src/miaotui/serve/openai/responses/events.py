@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
-from miaotui.engine.request import Request
+from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.scope import received
@@ -113,7 +113,11 @@ class ResponsesWriter:
 
 
 def completed(
-    begun: ResponseBody, asking: GenerationRequest, request: Request, completion: Completion, writer: ResponsesWriter
+    begun: ResponseBody,
+    generation: GenerationRequest,
+    answer: ModelAnswer,
+    completion: Completion,
+    writer: ResponsesWriter,
 ) -> tuple[ResponseBody, str]:
     """The response at its end, and the events of what was held back until then."""
     short = completion.finish_reason == "length"
@@ -132,8 +136,8 @@ def completed(
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": asked + answered,
         },
-        "cache": asking.cache,
-        "deadline": deadline_report([request], asking.arrived_s),
+        "cache": generation.cache,
+        "deadline": deadline_report([answer], generation.arrived_s),
     }
     return body, rest
 
@@ -145,17 +149,18 @@ def failed(begun: ResponseBody, error: ApiError) -> ResponseBody:
 
 
 async def events(
-    asking: GenerationRequest,
+    generation: GenerationRequest,
     tooling: Tooling,
     begun: ResponseBody,
     keep: Callable[[ResponseBody], None],
     ping_s: float,
 ) -> Events:
     """The events of a streamed answer; ``keep`` is told of the response when it is whole."""
-    (request,) = asking.submit()
+    batch = generation.submit()
+    (answer,) = batch.answers
     writer, text, silent = ResponsesWriter(tooling), "", True
     try:
-        async with aclosing(asking.pieces([request], ping_s)) as steps:
+        async with aclosing(batch.pieces(ping_s)) as steps:
             async for step in steps:
                 if step and silent:
                     silent = False
@@ -164,25 +169,25 @@ async def events(
                 for _, delta in step:
                     text += writer.push(delta.text)
                     if delta.completion is not None:
-                        text += _end(begun, asking, request, delta.completion, writer, keep)
+                        text += _end(begun, generation, answer, delta.completion, writer, keep)
                 yield text
                 text = ""
     except Exception as error:
         if silent:
             raise
-        known = from_error(error, received(asking.http).request_id)
+        known = from_error(error, received(generation.http).request_id)
         yield writer.event("response.failed", response=failed(begun, known))
 
 
 def _end(
     begun: ResponseBody,
-    asking: GenerationRequest,
-    request: Request,
+    generation: GenerationRequest,
+    answer: ModelAnswer,
     completion: Completion,
     writer: ResponsesWriter,
     keep: Callable[[ResponseBody], None],
 ) -> str:
-    body, rest = completed(begun, asking, request, completion, writer)
+    body, rest = completed(begun, generation, answer, completion, writer)
     keep(body)
     return rest + writer.event(f"response.{body['status']}", response=body)
 

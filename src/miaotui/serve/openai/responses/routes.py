@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.engine.request import Request
+from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import ApiError, bad_value, from_error, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
@@ -61,20 +61,20 @@ async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, ResponsesRequest)
     _check(body)
-    hosted = services_of(http).models.find(body.model)
-    tooling = read_tools(hosted.dialect, body)
+    model = services_of(http).models.find(body.model)
+    tooling = read_tools(model.dialect, body)
     said = _said(http, body)
     first = [{"role": "system", "content": body.instructions}] if body.instructions else []
     limit = body.max_output_tokens if body.max_tokens is None else body.max_tokens
     params = params_for(body, limit, None)
     deadline = deadline_of(http, body)
-    form = await form_of(hosted, tooling, read_text(body.text), "text.format")
+    form = await form_of(model, tooling, read_text(body.text), "text.format")
     whole = [*first, *said]
     messages, tools = tooling.conversation(whole)
-    prompt = await chat_tokens(hosted, messages, tools)
-    recall = _recall(http, hosted, params, body, whole)
-    asking = GenerationRequest(http, hosted, [prompt], params, deadline, form, recall)
-    begun = _begun(asking, tooling, body)
+    prompt = await chat_tokens(model, messages, tools)
+    lookup = _lookup(http, model, params, body, whole)
+    generation = GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
+    begun = _begun(generation, tooling, body)
 
     def keep(done: ResponseBody) -> None:
         if body.store is not False:
@@ -83,12 +83,12 @@ async def create(http: HttpRequest) -> Response:
     headers = ignored_fields(body)
     if body.stream:
         ping_s = services_of(http).settings.ping_s
-        return EventStream(events(asking, tooling, begun, keep, ping_s), ping_s, headers)
+        return EventStream(events(generation, tooling, begun, keep, ping_s), ping_s, headers)
     if body.background:
-        return json_response(_start(asking, tooling, begun, said), headers=headers)
-    requests = asking.submit()
-    await asking.whole(requests)
-    done = _whole(asking, tooling, begun, requests[0])
+        return json_response(_start(generation, tooling, begun, said), headers=headers)
+    batch = generation.submit()
+    await generation.whole(batch)
+    done = _whole(generation, tooling, begun, batch.answers[0])
     keep(done)
     return json_response(done, headers=headers)
 
@@ -121,15 +121,15 @@ def _kept(http: HttpRequest) -> StoredResponse:
     return services_of(http).responses.find(caller_of(http).namespace, http.path_params["response_id"])
 
 
-def _recall(
-    http: HttpRequest, hosted: ServedModel, params: tuple[SamplingParams, ...], body: ResponsesRequest, said: list[Any]
+def _lookup(
+    http: HttpRequest, model: ServedModel, params: tuple[SamplingParams, ...], body: ResponsesRequest, said: list[Any]
 ) -> CacheLookup | None:
     """The request as the cache of answers knows it; None also if nothing of it may be kept."""
     if body.store is False:
         return None
     extra = {"kind": "responses", "format": body.text}
     seeded, tools = body.seed is not None, bool(body.tools)
-    return lookup_for(http, hosted, params, said, seed_given=seeded, tools=tools, extra=extra)
+    return lookup_for(http, model, params, said, seed_given=seeded, tools=tools, extra=extra)
 
 
 def _check(body: ResponsesRequest) -> None:
@@ -151,25 +151,25 @@ def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
     return [*before.said, *said_in(before.body["output"]), *said]
 
 
-def _start(asking: GenerationRequest, tooling: Tooling, begun: ResponseBody, said: list[Any]) -> ResponseBody:
+def _start(generation: GenerationRequest, tooling: Tooling, begun: ResponseBody, said: list[Any]) -> ResponseBody:
     """Work on it in the background; the response as it is now."""
-    store, namespace = services_of(asking.http).responses, caller_of(asking.http).namespace
+    store, namespace = services_of(generation.http).responses, caller_of(generation.http).namespace
     store.require_room(namespace)
-    requests = asking.submit()
+    batch = generation.submit()
     kept = StoredResponse(begun, said)
 
     def ended(work: asyncio.Task[None]) -> None:
         if work.cancelled():  # perhaps before it took its first step
-            asking.leave(requests)
+            batch.cancel()
             kept.body = {**begun, "status": "cancelled"}
         store.renew(namespace, kept)
 
     async def work() -> None:
         try:
-            await asking.whole_unwatched(requests)
-            kept.body = _whole(asking, tooling, begun, requests[0])
+            await batch.whole()
+            kept.body = _whole(generation, tooling, begun, batch.answers[0])
         except Exception as error:
-            kept.body = failed(begun, from_error(error, received(asking.http).request_id))
+            kept.body = failed(begun, from_error(error, received(generation.http).request_id))
 
     kept.work = asyncio.create_task(work())
     kept.work.add_done_callback(ended)
@@ -177,27 +177,27 @@ def _start(asking: GenerationRequest, tooling: Tooling, begun: ResponseBody, sai
     return begun
 
 
-def _whole(asking: GenerationRequest, tooling: Tooling, begun: ResponseBody, request: Request) -> ResponseBody:
-    completion = request.completion()
+def _whole(generation: GenerationRequest, tooling: Tooling, begun: ResponseBody, answer: ModelAnswer) -> ResponseBody:
+    completion = answer.completion()
     writer = ResponsesWriter(tooling)
     writer.push(completion.text)
-    return completed(begun, asking, request, completion, writer)[0]
+    return completed(begun, generation, answer, completion, writer)[0]
 
 
-def _begun(asking: GenerationRequest, tooling: Tooling, body: ResponsesRequest) -> ResponseBody:
+def _begun(generation: GenerationRequest, tooling: Tooling, body: ResponsesRequest) -> ResponseBody:
     """The response before anything is known of its answer."""
     tools = [{"type": "function", **tool.as_openai()["function"], "strict": tool.strict} for tool in tooling.tools]
     return {
-        "id": f"resp_{asking.token}",
+        "id": f"resp_{generation.token}",
         "object": "response",
-        "created_at": asking.created_s,
+        "created_at": generation.created_s,
         "status": "in_progress",
         "background": bool(body.background),
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
-        "model": asking.hosted.name,
+        "model": generation.model.name,
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": body.previous_response_id,
