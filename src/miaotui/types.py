@@ -17,6 +17,7 @@ FinishReason = Literal["stop", "length", "cancelled", "failed"]
 OnLate = Literal["refuse", "shorten", "best_effort"]
 
 MAX_SEED = 2**63 - 1
+MAX_LOGPROBS = 64  # alternatives of one token
 MAX_DEADLINE_MS = 86_400_000  # a day
 ON_LATE = ("refuse", "shorten", "best_effort")
 
@@ -45,6 +46,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None  # None: none; n: the chosen token's and the n best's
+    prompt_logprobs: int | None = None  # likewise for each token of the prompt
+    prompt_logprobs_start: int = 0  # position of the first prompt token that is scored
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -58,16 +61,23 @@ class SamplingParams:
         self._check_bias()
 
     def _check_counts(self) -> None:
-        limit, logprobs = self.max_tokens, self.logprobs
-        at_least_one = limit is None or (_whole(limit) and limit >= 1)
-        _require(at_least_one, "max_tokens", "a whole number >= 1, or None", limit)
+        limit = self.max_tokens
+        least = 1 if self.prompt_logprobs is None else 0
+        enough = limit is None or (_whole(limit) and limit >= least)
+        expected = f"a whole number >= {least}, or None"
+        _require(enough, "max_tokens", expected + ("" if limit != 0 else " (0 needs prompt_logprobs)"), limit)
         _require(_whole(self.top_k) and self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
         whole = _whole(self.seed) and 0 <= self.seed <= MAX_SEED
         _require(whole, "seed", "a whole number in [0, 2**63)", self.seed)
         at_least_zero = _whole(self.min_tokens) and self.min_tokens >= 0
         _require(at_least_zero, "min_tokens", "a whole number >= 0", self.min_tokens)
-        in_range = logprobs is None or (_whole(logprobs) and 0 <= logprobs <= 64)
-        _require(in_range, "logprobs", "a whole number in [0, 64], or None", logprobs)
+        for name in ("logprobs", "prompt_logprobs"):
+            number = getattr(self, name)
+            in_range = number is None or (_whole(number) and 0 <= number <= MAX_LOGPROBS)
+            _require(in_range, name, f"a whole number in [0, {MAX_LOGPROBS}], or None", number)
+        start = self.prompt_logprobs_start
+        at_least_zero = _whole(start) and start >= 0
+        _require(at_least_zero, "prompt_logprobs_start", "a whole number >= 0", start)
 
     def _check_numbers(self) -> None:
         ranges = (
@@ -90,13 +100,26 @@ class SamplingParams:
         _require(sound, "logit_bias", expected, dict(bias))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural-log probabilities (nats) of one answered token, before temperature and filters."""
+    """Natural-log probabilities (nats) of one token, before temperature and filters."""
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...]  # (token id, log-probability), best first
+    rank: int | None = None  # of a prompt's token: 1 if it is the best one
+
+
+PromptLogprobs = tuple[TokenLogprobs | None, ...]  # one for each prompt token; None where none was computed
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds a continuation after a prompt. Log-probabilities are in nats."""
+
+    logprob: float  # of the whole continuation: the sum over its tokens
+    tokens: tuple[TokenLogprobs, ...]
+    is_greedy: bool  # whether each token is the model's own choice at temperature 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +144,7 @@ class Completion:
     finish_reason: FinishReason
     timing: Timing
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: PromptLogprobs = ()  # empty unless asked for
 
 
 @dataclass(frozen=True)
@@ -132,6 +156,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     completion: Completion | None = None  # on the last piece: the whole answer
     logprobs: tuple[TokenLogprobs, ...] = ()  # of token_ids, if asked for
+    prompt_logprobs: PromptLogprobs = ()  # on the first piece, if asked for
 
 
 @dataclass(frozen=True)

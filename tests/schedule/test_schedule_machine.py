@@ -20,8 +20,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         more_rows=st.sampled_from([0, 5, 16, 50, 100]),
         chunk_size=st.sampled_from([1, 7, 16, 64]),
         reuse_prefix=st.booleans(),
+        scored_rows=st.sampled_from([1, 3, 8, 64]),
     )
-    def start(self, n_pages, max_sequences, more_rows, chunk_size, reuse_prefix):
+    def start(self, n_pages, max_sequences, more_rows, chunk_size, reuse_prefix, scored_rows):
         self.config = ScheduleConfig(
             n_pages=n_pages,
             context=1000,
@@ -29,11 +30,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_sequences=max_sequences,
             chunk_size=chunk_size,
             reuse_prefix=reuse_prefix,
+            scored_rows=scored_rows,
         )
         self.scheduler = Scheduler(self.config)
         self.device = PagedDevice(n_pages)
         self.requests: dict[int, Request] = {}
         self.tokens: dict[int, list[int]] = {}  # prompt and answer so far, of those in the scheduler
+        self.unscored: dict[int, list[int]] = {}  # rows of each prompt whose logits are still wanted
         self.plan: Plan | None = None
         self.next_id = 0
 
@@ -43,13 +46,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         tail=st.lists(st.integers(0, VOCABULARY - 1), max_size=3),
         max_tokens=st.integers(1, 40),
         namespace=st.sampled_from([0, 0, 0, 1]),
+        score_from=st.sampled_from([None, None, 0, 1, 16, 30]),
     )
-    def add(self, stem, length, tail, max_tokens, namespace):
+    def add(self, stem, length, tail, max_tokens, namespace, score_from):
         prompt = tuple(stem[:length] + tail)
         room = self.config.n_pages * PAGE_SIZE + 1
         prompt = prompt[: room - 1]
         request = Request(prompt, min(max_tokens, room - len(prompt)), namespace)
-        self.scheduler.add(self.next_id, request.prompt, request.max_tokens, namespace)
+        self.scheduler.add(self.next_id, request.prompt, request.max_tokens, namespace, score_from=score_from)
+        last = len(prompt) - 1
+        self.unscored[self.next_id] = list(range(last if score_from is None else score_from, last))
         self.requests[self.next_id] = request
         self.tokens[self.next_id] = list(prompt)
         self.next_id += 1
@@ -73,6 +79,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             deepest = [chunk.start + chunk.trunk, *(b.start + b.count for b in chunk.branches)]
             known = len(self.tokens[chunk.sequence])
             assert max(deepest) - known < max(self._missing(chunk.sequence), 1)
+        scored = sum(chunk.n_scored for chunk in plan.chunks)
+        drafted_rows = sum(chunk.n_logits - 1 for chunk in plan.chunks if chunk.n_logits)
+        assert not scored or scored + drafted_rows <= self.config.scored_rows
+        for chunk in plan.chunks:
+            end = chunk.start + len(chunk.tokens) - chunk.n_logits
+            rows = [row for row in self.unscored[chunk.sequence] if row < end]
+            assert rows == list(range(end - chunk.n_scored, end)), "each wanted row has logits, once and in order"
         self.plan = plan
         self.planned_tokens = {i: list(tokens) for i, tokens in self.tokens.items()}
 
@@ -89,6 +102,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         namespaces = {i: request.namespace for i, request in self.requests.items()}
         accepted = self.device.run(plan, self.planned_tokens, namespaces)
         self.scheduler.commit(plan, accepted)
+        for chunk in plan.chunks:
+            del self.unscored[chunk.sequence][: chunk.n_scored]
+            assert not (chunk.n_logits and self.unscored[chunk.sequence])
         for sequence in accepted.keys() & self.tokens.keys():
             self.tokens[sequence] += accepted[sequence]
 

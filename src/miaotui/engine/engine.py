@@ -19,6 +19,7 @@ from miaotui.backends.cpu.build import Built
 from miaotui.backends.cpu.multistep import MOST_TOKENS
 from miaotui.backends.cpu.runner import Masks
 from miaotui.engine.constraint import Constraint, check_endings
+from miaotui.engine.logprobs import scores_for
 from miaotui.engine.request import Request
 from miaotui.engine.sampler import Peak, SequenceSampler, end_ids
 from miaotui.engine.stopping import Ending
@@ -73,29 +74,42 @@ class Engine:
         May be called from any thread at any time. Raises `PromptTooLongError`, or `RequestError`
         for tokens that the model does not have and parameters that no grammar can go with.
         """
-        self._check(prompt)
+        is_answered = params.max_tokens != 0
+        self._check(prompt, is_answered)
         if constraint is not None:
             check_endings(params)
         room = self.context - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
         sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size)
-        ending = Ending(params, ends, limit, self.tokenizer.stream(start=True))
-        return Request(next(self._numbers), prompt, sampler, ending, namespace=namespace, constraint=constraint)
+        ending = Ending(params, ends, max(limit, 1), self.tokenizer.stream(start=True))
+        return Request(
+            next(self._numbers),
+            prompt,
+            sampler,
+            ending,
+            namespace=namespace,
+            constraint=constraint,
+            scores=scores_for(prompt, params),
+            is_answered=is_answered,
+        )
 
     def enter(self, request: Request) -> None:
         """Queue a prepared request. Raises what `Scheduler.add` raises."""
-        limit = request.ending.max_tokens
-        self.scheduler.add(request.number, request.prompt, limit, request.namespace, request.due)
+        tokens, limit = request.prompt, request.ending.max_tokens
+        if not request.is_answered:  # its last token takes the place of an answer: no row is computed for it
+            tokens, limit = tokens[: max(len(tokens) - 1, 1)], 1
+        score_from = None if request.scores is None else request.scores.score_from
+        self.scheduler.add(request.number, tokens, limit, request.namespace, request.due, score_from)
         self._requests[request.number] = request
         self._waiting.add(request.number)
-        if self.speculation is not None:
+        if self.speculation is not None and request.is_answered:
             self.speculation.enter(request)
 
-    def _check(self, prompt: Sequence[int]) -> None:
+    def _check(self, prompt: Sequence[int], is_answered: bool) -> None:
         if not prompt:
             raise RequestError("the prompt has no tokens: give at least one")
-        if len(prompt) >= self.context:
+        if len(prompt) + is_answered > self.context:
             raise PromptTooLongError(
                 f"the prompt has {len(prompt)} tokens and the context holds {self.context}, the "
                 "answer included: shorten the prompt, or load the model with a larger context"
@@ -217,6 +231,7 @@ class Engine:
             if (request := self._requests[chunk.sequence]).constraint is not None
             and request.choice
             and chunk.n_logits == 1
+            and not chunk.n_scored
         ]
         guessing = self.speculation is not None
 
@@ -261,6 +276,9 @@ class Engine:
         row, peaks = 0, self.runner.peaks()
         earlier = self.runner.earlier() if plan.passes > 1 else None
         for chunk in plan.chunks:
+            if chunk.n_scored:
+                self._score(chunk, logits, peaks, row)
+                row += chunk.n_scored
             if chunk.n_logits:
                 before = earlier[row] if earlier else ()
                 tokens = self._take(chunk, logits, peaks, row, before)
@@ -273,11 +291,15 @@ class Engine:
         self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, earlier: Sequence[int]
     ) -> Sequence[int]:
         """One sequence's tokens; none if it failed, and then it is forgotten."""
-        request = self._requests[chunk.sequence]
+        request = self._requests.get(chunk.sequence)
+        if request is None:  # it failed while its prompt was scored
+            return []
         if not request.token_ids:
             request.cached_tokens = self.scheduler.cached_tokens(chunk.sequence)
         before_s = request.choosing_s
         try:
+            if not request.is_answered:
+                return request.end_with_prompt(logits, peaks, first)
             return request.take(logits, peaks, first, chunk, earlier)
         except MiaotuiError as error:
             self._drop(request, error)
@@ -286,6 +308,18 @@ class Engine:
         finally:
             self.choosing_s += request.choosing_s - before_s
         return []
+
+    def _score(self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int) -> None:
+        """Score the chunk's prompt tokens; a request whose logits are broken fails."""
+        request = self._requests[chunk.sequence]
+        before_s = time.perf_counter()
+        try:
+            request.take_scores(logits, peaks, first, chunk.n_scored)
+        except MiaotuiError as error:
+            self._drop(request, error)
+        except Exception as error:
+            self._drop(request, _fault(request, "while its prompt was scored", error))
+        self.choosing_s += time.perf_counter() - before_s
 
     def _retire(self, plan: Plan) -> None:
         """Forget those that have ended."""

@@ -1,17 +1,22 @@
-"""Log-probabilities as the model gave them.
+"""Log-probabilities (nats) of the raw logits, before bias, penalties, temperature and filters.
 
-Of the raw logits, before bias, penalties, temperature and filters. Knows nothing of how the token
-was chosen. The sum runs over exact integers (see the draw kernels), so a value never depends on
-threads or batches.
+Owns the one computation that prompts and answers share, and what is collected of one prompt while its chunks
+are computed. Knows nothing of how a token was chosen. Invariants: the sum runs over exact integers (see the
+draw kernels), so equal rows give equal floats, whatever threads or batches; no row of logits is kept, so
+memory grows with a prompt's length times the number of alternatives and never with the vocabulary.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.cpu import draw
-from miaotui.types import TokenLogprobs
+from miaotui.errors import EngineError, RequestError
+from miaotui.types import PromptLogprobs, SamplingParams, TokenLogprobs
 
 
 def token_logprobs(row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
@@ -23,3 +28,57 @@ def token_logprobs(row: NDArray[np.float32], peak: float, token_id: int, n: int)
     base = peak + draw.log_total(row, peak)
     top = tuple((i, float(row[i]) - base) for i in draw.best(row, n))
     return TokenLogprobs(token_id, float(row[token_id]) - base, top)
+
+
+def ranked_logprobs(row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
+    """`token_logprobs` with the token's rank: 1 for the best. Of equal logits the lower id ranks first."""
+    found = token_logprobs(row, peak, token_id, n)
+    own = row[token_id]
+    above = np.count_nonzero(row > own) + np.count_nonzero(row[:token_id] == own)
+    return TokenLogprobs(token_id, found.logprob, found.top, int(above) + 1)
+
+
+class PromptScores:
+    """The log-probabilities of ``prompt[start:]``; those of token 0 are unknown, since nothing precedes it."""
+
+    def __init__(self, prompt: Sequence[int], n: int, start: int) -> None:
+        self._prompt, self._n = prompt, n
+        self.score_from = max(start - 1, 0)  # the first row whose logits are wanted: it precedes token ``start``
+        self._found: list[TokenLogprobs | None] = [None] * (self.score_from + 1)
+        self._is_read = False
+
+    def take(self, logits: NDArray[np.float32], peaks: Sequence[tuple[int, float]]) -> None:
+        """Score the next tokens by ``logits [rows, vocab]``, whose highest logits are ``peaks``.
+
+        Raises `EngineError` for logits that are not numbers.
+        """
+        for row, (best, top) in zip(logits, peaks, strict=True):
+            position = len(self._found)
+            if not -math.inf < top < math.inf:
+                raise EngineError(f"the logit of token {best} before position {position} is {top}; expected a number")
+            self._found.append(ranked_logprobs(row, top, self._prompt[position], self._n))
+
+    def read(self) -> PromptLogprobs:
+        """`found` on the first call, nothing later; for streams, whose first piece carries them."""
+        unread, self._is_read = not self._is_read, True
+        return self.found if unread else ()
+
+    @property
+    def found(self) -> PromptLogprobs:
+        """One entry for each prompt token that is scored so far; None before the first scored one."""
+        return tuple(self._found[: len(self._prompt)])
+
+
+def scores_for(prompt: Sequence[int], params: SamplingParams) -> PromptScores | None:
+    """What collects the log-probabilities that ``params`` ask for; None: they ask for none.
+
+    Raises `RequestError` for a start beyond the prompt.
+    """
+    if params.prompt_logprobs is None:
+        return None
+    if params.prompt_logprobs_start >= len(prompt):
+        raise RequestError(
+            f"prompt_logprobs_start must be a position in the prompt of {len(prompt)} tokens, "
+            f"not {params.prompt_logprobs_start}"
+        )
+    return PromptScores(prompt, params.prompt_logprobs, params.prompt_logprobs_start)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.engine.constraint import Constraint
+from miaotui.engine.logprobs import PromptScores
 from miaotui.engine.sampler import Choice, Mask, Peak, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError
@@ -53,7 +54,11 @@ class Request:
         *,
         namespace: int = 0,
         constraint: Constraint | None = None,
+        scores: PromptScores | None = None,
+        is_answered: bool = True,
     ) -> None:
+        self.scores = scores
+        self.is_answered = is_answered  # False: it ends with its prompt, and no token is chosen
         self.number = number
         self.prompt = prompt
         self.namespace = namespace
@@ -118,7 +123,8 @@ class Request:
     def choice_for(self, chunk: Chunk) -> int:
         """The same for the next pass, in which this is its chunk: under a constraint `go_on` has to be asked."""
         self._bound = 0
-        self._in_pass = self.choice != 0 and (self.constraint is None or chunk.n_logits == 1)
+        chooses = not chunk.n_scored and (self.constraint is None or chunk.n_logits == 1)
+        self._in_pass = self.choice != 0 and chooses
         return self.choice if self._in_pass else 0
 
     def go_on(self, token: int | None, guessing: bool) -> bool:
@@ -169,6 +175,25 @@ class Request:
             self._keep_bound(tokens, passes)  # what came before can be read
             raise
         return self._keep_bound(tokens, passes)
+
+    def take_scores(self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, count: int) -> None:
+        """Score prompt tokens by ``count`` rows of a pass's logits ``[rows, vocab]``, from row ``first`` on.
+
+        Raises `EngineError` for logits that are not numbers.
+        """
+        assert self.scores is not None, "a plan has scored rows only for requests that asked"
+        self.scores.take(logits[first : first + count], peaks[first : first + count])
+
+    def end_with_prompt(self, logits: NDArray[np.float32], peaks: Sequence[Peak], row: int) -> list[int]:
+        """End a request for its prompt alone; ``row`` is the last of its rows of logits.
+
+        Returns the token that the scheduler gets instead of a chosen one: the prompt's last.
+        """
+        if self.prompt_tokens > 1:
+            self.take_scores(logits, peaks, row, 1)
+        self._first_s = self._last_s = self._over_s = time.perf_counter()
+        self.finish_reason = "length"
+        return [self.prompt[-1]]
 
     def take_all(self, tokens: list[int], passes: int, broken: Peak | None = None) -> list[int]:
         """Keep the tokens that a run of ``passes`` has brought, several each; those that belong to the answer.
@@ -296,10 +321,11 @@ class Request:
         """
         over = self.is_over  # first: what came before the end is here
         text, ids, logprobs = self._read_late(over) if self._is_late else self._read_unread()
+        scored = () if self.scores is None else self.scores.read()
         if not over:
-            return Delta(text, ids, logprobs=logprobs)
+            return Delta(text, ids, logprobs=logprobs, prompt_logprobs=scored)
         self._settle()
-        return Delta(text, ids, self.finish_reason, self.completion(), logprobs)
+        return Delta(text, ids, self.finish_reason, self.completion(), logprobs, scored)
 
     def _read_late(self, over: bool) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
         """Make the texts of what has come: here they keep no step waiting."""
@@ -370,4 +396,5 @@ class Request:
             finish_reason=self.finish_reason,
             timing=timing,
             logprobs=tuple(self._logprobs),
+            prompt_logprobs=() if self.scores is None else self.scores.found,
         )

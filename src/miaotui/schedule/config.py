@@ -22,9 +22,10 @@ class ScheduleConfig:
     max_sequences: int = 64  # sequences that run at once; each gets a row in every step
     chunk_size: int = 512  # prompt tokens of one sequence in one step
     reuse_prefix: bool = True
+    scored_rows: int = 64  # rows of logits that one step may spend on drafts and on scoring prompts
 
     def __post_init__(self) -> None:
-        for name in ("n_pages", "context", "max_rows", "max_sequences", "chunk_size"):
+        for name in ("n_pages", "context", "max_rows", "max_sequences", "chunk_size", "scored_rows"):
             value = getattr(self, name)
             if value < 1:
                 raise RequestError(f"{name} must be at least 1, not {value}")

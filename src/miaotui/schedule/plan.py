@@ -23,8 +23,9 @@ class Chunk(NamedTuple):
     start: int  # position of tokens[0]: everything before it is already in the pages
     tokens: tuple[int, ...]  # known tokens, then drafted ones
     pages: tuple[int, ...]  # physical pages of positions [0, start + trunk), in order
-    n_logits: int  # logits wanted for the last n rows: 0 in mid-prompt, 1, or 1 + drafted tokens
+    n_logits: int  # the last n rows choose tokens: 0 in mid-prompt, 1, or 1 + drafted tokens
     branches: tuple[Branch, ...] = ()  # of a tree of drafts; then there is one known token
+    n_scored: int = 0  # rows before those whose logits score the known tokens that follow them
 
     @property
     def trunk(self) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from miaotui.schedule.sequence import SequenceState
+from miaotui.schedule.plan import StepLimits
+from miaotui.schedule.sequence import SequenceGroup, SequenceState
 from miaotui.schedule.tree import Draft, DraftTree
 
 NO_DRAFT: Sequence[int] = ()
@@ -35,3 +36,12 @@ def share_rows(
             shares[state.id] = draft
             left -= len(draft)
     return shares
+
+
+def is_held(state: SequenceState, limits: StepLimits) -> bool:
+    """Whether it must wait, so that others keep their promises."""
+    if state.group is SequenceGroup.BEST_EFFORT:
+        return limits.hold_best_effort
+    until = limits.prompts_until
+    reading = len(state.tokens) - state.computed > 1
+    return until is not None and reading and state.group is SequenceGroup.PROMISED and state.order > until

@@ -21,7 +21,7 @@ from miaotui.schedule.pages.block_table import BlockTable
 from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, StepLimits
 from miaotui.schedule.queues import Queues
-from miaotui.schedule.rows import NO_DRAFT, share_rows
+from miaotui.schedule.rows import NO_DRAFT, is_held, share_rows
 from miaotui.schedule.sequence import SequenceGroup, SequenceState, Stage, rank
 from miaotui.schedule.tree import Draft, DraftTree, trunk_of
 
@@ -58,15 +58,23 @@ class Scheduler:
         self._passed_over = 0  # plans in a row without the eldest of those without a promise
         self._plans = 0
         self._pauses = 0
+        self._scored_left = config.scored_rows  # of the plan that is being made
         self._refused = False  # the first in line found too few pages, and none came back since
 
     def add(
-        self, sequence: int, tokens: Sequence[int], max_tokens: int, namespace: int = 0, due: int | None = None
+        self,
+        sequence: int,
+        tokens: Sequence[int],
+        max_tokens: int,
+        namespace: int = 0,
+        due: int | None = None,
+        score_from: int | None = None,
     ) -> None:
         """Queue a sequence: a prompt of at least one token, to get at most ``max_tokens`` more.
 
         Stored prefixes are shared within a namespace only. One with a ``due`` (a number that grows
-        with time) is served before those without, the earliest first. Raises `PromptTooLongError` when prompt
+        with time) is served before those without, the earliest first. Prompt rows from position ``score_from``
+        on are computed with logits (None: the last row alone). Raises `PromptTooLongError` when prompt
         and answer exceed the context or could not fit the pages even alone, `RequestError` for an
         empty prompt or ``max_tokens`` below 1, and `EngineError` when the id is in use.
         """
@@ -82,6 +90,8 @@ class Scheduler:
             node=self._ledger.tree.root,
             group=SequenceGroup.BEST_EFFORT if due is None else SequenceGroup.PROMISED,
             order=due or 0,
+            score_from=0 if score_from is None else score_from,
+            score_end=0 if score_from is None else len(tokens) - 1,
         )
         if due is not None:
             self._refused = False  # it may be first in line
@@ -121,7 +131,7 @@ class Scheduler:
     def _extend(self, chunks: list[Chunk], passes: int) -> int:
         """How many passes may follow each other; the chunks get pages for them."""
         if any(len(chunk.tokens) > 1 or not chunk.n_logits for chunk in chunks):
-            return 1
+            return 1  # a row that only scores the prompt has no `n_logits`
         states = [self._sequences[chunk.sequence] for chunk in chunks]
         passes = self._ledger.reach(states, passes)
         for index, state in enumerate(states):
@@ -136,14 +146,19 @@ class Scheduler:
         decoding = [
             state
             for state in running
-            if len(state.tokens) - state.computed == 1 and not (holds and _held(state, limits))
+            if len(state.tokens) - state.computed == 1 and not (holds and is_held(state, limits))
         ]
         left = self.config.max_rows - len(decoding)
+        self._scored_left = self.config.scored_rows
         drafted: dict[int, Draft] = {}
         if drafts:
             prompts = len(decoding) < len(running) or bool(self._lines.queued)
-            drafted = share_rows(decoding, drafts, left, prompts)
-            left -= sum(map(len, drafted.values()))
+            scoring = any(state.is_scoring for state in self._sequences.values())
+            spare = min(left, self.config.scored_rows) if scoring else left
+            drafted = share_rows(decoding, drafts, spare, prompts)
+            taken = sum(map(len, drafted.values()))
+            left -= taken
+            self._scored_left -= taken
         if limits.prompt_rows is not None:
             left = min(left, limits.prompt_rows)
         chunks: list[Chunk] = []
@@ -151,7 +166,7 @@ class Scheduler:
         while index < len(running):  # not `for`: pausing shortens the line from its end
             state = running[index]
             index += 1
-            if holds and _held(state, limits):
+            if holds and is_held(state, limits):
                 continue
             if len(state.tokens) - state.computed == 1:
                 if state.id in drafted:
@@ -164,8 +179,8 @@ class Scheduler:
                 left -= self._plan_prompt(state, left, chunks)
         while left and (started := self._start_last(limits)):
             rows = self._plan_prompt(started, left, chunks)
-            if not rows:
-                break  # paused at once: starting it again in this plan would not end
+            if not rows and started.stage is Stage.PAUSED:
+                break  # starting it again in this plan would not end
             left -= rows
         self._add_branches(drafted, chunks)
         return chunks
@@ -206,6 +221,8 @@ class Scheduler:
         for state, chunk, accepted in steps:
             state.planned = None
             state.computed = chunk.start + len(chunk.tokens) - chunk.n_logits + len(accepted)
+            if chunk.n_scored:
+                state.score_from = chunk.start + len(chunk.tokens) - chunk.n_logits
             state.tokens.extend(accepted)
             if state.branch_pages:
                 self._ledger.graft(state, chunk, last_row(chunk, accepted))
@@ -285,9 +302,13 @@ class Scheduler:
             if self._plans % OVERDUE_TURN:
                 return 0
             wanted = min(wanted, OVERDUE_ROWS)
-        rows = self._secure(state, wanted)
+        if state.is_scoring:
+            wanted = state.within(wanted, self._scored_left)
+        rows = self._secure(state, wanted) if wanted else 0
         if rows:
-            chunks.append(state.next_chunk(rows, NO_DRAFT))
+            chunk = state.next_chunk(rows, NO_DRAFT)
+            self._scored_left -= chunk.n_scored
+            chunks.append(chunk)
         return rows
 
     def _secure(self, state: SequenceState, wanted: int) -> int:
@@ -327,7 +348,7 @@ class Scheduler:
         running = self._lines.running
         while queued := self._lines.queued:
             first = queued[0]
-            if first.group is SequenceGroup.BEST_EFFORT or _held(first, limits):
+            if first.group is SequenceGroup.BEST_EFFORT or is_held(first, limits):
                 return
             if not running or rank(first) > rank(running[-1]):
                 return
@@ -358,7 +379,7 @@ class Scheduler:
         if not queued or self._refused or len(running) >= width:
             return None
         first = queued[0]
-        if _held(first, limits):
+        if is_held(first, limits):
             return None
         if running:  # alone it always fits
             promised = sum(max(0, pages_for(len(state.tokens) + PAGE_SIZE) - len(state.pages)) for state in running)
@@ -374,12 +395,3 @@ class Scheduler:
         self._ledger.take_back(state)
         state.planned = None
         self._refused = False
-
-
-def _held(state: SequenceState, limits: StepLimits) -> bool:
-    """Whether it must wait, so that others keep their promises."""
-    if state.group is SequenceGroup.BEST_EFFORT:
-        return limits.hold_best_effort
-    until = limits.prompts_until
-    reading = len(state.tokens) - state.computed > 1
-    return until is not None and reading and state.group is SequenceGroup.PROMISED and state.order > until

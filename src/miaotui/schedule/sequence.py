@@ -52,12 +52,30 @@ class SequenceState:
     was_paused: bool = False
     group: SequenceGroup = SequenceGroup.BEST_EFFORT
     order: int = 0  # within its group, before the order of arrival: when it must be done
+    score_from: int = 0  # rows [score_from, score_end) still have to be computed with logits
+    score_end: int = 0
     _table: tuple[int, ...] = ()
 
     @property
     def remaining(self) -> int:
         """Known tokens still to be computed: 1 while decoding, more in a prompt."""
         return len(self.tokens) - self.computed
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether logits of its prompt are still wanted."""
+        return self.score_from < self.score_end
+
+    def scored_rows(self, rows: int) -> int:
+        """Those of its next ``rows`` rows whose logits score the prompt."""
+        return max(0, min(self.computed + rows, self.score_end) - max(self.computed, self.score_from))
+
+    def within(self, rows: int, scored: int) -> int:
+        """``rows``, cut to those among which at most ``scored`` score the prompt."""
+        surplus = self.scored_rows(rows) - scored
+        if surplus <= 0:
+            return rows
+        return min(self.computed + rows, self.score_end) - surplus - self.computed
 
     def page_table(self, n_tokens: int) -> tuple[int, ...]:
         """The pages of the first ``n_tokens`` positions; the same tuple until it changes."""
@@ -80,7 +98,8 @@ class SequenceState:
         else:
             tokens = (*self.tokens[self.computed :], *draft[: end - known])
             n_logits = 1 + end - known
-        self.planned = Chunk(self.id, self.computed, tokens, self.page_table(end), n_logits)
+        scored = self.scored_rows(rows) if self.is_scoring else 0
+        self.planned = Chunk(self.id, self.computed, tokens, self.page_table(end), n_logits, n_scored=scored)
         return self.planned
 
     def forget_page_table(self) -> None:

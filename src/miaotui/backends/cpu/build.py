@@ -136,6 +136,7 @@ def assemble(
         max_sequences=options.max_sequences,
         chunk_size=chunk_size,
         reuse_prefix=options.reuse_prefix,
+        scored_rows=draft_rows,
     )
     runner = Runner(program, shared_pool(options.threads))
     beyond = range(n_pages, n_pages + spare)

@@ -225,7 +225,7 @@ class Runner:
         logit_rows, lists = self._logit_fields, self._lists
         lists.begin()
         for chunk in chunks:
-            _, start, tokens, pages, n_logits, branches = chunk
+            _, start, tokens, pages, n_logits, branches, n_scored = chunk
             count = len(tokens)
             if count == 1:  # most of them: an answer goes on
                 self._fill_one(row, blocks, tokens[0], start, pages)
@@ -239,7 +239,7 @@ class Runner:
                     reach = max(reach, line[2] + len(line[1]))
                     blocks = self._fill_line(line, blocks)
             row += count
-            for index in range(row - n_logits, row):
+            for index in range(row - n_logits - n_scored, row):
                 logit_rows[wanted] = index
                 wanted += 1
         self.reach(reach)
@@ -256,7 +256,7 @@ class Runner:
         for chunk, choice in zip(chunks, choices or itertools.repeat(0), strict=False):
             row += len(chunk.tokens)
             end = row * ops.ROW_FIELDS + ops.ROW_CHOICE
-            for at in range(end - chunk.n_logits * ops.ROW_FIELDS, end, ops.ROW_FIELDS):
+            for at in range(end - (chunk.n_logits + chunk.n_scored) * ops.ROW_FIELDS, end, ops.ROW_FIELDS):
                 rows[at] = choice
 
     def _fill_one(self, row: int, block: int, token: int, position: int, pages: tuple[int, ...]) -> None:

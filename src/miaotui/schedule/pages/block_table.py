@@ -101,7 +101,8 @@ class BlockTable:
     def reuse(self, state: SequenceState) -> None:
         """Let it share the stored pages that continue what it has computed, all but its last token.
 
-        The last token is always left to be computed, because its row gives the logits. It works in
+        The last token is always left to be computed, because its row gives the logits, and so is
+        every row whose logits score the prompt. It works in
         mid-prompt as well: of two sequences with equal prompts, the one behind catches up with the
         one ahead.
         """
@@ -172,6 +173,7 @@ class BlockTable:
         return found * PAGE_SIZE
 
     def _stored(self, state: SequenceState) -> Iterator[PageNode]:
-        """Stored pages that continue those it shares already, without the one of its last token."""
-        usable = (len(state.tokens) - 1) // PAGE_SIZE - state.node.depth
+        """Stored pages that continue those it shares, up to the first row whose logits are wanted."""
+        end = state.score_from if state.is_scoring else len(state.tokens) - 1
+        usable = max(end // PAGE_SIZE - state.node.depth, 0)
         return islice(self.tree.match(state.tokens, state.namespace, state.node), usable)

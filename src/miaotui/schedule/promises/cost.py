@@ -41,10 +41,10 @@ class StepShape:
     def of(chunks: Iterable[Chunk]) -> StepShape:
         """The shape of a planned step."""
         rows = logits = attended = 0
-        for _, start, tokens, _, n_logits, _ in chunks:
+        for _, start, tokens, _, n_logits, _, n_scored in chunks:
             count = len(tokens)
             rows += count
-            logits += n_logits
+            logits += n_logits + n_scored
             attended += count * start + count * (count + 1) // 2
         return StepShape(rows, logits, attended)
 
