@@ -201,6 +201,8 @@ class Every:
     which tokens they are words. ``break_at`` is the token whose mask or acceptance raises ``fault``.
     """
 
+    decides_end = True
+
     def __init__(
         self,
         words: Callable[[int], bool] = lambda _: True,

@@ -41,6 +41,8 @@ class FreeRows(RowCost):
 class Few:
     """A grammar of a kind: only a few tokens may come, others each time."""
 
+    decides_end = True
+
     def __init__(self) -> None:
         self._turn = 0
 

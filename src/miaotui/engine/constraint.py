@@ -18,6 +18,10 @@ from miaotui.types import SamplingParams
 class Constraint(Protocol):
     """A grammar's state in one answer."""
 
+    @property
+    def decides_end(self) -> bool:
+        """Return whether it says where the answer ends, so that no parameter may forbid the end there."""
+
     def mask(self) -> Mask | None:
         """The tokens that may come next (see `SequenceSampler.pick`); None when all may.
 

@@ -76,7 +76,7 @@ class Engine:
         """
         is_answered = params.max_tokens != 0
         self._check(prompt, is_answered)
-        if constraint is not None:
+        if constraint is not None and constraint.decides_end:
             check_endings(params)
         room = self.context - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)

@@ -107,6 +107,8 @@ class Grammars:
 class GrammarConstraint:
     """One answer's place in a grammar (see `Constraint`)."""
 
+    decides_end = True
+
     def __init__(self, matcher: LLMatcher, view: LLTokenizer, end_ids: frozenset[int]) -> None:
         self._matcher, self._view, self._end_ids = matcher, view, end_ids
         self._mask = np.zeros((view.vocab_size + 31) // 32, np.uint32)
@@ -152,6 +154,8 @@ class GrammarConstraint:
 
 class AfterMarker:
     """Free text until a marker comes; from there on, a grammar. Free steps cost nothing."""
+
+    decides_end = True
 
     def __init__(self, inner: GrammarConstraint, marker: bytes | int, spell: Callable[[int], bytes]) -> None:
         self._inner, self._marker, self._spell = inner, marker, spell

@@ -1,0 +1,142 @@
+"""Constraint of answers that begin with a thought: a budget of tokens for it, and a grammar for the answer after it.
+
+Owns the place of one answer: before the thought, in it, at its forced end, behind it. Knows token ids and the bytes
+that they spell, no wire format. Invariant: a thought longer than its budget is closed by the marker's own tokens as
+soon as its text is whole UTF-8, so that tokens are left for an answer; without a budget the thought is free.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.engine.constraint import Constraint
+
+_MOST_SPLIT = 3  # bytes of an unfinished character
+
+
+@dataclass(frozen=True)
+class ReasoningTokens:
+    """Markers of a thought in one vocabulary of ``vocab_size`` ids."""
+
+    begin: int | None  # None: the begin marker is no single token
+    end: bytes
+    closing: tuple[int, ...]  # tokens that end a thought
+    vocab_size: int
+    spell: Callable[[int], bytes]
+
+
+class ReasoningConstraint:
+    """Place of one answer in its thought (see `Constraint`).
+
+    ``is_open``: the prompt ended inside a thought. ``budget`` bounds the thought in tokens, None: free. ``inner``
+    constrains the answer behind it.
+    """
+
+    def __init__(
+        self, tokens: ReasoningTokens, is_open: bool, budget: int | None = None, inner: Constraint | None = None
+    ) -> None:
+        self._tokens, self._budget, self._inner = tokens, budget, inner
+        self._words = np.zeros((tokens.vocab_size + 31) // 32, np.uint32)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._tail = b""
+        self._spent = 0
+        self._left: Sequence[int] = ()  # of the forced end
+        self._state = self._thought if is_open else self._start
+        if is_open and budget == 0:
+            self._close()
+
+    @property
+    def decides_end(self) -> bool:
+        """Return whether it says where the answer ends."""
+        return self._inner is not None and self._inner.decides_end
+
+    def mask(self) -> NDArray[np.uint32] | None:
+        """Return the tokens that may come next, a bit each; None when all may."""
+        if self._left:
+            return self._only(self._left[0])
+        if self._state == self._start:
+            return self._first_mask()
+        if self._state == self._answer and self._inner is not None:
+            return self._inner_words()
+        return None
+
+    def accept(self, token_id: int) -> None:
+        """Note that the answer went on with ``token_id``."""
+        self._state(token_id)
+
+    def forced(self) -> Sequence[int]:
+        """Return tokens that must come next: the rest of the forced end, or what the grammar forces."""
+        if self._left:
+            return list(self._left)
+        if self._state == self._answer and self._inner is not None:
+            return self._inner.forced()
+        return []
+
+    # states ---------------------------------------------------------------------------------------------------------
+
+    def _start(self, token_id: int) -> None:
+        if token_id == self._tokens.begin:
+            self._state = self._thought
+            if self._budget == 0:
+                self._close()
+            return
+        if self._inner is None and not self._tokens.spell(token_id).strip():
+            return  # blank space may stand before a thought
+        self._state = self._answer
+        self._answer(token_id)
+
+    def _thought(self, token_id: int) -> None:
+        spelled = self._tokens.spell(token_id)
+        self._spent += 1
+        text = self._tail + spelled
+        if text.find(self._tokens.end) >= 0:
+            self._state = self._answer
+            return
+        self._tail = text[max(0, len(text) - len(self._tokens.end) + 1) :]
+        self._decoder.decode(spelled)
+        if self._budget is not None and self._spent >= self._budget:
+            is_whole = not self._decoder.getstate()[0]
+            if is_whole or self._spent >= self._budget + _MOST_SPLIT:
+                self._close()
+
+    def _closing(self, token_id: int) -> None:
+        assert token_id == self._left[0], "the mask allows no other"
+        self._left = self._left[1:]
+        if not self._left:
+            self._state = self._answer
+
+    def _answer(self, token_id: int) -> None:
+        if self._inner is not None:
+            self._inner.accept(token_id)
+
+    def _close(self) -> None:
+        self._left, self._state = self._tokens.closing, self._closing
+
+    # masks ----------------------------------------------------------------------------------------------------------
+
+    def _only(self, token_id: int) -> NDArray[np.uint32]:
+        self._words[:] = 0
+        self._words[token_id // 32] = np.uint32(1 << token_id % 32)
+        return self._words
+
+    def _first_mask(self) -> NDArray[np.uint32] | None:
+        """Return the grammar's mask of the first token, and the token that begins a thought."""
+        begin = self._tokens.begin
+        if self._inner is None:
+            return None
+        allowed = self._inner_words()
+        if allowed is None or begin is None:
+            return allowed
+        self._words[:] = allowed
+        self._words[begin // 32] |= np.uint32(1 << begin % 32)
+        return self._words
+
+    def _inner_words(self) -> NDArray[np.uint32] | None:
+        assert self._inner is not None, "asked only where there is a grammar"
+        allowed = self._inner.mask()
+        return None if allowed is None else allowed.view(np.uint32)

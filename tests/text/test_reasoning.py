@@ -1,0 +1,90 @@
+"""Reasoning: a thought is told from the answer, however the text is cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miaotui.text.reasoning import (
+    FORMATS,
+    AnswerPiece,
+    ReasoningFormat,
+    ReasoningParser,
+    ReasoningPiece,
+    count_reasoning,
+    reasoning_format,
+    split_reasoning,
+)
+
+THINK = FORMATS[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open", "thought", "answer"),
+    [
+        ("<think>\nHm.\n</think>\n\nYes.", False, "Hm.", "Yes."),
+        ("\n <think>Hm.</think>Yes.\n", False, "Hm.", "Yes.\n"),
+        ("Hm.\n</think>\n\nYes.", True, "Hm.", "Yes."),
+        ("<think>\n\n</think>\n\nYes.", False, "", "Yes."),
+        ("Yes. <think>no thought</think>", False, "", "Yes. <think>no thought</think>"),
+        ("<thin air", False, "", "<thin air"),
+        ("<think>Hm, </th", False, "Hm, </th", ""),
+        ("Hm. ", True, "Hm.", ""),
+        ("<think>a</think>b</think>c", False, "a", "b</think>c"),
+        (" \n", False, "", " \n"),
+        ("", True, "", ""),
+    ],
+)
+def test_splits(text: str, is_open: bool, thought: str, answer: str) -> None:
+    assert split_reasoning(text, THINK, is_open) == (thought, answer)
+
+
+PIECES = st.lists(st.sampled_from(["<think>", "</think>", "<", "/think>", "thi", "nk>", " ", "\n", "ab", "é想", "{}"]))
+
+
+@given(PIECES, st.booleans(), st.lists(st.integers(1, 5)), st.sampled_from(FORMATS[:1]))
+def test_cuts_do_not_matter_and_nothing_is_lost(
+    parts: list[str], is_open: bool, cuts: list[int], form: ReasoningFormat
+) -> None:
+    text = "".join(parts)
+    parser, events, at = ReasoningParser(form, is_open), [], 0
+    for size in [*cuts, len(text)]:
+        events += parser.push(text[at : at + size])
+        at += size
+    events += parser.finish()
+    thought = "".join(e.text for e in events if isinstance(e, ReasoningPiece))
+    answer = "".join(e.text for e in events if isinstance(e, AnswerPiece))
+    assert (thought, answer) == split_reasoning(text, form, is_open)
+    kinds = [isinstance(e, AnswerPiece) for e in events]
+    assert kinds == sorted(kinds), "the thought comes first"
+    began = not is_open and text.lstrip(" \n").startswith(form.begin)
+    ended = (is_open or began) and parser.is_answering
+    kept = (form.begin if began else "") + thought + (form.end if ended else "") + answer
+    assert "".join(kept.split()) == "".join(text.split())
+
+
+def test_a_prompt_that_ends_in_a_thought() -> None:
+    assert THINK.is_open("<|assistant|>\n<think>\n")
+    assert not THINK.is_open("<|assistant|>\n<think>\n\n</think>\n\n")
+    assert not THINK.is_open("<|assistant|>\n")
+
+
+def test_the_format_is_that_of_the_templates() -> None:
+    assert reasoning_format({"default": "{{ '<think>\n\n</think>' }}"}) == THINK
+    assert reasoning_format({"default": "{{ '[THINK]' }}{{ '[/THINK]' }}"}) == FORMATS[1]
+    assert reasoning_format({"default": "{{ messages[0].content }}"}) is None
+
+
+@pytest.mark.parametrize(
+    ("pieces", "is_open", "count"),
+    [
+        (["<think>", "\n", "Hm", ".", "</think>", "\n\n", "Yes"], False, 5),
+        (["Hm", ".", "</", "think>", "Yes"], True, 4),
+        (["<think>", "Hm"], False, 2),
+        (["Yes", "."], False, 0),
+        (["<th", "ink>", "</think>"], False, 3),
+    ],
+)
+def test_tokens_of_the_thought_are_counted(pieces: list[str], is_open: bool, count: int) -> None:
+    assert count_reasoning(pieces, THINK, is_open) == count
