@@ -30,7 +30,8 @@ def client(server: Serving) -> Iterator[openai.OpenAI]:
 
 def ask(client: openai.OpenAI, **more: Any) -> Any:
     chosen = {"model": "tiny", "prompt": "the end", "max_tokens": 8, "seed": 3} | more
-    return client.completions.create(**chosen, extra_body={"ignore_eos": True})
+    own = {name: chosen.pop(name) for name in ("prompt_logprobs",) if name in chosen}
+    return client.completions.create(**chosen, extra_body={"ignore_eos": True, **own})
 
 
 def texts(chunks: Any, count: int) -> list[str]:
@@ -97,12 +98,16 @@ def test_echo_puts_the_prompt_first(client: openai.OpenAI, server: Serving) -> N
 @pytest.mark.parametrize("stream", [False, True])
 def test_logprobs_are_lists_with_offsets(client: openai.OpenAI, stream: bool) -> None:
     answer = ask(client, logprobs=2, temperature=0, stream=stream)
+    answer = list(answer) if stream else answer
     parts = [c.choices[0].logprobs for c in answer] if stream else [answer.choices[0].logprobs]
     tokens = [token for part in parts if part for token in part.tokens]
     offsets = [offset for part in parts if part for offset in part.text_offset]
     tops = [top for part in parts if part for top in part.top_logprobs]
     assert len(tokens) == len(offsets) == len(tops) == 8
-    assert offsets == [len("".join(tokens[:i])) for i in range(8)]
+    text = "".join(texts(answer, 1)) if stream else answer.choices[0].text
+    assert offsets == sorted(offsets)
+    for token, offset in zip(tokens, offsets, strict=True):
+        assert "\ufffd" in token or text[offset : offset + len(token)] == token
     assert all(1 <= len(top) <= 2 for top in tops)
 
 
@@ -120,7 +125,12 @@ def test_logprobs_are_lists_with_offsets(client: openai.OpenAI, stream: bool) ->
         ({"prompt": ["a"] * 65}, "prompt"),
         ({"prompt": ["a"] * 33, "n": 2}, "n"),
         ({"prompt": {"text": "a"}}, "prompt"),
-        ({"echo": True, "logprobs": 1}, "logprobs"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0, "logprobs": 1}, "max_tokens"),
+        ({"echo": True, "logprobs": 21}, "logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
     ],
 )
 def test_a_wrong_value_is_named(client: openai.OpenAI, wrong: dict[str, Any], param: str) -> None:

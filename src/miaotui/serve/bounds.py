@@ -27,6 +27,7 @@ MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKEN_IDS = 256
 MAX_LOGIT_BIAS = 1024
 MAX_TOP_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS = 1 << 19  # numbers in one answer: prompt tokens times (1 + alternatives) times choices
 MAX_TOOLS = 128
 MAX_METADATA = 64
 MAX_NAME_CHARACTERS = 512  # model, user and the like

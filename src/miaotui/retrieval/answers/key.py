@@ -75,7 +75,7 @@ def may_keep(params: SamplingParams, *, seed_given: bool, tools: bool = False, c
     seed asks for variety, and so does one for several choices. Tool calls are acts and are never repeated from a
     cache; log-probabilities are not kept.
     """
-    if tools or choices != 1 or params.logprobs is not None:
+    if tools or choices != 1 or params.logprobs is not None or params.prompt_logprobs is not None:
         return False
     return is_greedy(params) or seed_given
 

@@ -20,12 +20,12 @@ from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import received
 from miaotui.serve.openai.chat_events import ChatWriter, identity
 from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatRequest
-from miaotui.serve.openai.logprobs import chat_logprobs
+from miaotui.serve.openai.logprobs import chat_logprobs, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.event_stream import respond, wants_usage
-from miaotui.serve.wire.params import check_choices, params_for
-from miaotui.serve.wire.prompts import chat_tokens
+from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for
+from miaotui.serve.wire.prompts import chat_tokens, run
 from miaotui.serve.wire.response_format import form_of, read_format, read_structured
 from miaotui.serve.wire.tool_calls import read_tooling
 from miaotui.serve.wire.usage import deadline_report, usage
@@ -56,7 +56,10 @@ async def create(http: HttpRequest) -> Response:
     if not streams:
         batch = generation.submit()
         completions = await generation.whole(batch)
-        return json_response(_answer(generation, batch.answers, completions), headers=headers)
+        scored = generation.params[0].prompt_logprobs is not None
+        size = len(generation.prompts[0]) if scored else 0
+        answer = await run(size, lambda: _answer(generation, batch.answers, completions))
+        return json_response(answer, headers=headers)
     return respond(generation, ChatWriter(generation, include_usage), include_usage, headers)
 
 
@@ -67,7 +70,7 @@ async def _generation(http: HttpRequest, body: ChatRequest) -> GenerationRequest
         raise bad_value("top_logprobs", "needs logprobs to be true")
     newer = body.max_completion_tokens  # OpenAI's later name for the same
     limit = body.max_tokens if newer is None else newer
-    params = params_for(body, limit, (body.top_logprobs or 0) if body.logprobs else None)
+    params = params_for(body, limit, (body.top_logprobs or 0) if body.logprobs else None, body.prompt_logprobs)
     deadline = deadline_of(http, body)
     tooling = read_tooling(model.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
     shape = read_format(body.response_format) or read_structured(body.structured_outputs)
@@ -76,6 +79,7 @@ async def _generation(http: HttpRequest, body: ChatRequest) -> GenerationRequest
     messages, tools = tooling.conversation(said)
     prompt = await chat_tokens(model, messages, tools, body.chat_template_kwargs)
     check_choices([prompt], len(params))
+    check_prompt_logprobs(body, [prompt], params)
     extra = {"template": body.chat_template_kwargs, "format": [body.response_format, body.structured_outputs]}
     seeded, tools_named = body.seed is not None, bool(body.tools)
     lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=tools_named, extra=extra)
@@ -86,10 +90,14 @@ def _answer(
     generation: GenerationRequest, answers: Sequence[ModelAnswer], completions: list[Completion]
 ) -> dict[str, Any]:
     choices = [_choice(generation, index, whole) for index, whole in enumerate(completions)]
+    scored = {}
+    if generation.params[0].prompt_logprobs is not None:
+        scored["prompt_logprobs"] = vllm_logprobs(generation.model.tokenizer, completions[0].prompt_logprobs)
     return {
         **identity(generation, "chat.completion"),
         "choices": choices,
         "usage": usage(completions, generation.n),
+        **scored,
         "cache": generation.cache,
         "deadline": deadline_report(answers, generation.arrived_s),
     }

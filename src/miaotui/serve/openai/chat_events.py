@@ -39,10 +39,6 @@ class ChatWriter:
         self._generation = generation
         self._choices = [_ChoiceStream(generation, index, include_usage) for index in range(generation.n)]
 
-    def begin(self) -> str:
-        """One event for each answer: who speaks."""
-        return "".join(choice.begin() for choice in self._choices)
-
     def piece(self, index: int, delta: Delta, deadline: Json | None) -> str:
         """Often one event; at the end one more, with the reason."""
         choice = self._choices[index]
@@ -66,9 +62,7 @@ class _ChoiceStream:
         self._shaper: OutputShaper | None = generation.form.shaper()
         self._with_logprobs = generation.params[0].logprobs is not None
         self._tokenizer = generation.model.tokenizer
-
-    def begin(self) -> str:
-        return f'{self._head}{{"role":"assistant","content":""}}{self._tail}'
+        self._role = '"role":"assistant",'  # of the first event, which comes with the first token; then ""
 
     def piece(self, delta: Delta) -> str:
         if self._shaper is not None:
@@ -77,7 +71,7 @@ class _ChoiceStream:
             return self._with(delta)
         if not delta.text:
             return ""
-        return f'{self._head}{{"content":{quoted(delta.text)}}}{self._tail}'
+        return f'{self._head}{{{self._role_once()}"content":{quoted(delta.text)}}}{self._tail}'
 
     def end(self, delta: Delta, deadline: Json | None) -> str:
         """What was held back, and why the answer ended."""
@@ -86,14 +80,22 @@ class _ChoiceStream:
             deltas, reason = self._shaper.finish(reason)
             held = "".join(map(self._shaped, deltas))
         more = "" if deadline is None else self._last + json_text(deadline)
-        return f'{held}{self._head}{{}},"logprobs":null,"finish_reason":{quoted(reason)}}}]{self._usage}{more}}}\n\n'
+        role = self._role_once()
+        last = f'{{{role}"content":""}}' if role else "{}"
+        end = f',"logprobs":null,"finish_reason":{quoted(reason)}}}]{self._usage}{more}}}\n\n'
+        return held + self._head + last + end
+
+    def _role_once(self) -> str:
+        """The member that names the role, for the choice's first event only."""
+        role, self._role = self._role, ""
+        return role
 
     def _shaped(self, delta: Json) -> str:
-        return f"{self._head}{json_text(delta)}{self._tail}"
+        return f"{self._head}{{{self._role_once()}{json_text(delta)[1:]}{self._tail}"
 
     def _with(self, delta: Delta) -> str:
         logprobs = json_text(chat_logprobs(self._tokenizer, delta.logprobs))
         return (
-            f'{self._head}{{"content":{quoted(delta.text)}}},"logprobs":{logprobs},'
+            f'{self._head}{{{self._role_once()}"content":{quoted(delta.text)}}},"logprobs":{logprobs},'
             f'"finish_reason":null}}]{self._usage}}}\n\n'
         )

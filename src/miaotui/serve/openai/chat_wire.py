@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue
 
 from miaotui.serve.bounds import MAX_MESSAGES, MAX_PARTS, MAX_TEMPLATE_OPTIONS, MAX_TOKENS, MAX_TOOLS, MAX_TOP_LOGPROBS
-from miaotui.serve.wire.fields import Name, PromiseKept, Sampling, Usage, Wire
+from miaotui.serve.wire.fields import Name, PromiseKept, PromptLogprob, Sampling, Usage, Wire
 
 Json = dict[str, JsonValue]
 CacheState = Literal["hit", "near", "miss"]  # whether the answer, or a similar one, was given before
@@ -38,7 +38,7 @@ class ChatRequest(Sampling):
     """A conversation to be answered."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_completion_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     tools: Annotated[list[Json], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
@@ -102,6 +102,7 @@ class ChatCompletion(Wire):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
     cache: CacheState
     deadline: PromiseKept
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import event, json_text
-from miaotui.serve.openai.logprobs import text_logprobs
+from miaotui.serve.openai.logprobs import TextLogprobs, joined
 from miaotui.types import Delta
 
 Json = Mapping[str, Any]
@@ -31,35 +31,41 @@ def identity(generation: GenerationRequest) -> dict[str, Any]:
 
 
 class TextWriter:
-    """Writes the events of one request, see `events.Writer`; ``echoes`` are its prompts' texts."""
+    """Writes the events of one request, see `event_stream.EventWriter`.
 
-    def __init__(self, generation: GenerationRequest, echoes: Sequence[str], include_usage: bool) -> None:
-        self._generation, self._echoes = generation, echoes
+    ``echoes`` are the texts of its prompts, each repeated in the first piece of its answers; None: not repeated.
+    """
+
+    def __init__(self, generation: GenerationRequest, echoes: Sequence[str | None], include_usage: bool) -> None:
+        self._generation = generation
         self._head = event({**identity(generation), "choices": []}).removesuffix("]}\n\n") + '{"index":'
         self._usage = ',"usage":null' if include_usage else ""
-        self._with_logprobs = generation.params[0].logprobs is not None
-        self._offsets = [0] * (len(generation.prompts) * generation.n)
-
-    def begin(self) -> str:
-        """The prompts, if they are to be repeated."""
-        n = self._generation.n
-        texts = ((index, self._echoes[index // n]) for index in range(len(self._offsets)))
-        return "".join(self._chunk(index, text) for index, text in texts if text)
+        top, tokenizer, n = generation.params[0].logprobs, generation.model.tokenizer, generation.n
+        self._echoes = [echo for echo in echoes for _ in range(n)]  # of each choice; None once it is written
+        self._logprobs = None if top is None else [TextLogprobs(tokenizer, top, echo or "") for echo in self._echoes]
 
     def piece(self, index: int, delta: Delta, deadline: Json | None) -> str:
         """One event, or none if there is no text yet."""
-        with_logprobs = self._with_logprobs and delta.token_ids
-        if not (delta.text or delta.finish_reason or with_logprobs):
+        echo, self._echoes[index] = self._echoes[index], None
+        text = (echo or "") + delta.text
+        shape = None
+        if self._logprobs is not None:
+            shape = self._shape(self._logprobs[index], index, delta, echoed=echo is not None)
+        if not (text or delta.finish_reason or shape):
             return ""
-        logprobs = "null"
-        if with_logprobs:
-            tokenizer, offset = self._generation.model.tokenizer, self._offsets[index]
-            shape, self._offsets[index] = text_logprobs(tokenizer, delta.logprobs, offset)
-            logprobs = json_text(shape)
-        return self._chunk(index, delta.text, logprobs, delta.finish_reason, deadline)
+        logprobs = "null" if shape is None else json_text(shape)
+        return self._chunk(index, text, logprobs, delta.finish_reason, deadline)
+
+    def _shape(self, writer: TextLogprobs, index: int, delta: Delta, *, echoed: bool) -> Json | None:
+        """The piece's log-probabilities, behind those of its prompt where that is repeated in it."""
+        shape = writer.answer(delta.logprobs) if delta.logprobs else None
+        if not (echoed and delta.prompt_logprobs):
+            return shape
+        prompt = writer.prompt(self._generation.prompts[index // self._generation.n], delta.prompt_logprobs)
+        return prompt if shape is None else joined(prompt, shape)
 
     def identity(self) -> Json:
-        """What every chunk begins with."""
+        """The members that every chunk begins with."""
         return identity(self._generation)
 
     def _chunk(

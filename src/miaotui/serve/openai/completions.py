@@ -21,12 +21,12 @@ from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import received
 from miaotui.serve.openai.completion_events import TextWriter, identity
 from miaotui.serve.openai.completions_wire import CompletionRequest, TextCompletion
-from miaotui.serve.openai.logprobs import text_logprobs
+from miaotui.serve.openai.logprobs import TextLogprobs, joined, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
 from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.event_stream import respond, wants_usage
-from miaotui.serve.wire.params import check_choices, params_for
+from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for
 from miaotui.serve.wire.prompts import run, text_tokens
 from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_structured
 from miaotui.serve.wire.tool_calls import Tooling
@@ -56,14 +56,16 @@ async def create(http: HttpRequest) -> Response:
     body = await read_body(received(http).body, CompletionRequest)
     _check(body)
     model = services_of(http).models.find(body.model)
-    params = params_for(body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
+    limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    params = params_for(body, limit, body.logprobs, _prompt_logprobs(body))
     deadline = deadline_of(http, body)
     check_choices(body.prompt, len(params))
     prompts = [await _tokens(model, prompt) for prompt in body.prompt]
     longest = max(map(len, prompts))
-    if longest >= model.context:
+    if longest + min(limit, 1) > model.context:
         text = f"the prompt has {longest} tokens, and the context holds {model.context}, the answer"
         raise context_exceeded("prompt", f"{text} included: shorten it")
+    check_prompt_logprobs(body, prompts, params)
     shape = read_structured(body.structured_outputs)
     form = await form_of(model, Tooling(model.dialect), shape, STRUCTURED)
     lookup = None
@@ -73,13 +75,18 @@ async def create(http: HttpRequest) -> Response:
         seeded = body.seed is not None
         lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=False, extra=extra)
     generation = GenerationRequest(http, model, prompts, params, deadline, form, lookup)
-    echoes = [await _text(model, prompt) if body.echo else "" for prompt in body.prompt]
+    echoes = [await _text(model, prompt) if body.echo else None for prompt in body.prompt]
     headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
+    shows_prompt = body.prompt_logprobs is not None
     del body  # it may hold megabytes that the answer does not need
     if not streams:
         batch = generation.submit()
         completions = await generation.whole(batch)
-        return json_response(_answer(generation, batch.answers, completions, echoes), headers=headers)
+        size = sum(len(prompt) for prompt in prompts) if params[0].prompt_logprobs is not None else 0
+        answer = await run(
+            size, lambda: _answer(generation, batch.answers, completions, echoes, shows_prompt=shows_prompt)
+        )
+        return json_response(answer, headers=headers)
     return respond(generation, TextWriter(generation, echoes, include_usage), include_usage, headers)
 
 
@@ -88,8 +95,14 @@ def _check(body: CompletionRequest) -> None:
         raise bad_value("suffix", "filling in before a suffix is not supported: leave it out")
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise bad_value("best_of", "must equal n, or be left out: every answer is returned")
-    if body.echo and body.logprobs is not None:
-        raise bad_value("logprobs", "are not given for the prompt's tokens: leave out echo")
+
+
+def _prompt_logprobs(body: CompletionRequest) -> int | None:
+    """How many alternatives to score for each prompt token; None: the prompt need not be scored."""
+    asked = [body.prompt_logprobs, body.logprobs if body.echo else None]
+    if body.echo and body.max_tokens == 0:
+        asked.append(0)  # nothing but the prompt is wanted
+    return max((number for number in asked if number is not None), default=None)
 
 
 async def _tokens(model: ServedModel, prompt: str | list[int]) -> list[int]:
@@ -108,18 +121,25 @@ async def _text(model: ServedModel, prompt: str | list[int]) -> str:
 
 
 def _answer(
-    generation: GenerationRequest, answers: Sequence[ModelAnswer], completions: list[Completion], echoes: list[str]
+    generation: GenerationRequest,
+    answers: Sequence[ModelAnswer],
+    completions: list[Completion],
+    echoes: Sequence[str | None],
+    *,
+    shows_prompt: bool,
 ) -> dict[str, Any]:
-    tokenizer, with_logprobs = generation.model.tokenizer, generation.params[0].logprobs is not None
-    choices = [
-        {
+    tokenizer, choices = generation.model.tokenizer, []
+    for index, whole in enumerate(completions):
+        echo, prompt = echoes[index // generation.n], generation.prompts[index // generation.n]
+        choice = {
             "index": index,
-            "text": echoes[index // generation.n] + whole.text,
-            "logprobs": text_logprobs(tokenizer, whole.logprobs, 0)[0] if with_logprobs else None,
+            "text": (echo or "") + whole.text,
+            "logprobs": _logprobs(generation, whole, echo, prompt),
             "finish_reason": whole.finish_reason,
         }
-        for index, whole in enumerate(completions)
-    ]
+        if shows_prompt:
+            choice["prompt_logprobs"] = vllm_logprobs(tokenizer, whole.prompt_logprobs)
+        choices.append(choice)
     return {
         **identity(generation),
         "choices": choices,
@@ -127,3 +147,15 @@ def _answer(
         "cache": generation.cache,
         "deadline": deadline_report(answers, generation.arrived_s),
     }
+
+
+def _logprobs(
+    generation: GenerationRequest, whole: Completion, echo: str | None, prompt: Sequence[int]
+) -> dict[str, list[Any]] | None:
+    """The choice's log-probabilities, those of its prompt first if that is repeated; None: not asked for."""
+    top = generation.params[0].logprobs
+    if top is None:
+        return None
+    writer = TextLogprobs(generation.model.tokenizer, top, echo or "")
+    answer = writer.answer(whole.logprobs)
+    return answer if echo is None else joined(writer.prompt(prompt, whole.prompt_logprobs), answer)

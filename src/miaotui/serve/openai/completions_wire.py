@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from miaotui.serve.bounds import MAX_PROMPT_TOKENS, MAX_PROMPTS, MAX_TOP_LOGPROBS
-from miaotui.serve.wire.fields import PromiseKept, Sampling, Usage, Wire
+from miaotui.serve.wire.fields import PromiseKept, PromptLogprob, Sampling, Usage, Wire
 
 Prompts = list[str] | list[list[int]]
 
@@ -55,18 +55,20 @@ class CompletionRequest(Sampling):
     """Prompts to be continued."""
 
     prompt: Prompt
-    echo: bool | None = Field(None, description="Put the prompt before the answer.")
+    echo: bool | None = Field(
+        None, description="Put the prompt before the answer, and its log-probabilities before the answer's."
+    )
     suffix: str | None = Field(None, description="Not supported: these models only continue.")
     best_of: int | None = Field(None, ge=1, description="Only as many as n.")
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
 
 class CompletionLogprobs(Wire):
-    """Log-probabilities of an answer's tokens, in nats; offsets are in characters."""
+    """Log-probabilities of tokens in nats, null for a prompt's first; offsets are in characters of the text."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float]] | None
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 
@@ -77,6 +79,7 @@ class CompletionChoice(Wire):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"] | None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class TextCompletion(Wire):

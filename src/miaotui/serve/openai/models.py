@@ -1,4 +1,4 @@
-"""``GET /v1/models`` and ``/v1/models/{id}``; ``POST /tokenize`` and ``/detokenize``.
+"""``GET /v1/models``, ``/v1/models/{id}``, ``/tokenizer_info``; ``POST /tokenize``, ``/detokenize``.
 
 Owns what a server tells of its models and of how they cut text. Knows nothing of answers.
 Invariant: the ids that ``/tokenize`` gives for a prompt are those that an answer would start from.
@@ -22,10 +22,12 @@ from miaotui.serve.openai.models_wire import (
     ModelList,
     TokenizeAnswer,
     TokenizeRequest,
+    TokenizerInfo,
 )
 from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.prompts import chat_tokens, run, text_tokens
+from miaotui.text.templates.chat_template import DEFAULT
 
 _ID = {"model": "The model's id; it may contain slashes."}
 
@@ -43,6 +45,7 @@ def routes() -> list[Endpoint]:
             body=TokenizeRequest,
             answer=TokenizeAnswer,
         ),
+        Endpoint("/tokenizer_info", "GET", tokenizer_info, "Describe the tokenizer", answer=TokenizerInfo),
         Endpoint(
             "/detokenize",
             "POST",
@@ -73,6 +76,26 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "owned_by": "miaotui",
         "max_model_len": model.context,
     }
+
+
+async def tokenizer_info(http: HttpRequest) -> Response:
+    """Describe the first model's tokenizer, in the names of transformers' ``tokenizer_config.json``."""
+    model = services_of(http).models.find(None)
+    tokenizer = model.tokenizer
+    bos, eos = (
+        None if token is None else tokenizer.token_text(token) for token in (tokenizer.bos_id, tokenizer.eos_id)
+    )
+    return json_response(
+        {
+            "tokenizer_class": type(tokenizer).__name__,
+            "bos_token": bos,
+            "eos_token": eos,
+            "chat_template": model.template.sources.get(DEFAULT),
+            "model_max_length": model.context,
+            "vocab_size": tokenizer.vocab_size,
+            "add_bos_token": bool(tokenizer.roles.prefix),
+        }
+    )
 
 
 async def tokenize(http: HttpRequest) -> Response:

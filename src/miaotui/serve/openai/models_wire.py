@@ -1,4 +1,4 @@
-"""``/v1/models``, ``/tokenize`` and ``/detokenize``: requests and answers.
+"""``/v1/models``, ``/tokenize``, ``/detokenize`` and ``/tokenizer_info``: requests and answers.
 
 Owns OpenAI's names for models and vLLM's for tokens. Source: OpenAI's API reference, "Models"; vLLM's
 OpenAI-compatible server.
@@ -30,6 +30,18 @@ class ModelList(Wire):
 
     object: Literal["list"]
     data: list[Model]
+
+
+class TokenizerInfo(Wire):
+    """What programs need that cut texts by this server's tokenizer."""
+
+    tokenizer_class: str
+    bos_token: str | None
+    eos_token: str | None
+    chat_template: str | None = Field(description="Jinja source.")
+    model_max_length: int
+    vocab_size: int
+    add_bos_token: bool = Field(description="Whether a text gets the beginning token.")
 
 
 class TokenizeRequest(Wire):

@@ -25,9 +25,6 @@ Json = Mapping[str, Any]
 class EventWriter(Protocol):
     """Writes the events of one HTTP request."""
 
-    def begin(self) -> str:
-        """The events before any piece."""
-
     def piece(self, index: int, delta: Delta, deadline: Json | None) -> str:
         """The events of a piece of answer ``index``; none if there is nothing to show yet.
 
@@ -55,7 +52,7 @@ async def _events(generation: GenerationRequest, writer: EventWriter, include_us
     batch = generation.submit()
     answers = batch.answers
     wholes: dict[int, Completion] = {}
-    text = writer.begin()
+    text = ""
     async with aclosing(batch.pieces(ping_s)) as steps:
         async for step in steps:
             for index, delta in step:

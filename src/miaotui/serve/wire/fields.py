@@ -20,6 +20,7 @@ from miaotui.serve.bounds import (
     MAX_STOP_TOKEN_IDS,
     MAX_STOPS,
     MAX_TOKENS,
+    MAX_TOP_LOGPROBS,
 )
 from miaotui.types import MAX_DEADLINE_MS, OnLate
 
@@ -55,7 +56,9 @@ class Sampling(Wire):
     logit_bias: dict[str, Bias] | None = Field(
         None, max_length=MAX_LOGIT_BIAS, description="Token id (as text) to an added logit."
     )
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_tokens: int | None = Field(
+        None, ge=0, le=MAX_TOKENS, description="0 only for prompts alone: with `echo` or `prompt_logprobs`."
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Name | None = None
@@ -69,6 +72,12 @@ class Sampling(Wire):
     )
     min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
     ignore_eos: bool | None = None
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="Log-probabilities of the prompt's tokens, with so many alternatives each; not in streams.",
+    )
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
     # a promise of time
     deadline_ms: float | None = Field(
@@ -93,6 +102,14 @@ class PromiseKept(Wire):
     took_ms: float
     met: bool | None
     shortened: bool
+
+
+class PromptLogprob(Wire):
+    """A token that could stand at a place of the prompt: nats, its rank there, its text."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
 
 
 class PromptTokensDetails(Wire):

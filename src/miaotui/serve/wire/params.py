@@ -11,7 +11,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 
-from miaotui.serve.bounds import MAX_CHOICES, MAX_HEADER_NUMBER
+from miaotui.serve.bounds import MAX_CHOICES, MAX_HEADER_NUMBER, MAX_PROMPT_LOGPROBS
 from miaotui.serve.http.errors import ApiError, bad_value
 from miaotui.serve.wire.fields import Sampling, as_tuple, bias_of
 from miaotui.types import MAX_DEADLINE_MS, ON_LATE, Deadline, OnLate, SamplingParams
@@ -20,8 +20,12 @@ _SEEDS = 2**63
 _LEAST_TOP_P = 1e-9  # top_p=0 means: the best token alone
 
 
-def params_for(body: Sampling, max_tokens: int | None, logprobs: int | None) -> tuple[SamplingParams, ...]:
+def params_for(
+    body: Sampling, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None
+) -> tuple[SamplingParams, ...]:
     """Parameters of each of n answers. Raises `ApiError` (400) or `RequestError`."""
+    if max_tokens == 0 and prompt_logprobs is None:
+        raise bad_value("max_tokens", "must be at least 1; 0 goes only with echo or prompt_logprobs")
     try:
         bias = bias_of(body.logit_bias)
     except ValueError as error:
@@ -44,6 +48,7 @@ def params_for(body: Sampling, max_tokens: int | None, logprobs: int | None) -> 
             frequency_penalty=_or(body.frequency_penalty, 0.0),
             logit_bias=bias,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
         for index in range(body.n or 1)
     )
@@ -72,6 +77,25 @@ def check_choices(prompts: Sequence[object], n: int) -> None:
     """Refuse more answers than one request may have. Raises `ApiError` (400)."""
     if len(prompts) * n > MAX_CHOICES:
         raise bad_value("n", f"prompts times n must be at most {MAX_CHOICES}")
+
+
+def check_prompt_logprobs(body: Sampling, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> None:
+    """Refuse log-probabilities of prompts that would be too many, or that a stream cannot carry.
+
+    Raises `ApiError` (400).
+    """
+    wanted = params[0].prompt_logprobs
+    if body.stream and body.prompt_logprobs is not None:
+        raise bad_value("prompt_logprobs", "are not given in streams: leave out stream, or use echo with logprobs")
+    if wanted is None:
+        return
+    numbers = sum(map(len, prompts)) * (1 + wanted) * len(params)
+    if numbers > MAX_PROMPT_LOGPROBS:
+        raise bad_value(
+            "prompt_logprobs" if body.prompt_logprobs is not None else "logprobs",
+            f"{numbers:,} log-probabilities of prompts exceed {MAX_PROMPT_LOGPROBS:,}: "
+            "ask for fewer alternatives, or send fewer prompts in one request",
+        )
 
 
 def _header(headers: Mapping[str, str], name: str) -> float | None:

@@ -168,6 +168,7 @@ def _roles(path: Path, backend: tokenizers.Tokenizer, special: frozenset[int], d
         prefix=prefix,
         suffix=suffix,
         drops_space=drops_space,
+        eos_id=eos,
     )
 
 

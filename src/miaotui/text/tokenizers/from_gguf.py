@@ -143,4 +143,5 @@ def _roles(vocabulary: GgufVocabulary, begins: bool, drops_space: bool = False) 
         prefix=(bos,) if adds_bos and bos is not None else (),
         suffix=(eos,) if adds_eos and eos is not None else (),
         drops_space=drops_space,
+        eos_id=eos,
     )

@@ -18,11 +18,11 @@ _SLACK = 4  # how much shorter a normalizer may make a text
 
 @dataclass(frozen=True)
 class TokenRoles:
-    """What some tokens are for. `size`: token ids are below it.
+    """Which tokens have a meaning of their own. `size`: token ids are below it.
 
     `prefix` and `suffix` are put around a text by the model's own rules; `special_ids` are markers
     that are no part of an answer; `drops_space`: a text starts with a space that was never written
-    (SentencePiece's), to be dropped when decoding.
+    (SentencePiece's), to be dropped when decoding; `eos_id` is the end token that the file names first.
     """
 
     size: int
@@ -32,6 +32,7 @@ class TokenRoles:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     drops_space: bool = False
+    eos_id: int | None = None
 
 
 class Tokenizer:
@@ -53,6 +54,7 @@ class Tokenizer:
         self.vocab_size = roles.size
         self.bos_id = roles.bos_id
         self.eos_ids = roles.eos_ids
+        self.eos_id = min(roles.eos_ids, default=None) if roles.eos_id is None else roles.eos_id
         self.special_ids = self._hidden = roles.special_ids
 
     def encode(
@@ -153,6 +155,16 @@ class TextStream:
         text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
         self._holds = bool(self._decoder.getstate()[0])
         return self._trim(text)
+
+    def breaks_off(self, token_id: int) -> bool:
+        """Whether `token_id` begins a new character while one is unfinished, which then becomes U+FFFD."""
+        pending = self._decoder.getstate()[0]
+        spelled = self._tokenizer.token_bytes(token_id)
+        if not pending or not spelled or token_id in self._hidden:
+            return False
+        so_far = pending + spelled[:1]
+        text = codecs.getincrementaldecoder("utf-8")("replace").decode(so_far)
+        return text.startswith("\ufffd") and so_far != "\ufffd".encode()
 
     def push_all(self, ids: Iterable[int]) -> str:
         """The text that these tokens complete."""
