@@ -530,3 +530,52 @@ def test_closing_gives_the_memory_back(path: Path) -> None:
     llm.close()
     gc.collect()
     assert pages() is None
+
+
+# scores -------------------------------------------------------------------------------------------
+
+
+def test_scores_are_the_log_probabilities_of_what_follows(llm: LLM) -> None:
+    """Texts and ids give equal scores, alone and together, and those of the answer that the model gives itself."""
+    prompt = "the end"
+    answer = llm.generate(prompt, max_tokens=12, ignore_eos=True, logprobs=0)
+    ids = llm.tokenizer.encode(prompt)
+    own, other = llm.score(ids, [answer.token_ids, [5, 6, 7]])
+    assert own.is_greedy
+    assert [token.logprob for token in own.tokens] == [token.logprob for token in answer.logprobs]
+    assert own.logprob == pytest.approx(sum(token.logprob for token in answer.logprobs))
+    assert not other.is_greedy
+    assert other.logprob < own.logprob
+    assert llm.score(ids, [[5, 6, 7]]) == [other]
+    texts = llm.score(prompt, [" and on", "ing"])
+    tokens = [llm.tokenizer.encode(prompt + more) for more in (" and on", "ing")]
+    for score, whole in zip(texts, tokens, strict=True):
+        start = len(whole) - len(score.tokens)
+        assert [token.token_id for token in score.tokens] == whole[start:]
+        assert score == llm.score(whole[:start], [whole[start:]])[0]
+    assert llm.score(prompt, []) == []
+
+
+def test_scores_need_a_token_on_either_side(llm: LLM) -> None:
+    for prompt, continuation in (("", "a"), ("a", ""), ([], [1]), ([1], []), ([1], "")):
+        with pytest.raises(RequestError, match="at least one token"):
+            llm.score(prompt, [continuation])
+    with pytest.raises(RequestError, match="must be a list"):
+        llm.score("a", "b")
+    with pytest.raises(PromptTooLongError):
+        llm.score("a", [[5] * llm.context])
+    with pytest.raises(RequestError, match="ids go from"):
+        llm.score([1], [[100_000]])
+
+
+def test_generate_gives_the_prompts_log_probabilities(llm: LLM) -> None:
+    completion = llm.generate([5, 6, 7, 8], max_tokens=0, prompt_logprobs=2)
+    assert (completion.text, completion.token_ids, completion.finish_reason) == ("", (), "length")
+    logits = llm.logits([5, 6, 7, 8]).astype(np.float64)
+    for position, found in enumerate(completion.prompt_logprobs[1:], 1):
+        assert found is not None
+        row = logits[position - 1]
+        expected = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        assert found.logprob == pytest.approx(expected[found.token_id], abs=1e-5)
+        assert [token for token, _ in found.top] == np.argsort(-row, kind="stable")[:2].tolist()
+        assert found.rank == 1 + int((row > row[found.token_id]).sum())

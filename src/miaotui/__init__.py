@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import MiaotuiError
-from miaotui.types import Completion, Delta, SamplingParams, Timing, TokenLogprobs
+from miaotui.types import Completion, Delta, SamplingParams, Score, Timing, TokenLogprobs
 
 if TYPE_CHECKING:
     from miaotui.llm import LLM, load
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "Delta", "MiaotuiError", "SamplingParams", "Timing", "TokenLogprobs", "load"]
+__all__ = ["LLM", "Completion", "Delta", "MiaotuiError", "SamplingParams", "Score", "Timing", "TokenLogprobs", "load"]
 
 
 def __getattr__(name: str) -> Any:

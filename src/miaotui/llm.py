@@ -1,5 +1,5 @@
 """The three-line Python entry: `load` a model, then `LLM.generate`, `LLM.chat`, `LLM.stream`,
-`LLM.logits`.
+`LLM.score`, `LLM.logits`.
 
 Owns the way from what a caller gives to token ids and checked parameters; the engine does the work.
 Knows neither schedules nor threads. Invariant: what a caller gets wrong is a `RequestError` before
@@ -23,6 +23,7 @@ from miaotui.backends.cpu.workspace import KvPages
 from miaotui.config import Settings
 from miaotui.engine.driver import Driver
 from miaotui.engine.loaded import load_model
+from miaotui.engine.logprobs import score_of
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
@@ -31,8 +32,9 @@ from miaotui.schedule.plan import Chunk
 from miaotui.speculation.drafters.head import head_for
 from miaotui.speculation.drafters.suffix import suffix_speculation
 from miaotui.speculation.stats import SourceReport
+from miaotui.text.continuation import continued
 from miaotui.text.templates.chat_template import Message
-from miaotui.types import Completion, Delta, SamplingParams
+from miaotui.types import Completion, Delta, SamplingParams, Score
 
 Prompt = str | Sequence[int]
 _PARAMETERS = tuple(SamplingParams.__dataclass_fields__)
@@ -135,6 +137,23 @@ class LLM:
         """A conversation as token ids, ready for the assistant's turn."""
         text = self.template.render(messages, add_generation_prompt=True)
         return self.tokenizer.encode(text, at_most=self.context)
+
+    def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> list[Score]:
+        """Score continuations of a prompt (texts or token ids): their log-probabilities under the model, in nats.
+
+        Two texts are cut into tokens as one, and a token that spans their boundary counts to the continuation. Raises
+        `RequestError` unless both have a token, `PromptTooLongError` for more than the context holds.
+        """
+        if isinstance(continuations, str):
+            raise RequestError("continuations must be a list: [text] for one")
+        whole = [self._continued(prompt, continuation) for continuation in continuations]
+        params = [SamplingParams(max_tokens=0, prompt_logprobs=0, prompt_logprobs_start=start) for _, start in whole]
+        answers = self._driver.answers([tokens for tokens, _ in whole], params)
+        return [score_of(answer.prompt_logprobs, start) for answer, (_, start) in zip(answers, whole, strict=True)]
+
+    def _continued(self, prompt: Prompt, continuation: Prompt) -> tuple[list[int], int]:
+        before, after = (part if isinstance(part, str) else self._tokens(part) for part in (prompt, continuation))
+        return continued(self.tokenizer, before, after, at_most=self.context)
 
     # numbers --------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ everybody's requests advance together in each step.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,13 +40,19 @@ class Driver:
         self._turns = FairLock()
         self._left: deque[Request] = deque()  # nobody waits for them any more
 
-    def answers(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Completion]:
-        """Run prompts together to their ends. Raises what submitting does, or one failed with."""
+    def answers(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[Completion]:
+        """Run prompts together to their ends, each with its own parameters or all with the same.
+
+        Raises what submitting does, or what one of them failed with.
+        """
         requests: list[Request] = []
+        each = itertools.repeat(params) if isinstance(params, SamplingParams) else params
         try:
-            for prompt in prompts:
+            for prompt, own in zip(prompts, each, strict=False):
                 with DeferredSigint():  # what is submitted is known here, and will be left
-                    requests.append(self._submit(prompt, params))
+                    requests.append(self._submit(prompt, own))
             for request in requests:
                 while not request.is_over:
                     self._advance(request)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu import draw
 from miaotui.errors import EngineError, RequestError
-from miaotui.types import PromptLogprobs, SamplingParams, TokenLogprobs
+from miaotui.types import PromptLogprobs, SamplingParams, Score, TokenLogprobs
 
 
 def token_logprobs(row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
@@ -36,6 +36,12 @@ def ranked_logprobs(row: NDArray[np.float32], peak: float, token_id: int, n: int
     own = row[token_id]
     above = np.count_nonzero(row > own) + np.count_nonzero(row[:token_id] == own)
     return TokenLogprobs(token_id, found.logprob, found.top, int(above) + 1)
+
+
+def score_of(found: PromptLogprobs, start: int) -> Score:
+    """Return the score of a prompt's tokens from ``start`` on, all of which have log-probabilities."""
+    tokens = tuple(token for token in found[start:] if token is not None)
+    return Score(math.fsum(token.logprob for token in tokens), tokens, all(token.rank == 1 for token in tokens))
 
 
 class PromptScores:
