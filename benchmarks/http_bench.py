@@ -35,7 +35,7 @@ from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request
 from miaotui.hub.resolve import resolve
 from miaotui.serve.app import create_app
-from miaotui.serve.http.listening import server_for
+from miaotui.serve.http.server import server_for
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.served_model import ServedModel

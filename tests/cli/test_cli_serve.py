@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -10,14 +11,14 @@ import pytest
 
 from miaotui.cli import main
 from miaotui.cli.options.parser import parse
-from miaotui.cli.options.serve import duration, option_names
+from miaotui.cli.options.serve import duration, option_names, serve_options
 from miaotui.cli.serve import options_from
 from miaotui.errors import RequestError
 from miaotui.serve.middleware.keys import KeyLimits, read_keys
-from miaotui.serve.options import ServeOptions
+from miaotui.serve.settings import ServeSettings
 
 
-def options(*words: str) -> ServeOptions:
+def options(*words: str) -> ServeSettings:
     return options_from(parse(["serve", *words]))
 
 
@@ -27,20 +28,25 @@ def _english(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_defaults_are_those_of_the_options() -> None:
-    assert options() == ServeOptions(models=("smollm2-135m",))
+    assert options() == ServeSettings(models=("smollm2-135m",))
 
 
 def test_every_option_has_its_field() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    serve_options(parser)
+    names = {action.dest for action in parser._actions} - {"config"}
+    assert names == {field.name for field in fields(ServeSettings)} - {"models"}
     flags, others = option_names()
-    names = {name.replace("-", "_") for name in flags | others}
-    assert names == {field.name for field in fields(ServeOptions)} - {"models"}
+    assert len(flags | others) == len(names)
 
 
 def test_options_become_values() -> None:
     found = options("a", "b=c", "--port=0", "--deadline", "800ms", "--share-prefix", "--kv=int8")
     assert found.models == ("a", "b=c")
-    assert (found.port, found.deadline, found.share_prefix) == (0, 0.8, True)
+    assert (found.port, found.deadline_s, found.share_prefix) == (0, 0.8, True)
     assert found.kv == "int8"
+    found = options("--no-docs", "--ping=2s", "--body-timeout", "1m", "--max-body-bytes=1024")
+    assert (found.docs, found.ping_s, found.body_timeout_s, found.max_body_bytes) == (False, 2.0, 60.0, 1024)
     twice = options("--cors-origin", "http://a", "--cors-origin=http://b")
     assert twice.cors_origin == ("http://a", "http://b")
 
@@ -64,6 +70,8 @@ def test_what_is_no_duration_fails(word: str, capsys: pytest.CaptureFixture[str]
         (["--port=70000"], "65,535"),
         (["--port=-1"], "65,535"),
         (["--kv=f8"], "int8"),
+        (["--ping=0"], "800ms"),
+        (["--max-body-bytes=1"], "1,024"),
         (["--log-level=loud"], "warning"),
         (["--api-key", "x"], "--api-key-file"),
         (["m"] * 17, "17"),
@@ -119,15 +127,20 @@ def test_a_file_says_what_the_command_line_leaves_out(tmp_path: Path) -> None:
     path.write_text(
         'models = ["a", "b=c"]\nport = 9000\ndeadline = "1s"\nshare_prefix = true\ninsecure = false\n'
         'cors-origin = ["http://x"]\ndrain-timeout = 2\nlog_format = "json"\n'
+        'no-docs = true\nping = "500ms"\nbody_timeout = 10\nmax-body-bytes = 65536\n'
     )
     found = options("--config", str(path))
-    assert found == ServeOptions(
+    assert found == ServeSettings(
         models=("a", "b=c"),
         port=9000,
-        deadline=1.0,
+        deadline_s=1.0,
         share_prefix=True,
         cors_origin=("http://x",),
-        drain_timeout=2.0,
+        drain_timeout_s=2.0,
+        docs=False,
+        ping_s=0.5,
+        body_timeout_s=10.0,
+        max_body_bytes=65536,
         log_format="json",
     )
     over = options("other", "--config", str(path), "--port=1", "--cors-origin=http://y")

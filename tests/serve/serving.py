@@ -17,7 +17,7 @@ from miaotui.config import Settings
 from miaotui.engine.loaded import load_model
 from miaotui.kernels.linear.formats import Format
 from miaotui.serve.app import create_app
-from miaotui.serve.http.listening import SocketServer, run, server_for
+from miaotui.serve.http.server import EmbeddedServer, run, server_for
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.served_model import ServedModel
@@ -116,7 +116,7 @@ def serving(
         raise state["error"]
 
 
-def stop(server: SocketServer, thread: threading.Thread) -> None:
+def stop(server: EmbeddedServer, thread: threading.Thread) -> None:
     """Ask it to end; answers that are still under way after a second are broken off."""
     server.should_exit = True
     thread.join(1.0)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from miaotui.serve import bounds
 from miaotui.serve.openai import chat, completions
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.chat_wire import ChatRequest
 from miaotui.serve.openai.completions_wire import CompletionRequest
+from miaotui.serve.settings import ServeSettings
+from miaotui.serve.wire import fields
 from miaotui.types import Promise
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def test_every_route_is_named() -> None:
 
 def test_bounds_are_those_of_the_code() -> None:
     stated = PAGE.split("Bounds are")[1]
-    for bound in (bounds.MAX_N, bounds.MAX_STOPS, bounds.MAX_LOGIT_BIAS, bounds.MAX_MESSAGES):
+    for bound in (fields.MAX_N, fields.MAX_STOPS, fields.MAX_LOGIT_BIAS, fields.MAX_MESSAGES):
         assert f"{bound:,} " in stated
-    assert f"{bounds.MAX_PROMPTS} prompts" in stated
-    assert f"{bounds.MAX_BODY_BYTES >> 20} MiB" in stated
+    assert f"{fields.MAX_PROMPTS} prompts" in stated
+    assert f"{ServeSettings().max_body_bytes >> 20} MiB" in stated

@@ -18,12 +18,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from miaotui.serve.app import create_app
-from miaotui.serve.middleware.account import Account
+from miaotui.serve.middleware.accounting import Account
 from miaotui.serve.middleware.auth import AccessPolicy, Auth
 from miaotui.serve.middleware.keys import KeyLimits, Keyring, add_key
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.options import ServeOptions
+from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 
 PATHS = ("/v1/models", "/v1/chat/completions", "/metrics", "/docs", "/openapi.json", "/nowhere")
@@ -134,7 +134,7 @@ def test_every_route_of_the_application_needs_a_key(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     key = add_key(keys, "alice")
     operations = Operations(ServedModels())
-    layers = layers_for(ServeOptions(("tiny",), api_key_file=str(keys)), operations)
+    layers = layers_for(ServeSettings(("tiny",), api_key_file=str(keys)), operations)
     served = create_app(services(operations=operations), layers)
     found = dict[str, set[int]]()
     for route in served.routes:

@@ -17,7 +17,7 @@ import pytest
 from child_server import Child, child_server
 
 from miaotui.errors import RequestError
-from miaotui.serve.http.sockets import Tls, bind, is_loopback, url_of
+from miaotui.serve.http.listener import Tls, bind, is_loopback, url_of
 from tiny_models import make_tiny_folder
 
 LONG = {"prompt": "go on", "max_tokens": 200, "ignore_eos": True, "stream": True, "temperature": 1}

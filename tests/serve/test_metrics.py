@@ -21,16 +21,16 @@ from serving import Serving, serving
 
 from miaotui.errors import RequestError
 from miaotui.retrieval.answers.cache import AnswerCache
-from miaotui.serve.middleware.account import Account
+from miaotui.serve.middleware.accounting import Account
 from miaotui.serve.middleware.keys import Caller
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops import health
 from miaotui.serve.ops.audit import AuditLog
-from miaotui.serve.ops.gaps import Gaps
 from miaotui.serve.ops.logs import A_MINUTE, Calm, log_request, set_up_logs
 from miaotui.serve.ops.machine import memory_warning, resident_bytes
+from miaotui.serve.ops.metrics import TokenGaps
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.options import ServeOptions
+from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -82,7 +82,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             hosted.watch = operations.watch
         return {"operations": operations, "response_cache": cache}
 
-    layers = layers_for(ServeOptions(models=("tiny",)), operations)
+    layers = layers_for(ServeSettings(models=("tiny",)), operations)
     with serving(models, settings_in(folder), layers=layers, parts=attach) as server:
         yield Watched(server, operations, audit)
     operations.close()
@@ -146,7 +146,7 @@ def test_waits_between_tokens_are_counted(watched: Watched) -> None:
 
 def test_gaps_are_counted_in_their_buckets() -> None:
     registry = CollectorRegistry()
-    gaps = Gaps("model_name", (0.01, 0.1), registry)
+    gaps = TokenGaps((0.01, 0.1), registry)
     gaps.add("a", [0.005, 0.01, 0.05])
     gaps.add("a", [3.0])
     gaps.add("b", [])

@@ -12,7 +12,7 @@ from serving import serving
 from miaotui.serve.middleware.keys import add_key
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.options import ServeOptions
+from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -30,7 +30,7 @@ def cached(model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
     """Reused prompt tokens of the same prompt by alice, alice, bob, and alice once more."""
     path = tmp_path / "keys"
     keys = {name: add_key(path, name) for name in ("alice", "bob")}
-    options = ServeOptions(("tiny",), api_key_file=str(path), share_prefix=request.param)
+    options = ServeSettings(("tiny",), api_key_file=str(path), share_prefix=request.param)
     operations = Operations(ServedModels())
     layers = layers_for(options, operations)
 

@@ -80,7 +80,7 @@ def test_configurations_are_understood(example: Example, tmp_path: Path) -> None
     path = tmp_path / "serve.toml"
     path.write_text(example.code, encoding="utf-8")
     found = options_from(parse(["serve", "--config", str(path)])).checked()
-    assert (found.deadline, found.max_requests, found.log_format) == (1.0, 128, "json")
+    assert (found.deadline_s, found.max_requests, found.log_format) == (1.0, 128, "json")
 
 
 @pytest.mark.parametrize("example", examples("ini"), ids=str)
@@ -93,7 +93,7 @@ def test_the_unit_waits_for_the_last_answers(example: Example) -> None:
     assert Path(words[0]).name == "miaotui"
     parsed = parse(words[1:])
     assert parsed.command == "serve"
-    assert int(service["TimeoutStopSec"]) > options_from(parse(["serve"])).drain_timeout
+    assert int(service["TimeoutStopSec"]) > options_from(parse(["serve"])).drain_timeout_s
 
 
 def test_commands_shown_as_text_parse() -> None:

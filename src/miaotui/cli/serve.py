@@ -29,8 +29,8 @@ from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
 from miaotui.serve.config_file import read_config
-from miaotui.serve.http.sockets import bind, url_of
-from miaotui.serve.options import ServeOptions
+from miaotui.serve.http.listener import bind, url_of
+from miaotui.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from miaotui.serve.served_model import ServedModel
@@ -55,7 +55,7 @@ def serve(parsed: argparse.Namespace) -> int:
             gc.set_threshold(COLLECTED_AFTER)  # most of what a step makes is gone by its end
             print(opening(url, hosts, options), file=sys.stderr, flush=True)
 
-        run = importlib.import_module("miaotui.serve.http.listening").run
+        run = importlib.import_module("miaotui.serve.http.server").run
         run(start.serve(loaded, options, listening, ready))
     return 0
 
@@ -71,7 +71,7 @@ def key(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def options_from(parsed: argparse.Namespace) -> ServeOptions:
+def options_from(parsed: argparse.Namespace) -> ServeSettings:
     """The options of a command line and its configuration file; the command line goes first.
 
     Raises `RequestError` for a file that is wrong.
@@ -80,13 +80,13 @@ def options_from(parsed: argparse.Namespace) -> ServeOptions:
     if given.get("config") is not None:
         given = {**_from_file(Path(given["config"])), **_without_empty(given)}
     words = tuple(given.get("words") or (DEFAULT_MODEL,))
-    names = {field.name for field in fields(ServeOptions)}
+    names = {field.name for field in fields(ServeSettings)}
     values = {name: value for name, value in given.items() if name in names}
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return replace(ServeOptions(**values), models=words)
+    return replace(ServeSettings(**values), models=words)
 
 
-def opening(url: str, hosts: Mapping[str, ServedModel], options: ServeOptions) -> str:
+def opening(url: str, hosts: Mapping[str, ServedModel], options: ServeSettings) -> str:
     """What a person sees when the server is ready: where, what it promises, how to call it."""
     names = list(hosts)
     promise = promised(hosts[names[0]])
@@ -122,7 +122,7 @@ def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "words" or value}
 
 
-def _load_beside_imports(options: ServeOptions, progress: Progress) -> dict[str, Loaded]:
+def _load_beside_imports(options: ServeSettings, progress: Progress) -> dict[str, Loaded]:
     """All models, loaded in a thread while this one imports the HTTP libraries."""
     loaded: dict[str, Loaded] = {}
     failures: list[BaseException] = []
@@ -157,7 +157,7 @@ def _import_server() -> None:
         ) from error
 
 
-def _engine_options(options: ServeOptions) -> EngineOptions:
+def _engine_options(options: ServeSettings) -> EngineOptions:
     return EngineOptions(
         format=None if options.format is None else Format(options.format),
         kv="int8" if options.kv == "int8" else "f16",

@@ -1,1 +1,7 @@
-"""The server: HTTP in OpenAI's and Anthropic's forms, on top of the engine."""
+"""HTTP server: OpenAI's and Anthropic's routes, indexes and answers from documents, keys, metrics."""
+
+from __future__ import annotations
+
+import logging
+
+LOG = logging.getLogger("miaotui.serve")  # one for all of the server's modules

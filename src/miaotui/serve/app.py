@@ -26,7 +26,7 @@ from miaotui.serve.middleware.body import BodyReader
 from miaotui.serve.openai import chat, completions
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
-from miaotui.serve.ops import monitor
+from miaotui.serve.ops import health, metrics
 from miaotui.serve.services import Services
 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
@@ -38,7 +38,8 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     answers.routes,
     support.routes,
     listings.routes,
-    monitor.routes,
+    health.routes,
+    metrics.routes,
 )
 
 

@@ -2,7 +2,7 @@
 
 Owns their names, meanings and forms. Knows no server. Invariant: an option that was not given is
 absent from what was parsed, so that a configuration file can say it instead; the defaults are in
-`ServeOptions`.
+`ServeSettings`.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ def _door(group: argparse._ArgumentGroup) -> None:
     add("--tls-key", metavar="FILE", help="PEM key of that certificate")
     add(
         "--drain-timeout",
+        dest="drain_timeout_s",
         type=duration,
         metavar="T",
         help="what running answers get to finish after SIGTERM or Ctrl-C (default: 30s)",
     )
+    add("--no-docs", dest="docs", action="store_false", help="no pages /docs and /openapi.json")
     add("--config", metavar="FILE", help="TOML file with any of these options")
 
 
@@ -78,10 +80,15 @@ def _rights(group: argparse._ArgumentGroup) -> None:
 
 def _promises(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--deadline", type=duration, metavar="T", help="for requests that name none")
+    add("--deadline", dest="deadline_s", type=duration, metavar="T", help="for requests that name none")
     add("--max-requests", type=whole(1), metavar="N", help="requests in line at most (default: 256)")
     add("--max-tokens", type=whole(1), metavar="N", help="tokens in line at most (default: 262144)")
     add("--max-running", type=whole(1), metavar="N", help="answers at once at most (default: 16)")
+    add("--max-body-bytes", type=whole(1024, 1 << 30), metavar="N", help="of one request (default: 4194304)")
+    about = "for a request's body to arrive in (default: 30s)"
+    add("--body-timeout", dest="body_timeout_s", type=duration, metavar="T", help=about)
+    about = "a silent stream sends a comment this often (default: 5s)"
+    add("--ping", dest="ping_s", type=duration, metavar="T", help=about)
 
 
 def _model(group: argparse._ArgumentGroup) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from miaotui.serve.http.errors import ApiError, json_response
 
 PREFIX = "/v1/messages"
-_KINDS = {
+_ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
@@ -35,7 +35,7 @@ def response_to(error: ApiError, path: str, request_id: str) -> Response:
 
 def shaped(error: ApiError, request_id: str) -> dict[str, Any]:
     """The body of an error; what has no place in Anthropic's shape comes along."""
-    kind = _KINDS.get(error.status, "api_error")
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
     more = {name: value for name, value in error.body.items() if value is not None}
     body = {**more, "type": kind, "message": error.message}
     return {"type": "error", "error": body, "request_id": request_id}

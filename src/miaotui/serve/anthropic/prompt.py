@@ -12,12 +12,12 @@ from typing import Any
 
 from miaotui.serve.anthropic.wire import Block, MessagesBody, MessageTurn
 from miaotui.serve.http.errors import bad_value
+from miaotui.serve.wire.fields import JsonMessage
 from miaotui.serve.wire.tool_calls import AUTO, NONE, REQUIRED, Tooling, read_function, tooling_of
 from miaotui.text.tool_calls.formats import Dialect
 
 _SILENT = {"thinking", "redacted_thinking"}  # of earlier answers; models here have not said them
 _CHOICES = {"auto": AUTO, "any": REQUIRED, "none": NONE}
-Said = dict[str, Any]
 
 
 def read_tools(dialect: Dialect, body: MessagesBody) -> Tooling:
@@ -37,9 +37,9 @@ def read_tools(dialect: Dialect, body: MessagesBody) -> Tooling:
     return tooling_of(dialect, tuple(tools), name if tools or body.tool_choice else None, several)
 
 
-def read_messages(body: MessagesBody) -> tuple[list[Said], str]:
+def read_messages(body: MessagesBody) -> tuple[list[JsonMessage], str]:
     """Messages in OpenAI's form, and the beginning of the answer if the last message is one."""
-    said: list[Said] = []
+    said: list[JsonMessage] = []
     if body.system:
         said.append({"role": "system", "content": _text(body.system, "system")})
     for at, turn in enumerate(body.messages):
@@ -50,13 +50,13 @@ def read_messages(body: MessagesBody) -> tuple[list[Said], str]:
     return said, ""
 
 
-def _turn(turn: MessageTurn, where: str) -> list[Said]:
+def _turn(turn: MessageTurn, where: str) -> list[JsonMessage]:
     if isinstance(turn.content, str):
         return [{"role": turn.role, "content": turn.content}]
     where = f"{where}.content"
     if turn.role == "assistant":
         return [_assistant(turn.content, where)]
-    said: list[Said] = []
+    said: list[JsonMessage] = []
     texts: list[str] = []
     for at, block in enumerate(turn.content):
         if block.type == "tool_result":
@@ -68,7 +68,7 @@ def _turn(turn: MessageTurn, where: str) -> list[Said]:
     return said
 
 
-def _assistant(blocks: Sequence[Block], where: str) -> Said:
+def _assistant(blocks: Sequence[Block], where: str) -> JsonMessage:
     texts, calls = [], []
     for at, block in enumerate(blocks):
         if block.type == "tool_use":
@@ -78,11 +78,11 @@ def _assistant(blocks: Sequence[Block], where: str) -> Said:
             calls.append({"id": block.id or "", "type": "function", "function": function})
         elif block.type not in _SILENT:
             texts.append(_block(block, f"{where}[{at}]"))
-    said: Said = {"role": "assistant", "content": "\n".join(texts)}
+    said: JsonMessage = {"role": "assistant", "content": "\n".join(texts)}
     return {**said, "tool_calls": calls} if calls else said
 
 
-def _result(block: Block, where: str) -> Said:
+def _result(block: Block, where: str) -> JsonMessage:
     content = block.content or ""
     if not isinstance(content, str):
         parts = (_part(part, f"{where}.content[{at}]") for at, part in enumerate(content))

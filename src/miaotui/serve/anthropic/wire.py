@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from miaotui.retrieval.answers.cache import CacheState
-from miaotui.serve.bounds import MAX_MESSAGES, MAX_PARTS, MAX_STOPS, MAX_TOKENS, MAX_TOOLS
-from miaotui.serve.wire.fields import Name, PromiseKept, Sampling, Stop, Wire
-
-Json = dict[str, JsonValue]
+from miaotui.serve.wire.fields import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_STOPS,
+    MAX_TOKENS,
+    MAX_TOOLS,
+    JsonField,
+    Name,
+    PromiseKept,
+    Sampling,
+    Stop,
+    Wire,
+)
 
 
 class Block(Wire):
@@ -24,9 +33,9 @@ class Block(Wire):
     text: str | None = None
     id: Name | None = None
     name: Name | None = None
-    input: Json | None = None
+    input: JsonField | None = None
     tool_use_id: Name | None = None
-    content: str | Annotated[list[Json], Field(max_length=MAX_PARTS)] | None = None
+    content: str | Annotated[list[JsonField], Field(max_length=MAX_PARTS)] | None = None
     is_error: bool | None = None
 
 
@@ -45,8 +54,8 @@ class MessagesBody(Wire):
 
     messages: Annotated[list[MessageTurn], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: str | Blocks | None = None
-    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Json | None = None
+    tools: Annotated[list[JsonField], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: JsonField | None = None
 
 
 class CountRequest(MessagesBody):
@@ -61,7 +70,7 @@ class MessagesRequest(Sampling, MessagesBody):
     max_tokens: int = Field(ge=1, le=MAX_TOKENS)
     n: Literal[1] | None = None
     stop_sequences: Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    output_config: Json | None = None
+    output_config: JsonField | None = None
 
 
 class MessagesUsage(Wire):
@@ -80,7 +89,7 @@ class AnthropicMessage(Wire):
     type: Literal["message"]
     role: Literal["assistant"]
     model: str
-    content: list[Json]
+    content: list[JsonField]
     stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] | None
     stop_sequence: str | None
     usage: MessagesUsage

@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 
 from miaotui.apps.answering import MAX_QUESTION_CHARS
 from miaotui.apps.conversations import MAX_COMMENT_CHARS, MAX_MESSAGE_CHARS
-from miaotui.serve.openai.chat_wire import CacheState
+from miaotui.retrieval.answers.cache import CacheState
 from miaotui.serve.wire.fields import Name, Wire
 from miaotui.types import MAX_DEADLINE_MS
 

@@ -8,7 +8,6 @@ changes is soon free for other processes to write.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import OrderedDict
@@ -18,12 +17,11 @@ from miaotui.config import Settings
 from miaotui.errors import IndexMissingError, MiaotuiError, RequestError
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.index.settings import IndexSettings, checked_name, names_in
+from miaotui.serve import LOG
 
 MAX_OPEN = 64
 MAX_INDEXES = 1_000  # of one caller
 IDLE_S = 3.0  # after a change, until other processes may write
-
-_LOG = logging.getLogger("miaotui.serve")
 
 
 class IndexRegistry:
@@ -81,7 +79,7 @@ class IndexRegistry:
                 try:
                     index.close()
                 except MiaotuiError as error:
-                    _LOG.error("an index could not be closed: %s", error)
+                    LOG.error("an index could not be closed: %s", error)
             self._written.clear()
             self._open.clear()
 
@@ -109,7 +107,7 @@ class IndexRegistry:
         try:
             return index.release(self._idle_s)
         except MiaotuiError as error:
-            _LOG.error("an index could not be let go: %s", error)
+            LOG.error("an index could not be let go: %s", error)
             return False
 
     def _own(self, caller: str) -> Path:

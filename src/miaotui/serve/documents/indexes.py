@@ -7,13 +7,12 @@ never in the event loop; a caller reaches its own indexes and those for all, no 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.errors import DocumentIndexError, IndexBusyError, IndexMissingError
 from miaotui.retrieval.document import Document
 from miaotui.serve.documents.indexes_wire import (
     AddDocuments,
@@ -26,16 +25,15 @@ from miaotui.serve.documents.indexes_wire import (
     SearchAnswer,
     SearchRequest,
 )
-from miaotui.serve.http.errors import SERVER, ApiError, bad_value, json_response
+from miaotui.serve.http.errors import ApiError, bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.services import services_of
 
-T = TypeVar("T")
-_NAME = {"name": "The index's name: letters, digits, dots, hyphens and underscores."}
-_ID = {**_NAME, "id": "A document's id, or a passage's."}
-_AT = "/v1/indexes/{name}"
+_NAME_FIELD = {"name": "The index's name: letters, digits, dots, hyphens and underscores."}
+_ID_FIELD = {**_NAME_FIELD, "id": "A document's id, or a passage's."}
+_INDEX_PATH = "/v1/indexes/{name}"
 
 
 def routes() -> list[Endpoint]:
@@ -43,48 +41,48 @@ def routes() -> list[Endpoint]:
     return [
         Endpoint("/v1/indexes", "GET", list_indexes, "List the indexes", answer=IndexList),
         Endpoint(
-            f"{_AT}/documents",
+            f"{_INDEX_PATH}/documents",
             "POST",
             add,
             "Add documents, replacing those of the same ids",
             body=AddDocuments,
             answer=Added,
-            parameters=_NAME,
+            parameters=_NAME_FIELD,
         ),
         Endpoint(
-            f"{_AT}/documents/{{id:path}}",
+            f"{_INDEX_PATH}/documents/{{id:path}}",
             "DELETE",
             delete,
             "Delete a document",
             answer=DeletedDocuments,
-            parameters=_ID,
+            parameters=_ID_FIELD,
         ),
         Endpoint(
-            f"{_AT}/search",
+            f"{_INDEX_PATH}/search",
             "POST",
             search,
             "Search an index",
             body=SearchRequest,
             answer=SearchAnswer,
-            parameters=_NAME,
+            parameters=_NAME_FIELD,
         ),
         Endpoint(
-            f"{_AT}/partition/statistics",
+            f"{_INDEX_PATH}/partition/statistics",
             "POST",
             statistics,
             "An index's share of the statistics for a query, for an index elsewhere",
             body=PartitionRequest,
             answer=PartitionStatistics,
-            parameters=_NAME,
+            parameters=_NAME_FIELD,
         ),
         Endpoint(
-            f"{_AT}/partition/passages",
+            f"{_INDEX_PATH}/partition/passages",
             "POST",
             passages,
             "An index's best passages under given statistics, for an index elsewhere",
             body=PartitionRequest,
             answer=PartitionPassages,
-            parameters=_NAME,
+            parameters=_NAME_FIELD,
         ),
     ]
 
@@ -92,7 +90,7 @@ def routes() -> list[Endpoint]:
 async def list_indexes(http: HttpRequest) -> Response:
     """The indexes that this caller may search."""
     registry, caller = services_of(http).indexes, caller_of(http).name
-    found = await _done(lambda: registry.names(caller))
+    found = await run_in_threadpool(lambda: registry.names(caller))
     data = [{"id": name, "object": "index"} for name in found]
     return json_response({"object": "list", "data": data})
 
@@ -109,7 +107,7 @@ async def add(http: HttpRequest) -> Response:
         count = index.add(documents)
         return {"added": len(documents), "passages": count, "version": index.version}
 
-    return json_response(await _done(work), headers=ignored_fields(body))
+    return json_response(await run_in_threadpool(work), headers=ignored_fields(body))
 
 
 async def delete(http: HttpRequest) -> Response:
@@ -122,7 +120,7 @@ async def delete(http: HttpRequest) -> Response:
         count = index.delete([key])
         return {"id": key, "deleted": count > 0, "passages": count, "version": index.version}
 
-    answer = await _done(work)
+    answer = await run_in_threadpool(work)
     if not answer["deleted"]:
         message = f"There is no document {key[:200]!r} in this index"
         raise ApiError(404, message, param="id", code="document_not_found")
@@ -144,13 +142,13 @@ async def search(http: HttpRequest) -> Response:
             "warnings": list(results.warnings),
         }
 
-    return json_response(await _done(work), headers=ignored_fields(body))
+    return json_response(await run_in_threadpool(work), headers=ignored_fields(body))
 
 
 async def statistics(http: HttpRequest) -> Response:
     """The first round of a search in which this index is a partition."""
     body, part = await _partition(http)
-    share = await _done(lambda: part().statistics(body.query, body.plain, body.weights))
+    share = await run_in_threadpool(lambda: part().statistics(body.query, body.plain, body.weights))
     return json_response(share.to_json())
 
 
@@ -164,7 +162,7 @@ async def passages(http: HttpRequest) -> Response:
             for score, passage in part().passages(body.query, body.plain, body.weights, body.statistics, body.limit)
         ]
 
-    return json_response({"found": await _done(work)})
+    return json_response({"found": await run_in_threadpool(work)})
 
 
 async def _partition(http: HttpRequest) -> tuple[PartitionRequest, Callable[[], Any]]:
@@ -178,16 +176,3 @@ async def _partition(http: HttpRequest) -> tuple[PartitionRequest, Callable[[], 
         return index.as_partition()
 
     return body, part
-
-
-async def _done(work: Callable[[], T]) -> T:
-    """``work()`` in a thread, with an index's own errors as answers."""
-    try:
-        return await run_in_threadpool(work)
-    except IndexMissingError as error:
-        raise ApiError(404, str(error), param="name", code="index_not_found") from error
-    except IndexBusyError as error:
-        raise ApiError(409, "The index is being written by another process", code="index_busy") from error
-    except DocumentIndexError as error:
-        message = "The index cannot be used now; the server's operator must see to it"
-        raise ApiError(503, message, kind=SERVER, code="index_unavailable") from error

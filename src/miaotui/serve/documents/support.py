@@ -7,15 +7,13 @@ caller reaches its own conversations only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.apps.support import Reply, Support
-from miaotui.errors import ConversationMissingError
 from miaotui.serve.documents.apps_wire import (
     BeginRequest,
     MessageRequest,
@@ -30,20 +28,19 @@ from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.services import services_of
 
-T = TypeVar("T")
-_AT = "/v1/support/conversations"
-_ID = {"id": "The conversation's id."}
+_CONVERSATIONS_PATH = "/v1/support/conversations"
+_TALK = {"id": "The conversation's id."}
 
 
 def routes() -> list[Endpoint]:
     """The routes of this module."""
-    one = f"{_AT}/{{id}}"
+    one = f"{_CONVERSATIONS_PATH}/{{id}}"
     return [
-        Endpoint(_AT, "POST", begin, "Begin a conversation", body=BeginRequest, answer=ReplyBody),
+        Endpoint(_CONVERSATIONS_PATH, "POST", begin, "Begin a conversation", body=BeginRequest, answer=ReplyBody),
         Endpoint(
-            f"{one}/messages", "POST", say, "Say something", body=MessageRequest, answer=ReplyBody, parameters=_ID
+            f"{one}/messages", "POST", say, "Say something", body=MessageRequest, answer=ReplyBody, parameters=_TALK
         ),
-        Endpoint(f"{one}/hand_over", "POST", hand_over, "Pass it on to a person", answer=ReplyBody, parameters=_ID),
+        Endpoint(f"{one}/hand_over", "POST", hand_over, "Pass it on to a person", answer=ReplyBody, parameters=_TALK),
         Endpoint(
             f"{one}/rating",
             "POST",
@@ -51,9 +48,9 @@ def routes() -> list[Endpoint]:
             "Rate a turn or the whole",
             body=RatingRequest,
             answer=RatedBody,
-            parameters=_ID,
+            parameters=_TALK,
         ),
-        Endpoint(one, "GET", transcript, "Read it", answer=TranscriptBody, parameters=_ID),
+        Endpoint(one, "GET", transcript, "Read it", answer=TranscriptBody, parameters=_TALK),
     ]
 
 
@@ -61,7 +58,7 @@ async def begin(http: HttpRequest) -> Response:
     """A new conversation and its greeting."""
     body = await read_body(received(http).body or b"{}", BeginRequest)
     service, caller = _service(http), caller_of(http).name
-    conversation, reply = await _done(lambda: service.begin(body.language, caller))
+    conversation, reply = await run_in_threadpool(lambda: service.begin(body.language, caller))
     return json_response(_reply(conversation.id, reply), headers=ignored_fields(body))
 
 
@@ -76,20 +73,20 @@ async def say(http: HttpRequest) -> Response:
         turn = service.person_says(name, body.text, caller)
         return Reply(turn.text, "person", turn.number, handed_over=True)
 
-    return json_response(_reply(name, await _done(work)), headers=ignored_fields(body))
+    return json_response(_reply(name, await run_in_threadpool(work)), headers=ignored_fields(body))
 
 
 async def hand_over(http: HttpRequest) -> Response:
     """Pass a conversation on to a person."""
     service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
-    return json_response(_reply(name, await _done(lambda: service.hand_over(name, caller))))
+    return json_response(_reply(name, await run_in_threadpool(lambda: service.hand_over(name, caller))))
 
 
 async def rate(http: HttpRequest) -> Response:
     """Note a rating."""
     body = await read_body(received(http).body, RatingRequest)
     service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
-    await _done(lambda: service.rate(name, body.score, body.turn, body.comment, caller))
+    await run_in_threadpool(lambda: service.rate(name, body.score, body.turn, body.comment, caller))
     answer = {"object": "support.rating", "conversation": name}
     return json_response(answer, headers=ignored_fields(body))
 
@@ -97,7 +94,7 @@ async def rate(http: HttpRequest) -> Response:
 async def transcript(http: HttpRequest) -> Response:
     """The whole conversation."""
     service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
-    told = await _done(lambda: service.transcript(name, caller))
+    told = await run_in_threadpool(lambda: service.transcript(name, caller))
     return json_response({"object": "support.conversation", **told})
 
 
@@ -112,11 +109,3 @@ def _service(http: HttpRequest) -> Support:
 def _reply(conversation: str, reply: Reply) -> dict[str, Any]:
     values = {**reply.to_json(), "took_ms": round(reply.took_ms, 2)}
     return {"object": "support.reply", "conversation": conversation, **values}
-
-
-async def _done(work: Callable[[], T]) -> T:
-    """``work()`` in a thread; an unknown conversation is a 404."""
-    try:
-        return await run_in_threadpool(work)
-    except ConversationMissingError as error:
-        raise ApiError(404, str(error), param="id", code="conversation_not_found") from error

@@ -8,7 +8,6 @@ rest is in the log.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -19,16 +18,20 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from miaotui.errors import (
+    ConversationMissingError,
     DeadlineUnattainableError,
+    DocumentIndexError,
+    IndexBusyError,
+    IndexMissingError,
     MiaotuiError,
     OverloadedError,
     PromptTooLongError,
     RequestError,
     TemplateError,
 )
+from miaotui.serve import LOG
 from miaotui.types import SamplingParams
 
-LOG = logging.getLogger("miaotui.serve")
 INVALID, SERVER = "invalid_request_error", "server_error"
 RATE = "rate_limit_error"
 _FIELDS = {"messages", "chat_template_kwargs", "tools", *SamplingParams.__dataclass_fields__}
@@ -114,6 +117,8 @@ def from_error(error: Exception, request_id: str = "") -> ApiError:
         return from_validation(error)
     if isinstance(error, HTTPException):
         return _from_http(error)
+    if isinstance(error, (DocumentIndexError, ConversationMissingError)):
+        return _from_documents(error)
     if isinstance(error, MiaotuiError):
         known = _from_known(error)
         if known is not None:
@@ -146,6 +151,18 @@ def _from_known(error: MiaotuiError) -> ApiError | None:
         headers = _retry(error.retry_after_s)
         return ApiError(503, message, kind=SERVER, code="overloaded", headers=headers)
     return None
+
+
+def _from_documents(error: DocumentIndexError | ConversationMissingError) -> ApiError:
+    if isinstance(error, IndexMissingError):
+        return ApiError(404, str(error), param="name", code="index_not_found")
+    if isinstance(error, ConversationMissingError):
+        return ApiError(404, str(error), param="id", code="conversation_not_found")
+    if isinstance(error, IndexBusyError):
+        return ApiError(409, "The index is being written by another process", code="index_busy")
+    LOG.error("an index cannot be used: %s", error)
+    message = "The index cannot be used now; the server's operator must see to it"
+    return ApiError(503, message, kind=SERVER, code="index_unavailable")
 
 
 def _named(message: str) -> str | None:

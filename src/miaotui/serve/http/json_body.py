@@ -15,20 +15,19 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from miaotui.serve.bounds import (
-    INLINE_BYTES,
-    MAX_IGNORED_NAMES,
-    MAX_JSON_COMMAS,
-    MAX_JSON_DEPTH,
-    MAX_JSON_LISTS,
-    MAX_JSON_MEMBERS,
-    MAX_JSON_OBJECTS,
-    MAX_NUMBER_DIGITS,
-)
 from miaotui.serve.http.errors import ApiError, from_validation
 
 Body = TypeVar("Body", bound=BaseModel)
 IGNORED = "X-Ignored-Fields"
+
+MAX_JSON_DEPTH = 64
+MAX_JSON_COMMAS = 300_000  # counted with those in texts, before anything is made
+MAX_JSON_LISTS = 1 << 16  # likewise
+MAX_JSON_OBJECTS = 50_000
+MAX_JSON_MEMBERS = 4096  # of one object
+MAX_NUMBER_DIGITS = 4300
+MAX_IGNORED_NAMES = 32  # named in X-Ignored-Fields
+INLINE_BYTES = 64 << 10  # bodies up to here are read in the event loop itself
 
 
 def read_object(body: bytes) -> dict[str, Any]:

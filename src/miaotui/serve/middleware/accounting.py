@@ -1,29 +1,71 @@
-"""The outermost layer: an account of every HTTP request, and who is told when it is over.
+"""The outermost layer: an account of every HTTP request, handed to listeners when the request is over.
 
-Owns when an account begins and ends, and the name of the route it belongs to. Knows neither keys nor
-bodies. Invariant: every HTTP request is told of once, whatever became of it, also when its client
-vanished or a handler failed.
+Owns the account of the request at hand, which the engine's side finds through a context variable, so that no handler
+has to carry it. Knows neither keys nor bodies nor any text. Invariants: every HTTP request is reported once, also when
+its client vanished or a handler failed; an account holds only the server's own words (key names, route templates,
+numbers) or one of a fixed set, never what a client made up.
 """
 
 from __future__ import annotations
 
-import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from miaotui.serve.middleware.account import CURRENT, UNKNOWN_ROUTE, Account, known_method
-from miaotui.serve.middleware.auth import App, Message, Receive, Scope, Send
+from miaotui.serve import LOG
+from miaotui.serve.middleware.keys import ANYONE, Caller
 
-_LOG = logging.getLogger("miaotui.serve")
-Listener = Callable[[Account, Scope], None]
+UNKNOWN_ROUTE = "(unknown)"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+PROBING: ContextVar[bool] = ContextVar("miaotui_probing", default=False)  # set: the server's own trial request
+
+
+@dataclass
+class Account:
+    """One HTTP request: its caller, route, tokens and end. Times are `time.perf_counter` seconds."""
+
+    method: str = "OTHER"
+    request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    started_s: float = field(default_factory=time.perf_counter)
+    caller: Caller = ANYONE
+    route: str = UNKNOWN_ROUTE
+    status: int = 0  # 0: no response was begun
+    whole: bool = False  # whether the response was sent to its end
+    model: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    answer_tokens: int = 0
+    duration_s: float = 0.0
+    ttft_s: float | None = None
+    charge: Callable[[int], None] | None = None  # called with tokens as soon as they are known
+
+    def use(self, *, prompt: int = 0, cached: int = 0, answer: int = 0) -> None:
+        """Add tokens of one of its generations; ``cached`` ones are among those of the prompt."""
+        self.prompt_tokens += prompt
+        self.cached_tokens += cached
+        self.answer_tokens += answer
+        if self.charge is not None and prompt + answer:
+            self.charge(prompt + answer)
+
+
+CURRENT: ContextVar[Account | None] = ContextVar("miaotui_account", default=None)
+AccountListener = Callable[[Account, Scope], None]
+
+
+def current() -> Account | None:
+    """Return the account of the HTTP request that this code works for; None outside of one."""
+    return CURRENT.get()
 
 
 class Accounting:
-    """An ASGI layer that opens an account, and tells ``listeners`` when it is closed."""
+    """An ASGI layer that opens an account, and calls ``listeners`` with it when it is closed."""
 
-    def __init__(self, app: App, listeners: Sequence[Listener]) -> None:
+    def __init__(self, app: ASGIApp, listeners: Sequence[AccountListener]) -> None:
         self._app, self._listeners = app, tuple(listeners)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,23 +76,23 @@ class Accounting:
         scope.setdefault("state", {})["account"] = account
         token = CURRENT.set(account)
         try:
-            return await self._app(scope, receive, _Noting(send, account))
+            return await self._app(scope, receive, _StatusRecorder(send, account))
         finally:
             CURRENT.reset(token)
             account.duration_s = time.perf_counter() - account.started_s
             account.route = route_template(scope)
-            self._tell(account, scope)
+            self._report(account, scope)
 
-    def _tell(self, account: Account, scope: Scope) -> None:
+    def _report(self, account: Account, scope: Scope) -> None:
         for listener in self._listeners:
             try:
                 listener(account, scope)
             except Exception as error:  # the answer is out; counting it must not undo that
-                _LOG.error("request %s was not counted", account.request_id, exc_info=error)
+                LOG.error("request %s was not counted", account.request_id, exc_info=error)
 
 
-class _Noting:
-    """Passes a response on and notes its status and whether it was sent to its end."""
+class _StatusRecorder:
+    """A ``send`` that notes the response's status and whether it was sent to its end."""
 
     def __init__(self, send: Send, account: Account) -> None:
         self._send, self._account = send, account
@@ -63,8 +105,13 @@ class _Noting:
             self._account.whole = True
 
 
+def known_method(method: str) -> str:
+    """Return the method, or OTHER: clients may send any word."""
+    return method if method in METHODS else "OTHER"
+
+
 def route_template(scope: Scope) -> str:
-    """The path as the route names it, such as ``/v1/models/{model}``; never what a client sent."""
+    """Return the path as the route names it, such as ``/v1/models/{model}``; never what a client sent."""
     endpoint, app = scope.get("endpoint"), scope.get("app")
     for route in getattr(app, "routes", ()):
         if isinstance(route, Route) and route.endpoint is endpoint:

@@ -11,21 +11,18 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from miaotui.serve.http.scope import CALLER
-from miaotui.serve.middleware.account import Account
+from miaotui.serve.middleware.accounting import Account
 from miaotui.serve.middleware.keys import ANYONE, Caller, Keyring
 from miaotui.serve.middleware.quotas import KeyUsage
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Mapping[bytes, bytes]
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
@@ -61,7 +58,7 @@ class Auth:
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         policy: AccessPolicy,
         keyring: Keyring | None = None,
         usage: KeyUsage | None = None,
@@ -163,7 +160,7 @@ def find_caller(headers: Headers, keyring: Keyring) -> Caller | None:
 async def refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
     """Send a refusal in the form of the API that the path belongs to."""
     is_anthropic = scope["path"].startswith("/v1/messages")
-    kind = _KINDS.get(refusal.status, "invalid_request_error")
+    kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error")
     error: dict[str, Any] = {"message": refusal.message, "type": kind}
     if is_anthropic:
         body: dict[str, Any] = {"type": "error", "error": error}
@@ -184,7 +181,7 @@ async def refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
     await send({"type": "http.response.body", "body": content})
 
 
-_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "overloaded_error"}
+_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "overloaded_error"}
 _LEAVING = Refusal(
     503,
     "shutting_down",

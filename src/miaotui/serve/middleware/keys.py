@@ -26,7 +26,7 @@ MAX_KEY_BYTES = 512  # longer ones are no keys of ours and are not hashed
 MAX_FILE_BYTES = 1 << 20
 CHECK_EVERY_S = 1.0
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"sha256-([0-9a-f]{64})")
 _LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent": "concurrent"}
 
@@ -90,7 +90,7 @@ def add_key(path: Path, name: str, limits: KeyLimits = KeyLimits()) -> str:
 
     Raises `RequestError` for a name that is taken or not a name.
     """
-    if not _NAME.fullmatch(name):
+    if not _KEY_NAME.fullmatch(name):
         raise RequestError(f"a key's name has 1 to 64 letters, digits, dots, dashes and underscores, not {name!r}")
     known = read_keys(path) if path.exists() else []
     if any(key.name == name for key in known):
@@ -175,7 +175,7 @@ def _parse(text: str, path: Path) -> Iterator[Key]:
         name, colon, rest = stripped.partition(":")
         words = rest.split()
         digest = _DIGEST.fullmatch(words[0]) if words else None
-        if not (colon and _NAME.fullmatch(name.strip()) and digest):
+        if not (colon and _KEY_NAME.fullmatch(name.strip()) and digest):
             raise RequestError(
                 f"{path}, line {number}: expected `name: sha256-<64 hex digits> [rpm=N] [tpm=N] "
                 "[concurrent=N]`; `miaotui key NAME` appends such a line"

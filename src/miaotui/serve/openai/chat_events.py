@@ -7,18 +7,17 @@ Invariant: the contents of an answer's chunks, joined, are the content of the wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import event, json_text
 from miaotui.serve.openai.logprobs import chat_logprobs
+from miaotui.serve.wire.fields import Json
 from miaotui.serve.wire.output_format import OutputShaper
 from miaotui.types import Delta
 
 CHUNK = "chat.completion.chunk"
-Json = Mapping[str, Any]
 
 
 def identity(generation: GenerationRequest, kind: str) -> dict[str, Any]:

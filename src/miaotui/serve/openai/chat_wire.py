@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from miaotui.serve.bounds import MAX_MESSAGES, MAX_PARTS, MAX_TEMPLATE_OPTIONS, MAX_TOKENS, MAX_TOOLS, MAX_TOP_LOGPROBS
-from miaotui.serve.wire.fields import Name, PromiseKept, PromptLogprob, Sampling, Usage, Wire
-
-Json = dict[str, JsonValue]
-CacheState = Literal["hit", "near", "miss"]  # whether the answer, or a similar one, was given before
+from miaotui.retrieval.answers.cache import CacheState
+from miaotui.serve.wire.fields import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_TEMPLATE_OPTIONS,
+    MAX_TOKENS,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    JsonField,
+    Name,
+    PromiseKept,
+    PromptLogprob,
+    Sampling,
+    Usage,
+    Wire,
+)
 
 
 class ContentPart(Wire):
@@ -30,7 +41,7 @@ class ChatMessage(Wire):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     name: Name | None = None
-    tool_calls: Annotated[list[Json], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_calls: Annotated[list[JsonField], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_call_id: Name | None = None
 
 
@@ -41,10 +52,10 @@ class ChatRequest(Sampling):
     max_completion_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: str | Json | None = None
+    tools: Annotated[list[JsonField], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: str | JsonField | None = None
     parallel_tool_calls: bool | None = None
-    response_format: Json | None = None
+    response_format: JsonField | None = None
     store: bool | None = None
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
         None,
@@ -80,7 +91,7 @@ class AnswerMessage(Wire):
     role: Literal["assistant"]
     content: str | None
     refusal: str | None = None
-    tool_calls: list[Json] | None = None
+    tool_calls: list[JsonField] | None = None
 
 
 class ChatChoice(Wire):
@@ -112,7 +123,7 @@ class ChunkDelta(Wire):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
-    tool_calls: list[Json] | None = None
+    tool_calls: list[JsonField] | None = None
 
 
 class ChunkChoice(Wire):

@@ -7,16 +7,15 @@ text of the whole answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import event, json_text
 from miaotui.serve.openai.logprobs import TextLogprobs, joined
+from miaotui.serve.wire.fields import Json
 from miaotui.types import Delta
-
-Json = Mapping[str, Any]
 
 
 def identity(generation: GenerationRequest) -> dict[str, Any]:

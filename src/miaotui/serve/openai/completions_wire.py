@@ -11,8 +11,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from miaotui.serve.bounds import MAX_PROMPT_TOKENS, MAX_PROMPTS, MAX_TOP_LOGPROBS
-from miaotui.serve.wire.fields import PromiseKept, PromptLogprob, Sampling, Usage, Wire
+from miaotui.retrieval.answers.cache import CacheState
+from miaotui.serve.wire.fields import (
+    MAX_PROMPT_TOKENS,
+    MAX_PROMPTS,
+    MAX_TOP_LOGPROBS,
+    PromiseKept,
+    PromptLogprob,
+    Sampling,
+    Usage,
+    Wire,
+)
 
 Prompts = list[str] | list[list[int]]
 
@@ -92,5 +101,5 @@ class TextCompletion(Wire):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
-    cache: Literal["hit", "near", "miss"] | None = None
+    cache: CacheState | None = None
     deadline: PromiseKept | None = None

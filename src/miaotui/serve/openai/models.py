@@ -29,14 +29,14 @@ from miaotui.serve.services import services_of
 from miaotui.serve.wire.prompts import chat_tokens, run, text_tokens
 from miaotui.text.templates.chat_template import DEFAULT
 
-_ID = {"model": "The model's id; it may contain slashes."}
+_NAMED = {"model": "The model's id; it may contain slashes."}
 
 
 def routes() -> list[Endpoint]:
     """The routes of this module."""
     return [
         Endpoint("/v1/models", "GET", list_models, "List the models", answer=ModelList),
-        Endpoint("/v1/models/{model:path}", "GET", show_model, "Describe a model", answer=Model, parameters=_ID),
+        Endpoint("/v1/models/{model:path}", "GET", show_model, "Describe a model", answer=Model, parameters=_NAMED),
         Endpoint(
             "/tokenize",
             "POST",

@@ -10,9 +10,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from miaotui.serve.bounds import MAX_MESSAGES, MAX_PROMPT_TOKENS, MAX_TEMPLATE_OPTIONS, MAX_TOOLS
-from miaotui.serve.openai.chat_wire import ChatMessage, Json
-from miaotui.serve.wire.fields import Name, TokenId, Wire
+from miaotui.serve.openai.chat_wire import ChatMessage
+from miaotui.serve.wire.fields import (
+    MAX_MESSAGES,
+    MAX_PROMPT_TOKENS,
+    MAX_TEMPLATE_OPTIONS,
+    MAX_TOOLS,
+    JsonField,
+    Name,
+    TokenId,
+    Wire,
+)
 
 
 class Model(Wire):
@@ -50,7 +58,7 @@ class TokenizeRequest(Wire):
     model: Name | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
-    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Annotated[list[JsonField], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     add_special_tokens: bool = Field(True, description="Put the model's beginning and end tokens around a text.")
     add_generation_prompt: bool = Field(True, description="End a conversation for an answer.")
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(

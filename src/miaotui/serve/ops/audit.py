@@ -8,7 +8,6 @@ was asked. Invariant: `close` returns when everything noted has been written or 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import queue
 import threading
@@ -16,9 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from miaotui.errors import RequestError
-from miaotui.serve.middleware.account import Account
-
-_LOG = logging.getLogger("miaotui.audit")
+from miaotui.serve import LOG
+from miaotui.serve.middleware.accounting import Account
 
 
 class AuditLog:
@@ -62,7 +60,7 @@ class AuditLog:
         except OSError as error:
             count = lines.count(b"\n")
             if not self._is_failing:  # once, not for each request while the disk is full
-                _LOG.error("audit log %s: %s; %d lines lost", self._path, error.strerror, count)
+                LOG.error("audit log %s: %s; %d lines lost", self._path, error.strerror, count)
             self._is_failing = True
 
     def _append(self, lines: bytes) -> None:

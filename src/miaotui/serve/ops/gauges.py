@@ -19,12 +19,11 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from miaotui.retrieval.answers.cache import AnswerCache, CacheCounts
 from miaotui.schedule.promises.cost import StepTime
-from miaotui.serve.ops.buckets import STEP_S
 from miaotui.serve.ops.machine import memory_limit_bytes, resident_bytes, team_seconds
+from miaotui.serve.ops.metrics import MODEL_LABEL, STEP_S
 from miaotui.serve.served_model import ServedModel
 
 Hosts = Callable[[], Sequence[ServedModel]]
-MODEL = "model_name"
 _RATIO: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0)
 
 _SCHEDULE = (
@@ -63,8 +62,8 @@ class Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read everything now."""
         hosts = self._hosts()
-        for hosted in hosts:
-            self.steps.take(hosted)
+        for model in hosts:
+            self.steps.take(model)
         yield from _schedules(hosts)
         yield _preemptions(hosts)
         yield from _promises(hosts)
@@ -79,7 +78,7 @@ class StepTimes:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, about: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(name, about, (MODEL,), registry=registry, buckets=buckets)
+            return Histogram(name, about, (MODEL_LABEL,), registry=registry, buckets=buckets)
 
         self._took = histogram("miaotui_step_seconds", "Steps as they were", STEP_S)
         self._predicted = histogram("miaotui_step_predicted_seconds", "Steps as predicted", STEP_S)
@@ -88,36 +87,36 @@ class StepTimes:
         self._last: dict[str, StepTime] = {}
         self._lock = threading.Lock()
 
-    def take(self, hosted: ServedModel) -> None:
+    def take(self, model: ServedModel) -> None:
         """Count the steps since the last call; call it once a second, or some are not seen."""
         with self._lock:
-            for step in self._new(hosted):
-                self._took.labels(hosted.name).observe(step.took_s)
-                self._predicted.labels(hosted.name).observe(step.predicted_s)
-                self._rows.labels(hosted.name).observe(step.rows)
+            for step in self._new(model):
+                self._took.labels(model.name).observe(step.took_s)
+                self._predicted.labels(model.name).observe(step.predicted_s)
+                self._rows.labels(model.name).observe(step.rows)
                 if step.predicted_s > 0:
-                    self._ratio.labels(hosted.name).observe(step.took_s / step.predicted_s)
+                    self._ratio.labels(model.name).observe(step.took_s / step.predicted_s)
 
-    def _new(self, hosted: ServedModel) -> list[StepTime]:
+    def _new(self, model: ServedModel) -> list[StepTime]:
         recent: list[StepTime] = []
         with suppress(RuntimeError):  # a step ended while it was copied: next time
-            recent = list(hosted.loop.cost.recent)
-        last = self._last.get(hosted.name)
+            recent = list(model.loop.cost.recent)
+        last = self._last.get(model.name)
         found: list[StepTime] = []
         for step in reversed(recent):
             if step is last:
                 break
             found.append(step)
         if found:
-            self._last[hosted.name] = found[0]
+            self._last[model.name] = found[0]
         return found
 
 
 def _schedules(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
-    families = [GaugeMetricFamily(name, about, labels=[MODEL]) for name, about in _SCHEDULE]
-    for hosted in hosts:
-        stats, cost = hosted.loop.engine.scheduler.stats(), hosted.loop.cost
-        n_pages = hosted.loop.engine.scheduler.config.n_pages
+    families = [GaugeMetricFamily(name, about, labels=[MODEL_LABEL]) for name, about in _SCHEDULE]
+    for model in hosts:
+        stats, cost = model.loop.engine.scheduler.stats(), model.loop.cost
+        n_pages = model.loop.engine.scheduler.config.n_pages
         values = (
             stats.running,
             stats.waiting,
@@ -126,17 +125,17 @@ def _schedules(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
             stats.pages_evictable,
             cost.pace,
             cost.margin,
-            *_bounds(hosted),
-            hosted.loop.healthy,
+            *_bounds(model),
+            model.loop.healthy,
         )
         for family, value in zip(families, values, strict=True):
-            family.add_metric([hosted.name], float(value))
+            family.add_metric([model.name], float(value))
     yield from families
 
 
-def _bounds(hosted: ServedModel) -> tuple[int, int]:
+def _bounds(model: ServedModel) -> tuple[int, int]:
     """How many may run at once and how many prompt rows a step may read, as the load has it."""
-    engine = hosted.loop.engine
+    engine = model.loop.engine
     limits, most = engine.limits, engine.scheduler.config
     width = most.max_sequences if limits.width is None else limits.width
     return width, most.chunk_size if limits.prompt_rows is None else limits.prompt_rows
@@ -144,9 +143,9 @@ def _bounds(hosted: ServedModel) -> tuple[int, int]:
 
 def _preemptions(hosts: Sequence[ServedModel]) -> Metric:
     about = "How often a request lost its pages to another"
-    family = CounterMetricFamily("vllm:num_preemptions", about, labels=[MODEL])
-    for hosted in hosts:
-        family.add_metric([hosted.name], hosted.loop.engine.scheduler.stats().pauses)
+    family = CounterMetricFamily("vllm:num_preemptions", about, labels=[MODEL_LABEL])
+    for model in hosts:
+        family.add_metric([model.name], model.loop.engine.scheduler.stats().pauses)
     return family
 
 
@@ -169,29 +168,30 @@ def _answers(counts: CacheCounts) -> Iterator[Metric]:
 def _promises(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     for outcome in _PROMISES:
         about = f"Requests with a deadline that were {outcome}"
-        family = CounterMetricFamily(f"miaotui_deadline_{outcome}", about, labels=[MODEL])
-        for hosted in hosts:
-            family.add_metric([hosted.name], getattr(hosted.loop.admission.counts, outcome))
+        family = CounterMetricFamily(f"miaotui_deadline_{outcome}", about, labels=[MODEL_LABEL])
+        for model in hosts:
+            family.add_metric([model.name], getattr(model.loop.admission.counts, outcome))
         yield family
 
 
 def _drafts(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     """What speculation brought: in all under vLLM's names, and by source."""
-    every = [CounterMetricFamily(f"vllm:{n}", t, labels=[MODEL]) for n, _, t in _DRAFTS]
+    every = [CounterMetricFamily(f"vllm:{n}", t, labels=[MODEL_LABEL]) for n, _, t in _DRAFTS]
     each = [
-        CounterMetricFamily(f"miaotui_draft_{n}", f"{t}, by source", labels=[MODEL, "source"]) for _, n, t in _DRAFTS
+        CounterMetricFamily(f"miaotui_draft_{n}", f"{t}, by source", labels=[MODEL_LABEL, "source"])
+        for _, n, t in _DRAFTS
     ]
     about = "Passes that drafts made unnecessary, less what their rows cost, by source"
-    saved = GaugeMetricFamily("miaotui_draft_saved_seconds", about, labels=[MODEL, "source"])
-    for hosted in hosts:
-        reports = () if hosted.speculation is None else hosted.speculation.report()
+    saved = GaugeMetricFamily("miaotui_draft_saved_seconds", about, labels=[MODEL_LABEL, "source"])
+    for model in hosts:
+        reports = () if model.speculation is None else model.speculation.report()
         values = [(one.drafts, one.proposed, one.accepted) for one in reports]
         for index, family in enumerate(every):
-            family.add_metric([hosted.name], sum(value[index] for value in values))
+            family.add_metric([model.name], sum(value[index] for value in values))
         for one, value in zip(reports, values, strict=True):
             for family, number in zip(each, value, strict=True):
-                family.add_metric([hosted.name, one.name], number)
-            saved.add_metric([hosted.name, one.name], one.saved_s)
+                family.add_metric([model.name, one.name], number)
+            saved.add_metric([model.name, one.name], one.saved_s)
     yield from (*every, *each, saved)
 
 
@@ -207,7 +207,7 @@ def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     with suppress(OSError):
         count = sum(1 for _ in Path("/proc/self/fd").iterdir())
         yield GaugeMetricFamily("process_open_fds", "Open files and connections", value=count)
-    teams = [hosted.loop.engine.runner.team for hosted in hosts]
+    teams = [model.loop.engine.runner.team for model in hosts]
     size = max((team.size for team in teams), default=0)
     yield GaugeMetricFamily("miaotui_team_threads", "Threads that compute", value=size)
     live = max((1 if team.is_alone else team.size for team in teams), default=0)
@@ -222,10 +222,10 @@ def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
 
 def _work(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     """Seconds of steps, and of the arithmetic in them; the rest is Python and HTTP."""
-    steps = CounterMetricFamily("miaotui_step_busy_seconds", "Time in steps", labels=[MODEL])
-    passes = CounterMetricFamily("miaotui_pass_seconds", "Time in passes", labels=[MODEL])
-    for hosted in hosts:
-        steps.add_metric([hosted.name], hosted.loop.cost.busy_s)
-        passes.add_metric([hosted.name], hosted.loop.cost.pass_s)
+    steps = CounterMetricFamily("miaotui_step_busy_seconds", "Time in steps", labels=[MODEL_LABEL])
+    passes = CounterMetricFamily("miaotui_pass_seconds", "Time in passes", labels=[MODEL_LABEL])
+    for model in hosts:
+        steps.add_metric([model.name], model.loop.cost.busy_s)
+        passes.add_metric([model.name], model.loop.cost.pass_s)
     yield steps
     yield passes

@@ -1,61 +1,62 @@
-"""Whether the engines answer, found out by asking them.
+"""Health of the engines, found by asking them, and the routes ``/health`` and ``/ready``.
 
-Owns the probe: one token, generated like anyone's, at most once a second however often it is asked
-for, because that needs no key. Knows no HTTP. Invariant: a busy engine is a healthy one; red means
-that no step ends any more, or that an engine is beginning anew after a fault.
+Owns the probe: one token, generated like any request, at most once a second however often it is asked for, since asking
+needs no key. Invariants: a busy engine is a healthy one; an engine fails the probe when no step of it ends any more, or
+while it restarts after a fault; both routes answer without a key and say nothing that helps a stranger.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import RefusedError
-from miaotui.serve.middleware.account import CURRENT, PROBING
+from miaotui.serve import LOG
+from miaotui.serve.http.errors import json_response
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.middleware.accounting import CURRENT, PROBING
 from miaotui.serve.served_model import ServedModel
+from miaotui.serve.services import Services, services_of
 from miaotui.types import SamplingParams
 
 FRESH_S = 1.0
 PATIENCE_S = 5.0
+RESTARTING = "an engine is restarting after a fault"
 _ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)
 _PROMPT = (0,)
-_LOG = logging.getLogger("miaotui.serve")
 
 
 @dataclass(frozen=True)
-class Report:
-    """How the engines are; ``reason`` is fit for anyone's eyes, None when all is well."""
+class HealthReport:
+    """Result of a probe; ``reason`` is fit for anyone's eyes, None when all engines answer."""
 
     reason: str | None
     took_s: float
 
-    @property
-    def is_well(self) -> bool:
-        """Whether every engine answers."""
-        return self.reason is None
-
 
 class Health:
-    """Probes all models; everyone who asks meanwhile gets the same report."""
+    """A probe of all models; requests for a report share the probe that is under way."""
 
     def __init__(
         self,
-        hosts: Mapping[str, ServedModel],
+        models: Mapping[str, ServedModel],
         *,
         patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hosts, self._patience_s, self._clock = hosts, patience_s, clock
-        self._report: Report | None = None
+        self._models, self._patience_s, self._clock = models, patience_s, clock
+        self._report: HealthReport | None = None
         self._reported_s = 0.0
-        self._probing: asyncio.Task[Report] | None = None
+        self._probing: asyncio.Task[HealthReport] | None = None
 
-    async def report(self) -> Report:
-        """How the engines are, at most a second old."""
+    async def report(self) -> HealthReport:
+        """Return a report that is at most a second old."""
         if self._report is not None and self._clock() - self._reported_s < FRESH_S:
             return self._report
         if self._probing is None:
@@ -63,45 +64,80 @@ class Health:
         # Shielded: a monitor that hangs up must not stop the probe that others wait for.
         return await asyncio.shield(self._probing)
 
-    async def _probe(self) -> Report:
+    async def _probe(self) -> HealthReport:
         CURRENT.set(None)
         PROBING.set(True)
         start_s = self._clock()
         try:
-            reasons = await asyncio.gather(*(self._ask(h) for h in self._hosts.values()))
+            reasons = await asyncio.gather(*(self._ask(model) for model in self._models.values()))
             reason = next((reason for reason in reasons if reason is not None), None)
-            self._report = Report(reason, self._clock() - start_s)
+            self._report = HealthReport(reason, self._clock() - start_s)
             self._reported_s = self._clock()
             return self._report
         finally:
             self._probing = None
 
-    async def _ask(self, hosted: ServedModel) -> str | None:
-        if not hosted.loop.healthy:
-            return "an engine is restarting after a fault"
-        before = _latest_step(hosted)
+    async def _ask(self, model: ServedModel) -> str | None:
+        if not model.loop.healthy:
+            return RESTARTING
+        before = _latest_step(model)
         try:
-            request = hosted.submit(_PROMPT, _ONE_TOKEN, RequestOptions())
-            await asyncio.wait_for(hosted.whole([request]), self._patience_s)
+            request = model.submit(_PROMPT, _ONE_TOKEN, RequestOptions())
+            await asyncio.wait_for(model.whole([request]), self._patience_s)
         except (RefusedError, asyncio.TimeoutError):
-            return await self._is_stuck(hosted, before)
+            return await self._stuck(model, before)
         except Exception as error:
-            _LOG.error("the trial request to %s failed", hosted.name, exc_info=error)
+            LOG.error("the trial request to %s failed", model.name, exc_info=error)
             return "an engine failed on a trial request"
         return None
 
-    async def _is_stuck(self, hosted: ServedModel, before: object) -> str | None:
-        """Too busy for the trial; that is well as long as steps come to an end."""
+    async def _stuck(self, model: ServedModel, before: object) -> str | None:
+        """Return why a model too busy for the trial is not healthy; None once a step of it ends."""
         end_s = self._clock() + self._patience_s
-        while _latest_step(hosted) is before:
-            if not hosted.loop.healthy:
-                return "an engine is restarting after a fault"
+        while _latest_step(model) is before:
+            if not model.loop.healthy:
+                return RESTARTING
             if self._clock() >= end_s:
                 return f"no step of an engine ended for {self._patience_s:g} s"
             await asyncio.sleep(0.02)
         return None
 
 
-def _latest_step(hosted: ServedModel) -> object:
-    recent = hosted.loop.cost.recent
+def routes() -> Sequence[Endpoint]:
+    """Return the two routes of this module."""
+    return (
+        Endpoint("/health", "GET", health, "Whether the engines answer", open=True),
+        Endpoint("/ready", "GET", ready, "Whether new requests are welcome", open=True),
+    )
+
+
+async def health(http: HttpRequest) -> Response:
+    """Answer 200 if every engine just generated a token, 503 with the reason if not."""
+    report = await services_of(http).operations.health.report()
+    return _status_response("ok", "failing", report.reason)
+
+
+async def ready(http: HttpRequest) -> Response:
+    """Answer 200 if new requests are welcome, 503 with the reason if not."""
+    return _status_response("ready", "not ready", _not_ready(services_of(http)))
+
+
+def _not_ready(services: Services) -> str | None:
+    if services.operations.is_draining:
+        return "shutting down"
+    if not services.models:
+        return "no model is loaded yet"
+    if not all(model.loop.healthy for model in services.models.values()):
+        return RESTARTING
+    return None
+
+
+def _status_response(well: str, ill: str, reason: str | None) -> Response:
+    body = {"status": well} if reason is None else {"status": ill, "reason": reason}
+    return json_response(body, 200 if reason is None else 503, {"cache-control": "no-store"})
+
+
+def _latest_step(model: ServedModel) -> object:
+    """Return something that is another object after each step."""
+    recent = model.loop.cost.recent
     return recent[-1] if recent else None

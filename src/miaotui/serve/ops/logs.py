@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
-from miaotui.serve.middleware.account import Account
+from miaotui.serve.middleware.accounting import Account
 
 LogFormat = Literal["text", "json"]
 A_MINUTE = 20  # records from one place of the code

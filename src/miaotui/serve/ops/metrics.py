@@ -1,53 +1,70 @@
-"""Prometheus metrics: vLLM's names where the meaning is the same, ``miaotui_`` for what is ours.
+"""Prometheus metrics: counters and histograms of requests, and the route ``/metrics``.
 
-Owns what is counted when, as a `Watch` of requests; what is merely true now is read at a scrape
-(`gauges`). Knows no HTTP. Invariant: labels hold the server's own words only (model names as it was
-started with, route templates, fixed outcomes), so that no client can make their number grow.
-Names follow vLLM's page on production metrics.
+Owns what is counted when, as an `Observer` of requests; what holds at the moment of a scrape is read by `gauges`. Names
+follow vLLM's page on production metrics where the meaning is the same, and begin with ``miaotui_`` elsewhere.
+Invariant: labels hold the server's own words only (model names as it was started with, route templates, fixed
+outcomes), so that no client can make their number grow.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 
 from miaotui.engine.request import Request
 from miaotui.errors import DeadlineUnattainableError, RefusedError
-from miaotui.serve.middleware.account import PROBING, Account
-from miaotui.serve.ops.buckets import STEP_S
-from miaotui.serve.ops.gaps import Gaps
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.middleware.accounting import PROBING, Account
+from miaotui.serve.services import services_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-MODEL = "model_name"
+MODEL_LABEL = "model_name"
 
-# Fine below one second: that is where promises are made.
+# Seconds of a step, or of one token of an answer: fine enough that a change of a millisecond shows.
+STEP_S: tuple[float, ...] = (0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05)
+STEP_S += (0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+# Seconds of a request: fine below one second, where promises are made.
 _SECONDS: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _SECONDS += (0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 _ENDS = {"stop": "stop", "length": "length", "cancelled": "abort", "failed": "error", None: "abort"}
+_GAP_NAMES = (
+    ("vllm:inter_token_latency_seconds", "Between what one step brought and the next"),
+    ("vllm:time_per_output_token_seconds", "The same, under its earlier name"),
+)
 
 
 class Metrics:
-    """All that is counted, in a registry of its own; a `Watch`."""
+    """Counters and histograms in a registry of their own; an `Observer` of requests."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, which is never asked for
         self.registry = CollectorRegistry()
         self._tokens()
         self._times()
         self._ends()
 
     def submitted(self, model: str, request: Request) -> None:
-        """Nothing yet: what it took is known when it is left."""
+        """Count nothing yet: what a request took is known when it is left."""
 
     def refused(self, model: str, error: RefusedError) -> None:
-        """Count it by its reason."""
+        """Count a refusal by its reason."""
         if PROBING.get():
             return
         reason = "deadline" if isinstance(error, DeadlineUnattainableError) else "overload"
         self.refusals.labels(model, reason).inc()
 
     def left(self, model: str, request: Request) -> None:
-        """Count what it took and how it ended."""
+        """Count what a request took and how it ended."""
         if PROBING.get():
             return
         answered = len(request.token_ids)
@@ -77,7 +94,7 @@ class Metrics:
         self.http_seconds.labels(account.route, account.method).observe(account.duration_s)
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _tokens(self) -> None:
@@ -105,22 +122,72 @@ class Metrics:
         self.prefill = self._histogram(name, text, _SECONDS)
         name, text = "vllm:request_decode_time_seconds", "From the first token to the last"
         self.decode = self._histogram(name, text, _SECONDS)
-        self.gaps = Gaps(MODEL, STEP_S, self.registry)
+        self.gaps = TokenGaps(STEP_S, self.registry)
         name, text = "http_request_duration_seconds", "Whole HTTP requests, by route"
         self.http_seconds = self._histogram(name, text, _SECONDS, ("handler", "method"))
 
     def _ends(self) -> None:
         text = "Requests that ended, by reason"
-        self.success = self._counter("vllm:request_success", text, (MODEL, "finished_reason"))
+        self.success = self._counter("vllm:request_success", text, (MODEL_LABEL, "finished_reason"))
         text = "Sound requests not taken on, by reason"
-        self.refusals = self._counter("miaotui_refused", text, (MODEL, "reason"))
+        self.refusals = self._counter("miaotui_refused", text, (MODEL_LABEL, "reason"))
         text = "HTTP requests by route, method and class of status"
         self.http_requests = self._counter("http_requests", text, ("handler", "method", "status"))
 
-    def _counter(self, name: str, about: str, labels: tuple[str, ...] = (MODEL,)) -> Counter:
+    def _counter(self, name: str, about: str, labels: tuple[str, ...] = (MODEL_LABEL,)) -> Counter:
         return Counter(name, about, labels, registry=self.registry)
 
     def _histogram(
-        self, name: str, about: str, buckets: tuple[float, ...], labels: tuple[str, ...] = (MODEL,)
+        self, name: str, about: str, buckets: tuple[float, ...], labels: tuple[str, ...] = (MODEL_LABEL,)
     ) -> Histogram:
         return Histogram(name, about, labels, registry=self.registry, buckets=buckets)
+
+
+class TokenGaps(Collector):
+    """Histogram of the seconds between tokens, which takes a whole answer's at once; registers itself.
+
+    Adding costs a few microseconds however long the answer is. Safe to use from several threads.
+    """
+
+    def __init__(self, bounds: Sequence[float], registry: CollectorRegistry) -> None:
+        self._bounds = np.array(bounds)
+        self._counts: dict[str, NDArray[np.int64]] = {}
+        self._sums: dict[str, float] = {}
+        self._lock = threading.Lock()
+        registry.register(self)
+
+    def add(self, model: str, gaps: Sequence[float]) -> None:
+        """Count the gaps of one answer, in seconds."""
+        seconds = np.asarray(gaps, np.float64)
+        size = len(self._bounds) + 1
+        new = np.bincount(np.searchsorted(self._bounds, seconds), minlength=size)
+        with self._lock:
+            self._counts[model] = self._counts.get(model, np.zeros(size, np.int64)) + new
+            self._sums[model] = self._sums.get(model, 0.0) + float(seconds.sum())
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: the registry must not collect to find names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the histograms as they are now."""
+        with self._lock:
+            found = [(model, self._counts[model], self._sums[model]) for model in self._counts]
+        bounds = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
+        for name, about in _GAP_NAMES:
+            family = HistogramMetricFamily(name, about, labels=[MODEL_LABEL])
+            for model, counts, total_s in found:
+                totals = np.cumsum(counts).tolist()
+                family.add_metric([model], list(zip(bounds, totals, strict=True)), total_s)
+            yield family
+
+
+def routes() -> Sequence[Endpoint]:
+    """Return the route of this module."""
+    return (Endpoint("/metrics", "GET", show_metrics, "Metrics for Prometheus", media_type="text/plain"),)
+
+
+async def show_metrics(http: HttpRequest) -> Response:
+    """Answer with everything that is counted, for Prometheus."""
+    text = await run_in_threadpool(services_of(http).operations.metrics.text)
+    return Response(text, media_type=CONTENT_TYPE)

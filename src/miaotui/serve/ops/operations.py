@@ -8,12 +8,12 @@ nor fail one.
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 
-from miaotui.serve.middleware.account import Account
-from miaotui.serve.middleware.accounting import Listener
-from miaotui.serve.middleware.auth import Scope
+from starlette.types import Scope
+
+from miaotui.serve import LOG
+from miaotui.serve.middleware.accounting import Account, AccountListener
 from miaotui.serve.models import ServedModels
 from miaotui.serve.observer import Observers
 from miaotui.serve.ops.audit import AuditLog
@@ -26,7 +26,6 @@ from miaotui.serve.ops.metrics import Metrics
 from miaotui.serve.ops.traces import Traces
 
 LOOK_AGAIN_S = 1.0
-_LOG = logging.getLogger("miaotui.serve")
 
 
 class Operations:
@@ -44,7 +43,7 @@ class Operations:
         self._has_warned = False
 
     @property
-    def listeners(self) -> list[Listener]:
+    def listeners(self) -> list[AccountListener]:
         """Who is told of each HTTP request."""
         return [self._account_closed]
 
@@ -56,17 +55,17 @@ class Operations:
 
     def look(self) -> None:
         """Do once what `look_after` does each second."""
-        for hosted in list(self.models.values()):
-            self.gauges.steps.take(hosted)
-            healthy, was = hosted.loop.healthy, self._was_healthy.get(hosted.name, True)
+        for model in list(self.models.values()):
+            self.gauges.steps.take(model)
+            healthy, was = model.loop.healthy, self._was_healthy.get(model.name, True)
             if was and not healthy:
-                _LOG.error("the engine of %s failed and is starting anew", hosted.name)
+                LOG.error("the engine of %s failed and is starting anew", model.name)
             elif healthy and not was:
-                _LOG.warning("the engine of %s runs again", hosted.name)
-            self._was_healthy[hosted.name] = healthy
+                LOG.warning("the engine of %s runs again", model.name)
+            self._was_healthy[model.name] = healthy
         warning = memory_warning(resident_bytes(), memory_limit_bytes())
         if warning is not None and not self._has_warned:
-            _LOG.warning(warning)
+            LOG.warning(warning)
         self._has_warned = warning is not None
 
     def close(self) -> None:

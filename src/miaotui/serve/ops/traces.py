@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from miaotui.errors import RequestError
-from miaotui.serve.middleware.account import Account
+from miaotui.serve.middleware.accounting import Account
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

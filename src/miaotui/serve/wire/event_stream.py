@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Protocol
 
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import DONE, Events, EventStream, event
 from miaotui.serve.services import services_of
-from miaotui.serve.wire.fields import Sampling
+from miaotui.serve.wire.fields import Json, Sampling
 from miaotui.serve.wire.usage import deadline_report, usage
 from miaotui.types import Completion, Delta
-
-Json = Mapping[str, Any]
 
 
 class EventWriter(Protocol):

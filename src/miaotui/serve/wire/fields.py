@@ -7,23 +7,32 @@ declared is kept aside to be named in the answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from miaotui.serve.bounds import (
-    MAX_LOGIT_BIAS,
-    MAX_METADATA,
-    MAX_N,
-    MAX_NAME_CHARACTERS,
-    MAX_STOP_CHARACTERS,
-    MAX_STOP_TOKEN_IDS,
-    MAX_STOPS,
-    MAX_TOKENS,
-    MAX_TOP_LOGPROBS,
-)
 from miaotui.types import MAX_DEADLINE_MS, OnLate
 
+MAX_MESSAGES = 2048
+MAX_PARTS = 256  # of one message's content
+MAX_PROMPTS = 64  # of one /v1/completions
+MAX_PROMPT_TOKENS = 1 << 18  # of all prompts of one request; the model's context bounds each
+MAX_N = 16
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKEN_IDS = 256
+MAX_LOGIT_BIAS = 1024
+MAX_TOP_LOGPROBS = 20
+MAX_TOOLS = 128
+MAX_METADATA = 64
+MAX_NAME_CHARACTERS = 512  # model, user and the like
+MAX_TEMPLATE_OPTIONS = 16
+MAX_TOKENS = 2**31 - 1
+
+Json = Mapping[str, Any]  # a JSON object that is only read
+JsonField = dict[str, JsonValue]  # a JSON object as a field of a request
+JsonMessage = dict[str, Any]  # one message of a conversation, as chat templates read it
 Name = Annotated[str, StringConstraints(max_length=MAX_NAME_CHARACTERS)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -62,12 +71,12 @@ class Sampling(Wire):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Name | None = None
-    metadata: dict[str, JsonValue] | None = Field(None, max_length=MAX_METADATA)
+    metadata: JsonField | None = Field(None, max_length=MAX_METADATA)
     # vLLM's extensions
     top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS, description="0 or -1: off.")
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=100)
-    structured_outputs: dict[str, JsonValue] | None = Field(
+    structured_outputs: JsonField | None = Field(
         None, max_length=8, description="One of `json` (a schema), `json_object`, `regex`, `choice`, `grammar` (Lark)."
     )
     min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)

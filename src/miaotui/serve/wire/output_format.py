@@ -6,13 +6,12 @@ no stream and no HTTP. Invariant: each of n answers gets a constraint and a shap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from miaotui.engine.constraint import Constraint
-
-Json = Mapping[str, Any]
+from miaotui.serve.wire.fields import Json
 
 
 class OutputShaper(Protocol):

@@ -11,11 +11,13 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 
-from miaotui.serve.bounds import MAX_CHOICES, MAX_HEADER_NUMBER, MAX_PROMPT_LOGPROBS
 from miaotui.serve.http.errors import ApiError, bad_value
 from miaotui.serve.wire.fields import Sampling, as_tuple, bias_of
 from miaotui.types import MAX_DEADLINE_MS, ON_LATE, Deadline, OnLate, SamplingParams
 
+MAX_CHOICES = 64  # prompts times n
+MAX_PROMPT_LOGPROBS = 1 << 19  # numbers in one answer: prompt tokens times (1 + alternatives) times choices
+MAX_HEADER_NUMBER = 32  # characters of a header that holds a number
 _SEEDS = 2**63
 _LEAST_TOP_P = 1e-9  # top_p=0 means: the best token alone
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from miaotui.errors import RequestError
-from miaotui.serve.bounds import INLINE_CHARACTERS
+from miaotui.serve.http.stream import Result
 from miaotui.serve.served_model import ServedModel
+from miaotui.serve.wire.fields import Json
 
-Result = TypeVar("Result")
-Json = Mapping[str, Any]
+INLINE_CHARACTERS = 4096  # prompts up to here are rendered and cut into tokens in the event loop itself
 _RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
 

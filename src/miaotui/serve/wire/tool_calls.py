@@ -16,14 +16,14 @@ from typing import Any
 
 from miaotui.errors import RequestError
 from miaotui.serve.http.errors import ApiError, bad_value
+from miaotui.serve.wire.fields import Json
 from miaotui.text.templates.messages import read_messages
 from miaotui.text.tool_calls.formats import CallFormat, Dialect, Tool
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece, ToolCallParser
 from miaotui.text.tool_calls.prompts import without_tool_roles
 
-Json = Mapping[str, Any]
 NONE, AUTO, REQUIRED = "none", "auto", "required"
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _MAX_DESCRIPTION = 16384
 _ID_CHARACTERS = string.ascii_letters + string.digits
 
@@ -105,7 +105,7 @@ def _read_tool(tool: Json, where: str) -> Tool:
 def read_function(function: Json, where: str, schema: str = "parameters") -> Tool:
     """A function's name, description and schema. Raises `ApiError` (400)."""
     name = function.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
         raise bad_value(f"{where}.name", "must be 1 to 128 letters, digits, '_', '-', '.' or ':'")
     description = function.get("description") or ""
     if not isinstance(description, str) or len(description) > _MAX_DESCRIPTION:

@@ -12,12 +12,11 @@ from typing import Any
 from miaotui.engine.grammar.source import Grammar
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.openai.responses.wire import ResponsesRequest
+from miaotui.serve.wire.fields import Json, JsonMessage
 from miaotui.serve.wire.response_format import read_format, schema_format
 from miaotui.serve.wire.tool_calls import Tooling, read_choice, read_function, tooling_of
 from miaotui.text.tool_calls.formats import Dialect
 
-Json = Mapping[str, Any]
-Said = dict[str, Any]
 _TEXTS = ("input_text", "output_text", "text")
 _ROLES = ("user", "system", "developer", "assistant")
 
@@ -45,11 +44,11 @@ def read_text(text: Json | None) -> Grammar | None:
     return read_format(format_)
 
 
-def read_input(value: str | Sequence[Json]) -> list[Said]:
+def read_input(value: str | Sequence[Json]) -> list[JsonMessage]:
     """The messages of an ``input``. Raises `ApiError` (400)."""
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
-    said: list[Said] = []
+    said: list[JsonMessage] = []
     for at, item in enumerate(value):
         where = f"input[{at}]"
         kind = item.get("type", "message")
@@ -67,19 +66,19 @@ def read_input(value: str | Sequence[Json]) -> list[Said]:
     return said
 
 
-def said_in(output: Sequence[Json]) -> list[Said]:
+def said_in(output: Sequence[Json]) -> list[JsonMessage]:
     """An earlier answer as messages."""
     return read_input(output) if output else []
 
 
-def _message(item: Json, where: str) -> Said:
+def _message(item: Json, where: str) -> JsonMessage:
     role = item.get("role")
     if role not in _ROLES:
         raise bad_value(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
     return {"role": role, "content": _text(item.get("content"), f"{where}.content")}
 
 
-def _add_call(said: list[Said], item: Json, where: str) -> None:
+def _add_call(said: list[JsonMessage], item: Json, where: str) -> None:
     """A call belongs to the assistant's message before it."""
     arguments = item.get("arguments")
     if not isinstance(arguments, str):

@@ -33,14 +33,14 @@ from miaotui.serve.wire.response_format import form_of
 from miaotui.serve.wire.tool_calls import Tooling
 from miaotui.types import SamplingParams
 
-_PATH = "/v1/responses/{response_id}"
-_PARAMETERS = {"response_id": "The id of a response that is kept here."}
+_RESPONSE_PATH = "/v1/responses/{response_id}"
+_RESPONSE_PARAMETER = {"response_id": "The id of a response that is kept here."}
 
 
 def routes() -> list[Endpoint]:
     """The routes of this module."""
-    one: dict[str, Any] = {"answer": ResponseObject, "parameters": _PARAMETERS}
-    gone: dict[str, Any] = {"answer": DeletedResponse, "parameters": _PARAMETERS}
+    one: dict[str, Any] = {"answer": ResponseObject, "parameters": _RESPONSE_PARAMETER}
+    gone: dict[str, Any] = {"answer": DeletedResponse, "parameters": _RESPONSE_PARAMETER}
     return [
         Endpoint(
             "/v1/responses",
@@ -51,9 +51,9 @@ def routes() -> list[Endpoint]:
             answer=ResponseObject,
             chunk=ResponseEvent,
         ),
-        Endpoint(_PATH, "GET", show, "Show a response again", **one),
-        Endpoint(_PATH, "DELETE", delete, "Keep a response no more", **gone),
-        Endpoint(f"{_PATH}/cancel", "POST", cancel, "Cancel work in the background", **one),
+        Endpoint(_RESPONSE_PATH, "GET", show, "Show a response again", **one),
+        Endpoint(_RESPONSE_PATH, "DELETE", delete, "Keep a response no more", **gone),
+        Endpoint(f"{_RESPONSE_PATH}/cancel", "POST", cancel, "Cancel work in the background", **one),
     ]
 
 

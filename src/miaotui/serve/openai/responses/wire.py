@@ -8,28 +8,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from miaotui.retrieval.answers.cache import CacheState
-from miaotui.serve.bounds import MAX_MESSAGES, MAX_TOKENS, MAX_TOOLS
-from miaotui.serve.wire.fields import Name, PromiseKept, Sampling, Wire
+from miaotui.serve.wire.fields import MAX_MESSAGES, MAX_TOKENS, MAX_TOOLS, JsonField, Name, PromiseKept, Sampling, Wire
 
-Json = dict[str, JsonValue]
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class ResponsesRequest(Sampling):
     """An input to be answered, perhaps going on from an earlier answer."""
 
-    input: str | Annotated[list[Json], Field(min_length=1, max_length=MAX_MESSAGES)]
+    input: str | Annotated[list[JsonField], Field(min_length=1, max_length=MAX_MESSAGES)]
     n: Literal[1] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     previous_response_id: Name | None = None
-    tools: Annotated[list[Json], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | Json | None = None
+    tools: Annotated[list[JsonField], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | JsonField | None = None
     parallel_tool_calls: bool | None = None
-    text: Json | None = None
+    text: JsonField | None = None
     store: bool | None = Field(None, description="False: keep nothing of it here.")
     background: bool | None = Field(None, description="Answer at once, and work on.")
 
@@ -52,19 +50,19 @@ class ResponseObject(Wire):
     created_at: float
     status: Status
     model: str
-    output: list[Json]
-    error: Json | None
-    incomplete_details: Json | None
+    output: list[JsonField]
+    error: JsonField | None
+    incomplete_details: JsonField | None
     instructions: str | None
     max_output_tokens: int | None
     previous_response_id: str | None
     parallel_tool_calls: bool
-    tools: list[Json]
-    tool_choice: str | Json
-    text: Json
+    tools: list[JsonField]
+    tool_choice: str | JsonField
+    text: JsonField
     temperature: float
     top_p: float
-    metadata: Json
+    metadata: JsonField
     background: bool
     store: bool
     usage: ResponsesUsage | None
