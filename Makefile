@@ -22,7 +22,7 @@ SLOW := slow or model or compare
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run chat serve doctor models test test-fast test-slow test-clients .test-clients chaos test-aarch64 lint format types check \
-	bench bench-peers walk fuzz docs clean
+	bench bench-peers walk fuzz docs wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## */\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -33,7 +33,7 @@ run: $(VENV)/.ready ## answer one question: make run PROMPT="..." [MODEL=name]
 chat: $(VENV)/.ready ## talk with a model: make chat [MODEL=name]
 	@$(BIN)/miaotui chat "$$MODEL"
 
-serve: $(VENV)/.ready-serve ## serve a model over HTTP on 127.0.0.1:8000: make serve [MODEL=name] [ARGS="--port 9000"]
+serve: $(VENV)/.ready ## serve a model over HTTP on 127.0.0.1:8000: make serve [MODEL=name] [ARGS="--port 9000"]
 	@$(BIN)/miaotui serve "$$MODEL" $(ARGS)
 
 doctor: $(VENV)/.ready ## what this machine can do
@@ -92,6 +92,9 @@ fuzz: $(VENV)/.ready-fuzz ## feed broken model files to the reader until stopped
 docs: $(VENV)/.ready ## write docs/cli.md from the program's own help
 	$(BIN)/python docs/make_cli.py
 
+wheels: $(VENV)/.ready-test ## check that every default dependency has wheels for all supported systems
+	$(BIN)/python docs/wheels.py
+
 clean: ## remove what this file made; downloaded models stay
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -117,14 +120,9 @@ $(VENV)/.ready: pyproject.toml | $(VENV)/.python
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.ready-serve: $(VENV)/.ready
-	@echo "Installing what the server needs (once) ..."
-	@$(PIP) --editable '.[serve]'
-	@touch $@
-
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "Installing what the tests need ..."
-	@$(PIP) --editable '.[serve,otel,vectors,spelling,apps,test]'
+	@$(PIP) --editable '.[otel,vectors,spelling,apps,test]'
 	@touch $@
 
 $(VENV)/.ready-lint: $(VENV)/.ready-test

@@ -1,6 +1,6 @@
 """How well document search ranks, beside plain tantivy and bm25s, in one run.
 
-    pip install 'miaotui[fsr]' bm25s PyStemmer
+    pip install miaotui bm25s PyStemmer
     python benchmarks/retrieval.py --data FOLDER        # or MIAOTUI_EVALUATION_DATA=FOLDER
 
 FOLDER holds ``vaswani``, ``cacm``, ``cmrc2018`` and ``xquad`` as published (see README.md). The

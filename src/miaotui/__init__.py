@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import MiaotuiError
+from miaotui.libraries import missing
 from miaotui.types import Completion, Delta, SamplingParams, Score, Timing, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ __all__ = ["LLM", "Completion", "Delta", "MiaotuiError", "SamplingParams", "Scor
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `LLM` bring the engine along, so they are imported when first used."""
+    """Import `load` and `LLM`, which bring the engine along, when they are first used."""
     if name in ("LLM", "load"):
-        from miaotui import llm  # noqa: PLC0415  (the engine)
-
+        try:
+            from miaotui import llm  # noqa: PLC0415  (the engine)
+        except ModuleNotFoundError as error:
+            raise missing(error.name or "") from error
         return getattr(llm, name)
     raise AttributeError(f"module 'miaotui' has no attribute {name!r}")

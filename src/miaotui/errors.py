@@ -10,7 +10,8 @@
     ├── TemplateError               a chat template is missing, wrong or exceeds its bounds
     ├── RequestError                the caller's parameters or prompt are wrong
     │   ├── PromptTooLongError      the prompt does not fit the model's context
-    │   └── ConversationMissingError    there is none of that id, or it is another caller's
+    │   ├── ConversationMissingError    there is none of that id, or it is another caller's
+    │   └── MissingLibraryError     it needs a library that is not installed
     ├── RefusedError                the request is sound, but is not taken on now
     │   ├── DeadlineUnattainableError   it cannot be done in the time it names
     │   └── OverloadedError         the queue is full, or the server is leaving
@@ -69,6 +70,10 @@ class PromptTooLongError(RequestError):
 
 class ConversationMissingError(RequestError):
     """There is no conversation of that id for this caller."""
+
+
+class MissingLibraryError(RequestError):
+    """A request needs a library that is not installed here."""
 
 
 class RefusedError(MiaotuiError):

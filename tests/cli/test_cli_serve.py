@@ -223,4 +223,6 @@ def test_missing_libraries_are_named(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.delitem(sys.modules, "miaotui.serve.start", raising=False)
     monkeypatch.setenv("MIAOTUI_OFFLINE", "1")
     assert main(["serve", "no-such-model", "--port=0"]) == 1
-    assert "miaotui[serve]" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "starlette is not installed" in said
+    assert "pip install miaotui" in said

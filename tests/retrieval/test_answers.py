@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,9 +21,9 @@ from hypothesis import strategies as st
 from miaotui.errors import CacheError, RequestError
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions, may_keep
 from miaotui.retrieval.answers.calibrate import NearRule, calibrate, needed, read_pairs, upper_bound
-from miaotui.retrieval.answers.minhash import band_keys, minhash
 from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
 from miaotui.retrieval.answers.similarity import MAX_QUESTION_CHARS, likeness, marks_agree, normalised, read
+from miaotui.retrieval.minhash import band_keys, minhash, signature
 from miaotui.types import SamplingParams
 
 RULE = NearRule(threshold=0.9, bound=0.001, trials=5000, false_hits=0)
@@ -213,7 +214,14 @@ def test_signatures_estimate_likeness_and_never_change() -> None:
     b = {f"word {n}" for n in range(20, 120)}
     share = float((minhash(a) == minhash(b)).mean())
     assert abs(share - 80 / 120) < 0.2
-    assert band_keys(b"s", ["one", "two"])[:2] == [7401041023675056785, 4692436672890544713]
+    assert band_keys(b"s", ["one", "two"])[:2] == [4214527964109809948, 3385998249933140760]
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20), st.integers(0, 2**64 - 1))
+def test_a_signature_is_exact_for_hashes_of_64_bits(hashes: list[int], more: int) -> None:
+    """The values of a union are the smaller ones of both parts: none may be rounded."""
+    together = signature([*hashes, more])
+    assert together.tolist() == np.minimum(signature(hashes), signature([more])).tolist()
 
 
 # ---- calibration ---------------------------------------------------------------------------------

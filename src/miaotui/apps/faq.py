@@ -23,7 +23,7 @@ import numpy as np
 from miaotui.apps.segmentation import HAN
 from miaotui.apps.untrusted_yaml import read_text, read_yaml
 from miaotui.errors import RequestError
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 
 MAX_FILE_BYTES = 16 << 20
 MAX_ENTRIES = 20_000
@@ -141,7 +141,7 @@ class Faq:
         self.entries = tuple(entries)
         self._owner = np.array([n for n, entry in enumerate(entries) for _ in entry.questions])
         self._questions = [question for entry in entries for question in entry.questions]
-        text = need("sklearn.feature_extraction.text", "apps")
+        text = need("sklearn.feature_extraction.text")
         self._vectors = text.TfidfVectorizer(analyzer=features, sublinear_tf=True)
         self._matrix = self._vectors.fit_transform(self._questions)
         self._most_idf = float(self._vectors.idf_.max())

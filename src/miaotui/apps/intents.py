@@ -14,7 +14,7 @@ from typing import Any
 
 from miaotui.apps.segmentation import is_chinese, words
 from miaotui.errors import RequestError
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 
 MAX_EXAMPLES = 200_000
 MAX_CHARS = 2_000
@@ -58,8 +58,8 @@ class IntentClassifier:
 
 
 def _pipeline() -> Any:
-    text = need("sklearn.feature_extraction.text", "apps")
-    pipeline, svm = need("sklearn.pipeline", "apps"), need("sklearn.svm", "apps")
+    text = need("sklearn.feature_extraction.text")
+    pipeline, svm = need("sklearn.pipeline"), need("sklearn.svm")
     by_words = text.TfidfVectorizer(
         analyzer="word", tokenizer=_words, token_pattern=None, ngram_range=(1, 2), sublinear_tf=True
     )

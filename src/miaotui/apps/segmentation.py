@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 from miaotui.retrieval.query.analysis import Analyzer
 
 HAN = "\u3400-\u9fff\uf900-\ufaff"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import RequestError
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 
 MAX_DEPTH = 20
 
@@ -33,7 +33,7 @@ def read_yaml(path: Path, max_bytes: int) -> Any:
 
     Raises `RequestError`, with the line where YAML names one.
     """
-    yaml = need("yaml", "apps")
+    yaml = need("yaml")
     text = read_text(path, max_bytes)
     try:
         _check_events(yaml, text, path)

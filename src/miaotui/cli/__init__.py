@@ -1,8 +1,8 @@
-"""The command line: ``miaotui run``, ``chat``, ``pull``, ``models`` and ``doctor``.
+"""The command line: ``miaotui COMMAND``; `options/parser.py` has the list of commands.
 
-Owns which command runs and how a failure ends: one line on stderr and status 1, 130 after Ctrl-C,
-quiet when the reader of a pipe has gone. A traceback appears only with ``MIAOTUI_TRACEBACK=1``.
-Knows no model; each command's module is imported when that command runs.
+Owns which module runs a command and how a failure ends: one line on stderr and status 1, status 130 after Ctrl-C,
+no message when the reader of a pipe has gone. A traceback appears only with ``MIAOTUI_TRACEBACK=1``. Knows no
+model. Invariant: a command's module is imported when that command runs, so that every start is fast.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from miaotui.cli.options.parser import parse
 from miaotui.cli.output import messages
 from miaotui.errors import MiaotuiError
+from miaotui.libraries import missing
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -43,11 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is still buffered cannot be written; the interpreter would try, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except MiaotuiError as error:
-        return _report(messages.ERROR(reason=error))
     except Exception as error:
-        return _report(messages.INTERNAL(reason=f"{type(error).__name__}: {error}"))
+        return _report(_reason(error))
     return status
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("miaotui"):
+        error = missing(error.name)
+    if isinstance(error, MiaotuiError):
+        return messages.ERROR(reason=error)
+    return messages.INTERNAL(reason=f"{type(error).__name__}: {error}")
 
 
 def _report(text: str) -> int:

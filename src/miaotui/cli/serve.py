@@ -138,23 +138,11 @@ def _load_beside_imports(options: ServeSettings, progress: Progress) -> dict[str
 
     thread = threading.Thread(target=load, name="miaotui-load", daemon=True)
     thread.start()
-    _import_server()
+    importlib.import_module(_SERVER)
     thread.join()
     if failures:
         raise failures[0]
     return loaded
-
-
-def _import_server() -> None:
-    """The HTTP libraries. Raises `RequestError` when they are not installed."""
-    try:
-        importlib.import_module(_SERVER)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "miaotui":
-            raise
-        raise RequestError(
-            f"the server needs {error.name}, which is not installed: pip install 'miaotui[serve]'"
-        ) from error
 
 
 def _engine_options(options: ServeSettings) -> EngineOptions:

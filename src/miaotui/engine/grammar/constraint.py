@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from miaotui.engine.grammar.source import Grammar
 from miaotui.engine.grammar.trial import Trial
 from miaotui.errors import EngineError, RequestError
+from miaotui.libraries import need
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -244,10 +245,4 @@ def _said(matcher: LLMatcher) -> str:
 
 
 def _library() -> Any:
-    try:
-        import llguidance  # noqa: PLC0415 - only answers with a grammar need it
-    except ImportError:
-        raise RequestError(
-            "answers held to a grammar need the library llguidance: pip install 'miaotui[serve]'"
-        ) from None
-    return llguidance
+    return need("llguidance")  # only answers with a grammar need it

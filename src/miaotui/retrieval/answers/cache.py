@@ -17,9 +17,9 @@ from typing import Literal
 from miaotui.errors import RequestError
 from miaotui.retrieval.answers.calibrate import NearRule
 from miaotui.retrieval.answers.key import AnswerKey, may_keep, namespace_digest
-from miaotui.retrieval.answers.minhash import band_keys
 from miaotui.retrieval.answers.similarity import likeness, marks_agree, read
 from miaotui.retrieval.answers.store import AnswerEntry, AnswerStore
+from miaotui.retrieval.minhash import band_keys
 
 __all__ = ["AnswerCache", "AnswerKey", "CacheCounts", "CacheOptions", "CacheState", "Found", "may_keep"]
 

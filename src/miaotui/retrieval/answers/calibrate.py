@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miaotui.errors import RequestError
-from miaotui.retrieval.answers.minhash import band_keys
 from miaotui.retrieval.answers.similarity import Reading, likeness, marks_agree, normalised, read
+from miaotui.retrieval.minhash import band_keys
 
 DEFAULT_BOUND = 0.001
 CONFIDENCE = 0.95

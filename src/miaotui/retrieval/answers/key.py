@@ -17,7 +17,7 @@ from typing import Any
 from miaotui.retrieval.answers.similarity import normalised
 from miaotui.types import SamplingParams
 
-_VERSION = 1  # of this file's digests; a change makes all kept answers unreachable
+_VERSION = 2  # of this file's digests; a change makes all kept answers unreachable
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from miaotui.config import cache_error, make_folder
 from miaotui.errors import DocumentIndexError, IndexBusyError
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 from miaotui.retrieval.index import schema
 from miaotui.retrieval.index.snapshot import Snapshot
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from miaotui.libraries import need
 from miaotui.retrieval.document import Document, order_of
-from miaotui.retrieval.extras import need
 from miaotui.retrieval.query.analysis import Analyzer, has_chinese
 
 if TYPE_CHECKING:

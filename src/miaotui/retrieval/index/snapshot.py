@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from miaotui.errors import RequestError
+from miaotui.libraries import need
 from miaotui.retrieval.document import Document, order_of
-from miaotui.retrieval.extras import need
 from miaotui.retrieval.index.rescore import ScoreExplanation, mean_length
 from miaotui.retrieval.index.schema import LENGTHS
 from miaotui.retrieval.index.statistics import Statistics, Term

@@ -20,8 +20,8 @@ import numpy as np
 
 from miaotui.config import cache_error, make_folder
 from miaotui.errors import RequestError
+from miaotui.libraries import need
 from miaotui.retrieval.document import Document, Hit, Results
-from miaotui.retrieval.extras import need
 from miaotui.retrieval.index.index import Index
 
 K = 60  # of the fusion; the value of the paper
@@ -38,7 +38,7 @@ class Embedder(Protocol):
 
 def model2vec(folder: Path) -> Embedder:
     """Return the static embedding model in a folder; raises `RequestError` when it cannot be read."""
-    library = need("model2vec", "vectors")
+    library = need("model2vec")
     try:
         model: Embedder = library.StaticModel.from_pretrained(folder, force_download=False)
     except Exception as error:  # the library raises what its readers raise
@@ -120,7 +120,7 @@ class Neighbours:
         return vectors
 
     def _empty(self) -> Any:
-        usearch = need("usearch.index", "vectors")
+        usearch = need("usearch.index")
         return usearch.Index(ndim=self._dimensions, metric="cos", dtype="f16")
 
     def _load(self) -> None:

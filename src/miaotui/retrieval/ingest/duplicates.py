@@ -1,21 +1,20 @@
-"""Exact and near duplicates of texts.
+"""Texts that were there before, exactly or nearly.
 
-Owns fingerprints (a digest of the words; MinHash of three-word shingles, Broder 1997) and the memory of those seen.
-Near duplicates are found by 16 bands of 4 values and confirmed by the share of equal values. Knows nothing of
-documents. Invariant: memory is bounded; the oldest are dropped.
+Owns fingerprints (a digest of the words; MinHash values of runs of three words) and the memory of those
+seen. Near duplicates share a band of values and are confirmed by the share of equal values. Knows nothing
+of documents. Invariant: memory is bounded; the oldest are forgotten.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from miaotui.retrieval.extras import need
+from miaotui.retrieval.minhash import BANDS, ROWS, VALUES, signature
 
-_VALUES, _BANDS = 64, 16
-_ROWS = _VALUES // _BANDS
 _SHINGLE = 3
 _FEWEST_WORDS = 12  # shorter texts are alike by chance
 NEAR = 0.9
@@ -25,7 +24,7 @@ REMEMBERED = 500_000
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Digest and MinHash values of a text; no values when it is too short to compare."""
+    """A text's digest and its MinHash values; none when it is too short to compare."""
 
     digest: bytes
     values: tuple[int, ...] = ()
@@ -38,13 +37,12 @@ def fingerprint(text: str) -> Fingerprint:
     if len(words) < _FEWEST_WORDS:
         return Fingerprint(digest)
     shingles = {" ".join(words[i : i + _SHINGLE]) for i in range(len(words) - _SHINGLE + 1)}
-    hashes = need("rensa").RMinHash(num_perm=_VALUES, seed=1)
-    hashes.update(sorted(shingles))
-    return Fingerprint(digest, tuple(hashes.digest()))
+    values = signature(zlib.crc32(shingle.encode("utf-8", "replace")) for shingle in shingles)
+    return Fingerprint(digest, tuple(values.tolist()))
 
 
 class Seen:
-    """Texts of one load. Call `before`, then `add`."""
+    """The texts of one load; ask before adding."""
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._remembered = remembered
@@ -52,7 +50,7 @@ class Seen:
         self._bands: OrderedDict[tuple[int, ...], tuple[str, tuple[int, ...]]] = OrderedDict()
 
     def before(self, mark: Fingerprint) -> str | None:
-        """Return the name of a text that this one repeats, exactly or nearly; None: it is new."""
+        """Return the name of a text that this one repeats, exactly or nearly; None if it is new."""
         known = self._exact.get(mark.digest)
         if known is not None:
             return known
@@ -69,13 +67,13 @@ class Seen:
             self._bands[band] = (name, mark.values)
         while len(self._exact) > self._remembered:
             self._exact.popitem(last=False)
-        while len(self._bands) > self._remembered * _BANDS:
+        while len(self._bands) > self._remembered * BANDS:
             self._bands.popitem(last=False)
 
 
 def _bands_of(mark: Fingerprint) -> list[tuple[int, ...]]:
-    return [(place, *mark.values[place : place + _ROWS]) for place in range(0, len(mark.values), _ROWS)]
+    return [(place, *mark.values[place : place + ROWS]) for place in range(0, len(mark.values), ROWS)]
 
 
 def _share(one: tuple[int, ...], other: tuple[int, ...]) -> float:
-    return sum(map(int.__eq__, one, other)) / _VALUES
+    return sum(map(int.__eq__, one, other)) / VALUES

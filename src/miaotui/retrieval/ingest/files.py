@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from miaotui.errors import RequestError
+from miaotui.libraries import need
 from miaotui.retrieval.document import MAX_ID_CHARS, MAX_TITLE_CHARS, Document
-from miaotui.retrieval.extras import need
 from miaotui.retrieval.ingest.markup import from_html, from_markdown
 from miaotui.retrieval.ingest.repair import SAMPLE_BYTES, decoded, encoding_of, is_binary, repaired
 

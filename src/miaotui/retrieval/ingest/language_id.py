@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 
 _SAMPLE_CHARS = 2_000
 _FEWEST_LETTERS = 20

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from miaotui.errors import RequestError
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 
 _AWAY = "script, style, noscript, template, nav, header, footer, aside, form, iframe, svg, button"
 _BLOCKS = frozenset(

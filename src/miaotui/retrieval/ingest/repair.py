@@ -10,7 +10,7 @@ import codecs
 import re
 import unicodedata
 
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 
 SAMPLE_BYTES = 262_144
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")

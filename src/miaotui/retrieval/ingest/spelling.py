@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 
 _WORD = re.compile(r"(?<![\w'-])[a-z]{4,24}(?![\w'-])")
 _COMMON = 100_000  # occurrences in the dictionary's corpus
@@ -31,7 +31,7 @@ def _correction(word: str) -> str:
 
 @lru_cache(maxsize=1)
 def _speller() -> tuple[Any, Any]:
-    symspellpy = need("symspellpy", "spelling")
+    symspellpy = need("symspellpy")
     speller = symspellpy.SymSpell(max_dictionary_edit_distance=1)
     path = files("symspellpy") / "frequency_dictionary_en_82_765.txt"
     speller.load_dictionary(str(path), term_index=0, count_index=1)

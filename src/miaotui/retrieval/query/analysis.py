@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from miaotui.errors import RequestError
-from miaotui.retrieval.extras import need
+from miaotui.libraries import need
 
 STEMMERS = (
     *("arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian"),

@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from miaotui.errors import RequestError
+from miaotui.libraries import need
 from miaotui.retrieval.document import seconds
-from miaotui.retrieval.extras import need
 from miaotui.retrieval.index.statistics import Statistics, Term
 from miaotui.retrieval.query.analysis import Analyzer, has_chinese
 from miaotui.retrieval.query.parser import Clause, ClauseGroup, Equal, Near, Phrase, Range, Words, parse
