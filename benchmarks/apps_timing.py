@@ -28,7 +28,7 @@ from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.apps.rules import parse_rules
 from miaotui.apps.support import TURN_MS, Support
 from miaotui.apps.text_model import LocalTextModel
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded import load_model
 from miaotui.hub.catalog import DEFAULT_MODEL

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from machine import Strangers, describe
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.grammar.constraint import Grammars
@@ -69,7 +69,7 @@ def decode(engine: Engine, prompt: list[int], params: SamplingParams, constraint
     while not request.is_over:
         start = time.perf_counter()
         engine.step()
-        done = engine.runner.done  # passes that followed each other: a step as it was counts each
+        done = engine.passes  # passes that followed each other: a step as it was counts each
         steps.ms += [(time.perf_counter() - start) * 1e3 / done] * done
     completion = request.completion()
     assert completion.finish_reason == "length", "a run that ended early measures other steps"
@@ -168,7 +168,7 @@ def main() -> None:
         "machine": describe().as_dict(),
     }
     print(json.dumps(result))
-    loaded.parts.weights.close()
+    loaded.parts.backend.close()
 
 
 if __name__ == "__main__":

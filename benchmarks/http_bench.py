@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from machine import describe
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded, load_model
@@ -75,13 +75,13 @@ class Meter:
     def __init__(self, hosted: ServedModel, streams: int) -> None:
         self._streams = streams
         self.runs: list[tuple[float, float, int]] = []  # begin, end and passes of all streams' runs
-        self._runner = hosted.loop.engine.runner
-        self._run = self._runner.run
-        self._runner.run = self._timed
+        self._backend: Any = hosted.loop.engine.backend
+        self._run = self._backend.run
+        self._backend.run = self._timed
 
     def close(self) -> None:
         """Count no more."""
-        self._runner.run = self._run
+        self._backend.run = self._run
 
     @property
     def passes(self) -> int:
@@ -98,11 +98,11 @@ class Meter:
         count = sum(done for _, _, done in calm)
         return count, sum(gap for gap, _, _ in calm) / count, sum(s for _, s, _ in calm) / count
 
-    def _timed(self, chunks: Any, *how: Any) -> Any:
-        result = self._run(chunks, *how)
+    def _timed(self, plan: Any, *how: Any) -> Any:
+        result, chunks = self._run(plan, *how), plan.chunks
         if len(chunks) == self._streams and all(len(chunk.tokens) == 1 for chunk in chunks):
             end = time.perf_counter()
-            self.runs.append((end - self._runner.last_s, end, self._runner.done))
+            self.runs.append((end - result.seconds, end, result.passes))
         return result
 
 
@@ -181,7 +181,7 @@ def alone(loaded: Loaded, options: argparse.Namespace) -> float:
     begins: list[float] = []
 
     def on_news(news: Sequence[Request]) -> None:
-        begins.extend([time.perf_counter()] * engine.runner.done)
+        begins.extend([time.perf_counter()] * engine.passes)
         for request in news:
             request.read()
         if requests and all(request.is_over for request in requests):

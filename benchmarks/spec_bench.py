@@ -26,7 +26,7 @@ from pathlib import Path
 
 from machine import QUIET_CORES, Strangers, describe
 from miaotui import __version__
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import load_model
@@ -80,7 +80,7 @@ class Bench:
         settings = Settings.from_env()
         options = EngineOptions(context=CONTEXT, threads=threads)
         self.loaded = load_model(resolve(model, settings=settings), options, settings)
-        head = head_for(self.loaded.parts, settings) if use_head else None
+        head = head_for(self.loaded.parts.backend, settings) if use_head else None
         self.plain = Engine(self.loaded.parts, self.loaded.tokenizer)
         self.drafted = Engine(self.loaded.parts, self.loaded.tokenizer, suffix_speculation(head=head))
         self.max_tokens, self.disturbed = max_tokens, 0
@@ -146,7 +146,7 @@ def run(engine: Engine, prompt: list[int], params: SamplingParams, namespace: in
     """Answer one prompt alone; also the passes after its first token."""
     request, passes = engine.submit(prompt, params, namespace), 0
     while engine.step():
-        passes += engine.runner.done if len(request.token_ids) > 1 else 0
+        passes += engine.passes if len(request.token_ids) > 1 else 0
     return request, passes
 
 

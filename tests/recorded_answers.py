@@ -6,16 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from miaotui.backends.cpu.runner import Masks, Runner
+from miaotui.backends.backend import Backend, StepResult
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.schedule.plan import Chunk
+from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts
@@ -35,31 +32,32 @@ class Answer:
     rows: tuple[bytes, ...]
 
 
-class RecordingRunner(Runner):
-    """A runner that remembers the logits of every sequence and position."""
+class RecordingBackend:
+    """A backend that remembers the logits of every sequence and position; all else is another's."""
 
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner.program, runner.team)
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
         self.rows: dict[tuple[int, int], dict[tuple[int, ...], bytes]] = {}  # by drafted path
         self.passes = 0
 
-    def run(
-        self, chunks: Sequence[Chunk], choices: Sequence[int] = (), passes: int = 1, masks: Masks | None = None
-    ) -> NDArray[np.float32]:
-        assert passes == 1, "of several, only the last one's logits could be seen"
-        logits = super().run(chunks, choices, masks=masks)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def run(self, plan: Plan, *how: Any) -> StepResult:
+        assert plan.passes == 1, "of several, only the last one's logits could be seen"
+        result = self._inner.run(plan, *how)
         self.passes += 1
         row = 0
-        for chunk in chunks:
+        for chunk in plan.chunks:
             first = chunk.start + len(chunk.tokens) - chunk.n_logits
             paths = drafted_paths(chunk)
             for path in paths:
                 self.rows[chunk.sequence, first + len(path)] = {}
             for path in paths:
                 here = self.rows[chunk.sequence, first + len(path)]
-                here.setdefault(path, logits[row].tobytes())
+                here.setdefault(path, result.logits[row].tobytes())
                 row += 1
-        return logits
+        return result
 
 
 def drafted_paths(chunk: Chunk) -> list[tuple[int, ...]]:
@@ -83,8 +81,8 @@ class Recorder:
 
     def __init__(self, path: Path, settings: Settings, **options: Any) -> None:
         parts, tokenizer = open_parts(path, settings, **options)
-        self.runner = RecordingRunner(parts.runner)
-        self.engine = Engine(dataclasses.replace(parts, runner=self.runner), tokenizer)
+        self.backend = RecordingBackend(parts.backend)
+        self.engine = Engine(dataclasses.replace(parts, backend=cast("Backend", self.backend)), tokenizer)
 
     def answers(
         self,
@@ -115,7 +113,7 @@ class Recorder:
         first = request.prompt_tokens - 1
         rows = tuple(
             next(row for path, row in paths.items() if _ends(done.token_ids[:i], path))
-            for i, paths in ((i, self.runner.rows[request.number, first + i]) for i in positions)
+            for i, paths in ((i, self.backend.rows[request.number, first + i]) for i in positions)
         )
         return Answer(done.token_ids, done.text, done.finish_reason, done.logprobs, rows)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from miaotui.backends.cpu.noise import noise_key
+from miaotui.backends.sampling import noise_key
 from miaotui.types import SamplingParams
 
 F = np.float32

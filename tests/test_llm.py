@@ -467,7 +467,7 @@ def test_two_models_share_the_team(path: Path, home: Path) -> None:
     (home / "second").mkdir()
     other_path = make_tiny_folder(home / "second", "gemma3")
     with miaotui.load(path, threads=2) as llm, miaotui.load(other_path, threads=2) as other:
-        assert other._driver.opened.parts.runner.team is llm._driver.opened.parts.runner.team
+        assert other._driver.opened.parts.backend.runner.team is llm._driver.opened.parts.backend.runner.team
         alone = llm.generate("Hi", max_tokens=20, ignore_eos=True).token_ids
         expected = other.generate("Hi", max_tokens=20, ignore_eos=True).token_ids
         found: dict[str, Any] = {}
@@ -526,7 +526,7 @@ def test_closing_gives_the_memory_back(path: Path) -> None:
 
     llm = miaotui.load(path)
     llm.generate("a", max_tokens=2)
-    pages = weakref.ref(llm._driver.opened.parts.runner.program.pages)
+    pages = weakref.ref(llm._driver.opened.parts.backend.runner.program.pages)
     llm.close()
     gc.collect()
     assert pages() is None

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.build import Built, EngineOptions, assemble, build
+from miaotui.backends.cpu.build import assemble, build
+from miaotui.backends.options import Built, EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request

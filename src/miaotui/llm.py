@@ -18,8 +18,8 @@ from typing import Any, TypeGuard, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.build import EngineOptions, Progress
-from miaotui.backends.cpu.workspace import KvPages
+from miaotui.backends.backend import probe_chunk
+from miaotui.backends.options import EngineOptions, Progress
 from miaotui.config import Settings
 from miaotui.engine.driver import Driver
 from miaotui.engine.loaded import load_model
@@ -27,8 +27,7 @@ from miaotui.engine.logprobs import score_of
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
-from miaotui.schedule.pages.pool import pages_for
-from miaotui.schedule.plan import Chunk
+from miaotui.schedule.plan import Plan
 from miaotui.speculation.drafters.head import head_for
 from miaotui.speculation.drafters.suffix import suffix_speculation
 from miaotui.speculation.stats import SourceReport
@@ -79,11 +78,11 @@ class LLM:
         loaded = load_model(path, options, settings, progress)
         self.config, self.tokenizer = loaded.config, loaded.tokenizer
         self.template = loaded.template
-        self.context = loaded.parts.context
+        self.context = loaded.parts.backend.limits.context
         self.kv = options.kv
         speculation = None
         if speculate:
-            speculation = suffix_speculation(progress, head_for(loaded.parts, settings))
+            speculation = suffix_speculation(progress, head_for(loaded.parts.backend, settings))
         self._driver = Driver(loaded.parts, self.tokenizer, speculation)
 
     # answers --------------------------------------------------------------------------------------
@@ -173,14 +172,12 @@ class LLM:
             raise RequestError(f"token_ids must be 1 or more ids in [0, {self.config.vocab_size})")
         result = np.empty((len(tokens), self.config.vocab_size), np.float32)
         with self._driver.turn() as opened:
-            parts, runner = opened.parts, opened.parts.runner
-            space = runner.program.workspace
-            step = min(space.max_logits, space.max_rows)
+            backend, limits = opened.parts.backend, opened.parts.backend.limits
+            step = min(limits.logits_rows, limits.rows)
             for start in range(0, len(tokens), step):
                 part = tokens[start : start + step]
-                pages = tuple(parts.spare_pages[: pages_for(start + len(part))])
-                logits = runner.run([Chunk(-1, start, part, pages, len(part))])
-                result[start : start + len(part)] = logits
+                step_result = backend.run(Plan((probe_chunk(limits, part, start, len(part)),)))
+                result[start : start + len(part)] = step_result.logits
         return result
 
     def memory_share(self, completion: Completion) -> float:
@@ -193,11 +190,11 @@ class LLM:
         from miaotui.kernels.platform.bandwidth import remembered_bandwidth  # noqa: PLC0415
 
         mean_length = completion.prompt_tokens + len(completion.token_ids) / 2
-        per_token = self.weight_bytes + mean_length * KvPages.bytes_per_token(self.config, self.kv)
+        stats = self._driver.opened.parts.backend.stats()
+        per_token = stats.weight_bytes + mean_length * stats.kv_token_bytes
         timing = completion.timing
         used = timing.decode_tokens_per_s / timing.tokens_per_pass * per_token / 1e9
-        team = self._driver.opened.parts.runner.team
-        return used / remembered_bandwidth(team.size, at_least=used)
+        return used / remembered_bandwidth(stats.threads, at_least=used)
 
     @property
     def drafts(self) -> Sequence[SourceReport]:
@@ -208,9 +205,7 @@ class LLM:
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights that a decode step reads."""
-        weights = self._driver.opened.parts.weights
-        unread = 0 if self.config.tied_head else weights.matrix("embed").data.nbytes
-        return weights.size_bytes - unread
+        return self._driver.opened.parts.backend.stats().weight_bytes
 
     def close(self) -> None:
         """Cancel what is running and give the memory back. Closing twice does nothing."""

@@ -13,7 +13,7 @@ from miaotui.apps.answering import Answer, Composing, checked_question, compose,
 from miaotui.apps.evidence import Evidence, Passage, gather
 from miaotui.apps.qa_pipeline import QaPipeline, Question, look_up
 from miaotui.apps.text_model import LocalTextModel
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.engine.loaded import load_model
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import RequestError

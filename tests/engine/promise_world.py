@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from miaotui.backends.backend import BackendStats
 from miaotui.engine.slo_controller import SloController, order_of
 from miaotui.errors import RefusedError
 from miaotui.schedule import Plan, ScheduleConfig, Scheduler
@@ -80,12 +81,9 @@ class Job:
         self.shortened = True
 
 
-class _Team:
-    is_alone, size = False, 2
-
-
-class _Runner:
-    team, last_s, done = _Team(), 0.0, 1
+class _Backend:
+    def stats(self) -> BackendStats:
+        return BackendStats(2, 2, 0, 0)
 
 
 class ScriptedEngine:
@@ -94,7 +92,8 @@ class ScriptedEngine:
     def __init__(self, config: ScheduleConfig) -> None:
         self.scheduler = Scheduler(config)
         self.latest, self.limits = Plan(()), NO_LIMITS
-        self.runner, self.choosing_s, self.went_ahead = _Runner(), 0.0, False
+        self.backend, self.choosing_s, self.went_ahead = _Backend(), 0.0, False
+        self.pass_s, self.passes = 0.0, 1
 
 
 class World:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from miaotui.backends.cpu.runner import Runner
+from miaotui.backends.backend import Backend, StepResult
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError, PromptTooLongError, RequestError
 from miaotui.model import packing
-from miaotui.schedule.plan import Chunk
+from miaotui.schedule.plan import Plan
 from miaotui.types import SamplingParams
 from tiny_engine import Array, answers, open_changed, open_engine, open_parts, run, settings_in
 from tiny_models import make_tiny_folder
@@ -182,34 +180,37 @@ def test_logits_that_are_not_numbers_fail_one_request_only(
         assert_drained(engine)
 
 
-class FaultyRunner(Runner):
-    """A runner whose passes fail while any of ``victims`` takes part."""
+class FaultyBackend:
+    """A backend whose passes fail while any of ``victims`` takes part; all else is another's."""
 
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner.program, runner.team)
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
         self.victims: set[int] = set()
 
-    def run(self, chunks: Sequence[Chunk], *how: Any) -> NDArray[np.float32]:
-        if any(chunk.sequence in self.victims for chunk in chunks):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def run(self, plan: Plan, *how: Any) -> StepResult:
+        if any(chunk.sequence in self.victims for chunk in plan.chunks):
             raise OSError("the memory is on fire")
-        return super().run(chunks, *how)
+        return self._inner.run(plan, *how)
 
 
-def faulty_engine(path: Path, folder: Path) -> tuple[Engine, FaultyRunner]:
+def faulty_engine(path: Path, folder: Path) -> tuple[Engine, FaultyBackend]:
     parts, tokenizer = open_parts(path, settings_in(folder), max_sequences=2)
-    runner = FaultyRunner(parts.runner)
-    return Engine(dataclasses.replace(parts, runner=runner), tokenizer), runner
+    backend = FaultyBackend(parts.backend)
+    return Engine(dataclasses.replace(parts, backend=cast("Backend", backend)), tokenizer), backend
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_a_fault_in_a_pass_fails_its_requests_and_no_others(steps: int, path: Path, tmp_path: Path) -> None:
-    engine, runner = faulty_engine(path, tmp_path)
+    engine, backend = faulty_engine(path, tmp_path)
     prompts = [prompt_of(20, seed) for seed in range(3)]
     expected = [answers(engine, [prompt], SHORT)[0] for prompt in prompts]
     requests = [engine.submit(prompt, SHORT) for prompt in prompts]
     for _ in range(steps):
         engine.step()
-    runner.victims = {requests[0].number}
+    backend.victims = {requests[0].number}
     run(engine)
     for request in requests[:2]:  # they were in the pass; the third waited in line
         assert request.finish_reason == "failed"
@@ -222,12 +223,12 @@ def test_a_fault_in_a_pass_fails_its_requests_and_no_others(steps: int, path: Pa
 
 
 def test_what_was_said_before_a_failure_can_be_read(path: Path, tmp_path: Path) -> None:
-    engine, runner = faulty_engine(path, tmp_path)
+    engine, backend = faulty_engine(path, tmp_path)
     request = engine.submit(prompt_of(20), LONG)
     for _ in range(4):
         engine.step()
     assert len(request.read().token_ids) == 4
-    runner.victims = {request.number}
+    backend.victims = {request.number}
     run(engine)
     assert len(request.token_ids) == 4
 

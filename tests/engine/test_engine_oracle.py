@@ -22,10 +22,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.build import EngineOptions, assemble
+from miaotui.backends.cpu.backend import require_cpu
+from miaotui.backends.cpu.build import assemble
 from miaotui.backends.cpu.program import Program, require_runnable, rotation_tables
 from miaotui.backends.cpu.runner import Runner
-from miaotui.backends.cpu.workspace import KvKind, KvPages, Workspace, float_rows
+from miaotui.backends.cpu.workspace import KvPages, Workspace, float_rows
+from miaotui.backends.options import EngineOptions, KvKind
 from miaotui.errors import UnsupportedModelError
 from miaotui.hub.store import PackedStore
 from miaotui.kernels.linear.formats import Format
@@ -160,7 +162,7 @@ def test_block_types_of_gguf_lose_nothing(variant: str, kind: str, tmp_path: Pat
 
 def assert_close(config: ModelConfig, weights: PackedModel, kv: KvKind, tensors: dict[str, Array]) -> None:
     options = EngineOptions(kv=kv, chunk_size=CHUNK, max_sequences=CHUNK, threads=1)
-    runner = assemble(config, weights, options).runner
+    runner = require_cpu(assemble(config, weights, options).backend).runner
     parts = []
     for at in range(0, N_TOKENS, CHUNK):
         part = tuple(tokens()[at : at + CHUNK])

@@ -141,14 +141,14 @@ def test_answers_are_shortened_and_marked(folder: Path, waiting: Waiting) -> Non
 def test_a_fault_in_a_pass_fails_its_requests_with_the_reason_and_the_engine_goes_on(
     loop: EngineLoop, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner, broken = loop.engine.runner, threading.Event()
-    run = type(runner).run
+    backend, broken = loop.engine.backend, threading.Event()
+    run = backend.run
 
     def fail(*_: object) -> object:
         broken.set()
         raise OSError("memory is gone")
 
-    monkeypatch.setattr(runner, "run", fail)
+    monkeypatch.setattr(backend, "run", fail)
     request = loop.submit([1, 2, 3], SHORT, RequestOptions(deadline=MINUTE))
     error = waiting.end_of(request)
     assert isinstance(error, EngineError)
@@ -157,7 +157,7 @@ def test_a_fault_in_a_pass_fails_its_requests_with_the_reason_and_the_engine_goe
     waiting_for(lambda: not loop.healthy)
     with pytest.raises(OverloadedError, match="restarting"):
         loop.submit([1, 2, 3], SHORT)
-    monkeypatch.setattr(runner, "run", lambda *how: run(runner, *how))
+    monkeypatch.setattr(backend, "run", run)
     waiting_for(lambda: loop.healthy)
     assert isinstance(waiting.end_of(loop.submit([1, 2, 3], SHORT)), Completion)
     assert loop.admission.counts.missed == 1

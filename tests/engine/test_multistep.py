@@ -11,8 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from test_same_bytes import mixed_asks
 
-from miaotui.backends.cpu.build import EngineOptions
-from miaotui.backends.cpu.multistep import MOST_PASSES
+from miaotui.backends.options import MOST_PASSES, EngineOptions
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError, RequestError
@@ -136,7 +135,7 @@ def test_an_answer_that_is_shortened_gets_no_pass_more(path: Path, tmp_path: Pat
 
 def test_whoever_waits_ends_a_run(path: Path, tmp_path: Path) -> None:
     engine = open_engine(path, tmp_path, most_passes=8)
-    passes = counted(engine, before=engine.runner.halt)
+    passes = counted(engine, before=engine.backend.halt)
     played(engine, [([1, 2, 3], SamplingParams(max_tokens=20, ignore_eos=True))])
     assert passes == [1] * 20
     assert played(engine, [([1, 2, 3], SamplingParams(max_tokens=20))])[1] > 0
@@ -145,15 +144,15 @@ def test_whoever_waits_ends_a_run(path: Path, tmp_path: Path) -> None:
 def counted(engine: Engine, before: Callable[[], None] = lambda: None) -> list[int]:
     """The passes of each run from now on."""
     passes: list[int] = []
-    run = engine.runner.run
+    run = engine.backend.run
 
     def counting(*how: object) -> object:
         before()
-        logits = run(*how)  # type: ignore[arg-type]
-        passes.append(engine.runner.done)
-        return logits
+        result = run(*how)  # type: ignore[arg-type]
+        passes.append(result.passes)
+        return result
 
-    engine.runner.run = counting  # type: ignore[method-assign,assignment]
+    engine.backend.run = counting  # type: ignore[method-assign,assignment]
     return passes
 
 

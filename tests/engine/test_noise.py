@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sampling_oracle as oracle
-from miaotui.backends.cpu.noise import mix64, noise_key
+from miaotui.backends.sampling import mix64, noise_key
 from miaotui.types import MAX_SEED
 
 SEEDS = 200

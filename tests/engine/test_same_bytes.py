@@ -74,7 +74,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_in_a_batch_of_sixteen(tiny: Case) -> None:
     recorder = tiny.recorder(**ALONE)
     assert_same(recorder.answers(tiny.asks), tiny.alone)
-    assert recorder.runner.passes < 40  # they did run together
+    assert recorder.backend.passes < 40  # they did run together
 
 
 def test_the_requests_are_worth_comparing(tiny: Case) -> None:
@@ -123,7 +123,7 @@ def test_with_drafts(tiny: Case, kind: str, reuse_prefix: bool) -> None:
     asks, alone = tiny.asks[:6], tiny.alone[:6]
     assert_same(drafted.answers(asks, drafter=drafter), alone)
     assert_same(plain.answers(asks), alone)
-    assert kind == "wrong" or drafted.runner.passes < plain.runner.passes
+    assert kind == "wrong" or drafted.backend.passes < plain.backend.passes
 
 
 def test_with_more_drafts_than_a_pass_can_verify(tiny: Case) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import load_model
@@ -69,7 +69,7 @@ def test_answers_under_load_are_those_of_requests_alone() -> None:
         if not request.promise.shortened:
             assert found.text == whole.text
             assert found.finish_reason == whole.finish_reason
-    loaded.parts.weights.close()
+    loaded.parts.backend.close()
 
 
 def _read(requests: Sequence[Request]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sampling_oracle as oracle
+from miaotui.backends.cpu import draw
 from miaotui.engine.sampler import SequenceSampler
 from miaotui.errors import EngineError, RequestError
 from miaotui.types import SamplingParams
@@ -39,7 +40,7 @@ patient = settings(deadline=None)  # the first example may compile the kernels
 
 
 def sampler(params: SamplingParams, vocab: int, prompt: Any = (), eos: Any = ()) -> SequenceSampler:
-    return SequenceSampler(params, prompt, eos, vocab)
+    return SequenceSampler(params, prompt, eos, vocab, draw)
 
 
 def choose(logits: np.ndarray, params: SamplingParams, position: int = 7) -> int:

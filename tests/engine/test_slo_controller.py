@@ -59,7 +59,7 @@ def test_no_bound_flutters(adjuster: LoadTuner, caplog: pytest.LogCaptureFixture
 
 def test_a_number_of_threads_that_lasts_is_told_once(adjuster: LoadTuner, caplog: pytest.LogCaptureFixture) -> None:
     for tick in range(400):
-        adjuster.tell_threads(tick / 100, 100 <= tick < 250, 4)
+        adjuster.tell_threads(tick / 100, 1 if 100 <= tick < 250 else 4)
     assert [record.getMessage() for record in caplog.records] == [
         "threads: 4 -> 1 (other work keeps a core busy)",
         "threads: 1 -> 4 (the cores are free again)",
@@ -68,15 +68,15 @@ def test_a_number_of_threads_that_lasts_is_told_once(adjuster: LoadTuner, caplog
 
 def test_a_number_of_threads_that_passes_is_not_told(adjuster: LoadTuner, caplog: pytest.LogCaptureFixture) -> None:
     for tick in range(500):
-        adjuster.tell_threads(tick / 100, 100 <= tick < 140, 4)
+        adjuster.tell_threads(tick / 100, 1 if 100 <= tick < 140 else 4)
     assert not caplog.records
 
 
 def test_threads_that_come_and_go_are_counted(adjuster: LoadTuner, caplog: pytest.LogCaptureFixture) -> None:
     for tick in range(2700):  # nearly a minute, and 25 changes each second
-        adjuster.tell_threads(tick / 50, tick % 4 >= 2, 2)
+        adjuster.tell_threads(tick / 50, 1 if tick % 4 >= 2 else 2)
     for tick in range(2700, 2900):
-        adjuster.tell_threads(tick / 50, False, 2)
+        adjuster.tell_threads(tick / 50, 2)
     *fluttering, last = [record.getMessage() for record in caplog.records]
     assert len(fluttering) == 5
     for line in fluttering:

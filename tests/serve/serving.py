@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.middleware import Middleware
 
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded import load_model
 from miaotui.kernels.linear.formats import Format

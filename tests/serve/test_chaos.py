@@ -15,7 +15,7 @@ import plain_http
 import pytest
 from serving import Serving, serving
 
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.kernels.linear.formats import Format
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder

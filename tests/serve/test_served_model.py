@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded import load_model
 from miaotui.engine.request import Request, RequestOptions
@@ -44,13 +44,13 @@ async def whole(hosted: ServedModel, prompt: list[int], params: SamplingParams) 
 
 def slow_down(hosted: ServedModel, seconds: float = 0.02) -> None:
     """Let each run of passes take longer."""
-    run = hosted.loop.engine.runner.run
+    run = hosted.loop.engine.backend.run
 
     def slowly(*how: Any) -> Any:
         time.sleep(seconds)
         return run(*how)
 
-    hosted.loop.engine.runner.run = slowly  # type: ignore[method-assign]
+    hosted.loop.engine.backend.run = slowly  # type: ignore[method-assign]
 
 
 def host(path: Path, settings: Settings) -> ServedModel:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import sampling_oracle as oracle
-from miaotui.backends.cpu.draw import Distribution, choice_table
-from miaotui.backends.cpu.noise import noise_key
+from miaotui.backends.backend import probe_chunk
+from miaotui.backends.cpu import draw
+from miaotui.backends.sampling import Distribution, noise_key
 from miaotui.engine.engine import Engine
 from miaotui.errors import ModelFormatError
 from miaotui.hub.store import PackedStore
 from miaotui.kernels.linear.formats import unpack, values
 from miaotui.model.draft_head.weights import HeadWeights, digest_of, load_head, path_for, write_head
-from miaotui.schedule.plan import Chunk
 from miaotui.speculation.controller import Speculation
-from miaotui.speculation.drafters.head import DraftHead, head_for
+from miaotui.speculation.drafters.head import DraftHead, classes_of_evidence, head_for
 from miaotui.speculation.drafters.protocol import Lead
 from miaotui.speculation.drafters.suffix import SuffixDrafter
 from miaotui.speculation.row_cost import RowCost
@@ -39,9 +39,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("head")
     parts, tokenizer = open_parts(make_tiny_gguf(folder, "llama"), settings_in(folder))
     path = folder / "head.safetensors"
-    config = parts.runner.program.config
+    config = parts.backend.runner.program.config
     write_head(path, arrays(config.hidden_size))
-    weights = parts.runner.program.weights
+    weights = parts.backend.runner.program.weights
     head = load_head(path, weights, config.tied_head)
     return parts, tokenizer, head, path
 
@@ -49,7 +49,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def looking(opened: Any, tmp_path_factory: pytest.TempPathFactory) -> HeadWeights:
     """A head that looks back."""
-    program = opened[0].runner.program
+    program = opened[0].backend.runner.program
     config, path = program.config, tmp_path_factory.mktemp("looking") / "head.safetensors"
     write_head(path, arrays_that_look(config))
     return load_head(path, program.weights, config.tied_head)
@@ -99,7 +99,7 @@ def look_back(
     parts: Any, head: HeadWeights, state: np.ndarray, token: int, middle: np.ndarray, position: int
 ) -> np.ndarray:
     """The middle state, to which a head that looks back has added what it found before ``position``."""
-    program = parts.runner.program
+    program = parts.backend.runner.program
     config, dim = program.config, program.config.head_dim
     embedded = matrix(program.weights.matrix("embed"))[token]
     inputs = np.concatenate([normed(state), normed(embedded), normed(middle)])
@@ -121,12 +121,12 @@ def look_back(
 
 def stored(parts: Any, layer: int, end: int) -> tuple[np.ndarray, np.ndarray]:
     """Keys and values ``[end, heads, dim]`` in the pages of the sequence that `ready` has computed."""
-    program = parts.runner.program
+    program = parts.backend.runner.program
     config, pages = program.config, program.pages
     heads, dim = config.n_kv_heads, config.head_dim
     table = pages._data[: pages.n_pages * pages.page_bytes].view(np.float16)
     each = table.reshape(pages.n_pages, config.n_layers, heads, 2, 16 * dim)
-    some = each[list(parts.spare_pages[: LENGTH // 16]), layer].astype(F)
+    some = each[list(parts.backend.limits.spare_pages[: LENGTH // 16]), layer].astype(F)
     keys = some[:, :, 0].reshape(-1, heads, dim, 16).transpose(0, 3, 1, 2)
     values_ = some[:, :, 1].reshape(-1, heads, 16, dim).transpose(0, 2, 1, 3)
     return keys.reshape(-1, heads, dim)[:end], values_.reshape(-1, heads, dim)[:end]
@@ -134,14 +134,14 @@ def stored(parts: Any, layer: int, end: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ready(parts: Any, weights: HeadWeights, most: int = 4) -> tuple[DraftHead, np.ndarray, np.ndarray]:
     """A head, and the last and middle states it may start from, filled at random, after a pass."""
-    runner = parts.runner
+    runner = parts.backend.runner
     space, hidden = runner.program.workspace, runner.program.config.hidden_size
     middle = runner.tap(weights.layer).floats(space.max_rows, hidden)
     tokens = tuple(np.random.default_rng(2).integers(0, 300, LENGTH).tolist())
-    runner.run([Chunk(-1, 0, tokens, tuple(parts.spare_pages[: LENGTH // 16]), 1)])
+    runner.run([probe_chunk(parts.backend.limits, tokens)])
     residual = space.residual[0].floats(space.max_rows, hidden)
     residual[:], middle[:] = np.random.default_rng(1).normal(0, 3, (2, *residual.shape))
-    return DraftHead(weights, runner, most), residual, middle
+    return DraftHead(parts.backend.draft_head(weights, classes_of_evidence(), most)), residual, middle
 
 
 @pytest.mark.parametrize("looks", [False, True])
@@ -152,12 +152,11 @@ def test_guesses_are_what_the_reference_would_draw(
     parts, _, weights, _ = opened
     weights = looking if looks else weights
     head, residual, middle = ready(parts, weights)
-    embedding = matrix(parts.runner.program.weights.matrix("embed"))
+    embedding = matrix(parts.backend.runner.program.weights.matrix("embed"))
     agreed = total = 0
     for start in range(12):
-        choice = choice_table(shape, start, ())
-        address = int(choice.ctypes.data)
-        leads = [Lead(start + row, 7 + row, 50 + row, address) for row in range(3)]
+        choice = draw.choice(shape, start, ())
+        leads = [Lead(start + row, 7 + row, 50 + row, choice) for row in range(3)]
         head.begin(leads)
         found = [head.deepen() for _ in range(3)]
         for row, lead in enumerate(leads):
@@ -185,8 +184,8 @@ def waits(seed: int, position: int) -> np.ndarray:
 def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(opened: Any, looking: HeadWeights, looks: bool) -> None:
     parts, _, weights, _ = opened
     head, _, _ = ready(parts, looking if looks else weights)
-    choice = choice_table(Distribution.of(1.0, 0, 1.0, 0.0), 3, ())
-    leads = [Lead(row, 9 * row + 1, 5, int(choice.ctypes.data)) for row in range(4)]
+    choice = draw.choice(Distribution.of(1.0, 0, 1.0, 0.0), 3, ())
+    leads = [Lead(row, 9 * row + 1, 5, choice) for row in range(4)]
     alone = []
     for lead in leads:
         head.begin([lead])
@@ -203,7 +202,7 @@ def test_keys_and_values_are_read_as_passes_store_them(opened: Any) -> None:
     parts, _, weights, _ = opened
     ready(parts, weights)
     for length in (1, 16, 37):
-        found = parts.runner.program.pages.read(LAYER, parts.spare_pages, length)
+        found = parts.backend.runner.program.pages.read(LAYER, parts.backend.limits.spare_pages, length)
         keys, values_ = stored(parts, LAYER, length)
         assert np.array_equal(found[:, 0], keys)
         assert np.array_equal(found[:, 1], values_)
@@ -233,7 +232,7 @@ def test_answers_are_the_same_bytes_with_a_head(
         for s, p in enumerate((1.0, 0.9, 1.0, 0.8))
     ]
     plain = answers(Engine(parts, tokenizer), prompts, params)
-    head = DraftHead(weights, parts.runner, 16)
+    head = DraftHead(parts.backend.draft_head(weights, classes_of_evidence(), 16))
     speculation = Speculation(SuffixDrafter(past_tokens=0), head)
     speculation.cost = FreeRows()
     engine = Engine(parts, tokenizer, speculation)
@@ -253,31 +252,31 @@ def answers(engine: Engine, prompts: list[list[int]], params: list[SamplingParam
 
 
 def test_a_model_without_a_head_has_none(opened: Any, tmp_path: Path) -> None:
-    assert path_for(opened[0].runner.program.weights, tmp_path) is None
+    assert path_for(opened[0].backend.runner.program.weights, tmp_path) is None
 
 
 def test_a_head_of_one_s_own_is_found(opened: Any, tmp_path: Path) -> None:
     parts, _, _, path = opened
     settings = settings_in(tmp_path)
-    assert head_for(parts, settings) is None
+    assert head_for(parts.backend, settings) is None
     folder = settings.folder("heads")
-    own = folder / f"{digest_of(parts.runner.program.weights)}.safetensors"
+    own = folder / f"{digest_of(parts.backend.runner.program.weights)}.safetensors"
     own.write_bytes(path.read_bytes())
-    assert head_for(parts, settings) is not None
+    assert head_for(parts.backend, settings) is not None
     own.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ModelFormatError, match="download it again"):
-        head_for(parts, settings)
+        head_for(parts.backend, settings)
 
 
 def test_models_are_told_apart_by_their_norms(opened: Any) -> None:
-    digest = digest_of(opened[0].runner.program.weights)
+    digest = digest_of(opened[0].backend.runner.program.weights)
     assert len(digest) == 16
-    assert digest == digest_of(opened[0].runner.program.weights)
+    assert digest == digest_of(opened[0].backend.runner.program.weights)
 
 
 def test_a_written_head_is_read_again(opened: Any) -> None:
     parts, _, weights, _ = opened
-    stored = arrays(parts.runner.program.config.hidden_size)
+    stored = arrays(parts.backend.runner.program.config.hidden_size)
     assert weights.tokens.tolist() == TOKENS.tolist()
     assert weights.carry == pytest.approx(stored["carry"].astype(np.float16))
     gate = matrix(weights.gate_up)[:WIDTH]
@@ -286,7 +285,7 @@ def test_a_written_head_is_read_again(opened: Any) -> None:
 
 def test_outputs_are_rounded_for_the_states_if_their_spread_is_known(opened: Any, tmp_path: Path) -> None:
     parts, _, plain, _ = opened
-    config, weights, path = (parts.runner.program.config, parts.runner.program.weights, tmp_path / "h")
+    config, weights, path = (parts.backend.runner.program.config, parts.backend.runner.program.weights, tmp_path / "h")
     rng, hidden = np.random.default_rng(6), config.hidden_size
     mixing = rng.normal(0, 1, (hidden, hidden)) * 0.8 ** np.arange(hidden)
     states = normed(rng.normal(0, 1, (3000, hidden)) @ mixing.T).astype(F)
@@ -301,8 +300,8 @@ def test_outputs_are_rounded_for_the_states_if_their_spread_is_known(opened: Any
 
 def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> None:
     parts, _, weights, path = opened
-    store, tied = PackedStore(tmp_path), parts.runner.program.config.tied_head
-    first, second = (load_head(path, parts.runner.program.weights, tied, store) for _ in range(2))
+    store, tied = PackedStore(tmp_path), parts.backend.runner.program.config.tied_head
+    first, second = (load_head(path, parts.backend.runner.program.weights, tied, store) for _ in range(2))
     assert (first.file is None, second.file is None) == (True, False)
     for name in ("gate_up", "down", "outputs"):
         one, other = getattr(weights, name), getattr(second, name)
@@ -337,9 +336,9 @@ def test_a_packed_head_is_mapped_the_next_time(opened: Any, tmp_path: Path) -> N
 def test_a_head_that_does_not_fit_is_refused(opened: Any, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     parts = opened[0]
     path = tmp_path / "bad.safetensors"
-    write_head(path, arrays(parts.runner.program.config.hidden_size, **changes))
+    write_head(path, arrays(parts.backend.runner.program.config.hidden_size, **changes))
     with pytest.raises(ModelFormatError, match=said):
-        load_head(path, parts.runner.program.weights, tied=parts.runner.program.config.tied_head)
+        load_head(path, parts.backend.runner.program.weights, tied=parts.backend.runner.program.config.tied_head)
 
 
 def test_another_kind_of_file_is_refused(opened: Any, tmp_path: Path) -> None:
@@ -347,4 +346,4 @@ def test_another_kind_of_file_is_refused(opened: Any, tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(ModelFormatError, match="no draft head"):
-        load_head(path, opened[0].runner.program.weights, tied=True)
+        load_head(path, opened[0].backend.runner.program.weights, tied=True)

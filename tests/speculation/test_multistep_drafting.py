@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_head import FreeRows, arrays, arrays_that_look
 
-from miaotui.backends.cpu.build import Built
-from miaotui.backends.cpu.multistep import Odds, Told
+from miaotui.backends.cpu.backend import require_cpu
+from miaotui.backends.drafting import DraftResult, Odds, Told
+from miaotui.backends.options import Built
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError
@@ -20,7 +21,7 @@ from miaotui.model import packing
 from miaotui.model.draft_head.weights import load_head, write_head
 from miaotui.speculation.acceptance_rates import CLASSES
 from miaotui.speculation.controller import Speculation
-from miaotui.speculation.drafters.head import DraftHead
+from miaotui.speculation.drafters.head import DraftHead, classes_of_evidence
 from miaotui.speculation.drafters.suffix import SuffixDrafter
 from miaotui.types import SamplingParams
 from tiny_engine import open_changed, open_parts, settings_in
@@ -47,7 +48,8 @@ class Opened:
         options = {"most_passes": 8, "threads": 2, **options}
         self.parts, self.tokenizer = open_parts(path, settings_in(folder), **options)
         self.parts = parts or self.parts
-        program = self.parts.runner.program
+        self.backend = require_cpu(self.parts.backend)
+        program = self.backend.runner.program
         head = folder / "head.safetensors"
         config = program.config
         write_head(head, arrays_that_look(config) if looks else arrays(config.hidden_size))
@@ -58,23 +60,24 @@ class Opened:
     def plain(self) -> Engine:
         return Engine(self.parts, self.tokenizer)
 
+    def head(self) -> DraftHead:
+        return DraftHead(self.backend.draft_head(self.weights, classes_of_evidence(), 16))
+
     def guessing(self, past_tokens: int = 0) -> Engine:
-        speculation = Speculation(
-            SuffixDrafter(past_tokens=past_tokens), DraftHead(self.weights, self.parts.runner, 16)
-        )
+        speculation = Speculation(SuffixDrafter(past_tokens=past_tokens), self.head())
         speculation.cost = FreeRows()
         self.runs.clear()
-        runner = self.parts.runner
-        run = type(runner).run_guessing
+        backend = self.backend
+        run = type(backend).run_drafting
 
-        def counted(*how: Any) -> list[int]:
-            tokens = run(runner, *how)
-            drafted = [told.drafted for told in how[4].told(runner.done)]
-            self.runs.append((runner.done, len(tokens), sum(drafted)))
+        def counted(*how: Any) -> DraftResult:
+            result = run(backend, *how)
+            drafted = [told.drafted for told in how[4].told(result.passes)]
+            self.runs.append((result.passes, len(result.tokens), sum(drafted)))
             self.widest.append(max(drafted))
-            return tokens
+            return result
 
-        runner.run_guessing = counted  # type: ignore[method-assign]
+        backend.run_drafting = counted  # type: ignore[method-assign]
         return Engine(self.parts, self.tokenizer, speculation)
 
 
@@ -170,17 +173,17 @@ def test_a_request_that_comes_ends_the_runs(opened: Opened) -> None:
 
 def test_whoever_waits_ends_a_run(opened: Opened) -> None:
     engine = opened.guessing()
-    run = opened.parts.runner.run
+    run = opened.backend.run_drafting
 
-    def halting(*how: Any) -> Any:
-        opened.parts.runner.halt()
+    def halting(*how: Any) -> DraftResult:
+        opened.backend.halt()
         return run(*how)
 
-    opened.parts.runner.run = halting  # type: ignore[method-assign]
+    opened.backend.run_drafting = halting  # type: ignore[method-assign]
     try:
         answer(engine, PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))
     finally:
-        opened.parts.runner.run = run  # type: ignore[method-assign]
+        opened.backend.run_drafting = run  # type: ignore[method-assign]
     assert {passes for passes, _, _ in opened.runs} == {1}
 
 
@@ -188,14 +191,14 @@ def test_a_text_that_promises_more_is_quoted_within_a_run(tmp_path: Path) -> Non
     """From the second time on all of the answer is known."""
     opened = Opened(tmp_path, threads=1)  # a team of one tries nothing out
     engine, told = opened.guessing(past_tokens=1000), list[Told]()
-    run = opened.parts.runner.run_guessing
+    run = opened.backend.run_drafting
 
-    def noting(*how: Any) -> list[int]:
-        tokens = run(*how)
-        told.extend(how[4].told(opened.parts.runner.done))
-        return tokens
+    def noting(*how: Any) -> DraftResult:
+        result = run(*how)
+        told.extend(how[4].told(result.passes))
+        return result
 
-    opened.parts.runner.run_guessing = noting  # type: ignore[method-assign]
+    opened.backend.run_drafting = noting  # type: ignore[method-assign]
     params = SamplingParams(max_tokens=60, ignore_eos=True, temperature=1.0, seed=11)
     first = said(answer(engine, PROMPT, params))
     told.clear()
@@ -254,7 +257,7 @@ def test_who_guesses_wrongly_in_a_pass_fails_its_own_request(
 
 
 def test_quotes_end_before_tokens_that_the_model_does_not_have(opened: Opened) -> None:
-    guessing, chances = DraftHead(opened.weights, opened.parts.runner, 16).guessing, [0.9] * 30
+    guessing, chances = opened.head().guessing, [0.9] * 30
     odds = Odds([0.5] * 2 * CLASSES, [0.5, 0.5], [1.0] * (gf.LONGEST + 2), 0.0, 1.0, 1.0)
     guessing.set_out(0, 1, 20, 12, odds)
     guessing.bound(9, 0)
@@ -275,14 +278,14 @@ def test_both_sides_know_the_same_classes() -> None:
 def test_what_was_guessed_is_told(opened: Opened) -> None:
     """Of each pass: rows for a beginning of the guess, tokens as far as it held."""
     engine, told = opened.guessing(), []
-    run = opened.parts.runner.run_guessing
+    run = opened.backend.run_drafting
 
-    def noting(*how: Any) -> list[int]:
-        tokens = run(*how)
-        told.append((list(how[4].told(opened.parts.runner.done)), tokens))
-        return tokens
+    def noting(*how: Any) -> DraftResult:
+        result = run(*how)
+        told.append((list(how[4].told(result.passes)), result.tokens))
+        return result
 
-    opened.parts.runner.run_guessing = noting  # type: ignore[method-assign]
+    opened.backend.run_drafting = noting  # type: ignore[method-assign]
     for seed in range(8):
         how = SamplingParams(max_tokens=80, ignore_eos=True, temperature=0.7, seed=seed)
         answer(engine, PROMPT, how)
@@ -314,17 +317,17 @@ def test_guesses_in_a_run_are_those_of_single_steps(
     params = SamplingParams(max_tokens=80, ignore_eos=True, temperature=temperature, seed=3)
     together, one_by_one = dict[int, int](), dict[int, int]()
     engine = opened.guessing()
-    run = opened.parts.runner.run_guessing
+    run = opened.backend.run_drafting
 
-    def noting(*how: Any) -> list[int]:
-        tokens, position = run(*how), how[0].start
-        for each in how[4].told(opened.parts.runner.done):
+    def noting(*how: Any) -> DraftResult:
+        result, position = run(*how), how[0].start
+        for each in how[4].told(result.passes):
             if each.tokens:
                 together[position] = each.tokens[0]
             position += each.came
-        return tokens
+        return result
 
-    opened.parts.runner.run_guessing = noting
+    opened.backend.run_drafting = noting
     wanted = said(answer(engine, PROMPT, params))
     engine = opened.guessing()
     assert engine.speculation is not None

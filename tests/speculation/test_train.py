@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_head import LAYER, WIDTH, arrays_that_look, look_back, matrix, normed, ready
 
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded import load_model
 from miaotui.hub.resolve import resolve
@@ -106,7 +106,7 @@ def test_a_cell_looks_back_as_a_pass_does(tmp_path: Path) -> None:
     import torch  # noqa: PLC0415  (an extra)
 
     parts, _ = open_parts(make_tiny_gguf(tmp_path, "llama"), settings_in(tmp_path))
-    program, position = parts.runner.program, 50
+    program, position = parts.backend.runner.program, 50
     config, path = program.config, tmp_path / "head.safetensors"
     write_head(path, arrays_that_look(config))
     head = load_head(path, program.weights, config.tied_head)
@@ -118,7 +118,7 @@ def test_a_cell_looks_back_as_a_pass_does(tmp_path: Path) -> None:
             cell.weights[name].copy_(torch.from_numpy(matrix(getattr(head, name))[:rows]))
     embedded = matrix(program.weights.matrix("embed"))[7]
     rows = (torch.from_numpy(normed(each))[None, None] for each in (residual[3], embedded, middle[3]))
-    found = torch.from_numpy(program.pages.read(LAYER, parts.spare_pages, position))[None]
+    found = torch.from_numpy(program.pages.read(LAYER, parts.backend.limits.spare_pages, position))[None]
     keys, values = found.to(torch.bfloat16).permute(2, 0, 3, 1, 4)
     seen = torch.ones(1, 1, 1, position, dtype=torch.bool)
     got = cell.look_back(*rows, torch.tensor([[position]]), (keys, values), seen)[0, 0]
@@ -176,6 +176,6 @@ def test_a_real_model_writes_its_own_corpus(tmp_path: Path) -> None:
         "layer": np.array([corpus.layer], np.float32),
     }
     write_head(tmp_path / "head.safetensors", arrays)
-    head = load_head(tmp_path / "head.safetensors", loaded.parts.weights, loaded.config.tied_head)
+    head = load_head(tmp_path / "head.safetensors", loaded.parts.backend.weights, loaded.config.tied_head)
     assert dataclasses.asdict(head)["tokens"].tolist() == np.unique(corpus.tokens).tolist()
-    loaded.parts.weights.close()
+    loaded.parts.backend.close()

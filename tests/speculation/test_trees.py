@@ -117,14 +117,14 @@ def answer(tiny: Case, make: Maker, **options: Any) -> Recorder:
 def test_the_right_branch_is_kept(tiny: Case, shape: str, reuse_prefix: bool) -> None:
     recorder = answer(tiny, SHAPES[shape], reuse_prefix=reuse_prefix, threads=2)
     steps = max(len(one.token_ids) for one in tiny.alone)
-    assert recorder.runner.passes < steps  # a wrong trunk alone would save none, or two in three
+    assert recorder.backend.passes < steps  # a wrong trunk alone would save none, or two in three
 
 
 def test_a_branch_is_worth_what_its_trunk_would_be(tiny: Case) -> None:
     """With the trunk wrong from its first token, five tokens come from each pass, and one more."""
     lone = dataclasses.replace(COLD, max_tokens=37)
     case = Case(tiny.path, tiny.settings, [(tiny.asks[0][0], lone)], **tiny.options)
-    assert answer(case, SHAPES["wrong at once"], **ALONE).runner.passes <= 2 + 36 // 6
+    assert answer(case, SHAPES["wrong at once"], **ALONE).backend.passes <= 2 + 36 // 6
 
 
 @pytest.mark.parametrize("kv_tokens", [64, 96, 160])

@@ -62,7 +62,7 @@ class LocalTextModel:
 
     def budget(self, deadline_ms: float, answer_tokens: int) -> int:
         """How many tokens a prompt may have for an answer in time."""
-        context = self.loaded.parts.context
+        context = self.loaded.parts.backend.limits.context
         return min(prompt_budget(self._loop.cost, deadline_ms, answer_tokens), context // 2)
 
     def say(
@@ -100,7 +100,7 @@ class LocalTextModel:
     def close(self) -> None:
         """Cancel everything and give the memory back."""
         self._loop.close()
-        self.loaded.parts.weights.close()
+        self.loaded.parts.backend.close()
 
     def __enter__(self) -> LocalTextModel:
         return self

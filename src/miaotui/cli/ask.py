@@ -88,7 +88,7 @@ def model_key(path: Path | None) -> str:
 def speaking(path: Path, parsed: argparse.Namespace, settings: Settings) -> Iterator[LocalTextModel]:
     """The model, loaded, with progress on stderr."""
     from miaotui.apps.text_model import LocalTextModel
-    from miaotui.backends.cpu.build import EngineOptions
+    from miaotui.backends.options import EngineOptions
     from miaotui.engine.loaded import load_model
 
     with Progress() as progress:

@@ -1,4 +1,4 @@
 """From submitted requests to tokens.
 
-`Engine` plans with the scheduler, runs with the runner, samples, and ends answers.
+`Engine` plans with the scheduler, runs with a backend, samples, and ends answers.
 """

@@ -1,4 +1,4 @@
-"""Measures what passes cost on this machine, in well under a second, before anyone waits.
+"""Measurement of the times of passes on this machine, in well under a second, before the first request.
 
 Owns the choice of passes. Knows nothing of requests: the passes run over pages that no sequence
 uses. Invariant: nothing is left behind but numbers. What it finds is a first guess that every real
@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from miaotui.backends.cpu.build import Built
+from miaotui.backends.backend import Backend, probe_chunk
 from miaotui.engine.sampler import SequenceSampler
-from miaotui.schedule.pages.pool import pages_for
-from miaotui.schedule.plan import Chunk
+from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.promises.cost import CostRates
 from miaotui.types import SamplingParams
 
@@ -26,18 +25,17 @@ FAR = 1024  # tokens: the context at which looking back is measured
 STEP_S = 200e-6  # of Python around a pass, until real steps say
 
 
-def calibrate(parts: Built, clock: Callable[[], float] = time.perf_counter) -> CostRates:
+def calibrate(backend: Backend, clock: Callable[[], float] = time.perf_counter) -> CostRates:
     """Time a handful of passes: answers of several, prompts of several sizes, long contexts."""
-    return _CostProbe(parts, clock).run()
+    return _CostProbe(backend, clock).run()
 
 
 class _CostProbe:
-    def __init__(self, parts: Built, clock: Callable[[], float]) -> None:
-        self._runner, self._pages, self._clock = parts.runner, parts.spare_pages, clock
-        space = parts.runner.program.workspace
-        self._most_rows = min(space.max_rows, parts.context)
-        self._most_logits = space.max_logits
-        self._vocab = parts.runner.program.config.vocab_size
+    def __init__(self, backend: Backend, clock: Callable[[], float]) -> None:
+        self._backend, self._limits, self._clock = backend, backend.limits, clock
+        self._most_rows = min(self._limits.rows, self._limits.context)
+        self._most_logits = self._limits.logits_rows
+        self._vocab = self._limits.vocab_size
         self._end_s = clock() + PATIENCE_S
 
     def run(self) -> CostRates:
@@ -45,7 +43,7 @@ class _CostProbe:
         count = min(8, self._most_logits, self._most_rows)
         together = self._time(self._answers(count, 0))
         prompt = self._time(self._prompt(count))
-        far = min(FAR, len(self._pages) * 16) - 1
+        far = min(FAR, self._limits.context) - 1
         looking = max(0.0, self._time(self._answers(count, far)) - together)
         attend_s = looking / (count * far) if far > 0 else 0.0
         choose_s = self._choosing()
@@ -70,24 +68,22 @@ class _CostProbe:
         best = float("inf")
         for _ in range(repeat):
             start = self._clock()
-            self._runner.run(chunks)
+            self._backend.run(Plan(tuple(chunks)))
             best = min(best, self._clock() - start)
             if self._clock() > self._end_s:
                 break
         return best
 
     def _answers(self, count: int, position: int) -> list[Chunk]:
-        pages = tuple(self._pages[: pages_for(position + 1)])
-        return [Chunk(-1, position, (i % self._vocab,), pages, 1) for i in range(count)]
+        return [probe_chunk(self._limits, (i % self._vocab,), position) for i in range(count)]
 
     def _prompt(self, rows: int) -> list[Chunk]:
-        tokens = tuple(i % self._vocab for i in range(rows))
-        return [Chunk(-1, 0, tokens, tuple(self._pages[: pages_for(rows)]), 1)]
+        return [probe_chunk(self._limits, [i % self._vocab for i in range(rows)])]
 
     def _choosing(self) -> float:
         """Seconds in which one token is chosen."""
         row = np.linspace(-1, 1, self._vocab, dtype=np.float32)
-        sampler = SequenceSampler(SamplingParams(), (), (), self._vocab)
+        sampler = SequenceSampler(SamplingParams(), (), (), self._vocab, self._backend.sampling)
         start = self._clock()
         for _ in range(4):
             sampler.pick(row, 0)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from miaotui.backends.cpu.build import Built
+from miaotui.backends.options import Built
 from miaotui.engine.engine import Engine
 from miaotui.engine.fair_lock import FairLock
 from miaotui.engine.request import Request
@@ -104,10 +104,10 @@ class Driver:
             if self._opened is not None:
                 opened, self._opened = self._opened, None
                 opened.engine.cancel_all()
-                opened.parts.weights.close()
+                opened.parts.backend.close()
 
     def _submit(self, prompt: Sequence[int], params: SamplingParams) -> Request:
-        self.opened.parts.runner.halt()  # whoever has the turn
+        self.opened.parts.backend.halt()  # whoever has the turn
         with self.turn() as opened:
             return opened.engine.submit(prompt, params)
 

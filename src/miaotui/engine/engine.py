@@ -12,20 +12,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from miaotui.backends.cpu.build import Built
-from miaotui.backends.cpu.multistep import MOST_TOKENS
-from miaotui.backends.cpu.runner import Masks
+from miaotui.backends.backend import Masks, StepResult
+from miaotui.backends.options import Built
 from miaotui.engine.constraint import Constraint, check_endings
 from miaotui.engine.logprobs import scores_for
 from miaotui.engine.request import Request
-from miaotui.engine.sampler import Peak, SequenceSampler, end_ids
+from miaotui.engine.sampler import SequenceSampler, end_ids
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
 from miaotui.kernels.draft.draft_fields import LONGEST
-from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan
+from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, RowKind
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.schedule.tree import Draft, DraftTree
 from miaotui.speculation.controller import Speculation
@@ -46,10 +42,11 @@ class Engine:
 
     def __init__(self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None) -> None:
         self.parts, self.speculation = parts, speculation
-        self.runner, self.scheduler, self.tokenizer = parts.runner, parts.scheduler, tokenizer
-        self.context = parts.context
-        self._draft_rows = parts.draft_rows
-        self._vocab_size = parts.runner.program.config.vocab_size
+        self.backend, self.scheduler, self.tokenizer = parts.backend, parts.scheduler, tokenizer
+        self._sizes = parts.backend.limits
+        self.context = self._sizes.context
+        self._draft_rows = self._sizes.draft_rows
+        self._vocab_size = self._sizes.vocab_size
         self._requests: dict[int, Request] = {}
         self._waiting: set[int] = set()  # numbers of requests that no step has computed for
         self._numbers = itertools.count()
@@ -58,7 +55,8 @@ class Engine:
         self.choosing_s = 0.0  # spent on logits, a draft head's too, since the start
         self.faults = 0  # passes that failed
         self.limits = NO_LIMITS  # of the next steps
-        self._pass_s = math.inf  # the last without prompts
+        self.pass_s, self.passes = 0.0, 1  # of the last step: seconds of arithmetic, and the passes it took
+        self._decode_pass_s = math.inf  # of the last pass without prompts
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0) -> Request:
         """Queue a request: `prepare`, then `enter`."""
@@ -81,7 +79,7 @@ class Engine:
         room = self.context - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
-        sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size)
+        sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size, self.backend.sampling)
         ending = Ending(params, ends, max(limit, 1), self.tokenizer.stream(start=True))
         return Request(
             next(self._numbers),
@@ -90,7 +88,7 @@ class Engine:
             ending,
             namespace=namespace,
             constraint=constraint,
-            scores=scores_for(prompt, params),
+            scores=scores_for(prompt, params, self.backend.sampling),
             is_answered=is_answered,
         )
 
@@ -132,7 +130,7 @@ class Engine:
         started_s = time.perf_counter()
         if drafts is None and self.speculation is not None:
             before_s = self.speculation.computing_s
-            together = self._in_a_run() > 1 and not self.runner.team.is_trying
+            together = self._in_a_run() > 1 and not self.backend.is_tuning
             drafts = self.speculation.propose(self.latest.prompt_rows, together)
             self.choosing_s += self.speculation.computing_s - before_s
         affordable = self._affordable(drafts) if drafts else {}
@@ -150,19 +148,19 @@ class Engine:
             return self._run_ahead(plan, ahead)
         try:
             choices = [self._requests[chunk.sequence].choice_for(chunk) for chunk in plan.chunks]
-            passes = plan.passes if all(choices) else 1
-            logits = self.runner.run(plan.chunks, choices, passes, self._masks(plan))
+            result = self.backend.run(plan, choices, self._masks(plan))
         except Exception as error:
             self._fail(plan, error)
             return True
-        chosen = self._choose(plan, logits)
+        self.pass_s, self.passes = result.seconds, result.passes
+        chosen = self._choose(plan, result)
         self.scheduler.commit(plan, chosen)
         if self.speculation is not None:
-            spent_s, done = time.perf_counter() - started_s, self.runner.done
-            self.speculation.note(plan, chosen, spent_s / done, done)
+            spent_s = time.perf_counter() - started_s
+            self.speculation.note(plan, chosen, spent_s / self.passes, self.passes)
         usual = 1 + LONGEST  # rows of a chunk, as runs have them
-        if all(len(chunk.tokens) == chunk.n_logits <= usual for chunk in plan.chunks):
-            self._pass_s = self.runner.last_s / self.runner.done
+        if all(chunk.kind is RowKind.DECODE and chunk.n_logits <= usual for chunk in plan.chunks):
+            self._decode_pass_s = self.pass_s / self.passes
         self._retire(plan)
         return True
 
@@ -174,33 +172,32 @@ class Engine:
         try:
             guessing = ahead.set_out(chunk.start, plan.passes)
             choice, watch = request.choice_for(chunk), ahead.watch if ahead.is_watched else None
-            tokens = self.runner.run_guessing(
+            result = self.backend.run_drafting(
                 chunk, choice, plan.passes, self._in_a_run(), guessing, watch, ahead.quote
             )
         except Exception as error:
             self._fail(plan, error)
             return True
-        passes, kept = self.runner.done, list[int]()
-        broken = None if guessing.broken < 0 else self.runner.peak(guessing.broken)
+        self.pass_s, self.passes, kept = result.seconds, result.passes, list[int]()
         try:
-            kept = request.take_all(tokens, passes, broken)
+            kept = request.take_all(result.tokens, result.passes, result.broken)
         except MiaotuiError as error:
             self._drop(request, error)
         self.scheduler.commit(plan, {chunk.sequence: kept})
         if request.number in self._requests:
-            speculation.note_run(tokens, passes)
-        self._pass_s = self.runner.last_s / passes
+            speculation.note_run(result.tokens, result.passes)
+        self._decode_pass_s = self.pass_s / self.passes
         self._retire(plan)
         return True
 
     def _in_time(self) -> int:
         """Passes that may follow each other before a reader would see a difference."""
-        return min(self.parts.most_passes, int(UNSEEN_S / max(self._pass_s, 1e-6)))
+        return min(self._sizes.passes, int(UNSEEN_S / max(self._decode_pass_s, 1e-6)))
 
     def _in_a_run(self) -> int:
         """The same for a run in which tokens are guessed: two where one is in time, for a long draft takes longer."""
         most = self._in_time()
-        return min(2, self.parts.most_passes) if most == 1 else most
+        return min(2, self._sizes.passes) if most == 1 else most
 
     def _most_passes(self, ahead: MultistepDrafting | None = None) -> int:
         """How many may follow each other before anybody has to look at what they bring.
@@ -209,10 +206,10 @@ class Engine:
         choice that the pass cannot make, or while guesses pay. Where a head goes ``ahead`` it is the number of
         tokens that they may bring.
         """
-        if self.runner.team.is_trying:
+        if self.backend.is_tuning:
             return 1
         if ahead is not None:
-            most = min(self._in_a_run() * (1 + LONGEST), MOST_TOKENS)
+            most = min(self._in_a_run() * (1 + LONGEST), self._sizes.run_tokens)
         elif self.speculation is not None and self.speculation.pays:
             return 1
         else:
@@ -270,26 +267,23 @@ class Engine:
     def _is_known(self, token: int, depth: int) -> bool:
         return 0 <= token < self._vocab_size
 
-    def _choose(self, plan: Plan, logits: NDArray[np.float32]) -> dict[int, Sequence[int]]:
+    def _choose(self, plan: Plan, result: StepResult) -> dict[int, Sequence[int]]:
         """The tokens each sequence gets, from its rows of the logits."""
         chosen: dict[int, Sequence[int]] = {}
-        row, peaks = 0, self.runner.peaks()
-        earlier = self.runner.earlier() if plan.passes > 1 else None
+        row, earlier = 0, result.earlier
         for chunk in plan.chunks:
             if chunk.n_scored:
-                self._score(chunk, logits, peaks, row)
+                self._score(chunk, result, row)
                 row += chunk.n_scored
             if chunk.n_logits:
                 before = earlier[row] if earlier else ()
-                tokens = self._take(chunk, logits, peaks, row, before)
+                tokens = self._take(chunk, result, row, before)
                 row += chunk.n_logits
                 if tokens:
                     chosen[chunk.sequence] = tokens
         return chosen
 
-    def _take(
-        self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, earlier: Sequence[int]
-    ) -> Sequence[int]:
+    def _take(self, chunk: Chunk, result: StepResult, first: int, earlier: Sequence[int]) -> Sequence[int]:
         """One sequence's tokens; none if it failed, and then it is forgotten."""
         request = self._requests.get(chunk.sequence)
         if request is None:  # it failed while its prompt was scored
@@ -299,8 +293,8 @@ class Engine:
         before_s = request.choosing_s
         try:
             if not request.is_answered:
-                return request.end_with_prompt(logits, peaks, first)
-            return request.take(logits, peaks, first, chunk, earlier)
+                return request.end_with_prompt(result.logits, result.chosen, first)
+            return request.take(result.logits, result.chosen, first, chunk, earlier)
         except MiaotuiError as error:
             self._drop(request, error)
         except Exception as error:
@@ -309,12 +303,12 @@ class Engine:
             self.choosing_s += request.choosing_s - before_s
         return []
 
-    def _score(self, chunk: Chunk, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int) -> None:
+    def _score(self, chunk: Chunk, result: StepResult, first: int) -> None:
         """Score the chunk's prompt tokens; a request whose logits are broken fails."""
         request = self._requests[chunk.sequence]
         before_s = time.perf_counter()
         try:
-            request.take_scores(logits, peaks, first, chunk.n_scored)
+            request.take_scores(result.logits, result.chosen, first, chunk.n_scored)
         except MiaotuiError as error:
             self._drop(request, error)
         except Exception as error:
@@ -369,8 +363,8 @@ class Engine:
         self.try_pass()
 
     def try_pass(self) -> None:
-        """Run a pass of one row that nobody needs. Raises what is wrong."""
-        self.runner.run([Chunk(-1, 0, (0,), tuple(self.parts.spare_pages[:1]), 1)])
+        """Run a pass of one row of no sequence. Raises what is wrong."""
+        self.backend.probe()
 
     @property
     def in_flight(self) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from miaotui.backends.cpu.build import Built, EngineOptions, Progress, build
+from miaotui.backends.cpu.build import build
+from miaotui.backends.options import Built, EngineOptions, Progress
 from miaotui.config import Settings
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.files import open_model
@@ -20,7 +21,7 @@ from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Loaded:
-    """One model in memory; `Built.weights` is what must be closed in the end."""
+    """One model in memory; close `Built.backend` in the end."""
 
     path: Path
     config: ModelConfig

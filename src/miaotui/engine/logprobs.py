@@ -14,25 +14,25 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu import draw
+from miaotui.backends.backend import Sampling
 from miaotui.errors import EngineError, RequestError
 from miaotui.types import PromptLogprobs, SamplingParams, Score, TokenLogprobs
 
 
-def token_logprobs(row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
+def token_logprobs(sampling: Sampling, row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
     """The log-probabilities (nats) of ``token_id`` and of the ``n`` best in ``row [vocab]``.
 
     ``peak`` is the row's greatest logit. Among equals the lower id comes first; tokens at -inf are
     left out.
     """
-    base = peak + draw.log_total(row, peak)
-    top = tuple((i, float(row[i]) - base) for i in draw.best(row, n))
+    base = peak + sampling.log_total(row, peak)
+    top = tuple((i, float(row[i]) - base) for i in sampling.best(row, n))
     return TokenLogprobs(token_id, float(row[token_id]) - base, top)
 
 
-def ranked_logprobs(row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
+def ranked_logprobs(sampling: Sampling, row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
     """`token_logprobs` with the token's rank: 1 for the best. Of equal logits the lower id ranks first."""
-    found = token_logprobs(row, peak, token_id, n)
+    found = token_logprobs(sampling, row, peak, token_id, n)
     own = row[token_id]
     above = np.count_nonzero(row > own) + np.count_nonzero(row[:token_id] == own)
     return TokenLogprobs(token_id, found.logprob, found.top, int(above) + 1)
@@ -47,8 +47,8 @@ def score_of(found: PromptLogprobs, start: int) -> Score:
 class PromptScores:
     """The log-probabilities of ``prompt[start:]``; those of token 0 are unknown, since nothing precedes it."""
 
-    def __init__(self, prompt: Sequence[int], n: int, start: int) -> None:
-        self._prompt, self._n = prompt, n
+    def __init__(self, prompt: Sequence[int], n: int, start: int, sampling: Sampling) -> None:
+        self._prompt, self._n, self._sampling = prompt, n, sampling
         self.score_from = max(start - 1, 0)  # the first row whose logits are wanted: it precedes token ``start``
         self._found: list[TokenLogprobs | None] = [None] * (self.score_from + 1)
         self._is_read = False
@@ -62,7 +62,7 @@ class PromptScores:
             position = len(self._found)
             if not -math.inf < top < math.inf:
                 raise EngineError(f"the logit of token {best} before position {position} is {top}; expected a number")
-            self._found.append(ranked_logprobs(row, top, self._prompt[position], self._n))
+            self._found.append(ranked_logprobs(self._sampling, row, top, self._prompt[position], self._n))
 
     def read(self) -> PromptLogprobs:
         """`found` on the first call, nothing later; for streams, whose first piece carries them."""
@@ -75,7 +75,7 @@ class PromptScores:
         return tuple(self._found[: len(self._prompt)])
 
 
-def scores_for(prompt: Sequence[int], params: SamplingParams) -> PromptScores | None:
+def scores_for(prompt: Sequence[int], params: SamplingParams, sampling: Sampling) -> PromptScores | None:
     """What collects the log-probabilities that ``params`` ask for; None: they ask for none.
 
     Raises `RequestError` for a start beyond the prompt.
@@ -87,4 +87,4 @@ def scores_for(prompt: Sequence[int], params: SamplingParams) -> PromptScores | 
             f"prompt_logprobs_start must be a position in the prompt of {len(prompt)} tokens, "
             f"not {params.prompt_logprobs_start}"
         )
-    return PromptScores(prompt, params.prompt_logprobs, params.prompt_logprobs_start)
+    return PromptScores(prompt, params.prompt_logprobs, params.prompt_logprobs_start, sampling)

@@ -55,7 +55,7 @@ class EngineLoop:
     ) -> None:
         self.engine = engine
         self.healthy = True
-        self.cost = cost or CostModel(calibrate(engine.parts))
+        self.cost = cost or CostModel(calibrate(engine.backend))
         config = engine.scheduler.config
         self.policy = SchedulingPolicy(config.max_sequences, config.chunk_size)
         self.admission = Admission(self.cost, self.policy, limits)
@@ -104,7 +104,7 @@ class EngineLoop:
     def _call(self) -> None:
         """Something has come for the engine's thread: it looks after the pass under way."""
         self._wake.set()
-        self.engine.runner.halt()
+        self.engine.backend.halt()
 
     def capacity(self) -> Capacity:
         """What this machine can promise when nothing else runs."""

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.backend import Peak, TokenChoice
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.logprobs import PromptScores
-from miaotui.engine.sampler import Choice, Mask, Peak, SequenceSampler
+from miaotui.engine.sampler import Choice, Mask, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError
 from miaotui.schedule.plan import Chunk
@@ -84,13 +85,12 @@ class Request:
         self.deadline: Deadline | None = None
         self.due: int | None = None  # the order in which promised requests are served
         self.choosing_s = 0.0  # spent on its logits, since the start
-        self.predicted_ms = 0.0
-        self.shortened = False
+        self.predicted_ms, self.shortened = 0.0, False
         self.passages: Sequence[Sequence[int]] = ()
         self.drawn_from = 0  # which of its rows of logits the newest token was drawn from
         self.settled_listeners: list[SettledListener] = []  # called once, when the whole answer was read
         self._mask: Mask | None = None  # of the pass under way
-        self._in_pass = sampler.choice != 0  # whether that pass chooses its token
+        self._in_pass = sampler.choice is not None  # whether that pass chooses its token
         self._bound = 0  # of the tokens it brings, those that the constraint has taken already
         self._handed_s: float | None = None  # when the whole answer was read
 
@@ -116,16 +116,16 @@ class Request:
             self._begun_s = time.perf_counter()
 
     @property
-    def choice(self) -> int:
-        """Address of how a pass chooses its tokens (`draw.choice_table`); 0: only `take` can."""
+    def choice(self) -> TokenChoice | None:
+        """How a pass chooses its tokens; None: only `take` can."""
         return self.sampler.choice
 
-    def choice_for(self, chunk: Chunk) -> int:
-        """The same for the next pass, in which this is its chunk: under a constraint `go_on` has to be asked."""
+    def choice_for(self, chunk: Chunk) -> TokenChoice | None:
+        """Return the choice for a pass over ``chunk``, in which `go_on` is called under a constraint; None: `take`."""
         self._bound = 0
         chooses = not chunk.n_scored and (self.constraint is None or chunk.n_logits == 1)
-        self._in_pass = self.choice != 0 and chooses
-        return self.choice if self._in_pass else 0
+        self._in_pass = self.choice is not None and chooses
+        return self.choice if self._in_pass else None
 
     def go_on(self, token: int | None, guessing: bool) -> bool:
         """In a pass, before it chooses: let the constraint take the token of the one before in the same run, and
@@ -140,7 +140,7 @@ class Request:
                 self.constraint.accept(token)
                 self._bound += 1
             self._mask = self.constraint.mask()  # it stays where it is until the pass is over
-            self._in_pass = self.sampler.choice_within(self._mask) != 0
+            self._in_pass = self.sampler.choice_within(self._mask) is not None
         except Exception:
             self._in_pass = False  # it comes again where it is this request's alone
         if not self._in_pass:

@@ -17,18 +17,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.draw import Distribution, Row, choice_table, draw, restrict
-from miaotui.backends.cpu.noise import noise_key
+from miaotui.backends.backend import Peak, Sampling, TokenChoice
+from miaotui.backends.sampling import Distribution, noise_key
 from miaotui.engine.logprobs import token_logprobs
 from miaotui.engine.penalties import LogitBias, Penalties
 from miaotui.errors import EngineError, RequestError
-from miaotui.kernels.sampling.draw_fields import ALL_ALLOWED, CHOICE_MASK, NOT_HERE
 from miaotui.types import SamplingParams, TokenLogprobs
 
 Mask = NDArray[np.bool_] | NDArray[np.uint32] | NDArray[np.int32]
-
-
-Peak = tuple[int, float]  # the first of a row's highest logits, or its first NaN; and that logit
+Row = NDArray[np.float32]
 
 
 class Choice(NamedTuple):
@@ -47,12 +44,18 @@ class SequenceSampler:
     """
 
     def __init__(
-        self, params: SamplingParams, prompt_ids: Sequence[int], eos_ids: Iterable[int], vocab_size: int
+        self,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        eos_ids: Iterable[int],
+        vocab_size: int,
+        sampling: Sampling,
     ) -> None:
         _check_ids("logit_bias", params.logit_bias, vocab_size)
         _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
         self._params = params
         self._vocab_size = vocab_size
+        self._sampling = sampling
         self._answered = 0
         self._ends = np.array(sorted(end_ids(params, eos_ids, vocab_size)), np.int64)
         self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
@@ -65,31 +68,33 @@ class SequenceSampler:
             top_k = params.top_k if params.top_k < vocab_size else 0
             self._shape = Distribution.of(params.temperature, top_k, params.top_p, params.min_p)
         editing = self._bias, self._penalties, params.min_tokens and self._ends.size
-        self._table = choice_table(self._shape, params.seed, self._ends.tolist())
-        self.likely = int(self._table.ctypes.data)  # address of how its tokens are guessed
-        self._allowed: Mask | None = None  # what the table's mask points to
+        self.likely = sampling.choice(self._shape, params.seed, self._ends.tolist())  # how its tokens are guessed
+        self._allowed: Mask | None = None  # the mask that `likely` has
         plain = params.logprobs is None and not any(editing)
-        self.choice = self.likely if plain else 0  # how a pass chooses them; 0: only `pick` can
+        self.choice: TokenChoice | None = self.likely if plain else None  # how a pass chooses; None: only `pick` can
 
     def leave(self) -> None:
-        """The next pass is not to choose, nor to touch the logits: `pick` will."""
-        self._table[CHOICE_MASK], self._allowed = NOT_HERE, None
+        """Let the next pass neither choose nor touch the logits: `pick` will."""
+        self.likely.leave()
+        self._allowed = None
 
-    def choice_within(self, allowed: Mask | None) -> int:
-        """`choice` for one position, where only some tokens are allowed; 0 if `pick` must see to it.
+    def choice_within(self, allowed: Mask | None) -> TokenChoice | None:
+        """`choice` for one position, where only some tokens are allowed; None if `pick` must choose.
 
         ``allowed`` are 32-bit words as for `pick`, which must stay where they are until the pass is over;
         None: all are.
         """
-        if not self.choice:
-            return 0
+        if self.choice is None:
+            return None
         if allowed is None or allowed is not self._allowed:  # mostly the same memory, filled anew
-            self._table[CHOICE_MASK], self._allowed = ALL_ALLOWED, None
+            self.choice.allow(None)
+            self._allowed = None
             if allowed is not None:
                 words = allowed.shape == ((self._vocab_size + 31) // 32,)
                 if not words or allowed.dtype == np.bool_ or not allowed.flags.c_contiguous:
-                    return 0
-                self._table[CHOICE_MASK], self._allowed = allowed.ctypes.data, allowed
+                    return None
+                self.choice.allow(allowed.view(np.uint32))
+                self._allowed = allowed
         return self.choice
 
     @property
@@ -132,10 +137,10 @@ class SequenceSampler:
                     f"no token may be chosen at position {position}: mask and min_tokens exclude them all"
                 )
         if self._shape is not None:
-            token = draw(row, top, self._shape, noise_key(self._params.seed, position))
+            token = self._sampling.draw(row, top, self._shape, noise_key(self._params.seed, position))
         if wanted is None:
             return Choice(token)
-        return Choice(token, token_logprobs(raw, raw_top, token, wanted))
+        return Choice(token, token_logprobs(self._sampling, raw, raw_top, token, wanted))
 
     def take(self, peak: Peak, position: int) -> int:
         """The token that a pass has chosen by `choice`; raises what `pick` does for its row's peak."""
@@ -197,7 +202,7 @@ class SequenceSampler:
         """Apply mask, min_tokens, bias and penalties in place; whether there was any."""
         early = self._answered < self._params.min_tokens and self._ends.size > 0
         if allowed is not None:
-            _restrict(row, allowed)
+            self._restrict(row, allowed)
         if early:
             row[self._ends] = -np.inf
         if self._bias is not None:
@@ -205,6 +210,20 @@ class SequenceSampler:
         if self._penalties is not None:
             self._penalties.apply(row)
         return early or not (allowed is None and self._bias is None and self._penalties is None)
+
+    def _restrict(self, row: Row, allowed: Mask) -> None:
+        """Set the logits of tokens that are not allowed to -inf."""
+        vocab_size = row.size
+        if allowed.dtype == np.bool_ and allowed.shape == (vocab_size,):
+            row[~allowed] = -np.inf
+            return
+        if allowed.dtype in (np.uint32, np.int32) and allowed.shape == ((vocab_size + 31) // 32,):
+            self._sampling.restrict(row, np.ascontiguousarray(allowed).view(np.uint32))
+            return
+        raise EngineError(
+            f"a token mask is {allowed.dtype} {allowed.shape}; expected bool ({vocab_size},) "
+            f"or 32-bit words ({(vocab_size + 31) // 32},)"
+        )
 
 
 def end_ids(params: SamplingParams, eos_ids: Iterable[int], vocab_size: int) -> frozenset[int]:
@@ -214,21 +233,6 @@ def end_ids(params: SamplingParams, eos_ids: Iterable[int], vocab_size: int) -> 
     """
     own = () if params.ignore_eos else eos_ids
     return frozenset(params.stop_token_ids).union(i for i in own if i < vocab_size)
-
-
-def _restrict(row: Row, allowed: Mask) -> None:
-    """Set the logits of what is not allowed to -inf."""
-    vocab_size = row.size
-    if allowed.dtype == np.bool_ and allowed.shape == (vocab_size,):
-        row[~allowed] = -np.inf
-        return
-    if allowed.dtype in (np.uint32, np.int32) and allowed.shape == ((vocab_size + 31) // 32,):
-        restrict(row, np.ascontiguousarray(allowed).view(np.uint32))
-        return
-    raise EngineError(
-        f"a token mask is {allowed.dtype} {allowed.shape}; expected bool ({vocab_size},) "
-        f"or 32-bit words ({(vocab_size + 31) // 32},)"
-    )
 
 
 def _broken(peak: float, token: int, position: int) -> str:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from miaotui.backends.backend import probe_chunk
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.schedule.config import ScheduleConfig
-from miaotui.schedule.pages.pool import pages_for
-from miaotui.schedule.plan import Chunk, StepLimits
+from miaotui.schedule.plan import Chunk, Plan, RowKind, StepLimits
 from miaotui.schedule.promises.admission import Admission
 from miaotui.schedule.promises.cost import SMALL_PROBE, CostModel, StepShape
 from miaotui.schedule.promises.forecast import SchedulingPolicy
@@ -78,26 +78,24 @@ class SloController:
         self._observe()
 
     def probe(self) -> None:
-        """Look how the machine runs, when nothing else would tell: some passes that nobody needs.
+        """Time some passes over rows of no sequence, when no step tells how fast the machine is.
 
-        Without them, whoever is refused while the machine seems slow would never see it recover.
+        Without them a request that is refused while the machine seems slow would be refused for ever.
         """
-        pages = tuple(self._engine.parts.spare_pages[:1])
         for count in PROBES:
-            chunks = [Chunk(-1, 0, (0,), pages, 1)] * count
-            start_s = self._clock()
-            self._engine.runner.run(chunks)
-            took_s = self._clock() - start_s + self._beside_s
-            self._cost.probe(StepShape.of(chunks), took_s)
+            self._probe([(0,)] * count)
         larger = [rows for rows in self._cost.knots if SMALL_PROBE < rows <= self._most_probed]
         if larger:  # each time another one: nothing else corrects what is refused for ever
             self._probed += 1
             rows = larger[self._probed % len(larger)]
-            pages = tuple(self._engine.parts.spare_pages[: pages_for(rows)])
-            chunk = Chunk(-1, 0, (0,) * rows, pages, 1)
-            start_s = self._clock()
-            self._engine.runner.run([chunk])
-            self._cost.probe(StepShape.of([chunk]), self._clock() - start_s + self._beside_s)
+            self._probe([(0,) * rows])
+
+    def _probe(self, texts: Sequence[tuple[int, ...]]) -> None:
+        backend = self._engine.backend
+        plan = Plan(tuple(probe_chunk(backend.limits, tokens) for tokens in texts))
+        start_s = self._clock()
+        backend.run(plan)
+        self._cost.probe(StepShape.of(plan.chunks), self._clock() - start_s + self._beside_s)
 
     def learn(self, active: Mapping[int, Request]) -> None:
         """A step has ended: what it took, and how far it brought whom.
@@ -109,12 +107,12 @@ class SloController:
         now_s = self._clock()
         if self._free_s is not None:
             took_s, choosing_s = now_s - self._free_s, self._engine.choosing_s
-            pass_s = self._engine.runner.last_s + choosing_s - self._choosing_s
-            self._choosing_s, done = choosing_s, self._engine.runner.done
+            pass_s = self._engine.pass_s + choosing_s - self._choosing_s
+            self._choosing_s, done = choosing_s, self._engine.passes
             if not self._engine.went_ahead:  # of its passes nobody knows the rows
                 self._steps.append((chunks, took_s / done, pass_s / done))
         self._free_s = now_s
-        reading = any(len(chunk.tokens) > chunk.n_logits for chunk in chunks)
+        reading = any(chunk.kind is RowKind.PREFILL for chunk in chunks)
         if self._admission.promised or reading or len(self._steps) >= STEPS:
             self._observe()
             self._update(active, now_s)
@@ -130,7 +128,7 @@ class SloController:
         """Bring the book up to date."""
         chunks, scheduler = self._engine.latest.chunks, self._engine.scheduler
         progress = []
-        before = [chunk.start for chunk in chunks if len(chunk.tokens) > chunk.n_logits]
+        before = [chunk.start for chunk in chunks if chunk.kind is RowKind.PREFILL]
         self._reading = max(before) if before else self._reading
         for chunk in chunks:
             number = chunk.sequence
@@ -154,9 +152,8 @@ class SloController:
         self._adjusted_s = now_s
         stats = self._engine.scheduler.stats()
         promised = self._admission.promised > 0
-        team = self._engine.runner.team
         self._adjuster.follow(now_s, promised, stats.running, stats.pauses)
-        self._adjuster.tell_threads(now_s, team.is_alone, team.size)
+        self._adjuster.tell_threads(now_s, self._engine.backend.stats().threads_live)
         self._limit(self._view)
 
     def _look(self, active: Mapping[int, Request], now_s: float) -> None:
@@ -237,9 +234,9 @@ class LoadTuner:
             self._change(now_s, width, wanted, reason)
         return self.policy
 
-    def tell_threads(self, now_s: float, alone: bool, size: int) -> None:
-        """The team gives way to one thread (``alone``), or works as a whole."""
-        self._threads.see(now_s, 1 if alone else size)
+    def tell_threads(self, now_s: float, count: int) -> None:
+        """Note that so many threads compute now."""
+        self._threads.see(now_s, count)
 
     def _chunk(self, now_s: float) -> int:
         """Prompt rows of a step: all there is room for, unless answers with a due time flow."""

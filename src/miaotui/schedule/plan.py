@@ -1,4 +1,4 @@
-"""What one step computes, as plain values: the only thing the scheduler tells the runner.
+"""One step's rows as plain values: all that the scheduler tells a backend.
 
 A plan knows token ids, positions and physical page numbers; it does not know tensors, and holding
 one keeps nothing alive. Invariant: the rows of a chunk write only to pages that no other chunk of
@@ -8,9 +8,21 @@ the plan mentions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 from miaotui.schedule.tree import Branch
+
+NO_ADAPTER = 0
+
+
+class RowKind(Enum):
+    """The purpose of a chunk's rows."""
+
+    DECODE = "decode"  # a sequence's newest token, and drafted ones after it
+    PREFILL = "prefill"  # known tokens: of a prompt, or of a sequence that was paused
+    ENCODE = "encode"  # a whole text; each row sees those after it too
+    PROBE = "probe"  # rows of no sequence, in pages that none is given; ``sequence`` means nothing
 
 
 class Chunk(NamedTuple):
@@ -26,6 +38,8 @@ class Chunk(NamedTuple):
     n_logits: int  # the last n rows choose tokens: 0 in mid-prompt, 1, or 1 + drafted tokens
     branches: tuple[Branch, ...] = ()  # of a tree of drafts; then there is one known token
     n_scored: int = 0  # rows before those whose logits score the known tokens that follow them
+    kind: RowKind = RowKind.DECODE
+    adapter: int = NO_ADAPTER  # number of the low-rank adapter that its rows go through
 
     @property
     def trunk(self) -> int:

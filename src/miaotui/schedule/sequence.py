@@ -13,7 +13,7 @@ from enum import Enum, IntEnum
 
 from miaotui.schedule.pages.pool import pages_for
 from miaotui.schedule.pages.prefix_tree import PageNode
-from miaotui.schedule.plan import Chunk
+from miaotui.schedule.plan import Chunk, RowKind
 
 
 class Stage(Enum):
@@ -93,13 +93,14 @@ class SequenceState:
     def next_chunk(self, rows: int, draft: Sequence[int]) -> Chunk:
         """Plan its next ``rows`` rows: known tokens, then drafted ones."""
         end, known = self.computed + rows, len(self.tokens)
+        kind = RowKind.DECODE if known - self.computed == 1 else RowKind.PREFILL
         if end < known:
             tokens, n_logits = tuple(self.tokens[self.computed : end]), 0
         else:
             tokens = (*self.tokens[self.computed :], *draft[: end - known])
             n_logits = 1 + end - known
         scored = self.scored_rows(rows) if self.is_scoring else 0
-        self.planned = Chunk(self.id, self.computed, tokens, self.page_table(end), n_logits, n_scored=scored)
+        self.planned = Chunk(self.id, self.computed, tokens, self.page_table(end), n_logits, (), scored, kind)
         return self.planned
 
     def forget_page_table(self) -> None:

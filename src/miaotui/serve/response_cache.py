@@ -9,6 +9,7 @@ answers never cross API keys.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -140,9 +141,8 @@ def model_digest(model: ServedModel) -> str:
     """What tells models apart: weights, their packing, how keys and values are kept."""
     digest: str | None = model.__dict__.get("_answers_digest")
     if digest is None:
-        program = model.loaded.parts.runner.program
-        formats = sorted(form.value for form in program.weights.formats)
-        extra = {"kv": program.pages.kind, "formats": formats, "engine": model.fingerprint}
+        identity = dataclasses.asdict(model.loaded.parts.backend.identity)
+        extra = {**identity, "engine": model.fingerprint}
         digest = content_key(model.loaded.path, extra)
         model.__dict__["_answers_digest"] = digest
     return digest

@@ -49,7 +49,7 @@ class ServedModel:
         self.name, self.loaded, self.watch = name, loaded, watch
         self.created_s = int(time.time())
         self.tokenizer, self.template = loaded.tokenizer, loaded.template
-        self.context = loaded.parts.context
+        self.context = loaded.parts.backend.limits.context
         self.grammars = Grammars(loaded.tokenizer, loaded.config.vocab_size)
         self.dialect = dialect_of(loaded.template)
         with suppress(RequestError):  # a model that can have no grammars; who asks is told
@@ -62,7 +62,7 @@ class ServedModel:
         self._has_new = False  # whether a reader may wait for a first piece
         self.speculation = None
         if speculate:
-            head = head_for(loaded.parts, Settings.from_env())
+            head = head_for(loaded.parts.backend, Settings.from_env())
             self.speculation = suffix_speculation(head=head)
         engine = Engine(loaded.parts, loaded.tokenizer, self.speculation)
         self.loop = EngineLoop(engine, self._on_news, is_due=self._is_due)
@@ -156,7 +156,7 @@ class ServedModel:
     def close(self) -> None:
         """Cancel everything and give the memory back."""
         self.loop.close()
-        self.loaded.parts.weights.close()
+        self.loaded.parts.backend.close()
 
     def _read_with(self, requests: Sequence[Request], reader: _Reader) -> _Reader:
         """From now on ``reader`` hears of these requests; also of what came before."""

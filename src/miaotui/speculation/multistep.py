@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from miaotui.backends.cpu.multistep import DraftRun, Odds, Told
+from miaotui.backends.drafting import DraftRun, Odds, Told
 from miaotui.kernels.draft.draft_fields import LONGEST
 from miaotui.speculation.acceptance_rates import ALONE, CLASSES, DEEPER, head_kind, with_odds
 from miaotui.speculation.draft_depth import MARGIN as STEP_MARGIN

@@ -1,4 +1,4 @@
-"""Puts an engine together: files to packed weights, program, pages, scheduler.
+"""Builds the CPU backend and the scheduler for it: files to packed weights, program, pages.
 
 Decides sizes from the model and the machine: how long a context, how many pages of keys and values,
 how many rows in a pass. Knows nothing of prompts. Invariant: a request that fits the context fits
@@ -8,14 +8,16 @@ the pages, when it runs alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from miaotui.backends.backend import BackendLimits
+from miaotui.backends.cpu.backend import CpuBackend
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
-from miaotui.backends.cpu.multistep import MOST_PASSES
+from miaotui.backends.cpu.multistep import MOST_TOKENS
 from miaotui.backends.cpu.program import Program, require_runnable, rotation_tables
 from miaotui.backends.cpu.runner import Runner
-from miaotui.backends.cpu.workspace import KvKind, KvPages, Workspace
+from miaotui.backends.cpu.workspace import KvPages, Workspace
+from miaotui.backends.options import Built, EngineOptions, Progress
 from miaotui.config import Settings
 from miaotui.errors import RequestError
 from miaotui.hub.store import PackedStore
@@ -30,63 +32,11 @@ from miaotui.schedule.config import ScheduleConfig
 from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 from miaotui.schedule.scheduler import Scheduler
 
-Progress = Callable[[str, int, int | None], None]  # (what is being done, done, of)
-
 MAX_CONTEXT = 32_768  # by default; ask for more explicitly
 KV_SHARE = 0.25  # of the machine's memory, at most, for keys and values
 LEAST_KV_TOKENS = 16_384
 LOGITS_BYTES = 32 << 20  # of logits of drafted tokens, about
 LEAST_DRAFTS, MOST_DRAFTS = 8, 64  # drafted tokens that a pass can verify
-MAX_OPTION = 1 << 27
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to run a model. None: chosen from the model and the machine.
-
-    ``format`` is how weights stored as floats are packed; ``context`` bounds prompt plus answer and
-    ``kv_tokens`` says for how many tokens, over all requests, keys and values are kept;
-    ``chunk_size`` is how many prompt tokens a pass takes at most; up to ``most_passes`` follow each other
-    before what they bring is looked at, fewer when that takes long. Raises `RequestError` for values
-    out of range.
-    """
-
-    format: Format | None = None
-    threads: int | None = None
-    kv: KvKind = "f16"
-    context: int | None = None
-    kv_tokens: int | None = None
-    max_sequences: int = 16
-    chunk_size: int = 512
-    reuse_prefix: bool = True
-    most_passes: int = MOST_PASSES
-
-    def __post_init__(self) -> None:
-        for name in ("threads", "context", "kv_tokens", "max_sequences", "chunk_size"):
-            value = getattr(self, name)
-            optional = value is None and name not in ("max_sequences", "chunk_size")
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not optional and not (whole and 1 <= value <= MAX_OPTION):
-                raise RequestError(f"{name} must be a whole number from 1 to {MAX_OPTION:,}, not {value!r}")
-        if not 1 <= self.most_passes <= MOST_PASSES:
-            raise RequestError(f"most_passes must be 1 to {MOST_PASSES}, not {self.most_passes!r}")
-        if self.format is Format.F32:
-            raise RequestError("format must be q4, q4m or q8: products are not made in float32")
-        if self.kv not in ("f16", "int8"):
-            raise RequestError(f"kv must be 'f16' or 'int8', not {self.kv!r}")
-
-
-@dataclass(frozen=True)
-class Built:
-    """An engine's parts."""
-
-    runner: Runner
-    scheduler: Scheduler
-    weights: PackedModel
-    context: int  # tokens: the longest prompt plus answer
-    draft_rows: int  # drafted tokens that one pass can verify, over all sequences
-    spare_pages: range  # pages outside the scheduler's reach, enough for one whole context
-    most_passes: int = 1  # that may follow each other
 
 
 def build(
@@ -111,7 +61,7 @@ def build(
 def assemble(
     config: ModelConfig, weights: PackedModel, options: EngineOptions, progress: Progress | None = None
 ) -> Built:
-    """What `build` does after packing."""
+    """Build from packed weights: the rest of `build`."""
     context, n_pages = _sizes(config, options)
     spare = pages_for(context)
     chunk_size = min(options.chunk_size, context)
@@ -138,9 +88,19 @@ def assemble(
         reuse_prefix=options.reuse_prefix,
         scored_rows=draft_rows,
     )
-    runner = Runner(program, shared_pool(options.threads))
-    beyond = range(n_pages, n_pages + spare)
-    return Built(runner, Scheduler(schedule), weights, context, draft_rows, beyond, options.most_passes)
+    limits = BackendLimits(
+        context=context,
+        pages=n_pages,
+        rows=rows,
+        logits_rows=workspace.max_logits,
+        draft_rows=draft_rows,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        layers=range(config.n_layers),
+        passes=options.most_passes,
+        run_tokens=MOST_TOKENS,
+    )
+    return Built(CpuBackend(Runner(program, shared_pool(options.threads)), limits), Scheduler(schedule))
 
 
 def _sizes(config: ModelConfig, options: EngineOptions) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""The Python face of the compiled draw: rows of logits in, token ids out.
+"""Sampling by compiled kernels: rows of logits in, token ids out.
 
-Owns each thread's scratch memory and the conversion of temperature, top-p and min-p into the
-kernels' units. Knows nothing of requests or history. Loading the kernels imports no compiler once
-they are cached; greedy answers need none of them.
+This module is the CPU backend's `Sampling`. Owns each thread's scratch memory, and the tables by which a pass chooses.
+Knows nothing of requests or history. Loading the kernels imports no compiler once they are cached; greedy answers need
+none of them.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.noise import seed_start
+from miaotui.backends.backend import Words
+from miaotui.backends.sampling import PLAIN, Distribution, seed_start
 from miaotui.kernels.runtime import compiled
 from miaotui.kernels.sampling.draw_fields import (
+    ALL_ALLOWED,
     CHOICE_ENDS,
     CHOICE_FIELDS,
     CHOICE_LEAST,
+    CHOICE_MASK,
     CHOICE_NOISY,
     CHOICE_SCALE,
     CHOICE_START,
+    NOT_HERE,
     NUMBERS,
     WEIGHT_BITS,
     scratch_fields,
@@ -38,41 +41,35 @@ KERNELS = (
 )  # to prepare before the first request that samples
 
 Row = NDArray[np.float32]
-_LOG2_E = math.log2(math.e)
 _WIDEST = WEIGHT_BITS + 1
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """How a row's logits become a distribution, in the kernels' units."""
+class ChoiceTable:
+    """The `TokenChoice` of compiled passes: a table of `draw_fields`, then its end tokens; ``address`` is its place."""
 
-    scale: float  # log2(e) / temperature, within what float32 multiplies without loss of meaning
-    top_k: int  # 0: all
-    top_p: float
-    least: int  # min-p as a weight
+    def __init__(self, shape: Distribution | None, seed: int, ends: Sequence[int]) -> None:
+        self._table = table = np.zeros(CHOICE_FIELDS + len(ends), np.int64)
+        self._words: Words | None = None  # keeps alive what the mask points to
+        table[CHOICE_FIELDS:], table[CHOICE_ENDS] = ends, len(ends)
+        table[CHOICE_NOISY], shape = shape is not None, shape or PLAIN
+        table.view(np.uint64)[CHOICE_START] = seed_start(seed)
+        numbers = table.view(np.float64)[CHOICE_SCALE : CHOICE_LEAST + 1]
+        numbers[:] = shape.scale, shape.top_k, shape.top_p, shape.least
+        self.address = _address(table)
 
-    @staticmethod
-    def of(temperature: float, top_k: int, top_p: float, min_p: float) -> Distribution:
-        """From a request's parameters; ``temperature > 0``."""
-        scale = float(np.float32(min(max(_LOG2_E / temperature, 1e-30), 1e30)))
-        return Distribution(scale, top_k, top_p, math.ceil(min_p * 2**WEIGHT_BITS))
+    def allow(self, words: Words | None) -> None:
+        """Choose among these tokens at the next position; None: among all."""
+        self._table[CHOICE_MASK] = ALL_ALLOWED if words is None else _address(words)
+        self._words = words
 
-
-def choice_table(shape: Distribution | None, seed: int, ends: Sequence[int]) -> NDArray[np.int64]:
-    """How the pass itself chooses a sequence's tokens: fields of `draw_ops`, then its end tokens.
-
-    ``shape`` None: the best one.
-    """
-    table = np.zeros(CHOICE_FIELDS + len(ends), np.int64)
-    table[CHOICE_FIELDS:], table[CHOICE_ENDS] = ends, len(ends)
-    table[CHOICE_NOISY], shape = shape is not None, shape or _PLAIN
-    table.view(np.uint64)[CHOICE_START] = seed_start(seed)
-    numbers = table.view(np.float64)[CHOICE_SCALE : CHOICE_LEAST + 1]
-    numbers[:] = shape.scale, shape.top_k, shape.top_p, shape.least
-    return table
+    def leave(self) -> None:
+        """Choose nothing in the next pass and leave its logits as they are."""
+        self._table[CHOICE_MASK], self._words = NOT_HERE, None
 
 
-_PLAIN = Distribution.of(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+def choice(shape: Distribution | None, seed: int, ends: Sequence[int]) -> ChoiceTable:
+    """A way to choose a sequence's tokens in the pass; ``shape`` None: the greatest logit."""
+    return ChoiceTable(shape, seed, ends)
 
 
 class _Scratch(threading.local):
@@ -130,7 +127,7 @@ def restrict(row: Row, words: NDArray[np.uint32]) -> None:
 
 def log_total(row: Row, peak: float) -> float:
     """Natural log of ``sum(exp(row - peak))``, right to about 1e-6."""
-    numbers = _workspace.numbers_for(peak, _WIDEST, _PLAIN, 0)
+    numbers = _workspace.numbers_for(peak, _WIDEST, PLAIN, 0)
     scratch = _workspace.scratch_for(row.size)
     mass = _kernel("sampling.draw:mass")(_address(row), row.size, numbers, scratch)
     return math.log(mass / 2**WEIGHT_BITS)

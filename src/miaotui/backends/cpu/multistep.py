@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.drafting import Odds, Told
+from miaotui.backends.options import MOST_PASSES
 from miaotui.kernels.draft import draft_fields as gf
 from miaotui.kernels.runtime.thread_pool import address_of, aligned_int64, fields_of
 
 MOST_TOKENS = 96  # of one run
-MOST_PASSES = 8  # of any run
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,7 @@ class HeadTables:
     guesses: NDArray[np.int64]
 
 
-class Odds(NamedTuple):
-    """What decides how deep a guess goes and how much of it is verified."""
-
-    chances: Sequence[float]  # [2 * CLASSES] that first and deeper tokens hold, by class of evidence
-    means: Sequence[float]  # [2] the same on the whole
-    ratios: Sequence[float]  # what passes of 0, 1, ... rows cost
-    share: float  # what a step of the head costs
-    step_margin: float
-    pass_margin: float
-
-
-class Told(NamedTuple):
-    """One pass of a run."""
-
-    tokens: Sequence[int]  # guessed by the head
-    evidence: Sequence[int]  # of each
-    drafted: int  # tokens verified, guessed or quoted
-    came: int  # tokens that the pass brought
-    is_quoted: bool  # what was drafted is from a text
-
-
-class DraftRun:
+class CompiledDraftRun:
     """One head's runs; used by the engine's thread alone."""
 
     def __init__(self, head: HeadTables, classes: Sequence[int], vocabulary: int) -> None:
@@ -89,7 +68,7 @@ class DraftRun:
             numbers[at] = number
 
     def bound(self, rows: int, quote: int) -> None:
-        """Passes have room for so many rows; ``quote`` is the address of a function that calls `Ahead.quote`."""
+        """Passes have room for so many rows; ``quote`` is the address of a function that calls `Quotes`."""
         self._fields[gf.MOST] = min(rows - 1, gf.DEEPEST)
         self._fields[gf.ROOM], self._fields[gf.QUOTE] = min(rows - 1, gf.LONGEST), quote
 

@@ -1,4 +1,4 @@
-"""Runs planned rows: fills the tables a pass reads, starts the team, hands back logits.
+"""Runs planned rows: fills the tables a pass reads, starts the threads, returns logits.
 
 Knows pages and positions as the plan gives them, and nothing of requests or sampling. A step takes
 no memory: every table is reserved for the largest pass. Invariant: a row's logits depend on its
@@ -10,15 +10,18 @@ from __future__ import annotations
 import ctypes
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.multistep import MOST_PASSES, MOST_TOKENS, DraftRun
+from miaotui.backends.backend import Masks
+from miaotui.backends.cpu.multistep import MOST_TOKENS, CompiledDraftRun
 from miaotui.backends.cpu.page_lists import PageLists
 from miaotui.backends.cpu.program import Program
 from miaotui.backends.cpu.workspace import Rows, float_rows, peaks_of
+from miaotui.backends.drafting import Quotes
+from miaotui.backends.options import MOST_PASSES
 from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
@@ -27,8 +30,6 @@ from miaotui.schedule.plan import Chunk
 
 _ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
-Masks = Callable[[Sequence[int]], bool]  # see `Runner.run`
-Quotes = Callable[[Sequence[int]], int]  # see `Runner.run_guessing`
 Line = tuple[int, Sequence[int], int, tuple[int, ...]]  # first row, tokens, position, pages
 
 
@@ -51,7 +52,6 @@ class Runner:
         self._stores = aligned_int64(most * ops.STORE_FIELDS).reshape(-1, ops.STORE_FIELDS)
         self._lists = PageLists(program.pages.n_pages + 1024)
         self._copies = aligned_int64(logits * ops.COPY_FIELDS).reshape(-1, ops.COPY_FIELDS)
-        self._rows[:, ops.ROW_ADAPTER] = -1
         self._row_fields, self._store_fields, self._block_fields, self._logit_fields = (
             fields_of(table) for table in (self._rows, self._stores, self._blocks, self._logit_rows)
         )
@@ -74,7 +74,7 @@ class Runner:
         self._wanted = 0
         self._masks: Masks | None = None
         self._fault: BaseException | None = None
-        self._guessing: DraftRun | None = None
+        self._guessing: CompiledDraftRun | None = None
         self._seen = 0  # tokens of the run under way that were looked at
         self._ask = _ASK(self._asked)
         self._ask_address = ctypes.cast(self._ask, ctypes.c_void_p).value or 0
@@ -128,7 +128,14 @@ class Runner:
         return self._logits[:wanted]
 
     def run_guessing(
-        self, chunk: Chunk, choice: int, most: int, passes: int, guessing: DraftRun, watch: Masks | None, quotes: Quotes
+        self,
+        chunk: Chunk,
+        choice: int,
+        most: int,
+        passes: int,
+        guessing: CompiledDraftRun,
+        watch: Masks | None,
+        quotes: Quotes,
     ) -> list[int]:
         """Run up to ``passes`` over one sequence whose tokens are guessed; up to ``most`` tokens.
 
@@ -171,7 +178,7 @@ class Runner:
             self.halt()
             return 0
 
-    def _news(self, guessing: DraftRun) -> list[int]:
+    def _news(self, guessing: CompiledDraftRun) -> list[int]:
         """The tokens that have come since somebody was last told."""
         start, self._seen = self._seen, guessing.total
         return self._chosen_fields[start : self._seen].tolist()
@@ -225,7 +232,7 @@ class Runner:
         logit_rows, lists = self._logit_fields, self._lists
         lists.begin()
         for chunk in chunks:
-            _, start, tokens, pages, n_logits, branches, n_scored = chunk
+            _, start, tokens, pages, n_logits, branches, n_scored, *_ = chunk
             count = len(tokens)
             if count == 1:  # most of them: an answer goes on
                 self._fill_one(row, blocks, tokens[0], start, pages)

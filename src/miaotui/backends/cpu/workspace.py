@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.options import KvKind
 from miaotui.errors import EngineError
 from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.linear.formats import padded_rows
@@ -22,7 +22,6 @@ from miaotui.kernels.sampling.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VAL
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
-KvKind = Literal["f16", "int8"]
 _TABLE_STEP = 1024  # positions computed at a time
 
 

@@ -41,7 +41,7 @@ class StepShape:
     def of(chunks: Iterable[Chunk]) -> StepShape:
         """The shape of a planned step."""
         rows = logits = attended = 0
-        for _, start, tokens, _, n_logits, _, n_scored in chunks:
+        for _, start, tokens, _, n_logits, _, n_scored, *_ in chunks:
             count = len(tokens)
             rows += count
             logits += n_logits + n_scored

@@ -207,10 +207,10 @@ def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     with suppress(OSError):
         count = sum(1 for _ in Path("/proc/self/fd").iterdir())
         yield GaugeMetricFamily("process_open_fds", "Open files and connections", value=count)
-    teams = [model.loop.engine.runner.team for model in hosts]
-    size = max((team.size for team in teams), default=0)
+    stats = [model.loop.engine.backend.stats() for model in hosts]
+    size = max((each.threads for each in stats), default=0)
     yield GaugeMetricFamily("miaotui_team_threads", "Threads that compute", value=size)
-    live = max((1 if team.is_alone else team.size for team in teams), default=0)
+    live = max((each.threads_live for each in stats), default=0)
     about = "Threads that compute now; 1 while other work keeps a core busy"
     yield GaugeMetricFamily("miaotui_team_threads_live", about, value=live)
     yield from _work(hosts)

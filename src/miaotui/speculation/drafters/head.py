@@ -10,14 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from miaotui.backends.cpu.build import Built
-from miaotui.backends.cpu.head_program import HeadProgram
-from miaotui.backends.cpu.multistep import DraftRun
-from miaotui.backends.cpu.runner import Runner
+from miaotui.backends.backend import Backend
+from miaotui.backends.drafting import DraftHeadSteps
 from miaotui.config import Settings
-from miaotui.hub.store import PackedStore
 from miaotui.kernels.draft.draft_fields import MOST_EVIDENCE, PARTS_OF_OCTAVE
-from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, path_for
 from miaotui.speculation.acceptance_rates import class_of
 from miaotui.speculation.drafters.protocol import HeadToken, Lead
 
@@ -27,17 +23,9 @@ class DraftHead:
 
     name = "head"
 
-    def __init__(self, weights: HeadWeights, runner: Runner, most_rows: int) -> None:
-        middle = runner.tap(weights.layer)
-        last = runner.program.workspace.residual[0]
-        embedding = runner.program.weights.matrix("embed")
-        attention = runner.program.attention(weights.layer)
-        self._program = HeadProgram(weights, embedding, last, middle, attention, most_rows, runner.team)
-        self._runner = runner
-        self.most_rows = most_rows
-        classes = [class_of(evidence) for evidence in range(MOST_EVIDENCE + 1)]
-        vocabulary = runner.program.config.vocab_size
-        self.guessing = DraftRun(self._program.tables, classes, vocabulary)
+    def __init__(self, steps: DraftHeadSteps) -> None:
+        self._steps = steps
+        self.most_rows, self.guessing = steps.most_rows, steps.drafting
         self._leads: list[Lead] = []
         self._chosen: list[int] = []
         self._depth = 0
@@ -48,16 +36,14 @@ class DraftHead:
         self._leads = list(leads)
         self._chosen = [lead.token for lead in leads]
         self._depth = 0
-        self._runner.reach(max(lead.position for lead in leads))
-        pages_of = self._runner.pages_of
-        self._program.begin([(lead.row, pages_of(lead.row), lead.position - 1) for lead in leads])
+        self._steps.begin([(lead.row, lead.position) for lead in leads])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows alone, in this order (ascending)."""
         if len(rows) < len(self._leads):
             self._leads = [self._leads[row] for row in rows]
             self._chosen = [self._chosen[row] for row in rows]
-            self._program.keep(self._depth, rows)
+            self._steps.keep(self._depth, rows)
 
     def deepen(self) -> list[HeadToken]:
         """The next guessed token of each row."""
@@ -67,7 +53,7 @@ class DraftHead:
         ]
         found = [
             HeadToken(token, min(1 + int(PARTS_OF_OCTAVE * ahead), MOST_EVIDENCE))
-            for token, ahead in self._program.step(depth, rows)
+            for token, ahead in self._steps.step(depth, rows)
         ]
         self._depth = depth + 1
         self.computing_s += time.perf_counter() - started_s
@@ -75,16 +61,17 @@ class DraftHead:
         return found
 
 
-def head_for(parts: Built, settings: Settings) -> DraftHead | None:
-    """The draft head of a model, ready to guess; None: there is none.
+def classes_of_evidence() -> list[int]:
+    """The class of each evidence from 0, as backends need them."""
+    return [class_of(evidence) for evidence in range(MOST_EVIDENCE + 1)]
+
+
+def head_for(backend: Backend, settings: Settings) -> DraftHead | None:
+    """The draft head of a model, ready to guess; None: there is none, or the backend knows none.
 
     Raises `ModelFormatError` for a file that is no head.
     """
-    program = parts.runner.program
-    path = path_for(program.weights, settings.folder(FOLDER_NAME))
-    if path is None:
+    if not backend.capabilities.draft_head:
         return None
-    store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
-    weights = load_head(path, program.weights, program.config.tied_head, store)
-    most = program.workspace.max_logits - parts.draft_rows
-    return DraftHead(weights, parts.runner, most)
+    steps = backend.find_draft_head(settings, classes_of_evidence())
+    return None if steps is None else DraftHead(steps)

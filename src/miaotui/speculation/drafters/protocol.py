@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from miaotui.backends.cpu.multistep import DraftRun
+from miaotui.backends.backend import TokenChoice
+from miaotui.backends.drafting import DraftRun
 
 
 class Guess(NamedTuple):
@@ -69,7 +70,7 @@ class Lead(NamedTuple):
     row: int  # of the last pass: the one that the token was drawn from
     token: int
     position: int  # of the token to be guessed
-    choice: int  # address of how it will be chosen (`draw.choice_table`)
+    choice: TokenChoice  # how it will be chosen
 
 
 class HeadToken(NamedTuple):

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from miaotui.backends.cpu.build import Progress
+from miaotui.backends.options import Progress
 from miaotui.kernels.runtime import compiled
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.protocol import Guess, Head

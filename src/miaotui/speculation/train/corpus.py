@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.backend import RowStates, probe_chunk
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded import Loaded
 from miaotui.errors import RequestError
 from miaotui.model.config import ModelConfig
-from miaotui.schedule.pages.pool import pages_for
-from miaotui.schedule.plan import Chunk
+from miaotui.schedule.plan import Plan
 from miaotui.speculation.train.prompt_seeds import EVERYDAY, OPENINGS, quoting
 from miaotui.types import SamplingParams
 
@@ -98,8 +98,9 @@ class _QuestionWriter:
         self._before, found, self._after = whole.partition(_MARK)
         if not found:
             raise RequestError("the model's chat template leaves the question out: use another model")
-        self._most = max(loaded.parts.context // 4, 8)
-        self._longest = loaded.parts.context - self._most - 1  # prompt
+        context = loaded.parts.backend.limits.context
+        self._most = max(context // 4, 8)
+        self._longest = context - self._most - 1  # prompt
         self._asked = list(EVERYDAY)
         self._texts: list[str] = []
 
@@ -151,20 +152,20 @@ def read(
     """The last states, those before ``layer``, and the tokens of an answer, from the last of its prompt on;
     and the layer's keys and values of the whole text.
     """
-    parts, ids, width = loaded.parts, [*prompt, *answer], loaded.config.hidden_size
-    space, tap = parts.runner.program.workspace, parts.runner.tap(layer)
+    backend, ids, end = loaded.parts.backend, [*prompt, *answer], loaded.config.n_layers
     last, middle = [], []
     pages: tuple[int, ...] = ()
-    for start in range(0, len(ids), min(PASS, space.max_rows)):
-        tokens = tuple(ids[start : start + min(PASS, space.max_rows)])
-        pages = tuple(parts.spare_pages[: pages_for(start + len(tokens))])
-        parts.runner.run([Chunk(-1, start, tokens, pages, 1)])
-        last.append(_normed(space.residual[0].floats(len(tokens), width)))
-        middle.append(_normed(tap.floats(len(tokens), width)))
+    size = min(PASS, backend.limits.rows)
+    for start in range(0, len(ids), size):
+        chunk = probe_chunk(backend.limits, ids[start : start + size], start)
+        found = backend.run(Plan((chunk,)), states=RowStates(layers=(layer, end))).states
+        last.append(_normed(found[end]))
+        middle.append(_normed(found[layer]))
+        pages = chunk.pages
     first = len(prompt) - 1
     states, inner = np.concatenate(last)[first:], np.concatenate(middle)[first:]
-    found = parts.runner.program.pages.read(layer, pages, len(ids))
-    return states, inner, np.array(ids[first:], np.int32), found
+    cache = backend.read_cache(layer, pages, len(ids))
+    return states, inner, np.array(ids[first:], np.int32), cache
 
 
 def _normed(state: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.build import EngineOptions
+from miaotui.backends.cpu.backend import require_cpu
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded import load_model
 from miaotui.errors import RequestError
@@ -109,7 +110,7 @@ def main() -> None:
     _torch()
     settings, began_s = Settings.from_env(), time.perf_counter()
     loaded = load_model(resolve(chosen.model, settings=settings), EngineOptions(context=4096), settings)
-    weights = loaded.parts.weights
+    weights = require_cpu(loaded.parts.backend).weights
 
     def told(what: str) -> Callable[[int, float], None]:
         return lambda done, of: print(

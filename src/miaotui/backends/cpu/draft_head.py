@@ -1,0 +1,47 @@
+"""A draft head on the CPU: its compiled steps, set out from what the model's last pass has left.
+
+Owns the head's program and the table of its runs. Knows rows, tokens and choices, neither requests nor chances.
+Invariant: a guess is the token that the model would draw if its distribution were the head's, with the noise of that
+very position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from miaotui.backends.backend import TokenChoice
+from miaotui.backends.cpu.draw import ChoiceTable
+from miaotui.backends.cpu.head_program import HeadProgram
+from miaotui.backends.cpu.multistep import CompiledDraftRun
+from miaotui.backends.cpu.runner import Runner
+from miaotui.model.draft_head.weights import HeadWeights
+
+
+class CpuDraftHead:
+    """The `DraftHeadSteps` of one model's runner, for up to ``most_rows`` sequences."""
+
+    def __init__(self, weights: HeadWeights, runner: Runner, classes: Sequence[int], most_rows: int) -> None:
+        middle = runner.tap(weights.layer)
+        program = runner.program
+        last, embedding = program.workspace.residual[0], program.weights.matrix("embed")
+        attention = program.attention(weights.layer)
+        self._program = HeadProgram(weights, embedding, last, middle, attention, most_rows, runner.team)
+        self._runner = runner
+        self.most_rows = most_rows
+        self.drafting = CompiledDraftRun(self._program.tables, classes, program.config.vocab_size)
+
+    def begin(self, starts: Sequence[tuple[int, int]]) -> None:
+        """Set out from rows of the last pass: each one's number, and the position of the token to be guessed."""
+        self._runner.reach(max(position for _, position in starts))
+        pages_of = self._runner.pages_of
+        self._program.begin([(row, pages_of(row), position - 1) for row, position in starts])
+
+    def keep(self, depth: int, rows: Sequence[int]) -> None:
+        """Let the step of ``depth``, which is not the first, go on with some rows alone."""
+        self._program.keep(depth, rows)
+
+    def step(self, depth: int, rows: Sequence[tuple[int, int, TokenChoice]]) -> list[tuple[int, float]]:
+        """One token deeper: each guess with its lead, in octaves (see `DraftHeadSteps.step`)."""
+        choices = cast("Sequence[tuple[int, int, ChoiceTable]]", rows)
+        return self._program.step(depth, [(token, position, choice.address) for token, position, choice in choices])

@@ -1,0 +1,66 @@
+"""Options by which a model is run, and an engine's parts once they are ready.
+
+Owns the checks of the options and the names of backends. Knows no backend. Invariant: options that exist are within
+their ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from miaotui.backends.backend import Backend
+from miaotui.errors import RequestError
+from miaotui.kernels.linear.formats import Format
+from miaotui.schedule.scheduler import Scheduler
+
+Progress = Callable[[str, int, int | None], None]  # (what is being done, done, of)
+KvKind = Literal["f16", "int8"]
+
+MAX_OPTION = 1 << 27
+MOST_PASSES = 8  # of a run
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run a model. None: chosen from the model and the machine.
+
+    ``format`` is how weights stored as floats are packed; ``context`` bounds prompt plus answer and
+    ``kv_tokens`` says for how many tokens, over all requests, keys and values are kept;
+    ``chunk_size`` is how many prompt tokens a pass takes at most; up to ``most_passes`` follow each other
+    before what they bring is looked at, fewer when that takes long. Raises `RequestError` for values
+    out of range.
+    """
+
+    format: Format | None = None
+    threads: int | None = None
+    kv: KvKind = "f16"
+    context: int | None = None
+    kv_tokens: int | None = None
+    max_sequences: int = 16
+    chunk_size: int = 512
+    reuse_prefix: bool = True
+    most_passes: int = MOST_PASSES
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "context", "kv_tokens", "max_sequences", "chunk_size"):
+            value = getattr(self, name)
+            optional = value is None and name not in ("max_sequences", "chunk_size")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not optional and not (whole and 1 <= value <= MAX_OPTION):
+                raise RequestError(f"{name} must be a whole number from 1 to {MAX_OPTION:,}, not {value!r}")
+        if not 1 <= self.most_passes <= MOST_PASSES:
+            raise RequestError(f"most_passes must be 1 to {MOST_PASSES}, not {self.most_passes!r}")
+        if self.format is Format.F32:
+            raise RequestError("format must be q4, q4m or q8: products are not made in float32")
+        if self.kv not in ("f16", "int8"):
+            raise RequestError(f"kv must be 'f16' or 'int8', not {self.kv!r}")
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine's parts: the arithmetic, and the scheduler that plans for it."""
+
+    backend: Backend
+    scheduler: Scheduler
