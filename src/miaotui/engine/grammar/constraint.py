@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.engine.grammar.explain import MAX_CHARACTERS, explain
 from miaotui.engine.grammar.source import Grammar
 from miaotui.engine.grammar.trial import Trial
 from miaotui.errors import EngineError, RequestError
@@ -75,7 +76,7 @@ class Grammars:
                 self._compiled.move_to_end(grammar.digest)
             view = self._vocabulary()
         if matcher is None:
-            said = TRIAL.verdict(grammar.digest, grammar.text)
+            said = TRIAL.verdict(grammar.digest, grammar.text, lambda error: explain(error, grammar))
             if said is not None:
                 raise RequestError(f"the grammar or JSON schema cannot be used: {said}")
             matcher = _compile(view, grammar)
@@ -125,7 +126,8 @@ class GrammarConstraint:
             return None
         self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
         if self._matcher.is_error():
-            raise RequestError(f"the grammar is too complex to follow ({_said(self._matcher)}): make it simpler")
+            reason = " ".join(self._matcher.get_error().split())[:MAX_CHARACTERS]
+            raise RequestError(f"the grammar is too complex to follow ({reason}): make it simpler")
         return self._mask
 
     def accept(self, token_id: int) -> None:
@@ -233,15 +235,9 @@ def _compile(view: LLTokenizer, grammar: Grammar) -> LLMatcher:
     limits = library.LLParserLimits(**LIMITS, verbose_errors=False)
     matcher: LLMatcher = library.LLMatcher(view, grammar.text, log_level=0, limits=limits)
     if matcher.is_error():
-        raise RequestError(f"the grammar or JSON schema cannot be used: {_said(matcher)}")
+        raise RequestError(f"the grammar or JSON schema cannot be used: {explain(matcher.get_error(), grammar)}")
     GrammarConstraint(matcher.deep_copy(), view, frozenset()).mask()  # too complex? say so now
     return matcher
-
-
-def _said(matcher: LLMatcher) -> str:
-    """The library's reason in one line, without its insides."""
-    line = matcher.get_error().strip().partition("\n")[0]
-    return "it broke the grammar library" if line.startswith("panic") else line[:300]
 
 
 def _library() -> Any:

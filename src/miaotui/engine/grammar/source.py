@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from miaotui.errors import RequestError
 
@@ -22,6 +22,7 @@ MAX_DEPTH = 48  # of a schema
 MAX_CHOICES = 512
 
 _BETWEEN_SLASHES = re.compile(r"\\.|/|\n", re.DOTALL)
+_ESCAPES = {"/": r"\x{00002F}", "\n": r"\x{00000A}"}  # which no caller writes, so that places can be told in their text
 
 # One way to write each value: what is left open costs tokens and tempts small models to babble.
 _COMPACT: Mapping[str, Any] = {
@@ -34,14 +35,18 @@ _COMPACT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Grammar:
-    """A set of texts, in llguidance's notation (JSON for schemas and expressions, or Lark)."""
+    """A set of texts, in llguidance's notation (JSON for schemas and expressions, or Lark).
+
+    ``kind`` is what the caller wrote: ``lark`` if that is the text itself, ``made`` if the text was made of it.
+    """
 
     text: str
+    kind: Literal["lark", "made"] = "made"
 
     @cached_property
     def digest(self) -> bytes:
         """What compiled grammars are kept under."""
-        return hashlib.sha256(self.text.encode()).digest()
+        return hashlib.sha256(f"{self.kind}\n{self.text}".encode()).digest()
 
 
 def any_object() -> Grammar:
@@ -55,7 +60,12 @@ def from_schema(schema: Mapping[str, Any] | bool, *, strict: bool = True) -> Gra
     ``strict``: a keyword that cannot be enforced is an error when the grammar is compiled, not
     ignored. Raises `RequestError` for a schema that is too large or too deep.
     """
-    return bounded(json.dumps({"grammars": [{"json_schema": annotated(schema, strict=strict)}]}))
+    body = annotated(schema, strict=strict)
+    try:
+        text = json.dumps({"grammars": [{"json_schema": body}]}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"a JSON schema must hold JSON values alone: {error}") from None
+    return bounded(text)
 
 
 def annotated(schema: Mapping[str, Any] | bool, *, strict: bool) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def from_pattern(pattern: str) -> Grammar:
     """Texts that a regular expression matches as a whole."""
     if not isinstance(pattern, str) or not pattern:
         raise RequestError(f"a pattern must be a non-empty text, not {pattern!r:.80}")
-    return from_lark(f"start: /{_BETWEEN_SLASHES.sub(_escaped, pattern)}/")
+    return _made(f"start: /{_BETWEEN_SLASHES.sub(_escaped, pattern)}/")
 
 
 def from_choices(choices: Sequence[str]) -> Grammar:
@@ -78,13 +88,17 @@ def from_choices(choices: Sequence[str]) -> Grammar:
     sound = isinstance(choices, (list, tuple)) and 0 < len(choices) <= MAX_CHOICES
     if not sound or not all(isinstance(choice, str) and choice for choice in choices):
         raise RequestError(f"choices must be 1 to {MAX_CHOICES} non-empty texts")
-    return from_lark("start: " + " | ".join(json.dumps(choice) for choice in choices))
+    return _made("start: " + " | ".join(json.dumps(choice) for choice in choices))
 
 
 def from_lark(source: str) -> Grammar:
     """Texts of a Lark grammar, in llguidance's dialect; the first rule is ``start``."""
     if not isinstance(source, str) or not source.strip():
         raise RequestError("a grammar must be a non-empty text in Lark's notation")
+    return Grammar(_made(source).text, "lark")
+
+
+def _made(source: str) -> Grammar:
     if any("\ud800" <= character <= "\udfff" for character in source):
         raise RequestError("a grammar must be valid Unicode: it has a lone surrogate")
     return bounded(source)
@@ -104,7 +118,15 @@ def check_schema(schema: object) -> None:
 
 def _escaped(found: re.Match[str]) -> str:
     """A part of a pattern as Lark wants it between slashes; what is escaped already stays."""
-    return {"/": "\\/", "\n": "\\n"}.get(found[0], found[0])
+    return _ESCAPES.get(found[0], found[0])
+
+
+def unescaped_pattern(text: str, column: int) -> tuple[str, int]:
+    """Return a pattern as `from_pattern` took it, and where in it character ``column`` of ``text`` is."""
+    before, after = text[:column], text[column:]
+    for plain, escape in _ESCAPES.items():
+        before, after = before.replace(escape, plain), after.replace(escape, plain)
+    return before + after, len(before)
 
 
 def _children(node: object) -> list[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from miaotui.engine.grammar.source import Grammar, annotated, bounded, from_lark
+from miaotui.engine.grammar.source import Grammar, annotated, bounded
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.text.tool_calls.formats import CallFormat, Tool
 
@@ -62,7 +62,7 @@ def _calls(form: CallFormat, tools: Sequence[Tool], several: bool, begin: str) -
         schema = annotated(_object(tool), strict=tool.strict)
         rules.append(f'call_{i}: {json.dumps(head)} arguments_{i} "}}"')
         rules.append(f"arguments_{i}: %json {json.dumps(schema)}")
-    return from_lark("\n".join(rules))
+    return bounded("\n".join(rules))
 
 
 def _object(tool: Tool) -> dict[str, object]:

@@ -43,15 +43,18 @@ class Trial:
         self._process: subprocess.Popen[str] | None = None
         self._refused: OrderedDict[bytes, str] = OrderedDict()
 
-    def verdict(self, digest: bytes, text: str) -> Verdict:
-        """Why the grammar ``text`` may not be used; None if it may."""
+    def verdict(self, digest: bytes, text: str, explain: Callable[[str], str]) -> Verdict:
+        """Return why the grammar ``text`` may not be used; None if it may.
+
+        ``explain`` makes one line of the library's reason.
+        """
         with self._lock:
             known = self._refused.get(digest)
             if known is not None:
                 return known
             said = self._ask(text)
             if said is not None:
-                self._refused[digest] = said
+                said = self._refused[digest] = explain(said)
                 while len(self._refused) > KEPT:
                     self._refused.popitem(last=False)
             return said
@@ -126,7 +129,7 @@ def _judge(library: Any, view: Any, text: str, limits: Mapping[str, int]) -> Ver
     matcher = library.LLMatcher(view, text, log_level=0, limits=bounds)
     for step in range(STEPS):
         if matcher.is_error():
-            return _reason(matcher.get_error())
+            return str(matcher.get_error())
         if time.process_time() - start_s > CPU_S:
             return "it takes too much time"
         if matcher.is_stopped():
@@ -139,12 +142,6 @@ def _next(mask: bytes, step: int) -> int:
     """One of the allowed tokens, not always the same, and the end only if there is nothing else."""
     allowed = [i for i in range(256) if mask[i // 8] >> (i % 8) & 1]
     return allowed[(step * 7) % len(allowed)] if allowed else 256
-
-
-def _reason(error: str) -> str:
-    """The library's reason in one line, without its insides."""
-    line = error.strip().partition("\n")[0]
-    return "it broke the grammar library" if line.startswith("panic") else line[:300]
 
 
 def _confine() -> None:

@@ -81,8 +81,10 @@ def _parsed(schema: Any) -> Any:
     """A schema, which may come as text."""
     try:
         return json.loads(schema) if isinstance(schema, str) else schema
-    except (ValueError, RecursionError):
-        raise RequestError("json must be a JSON schema") from None
+    except RecursionError:
+        raise RequestError("json must be a JSON schema: it is nested too deeply") from None
+    except ValueError as error:
+        raise RequestError(f"json must be a JSON schema: {error}") from None
 
 
 def read_output_config(config: Json | None) -> Grammar | None:
