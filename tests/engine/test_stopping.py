@@ -19,7 +19,10 @@ stop_lists = st.lists(st.text("abc", min_size=1, max_size=6), max_size=4)
 
 
 class Letters:
-    """A text source of one-letter tokens: 1 is "a"; 99 is half a character, shown with the next."""
+    """A text source of one-letter tokens: 1 is "a"; 99 is half a character, shown with the next.
+
+    At the end half a character is "?", and nothing if the answer was cut there.
+    """
 
     def __init__(self) -> None:
         self.half = ""
@@ -32,9 +35,9 @@ class Letters:
         self.half = ""
         return text
 
-    def finish(self) -> str:
+    def finish(self, cut: bool = False) -> str:
         text, self.half = self.half, ""
-        return text
+        return "" if cut else text
 
 
 def tokens(text: str) -> list[int]:
@@ -145,14 +148,15 @@ def test_end_token_stops_and_releases_held_text() -> None:
     assert run(SamplingParams(stop=("abc",)), [*tokens("xab"), EOS]) == ("xab", "stop", 4)
 
 
-def test_half_a_character_is_shown_at_the_end() -> None:
+def test_half_a_character_is_shown_before_an_end_token_only() -> None:
     assert run(SamplingParams(), [*tokens("x"), 99, EOS]) == ("x?", "stop", 3)
-    assert run(SamplingParams(), [*tokens("x"), 99], max_tokens=2) == ("x?", "length", 2)
-    assert run(SamplingParams(), [*tokens("x"), 99]) == ("x?", None, 2)
+    assert run(SamplingParams(), [*tokens("x"), 99], max_tokens=2) == ("x", "length", 2)
+    assert run(SamplingParams(), [*tokens("x"), 99]) == ("x", None, 2)  # cancelled
 
 
-def test_half_a_character_can_complete_a_stop_string() -> None:
-    assert run(SamplingParams(stop=("b?",)), [*tokens("ab"), 99], max_tokens=3) == ("a", "stop", 3)
+def test_half_a_character_completes_a_stop_string_before_an_end_token_only() -> None:
+    assert run(SamplingParams(stop=("b?",)), [*tokens("ab"), 99, EOS]) == ("a", "stop", 4)
+    assert run(SamplingParams(stop=("b?",)), [*tokens("ab"), 99], max_tokens=3) == ("ab", "length", 3)
 
 
 def test_length_releases_held_text() -> None:

@@ -58,6 +58,17 @@ def test_a_character_waits_for_its_bytes(name: str) -> None:
     assert pieces[-5:] == ["", "", "", "𝕏", ""]
 
 
+@steady
+@given(name=tokenizers, text=st.text(max_size=20), kept=st.integers(0, 80))
+def test_a_text_that_is_cut_ends_before_the_character(name: str, text: str, kept: int) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text.replace(REPLACEMENT, ""), special=False)[:kept]
+    decoder = tokenizer.stream()
+    cut = decoder.push_all(ids) + decoder.finish(cut=True)
+    assert REPLACEMENT not in cut
+    assert tokenizer.decode(ids) in (cut, cut + REPLACEMENT)
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_broken_bytes_are_replaced(name: str) -> None:
     tokenizer = TOKENIZERS[name]

@@ -1,4 +1,4 @@
-"""Where an answer ends, and what of its text may be shown by then.
+"""Decides where an answer ends, and how much of its text may be shown by then.
 
 Owns end tokens, stop strings and the limit on tokens. Knows nothing of logits or the tokenizer's
 insides. Invariant: however a text is split into pieces, what is released and where it is cut are
@@ -20,14 +20,14 @@ class TextSource(Protocol):
     """Turns tokens into text piece by piece; may hold back bytes that are not yet characters."""
 
     def push(self, token_id: int) -> str:
-        """The text this token completes."""
+        """Return the text that this token completes."""
 
-    def finish(self) -> str:
-        """What is left when no token follows."""
+    def finish(self, cut: bool = False) -> str:
+        """The text of the bytes held back, as no token follows; none if the answer was ``cut`` short."""
 
 
 class Piece(NamedTuple):
-    """Text that may be shown now, and why the answer ended if it did."""
+    """Text that may be shown now, and the reason if the answer ended."""
 
     text: str
     finish_reason: FinishReason | None = None
@@ -49,10 +49,9 @@ class StopStrings:
         return bool(self._matchers)
 
     def push(self, text: str, armed: bool = True) -> tuple[str, bool]:
-        """The text that may be shown after ``text`` arrived, and whether a stop string was found.
+        """Return the text that may be shown after ``text`` arrived, and whether a stop string was found.
 
-        After that nothing follows. A stop string that completes while not ``armed`` is ordinary
-        text.
+        No text follows a stop string. A stop string that completes while not ``armed`` is ordinary text.
         """
         if not self._matchers:
             return text, False
@@ -69,7 +68,7 @@ class StopStrings:
         return pending[:cut], False
 
     def finish(self) -> str:
-        """The text held back, when no more follows."""
+        """Return the text held back, as no more follows."""
         held, self._held = self._held, ""
         return held
 
@@ -85,7 +84,7 @@ class _Matcher:
             self._fallback.append(self._advance(self._fallback[-1], character))
 
     def step(self, character: str) -> int:
-        """Take in one character; the stop string's length if that completes it, else 0."""
+        """Take one character; return the stop string's length if it is complete, else 0."""
         self.matched = self._advance(self.matched, character)
         if self.matched < len(self._stop):
             return 0
@@ -99,11 +98,12 @@ class _Matcher:
 
 
 class Ending:
-    """Follows one answer token by token and says when it is over.
+    """State of one answer's end: follows it token by token and says when it is over.
 
     An end token or a complete stop string ends it with "stop" (neither is shown), but not within
     the first ``min_tokens`` tokens; the ``max_tokens``-th token ends it with "length" unless it
-    ends it with "stop".
+    ends it with "stop". A limit or a cancellation may cut a character in two: the text then ends
+    before that character. After an end token nothing completes it, so it is U+FFFD.
     """
 
     def __init__(self, params: SamplingParams, end_ids: frozenset[int], max_tokens: int, source: TextSource) -> None:
@@ -119,11 +119,11 @@ class Ending:
 
     @property
     def needs_text(self) -> bool:
-        """Whether only the text tells where the answer ends; else `note` and `text_of` will do."""
+        """Whether the end depends on the text; if not, `note` and `text_of` are enough."""
         return self._stops.any
 
     def note(self, token_id: int) -> FinishReason | None:
-        """Take in the next token, without its text; why the answer ends with it, if it does."""
+        """Take the next token without its text; return the reason if the answer ends with it."""
         if self._over:
             raise EngineError(f"token {token_id} came after the answer had ended; expected none")
         self._tokens += 1
@@ -136,7 +136,7 @@ class Ending:
         return "length"
 
     def note_all(self, token_ids: Sequence[int]) -> tuple[int, FinishReason | None]:
-        """`note` the next tokens, at most to the end of the answer: how many those are, and why it ended."""
+        """Take the next tokens up to the end of the answer; return how many were taken, and the reason if it ended."""
         for count, token in enumerate(token_ids, 1):
             reason = self.note(token)
             if reason is not None:
@@ -144,38 +144,38 @@ class Ending:
         return len(token_ids), None
 
     def text_of(self, token_ids: Sequence[int], first: int, is_over: bool) -> str:
-        """The text of noted tokens, of which ``first`` were asked for before.
+        """Return the text of noted tokens; ``first`` tokens before them were read already.
 
-        Whoever reads may ask, in a thread of its own; the rest comes when the answer ``is_over``.
+        The reader may call this in a thread of its own. The rest comes when the answer ``is_over``.
         """
         text = "".join(map(self._source.push, token_ids[: max(self._shown - first, 0)]))
         if is_over and not self._finished:
             self._finished = True
-            text += self._source.finish()
+            text += self._source.finish(cut=self._shown == sys.maxsize)
         return text
 
     def push(self, token_id: int) -> Piece:
-        """Take in the next token of the answer. Raises `EngineError` after the end."""
+        """Take the next token of the answer. Raises `EngineError` after the end."""
         if self._over:
             raise EngineError(f"token {token_id} came after the answer had ended; expected none")
         self._tokens += 1
         armed = self._tokens > self._min_tokens
         if armed and token_id in self._end_ids:
-            return Piece(self._rest(armed)[0], "stop")
+            return Piece(self._rest(armed, cut=False)[0], "stop")
         text, stopped = self._stops.push(self._source.push(token_id), armed)
         if stopped:
             self._over = True
             return Piece(text, "stop")
         if self._tokens < self.max_tokens:
             return Piece(text)
-        rest, stopped = self._rest(armed)
+        rest, stopped = self._rest(armed, cut=True)
         return Piece(text + rest, "stop" if stopped else "length")
 
     def close(self) -> str:
-        """End the answer from outside (it was cancelled, say); the text still held back."""
-        return "" if self._over else self._rest(True)[0]
+        """End the answer from outside (for example, cancelled); return the text still held back."""
+        return "" if self._over else self._rest(True, cut=True)[0]
 
-    def _rest(self, armed: bool) -> tuple[str, bool]:
+    def _rest(self, armed: bool, cut: bool) -> tuple[str, bool]:
         self._over = True
-        text, stopped = self._stops.push(self._source.finish(), armed)
+        text, stopped = self._stops.push(self._source.finish(cut), armed)
         return (text, True) if stopped else (text + self._stops.finish(), False)

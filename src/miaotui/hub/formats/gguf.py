@@ -146,6 +146,8 @@ def _version(buffer: mmap.mmap | bytes, label: str) -> int:
         return version
     if version == 1:
         problem = "is GGUF version 1"
+    elif version == 0:
+        problem = "names GGUF version 0, which does not exist, so its beginning is damaged"
     elif version & 0xFFFF == 0:
         problem = "is a big-endian GGUF file"
     else:

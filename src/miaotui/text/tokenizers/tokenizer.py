@@ -170,9 +170,12 @@ class TextStream:
         """The text that these tokens complete."""
         return "".join(map(self.push, ids))
 
-    def finish(self) -> str:
-        """What is left: U+FFFD for a character that was never finished, otherwise nothing."""
-        return self._trim(self._decoder.decode(b"", final=True))
+    def finish(self, cut: bool = False) -> str:
+        """Return U+FFFD if a character was never finished, otherwise nothing.
+
+        ``cut``: the tokens stop at a limit, so the text ends before the unfinished character instead.
+        """
+        return "" if cut else self._trim(self._decoder.decode(b"", final=True))
 
     def _trim(self, text: str) -> str:
         if self._drops_space and text:
