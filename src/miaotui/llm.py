@@ -77,7 +77,7 @@ class LLM:
     ) -> None:
         loaded = load_model(path, options, settings, progress)
         self.config, self.tokenizer = loaded.config, loaded.tokenizer
-        self.template = loaded.template
+        self.template, self._chat = loaded.template, loaded.chat
         self.context = loaded.parts.backend.limits.context
         self.kv = options.kv
         speculation = None
@@ -133,9 +133,11 @@ class LLM:
         return self._driver.pieces(self.chat_tokens(messages), chosen)
 
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """A conversation as token ids, ready for the assistant's turn."""
-        text = self.template.render(messages, add_generation_prompt=True)
-        return self.tokenizer.encode(text, at_most=self.context)
+        """Return a conversation as token ids, ready for the assistant's turn.
+
+        Contents are text: what looks like a control token in them is none.
+        """
+        return self._chat.encode(messages, at_most=self.context)
 
     def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> list[Score]:
         """Score continuations of a prompt (texts or token ids): their log-probabilities under the model, in nats.

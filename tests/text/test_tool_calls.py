@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaotui.text.templates.chat_template import ChatTemplate
-from miaotui.text.tool_calls.formats import GENERIC, GRANITE, HERMES, LLAMA, MISTRAL, CallFormat, Dialect, dialect_of
+from miaotui.text.tool_calls.formats import GRANITE, HERMES, LLAMA, MISTRAL, CallFormat
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece, ToolCallParser
 
 FORMATS = {"hermes": HERMES, "llama": LLAMA, "mistral": MISTRAL, "granite": GRANITE}
@@ -166,25 +165,3 @@ def test_no_text_is_lost_where_there_is_no_call(text: str) -> None:
     found, calls = read(parse(HERMES, [text]))
     if not calls:
         assert found == text
-
-
-TEMPLATES = {
-    "{% if tools %}<tool_call>{% endif %}": Dialect(HERMES, native=True),
-    "{{ tools }}[TOOL_CALLS]": Dialect(MISTRAL, native=True),
-    "{{ tools }}<|tool_call|>": Dialect(GRANITE, native=True),
-    '{{ tools }} {"name": f, "parameters": x}': Dialect(LLAMA, native=True),
-    "{{ tools }}<tool_call><function=f>": Dialect(GENERIC, native=False),
-    "{{ tools }} something of its own": Dialect(GENERIC, native=False),
-    "{{ messages }}": Dialect(GENERIC, native=False),
-}
-
-
-@pytest.mark.parametrize("source", TEMPLATES)
-def test_the_template_says_which_format(source: str) -> None:
-    assert dialect_of(ChatTemplate(source)) == TEMPLATES[source]
-
-
-def test_a_template_for_tools_goes_first() -> None:
-    template = ChatTemplate({"default": "plain", "tool_use": "{{ tools }}[TOOL_CALLS]"})
-    assert dialect_of(template) == Dialect(MISTRAL, native=True)
-    assert dialect_of(ChatTemplate(None)) == Dialect(GENERIC, native=False)

@@ -54,11 +54,11 @@ class LocalTextModel:
 
     def tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """A conversation as token ids, ready for the answer."""
-        return self.loaded.tokenizer.encode(self.loaded.template.render(messages))
+        return self.loaded.chat.encode(messages)
 
     def tokens_of(self, text: str) -> list[int]:
         """A plain text as token ids."""
-        return self.loaded.tokenizer.encode(text)
+        return self.loaded.tokenizer.encode(text, special=False)
 
     def budget(self, deadline_ms: float, answer_tokens: int) -> int:
         """How many tokens a prompt may have for an answer in time."""

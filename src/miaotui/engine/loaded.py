@@ -14,6 +14,7 @@ from miaotui.backends.options import Built, EngineOptions, Progress
 from miaotui.config import Settings
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.files import open_model
+from miaotui.text.chat import ChatEncoder
 from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.text.templates.chat_template import ChatTemplate
 from miaotui.text.tokenizers.tokenizer import Tokenizer
@@ -26,8 +27,13 @@ class Loaded:
     path: Path
     config: ModelConfig
     tokenizer: Tokenizer
-    template: ChatTemplate
+    chat: ChatEncoder
     parts: Built
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The model's chat template; not `available` if it has none."""
+        return self.chat.template
 
 
 def load_model(path: Path, options: EngineOptions, settings: Settings, progress: Progress | None = None) -> Loaded:
@@ -36,4 +42,5 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
         config = files.config
         tokenizer = load_tokenizer(files.metadata, files.folder)
         template = load_chat_template(files.metadata, files.folder)
-    return Loaded(path, config, tokenizer, template, build(path, config, options, settings, progress))
+    chat = ChatEncoder(template, tokenizer)
+    return Loaded(path, config, tokenizer, chat, build(path, config, options, settings, progress))

@@ -150,7 +150,7 @@ def model_digest(model: ServedModel) -> str:
 
 def template_digest(model: ServedModel) -> str:
     """What tells chat templates apart."""
-    sources = json.dumps(dict(model.template.sources), sort_keys=True)
+    sources = json.dumps(dict(model.chat.template.sources), sort_keys=True)
     return hashlib.sha256(sources.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -25,7 +25,6 @@ from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestE
 from miaotui.serve.observer import NO_OBSERVER, Observer
 from miaotui.speculation.drafters.head import head_for
 from miaotui.speculation.drafters.suffix import suffix_speculation
-from miaotui.text.tool_calls.formats import dialect_of
 from miaotui.types import Completion, Delta, SamplingParams
 
 Submission = tuple[Sequence[int], SamplingParams, RequestOptions]  # a prompt's tokens, and what is asked
@@ -48,10 +47,10 @@ class ServedModel:
     def __init__(self, name: str, loaded: Loaded, watch: Observer = NO_OBSERVER, speculate: bool = True) -> None:
         self.name, self.loaded, self.watch = name, loaded, watch
         self.created_s = int(time.time())
-        self.tokenizer, self.template = loaded.tokenizer, loaded.template
+        self.tokenizer, self.chat = loaded.tokenizer, loaded.chat
         self.context = loaded.parts.backend.limits.context
         self.grammars = Grammars(loaded.tokenizer, loaded.config.vocab_size)
-        self.dialect = dialect_of(loaded.template)
+        self.dialect = loaded.chat.dialect
         with suppress(RequestError):  # a model that can have no grammars; who asks is told
             self.grammars.warm()  # holds the interpreter: not while others wait for answers
         _warm(loaded)
@@ -223,7 +222,7 @@ def _warm(loaded: Loaded) -> None:
     """Import and compile what the first conversation would: a tenth of a second of its deadline."""
     if loaded.template.available:
         with suppress(MiaotuiError):  # who asks with that template is told
-            loaded.tokenizer.encode(loaded.template.render([{"role": "user", "content": "?"}]))
+            loaded.chat.encode([{"role": "user", "content": "?"}])
 
 
 def _fingerprint(name: str, loaded: Loaded) -> str:

@@ -33,11 +33,11 @@ class ServedTextModel:
 
     def tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """A conversation as token ids, ready for the answer."""
-        return self._hosted.tokenizer.encode(self._hosted.template.render(messages))
+        return self._hosted.chat.encode(messages)
 
     def tokens_of(self, text: str) -> list[int]:
         """A plain text as token ids."""
-        return self._hosted.tokenizer.encode(text)
+        return self._hosted.tokenizer.encode(text, special=False)
 
     def budget(self, deadline_ms: float, answer_tokens: int) -> int:
         """How many tokens a prompt may have for an answer in time."""

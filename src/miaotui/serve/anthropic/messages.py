@@ -101,5 +101,4 @@ def _lookup(
 
 async def _prompt(model: ServedModel, tooling: Tooling, body: MessagesBody) -> list[int]:
     said, begun = read_messages(body)
-    messages, tools = tooling.conversation(said)
-    return await chat_tokens(model, messages, tools, begun=begun)
+    return await chat_tokens(model, said, tooling.described, begun=begun)

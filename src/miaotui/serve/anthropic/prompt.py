@@ -14,7 +14,7 @@ from miaotui.serve.anthropic.wire import Block, MessagesBody, MessageTurn
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.wire.fields import JsonMessage
 from miaotui.serve.wire.tool_calls import AUTO, NONE, REQUIRED, Tooling, read_function, tooling_of
-from miaotui.text.tool_calls.formats import Dialect
+from miaotui.text.tool_calls.dialect import Dialect
 
 _SILENT = {"thinking", "redacted_thinking"}  # of earlier answers; models here have not said them
 _CHOICES = {"auto": AUTO, "any": REQUIRED, "none": NONE}

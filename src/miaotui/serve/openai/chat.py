@@ -76,8 +76,7 @@ async def _generation(http: HttpRequest, body: ChatRequest) -> GenerationRequest
     shape = read_format(body.response_format) or read_structured(body.structured_outputs)
     form = await form_of(model, tooling, shape)
     said = [message.model_dump(exclude_unset=True) for message in body.messages]
-    messages, tools = tooling.conversation(said)
-    prompt = await chat_tokens(model, messages, tools, body.chat_template_kwargs)
+    prompt = await chat_tokens(model, said, tooling.described, body.chat_template_kwargs)
     check_choices([prompt], len(params))
     check_prompt_logprobs(body, [prompt], params)
     extra = {"template": body.chat_template_kwargs, "format": [body.response_format, body.structured_outputs]}

@@ -90,7 +90,7 @@ async def tokenizer_info(http: HttpRequest) -> Response:
             "tokenizer_class": type(tokenizer).__name__,
             "bos_token": bos,
             "eos_token": eos,
-            "chat_template": model.template.sources.get(DEFAULT),
+            "chat_template": model.chat.template.sources.get(DEFAULT),
             "model_max_length": model.context,
             "vocab_size": tokenizer.vocab_size,
             "add_bos_token": bool(tokenizer.roles.prefix),

@@ -45,8 +45,14 @@ async def chat_tokens(
         raise RequestError(f"chat_template_kwargs must not hold {wrong[0][:64]!r}")
 
     def work() -> list[int]:
-        text = model.template.render(messages, add_generation_prompt, tools, **extra)
-        return model.tokenizer.encode(text + begun, at_most=model.context)
+        return model.chat.encode(
+            messages,
+            tools,
+            options=extra,
+            add_generation_prompt=add_generation_prompt,
+            begun=begun,
+            at_most=model.context,
+        )
 
     return await run(_size(messages) + (_size(tools) if tools else 0), work)
 

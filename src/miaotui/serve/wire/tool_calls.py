@@ -17,10 +17,9 @@ from typing import Any
 from miaotui.errors import RequestError
 from miaotui.serve.http.errors import ApiError, bad_value
 from miaotui.serve.wire.fields import Json
-from miaotui.text.templates.messages import read_messages
-from miaotui.text.tool_calls.formats import CallFormat, Dialect, Tool
+from miaotui.text.tool_calls.dialect import Dialect
+from miaotui.text.tool_calls.formats import CallFormat, Tool
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece, ToolCallParser
-from miaotui.text.tool_calls.prompts import without_tool_roles
 
 NONE, AUTO, REQUIRED = "none", "auto", "required"
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -44,13 +43,10 @@ class Tooling:
             return self.tools
         return tuple(tool for tool in self.tools if tool.name == self.choice)
 
-    def conversation(self, messages: Sequence[Json]) -> tuple[Sequence[Json], list[Json] | None]:
-        """Messages and tools for the chat template; a template without tools gets them as text."""
-        if self.dialect.native:
-            return messages, [tool.as_openai() for tool in self.tools] or None
-        if not self.tools and not any(_about_tools(message) for message in messages):
-            return messages, None
-        return without_tool_roles(read_messages(messages), self.tools, self.dialect.format), None
+    @property
+    def described(self) -> list[Json]:
+        """The tools in OpenAI's form, as prompts describe them."""
+        return [tool.as_openai() for tool in self.tools]
 
     def parser(self) -> ToolCallParser:
         """Finds the calls in one answer."""
@@ -129,10 +125,6 @@ def call_id(form: CallFormat, prefix: str = "call_") -> str:
     """A new identifier, of the length that the model's template accepts."""
     letters = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(form.id_length))
     return letters if form.id_length < 24 else prefix + letters
-
-
-def _about_tools(message: Json) -> bool:
-    return message.get("role") == "tool" or bool(message.get("tool_calls"))
 
 
 class ChatShaper:

@@ -1,31 +1,34 @@
-"""What one rendering of a chat template may use: time, memory, and size of any one value.
+"""Bounds of one rendering of a chat template: time, memory, and size of any one value.
 
-Owns the counting, not what is counted when. Invariant: a value whose size was allowed can be
+Owns the counting; the sandbox decides when to count. Invariant: a value whose size was allowed can be
 printed, compared or sorted in about the time its size suggests, so no single step runs long.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 
 from jinja2.utils import Namespace
 
 from miaotui.errors import TemplateError
 
-FREE_CHARACTERS = 1 << 20  # what a template may use whatever it is given
+FREE_CHARACTERS = 1 << 20  # any template may use so many
 VALUE_FACTOR = 2  # one value may be this many times as large as the input, and
 TOTAL_FACTOR = 32  # all values together this many times
 MAX_INTEGER_BITS = 4096
 
 
 class Budget:
-    """What is left for one rendering of at most `limit_s`, given an input of `input_characters`.
+    """Time and memory left for one rendering of at most `limit_s`, given an input of `input_characters`.
 
-    Every method raises `TemplateError` when its bound is passed.
+    `private`: characters of the input that stand for others, see `escaping`. Every method raises
+    `TemplateError` when its bound is passed.
     """
 
-    def __init__(self, input_characters: int, limit_s: float) -> None:
+    def __init__(self, input_characters: int, limit_s: float, private: Mapping[str, str] | None = None) -> None:
+        self.private = private or {}
         self.largest = FREE_CHARACTERS + VALUE_FACTOR * input_characters
         self._left = FREE_CHARACTERS + TOTAL_FACTOR * input_characters
         self._limit_s = limit_s
@@ -49,12 +52,12 @@ class Budget:
             raise _exceeded(f"a value of more than {self.largest:,} characters")
 
     def keep(self, value: object) -> None:
-        """Count a value that was just made of others, as large as it is when printed."""
+        """Count a value that was just made of others, with its size when printed."""
         self.allow(self.weight(value))
         self.spend(_own_size(value))
 
     def weight(self, value: object) -> int:
-        """Characters and elements in `value`, shared parts counted each time; stops if too many.
+        """Count the characters and elements in `value`, shared parts each time; stops if too many.
 
         Namespaces are refused: they could come to contain each other, so that they have no size.
         """

@@ -1,9 +1,9 @@
 """Chat templates: messages become the prompt that a model was trained to answer.
 
-Owns how templates are chosen and run; what they may do is in `template_sandbox`, which is imported
-(with Jinja) when the first template runs. Invariant: a template, however hostile, ends
-within seconds in a text of bounded size or in a `TemplateError`; messages at fault are a
-`RequestError`. Source: the conventions of transformers, "Chat templates".
+Owns how templates are chosen and run. The sandbox bounds them; it is imported (with Jinja) when the
+first template runs. Invariant: a template, however hostile, ends within seconds in a text of bounded
+size or in a `TemplateError`; messages at fault are a `RequestError`.
+Source: the conventions of transformers, "Chat templates".
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RENDER_S = 2.0
 MAX_SOURCE_BYTES = 64 << 10
 DEFAULT, TOOL_USE = "default", "tool_use"
+_NOTHING: Mapping[str, str] = {}
 Message = Mapping[str, Any]  # role, content, and what else the template knows
 REMEDY = "use another template, or generate from a plain prompt"
 
@@ -45,7 +46,7 @@ class ChatTemplate:
         self.sources: Mapping[str, str] = {name: text for name, text in named.items() if text}
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._limit_s = limit_s
-        self._compiled: dict[str, Template] = {}
+        self._compiled: dict[str, CompiledTemplate] = {}
 
     @property
     def available(self) -> bool:
@@ -59,33 +60,63 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **extra: Any,
     ) -> str:
-        """The prompt for `messages`, ending where the answer begins if `add_generation_prompt`.
+        """Return the prompt for `messages`, ending where the answer begins if `add_generation_prompt`.
 
+        Contents that look like control tokens are written as they are; `ChatEncoder` keeps them text.
         `tools` are JSON schemas of functions; `extra` are names that a template knows, such as
         ``enable_thinking``. Raises `TemplateError` if there is no template, or it is faulty or
         exceeds its bounds, and `RequestError` for messages that are wrong or that it refuses.
         """
-        template = self._template(tools is not None)
         values: dict[str, Any] = {
             "messages": read_messages(messages),
             "tools": list(tools) if tools else None,
             "add_generation_prompt": add_generation_prompt,
         }
-        values |= extra
-        return _run(template, self._tokens | values, _json_size(values), self._limit_s)
+        return self.compiled(tools is not None).render(values | extra)
 
-    def _template(self, for_tools: bool) -> Template:
+    def compiled(self, for_tools: bool) -> CompiledTemplate:
+        """Return the template for conversations with or without tools. Raises `TemplateError`."""
         name = TOOL_USE if for_tools and TOOL_USE in self.sources else DEFAULT
         source = self.sources.get(name)
         if source is None:
             raise TemplateError(_missing(self.sources))
         if name not in self._compiled:
-            self._compiled[name] = _compile(source)
+            self._compiled[name] = CompiledTemplate(source, self._tokens, self._limit_s)
         return self._compiled[name]
 
 
-def _compile(source: str) -> Template:
-    from jinja2 import TemplateSyntaxError  # noqa: PLC0415 - see the module's docstring
+class CompiledTemplate:
+    """One template, ready to run. Safe to use from several threads.
+
+    `constants`: the texts that it writes or looks for. Raises `TemplateError` for a faulty `source`.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str], limit_s: float) -> None:
+        self.source = source
+        self._tokens, self._limit_s = tokens, limit_s
+        self._template, self.constants = _compile(source)
+
+    def render(self, values: Mapping[str, Any], private: Mapping[str, str] = _NOTHING) -> str:
+        """Return the prompt for messages that have been read, tools and options.
+
+        `private`: characters in `values` and those they stand for, see `escaping`. Raises `TemplateError`
+        and `RequestError` as `ChatTemplate.render` does.
+        """
+        from miaotui.text.templates.budget import Budget, current  # noqa: PLC0415
+
+        token = current.set(Budget(_json_size(values), self._limit_s, private))
+        try:
+            return self._template.render({**self._tokens, **values})
+        except MiaotuiError:
+            raise
+        except Exception as error:
+            raise TemplateError(f"the chat template failed: {_say(error)}; {REMEDY}") from error
+        finally:
+            current.reset(token)
+
+
+def _compile(source: str) -> tuple[Template, frozenset[str]]:
+    from jinja2 import TemplateSyntaxError, nodes  # noqa: PLC0415 - see the module's docstring
 
     from miaotui.text.templates.sandbox import environment  # noqa: PLC0415
 
@@ -93,7 +124,9 @@ def _compile(source: str) -> Template:
     if size > MAX_SOURCE_BYTES:
         raise TemplateError(f"the chat template has {size:,} bytes, more than {MAX_SOURCE_BYTES:,}; {REMEDY}")
     try:
-        return environment().from_string(source)
+        tree = environment().parse(source)
+        constants = frozenset(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str))
+        return environment().from_string(tree), constants
     except TemplateSyntaxError as error:
         where = f"at line {error.lineno}"
         raise TemplateError(f"faulty chat template {where}: {error.message}; {REMEDY}") from error
@@ -101,22 +134,8 @@ def _compile(source: str) -> Template:
         raise TemplateError(f"faulty chat template: {_say(error)}; {REMEDY}") from error
 
 
-def _run(template: Template, values: Mapping[str, Any], input_characters: int, limit_s: float) -> str:
-    from miaotui.text.templates.budget import Budget, current  # noqa: PLC0415
-
-    token = current.set(Budget(input_characters, limit_s))
-    try:
-        return template.render(values)
-    except MiaotuiError:
-        raise
-    except Exception as error:
-        raise TemplateError(f"the chat template failed: {_say(error)}; {REMEDY}") from error
-    finally:
-        current.reset(token)
-
-
 def _json_size(values: Mapping[str, Any]) -> int:
-    """Characters of `values` as JSON, which they must be: templates get data, not objects."""
+    """Return the characters of `values` as JSON. Templates get data, not objects."""
     try:
         return len(json.dumps(values, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError) as error:

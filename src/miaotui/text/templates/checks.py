@@ -1,4 +1,4 @@
-"""What chat templates may compute: measured before it is done, refused where it could explode.
+"""Checks on the operations of chat templates: each is measured first, and refused if it could explode.
 
 Owns the rules for operators, methods and filters whose result can be far larger than their
 arguments, or whose time grows faster than their size. Knows Jinja's types, not its compiler.
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import LoopContext
+from markupsafe import Markup, escape
 
 from miaotui.errors import RequestError
 from miaotui.text.templates.budget import MAX_INTEGER_BITS, current
@@ -28,7 +29,7 @@ _PADDING = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:\d{4}|\*)")
 
 
 def names(words: str) -> frozenset[str]:
-    """The words of a text, as a set."""
+    """Return the words of a text, as a set."""
     return frozenset(words.split())
 
 
@@ -51,12 +52,12 @@ _WRITERS = names("capitalize e escape indent join lower replace safe string titl
 
 
 def raise_exception(message: object) -> NoReturn:
-    """How templates refuse messages. Raises `RequestError`: the messages are at fault."""
+    """Refuse the messages, as a template asks. Raises `RequestError`: the messages are at fault."""
     raise RequestError(f"the model's chat template refuses these messages: {str(message)[:500]}")
 
 
 def strftime_now(pattern: str) -> str:
-    """The local date and time, as `time.strftime` writes it."""
+    """Return the local date and time, as `time.strftime` writes it."""
     short = len(pattern) <= MAX_NEEDLE
     _require(short and bool(_DATE.fullmatch(pattern)), "short date patterns without widths")
     return datetime.now().strftime(pattern)
@@ -69,10 +70,22 @@ def tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as transformers writes it: not escaped for HTML."""
+    """Return JSON as transformers writes it: not escaped for HTML."""
     if indent is not None:
         _require(isinstance(indent, int) and indent <= 16, "an indentation of at most 16")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if ensure_ascii:
+        for private in current.get().private:  # they stand for ASCII characters
+            text = text.replace(json.dumps(private)[1:-1], private)
+    return text
+
+
+def escape_html(value: object) -> Markup:
+    """Return `value` with HTML's own characters escaped, those that a private character stands for too."""
+    text = str(escape(value))
+    for private, character in current.get().private.items():
+        text = text.replace(private, str(escape(character)) if character in "<>&'\"" else private)
+    return Markup(text)  # noqa: S704 - it was escaped above
 
 
 def before_operator(operator: str, left: Any, right: Any) -> None:

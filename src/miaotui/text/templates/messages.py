@@ -1,7 +1,7 @@
-"""Chat messages as callers give them, checked and made what chat templates expect.
+"""Reads chat messages as callers give them: checks them and makes copies that chat templates expect.
 
-Owns the rules for roles and content. Does not know any template. Invariant: what comes out is JSON
-data of our own, each message a dict whose content is text (or None beside tool calls).
+Owns the rules for roles and content. Does not know any template. Invariant: the copies are JSON data,
+each message a dict whose content is text.
 Source: the OpenAI chat format, and the conventions of transformers' chat templates.
 """
 
@@ -17,7 +17,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Checked copies of `messages`; text parts are joined by line breaks.
+    """Return checked copies of `messages`; text parts are joined by line breaks.
 
     Raises `RequestError` naming the message that is wrong.
     """
@@ -44,12 +44,12 @@ def _read(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     return read
 
 
-def _read_content(message: Mapping[str, Any], where: str) -> str | None:
+def _read_content(message: Mapping[str, Any], where: str) -> str:
     content = message.get("content")
     if isinstance(content, str):
         return content
-    if content is None and message.get("role") == "assistant" and message.get("tool_calls"):
-        return None
+    if content is None and message.get("role") == "assistant":
+        return ""  # as OpenAI's messages with tool calls have it
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise RequestError(f"{where}: content must be text or a list of parts, not {content!r:.80}")
     return "\n".join(_read_part(part, where) for part in content)
@@ -67,7 +67,7 @@ def _read_part(part: object, where: str) -> str:
 
 
 def _read_call(call: Any, where: str) -> dict[str, Any]:
-    """A tool call, its arguments as a dict: callers send them as JSON text, templates want data."""
+    """Return a tool call with its arguments as a dict: callers send JSON text, templates want data."""
     if not isinstance(call, Mapping):
         raise RequestError(f"{where}: each tool call must be a dict, not {call!r:.80}")
     function = call.get("function")

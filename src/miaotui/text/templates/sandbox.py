@@ -59,7 +59,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             "raise_exception": checks.raise_exception,
             "strftime_now": checks.strftime_now,
         }
-        known = {name: self.filters[name] for name in FILTERS} | {"tojson": checks.tojson}
+        known = {name: self.filters[name] for name in FILTERS}
+        known |= {"tojson": checks.tojson, "e": checks.escape_html, "escape": checks.escape_html}
         self.filters = {name: _bounded_filter(name, known[name]) for name in known} | _GUARDS
         tests: dict[str, Any] = self.tests
         self.tests = {name: _bounded_test(test) for name, test in tests.items()}

@@ -8,14 +8,16 @@ makes of valid UTF-8. Source: the `tokenizers` file format and transformers' con
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from miaotui.errors import ModelFormatError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.text.model_files import read_json, token_text
 from miaotui.text.tokenizers.byte_level import from_alphabet
+from miaotui.text.tokenizers.encoder import ControlSpan
 from miaotui.text.tokenizers.growth import require_bounded_growth
 from miaotui.text.tokenizers.sentencepiece import SPACE, byte_of
 from miaotui.text.tokenizers.tokenizer import Tokenizer, TokenRoles
@@ -28,7 +30,7 @@ MAX_TOKENS = 1 << 22  # the largest known vocabularies have 2**20
 
 
 def from_folder(path: Path) -> Tokenizer:
-    """The tokenizer in the folder `path`.
+    """Build the tokenizer of the folder `path`.
 
     Raises `ModelNotFoundError` if it has no ``tokenizer.json``, `ModelFormatError` if a file is
     damaged, `UnsupportedModelError` for a kind of tokenizer whose decoding is not known here.
@@ -49,7 +51,7 @@ def from_folder(path: Path) -> Tokenizer:
         )
     special = frozenset(token for token, text in added.items() if text.special)
     drops_space = any(map(_drops_space, decoders))
-    return Tokenizer(_encoder(backend), spell, _roles(path, backend, special, drops_space))
+    return Tokenizer(_FolderEncoder(backend), spell, _roles(path, backend, special, drops_space))
 
 
 def _load(file: Path) -> tokenizers.Tokenizer:
@@ -80,7 +82,7 @@ def _require_library_fault(error: BaseException) -> None:
 
 
 def _ids_of(backend: tokenizers.Tokenizer, text: str, surrounded: bool = False) -> list[int]:
-    """Token ids of ``text``. Raises `RequestError` where the file's own rules fail on it."""
+    """Return the token ids of ``text``. Raises `RequestError` where the file's own rules fail on it."""
     try:
         ids: list[int] = backend.encode(text, add_special_tokens=surrounded).ids
     except BaseException as error:
@@ -92,20 +94,72 @@ def _ids_of(backend: tokenizers.Tokenizer, text: str, surrounded: bool = False) 
     return ids
 
 
-def _encoder(backend: tokenizers.Tokenizer) -> Callable[[str, bool], list[int]]:
-    lock = Lock()  # the switch below belongs to the backend, not to the call
+class _FolderEncoder:
+    """Encodes by the `tokenizers` library; see `TextEncoder`.
 
-    def encode(text: str, special: bool) -> list[int]:
-        with lock:
-            if backend.encode_special_tokens is special:
-                backend.encode_special_tokens = not special
-            return _ids_of(backend, text)
+    To make control tokens at some places only, it writes each of these as an alias: an added token of its
+    own that the library recognises in any text. An alias holds 64 random bits, so that no text has one.
+    """
 
-    return encode
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._backend = backend
+        self._added = backend.get_added_tokens_decoder()
+        self._lock = Lock()  # the library's switch for special tokens belongs to it, not to the call
+        self._aliases: dict[int, str] = {}  # alias of each control token used so far
+        self._real: dict[int, int] = {}  # id of an alias -> id of the control token
+        self._secret = secrets.token_hex(8)
+        self._first_alias = 1 << 62  # ids of aliases begin here
+        self.control_texts = self._texts(special=True)
+        self.added_texts = self._texts(special=False)
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Return the ids of ``text``, with the control tokens written in it recognised or not."""
+        with self._lock:
+            return self._ids(text, special)
+
+    def encode_at(self, text: str, spans: Sequence[ControlSpan]) -> list[int]:
+        """Return the ids of ``text`` with control tokens at ``spans`` only."""
+        with self._lock:
+            self._add_aliases({span.token for span in spans} - self._aliases.keys())
+            ids = self._ids(self._with_aliases(text, spans), special=False)
+        first, real = self._first_alias, self._real
+        return [token if token < first else real[token] for token in ids]
+
+    def _texts(self, special: bool) -> dict[str, int]:
+        found = {token.content: i for i, token in self._added.items() if token.special is special and token.content}
+        return found | {text.replace(SPACE, " "): token for text, token in found.items()}
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        if self._backend.encode_special_tokens is special:
+            self._backend.encode_special_tokens = not special
+        return _ids_of(self._backend, text)
+
+    def _with_aliases(self, text: str, spans: Sequence[ControlSpan]) -> str:
+        parts: list[str] = []
+        begin = 0
+        for start, end, token in spans:
+            parts += (text[begin:start], self._aliases[token])
+            begin = end
+        return "".join([*parts, text[begin:]])
+
+    def _add_aliases(self, tokens: Set[int]) -> None:
+        if not tokens:
+            return
+        from tokenizers import AddedToken  # noqa: PLC0415 - GGUF files may not need it
+
+        for token in sorted(tokens):
+            like = self._added[token]
+            alias = f"\ufdd0{self._secret}:{token}\ufdd0"
+            added = AddedToken(alias, special=False, normalized=False, lstrip=like.lstrip, rstrip=like.rstrip)
+            self._backend.add_tokens([added])
+            found = cast(int, self._backend.token_to_id(alias))
+            self._aliases[token] = alias
+            self._real[found] = token
+            self._first_alias = min(self._first_alias, found)
 
 
 def _decoders(backend: tokenizers.Tokenizer) -> list[dict[str, Any]]:
-    """The decoder's steps, each as it is written in the file."""
+    """Return the decoder's steps, each as it is written in the file."""
     if backend.decoder is None:
         return []
     step: dict[str, Any] = json.loads(backend.decoder.__getstate__())
@@ -173,7 +227,7 @@ def _roles(path: Path, backend: tokenizers.Tokenizer, special: frozenset[int], d
 
 
 def _surroundings(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that the file's post-processor puts before and after a text."""
+    """Return the ids that the file's post-processor puts before and after a text."""
     alone, whole = _ids_of(backend, "a"), _ids_of(backend, "a", surrounded=True)
     for start in range(len(whole) - len(alone) + 1):
         if whole[start : start + len(alone)] == alone:

@@ -8,11 +8,12 @@ Source: llama.cpp, which defines these keys, and the models' own ``tokenizer.jso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.text.tokenizers.byte_level import ByteLevelEncoder, from_alphabet
+from miaotui.text.tokenizers.encoder import ControlSpan
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
 from miaotui.text.tokenizers.pretokenizer import pretokenizer
 from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceEncoder, byte_of
@@ -24,7 +25,7 @@ _PHI3_PLAIN = {"<unk>", "<s>", "<|endoftext|>"}  # those that swallow no whitesp
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer described by a GGUF file's metadata.
+    """Build the tokenizer that a GGUF file's metadata describe.
 
     Raises `ModelFormatError` when keys are missing, damaged or contradict each other, and
     `UnsupportedModelError` for a family or pre-tokenizer that is not known here.
@@ -44,6 +45,49 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     return build(read_vocabulary(metadata))
 
 
+class _GgufEncoder:
+    """Cuts text around special tokens and encodes the parts; see `TextEncoder`.
+
+    `ordinary` encodes a part; `write` writes text in the vocabulary's alphabet, character by character;
+    `spaces` are characters of that alphabet that count as whitespace.
+    """
+
+    def __init__(
+        self,
+        vocabulary: GgufVocabulary,
+        ordinary: Callable[[str], list[int]],
+        write: Callable[[str], str] = str,
+        spaces: str = "",
+    ) -> None:
+        controls, users = vocabulary.texts(*_MARKERS), vocabulary.texts(TokenType.USER_DEFINED)
+        swallowing = _swallowing(vocabulary, controls | users)
+        self._everything, self._users = (
+            SpecialTokens({write(text): token for text, token in some.items()}, swallowing)
+            for some in (controls | users, users)
+        )
+        self._ordinary, self._write, self._spaces = ordinary, write, spaces
+        self.control_texts = controls | {text.replace(SPACE, " "): token for text, token in controls.items()}
+        self.added_texts = users
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Return the ids of ``text``, with the control tokens written in it recognised or not."""
+        tokens = self._everything if special else self._users
+        return self._ids(tokens.split(self._write(text), self._spaces))
+
+    def encode_at(self, text: str, spans: Sequence[ControlSpan]) -> list[int]:
+        """Return the ids of ``text`` with control tokens at ``spans`` only."""
+        return self._ids(self._users.split_at(self._write(text), spans, self._spaces))
+
+    def _ids(self, parts: Iterator[str | int]) -> list[int]:
+        ids: list[int] = []
+        for part in parts:
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._ordinary(part)
+        return ids
+
+
 def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     rules = pretokenizer(str(vocabulary.metadata.get("tokenizer.ggml.pre", "default")))
     ordinary = ByteLevelEncoder(
@@ -52,43 +96,31 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
         rules.splitter(),
         rules.whole_words,
     )
-    all_special, user_defined = _special_tokens(vocabulary, lambda text: text)
     literal = vocabulary.marker_ids | set(vocabulary.groups[TokenType.USER_DEFINED])
     tokens = vocabulary.tokens
-
-    def encode(text: str, special: bool) -> list[int]:
-        ids: list[int] = []
-        for part in (all_special if special else user_defined).split(text):
-            ids += [part] if isinstance(part, int) else ordinary.encode(part)
-        return ids
 
     def spell(token: int) -> bytes:
         return tokens[token].encode() if token in literal else from_alphabet(tokens[token])
 
-    return Tokenizer(encode, spell, _roles(vocabulary, begins=rules.begins))
+    encoder = _GgufEncoder(vocabulary, ordinary.encode)
+    return Tokenizer(encoder, spell, _roles(vocabulary, begins=rules.begins))
 
 
 def _sentencepiece(vocabulary: GgufVocabulary) -> Tokenizer:
     adds_space = vocabulary.flag("add_space_prefix", True)
     ordinary = _piece_encoder(vocabulary)
-    all_special, user_defined = _special_tokens(vocabulary, _escape)
     byte_ids = set(vocabulary.groups[TokenType.BYTE])
     tokens = vocabulary.tokens
 
-    def encode(text: str, special: bool) -> list[int]:
-        ids: list[int] = []
-        for part in (all_special if special else user_defined).split(_escape(text), SPACE):
-            if isinstance(part, int):
-                ids.append(part)
-            else:  # every stretch of text gets the space, as llama.cpp does it
-                ids += ordinary.encode(SPACE + part if adds_space else part)
-        return ids
+    def with_space(part: str) -> list[int]:  # every stretch of text gets the space, as llama.cpp does it
+        return ordinary.encode(SPACE + part)
 
     def spell(token: int) -> bytes:
         byte = byte_of(tokens[token]) if token in byte_ids else None
         return tokens[token].replace(SPACE, " ").encode() if byte is None else bytes([byte])
 
-    return Tokenizer(encode, spell, _roles(vocabulary, begins=True, drops_space=adds_space))
+    encoder = _GgufEncoder(vocabulary, with_space if adds_space else ordinary.encode, _escape, SPACE)
+    return Tokenizer(encoder, spell, _roles(vocabulary, begins=True, drops_space=adds_space))
 
 
 def _piece_encoder(vocabulary: GgufVocabulary) -> SentencePieceEncoder:
@@ -107,7 +139,7 @@ def _piece_encoder(vocabulary: GgufVocabulary) -> SentencePieceEncoder:
 
 
 def _byte_ids(vocabulary: GgufVocabulary) -> list[int]:
-    """Ids of the 256 byte pieces in order of their bytes; none if the file lacks any."""
+    """Return the ids of the 256 byte pieces in order of their bytes; none if the file lacks any."""
     found = {byte_of(vocabulary.tokens[t]): t for t in vocabulary.groups[TokenType.BYTE]}
     return [found[byte] for byte in range(256)] if found.keys() >= set(range(256)) else []
 
@@ -116,19 +148,15 @@ def _escape(text: str) -> str:
     return text.replace(" ", SPACE)
 
 
-def _special_tokens(vocabulary: GgufVocabulary, write: Callable[[str], str]) -> tuple[SpecialTokens, SpecialTokens]:
-    """What to look for in trusted text, and in plain text; `write` as the text is written."""
-    users = vocabulary.texts(TokenType.USER_DEFINED)
-    everything = vocabulary.texts(*_MARKERS) | users
-    swallowing: set[int] = set()
-    if vocabulary.metadata.get("general.architecture") == "phi3" and (
-        vocabulary.metadata.get("tokenizer.ggml.model") == "llama"
-    ):  # Phi-3's tokens swallow the line break behind them; GGUF has no key that says so
-        swallowing = {token for text, token in everything.items() if text not in _PHI3_PLAIN}
-    trusted, plain = (
-        SpecialTokens({write(text): token for text, token in some.items()}, swallowing) for some in (everything, users)
-    )
-    return trusted, plain
+def _swallowing(vocabulary: GgufVocabulary, special: Mapping[str, int]) -> set[int]:
+    """Return the special tokens that swallow the whitespace behind them.
+
+    Those are Phi-3's, which swallow the line break; GGUF has no key that says so.
+    """
+    metadata = vocabulary.metadata
+    if metadata.get("general.architecture") != "phi3" or metadata.get("tokenizer.ggml.model") != "llama":
+        return set()
+    return {token for text, token in special.items() if text not in _PHI3_PLAIN}
 
 
 def _roles(vocabulary: GgufVocabulary, begins: bool, drops_space: bool = False) -> TokenRoles:

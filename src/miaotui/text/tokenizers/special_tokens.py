@@ -1,7 +1,7 @@
 """Finds special tokens written in text: ``<|im_start|>``, ``<bos>``, runs of spaces.
 
 Owns the search, leftmost first and longest at each place, as the `tokenizers` library does it.
-Does not know which tokens are special, nor what they mean. Invariant: the texts of the parts that
+Does not know which tokens are special, nor their meaning. Invariant: the texts of the parts that
 `split` yields, joined, are the text, but for whitespace that certain tokens swallow.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+
+from miaotui.text.tokenizers.encoder import ControlSpan
 
 
 class SpecialTokens:
@@ -29,29 +31,50 @@ class SpecialTokens:
         starts = sorted(lengths, key=len, reverse=True)
         self._start = re.compile("|".join(map(re.escape, starts))) if starts else None
 
+    def find(self, text: str, spaces: str = "") -> Iterator[ControlSpan]:
+        """Yield the places of the tokens in `text`, in order; they do not overlap. `spaces`: see `split`."""
+        at = 0
+        while self._start and (found := self._start.search(text, at)):
+            at = found.start()
+            match = self._longest(text, at, found.group())
+            if match:
+                token = self._ids[match]
+                yield ControlSpan(at, at + len(match), token)
+                at = self._behind(text, at + len(match), token, spaces)
+            else:
+                at += 1
+
     def split(self, text: str, spaces: str = "") -> Iterator[str | int]:
         """Yield the text between special tokens (never empty) and their ids, in order.
 
         `spaces` are characters that count as whitespace besides the usual ones.
         """
-        begin = at = 0
-        while self._start and (found := self._start.search(text, at)):
-            at = found.start()
-            match = self._longest(text, at, found.group())
-            if not match:
-                at += 1
-                continue
-            if at > begin:
-                yield text[begin:at]
-            token = self._ids[match]
+        return self._cut(text, self.find(text, spaces), spaces)
+
+    def split_at(self, text: str, spans: Sequence[ControlSpan], spaces: str = "") -> Iterator[str | int]:
+        """Yield as `split` does, with the control tokens at `spans` besides the tokens of this set."""
+        for part in self._cut(text, iter(spans), spaces):
+            if isinstance(part, int):
+                yield part
+            else:
+                yield from self.split(part, spaces)
+
+    def _cut(self, text: str, spans: Iterator[ControlSpan], spaces: str) -> Iterator[str | int]:
+        begin = 0
+        for start, end, token in spans:
+            if start > begin:
+                yield text[begin:start]
             yield token
-            at += len(match)
-            if token in self._swallowing:
-                while at < len(text) and (text[at].isspace() or text[at] in spaces):
-                    at += 1
-            begin = at
+            begin = self._behind(text, end, token, spaces)
         if begin < len(text):
             yield text[begin:]
+
+    def _behind(self, text: str, end: int, token: int, spaces: str) -> int:
+        """Return where `text` goes on after `token`, which ends at `end` and may swallow whitespace."""
+        if token in self._swallowing:
+            while end < len(text) and (text[end].isspace() or text[end] in spaces):
+                end += 1
+        return end
 
     def _longest(self, text: str, at: int, start: str) -> str:
         candidates = (text[at : at + length] for length in self._lengths[start])

@@ -8,17 +8,20 @@ Invariant: what a `TextStream` returns for some tokens, joined, is what `Tokeniz
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from miaotui.errors import PromptTooLongError, RequestError
+from miaotui.text.tokenizers.encoder import ControlSpan, TextEncoder
+from miaotui.text.tokenizers.special_tokens import SpecialTokens
 
 _SLACK = 4  # how much shorter a normalizer may make a text
 
 
 @dataclass(frozen=True)
 class TokenRoles:
-    """Which tokens have a meaning of their own. `size`: token ids are below it.
+    """Tokens with a purpose of their own. `size`: token ids are below it.
 
     `prefix` and `suffix` are put around a text by the model's own rules; `special_ids` are markers
     that are no part of an answer; `drops_space`: a text starts with a space that was never written
@@ -38,14 +41,11 @@ class TokenRoles:
 class Tokenizer:
     """Turns text into token ids and token ids into text; safe to use from several threads.
 
-    `encode(text, special)` gives the ids of `text` alone, with special tokens written in it
-    recognised or not; `spell(id)` gives the bytes of a token.
+    `encoder` gives the ids of a text alone; `spell(id)` gives the bytes of a token.
     """
 
-    def __init__(
-        self, encode: Callable[[str, bool], list[int]], spell: Callable[[int], bytes], roles: TokenRoles
-    ) -> None:
-        self._encode = encode
+    def __init__(self, encoder: TextEncoder, spell: Callable[[int], bytes], roles: TokenRoles) -> None:
+        self._encoder = encoder
         self._spell = spell
         self._spelled: dict[int, bytes] = {}
         self._texts: dict[int, str | None] = {}
@@ -60,33 +60,61 @@ class Tokenizer:
     def encode(
         self, text: str, special: bool = True, *, whole: bool | None = None, at_most: int | None = None
     ) -> list[int]:
-        """Token ids of `text`.
+        """Return the token ids of `text`.
 
-        `special=True`: special tokens written in the text are recognised (for prompts and rendered
-        chat templates). `special=False`: the text is taken as plain characters, whatever it looks
-        like (for untrusted parts). `whole`: put the model's beginning and end tokens around it,
-        unless it already begins with them; by default as `special`. `at_most`: a text that cannot
-        but have more tokens than this is refused without being cut, which for megabytes would take
-        seconds and gigabytes. Raises `RequestError` for text that is not valid Unicode, and
-        `PromptTooLongError`.
+        `special=True`: special tokens written in the text are recognised (for raw prompts).
+        `special=False`: the text is taken as plain characters, whatever it looks like (for untrusted
+        texts). `whole`: put the model's beginning and end tokens around it, unless it already begins
+        with them; by default as `special`. `at_most`: refuse a text that must have more tokens than
+        this before it is cut, which for megabytes would take seconds and gigabytes. Raises
+        `RequestError` for text that is not valid Unicode, and `PromptTooLongError`.
         """
+        self._check(text, at_most)
+        ids = self._encoder.encode(text, special)
+        return self._surrounded(ids) if (special if whole is None else whole) else ids
+
+    def encode_at(self, text: str, spans: Sequence[ControlSpan], *, at_most: int | None = None) -> list[int]:
+        """Return the ids of a whole prompt with control tokens at `spans` only.
+
+        All other characters are text, whatever they look like. With the spans that `find_controls` gives
+        for the same text the ids are those of `encode`. Raises as `encode` does.
+        """
+        self._check(text, at_most)
+        return self._surrounded(self._encoder.encode_at(text, spans))
+
+    def find_controls(self, text: str) -> list[ControlSpan]:
+        """Return the places of all control tokens written in `text`, in order."""
+        controls = self.control_texts
+        return [span for span in self._added.find(text) if controls.get(text[span.start : span.end]) == span.token]
+
+    @property
+    def control_texts(self) -> Mapping[str, int]:
+        """Ids of the control tokens that can be written in a text, by their texts."""
+        return self._encoder.control_texts
+
+    @cached_property
+    def _added(self) -> SpecialTokens:
+        return SpecialTokens({**self._encoder.added_texts, **self._encoder.control_texts})
+
+    def _surrounded(self, ids: list[int]) -> list[int]:
+        prefix, suffix = list(self.roles.prefix), list(self.roles.suffix)
+        if ids[: len(prefix)] != prefix:
+            ids = prefix + ids
+        if suffix and ids[-len(suffix) :] != suffix:
+            ids += suffix
+        return ids
+
+    def _check(self, text: str, at_most: int | None) -> None:
+        """Refuse a text that is too long or not valid Unicode: the encoders would say less about it."""
         if at_most is not None:
             self._require_short(text, at_most)
         try:
-            text.encode()  # the tokenizers themselves say less about what is wrong
+            text.encode()
         except UnicodeEncodeError as error:
             raise RequestError(
                 f"the text has a lone surrogate (half a character) at position {error.start}; "
                 "send text that is valid Unicode"
             ) from None
-        ids = self._encode(text, special)
-        if whole if whole is not None else special:
-            prefix, suffix = list(self.roles.prefix), list(self.roles.suffix)
-            if ids[: len(prefix)] != prefix:
-                ids = prefix + ids
-            if suffix and ids[-len(suffix) :] != suffix:
-                ids += suffix
-        return ids
 
     def _require_short(self, text: str, at_most: int) -> None:
         if len(text) <= _SLACK * at_most:
@@ -100,7 +128,7 @@ class Tokenizer:
             )
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True, start: bool = True) -> str:
-        """The text of `ids`; broken UTF-8 becomes U+FFFD.
+        """Return the text of `ids`; broken UTF-8 becomes U+FFFD.
 
         `start=False`: the ids continue a text, so a leading space is kept.
         """
@@ -108,16 +136,16 @@ class Tokenizer:
         return stream.push_all(ids) + stream.finish()
 
     def stream(self, *, skip_special: bool = True, start: bool = True) -> TextStream:
-        """A decoder for tokens that come one by one; the options are those of `decode`."""
+        """Return a decoder for tokens that come one by one; the options are those of `decode`."""
         hidden = self._hidden if skip_special else frozenset()
         return TextStream(self, hidden, start and self.roles.drops_space)
 
     def show(self, token_id: int) -> None:
-        """From now on decode this special token as text: it tells a tool call from plain text."""
+        """Decode this special token as text from now on: it tells a tool call from plain text."""
         self._hidden -= {token_id}
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for; ids that the vocabulary lacks (padding rows) have none."""
+        """Return the bytes of a token; ids that the vocabulary lacks (padding rows) have none."""
         found = self._spelled.get(token_id)
         if found is None:
             known = 0 <= token_id < self.vocab_size
@@ -125,7 +153,7 @@ class Tokenizer:
         return found
 
     def token_text(self, token_id: int) -> str | None:
-        """The text of a token of whole characters; None if its bytes need others to be some."""
+        """Return the text of a token, or None if its bytes are not whole characters."""
         if token_id not in self._texts:
             try:
                 self._texts[token_id] = self.token_bytes(token_id).decode()
@@ -135,7 +163,7 @@ class Tokenizer:
 
 
 class TextStream:
-    """Turns tokens into text as they come, holding back the bytes of an unfinished character."""
+    """Decoder of one answer: turns tokens into text as they come and holds back unfinished characters."""
 
     def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int], drops_space: bool) -> None:
         self._tokenizer = tokenizer
@@ -145,7 +173,7 @@ class TextStream:
         self._holds = False  # whether the decoder holds bytes back
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes, possibly none; O(bytes of the token)."""
+        """Return the text that `token_id` completes, possibly none; O(bytes of the token)."""
         if token_id in self._hidden:
             return ""
         if not self._holds:
@@ -167,7 +195,7 @@ class TextStream:
         return text.startswith("\ufffd") and so_far != "\ufffd".encode()
 
     def push_all(self, ids: Iterable[int]) -> str:
-        """The text that these tokens complete."""
+        """Return the text that these tokens complete."""
         return "".join(map(self.push, ids))
 
     def finish(self, cut: bool = False) -> str:

@@ -1,20 +1,17 @@
-"""How model families write tool calls, and which of these ways a chat template asks for.
+"""Formats in which model families write tool calls.
 
-Owns the families as data. Does not parse answers or know grammars. Invariant: in every format a
-call is a JSON object with a name and arguments; templates that teach a model something else (XML,
-Python) get the generic format, and their own support for tools is left alone.
+Owns the formats as data. Does not parse answers, and knows no templates or grammars. Invariant: in every
+format a call is a JSON object with a name and arguments; models that are taught something else (XML,
+Python) are asked for the generic format.
 Sources: the chat templates that Qwen, Hermes, Llama 3, Mistral and Granite are published with.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from miaotui.text.templates.chat_template import TOOL_USE, ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Tool:
     strict: bool = False
 
     def as_openai(self) -> dict[str, Any]:
-        """As chat templates want it."""
+        """Return the tool in the form that chat templates expect."""
         function = {"name": self.name, "description": self.description}
         return {"type": "function", "function": {**function, "parameters": dict(self.parameters)}}
 
@@ -49,7 +46,7 @@ class CallFormat:
     id_length: int = 24  # some templates refuse identifiers of other lengths
 
     def write(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """One call as text."""
+        """Return one call as text."""
         said = json.dumps(dict(arguments), ensure_ascii=False)
         return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{self.key}": {said}}}'
 
@@ -59,28 +56,4 @@ LLAMA = CallFormat("<|python_tag|>", "", None, "", key="parameters", bare=True)
 MISTRAL = CallFormat("[TOOL_CALLS]", "[", ", ", "]", id_length=9)
 GRANITE = CallFormat("<|tool_call|>", "[", ", ", "]")
 GENERIC = HERMES
-
-_TOOLS = re.compile(r"\btools\b")
-_OTHER_WAYS = ("<function=", "<parameter=", "<arg_key>", "[ARGS]")
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """The format a model's answers use, and whether its template writes tools and results itself."""
-
-    format: CallFormat
-    native: bool
-
-
-def dialect_of(template: ChatTemplate) -> Dialect:
-    """How to ask this model for tool calls."""
-    sources = template.sources
-    source = sources.get(TOOL_USE) or sources.get("default", "")
-    if not _TOOLS.search(source) or any(way in source for way in _OTHER_WAYS):
-        return Dialect(GENERIC, native=False)
-    for form in (MISTRAL, GRANITE, HERMES):
-        if form.begin in source:
-            return Dialect(form, native=True)
-    if LLAMA.begin in source or '"parameters": ' in source:
-        return Dialect(LLAMA, native=True)
-    return Dialect(GENERIC, native=False)
+FORMATS = (HERMES, LLAMA, MISTRAL, GRANITE)

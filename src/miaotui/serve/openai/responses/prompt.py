@@ -15,7 +15,7 @@ from miaotui.serve.openai.responses.wire import ResponsesRequest
 from miaotui.serve.wire.fields import Json, JsonMessage
 from miaotui.serve.wire.response_format import read_format, schema_format
 from miaotui.serve.wire.tool_calls import Tooling, read_choice, read_function, tooling_of
-from miaotui.text.tool_calls.formats import Dialect
+from miaotui.text.tool_calls.dialect import Dialect
 
 _TEXTS = ("input_text", "output_text", "text")
 _ROLES = ("user", "system", "developer", "assistant")

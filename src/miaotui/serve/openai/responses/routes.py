@@ -70,8 +70,7 @@ async def create(http: HttpRequest) -> Response:
     deadline = deadline_of(http, body)
     form = await form_of(model, tooling, read_text(body.text), "text.format")
     whole = [*first, *said]
-    messages, tools = tooling.conversation(whole)
-    prompt = await chat_tokens(model, messages, tools)
+    prompt = await chat_tokens(model, whole, tooling.described)
     lookup = _lookup(http, model, params, body, whole)
     generation = GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
     begun = _begun(generation, tooling, body)
