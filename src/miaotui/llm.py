@@ -23,14 +23,14 @@ from miaotui.backends.options import EngineOptions, Progress
 from miaotui.config import Settings
 from miaotui.engine.driver import Driver
 from miaotui.engine.loaded import load_model
-from miaotui.engine.logprobs import score_of
+from miaotui.engine.sampling.logprobs import score_of
+from miaotui.engine.speculator import SourceReport
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
 from miaotui.schedule.plan import Plan
 from miaotui.speculation.drafters.head import head_for
 from miaotui.speculation.drafters.suffix import suffix_speculation
-from miaotui.speculation.stats import SourceReport
 from miaotui.text.continuation import continued
 from miaotui.text.templates.chat_template import Message
 from miaotui.types import Completion, Delta, SamplingParams, Score

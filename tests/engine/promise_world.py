@@ -92,7 +92,7 @@ class ScriptedEngine:
     def __init__(self, config: ScheduleConfig) -> None:
         self.scheduler = Scheduler(config)
         self.latest, self.limits = Plan(()), NO_LIMITS
-        self.backend, self.choosing_s, self.went_ahead = _Backend(), 0.0, False
+        self.backend, self.choosing_s, self.drafted_in_run = _Backend(), 0.0, False
         self.pass_s, self.passes = 0.0, 1
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import sampling_oracle as oracle
 from miaotui.backends.cpu import draw
-from miaotui.engine.sampler import SequenceSampler
+from miaotui.engine.sampling.sampler import SequenceSampler
 from miaotui.errors import EngineError, RequestError
 from miaotui.types import SamplingParams
 

@@ -19,8 +19,8 @@ from miaotui.hub.store import PackedStore
 from miaotui.kernels.linear.formats import unpack, values
 from miaotui.model.draft_head.weights import HeadWeights, digest_of, load_head, path_for, write_head
 from miaotui.speculation.controller import Speculation
-from miaotui.speculation.drafters.head import DraftHead, classes_of_evidence, head_for
-from miaotui.speculation.drafters.protocol import Lead
+from miaotui.speculation.drafters.head import DraftHead, head_for
+from miaotui.speculation.drafters.protocol import HeadInput
 from miaotui.speculation.drafters.suffix import SuffixDrafter
 from miaotui.speculation.row_cost import RowCost
 from miaotui.types import SamplingParams
@@ -141,7 +141,7 @@ def ready(parts: Any, weights: HeadWeights, most: int = 4) -> tuple[DraftHead, n
     runner.run([probe_chunk(parts.backend.limits, tokens)])
     residual = space.residual[0].floats(space.max_rows, hidden)
     residual[:], middle[:] = np.random.default_rng(1).normal(0, 3, (2, *residual.shape))
-    return DraftHead(parts.backend.draft_head(weights, classes_of_evidence(), most)), residual, middle
+    return DraftHead(parts.backend.draft_head(weights, most)), residual, middle
 
 
 @pytest.mark.parametrize("looks", [False, True])
@@ -156,19 +156,19 @@ def test_guesses_are_what_the_reference_would_draw(
     agreed = total = 0
     for start in range(12):
         choice = draw.choice(shape, start, ())
-        leads = [Lead(start + row, 7 + row, 50 + row, choice) for row in range(3)]
-        head.begin(leads)
-        found = [head.deepen() for _ in range(3)]
-        for row, lead in enumerate(leads):
-            state, token = residual[lead.row].copy(), lead.token
-            inner = middle[lead.row]
+        inputs = [HeadInput(start + row, 7 + row, 50 + row, choice) for row in range(3)]
+        head.begin(inputs)
+        found = [head.step() for _ in range(3)]
+        for row, each in enumerate(inputs):
+            state, token = residual[each.row].copy(), each.token
+            inner = middle[each.row]
             if looks:
-                inner = look_back(parts, weights, state, token, inner, lead.position - 1)
+                inner = look_back(parts, weights, state, token, inner, each.position - 1)
             for depth in range(3):
                 state, logits = reference(weights, embedding, state, token, inner)
                 scores = logits * (SHARPER * shape.scale if shape else 1.0)
                 if shape is not None:
-                    scores = scores - waits(start, lead.position + depth)[weights.tokens]
+                    scores = scores - waits(start, each.position + depth)[weights.tokens]
                 token = found[depth][row].token
                 agreed += token == weights.tokens[scores.argmax()]
                 total += 1
@@ -185,17 +185,17 @@ def test_rows_do_not_sway_each_other_and_some_may_go_on_alone(opened: Any, looki
     parts, _, weights, _ = opened
     head, _, _ = ready(parts, looking if looks else weights)
     choice = draw.choice(Distribution.of(1.0, 0, 1.0, 0.0), 3, ())
-    leads = [Lead(row, 9 * row + 1, 5, choice) for row in range(4)]
+    inputs = [HeadInput(row, 9 * row + 1, 5, choice) for row in range(4)]
     alone = []
-    for lead in leads:
-        head.begin([lead])
-        alone.append([head.deepen()[0] for _ in range(3)])
-    head.begin(leads)
-    assert head.deepen() == [tokens[0] for tokens in alone]
+    for each in inputs:
+        head.begin([each])
+        alone.append([head.step()[0] for _ in range(3)])
+    head.begin(inputs)
+    assert head.step() == [tokens[0] for tokens in alone]
     head.keep([1, 3])
-    assert head.deepen() == [alone[1][1], alone[3][1]]
+    assert head.step() == [alone[1][1], alone[3][1]]
     head.keep([1])
-    assert head.deepen() == [alone[3][2]]
+    assert head.step() == [alone[3][2]]
 
 
 def test_keys_and_values_are_read_as_passes_store_them(opened: Any) -> None:
@@ -232,8 +232,8 @@ def test_answers_are_the_same_bytes_with_a_head(
         for s, p in enumerate((1.0, 0.9, 1.0, 0.8))
     ]
     plain = answers(Engine(parts, tokenizer), prompts, params)
-    head = DraftHead(parts.backend.draft_head(weights, classes_of_evidence(), 16))
-    speculation = Speculation(SuffixDrafter(past_tokens=0), head)
+    head = DraftHead(parts.backend.draft_head(weights, 16))
+    speculation = Speculation(SuffixDrafter(past_tokens=0), head=head)
     speculation.cost = FreeRows()
     engine = Engine(parts, tokenizer, speculation)
     assert answers(engine, prompts, params) == plain

@@ -1,4 +1,4 @@
-"""A head that guesses within a run of passes: the same answers in fewer steps, whatever ends a run."""
+"""A head that drafts within a run of passes: equal answers in fewer steps, whatever ends a run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pytest
 from test_head import FreeRows, arrays, arrays_that_look
 
 from miaotui.backends.cpu.backend import require_cpu
-from miaotui.backends.drafting import DraftResult, Odds, Told
+from miaotui.backends.drafting import DraftResult, PassLog, PolicyInputs
 from miaotui.backends.options import Built
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError
-from miaotui.kernels.draft import draft_fields as gf
+from miaotui.kernels.draft import draft_fields as df
+from miaotui.kernels.draft.policy_fields import EVIDENCE_CLASSES, MAX_HEAD_EVIDENCE
 from miaotui.model import packing
 from miaotui.model.draft_head.weights import load_head, write_head
-from miaotui.speculation.acceptance_rates import CLASSES
 from miaotui.speculation.controller import Speculation
-from miaotui.speculation.drafters.head import DraftHead, classes_of_evidence
+from miaotui.speculation.drafters.head import DraftHead
 from miaotui.speculation.drafters.suffix import SuffixDrafter
 from miaotui.types import SamplingParams
 from tiny_engine import open_changed, open_parts, settings_in
@@ -61,10 +61,10 @@ class Opened:
         return Engine(self.parts, self.tokenizer)
 
     def head(self) -> DraftHead:
-        return DraftHead(self.backend.draft_head(self.weights, classes_of_evidence(), 16))
+        return DraftHead(self.backend.draft_head(self.weights, 16))
 
-    def guessing(self, past_tokens: int = 0) -> Engine:
-        speculation = Speculation(SuffixDrafter(past_tokens=past_tokens), self.head())
+    def drafting(self, past_tokens: int = 0) -> Engine:
+        speculation = Speculation(SuffixDrafter(past_tokens=past_tokens), head=self.head())
         speculation.cost = FreeRows()
         self.runs.clear()
         backend = self.backend
@@ -72,7 +72,7 @@ class Opened:
 
         def counted(*how: Any) -> DraftResult:
             result = run(backend, *how)
-            drafted = [told.drafted for told in how[4].told(result.passes)]
+            drafted = [log.verified for log in how[4].log(result.passes)]
             self.runs.append((result.passes, len(result.tokens), sum(drafted)))
             self.widest.append(max(drafted))
             return result
@@ -109,7 +109,7 @@ def said(request: Request) -> tuple[object, ...]:
 def test_answers_are_the_same_bytes(which: str, params: SamplingParams, request: pytest.FixtureRequest) -> None:
     opened = request.getfixturevalue(which)
     wanted = said(answer(opened.plain(), PROMPT, params))
-    assert said(answer(opened.guessing(), PROMPT, params)) == wanted
+    assert said(answer(opened.drafting(), PROMPT, params)) == wanted
     if params.logprobs is None and len(wanted[0]) > 20:  # type: ignore[arg-type]
         assert max(passes for passes, _, _ in opened.runs) > 2
         assert sum(drafted for _, _, drafted in opened.runs) > 10
@@ -123,7 +123,7 @@ def test_heads_look_back_at_windows_and_at_pages_of_any_kind(tmp_path: Path, fam
     total = 0
     for params in WAYS[:3]:
         wanted = said(answer(opened.plain(), PROMPT, params))
-        assert said(answer(opened.guessing(), PROMPT, params)) == wanted
+        assert said(answer(opened.drafting(), PROMPT, params)) == wanted
         total += sum(drafted for _, _, drafted in opened.runs)
     assert total > 10
 
@@ -132,7 +132,7 @@ def test_heads_look_back_at_windows_and_at_pages_of_any_kind(tmp_path: Path, fam
 def test_no_token_comes_after_the_last(opened: Opened, most: int) -> None:
     params = SamplingParams(max_tokens=most, ignore_eos=True)
     wanted = said(answer(opened.plain(), PROMPT, params))
-    assert said(answer(opened.guessing(), PROMPT, params)) == wanted
+    assert said(answer(opened.drafting(), PROMPT, params)) == wanted
     assert sum(tokens for _, tokens, _ in opened.runs) <= most
 
 
@@ -140,7 +140,7 @@ def test_an_answer_ends_with_the_context(tmp_path: Path) -> None:
     short = Opened(tmp_path, context=64, kv_tokens=64)
     params = SamplingParams(ignore_eos=True)
     wanted = said(answer(short.plain(), PROMPT, params))
-    assert said(answer(short.guessing(), PROMPT, params)) == wanted
+    assert said(answer(short.drafting(), PROMPT, params)) == wanted
     assert len(wanted[0]) == 64 - len(PROMPT)  # type: ignore[arg-type]
     assert short.runs
 
@@ -150,7 +150,7 @@ def test_a_pass_gets_no_more_rows_than_it_has_room_for(tmp_path: Path) -> None:
     narrow = Opened(tmp_path, chunk_size=3, max_sequences=1)
     params = SamplingParams(max_tokens=40, ignore_eos=True)
     wanted = said(answer(narrow.plain(), PROMPT, params))
-    assert said(answer(narrow.guessing(), PROMPT, params)) == wanted
+    assert said(answer(narrow.drafting(), PROMPT, params)) == wanted
     assert narrow.runs
     assert max(narrow.widest) == 2
 
@@ -158,7 +158,7 @@ def test_a_pass_gets_no_more_rows_than_it_has_room_for(tmp_path: Path) -> None:
 def test_a_request_that_comes_ends_the_runs(opened: Opened) -> None:
     params = SamplingParams(max_tokens=40, ignore_eos=True, temperature=1.0, seed=7)
     wanted = [said(answer(opened.plain(), PROMPT[n:], params)) for n in range(3)]
-    engine, requests = opened.guessing(), list[Request]()
+    engine, requests = opened.drafting(), list[Request]()
     for start in range(3):
         requests.append(engine.submit(PROMPT[start:], params))
         for _ in range(2):
@@ -172,7 +172,7 @@ def test_a_request_that_comes_ends_the_runs(opened: Opened) -> None:
 
 
 def test_whoever_waits_ends_a_run(opened: Opened) -> None:
-    engine = opened.guessing()
+    engine = opened.drafting()
     run = opened.backend.run_drafting
 
     def halting(*how: Any) -> DraftResult:
@@ -190,25 +190,25 @@ def test_whoever_waits_ends_a_run(opened: Opened) -> None:
 def test_a_text_that_promises_more_is_quoted_within_a_run(tmp_path: Path) -> None:
     """From the second time on all of the answer is known."""
     opened = Opened(tmp_path, threads=1)  # a team of one tries nothing out
-    engine, told = opened.guessing(past_tokens=1000), list[Told]()
+    engine, logs = opened.drafting(past_tokens=1000), list[PassLog]()
     run = opened.backend.run_drafting
 
     def noting(*how: Any) -> DraftResult:
         result = run(*how)
-        told.extend(how[4].told(result.passes))
+        logs.extend(how[4].log(result.passes))
         return result
 
     opened.backend.run_drafting = noting  # type: ignore[method-assign]
     params = SamplingParams(max_tokens=60, ignore_eos=True, temperature=1.0, seed=11)
     first = said(answer(engine, PROMPT, params))
-    told.clear()
+    logs.clear()
     for _ in range(3):
         assert said(answer(engine, PROMPT, params)) == first
     accepted = {s.name: s.accepted for s in engine.speculation.report()}  # type: ignore[union-attr]
     assert accepted["past"] > 120
-    quoted = [each for each in told if each.is_quoted]
-    assert sum(each.came for each in quoted) > 30
-    assert max(each.drafted for each in quoted) > 8  # more than one block of attention
+    quoted = [each for each in logs if each.is_quoted]
+    assert sum(each.brought for each in quoted) > 30
+    assert max(each.verified for each in quoted) > 8  # more than one block of attention
     assert all(not each.tokens for each in quoted)
 
 
@@ -226,7 +226,7 @@ def test_logits_that_are_not_numbers_end_the_answer_where_they_come(
 
     monkeypatch.setattr(packing, "require_finite", lambda *_: None)  # which refuses such weights
     parts = open_changed(tmp_path / "poisoned", "llama", poisoned, most_passes=8).parts
-    engine = Opened(tmp_path, parts=parts).guessing()
+    engine = Opened(tmp_path, parts=parts).drafting()
     request = engine.submit(PROMPT, params)
     while engine.step():
         engine.scheduler.check()
@@ -236,19 +236,19 @@ def test_logits_that_are_not_numbers_end_the_answer_where_they_come(
     assert engine.scheduler.stats().pages_used == 0
 
 
-@pytest.mark.parametrize("which", ["_quotable", "quote"])
-def test_who_guesses_wrongly_in_a_pass_fails_its_own_request(
+@pytest.mark.parametrize("which", ["_watch", "quote"])
+def test_a_fault_while_drafting_within_a_run_fails_its_own_request(
     opened: Opened, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = opened.guessing()
+    engine = opened.drafting()
     params = SamplingParams(max_tokens=40, ignore_eos=True)
 
     def broken(*_: object) -> float:
         raise ValueError("a bug")
 
     assert engine.speculation is not None
-    assert engine.speculation.ahead is not None
-    monkeypatch.setattr(engine.speculation.ahead, which, broken)
+    assert engine.speculation.multistep is not None
+    monkeypatch.setattr(engine.speculation.multistep, which, broken)
     request = answer(engine, PROMPT, params)
     with pytest.raises(EngineError, match="a bug"):
         request.completion()
@@ -257,95 +257,91 @@ def test_who_guesses_wrongly_in_a_pass_fails_its_own_request(
 
 
 def test_quotes_end_before_tokens_that_the_model_does_not_have(opened: Opened) -> None:
-    guessing, chances = opened.head().guessing, [0.9] * 30
-    odds = Odds([0.5] * 2 * CLASSES, [0.5, 0.5], [1.0] * (gf.LONGEST + 2), 0.0, 1.0, 1.0)
-    guessing.set_out(0, 1, 20, 12, odds)
-    guessing.bound(9, 0)
-    assert guessing.put([5, 6, 320, 7], chances) == 2
-    assert guessing.put([-1, 6], chances) == guessing.put([1 << 40], chances) == 0
-    assert guessing.put(list(range(30)), chances) == 8  # rows, but one for the newest token
-    assert guessing.put(list(range(30)), chances[:3]) == 3
-    guessing.set_out(0, 1, 20, 4, odds)
-    assert guessing.put(list(range(30)), chances) == 3  # and a token that comes anyway
-    guessing.set_out(0, 1, 20, 1, odds)
-    assert guessing.put(list(range(30)), chances) == 0
+    draft, chances = opened.head().draft_run, [0.9] * 30
+    odds = PolicyInputs([0.5] * 2 * EVIDENCE_CLASSES, [0.5, 0.5], [1.0] * (1 + df.MAX_DRAFT), 0.0)
+    draft.begin(0, 1, 20, 12, odds)
+    draft.bound(9, 0)
+    assert draft.put([5, 6, 320, 7], chances) == 2
+    assert draft.put([-1, 6], chances) == draft.put([1 << 40], chances) == 0
+    assert draft.put(list(range(30)), chances) == 8  # rows, but one for the newest token
+    assert draft.put(list(range(30)), chances[:3]) == 3
+    draft.begin(0, 1, 20, 4, odds)
+    assert draft.put(list(range(30)), chances) == 3  # and a token that comes anyway
+    draft.begin(0, 1, 20, 1, odds)
+    assert draft.put(list(range(30)), chances) == 0
 
 
-def test_both_sides_know_the_same_classes() -> None:
-    assert gf.CLASSES == CLASSES
-
-
-def test_what_was_guessed_is_told(opened: Opened) -> None:
-    """Of each pass: rows for a beginning of the guess, tokens as far as it held."""
-    engine, told = opened.guessing(), []
+def test_each_pass_of_a_run_is_logged(opened: Opened) -> None:
+    """A pass verifies a beginning of the draft, and brings tokens as far as it was right."""
+    engine, logs = opened.drafting(), []
     run = opened.backend.run_drafting
 
     def noting(*how: Any) -> DraftResult:
         result = run(*how)
-        told.append((list(how[4].told(result.passes)), result.tokens))
+        logs.append((list(how[4].log(result.passes)), result.tokens))
         return result
 
     opened.backend.run_drafting = noting  # type: ignore[method-assign]
     for seed in range(8):
         how = SamplingParams(max_tokens=80, ignore_eos=True, temperature=0.7, seed=seed)
         answer(engine, PROMPT, how)
-    assert told
+    assert logs
     several = 0
-    for passes, tokens in told:
-        assert sum(each.came for each in passes) == len(tokens)
+    for passes, tokens in logs:
+        assert sum(each.brought for each in passes) == len(tokens)
         at = 0
         for each in passes:
-            came, at = tokens[at : at + each.came], at + each.came
-            assert each.is_quoted or each.drafted <= len(each.tokens)
-            assert len(each.tokens) == len(each.evidence) <= gf.DEEPEST
-            assert 1 <= each.came <= each.drafted + 1 <= gf.LONGEST + 1
-            several += each.came > 1
+            came, at = tokens[at : at + each.brought], at + each.brought
+            assert each.is_quoted or each.verified <= len(each.tokens)
+            assert len(each.tokens) == len(each.evidence) <= df.MAX_HEAD_DRAFT
+            assert 1 <= each.brought <= each.verified + 1 <= df.MAX_DRAFT + 1
+            several += each.brought > 1
             if not each.is_quoted:
-                held = list(np.equal(each.tokens[: each.came - 1], came[: each.came - 1]))
+                held = list(np.equal(each.tokens[: each.brought - 1], came[: each.brought - 1]))
                 assert all(held)
-            assert all(1 <= evidence <= gf.MOST_EVIDENCE for evidence in each.evidence)
+            assert all(1 <= evidence <= MAX_HEAD_EVIDENCE for evidence in each.evidence)
     assert several  # a head may be right by chance
 
 
 @pytest.mark.parametrize("which", ["opened", "looking"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_guesses_in_a_run_are_those_of_single_steps(
+def test_drafts_in_a_run_are_those_of_single_steps(
     which: str, temperature: float, request: pytest.FixtureRequest
 ) -> None:
-    """First guesses, which depend on the tokens before alone."""
+    """First drafted tokens, which depend on the tokens before alone."""
     opened = request.getfixturevalue(which)
     params = SamplingParams(max_tokens=80, ignore_eos=True, temperature=temperature, seed=3)
     together, one_by_one = dict[int, int](), dict[int, int]()
-    engine = opened.guessing()
+    engine = opened.drafting()
     run = opened.backend.run_drafting
 
     def noting(*how: Any) -> DraftResult:
         result, position = run(*how), how[0].start
-        for each in how[4].told(result.passes):
+        for each in how[4].log(result.passes):
             if each.tokens:
                 together[position] = each.tokens[0]
-            position += each.came
+            position += each.brought
         return result
 
     opened.backend.run_drafting = noting
     wanted = said(answer(engine, PROMPT, params))
-    engine = opened.guessing()
+    engine = opened.drafting()
     assert engine.speculation is not None
-    engine.speculation.ahead = None
+    engine.speculation.multistep = None
     head = engine.speculation._head
-    begin, deepen = head.begin, head.deepen  # type: ignore[union-attr]
+    begin, step = head.begin, head.step  # type: ignore[union-attr]
     newest: list[int] = []
 
-    def beginning(leads: Any) -> None:
-        newest[:] = [leads[0].position - 1]
-        begin(leads)
+    def beginning(inputs: Any) -> None:
+        newest[:] = [inputs[0].position - 1]
+        begin(inputs)
 
-    def deepening() -> Any:
-        found = deepen()
+    def stepping() -> Any:
+        found = step()
         one_by_one.setdefault(newest[0], found[0].token)
         return found
 
-    head.begin, head.deepen = beginning, deepening  # type: ignore[union-attr,method-assign]
+    head.begin, head.step = beginning, stepping  # type: ignore[union-attr,method-assign]
     assert said(answer(engine, PROMPT, params)) == wanted
     both = together.keys() & one_by_one.keys()
     assert len(both) > 20

@@ -11,47 +11,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miaotui.kernels.draft.policy_fields import EVIDENCE_BOUNDS, EVIDENCE_CLASSES
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.speculation.acceptance_rates import (
     ALONE,
-    BOUNDS,
-    CLASSES,
-    DEEPER,
     HALF,
     KINDS,
+    LATER,
     LEAST,
+    MAX_EVIDENCE,
     MOST,
-    MOST_EVIDENCE,
     MOSTLY,
     RARELY,
     UNANIMOUS,
     AcceptanceRates,
-    Record,
-    heat_of,
+    RequestRecord,
+    cumulative_chances,
     kinds_of,
-    survivals,
+    temperature_class,
 )
 from miaotui.speculation.controller import IDLE_STEPS, Speculation
-from miaotui.speculation.drafters.protocol import Guess
-from miaotui.speculation.row_cost import MOST_ROWS, RowCost
+from miaotui.speculation.drafters.protocol import Candidate, DraftRequest
+from miaotui.speculation.row_cost import MAX_ROWS, RowCost
 
 
 @dataclass
 class Scripted:
     """A drafter that says what it is told to."""
 
-    guesses: dict[int, Sequence[Guess]] = field(default_factory=dict)
+    candidates: dict[int, Sequence[Candidate]] = field(default_factory=dict)
     sources: Sequence[str] = ("good", "bad")
+    is_certain: bool = False
     log: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def enter(self, number: int, *rest: Any) -> None:
-        self.log.append(("enter", number))
+    def enter(self, request: DraftRequest) -> None:
+        self.log.append(("enter", request.number))
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         self.log.append(("extend", number, tuple(tokens)))
 
-    def guess(self, number: int, after: Sequence[int] = ()) -> Sequence[Guess]:
-        return self.guesses.get(number, ())
+    def propose(self, number: int, after: Sequence[int] = ()) -> Sequence[Candidate]:
+        return self.candidates.get(number, ())
 
     def leave(self, number: int, finished: bool) -> None:
         self.log.append(("leave", number, finished))
@@ -64,7 +64,7 @@ class Asker:
         self.number, self.namespace, self.prompt, self.passages = number, 0, (1, 2), ()
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
-        self.constraint = None
+        self.constraint, self.drawn_from = None, 0
         self.sampler = type("Sampler", (), {"temperature": temperature})
         self.ending = type("Ending", (), {"max_tokens": most})
 
@@ -74,14 +74,14 @@ class Table(RowCost):
 
     def __init__(self, ratios: Sequence[float]) -> None:
         super().__init__()
-        self._ratios[1 : len(ratios) + 1] = ratios
+        self._ratios[1:] = [*ratios, *[ratios[-1]] * (MAX_ROWS - len(ratios))]
 
     def note(self, rows: int, seconds: float) -> None:
         self._scale_s = 1.0
 
 
-FLAT = Table([1.0] * MOST_ROWS)
-STEEP = Table([float(rows) for rows in range(1, MOST_ROWS + 1)])
+FLAT = Table([1.0] * MAX_ROWS)
+STEEP = Table([float(rows) for rows in range(1, MAX_ROWS + 1)])
 
 
 def controller(drafter: Scripted, cost: RowCost, *askers: Any) -> Speculation:
@@ -105,33 +105,33 @@ def give(speculation: Speculation, asker: Any, tokens: list[int], draft: Sequenc
 
 def test_all_is_tried_where_rows_cost_nothing_and_nothing_where_they_cost_too_much() -> None:
     asker = Asker(7)
-    drafter = Scripted({7: [Guess(0, 12, [1, 2, 3, 4, 5])]})
-    assert controller(drafter, FLAT, asker).propose() == {7: [1, 2, 3, 4, 5]}
+    drafter = Scripted({7: [Candidate("good", 12, [1, 2, 3, 4, 5])]})
+    assert controller(drafter, FLAT, asker).propose().drafts == {7: [1, 2, 3, 4, 5]}
     asker.token_ids.clear()
-    assert controller(drafter, STEEP, asker).propose() == {}
+    assert controller(drafter, STEEP, asker).propose().drafts == {}
 
 
 def test_rows_are_taken_up_to_the_step_in_their_cost() -> None:
     asker = Asker(7)
     cost = Table([1.0, 1.1, 1.2, 1.3, 3.0, 4.0, 5.0, 6.0])
-    drafter = Scripted({7: [Guess(0, 12, list(range(20)))]})
-    assert controller(drafter, cost, asker).propose() == {7: [0, 1, 2]}
+    drafter = Scripted({7: [Candidate("good", 12, list(range(20)))]})
+    assert controller(drafter, cost, asker).propose().drafts == {7: [0, 1, 2]}
 
 
 def test_the_likeliest_guesses_over_all_requests_share_the_rows() -> None:
     sure, unsure = Asker(1), Asker(2)
     cost = Table([1.0, 1.0, 1.05, 1.1, 1.15, 9.0])
-    drafter = Scripted({1: [Guess(0, 40, [5, 6, 7, 8, 9])], 2: [Guess(0, 1, [5, 6, 7, 8, 9])]})
-    assert controller(drafter, cost, sure, unsure).propose() == {1: [5, 6, 7]}
+    drafter = Scripted({1: [Candidate("good", 40, [5, 6, 7, 8, 9])], 2: [Candidate("good", 1, [5, 6, 7, 8, 9])]})
+    assert controller(drafter, cost, sure, unsure).propose().drafts == {1: [5, 6, 7]}
 
 
 def test_guesses_pay_until_a_while_after_the_last_draft() -> None:
     """Meanwhile every step is to be asked for drafts: none may follow another unasked."""
     asker = Asker(7)
-    drafter = Scripted({7: [Guess(0, 12, [1, 2, 3])]})
+    drafter = Scripted({7: [Candidate("good", 12, [1, 2, 3])]})
     speculation = controller(drafter, FLAT, asker)
     speculation.propose()
-    drafter.guesses.clear()
+    drafter.candidates.clear()
     pays = []
     for _ in range(IDLE_STEPS + 3):
         pays.append(speculation.pays)
@@ -141,32 +141,32 @@ def test_guesses_pay_until_a_while_after_the_last_draft() -> None:
 
 def test_the_source_that_promises_more_is_followed() -> None:
     asker = Asker(1)
-    drafter = Scripted({1: [Guess(0, 2, [5, 6]), Guess(1, 30, [7, 8])]})
-    assert controller(drafter, FLAT, asker).propose() == {1: [7, 8]}
+    drafter = Scripted({1: [Candidate("good", 2, [5, 6]), Candidate("bad", 30, [7, 8])]})
+    assert controller(drafter, FLAT, asker).propose().drafts == {1: [7, 8]}
 
 
 def test_no_more_is_tried_than_the_answer_may_have() -> None:
     asker = Asker(1, most=4)
-    drafter = Scripted({1: [Guess(0, 30, [7, 8, 9, 10])]})
-    assert controller(drafter, FLAT, asker).propose() == {1: [7, 8]}  # 1 came, 1 comes anyway
+    drafter = Scripted({1: [Candidate("good", 30, [7, 8, 9, 10])]})
+    assert controller(drafter, FLAT, asker).propose().drafts == {1: [7, 8]}  # 1 came, 1 comes anyway
     give(controller(drafter, FLAT, asker), asker, [3, 3])
-    assert controller(drafter, FLAT, asker).propose() == {}
+    assert controller(drafter, FLAT, asker).propose().drafts == {}
 
 
 def test_prompts_beside_make_rows_cheap() -> None:
     asker = Asker(1)
-    drafter = Scripted({1: [Guess(0, 30, [7, 8, 9])]})
+    drafter = Scripted({1: [Candidate("good", 30, [7, 8, 9])]})
     speculation = controller(drafter, STEEP, asker)
-    assert speculation.propose() == {}
-    assert speculation.propose(other_rows=100) == {1: [7, 8, 9]}
+    assert speculation.propose().drafts == {}
+    assert speculation.propose(prompt_rows=100).drafts == {1: [7, 8, 9]}
 
 
 def test_requests_without_a_first_token_get_no_draft() -> None:
     asker = Asker(1)
-    drafter = Scripted({1: [Guess(0, 30, [7, 8, 9])]})
+    drafter = Scripted({1: [Candidate("good", 30, [7, 8, 9])]})
     speculation = Speculation(drafter)
     speculation.enter(asker)  # type: ignore[arg-type]
-    assert speculation.propose() == {}
+    assert speculation.propose().drafts == {}
 
 
 @given(
@@ -179,12 +179,12 @@ def test_no_other_division_of_the_rows_is_better(raw: list[list[float]], steps: 
     speculation.cost = cost
     chances = [sorted(each, reverse=True) for each in raw]
     running = len(chances)
-    shares = speculation._shares(chances, running, 0)
+    lengths = speculation._lengths(chances, running, running)
 
     def speed(gain: float, rows: int) -> float:
         return (running + gain) / cost.ratio(running + rows)
 
-    found = speed(sum(sum(c[:n]) for c, n in zip(chances, shares, strict=True)), sum(shares))
+    found = speed(sum(sum(c[:n]) for c, n in zip(chances, lengths, strict=True)), sum(lengths))
     ranked = sorted((c for each in chances for c in each), reverse=True)
     best = max(speed(sum(ranked[:n]), n) for n in range(len(ranked) + 1))
     assert found >= best / 1.02
@@ -195,33 +195,33 @@ def test_no_other_division_of_the_rows_is_better(raw: list[list[float]], steps: 
 
 def test_guesses_that_never_hold_are_given_up() -> None:
     asker = Asker(1)
-    drafter = Scripted({1: [Guess(1, 9, [7, 8])]})
+    drafter = Scripted({1: [Candidate("bad", 9, [7, 8])]})
     speculation = controller(drafter, Table([1.0, 1.2, 1.4]), asker)
     tried = 0
     for _ in range(200):
-        draft = speculation.propose().get(1, ())
+        draft = speculation.propose().drafts.get(1, ())
         tried += len(draft)
         give(speculation, asker, [3], draft)
     assert 0 < tried < 60
-    assert speculation.propose() == {}
+    assert speculation.propose().drafts == {}
 
 
 def test_guesses_are_judged_without_being_tried() -> None:
     asker = Asker(1)
-    drafter = Scripted({1: [Guess(1, 1, [7])]})
+    drafter = Scripted({1: [Candidate("bad", 1, [7])]})
     speculation = controller(drafter, Table([1.0, 1.6]), asker)
-    assert speculation.propose() == {}
+    assert speculation.propose().drafts == {}
     for _ in range(100):
         speculation.propose()
         give(speculation, asker, [7])
-    assert speculation.propose() == {1: [7]}
+    assert speculation.propose().drafts == {1: [7]}
 
 
 def test_the_report_counts_by_source() -> None:
     asker = Asker(1)
-    drafter = Scripted({1: [Guess(1, 30, [7, 8, 9])]})
+    drafter = Scripted({1: [Candidate("bad", 30, [7, 8, 9])]})
     speculation = controller(drafter, FLAT, asker)
-    assert speculation.propose() == {1: [7, 8, 9]}
+    assert speculation.propose().drafts == {1: [7, 8, 9]}
     give(speculation, asker, [7, 8, 5], [7, 8, 9])
     good, bad = speculation.report()
     assert (good.name, good.drafts, good.proposed, good.mean_accepted) == ("good", 0, 0, 0.0)
@@ -247,34 +247,34 @@ def test_a_drafter_hears_of_every_token_and_of_the_end() -> None:
 
 
 def test_evidence_has_its_classes() -> None:
-    kinds = kinds_of(Guess(0, 1, range(100)))
-    deeper = [CLASSES * DEEPER + sum(length > bound for bound in BOUNDS) for length in range(2, 101)]
-    assert kinds == [CLASSES * ALONE, *deeper]
-    for length in (MOST_EVIDENCE - 2, MOST_EVIDENCE - 1, 10**9):
-        kinds = kinds_of(Guess(0, length, range(3)))
-        assert kinds[:3] == [CLASSES - 1, KINDS - 1, KINDS - 1]
+    kinds = kinds_of(Candidate("good", 1, range(100)))
+    deeper = [EVIDENCE_CLASSES * LATER + sum(length > bound for bound in EVIDENCE_BOUNDS) for length in range(2, 101)]
+    assert kinds == [EVIDENCE_CLASSES * ALONE, *deeper]
+    for length in (MAX_EVIDENCE - 2, MAX_EVIDENCE - 1, 10**9):
+        kinds = kinds_of(Candidate("good", length, range(3)))
+        assert kinds[:3] == [EVIDENCE_CLASSES - 1, KINDS - 1, KINDS - 1]
 
 
 @pytest.mark.parametrize(
     ("places", "rivals", "agreement"), [(1, 0, ALONE), (2, 0, UNANIMOUS), (3, 2, MOSTLY), (2, 2, HALF), (1, 2, RARELY)]
 )
 def test_agreement_is_evidence(places: int, rivals: int, agreement: int) -> None:
-    assert kinds_of(Guess(0, 2, [5], places, rivals))[0] == CLASSES * agreement + 1
+    assert kinds_of(Candidate("good", 2, [5], places, rivals))[0] == EVIDENCE_CLASSES * agreement + 1
 
 
 def test_temperatures_have_their_classes() -> None:
-    assert [heat_of(t) for t in (0.0, 0.3, 0.7, 1.0, 5.0)] == [0, 1, 2, 3, 4]
+    assert [temperature_class(t) for t in (0.0, 0.3, 0.7, 1.0, 5.0)] == [0, 1, 2, 3, 4]
 
 
 @given(st.lists(st.booleans(), max_size=2000), st.integers(0, KINDS - 1), st.integers(0, 4))
 def test_rates_follow_what_was_seen(held: list[bool], kind: int, heat: int) -> None:
-    rates, record = AcceptanceRates(heat), Record()
+    rates, record = AcceptanceRates(heat), RequestRecord()
     for each in held:
         record.note(rates.rates[kind], each)
         rates.note(kind, each)
     assert all(LEAST <= rate <= MOST for rate in rates.rates)
-    assert record.odds > 0
-    chances = survivals(rates.rates, record.odds, kinds_of(Guess(0, 3, range(24))), 20)
+    assert record.odds_ratio > 0
+    chances = cumulative_chances(rates.rates, record, kinds_of(Candidate("good", 3, range(24))), 20)
     assert chances == sorted(chances, reverse=True)
     assert all(0.0 < chance < 1.0 for chance in chances)
 

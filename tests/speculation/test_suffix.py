@@ -14,6 +14,7 @@ import miaotui
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.speculation.controller import Speculation
+from miaotui.speculation.drafters.protocol import DraftRequest
 from miaotui.speculation.drafters.suffix import PASSAGES, PAST, TEXT, SuffixDrafter, suffix_speculation
 from miaotui.speculation.row_cost import RowCost
 from miaotui.types import SamplingParams
@@ -32,7 +33,7 @@ MIXED = (
 
 
 class FreeRows(RowCost):
-    """As if rows cost nothing: everything guessed is tried."""
+    """Rows that cost nothing: every candidate is verified."""
 
     def ratio(self, rows: int) -> float:
         return 1.0
@@ -66,7 +67,7 @@ def eager(**options: int) -> Speculation:
 
 
 class Trial:
-    """A model with two engines: one step by step, one that tries whatever is guessed."""
+    """A model with two engines: one step by step, one that verifies every candidate."""
 
     def __init__(self, path: Path, folder: Path, **options: Any) -> None:
         parts, tokenizer = open_parts(path, settings_in(folder), **options)
@@ -150,8 +151,8 @@ def test_cancelled_and_failed_requests_leave_nothing_behind(tmp_path: Path) -> N
         pass
     engine.submit([1, 2, 3], long)
     engine.reset()
-    assert not speculation._following
-    assert not speculation._drafter._following  # type: ignore[attr-defined]
+    assert not speculation._states
+    assert not speculation._drafters[-1]._states  # type: ignore[attr-defined]
 
 
 # what the drafter may see -------------------------------------------------------------------------
@@ -164,25 +165,25 @@ def entered(
     namespace: int = 0,
     passages: Sequence[Sequence[int]] = (),
 ) -> None:
-    drafter.enter(number, prompt, 100, namespace, passages)
+    drafter.enter(DraftRequest(number, prompt, 100, namespace, passages))
 
 
 def test_a_request_continues_its_own_text() -> None:
     drafter = SuffixDrafter()
     entered(drafter, 1, [5, 6, 7, 8, 9])
-    assert drafter.guess(1) == []
+    assert drafter.propose(1) == []
     drafter.extend(1, [5, 6])
-    (guess,) = drafter.guess(1)
-    assert (guess.source, guess.length, guess.tokens) == (TEXT, 2, [7, 8, 9, 5, 6])
+    (found,) = drafter.propose(1)
+    assert (found.source, found.evidence, found.tokens) == (TEXT, 2, [7, 8, 9, 5, 6])
 
 
 def test_passages_are_quoted_by_their_request_alone() -> None:
     drafter = SuffixDrafter()
     entered(drafter, 1, [1, 2], passages=[[40, 2, 50, 51], [60, 61]])
     entered(drafter, 2, [1, 2])
-    (guess,) = drafter.guess(1)
-    assert (guess.source, guess.length, guess.tokens) == (PASSAGES, 1, [50, 51])
-    assert drafter.guess(2) == []
+    (found,) = drafter.propose(1)
+    assert (found.source, found.evidence, found.tokens) == (PASSAGES, 1, [50, 51])
+    assert drafter.propose(2) == []
 
 
 def test_past_answers_stay_within_their_namespace() -> None:
@@ -192,11 +193,11 @@ def test_past_answers_stay_within_their_namespace() -> None:
     drafter.leave(1, finished=True)
     entered(drafter, 2, [1, 2, 3], namespace=4)
     entered(drafter, 3, [1, 2, 3], namespace=5)
-    (guess,) = drafter.guess(2)
-    assert (guess.source, guess.length, guess.tokens) == (PAST, 3, [10, 11, 12])
-    assert drafter.guess(3) == []
+    (found,) = drafter.propose(2)
+    assert (found.source, found.evidence, found.tokens) == (PAST, 3, [10, 11, 12])
+    assert drafter.propose(3) == []
     drafter.forget(4)
-    assert drafter.guess(2) == []
+    assert drafter.propose(2) == []
 
 
 def test_only_finished_answers_are_remembered_and_not_at_all_if_unwanted() -> None:
@@ -206,7 +207,7 @@ def test_only_finished_answers_are_remembered_and_not_at_all_if_unwanted() -> No
         drafter.leave(1, finished)
         drafter.leave(1, finished)
         entered(drafter, 2, [1, 2, 3])
-        assert drafter.guess(2) == []
+        assert drafter.propose(2) == []
 
 
 def test_the_namespaces_used_last_are_kept() -> None:
@@ -218,7 +219,7 @@ def test_the_namespaces_used_last_are_kept() -> None:
     found = []
     for number, namespace in enumerate((1, 2, 3), 10):
         entered(drafter, number, [1, 2, 3], namespace)
-        found.append(bool(drafter.guess(number)))
+        found.append(bool(drafter.propose(number)))
     assert found == [True, False, True]
 
 
@@ -234,8 +235,8 @@ def test_passages_reach_the_drafter_through_the_request(tmp_path: Path) -> None:
     while trial.drafted.step():
         pass
     assert request.completion().token_ids == tokens
-    passages = trial.drafted.speculation.report()[PASSAGES]  # type: ignore[union-attr]
-    assert passages.accepted > 5
+    reports = trial.drafted.speculation.report()  # type: ignore[union-attr]
+    assert {each.name: each.accepted for each in reports}[PASSAGES] > 5
 
 
 @pytest.mark.model

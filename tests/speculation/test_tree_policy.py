@@ -11,63 +11,64 @@ from test_speculation import FLAT, Asker, Scripted, Table, controller
 from miaotui.engine.engine import Engine
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Branch, DraftTree
-from miaotui.speculation.acceptance_rates import AcceptanceRates
+from miaotui.speculation.acceptance_rates import AcceptanceRates, RequestRecord
 from miaotui.speculation.controller import Speculation
-from miaotui.speculation.drafters.protocol import Guess
+from miaotui.speculation.drafters.protocol import Candidate, DraftRequest
+from miaotui.speculation.policy import DraftPolicy
 from miaotui.speculation.row_cost import RowCost
-from miaotui.speculation.tree_policy import BranchCost, Offer, Rescue, choose_branch, rival_of
+from miaotui.speculation.tree_policy import BranchCost, BranchOffer, BranchRate, choose_branch, find_fork
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts, settings_in
 from tiny_models import make_tiny_folder
 
-LINE, OTHER = Guess(0, 9, [5, 6, 7, 8]), Guess(1, 4, [5, 6, 1, 2])
+TRUNK, OTHER = Candidate("good", 9, [5, 6, 7, 8]), Candidate("bad", 4, [5, 6, 1, 2])
 TREE = DraftTree((5, 6, 7, 8, 1, 2), (-1, 0, 1, 2, 1, 4))
 
 
-def test_the_best_founded_other_way_is_the_rival() -> None:
-    same, worse = Guess(2, 8, [5, 6, 7]), Guess(3, 2, [1])
-    rival = rival_of(LINE, [same, worse, LINE, OTHER])
-    assert rival is not None
-    assert (rival.other, rival.fork) == (OTHER, 2)
-    assert rival.tree(4, 2) == TREE
-    assert rival.tree(3, 1) == DraftTree((5, 6, 7, 1), (-1, 0, 1, 1))
-    assert rival_of(LINE, [LINE, same]) is None
+def test_the_best_founded_other_way_is_the_fork() -> None:
+    same, worse = Candidate("good", 8, [5, 6, 7]), Candidate("bad", 2, [1])
+    fork = find_fork(TRUNK, [same, worse, TRUNK, OTHER])
+    assert fork is not None
+    assert (fork.branch, fork.depth) == (OTHER, 2)
+    assert fork.tree(4, 2) == TREE
+    assert fork.tree(3, 1) == DraftTree((5, 6, 7, 1), (-1, 0, 1, 1))
+    assert find_fork(TRUNK, [TRUNK, same]) is None
 
 
-def test_a_rival_is_judged_where_the_line_was_wrong() -> None:
-    rival = rival_of(LINE, [LINE, OTHER])
-    assert rival is not None
-    rescue = Rescue()
+def test_a_fork_is_judged_where_the_line_was_wrong() -> None:
+    fork = find_fork(TRUNK, [TRUNK, OTHER])
+    assert fork is not None
+    rate = BranchRate()
     for nothing in ((5, 6, 7), (5, 6), (9,), (5, 9)):
-        rival.judge(nothing, rescue)
-    assert rescue.rate == Rescue().rate
+        fork.learn(nothing, rate)
+    assert rate.rate == BranchRate().rate
     for _ in range(1000):
-        rival.judge((5, 6, 1), rescue)
-    assert 0.95 < rescue.rate < 1.0
+        fork.learn((5, 6, 1), rate)
+    assert 0.95 < rate.rate < 1.0
     for _ in range(1000):
-        rival.judge((5, 6, 9), rescue)
-    assert 0.0 < rescue.rate < 0.05
+        fork.learn((5, 6, 9), rate)
+    assert 0.0 < rate.rate < 0.05
 
 
 def test_chances_are_what_the_line_leaves() -> None:
-    rival = rival_of(LINE, [LINE, OTHER])
-    assert rival is not None
-    first, second = rival.chances([0.9, 0.8, 0.3, 0.2], AcceptanceRates(0), 1.0, Rescue(), 9)
+    fork = find_fork(TRUNK, [TRUNK, OTHER])
+    assert fork is not None
+    first, second = fork.chances([0.9, 0.8, 0.3, 0.2], AcceptanceRates(0).rates, RequestRecord(), BranchRate(), 9)
     assert first == pytest.approx((0.8 - 0.3) * 0.1)
     assert 0 < second < first
-    assert len(rival.chances([0.9, 0.8, 0.3], AcceptanceRates(0), 1.0, Rescue(), 1)) == 1
+    assert len(fork.chances([0.9, 0.8, 0.3], AcceptanceRates(0).rates, RequestRecord(), BranchRate(), 1)) == 1
 
 
 @pytest.mark.parametrize("turned", [(5, 6, 1, 2, 3), (5, 6, 9)])
-def test_a_rival_that_is_often_right_is_tried_and_one_that_is_not_is_not(turned: tuple[int, ...]) -> None:
+def test_a_fork_that_is_often_right_is_tried_and_one_that_is_not_is_not(turned: tuple[int, ...]) -> None:
     asker = Asker(1)
-    speculation = controller(Scripted({1: [LINE, OTHER]}), Table([1.0] * 100), asker)
+    speculation = controller(Scripted({1: [TRUNK, OTHER]}), Table([1.0] * 100), asker)
     for came in [(5, 6, 7, 8, 3), turned] * 150:
         asker.token_ids[:] = [0]
         speculation.propose()
         speculation.note(Plan((Chunk(1, 0, (0,), (0,), 1),)), {1: came}, 0.001)
     asker.token_ids[:] = [0]
-    draft = speculation.propose()[1]
+    draft = speculation.propose().drafts[1]
     if 9 in turned:
         assert draft == [5, 6, 7, 8]
     else:
@@ -78,28 +79,28 @@ def test_a_rival_that_is_often_right_is_tried_and_one_that_is_not_is_not(turned:
 
 def test_guesses_without_a_record_stay_lines() -> None:
     asker = Asker(1)
-    assert controller(Scripted({1: [LINE, OTHER]}), FLAT, asker).propose() == {1: [5, 6, 7, 8]}
+    assert controller(Scripted({1: [TRUNK, OTHER]}), FLAT, asker).propose().drafts == {1: [5, 6, 7, 8]}
 
 
 def test_dear_rows_and_dear_branches_keep_the_line() -> None:
-    rival = rival_of(LINE, [LINE, OTHER])
-    assert rival is not None
-    offers = [None, Offer(rival, [0.4, 0.3])]
+    fork = find_fork(TRUNK, [TRUNK, OTHER])
+    assert fork is not None
+    offers = [None, BranchOffer(fork, [0.4, 0.3])]
     cheap = BranchCost()
-    assert choose_branch(offers, 3.0, 4, Table([1.0] * 9), cheap, 1.015) == (1, 2)
-    assert choose_branch(offers, 3.0, 4, Table([1.0] * 4 + [1.02, 1.3]), cheap, 1.015) == (1, 1)
-    assert choose_branch(offers, 3.0, 4, Table([1.0] * 4 + [1.2, 1.3]), cheap, 1.015) == (-1, 0)
+    assert choose_branch(offers, 3.0, 4, Table([1.0] * 9), cheap, DraftPolicy()) == (1, 2)
+    assert choose_branch(offers, 3.0, 4, Table([1.0] * 4 + [1.02, 1.3]), cheap, DraftPolicy()) == (1, 1)
+    assert choose_branch(offers, 3.0, 4, Table([1.0] * 4 + [1.2, 1.3]), cheap, DraftPolicy()) == (-1, 0)
     dear, cost = BranchCost(), RowCost()
     cost.note(1, 0.001)
     for _ in range(100):
         dear.note(cost, 5, 1, cost.seconds(5) + 0.0005)
     assert dear.ratio == pytest.approx(0.5, abs=0.01)
-    assert choose_branch(offers, 3.0, 4, Table([1.0] * 9), dear, 1.015) == (-1, 0)
+    assert choose_branch(offers, 3.0, 4, Table([1.0] * 9), dear, DraftPolicy()) == (-1, 0)
 
 
 def test_the_report_gives_each_source_its_own() -> None:
     asker = Asker(1)
-    speculation = controller(Scripted({1: [LINE, OTHER]}), FLAT, asker)
+    speculation = controller(Scripted({1: [TRUNK, OTHER]}), FLAT, asker)
     speculation.propose()
     branch = Branch(5, 2, 2, 3, (0,), (0, 1, 2), None)
     chunk = Chunk(1, 0, (0, *TREE.tokens), (0,), 7, (branch,))
@@ -113,23 +114,24 @@ class TwoMinds:
     """Of its two sources one is always right, now this one and now that."""
 
     sources = ("odd", "even")
+    is_certain = False
 
     def __init__(self, answers: dict[int, Sequence[int]]) -> None:
         self.answers = answers
         self.done: dict[int, int] = {}
 
-    def enter(self, number: int, *rest: object) -> None:
-        self.done[number] = 0
+    def enter(self, request: DraftRequest) -> None:
+        self.done[request.number] = 0
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         self.done[number] += len(tokens)
 
-    def guess(self, number: int, after: Sequence[int] = ()) -> Sequence[Guess]:
+    def propose(self, number: int, after: Sequence[int] = ()) -> Sequence[Candidate]:
         done = self.done[number]
         right = list(self.answers[number][done : done + 4])
         wrong = [token ^ 1 for token in right]
         odd = bool(done * 7919 % 13 % 2)
-        return [Guess(0, 6, right if odd else wrong), Guess(1, 5, wrong if odd else right)]
+        return [Candidate("odd", 6, right if odd else wrong), Candidate("even", 5, wrong if odd else right)]
 
     def leave(self, number: int, finished: bool) -> None:
         del self.done[number]

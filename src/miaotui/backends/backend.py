@@ -198,20 +198,21 @@ class Backend(Protocol):
         choice: TokenChoice | None,
         most: int,
         passes: int,
-        drafting: DraftRun,
+        draft_run: DraftRun,
         watch: Masks | None,
         quotes: Quotes,
     ) -> DraftResult:
-        """Run up to ``passes`` over one sequence whose next tokens a draft head guesses; at most ``most`` tokens.
+        """Run up to ``passes`` over one sequence, between which a draft head drafts; at most ``most`` tokens.
 
-        ``drafting`` has been set out. ``watch`` is called like masks, with all tokens that came since the last call;
-        so is ``quotes``, between two passes where `DraftRun.wish` asks for it: it puts a draft and returns its length.
+        ``draft_run`` has begun. ``watch`` is called like masks, with all tokens that came since the last call; so is
+        ``quotes``, between two passes where `DraftRun.request_quote` was called: it puts a draft and returns its
+        length.
         """
 
-    def find_draft_head(self, settings: Settings, classes: Sequence[int]) -> DraftHeadSteps | None:
+    def find_draft_head(self, settings: Settings) -> DraftHeadSteps | None:
         """The draft head that was trained for these weights; None: there is none.
 
-        ``classes`` are those of each evidence from 0. Raises `ModelFormatError` for a file that is no head.
+        Raises `ModelFormatError` for a file that is no head.
         """
 
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:

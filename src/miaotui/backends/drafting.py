@@ -1,7 +1,7 @@
-"""The seam through which a draft head guesses: its steps, and runs of passes in which it guesses on the way.
+"""The seam through which a backend drafts: steps of a draft head, and runs of passes that draft by themselves.
 
-Owns protocols and values only. Knows token ids and rows of the last pass, neither requests nor where chances come from.
-A backend without a draft head needs none of it (`Capabilities.draft_head`).
+Owns protocols and values only. Knows token ids and rows of the last pass, neither requests nor where chances and costs
+come from. A backend without a draft head needs none of it (`Capabilities.draft_head`).
 """
 
 from __future__ import annotations
@@ -12,28 +12,26 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from miaotui.backends.backend import Peak, TokenChoice
 
-Quotes = Callable[[Sequence[int]], int]  # see `Backend.run_drafting`
+Quotes = Callable[[Sequence[int]], int]  # drafts from texts between two passes (see `Backend.run_drafting`)
 
 
-class Odds(NamedTuple):
-    """Numbers that decide how deep a guess goes and how much of it is verified."""
+class PolicyInputs(NamedTuple):
+    """The numbers by which the draft policy (`kernels.draft.policy`) decides within a run."""
 
-    chances: Sequence[float]  # [2 * CLASSES] that first and deeper tokens hold, by class of evidence
-    means: Sequence[float]  # [2] the same on the whole
-    ratios: Sequence[float]  # what passes of 0, 1, ... rows cost
-    share: float  # what a step of the head costs
-    step_margin: float
-    pass_margin: float
+    rates: Sequence[float]  # [2 * EVIDENCE_CLASSES] acceptance rates of first and later tokens of a head
+    mean_rates: Sequence[float]  # [2] acceptance rates of both, whatever the evidence
+    costs: Sequence[float]  # [1 + MAX_DRAFT] costs of a pass with 0, 1, ... drafted rows
+    head_step: float  # cost of a step of the head
 
 
-class Told(NamedTuple):
-    """One pass of a run with guesses."""
+class PassLog(NamedTuple):
+    """The log of one pass of a run that drafts."""
 
-    tokens: Sequence[int]  # guessed by the head
-    evidence: Sequence[int]  # of each
-    drafted: int  # tokens verified, guessed or quoted
-    came: int  # tokens that the pass brought
-    is_quoted: bool  # what was drafted is from a text
+    tokens: Sequence[int]  # drafted by the head
+    evidence: Sequence[int]  # for each of them
+    verified: int  # drafted tokens that had a row
+    brought: int  # tokens of the pass
+    is_quoted: bool  # whether the draft was from a text
 
 
 class DraftResult(NamedTuple):
@@ -46,11 +44,11 @@ class DraftResult(NamedTuple):
 
 
 class DraftRun(Protocol):
-    """One head's runs; used by the engine's thread alone."""
+    """A run of passes in which a head drafts; used by the engine's thread alone."""
 
     @property
-    def is_wished(self) -> bool:
-        """Whether `Quotes` will be asked before the next pass."""
+    def is_quote_requested(self) -> bool:
+        """Whether `Quotes` is to be called before the next pass."""
 
     @property
     def room(self) -> int:
@@ -64,38 +62,44 @@ class DraftRun(Protocol):
     def broken(self) -> int:
         """The row of the last pass whose logits are not numbers; -1: none."""
 
-    def set_out(self, row: int, token: int, position: int, most: int, odds: Odds) -> None:
-        """Before a run: up to ``most`` tokens after ``token``, at ``position``, drawn from ``row`` of the last pass."""
+    def begin(self, row: int, token: int, position: int, most: int, inputs: PolicyInputs) -> None:
+        """Prepare a run of up to ``most`` tokens after ``token``.
 
-    def wish(self) -> None:
-        """Before the next pass, ask what a text goes on with."""
+        ``token`` is at ``position`` and was drawn from ``row`` of the last pass.
+        """
+
+    def request_quote(self) -> None:
+        """Let `Quotes` be called before the next pass."""
 
     def put(self, tokens: Sequence[int], chances: Sequence[float]) -> int:
-        """A draft for the next pass: tokens, and how likely all up to each are; how many are taken."""
+        """Set the draft of the next pass, at most `room` tokens; returns their number.
 
-    def told(self, passes: int) -> Iterable[Told]:
-        """The last run's passes."""
+        ``chances`` are the probabilities that all tokens up to each are accepted.
+        """
+
+    def log(self, passes: int) -> Iterable[PassLog]:
+        """The log of each of the ``passes`` of the last run."""
 
 
 class DraftHeadSteps(Protocol):
-    """A draft head's arithmetic: several sequences side by side, one token deeper with each step."""
+    """A draft head's arithmetic: several sequences side by side, one token more with each step."""
 
     @property
     def most_rows(self) -> int:
-        """Sequences that it can guess for at once."""
+        """Sequences that it can draft for at once."""
 
     @property
-    def drafting(self) -> DraftRun | None:
-        """Its guesses within runs of passes; None: it knows single steps only."""
+    def draft_run(self) -> DraftRun | None:
+        """The runs in which it drafts; None: it knows single steps only."""
 
     def begin(self, starts: Sequence[tuple[int, int]]) -> None:
-        """Set out from these rows of the model's last pass: the row, and the position of the token to be guessed."""
+        """Start from these rows of the model's last pass: the row, and the position of the token to be drafted."""
 
     def keep(self, depth: int, rows: Sequence[int]) -> None:
-        """Let the step of ``depth``, which is not the first, go on with some rows alone."""
+        """Keep some rows alone for the step of ``depth``, which is not the first."""
 
-    def step(self, depth: int, rows: Sequence[tuple[int, int, TokenChoice]]) -> list[tuple[int, float]]:
-        """One token deeper: tokens, the positions of those to be guessed, and how they will be chosen.
+    def step(self, depth: int, rows: Sequence[tuple[int, int, TokenChoice]]) -> list[tuple[int, int]]:
+        """Draft one token for each row; returns the tokens, each with its evidence (1 to `MAX_HEAD_EVIDENCE`).
 
-        Returns each guess with its lead over the next best, in octaves.
+        ``rows`` are the tokens before, the positions of those to be drafted, and how the model will choose them.
         """

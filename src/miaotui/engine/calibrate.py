@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from miaotui.backends.backend import Backend, probe_chunk
-from miaotui.engine.sampler import SequenceSampler
+from miaotui.engine.sampling.sampler import SequenceSampler
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.promises.cost import CostRates
 from miaotui.types import SamplingParams

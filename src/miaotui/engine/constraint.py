@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from miaotui.engine.sampler import Mask
+from miaotui.engine.sampling.sampler import Mask
 from miaotui.errors import RequestError
 from miaotui.types import SamplingParams
 

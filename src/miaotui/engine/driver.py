@@ -18,8 +18,8 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.fair_lock import FairLock
 from miaotui.engine.request import Request
 from miaotui.engine.sigint import DeferredSigint
+from miaotui.engine.speculator import Speculator
 from miaotui.errors import EngineError
-from miaotui.speculation.controller import Speculation
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import Completion, Delta, SamplingParams
 
@@ -35,7 +35,7 @@ class Opened:
 class Driver:
     """`answers` and `pieces` may be called from any thread, at once."""
 
-    def __init__(self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None) -> None:
+    def __init__(self, parts: Built, tokenizer: Tokenizer, speculation: Speculator | None = None) -> None:
         self._opened: Opened | None = Opened(parts, Engine(parts, tokenizer, speculation))
         self._turns = FairLock()
         self._left: deque[Request] = deque()  # nobody waits for them any more

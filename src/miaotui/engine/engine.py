@@ -13,25 +13,25 @@ import time
 from collections.abc import Mapping, Sequence
 
 from miaotui.backends.backend import Masks, StepResult
+from miaotui.backends.drafting import DraftResult
 from miaotui.backends.options import Built
 from miaotui.engine.constraint import Constraint, check_endings
-from miaotui.engine.logprobs import scores_for
 from miaotui.engine.request import Request
-from miaotui.engine.sampler import SequenceSampler, end_ids
+from miaotui.engine.sampling.logprobs import scores_for
+from miaotui.engine.sampling.sampler import SequenceSampler, end_ids
+from miaotui.engine.speculator import MultistepDraft, Proposal, Speculator
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
-from miaotui.kernels.draft.draft_fields import LONGEST
+from miaotui.kernels.draft.draft_fields import MAX_DRAFT
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, RowKind
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.schedule.tree import Draft, DraftTree
-from miaotui.speculation.controller import Speculation
-from miaotui.speculation.multistep import MultistepDrafting
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
 
-UNSEEN_S = 1 / 60  # that passes may follow each other: one frame of a screen
+FRAME_S = 1 / 60  # passes may follow each other for so long: a reader's screen shows nothing in between
 
-Drafts = Mapping[int, Draft]  # request number -> the tokens it may get next
+Drafts = Mapping[int, Draft]  # drafted tokens by request number
 
 
 class Engine:
@@ -40,7 +40,7 @@ class Engine:
     `submit`, then `step` until nothing is left; `cancel` at any time between.
     """
 
-    def __init__(self, parts: Built, tokenizer: Tokenizer, speculation: Speculation | None = None) -> None:
+    def __init__(self, parts: Built, tokenizer: Tokenizer, speculation: Speculator | None = None) -> None:
         self.parts, self.speculation = parts, speculation
         self.backend, self.scheduler, self.tokenizer = parts.backend, parts.scheduler, tokenizer
         self._sizes = parts.backend.limits
@@ -51,7 +51,7 @@ class Engine:
         self._waiting: set[int] = set()  # numbers of requests that no step has computed for
         self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
-        self.went_ahead = False  # whether a draft head guessed within it
+        self.drafted_in_run = False  # whether the backend drafted in it: the rows of its passes are unknown
         self.choosing_s = 0.0  # spent on logits, a draft head's too, since the start
         self.faults = 0  # passes that failed
         self.limits = NO_LIMITS  # of the next steps
@@ -121,99 +121,104 @@ class Engine:
             )
 
     def step(self, drafts: Drafts | None = None) -> bool:
-        """Advance every running request by one pass; False when there was nothing to do.
+        """Advance every running request by one pass or several; False when there was nothing to do.
 
-        ``drafts`` proposes next tokens by request number, lines or trees, instead of what
-        ``speculation`` would; they change speed, never an answer. A fault in the pass fails the
-        requests it touched, with the reason, and leaves the others.
+        ``drafts`` replaces what ``speculation`` would propose. A fault in the pass fails the requests that it
+        touched, with the reason, and leaves the others.
         """
         started_s = time.perf_counter()
-        if drafts is None and self.speculation is not None:
-            before_s = self.speculation.computing_s
-            together = self._in_a_run() > 1 and not self.backend.is_tuning
-            drafts = self.speculation.propose(self.latest.prompt_rows, together)
-            self.choosing_s += self.speculation.computing_s - before_s
-        affordable = self._affordable(drafts) if drafts else {}
-        ahead = None if self.speculation is None else self.speculation.ahead
-        if ahead is not None and (ahead.following is None or affordable):
-            ahead = None
-        passes = 1 if affordable else self._most_passes(ahead)
-        self.latest = plan = self.scheduler.plan(affordable, self.limits, passes)
+        proposal = self._propose() if drafts is None else Proposal(drafts)
+        self.latest = plan = self._plan(proposal)
         if not plan.chunks:
             return False
-        if self._waiting:
-            self._begin(plan)
-        self.went_ahead = ahead is not None and plan.passes > 1
-        if ahead is not None and self.went_ahead:
-            return self._run_ahead(plan, ahead)
+        self._begin(plan)
+        run = proposal.run if plan.passes > 1 else None
+        self.drafted_in_run = run is not None
         try:
-            choices = [self._requests[chunk.sequence].choice_for(chunk) for chunk in plan.chunks]
-            result = self.backend.run(plan, choices, self._masks(plan))
+            result = self._run(plan) if run is None else self._run_drafting(plan, run)
         except Exception as error:
             self._fail(plan, error)
             return True
         self.pass_s, self.passes = result.seconds, result.passes
-        chosen = self._choose(plan, result)
-        self.scheduler.commit(plan, chosen)
-        if self.speculation is not None:
-            spent_s = time.perf_counter() - started_s
-            self.speculation.note(plan, chosen, spent_s / self.passes, self.passes)
-        usual = 1 + LONGEST  # rows of a chunk, as runs have them
-        if all(chunk.kind is RowKind.DECODE and chunk.n_logits <= usual for chunk in plan.chunks):
-            self._decode_pass_s = self.pass_s / self.passes
-        self._retire(plan)
+        self._commit(plan, result, started_s)
         return True
 
-    def _run_ahead(self, plan: Plan, ahead: MultistepDrafting) -> bool:
-        """A step of several passes, for one request whose tokens a draft head guesses meanwhile."""
-        (chunk,), speculation = plan.chunks, self.speculation
-        assert speculation is not None, "it is who guesses"
-        request = self._requests[chunk.sequence]
+    def _propose(self) -> Proposal:
+        """Drafts for the next step, if the engine speculates."""
+        if self.speculation is None:
+            return Proposal({})
+        before_s = self.speculation.computing_s
+        passes = 1 if self.backend.is_tuning else self._passes_of_run()
+        proposal = self.speculation.propose(self.latest.prompt_rows, passes)
+        self.choosing_s += self.speculation.computing_s - before_s
+        return proposal
+
+    def _plan(self, proposal: Proposal) -> Plan:
+        """The rows of the next step: with drafts one pass, without as many as may follow each other."""
+        drafts = self._affordable(proposal.drafts) if proposal.drafts else {}
+        passes = 1 if drafts else self._most_passes(proposal)
+        return self.scheduler.plan(drafts, self.limits, passes)
+
+    def _run(self, plan: Plan) -> StepResult:
+        """Run the plan's passes."""
+        choices = [self._requests[chunk.sequence].choice_for(chunk) for chunk in plan.chunks]
+        result = self.backend.run(plan, choices, self._masks(plan))
+        usual = 1 + MAX_DRAFT  # rows of a chunk, as runs have them
+        if all(chunk.kind is RowKind.DECODE and chunk.n_logits <= usual for chunk in plan.chunks):
+            self._decode_pass_s = result.seconds / result.passes
+        return result
+
+    def _run_drafting(self, plan: Plan, run: MultistepDraft) -> DraftResult:
+        """Run passes of the one running request, between which the backend drafts."""
+        (chunk,) = plan.chunks
+        draft_run = run.begin(chunk.start, plan.passes)
+        choice = self._requests[chunk.sequence].choice_for(chunk)
+        result = self.backend.run_drafting(chunk, choice, plan.passes, run.passes, draft_run, run.watch, run.quote)
+        self._decode_pass_s = result.seconds / result.passes
+        return result
+
+    def _commit(self, plan: Plan, result: StepResult | DraftResult, started_s: float) -> None:
+        """Choose tokens, hand them to requests, scheduler and speculation, and forget the requests that have ended."""
+        drafted = isinstance(result, DraftResult)
+        chosen = self._keep(plan, result) if isinstance(result, DraftResult) else self._choose(plan, result)
+        self.scheduler.commit(plan, chosen)
+        if self.speculation is not None and drafted and chosen:
+            self.speculation.note_run(chosen[plan.chunks[0].sequence], result.passes)
+        elif self.speculation is not None and not drafted:
+            spent_s = time.perf_counter() - started_s
+            self.speculation.note(plan, chosen, spent_s / result.passes, result.passes)
+        self._retire(plan)
+
+    def _keep(self, plan: Plan, result: DraftResult) -> dict[int, Sequence[int]]:
+        """The tokens of a run that drafted, as far as they belong to the answer; none if the request failed."""
+        request = self._requests[plan.chunks[0].sequence]
         try:
-            guessing = ahead.set_out(chunk.start, plan.passes)
-            choice, watch = request.choice_for(chunk), ahead.watch if ahead.is_watched else None
-            result = self.backend.run_drafting(
-                chunk, choice, plan.passes, self._in_a_run(), guessing, watch, ahead.quote
-            )
-        except Exception as error:
-            self._fail(plan, error)
-            return True
-        self.pass_s, self.passes, kept = result.seconds, result.passes, list[int]()
-        try:
-            kept = request.take_all(result.tokens, result.passes, result.broken)
+            return {request.number: request.take_all(result.tokens, result.passes, result.broken)}
         except MiaotuiError as error:
             self._drop(request, error)
-        self.scheduler.commit(plan, {chunk.sequence: kept})
-        if request.number in self._requests:
-            speculation.note_run(result.tokens, result.passes)
-        self._decode_pass_s = self.pass_s / self.passes
-        self._retire(plan)
-        return True
+            return {}
 
-    def _in_time(self) -> int:
+    def _passes_in_time(self) -> int:
         """Passes that may follow each other before a reader would see a difference."""
-        return min(self._sizes.passes, int(UNSEEN_S / max(self._decode_pass_s, 1e-6)))
+        return min(self._sizes.passes, int(FRAME_S / max(self._decode_pass_s, 1e-6)))
 
-    def _in_a_run(self) -> int:
-        """The same for a run in which tokens are guessed: two where one is in time, for a long draft takes longer."""
-        most = self._in_time()
-        return min(2, self._sizes.passes) if most == 1 else most
+    def _passes_of_run(self) -> int:
+        """Passes of a run that drafts: two where one is in time, for a long draft takes longer."""
+        passes = self._passes_in_time()
+        return min(2, self._sizes.passes) if passes == 1 else passes
 
-    def _most_passes(self, ahead: MultistepDrafting | None = None) -> int:
-        """How many may follow each other before anybody has to look at what they bring.
+    def _most_passes(self, proposal: Proposal) -> int:
+        """Passes that may follow each other before the engine must look at what they bring.
 
-        No more than take `UNSEEN_S`, and than bring each answer to its end; one while a token waits for a
-        choice that the pass cannot make, or while guesses pay. Where a head goes ``ahead`` it is the number of
-        tokens that they may bring.
+        They end with the first answer that reaches its last token. One pass alone where a token waits for a choice
+        that the pass cannot make, or where drafts pay. For a run that drafts it is the number of tokens.
         """
         if self.backend.is_tuning:
             return 1
-        if ahead is not None:
-            most = min(self._in_a_run() * (1 + LONGEST), self._sizes.run_tokens)
-        elif self.speculation is not None and self.speculation.pays:
-            return 1
+        if proposal.run is not None:
+            most = min(proposal.run.max_tokens, self._sizes.run_tokens)
         else:
-            most = self._in_time()
+            most = self._passes_in_time() if proposal.allows_multistep else 1
         for request in self._requests.values():
             if most <= 1 or not request.choice:
                 return 1
@@ -221,7 +226,7 @@ class Engine:
         return most
 
     def _masks(self, plan: Plan) -> Masks | None:
-        """Who has to be asked in each pass: constraints, which say what tokens may come."""
+        """A function that sets the constraints' masks in each pass; None if no request has a constraint."""
         bound = [
             (row, request)
             for row, chunk in enumerate(plan.chunks)
@@ -230,17 +235,19 @@ class Engine:
             and chunk.n_logits == 1
             and not chunk.n_scored
         ]
-        guessing = self.speculation is not None
+        speculates = self.speculation is not None
 
         def masks(tokens: Sequence[int]) -> bool:
             going = True
             for row, request in bound:  # each has a mask to set, whatever the others say
-                going &= request.go_on(tokens[row] if tokens else None, guessing)
+                going &= request.go_on(tokens[row] if tokens else None, speculates)
             return going
 
         return masks if bound else None
 
     def _begin(self, plan: Plan) -> None:
+        if not self._waiting:
+            return
         for number in self._waiting.intersection(chunk.sequence for chunk in plan.chunks):
             self._requests[number].begin()
             self._waiting.discard(number)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from miaotui.backends.backend import Peak, TokenChoice
 from miaotui.engine.constraint import Constraint
-from miaotui.engine.logprobs import PromptScores
-from miaotui.engine.sampler import Choice, Mask, SequenceSampler
+from miaotui.engine.sampling.logprobs import PromptScores
+from miaotui.engine.sampling.sampler import Choice, Mask, SequenceSampler
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError
 from miaotui.schedule.plan import Chunk

@@ -109,7 +109,7 @@ class SloController:
             took_s, choosing_s = now_s - self._free_s, self._engine.choosing_s
             pass_s = self._engine.pass_s + choosing_s - self._choosing_s
             self._choosing_s, done = choosing_s, self._engine.passes
-            if not self._engine.went_ahead:  # of its passes nobody knows the rows
+            if not self._engine.drafted_in_run:  # then the rows of its passes are unknown
                 self._steps.append((chunks, took_s / done, pass_s / done))
         self._free_s = now_s
         reading = any(chunk.kind is RowKind.PREFILL for chunk in chunks)

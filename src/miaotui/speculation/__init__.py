@@ -1,1 +1,1 @@
-"""Speculative decoding: drafters propose tokens, the controller decides which of them are worth a row."""
+"""Speculative decoding: drafters propose tokens, a policy decides which of them are worth a row of the next pass."""

@@ -1,337 +1,315 @@
-"""Which guessed tokens are worth a row of the next pass: the controller of speculation.
+"""The controller of speculation: which drafted tokens the next step verifies.
 
-Owns the choice and its bookkeeping: how well guesses survive (``survival``), what rows cost
-(``row_cost``), what was gained. Knows neither pages nor how guesses are made. Each step it takes, over
-all running requests, the rows that bring the most tokens per second, and none where that does not
-pay. Invariant: it changes when tokens come, never which.
+Owns the choice over all running requests, and its bookkeeping: acceptance rates, what rows cost, what was gained.
+Knows neither pages nor how tokens are drafted. Each step it collects candidates from the drafters and lets the policy
+choose the rows that bring the most tokens per second, none where that does not pay. Invariant: it changes when
+tokens come, never which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from miaotui.engine.request import Request
-from miaotui.kernels.draft.draft_fields import LONGEST
+from miaotui.engine.speculator import Proposal, SourceReport
+from miaotui.kernels.draft.draft_fields import MAX_DRAFT
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
-from miaotui.speculation.acceptance_rates import AcceptanceRates, heat_of, kinds_of, survivals
-from miaotui.speculation.draft_depth import SURE, DraftDepth, Means, Seeker
-from miaotui.speculation.drafters.protocol import Drafter, Guess, Head, Lead
-from miaotui.speculation.multistep import PASS_MARGIN, MultistepDrafting
-from miaotui.speculation.request_state import DraftState
+from miaotui.speculation.acceptance_rates import AcceptanceRates, MeanRates, temperature_class
+from miaotui.speculation.draft_depth import CONFIDENT, DraftDepth, HeadDraft
+from miaotui.speculation.drafters.grammar import GRAMMAR, GrammarDrafter
+from miaotui.speculation.drafters.protocol import Candidate, Drafter, DraftRequest, Head
+from miaotui.speculation.multistep import MultistepDrafting
+from miaotui.speculation.policy import MAX_CHANCES, DraftPolicy
+from miaotui.speculation.request_state import DraftState, LearnedRates
 from miaotui.speculation.row_cost import RowCost
-from miaotui.speculation.stats import DraftStats, SourceReport
-from miaotui.speculation.tree_policy import BranchCost, Offer, Rescue, choose_branch, rival_of
+from miaotui.speculation.stats import DraftStats, Verified
+from miaotui.speculation.tree_policy import BranchCost, BranchOffer, BranchRate, choose_branch, find_fork
 
-IDLE_STEPS = 8  # without a draft; then passes may follow each other unasked,
-UNASKED = 4  # and this many do, one by one or together: asking takes time that seldom pays then
-GRAMMAR = "grammar"  # the source of tokens that an answer's constraint leaves no choice about
-_CERTAIN, _MOST_FORCED = 64, 32  # their evidence; how many of them at once
+IDLE_STEPS = 8  # without a draft; then passes may follow each other without a question to the drafters,
+IDLE_PASSES = 4  # and so many do, one by one or together: asking takes time that seldom pays then
+
+
+class Choice(NamedTuple):
+    """The best candidate for a request, and the chances of its tokens."""
+
+    state: DraftState
+    candidate: Candidate
+    chances: list[float]
 
 
 class Speculation:
-    """Drafts for every step of one engine; used by the engine's thread alone, except `report`."""
+    """Drafts for every step of one engine (`Speculator`)."""
 
-    def __init__(self, drafter: Drafter, head: Head | None = None) -> None:
-        self._drafter = drafter
-        self.cost = RowCost()
-        self.branch_cost = BranchCost()
-        self._rates: dict[int, list[AcceptanceRates]] = {}  # by heat
-        self._rescues: dict[int, list[Rescue]] = {}
-        self._head = head
-        own = () if head is None else (head.name,)
-        self._names = (*drafter.sources, *own, GRAMMAR)
-        self._head_source = len(drafter.sources) if head else -1
-        self._deepening = DraftDepth(head, self._head_source, follow=drafter.guess) if head else None
-        self._means: dict[int, Means] = {}
-        self._tallies = [DraftStats() for _ in self._names]
-        self._following: dict[int, DraftState] = {}
-        self.ahead = MultistepDrafting(head, drafter.extend, self._quotable) if head and head.guessing else None
-        self._idle = 0  # steps since the last draft
-        self._unasked = 0  # passes since anybody was asked
-        self._bound = 0  # requests whose grammar may leave no choice at any moment
+    def __init__(self, *drafters: Drafter, head: Head | None = None) -> None:
+        self._drafters = (GrammarDrafter(), *drafters)
+        self._head, self._policy = head, DraftPolicy()
+        self.cost, self.branch_cost = RowCost(), BranchCost()
+        texts = [name for drafter in drafters for name in drafter.sources]
+        self._sources = (*texts, *(() if head is None else (head.name,)), GRAMMAR)
+        self._stats = {name: DraftStats() for name in self._sources}
+        self._learned: dict[int, LearnedRates] = {}  # by class of temperature
+        self._states: dict[int, DraftState] = {}  # by request number
+        self._depth = DraftDepth(head, self._policy, lookup=self._lookup) if head else None
+        self.multistep = (
+            MultistepDrafting(head.draft_run, head.name, self._policy, self._extend, self._quotes)
+            if head and head.draft_run
+            else None
+        )
+        self._idle_steps = 0  # since the last draft
+        self._idle_passes = 0  # since the drafters were asked
+        self._constrained = 0  # requests whose constraint may force tokens at any moment
 
     @property
     def computing_s(self) -> float:
-        """Seconds that a head has spent on logits of its own."""
+        """See `Speculator.computing_s`."""
         return 0.0 if self._head is None else self._head.computing_s
 
     @property
     def pays(self) -> bool:
-        """Whether any guess was worth a try of late: then each step wants to be asked."""
-        return self._idle < IDLE_STEPS
+        """Whether a draft was worth a row of late; then the drafters are asked in each step."""
+        return self._idle_steps < IDLE_STEPS
+
+    # requests -------------------------------------------------------------------------------------
 
     def enter(self, request: Request) -> None:
-        """A request is queued."""
-        self._bound += request.constraint is not None
-        heat = heat_of(request.sampler.temperature)
-        if heat not in self._rates:
-            self._rates[heat] = [
-                AcceptanceRates(heat, of_head=source == self._head_source) for source in range(len(self._names))
-            ]
-            self._rescues[heat] = [Rescue() for _ in self._names]
-            self._means[heat] = Means(heat)
-        self._following[request.number] = DraftState(request, self._rates[heat], self._rescues[heat], self._means[heat])
-        self._drafter.enter(
-            request.number, request.prompt, request.ending.max_tokens, request.namespace, request.passages
+        """See `Speculator.enter`."""
+        self._constrained += request.constraint is not None
+        learned = self._learned_at(temperature_class(request.sampler.temperature))
+        self._states[request.number] = DraftState(request, learned, self._sources[0])
+        known = DraftRequest(
+            request.number,
+            request.prompt,
+            request.ending.max_tokens,
+            request.namespace,
+            request.passages,
+            request.constraint,
         )
+        for drafter in self._drafters:
+            drafter.enter(known)
+
+    def _learned_at(self, temperature: int) -> LearnedRates:
+        """What was learned at a class of temperature."""
+        if temperature not in self._learned:
+            head = None if self._head is None else self._head.name
+            self._learned[temperature] = LearnedRates(
+                {name: AcceptanceRates(temperature, of_head=name == head) for name in self._sources},
+                {name: BranchRate() for name in self._sources},
+                MeanRates(temperature),
+            )
+        return self._learned[temperature]
 
     def leave(self, request: Request) -> None:
-        """A request is over."""
-        if self._following.pop(request.number, None) is not None:
-            self._bound -= request.constraint is not None
-            self._drafter.leave(request.number, request.finish_reason in ("stop", "length"))
+        """See `Speculator.leave`."""
+        if self._states.pop(request.number, None) is not None:
+            self._constrained -= request.constraint is not None
+            for drafter in self._drafters:
+                drafter.leave(request.number, request.finish_reason in ("stop", "length"))
 
-    def propose(self, other_rows: int = 0, together: bool = False) -> dict[int, Draft]:
-        """Drafts by request number, for a step that also computes ``other_rows`` rows of prompts.
+    # drafts of the next step ----------------------------------------------------------------------
 
-        None if the head had better guess by itself in a run of passes (`ahead`), where they may go ``together``.
-        """
-        if self.ahead is not None:
-            self.ahead.following = None
-        if not self.pays and self._unasked < UNASKED and not self._bound:
-            return {}
-        self._unasked = running = 0
-        wanted: list[tuple[DraftState, Guess, list[float]]] = []
-        for number, following in self._following.items():
-            if not following.request.token_ids:
-                continue  # its prompt is still being computed
-            running += 1
-            following.guesses = guesses = self._guesses(number, following.request)
-            following.rival = None
-            best = _best(following, guesses, _room(following.request))
-            if best is not None:
-                wanted.append((following, *best))
-                if len(guesses) > 1:
-                    following.rival = rival_of(best[0], guesses)
-        if together and self._goes_ahead(wanted, running, other_rows):
-            self._idle = 0
-            return {}
-        if self._deepening is not None:
-            wanted = self._deepened(wanted, running, other_rows)
-        shares = self._shares([chances for _, _, chances in wanted], running, other_rows)
-        branched, count = self._branch(wanted, shares, running, other_rows)
-        self._idle += 1
+    def propose(self, prompt_rows: int = 0, passes: int = 1) -> Proposal:
+        """See `Speculator.propose`."""
+        if not self.pays and self._idle_passes < IDLE_PASSES and not self._constrained:
+            return Proposal({})
+        self._idle_passes = 0
+        running = [state for state in self._states.values() if state.request.token_ids]
+        choices = self._choices(running)
+        if passes > 1 and not prompt_rows and self._prepares_run(running, choices, passes):
+            self._idle_steps = 0
+            return Proposal({}, self.multistep)
+        rows = len(running) + prompt_rows
+        if self._depth is not None:
+            choices = self._with_head(self._depth, running, choices, rows)
+        lengths = self._lengths([choice.chances for choice in choices], len(running), rows)
+        branched, branch_rows = self._branch(choices, lengths, len(running), rows)
+        self._idle_steps += 1
         drafts: dict[int, Draft] = {}
-        for index, ((following, guess, _), share) in enumerate(zip(wanted, shares, strict=True)):
-            if share:
-                following.source = guess.source
-                line = guess.tokens[:share]
-                rival = following.rival if index == branched else None
-                self._idle = 0
-                drafts[following.request.number] = rival.tree(share, count) if rival else line
-        return drafts
+        for index, ((state, candidate, _), length) in enumerate(zip(choices, lengths, strict=True)):
+            if length:
+                state.source = candidate.source
+                self._idle_steps = 0
+                fork = state.fork if index == branched else None
+                draft = fork.tree(length, branch_rows) if fork else candidate.tokens[:length]
+                drafts[state.request.number] = draft
+        return Proposal(drafts, allows_multistep=not self.pays)
 
-    def _goes_ahead(
-        self, wanted: Sequence[tuple[DraftState, Guess, list[float]]], running: int, other_rows: int
-    ) -> bool:
-        """Whether the head guesses in a run of passes: for one request, where no text promises more."""
-        if self.ahead is None or self._deepening is None or other_rows or running != 1:
+    def _choices(self, running: Sequence[DraftState]) -> list[Choice]:
+        """The best candidate of the drafters for each request that has one."""
+        choices = []
+        for state in running:
+            state.candidates = candidates = self._candidates(state.request.number)
+            state.fork = None
+            best = state.best(candidates, state.room)
+            if best is not None:
+                choices.append(Choice(state, *best))
+                if len(candidates) > 1:
+                    state.fork = find_fork(best[0], candidates)
+        return choices
+
+    def _candidates(self, number: int, after: Sequence[int] = ()) -> Sequence[Candidate]:
+        """Candidates of all drafters; of one alone that is certain."""
+        found: list[Candidate] = []
+        for drafter in self._drafters:
+            candidates = drafter.propose(number, after)
+            if candidates and drafter.is_certain:
+                return candidates
+            found += candidates
+        return found
+
+    def _lookup(self, number: int, after: Sequence[int]) -> Sequence[Candidate]:
+        """Candidates for what follows if the head's tokens ``after`` come first."""
+        return self._candidates(number, after)
+
+    def _quotes(self, state: DraftState) -> tuple[Sequence[Candidate], Candidate | None, Sequence[float]]:
+        """Candidates within a run: all, the best one, and the chances of its tokens."""
+        candidates = self._candidates(state.request.number)
+        best = state.best(candidates, MAX_DRAFT)
+        return (candidates, *best) if best else (candidates, None, ())
+
+    def _prepares_run(self, running: Sequence[DraftState], choices: Sequence[Choice], passes: int) -> bool:
+        """Whether the next step is a run in which the head drafts: only for a request that is alone."""
+        if self.multistep is None or self._depth is None or len(running) != 1 or len(self._states) > 1:
             return False
-        if len(self._following) > 1:
-            return False
-        (following,) = self._following.values()
-        text = wanted[0][2] if wanted else []
-        share = self._deepening.share(1, self.cost)
-        return self.ahead.prepare(following, self._head_source, text, share, self.cost)
+        quote = choices[0].chances if choices else ()
+        step_cost = self._depth.step_cost(1, self.cost)
+        return self.multistep.prepare(running[0], quote, step_cost, self.cost, passes)
 
-    def _quotable(self, number: int) -> tuple[Sequence[Guess], Guess | None, list[float]]:
-        """What texts go on with: all guesses, the best one, and the chances of its tokens."""
-        following, guesses = self._following[number], self._drafter.guess(number)
-        best = _best(following, guesses, LONGEST)
-        return (guesses, *best) if best else (guesses, None, [])
+    def _with_head(
+        self, depth: DraftDepth, running: Sequence[DraftState], choices: Sequence[Choice], rows: int
+    ) -> list[Choice]:
+        """The choices, with the head's drafts where they promise more."""
+        best = {choice.state.request.number: choice for choice in choices}
+        wanted = []
+        for state in running:
+            choice = best.get(state.request.number)
+            if state.row >= 0 and state.room and (choice is None or choice.chances[0] < CONFIDENT):
+                wanted.append(self._head_draft(state))
+        drafted = depth.draft(wanted, float(len(running)), rows, self.cost)
+        if not drafted:
+            return list(choices)
+        for number, candidate in drafted.items():
+            state = self._states[number]
+            state.candidates = [*state.candidates, candidate]
+            chances = state.chances(candidate, state.room)
+            if number not in best or sum(chances) > sum(best[number].chances):
+                best[number] = Choice(state, candidate, chances)
+            state.fork = find_fork(best[number].candidate, state.candidates)
+        return [best[number] for number in self._states if number in best]
 
-    def note_run(self, tokens: Sequence[int], passes: int) -> None:
-        """A run in which the head guessed is done."""
-        assert self.ahead is not None, "there was such a run"
-        plain_s = self.cost.seconds(1)
-        self._unasked += passes
-        for source, drafted, accepted in self.ahead.learn(tokens, passes):
-            tally = self._tallies[source]
-            tally.drafts += 1
-            tally.proposed += drafted
-            tally.accepted += accepted
-            tally.saved_s += accepted * plain_s - (self.cost.seconds(1 + drafted) - plain_s)
+    def _head_draft(self, state: DraftState) -> HeadDraft:
+        """An empty draft of the head for a request."""
+        assert self._head is not None, "a head drafts"
+        rates, means = state.rates(self._head.name), state.learned.mean_rates
+        number, record = state.request.number, state.head_record
+        return HeadDraft(number, state.head_input, state.room, rates, means, record, state.copying)
 
-    def _deepened(
-        self, wanted: Sequence[tuple[DraftState, Guess, list[float]]], running: int, other_rows: int
-    ) -> list[tuple[DraftState, Guess, list[float]]]:
-        """The same with the head's guesses where they promise more."""
-        assert self._deepening is not None, "asked only if there is one"
-        better = {each[0].request.number: each for each in wanted}
-        seekers = []
-        for number, following in self._following.items():
-            first = better[number][2][0] if number in better else 0.0
-            seeker = self._seeker(following, first)
-            if seeker is not None:
-                seekers.append(seeker)
-        guesses = self._deepening.guesses(seekers, float(running), running + other_rows, self.cost)
-        if not guesses:
-            return list(wanted)
-        for number, guess in guesses.items():
-            following = self._following[number]
-            following.guesses = [*following.guesses, guess]
-            chances = _chances(following, guess, _room(following.request))
-            if number not in better or sum(chances) > sum(better[number][2]):
-                better[number] = (following, guess, chances)
-            following.rival = rival_of(better[number][1], following.guesses)
-        return [better[number] for number in self._following if number in better]
+    def _lengths(self, chances: Sequence[Sequence[float]], running: int, rows: int) -> list[int]:
+        """How many tokens of each request's candidate to verify.
 
-    def _seeker(self, following: DraftState, first: float) -> Seeker | None:
-        """What the head needs to guess for a request; None where that is not wanted or possible."""
-        request, row = following.request, following.row
-        room = _room(request)
-        if row < 0 or room < 1 or first >= SURE or not request.token_ids:
-            return None
-        sampler, ids = request.sampler, request.token_ids
-        position = request.prompt_tokens + len(ids)
-        lead = Lead(row, ids[-1], position, sampler.likely)
-        rates = following.rates[self._head_source]
-        return Seeker(request.number, lead, room, rates, following.means, following.of_head, following.copying)
-
-    def _branch(
-        self,
-        wanted: Sequence[tuple[DraftState, Guess, list[float]]],
-        shares: Sequence[int],
-        running: int,
-        other_rows: int,
-    ) -> tuple[int, int]:
-        """Whose rival is worth a branch beside the lines, and how many of its tokens; -1: nobody's."""
-        if all(following.rival is None for following, _, _ in wanted):
-            return -1, 0
-        offers: list[Offer | None] = []
-        for (following, _, chances), share in zip(wanted, shares, strict=True):
-            rival = following.rival
-            if rival is None or rival.fork >= share:
-                offers.append(None)
-                continue
-            source = rival.other.source
-            most = _room(following.request) - rival.fork
-            record = following.of_head if source == self._head_source else following.record
-            odds, rescue = record.odds, following.rescues[source]
-            offers.append(Offer(rival, rival.chances(chances, following.rates[source], odds, rescue, most)))
-        if not any(offers):
-            return -1, 0
-        gain = running + sum(sum(chances[:share]) for (_, _, chances), share in zip(wanted, shares, strict=True))
-        rows = running + other_rows + sum(shares)
-        return choose_branch(offers, gain, rows, self.cost, self.branch_cost, PASS_MARGIN)
-
-    def _guesses(self, number: int, request: Request) -> Sequence[Guess]:
-        """Where a grammar leaves no choice nothing else needs to be guessed."""
-        forced = () if request.constraint is None else request.constraint.forced()
-        if forced:
-            return [Guess(len(self._names) - 1, _CERTAIN, forced[:_MOST_FORCED])]
-        return self._drafter.guess(number)
-
-    def _shares(self, chances: Sequence[Sequence[float]], running: int, other_rows: int) -> list[int]:
-        """How many of each request's guessed tokens to verify.
-
-        The likeliest come first, over all requests; a token is never likelier than the one before
-        it, so that any number of the first ones are beginnings of drafts.
+        The likeliest come first, over all requests. A token is never likelier than the one before it, so any number
+        of the first ones are beginnings of the candidates.
         """
-        shares = [0] * len(chances)
-        if not chances:
-            return shares
-        if len(chances) == 1:
-            ranked = [(chance, 0) for chance in chances[0]]
+        lengths = [0] * len(chances)
+        if len(chances) <= 1:
+            ranked = [(chance, 0) for each in chances for chance in each]
         else:
             ranked = [(chance, i) for i, each in enumerate(chances) for chance in each]
             ranked.sort(reverse=True)
-        ratio, rows = self.cost.ratio, running + other_rows
-        gain, cost, most = float(running), ratio(rows), 0
-        best = PASS_MARGIN * gain / cost
-        for count, (chance, _) in enumerate(ranked, 1):
-            gain += chance
-            cost = max(cost, ratio(rows + count))
-            if gain > best * cost:
-                best, most = gain / cost, count
-        for _, i in ranked[:most]:
-            shares[i] += 1
-        return shares
+        if ranked:
+            costs = self.cost.costs(rows, min(len(ranked), MAX_CHANCES))
+            worth, _ = self._policy.rows_worth([chance for chance, _ in ranked], costs, float(running))
+            for _, i in ranked[:worth]:
+                lengths[i] += 1
+        return lengths
+
+    def _branch(self, choices: Sequence[Choice], lengths: Sequence[int], running: int, rows: int) -> tuple[int, int]:
+        """The choice whose fork is worth a branch beside the trunks, and the branch's rows; (-1, 0) if none is."""
+        offers = [self._offer(choice, length) for choice, length in zip(choices, lengths, strict=True)]
+        if not any(offers):
+            return -1, 0
+        gain = running + sum(sum(choice.chances[:length]) for choice, length in zip(choices, lengths, strict=True))
+        return choose_branch(offers, gain, rows + sum(lengths), self.cost, self.branch_cost, self._policy)
+
+    def _offer(self, choice: Choice, length: int) -> BranchOffer | None:
+        """The fork of a choice whose trunk is verified beyond it."""
+        state, fork = choice.state, choice.state.fork
+        if fork is None or fork.depth >= length:
+            return None
+        source = fork.branch.source
+        rates, record = state.rates(source), state.record_of(fork.branch)
+        most = state.room - fork.depth
+        return BranchOffer(fork, fork.chances(choice.chances, rates, record, state.learned.branches[source], most))
+
+    # what came of them ----------------------------------------------------------------------------
 
     def note(self, plan: Plan, chosen: Mapping[int, Sequence[int]], seconds: float, passes: int = 1) -> None:
-        """A step is done: what was computed, which tokens came of it, how long each of its ``passes`` took."""
-        self._unasked += passes
-        drafted: list[tuple[DraftStats, int, int]] = []
+        """See `Speculator.note`."""
+        self._idle_passes += passes
+        verified: list[Verified] = []
         decoding = branches = rows = 0
-        if self._deepening is not None:
-            seconds, self._deepening.spent_s = seconds - self._deepening.spent_s, 0.0
-            self._forget_rows()
+        if self._depth is not None:
+            seconds, self._depth.spent_s = seconds - self._depth.spent_s, 0.0
+            for state in self._states.values():
+                state.row = -1
         for chunk in plan.chunks:
             rows += len(chunk.tokens)
-            following, tokens = self._following.get(chunk.sequence), chosen.get(chunk.sequence)
             decoding += len(chunk.tokens) == chunk.n_logits
-            if following is None or not tokens:
-                continue
-            if self._deepening is not None:
-                following.row = rows - chunk.n_logits + following.request.drawn_from
-            following.judge(tokens)
-            self._drafter.extend(chunk.sequence, tokens)
-            if chunk.n_logits > 1:
-                drafted += self._drafted(following, chunk, tokens)
             branches += len(chunk.branches)
-            following.rival = None
+            noted, tokens = self._states.get(chunk.sequence), chosen.get(chunk.sequence)
+            if noted is not None and tokens:
+                noted.row = rows - chunk.n_logits + noted.request.drawn_from
+                verified += self._learn(noted, chunk, tokens)
         if decoding == len(plan.chunks):
             if branches:
                 self.branch_cost.note(self.cost, plan.n_rows, branches, seconds)
             else:
                 self.cost.note(plan.n_rows, seconds)
-            self._count(drafted, decoding, seconds)
+            self._count(verified, decoding, seconds)
 
-    def _forget_rows(self) -> None:
-        for following in self._following.values():
-            following.row = -1
+    def _learn(self, state: DraftState, chunk: Chunk, tokens: Sequence[int]) -> list[Verified]:
+        """Learn from the tokens that a chunk brought; returns what it verified."""
+        state.learn(tokens)
+        self._extend(chunk.sequence, tokens)
+        verified = list(_verified(state, chunk, tokens)) if chunk.n_logits > 1 else []
+        state.fork = None
+        return verified
 
-    def _drafted(
-        self, following: DraftState, chunk: Chunk, tokens: Sequence[int]
-    ) -> Iterator[tuple[DraftStats, int, int]]:
-        """How many tokens each source proposed for a chunk, and how many of them came."""
-        accepted, rival = len(tokens) - 1, following.rival
-        side = chunk.n_logits - chunk.trunk if chunk.branches else 0
-        if side and rival is not None:
-            fork = rival.fork
-            turned = accepted > fork and tokens[fork] != rival.line.tokens[fork]
-            rescued = accepted - fork if turned else 0
-            yield self._tallies[rival.other.source], side, rescued
-            accepted -= rescued
-        yield self._tallies[following.source], chunk.n_logits - 1 - side, accepted
+    def _extend(self, number: int, tokens: Sequence[int]) -> None:
+        """Give new tokens of an answer to the drafters."""
+        for drafter in self._drafters:
+            drafter.extend(number, tokens)
 
-    def _count(self, drafted: Sequence[tuple[DraftStats, int, int]], decoding: int, seconds: float) -> None:
-        plain = self.cost.seconds(decoding)
-        rows = sum(proposed for _, proposed, _ in drafted)
-        for tally, proposed, accepted in drafted:
-            tally.drafts += 1
-            tally.proposed += proposed
-            tally.accepted += accepted
-            tally.saved_s += accepted / decoding * plain - proposed / rows * (seconds - plain)
+    def _count(self, verified: Sequence[Verified], decoding: int, seconds: float) -> None:
+        """Count the drafts of a step that took ``seconds``, and the time that they saved."""
+        plain_s = self.cost.seconds(decoding)
+        rows = sum(each.proposed for each in verified)
+        for each in verified:
+            saved_s = each.accepted / decoding * plain_s - each.proposed / rows * (seconds - plain_s)
+            self._stats[each.source].note(each, saved_s)
+
+    def note_run(self, tokens: Sequence[int], passes: int) -> None:
+        """See `Speculator.note_run`."""
+        assert self.multistep is not None, "only `multistep` makes runs"
+        plain_s = self.cost.seconds(1)
+        self._idle_passes += passes
+        for each in self.multistep.learn(tokens, passes):
+            saved_s = each.accepted * plain_s - (self.cost.seconds(1 + each.proposed) - plain_s)
+            self._stats[each.source].note(each, saved_s)
 
     def report(self) -> list[SourceReport]:
-        """What each source has brought so far, grammars only if they have; from any thread."""
-        return [
-            SourceReport(name, tally.drafts, tally.proposed, tally.accepted, tally.saved_s)
-            for name, tally in zip(self._names, self._tallies, strict=True)
-            if name != GRAMMAR or tally.drafts
-        ]
+        """See `Speculator.report`; a grammar appears once it has brought something."""
+        return [stats.report(name) for name, stats in self._stats.items() if name != GRAMMAR or stats.drafts]
 
 
-def _room(request: Request) -> int:
-    """How many drafted tokens could come of it: one more comes anyway."""
-    return max(request.ending.max_tokens - len(request.token_ids) - 1, 0)
-
-
-def _chances(following: DraftState, guess: Guess, most: int) -> list[float]:
-    """That the first 1, 2, ... tokens of a guess hold."""
-    odds = following.of_head.odds if guess.evidence else following.record.odds
-    rates = following.rates[guess.source].rates
-    return survivals(rates, odds, kinds_of(guess), min(most, len(guess.tokens)))
-
-
-def _best(following: DraftState, guesses: Iterable[Guess], most: int) -> tuple[Guess, list[float]] | None:
-    """The guess that promises the most tokens, and the chances of each of its tokens."""
-    best, promise = None, 0.0
-    for guess in guesses:
-        chances = _chances(following, guess, most)
-        total = sum(chances)
-        if total > promise:
-            best, promise = (guess, chances), total
-    return best
+def _verified(state: DraftState, chunk: Chunk, tokens: Sequence[int]) -> Iterator[Verified]:
+    """What a chunk with a draft verified: of the trunk's source, and of the branch's if there is one."""
+    accepted, fork = len(tokens) - 1, state.fork
+    branch = chunk.n_logits - chunk.trunk if chunk.branches else 0
+    if branch and fork is not None:
+        turned = accepted > fork.depth and tokens[fork.depth] != fork.trunk.tokens[fork.depth]
+        right = accepted - fork.depth if turned else 0
+        yield Verified(fork.branch.source, branch, right)
+        accepted -= right
+    yield Verified(state.source, chunk.n_logits - 1 - branch, accepted)

@@ -1,8 +1,8 @@
-"""How deep a draft head's guesses go: each further token must be worth what it costs to compute.
+"""How many tokens a draft head drafts: each further token must be worth the time that its step takes.
 
-Owns what a head's steps cost here and how often its guesses hold on the whole; how well each of them
-is founded is learned elsewhere (``survival``). Knows neither pages nor how a head works. Invariant: a
-head that does not pay is not run, and whether it is run changes when tokens come, never which.
+Owns the loop of the head's steps, and what a step costs; how well each token is founded is learned elsewhere
+(`acceptance_rates`). Knows neither pages nor how a head works. Invariant: a head that does not pay is not run, and
+whether it runs changes when tokens come, never which.
 """
 
 from __future__ import annotations
@@ -11,203 +11,178 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from miaotui.kernels.draft.draft_fields import DEEPEST
-from miaotui.speculation.acceptance_rates import AcceptanceRates, Record, copied_kinds, head_kind, with_odds
-from miaotui.speculation.drafters.protocol import Guess, Head, Lead
+from miaotui.kernels.draft.draft_fields import MAX_HEAD_DRAFT
+from miaotui.speculation.acceptance_rates import MeanRates, RequestRecord, copied_kinds, head_kind
+from miaotui.speculation.drafters.protocol import Candidate, Head, HeadInput
+from miaotui.speculation.policy import DraftPolicy
 from miaotui.speculation.row_cost import RowCost
 
-# A request, and tokens that are taken to come: what then?
-Follow = Callable[[int, Sequence[int]], Sequence[Guess]]
+# Candidates from texts for a request, given tokens that are assumed to come first.
+Lookup = Callable[[int, Sequence[int]], Sequence[Candidate]]
 
-MARGIN = 1.02  # what a step of the head must promise over none
-SURE = 0.75  # with a guess that holds so probably from elsewhere, no other is sought
-_FIRST_SHARE = 0.06  # a step's cost in passes of one row, before any was timed
-_FAST = 0.1  # what the times take up of a new one
-_DOUBT = 0.02  # what they lose of what they exceed the fastest by, in steps that are not tried
-_PRIOR_WEIGHT, _MEMORY = 30.0, 2000.0
-# First and deeper tokens that held, of a small model's head.
-_COLD, _HOT = (0.51, 0.43), (0.43, 0.41)
-# Questions about copying, before one in so many is enough if so few find any.
-_ASKED, _ONE_IN = 16, 8
-_RECOVERY = 0.02  # of a request's own odds, for each step in which nothing was tried
-
-
-class Means:
-    """How often a head's guesses hold on the whole: its first tokens, and deeper ones if those before held."""
-
-    def __init__(self, heat: int) -> None:
-        first, deeper = _COLD if heat == 0 else _HOT
-        self._held = [first * _PRIOR_WEIGHT, deeper * _PRIOR_WEIGHT]
-        self._seen = [_PRIOR_WEIGHT, _PRIOR_WEIGHT]
-
-    def rate(self, depth: int) -> float:
-        """Of tokens at ``depth``, from 0."""
-        which = min(depth, 1)
-        return self._held[which] / self._seen[which]
-
-    def note(self, depth: int, held: bool) -> None:
-        """One held, or did not."""
-        which = min(depth, 1)
-        if self._seen[which] > _MEMORY:
-            self._seen[which] /= 2
-            self._held[which] /= 2
-        self._seen[which] += 1.0
-        self._held[which] += held
+CONFIDENT = 0.75  # where a text's first token has this chance, the head is not asked
+_FIRST_COST = 0.06  # a step's cost in passes of one row, before any was timed
+_FAST = 0.1  # share of a new time in the average
+_DECAY = 0.02  # share of the distance to the fastest time, for each step that is not tried
+_TRIALS, _ONE_IN = 16, 8  # lookups before their success counts; how many are then skipped
+_RECOVERY = 0.02  # of a request's record, for each step in which the head was not run
 
 
 @dataclass(slots=True)
-class Copying:
-    """How often a head's guesses for a request went on elsewhere; where they never do, few are asked about."""
+class LookupGate:
+    """Whether to look a request's draft up in texts: seldom, if it was seldom found."""
 
     asked: int = 0
     found: int = 0
 
-    def is_likely(self) -> bool:
-        """Whether to ask now; each question counts."""
+    def admits(self) -> bool:
+        """Whether to look now; each call counts as one question."""
         self.asked += 1
-        rare = self.asked > _ASKED and self.found * _ONE_IN < self.asked
+        rare = self.asked > _TRIALS and self.found * _ONE_IN < self.asked
         return not rare or self.asked % _ONE_IN == 0
 
 
 @dataclass(slots=True)
-class Seeker:
-    """A request for which a guess is sought, and what the head has said so far."""
+class HeadDraft:
+    """A head's draft for one request, as far as it goes."""
 
-    number: int
-    lead: Lead
+    number: int  # of the request
+    input: HeadInput
     most: int  # tokens
-    rates: AcceptanceRates
-    means: Means
-    record: Record
-    copying: Copying = field(default_factory=Copying)
-    chance: float = 1.0  # that all tokens so far hold
+    rates: Sequence[float]  # acceptance rates of the head, by kind of evidence
+    mean_rates: MeanRates
+    record: RequestRecord
+    copying: LookupGate = field(default_factory=LookupGate)
+    chance: float = 1.0  # that all of its tokens are accepted
     tokens: list[int] = field(default_factory=list)
     evidence: list[int] = field(default_factory=list)  # of the head's tokens
     kinds: list[int] = field(default_factory=list)
 
-    def hope(self) -> float:
-        """The chance that one more token holds."""
-        return self.chance * with_odds(self.means.rate(len(self.tokens)), self.record.odds)
+    def promised(self) -> float:
+        """Tokens that one more step promises: the chance that its token is accepted."""
+        return self.chance * self.record.rate(self.mean_rates.rate(len(self.tokens)))
+
+    def extend(self, token: int, evidence: int) -> None:
+        """Take one more token of the head."""
+        kind = head_kind(len(self.tokens), evidence)
+        self.tokens.append(token)
+        self.evidence.append(evidence)
+        self.kinds.append(kind)
+        self.chance *= self.record.rate(self.rates[kind])
+
+    def copy(self, tokens: Sequence[int], kinds: Sequence[int]) -> None:
+        """Append tokens of a text as far as there is room."""
+        left = min(self.most - len(self.tokens), len(kinds))
+        self.tokens += tokens[:left]
+        self.kinds += kinds[:left]
 
 
 class DraftDepth:
-    """One engine's head; ``source`` is its number among the sources of guesses, ``clock`` gives seconds."""
+    """One engine's head; ``lookup`` finds how texts go on, ``clock`` gives seconds."""
 
     def __init__(
         self,
         head: Head,
-        source: int,
+        policy: DraftPolicy,
         clock: Callable[[], float] = time.perf_counter,
-        follow: Follow = lambda _number, _after: (),
+        lookup: Lookup = lambda _number, _after: (),
     ) -> None:
-        self._head, self._source, self._clock, self._follow = head, source, clock, follow
+        self._head, self._policy, self._clock, self._lookup = head, policy, clock, lookup
         self._seconds: dict[int, float] = {}  # of a step, by rows
         self._fastest: dict[int, float] = {}
         self.spent_s = 0.0  # since the last step of the engine
 
-    def guesses(self, seekers: Sequence[Seeker], gain: float, rows: int, cost: RowCost) -> dict[int, Guess]:
-        """Guesses by request number, where they pay.
+    def draft(self, drafts: Sequence[HeadDraft], gain: float, rows: int, cost: RowCost) -> dict[int, Candidate]:
+        """Run the head for these requests as long as it pays; returns candidates by request number.
 
-        ``gain`` is the tokens that the next pass brings without them, ``rows`` its rows then.
+        ``gain`` is the number of tokens that the next pass brings without them, ``rows`` that of its rows then.
         """
-        if not seekers:
-            return {}
-        alive = list(seekers[: self._head.most_rows])
-        pace, used = gain / cost.ratio(rows), 0
-        for depth in range(DEEPEST):
+        alive = list(drafts[: self._head.most_rows])
+        base, used = cost.ratio(rows), 0
+        for depth in range(MAX_HEAD_DRAFT):
             if not alive:
                 break
-            if not self._pays(alive, pace, rows + used, cost):
-                self._doubt(len(alive), depth)
+            price = cost.ratio(rows + used + len(alive)) - cost.ratio(rows + used) + self.step_cost(len(alive), cost)
+            if not self._policy.step_worth(sum(draft.promised() for draft in alive), price, gain, base):
+                if depth == 0:
+                    self._expect_faster(len(alive))
                 break
-            started_s = self._clock()
-            if depth == 0:
-                self._head.begin([seeker.lead for seeker in alive])
-            self._deepen(alive)
-            self._time(len(alive), self._clock() - started_s, cost)
+            self._step(alive, depth, cost)
             used += len(alive)
-            least = pace * (cost.ratio(rows + used + 1) - cost.ratio(rows + used))
-            alive = self._kept(alive, least)
-        self._recover(seekers)
+            alive = self._kept(alive, cost.ratio(rows + used + 1) - cost.ratio(rows + used), gain, base)
+        for draft in drafts:
+            if not draft.tokens:
+                draft.record.recover(_RECOVERY)
         return {
-            s.number: Guess(self._source, s.evidence[0], s.tokens, 1, 0, s.evidence, s.kinds)
-            for s in seekers
-            if s.tokens
+            draft.number: Candidate(
+                self._head.name, draft.evidence[0], draft.tokens, head_evidence=draft.evidence, kinds=draft.kinds
+            )
+            for draft in drafts
+            if draft.tokens
         }
 
-    def _deepen(self, alive: Sequence[Seeker]) -> None:
-        for seeker, (token, evidence) in zip(alive, self._head.deepen(), strict=True):
-            kind = head_kind(len(seeker.tokens), evidence)
-            seeker.tokens.append(token)
-            seeker.evidence.append(evidence)
-            seeker.kinds.append(kind)
-            seeker.chance *= with_odds(seeker.rates.rates[kind], seeker.record.odds)
+    def _step(self, alive: Sequence[HeadDraft], depth: int, cost: RowCost) -> None:
+        """Run one step of the head, and note the time it takes."""
+        started_s = self._clock()
+        if depth == 0:
+            self._head.begin([draft.input for draft in alive])
+        for draft, (token, evidence) in zip(alive, self._head.step(), strict=True):
+            draft.extend(token, evidence)
+        self._note(len(alive), self._clock() - started_s, cost)
 
-    def _is_continued(self, seeker: Seeker) -> bool:
-        """Whether what the head has guessed so far goes on elsewhere, better than the head would know.
+    def _is_copied(self, draft: HeadDraft) -> bool:
+        """Whether a text goes on after the draft, with a better chance than the head has; its tokens are appended.
 
-        Copying a passage often begins so: its first words are the head's, the rest is the passage's.
+        A passage is often copied from its second word on: the head drafts the first.
         """
-        if not seeker.copying.is_likely():
+        if not draft.copying.admits():
             return False
-        best, least = None, seeker.means.rate(1)
-        for guess in self._follow(seeker.number, seeker.tokens):
-            kinds = copied_kinds(guess)
-            rate = seeker.rates.rates[kinds[0]]
+        best, least = None, draft.mean_rates.rate(1)
+        for candidate in self._lookup(draft.number, draft.tokens):
+            kinds = copied_kinds(candidate)
+            rate = draft.rates[kinds[0]]
             if rate > least:
-                best, least = (guess.tokens, kinds), rate
+                best, least = (candidate.tokens, kinds), rate
         if best is None:
             return False
-        seeker.copying.found += 1
-        left = min(seeker.most - len(seeker.tokens), len(best[1]))
-        seeker.tokens += best[0][:left]
-        seeker.kinds += best[1][:left]
+        draft.copying.found += 1
+        draft.copy(*best)
         return True
 
-    def _pays(self, alive: Sequence[Seeker], pace: float, rows: int, cost: RowCost) -> bool:
-        """Whether one more token each is worth its rows and the head's step."""
-        count = len(alive)
-        price = cost.ratio(rows + count) - cost.ratio(rows) + self.share(count, cost)
-        return sum(seeker.hope() for seeker in alive) > MARGIN * pace * price
-
-    def _kept(self, alive: Sequence[Seeker], least: float) -> list[Seeker]:
-        """Those whose next token is the head's to guess and has a chance above ``least``."""
-        rows_kept = [
+    def _kept(self, alive: Sequence[HeadDraft], row_price: float, gain: float, base: float) -> list[HeadDraft]:
+        """The drafts that the head goes on with: not copied, and their next token worth a row."""
+        kept = [
             row
-            for row, seeker in enumerate(alive)
-            if len(seeker.tokens) < seeker.most and not self._is_continued(seeker) and seeker.hope() > least
+            for row, draft in enumerate(alive)
+            if len(draft.tokens) < draft.most
+            and not self._is_copied(draft)
+            and self._policy.step_worth(draft.promised(), row_price, gain, base, margin=1.0)
         ]
-        if rows_kept:
-            self._head.keep(rows_kept)
-        return [alive[row] for row in rows_kept]
+        if kept:
+            self._head.keep(kept)
+        return [alive[row] for row in kept]
 
-    def share(self, count: int, cost: RowCost) -> float:
-        """What a step costs, in passes of ratio 1."""
+    def step_cost(self, count: int, cost: RowCost) -> float:
+        """Cost of a step for ``count`` requests, in the units of ``cost``."""
         plain_s = cost.seconds(1)
         if count not in self._seconds or plain_s <= 0.0:
-            return _first_share(count)
+            return _first_cost(count)
         return self._seconds[count] / plain_s * cost.ratio(1)
 
-    def _time(self, count: int, seconds: float, cost: RowCost) -> None:
-        """Note what a step took; a jolt counts as twice what is usual, even if it is the first."""
+    def _note(self, count: int, seconds: float, cost: RowCost) -> None:
+        """Note the time of a step; one that was interrupted counts as twice the usual time, even if it is the first."""
         self.spent_s += seconds
-        usual = _first_share(count) * cost.seconds(1) or seconds
+        usual = _first_cost(count) * cost.seconds(1) or seconds
         before = self._seconds.get(count, usual)
         self._seconds[count] = before + _FAST * (min(seconds, 2.0 * before) - before)
         self._fastest[count] = min(self._fastest.get(count, usual), seconds)
 
-    def _doubt(self, count: int, depth: int) -> None:
-        """A step that is not tried tells nothing: slowly believe that it is as fast as it once was."""
-        if depth == 0 and count in self._seconds:
-            fastest = self._fastest[count]
-            self._seconds[count] += _DOUBT * (fastest - self._seconds[count])
-
-    def _recover(self, seekers: Sequence[Seeker]) -> None:
-        for seeker in seekers:
-            if not seeker.tokens and seeker.record.odds < 1.0:
-                seeker.record.odds += _RECOVERY * (1.0 - seeker.record.odds)
+    def _expect_faster(self, count: int) -> None:
+        """Move the time of a step that was not tried towards the fastest one: it may have been a slow spell."""
+        if count in self._seconds:
+            self._seconds[count] += _DECAY * (self._fastest[count] - self._seconds[count])
 
 
-def _first_share(count: int) -> float:
-    """What a step of so many rows costs before any was timed, in passes of one row."""
-    return _FIRST_SHARE * (1.0 + 0.1 * count)
+def _first_cost(count: int) -> float:
+    """Cost of a step before any was timed, in passes of one row."""
+    return _FIRST_COST * (1.0 + 0.1 * count)

@@ -1,151 +1,165 @@
-"""Runs of passes in which tokens are guessed on the way: when they pay, and what is learned from them.
+"""Runs of passes that draft by themselves: when they pay, and what is learned from them.
 
-Owns one such run from `prepare` to `learn`. The draft head guesses by itself, and where a text is likely to go on
-it is asked what with. Guesses go the same ways as in single steps (see
-``deepening`` and ``speculation``), with the numbers known when the run begins. Knows neither pages nor how
-compiled code guesses. Invariant: what a run has brought is learned as if it had been asked for step by step.
+Owns one such run from `prepare` to `learn`. Between its passes the backend runs the draft head, and calls back for
+a quote where a text is likely to go on. The policy is that of single steps, with the chances and costs known when the
+run begins. Knows neither pages nor how a backend drafts. Invariant: what a run has brought is learned as if each
+pass had been a step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from miaotui.backends.drafting import DraftRun, Odds, Told
-from miaotui.kernels.draft.draft_fields import LONGEST
-from miaotui.speculation.acceptance_rates import ALONE, CLASSES, DEEPER, head_kind, with_odds
-from miaotui.speculation.draft_depth import MARGIN as STEP_MARGIN
-from miaotui.speculation.draft_depth import SURE
-from miaotui.speculation.drafters.protocol import Guess, Head
+from miaotui.backends.backend import Masks
+from miaotui.backends.drafting import DraftRun, PassLog, PolicyInputs
+from miaotui.kernels.draft.draft_fields import MAX_DRAFT
+from miaotui.speculation.acceptance_rates import head_kind, head_rates
+from miaotui.speculation.draft_depth import CONFIDENT
+from miaotui.speculation.drafters.protocol import Candidate
+from miaotui.speculation.policy import DraftPolicy
 from miaotui.speculation.request_state import DraftState
 from miaotui.speculation.row_cost import RowCost
+from miaotui.speculation.stats import Verified
 
-PASS_MARGIN = 1.015  # what a pass with drafts must promise over one without: choosing costs time too
-WITHIN = 0.7  # what a step of the head takes within a run, of what it takes when Python asks for it
-ONE_IN = 8  # runs that are left out, so that single steps go on telling what rows cost
+STEP_SHARE = 0.7  # of the time that a step of the head takes from Python, what it takes within a run
+ONE_IN = 8  # runs that are left out, so that single steps go on measuring what rows cost
 
-
-# What texts go on with after all that a request has: every guess, the best of them, its tokens' chances.
-Quotable = Callable[[int], tuple[Sequence[Guess], Guess | None, Sequence[float]]]
+# All candidates of texts after the tokens that a request has, the best of them, and the chances of its tokens.
+Quotes = Callable[[DraftState], tuple[Sequence[Candidate], Candidate | None, Sequence[float]]]
 
 
 class MultistepDrafting:
-    """One engine's runs; ``extend`` tells a text its tokens, ``quotable`` what texts go on with."""
+    """One engine's runs (`MultistepDraft`).
 
-    def __init__(self, head: Head, extend: Callable[[int, Sequence[int]], None], quotable: Quotable) -> None:
-        assert head.guessing is not None, "a head that can guess within a run"
-        self.guessing: DraftRun = head.guessing
-        self._extend, self._quotable = extend, quotable
-        self.following: DraftState | None = None  # whose next step is to be a run
-        self._hope = 0.0  # tokens that the head's guess promises
-        self._told = 0  # tokens that the text knows of already
-        self.is_watched = True  # whether the run is to ask after each pass what texts promise
-        self._is_quoted = False  # whether it begins with what a text goes on with
-        # For each pass that quotes: all guesses, and the source of the best.
-        self._quoted: list[tuple[Sequence[Guess], int]] = []
-        self._runs = self._source = 0
-        self._odds = Odds((), (), (), 0.0, STEP_MARGIN, PASS_MARGIN)
+    ``source`` is the head's name, ``extend`` gives new tokens to the drafters, ``quotes`` asks them for candidates.
+    """
 
-    def prepare(self, following: DraftState, source: int, text: Sequence[float], share: float, cost: RowCost) -> bool:
-        """Whether the next step of a request is better a run; ``text`` are the chances of what a text goes on with."""
-        request, record = following.request, following.of_head
-        if following.row < 0 or request.constraint is not None or not request.choice:
+    def __init__(
+        self,
+        draft_run: DraftRun,
+        source: str,
+        policy: DraftPolicy,
+        extend: Callable[[int, Sequence[int]], None],
+        quotes: Quotes,
+    ) -> None:
+        self._run, self._source, self._policy = draft_run, source, policy
+        self._extend, self._quotes = extend, quotes
+        self._state: DraftState | None = None  # of the request of the run
+        self.passes = 0  # the most of the run
+        self._head_tokens = 0.0  # tokens that the head's draft promises
+        self._extended = 0  # tokens of the run that the drafters know already
+        self._is_quoted = False  # whether the run begins with a quote
+        self._watches = True  # whether the run asks in each pass if a text promises more
+        # For each pass with a quote: all candidates, and the source of the best.
+        self._quoted: list[tuple[Sequence[Candidate], str]] = []
+        self._prepared = 0  # runs, so that one in `ONE_IN` is left out
+        self._inputs = PolicyInputs((), (), (), 0.0)
+
+    @property
+    def max_tokens(self) -> int:
+        """See `MultistepDraft.max_tokens`."""
+        return self.passes * (1 + MAX_DRAFT)
+
+    @property
+    def watch(self) -> Masks | None:
+        """See `MultistepDraft.watch`."""
+        return self._watch if self._watches else None
+
+    def prepare(self, state: DraftState, quote: Sequence[float], head_step: float, cost: RowCost, passes: int) -> bool:
+        """Tell whether the next step of a request had better be a run of up to ``passes`` passes, and prepare it.
+
+        ``quote`` are the chances of the best candidate from a text, ``head_step`` is the cost of a step of the head.
+        """
+        request, record, means = state.request, state.head_record, state.learned.mean_rates
+        if state.row < 0 or request.constraint is not None or not request.choice:
             return False
-        share *= WITHIN
-        means = following.means.rate(0), following.means.rate(1)
-        first = with_odds(means[0], record.odds)
-        self._hope = first * (1.0 + means[1])
-        ratios = [cost.ratio(max(rows, 1)) for rows in range(LONGEST + 2)]
-        price = (ratios[2] - ratios[1] + share) / ratios[1]
-        self._is_quoted = self._promises(text)
-        if not self._is_quoted and first <= STEP_MARGIN * price:
+        head_step *= STEP_SHARE
+        first = record.rate(means.rate(0))
+        self._head_tokens = first * (1.0 + means.rate(1))
+        costs = cost.costs(1, MAX_DRAFT)
+        self._is_quoted = self._promises_more(quote)
+        price = costs[1] - costs[0] + head_step
+        if not self._is_quoted and not self._policy.step_worth(first, price, 1.0, costs[0]):
             return False
-        self._runs += 1
-        if self._runs % ONE_IN == 0:
+        self._prepared += 1
+        if self._prepared % ONE_IN == 0:
             return False
-        rates = following.rates[source].rates
-        first, deeper = ALONE * CLASSES, DEEPER * CLASSES
-        chances = rates[first : first + CLASSES] + rates[deeper : deeper + CLASSES]
-        self._odds = Odds(
-            [with_odds(chance, record.odds) for chance in chances],
-            [with_odds(mean, record.odds) for mean in means],
-            ratios,
-            share,
-            STEP_MARGIN,
-            PASS_MARGIN,
-        )
-        self.following, self._source, self._told = following, source, 0
+        rates = [record.rate(rate) for rate in head_rates(state.rates(self._source))]
+        mean_rates = [record.rate(means.rate(depth)) for depth in range(2)]
+        self._inputs = PolicyInputs(rates, mean_rates, costs, head_step)
+        self._state, self.passes, self._extended = state, passes, 0
         self._quoted = []
-        self.is_watched = self._is_quoted or following.turning.is_likely()
+        self._watches = self._is_quoted or state.quoting.admits()
         return True
 
-    def _promises(self, text: Sequence[float]) -> bool:
-        """Whether what a text goes on with promises more than the head's guess."""
-        return bool(text) and (text[0] >= SURE or sum(text) > self._hope)
+    def _promises_more(self, quote: Sequence[float]) -> bool:
+        """Whether a quote promises more than the head's draft."""
+        return bool(quote) and (quote[0] >= CONFIDENT or sum(quote) > self._head_tokens)
 
-    def set_out(self, position: int, most: int) -> DraftRun:
-        """The run begins: up to ``most`` tokens after the newest, which is at ``position``."""
-        following = self.following
-        assert following is not None, "prepared"
-        newest = following.request.token_ids[-1]
-        self.guessing.set_out(following.row, newest, position, most, self._odds)
+    def begin(self, position: int, max_tokens: int) -> DraftRun:
+        """See `MultistepDraft.begin`."""
+        state = self._prepared_state()
+        newest = state.request.token_ids[-1]
+        self._run.begin(state.row, newest, position, max_tokens, self._inputs)
         if self._is_quoted:
-            self.guessing.wish()
-        return self.guessing
+            self._run.request_quote()
+        return self._run
 
-    def watch(self, tokens: Sequence[int]) -> bool:
-        """In a pass: the one before has brought ``tokens``. If a text promises more now it is asked after the pass."""
-        following = self.following
-        assert following is not None, "prepared"
-        self._tell(tokens)
-        if tokens and not self.guessing.is_wished:
-            _, _, chances = self._quotable(following.request.number)
-            if self._promises(chances):
-                following.turning.found += 1
-                self.guessing.wish()
+    def _prepared_state(self) -> DraftState:
+        assert self._state is not None, "a run is prepared before it begins"
+        return self._state
+
+    def _watch(self, tokens: Sequence[int]) -> bool:
+        """In a pass: request a quote after it if the ``tokens`` of the passes before make a text promise more."""
+        state = self._prepared_state()
+        self._note_tokens(tokens)
+        if tokens and not self._run.is_quote_requested:
+            _, _, chances = self._quotes(state)
+            if self._promises_more(chances):
+                state.quoting.found += 1
+                self._run.request_quote()
         return True
 
     def quote(self, tokens: Sequence[int]) -> int:
-        """Between passes: the last has brought ``tokens``. A draft of what a text goes on with; its size, 0: none."""
-        following = self.following
-        assert following is not None, "prepared"
-        self._tell(tokens)
-        guesses, best, chances = self._quotable(following.request.number)
-        if best is None or not self._promises(chances):
+        """Between passes: draft from a text after ``tokens``, the latest; the draft's size, 0 for no draft."""
+        self._note_tokens(tokens)
+        candidates, best, chances = self._quotes(self._prepared_state())
+        if best is None or not self._promises_more(chances):
             return 0
-        count = self.guessing.put(best.tokens, chances)
+        count = self._run.put(best.tokens, chances)
         if count:
-            self._quoted.append((guesses, best.source))
+            self._quoted.append((candidates, best.source))
         return count
 
-    def _tell(self, tokens: Sequence[int]) -> None:
+    def _note_tokens(self, tokens: Sequence[int]) -> None:
+        """Give new tokens of the run to the drafters."""
         if tokens:
-            assert self.following is not None, "prepared"
-            self._extend(self.following.request.number, tokens)
-            self._told += len(tokens)
+            self._extend(self._prepared_state().request.number, tokens)
+            self._extended += len(tokens)
 
-    def learn(self, tokens: Sequence[int], passes: int) -> Iterator[tuple[int, int, int]]:
-        """The run is over; the source and the tokens drafted and accepted of each pass that had a draft."""
-        following = self.following
-        assert following is not None, "prepared"
-        self._extend(following.request.number, tokens[self._told :])
-        following.row = self.guessing.row if self.guessing.broken < 0 else -1
+    def learn(self, tokens: Sequence[int], passes: int) -> Iterator[Verified]:
+        """Learn from a run of ``passes`` passes that brought ``tokens``; yield the drafts that were verified."""
+        state = self._prepared_state()
+        self._note_tokens(tokens[self._extended :])
+        state.row = self._run.row if self._run.broken < 0 else -1
         quoted, at = iter(self._quoted), 0
-        for told in self.guessing.told(passes):
-            came = tokens[at : at + told.came]
-            at += told.came
-            if told.is_quoted:
-                following.guesses, following.source = next(quoted)
-                following.judge(came)
+        for log in self._run.log(passes):
+            came = tokens[at : at + log.brought]
+            at += log.brought
+            source = self._source
+            if log.is_quoted:
+                state.candidates, source = next(quoted)
+                state.source = source
+                state.learn(came)
             else:
-                self._judge_head(following, told, came)
-            if told.drafted:
-                source = following.source if told.is_quoted else self._source
-                yield source, told.drafted, min(told.came - 1, told.drafted)
+                self._learn_of_head(state, log, came)
+            if log.verified:
+                yield Verified(source, log.verified, min(log.brought - 1, log.verified))
 
-    def _judge_head(self, following: DraftState, told: Told, came: Sequence[int]) -> None:
-        rates = following.rates[self._source]
-        for depth, (token, evidence, real) in enumerate(zip(told.tokens, told.evidence, came, strict=False)):
-            held = token == real
-            following.note_of_head(rates, head_kind(depth, evidence), depth, held)
-            if not held:
+    def _learn_of_head(self, state: DraftState, log: PassLog, came: Sequence[int]) -> None:
+        """Learn from the head's draft of one pass, as far as it was right."""
+        acceptance = state.learned.acceptance[self._source]
+        for depth, (token, evidence, real) in enumerate(zip(log.tokens, log.evidence, came, strict=False)):
+            state.learn_of_head(acceptance, head_kind(depth, evidence), depth, token == real)
+            if token != real:
                 break

@@ -1,4 +1,4 @@
-"""What each source of guesses has brought: counts of tokens, and the time that they saved.
+"""What each source of drafts has brought: counts of tokens, and the time that they saved.
 
 Owns the counts alone. Changed by the engine's thread, read by any.
 """
@@ -6,29 +6,35 @@ Owns the counts alone. Changed by the engine's thread, read by any.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from miaotui.engine.speculator import SourceReport
 
 
-@dataclass(frozen=True)
-class SourceReport:
-    """What one source of guesses has brought since the start."""
+class Verified(NamedTuple):
+    """Drafted tokens of one source that a pass verified for one request."""
 
-    name: str
-    drafts: int  # passes that verified a draft of it, counted for each request
-    proposed: int  # tokens
-    accepted: int  # tokens
-    saved_s: float  # seconds, by the passes that were not needed, less the rows that were
-
-    @property
-    def mean_accepted(self) -> float:
-        """Accepted tokens per draft."""
-        return self.accepted / self.drafts if self.drafts else 0.0
+    source: str
+    proposed: int
+    accepted: int
 
 
 @dataclass(slots=True)
 class DraftStats:
-    """The same while it grows."""
+    """Running counts of one source; `report` is a copy of them."""
 
     drafts: int = 0
     proposed: int = 0
     accepted: int = 0
     saved_s: float = 0.0
+
+    def note(self, verified: Verified, saved_s: float) -> None:
+        """Count a draft that was verified, and the seconds that it saved."""
+        self.drafts += 1
+        self.proposed += verified.proposed
+        self.accepted += verified.accepted
+        self.saved_s += saved_s
+
+    def report(self, name: str) -> SourceReport:
+        """The counts so far."""
+        return SourceReport(name, self.drafts, self.proposed, self.accepted, self.saved_s)

@@ -1,9 +1,9 @@
-"""Whether a second guess is worth a branch beside the first one, and the tree of both.
+"""Whether a second candidate is worth a branch beside the first one, and the tree of both.
 
-Owns the estimates that a line of drafts has no need of: how often a rival is right where the line is
-wrong, and what a branch costs beyond its rows (a page copied in every layer, keys and values read once
-more). Both are learned from what comes, the former without trying. Invariant: a branch is only ever
-added to a line that pays for itself, and must pay for itself as well.
+Owns the estimates that a draft without branches has no need of: how often the branch is right where the trunk is
+wrong, and what a branch costs besides its rows (a page copied in every layer, keys and values read once more). The
+former is learned without trying. Invariant: a branch is added only to a trunk that pays for itself, and must pay for
+itself as well.
 """
 
 from __future__ import annotations
@@ -12,119 +12,119 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from miaotui.schedule.tree import DraftTree
-from miaotui.speculation.acceptance_rates import AcceptanceRates, kinds_of, survivals
-from miaotui.speculation.drafters.protocol import Guess
+from miaotui.speculation.acceptance_rates import RequestRecord, cumulative_chances, kinds_of
+from miaotui.speculation.drafters.protocol import Candidate
+from miaotui.speculation.policy import MAX_CHANCES, DraftPolicy
 from miaotui.speculation.row_cost import RowCost
 
-_PRIOR, _PRIOR_WEIGHT, _MEMORY = 0.1, 20.0, 400.0  # rivals are rarely right
-_FIRST_COST, _DEAREST = 0.05, 1.0  # of a branch, in passes of one row
+_PRIOR, _PRIOR_WEIGHT, _MEMORY = 0.1, 20.0, 400.0  # branches are rarely right
+_FIRST_COST, _MAX_COST = 0.05, 1.0  # of a branch, in passes of one row
 
 
-class Rival(NamedTuple):
-    """A guess that goes another way than the line that is followed."""
+class Fork(NamedTuple):
+    """Two candidates that have their first ``depth`` tokens in common and then part."""
 
-    line: Guess
-    other: Guess
-    fork: int  # tokens that they have in common
+    trunk: Candidate
+    branch: Candidate
+    depth: int
 
-    def judge(self, came: Sequence[int], rescue: Rescue) -> None:
-        """Note whether it was right, if the line was wrong where they part."""
-        fork, line = self.fork, self.line.tokens
-        reached = fork < len(came) and list(came[:fork]) == list(line[:fork])
-        if reached and came[fork] != line[fork]:
-            rescue.note(came[fork] == self.other.tokens[fork])
+    def learn(self, came: Sequence[int], rate: BranchRate) -> None:
+        """Observe whether the branch was right, if the trunk was wrong where they part."""
+        depth, trunk = self.depth, self.trunk.tokens
+        reached = depth < len(came) and list(came[:depth]) == list(trunk[:depth])
+        if reached and came[depth] != trunk[depth]:
+            rate.note(came[depth] == self.branch.tokens[depth])
 
     def chances(
-        self, of_line: Sequence[float], rates: AcceptanceRates, odds: float, rescue: Rescue, most: int
+        self,
+        trunk_chances: Sequence[float],
+        rates: Sequence[float],
+        record: RequestRecord,
+        branch_rate: BranchRate,
+        most: int,
     ) -> list[float]:
-        """The probability that each of its tokens from the fork on comes, ``most`` at most.
+        """The probabilities that the branch's first 1, 2, ... ``most`` tokens are accepted, counted from the fork.
 
-        ``of_line`` are those of the line's.
+        ``rates`` and ``record`` are those of the branch's source.
         """
-        fork = self.fork
-        reached = of_line[fork - 1] if fork else 1.0
-        first = (reached - of_line[fork]) * rescue.rate
-        after = survivals(rates.rates, odds, kinds_of(self.other)[fork + 1 :], most - 1)
-        return [first, *(first * chance for chance in after[: len(self.other.tokens) - fork - 1])]
+        depth = self.depth
+        reached = trunk_chances[depth - 1] if depth else 1.0
+        first = (reached - trunk_chances[depth]) * branch_rate.rate
+        later = cumulative_chances(rates, record, kinds_of(self.branch)[depth + 1 :], most - 1)
+        return [first, *(first * chance for chance in later[: len(self.branch.tokens) - depth - 1])]
 
-    def tree(self, share: int, count: int) -> DraftTree:
-        """``share`` tokens of the line, and ``count`` of its own beside them."""
-        fork = self.fork
-        trunk = self.line.tokens[:share]
-        side = self.other.tokens[fork : fork + count]
-        parents = (*range(-1, share - 1), fork - 1, *range(share, share + count - 1))
-        return DraftTree((*trunk, *side), parents)
+    def tree(self, trunk_rows: int, branch_rows: int) -> DraftTree:
+        """The tree of the trunk's first tokens, and of the branch's after the fork."""
+        depth = self.depth
+        trunk = self.trunk.tokens[:trunk_rows]
+        branch = self.branch.tokens[depth : depth + branch_rows]
+        parents = (*range(-1, trunk_rows - 1), depth - 1, *range(trunk_rows, trunk_rows + branch_rows - 1))
+        return DraftTree((*trunk, *branch), parents)
 
 
-def rival_of(line: Guess, guesses: Sequence[Guess]) -> Rival | None:
-    """The best founded guess that goes another way than ``line``."""
-    best: Rival | None = None
-    for guess in guesses:
-        if guess is line or (best is not None and guess.length <= best.other.length):
+def find_fork(trunk: Candidate, candidates: Sequence[Candidate]) -> Fork | None:
+    """The fork of ``trunk`` and of the candidate with the most evidence that parts from it."""
+    best: Fork | None = None
+    for candidate in candidates:
+        if candidate is trunk or (best is not None and candidate.evidence <= best.branch.evidence):
             continue
-        for fork, (one, other) in enumerate(zip(line.tokens, guess.tokens, strict=False)):
+        for depth, (one, other) in enumerate(zip(trunk.tokens, candidate.tokens, strict=False)):
             if one != other:
-                best = Rival(line, guess, fork)
+                best = Fork(trunk, candidate, depth)
                 break
     return best
 
 
-class Rescue:
-    """How often a source's rivals are right where a line is wrong."""
+class BranchRate:
+    """How often a source's branches are right where the trunk is wrong."""
 
-    __slots__ = ("_held", "_seen", "rate")
+    __slots__ = ("_right", "_seen", "rate")
 
     def __init__(self) -> None:
-        self._seen, self._held = _PRIOR_WEIGHT, _PRIOR * _PRIOR_WEIGHT
+        self._seen, self._right = _PRIOR_WEIGHT, _PRIOR * _PRIOR_WEIGHT
         self.rate = _PRIOR
 
-    def note(self, held: bool) -> None:
-        """A line was wrong, and its rival right or not."""
-        self._seen, self._held = self._seen + 1.0, self._held + held
+    def note(self, right: bool) -> None:
+        """Observe a fork whose trunk was wrong."""
+        self._seen, self._right = self._seen + 1.0, self._right + right
         if self._seen > _MEMORY:
-            self._seen, self._held = self._seen / 2, self._held / 2
-        self.rate = self._held / self._seen
+            self._seen, self._right = self._seen / 2, self._right / 2
+        self.rate = self._right / self._seen
 
 
 class BranchCost:
-    """What a branch takes beyond its rows, in passes of one row."""
+    """What a branch costs besides its rows, in passes of one row."""
 
     def __init__(self) -> None:
         self.ratio = _FIRST_COST
 
     def note(self, cost: RowCost, rows: int, branches: int, seconds: float) -> None:
-        """A pass with branches took ``seconds``, where a pass of so many rows takes ``cost``."""
+        """Learn from a pass with branches that took ``seconds``, where ``cost`` is known of ``rows`` rows alone."""
         unit = cost.seconds(1)
         if unit > 0.0:
             extra = (seconds - cost.seconds(rows)) / unit / branches
-            self.ratio += (min(max(extra, 0.0), _DEAREST) - self.ratio) / 16
+            self.ratio += (min(max(extra, 0.0), _MAX_COST) - self.ratio) / 16
 
 
-class Offer(NamedTuple):
-    """A rival that could be tried in a step, and the chances of its tokens."""
+class BranchOffer(NamedTuple):
+    """A fork whose branch could be verified in a step, and the chances of the branch's tokens."""
 
-    rival: Rival
+    fork: Fork
     chances: Sequence[float]
 
 
 def choose_branch(
-    offers: Sequence[Offer | None], gain: float, rows: int, cost: RowCost, branch: BranchCost, margin: float
+    offers: Sequence[BranchOffer | None], gain: float, rows: int, cost: RowCost, branch: BranchCost, policy: DraftPolicy
 ) -> tuple[int, int]:
-    """The offer that makes the most of a step, and how many of its tokens; (-1, 0): none does.
+    """The offer that brings a step the most tokens per second, and its number of rows; (-1, 0) if none pays.
 
-    Without it the step brings ``gain`` tokens from ``rows`` rows. A branch must bring ``margin`` times as
-    many tokens per second.
+    Without a branch the step brings ``gain`` tokens from ``rows`` rows.
     """
-    best, chosen = margin * gain / cost.ratio(rows), (-1, 0)
-    extra = branch.ratio * cost.ratio(1)
+    best, chosen, extra = 0.0, (-1, 0), branch.ratio * cost.ratio(1)
     for index, offer in enumerate(offers):
-        if offer is None:
-            continue
-        more, dearest = gain, cost.ratio(rows)
-        for count, chance in enumerate(offer.chances, 1):
-            more += chance
-            dearest = max(dearest, cost.ratio(rows + count))
-            speed = more / (dearest + extra)
-            if speed > best:
+        if offer is not None:
+            costs = cost.costs(rows, min(len(offer.chances), MAX_CHANCES))
+            count, speed = policy.rows_worth(offer.chances, costs, gain, extra=extra)
+            if count and speed > best:
                 best, chosen = speed, (index, count)
     return chosen

@@ -97,19 +97,19 @@ class CpuBackend:
         choice: TokenChoice | None,
         most: int,
         passes: int,
-        drafting: DraftRun,
+        draft_run: DraftRun,
         watch: Masks | None,
         quotes: Quotes,
     ) -> DraftResult:
-        """Run several passes over one sequence, a draft head guessing between them (see `Backend.run_drafting`)."""
+        """See `Backend.run_drafting`."""
         runner, table = self.runner, cast("ChoiceTable | None", choice)
         address = 0 if table is None else table.address
-        compiled_run = cast("CompiledDraftRun", drafting)
-        tokens = runner.run_guessing(chunk, address, most, passes, compiled_run, watch, quotes)
-        broken = None if drafting.broken < 0 else runner.peak(drafting.broken)
+        compiled_run = cast("CompiledDraftRun", draft_run)
+        tokens = runner.run_drafting(chunk, address, most, passes, compiled_run, watch, quotes)
+        broken = None if draft_run.broken < 0 else runner.peak(draft_run.broken)
         return DraftResult(tokens, runner.done, runner.last_s, broken)
 
-    def find_draft_head(self, settings: Settings, classes: Sequence[int]) -> CpuDraftHead | None:
+    def find_draft_head(self, settings: Settings) -> CpuDraftHead | None:
         """The draft head that was trained for these weights; None: there is none.
 
         Raises `ModelFormatError` for a file that is no head.
@@ -119,11 +119,11 @@ class CpuBackend:
             return None
         store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
         head = load_head(path, self.weights, self._config.tied_head, store)
-        return self.draft_head(head, classes, self.limits.logits_rows - self.limits.draft_rows)
+        return self.draft_head(head, self.limits.logits_rows - self.limits.draft_rows)
 
-    def draft_head(self, weights: HeadWeights, classes: Sequence[int], most_rows: int) -> CpuDraftHead:
+    def draft_head(self, weights: HeadWeights, most_rows: int) -> CpuDraftHead:
         """A draft head for up to ``most_rows`` sequences."""
-        return CpuDraftHead(weights, self.runner, classes, most_rows)
+        return CpuDraftHead(weights, self.runner, most_rows)
 
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
         """A layer's keys and values of the first tokens in ``pages``: ``[count, 2, heads, dim]``.

@@ -1,8 +1,8 @@
-"""A draft head on the CPU: its compiled steps, set out from what the model's last pass has left.
+"""A draft head on the CPU: its compiled steps, started from what the model's last pass has left.
 
 Owns the head's program and the table of its runs. Knows rows, tokens and choices, neither requests nor chances.
-Invariant: a guess is the token that the model would draw if its distribution were the head's, with the noise of that
-very position.
+Invariant: a head drafts the token that the model would draw if its distribution were the head's, with the noise of
+that very position.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from miaotui.model.draft_head.weights import HeadWeights
 class CpuDraftHead:
     """The `DraftHeadSteps` of one model's runner, for up to ``most_rows`` sequences."""
 
-    def __init__(self, weights: HeadWeights, runner: Runner, classes: Sequence[int], most_rows: int) -> None:
+    def __init__(self, weights: HeadWeights, runner: Runner, most_rows: int) -> None:
         middle = runner.tap(weights.layer)
         program = runner.program
         last, embedding = program.workspace.residual[0], program.weights.matrix("embed")
@@ -29,19 +29,19 @@ class CpuDraftHead:
         self._program = HeadProgram(weights, embedding, last, middle, attention, most_rows, runner.team)
         self._runner = runner
         self.most_rows = most_rows
-        self.drafting = CompiledDraftRun(self._program.tables, classes, program.config.vocab_size)
+        self.draft_run = CompiledDraftRun(self._program.tables, program.config.vocab_size)
 
     def begin(self, starts: Sequence[tuple[int, int]]) -> None:
-        """Set out from rows of the last pass: each one's number, and the position of the token to be guessed."""
+        """See `DraftHeadSteps.begin`."""
         self._runner.reach(max(position for _, position in starts))
         pages_of = self._runner.pages_of
         self._program.begin([(row, pages_of(row), position - 1) for row, position in starts])
 
     def keep(self, depth: int, rows: Sequence[int]) -> None:
-        """Let the step of ``depth``, which is not the first, go on with some rows alone."""
+        """See `DraftHeadSteps.keep`."""
         self._program.keep(depth, rows)
 
-    def step(self, depth: int, rows: Sequence[tuple[int, int, TokenChoice]]) -> list[tuple[int, float]]:
-        """One token deeper: each guess with its lead, in octaves (see `DraftHeadSteps.step`)."""
+    def step(self, depth: int, rows: Sequence[tuple[int, int, TokenChoice]]) -> list[tuple[int, int]]:
+        """See `DraftHeadSteps.step`."""
         choices = cast("Sequence[tuple[int, int, ChoiceTable]]", rows)
         return self._program.step(depth, [(token, position, choice.address) for token, position, choice in choices])

@@ -1,21 +1,17 @@
 """One step of a draft head as a table of operations: a state and a token become the next state and logits.
 
     a = [norm(state), norm(embedding of the token), norm(middle)]
-    next = carry * norm(state) + down(silu(gate a) * up a)
-    logits = outputs(norm(next))
+    next state = carry * norm(state) + down(silu(gate a) * up a)
+    logits = outputs(norm(next state))
 
-A recurrent drafter (Cheng et al. 2024, "Recurrent Drafter for Fast Speculative Decoding", section 3.1) with a
-gated layer as its cell. ``middle`` is the state of the row before one of the model's layers, the same for all of
-a guess: what a text is about is clearer there than at the end (as EAGLE-3 found; Li et al. 2025, section 3.1).
+A recurrent drafter (Cheng et al. 2024, "Recurrent Drafter for Fast Speculative Decoding", section 3.1) with a gated
+layer as its cell. ``middle`` is the model's state before one of its layers, and stays the same for all tokens of a
+draft: a middle layer tells the subject of a text better than the last one (Li et al. 2025, "EAGLE-3", section 3.1).
+A head with attention adds to it, once for each draft, values of that layer's cache: middle += mix attention(query a)
+(after Du et al. 2024, "GliDe with a CaPE", which does so in each step).
 
-A head that looks back asks that layer's keys and values of the text so far what the newest token is about, once
-for all of a guess (after GliDe, which does in each step; Du et al. 2024):
-
-    middle += mix attention(query a)
-
-Owns buffers and tables: the first step reads what the model's pass has left, the others read one state
-buffer and write the other. Knows neither requests nor
-which token is chosen.
+Owns the head's buffers and tables. The first step reads the states that the model's pass has left; the others read
+one state buffer and write the other. Knows neither requests nor how the drafted token is used.
 """
 
 from __future__ import annotations
@@ -27,8 +23,9 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu.multistep import HeadTables
 from miaotui.backends.cpu.operations import OperationTable
-from miaotui.backends.cpu.workspace import Quantized, Rows, float_rows, peaks_of
+from miaotui.backends.cpu.workspace import Quantized, Rows, float_rows
 from miaotui.kernels.attention import fields as att
+from miaotui.kernels.draft.draft_fields import DRAFTED_EVIDENCE, DRAFTED_FIELDS, DRAFTED_TOKEN
 from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.linear.formats import padded_rows
 from miaotui.kernels.pointwise import fields as pw
@@ -37,11 +34,10 @@ from miaotui.kernels.runtime.ops import HEADER_BYTES, float_field
 from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
 from miaotui.kernels.sampling import peaks_fields as pk
 from miaotui.kernels.sampling.draw_fields import BLOCK
-from miaotui.kernels.sampling.peaks_fields import PEAK_FIELDS
 from miaotui.model.draft_head.weights import INPUTS, HeadWeights
 from miaotui.model.packed import Matrix
 
-Row = tuple[int, int, int]  # token, position of the one to be guessed, its choice
+Row = tuple[int, int, int]  # token, position of the one to be drafted, address of its choice table
 Start = tuple[int, int, int]  # row of the model's last pass, address of its pages, tokens to see there
 Attention = tuple[str, Mapping[int, int]]  # kernel and fields (see `Program.attention`)
 
@@ -51,8 +47,8 @@ EPS = 1e-5  # of its norms, as in training
 class HeadProgram:
     """A head's buffers and tables for up to ``most_rows`` rows.
 
-    ``embedding`` is the model's; ``last`` and ``middle`` are where its passes leave states, ``attention``
-    is its own in the layer at which a head looks back.
+    ``embedding`` is the model's. Its passes leave their states in ``last`` and ``middle``; ``attention`` is that of
+    the layer whose keys and values a head with attention reads.
     """
 
     def __init__(
@@ -78,8 +74,9 @@ class HeadProgram:
         self._last = Quantized.of(most_rows, self.hidden, normed=self.hidden)
         self._logits = float_rows(most_rows, padded_rows(len(weights.tokens)))
         self._ones = np.ones(self.hidden, np.float32)
-        self._guesses = aligned_int64(most_rows * PEAK_FIELDS)
-        self._guessed, self._leads = peaks_of(self._guesses)
+        self._drafted = aligned_int64(most_rows * DRAFTED_FIELDS)
+        drafted = fields_of(self._drafted)
+        self._tokens, self._evidence = (drafted[at::DRAFTED_FIELDS] for at in (DRAFTED_TOKEN, DRAFTED_EVIDENCE))
         programs = [self._build(table) for table in range(3)]
         compiled.prepare(programs[0].kernels)
         self._tables = [program.link() for program in programs]
@@ -99,27 +96,27 @@ class HeadProgram:
 
     @property
     def tables(self) -> HeadTables:
-        """Where compiled code finds it."""
-        return HeadTables(self._addresses, self._counts, self._run, self._sources, self._rows, self._guesses)
+        """The program's memory, for compiled code."""
+        return HeadTables(self._addresses, self._counts, self._run, self._sources, self._rows, self._drafted)
 
     def begin(self, starts: Sequence[Start]) -> None:
-        """The next step, of depth 0, sets out from these rows of the model's last pass."""
+        """Let the next step, of depth 0, start from these rows of the model's last pass."""
         for index, (source, pages, end) in enumerate(starts):
             self._source_fields[index] = source
             at = index * ops.ROW_FIELDS
             self._fields[at + ops.ROW_PAGES], self._fields[at + ops.ROW_VIEW_END] = pages, end
 
     def keep(self, depth: int, rows: Sequence[int]) -> None:
-        """Let the step of ``depth``, which is not the first, go on with some rows alone."""
+        """Keep some rows alone for the step of ``depth``, which is not the first."""
         for buffer in (self._states[(depth - 1) % 2], self._middle):
             table = buffer.data.reshape(-1, buffer.stride)
             table[: len(rows)] = table[list(rows)]
 
-    def step(self, depth: int, rows: Sequence[Row]) -> list[tuple[int, float]]:
-        """One token deeper, a row for each that goes on.
+    def step(self, depth: int, rows: Sequence[Row]) -> list[tuple[int, int]]:
+        """Draft one token for each row; returns the tokens, each with its evidence.
 
-        ``rows`` are tokens, the positions of those that are to be guessed, and how they will be chosen
-        (addresses of `draw.choice_table`). Returns each guess with its lead, in octaves.
+        ``rows`` are the tokens before, the positions of those to be drafted, and how the model will choose them
+        (addresses of `draw.choice_table`).
         """
         fields, at, count = self._fields, 0, len(rows)
         for token, position, choice in rows:
@@ -130,24 +127,24 @@ class HeadProgram:
         run[ops.RUN_ROWS] = run[ops.RUN_LOGIT_ROWS] = run[ops.RUN_BLOCKS] = count
         table = 1 + (depth - 1) % 2 if depth else 0
         self._team.run(self._addresses[table], self._counts[table], self._run, brief=True)
-        return list(zip(self._guessed[:count].tolist(), self._leads[:count].tolist(), strict=True))
+        return list(zip(self._tokens[:count].tolist(), self._evidence[:count].tolist(), strict=True))
 
     def _build(self, table: int) -> OperationTable:
-        """The first step's, which fetches the model's states, or that of one of the two others in turn."""
+        """Make the table of the first step, which fetches the model's states, or of the two others in turn."""
         weights, operations, logits = self._weights, OperationTable(), self._logits
         inputs = self._inputs
-        state, middle, following = self._outside[0], self._outside[1], self._states[0]
+        state, middle, after = self._outside[0], self._outside[1], self._states[0]
         if table:
-            state, middle, following = (self._states[table - 1], self._middle, self._states[2 - table])
-        first, looks = int(table == 0), table == 0 and weights.query is not None
+            state, middle, after = (self._states[table - 1], self._middle, self._states[2 - table])
+        first, attends = int(table == 0), table == 0 and weights.query is not None
         self._embed(operations)
         self._norm(operations, state, self._ones, inputs, gather=first, keep_going=1)
         self._norm(operations, self._embedded, self._ones, inputs, part=1, keep_going=1)
         kept = self._middle if first else None
-        self._norm(operations, middle, self._ones, inputs, kept, part=2, gather=first, keep_going=int(not looks))
-        if looks:
-            self._look_back(operations)
-        self._norm(operations, state, weights.carry, inputs, following, part=INPUTS, gather=first)
+        self._norm(operations, middle, self._ones, inputs, kept, part=2, gather=first, keep_going=int(not attends))
+        if attends:
+            self._attend(operations)
+        self._norm(operations, state, weights.carry, inputs, after, part=INPUTS, gather=first)
         operations.add_linear(
             weights.gate_up,
             inputs,
@@ -163,10 +160,10 @@ class HeadProgram:
         operations.add_linear(
             weights.down,
             self._fed,
-            {lin.MODE: lin.ADD, lin.OUT: following.address, lin.OUT_STRIDE: following.stride},
+            {lin.MODE: lin.ADD, lin.OUT: after.address, lin.OUT_STRIDE: after.stride},
             kept=True,
         )
-        self._norm(operations, following, weights.norm, self._last)
+        self._norm(operations, after, weights.norm, self._last)
         operations.add_linear(
             weights.outputs,
             self._last,
@@ -174,22 +171,22 @@ class HeadProgram:
             kept=True,
         )
         operations.add(
-            "draft.draft:guess_rows",
+            "draft.draft:draft_rows",
             {
                 pk.X: logits.address,
                 pk.X_STRIDE: logits.stride,
                 pk.WIDTH: len(weights.tokens),
                 pk.LISTED: int(weights.tokens.ctypes.data),
-                pk.OUT: int(self._guesses.ctypes.data),
+                pk.OUT: int(self._drafted.ctypes.data),
             },
         )
         return operations
 
-    def _look_back(self, table: OperationTable) -> None:
-        """Add what the text so far says of the newest token to the middle state."""
+    def _attend(self, table: OperationTable) -> None:
+        """Add to the middle state what attention over the text so far finds for the newest token."""
         weights, queries, found = self._weights, self._queries, self._found
-        assert weights.query is not None, "asked only if there are both"
-        assert weights.mix is not None, "asked only if there are both"
+        assert weights.query is not None, "a head with attention has both"
+        assert weights.mix is not None, "a head with attention has both"
         table.add_linear(
             weights.query,
             self._inputs,
@@ -244,7 +241,7 @@ class HeadProgram:
         gather: int = 0,
         keep_going: int = 0,
     ) -> None:
-        """A norm to one part of what the cell, or the last product, is given."""
+        """Add a norm that writes one part of the inputs of the cell, or those of the last product."""
         at, headers_at = part * self.hidden, part * self.hidden // 32 * HEADER_BYTES
         table.add(
             "pointwise.rows:norm",

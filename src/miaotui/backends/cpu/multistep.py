@@ -1,7 +1,7 @@
-"""Runs of passes in which tokens are guessed: what goes in, and what came of it.
+"""Runs of passes that draft: the table that compiled code reads, and the log that it leaves there.
 
-Owns the table that compiled code reads (`kernels.draft.draft_fields`). Knows addresses and numbers, neither
-requests nor where chances come from. Invariant: a table is filled anew before each run.
+Owns the table (`kernels.draft.draft_fields`). Knows addresses and numbers, neither requests nor where chances and
+costs come from. Invariant: `begin` fills the table anew before each run.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.drafting import Odds, Told
+from miaotui.backends.drafting import PassLog, PolicyInputs
 from miaotui.backends.options import MOST_PASSES
-from miaotui.kernels.draft import draft_fields as gf
+from miaotui.kernels.draft import draft_fields as df
 from miaotui.kernels.runtime.thread_pool import address_of, aligned_int64, fields_of
 
 MOST_TOKENS = 96  # of one run
@@ -22,29 +22,27 @@ MOST_TOKENS = 96  # of one run
 
 @dataclass(frozen=True)
 class HeadTables:
-    """Where a head's program lies: operations of its first step and of the others in turn, its run, its row."""
+    """The memory of a head's program: operations of its first step and of the others in turn, its run, its row."""
 
     operations: Sequence[int]
     counts: Sequence[int]
     run: NDArray[np.int64]
     sources: NDArray[np.int64]
     rows: NDArray[np.int64]
-    guesses: NDArray[np.int64]
+    drafted: NDArray[np.int64]
 
 
 class CompiledDraftRun:
-    """One head's runs; used by the engine's thread alone."""
+    """The `DraftRun` of one head; used by the engine's thread alone."""
 
-    def __init__(self, head: HeadTables, classes: Sequence[int], vocabulary: int) -> None:
-        """``classes`` are those of evidence 0 to `MOST_EVIDENCE`; ``vocabulary`` is the model's."""
+    def __init__(self, head: HeadTables, vocabulary: int) -> None:
         self._head, self._vocabulary = head, vocabulary
-        table = aligned_int64(gf.guess_fields(MOST_PASSES))
-        table[gf.TABLES : gf.TABLES + len(head.operations)] = head.operations
-        table[gf.COUNTS : gf.COUNTS + len(head.counts)] = head.counts
-        table[gf.HEAD_RUN] = address_of(head.run)
-        table[gf.SOURCES], table[gf.HEAD_ROWS] = address_of(head.sources), address_of(head.rows)
-        table[gf.GUESSED] = address_of(head.guesses)
-        table[gf.CLASS_OF : gf.CLASS_OF + gf.MOST_EVIDENCE + 1] = classes
+        table = aligned_int64(df.table_fields(MOST_PASSES))
+        table[df.TABLES : df.TABLES + len(head.operations)] = head.operations
+        table[df.COUNTS : df.COUNTS + len(head.counts)] = head.counts
+        table[df.HEAD_RUN] = address_of(head.run)
+        table[df.HEAD_SOURCES], table[df.HEAD_ROWS] = address_of(head.sources), address_of(head.rows)
+        table[df.HEAD_DRAFTED] = address_of(head.drafted)
         self.address = address_of(table)
         self._fields, self._numbers = fields_of(table), fields_of(table).cast("B").cast("d")
 
@@ -53,78 +51,82 @@ class CompiledDraftRun:
         """The table of the head's own runs."""
         return self._head.run
 
-    def set_out(self, row: int, token: int, position: int, most: int, odds: Odds) -> None:
-        """Before a run: up to ``most`` tokens after ``token``, at ``position``, drawn from ``row`` of the last pass."""
+    def begin(self, row: int, token: int, position: int, most: int, inputs: PolicyInputs) -> None:
+        """Prepare a run of up to ``most`` tokens after ``token``.
+
+        ``token`` is at ``position`` and was drawn from ``row`` of the last pass.
+        """
         fields, numbers = self._fields, self._numbers
-        fields[gf.ROW], fields[gf.TOKEN], fields[gf.POSITION] = row, token, position
-        fields[gf.LEFT], fields[gf.TOTAL], fields[gf.BROKEN] = most, 0, -1
-        fields[gf.IS_WISHED] = 0
-        numbers[gf.SHARE], numbers[gf.STEP_MARGIN] = odds.share, odds.step_margin
-        numbers[gf.PASS_MARGIN] = odds.pass_margin
-        numbers[gf.MEANS], numbers[gf.MEANS + 1] = odds.means
-        for at, number in enumerate(odds.ratios, gf.RATIOS):
+        fields[df.ROW], fields[df.TOKEN], fields[df.POSITION] = row, token, position
+        fields[df.LEFT], fields[df.TOTAL], fields[df.BROKEN] = most, 0, -1
+        fields[df.IS_QUOTE_REQUESTED] = 0
+        numbers[df.HEAD_STEP] = inputs.head_step
+        for at, number in enumerate(inputs.mean_rates, df.MEAN_RATES):
             numbers[at] = number
-        for at, number in enumerate(odds.chances, gf.CHANCES):
+        for at, number in enumerate(inputs.costs, df.COSTS):
+            numbers[at] = number
+        for at, number in enumerate(inputs.rates, df.RATES):
             numbers[at] = number
 
     def bound(self, rows: int, quote: int) -> None:
-        """Passes have room for so many rows; ``quote`` is the address of a function that calls `Quotes`."""
-        self._fields[gf.MOST] = min(rows - 1, gf.DEEPEST)
-        self._fields[gf.ROOM], self._fields[gf.QUOTE] = min(rows - 1, gf.LONGEST), quote
+        """Limit passes to ``rows`` rows; ``quote`` is the address of a C function that calls `Quotes`."""
+        self._fields[df.MAX_LENGTH] = min(rows - 1, df.MAX_HEAD_DRAFT)
+        self._fields[df.ROOM], self._fields[df.QUOTE] = min(rows - 1, df.MAX_DRAFT), quote
 
-    def wish(self) -> None:
-        """Before the next pass, ask what a text goes on with."""
-        self._fields[gf.IS_WISHED] = 1
+    def request_quote(self) -> None:
+        """Let `Quotes` be called before the next pass."""
+        self._fields[df.IS_QUOTE_REQUESTED] = 1
 
     @property
-    def is_wished(self) -> bool:
-        """Whether that will be asked."""
-        return bool(self._fields[gf.IS_WISHED])
+    def is_quote_requested(self) -> bool:
+        """Whether `Quotes` is to be called before the next pass."""
+        return bool(self._fields[df.IS_QUOTE_REQUESTED])
 
     @property
     def room(self) -> int:
         """Tokens that may be drafted now."""
-        return int(min(self._fields[gf.ROOM], self._fields[gf.LEFT] - 1))
+        return int(min(self._fields[df.ROOM], self._fields[df.LEFT] - 1))
 
     def put(self, tokens: Sequence[int], chances: Sequence[float]) -> int:
-        """A draft for the next pass: tokens, and how likely all up to each are. How many there are.
+        """Set the draft of the next pass; returns its number of tokens.
 
-        At most `room`; they end before one that the model does not have, for the pass trusts them.
+        ``chances`` are the probabilities that all tokens up to each are accepted. The draft has at most `room`
+        tokens. It ends before a token that the model does not have, for the pass trusts its tokens.
         """
         most = min(len(tokens), len(chances), self.room)
         known = (0 <= token < self._vocabulary for token in tokens[:most])
         count = next((at for at, is_known in enumerate(known) if not is_known), most)
         fields, numbers = self._fields, self._numbers
-        for at, token in enumerate(tokens[:count], gf.GUESSES):
+        for at, token in enumerate(tokens[:count], df.TOKENS):
             fields[at] = token
-        for at, chance in enumerate(chances[:count], gf.CHAIN):
+        for at, chance in enumerate(chances[:count], df.CHANCES):
             numbers[at] = chance
         return count
 
     @property
     def total(self) -> int:
-        """Tokens that have come so far in this run."""
-        return int(self._fields[gf.TOTAL])
+        """Tokens that this run has brought so far."""
+        return int(self._fields[df.TOTAL])
 
     @property
     def row(self) -> int:
         """The row of the last pass that the newest token was drawn from."""
-        return int(self._fields[gf.ROW])
+        return int(self._fields[df.ROW])
 
     @property
     def broken(self) -> int:
         """The row of the last pass whose logits are no numbers; -1: none."""
-        return int(self._fields[gf.BROKEN])
+        return int(self._fields[df.BROKEN])
 
-    def told(self, passes: int) -> Iterator[Told]:
-        """What each of the ``passes`` of the last run was about."""
-        for start in range(gf.LOG, gf.LOG + passes * gf.LOG_FIELDS, gf.LOG_FIELDS):
-            log = self._fields[start : start + gf.LOG_FIELDS].tolist()
-            guessed = 0 if log[gf.LOG_QUOTED] else log[gf.LOG_GUESSED]
-            yield Told(
-                log[gf.LOG_TOKENS : gf.LOG_TOKENS + guessed],
-                log[gf.LOG_EVIDENCE : gf.LOG_EVIDENCE + guessed],
-                log[gf.LOG_DRAFTED],
-                log[gf.LOG_CAME],
-                bool(log[gf.LOG_QUOTED]),
+    def log(self, passes: int) -> Iterator[PassLog]:
+        """Yield the log of each of the ``passes`` of the last run."""
+        for start in range(df.LOG, df.LOG + passes * df.LOG_FIELDS, df.LOG_FIELDS):
+            log = self._fields[start : start + df.LOG_FIELDS].tolist()
+            drafted = 0 if log[df.LOG_QUOTED] else log[df.LOG_LENGTH]
+            yield PassLog(
+                log[df.LOG_TOKENS : df.LOG_TOKENS + drafted],
+                log[df.LOG_EVIDENCE : df.LOG_EVIDENCE + drafted],
+                log[df.LOG_VERIFIED],
+                log[df.LOG_BROUGHT],
+                bool(log[df.LOG_QUOTED]),
             )

@@ -74,8 +74,8 @@ class Runner:
         self._wanted = 0
         self._masks: Masks | None = None
         self._fault: BaseException | None = None
-        self._guessing: CompiledDraftRun | None = None
-        self._seen = 0  # tokens of the run under way that were looked at
+        self._draft_run: CompiledDraftRun | None = None
+        self._seen = 0  # tokens of the current run that `_new_tokens` has returned
         self._ask = _ASK(self._asked)
         self._ask_address = ctypes.cast(self._ask, ctypes.c_void_p).value or 0
         self._quotes: Quotes | None = None
@@ -117,7 +117,7 @@ class Runner:
         run[ops.RUN_ASK] = 0 if masks is None else self._ask_address
         self._masks = masks
         start_s = time.perf_counter()
-        beside = None if self._guessing is None else self._guessing.run
+        beside = None if self._draft_run is None else self._draft_run.run
         self.team.run(*self._operations, self._run, passes, beside=beside)
         self.last_s = time.perf_counter() - start_s
         run[ops.RUN_HALT] = 0
@@ -127,39 +127,39 @@ class Runner:
             raise fault
         return self._logits[:wanted]
 
-    def run_guessing(
+    def run_drafting(
         self,
         chunk: Chunk,
         choice: int,
         most: int,
         passes: int,
-        guessing: CompiledDraftRun,
+        draft_run: CompiledDraftRun,
         watch: Masks | None,
         quotes: Quotes,
     ) -> list[int]:
-        """Run up to ``passes`` over one sequence whose tokens are guessed; up to ``most`` tokens.
+        """Run up to ``passes`` passes over one sequence, which bring up to ``most`` tokens; draft between them.
 
-        ``guessing`` has been set out. ``watch`` is called like ``masks`` of `run`, with all the tokens that
-        passes have brought since the last call. So is ``quotes``, between two passes where `DraftRun.wish` asks for
-        it: it puts a draft into ``guessing``, and says how many tokens that has. Logits of the last pass that were
-        no numbers are `DraftRun.broken`, after the tokens.
+        ``draft_run`` has begun. ``watch`` is called like ``masks`` of `run`, with all the tokens since the last call.
+        So is ``quotes``, between two passes where `DraftRun.request_quote` was called: it puts a draft into
+        ``draft_run`` and returns its number of tokens. Logits of the last pass that are no numbers are
+        `DraftRun.broken`.
         """
-        self._guessing, self._seen, self._quotes = guessing, 0, quotes
-        guessing.bound(min(len(self._rows), len(self._logit_rows)), self._quote_address)
+        self._draft_run, self._seen, self._quotes = draft_run, 0, quotes
+        draft_run.bound(min(len(self._rows), len(self._logit_rows)), self._quote_address)
         try:
             run = self._run_fields
-            run[ops.RUN_GUESS] = guessing.address
+            run[ops.RUN_DRAFT] = draft_run.address
             self.run([chunk], [choice], most, watch, passes)
         finally:
-            self._guessing, run[ops.RUN_GUESS] = None, 0
-        return self._chosen_fields[: guessing.total].tolist()
+            self._draft_run, run[ops.RUN_DRAFT] = None, 0
+        return self._chosen_fields[: draft_run.total].tolist()
 
     def _asked(self, *_: int) -> int:
         """Called by compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
         assert self._masks is not None, "asked only where there is somebody to ask"
         try:
-            if self._guessing is not None:
-                return int(self._masks(self._news(self._guessing)))
+            if self._draft_run is not None:
+                return int(self._masks(self._new_tokens(self._draft_run)))
             end = self._wanted * self._run_fields[ops.RUN_DONE]
             start = max(end - self._wanted, 0)
             return int(self._masks(self._chosen_fields[start:end].tolist()))
@@ -168,19 +168,19 @@ class Runner:
             return 0
 
     def _asked_to_quote(self, *_: int) -> int:
-        """Called between two passes of a run with guesses."""
-        assert self._quotes is not None, "asked only where there is somebody to ask"
-        assert self._guessing is not None, "asked only in such runs"
+        """Let `Quotes` draft; called by compiled code between two passes."""
+        assert self._quotes is not None, "called only in runs that draft"
+        assert self._draft_run is not None, "called only in runs that draft"
         try:
-            return self._quotes(self._news(self._guessing))
+            return self._quotes(self._new_tokens(self._draft_run))
         except BaseException as fault:  # as above; the run ends with its next pass
             self._fault = fault
             self.halt()
             return 0
 
-    def _news(self, guessing: CompiledDraftRun) -> list[int]:
-        """The tokens that have come since somebody was last told."""
-        start, self._seen = self._seen, guessing.total
+    def _new_tokens(self, draft_run: CompiledDraftRun) -> list[int]:
+        """The tokens that the run has brought since the last call."""
+        start, self._seen = self._seen, draft_run.total
         return self._chosen_fields[start : self._seen].tolist()
 
     def tap(self, layer: int) -> Rows:

@@ -1,11 +1,10 @@
-"""What a draw would take if the logits of a few tokens were all there are: the guesses of a draft head.
+"""Drafting with a head's logits: each row's token, and the evidence for it.
 
-`guess_rows` lets the head's tokens race with the very noise that the real draw at that position will
-have. Filters are left out, since a guess may be wrong, and the head's logits are taken a little
-further apart than they are: a head that is right about probabilities on the mean is unsure of each,
-and a token that it holds unlikely is mostly less likely still. How far the winner leads, in octaves
-of a score (a factor of 2 in probability each), is written beside it: the further, the likelier that
-the real draw agrees.
+`draft_rows` lets the head's tokens race with the very noise that the model's own draw at that position will have
+(see `sampling.gumbel`). Filters are left out, since a draft may be wrong. The head's logits are sharpened a little: a
+head whose probabilities are right on average is unsure of each single one, and a token that it holds unlikely is
+mostly less likely still. The evidence is how far the winner leads the second, in parts of an octave of probability
+(a factor of 2): the further it leads, the more probably the model draws the same token.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from miaotui.kernels.draft.draft_fields import DRAFTED_EVIDENCE, DRAFTED_FIELDS, DRAFTED_TOKEN
+from miaotui.kernels.draft.policy_fields import EVIDENCE_PER_OCTAVE, MAX_HEAD_EVIDENCE
 from miaotui.kernels.runtime.compiler import inline, kernel
-from miaotui.kernels.runtime.memory import peek, poke, store_float
+from miaotui.kernels.runtime.memory import peek, poke
 from miaotui.kernels.runtime.ops import (
     ROW_CHOICE,
     ROW_FIELDS,
@@ -29,17 +30,18 @@ from miaotui.kernels.runtime.ops import (
 from miaotui.kernels.runtime.sync import claim, claim_end, claim_first
 from miaotui.kernels.sampling.draw_fields import BLOCK, CHOICE_LEAST, CHOICE_NOISY, CHOICE_SCALE
 from miaotui.kernels.sampling.gumbel import LOWEST_RANK, greatest, log2_wait, rank, token_noise, unrank
-from miaotui.kernels.sampling.peaks_fields import LISTED, OUT, PEAK_FIELDS, PEAK_ID, PEAK_VALUE, WIDTH, X_STRIDE, X
+from miaotui.kernels.sampling.peaks_fields import LISTED, OUT, WIDTH, X_STRIDE, X
 from miaotui.kernels.sampling.sample import key_of
 from miaotui.kernels.sampling.weights import doubles, floats, words
 
 _SHARPER = np.float32(1.15)  # of 6,000 draws it meets 57.7% instead of 56.6%
+_PER_OCTAVE, _MAX_LEAD = np.float32(EVIDENCE_PER_OCTAVE), np.float32(MAX_HEAD_EVIDENCE - 1)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
 @inline
 def _fill_scores(logits: Any, tokens: Any, scale: Any, key: Any, scores: Any) -> Any:
-    """Write the scores of tokens that race; the greatest of them."""
+    """Write the scores of tokens that race; returns the greatest."""
     low, high = np.uint32(key & _LOW), np.uint32(key >> np.uint64(32))
     for j in range(logits.size):
         noise = token_noise(low, high, np.uint32(tokens[j]))
@@ -49,15 +51,21 @@ def _fill_scores(logits: Any, tokens: Any, scale: Any, key: Any, scores: Any) ->
 
 @inline
 def _fill_plain(logits: Any, scale: Any, scores: Any) -> Any:
-    """The same where the greatest logit wins."""
+    """Write the scores of tokens where the greatest logit wins; returns the greatest."""
     for j in range(logits.size):
         scores[j] = rank(logits[j] * scale)
     return greatest(scores, logits.size)
 
 
 @inline
-def _guess(logits: Any, tokens: Any, row: Any, scores: Any, out: Any) -> None:
-    """One row's token and its lead, to ``out``."""
+def evidence_of(lead: Any) -> Any:
+    """The evidence of a token that leads the second by ``lead`` octaves, from 1 to `MAX_HEAD_EVIDENCE`."""
+    return 1 + np.int64(min(max(lead * _PER_OCTAVE, np.float32(0)), _MAX_LEAD))
+
+
+@inline
+def _draft(logits: Any, tokens: Any, row: Any, scores: Any, out: Any) -> None:
+    """Write one row's token and the evidence for it to ``out``."""
     choice = peek(row, ROW_CHOICE)
     noisy, scale = peek(choice, CHOICE_NOISY), doubles(choice, CHOICE_LEAST)[CHOICE_SCALE]
     key = key_of(choice, row)
@@ -76,13 +84,13 @@ def _guess(logits: Any, tokens: Any, row: Any, scores: Any, out: Any) -> None:
                 found, second, best = start + j, best, scores[j]
             elif scores[j] > second:
                 second = scores[j]
-    poke(out, PEAK_ID, np.int64(tokens[found]))
-    store_float(out + 8 * PEAK_VALUE, unrank(best) - unrank(second))
+    poke(out, DRAFTED_TOKEN, np.int64(tokens[found]))
+    poke(out, DRAFTED_EVIDENCE, evidence_of(unrank(best) - unrank(second)))
 
 
 @kernel()
-def guess_rows(op, run, member):  # type: ignore[no-untyped-def]
-    """The guess of each row."""
+def draft_rows(op, run, member):  # type: ignore[no-untyped-def]
+    """Draft a token for each row of logits."""
     rows, width = peek(run, peek(op, ROWS)), peek(op, WIDTH)
     scores = words(peek(run, RUN_DRAW) + member * peek(run, RUN_DRAW_STRIDE), BLOCK)
     tokens = words(peek(op, LISTED), width)
@@ -92,6 +100,6 @@ def guess_rows(op, run, member):  # type: ignore[no-untyped-def]
         for index in range(claim_first(claimed), claim_end(claimed)):
             logits = floats(peek(op, X) + index * peek(op, X_STRIDE), width)
             row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * index
-            _guess(logits, tokens, row, scores, peek(op, OUT) + 8 * PEAK_FIELDS * index)
+            _draft(logits, tokens, row, scores, peek(op, OUT) + 8 * DRAFTED_FIELDS * index)
         claimed = claim(run, slot, member, team, rows)
     return 1

@@ -27,9 +27,9 @@ from miaotui.kernels.draft.suffix_fields import (
     FIRST,
     FOUND_FIELDS,
     HEAD,
-    LIMIT,
-    LONGEST,
     MASK,
+    MAX_MATCH,
+    MAX_TOKENS,
     NOTHING,
     ORDERS,
     PREVIOUS,
@@ -112,7 +112,7 @@ def extend(store: Any, source: Any, count: Any) -> Any:
 def common(tokens: Any, place: Any, text: Any, end: Any) -> Any:
     """How many tokens before ``place`` equal those before ``end`` of ``text``."""
     size, text_size, length = tokens.size, text.size, 0
-    while length < LONGEST:
+    while length < MAX_MATCH:
         place, end = step_back(place, size), step_back(end, text_size)
         token = tokens[place]
         if token == NOTHING or token != text[end]:
@@ -153,7 +153,7 @@ def walk(store: Any, found: Any, text: Any, end: Any, order: Any, value: Any) ->
     first = words(peek(store, FIRST), _COUNT * (mask + 1))
     previous = words(peek(store, PREVIOUS), _COUNT * capacity)
     least, longest = 1 << order, 0
-    below = 2 * least if order + 1 < _COUNT else LONGEST + 1  # longer ones were met already
+    below = 2 * least if order + 1 < _COUNT else MAX_MATCH + 1  # longer ones were met already
     entry = np.int64(first[order * (mask + 1) + (value & mask)])
     steps = 0
     while entry > 0 and steps < WALK:
@@ -192,7 +192,7 @@ def write_out(found: Any, tokens: Any) -> Any:
     for branch in range(found[0]):
         base = 1 + branch * BRANCH_FIELDS
         place, size = found[base + BRANCH_SIZE], 0
-        while size < LIMIT and tokens[place] != NOTHING:
+        while size < MAX_TOKENS and tokens[place] != NOTHING:
             found[base + BRANCH_TOKENS + size] = tokens[place]
             place = place + 1 if place + 1 < tokens.size else 0
             size += 1

@@ -1,13 +1,13 @@
-"""The tables of a suffix index: what whoever keeps one fills, and the kernels of `suffix` read."""
+"""The tables of a suffix index: `speculation.drafters.suffix_index` fills them, the kernels of `suffix` read them."""
 
 from __future__ import annotations
 
 ORDERS = (1, 2, 4, 8)  # the lengths of token runs that can be looked up
-LONGEST = 64  # a match is measured up to this many tokens
+MAX_MATCH = 64  # a match is measured up to this many tokens
 WALK = 16  # places looked at for each order, the latest first
 ENOUGH = 16  # a match this long makes shorter runs uninteresting
 BRANCHES = 4  # different next tokens that a search tells apart
-LIMIT = 24  # tokens of a continuation
+MAX_TOKENS = 24  # tokens of a continuation
 NOTHING = -1  # the token that separates texts, and the ring's end from its beginning
 
 # a store: int64 fields
@@ -24,5 +24,5 @@ BRANCH_LENGTH = 0  # tokens that match before it
 BRANCH_COUNT = 1  # places seen that go on with the same token
 BRANCH_SIZE = 2  # tokens of its continuation
 BRANCH_TOKENS = 3
-BRANCH_FIELDS = BRANCH_TOKENS + LIMIT
+BRANCH_FIELDS = BRANCH_TOKENS + MAX_TOKENS
 FOUND_FIELDS = 1 + BRANCHES * BRANCH_FIELDS

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from miaotui.kernels.attention.fields import PAGE_TOKENS
-from miaotui.kernels.draft.multistep import begin_guess, ends_with, take_tokens
+from miaotui.kernels.draft.multistep import begin_draft, ends_with, take_tokens
 from miaotui.kernels.runtime.compiler import inline, kernel
 from miaotui.kernels.runtime.memory import atomic_load, call, load_float, peek, poke
 from miaotui.kernels.runtime.ops import (
@@ -24,8 +24,8 @@ from miaotui.kernels.runtime.ops import (
     RUN_ASK,
     RUN_BEST,
     RUN_DONE,
+    RUN_DRAFT,
     RUN_GOING,
-    RUN_GUESS,
     RUN_HALT,
     RUN_MORE,
     RUN_PASSES,
@@ -71,8 +71,8 @@ def note_tokens(run):  # type: ignore[no-untyped-def]
 @inline
 def step_on(run):  # type: ignore[no-untyped-def]
     """Decide after a pass whether another one follows, and if so fill its tables."""
-    guess = peek(run, RUN_GUESS)
-    going = note_tokens(run) if guess == 0 else take_tokens(run, guess)
+    draft = peek(run, RUN_DRAFT)
+    going = note_tokens(run) if draft == 0 else take_tokens(run, draft)
     if peek(run, RUN_DONE) >= peek(run, RUN_PASSES) or atomic_load(run + 8 * RUN_HALT) == 1:
         going = 0
     if peek(run, RUN_ASK) != 0 and peek(run, RUN_GOING) == 0:
@@ -80,8 +80,8 @@ def step_on(run):  # type: ignore[no-untyped-def]
     poke(run, RUN_MORE, going)
     if going == 0:
         return 0
-    if guess != 0:
-        begin_guess(run, guess)
+    if draft != 0:
+        begin_draft(run, draft)
         return 0
     for index in range(peek(run, RUN_ROWS)):
         row = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * index

@@ -47,7 +47,7 @@ RUN_HALT = 21  # written by any thread: 1 if no further pass is to follow
 RUN_MORE = 22  # whether one follows
 RUN_ASK = 23  # address of a function to ask in each pass what tokens may be chosen; 0: none
 RUN_GOING = 24  # what it said: whether another pass may follow
-RUN_GUESS = 25  # address of a draft head's table (see `guess_fields`), 0: none guesses in this run
+RUN_DRAFT = 25  # address of the table through which this run drafts (see `draft_fields`); 0: it does not
 
 OWN_BYTES = 1 << 16
 

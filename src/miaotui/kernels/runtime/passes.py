@@ -8,7 +8,7 @@ of a run says how many threads take part, so the others read nothing that may ch
 from __future__ import annotations
 
 from miaotui.kernels.draft.draft_fields import COUNT, HEAD_RUN, TABLE
-from miaotui.kernels.draft.multistep import STEP, begin_guess, deepen_guess
+from miaotui.kernels.draft.multistep import STEP, begin_draft, extend_draft
 from miaotui.kernels.runtime.compiler import inline, kernel
 from miaotui.kernels.runtime.memory import atomic_load, atomic_store, call, pause, peek, poke
 from miaotui.kernels.runtime.multistep import step_on
@@ -22,7 +22,7 @@ from miaotui.kernels.runtime.ops import (
     MAIL_RUN,
     MAIL_STOP,
     OP_FIELDS,
-    RUN_GUESS,
+    RUN_DRAFT,
     RUN_MORE,
     RUN_PASSES,
     TEAM_BITS,
@@ -46,12 +46,12 @@ def run_once(operations, count, run, member):  # type: ignore[no-untyped-def]
 
 
 @inline
-def guess_on(run, guess, member):  # type: ignore[no-untyped-def]
-    """Run the steps of a draft head, as many as follow each other."""
+def draft_on(run, draft, member):  # type: ignore[no-untyped-def]
+    """Run as many steps of the draft head as follow each other."""
     while peek(run, RUN_MORE) == STEP:
-        run_once(peek(guess, TABLE), peek(guess, COUNT), peek(guess, HEAD_RUN), member)
+        run_once(peek(draft, TABLE), peek(draft, COUNT), peek(draft, HEAD_RUN), member)
         if member == 0:
-            deepen_guess(run, guess)
+            extend_draft(run, draft)
         barrier(run)
 
 
@@ -62,13 +62,13 @@ def run_operations(operations, count, run, member):  # type: ignore[no-untyped-d
     Reads the number of passes first: the leader may change the run once all members have finished. For the same
     reason they meet before the leader decides what comes next.
     """
-    passes, guess = peek(run, RUN_PASSES), peek(run, RUN_GUESS)
-    if guess != 0:
+    passes, draft = peek(run, RUN_PASSES), peek(run, RUN_DRAFT)
+    if draft != 0:
         barrier(run)
         if member == 0:
-            begin_guess(run, guess)
+            begin_draft(run, draft)
         barrier(run)
-        guess_on(run, guess, member)
+        draft_on(run, draft, member)
     while True:
         run_once(operations, count, run, member)
         if passes <= 1:
@@ -76,8 +76,8 @@ def run_operations(operations, count, run, member):  # type: ignore[no-untyped-d
         if member == 0:
             step_on(run)
         barrier(run)
-        if guess != 0:
-            guess_on(run, guess, member)
+        if draft != 0:
+            draft_on(run, draft, member)
         if peek(run, RUN_MORE) == 0:
             return 0
 

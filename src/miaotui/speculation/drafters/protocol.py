@@ -1,11 +1,10 @@
-"""Proposals for the next tokens of an answer, and the seam through which they come.
+"""The seam between drafters and the controller: what a drafter proposes, and what it is told.
 
-Owns the contract between those who guess and the controller (``speculation/controller.py``), nothing
-else. Knows token ids, not logits. Invariant: a guess never decides. The model draws every token
-with its own noise of (seed, position), and a guessed one is kept if it is that very token; so an
-answer is the same bytes with any guesses or none. Verifying several tokens in one pass follows
-Leviathan et al., "Fast inference from transformers via speculative decoding" (2023), without the
-acceptance probabilities that would make the answer depend on the draft.
+Owns the contract, nothing else. Drafters know token ids; a head also knows the model's hidden states. Invariant: a
+draft never decides. The model draws every token with its own noise of (seed, position), and a drafted token is
+accepted if it is that very token; so an answer is the same bytes with any drafts or none. Verifying several tokens
+in one pass follows Leviathan et al., "Fast inference from transformers via speculative decoding" (2023), without
+the acceptance probabilities that would make the answer depend on the draft.
 """
 
 from __future__ import annotations
@@ -15,98 +14,109 @@ from typing import NamedTuple, Protocol
 
 from miaotui.backends.backend import TokenChoice
 from miaotui.backends.drafting import DraftRun
+from miaotui.engine.constraint import Constraint
 
 
-class Guess(NamedTuple):
-    """What may come next, and how well it is founded.
+class Candidate(NamedTuple):
+    """Tokens that may come next, and the evidence for them.
 
-    ``length`` is the evidence that the source has for the first token, a whole number from 1: for
-    an index the tokens matched before it. A token that holds is evidence for the next one: the
-    second token counts as ``length + 1``, and so on. Of the
-    ``places`` and ``rivals`` where the same happened before, the former went on like this, the latter
-    otherwise. A draft head says how well each of its tokens is founded in ``evidence``; what follows them may come
-    from elsewhere, and then ``kinds`` say of what kind each token is (see `survival`).
+    ``evidence`` for the first token is a whole number from 1: for an index the number of tokens that match before
+    it. Each token that is accepted is evidence for the next one: the second token counts as ``evidence + 1``, and
+    so on. Of the places in the texts where the match occurs, ``agreeing`` go on with the same token and
+    ``disagreeing`` with another. A draft head gives the evidence of each of its tokens in ``head_evidence``. If
+    tokens from a text follow these, ``kinds`` gives the kind of each token (see `acceptance_rates`).
     """
 
-    source: int  # index into `Drafter.sources`
-    length: int
+    source: str  # one of `Drafter.sources`
+    evidence: int
     tokens: Sequence[int]
-    places: int = 1
-    rivals: int = 0
-    evidence: Sequence[int] = ()
+    agreeing: int = 1
+    disagreeing: int = 0
+    head_evidence: Sequence[int] = ()
     kinds: Sequence[int] = ()
 
 
+class DraftRequest(NamedTuple):
+    """What drafters know of a request."""
+
+    number: int
+    prompt: Sequence[int]
+    max_tokens: int  # of the answer
+    namespace: int = 0  # whose earlier answers it may see
+    passages: Sequence[Sequence[int]] = ()  # texts that its answer may quote
+    constraint: Constraint | None = None
+
+
 class Drafter(Protocol):
-    """Guesses for many requests at once, known by number. Used by the engine's thread alone."""
+    """A source of candidates for many requests, known by number. Used by the engine's thread alone."""
 
     @property
     def sources(self) -> Sequence[str]:
-        """The names of where guesses come from, for reports."""
+        """Names of where its candidates come from, for rates and reports; unique among all drafters."""
 
-    def enter(
-        self, number: int, prompt: Sequence[int], most: int, namespace: int, passages: Sequence[Sequence[int]]
-    ) -> None:
-        """A request begins: its prompt, the most tokens it may get, whose past it may see, and
-        passages that its answer may quote.
-        """
+    @property
+    def is_certain(self) -> bool:
+        """Whether no other drafter needs to be asked where this one has a candidate."""
+
+    def enter(self, request: DraftRequest) -> None:
+        """Begin to draft for a request."""
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
-        """Its answer went on with ``tokens``."""
+        """Note that its answer went on with ``tokens``."""
 
-    def guess(self, number: int, after: Sequence[int] = ()) -> Sequence[Guess]:
-        """At most one guess from each source, for what follows now, or if ``after`` followed.
+    def propose(self, number: int, after: Sequence[int] = ()) -> Sequence[Candidate]:
+        """Candidates for what follows now, or if ``after`` followed; at most one or a few from each source.
 
-        The best one is followed as a line; another may be tried beside it, as a branch.
+        The best one is verified as the trunk of a tree; another may become a branch beside it.
         """
 
     def leave(self, number: int, finished: bool) -> None:
-        """It is over; only a ``finished`` answer is worth remembering."""
+        """Forget a request; only a ``finished`` answer is worth remembering."""
 
 
-class Lead(NamedTuple):
-    """Where a head's guess sets out: after ``token``, the newest, which no pass has computed yet."""
+class HeadInput(NamedTuple):
+    """Where a head's draft starts: after ``token``, the newest, which no pass has computed yet."""
 
-    row: int  # of the last pass: the one that the token was drawn from
+    row: int  # of the last pass, that the token was drawn from
     token: int
-    position: int  # of the token to be guessed
-    choice: TokenChoice  # how it will be chosen
+    position: int  # of the first token to be drafted
+    choice: TokenChoice  # how the model will choose it
 
 
 class HeadToken(NamedTuple):
-    """One guessed token, and the evidence for it: a whole number from 1."""
+    """A token that a head drafted, and the evidence for it: a whole number from 1."""
 
     token: int
     evidence: int
 
 
 class Head(Protocol):
-    """Guesses computed from the model's own hidden states, right after a pass, at some cost.
+    """Drafts from the model's own hidden states, right after a pass, at some cost.
 
-    `begin`, then `deepen` for one more token of each row, `keep` for some rows alone.
+    Call `begin`, then `step` for one more token of each row, and `keep` between steps to go on with some rows.
     """
 
     @property
     def name(self) -> str:
-        """Of this source of guesses, for reports."""
+        """Name of this source of drafts, for rates and reports."""
 
     @property
     def computing_s(self) -> float:
-        """Seconds spent in `deepen` since the start."""
+        """Seconds spent in `step` since the start."""
 
     @property
-    def guessing(self) -> DraftRun | None:
-        """Guesses within runs of passes; None: it has to be asked for each."""
+    def draft_run(self) -> DraftRun | None:
+        """The runs of passes in which this head drafts; None: it cannot draft within runs."""
 
     @property
     def most_rows(self) -> int:
-        """How many requests it can guess for at once."""
+        """Number of requests that it can draft for at once."""
 
-    def begin(self, leads: Sequence[Lead]) -> None:
-        """Start anew."""
+    def begin(self, inputs: Sequence[HeadInput]) -> None:
+        """Begin drafts, one for each input."""
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone; ascending."""
+        """Go on with these rows alone, in ascending order."""
 
-    def deepen(self) -> Sequence[HeadToken]:
-        """The next token of each row."""
+    def step(self) -> Sequence[HeadToken]:
+        """Draft the next token of each row."""

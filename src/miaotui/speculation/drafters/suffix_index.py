@@ -1,8 +1,7 @@
-"""An index over token sequences that says how the last tokens of a text went on before.
+"""An index over token sequences that finds how the last tokens of a text went on before.
 
-Owns the memory of a store; search and update are compiled (``kernels/draft/suffix.py``). Knows token ids,
-not what they mean or whose they are. Invariant: what `follow` returns did follow, somewhere in the
-store, the very tokens it matched.
+Owns the memory of a store; search and update are compiled (`kernels.draft.suffix`). Knows token ids alone. Invariant:
+the tokens that `find` returns did follow, somewhere in the store, the very tokens that it matched.
 """
 
 from __future__ import annotations
@@ -37,21 +36,20 @@ _NOTHING = (NOTHING,)
 _FEW = 32
 
 
-class SuffixBranch(NamedTuple):
-    """A way in which a store goes on after a text.
+class SuffixMatch(NamedTuple):
+    """One way in which a store goes on after a text, of which the last ``length`` tokens match.
 
-    ``length`` tokens matched before it. Of the places looked at, ``places`` begin like it and
-    ``rivals`` go on otherwise.
+    Of the places that were compared, ``agreeing`` go on with its first token and ``disagreeing`` with another.
     """
 
     length: int
-    places: int
-    rivals: int
+    agreeing: int
+    disagreeing: int
     tokens: list[int]  # at least one
 
 
 class SuffixIndex:
-    """A ring of up to ``capacity`` tokens, the oldest forgotten first; about 40 bytes each.
+    """A ring of up to ``capacity`` tokens, which forgets the oldest first; about 40 bytes each.
 
     Not safe for several threads at once.
     """
@@ -74,15 +72,15 @@ class SuffixIndex:
         self._source = np.zeros(_FEW, np.int64)
         self._source_fields = memoryview(self._source.data)
         self._source_address = int(self._source.ctypes.data)
-        self.size = 0  # tokens taken in since the start, separators included
+        self.size = 0  # tokens appended since the start, separators included
 
     @property
     def size_bytes(self) -> int:
-        """Memory it takes."""
+        """Memory of the index."""
         return self._tokens.nbytes + self._first.nbytes + self._previous.nbytes
 
     def extend(self, tokens: Sequence[int] | NDArray[np.int64]) -> None:
-        """Append tokens to the text that is being taken in."""
+        """Append tokens to the current text."""
         count = len(tokens)
         if count <= _FEW:  # every step of every request comes here
             for index, token in enumerate(tokens):
@@ -94,15 +92,14 @@ class SuffixIndex:
         self.size += count
 
     def end_text(self) -> None:
-        """What follows is another text: matches never reach over the border."""
+        """End the current text; matches never reach over its end."""
         self.extend(_NOTHING)
 
-    def follow(self, reader: SuffixIndex, most: int = BRANCHES, after: Sequence[int] = ()) -> list[SuffixBranch]:
+    def find(self, reader: SuffixIndex, most: int = BRANCHES, after: Sequence[int] = ()) -> list[SuffixMatch]:
         """How this index goes on after the last tokens of ``reader``'s text (which may be itself).
 
-        ``after`` are a few tokens that are taken to follow there. The ``most`` longest matches, the
-        longest first: one branch for each different next token of the latest places met, which are
-        four at most.
+        A few tokens ``after`` them may be assumed. Returns the ``most`` longest matches, the longest first: one for
+        each different next token of the latest places, at most `BRANCHES`.
         """
         if after:
             for index, token in enumerate(after):
@@ -113,13 +110,13 @@ class SuffixIndex:
         found = self._found_fields
         total = sum(found[1 + BRANCH_COUNT + i * BRANCH_FIELDS] for i in range(count)) if count > 1 else 0
         fields = found[: 1 + min(count, most) * BRANCH_FIELDS].tolist()
-        branches = []
+        matches = []
         for base in range(1, len(fields), BRANCH_FIELDS):
-            length, places, size = fields[base : base + BRANCH_TOKENS]
+            length, agreeing, size = fields[base : base + BRANCH_TOKENS]
             first = base + BRANCH_TOKENS
             tokens = fields[first : first + size]
-            branches.append(SuffixBranch(length, places, max(total - places, 0), tokens))
-        return branches
+            matches.append(SuffixMatch(length, agreeing, max(total - agreeing, 0), tokens))
+        return matches
 
 
 @functools.cache

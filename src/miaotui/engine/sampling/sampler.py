@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from miaotui.backends.backend import Peak, Sampling, TokenChoice
 from miaotui.backends.sampling import Distribution, noise_key
-from miaotui.engine.logprobs import token_logprobs
-from miaotui.engine.penalties import LogitBias, Penalties
+from miaotui.engine.sampling.logprobs import token_logprobs
+from miaotui.engine.sampling.penalties import LogitBias, Penalties
 from miaotui.errors import EngineError, RequestError
 from miaotui.types import SamplingParams, TokenLogprobs
 

@@ -1,0 +1,1 @@
+"""Choosing tokens from logits: the order of operations, penalties, log-probabilities."""
