@@ -157,7 +157,7 @@ def counted(engine: Engine, before: Callable[[], None] = lambda: None) -> list[i
 
 
 def test_a_step_is_one_pass_while_passes_take_long(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("miaotui.engine.engine.UNSEEN_S", 0.0)
+    monkeypatch.setattr("miaotui.engine.engine.FRAME_S", 0.0)
     engine = open_engine(path, tmp_path, most_passes=8)
     passes = counted(engine)
     played(engine, [([1, 2, 3], SamplingParams(max_tokens=12, ignore_eos=True))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError
 from miaotui.kernels.draft import draft_fields as df
-from miaotui.kernels.draft.policy_fields import EVIDENCE_CLASSES, MAX_HEAD_EVIDENCE
+from miaotui.kernels.draft.policy_fields import EVIDENCE_CLASSES, MAX_HEAD_EVIDENCE, evidence_class
 from miaotui.model import packing
 from miaotui.model.draft_head.weights import load_head, write_head
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.head import DraftHead
 from miaotui.speculation.drafters.suffix import SuffixDrafter
+from miaotui.speculation.policy import DraftPolicy
+from miaotui.speculation.row_cost import RowCost
 from miaotui.types import SamplingParams
 from tiny_engine import open_changed, open_parts, settings_in
 from tiny_models import make_tiny_gguf
@@ -301,6 +305,52 @@ def test_each_pass_of_a_run_is_logged(opened: Opened) -> None:
                 assert all(held)
             assert all(1 <= evidence <= MAX_HEAD_EVIDENCE for evidence in each.evidence)
     assert several  # a head may be right by chance
+
+
+class StartCost(RowCost):
+    """The costs that an engine starts with, and head steps that cost nothing."""
+
+    def note(self, rows: int, seconds: float) -> None:
+        self._scale_s = 1e9
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_compiled_loop_decides_as_python_does(
+    opened: Opened, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows and steps of each pass are those that `DraftPolicy` finds worth it for the numbers of the run."""
+    engine, policy = opened.drafting(), DraftPolicy()
+    speculation = engine.speculation
+    speculation.cost = StartCost()  # type: ignore[union-attr]
+    drafting = speculation.multistep  # type: ignore[union-attr]
+    run, lengths, seen = opened.backend.run_drafting, set[int](), 0
+
+    def checked(*how: Any) -> DraftResult:
+        nonlocal seen
+        result, inputs = run(*how), drafting._inputs
+        left = how[2]
+        for log in how[4].log(result.passes):
+            kinds = [evidence_class(e) + EVIDENCE_CLASSES * min(i, 1) for i, e in enumerate(log.evidence)]
+            chances = list(itertools.accumulate((inputs.rates[kind] for kind in kinds), operator.mul))
+            most = min(df.MAX_HEAD_DRAFT, left - 1)
+            for length in range(min(len(chances), most) + 1):
+                price = inputs.costs[length + 1] - inputs.costs[length] + inputs.head_step
+                promised = (chances[length - 1] if length else 1.0) * inputs.mean_rates[min(length, 1)]
+                worth = length < most and policy.step_worth(promised, price, 1.0, inputs.costs[0])
+                assert log.is_quoted or worth == (length < len(chances))
+            if not log.is_quoted:
+                assert log.verified == policy.rows_worth(chances, inputs.costs, 1.0)[0]
+                lengths.add(log.verified)
+                seen += 1
+            left -= log.brought
+        return result
+
+    monkeypatch.setattr(opened.backend, "run_drafting", checked)
+    for seed in range(4):
+        params = SamplingParams(max_tokens=60, ignore_eos=True, temperature=temperature, seed=seed)
+        answer(engine, PROMPT, params)
+    assert seen > 20
+    assert len(lengths) > 1
 
 
 @pytest.mark.parametrize("which", ["opened", "looking"])

@@ -285,29 +285,3 @@ def test_a_rate_converges(share: float) -> None:
     for index in range(2000):
         rates.note(4, (index * share) % 1.0 < share)
     assert rates.rates[4] == pytest.approx(share, abs=0.05)
-
-
-def test_row_costs_converge_to_what_passes_take_through_slow_spells() -> None:
-    cost = RowCost()
-    true = {1: 1.0, 2: 1.4, 4: 2.0, 8: 3.5}
-    for index in range(4000):
-        slow = 2.0 if 1000 < index < 1300 else 1.0
-        rows = (1, 2, 4, 8)[index * 7 % 4]
-        cost.note(rows, 0.003 * slow * true[rows])
-    for rows, ratio in true.items():
-        assert cost.ratio(rows) / cost.ratio(1) == pytest.approx(ratio, rel=0.1)
-        assert cost.seconds(rows) == pytest.approx(0.003 * ratio, rel=0.1)
-
-
-def test_row_costs_bear_nonsense() -> None:
-    cost = RowCost()
-    before = [cost.ratio(rows) for rows in range(1, 300)]
-    assert before == sorted(before)
-    assert cost.seconds(1) == 0.0
-    for rows, seconds in ((1, 0.0), (0, 1.0), (-3, 1.0), (10**6, 1.0), (1, -1.0)):
-        cost.note(rows, seconds)
-    assert [cost.ratio(rows) for rows in range(1, 300)] == before
-    for _ in range(500):
-        cost.note(3, 1e9)
-        cost.note(2, 1e-9)
-    assert all(cost.ratio(rows) > 0 for rows in range(1, 300))
