@@ -71,6 +71,8 @@ class SamplingParams:
         _require(whole, "seed", "a whole number in [0, 2**63)", self.seed)
         at_least_zero = _whole(self.min_tokens) and self.min_tokens >= 0
         _require(at_least_zero, "min_tokens", "a whole number >= 0", self.min_tokens)
+        if limit is not None and self.min_tokens > limit:
+            raise RequestError(f"min_tokens must be at most max_tokens ({limit}), not {self.min_tokens}")
         for name in ("logprobs", "prompt_logprobs"):
             number = getattr(self, name)
             in_range = number is None or (_whole(number) and 0 <= number <= MAX_LOGPROBS)

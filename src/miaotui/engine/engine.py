@@ -78,6 +78,8 @@ class Engine:
             check_endings(params)
         room = self.context - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
+        if params.min_tokens > limit:
+            raise RequestError(f"min_tokens is {params.min_tokens}, and the context has room for {limit} more tokens")
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
         sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size, self.backend.sampling)
         ending = Ending(params, ends, max(limit, 1), self.tokenizer.stream(start=True))

@@ -29,9 +29,10 @@ from miaotui.serve.http.stream import EventStream
 from miaotui.serve.response_cache import CacheLookup, lookup_for
 from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
+from miaotui.serve.wire.conflicts import one_form
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
-from miaotui.serve.wire.response_format import form_of, read_output_config
+from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_output_config, read_structured
 from miaotui.serve.wire.tool_calls import Tooling
 from miaotui.types import SamplingParams
 
@@ -64,10 +65,13 @@ async def create(http: HttpRequest) -> Response:
     body = await read_body(received(http).body, MessagesRequest)
     model = services_of(http).models.find(body.model)
     tooling = read_tools(model.dialect, body)
-    sampling = body.model_copy(update={"stop": body.stop_sequences})
-    params = params_for(sampling, body.max_tokens, None)
+    params = params_for(body, body.max_tokens, None)
     deadline = deadline_of(http, body)
-    form = await form_of(model, tooling, read_output_config(body.output_config), "output_config")
+    forms = {
+        "output_config": read_output_config(body.output_config),
+        STRUCTURED: read_structured(body.structured_outputs),
+    }
+    form = await form_of(model, tooling, *one_form(forms))
     prompt = await _prompt(model, tooling, body)
     lookup = _lookup(http, model, params, body)
     generation = GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
@@ -94,7 +98,7 @@ def _lookup(
     """The request as the cache of answers knows it."""
     said, begun = read_messages(body)
     exactly = list(begun.encode("utf-8", "surrogatepass"))  # a text's margins would not tell apart
-    extra = {"kind": "messages", "begun": exactly, "format": body.output_config}
+    extra = {"kind": "messages", "begun": exactly, "format": [body.output_config, body.structured_outputs]}
     seeded, tools = body.seed is not None, bool(body.tools)
     return lookup_for(http, model, params, said, seed_given=seeded, tools=tools, extra=extra)
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, deadline_of
-from miaotui.serve.http.errors import bad_value, json_response
+from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import received
@@ -23,10 +23,11 @@ from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatReques
 from miaotui.serve.openai.logprobs import chat_logprobs, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
 from miaotui.serve.services import services_of
+from miaotui.serve.wire.conflicts import limit_of, one_form
 from miaotui.serve.wire.event_stream import respond, wants_usage
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for
 from miaotui.serve.wire.prompts import chat_tokens, run
-from miaotui.serve.wire.response_format import form_of, read_format, read_structured
+from miaotui.serve.wire.response_format import FORMAT, STRUCTURED, form_of, read_format, read_structured
 from miaotui.serve.wire.tool_calls import read_tooling
 from miaotui.serve.wire.usage import deadline_report, usage
 from miaotui.types import Completion
@@ -66,15 +67,11 @@ async def create(http: HttpRequest) -> Response:
 async def _generation(http: HttpRequest, body: ChatRequest) -> GenerationRequest:
     """Everything about the request that can be wrong is found here."""
     model = services_of(http).models.find(body.model)
-    if body.top_logprobs and not body.logprobs:
-        raise bad_value("top_logprobs", "needs logprobs to be true")
-    newer = body.max_completion_tokens  # OpenAI's later name for the same
-    limit = body.max_tokens if newer is None else newer
-    params = params_for(body, limit, (body.top_logprobs or 0) if body.logprobs else None, body.prompt_logprobs)
+    params = params_for(body, limit_of(body), (body.top_logprobs or 0) if body.logprobs else None, body.prompt_logprobs)
     deadline = deadline_of(http, body)
     tooling = read_tooling(model.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
-    shape = read_format(body.response_format) or read_structured(body.structured_outputs)
-    form = await form_of(model, tooling, shape)
+    forms = {FORMAT: read_format(body.response_format), STRUCTURED: read_structured(body.structured_outputs)}
+    form = await form_of(model, tooling, *one_form(forms))
     said = [message.model_dump(exclude_unset=True) for message in body.messages]
     prompt = await chat_tokens(model, said, tooling.described, body.chat_template_kwargs)
     check_choices([prompt], len(params))

@@ -6,7 +6,7 @@ reference, "Chat".
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,6 +47,8 @@ class ChatMessage(Wire):
 
 class ChatRequest(Sampling):
     """A conversation to be answered."""
+
+    gives_prompt_logprobs: ClassVar[bool] = True
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)

@@ -93,8 +93,6 @@ async def create(http: HttpRequest) -> Response:
 def _check(body: CompletionRequest) -> None:
     if body.suffix:
         raise bad_value("suffix", "filling in before a suffix is not supported: leave it out")
-    if body.best_of is not None and body.best_of != (body.n or 1):
-        raise bad_value("best_of", "must equal n, or be left out: every answer is returned")
 
 
 def _prompt_logprobs(body: CompletionRequest) -> int | None:

@@ -7,7 +7,7 @@ reference, "Completions (legacy)".
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
@@ -62,6 +62,8 @@ Prompt = Annotated[
 
 class CompletionRequest(Sampling):
     """Prompts to be continued."""
+
+    gives_prompt_logprobs: ClassVar[bool] = True
 
     prompt: Prompt
     echo: bool | None = Field(

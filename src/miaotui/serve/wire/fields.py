@@ -8,7 +8,7 @@ declared is kept aside to be named in the answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
@@ -53,6 +53,8 @@ class StreamOptions(Wire):
 
 class Sampling(Wire):
     """How tokens are chosen and when the answer ends."""
+
+    gives_prompt_logprobs: ClassVar[bool] = False  # whether the route's answers have a place for them
 
     model: Name | None = Field(None, description="A name that /v1/models lists.")
     n: int | None = Field(None, ge=1, le=MAX_N, description="Answers; answer i uses seed + i.")

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from miaotui.serve.http.errors import ApiError, bad_value
-from miaotui.serve.wire.fields import Sampling, as_tuple, bias_of
+from miaotui.serve.wire.conflicts import check_conflicts, stops_of
+from miaotui.serve.wire.fields import Sampling, bias_of
 from miaotui.types import MAX_DEADLINE_MS, ON_LATE, Deadline, OnLate, SamplingParams
 
 MAX_CHOICES = 64  # prompts times n
@@ -25,7 +26,8 @@ _LEAST_TOP_P = 1e-9  # top_p=0 means: the best token alone
 def params_for(
     body: Sampling, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None
 ) -> tuple[SamplingParams, ...]:
-    """Parameters of each of n answers. Raises `ApiError` (400) or `RequestError`."""
+    """Return the parameters of each of n answers. Raises `ApiError` (400) or `RequestError`."""
+    check_conflicts(body)
     if max_tokens == 0 and prompt_logprobs is None:
         raise bad_value("max_tokens", "must be at least 1; 0 goes only with echo or prompt_logprobs")
     try:
@@ -41,7 +43,7 @@ def params_for(
             top_k=max(body.top_k or 0, 0),
             min_p=_or(body.min_p, 0.0),
             seed=(seed + index) % _SEEDS,
-            stop=as_tuple(body.stop),
+            stop=stops_of(body),
             stop_token_ids=tuple(body.stop_token_ids or ()),
             ignore_eos=bool(body.ignore_eos),
             min_tokens=body.min_tokens or 0,
@@ -82,13 +84,8 @@ def check_choices(prompts: Sequence[object], n: int) -> None:
 
 
 def check_prompt_logprobs(body: Sampling, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> None:
-    """Refuse log-probabilities of prompts that would be too many, or that a stream cannot carry.
-
-    Raises `ApiError` (400).
-    """
+    """Raises `ApiError` (400) for log-probabilities of prompts that would be too many."""
     wanted = params[0].prompt_logprobs
-    if body.stream and body.prompt_logprobs is not None:
-        raise bad_value("prompt_logprobs", "are not given in streams: leave out stream, or use echo with logprobs")
     if wanted is None:
         return
     numbers = sum(map(len, prompts)) * (1 + wanted) * len(params)

@@ -27,9 +27,10 @@ from miaotui.serve.openai.responses.wire import DeletedResponse, ResponseEvent, 
 from miaotui.serve.response_cache import CacheLookup, lookup_for
 from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
+from miaotui.serve.wire.conflicts import limit_of, one_form
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
-from miaotui.serve.wire.response_format import form_of
+from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_structured
 from miaotui.serve.wire.tool_calls import Tooling
 from miaotui.types import SamplingParams
 
@@ -60,15 +61,14 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, ResponsesRequest)
-    _check(body)
     model = services_of(http).models.find(body.model)
     tooling = read_tools(model.dialect, body)
     said = _said(http, body)
     first = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    limit = body.max_output_tokens if body.max_tokens is None else body.max_tokens
-    params = params_for(body, limit, None)
+    params = params_for(body, limit_of(body), None)
     deadline = deadline_of(http, body)
-    form = await form_of(model, tooling, read_text(body.text), "text.format")
+    forms = {"text.format": read_text(body.text), STRUCTURED: read_structured(body.structured_outputs)}
+    form = await form_of(model, tooling, *one_form(forms))
     whole = [*first, *said]
     prompt = await chat_tokens(model, whole, tooling.described)
     lookup = _lookup(http, model, params, body, whole)
@@ -126,16 +126,9 @@ def _lookup(
     """The request as the cache of answers knows it; None also if nothing of it may be kept."""
     if body.store is False:
         return None
-    extra = {"kind": "responses", "format": body.text}
+    extra = {"kind": "responses", "format": [body.text, body.structured_outputs]}
     seeded, tools = body.seed is not None, bool(body.tools)
     return lookup_for(http, model, params, said, seed_given=seeded, tools=tools, extra=extra)
-
-
-def _check(body: ResponsesRequest) -> None:
-    if body.background and body.stream:
-        raise bad_value("background", "does not go with stream here: read the response later")
-    if body.background and body.store is False:
-        raise bad_value("background", "needs store: the answer must be kept until it is read")
 
 
 def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
