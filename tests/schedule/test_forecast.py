@@ -23,7 +23,8 @@ def played(jobs: list[Job]) -> dict[int, tuple[float, float]]:
     scheduler, cost, now_s = Scheduler(config), CostModel(RATES), 5.0
     for job in jobs:
         tokens = [job.number] * job.prompt_left
-        scheduler.add(job.number, tokens, job.answer_left, due=int(job.order_s * 1e6))
+        score_from = 0 if job.is_scored else None
+        scheduler.add(job.number, tokens, job.answer_left, due=int(job.order_s * 1e6), score_from=score_from)
     first: dict[int, float] = {}
     last: dict[int, float] = {}
     while (plan := scheduler.plan({}, StepLimits(prompt_rows=CHUNK))).chunks:
@@ -37,14 +38,17 @@ def played(jobs: list[Job]) -> dict[int, tuple[float, float]]:
     return {number: (first[number], last[number]) for number in first}
 
 
+@pytest.mark.parametrize("scored", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
-def test_forecasts_agree_with_what_the_scheduler_does(count: int) -> None:
+def test_forecasts_agree_with_what_the_scheduler_does(count: int, scored: float) -> None:
+    """Also where a share of the prompts is ``scored``, whose rows all need logits."""
     source = random.Random(count)
     jobs = []
     for number in range(count):
         prompt, answer = source.randint(1, 900), source.randint(1, 200)
         due_s = 6.0 + source.random()
-        jobs.append(Job(number, prompt, answer, due_s=due_s, order_s=due_s, arrival=number))
+        scores = source.random() < scored
+        jobs.append(Job(number, prompt, answer, due_s=due_s, order_s=due_s, arrival=number, is_scored=scores))
     found = forecast(jobs, CostModel(RATES), SchedulingPolicy(WIDTH, CHUNK), 5.0)
     real = played(jobs)
     assert found.keys() == real.keys()

@@ -187,6 +187,17 @@ def test_a_prompt_may_fill_the_context_when_only_scored(server: Serving) -> None
     assert complete(server, prompt=[*full, 5], max_tokens=0)["error"]["code"] == "context_length_exceeded"
 
 
+def test_a_deadline_counts_the_scoring(server: Serving) -> None:
+    """A forecast knows that each row needs logits: it foresees more time than for an answer to the same prompt."""
+    long = [5] * 200
+    admitted = complete(server, prompt=long, max_tokens=1, deadline_ms=60_000)["deadline"]
+    assert admitted["met"]
+    refused = complete(server, prompt=long, max_tokens=1, deadline_ms=0.01)
+    assert refused["error"]["code"] == "deadline_unattainable"
+    plain = complete(server, prompt=[6] * 200, max_tokens=1, deadline_ms=60_000, logprobs=None, echo=False)["deadline"]
+    assert admitted["predicted_ms"] > plain["predicted_ms"]
+
+
 def test_the_tokenizer_describes_itself(server: Serving) -> None:
     info = plain_http.get(f"{server.url}/tokenizer_info").json()
     (eos,) = ids_of(server, info["eos_token"])

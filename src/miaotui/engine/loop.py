@@ -57,7 +57,7 @@ class EngineLoop:
         self.healthy = True
         self.cost = cost or CostModel(calibrate(engine.backend))
         config = engine.scheduler.config
-        self.policy = SchedulingPolicy(config.max_sequences, config.chunk_size)
+        self.policy = SchedulingPolicy(config.max_sequences, config.chunk_size, scored_rows=config.scored_rows)
         self.admission = Admission(self.cost, self.policy, limits)
         self._steering = SloController(engine, self.cost, self.admission, time.perf_counter)
         self._on_news, self._is_due = on_news, is_due
@@ -130,6 +130,8 @@ class EngineLoop:
 
     def _promise(self, request: Request, params: SamplingParams) -> None:
         stored = self.engine.scheduler.stored_tokens(request.prompt, request.namespace)
+        if request.scores is not None:  # stored prefixes serve only up to the first token that is scored
+            stored = min(stored, request.scores.score_from)
         wish = PromiseRequest(
             number=request.number,
             prompt=request.prompt_tokens,
@@ -138,6 +140,7 @@ class EngineLoop:
             named=params.max_tokens is not None,
             deadline=request.deadline,
             arrived_s=request.arrived_s,
+            is_scored=request.scores is not None,
         )
         admitted = self.admission.admit(wish, time.perf_counter())
         request.predicted_ms, request.shortened = admitted.predicted_ms, admitted.shortened

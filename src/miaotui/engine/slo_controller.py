@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from miaotui.backends.backend import probe_chunk
 from miaotui.engine.engine import Engine
@@ -208,7 +209,7 @@ class LoadTuner:
         self._short_s = float("-inf")  # when pages last ran out
         self._pauses = 0
         self._threads = Threads()
-        self.policy = SchedulingPolicy(config.max_sequences, self._most)
+        self.policy = SchedulingPolicy(config.max_sequences, self._most, scored_rows=config.scored_rows)
 
     def follow(self, now_s: float, promised: bool, running: int, pauses: int) -> SchedulingPolicy:
         """The bounds for the next steps, after one that ended at ``now_s``.
@@ -248,7 +249,7 @@ class LoadTuner:
         return max(min(rows, self._most), min(16, self._most))
 
     def _change(self, now_s: float, width: int, chunk: int, reason: str) -> None:
-        before, self.policy = self.policy, SchedulingPolicy(width, chunk)
+        before, self.policy = self.policy, replace(self.policy, width=width, chunk=chunk)
         self._changed_s = now_s
         if before.width != width:
             logger.info("batch width: %d -> %d (%s)", before.width, width, reason)

@@ -182,7 +182,8 @@ class Admission:
 
     def _entry(self, wish: PromiseRequest) -> PromiseEntry:
         deadline = wish.deadline
-        job = Job(wish.number, wish.prompt - wish.cached, 1, wish.cached, arrival=self._arrivals)
+        left = wish.prompt - wish.cached
+        job = Job(wish.number, left, 1, wish.cached, arrival=self._arrivals, is_scored=wish.is_scored)
         entry = PromiseEntry(job, wish)
         if deadline is not None:
             if deadline.total_ms is not None:

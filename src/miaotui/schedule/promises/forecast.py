@@ -27,6 +27,7 @@ class Job:
     order_s: float = math.inf  # the time by which it is ranked: the first that it has to keep
     arrival: int = 0
     running: bool = False  # it has a place in the steps already
+    is_scored: bool = False  # each row of its prompt needs logits
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -42,6 +43,7 @@ class SchedulingPolicy:
     chunk: int  # prompt rows of a step
     idle_rows: int = 0  # rows of a step that work without a promise takes beside the jobs
     until_s: float | None = None  # prompts due later wait for the jobs due by then
+    scored_rows: int = 64  # rows of a step that score prompts, at most
 
 
 @dataclass(slots=True)
@@ -63,11 +65,12 @@ def forecast(jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now
 class _Left:
     """A job in the play."""
 
-    __slots__ = ("answer", "length", "number", "order_s", "prompt")
+    __slots__ = ("answer", "is_scored", "length", "number", "order_s", "prompt")
 
     def __init__(self, job: Job) -> None:
         self.number, self.order_s = job.number, job.order_s
         self.prompt, self.answer, self.length = job.prompt_left, job.answer_left, job.length
+        self.is_scored = job.is_scored
 
 
 class _Play:
@@ -113,27 +116,22 @@ class _Play:
 
     def _read(self, reading: list[_Left]) -> None:
         """Steps in which prompts take up the chunk, and answers grow by one token each."""
-        answering, left = self._answering, self._policy.chunk
-        first = reading[0]
-        steps = 1
-        if first.prompt > 2 * left:  # a long prompt: many equal steps at once
-            steps = first.prompt // left - 1
-            if answering:
-                steps = max(1, min(steps, *(job.answer for job in answering)))
+        answering, shares = self._answering, self._shares(reading)
+        steps = min(job.prompt // take - 1 for job, take in shares)
+        if steps > 1 and answering:  # long prompts: many equal steps at once
+            steps = min(steps, *(job.answer for job in answering))
+        steps = max(steps, 1)
         rows = logits = len(answering) + self._policy.idle_rows
         attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
         done: list[_Left] = []
-        for job in reading:
-            take = min(left, job.prompt)
+        for job, take in shares:
             attended += take * (job.length + take * steps / 2)
             rows += take
-            left -= take
+            logits += take if job.is_scored else 0
             job.prompt -= take * steps
             job.length += take * steps
             if job.prompt <= 0:
                 done.append(job)
-            if not left:
-                break
         logits += len(done)
         self._now += steps * self._cost.seconds(rows, logits, attended)
         for job in answering:
@@ -144,6 +142,22 @@ class _Play:
             job.answer -= 1
             self._found[job.number] = Finish(self._now, self._now)
             answering.append(job)
+
+    def _shares(self, reading: list[_Left]) -> list[tuple[_Left, int]]:
+        """The rows of the next step that each prompt gets, in order of rank; none without rows."""
+        left, scored = self._policy.chunk, self._policy.scored_rows
+        shares: list[tuple[_Left, int]] = []
+        for job in reading:
+            take = min(left, job.prompt)
+            if job.is_scored:
+                take = min(take, scored)
+                scored -= take
+            if take:
+                shares.append((job, take))
+                left -= take
+            if not left:
+                break
+        return shares
 
     def _answer(self) -> None:
         """Steps of one row for each answer, up to the end of the shortest."""

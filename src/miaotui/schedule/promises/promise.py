@@ -26,6 +26,7 @@ class PromiseRequest:
     named: bool  # whether the caller named that limit
     deadline: Deadline | None
     arrived_s: float
+    is_scored: bool = False  # log-probabilities of its prompt are wanted
 
 
 @dataclass(eq=False)

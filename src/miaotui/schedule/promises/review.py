@@ -110,5 +110,6 @@ def _grace_s(entry: PromiseEntry, now_s: float) -> float:
 
 def _alone_s(job: Job, cost: CostModel) -> float:
     """The time it needs if nothing else runs."""
-    prompt = cost.seconds(job.prompt_left, 1, 0.0) if job.prompt_left else 0.0
+    logits = job.prompt_left if job.is_scored else 1
+    prompt = cost.seconds(job.prompt_left, logits, 0.0) if job.prompt_left else 0.0
     return prompt + job.answer_left * cost.seconds(1, 1, job.length)
