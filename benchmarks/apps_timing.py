@@ -27,12 +27,8 @@ from miaotui.apps.faq import Faq, FaqEntry
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.apps.rules import parse_rules
 from miaotui.apps.support import TURN_MS, Support
-from miaotui.apps.text_model import LocalTextModel
-from miaotui.backends.options import EngineOptions
-from miaotui.config import Settings
-from miaotui.engine.loaded import load_model
 from miaotui.hub.catalog import DEFAULT_MODEL
-from miaotui.hub.resolve import resolve
+from miaotui.llm import load
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
 from miaotui.types import SamplingParams
@@ -136,17 +132,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--turns", type=int, default=25, help="of each conversation, at most 25")
+    parser.add_argument("--no-speculate", action="store_true", help="draft no tokens")
     parsed = parser.parse_args()
-    settings, chance = Settings.from_env(), random.Random(1)
+    chance = random.Random(1)
     made = places(400, chance)
     questions = [question for *_, question in made]
-    loaded = load_model(resolve(parsed.model, settings=settings), EngineOptions(), settings)
     print(f"{'':44} {'count':>5} {'p50 ms':>9} {'p99 ms':>9} {'limit':>7} {'late':>5}")
-    with tempfile.TemporaryDirectory() as place, LocalTextModel(loaded) as speaker:
+    with tempfile.TemporaryDirectory() as place, load(parsed.model, speculate=not parsed.no_speculate) as llm:
         folder = Path(place)
         with Index.create(folder / "x") as index:
             index.add(Document(name, text, name) for name, text, _ in made)
-            desk = QaPipeline(index, speaker)
+            desk = QaPipeline(index, llm)
             ask_all(desk, questions[:3], "generated")  # warm
             cut = ask_all(desk, questions[:100], "extractive")
             written = ask_all(desk, questions[100:140], "generated")

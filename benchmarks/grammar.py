@@ -23,8 +23,9 @@ from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.grammar.source import from_schema
-from miaotui.engine.loaded import Loaded, load_model
+from miaotui.engine.loaded_model import LoadedModel
 from miaotui.hub.resolve import resolve
+from miaotui.runtime import load_model
 from miaotui.speculation.drafters.suffix import suffix_speculation
 from miaotui.types import SamplingParams
 
@@ -103,7 +104,7 @@ def compare(
     return {name: steps.summary() for name, steps in found.items()}, extra
 
 
-def drafted(loaded: Loaded, grammars: Grammars, prompt: list[int], tokens: int) -> dict[str, Any]:
+def drafted(loaded: LoadedModel, grammars: Grammars, prompt: list[int], tokens: int) -> dict[str, Any]:
     """The same masked answer with and without drafts of what the grammar forces."""
     found: dict[str, Any] = {}
     for name, speculation in (("plain", None), ("drafted", suffix_speculation())):

@@ -19,7 +19,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,24 +26,22 @@ from importlib.util import find_spec
 from typing import Any
 
 from machine import describe
-from miaotui.backends.options import EngineOptions
-from miaotui.config import Settings
 from miaotui.engine.engine import Engine
-from miaotui.engine.loaded import Loaded, load_model
-from miaotui.engine.loop import EngineLoop
+from miaotui.engine.reading.readers import Readers
 from miaotui.engine.request import Request
-from miaotui.hub.resolve import resolve
+from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.app import create_app
 from miaotui.serve.http.server import server_for
 from miaotui.serve.models import ServedModels
+from miaotui.serve.observed_model import ObservedModel
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 from miaotui.types import SamplingParams
 
 SERVERS = (("h11", "asyncio"), ("httptools", "asyncio"), ("httptools", "uvloop"))
 CLIENT = "--client"
+PLAIN = ModelOptions(speculate=False)
 NAP_S = 0.1
 JOLT = 2.0
 
@@ -72,7 +69,7 @@ class Cost:
 class Meter:
     """Adds up, while all streams run, the time of steps and of passes."""
 
-    def __init__(self, hosted: ServedModel, streams: int) -> None:
+    def __init__(self, hosted: ObservedModel, streams: int) -> None:
         self._streams = streams
         self.runs: list[tuple[float, float, int]] = []  # begin, end and passes of all streams' runs
         self._backend: Any = hosted.loop.engine.backend
@@ -140,9 +137,9 @@ def client(port: int, streams: int, tokens: int) -> None:
     print(statistics.median(first.values()) * 1e3)
 
 
-async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Cost:
-    """One run on a fresh server; the engine is the same."""
-    hosted = ServedModel("model", loaded, speculate=False)
+async def measure(http: str, loop: str, options: argparse.Namespace) -> Cost:
+    """One run on a fresh server."""
+    hosted = ObservedModel("model", open_model(options.model, PLAIN))
     models = ServedModels([hosted])
     app = create_app(Services(models, ServeSettings(), Operations(models)))
     server = server_for(app, host="127.0.0.1", port=0, http=http)
@@ -165,7 +162,7 @@ async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namesp
         ttft = float(out)
     server.should_exit = True
     await serving
-    hosted.loop.close()
+    hosted.close()
     meter.close()
     steps, step_s, pass_s = meter.means()
     step_ms, pass_ms = step_s * 1e3, pass_s * 1e3
@@ -174,35 +171,46 @@ async def measure(loaded: Loaded, http: str, loop: str, options: argparse.Namesp
     return Cost(http, loop, steps, step_ms, pass_ms, step_ms - pass_ms, spent * 1e3, share, ttft)
 
 
-def alone(loaded: Loaded, options: argparse.Namespace) -> float:
-    """Milliseconds of a step of as many requests without any server."""
-    over, requests = threading.Event(), []
-    engine = Engine(loaded.parts, loaded.tokenizer)
-    begins: list[float] = []
+class Begins(Readers):
+    """The moments at which steps ended, one for each of their passes."""
 
-    def on_news(news: Sequence[Request]) -> None:
-        begins.extend([time.perf_counter()] * engine.passes)
-        for request in news:
+    def __init__(self) -> None:
+        super().__init__()
+        self.moments: list[float] = []
+        self.engine: Engine | None = None
+
+    def is_due(self) -> bool:
+        return True
+
+    def tell(self, requests: Sequence[Request]) -> None:
+        assert self.engine is not None
+        self.moments.extend([time.perf_counter()] * self.engine.passes)
+        for request in requests:
             request.read()
-        if requests and all(request.is_over for request in requests):
-            over.set()
 
-    loop = EngineLoop(engine, on_news)
-    prompt = loaded.tokenizer.encode("Tell a long story.")
+
+def alone(options: argparse.Namespace) -> float:
+    """Milliseconds of a step of as many requests without any server."""
+    loop = open_model(options.model, PLAIN)
+    loop.calibrate()  # steps are watched as they are in a server
+    loop.readers = reading = Begins()
+    reading.engine, begins = loop.engine, reading.moments
+    prompt = loop.model.tokenizer.encode("Tell a long story.")
     params = SamplingParams(max_tokens=options.tokens, ignore_eos=True)
-    requests += [loop.submit(prompt, params) for _ in range(options.streams)]
-    over.wait()
+    requests = [loop.submit(prompt, params) for _ in range(options.streams)]
+    while not all(request.is_over for request in requests):
+        time.sleep(0.05)
     loop.close()
     return (begins[-1] - begins[len(begins) // 4]) / (len(begins) * 3 // 4) * 1e3
 
 
-def run(loaded: Loaded, http: str, loop: str, options: argparse.Namespace) -> Cost:
+def run(http: str, loop: str, options: argparse.Namespace) -> Cost:
     """One run in an event loop of the given kind."""
     if loop == "asyncio":
-        return asyncio.run(measure(loaded, http, loop, options))
+        return asyncio.run(measure(http, loop, options))
     import uvloop
 
-    return uvloop.run(measure(loaded, http, loop, options))
+    return uvloop.run(measure(http, loop, options))
 
 
 def main() -> None:
@@ -217,14 +225,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", help="one of h11+asyncio, httptools+asyncio, httptools+uvloop")
     options = parser.parse_args()
-    settings = Settings.from_env()
-    loaded = load_model(resolve(options.model, settings=settings), EngineOptions(), settings)
     chosen = [pair for pair in SERVERS if options.only in (None, "+".join(pair))]
     chosen = [pair for pair in chosen if all(map(find_spec, set(pair)))]
     costs, without = [], []
     for _ in range(options.runs):
-        without.append(alone(loaded, options))
-        costs += [run(loaded, *pair, options) for pair in chosen]
+        without.append(alone(options))
+        costs += [run(*pair, options) for pair in chosen]
     print(f"without a server a step takes {statistics.median(without):.3f} ms")
     print(f"{'server':20} {'step':>8} {'pass':>8} {'engine':>8} {'http':>8} {'share':>7} {'TTFT':>8}")
     for cost in costs:

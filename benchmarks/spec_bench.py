@@ -29,9 +29,9 @@ from miaotui import __version__
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
-from miaotui.engine.loaded import load_model
 from miaotui.engine.request import Request
 from miaotui.hub.resolve import resolve
+from miaotui.runtime import load_model
 from miaotui.speculation.drafters.head import head_for
 from miaotui.speculation.drafters.suffix import suffix_speculation
 from miaotui.speculation.row_cost import RowCost

@@ -14,7 +14,10 @@ LAYERS = (
     ("cli",),
     ("serve",),
     ("apps",),
-    ("__init__", "llm"),
+    ("__init__", "async_llm"),
+    ("llm",),
+    ("submission", "runtime"),
+    ("served_model",),
     ("retrieval",),
     ("speculation",),
     ("engine",),
@@ -43,7 +46,9 @@ def name_of(path: Path) -> str:
 
 
 def part_of(path: Path) -> str:
-    """The folder or file right below the package that `path` belongs to."""
+    """The folder or file right below the package that `path` belongs to; a program is above all of them."""
+    if path.name == "__main__.py":
+        return "__main__"
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 

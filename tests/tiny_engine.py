@@ -14,6 +14,8 @@ from miaotui.backends.cpu.build import assemble, build
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
+from miaotui.engine.loop import EngineLoop
+from miaotui.engine.reading.readers import Readers
 from miaotui.engine.request import Request
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.hub.store import PackedStore
@@ -21,6 +23,8 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.model.config import ModelConfig
 from miaotui.model.packed import PackedModel, pack_model
 from miaotui.model.reading.files import ModelFiles, open_model
+from miaotui.runtime import load_model
+from miaotui.schedule.promises.cost import CostModel
 from miaotui.text.load import load_tokenizer
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
@@ -73,6 +77,16 @@ def open_changed(folder: Path, variant: str, change: Change, **options: Any) -> 
 def open_engine(path: Path, folder: Path, **options: Any) -> Engine:
     """An engine for the model at ``path``, its packed weights in ``folder``."""
     return Engine(*open_parts(path, settings_in(folder), **options))
+
+
+def open_loop(
+    path: Path, folder: Path, readers: Readers | None = None, cost: CostModel | None = None, **options: Any
+) -> EngineLoop:
+    """A running loop for the model at ``path``, its packed weights in ``folder``; it knows what passes cost."""
+    model = load_model(path, EngineOptions(**{**SMALL, **options}), settings_in(folder))
+    loop = EngineLoop(Engine(model.parts, model.tokenizer), model, readers)
+    loop.calibrate(cost)
+    return loop
 
 
 def submit_all(engine: Engine, prompts: Sequence[Sequence[int]], *params: Any) -> list[Request]:

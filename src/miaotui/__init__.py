@@ -8,25 +8,47 @@ with miaotui.load("smollm2-135m") as llm:
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import MiaotuiError
 from miaotui.libraries import missing
-from miaotui.types import Completion, Delta, SamplingParams, Score, Timing, TokenLogprobs
+from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Score, Timing, TokenLogprobs
 
 if TYPE_CHECKING:
+    from miaotui.async_llm import AsyncLLM, load_async
     from miaotui.llm import LLM, load
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "Delta", "MiaotuiError", "SamplingParams", "Score", "Timing", "TokenLogprobs", "load"]
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "Completion",
+    "Deadline",
+    "Delta",
+    "MiaotuiError",
+    "Promise",
+    "SamplingParams",
+    "Score",
+    "Timing",
+    "TokenLogprobs",
+    "load",
+    "load_async",
+]
+_LAZY = {
+    "LLM": "miaotui.llm",
+    "load": "miaotui.llm",
+    "AsyncLLM": "miaotui.async_llm",
+    "load_async": "miaotui.async_llm",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` and `LLM`, which bring the engine along, when they are first used."""
-    if name in ("LLM", "load"):
-        try:
-            from miaotui import llm  # noqa: PLC0415  (the engine)
-        except ModuleNotFoundError as error:
-            raise missing(error.name or "") from error
-        return getattr(llm, name)
-    raise AttributeError(f"module 'miaotui' has no attribute {name!r}")
+    """Import what brings the engine along when it is first used."""
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'miaotui' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise missing(error.name or "") from error

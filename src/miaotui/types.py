@@ -136,6 +136,17 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """How a request stood, or stands, to its deadline; milliseconds from its arrival."""
+
+    asked_ms: float | None
+    predicted_ms: float
+    took_ms: float | None = None  # None: not over yet
+    met: bool | None = None  # None: no deadline, or not over yet
+    shortened: bool = False
+
+
+@dataclass(frozen=True)
 class Completion:
     """One whole answer."""
 
@@ -147,6 +158,7 @@ class Completion:
     timing: Timing
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: PromptLogprobs = ()  # empty unless asked for
+    promise: Promise | None = None  # None: no deadline was asked for
 
 
 @dataclass(frozen=True)
@@ -182,17 +194,6 @@ class Deadline:
             _require(sound, name, f"a number of milliseconds in (0, {MAX_DEADLINE_MS:,}]", value)
         known = self.on_late in ON_LATE
         _require(known, "on_late", "'refuse', 'shorten' or 'best_effort'", self.on_late)
-
-
-@dataclass(frozen=True)
-class Promise:
-    """How a request stood, or stands, to its deadline; milliseconds from its arrival."""
-
-    asked_ms: float | None
-    predicted_ms: float
-    took_ms: float | None = None  # None: not over yet
-    met: bool | None = None  # None: no deadline, or not over yet
-    shortened: bool = False
 
 
 def _finite(value: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_library import open_library
@@ -12,15 +13,14 @@ from small_library import open_library
 from miaotui.apps.answering import Answer, Composing, checked_question, compose, extract
 from miaotui.apps.evidence import Evidence, Passage, gather
 from miaotui.apps.qa_pipeline import QaPipeline, Question, look_up
-from miaotui.apps.text_model import LocalTextModel
 from miaotui.backends.options import EngineOptions
-from miaotui.engine.loaded import load_model
-from miaotui.engine.request import RequestOptions
+from miaotui.engine.request import Request
 from miaotui.errors import RequestError
 from miaotui.kernels.linear.formats import Format
+from miaotui.llm import LLM
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache
-from miaotui.types import Deadline, SamplingParams
+from miaotui.runtime import ModelOptions, open_model
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 from tiny_tokenizer import write_tokenizer
@@ -36,12 +36,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
 
 
 @pytest.fixture(scope="module")
-def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTextModel]:
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     place = tmp_path_factory.mktemp("models")
     folder = make_tiny_folder(place, "llama", max_position_embeddings=2048)
     write_tokenizer(folder)
-    with LocalTextModel(load_model(folder, OPTIONS, settings_in(place))) as speaker:
-        yield speaker
+    with LLM(open_model(folder, ModelOptions(OPTIONS), settings=settings_in(place))) as llm:
+        yield llm
 
 
 def ask(desk: QaPipeline, question: Question) -> tuple[str, Answer]:
@@ -73,8 +73,8 @@ def test_what_is_not_there_is_not_found(library: Index, question: str, text: str
     assert (answer.text, answer.how, answer.found, answer.citations) == (text, "none", False, ())
 
 
-def test_a_model_writes_within_its_time(library: Index, speaker: LocalTextModel) -> None:
-    desk = QaPipeline(library, speaker)
+def test_a_model_writes_within_its_time(library: Index, llm: LLM) -> None:
+    desk = QaPipeline(library, llm)
     question = Question(BUILT, "library", "generated", deadline_ms=20_000, max_tokens=12)
     _, answer = ask(desk, question)
     assert answer.how in ("generated", "none")
@@ -83,28 +83,37 @@ def test_a_model_writes_within_its_time(library: Index, speaker: LocalTextModel)
     assert replace(again, took_ms=0) == replace(answer, took_ms=0)
 
 
-def test_a_model_that_would_be_late_gives_way_to_a_span(library: Index, speaker: LocalTextModel) -> None:
+def test_a_model_that_would_be_late_gives_way_to_a_span(library: Index, llm: LLM) -> None:
     question = Question(BUILT, "library", "generated", deadline_ms=0.001)
-    _, answer = ask(QaPipeline(library, speaker), question)
+    _, answer = ask(QaPipeline(library, llm), question)
     assert (answer.text, answer.how) == ("1874", "extractive")
 
 
-def test_leaving_early_cancels(library: Index, speaker: LocalTextModel) -> None:
-    prompt = speaker.tokens([{"role": "user", "content": "go on"}])
-    request, pieces = speaker.say(prompt, SamplingParams(max_tokens=500, ignore_eos=True), RequestOptions())
-    while not next(pieces).token_ids:
-        pass
-    pieces.close()
-    while not request.is_over:
-        pass
-    assert request.finish_reason == "cancelled"
-    _, whole = speaker.say(prompt, SamplingParams(max_tokens=3), RequestOptions(deadline=Deadline(total_ms=60_000)))
-    assert list(whole)[-1].completion is not None
+def test_a_model_drafts_from_the_passages_that_were_found(library: Index, llm: LLM) -> None:
+    before = {source.name: source.drafts for source in llm.drafts}
+    asked = Question("Who built the lighthouse of Arden?", "library", "generated", deadline_ms=20_000, max_tokens=12)
+    seen: list[Request] = []
+    submit = llm.loop.submit
+
+    def submitting(*args: Any) -> Request:
+        seen.append(submit(*args))
+        return seen[-1]
+
+    llm.loop.submit = submitting  # type: ignore[method-assign]
+    try:
+        ask(QaPipeline(library, llm), asked)
+    finally:
+        del llm.loop.submit
+    assert "passages" in before
+    (request,) = seen
+    prompt = llm.tokenizer.decode(request.prompt, skip_special=False)
+    assert request.passages
+    assert all(llm.tokenizer.decode(passage) in prompt for passage in request.passages)
 
 
 def test_answers_are_kept_until_the_index_changes(tmp_path: Path) -> None:
     with open_library(tmp_path) as index:
-        desk = QaPipeline(index, cache=AnswerCache(), model="m")
+        desk = QaPipeline(index, cache=AnswerCache(), model_key="m")
         _, first = ask(desk, Question(BUILT, "library"))
         _, again = ask(desk, Question(BUILT, "library"))
         assert (first.cache, again.cache) == ("miss", "hit")

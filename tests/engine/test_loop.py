@@ -12,11 +12,12 @@ import pytest
 
 from miaotui.engine.engine import Engine
 from miaotui.engine.loop import EngineLoop
+from miaotui.engine.reading.readers import Readers
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import DeadlineUnattainableError, EngineError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel, CostRates
 from miaotui.types import Completion, Deadline, SamplingParams
-from tiny_engine import open_engine
+from tiny_engine import open_engine, open_loop
 from tiny_models import make_tiny_folder
 
 SHORT = SamplingParams(max_tokens=6, ignore_eos=True)
@@ -32,14 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-class Waiting:
-    """Reads whatever comes, as a server would."""
+class Waiting(Readers):
+    """Reads whatever comes, in the engine's thread."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.completions: dict[int, Completion | Exception] = {}
         self.came = threading.Condition()
 
-    def __call__(self, requests: Sequence[Request]) -> None:
+    def is_due(self) -> bool:
+        return True
+
+    def tell(self, requests: Sequence[Request]) -> None:
         with self.came:
             for request in requests:
                 try:
@@ -67,7 +72,7 @@ def waiting() -> Waiting:
 
 @pytest.fixture
 def loop(folder: Path, waiting: Waiting) -> Iterator[EngineLoop]:
-    engine_loop = EngineLoop(open_engine(folder / "llama-0", folder), waiting)
+    engine_loop = open_loop(folder / "llama-0", folder, waiting)
     yield engine_loop
     engine_loop.close()
 
@@ -95,8 +100,7 @@ def test_time_counts_from_the_arrival_that_is_told(loop: EngineLoop, waiting: Wa
 
 
 def test_what_cannot_be_done_is_refused_at_once(folder: Path, waiting: Waiting) -> None:
-    engine = open_engine(folder / "llama-0", folder)
-    loop = EngineLoop(engine, waiting, cost=CostModel(SLOW))
+    loop = open_loop(folder / "llama-0", folder, waiting, CostModel(SLOW))
     start_s = time.perf_counter()
     with pytest.raises(DeadlineUnattainableError) as caught:
         loop.submit([1, 2, 3], LONG, RequestOptions(deadline=Deadline(total_ms=1000.0)))
@@ -109,7 +113,7 @@ def test_what_cannot_be_done_is_refused_at_once(folder: Path, waiting: Waiting) 
 def test_who_was_refused_wrongly_is_taken_on_later_since_the_machine_is_looked_at(
     folder: Path, waiting: Waiting
 ) -> None:
-    loop = EngineLoop(open_engine(folder / "llama-0", folder), waiting, cost=CostModel(SLOW))
+    loop = open_loop(folder / "llama-0", folder, waiting, CostModel(SLOW))
     asked = RequestOptions(deadline=Deadline(total_ms=2000.0))
     end_s = time.perf_counter() + 20
     while time.perf_counter() < end_s:
@@ -127,7 +131,7 @@ def test_who_was_refused_wrongly_is_taken_on_later_since_the_machine_is_looked_a
 
 def test_answers_are_shortened_and_marked(folder: Path, waiting: Waiting) -> None:
     truth = CostRates(((1, 0.02), (256, 0.1)), 0.0, 0.0)
-    loop = EngineLoop(open_engine(folder / "llama-0", folder), waiting, cost=CostModel(truth))
+    loop = open_loop(folder / "llama-0", folder, waiting, CostModel(truth))
     asked = RequestOptions(deadline=Deadline(total_ms=500.0, on_late="shorten"))
     request = loop.submit([1, 2, 3], LONG, asked)
     completion = waiting.end_of(request)
@@ -195,7 +199,7 @@ def test_capacity_is_told_in_words(loop: EngineLoop) -> None:
 
 
 def test_closing_ends_everyone(folder: Path, waiting: Waiting) -> None:
-    loop = EngineLoop(open_engine(folder / "llama-0", folder), waiting)
+    loop = open_loop(folder / "llama-0", folder, waiting)
     requests = [loop.submit([1, 2, n], LONG, RequestOptions(deadline=MINUTE)) for n in range(5)]
     loop.close()
     assert all(request.is_over for request in requests)

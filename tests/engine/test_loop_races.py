@@ -8,22 +8,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from miaotui.engine.loop import EngineLoop
+from miaotui.engine.reading.readers import Readers
 from miaotui.engine.request import Request
 from miaotui.errors import OverloadedError
+from miaotui.schedule.promises.cost import CostModel, CostRates
 from miaotui.types import SamplingParams
-from tiny_engine import open_engine
+from tiny_engine import open_loop
 from tiny_models import make_tiny_folder
 
 SHORT = SamplingParams(max_tokens=3, ignore_eos=True)
+RATES = CostRates(((1, 1e-3), (256, 1e-2)), 0.0, 0.0)
+
+
+class Told(Readers):
+    """The numbers of requests that were told of as over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: set[int] = set()
+
+    def tell(self, requests: Sequence[Request]) -> None:
+        self.ended |= {request.number for request in requests if request.is_over}
 
 
 def test_nobody_who_comes_at_the_last_moment_waits_for_ever(tmp_path: Path) -> None:
     model = make_tiny_folder(tmp_path, "llama")
-    engine = open_engine(model, tmp_path)
     for round_ in range(12):
-        told: list[Request] = []
         taken: list[Request] = []
-        loop = EngineLoop(engine, lambda news, told=told: told.extend(news))
+        told = Told()
+        loop = open_loop(model, tmp_path, told, CostModel(RATES))
 
         def submit(loop: EngineLoop = loop, taken: list[Request] = taken) -> None:
             while True:
@@ -42,9 +55,5 @@ def test_nobody_who_comes_at_the_last_moment_waits_for_ever(tmp_path: Path) -> N
             client.join(10)
             assert not client.is_alive()
         assert all(request.is_over for request in taken)
-        assert {request.number for request in taken} <= _ended(told)
-        assert engine.in_flight == 0
-
-
-def _ended(told: Sequence[Request]) -> set[int]:
-    return {request.number for request in told if request.is_over}
+        assert {request.number for request in taken} <= told.ended
+        assert loop.engine.in_flight == 0

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
 
 import pytest
 
-from miaotui.backends.options import EngineOptions
-from miaotui.config import Settings
-from miaotui.engine.engine import Engine
-from miaotui.engine.loaded import load_model
-from miaotui.engine.loop import EngineLoop
-from miaotui.engine.request import Request, RequestOptions
+from miaotui.engine.request import RequestOptions
 from miaotui.errors import DeadlineUnattainableError
-from miaotui.hub.resolve import resolve
+from miaotui.llm import LLM
+from miaotui.runtime import ModelOptions, open_model
 from miaotui.types import Deadline, SamplingParams
 
 DEADLINES = (
@@ -43,8 +38,7 @@ def asks(count: int) -> list[tuple[list[int], SamplingParams, Deadline | None]]:
 @pytest.mark.slow
 @pytest.mark.model
 def test_answers_under_load_are_those_of_requests_alone() -> None:
-    loaded = load_model(resolve("smollm2-135m"), EngineOptions(), Settings.from_env())
-    loop = EngineLoop(Engine(loaded.parts, loaded.tokenizer), _read)
+    loop = open_model("smollm2-135m", ModelOptions(speculate=False))
     source, running = random.Random(12), []
     for prompt, params, deadline in asks(24):
         try:
@@ -57,21 +51,12 @@ def test_answers_under_load_are_those_of_requests_alone() -> None:
         time.sleep(0.01)
     loop.engine.scheduler.check()
     assert loop.engine.scheduler.stats().pages_used == 0
-    loop.close()
     assert len(running) >= 8
-    alone = Engine(loaded.parts, loaded.tokenizer)
+    alone = LLM(loop)
     for prompt, params, request in running:
-        expected = alone.submit(prompt, params)
-        while alone.step():
-            pass
-        found, whole = request.completion(), expected.completion()
+        found, whole = request.completion(), alone.generate(prompt, params)
         assert found.token_ids == whole.token_ids[: len(found.token_ids)]
         if not request.promise.shortened:
             assert found.text == whole.text
             assert found.finish_reason == whole.finish_reason
-    loaded.parts.backend.close()
-
-
-def _read(requests: Sequence[Request]) -> None:
-    for request in requests:
-        request.read()
+    loop.close()

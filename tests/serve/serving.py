@@ -14,13 +14,13 @@ from starlette.middleware import Middleware
 
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.loaded import load_model
 from miaotui.kernels.linear.formats import Format
+from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.app import create_app
 from miaotui.serve.http.server import EmbeddedServer, run, server_for
 from miaotui.serve.models import ServedModels
+from miaotui.serve.observed_model import ObservedModel
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 
@@ -76,8 +76,9 @@ def serving(
     state: dict[str, Any] = {}
 
     async def main() -> None:
-        loaded = {name: load_model(path, options, settings) for name, path in models.items()}
-        served = ServedModels(ServedModel(name, model) for name, model in loaded.items())
+        chosen = ModelOptions(options)
+        loops = {name: open_model(path, chosen, settings=settings) for name, path in models.items()}
+        served = ServedModels(ObservedModel(name, loop) for name, loop in loops.items())
         made = services(served, serve, **parts(served))
         app = create_app(made, layers)
         server = server_for(app, host="127.0.0.1", port=0)

@@ -15,11 +15,11 @@ from miaotui.apps.conversations import ConversationStore
 from miaotui.apps.faq import Faq, FaqEntry
 from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.support import Support
+from miaotui.llm import LLM
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.index_registry import IndexRegistry
 from miaotui.serve.models import ServedModels
-from miaotui.serve.text_model import ServedTextModel
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         index.add([BRIDGE])
 
         def parts(models: ServedModels) -> dict[str, Any]:
-            desk = QaPipeline(index, ServedTextModel(models["tiny"]))
+            desk = QaPipeline(index, LLM(models["tiny"].loop))
             faq = Faq([FaqEntry(("When do you open?",), "At nine."), FaqEntry(("Is it free?",), "Yes.")])
             service = Support(ConversationStore(), faq=faq, desk=desk, index="bridges")
             registry = IndexRegistry(folder / "indexes")

@@ -64,7 +64,7 @@ def assert_nothing_is_left(server: Serving) -> None:
     """No request, no reader, no page; and the scheduler's books are right."""
     hosted = server.hosts["tiny"]
     end_s = time.monotonic() + 10
-    while server.in_flight() or server.call(lambda: len(hosted._readers)):
+    while server.in_flight() or hosted.loop.unread:
         assert time.monotonic() < end_s, "a request did not end"
         time.sleep(0.01)
     scheduler = hosted.loop.engine.scheduler

@@ -24,6 +24,7 @@ from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.middleware.accounting import Account
 from miaotui.serve.middleware.keys import Caller
 from miaotui.serve.models import ServedModels
+from miaotui.serve.observed_model import ObservedModel
 from miaotui.serve.ops import health
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.logs import A_MINUTE, Calm, log_request, set_up_logs
@@ -79,7 +80,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     def attach(made: ServedModels) -> dict[str, Any]:
         for hosted in made.values():
             models_served.add(hosted)
-            hosted.watch = operations.watch
+            assert isinstance(hosted, ObservedModel)
+            hosted.observe(operations.watch)
         return {"operations": operations, "response_cache": cache}
 
     layers = layers_for(ServeSettings(models=("tiny",)), operations)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import pytest
 
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.loaded import load_model
-from miaotui.engine.request import Request, RequestOptions
+from miaotui.engine.request import RequestOptions
 from miaotui.errors import OverloadedError, PromptTooLongError
 from miaotui.kernels.linear.formats import Format
-from miaotui.serve.served_model import ServedModel
+from miaotui.runtime import ModelOptions, open_model
+from miaotui.serve.observed_model import ObservedModel
 from miaotui.types import Completion, SamplingParams
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -35,14 +34,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def whole(hosted: ServedModel, prompt: list[int], params: SamplingParams) -> Completion:
+async def whole(hosted: ObservedModel, prompt: list[int], params: SamplingParams) -> Completion:
     async for delta in hosted.pieces(hosted.submit(prompt, params, RequestOptions())):
         if delta.completion is not None:
             return delta.completion
     raise AssertionError("an answer ends with its completion")
 
 
-def slow_down(hosted: ServedModel, seconds: float = 0.02) -> None:
+def slow_down(hosted: ObservedModel, seconds: float = 0.02) -> None:
     """Let each run of passes take longer."""
     run = hosted.loop.engine.backend.run
 
@@ -53,8 +52,8 @@ def slow_down(hosted: ServedModel, seconds: float = 0.02) -> None:
     hosted.loop.engine.backend.run = slowly  # type: ignore[method-assign]
 
 
-def host(path: Path, settings: Settings) -> ServedModel:
-    return ServedModel("tiny", load_model(path, OPTIONS, settings))
+def host(path: Path, settings: Settings) -> ObservedModel:
+    return ObservedModel("tiny", open_model(path, ModelOptions(OPTIONS), settings=settings))
 
 
 def test_many_at_once_say_what_each_says_alone(path: Path, tmp_path: Path) -> None:
@@ -90,18 +89,19 @@ def test_the_event_loop_wakes_up_once_for_a_step(path: Path, tmp_path: Path, mon
     async def main() -> None:
         hosted = host(path, settings_in(tmp_path))
         counts = {"steps": 0, "wake-ups": 0}
-        step, spread = hosted.loop.engine.step, hosted._spread
+        step, event_loop = hosted.loop.engine.step, asyncio.get_running_loop()
+        call_soon = event_loop.call_soon_threadsafe
 
         def stepping(*args: Any) -> bool:
             counts["steps"] += 1
             return step(*args)
 
-        def spreading(requests: Sequence[Request]) -> None:
+        def calling(*args: Any) -> Any:
             counts["wake-ups"] += 1
-            spread(requests)
+            return call_soon(*args)
 
         monkeypatch.setattr(hosted.loop.engine, "step", stepping)
-        monkeypatch.setattr(hosted, "_spread", spreading)
+        monkeypatch.setattr(event_loop, "call_soon_threadsafe", calling)
         await asyncio.gather(*(whole(hosted, [n, n + 1], LONG) for n in range(6)))
         assert 0 < counts["wake-ups"] <= counts["steps"]
         hosted.close()

@@ -123,7 +123,7 @@ def test_a_waiting_stream_is_kept_alive_by_comments(server: Serving) -> None:
         assert b"data:" not in seen.replace(b": ping", b"")
     finally:
         hosted.loop.engine.step = step  # type: ignore[method-assign]
-    hosted.loop._wake.set()
+    hosted.loop._wakeup.call()
     while b"[DONE]" not in seen:
         seen += connection.recv(4096)
     connection.close()

@@ -243,7 +243,7 @@ def test_passages_reach_the_drafter_through_the_request(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_real_model_says_the_same(tmp_path: Path) -> None:
     with miaotui.load("smollm2-135m", context=1024, speculate=False) as llm:
-        parts = llm._driver.opened.parts
+        parts = llm.loop.model.parts
         plain = Engine(parts, llm.tokenizer)
         drafted = Engine(parts, llm.tokenizer, eager())
         questions = ("Count from one to thirty.", "List ten animals, one a line.", "Who are you?")
@@ -268,8 +268,8 @@ def test_load_speculates_unless_told_not_to(tmp_path: Path) -> None:
     path = make_tiny_folder(tmp_path, "llama")
     params = {"max_tokens": 30, "ignore_eos": True, "temperature": 0.4}
     with miaotui.load(path, format="q8") as fast, miaotui.load(path, speculate=False) as plain:
-        assert fast._driver.opened.engine.speculation is not None
-        assert plain._driver.opened.engine.speculation is None
+        assert fast.loop.engine.speculation is not None
+        assert plain.loop.engine.speculation is None
         for _ in range(2):
             one, other = fast.generate("abab", **params), plain.generate("abab", **params)
             assert (one.token_ids, one.text) == (other.token_ids, other.text)

@@ -12,10 +12,10 @@ from test_head import LAYER, WIDTH, arrays_that_look, look_back, matrix, normed,
 
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.loaded import load_model
 from miaotui.hub.resolve import resolve
 from miaotui.model.draft_head.attention_spec import AttentionSpec, looking_of
 from miaotui.model.draft_head.weights import load_head, write_head
+from miaotui.runtime import load_model
 from miaotui.speculation.train.cell import Cell
 from miaotui.speculation.train.corpus import Corpus, Memory, collect
 from miaotui.speculation.train.prompt_seeds import LONGEST, MOST_TEXTS, SHORTEST, quoting

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -27,14 +26,14 @@ from miaotui.apps.answering import (
     not_found,
 )
 from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, gather
-from miaotui.apps.text_model import TextModel
-from miaotui.engine.request import RequestOptions
 from miaotui.errors import OverloadedError, RefusedError
+from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
 from miaotui.retrieval.document import Results
 from miaotui.types import Deadline, SamplingParams
 
 LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
+TICK_S = 0.02  # between looks at the clock while no piece comes
 
 
 class Searchable(Protocol):
@@ -92,12 +91,15 @@ def look_up(index: Searchable, question: Question) -> Evidence:
 
 @dataclass
 class QaPipeline:
-    """Answers questions about one index; ``speaker`` None: extractive answers only."""
+    """Answers questions about one index. Without ``llm`` answers are extractive only.
+
+    ``model_key`` tells the answers of one model from those of another in ``cache``.
+    """
 
     index: Searchable
-    speaker: TextModel | None = None
+    llm: LLM | None = None
     cache: AnswerCache | None = None
-    model: str = ""
+    model_key: str = ""
     # One thread at a time searches and weighs: more would only take turns, and the engine's from it.
     _busy: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -130,7 +132,7 @@ class QaPipeline:
 
     def _asking(self, question: Question) -> AnswerKey:
         text = checked_question(question.text)
-        return replace(question, text=text).asking(self.model, self.index.version)
+        return replace(question, text=text).asking(self.model_key, self.index.version)
 
     def _keep(self, asking: AnswerKey, answer: Answer) -> None:
         """Keep an answer that is whole and from the very version that was asked."""
@@ -144,41 +146,40 @@ class QaPipeline:
         if evidence.is_weak:
             yield from _whole(not_found(evidence))
             return
-        if question.mode == "extractive" or self.speaker is None:
+        if question.mode == "extractive" or self.llm is None:
             yield from _whole(extract(evidence))
             return
         left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
-        budget = self.speaker.budget(left_ms, question.max_tokens)
+        budget = self.llm.prompt_budget(left_ms, question.max_tokens)
         with self._busy:
             composing = compose(evidence, self._count, budget)
         try:
             if composing is None or left_ms <= 0:
                 yield from _whole(extract(evidence))
             else:
-                yield from self._written(self.speaker, composing, question, left_ms)
+                yield from self._written(self.llm, composing, question, left_ms)
         except RefusedError:
             yield from _whole(replace(extract(evidence), shortened=True))
 
     def _count(self, text: str) -> int:
-        return 0 if self.speaker is None else len(self.speaker.tokens_of(text))
+        return 0 if self.llm is None else len(self.llm.tokenizer.encode(text, special=False))
 
     @staticmethod
-    def _written(
-        speaker: TextModel, composing: Composing, question: Question, left_ms: float
-    ) -> Iterator[str | Answer]:
-        asked = RequestOptions(
-            question.namespace_number,
-            deadline=Deadline(total_ms=left_ms, on_late="shorten"),
-            passages=[speaker.tokens_of(excerpt) for excerpt in composing.excerpts],
-        )
-        prompt = speaker.tokens(composing.messages)
+    def _written(llm: LLM, composing: Composing, question: Question, left_ms: float) -> Iterator[str | Answer]:
         due_s = time.perf_counter() + left_ms / 1e3
-        request, pieces = speaker.say(prompt, question.params, asked)
-        with closing(pieces):
-            if request.shortened and (request.ending.max_tokens or 0) < LEAST_ANSWER_TOKENS:
+        stream = llm.chat_stream(
+            composing.messages,
+            question.params,
+            deadline=Deadline(total_ms=left_ms, on_late="shorten"),
+            passages=composing.excerpts,
+            namespace=question.namespace_number,
+        )
+        with stream:
+            if stream.request.shortened and stream.request.ending.max_tokens < LEAST_ANSWER_TOKENS:
                 raise OverloadedError("no time for a whole sentence", 1.0)
-            said = cut = False
-            for delta in pieces:
+            said = cut = is_over = False
+            while not is_over:
+                delta = stream.next_within(TICK_S)
                 if time.perf_counter() > due_s:  # the engine promised more than it could keep
                     cut = True
                     break
@@ -186,8 +187,9 @@ class QaPipeline:
                 if shown:
                     said = True
                     yield shown
+                is_over = delta.completion is not None
                 if delta.finish_reason == "length":
-                    cut = request.shortened
+                    cut = stream.request.shortened
         if cut and not said:
             raise OverloadedError("no time for a whole sentence", 1.0)
         rest, answer = composing.end(cut)

@@ -207,7 +207,7 @@ class Support:
         if self.desk is None:
             return None
         left_ms = max(1.0, self._documents_ms - (time.perf_counter() - started) * 1e3)
-        mode: Mode = "extractive" if self.desk.speaker is None else self._mode
+        mode: Mode = "extractive" if self.desk.llm is None else self._mode
         asked = Question(text[:2_000], self._index, mode, left_ms, namespace, ANSWER_TOKENS)
         try:
             return self._answered(self.desk, asked, mode, reply)

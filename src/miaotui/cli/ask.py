@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.retrieval.index.index import Index
 
 if TYPE_CHECKING:
-    from miaotui.apps.text_model import LocalTextModel
+    from miaotui.llm import LLM
 
 
 def ask(parsed: argparse.Namespace) -> int:
@@ -44,7 +43,7 @@ def ask(parsed: argparse.Namespace) -> int:
         elif path is None:
             show(desk.ask(question), as_json=parsed.json)
         else:
-            with speaking(path, parsed, settings) as desk.speaker:
+            with opened(path, parsed) as desk.llm:
                 show(desk.ask(question), as_json=parsed.json)
     return 0
 
@@ -84,18 +83,12 @@ def model_key(path: Path | None) -> str:
     return "" if path is None else content_key(path, {"for": "answers"})
 
 
-@contextmanager
-def speaking(path: Path, parsed: argparse.Namespace, settings: Settings) -> Iterator[LocalTextModel]:
-    """The model, loaded, with progress on stderr."""
-    from miaotui.apps.text_model import LocalTextModel
-    from miaotui.backends.options import EngineOptions
-    from miaotui.engine.loaded import load_model
+def opened(path: Path, parsed: argparse.Namespace) -> LLM:
+    """Load the model, with progress on stderr."""
+    import miaotui
 
     with Progress() as progress:
-        options = EngineOptions(threads=parsed.threads)
-        loaded = load_model(path, options, settings, progress)
-    with LocalTextModel(loaded) as speaker:
-        yield speaker
+        return miaotui.load(path, threads=parsed.threads, progress=progress)
 
 
 def _cache(settings: Settings) -> AnswerCache:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from miaotui.cli.options.parser import sampling_params
 from miaotui.cli.output import messages
@@ -95,53 +94,21 @@ def checked(text: str) -> str:
 
 
 def show(deltas: Iterable[Delta]) -> Completion:
-    """Write the pieces to stdout as they come, end the line, and return the whole answer.
-
-    Ctrl-C raises `KeyboardInterrupt` between two pieces, never inside the engine.
-    """
+    """Write the pieces to stdout as they come, end the line, and return the whole answer."""
     completion = None
     last = "\n"
     try:
-        with Patience() as patience:
-            for delta in deltas:
-                if delta.text:
-                    write(delta.text)
-                    last = delta.text[-1]
-                completion = delta.completion or completion
-                patience.check()
+        for delta in deltas:
+            if delta.text:
+                write(delta.text)
+                last = delta.text[-1]
+            completion = delta.completion or completion
     finally:
         if last != "\n":
             write("\n")
     if completion is None:
         raise EngineError("the stream ended without a completion; this is a bug, please report it")
     return completion
-
-
-class Patience:
-    """While this context lasts, Ctrl-C is noted for `check`; a second one interrupts at once.
-
-    An interrupt inside a step would leave the engine half-way through its bookkeeping.
-    """
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> Patience:
-        self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before or signal.SIG_DFL)
-
-    def check(self) -> None:
-        """Raise `KeyboardInterrupt` if Ctrl-C was pressed."""
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def _note(self, _number: int, _frame: object) -> None:
-        self.check()
-        self._asked = True
 
 
 def write(text: str) -> None:

@@ -22,18 +22,17 @@ from miaotui.cli.options.parser import parse
 from miaotui.cli.options.serve import option_names
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import Progress
-from miaotui.config import Settings
-from miaotui.engine.loaded import Loaded, load_model
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
-from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
+from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.config_file import read_config
 from miaotui.serve.http.listener import bind, url_of
 from miaotui.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from miaotui.serve.served_model import ServedModel
+    from miaotui.engine.loop import EngineLoop
+    from miaotui.served_model import ServedModel
 
 _SERVER = "miaotui.serve.start"
 COLLECTED_AFTER = 10_000  # objects more than before
@@ -44,7 +43,7 @@ def serve(parsed: argparse.Namespace) -> int:
     options = options_from(parsed).checked()
     listening = bind(options.host, options.port)
     with listening, Progress() as progress:
-        loaded = _load_beside_imports(options, progress)
+        loops = _open_beside_imports(options, progress)
         progress.close()
         start = importlib.import_module(_SERVER)
         importlib.import_module("miaotui.serve.ops.logs").set_up_logs(options.log_format, options.log_level)
@@ -56,7 +55,7 @@ def serve(parsed: argparse.Namespace) -> int:
             print(opening(url, hosts, options), file=sys.stderr, flush=True)
 
         run = importlib.import_module("miaotui.serve.http.server").run
-        run(start.serve(loaded, options, listening, ready))
+        run(start.serve(loops, options, listening, ready))
     return 0
 
 
@@ -122,17 +121,15 @@ def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "words" or value}
 
 
-def _load_beside_imports(options: ServeSettings, progress: Progress) -> dict[str, Loaded]:
-    """All models, loaded in a thread while this one imports the HTTP libraries."""
-    loaded: dict[str, Loaded] = {}
+def _open_beside_imports(options: ServeSettings, progress: Progress) -> dict[str, EngineLoop]:
+    """Open all models in a thread while this one imports the HTTP libraries."""
+    loops: dict[str, EngineLoop] = {}
     failures: list[BaseException] = []
 
     def load() -> None:
         try:
-            settings = Settings.from_env()
             for name, model in options.named_models.items():
-                path = resolve(model, progress=progress, settings=settings)
-                loaded[name] = load_model(path, _engine_options(options), settings, progress)
+                loops[name] = open_model(model, _model_options(options), progress=progress)
         except BaseException as error:  # raised again in the thread that waits
             failures.append(error)
 
@@ -142,14 +139,15 @@ def _load_beside_imports(options: ServeSettings, progress: Progress) -> dict[str
     thread.join()
     if failures:
         raise failures[0]
-    return loaded
+    return loops
 
 
-def _engine_options(options: ServeSettings) -> EngineOptions:
-    return EngineOptions(
+def _model_options(options: ServeSettings) -> ModelOptions:
+    engine = EngineOptions(
         format=None if options.format is None else Format(options.format),
         kv="int8" if options.kv == "int8" else "f16",
         threads=options.threads,
         context=options.context,
         max_sequences=options.max_running,
     )
+    return ModelOptions(engine, not options.no_speculate)

@@ -18,7 +18,8 @@ from miaotui.apps.faq import Faq, read_faq
 from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.rules import DEFAULT_RULES, read_rules
 from miaotui.apps.support import Reply, Support
-from miaotui.cli.ask import model_key, model_path, speaking
+from miaotui.cli.ask import model_key, model_path
+from miaotui.cli.ask import opened as opened_model
 from miaotui.cli.chat import read_lines
 from miaotui.cli.output import messages
 from miaotui.cli.run import write
@@ -58,10 +59,8 @@ def opened(parsed: argparse.Namespace, settings: Settings) -> Iterator[Support]:
         if parsed.docs is not None:
             index = stack.enter_context(Index.open(parsed.docs))
             path = None if parsed.extract else model_path(parsed, settings)
-            voice = None
-            if path is not None:
-                voice = stack.enter_context(speaking(path, parsed, settings))
-            desk = QaPipeline(index, voice, AnswerCache(), model_key(path))
+            llm = None if path is None else stack.enter_context(opened_model(path, parsed))
+            desk = QaPipeline(index, llm, AnswerCache(), model_key(path))
         turn_ms = None if parsed.deadline is None else 1e3 * parsed.deadline
         yield Support(store, rules=rules, faq=faq, desk=desk, index=parsed.docs or "", turn_ms=turn_ms)
 

@@ -1,8 +1,9 @@
-"""A thread that steps one engine, for callers that must not wait: the server's event loop.
+"""The thread that steps one engine. Everything that runs a model goes through it.
 
-Owns the thread, the two boxes through which requests come in and go, and the promises it gives
-(`schedule.promises.admission`). Knows nothing of HTTP. Invariant: every submitted request ends exactly once,
-also when the loop stops or the engine fails; none is taken on whose promise could not be kept.
+Owns the thread, the boxes through which requests and other work come in, and, from the first deadline on, the
+`Promises` of the engine. Knows neither text nor HTTP. Invariants: only this thread touches the engine between
+`EngineLoop` and `close`; every submitted request ends exactly once, also when the loop stops or the engine fails;
+no request is taken on whose promise could not be kept.
 """
 
 from __future__ import annotations
@@ -11,184 +12,266 @@ import itertools
 import logging
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from miaotui.engine.calibrate import calibrate
 from miaotui.engine.engine import Engine
+from miaotui.engine.loaded_model import LoadedModel
+from miaotui.engine.reading.readers import Readers, Wakeup
 from miaotui.engine.request import Request, RequestOptions
-from miaotui.engine.slo_controller import SloController, order_of
-from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError, OverloadedError
-from miaotui.schedule.promises.admission import Admission, AdmissionLimits
-from miaotui.schedule.promises.capacity import Capacity, capacity
-from miaotui.schedule.promises.cost import CostModel
-from miaotui.schedule.promises.forecast import SchedulingPolicy
-from miaotui.schedule.promises.promise import PromiseRequest
+from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError, OverloadedError, RefusedError
 from miaotui.types import SamplingParams
 
-logger = logging.getLogger("miaotui.engine")
+if TYPE_CHECKING:  # imported by the first deadline: a start without one need not wait for them
+    from miaotui.engine.promises import Promises
+    from miaotui.schedule.promises.admission import Admission, AdmissionLimits
+    from miaotui.schedule.promises.capacity import Capacity
+    from miaotui.schedule.promises.cost import CostModel
 
-News = Callable[[Sequence[Request]], None]
-_NOTHING_ASKED = RequestOptions()
+logger = logging.getLogger("miaotui.engine")
+Result = TypeVar("Result")
+
+_NO_OPTIONS = RequestOptions()
 SWITCH_S = 5e-4  # a pass that has ended waits no longer for another thread's Python
 HELD_S = 0.01  # between looks at requests of which none may compute now
 RESTARTS = (0.0, 0.1, 0.5, 1.0)  # seconds before each attempt to run again after a fault
 
 
-class EngineLoop:
-    """`submit` and `cancel` may be called from any thread and return at once.
+class RequestObserver(Protocol):
+    """Hears of the requests of one loop, in the thread that submits or leaves them; must return at once."""
 
-    ``on_news`` is called in the loop's thread, once after each step, with the requests that have
-    something to `Request.read`; it must not wait. Unless ``is_due`` it is not called after a step
-    with which no request has ended: what there is to read can be read later.
+    def submitted(self, request: Request) -> None:
+        """It was taken on."""
+
+    def refused(self, error: RefusedError) -> None:
+        """A sound request was not taken on."""
+
+    def left(self, request: Request) -> None:
+        """It is not read any more; unless it is over, it is about to be cancelled."""
+
+
+class EngineLoop:
+    """One model that runs. `submit`, `leave` and `cancel` may be called from any thread and return at once.
+
+    Threads and tasks wait with `readers`; see `engine.reading.in_threads` and `engine.reading.in_tasks`.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        on_news: News,
-        *,
-        is_due: Callable[[], bool] = lambda: True,
-        cost: CostModel | None = None,
-        limits: AdmissionLimits | None = None,
-    ) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, model: LoadedModel, readers: Readers | None = None) -> None:
+        self.engine, self.model = engine, model
+        self.readers = readers or Readers()
+        self.observer: RequestObserver | None = None
+        self.promises: Promises | None = None  # None: no deadline was asked for yet
         self.healthy = True
-        self.cost = cost or CostModel(calibrate(engine.backend))
-        config = engine.scheduler.config
-        self.policy = SchedulingPolicy(config.max_sequences, config.chunk_size, scored_rows=config.scored_rows)
-        self.admission = Admission(self.cost, self.policy, limits)
-        self._steering = SloController(engine, self.cost, self.admission, time.perf_counter)
-        self._on_news, self._is_due = on_news, is_due
         self._coming: deque[Request] = deque()
         self._leaving: deque[Request] = deque()
+        self._work: deque[_Work[object]] = deque()  # to be done between two steps
         self._active: dict[int, Request] = {}
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._stopping = self._probing = False
+        self._unleft: set[int] = set()  # numbers of requests that were submitted and not left
+        self._wakeup, self._stop = Wakeup(), threading.Event()
+        self._is_probing = False
+        self._calibrating = threading.Lock()
+        self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="miaotui-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams, asked: RequestOptions = _NOTHING_ASKED) -> Request:
-        """A request on its way, its `Request.promise` given.
+    # from any thread -----------------------------------------------------------------------------
 
-        Raises what `Engine.prepare` raises, `DeadlineUnattainableError` when it could not be done
-        in its time, and `OverloadedError`.
+    def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions = _NO_OPTIONS) -> Request:
+        """Take a request on, its `Request.promise` given. End it with `leave`.
+
+        The first deadline of all makes the loop `calibrate`, and counts from then on unless it names its arrival.
+        Raises what `Engine.prepare` raises, `DeadlineUnattainableError` when it could not be done in its time, and
+        `OverloadedError`.
         """
-        if self._stopping:
+        try:
+            request = self._submit(prompt, params, options)
+        except RefusedError as error:
+            if self.observer is not None:
+                self.observer.refused(error)
+            raise
+        self._unleft.add(request.number)
+        if self.observer is not None:
+            self.observer.submitted(request)
+        return request
+
+    def _submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions) -> Request:
+        if self._stop.is_set():
             raise OverloadedError("the engine is stopping: ask again in a moment", 1.0)
         if not self.healthy:
             raise OverloadedError("the engine is restarting after a fault: ask again", 1.0)
-        request = self.engine.prepare(prompt, params, asked.namespace, asked.constraint)
-        request.deadline, request.passages = asked.deadline, asked.passages
-        if asked.arrived_s is not None:
-            request.arrived_s = asked.arrived_s
-        try:
-            self._promise(request, params)
-        except DeadlineUnattainableError:
-            if not self._active:  # no step will tell how the machine runs
-                self._probing = True
-                self._wake.set()
-            raise
+        if options.deadline is not None:
+            self.calibrate()
+        request = self.engine.prepare(prompt, params, options.namespace, options.constraint)
+        request.deadline, request.passages = options.deadline, options.passages
+        if options.arrived_s is not None:
+            request.arrived_s = options.arrived_s
+        if self.promises is not None:
+            try:
+                self.promises.promise(request, is_length_named=params.max_tokens is not None)
+            except DeadlineUnattainableError:
+                if not self._active:  # no step will tell how the machine runs
+                    self._is_probing = True
+                    self._wakeup.call()
+                raise
         self._coming.append(request)
         self._call()
-        if self._stopping and not self._thread.is_alive():
+        if self._stop.is_set() and not self._thread.is_alive():
             self._turn_away()
         return request
 
+    def leave(self, request: Request) -> None:
+        """Stop reading a request, and cancel it if it has not ended. Twice does nothing more. Safe in a finalizer."""
+        if request.number not in self._unleft:
+            return
+        self._unleft.discard(request.number)
+        self.readers.remove(request)
+        if self.observer is not None:
+            self.observer.left(request)
+        if not request.is_over:
+            self.cancel(request)
+
     def cancel(self, request: Request) -> None:
-        """Nobody waits for it any more: its pages are free before the next step."""
+        """End a request early: its pages are free before the next step. Safe in a finalizer."""
         self._leaving.append(request)
         self._call()
 
+    def between_steps(self, work: Callable[[], Result]) -> Result:
+        """Call ``work`` in the engine's thread between two steps; return its result or raise its error.
+
+        Raises `EngineError` if the loop has ended.
+        """
+        if threading.current_thread() is self._thread:
+            return work()
+        job = _Work(work)
+        self._work.append(job)  # type: ignore[arg-type]
+        self._call()
+        while not job.done.wait(0.1):
+            if not self._thread.is_alive() and not job.done.wait(0):
+                raise EngineError("this model is closed: load it again")
+        if job.error is not None:
+            raise job.error
+        return job.result[0]
+
     def _call(self) -> None:
-        """Something has come for the engine's thread: it looks after the pass under way."""
-        self._wake.set()
+        """Let the engine's thread look at what has come, right after the pass under way."""
+        self._wakeup.call()
         self.engine.backend.halt()
 
+    def calibrate(self, cost: CostModel | None = None, limits: AdmissionLimits | None = None) -> None:
+        """Measure what passes cost, which promises are made from; returns at once if that is known.
+
+        ``limits`` bound how much may stand in line; without, nothing is refused for that.
+        """
+        if self.promises is not None:
+            return
+        with self._calibrating:
+            if self.promises is None:
+                self.between_steps(lambda: self._make_promises(cost, limits))
+
+    def _make_promises(self, cost: CostModel | None, limits: AdmissionLimits | None) -> None:
+        from miaotui.engine.promises import Promises  # noqa: PLC0415  (see above)
+
+        promises = Promises(self.engine, cost, limits)
+        promises.adopt(self._active)
+        self.promises = promises
+
+    @property
+    def cost(self) -> CostModel:
+        """The times of passes. Measures them if that was not done yet."""
+        return self._promised().cost
+
+    @property
+    def admission(self) -> Admission:
+        """The promises that were made. Measures what passes cost if that was not done yet."""
+        return self._promised().admission
+
     def capacity(self) -> Capacity:
-        """What this machine can promise when nothing else runs."""
-        return capacity(self.cost, self.policy)
+        """The answers that this machine can promise when nothing else runs."""
+        return self._promised().capacity()
+
+    def prompt_budget(self, deadline_ms: float, answer_tokens: int) -> int:
+        """Tokens of a prompt that can be read with time left for an answer; at most half the context."""
+        budget = self._promised().prompt_budget(deadline_ms, answer_tokens)
+        return min(budget, self.model.context // 2)
+
+    def _promised(self) -> Promises:
+        self.calibrate()
+        assert self.promises is not None
+        return self.promises
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not ended."""
+        return len(self._coming) + self.engine.in_flight
+
+    @property
+    def unread(self) -> int:
+        """Requests that were submitted and not left."""
+        return len(self._unleft)
 
     def close(self) -> None:
-        """Cancel what is running and end the thread. Closing twice does nothing."""
-        self._stopping = True
+        """Cancel what is running, end the thread and give the memory back. Closing twice does nothing."""
         self._stop.set()
-        self._wake.set()
-        self._thread.join()
+        self._wakeup.call()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
         self._turn_away()
+        with self._closing:
+            self.model.close()
 
     def _turn_away(self) -> None:
-        """End what came while the thread was ending: nobody else would."""
+        """End what came while the thread was ending."""
         while self._coming:
             try:
                 late = self._coming.popleft()
             except IndexError:  # another thread was faster
                 return
             late.end("cancelled")
-            self._on_news([late])
-
-    def _promise(self, request: Request, params: SamplingParams) -> None:
-        stored = self.engine.scheduler.stored_tokens(request.prompt, request.namespace)
-        if request.scores is not None:  # stored prefixes serve only up to the first token that is scored
-            stored = min(stored, request.scores.score_from)
-        wish = PromiseRequest(
-            number=request.number,
-            prompt=request.prompt_tokens,
-            cached=stored,
-            limit=request.ending.max_tokens,
-            named=params.max_tokens is not None,
-            deadline=request.deadline,
-            arrived_s=request.arrived_s,
-            is_scored=request.scores is not None,
-        )
-        admitted = self.admission.admit(wish, time.perf_counter())
-        request.predicted_ms, request.shortened = admitted.predicted_ms, admitted.shortened
-        request.ending.max_tokens = admitted.limit
-        if admitted.promised:
-            request.due = order_of(admitted.order_s)
-        request.settled_listeners.append(self.admission.settle)
+            self.readers.tell([late])
 
     # the engine's thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
-        while not self._stopping:
-            self._wake.clear()
+        while not self._stop.is_set():
             self._take_in()
             if not self._step():
-                self._steering.rest()
-                if not self._probing:  # what is held back is looked at again, whatever holds it
-                    self._wake.wait(HELD_S if self._active else None)
+                if self.promises is not None:
+                    self.promises.controller.rest()
+                if not self._is_probing:  # what is held back is looked at again, whatever holds it
+                    self._wakeup.wait(HELD_S if self._active else None)
         self._take_in()
         self.engine.cancel_all()
         self._tell()
 
     def _step(self) -> bool:
-        """One step, and its news; False when there was nothing to do."""
+        """Step once and tell the readers; False when there was nothing to do."""
         try:
-            busy = self._advance()
+            is_busy = self._advance()
         except Exception as error:
             self._fail_all(error)
-            busy = True
-        if self.engine.in_flight != len(self._active) or self._is_due():  # one has ended, or else
+            is_busy = True
+        if self.engine.in_flight != len(self._active) or self.readers.is_due():  # one has ended, or else
             self._tell()
-        return busy
+        return is_busy
 
     def _advance(self) -> bool:
+        promises = self.promises
         if not self._active:
-            if self._probing:
-                self._probing = False
-                self._steering.probe()
+            if self._is_probing and promises is not None:
+                self._is_probing = False
+                promises.controller.probe()
             return False
-        self._steering.begin(self._active)
+        if promises is not None:
+            promises.controller.begin(self._active)
         faults = self.engine.faults
-        busy = self.engine.step()
+        is_busy = self.engine.step()
         if self.engine.faults > faults:  # its requests have failed, with the reason
             self._heal(self.engine.try_pass)
-        elif busy:
-            self._steering.learn(self._active)
-        return busy
+        elif is_busy and promises is not None:
+            promises.controller.learn(self._active)
+        return is_busy
 
     def _take_in(self) -> None:
         while self._coming:
@@ -198,25 +281,25 @@ class EngineLoop:
                 self.engine.enter(request)
             except MiaotuiError as error:
                 request.end("failed", error)
-        while self._leaving:
-            self.engine.cancel(self._leaving.popleft())
+        if self._leaving:
+            while self._leaving:
+                self.engine.cancel(self._leaving.popleft())
+            self._tell()  # before the next step: a reader may wait for the end
+        while self._work:
+            self._work.popleft().do()
 
     def _tell(self) -> None:
         news = [request for request in self._active.values() if request.has_news]
         for request in news:
             if request.finish_reason is not None:
-                self._forget(request)
+                del self._active[request.number]
+                if self.promises is not None:
+                    self.promises.forget(request)
         if news:
-            self._on_news(news)
-
-    def _forget(self, request: Request) -> None:
-        del self._active[request.number]
-        self.admission.leave(request.number, failed=request.finish_reason == "failed")
-        if request.finish_reason == "stop":
-            self.admission.lengths.note(len(request.token_ids))
+            self.readers.tell(news)
 
     def _fail_all(self, error: Exception) -> None:
-        """The engine's state cannot be trusted: end what it had, and begin anew."""
+        """End all requests and begin anew: the engine's state cannot be trusted."""
         logger.error("the engine failed and begins anew", exc_info=error)
         self.healthy = False
         fault = EngineError(f"the engine failed: {type(error).__name__}: {error}. Ask again")
@@ -225,12 +308,12 @@ class EngineLoop:
         self._heal(self.engine.reset)
 
     def _heal(self, attempt: Callable[[], None]) -> None:
-        """Red until ``attempt`` succeeds; nobody is taken on meanwhile."""
+        """Mark the loop unhealthy and retry ``attempt`` with pauses; submissions are rejected meanwhile."""
         self.healthy = False
         self._tell()
         for pause_s in itertools.chain(RESTARTS, itertools.repeat(RESTARTS[-1])):
             self._stop.wait(pause_s)
-            if self._stopping:
+            if self._stop.is_set():
                 return
             try:
                 attempt()
@@ -239,3 +322,20 @@ class EngineLoop:
                 continue
             self.healthy = True
             return
+
+
+class _Work(Generic[Result]):
+    """A call that waits for the engine's thread."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._work = work
+        self.done, self.result = Wakeup(), list[Result]()
+        self.error: BaseException | None = None
+
+    def do(self) -> None:
+        """Call it, and wake the thread that waits."""
+        try:
+            self.result.append(self._work())
+        except BaseException as error:
+            self.error = error
+        self.done.call()

@@ -1,7 +1,6 @@
 """One request on its way: what it asked for, what it has been given so far, and when.
 
-Changed by the thread that steps the engine, read by whoever waits for it, in any thread. Knows text
-and tokens, not pages or rows.
+Changed by the thread that steps the engine, read in any thread. Knows text and tokens, not pages or rows.
 Invariant: it ends exactly once, as finished, cancelled or failed with a reason.
 """
 
@@ -397,4 +396,5 @@ class Request:
             timing=timing,
             logprobs=tuple(self._logprobs),
             prompt_logprobs=() if self.scores is None else self.scores.found,
+            promise=None if self.deadline is None else self.promise,
         )

@@ -20,11 +20,11 @@ from miaotui.serve.answer import AnswerBatch
 from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import unless_gone
 from miaotui.serve.response_cache import CacheLookup
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.fields import Sampling
 from miaotui.serve.wire.output_format import FREE, OutputFormat
 from miaotui.serve.wire.params import deadline_for
+from miaotui.served_model import ServedModel
 from miaotui.types import Completion, Deadline, Delta, SamplingParams
 
 

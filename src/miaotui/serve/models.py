@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from miaotui.serve.http.errors import model_not_found
-from miaotui.serve.served_model import ServedModel
+from miaotui.served_model import ServedModel
 
 
 class ServedModels(Mapping[str, ServedModel]):

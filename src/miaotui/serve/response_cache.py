@@ -9,7 +9,6 @@ answers never cross API keys.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -19,11 +18,10 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 
 from miaotui.engine.request import Request
-from miaotui.hub.store import content_key
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheState, Found, may_keep
 from miaotui.serve.http.scope import caller_of
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
+from miaotui.served_model import ServedModel
 from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Timing
 
 _PIECE_CHARACTERS = 32  # of a kept answer's stream
@@ -127,7 +125,7 @@ def lookup_for(
     if not may_keep(params[0], seed_given=seed_given, tools=tools, choices=len(params)):
         return None
     key = AnswerKey(
-        model=model_digest(model),
+        model=model.identity,
         template=template_digest(model),
         namespace=caller_of(http).name,
         params=params[0],
@@ -135,17 +133,6 @@ def lookup_for(
         extra={"kind": "chat", **extra},
     )
     return CacheLookup(cache, key, cache.find(key))
-
-
-def model_digest(model: ServedModel) -> str:
-    """What tells models apart: weights, their packing, how keys and values are kept."""
-    digest: str | None = model.__dict__.get("_answers_digest")
-    if digest is None:
-        identity = dataclasses.asdict(model.loaded.parts.backend.identity)
-        extra = {**identity, "engine": model.fingerprint}
-        digest = content_key(model.loaded.path, extra)
-        model.__dict__["_answers_digest"] = digest
-    return digest
 
 
 def template_digest(model: ServedModel) -> str:

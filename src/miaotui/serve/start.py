@@ -20,7 +20,8 @@ from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.rules import DEFAULT_RULES, read_rules
 from miaotui.apps.support import Support
 from miaotui.config import Settings
-from miaotui.engine.loaded import Loaded
+from miaotui.engine.loop import EngineLoop
+from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.retrieval.answers.calibrate import NearRule, calibrate, read_pairs
 from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
@@ -33,26 +34,24 @@ from miaotui.serve.middleware.accounting import Accounting
 from miaotui.serve.middleware.auth import AccessPolicy, Auth
 from miaotui.serve.middleware.keys import Keyring
 from miaotui.serve.models import ServedModels
+from miaotui.serve.observed_model import ObservedModel
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.ops.traces import open_traces
-from miaotui.serve.response_cache import model_digest
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
-from miaotui.serve.text_model import ServedTextModel
 
 MADE_PAIRS = "made"  # instead of a file of labelled pairs
 
 
 async def serve(
-    loaded: Mapping[str, Loaded],
+    loops: Mapping[str, EngineLoop],
     settings: ServeSettings,
     listening: socket.socket,
     on_ready: Callable[[ServedModels], None] = lambda models: None,
 ) -> None:
     """Serve these models until a signal, then finish and close. Raises a `MiaotuiError`."""
-    services = open_services(loaded, settings)
+    services = open_services(loops, settings)
     try:
         await run_server(
             create_app(services, layers_for(settings, services.operations)),
@@ -66,15 +65,14 @@ async def serve(
         services.close()
 
 
-def open_services(loaded: Mapping[str, Loaded], settings: ServeSettings) -> Services:
+def open_services(loops: Mapping[str, EngineLoop], settings: ServeSettings) -> Services:
     """Make all parts of a server. Call it in the event loop. Raises a `MiaotuiError` for unusable files."""
     models = ServedModels()
     audit = None if settings.audit_log is None else AuditLog(Path(settings.audit_log))
     operations = Operations(models, audit=audit, traces=open_traces())
-    for name, model in loaded.items():
-        served = ServedModel(name, model, operations.watch, not settings.no_speculate)
-        served.loop.admission.limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
-        models.add(served)
+    limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
+    for name, loop in loops.items():
+        models.add(ObservedModel(name, loop, operations.watch, limits))
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
     return Services(
@@ -129,7 +127,7 @@ def open_support(settings: ServeSettings, models: ServedModels, cache: AnswerCac
     if settings.support_docs:
         model = models.find(None)
         index = Index.open(settings.support_docs)
-        pipeline = QaPipeline(index, ServedTextModel(model), cache or AnswerCache(), model_digest(model))
+        pipeline = QaPipeline(index, LLM(model.loop), cache or AnswerCache(), model.identity)
     place = settings.support_store
     path = Path(place) if place else Settings.from_env().folder("support") / "server.db"
     return Support(ConversationStore(path), rules=rules, faq=faq, desk=pipeline, index=settings.support_docs or "")

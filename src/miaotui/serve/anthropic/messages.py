@@ -27,13 +27,13 @@ from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import EventStream
 from miaotui.serve.response_cache import CacheLookup, lookup_for
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.conflicts import one_form
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
 from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_output_config, read_structured
 from miaotui.serve.wire.tool_calls import Tooling
+from miaotui.served_model import ServedModel
 from miaotui.types import SamplingParams
 
 

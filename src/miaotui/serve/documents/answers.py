@@ -17,16 +17,16 @@ from starlette.responses import Response
 from miaotui.apps.answering import ANSWER_TOKENS, Answer, checked_question
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.errors import IndexMissingError
+from miaotui.llm import LLM
 from miaotui.serve.documents.apps_wire import AnswerBody, AnswerPiece, AnswerRequest
+from miaotui.serve.documents.threads import streamed
 from miaotui.serve.http.errors import ApiError, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import DONE, Events, EventStream, event, unless_gone
-from miaotui.serve.response_cache import model_digest
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
-from miaotui.serve.text_model import ServedTextModel, streamed
+from miaotui.served_model import ServedModel
 
 
 def routes() -> list[Endpoint]:
@@ -75,8 +75,8 @@ class _Parts:
         services = services_of(http)
         self._indexes, self._cache = services.indexes, services.response_cache
         self._caller = caller_of(http).name
-        self._voice = None if model is None else ServedTextModel(model)
-        self._model = "" if model is None else model_digest(model)
+        self._llm = None if model is None else LLM(model.loop)
+        self._model_key = "" if model is None else model.identity
 
     def of(self, question: Question) -> Iterator[str | Answer]:
         """Text as it comes, then the whole answer. Raises `ApiError` (404) for no such index."""
@@ -84,7 +84,7 @@ class _Parts:
             index = self._indexes.to_search(self._caller, question.index)
         except IndexMissingError as error:
             raise ApiError(404, str(error), param="index", code="index_not_found") from error
-        yield from QaPipeline(index, self._voice, self._cache, self._model).ask(question)
+        yield from QaPipeline(index, self._llm, self._cache, self._model_key).ask(question)
 
 
 async def _whole(parts: _Parts, question: Question) -> Answer:

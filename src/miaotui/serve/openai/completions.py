@@ -23,7 +23,6 @@ from miaotui.serve.openai.completion_events import TextWriter, identity
 from miaotui.serve.openai.completions_wire import CompletionRequest, TextCompletion
 from miaotui.serve.openai.logprobs import TextLogprobs, joined, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.event_stream import respond, wants_usage
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for
@@ -31,6 +30,7 @@ from miaotui.serve.wire.prompts import run, text_tokens
 from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_structured
 from miaotui.serve.wire.tool_calls import Tooling
 from miaotui.serve.wire.usage import deadline_report, usage
+from miaotui.served_model import ServedModel
 from miaotui.types import Completion
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's

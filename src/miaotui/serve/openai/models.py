@@ -24,9 +24,9 @@ from miaotui.serve.openai.models_wire import (
     TokenizeRequest,
     TokenizerInfo,
 )
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.prompts import chat_tokens, run, text_tokens
+from miaotui.served_model import ServedModel
 from miaotui.text.templates.chat_template import DEFAULT
 
 _NAMED = {"model": "The model's id; it may contain slashes."}

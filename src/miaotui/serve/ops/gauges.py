@@ -21,7 +21,7 @@ from miaotui.retrieval.answers.cache import AnswerCache, CacheCounts
 from miaotui.schedule.promises.cost import StepTime
 from miaotui.serve.ops.machine import memory_limit_bytes, resident_bytes, team_seconds
 from miaotui.serve.ops.metrics import MODEL_LABEL, STEP_S
-from miaotui.serve.served_model import ServedModel
+from miaotui.served_model import ServedModel
 
 Hosts = Callable[[], Sequence[ServedModel]]
 _RATIO: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0)
@@ -184,7 +184,8 @@ def _drafts(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     about = "Passes that drafts made unnecessary, less what their rows cost, by source"
     saved = GaugeMetricFamily("miaotui_draft_saved_seconds", about, labels=[MODEL_LABEL, "source"])
     for model in hosts:
-        reports = () if model.speculation is None else model.speculation.report()
+        speculation = model.loop.engine.speculation
+        reports = () if speculation is None else speculation.report()
         values = [(one.drafts, one.proposed, one.accepted) for one in reports]
         for index, family in enumerate(every):
             family.add_metric([model.name], sum(value[index] for value in values))

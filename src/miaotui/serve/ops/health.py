@@ -21,8 +21,8 @@ from miaotui.serve import LOG
 from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import CURRENT, PROBING
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import Services, services_of
+from miaotui.served_model import ServedModel
 from miaotui.types import SamplingParams
 
 FRESH_S = 1.0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from miaotui.engine.request import Request
 from miaotui.errors import RefusedError
 from miaotui.serve.middleware.accounting import Account, current
-from miaotui.serve.served_model import ServedModel
+from miaotui.served_model import ServedModel
 
 
 class Running:

@@ -12,8 +12,8 @@ from typing import Any
 
 from miaotui.errors import RequestError
 from miaotui.serve.http.stream import Result
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.wire.fields import Json
+from miaotui.served_model import ServedModel
 
 INLINE_CHARACTERS = 4096  # prompts up to here are rendered and cut into tokens in the event loop itself
 _RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})

@@ -19,10 +19,10 @@ from miaotui.engine.grammar.source import Grammar, any_object, from_choices, fro
 from miaotui.engine.grammar.tool_calls import begin_of, calls_after_marker, either, forced_calls
 from miaotui.errors import OverloadedError, RequestError
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.wire.fields import Json
 from miaotui.serve.wire.output_format import FREE, OutputFormat
 from miaotui.serve.wire.tool_calls import AUTO, ChatShaper, Tooling, named
+from miaotui.served_model import ServedModel
 
 COMPILE_S = 10.0  # in line; the work itself is bounded by the trial, far below
 _THREAD = ThreadPoolExecutor(1, "miaotui-grammar")  # so that strangers' grammars fill no other

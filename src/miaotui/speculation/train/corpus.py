@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from miaotui.backends.backend import RowStates, probe_chunk
 from miaotui.engine.engine import Engine
-from miaotui.engine.loaded import Loaded
+from miaotui.engine.loaded_model import LoadedModel
 from miaotui.errors import RequestError
 from miaotui.model.config import ModelConfig
 from miaotui.schedule.plan import Plan
@@ -61,7 +61,7 @@ class Corpus:
     memory: Memory | None = None
 
 
-def collect(loaded: Loaded, batches: int, seed: int = 0, told: Callable[[int, int], None] | None = None) -> Corpus:
+def collect(loaded: LoadedModel, batches: int, seed: int = 0, told: Callable[[int, int], None] | None = None) -> Corpus:
     """Let the model write ``batches`` of 16 questions and answers; the answers are the corpus.
 
     Takes about two minutes for 100,000 tokens of a model of 135 million weights on two cores. Raises
@@ -90,7 +90,7 @@ def layer_of(config: ModelConfig) -> int:
 class _QuestionWriter:
     """Questions and answers of one model."""
 
-    def __init__(self, loaded: Loaded, seed: int) -> None:
+    def __init__(self, loaded: LoadedModel, seed: int) -> None:
         self._engine = Engine(loaded.parts, loaded.tokenizer)
         self._random = random.Random(seed)  # noqa: S311  (questions, no secrets)
         whole = loaded.template.render([{"role": "user", "content": _MARK}], add_generation_prompt=True)
@@ -147,7 +147,7 @@ class _QuestionWriter:
 
 
 def read(
-    loaded: Loaded, prompt: Sequence[int], answer: Sequence[int], layer: int
+    loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int], layer: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32], NDArray[np.float16]]:
     """The last states, those before ``layer``, and the tokens of an answer, from the last of its prompt on;
     and the layer's keys and values of the whole text.

@@ -1,6 +1,6 @@
 """Training a draft head for a model, from nothing but the model. Needs torch (``pip install 'miaotui[train]'``).
 
-    python -m miaotui.speculation.train.trainer smollm2-135m --batches 160 --steps 4000
+    python -m miaotui.speculation.train smollm2-135m --batches 160 --steps 4000
 
 Owns the loop; what is learned is `Cell`, from what `HeadDataset`. Knows files and arrays, not the engine. Invariant:
 what is written is whole, or nothing is.
@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from miaotui.backends.cpu.backend import require_cpu
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
-from miaotui.engine.loaded import load_model
+from miaotui.engine.loaded_model import LoadedModel
 from miaotui.errors import RequestError
-from miaotui.hub.resolve import resolve
 from miaotui.model.draft_head.attention_spec import AttentionSpec, looking_of
 from miaotui.model.draft_head.packing import rows_of
 from miaotui.model.draft_head.weights import FOLDER_NAME, digest_of, write_head
@@ -96,8 +95,8 @@ def _torch() -> Any:
     return torch
 
 
-def main() -> None:
-    """Run as the command line says."""
+def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
+    """Run as the command line says; ``load`` loads the model by its name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="a catalog name, a file or a folder")
     parser.add_argument("--out", type=Path, help="folder of the result, if not where it is found")
@@ -109,7 +108,7 @@ def main() -> None:
     chosen = parser.parse_args()
     _torch()
     settings, began_s = Settings.from_env(), time.perf_counter()
-    loaded = load_model(resolve(chosen.model, settings=settings), EngineOptions(context=4096), settings)
+    loaded = load(chosen.model, EngineOptions(context=4096), settings)
     weights = require_cpu(loaded.parts.backend).weights
 
     def told(what: str) -> Callable[[int, float], None]:
@@ -129,7 +128,3 @@ def main() -> None:
     path = folder / f"{digest_of(weights)}.safetensors"
     write_head(path, arrays)
     print(path)
-
-
-if __name__ == "__main__":
-    main()

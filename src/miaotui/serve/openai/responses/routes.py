@@ -25,13 +25,13 @@ from miaotui.serve.openai.responses.prompt import read_input, read_text, read_to
 from miaotui.serve.openai.responses.store import StoredResponse
 from miaotui.serve.openai.responses.wire import DeletedResponse, ResponseEvent, ResponseObject, ResponsesRequest
 from miaotui.serve.response_cache import CacheLookup, lookup_for
-from miaotui.serve.served_model import ServedModel
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.conflicts import limit_of, one_form
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
 from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_structured
 from miaotui.serve.wire.tool_calls import Tooling
+from miaotui.served_model import ServedModel
 from miaotui.types import SamplingParams
 
 _RESPONSE_PATH = "/v1/responses/{response_id}"

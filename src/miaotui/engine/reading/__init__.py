@@ -1,0 +1,1 @@
+"""Waiting for answers: the readers of a loop, in threads and in tasks of event loops."""

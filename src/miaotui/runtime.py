@@ -1,0 +1,76 @@
+"""The one place where a model's parts are wired together: from a name to a running `EngineLoop`.
+
+Owns the order: find the files, read what belongs to the text, pack the weights and compile the kernels, add the
+speculation, start the loop. Everything that runs a model begins here: `LLM`, `AsyncLLM`, the server, the
+applications. Knows no prompts. Invariant: either everything is open, or nothing is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from miaotui.backends.cpu.build import build
+from miaotui.backends.options import EngineOptions, Progress
+from miaotui.config import Settings
+from miaotui.engine.engine import Engine
+from miaotui.engine.loaded_model import LoadedModel
+from miaotui.engine.loop import EngineLoop
+from miaotui.engine.speculator import Speculator
+from miaotui.hub.resolve import resolve
+from miaotui.model.reading import files
+from miaotui.speculation.drafters.head import head_for
+from miaotui.speculation.drafters.suffix import suffix_speculation
+from miaotui.text.chat import ChatEncoder
+from miaotui.text.load import load_chat_template, load_tokenizer
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How to open a model: the sizes and formats of its engine, and whether likely tokens are tried together."""
+
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    speculate: bool = True
+
+
+def open_model(
+    model: str | os.PathLike[str],
+    options: ModelOptions | None = None,
+    *,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> EngineLoop:
+    """Open a model by catalog name, GGUF file, folder of safetensors, or Hugging Face repository id, and start it.
+
+    Close the loop to give the memory back. Raises a `MiaotuiError`.
+    """
+    options, settings = options or ModelOptions(), settings or Settings.from_env()
+    path = resolve(model, progress=progress, settings=settings)
+    return start(load_model(path, options.engine, settings, progress), options, settings, progress)
+
+
+def load_model(path: Path, options: EngineOptions, settings: Settings, progress: Progress | None = None) -> LoadedModel:
+    """Load the model at ``path`` (see `resolve`) without running it. Raises a `MiaotuiError`."""
+    with files.open_model(path) as opened:
+        config = opened.config
+        tokenizer = load_tokenizer(opened.metadata, opened.folder)
+        template = load_chat_template(opened.metadata, opened.folder)
+    chat = ChatEncoder(template, tokenizer)
+    return LoadedModel(path, config, tokenizer, chat, build(path, config, options, settings, progress))
+
+
+def start(
+    model: LoadedModel, options: ModelOptions, settings: Settings, progress: Progress | None = None
+) -> EngineLoop:
+    """Start a loaded model. Raises `ModelFormatError` for a draft head that cannot be read."""
+    try:
+        speculation = _speculation(model, settings, progress) if options.speculate else None
+        return EngineLoop(Engine(model.parts, model.tokenizer, speculation), model)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _speculation(model: LoadedModel, settings: Settings, progress: Progress | None) -> Speculator:
+    return suffix_speculation(progress, head_for(model.parts.backend, settings))

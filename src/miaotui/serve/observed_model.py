@@ -1,0 +1,146 @@
+"""One of our own models behind the server: an `AsyncLLM` with a name, an observer and a fingerprint.
+
+Owns what a server adds to a model: what is compiled and measured before the first request, who hears of requests,
+and the error of a server that stops. Knows nothing of HTTP. Invariant: observers are called in the event loop's
+thread, in the context of the request, whatever thread submits or leaves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+from miaotui.async_llm import AsyncLLM
+from miaotui.engine.grammar.constraint import Grammars
+from miaotui.engine.loaded_model import LoadedModel
+from miaotui.engine.loop import EngineLoop
+from miaotui.engine.request import Request, RequestOptions
+from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
+from miaotui.schedule.promises.admission import AdmissionLimits
+from miaotui.serve.observer import NO_OBSERVER, Observer
+from miaotui.served_model import RequestArguments
+from miaotui.types import Completion, Delta, SamplingParams
+
+
+class ObservedModel:
+    """A `ServedModel` over a running loop. Made and used in one running event loop."""
+
+    def __init__(
+        self, name: str, loop: EngineLoop, observer: Observer = NO_OBSERVER, limits: AdmissionLimits | None = None
+    ) -> None:
+        model = loop.model
+        self.name, self.loop = name, loop
+        self.created_s = int(time.time())
+        self.tokenizer, self.chat, self.context = model.tokenizer, model.chat, model.context
+        self.dialect = model.chat.dialect
+        self.grammars = Grammars(model.tokenizer, model.config.vocab_size)
+        with suppress(RequestError):  # a model that can have no grammars: requests for them are refused
+            self.grammars.warm()  # holds the interpreter: not while others wait for answers
+        _warm(model)
+        self.fingerprint = _fingerprint(name, model)
+        self._llm = AsyncLLM(loop)
+        self.observe(observer)
+        loop.calibrate(limits=limits or AdmissionLimits())
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of weights, their packing, keys and values."""
+        return self.loop.model.identity(self.fingerprint)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell ``observer`` of all requests from now on. Call it in the event loop."""
+        self.loop.observer = _InEventLoop(self.name, observer)
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions) -> Request:
+        """Submit one request, see `EngineLoop.submit`."""
+        return self._llm.submit(prompt, params, options)
+
+    def submit_all(self, submissions: Iterable[RequestArguments]) -> list[Request]:
+        """Submit requests that belong together: all are on their way, or none is."""
+        return self._llm.submit_all(submissions)
+
+    async def pieces(self, request: Request) -> AsyncGenerator[Delta, None]:
+        """Yield one answer as it comes. Use it in ``contextlib.aclosing``."""
+        async with aclosing(self.pieces_of([request])) as steps:
+            async for pieces in steps:
+                for _, delta in pieces:
+                    yield delta
+
+    async def pieces_of(
+        self, requests: Sequence[Request], silence_s: float | None = None
+    ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
+        """Yield answers as they come, see `AsyncLLM.pieces_of`. Raises `OverloadedError` when the server stops."""
+        async with aclosing(self._llm.pieces_of(requests, silence_s)) as steps:
+            async for pieces in steps:
+                for _, delta in pieces:
+                    if delta.completion is not None:
+                        _check_whole(delta.completion)
+                yield pieces
+
+    async def whole(self, requests: Sequence[Request]) -> list[Completion]:
+        """Wait for whole answers. Raises `OverloadedError` when the server stops, and what one failed with."""
+        completions = await self._llm.whole(requests)
+        for completion in completions:
+            _check_whole(completion)
+        return completions
+
+    def leave(self, request: Request) -> None:
+        """Stop reading a request; it is cancelled if it has not ended."""
+        self._llm.leave(request)
+
+    def leave_all(self, requests: Iterable[Request]) -> None:
+        """Stop reading requests, see `leave`."""
+        self._llm.leave_all(requests)
+
+    def close(self) -> None:
+        """Cancel everything and give the memory back."""
+        self.loop.close()
+
+
+class _InEventLoop:
+    """Calls one model's observer in the event loop's thread, at once or soon."""
+
+    def __init__(self, name: str, observer: Observer) -> None:
+        self._name, self._observer = name, observer
+        self._event_loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+
+    def submitted(self, request: Request) -> None:
+        self._call(self._observer.submitted, request)
+
+    def refused(self, error: RefusedError) -> None:
+        self._call(self._observer.refused, error)
+
+    def left(self, request: Request) -> None:
+        self._call(self._observer.left, request)
+
+    def _call(self, observe: Callable[[str, Any], None], what: Any) -> None:
+        if threading.get_ident() == self._thread:
+            observe(self._name, what)
+        else:
+            with suppress(RuntimeError):  # the event loop has ended
+                self._event_loop.call_soon_threadsafe(observe, self._name, what)
+
+
+def _warm(model: LoadedModel) -> None:
+    """Import and compile what the first conversation needs: a tenth of a second of its deadline."""
+    if model.template.available:
+        with suppress(MiaotuiError):  # requests with that template are refused with its error
+            model.chat.encode([{"role": "user", "content": "?"}])
+
+
+def _fingerprint(name: str, model: LoadedModel) -> str:
+    words = (version("miaotui"), name, model.path.name, repr(model.config))
+    return "fp_" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+
+
+def _check_whole(completion: Completion) -> None:
+    """Raise `OverloadedError` for an answer that is still read and was cancelled: the engine is stopping."""
+    if completion.finish_reason == "cancelled":
+        raise OverloadedError("the server is stopping: ask again in a moment", 1.0)

@@ -1,0 +1,210 @@
+"""From the arguments of a Python call to requests of an `EngineLoop`, for `LLM` and `AsyncLLM` alike.
+
+Owns the names and the checks of all parameters, and the way from text, token ids and messages to prompts. Knows no
+thread and no event loop. Invariant: what a caller gets wrong is a `RequestError` before anything runs.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeGuard, cast
+
+import numpy as np
+
+from miaotui.engine.loaded_model import LoadedModel
+from miaotui.engine.loop import EngineLoop
+from miaotui.engine.request import Request, RequestOptions
+from miaotui.errors import RequestError
+from miaotui.text.continuation import continued
+from miaotui.text.templates.chat_template import Message
+from miaotui.types import Deadline, OnLate, SamplingParams
+
+Prompt = str | Sequence[int]
+
+
+class TextParameters(TypedDict, total=False):
+    """The keywords of `LLM.generate` and `LLM.stream`. None is as good as absent.
+
+    First those of `SamplingParams`. Then: ``deadline_ms`` from now to the whole answer, with ``on_late`` (``refuse``,
+    ``shorten``, ``best_effort``), or a whole ``deadline``; ``passages``, texts or token ids that the answer may quote
+    (drafts are taken from them); ``namespace``, within which prefixes and past answers are shared; ``adapter``.
+    """
+
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+    stop: str | Sequence[str]
+    stop_token_ids: Sequence[int] | set[int]
+    ignore_eos: bool
+    min_tokens: int
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    logprobs: int | None
+    prompt_logprobs: int | None
+    prompt_logprobs_start: int
+    deadline_ms: float | None
+    on_late: OnLate | None
+    deadline: Deadline | None
+    passages: Sequence[Prompt] | None
+    namespace: int
+    adapter: str | None
+
+
+class ChatParameters(TextParameters, total=False):
+    """The keywords of `LLM.chat` and `LLM.chat_stream`."""
+
+
+_SAMPLING = tuple(SamplingParams.__dataclass_fields__)
+TEXT_NAMES = tuple(TextParameters.__annotations__)
+CHAT_NAMES = tuple(ChatParameters.__annotations__)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Prompts that are answered together, and how: each has its own parameters."""
+
+    prompts: Sequence[Sequence[int]]
+    params: Sequence[SamplingParams]
+    options: RequestOptions
+
+    def submit(self, loop: EngineLoop) -> Iterator[Request]:
+        """Submit one request after the other. Raises what `EngineLoop.submit` raises."""
+        for prompt, params in zip(self.prompts, self.params, strict=True):
+            yield loop.submit(prompt, params, self.options)
+
+    def submit_one(self, loop: EngineLoop) -> Request:
+        """Submit the only prompt. Raises what `EngineLoop.submit` raises."""
+        (request,) = self.submit(loop)
+        return request
+
+
+class SubmissionReader:
+    """Reads the arguments of calls for one model; it outlives the model's memory."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._tokenizer, self._chat, self._context = model.tokenizer, model.chat, model.context
+
+    def texts(
+        self, prompts: Sequence[Prompt], params: SamplingParams | None, parameters: Mapping[str, Any]
+    ) -> Submission:
+        """Read the arguments of `LLM.generate`. Raises `RequestError`."""
+        require_known(parameters, TEXT_NAMES)
+        sampling = read_params(params, parameters)
+        options = self._options(parameters)
+        return Submission([self.tokens(prompt) for prompt in prompts], [sampling] * len(prompts), options)
+
+    def chat(
+        self, messages: Sequence[Message], params: SamplingParams | None, parameters: Mapping[str, Any]
+    ) -> Submission:
+        """Read the arguments of `LLM.chat`. Raises `RequestError`, and `TemplateError` without a template."""
+        require_known(parameters, CHAT_NAMES)
+        sampling = read_params(params, parameters)
+        options = self._options(parameters)
+        return Submission([self.chat_tokens(messages)], [sampling], options)
+
+    def scored(self, prompt: Prompt, continuations: Sequence[Prompt]) -> tuple[Submission, list[int]]:
+        """Read the arguments of `LLM.score`; the numbers are the positions at which continuations begin."""
+        if isinstance(continuations, str):
+            raise RequestError("continuations must be a list: [text] for one")
+        whole = [self._continued(prompt, continuation) for continuation in continuations]
+        params = [SamplingParams(max_tokens=0, prompt_logprobs=0, prompt_logprobs_start=start) for _, start in whole]
+        return Submission([tokens for tokens, _ in whole], params, RequestOptions()), [start for _, start in whole]
+
+    def _continued(self, prompt: Prompt, continuation: Prompt) -> tuple[list[int], int]:
+        before, after = (part if isinstance(part, str) else self.tokens(part) for part in (prompt, continuation))
+        return continued(self._tokenizer, before, after, at_most=self._context)
+
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """Return a prompt's token ids. Raises `RequestError`, and `PromptTooLongError`."""
+        if isinstance(prompt, str):
+            return self._tokenizer.encode(prompt, at_most=self._context)
+        try:
+            return [operator.index(token) for token in prompt]
+        except TypeError:
+            raise RequestError(f"a prompt must be text or token ids, not {type(prompt).__name__}") from None
+
+    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Return a conversation's token ids, ready for the assistant's turn.
+
+        Contents are text: what looks like a control token in them is none.
+        """
+        return self._chat.encode(messages, at_most=self._context)
+
+    def _options(self, parameters: Mapping[str, Any]) -> RequestOptions:
+        if parameters.get("adapter") is not None:
+            raise RequestError("adapter: this model has no adapters: leave it out")
+        namespace = parameters.get("namespace") or 0
+        if isinstance(namespace, bool) or not isinstance(namespace, int):
+            raise RequestError(f"namespace must be a whole number, not {namespace!r}")
+        given = parameters.get("passages") or ()
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise RequestError("passages must be a list of texts, or of lists of token ids")
+        encode = self._tokenizer.encode
+        passages = [encode(each, special=False) if isinstance(each, str) else self.tokens(each) for each in given]
+        return RequestOptions(namespace, deadline=read_deadline(parameters), passages=passages)
+
+
+def is_prompt(prompt: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
+    """Return whether it is one prompt (text, or token ids) and not several. Raises `RequestError` for neither."""
+    if isinstance(prompt, str):
+        return True
+    if not isinstance(prompt, (Sequence, np.ndarray)) or isinstance(prompt, (bytes, bytearray)):
+        kind = type(prompt).__name__
+        raise RequestError(f"a prompt must be text, token ids, or a list of those, not {kind}")
+    return len(prompt) > 0 and isinstance(prompt[0], (int, np.integer))
+
+
+def read_params(params: SamplingParams | None, parameters: Mapping[str, Any]) -> SamplingParams:
+    """Return one `SamplingParams` from either form. Raises `RequestError`."""
+    given = {name: _plain(parameters[name]) for name in _SAMPLING if parameters.get(name) is not None}
+    if params is not None:
+        if given:
+            raise RequestError("give sampling parameters as one object or as keywords, not both")
+        return params
+    if isinstance(given.get("stop"), str):
+        given["stop"] = (given["stop"],)
+    for name in ("stop", "stop_token_ids"):
+        if isinstance(given.get(name), (list, set, frozenset)):
+            given[name] = tuple(given[name])
+    return SamplingParams(**given)
+
+
+def read_deadline(parameters: Mapping[str, Any]) -> Deadline | None:
+    """Return the deadline that the keywords name; None if they name none. Raises `RequestError`."""
+    deadline, total_ms, on_late = (parameters.get(name) for name in ("deadline", "deadline_ms", "on_late"))
+    if deadline is not None:
+        if total_ms is not None or on_late is not None:
+            raise RequestError("deadline: give it as one object, or as deadline_ms and on_late, not both")
+        if not isinstance(deadline, Deadline):
+            raise RequestError(
+                f"deadline must be a miaotui.Deadline, not {type(deadline).__name__}: or use deadline_ms"
+            )
+        return deadline
+    if total_ms is None:
+        if on_late is not None:
+            raise RequestError("on_late says what happens to a late answer: give deadline_ms with it")
+        return None
+    return Deadline(_plain(total_ms), on_late=cast("OnLate", on_late or "refuse"))
+
+
+def require_known(given: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise `RequestError` for a name that is not in ``names``; it names the nearest one."""
+    import difflib  # noqa: PLC0415
+
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(names)}"
+            raise RequestError(f"unknown parameter {name!r}: {hint}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
