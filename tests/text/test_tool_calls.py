@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -18,8 +19,11 @@ ARGUMENTS = {"city": 'Paris "}]', "days": [1, {"x": None}], "note": "</tool_call
 Found = tuple[str, list[tuple[str, str]]]
 
 
-def parse(form: CallFormat, pieces: Sequence[str]) -> list[Event]:
-    parser = ToolCallParser(form)
+NAMES = ("f", "f0", "f1", "f2", "weather")
+
+
+def parse(form: CallFormat, pieces: Sequence[str], thinking: bool = False) -> list[Event]:
+    parser = ToolCallParser(form, NAMES, thinking)
     events = [event for piece in pieces for event in parser.push(piece)]
     return events + parser.finish()
 
@@ -65,7 +69,13 @@ VARIANTS = {
     "no closing marker": '<tool_call>{"name": "f", "arguments": {}}',
     "arguments first": '<tool_call>\n{"arguments": {}, "name": "f"}\n</tool_call>',
     "no arguments": '<tool_call>{"name": "f"}</tool_call>',
-    "more members": '<tool_call>{"id": 7, "name": "f", "x": [{}], "arguments": {}}</tool_call>',
+    "an identifier": '<tool_call>{"id": "7", "type": "function", "name": "f", "arguments": {}}</tool_call>',
+    "an identifier behind": '<tool_call>{"name": "f", "arguments": {}, "id": "7"}</tool_call>',
+    "parameters": '<tool_call>{"name": "f", "parameters": {}}</tool_call>',
+    "null": '<tool_call>{"name": "f", "arguments": null}</tool_call>',
+    "JSON as text": '<tool_call>{"name": "f", "arguments": "{}"}</tool_call>',
+    "fenced": '<tool_call>\n```json\n{"name": "f", "arguments": {}}\n```\n</tool_call>',
+    "fenced, with a list": '<tool_call>```\n[{"name": "f", "arguments": {}}]\n```</tool_call>\n',
     "a list": '<tool_call>[{"name": "f", "arguments": {}}]</tool_call>\n',
     "indented": '<tool_call>\n{\n  "name" : "f" ,\n  "arguments" : {}\n}\n</tool_call>',
     "escapes": '<tool_call>{"n\\u0061me": "\\u0066", "arguments": {}}</tool_call>',
@@ -98,6 +108,14 @@ NO_CALLS = [
     '<tool_call>{"name": }</tool_call>',
     '<tool_call>{"name": "f", "argu',
     '{"name": "f", "parameters": {"a": 1}}',
+    '<tool_call>{"name": "g", "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "f", "x": [{}], "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "f", "arguments": [1]}</tool_call>',
+    '<tool_call>{"name": "f", "arguments": "no JSON"}</tool_call>',
+    '<tool_call>{"name": "f", "name": "f", "arguments": null}</tool_call>',
+    '<tool_call>```python\n{"name": "f", "arguments": {}}\n```</tool_call>',
+    '<think>\n<tool_call>{"name": "f", "arguments": {}}</tool_call>\n</think>\n\nNo.',
+    '<think>{"name": "f", "arguments": {}} <tool_call>',
 ]
 
 
@@ -106,9 +124,51 @@ def test_what_is_no_call_is_given_back_as_text(text: str) -> None:
     assert read(parse(HERMES, [text])) == (text, [])
 
 
-def test_json_that_is_no_call_is_text_to_llama_too() -> None:
-    for text in ('{"a": 1}', '{"name": "f"', "{ x }", ' {"name": 1}'):
-        assert read(parse(LLAMA, [text])) == (text, [])
+BARE = [
+    '{"a": 1}',
+    '{"name": "f"',
+    "{ x }",
+    ' {"name": 1}',
+    '{"name": "Alice", "age": 30}',
+    '{"name": "weather", "age": 30}',
+    '{"name": "weather"}',
+    '{"name": "f", "parameters": {"a": 1}, "age": 30}',
+    '{"name": "f", "parameters": {"a": 1}',
+    '{"name": "f", "parameters": {"a": }}',
+    '{"name": "f", "parameters": {}, "arguments": {}}',
+    '{"weather": {"name": "f", "parameters": {}}}',
+    '[{"name": "f", "parameters": {}}]',
+    '<think>{"name": "f", "parameters": {}}</think> {"name": "Alice", "parameters": {}}',
+]
+
+
+@pytest.mark.parametrize("text", BARE)
+def test_json_that_is_no_call_is_text_to_llama_too(text: str) -> None:
+    assert read(parse(LLAMA, [text])) == (text, [])
+    assert read(parse(LLAMA, list(text))) == (text, [])
+
+
+def test_bare_calls_may_have_arguments_of_every_form() -> None:
+    for value, told in (('{"a": 1}', '{"a": 1}'), ("null", "{}"), ('"{\\"a\\": 2}"', '{"a": 2}')):
+        for key in ("arguments", "parameters"):
+            assert read(parse(LLAMA, [f'{{"name": "f", "{key}": {value}}}'])) == ("", [("f", told)])
+
+
+def test_nothing_within_a_thought_is_a_call() -> None:
+    call = '{"name": "f", "parameters": {"a": 1}}'
+    thought = f"I could call\n{call} <|python_tag|>{call}</think>"
+    assert read(parse(LLAMA, [f"{thought}\n\n{call}"], thinking=True)) == (thought, [("f", '{"a": 1}')])
+    assert read(parse(LLAMA, [f"<think>{thought}\n{call}"])) == (f"<think>{thought}", [("f", '{"a": 1}')])
+    assert read(parse(LLAMA, [call], thinking=True)) == (call, [])  # the thought never ends
+    assert read(parse(HERMES, [f"[THINK]{written(HERMES)}[/THINK]."]))[1] == []
+    in_arguments = '<tool_call>{"name": "f", "arguments": {"a": "<think>"}}</tool_call>'
+    assert read(parse(HERMES, [in_arguments + in_arguments])) == ("", [("f", '{"a": "<think>"}')] * 2)
+
+
+def test_what_follows_a_call_that_was_told_is_text() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {}, "age": 30} and more'
+    assert read(parse(HERMES, [text])) == (', "age": 30} and more', [("f", "{}")])
+    assert read(parse(HERMES, ['<tool_call>{"name": "f", "arguments": {}}, and more'])) == (", and more", [("f", "{}")])
 
 
 def test_a_call_cut_short_keeps_what_came() -> None:
@@ -122,7 +182,7 @@ def test_text_after_calls_is_text() -> None:
 
 
 def test_arguments_stream_as_they_come() -> None:
-    parser = ToolCallParser(HERMES)
+    parser = ToolCallParser(HERMES, NAMES)
     assert parser.push('<tool_call>\n{"name": "f", "arg') == []
     assert parser.push('uments": {"a') == [CallBegins(0, "f"), CallArguments(0, '{"a')]
     assert parser.push('": 1}') == [CallArguments(0, '": 1}')]
@@ -136,6 +196,11 @@ PARTS = st.sampled_from(
         written(MISTRAL),
         *NO_CALLS,
         *VARIANTS.values(),
+        *BARE,
+        "<think>",
+        "</think>",
+        "```json",
+        ', "id": "1"}',
         "text",
         "\n",
         "<",
@@ -160,8 +225,26 @@ def test_any_split_gives_the_same(text: str, cuts: list[int], form: CallFormat) 
     assert read(parse(form, pieces)) == read(parse(form, [text])) == read(parse(form, list(text)))
 
 
-@given(text=st.text(alphabet='<tool_ca>{}[]"name: ,\\', max_size=60))
-def test_no_text_is_lost_where_there_is_no_call(text: str) -> None:
-    found, calls = read(parse(HERMES, [text]))
+@given(text=st.text(alphabet='<tool_ca>{}[]"name: ,\\', max_size=60), form=st.sampled_from(list(FORMATS.values())))
+def test_no_text_is_lost_where_there_is_no_call(text: str, form: CallFormat) -> None:
+    found, calls = read(parse(form, [text]))
+    if not calls:
+        assert found == text
+
+
+@given(
+    parts=st.lists(PARTS, min_size=1, max_size=5),
+    places=st.lists(st.integers(0, 600), max_size=6),
+    form=st.sampled_from(list(FORMATS.values())),
+)
+def test_texts_and_calls_lose_nothing(parts: list[str], places: list[int], form: CallFormat) -> None:
+    """Letters put anywhere but into an identifier come out, in the text or in a call, in order."""
+    text = "".join(parts)
+    for letter, place in zip("éèêëîï", places, strict=False):
+        text = text[: place % (len(text) + 1)] + letter + text[place % (len(text) + 1) :]
+    found, calls = read(parse(form, list(text)))
+    whole = found + "".join(name + arguments for name, arguments in calls)
+    if not re.search(r'"(id|type)"[^}]*[éèêëîï]', text):
+        assert sorted(re.findall("[éèêëîï]", whole)) == sorted(re.findall("[éèêëîï]", text))
     if not calls:
         assert found == text

@@ -49,8 +49,8 @@ class Tooling:
         return [tool.as_openai() for tool in self.tools]
 
     def parser(self) -> ToolCallParser:
-        """Finds the calls in one answer."""
-        return ToolCallParser(self.dialect.format)
+        """Return a parser that finds the calls in one answer."""
+        return ToolCallParser(self.dialect.format, [tool.name for tool in self.tools])
 
 
 def read_tooling(dialect: Dialect, tools: Sequence[Json] | None, choice: Any, parallel: bool | None) -> Tooling:

@@ -1,20 +1,27 @@
 """Finds tool calls in an answer's text while it is being written.
 
-Owns the streaming parser. Does not know which tools exist. Invariant: however the text is split
-into pieces, the events, joined, are the same; it takes time in proportion to the text. What looks
-like a call and turns out to be none is given back as text.
+Owns the streaming parser. Invariant: however the text is split into pieces, the events, joined, are equal;
+it takes time in proportion to the text. A call is one of a declared function, outside of any thought; everything
+else is given back as text, whole, but for the markers of calls and the blanks beside them.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from miaotui.text import reasoning
+from miaotui.text.tool_calls.call_object import CallObject, Verdict
 from miaotui.text.tool_calls.formats import CallFormat
 
 _SPACES = " \t\r\n"
+_SEPARATORS = _SPACES + ",;"
 _MAX_HELD_SPACES = 16
+_LEADS = ("[", "```[", "```json[")  # what may stand between a marker and the first call, blanks apart
+_MAX_BEHIND = 64  # characters behind a call before it is over
+_THOUGHTS = {form.begin: form.end for form in reasoning.FORMATS}
+_LONGEST_END = max(map(len, _THOUGHTS.values()))
 
 
 @dataclass(frozen=True)
@@ -44,230 +51,183 @@ Event = TextPiece | CallBegins | CallArguments
 
 
 class ToolCallParser:
-    """One answer's parser: `push` its text as it comes, then `finish`."""
+    """One answer's parser: `push` its text as it comes, then `finish`.
 
-    def __init__(self, form: CallFormat) -> None:
-        self._form = form
+    ``names`` are the declared functions. ``thinking``: the prompt ended inside a thought, so the answer begins there.
+    """
+
+    def __init__(self, form: CallFormat, names: Collection[str], thinking: bool = False) -> None:
+        self._form, self._names = form, frozenset(names)
+        self._openings = (form.begin, *_THOUGHTS)
+        firsts = re.escape("".join({marker[0] for marker in self._openings}))
+        self._next = re.compile(f"[{_SPACES}]{{0,{_MAX_HELD_SPACES}}}(?:[{firsts}]|\\Z)")
+        self._ends: tuple[str, ...] = tuple(_THOUGHTS.values())  # of the thought
         self._events: list[Event] = []
-        self._state: Callable[[str], None] = self._start if form.bare else self._free
+        self._text: list[str] = []  # characters that are text, not yet an event
         self._held = ""  # text that may turn out to be a marker, or blank before one
-        self._raw: list[str] = []  # what was read since the last text or whole call
-        self._end = 0  # characters of ``close`` seen behind a call
-        self._listed = False
+        self._raw = ""  # what was read since the last text or whole call
+        self._lead = ""
+        self._object = CallObject(self._names, bare=True)
+        self._told = False  # the call that is being read has been told
+        self._sent = 0  # characters of its arguments that were told
+        self._tail = ""  # the end of a thought so far
         self.calls = 0
-        self._begin_object()
+        self._state: Callable[[str], None] = self._thought if thinking else self._begin()
 
     def push(self, text: str) -> list[Event]:
-        """What these characters bring, possibly nothing yet."""
-        for character in text:
-            self._state(character)
-        events, self._events = _joined(self._events), []
+        """Return the events that these characters bring, possibly none."""
+        at = 0
+        while at < len(text):
+            if not self._held and self._state == self._free:  # go on where a marker may begin
+                found = self._next.search(text, at)
+                begin = found.start() if found else len(text)
+                self._say(text[at:begin])
+                at = begin
+                if at == len(text):
+                    break
+            self._state(text[at])
+            at += 1
+        if self._state == self._call and self._told:
+            self._tell_arguments()
+        self._flush()
+        events, self._events = self._events, []
         return events
 
     def finish(self) -> list[Event]:
-        """What is left when no text follows."""
-        if self._begun:
-            self._raw = []  # a call that was cut short; its beginning has been told
-        if self._raw:
-            self._give_back()
+        """Return the events of the text held back, as no more follows."""
+        if self._state == self._call:
+            rest = self._object.rest
+            if not self._told:
+                self._say(self._raw + rest)
+            elif rest.strip(_SPACES):
+                self._say(rest)
+        elif self._state == self._open:
+            self._say(self._raw)
         if self._held.strip(_SPACES) or not self.calls:
             self._say(self._held)
-        self._held = ""
+        self._held = self._raw = ""
+        self._state = self._free
         return self.push("")
 
-    # text, and the marker that ends it ----------------------------------------------------------
+    def _begin(self) -> Callable[[str], None]:
+        return self._start if self._form.bare else self._free
+
+    # text, and the markers that end it ----------------------------------------------------------
 
     def _start(self, character: str) -> None:
-        """A bare call may come first; nothing but blanks came before."""
+        """A bare call may come first; only blanks came before."""
         if character in _SPACES and len(self._held) < _MAX_HELD_SPACES:
             self._held += character
             return
         self._state = self._free
         if character == "{":
-            self._raw, self._held = [self._held], ""
-            self._state = self._open
+            self._begin_call(self._held, bare=True)
+            self._held, self._lead = "", ""
         self._state(character)
 
     def _free(self, character: str) -> None:
         self._held += character
-        marker = self._form.begin
         while self._held:
             begun = self._held.lstrip(_SPACES)
-            if begun == marker:
-                self._raw, self._held = [self._held], ""
-                self._state, self._listed = self._open, False
+            if begun == self._form.begin:
+                self._raw, self._held, self._lead, self._state = self._held, "", "", self._open
+                return
+            if begun in _THOUGHTS:
+                self._say(self._held)
+                self._held, self._ends, self._state = "", (_THOUGHTS[begun],), self._thought
                 return
             blank = len(self._held) - len(begun)
-            if marker.startswith(begun) and blank <= _MAX_HELD_SPACES:
+            if blank <= _MAX_HELD_SPACES and any(marker.startswith(begun) for marker in self._openings):
                 return
             self._say(self._held[0])
             self._held = self._held[1:]
 
+    def _thought(self, character: str) -> None:
+        """Within a thought nothing is a call."""
+        self._text.append(character)
+        self._tail = (self._tail + character)[-_LONGEST_END:]
+        if self._tail.endswith(self._ends):
+            self._tail, self._state = "", self._begin()
+
     def _say(self, text: str) -> None:
         if text:
-            self._events.append(TextPiece(text))
+            self._text.append(text)
 
-    def _give_back(self) -> None:
-        """It was no call after all."""
-        self._say("".join(self._raw))
-        self._raw, self._state = [], self._free
-        self._begin_object()
+    def _flush(self) -> None:
+        if self._text:
+            self._events.append(TextPiece("".join(self._text)))
+            self._text = []
 
     # calls --------------------------------------------------------------------------------------
 
-    def _begin_object(self) -> None:
-        self._begun = False  # the call has been told of
-        self._name: str | None = None
-        self._key = ""
-        self._value: list[str] = []
-        self._arguments: list[str] | None = None  # that came before the name
-        self._depth, self._quoted, self._escaped = 0, False, False
-
     def _open(self, character: str) -> None:
         """Between the marker and the first call."""
-        self._raw.append(character)
-        if character == "[" and not self._listed:
-            self._listed = True
-        elif character == "{":
-            self._state = self._member
-        elif character not in _SPACES:
-            self._give_back()
-
-    def _member(self, character: str) -> None:
-        """In a call's object, between its members."""
-        self._raw.append(character)
-        if character == '"':
-            self._value, self._quoted, self._state = ['"'], True, self._read_key
-        elif character == "}":
-            self._end_object()
-        elif character not in _SPACES and character != ",":
-            self._break()
-
-    def _read_key(self, character: str) -> None:
-        self._raw.append(character)
-        self._value.append(character)
-        if self._string_ends(character):
-            self._key, self._value = str(_loads("".join(self._value))), []
-            self._state = self._colon
-
-    def _colon(self, character: str) -> None:
-        self._raw.append(character)
-        if character == ":":
-            self._state = self._value_begins
-        elif character not in _SPACES:
-            self._break()
-
-    def _value_begins(self, character: str) -> None:
-        if character in _SPACES:
-            self._raw.append(character)
-        elif character in ",}]:":
-            self._raw.append(character)
-            self._break()
-        else:
-            self._value, self._depth, self._state = [], 0, self._read_value
-            self._read_value(character)
-
-    def _read_value(self, character: str) -> None:
-        if self._quoted:
-            self._take(character)
-            if self._string_ends(character) and self._depth == 0:
-                self._end_value()
-        elif self._depth == 0 and self._value and character in ",}" + _SPACES:
-            self._end_value()  # of a number or a word, which have no end of their own
-            self._state(character)
-        else:
-            self._take(character)
-            self._quoted = character == '"'
-            self._depth += (character in "{[") - (character in "}]")
-            if self._depth == 0 and character in "}]":
-                self._end_value()
-
-    def _string_ends(self, character: str) -> bool:
-        if self._escaped:
-            self._escaped = False
-        elif character == "\\":
-            self._escaped = True
-        elif character == '"':
-            self._quoted = False
-        return not self._quoted
-
-    def _take(self, character: str) -> None:
-        """One more character of a value; arguments go out at once if the name is known."""
-        self._raw.append(character)
-        self._value.append(character)
-        if self._key == self._form.key and self._name is not None:
-            if not self._begun:
-                self._tell(self._name)
-            self._events.append(CallArguments(self.calls - 1, character))
-
-    def _end_value(self) -> None:
-        self._state = self._member
-        if self._key == "name" and self._name is None:
-            name = _loads("".join(self._value))
-            self._name = name if isinstance(name, str) else None
-        elif self._key == self._form.key and not self._begun:
-            self._arguments = self._value
-        self._value = []
-
-    def _end_object(self) -> None:
-        if self._name is None:
-            self._give_back()
+        if character == "{" and self._lead in ("", "```", "```json", *_LEADS):
+            self._begin_call(self._raw, bare=False)
+            self._call(character)
             return
-        if not self._begun:
-            self._tell(self._name)
-            text = "".join(self._arguments) if self._arguments else "{}"
-            self._events.append(CallArguments(self.calls - 1, text))
-        self._raw, self._end, self._state = [], 0, self._after
-        self._begin_object()
+        self._raw += character
+        if character in _SPACES:
+            return
+        self._lead += character
+        if not any(lead.startswith(self._lead) for lead in _LEADS):
+            self._give_back(self._raw)
 
-    def _tell(self, name: str) -> None:
-        self._begun = True
-        self._events.append(CallBegins(self.calls, name))
-        self.calls += 1
+    def _begin_call(self, raw: str, bare: bool) -> None:
+        self._raw, self._state, self._told, self._sent = raw, self._call, False, 0
+        self._object = CallObject(self._names, bare)
 
-    def _break(self) -> None:
-        """The object is no JSON."""
-        if self._begun:
-            self._raw, self._state = [], self._free
-            self._begin_object()
+    def _call(self, character: str) -> None:
+        verdict = self._object.push(character)
+        if verdict is Verdict.MORE:
+            return
+        if verdict is not Verdict.NONE and not self._told:
+            self._flush()
+            self._events.append(CallBegins(self.calls, self._object.name))
+            self._told = True
+            self.calls += 1
+        if verdict is Verdict.BEGUN:
+            return
+        if self._told:
+            self._tell_arguments()
+        if verdict is Verdict.CALL:
+            self._raw, self._state = "", self._after
         else:
-            self._give_back()
+            self._give_back(self._object.rest if self._told else self._raw + self._object.rest)
+
+    def _tell_arguments(self) -> None:
+        """Tell the characters of the arguments that came since the last time."""
+        text = "".join(self._object.arguments[self._sent :])
+        self._sent = len(self._object.arguments)
+        if text:
+            self._events.append(CallArguments(self.calls - 1, text))
+
+    def _give_back(self, text: str) -> None:
+        """Return ``text`` that was no call after all; its last character may begin a marker."""
+        self._raw, self._state = "", self._free
+        self._say(text[:-1])
+        self._free(text[-1])
 
     def _after(self, character: str) -> None:
         """Behind a call: another one, the closing marker, or text."""
-        close = self._form.close.strip()
-        listed = self._listed and close != "]"
-        if self._end == 0 and (character in _SPACES + ",;" or (listed and character == "]")):
+        rest = self._raw.lstrip(_SEPARATORS)
+        if character == "{" and not rest:
+            self._begin_call(self._raw, bare=False)
+            self._call(character)
             return
-        if self._end == 0 and character == "{":
-            self._raw, self._state = [], self._open
-            self._open(character)
-        elif close and character == close[self._end]:
-            self._end += 1
-            if self._end == len(close):
-                self._state = self._free
-        else:
-            self._state = self._free
-            for each in close[: self._end] + character:
-                self._free(each)
+        self._raw += character
+        rest = "".join(self._raw.lstrip(_SEPARATORS).split())
+        closers = self._closers()
+        if rest and rest in closers:
+            self._raw, self._state = "", self._free
+        elif len(self._raw) > _MAX_BEHIND or not any(closer.startswith(rest) for closer in closers):
+            text, self._raw, self._state = self._raw, "", self._free
+            for each in text:
+                self._state(each)
 
-
-def _loads(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _joined(events: list[Event]) -> list[Event]:
-    """Neighbours of one kind as one."""
-    joined: list[Event] = []
-    for event in events:
-        last = joined[-1] if joined else None
-        if isinstance(event, TextPiece) and isinstance(last, TextPiece):
-            joined[-1] = TextPiece(last.text + event.text)
-        elif isinstance(event, CallArguments) and isinstance(last, CallArguments) and event.index == last.index:
-            joined[-1] = CallArguments(last.index, last.text + event.text)
-        else:
-            joined.append(event)
-    return joined
+    def _closers(self) -> tuple[str, ...]:
+        """Return the texts that may close the calls, blanks apart."""
+        parts = ["]"] * ("[" in self._lead) + ["```"] * ("`" in self._lead)
+        close = self._form.close.strip()
+        parts += [close] * (close not in ("", "]"))
+        return tuple("".join(parts[at:]) for at in range(len(parts))) or ("",)
