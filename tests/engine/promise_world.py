@@ -14,7 +14,7 @@ from miaotui.backends.backend import BackendStats
 from miaotui.engine.slo_controller import SloController, order_of
 from miaotui.errors import RefusedError
 from miaotui.schedule import Plan, ScheduleConfig, Scheduler
-from miaotui.schedule.plan import NO_LIMITS
+from miaotui.schedule.plan import NO_LIMITS, Chunk
 from miaotui.schedule.promises.admission import Admission, AdmissionLimits
 from miaotui.schedule.promises.cost import CostModel, CostRates, StepShape
 from miaotui.schedule.promises.forecast import SchedulingPolicy
@@ -96,6 +96,30 @@ class ScriptedEngine:
         self.pass_s, self.passes = 0.0, 1
 
 
+@dataclass
+class Guesses:
+    """Guessed tokens: how likely one holds, which differs between texts, and how many are tried.
+
+    While one answer goes on alone its tokens are guessed within a run of passes, of whose rows steering knows
+    nothing; beside others each answer has one drafted row.
+    """
+
+    holds: float = 0.45  # of the first tokens of all texts
+    spread: float = 0.05  # between texts
+    tried: int = 3
+    passes: int = 3  # of a run
+    head_s: float = 1.5e-3  # of a pass: what guessing takes
+    source: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def accepted(self, number: int, most: int) -> int:
+        """How many of a pass's guesses hold."""
+        chance = min(max(random.Random(number).gauss(self.holds, self.spread), 0.02), 0.9)
+        count = 0
+        while count < min(self.tried, most) and self.source.random() < chance:
+            count += 1
+        return count
+
+
 class World:
     """Plays a load; ``true_s`` says what a step takes, given its shape and the time."""
 
@@ -105,11 +129,12 @@ class World:
         *,
         rates: CostRates = RATES,
         limits: AdmissionLimits | None = None,
+        guesses: Guesses | None = None,
         **config: int,
     ) -> None:
         schedule = {"n_pages": 1024, "context": 8192, "max_rows": 512, "max_sequences": 16}
         self.now_s = 1.0
-        self.true_s = true_s
+        self.true_s, self.guesses = true_s, guesses
         self.engine = ScriptedEngine(ScheduleConfig(**{**schedule, **config}))
         self.cost = CostModel(rates)
         policy = SchedulingPolicy(self.engine.scheduler.config.max_sequences, 512)
@@ -155,9 +180,12 @@ class World:
     def _step(self, coming: list[Ask]) -> None:
         engine = self.engine
         self.steering.begin(self.active)
-        plan = engine.latest = engine.scheduler.plan({}, engine.limits)
+        drafts, passes = self._drafts()
+        plan = engine.latest = engine.scheduler.plan(drafts, engine.limits, passes)
         assert plan.chunks, "while there is work, a plan has rows"
-        end_s = self.now_s + self.true_s(StepShape.of(plan.chunks), self.now_s)
+        engine.drafted_in_run = plan.passes > 1
+        took_s, tokens = self._run(plan)
+        end_s = self.now_s + took_s
         meanwhile = []
         while coming and coming[-1].at_s <= end_s:
             meanwhile.append(coming.pop())
@@ -166,10 +194,10 @@ class World:
             self.now_s = max(before_s, ask.at_s)
             self._ask(ask)
         self.now_s = end_s
-        engine.scheduler.commit(plan, {c.sequence: [1] for c in plan.chunks if c.n_logits})
-        for chunk in plan.chunks:
-            if chunk.n_logits:
-                self._token(self.active[chunk.sequence])
+        engine.scheduler.commit(plan, tokens)
+        for number, new in tokens.items():
+            for _ in new:
+                self._token(self.active[number])
         self.steps += 1
         self.steering.learn(self.active)
         for number in [n for n, job in self.active.items() if job.is_over]:
@@ -179,6 +207,42 @@ class World:
                 promise = Promise(None, job.predicted_ms, job.took_ms, job.met, job.shortened)
                 self.admission.settle(promise, 0.0, job.is_promised)
             self.admission.leave(number)
+
+    def _drafts(self) -> tuple[dict[int, list[int]], int]:
+        """Drafted tokens by number, and the passes that may follow each other."""
+        if self.guesses is None:
+            return {}, 1
+        left = {n: self._left(job) for n, job in self.active.items() if job.token_ids}
+        if len(left) == len(self.active) == 1:
+            return {}, min(self.guesses.passes * (1 + self.guesses.tried), *left.values())
+        return {n: [1] for n, most in left.items() if most > 1}, 1
+
+    def _left(self, job: Job) -> int:
+        length = job.ending.max_tokens if job.ask.actual is None else min(job.ending.max_tokens, job.ask.actual)
+        return length - len(job.token_ids)
+
+    def _run(self, plan: Plan) -> tuple[float, dict[int, list[int]]]:
+        """What the step takes, and the tokens that it brings."""
+        engine, shape = self.engine, StepShape.of(plan.chunks)
+        engine.passes = 1
+        if plan.passes == 1:
+            tokens = {c.sequence: [1] * (1 + self._accepted(c)) for c in plan.chunks if c.n_logits}
+            return self.true_s(shape, self.now_s), tokens
+        assert self.guesses is not None, "only guesses let passes follow each other here"
+        (chunk,), count, took_s = plan.chunks, 0, 0.0
+        tried = self.guesses.tried
+        engine.passes = 0
+        while count < plan.passes and engine.passes < self.guesses.passes:
+            each = StepShape(1 + tried, 1 + tried, (1 + tried) * (shape.attended + count))
+            took_s += self.true_s(each, self.now_s) + self.guesses.head_s
+            count += 1 + self.guesses.accepted(chunk.sequence, plan.passes - count - 1)
+            engine.passes += 1
+        return took_s, {chunk.sequence: [1] * count}
+
+    def _accepted(self, chunk: Chunk) -> int:
+        if self.guesses is None or chunk.n_logits == 1:
+            return 0
+        return self.guesses.accepted(chunk.sequence, chunk.n_logits - 1)
 
     def _token(self, job: Job) -> None:
         job.token_ids.append(1)

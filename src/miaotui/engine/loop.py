@@ -110,8 +110,8 @@ class EngineLoop:
             try:
                 self.promises.promise(request, is_length_named=params.max_tokens is not None)
             except DeadlineUnattainableError:
-                if not self._active:  # no step will tell how the machine runs
-                    self._is_probing = True
+                if not self._active:  # no step will tell how fast the machine is
+                    self.promises.controller.expect_probe()
                     self._wakeup.call()
                 raise
         self._coming.append(request)
@@ -240,10 +240,22 @@ class EngineLoop:
                 if self.promises is not None:
                     self.promises.controller.rest()
                 if not self._is_probing:  # what is held back is looked at again, whatever holds it
-                    self._wakeup.wait(HELD_S if self._active else None)
+                    self._rest()
         self._take_in()
         self.engine.cancel_all()
         self._tell()
+
+    def _rest(self) -> None:
+        """Wait until there is something to do, or until it is time to see how fast the machine is."""
+        if self.promises is None or self._active:
+            self._wakeup.wait(HELD_S if self._active else None)
+            return
+        controller = self.promises.controller
+        is_due = not self._wakeup.wait(controller.until_probe_s) or controller.until_probe_s == 0.0
+        self._is_probing = is_due and not self._is_wanted()
+
+    def _is_wanted(self) -> bool:
+        return bool(self._coming or self._leaving or self._work or self._stop.is_set())
 
     def _step(self) -> bool:
         """Step once and tell the readers; False when there was nothing to do."""
@@ -261,7 +273,7 @@ class EngineLoop:
         if not self._active:
             if self._is_probing and promises is not None:
                 self._is_probing = False
-                promises.controller.probe()
+                promises.controller.probe(self._is_wanted)
             return False
         if promises is not None:
             promises.controller.begin(self._active)

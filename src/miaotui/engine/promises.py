@@ -80,6 +80,6 @@ class Promises:
     def prompt_budget(self, deadline_ms: float, answer_tokens: int) -> int:
         """Tokens of a prompt that can be read with time left for an answer of ``answer_tokens``."""
         left_s = PLANNED * deadline_ms / 1e3 / self.cost.margin
-        left_s -= answer_tokens * self.cost.seconds(1, 1, 2 * CHUNK)
+        left_s -= answer_tokens * self.cost.token_s(1, 1, 2 * CHUNK)
         step_s = self.cost.seconds(CHUNK, 0, CHUNK * CHUNK)
         return max(0, int(left_s / step_s * CHUNK))

@@ -20,12 +20,14 @@ from miaotui.engine.request import Request
 from miaotui.schedule.config import ScheduleConfig
 from miaotui.schedule.plan import Chunk, Plan, RowKind, StepLimits
 from miaotui.schedule.promises.admission import Admission
-from miaotui.schedule.promises.cost import SMALL_PROBE, CostModel, StepShape
+from miaotui.schedule.promises.cost import SMALL_PROBE, Answered, CostModel, StepShape
 from miaotui.schedule.promises.forecast import SchedulingPolicy
 from miaotui.schedule.promises.review import ALL_IS_WELL, Review, review
 
-PROBES = (1, 1, 4, 1, 4)  # rows of the passes that look how the machine runs
-MOST_PROBED = 128  # rows of a pass that looks how the machine runs
+PROBES = (1, 4, 1)  # rows of the passes that show how fast the machine is
+MOST_PROBED = 64  # rows of a pass after a refusal
+CORRECT_S = 1.0  # between two of those
+PROBE_S, MOST_PROBE_S = 0.5, 16.0  # of rest before the first probe and before later ones
 ADJUST_S = 0.02
 STEPS = 4  # that are learned from together
 REVIEW_S = 0.04  # between two looks through the book, when nobody came or went
@@ -52,13 +54,16 @@ class SloController:
         self._reviewed_s = float("-inf")
         self._known = -1  # the book's version at the last review
         self._choosing_s = 0.0  # spent on logits by the end of the last step
-        self._probed = 0
+        self._probed = 0  # times since the last step
+        self._corrected, self._corrected_s = 0, float("-inf")  # larger passes since the start; when the last one ran
+        self._is_refused = False  # a request, since the last probe
         config = engine.scheduler.config
         self._most_probed = min(MOST_PROBED, config.context, config.max_rows)
         self._adjusted_s = float("-inf")
         self._view = ALL_IS_WELL
         self._beside_s = 3e-4  # of a step, in Python
-        self._steps: list[tuple[Sequence[Chunk], float, float]] = []  # not learned from yet
+        self._steps: list[tuple[StepShape, float, float, Answered]] = []  # not learned from yet
+        self._seen: dict[int, int] = {}  # tokens that answers had after the last step, by request number
         self._reading = 0  # tokens before the prompt rows that were read last
 
     def begin(self, active: Mapping[int, Request]) -> None:
@@ -78,17 +83,32 @@ class SloController:
         self._free_s = None
         self._observe()
 
-    def probe(self) -> None:
-        """Time some passes over rows of no sequence, when no step tells how fast the machine is.
+    @property
+    def until_probe_s(self) -> float:
+        """Seconds of rest before the next `probe`: the longer nothing has come, the more."""
+        return 0.0 if self._is_refused else min(PROBE_S * 2.0**self._probed, MOST_PROBE_S)
 
-        Without them a request that is refused while the machine seems slow would be refused for ever.
+    def expect_probe(self) -> None:
+        """Note, from any thread, that a request was refused while nothing ran."""
+        self._is_refused = True
+
+    def probe(self, is_wanted: Callable[[], bool]) -> None:
+        """Run some small passes while there is nothing to do, and learn from them; stop when the thread ``is_wanted``.
+
+        Nothing else shows that a machine which seemed slow has recovered. After a refusal a larger pass, each time
+        of another size, corrects the curve, so that nothing is refused for ever; a request may come to wait for it,
+        hence its bounds.
         """
-        for count in PROBES:
-            self._probe([(0,)] * count)
+        refused, self._is_refused = self._is_refused, False
+        self._probed += 1
+        for rows in PROBES:
+            if is_wanted():
+                return
+            self._probe([(0,)] * rows)
         larger = [rows for rows in self._cost.knots if SMALL_PROBE < rows <= self._most_probed]
-        if larger:  # each time another one: nothing else corrects what is refused for ever
-            self._probed += 1
-            rows = larger[self._probed % len(larger)]
+        if refused and larger and not is_wanted() and self._clock() - self._corrected_s > CORRECT_S:
+            self._corrected, self._corrected_s = self._corrected + 1, self._clock()
+            rows = larger[self._corrected % len(larger)]
             self._probe([(0,) * rows])
 
     def _probe(self, texts: Sequence[tuple[int, ...]]) -> None:
@@ -104,14 +124,15 @@ class SloController:
         While nothing is promised and no prompt is read, some steps are looked at together: nobody
         waits for what they tell, and code that runs once in a step mostly waits for memory.
         """
-        chunks = self._engine.latest.chunks
+        chunks, self._probed = self._engine.latest.chunks, 0
         now_s = self._clock()
         if self._free_s is not None:
             took_s, choosing_s = now_s - self._free_s, self._engine.choosing_s
             pass_s = self._engine.pass_s + choosing_s - self._choosing_s
-            self._choosing_s, done = choosing_s, self._engine.passes
-            if not self._engine.drafted_in_run:  # then the rows of its passes are unknown
-                self._steps.append((chunks, took_s / done, pass_s / done))
+            self._choosing_s = choosing_s
+            answered = self._answered(chunks, active)
+            if answered is not None:
+                self._steps.append((StepShape.of(chunks), took_s, pass_s, answered))
         self._free_s = now_s
         reading = any(chunk.kind is RowKind.PREFILL for chunk in chunks)
         if self._admission.promised or reading or len(self._steps) >= STEPS:
@@ -120,10 +141,31 @@ class SloController:
 
     def _observe(self) -> None:
         """Learn what the latest steps took."""
-        for chunks, took_s, pass_s in self._steps:
-            self._cost.observe(StepShape.of(chunks), took_s, pass_s)
+        for shape, took_s, pass_s, answered in self._steps:
+            self._cost.observe(shape, took_s, pass_s, answered)
             self._beside_s += (min(max(took_s - pass_s, 0.0), 2e-3) - self._beside_s) / 16
         self._steps.clear()
+
+    def _answered(self, chunks: Sequence[Chunk], active: Mapping[int, Request]) -> Answered | None:
+        """Tokens that the step brought the answers which went on in it; None if its rows are not known."""
+        count = tokens = prompt_rows = decoding = 0
+        seen, self._seen = self._seen, {}
+        for chunk in chunks:
+            request = active.get(chunk.sequence)
+            have = 0 if request is None else len(request.token_ids)
+            if have:
+                self._seen[chunk.sequence] = have
+            if chunk.kind is RowKind.PREFILL:
+                prompt_rows += len(chunk.tokens)
+                continue
+            decoding += 1
+            if chunk.sequence in seen:
+                count += 1
+                tokens += max(have - seen[chunk.sequence], 0)
+        done, guessed = self._engine.passes, self._engine.drafted_in_run
+        if count == decoding:
+            return Answered(count, tokens, done, guessed, prompt_rows)
+        return None if guessed else Answered(0, 0, done)  # some have just begun or gone on again
 
     def _update(self, active: Mapping[int, Request], now_s: float) -> None:
         """Bring the book up to date."""

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 from miaotui.async_llm import AsyncLLM
+from miaotui.engine.calibrate import warm_up
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
@@ -27,6 +28,14 @@ from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve.observer import NO_OBSERVER, Observer
 from miaotui.served_model import RequestArguments
 from miaotui.types import Completion, Delta, SamplingParams
+
+# Answered before the first request: long enough to show the time of reading a prompt.
+FIRST_QUESTION = (
+    "A small library lends books, maps and tools to the people of its town. It wants to tell new members on one page "
+    "how long they may keep a thing, what happens when it comes back late, how to ask for something that is lent at "
+    "the moment, and whom to call when a tool is broken. Write that page in short and friendly sentences, and begin "
+    "with the opening hours: Monday to Friday from nine to six, on Saturdays until noon."
+)
 
 
 class ObservedModel:
@@ -43,11 +52,13 @@ class ObservedModel:
         self.grammars = Grammars(model.tokenizer, model.config.vocab_size)
         with suppress(RequestError):  # a model that can have no grammars: requests for them are refused
             self.grammars.warm()  # holds the interpreter: not while others wait for answers
-        _warm(model)
+        prompt = _first_prompt(model)
         self.fingerprint = _fingerprint(name, model)
         self._llm = AsyncLLM(loop)
-        self.observe(observer)
         loop.calibrate(limits=limits or AdmissionLimits())
+        with suppress(MiaotuiError):  # a context too short for that
+            warm_up(loop, prompt[: max(self.context // 2, 1)])
+        self.observe(observer)
 
     @cached_property
     def identity(self) -> str:
@@ -128,11 +139,12 @@ class _InEventLoop:
                 self._event_loop.call_soon_threadsafe(observe, self._name, what)
 
 
-def _warm(model: LoadedModel) -> None:
-    """Import and compile what the first conversation needs: a tenth of a second of its deadline."""
+def _first_prompt(model: LoadedModel) -> list[int]:
+    """Tokens of a question; making them imports and compiles what the first conversation needs."""
     if model.template.available:
         with suppress(MiaotuiError):  # requests with that template are refused with its error
-            model.chat.encode([{"role": "user", "content": "?"}])
+            return model.chat.encode([{"role": "user", "content": FIRST_QUESTION}])
+    return model.tokenizer.encode(FIRST_QUESTION)
 
 
 def _fingerprint(name: str, model: LoadedModel) -> str:

@@ -17,12 +17,14 @@ from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel
 from miaotui.schedule.promises.forecast import Job, SchedulingPolicy, forecast
 from miaotui.schedule.promises.lengths import AnswerLengths
-from miaotui.schedule.promises.promise import HAND_OVER_S, PromiseEntry, PromiseRequest
+from miaotui.schedule.promises.promise import HAND_OVER_S, Allowance, PromiseEntry, PromiseRequest
 from miaotui.types import Deadline, Promise
 
 LIKELY, SURE = 0.5, 0.95  # quantiles of answer lengths: for planning, for promising
-HAND_OVER_FADES, MOST_HAND_OVER_S = 0.995, 0.06
-CAUTION, CONFIDENCE, MOST_CAUTION = 0.05, 0.001, 0.2  # after a missed promise, after a kept one
+SLOWER, FASTER, MOST_HAND_OVER_S = 0.2, 0.04, 0.06  # weights of a hand-over that took longer, or less long
+CROWD_S = 0.012  # more where others hold promises: of many who ask, those are admitted whose forecasts err
+CAUTION_S, MOST_CAUTION_S = 0.05, 0.15  # of time that a missed promise adds to what the next ones allow for
+FADES_S = 30.0  # in which most of that fades
 MOST_PLAYED = 64  # best-effort jobs that a forecast looks at
 
 
@@ -77,7 +79,8 @@ class Admission:
         self._book: dict[int, PromiseEntry] = {}
         self.version = 0  # grows whenever a request comes or goes
         self.promised = 0  # promises in the book
-        self.caution = 0.0  # what promises allow for beyond the cost model's margin
+        self.caution_s = 0.0  # what promises allow for beyond the cost model's margin
+        self._faded_s = 0.0  # up to when it has faded
         self.hand_over_s = HAND_OVER_S  # from the last token to the socket, at most lately
         self._arrivals = 0
         self._lock = threading.Lock()
@@ -114,15 +117,14 @@ class Admission:
                 self.promised -= entry.promised
 
     def settle(self, promise: Promise, hand_over_s: float = 0.0, given: bool = True) -> None:
-        """Count an answer that was handed over, so long after its last token.
+        """Count an answer that was handed over ``hand_over_s`` after its last token.
 
-        A promise that was ``given`` and missed makes the next ones more cautious, for some time.
+        A promise that was ``given`` and missed makes the next ones more cautious for some seconds.
         """
-        if given and promise.met is not None:
-            change = -CONFIDENCE if promise.met else CAUTION
-            self.caution = min(max(self.caution + change, 0.0), MOST_CAUTION)
-        longest = max(hand_over_s, self.hand_over_s * HAND_OVER_FADES, HAND_OVER_S)
-        self.hand_over_s = min(longest, MOST_HAND_OVER_S)
+        if given and promise.met is False:
+            self.caution_s = min(self.caution_s + CAUTION_S, MOST_CAUTION_S)
+        longer = min(hand_over_s, MOST_HAND_OVER_S) - self.hand_over_s
+        self.hand_over_s = max(self.hand_over_s + (SLOWER if longer > 0 else FASTER) * longer, HAND_OVER_S)
         if promise.met is not None:
             with self._lock:
                 self.counts.met += promise.met
@@ -244,24 +246,31 @@ class Admission:
         return found
 
     def _lateness(self, entry: PromiseEntry, now_s: float) -> tuple[float, float]:
-        """By how much taking it on breaks a promise, its own or another's; and its time in ms."""
-        start = self._start_s(now_s)
-        margin, reserve = self.cost.margin + self.caution, self.cost.reserve_s
+        """Seconds by which taking it on breaks a promise, its own or another's; and its time in ms."""
         others = [each for each in self._book.values() if each.promised]
+        start, allowed_s = self._start_s(now_s), self._allowed_s(now_s, CROWD_S if others else 0.0)
         jobs = [each.job for each in others]
         policy = self._promised_policy()
         found = forecast([*jobs, entry.job], self.cost, policy, start)
-        late = entry.late_s(found[entry.job.number], start, margin, reserve)
-        harmed = [o for o in others if o.late_s(found[o.job.number], start, margin, reserve) > 0]
+        late = entry.late_s(found[entry.job.number], start, allowed_s)
+        harmed = [(o, by) for o in others if (by := o.late_s(found[o.job.number], start, allowed_s)) > 0]
         if harmed:
             before = forecast(jobs, self.cost, policy, start)
-            for other in harmed:
-                if other.late_s(before[other.job.number], start, 1.0) <= 0:  # not lost anyway
-                    late = max(late, other.late_s(found[other.job.number], start, margin, reserve))
-        own = start + (found[entry.job.number].last_s - start) * margin + reserve + self.hand_over_s
+            for other, by in harmed:
+                if other.late_s(before[other.job.number], start, _as_foreseen) <= 0:  # not lost anyway
+                    late = max(late, by)
+        mine = found[entry.job.number]
+        own = start + allowed_s(mine.first_s - start, mine.last_s - mine.first_s) + self.hand_over_s
         if late > 0 and entry.job.due_s < math.inf:  # if others would be harmed: by waiting so long
             own = max(own, entry.job.due_s + late)
         return late, (own - entry.wish.arrived_s) * 1e3
+
+    def _allowed_s(self, now_s: float, more_s: float) -> Allowance:
+        """The cost model's allowance, ``more_s``, and what missed promises have added."""
+        self.caution_s *= math.exp(-max(now_s - self._faded_s, 0.0) / FADES_S)
+        self._faded_s = now_s
+        allowed_s, more_s = self.cost.allowed_s, more_s + self.caution_s
+        return lambda first_s, rest_s: allowed_s(first_s, rest_s) + more_s
 
     def _outlook(self, entry: PromiseEntry, now_s: float) -> float:
         """When a request without a promise is likely done, in ms from its arrival."""
@@ -297,6 +306,10 @@ class Admission:
         rate = self.cost.seconds(8, 8, 0.0) / 8  # of one token, about
         wait = min(max(0.5, tokens * rate / max(len(self._book), 1)), 60.0)
         raise OverloadedError(f"{what}, of at most {bound}: come again in a moment", wait)
+
+
+def _as_foreseen(first_s: float, rest_s: float) -> float:
+    return first_s + rest_s
 
 
 def _asked_ms(deadline: Deadline) -> float:

@@ -42,4 +42,4 @@ def capacity(cost: CostModel, policy: SchedulingPolicy, within_s: float = WITHIN
 def _last_s(cost: CostModel, policy: SchedulingPolicy, count: int) -> float:
     jobs = [Job(number, PROMPT, ANSWER, arrival=number) for number in range(count)]
     found = forecast(jobs, cost, policy, 0.0)
-    return cost.margin * max(finish.last_s for finish in found.values())
+    return max(cost.allowed_s(finish.first_s, finish.last_s - finish.first_s) for finish in found.values())

@@ -14,18 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from miaotui.schedule.plan import Chunk
+from miaotui.schedule.promises.draft_gain import DraftGain
+from miaotui.schedule.promises.forecast_errors import ForecastErrors
 
-PACE_WEIGHT = 1 / 12  # of one step in the pace: most of a change is seen within a dozen steps
-PROBE_WEIGHT = 0.4  # of a pass made to look how the machine runs
+PACE_S = 0.25  # of steps: most of a change in speed is seen within as much
+MOST_PACE_WEIGHT = 0.35  # of one step, however long
+GUESSED_WEIGHT = 0.3  # of a step in the pace, where the rows of its passes are not known
+STEADY_S = 4.0  # of steps, in the pace that outlasts a jolt
+PROBE_WEIGHT = 0.4  # of a pass made to see how fast the machine runs
 SMALL_PROBE = 4  # rows
-CORRECTED, KNOT_WEIGHT = 4, 1 / 16  # every so many steps the curve itself moves, by that much
-WINDOW_S = 0.25  # predicted time over which errors are judged: about the length of a promise
-WINDOWS = 64  # judged windows that count
-QUANTILE = 0.99
-STEADY_WEIGHT = 1 / 100  # of one step in the pace that outlasts a jolt
-FIRST_MARGIN, LEAST_MARGIN, MOST_MARGIN = 1.12, 1.05, 1.6
-LEAST_RESERVE_S, MOST_RESERVE_S = 0.005, 0.06
-RESERVE_FADES = 0.999  # with each step: a jolt is remembered for some seconds
+CORRECTED, KNOT_WEIGHT = 4, 0.4  # every so many steps the curve itself moves, so much slower than the pace
+RESERVE_S = 0.003  # beyond the margin: starting and ending take time as well
 WILD = 2.0  # a step this many times slower or faster than predicted counts as just so much
 
 
@@ -67,12 +66,25 @@ class StepTime:
     took_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The tokens that a step brought the answers which went on in it."""
+
+    count: int  # answers
+    tokens: int  # of all of them
+    passes: int = 1  # that followed each other in the step
+    guessed: bool = False  # tokens were guessed within it: the rows of its passes are not known
+    prompt_rows: int = 0  # rows beside those of the answers
+
+
+_NO_ANSWER = Answered(0, 0)
+
+
 class CostModel:
-    """Predicts steps; any thread may ask, one thread observes.
+    """Prediction of times; any thread may ask, one thread observes.
 
-    A promise allows for ``margin`` times the time foreseen, and ``reserve_s`` more.
-
-    Between two knots of the curve lies a straight line; beyond the last one it goes on.
+    A promise allows for `allowed_s` of the time foreseen. Between two knots of the curve lies a straight line; beyond
+    the last one it goes on.
     """
 
     def __init__(self, rates: CostRates) -> None:
@@ -87,20 +99,31 @@ class CostModel:
         self.attend_s = max(rates.attend_s, 0.0)
         self._most_logits_s, self._most_attend_s = 4 * self.logits_s, 4 * self.attend_s
         self.pace = 1.0  # how many times slower than calibrated the machine is now
-        self.margin = FIRST_MARGIN  # how many times longer a promise must allow for
-        self.reserve_s = LEAST_RESERVE_S  # for single steps that are held up
+        self.errors = ForecastErrors()
+        self.gain = DraftGain()
         self._observed = 0  # steps
-        self._steady = 1.0  # the pace over some hundred steps
+        self._steady = 1.0  # the pace over some seconds
         self.busy_s = 0.0  # in steps, since the start
         self.pass_s = 0.0  # of that in arithmetic: passes, and choosing tokens
         self.recent: deque[StepTime] = deque(maxlen=256)
-        self._windows: deque[float] = deque(maxlen=WINDOWS)
-        self._window = _Window(1.0)
 
     def seconds(self, rows: int, logits: int, attended: float) -> float:
         """The time of a step of this shape, as the machine runs now."""
         work = self._curve(rows) + self.logits_s * logits + self.attend_s * attended
         return work * self.pace
+
+    def token_s(self, count: int, rows: int, attended: float) -> float:
+        """The time in which each of ``count`` answers gets a token, guessed ones counted, in passes of ``rows``."""
+        return self.seconds(rows, rows, attended) * self.gain.share(count)
+
+    def allowed_s(self, reading_s: float, answering_s: float = 0.0) -> float:
+        """The time that a promise must allow for, from that foreseen up to the first token and from there on."""
+        return self.errors.allowed_s(reading_s, answering_s) + RESERVE_S
+
+    @property
+    def margin(self) -> float:
+        """What a promise of half a second to the first token and half a second more allows for, as a factor."""
+        return self.errors.allowed_s(0.5, 0.5)
 
     def affordable_rows(self, seconds: float, logits: int, attended: float, most: int) -> int:
         """The most rows, up to ``most``, of a step that takes at most ``seconds``; at least 0."""
@@ -113,21 +136,56 @@ class CostModel:
                 high = rows - 1
         return low
 
-    def observe(self, shape: StepShape, took_s: float, pass_s: float = 0.0) -> None:
-        """Learn from a real step; ``pass_s`` of it was arithmetic."""
+    def observe(self, shape: StepShape, took_s: float, pass_s: float = 0.0, answered: Answered = _NO_ANSWER) -> None:
+        """Learn from a real step of one or more passes of ``shape``; ``pass_s`` of it was arithmetic."""
         self.busy_s += took_s
         self.pass_s += pass_s
-        predicted = self.seconds(shape.rows, shape.logits, shape.attended)
-        self.recent.append(StepTime(shape.rows, predicted, took_s))
-        self._judge(predicted, took_s)
-        held_up = min(took_s - predicted, MOST_RESERVE_S)
-        self.reserve_s = max(held_up, self.reserve_s * RESERVE_FADES, LEAST_RESERVE_S)
+        predicted = self._predicted(shape, answered)
+        self.recent.append(StepTime(shape.rows, predicted / answered.passes, took_s / answered.passes))
+        self.errors.add(
+            answered.prompt_rows > 0 or not answered.count,
+            self._foreseen(shape, answered, predicted),
+            took_s,
+            self.pace,
+        )
         ratio = min(max(took_s / predicted, 1 / WILD), WILD)
-        self.pace *= 1 + PACE_WEIGHT * (ratio - 1)
-        self._steady += STEADY_WEIGHT * (self.pace - self._steady)
+        if answered.tokens:
+            self._learn_gain(shape, took_s if answered.guessed else predicted, answered)
+        weight = min(predicted / (predicted + PACE_S), MOST_PACE_WEIGHT)
+        weight *= GUESSED_WEIGHT if answered.guessed else 1.0
+        self.pace *= ratio**weight
+        self._steady += predicted / (predicted + STEADY_S) * (self.pace - self._steady)
         self._observed += 1
-        if self._observed % CORRECTED == 0:
-            self._correct(shape, ratio)
+        if self._observed % CORRECTED == 0 and not answered.guessed:
+            self._correct(shape, CORRECTED * KNOT_WEIGHT * weight * (ratio - 1))
+
+    def _predicted(self, shape: StepShape, answered: Answered) -> float:
+        """The time of a step whose passes are known; where tokens were guessed within it, of so many passes."""
+        pass_s = self.seconds(shape.rows, shape.logits, shape.attended)
+        if answered.guessed:
+            pass_s *= self.gain.pass_cost(answered.count, False)
+        return pass_s * answered.passes
+
+    def _foreseen(self, shape: StepShape, answered: Answered, predicted: float) -> float:
+        """The time that a forecast would have given to what the step brought."""
+        if not answered.tokens:
+            return predicted
+        count = answered.count
+        if answered.prompt_rows:
+            return self._plain_s(shape, answered) * self.gain.pass_cost(count, True)
+        return self.token_s(count, count, shape.attended * count / shape.rows) * answered.tokens / count
+
+    def _plain_s(self, shape: StepShape, answered: Answered) -> float:
+        """The time of a pass of this shape without the rows of guesses."""
+        rows = answered.count + answered.prompt_rows
+        logits = shape.logits - (shape.rows - rows)
+        return self.seconds(rows, logits, shape.attended * rows / shape.rows)
+
+    def _learn_gain(self, shape: StepShape, took_s: float, answered: Answered) -> None:
+        """Compare passes with guesses to passes without."""
+        count, reading = answered.count, answered.prompt_rows > 0
+        cost = took_s / self._plain_s(shape, answered)
+        self.gain.add(count, reading, answered.passes, cost, answered.tokens / count)
 
     def probe(self, shape: StepShape, took_s: float) -> None:
         """Learn how the machine runs now from a pass made for that alone: it counts for much.
@@ -163,11 +221,11 @@ class CostModel:
         share = (rows - numbers[left]) / (numbers[right] - numbers[left])
         return knots[left] + share * (knots[right] - knots[left])
 
-    def _correct(self, shape: StepShape, ratio: float) -> None:
+    def _correct(self, shape: StepShape, surprise: float) -> None:
         """Move each part of the model by its share in what the pace does not explain in the end."""
         base, logits = self._curve(shape.rows), self.logits_s * shape.logits
         looking = self.attend_s * shape.attended
-        off = KNOT_WEIGHT * (min(max(ratio, 0.5), 2.0) - 1) / (base + logits + looking)
+        off = surprise / (base + logits + looking)
         self.logits_s = min(self.logits_s * (1 + off * logits), self._most_logits_s)
         self.attend_s = min(self.attend_s * (1 + off * looking), self._most_attend_s)
         numbers = self._rows
@@ -188,28 +246,3 @@ class CostModel:
         for index, seconds in enumerate(self._base):
             highest = max(highest, seconds * self._factors[index])
             self._knots[index] = highest
-
-    def _judge(self, predicted_s: float, took_s: float) -> None:
-        """Compare a stretch of steps with what was foreseen at its beginning."""
-        window = self._window
-        window.foreseen_s += predicted_s * window.pace / self.pace
-        window.took_s += took_s
-        if window.foreseen_s < WINDOW_S:
-            return
-        self._windows.append(window.took_s / window.foreseen_s)
-        self._window = _Window(self.pace)
-        ratios = sorted(self._windows)
-        # While few are judged, the first margin counts as the rest of them.
-        missing = max(0, 16 - len(ratios))
-        worst = ratios[min(int(QUANTILE * len(ratios)), len(ratios) - 1)]
-        margin = (worst * (16 - missing) + FIRST_MARGIN * missing) / 16
-        self.margin = min(max(margin, LEAST_MARGIN), MOST_MARGIN)
-
-
-@dataclass(slots=True)
-class _Window:
-    """A stretch of steps, and the pace when it began."""
-
-    pace: float
-    foreseen_s: float = 0.0
-    took_s: float = 0.0

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from miaotui.schedule.promises.cost import CostModel
 
+DONE = 1e-6  # tokens: less than this is left of an answer that has ended
+
 
 @dataclass(slots=True)
 class Job:
@@ -69,7 +71,7 @@ class _Left:
 
     def __init__(self, job: Job) -> None:
         self.number, self.order_s = job.number, job.order_s
-        self.prompt, self.answer, self.length = job.prompt_left, job.answer_left, job.length
+        self.prompt, self.answer, self.length = job.prompt_left, float(job.answer_left), float(job.length)
         self.is_scored = job.is_scored
 
 
@@ -119,7 +121,7 @@ class _Play:
         answering, shares = self._answering, self._shares(reading)
         steps = min(job.prompt // take - 1 for job, take in shares)
         if steps > 1 and answering:  # long prompts: many equal steps at once
-            steps = min(steps, *(job.answer for job in answering))
+            steps = int(min(steps, *(job.answer for job in answering)))
         steps = max(steps, 1)
         rows = logits = len(answering) + self._policy.idle_rows
         attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
@@ -133,9 +135,14 @@ class _Play:
             if job.prompt <= 0:
                 done.append(job)
         logits += len(done)
-        self._now += steps * self._cost.seconds(rows, logits, attended)
+        step_s, tokens = self._cost.seconds(rows, logits, attended), 1.0
+        if answering:
+            count = len(answering)
+            step_s *= self._cost.gain.pass_cost(count, True)
+            tokens = self._cost.gain.tokens(count, True)
+        self._now += steps * step_s
         for job in answering:
-            job.answer -= steps
+            job.answer -= steps * tokens
             job.length += steps
         for job in done:
             self._reading.remove(job)
@@ -165,13 +172,13 @@ class _Play:
         steps = min(job.answer for job in answering)
         count = len(answering) + self._policy.idle_rows
         attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
-        self._now += steps * self._cost.seconds(count, count, attended)
+        self._now += steps * self._cost.token_s(len(answering), count, attended)
         for job in answering:
             job.answer -= steps
             job.length += steps
 
     def _retire(self) -> None:
         for job in self._answering:
-            if job.answer <= 0:
+            if job.answer <= DONE:
                 self._found[job.number].last_s = self._now
-        self._answering = [job for job in self._answering if job.answer > 0]
+        self._answering = [job for job in self._answering if job.answer > DONE]

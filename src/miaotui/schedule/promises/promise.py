@@ -7,12 +7,16 @@ the clock that admission is told.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from miaotui.schedule.promises.forecast import Finish, Job
 from miaotui.types import Deadline
 
-HAND_OVER_S = 0.015  # from the last token in the engine to its bytes in the socket, at least
+HAND_OVER_S = 0.004  # from the last token in the engine to its bytes in the socket, at least
+
+# Seconds to allow for, given those foreseen up to the first token and from there to the last.
+Allowance = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,13 @@ class PromiseEntry:
         deadline = self.wish.deadline
         return deadline is not None and deadline.on_late == "shorten"
 
-    def late_s(self, finish: Finish, now_s: float, margin: float, reserve_s: float = 0.0) -> float:
-        """By how much it is foreseen to break its promise; negative: time to spare."""
-        last = now_s + (finish.last_s - now_s) * margin + reserve_s
+    def late_s(self, finish: Finish, now_s: float, allowed_s: Allowance) -> float:
+        """Seconds by which the promise is foreseen to be broken; negative: time to spare."""
+        last = now_s + allowed_s(finish.first_s - now_s, finish.last_s - finish.first_s)
         late = last - self.job.due_s
         first = self.first_s
         if first is None:
-            first = now_s + (finish.first_s - now_s) * margin + reserve_s
+            first = now_s + allowed_s(finish.first_s - now_s, 0.0)
             late = max(late, first - self.first_due_s)
         deadline = self.wish.deadline
         if deadline is not None and deadline.tpot_ms is not None:

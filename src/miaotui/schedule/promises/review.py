@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from miaotui.schedule.promises.cost import CostModel
 from miaotui.schedule.promises.forecast import Job, SchedulingPolicy, forecast
-from miaotui.schedule.promises.promise import PromiseEntry
+from miaotui.schedule.promises.promise import Allowance, PromiseEntry
 
-GRACE = 0.05  # of the time left: how far beyond its due time a promise may be foreseen
-GRACE_S = 0.005
+GRACE, GRACE_S = 0.12, 0.03  # of the time left, and seconds: how far beyond its due time a promise may be foreseen
 MOST_LOST = 4  # promises given up in one review
 
 
@@ -39,18 +38,18 @@ def review(entries: Sequence[PromiseEntry], cost: CostModel, policy: SchedulingP
     if not promised:
         return ALL_IS_WELL
     beside = [entry for entry in entries if not entry.promised and entry.job.running]
-    if not _late(promised, beside, cost, policy, now_s, cost.margin):
+    if not _late(promised, beside, cost, policy, now_s, cost.allowed_s):
         return ALL_IS_WELL
     if beside:
         policy = replace(policy, idle_rows=1)
     limits: dict[int, int] = {}
-    late = _late(promised, [], cost, policy, now_s, cost.margin)
+    late = _late(promised, [], cost, policy, now_s, cost.allowed_s)
     for entry in late:
         if entry.may_shorten:
             limits[entry.job.number] = _cut(entry, late[entry], now_s)
     if limits:
         promised = [_with_limit(entry, limits) for entry in promised]
-        late = _late(promised, [], cost, policy, now_s, cost.margin)
+        late = _late(promised, [], cost, policy, now_s, cost.allowed_s)
     if not late:
         return Review(hold_best_effort=bool(beside), limits=limits)
     until = min(entry.job.order_s for entry in late)
@@ -64,12 +63,12 @@ def _late(
     cost: CostModel,
     policy: SchedulingPolicy,
     now_s: float,
-    margin: float,
+    allowed_s: Allowance,
 ) -> dict[PromiseEntry, float]:
     """Who is foreseen to be late, by how many seconds, when ``beside`` goes on as well."""
     jobs = [entry.job for entry in (*promised, *beside)]
     found = forecast(jobs, cost, policy, now_s)
-    times = ((e, e.late_s(found[e.job.number], now_s, margin)) for e in promised)
+    times = ((e, e.late_s(found[e.job.number], now_s, allowed_s)) for e in promised)
     return {entry: late for entry, late in times if late > 0}
 
 
@@ -88,9 +87,9 @@ def _with_limit(entry: PromiseEntry, limits: Mapping[int, int]) -> PromiseEntry:
 def _lost(promised: list[PromiseEntry], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> list[int]:
     """The promises to give up so that the others can be kept."""
     lost: list[int] = []
-    left = promised
+    left, optimism = promised, cost.optimism
     while left and len(lost) < MOST_LOST:
-        late = _late(left, [], cost, policy, now_s, cost.optimism)
+        late = _late(left, [], cost, policy, now_s, lambda first_s, rest_s: (first_s + rest_s) * optimism)
         beyond = [entry for entry in late if late[entry] > _grace_s(entry, now_s)]
         if not beyond:
             break
@@ -112,4 +111,4 @@ def _alone_s(job: Job, cost: CostModel) -> float:
     """The time it needs if nothing else runs."""
     logits = job.prompt_left if job.is_scored else 1
     prompt = cost.seconds(job.prompt_left, logits, 0.0) if job.prompt_left else 0.0
-    return prompt + job.answer_left * cost.seconds(1, 1, job.length)
+    return prompt + job.answer_left * cost.token_s(1, 1, job.length)
