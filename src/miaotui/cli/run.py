@@ -39,7 +39,8 @@ def run(parsed: argparse.Namespace) -> int:
         raise RequestError(messages.SYSTEM_WITH_RAW())
     with load(model, parsed) as llm:
         if parsed.raw:
-            deltas = llm.stream(prompt, **params)
+            plain = llm.tokenizer.encode(prompt, special=False, whole=True) if parsed.no_special else prompt
+            deltas = llm.stream(plain, **params)
         else:
             deltas = llm.chat_stream(opening(parsed.system, prompt), **params)
         completion = show(deltas)

@@ -164,6 +164,9 @@ def _run_options(parser: _Parser) -> None:
         "Words after -- are never taken for options."
     )
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without a chat template")
+    parser.add_argument(
+        "--no-special", action="store_true", help="with --raw: control tokens written in the prompt are plain text"
+    )
     _answer_options(parser)
 
 

@@ -60,7 +60,7 @@ async def create(http: HttpRequest) -> Response:
     params = params_for(body, limit, body.logprobs, _prompt_logprobs(body))
     deadline = deadline_of(http, body)
     check_choices(body.prompt, len(params))
-    prompts = [await _tokens(model, prompt) for prompt in body.prompt]
+    prompts = [await _tokens(model, prompt, body.parse_special) for prompt in body.prompt]
     longest = max(map(len, prompts))
     if longest + min(limit, 1) > model.context:
         text = f"the prompt has {longest} tokens, and the context holds {model.context}, the answer"
@@ -103,11 +103,11 @@ def _prompt_logprobs(body: CompletionRequest) -> int | None:
     return max((number for number in asked if number is not None), default=None)
 
 
-async def _tokens(model: ServedModel, prompt: str | list[int]) -> list[int]:
+async def _tokens(model: ServedModel, prompt: str | list[int], special: bool) -> list[int]:
     if not isinstance(prompt, str):
         return prompt
     try:
-        return await text_tokens(model, prompt)
+        return await text_tokens(model, prompt, special)
     except PromptTooLongError as error:
         raise context_exceeded("prompt", str(error)) from None
 

@@ -69,6 +69,9 @@ class CompletionRequest(Sampling):
     echo: bool | None = Field(
         None, description="Put the prompt before the answer, and its log-probabilities before the answer's."
     )
+    parse_special: bool = Field(
+        True, description="Read control tokens that are written in a text. False: all of it is plain characters."
+    )
     suffix: str | None = Field(None, description="Not supported: these models only continue.")
     best_of: int | None = Field(None, ge=1, description="Only as many as n.")
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)

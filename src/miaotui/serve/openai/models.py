@@ -105,7 +105,7 @@ async def tokenize(http: HttpRequest) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise bad_value("prompt", "give either a prompt or messages")
     if body.prompt is not None:
-        tokens = await text_tokens(model, body.prompt, whole=body.add_special_tokens)
+        tokens = await text_tokens(model, body.prompt, body.parse_special, whole=body.add_special_tokens)
     else:
         messages = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
         options, add_prompt = body.chat_template_kwargs, body.add_generation_prompt

@@ -60,6 +60,9 @@ class TokenizeRequest(Wire):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     tools: Annotated[list[JsonField], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     add_special_tokens: bool = Field(True, description="Put the model's beginning and end tokens around a text.")
+    parse_special: bool = Field(
+        True, description="Read control tokens that are written in a text. False: all of it is plain characters."
+    )
     add_generation_prompt: bool = Field(True, description="End a conversation for an answer.")
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
         None, max_length=MAX_TEMPLATE_OPTIONS

@@ -57,7 +57,7 @@ async def chat_tokens(
     return await run(_size(messages) + (_size(tools) if tools else 0), work)
 
 
-async def text_tokens(model: ServedModel, text: str, special: bool = True, whole: bool | None = None) -> list[int]:
+async def text_tokens(model: ServedModel, text: str, special: bool = True, whole: bool = True) -> list[int]:
     """A text as token ids. Raises `RequestError` and `PromptTooLongError`."""
     return await run(len(text), lambda: model.tokenizer.encode(text, special, whole=whole, at_most=model.context))
 
