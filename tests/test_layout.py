@@ -28,7 +28,7 @@ LAYERS = (
     ("hub",),
     ("kernels",),
 )
-FREE = {"errors", "types", "config", "libraries"}  # usable by all; they import nothing but each other
+FREE = {"errors", "types", "config", "closing", "libraries"}  # usable by all; they import nothing but each other
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NARROW = {"schedule": {"schedule", "errors", "types"}}  # integers only
 

@@ -22,9 +22,6 @@ FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
-_MODULES = {"run": "run", "chat": "chat", "pull": "models", "models": "models", "key": "serve"}
-_MODULES |= {"search": "index"}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return the exit status."""
@@ -33,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         parsed = parse(arguments)
-        module = importlib.import_module(f"miaotui.cli.{_MODULES.get(parsed.command, parsed.command)}")
+        module = importlib.import_module(f"miaotui.cli.{parsed.command}")
         status: int = getattr(module, parsed.command)(parsed)
         sys.stdout.flush()
     except SystemExit as leaving:

@@ -1,16 +1,14 @@
-"""``miaotui index`` and ``miaotui search``: documents put into an index, and found again.
+"""``miaotui index``: documents put into an index, replaced, deleted and counted.
 
-Owns what is printed. Knows the index by its public calls only; everything but results goes to
-standard error.
+Owns what is printed. Knows the index by its public calls only. Invariant: results go to standard output, everything
+else to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,19 +17,18 @@ from pathlib import Path
 from miaotui.cli.options.index import ACTIONS
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.terminal import printable
 from miaotui.config import format_size
 from miaotui.errors import IndexMissingError, RequestError
-from miaotui.retrieval.document import Results
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.index.settings import IndexSettings, names, place
 from miaotui.retrieval.ingest.pipeline import Preparation, Summary, load
 
 _SHOWN_SKIPPED = 10
-_MARK = re.compile(r"</?b>")
 
 
 def index(parsed: argparse.Namespace) -> int:
-    """Run one action on an index; return the exit status."""
+    """Run one action on an index and return the exit status."""
     action, *words = parsed.words
     actions: dict[str, Callable[[argparse.Namespace, list[str]], None]] = {
         "create": _create,
@@ -47,42 +44,6 @@ def index(parsed: argparse.Namespace) -> int:
         raise RequestError(f"say which index: miaotui index {action} NAME")
     actions[action](parsed, words)
     return 0
-
-
-def search(parsed: argparse.Namespace) -> int:
-    """Print the passages that a query finds; return the exit status."""
-    name, query = parsed.words
-    with Index.open(name) as opened:
-        results = _found(opened, query, parsed)
-        for warning in results.warnings:
-            print(messages.WARNING(text=warning), file=sys.stderr)
-        if parsed.json:
-            hits = [hit.to_json() for hit in results]
-            print(json.dumps({"version": results.version, "hits": hits}, ensure_ascii=False))
-            return 0
-        bold = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
-        for place_, hit in enumerate(results, 1):
-            print(f"{place_}. {hit.title or hit.id}  ({hit.id}, {hit.score:.2f})")
-            marked = _MARK.sub(lambda match: bold["/" in match[0]], hit.snippet)
-            print(f"   {_printable(html.unescape(marked), bold)}\n")
-        if not results:
-            print(messages.NOTHING_FOUND(), file=sys.stderr)
-    return 0
-
-
-def _found(opened: Index, query: str, parsed: argparse.Namespace) -> Results:
-    if parsed.vectors is None:
-        return opened.search(query, parsed.limit, plain=parsed.plain)
-    from miaotui.retrieval.index.vectors import Neighbours, model2vec
-
-    near = Neighbours(opened, model2vec(Path(parsed.vectors)))
-    return near.search(query, parsed.limit, plain=parsed.plain)
-
-
-def _printable(text: str, kept: tuple[str, str]) -> str:
-    """``text`` without control characters other than our own marks: documents are not trusted."""
-    parts = re.split("(" + "|".join(map(re.escape, filter(None, kept))) + ")", text) if kept[0] else [text]
-    return "".join(p if p in kept else re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", p) for p in parts)
 
 
 def _create(parsed: argparse.Namespace, words: list[str]) -> None:
@@ -115,7 +76,7 @@ def _add(parsed: argparse.Namespace, words: list[str]) -> None:
 
 
 def _workers(paths: list[str]) -> int:
-    """All cores for much text; starting processes for little costs more than it saves."""
+    """Return the number of processes: all cores for much text, one for little, where starting more costs too much."""
     if any(os.path.isdir(path) or os.path.getsize(path) > 4_000_000 for path in paths if os.path.exists(path)):
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 1
@@ -143,7 +104,7 @@ def _show(summary: Summary, as_json: bool) -> None:
         )
     )
     for one in summary.skipped[:_SHOWN_SKIPPED]:
-        print(f"  {_printable(f'{one.name}: {one.reason}', ('', ''))}", file=sys.stderr)
+        print(f"  {printable(f'{one.name}: {one.reason}')}", file=sys.stderr)
     if summary.skipped_count > _SHOWN_SKIPPED:
         print(messages.AND_MORE(count=summary.skipped_count - _SHOWN_SKIPPED), file=sys.stderr)
 

@@ -1,36 +1,20 @@
-"""``miaotui pull`` and ``miaotui models``: models by name.
+"""``miaotui models``: the models that have a name.
 
-Owns how they are listed and that terms of use are shown before anything is fetched; names, sources
-and digests belong to the hub.
+Owns how they are listed. Knows neither sources nor digests, which belong to the hub.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from miaotui.cli.output import messages
-from miaotui.cli.output.progress import Progress
 from miaotui.cli.output.tables import show_tables
 from miaotui.config import format_size
-from miaotui.hub.resolve import list_models, notice
-from miaotui.hub.resolve import pull as fetch
-
-
-def pull(parsed: argparse.Namespace) -> int:
-    """Fetch the named model and print where it lies; return the exit status."""
-    name = parsed.words[0]
-    terms = notice(name)
-    if terms:
-        print(terms, file=sys.stderr)
-    with Progress() as progress:
-        path = fetch(name, progress)
-    print(path)
-    return 0
+from miaotui.hub.resolve import list_models
 
 
 def models(parsed: argparse.Namespace) -> int:
-    """List the models that have a name; return the exit status."""
+    """Print the models that have a name and return the exit status."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)

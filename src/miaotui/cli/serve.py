@@ -1,8 +1,7 @@
-"""``miaotui serve`` and ``miaotui key``: a server, and the keys of those who may use it.
+"""``miaotui serve``: a server of models.
 
-Owns the order of a start: what can be wrong is checked first, then models load in a thread while the
-HTTP libraries are imported. Says when the server is ready, what it can promise and how to call it.
-Knows no route.
+Owns the order of a start: what can be wrong is checked first, then models load in a thread while the HTTP libraries are
+imported. Prints when the server is ready, what it can promise and how to call it. Knows no route.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ COLLECTED_AFTER = 10_000  # objects more than before
 
 
 def serve(parsed: argparse.Namespace) -> int:
-    """Serve until a signal; return the exit status."""
+    """Serve until a signal and return the exit status."""
     options = options_from(parsed).checked()
     listening = bind(options.host, options.port)
     with listening, Progress() as progress:
@@ -49,29 +48,18 @@ def serve(parsed: argparse.Namespace) -> int:
         importlib.import_module("miaotui.serve.ops.logs").set_up_logs(options.log_format, options.log_level)
         url = url_of(listening, options.host, options.tls)
 
-        def ready(hosts: Mapping[str, ServedModel]) -> None:
+        def ready(models: Mapping[str, ServedModel]) -> None:
             gc.freeze()  # what start-up made stays: collections need not look at it again
             gc.set_threshold(COLLECTED_AFTER)  # most of what a step makes is gone by its end
-            print(opening(url, hosts, options), file=sys.stderr, flush=True)
+            print(opening(url, models, options), file=sys.stderr, flush=True)
 
         run = importlib.import_module("miaotui.serve.http.server").run
         run(start.serve(loops, options, listening, ready))
     return 0
 
 
-def key(parsed: argparse.Namespace) -> int:
-    """Make an API key, print it, keep its hash; return the exit status."""
-    from miaotui.serve.middleware.keys import KeyLimits, add_key
-
-    name, path = parsed.words[0], Path(parsed.api_key_file)
-    made = add_key(path, name, KeyLimits(parsed.rpm, parsed.tpm, parsed.concurrent))
-    print(made)
-    print(messages.KEY_MADE(name=name, path=path), file=sys.stderr)
-    return 0
-
-
 def options_from(parsed: argparse.Namespace) -> ServeSettings:
-    """The options of a command line and its configuration file; the command line goes first.
+    """Return the settings of a command line and its configuration file; the command line goes first.
 
     Raises `RequestError` for a file that is wrong.
     """
@@ -85,10 +73,10 @@ def options_from(parsed: argparse.Namespace) -> ServeSettings:
     return replace(ServeSettings(**values), models=words)
 
 
-def opening(url: str, hosts: Mapping[str, ServedModel], options: ServeSettings) -> str:
-    """What a person sees when the server is ready: where, what it promises, how to call it."""
-    names = list(hosts)
-    promise = promised(hosts[names[0]])
+def opening(url: str, models: Mapping[str, ServedModel], options: ServeSettings) -> str:
+    """Return what is printed when the server is ready: its address, its promise, how to call it."""
+    names = list(models)
+    promise = promised(models[names[0]])
     if len(names) > 1:
         promise = f"{names[0]}: {promise}"
     shown = "YOUR-KEY" if options.api_key_file else "none"
@@ -98,9 +86,9 @@ def opening(url: str, hosts: Mapping[str, ServedModel], options: ServeSettings) 
     return "\n".join(lines)
 
 
-def promised(hosted: ServedModel) -> str:
-    """What this machine can promise with that model, in the user's language."""
-    capacity = hosted.loop.capacity()
+def promised(model: ServedModel) -> str:
+    """Return what this machine can promise with that model, in the user's language."""
+    capacity = model.loop.capacity()
     text = messages.PROMISE(tokens=capacity.answer_tokens, seconds=f"{capacity.alone_s:.1f}")
     if capacity.people > 1:
         within = f"{capacity.within_s:g}"

@@ -21,7 +21,7 @@ from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import unless_gone
 from miaotui.serve.response_cache import CacheLookup
 from miaotui.serve.services import services_of
-from miaotui.serve.wire.fields import Sampling
+from miaotui.serve.wire.fields import SamplingFields
 from miaotui.serve.wire.output_format import FREE, OutputFormat
 from miaotui.serve.wire.params import deadline_for
 from miaotui.served_model import ServedModel
@@ -100,7 +100,7 @@ class RunningAnswers:
         self._model.leave_all(self.answers)
 
 
-def deadline_of(http: HttpRequest, body: Sampling) -> Deadline | None:
+def deadline_of(http: HttpRequest, body: SamplingFields) -> Deadline | None:
     """Return the deadline that a request names in its body or headers, or the server's default."""
     default_ms = services_of(http).settings.deadline_ms
     return deadline_for(body.deadline_ms, body.on_late, http.headers, default_ms)

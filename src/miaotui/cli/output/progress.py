@@ -8,30 +8,22 @@ appears, until there is something to show.
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from miaotui.cli.output import messages
+from miaotui.closing import Closing
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
 
-class Progress:
+class Progress(Closing):
     """A context in which work shows how far it is by calling this object; writes to stderr."""
 
     def __init__(self) -> None:
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID | None] = {}
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` is done, in whatever the stage counts; None: unknown.

@@ -11,7 +11,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _MAIN = threading.main_thread().ident
@@ -37,9 +37,7 @@ class DeferredSigint:
                     self._before = before
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self._before is None:
             return
         signal.signal(signal.SIGINT, self._before)

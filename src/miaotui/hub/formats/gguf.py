@@ -12,10 +12,10 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 
+from miaotui.closing import Closing
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.gguf_cursor import MAX_NAME_BYTES, Cursor, Strings, Value
 from miaotui.hub.formats.lookalikes import looks_like
@@ -78,7 +78,7 @@ class Metadata(Mapping[str, Value]):
 
 
 @dataclass(frozen=True, eq=False)
-class GgufFile:
+class GgufFile(Closing):
     """An open GGUF file: what it says of itself, and its tensors as views of the mapped file."""
 
     version: int
@@ -88,14 +88,6 @@ class GgufFile:
     def close(self) -> None:
         """Let go of the file; it stays mapped until the last view of its tensors is gone."""
         self.tensors.clear()
-
-    def __enter__(self) -> GgufFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)

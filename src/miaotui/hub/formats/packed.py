@@ -30,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from miaotui.closing import Closing
+
 MAGIC = b"MIAOPACK"
 FORMAT_VERSION = 1
 PAGE_BYTES = 4096
@@ -60,7 +62,7 @@ class PackedEntry:
 
 
 @dataclass(frozen=True)
-class PackedFile:
+class PackedFile(Closing):
     """An open packed file: read-only arrays that are views of the mapping, and the writer's
     ``meta``.
 
@@ -104,12 +106,6 @@ class PackedFile:
         object.__setattr__(self, "arrays", MappingProxyType({}))
         with suppress(BufferError):  # a caller holds an array; the mapping ends with it
             self._map.close()
-
-    def __enter__(self) -> PackedFile:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 def read_packed(path: Path, key: str) -> PackedFile | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from miaotui.closing import Closing
 from miaotui.errors import ModelNotFoundError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
 from miaotui.hub.formats.safetensors import read_safetensors
@@ -24,7 +24,7 @@ from miaotui.model.reading.from_hf import config_from_hf, tensors_from_hf
 
 
 @dataclass(frozen=True)
-class ModelFiles:
+class ModelFiles(Closing):
     """Opened model. Its tensors view mapped files: do not use them after `close`.
 
     ``metadata`` holds a GGUF file's pairs, ``folder`` is where safetensors lie; one of them is set, and the tokenizer
@@ -40,14 +40,6 @@ class ModelFiles:
     def close(self) -> None:
         """Unmap the files."""
         self.release()
-
-    def __enter__(self) -> ModelFiles:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_model(path: str | Path) -> ModelFiles:

@@ -22,6 +22,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from miaotui.closing import Closing
 from miaotui.config import cache_error
 from miaotui.errors import IndexBusyError, RequestError
 from miaotui.hub.lock import try_lock
@@ -43,7 +44,7 @@ _CACHED_RESULTS = 1_024
 _COMMIT_EVERY = 125_000
 
 
-class Index:
+class Index(Closing):
     """Open index. Safe to use from several threads; close it, or use it in ``with``."""
 
     def __init__(self, folder: Path, plan: IndexSettings) -> None:
@@ -77,12 +78,6 @@ class Index:
         """Open the index of that name or path. Raises `IndexMissingError` when there is none."""
         folder = place(name)
         return cls(folder, read_plan(folder))
-
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __len__(self) -> int:
         return sum(partition.snapshot().documents for partition in self._partitions)

@@ -20,7 +20,7 @@ from miaotui.serve.wire.fields import (
     JsonField,
     Name,
     PromiseKept,
-    Sampling,
+    SamplingFields,
     Stop,
     Wire,
 )
@@ -64,7 +64,7 @@ class CountRequest(MessagesBody):
     model: Name | None = None
 
 
-class MessagesRequest(Sampling, MessagesBody):
+class MessagesRequest(SamplingFields, MessagesBody):
     """A conversation to be answered."""
 
     max_tokens: int = Field(ge=1, le=MAX_TOKENS)

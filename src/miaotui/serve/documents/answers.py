@@ -18,7 +18,7 @@ from miaotui.apps.answering import ANSWER_TOKENS, Answer, checked_question
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.errors import IndexMissingError
 from miaotui.llm import LLM
-from miaotui.serve.documents.apps_wire import AnswerBody, AnswerPiece, AnswerRequest
+from miaotui.serve.documents.apps_wire import AnswerBody, AnswerPieceBody, AnswerRequest
 from miaotui.serve.documents.threads import streamed
 from miaotui.serve.http.errors import ApiError, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
@@ -39,7 +39,7 @@ def routes() -> list[Endpoint]:
             "Answer a question from an index, with checked citations",
             body=AnswerRequest,
             answer=AnswerBody,
-            chunk=AnswerPiece,
+            chunk=AnswerPieceBody,
         )
     ]
 

@@ -70,7 +70,7 @@ class AnswerBody(Wire):
     took_ms: float
 
 
-class AnswerPiece(Wire):
+class AnswerPieceBody(Wire):
     """An event of a streamed answer; the last one is the whole answer."""
 
     object: Literal["answer.piece"]

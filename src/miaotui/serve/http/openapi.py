@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.routing import Endpoint, Model
-from miaotui.serve.wire.fields import ErrorBody, Sampling
+from miaotui.serve.wire.fields import ErrorBody, SamplingFields
 from miaotui.types import MAX_DEADLINE_MS, ON_LATE
 
 PAGE = Path(__file__).with_name("docs.html")
@@ -87,7 +87,7 @@ def _operation(endpoint: Endpoint, names: Mapping[Model, Mapping[str, Any]]) -> 
         {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
         for name, text in endpoint.parameters.items()
     ]
-    if endpoint.body is not None and issubclass(endpoint.body, Sampling):
+    if endpoint.body is not None and issubclass(endpoint.body, SamplingFields):
         parameters += _deadline_headers()
     words = re.findall(r"\w+", f"{endpoint.method.lower()} {endpoint.path}")
     operation: dict[str, Any] = {

@@ -22,7 +22,7 @@ from miaotui.serve.wire.fields import (
     Name,
     PromiseKept,
     PromptLogprob,
-    Sampling,
+    SamplingFields,
     Usage,
     Wire,
 )
@@ -45,7 +45,7 @@ class ChatMessage(Wire):
     tool_call_id: Name | None = None
 
 
-class ChatRequest(Sampling):
+class ChatRequest(SamplingFields):
     """A conversation to be answered."""
 
     gives_prompt_logprobs: ClassVar[bool] = True

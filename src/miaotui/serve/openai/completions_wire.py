@@ -18,7 +18,7 @@ from miaotui.serve.wire.fields import (
     MAX_TOP_LOGPROBS,
     PromiseKept,
     PromptLogprob,
-    Sampling,
+    SamplingFields,
     Usage,
     Wire,
 )
@@ -60,7 +60,7 @@ Prompt = Annotated[
 ]
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(SamplingFields):
     """Prompts to be continued."""
 
     gives_prompt_logprobs: ClassVar[bool] = True

@@ -12,13 +12,13 @@ from typing import Any
 
 from miaotui.engine.grammar.source import Grammar
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.wire.fields import Sampling, as_tuple
+from miaotui.serve.wire.fields import SamplingFields, as_tuple
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")  # one idea under its names on several routes
 Conflict = tuple[str, str]  # the field to change, and what is wrong with it
 
 
-def check_conflicts(body: Sampling) -> None:
+def check_conflicts(body: SamplingFields) -> None:
     """Raises `ApiError` (400) for two fields of ``body`` that contradict each other."""
     for rule in _RULES:
         conflict = rule(body)
@@ -35,38 +35,38 @@ def one_form(forms: Mapping[str, Grammar | None]) -> tuple[Grammar | None, str]:
     return forms[field], field
 
 
-def limit_of(body: Sampling) -> int | None:
+def limit_of(body: SamplingFields) -> int | None:
     """Return the most tokens that an answer may have: the smallest of what the limit's names say; None if none does."""
     return min((value for name in LIMITS if (value := _field(body, name)) is not None), default=None)
 
 
-def stops_of(body: Sampling) -> tuple[str, ...]:
+def stops_of(body: SamplingFields) -> tuple[str, ...]:
     """Return the texts that end the answer, from either of their two fields."""
     sequences = _field(body, "stop_sequences")
     return as_tuple(body.stop if sequences is None else sequences)
 
 
-def _two_stops(body: Sampling) -> Conflict | None:
+def _two_stops(body: SamplingFields) -> Conflict | None:
     sequences = _field(body, "stop_sequences")
     if sequences is None or body.stop is None or set(as_tuple(body.stop)) == set(sequences):
         return None
     return "stop", "differs from stop_sequences: give one of them"
 
 
-def _top_without_logprobs(body: Sampling) -> Conflict | None:
+def _top_without_logprobs(body: SamplingFields) -> Conflict | None:
     if _field(body, "top_logprobs") and not _field(body, "logprobs"):
         return "top_logprobs", "needs logprobs to be true"
     return None
 
 
-def _best_of_others(body: Sampling) -> Conflict | None:
+def _best_of_others(body: SamplingFields) -> Conflict | None:
     best_of = _field(body, "best_of")
     if best_of is None or best_of == (body.n or 1):
         return None
     return "best_of", "must equal n, or be left out: every answer is returned"
 
 
-def _prompt_logprobs(body: Sampling) -> Conflict | None:
+def _prompt_logprobs(body: SamplingFields) -> Conflict | None:
     if body.prompt_logprobs is None:
         return None
     if not body.gives_prompt_logprobs:
@@ -76,7 +76,7 @@ def _prompt_logprobs(body: Sampling) -> Conflict | None:
     return "prompt_logprobs", "are not given in streams: leave out stream, or use echo with logprobs"
 
 
-def _background(body: Sampling) -> Conflict | None:
+def _background(body: SamplingFields) -> Conflict | None:
     if not _field(body, "background"):
         return None
     if body.stream:
@@ -86,12 +86,12 @@ def _background(body: Sampling) -> Conflict | None:
     return None
 
 
-def _field(body: Sampling, name: str) -> Any:
+def _field(body: SamplingFields, name: str) -> Any:
     """Return a field that only some requests declare; None on the others."""
     return getattr(body, name) if name in type(body).model_fields else None
 
 
-_RULES: tuple[Callable[[Sampling], Conflict | None], ...] = (
+_RULES: tuple[Callable[[SamplingFields], Conflict | None], ...] = (
     _two_stops,
     _top_without_logprobs,
     _best_of_others,

@@ -15,7 +15,7 @@ from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import DONE, Events, EventStream, event
 from miaotui.serve.services import services_of
-from miaotui.serve.wire.fields import Json, Sampling
+from miaotui.serve.wire.fields import Json, SamplingFields
 from miaotui.serve.wire.usage import deadline_report, usage
 from miaotui.types import Completion, Delta
 
@@ -41,7 +41,7 @@ def respond(
     return EventStream(_events(generation, writer, include_usage, ping_s), ping_s, headers)
 
 
-def wants_usage(body: Sampling) -> bool:
+def wants_usage(body: SamplingFields) -> bool:
     """Whether the client asked for a last event with the usage."""
     return bool(body.stream_options and body.stream_options.include_usage)
 

@@ -51,7 +51,7 @@ class StreamOptions(Wire):
     include_usage: bool | None = Field(None, description="Send a last chunk with empty `choices` and the usage.")
 
 
-class Sampling(Wire):
+class SamplingFields(Wire):
     """How tokens are chosen and when the answer ends."""
 
     gives_prompt_logprobs: ClassVar[bool] = False  # whether the route's answers have a place for them

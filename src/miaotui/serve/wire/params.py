@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from miaotui.serve.http.errors import ApiError, bad_value
 from miaotui.serve.wire.conflicts import check_conflicts, stops_of
-from miaotui.serve.wire.fields import Sampling, bias_of
+from miaotui.serve.wire.fields import SamplingFields, bias_of
 from miaotui.types import MAX_DEADLINE_MS, ON_LATE, Deadline, OnLate, SamplingParams
 
 MAX_CHOICES = 64  # prompts times n
@@ -24,7 +24,7 @@ _LEAST_TOP_P = 1e-9  # top_p=0 means: the best token alone
 
 
 def params_for(
-    body: Sampling, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None
+    body: SamplingFields, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None
 ) -> tuple[SamplingParams, ...]:
     """Return the parameters of each of n answers. Raises `ApiError` (400) or `RequestError`."""
     check_conflicts(body)
@@ -83,7 +83,9 @@ def check_choices(prompts: Sequence[object], n: int) -> None:
         raise bad_value("n", f"prompts times n must be at most {MAX_CHOICES}")
 
 
-def check_prompt_logprobs(body: Sampling, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> None:
+def check_prompt_logprobs(
+    body: SamplingFields, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+) -> None:
     """Raises `ApiError` (400) for log-probabilities of prompts that would be too many."""
     wanted = params[0].prompt_logprobs
     if wanted is None:

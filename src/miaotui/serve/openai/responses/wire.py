@@ -11,12 +11,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from miaotui.retrieval.answers.cache import CacheState
-from miaotui.serve.wire.fields import MAX_MESSAGES, MAX_TOKENS, MAX_TOOLS, JsonField, Name, PromiseKept, Sampling, Wire
+from miaotui.serve.wire.fields import (
+    MAX_MESSAGES,
+    MAX_TOKENS,
+    MAX_TOOLS,
+    JsonField,
+    Name,
+    PromiseKept,
+    SamplingFields,
+    Wire,
+)
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
-class ResponsesRequest(Sampling):
+class ResponsesRequest(SamplingFields):
     """An input to be answered, perhaps going on from an earlier answer."""
 
     input: str | Annotated[list[JsonField], Field(min_length=1, max_length=MAX_MESSAGES)]

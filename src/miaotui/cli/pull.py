@@ -1,0 +1,25 @@
+"""``miaotui pull``: a named model, fetched into the cache.
+
+Owns that terms of use are shown before anything is fetched. Knows neither sources nor digests, which belong to the hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from miaotui.cli.output.progress import Progress
+from miaotui.hub.resolve import notice
+from miaotui.hub.resolve import pull as fetch
+
+
+def pull(parsed: argparse.Namespace) -> int:
+    """Fetch the named model, print its path and return the exit status."""
+    name = parsed.words[0]
+    terms = notice(name)
+    if terms:
+        print(terms, file=sys.stderr)
+    with Progress() as progress:
+        path = fetch(name, progress)
+    print(path)
+    return 0
