@@ -79,7 +79,7 @@ def model_path(parsed: argparse.Namespace, settings: Settings) -> Path:
 
 
 def model_key(path: Path | None) -> str:
-    """What tells answers of one model from those of another."""
+    """Return what tells answers of one model from those of another."""
     return "" if path is None else content_key(path, {"for": "answers"})
 
 

@@ -46,7 +46,7 @@ def support(parsed: argparse.Namespace) -> int:
 
 @contextmanager
 def opened(parsed: argparse.Namespace, settings: Settings) -> Iterator[Support]:
-    """The service that a command line describes. Raises a `MiaotuiError`."""
+    """Open the service that a command line describes. Raises a `MiaotuiError`."""
     if parsed.faq is None and parsed.docs is None and parsed.rules is None:
         raise RequestError(messages.NOTHING_TO_SAY())
     rules = DEFAULT_RULES if parsed.rules is None else read_rules(Path(parsed.rules))

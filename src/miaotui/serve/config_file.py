@@ -26,7 +26,7 @@ _PLAIN = (str, int, float)
 
 
 def read_config(path: Path, flags: Iterable[str], others: Iterable[str]) -> list[str]:
-    """The file as words of a command line: options first, then the models.
+    """Return the file as words of a command line: options first, then the models.
 
     ``flags`` are the options that take no value, ``others`` those that take one or, as a list,
     several. Raises `RequestError` naming the file and what in it is wrong.

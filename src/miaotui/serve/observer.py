@@ -18,13 +18,13 @@ class Observer(Protocol):
     """Told of one model's requests, in the event loop's thread."""
 
     def submitted(self, model: str, request: Request) -> None:
-        """It was taken on."""
+        """Note a request that was taken on."""
 
     def refused(self, model: str, error: RefusedError) -> None:
-        """It was sound, and not taken on."""
+        """Note a sound request that was not taken on."""
 
     def left(self, model: str, request: Request) -> None:
-        """Nobody reads it any more; unless it is over, it is about to be cancelled."""
+        """Note a request that is read no more; unless it is over, it is about to be cancelled."""
 
 
 class Observers:

@@ -118,7 +118,7 @@ def lookup_for(
     tools: bool,
     extra: Mapping[str, Any],
 ) -> CacheLookup | None:
-    """The request as the cache knows it, looked up; None if it must not come from a cache."""
+    """Look a request up in the cache of answers; None if it must not come from a cache."""
     cache = services_of(http).response_cache
     if cache is None or _declined(http):
         return None
@@ -136,13 +136,13 @@ def lookup_for(
 
 
 def template_digest(model: ServedModel) -> str:
-    """What tells chat templates apart."""
+    """Return what tells chat templates apart."""
     sources = json.dumps(dict(model.chat.template.sources), sort_keys=True)
     return hashlib.sha256(sources.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _declined(http: HttpRequest) -> bool:
-    """Whether the client wants a fresh answer."""
+    """Return whether the client wants a fresh answer."""
     control = http.headers.get("cache-control", "").lower()
     return "no-cache" in control or "no-store" in control
 

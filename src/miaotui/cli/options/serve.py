@@ -43,7 +43,7 @@ def key_options(parser: argparse.ArgumentParser) -> None:
 
 
 def option_names() -> tuple[set[str], set[str]]:
-    """The long names that a configuration file may use: of options without and with a value."""
+    """Return the long names that a configuration file may use: of options without and with a value."""
     parser = argparse.ArgumentParser(add_help=False)
     serve_options(parser)
     names = {action.option_strings[-1].removeprefix("--"): action for action in parser._actions}
@@ -131,7 +131,7 @@ def _watching(group: argparse._ArgumentGroup) -> None:
 
 
 def duration(text: str) -> float:
-    """Seconds of ``800ms``, ``1s``, ``1.5`` or ``2m``."""
+    """Parse ``800ms``, ``1s``, ``1.5`` or ``2m`` to seconds."""
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|)", text.strip())
     seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
     if not 0 < seconds <= 86_400:
@@ -140,7 +140,7 @@ def duration(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """A number in (0, 0.5)."""
+    """Parse a number in (0, 0.5)."""
     try:
         value = float(text) if len(text) < 32 else -1.0
     except ValueError:
@@ -151,7 +151,7 @@ def share(text: str) -> float:
 
 
 def whole(low: int, high: int = 1 << 27) -> Callable[[str], int]:
-    """A parser of whole numbers in ``[low, high]``."""
+    """Return a parser of whole numbers in ``[low, high]``."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:

@@ -27,14 +27,14 @@ _ANTHROPIC_TYPES = {
 
 
 def response_to(error: ApiError, path: str, request_id: str) -> Response:
-    """The response to an error on the route at ``path``, in the shape that its clients know."""
+    """Return the response to an error on the route at ``path``, in the shape that its clients know."""
     if path != PREFIX and not path.startswith(PREFIX + "/"):
         return error.response()
     return json_response(shaped(error, request_id), error.status, error.headers)
 
 
 def shaped(error: ApiError, request_id: str) -> dict[str, Any]:
-    """The body of an error; what has no place in Anthropic's shape comes along."""
+    """Return the body of an error; what has no place in Anthropic's shape comes along."""
     kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
     more = {name: value for name, value in error.body.items() if value is not None}
     body = {**more, "type": kind, "message": error.message}

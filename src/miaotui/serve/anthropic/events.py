@@ -36,13 +36,13 @@ class MessagesWriter:
         self._open = False
 
     def push(self, text: str) -> str:
-        """The events of a piece of text."""
+        """Return the events of a piece of text."""
         if self._parser is None:
             return self._text(text) if text else ""
         return "".join(map(self._event, self._parser.push(text)))
 
     def finish(self) -> str:
-        """The events of what was held back, and the end of the last block."""
+        """Return the events of what was held back, and the end of the last block."""
         rest = () if self._parser is None else self._parser.finish()
         written = "".join(map(self._event, rest)) + self._close()
         for block in self.blocks:
@@ -86,14 +86,14 @@ class MessagesWriter:
 
 
 def event(kind: str, **members: Any) -> str:
-    """One event with its name."""
+    """Return one event with its name."""
     return f"event: {kind}\ndata: {json_text({'type': kind, **members})}\n\n"
 
 
 def whole_message(
     generation: GenerationRequest, tooling: Tooling, answer: ModelAnswer, completion: Completion
 ) -> dict[str, Any]:
-    """The answer that does not stream."""
+    """Return the answer that does not stream."""
     writer = MessagesWriter(tooling)
     writer.push(completion.text)
     writer.finish()
@@ -109,7 +109,7 @@ def whole_message(
 
 
 async def events(generation: GenerationRequest, tooling: Tooling, ping_s: float) -> Events:
-    """The events of a streamed answer; whatever goes wrong after the first is told in one."""
+    """Yield the events of a streamed answer; an error after the first one becomes an event too."""
     batch = generation.submit()
     (answer,) = batch.answers
     writer, begun = MessagesWriter(tooling), False
@@ -150,7 +150,7 @@ def _end(generation: GenerationRequest, answer: ModelAnswer, completion: Complet
 
 
 def ending(generation: GenerationRequest, completion: Completion, blocks: Blocks) -> dict[str, Any]:
-    """Why the answer ended, in Anthropic's words."""
+    """Return why the answer ended, in Anthropic's words."""
     stops = generation.params[0].stop
     stop = stop_found(generation.model.tokenizer, completion, stops)
     reason = "max_tokens" if completion.finish_reason == "length" else "end_turn"
@@ -162,7 +162,7 @@ def ending(generation: GenerationRequest, completion: Completion, blocks: Blocks
 
 
 def stop_found(tokenizer: Tokenizer, completion: Completion, stops: Sequence[str]) -> str | None:
-    """The stop string that ended the answer; None if something else did."""
+    """Return the stop string that ended the answer; None if something else did."""
     if completion.finish_reason != "stop" or not stops:
         return None
     rest = tokenizer.decode(completion.token_ids)[len(completion.text) :]
@@ -194,7 +194,7 @@ def _counts(prompt_tokens: int, cached_tokens: int, answered: int) -> dict[str, 
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A call's arguments; none if they were cut short."""
+    """Parse a call's arguments; none if they were cut short."""
     try:
         value = json.loads(text)
     except ValueError:

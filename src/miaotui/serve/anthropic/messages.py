@@ -38,7 +38,7 @@ from miaotui.types import SamplingParams
 
 
 def routes() -> list[Endpoint]:
-    """The routes of this module."""
+    """Return the routes of this module."""
     return [
         Endpoint(
             "/v1/messages",
@@ -85,7 +85,7 @@ async def create(http: HttpRequest) -> Response:
 
 
 async def count_tokens(http: HttpRequest) -> Response:
-    """The length of the prompt that `create` would make."""
+    """Answer with the length of the prompt that `create` would make."""
     body = await read_body(received(http).body, CountRequest)
     model = services_of(http).models.find(body.model)
     prompt = await _prompt(model, read_tools(model.dialect, body), body)
@@ -95,7 +95,7 @@ async def count_tokens(http: HttpRequest) -> Response:
 def _lookup(
     http: HttpRequest, model: ServedModel, params: tuple[SamplingParams, ...], body: MessagesRequest
 ) -> CacheLookup | None:
-    """The request as the cache of answers knows it."""
+    """Look the request up in the cache of answers; None if it has no part in it."""
     said, begun = read_messages(body)
     exactly = list(begun.encode("utf-8", "surrogatepass"))  # a text's margins would not tell apart
     extra = {"kind": "messages", "begun": exactly, "format": [body.output_config, body.structured_outputs]}

@@ -30,7 +30,7 @@ from miaotui.served_model import ServedModel
 
 
 def routes() -> list[Endpoint]:
-    """The route of this module."""
+    """Return the route of this module."""
     return [
         Endpoint(
             "/v1/answer",
@@ -79,7 +79,7 @@ class _Parts:
         self._model_key = "" if model is None else model.identity
 
     def of(self, question: Question) -> Iterator[str | Answer]:
-        """Text as it comes, then the whole answer. Raises `ApiError` (404) for no such index."""
+        """Yield text as it comes, then the whole answer. Raises `ApiError` (404) for no such index."""
         try:
             index = self._indexes.to_search(self._caller, question.index)
         except IndexMissingError as error:

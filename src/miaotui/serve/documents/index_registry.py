@@ -36,12 +36,12 @@ class IndexRegistry:
         self._timer: threading.Timer | None = None  # until they are looked through
 
     def names(self, caller: str) -> list[str]:
-        """The indexes that a caller may search; the empty caller is anyone, where no keys are."""
+        """Return the indexes that a caller may search; the empty caller is anyone, where no keys are."""
         own = names_in(self._own(caller))
         return sorted({*own, *names_in(self._root)})
 
     def to_search(self, caller: str, name: str) -> Index:
-        """The index of that name: the caller's own, else the one for all. Raises
+        """Return the index of that name: the caller's own, else the one for all. Raises
         `IndexMissingError`.
         """
         checked_name(name)
@@ -51,7 +51,7 @@ class IndexRegistry:
         raise IndexMissingError(f"there is no index {name!r}. Add a document to make it")
 
     def to_change(self, caller: str, name: str, make: bool = False) -> Index:
-        """The caller's own index of that name, made if it is missing and ``make`` is said.
+        """Return the caller's own index of that name, made if it is missing and ``make`` is set.
 
         Raises `IndexMissingError`, and `RequestError` when the caller has too many.
         """
@@ -111,7 +111,7 @@ class IndexRegistry:
             return False
 
     def _own(self, caller: str) -> Path:
-        """No name of an index begins with @, so a key's folder is none."""
+        """Return the folder of a caller's own indexes; no name of an index begins with @, so it is none."""
         return self._root / f"@{checked_name(caller)}" if caller else self._root
 
     def _opened(self, folder: Path) -> Index:

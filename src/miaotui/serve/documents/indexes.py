@@ -37,7 +37,7 @@ _INDEX_PATH = "/v1/indexes/{name}"
 
 
 def routes() -> list[Endpoint]:
-    """The routes of this module."""
+    """Return the routes of this module."""
     return [
         Endpoint("/v1/indexes", "GET", list_indexes, "List the indexes", answer=IndexList),
         Endpoint(
@@ -88,7 +88,7 @@ def routes() -> list[Endpoint]:
 
 
 async def list_indexes(http: HttpRequest) -> Response:
-    """The indexes that this caller may search."""
+    """Answer with the indexes that this caller may search."""
     registry, caller = services_of(http).indexes, caller_of(http).name
     found = await run_in_threadpool(lambda: registry.names(caller))
     data = [{"id": name, "object": "index"} for name in found]
@@ -128,7 +128,7 @@ async def delete(http: HttpRequest) -> Response:
 
 
 async def search(http: HttpRequest) -> Response:
-    """The best passages for a query."""
+    """Answer with the best passages for a query."""
     body = await read_body(received(http).body, SearchRequest)
     registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
 
@@ -146,14 +146,14 @@ async def search(http: HttpRequest) -> Response:
 
 
 async def statistics(http: HttpRequest) -> Response:
-    """The first round of a search in which this index is a partition."""
+    """Answer the first round of a search in which this index is a partition."""
     body, part = await _partition(http)
     share = await run_in_threadpool(lambda: part().statistics(body.query, body.plain, body.weights))
     return json_response(share.to_json())
 
 
 async def passages(http: HttpRequest) -> Response:
-    """The second round: passages scored with the statistics of the whole collection."""
+    """Answer the second round: passages scored with the statistics of the whole collection."""
     body, part = await _partition(http)
 
     def work() -> list[dict[str, Any]]:

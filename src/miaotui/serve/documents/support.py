@@ -33,7 +33,7 @@ _TALK = {"id": "The conversation's id."}
 
 
 def routes() -> list[Endpoint]:
-    """The routes of this module."""
+    """Return the routes of this module."""
     one = f"{_CONVERSATIONS_PATH}/{{id}}"
     return [
         Endpoint(_CONVERSATIONS_PATH, "POST", begin, "Begin a conversation", body=BeginRequest, answer=ReplyBody),
@@ -55,7 +55,7 @@ def routes() -> list[Endpoint]:
 
 
 async def begin(http: HttpRequest) -> Response:
-    """A new conversation and its greeting."""
+    """Begin a conversation and answer with its greeting."""
     body = await read_body(received(http).body or b"{}", BeginRequest)
     service, caller = _service(http), caller_of(http).name
     conversation, reply = await run_in_threadpool(lambda: service.begin(body.language, caller))
@@ -63,7 +63,7 @@ async def begin(http: HttpRequest) -> Response:
 
 
 async def say(http: HttpRequest) -> Response:
-    """The reply to a message; a person's own message is only noted."""
+    """Answer a customer's message; note the message of a person who took over."""
     body = await read_body(received(http).body, MessageRequest)
     service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
 
@@ -92,7 +92,7 @@ async def rate(http: HttpRequest) -> Response:
 
 
 async def transcript(http: HttpRequest) -> Response:
-    """The whole conversation."""
+    """Answer with the whole conversation."""
     service, caller, name = _service(http), caller_of(http).name, http.path_params["id"]
     told = await run_in_threadpool(lambda: service.transcript(name, caller))
     return json_response({"object": "support.conversation", **told})

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def streamed(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
-    """What an iterator gives, which is made and run in a thread.
+    """Yield the items of an iterator that is made and run in a thread.
 
     Leaving early closes it after its current item. Raises what it raises.
     """

@@ -33,18 +33,18 @@ class ClientConnection(HttpToolsProtocol):
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is here; its first request must follow."""
+        """Wait for the first request of a new client."""
         super().connection_made(transport)
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """Stop all timers of a client that has gone."""
         self._head_is_here()
         self._reads_again()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes of a request."""
+        """Count the bytes of a request's head, and refuse a head that is too large."""
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -58,18 +58,18 @@ class ClientConnection(HttpToolsProtocol):
     # what the parser tells ------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Begin to count a head."""
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header. Raises `HeadError` when there are too many, or too long ones."""
+        """Take one header. Raises `HeadError` when there are too many, or too long ones."""
         super().on_header(name, value)
         if len(self.headers) > MAX_HEADERS or len(name) + len(value) > MAX_HEAD_BYTES:
             raise HeadError
 
     def on_headers_complete(self) -> None:
-        """A head is whole. Raises `HeadError` when too many requests wait behind one another."""
+        """Finish a head. Raises `HeadError` when too many requests wait behind one another."""
         self._in_head = False
         self._head_is_here()
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -77,7 +77,7 @@ class ClientConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is out; while others wait in line, nothing more is read."""
+        """Stop reading while other requests of this client wait in line."""
         super().on_response_complete()
         if self.pipeline and not self.transport.is_closing():
             self.flow.pause_reading()
@@ -85,13 +85,13 @@ class ClientConnection(HttpToolsProtocol):
     # waiting --------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
-        """The client reads slower than answers come."""
+        """Start the timer of a client that reads slower than answers come."""
         super().pause_writing()
         self._reads_again()
         self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """Stop that timer."""
         super().resume_writing()
         self._reads_again()
 
@@ -106,7 +106,7 @@ class ClientConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Not told: whoever asks for another protocol is answered in this one."""
+        """Log nothing: a request for another protocol is answered in this one."""
 
     def _wait_for_head(self) -> None:
         self._head_is_here()

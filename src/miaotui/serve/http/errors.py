@@ -58,12 +58,12 @@ class ApiError(Exception):
         self.body: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code, **more}
 
     def response(self) -> Response:
-        """The whole response."""
+        """Return the whole response."""
         return json_response({"error": self.body}, self.status, self.headers)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """``value`` as JSON in UTF-8."""
+    """Return ``value`` as JSON in UTF-8."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     body = text.encode("utf-8", "replace")  # an error may quote half a character
     return Response(body, status, dict(headers or {}), media_type="application/json")
@@ -99,7 +99,7 @@ def from_validation(error: ValidationError) -> ApiError:
 
 
 def _param(loc: Iterable[int | str]) -> str | None:
-    """A path such as ``messages[0].content``, without pydantic's names for members of unions."""
+    """Return a path such as ``messages[0].content``, without pydantic's names for members of unions."""
     path = ""
     for part in loc:
         if isinstance(part, int):
@@ -110,7 +110,7 @@ def _param(loc: Iterable[int | str]) -> str | None:
 
 
 def from_error(error: Exception, request_id: str = "") -> ApiError:
-    """What to answer for any exception; what is not the client's doing is logged."""
+    """Return what to answer for any exception, and log what is not the client's doing."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ValidationError):
@@ -166,13 +166,13 @@ def _from_documents(error: DocumentIndexError | ConversationMissingError) -> Api
 
 
 def _named(message: str) -> str | None:
-    """The field that a message of ours begins with."""
+    """Return the field that a message of ours begins with."""
     match = re.match(r"([a-z_]+)(\[\d+\])*", message)
     return match.group() if match and match[1] in _FIELDS else None
 
 
 def _retry(after_s: float) -> dict[str, str]:
-    """OpenAI's clients prefer the milliseconds; the standard header has whole seconds."""
+    """Return both headers: OpenAI's clients prefer the milliseconds, the standard header has whole seconds."""
     sound = after_s if math.isfinite(after_s) and after_s > 0 else 1.0
     return {"Retry-After": str(math.ceil(sound)), "retry-after-ms": str(math.ceil(sound * 1000))}
 

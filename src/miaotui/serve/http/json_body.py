@@ -31,7 +31,7 @@ INLINE_BYTES = 64 << 10  # bodies up to here are read in the event loop itself
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in ``body``. Raises `ApiError` (400)."""
+    """Parse the JSON object in ``body``. Raises `ApiError` (400)."""
     if body.count(b",") > MAX_JSON_COMMAS or body.count(b"[") > MAX_JSON_LISTS:
         raise _not_json("it holds more values or lists than any request needs")
     try:
@@ -54,7 +54,7 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 async def read_body(body: bytes, model: type[Body]) -> Body:
-    """The body as ``model``, read in a thread if it is large.
+    """Read the body as ``model``, in a thread if it is large.
 
     Raises `ApiError` (400) that names the field that is wrong.
     """
@@ -72,7 +72,7 @@ def _read_body(body: bytes, model: type[Body]) -> Body:
 
 
 def ignored_fields(body: BaseModel) -> dict[str, str]:
-    """The header that names what of the body was not understood; none if all was."""
+    """Return the header that names what of the body was not understood; none if all was."""
     names = list(body.model_extra or ())
     for field in ("stream_options",):
         inner = getattr(body, field, None)
@@ -85,7 +85,7 @@ def ignored_fields(body: BaseModel) -> dict[str, str]:
 
 
 def _printable(name: str) -> str:
-    """A name as a header may hold it: nothing of it can end a line or the list."""
+    """Return a name as a header may hold it: nothing of it can end a line or the list."""
     kept = (c if c.isascii() and (c.isalnum() or c in "_.-") else "?" for c in name[:64])
     return "".join(kept) or "?"
 
@@ -115,7 +115,7 @@ class _Objects:
         self._count = 0
 
     def make(self, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        """One object."""
+        """Make one object."""
         self._count += 1
         if self._count > MAX_JSON_OBJECTS:
             raise ValueError(f"it holds more than {MAX_JSON_OBJECTS:,} objects")

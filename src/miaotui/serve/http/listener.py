@@ -40,7 +40,7 @@ class Tls:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, not listening yet; port 0 takes a free one. Raises `RequestError`."""
+    """Return a bound socket, not listening yet; port 0 takes a free one. Raises `RequestError`."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         opened = socket.socket(family, socket.SOCK_STREAM)
@@ -59,7 +59,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on that host."""
+    """Return whether only this machine can reach a server on that host."""
     if host.lower() == "localhost":
         return True
     try:
@@ -69,7 +69,7 @@ def is_loopback(host: str) -> bool:
 
 
 def url_of(opened: socket.socket, host: str, tls: Tls | None) -> str:
-    """The address to call it at; a server on all interfaces is named by its loopback."""
+    """Return the address to call it at; a server on all interfaces is named by its loopback."""
     port = opened.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
     scheme = "http" if tls is None else "https"

@@ -41,7 +41,7 @@ _ERRORS = {
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The OpenAPI document of these routes."""
+    """Return the OpenAPI document of these routes."""
     models = {m for e in endpoints for m in (e.body, e.answer, e.chunk) if m is not None}
     ordered = sorted(models | {ErrorBody}, key=lambda model: model.__name__)
     names, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=_REF)
@@ -63,7 +63,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def routes(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-    """``/openapi.json`` and ``/docs`` for these routes and themselves."""
+    """Return ``/openapi.json`` and ``/docs`` for these routes and themselves."""
     page, made = PAGE.read_bytes(), list[Response]()
 
     async def show_document(http: HttpRequest) -> Response:
@@ -139,7 +139,7 @@ def _deadline_headers() -> list[dict[str, Any]]:
 
 
 def _policy(page: bytes) -> str:
-    """The page may run its own script and ask this server, and nothing else."""
+    """Return a content security policy: the page may run its own script and ask this server, and nothing else."""
     script = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
     digests = (base64.b64encode(hashlib.sha256(each).digest()).decode() for each in script)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)

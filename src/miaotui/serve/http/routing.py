@@ -35,5 +35,5 @@ class Endpoint:
     parameters: Mapping[str, str] = field(default_factory=dict)  # of the path: what they are
 
     def route(self) -> Route:
-        """The row as Starlette routes it."""
+        """Return the row as Starlette routes it."""
         return Route(self.path, self.handler, methods=[self.method])

@@ -81,7 +81,7 @@ class ClientGoneError(ApiError):
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """What ``work`` returns; raises `ClientGoneError`, with ``work`` cancelled, if the client leaves."""
+    """Return what ``work`` returns; cancel it and raise `ClientGoneError` if the client leaves."""
     task = asyncio.create_task(work)
     watch = asyncio.create_task(_departure(receive))
     try:
@@ -99,17 +99,17 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
 
 
 def json_text(value: Any) -> str:
-    """``value`` as JSON on one line."""
+    """Return ``value`` as JSON on one line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def event(value: Any) -> str:
-    """One event of JSON data."""
+    """Return one event of JSON data."""
     return f"data: {json_text(value)}\n\n"
 
 
 def error_event(error: ApiError) -> str:
-    """An event that says what went wrong after the response began."""
+    """Return an event that says what went wrong after the response began."""
     return event({"error": error.body})
 
 

@@ -141,14 +141,14 @@ def check_origin(headers: Headers, policy: AccessPolicy, scope: Scope) -> Refusa
 
 
 def is_listed(origin: bytes, policy: AccessPolicy) -> bool:
-    """Whether an origin was allowed by name."""
+    """Return whether an origin was allowed by name."""
     if "*" in policy.origins:
         return True
     return origin.decode("latin-1").lower() in policy.origins
 
 
 def find_caller(headers: Headers, keyring: Keyring) -> Caller | None:
-    """Who shows a known key, as ``Authorization: Bearer`` or ``x-api-key``."""
+    """Return the caller whose key is shown, as ``Authorization: Bearer`` or ``x-api-key``; None for no known key."""
     found = None
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     for shown in (key.strip() if scheme.lower() == b"bearer" else b"", headers.get(b"x-api-key")):

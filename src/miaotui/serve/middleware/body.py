@@ -54,7 +54,7 @@ class BodyReader:
             await response(scope, receive, sending)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body; None if the client has gone. Raises `ApiError` (400, 408, 413)."""
+        """Read the body; None if the client has gone. Raises `ApiError` (400, 408, 413)."""
         limit = self._settings.max_body_bytes
         if _announced(scope) > limit:
             raise _too_large(limit)
@@ -116,7 +116,7 @@ def _too_large(limit: int) -> ApiError:
 
 
 def _replay(arrival: ReceivedRequest, receive: Receive) -> Receive:
-    """The body once more, for whoever reads it the usual way; then what else comes."""
+    """Return a ``receive`` that gives the body once more, then what else comes."""
     given = False
 
     async def replaying() -> Message:

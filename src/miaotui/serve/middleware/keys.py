@@ -62,12 +62,12 @@ ANYONE = Caller()
 
 
 def hash_key(key: bytes) -> bytes:
-    """The digest of a key, 32 bytes."""
+    """Return the digest of a key, 32 bytes."""
     return hashlib.sha256(key).digest()
 
 
 def read_keys(path: Path) -> list[Key]:
-    """The keys in a file. Raises `RequestError` that names the file and the line."""
+    """Read the keys in a file. Raises `RequestError` that names the file and the line."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise RequestError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes: not a key file")
@@ -131,7 +131,7 @@ class Keyring:
         self._checked_s = clock()
 
     def find(self, shown: bytes) -> Caller | None:
-        """Who shows this key; None if nobody does. Every known key is compared, found or not."""
+        """Return the caller of a key; None for an unknown key. Every known key is compared, found or not."""
         self._refresh()
         digest = hash_key(shown[:MAX_KEY_BYTES])
         found = None

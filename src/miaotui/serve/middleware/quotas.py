@@ -80,7 +80,7 @@ class KeyUsage:
             use.tokens.level -= tokens
 
     def leave(self, caller: Caller) -> None:
-        """A request that entered has ended."""
+        """Count a request out that entered."""
         self._used[caller.name].running -= 1
 
 

@@ -34,7 +34,7 @@ from miaotui.types import Completion
 
 
 def routes() -> list[Endpoint]:
-    """The route of this module."""
+    """Return the route of this module."""
     return [
         Endpoint(
             "/v1/chat/completions",
@@ -65,7 +65,7 @@ async def create(http: HttpRequest) -> Response:
 
 
 async def _generation(http: HttpRequest, body: ChatRequest) -> GenerationRequest:
-    """Everything about the request that can be wrong is found here."""
+    """Check everything about the request that can be wrong."""
     model = services_of(http).models.find(body.model)
     params = params_for(body, limit_of(body), (body.top_logprobs or 0) if body.logprobs else None, body.prompt_logprobs)
     deadline = deadline_of(http, body)

@@ -21,7 +21,7 @@ CHUNK = "chat.completion.chunk"
 
 
 def identity(generation: GenerationRequest, kind: str) -> dict[str, Any]:
-    """The members that a chat answer and all its chunks begin with."""
+    """Return the members that a chat answer and all its chunks begin with."""
     return {
         "id": f"chatcmpl-{generation.token}",
         "object": kind,
@@ -45,7 +45,7 @@ class ChatWriter:
         return text if delta.completion is None else text + choice.end(delta, deadline)
 
     def identity(self) -> Json:
-        """What every chunk begins with."""
+        """Return what every chunk begins with."""
         return identity(self._generation, CHUNK)
 
 
@@ -73,7 +73,7 @@ class _ChoiceStream:
         return f'{self._head}{{{self._role_once()}"content":{quoted(delta.text)}}}{self._tail}'
 
     def end(self, delta: Delta, deadline: Json | None) -> str:
-        """What was held back, and why the answer ended."""
+        """Return what was held back, and why the answer ended."""
         held, reason = "", str(delta.finish_reason)
         if self._shaper is not None:
             deltas, reason = self._shaper.finish(reason)
@@ -85,7 +85,7 @@ class _ChoiceStream:
         return held + self._head + last + end
 
     def _role_once(self) -> str:
-        """The member that names the role, for the choice's first event only."""
+        """Return the member that names the role, for the choice's first event only."""
         role, self._role = self._role, ""
         return role
 

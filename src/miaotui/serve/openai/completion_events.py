@@ -19,7 +19,7 @@ from miaotui.types import Delta
 
 
 def identity(generation: GenerationRequest) -> dict[str, Any]:
-    """The members that a text answer and all its chunks begin with."""
+    """Return the members that a text answer and all its chunks begin with."""
     return {
         "id": f"cmpl-{generation.token}",
         "object": "text_completion",
@@ -44,7 +44,7 @@ class TextWriter:
         self._logprobs = None if top is None else [TextLogprobs(tokenizer, top, echo or "") for echo in self._echoes]
 
     def piece(self, index: int, delta: Delta, deadline: Json | None) -> str:
-        """One event, or none if there is no text yet."""
+        """Return one event, or none if there is no text yet."""
         echo, self._echoes[index] = self._echoes[index], None
         text = (echo or "") + delta.text
         shape = None
@@ -56,7 +56,7 @@ class TextWriter:
         return self._chunk(index, text, logprobs, delta.finish_reason, deadline)
 
     def _shape(self, writer: TextLogprobs, index: int, delta: Delta, *, echoed: bool) -> Json | None:
-        """The piece's log-probabilities, behind those of its prompt where that is repeated in it."""
+        """Return the piece's log-probabilities, behind those of its prompt where that is repeated in it."""
         shape = writer.answer(delta.logprobs) if delta.logprobs else None
         if not (echoed and delta.prompt_logprobs):
             return shape
@@ -64,7 +64,7 @@ class TextWriter:
         return prompt if shape is None else joined(prompt, shape)
 
     def identity(self) -> Json:
-        """The members that every chunk begins with."""
+        """Return the members that every chunk begins with."""
         return identity(self._generation)
 
     def _chunk(

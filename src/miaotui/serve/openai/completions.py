@@ -37,7 +37,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
 def routes() -> list[Endpoint]:
-    """The route of this module."""
+    """Return the route of this module."""
     return [
         Endpoint(
             "/v1/completions",
@@ -96,7 +96,7 @@ def _check(body: CompletionRequest) -> None:
 
 
 def _prompt_logprobs(body: CompletionRequest) -> int | None:
-    """How many alternatives to score for each prompt token; None: the prompt need not be scored."""
+    """Return how many alternatives to score for each prompt token; None: the prompt need not be scored."""
     asked = [body.prompt_logprobs, body.logprobs if body.echo else None]
     if body.echo and body.max_tokens == 0:
         asked.append(0)  # nothing but the prompt is wanted
@@ -150,7 +150,7 @@ def _answer(
 def _logprobs(
     generation: GenerationRequest, whole: Completion, echo: str | None, prompt: Sequence[int]
 ) -> dict[str, list[Any]] | None:
-    """The choice's log-probabilities, those of its prompt first if that is repeated; None: not asked for."""
+    """Return the choice's log-probabilities, those of its prompt first if that is repeated; None: not asked for."""
     top = generation.params[0].logprobs
     if top is None:
         return None

@@ -27,7 +27,7 @@ Prompts = list[str] | list[list[int]]
 
 
 def read_prompts(value: Any) -> Prompts:
-    """A text, texts, token ids, or lists of token ids, as a list. Raises `ValueError`."""
+    """Return a text, texts, token ids, or lists of token ids, as a list. Raises `ValueError`."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:

@@ -17,7 +17,7 @@ LEAST = -9999.0  # stands for a probability of zero
 
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprobs]) -> dict[str, Any]:
-    """The ``logprobs`` of a chat choice."""
+    """Return the ``logprobs`` of a chat choice."""
     content = [
         {
             **_entry(tokenizer, token.token_id, token.logprob),
@@ -40,12 +40,12 @@ class TextLogprobs:
         self._offset = len(echo)
 
     def prompt(self, tokens: Sequence[int], found: PromptLogprobs) -> dict[str, list[Any]]:
-        """The shape for the prompt's tokens."""
+        """Return the shape for the prompt's tokens."""
         offsets = prompt_offsets(self._tokenizer, tokens, self._echo)
         return self._shape(tokens, found, offsets)
 
     def answer(self, found: Sequence[TokenLogprobs]) -> dict[str, list[Any]]:
-        """The shape for the answer's next tokens."""
+        """Return the shape for the answer's next tokens."""
         offsets = []
         for token in found:
             offsets.append(self._offset + self._stream.breaks_off(token.token_id))
@@ -64,7 +64,7 @@ class TextLogprobs:
         }
 
     def _best(self, token: TokenLogprobs) -> dict[str, float]:
-        """The best tokens by text, and the token itself. Of equal texts the likeliest token counts."""
+        """Return the best tokens by text, and the token itself. Of equal texts the likeliest token counts."""
         best: dict[str, float] = {}
         for token_id, logprob in (*token.top[: self._top], (token.token_id, token.logprob)):
             best.setdefault(_text(self._tokenizer.token_bytes(token_id)), _finite(logprob))
@@ -72,7 +72,7 @@ class TextLogprobs:
 
 
 def joined(first: dict[str, list[Any]], then: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """One text choice's ``logprobs`` from those of two pieces that follow each other."""
+    """Return one text choice's ``logprobs`` from those of two pieces that follow each other."""
     return {name: values + then[name] for name, values in first.items()}
 
 
@@ -90,7 +90,7 @@ def prompt_offsets(tokenizer: Tokenizer, tokens: Sequence[int], text: str) -> li
 
 
 def vllm_logprobs(tokenizer: Tokenizer, found: PromptLogprobs) -> list[dict[str, Any] | None]:
-    """``prompt_logprobs`` in vLLM's form: for each token a map from id to log-probability, rank and text."""
+    """Return ``prompt_logprobs`` in vLLM's form: for each token a map from id to log-probability, rank and text."""
     return [None if each is None else _by_id(tokenizer, each) for each in found]
 
 

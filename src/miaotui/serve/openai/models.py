@@ -33,7 +33,7 @@ _NAMED = {"model": "The model's id; it may contain slashes."}
 
 
 def routes() -> list[Endpoint]:
-    """The routes of this module."""
+    """Return the routes of this module."""
     return [
         Endpoint("/v1/models", "GET", list_models, "List the models", answer=ModelList),
         Endpoint("/v1/models/{model:path}", "GET", show_model, "Describe a model", answer=Model, parameters=_NAMED),
@@ -58,13 +58,13 @@ def routes() -> list[Endpoint]:
 
 
 async def list_models(http: HttpRequest) -> Response:
-    """All models."""
+    """Answer with all models."""
     models = services_of(http).models.values()
     return json_response({"object": "list", "data": [_model(model) for model in models]})
 
 
 async def show_model(http: HttpRequest) -> Response:
-    """One model. Raises `ApiError` (404)."""
+    """Answer with one model. Raises `ApiError` (404)."""
     return json_response(_model(services_of(http).models.find(http.path_params["model"])))
 
 
@@ -99,7 +99,7 @@ async def tokenizer_info(http: HttpRequest) -> Response:
 
 
 async def tokenize(http: HttpRequest) -> Response:
-    """Token ids of a prompt. Raises what tokenizing raises, and `ApiError` (400)."""
+    """Answer with the token ids of a prompt. Raises what tokenizing raises, and `ApiError` (400)."""
     body = await read_body(received(http).body, TokenizeRequest)
     model = services_of(http).models.find(body.model)
     if (body.prompt is None) == (body.messages is None):
@@ -123,7 +123,7 @@ async def tokenize(http: HttpRequest) -> Response:
 
 
 async def detokenize(http: HttpRequest) -> Response:
-    """The text of token ids. Raises `ApiError` (400) for ids that the model does not have."""
+    """Answer with the text of token ids. Raises `ApiError` (400) for ids that the model does not have."""
     body = await read_body(received(http).body, DetokenizeRequest)
     model = services_of(http).models.find(body.model)
     size = model.tokenizer.vocab_size

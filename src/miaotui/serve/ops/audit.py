@@ -70,7 +70,7 @@ class AuditLog:
 
 
 def audit_line(account: Account) -> bytes:
-    """One line of JSON for one HTTP request."""
+    """Return one line of JSON for one HTTP request."""
     values = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "request_id": account.request_id,

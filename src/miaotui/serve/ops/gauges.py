@@ -56,7 +56,7 @@ class Gauges(Collector):
         self.steps = StepTimes(registry)
 
     def describe(self) -> list[Metric]:
-        """Nothing in advance; the registry must not collect to find names."""
+        """Return nothing: the registry must not collect to find names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -134,7 +134,7 @@ def _schedules(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
 
 
 def _bounds(model: ServedModel) -> tuple[int, int]:
-    """How many may run at once and how many prompt rows a step may read, as the load has it."""
+    """Return how many may run at once and how many prompt rows a step may read, as the load has it."""
     engine = model.loop.engine
     limits, most = engine.limits, engine.scheduler.config
     width = most.max_sequences if limits.width is None else limits.width
@@ -150,7 +150,7 @@ def _preemptions(hosts: Sequence[ServedModel]) -> Metric:
 
 
 def _answers(counts: CacheCounts) -> Iterator[Metric]:
-    """What the cache of answers does; it serves all models."""
+    """Yield what the cache of answers does; it serves all models."""
     about = "Questions looked up among kept answers, by result"
     lookups = CounterMetricFamily("miaotui_answer_cache_lookups", about, labels=["result"])
     results = {"hit": counts.hits, "near": counts.near, "miss": counts.misses}
@@ -175,7 +175,7 @@ def _promises(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
 
 
 def _drafts(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
-    """What speculation brought: in all under vLLM's names, and by source."""
+    """Yield what speculation brought: in all under vLLM's names, and by source."""
     every = [CounterMetricFamily(f"vllm:{n}", t, labels=[MODEL_LABEL]) for n, _, t in _DRAFTS]
     each = [
         CounterMetricFamily(f"miaotui_draft_{n}", f"{t}, by source", labels=[MODEL_LABEL, "source"])
@@ -222,7 +222,7 @@ def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
 
 
 def _work(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
-    """Seconds of steps, and of the arithmetic in them; the rest is Python and HTTP."""
+    """Yield the seconds of steps, and of the arithmetic in them; the rest is Python and HTTP."""
     steps = CounterMetricFamily("miaotui_step_busy_seconds", "Time in steps", labels=[MODEL_LABEL])
     passes = CounterMetricFamily("miaotui_pass_seconds", "Time in passes", labels=[MODEL_LABEL])
     for model in hosts:

@@ -25,7 +25,7 @@ class Running:
         return len(self._open)
 
     def submitted(self, model: str, request: Request) -> None:
-        """Its prompt counts from now on."""
+        """Count its prompt from now on."""
         account = current()
         self._open[model, request.number] = request, account
         if account is not None:
@@ -33,13 +33,13 @@ class Running:
             account.use(prompt=request.prompt_tokens)
 
     def refused(self, model: str, error: RefusedError) -> None:
-        """The model's name, for the log."""
+        """Note the model's name, for the log."""
         account = current()
         if account is not None:
             account.model = model
 
     def left(self, model: str, request: Request) -> None:
-        """What it answered counts too."""
+        """Count what it answered too."""
         _, account = self._open.pop((model, request.number), (request, None))
         if account is None:
             return

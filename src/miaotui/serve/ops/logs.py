@@ -37,7 +37,7 @@ def set_up_logs(form: LogFormat, level: str) -> None:
 
 
 def log_request(account: Account) -> None:
-    """One line for an HTTP request that is over; failures of ours are warnings."""
+    """Write one line for an HTTP request that is over; failures of ours are warnings."""
     level = logging.WARNING if account.status >= 500 or not account.status else logging.INFO
     if not _REQUESTS.isEnabledFor(level):
         return
@@ -77,7 +77,7 @@ class Calm(logging.Filter):
         self._minutes: dict[tuple[str, int], _Minute] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this record is to be written."""
+        """Return whether this record is to be written."""
         if record.name == _REQUESTS.name:
             return True
         now = self._clock()

@@ -31,12 +31,12 @@ def resident_bytes(status: Path = Path("/proc/self/status")) -> int | None:
 
 @cache
 def memory_limit_bytes() -> int | None:
-    """The least of physical memory and the control groups' limits."""
+    """Return the least of physical memory and the control groups' limits."""
     return probe().memory_bytes
 
 
 def memory_warning(resident: int | None, limit: int | None) -> str | None:
-    """What to log when the limit is near; None while it is not."""
+    """Return what to log when the limit is near; None while it is not."""
     if resident is None or not limit or resident < MEMORY_WARNING * limit:
         return None
     share = 100 * resident / limit

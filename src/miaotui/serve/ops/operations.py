@@ -48,7 +48,7 @@ class Operations:
         return [self._account_closed]
 
     async def look_after(self) -> None:
-        """Each second: count steps, warn of memory, note engines that failed. Ends by cancelling."""
+        """Count steps, warn of memory and note failed engines each second, until it is cancelled."""
         while True:
             self.look()
             await asyncio.sleep(LOOK_AGAIN_S)

@@ -27,7 +27,7 @@ LAST_SPANS_S = 2.0
 
 
 def open_traces(env: Mapping[str, str] | None = None) -> Traces | None:
-    """A sender of spans if the environment names a collector. Raises `RequestError`."""
+    """Open a sender of spans if the environment names a collector. Raises `RequestError`."""
     env = os.environ if env is None else env
     disabled = env.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if disabled or not any(env.get(name) for name in ENDPOINTS):
@@ -58,7 +58,7 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def note(self, account: Account, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """A span for a request that is over, within the trace that its client named, if any."""
+        """Send a span for a request that is over, within the trace that its client named, if any."""
         from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415
 
         carrier = {

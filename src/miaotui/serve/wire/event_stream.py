@@ -24,25 +24,25 @@ class EventWriter(Protocol):
     """Writes the events of one HTTP request."""
 
     def piece(self, index: int, delta: Delta, deadline: Json | None) -> str:
-        """The events of a piece of answer ``index``; none if there is nothing to show yet.
+        """Return the events of a piece of answer ``index``; none if there is nothing to show yet.
 
         ``deadline`` is the report for the very last one.
         """
 
     def identity(self) -> Json:
-        """What all events of the request have in common."""
+        """Return what all events of the request have in common."""
 
 
 def respond(
     generation: GenerationRequest, writer: EventWriter, include_usage: bool, headers: Mapping[str, str]
 ) -> EventStream:
-    """The response that streams the answers."""
+    """Return the response that streams the answers."""
     ping_s = services_of(generation.http).settings.ping_s
     return EventStream(_events(generation, writer, include_usage, ping_s), ping_s, headers)
 
 
 def wants_usage(body: SamplingFields) -> bool:
-    """Whether the client asked for a last event with the usage."""
+    """Return whether the client asked for a last event with the usage."""
     return bool(body.stream_options and body.stream_options.include_usage)
 
 
@@ -74,7 +74,7 @@ async def _events(generation: GenerationRequest, writer: EventWriter, include_us
 def _last(
     generation: GenerationRequest, writer: EventWriter, answers: Sequence[ModelAnswer], wholes: Sequence[Completion]
 ) -> str:
-    """The event with the usage, which has no choices."""
+    """Return the event with the usage, which has no choices."""
     return event(
         {
             **writer.identity(),

@@ -154,7 +154,7 @@ class ErrorBody(Wire):
 
 
 def bias_of(value: dict[str, float] | None) -> dict[int, float]:
-    """``logit_bias`` by token id. Raises `ValueError` for a key that is no token id."""
+    """Return ``logit_bias`` by token id. Raises `ValueError` for a key that is no token id."""
     bias: dict[int, float] = {}
     for key, added in (value or {}).items():
         if not (key.isascii() and key.isdigit() and len(key) <= 10):
@@ -164,7 +164,7 @@ def bias_of(value: dict[str, float] | None) -> dict[int, float]:
 
 
 def as_tuple(stop: Any) -> tuple[str, ...]:
-    """``stop`` in its two forms, as a tuple."""
+    """Return ``stop`` in its two forms, as a tuple."""
     if stop is None:
         return ()
     return (stop,) if isinstance(stop, str) else tuple(stop)

@@ -18,13 +18,13 @@ class OutputShaper(Protocol):
     """Turns the text of one answer into a message's content and tool calls, piece by piece."""
 
     def push(self, text: str) -> Sequence[Json]:
-        """What these characters add to the message: OpenAI's delta objects, possibly none."""
+        """Return what these characters add to the message: OpenAI's delta objects, possibly none."""
 
     def finish(self, reason: str) -> tuple[Sequence[Json], str]:
-        """What was held back, and the finish reason to tell."""
+        """Return what was held back, and the finish reason to tell."""
 
     def message(self) -> Json:
-        """The whole message, after `finish`: role, content, and tool calls if there are any."""
+        """Return the whole message, after `finish`: role, content, and tool calls if there are any."""
 
 
 @dataclass(frozen=True)

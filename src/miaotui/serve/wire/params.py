@@ -61,7 +61,7 @@ def params_for(
 def deadline_for(
     deadline_ms: float | None, on_late: OnLate | None, headers: Mapping[str, str], default_ms: float | None
 ) -> Deadline | None:
-    """The deadline that a request names, or the server's default; None if there is none.
+    """Return the deadline that a request names, or the server's default; None if there is none.
 
     Late answers are refused if the request itself named a time, and come late if it did not.
     Raises `ApiError` (400) for a header that is no number of milliseconds.

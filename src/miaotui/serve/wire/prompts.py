@@ -20,7 +20,7 @@ _RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "bo
 
 
 async def run(size: int, work: Callable[[], Result]) -> Result:
-    """``work()``, in a thread if it is on more than a few thousand characters."""
+    """Run ``work()``, in a thread if it is on more than a few thousand characters."""
     if size <= INLINE_CHARACTERS:
         return work()
     return await asyncio.to_thread(work)
@@ -34,7 +34,7 @@ async def chat_tokens(
     add_generation_prompt: bool = True,
     begun: str = "",
 ) -> list[int]:
-    """A conversation as token ids, ready for the assistant's turn.
+    """Return a conversation as token ids, ready for the assistant's turn.
 
     ``options`` are names that the chat template knows; ``begun`` is how the answer begins.
     Raises `RequestError`, `TemplateError` and `PromptTooLongError`.
@@ -58,12 +58,12 @@ async def chat_tokens(
 
 
 async def text_tokens(model: ServedModel, text: str, special: bool = True, whole: bool = True) -> list[int]:
-    """A text as token ids. Raises `RequestError` and `PromptTooLongError`."""
+    """Return a text as token ids. Raises `RequestError` and `PromptTooLongError`."""
     return await run(len(text), lambda: model.tokenizer.encode(text, special, whole=whole, at_most=model.context))
 
 
 def _size(value: Any) -> int:
-    """About how many characters of text are in a JSON value; the body's depth is bounded."""
+    """Return about how many characters of text are in a JSON value; the body's depth is bounded."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):

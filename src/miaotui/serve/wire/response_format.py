@@ -30,7 +30,7 @@ FORMAT, STRUCTURED = "response_format", "structured_outputs"
 
 
 def read_format(format_: Json | None) -> Grammar | None:
-    """OpenAI's ``response_format``; None: any text. Raises `ApiError` (400)."""
+    """Read OpenAI's ``response_format``; None: any text. Raises `ApiError` (400)."""
     kind = (format_ or {}).get("type", "text")
     if format_ is None or kind == "text":
         return None
@@ -78,7 +78,7 @@ def read_structured(wanted: Json | None) -> Grammar | None:
 
 
 def _parsed(schema: Any) -> Any:
-    """A schema, which may come as text."""
+    """Parse a schema, which may come as text."""
     try:
         return json.loads(schema) if isinstance(schema, str) else schema
     except RecursionError:
@@ -88,7 +88,7 @@ def _parsed(schema: Any) -> Any:
 
 
 def read_output_config(config: Json | None) -> Grammar | None:
-    """Anthropic's ``output_config``, which may hold a format."""
+    """Read Anthropic's ``output_config``, which may hold a format."""
     format_ = (config or {}).get("format")
     if format_ is None:
         return None
@@ -98,7 +98,7 @@ def read_output_config(config: Json | None) -> Grammar | None:
 
 
 def schema_format(body: Json, where: str) -> Grammar:
-    """A JSON schema in ``schema``, enforced to the letter if ``strict``."""
+    """Read a JSON schema in ``schema``, enforced to the letter if ``strict``."""
     schema = body.get("schema")
     if not isinstance(schema, Mapping):
         raise bad_value(f"{where}.schema", "must be a JSON schema")
@@ -109,7 +109,7 @@ def schema_format(body: Json, where: str) -> Grammar:
 
 
 async def form_of(model: ServedModel, tooling: Tooling, shape: Grammar | None, param: str = FORMAT) -> OutputFormat:
-    """The form of an answer that may call tools, or has a shape, or both.
+    """Return the form of an answer that may call tools, or has a shape, or both.
 
     ``param`` is the field that ``shape`` came from. Raises `ApiError` (400).
     """
@@ -139,7 +139,7 @@ async def _calling(model: ServedModel, tooling: Tooling, shape: Grammar | None) 
 
 
 async def _compiled(model: ServedModel, source: Callable[[], Grammar], param: str) -> Callable[[], GrammarConstraint]:
-    """What makes the constraint of one answer; compiled in a thread unless it is known."""
+    """Return the maker of one answer's constraint; compile it in a thread unless it is known."""
     try:
         grammar = source()
         if model.grammars.knows(grammar):

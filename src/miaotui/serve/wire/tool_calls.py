@@ -54,7 +54,7 @@ class Tooling:
 
 
 def read_tooling(dialect: Dialect, tools: Sequence[Json] | None, choice: Any, parallel: bool | None) -> Tooling:
-    """OpenAI's fields, checked. Raises `ApiError` (400) that names the field."""
+    """Read OpenAI's fields. Raises `ApiError` (400) that names the field."""
     read = tuple(_read_tool(tool, f"tools[{at}]") for at, tool in enumerate(tools or ()))
     return tooling_of(dialect, read, read_choice(choice), parallel)
 
@@ -76,7 +76,7 @@ def tooling_of(dialect: Dialect, tools: tuple[Tool, ...], choice: str | None, pa
 
 
 def read_choice(choice: Any) -> str | None:
-    """OpenAI's ``tool_choice``: a word, or an object that names a function."""
+    """Read OpenAI's ``tool_choice``: a word, or an object that names a function."""
     if choice is None or choice in (NONE, AUTO, REQUIRED):
         return choice if isinstance(choice, str) else None
     if isinstance(choice, Mapping) and choice.get("type") == "function":
@@ -99,7 +99,7 @@ def _read_tool(tool: Json, where: str) -> Tool:
 
 
 def read_function(function: Json, where: str, schema: str = "parameters") -> Tool:
-    """A function's name, description and schema. Raises `ApiError` (400)."""
+    """Read a function's name, description and schema. Raises `ApiError` (400)."""
     name = function.get("name")
     if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
         raise bad_value(f"{where}.name", "must be 1 to 128 letters, digits, '_', '-', '.' or ':'")
@@ -117,12 +117,12 @@ def read_function(function: Json, where: str, schema: str = "parameters") -> Too
 
 
 def named(param: str, error: RequestError) -> ApiError:
-    """An error of the grammar library as one of the field that it is about."""
+    """Return an error of the grammar library as one of the field that it is about."""
     return bad_value(param, str(error))
 
 
 def call_id(form: CallFormat, prefix: str = "call_") -> str:
-    """A new identifier, of the length that the model's template accepts."""
+    """Make a new identifier, of the length that the model's template accepts."""
     letters = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(form.id_length))
     return letters if form.id_length < 24 else prefix + letters
 
@@ -138,17 +138,17 @@ class ChatShaper:
         self._arguments: list[list[str]] = []
 
     def push(self, text: str) -> list[Json]:
-        """What these characters add to the message."""
+        """Return what these characters add to the message."""
         return [self._delta(event) for event in self._parser.push(text)]
 
     def finish(self, reason: str) -> tuple[list[Json], str]:
-        """What was held back, and the finish reason to tell."""
+        """Return what was held back, and the finish reason to tell."""
         deltas = [self._delta(event) for event in self._parser.finish()]
         called = bool(self._calls) and reason == "stop"
         return deltas, "tool_calls" if called else reason
 
     def message(self) -> Json:
-        """The whole message, after `finish`."""
+        """Return the whole message, after `finish`."""
         text = "".join(self._text)
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if self._calls:

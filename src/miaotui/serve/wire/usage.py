@@ -15,7 +15,7 @@ from miaotui.types import Completion
 
 
 def usage(completions: Sequence[Completion], n: int) -> dict[str, Any]:
-    """OpenAI's usage of answers in the order of prompts, ``n`` to each; a prompt counts once."""
+    """Return OpenAI's usage of answers in the order of prompts, ``n`` to each; a prompt counts once."""
     prompts = completions[::n]
     asked = sum(completion.prompt_tokens for completion in prompts)
     answered = sum(len(completion.token_ids) for completion in completions)
@@ -29,7 +29,7 @@ def usage(completions: Sequence[Completion], n: int) -> dict[str, Any]:
 
 
 def deadline_report(answers: Sequence[ModelAnswer], arrived_s: float) -> dict[str, Any]:
-    """How the answers of one HTTP request stood to its deadline; milliseconds from its arrival."""
+    """Return how the answers of one HTTP request stood to its deadline; milliseconds from its arrival."""
     promises = [answer.promise for answer in answers]
     asked_ms = promises[0].asked_ms
     took_ms = (time.perf_counter() - arrived_s) * 1e3

@@ -38,18 +38,18 @@ class ResponsesWriter:
         self._open = False
 
     def event(self, kind: str, **members: Any) -> str:
-        """One event, numbered."""
+        """Return one event, numbered."""
         body = {"type": kind, "sequence_number": next(self._numbers), **members}
         return f"event: {kind}\ndata: {json_text(body)}\n\n"
 
     def push(self, text: str) -> str:
-        """The events of a piece of text."""
+        """Return the events of a piece of text."""
         if self._parser is None:
             return self._text(text) if text else ""
         return "".join(map(self._event, self._parser.push(text)))
 
     def finish(self, status: str) -> str:
-        """The events of what was held back, and the end of the last item, whose status is given."""
+        """Return the events of what was held back, and the end of the last item, whose status is given."""
         rest = () if self._parser is None else self._parser.finish()
         written = "".join(map(self._event, rest))
         if not self.output:
@@ -119,7 +119,7 @@ def completed(
     completion: Completion,
     writer: ResponsesWriter,
 ) -> tuple[ResponseBody, str]:
-    """The response at its end, and the events of what was held back until then."""
+    """Return the response at its end, and the events of what was held back until then."""
     short = completion.finish_reason == "length"
     status = "incomplete" if short else "completed"
     rest = writer.finish(status)
@@ -143,7 +143,7 @@ def completed(
 
 
 def failed(begun: ResponseBody, error: ApiError) -> ResponseBody:
-    """The response of an answer that was begun and could not be given."""
+    """Return the response of an answer that was begun and could not be given."""
     code = "rate_limit_exceeded" if error.status == 429 else "server_error"
     return {**begun, "status": "failed", "error": {"code": code, "message": error.message}}
 
@@ -155,7 +155,7 @@ async def events(
     keep: Callable[[ResponseBody], None],
     ping_s: float,
 ) -> Events:
-    """The events of a streamed answer; ``keep`` is told of the response when it is whole."""
+    """Yield the events of a streamed answer; ``keep`` is called with the response when it is whole."""
     batch = generation.submit()
     (answer,) = batch.answers
     writer, text, silent = ResponsesWriter(tooling), "", True

@@ -33,7 +33,7 @@ def read_tools(dialect: Dialect, body: ResponsesRequest) -> Tooling:
 
 
 def read_text(text: Json | None) -> Grammar | None:
-    """The format in ``text``. Raises `ApiError` (400)."""
+    """Read the format in ``text``. Raises `ApiError` (400)."""
     format_ = (text or {}).get("format")
     if format_ is None:
         return None
@@ -45,7 +45,7 @@ def read_text(text: Json | None) -> Grammar | None:
 
 
 def read_input(value: str | Sequence[Json]) -> list[JsonMessage]:
-    """The messages of an ``input``. Raises `ApiError` (400)."""
+    """Read the messages of an ``input``. Raises `ApiError` (400)."""
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     said: list[JsonMessage] = []
@@ -67,7 +67,7 @@ def read_input(value: str | Sequence[Json]) -> list[JsonMessage]:
 
 
 def said_in(output: Sequence[Json]) -> list[JsonMessage]:
-    """An earlier answer as messages."""
+    """Return an earlier answer as messages."""
     return read_input(output) if output else []
 
 
@@ -79,7 +79,7 @@ def _message(item: Json, where: str) -> JsonMessage:
 
 
 def _add_call(said: list[JsonMessage], item: Json, where: str) -> None:
-    """A call belongs to the assistant's message before it."""
+    """Add a call to the assistant's message before it."""
     arguments = item.get("arguments")
     if not isinstance(arguments, str):
         raise bad_value(f"{where}.arguments", "must be JSON as text")

@@ -39,7 +39,7 @@ _RESPONSE_PARAMETER = {"response_id": "The id of a response that is kept here."}
 
 
 def routes() -> list[Endpoint]:
-    """The routes of this module."""
+    """Return the routes of this module."""
     one: dict[str, Any] = {"answer": ResponseObject, "parameters": _RESPONSE_PARAMETER}
     gone: dict[str, Any] = {"answer": DeletedResponse, "parameters": _RESPONSE_PARAMETER}
     return [
@@ -93,7 +93,7 @@ async def create(http: HttpRequest) -> Response:
 
 
 async def show(http: HttpRequest) -> Response:
-    """A response as it is now."""
+    """Answer with a response as it is now."""
     return json_response(_kept(http).body)
 
 
@@ -123,7 +123,7 @@ def _kept(http: HttpRequest) -> StoredResponse:
 def _lookup(
     http: HttpRequest, model: ServedModel, params: tuple[SamplingParams, ...], body: ResponsesRequest, said: list[Any]
 ) -> CacheLookup | None:
-    """The request as the cache of answers knows it; None also if nothing of it may be kept."""
+    """Look the request up in the cache of answers; None if it has no part in it."""
     if body.store is False:
         return None
     extra = {"kind": "responses", "format": [body.text, body.structured_outputs]}
@@ -132,7 +132,7 @@ def _lookup(
 
 
 def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
-    """The messages so far: those of the response that this one goes on from, and the new ones."""
+    """Return the messages so far: those of the response that this one goes on from, and the new ones."""
     said = read_input(body.input)
     if body.previous_response_id is None:
         return said
@@ -177,7 +177,7 @@ def _whole(generation: GenerationRequest, tooling: Tooling, begun: ResponseBody,
 
 
 def _begun(generation: GenerationRequest, tooling: Tooling, body: ResponsesRequest) -> ResponseBody:
-    """The response before anything is known of its answer."""
+    """Return the response before anything is known of its answer."""
     tools = [{"type": "function", **tool.as_openai()["function"], "strict": tool.strict} for tool in tooling.tools]
     return {
         "id": f"resp_{generation.token}",

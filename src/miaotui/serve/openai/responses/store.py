@@ -55,7 +55,7 @@ class ResponseStore:
                 total -= own.pop(identity).characters
 
     def renew(self, namespace: int, kept: StoredResponse) -> None:
-        """It has become something else; nothing happens if it was dropped meanwhile."""
+        """Store what a response has become, unless it was dropped meanwhile."""
         if kept.body["id"] in self._of.get(namespace, ()):
             self.keep(namespace, kept)
 
