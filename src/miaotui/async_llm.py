@@ -85,7 +85,7 @@ class AsyncLLM(Facade):
     ) -> Completion:
         """Answer a conversation, see `LLM.chat`."""
         asked = await self._read(self._reader.chat, messages, params, parameters)
-        return (await self.whole(self.submit_all(asked)))[0]
+        return asked.finished(await self.whole(self.submit_all(asked)))[0]
 
     async def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Unpack[TextParameters]
@@ -105,9 +105,10 @@ class AsyncLLM(Facade):
     ) -> AsyncGenerator[Delta, None]:
         """Answer a conversation, piece by piece, see `LLM.chat_stream` and `stream`."""
         asked = await self._read(self._reader.chat, messages, params, parameters)
+        calls = asked.calls()
         async with aclosing(self._streamed(asked)) as pieces:
             async for delta in pieces:
-                yield delta
+                yield delta if calls is None else calls.read(delta)
 
     async def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> list[Score]:
         """Score continuations of a prompt, see `LLM.score`."""

@@ -9,6 +9,7 @@
     ├── CacheError                  a cache folder cannot be written (disk full, read-only)
     ├── TemplateError               a chat template is missing, wrong or exceeds its bounds
     ├── RequestError                the caller's parameters or prompt are wrong
+    │   ├── FieldError              one field or parameter, which it names, is wrong
     │   ├── PromptTooLongError      the prompt does not fit the model's context
     │   ├── ConversationMissingError    there is none of that id, or it is another caller's
     │   └── MissingLibraryError     it needs a library that is not installed
@@ -62,6 +63,14 @@ class TemplateError(MiaotuiError):
 
 class RequestError(MiaotuiError):
     """A request's parameters or prompt are wrong."""
+
+
+class FieldError(RequestError):
+    """The value of one field or parameter is wrong: ``field`` is its path, such as ``tools[0].type``."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
 
 
 class PromptTooLongError(RequestError):

@@ -170,11 +170,12 @@ class LLM(Facade):
     ) -> Completion:
         """Answer a conversation: messages with ``role`` and ``content``, in the model's own form.
 
-        Parameters are those of `generate`. Raises like it, and `TemplateError` if the model has no chat template.
+        Parameters are those of `generate`, and those for tools in `ChatParameters`; the answer's calls are in
+        `Completion.tool_calls`. Raises like `generate`, and `TemplateError` if the model has no chat template.
         """
         loop = self.loop
         asked = self._reader.chat(messages, params, parameters)
-        return whole(loop, lambda: asked.submit(loop))[0]
+        return asked.finished(whole(loop, lambda: asked.submit(loop)))[0]
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **parameters: Unpack[TextParameters]
@@ -193,7 +194,8 @@ class LLM(Facade):
         """Answer a conversation, piece by piece, see `chat` and `stream`."""
         loop = self.loop
         asked = self._reader.chat(messages, params, parameters)
-        return DeltaStream(loop, lambda: asked.submit_one(loop), self)
+        calls = asked.calls()
+        return DeltaStream(loop, lambda: asked.submit_one(loop), self, None if calls is None else calls.read)
 
     def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> list[Score]:
         """Score continuations of a prompt (texts or token ids): their log-probabilities under the model, in nats.

@@ -7,9 +7,10 @@ thread and no event loop. Invariant: what a caller gets wrong is a `RequestError
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict, TypeGuard, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, cast
 
 import numpy as np
 
@@ -19,7 +20,13 @@ from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import RequestError
 from miaotui.text.continuation import continued
 from miaotui.text.templates.chat_template import Message
-from miaotui.types import Deadline, OnLate, SamplingParams
+from miaotui.types import Completion, Deadline, OnLate, SamplingParams
+
+if TYPE_CHECKING:  # imported by the first request that needs them
+    from miaotui.engine.constraint import Constraint
+    from miaotui.engine.grammar.constraint import Grammars
+    from miaotui.text.tool_calls.answers import AnswerCalls
+    from miaotui.text.tool_calls.tooling import Tooling
 
 Prompt = str | Sequence[int]
 
@@ -29,7 +36,9 @@ class TextParameters(TypedDict, total=False):
 
     First those of `SamplingParams`. Then: ``deadline_ms`` from now to the whole answer, with ``on_late`` (``refuse``,
     ``shorten``, ``best_effort``), or a whole ``deadline``; ``passages``, texts or token ids that the answer may quote
-    (drafts are taken from them); ``namespace``, within which prefixes and past answers are shared; ``adapter``.
+    (drafts are taken from them); ``namespace``, within which prefixes and past answers are shared; ``adapter``;
+    ``response_format`` as OpenAI has it (``json_schema``, ``json_object``, and ours ``regex``, ``choice``, ``lark``) or
+    ``structured_outputs`` as vLLM has it (``json``, ``json_object``, ``regex``, ``choice``, ``grammar``).
     """
 
     max_tokens: int | None
@@ -55,10 +64,21 @@ class TextParameters(TypedDict, total=False):
     passages: Sequence[Prompt] | None
     namespace: int
     adapter: str | None
+    response_format: Mapping[str, Any] | None
+    structured_outputs: Mapping[str, Any] | None
 
 
 class ChatParameters(TextParameters, total=False):
-    """The keywords of `LLM.chat` and `LLM.chat_stream`."""
+    """The keywords of `LLM.chat` and `LLM.chat_stream`: those of `TextParameters`, and OpenAI's for tools.
+
+    ``tools`` are functions in OpenAI's form, ``tool_choice`` is ``auto``, ``none``, ``required`` or names one;
+    ``chat_template_kwargs`` are options that the model's template knows.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 _SAMPLING = tuple(SamplingParams.__dataclass_fields__)
@@ -68,21 +88,41 @@ CHAT_NAMES = tuple(ChatParameters.__annotations__)
 
 @dataclass(frozen=True)
 class Submission:
-    """Prompts that are answered together, and how: each has its own parameters."""
+    """Prompts that are answered together, and how: each has its own parameters.
+
+    ``constraint`` makes what holds one answer to a grammar; ``tooling`` has the tools that answers may call.
+    """
 
     prompts: Sequence[Sequence[int]]
     params: Sequence[SamplingParams]
     options: RequestOptions
+    constraint: Callable[[], Constraint] | None = None
+    tooling: Tooling | None = None
 
     def submit(self, loop: EngineLoop) -> Iterator[Request]:
         """Submit one request after the other. Raises what `EngineLoop.submit` raises."""
         for prompt, params in zip(self.prompts, self.params, strict=True):
-            yield loop.submit(prompt, params, self.options)
+            options = self.options
+            if self.constraint is not None:  # each answer has its own place in the grammar
+                options = replace(options, constraint=self.constraint())
+            yield loop.submit(prompt, params, options)
 
     def submit_one(self, loop: EngineLoop) -> Request:
         """Submit the only prompt. Raises what `EngineLoop.submit` raises."""
         (request,) = self.submit(loop)
         return request
+
+    def calls(self) -> AnswerCalls | None:
+        """Return what finds the tool calls of one answer; None: it may call no tools."""
+        if self.tooling is None or not self.tooling.tools:
+            return None
+        from miaotui.text.tool_calls.answers import AnswerCalls  # noqa: PLC0415  (few requests have tools)
+
+        return AnswerCalls(self.tooling)
+
+    def finished(self, completions: Sequence[Completion]) -> list[Completion]:
+        """Return whole answers with their tool calls apart from their text."""
+        return [each if (calls := self.calls()) is None else calls.read_whole(each) for each in completions]
 
 
 class SubmissionReader:
@@ -90,6 +130,13 @@ class SubmissionReader:
 
     def __init__(self, model: LoadedModel) -> None:
         self._tokenizer, self._chat, self._context = model.tokenizer, model.chat, model.context
+        self._vocab_size = model.config.vocab_size
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        from miaotui.engine.grammar.constraint import Grammars  # noqa: PLC0415  (few requests have a grammar)
+
+        return Grammars(self._tokenizer, self._vocab_size)
 
     def texts(
         self, prompts: Sequence[Prompt], params: SamplingParams | None, parameters: Mapping[str, Any]
@@ -97,8 +144,9 @@ class SubmissionReader:
         """Read the arguments of `LLM.generate`. Raises `RequestError`."""
         require_known(parameters, TEXT_NAMES)
         sampling = read_params(params, parameters)
-        options = self._options(parameters)
-        return Submission([self.tokens(prompt) for prompt in prompts], [sampling] * len(prompts), options)
+        options, constraint = self._options(parameters), self._constraint(parameters, None)
+        tokens = [self.tokens(prompt) for prompt in prompts]
+        return Submission(tokens, [sampling] * len(prompts), options, constraint)
 
     def chat(
         self, messages: Sequence[Message], params: SamplingParams | None, parameters: Mapping[str, Any]
@@ -106,8 +154,12 @@ class SubmissionReader:
         """Read the arguments of `LLM.chat`. Raises `RequestError`, and `TemplateError` without a template."""
         require_known(parameters, CHAT_NAMES)
         sampling = read_params(params, parameters)
-        options = self._options(parameters)
-        return Submission([self.chat_tokens(messages)], [sampling], options)
+        options, tooling = self._options(parameters), self._tooling(parameters)
+        constraint = self._constraint(parameters, tooling)
+        described = None if tooling is None else tooling.described
+        kwargs = parameters.get("chat_template_kwargs")
+        prompt = self._chat.encode(messages, described, options=kwargs, at_most=self._context)
+        return Submission([prompt], [sampling], options, constraint, tooling)
 
     def scored(self, prompt: Prompt, continuations: Sequence[Prompt]) -> tuple[Submission, list[int]]:
         """Read the arguments of `LLM.score`; the numbers are the positions at which continuations begin."""
@@ -136,6 +188,28 @@ class SubmissionReader:
         Contents are text: what looks like a control token in them is none.
         """
         return self._chat.encode(messages, at_most=self._context)
+
+    def _tooling(self, parameters: Mapping[str, Any]) -> Tooling | None:
+        tools, choice = parameters.get("tools"), parameters.get("tool_choice")
+        if not tools and choice is None:
+            return None
+        from miaotui.text.tool_calls.tooling import read_tooling  # noqa: PLC0415  (few requests have tools)
+
+        return read_tooling(self._chat.dialect, tools, choice, parameters.get("parallel_tool_calls"))
+
+    def _constraint(self, parameters: Mapping[str, Any], tooling: Tooling | None) -> Callable[[], Constraint] | None:
+        format_, structured = parameters.get("response_format"), parameters.get("structured_outputs")
+        if format_ is None and structured is None and tooling is None:
+            return None
+        from miaotui.engine.grammar import response_format as formats  # noqa: PLC0415  (few requests have one)
+        from miaotui.text.tool_calls.tooling import Tooling  # noqa: PLC0415
+
+        if format_ is not None and structured is not None:
+            raise RequestError("response_format: give it or structured_outputs, not both")
+        shape = formats.read_format(format_) or formats.read_structured(structured)
+        field = formats.FORMAT if structured is None else formats.STRUCTURED
+        wanted = formats.answer_grammar(tooling or Tooling(self._chat.dialect), shape, self._tokenizer, field)
+        return None if wanted is None else wanted.constraints(self._grammars)
 
     def _options(self, parameters: Mapping[str, Any]) -> RequestOptions:
         if parameters.get("adapter") is not None:

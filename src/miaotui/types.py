@@ -12,7 +12,7 @@ from typing import Literal
 
 from miaotui.errors import RequestError
 
-FinishReason = Literal["stop", "length", "cancelled", "failed"]
+FinishReason = Literal["stop", "length", "cancelled", "failed", "tool_calls"]
 
 OnLate = Literal["refuse", "shorten", "best_effort"]
 
@@ -147,6 +147,25 @@ class Promise:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call of one of the request's tools; ``arguments`` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class ToolCallPiece:
+    """What a piece of a streamed answer adds to its call number ``index``: the first one names it."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Completion:
     """One whole answer."""
 
@@ -159,6 +178,7 @@ class Completion:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: PromptLogprobs = ()  # empty unless asked for
     promise: Promise | None = None  # None: no deadline was asked for
+    tool_calls: tuple[ToolCall, ...] = ()  # `text` is without them
 
 
 @dataclass(frozen=True)
@@ -171,6 +191,7 @@ class Delta:
     completion: Completion | None = None  # on the last piece: the whole answer
     logprobs: tuple[TokenLogprobs, ...] = ()  # of token_ids, if asked for
     prompt_logprobs: PromptLogprobs = ()  # on the first piece, if asked for
+    tool_calls: tuple[ToolCallPiece, ...] = ()
 
 
 @dataclass(frozen=True)

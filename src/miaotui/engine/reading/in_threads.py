@@ -75,10 +75,18 @@ def leave(loop: EngineLoop, requests: Sequence[Request], reader: ThreadReader) -
 class DeltaStream(Iterator[Delta]):
     """One answer, piece by piece; the last piece carries the completion.
 
-    Dropping or closing it cancels the request. Use it from one thread at a time. ``owner`` stays alive with it.
+    Dropping or closing it cancels the request. Use it from one thread at a time. ``owner`` stays alive with it;
+    ``shape`` changes each piece before it is given out.
     """
 
-    def __init__(self, loop: EngineLoop, submit: Callable[[], Request], owner: object = None) -> None:
+    def __init__(
+        self,
+        loop: EngineLoop,
+        submit: Callable[[], Request],
+        owner: object = None,
+        shape: Callable[[Delta], Delta] | None = None,
+    ) -> None:
+        self._shape = shape
         self._loop, self._owner, self._reader = loop, owner, ThreadReader()
         self._is_read = False
         with DeferredSigint():
@@ -110,7 +118,7 @@ class DeltaStream(Iterator[Delta]):
             raise
         if delta.completion is not None:
             self.close()
-        return delta
+        return delta if self._shape is None else self._shape(delta)
 
     def close(self) -> None:
         """Cancel the request unless it has ended, and wait until its pages are free."""

@@ -17,10 +17,10 @@ from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.errors import from_error
 from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import Events, json_text
-from miaotui.serve.wire.tool_calls import Tooling, call_id
 from miaotui.serve.wire.usage import deadline_report
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece
+from miaotui.text.tool_calls.tooling import Tooling, call_id
 from miaotui.types import Completion
 
 Blocks = list[dict[str, Any]]

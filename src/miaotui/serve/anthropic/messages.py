@@ -10,6 +10,7 @@ from __future__ import annotations
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from miaotui.engine.grammar.response_format import STRUCTURED, read_structured
 from miaotui.serve.anthropic.events import events, whole_message
 from miaotui.serve.anthropic.prompt import read_messages, read_tools
 from miaotui.serve.anthropic.wire import (
@@ -31,9 +32,9 @@ from miaotui.serve.services import services_of
 from miaotui.serve.wire.conflicts import one_form
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
-from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_output_config, read_structured
-from miaotui.serve.wire.tool_calls import Tooling
+from miaotui.serve.wire.response_format import form_of, read_output_config
 from miaotui.served_model import ServedModel
+from miaotui.text.tool_calls.tooling import Tooling
 from miaotui.types import SamplingParams
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from miaotui.serve.anthropic.wire import Block, MessagesBody, MessageTurn
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.wire.fields import JsonMessage
-from miaotui.serve.wire.tool_calls import AUTO, NONE, REQUIRED, Tooling, read_function, tooling_of
 from miaotui.text.tool_calls.dialect import Dialect
+from miaotui.text.tool_calls.tooling import AUTO, NONE, REQUIRED, Tooling, read_function, tooling_of
 
 _SILENT = {"thinking", "redacted_thinking"}  # of earlier answers; models here have not said them
 _CHOICES = {"auto": AUTO, "any": REQUIRED, "none": NONE}

@@ -21,6 +21,7 @@ from miaotui.errors import (
     ConversationMissingError,
     DeadlineUnattainableError,
     DocumentIndexError,
+    FieldError,
     IndexBusyError,
     IndexMissingError,
     MiaotuiError,
@@ -135,7 +136,8 @@ def _from_known(error: MiaotuiError) -> ApiError | None:
         text = f"This model's maximum context length is exceeded: {message}"
         return context_exceeded("messages", text)
     if isinstance(error, RequestError):
-        return ApiError(400, message, param=_named(message), code="invalid_value")
+        param = error.field if isinstance(error, FieldError) else _named(message)
+        return ApiError(400, message, param=param, code="invalid_value")
     if isinstance(error, TemplateError):
         return ApiError(400, message, param="messages", code="chat_template")
     if isinstance(error, DeadlineUnattainableError):

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from miaotui.engine.grammar.response_format import FORMAT, STRUCTURED, read_format, read_structured
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import json_response
@@ -27,9 +28,9 @@ from miaotui.serve.wire.conflicts import limit_of, one_form
 from miaotui.serve.wire.event_stream import respond, wants_usage
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for
 from miaotui.serve.wire.prompts import chat_tokens, run
-from miaotui.serve.wire.response_format import FORMAT, STRUCTURED, form_of, read_format, read_structured
-from miaotui.serve.wire.tool_calls import read_tooling
+from miaotui.serve.wire.response_format import form_of
 from miaotui.serve.wire.usage import deadline_report, usage
+from miaotui.text.tool_calls.tooling import read_tooling
 from miaotui.types import Completion
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from miaotui.engine.grammar.response_format import STRUCTURED, read_structured
 from miaotui.errors import PromptTooLongError
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, deadline_of
@@ -27,10 +28,10 @@ from miaotui.serve.services import services_of
 from miaotui.serve.wire.event_stream import respond, wants_usage
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for
 from miaotui.serve.wire.prompts import run, text_tokens
-from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_structured
-from miaotui.serve.wire.tool_calls import Tooling
+from miaotui.serve.wire.response_format import form_of
 from miaotui.serve.wire.usage import deadline_report, usage
 from miaotui.served_model import ServedModel
+from miaotui.text.tool_calls.tooling import Tooling
 from miaotui.types import Completion
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's

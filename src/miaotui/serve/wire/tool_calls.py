@@ -1,130 +1,16 @@
-"""Tools of a request, whatever wire format it came in: what may be called, and what was.
+"""Tool calls of one chat answer, in OpenAI's shape.
 
-Owns the reading of OpenAI's ``tools`` and ``tool_choice``, the conversation as the model's template
-wants it, and the shape of calls in chat answers. Knows no grammar library and no HTTP. Invariant:
-names and sizes of tools are checked before a prompt or a grammar is made of them.
+Owns that shape. What may be called, and what is a call, `text.tool_calls` says. Invariant: the pieces of a streamed
+message, joined, are the whole message.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from miaotui.errors import RequestError
-from miaotui.serve.http.errors import ApiError, bad_value
 from miaotui.serve.wire.fields import Json
-from miaotui.text.tool_calls.dialect import Dialect
-from miaotui.text.tool_calls.formats import CallFormat, Tool
-from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece, ToolCallParser
-
-NONE, AUTO, REQUIRED = "none", "auto", "required"
-_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_MAX_DESCRIPTION = 16384
-_ID_CHARACTERS = string.ascii_letters + string.digits
-
-
-@dataclass(frozen=True)
-class Tooling:
-    """The tools an answer may call. ``choice`` is `AUTO`, `REQUIRED` or one function's name."""
-
-    dialect: Dialect
-    tools: tuple[Tool, ...] = ()
-    choice: str = AUTO
-    several: bool = True
-
-    @property
-    def callable(self) -> tuple[Tool, ...]:
-        """The tools that this answer may call."""
-        if self.choice in (AUTO, REQUIRED):
-            return self.tools
-        return tuple(tool for tool in self.tools if tool.name == self.choice)
-
-    @property
-    def described(self) -> list[Json]:
-        """The tools in OpenAI's form, as prompts describe them."""
-        return [tool.as_openai() for tool in self.tools]
-
-    def parser(self) -> ToolCallParser:
-        """Return a parser that finds the calls in one answer."""
-        return ToolCallParser(self.dialect.format, [tool.name for tool in self.tools])
-
-
-def read_tooling(dialect: Dialect, tools: Sequence[Json] | None, choice: Any, parallel: bool | None) -> Tooling:
-    """Read OpenAI's fields. Raises `ApiError` (400) that names the field."""
-    read = tuple(_read_tool(tool, f"tools[{at}]") for at, tool in enumerate(tools or ()))
-    return tooling_of(dialect, read, read_choice(choice), parallel)
-
-
-def tooling_of(dialect: Dialect, tools: tuple[Tool, ...], choice: str | None, parallel: bool | None) -> Tooling:
-    """Tools and a choice that fit each other. Raises `ApiError` (400)."""
-    names = [tool.name for tool in tools]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise bad_value("tools", f"the function {twice!r} is there twice")
-    if choice == NONE or (not tools and choice in (None, AUTO)):
-        return Tooling(dialect)
-    if not tools:
-        raise bad_value("tool_choice", "needs tools to choose from")
-    chosen = choice or AUTO
-    if chosen not in (AUTO, REQUIRED, *names):
-        raise bad_value("tool_choice", f"there is no function {chosen[:64]!r} in tools")
-    return Tooling(dialect, tools, chosen, parallel is not False)
-
-
-def read_choice(choice: Any) -> str | None:
-    """Read OpenAI's ``tool_choice``: a word, or an object that names a function."""
-    if choice is None or choice in (NONE, AUTO, REQUIRED):
-        return choice if isinstance(choice, str) else None
-    if isinstance(choice, Mapping) and choice.get("type") == "function":
-        function = choice.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
-        if isinstance(name, str):
-            return name
-    raise bad_value(
-        "tool_choice", 'must be "none", "auto", "required" or {"type": "function", "function": {"name": "..."}}'
-    )
-
-
-def _read_tool(tool: Json, where: str) -> Tool:
-    if tool.get("type") != "function":
-        raise bad_value(f"{where}.type", f"must be 'function', not {str(tool.get('type'))[:64]!r}")
-    function = tool.get("function")
-    if not isinstance(function, Mapping):
-        raise bad_value(f"{where}.function", "must be an object with a name")
-    return read_function(function, f"{where}.function")
-
-
-def read_function(function: Json, where: str, schema: str = "parameters") -> Tool:
-    """Read a function's name, description and schema. Raises `ApiError` (400)."""
-    name = function.get("name")
-    if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
-        raise bad_value(f"{where}.name", "must be 1 to 128 letters, digits, '_', '-', '.' or ':'")
-    description = function.get("description") or ""
-    if not isinstance(description, str) or len(description) > _MAX_DESCRIPTION:
-        raise bad_value(f"{where}.description", f"must be at most {_MAX_DESCRIPTION} characters")
-    parameters = function.get(schema)
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise bad_value(f"{where}.{schema}", "must be a JSON schema")
-    kind = (parameters or {}).get("type", "object")
-    if kind != "object":
-        raise bad_value(f"{where}.{schema}.type", "must be 'object'")
-    known = dict(parameters) if parameters else {"type": "object", "properties": {}}
-    return Tool(name, description, known, bool(function.get("strict")))
-
-
-def named(param: str, error: RequestError) -> ApiError:
-    """Return an error of the grammar library as one of the field that it is about."""
-    return bad_value(param, str(error))
-
-
-def call_id(form: CallFormat, prefix: str = "call_") -> str:
-    """Make a new identifier, of the length that the model's template accepts."""
-    letters = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(form.id_length))
-    return letters if form.id_length < 24 else prefix + letters
+from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece
+from miaotui.text.tool_calls.tooling import Tooling, call_id
 
 
 class ChatShaper:
@@ -138,17 +24,17 @@ class ChatShaper:
         self._arguments: list[list[str]] = []
 
     def push(self, text: str) -> list[Json]:
-        """Return what these characters add to the message."""
+        """What these characters add to the message."""
         return [self._delta(event) for event in self._parser.push(text)]
 
     def finish(self, reason: str) -> tuple[list[Json], str]:
-        """Return what was held back, and the finish reason to tell."""
+        """What was held back, and the finish reason to tell."""
         deltas = [self._delta(event) for event in self._parser.finish()]
         called = bool(self._calls) and reason == "stop"
         return deltas, "tool_calls" if called else reason
 
     def message(self) -> Json:
-        """Return the whole message, after `finish`."""
+        """The whole message, after `finish`."""
         text = "".join(self._text)
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if self._calls:

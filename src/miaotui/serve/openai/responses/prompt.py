@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from miaotui.engine.grammar.response_format import read_format, schema_format
 from miaotui.engine.grammar.source import Grammar
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.openai.responses.wire import ResponsesRequest
 from miaotui.serve.wire.fields import Json, JsonMessage
-from miaotui.serve.wire.response_format import read_format, schema_format
-from miaotui.serve.wire.tool_calls import Tooling, read_choice, read_function, tooling_of
 from miaotui.text.tool_calls.dialect import Dialect
+from miaotui.text.tool_calls.tooling import Tooling, read_choice, read_function, tooling_of
 
 _TEXTS = ("input_text", "output_text", "text")
 _ROLES = ("user", "system", "developer", "assistant")

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from miaotui.engine.grammar.response_format import STRUCTURED, read_structured
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import ApiError, bad_value, from_error, json_response
@@ -29,9 +30,9 @@ from miaotui.serve.services import services_of
 from miaotui.serve.wire.conflicts import limit_of, one_form
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
-from miaotui.serve.wire.response_format import STRUCTURED, form_of, read_structured
-from miaotui.serve.wire.tool_calls import Tooling
+from miaotui.serve.wire.response_format import form_of
 from miaotui.served_model import ServedModel
+from miaotui.text.tool_calls.tooling import Tooling
 from miaotui.types import SamplingParams
 
 _RESPONSE_PATH = "/v1/responses/{response_id}"
