@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.options import EngineOptions, Progress
+from miaotui.closing import Closing
 from miaotui.engine.all_logits import all_logits
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.reading.in_threads import DeltaStream, whole
@@ -134,7 +134,7 @@ class Facade:
             loop.close()
 
 
-class LLM(Facade):
+class LLM(Closing, Facade):
     """A loaded model, for any number of threads at once.
 
     Close it, or use it in a ``with`` block, to give its memory back. Ctrl-C while a call waits cancels its requests.
@@ -227,14 +227,6 @@ class LLM(Facade):
     def close(self) -> None:
         """Cancel what is running and give the memory back. Closing twice does nothing."""
         self._close()
-
-    def __enter__(self) -> LLM:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _whole(
         self, prompts: Sequence[Prompt], params: SamplingParams | None, parameters: TextParameters

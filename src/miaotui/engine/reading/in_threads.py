@@ -7,8 +7,8 @@ Invariant: when `whole` or `DeltaStream.close` returns or raises, its requests h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 
+from miaotui.closing import Closing
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.reading.readers import Wakeup
 from miaotui.engine.reading.sigint import DeferredSigint
@@ -72,7 +72,7 @@ def leave(loop: EngineLoop, requests: Sequence[Request], reader: ThreadReader) -
         loop.leave(request)
 
 
-class DeltaStream(Iterator[Delta]):
+class DeltaStream(Closing, Iterator[Delta]):
     """One answer, piece by piece; the last piece carries the completion.
 
     Dropping or closing it cancels the request. Use it from one thread at a time. ``owner`` stays alive with it;
@@ -124,14 +124,6 @@ class DeltaStream(Iterator[Delta]):
         """Cancel the request unless it has ended, and wait until its pages are free."""
         self._is_read = True
         leave(self._loop, [self.request], self._reader)
-
-    def __enter__(self) -> DeltaStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         """Cancel without waiting: Python may call this at any moment, in the engine's thread too."""
