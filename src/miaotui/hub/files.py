@@ -48,7 +48,7 @@ class Sink:
             raise self._failed(error) from error
 
     def sync(self) -> None:
-        """Force what was written to the disk."""
+        """Force written data to the disk."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -83,7 +83,7 @@ def matches(path: Path, size_bytes: int, sha256: str) -> bool:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of the file at ``path``; 0 when there is none."""
+    """Return the bytes of the file at ``path``; 0 when there is none."""
     try:
         return path.stat().st_size
     except OSError:

@@ -2,7 +2,7 @@
 holder ends.
 
 Owns the one difference between POSIX (`flock`) and Windows (`msvcrt.locking`). It knows nothing of
-what the lock guards. Invariant: a lock never outlives its process, so nobody has to clean up after
+what the lock guards. Invariant: a lock never outlives its process, so no process has to clean up after
 a crash; lock files themselves stay on the disk, since deleting one while another process waits on
 it would let two processes in.
 """

@@ -1,4 +1,4 @@
-"""From what a person types to files on this computer: a catalog name, a path, or a Hugging Face
+"""Resolves a typed name to files on this computer: a catalog name, a path, or a Hugging Face
 repository id.
 
 Owns the order in which a name is understood (catalog, path, repository) and the words when it is
@@ -45,7 +45,7 @@ def resolve(
     progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> Path:
-    """The GGUF file, or the folder of safetensors, that ``name`` means; downloaded first where it
+    """Return the GGUF file or folder of safetensors that ``name`` means; downloaded first where it
     must be.
 
     Raises `ModelNotFoundError` for what is unknown, not here and not allowed to be fetched, or
@@ -78,7 +78,7 @@ def resolve(
 
 
 def pull(name: str, progress: Progress | None = None, *, settings: Settings | None = None) -> Path:
-    """Bring a catalog model or a Hugging Face repository here, or up to date; returns where it is.
+    """Download or update a catalog model or a Hugging Face repository; return its path.
 
     Calling it for a model with a `notice` accepts the terms that the notice names. Raises as
     `resolve` does.
@@ -103,13 +103,13 @@ def pull(name: str, progress: Progress | None = None, *, settings: Settings | No
 
 
 def list_models(settings: Settings | None = None) -> tuple[ListedModel, ...]:
-    """Every catalog model, and whether it is here."""
+    """Return every catalog model, and whether it is on this computer."""
     settings = settings or Settings.from_env()
     return tuple(_listed(model, settings) for model in CATALOG.values())
 
 
 def notice(name: str) -> str:
-    """What a person must be shown before ``name`` is pulled; empty where there is nothing."""
+    """Return the notice to show before ``name`` is pulled; empty if there is none."""
     model = CATALOG.get(name.lower())
     return model.notice if model else ""
 
@@ -120,7 +120,7 @@ def _listed(model: CatalogModel, settings: Settings) -> ListedModel:
 
 
 def _present(model: CatalogModel | None, hub_id: HubId | None, settings: Settings) -> Path | None:
-    """Where the model lies on this computer, or None. Digests were checked when it came; now the
+    """Return the model's path on this computer, or None. Digests were checked when it came; now the
     size is.
     """
     if model is not None and model.files:
@@ -158,7 +158,7 @@ def _local(text: str) -> Path:
 
 
 def _in_folder(folder: Path) -> Path:
-    """The folder itself when it holds safetensors, or the only GGUF file in it."""
+    """Return the folder itself when it holds safetensors, or the only GGUF file in it."""
     files = sorted(p for p in folder.iterdir() if p.is_file())
     if (folder / CONFIG).is_file() and any(p.suffix == ".safetensors" for p in files):
         return folder

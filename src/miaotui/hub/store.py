@@ -44,7 +44,7 @@ class PackedStore:
         self.max_bytes = max_bytes
 
     def path(self, key: str) -> Path:
-        """Where the file of ``key`` lies; a key is 1 to 128 letters, digits, dots, dashes and
+        """Return the path of the file of ``key``; a key is 1 to 128 letters, digits, dots, dashes and
         underscores.
         """
         if not _KEY.fullmatch(key):
@@ -52,7 +52,7 @@ class PackedStore:
         return self.folder / f"{key}{_SUFFIX}"
 
     def open(self, key: str) -> PackedFile | None:
-        """The file of ``key``, mapped read-only, or None when it is absent, torn, stale or foreign:
+        """Return the file of ``key``, mapped read-only, or None when it is absent, torn, stale or foreign:
         build it again then.
         """
         path = self.path(key)
@@ -63,7 +63,7 @@ class PackedStore:
 
     @contextmanager
     def create(self, key: str, meta: Mapping[str, Any], expected_bytes: int = 0) -> Iterator[PackedWriter]:
-        """A writer for ``key``; the file appears when the block ends, and nothing remains when the
+        """Yield a writer for ``key``; the file appears when the block ends, and nothing remains when the
         block raises.
 
         ``meta`` is plain JSON; ``expected_bytes`` lets a full disk be noticed before the work.
@@ -118,7 +118,7 @@ class PackedStore:
 
 
 def content_key(path: Path, extra: Mapping[str, Any]) -> str:
-    """The identity of a model's source, and of what is made of it, as 40 hex digits.
+    """Return the identity of a model's source and of its packed form, as 40 hex digits.
 
     ``path`` is a file, or a folder whose weights, ``config.json`` and tokenizer files count. Of
     each file the name, size, time of change and the SHA-256 of its first and last MiB count: a
@@ -158,7 +158,7 @@ def _edges_digest(file: BinaryIO, size_bytes: int) -> str:
 
 
 def _stats(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Each path with its facts, without those another process has just removed."""
+    """Return each path with its facts, without those another process has just removed."""
     for path in paths:
         try:
             yield path, path.stat()
@@ -167,7 +167,7 @@ def _stats(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _touch(path: Path) -> None:
-    """Mark a file as just used."""
+    """Mark a file as used just now."""
     with suppress(OSError):  # a read-only cache is still a cache
         os.utime(path)
 

@@ -1,4 +1,4 @@
-"""Conversations as token ids: the one way from messages to a prompt.
+"""Turns conversations into token ids: the one way from messages to a prompt.
 
 Owns the order of the steps: check, escape contents, place what the template has no place for, render,
 find the template's control tokens, cut. Knows no wire format and no engine. Invariant: only the template's
@@ -28,7 +28,7 @@ MARKERS = THOUGHTS + CALLS  # these keep their meaning in what the assistant sai
 
 
 class ChatEncoder:
-    """Turns the conversations of one model into prompts. Safe to use from several threads."""
+    """Encoder of one model's conversations into prompts. Safe to use from several threads."""
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
         self.template, self.tokenizer = template, tokenizer

@@ -39,7 +39,7 @@ def continued(tokenizer: Tokenizer, prompt: Text, continuation: Text, at_most: i
 
 
 def _begun(tokenizer: Tokenizer, text: str, at_most: int) -> list[int]:
-    """The ids of a text that goes on: with the tokens that belong in front, without those that end it."""
+    """Return the ids of a text that goes on: with the tokens that belong in front, without those that end it."""
     ids = tokenizer.encode(text, at_most=at_most)
     suffix = list(tokenizer.roles.suffix)
     return ids[: -len(suffix)] if suffix and ids[-len(suffix) :] == suffix else ids

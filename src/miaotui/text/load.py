@@ -1,4 +1,4 @@
-"""A model's tokenizer and chat template, from wherever the model's files keep them.
+"""Loads a model's tokenizer and chat template from GGUF metadata or a folder.
 
 Owns the choice between GGUF metadata and a folder. Invariant: exactly one of them is given, as
 `model.reading.files.ModelFiles` holds them.
@@ -19,14 +19,14 @@ from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 
 def load_tokenizer(metadata: Mapping[str, Any] | None, folder: Path | None) -> Tokenizer:
-    """The tokenizer of a GGUF file's `metadata` or of a model's `folder`; raises `ModelError`."""
+    """Load the tokenizer of a GGUF file's `metadata` or of a model's `folder`; raises `ModelError`."""
     if metadata is not None:
         return from_gguf(metadata)
     return from_folder(_given(folder))
 
 
 def load_chat_template(metadata: Mapping[str, Any] | None, folder: Path | None) -> ChatTemplate:
-    """The chat template likewise; one that is not `available` if the model has none."""
+    """Load the chat template from the same place; it is not `available` if the model has none."""
     if metadata is not None:
         return chat_from_gguf(metadata)
     return chat_from_folder(_given(folder))

@@ -17,7 +17,7 @@ MAX_BYTES = 16 << 20
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; one that is no plain file is not opened, as a pipe would never end."""
+    """Return the text of a file; one that is no plain file is not opened, as a pipe would never end."""
     try:
         if not path.is_file():
             raise ModelFormatError(f"{path} is not a plain file; get the model's folder again")
@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is no such file."""
+    """Return the JSON object in a file; empty if there is no such file."""
     if not path.is_file():
         return {}
     try:
@@ -42,7 +42,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def token_text(config: Mapping[str, Any], name: str) -> str:
-    """The text of a special token such as ``bos_token``: written plainly or with its options.
+    """Return the text of a special token such as ``bos_token``: written plainly or with its options.
 
     Raises `ModelFormatError` for half a character, which JSON can write and nothing can encode.
     """

@@ -42,7 +42,7 @@ class Codes:
         return Codes(q, self.scale.reshape(rows, -1), minimum)
 
     def float32(self) -> Floats:
-        """The weights, float32 (n, groups * weights per group); each operation is rounded once."""
+        """Return the weights, float32 (n, groups * weights per group); each operation is rounded once."""
         weights = self.q.astype(np.float32)
         weights *= self.scale[..., None]
         if self.minimum is not None:
@@ -51,17 +51,17 @@ class Codes:
 
 
 def f32_to_float32(raw: Bytes) -> Floats:
-    """Little-endian float32 bytes (..., 4n) as an aligned copy (..., n)."""
+    """Return little-endian float32 bytes (..., 4n) as an aligned copy (..., n)."""
     return raw.view("<f4").astype(np.float32)
 
 
 def f16_to_float32(raw: Bytes) -> Floats:
-    """Little-endian IEEE half bytes (..., 2n) as float32 (..., n), exact."""
+    """Return little-endian IEEE half bytes (..., 2n) as float32 (..., n), exact."""
     return raw.view("<f2").astype(np.float32)
 
 
 def bf16_to_float32(raw: Bytes) -> Floats:
-    """Little-endian bfloat16 bytes (..., 2n) as float32 (..., n), whose upper half they are."""
+    """Return little-endian bfloat16 bytes (..., 2n) as float32 (..., n), whose upper half they are."""
     return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
@@ -79,12 +79,12 @@ def _pieces(packed: Bytes, bits: int) -> Bytes:
 
 
 def _bits(packed: Bytes) -> Bytes:
-    """The bits of little-endian bytes (n, b) as (n, 8 * b), lowest first."""
+    """Return the bits of little-endian bytes (n, b) as (n, 8 * b), lowest first."""
     return np.unpackbits(packed, axis=1, bitorder="little")
 
 
 def _signed(values: NDArray[Any], offset: int) -> NDArray[np.int8]:
-    """Codes below 128 as int8, moved down by ``offset``."""
+    """Return codes below 128 as int8, moved down by ``offset``."""
     q: NDArray[np.int8] = values.view(np.int8) - np.int8(offset)
     return q
 

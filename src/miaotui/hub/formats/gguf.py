@@ -79,14 +79,14 @@ class Metadata(Mapping[str, Value]):
 
 @dataclass(frozen=True, eq=False)
 class GgufFile(Closing):
-    """An open GGUF file: what it says of itself, and its tensors as views of the mapped file."""
+    """Open GGUF file: its metadata, and its tensors as views of the mapped file."""
 
     version: int
     metadata: Metadata
     tensors: dict[str, StoredTensor]
 
     def close(self) -> None:
-        """Let go of the file; it stays mapped until the last view of its tensors is gone."""
+        """Close the file; it stays mapped until the last view of its tensors is gone."""
         self.tensors.clear()
 
 
@@ -161,7 +161,7 @@ def _read_metadata(cursor: Cursor, count: int) -> Metadata:
 
 
 def _alignment(cursor: Cursor, metadata: Metadata) -> int:
-    """Bytes to whose multiples the data and each tensor in it are aligned."""
+    """Return the alignment of the data and of each tensor in it, in bytes."""
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     powers_of_two = [1 << i for i in range(17)]
     if type(alignment) is not int or alignment not in powers_of_two:

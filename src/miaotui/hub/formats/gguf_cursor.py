@@ -38,7 +38,7 @@ class Strings:
         self._cursor, self._count = cursor, count
 
     def decode(self) -> list[str]:
-        """All strings. Raises `ModelFormatError` when one is not UTF-8."""
+        """Return all strings. Raises `ModelFormatError` when one is not UTF-8."""
         cursor = self._cursor
         buffer, position = cursor.buffer, cursor.position
         read_u64 = _U64.unpack_from
@@ -66,7 +66,7 @@ class Cursor:
         self._strings_left = MAX_STRINGS
 
     def corrupt(self, what: str) -> ModelFormatError:
-        """The error that says ``what`` is wrong with this file."""
+        """Return the error that says ``what`` is wrong with this file."""
         return ModelFormatError(f"{self.label}: {what}; {TRUNCATED}")
 
     def require(self, size_bytes: int, what: str) -> None:
@@ -79,22 +79,22 @@ class Cursor:
         raise self.corrupt(f"{what} takes {size_bytes} bytes, but the file has {left} more")
 
     def take(self, size_bytes: int, what: str) -> bytes:
-        """The next bytes, as a copy."""
+        """Return the next bytes, as a copy."""
         self.require(size_bytes, what)
         start = self.position
         self.position += size_bytes
         return self.buffer[start : self.position]
 
     def u32(self, what: str) -> int:
-        """A 32-bit unsigned integer."""
+        """Return a 32-bit unsigned integer."""
         return int(_U32.unpack(self.take(4, what))[0])
 
     def u64(self, what: str) -> int:
-        """A 64-bit unsigned integer."""
+        """Return a 64-bit unsigned integer."""
         return int(_U64.unpack(self.take(8, what))[0])
 
     def count(self, item_bytes: int, limit: int, what: str) -> int:
-        """A 64-bit count of items of at least ``item_bytes`` each, all of which may be there."""
+        """Return a 64-bit count of items of at least ``item_bytes`` each, all of which may be there."""
         count = self.u64(f"the number of {what}")
         if count > limit:
             raise self.corrupt(f"it claims {count} {what}, where at most {limit} are allowed")
@@ -102,7 +102,7 @@ class Cursor:
         return count
 
     def string(self, what: str, limit: int = MAX_HEADER_BYTES) -> str:
-        """A string of at most ``limit`` bytes."""
+        """Return a string of at most ``limit`` bytes."""
         length = self.u64(f"the length of {what}")
         if length > limit:
             raise self.corrupt(f"{what} is {length} bytes long, where at most {limit} are allowed")
@@ -112,7 +112,7 @@ class Cursor:
             raise self.corrupt(f"{what} is not UTF-8") from error
 
     def value(self, key: str) -> Value | Strings:
-        """A type id and a value of that type."""
+        """Return a type id and a value of that type."""
         kind = self.u32(f"the type of {key!r}")
         if kind == _STRING:
             return self.string(f"the value of {key!r}")
@@ -138,7 +138,7 @@ class Cursor:
         return strings
 
     def _skip_strings(self, count: int, key: str) -> None:
-        """Step over strings, checking each length; the hot loop of opening a model."""
+        """Skip strings, checking each length; the hot loop of opening a model."""
         buffer, position = self.buffer, self.position
         last = self._end - 8  # where a length may still start
         read_u64 = _U64.unpack_from

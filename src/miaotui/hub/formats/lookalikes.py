@@ -1,4 +1,4 @@
-"""Recognises files that people name by mistake where a model is wanted, to tell them what to do.
+"""Recognises files that people name by mistake for a model, so that errors name the remedy.
 
 Owns a few magic numbers. Only ever improves an error message: nothing is read on its word.
 """
@@ -23,7 +23,7 @@ _BY_FIRST_BYTES = {
 
 
 def looks_like(buffer: mmap.mmap | bytes) -> str:
-    """What the file seems to be and what to do about it, for the end of an error message."""
+    """Return a guess at the kind of the file and the remedy, for the end of an error message."""
     head = buffer[:32]
     for first_bytes, meaning in _BY_FIRST_BYTES.items():
         if head.startswith(first_bytes):

@@ -130,27 +130,27 @@ def read_packed(path: Path, key: str) -> PackedFile | None:
 
 
 def align(offset: int, size_bytes: int) -> int:
-    """The first place at or after ``offset`` where a tensor of ``size_bytes`` may start."""
+    """Return the first place at or after ``offset`` where a tensor of ``size_bytes`` may start."""
     step = PAGE_BYTES if size_bytes >= PAGE_BYTES else LINE_BYTES
     return -(-offset // step) * step
 
 
 def sample_checksum(data: memoryview) -> int:
-    """CRC-32 of the first and last page of ``data`` (all of it, up to two pages)."""
+    """Return the CRC-32 of the first and last page of ``data`` (all of it, up to two pages)."""
     if len(data) <= 2 * PAGE_BYTES:
         return zlib.crc32(data)
     return zlib.crc32(data[-PAGE_BYTES:], zlib.crc32(data[:PAGE_BYTES]))
 
 
 def encode_table(key: str, meta: Mapping[str, Any], entries: Iterable[PackedEntry]) -> bytes:
-    """The table as bytes. Raises `ValueError` or `TypeError` for a ``meta`` that is not JSON."""
+    """Return the table as bytes. Raises `ValueError` or `TypeError` for a ``meta`` that is not JSON."""
     rows = [[e.name, e.dtype, e.shape, e.offset, e.checksum, e.sample] for e in entries]
     table = {"key": key, "meta": dict(meta), "tensors": rows}
     return json.dumps(table, allow_nan=False, separators=(",", ":")).encode()
 
 
 def encode_preamble(table: bytes, table_offset: int) -> bytes:
-    """The preamble of a file whose ``table`` lies at ``table_offset`` and ends the file."""
+    """Return the preamble of a file whose ``table`` lies at ``table_offset`` and ends the file."""
     digest = hashlib.sha256(table).digest()
     head = _PREAMBLE.pack(MAGIC, FORMAT_VERSION, len(table), table_offset, table_offset + len(table), digest)
     return head + _CHECK.pack(zlib.crc32(head))
@@ -175,7 +175,7 @@ def _open_mapping(path: Path, key: str, mapping: mmap.mmap) -> PackedFile:
 
 
 def _read_table(mapping: mmap.mmap) -> tuple[int, dict[str, Any]]:
-    """(where the table lies, the table), both checked against the file."""
+    """Return (offset of the table, the table), both checked against the file."""
     head = mapping[: _PREAMBLE.size]
     (check,) = _CHECK.unpack_from(mapping, _PREAMBLE.size)
     magic, version, table_bytes, table_offset, file_bytes, digest = _PREAMBLE.unpack(head)
@@ -193,7 +193,7 @@ def _read_table(mapping: mmap.mmap) -> tuple[int, dict[str, Any]]:
 
 
 def _entry(row: list[Any], data_end: int) -> PackedEntry:
-    """One row of the table, checked: a known type, whole non-negative numbers, and a place inside
+    """Return one row of the table, checked: a known type, whole non-negative numbers, and a place inside
     the data.
     """
     name, dtype, shape, *numbers = row

@@ -82,7 +82,7 @@ class PackedWriter:
         self._entries[name] = replace(entry, checksum=zlib.crc32(data), sample=sample_checksum(data))
 
     def reserve(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        """A writable view (zeros) of the room for a tensor, to be packed straight into the file.
+        """Return a writable view (zeros) of the room for a tensor, to be packed straight into the file.
 
         Fill it before the ``with`` block of `PackedStore.create` ends; its checksum is taken then.
         Drop the view with the block: writing to it later would change a published file.
@@ -97,7 +97,7 @@ class PackedWriter:
             raise self._failed(error) from error
 
     def commit(self) -> None:
-        """Complete the file, force it to the disk, and give it its name."""
+        """Finish the file, force it to the disk, and give it its name."""
         try:
             for name in self._reserved:
                 self._entries[name] = self._checked(self._entries[name])
@@ -116,7 +116,7 @@ class PackedWriter:
             self._part.unlink(missing_ok=True)
 
     def _place(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> PackedEntry:
-        """The entry of a new tensor, with room for it at the end of the file."""
+        """Return the entry of a new tensor, with room for it at the end of the file."""
         if name in self._entries:
             raise CacheError(f"tensor {name!r} is packed twice. Give each tensor its own name")
         if dtype.str not in DTYPES:
@@ -144,7 +144,7 @@ class PackedWriter:
             raise self._failed(error) from error
 
     def _checked(self, entry: PackedEntry) -> PackedEntry:
-        """``entry`` with the checksums of what its reserved view was filled with."""
+        """Return ``entry`` with the checksums of the data in its reserved view."""
         checksum, left, head, tail = 0, entry.size_bytes, b"", b""
         self._file.seek(entry.offset)
         while left:
@@ -174,7 +174,7 @@ class PackedWriter:
 
 
 def _allocate(file: FileIO, start: int, size_bytes: int) -> None:
-    """Extend a file by zeros that own disk blocks; raises `OSError` when there is no room."""
+    """Extend a file by zeros that occupy disk blocks; raises `OSError` when there is no room."""
     if size_bytes <= 0:
         return
     if hasattr(os, "posix_fallocate"):
@@ -199,7 +199,7 @@ def _write_all(file: FileIO, data: memoryview | bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force a rename to the disk, where folders can be opened (not on Windows)."""
+    """Force a rename to the disk if folders can be opened (not on Windows)."""
     if os.name != "posix":
         return
     fd = os.open(folder, os.O_RDONLY)

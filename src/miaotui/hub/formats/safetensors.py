@@ -77,7 +77,7 @@ def _read_file(path: Path) -> dict[str, StoredTensor]:
 
 
 def _read_shards(index: Path) -> dict[str, StoredTensor]:
-    """The tensors that the index lists, each from the shard it names."""
+    """Return the tensors that the index lists, each from the shard it names."""
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(map(_is_file_name, weight_map.values())):
         raise ModelFormatError(

@@ -54,7 +54,7 @@ class BlockType(Enum):
         return self.block_size == 1
 
     def row_bytes(self, cols: int) -> int:
-        """Bytes of one row of ``cols`` weights; ``cols`` must be a multiple of ``block_size``."""
+        """Return the bytes of one row of ``cols`` weights; ``cols`` must be a multiple of ``block_size``."""
         return cols // self.block_size * self.block_bytes
 
 
@@ -144,7 +144,7 @@ class StoredTensor:
 
 
 def stored_bytes(label: str, shape: tuple[int, ...], kind: BlockType) -> int:
-    """Bytes that a tensor takes, as an exact integer of any size.
+    """Return the bytes that a tensor takes, as an exact integer of any size.
 
     Raises `ModelFormatError`, naming ``label``, for an impossible shape.
     """

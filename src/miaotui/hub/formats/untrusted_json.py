@@ -17,7 +17,7 @@ MAX_JSON_BYTES = 1 << 23  # indexes of the largest known models take about 2**22
 
 
 def parse_object(text: bytes, label: str) -> dict[str, Any]:
-    """The JSON object that ``text`` holds; ``label`` names the file in errors.
+    """Return the JSON object that ``text`` holds; ``label`` names the file in errors.
 
     Raises `ModelFormatError` for anything but one object of unique keys.
     """
@@ -34,7 +34,7 @@ def parse_object(text: bytes, label: str) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in the file at ``path``, which is at most 8 MiB long.
+    """Return the JSON object in the file at ``path``, which is at most 8 MiB long.
 
     Raises `ModelNotFoundError`, `ModelError` (unreadable) or `ModelFormatError`.
     """

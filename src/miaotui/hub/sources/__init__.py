@@ -1,1 +1,1 @@
-"""Where files are fetched from: Hugging Face, wheels on package indexes, plain downloads."""
+"""Sources of files: Hugging Face, wheels on package indexes, plain downloads."""

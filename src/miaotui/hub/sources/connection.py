@@ -1,4 +1,4 @@
-"""One way to open a URL: certificates, proxies, log-ins, time-outs, and what went wrong in words.
+"""Opens URLs: certificates, proxies, log-ins, time-outs, and errors that name the remedy.
 
 It uses the standard library's ``urllib``: the HTTP library that ``huggingface_hub`` brings differs
 from one of its major versions to the next, and a few requests need no pool of connections. Knows
@@ -31,7 +31,7 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Response(Protocol):
-    """What is used of an open answer."""
+    """Open answer of a server, as far as it is used here."""
 
     @property
     def status(self) -> int | None:
@@ -43,10 +43,10 @@ class Response(Protocol):
 
     @property
     def url(self) -> str:
-        """Where the answer came from, after redirects."""
+        """Address of the answer, after redirects."""
 
     def read1(self, n: int = -1, /) -> bytes:
-        """Up to ``n`` bytes, as soon as there are any; empty at the end."""
+        """Return up to ``n`` bytes, as soon as there are any; empty at the end."""
 
     def __enter__(self) -> Response: ...
     def __exit__(
@@ -56,7 +56,7 @@ class Response(Protocol):
 
 @dataclass(frozen=True)
 class UrlOpener:
-    """How to reach servers.
+    """Opener of URLs with one user's settings.
 
     ``logins`` maps a host (with port, if any) to ``user:password``; ``timeout_s`` is how long a
     server may stand still, ``pause_s`` how long to wait before the first repeated try.
@@ -69,7 +69,7 @@ class UrlOpener:
     logins: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> Response:
-        """The open answer to a GET of ``url`` (http, https or file).
+        """Return the open answer to a GET of ``url`` (http, https or file).
 
         Raises `DownloadError` for what no retry can mend, and the errors in `NETWORK_ERRORS`
         otherwise.
@@ -93,7 +93,7 @@ class UrlOpener:
 
 
 def split_login(url: str) -> tuple[str, str | None]:
-    """``https://user:secret@host/x`` as (``https://host/x``, ``user:secret``)."""
+    """Split ``https://user:secret@host/x`` into (``https://host/x``, ``user:secret``)."""
     parts = urlsplit(url)
     login, at, host = parts.netloc.rpartition("@")
     if not at:
@@ -102,7 +102,7 @@ def split_login(url: str) -> tuple[str, str | None]:
 
 
 def redact(url: str) -> str:
-    """``url`` fit for a message: without log-in, query (it may be signed) and fragment."""
+    """Return ``url`` for a message: without log-in, query (it may be signed) and fragment."""
     parts = urlsplit(split_login(url)[0])
     return urlunsplit(parts._replace(query="", fragment=""))
 
@@ -116,7 +116,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, url: str) -> DownloadError:
-    """The `DownloadError` for an error of `NETWORK_ERRORS`: what went wrong and what to do."""
+    """Return the `DownloadError` for an error of `NETWORK_ERRORS`, with the cause and the remedy."""
     where = redact(url)
     if isinstance(error, urllib.error.HTTPError):
         return DownloadError(f"{where} answered {error.code} {error.reason}. {_http_remedy(error.code)}")
@@ -165,7 +165,7 @@ class _SameHostLogin(urllib.request.HTTPRedirectHandler):
 
 @functools.cache  # reading all of a system's certificates takes longer than many an answer
 def _tls_context(cafile: str | None) -> ssl.SSLContext:
-    """Trust ``cafile`` if given, else the system, else certifi where it is installed."""
+    """Return a context that trusts ``cafile`` if given, else the system, else certifi where it is installed."""
     if cafile is not None:
         try:
             return ssl.create_default_context(cafile=cafile)

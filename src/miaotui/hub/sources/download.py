@@ -41,7 +41,7 @@ class RemoteFile:
 
 
 def download(file: RemoteFile, target: Path, connection: UrlOpener, progress: Progress | None = None) -> Path:
-    """Bring ``file`` to ``target`` and return it; does nothing when it is there already.
+    """Download ``file`` to ``target`` and return it; do nothing when it is there already.
 
     Of several processes one downloads, the others wait and use its file. Raises `DownloadError`
     when it cannot be had (what has come so far stays for the next call), `CacheError` when it
@@ -111,7 +111,7 @@ def _fill(job: _Download) -> None:
 
 
 def _append(job: _Download) -> None:
-    """One request: continue the partial file, or start it anew when the server does not resume."""
+    """Make one request: continue the partial file, or start it anew when the server does not resume."""
     have, size = file_size(job.part), job.file.size_bytes
     if have == size:
         return
@@ -137,7 +137,7 @@ def _append(job: _Download) -> None:
 
 
 def _start(response: Response, asked: int) -> int:
-    """Where the answer's bytes belong: where we asked, or the start when the server sends all."""
+    """Return the offset of the answer's bytes: the one requested, or 0 when the server sends all."""
     if response.status != 206:
         return 0
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
@@ -171,4 +171,4 @@ def _wrong_size(file: RemoteFile, found: int) -> DownloadError:
 
 
 def _silent(_label: str, _done: int, _total: int | None) -> None:
-    """Reports to nobody."""
+    """Ignore the progress."""

@@ -54,7 +54,7 @@ class HubId:
 
     @classmethod
     def parse(cls, text: str) -> HubId | None:
-        """The id that ``text`` spells, or None when it is not of that form."""
+        """Return the id that ``text`` spells, or None when it is not of that form."""
         found = _ID.fullmatch(text)
         if found is None or ".." in text:
             return None
@@ -66,7 +66,7 @@ class HubId:
 
 
 def choose_files(names: Iterable[str], hub_id: HubId) -> tuple[str, ...]:
-    """The files of a repository that are needed, the weights last; one name: a GGUF file.
+    """Return the files of a repository that are needed, the weights last; one name: a GGUF file.
 
     Raises `ModelNotFoundError` when the wanted file is not there or the choice is open (listing the
     choices), `UnsupportedModelError` when there are no weights in a safe format.
@@ -87,7 +87,7 @@ def choose_files(names: Iterable[str], hub_id: HubId) -> tuple[str, ...]:
 
 
 def find_local(hub_id: HubId) -> Path | None:
-    """The folder or GGUF file of ``hub_id`` in the shared cache; None if it is not all there."""
+    """Return the folder or GGUF file of ``hub_id`` in the shared cache; None if it is not all there."""
     folder = cache_folder() / f"models--{hub_id.repo.replace('/', '--')}"
     try:
         commit = (folder / "refs" / hub_id.revision).read_text(encoding="ascii").strip()
@@ -106,18 +106,18 @@ def find_local(hub_id: HubId) -> Path | None:
 
 
 def shards_of(folder: Path) -> frozenset[str]:
-    """The files that the index in ``folder`` spreads the weights over; raises `ModelError`."""
+    """Return the files that the index in ``folder`` spreads the weights over; raises `ModelError`."""
     places = read_object(folder / INDEX).get("weight_map")
     return frozenset(map(str, places.values())) if isinstance(places, dict) else frozenset()
 
 
 def located(snapshot: Path, chosen: tuple[str, ...]) -> Path:
-    """Where the model is, given its snapshot: the one GGUF file, or the folder of all files."""
+    """Return the model's path in its snapshot: the one GGUF file, or the folder of all files."""
     return snapshot / chosen[0] if len(chosen) == 1 else snapshot
 
 
 def cache_folder() -> Path:
-    """The cache shared by all users of ``huggingface_hub``, by the variables it documents."""
+    """Return the cache shared by all users of ``huggingface_hub``, by the variables it documents."""
     env = os.environ
     if hub := env.get("HF_HUB_CACHE"):
         return Path(hub).expanduser()
@@ -128,7 +128,7 @@ def cache_folder() -> Path:
 
 
 def _safetensors(present: set[str]) -> tuple[str, ...]:
-    """The weights in the repository's root: one file, or an index and its shards."""
+    """Return the weights in the repository's root: one file, or an index and its shards."""
     if SINGLE in present:
         return (SINGLE,)
     shards = sorted(name for name in present if _SHARD.fullmatch(name))
@@ -139,7 +139,7 @@ def _safetensors(present: set[str]) -> tuple[str, ...]:
 
 
 def _one_gguf(ggufs: list[str], hub_id: HubId) -> str:
-    """The GGUF file to use: the only one, or the only one of the most preferred format."""
+    """Return the GGUF file to use: the only one, or the only one of the most preferred format."""
     whole = [name for name in ggufs if not _SPLIT_GGUF.search(name)]
     if not whole:
         raise UnsupportedModelError(

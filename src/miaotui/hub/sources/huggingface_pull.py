@@ -27,7 +27,7 @@ _LIBRARY = "miaotui"
 
 
 def pull_repository(hub_id: HubId, settings: Settings, progress: Progress | None = None) -> Path:
-    """Bring what is needed of ``hub_id`` into the shared cache; returns the folder, or the GGUF
+    """Download the needed files of ``hub_id`` into the shared cache; return the folder, or the GGUF
     file.
 
     Raises `ModelNotFoundError`, `UnsupportedModelError`, `DownloadError` or `CacheError`.
@@ -73,7 +73,7 @@ def _pull(hub_id: HubId, cache: Path, report: Progress) -> Path:
 
 
 def _list_files(hub_id: HubId) -> tuple[str, dict[str, _File]]:
-    """(commit, the repository's files by name)."""
+    """Return (commit, the repository's files by name)."""
     from huggingface_hub import HfApi  # noqa: PLC0415 - costs 0.2 s, needed for downloads only
 
     api = HfApi(endpoint=_endpoint(), library_name=_LIBRARY)
@@ -105,7 +105,7 @@ def _fetch(hub_id: HubId, name: str, cache: Path, report: Progress) -> Path:
 
 
 def _reporting_bar(report: Progress) -> type[Any]:
-    """A progress bar, as the library asks for, that draws nothing and reports instead."""
+    """Return a progress bar for the library that draws nothing and reports instead."""
     tqdm: Any = import_module("tqdm").tqdm  # comes with huggingface_hub; it has no types
 
     def start(bar: Any, *args: Any, **kwargs: Any) -> None:
@@ -134,7 +134,7 @@ def _endpoint() -> str | None:
 
 @contextmanager
 def _explained(hub_id: HubId, cache: Path) -> Iterator[None]:
-    """Turn whatever the library raises into our errors.
+    """Turn the library's errors into ours.
 
     All of `Exception` is caught, because the library passes on the errors of its HTTP library,
     which is a different one in each of its major versions.

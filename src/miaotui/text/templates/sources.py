@@ -19,7 +19,7 @@ _GGUF_KEY = "tokenizer.chat_template"  # named templates follow a dot
 
 
 def chat_from_gguf(metadata: Mapping[str, Any]) -> ChatTemplate:
-    """The chat templates in a GGUF file's metadata. Raises `ModelFormatError` for damaged keys."""
+    """Find the chat templates in a GGUF file's metadata. Raises `ModelFormatError` for damaged keys."""
     sources = {}
     for key in metadata:
         if key == _GGUF_KEY or key.startswith(_GGUF_KEY + "."):
@@ -34,7 +34,7 @@ def chat_from_gguf(metadata: Mapping[str, Any]) -> ChatTemplate:
 
 
 def chat_from_folder(path: Path) -> ChatTemplate:
-    """The chat templates in a folder: ``*.jinja`` files go before those in JSON files.
+    """Find the chat templates in a folder: ``*.jinja`` files go before those in JSON files.
 
     Raises `ModelFormatError` for a file that is damaged.
     """

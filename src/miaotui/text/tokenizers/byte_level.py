@@ -27,7 +27,7 @@ def to_alphabet(text: str) -> str:
 
 
 def from_alphabet(token: str) -> bytes:
-    """The bytes that a token stands for; a token outside the alphabet stands for its own UTF-8."""
+    """Return the bytes that a token stands for; a token outside the alphabet stands for its own UTF-8."""
     try:
         return bytes([_BYTES[character] for character in token])
     except KeyError:
@@ -35,7 +35,7 @@ def from_alphabet(token: str) -> bytes:
 
 
 class ByteLevelEncoder:
-    """Encodes text without special tokens. `vocab` holds only tokens that text may become.
+    """Encoder of text without special tokens. `vocab` holds only tokens that text may become.
 
     `whole_words`: a word that is itself a token becomes that token, whatever the merges say.
     """
@@ -54,7 +54,7 @@ class ByteLevelEncoder:
         self._words = WordCache(self._word)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`."""
+        """Return the token ids of `text`."""
         return self._words.encode(self._split(text))
 
     def _word(self, word: str) -> tuple[int, ...]:

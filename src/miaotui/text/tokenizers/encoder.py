@@ -20,7 +20,7 @@ class ControlSpan(NamedTuple):
 
 
 class TextEncoder(Protocol):
-    """Cuts text into token ids. Safe to use from several threads."""
+    """Encoder of text into token ids. Safe to use from several threads."""
 
     @property
     def control_texts(self) -> Mapping[str, int]:

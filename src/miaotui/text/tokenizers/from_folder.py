@@ -95,7 +95,7 @@ def _ids_of(backend: tokenizers.Tokenizer, text: str, surrounded: bool = False) 
 
 
 class _FolderEncoder:
-    """Encodes by the `tokenizers` library; see `TextEncoder`.
+    """Encoder on the `tokenizers` library; see `TextEncoder`.
 
     To make control tokens at some places only, it writes each of these as an alias: an added token of its
     own that the library recognises in any text. An alias holds 64 random bits, so that no text has one.

@@ -46,7 +46,7 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 class _GgufEncoder:
-    """Cuts text around special tokens and encodes the parts; see `TextEncoder`.
+    """Encoder that cuts text around special tokens and encodes the parts; see `TextEncoder`.
 
     `ordinary` encodes a part; `write` writes text in the vocabulary's alphabet, character by character;
     `spaces` are characters of that alphabet that count as whitespace.

@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary as a GGUF file states it, checked.
+"""Reads a tokenizer's vocabulary from GGUF metadata and checks it.
 
 Owns the names and types of the ``tokenizer.ggml.*`` keys. Does not know how text is encoded.
 Invariant: a `GgufVocabulary` is consistent: as many types (and scores) as tokens, ids in range.
@@ -37,7 +37,7 @@ END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 class TokenType(IntEnum):
-    """What a token is, in GGUF's numbers."""
+    """Kind of a token, in GGUF's numbers."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -61,11 +61,11 @@ class GgufVocabulary:
         return frozenset(self.groups[TokenType.CONTROL] + self.groups[TokenType.UNKNOWN])
 
     def texts(self, *types: TokenType) -> dict[str, int]:
-        """Tokens of these types, by text."""
+        """Return the ids of tokens of these types, by text."""
         return {self.tokens[token]: token for kind in types for token in self.groups[kind]}
 
     def plain(self, other_types: Set[TokenType]) -> dict[str, int]:
-        """Tokens that text may become: all but those of `other_types`, by text."""
+        """Return the ids of tokens that text may become: all but those of `other_types`, by text."""
         ids = dict(zip(self.tokens, range(len(self.tokens)), strict=True))
         for kind in other_types:
             for token in self.groups[kind]:
@@ -73,7 +73,7 @@ class GgufVocabulary:
         return ids
 
     def token_id(self, name: str) -> int | None:
-        """The id under ``tokenizer.ggml.{name}``, or None."""
+        """Return the id under ``tokenizer.ggml.{name}``, or None."""
         value = self.metadata.get(f"tokenizer.ggml.{name}")
         if value is None:
             return None
@@ -82,25 +82,25 @@ class GgufVocabulary:
         return int(value)
 
     def flag(self, name: str, default: bool) -> bool:
-        """The boolean under ``tokenizer.ggml.{name}``."""
+        """Return the boolean under ``tokenizer.ggml.{name}``."""
         value = self.metadata.get(f"tokenizer.ggml.{name}", default)
         if not isinstance(value, (bool, np.bool_)):
             raise _wrong(name, "true or false", value)
         return bool(value)
 
     def end_ids(self) -> frozenset[int]:
-        """Every token that ends an answer: those the file names, and known ends of a turn."""
+        """Return every token that ends an answer: those the file names, and known ends of a turn."""
         named = {self.token_id(key) for key in END_KEYS} - {None}
         controls = self.groups[TokenType.CONTROL]
         found = {token for token in controls if self.tokens[token] in TURN_ENDS}
         return frozenset(found | {token for token in named if token is not None})
 
     def strings(self, name: str) -> list[str]:
-        """The array of strings under ``tokenizer.ggml.{name}``, which must exist."""
+        """Return the array of strings under ``tokenizer.ggml.{name}``, which must exist."""
         return _strings(self.metadata, name)
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """One finite number for each token, under ``tokenizer.ggml.{name}``: float64 [tokens]."""
+        """Return one finite number for each token, under ``tokenizer.ggml.{name}``: float64 [tokens]."""
         numbers = _numbers(self.metadata, name, len(self.tokens)).astype(np.float64)
         if not np.isfinite(numbers).all():
             raise _wrong(name, "finite numbers", "NaN or infinity")
@@ -108,7 +108,7 @@ class GgufVocabulary:
 
 
 def read_vocabulary(metadata: Mapping[str, Any]) -> GgufVocabulary:
-    """The vocabulary in GGUF metadata. Raises `ModelFormatError` if it is not consistent."""
+    """Read the vocabulary in GGUF metadata. Raises `ModelFormatError` if it is not consistent."""
     tokens = _strings(metadata, "tokens")
     if not tokens:
         raise _wrong("tokens", "at least one token", tokens)

@@ -1,4 +1,4 @@
-"""How much longer a tokenizer's normalizer can make a text, so that a hostile one is refused.
+"""Bounds the growth of a text by a tokenizer's normalizer, so that a hostile one is refused.
 
 Owns one estimate over the normalizer as ``tokenizer.json`` writes it. Knows no other part of that
 file. Invariant: a normalizer that passes makes a text at most `MAX_GROWTH` times longer (beside what
@@ -30,7 +30,7 @@ def require_bounded_growth(normalizer: Mapping[str, Any], file: Path) -> None:
 
 
 def _growth(step: Mapping[str, Any]) -> tuple[float, int]:
-    """(times longer, characters put in front) that one step, with all its parts, can make a text."""
+    """Return (times longer, characters put in front) that one step, with all its parts, can make a text."""
     kind = step.get("type")
     if kind == "Sequence":
         parts = [_growth(part) for part in step.get("normalizers", ())]

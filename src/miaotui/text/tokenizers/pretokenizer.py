@@ -1,4 +1,4 @@
-"""How byte-level BPE models cut text into words, by the names that GGUF files give to it.
+"""Cuts text into words as byte-level BPE models do, by the names in GGUF files.
 
 Owns the table of patterns and the cutting, done by the `tokenizers` library's regular expressions.
 Knows no tokens. Invariant: the words of a text, joined, are the text.
@@ -49,7 +49,7 @@ _HAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """How one family of models treats text before merging.
+    """Treatment of text before merging in one family of models.
 
     `patterns` are applied one after the other: each cuts what the one before left into matches and
     the text between them. `whole_words`: a word that is a token needs no merges. `begins`: a
@@ -62,7 +62,7 @@ class PreTokenizer:
     composes: bool = False
 
     def splitter(self) -> Callable[[str], list[str]]:
-        """A function that cuts text into words."""
+        """Return a function that cuts text into words."""
         from tokenizers import Regex, pre_tokenizers  # noqa: PLC0415 - only these models need it
 
         steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns]
@@ -104,7 +104,7 @@ _BY_NAME = {name: family for family, names in _FAMILIES for name in names}
 
 
 def pretokenizer(name: str) -> PreTokenizer:
-    """The pre-tokenizer of that GGUF name. Raises `UnsupportedModelError` for an unknown one."""
+    """Return the pre-tokenizer of a GGUF name. Raises `UnsupportedModelError` for an unknown one."""
     found = _BY_NAME.get(name)
     if found is None:
         raise UnsupportedModelError(

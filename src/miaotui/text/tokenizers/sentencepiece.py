@@ -22,13 +22,13 @@ _BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 def byte_of(piece: str) -> int | None:
-    """The byte that a piece ``<0x..>`` stands for, or None for any other text."""
+    """Return the byte that a piece ``<0x..>`` stands for, or None for any other text."""
     match = _BYTE.fullmatch(piece)
     return int(match.group(1), 16) if match else None
 
 
 class SentencePieceEncoder:
-    """Encodes text whose spaces are written ``▁``.
+    """Encoder of text whose spaces are written ``▁``.
 
     `vocab`: the pieces that text may become; `scores`: float64 [token ids], the higher is merged
     first; `byte_ids`: of the 256 byte pieces in order, or empty for a model that has an
@@ -48,7 +48,7 @@ class SentencePieceEncoder:
         self._words = WordCache(self._word)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`."""
+        """Return the token ids of `text`."""
         return self._words.encode(self._split(text))
 
     def _word(self, word: str) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ class SentencePieceEncoder:
 
 
 def _splitter(vocab: Mapping[str, int]) -> Callable[[str], list[str]]:
-    """How text may be cut before a space without cutting what could be merged.
+    """Return a function that cuts text before spaces, but nowhere that two characters could be merged.
 
     Few pieces reach over a space from the word before; where their letters meet one, no cut is
     made, so the parts can be encoded each on its own.

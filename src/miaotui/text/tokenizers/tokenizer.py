@@ -1,4 +1,4 @@
-"""Text to token ids and back, whatever file the tokenizer came from.
+"""Turns text into token ids and back, whatever file the tokenizer came from.
 
 Owns what all tokenizers share: tokens put before and after a text, special tokens left out of an
 answer, and decoding that never shows half a character. Does not know how text is cut or merged.
@@ -39,7 +39,7 @@ class TokenRoles:
 
 
 class Tokenizer:
-    """Turns text into token ids and token ids into text; safe to use from several threads.
+    """Tokenizer of one model: text into token ids, and ids into text; safe to use from several threads.
 
     `encoder` gives the ids of a text alone; `spell(id)` gives the bytes of a token.
     """

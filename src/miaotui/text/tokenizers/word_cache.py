@@ -1,6 +1,6 @@
-"""Remembers how words were encoded, since text repeats its words.
+"""Caches the encodings of words, since text repeats its words.
 
-Owns the memory and its bounds. Knows nothing of how a word is encoded.
+Owns the cache and its bounds. Does not know how a word is encoded.
 Invariant: the answer is the same with and without the memory.
 """
 
@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 MAX_WORDS = 1 << 15
-MAX_WORD_LENGTH = 48  # longer words hardly ever come again
+MAX_WORD_LENGTH = 48  # longer words rarely repeat
 
 
 class WordCache:
-    """Encodes words by `encode_word`, remembering the short ones that came last."""
+    """Cache over `encode_word` for the short words that came last."""
 
     def __init__(self, encode_word: Callable[[str], tuple[int, ...]]) -> None:
         self._fresh = encode_word
         self._remembered = lru_cache(MAX_WORDS)(encode_word)
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """Token ids of all `words`, in order."""
+        """Return the token ids of all `words`, in order."""
         remembered, fresh = self._remembered, self._fresh
         ids: list[int] = []
         for word in words:

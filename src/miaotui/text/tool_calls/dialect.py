@@ -1,4 +1,4 @@
-"""Tells how a model is asked for tool calls, by the texts that its chat template writes when it is tried.
+"""Chooses the format of a model's tool calls by the texts that its chat template writes in a trial.
 
 Owns the choice among the formats. Does not render anything. Invariant: a format is native only if the
 template writes the tools, and a call in that format or a text that teaches it.

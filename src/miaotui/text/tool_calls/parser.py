@@ -51,7 +51,7 @@ Event = TextPiece | CallBegins | CallArguments
 
 
 class ToolCallParser:
-    """One answer's parser: `push` its text as it comes, then `finish`.
+    """Parser of one answer: `push` its text as it comes, then `finish`.
 
     ``names`` are the declared functions. ``thinking``: the prompt ended inside a thought, so the answer begins there.
     """
@@ -115,7 +115,7 @@ class ToolCallParser:
     # text, and the markers that end it ----------------------------------------------------------
 
     def _start(self, character: str) -> None:
-        """A bare call may come first; only blanks came before."""
+        """Read the beginning, where a bare call may stand behind blanks."""
         if character in _SPACES and len(self._held) < _MAX_HELD_SPACES:
             self._held += character
             return
@@ -143,7 +143,7 @@ class ToolCallParser:
             self._held = self._held[1:]
 
     def _thought(self, character: str) -> None:
-        """Within a thought nothing is a call."""
+        """Read a thought, in which nothing is a call."""
         self._text.append(character)
         self._tail = (self._tail + character)[-_LONGEST_END:]
         if self._tail.endswith(self._ends):
@@ -161,7 +161,7 @@ class ToolCallParser:
     # calls --------------------------------------------------------------------------------------
 
     def _open(self, character: str) -> None:
-        """Between the marker and the first call."""
+        """Read what stands between the marker and the first call."""
         if character == "{" and self._lead in ("", "```", "```json", *_LEADS):
             self._begin_call(self._raw, bare=False)
             self._call(character)
@@ -209,7 +209,7 @@ class ToolCallParser:
         self._free(text[-1])
 
     def _after(self, character: str) -> None:
-        """Behind a call: another one, the closing marker, or text."""
+        """Read what follows a call: another one, the closing marker, or text."""
         rest = self._raw.lstrip(_SEPARATORS)
         if character == "{" and not rest:
             self._begin_call(self._raw, bare=False)
