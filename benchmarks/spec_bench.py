@@ -9,7 +9,7 @@ next (*cold*), unless ``--warm`` says what was answered before: the same questio
 same in other words (``reworded``) or with another seed (``seed``). Speed is decode speed: tokens
 after the first, by the time they took. Ends with one JSON line.
 
-``--free`` drafts as if rows and a head's steps cost nothing. The tokens of a pass are then the most that these guesses
+``--free`` drafts as if rows and a head's steps cost nothing. The tokens of a pass are then the most that these drafters
 can bring, on any machine; the speed means nothing.
 """
 
@@ -62,7 +62,7 @@ class Pair:
 
 
 class Free(RowCost):
-    """As if rows cost nothing beside the first, and a head's steps nothing beside a pass."""
+    """Rows that cost nothing, and passes so long that a head's steps cost nothing."""
 
     def ratio(self, rows: int) -> float:
         """Of any pass."""
@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--warm", choices=WARM, help="what was answered before")
-    parser.add_argument("--no-head", action="store_true", help="guess from texts alone")
+    parser.add_argument("--no-head", action="store_true", help="draft from texts alone")
     parser.add_argument("--free", action="store_true", help="as if drafting cost nothing")
     parser.add_argument("--identity", action="store_true", help="compare bytes alone, in batches")
     chosen = parser.parse_args()

@@ -117,7 +117,7 @@ class Facade:
 
     @property
     def drafts(self) -> Sequence[SourceReport]:
-        """What each source of drafts has brought since the model was loaded; empty without speculation."""
+        """Counts of each source of drafts since the model was loaded; empty without speculation."""
         speculation = self.loop.engine.speculation
         return () if speculation is None else speculation.report()
 

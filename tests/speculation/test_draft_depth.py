@@ -60,14 +60,14 @@ def draft_for(row: int, most: int = 50) -> HeadDraft:
     return HeadDraft(row, start, most, AcceptanceRates(0).rates, means, RequestRecord())
 
 
-def drafted(script: Script, slope: float, *draft_fors: HeadDraft, rows: int | None = None) -> dict[int, list[int]]:
-    count = len(draft_fors)
-    found = DraftDepth(script, DraftPolicy()).draft(draft_fors, float(count), rows or count, Table(slope))
+def drafted(script: Script, slope: float, *drafts: HeadDraft, rows: int | None = None) -> dict[int, list[int]]:
+    count = len(drafts)
+    found = DraftDepth(script, DraftPolicy()).draft(drafts, float(count), rows or count, Table(slope))
     assert all(each.source == script.name and len(each.head_evidence) == len(each.tokens) for each in found.values())
     return {number: list(each.tokens) for number, each in found.items()}
 
 
-def test_sure_guesses_go_as_deep_as_allowed_where_rows_are_cheap() -> None:
+def test_sure_drafts_go_as_deep_as_allowed_where_rows_are_cheap() -> None:
     assert drafted(Script([SURE]), 0.0, draft_for(0)) == {0: list(range(1, MAX_HEAD_DRAFT + 1))}
 
 
@@ -77,7 +77,7 @@ def test_nothing_is_asked_where_rows_cost_too_much() -> None:
     assert script.asked == []
 
 
-def test_doubtful_guesses_are_not_followed_far() -> None:
+def test_doubtful_drafts_stay_short() -> None:
     doubtful = drafted(Script([DOUBTFUL]), 0.2, draft_for(0))[0]
     sure = drafted(Script([SURE]), 0.2, draft_for(0))[0]
     assert 1 <= len(doubtful) < len(sure)
@@ -102,11 +102,11 @@ def test_no_more_requests_than_the_head_has_rows() -> None:
     assert set(drafted(script, 0.0, *(draft_for(row) for row in range(5)))) == {0, 1}
 
 
-def test_nobody_seeks_nothing_is_done() -> None:
+def test_without_requests_nothing_is_done() -> None:
     assert drafted(Script([]), 0.0) == {}
 
 
-def test_a_request_for_which_guesses_fail_is_left_alone_and_tried_again_later() -> None:
+def test_a_request_whose_drafts_fail_is_left_alone_and_tried_again_later() -> None:
     one = draft_for(0)
     for _ in range(60):
         one.record.note(0.5, accepted=False)
@@ -121,7 +121,7 @@ def test_a_request_for_which_guesses_fail_is_left_alone_and_tried_again_later() 
 
 
 @pytest.mark.parametrize("heat", [0, 3])
-def test_means_follow_what_holds(heat: int) -> None:
+def test_mean_rates_follow_what_is_accepted(heat: int) -> None:
     means = MeanRates(heat)
     for turn in range(500):
         means.note(0, turn % 4 == 0)
@@ -177,7 +177,7 @@ def test_a_first_step_that_stalls_is_no_verdict() -> None:
 
 
 def continued(candidates: Sequence[Candidate], one: HeadDraft, script: Script) -> tuple[Candidate, list[list[int]]]:
-    """The candidate for a request whose texts go on with ``guesses``, and after which tokens they were asked."""
+    """The candidate for a request whose texts go on with ``candidates``, and after which tokens they were asked."""
     asked: list[list[int]] = []
 
     def lookup(number: int, after: Sequence[int]) -> Sequence[Candidate]:
@@ -211,7 +211,7 @@ def test_where_the_head_knows_better_nothing_is_copied() -> None:
     assert len(asked) == len(script.asked) == MAX_HEAD_DRAFT
 
 
-def test_who_never_copies_is_rarely_asked() -> None:
+def test_texts_that_never_continue_a_draft_are_rarely_searched() -> None:
     copying, calls = LookupGate(), 0
     for _ in range(1000):
         one = draft_for(0, most=2)

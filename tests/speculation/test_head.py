@@ -48,7 +48,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def looking(opened: Any, tmp_path_factory: pytest.TempPathFactory) -> HeadWeights:
-    """A head that looks back."""
+    """A head with attention."""
     program = opened[0].backend.runner.program
     config, path = program.config, tmp_path_factory.mktemp("looking") / "head.safetensors"
     write_head(path, arrays_that_look(config))
@@ -146,7 +146,7 @@ def ready(parts: Any, weights: HeadWeights, most: int = 4) -> tuple[DraftHead, n
 
 @pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize("shape", [None, Distribution.of(1.0, 0, 1.0, 0.0), Distribution.of(0.5, 0, 1.0, 0.0)])
-def test_guesses_are_what_the_reference_would_draw(
+def test_drafted_tokens_are_those_that_the_reference_would_draw(
     opened: Any, looking: HeadWeights, shape: Distribution | None, looks: bool
 ) -> None:
     parts, _, weights, _ = opened

@@ -1,4 +1,4 @@
-"""The controller: it learns what guesses and rows are worth, and tries what pays."""
+"""The controller: it learns acceptance rates and row costs, and verifies the drafts that pay."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from miaotui.speculation.row_cost import MAX_ROWS, RowCost
 
 @dataclass
 class Scripted:
-    """A drafter that says what it is told to."""
+    """A drafter with given candidates."""
 
     candidates: dict[int, Sequence[Candidate]] = field(default_factory=dict)
     sources: Sequence[str] = ("good", "bad")
@@ -58,7 +58,7 @@ class Scripted:
 
 
 class Asker:
-    """As much of a request as the controller looks at."""
+    """The parts of a request that the controller reads."""
 
     def __init__(self, number: int, temperature: float = 0.0, most: int = 1000) -> None:
         self.number, self.namespace, self.prompt, self.passages = number, 0, (1, 2), ()
@@ -100,7 +100,7 @@ def give(speculation: Speculation, asker: Any, tokens: list[int], draft: Sequenc
     speculation.note(Plan((chunk,)), {asker.number: tokens}, 0.001)
 
 
-# what is tried ------------------------------------------------------------------------------------
+# what is verified ------------------------------------------------------------------------------------
 
 
 def test_all_is_tried_where_rows_cost_nothing_and_nothing_where_they_cost_too_much() -> None:
@@ -118,15 +118,15 @@ def test_rows_are_taken_up_to_the_step_in_their_cost() -> None:
     assert controller(drafter, cost, asker).propose().drafts == {7: [0, 1, 2]}
 
 
-def test_the_likeliest_guesses_over_all_requests_share_the_rows() -> None:
+def test_the_likeliest_tokens_over_all_requests_get_the_rows() -> None:
     sure, unsure = Asker(1), Asker(2)
     cost = Table([1.0, 1.0, 1.05, 1.1, 1.15, 9.0])
     drafter = Scripted({1: [Candidate("good", 40, [5, 6, 7, 8, 9])], 2: [Candidate("good", 1, [5, 6, 7, 8, 9])]})
     assert controller(drafter, cost, sure, unsure).propose().drafts == {1: [5, 6, 7]}
 
 
-def test_guesses_pay_until_a_while_after_the_last_draft() -> None:
-    """Meanwhile every step is to be asked for drafts: none may follow another unasked."""
+def test_drafts_pay_until_some_steps_after_the_last_one() -> None:
+    """Meanwhile the drafters are asked in every step."""
     asker = Asker(7)
     drafter = Scripted({7: [Candidate("good", 12, [1, 2, 3])]})
     speculation = controller(drafter, FLAT, asker)
@@ -139,7 +139,7 @@ def test_guesses_pay_until_a_while_after_the_last_draft() -> None:
     assert pays == [True] * IDLE_STEPS + [False] * 3
 
 
-def test_the_source_that_promises_more_is_followed() -> None:
+def test_the_source_that_promises_more_is_verified() -> None:
     asker = Asker(1)
     drafter = Scripted({1: [Candidate("good", 2, [5, 6]), Candidate("bad", 30, [7, 8])]})
     assert controller(drafter, FLAT, asker).propose().drafts == {1: [7, 8]}
@@ -193,7 +193,7 @@ def test_no_other_division_of_the_rows_is_better(raw: list[list[float]], steps: 
 # what is learned ----------------------------------------------------------------------------------
 
 
-def test_guesses_that_never_hold_are_given_up() -> None:
+def test_drafts_that_are_never_right_are_given_up() -> None:
     asker = Asker(1)
     drafter = Scripted({1: [Candidate("bad", 9, [7, 8])]})
     speculation = controller(drafter, Table([1.0, 1.2, 1.4]), asker)
@@ -206,7 +206,7 @@ def test_guesses_that_never_hold_are_given_up() -> None:
     assert speculation.propose().drafts == {}
 
 
-def test_guesses_are_judged_without_being_tried() -> None:
+def test_candidates_are_learned_from_without_being_verified() -> None:
     asker = Asker(1)
     drafter = Scripted({1: [Candidate("bad", 1, [7])]})
     speculation = controller(drafter, Table([1.0, 1.6]), asker)
@@ -215,6 +215,33 @@ def test_guesses_are_judged_without_being_tried() -> None:
         speculation.propose()
         give(speculation, asker, [7])
     assert speculation.propose().drafts == {1: [7]}
+
+
+def test_of_several_drafters_the_best_candidate_is_verified() -> None:
+    asker = Asker(1)
+    texts = Scripted({1: [Candidate("good", 2, [5, 6])]})
+    masked = Scripted({1: [Candidate("dmlm", 40, [7, 8])]}, sources=("dmlm",))
+    speculation = Speculation(texts, masked)
+    speculation.cost = FLAT
+    speculation.enter(asker)  # type: ignore[arg-type]
+    give(speculation, asker, [0])
+    assert speculation.propose().drafts == {1: [7, 8]}
+    give(speculation, asker, [7, 3], [7, 8])
+    assert {each.name: each.accepted for each in speculation.report()} == {"good": 0, "bad": 0, "dmlm": 1}
+    assert texts.log == masked.log
+
+
+def test_where_a_drafter_is_certain_no_other_is_asked() -> None:
+    asker = Asker(1)
+    texts = Scripted({1: [Candidate("good", 40, [5, 6])]})
+    forced = Scripted({1: [Candidate("forced", 1, [7])]}, sources=("forced",), is_certain=True)
+    speculation = Speculation(forced, texts)
+    speculation.cost = FLAT
+    speculation.enter(asker)  # type: ignore[arg-type]
+    give(speculation, asker, [0])
+    assert speculation.propose().drafts == {1: [7]}
+    forced.candidates.clear()
+    assert speculation.propose().drafts == {1: [5, 6]}
 
 
 def test_the_report_counts_by_source() -> None:
@@ -229,7 +256,7 @@ def test_the_report_counts_by_source() -> None:
     assert bad.saved_s == pytest.approx(2 - (0.001 - 1.0))  # plain passes of a second each
 
 
-def test_a_drafter_hears_of_every_token_and_of_the_end() -> None:
+def test_a_drafter_gets_every_token_and_the_end() -> None:
     asker, other = Asker(1), Asker(2)
     drafter = Scripted()
     speculation = controller(drafter, FLAT, asker, other)

@@ -13,7 +13,7 @@ from test_head import LAYER, WIDTH, arrays_that_look, look_back, matrix, normed,
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.hub.resolve import resolve
-from miaotui.model.draft_head.attention_spec import AttentionSpec, looking_of
+from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.weights import load_head, write_head
 from miaotui.runtime import load_model
 from miaotui.speculation.train.cell import Cell
@@ -111,7 +111,7 @@ def test_a_cell_looks_back_as_a_pass_does(tmp_path: Path) -> None:
     write_head(path, arrays_that_look(config))
     head = load_head(path, program.weights, config.tied_head)
     _, residual, middle = ready(parts, head)
-    looking = looking_of(config, program.weights, LAYER)
+    looking = attention_spec_of(config, program.weights, LAYER)
     cell = Cell(torch, config.hidden_size, WIDTH, looking)
     with torch.no_grad():
         for name, rows in (("query", head.mix.inputs), ("mix", config.hidden_size)):
@@ -121,7 +121,7 @@ def test_a_cell_looks_back_as_a_pass_does(tmp_path: Path) -> None:
     found = torch.from_numpy(program.pages.read(LAYER, parts.backend.limits.spare_pages, position))[None]
     keys, values = found.to(torch.bfloat16).permute(2, 0, 3, 1, 4)
     seen = torch.ones(1, 1, 1, position, dtype=torch.bool)
-    got = cell.look_back(*rows, torch.tensor([[position]]), (keys, values), seen)[0, 0]
+    got = cell.attend(*rows, torch.tensor([[position]]), (keys, values), seen)[0, 0]
     wanted = normed(look_back(parts, head, residual[3], 7, middle[3], position))
     assert np.abs(got.detach().numpy() - wanted).max() < 0.05
     assert np.abs(normed(middle[3]) - wanted).max() > 0.5
@@ -153,7 +153,7 @@ def test_a_real_model_writes_its_own_corpus(tmp_path: Path) -> None:
     path = resolve("smollm2-135m", settings=settings)
     loaded = load_model(path, EngineOptions(context=256), settings)
     told: list[tuple[int, int]] = []
-    corpus = collect(loaded, 1, seed=1, told=lambda *progress: told.append(progress))
+    corpus = collect(loaded, 1, seed=1, progress=lambda *progress: told.append(progress))
     assert told == [(1, 1)]
     assert len(corpus.tokens) == len(corpus.hidden) == corpus.starts[-1] > 200
     for states in (corpus.hidden, corpus.middle):

@@ -1,4 +1,4 @@
-"""A second guess becomes a branch where that pays by its own record, and nowhere else."""
+"""A second candidate becomes a branch where that pays by its own record, and nowhere else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRUNK, OTHER = Candidate("good", 9, [5, 6, 7, 8]), Candidate("bad", 4, [5, 6, 1,
 TREE = DraftTree((5, 6, 7, 8, 1, 2), (-1, 0, 1, 2, 1, 4))
 
 
-def test_the_best_founded_other_way_is_the_fork() -> None:
+def test_the_fork_has_the_most_evidence() -> None:
     same, worse = Candidate("good", 8, [5, 6, 7]), Candidate("bad", 2, [1])
     fork = find_fork(TRUNK, [same, worse, TRUNK, OTHER])
     assert fork is not None
@@ -35,7 +35,7 @@ def test_the_best_founded_other_way_is_the_fork() -> None:
     assert find_fork(TRUNK, [TRUNK, same]) is None
 
 
-def test_a_fork_is_judged_where_the_line_was_wrong() -> None:
+def test_a_branch_is_learned_from_where_the_trunk_was_wrong() -> None:
     fork = find_fork(TRUNK, [TRUNK, OTHER])
     assert fork is not None
     rate = BranchRate()
@@ -50,7 +50,7 @@ def test_a_fork_is_judged_where_the_line_was_wrong() -> None:
     assert 0.0 < rate.rate < 0.05
 
 
-def test_chances_are_what_the_line_leaves() -> None:
+def test_a_branch_has_the_chances_that_the_trunk_leaves() -> None:
     fork = find_fork(TRUNK, [TRUNK, OTHER])
     assert fork is not None
     first, second = fork.chances([0.9, 0.8, 0.3, 0.2], AcceptanceRates(0).rates, RequestRecord(), BranchRate(), 9)
@@ -60,7 +60,7 @@ def test_chances_are_what_the_line_leaves() -> None:
 
 
 @pytest.mark.parametrize("turned", [(5, 6, 1, 2, 3), (5, 6, 9)])
-def test_a_fork_that_is_often_right_is_tried_and_one_that_is_not_is_not(turned: tuple[int, ...]) -> None:
+def test_a_branch_that_is_often_right_is_verified_and_one_that_is_not_is_not(turned: tuple[int, ...]) -> None:
     asker = Asker(1)
     speculation = controller(Scripted({1: [TRUNK, OTHER]}), Table([1.0] * 100), asker)
     for came in [(5, 6, 7, 8, 3), turned] * 150:
@@ -77,12 +77,12 @@ def test_a_fork_that_is_often_right_is_tried_and_one_that_is_not_is_not(turned: 
         assert set(draft.tokens) >= {5, 6, 7, 1}
 
 
-def test_guesses_without_a_record_stay_lines() -> None:
+def test_without_a_record_there_is_no_branch() -> None:
     asker = Asker(1)
     assert controller(Scripted({1: [TRUNK, OTHER]}), FLAT, asker).propose().drafts == {1: [5, 6, 7, 8]}
 
 
-def test_dear_rows_and_dear_branches_keep_the_line() -> None:
+def test_dear_rows_and_dear_branches_leave_the_trunk_alone() -> None:
     fork = find_fork(TRUNK, [TRUNK, OTHER])
     assert fork is not None
     offers = [None, BranchOffer(fork, [0.4, 0.3])]

@@ -126,14 +126,13 @@ class Request:
         self._in_pass = self.choice is not None and chooses
         return self.choice if self._in_pass else None
 
-    def go_on(self, token: int | None, guessing: bool) -> bool:
-        """In a pass, before it chooses: let the constraint take the token of the one before in the same run, and
-        say which may come now.
+    def go_on(self, token: int | None, speculates: bool) -> bool:
+        """Set the mask of a pass before it chooses; ``token`` is that of the pass before in the same run.
 
-        Returns whether another pass may follow unasked. It may not where this one cannot choose (`take` will),
-        nor where a guess is certain and there is ``guessing``.
+        Returns whether another pass may follow in the run. None may where this one cannot choose (`take` will), nor
+        where the engine ``speculates`` and the constraint forces tokens: then they are drafted.
         """
-        assert self.constraint is not None, "nobody else has to be asked"
+        assert self.constraint is not None, "called for requests with a constraint"
         try:
             if token is not None:
                 self.constraint.accept(token)
@@ -145,7 +144,7 @@ class Request:
         if not self._in_pass:
             self.sampler.leave()
             return False
-        return not guessing or not self.constraint.forced()
+        return not speculates or not self.constraint.forced()
 
     def take(
         self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk, earlier: Sequence[int] = ()

@@ -68,7 +68,7 @@ class SequenceSampler:
             top_k = params.top_k if params.top_k < vocab_size else 0
             self._shape = Distribution.of(params.temperature, top_k, params.top_p, params.min_p)
         editing = self._bias, self._penalties, params.min_tokens and self._ends.size
-        self.likely = sampling.choice(self._shape, params.seed, self._ends.tolist())  # how its tokens are guessed
+        self.likely = sampling.choice(self._shape, params.seed, self._ends.tolist())  # how its tokens are drafted
         self._allowed: Mask | None = None  # the mask that `likely` has
         plain = params.logprobs is None and not any(editing)
         self.choice: TokenChoice | None = self.likely if plain else None  # how a pass chooses; None: only `pick` can

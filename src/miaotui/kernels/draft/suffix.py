@@ -1,12 +1,11 @@
-"""A suffix index over token ids: where did the last tokens of a text occur before, and how did it go on?
+"""A suffix index over token ids: it finds earlier places of a text's last tokens, and the tokens that followed there.
 
-Tokens lie in a ring, so the oldest are forgotten. For runs of 1, 2, 4 and 8 tokens a hash table
-names the latest place after such a run, and every place names the one before it. Links may lead to
-places that were overwritten since, so each match is made sure of by comparing tokens: a stale link
-costs time and never gives a wrong answer. Adding a token touches one slot per order; a search looks
-at `WALK` places per order at most, however many tokens there are. The idea of hash chains is that of
-LZ77 compressors (Deutsch, RFC 1951, section 4), of continuing the longest match that of prompt lookup decoding
-(Saxena 2023).
+Tokens lie in a ring, so the oldest are overwritten. For runs of 1, 2, 4 and 8 tokens a hash table holds the latest
+place after such a run, and every place holds the one before it. A link may lead to a place that was overwritten since,
+so each match is verified by comparing tokens: a stale link costs time and never gives a wrong match. Adding a token
+touches one slot per order; a search compares at most `WALK` places per order, however many tokens there are. Hash
+chains are those of LZ77 compressors (Deutsch, RFC 1951, section 4); continuing the longest match is prompt lookup
+decoding (Saxena 2023).
 """
 
 from __future__ import annotations
@@ -47,14 +46,14 @@ _REACH = ORDERS[-1]
 
 @inline
 def scramble(value: Any, token: Any) -> Any:
-    """The hash of a run, one older token taken in."""
+    """Extend the hash of a run by one older token."""
     mixed = (value + np.int64(token) + 1) * _GAMMA
     return mixed ^ (mixed >> 29)
 
 
 @inline
 def order_of(length: Any) -> Any:
-    """Which order runs of ``length`` tokens have, -1: none."""
+    """The order of runs of ``length`` tokens; -1: none."""
     if length == 1:
         return 0
     if length == 2:
@@ -74,7 +73,7 @@ def step_back(place: Any, capacity: Any) -> Any:
 
 @inline
 def note(store: Any, tokens: Any, place: Any) -> Any:
-    """Enter ``place`` under the runs that end before it."""
+    """Enter ``place`` into the chains of the runs that end before it."""
     capacity, mask = peek(store, CAPACITY), peek(store, MASK)
     first = words(peek(store, FIRST), _COUNT * (mask + 1))
     previous = words(peek(store, PREVIOUS), _COUNT * capacity)
@@ -110,7 +109,7 @@ def extend(store: Any, source: Any, count: Any) -> Any:
 
 @inline
 def common(tokens: Any, place: Any, text: Any, end: Any) -> Any:
-    """How many tokens before ``place`` equal those before ``end`` of ``text``."""
+    """Count the tokens before ``place`` that equal those before ``end`` of ``text``."""
     size, text_size, length = tokens.size, text.size, 0
     while length < MAX_MATCH:
         place, end = step_back(place, size), step_back(end, text_size)
@@ -123,7 +122,7 @@ def common(tokens: Any, place: Any, text: Any, end: Any) -> Any:
 
 @inline
 def enter(found: Any, tokens: Any, place: Any, length: Any) -> Any:
-    """Count a match for the branch of its next token; the longest and latest is the one to follow.
+    """Count a match for the branch of its next token, which keeps the longest and latest match.
 
     While searching, a branch's size holds its place.
     """
@@ -147,7 +146,7 @@ def enter(found: Any, tokens: Any, place: Any, length: Any) -> Any:
 
 @inline
 def walk(store: Any, found: Any, text: Any, end: Any, order: Any, value: Any) -> Any:
-    """Look at the latest places after a run of this order; the longest match among them."""
+    """Compare the latest places after a run of this order; returns the longest match."""
     capacity, mask = peek(store, CAPACITY), peek(store, MASK)
     tokens = words(peek(store, TOKENS), capacity)
     first = words(peek(store, FIRST), _COUNT * (mask + 1))
@@ -171,7 +170,7 @@ def walk(store: Any, found: Any, text: Any, end: Any, order: Any, value: Any) ->
 
 @inline
 def sort_branches(found: Any) -> Any:
-    """The longest match first; of equals the one met first. Their other fields move along."""
+    """Sort branches by length, the longest first; of equal ones the first found."""
     for i in range(1, found[0]):
         j = i
         while j > 0:
@@ -202,7 +201,7 @@ def write_out(found: Any, tokens: Any) -> Any:
 
 @inline
 def search(store: Any, text: Any, end: Any, found: Any) -> Any:
-    """How ``store`` goes on after the tokens of ``text`` before ``end``."""
+    """Find how ``store`` goes on after the tokens of ``text`` before ``end``; returns the number of branches."""
     found[0] = 0
     values = (np.int64(0), np.int64(0), np.int64(0), np.int64(0))
     one = two = four = eight = np.int64(0)
@@ -235,9 +234,9 @@ def search(store: Any, text: Any, end: Any, found: Any) -> Any:
 
 @kernel(5)
 def find(store: Any, reader: Any, out: Any, source: Any, count: Any) -> Any:
-    """How ``store`` goes on after the last tokens of the store ``reader``; how many branches.
+    """Find how ``store`` goes on after the last tokens of the store ``reader``; returns the number of branches.
 
-    ``count`` tokens (int64 at ``source``, written over) are taken to follow in ``reader``. ``out`` is int64
+    ``count`` tokens (int64 at ``source``, written over) are assumed to follow in ``reader``. ``out`` is int64
     ``[FOUND_FIELDS]``.
     """
     text, end = words(peek(reader, TOKENS), peek(reader, CAPACITY)), peek(reader, HEAD)

@@ -1,7 +1,7 @@
-"""How one layer of a model looks back over a text: what a head needs to know to learn to ask the same keys.
+"""The attention of one layer of a model, as the training of a draft head needs it.
 
-Plain values; knows neither torch nor how a pass computes them. Invariant: what is here is all that the
-pass does with a head's queries (see `Program.attention`).
+Plain values; knows neither torch nor how a pass computes them. Invariant: these values are all that the pass applies
+to a head's queries (see `Program.attention`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from miaotui.model.packed import PackedModel
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """``own`` is the layer's own product from a normed state to its queries, float32 ``[heads * dim, hidden]``.
+    """One layer's attention; ``own`` makes its queries from a normed state, float32 ``[heads * dim, hidden]``.
 
     The pairs ``(i, i + len(frequencies))`` of each head are rotated by ``position * frequencies[i]`` and
     multiplied by ``magnitude``.
@@ -32,8 +32,8 @@ class AttentionSpec:
     own: NDArray[np.float32]
 
 
-def looking_of(config: ModelConfig, weights: PackedModel, layer: int) -> AttentionSpec | None:
-    """That of ``layer``; None where it sees but a window of the text, or bends its scores."""
+def attention_spec_of(config: ModelConfig, weights: PackedModel, layer: int) -> AttentionSpec | None:
+    """The attention of ``layer``; None if it has a window or a softcap."""
     if config.windows[layer] or config.attention_softcap:
         return None
     prefix, rows = f"layers.{layer}.", np.arange(config.n_heads * config.head_dim, dtype=np.int32)

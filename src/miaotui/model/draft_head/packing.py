@@ -1,4 +1,4 @@
-"""Matrices of a draft head in the layout that kernels read, and rows of packed ones as numbers again.
+"""Packing a draft head's matrices in the layout that kernels read, and unpacking rows of packed ones.
 
 Knows formats, neither files nor what matrices mean.
 """
@@ -25,7 +25,7 @@ from miaotui.model.packed import Matrix
 
 
 def rows_of(matrix: Matrix, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Some rows of a packed matrix, float32 ``[rows, inputs]``."""
+    """Unpack some rows of a packed matrix: float32 ``[rows, inputs]``."""
     tiles = matrix.data.reshape(-1, matrix.tile_stride)
     used, place = np.unique(rows // TILE_ROWS, return_inverse=True)
     some = values(unpack(matrix.format, np.ascontiguousarray(tiles[used]), matrix.inputs))
@@ -33,7 +33,7 @@ def rows_of(matrix: Matrix, rows: NDArray[np.int32]) -> NDArray[np.float32]:
 
 
 def padded(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """With rows of zeros up to whole units."""
+    """Append rows of zeros up to whole units."""
     rows, inputs = matrix.shape
     whole = np.zeros((padded_rows(rows), inputs), np.float32)
     whole[:rows] = matrix
@@ -41,12 +41,12 @@ def padded(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def packed(blocks: Blocks) -> Matrix:
-    """A matrix of whole units."""
+    """Pack blocks of whole units into a matrix."""
     return _matrix(blocks.format, [blocks])
 
 
 def alternating(form: Format, gate: NDArray[np.float32], up: NDArray[np.float32]) -> Matrix:
-    """Two matrices as gated products read them, a unit of each in turn."""
+    """Pack two matrices as gated products read them: a unit of each in turn."""
     return _matrix(form, [quantize(form, padded(each)) for each in (gate, up)])
 
 

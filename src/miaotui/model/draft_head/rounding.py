@@ -1,8 +1,8 @@
-"""Rounding a matrix to 4 bits so that its products come out right, not its weights.
+"""Rounding a matrix to 4 bits for the least error of its products, not of its weights.
 
-GPTQ (Frantar et al. 2023, section 3): inputs are rounded one after another, and what each is off by is made up
-for by those that follow, as far as inputs go together. Knows matrices, not heads. Invariant: what comes out is
-what `quantize` could give for some other matrix.
+GPTQ (Frantar et al. 2023, section 3): columns are rounded one after another, and those that follow are changed to
+compensate each one's error, as far as inputs correlate. Knows matrices, not heads. Invariant: the result has the form
+of a result of `quantize`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from miaotui.kernels.linear.formats import GROUP, Blocks, Format
 
-DAMPING = 0.01  # of the mean variance: as if inputs went together a little less
+DAMPING = 0.01  # of the mean variance, added to the diagonal so that the spread can be inverted
 
 
 def round_for(matrix: NDArray[np.float32], spread: NDArray[np.float64]) -> Blocks:
-    """Float32 ``[rows, inputs]`` as `Format.Q4`, for inputs ``x`` whose mean ``x xT`` is ``spread [inputs, inputs]``.
+    """Round float32 ``[rows, inputs]`` to `Format.Q4`, for inputs ``x`` whose mean ``x xT`` is ``spread``.
 
-    Raises `numpy.linalg.LinAlgError` if nothing has that spread. Takes a tenth of a second for 6,144 rows of 576.
+    Raises `numpy.linalg.LinAlgError` if ``spread [inputs, inputs]`` is not positive definite.
+    Takes a tenth of a second for 6,144 rows of 576.
     """
     inputs = matrix.shape[1]
     damped = spread + np.eye(inputs) * DAMPING * np.trace(spread) / inputs

@@ -1,13 +1,13 @@
 """A draft head's weights: a small file, made for one model, packed when it is loaded.
 
-The file is a safetensors file with ``tokens`` ``[V]`` (the ids it can guess, ascending), ``gate`` and ``up``
-``[width, 3 hidden]``, ``down`` ``[hidden, width]``, ``carry`` ``[hidden]`` and ``layer`` ``[1]`` (before which of
-the model's layers the middle state is taken). A head that looks back over the text has two more: ``query``
-``[heads, 3 hidden]``, with which it asks that layer's keys, and ``mix`` ``[hidden, heads]`` for what it finds;
-``heads`` are all the values of the model's query heads. Outputs are the model's own
-rows of those tokens, so they are not in it; but perhaps ``spread`` ``[hidden, hidden]``, the mean of ``s sT`` over the
-head's normed states ``s``, which says how to round them best. Owns checking. Invariant: a head is only ever
-loaded for the model that it was trained with, known by a digest of the model's final norm.
+The file is a safetensors file with ``tokens`` ``[V]`` (the ids that it can draft, ascending), ``gate`` and ``up``
+``[width, 3 hidden]``, ``down`` ``[hidden, width]``, ``carry`` ``[hidden]`` and ``layer`` ``[1]`` (the middle state is
+that before this layer). A head with attention has two more: ``query`` ``[heads, 3 hidden]`` makes queries for that
+layer's keys, and ``mix`` ``[hidden, heads]`` takes the values that they find; ``heads`` is the width of all query
+heads of the model. The outputs are the model's own rows of those tokens, so the file does not hold them. It may hold
+``spread`` ``[hidden, hidden]``, the mean of ``s sT`` over the head's normed states ``s``, by which the outputs are
+rounded. Owns checking. Invariant: a head is loaded only for the model that it was trained for, known by a digest of
+the model's final norm.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from miaotui.model.draft_head.rounding import round_for
 from miaotui.model.packed import Matrix, PackedModel
 
 FOLDER = Path(__file__).parent / "heads"
-FOLDER_NAME = "heads"  # of the user's own, in the cache
-LAYOUT = 4  # of what is kept packed
+FOLDER_NAME = "heads"  # of the user's own heads, in the cache
+LAYOUT = 4  # of packed heads in the cache
 TRUNK, OUTPUTS = Format.Q4M, Format.Q4  # a step is as fast as it is small
 MOST_LAYERS = 1 << 16
 INPUTS = 3  # states of a cell: the last one, the newest token's embedding, one from the middle
 _NAMES = {"tokens", "gate", "up", "down", "carry", "layer"}
-_LOOKING = {"query", "mix"}  # of a head that looks back
-_SPREAD = "spread"  # of any, or not
+_ATTENTION = {"query", "mix"}  # of a head with attention
+_SPREAD = "spread"  # optional
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """A head, ready to run. ``carry`` is how much of the last state goes on, ``layer`` where it looks in the middle."""
+    """A head, ready to run; ``carry`` is the last state's share in the next, ``layer`` that of the middle state."""
 
     layer: int
     tokens: NDArray[np.int32]
@@ -51,9 +51,9 @@ class HeadWeights:
     outputs: Matrix
     carry: NDArray[np.float32]
     norm: NDArray[np.float32]  # the model's final one
-    query: Matrix | None = None  # these two of a head that looks back
+    query: Matrix | None = None  # `query` and `mix`: of a head with attention
     mix: Matrix | None = None
-    file: PackedFile | None = None  # that the others are mapped from
+    file: PackedFile | None = None  # the file that the others are mapped from
 
     @property
     def width(self) -> int:
@@ -62,18 +62,18 @@ class HeadWeights:
 
 
 def digest_of(weights: PackedModel) -> str:
-    """What tells models apart here: the same for all files of one model, whatever their format."""
+    """A digest that tells models apart; equal for all files of one model, whatever their format."""
     return hashlib.sha256(weights.vector("final_norm").tobytes()).hexdigest()[:16]
 
 
 def path_for(weights: PackedModel, own: Path) -> Path | None:
-    """The head for this model in the user's ``own`` folder, or that which comes with miaotui."""
+    """Find the head for this model in the user's ``own`` folder, or among those that come with miaotui."""
     name = f"{digest_of(weights)}.safetensors"
     return next((folder / name for folder in (own, FOLDER) if (folder / name).is_file()), None)
 
 
 def load_head(path: Path, weights: PackedModel, tied: bool, store: PackedStore | None = None) -> HeadWeights:
-    """Read a head and pack it for the model ``weights``; what is packed stays in ``store`` and is mapped from then on.
+    """Read a head and pack it for the model ``weights``; the packed form is kept in ``store`` and mapped the next time.
 
     Raises `ModelFormatError` for a file that is no head, or one of a model of another shape;
     `CacheError` as the store does.
@@ -107,7 +107,7 @@ def _keep(packed: Mapping[str, Any], store: PackedStore, key: str) -> None:
 
 
 def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
-    """The fields of `HeadWeights` that a file gives."""
+    """Read the fields of `HeadWeights` that a file holds."""
     outer = weights.matrix("embed" if tied else "head")
     hidden, vocabulary = outer.inputs, outer.units * UNIT_ROWS
     tokens, arrays = _read(path)
@@ -123,12 +123,12 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
     layer = int(arrays["layer"][0])
     if not 0 <= layer < MOST_LAYERS or f"layers.{layer}.attn_norm" not in weights:
         raise ModelFormatError(
-            f"{path}: the draft head looks before layer {layer}, which this model does not have: remove it"
+            f"{path}: the draft head reads the state before layer {layer}, which this model does not have: remove it"
         )
-    looking = {name: arrays[name] for name in _LOOKING & set(arrays)}
-    if looking:
+    attention = {name: arrays[name] for name in _ATTENTION & set(arrays)}
+    if attention:
         heads = weights.matrix(f"layers.{layer}.o").inputs
-        if (looking["query"].shape, looking["mix"].shape) != ((heads, INPUTS * hidden), (hidden, heads)):
+        if (attention["query"].shape, attention["mix"].shape) != ((heads, INPUTS * hidden), (hidden, heads)):
             raise _misfit(path, hidden)
     return {
         "layer": layer,
@@ -137,14 +137,14 @@ def _pack(path: Path, weights: PackedModel, tied: bool) -> dict[str, Any]:
         "gate_up": alternating(TRUNK, gate, up),
         "down": packed(quantize(TRUNK, padded(down))),
         "outputs": _outputs(path, rows_of(outer, tokens), arrays.get(_SPREAD), weights.vector("final_norm")),
-        **{name: packed(quantize(TRUNK, padded(looking[name]))) for name in sorted(looking)},
+        **{name: packed(quantize(TRUNK, padded(attention[name]))) for name in sorted(attention)},
     }
 
 
 def _outputs(
     path: Path, rows: NDArray[np.float32], spread: NDArray[np.float32] | None, norm: NDArray[np.float32]
 ) -> Matrix:
-    """The rows that logits are made with, rounded for the head's states if the file says how those spread."""
+    """Pack the output rows, rounded for the spread of the head's states if the file holds it."""
     if spread is None:
         return packed(quantize(OUTPUTS, padded(rows)))
     if spread.shape != (len(norm), len(norm)):
@@ -176,7 +176,7 @@ def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
 
 def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]:
     stored = read_safetensors(path)
-    if set(stored) - {_SPREAD} not in (_NAMES, _NAMES | _LOOKING):
+    if set(stored) - {_SPREAD} not in (_NAMES, _NAMES | _ATTENTION):
         raise ModelFormatError(
             f"{path} holds {', '.join(sorted(stored)[:8])} and no draft head, which has {', '.join(sorted(_NAMES))}"
         )

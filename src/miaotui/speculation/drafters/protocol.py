@@ -1,4 +1,4 @@
-"""The seam between drafters and the controller: what a drafter proposes, and what it is told.
+"""The seam between drafters and the controller: what a drafter proposes, and what it learns of requests.
 
 Owns the contract, nothing else. Drafters know token ids; a head also knows the model's hidden states. Invariant: a
 draft never decides. The model draws every token with its own noise of (seed, position), and a drafted token is

@@ -1,6 +1,6 @@
-"""A head's cell in torch, to be learned: the same arithmetic as ``program``, with gradients.
+"""A draft head's cell in torch, for training: the arithmetic of `backends.cpu.head_program`, with gradients.
 
-Owns the weights while they are learned and what optimizes them. Knows neither texts nor files.
+Owns the weights during training, and their optimizers. Knows neither texts nor files.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from miaotui.backends.cpu.head_program import EPS
 from miaotui.model.draft_head.attention_spec import AttentionSpec
 from miaotui.model.draft_head.weights import INPUTS
 
-Tensor = Any  # of torch, which need not be there
+Tensor = Any  # torch is an extra that may be missing
 
 DECAY = 0.02
 
 
 class Cell:
-    """The recurrent cell for states of ``hidden`` values; it looks back if ``looking`` says how."""
+    """The recurrent cell for states of ``hidden`` values; with attention over the text if ``attention`` is given."""
 
-    def __init__(self, torch: Any, hidden: int, width: int, looking: AttentionSpec | None = None) -> None:
-        self._torch, self._looking = torch, looking
+    def __init__(self, torch: Any, hidden: int, width: int, attention: AttentionSpec | None = None) -> None:
+        self._torch, self._attention = torch, attention
         self.weights: dict[str, Tensor] = {
             "gate": self._uniform(width, INPUTS * hidden),
             "up": self._uniform(width, INPUTS * hidden),
             "down": self._uniform(hidden, width),
             "carry": torch.full((hidden,), 0.5),
         }
-        if looking is not None:
-            self._frequencies = torch.from_numpy(looking.frequencies)
-            query = 0.5 * self._uniform(looking.heads * looking.dim, INPUTS * hidden)
-            query[:, -hidden:] += torch.from_numpy(looking.own)  # at first it asks as the layer does
+        if attention is not None:
+            self._frequencies = torch.from_numpy(attention.frequencies)
+            query = 0.5 * self._uniform(attention.heads * attention.dim, INPUTS * hidden)
+            query[:, -hidden:] += torch.from_numpy(attention.own)  # training starts from the layer's own queries
             self.weights |= {"query": query, "mix": torch.zeros(hidden, len(query))}
         for weight in self.weights.values():
             weight.requires_grad_()
@@ -43,11 +43,11 @@ class Cell:
         return (self._torch.rand(rows, columns) * 2 - 1) / math.sqrt(columns)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Its weights, as `write_head` takes them."""
+        """The weights, as `write_head` takes them."""
         return {name: weight.detach().float().numpy() for name, weight in self.weights.items()}
 
     def optimizers(self, rate: float) -> list[Any]:
-        """Muon for the matrices (Jordan et al. 2024), which learn about a third faster so; AdamW for the rest."""
+        """Muon for the matrices (Jordan et al. 2024), which saves about a third of the steps; AdamW for the rest."""
         optim = self._torch.optim
         matrices = [weight for weight in self.weights.values() if weight.dim() == 2]
         return [
@@ -56,11 +56,11 @@ class Cell:
         ]
 
     def forget_gradients(self) -> None:
-        """Before the next ones are computed."""
+        """Drop the gradients before the next ones are computed."""
         for weight in self.weights.values():
             weight.grad = None
 
-    def look_back(
+    def attend(
         self,
         state: Tensor,
         embedded: Tensor,
@@ -69,18 +69,18 @@ class Cell:
         found: tuple[Tensor, Tensor],
         seen: Tensor,
     ) -> Tensor:
-        """The middle states ``[texts, rows, hidden]`` and what the texts so far add to them.
+        """Add to the middle states ``[texts, rows, hidden]`` what attention over the texts so far finds.
 
-        ``positions [texts, rows]`` are the newest tokens', ``found`` keys and values ``[texts, heads, m, dim]``,
-        of which a row sees those where ``seen [texts, 1, rows, m]`` is true.
+        ``positions [texts, rows]`` are those of the newest tokens. ``found`` are keys and values
+        ``[texts, heads, m, dim]``; a row sees those where ``seen [texts, 1, rows, m]`` is true.
         """
-        looking, torch = self._looking, self._torch
-        assert looking is not None, "a cell that looks back"
+        attention, torch = self._attention, self._torch
+        assert attention is not None, "a cell with attention"
         inputs = torch.cat([state, embedded, middle], -1).to(torch.bfloat16)
-        queries = self._product("query", inputs).float().unflatten(-1, (looking.heads, looking.dim))
+        queries = self._product("query", inputs).float().unflatten(-1, (attention.heads, attention.dim))
         queries = self._rotated(queries, positions).to(torch.bfloat16).transpose(1, 2)
         attended = torch.nn.functional.scaled_dot_product_attention(
-            queries, *found, attn_mask=seen, scale=looking.scale, enable_gqa=True
+            queries, *found, attn_mask=seen, scale=attention.scale, enable_gqa=True
         )
         mixed = self._product("mix", attended.transpose(1, 2).flatten(2))
         return normed(middle + mixed.float())
@@ -98,9 +98,9 @@ class Cell:
         return self._torch.nn.functional.linear(inputs, weight)
 
     def _rotated(self, queries: Tensor, positions: Tensor) -> Tensor:
-        """``queries [texts, rows, heads, dim]`` at their positions (see `AttentionSpec`)."""
-        assert self._looking is not None, "a cell that looks back"
-        half, size = len(self._frequencies), self._looking.magnitude
+        """Rotate ``queries [texts, rows, heads, dim]`` to their positions (see `AttentionSpec`)."""
+        assert self._attention is not None, "a cell with attention"
+        half, size = len(self._frequencies), self._attention.magnitude
         angles = (positions[..., None].float() * self._frequencies)[:, :, None]
         cos, sin = angles.cos() * size, angles.sin() * size
         one, other, rest = queries.split((half, half, queries.shape[-1] - 2 * half), -1)
@@ -109,5 +109,5 @@ class Cell:
 
 
 def normed(values: Tensor) -> Tensor:
-    """Each row at unit variance."""
+    """Scale each row to unit variance."""
     return values * (values.pow(2).mean(-1, keepdim=True) + EPS).rsqrt()

@@ -1,9 +1,9 @@
-"""What a draft head learns from: the model's own answers, and the hidden states it had while giving them.
+"""The corpus that a draft head is trained on: the model's own answers, and its hidden states while it gave them.
 
-No data set is needed: the model writes the questions too, from openings of everyday ones (after Xu et
-al. 2024, "Magpie", section 2), and answers them at several temperatures. What it has answered at length
-serves as passages of later questions: a head that looks back learns from long prompts. Owns the memory of
-a corpus and how one is written. Knows nothing of learning. Invariant: the same seed gives the same corpus.
+No data set is needed. The model also writes the questions, from openings of everyday ones (after Xu et al. 2024,
+"Magpie", section 2), and answers them at several temperatures. Long answers serve as passages of later questions, so
+that a head with attention is trained on long prompts. Owns how a corpus is written and kept in memory. Knows nothing
+of training. Invariant: one seed gives one corpus.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from miaotui.schedule.plan import Plan
 from miaotui.speculation.train.prompt_seeds import EVERYDAY, OPENINGS, quoting
 from miaotui.types import SamplingParams
 
-TEMPERATURES = (1.0, 1.0, 1.0, 0.7, 0.0)  # of answers, in turn by chance
+TEMPERATURES = (1.0, 1.0, 1.0, 0.7, 0.0)  # of answers; one is drawn for each batch
 BATCH = 16
 PASS = 512  # tokens of a text that are computed at a time
 EPS = 1e-5
-QUOTING = 0.3  # of batches, once there is something to quote
-LONG, KEPT = 400, 200  # characters of an answer worth quoting; how many such are kept
+QUOTING = 0.3  # share of batches with passages, once there are long answers
+LONG, KEPT = 400, 200  # characters of a long answer; how many of them are kept
 
-_MARK = "\u2063miaotui\u2063"  # stands where a question goes, to find out what comes before and after
+_MARK = "\u2063miaotui\u2063"  # placeholder of the question, to split the template around it
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a head finds that looks back: keys and values ``[m, 2, heads, dim]`` of one layer.
+    """Keys and values ``[m, 2, heads, dim]`` of one layer, for a head with attention.
 
-    Those of text ``i``, its prompt's first, begin at ``begins[i]``.
+    Those of text ``i``, which begins with its prompt, start at ``begins[i]``.
     """
 
     found: NDArray[np.float16]
@@ -48,9 +48,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts one after another: ``hidden`` float16 ``[n, width]``, normed to unit variance, is the state after
-    each of ``tokens [n]``, and ``middle`` the same before ``layer``; text ``i`` spans ``starts[i]`` to
-    ``starts[i + 1]``.
+    """Texts one after another; text ``i`` spans ``starts[i]`` to ``starts[i + 1]``.
+
+    ``hidden`` float16 ``[n, width]`` are the last states of ``tokens [n]``, scaled to unit variance; ``middle`` are
+    those before ``layer``.
     """
 
     hidden: NDArray[np.float16]
@@ -61,8 +62,10 @@ class Corpus:
     memory: Memory | None = None
 
 
-def collect(loaded: LoadedModel, batches: int, seed: int = 0, told: Callable[[int, int], None] | None = None) -> Corpus:
-    """Let the model write ``batches`` of 16 questions and answers; the answers are the corpus.
+def collect(
+    loaded: LoadedModel, batches: int, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Corpus:
+    """Let the model write ``batches`` of 16 questions and answers; returns the answers as a corpus.
 
     Takes about two minutes for 100,000 tokens of a model of 135 million weights on two cores. Raises
     `RequestError` for a model without a chat template, or one that answers nothing.
@@ -71,8 +74,8 @@ def collect(loaded: LoadedModel, batches: int, seed: int = 0, told: Callable[[in
     texts = []
     for batch in range(batches):
         texts += [read(loaded, question, answer, layer) for question, answer in writer.batch() if answer]
-        if told is not None:
-            told(batch + 1, batches)
+        if progress is not None:
+            progress(batch + 1, batches)
     if not texts:
         raise RequestError("the model answered none of its questions: use a larger context")
     starts, begins = (np.cumsum([0, *(len(text[part]) for text in texts)]) for part in (2, 3))
@@ -81,14 +84,14 @@ def collect(loaded: LoadedModel, batches: int, seed: int = 0, told: Callable[[in
 
 
 def layer_of(config: ModelConfig) -> int:
-    """Where a head looks in the middle: two thirds up, at a layer that sees the whole text if one is near."""
+    """The layer of a head's middle state: two thirds up, one without an attention window if such a one is near."""
     most = config.n_layers * 2 // 3
     whole = [layer for layer in range(most // 2, most + 1) if not config.windows[layer]]
     return whole[-1] if whole else most
 
 
 class _QuestionWriter:
-    """Questions and answers of one model."""
+    """A model that writes questions and answers."""
 
     def __init__(self, loaded: LoadedModel, seed: int) -> None:
         self._engine = Engine(loaded.parts, loaded.tokenizer)
@@ -105,7 +108,7 @@ class _QuestionWriter:
         self._texts: list[str] = []
 
     def batch(self) -> Iterator[tuple[list[int], Sequence[int]]]:
-        """Pairs of tokens: a whole prompt, and its answer."""
+        """Yield prompts with their answers, both as tokens."""
         if len(self._texts) >= BATCH and self._random.random() < QUOTING:
             some = (quoting(self._random, self._texts, self._asked) for _ in range(BATCH))
             questions = list(some)
@@ -118,7 +121,7 @@ class _QuestionWriter:
         yield from zip(prompts, (tokens for _, tokens in answers), strict=True)
 
     def _questions(self) -> list[str]:
-        """Of the model's own, each from an opening."""
+        """Questions that the model has written, each from an opening."""
         chosen = [self._random.choice(OPENINGS) for _ in range(BATCH)]
         openings = [self._before + opening for opening in chosen]
         size = 200 if self._random.random() < 0.3 else 80
@@ -149,8 +152,9 @@ class _QuestionWriter:
 def read(
     loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int], layer: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32], NDArray[np.float16]]:
-    """The last states, those before ``layer``, and the tokens of an answer, from the last of its prompt on;
-    and the layer's keys and values of the whole text.
+    """Compute a text and return its last states, its states before ``layer``, its tokens, and its keys and values.
+
+    All but the keys and values, which are the layer's for the whole text, begin with the last token of the prompt.
     """
     backend, ids, end = loaded.parts.backend, [*prompt, *answer], loaded.config.n_layers
     last, middle = [], []

@@ -1,9 +1,8 @@
-"""What a head is taught with: windows of texts, and how far a cell is from what the model does there.
+"""The training data of a draft head: windows of texts, and the loss of a cell on them.
 
-Owns the choice of windows and the loss: a head unrolled for some tokens is to give the distributions that the
-model itself gives there (cross-entropy on the tokens it can guess), and to have the states that the model has
-(as EAGLE does; Li et al. 2024, section 4.2). Knows neither files nor the engine. Invariant: the same seed
-gives the same windows.
+Owns the choice of windows and the loss. A head unrolled for some tokens should give the model's own distributions
+(cross-entropy on the tokens that it can draft) and the model's own states (as in EAGLE; Li et al. 2024, section 4.2).
+Knows neither files nor the engine. Invariant: one seed gives one sequence of windows.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from miaotui.speculation.train.cell import Cell, Tensor, normed
 from miaotui.speculation.train.corpus import Corpus
 
-WINDOW, WINDOWS = 64, 24  # positions of a text that are learned from together, and how many such
-ALIKE = 80  # texts of about one length, of which windows are taken: what is padded costs as much
-FADE = 0.8  # what a token deeper counts
-STATES = 0.3  # what states count beside distributions
-SPREAD_BATCHES = 32  # of windows, from which the spread of states is known well enough
+WINDOW, WINDOWS = 64, 24  # positions of a window; windows of a batch
+ALIKE = 80  # texts of about one length that a batch is drawn from, since padding costs as much as text
+FADE = 0.8  # weight of each further token against the one before
+STATES = 0.3  # weight of the states against the distributions
+SPREAD_BATCHES = 32  # batches that give the spread of states well enough
 
 Texts = NDArray[np.int64]
 
@@ -34,7 +33,7 @@ class TextWindow(NamedTuple):
 
 
 class HeadDataset:
-    """Random windows of a corpus. ``embedding``, and ``outputs`` of the tokens it can guess, as in `train`."""
+    """Random windows of a corpus; ``embedding`` is that of `train`, ``outputs`` are the rows of the head's tokens."""
 
     def __init__(
         self,
@@ -44,7 +43,7 @@ class HeadDataset:
         outputs: NDArray[np.float32],
         depth: int,
         seed: int,
-        looks: bool = False,
+        attends: bool = False,
     ) -> None:
         self._torch, self._depth, self._random = torch, depth, np.random.default_rng(seed)
         self._hidden, self._middle = map(torch.from_numpy, (corpus.hidden, corpus.middle))
@@ -52,7 +51,7 @@ class HeadDataset:
         self._embedding = normed(torch.from_numpy(embedding))
         self._outputs = torch.from_numpy(outputs).to(torch.bfloat16).t().contiguous()
         self._starts, self._lengths = corpus.starts[:-1], np.diff(corpus.starts)
-        self._memory = corpus.memory if looks else None
+        self._memory = corpus.memory if attends else None
         prompts = np.zeros(len(self._lengths), np.int64)  # tokens before the first row of each text
         if self._memory is not None:
             prompts = np.diff(self._memory.begins) - self._lengths
@@ -62,7 +61,7 @@ class HeadDataset:
         self._upto = np.cumsum(self._lengths[self._order])
 
     def loss(self, cell: Cell) -> Tensor:
-        """Of one batch of windows."""
+        """The loss of one batch of windows."""
         torch, functional = self._torch, self._torch.nn.functional
         total = torch.zeros(())
         for depth, (state, wanted, counts) in enumerate(self._unrolled(cell)):
@@ -88,20 +87,20 @@ class HeadDataset:
         return spread
 
     def _unrolled(self, cell: Cell) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each depth of random windows the cell's states, the model's, and which of them count."""
+        """Yield for each depth of random windows the cell's states, the model's states, and which of them count."""
         texts, firsts = self._pick()
         at, counts = self._window(texts, firsts)
         hidden, embedded = self._hidden[at].float(), self._embedding[self._tokens[at]]
         state, middle = hidden[:, :WINDOW], self._middle[at[:, :WINDOW]].float()
         if self._memory is not None:
             inputs = state, embedded[:, 1 : 1 + WINDOW], middle
-            middle = self._look_back(cell, inputs, texts, firsts)
+            middle = self._attend(cell, inputs, texts, firsts)
         for depth in range(1, self._depth + 1):
             state = cell(state, embedded[:, depth : depth + WINDOW], middle)
             yield state, hidden[:, depth : depth + WINDOW], counts
 
     def _pick(self) -> tuple[Texts, Texts]:
-        """Texts of about one length, long answers oftener, and the first row of a window of each."""
+        """Draw texts of about one length, long ones more often, and the first row of a window of each."""
         drawn = self._random.random() * self._upto[-1]
         middle = int(np.searchsorted(self._upto, drawn, "right"))
         first = max(min(middle - ALIKE // 2, len(self._order) - ALIKE), 0)
@@ -119,9 +118,9 @@ class HeadDataset:
         from_numpy = self._torch.from_numpy
         return TextWindow(from_numpy(np.minimum(at, last)), from_numpy(inside).float())
 
-    def _look_back(self, cell: Cell, inputs: tuple[Tensor, Tensor, Tensor], texts: Texts, firsts: Texts) -> Tensor:
+    def _attend(self, cell: Cell, inputs: tuple[Tensor, Tensor, Tensor], texts: Texts, firsts: Texts) -> Tensor:
         torch, memory = self._torch, self._memory
-        assert memory is not None, "of a lesson that looks back"
+        assert memory is not None, "a corpus with keys and values"
         before = self._prompts[texts] + firsts  # tokens of each text before its window
         ends = np.minimum(before + WINDOW, np.diff(memory.begins)[texts])
         some = torch.zeros(len(texts), int(ends.max()), *memory.found.shape[1:], dtype=torch.bfloat16)
@@ -131,7 +130,7 @@ class HeadDataset:
         keys, values = some.permute(2, 0, 3, 1, 4)
         rows = torch.from_numpy(before)[:, None] + torch.arange(WINDOW)
         seen = torch.arange(some.shape[1]) <= rows[:, None, :, None]
-        return cell.look_back(*inputs, rows + 1, (keys, values), seen)
+        return cell.attend(*inputs, rows + 1, (keys, values), seen)
 
     def _logits(self, state: Tensor) -> Tensor:
         return state.to(self._torch.bfloat16) @ self._outputs

@@ -1,6 +1,6 @@
-"""What questions begin with, and how passages are quoted, when a model writes questions for itself.
+"""Openings of questions, and forms in which passages are quoted, for a model that writes its own questions.
 
-Owns the words. Knows no model. Invariant: the same choices give the same question.
+Owns the words. Knows no model. Invariant: one sequence of random numbers gives one question.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ MOST_TEXTS, SHORTEST, LONGEST = 4, 400, 900  # passages; characters of each
 
 
 def quoting(chance: random.Random, texts: Sequence[str], questions: Sequence[str]) -> str:
-    """A question about some of ``texts``, or the wish for a summary of them."""
+    """Make a question about some of ``texts``, or a request for a summary of them."""
     some = chance.sample(texts, min(chance.randint(1, MOST_TEXTS), len(texts)))
     some = [text[: chance.randint(SHORTEST, LONGEST)].strip() for text in some]
     if chance.random() < 0.5:

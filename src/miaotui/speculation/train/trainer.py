@@ -1,9 +1,9 @@
-"""Training a draft head for a model, from nothing but the model. Needs torch (``pip install 'miaotui[train]'``).
+"""Training a draft head for a model, on text that the model writes itself.
 
     python -m miaotui.speculation.train smollm2-135m --batches 160 --steps 4000
 
-Owns the loop; what is learned is `Cell`, from what `HeadDataset`. Knows files and arrays, not the engine. Invariant:
-what is written is whole, or nothing is.
+Needs torch (``pip install 'miaotui[train]'``). Owns the training loop; `Cell` has the weights, `HeadDataset` the data.
+Invariant: the file is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.errors import RequestError
-from miaotui.model.draft_head.attention_spec import AttentionSpec, looking_of
+from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.packing import rows_of
 from miaotui.model.draft_head.weights import FOLDER_NAME, digest_of, write_head
 from miaotui.speculation.train.cell import Cell
@@ -35,7 +35,7 @@ from miaotui.speculation.train.dataset import HeadDataset
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a head is made: its sizes, and how long it learns."""
+    """A head's sizes, and the length of its training."""
 
     tokens: int = 6144
     width: int = 1024
@@ -50,23 +50,25 @@ def train(
     embedding: NDArray[np.float32],
     outputs: NDArray[np.float32],
     recipe: Recipe,
-    told: Callable[[int, float], None] | None = None,
-    looking: AttentionSpec | None = None,
+    progress: Callable[[int, float], None] | None = None,
+    attention: AttentionSpec | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """A head's arrays, as `write_head` takes them. ``embedding [vocabulary, hidden]`` is the model's, and
-    so are ``outputs`` of the same shape: rows times final norm. The head looks back if ``looking`` says how.
-    Raises `RequestError` without torch.
+    """Train a head and return its arrays, as `write_head` takes them.
+
+    ``embedding [vocabulary, hidden]`` is the model's; ``outputs``, of the same shape, are its output rows times the
+    final norm. The head has attention if ``attention`` is given and the corpus has keys and values. Raises
+    `RequestError` without torch.
     """
     torch = _torch()
     torch.manual_seed(recipe.seed)
     counts = np.bincount(corpus.tokens, minlength=len(embedding))
     chosen = np.sort(np.argsort(-counts, kind="stable")[: recipe.tokens])
-    looking = looking if corpus.memory is not None else None
-    cell = Cell(torch, embedding.shape[1], recipe.width, looking)
-    lesson = HeadDataset(torch, corpus, embedding, outputs[chosen], recipe.depth, recipe.seed, looking is not None)
+    attention = attention if corpus.memory is not None else None
+    cell = Cell(torch, embedding.shape[1], recipe.width, attention)
+    dataset = HeadDataset(torch, corpus, embedding, outputs[chosen], recipe.depth, recipe.seed, attention is not None)
     optimizers = cell.optimizers(recipe.rate)
     for step in range(recipe.steps):
-        loss = lesson.loss(cell)
+        loss = dataset.loss(cell)
         cell.forget_gradients()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(cell.weights.values()), 1.0)
@@ -74,11 +76,11 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * _schedule(step, recipe.steps)
             optimizer.step()
-        if told is not None and (step % 50 == 0 or step + 1 == recipe.steps):
-            told(step + 1, float(loss.detach()))
+        if progress is not None and (step % 50 == 0 or step + 1 == recipe.steps):
+            progress(step + 1, float(loss.detach()))
     layer = np.array([corpus.layer], np.float32)
-    told_of = {"tokens": chosen.astype(np.float32), "layer": layer, "spread": lesson.spread(cell)}
-    return {**told_of, **cell.arrays()}
+    others = {"tokens": chosen.astype(np.float32), "layer": layer, "spread": dataset.spread(cell)}
+    return {**others, **cell.arrays()}
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -99,10 +101,10 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     """Run as the command line says; ``load`` loads the model by its name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="a catalog name, a file or a folder")
-    parser.add_argument("--out", type=Path, help="folder of the result, if not where it is found")
-    parser.add_argument("--batches", type=int, default=160, help="of 16 answers to learn from")
+    parser.add_argument("--out", type=Path, help="folder of the result; by default the one in which heads are found")
+    parser.add_argument("--batches", type=int, default=160, help="batches of 16 answers to train on")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="that it can guess")
+    parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="tokens that the head can draft")
     parser.add_argument("--width", type=int, default=Recipe.width)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -111,19 +113,19 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     loaded = load(chosen.model, EngineOptions(context=4096), settings)
     weights = require_cpu(loaded.parts.backend).weights
 
-    def told(what: str) -> Callable[[int, float], None]:
+    def printed(what: str) -> Callable[[int, float], None]:
         return lambda done, of: print(
             f"{time.perf_counter() - began_s:6.0f} s  {what} {done}: {of:.3f}", file=sys.stderr
         )
 
-    corpus = collect(loaded, chosen.batches, chosen.seed, told("batches"))
+    corpus = collect(loaded, chosen.batches, chosen.seed, printed("batches"))
     outer = weights.matrix("embed" if loaded.config.tied_head else "head")
     everything = np.arange(loaded.config.vocab_size, dtype=np.int32)
     recipe = Recipe(chosen.tokens, chosen.width, steps=chosen.steps, seed=chosen.seed)
     outputs = rows_of(outer, everything) * weights.vector("final_norm")
     embedding = rows_of(weights.matrix("embed"), everything)
-    looking = looking_of(loaded.config, weights, corpus.layer)
-    arrays = train(corpus, embedding, outputs, recipe, told("loss at step"), looking)
+    attention = attention_spec_of(loaded.config, weights, corpus.layer)
+    arrays = train(corpus, embedding, outputs, recipe, printed("loss at step"), attention)
     folder = chosen.out or settings.folder(FOLDER_NAME)
     path = folder / f"{digest_of(weights)}.safetensors"
     write_head(path, arrays)
