@@ -31,7 +31,7 @@ IDLE_STEPS = 8  # without a draft; then passes may follow each other without a q
 IDLE_PASSES = 4  # and so many do, one by one or together: asking takes time that seldom pays then
 
 
-class Choice(NamedTuple):
+class DraftChoice(NamedTuple):
     """The best candidate for a request, and the chances of its tokens."""
 
     state: DraftState
@@ -135,7 +135,7 @@ class Speculation:
                 drafts[state.request.number] = draft
         return Proposal(drafts, allows_multistep=not self.pays)
 
-    def _choices(self, running: Sequence[DraftState]) -> list[Choice]:
+    def _choices(self, running: Sequence[DraftState]) -> list[DraftChoice]:
         """The best candidate of the drafters for each request that has one."""
         choices = []
         for state in running:
@@ -143,7 +143,7 @@ class Speculation:
             state.fork = None
             best = state.best(candidates, state.room)
             if best is not None:
-                choices.append(Choice(state, *best))
+                choices.append(DraftChoice(state, *best))
                 if len(candidates) > 1:
                     state.fork = find_fork(best[0], candidates)
         return choices
@@ -168,7 +168,7 @@ class Speculation:
         best = state.best(candidates, MAX_DRAFT)
         return (candidates, *best) if best else (candidates, None, ())
 
-    def _prepares_run(self, running: Sequence[DraftState], choices: Sequence[Choice], passes: int) -> bool:
+    def _prepares_run(self, running: Sequence[DraftState], choices: Sequence[DraftChoice], passes: int) -> bool:
         """Whether the next step is a run in which the head drafts: only for a request that is alone."""
         if self.multistep is None or self._depth is None or len(running) != 1 or len(self._states) > 1:
             return False
@@ -177,8 +177,8 @@ class Speculation:
         return self.multistep.prepare(running[0], quote, step_cost, self.cost, passes)
 
     def _with_head(
-        self, depth: DraftDepth, running: Sequence[DraftState], choices: Sequence[Choice], rows: int
-    ) -> list[Choice]:
+        self, depth: DraftDepth, running: Sequence[DraftState], choices: Sequence[DraftChoice], rows: int
+    ) -> list[DraftChoice]:
         """The choices, with the head's drafts where they promise more."""
         best = {choice.state.request.number: choice for choice in choices}
         wanted = []
@@ -194,7 +194,7 @@ class Speculation:
             state.candidates = [*state.candidates, candidate]
             chances = state.chances(candidate, state.room)
             if number not in best or sum(chances) > sum(best[number].chances):
-                best[number] = Choice(state, candidate, chances)
+                best[number] = DraftChoice(state, candidate, chances)
             state.fork = find_fork(best[number].candidate, state.candidates)
         return [best[number] for number in self._states if number in best]
 
@@ -224,7 +224,9 @@ class Speculation:
                 lengths[i] += 1
         return lengths
 
-    def _branch(self, choices: Sequence[Choice], lengths: Sequence[int], running: int, rows: int) -> tuple[int, int]:
+    def _branch(
+        self, choices: Sequence[DraftChoice], lengths: Sequence[int], running: int, rows: int
+    ) -> tuple[int, int]:
         """The choice whose fork is worth a branch beside the trunks, and the branch's rows; (-1, 0) if none is."""
         offers = [self._offer(choice, length) for choice, length in zip(choices, lengths, strict=True)]
         if not any(offers):
@@ -232,7 +234,7 @@ class Speculation:
         gain = running + sum(sum(choice.chances[:length]) for choice, length in zip(choices, lengths, strict=True))
         return choose_branch(offers, gain, rows + sum(lengths), self.cost, self.branch_cost, self._policy)
 
-    def _offer(self, choice: Choice, length: int) -> BranchOffer | None:
+    def _offer(self, choice: DraftChoice, length: int) -> BranchOffer | None:
         """The fork of a choice whose trunk is verified beyond it."""
         state, fork = choice.state, choice.state.fork
         if fork is None or fork.depth >= length:
