@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+ENGLISH = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+CHINESE = sorted(ROOT.glob("docs/zh/*.md"))  # their examples are those of the English pages, which are run
+PAGES = [*ENGLISH, *CHINESE]
 SOURCE = ROOT / "src" / "miaotui"
 # What is shown but not run: it would change this machine.
 SHOWN_ONLY = {"pip install ."}
@@ -36,7 +38,7 @@ class Example:
 
 def examples(language: str) -> list[Example]:
     found = []
-    for page in PAGES:
+    for page in ENGLISH:
         text = page.read_text(encoding="utf-8")
         for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
             line = text.count("\n", 0, match.start()) + 1
@@ -116,7 +118,23 @@ def test_command_line_reference_is_current(monkeypatch: pytest.MonkeyPatch) -> N
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run: make docs"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and code of what is run or copied from a page; drawings and outputs are not."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [block for block in found if block[0] != "text"]
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=str)
+def test_chinese_pages_follow_the_english_ones(page: Path) -> None:
+    english = page.parents[1] / page.name
+    assert blocks(page) == blocks(english)
+    headings = [re.findall(r"^#+ ", path.read_text(encoding="utf-8"), re.MULTILINE) for path in (page, english)]
+    assert headings[0] == headings[1], "the Chinese page has other sections"
+    assert f"](../{page.name})" in page.read_text(encoding="utf-8").split("\n## ")[0]
+    assert f"](zh/{page.name})" in english.read_text(encoding="utf-8").split("\n## ")[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -131,7 +149,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_files_named_in_the_text_exist(page: Path) -> None:
     missing = []
     for name in re.findall(r"`([\w./-]+\.py|[\w-]+/|(?:src|tests|docs)/[\w./-]+)`", page.read_text()):

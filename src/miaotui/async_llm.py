@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.options import Progress
 from miaotui.engine.all_logits import all_logits
 from miaotui.engine.reading import in_tasks
 from miaotui.engine.request import Request, RequestOptions
@@ -25,7 +24,7 @@ from miaotui.llm import Facade, read_options, scores_of
 from miaotui.runtime import open_model
 from miaotui.submission import Prompt, Submission, is_prompt
 from miaotui.text.templates.chat_template import Message
-from miaotui.types import Completion, Delta, SamplingParams, Score
+from miaotui.types import Completion, Delta, Progress, SamplingParams, Score
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

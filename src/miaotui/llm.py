@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.options import EngineOptions, Progress
+from miaotui.backends.options import EngineOptions
 from miaotui.closing import Closing
 from miaotui.engine.all_logits import all_logits
 from miaotui.engine.loop import EngineLoop
@@ -28,7 +28,7 @@ from miaotui.runtime import ModelOptions, open_model
 from miaotui.submission import Prompt, SubmissionReader, is_prompt, require_known
 from miaotui.text.templates.chat_template import ChatTemplate, Message
 from miaotui.text.tokenizers.tokenizer import Tokenizer
-from miaotui.types import Completion, SamplingParams, Score
+from miaotui.types import Completion, Progress, SamplingParams, Score
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from miaotui.backends.cpu.build import build
-from miaotui.backends.options import EngineOptions, Progress
+from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
@@ -24,6 +24,7 @@ from miaotui.speculation.drafters.head import head_for
 from miaotui.speculation.drafters.suffix import suffix_speculation
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.load import load_chat_template, load_tokenizer
+from miaotui.types import Progress
 
 
 @dataclass(frozen=True)

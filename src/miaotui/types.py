@@ -6,11 +6,14 @@ Frozen dataclasses without behaviour beyond validation. They know nothing of eng
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from miaotui.errors import RequestError
+
+Progress = Callable[[str, int, int | None], None]
+"""Receives what is under way, how much of it is done, and of how much (None: unknown)."""
 
 FinishReason = Literal["stop", "length", "cancelled", "failed", "tool_calls"]
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from miaotui.cli.doctor import Speeds, as_json, forecasts, print_report
+from miaotui.cli.doctor import Speeds, as_json, forecasts, print_report, shown_rate
 from miaotui.cli.model_estimates import CONTEXT_TOKENS, OVERHEAD_BYTES, SHAPES, forecast
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.platform.cgroup import CgroupLimits
@@ -48,7 +48,14 @@ def test_decode_is_bandwidth_over_bytes() -> None:
 
 
 def test_slow_multiplication_leaves_no_time_to_answer() -> None:
-    assert forecast(SMALL, Format.Q4, 20 * GB, 1e9, None).tokens_in_one_s == 0
+    assert 0 < forecast(SMALL, Format.Q4, 20 * GB, 1e9, None).tokens_in_one_s < 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(0.04, "0.0"), (0.37, "0.3"), (1.0, "1.0"), (9.99, "9.9"), (10.0, "10"), (123.9, "123")]
+)
+def test_small_rates_have_a_decimal(rate: float, shown: str) -> None:
+    assert shown_rate(rate) == shown
 
 
 def test_fast_multiplication_leaves_nearly_the_whole_second() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from miaotui.cli import main
-from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.progress import ProgressBars
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_progress_without_a_terminal_is_a_line_for_each_stage(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C")
-    with Progress() as progress:
+    with ProgressBars() as progress:
         for done in range(3):
             progress("compiling", done, 3)
         progress("downloading x.gguf", 0, None)
@@ -138,8 +138,8 @@ def test_progress_without_a_terminal_is_a_line_for_each_stage(
 
 def test_progress_in_a_terminal_is_a_bar_that_goes_away() -> None:
     code = (
-        "from miaotui.cli.output.progress import Progress\n"
-        "with Progress() as progress:\n"
+        "from miaotui.cli.output.progress import ProgressBars\n"
+        "with ProgressBars() as progress:\n"
         "    for done in range(4): progress('packing', done, 3)\n"
     )
     ours, theirs = pty.openpty()

@@ -231,11 +231,3 @@ def test_passages_of_a_document_come_and_go_together(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no document 'a#b'"):
         index.update([Document("a#b", "x")])
     assert [one.id for one in index.get("c")] == ["c"]
-
-
-def test_a_profile_counts_terms(tmp_path: Path) -> None:
-    index = Index.create(tmp_path / "index", IndexSettings(passage_chars=200))
-    index.add([Document("1", "The cats and a cat. " * 20, "Dogs")])
-    assert len(index.get("1")) > 1
-    assert index.profile("1") == {"cat": 40, "dog": 1}
-    assert index.profile("2") == {}

@@ -21,7 +21,6 @@ from miaotui.errors import RequestError
 
 How = Literal["extractive", "generated", "none"]
 Mode = Literal["extractive", "generated"]
-MODES = ("extractive", "generated")
 MAX_QUESTION_CHARS = 2_000
 EXTRACTIVE_MS, GENERATED_MS = 200.0, 1_000.0  # default deadlines
 ANSWER_TOKENS = 48

@@ -6,7 +6,6 @@ their ranges.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,6 @@ from miaotui.errors import RequestError
 from miaotui.kernels.linear.formats import Format
 from miaotui.schedule.scheduler import Scheduler
 
-Progress = Callable[[str, int, int | None], None]  # (what is being done, done, of)
 KvKind = Literal["f16", "int8"]
 
 MAX_OPTION = 1 << 27

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from miaotui.apps.answering import Answer, Mode
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.cli.output import messages
-from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.run import read_prompt, write
 from miaotui.config import Settings
 from miaotui.hub.resolve import resolve
@@ -74,7 +74,7 @@ def _show_end(answer: Answer, *, as_json: bool) -> None:
 
 def model_path(parsed: argparse.Namespace, settings: Settings) -> Path:
     """Where the model that the command line names lies."""
-    with Progress() as progress:
+    with ProgressBars() as progress:
         return resolve(parsed.model, progress=progress, settings=settings)
 
 
@@ -87,7 +87,7 @@ def opened(path: Path, parsed: argparse.Namespace) -> LLM:
     """Load the model, with progress on stderr."""
     import miaotui
 
-    with Progress() as progress:
+    with ProgressBars() as progress:
         return miaotui.load(path, threads=parsed.threads, progress=progress)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from miaotui.cli.model_estimates import CONTEXT_TOKENS, OVERHEAD_BYTES, PROMPT_TOKENS, SHAPES, Forecast, forecast
 from miaotui.cli.output import messages
-from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.tables import show_tables
 from miaotui.config import format_size
 from miaotui.kernels.linear.formats import Format
@@ -50,7 +50,7 @@ def measure(team_size: int) -> tuple[Speeds, ...]:
 
     counts = sorted({1, team_size})
     speeds = []
-    with Progress() as progress:
+    with ProgressBars() as progress:
         for done, threads in enumerate(counts):
             progress("measuring", done, len(counts))
             speeds.append(Speeds(threads, read_bandwidth(threads), int8_rate(threads)))
@@ -104,7 +104,7 @@ def _facts(cpu: Cpu, speeds: tuple[Speeds, ...]) -> Table:
         messages.CACHES: _caches(cpu),
         messages.MEMORY: _size(cpu.memory_bytes),
         messages.BANDWIDTH: _rates([(s.threads, f"{s.read_gb_per_s:.1f} GB/s") for s in speeds]),
-        messages.INT8_RATE: _rates([(s.threads, f"{s.int8_gmac_per_s:.0f} GMAC/s") for s in speeds]),
+        messages.INT8_RATE: _rates([(s.threads, f"{shown_rate(s.int8_gmac_per_s)} GMAC/s") for s in speeds]),
     }
     for title, text in rows.items():
         table.add_row(title(), text)
@@ -122,9 +122,15 @@ def _models(forecasts: tuple[Forecast, ...]) -> Table:
         table.add_column(title(), justify="right")
     for row in forecasts:
         fits = {True: messages.YES, False: messages.NO, None: messages.UNKNOWN}[row.fits]()
-        size, rate = format_size(row.weight_bytes), f"{row.tokens_per_s:.1f}"
-        table.add_row(row.model, row.format, size, fits, rate, str(row.tokens_in_one_s))
+        size, rate = format_size(row.weight_bytes), shown_rate(row.tokens_per_s)
+        table.add_row(row.model, row.format, size, fits, rate, shown_rate(row.tokens_in_one_s))
     return table
+
+
+def shown_rate(value: float) -> str:
+    """Return the number with one decimal below 10 and without above, rounded down: it is a limit."""
+    tenths = int(value * 10)
+    return f"{tenths / 10:.1f}" if tenths < 100 else str(int(value))
 
 
 def _caches(cpu: Cpu) -> str:

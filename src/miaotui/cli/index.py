@@ -16,7 +16,7 @@ from pathlib import Path
 
 from miaotui.cli.options.index import ACTIONS
 from miaotui.cli.output import messages
-from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
 from miaotui.config import format_size
 from miaotui.errors import IndexMissingError, RequestError
@@ -70,7 +70,7 @@ def _add(parsed: argparse.Namespace, words: list[str]) -> None:
         tags=tuple(parsed.tag),
         workers=parsed.workers or _workers(paths),
     )
-    with _opened(name, parsed) as opened, Progress() as progress:
+    with _opened(name, parsed) as opened, ProgressBars() as progress:
         summary = load(opened, map(Path, paths), preparation, progress)
     _show(summary, parsed.json)
 

@@ -69,7 +69,7 @@ class Forecast:
     weight_bytes: int  # packed, as kept in memory
     fits: bool | None  # with context and overhead in the machine's memory; None: memory unknown
     tokens_per_s: float  # decode, one stream
-    tokens_in_one_s: int  # answered within a second after a prompt of `PROMPT_TOKENS`
+    tokens_in_one_s: float  # answered within a second after a prompt of `PROMPT_TOKENS`; below 1: not even the first
 
 
 def forecast(
@@ -92,5 +92,5 @@ def forecast(
         weight_bytes=weight_bytes,
         fits=None if memory_bytes is None else needed <= memory_bytes,
         tokens_per_s=1 / step_s,
-        tokens_in_one_s=0 if first_s > 1 else 1 + int((1 - first_s) / step_s),
+        tokens_in_one_s=1 / first_s if first_s > 1 else 1 + (1 - first_s) / step_s,
     )

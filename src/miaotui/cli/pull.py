@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.progress import ProgressBars
 from miaotui.hub.resolve import notice
 from miaotui.hub.resolve import pull as fetch
 
@@ -19,7 +19,7 @@ def pull(parsed: argparse.Namespace) -> int:
     terms = notice(name)
     if terms:
         print(terms, file=sys.stderr)
-    with Progress() as progress:
+    with ProgressBars() as progress:
         path = fetch(name, progress)
     print(path)
     return 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from miaotui.cli.options.parser import sampling_params
 from miaotui.cli.output import messages
-from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.progress import ProgressBars
 from miaotui.config import format_size
 from miaotui.errors import EngineError, RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
@@ -52,7 +52,7 @@ def load(model: str, parsed: argparse.Namespace) -> LLM:
     """Load a model as the command line says, with progress on stderr."""
     import miaotui
 
-    with Progress() as progress:
+    with ProgressBars() as progress:
         return miaotui.load(
             model,
             format=parsed.format,

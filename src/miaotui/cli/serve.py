@@ -20,7 +20,7 @@ from miaotui.backends.options import EngineOptions
 from miaotui.cli.options.parser import parse
 from miaotui.cli.options.serve import option_names
 from miaotui.cli.output import messages
-from miaotui.cli.output.progress import Progress
+from miaotui.cli.output.progress import ProgressBars
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.kernels.linear.formats import Format
@@ -41,7 +41,7 @@ def serve(parsed: argparse.Namespace) -> int:
     """Serve until a signal and return the exit status."""
     options = options_from(parsed).checked()
     listening = bind(options.host, options.port)
-    with listening, Progress() as progress:
+    with listening, ProgressBars() as progress:
         loops = _open_beside_imports(options, progress)
         progress.close()
         start = importlib.import_module(_SERVER)
@@ -109,7 +109,7 @@ def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "words" or value}
 
 
-def _open_beside_imports(options: ServeSettings, progress: Progress) -> dict[str, EngineLoop]:
+def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> dict[str, EngineLoop]:
     """Open all models in a thread while this one imports the HTTP libraries."""
     loops: dict[str, EngineLoop] = {}
     failures: list[BaseException] = []

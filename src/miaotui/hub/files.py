@@ -11,13 +11,9 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from miaotui.config import cache_error, format_size
-
-Progress = Callable[[str, int, "int | None"], None]
-"""Called with (what is under way, bytes done, bytes in all or None), from time to time."""
 
 _CHUNK_BYTES = 2**20
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from miaotui.config import Settings
 from miaotui.errors import ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
-from miaotui.hub.files import Progress, file_size
+from miaotui.hub.files import file_size
 from miaotui.hub.sources.huggingface import CONFIG, HubId, find_local
+from miaotui.types import Progress
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ACCEPTED = (

@@ -8,7 +8,7 @@ source.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from miaotui.kernels.linear.formats import UNIT_ROWS, Format, padded_rows, tile_
 from miaotui.model.config import ModelConfig
 from miaotui.model.packing import pack_matrix, packed_format, require_finite
 from miaotui.model.reading.files import ModelFiles, open_model
+from miaotui.types import Progress
 
 LAYOUT = 2
-Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ the pages, when it runs alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from miaotui.backends.backend import BackendLimits
@@ -17,7 +16,7 @@ from miaotui.backends.cpu.multistep import MOST_TOKENS
 from miaotui.backends.cpu.program import Program, require_runnable, rotation_tables
 from miaotui.backends.cpu.runner import Runner
 from miaotui.backends.cpu.workspace import KvPages, Workspace
-from miaotui.backends.options import Built, EngineOptions, Progress
+from miaotui.backends.options import Built, EngineOptions
 from miaotui.config import Settings
 from miaotui.errors import RequestError
 from miaotui.hub.store import PackedStore
@@ -31,6 +30,7 @@ from miaotui.model.packed import PackedModel, load_packed
 from miaotui.schedule.config import ScheduleConfig
 from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 from miaotui.schedule.scheduler import Scheduler
+from miaotui.types import Progress
 
 MAX_CONTEXT = 32_768  # by default; ask for more explicitly
 KV_SHARE = 0.25  # of the machine's memory, at most, for keys and values
@@ -120,7 +120,7 @@ def _sizes(config: ModelConfig, options: EngineOptions) -> tuple[int, int]:
     return min(context, n_pages * PAGE_SIZE), n_pages
 
 
-def _told(progress: Progress | None, what: str) -> Callable[[str, int, int], None] | None:
+def _told(progress: Progress | None, what: str) -> Progress | None:
     if progress is None:
         return None
     return lambda _name, done, total: progress(what, done, total)

@@ -27,6 +27,7 @@ from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES
 from miaotui.kernels.sampling import peaks_fields as pk
 from miaotui.model.config import ModelConfig
 from miaotui.model.packed import Matrix, PackedModel
+from miaotui.types import Progress
 
 LANES = 16  # values of a vector; heads are read in whole ones
 _NORMS = {"rms": pw.RMS, "layer": pw.LAYER}
@@ -45,7 +46,7 @@ class Program:
         workspace: Workspace,
         pages: KvPages,
         rotations: Mapping[int, RotationTable],
-        progress: compiled.Progress | None = None,
+        progress: Progress | None = None,
         taps: Mapping[int, Rows] | None = None,
     ) -> None:
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages

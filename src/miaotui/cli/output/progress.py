@@ -1,6 +1,6 @@
-"""Progress of what takes longer than a moment: downloads, the first compile, packing.
+"""ProgressBars of what takes longer than a moment: downloads, the first compile, packing.
 
-Owns how progress looks; the work calls a `Progress` with its stage, how much is done and of how
+Owns how progress looks; the work calls a `ProgressBars` with its stage, how much is done and of how
 much. In a terminal that is a bar, elsewhere one line per stage. Nothing is imported, and nothing
 appears, until there is something to show.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-class Progress(Closing):
+class ProgressBars(Closing):
     """A context in which work shows how far it is by calling this object; writes to stderr."""
 
     def __init__(self) -> None:

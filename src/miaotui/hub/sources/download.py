@@ -17,9 +17,10 @@ from pathlib import Path
 
 from miaotui.config import make_folder
 from miaotui.errors import CacheError, DownloadError
-from miaotui.hub.files import Progress, Sink, file_size, matches, remove, replace, require_room
+from miaotui.hub.files import Sink, file_size, matches, remove, replace, require_room
 from miaotui.hub.lock import exclusive
 from miaotui.hub.sources.connection import NETWORK_ERRORS, Response, UrlOpener, explain, is_passing, redact
+from miaotui.types import Progress
 
 __all__ = ["Progress", "RemoteFile", "download"]
 

@@ -20,8 +20,9 @@ from typing import Any
 
 from miaotui.config import FULL_DISK, Settings, cache_error, make_folder
 from miaotui.errors import DownloadError, MiaotuiError, ModelNotFoundError
-from miaotui.hub.files import Progress, matches, remove, require_room
+from miaotui.hub.files import matches, remove, require_room
 from miaotui.hub.sources.huggingface import HubId, cache_folder, choose_files, located
+from miaotui.types import Progress
 
 _LIBRARY = "miaotui"
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from miaotui.config import make_folder
 from miaotui.errors import DownloadError
 from miaotui.hub.catalog import Wheel, WheelFile
-from miaotui.hub.files import Progress, Sink, matches, remove, replace, require_room
+from miaotui.hub.files import Sink, matches, remove, replace, require_room
 from miaotui.hub.lock import exclusive
 from miaotui.hub.sources.download import PART_SUFFIX, RemoteFile, download
 from miaotui.hub.sources.pip_config import PackageIndexes
 from miaotui.hub.sources.simple_index import find_file
+from miaotui.types import Progress
 
 _CHUNK_BYTES = 2**18
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, NotImplementedError, RuntimeError)

@@ -24,8 +24,8 @@ import llvmlite.binding as llvm
 
 from miaotui.config import Settings
 from miaotui.kernels.platform.cpu import llvm_cpu_name, probe
+from miaotui.types import Progress
 
-Progress = Callable[[str, int, int], None]  # (kernel's name, done, of)
 _DIGEST_BYTES = 32
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}

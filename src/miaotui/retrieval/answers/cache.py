@@ -120,10 +120,6 @@ class AnswerCache:
             self._kept += kept
         return kept
 
-    def forget_index(self, name: str, current: str | None = None) -> int:
-        """Drop what is grounded in an index, but for its ``current`` version; how many fell."""
-        return self._store.drop_grounds(name, current)
-
     def forget_namespace(self, namespace: str) -> int:
         """Drop all answers of one API key. Returns how many there were."""
         return self._store.drop_namespace(namespace_digest(namespace))

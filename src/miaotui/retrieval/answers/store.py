@@ -131,11 +131,6 @@ class AnswerStore:
             return False
         return self._guarded(lambda: self._put(entry), False)
 
-    def drop_grounds(self, name: str, current: str | None = None) -> int:
-        """Forget all that stands on index ``name``, but for version ``current``; how many fell."""
-        query = "DELETE FROM answers WHERE id IN (SELECT answer FROM grounds WHERE name = ? AND version IS NOT ?)"
-        return self._guarded(lambda: self._delete(query, name, current), 0)
-
     def drop_namespace(self, namespace: bytes) -> int:
         """Drop all answers of one namespace. Returns how many there were."""
         query = "DELETE FROM answers WHERE namespace = ?"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -249,19 +249,6 @@ class Index(Closing):
         """Return the passages of that id or document, in the order of the document."""
         found = [one for part in self._partitions for one in part.snapshot().get(key)]
         return sorted(found, key=lambda one: (len(one.id), one.id))
-
-    def profile(self, key: str) -> dict[str, int]:
-        """Return how often each term occurs in a passage or document, the commonest first; titles count once a
-        document.
-        """
-        counts: Counter[str] = Counter()
-        titles: set[str] = set()
-        for passage in self.get(key):
-            counts.update(self.analyzer.terms(passage.body))
-            titles.add(passage.title)
-        for title in titles:
-            counts.update(self.analyzer.terms(title))
-        return dict(counts.most_common())
 
     def parts(self) -> Sequence[tuple[str, IndexPart]]:
         """Return the partitions that a search asks, named; those here as they are at this moment."""

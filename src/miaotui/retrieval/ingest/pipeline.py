@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -28,12 +28,12 @@ from miaotui.retrieval.ingest.files import FileSource, Read, Skipped, holds_rows
 from miaotui.retrieval.ingest.language_id import language_of
 from miaotui.retrieval.ingest.passages import split
 from miaotui.retrieval.query.analysis import Analyzer
+from miaotui.types import Progress
 
 CHUNK_ROWS, CHUNK_FILES = 256, 8
 _SMALL_FILE_BYTES = 1_000_000
 _KEPT_REASONS = 1_000
 
-Progress: TypeAlias = Callable[[str, int, "int | None"], None]
 Prepared: TypeAlias = "tuple[Row, Fingerprint | None] | Skipped"
 
 

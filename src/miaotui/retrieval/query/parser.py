@@ -26,7 +26,6 @@ MAX_DEPTH = 16
 MAX_BOOST = 1_000.0
 MAX_SLOP = 50
 
-TEXT_FIELDS = ("title", "body")
 FILTERS = {
     "lang": "language",
     "language": "language",

@@ -11,13 +11,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from miaotui.backends.options import Progress
 from miaotui.kernels.runtime import compiled
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.protocol import Candidate, DraftRequest, Head
 from miaotui.speculation.drafters.suffix_index import KERNELS as INDEX_KERNELS
 from miaotui.speculation.drafters.suffix_index import SuffixIndex
 from miaotui.speculation.policy import KERNELS as POLICY_KERNELS
+from miaotui.types import Progress
 
 TEXT, PASSAGES, PAST = "text", "passages", "past"  # the names of the sources
 MOST_TEXT = 1 << 15  # tokens of one request that are indexed
