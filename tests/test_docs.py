@@ -107,15 +107,18 @@ def test_every_command_is_either_run_or_listed() -> None:
         assert is_run or is_served(command) or command in SHOWN_ONLY, example
 
 
-def test_command_line_reference_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LC_ALL", "C")
+@pytest.mark.parametrize("locale", ["C", "zh_CN.UTF-8"])
+def test_command_line_reference_is_current(locale: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
     monkeypatch.setenv("NO_COLOR", "1")
     spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run: make docs"
+    assert module.PAGES[locale].read_text(encoding="utf-8") == module.page(locale), "run: make docs"
+    variables = [set(re.findall(r"^\| `(\w+)`", module.page(each), re.MULTILINE)) for each in module.PAGES]
+    assert variables[0] == variables[1]
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

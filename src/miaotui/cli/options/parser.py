@@ -52,6 +52,10 @@ class Command:
             formatter_class=_help_formatter,
         )
         self.add_options(parser)
+        if messages.language() == "zh":
+            from miaotui.cli.output.help_zh import translate
+
+            translate(parser)
         return parser
 
 
@@ -105,18 +109,24 @@ def sampling_params(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def overview() -> str:
-    """Return what ``miaotui --help`` prints."""
+    """Return the text of ``miaotui --help`` in the user's language."""
+    usage = "usage: miaotui COMMAND [options]"
+    say: Callable[[str], str] = str
+    if messages.language() == "zh":
+        from miaotui.cli.output.help_zh import HELP
+
+        usage, say = "用法：miaotui COMMAND [选项]", HELP.__getitem__
     lines = [
-        "usage: miaotui COMMAND [options]",
+        usage,
         "",
-        "Language models that answer in under a second on the computer you already have.",
+        say("Language models that answer in under a second on the computer you already have."),
         "",
-        "commands:",
-        *(f"  {command.name:<10}{command.about}" for command in COMMANDS),
+        f"{say('commands')}:",
+        *(f"  {command.name:<10}{say(command.about)}" for command in COMMANDS),
         "",
-        "options:",
-        f"  {'--help':<10}show this text, or with a command its options",
-        f"  {'--version':<10}show the version",
+        f"{say('options')}:",
+        f"  {'--help':<10}{say('show this text, or with a command its options')}",
+        f"  {'--version':<10}{say('show the version')}",
         "",
     ]
     return "\n".join(lines)
@@ -146,6 +156,10 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def _help_formatter(prog: str) -> argparse.HelpFormatter:
+    if messages.language() == "zh":
+        from miaotui.cli.output.help_zh import ChineseFormatter
+
+        return ChineseFormatter(prog, max_help_position=32, width=_WIDTH)
     return argparse.HelpFormatter(prog, max_help_position=32, width=_WIDTH)
 
 

@@ -1,0 +1,200 @@
+"""The help of the command line in Chinese.
+
+Owns the translation of each English help text, by that text, and the wrapping of lines with wide characters. Knows
+no command. Invariant: every text that a parser shows has an entry (a test compares them). Imported only where the
+locale is Chinese.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from unicodedata import east_asian_width
+
+from miaotui.hub.catalog import DEFAULT_MODEL
+
+HELP = {
+    # the overview and the commands
+    "Language models that answer in under a second on the computer you already have.": "在你现有的电脑上，一秒之内作答的语言模型。",
+    "commands": "命令",
+    "options": "选项",
+    "show this text, or with a command its options": "显示本说明；跟在命令之后则显示该命令的选项",
+    "show the version": "显示版本",
+    "show this help message and exit": "显示本说明并退出",
+    "answer one prompt and exit": "回答一个提示后退出",
+    "talk with a model": "与模型对话",
+    "fetch a model": "下载模型",
+    "list the models that have a name": "列出有名称的模型",
+    "serve models to many over HTTP": "通过 HTTP 向多人提供模型",
+    "make an API key for a server": "为服务器生成 API 密钥",
+    "keep documents for search": "管理供检索的文档",
+    "search an index": "检索索引",
+    "answer a question from an index": "根据索引回答问题",
+    "reply to customers, from questions and documents": "根据问答与文档回复客户",
+    "measure what this machine can do": "测量这台机器的能力",
+    # run, chat, pull
+    f"MODEL is {DEFAULT_MODEL} unless named. The prompt - is read from standard input. "
+    "Words after -- are never taken for options.": f"MODEL 默认为 {DEFAULT_MODEL}。提示写作 - 时从标准输入读取。"
+    "-- 之后的词不会被当作选项。",
+    f"MODEL is {DEFAULT_MODEL} unless named.": f"MODEL 默认为 {DEFAULT_MODEL}。",
+    "NAME is one from `miaotui models`, or a Hugging Face repository (owner/name).": "NAME 是 `miaotui models` 列出的"
+    "名称，或 Hugging Face 仓库（owner/name）。",
+    "continue the prompt as it is, without a chat template": "不用对话模板，直接续写提示",
+    "instructions that precede the prompt": "放在提示之前的系统指令",
+    "the model": "模型",
+    "the models": "模型",
+    "the answer": "回答",
+    "bits per weight of a model that is not quantized yet (default: q8)": "未量化的模型用多少位权重（默认：q8）",
+    "bits per weight of models that are not quantized yet (default: q8)": "未量化的模型用多少位权重（默认：q8）",
+    "how keys and values are kept (default: f16)": "KV 缓存的精度（默认：f16）",
+    "one token in each pass: slower, the same answer": "关闭投机解码：较慢，回答不变",
+    "one token in each pass: slower, the same answers": "关闭投机解码：较慢，回答不变",
+    "default: one per usable physical core": "线程数（默认：每个可用物理核一个）",
+    "tokens at most (default: 512)": "最多词元数（默认：512）",
+    "tokens before the answer may end by itself": "回答至少有这么多词元才可自行结束",
+    "0 takes the likeliest token; 1 follows the model (default: 0)": "采样温度：0 取概率最大的词元，1 按模型的分布（默认：0）",
+    "only the likeliest tokens that add up to this probability": "只从累计概率达到此值的词元中采样",
+    "only this many likeliest tokens; 0: all": "只从概率最大的这么多个词元中采样；0：不限",
+    "only tokens at least this likely relative to the likeliest": "只取与最大概率之比不低于此值的词元",
+    "the same seed gives the same answer (default: 0)": "随机种子；种子相同则回答相同（默认：0）",
+    "end before this text; may be repeated": "遇到此文本即停止；可重复给出",
+    "above 1: avoid tokens seen before": "大于 1：避免已出现的词元",
+    "subtracted once from tokens already answered": "对已回答过的词元一次性扣除",
+    "subtracted for each time a token was answered": "按词元已回答的次数扣除",
+    "go on when the model would end": "模型要结束时继续生成",
+    # serve and key
+    f"MODEL is {DEFAULT_MODEL} unless named; NAME=MODEL serves it under another name. "
+    "Durations are numbers with ms, s or m.": f"MODEL 默认为 {DEFAULT_MODEL}；NAME=MODEL 以另一名称提供。"
+    "时长写作带 ms、s 或 m 的数字。",
+    "the door": "监听",
+    "who may ask": "访问控制",
+    "promises and bounds": "承诺与上限",
+    "answers already given": "回答缓存",
+    "customer service": "客服",
+    "watching": "日志",
+    "address to listen on (default: 127.0.0.1)": "监听地址（默认：127.0.0.1）",
+    "default: 8000; 0: any free one": "端口（默认：8000；0：任意空闲端口）",
+    "PEM certificate chain; serves HTTPS": "PEM 证书链；启用 HTTPS",
+    "PEM key of that certificate": "该证书的 PEM 私钥",
+    "what running answers get to finish after SIGTERM or Ctrl-C (default: 30s)": "收到 SIGTERM 或 Ctrl-C 后，留给进行中"
+    "的回答的时间（默认：30s）",
+    "no pages /docs and /openapi.json": "不提供 /docs 和 /openapi.json",
+    "TOML file with any of these options": "包含以上任意选项的 TOML 文件",
+    "let in keys of this file; see miaotui key": "接受此文件中的密钥；见 miaotui key",
+    "let in other machines without keys": "允许其他机器不用密钥访问",
+    "reuse prompt prefixes across keys": "不同密钥之间也复用前缀缓存",
+    "host name to answer to; repeatable": "接受的主机名；可重复",
+    "origin to let in; repeatable": "允许的网页来源；可重复",
+    "for requests that name none": "请求未写明时的时限",
+    "requests in line at most (default: 256)": "排队请求数上限（默认：256）",
+    "tokens in line at most (default: 262144)": "排队词元数上限（默认：262144）",
+    "answers at once at most (default: 16)": "同时回答数上限（默认：16）",
+    "of one request (default: 4194304)": "单个请求体的字节数上限（默认：4194304）",
+    "for a request's body to arrive in (default: 30s)": "请求体须在此时间内到齐（默认：30s）",
+    "a silent stream sends a comment this often (default: 5s)": "流中无内容时，每隔此时间发送一条注释（默认：5s）",
+    "longest prompt plus answer, in tokens": "提示加回答的最大词元数",
+    "give the same question the same answer again": "相同的问题直接给出已有的回答",
+    "its size (default: 256)": "缓存大小（默认：256）",
+    "default: 168": "保留时间（默认：168）",
+    "let similar questions share an answer: labelled pairs to calibrate with, or made": "让相似的问题共用回答：用于校准"
+    "的标注问题对，或 made",
+    "false hits at most, as a share (default: 0.001)": "误命中比例的上限（默认：0.001）",
+    "answered questions: .csv, .jsonl or .yaml": "已有答案的问题：.csv、.jsonl 或 .yaml",
+    "documents to answer from": "用于回答的文档",
+    "YAML file of intents, slots and rules": "意图、槽位与规则的 YAML 文件",
+    "where conversations are kept": "保存对话的文件",
+    "append one JSON line per request, without its text": "每个请求追加一行 JSON，不含文字",
+    "default: text": "日志格式（默认：text）",
+    "debug, info, warning, error (default: info)": "debug、info、warning、error（默认：info）",
+    "The key is printed once; the file gets its hash alone.": "密钥只打印一次；文件中只保存其哈希。",
+    "default: keys.txt": "默认：keys.txt",
+    "requests per minute at most": "每分钟请求数上限",
+    "tokens per minute at most": "每分钟词元数上限",
+    "requests at once at most": "同时请求数上限",
+    # index and search
+    "ACTION is one of create, add, delete, update, stats, list. NAME names an index in miaotui's folder; with a slash "
+    "in it, it is a folder. After NAME, add and update take files and folders (.txt .md .html .jsonl .csv .tsv .pdf), "
+    "delete takes ids. add makes the index if there is none.": "ACTION 是 create、add、delete、update、stats、list 之一。"
+    "NAME 是 miaotui 文件夹中索引的名称；含斜杠则表示文件夹。add 和 update 在 NAME 之后跟文件或文件夹"
+    "（.txt .md .html .jsonl .csv .tsv .pdf），delete 跟编号。索引不存在时 add 会新建。",
+    "a new index": "新建索引",
+    "adding": "添加文档",
+    "default: 1": "分区数（默认：1）",
+    "of words in alphabetic scripts (default: english); Chinese is always read": "字母文字的词形还原语言（默认：english）；"
+    "中文始终支持",
+    "split longer texts; 0: never (default: 1600)": "切分更长的文本；0：不切分（默认：1600）",
+    "an index on another server to search along, http://HOST/v1/indexes/NAME; may be repeated": "一并检索的远程索引 "
+    "http://HOST/v1/indexes/NAME；可重复",
+    "for every document": "加给每个文档的标签",
+    "keep texts that repeat others": "保留重复的文本",
+    "put English misspellings right": "纠正英文拼写错误",
+    "processes that prepare (default: cores)": "预处理的进程数（默认：核数）",
+    "print JSON instead of text": "输出 JSON 而非文本",
+    'QUERY: cats dogs, +must -not, "a phrase"~2, (a OR b) AND c, word~1, pre*, title:word, tag:word, lang:zh, '
+    "source:docs/*, time:[2024-01-01 TO 2024-12-31], word^2.": 'QUERY：cats dogs、+must -not、"a phrase"~2、'
+    "(a OR b) AND c、word~1、pre*、title:word、tag:word、lang:zh、source:docs/*、time:[2024-01-01 TO 2024-12-31]、word^2。",
+    "passages (default: 10)": "段落数（默认：10）",
+    "search by meaning too, with the model2vec model there": "同时按语义检索，使用该处的 model2vec 模型",
+    "the query is text without syntax": "查询只是文本，没有语法",
+    # ask, support, doctor
+    "INDEX is made by miaotui index. The question - is read from standard input. Answers that were given before are "
+    "given again, as long as the index has not changed.": "INDEX 由 miaotui index 建立。问题写作 - 时从标准输入读取。"
+    "索引未变时，已有的回答会直接再次给出。",
+    "cut the answer out of a passage, without a model": "不用模型，直接从段落中截取答案",
+    "for an answer (default: 1s, or 200ms with --extract)": "回答的时限（默认：1s；使用 --extract 时为 200ms）",
+    f"default: {DEFAULT_MODEL}": f"默认：{DEFAULT_MODEL}",
+    "neither use nor keep answers given before": "不使用也不保存已有的回答",
+    "Each line of standard input is a message. Conversations are kept in miaotui's folder.": "标准输入的每一行是一条消息。"
+    "对话保存在 miaotui 的文件夹中。",
+    "documents to answer from; see miaotui index": "用于回答的文档；见 miaotui index",
+    "answer in the documents' words, without a model": "不用模型，以文档原文回答",
+    "of the greeting (default: yours)": "问候语的语言（默认：系统语言）",
+    "for an answer (default: 500ms)": "回答的时限（默认：500ms）",
+    "print replies as JSON lines": "以 JSON 行输出回复",
+    "print JSON instead of tables": "输出 JSON 而非表格",
+}
+
+
+class ChineseFormatter(argparse.HelpFormatter):
+    """A formatter whose lines have at most ``width`` columns; wide characters take two."""
+
+    def add_usage(self, usage: str | None, actions: object, groups: object, prefix: str | None = None) -> None:
+        """Begin the usage line in Chinese."""
+        super().add_usage(usage, actions, groups, "用法：")  # type: ignore[arg-type]
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in wrap(text, width))
+
+
+def translate(parser: argparse.ArgumentParser) -> None:
+    """Put the texts of a parser into Chinese."""
+    parser.description = chinese(parser.description)
+    parser.epilog = chinese(parser.epilog)
+    for group in parser._action_groups:
+        group.title = chinese(group.title)
+    for action in parser._actions:
+        action.help = chinese(action.help)
+
+
+def chinese(text: str | None) -> str | None:
+    """Return the translation of a help text; the text itself if there is none."""
+    if text is None or text in HELP:
+        return None if text is None else HELP[text]
+    plain = f"{text[0].lower()}{text[1:].removesuffix('.')}"  # a command's purpose as a sentence
+    return f"{HELP[plain]}。" if plain in HELP else text
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Return the text in lines of at most ``width`` columns; words in Latin letters stay whole."""
+    lines, line, used = [], "", 0
+    for part in re.findall(r"[!-~]+| |[^ -~][，。；：、）」]?", text):
+        columns = sum(2 if east_asian_width(char) in "WF" else 1 for char in part)
+        if used + columns > width and line.strip():
+            lines.append(line.rstrip())
+            line, used = "", 0
+        if line or part != " ":
+            line, used = line + part, used + columns
+    return [*lines, line.rstrip()] if line.strip() else lines or [""]
