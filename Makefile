@@ -90,7 +90,7 @@ walk: $(VENV)/.ready-test ## list the Python files that one token and one HTTP c
 fuzz: $(VENV)/.ready-fuzz ## feed broken model files to the reader until stopped
 	$(BIN)/python tests/fuzz/fuzz_gguf.py $(ARGS)
 
-docs: $(VENV)/.ready ## write docs/cli.md from the program's own help
+docs: $(VENV)/.ready ## write docs/cli.md from the program's own help; copy examples into docs/zh
 	$(BIN)/python docs/make_cli.py
 
 wheels: $(VENV)/.ready-test ## check that every default dependency has wheels for all supported systems

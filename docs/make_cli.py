@@ -1,6 +1,7 @@
 """Writes ``cli.md`` and ``zh/cli.md``, the reference of the command line, from the parsers themselves.
 
-Run ``python docs/make_cli.py`` after a change to a command; the tests compare the results.
+Copies the examples of the English pages into the Chinese ones, too. Run ``make docs`` after a change to a command or an
+example; the tests compare the results.
 """
 
 from __future__ import annotations
@@ -80,6 +81,17 @@ def _settings() -> str:
     return "".join(line.replace("``", "`") + "\n" for line in lines if re.match(r"\|.*\|$", line))
 
 
+def with_examples_of(english: str, chinese: str) -> str:
+    """Return a Chinese page with the examples of the English one, which has as many."""
+    example = re.compile(r"^```(?!text$)\w+\n.*?^```$", re.MULTILINE | re.DOTALL)
+    blocks = re.compile(r"^```\w+\n.*?^```$", re.MULTILINE | re.DOTALL)
+    found = iter([block for block in blocks.findall(english) if example.match(block)])
+    return blocks.sub(lambda block: next(found, block[0]) if example.match(block[0]) else block[0], chinese)
+
+
 if __name__ == "__main__":
+    for path in (HERE / "zh").glob("*.md"):
+        english = (HERE / path.name).read_text(encoding="utf-8")
+        path.write_text(with_examples_of(english, path.read_text(encoding="utf-8")), encoding="utf-8")
     for locale, path in PAGES.items():
         path.write_text(page(locale), encoding="utf-8")

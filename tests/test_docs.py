@@ -130,7 +130,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", CHINESE, ids=str)
 def test_chinese_pages_follow_the_english_ones(page: Path) -> None:
     english = page.parents[1] / page.name
-    assert blocks(page) == blocks(english)
+    assert blocks(page) == blocks(english), "run: make docs"
     headings = [re.findall(r"^#+ ", path.read_text(encoding="utf-8"), re.MULTILINE) for path in (page, english)]
     assert headings[0] == headings[1], "the Chinese page has other sections"
     assert f"](../{page.name})" in page.read_text(encoding="utf-8").split("\n## ")[0]
