@@ -40,6 +40,7 @@ HELP = {
     "NAME is one from `miaotui models`, or a Hugging Face repository (owner/name).": "NAME 是 `miaotui models` 列出的"
     "名称，或 Hugging Face 仓库（owner/name）。",
     "continue the prompt as it is, without a chat template": "不用对话模板，直接续写提示",
+    "with --raw: control tokens written in the prompt are plain text": "与 --raw 同用：提示中写出的控制词元当作普通文本",
     "instructions that precede the prompt": "放在提示之前的系统指令",
     "the model": "模型",
     "the models": "模型",

@@ -1,6 +1,6 @@
-"""ProgressBars of what takes longer than a moment: downloads, the first compile, packing.
+"""Progress bars for work that takes longer than a moment: downloads, the first compile, packing.
 
-Owns how progress looks; the work calls a `ProgressBars` with its stage, how much is done and of how
+Owns how progress looks; the work calls the bars with its stage, how much is done and of how
 much. In a terminal that is a bar, elsewhere one line per stage. Nothing is imported, and nothing
 appears, until there is something to show.
 """
