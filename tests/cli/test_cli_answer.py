@@ -87,7 +87,7 @@ def test_stream_without_an_end_is_a_bug() -> None:
         show([Delta("x", (1,))])
 
 
-def test_interrupt_waits_for_the_end_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_ends_the_line_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     steps = []
 
     def interrupted() -> Iterator[Delta]:
@@ -99,8 +99,8 @@ def test_interrupt_waits_for_the_end_of_a_step(capsys: pytest.CaptureFixture[str
 
     with pytest.raises(KeyboardInterrupt):
         show(interrupted())
-    assert steps == [0, 1, 2]
-    assert capsys.readouterr().out == "012\n"
+    assert steps == [0, 1]
+    assert capsys.readouterr().out == "01\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -195,7 +195,7 @@ def test_full_context_forgets_the_oldest_turns(capsys: pytest.CaptureFixture[str
         conversation.say(text)
     assert conversation.turns == [("c", "3"), ("d", "4")]
     assert roles(model.requests[-1]) == ["system", "user", "assistant", "user"]
-    assert "oldest part is forgotten" in capsys.readouterr().err
+    assert "oldest messages are left out" in capsys.readouterr().err
 
 
 def test_a_single_message_that_does_not_fit_is_an_error() -> None:
@@ -217,5 +217,5 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert "> Hi\nHello.\n" in out
     assert conversation.turns == []
-    assert "Nothing has been said yet." in err
+    assert "The conversation is empty." in err
     assert "no command /nonsense" in err

@@ -92,7 +92,7 @@ def test_chat_from_a_pipe(model: str) -> None:
     assert done.returncode == 0, done.stderr
     assert len(NUMBERS.findall(done.stderr)) == 2
     assert "> Hello\n" in done.stdout
-    assert "Nothing has been said yet." in done.stderr
+    assert "The conversation is empty." in done.stderr
     assert "no command /nonsense" in done.stderr
 
 

@@ -1,7 +1,8 @@
-"""``miaotui ask``: a question to an index, its answer as it comes, and the passages it is from.
+"""``miaotui ask``: a question to an index, its answer as it comes, and the passages behind it.
 
-Owns what is printed. The model is loaded only when it is needed: an answer that was given before comes
-without it. The answer goes to stdout, everything else to stderr.
+Owns what is printed. Knows question answering by its public calls. Invariants: the model is loaded only when it is
+needed, since an answer that was given before comes without it; the answer goes to standard output, everything else to
+standard error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``miaotui chat``: a conversation in the terminal.
 
-Owns the conversation's messages and the commands that begin with a slash. Every turn sends the
-whole conversation; the engine reuses the pages of what it has seen. A failed or stopped turn leaves
-the conversation consistent: user and assistant always alternate.
+Owns the conversation's messages and the commands that begin with a slash. Every turn sends the whole conversation;
+the engine reuses the pages of earlier turns. Invariant: a failed or stopped turn leaves the conversation consistent:
+user and assistant always alternate.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def chat(parsed: argparse.Namespace) -> int:
 
 
 class ChatSession:
-    """What has been said so far, and how to go on."""
+    """Messages so far, and the way to go on."""
 
     def __init__(self, llm: LLM, params: dict[str, Any], system: str | None) -> None:
         self._llm = llm
@@ -50,7 +50,7 @@ class ChatSession:
         self.turns: list[tuple[str, str]] = []  # (question, answer)
 
     def say(self, text: str) -> None:
-        """Answer `text` on stdout; forgets the oldest turns when the context is full."""
+        """Answer `text` on stdout; drop the oldest turns when the context is full."""
         while True:
             try:
                 return self._answer(text)

@@ -1,7 +1,7 @@
-"""``miaotui doctor``: what this machine is, how fast it reads and multiplies, and what that allows.
+"""``miaotui doctor``: a report on this machine: its processor, its measured speeds, and what they allow.
 
-Owns the report; the probe, the measurements and the arithmetic are others'. All speeds are measured
-when asked, none is looked up. ``--json`` prints the same facts for programs.
+Owns the report. The probe, the measurements and the arithmetic are in `kernels.platform` and `model_estimates`.
+Invariant: all speeds are measured when asked, none is looked up. ``--json`` prints the same facts for programs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What models of common sizes can do on a machine whose speeds are known.
+"""Estimates of speed for models of common sizes on a machine whose speeds are known.
 
-Owns the arithmetic of the memory limit: a decode step reads every weight once, a prompt multiplies
-every weight once per token. Knows no kernel; it is the roofline, which no engine passes. Shapes are
+Owns the arithmetic of the memory limit (the roofline): a decode step reads every weight once, a prompt multiplies
+every weight once per token. Knows no kernel. Invariant: no engine is faster than these estimates. Dimensions are
 those of published models of each size.
 """
 
@@ -62,7 +62,7 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one model in one format can do at the limit of a machine."""
+    """Estimate for one model in one format, at the limit of a machine."""
 
     model: str
     format: str

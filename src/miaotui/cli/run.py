@@ -1,8 +1,8 @@
 """``miaotui run``: one prompt, its answer as it comes, and one line of numbers.
 
-Owns reading the prompt and showing a stream; the model does the rest. The answer alone goes to
-stdout, so that it can be piped; the numbers go to stderr. Text from a model is not trusted: control
-characters never reach a terminal.
+Owns reading the prompt and showing a stream. Knows no engine. Invariants: the answer alone goes to standard output,
+so that it can be piped, and the numbers go to standard error; control characters of a model's text never reach a
+terminal.
 """
 
 from __future__ import annotations

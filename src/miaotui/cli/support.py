@@ -1,7 +1,8 @@
 """``miaotui support``: a customer service in the terminal.
 
-Owns the loop of lines and replies, and the commands that begin with a slash. Replies go to stdout,
-everything else to stderr. Text from documents and people never steers a terminal.
+Owns the loop of lines and replies, and the commands that begin with a slash. Knows the service by its public calls.
+Invariants: replies go to standard output, everything else to standard error; text from documents and people never
+steers a terminal.
 """
 
 from __future__ import annotations

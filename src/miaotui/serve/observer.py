@@ -1,8 +1,7 @@
-"""Who is told what happens to requests: metrics, accounts, traces.
+"""Observers of a model's requests: metrics, accounts, traces.
 
-Owns the seam alone. Watchers run in the event loop, between requests, and must return at once.
-Invariant: each submitted request is told of twice, when it is taken on and when nobody reads it any
-more; a refused one once.
+Owns the seam alone. Observers run in the event loop, between requests, and must return at once. Invariant: each
+submitted request is reported twice, when it is taken on and when it is read no more; a refused one once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from miaotui.errors import RefusedError
 
 
 class Observer(Protocol):
-    """Told of one model's requests, in the event loop's thread."""
+    """Observer of one model's requests, in the event loop's thread."""
 
     def submitted(self, model: str, request: Request) -> None:
         """Note a request that was taken on."""

@@ -1,9 +1,8 @@
-"""Answers already given, in front of the engine: what is asked for, given again, and kept.
+"""Cache of answers in front of the engine: requests looked up, answers given again and kept.
 
-Owns how a chat request is known to the answer cache, and how a kept answer takes the place of a
-request. Knows no wire format. Invariants: a kept answer has the same bytes; what comes with tools,
-several choices, log-probabilities, or a temperature without a seed is neither looked up nor kept;
-answers never cross API keys.
+Owns how a request is known to the answer cache, and how a kept answer takes the place of a running one. Knows no wire
+format. Invariants: a kept answer has the same bytes; requests with tools, several choices, log-probabilities, or a
+temperature without a seed are neither looked up nor kept; answers never cross API keys.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The command line's grammar: commands, options, and what each is good for.
+"""The command line's grammar: commands, their options and their help.
 
-Owns the parsers; knows nothing of models or engines. argparse rather than a larger library, because
-the first token should come within a second of the process's start: argparse adds 13 ms to Python's
-own start, Typer 140 ms (same machine, one command with three options). Unknown options fail and
-name the nearest valid one; nothing is abbreviated or ignored.
+Owns the parsers. Knows nothing of models or engines. It uses argparse rather than a larger library, because the first
+token should come within a second of the process's start: argparse adds 13 ms to Python's own start, Typer 140 ms
+(same machine, one command with three options). Invariant: unknown options fail and name the nearest valid one;
+nothing is abbreviated or ignored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The options of ``miaotui serve`` and ``miaotui key``.
 
 Owns their names, meanings and forms. Knows no server. Invariant: an option that was not given is
-absent from what was parsed, so that a configuration file can say it instead; the defaults are in
+absent from the parsed values, so that a configuration file can set it instead; the defaults are in
 `ServeSettings`.
 """
 
@@ -23,13 +23,13 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
         f"MODEL is {DEFAULT_MODEL} unless named; NAME=MODEL serves it under another name. "
         "Durations are numbers with ms, s or m."
     )
-    _door(parser.add_argument_group("the door"))
-    _rights(parser.add_argument_group("who may ask"))
-    _promises(parser.add_argument_group("promises and bounds"))
-    _model(parser.add_argument_group("the models"))
-    _answers(parser.add_argument_group("answers already given"))
+    _door(parser.add_argument_group("network"))
+    _rights(parser.add_argument_group("access"))
+    _promises(parser.add_argument_group("deadlines and limits"))
+    _model(parser.add_argument_group("models"))
+    _answers(parser.add_argument_group("cache of answers"))
     _support(parser.add_argument_group("customer service"))
-    _watching(parser.add_argument_group("watching"))
+    _watching(parser.add_argument_group("logs"))
 
 
 def key_options(parser: argparse.ArgumentParser) -> None:

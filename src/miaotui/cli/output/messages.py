@@ -1,8 +1,8 @@
-"""What the command line says, in English and in Chinese.
+"""Messages of the command line, in English and in Chinese.
 
-Owns the wording and the choice of language (Chinese when the locale is ``zh``, English otherwise);
-knows no command. Errors raised elsewhere stay in English: they name files, fields and limits that
-people search for. Both texts of a message take the same fields.
+Owns the wording and the choice of language (Chinese when the locale is ``zh``, English otherwise). Knows no command.
+Errors raised elsewhere stay in English: they name files, fields and limits that people search for. Invariant: both
+texts of a message take the same fields.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ WRONG_WORDS = CliMessage(
     "应为 {expected}，却有 {count} 个词（多个词的问题请加引号）",
 )
 NO_WORDS = CliMessage("no words", "没有参数")
-NO_PROMPT = CliMessage("the prompt is empty; say what to answer", "问题是空的；请写明问题")
+NO_PROMPT = CliMessage("the prompt is empty; give a question or a text", "问题是空的；请写明问题")
 NOT_TEXT = CliMessage("the prompt is not valid UTF-8; convert it first", "问题不是有效的 UTF-8 文本；请先转换编码")
 TOO_LONG = CliMessage(
     "standard input is larger than {limit}; give a shorter prompt", "标准输入超过 {limit}；请缩短问题"
@@ -77,27 +77,27 @@ STATISTICS = CliMessage(
     "首字 {ttft} · 每秒 {rate} 词元 · 达到内存带宽上限的 {share}",
 )
 WELCOME = CliMessage(
-    "{model} is ready. /exit ends, /reset forgets the conversation, /help lists all commands.",
-    "{model} 已就绪。/exit 退出，/reset 忘掉对话，/help 列出全部命令。",
+    "{model} is ready. /exit ends, /reset clears the conversation, /help lists all commands.",
+    "{model} 已就绪。/exit 退出，/reset 清空对话，/help 列出全部命令。",
 )
 CHAT_HELP = CliMessage(
     "/exit     end (so does Ctrl-D)\n"
-    "/reset    forget the conversation\n"
+    "/reset    clear the conversation\n"
     "/history  show the conversation\n"
     "/help     this list\n"
     "Ctrl-C    stop the answer that is being written",
     "/exit     退出（Ctrl-D 亦可）\n"
-    "/reset    忘掉对话\n"
+    "/reset    清空对话\n"
     "/history  显示对话\n"
     "/help     本列表\n"
     "Ctrl-C    停止正在写的回答",
 )
 UNKNOWN_COMMAND = CliMessage("no command {name}; /help lists them", "没有命令 {name}；/help 列出全部命令")
-FORGOTTEN = CliMessage("The conversation is forgotten.", "对话已忘掉。")
-NO_HISTORY = CliMessage("Nothing has been said yet.", "还没有对话。")
+FORGOTTEN = CliMessage("The conversation is empty again.", "对话已清空。")
+NO_HISTORY = CliMessage("The conversation is empty.", "还没有对话。")
 SHORTENED = CliMessage(
-    "(the conversation no longer fits the model's context; its oldest part is forgotten)",
-    "（对话已超出模型的上下文长度，最早的部分已忘掉）",
+    "(the conversation no longer fits the model's context; its oldest messages are left out)",
+    "（对话已超出模型的上下文长度，最早的消息已略去）",
 )
 
 # ---- work that takes a while ---------------------------------------------------------------------
@@ -136,14 +136,14 @@ Ctrl-C finishes what runs and ends; a second one ends at once.""",
 按 Ctrl-C：完成正在进行的回答后退出；再按一次立即退出。""",
 )
 KEY_MADE = CliMessage(
-    "The key of {name}, shown only now; {path} keeps its hash.",
+    "This is the key of {name}. It is shown only now; {path} keeps its hash.",
     "这是 {name} 的密钥，仅显示这一次；{path} 只保存其哈希。",
 )
 
 # ---- documents -----------------------------------------------------------------------------------
 
 ADDED = CliMessage(
-    "{passages} passages from {files} files; {skipped} left out, {duplicates} of them repetitions",
+    "{passages} passages from {files} files; {skipped} left out, {duplicates} of them duplicates",
     "已从 {files} 个文件加入 {passages} 段；略过 {skipped} 项，其中重复 {duplicates} 项",
 )
 AND_MORE = CliMessage("  ... and {count} more", "  …… 另有 {count} 项")
@@ -160,8 +160,8 @@ UNSUPPORTED = CliMessage(
 REPLIED = CliMessage("({how}, {took})", "（{how}，{took}）")
 RATED = CliMessage("Thank you.", "谢谢。")
 NOTHING_TO_SAY = CliMessage(
-    "there is nothing to answer from; give --faq FILE, --docs INDEX or --rules FILE",
-    "没有可以据以回答的内容；请给出 --faq 文件、--docs 索引或 --rules 文件",
+    "no source of answers was named; give --faq FILE, --docs INDEX or --rules FILE",
+    "没有指定回答的依据；请给出 --faq 文件、--docs 索引或 --rules 文件",
 )
 SUPPORT_HELP = CliMessage(
     "/exit        end (so does Ctrl-D)\n"

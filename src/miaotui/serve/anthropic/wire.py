@@ -50,7 +50,7 @@ class MessageTurn(Wire):
 
 
 class MessagesBody(Wire):
-    """What is said, and the tools at hand: all that makes the prompt."""
+    """Messages and tools: all that makes the prompt."""
 
     messages: Annotated[list[MessageTurn], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: str | Blocks | None = None
@@ -74,7 +74,7 @@ class MessagesRequest(SamplingFields, MessagesBody):
 
 
 class MessagesUsage(Wire):
-    """Counts of tokens; those of the prompt are told apart by whether their work was reused."""
+    """Counts of tokens; those of the prompt are split by whether their work was reused."""
 
     input_tokens: int
     output_tokens: int
@@ -107,6 +107,6 @@ class MessageEvent(Wire):
 
 
 class Count(Wire):
-    """How many tokens a conversation has."""
+    """Count of a conversation's tokens."""
 
     input_tokens: int

@@ -84,7 +84,7 @@ class BeginRequest(Wire):
 
 
 class MessageRequest(Wire):
-    """What a customer says, or the person who took over."""
+    """A message of a customer, or of the person that took over."""
 
     text: CustomerMessage
     role: Literal["user", "person"] = "user"
@@ -129,7 +129,7 @@ class TranscriptBody(Wire):
 
 
 class RatedBody(Wire):
-    """The rating was noted."""
+    """Confirmation of a rating."""
 
     object: Literal["support.rating"]
     conversation: str

@@ -1,9 +1,9 @@
 """The indexes of a running server: opened when first asked for, each caller's own apart.
 
-Owns which index a name means for whom. An index made through a key lies in that key's own folder;
-those made at the command line can be searched with every key and changed with none. Knows no HTTP.
-Invariants: a name from a request is checked before it becomes part of a path; an index that nobody
-changes is soon free for other processes to write.
+Owns which index a name stands for, for which caller. An index made through a key lies in that key's own folder; those
+made at the command line can be searched with every key and changed with none. Knows no HTTP. Invariants: a name from
+a request is checked before it becomes part of a path; an index without recent changes is soon free for other
+processes to write.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class IndexRegistry:
             self._timer.start()
 
     def _look(self) -> None:
-        """Release what nobody has changed for a while; waiting for merges holds up no reader."""
+        """Release what was not changed for a while; waiting for merges holds up no reader."""
         before_s = time.monotonic() - self._idle_s
         with self._lock:
             written = [(each, at_s) for each, at_s in self._written.items() if at_s <= before_s]

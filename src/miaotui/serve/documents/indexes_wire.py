@@ -35,7 +35,7 @@ class AddDocuments(Wire):
 
 
 class Added(Wire):
-    """What became of them, durable when this is sent."""
+    """Result of adding documents, durable when this is sent."""
 
     added: int = Field(description="Documents.")
     passages: int
@@ -43,7 +43,7 @@ class Added(Wire):
 
 
 class DeletedDocuments(Wire):
-    """What was deleted."""
+    """Result of a deletion."""
 
     id: str
     deleted: bool
@@ -76,7 +76,7 @@ class HitBody(Wire):
 
 
 class SearchAnswer(Wire):
-    """What a search found, best first."""
+    """Passages that a search found, best first."""
 
     object: Literal["list"]
     data: list[HitBody]

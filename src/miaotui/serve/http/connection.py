@@ -25,7 +25,7 @@ class HeadError(Exception):
 
 
 class ClientConnection(HttpToolsProtocol):
-    """What uvicorn makes for each client; pass the class as its ``http``."""
+    """Connection of one client, made by uvicorn; pass the class as its ``http``."""
 
     _head_bytes = 0
     _in_head = True

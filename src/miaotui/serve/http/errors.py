@@ -1,8 +1,7 @@
 """Errors as OpenAI's clients expect them: ``{"error": {message, type, param, code}}``.
 
-Owns the translation of every error of ours into a status, headers and that body. Knows no route.
-Invariant: an error that was not raised on purpose says nothing of itself but the request's id; the
-rest is in the log.
+Owns the translation of every error of ours into a status, headers and that body. Knows no route. Invariant: an
+unexpected error tells the client nothing but the request's id; the rest is in the log.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The door itself: the socket that a server listens on, and its certificate.
+"""The socket that a server listens on, and its certificate.
 
-Owns what can be checked before anything heavy is loaded, so that a taken port or a wrong certificate
-is told at once. Knows no HTTP. Invariant: a socket that was returned belongs to this process.
+Owns what can be checked before anything heavy is loaded, so that a taken port or a wrong certificate fails at once.
+Knows no HTTP. Invariant: a socket that was returned belongs to this process.
 """
 
 from __future__ import annotations

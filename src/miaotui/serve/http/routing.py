@@ -1,8 +1,7 @@
-"""The table of routes: what a path takes and gives, from which the router and the OpenAPI page are
-made.
+"""The table of routes, from which the router and the OpenAPI document are made.
 
-Owns one row's shape. Knows no handler. Invariant: a route that is served is in the OpenAPI page,
-since both come from the same row.
+Owns one row's shape: what a path takes and gives. Knows no handler. Invariant: a route that is served is in the
+OpenAPI document, since both come from the same row.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class EventStream(Response):
     """Sends events as they come.
 
     The response begins with the first of them, so that a request which is refused until then is
-    answered with its proper status; what fails later is told in an event.
+    answered with its proper status; a later failure becomes an event.
     """
 
     media_type = "text/event-stream"
@@ -74,7 +74,7 @@ class EventStream(Response):
 
 
 class ClientGoneError(ApiError):
-    """The client closed the connection before its answer was there."""
+    """Closed connection: the client left before its answer was there."""
 
     def __init__(self) -> None:
         super().__init__(499, "The client has gone", code="client_gone")
@@ -95,7 +95,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
             task.cancel()
             await asyncio.wait((task,))
         if not task.cancelled():
-            task.exception()  # seen: nobody is told twice
+            task.exception()  # seen, so that asyncio does not log it
 
 
 def json_text(value: Any) -> str:

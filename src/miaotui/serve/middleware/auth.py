@@ -1,9 +1,9 @@
-"""Who may come in: Host and Origin checks, API keys, limits per key, and the door while draining.
+"""Access: checks of Host and Origin, API keys, limits per key, and refusals while the server drains.
 
-Owns an ASGI layer around the whole application, so that no route, not even one that does not exist,
-is reached without it. Knows headers, not bodies. Invariant: only `OPEN_PATHS` are answered without
-a key when there are keys. Host is checked against DNS rebinding: a page of a foreign name that
-resolves to this machine still sends the foreign name; addresses cannot be rebound.
+Owns an ASGI layer around the whole application, so that no route, not even one that does not exist, is reached
+without it. Knows headers, not bodies. Invariant: only `OPEN_PATHS` are answered without a key when there are keys.
+Host is checked against DNS rebinding: a page of a foreign name that resolves to this machine still sends the foreign
+name; addresses cannot be rebound.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PREFLIGHT = ((b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"), 
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """What is let in. ``*`` in ``hosts`` or ``origins`` lets all of them in."""
+    """Hosts and origins that are let in. ``*`` in ``hosts`` or ``origins`` lets all of them in."""
 
     hosts: frozenset[str] = frozenset()  # beside localhost and plain addresses; lower case
     origins: frozenset[str] = frozenset()  # such as https://chat.example
@@ -42,7 +42,7 @@ class AccessPolicy:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A request that is not let in: its status and what the client is told."""
+    """Answer to a request that is not let in: its status and message."""
 
     status: int
     code: str

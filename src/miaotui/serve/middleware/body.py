@@ -1,8 +1,7 @@
-"""The first layer: reads a request's body, notes when it was complete, and names the request.
+"""The innermost layer: reads a request's body, notes when it was complete, and names the request.
 
-Owns the bounds on a body's size and duration, the request id, and what happens to an error that
-nobody expected. Knows no route. Invariant: a handler starts when the whole body is here, and every
-response carries ``x-request-id``.
+Owns the bounds on a body's size and duration, the request id, and the answer to an unexpected error. Knows no route.
+Invariant: a handler starts when the whole body is here, and every response carries ``x-request-id``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""API keys: who may ask, and how much.
+"""API keys and their limits.
 
-Owns the key file and the comparison of what a client shows with what the file holds. A line is
-``name: sha256-<64 hex digits> [rpm=N] [tpm=N] [concurrent=N]``; the keys themselves, 256 random
-bits each, are printed once when they are made and kept nowhere, so a fast hash is enough. Knows
-nothing of HTTP. Invariant: how long a comparison takes does not depend on what was shown.
+Owns the key file and the comparison of what a client shows with what the file holds. A line is ``name: sha256-<64 hex
+digits> [rpm=N] [tpm=N] [concurrent=N]``; the keys themselves, 256 random bits each, are printed once when they are
+made and kept nowhere, so a fast hash is enough. Knows nothing of HTTP. Invariant: the time of a comparison does not
+depend on what was shown.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """What one key may use; None: as much as there is."""
+    """Limits of one key; None: as much as there is."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -51,7 +51,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. Prefixes and past answers are shared within a ``namespace`` only."""
+    """A client, known by its key. Prefixes and past answers are shared within a ``namespace`` only."""
 
     name: str = ""
     namespace: int = 0
@@ -112,7 +112,7 @@ class Keyring:
     """The keys of a running server; a changed file is read again within about a second.
 
     A file that has become unreadable or wrong changes nothing: the last good keys stay, and
-    ``on_error`` is told. Names keep their namespaces for the life of the process.
+    ``on_error`` gets the reason. Names keep their namespaces for the life of the process.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""What each key has used lately, held against what it may use.
+"""Recent use of each key, compared with its limits.
 
-Owns the counting of requests, tokens and requests at once, by key name; knows neither HTTP nor
-engines. A limit per minute is a bucket that holds one minute's worth and refills evenly; tokens are
-charged when they are known, so that a bucket may go below zero and then refuses until it has
-recovered. Invariant: memory is bounded by the number of keys. Runs in one thread, the event loop's.
+Owns the counting of requests, tokens and requests at once, by key name; knows neither HTTP nor engines. A limit per
+minute is a bucket that holds one minute's worth and refills evenly; tokens are charged when they are known, so that a
+bucket may go below zero and then refuses until it has recovered. Invariant: memory is bounded by the number of keys.
+Runs in one thread, the event loop's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Use:
 
 
 class KeyUsage:
-    """The use of all keys."""
+    """Use of all keys."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

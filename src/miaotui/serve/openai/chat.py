@@ -1,6 +1,6 @@
 """``POST /v1/chat/completions``: a conversation in, an answer out, whole or as it comes.
 
-Owns OpenAI's chat shapes of an answer; what formats and tools make of its text is `forms`' business.
+Owns OpenAI's chat shapes of an answer. What formats and tools make of its text is decided in `wire.output_format`.
 Invariant: the pieces of a streamed answer, joined, are the whole answer.
 """
 

@@ -121,7 +121,7 @@ class ChatCompletion(Wire):
 
 
 class ChunkDelta(Wire):
-    """What a chunk adds to the message."""
+    """Addition of a chunk to the message."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -129,7 +129,7 @@ class ChunkDelta(Wire):
 
 
 class ChunkChoice(Wire):
-    """What a chunk adds to one of n answers."""
+    """Addition of a chunk to one of n answers."""
 
     index: int
     delta: ChunkDelta

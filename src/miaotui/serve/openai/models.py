@@ -1,6 +1,6 @@
 """``GET /v1/models``, ``/v1/models/{id}``, ``/tokenizer_info``; ``POST /tokenize``, ``/detokenize``.
 
-Owns what a server tells of its models and of how they cut text. Knows nothing of answers.
+Owns what a server tells of its models and their tokenizers. Knows nothing of answers.
 Invariant: the ids that ``/tokenize`` gives for a prompt are those that an answer would start from.
 """
 

@@ -41,7 +41,7 @@ class ModelList(Wire):
 
 
 class TokenizerInfo(Wire):
-    """What programs need that cut texts by this server's tokenizer."""
+    """Tokenizer facts for programs that cut texts as this server does."""
 
     tokenizer_class: str
     bos_token: str | None

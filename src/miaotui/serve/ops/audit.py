@@ -1,8 +1,8 @@
-"""The audit log: who used which route when, how it ended, how many tokens; never any text.
+"""Audit log: which key used which route, when, with what end and how many tokens; never any text.
 
-Owns one file of JSON lines. A thread of its own writes, so that a slow disk never holds up an
-answer; each batch opens the file anew, so that it may be rotated at any time. Knows nothing of what
-was asked. Invariant: `close` returns when everything noted has been written or has failed aloud.
+Owns one file of JSON lines. A thread of its own writes, so that a slow disk never holds up an answer; each batch
+opens the file anew, so that it may be rotated at any time. Knows no request's text. Invariant: `close` returns when
+every line has been written, or its failure logged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What is true at the moment of a scrape: queues, pages, promises, steps, processor, memory.
+"""Gauges read at the moment of a scrape: queues, pages, promises, steps, processor, memory.
 
-Owns the reading of snapshots; nothing here waits for a step or delays one. Knows no HTTP.
-Invariant: reading twice without work in between gives the same counters. Processor and memory are
-Linux's ``/proc``, as far as there is one.
+Owns the reading of snapshots; nothing here waits for a step or delays one. Knows no HTTP. Invariant: reading twice
+without work in between gives the same counters. Processor and memory are Linux's ``/proc``, as far as there is one.
 """
 
 from __future__ import annotations

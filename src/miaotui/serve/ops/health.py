@@ -2,7 +2,7 @@
 
 Owns the probe: one token, generated like any request, at most once a second however often it is asked for, since asking
 needs no key. Invariants: a busy engine is a healthy one; an engine fails the probe when no step of it ends any more, or
-while it restarts after a fault; both routes answer without a key and say nothing that helps a stranger.
+while it restarts after a fault; both routes answer without a key and reveal nothing of the server's insides.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PROMPT = (0,)
 
 @dataclass(frozen=True)
 class HealthReport:
-    """Result of a probe; ``reason`` is fit for anyone's eyes, None when all engines answer."""
+    """Result of a probe; ``reason`` reveals no secret, None when all engines answer."""
 
     reason: str | None
     took_s: float

@@ -1,7 +1,7 @@
-"""What the engines work on at this moment, and for which HTTP request.
+"""Requests that the engines work on at this moment, each with the account of its HTTP request.
 
-Owns the list of running requests, as a `Watch`; enters their tokens into accounts. Knows no text.
-Invariant: a request is in the list from its submission until nobody reads it any more.
+Owns the list of running requests, as an `Observer`; enters their tokens into accounts. Knows no text. Invariant: a
+request is in the list from its submission until it is read no more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from miaotui.served_model import ServedModel
 
 
 class Running:
-    """A `Watch` that knows what runs. ``hosts`` may be filled later."""
+    """An `Observer` that knows what runs; ``models`` may be filled later, while the server starts."""
 
     def __init__(self, hosts: Mapping[str, ServedModel]) -> None:
         self._hosts = hosts
@@ -49,7 +49,7 @@ class Running:
             account.ttft_s = ttft_s if account.ttft_s is None else min(account.ttft_s, ttft_s)
 
     def cancel_all(self) -> int:
-        """Cancel everything; whoever reads an answer gets what there is of it."""
+        """Cancel everything and return the count; readers get what there is of their answers."""
         for (model, _), (request, _account) in self._open.items():
             self._hosts[model].loop.cancel(request)
         return len(self._open)

@@ -1,7 +1,7 @@
 """Logs on standard error: lines for people, or JSON for machines; never any text of requests.
 
-Owns the format and the one line per HTTP request. Knows nothing of what was asked. Invariant: a
-record is one line, and what came from outside cannot forge another.
+Owns the format and the one line per HTTP request. Knows no request's text. Invariant: a record is one line, and text
+from outside cannot forge another.
 """
 
 from __future__ import annotations

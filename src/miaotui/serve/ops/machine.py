@@ -1,7 +1,7 @@
-"""What this process takes of the machine, and what it may take.
+"""Processor and memory of this process, and its limits.
 
-Owns readings of ``/proc`` and control groups; None where the platform has no such thing. Knows
-nothing of models. Invariant: reading has no effect and never raises.
+Owns readings of ``/proc`` and control groups; None where the platform has no such thing. Knows nothing of models.
+Invariant: reading has no effect and never raises.
 """
 
 from __future__ import annotations

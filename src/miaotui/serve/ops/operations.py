@@ -1,8 +1,7 @@
-"""What runs beside the answers: metrics, health, the audit log, logs, traces, leaving.
+"""Everything that runs beside the answers: metrics, health, audit log, logs, traces, draining.
 
-Owns how these are put together for one server, and the task that looks after them each second.
-Knows no route. Invariant: none of them can delay an answer by more than their own few microseconds,
-nor fail one.
+Owns how these are put together for one server, and the task that looks after them each second. Knows no route.
+Invariant: none of them can delay an answer by more than its own few microseconds, nor fail one.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Operations:
 
     @property
     def listeners(self) -> list[AccountListener]:
-        """Who is told of each HTTP request."""
+        """Listeners to each HTTP request that is over."""
         return [self._account_closed]
 
     async def look_after(self) -> None:

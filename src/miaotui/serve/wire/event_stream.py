@@ -1,8 +1,8 @@
-"""Streamed answers: what the engine brings in each step becomes events, in whatever wire format.
+"""Streamed answers: the pieces of each step become events, in any wire format.
 
-Owns the order of events: a beginning, pieces, one end for each answer, usage if asked for, [DONE].
-Knows no wire format; a `EventWriter` does. Invariant: the deadline is in the last event, and all that a
-step brought goes out in one write.
+Owns the order of events: a beginning, pieces, one end for each answer, usage if asked for, [DONE]. Knows no wire
+format; an `EventWriter` does. Invariant: the deadline is in the last event, and all that a step brought goes out in
+one write.
 """
 
 from __future__ import annotations

@@ -46,13 +46,13 @@ class Wire(BaseModel):
 
 
 class StreamOptions(Wire):
-    """What a stream carries besides the answer."""
+    """Extras of a stream besides the answer."""
 
     include_usage: bool | None = Field(None, description="Send a last chunk with empty `choices` and the usage.")
 
 
 class SamplingFields(Wire):
-    """How tokens are chosen and when the answer ends."""
+    """Fields that say how tokens are chosen and when the answer ends."""
 
     gives_prompt_logprobs: ClassVar[bool] = False  # whether the route's answers have a place for them
 
@@ -106,7 +106,7 @@ class SamplingFields(Wire):
 
 
 class PromiseKept(Wire):
-    """How an answer stood to its deadline; milliseconds from the request's last byte."""
+    """Report on an answer's deadline; milliseconds from the request's last byte."""
 
     asked_ms: float | None
     predicted_ms: float | None
@@ -139,7 +139,7 @@ class Usage(Wire):
 
 
 class ErrorObject(Wire):
-    """What went wrong."""
+    """Description of an error."""
 
     message: str
     type: str

@@ -1,7 +1,7 @@
-"""The form of an answer: what its tokens must obey, and what its text becomes.
+"""Output format of an answer: the constraint on its tokens and the shaper of its text.
 
-Owns the seam between a chat request's ``response_format`` and ``tools`` and what answers it. Knows
-no stream and no HTTP. Invariant: each of n answers gets a constraint and a shaper of its own.
+Owns the seam between a chat request's ``response_format`` and ``tools`` and its answers. Knows no stream and no HTTP.
+Invariant: each of n answers gets a constraint and a shaper of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From the fields of a request to sampling parameters and a deadline.
+"""Sampling parameters and a deadline, made from the fields and headers of a request.
 
-Owns defaults (OpenAI's: temperature 1, a random seed) and the precedence of body over headers over
-the server's settings. Knows neither models nor routes. Invariant: answer i of n uses seed + i, so that each of n
-answers can be had alone.
+Owns defaults (OpenAI's: temperature 1, a random seed) and the precedence of body over headers over the server's
+settings. Knows neither models nor routes. Invariant: answer i of n uses seed + i, so that each of n answers can be
+had alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From messages or texts to token ids, without holding up the event loop.
+"""Token ids of messages and texts, made without holding up the event loop.
 
-Owns where the work is done: small prompts in the event loop itself, larger ones in a thread. Knows
-no route. Invariant: a prompt that cannot fit the model's context is refused before it is cut.
+Owns where the work is done: small prompts in the event loop itself, larger ones in a thread. Knows no route.
+Invariant: a prompt that cannot fit the model's context is refused before it is cut into tokens.
 """
 
 from __future__ import annotations

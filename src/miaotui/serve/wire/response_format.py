@@ -1,7 +1,7 @@
 """Answers in a form that was asked for: where a server compiles their grammars.
 
-Owns the thread that does so, with a limit on the time that a request waits for it. What formats there are
-`engine.grammar.response_format` says. Invariant: a grammar that cannot be used is refused (400, with the field that
+Owns the thread that does so, with a limit on the time that a request waits for it. The list of formats is in
+`engine.grammar.response_format`. Invariant: a grammar that cannot be used is refused (400, with the field that
 asked for it) before anything is submitted.
 """
 

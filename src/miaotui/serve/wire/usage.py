@@ -1,7 +1,7 @@
-"""What comes with every answer: usage, and how it stood to its deadline.
+"""Usage and deadline report of an answer.
 
-Owns those two objects. Knows neither routes nor streams. Invariant: ``took_ms`` is measured when this
-is called, which is right before the answer's last bytes are handed over.
+Owns those two objects. Knows neither routes nor streams. Invariant: ``took_ms`` is measured when the report is made,
+right before the answer's last bytes are handed over.
 """
 
 from __future__ import annotations

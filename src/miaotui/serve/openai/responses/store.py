@@ -1,7 +1,7 @@
-"""Answers that are kept for their askers: to be read again, gone on from, or cancelled.
+"""Answers kept for their callers, to be read again, continued or cancelled.
 
-Owns the bounds on what is kept, in memory alone. Knows no wire format. Invariant: an answer is found
-only by the caller whose it is; the oldest go first, but never one that is still on its way.
+Owns the bounds on what is kept, in memory alone. Knows no wire format. Invariant: an answer is found only by its own
+caller; the oldest go first, but never one that is still on its way.
 """
 
 from __future__ import annotations
