@@ -27,7 +27,7 @@ CHAT = [
         "response_format",
         ADVICE,
     ),
-    ({"structured_outputs": {"regex": "a(b"}}, "response_format", GROUP),
+    ({"structured_outputs": {"regex": "a(b"}}, "structured_outputs", GROUP),
     (
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": TOOL}}], "tool_choice": "required"},
         "tools",
