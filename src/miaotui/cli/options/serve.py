@@ -23,13 +23,13 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
         f"MODEL is {DEFAULT_MODEL} unless named; NAME=MODEL serves it under another name. "
         "Durations are numbers with ms, s or m."
     )
-    _door(parser.add_argument_group("network"))
-    _rights(parser.add_argument_group("access"))
-    _promises(parser.add_argument_group("deadlines and limits"))
+    _network(parser.add_argument_group("network"))
+    _access(parser.add_argument_group("access"))
+    _limits(parser.add_argument_group("deadlines and limits"))
     _model(parser.add_argument_group("models"))
-    _answers(parser.add_argument_group("cache of answers"))
+    _cache(parser.add_argument_group("cache of answers"))
     _support(parser.add_argument_group("customer service"))
-    _watching(parser.add_argument_group("logs"))
+    _logs(parser.add_argument_group("logs"))
 
 
 def key_options(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def option_names() -> tuple[set[str], set[str]]:
     return flags, names.keys() - flags
 
 
-def _door(group: argparse._ArgumentGroup) -> None:
+def _network(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--host", metavar="HOST", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=whole(0, 65535), metavar="N", help="default: 8000; 0: any free one")
@@ -69,7 +69,7 @@ def _door(group: argparse._ArgumentGroup) -> None:
     add("--config", metavar="FILE", help="TOML file with any of these options")
 
 
-def _rights(group: argparse._ArgumentGroup) -> None:
+def _access(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--api-key-file", metavar="FILE", help="let in keys of this file; see miaotui key")
     add("--insecure", action="store_true", help="let in other machines without keys")
@@ -78,7 +78,7 @@ def _rights(group: argparse._ArgumentGroup) -> None:
     add("--cors-origin", action="append", metavar="URL", help="origin to let in; repeatable")
 
 
-def _promises(group: argparse._ArgumentGroup) -> None:
+def _limits(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--deadline", dest="deadline_s", type=duration, metavar="T", help="for requests that name none")
     add("--max-requests", type=whole(1), metavar="N", help="requests in line at most (default: 256)")
@@ -103,7 +103,7 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--no-speculate", action="store_true", help=about)
 
 
-def _answers(group: argparse._ArgumentGroup) -> None:
+def _cache(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--answer-cache", metavar="FILE", help="give the same question the same answer again")
     add("--answer-cache-mb", type=whole(1, 1 << 20), metavar="N", help="its size (default: 256)")
@@ -122,7 +122,7 @@ def _support(group: argparse._ArgumentGroup) -> None:
     add("--support-store", metavar="FILE", help="where conversations are kept")
 
 
-def _watching(group: argparse._ArgumentGroup) -> None:
+def _logs(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--audit-log", metavar="FILE", help="append one JSON line per request, without its text")
     add("--log-format", choices=("text", "json"), metavar="text|json", help="default: text")
