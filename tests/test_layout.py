@@ -169,3 +169,24 @@ def test_tests_mirror_the_package() -> None:
     names = [p.name for p in tests.rglob("test_*.py")]
     assert len(names) == len(set(names)), "pytest needs unique file names without packages"
     assert not list(tests.rglob("__init__.py"))
+
+
+def test_no_class_has_the_name_of_another() -> None:
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in parse(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(name_of(path))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
+def test_no_constant_of_the_server_has_the_name_of_another() -> None:
+    found: dict[str, list[str]] = {}
+    for path in FILES:
+        if part_of(path) != "serve":
+            continue
+        for node in parse(path).body:
+            names = [t.id for t in node.targets if isinstance(t, ast.Name)] if isinstance(node, ast.Assign) else []
+            for name in names:
+                found.setdefault(name, []).append(name_of(path))
+    assert not {name: places for name, places in found.items() if len(places) > 1}

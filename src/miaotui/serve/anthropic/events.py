@@ -23,7 +23,7 @@ from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, Tex
 from miaotui.text.tool_calls.tooling import Tooling, call_id
 from miaotui.types import Completion
 
-Blocks = list[dict[str, Any]]
+BlockDicts = list[dict[str, Any]]
 
 
 class MessagesWriter:
@@ -32,7 +32,7 @@ class MessagesWriter:
     def __init__(self, tooling: Tooling) -> None:
         self._form = tooling.dialect.format
         self._parser = tooling.parser() if tooling.tools else None
-        self.blocks: Blocks = []
+        self.blocks: BlockDicts = []
         self._open = False
 
     def push(self, text: str) -> str:
@@ -149,7 +149,7 @@ def _end(generation: GenerationRequest, answer: ModelAnswer, completion: Complet
     )
 
 
-def ending(generation: GenerationRequest, completion: Completion, blocks: Blocks) -> dict[str, Any]:
+def ending(generation: GenerationRequest, completion: Completion, blocks: BlockDicts) -> dict[str, Any]:
     """Return why the answer ended, in Anthropic's words."""
     stops = generation.params[0].stop
     stop = stop_found(generation.model.tokenizer, completion, stops)

@@ -92,7 +92,7 @@ async def _whole(parts: _Parts, question: Question) -> Answer:
     async with aclosing(streamed(lambda: parts.of(question))) as coming:
         async for part in coming:
             whole = part if isinstance(part, Answer) else whole
-    assert whole is not None, "a desk ends with the whole answer"
+    assert whole is not None, "a pipeline ends with the whole answer"
     return whole
 
 

@@ -23,7 +23,7 @@ from miaotui.served_model import ServedModel
 from miaotui.text.tool_calls.tooling import Tooling
 
 COMPILE_S = 10.0  # in line; the work itself is bounded by the trial, far below
-_THREAD = ThreadPoolExecutor(1, "miaotui-grammar")  # so that strangers' grammars fill no other
+_THREAD = ThreadPoolExecutor(1, "miaotui-grammar")  # so that clients' grammars fill no other
 
 
 def read_output_config(config: Json | None) -> Grammar | None:
