@@ -97,6 +97,21 @@ def test_equals_the_same_from_gguf(byte_folder: Path) -> None:
         assert ours.token_bytes(token) == other.token_bytes(token)
 
 
+def test_unigram_texts_make_no_control_tokens(tmp_path: Path) -> None:
+    """The library finds control tokens in any text there, since they are pieces like others."""
+    letters = [(letter, -3.0) for letter in "abs<>▁"]
+    library = Tokenizer(models.Unigram([("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *letters], unk_id=0))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    ours = from_folder(folder_of(tmp_path, library))
+    plain = ours.encode("a<s>b</s>", special=False)
+    assert ours.special_ids.intersection(plain) == {0}  # the slash is unknown
+    assert ours.decode(plain) == "a<s>b<s>"
+    assert ours.encode("a<s>b").count(1) == 1
+    text = "<s>a<s>"
+    assert ours.encode_at(text, ours.find_controls(text)[:1]).count(1) == 1
+
+
 def test_pieces(piece_folder: Path) -> None:
     ours, theirs = (from_folder(piece_folder), Tokenizer.from_file(str(piece_folder / "tokenizer.json")))
     for text in AWKWARD + SENTENCES[:8]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 MAX_FILE_BYTES = 256 << 20
+_NO_CHARACTER = "\ufdd0"  # stands for no character in Unicode, so no vocabulary has it
 MAX_TOKENS = 1 << 22  # the largest known vocabularies have 2**20
 
 
@@ -111,6 +112,9 @@ class _FolderEncoder:
         self._first_alias = 1 << 62  # ids of aliases begin here
         self.control_texts = self._texts(special=True)
         self.added_texts = self._texts(special=False)
+        controls = frozenset(self.control_texts.values())
+        self._unknown = [i for i in _ids_of(backend, _NO_CHARACTER) if i in controls]
+        self._controls = controls.difference(self._unknown)
 
     def encode(self, text: str, special: bool) -> list[int]:
         """Return the ids of ``text``, with the control tokens written in it recognised or not."""
@@ -132,7 +136,26 @@ class _FolderEncoder:
     def _ids(self, text: str, special: bool) -> list[int]:
         if self._backend.encode_special_tokens is special:
             self._backend.encode_special_tokens = not special
-        return _ids_of(self._backend, text)
+        ids = _ids_of(self._backend, text)
+        return ids if special or self._controls.isdisjoint(ids) else self._spelled_out(ids)
+
+    def _spelled_out(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids of a text with its control tokens as characters: Unigram models find them in any text."""
+        spelled: list[int] = []
+        for token in ids:
+            if token in self._controls:
+                spelled += (i for character in self._added[token].content for i in self._character(character))
+            else:
+                spelled.append(token)
+        return spelled
+
+    def _character(self, character: str) -> list[int]:
+        """Return the token of one character, those of its bytes, or the unknown token."""
+        for names in ([character], [f"<0x{byte:02X}>" for byte in character.encode()]):
+            ids = [i for i in map(self._backend.token_to_id, names) if i is not None]
+            if len(ids) == len(names):
+                return ids
+        return self._unknown
 
     def _with_aliases(self, text: str, spans: Sequence[ControlSpan]) -> str:
         parts: list[str] = []
