@@ -79,6 +79,8 @@ class ContentEscaper:
     def _wanted(self, texts: Sequence[tuple[str, str]]) -> str:
         """Return the characters that must be replaced in some of ``texts``, or nothing."""
         found = {edge for edge in self._edges if any(edge in text for _, text in texts)}
+        if not (self._odd or self._wrapped):
+            return "".join(sorted(found))
         for key, text in texts:
             found.update(text[at] for at in self._single(key, text))
         return "".join(sorted(found))
