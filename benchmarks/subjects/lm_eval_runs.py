@@ -75,13 +75,13 @@ def compare_tokens(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do all runs of the first file and write what they found into the second."""
+    """Do all runs of the first file and write what they found into the second, after each of them."""
     wanted = json.loads(Path(sys.argv[1]).read_text())
     found = []
     for run in wanted["runs"]:
         found.append(compare_tokens(run) if run["kind"] == "tokens" else evaluate(run, Path(wanted["tasks"])))
         print(f"done: {run['title']}", file=sys.stderr, flush=True)
-    Path(sys.argv[2]).write_text(json.dumps({"runs": found, "version": lm_eval.__version__}))
+        Path(sys.argv[2]).write_text(json.dumps({"runs": found, "version": lm_eval.__version__}))
 
 
 if __name__ == "__main__":
