@@ -8,14 +8,13 @@ then still differs from the engine is the order of float32 sums.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.kernels.linear.formats import unpack, values
 from miaotui.model.config import ModelConfig
-from miaotui.model.oracle import Oracle, rotated, softcapped, softmax, visible
+from miaotui.model.oracle import Oracle, softcapped
 from miaotui.model.packed import Matrix, PackedModel
 from miaotui.model.reading.names import tensor_shapes
 
@@ -59,43 +58,19 @@ class PackedOracle(Oracle):
         super().__init__(config, weights)
         self._kv = kv
 
-    def embedded(self, token_ids: Any) -> Array:
-        """What goes into the first layer, ``[n, hidden]``."""
-        rows: Array = self._weights["embed"][np.asarray(token_ids)]
-        return rows * np.float32(self.config.embedding_scale)
-
-    def layer(self, x: Array, layer: int) -> Array:
-        """What one layer makes of ``x [n, hidden]``."""
-        return self._layer(x, layer, False)
-
     def head(self, x: Array) -> Array:
         """The logits ``[n, vocab]`` from what the last layer gave."""
-        x = rounded_groups(self._norm(x, "final_norm"))
+        x = rounded_groups(self.normed(x))
         logits = x @ self._weights["embed" if self.config.tied_head else "head"].T
         return softcapped(logits, self.config.logit_softcap)
 
+    def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, the latter as the pages hold them."""
+        queries, keys, values_ = super().project(x, layer, positions)
+        return queries, self._stored(keys), self._stored(values_)
+
     def _linear(self, x: Array, name: str) -> Array:
         return super()._linear(rounded_groups(x), name)
-
-    def _attention(self, x: Array, layer: int, bidirectional: bool) -> Array:
-        config, prefix = self.config, f"layers.{layer}."
-        queries, keys, values_ = (self._heads(x, prefix + name) for name in ("q", "k", "v"))
-        if config.qk_norm:
-            queries = self._norm(queries, prefix + "q_norm")
-            keys = self._norm(keys, prefix + "k_norm")
-        rope = config.layer_rope(layer)
-        if rope is not None:
-            queries, keys = rotated(queries, rope), rotated(keys, rope)
-        keys, values_ = self._stored(keys), self._stored(values_)
-        seen = visible(len(x), config.windows[layer], bidirectional)
-        heads = []
-        for head in range(config.n_heads):
-            source = head // (config.n_heads // config.n_kv_heads)
-            scores = queries[:, head] @ keys[:, source].T * np.float32(config.attention_scale)
-            scores = softcapped(scores, config.attention_softcap)
-            scores = np.where(seen, scores, np.float32(-np.inf))
-            heads.append(softmax(scores) @ values_[:, source])
-        return self._linear(np.concatenate(heads, axis=1), prefix + "o")
 
     def _stored(self, heads: Array) -> Array:
         """Keys or values ``[n, heads, dim]`` as the pages hold them."""

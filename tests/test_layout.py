@@ -120,6 +120,19 @@ def test_imports_point_downwards() -> None:
     assert not wrong
 
 
+def test_only_backends_know_how_passes_are_computed() -> None:
+    """What runs a model sees `backends.backend`; only what trains on packed weights sees the CPU's own modules."""
+    inner = ("miaotui.backends.cpu", "miaotui.backends.reference")
+    wrong = [
+        f"{name_of(path)}: {module}"
+        for path in FILES
+        if part_of(path) not in ("backends", "kernels") and not name_of(path).startswith("speculation/train/")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ImportFrom) and (module := node.module or "").startswith(inner)
+    ]
+    assert not wrong
+
+
 def test_files_are_small() -> None:
     lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert not {name: count for name, count in lines.items() if count > MAX_FILE_LINES}

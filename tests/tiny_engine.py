@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.build import assemble, build
-from miaotui.backends.options import Built, EngineOptions
+from miaotui.backends.build import build_backend
+from miaotui.backends.cpu.build import assemble
+from miaotui.backends.options import BackendName, Built, EngineOptions
+from miaotui.backends.reference.build import assemble as assemble_reference
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.loop import EngineLoop
@@ -37,6 +39,24 @@ GREEDY = SamplingParams(max_tokens=8, ignore_eos=True)
 SMALL: Mapping[str, Any] = {"format": Format.Q8, "chunk_size": 64, "threads": 1, "most_passes": 1}
 
 
+PACKED_ONLY = {"format", "threads", "kv"}  # options that the reference backend lacks
+_backend: BackendName = "cpu"
+
+
+def use_backend(name: BackendName) -> None:
+    """From now on engines are opened over this backend."""
+    global _backend  # noqa: PLW0603
+    _backend = name
+
+
+def chosen_options(options: Mapping[str, Any]) -> EngineOptions:
+    """Small sizes, changed by ``options`` as far as the backend in use has them."""
+    chosen = {"backend": _backend, **SMALL, **options}
+    if chosen["backend"] == "reference":
+        chosen = {name: value for name, value in chosen.items() if name not in PACKED_ONLY}
+    return EngineOptions(**chosen)
+
+
 def settings_in(folder: Path) -> Settings:
     """Compiled kernels where this user keeps them, everything else in ``folder``."""
     return dataclasses.replace(Settings.from_env(), cache_dir=folder)
@@ -47,8 +67,7 @@ def open_parts(path: Path, settings: Settings, **options: Any) -> tuple[Built, T
     with open_model(path) as files:
         tokenizer = load_tokenizer(files.metadata, files.folder)
         config = files.config
-    chosen = EngineOptions(**{**SMALL, **options})
-    return build(path, config, chosen, settings, None), tokenizer
+    return build_backend(path, config, chosen_options(options), settings), tokenizer
 
 
 def pack_tiny(config: ModelConfig, folder: Path, form: Format = Format.Q8, change: Change | None = None) -> PackedModel:
@@ -67,10 +86,15 @@ def _stored(name: str, array: Array) -> StoredTensor:
 
 def open_changed(folder: Path, variant: str, change: Change, **options: Any) -> Engine:
     """An engine for a tiny model whose weights were changed."""
-    config = tiny_config(variant)
-    weights = pack_tiny(config, folder, change=change)
+    config, chosen = tiny_config(variant), chosen_options(options)
+    folder.mkdir(exist_ok=True)
     write_tokenizer(folder)
-    parts = assemble(config, weights, EngineOptions(**{**SMALL, **options}))
+    if chosen.backend == "reference":
+        arrays = tiny_weights(config)
+        change(arrays)
+        parts = assemble_reference(config, arrays, chosen)
+    else:
+        parts = assemble(config, pack_tiny(config, folder, change=change), chosen)
     return Engine(parts, load_tokenizer(None, folder))
 
 
@@ -83,7 +107,7 @@ def open_loop(
     path: Path, folder: Path, readers: Readers | None = None, cost: CostModel | None = None, **options: Any
 ) -> EngineLoop:
     """A running loop for the model at ``path``, its packed weights in ``folder``; it knows what passes cost."""
-    model = load_model(path, EngineOptions(**{**SMALL, **options}), settings_in(folder))
+    model = load_model(path, chosen_options(options), settings_in(folder))
     loop = EngineLoop(Engine(model.parts, model.tokenizer), model, readers)
     loop.calibrate(cost)
     return loop

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from miaotui.backends.cpu.build import build
+from miaotui.backends.build import build_backend
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
@@ -20,8 +20,6 @@ from miaotui.engine.loop import EngineLoop
 from miaotui.engine.speculator import Speculator
 from miaotui.hub.resolve import resolve
 from miaotui.model.reading import files
-from miaotui.speculation.drafters.head import head_for
-from miaotui.speculation.drafters.suffix import suffix_speculation
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.types import Progress
@@ -58,7 +56,7 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
         template = load_chat_template(opened.metadata, opened.folder)
     chat = ChatEncoder(template, tokenizer)
-    return LoadedModel(path, config, tokenizer, chat, build(path, config, options, settings, progress))
+    return LoadedModel(path, config, tokenizer, chat, build_backend(path, config, options, settings, progress))
 
 
 def start(
@@ -66,7 +64,8 @@ def start(
 ) -> EngineLoop:
     """Start a loaded model. Raises `ModelFormatError` for a draft head that cannot be read."""
     try:
-        speculation = _speculation(model, settings, progress) if options.speculate else None
+        drafts = options.speculate and model.parts.backend.capabilities.drafts
+        speculation = _speculation(model, settings, progress) if drafts else None
         return EngineLoop(Engine(model.parts, model.tokenizer, speculation), model)
     except BaseException:
         model.close()
@@ -74,4 +73,7 @@ def start(
 
 
 def _speculation(model: LoadedModel, settings: Settings, progress: Progress | None) -> Speculator:
+    from miaotui.speculation.drafters.head import head_for  # noqa: PLC0415  (compiled code, that not all backends need)
+    from miaotui.speculation.drafters.suffix import suffix_speculation  # noqa: PLC0415
+
     return suffix_speculation(progress, head_for(model.parts.backend, settings))

@@ -19,6 +19,8 @@ from miaotui.types import SamplingParams
 from tiny_engine import Array, answers, open_changed, open_engine, open_parts, run, settings_in
 from tiny_models import make_tiny_folder
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 LONG = SamplingParams(max_tokens=100, ignore_eos=True)
 SHORT = SamplingParams(max_tokens=5, ignore_eos=True)
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from miaotui.backends.options import BackendName
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.engine import Engine
 from miaotui.engine.grammar import source
@@ -27,6 +28,8 @@ from miaotui.types import Completion, SamplingParams
 from tiny_engine import open_engine, open_parts, run, settings_in
 from tiny_models import make_tiny_folder
 from tiny_tokenizer import END, START, VOCAB_SIZE
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 PROMPT = [104, 101, 108, 108, 111]
 SHORT_TEXT = {"type": "string", "maxLength": 8}
@@ -65,7 +68,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=5)
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def engine(tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Engine:
     folder = tmp_path_factory.mktemp("models")
     path = make_tiny_folder(folder, "llama", max_position_embeddings=1024)
     return open_engine(path, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,13 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.reading.readers import Readers
 from miaotui.engine.request import Request, RequestOptions
-from miaotui.errors import DeadlineUnattainableError, EngineError, OverloadedError
+from miaotui.errors import DeadlineUnattainableError, EngineError, OverloadedError, RequestError
 from miaotui.schedule.promises.cost import CostModel, CostRates
 from miaotui.types import Completion, Deadline, SamplingParams
 from tiny_engine import open_engine, open_loop
 from tiny_models import make_tiny_folder
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 SHORT = SamplingParams(max_tokens=6, ignore_eos=True)
 LONG = SamplingParams(max_tokens=150, ignore_eos=True)
@@ -231,3 +234,13 @@ def test_an_engine_of_its_own_answers_as_in_a_loop(folder: Path, loop: EngineLoo
         completion = waiting.end_of(request)
         assert isinstance(completion, Completion)
         assert completion.token_ids == tokens
+
+
+def test_a_backend_that_cannot_promise_refuses_deadlines(
+    loop: EngineLoop, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = loop.engine.backend
+    monkeypatch.setattr(backend, "capabilities", dataclasses.replace(backend.capabilities, promises=False))
+    with pytest.raises(RequestError, match="backend has no promises"):
+        loop.submit([1, 2, 3], SHORT, RequestOptions(deadline=MINUTE))
+    assert isinstance(waiting.end_of(loop.submit([1, 2, 3], SHORT)), Completion)

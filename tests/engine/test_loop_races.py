@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.reading.readers import Readers
 from miaotui.engine.request import Request
@@ -15,6 +17,8 @@ from miaotui.schedule.promises.cost import CostModel, CostRates
 from miaotui.types import SamplingParams
 from tiny_engine import open_loop
 from tiny_models import make_tiny_folder
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 SHORT = SamplingParams(max_tokens=3, ignore_eos=True)
 RATES = CostRates(((1, 1e-3), (256, 1e-2)), 0.0, 0.0)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from test_same_bytes import mixed_asks
 
-from miaotui.backends.options import MOST_PASSES, EngineOptions
+from miaotui.backends.options import MOST_PASSES, BackendName, EngineOptions
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError, RequestError
@@ -19,6 +19,8 @@ from miaotui.model import packing
 from miaotui.types import Completion, SamplingParams
 from tiny_engine import open_changed, open_engine
 from tiny_models import make_tiny_folder
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 PLAIN = (
     SamplingParams(),
@@ -30,6 +32,13 @@ PLAIN = (
     SamplingParams(temperature=2.0, top_p=0.5, top_k=100, min_p=0.01, seed=5),
     SamplingParams(temperature=1.5, seed=9, stop=("a", "\x07")),
 )  # all that a pass can choose by itself
+
+
+@pytest.fixture(autouse=True)
+def _patience(backend: BackendName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let passes of the slow backend follow each other too."""
+    if backend == "reference":
+        monkeypatch.setattr("miaotui.engine.engine.FRAME_S", 60.0)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from miaotui.backends.options import BackendName
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
 from miaotui.errors import EngineError, PromptTooLongError, RequestError
@@ -25,6 +26,8 @@ from miaotui.types import PromptLogprobs, SamplingParams, TokenLogprobs
 from packed_oracle import unpacked
 from tiny_engine import open_changed, open_engine, run, submit_all
 from tiny_models import make_tiny_folder
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 SCORED = SamplingParams(max_tokens=0, prompt_logprobs=3)
 
@@ -44,7 +47,7 @@ def model(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(model: Path, folder: Path) -> Engine:
+def engine(model: Path, folder: Path, backend: BackendName) -> Engine:
     return open_engine(model, folder)
 
 

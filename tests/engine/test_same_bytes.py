@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from miaotui.backends.options import BackendName
 from miaotui.config import Settings
 from miaotui.hub.resolve import resolve
 from miaotui.types import SamplingParams
 from recorded_answers import Answer, Ask, Recorder, assert_same, drafter_of
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder, make_tiny_gguf
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 ALONE = {"threads": 1, "reuse_prefix": False, "chunk_size": 512}
 MIXED = (
@@ -61,7 +64,7 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4"])
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     variant, _, form = request.param.partition("-")
     asks = mixed_asks(320, 12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sampling_oracle as oracle
+from miaotui.backends.backend import Sampling
 from miaotui.backends.cpu import draw
+from miaotui.backends.reference import sampling as reference_sampling
 from miaotui.engine.sampling.sampler import SequenceSampler
 from miaotui.errors import EngineError, RequestError
 from miaotui.types import SamplingParams
@@ -39,8 +42,21 @@ distributions: dict[str, Any] = {
 patient = settings(deadline=None)  # the first example may compile the kernels
 
 
+class Use:
+    """The way to sample that is tested now."""
+
+    sampling: Sampling = draw
+
+
+@pytest.fixture(scope="module", autouse=True, params=["cpu", "reference"])
+def _each_sampling(request: pytest.FixtureRequest) -> Iterator[None]:
+    Use.sampling = {"cpu": draw, "reference": reference_sampling}[request.param]
+    yield
+    Use.sampling = draw
+
+
 def sampler(params: SamplingParams, vocab: int, prompt: Any = (), eos: Any = ()) -> SequenceSampler:
-    return SequenceSampler(params, prompt, eos, vocab, draw)
+    return SequenceSampler(params, prompt, eos, vocab, Use.sampling)
 
 
 def choose(logits: np.ndarray, params: SamplingParams, position: int = 7) -> int:

@@ -95,10 +95,10 @@ def test_soft_caps_bound_logits() -> None:
 
 
 def test_visible_counts_the_row_itself() -> None:
-    assert visible(4, 0, bidirectional=False).sum(axis=1).tolist() == [1, 2, 3, 4]
-    assert visible(4, 2, bidirectional=False).sum(axis=1).tolist() == [1, 2, 2, 2]
-    assert visible(4, 2, bidirectional=True).sum(axis=1).tolist() == [2, 3, 3, 2]
-    assert visible(3, 0, bidirectional=True).all()
+    assert visible(np.arange(4), 4, 0, bidirectional=False).sum(axis=1).tolist() == [1, 2, 3, 4]
+    assert visible(np.arange(4), 4, 2, bidirectional=False).sum(axis=1).tolist() == [1, 2, 2, 2]
+    assert visible(np.arange(4), 4, 2, bidirectional=True).sum(axis=1).tolist() == [2, 3, 3, 2]
+    assert visible(np.arange(3), 3, 0, bidirectional=True).all()
 
 
 def test_pointwise_functions_hold_at_extremes() -> None:

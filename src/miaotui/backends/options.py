@@ -7,7 +7,7 @@ their ranges.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from miaotui.backends.backend import Backend
 from miaotui.errors import RequestError
@@ -15,6 +15,7 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.schedule.scheduler import Scheduler
 
 KvKind = Literal["f16", "int8"]
+BackendName = Literal["cpu", "reference"]
 
 MAX_OPTION = 1 << 27
 MOST_PASSES = 8  # of a run
@@ -22,8 +23,9 @@ MOST_PASSES = 8  # of a run
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run a model. None: chosen from the model and the machine.
+    """Options of a model's engine. None: chosen from the model and the machine.
 
+    ``backend`` computes: ``cpu`` by compiled kernels, ``reference`` slowly in NumPy, with nothing compiled.
     ``format`` is how weights stored as floats are packed; ``context`` bounds prompt plus answer and
     ``kv_tokens`` says for how many tokens, over all requests, keys and values are kept;
     ``chunk_size`` is how many prompt tokens a pass takes at most; up to ``most_passes`` follow each other
@@ -40,6 +42,7 @@ class EngineOptions:
     chunk_size: int = 512
     reuse_prefix: bool = True
     most_passes: int = MOST_PASSES
+    backend: BackendName = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("threads", "context", "kv_tokens", "max_sequences", "chunk_size"):
@@ -52,6 +55,8 @@ class EngineOptions:
             raise RequestError(f"most_passes must be 1 to {MOST_PASSES}, not {self.most_passes!r}")
         if self.format is Format.F32:
             raise RequestError("format must be q4, q4m or q8: products are not made in float32")
+        if self.backend not in get_args(BackendName):
+            raise RequestError(f"backend must be one of {', '.join(get_args(BackendName))}, not {self.backend!r}")
         if self.kv not in ("f16", "int8"):
             raise RequestError(f"kv must be 'f16' or 'int8', not {self.kv!r}")
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from miaotui.backends.backend import require
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.reading.readers import Readers, Wakeup
@@ -82,7 +83,7 @@ class EngineLoop:
 
         The first deadline of all makes the loop `calibrate`, and counts from then on unless it names its arrival.
         Raises what `Engine.prepare` raises, `DeadlineUnattainableError` when it could not be done in its time, and
-        `OverloadedError`.
+        `OverloadedError`; `RequestError` for a deadline where the backend cannot promise.
         """
         try:
             request = self._submit(prompt, params, options)
@@ -101,6 +102,7 @@ class EngineLoop:
         if not self.healthy:
             raise OverloadedError("the engine is restarting after a fault: ask again", 1.0)
         if options.deadline is not None:
+            require(self.engine.backend, "promises")
             self.calibrate()
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint)
         request.deadline, request.passages = options.deadline, options.passages

@@ -1,12 +1,14 @@
 """The slow oracle: a whole forward pass in float32 NumPy, short enough to read and trust.
 
 Everything the compiled engine computes is held to this. It knows a `ModelConfig` and plain arrays;
-no quantization, cache, batch or thread. Invariant: each step below is the textbook formula, in the
+no quantization, batch or thread. `project` and `finish` are the halves of a layer, between which a caller may put
+a cache of keys and values (`backends.reference`). Invariant: each step below is the textbook formula, in the
 order in which the models' reference implementations apply it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +22,7 @@ Array = NDArray[np.float32]
 
 
 class Oracle:
-    """A model's logits and hidden states, computed from scratch for each call.
+    """A model's logits and hidden states in float32.
 
     ``weights`` has the canonical names; stored tensors are decoded: 4 bytes of memory per weight.
     """
@@ -29,27 +31,61 @@ class Oracle:
         self.config = config
         self._weights = {name: _decoded(weights[name]) for name in weights}
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all weights as float32."""
+        return sum(array.nbytes for array in self._weights.values())
+
     def logits(self, token_ids: Sequence[int], *, bidirectional: bool = False) -> Array:
-        """Unnormalized log-probabilities of the next token at each position, ``[n, vocab]``.
+        """Compute the unnormalized log-probabilities of the next token at each position, ``[n, vocab]``.
 
         With ``bidirectional`` every position also sees those after it (within its window).
         """
-        x = self.hidden_states(token_ids, bidirectional=bidirectional)[-1]
-        x = self._norm(x, "final_norm")
-        logits = x @ self._weights["embed" if self.config.tied_head else "head"].T
-        return softcapped(logits, self.config.logit_softcap)
+        return self.head(self.hidden_states(token_ids, bidirectional=bidirectional)[-1])
 
     def hidden_states(self, token_ids: Sequence[int], *, bidirectional: bool = False) -> list[Array]:
-        """Return the residual stream, ``[n, hidden]`` each: the embedding, then after every layer."""
-        x = self._weights["embed"][np.asarray(token_ids)]
-        states = [x * np.float32(self.config.embedding_scale)]
+        """Compute the residual stream, ``[n, hidden]`` each: the embedding, then after every layer."""
+        states = [self.embedded(token_ids)]
         for layer in range(self.config.n_layers):
-            states.append(self._layer(states[-1], layer, bidirectional))
+            states.append(self.layer(states[-1], layer, bidirectional))
         return states
 
-    def _layer(self, x: Array, layer: int, bidirectional: bool) -> Array:
+    def layer(self, x: Array, layer: int, bidirectional: bool = False) -> Array:
+        """Compute the stream after one layer from the stream before it, ``x [n, hidden]`` of a whole text."""
+        positions = np.arange(len(x))
+        queries, keys, values = self.project(x, layer, positions)
+        seen = visible(positions, len(x), self.config.windows[layer], bidirectional)
+        return self.finish(x, layer, queries, keys, values, seen)
+
+    # the steps of a pass, for those who keep keys and values between calls
+
+    def embedded(self, token_ids: Sequence[int]) -> Array:
+        """Look up the stream before the first layer, ``[n, hidden]``."""
+        x: Array = self._weights["embed"][np.asarray(token_ids)] * np.float32(self.config.embedding_scale)
+        return x
+
+    def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+        """Compute queries, keys and values ``[n, heads, head_dim]`` of the stream ``x`` at ``positions``."""
+        config, prefix = self.config, f"layers.{layer}."
+        x = self._norm(x, prefix + "attn_norm")
+        queries, keys, values = (self._heads(x, prefix + name) for name in ("q", "k", "v"))
+        if config.qk_norm:
+            queries = self._norm(queries, prefix + "q_norm")
+            keys = self._norm(keys, prefix + "k_norm")
+        rope = config.layer_rope(layer)
+        if rope is not None:
+            queries, keys = rotated(queries, rope, positions), rotated(keys, rope, positions)
+        return queries, keys, values
+
+    def finish(
+        self, x: Array, layer: int, queries: Array, keys: Array, values: Array, seen: NDArray[np.bool_]
+    ) -> Array:
+        """Compute the stream after a layer: attention to all ``keys`` and ``values``, then feed-forward.
+
+        ``seen`` says which of the m keys each of the n queries sees, ``[n, m]``.
+        """
         prefix = f"layers.{layer}."
-        mixed = self._attention(self._norm(x, prefix + "attn_norm"), layer, bidirectional)
+        mixed = self._linear(self._attended(queries, keys, values, seen), prefix + "o")
         if self.config.post_norms:
             mixed = self._norm(mixed, prefix + "attn_post_norm")
         x = x + mixed
@@ -58,25 +94,26 @@ class Oracle:
             fed = self._norm(fed, prefix + "ffn_post_norm")
         return x + fed
 
-    def _attention(self, x: Array, layer: int, bidirectional: bool) -> Array:
-        """Grouped-query attention: query head h reads key/value head ``h // group``."""
-        config, prefix = self.config, f"layers.{layer}."
-        queries, keys, values = (self._heads(x, prefix + name) for name in ("q", "k", "v"))
-        if config.qk_norm:
-            queries = self._norm(queries, prefix + "q_norm")
-            keys = self._norm(keys, prefix + "k_norm")
-        rope = config.layer_rope(layer)
-        if rope is not None:
-            queries, keys = rotated(queries, rope), rotated(keys, rope)
-        seen = visible(len(x), config.windows[layer], bidirectional)
-        group = config.n_heads // config.n_kv_heads
-        heads = []
-        for head in range(config.n_heads):
-            scores = queries[:, head] @ keys[:, head // group].T
-            scores = softcapped(scores * np.float32(config.attention_scale), config.attention_softcap)
-            scores = np.where(seen, scores, np.float32(-np.inf))
-            heads.append(softmax(scores) @ values[:, head // group])
-        return self._linear(np.concatenate(heads, axis=1), prefix + "o")
+    def head(self, x: Array) -> Array:
+        """Compute the logits ``[n, vocab]`` from the stream after the last layer."""
+        logits = self.normed(x) @ self._weights["embed" if self.config.tied_head else "head"].T
+        return softcapped(logits, self.config.logit_softcap)
+
+    def normed(self, x: Array) -> Array:
+        """Apply the final norm to the stream after the last layer."""
+        return self._norm(x, "final_norm")
+
+    def _attended(self, queries: Array, keys: Array, values: Array, seen: NDArray[np.bool_]) -> Array:
+        """Grouped-query attention: query head h reads key/value head ``h // group``; ``[n, heads * head_dim]``."""
+        n, config = len(queries), self.config
+        shape = n, config.n_kv_heads, config.n_heads // config.n_kv_heads, config.head_dim
+        grouped = queries.reshape(shape).transpose(1, 2, 0, 3)  # [kv heads, group, n, head_dim]
+        scores = grouped @ keys.transpose(1, 2, 0)[:, None]  # [kv heads, group, n, m]
+        scores = softcapped(scores * np.float32(config.attention_scale), config.attention_softcap)
+        scores = np.where(seen, scores, np.float32(-np.inf))
+        mixed = softmax(scores) @ values.transpose(1, 0, 2)[:, None]
+        heads: Array = mixed.transpose(2, 0, 1, 3).reshape(n, -1)
+        return heads
 
     def _heads(self, x: Array, name: str) -> Array:
         """``[n, hidden]`` -> ``[n, heads, head_dim]``."""
@@ -103,21 +140,26 @@ class Oracle:
         return y if bias is None else y + bias
 
 
-def rotated(heads: Array, rope: RopeConfig) -> Array:
-    """Turn each pair ``(i, i + dim/2)`` of ``[n, heads, head_dim]`` by position times frequency."""
+def rotated(heads: Array, rope: RopeConfig, positions: NDArray[np.int64]) -> Array:
+    """Return ``[n, heads, head_dim]`` with each pair ``(i, i + dim/2)`` turned by position times frequency."""
     half = rope.dim // 2
-    angles = np.arange(len(heads))[:, None, None] * rope.inverse_frequencies()  # [n, 1, half]
+    angles = positions[:, None, None] * _frequencies(rope)  # [n, 1, half]
     cos = (np.cos(angles) * rope.magnitude()).astype(np.float32)
     sin = (np.sin(angles) * rope.magnitude()).astype(np.float32)
-    first, second, rest = np.split(heads, (half, rope.dim), axis=-1)
+    first, second, rest = heads[..., :half], heads[..., half : rope.dim], heads[..., rope.dim :]
     turned = (first * cos - second * sin, second * cos + first * sin, rest)
     return np.concatenate(turned, axis=-1)
 
 
-def visible(n: int, window: int, bidirectional: bool) -> NDArray[np.bool_]:
-    """Return whether position row sees position column, ``[n, n]``; a window counts the row itself."""
-    back = np.arange(n)[:, None] - np.arange(n)[None, :]
-    seen = np.full((n, n), True) if bidirectional else back >= 0
+@functools.cache
+def _frequencies(rope: RopeConfig) -> NDArray[np.float64]:
+    return rope.inverse_frequencies()
+
+
+def visible(positions: NDArray[np.int64], count: int, window: int, bidirectional: bool) -> NDArray[np.bool_]:
+    """Return which of the first ``count`` positions each position sees, ``[n, count]``; a window counts itself."""
+    back = positions[:, None] - np.arange(count)[None, :]
+    seen = np.full(back.shape, True) if bidirectional else back >= 0
     return seen & (np.abs(back) < window) if window else seen
 
 

@@ -1,0 +1,29 @@
+"""Choice of a backend by its name in the options.
+
+Imports only the one that is chosen: the reference backend works where nothing can be compiled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from miaotui.backends.options import Built, EngineOptions
+from miaotui.config import Settings
+from miaotui.model.config import ModelConfig
+from miaotui.types import Progress
+
+
+def build_backend(
+    path: Path, config: ModelConfig, options: EngineOptions, settings: Settings, progress: Progress | None = None
+) -> Built:
+    """Build the backend that ``options`` name for the model at ``path``, and a scheduler for it.
+
+    Raises a `MiaotuiError`: see the backends' own ``build``.
+    """
+    if options.backend == "reference":
+        from miaotui.backends.reference.build import build as build_reference  # noqa: PLC0415
+
+        return build_reference(path, options)
+    from miaotui.backends.cpu.build import build  # noqa: PLC0415
+
+    return build(path, config, options, settings, progress)

@@ -1,0 +1,80 @@
+"""Pages of keys and values as NumPy arrays, and where each row of a plan writes to and reads from.
+
+Knows pages and positions, not arithmetic. Invariant: a row finds at each position before it the keys and values of its
+own path, also in a tree of drafts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.model.config import ModelConfig
+from miaotui.schedule.pages.pool import PAGE_SIZE
+from miaotui.schedule.plan import Chunk, RowKind
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """One row of a plan."""
+
+    token: int
+    position: int
+    pages: tuple[int, ...]  # that it sees
+    view_end: int  # one past the last position that it sees
+    is_encoded: bool  # whether it sees those after it
+    places: list[tuple[int, int]] = field(default_factory=list)  # (page, slot) in which its keys and values go
+
+
+class KeyValueCache:
+    """Keys and values of some layers in float16: ``n_pages`` pages of `PAGE_SIZE` tokens."""
+
+    def __init__(self, config: ModelConfig, layers: range, n_pages: int) -> None:
+        shape = n_pages, PAGE_SIZE, 2, config.n_kv_heads, config.head_dim
+        self._layers = {layer: np.zeros(shape, np.float16) for layer in layers}
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy a page in all layers."""
+        for pages in self._layers.values():
+            pages[target] = pages[source]
+
+    def store(self, layer: int, row: PlannedRow, keys: Floats, values: Floats) -> None:
+        """Keep a row's keys and values, ``[1, heads, dim]`` each."""
+        for page, slot in row.places:
+            self._layers[layer][page, slot] = keys[0], values[0]
+
+    def seen(self, layer: int, row: PlannedRow) -> tuple[Floats, Floats]:
+        """The keys and values at positions ``[0, view_end)`` of a row's pages, ``[positions, heads, dim]`` each."""
+        both = self.read(layer, row.pages, row.view_end).astype(np.float32)
+        return both[:, 0], both[:, 1]
+
+    def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
+        """The first ``count`` tokens' keys and values in ``pages``: ``[count, 2, heads, dim]``."""
+        some = self._layers[layer][list(pages[: -(-count // PAGE_SIZE)])]
+        return some.reshape(-1, *some.shape[2:])[:count]
+
+
+def planned_rows(chunk: Chunk) -> list[PlannedRow]:
+    """A chunk's rows in their order: the trunk, then each branch with its own positions and pages."""
+    rows: list[PlannedRow] = []
+    is_encoded = chunk.kind is RowKind.ENCODE
+    for start, tokens, pages in _lines(chunk):
+        for position, token in enumerate(tokens, start):
+            end = start + len(tokens) if is_encoded else position + 1
+            place = pages[position // PAGE_SIZE], position % PAGE_SIZE
+            rows.append(PlannedRow(token, position, pages, end, is_encoded, [place]))
+    for branch in chunk.branches:  # rows that the branch's first page holds a second time
+        for back, row in enumerate(reversed(branch.again), 1):
+            rows[row].places.append((branch.pages[branch.own], (branch.start - back) % PAGE_SIZE))
+    return rows
+
+
+def _lines(chunk: Chunk) -> Iterator[tuple[int, Sequence[int], tuple[int, ...]]]:
+    yield chunk.start, chunk.tokens[: chunk.trunk], chunk.pages
+    for branch in chunk.branches:
+        yield branch.start, chunk.tokens[branch.row : branch.row + branch.count], branch.pages
