@@ -1,8 +1,8 @@
-"""Ctrl-C that waits for the end of a step.
+"""Ctrl-C that waits for the end of a short piece of work.
 
-Owns one delay. Python raises `KeyboardInterrupt` between any two instructions of the main thread;
-inside a step that would leave workers waiting for a pass that nobody leads, and the scheduler's
-books half written. Knows nothing of engines. Invariant: an interrupt is late, never lost.
+Owns one delay. Python raises `KeyboardInterrupt` between any two instructions of the main thread; while a request is
+submitted that would leave it running with no reader. Knows nothing of engines. Invariant: an interrupt is late, never
+lost.
 """
 
 from __future__ import annotations
