@@ -27,6 +27,8 @@ from miaotui.apps.faq import Faq, FaqEntry
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.apps.rules import parse_rules
 from miaotui.apps.support import TURN_MS, Support
+from miaotui.engine.request import Request
+from miaotui.errors import RefusedError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.llm import load
 from miaotui.retrieval import Document, Index
@@ -81,6 +83,29 @@ def row(label: str, times: Sequence[float], limit_ms: float) -> dict[str, float 
     }
     print(f"{label:44} {len(times):5d} {found['p50_ms']:9} {found['p99_ms']:9} {limit_ms:7.0f} {late:5d}", flush=True)
     return found
+
+
+class Submitted:
+    """The requests of a loop, kept to count their passes."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def submitted(self, request: Request) -> None:
+        self.requests.append(request)
+
+    def refused(self, error: RefusedError) -> None:
+        pass
+
+    def left(self, request: Request) -> None:
+        pass
+
+    def counts(self) -> dict[str, int]:
+        """Tokens after the first of each whole answer, and the passes that brought them."""
+        whole = [request.completion() for request in self.requests if request.finish_reason in ("stop", "length")]
+        tokens = [len(each.token_ids) - 1 for each in whole]
+        passes = [count / each.timing.tokens_per_pass for count, each in zip(tokens, whole, strict=True)]
+        return {"answers": len(whole), "tokens": sum(tokens), "passes": round(sum(passes))}
 
 
 def ask_all(desk: QaPipeline, questions: Sequence[str], mode: Mode) -> list[Answer]:
@@ -145,7 +170,9 @@ def main() -> int:
             desk = QaPipeline(index, llm)
             ask_all(desk, questions[:3], "generated")  # warm
             cut = ask_all(desk, questions[:100], "extractive")
+            llm.loop.observer = seen = Submitted()
             written = ask_all(desk, questions[100:140], "generated")
+            llm.loop.observer, passes = None, seen.counts()
             rows = [
                 row("answer kept before", cache_times(folder), 200),
                 row("answer cut out of a passage", [a.took_ms for a in cut], 200),
@@ -168,7 +195,8 @@ def main() -> int:
     }
     print(f"written by the model: {modelled} of {len(written)}; supported: {supported}")
     print(f"turns: {shares}")
-    told = {"machine": describe().as_dict(), "model": parsed.model, "rows": rows, "turns": shares}
+    print(f"passes: {passes}")
+    told = {"machine": describe().as_dict(), "model": parsed.model, "rows": rows, "turns": shares, "passes": passes}
     print(json.dumps(told | {"written": modelled, "supported": supported}))
     return 0
 
