@@ -104,10 +104,10 @@ class AsyncLLM(Facade):
     ) -> AsyncGenerator[Delta, None]:
         """Answer a conversation, piece by piece, see `LLM.chat_stream` and `stream`."""
         asked = await self._read(self._reader.chat, messages, params, parameters)
-        calls = asked.calls()
+        reader = asked.reader()
         async with aclosing(self._streamed(asked)) as pieces:
             async for delta in pieces:
-                yield delta if calls is None else calls.read(delta)
+                yield delta if reader is None else reader.read(delta)
 
     async def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> list[Score]:
         """Score continuations of a prompt, see `LLM.score`."""

@@ -194,8 +194,8 @@ class LLM(Closing, Facade):
         """Answer a conversation, piece by piece, see `chat` and `stream`."""
         loop = self.loop
         asked = self._reader.chat(messages, params, parameters)
-        calls = asked.calls()
-        return DeltaStream(loop, lambda: asked.submit_one(loop), self, None if calls is None else calls.read)
+        reader = asked.reader()
+        return DeltaStream(loop, lambda: asked.submit_one(loop), self, None if reader is None else reader.read)
 
     def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> list[Score]:
         """Score continuations of a prompt (texts or token ids): their log-probabilities under the model, in nats.

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeGuard, cast
 
 import numpy as np
 
@@ -25,10 +25,12 @@ from miaotui.types import Completion, Deadline, OnLate, SamplingParams
 if TYPE_CHECKING:  # imported by the first request that needs them
     from miaotui.engine.constraint import Constraint
     from miaotui.engine.grammar.constraint import Grammars
-    from miaotui.text.tool_calls.answers import AnswerCalls
+    from miaotui.text.answers import AnswerReader, AnswerSyntax
+    from miaotui.text.tokenizers.tokenizer import Tokenizer
     from miaotui.text.tool_calls.tooling import Tooling
 
 Prompt = str | Sequence[int]
+ReasoningChoice = Literal["auto", "none"]
 
 
 class TextParameters(TypedDict, total=False):
@@ -72,13 +74,16 @@ class ChatParameters(TextParameters, total=False):
     """The keywords of `LLM.chat` and `LLM.chat_stream`: those of `TextParameters`, and OpenAI's for tools.
 
     ``tools`` are functions in OpenAI's form, ``tool_choice`` is ``auto``, ``none``, ``required`` or names one;
-    ``chat_template_kwargs`` are options that the model's template knows.
+    ``chat_template_kwargs`` are options that the model's template knows. ``max_reasoning_tokens`` closes the model's
+    thought after so many tokens; ``reasoning_format="none"`` leaves the thought in the text.
     """
 
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     chat_template_kwargs: Mapping[str, Any] | None
+    max_reasoning_tokens: int | None
+    reasoning_format: ReasoningChoice | None
 
 
 _SAMPLING = tuple(SamplingParams.__dataclass_fields__)
@@ -90,14 +95,15 @@ CHAT_NAMES = tuple(ChatParameters.__annotations__)
 class Submission:
     """Prompts that are answered together, and how: each has its own parameters.
 
-    ``constraint`` makes what holds one answer to a grammar; ``tooling`` has the tools that answers may call.
+    ``constraint`` makes what holds one answer to a grammar; ``syntax`` tells thoughts and tool calls from text.
     """
 
     prompts: Sequence[Sequence[int]]
     params: Sequence[SamplingParams]
     options: RequestOptions
     constraint: Callable[[], Constraint] | None = None
-    tooling: Tooling | None = None
+    syntax: AnswerSyntax | None = None
+    tokenizer: Tokenizer | None = None
 
     def submit(self, loop: EngineLoop) -> Iterator[Request]:
         """Submit one request after the other. Raises what `EngineLoop.submit` raises."""
@@ -112,17 +118,17 @@ class Submission:
         (request,) = self.submit(loop)
         return request
 
-    def calls(self) -> AnswerCalls | None:
-        """Return what finds the tool calls of one answer; None: it may call no tools."""
-        if self.tooling is None or not self.tooling.tools:
+    def reader(self) -> AnswerReader | None:
+        """Return what tells the parts of one answer apart; None: it is text alone."""
+        if self.syntax is None or self.tokenizer is None or self.syntax.is_plain:
             return None
-        from miaotui.text.tool_calls.answers import AnswerCalls  # noqa: PLC0415  (few requests have tools)
+        from miaotui.text.answers import AnswerReader  # noqa: PLC0415  (few requests need it)
 
-        return AnswerCalls(self.tooling)
+        return AnswerReader(self.syntax, self.tokenizer)
 
     def finished(self, completions: Sequence[Completion]) -> list[Completion]:
-        """Return whole answers with their tool calls apart from their text."""
-        return [each if (calls := self.calls()) is None else calls.read_whole(each) for each in completions]
+        """Return whole answers with their thoughts and tool calls apart from their text."""
+        return [each if (reader := self.reader()) is None else reader.read_whole(each) for each in completions]
 
 
 class SubmissionReader:
@@ -155,11 +161,14 @@ class SubmissionReader:
         require_known(parameters, CHAT_NAMES)
         sampling = read_params(params, parameters)
         options, tooling = self._options(parameters), self._tooling(parameters)
-        constraint = self._constraint(parameters, tooling)
+        budget, separate = read_reasoning(parameters)
         described = None if tooling is None else tooling.described
         kwargs = parameters.get("chat_template_kwargs")
         prompt = self._chat.encode(messages, described, options=kwargs, at_most=self._context)
-        return Submission([prompt], [sampling], options, constraint, tooling)
+        syntax, constraint = self._syntax(prompt, tooling, separate), self._constraint(parameters, tooling)
+        if self._chat.reasoning is not None and (constraint is not None or budget is not None):
+            constraint = self._with_reasoning(prompt, budget, constraint)
+        return Submission([prompt], [sampling], options, constraint, syntax, self._tokenizer)
 
     def scored(self, prompt: Prompt, continuations: Sequence[Prompt]) -> tuple[Submission, list[int]]:
         """Read the arguments of `LLM.score`; the numbers are the positions at which continuations begin."""
@@ -196,6 +205,27 @@ class SubmissionReader:
         from miaotui.text.tool_calls.tooling import read_tooling  # noqa: PLC0415  (few requests have tools)
 
         return read_tooling(self._chat.dialect, tools, choice, parameters.get("parallel_tool_calls"))
+
+    def _syntax(self, prompt: Sequence[int], tooling: Tooling | None, separate: bool) -> AnswerSyntax | None:
+        form = self._chat.reasoning if separate else None
+        if form is None and tooling is None:
+            return None
+        from miaotui.text.answers import AnswerSyntax, is_thought_open  # noqa: PLC0415  (few requests need them)
+        from miaotui.text.tool_calls.tooling import Tooling  # noqa: PLC0415
+
+        is_open = form is not None and is_thought_open(form, self._tokenizer, prompt)
+        return AnswerSyntax(tooling or Tooling(self._chat.dialect), form, is_open)
+
+    def _with_reasoning(
+        self, prompt: Sequence[int], budget: int | None, inner: Callable[[], Constraint] | None
+    ) -> Callable[[], Constraint]:
+        from miaotui.engine.grammar.reasoning import reasoning_tokens, with_reasoning  # noqa: PLC0415
+        from miaotui.text.answers import is_thought_open  # noqa: PLC0415
+
+        form = self._chat.reasoning
+        assert form is not None, "asked only for models that think"
+        tokens = reasoning_tokens(form, self._tokenizer, self._vocab_size)
+        return with_reasoning(tokens, is_thought_open(form, self._tokenizer, prompt), budget, inner)
 
     def _constraint(self, parameters: Mapping[str, Any], tooling: Tooling | None) -> Callable[[], Constraint] | None:
         format_, structured = parameters.get("response_format"), parameters.get("structured_outputs")
@@ -248,6 +278,19 @@ def read_params(params: SamplingParams | None, parameters: Mapping[str, Any]) ->
         if isinstance(given.get(name), (list, set, frozenset)):
             given[name] = tuple(given[name])
     return SamplingParams(**given)
+
+
+def read_reasoning(parameters: Mapping[str, Any]) -> tuple[int | None, bool]:
+    """Return the budget of a thought in tokens (None: no limit), and whether it is kept apart from the text.
+
+    Raises `RequestError`.
+    """
+    budget, form = _plain(parameters.get("max_reasoning_tokens")), parameters.get("reasoning_format")
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+        raise RequestError(f"max_reasoning_tokens must be a whole number from 0 on, not {budget!r}")
+    if form not in (None, "auto", "none"):
+        raise RequestError(f"reasoning_format must be 'auto' or 'none', not {form!r}")
+    return budget, form != "none"
 
 
 def read_deadline(parameters: Mapping[str, Any]) -> Deadline | None:

@@ -182,6 +182,8 @@ class Completion:
     prompt_logprobs: PromptLogprobs = ()  # empty unless asked for
     promise: Promise | None = None  # None: no deadline was asked for
     tool_calls: tuple[ToolCall, ...] = ()  # `text` is without them
+    reasoning: str = ""  # the thought before the answer, in chats; `text` is without it
+    reasoning_tokens: int = 0  # of `token_ids`, the markers of the thought included
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ class Delta:
     logprobs: tuple[TokenLogprobs, ...] = ()  # of token_ids, if asked for
     prompt_logprobs: PromptLogprobs = ()  # on the first piece, if asked for
     tool_calls: tuple[ToolCallPiece, ...] = ()
+    reasoning: str = ""  # a piece of the thought, in chats
 
 
 @dataclass(frozen=True)

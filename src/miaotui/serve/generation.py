@@ -68,6 +68,13 @@ class GenerationRequest:
             self.lookup.keep_from(requests[0])
         return RunningAnswers(self.model, requests)
 
+    def reasoning_tokens(self, completions: Sequence[Completion]) -> int | None:
+        """Return how many tokens of these answers belong to thoughts; None: the model has none."""
+        syntax = self.form.syntax
+        if syntax is None or syntax.reasoning is None:
+            return None
+        return sum(syntax.reasoning_tokens(self.model.tokenizer, each.token_ids) for each in completions)
+
     async def whole(self, batch: AnswerBatch) -> list[Completion]:
         """Return the whole answers. Raises `ClientGoneError`, with all cancelled, or what an answer failed with."""
         return await unless_gone(self.http.receive, batch.whole())

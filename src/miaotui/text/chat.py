@@ -71,6 +71,16 @@ class ChatEncoder:
         """The way to ask this model for tool calls."""
         return dialect_of(self.traits)
 
+    @cached_property
+    def reasoning(self) -> reasoning.ReasoningFormat | None:
+        """The markers of the model's thoughts; None: its template knows none."""
+        form = reasoning.reasoning_format(self.template.sources)
+        for marker in () if form is None else (form.begin, form.end):
+            ids = self.tokenizer.encode(marker, whole=False)
+            if len(ids) == 1:
+                self.tokenizer.show(ids[0])
+        return form
+
     def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
         messages, tools = values["messages"], values["tools"]
         if not needs_no_place(messages, tools):

@@ -46,7 +46,7 @@ class Grammars:
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
-        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._tokenizer, self.vocab_size = tokenizer, vocab_size
         self.end_ids = frozenset(i for i in tokenizer.eos_ids if i < vocab_size)
         self._view: LLTokenizer | None = None
         self._compiled: OrderedDict[bytes, LLMatcher] = OrderedDict()
@@ -101,8 +101,8 @@ class Grammars:
                     "this model's tokenizer names no end token, so no grammar can end its answers: "
                     "use another model, or ask without a grammar"
                 )
-            tokens = _TokenView(self._tokenizer, self._vocab_size, min(self.end_ids))
-            self._view = _library().LLTokenizer(tokens, n_vocab=self._vocab_size, eos_token=sorted(self.end_ids))
+            tokens = _TokenView(self._tokenizer, self.vocab_size, min(self.end_ids))
+            self._view = _library().LLTokenizer(tokens, n_vocab=self.vocab_size, eos_token=sorted(self.end_ids))
         return self._view
 
 

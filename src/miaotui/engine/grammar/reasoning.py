@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.engine.constraint import Constraint
+from miaotui.text.reasoning import ReasoningFormat
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 _MOST_SPLIT = 3  # bytes of an unfinished character
 
@@ -140,3 +142,22 @@ class ReasoningConstraint:
         assert self._inner is not None, "asked only where there is a grammar"
         allowed = self._inner.mask()
         return None if allowed is None else allowed.view(np.uint32)
+
+
+def reasoning_tokens(form: ReasoningFormat, tokenizer: Tokenizer, vocab_size: int) -> ReasoningTokens:
+    """Return a format's markers in a vocabulary."""
+    begin = tokenizer.encode(form.begin, whole=False)
+    return ReasoningTokens(
+        begin[0] if len(begin) == 1 else None,
+        form.end.encode(),
+        tuple(tokenizer.encode(f"\n{form.end}\n\n", whole=False)),
+        vocab_size,
+        tokenizer.token_bytes,
+    )
+
+
+def with_reasoning(
+    tokens: ReasoningTokens, is_open: bool, budget: int | None, inner: Callable[[], Constraint] | None
+) -> Callable[[], Constraint]:
+    """Return the maker of the constraint of one answer: a thought of at most ``budget`` tokens, then ``inner``."""
+    return lambda: ReasoningConstraint(tokens, is_open, budget, None if inner is None else inner())

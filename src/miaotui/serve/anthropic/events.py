@@ -18,9 +18,11 @@ from miaotui.serve.http.errors import from_error
 from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import Events, json_text
 from miaotui.serve.wire.usage import deadline_report
+from miaotui.text.answers import AnswerEvent, AnswerSyntax
+from miaotui.text.reasoning import ReasoningPiece
 from miaotui.text.tokenizers.tokenizer import Tokenizer
-from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece
-from miaotui.text.tool_calls.tooling import Tooling, call_id
+from miaotui.text.tool_calls.parser import CallArguments, CallBegins, TextPiece
+from miaotui.text.tool_calls.tooling import call_id
 from miaotui.types import Completion
 
 BlockDicts = list[dict[str, Any]]
@@ -29,9 +31,9 @@ BlockDicts = list[dict[str, Any]]
 class MessagesWriter:
     """One answer: `push` its text, then `finish`; ``blocks`` is the content so far."""
 
-    def __init__(self, tooling: Tooling) -> None:
-        self._form = tooling.dialect.format
-        self._parser = tooling.parser() if tooling.tools else None
+    def __init__(self, syntax: AnswerSyntax | None) -> None:
+        self._syntax = syntax
+        self._parser = None if syntax is None else syntax.parser()
         self.blocks: BlockDicts = []
         self._open = False
 
@@ -50,11 +52,15 @@ class MessagesWriter:
                 block["input"] = _object(block["input"])
         return written
 
-    def _event(self, event: Event) -> str:
+    def _event(self, event: AnswerEvent) -> str:
+        if isinstance(event, ReasoningPiece):
+            return self._thought(event.text)
         if isinstance(event, TextPiece):
             return self._text(event.text)
         if isinstance(event, CallBegins):
-            block = {"type": "tool_use", "id": call_id(self._form, "toolu_"), "name": event.name}
+            assert self._syntax is not None, "only a syntax finds calls"
+            identity = call_id(self._syntax.tooling.dialect.format, "toolu_")
+            block = {"type": "tool_use", "id": identity, "name": event.name}
             return self._begin({**block, "input": ""}, {**block, "input": {}})
         assert isinstance(event, CallArguments)
         self.blocks[-1]["input"] += event.text
@@ -67,6 +73,14 @@ class MessagesWriter:
             begun = self._begin(dict(block), block)
         self.blocks[-1]["text"] += text
         return begun + self._delta({"type": "text_delta", "text": text})
+
+    def _thought(self, text: str) -> str:
+        begun = ""
+        if not self._open or self.blocks[-1]["type"] != "thinking":
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            begun = self._begin(dict(block), block)
+        self.blocks[-1]["thinking"] += text
+        return begun + self._delta({"type": "thinking_delta", "thinking": text})
 
     def _begin(self, kept: dict[str, Any], shown: dict[str, Any]) -> str:
         ended = self._close()
@@ -82,7 +96,9 @@ class MessagesWriter:
         if not self._open:
             return ""
         self._open = False
-        return event("content_block_stop", index=len(self.blocks) - 1)
+        signed = self._delta({"type": "signature_delta", "signature": ""})
+        signature = signed if self.blocks[-1]["type"] == "thinking" else ""
+        return signature + event("content_block_stop", index=len(self.blocks) - 1)
 
 
 def event(kind: str, **members: Any) -> str:
@@ -90,11 +106,9 @@ def event(kind: str, **members: Any) -> str:
     return f"event: {kind}\ndata: {json_text({'type': kind, **members})}\n\n"
 
 
-def whole_message(
-    generation: GenerationRequest, tooling: Tooling, answer: ModelAnswer, completion: Completion
-) -> dict[str, Any]:
+def whole_message(generation: GenerationRequest, answer: ModelAnswer, completion: Completion) -> dict[str, Any]:
     """Return the answer that does not stream."""
-    writer = MessagesWriter(tooling)
+    writer = MessagesWriter(generation.form.syntax)
     writer.push(completion.text)
     writer.finish()
     ended = ending(generation, completion, writer.blocks)
@@ -108,11 +122,11 @@ def whole_message(
     }
 
 
-async def events(generation: GenerationRequest, tooling: Tooling, ping_s: float) -> Events:
+async def events(generation: GenerationRequest, ping_s: float) -> Events:
     """Yield the events of a streamed answer; an error after the first one becomes an event too."""
     batch = generation.submit()
     (answer,) = batch.answers
-    writer, begun = MessagesWriter(tooling), False
+    writer, begun = MessagesWriter(generation.form.syntax), False
     try:
         async with aclosing(batch.pieces(ping_s)) as steps:
             async for step in steps:

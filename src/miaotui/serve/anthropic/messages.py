@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from miaotui.engine.grammar.response_format import STRUCTURED, read_structured
 from miaotui.serve.anthropic.events import events, whole_message
-from miaotui.serve.anthropic.prompt import read_messages, read_tools
+from miaotui.serve.anthropic.prompt import read_messages, read_thinking, read_tools
 from miaotui.serve.anthropic.wire import (
     AnthropicMessage,
     Count,
@@ -32,7 +32,7 @@ from miaotui.serve.services import services_of
 from miaotui.serve.wire.conflicts import one_form
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
-from miaotui.serve.wire.response_format import form_of, read_output_config
+from miaotui.serve.wire.response_format import ReasoningOptions, form_of, read_output_config
 from miaotui.served_model import ServedModel
 from miaotui.text.tool_calls.tooling import Tooling
 from miaotui.types import SamplingParams
@@ -72,17 +72,18 @@ async def create(http: HttpRequest) -> Response:
         "output_config": read_output_config(body.output_config),
         STRUCTURED: read_structured(body.structured_outputs),
     }
-    form = await form_of(model, tooling, *one_form(forms))
     prompt = await _prompt(model, tooling, body)
+    reasoning = ReasoningOptions.of(prompt, body, read_thinking(body)[1])
+    form = await form_of(model, tooling, *one_form(forms), reasoning)
     lookup = _lookup(http, model, params, body)
     generation = GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
     headers = {**ignored_fields(body), "request-id": received(http).request_id}
     if body.stream:
         ping_s = services_of(http).settings.ping_s
-        return EventStream(events(generation, tooling, ping_s), ping_s, headers)
+        return EventStream(events(generation, ping_s), ping_s, headers)
     batch = generation.submit()
     (completion,) = await generation.whole(batch)
-    return json_response(whole_message(generation, tooling, batch.answers[0], completion), headers=headers)
+    return json_response(whole_message(generation, batch.answers[0], completion), headers=headers)
 
 
 async def count_tokens(http: HttpRequest) -> Response:
@@ -100,10 +101,11 @@ def _lookup(
     said, begun = read_messages(body)
     exactly = list(begun.encode("utf-8", "surrogatepass"))  # a text's margins would not tell apart
     extra = {"kind": "messages", "begun": exactly, "format": [body.output_config, body.structured_outputs]}
+    extra["reasoning"] = [body.thinking, body.max_reasoning_tokens]
     seeded, tools = body.seed is not None, bool(body.tools)
     return lookup_for(http, model, params, said, seed_given=seeded, tools=tools, extra=extra)
 
 
 async def _prompt(model: ServedModel, tooling: Tooling, body: MessagesBody) -> list[int]:
     said, begun = read_messages(body)
-    return await chat_tokens(model, said, tooling.described, begun=begun)
+    return await chat_tokens(model, said, tooling.described, read_thinking(body)[0], begun=begun)

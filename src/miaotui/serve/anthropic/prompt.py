@@ -16,7 +16,7 @@ from miaotui.serve.wire.fields import JsonMessage
 from miaotui.text.tool_calls.dialect import Dialect
 from miaotui.text.tool_calls.tooling import AUTO, NONE, REQUIRED, Tooling, read_function, tooling_of
 
-_SILENT = {"thinking", "redacted_thinking"}  # of earlier answers; models here have not said them
+_REDACTED = "redacted_thinking"  # of earlier answers of other models: not to be read
 _CHOICES = {"auto": AUTO, "any": REQUIRED, "none": NONE}
 
 
@@ -35,6 +35,19 @@ def read_tools(dialect: Dialect, body: MessagesBody) -> Tooling:
         raise bad_value("tool_choice", "must have the type auto, any, none, or tool with a name")
     several = not choice.get("disable_parallel_tool_use", False)
     return tooling_of(dialect, tuple(tools), name if tools or body.tool_choice else None, several)
+
+
+def read_thinking(body: MessagesBody) -> tuple[dict[str, bool], int | None]:
+    """Return the template's options for ``thinking``, and the thought's budget in tokens. Raises `ApiError` (400)."""
+    thinking = body.thinking or {}
+    kind, budget = thinking.get("type", "adaptive"), thinking.get("budget_tokens")
+    if kind not in ("enabled", "adaptive", "disabled"):
+        raise bad_value("thinking.type", "must be 'enabled', 'adaptive' or 'disabled'")
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+        raise bad_value("thinking.budget_tokens", "must be a whole number from 0 on")
+    if kind == "adaptive":
+        return {}, budget
+    return {"enable_thinking": kind == "enabled"}, budget if kind == "enabled" else 0
 
 
 def read_messages(body: MessagesBody) -> tuple[list[JsonMessage], str]:
@@ -69,16 +82,20 @@ def _turn(turn: MessageTurn, where: str) -> list[JsonMessage]:
 
 
 def _assistant(blocks: Sequence[Block], where: str) -> JsonMessage:
-    texts, calls = [], []
+    texts, thoughts, calls = [], [], []
     for at, block in enumerate(blocks):
         if block.type == "tool_use":
             if block.name is None:
                 raise bad_value(f"{where}[{at}].name", "must be the name of a tool")
             function = {"name": block.name, "arguments": block.input or {}}
             calls.append({"id": block.id or "", "type": "function", "function": function})
-        elif block.type not in _SILENT:
+        elif block.type == "thinking":
+            thoughts.append(block.thinking or "")
+        elif block.type != _REDACTED:
             texts.append(_block(block, f"{where}[{at}]"))
     said: JsonMessage = {"role": "assistant", "content": "\n".join(texts)}
+    if any(thoughts):
+        said["reasoning_content"] = "\n".join(thoughts)
     return {**said, "tool_calls": calls} if calls else said
 
 

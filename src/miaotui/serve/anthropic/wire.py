@@ -20,6 +20,7 @@ from miaotui.serve.wire.fields import (
     JsonField,
     Name,
     PromiseKept,
+    ReasoningFields,
     SamplingFields,
     Stop,
     Wire,
@@ -31,6 +32,7 @@ class Block(Wire):
 
     type: Name
     text: str | None = None
+    thinking: str | None = None
     id: Name | None = None
     name: Name | None = None
     input: JsonField | None = None
@@ -56,6 +58,7 @@ class MessagesBody(Wire):
     system: str | Blocks | None = None
     tools: Annotated[list[JsonField], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: JsonField | None = None
+    thinking: JsonField | None = Field(None, description="`enabled` with `budget_tokens`, `adaptive` or `disabled`.")
 
 
 class CountRequest(MessagesBody):
@@ -64,7 +67,7 @@ class CountRequest(MessagesBody):
     model: Name | None = None
 
 
-class MessagesRequest(SamplingFields, MessagesBody):
+class MessagesRequest(ReasoningFields, SamplingFields, MessagesBody):
     """A conversation to be answered."""
 
     max_tokens: int = Field(ge=1, le=MAX_TOKENS)

@@ -24,11 +24,12 @@ from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatReques
 from miaotui.serve.openai.logprobs import chat_logprobs, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
 from miaotui.serve.services import services_of
+from miaotui.serve.wire.chat_message import ChatShaper
 from miaotui.serve.wire.conflicts import limit_of, one_form
 from miaotui.serve.wire.event_stream import respond, wants_usage
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for
 from miaotui.serve.wire.prompts import chat_tokens, run
-from miaotui.serve.wire.response_format import form_of
+from miaotui.serve.wire.response_format import ReasoningOptions, form_of
 from miaotui.serve.wire.usage import deadline_report, usage
 from miaotui.text.tool_calls.tooling import read_tooling
 from miaotui.types import Completion
@@ -72,12 +73,13 @@ async def _generation(http: HttpRequest, body: ChatRequest) -> GenerationRequest
     deadline = deadline_of(http, body)
     tooling = read_tooling(model.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
     forms = {FORMAT: read_format(body.response_format), STRUCTURED: read_structured(body.structured_outputs)}
-    form = await form_of(model, tooling, *one_form(forms))
     said = [message.model_dump(exclude_unset=True) for message in body.messages]
     prompt = await chat_tokens(model, said, tooling.described, body.chat_template_kwargs)
+    form = await form_of(model, tooling, *one_form(forms), ReasoningOptions.of(prompt, body))
     check_choices([prompt], len(params))
     check_prompt_logprobs(body, [prompt], params)
-    extra = {"template": body.chat_template_kwargs, "format": [body.response_format, body.structured_outputs]}
+    formats = [body.response_format, body.structured_outputs, body.max_reasoning_tokens]
+    extra = {"template": body.chat_template_kwargs, "format": formats}
     seeded, tools_named = body.seed is not None, bool(body.tools)
     lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=tools_named, extra=extra)
     return GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
@@ -93,7 +95,7 @@ def _answer(
     return {
         **identity(generation, "chat.completion"),
         "choices": choices,
-        "usage": usage(completions, generation.n),
+        "usage": usage(completions, generation.n, generation.reasoning_tokens(completions)),
         **scored,
         "cache": generation.cache,
         "deadline": deadline_report(answers, generation.arrived_s),
@@ -101,7 +103,7 @@ def _answer(
 
 
 def _choice(generation: GenerationRequest, index: int, whole: Completion) -> dict[str, Any]:
-    shaper = generation.form.shaper()
+    shaper = None if generation.form.syntax is None else ChatShaper(generation.form.syntax)
     reason: str = whole.finish_reason
     message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
     if shaper is not None:

@@ -13,8 +13,8 @@ from typing import Any
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import event, json_text
 from miaotui.serve.openai.logprobs import chat_logprobs
+from miaotui.serve.wire.chat_message import ChatShaper
 from miaotui.serve.wire.fields import Json
-from miaotui.serve.wire.output_format import OutputShaper
 from miaotui.types import Delta
 
 CHUNK = "chat.completion.chunk"
@@ -58,14 +58,15 @@ class _ChoiceStream:
         self._usage = ',"usage":null' if include_usage else ""
         self._tail = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}\n\n'
         self._last = f',"cache":"{generation.cache}","deadline":'
-        self._shaper: OutputShaper | None = generation.form.shaper()
+        syntax = generation.form.syntax
+        self._shaper = None if syntax is None else ChatShaper(syntax)
         self._with_logprobs = generation.params[0].logprobs is not None
         self._tokenizer = generation.model.tokenizer
         self._role = '"role":"assistant",'  # of the first event, which comes with the first token; then ""
 
     def piece(self, delta: Delta) -> str:
         if self._shaper is not None:
-            return "".join(map(self._shaped, self._shaper.push(delta.text)))
+            return self._parts(delta, self._shaper)
         if self._with_logprobs and (delta.token_ids or delta.text):
             return self._with(delta)
         if not delta.text:
@@ -91,6 +92,19 @@ class _ChoiceStream:
 
     def _shaped(self, delta: Json) -> str:
         return f"{self._head}{{{self._role_once()}{json_text(delta)[1:]}{self._tail}"
+
+    def _parts(self, delta: Delta, shaper: ChatShaper) -> str:
+        """Return the events of a piece; its log-probabilities, if asked for, come with the first."""
+        deltas = shaper.push(delta.text)
+        if not self._with_logprobs or not delta.token_ids:
+            return "".join(map(self._shaped, deltas))
+        first, *rest = deltas or [{}]
+        logprobs = json_text(chat_logprobs(self._tokenizer, delta.logprobs))
+        members = json_text(first)[1:]
+        role = self._role_once()
+        head = f"{self._head}{{{role if members != '}' else role.rstrip(',')}{members}"
+        begun = f'{head},"logprobs":{logprobs},"finish_reason":null}}]{self._usage}}}\n\n'
+        return begun + "".join(map(self._shaped, rest))
 
     def _with(self, delta: Delta) -> str:
         logprobs = json_text(chat_logprobs(self._tokenizer, delta.logprobs))

@@ -22,6 +22,7 @@ from miaotui.serve.wire.fields import (
     Name,
     PromiseKept,
     PromptLogprob,
+    ReasoningFields,
     SamplingFields,
     Usage,
     Wire,
@@ -43,9 +44,10 @@ class ChatMessage(Wire):
     name: Name | None = None
     tool_calls: Annotated[list[JsonField], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_call_id: Name | None = None
+    reasoning_content: str | None = Field(None, description="The thought of an earlier answer.")
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(ReasoningFields, SamplingFields):
     """A conversation to be answered."""
 
     gives_prompt_logprobs: ClassVar[bool] = True
@@ -92,6 +94,7 @@ class AnswerMessage(Wire):
 
     role: Literal["assistant"]
     content: str | None
+    reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[JsonField] | None = None
 
@@ -125,6 +128,7 @@ class ChunkDelta(Wire):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[JsonField] | None = None
 
 

@@ -79,7 +79,7 @@ def _last(
         {
             **writer.identity(),
             "choices": [],
-            "usage": usage(wholes, generation.n),
+            "usage": usage(wholes, generation.n, generation.reasoning_tokens(wholes)),
             "cache": generation.cache,
             "deadline": deadline_report(answers, generation.arrived_s),
         }

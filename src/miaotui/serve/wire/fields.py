@@ -8,7 +8,7 @@ declared is kept aside to be named in the answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
@@ -105,6 +105,17 @@ class SamplingFields(Wire):
     )
 
 
+class ReasoningFields(Wire):
+    """How the thought of a model that thinks before it answers is treated."""
+
+    reasoning_format: Literal["auto", "none", "deepseek"] | None = Field(
+        None, description="`none` leaves the thought in the content; else it comes apart from it."
+    )
+    max_reasoning_tokens: int | None = Field(
+        None, ge=0, le=MAX_TOKENS, description="Tokens after which the thought is closed, so that an answer follows."
+    )
+
+
 class PromiseKept(Wire):
     """Report on an answer's deadline; milliseconds from the request's last byte."""
 
@@ -129,6 +140,12 @@ class PromptTokensDetails(Wire):
     cached_tokens: int
 
 
+class CompletionTokensDetails(Wire):
+    """Of the answer's tokens, those of the thought."""
+
+    reasoning_tokens: int
+
+
 class Usage(Wire):
     """Counts of tokens."""
 
@@ -136,6 +153,7 @@ class Usage(Wire):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
 class ErrorObject(Wire):

@@ -8,18 +8,20 @@ asked for it) before anything is submitted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from miaotui.engine.constraint import Constraint
+from miaotui.engine.grammar.reasoning import reasoning_tokens, with_reasoning
 from miaotui.engine.grammar.response_format import FORMAT, AnswerGrammar, answer_grammar, schema_format
 from miaotui.engine.grammar.source import Grammar
 from miaotui.errors import OverloadedError
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.wire.fields import Json
+from miaotui.serve.wire.fields import Json, ReasoningFields
 from miaotui.serve.wire.output_format import FREE, OutputFormat
-from miaotui.serve.wire.tool_calls import ChatShaper
 from miaotui.served_model import ServedModel
+from miaotui.text.answers import AnswerSyntax, is_thought_open
 from miaotui.text.tool_calls.tooling import Tooling
 
 COMPILE_S = 10.0  # in line; the work itself is bounded by the trial, far below
@@ -36,16 +38,45 @@ def read_output_config(config: Json | None) -> Grammar | None:
     return schema_format({**format_, "strict": True}, "output_config.format")
 
 
-async def form_of(model: ServedModel, tooling: Tooling, shape: Grammar | None, param: str = FORMAT) -> OutputFormat:
-    """Return the form of an answer that may call tools, or has a shape, or both.
+@dataclass(frozen=True)
+class ReasoningOptions:
+    """Treatment of the model's thought after one ``prompt``: see `ReasoningFields`."""
 
-    ``param`` is the field that ``shape`` came from. Raises `RequestError` that names the field.
+    prompt: Sequence[int]
+    separate: bool = True
+    budget: int | None = None  # tokens
+
+    @staticmethod
+    def of(prompt: Sequence[int], body: ReasoningFields, budget: int | None = None) -> ReasoningOptions:
+        """Read the fields of a request. ``budget`` is used unless they name one."""
+        named = body.max_reasoning_tokens
+        return ReasoningOptions(prompt, body.reasoning_format != "none", budget if named is None else named)
+
+
+async def form_of(
+    model: ServedModel,
+    tooling: Tooling,
+    shape: Grammar | None,
+    param: str = FORMAT,
+    reasoning: ReasoningOptions | None = None,
+) -> OutputFormat:
+    """Return the form of an answer that may call tools, has a shape, or begins with a thought.
+
+    ``param`` is the field that ``shape`` came from; ``reasoning`` None: the answer belongs to no chat. Raises
+    `RequestError` that names the field.
     """
     wanted = answer_grammar(tooling, shape, model.tokenizer, param)
-    if wanted is None:
-        return FREE
-    constraints = await _compiled(model, wanted)
-    return OutputFormat(constraints, lambda: ChatShaper(tooling)) if tooling.tools else OutputFormat(constraints)
+    constraints = None if wanted is None else await _compiled(model, wanted)
+    form = None if reasoning is None else model.chat.reasoning
+    if reasoning is None or form is None:
+        syntax = AnswerSyntax(tooling) if tooling.tools else None
+        return FREE if constraints is None else OutputFormat(constraints, syntax)
+    is_open = is_thought_open(form, model.tokenizer, reasoning.prompt)
+    if constraints is not None or reasoning.budget is not None:
+        tokens = reasoning_tokens(form, model.tokenizer, model.grammars.vocab_size)
+        constraints = with_reasoning(tokens, is_open, reasoning.budget, constraints)
+    syntax = AnswerSyntax(tooling, form if reasoning.separate else None, is_open)
+    return OutputFormat(constraints or FREE.constraint, None if syntax.is_plain else syntax)
 
 
 async def _compiled(model: ServedModel, wanted: AnswerGrammar) -> Callable[[], Constraint]:

@@ -14,17 +14,22 @@ from miaotui.serve.answer import ModelAnswer
 from miaotui.types import Completion
 
 
-def usage(completions: Sequence[Completion], n: int) -> dict[str, Any]:
-    """Return OpenAI's usage of answers in the order of prompts, ``n`` to each; a prompt counts once."""
+def usage(completions: Sequence[Completion], n: int, reasoning_tokens: int | None = None) -> dict[str, Any]:
+    """Return OpenAI's usage of answers in the order of prompts, ``n`` to each; a prompt counts once.
+
+    ``reasoning_tokens`` are those of all thoughts; None: the model has none.
+    """
     prompts = completions[::n]
     asked = sum(completion.prompt_tokens for completion in prompts)
     answered = sum(len(completion.token_ids) for completion in completions)
     cached = sum(completion.cached_tokens for completion in prompts)
+    thought = {} if reasoning_tokens is None else {"completion_tokens_details": {"reasoning_tokens": reasoning_tokens}}
     return {
         "prompt_tokens": asked,
         "completion_tokens": answered,
         "total_tokens": asked + answered,
         "prompt_tokens_details": {"cached_tokens": cached},
+        **thought,
     }
 
 

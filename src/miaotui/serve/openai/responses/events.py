@@ -19,8 +19,10 @@ from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import Events, json_text
 from miaotui.serve.wire.usage import deadline_report
-from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece
-from miaotui.text.tool_calls.tooling import Tooling, call_id
+from miaotui.text.answers import AnswerEvent, AnswerSyntax
+from miaotui.text.reasoning import ReasoningPiece
+from miaotui.text.tool_calls.parser import CallArguments, CallBegins, TextPiece
+from miaotui.text.tool_calls.tooling import call_id
 from miaotui.types import Completion
 
 Item = dict[str, Any]
@@ -30,9 +32,9 @@ ResponseBody = dict[str, Any]
 class ResponsesWriter:
     """One answer: `push` its text, then `finish`; ``output`` is the items so far."""
 
-    def __init__(self, tooling: Tooling) -> None:
-        self._form = tooling.dialect.format
-        self._parser = tooling.parser() if tooling.tools else None
+    def __init__(self, syntax: AnswerSyntax | None) -> None:
+        self._syntax = syntax
+        self._parser = None if syntax is None else syntax.parser()
         self._numbers = itertools.count()
         self.output: list[Item] = []
         self._open = False
@@ -56,11 +58,15 @@ class ResponsesWriter:
             written += self._begin_message()
         return written + self._close(status)
 
-    def _event(self, event: Event) -> str:
+    def _event(self, event: AnswerEvent) -> str:
+        if isinstance(event, ReasoningPiece):
+            return self._thought(event.text)
         if isinstance(event, TextPiece):
             return self._text(event.text)
         if isinstance(event, CallBegins):
-            call = {"type": "function_call", "id": _id("fc"), "call_id": call_id(self._form)}
+            assert self._syntax is not None, "only a syntax finds calls"
+            identity = call_id(self._syntax.tooling.dialect.format)
+            call = {"type": "function_call", "id": _id("fc"), "call_id": identity}
             return self._begin({**call, "name": event.name, "arguments": ""})
         assert isinstance(event, CallArguments)
         self.output[-1]["arguments"] += event.text
@@ -72,6 +78,16 @@ class ResponsesWriter:
             begun = self._begin_message()
         self.output[-1]["content"][0]["text"] += text
         return begun + self._part("response.output_text.delta", delta=text, logprobs=[])
+
+    def _thought(self, text: str) -> str:
+        begun = ""
+        if not self._open or self.output[-1]["type"] != "reasoning":
+            begun = self._begin({"type": "reasoning", "id": _id("rs"), "summary": [], "content": []})
+            part = {"type": "reasoning_text", "text": ""}
+            self.output[-1]["content"] = [part]
+            begun += self._part("response.content_part.added", part=part)
+        self.output[-1]["content"][0]["text"] += text
+        return begun + self._part("response.reasoning_text.delta", delta=text)
 
     def _begin_message(self) -> str:
         message = {"type": "message", "id": _id("msg"), "role": "assistant"}
@@ -98,6 +114,10 @@ class ResponsesWriter:
             part = item["content"][0]
             text = part["text"]
             done = self._part("response.output_text.done", text=text, logprobs=[])
+            done += self._part("response.content_part.done", part=part)
+        elif item["type"] == "reasoning":
+            part = item["content"][0]
+            done = self._part("response.reasoning_text.done", text=part["text"])
             done += self._part("response.content_part.done", part=part)
         else:
             done = self._at("response.function_call_arguments.done", arguments=item["arguments"])
@@ -133,7 +153,7 @@ def completed(
             "input_tokens": asked,
             "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": answered,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": generation.reasoning_tokens([completion]) or 0},
             "total_tokens": asked + answered,
         },
         "cache": generation.cache,
@@ -149,16 +169,12 @@ def failed(begun: ResponseBody, error: ApiError) -> ResponseBody:
 
 
 async def events(
-    generation: GenerationRequest,
-    tooling: Tooling,
-    begun: ResponseBody,
-    keep: Callable[[ResponseBody], None],
-    ping_s: float,
+    generation: GenerationRequest, begun: ResponseBody, keep: Callable[[ResponseBody], None], ping_s: float
 ) -> Events:
     """Yield the events of a streamed answer; ``keep`` is called with the response when it is whole."""
     batch = generation.submit()
     (answer,) = batch.answers
-    writer, text, silent = ResponsesWriter(tooling), "", True
+    writer, text, silent = ResponsesWriter(generation.form.syntax), "", True
     try:
         async with aclosing(batch.pieces(ping_s)) as steps:
             async for step in steps:

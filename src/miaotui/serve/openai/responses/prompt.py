@@ -49,18 +49,21 @@ def read_input(value: str | Sequence[Json]) -> list[JsonMessage]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     said: list[JsonMessage] = []
+    thought = ""
     for at, item in enumerate(value):
         where = f"input[{at}]"
         kind = item.get("type", "message")
         if kind == "message":
-            said.append(_message(item, where))
+            said.append(_with_thought(_message(item, where), thought))
         elif kind == "function_call":
             _add_call(said, item, where)
+            said[-1] = _with_thought(said[-1], thought)
         elif kind == "function_call_output":
             output = _text(item.get("output"), f"{where}.output")
             said.append({"role": "tool", "tool_call_id": _name(item, "call_id", where), "content": output})
-        elif kind != "reasoning":  # of earlier answers; models here have not said it
+        elif kind != "reasoning":
             raise bad_value(f"{where}.type", f"{str(kind)[:64]!r} is not understood here")
+        thought = _thought(item, where) if kind == "reasoning" else ""
     if not said:
         raise bad_value("input", "must hold at least one message")
     return said
@@ -69,6 +72,29 @@ def read_input(value: str | Sequence[Json]) -> list[JsonMessage]:
 def said_in(output: Sequence[Json]) -> list[JsonMessage]:
     """Return an earlier answer as messages."""
     return read_input(output) if output else []
+
+
+def read_effort(reasoning: Json | None) -> dict[str, bool]:
+    """Return the template's options for ``reasoning``. Raises `ApiError` (400)."""
+    effort = (reasoning or {}).get("effort")
+    if effort is None:
+        return {}
+    if not isinstance(effort, str):
+        raise bad_value("reasoning.effort", "must be a word such as 'none', 'low' or 'high'")
+    return {"enable_thinking": effort != "none"}
+
+
+def _thought(item: Json, where: str) -> str:
+    """Return the text of an earlier thought; other makers keep theirs secret and give a summary or nothing."""
+    parts = item.get("content") or ()
+    if not isinstance(parts, Sequence) or isinstance(parts, str):
+        raise bad_value(f"{where}.content", "must be a list of parts")
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "reasoning_text"]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _with_thought(message: JsonMessage, thought: str) -> JsonMessage:
+    return {**message, "reasoning_content": thought} if thought and message["role"] == "assistant" else message
 
 
 def _message(item: Json, where: str) -> JsonMessage:

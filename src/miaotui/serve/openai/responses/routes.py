@@ -22,7 +22,7 @@ from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import EventStream
 from miaotui.serve.openai.responses.events import ResponseBody, ResponsesWriter, completed, events, failed
-from miaotui.serve.openai.responses.prompt import read_input, read_text, read_tools, said_in
+from miaotui.serve.openai.responses.prompt import read_effort, read_input, read_text, read_tools, said_in
 from miaotui.serve.openai.responses.store import StoredResponse
 from miaotui.serve.openai.responses.wire import DeletedResponse, ResponseEvent, ResponseObject, ResponsesRequest
 from miaotui.serve.response_cache import CacheLookup, lookup_for
@@ -30,7 +30,7 @@ from miaotui.serve.services import services_of
 from miaotui.serve.wire.conflicts import limit_of, one_form
 from miaotui.serve.wire.params import params_for
 from miaotui.serve.wire.prompts import chat_tokens
-from miaotui.serve.wire.response_format import form_of
+from miaotui.serve.wire.response_format import ReasoningOptions, form_of
 from miaotui.served_model import ServedModel
 from miaotui.text.tool_calls.tooling import Tooling
 from miaotui.types import SamplingParams
@@ -69,9 +69,9 @@ async def create(http: HttpRequest) -> Response:
     params = params_for(body, limit_of(body), None)
     deadline = deadline_of(http, body)
     forms = {"text.format": read_text(body.text), STRUCTURED: read_structured(body.structured_outputs)}
-    form = await form_of(model, tooling, *one_form(forms))
     whole = [*first, *said]
-    prompt = await chat_tokens(model, whole, tooling.described)
+    prompt = await chat_tokens(model, whole, tooling.described, read_effort(body.reasoning))
+    form = await form_of(model, tooling, *one_form(forms), ReasoningOptions.of(prompt, body))
     lookup = _lookup(http, model, params, body, whole)
     generation = GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
     begun = _begun(generation, tooling, body)
@@ -83,12 +83,12 @@ async def create(http: HttpRequest) -> Response:
     headers = ignored_fields(body)
     if body.stream:
         ping_s = services_of(http).settings.ping_s
-        return EventStream(events(generation, tooling, begun, keep, ping_s), ping_s, headers)
+        return EventStream(events(generation, begun, keep, ping_s), ping_s, headers)
     if body.background:
-        return json_response(_start(generation, tooling, begun, said), headers=headers)
+        return json_response(_start(generation, begun, said), headers=headers)
     batch = generation.submit()
     await generation.whole(batch)
-    done = _whole(generation, tooling, begun, batch.answers[0])
+    done = _whole(generation, begun, batch.answers[0])
     keep(done)
     return json_response(done, headers=headers)
 
@@ -127,7 +127,8 @@ def _lookup(
     """Look the request up in the cache of answers; None if it has no part in it."""
     if body.store is False:
         return None
-    extra = {"kind": "responses", "format": [body.text, body.structured_outputs]}
+    extra: dict[str, Any] = {"kind": "responses", "format": [body.text, body.structured_outputs]}
+    extra["reasoning"] = [body.reasoning, body.max_reasoning_tokens]
     seeded, tools = body.seed is not None, bool(body.tools)
     return lookup_for(http, model, params, said, seed_given=seeded, tools=tools, extra=extra)
 
@@ -144,7 +145,7 @@ def _said(http: HttpRequest, body: ResponsesRequest) -> list[Any]:
     return [*before.said, *said_in(before.body["output"]), *said]
 
 
-def _start(generation: GenerationRequest, tooling: Tooling, begun: ResponseBody, said: list[Any]) -> ResponseBody:
+def _start(generation: GenerationRequest, begun: ResponseBody, said: list[Any]) -> ResponseBody:
     """Work on it in the background; the response as it is now."""
     store, namespace = services_of(generation.http).responses, caller_of(generation.http).namespace
     store.require_room(namespace)
@@ -160,7 +161,7 @@ def _start(generation: GenerationRequest, tooling: Tooling, begun: ResponseBody,
     async def work() -> None:
         try:
             await batch.whole()
-            kept.body = _whole(generation, tooling, begun, batch.answers[0])
+            kept.body = _whole(generation, begun, batch.answers[0])
         except Exception as error:
             kept.body = failed(begun, from_error(error, received(generation.http).request_id))
 
@@ -170,9 +171,9 @@ def _start(generation: GenerationRequest, tooling: Tooling, begun: ResponseBody,
     return begun
 
 
-def _whole(generation: GenerationRequest, tooling: Tooling, begun: ResponseBody, answer: ModelAnswer) -> ResponseBody:
+def _whole(generation: GenerationRequest, begun: ResponseBody, answer: ModelAnswer) -> ResponseBody:
     completion = answer.completion()
-    writer = ResponsesWriter(tooling)
+    writer = ResponsesWriter(generation.form.syntax)
     writer.push(completion.text)
     return completed(begun, generation, answer, completion, writer)[0]
 
@@ -199,6 +200,7 @@ def _begun(generation: GenerationRequest, tooling: Tooling, body: ResponsesReque
         "text": body.text or {"format": {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": tools,
+        "reasoning": body.reasoning,
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "metadata": body.metadata or {},

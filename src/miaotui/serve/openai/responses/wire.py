@@ -18,6 +18,7 @@ from miaotui.serve.wire.fields import (
     JsonField,
     Name,
     PromiseKept,
+    ReasoningFields,
     SamplingFields,
     Wire,
 )
@@ -25,7 +26,7 @@ from miaotui.serve.wire.fields import (
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
-class ResponsesRequest(SamplingFields):
+class ResponsesRequest(ReasoningFields, SamplingFields):
     """An input to be answered, perhaps going on from an earlier answer."""
 
     input: str | Annotated[list[JsonField], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -37,6 +38,7 @@ class ResponsesRequest(SamplingFields):
     tool_choice: str | JsonField | None = None
     parallel_tool_calls: bool | None = None
     text: JsonField | None = None
+    reasoning: JsonField | None = Field(None, description="`effort` `none`: no thought, where the template can.")
     store: bool | None = Field(None, description="False: keep nothing of it here.")
     background: bool | None = Field(None, description="Answer at once, and work on.")
 
