@@ -6,6 +6,7 @@ the clock jumps. Answers are counted, not computed, so that minutes of load pass
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -277,3 +278,25 @@ def noisy(noise: float, seed: int, slower: float = 1.0) -> Callable[[StepShape, 
         return took * source.lognormvariate(0.0, noise) + jolt
 
     return true_s
+
+
+def drifting(share: float, period_s: float, seed: int) -> Callable[[StepShape, float], float]:
+    """True times that slowly become longer and shorter by ``share``, with a little noise."""
+    quick = noisy(0.04, seed)
+    return lambda shape, now_s: quick(shape, now_s) * (1 + share * math.sin(2 * math.pi * now_s / period_s))
+
+
+def bursts(slower: float, begin_s: float, end_s: float) -> Callable[[StepShape, float], float]:
+    """True times while another process takes a share of the machine for some seconds."""
+    quick = noisy(0.02, 0)
+    return lambda shape, now_s: quick(shape, now_s) * (slower if begin_s <= now_s < end_s else 1.0)
+
+
+def alone(world: World, count: int, seed: int) -> list[tuple[float, float]]:
+    """Requests one after another, with a deadline that is no limit: (took, promised) in ms."""
+    source, found = random.Random(seed), []
+    for _ in range(count):
+        ask = Ask(world.now_s + 0.2, source.randint(80, 300), source.randint(24, 96), Deadline(total_ms=60_000.0))
+        world.play([ask])
+        found.append((world.done[-1].took_ms, world.done[-1].predicted_ms))
+    return found

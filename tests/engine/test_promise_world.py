@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from promise_world import RATES, Ask, World, noisy, poisson
+from promise_world import RATES, Ask, Guesses, World, alone, bursts, drifting, noisy, poisson
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.admission import AdmissionLimits
@@ -13,6 +15,7 @@ from miaotui.schedule.promises.cost import CostModel, StepShape
 from miaotui.types import Deadline
 
 SECONDS = 25.0
+TrueTime = Callable[[StepShape, float], float]
 TRUTH = CostModel(RATES)
 
 
@@ -26,6 +29,64 @@ def test_who_is_admitted_is_served_in_time_at_every_load(rate: float) -> None:
     world.play(poisson(rate, 2 * SECONDS, 3))
     assert len(world.done) > 20
     assert sum(job.met for job in world.done) >= 0.99 * len(world.done)
+
+
+@pytest.mark.parametrize("rate", [2.0, 8.0])
+@pytest.mark.parametrize(
+    "noise", [noisy(0.03, 7), noisy(0.1, 8), drifting(0.3, 20.0, 9)], ids=["quiet", "noisy", "drift"]
+)
+def test_guessed_tokens_change_nothing_of_that(noise: TrueTime, rate: float) -> None:
+    world = World(noise, guesses=Guesses())
+    world.play(poisson(rate, 2 * SECONDS, 9))
+    assert sum(job.met for job in world.done) >= 0.985 * len(world.done), "one of a hundred, and chance"
+
+
+def test_four_times_what_can_be_served() -> None:
+    missed = done = 0
+    for seed in (1, 2, 3):
+        world = World(noisy(0.03, seed), guesses=Guesses())
+        world.play(poisson(24.0, SECONDS, seed))
+        done += len(world.done)
+        missed += sum(not job.met for job in world.done)
+    assert done > 3 * 4 * SECONDS
+    assert missed <= 0.01 * done
+
+
+@pytest.mark.parametrize("guesses", [None, Guesses()], ids=["plain", "guesses"])
+def test_a_person_alone_is_not_refused_what_can_be_done(guesses: Guesses | None) -> None:
+    times = alone(World(noisy(0.03, 2), guesses=guesses), 100, 2)
+    fits = [promised_ms * ratio <= took_ms for took_ms, promised_ms in times for ratio in (0.5, 0.6, 0.7, 0.8, 0.87)]
+    assert sum(fits) >= 0.9 * len(fits)
+    assert sum(promised_ms * 0.7 <= took_ms for took_ms, promised_ms in times) >= 0.95 * len(times)
+    if guesses is None:
+        assert sum(promised_ms * 0.87 <= took_ms for took_ms, promised_ms in times) >= 0.95 * len(times)
+
+
+def test_the_first_requests_are_promised_as_later_ones_are() -> None:
+    first = [alone(World(noisy(0.03, seed), guesses=Guesses()), 3, seed) for seed in range(30)]
+    pairs = [pair for three in first for pair in three]
+    assert sum(promised_ms * 0.75 <= took_ms for took_ms, promised_ms in pairs) >= 0.85 * len(pairs)
+    assert sum(promised_ms >= took_ms for took_ms, promised_ms in pairs) >= 0.7 * len(pairs)
+
+
+def test_a_burst_of_noise_is_forgotten_within_seconds() -> None:
+    world = World(bursts(2.0, 2.0, 4.0))  # half as fast from second 2 to 4
+    before = alone(world, 2, 1)
+    while world.now_s < 10.0:
+        alone(world, 1, round(world.now_s * 1e3))
+    after = alone(world, 6, 2)
+    assert all(promised_ms / took_ms < 1.15 for took_ms, promised_ms in after), after
+    assert all(promised_ms / took_ms < 1.15 for took_ms, promised_ms in before), before
+
+
+def test_promises_hold_beside_work_without_deadlines() -> None:
+    background = [Ask(1.0 + i / 4, 200, 100, None) for i in range(40)]
+    world = World(noisy(0.05, 3), guesses=Guesses())
+    world.play([*background, *poisson(4.0, SECONDS, 3)])
+    asked = [job for job in world.done if job.ask.deadline]
+    assert len(asked) > SECONDS
+    assert sum(job.met for job in asked) >= 0.98 * len(asked)
+    assert len(world.done) - len(asked) == len(background)
 
 
 def test_answers_in_time_do_not_become_fewer_beyond_saturation() -> None:

@@ -1,11 +1,11 @@
-"""Keeps the promises: learns from each step and sets bounds to the next ones.
+"""The controller that keeps promises: it learns from each step and limits the next ones.
 
-Owns the moments at which the book of promises is brought up to date and reviewed, and the bounds that follow
-the measured load (how many requests run at once, how much of a prompt a step reads). Knows the engine and its
-requests; `schedule.promises.review` says what promises need. Used in the engine's thread alone. Invariants: an
-answer's tokens never depend on it, only when they come and how many; no bound changes more than once in `CALM_S`,
-and each change is logged under ``miaotui.adjust`` with its reason. The number of threads is chosen by
-`kernels.runtime.pace`; its changes are logged here as well.
+Owns the moments at which the book of promises is brought up to date and reviewed, and the bounds that follow the
+measured load (how many requests run at once, how much of a prompt a step reads). Knows the engine and its requests;
+`schedule.promises.review` decides what promises need. Used in the engine's thread alone. Invariants: an answer's
+tokens never depend on it, only when they come and how many; no bound changes more than once in `CALM_S`, and each
+change is logged under ``miaotui.adjust`` with its reason. The number of threads is chosen by `kernels.runtime.pace`;
+its changes are logged here as well.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ logger = logging.getLogger("miaotui.adjust")
 
 
 class SloController:
-    """One engine's: `begin` before a step, `learn` after it."""
+    """The controller of one engine: call `begin` before a step, `learn` after it."""
 
     def __init__(self, engine: Engine, cost: CostModel, admission: Admission, clock: Callable[[], float]) -> None:
         self._engine, self._cost, self._admission, self._clock = engine, cost, admission, clock
@@ -67,7 +67,7 @@ class SloController:
         self._reading = 0  # tokens before the prompt rows that were read last
 
     def begin(self, active: Mapping[int, Request]) -> None:
-        """A step is about to be planned."""
+        """Prepare for a step that is about to be planned."""
         now_s = self._clock()
         if self._free_s is None:
             self._free_s = now_s
@@ -79,7 +79,7 @@ class SloController:
         self._admission.begin_step(now_s, self._running_s, self._adjuster.policy)
 
     def rest(self) -> None:
-        """There was nothing to do: time until the next step is nobody's."""
+        """Note that there was nothing to do: the time until the next step is not a step's."""
         self._free_s = None
         self._observe()
 
@@ -119,10 +119,10 @@ class SloController:
         self._cost.probe(StepShape.of(plan.chunks), self._clock() - start_s + self._beside_s)
 
     def learn(self, active: Mapping[int, Request]) -> None:
-        """A step has ended: what it took, and how far it brought whom.
+        """Learn from a step that has ended: its time, and the progress of its requests.
 
-        While nothing is promised and no prompt is read, some steps are looked at together: nobody
-        waits for what they tell, and code that runs once in a step mostly waits for memory.
+        While nothing is promised and no prompt is read, some steps are processed together: their result is not urgent,
+        and code that runs once in a step mostly waits for memory.
         """
         chunks, self._probed = self._engine.latest.chunks, 0
         now_s = self._clock()
@@ -140,7 +140,7 @@ class SloController:
             self._update(active, now_s)
 
     def _observe(self) -> None:
-        """Learn what the latest steps took."""
+        """Pass the times of the latest steps to the cost model."""
         for shape, took_s, pass_s, answered in self._steps:
             self._cost.observe(shape, took_s, pass_s, answered)
             self._beside_s += (min(max(took_s - pass_s, 0.0), 2e-3) - self._beside_s) / 16
@@ -187,7 +187,7 @@ class SloController:
             self._adjust(now_s)
 
     def _running_s(self) -> float:
-        """What the step that runs now is foreseen to take; asked from any thread."""
+        """Predict the time of the running step; called from any thread."""
         shape = StepShape.of(self._engine.latest.chunks)
         return self._cost.seconds(shape.rows, shape.logits, shape.attended)
 
@@ -200,7 +200,7 @@ class SloController:
         self._limit(self._view)
 
     def _look(self, active: Mapping[int, Request], now_s: float) -> None:
-        """Look through the book, and do what the promises need."""
+        """Review the book, and do what the promises need."""
         if not self._admission.promised:
             self._limit(ALL_IS_WELL)
             return
@@ -236,12 +236,12 @@ class SloController:
 
 
 def order_of(due_s: float) -> int:
-    """A due time as the scheduler's order: whole microseconds."""
+    """Convert a due time to the scheduler's order: whole microseconds."""
     return max(0, int(due_s * 1e6))
 
 
 class LoadTuner:
-    """Keeps a `SchedulingPolicy` that fits what happens."""
+    """A `SchedulingPolicy` that follows the load."""
 
     def __init__(self, config: ScheduleConfig, cost: CostModel) -> None:
         self._config, self._cost = config, cost
@@ -254,10 +254,10 @@ class LoadTuner:
         self.policy = SchedulingPolicy(config.max_sequences, self._most, scored_rows=config.scored_rows)
 
     def follow(self, now_s: float, promised: bool, running: int, pauses: int) -> SchedulingPolicy:
-        """The bounds for the next steps, after one that ended at ``now_s``.
+        """Return the bounds for the next steps, after one that ended at ``now_s``.
 
-        ``promised``: whether promised work is in flight; ``pauses``: how often, since the start, a
-        sequence lost its pages to another.
+        ``promised``: whether promised work is in flight; ``pauses``: how often, since the start, a sequence lost its
+        pages to another.
         """
         if promised:
             self._promised_s = now_s
@@ -302,7 +302,7 @@ class LoadTuner:
 
 
 class Threads:
-    """Tells of the number of threads that work. It may change many times a second: see `THREADS_S`."""
+    """Log of the number of threads at work. It may change many times a second: see `THREADS_S`."""
 
     def __init__(self) -> None:
         self._count = self._told = 0  # 0: not seen yet
@@ -310,7 +310,7 @@ class Threads:
         self._first_s = self._last_s = float("-inf")  # when the first and the last of them came
 
     def see(self, now_s: float, count: int) -> None:
-        """So many threads work at ``now_s``."""
+        """Note that ``count`` threads work at ``now_s``."""
         if not self._told:
             self._count = self._told = count
         if count != self._count:
@@ -325,7 +325,7 @@ class Threads:
             self._told, self._changes = count, 0
 
     def _tell_lasting(self) -> None:
-        """The number has lasted; nothing is said if it is the one that the log knows."""
+        """Log a number that has lasted, unless the log has it already."""
         if self._count != self._told:
             fewer = self._count < self._told
             reason = "other work keeps a core busy" if fewer else "the cores are free again"

@@ -1,8 +1,7 @@
-"""Who computes what in each step: continuous batching over a paged KV cache, in integers only.
+"""Continuous batching over a paged KV cache, in integers only: which sequence computes which rows in each step.
 
-The engine calls `Scheduler.plan`, runs the planned rows, and hands the new tokens to
-`Scheduler.commit`. Nothing here knows tensors, text, clocks or threads; the same calls in the same
-order always give the same plans.
+The engine calls `Scheduler.plan`, runs the planned rows, and hands the new tokens to `Scheduler.commit`. Nothing here
+knows tensors, text, clocks or threads. Invariant: equal calls in equal order give equal plans.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Whether the tokens that a step brought fit the chunk they were computed from.
+"""The check that a step's tokens fit the chunk they were computed from.
 
-Pure: it reads a chunk and tokens, nothing else. Invariant: a token is accepted only if the rows
-before it saw exactly the tokens now accepted before it; anything else would leave wrong keys and
-values in the pages.
+Pure: it reads a chunk and tokens, nothing else. Invariant: a token is accepted only if the rows before it saw exactly
+the tokens that are now accepted before it; anything else would leave wrong keys and values in the pages.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from miaotui.schedule.plan import Chunk
 
 
 def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]], passes: int = 1) -> Sequence[int]:
-    """The chunk's new tokens, checked: none without logits, else 1 to ``n_logits`` or ``passes``.
+    """Check and return the chunk's new tokens: none without logits, else 1 to ``n_logits`` or ``passes``.
 
-    All but the last must be drafted ones, each after the one before it. Raises `EngineError` when
-    they do not fit the chunk.
+    All but the last must be drafted ones, each after the one before it. Raises `EngineError` when they do not fit the
+    chunk.
     """
     accepted = new_tokens.get(chunk.sequence, ())
     count = len(accepted)
@@ -41,7 +40,7 @@ def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]], passe
 
 
 def last_row(chunk: Chunk, accepted: Sequence[int]) -> int:
-    """The row, of those with logits, that the last accepted token came from; -1: none drafted it."""
+    """Find the row, of those with logits, that the last accepted token came from; -1: none drafted it."""
     row = 0
     for token in accepted[:-1]:
         row = chunk.follow(row, token)

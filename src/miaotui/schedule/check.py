@@ -1,7 +1,7 @@
-"""The scheduler's integrity check: pages, holds and lines, recomputed from scratch.
+"""The scheduler's integrity check: pages, references and queues, computed again from scratch.
 
-It only reads, and it does not repair. Invariant: every page is accounted for, every hold justified,
-every line in order. The tests run it after every operation; the engine may when it is idle.
+It reads and does not repair. Invariant: every page is accounted for, every reference has a holder, every queue is in
+order. The tests run it after every operation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The scheduler's fixed limits, and whether a request fits them.
+"""The scheduler's fixed limits, and the check that a request fits them.
 
-Checked once: the limits when they are made, a request when it is added. It knows no state.
-Invariant: what passes `require_fitting` can run to its end when nothing else runs.
+The limits are checked when they are made, a request when it is added. Knows no state. Invariant: a request that
+passes `require_fitting` can run to its end when nothing else runs.
 """
 
 from __future__ import annotations

@@ -43,11 +43,11 @@ class Chunk(NamedTuple):
 
     @property
     def trunk(self) -> int:
-        """Rows at positions ``start, start + 1, ...`` in ``pages``: all but those of branches."""
+        """Number of rows at positions ``start, start + 1, ...`` in ``pages``: all but those of branches."""
         return self.branches[0].row if self.branches else len(self.tokens)
 
     def follow(self, row: int, token: int) -> int:
-        """The first row that drafts ``token`` after ``row``, -1 for none; both of those with logits."""
+        """Find the first row that drafts ``token`` after ``row``, -1 for none; both of those with logits."""
         known = len(self.tokens) - self.n_logits
         after = row + 1
         if not self.branches:
@@ -64,7 +64,7 @@ class Chunk(NamedTuple):
         return -1
 
     def pages_of(self, row: int) -> tuple[int, ...]:
-        """The pages that a row sees."""
+        """Return the pages that a row sees."""
         for branch in self.branches:
             if branch.row <= row < branch.row + branch.count:
                 return branch.pages
@@ -73,7 +73,7 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
-    """What the engine allows the next steps, so that promises are kept; None: no such limit."""
+    """Limits of the next steps, so that promises are kept; None: no limit."""
 
     prompt_rows: int | None = None  # of one step, over all prompts
     width: int | None = None  # sequences that may run at once
@@ -88,7 +88,7 @@ NO_LIMITS = StepLimits()
 class Plan:
     """The chunks of one step, the oldest sequence first; empty when there is nothing to compute.
 
-    Up to ``passes`` may follow each other, each row's token going into the next: then every chunk is one
+    Up to ``passes`` may follow each other, with each row's token as the input of the next pass: then every chunk is one
     row, and has pages for all of them.
     """
 
@@ -97,10 +97,10 @@ class Plan:
 
     @property
     def n_rows(self) -> int:
-        """Rows of the step: tokens over all chunks."""
+        """Number of rows of the step: tokens over all chunks."""
         return sum(len(chunk.tokens) for chunk in self.chunks)
 
     @property
     def prompt_rows(self) -> int:
-        """Rows of prompts that go on after this step."""
+        """Number of rows of prompts that are not read to their end by this step."""
         return sum(len(chunk.tokens) for chunk in self.chunks if not chunk.n_logits)

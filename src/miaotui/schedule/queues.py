@@ -1,7 +1,7 @@
-"""The lines in which sequences stand: running, paused, waiting; each sorted by rank.
+"""The queues of sequences: running, paused, waiting; each sorted by rank.
 
-It knows who stands where, not why anyone moves. Invariant: a sequence stands in the line of its
-stage, or in none when it is done. Moving costs a bisection and a shift of a list.
+Knows which sequence is in which queue, not why one moves. Invariant: a sequence is in the queue of its stage, or in
+none when it is done. A move costs a bisection and a shift of a list.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Queues:
 
     @property
     def queued(self) -> list[SequenceState]:
-        """The line whose first starts next. Of equal urgency, the paused came before the waiting."""
+        """The queue whose first sequence starts next. Of equal rank, a paused one came before a waiting one."""
         paused, waiting = self.paused, self.waiting
         if paused and waiting and rank(waiting[0]) < rank(paused[0]):
             return waiting
         return paused or waiting
 
     def eldest(self, group: SequenceGroup) -> SequenceState | None:
-        """The first to arrive of a group, in whatever line."""
+        """Find the first to arrive of a group, in whatever queue."""
         found = None
         for line in self.by_stage.values():
             index = bisect_left(line, (int(group), 0, 0), key=rank)
@@ -40,7 +40,7 @@ class Queues:
         return found
 
     def regroup(self, state: SequenceState, group: SequenceGroup) -> None:
-        """Serve it as one of ``group`` from now on, by its arrival."""
+        """Move a sequence to ``group``, ordered by its arrival."""
         stage = state.stage
         if stage is not Stage.DONE:
             self.move(state, Stage.DONE)
@@ -49,11 +49,11 @@ class Queues:
             self.enter(state)
 
     def enter(self, state: SequenceState) -> None:
-        """Put a new sequence into the line of its stage."""
+        """Put a new sequence into the queue of its stage."""
         insort(self.by_stage[state.stage], state, key=rank)
 
     def move(self, state: SequenceState, stage: Stage) -> None:
-        """Take it out of its line and put it into that of ``stage``; done ones stand in none."""
+        """Move a sequence to the queue of ``stage``; a done one is in none."""
         if state.stage is not Stage.DONE:
             line = self.by_stage[state.stage]
             del line[bisect_left(line, rank(state), key=rank)]

@@ -1,8 +1,7 @@
-"""How the rows of one step are divided between decoding sequences, their drafts, and prompts.
+"""The division of a step's rows between decoding sequences, their drafts, and prompts.
 
-Pure: it reads lengths and drafts and changes nothing. Invariant: every decoding sequence has one
-row, and while prompts need rows they have at least one; drafts, which can only save time, get what
-is left over.
+Pure: it reads lengths and drafts and changes nothing. Invariant: every decoding sequence has one row, and while
+prompts need rows they have at least one; drafts, which can only save time, get the rows that are left.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ NO_DRAFT: Sequence[int] = ()
 def share_rows(
     decoding: Iterable[SequenceState], drafts: Mapping[int, Draft], spare: int, prompts: bool
 ) -> dict[int, Draft]:
-    """Each decoding sequence's draft, cut to its length limit and to ``spare`` rows over all.
+    """Cut each decoding sequence's draft to its length limit, and all of them to ``spare`` rows.
 
-    While ``prompts`` wait for rows, drafts leave half of the spare ones to them. Sequences without
-    a draft are absent.
+    While ``prompts`` wait for rows, drafts leave half of the spare ones to them. Sequences without a draft are absent.
     """
     left = spare // 2 if prompts else spare
     shares: dict[int, Draft] = {}
@@ -39,7 +37,7 @@ def share_rows(
 
 
 def is_held(state: SequenceState, limits: StepLimits) -> bool:
-    """Whether it must wait, so that others keep their promises."""
+    """Decide whether a sequence must wait so that others keep their promises."""
     if state.group is SequenceGroup.BEST_EFFORT:
         return limits.hold_best_effort
     until = limits.prompts_until

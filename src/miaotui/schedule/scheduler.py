@@ -1,10 +1,9 @@
-"""Decides which sequences compute which rows in each step: continuous batching.
+"""Continuous batching: the decision which sequences compute which rows in each step.
 
-It owns the lines of waiting, running and paused sequences. It does not know tensors, text, time or
-the rules by which a token is chosen. Invariant: while any sequence has tokens to compute, a plan
-has rows, and the oldest running sequence is in it; so everything admitted ends. Mixing prompt
-chunks into decode steps follows Agrawal et al., "Sarathi-Serve" (2024); joining and leaving at
-every step follows Yu et al., "Orca" (2022).
+Owns the queues of waiting, running and paused sequences. Does not know tensors, text, time or the rules by which a
+token is chosen. Invariant: while any sequence has tokens to compute, a plan has rows, and the oldest running sequence
+is in it; so every added sequence ends. Mixing prompt chunks into decode steps follows Agrawal et al., "Sarathi-Serve"
+(2024); joining and leaving at every step follows Yu et al., "Orca" (2022).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class SchedulerStats:
 
 
 class Scheduler:
-    """Plans steps for the sequences added to it; not thread-safe, the engine's loop owns it."""
+    """Planner of steps for the sequences added to it; not thread-safe, the engine's loop owns it."""
 
     def __init__(self, config: ScheduleConfig) -> None:
         self.config = config
@@ -100,20 +99,19 @@ class Scheduler:
         self._lines.enter(state)
 
     def defer(self, sequence: int) -> None:
-        """Its due time cannot be kept: from now on it stands among those without one."""
+        """Drop the due time of a sequence, which cannot be kept: it is ranked with those that have none."""
         state = self._sequences.get(sequence)
         if state is not None and state.group is SequenceGroup.PROMISED:
             self._lines.regroup(state, SequenceGroup.BEST_EFFORT)
 
     def plan(self, drafts: Mapping[int, Draft] = _NO_DRAFTS, limits: StepLimits = NO_LIMITS, passes: int = 1) -> Plan:
-        """The next step: a row for each decoding sequence, then prompt chunks, by `rank`.
+        """Plan the next step: a row for each decoding sequence, then prompt chunks, by `rank`.
 
-        ``drafts`` proposes next tokens of decoding sequences; they are cut to what rows, pages and
-        the sequence's length allow (a tree without pages for its branches to its trunk), and
-        ignored for other sequences. When pages run out the last sequences are paused. ``limits``
-        narrow the step, but never to nothing while there is work. At most ``passes`` follow each
-        other where all that runs is decoded, without drafts, and there are pages for it.
-        A plan that was not committed is superseded: its rows count as never computed.
+        ``drafts`` proposes next tokens of decoding sequences; they are cut to what rows, pages and the sequence's
+        length allow (a tree without pages for its branches to its trunk), and ignored for other sequences. When pages
+        run out the last sequences are paused. ``limits`` narrow the step, but never to nothing while there is work. At
+        most ``passes`` follow each other where all running sequences decode, without drafts, and there are pages for
+        it. A plan that was not committed is superseded: its rows count as never computed.
         """
         self._plans += 1
         self._withdraw()
@@ -129,7 +127,7 @@ class Scheduler:
         return self._latest
 
     def _extend(self, chunks: list[Chunk], passes: int) -> int:
-        """How many passes may follow each other; the chunks get pages for them."""
+        """Find how many passes may follow each other, and give the chunks pages for them."""
         if any(len(chunk.tokens) > 1 or not chunk.n_logits for chunk in chunks):
             return 1  # a row that only scores the prompt has no `n_logits`
         states = [self._sequences[chunk.sequence] for chunk in chunks]
@@ -186,7 +184,7 @@ class Scheduler:
         return chunks
 
     def _add_branches(self, drafted: Mapping[int, Draft], chunks: list[Chunk]) -> None:
-        """Give trees their branches where the trunk is whole; last, so that they take nobody's pages."""
+        """Give trees whose trunk is whole their branches; last, so that they take no page that another row needs."""
         for index, chunk in enumerate(chunks if drafted else ()):
             tree = drafted.get(chunk.sequence)
             if isinstance(tree, DraftTree) and chunk.trunk == 1 + len(tree.trunk) < 1 + len(tree):
@@ -194,7 +192,7 @@ class Scheduler:
                 chunks[index] = branched or chunk
 
     def _withdraw(self) -> None:
-        """Take the pages of branches back from a plan that was never committed."""
+        """Take the pages of branches back from a plan that was not committed."""
         for chunk in () if self._latest is None else self._latest.chunks:
             state = self._sequences.get(chunk.sequence)
             if chunk.branches and state is not None and state.planned is chunk:
@@ -204,11 +202,10 @@ class Scheduler:
     def commit(self, plan: Plan, new_tokens: Mapping[int, Sequence[int]]) -> None:
         """Record that the plan was computed and which tokens each sequence got.
 
-        A chunk with ``n_logits`` of n gets 1 to n tokens, all but the last of them equal to the
-        drafted ones, or one from each of the plan's passes; a chunk without logits gets none.
-        Sequences finished or cancelled since the plan are passed over; one that has all its tokens
-        gives its pages back at once. Raises `EngineError`, changing nothing, for a plan that is not
-        the latest or tokens that do not fit it.
+        A chunk with ``n_logits`` of n gets 1 to n tokens, all but the last of them equal to the drafted ones, or one
+        from each of the plan's passes; a chunk without logits gets none. Sequences finished or cancelled since the plan
+        are skipped; one that has all its tokens gives its pages back at once. Raises `EngineError`, changing nothing,
+        for a plan that is not the latest or tokens that do not fit it.
         """
         if plan is not self._latest:
             raise EngineError("only the latest plan can be committed, and once; call plan() again")
@@ -232,12 +229,12 @@ class Scheduler:
                 self._stop(state, Stage.DONE)
 
     def finish(self, sequence: int) -> None:
-        """Forget a sequence that has all it needs. Raises `EngineError` for an unknown one."""
+        """Remove a sequence that has all its tokens. Raises `EngineError` for an unknown one."""
         self._stop(self._known(sequence), Stage.DONE)
         del self._sequences[sequence]
 
     def cancel(self, sequence: int) -> bool:
-        """Forget a sequence in any stage, its pages freed at once; whether there was one.
+        """Remove a sequence in any stage and free its pages at once; True if there was one.
 
         Unlike `finish` it may come late: a cancel races with the end of the answer.
         """
@@ -247,23 +244,23 @@ class Scheduler:
         return True
 
     def cached_tokens(self, sequence: int) -> int:
-        """Prompt tokens it need not compute. Raises `EngineError` for an unknown sequence."""
+        """Return the prompt tokens it need not compute. Raises `EngineError` for an unknown sequence."""
         return self._known(sequence).cached_tokens
 
     def progress(self, sequence: int) -> tuple[int, int]:
-        """Its tokens that are computed, and those that are known; (0, 0) for an unknown one."""
+        """Return its tokens that are computed, and those that are known; (0, 0) for an unknown one."""
         state = self._sequences.get(sequence)
         return (0, 0) if state is None else (state.computed, len(state.tokens))
 
     def stored_tokens(self, tokens: Sequence[int], namespace: int = 0) -> int:
-        """About how many of a prompt's tokens are in pages already.
+        """Estimate how many of a prompt's tokens are in pages already.
 
-        Any thread may ask at any time: a page that comes or goes meanwhile makes it one off.
+        Any thread may ask at any time: a page that comes or goes meanwhile makes the estimate one page wrong.
         """
         return self._ledger.stored_tokens(tokens, namespace)
 
     def stats(self) -> SchedulerStats:
-        """Counts of pages and sequences now; O(1)."""
+        """Count pages and sequences; O(1)."""
         pool, tree = self._ledger.pool, self._ledger.tree
         return SchedulerStats(
             pages_free=pool.n_free,
@@ -289,13 +286,13 @@ class Scheduler:
         return state
 
     def _plan_rows(self, state: SequenceState, draft: Sequence[int], chunks: list[Chunk]) -> None:
-        """Plan the row of its last token and those of its draft, as far as pages reach."""
+        """Plan the row of its last token and those of its draft, as far as there are pages."""
         rows = self._secure(state, 1 + len(draft))
         if rows:
             chunks.append(state.next_chunk(rows, draft))
 
     def _plan_prompt(self, state: SequenceState, left: int, chunks: list[Chunk]) -> int:
-        """Plan its next prompt chunk, of at most ``left`` rows; the rows it took."""
+        """Plan its next prompt chunk of at most ``left`` rows; return the rows that it has."""
         self._ledger.reuse(state)
         wanted = min(state.remaining, self.config.chunk_size, left)
         if state.group is SequenceGroup.OVERDUE and self._lines.running[-1] is not state:
@@ -312,7 +309,7 @@ class Scheduler:
         return rows
 
     def _secure(self, state: SequenceState, wanted: int) -> int:
-        """How many of the wanted rows it has pages for.
+        """Return how many of the wanted rows it has pages for.
 
         Only for the first row are others paused, the newest first. 0: it was itself the newest.
         """
@@ -329,7 +326,7 @@ class Scheduler:
         return rows
 
     def _age(self, chunks: Sequence[Chunk]) -> None:
-        """Count how long the eldest without a promise has been passed over; then it comes first."""
+        """Count how many plans have passed over the oldest sequence without a promise; at `PATIENCE` it comes first."""
         if len(chunks) == len(self._lines.running) and not self._lines.queued:
             self._passed_over = 0
             return
@@ -344,7 +341,7 @@ class Scheduler:
             self._passed_over = 0
 
     def _start_urgent(self, limits: StepLimits) -> None:
-        """Start those in line that come before one that runs; best-effort work makes room."""
+        """Start queued sequences that rank before a running one; those without a due time make room."""
         running = self._lines.running
         while queued := self._lines.queued:
             first = queued[0]
@@ -361,18 +358,17 @@ class Scheduler:
                 self._stop(last, Stage.PAUSED)
 
     def _start_last(self, limits: StepLimits) -> SequenceState | None:
-        """Start the first in line if it comes after all that run: those are planned already."""
+        """Start the first queued sequence if it ranks after all that run: those are planned already."""
         running, queued = self._lines.running, self._lines.queued
         if running and queued and rank(queued[0]) < rank(running[-1]):
             return None
         return self._start_next(limits)
 
     def _start_next(self, limits: StepLimits) -> SequenceState | None:
-        """Start the first in line if there is room for all it has to compute; None if not.
+        """Start the first queued sequence if there is room for all it has to compute; None if not.
 
-        Room is what is left when every running sequence has the pages of its known tokens and one
-        more: else it would soon be paused again, its work lost. Nobody overtakes the first in
-        line, so that nobody starves.
+        Room is what is left when every running sequence has the pages of its known tokens and one more: else it would
+        soon be paused again and its work lost. No sequence overtakes the first in the queue, so that none starves.
         """
         running, queued = self._lines.running, self._lines.queued
         width = min(limits.width or self.config.max_sequences, self.config.max_sequences)
@@ -390,7 +386,7 @@ class Scheduler:
         return first
 
     def _stop(self, state: SequenceState, stage: Stage) -> None:
-        """Pause it or end it, wherever it stands; all its pages come back."""
+        """Pause or end a sequence in whatever queue; all its pages are freed."""
         self._lines.move(state, stage)
         self._ledger.take_back(state)
         state.planned = None

@@ -1,8 +1,7 @@
-"""What the scheduler remembers of one sequence, and the order in which sequences are served.
+"""The scheduler's record of one sequence, and the order in which sequences are served.
 
-A plain record: the ledger changes its pages, the scheduler everything else. It knows no policy but
-`rank`. Invariant: ``tokens[:computed]`` are in ``pages``; the last token is never computed before
-it is needed for logits.
+A plain record: the block table changes its pages, the scheduler everything else. Knows no policy but `rank`.
+Invariant: ``tokens[:computed]`` are in ``pages``; the last token is computed only when its logits are needed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from miaotui.schedule.plan import Chunk, RowKind
 
 
 class Stage(Enum):
-    """Where a sequence stands; only running ones hold pages."""
+    """The queue in which a sequence is; only running ones hold pages."""
 
     WAITING = "waiting"  # not started
     RUNNING = "running"
@@ -26,7 +25,7 @@ class Stage(Enum):
 
 
 class SequenceGroup(IntEnum):
-    """Whom to serve first."""
+    """The classes of sequences, the first to be served first."""
 
     OVERDUE = 0  # without a promise, but passed over for too long
     PROMISED = 1
@@ -58,7 +57,7 @@ class SequenceState:
 
     @property
     def remaining(self) -> int:
-        """Known tokens still to be computed: 1 while decoding, more in a prompt."""
+        """Number of known tokens still to be computed: 1 while decoding, more in a prompt."""
         return len(self.tokens) - self.computed
 
     @property
@@ -67,25 +66,25 @@ class SequenceState:
         return self.score_from < self.score_end
 
     def scored_rows(self, rows: int) -> int:
-        """Those of its next ``rows`` rows whose logits score the prompt."""
+        """Return how many of its next ``rows`` rows score the prompt with their logits."""
         return max(0, min(self.computed + rows, self.score_end) - max(self.computed, self.score_from))
 
     def within(self, rows: int, scored: int) -> int:
-        """``rows``, cut to those among which at most ``scored`` score the prompt."""
+        """Return ``rows``, cut to those among which at most ``scored`` score the prompt."""
         surplus = self.scored_rows(rows) - scored
         if surplus <= 0:
             return rows
         return min(self.computed + rows, self.score_end) - surplus - self.computed
 
     def page_table(self, n_tokens: int) -> tuple[int, ...]:
-        """The pages of the first ``n_tokens`` positions; the same tuple until it changes."""
+        """Return the pages of the first ``n_tokens`` positions; one tuple object until it changes."""
         n_pages = pages_for(n_tokens)
         if len(self._table) != n_pages:
             self._table = tuple(self.pages[:n_pages])
         return self._table
 
     def next_row(self, passes: int = 1) -> Chunk:
-        """Plan the row of its last token, and those that follow it; it has pages for them."""
+        """Plan the row of its last token and the passes that follow it; it has pages for them."""
         start, table = self.computed, self.page_table(self.computed + passes)
         self.planned = Chunk(self.id, start, (self.tokens[-1],), table, 1)
         return self.planned
@@ -104,12 +103,12 @@ class SequenceState:
         return self.planned
 
     def forget_page_table(self) -> None:
-        """Must follow every replacement or removal in ``pages`` (growth needs no call)."""
+        """Drop the cached tuple of pages; needed after a replacement or removal in ``pages``, not after growth."""
         self._table = ()
 
 
 def rank(state: SequenceState) -> tuple[int, int, int]:
-    """The one ordering: the lowest starts and resumes first, the highest is paused first.
+    """Return the sort key: the lowest starts and resumes first, the highest is paused first.
 
     Earliest deadline first (Liu and Layland 1973); without deadlines, first come first served.
     """

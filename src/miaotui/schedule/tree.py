@@ -1,10 +1,10 @@
-"""A small tree of drafted tokens, and where the keys and values of its branches go.
+"""A small tree of drafted tokens, and the pages of its branches' keys and values.
 
-Pure values: it knows token ids, rows, positions and page numbers. A tree's trunk is a line and lies
-in the sequence's own pages, at the price of a line. Every other branch has a private tail of pages,
-which begins with a copy of the page in which it leaves its parent. Invariant: a row finds at each
-position before it the keys and values of its own path, in the page order of plain decoding. Verifying
-a tree in one pass follows Miao et al., "SpecInfer" (2024), and Cai et al., "Medusa" (2024).
+Pure values: token ids, rows, positions and page numbers. A tree's trunk is a line and lies in the sequence's own pages,
+at the cost of a line. Every other branch has a private tail of pages, which begins with a copy of the page in which it
+leaves its parent. Invariant: a row finds at each position before it the keys and values of its own path, in the page
+order of plain decoding. Verifying a tree in one pass follows Miao et al., "SpecInfer" (2024), and Cai et al., "Medusa"
+(2024).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 
 @dataclass(frozen=True, slots=True)
 class DraftTree:
-    """Drafted tokens, each after its parent: an earlier token's index, or -1 for what is known.
+    """Drafted tokens, each after its parent: an earlier token's index, or -1 for the last known token.
 
-    The trunk comes first: tokens 0, 1, ... as long as each one's parent is the one before it. In the
-    same way every later run of tokens that follow each other is one branch. Raises `EngineError` for
-    parents that do not come before their children.
+    The trunk comes first: tokens 0, 1, ... as long as each one's parent is the one before it. Likewise every later run
+    of tokens that follow each other is one branch. Raises `EngineError` for parents that do not come before their
+    children.
     """
 
     tokens: tuple[int, ...]
@@ -44,14 +44,14 @@ class DraftTree:
 
     @property
     def trunk(self) -> tuple[int, ...]:
-        """The line with which it begins."""
+        """The line with which the tree begins."""
         for index, parent in enumerate(self.parents):
             if parent != index - 1:
                 return self.tokens[:index]
         return self.tokens
 
     def kept(self, wanted: Callable[[int, int], bool]) -> DraftTree:
-        """Without the tokens that are not ``wanted(token, depth)``, and what follows them.
+        """Drop the tokens that are not ``wanted(token, depth)``, and all that follow them.
 
         Depths count from 0.
         """
@@ -68,7 +68,7 @@ class DraftTree:
         return self if len(tokens) == len(self) else DraftTree(tuple(tokens), tuple(parents))
 
     def cut(self, count: int, depth: int) -> DraftTree:
-        """Its first ``count`` tokens, of those fewer than ``depth`` steps from what is known."""
+        """Keep its first ``count`` tokens, of those fewer than ``depth`` steps from the known token."""
         shallow = self.kept(lambda _, at: at < depth)
         if count >= len(shallow):
             return shallow
@@ -80,7 +80,7 @@ Draft = Sequence[int] | DraftTree  # a line, or a tree
 
 
 def trunk_of(draft: Draft) -> Sequence[int]:
-    """The line with which a draft begins, or which it is."""
+    """Return the line with which a draft begins, or the draft if it is a line."""
     return draft.trunk if isinstance(draft, DraftTree) else draft
 
 
@@ -99,7 +99,7 @@ class Branch:
 
     @property
     def own(self) -> int:
-        """The number, in ``pages``, of the first that is its own."""
+        """The index, in ``pages``, of the first page that is its own."""
         return self.start // PAGE_SIZE
 
 
@@ -114,12 +114,12 @@ class TreeShape:
 
     @property
     def n_pages(self) -> int:
-        """Pages it needs for itself."""
+        """Number of pages it needs for itself."""
         return pages_for(self.start + self.count) - self.start // PAGE_SIZE
 
 
 def shapes(tree: DraftTree, start: int) -> list[TreeShape]:
-    """The branches of a tree after a known token at position ``start``, which is row 0."""
+    """Return the branches of a tree after a known token at position ``start``, which is row 0."""
     found: list[TreeShape] = []
     positions = [start]
     for row, parent in enumerate((parent + 1 for parent in tree.parents), 1):
@@ -133,9 +133,9 @@ def shapes(tree: DraftTree, start: int) -> list[TreeShape]:
 
 
 def lay_out(tree: DraftTree, start: int, trunk: Sequence[int], take: Callable[[], int]) -> tuple[Branch, ...]:
-    """The branches with their pages.
+    """Give the branches their pages.
 
-    ``trunk`` are the pages of known tokens and trunk, ``take`` gives a page nobody else has.
+    ``trunk`` are the pages of known tokens and trunk, ``take`` gives a page that no other sequence has.
     """
     branches: list[Branch] = []
     rows_before = (0, *(parent + 1 for parent in tree.parents))  # of row 0: itself

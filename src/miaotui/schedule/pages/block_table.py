@@ -1,9 +1,8 @@
-"""Which sequence holds which pages: growth, reuse of prefixes, settling, giving back.
+"""The pages that each sequence holds: growth, reuse of prefixes, storing, giving back.
 
-It owns the page pool and the prefix tree and changes the page fields of sequences; whose turn it
-is it does not know. Invariant: a sequence writes only to pages that it alone holds. What it shares
-are full pages of computed tokens, and positions before ``computed`` are never written again, so
-that nothing but the first page of a branch of drafts ever needs copying.
+Owns the page pool and the prefix tree and changes the page fields of sequences; does not know whose turn it is.
+Invariant: a sequence writes only to pages that it alone holds. It shares full pages of computed tokens, and positions
+before ``computed`` are never written again, so that only the first page of a branch of drafts needs copying.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from miaotui.schedule.tree import DraftTree, lay_out, shapes
 
 
 class BlockTable:
-    """Gives pages and takes them back; with ``reuse_prefix=False`` it shares and keeps nothing."""
+    """Pages by sequence; with ``reuse_prefix=False`` none is shared or kept."""
 
     def __init__(self, n_pages: int, reuse_prefix: bool) -> None:
         self.pool = PagePool(n_pages)
@@ -29,11 +28,11 @@ class BlockTable:
 
     @property
     def n_available(self) -> int:
-        """Pages that can be had without pausing anyone: free, or evictable."""
+        """Number of pages that are free or can be evicted, without pausing a sequence."""
         return self.pool.n_free + self.tree.n_evictable
 
     def grow(self, state: SequenceState, n_tokens: int) -> int:
-        """Give it pages for up to ``n_tokens`` positions, as far as there are any; what it has."""
+        """Give a sequence pages for up to ``n_tokens`` positions; return the positions for which it has them."""
         pages = state.pages
         missing = pages_for(n_tokens) - len(pages)
         if missing > 0:
@@ -42,7 +41,7 @@ class BlockTable:
         return min(n_tokens, len(pages) * PAGE_SIZE)
 
     def reach(self, states: Sequence[SequenceState], rows: int) -> int:
-        """How many of the next ``rows`` all of them can be computed: there are pages and room for as many."""
+        """Return how many of the next ``rows`` all of them can compute: there are pages and room for as many."""
         for state in states:
             rows = min(rows, state.max_length - len(state.tokens))
         for state in states:
@@ -57,7 +56,7 @@ class BlockTable:
         return self.pool.allocate()
 
     def branch(self, state: SequenceState, tree: DraftTree) -> Chunk | None:
-        """Its planned chunk, of the tree's trunk alone, with the branches too; None: no pages."""
+        """Add the branches to its planned chunk, which has the tree's trunk alone; None: no pages."""
         chunk = state.planned
         assert chunk is not None, "branches leave a trunk that is planned"
         if sum(shape.n_pages for shape in shapes(tree, chunk.start)) > self.n_available:
@@ -73,9 +72,9 @@ class BlockTable:
         return state.planned
 
     def graft(self, state: SequenceState, chunk: Chunk, row: int) -> None:
-        """After a step that ended at ``row``: its path's pages become the sequence's own.
+        """Make the pages of the path that ended at ``row`` the sequence's own.
 
-        ``computed`` is up to date. The pages of other branches come back.
+        ``computed`` is up to date. The pages of other branches are freed.
         """
         if not state.branch_pages:
             return
@@ -94,17 +93,15 @@ class BlockTable:
         self.prune(state)
 
     def prune(self, state: SequenceState) -> None:
-        """Take back the pages of its branches."""
+        """Free the pages of its branches."""
         while state.branch_pages:
             self.pool.release(state.branch_pages.pop())
 
     def reuse(self, state: SequenceState) -> None:
-        """Let it share the stored pages that continue what it has computed, all but its last token.
+        """Let a sequence share the stored pages that continue its computed tokens, all but its last token.
 
-        The last token is always left to be computed, because its row gives the logits, and so is
-        every row whose logits score the prompt. It works in
-        mid-prompt as well: of two sequences with equal prompts, the one behind catches up with the
-        one ahead.
+        The last token is always left to be computed, because its row gives the logits, and so is every row whose logits
+        score the prompt. This works in mid-prompt too: of two sequences with equal prompts, the later one catches up.
         """
         if not self.reuse_prefix:
             return
@@ -127,7 +124,7 @@ class BlockTable:
             state.cached_tokens += reused
 
     def price(self, state: SequenceState) -> int:
-        """Available pages that starting it takes: all it needs, less the shared ones in use."""
+        """Return the available pages that starting it takes: all it needs, less the shared ones in use."""
         shared = 0
         if self.reuse_prefix:
             for node in self._stored(state):
@@ -137,7 +134,7 @@ class BlockTable:
         return pages_for(len(state.tokens)) - shared
 
     def settle(self, state: SequenceState) -> None:
-        """After a step: store the pages that became full, and give back those of rejected rows."""
+        """Store the pages that a step filled, and free those of rejected rows."""
         surplus = len(state.pages) - pages_for(state.computed)
         if surplus > 0:
             for _ in range(surplus):
@@ -154,7 +151,7 @@ class BlockTable:
                 state.forget_page_table()
 
     def take_back(self, state: SequenceState) -> None:
-        """Take all its pages; full ones stay in the tree, to be reused or evicted."""
+        """Free all its pages; full ones stay in the tree, to be reused or evicted."""
         self.prune(state)
         for page in state.pages[state.node.depth :]:
             self.pool.release(page)
@@ -165,7 +162,7 @@ class BlockTable:
         state.forget_page_table()
 
     def stored_tokens(self, tokens: Sequence[int], namespace: int) -> int:
-        """Tokens of the stored pages that begin ``tokens``, all but its last; only reads."""
+        """Count the tokens of the stored pages that begin ``tokens``, all but its last; only reads."""
         if not self.reuse_prefix:
             return 0
         pages = (len(tokens) - 1) // PAGE_SIZE
@@ -173,7 +170,7 @@ class BlockTable:
         return found * PAGE_SIZE
 
     def _stored(self, state: SequenceState) -> Iterator[PageNode]:
-        """Stored pages that continue those it shares, up to the first row whose logits are wanted."""
+        """Yield stored pages that continue those it shares, up to the first row whose logits are wanted."""
         end = state.score_from if state.is_scoring else len(state.tokens) - 1
         usable = max(end // PAGE_SIZE - state.node.depth, 0)
         return islice(self.tree.match(state.tokens, state.namespace, state.node), usable)

@@ -14,7 +14,7 @@ PAGE_SIZE = 16  # tokens
 
 
 def pages_for(n_tokens: int) -> int:
-    """Pages that hold ``n_tokens`` positions."""
+    """Return the number of pages that hold ``n_tokens`` positions."""
     return (n_tokens + PAGE_SIZE - 1) // PAGE_SIZE
 
 
@@ -28,7 +28,7 @@ class PagePool:
 
     @property
     def n_free(self) -> int:
-        """Pages nobody holds."""
+        """Number of pages without a holder."""
         return len(self._free)
 
     def allocate(self) -> int:
@@ -40,13 +40,13 @@ class PagePool:
         return page
 
     def retain(self, page: int) -> int:
-        """Add a holder to a held page; its new count. Raises `EngineError` for a free page."""
+        """Add a holder to a held page and return its new count. Raises `EngineError` for a free page."""
         count = self._held(page) + 1
         self._references[page] = count
         return count
 
     def release(self, page: int) -> int:
-        """Remove a holder; its new count, at 0 it is free. Raises `EngineError` if it was."""
+        """Remove a holder and return its new count; at 0 the page is free. Raises `EngineError` if it was."""
         count = self._held(page) - 1
         self._references[page] = count
         if count == 0:
@@ -54,11 +54,11 @@ class PagePool:
         return count
 
     def references(self, page: int) -> int:
-        """Holders of a page; 0 means free."""
+        """Return the holders of a page; 0 means free."""
         return self._references[page]
 
     def free_pages(self) -> tuple[int, ...]:
-        """The free pages, the next one to be allocated last; a copy, for integrity checks."""
+        """Copy the list of free pages, the next one to be allocated last; for integrity checks."""
         return tuple(self._free)
 
     def _held(self, page: int) -> int:

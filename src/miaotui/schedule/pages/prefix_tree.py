@@ -1,11 +1,10 @@
-"""Which full pages of computed tokens exist: a trie of pages, keyed by their token ids.
+"""The full pages of computed tokens: a trie of pages, keyed by their token ids.
 
-The tree holds one reference on each of its pages; sequences that use a page hold more. It does not
-know sequences. Invariant: whoever holds a node's page holds those of all its ancestors too, and
-gives them back deepest first. So among the pages that only the tree holds, kept in the order of
-their release, every node comes before its ancestors: the first one is always a leaf, and the least
-recently used. Eviction is therefore exact LRU in O(1). The idea of a prefix tree over KV pages is
-that of Zheng et al., "SGLang" (2023), RadixAttention.
+The tree holds one reference on each of its pages; sequences that use a page hold more. Does not know sequences.
+Invariant: a holder of a node's page holds those of all its ancestors too, and gives them back deepest first. So among
+the pages that only the tree holds, kept in the order of their release, every node comes before its ancestors: the
+first one is always a leaf, and the least recently used. Eviction is therefore exact LRU in O(1). The idea of a prefix
+tree over KV pages is that of Zheng et al., "SGLang" (2023), RadixAttention.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class PageNode:
         self.children: dict[tuple[int, ...], PageNode] = {}
 
     def path(self) -> Iterator[PageNode]:
-        """This node and its ancestors, deepest first, without the root."""
+        """Yield this node and its ancestors, deepest first, without the root."""
         node: PageNode = self
         while node.parent is not None:
             yield node
@@ -47,14 +46,13 @@ class PrefixTree:
 
     @property
     def n_evictable(self) -> int:
-        """Pages that only the tree holds."""
+        """Number of pages that only the tree holds."""
         return len(self._idle)
 
     def match(self, tokens: Sequence[int], namespace: int = 0, after: PageNode | None = None) -> Iterator[PageNode]:
-        """The longest run of stored full pages of ``tokens``, from the page that follows ``after``.
+        """Find the longest run of stored full pages of ``tokens``, from the page that follows ``after``.
 
-        ``after`` (the root when None) must be a prefix of ``tokens``. Yields nodes without holding
-        them; O(length).
+        ``after`` (the root when None) must be a prefix of ``tokens``. Yields nodes without holding them; O(length).
         """
         node = self.root if after is None else after
         while (node.depth + 1) * PAGE_SIZE <= len(tokens):
@@ -65,11 +63,10 @@ class PrefixTree:
             node = child
 
     def insert(self, parent: PageNode, tokens: Sequence[int], page: int, namespace: int = 0) -> PageNode:
-        """Store ``page``, the one after ``parent`` in ``tokens``; the node the caller now holds.
+        """Store ``page``, the one after ``parent`` in ``tokens``; return the node that the caller now holds.
 
-        When an equal page is stored already, the caller's hold moves to that one (see
-        ``node.page``) and ``page`` is released: equal tokens give equal bytes, so that one copy is
-        enough.
+        When an equal page is stored already, the caller's reference moves to that one (see ``node.page``) and ``page``
+        is released: equal tokens give equal bytes, so that one copy is enough.
         """
         key = _key(tokens, parent.depth, namespace)
         node = parent.children.get(key)
@@ -93,11 +90,11 @@ class PrefixTree:
                 self._idle[each] = None
 
     def in_use(self, node: PageNode) -> bool:
-        """Whether anyone besides the tree holds the node's page."""
+        """Whether a sequence holds the node's page."""
         return node not in self._idle
 
     def evict(self) -> None:
-        """Free the least recently used page nobody uses. Raises `EngineError` if there is none."""
+        """Free the least recently used page that only the tree holds. Raises `EngineError` if there is none."""
         if not self._idle:
             raise EngineError("no prefix page can be evicted: running sequences hold all of them")
         node, _ = self._idle.popitem(last=False)
@@ -106,7 +103,7 @@ class PrefixTree:
         self._pool.release(node.page)
 
     def nodes(self) -> Iterator[PageNode]:
-        """All nodes but the root, parents before children; for integrity checks."""
+        """Yield all nodes but the root, parents before children; for integrity checks."""
         stack = list(self.root.children.values())
         while stack:
             node = stack.pop()
@@ -114,11 +111,11 @@ class PrefixTree:
             stack.extend(node.children.values())
 
     def idle_nodes(self) -> tuple[PageNode, ...]:
-        """The nodes only the tree holds, in the order of their eviction; for integrity checks."""
+        """Return the nodes that only the tree holds, in the order of their eviction; for integrity checks."""
         return tuple(self._idle)
 
 
 def _key(tokens: Sequence[int], depth: int, namespace: int) -> tuple[int, ...]:
-    """The key of page number ``depth``; the first page's key begins with the namespace."""
+    """Return the key of page number ``depth``; the first page's key begins with the namespace."""
     page = tuple(tokens[depth * PAGE_SIZE : (depth + 1) * PAGE_SIZE])
     return page if depth else (namespace, *page)

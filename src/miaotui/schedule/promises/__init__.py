@@ -1,1 +1,1 @@
-"""Promises of time: what steps cost, forecasts, admission, review."""
+"""Promises of time: costs of steps, forecasts, admission, review."""

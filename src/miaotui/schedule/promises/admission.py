@@ -1,9 +1,8 @@
-"""Whether a request is taken on, at once and for good: the book of what has been promised.
+"""Admission of requests: at once and for good, from a list of all promises in flight.
 
-Owns the book, its bounds and the counts of promises kept. Knows no engine and no clock: the caller
-says what time it is. Invariant: a promise is given only if, with it, every promise in the book is
-still foreseen to be kept, with a margin for what forecasts have been wrong by. Any thread may ask,
-while a step runs; nothing here waits for one.
+Owns the list (the "book"), its bounds and the counts of promises kept. Knows no engine and no clock: times come in.
+Invariant: a promise is given only if, with it, every promise in the book is foreseen to be kept, with a margin for the
+errors of forecasts. Any thread may ask while a step runs; nothing here waits for one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel
 from miaotui.schedule.promises.forecast import Job, SchedulingPolicy, forecast
+from miaotui.schedule.promises.forecast_errors import ALONE, CROWDED
 from miaotui.schedule.promises.lengths import AnswerLengths
 from miaotui.schedule.promises.promise import HAND_OVER_S, Allowance, PromiseEntry, PromiseRequest
 from miaotui.types import Deadline, Promise
@@ -30,7 +30,7 @@ MOST_PLAYED = 64  # best-effort jobs that a forecast looks at
 
 @dataclass(frozen=True)
 class AdmissionLimits:
-    """How much may stand in line: requests, and tokens of prompts and answers."""
+    """The longest queue: requests, and tokens of their prompts and answers."""
 
     requests: int = 256
     tokens: int = 1 << 18
@@ -38,7 +38,7 @@ class AdmissionLimits:
 
 @dataclass
 class AdmissionCounts:
-    """What became of requests, since the start."""
+    """Counts of requests by outcome, since the start."""
 
     met: int = 0
     missed: int = 0
@@ -49,7 +49,7 @@ class AdmissionCounts:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A request that is taken on: the longest answer it may get, and what was foreseen."""
+    """An accepted request: the longest answer it may get, and the time that was foreseen."""
 
     limit: int
     predicted_ms: float
@@ -60,7 +60,7 @@ class Admitted:
 
 @dataclass(frozen=True)
 class _Clock:
-    """When the engine's state was last known, and how long the step since is foreseen to take."""
+    """The moment at which the engine's state was last known, and the foreseen time of the step since."""
 
     policy: SchedulingPolicy
     as_of_s: float = 0.0
@@ -68,7 +68,7 @@ class _Clock:
 
 
 class Admission:
-    """The book. ``admit`` before a request enters; the engine's thread tells how they fare."""
+    """The book of promises. Call ``admit`` before a request enters; the engine's thread reports progress."""
 
     def __init__(self, cost: CostModel, policy: SchedulingPolicy, limits: AdmissionLimits | None = None) -> None:
         self.cost = cost
@@ -108,7 +108,7 @@ class Admission:
         return Admitted(limit, entry.predicted_ms, entry.promised, entry.shortened, entry.job.order_s)
 
     def leave(self, number: int, failed: bool = False) -> None:
-        """The request is over; one that ``failed`` has missed its deadline, if it had one."""
+        """Remove a request that is over; one that ``failed`` has missed its deadline, if it had one."""
         with self._lock:
             entry = self._book.pop(number, None)
             if entry is not None:
@@ -136,11 +136,11 @@ class Admission:
     # from the engine's thread --------------------------------------------------------------------
 
     def begin_step(self, now_s: float, step_s: Callable[[], float], policy: SchedulingPolicy) -> None:
-        """A step begins whose outcome the book does not know yet; ``step_s`` tells its time."""
+        """Note that a step begins whose outcome the book does not know yet; ``step_s`` gives its time."""
         self._clock = _Clock(policy, now_s, step_s)
 
     def update(self, progress: Iterable[tuple[int, int, int, int]], now_s: float) -> None:
-        """What a step brought: (number, prompt tokens left, tokens computed, tokens answered)."""
+        """Enter a step's progress: (number, prompt tokens left, tokens computed, tokens answered)."""
         with self._lock:
             for number, prompt_left, length, answered in progress:
                 entry = self._book.get(number)
@@ -155,7 +155,7 @@ class Admission:
             self._clock = _Clock(self._clock.policy, self._clock.as_of_s)
 
     def give_up(self, number: int) -> None:
-        """Its promise is lost: it stands in nobody's way any more."""
+        """Drop a promise that cannot be kept, so that it no longer limits admission."""
         with self._lock:
             entry = self._book.get(number)
             if entry is not None and entry.promised:
@@ -164,7 +164,7 @@ class Admission:
                 self.version += 1
 
     def shorten(self, number: int, limit: int) -> None:
-        """Its answer ends after ``limit`` tokens, so that it is in time."""
+        """End its answer after ``limit`` tokens, so that it is in time."""
         with self._lock:
             entry = self._book.get(number)
             if entry is not None:
@@ -176,7 +176,7 @@ class Admission:
                     self.counts.shortened += 1
 
     def entries(self) -> list[PromiseEntry]:
-        """A copy of the book."""
+        """Copy the entries of the book."""
         with self._lock:
             return list(self._book.values())
 
@@ -201,7 +201,7 @@ class Admission:
         return entry
 
     def _expected(self, entry: PromiseEntry, answered: int) -> int:
-        """The length of the answer to reckon with."""
+        """Return the length of the answer to plan with."""
         wish = entry.wish
         if wish.named or entry.shortened:
             return wish.limit
@@ -209,7 +209,7 @@ class Admission:
         return min(wish.limit, self.lengths.quantile(share, answered))
 
     def _promise(self, entry: PromiseEntry, now_s: float) -> PromiseEntry:
-        """The entry with its promise, shortened or without one, as the caller allows."""
+        """Return the entry with its promise, shortened or without one, as the caller allows."""
         deadline = entry.wish.deadline
         assert deadline is not None
         late, predicted_ms = self._lateness(entry, now_s)
@@ -232,7 +232,7 @@ class Admission:
         )
 
     def _shorten(self, entry: PromiseEntry, now_s: float) -> PromiseEntry | None:
-        """The same request with the longest answer that fits; None: not even one token does."""
+        """Return the request with the longest answer that fits; None: not even one token does."""
         low, high, found = 1, entry.job.answer_left - 1, None
         while low <= high:
             limit = (low + high) // 2
@@ -246,9 +246,9 @@ class Admission:
         return found
 
     def _lateness(self, entry: PromiseEntry, now_s: float) -> tuple[float, float]:
-        """Seconds by which taking it on breaks a promise, its own or another's; and its time in ms."""
+        """Return the seconds by which this request breaks a promise, its own or another's, and its time in ms."""
         others = [each for each in self._book.values() if each.promised]
-        start, allowed_s = self._start_s(now_s), self._allowed_s(now_s, CROWD_S if others else 0.0)
+        start, allowed_s = self._start_s(now_s), self._allowed_s(now_s, bool(others))
         jobs = [each.job for each in others]
         policy = self._promised_policy()
         found = forecast([*jobs, entry.job], self.cost, policy, start)
@@ -265,15 +265,16 @@ class Admission:
             own = max(own, entry.job.due_s + late)
         return late, (own - entry.wish.arrived_s) * 1e3
 
-    def _allowed_s(self, now_s: float, more_s: float) -> Allowance:
-        """The cost model's allowance, ``more_s``, and what missed promises have added."""
+    def _allowed_s(self, now_s: float, crowded: bool) -> Allowance:
+        """Return the cost model's allowance and the time that missed promises have added to it."""
         self.caution_s *= math.exp(-max(now_s - self._faded_s, 0.0) / FADES_S)
         self._faded_s = now_s
-        allowed_s, more_s = self.cost.allowed_s, more_s + self.caution_s
-        return lambda first_s, rest_s: allowed_s(first_s, rest_s) + more_s
+        allowed_s, deviations = self.cost.allowed_s, CROWDED if crowded else ALONE
+        more_s = self.caution_s + (CROWD_S if crowded else 0.0)
+        return lambda first_s, rest_s: allowed_s(first_s, rest_s, deviations) + more_s
 
     def _outlook(self, entry: PromiseEntry, now_s: float) -> float:
-        """When a request without a promise is likely done, in ms from its arrival."""
+        """Return when a request without a promise is likely done, in ms from its arrival."""
         start = self._start_s(now_s)
         others = sorted((each.job for each in self._book.values()), key=lambda job: job.rank)
         played = [*others[:MOST_PLAYED], entry.job]
@@ -283,12 +284,12 @@ class Admission:
         return (last + self.hand_over_s - entry.wish.arrived_s) * 1e3
 
     def _promised_policy(self) -> SchedulingPolicy:
-        """What promised work can count on: the oldest other request still gets its row."""
+        """Return the policy for promised work: the oldest other request still gets its row."""
         idle = any(not each.promised for each in self._book.values())
         return replace(self._clock.policy, idle_rows=int(idle))
 
     def _start_s(self, now_s: float) -> float:
-        """The moment at which the book's state held: when the step that runs now began."""
+        """Return the moment at which the book's state held: when the running step began."""
         clock = self._clock
         if clock.step_s is None:
             return now_s

@@ -1,7 +1,7 @@
-"""What this machine can promise, in words a person understands.
+"""The number of answers that this machine can promise, as a sentence.
 
-Pure: it plays out imagined requests with the cost model. Knows nothing of what runs now. Invariant:
-it claims no more than admission would grant to the same requests.
+Pure: it simulates imagined requests with the cost model. Knows nothing of running requests. Invariant: it claims no
+more than admission would grant to equal requests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Capacity:
 
 
 def capacity(cost: CostModel, policy: SchedulingPolicy, within_s: float = WITHIN_S) -> Capacity:
-    """Play out one, then more and more equal requests that come at once."""
+    """Simulate one, then more and more equal requests that come at once."""
     alone_s = _last_s(cost, policy, 1)
     people = 0
     while people < policy.width and _last_s(cost, policy, people + 1) <= within_s:

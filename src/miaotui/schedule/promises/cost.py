@@ -1,9 +1,9 @@
-"""What a step costs in seconds, told from its shape, and how far such forecasts have been off.
+"""The time of a step in seconds, predicted from its shape, and the errors of such predictions.
 
-Owns the model of time: a curve over rows, a price for each row of logits and for each token looked
-at, and a pace that says how the machine runs now. It knows neither clocks nor requests: times come
-in with `CostModel.observe`. Invariant: more work never costs less. Measured by
-`engine.calibrate` at start; corrected by every real step since.
+Owns the model of time: a curve over rows, a cost for each row of logits and for each key that a row attends to, and a
+pace, which says how fast the machine is at the moment. Knows neither clocks nor requests: times come in with
+`CostModel.observe`. Invariant: more work never costs less. Measured by `engine.calibrate` at the start; corrected by
+every real step since.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from miaotui.schedule.plan import Chunk
 from miaotui.schedule.promises.draft_gain import DraftGain
-from miaotui.schedule.promises.forecast_errors import ForecastErrors
+from miaotui.schedule.promises.forecast_errors import CROWDED, ForecastErrors
 
 PACE_S = 0.25  # of steps: most of a change in speed is seen within as much
 MOST_PACE_WEIGHT = 0.35  # of one step, however long
@@ -30,7 +30,7 @@ WILD = 2.0  # a step this many times slower or faster than predicted counts as j
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """What of a step takes time."""
+    """The parts of a step that take time."""
 
     rows: int
     logits: int  # rows of them that need logits
@@ -38,7 +38,7 @@ class StepShape:
 
     @staticmethod
     def of(chunks: Iterable[Chunk]) -> StepShape:
-        """The shape of a planned step."""
+        """Return the shape of a planned step."""
         rows = logits = attended = 0
         for _, start, tokens, _, n_logits, _, n_scored, *_ in chunks:
             count = len(tokens)
@@ -50,7 +50,7 @@ class StepShape:
 
 @dataclass(frozen=True, slots=True)
 class CostRates:
-    """What calibration found: seconds."""
+    """The result of calibration, in seconds."""
 
     curve: Sequence[tuple[int, float]]  # (rows, seconds without logits), rows ascending
     logits_s: float  # of one row of logits, chosen from
@@ -59,7 +59,7 @@ class CostRates:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """A step as it was foreseen and as it was."""
+    """The foreseen and the real time of a step."""
 
     rows: int
     predicted_s: float
@@ -108,17 +108,17 @@ class CostModel:
         self.recent: deque[StepTime] = deque(maxlen=256)
 
     def seconds(self, rows: int, logits: int, attended: float) -> float:
-        """The time of a step of this shape, as the machine runs now."""
+        """Predict the time of a step of this shape at the present pace."""
         work = self._curve(rows) + self.logits_s * logits + self.attend_s * attended
         return work * self.pace
 
     def token_s(self, count: int, rows: int, attended: float) -> float:
-        """The time in which each of ``count`` answers gets a token, guessed ones counted, in passes of ``rows``."""
+        """Predict the time of a token of each of ``count`` answers in passes of ``rows``, guessed tokens counted."""
         return self.seconds(rows, rows, attended) * self.gain.share(count)
 
-    def allowed_s(self, reading_s: float, answering_s: float = 0.0) -> float:
-        """The time that a promise must allow for, from that foreseen up to the first token and from there on."""
-        return self.errors.allowed_s(reading_s, answering_s) + RESERVE_S
+    def allowed_s(self, reading_s: float, answering_s: float = 0.0, deviations: float = CROWDED) -> float:
+        """Return the time to allow for, given those foreseen up to the first token and from there to the last."""
+        return self.errors.allowed_s(reading_s, answering_s, deviations) + RESERVE_S
 
     @property
     def margin(self) -> float:
@@ -126,7 +126,7 @@ class CostModel:
         return self.errors.allowed_s(0.5, 0.5)
 
     def affordable_rows(self, seconds: float, logits: int, attended: float, most: int) -> int:
-        """The most rows, up to ``most``, of a step that takes at most ``seconds``; at least 0."""
+        """Find the most rows, up to ``most``, of a step that takes at most ``seconds``; at least 0."""
         low, high = 0, most
         while low < high:
             rows = (low + high + 1) // 2
@@ -188,9 +188,9 @@ class CostModel:
         self.gain.add(count, reading, answered.passes, cost, answered.tokens / count)
 
     def probe(self, shape: StepShape, took_s: float) -> None:
-        """Learn how the machine runs now from a pass made for that alone: it counts for much.
+        """Learn from a pass that was run to see how fast the machine is; it counts for much.
 
-        Small ones tell the pace, larger ones their own place on the curve.
+        Small ones change the pace, larger ones their own place on the curve.
         """
         ratio = took_s / self.seconds(shape.rows, shape.logits, shape.attended)
         if shape.rows <= SMALL_PROBE:
@@ -204,12 +204,12 @@ class CostModel:
 
     @property
     def optimism(self) -> float:
-        """What forecasts shrink to if what slows the machine this moment is soon over; at most 1."""
+        """The factor of forecasts if the cause of a momentary slowdown is soon over; at most 1."""
         return min(1.0, self._steady / self.pace)
 
     @property
     def knots(self) -> Sequence[int]:
-        """The numbers of rows between which the curve is drawn."""
+        """The numbers of rows between which the curve is linear."""
         return self._rows
 
     def _curve(self, rows: int) -> float:
@@ -222,7 +222,7 @@ class CostModel:
         return knots[left] + share * (knots[right] - knots[left])
 
     def _correct(self, shape: StepShape, surprise: float) -> None:
-        """Move each part of the model by its share in what the pace does not explain in the end."""
+        """Move each part of the model by its share of what the pace does not explain in the long run."""
         base, logits = self._curve(shape.rows), self.logits_s * shape.logits
         looking = self.attend_s * shape.attended
         off = surprise / (base + logits + looking)

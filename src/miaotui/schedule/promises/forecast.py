@@ -1,9 +1,8 @@
-"""When will each job be done? The scheduler's policy played out in time, without its pages.
+"""The time at which each job will be done: a simulation of the scheduler's policy, without its pages.
 
-Pure: it reads jobs and a cost model and changes neither. Knows nothing of threads or clocks.
-Invariant: equal jobs and costs give equal forecasts. Between two events (a job starts, a prompt is
-read, an answer ends) all steps have the same rows, so that a stretch of them is one sum: a forecast
-takes as many turns as there are events, not steps.
+Pure: it reads jobs and a cost model and changes neither. Knows nothing of threads or clocks. Invariant: equal jobs and
+costs give equal forecasts. Between two events (a job starts, a prompt is read, an answer ends) all steps have equal
+rows, so that they are one sum: a forecast takes as many turns as there are events, not steps.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ DONE = 1e-6  # tokens: less than this is left of an answer that has ended
 
 @dataclass(slots=True)
 class Job:
-    """What is left to do of one request. Times are seconds of the caller's clock."""
+    """The work left of one request. Times are seconds of the caller's clock."""
 
     number: int
     prompt_left: int  # prompt tokens still to be computed
@@ -50,14 +49,14 @@ class SchedulingPolicy:
 
 @dataclass(slots=True)
 class Finish:
-    """When a job is foreseen to have its first and its last token."""
+    """The times at which a job is foreseen to have its first and its last token."""
 
     first_s: float
     last_s: float
 
 
 def forecast(jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> dict[int, Finish]:
-    """The time at which each job is done, by number, when nothing else comes.
+    """Return the time at which each job is done, by number, when nothing else comes.
 
     Takes about 10 us a job. Those that run keep their places; the others follow by rank.
     """
@@ -65,7 +64,7 @@ def forecast(jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now
 
 
 class _Left:
-    """A job in the play."""
+    """A job in the simulation."""
 
     __slots__ = ("answer", "is_scored", "length", "number", "order_s", "prompt")
 
@@ -76,7 +75,7 @@ class _Left:
 
 
 class _Play:
-    """One run of the policy."""
+    """One run of the simulation."""
 
     def __init__(self, jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> None:
         ordered = sorted(jobs, key=lambda job: job.rank)
@@ -89,7 +88,7 @@ class _Play:
         self._found: dict[int, Finish] = {job.number: Finish(now_s, now_s) for job in started if job.prompt_left <= 0}
 
     def run(self) -> dict[int, Finish]:
-        """Play until nothing is left."""
+        """Simulate until nothing is left."""
         self._retire()
         while self._start() or self._reading or self._answering:
             allowed = self._allowed()
@@ -108,7 +107,7 @@ class _Play:
         return bool(self._reading)
 
     def _allowed(self) -> list[_Left]:
-        """The prompts that may be read now."""
+        """Return the prompts that may be read now."""
         until = self._policy.until_s
         if until is None:
             return self._reading
@@ -117,7 +116,7 @@ class _Play:
         return first if urgent else self._reading
 
     def _read(self, reading: list[_Left]) -> None:
-        """Steps in which prompts take up the chunk, and answers grow by one token each."""
+        """Simulate steps in which prompts take up the chunk, and answers get their tokens."""
         answering, shares = self._answering, self._shares(reading)
         steps = min(job.prompt // take - 1 for job, take in shares)
         if steps > 1 and answering:  # long prompts: many equal steps at once
@@ -167,7 +166,7 @@ class _Play:
         return shares
 
     def _answer(self) -> None:
-        """Steps of one row for each answer, up to the end of the shortest."""
+        """Simulate steps of answers only, up to the end of the shortest."""
         answering = self._answering
         steps = min(job.answer for job in answering)
         count = len(answering) + self._policy.idle_rows

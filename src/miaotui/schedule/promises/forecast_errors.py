@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 LENGTHS_S = (0.05, 0.2, 0.8)  # of forecasts that are judged
 WEIGHT = (1 / 40, 1 / 16, 1 / 10)  # of the newest error: some seconds of work count
-DEVIATIONS = 1.3  # spreads above the mean error: nine forecasts of ten take less
+ALONE, CROWDED = 1.0, 1.4  # spreads above the mean error that a promise allows for, alone and beside others
 FIRST_SPREAD, LEAST_SPREAD, MOST_SPREAD = 0.04, 0.01, 0.35  # relative
 SURPRISE = 3.0  # spreads: what is further off counts as just so much
 MOST_BIAS = 0.2
@@ -99,7 +99,7 @@ class ForecastErrors:
         if foreseen_s > 0.0 and took_s > 0.0:
             (self._reading if reading else self._answering).add(foreseen_s, took_s, pace)
 
-    def allowed_s(self, reading_s: float, answering_s: float) -> float:
+    def allowed_s(self, reading_s: float, answering_s: float, deviations: float = ALONE) -> float:
         """The time to allow for, where so much is foreseen up to the first token and so much from there on.
 
         The errors of the two parts are independent: their squares add up.
@@ -108,5 +108,5 @@ class ForecastErrors:
         mean_a, spread_a = self._answering.at(answering_s)
         foreseen_s = reading_s + answering_s
         more_s = reading_s * mean_r + answering_s * mean_a
-        more_s += DEVIATIONS * math.hypot(reading_s * spread_r, answering_s * spread_a)
+        more_s += deviations * math.hypot(reading_s * spread_r, answering_s * spread_a)
         return foreseen_s + min(max(more_s, 0.0), MOST_ALLOWED * foreseen_s)

@@ -1,7 +1,7 @@
-"""How long answers get when nobody says, learned from those that have ended.
+"""Lengths of answers without a limit, learned from those that have ended.
 
-Owns the last lengths. Knows neither prompts nor clocks. Invariant: a guess depends on nothing but
-the lengths noted before it.
+Owns the latest lengths. Knows neither prompts nor clocks. Invariant: an estimate depends only on the lengths noted
+before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AnswerLengths:
         self._noted = 0
 
     def note(self, tokens: int) -> None:
-        """An answer ended by itself after ``tokens``."""
+        """Note an answer that ended by itself after ``tokens``."""
         self._latest.append(tokens)
         insort(self._sorted, tokens)
         if self._noted < len(PRIOR) or len(self._latest) > KEPT:  # the prior gives way first
@@ -30,7 +30,7 @@ class AnswerLengths:
         self._noted += 1
 
     def quantile(self, share: float, beyond: int = 0) -> int:
-        """The length that ``share`` of the answers longer than ``beyond`` do not exceed.
+        """Return the length that ``share`` of the answers longer than ``beyond`` do not exceed.
 
         An answer longer than all that were seen is expected to grow by half once more.
         """

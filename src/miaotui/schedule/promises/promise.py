@@ -1,7 +1,7 @@
-"""A request in the book of promises: what it wants, what is left of it, when it is due.
+"""A request in the book of promises: its wishes, the work left of it, the times it is due.
 
-Plain records. Know no policy, no engine and no clock. Invariant: an entry's times are seconds of
-the clock that admission is told.
+Plain records. Know no policy, no engine and no clock. Invariant: an entry's times are seconds of the clock that the
+caller of admission reads.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PromiseEntry:
 
     @property
     def may_shorten(self) -> bool:
-        """Whether its caller would rather have less than have it late."""
+        """Whether its caller prefers a shorter answer to a late one."""
         deadline = self.wish.deadline
         return deadline is not None and deadline.on_late == "shorten"
 

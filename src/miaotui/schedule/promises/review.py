@@ -1,9 +1,9 @@
-"""Are the promises given still being kept, and what is to be done if not?
+"""The review of promises: whether they are still foreseen to be kept, and what to do if not.
 
-Pure: it reads the book and the cost model, and says what the next steps should hold back, whose
-answers to shorten, and which promises are lost. Knows no engine. Invariant: a promise is given up
-only when it would be missed even if forecasts erred to its favour; then the one whose work is
-largest goes, so that the fewest are missed (Moore and Hodgson 1968).
+Pure: it reads the book and the cost model. It returns what the next steps should hold back, whose answers to shorten,
+and which promises are lost. Knows no engine. Invariant: a promise is given up only when it would be missed even by an
+optimistic forecast; then the one with the largest work goes, so that the fewest are missed (Moore and Hodgson
+1968).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_LOST = 4  # promises given up in one review
 
 @dataclass(frozen=True)
 class Review:
-    """What the next steps should do."""
+    """Instructions for the next steps."""
 
     hold_best_effort: bool = False
     prompts_until: float | None = None  # prompts that are due later wait, seconds
@@ -33,7 +33,7 @@ ALL_IS_WELL = Review()
 
 
 def review(entries: Sequence[PromiseEntry], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> Review:
-    """Look ahead from ``now_s``, which is when the entries' states held."""
+    """Simulate from ``now_s``, which is when the entries' states held, and decide."""
     promised = [entry for entry in entries if entry.promised]
     if not promised:
         return ALL_IS_WELL
@@ -65,7 +65,7 @@ def _late(
     now_s: float,
     allowed_s: Allowance,
 ) -> dict[PromiseEntry, float]:
-    """Who is foreseen to be late, by how many seconds, when ``beside`` goes on as well."""
+    """Return the entries that are foreseen to be late, with the seconds, when ``beside`` goes on as well."""
     jobs = [entry.job for entry in (*promised, *beside)]
     found = forecast(jobs, cost, policy, now_s)
     times = ((e, e.late_s(found[e.job.number], now_s, allowed_s)) for e in promised)
@@ -73,7 +73,7 @@ def _late(
 
 
 def _cut(entry: PromiseEntry, late_s: float, now_s: float) -> int:
-    """How many more tokens it may get, so that it is done in time."""
+    """Return how many more tokens it may get, so that it is done in time."""
     left_s = max(entry.job.due_s - now_s, 0.0)
     share = left_s / (left_s + late_s) if left_s > 0 else 0.0
     return max(1, int(entry.job.answer_left * share))
@@ -85,7 +85,7 @@ def _with_limit(entry: PromiseEntry, limits: Mapping[int, int]) -> PromiseEntry:
 
 
 def _lost(promised: list[PromiseEntry], cost: CostModel, policy: SchedulingPolicy, now_s: float) -> list[int]:
-    """The promises to give up so that the others can be kept."""
+    """Choose the promises to give up so that the others can be kept."""
     lost: list[int] = []
     left, optimism = promised, cost.optimism
     while left and len(lost) < MOST_LOST:
@@ -108,7 +108,7 @@ def _grace_s(entry: PromiseEntry, now_s: float) -> float:
 
 
 def _alone_s(job: Job, cost: CostModel) -> float:
-    """The time it needs if nothing else runs."""
+    """Return the time it needs if nothing else runs."""
     logits = job.prompt_left if job.is_scored else 1
     prompt = cost.seconds(job.prompt_left, logits, 0.0) if job.prompt_left else 0.0
     return prompt + job.answer_left * cost.token_s(1, 1, job.length)
