@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from miaotui.kernels.runtime.pace import CALM, KEEP, TRIAL, Pace
+from miaotui.kernels.runtime.thread_pool import CALM, KEEP, TRIAL, Pace
 
 KIND = (1, 1)
 

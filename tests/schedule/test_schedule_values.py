@@ -6,9 +6,9 @@ import pytest
 
 from miaotui.errors import EngineError, PromptTooLongError, RequestError
 from miaotui.schedule import Chunk, Plan, ScheduleConfig
-from miaotui.schedule.acceptance import accepted_tokens
+from miaotui.schedule.pages.block_table import PrefixTree
 from miaotui.schedule.pages.pool import PagePool
-from miaotui.schedule.pages.prefix_tree import PrefixTree
+from miaotui.schedule.plan import accepted_tokens
 from miaotui.schedule.rows import share_rows
 from miaotui.schedule.sequence import SequenceState
 

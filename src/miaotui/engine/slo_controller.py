@@ -4,7 +4,7 @@ Owns the moments at which the book of promises is brought up to date and reviewe
 measured load (how many requests run at once, how much of a prompt a step reads). Knows the engine and its requests;
 `schedule.promises.review` decides what promises need. Used in the engine's thread alone. Invariants: an answer's
 tokens never depend on it, only when they come and how many; no bound changes more than once in `CALM_S`, and each
-change is logged under ``miaotui.adjust`` with its reason. The number of threads is chosen by `kernels.runtime.pace`;
+change is logged under ``miaotui.adjust`` with its reason. `kernels.runtime.thread_pool` chooses the number of threads;
 its changes are logged here as well.
 """
 

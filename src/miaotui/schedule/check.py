@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from miaotui.schedule.pages.block_table import BlockTable
 from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
 from miaotui.schedule.plan import Chunk
-from miaotui.schedule.queues import Queues
-from miaotui.schedule.sequence import SequenceState, Stage, rank
+from miaotui.schedule.sequence import Queues, SequenceState, Stage, rank
 
 
 def check_integrity(ledger: BlockTable, lines: Queues, sequences: Mapping[int, SequenceState]) -> None:

@@ -1,4 +1,4 @@
-"""One step's rows as plain values: all that the scheduler tells a backend.
+"""One step's rows as plain values: all that the scheduler tells a backend; and the tokens that they bring.
 
 A plan knows token ids, positions and physical page numbers; it does not know tensors, and holding
 one keeps nothing alive. Invariant: the rows of a chunk write only to pages that no other chunk of
@@ -7,10 +7,12 @@ the plan mentions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from miaotui.errors import EngineError
 from miaotui.schedule.tree import Branch
 
 NO_ADAPTER = 0
@@ -104,3 +106,40 @@ class Plan:
     def prompt_rows(self) -> int:
         """Number of rows of prompts that are not read to their end by this step."""
         return sum(len(chunk.tokens) for chunk in self.chunks if not chunk.n_logits)
+
+
+def accepted_tokens(chunk: Chunk, new_tokens: Mapping[int, Sequence[int]], passes: int = 1) -> Sequence[int]:
+    """Check and return the chunk's new tokens: none without logits, else 1 to ``n_logits`` or ``passes``.
+
+    All but the last must be drafted ones, each after the one before it. Raises `EngineError` when they do not fit the
+    chunk.
+    """
+    accepted = new_tokens.get(chunk.sequence, ())
+    count = len(accepted)
+    if (count == 1 and chunk.n_logits) or (count == 0 and not chunk.n_logits):
+        return accepted  # no drafted token among them
+    if chunk.n_logits == 1 <= count <= passes:
+        return accepted  # one from each pass
+    if not 1 <= count <= chunk.n_logits:
+        expected = f"1 to {chunk.n_logits}" if chunk.n_logits else "no"
+        raise EngineError(
+            f"sequence {chunk.sequence} got {count} new tokens from {chunk.n_logits} rows of "
+            f"logits; expected {expected}"
+        )
+    if last_row(chunk, accepted) < 0:
+        first = len(chunk.tokens) - chunk.n_logits + 1
+        raise EngineError(
+            f"sequence {chunk.sequence} accepted tokens {list(accepted)} against the draft "
+            f"{list(chunk.tokens[first:])}; all but the last must equal the draft"
+        )
+    return accepted
+
+
+def last_row(chunk: Chunk, accepted: Sequence[int]) -> int:
+    """Find the row, of those with logits, that the last accepted token came from; -1: none drafted it."""
+    row = 0
+    for token in accepted[:-1]:
+        row = chunk.follow(row, token)
+        if row < 0:
+            break
+    return row

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from miaotui.errors import EngineError
-from miaotui.schedule.acceptance import accepted_tokens, last_row
 from miaotui.schedule.check import check_integrity
 from miaotui.schedule.config import ScheduleConfig
 from miaotui.schedule.pages.block_table import BlockTable
 from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
-from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, StepLimits
-from miaotui.schedule.queues import Queues
+from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, StepLimits, accepted_tokens, last_row
 from miaotui.schedule.rows import NO_DRAFT, is_held, share_rows
-from miaotui.schedule.sequence import SequenceGroup, SequenceState, Stage, rank
+from miaotui.schedule.sequence import Queues, SequenceGroup, SequenceState, Stage, rank
 from miaotui.schedule.tree import Draft, DraftTree, trunk_of
 
 PATIENCE = 64  # plans that may pass over the eldest without a promise, before it comes first

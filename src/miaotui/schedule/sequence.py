@@ -1,4 +1,4 @@
-"""The scheduler's record of one sequence, and the order in which sequences are served.
+"""The scheduler's record of one sequence, and the queues in which sequences are served.
 
 A plain record: the block table changes its pages, the scheduler everything else. Knows no policy but `rank`.
 Invariant: ``tokens[:computed]`` are in ``pages``; the last token is computed only when its logits are needed.
@@ -6,12 +6,13 @@ Invariant: ``tokens[:computed]`` are in ``pages``; the last token is computed on
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
+from miaotui.schedule.pages.block_table import PageNode
 from miaotui.schedule.pages.pool import pages_for
-from miaotui.schedule.pages.prefix_tree import PageNode
 from miaotui.schedule.plan import Chunk, RowKind
 
 
@@ -113,3 +114,54 @@ def rank(state: SequenceState) -> tuple[int, int, int]:
     Earliest deadline first (Liu and Layland 1973); without deadlines, first come first served.
     """
     return (int(state.group), state.order, state.arrival)
+
+
+class Queues:
+    """Sequences by stage, the first to be served first."""
+
+    def __init__(self) -> None:
+        self.running: list[SequenceState] = []
+        self.paused: list[SequenceState] = []
+        self.waiting: list[SequenceState] = []
+        self.by_stage = {Stage.RUNNING: self.running, Stage.PAUSED: self.paused, Stage.WAITING: self.waiting}
+
+    @property
+    def queued(self) -> list[SequenceState]:
+        """The queue whose first sequence starts next. Of equal rank, a paused one came before a waiting one."""
+        paused, waiting = self.paused, self.waiting
+        if paused and waiting and rank(waiting[0]) < rank(paused[0]):
+            return waiting
+        return paused or waiting
+
+    def eldest(self, group: SequenceGroup) -> SequenceState | None:
+        """Find the first to arrive of a group, in whatever queue."""
+        found = None
+        for line in self.by_stage.values():
+            index = bisect_left(line, (int(group), 0, 0), key=rank)
+            if index < len(line) and line[index].group == group:
+                state = line[index]
+                if found is None or state.arrival < found.arrival:
+                    found = state
+        return found
+
+    def regroup(self, state: SequenceState, group: SequenceGroup) -> None:
+        """Move a sequence to ``group``, ordered by its arrival."""
+        stage = state.stage
+        if stage is not Stage.DONE:
+            self.move(state, Stage.DONE)
+        state.group, state.order, state.stage = group, 0, stage
+        if stage is not Stage.DONE:
+            self.enter(state)
+
+    def enter(self, state: SequenceState) -> None:
+        """Put a new sequence into the queue of its stage."""
+        insort(self.by_stage[state.stage], state, key=rank)
+
+    def move(self, state: SequenceState, stage: Stage) -> None:
+        """Move a sequence to the queue of ``stage``; a done one is in none."""
+        if state.stage is not Stage.DONE:
+            line = self.by_stage[state.stage]
+            del line[bisect_left(line, rank(state), key=rank)]
+        state.stage = stage
+        if stage is not Stage.DONE:
+            self.enter(state)

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from miaotui.backends.backend import Masks
 from miaotui.backends.cpu.multistep import MOST_TOKENS, CompiledDraftRun
-from miaotui.backends.cpu.page_lists import PageLists
 from miaotui.backends.cpu.program import Program
-from miaotui.backends.cpu.workspace import Rows, float_rows, peaks_of
+from miaotui.backends.cpu.workspace import PageLists, Rows, float_rows, peaks_of
 from miaotui.backends.drafting import Quotes
 from miaotui.backends.options import MOST_PASSES
 from miaotui.kernels.attention.fields import PAGE_TOKENS

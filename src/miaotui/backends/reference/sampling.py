@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.backend import Floats, Words
-from miaotui.backends.reference.constants import EXP2, LOG2, MIXERS, ROOT_HALF_BITS, SPREAD, WAIT
 from miaotui.backends.sampling import PLAIN, Distribution
+from miaotui.kernels.sampling.constants import EXP2, LOG2, MIXERS, ROOT_HALF_BITS, SPREAD, WAIT
 from miaotui.kernels.sampling.draw_fields import WEIGHT_BITS
 
 F = np.float32

@@ -56,8 +56,7 @@ ROW_TOKEN = 0
 ROW_POSITION = 1
 ROW_PAGES = 2  # address of the list of page numbers this row sees
 ROW_VIEW_END = 3  # one past the last position it sees: position + 1, or the whole text when bidirectional
-ROW_ADAPTER = 4  # low-rank adapter, -1: none
-ROW_CHOICE = 5  # address of how its token is chosen (see `draw_ops`), 0: the best
+ROW_CHOICE = 4  # address of how its token is chosen (see `draw_ops`), 0: the best
 
 BLOCK_FIELDS = 2
 BLOCK_ROW = 0  # first row

@@ -21,7 +21,7 @@ NUMBERS = 8
 
 # how a sequence's tokens are chosen: int64 fields, the same for all its positions
 CHOICE_NOISY = 0  # 0: the greatest logit wins, and only the ends matter
-CHOICE_START = 1  # what its seed makes of noise (see `backends.cpu.noise`)
+CHOICE_START = 1  # what its seed makes of noise (see `backends.sampling`)
 CHOICE_SCALE = 2  # float64, like the numbers of the same names
 CHOICE_TOP_K = 3
 CHOICE_TOP_P = 4

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from miaotui.kernels.runtime.compiler import inline
+from miaotui.kernels.sampling.constants import LOG2, MIXERS, ROOT_HALF_BITS, SPREAD, WAIT
 
-_SPREAD = 0x9E3779B9  # 2**32 / golden ratio, made odd
 _HALF = np.int32(1 << 30)
 _TOP = np.int32((1 << 31) - 1)
 _ONE = np.float32(1)
@@ -26,37 +26,13 @@ _LEAST_WAIT = np.float32(0.527)
 _MIDDLE = np.float32(0.5)
 _MANTISSA = np.int32(0x007FFFFF)
 _ONE_BITS = np.int32(0x3F800000)
-_ROOT_HALF_BITS = np.int32(0x3F3504F3)  # sqrt(1/2): mantissas are centred around 1
+_ROOT_HALF_BITS = np.int32(ROOT_HALF_BITS)
+_FIRST, _SECOND = MIXERS
 
-# -log2(1 - x) / x on [0, 1/2] and log2(1 + x) / x on [sqrt(1/2) - 1, sqrt(2) - 1], interpolated at the
-# Chebyshev points; both are then right to 3e-7. They are summed in Estrin's order, whose chains are short.
-_A = tuple(
-    np.float32(c)
-    for c in (
-        1.442694902420044,
-        0.7213939428329468,
-        0.4789845943450928,
-        0.3902158737182617,
-        0.06976592540740967,
-        1.0886409282684326,
-        -1.4946882724761963,
-        1.6715266704559326,
-    )
-)
+# Summed in Estrin's order, whose chains are short.
+_A = tuple(np.float32(c) for c in WAIT)
 _A0, _A1, _A2, _A3, _A4, _A5, _A6, _A7 = _A
-_B = tuple(
-    np.float32(c)
-    for c in (
-        1.4426950216293335,
-        -0.7213529348373413,
-        0.48091670870780945,
-        -0.3602251708507538,
-        0.2872888743877411,
-        -0.24927182495594025,
-        0.23265257477760315,
-        -0.14275974035263062,
-    )
-)
+_B = tuple(np.float32(c) for c in LOG2)
 _B0, _B1, _B2, _B3, _B4, _B5, _B6, _B7 = _B
 
 
@@ -67,14 +43,14 @@ def token_noise(low: Any, high: Any, token: Any) -> Any:
     Two multiplications between shifts (the form of Appleby's MurmurHash3 finalizer, with constants of Wellons' search
     for the least bias), after and before a half of the key.
     """
-    x = np.uint32(np.uint32(token * np.uint32(_SPREAD)) ^ low)
+    x = np.uint32(np.uint32(token * np.uint32(SPREAD)) ^ low)
     x = np.uint32(x ^ (x >> np.uint32(16)))
-    x = np.uint32(x * np.uint32(0x7FEB352D))
+    x = np.uint32(x * np.uint32(_FIRST))
     x = np.uint32(x ^ (x >> np.uint32(15)))
-    x = np.uint32(x * np.uint32(0x846CA68B))
+    x = np.uint32(x * np.uint32(_SECOND))
     x = np.uint32(x ^ (x >> np.uint32(16)))
     x = np.uint32(x + high)
-    x = np.uint32(x * np.uint32(_SPREAD))
+    x = np.uint32(x * np.uint32(SPREAD))
     return np.int32(np.uint32(x ^ (x >> np.uint32(15))) >> np.uint32(1))
 
 

@@ -60,7 +60,7 @@ _INFINITY = np.float32(np.inf)
 
 @inline
 def noise_key(start: Any, position: Any) -> Any:
-    """Return the key of ``backends.cpu.noise.noise_key``, from the seed's start value."""
+    """Return the key of ``backends.sampling.noise_key``, from the seed's start value."""
     value = np.uint64(start) + np.uint64(position + 1) * _GAMMA
     value = (value ^ (value >> np.uint64(30))) * _FIRST
     value = (value ^ (value >> np.uint64(27))) * _SECOND

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 from miaotui.kernels.runtime.compiler import inline
+from miaotui.kernels.sampling.constants import EXP2
 from miaotui.kernels.sampling.draw_fields import BLOCK, PEAK, SCALE, WEIGHT_BITS
 
 _FLOOR = np.float32(-WEIGHT_BITS - 2)
@@ -27,13 +28,7 @@ _ROUND_BITS = np.int32(0x4B400000)
 _MANTISSA = np.float32(1 << 24)
 _SHIFT = WEIGHT_BITS - 24
 
-# (2**f - 1) / f on [-1/2, 1/2], interpolated at the Chebyshev points; 2**f is then right to 1e-7.
-_C1 = np.float32(0.6931471880262287)
-_C2 = np.float32(0.24022650760568084)
-_C3 = np.float32(0.05550357114218973)
-_C4 = np.float32(0.009618082557286611)
-_C5 = np.float32(0.0013390863364733119)
-_C6 = np.float32(0.00015453162942006833)
+_C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(c) for c in EXP2)
 
 
 def _view(kind: Any) -> Any:
