@@ -84,5 +84,6 @@ def test_the_longer_nothing_comes_the_rarer_are_probes(loop: EngineLoop) -> None
         loop.between_steps(lambda: controller.probe(lambda: True))
     assert rests == sorted(rests)
     assert rests[-1] <= 16.0
-    controller.expect_probe()
-    assert controller.until_probe_s == 0.0
+    assert controller.expect_probe()
+    assert not controller.expect_probe(), "the loop is woken once"
+    assert 0.01 < controller.until_probe_s < 0.1, "the refusal is sent first"

@@ -112,8 +112,7 @@ class EngineLoop:
             try:
                 self.promises.promise(request, is_length_named=params.max_tokens is not None)
             except DeadlineUnattainableError:
-                if not self._active:  # no step will tell how fast the machine is
-                    self.promises.controller.expect_probe()
+                if not self._active and self.promises.controller.expect_probe():  # no step shows how fast it is
                     self._wakeup.call()
                 raise
         self._coming.append(request)
@@ -252,8 +251,7 @@ class EngineLoop:
         if self.promises is None or self._active:
             self._wakeup.wait(HELD_S if self._active else None)
             return
-        controller = self.promises.controller
-        is_due = not self._wakeup.wait(controller.until_probe_s) or controller.until_probe_s == 0.0
+        is_due = not self._wakeup.wait(self.promises.controller.until_probe_s)
         self._is_probing = is_due and not self._is_wanted()
 
     def _is_wanted(self) -> bool:

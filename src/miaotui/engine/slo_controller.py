@@ -26,7 +26,8 @@ from miaotui.schedule.promises.review import ALL_IS_WELL, Review, review
 
 PROBES = (1, 4, 1)  # rows of the passes that show how fast the machine is
 MOST_PROBED = 64  # rows of a pass after a refusal
-CORRECT_S = 1.0  # between two of those
+REFUSED_S = 0.04  # of rest between a refusal and the probe that follows it
+CORRECT_S = 10.0  # between two of those
 PROBE_S, MOST_PROBE_S = 0.5, 16.0  # of rest before the first probe and before later ones
 ADJUST_S = 0.02
 STEPS = 4  # that are learned from together
@@ -86,11 +87,15 @@ class SloController:
     @property
     def until_probe_s(self) -> float:
         """Seconds of rest before the next `probe`: the longer nothing has come, the more."""
-        return 0.0 if self._is_refused else min(PROBE_S * 2.0**self._probed, MOST_PROBE_S)
+        return REFUSED_S if self._is_refused else min(PROBE_S * 2.0**self._probed, MOST_PROBE_S)
 
-    def expect_probe(self) -> None:
-        """Note, from any thread, that a request was refused while nothing ran."""
-        self._is_refused = True
+    def expect_probe(self) -> bool:
+        """Note, from any thread, that a request was refused while nothing ran; True if that is news.
+
+        The probe comes `REFUSED_S` later: at once it would take the processor from the thread that sends the refusal.
+        """
+        is_news, self._is_refused = not self._is_refused, True
+        return is_news
 
     def probe(self, is_wanted: Callable[[], bool]) -> None:
         """Run some small passes while there is nothing to do, and learn from them; stop when the thread ``is_wanted``.
