@@ -210,8 +210,10 @@ def test_more_memory_than_there_is(options: dict[str, int], home: Path, tmp_path
 def test_a_prompt_of_megabytes_is_refused_without_being_cut(folder: Path) -> None:
     with miaotui.load(folder) as llm:
         cut: list[int] = []
-        encode = llm.tokenizer._encode
-        llm.tokenizer._encode = lambda text, special: cut.append(len(text)) or encode(text, special)
+        encoder = llm.tokenizer._encoder
+        for name in ("encode", "encode_at"):
+            encode = getattr(encoder, name)
+            setattr(encoder, name, lambda text, how, encode=encode: cut.append(len(text)) or encode(text, how))
         for call in (llm.generate, llm.stream):
             with pytest.raises(PromptTooLongError, match="20,000,000 characters") as refused:
                 call("word " * 4_000_000)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from miaotui.errors import MissingLibraryError
 from miaotui.libraries import need, remedy_for
+from tiny_models import make_tiny_folder
 
 
 def test_what_is_there_is_imported() -> None:
@@ -45,14 +47,22 @@ def test_the_remedy_fits_the_system(
 
 
 @pytest.mark.parametrize("library", ["llvmlite", "numpy"])
-def test_python_and_command_line_name_what_the_engine_misses(library: str) -> None:
+def test_python_and_command_line_name_what_the_engine_misses(library: str, tmp_path: Path) -> None:
+    model = str(make_tiny_folder(tmp_path, "llama"))
     block = f"import sys; sys.modules[{library!r}] = None; "
     loading = subprocess.run(
-        [sys.executable, "-c", f"{block}import miaotui; miaotui.load"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"{block}import miaotui; miaotui.load({model!r})"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert f"MissingLibraryError: the library {library} is not installed here." in loading.stderr
     running = subprocess.run(
-        [sys.executable, "-c", f"{block}from miaotui.cli import main; sys.exit(main(['run', 'x', 'y']))"],
+        [
+            sys.executable,
+            "-c",
+            f"{block}from miaotui.cli import main; sys.exit(main(['run', {model!r}, 'y', '--raw']))",
+        ],
         capture_output=True,
         text=True,
         check=False,

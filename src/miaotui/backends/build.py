@@ -9,6 +9,7 @@ from pathlib import Path
 
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.config import Settings
+from miaotui.libraries import missing
 from miaotui.model.config import ModelConfig
 from miaotui.types import Progress
 
@@ -24,6 +25,8 @@ def build_backend(
         from miaotui.backends.reference.build import build as build_reference  # noqa: PLC0415
 
         return build_reference(path, options)
-    from miaotui.backends.cpu.build import build  # noqa: PLC0415
-
+    try:
+        from miaotui.backends.cpu.build import build  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise missing(error.name or "") from error
     return build(path, config, options, settings, progress)

@@ -48,7 +48,7 @@ class TextLogprobs:
         """Return the shape for the answer's next tokens."""
         offsets = []
         for token in found:
-            offsets.append(self._offset + self._stream.breaks_off(token.token_id))
+            offsets.append(self._offset + self._stream.broken_off(token.token_id))
             self._offset += len(self._stream.push(token.token_id))
         return self._shape([token.token_id for token in found], found, offsets)
 
@@ -83,7 +83,7 @@ def prompt_offsets(tokenizer: Tokenizer, tokens: Sequence[int], text: str) -> li
     """
     stream, offsets, end = tokenizer.stream(skip_special=False), [], 0
     for token in tokens:
-        offsets.append(end + stream.breaks_off(token))
+        offsets.append(end + stream.broken_off(token))
         end += len(stream.push(token))
     added = max(0, end + len(stream.finish()) - len(text))  # in front: a beginning token, or SentencePiece's space
     return [min(max(0, offset - added), len(text)) for offset in offsets]

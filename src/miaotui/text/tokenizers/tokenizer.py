@@ -184,15 +184,16 @@ class TextStream:
         self._holds = bool(self._decoder.getstate()[0])
         return self._trim(text)
 
-    def breaks_off(self, token_id: int) -> bool:
-        """Whether `token_id` begins a new character while one is unfinished, which then becomes U+FFFD."""
+    def broken_off(self, token_id: int) -> int:
+        """Return how many U+FFFD stand before the text of `token_id`, because it leaves a character unfinished."""
         pending = self._decoder.getstate()[0]
         spelled = self._tokenizer.token_bytes(token_id)
         if not pending or not spelled or token_id in self._hidden:
-            return False
+            return 0
         so_far = pending + spelled[:1]
         text = codecs.getincrementaldecoder("utf-8")("replace").decode(so_far)
-        return text.startswith("\ufffd") and so_far != "\ufffd".encode()
+        is_broken = text.startswith("\ufffd") and so_far != "\ufffd".encode()
+        return len(pending.decode("utf-8", "replace")) if is_broken else 0
 
     def push_all(self, ids: Iterable[int]) -> str:
         """Return the text that these tokens complete."""
