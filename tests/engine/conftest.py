@@ -11,6 +11,16 @@ import tiny_engine
 from miaotui.backends.options import BackendName
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run tests of real models on the CPU backend alone: a pass of one takes minutes in NumPy."""
+    kept, dropped = [], []
+    for item in items:
+        in_numpy = isinstance(item, pytest.Function) and "[reference" in item.name
+        (dropped if in_numpy and item.get_closest_marker("model") else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=dropped)
+
+
 @pytest.fixture(scope="module", params=["cpu", "reference"])
 def backend(request: pytest.FixtureRequest) -> Iterator[BackendName]:
     """Let `tiny_engine` open this backend; fixtures that open engines for a whole module ask for it."""
