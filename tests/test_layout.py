@@ -170,6 +170,18 @@ def test_public_names_are_documented() -> None:
     assert not silent
 
 
+def test_docstrings_begin_plainly() -> None:
+    """The standard term comes first: no riddle, no reference to the docstring before."""
+    riddles = [
+        f"{name_of(path)}, {getattr(node, 'name', 'module')}: {text[:60]}"
+        for path in FILES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Module | Definition)
+        and (text := ast.get_docstring(node) or "").startswith(("What ", "Who ", "Whoever ", "The same"))
+    ]
+    assert not riddles
+
+
 def test_names_say_something() -> None:
     vague = [name_of(p) for p in SOURCE.rglob("*") if p.stem.lower().strip("_") in VAGUE_NAMES]
     assert not vague

@@ -6,17 +6,18 @@ which goes on.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TypeVar
 
 _Entered = TypeVar("_Entered", bound="Closing")
 
 
-class Closing:
+class Closing(ABC):
     """A context manager that is itself the value, and is closed at the end of its block."""
 
+    @abstractmethod
     def close(self) -> None:
         """Give back what is held; a second call does nothing."""
-        raise NotImplementedError
 
     def __enter__(self: _Entered) -> _Entered:
         return self

@@ -74,7 +74,7 @@ def read_options(speculate: bool, *, format: str | None, **options: Any) -> Mode
 
 
 class Facade:
-    """What `LLM` and `AsyncLLM` have in common: one loop, its model, and the numbers that need no waiting.
+    """Base of `LLM` and `AsyncLLM`: one loop, its model, and the numbers that need no waiting.
 
     With ``owns_loop`` the loop is closed when this object is dropped.
     """
@@ -90,7 +90,7 @@ class Facade:
 
     @property
     def loop(self) -> EngineLoop:
-        """The loop that runs the model. Raises `EngineError` when the model is closed."""
+        """Return the loop that runs the model. Raises `EngineError` when the model is closed."""
         if self._open is None:
             raise EngineError("this model is closed: load it again")
         return self._open
@@ -117,13 +117,13 @@ class Facade:
 
     @property
     def drafts(self) -> Sequence[SourceReport]:
-        """Counts of each source of drafts since the model was loaded; empty without speculation."""
+        """Return counts of each source of drafts since the model was loaded; empty without speculation."""
         speculation = self.loop.engine.speculation
         return () if speculation is None else speculation.report()
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of packed weights that a decode step reads."""
+        """Return bytes of packed weights that a decode step reads."""
         return self.loop.engine.backend.stats().weight_bytes
 
     def _close(self) -> None:

@@ -26,7 +26,7 @@ class ServedModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that requests call it by."""
+        """Return the name that requests call it by."""
 
     @property
     def created_s(self) -> int:
@@ -34,19 +34,19 @@ class ServedModel(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A name of model and settings: equal fingerprints, seeds and parameters give equal answers."""
+        """Return a name of model and settings: equal fingerprints, seeds and parameters give equal answers."""
 
     @property
     def identity(self) -> str:
-        """A digest of weights, their packing, keys and values: what caches of answers tell models apart by."""
+        """Return a digest of weights, their packing, keys and values: what caches of answers tell models apart by."""
 
     @property
     def context(self) -> int:
-        """Tokens of the longest prompt plus answer."""
+        """Return tokens of the longest prompt plus answer."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
+        """Return the model's tokenizer."""
 
     @property
     def chat(self) -> ChatEncoder:
@@ -58,11 +58,11 @@ class ServedModel(Protocol):
 
     @property
     def grammars(self) -> Grammars:
-        """The compiled grammars of its answers."""
+        """Return the compiled grammars of its answers."""
 
     @property
     def loop(self) -> EngineLoop:
-        """The loop that runs it, for health, metrics, and applications in threads."""
+        """Return the loop that runs it, for health, metrics, and applications in threads."""
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions) -> Request:
         """Submit one request. Raises `RefusedError` and `RequestError`."""

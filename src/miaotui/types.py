@@ -160,7 +160,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolCallPiece:
-    """What a piece of a streamed answer adds to its call number ``index``: the first one names it."""
+    """Piece of call number ``index`` in a streamed answer; the first piece names the call."""
 
     index: int
     arguments: str = ""
@@ -224,7 +224,7 @@ class Deadline:
 
 
 def _finite(value: object) -> bool:
-    """Whether it is a number that fits a float, neither infinite nor NaN."""
+    """Return whether it is a number that fits a float, neither infinite nor NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return -sys.float_info.max <= value <= sys.float_info.max

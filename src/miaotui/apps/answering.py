@@ -1,9 +1,8 @@
 """Question answering over documents: from evidence to a checked answer.
 
-Owns the steps of one answer: weak evidence is said to be weak, a span is cut out or a short prompt is
-made, and what a model writes is cited and checked as it comes. Knows neither indexes nor engines nor
-HTTP; whoever has those moves the steps on (`desk`, and the server's route). Invariant: every answer
-names its passages, or says that the documents do not say.
+Owns the steps of one answer: weak evidence is reported as weak, a span is extracted or a short prompt is made, and
+the model's text is cited and checked as it comes. Knows neither indexes nor engines nor HTTP; `qa_pipeline` and the
+server's route move the steps on. Invariant: every answer names its passages, or says that the documents do not say.
 """
 
 from __future__ import annotations

@@ -37,19 +37,19 @@ TICK_S = 0.02  # between looks at the clock while no piece comes
 
 
 class Searchable(Protocol):
-    """What a desk needs of an index."""
+    """Index, as far as a pipeline uses it."""
 
     @property
     def version(self) -> str:
-        """Names the state that searches see."""
+        """Return the name of the state that searches see."""
 
     def search(self, query: str, limit: int = 10, *, offset: int = 0, plain: bool = False) -> Results:
-        """The best passages."""
+        """Return the best passages."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, of which index, and how; ``namespace`` tells callers apart."""
+    """Question, its index, and the mode of the answer; ``namespace`` tells callers apart."""
 
     text: str
     index: str
@@ -61,16 +61,16 @@ class Question:
 
     @property
     def limit_ms(self) -> float:
-        """The deadline, or the mode's own."""
+        """Return the deadline, or the mode's own."""
         return self.deadline_ms or (EXTRACTIVE_MS if self.mode == "extractive" else GENERATED_MS)
 
     @property
     def params(self) -> SamplingParams:
-        """How an answer is written: greedily, so that it can be kept."""
+        """Return the sampling parameters: greedy, so that the answer can be kept."""
         return SamplingParams(max_tokens=self.max_tokens)
 
     def asking(self, model: str, version: str) -> AnswerKey:
-        """This question as the answer cache knows it."""
+        """Return this question in the form of the answer cache."""
         return AnswerKey(
             model=model,
             template="answering-1",
@@ -83,7 +83,7 @@ class Question:
 
 
 def look_up(index: Searchable, question: Question) -> Evidence:
-    """What the index has for a question."""
+    """Search the index for a question."""
     found = index.search(question.text, MAX_PASSAGES, plain=True)
     passages = (Passage(h.id, h.body, h.title, h.passage.source, h.score) for h in found)
     return gather(question.text, passages, question.index, found.version, complete=not found.warnings)
@@ -104,7 +104,7 @@ class QaPipeline:
     _busy: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def find(self, question: Question) -> Answer | None:
-        """The answer that was given before, if it still holds. Raises `RequestError`."""
+        """Return the answer that was given before, if it still holds. Raises `RequestError`."""
         started = time.perf_counter()
         if self.cache is None:
             return None
@@ -115,7 +115,7 @@ class QaPipeline:
         return Answer.from_bytes(found.payload, found.how, took_ms)
 
     def ask(self, question: Question) -> Iterator[str | Answer]:
-        """The answer as it comes: text, then the whole `Answer`. Raises `RequestError`."""
+        """Return the answer as it comes: text, then the whole `Answer`. Raises `RequestError`."""
         started = time.perf_counter()
         asking = self._asking(question)
         question = replace(question, text=checked_question(question.text))

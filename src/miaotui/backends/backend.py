@@ -110,13 +110,17 @@ class Sampling(Protocol):
     """Choosing tokens from rows of logits (contiguous float32 ``[vocab]``) by the definition in `backends.sampling`."""
 
     def choice(self, shape: Distribution | None, seed: int, ends: Sequence[int]) -> TokenChoice:
-        """A way to choose in the pass; ``shape`` None: the greatest logit. A token of ``ends`` ends a run of passes."""
+        """Return a way to choose in the pass; ``shape`` None: the greatest logit. A token of ``ends`` ends a run of
+        passes.
+        """
 
     def draw(self, row: Floats, peak: float, shape: Distribution, key: int) -> int:
-        """The token drawn under ``key`` (`noise_key`); ``peak`` is the greatest logit. ``row`` is written over."""
+        """Return the token drawn under ``key`` (`noise_key`); ``peak`` is the greatest logit. ``row`` is written
+        over.
+        """
 
     def best(self, row: Floats, n: int) -> list[int]:
-        """The ``n`` tokens of the highest logits above -inf, best first; of equals the lower id first."""
+        """Return the ``n`` tokens of the highest logits above -inf, best first; of equals the lower id first."""
 
     def restrict(self, row: Floats, words: NDArray[np.uint32]) -> None:
         """Set the logits of tokens that are not allowed to -inf."""
@@ -160,23 +164,23 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """The things it can do."""
+        """Return the things it can do."""
 
     @property
     def limits(self) -> BackendLimits:
-        """Its sizes."""
+        """Return its sizes."""
 
     @property
     def identity(self) -> BackendIdentity:
-        """A key for caches of what it answers."""
+        """Return a key for caches of what it answers."""
 
     @property
     def sampling(self) -> Sampling:
-        """Its way to choose tokens."""
+        """Return its way to choose tokens."""
 
     @property
     def is_tuning(self) -> bool:
-        """Whether passes are timed one by one now: no run of several then."""
+        """Return whether passes are timed one by one now: no run of several then."""
 
     def run(
         self,
@@ -188,7 +192,7 @@ class Backend(Protocol):
         """Compute a plan's rows; up to ``plan.passes`` follow each other if every chunk has a choice.
 
         ``choices`` has one entry for each chunk, None where logits are only looked at; () is None for all. A run ends
-        early when a sequence ends, a logit is not a number, ``masks`` returns False, or somebody calls `halt`.
+        early when a sequence ends, a logit is not a number, ``masks`` returns False, or another thread calls `halt`.
         Raises what ``masks`` raises, and `RequestError` for what `capabilities` lacks.
         """
 
@@ -210,16 +214,16 @@ class Backend(Protocol):
         """
 
     def find_draft_head(self, settings: Settings) -> DraftHeadSteps | None:
-        """The draft head that was trained for these weights; None: there is none.
+        """Return the draft head that was trained for these weights; None: there is none.
 
         Raises `ModelFormatError` for a file that is no head.
         """
 
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """A layer's keys and values of the first ``count`` tokens in ``pages``: ``[count, 2, heads, dim]``."""
+        """Return a layer's keys and values of the first ``count`` tokens in ``pages``: ``[count, 2, heads, dim]``."""
 
     def stats(self) -> BackendStats:
-        """Numbers for reports."""
+        """Return numbers for reports."""
 
     def probe(self) -> None:
         """Run one row of no sequence. Raises what is wrong."""
@@ -233,13 +237,39 @@ class Backend(Protocol):
 
 def require(backend: Backend, capability: str) -> None:
     """Raise `RequestError` unless ``backend`` has a capability, named as in `Capabilities`."""
+    if not getattr(backend.capabilities, capability):
+        raise lacking(backend, capability)
+
+
+def lacking(backend: Backend, capability: str) -> RequestError:
+    """Return the error of a capability that ``backend`` does not have."""
     able = backend.capabilities
-    if not getattr(able, capability):
-        has = ", ".join(each.name for each in fields(able) if getattr(able, each.name)) or "nothing of these"
-        raise RequestError(
-            f"the {backend.identity.name} backend has no {capability.replace('_', ' ')} (it has: {has}): "
-            "leave it out, or load the model with another backend"
-        )
+    has = ", ".join(each.name for each in fields(able) if getattr(able, each.name)) or "nothing of these"
+    return RequestError(
+        f"the {backend.identity.name} backend has no {capability.replace('_', ' ')} (it has: {has}): "
+        "leave it out, or load the model with another backend"
+    )
+
+
+class NoDraftHead:
+    """Base of backends that have no draft head: they refuse what needs one."""
+
+    def run_drafting(
+        self: Backend,
+        chunk: Chunk,
+        choice: TokenChoice | None,
+        most: int,
+        passes: int,
+        draft_run: DraftRun,
+        watch: Masks | None,
+        quotes: Quotes,
+    ) -> DraftResult:
+        """Refuse: there is no draft head. Raises `RequestError`."""
+        raise lacking(self, "draft_head")
+
+    def find_draft_head(self: Backend, settings: Settings) -> DraftHeadSteps | None:
+        """Refuse: there is no draft head. Raises `RequestError`."""
+        raise lacking(self, "draft_head")
 
 
 def refuse_unable(backend: Backend, plan: Plan, states: RowStates) -> None:
@@ -255,6 +285,6 @@ def refuse_unable(backend: Backend, plan: Plan, states: RowStates) -> None:
 
 
 def probe_chunk(limits: BackendLimits, tokens: Sequence[int], start: int = 0, n_logits: int = 1) -> Chunk:
-    """Rows of no sequence at positions ``start, start + 1, ...`` of the spare pages."""
+    """Return rows of no sequence at positions ``start, start + 1, ...`` of the spare pages."""
     pages = tuple(limits.spare_pages[: pages_for(start + len(tokens))])
     return Chunk(0, start, tuple(tokens), pages, n_logits, kind=RowKind.PROBE)

@@ -22,11 +22,11 @@ def build_backend(
     Raises a `MiaotuiError`: see the backends' own ``build``.
     """
     if options.backend == "reference":
-        from miaotui.backends.reference.build import build as build_reference  # noqa: PLC0415
+        from miaotui.backends.reference.build import build as build_reference  # noqa: PLC0415  (only the chosen one)
 
         return build_reference(path, options)
     try:
-        from miaotui.backends.cpu.build import build  # noqa: PLC0415
+        from miaotui.backends.cpu.build import build  # noqa: PLC0415  (imports the compiler)
     except ModuleNotFoundError as error:
         raise missing(error.name or "") from error
     return build(path, config, options, settings, progress)

@@ -48,19 +48,19 @@ class DraftRun(Protocol):
 
     @property
     def is_quote_requested(self) -> bool:
-        """Whether `Quotes` is to be called before the next pass."""
+        """Return whether `Quotes` is to be called before the next pass."""
 
     @property
     def room(self) -> int:
-        """Tokens that may be drafted now."""
+        """Return tokens that may be drafted now."""
 
     @property
     def row(self) -> int:
-        """The row of the last pass that the newest token was drawn from."""
+        """Return the row of the last pass that the newest token was drawn from."""
 
     @property
     def broken(self) -> int:
-        """The row of the last pass whose logits are not numbers; -1: none."""
+        """Return the row of the last pass whose logits are not numbers; -1: none."""
 
     def begin(self, row: int, token: int, position: int, most: int, inputs: PolicyInputs) -> None:
         """Prepare a run of up to ``most`` tokens after ``token``.
@@ -78,7 +78,7 @@ class DraftRun(Protocol):
         """
 
     def log(self, passes: int) -> Iterable[PassLog]:
-        """The log of each of the ``passes`` of the last run."""
+        """Return the log of each of the ``passes`` of the last run."""
 
 
 class DraftHeadSteps(Protocol):
@@ -90,7 +90,7 @@ class DraftHeadSteps(Protocol):
 
     @property
     def draft_run(self) -> DraftRun | None:
-        """The runs in which it drafts; None: it knows single steps only."""
+        """Return the runs in which it drafts; None: it knows single steps only."""
 
     def begin(self, starts: Sequence[tuple[int, int]]) -> None:
         """Start from these rows of the model's last pass: the row, and the position of the token to be drafted."""

@@ -48,10 +48,10 @@ def mix64(value: int) -> int:
 
 
 def seed_start(seed: int) -> int:
-    """Where a seed's walk over positions begins."""
+    """Return where a seed's walk over positions begins."""
     return mix64((seed + _GAMMA) & _MASK)
 
 
 def noise_key(seed: int, position: int) -> int:
-    """The 64 bits that all tokens' noise at absolute ``position`` under ``seed`` is made from."""
+    """Return the 64 bits that all tokens' noise at absolute ``position`` under ``seed`` is made from."""
     return mix64((seed_start(seed) + (position + 1) * _GAMMA) & _MASK)

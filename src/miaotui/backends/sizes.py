@@ -29,7 +29,7 @@ class EngineSizes:
     schedule: ScheduleConfig
 
     def memory_error(self) -> RequestError:
-        """The error to raise when there is no memory for these sizes."""
+        """Return the error to raise when there is no memory for these sizes."""
         limits = self.limits
         return RequestError(
             f"there is not enough memory for a context of {limits.context:,} tokens, {limits.pages * PAGE_SIZE:,} "

@@ -74,7 +74,7 @@ def _show_end(answer: Answer, *, as_json: bool) -> None:
 
 
 def model_path(parsed: argparse.Namespace, settings: Settings) -> Path:
-    """Where the model that the command line names lies."""
+    """Return where the model that the command line names lies."""
     with ProgressBars() as progress:
         return resolve(parsed.model, progress=progress, settings=settings)
 

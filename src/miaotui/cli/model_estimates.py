@@ -44,7 +44,7 @@ class ModelShape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values that one token leaves behind."""
+        """Return bytes of keys and values that one token leaves behind."""
         return 2 * self.layers * self.kv_heads * self.head_dim * _KV_BYTES
 
 

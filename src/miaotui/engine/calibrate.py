@@ -43,7 +43,7 @@ class Submitter(Protocol):
 
     @property
     def cost(self) -> CostModel:
-        """The times of passes."""
+        """Return the times of passes."""
         ...
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions = ...) -> Request:

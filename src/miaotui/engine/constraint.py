@@ -1,8 +1,8 @@
-"""What may come next: the seam between the sampler and a grammar.
+"""Constraint: the seam between the sampler and a grammar.
 
-Owns nothing but the contract. A constraint belongs to one request, knows token ids alone, and is
-used by the thread that steps the engine. Invariant: it narrows the choice; the noise of (seed,
-position) still makes it, so a constrained answer is as reproducible as a free one.
+Owns the contract alone. A constraint belongs to one request, knows token ids only, and is used by the thread that
+steps the engine. Invariant: it narrows the choice; the noise of (seed, position) still makes it, so a constrained
+answer is as reproducible as a free one.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class Constraint(Protocol):
         """Return whether it says where the answer ends, so that no parameter may forbid the end there."""
 
     def mask(self) -> Mask | None:
-        """The tokens that may come next (see `SequenceSampler.pick`); None when all may.
+        """Return the tokens that may come next (see `SequenceSampler.pick`); None when all may.
 
         End tokens are allowed exactly where the answer may end. Read before the next call.
         """
 
     def accept(self, token_id: int) -> None:
-        """The answer went on with ``token_id``, which the last mask allowed."""
+        """Return the answer went on with ``token_id``, which the last mask allowed."""
 
     def forced(self) -> Sequence[int]:
-        """Tokens that must come next, as far as they are known now; often none.
+        """Return tokens that must come next, as far as they are known now; often none.
 
         A hint: they are verified like any draft, under the masks.
         """

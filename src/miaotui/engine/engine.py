@@ -1,8 +1,7 @@
-"""Continuous batching in three calls: plan which rows, run them, commit what was chosen.
+"""Continuous batching in three calls: plan which rows, run them, commit the chosen tokens.
 
-Owns the requests in flight. Not safe for several threads at once: whoever holds it steps it.
-Invariant: every submitted request ends exactly once, and its answer does not depend on what ran
-beside it.
+Owns the requests in flight. Not safe for several threads at once: one thread steps it. Invariant: every submitted
+request ends exactly once, and its answer does not depend on other requests.
 """
 
 from __future__ import annotations
@@ -67,10 +66,10 @@ class Engine:
     def prepare(
         self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0, constraint: Constraint | None = None
     ) -> Request:
-        """A checked request, not queued yet; prefixes are reused within a ``namespace`` only.
+        """Return a checked request, not queued yet; prefixes are reused within a ``namespace`` only.
 
-        May be called from any thread at any time. Raises `PromptTooLongError`, or `RequestError`
-        for tokens that the model does not have and parameters that no grammar can go with.
+        May be called from any thread at any time. Raises `PromptTooLongError`, or `RequestError` for tokens that the
+        model does not have and parameters that no grammar can go with.
         """
         is_answered = params.max_tokens != 0
         self._check(prompt, is_answered)
@@ -146,7 +145,7 @@ class Engine:
         return True
 
     def _propose(self) -> Proposal:
-        """Drafts for the next step, if the engine speculates."""
+        """Return drafts for the next step, if the engine speculates."""
         if self.speculation is None:
             return Proposal({})
         before_s = self.speculation.computing_s
@@ -156,7 +155,7 @@ class Engine:
         return proposal
 
     def _plan(self, proposal: Proposal) -> Plan:
-        """The rows of the next step: with drafts one pass, without as many as may follow each other."""
+        """Return the rows of the next step: with drafts one pass, without as many as may follow each other."""
         drafts = self._affordable(proposal.drafts) if proposal.drafts else {}
         passes = 1 if drafts else self._most_passes(proposal)
         return self.scheduler.plan(drafts, self.limits, passes)
@@ -192,7 +191,7 @@ class Engine:
         self._retire(plan)
 
     def _keep(self, plan: Plan, result: DraftResult) -> dict[int, Sequence[int]]:
-        """The tokens of a run that drafted, as far as they belong to the answer; none if the request failed."""
+        """Return the tokens of a run that drafted, as far as they belong to the answer; none if the request failed."""
         request = self._requests[plan.chunks[0].sequence]
         try:
             return {request.number: request.take_all(result.tokens, result.passes, result.broken)}
@@ -201,20 +200,16 @@ class Engine:
             return {}
 
     def _passes_in_time(self) -> int:
-        """Passes that may follow each other before a reader would see a difference."""
+        """Return how many passes may follow each other before a reader would see a difference."""
         return min(self._sizes.passes, int(FRAME_S / max(self._decode_pass_s, 1e-6)))
 
     def _passes_of_run(self) -> int:
-        """Passes of a run that drafts: two where one is in time, for a long draft takes longer."""
+        """Return the passes of a run that drafts: two where one is in time, because a long draft takes longer."""
         passes = self._passes_in_time()
         return min(2, self._sizes.passes) if passes == 1 else passes
 
     def _most_passes(self, proposal: Proposal) -> int:
-        """Passes that may follow each other before the engine must look at what they bring.
-
-        They end with the first answer that reaches its last token. One pass alone where a token waits for a choice
-        that the pass cannot make, or where drafts pay. For a run that drafts it is the number of tokens.
-        """
+        """Return how many passes may follow each other before the engine must look at their tokens."""
         if self.backend.is_tuning:
             return 1
         if proposal.run is not None:
@@ -228,7 +223,7 @@ class Engine:
         return most
 
     def _masks(self, plan: Plan) -> Masks | None:
-        """A function that sets the constraints' masks in each pass; None if no request has a constraint."""
+        """Return a function that sets the constraints' masks in each pass; None if no request has a constraint."""
         bound = [
             (row, request)
             for row, chunk in enumerate(plan.chunks)
@@ -255,7 +250,7 @@ class Engine:
             self._waiting.discard(number)
 
     def _affordable(self, drafts: Drafts) -> Drafts:
-        """The drafts as far as there are rows of logits to verify them, oldest request first.
+        """Return the drafts as far as there are rows of logits to verify them, oldest request first.
 
         A draft ends before a token that the model does not have: the pass trusts its tokens.
         """
@@ -277,7 +272,7 @@ class Engine:
         return 0 <= token < self._vocab_size
 
     def _choose(self, plan: Plan, result: StepResult) -> dict[int, Sequence[int]]:
-        """The tokens each sequence gets, from its rows of the logits."""
+        """Return the tokens each sequence gets, from its rows of the logits."""
         chosen: dict[int, Sequence[int]] = {}
         row, earlier = 0, result.earlier
         for chunk in plan.chunks:
@@ -377,7 +372,7 @@ class Engine:
 
     @property
     def in_flight(self) -> int:
-        """Requests that have not ended."""
+        """Return the number of requests that have not ended."""
         return len(self._requests)
 
 

@@ -29,12 +29,12 @@ class LoadedModel:
 
     @property
     def template(self) -> ChatTemplate:
-        """The model's chat template; not `available` if it has none."""
+        """Return the model's chat template; not `available` if it has none."""
         return self.chat.template
 
     @property
     def context(self) -> int:
-        """Tokens of the longest prompt plus answer."""
+        """Return tokens of the longest prompt plus answer."""
         return self.parts.backend.limits.context
 
     def identity(self, engine: str) -> str:

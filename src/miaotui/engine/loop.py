@@ -46,7 +46,7 @@ class RequestObserver(Protocol):
         """It was taken on."""
 
     def refused(self, error: RefusedError) -> None:
-        """A sound request was not taken on."""
+        """Return a sound request was not taken on."""
 
     def left(self, request: Request) -> None:
         """It is not read any more; unless it is over, it is about to be cancelled."""
@@ -145,7 +145,7 @@ class EngineLoop:
         if threading.current_thread() is self._thread:
             return work()
         job = _Work(work)
-        self._work.append(job)  # type: ignore[arg-type]
+        self._work.append(job)  # type: ignore[arg-type]  # jobs of any result in one queue
         self._call()
         while not job.done.wait(0.1):
             if not self._thread.is_alive() and not job.done.wait(0):
@@ -179,20 +179,20 @@ class EngineLoop:
 
     @property
     def cost(self) -> CostModel:
-        """The times of passes. Measures them if that was not done yet."""
+        """Return the times of passes. Measures them if that was not done yet."""
         return self._promised().cost
 
     @property
     def admission(self) -> Admission:
-        """The promises that were made. Measures what passes cost if that was not done yet."""
+        """Return the promises that were made. Measures what passes cost if that was not done yet."""
         return self._promised().admission
 
     def capacity(self) -> Capacity:
-        """The answers that this machine can promise when nothing else runs."""
+        """Return the answers that this machine can promise when nothing else runs."""
         return self._promised().capacity()
 
     def prompt_budget(self, deadline_ms: float, answer_tokens: int) -> int:
-        """Tokens of a prompt that can be read with time left for an answer; at most half the context."""
+        """Return tokens of a prompt that can be read with time left for an answer; at most half the context."""
         budget = self._promised().prompt_budget(deadline_ms, answer_tokens)
         return min(budget, self.model.context // 2)
 

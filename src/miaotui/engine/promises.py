@@ -26,7 +26,7 @@ PLANNED = 0.8  # share of a deadline that a prompt's budget plans with; other re
 
 
 class Promises:
-    """What one engine can promise. Without ``cost`` it is measured here, by passes of the engine (at most 0.6 s)."""
+    """Promises of one engine. Without ``cost``, passes of the engine measure it here (at most 0.6 s)."""
 
     def __init__(self, engine: Engine, cost: CostModel | None = None, limits: AdmissionLimits | None = None) -> None:
         self._engine = engine
@@ -74,11 +74,11 @@ class Promises:
             self.admission.lengths.note(len(request.token_ids))
 
     def capacity(self) -> Capacity:
-        """The answers that this machine can promise when nothing else runs."""
+        """Return the answers that this machine can promise when nothing else runs."""
         return capacity(self.cost, self.policy)
 
     def prompt_budget(self, deadline_ms: float, answer_tokens: int) -> int:
-        """Tokens of a prompt that can be read with time left for an answer of ``answer_tokens``."""
+        """Return tokens of a prompt that can be read with time left for an answer of ``answer_tokens``."""
         left_s = PLANNED * deadline_ms / 1e3 / self.cost.margin
         left_s -= answer_tokens * self.cost.token_s(1, 1, 2 * CHUNK)
         step_s = self.cost.seconds(CHUNK, 0, CHUNK * CHUNK)

@@ -29,7 +29,7 @@ SettledListener = Callable[[Promise, float, bool], None]  # promise, seconds unt
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What comes with a prompt besides its parameters.
+    """Options of a request besides its prompt and sampling parameters.
 
     Prefixes and past answers are shared within a ``namespace`` only; ``arrived_s`` is the moment, in
     `time.perf_counter` seconds, from which the deadline counts (None: when it is submitted).
@@ -95,28 +95,28 @@ class Request:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Return whether it has ended, in whatever way."""
         return self.finish_reason is not None
 
     @property
     def has_news(self) -> bool:
-        """Whether `read` has something to give."""
+        """Return whether `read` has something to give."""
         told = self._told if self._is_late else len(self._token_ids)
         return len(self._token_ids) > told or bool(self._unread) or self.finish_reason is not None
 
     @property
     def token_ids(self) -> Sequence[int]:
-        """The answer's tokens so far; to be read only."""
+        """Return the answer's tokens so far; to be read only."""
         return self._token_ids
 
     def begin(self) -> None:
-        """A step is about to compute for it; only the first of them counts."""
+        """Return a step is about to compute for it; only the first of them counts."""
         if self._begun_s is None:
             self._begun_s = time.perf_counter()
 
     @property
     def choice(self) -> TokenChoice | None:
-        """How a pass chooses its tokens; None: only `take` can."""
+        """Return how a pass chooses its tokens; None: only `take` can."""
         return self.sampler.choice
 
     def choice_for(self, chunk: Chunk) -> TokenChoice | None:
@@ -220,7 +220,7 @@ class Request:
     def _picked(
         self, logits: NDArray[np.float32], peaks: Sequence[Peak], first: int, chunk: Chunk, position: int
     ) -> list[Choice]:
-        """What the sampler picks from the chunk's rows, as far as its drafts hold."""
+        """Return the sampler's choices from the chunk's rows, as far as its drafts hold."""
         choices: list[Choice] = []
         row = 0
         while row >= 0:
@@ -313,7 +313,7 @@ class Request:
         self.finish_reason = reason  # last: from now on it may be read by another thread
 
     def read(self) -> Delta:
-        """What has come since the last call; the last piece carries the completion.
+        """Return the piece that came since the last call; the last piece carries the completion.
 
         Raises what the request failed with.
         """
@@ -345,7 +345,7 @@ class Request:
 
     @property
     def promise(self) -> Promise:
-        """How it stands to its deadline. The answer's time ends when its last piece is read."""
+        """Return how it stands to its deadline. The answer's time ends when its last piece is read."""
         asked_ms = None if self.deadline is None else self.deadline.total_ms
         if self._handed_s is None:
             return Promise(asked_ms, self.predicted_ms, shortened=self.shortened)
@@ -363,7 +363,7 @@ class Request:
         )
 
     def _settle(self) -> None:
-        """The whole answer is in its reader's hands: its time is known now."""
+        """Return the whole answer is in its reader's hands: its time is known now."""
         if self._handed_s is None and self.finish_reason in ("stop", "length"):
             self._handed_s = time.perf_counter()
             promise, hand_over_s, admitted = self.promise, self._handed_s - self._over_s, self.due is not None
@@ -371,7 +371,7 @@ class Request:
                 listener(promise, hand_over_s, admitted)
 
     def completion(self) -> Completion:
-        """The whole answer. Raises what the request failed with."""
+        """Return the whole answer. Raises what the request failed with."""
         if self.error is not None:
             raise self.error
         assert self.finish_reason is not None, "an answer is complete when it has ended"

@@ -86,7 +86,7 @@ class SloController:
 
     @property
     def until_probe_s(self) -> float:
-        """Seconds of rest before the next `probe`: the longer nothing has come, the more."""
+        """Return seconds of rest before the next `probe`: the longer nothing has come, the more."""
         return REFUSED_S if self._is_refused else min(PROBE_S * 2.0**self._probed, MOST_PROBE_S)
 
     def expect_probe(self) -> bool:
@@ -152,7 +152,7 @@ class SloController:
         self._steps.clear()
 
     def _answered(self, chunks: Sequence[Chunk], active: Mapping[int, Request]) -> Answered | None:
-        """Tokens that the step brought the answers which went on in it; None if its rows are not known."""
+        """Return tokens that the step brought the answers which went on in it; None if its rows are not known."""
         count = tokens = prompt_rows = decoding = 0
         seen, self._seen = self._seen, {}
         for chunk in chunks:
@@ -221,7 +221,7 @@ class SloController:
         self._limit(view)
 
     def _chunk(self, rows: int) -> int:
-        """The policy's chunk, less as the prompt that is being read has become long."""
+        """Return the policy's chunk, less as the prompt that is being read has become long."""
         if rows >= self._engine.scheduler.config.chunk_size:
             return rows
         row_s = self._cost.seconds(rows, 0, 0.0) / rows

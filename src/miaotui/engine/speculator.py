@@ -39,11 +39,11 @@ class MultistepDraft(Protocol):
 
     @property
     def passes(self) -> int:
-        """The most passes of the run."""
+        """Return the most passes of the run."""
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens that the run can bring."""
+        """Return the most tokens that the run can bring."""
 
     @property
     def watch(self) -> Masks | None:
@@ -70,7 +70,7 @@ class Speculator(Protocol):
 
     @property
     def computing_s(self) -> float:
-        """Seconds spent on logits of its own since the start."""
+        """Return seconds spent on logits of its own since the start."""
 
     def enter(self, request: Request) -> None:
         """Begin to draft for a request that was queued."""
@@ -91,4 +91,4 @@ class Speculator(Protocol):
         """Learn from a `Proposal.run` of ``passes`` passes, which brought ``tokens``."""
 
     def report(self) -> Sequence[SourceReport]:
-        """Counts of each source since the start; may be called from any thread."""
+        """Return counts of each source since the start; may be called from any thread."""

@@ -23,7 +23,7 @@ class TextSource(Protocol):
         """Return the text that this token completes."""
 
     def finish(self, cut: bool = False) -> str:
-        """The text of the bytes held back, as no token follows; none if the answer was ``cut`` short."""
+        """Return the text of the bytes held back, as no token follows; none if the answer was ``cut`` short."""
 
 
 class Piece(NamedTuple):
@@ -45,7 +45,7 @@ class StopStrings:
 
     @property
     def any(self) -> bool:
-        """Whether there are stop strings at all."""
+        """Return whether there are stop strings at all."""
         return bool(self._matchers)
 
     def push(self, text: str, armed: bool = True) -> tuple[str, bool]:
@@ -119,7 +119,7 @@ class Ending:
 
     @property
     def needs_text(self) -> bool:
-        """Whether the end depends on the text; if not, `note` and `text_of` are enough."""
+        """Return whether the end depends on the text; if not, `note` and `text_of` are enough."""
         return self._stops.any
 
     def note(self, token_id: int) -> FinishReason | None:

@@ -68,7 +68,7 @@ class CatalogModel:
 
     @property
     def size_bytes(self) -> int | None:
-        """Bytes on the disk; None where only the repository knows."""
+        """Return bytes on the disk; None where only the repository knows."""
         return sum(file.size_bytes for file in self.files) if self.files else None
 
     @property

@@ -65,7 +65,7 @@ class Sink:
 
 
 def matches(path: Path, size_bytes: int, sha256: str) -> bool:
-    """Whether the file at ``path`` exists and has this size and this SHA-256 (64 hex digits)."""
+    """Return whether the file at ``path`` exists and has this size and this SHA-256 (64 hex digits)."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != size_bytes:

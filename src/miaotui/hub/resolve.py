@@ -135,7 +135,7 @@ def _folder(model: CatalogModel, settings: Settings) -> Path:
 
 
 def _looks_local(text: str) -> bool:
-    """Whether ``text`` means a path: it is spelled like one, or it is there."""
+    """Return whether ``text`` means a path: it is spelled like one, or it is there."""
     spelled = text.startswith((".", "/", "~", "\\")) or Path(text).is_absolute()
     return spelled or (":" not in text and text.endswith(".gguf")) or os.path.exists(text)
 

@@ -62,7 +62,7 @@ class SequenceState:
 
     @property
     def is_scoring(self) -> bool:
-        """Whether logits of its prompt are still wanted."""
+        """Return whether logits of its prompt are still wanted."""
         return self.score_from < self.score_end
 
     def scored_rows(self, rows: int) -> int:
@@ -126,7 +126,7 @@ class Queues:
 
     @property
     def queued(self) -> list[SequenceState]:
-        """The queue whose first sequence starts next. Of equal rank, a paused one came before a waiting one."""
+        """Return the queue whose first sequence starts next. Of equal rank, a paused one came before a waiting one."""
         paused, waiting = self.paused, self.waiting
         if paused and waiting and rank(waiting[0]) < rank(paused[0]):
             return waiting

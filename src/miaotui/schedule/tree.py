@@ -44,7 +44,7 @@ class DraftTree:
 
     @property
     def trunk(self) -> tuple[int, ...]:
-        """The line with which the tree begins."""
+        """Return the line with which the tree begins."""
         for index, parent in enumerate(self.parents):
             if parent != index - 1:
                 return self.tokens[:index]
@@ -99,7 +99,7 @@ class Branch:
 
     @property
     def own(self) -> int:
-        """The index, in ``pages``, of the first page that is its own."""
+        """Return the index, in ``pages``, of the first page that is its own."""
         return self.start // PAGE_SIZE
 
 

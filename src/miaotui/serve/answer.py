@@ -17,11 +17,11 @@ class ModelAnswer(Protocol):
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
+        """Return tokens of the prompt."""
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompt whose work was reused."""
+        """Return tokens of the prompt whose work was reused."""
 
     @property
     def promise(self) -> Promise:
@@ -36,7 +36,7 @@ class AnswerBatch(Protocol):
 
     @property
     def answers(self) -> Sequence[ModelAnswer]:
-        """The answers."""
+        """Return the answers."""
 
     def pieces(self, silence_s: float) -> AsyncGenerator[list[tuple[int, Delta]], None]:
         """Yield (index in ``answers``, piece) pairs as they come, and an empty list after ``silence_s`` without any.

@@ -54,7 +54,7 @@ class GenerationRequest:
 
     @property
     def cache(self) -> CacheState:
-        """Whether the answer was given before."""
+        """Return whether the answer was given before."""
         return "miss" if self.lookup is None else self.lookup.state
 
     def submit(self) -> AnswerBatch:

@@ -62,7 +62,7 @@ class ObservedModel:
 
     @cached_property
     def identity(self) -> str:
-        """A digest of weights, their packing, keys and values."""
+        """Return a digest of weights, their packing, keys and values."""
         return self.loop.model.identity(self.fingerprint)
 
     def observe(self, observer: Observer) -> None:
@@ -140,7 +140,7 @@ class _InEventLoop:
 
 
 def _first_prompt(model: LoadedModel) -> list[int]:
-    """Tokens of a question; making them imports and compiles what the first conversation needs."""
+    """Return tokens of a question; making them imports and compiles what the first conversation needs."""
     if model.template.available:
         with suppress(MiaotuiError):  # requests with that template are refused with its error
             return model.chat.encode([{"role": "user", "content": FIRST_QUESTION}])

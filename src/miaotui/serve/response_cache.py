@@ -36,7 +36,7 @@ class CacheLookup:
 
     @property
     def state(self) -> CacheState:
-        """Whether the answer, or a similar question's, was given before."""
+        """Return whether the answer, or a similar question's, was given before."""
         return "miss" if self.found is None else self.found.how
 
     def kept_answers(self, deadline: Deadline | None) -> CachedAnswers | None:
@@ -64,12 +64,12 @@ class CachedResponse:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
+        """Return tokens of the prompt."""
         return self.whole.prompt_tokens
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompt whose work was reused: all of them."""
+        """Return tokens of the prompt whose work was reused: all of them."""
         return self.whole.cached_tokens
 
     @property

@@ -69,19 +69,19 @@ class ServeSettings:
 
     @property
     def deadline_ms(self) -> float | None:
-        """The deadline of requests that name none, in milliseconds."""
+        """Return the deadline of requests that name none, in milliseconds."""
         return None if self.deadline_s is None else self.deadline_s * 1e3
 
     @property
     def tls(self) -> Tls | None:
-        """The certificate, if there is one."""
+        """Return the certificate, if there is one."""
         if self.tls_cert is None or self.tls_key is None:
             return None
         return Tls(Path(self.tls_cert), Path(self.tls_key))
 
     @property
     def named_models(self) -> dict[str, str]:
-        """Where each model is found, by the name it is served under. Raises `RequestError`."""
+        """Return where each model is found, by the name it is served under. Raises `RequestError`."""
         found: dict[str, str] = {}
         for word in self.models:
             name, equals, model = word.partition("=")

@@ -62,7 +62,7 @@ _Table = Sequence[Sequence[float]]
 
 
 def kinds_of(candidate: Candidate) -> list[int]:
-    """The kind of evidence for each token of a candidate, and perhaps for more."""
+    """Return the kind of evidence for each token of a candidate, and perhaps for more."""
     _, evidence, tokens, agreeing, disagreeing, _, kinds = candidate
     if kinds:
         return list(kinds)
@@ -79,12 +79,12 @@ def kinds_of(candidate: Candidate) -> list[int]:
 
 
 def head_kind(depth: int, evidence: int) -> int:
-    """The kind of a draft head's token; its first token has depth 0."""
+    """Return the kind of a draft head's token; its first token has depth 0."""
     return _KIND_OF[LATER if depth else ALONE][min(evidence, MAX_EVIDENCE - 1)]
 
 
 def copied_kinds(candidate: Candidate) -> list[int]:
-    """The kinds of a candidate's tokens if they are appended to a head's draft.
+    """Return the kinds of a candidate's tokens if they are appended to a head's draft.
 
     A head's rates keep rows of their own for these: evidence from a text is not evidence of the head.
     """
@@ -94,18 +94,20 @@ def copied_kinds(candidate: Candidate) -> list[int]:
 
 
 def head_rates(rates: Sequence[float]) -> list[float]:
-    """The acceptance rates ``[2 * EVIDENCE_CLASSES]`` of a head's first and later tokens, by class of evidence."""
+    """Return the acceptance rates ``[2 * EVIDENCE_CLASSES]`` of a head's first and later tokens, by class of
+    evidence.
+    """
     first, later = ALONE * EVIDENCE_CLASSES, LATER * EVIDENCE_CLASSES
     return [*rates[first : first + EVIDENCE_CLASSES], *rates[later : later + EVIDENCE_CLASSES]]
 
 
 def temperature_class(temperature: float) -> int:
-    """The class of a temperature, from 0 for greedy answers."""
+    """Return the class of a temperature, from 0 for greedy answers."""
     return next((i for i, bound in enumerate(TEMPERATURES) if temperature <= bound), len(TEMPERATURES))
 
 
 def _prior(temperature: int, of_head: bool) -> list[float]:
-    """The rate of each kind before anything was observed."""
+    """Return the rate of each kind before anything was observed."""
     rows = _mixed(_COLD, _HOT, _MIXTURE[temperature])
     if of_head:
         first, last = _mixed(_HEAD_COLD, _HEAD_HOT, _MIXTURE[temperature])
@@ -148,7 +150,7 @@ class MeanRates:
         self._seen = [_MEAN_WEIGHT, _MEAN_WEIGHT]
 
     def rate(self, depth: int) -> float:
-        """The rate of tokens at ``depth``, if those before them were accepted; the first token has depth 0."""
+        """Return the rate of tokens at ``depth``, if those before them were accepted; the first token has depth 0."""
         which = min(depth, 1)
         return self._accepted[which] / self._seen[which]
 
@@ -191,7 +193,7 @@ class RequestRecord:
 
 
 def cumulative_chances(rates: Sequence[float], record: RequestRecord, kinds: Sequence[int], most: int) -> list[float]:
-    """The probabilities that all of the first 1, 2, ... ``most`` drafted tokens are accepted.
+    """Return the probabilities that all of the first 1, 2, ... ``most`` drafted tokens are accepted.
 
     The list ends where the probability falls below `MIN_CHANCE`.
     """

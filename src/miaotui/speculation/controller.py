@@ -68,7 +68,7 @@ class Speculation:
 
     @property
     def pays(self) -> bool:
-        """Whether a draft was worth a row of late; then the drafters are asked in each step."""
+        """Return whether a draft was worth a row of late; then the drafters are asked in each step."""
         return self._idle_steps < IDLE_STEPS
 
     # requests -------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Speculation:
             drafter.enter(known)
 
     def _learned_at(self, temperature: int) -> LearnedRates:
-        """What was learned at a class of temperature."""
+        """Return the rates that were learned at a class of temperature."""
         if temperature not in self._learned:
             head = None if self._head is None else self._head.name
             self._learned[temperature] = LearnedRates(
@@ -136,7 +136,7 @@ class Speculation:
         return Proposal(drafts, allows_multistep=not self.pays)
 
     def _choices(self, running: Sequence[DraftState]) -> list[DraftChoice]:
-        """The best candidate of the drafters for each request that has one."""
+        """Return the best candidate of the drafters for each request that has one."""
         choices = []
         for state in running:
             state.candidates = candidates = self._candidates(state.request.number)
@@ -149,7 +149,7 @@ class Speculation:
         return choices
 
     def _candidates(self, number: int, after: Sequence[int] = ()) -> Sequence[Candidate]:
-        """Candidates of all drafters; of one alone that is certain."""
+        """Return candidates of all drafters; of one alone that is certain."""
         found: list[Candidate] = []
         for drafter in self._drafters:
             candidates = drafter.propose(number, after)
@@ -159,17 +159,17 @@ class Speculation:
         return found
 
     def _lookup(self, number: int, after: Sequence[int]) -> Sequence[Candidate]:
-        """Candidates for what follows if the head's tokens ``after`` come first."""
+        """Return candidates for what follows if the head's tokens ``after`` come first."""
         return self._candidates(number, after)
 
     def _quotes(self, state: DraftState) -> tuple[Sequence[Candidate], Candidate | None, Sequence[float]]:
-        """Candidates within a run: all, the best one, and the chances of its tokens."""
+        """Return candidates within a run: all, the best one, and the chances of its tokens."""
         candidates = self._candidates(state.request.number)
         best = state.best(candidates, MAX_DRAFT)
         return (candidates, *best) if best else (candidates, None, ())
 
     def _prepares_run(self, running: Sequence[DraftState], choices: Sequence[DraftChoice], passes: int) -> bool:
-        """Whether the next step is a run in which the head drafts: only for a request that is alone."""
+        """Return whether the next step is a run in which the head drafts: only for a request that is alone."""
         if self.multistep is None or self._depth is None or len(running) != 1 or len(self._states) > 1:
             return False
         quote = choices[0].chances if choices else ()
@@ -179,7 +179,7 @@ class Speculation:
     def _with_head(
         self, depth: DraftDepth, running: Sequence[DraftState], choices: Sequence[DraftChoice], rows: int
     ) -> list[DraftChoice]:
-        """The choices, with the head's drafts where they promise more."""
+        """Return the choices, with the head's drafts where they promise more."""
         best = {choice.state.request.number: choice for choice in choices}
         wanted = []
         for state in running:
@@ -199,14 +199,14 @@ class Speculation:
         return [best[number] for number in self._states if number in best]
 
     def _head_draft(self, state: DraftState) -> HeadDraft:
-        """An empty draft of the head for a request."""
+        """Return an empty draft of the head for a request."""
         assert self._head is not None, "a head drafts"
         rates, means = state.rates(self._head.name), state.learned.mean_rates
         number, record = state.request.number, state.head_record
         return HeadDraft(number, state.head_input, state.room, rates, means, record, state.copying)
 
     def _lengths(self, chances: Sequence[Sequence[float]], running: int, rows: int) -> list[int]:
-        """How many tokens of each request's candidate to verify.
+        """Return how many tokens of each request's candidate to verify.
 
         The likeliest come first, over all requests. A token is never likelier than the one before it, so any number
         of the first ones are beginnings of the candidates.
@@ -227,7 +227,9 @@ class Speculation:
     def _branch(
         self, choices: Sequence[DraftChoice], lengths: Sequence[int], running: int, rows: int
     ) -> tuple[int, int]:
-        """The choice whose fork is worth a branch beside the trunks, and the branch's rows; (-1, 0) if none is."""
+        """Return the choice whose fork is worth a branch beside the trunks, and the branch's rows; (-1, 0) if none
+        is.
+        """
         offers = [self._offer(choice, length) for choice, length in zip(choices, lengths, strict=True)]
         if not any(offers):
             return -1, 0
@@ -235,7 +237,7 @@ class Speculation:
         return choose_branch(offers, gain, rows + sum(lengths), self.cost, self.branch_cost, self._policy)
 
     def _offer(self, choice: DraftChoice, length: int) -> BranchOffer | None:
-        """The fork of a choice whose trunk is verified beyond it."""
+        """Return the fork of a choice whose trunk is verified beyond it."""
         state, fork = choice.state, choice.state.fork
         if fork is None or fork.depth >= length:
             return None
@@ -306,7 +308,7 @@ class Speculation:
 
 
 def _verified(state: DraftState, chunk: Chunk, tokens: Sequence[int]) -> Iterator[Verified]:
-    """What a chunk with a draft verified: of the trunk's source, and of the branch's if there is one."""
+    """Yield the verified tokens of a chunk with a draft: of the trunk's source, and of the branch's if any."""
     accepted, fork = len(tokens) - 1, state.fork
     branch = chunk.n_logits - chunk.trunk if chunk.branches else 0
     if branch and fork is not None:

@@ -36,7 +36,7 @@ class LookupGate:
     found: int = 0
 
     def admits(self) -> bool:
-        """Whether to look now; each call counts as one question."""
+        """Return whether to look now; each call counts as one question."""
         self.asked += 1
         rare = self.asked > _TRIALS and self.found * _ONE_IN < self.asked
         return not rare or self.asked % _ONE_IN == 0
@@ -59,7 +59,7 @@ class HeadDraft:
     kinds: list[int] = field(default_factory=list)
 
     def promised(self) -> float:
-        """Tokens that one more step promises: the chance that its token is accepted."""
+        """Return tokens that one more step promises: the chance that its token is accepted."""
         return self.chance * self.record.rate(self.mean_rates.rate(len(self.tokens)))
 
     def extend(self, token: int, evidence: int) -> None:
@@ -131,7 +131,8 @@ class DraftDepth:
         self._note(len(alive), self._clock() - started_s, cost)
 
     def _is_copied(self, draft: HeadDraft) -> bool:
-        """Whether a text goes on after the draft, with a better chance than the head has; its tokens are appended.
+        """Return whether a text goes on after the draft, with a better chance than the head has; its tokens are
+        appended.
 
         A passage is often copied from its second word on: the head drafts the first.
         """
@@ -150,7 +151,7 @@ class DraftDepth:
         return True
 
     def _kept(self, alive: Sequence[HeadDraft], row_price: float, gain: float, base: float) -> list[HeadDraft]:
-        """The drafts that the head goes on with: not copied, and their next token worth a row."""
+        """Return the drafts that the head goes on with: not copied, and their next token worth a row."""
         kept = [
             row
             for row, draft in enumerate(alive)

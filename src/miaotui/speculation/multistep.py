@@ -93,7 +93,7 @@ class MultistepDrafting:
         return True
 
     def _promises_more(self, quote: Sequence[float]) -> bool:
-        """Whether a quote promises more than the head's draft."""
+        """Return whether a quote promises more than the head's draft."""
         return bool(quote) and (quote[0] >= CONFIDENT or sum(quote) > self._head_tokens)
 
     def begin(self, position: int, max_tokens: int) -> DraftRun:

@@ -1,6 +1,6 @@
-"""What speculation keeps of one request between two steps: its record, and the candidates of the step under way.
+"""Speculation's state of one request between two steps: its record, and the candidates of the step under way.
 
-Owns how the record learns from the tokens that came. Knows neither drafters nor passes.
+Owns how the record learns from new tokens. Knows neither drafters nor passes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NO_CANDIDATES: Sequence[Candidate] = ()
 
 @dataclass(frozen=True)
 class LearnedRates:
-    """What is learned over all requests of one class of temperature; by source, but for ``mean_rates`` of the head."""
+    """Rates learned over all requests of one class of temperature, by source; for the head by ``mean_rates``."""
 
     acceptance: Mapping[str, AcceptanceRates]
     branches: Mapping[str, BranchRate]
@@ -48,25 +48,25 @@ class DraftState:
 
     @property
     def head_input(self) -> HeadInput:
-        """Where a head's draft starts; there is a `row` and a first token."""
+        """Return where a head's draft starts; there is a `row` and a first token."""
         request, ids = self.request, self.request.token_ids
         return HeadInput(self.row, ids[-1], request.prompt_tokens + len(ids), request.sampler.likely)
 
     def rates(self, source: str) -> list[float]:
-        """The general acceptance rates of a source, by kind of evidence."""
+        """Return the general acceptance rates of a source, by kind of evidence."""
         return self.learned.acceptance[source].rates
 
     def record_of(self, candidate: Candidate) -> RequestRecord:
-        """The record to which a candidate counts."""
+        """Return the record to which a candidate counts."""
         return self.head_record if candidate.head_evidence else self.record
 
     def chances(self, candidate: Candidate, most: int) -> list[float]:
-        """The probabilities that the first 1, 2, ... ``most`` tokens of a candidate are accepted."""
+        """Return the probabilities that the first 1, 2, ... ``most`` tokens of a candidate are accepted."""
         most = min(most, len(candidate.tokens))
         return cumulative_chances(self.rates(candidate.source), self.record_of(candidate), kinds_of(candidate), most)
 
     def best(self, candidates: Sequence[Candidate], most: int) -> tuple[Candidate, list[float]] | None:
-        """The candidate that promises the most tokens, and the chances of its tokens; None if none does."""
+        """Return the candidate that promises the most tokens, and the chances of its tokens; None if none does."""
         best, promised = None, 0.0
         for candidate in candidates:
             chances = self.chances(candidate, most)

@@ -1,10 +1,10 @@
-"""What a pass costs by its number of rows, learned from the passes themselves.
+"""Cost of a pass by its number of rows, learned from the passes themselves.
 
-Owns ratios of times: a machine that slows down slows all passes alike, which a running scale follows at once, while
-the ratios follow slowly. Knows nothing of what rows are for. Invariant: more rows never cost less. A measurement may
-say so, for passes are few and machines noisy; each is therefore followed by an isotonic regression (pool adjacent
-violators; Barlow et al. 1972), weighted by how often each number of rows was measured. Costs decide speed alone, so
-a clock may enter here.
+Owns ratios of times: a machine that slows down slows all passes alike. A running scale follows that at once; the
+ratios follow slowly. Knows nothing of the purpose of rows. Invariant: more rows never cost less. A measurement may
+say so, because passes are few and machines noisy; each is therefore followed by an isotonic regression (pool adjacent
+violators; Barlow et al. 1972), weighted by how often each number of rows was measured. Costs decide speed alone, so a
+clock may enter here.
 """
 
 from __future__ import annotations

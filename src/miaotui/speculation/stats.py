@@ -1,6 +1,6 @@
-"""What each source of drafts has brought: counts of tokens, and the time that they saved.
+"""Statistics of each source of drafts: counts of tokens, and the time that they saved.
 
-Owns the counts alone. Changed by the engine's thread, read by any.
+Owns the counts alone. The engine's thread changes them; any thread reads them.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ class DraftStats:
         self.saved_s += saved_s
 
     def report(self, name: str) -> SourceReport:
-        """The counts so far."""
+        """Return the counts so far."""
         return SourceReport(name, self.drafts, self.proposed, self.accepted, self.saved_s)

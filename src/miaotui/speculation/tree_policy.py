@@ -43,7 +43,8 @@ class Fork(NamedTuple):
         branch_rate: BranchRate,
         most: int,
     ) -> list[float]:
-        """The probabilities that the branch's first 1, 2, ... ``most`` tokens are accepted, counted from the fork.
+        """Return the probabilities that the branch's first 1, 2, ... ``most`` tokens are accepted, counted from the
+        fork.
 
         ``rates`` and ``record`` are those of the branch's source.
         """
@@ -54,7 +55,7 @@ class Fork(NamedTuple):
         return [first, *(first * chance for chance in later[: len(self.branch.tokens) - depth - 1])]
 
     def tree(self, trunk_rows: int, branch_rows: int) -> DraftTree:
-        """The tree of the trunk's first tokens, and of the branch's after the fork."""
+        """Return the tree of the trunk's first tokens, and of the branch's after the fork."""
         depth = self.depth
         trunk = self.trunk.tokens[:trunk_rows]
         branch = self.branch.tokens[depth : depth + branch_rows]
@@ -63,7 +64,7 @@ class Fork(NamedTuple):
 
 
 def find_fork(trunk: Candidate, candidates: Sequence[Candidate]) -> Fork | None:
-    """The fork of ``trunk`` and of the candidate with the most evidence that parts from it."""
+    """Return the fork of ``trunk`` and of the candidate with the most evidence that parts from it."""
     best: Fork | None = None
     for candidate in candidates:
         if candidate is trunk or (best is not None and candidate.evidence <= best.branch.evidence):
@@ -93,7 +94,7 @@ class BranchRate:
 
 
 class BranchCost:
-    """What a branch costs besides its rows, in passes of one row."""
+    """Cost of a branch besides its rows, in passes of one row."""
 
     def __init__(self) -> None:
         self.ratio = _FIRST_COST
@@ -116,7 +117,7 @@ class BranchOffer(NamedTuple):
 def choose_branch(
     offers: Sequence[BranchOffer | None], gain: float, rows: int, cost: RowCost, branch: BranchCost, policy: DraftPolicy
 ) -> tuple[int, int]:
-    """The offer that brings a step the most tokens per second, and its number of rows; (-1, 0) if none pays.
+    """Return the offer that brings a step the most tokens per second, and its number of rows; (-1, 0) if none pays.
 
     Without a branch the step brings ``gain`` tokens from ``rows`` rows.
     """

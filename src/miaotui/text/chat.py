@@ -63,17 +63,17 @@ class ChatEncoder:
 
     @cached_property
     def traits(self) -> TemplateTraits:
-        """The parts of a conversation that the template writes; it is tried on first use."""
+        """Return the parts of a conversation that the template writes; it is tried on first use."""
         return try_template(self.template)
 
     @cached_property
     def dialect(self) -> Dialect:
-        """The way to ask this model for tool calls."""
+        """Return the way to ask this model for tool calls."""
         return dialect_of(self.traits)
 
     @cached_property
     def reasoning(self) -> reasoning.ReasoningFormat | None:
-        """The markers of the model's thoughts; None: its template knows none."""
+        """Return the markers of the model's thoughts; None: its template knows none."""
         form = reasoning.reasoning_format(self.template.sources)
         for marker in () if form is None else (form.begin, form.end):
             ids = self.tokenizer.encode(marker, whole=False)

@@ -63,7 +63,7 @@ class CpuBackend:
 
     @property
     def is_tuning(self) -> bool:
-        """Whether the threads are trying which number of them is faster."""
+        """Return whether the threads are trying which number of them is faster."""
         return self.runner.team.is_trying
 
     def run(
@@ -110,7 +110,7 @@ class CpuBackend:
         return DraftResult(tokens, runner.done, runner.last_s, broken)
 
     def find_draft_head(self, settings: Settings) -> CpuDraftHead | None:
-        """The draft head that was trained for these weights; None: there is none.
+        """Return the draft head that was trained for these weights; None: there is none.
 
         Raises `ModelFormatError` for a file that is no head.
         """
@@ -122,11 +122,11 @@ class CpuBackend:
         return self.draft_head(head, self.limits.logits_rows - self.limits.draft_rows)
 
     def draft_head(self, weights: HeadWeights, most_rows: int) -> CpuDraftHead:
-        """A draft head for up to ``most_rows`` sequences."""
+        """Return a draft head for up to ``most_rows`` sequences."""
         return CpuDraftHead(weights, self.runner, most_rows)
 
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """A layer's keys and values of the first tokens in ``pages``: ``[count, 2, heads, dim]``.
+        """Return a layer's keys and values of the first tokens in ``pages``: ``[count, 2, heads, dim]``.
 
         Raises `RequestError` where they are kept as scaled integers.
         """
@@ -154,7 +154,7 @@ class CpuBackend:
 
 
 def require_cpu(backend: Backend) -> CpuBackend:
-    """The backend as the one whose packed weights can be read. Raises `RequestError` for another one."""
+    """Return the backend as the one whose packed weights can be read. Raises `RequestError` for another one."""
     if not isinstance(backend, CpuBackend):
         raise RequestError(
             f"this needs the cpu backend, not {backend.identity.name}: load the model with backend='cpu'"

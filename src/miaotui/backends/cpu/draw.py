@@ -68,7 +68,7 @@ class ChoiceTable:
 
 
 def choice(shape: Distribution | None, seed: int, ends: Sequence[int]) -> ChoiceTable:
-    """A way to choose a sequence's tokens in the pass; ``shape`` None: the greatest logit."""
+    """Return a way to choose a sequence's tokens in the pass; ``shape`` None: the greatest logit."""
     return ChoiceTable(shape, seed, ends)
 
 
@@ -80,14 +80,14 @@ class _Scratch(threading.local):
         self.scratch = np.empty(0, np.int64)
 
     def numbers_for(self, peak: float, spread: float, shape: Distribution, key: int) -> int:
-        """The address of a draw's numbers."""
+        """Return the address of a draw's numbers."""
         scale, top_k, top_p, least = shape.scale, shape.top_k, shape.top_p, shape.least
         low, high = key & 0xFFFFFFFF, key >> 32
         self._numbers[:] = (peak, scale, spread, top_k, top_p, least, low, high)
         return _address(self._numbers)
 
     def scratch_for(self, size: int) -> int:
-        """The address of enough scratch memory for ``size`` logits."""
+        """Return the address of enough scratch memory for ``size`` logits."""
         if self.scratch.size < scratch_fields(size):
             self.scratch = np.empty(scratch_fields(size), np.int64)
         return _address(self.scratch)
@@ -97,10 +97,10 @@ _workspace = _Scratch()
 
 
 def draw(row: Row, peak: float, shape: Distribution, key: int) -> int:
-    """The id drawn from the logits ``row [vocab]``, which are written over.
+    """Return the id drawn from the logits ``row [vocab]``, which are written over.
 
-    ``peak`` is the greatest of them and finite; no logit is NaN. Those that top-k, top-p and min-p
-    leave race for it, each with noise of its own under ``key`` (64 bits; see `kernels.sampling.gumbel`).
+    ``peak`` is the greatest of them and finite; no logit is NaN. Those that top-k, top-p and min-p leave race for it,
+    each with noise of its own under ``key`` (64 bits; see `kernels.sampling.gumbel`).
     """
     spread = float(_WIDEST)
     if shape.top_p < 1.0 or shape.top_k > 0:
@@ -110,7 +110,7 @@ def draw(row: Row, peak: float, shape: Distribution, key: int) -> int:
 
 
 def best(row: Row, n: int) -> list[int]:
-    """The ids of the ``n`` highest logits of ``row [vocab]`` above -inf, best first.
+    """Return the ids of the ``n`` highest logits of ``row [vocab]`` above -inf, best first.
 
     Of equals the lower id comes first.
     """

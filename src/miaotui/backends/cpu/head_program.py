@@ -96,7 +96,7 @@ class HeadProgram:
 
     @property
     def tables(self) -> HeadTables:
-        """The program's memory, for compiled code."""
+        """Return the program's memory, for compiled code."""
         return HeadTables(self._addresses, self._counts, self._run, self._sources, self._rows, self._drafted)
 
     def begin(self, starts: Sequence[Start]) -> None:

@@ -48,7 +48,7 @@ class CompiledDraftRun:
 
     @property
     def run(self) -> NDArray[np.int64]:
-        """The table of the head's own runs."""
+        """Return the table of the head's own runs."""
         return self._head.run
 
     def begin(self, row: int, token: int, position: int, most: int, inputs: PolicyInputs) -> None:
@@ -79,12 +79,12 @@ class CompiledDraftRun:
 
     @property
     def is_quote_requested(self) -> bool:
-        """Whether `Quotes` is to be called before the next pass."""
+        """Return whether `Quotes` is to be called before the next pass."""
         return bool(self._fields[df.IS_QUOTE_REQUESTED])
 
     @property
     def room(self) -> int:
-        """Tokens that may be drafted now."""
+        """Return tokens that may be drafted now."""
         return int(min(self._fields[df.ROOM], self._fields[df.LEFT] - 1))
 
     def put(self, tokens: Sequence[int], chances: Sequence[float]) -> int:
@@ -105,17 +105,17 @@ class CompiledDraftRun:
 
     @property
     def total(self) -> int:
-        """Tokens that this run has brought so far."""
+        """Return tokens that this run has brought so far."""
         return int(self._fields[df.TOTAL])
 
     @property
     def row(self) -> int:
-        """The row of the last pass that the newest token was drawn from."""
+        """Return the row of the last pass that the newest token was drawn from."""
         return int(self._fields[df.ROW])
 
     @property
     def broken(self) -> int:
-        """The row of the last pass whose logits are no numbers; -1: none."""
+        """Return the row of the last pass whose logits are no numbers; -1: none."""
         return int(self._fields[df.BROKEN])
 
     def log(self, passes: int) -> Iterator[PassLog]:

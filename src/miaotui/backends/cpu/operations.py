@@ -29,7 +29,7 @@ class OperationTable:
 
     @property
     def kernels(self) -> list[str]:
-        """The kernels they call."""
+        """Return the kernels they call."""
         return list(dict.fromkeys(name for name, _ in self._entries))
 
     def add(self, kernel: str, fields: Mapping[int, int], rows: int = ops.RUN_ROWS) -> None:
@@ -63,7 +63,7 @@ class OperationTable:
         )
 
     def link(self) -> NDArray[np.int64]:
-        """The table, int64 ``[operations, 32]``, with the addresses of compiled kernels."""
+        """Return the table, int64 ``[operations, 32]``, with the addresses of compiled kernels."""
         table = aligned_int64(len(self._entries) * ops.OP_FIELDS).reshape(-1, ops.OP_FIELDS)
         for row, (kernel, fields) in zip(table, self._entries, strict=True):
             row[ops.FUNCTION] = compiled.address(kernel)

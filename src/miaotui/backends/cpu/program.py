@@ -58,22 +58,22 @@ class Program:
         self.table = self._operations.link()
 
     def with_taps(self, taps: Mapping[int, Rows]) -> Program:
-        """The same program, that leaves the states before some layers in ``taps``."""
+        """Return this program with an operation that leaves the states before some layers in ``taps``."""
         return Program(self.config, self.weights, self.workspace, self.pages, self.rotations, taps=taps)
 
     @property
     def address(self) -> int:
-        """Where the table lies."""
+        """Return where the table lies."""
         return int(self.table.ctypes.data)
 
     @property
     def count(self) -> int:
-        """Operations in a pass."""
+        """Return the number of operations in a pass."""
         return len(self._operations)
 
     @property
     def kernels(self) -> list[str]:
-        """The kernels it calls."""
+        """Return the kernels it calls."""
         return self._operations.kernels
 
     # the order of a pass -------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Program:
         return self._mix(prefix + "down", prefix + "ffn_post_norm", space.fed, current)
 
     def _mix(self, name: str, norm: str, source: Quantized, current: int) -> int:
-        """A product back to the hidden width, added to the residual stream; returns the stream's buffer."""
+        """Return a product back to the hidden width, added to the residual stream; returns the stream's buffer."""
         matrix, bias = self.weights.matrix(name), self._vector(name + "_bias", 0)
         residual = self.workspace.residual[current]
         if not self.config.post_norms:
@@ -141,7 +141,7 @@ class Program:
     # operations ----------------------------------------------------------------------------------------------------
 
     def _choose(self) -> None:
-        """The best token of each row; in its place the one drawn, where a row says how."""
+        """Return the best token of each row; in its place the one drawn, where a row says how."""
         space = self.workspace
         fields = {
             pk.X: space.logits.address,
@@ -190,7 +190,7 @@ class Program:
         )
 
     def _norm_bias(self, name: str) -> int:
-        """A layer norm adds a bias, if only zeros; an RMS norm has none."""
+        """Return a layer norm adds a bias, if only zeros; an RMS norm has none."""
         if self.config.norm == "rms" or name + "_bias" in self.weights:
             return self._vector(name + "_bias", 0)
         self._keep.append(np.zeros(self.config.hidden_size, np.float32))
@@ -278,9 +278,9 @@ class Program:
         return f"attention.paged_attention:attention_{self.pages.kind}{capped}"
 
     def attention(self, layer: int) -> tuple[str, dict[int, int]]:
-        """The kernel and the fields of one layer's attention, for others who look at its keys and values.
+        """Return the kernel and the fields of one layer's attention, for readers of its keys and values.
 
-        Their queries are not normed: whoever learns them learns that too.
+        Their queries are not normed: a trained reader learns that too.
         """
         return self._attention_kernel, {**self._attention_fields(layer), att.QUERY_NORM: 0}
 
@@ -367,12 +367,12 @@ def require_runnable(config: ModelConfig) -> None:
 
 
 def _query_bytes(head_dim: int) -> int:
-    """What one query takes of a thread's scratch memory (see ``kernels.attention.emit``)."""
+    """Return the bytes of one query in a thread's scratch memory (see ``kernels.attention.emit``)."""
     return 4 * (2 * head_dim + 4 * LANES)
 
 
 def rotation_tables(config: ModelConfig, positions: int) -> dict[int, RotationTable]:
-    """The rotation table of each layer that rotates; layers with the same rope share one."""
+    """Return the rotation table of each layer that rotates; layers with the same rope share one."""
     shared: dict[object, RotationTable] = {}
     result = {}
     for layer in range(config.n_layers):

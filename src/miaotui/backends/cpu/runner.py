@@ -83,7 +83,7 @@ class Runner:
         self._tables = list({id(t): t for t in program.rotations.values()}.values())
 
     def _set_choosing(self, peaks: NDArray[np.int64], fields: int, logits: int) -> None:
-        """Where tokens chosen in the pass go, and the memory in which each thread draws them."""
+        """Return where tokens chosen in the pass go, and the memory in which each thread draws them."""
         self._draws = aligned_int64(self.team.size * fields)
         self._chosen = aligned_int64(max(MOST_PASSES * logits, MOST_TOKENS))
         self._chosen_fields = fields_of(self._chosen)
@@ -154,7 +154,7 @@ class Runner:
         return self._chosen_fields[: draft_run.total].tolist()
 
     def _asked(self, *_: int) -> int:
-        """Called by compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
+        """Call back from compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
         assert self._masks is not None, "asked only where there is somebody to ask"
         try:
             if self._draft_run is not None:
@@ -178,12 +178,12 @@ class Runner:
             return 0
 
     def _new_tokens(self, draft_run: CompiledDraftRun) -> list[int]:
-        """The tokens that the run has brought since the last call."""
+        """Return the tokens that the run has brought since the last call."""
         start, self._seen = self._seen, draft_run.total
         return self._chosen_fields[start : self._seen].tolist()
 
     def tap(self, layer: int) -> Rows:
-        """From now on passes leave the states before ``layer`` there, a row for each of theirs."""
+        """Let passes store the states before ``layer`` from now on, one row for each of theirs."""
         if layer not in self._taps:
             program = self.program
             space = program.workspace
@@ -198,21 +198,21 @@ class Runner:
             rotation.reach(end)
 
     def pages_of(self, row: int) -> int:
-        """The address of the page numbers that a row of the last pass sees, good until the next run."""
+        """Return the address of the page numbers that a row of the last pass sees, good until the next run."""
         return self._row_fields[row * ops.ROW_FIELDS + ops.ROW_PAGES]
 
     def halt(self) -> None:
-        """Let a run of several passes end with the pass under way: somebody waits for it."""
+        """End a run of several passes with the pass under way, because a caller waits for it."""
         self._run_fields[ops.RUN_HALT] = 1
 
     def earlier(self) -> list[list[int]]:
-        """For each row of the last run, the tokens of all its passes but the last."""
+        """Return, for each row of the last run, the tokens of all its passes but the last."""
         count, end = self._wanted, self._wanted * (self.done - 1)
         tokens = self._chosen_fields[:end].tolist()
         return [tokens[row::count] for row in range(count)]
 
     def peak(self, row: int) -> tuple[int, float]:
-        """That of one row of the last pass."""
+        """Return the peak of one row of the last pass."""
         return int(self._best[row]), float(self._tops[row])
 
     def peaks(self) -> list[tuple[int, float]]:
@@ -266,7 +266,7 @@ class Runner:
                 rows[at] = choice
 
     def _fill_one(self, row: int, block: int, token: int, position: int, pages: tuple[int, ...]) -> None:
-        """The tables of a row that nothing follows."""
+        """Return the tables of a row that nothing follows."""
         rows, stores, blocks = self._row_fields, self._store_fields, self._block_fields
         at = row * ops.ROW_FIELDS
         rows[at + ops.ROW_TOKEN], rows[at + ops.ROW_POSITION] = token, position
@@ -278,7 +278,7 @@ class Runner:
         blocks[at + ops.BLOCK_ROW], blocks[at + ops.BLOCK_COUNT] = row, 1
 
     def _fill_line(self, line: Line, blocks: int) -> int:
-        """The tables of rows that follow each other, cut into blocks; how many of those there are."""
+        """Return the tables of rows that follow each other, cut into blocks; how many of those there are."""
         row, tokens, _, _ = line
         count = len(tokens)
         if count <= ops.BLOCK_ROWS:
@@ -291,7 +291,7 @@ class Runner:
         return blocks
 
     def _fill_few(self, line: Line, block: int) -> None:
-        """The same for a line that fits one block, a draft mostly: field by field, without NumPy."""
+        """Fill the tables of a line that fits one block, mostly a draft: field by field, without NumPy."""
         row, tokens, start, pages = line
         rows, stores, blocks = self._row_fields, self._store_fields, self._block_fields
         at = block * ops.BLOCK_FIELDS
@@ -318,7 +318,7 @@ class Runner:
         stores[:, 2] = positions % PAGE_TOKENS
 
     def _fill_branches(self, branched: Sequence[tuple[int, Chunk]]) -> None:
-        """What the first private page of each branch holds besides its own rows' keys and values."""
+        """Fill the tables of stores and copies of each branch's first private page, besides its own rows."""
         stores, copies = int(self._run[ops.RUN_STORES]), 0
         for row, chunk in branched:
             for branch in chunk.branches:
@@ -334,7 +334,7 @@ class Runner:
 
 
 def tree_lines(row: int, chunk: Chunk) -> list[Line]:
-    """The lines of a chunk's trunk and branches; ``row`` is where the chunk begins."""
+    """Return the lines of a chunk's trunk and branches; ``row`` is where the chunk begins."""
     trunk = (row, chunk.tokens[: chunk.trunk], chunk.start, chunk.pages)
     sides = [(row + b.row, chunk.tokens[b.row : b.row + b.count], b.start, b.pages) for b in chunk.branches]
     return [trunk, *sides]

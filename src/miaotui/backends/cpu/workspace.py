@@ -34,17 +34,17 @@ class Rows:
 
     @property
     def address(self) -> int:
-        """Where row 0 begins."""
+        """Return where row 0 begins."""
         return int(self.data.ctypes.data)
 
     def floats(self, rows: int, width: int) -> NDArray[np.float32]:
-        """The first rows as a float32 view ``[rows, width]``."""
+        """Return the first rows as a float32 view ``[rows, width]``."""
         table = self.data.reshape(-1, self.stride)[:rows]
         return table.view(np.float32)[:, :width]
 
 
 def float_rows(rows: int, width: int) -> Rows:
-    """Rows of ``width`` float32 values."""
+    """Return rows of ``width`` float32 values."""
     stride = -(-width * 4 // 64) * 64
     return Rows(aligned_bytes(rows * stride), stride)
 
@@ -66,7 +66,7 @@ class Quantized:
 
     @property
     def own_headers(self) -> int:
-        """Where in its own memory a thread has the headers: behind the integers."""
+        """Return where in its own memory a thread has the headers: behind the integers."""
         return self.own_rows * self.integers.stride
 
 
@@ -90,7 +90,7 @@ class Workspace:
 
 
 def peaks_of(table: NDArray[np.int64]) -> tuple[memoryview[int], memoryview[float]]:
-    """The ids in a table of peaks, and their values."""
+    """Return the ids in a table of peaks, and their values."""
     fields = fields_of(table)
     values = fields.cast("B").cast("f")[2 * PEAK_VALUE :: 2 * PEAK_FIELDS]  # low halves
     return fields[PEAK_ID::PEAK_FIELDS], values
@@ -114,11 +114,11 @@ class KvPages:
         self._data = huge_bytes(n_pages * self.page_bytes)
 
     def layer_address(self, layer: int) -> int:
-        """Where one layer's part of page 0 begins; the next page's part is ``page_bytes`` further."""
+        """Return where one layer's part of page 0 begins; the next page's part is ``page_bytes`` further."""
         return int(self._data.ctypes.data) + layer * self._layer_bytes
 
     def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """A layer's keys and values of a sequence's first tokens, ``[count, 2, heads, dim]``; of f16 pages."""
+        """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, dim]``; of f16 pages."""
         assert self.kind == "f16", "scaled integers are read by kernels alone"
         whole = self._data[: self.n_pages * self.page_bytes].view(np.float16)
         dim = self.half_bytes // (2 * PAGE_TOKENS)
@@ -175,12 +175,12 @@ class PageLists:
         self._next = self._end = 0  # the number of the next list, and where it begins
 
     def begin(self) -> None:
-        """A new pass: its lists come from the first on."""
+        """Begin a new pass: its lists are placed from the first field on."""
         self._outgrown.clear()
         self._next = self._end = 0
 
     def place(self, pages: tuple[int, ...]) -> int:
-        """The address at which ``pages`` lie as int64."""
+        """Return the address at which ``pages`` lie as int64."""
         index, start, known = self._next, self._end, self._known
         if index < len(known) and known[index][0] is pages:
             self._next, self._end = index + 1, start + known[index][1]

@@ -22,6 +22,7 @@ from miaotui.backends.backend import (
     Capabilities,
     Floats,
     Masks,
+    NoDraftHead,
     Peak,
     RowStates,
     Sampling,
@@ -29,14 +30,11 @@ from miaotui.backends.backend import (
     TokenChoice,
     probe_chunk,
     refuse_unable,
-    require,
 )
-from miaotui.backends.drafting import DraftHeadSteps, DraftResult, DraftRun, Quotes
 from miaotui.backends.reference import sampling
 from miaotui.backends.reference.cache import KeyValueCache, PlannedRow, planned_rows
 from miaotui.backends.reference.sampling import ReferenceChoice
 from miaotui.backends.sampling import noise_key
-from miaotui.config import Settings
 from miaotui.errors import EngineError
 from miaotui.model.oracle import Oracle, visible
 from miaotui.schedule.plan import Chunk, Plan, RowKind
@@ -45,7 +43,7 @@ CAPABILITIES: Final = Capabilities(drafts=False, hidden_states=True, state_input
 _POOLED = {"mean": lambda x: x.mean(axis=0), "first": lambda x: x[0], "last": lambda x: x[-1]}
 
 
-class ReferenceBackend:
+class ReferenceBackend(NoDraftHead):
     """A `Backend` in NumPy that computes ``limits.layers`` of a model.
 
     One that begins after the first layer needs a state for each row (`RowStates.inputs`); one that ends before the
@@ -98,7 +96,7 @@ class ReferenceBackend:
     def _streams(
         self, chunks: Sequence[Chunk], rows: Sequence[PlannedRow], states: RowStates
     ) -> dict[int, list[Floats]]:
-        """The residual stream of each row, ``[1, hidden]``, before each layer and after the last one."""
+        """Return the residual stream of each row, ``[1, hidden]``, before each layer and after the last one."""
         oracle, cache = self._oracle, self._cache
         for chunk in chunks:
             for branch in chunk.branches:
@@ -117,7 +115,7 @@ class ReferenceBackend:
         return streams
 
     def _input(self, number: int, row: PlannedRow, states: RowStates) -> Floats:
-        """A row's stream before the first layer here: the state it was given, else its token's embedding."""
+        """Return a row's stream before the first layer here: the state it was given, else its token's embedding."""
         if number in states.inputs:
             return np.asarray(states.inputs[number], np.float32).reshape(1, -1)
         if self.limits.layers.start:
@@ -137,7 +135,7 @@ class ReferenceBackend:
         streams: Sequence[Floats],
         choices: Sequence[ReferenceChoice | None],
     ) -> tuple[Floats, list[Peak]]:
-        """The rows of logits that the chunks ask for, and the token chosen in each."""
+        """Return the rows of logits that the chunks ask for, and the token chosen in each."""
         logits, chosen, end = list[Floats](), list[Peak](), 0
         for chunk, choice in zip(chunks, choices, strict=True):
             end += len(chunk.tokens)
@@ -162,27 +160,8 @@ class ReferenceBackend:
                 pooled.append(_POOLED[states.pooling](final))
         return np.array(pooled, np.float32)
 
-    def run_drafting(
-        self,
-        chunk: Chunk,
-        choice: TokenChoice | None,
-        most: int,
-        passes: int,
-        drafting: DraftRun,
-        watch: Masks | None,
-        quotes: Quotes,
-    ) -> DraftResult:
-        """Refuse: there is no draft head here."""
-        require(self, "draft_head")
-        raise AssertionError("refused above")
-
-    def find_draft_head(self, settings: Settings) -> DraftHeadSteps | None:
-        """Refuse: there is no draft head here."""
-        require(self, "draft_head")
-        return None
-
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """A layer's keys and values of the first tokens in ``pages``: ``[count, 2, heads, dim]``."""
+        """Return a layer's keys and values of the first tokens in ``pages``: ``[count, 2, heads, dim]``."""
         return self._cache.read(layer, pages, count)
 
     def stats(self) -> BackendStats:
@@ -204,7 +183,7 @@ class ReferenceBackend:
 
 
 def _chosen(row: Floats, position: int, choice: ReferenceChoice | None) -> Peak:
-    """The token chosen for ``position`` from its logits, and the greatest logit; masked logits become -inf."""
+    """Return the token chosen for ``position`` from its logits, and the greatest logit; masked logits become -inf."""
     if choice is not None and not choice.is_left and choice.words is not None:
         sampling.restrict(row, choice.words.view(np.uint32))
     token = int(row.argmax())  # the first of equals; the first that is not a number
@@ -215,7 +194,7 @@ def _chosen(row: Floats, position: int, choice: ReferenceChoice | None) -> Peak:
 
 
 def _is_over(choices: Sequence[ReferenceChoice | None], chosen: Sequence[Peak]) -> bool:
-    """Whether a sequence ends with its token, or a logit is not a number."""
+    """Return whether a sequence ends with its token, or a logit is not a number."""
     return any(
         not np.isfinite(peak) or (choice is not None and token in choice.ends)
         for choice, (token, peak) in zip(choices, chosen, strict=True)
@@ -223,5 +202,5 @@ def _is_over(choices: Sequence[ReferenceChoice | None], chosen: Sequence[Peak]) 
 
 
 def _next(chunk: Chunk, token: int) -> Chunk:
-    """The chunk of the pass after one of a single row."""
+    """Return the chunk of the pass after one of a single row."""
     return chunk._replace(start=chunk.start + 1, tokens=(token,))

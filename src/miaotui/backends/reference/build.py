@@ -45,7 +45,7 @@ def assemble(
 
 
 def reference_sizes(config: ModelConfig, options: EngineOptions, layers: range | None = None) -> EngineSizes:
-    """The sizes of a reference backend that computes ``layers`` (None: all).
+    """Return the sizes of a reference backend that computes ``layers`` (None: all).
 
     Raises `RequestError` for options that this backend lacks.
     """

@@ -49,18 +49,20 @@ class KeyValueCache:
             self._layers[layer][page, slot] = keys[0], values[0]
 
     def seen(self, layer: int, row: PlannedRow) -> tuple[Floats, Floats]:
-        """The keys and values at positions ``[0, view_end)`` of a row's pages, ``[positions, heads, dim]`` each."""
+        """Return the keys and values at positions ``[0, view_end)`` of a row's pages, ``[positions, heads, dim]``
+        each.
+        """
         both = self.read(layer, row.pages, row.view_end).astype(np.float32)
         return both[:, 0], both[:, 1]
 
     def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """The first ``count`` tokens' keys and values in ``pages``: ``[count, 2, heads, dim]``."""
+        """Return the first ``count`` tokens' keys and values in ``pages``: ``[count, 2, heads, dim]``."""
         some = self._layers[layer][list(pages[: -(-count // PAGE_SIZE)])]
         return some.reshape(-1, *some.shape[2:])[:count]
 
 
 def planned_rows(chunk: Chunk) -> list[PlannedRow]:
-    """A chunk's rows in their order: the trunk, then each branch with its own positions and pages."""
+    """Return a chunk's rows in their order: the trunk, then each branch with its own positions and pages."""
     rows: list[PlannedRow] = []
     is_encoded = chunk.kind is RowKind.ENCODE
     for start, tokens, pages in _lines(chunk):

@@ -20,19 +20,18 @@ from miaotui.backends.backend import (
     BackendStats,
     Floats,
     Masks,
+    NoDraftHead,
     RowStates,
     StepResult,
     TokenChoice,
     probe_chunk,
     require,
 )
-from miaotui.backends.drafting import DraftHeadSteps, DraftResult, DraftRun, Quotes
-from miaotui.config import Settings
 from miaotui.errors import EngineError
-from miaotui.schedule.plan import Chunk, Plan
+from miaotui.schedule.plan import Plan
 
 
-class Pipeline:
+class Pipeline(NoDraftHead):
     """A `Backend` over stages in the order of their layers. Raises `EngineError` for layers that do not join."""
 
     is_tuning = False
@@ -74,32 +73,13 @@ class Pipeline:
         result = self._last.run(single, choices, masks, RowStates(inputs, tuple(own), states.pooling))
         return result._replace(seconds=seconds + result.seconds, states={**found, **result.states})
 
-    def run_drafting(
-        self,
-        chunk: Chunk,
-        choice: TokenChoice | None,
-        most: int,
-        passes: int,
-        drafting: DraftRun,
-        watch: Masks | None,
-        quotes: Quotes,
-    ) -> DraftResult:
-        """Refuse: a run of several passes goes through one stage only."""
-        require(self, "draft_head")
-        raise AssertionError("refused above")
-
-    def find_draft_head(self, settings: Settings) -> DraftHeadSteps | None:
-        """Refuse: see `run_drafting`."""
-        require(self, "draft_head")
-        return None
-
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """A layer's keys and values, from the stage that computes it."""
+        """Return a layer's keys and values, from the stage that computes it."""
         stage = next(stage for stage in self._stages if layer in stage.limits.layers)
         return stage.read_cache(layer, pages, count)
 
     def stats(self) -> BackendStats:
-        """The stages' numbers together."""
+        """Return the stages' numbers together."""
         each = [stage.stats() for stage in self._stages]
         return BackendStats(
             max(one.threads for one in each),

@@ -41,12 +41,12 @@ class ReferenceChoice:
 
 
 def choice(shape: Distribution | None, seed: int, ends: Sequence[int]) -> ReferenceChoice:
-    """A way to choose a sequence's tokens in the pass; ``shape`` None: the greatest logit."""
+    """Return a way to choose a sequence's tokens in the pass; ``shape`` None: the greatest logit."""
     return ReferenceChoice(shape, seed, ends)
 
 
 def draw(row: Floats, peak: float, shape: Distribution, key: int) -> int:
-    """The token drawn under ``key`` from the logits ``row [vocab]``, whose greatest is ``peak``."""
+    """Return the token drawn under ``key`` from the logits ``row [vocab]``, whose greatest is ``peak``."""
     powers = _powers(row, peak, shape.scale)
     left = _filtered(row, powers, shape)
     scores = _ranked(powers[left] - _log2_waits(_token_noise(key, left)))
@@ -54,7 +54,7 @@ def draw(row: Floats, peak: float, shape: Distribution, key: int) -> int:
 
 
 def best(row: Floats, n: int) -> list[int]:
-    """The ``n`` tokens of the highest logits above -inf, best first; of equals the lower id first."""
+    """Return the ``n`` tokens of the highest logits above -inf, best first; of equals the lower id first."""
     return [int(token) for token in _by_logit(row)[:n] if row[token] > -np.inf]
 
 
@@ -70,7 +70,7 @@ def log_total(row: Floats, peak: float) -> float:
 
 
 def _filtered(row: Floats, powers: Floats, shape: Distribution) -> Integers:
-    """The tokens that top-k, top-p and min-p leave, each by what the one before has left; ascending."""
+    """Return the tokens that top-k, top-p and min-p leave, each by what the one before has left; ascending."""
     weights = _weights(powers)
     left: Integers = np.arange(row.size)
     if shape.top_k or shape.top_p < 1.0:
@@ -84,7 +84,7 @@ def _filtered(row: Floats, powers: Floats, shape: Distribution) -> Integers:
 
 
 def _by_logit(row: Floats) -> Integers:
-    """All tokens, the highest logit first; of equals the lower id."""
+    """Return all tokens, the highest logit first; of equals the lower id."""
     order: Integers = np.argsort(-row, kind="stable")
     return order
 
@@ -134,7 +134,7 @@ def _log2_waits(noise: NDArray[np.int32]) -> Floats:
 
 
 def _estrin(coefficients: Sequence[float], x: Floats) -> Floats:
-    """A polynomial of degree 7, the lowest coefficient first, in Estrin's order of summation."""
+    """Return a polynomial of degree 7, the lowest coefficient first, in Estrin's order of summation."""
     c, x2 = [F(each) for each in coefficients], x * x
     low = (c[1] * x + c[0]) + (c[3] * x + c[2]) * x2
     high = (c[5] * x + c[4]) + (c[7] * x + c[6]) * x2

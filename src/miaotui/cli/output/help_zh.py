@@ -161,7 +161,7 @@ class ChineseFormatter(argparse.HelpFormatter):
 
     def add_usage(self, usage: str | None, actions: object, groups: object, prefix: str | None = None) -> None:
         """Begin the usage line in Chinese."""
-        super().add_usage(usage, actions, groups, "用法：")  # type: ignore[arg-type]
+        super().add_usage(usage, actions, groups, "用法：")  # type: ignore[arg-type]  # passed on as they came
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrap(text, width)

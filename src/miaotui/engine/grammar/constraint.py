@@ -53,7 +53,7 @@ class Grammars:
         self._lock = threading.Lock()
 
     def knows(self, grammar: Grammar) -> bool:
-        """Whether `starter` would return at once."""
+        """Return whether `starter` would return at once."""
         return grammar.digest in self._compiled
 
     def warm(self) -> None:
@@ -62,7 +62,7 @@ class Grammars:
             self._vocabulary()
 
     def constraint(self, grammar: Grammar) -> GrammarConstraint:
-        """The grammar's state at the start of an answer, see `starter`."""
+        """Return the grammar's state at the start of an answer, see `starter`."""
         return self.starter(grammar)()
 
     def starter(self, grammar: Grammar) -> Callable[[], GrammarConstraint]:
@@ -118,7 +118,7 @@ class GrammarConstraint:
         self._over = False
 
     def mask(self) -> NDArray[np.uint32] | None:
-        """The tokens that may come next, a bit each; None after the end.
+        """Return the tokens that may come next, a bit each; None after the end.
 
         Raises `RequestError` if the grammar needs more work for one step than the limits allow.
         """
@@ -131,7 +131,7 @@ class GrammarConstraint:
         return self._mask
 
     def accept(self, token_id: int) -> None:
-        """The answer went on with ``token_id``. Raises `EngineError` if that was not allowed."""
+        """Return the answer went on with ``token_id``. Raises `EngineError` if that was not allowed."""
         if self._over:
             return
         if not self._matcher.consume_token(token_id):
@@ -139,7 +139,7 @@ class GrammarConstraint:
         self._over = token_id in self._end_ids
 
     def forced(self) -> list[int]:
-        """Tokens that must come next: the grammar leaves no choice."""
+        """Return tokens that must come next: the grammar leaves no choice."""
         return [] if self._over else self._matcher.compute_ff_tokens()
 
     def follow(self, text: bytes) -> bool:
@@ -151,7 +151,7 @@ class GrammarConstraint:
 
     @property
     def may_end(self) -> bool:
-        """Whether what was accepted so far is a whole text of the grammar."""
+        """Return whether what was accepted so far is a whole text of the grammar."""
         return self._over or self._matcher.is_accepting()
 
 
@@ -166,11 +166,11 @@ class AfterMarker:
         self._bound = False
 
     def mask(self) -> NDArray[np.uint32] | None:
-        """The tokens that may come next; None while the text is free, and after the end."""
+        """Return the tokens that may come next; None while the text is free, and after the end."""
         return self._inner.mask() if self._bound else None
 
     def accept(self, token_id: int) -> None:
-        """The answer went on with ``token_id``. Raises `EngineError` if that was not allowed."""
+        """Return the answer went on with ``token_id``. Raises `EngineError` if that was not allowed."""
         if self._bound:
             self._inner.accept(token_id)
         elif isinstance(self._marker, int):
@@ -179,7 +179,7 @@ class AfterMarker:
             self._look(self._tail + self._spell(token_id), self._marker)
 
     def forced(self) -> list[int]:
-        """Tokens that must come next; none while the text is free."""
+        """Return tokens that must come next; none while the text is free."""
         return self._inner.forced() if self._bound else []
 
     def _look(self, text: bytes, marker: bytes) -> None:
@@ -209,7 +209,7 @@ class _TokenView:
         self.tokens = spelled
 
     def __call__(self, text: str) -> list[int]:
-        """Tokens of a text that the grammar forces, as the model itself would cut it."""
+        """Return tokens of a text that the grammar forces, as the model itself would cut it."""
         wanted = text.encode("utf-8", "surrogatepass")
         ids = self._tokenizer.encode(text, whole=False)
         if not self._markers.isdisjoint(ids):

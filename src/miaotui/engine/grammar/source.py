@@ -1,8 +1,8 @@
-"""What an answer must look like, as text that the grammar library understands, checked and bounded.
+"""Sources of grammars, as text that the grammar library understands, checked and bounded.
 
-Owns the kinds of grammar a caller may ask for, and how large they may be. Does not know tokens.
-Invariant: a `Grammar` is small and shallow enough to hand to the library; whether it is sound is
-found when it is compiled. Source: llguidance's documentation, "JSON schema support" and "Lark".
+Owns the kinds of grammar that a caller may ask for, and their largest size. Does not know tokens. Invariant: a
+`Grammar` is small and shallow enough for the library; compiling it finds out whether it is sound. Source:
+llguidance's documentation, "JSON schema support" and "Lark".
 """
 
 from __future__ import annotations
@@ -45,21 +45,17 @@ class Grammar:
 
     @cached_property
     def digest(self) -> bytes:
-        """What compiled grammars are kept under."""
+        """Return the key of the compiled grammar."""
         return hashlib.sha256(f"{self.kind}\n{self.text}".encode()).digest()
 
 
 def any_object() -> Grammar:
-    """Any JSON object."""
+    """Return the grammar of any JSON object."""
     return from_schema({"type": "object"})
 
 
 def from_schema(schema: Mapping[str, Any] | bool, *, strict: bool = True) -> Grammar:
-    """JSON that a schema describes.
-
-    ``strict``: a keyword that cannot be enforced is an error when the grammar is compiled, not
-    ignored. Raises `RequestError` for a schema that is too large or too deep.
-    """
+    """Return the grammar of JSON that a schema describes."""
     body = annotated(schema, strict=strict)
     try:
         text = json.dumps({"grammars": [{"json_schema": body}]}, allow_nan=False)
@@ -69,7 +65,7 @@ def from_schema(schema: Mapping[str, Any] | bool, *, strict: bool = True) -> Gra
 
 
 def annotated(schema: Mapping[str, Any] | bool, *, strict: bool) -> dict[str, Any]:
-    """The schema with this module's options for the library, whatever options it came with."""
+    """Return the schema with this module's options for the library, whatever options it came with."""
     check_schema(schema)
     body = dict(schema) if isinstance(schema, Mapping) else {"anyOf": [schema]}
     options = {**_COMPACT, "lenient": not strict, "coerce_one_of": not strict}
@@ -77,14 +73,14 @@ def annotated(schema: Mapping[str, Any] | bool, *, strict: bool) -> dict[str, An
 
 
 def from_pattern(pattern: str) -> Grammar:
-    """Texts that a regular expression matches as a whole."""
+    """Return the grammar of texts that a regular expression matches as a whole."""
     if not isinstance(pattern, str) or not pattern:
         raise RequestError(f"a pattern must be a non-empty text, not {pattern!r:.80}")
     return _made(f"start: /{_BETWEEN_SLASHES.sub(_escaped, pattern)}/")
 
 
 def from_choices(choices: Sequence[str]) -> Grammar:
-    """One of some texts."""
+    """Return the grammar of one of some texts."""
     sound = isinstance(choices, (list, tuple)) and 0 < len(choices) <= MAX_CHOICES
     if not sound or not all(isinstance(choice, str) and choice for choice in choices):
         raise RequestError(f"choices must be 1 to {MAX_CHOICES} non-empty texts")
@@ -92,7 +88,7 @@ def from_choices(choices: Sequence[str]) -> Grammar:
 
 
 def from_lark(source: str) -> Grammar:
-    """Texts of a Lark grammar, in llguidance's dialect; the first rule is ``start``."""
+    """Return the grammar of a Lark text, in llguidance's dialect; the first rule is ``start``."""
     if not isinstance(source, str) or not source.strip():
         raise RequestError("a grammar must be a non-empty text in Lark's notation")
     return Grammar(_made(source).text, "lark")
@@ -117,7 +113,7 @@ def check_schema(schema: object) -> None:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    """A part of a pattern as Lark wants it between slashes; what is escaped already stays."""
+    """Return a part of a pattern as Lark wants it between slashes; what is escaped already stays."""
     return _ESCAPES.get(found[0], found[0])
 
 
@@ -137,7 +133,7 @@ def _children(node: object) -> list[Any]:
 
 
 def bounded(text: str) -> Grammar:
-    """The grammar of a text. Raises `RequestError` if it is longer than `MAX_BYTES`."""
+    """Return the grammar of a text. Raises `RequestError` if it is longer than `MAX_BYTES`."""
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise RequestError(f"a grammar, its schemas included, must have at most {MAX_BYTES:,} bytes, not {size:,}")

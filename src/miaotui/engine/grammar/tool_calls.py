@@ -16,18 +16,18 @@ from miaotui.text.tool_calls.formats import CallFormat, Tool
 
 
 def forced_calls(form: CallFormat, tools: Sequence[Tool], several: bool, tokenizer: Tokenizer) -> Grammar:
-    """An answer that is nothing but calls, marker and all."""
+    """Return an answer that is nothing but calls, marker and all."""
     marker = "" if form.bare else _marker(form, tokenizer)
     return _calls(form, tools, several, f"{marker} ")
 
 
 def calls_after_marker(form: CallFormat, tools: Sequence[Tool], several: bool) -> Grammar:
-    """What follows the marker of a first call."""
+    """Return the grammar of the text behind the marker of a first call."""
     return _calls(form, tools, several, "")
 
 
 def either(calls: Grammar, shape: Grammar) -> Grammar:
-    """Calls, or an answer of another grammar."""
+    """Return the grammar of calls, or of another answer."""
     other = json.loads(shape.text)["grammars"][0] if shape.text.startswith("{") else None
     other = other or {"lark_grammar": shape.text}
     rules = calls.text.replace("start:", "calls:", 1)
@@ -36,13 +36,13 @@ def either(calls: Grammar, shape: Grammar) -> Grammar:
 
 
 def begin_of(form: CallFormat, tokenizer: Tokenizer) -> bytes | int:
-    """The marker that begins a call, as its token or as bytes of text."""
+    """Return the marker that begins a call, as its token or as bytes of text."""
     token = marker_id(form, tokenizer)
     return form.begin.encode() if token is None else token
 
 
 def marker_id(form: CallFormat, tokenizer: Tokenizer) -> int | None:
-    """The token that is the format's marker and no text, if the model has one."""
+    """Return the token that is the format's marker and no text, if the model has one."""
     ids = tokenizer.encode(form.begin, whole=False)
     return ids[0] if len(ids) == 1 and ids[0] in tokenizer.special_ids else None
 
@@ -66,5 +66,5 @@ def _calls(form: CallFormat, tools: Sequence[Tool], several: bool, begin: str) -
 
 
 def _object(tool: Tool) -> dict[str, object]:
-    """The schema of the arguments, which are an object whatever else it says."""
+    """Return the schema of the arguments, which are an object whatever else it says."""
     return {"type": "object", **tool.parameters} if tool.parameters else {"type": "object"}

@@ -99,7 +99,7 @@ class Trial:
 
 
 def _start() -> subprocess.Popen[str]:
-    """The process; it ends by itself when this one does, since its input ends then."""
+    """Return the process; it ends by itself when this one does, since its input ends then."""
     command = [sys.executable, "-I", str(Path(__file__))]
     return subprocess.Popen(  # noqa: S603 - this very file
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"

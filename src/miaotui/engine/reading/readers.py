@@ -1,8 +1,8 @@
-"""Those who wait for requests, in threads or in event loops, and when they are woken.
+"""Readers of requests, in threads or in event loops, and their wake-ups.
 
-Owns the table from request to reader and the economy of wake-ups: first pieces and ends are told at once, further
+Owns the table from request to reader and the economy of wake-ups: first pieces and ends are reported at once, further
 pieces less often the more streams there are, so that events never take much of the machine. Does not know how a
-reader waits. Invariant: what is not told now is told after a later step, because it is still unread.
+reader waits. Invariant: a piece that is not reported now is reported after a later step, because it is still unread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Reader(Protocol):
 
     @property
     def event_loop(self) -> AbstractEventLoop | None:
-        """The event loop in which `wake` must be called; None: it may be called in any thread."""
+        """Return the event loop in which `wake` must be called; None: it may be called in any thread."""
 
     def wake(self) -> None:
         """Let it look at its requests; returns at once."""
@@ -78,7 +78,7 @@ class Readers:
     # in the engine's thread ----------------------------------------------------------------------
 
     def is_due(self) -> bool:
-        """Whether a reader is to be woken for what a step has brought."""
+        """Return whether a reader is to be woken for what a step has brought."""
         return self._has_new or time.perf_counter() >= self._next_s
 
     def tell(self, requests: Sequence[Request]) -> None:

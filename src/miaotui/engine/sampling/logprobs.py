@@ -20,10 +20,9 @@ from miaotui.types import PromptLogprobs, SamplingParams, Score, TokenLogprobs
 
 
 def token_logprobs(sampling: Sampling, row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
-    """The log-probabilities (nats) of ``token_id`` and of the ``n`` best in ``row [vocab]``.
+    """Return the log-probabilities (nats) of ``token_id`` and of the ``n`` best in ``row [vocab]``.
 
-    ``peak`` is the row's greatest logit. Among equals the lower id comes first; tokens at -inf are
-    left out.
+    ``peak`` is the row's greatest logit. Among equals the lower id comes first; tokens at -inf are left out.
     """
     base = peak + sampling.log_total(row, peak)
     top = tuple((i, float(row[i]) - base) for i in sampling.best(row, n))
@@ -71,12 +70,12 @@ class PromptScores:
 
     @property
     def found(self) -> PromptLogprobs:
-        """One entry for each prompt token that is scored so far; None before the first scored one."""
+        """Return one entry for each prompt token that is scored so far; None before the first scored one."""
         return tuple(self._found[: len(self._prompt)])
 
 
 def scores_for(prompt: Sequence[int], params: SamplingParams, sampling: Sampling) -> PromptScores | None:
-    """What collects the log-probabilities that ``params`` ask for; None: they ask for none.
+    """Return the collector of the log-probabilities that ``params`` ask for; None: they ask for none.
 
     Raises `RequestError` for a start beyond the prompt.
     """

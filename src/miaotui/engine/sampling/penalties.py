@@ -1,10 +1,9 @@
-"""What a sequence's own history and its caller's wishes add to or take from the logits.
+"""Penalties and biases: changes of the logits by a sequence's history and its caller's parameters.
 
-Owns the counts of seen tokens, kept up to date at O(1) per token and undone in reverse order. Knows
-nothing of how a token is then chosen. Invariant: after ``accept`` and ``rollback`` in any proper
-nesting, the state equals one built from the remaining tokens alone. Repetition penalty as in CTRL
-(Keskar et al. 2019, section 4.1), over prompt and answer; presence and frequency penalties as in
-OpenAI's API reference, over the answer.
+Owns the counts of seen tokens, updated at O(1) per token and undone in reverse order. Knows nothing of the choice of
+tokens. Invariant: after ``accept`` and ``rollback`` in any proper nesting, the state equals one built from the
+remaining tokens alone. Repetition penalty as in CTRL (Keskar et al. 2019, section 4.1), over prompt and answer;
+presence and frequency penalties as in OpenAI's API reference, over the answer.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Penalties:
 
     @staticmethod
     def wanted(params: SamplingParams) -> bool:
-        """Whether ``params`` ask for any penalty."""
+        """Return whether ``params`` ask for any penalty."""
         return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
 
     def apply(self, row: NDArray[np.float32]) -> None:
@@ -80,7 +79,7 @@ class Penalties:
                 del self._slots[token_id]  # it was the last slot taken: later ones are undone already
 
     def fork(self) -> Penalties:
-        """A copy that goes its own way."""
+        """Return a copy that goes its own way."""
         twin = Penalties.__new__(Penalties)
         twin.__dict__.update(self.__dict__)
         twin._slots = self._slots.copy()

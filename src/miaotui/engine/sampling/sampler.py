@@ -99,17 +99,17 @@ class SequenceSampler:
 
     @property
     def temperature(self) -> float:
-        """How far choices stray from the likeliest token; 0: never."""
+        """Return the temperature; 0: greedy."""
         return 0.0 if self._shape is None else self._params.temperature
 
     @property
     def shape(self) -> Distribution | None:
-        """How logits become a distribution; None: the greatest wins."""
+        """Return how logits become a distribution; None: the greatest wins."""
         return self._shape
 
     @property
     def seed(self) -> int:
-        """Of its noise."""
+        """Return the seed of its noise."""
         return self._params.seed
 
     def pick(self, row: Row, position: int, allowed: Mask | None = None, peak: Peak | None = None) -> Choice:
@@ -143,7 +143,7 @@ class SequenceSampler:
         return Choice(token, token_logprobs(self._sampling, raw, raw_top, token, wanted))
 
     def take(self, peak: Peak, position: int) -> int:
-        """The token that a pass has chosen by `choice`; raises what `pick` does for its row's peak."""
+        """Return the token that a pass has chosen by `choice`; raises what `pick` does for its row's peak."""
         token, top = peak
         if not -math.inf < top < math.inf:
             raise EngineError(_broken(top, token, position))
@@ -166,7 +166,7 @@ class SequenceSampler:
             self._penalties.rollback(n)
 
     def fork(self) -> SequenceSampler:
-        """A copy with the same history, that goes its own way from here."""
+        """Return a copy with the same history, that goes its own way from here."""
         twin = SequenceSampler.__new__(SequenceSampler)
         twin.__dict__.update(self.__dict__)
         twin._penalties = None if self._penalties is None else self._penalties.fork()
@@ -189,7 +189,7 @@ class SequenceSampler:
         return choices
 
     def _best(self, row: Row, position: int) -> Peak:
-        """The row's peak; refuses what is no row of logits."""
+        """Return the row's peak; refuses what is no row of logits."""
         size = self._vocab_size
         if row.shape != (size,) or row.dtype != np.float32 or not row.flags.c_contiguous:
             raise EngineError(
@@ -227,7 +227,7 @@ class SequenceSampler:
 
 
 def end_ids(params: SamplingParams, eos_ids: Iterable[int], vocab_size: int) -> frozenset[int]:
-    """The tokens that end an answer: the request's, and the model's own unless ignored.
+    """Return the tokens that end an answer: the request's, and the model's own unless ignored.
 
     A tokenizer may know end tokens that the model has no logit for; those can never come.
     """

@@ -57,7 +57,7 @@ class PackedEntry:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes the tensor takes."""
+        """Return bytes the tensor takes."""
         return math.prod(self.shape) * int(self.dtype[2:])
 
 
@@ -78,8 +78,8 @@ class PackedFile(Closing):
     _map: mmap.mmap
 
     def verify(self) -> bool:
-        """Whether every byte of every tensor is what was written; reads the whole file (about 4
-        GB/s when it is cached).
+        """Return whether every byte of every tensor is what was written; reads the whole file (about 4 GB/s when it
+        is cached).
         """
         with memoryview(self._map) as view:
             return all(zlib.crc32(view[e.offset : e.offset + e.size_bytes]) == e.checksum for e in self._entries)

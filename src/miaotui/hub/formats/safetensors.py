@@ -98,7 +98,7 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
 
 
 def _is_file_name(name: object) -> bool:
-    """Whether ``name`` is a plain file name, on any system: no folder, drive or parent."""
+    """Return whether ``name`` is a plain file name, on any system: no folder, drive or parent."""
     return (
         isinstance(name, str)
         and name.endswith(".safetensors")

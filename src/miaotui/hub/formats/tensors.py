@@ -50,7 +50,7 @@ class BlockType(Enum):
 
     @property
     def is_float(self) -> bool:
-        """Whether each weight is a float of its own (F32, F16, BF16)."""
+        """Return whether each weight is a float of its own (F32, F16, BF16)."""
         return self.block_size == 1
 
     def row_bytes(self, cols: int) -> int:
@@ -77,11 +77,7 @@ class StoredTensor:
 
     @classmethod
     def from_bytes(cls, name: str, shape: tuple[int, ...], kind: BlockType, raw: NDArray[np.uint8]) -> StoredTensor:
-        """Shape the flat uint8 bytes ``raw`` into rows, without a copy.
-
-        Raises `ModelFormatError` when rows are not whole blocks or ``raw`` has another size than
-        ``shape`` asks for.
-        """
+        """Shape the flat uint8 bytes ``raw`` into rows, without a copy."""
         size_bytes = stored_bytes(f"tensor {name!r}", shape, kind)
         if raw.size != size_bytes:
             raise ModelFormatError(

@@ -39,7 +39,7 @@ class Response(Protocol):
 
     @property
     def headers(self) -> Message:
-        """The answer's headers."""
+        """Return the answer's headers."""
 
     @property
     def url(self) -> str:
@@ -108,7 +108,7 @@ def redact(url: str) -> str:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether trying again may help."""
+    """Return whether trying again may help."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in _PASSING
     reason = error.reason if isinstance(error, urllib.error.URLError) else error

@@ -88,7 +88,7 @@ def _list_files(hub_id: HubId) -> tuple[str, dict[str, _File]]:
 
 
 def _fetch(hub_id: HubId, name: str, cache: Path, report: Progress) -> Path:
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - as above
 
     options: dict[str, Any] = {}
     if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
@@ -140,7 +140,7 @@ def _explained(hub_id: HubId, cache: Path) -> Iterator[None]:
     All of `Exception` is caught, because the library passes on the errors of its HTTP library,
     which is a different one in each of its major versions.
     """
-    from huggingface_hub import errors  # noqa: PLC0415
+    from huggingface_hub import errors  # noqa: PLC0415 - as above
 
     try:
         yield

@@ -33,7 +33,7 @@ class AttentionSpec:
 
 
 def attention_spec_of(config: ModelConfig, weights: PackedModel, layer: int) -> AttentionSpec | None:
-    """The attention of ``layer``; None if it has a window or a softcap."""
+    """Return the attention of ``layer``; None if it has a window or a softcap."""
     if config.windows[layer] or config.attention_softcap:
         return None
     prefix, rows = f"layers.{layer}.", np.arange(config.n_heads * config.head_dim, dtype=np.int32)

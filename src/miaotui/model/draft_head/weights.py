@@ -62,7 +62,7 @@ class HeadWeights:
 
 
 def digest_of(weights: PackedModel) -> str:
-    """A digest that tells models apart; equal for all files of one model, whatever their format."""
+    """Return a digest that tells models apart; equal for all files of one model, whatever their format."""
     return hashlib.sha256(weights.vector("final_norm").tobytes()).hexdigest()[:16]
 
 

@@ -145,7 +145,7 @@ class PrefixTree:
                 self._idle[each] = None
 
     def in_use(self, node: PageNode) -> bool:
-        """Whether a sequence holds the node's page."""
+        """Return whether a sequence holds the node's page."""
         return node not in self._idle
 
     def evict(self) -> None:

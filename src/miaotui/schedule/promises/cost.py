@@ -122,7 +122,7 @@ class CostModel:
 
     @property
     def margin(self) -> float:
-        """What a promise of half a second to the first token and half a second more allows for, as a factor."""
+        """Return the allowance, as a factor, of a promise of half a second to the first token and as much after it."""
         return self.errors.allowed_s(0.5, 0.5)
 
     def affordable_rows(self, seconds: float, logits: int, attended: float, most: int) -> int:
@@ -160,14 +160,14 @@ class CostModel:
             self._correct(shape, CORRECTED * KNOT_WEIGHT * weight * (ratio - 1))
 
     def _predicted(self, shape: StepShape, answered: Answered) -> float:
-        """The time of a step whose passes are known; where tokens were guessed within it, of so many passes."""
+        """Return the time of a step whose passes are known; where tokens were guessed within it, of so many passes."""
         pass_s = self.seconds(shape.rows, shape.logits, shape.attended)
         if answered.guessed:
             pass_s *= self.gain.pass_cost(answered.count, False)
         return pass_s * answered.passes
 
     def _foreseen(self, shape: StepShape, answered: Answered, predicted: float) -> float:
-        """The time that a forecast would have given to what the step brought."""
+        """Return the time that a forecast would have given to what the step brought."""
         if not answered.tokens:
             return predicted
         count = answered.count
@@ -176,7 +176,7 @@ class CostModel:
         return self.token_s(count, count, shape.attended * count / shape.rows) * answered.tokens / count
 
     def _plain_s(self, shape: StepShape, answered: Answered) -> float:
-        """The time of a pass of this shape without the rows of guesses."""
+        """Return the time of a pass of this shape without the rows of guesses."""
         rows = answered.count + answered.prompt_rows
         logits = shape.logits - (shape.rows - rows)
         return self.seconds(rows, logits, shape.attended * rows / shape.rows)
@@ -204,12 +204,12 @@ class CostModel:
 
     @property
     def optimism(self) -> float:
-        """The factor of forecasts if the cause of a momentary slowdown is soon over; at most 1."""
+        """Return the factor of forecasts if the cause of a momentary slowdown is soon over; at most 1."""
         return min(1.0, self._steady / self.pace)
 
     @property
     def knots(self) -> Sequence[int]:
-        """The numbers of rows between which the curve is linear."""
+        """Return the numbers of rows between which the curve is linear."""
         return self._rows
 
     def _curve(self, rows: int) -> float:

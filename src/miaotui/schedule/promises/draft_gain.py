@@ -1,9 +1,9 @@
-"""What guessed tokens bring: how much faster answers come than by one token in each pass.
+"""Gain of drafts: how much faster answers come than by one token in each pass.
 
-Owns, by the number of answers that go on together, the cost of a pass with guesses (over one without) and the tokens
-that each answer gets from it, alone or beside prompts. Knows neither guesses nor clocks. Invariant: without guesses,
+Owns, by the number of answers that run together, the cost of a pass with drafts (over one without) and the tokens
+that each answer gets from it, alone or beside prompts. Knows neither drafts nor clocks. Invariant: without drafts,
 and before any have been seen, every ratio is one. The first passes count little beside that, later ones fade with
-time, so that a few requests are enough to learn from and none is remembered for long.
+time, so a few requests are enough to learn from and none is remembered for long.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class DraftGain:
         self._sums(count, reading).add(passes, min(max(cost, 0.5 * passes), 8.0 * passes), tokens)
 
     def share(self, count: int) -> float:
-        """The time of a token, over that of a pass without guesses, while ``count`` answers go on alone."""
+        """Return the time of a token, over that of a pass without guesses, while ``count`` answers go on alone."""
         sums = self._sums(count, False)
         return max(sums.cost / sums.tokens, LEAST_SHARE)
 
     def pass_cost(self, count: int, reading: bool) -> float:
-        """The time of a pass over that of one without guesses."""
+        """Return the time of a pass over that of one without guesses."""
         sums = self._sums(count, reading)
         return sums.cost / sums.passes
 
     def tokens(self, count: int, reading: bool) -> float:
-        """The tokens that a pass brings each of ``count`` answers; at least one."""
+        """Return the tokens that a pass brings each of ``count`` answers; at least one."""
         sums = self._sums(count, reading)
         return max(sums.tokens / sums.passes, 1.0)
 

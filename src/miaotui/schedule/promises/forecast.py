@@ -32,7 +32,7 @@ class Job:
 
     @property
     def rank(self) -> tuple[float, int]:
-        """The order in which jobs are served: the earliest due time first."""
+        """Return the order in which jobs are served: the earliest due time first."""
         return (self.order_s, self.arrival)
 
 
@@ -150,7 +150,7 @@ class _Play:
             answering.append(job)
 
     def _shares(self, reading: list[_Left]) -> list[tuple[_Left, int]]:
-        """The rows of the next step that each prompt gets, in order of rank; none without rows."""
+        """Return the rows of the next step that each prompt gets, in order of rank; none without rows."""
         left, scored = self._policy.chunk, self._policy.scored_rows
         shares: list[tuple[_Left, int]] = []
         for job in reading:

@@ -60,7 +60,7 @@ class _Errors:
 
     @property
     def spread(self) -> float:
-        """The standard deviation of the error, relative."""
+        """Return the standard deviation of the error, relative."""
         return math.sqrt(self.variance)
 
 
@@ -75,7 +75,7 @@ class _Kind:
             errors.add(foreseen_s, took_s, pace)
 
     def at(self, foreseen_s: float) -> tuple[float, float]:
-        """Mean and spread of the error of a forecast of this length."""
+        """Return mean and spread of the error of a forecast of this length."""
         shorter = self._lengths[0]
         if foreseen_s <= shorter.length_s:
             return shorter.mean, shorter.spread
@@ -100,7 +100,7 @@ class ForecastErrors:
             (self._reading if reading else self._answering).add(foreseen_s, took_s, pace)
 
     def allowed_s(self, reading_s: float, answering_s: float, deviations: float = ALONE) -> float:
-        """The time to allow for, where so much is foreseen up to the first token and so much from there on.
+        """Return the time to allow for, where so much is foreseen up to the first token and so much from there on.
 
         The errors of the two parts are independent: their squares add up.
         """

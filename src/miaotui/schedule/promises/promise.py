@@ -47,12 +47,12 @@ class PromiseEntry:
 
     @property
     def may_shorten(self) -> bool:
-        """Whether its caller prefers a shorter answer to a late one."""
+        """Return whether its caller prefers a shorter answer to a late one."""
         deadline = self.wish.deadline
         return deadline is not None and deadline.on_late == "shorten"
 
     def late_s(self, finish: Finish, now_s: float, allowed_s: Allowance) -> float:
-        """Seconds by which the promise is foreseen to be broken; negative: time to spare."""
+        """Return seconds by which the promise is foreseen to be broken; negative: time to spare."""
         last = now_s + allowed_s(finish.first_s - now_s, finish.last_s - finish.first_s)
         late = last - self.job.due_s
         first = self.first_s

@@ -1,4 +1,4 @@
-"""What a thread makes, piece by piece, as an asynchronous stream.
+"""Asynchronous stream of values that a thread makes, piece by piece.
 
 Owns that bridge alone. Knows no documents. Invariant: leaving the stream early closes the iterator in its thread,
 after its current item.

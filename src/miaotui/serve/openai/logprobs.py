@@ -77,7 +77,7 @@ def joined(first: dict[str, list[Any]], then: dict[str, list[Any]]) -> dict[str,
 
 
 def prompt_offsets(tokenizer: Tokenizer, tokens: Sequence[int], text: str) -> list[int]:
-    """Where in ``text``, in characters, each of its tokens begins.
+    """Return where in ``text``, in characters, each of its tokens begins.
 
     A token within a character has the character's place; tokens that the tokenizer put in front have place 0.
     """

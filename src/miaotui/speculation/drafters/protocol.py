@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
 
 
 class DraftRequest(NamedTuple):
-    """What drafters know of a request."""
+    """Request, as far as drafters know it."""
 
     number: int
     prompt: Sequence[int]
@@ -52,11 +52,11 @@ class Drafter(Protocol):
 
     @property
     def sources(self) -> Sequence[str]:
-        """Names of where its candidates come from, for rates and reports; unique among all drafters."""
+        """Return names of where its candidates come from, for rates and reports; unique among all drafters."""
 
     @property
     def is_certain(self) -> bool:
-        """Whether no other drafter needs to be asked where this one has a candidate."""
+        """Return whether no other drafter needs to be asked where this one has a candidate."""
 
     def enter(self, request: DraftRequest) -> None:
         """Begin to draft for a request."""
@@ -65,7 +65,7 @@ class Drafter(Protocol):
         """Note that its answer went on with ``tokens``."""
 
     def propose(self, number: int, after: Sequence[int] = ()) -> Sequence[Candidate]:
-        """Candidates for what follows now, or if ``after`` followed; at most one or a few from each source.
+        """Return candidates for what follows now, or if ``after`` followed; at most one or a few from each source.
 
         The best one is verified as the trunk of a tree; another may become a branch beside it.
         """
@@ -102,11 +102,11 @@ class Head(Protocol):
 
     @property
     def computing_s(self) -> float:
-        """Seconds spent in `step` since the start."""
+        """Return seconds spent in `step` since the start."""
 
     @property
     def draft_run(self) -> DraftRun | None:
-        """The runs of passes in which this head drafts; None: it cannot draft within runs."""
+        """Return the runs of passes in which this head drafts; None: it cannot draft within runs."""
 
     @property
     def most_rows(self) -> int:

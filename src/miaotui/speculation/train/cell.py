@@ -43,7 +43,7 @@ class Cell:
         return (self._torch.rand(rows, columns) * 2 - 1) / math.sqrt(columns)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The weights, as `write_head` takes them."""
+        """Return the weights, as `write_head` takes them."""
         return {name: weight.detach().float().numpy() for name, weight in self.weights.items()}
 
     def optimizers(self, rate: float) -> list[Any]:
@@ -86,7 +86,7 @@ class Cell:
         return normed(middle + mixed.float())
 
     def __call__(self, state: Tensor, embedded: Tensor, middle: Tensor) -> Tensor:
-        """The next states."""
+        """Return the next states."""
         torch = self._torch
         inputs = torch.cat([state, embedded, middle], -1).to(torch.bfloat16)
         gate = torch.nn.functional.silu(self._product("gate", inputs))

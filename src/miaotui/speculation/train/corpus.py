@@ -84,7 +84,9 @@ def collect(
 
 
 def layer_of(config: ModelConfig) -> int:
-    """The layer of a head's middle state: two thirds up, one without an attention window if such a one is near."""
+    """Return the layer of a head's middle state: two thirds up, one without an attention window if such a one is
+    near.
+    """
     most = config.n_layers * 2 // 3
     whole = [layer for layer in range(most // 2, most + 1) if not config.windows[layer]]
     return whole[-1] if whole else most
@@ -121,7 +123,7 @@ class _QuestionWriter:
         yield from zip(prompts, (tokens for _, tokens in answers), strict=True)
 
     def _questions(self) -> list[str]:
-        """Questions that the model has written, each from an opening."""
+        """Return questions that the model has written, each from an opening."""
         chosen = [self._random.choice(OPENINGS) for _ in range(BATCH)]
         openings = [self._before + opening for opening in chosen]
         size = 200 if self._random.random() < 0.3 else 80

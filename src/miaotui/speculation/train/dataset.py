@@ -61,7 +61,7 @@ class HeadDataset:
         self._upto = np.cumsum(self._lengths[self._order])
 
     def loss(self, cell: Cell) -> Tensor:
-        """The loss of one batch of windows."""
+        """Return the loss of one batch of windows."""
         torch, functional = self._torch, self._torch.nn.functional
         total = torch.zeros(())
         for depth, (state, wanted, counts) in enumerate(self._unrolled(cell)):
@@ -75,7 +75,7 @@ class HeadDataset:
         return total
 
     def spread(self, cell: Cell, batches: int = SPREAD_BATCHES) -> NDArray[np.float32]:
-        """The mean of ``s sT`` over a cell's states ``s``, ``[hidden, hidden]``."""
+        """Return the mean of ``s sT`` over a cell's states ``s``, ``[hidden, hidden]``."""
         torch, count = self._torch, 0
         total: Tensor = 0.0
         with torch.no_grad():

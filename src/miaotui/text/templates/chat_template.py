@@ -50,7 +50,7 @@ class ChatTemplate:
 
     @property
     def available(self) -> bool:
-        """Whether there is a template at all; base models have none."""
+        """Return whether there is a template at all; base models have none."""
         return bool(self.sources)
 
     def render(

@@ -128,7 +128,7 @@ class ContentEscaper:
         return text
 
     def _is_safe(self, constant: str) -> bool:
-        """Whether ``constant`` can stay in a content: no control token can contain or overlap it."""
+        """Return whether ``constant`` can stay in a content: no control token can contain or overlap it."""
         known = self._safe.get(constant)
         if known is None:
             begins, ends = self._parts
@@ -143,7 +143,7 @@ class ContentEscaper:
 
     @cached_property
     def _wrapped(self) -> frozenset[str]:
-        """Words of which the template would make a control token, since it may write the rest around them."""
+        """Return words of which the template would make a control token, since it may write the rest around them."""
         size, joined = self._longest, f"\0{self._joined}\0"
         firsts, lasts = {text[0] for text in self._controls}, {text[-1] for text in self._controls}
         ends = {text[at:] for text in self._written for at in _places(text, firsts, max(0, len(text) - size))}
@@ -155,7 +155,7 @@ class ContentEscaper:
 
     @cached_property
     def _parts(self) -> tuple[set[str], set[str]]:
-        """All proper beginnings and all proper ends of control tokens."""
+        """Return all proper beginnings and all proper ends of control tokens."""
         begins = {text[:at] for text in self._controls for at in range(1, len(text))}
         return begins, {text[at:] for text in self._controls for at in range(1, len(text))}
 
@@ -209,5 +209,7 @@ def _places(text: str, characters: Set[str], begin: int = 0) -> Iterator[int]:
 
 
 def _is_symbol(character: str) -> bool:
-    """Whether ``character`` can be replaced wherever it stands: letters and blanks mean something to templates."""
+    """Return whether ``character`` can be replaced wherever it stands: letters and blanks mean something to
+    templates.
+    """
     return not (character.isalnum() or character.isspace() or character in "_▁")

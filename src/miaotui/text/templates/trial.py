@@ -99,7 +99,7 @@ def try_template(template: ChatTemplate) -> TemplateTraits:
 
 
 def _knows(template: ChatTemplate, role: str, user: Json) -> bool:
-    """Whether the template writes messages of ``role``, and in another way than those of any other role."""
+    """Return whether the template writes messages of ``role``, and in another way than those of any other role."""
     text, other = (_render(template, [_said(each, _MARK), user]) for each in (role, _ROLE))
     if text is None or _MARK not in text or _USER not in text:
         return False

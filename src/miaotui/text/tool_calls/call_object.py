@@ -1,8 +1,8 @@
-"""Reads one JSON object that may be a tool call, character by character.
+"""Reader of one JSON object that may be a tool call, character by character.
 
-Owns the question whether an object is a call of a declared function. Knows no markers and no text around the
-object. Invariant: an object is a call only if it names a declared function and has no keys but a call's own;
-the arguments of a call that is told early are the characters of the answer, unchanged.
+Owns the decision whether an object is a call of a declared function. Knows no markers and no text around the object.
+Invariant: an object is a call only if it names a declared function and has no keys except a call's own; the arguments
+of a call that is reported early are the characters of the answer, unchanged.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CallObject:
 
     @property
     def rest(self) -> str:
-        """The characters that are no part of what was told: all, or those behind the arguments."""
+        """Return the characters that are no part of what was told: all, or those behind the arguments."""
         return "".join(self._characters)
 
     def push(self, character: str) -> Verdict:

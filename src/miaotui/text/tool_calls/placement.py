@@ -21,7 +21,7 @@ Json = Mapping[str, Any]
 
 
 def needs_no_place(messages: Sequence[Json], tools: Sequence[Json]) -> bool:
-    """Whether a conversation is a question alone, which every template writes."""
+    """Return whether a conversation is a question alone, which every template writes."""
     return not tools and all(message["role"] == "user" for message in messages)
 
 

@@ -36,14 +36,14 @@ class Tooling:
 
     @property
     def callable(self) -> tuple[Tool, ...]:
-        """The tools that this answer may call."""
+        """Return the tools that this answer may call."""
         if self.choice in (AUTO, REQUIRED):
             return self.tools
         return tuple(tool for tool in self.tools if tool.name == self.choice)
 
     @property
     def described(self) -> list[Json]:
-        """The tools in OpenAI's form, as prompts describe them."""
+        """Return the tools in OpenAI's form, as prompts describe them."""
         return [tool.as_openai() for tool in self.tools]
 
     def parser(self) -> ToolCallParser:

@@ -32,7 +32,7 @@ class StoredResponse:
 
     @property
     def runs(self) -> bool:
-        """Whether it is still on its way."""
+        """Return whether it is still on its way."""
         return self.work is not None and not self.work.done()
 
 
