@@ -23,6 +23,7 @@ class OperationTable:
 
     def __init__(self) -> None:
         self._entries: list[tuple[str, dict[int, int]]] = []
+        self._products: list[int] = []  # entries that are matrix products
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -44,6 +45,7 @@ class OperationTable:
 
         ``kept``: the matrix is small, and caches are to keep it.
         """
+        self._products.append(len(self._entries))
         self.add(
             f"linear.matmul:linear_{matrix.format.value}{'_kept' if kept else ''}",
             {
@@ -74,10 +76,10 @@ class OperationTable:
 
     def _ask_ahead(self, table: NDArray[np.int64]) -> None:
         """Let the operation before a product, or before the norm before it, ask for its first weights."""
-        for at, (kernel, fields) in enumerate(self._entries):
-            if not kernel.startswith("linear:") or at == 0:
+        for at in self._products:
+            if at == 0:
                 continue
-            before = at - 1
+            fields, before = self._entries[at][1], at - 1
             if self._entries[before][0] == "pointwise.rows:norm" and before:
                 before -= 1
             tiles = 4 if fields[lin.MODE] >= lin.GATED_SILU else 2
