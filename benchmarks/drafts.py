@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from machine import describe
-from miaotui.speculation.drafters.suffix_index import SuffixIndex
+from miaotui.speculation.drafters.suffix import SuffixIndex
 
 TEXT, PROMPT, QUESTIONS = 300, 200, 4000
 VOCABULARY = 49_152

@@ -34,7 +34,7 @@ from miaotui.hub.resolve import resolve
 from miaotui.runtime import load_model
 from miaotui.speculation.drafters.head import head_for
 from miaotui.speculation.drafters.suffix import suffix_speculation
-from miaotui.speculation.row_cost import RowCost
+from miaotui.speculation.policy import RowCost
 from miaotui.types import SamplingParams
 from spec_questions import TASKS, Question, read_questions, runs_in_circles, sample
 

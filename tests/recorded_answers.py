@@ -20,6 +20,8 @@ from tiny_engine import open_parts
 Ask = tuple[tuple[int, ...], SamplingParams]  # a prompt and how to answer it
 Drafter = Callable[[int, Sequence[int]], Draft]  # (which ask, answer so far) -> draft
 
+ALONE = {"threads": 1, "reuse_prefix": False, "chunk_size": 512}  # options: nothing runs beside a request
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -146,3 +148,17 @@ def assert_same(found: Sequence[Answer], expected: Sequence[Answer]) -> None:
         differing = [i for i, pair in enumerate(zip(one.rows, other.rows, strict=True)) if pair[0] != pair[1]]
         assert not differing, f"answer {number}: logits of tokens {differing}"
         assert one == other, f"answer {number}"
+
+
+class Case:
+    """One model: its requests, and what each gets alone."""
+
+    def __init__(self, path: Path, settings: Settings, asks: Sequence[Ask], **options: str) -> None:
+        self.path, self.settings, self.asks, self.options = path, settings, asks, options
+        recorder = self.recorder(**ALONE)
+        self.alone: list[Answer] = []
+        for ask in asks:
+            self.alone += recorder.answers([ask])
+
+    def recorder(self, **options: object) -> Recorder:
+        return Recorder(self.path, self.settings, **{**self.options, **options})

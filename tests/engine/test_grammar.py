@@ -22,7 +22,7 @@ from miaotui.engine.grammar.constraint import KEPT, GrammarConstraint, Grammars
 from miaotui.errors import RequestError
 from miaotui.speculation.controller import GRAMMAR
 from miaotui.speculation.drafters.suffix import suffix_speculation
-from miaotui.speculation.row_cost import RowCost
+from miaotui.speculation.policy import RowCost
 from miaotui.text.load import load_tokenizer
 from miaotui.types import Completion, SamplingParams
 from tiny_engine import open_engine, open_parts, run, settings_in

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +15,12 @@ from miaotui.backends.options import BackendName
 from miaotui.config import Settings
 from miaotui.hub.resolve import resolve
 from miaotui.types import SamplingParams
-from recorded_answers import Answer, Ask, Recorder, assert_same, drafter_of
+from recorded_answers import ALONE, Ask, Case, Recorder, assert_same, drafter_of
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder, make_tiny_gguf
 
 pytestmark = pytest.mark.usefixtures("backend")
 
-ALONE = {"threads": 1, "reuse_prefix": False, "chunk_size": 512}
 MIXED = (
     SamplingParams(),
     SamplingParams(temperature=0.8, top_p=0.9, seed=1),
@@ -47,20 +45,6 @@ def mixed_asks(vocab_size: int, max_tokens: int, stem: Sequence[int] = ()) -> li
         params = dataclasses.replace(MIXED[number % len(MIXED)], max_tokens=max_tokens + number % 5)
         asks.append((prompt, params))
     return asks
-
-
-class Case:
-    """One model: its requests, and what each gets alone."""
-
-    def __init__(self, path: Path, settings: Settings, asks: Sequence[Ask], **options: str) -> None:
-        self.path, self.settings, self.asks, self.options = path, settings, asks, options
-        recorder = self.recorder(**ALONE)
-        self.alone: list[Answer] = []
-        for ask in asks:
-            self.alone += recorder.answers([ask])
-
-    def recorder(self, **options: object) -> Recorder:
-        return Recorder(self.path, self.settings, **{**self.options, **options})
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4"])

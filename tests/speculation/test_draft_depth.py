@@ -8,10 +8,9 @@ import pytest
 
 from miaotui.kernels.draft.draft_fields import MAX_HEAD_DRAFT
 from miaotui.speculation.acceptance_rates import AcceptanceRates, MeanRates, RequestRecord, kinds_of
-from miaotui.speculation.draft_depth import DraftDepth, HeadDraft, LookupGate
+from miaotui.speculation.drafters.head import DraftDepth, HeadDraft, LookupGate
 from miaotui.speculation.drafters.protocol import Candidate, HeadInput, HeadToken
-from miaotui.speculation.policy import DraftPolicy
-from miaotui.speculation.row_cost import RowCost
+from miaotui.speculation.policy import DraftPolicy, RowCost
 
 SURE, DOUBTFUL = 60, 1  # evidence
 

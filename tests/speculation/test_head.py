@@ -22,7 +22,7 @@ from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.head import DraftHead, head_for
 from miaotui.speculation.drafters.protocol import HeadInput
 from miaotui.speculation.drafters.suffix import SuffixDrafter
-from miaotui.speculation.row_cost import RowCost
+from miaotui.speculation.policy import RowCost
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts, settings_in
 from tiny_models import make_tiny_gguf

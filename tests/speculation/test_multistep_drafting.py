@@ -25,8 +25,7 @@ from miaotui.model.draft_head.weights import load_head, write_head
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.head import DraftHead
 from miaotui.speculation.drafters.suffix import SuffixDrafter
-from miaotui.speculation.policy import DraftPolicy
-from miaotui.speculation.row_cost import RowCost
+from miaotui.speculation.policy import DraftPolicy, RowCost
 from miaotui.types import SamplingParams
 from tiny_engine import open_changed, open_parts, settings_in
 from tiny_models import make_tiny_gguf

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaotui.speculation.row_cost import MAX_ROWS, RowCost, pool_violators
+from miaotui.speculation.policy import MAX_ROWS, RowCost, pool_violators
 
 SEEN = (0.91, 1.02, 1.28, 1.81, 1.48, 1.09, 1.4)  # ratios of 1, 2, ... 7 rows, once measured on a noisy machine
 

@@ -32,7 +32,7 @@ from miaotui.speculation.acceptance_rates import (
 )
 from miaotui.speculation.controller import IDLE_STEPS, Speculation
 from miaotui.speculation.drafters.protocol import Candidate, DraftRequest
-from miaotui.speculation.row_cost import MAX_ROWS, RowCost
+from miaotui.speculation.policy import MAX_ROWS, RowCost
 
 
 @dataclass
@@ -44,8 +44,9 @@ class Scripted:
     is_certain: bool = False
     log: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def enter(self, request: DraftRequest) -> None:
+    def enter(self, request: DraftRequest) -> bool:
         self.log.append(("enter", request.number))
+        return True
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         self.log.append(("extend", number, tuple(tokens)))

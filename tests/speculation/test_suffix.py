@@ -16,7 +16,7 @@ from miaotui.engine.request import Request, RequestOptions
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.protocol import DraftRequest
 from miaotui.speculation.drafters.suffix import PASSAGES, PAST, TEXT, SuffixDrafter, suffix_speculation
-from miaotui.speculation.row_cost import RowCost
+from miaotui.speculation.policy import RowCost
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts, settings_in
 from tiny_models import make_tiny_folder, make_tiny_gguf

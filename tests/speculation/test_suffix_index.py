@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from miaotui.kernels.draft.suffix_fields import BRANCHES, ENOUGH, MAX_MATCH, MAX_TOKENS, WALK
 from miaotui.kernels.runtime import compiled
-from miaotui.speculation.drafters.suffix_index import KERNELS, LEAST_CAPACITY, SuffixIndex
+from miaotui.speculation.drafters.suffix import KERNELS, LEAST_CAPACITY, SuffixIndex
 
 
 @pytest.fixture(autouse=True, scope="module")

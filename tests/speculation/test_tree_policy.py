@@ -14,9 +14,15 @@ from miaotui.schedule.tree import Branch, DraftTree
 from miaotui.speculation.acceptance_rates import AcceptanceRates, RequestRecord
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.protocol import Candidate, DraftRequest
-from miaotui.speculation.policy import DraftPolicy
-from miaotui.speculation.row_cost import RowCost
-from miaotui.speculation.tree_policy import BranchCost, BranchOffer, BranchRate, choose_branch, find_fork
+from miaotui.speculation.policy import (
+    BranchCost,
+    BranchOffer,
+    BranchRate,
+    DraftPolicy,
+    RowCost,
+    choose_branch,
+    find_fork,
+)
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts, settings_in
 from tiny_models import make_tiny_folder
@@ -120,8 +126,9 @@ class TwoMinds:
         self.answers = answers
         self.done: dict[int, int] = {}
 
-    def enter(self, request: DraftRequest) -> None:
+    def enter(self, request: DraftRequest) -> bool:
         self.done[request.number] = 0
+        return True
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         self.done[number] += len(tokens)

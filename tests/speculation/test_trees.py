@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_same_bytes import ALONE, Case
 
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.grammar.source import from_schema
 from miaotui.errors import EngineError
 from miaotui.schedule.tree import DraftTree
 from miaotui.types import SamplingParams
-from recorded_answers import Ask, Recorder, assert_same
+from recorded_answers import ALONE, Ask, Case, Recorder, assert_same
 from tiny_engine import open_engine, settings_in
 from tiny_models import make_tiny_folder, make_tiny_gguf
 

@@ -1,16 +1,23 @@
 """Acceptance rates of drafted tokens, learned from every token that is answered.
 
-Owns counts by source, temperature and kind of evidence; knows neither passes nor where tokens come from. Every
-candidate is compared with what came, verified or not, so learning costs no passes. Invariant: estimates lie strictly
-between 0 and 1. They decide what is drafted, never what is answered.
+Owns counts by source, temperature and kind of evidence, the record of each request, and how it learns from new
+tokens. Knows neither passes nor where tokens come from. Every candidate is compared with what came, verified or not,
+so learning costs no passes. Invariant: estimates lie strictly between 0 and 1. They decide what is drafted, never
+what is answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
+from miaotui.engine.request import Request
 from miaotui.kernels.draft.policy_fields import EVIDENCE_CLASSES, MIN_CHANCE, evidence_class
-from miaotui.speculation.drafters.protocol import Candidate
+from miaotui.speculation.drafters.protocol import Candidate, Drafter, HeadInput
+
+if TYPE_CHECKING:
+    from miaotui.speculation.policy import Fork
 
 MAX_EVIDENCE = 128  # more evidence than this counts as this
 TEMPERATURES = (0.0, 0.4, 0.8, 1.1)  # the highest temperature of each class but the last
@@ -55,10 +62,13 @@ _MIXTURE = (0.0, 0.25, 0.6, 1.0, 1.3)  # for each class of temperature, the shar
 # Priors of a head's first and later tokens, whatever the evidence.
 _MEAN_COLD, _MEAN_HOT = (0.51, 0.43), (0.43, 0.41)
 _MEAN_WEIGHT, _MEAN_MEMORY = 30.0, 2000.0
+_BRANCH_PRIOR, _BRANCH_WEIGHT, _BRANCH_MEMORY = 0.1, 20.0, 400.0  # branches are rarely right
+_TRIALS, _ONE_IN = 16, 8  # lookups before their success counts; how many are then skipped
 
 _CLASS_OF = [evidence_class(evidence) for evidence in range(MAX_EVIDENCE)]
 _KIND_OF = [[agreement * EVIDENCE_CLASSES + each for each in _CLASS_OF] for agreement in range(6)]
 _Table = Sequence[Sequence[float]]
+NO_CANDIDATES: Sequence[Candidate] = ()
 
 
 def kinds_of(candidate: Candidate) -> list[int]:
@@ -192,6 +202,37 @@ class RequestRecord:
             self.odds_ratio += share * (1.0 - self.odds_ratio)
 
 
+class BranchRate:
+    """How often a source's branches are right where the trunk is wrong."""
+
+    __slots__ = ("_right", "_seen", "rate")
+
+    def __init__(self) -> None:
+        self._seen, self._right = _BRANCH_WEIGHT, _BRANCH_PRIOR * _BRANCH_WEIGHT
+        self.rate = _BRANCH_PRIOR
+
+    def note(self, right: bool) -> None:
+        """Observe a fork whose trunk was wrong."""
+        self._seen, self._right = self._seen + 1.0, self._right + right
+        if self._seen > _BRANCH_MEMORY:
+            self._seen, self._right = self._seen / 2, self._right / 2
+        self.rate = self._right / self._seen
+
+
+@dataclass(slots=True)
+class LookupGate:
+    """Whether to look a request's draft up in texts: seldom, if it was seldom found."""
+
+    asked: int = 0
+    found: int = 0
+
+    def admits(self) -> bool:
+        """Return whether to look now; each call counts as one question."""
+        self.asked += 1
+        rare = self.asked > _TRIALS and self.found * _ONE_IN < self.asked
+        return not rare or self.asked % _ONE_IN == 0
+
+
 def cumulative_chances(rates: Sequence[float], record: RequestRecord, kinds: Sequence[int], most: int) -> list[float]:
     """Return the probabilities that all of the first 1, 2, ... ``most`` drafted tokens are accepted.
 
@@ -204,3 +245,97 @@ def cumulative_chances(rates: Sequence[float], record: RequestRecord, kinds: Seq
             break
         result.append(product)
     return result
+
+
+class Verified(NamedTuple):
+    """Drafted tokens of one source that a pass verified for one request."""
+
+    source: str
+    proposed: int
+    accepted: int
+
+
+@dataclass(frozen=True)
+class LearnedRates:
+    """Rates learned over all requests of one class of temperature, by source; for the head by ``mean_rates``."""
+
+    acceptance: Mapping[str, AcceptanceRates]
+    branches: Mapping[str, BranchRate]
+    mean_rates: MeanRates
+
+
+@dataclass(slots=True)
+class DraftState:
+    """One request's record, and what was drafted for the step under way."""
+
+    request: Request
+    learned: LearnedRates
+    source: str  # of the latest draft
+    drafters: Sequence[Drafter] = ()  # those that have drafts for it
+    record: RequestRecord = field(default_factory=RequestRecord)  # of drafts from texts
+    head_record: RequestRecord = field(default_factory=RequestRecord)
+    candidates: Sequence[Candidate] = NO_CANDIDATES
+    fork: Fork | None = None
+    copying: LookupGate = field(default_factory=LookupGate)  # whether texts go on after a head's draft
+    quoting: LookupGate = field(default_factory=LookupGate)  # whether texts promise more within a run
+    row: int = -1  # of the last pass, that the newest token was drawn from; -1: none
+
+    @property
+    def room(self) -> int:
+        """Drafted tokens that could belong to the answer: one more token comes anyway."""
+        return max(self.request.ending.max_tokens - len(self.request.token_ids) - 1, 0)
+
+    @property
+    def head_input(self) -> HeadInput:
+        """Return where a head's draft starts; there is a `row` and a first token."""
+        request, ids = self.request, self.request.token_ids
+        return HeadInput(self.row, ids[-1], request.prompt_tokens + len(ids), request.sampler.likely)
+
+    def rates(self, source: str) -> list[float]:
+        """Return the general acceptance rates of a source, by kind of evidence."""
+        return self.learned.acceptance[source].rates
+
+    def record_of(self, candidate: Candidate) -> RequestRecord:
+        """Return the record to which a candidate counts."""
+        return self.head_record if candidate.head_evidence else self.record
+
+    def chances(self, candidate: Candidate, most: int) -> list[float]:
+        """Return the probabilities that the first 1, 2, ... ``most`` tokens of a candidate are accepted."""
+        most = min(most, len(candidate.tokens))
+        return cumulative_chances(self.rates(candidate.source), self.record_of(candidate), kinds_of(candidate), most)
+
+    def best(self, candidates: Sequence[Candidate], most: int) -> tuple[Candidate, list[float]] | None:
+        """Return the candidate that promises the most tokens, and the chances of its tokens; None if none does."""
+        best, promised = None, 0.0
+        for candidate in candidates:
+            chances = self.chances(candidate, most)
+            total = sum(chances)
+            if total > promised:
+                best, promised = (candidate, chances), total
+        return best
+
+    def learn(self, tokens: Sequence[int]) -> None:
+        """Compare every candidate with the tokens that came, whether it was verified or not, and forget it."""
+        for candidate in self.candidates:
+            acceptance = self.learned.acceptance[candidate.source]
+            by_head = len(candidate.head_evidence)
+            pairs = zip(kinds_of(candidate), candidate.tokens, tokens, strict=False)
+            for depth, (kind, drafted, came) in enumerate(pairs):
+                accepted = drafted == came
+                if depth < by_head:
+                    self.learn_of_head(acceptance, kind, depth, accepted)
+                else:
+                    if not by_head and candidate.source == self.source:
+                        self.record.note(acceptance.rates[kind], accepted)
+                    acceptance.note(kind, accepted)
+                if not accepted:
+                    break
+        if self.fork is not None:
+            self.fork.learn(tokens, self.learned.branches[self.fork.branch.source])
+        self.candidates = NO_CANDIDATES
+
+    def learn_of_head(self, acceptance: AcceptanceRates, kind: int, depth: int, accepted: bool) -> None:
+        """Learn from one token that the head drafted at ``depth``, the first token at depth 0."""
+        self.head_record.note(acceptance.rates[kind], accepted)
+        self.learned.mean_rates.note(depth, accepted)
+        acceptance.note(kind, accepted)

@@ -9,6 +9,7 @@ tokens come, never which.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from miaotui.engine.request import Request
@@ -16,19 +17,52 @@ from miaotui.engine.speculator import Proposal, SourceReport
 from miaotui.kernels.draft.draft_fields import MAX_DRAFT
 from miaotui.schedule.plan import Chunk, Plan
 from miaotui.schedule.tree import Draft
-from miaotui.speculation.acceptance_rates import AcceptanceRates, MeanRates, temperature_class
-from miaotui.speculation.draft_depth import CONFIDENT, DraftDepth, HeadDraft
+from miaotui.speculation.acceptance_rates import (
+    AcceptanceRates,
+    BranchRate,
+    DraftState,
+    LearnedRates,
+    MeanRates,
+    Verified,
+    temperature_class,
+)
 from miaotui.speculation.drafters.grammar import GRAMMAR, GrammarDrafter
+from miaotui.speculation.drafters.head import CONFIDENT, DraftDepth, HeadDraft
 from miaotui.speculation.drafters.protocol import Candidate, Drafter, DraftRequest, Head
 from miaotui.speculation.multistep import MultistepDrafting
-from miaotui.speculation.policy import MAX_CHANCES, DraftPolicy
-from miaotui.speculation.request_state import DraftState, LearnedRates
-from miaotui.speculation.row_cost import RowCost
-from miaotui.speculation.stats import DraftStats, Verified
-from miaotui.speculation.tree_policy import BranchCost, BranchOffer, BranchRate, choose_branch, find_fork
+from miaotui.speculation.policy import (
+    MAX_CHANCES,
+    BranchCost,
+    BranchOffer,
+    DraftPolicy,
+    RowCost,
+    choose_branch,
+    find_fork,
+)
 
 IDLE_STEPS = 8  # without a draft; then passes may follow each other without a question to the drafters,
 IDLE_PASSES = 4  # and so many do, one by one or together: asking takes time that seldom pays then
+
+
+@dataclass(slots=True)
+class DraftStats:
+    """Running counts of one source; `report` is a copy of them."""
+
+    drafts: int = 0
+    proposed: int = 0
+    accepted: int = 0
+    saved_s: float = 0.0
+
+    def note(self, verified: Verified, saved_s: float) -> None:
+        """Count a draft that was verified, and the seconds that it saved."""
+        self.drafts += 1
+        self.proposed += verified.proposed
+        self.accepted += verified.accepted
+        self.saved_s += saved_s
+
+    def report(self, name: str) -> SourceReport:
+        """Return the counts so far."""
+        return SourceReport(name, self.drafts, self.proposed, self.accepted, self.saved_s)
 
 
 class DraftChoice(NamedTuple):
@@ -77,7 +111,6 @@ class Speculation:
         """See `Speculator.enter`."""
         self._constrained += request.constraint is not None
         learned = self._learned_at(temperature_class(request.sampler.temperature))
-        self._states[request.number] = DraftState(request, learned, self._sources[0])
         known = DraftRequest(
             request.number,
             request.prompt,
@@ -86,8 +119,8 @@ class Speculation:
             request.passages,
             request.constraint,
         )
-        for drafter in self._drafters:
-            drafter.enter(known)
+        drafters = [drafter for drafter in self._drafters if drafter.enter(known)]
+        self._states[request.number] = DraftState(request, learned, self._sources[0], drafters)
 
     def _learned_at(self, temperature: int) -> LearnedRates:
         """Return the rates that were learned at a class of temperature."""
@@ -102,9 +135,10 @@ class Speculation:
 
     def leave(self, request: Request) -> None:
         """See `Speculator.leave`."""
-        if self._states.pop(request.number, None) is not None:
+        state = self._states.pop(request.number, None)
+        if state is not None:
             self._constrained -= request.constraint is not None
-            for drafter in self._drafters:
+            for drafter in state.drafters:
                 drafter.leave(request.number, request.finish_reason in ("stop", "length"))
 
     # drafts of the next step ----------------------------------------------------------------------
@@ -149,9 +183,9 @@ class Speculation:
         return choices
 
     def _candidates(self, number: int, after: Sequence[int] = ()) -> Sequence[Candidate]:
-        """Return candidates of all drafters; of one alone that is certain."""
+        """Return candidates of all its drafters; of one alone that is certain."""
         found: list[Candidate] = []
-        for drafter in self._drafters:
+        for drafter in self._states[number].drafters:
             candidates = drafter.propose(number, after)
             if candidates and drafter.is_certain:
                 return candidates
@@ -281,8 +315,8 @@ class Speculation:
         return verified
 
     def _extend(self, number: int, tokens: Sequence[int]) -> None:
-        """Give new tokens of an answer to the drafters."""
-        for drafter in self._drafters:
+        """Give new tokens of an answer to its drafters."""
+        for drafter in self._states[number].drafters:
             drafter.extend(number, tokens)
 
     def _count(self, verified: Sequence[Verified], decoding: int, seconds: float) -> None:

@@ -13,13 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from miaotui.backends.backend import Masks
 from miaotui.backends.drafting import DraftRun, PassLog, PolicyInputs
 from miaotui.kernels.draft.draft_fields import MAX_DRAFT
-from miaotui.speculation.acceptance_rates import head_kind, head_rates
-from miaotui.speculation.draft_depth import CONFIDENT
+from miaotui.speculation.acceptance_rates import DraftState, Verified, head_kind, head_rates
+from miaotui.speculation.drafters.head import CONFIDENT
 from miaotui.speculation.drafters.protocol import Candidate
-from miaotui.speculation.policy import DraftPolicy
-from miaotui.speculation.request_state import DraftState
-from miaotui.speculation.row_cost import RowCost
-from miaotui.speculation.stats import Verified
+from miaotui.speculation.policy import DraftPolicy, RowCost
 
 STEP_SHARE = 0.7  # of the time that a step of the head takes from Python, what it takes within a run
 ONE_IN = 8  # runs that are left out, so that single steps go on measuring what rows cost

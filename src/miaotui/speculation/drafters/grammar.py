@@ -24,20 +24,21 @@ class GrammarDrafter:
     def __init__(self) -> None:
         self._constraints: dict[int, Constraint] = {}
 
-    def enter(self, request: DraftRequest) -> None:
-        """See `Drafter.enter`."""
-        if request.constraint is not None:
-            self._constraints[request.number] = request.constraint
+    def enter(self, request: DraftRequest) -> bool:
+        """See `Drafter.enter`: only requests with a constraint have forced tokens."""
+        if request.constraint is None:
+            return False
+        self._constraints[request.number] = request.constraint
+        return True
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         """See `Drafter.extend`; the constraint itself has seen the tokens already."""
 
     def propose(self, number: int, after: Sequence[int] = ()) -> Sequence[Candidate]:
         """See `Drafter.propose`; nothing follows tokens that may not come."""
-        constraint = self._constraints.get(number)
-        forced = () if constraint is None or after else constraint.forced()
+        forced = () if after else self._constraints[number].forced()
         return [Candidate(GRAMMAR, _EVIDENCE, forced[:_MAX_TOKENS])] if forced else ()
 
     def leave(self, number: int, finished: bool) -> None:
         """See `Drafter.leave`."""
-        self._constraints.pop(number, None)
+        del self._constraints[number]

@@ -1,19 +1,31 @@
-"""Drafting with a draft head: several requests side by side, one token more with each step.
+"""Drafting with a draft head: several requests side by side, each further token only where it is worth its time.
 
-Owns the states of the drafts under way. Knows token ids, rows of the last pass and noise, not requests. Invariant: a
-head drafts what the model would draw if its distribution were the head's, with the very noise of that position, so
-a good head is often right at any temperature.
+Owns the states of the drafts under way, the loop of the head's steps (`DraftDepth`), and what a step costs. Knows
+token ids, rows of the last pass and noise; how well each token is founded is learned in `acceptance_rates`. A head
+drafts what the model would draw if its distribution were the head's, with the very noise of that position, so a good
+head is often right at any temperature. Invariant: a head that does not pay is not run, and whether it runs changes
+when tokens come, never which.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from miaotui.backends.backend import Backend
 from miaotui.backends.drafting import DraftHeadSteps
 from miaotui.config import Settings
-from miaotui.speculation.drafters.protocol import HeadInput, HeadToken
+from miaotui.kernels.draft.draft_fields import MAX_HEAD_DRAFT
+from miaotui.speculation.acceptance_rates import LookupGate, MeanRates, RequestRecord, copied_kinds, head_kind
+from miaotui.speculation.drafters.protocol import Candidate, Head, HeadInput, HeadToken
+from miaotui.speculation.policy import DraftPolicy, RowCost
+
+CONFIDENT = 0.75  # where a text's first token has this chance, the head is not asked
+_FIRST_COST = 0.06  # a step's cost in passes of one row, before any was timed
+_FAST = 0.1  # share of a new time in the average
+_DECAY = 0.02  # share of the distance to the fastest time, for each step that is not tried
+_RECOVERY = 0.02  # of a request's record, for each step in which the head was not run
 
 
 class DraftHead:
@@ -65,3 +77,154 @@ def head_for(backend: Backend, settings: Settings) -> DraftHead | None:
         return None
     steps = backend.find_draft_head(settings)
     return None if steps is None else DraftHead(steps)
+
+
+# Candidates from texts for a request, given tokens that are assumed to come first.
+Lookup = Callable[[int, Sequence[int]], Sequence[Candidate]]
+
+
+@dataclass(slots=True)
+class HeadDraft:
+    """A head's draft for one request, as far as it goes."""
+
+    number: int  # of the request
+    input: HeadInput
+    most: int  # tokens
+    rates: Sequence[float]  # acceptance rates of the head, by kind of evidence
+    mean_rates: MeanRates
+    record: RequestRecord
+    copying: LookupGate = field(default_factory=LookupGate)
+    chance: float = 1.0  # that all of its tokens are accepted
+    tokens: list[int] = field(default_factory=list)
+    evidence: list[int] = field(default_factory=list)  # of the head's tokens
+    kinds: list[int] = field(default_factory=list)
+
+    def promised(self) -> float:
+        """Return tokens that one more step promises: the chance that its token is accepted."""
+        return self.chance * self.record.rate(self.mean_rates.rate(len(self.tokens)))
+
+    def extend(self, token: int, evidence: int) -> None:
+        """Take one more token of the head."""
+        kind = head_kind(len(self.tokens), evidence)
+        self.tokens.append(token)
+        self.evidence.append(evidence)
+        self.kinds.append(kind)
+        self.chance *= self.record.rate(self.rates[kind])
+
+    def copy(self, tokens: Sequence[int], kinds: Sequence[int]) -> None:
+        """Append tokens of a text as far as there is room."""
+        left = min(self.most - len(self.tokens), len(kinds))
+        self.tokens += tokens[:left]
+        self.kinds += kinds[:left]
+
+
+class DraftDepth:
+    """One engine's head; ``lookup`` finds how texts go on, ``clock`` gives seconds."""
+
+    def __init__(
+        self,
+        head: Head,
+        policy: DraftPolicy,
+        clock: Callable[[], float] = time.perf_counter,
+        lookup: Lookup = lambda _number, _after: (),
+    ) -> None:
+        self._head, self._policy, self._clock, self._lookup = head, policy, clock, lookup
+        self._seconds: dict[int, float] = {}  # of a step, by rows
+        self._fastest: dict[int, float] = {}
+        self.spent_s = 0.0  # since the last step of the engine
+
+    def draft(self, drafts: Sequence[HeadDraft], gain: float, rows: int, cost: RowCost) -> dict[int, Candidate]:
+        """Run the head for these requests as long as it pays; returns candidates by request number.
+
+        ``gain`` is the number of tokens that the next pass brings without them, ``rows`` that of its rows then.
+        """
+        alive = list(drafts[: self._head.most_rows])
+        base, used = cost.ratio(rows), 0
+        for depth in range(MAX_HEAD_DRAFT):
+            if not alive:
+                break
+            price = cost.ratio(rows + used + len(alive)) - cost.ratio(rows + used) + self.step_cost(len(alive), cost)
+            if not self._policy.step_worth(sum(draft.promised() for draft in alive), price, gain, base):
+                if depth == 0:
+                    self._expect_faster(len(alive))
+                break
+            self._step(alive, depth, cost)
+            used += len(alive)
+            alive = self._kept(alive, cost.ratio(rows + used + 1) - cost.ratio(rows + used), gain, base)
+        for draft in drafts:
+            if not draft.tokens:
+                draft.record.recover(_RECOVERY)
+        return {
+            draft.number: Candidate(
+                self._head.name, draft.evidence[0], draft.tokens, head_evidence=draft.evidence, kinds=draft.kinds
+            )
+            for draft in drafts
+            if draft.tokens
+        }
+
+    def _step(self, alive: Sequence[HeadDraft], depth: int, cost: RowCost) -> None:
+        """Run one step of the head, and note the time it takes."""
+        started_s = self._clock()
+        if depth == 0:
+            self._head.begin([draft.input for draft in alive])
+        for draft, (token, evidence) in zip(alive, self._head.step(), strict=True):
+            draft.extend(token, evidence)
+        self._note(len(alive), self._clock() - started_s, cost)
+
+    def _is_copied(self, draft: HeadDraft) -> bool:
+        """Return whether a text goes on after the draft, with a better chance than the head has; its tokens are
+        appended.
+
+        A passage is often copied from its second word on: the head drafts the first.
+        """
+        if not draft.copying.admits():
+            return False
+        best, least = None, draft.mean_rates.rate(1)
+        for candidate in self._lookup(draft.number, draft.tokens):
+            kinds = copied_kinds(candidate)
+            rate = draft.rates[kinds[0]]
+            if rate > least:
+                best, least = (candidate.tokens, kinds), rate
+        if best is None:
+            return False
+        draft.copying.found += 1
+        draft.copy(*best)
+        return True
+
+    def _kept(self, alive: Sequence[HeadDraft], row_price: float, gain: float, base: float) -> list[HeadDraft]:
+        """Return the drafts that the head goes on with: not copied, and their next token worth a row."""
+        kept = [
+            row
+            for row, draft in enumerate(alive)
+            if len(draft.tokens) < draft.most
+            and not self._is_copied(draft)
+            and self._policy.step_worth(draft.promised(), row_price, gain, base, margin=1.0)
+        ]
+        if kept:
+            self._head.keep(kept)
+        return [alive[row] for row in kept]
+
+    def step_cost(self, count: int, cost: RowCost) -> float:
+        """Cost of a step for ``count`` requests, in the units of ``cost``."""
+        plain_s = cost.seconds(1)
+        if count not in self._seconds or plain_s <= 0.0:
+            return _first_cost(count)
+        return self._seconds[count] / plain_s * cost.ratio(1)
+
+    def _note(self, count: int, seconds: float, cost: RowCost) -> None:
+        """Note the time of a step; one that was interrupted counts as twice the usual time, even if it is the first."""
+        self.spent_s += seconds
+        usual = _first_cost(count) * cost.seconds(1) or seconds
+        before = self._seconds.get(count, usual)
+        self._seconds[count] = before + _FAST * (min(seconds, 2.0 * before) - before)
+        self._fastest[count] = min(self._fastest.get(count, usual), seconds)
+
+    def _expect_faster(self, count: int) -> None:
+        """Move the time of a step that was not tried towards the fastest one: it may have been a slow spell."""
+        if count in self._seconds:
+            self._seconds[count] += _DECAY * (self._fastest[count] - self._seconds[count])
+
+
+def _first_cost(count: int) -> float:
+    """Cost of a step before any was timed, in passes of one row."""
+    return _FIRST_COST * (1.0 + 0.1 * count)

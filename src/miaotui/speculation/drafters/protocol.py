@@ -58,8 +58,8 @@ class Drafter(Protocol):
     def is_certain(self) -> bool:
         """Return whether no other drafter needs to be asked where this one has a candidate."""
 
-    def enter(self, request: DraftRequest) -> None:
-        """Begin to draft for a request."""
+    def enter(self, request: DraftRequest) -> bool:
+        """Begin to draft for a request; False: it has no drafts for this one, and need not hear of it again."""
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         """Note that its answer went on with ``tokens``."""

@@ -1,23 +1,141 @@
 """Drafting from texts: the request's own, its passages, and answers given before.
 
 Owns one suffix index for each request's prompt and answer, one for its passages, and one for each namespace's past
-answers. Knows token ids alone. Invariant: a request sees its own text and its own namespace's past, nothing else;
-every index is bounded, and forgets its oldest tokens first.
+answers. Search and update are compiled (`kernels.draft.suffix`). Knows token ids alone. Invariants: the tokens that
+`SuffixIndex.find` returns did follow, somewhere in the store, the very tokens that it matched; a request sees its own
+text and its own namespace's past, nothing else; every index is bounded, and forgets its oldest tokens first.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels.draft.suffix_fields import (
+    BRANCH_COUNT,
+    BRANCH_FIELDS,
+    BRANCH_TOKENS,
+    BRANCHES,
+    CAPACITY,
+    FIRST,
+    FOUND_FIELDS,
+    MASK,
+    NOTHING,
+    ORDERS,
+    PREVIOUS,
+    STORE_FIELDS,
+    TOKENS,
+)
 from miaotui.kernels.runtime import compiled
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.protocol import Candidate, DraftRequest, Head
-from miaotui.speculation.drafters.suffix_index import KERNELS as INDEX_KERNELS
-from miaotui.speculation.drafters.suffix_index import SuffixIndex
 from miaotui.speculation.policy import KERNELS as POLICY_KERNELS
 from miaotui.types import Progress
+
+KERNELS = ("draft.suffix:extend", "draft.suffix:find")  # to prepare before the first request
+LEAST_CAPACITY = 64
+_NOTHING = (NOTHING,)
+_FEW = 32
+
+
+class SuffixMatch(NamedTuple):
+    """One way in which a store goes on after a text, of which the last ``length`` tokens match.
+
+    Of the places that were compared, ``agreeing`` go on with its first token and ``disagreeing`` with another.
+    """
+
+    length: int
+    agreeing: int
+    disagreeing: int
+    tokens: list[int]  # at least one
+
+
+class SuffixIndex:
+    """A ring of up to ``capacity`` tokens, which forgets the oldest first; about 40 bytes each.
+
+    Not safe for several threads at once.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = max(capacity, LEAST_CAPACITY)
+        slots = 1 << (self.capacity - 1).bit_length()
+        # One place more than tokens: the seam between the newest and the oldest.
+        self._tokens = np.full(self.capacity + 1, NOTHING, np.int32)
+        self._first = np.zeros(len(ORDERS) * slots, np.int32)
+        self._previous = np.zeros(len(ORDERS) * (self.capacity + 1), np.int32)
+        self._store = np.zeros(STORE_FIELDS, np.int64)
+        self._store[CAPACITY], self._store[MASK] = self.capacity + 1, slots - 1
+        for field, table in ((TOKENS, self._tokens), (FIRST, self._first), (PREVIOUS, self._previous)):
+            self._store[field] = table.ctypes.data
+        self._found = np.zeros(FOUND_FIELDS, np.int64)
+        self.address = int(self._store.ctypes.data)
+        self._found_address = int(self._found.ctypes.data)
+        self._found_fields = memoryview(self._found.data)
+        self._source = np.zeros(_FEW, np.int64)
+        self._source_fields = memoryview(self._source.data)
+        self._source_address = int(self._source.ctypes.data)
+        self.size = 0  # tokens appended since the start, separators included
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the index."""
+        return self._tokens.nbytes + self._first.nbytes + self._previous.nbytes
+
+    def extend(self, tokens: Sequence[int] | NDArray[np.int64]) -> None:
+        """Append tokens to the current text."""
+        count = len(tokens)
+        if count <= _FEW:  # every step of every request comes here
+            for index, token in enumerate(tokens):
+                self._source_fields[index] = token
+            _extend()(self.address, self._source_address, count)
+        else:
+            source = np.ascontiguousarray(tokens, np.int64)
+            _extend()(self.address, source.ctypes.data, count)
+        self.size += count
+
+    def end_text(self) -> None:
+        """End the current text; matches never reach over its end."""
+        self.extend(_NOTHING)
+
+    def find(self, reader: SuffixIndex, most: int = BRANCHES, after: Sequence[int] = ()) -> list[SuffixMatch]:
+        """How this index goes on after the last tokens of ``reader``'s text (which may be itself).
+
+        A few tokens ``after`` them may be assumed. Returns the ``most`` longest matches, the longest first: one for
+        each different next token of the latest places, at most `BRANCHES`.
+        """
+        if after:
+            for index, token in enumerate(after):
+                self._source_fields[index] = token
+        count = _find()(self.address, reader.address, self._found_address, self._source_address, len(after))
+        if not count:
+            return []
+        found = self._found_fields
+        total = sum(found[1 + BRANCH_COUNT + i * BRANCH_FIELDS] for i in range(count)) if count > 1 else 0
+        fields = found[: 1 + min(count, most) * BRANCH_FIELDS].tolist()
+        matches = []
+        for base in range(1, len(fields), BRANCH_FIELDS):
+            length, agreeing, size = fields[base : base + BRANCH_TOKENS]
+            first = base + BRANCH_TOKENS
+            tokens = fields[first : first + size]
+            matches.append(SuffixMatch(length, agreeing, max(total - agreeing, 0), tokens))
+        return matches
+
+
+@functools.cache
+def _extend() -> Callable[..., int]:
+    return compiled.function("draft.suffix:extend", arguments=3, brief=True)
+
+
+@functools.cache
+def _find() -> Callable[..., int]:
+    return compiled.function("draft.suffix:find", arguments=5, brief=True)
+
 
 TEXT, PASSAGES, PAST = "text", "passages", "past"  # the names of the sources
 MOST_TEXT = 1 << 15  # tokens of one request that are indexed
@@ -48,7 +166,7 @@ class SuffixDrafter:
         self._states: dict[int, _SuffixState] = {}
         self._past: OrderedDict[int, SuffixIndex] = OrderedDict()
 
-    def enter(self, request: DraftRequest) -> None:
+    def enter(self, request: DraftRequest) -> bool:
         """See `Drafter.enter`. Takes time in proportion to the prompt: 0.1 us a token."""
         number, prompt, max_tokens, namespace, passages, _ = request
         text = SuffixIndex(min(len(prompt) + max_tokens, MOST_TEXT))
@@ -59,6 +177,7 @@ class SuffixDrafter:
             stored.extend(passage)
             stored.end_text()
         self._states[number] = _SuffixState(text, stored, namespace, list(prompt[-PROMPT_END:]), [])
+        return True
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
         """See `Drafter.extend`."""
@@ -99,5 +218,5 @@ class SuffixDrafter:
 def suffix_speculation(progress: Progress | None = None, head: Head | None = None, **options: int) -> Speculation:
     """Make the speculation that engines have by default; ``options`` are those of `SuffixDrafter`."""
     note = None if progress is None else lambda _, done, of: progress("compiling", done, of)
-    compiled.prepare((*INDEX_KERNELS, *POLICY_KERNELS), note)
+    compiled.prepare((*KERNELS, *POLICY_KERNELS), note)
     return Speculation(SuffixDrafter(**options), head=head)

@@ -1,4 +1,4 @@
-"""A draft head's cell in torch, for training: the arithmetic of `backends.cpu.head_program`, with gradients.
+"""A draft head's cell in torch, for training: the arithmetic of `backends.cpu.draft_head`, with gradients.
 
 Owns the weights during training, and their optimizers. Knows neither texts nor files.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.head_program import EPS
+from miaotui.backends.cpu.draft_head import EPS
 from miaotui.model.draft_head.attention_spec import AttentionSpec
 from miaotui.model.draft_head.weights import INPUTS
 
