@@ -44,7 +44,7 @@ class EncoderConfig:
     position_rows: int = 0  # rows of the learned table; "relative" and "disentangled" may have one, too
     position_offset: int = 0  # row of the first token (RoBERTa, MPNet: 2)
     relative_buckets: int = 0  # MPNet: buckets of the bias; DeBERTa: half the rows of relative_embed
-    relative_distance: int = 0  # tokens at which the last bucket begins
+    relative_distance: int = 0  # tokens from which on distances share the last bucket; DeBERTa: 0 = one bucket each
     rope: RopeConfig | None = None
     local_rope: RopeConfig | None = None  # of layers that have a window; None: the same as `rope`
     windows: tuple[int, ...] = ()  # per layer: 0 = full, w = position p sees q with |p - q| < w; (): all full
@@ -104,9 +104,18 @@ class EncoderConfig:
         for rope in (self.rope, self.local_rope):
             if rope is not None:
                 require(rope.dim <= self.head_dim, "rotated dimensions", f"<= head dimension {self.head_dim}", rope.dim)
+        self._check_buckets()
+
+    def _check_buckets(self) -> None:
+        """Check that buckets have room for one per distance and, after those, for a logarithm above 0."""
+        buckets, farthest = self.relative_buckets, self.relative_distance
         if self.position in ("relative", "disentangled"):
-            require_count("relative position buckets", self.relative_buckets, MAX_BUCKETS)
-            require_count("relative position distance", self.relative_distance, MAX_TOKENS)
+            require_count("relative position buckets", buckets, MAX_BUCKETS)
+            require(buckets >= 4, "relative position buckets", "at least 4", buckets)
+            least = buckets // 4 + 1 if self.position == "relative" else buckets // 2 + 2
+            plain = self.position == "disentangled" and farthest == 0
+            in_range = plain or least <= farthest <= MAX_TOKENS
+            require(in_range, "relative position distance", f"in [{least}, {MAX_TOKENS}]", farthest)
 
     def _check_windows(self) -> None:
         if self.windows:

@@ -16,15 +16,19 @@ from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.encoder.heads import PoolingConfig
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+Pipeline = Literal["embedding", "splade", "colbert", "cross-encoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceSettings:
     """Contents of a sentence-transformers folder beside the Transformer: modules, prompts, limits.
 
-    ``dense`` holds the tensors of the dense modules as ``{index}.weight`` and ``{index}.bias``.
+    ``pipeline`` follows from the modules: Transformer and Pooling make an "embedding"; MLMTransformer and SpladePooling a
+    "splade"; Transformer and Dense without Pooling a "colbert". It decides the head, whatever `architectures` says.
+    ``dense`` holds the tensors of the dense modules as ``{index}.weight`` and ``{index}.bias``, those of a ColBERT's, too.
     """
 
+    pipeline: Pipeline = "embedding"
     pooling: PoolingConfig | None = None
     dense: Mapping[str, StoredTensor] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)

@@ -73,6 +73,7 @@ class HeadConfig:
     outputs: int = 0  # labels, vocabulary or dimensions
     labels: tuple[str, ...] = ()  # of "sequence" and "token", in the order of the outputs
     problem: Problem = "single_label"
+    scores: Literal["sigmoid", "identity"] = "sigmoid"  # of a cross-encoder, as its file asks for them
     pooling: Literal["cls", "mean"] = "cls"  # before "sequence" and "cross-encoder"
     transform: Activation | None = None  # None: no dense layer before the output
     transform_size: int = 0  # outputs of the dense layer

@@ -17,6 +17,7 @@ from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
 from miaotui.model.reading.architectures import Architecture, Windows, by_gguf_name
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
+from miaotui.model.reading.names import tensor_shapes
 from miaotui.model.reading.rope_from_gguf import (
     FREQ_FACTORS,
     LONG_FACTORS,
@@ -122,7 +123,7 @@ def tensors_from_gguf(
         if architecture.fused:
             layer_sources |= fused_sources(config, f"{prefix}attn_qkv.weight", f"{prefix}ffn_up.weight")
         sources |= {f"layers.{layer}.{name}": source for name, source in layer_sources.items()}
-    return CanonicalTensors(config, stored, sources, (FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS))
+    return CanonicalTensors(tensor_shapes(config), stored, sources, (FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS))
 
 
 def _architecture(metadata: Mapping[str, Any]) -> Architecture:

@@ -16,6 +16,7 @@ from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
 from miaotui.model.reading.architectures import Architecture, Windows, by_model_type
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
+from miaotui.model.reading.names import tensor_shapes
 from miaotui.model.reading.rope_from_hf import read_rope
 from miaotui.model.reading.sources import CanonicalTensors, TensorSource, fused_sources
 from miaotui.model.reading.windows import every_nth, layer_windows, windows_of_types
@@ -131,7 +132,7 @@ def tensors_from_hf(
                 config, f"{prefix}self_attn.qkv_proj.weight", f"{prefix}mlp.gate_up_proj.weight"
             )
         sources |= {f"layers.{layer}.{name}": source for name, source in layer_sources.items()}
-    return CanonicalTensors(config, stored, sources, _ignored(config, stored))
+    return CanonicalTensors(tensor_shapes(config), stored, sources, _ignored(config, stored))
 
 
 def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.config import ModelConfig
-from miaotui.model.reading.names import tensor_shapes
 
 Shape = tuple[int, ...]
 
@@ -55,12 +54,12 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
 
     def __init__(
         self,
-        config: ModelConfig,
+        shapes: Mapping[str, Shape],
         stored: Mapping[str, StoredTensor],
         sources: Mapping[str, TensorSource],
         ignored: Iterable[str] = (),
     ) -> None:
-        self._shapes = tensor_shapes(config)
+        self._shapes = dict(shapes)
         self._stored = stored
         self._sources = {name: sources[name] for name in self._shapes}
         self._check_shapes()
@@ -72,8 +71,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
         if source.head_dim:
             tensor = tensor.take_rows(_half_split_order(shape[0], source.head_dim))
         elif tensor.shape != shape:
-            rows = tensor.data[source.start : source.start + shape[0]]
-            tensor = replace(tensor, shape=shape, data=rows)
+            tensor = tensor.take_rows(slice(source.start, source.start + shape[0]))
         if source.offset:
             tensor = _added(tensor, source.offset)
         return replace(tensor, name=name)
