@@ -50,6 +50,9 @@ def test_the_threshold_grows_with_the_likeness_of_entries() -> None:
 def test_files_of_three_forms(tmp_path: Path) -> None:
     csv = tmp_path / "faq.csv"
     csv.write_text('question,answer\n"Where, exactly?",Here\n', encoding="utf-8-sig")
+    german = tmp_path / "german.csv"
+    german.write_bytes('question;answer\r\n"Wo; genau?";"Hier, in\r\nKöln"\r\n'.encode("cp1252"))
+    assert read_faq(german) == [FaqEntry(("Wo; genau?",), "Hier, in\nKöln")]
     lines = tmp_path / "faq.jsonl"
     lines.write_text('{"questions": ["a", "b"], "answer": "c"}\n\n', encoding="utf-8")
     yaml = tmp_path / "faq.yaml"
@@ -84,7 +87,7 @@ def test_bad_files_are_one_clear_error(tmp_path: Path, name: str, text: str) -> 
 
 
 def test_other_bad_files(tmp_path: Path) -> None:
-    path = tmp_path / "faq.csv"
+    path = tmp_path / "faq.jsonl"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RequestError, match="UTF-8"):
         read_faq(path)

@@ -75,6 +75,18 @@ def test_encodings(encoding: str, tmp_path: Path) -> None:
     assert found.body == text
 
 
+@pytest.mark.parametrize(
+    "text", ["Hier, in Köln", "Café; très bien", "naïve", "größer – schöner, 5 €", "El niño «dijo»"]
+)
+def test_western_texts_are_not_taken_for_chinese(text: str) -> None:
+    assert decoded(text.encode("cp1252")) == text
+
+
+@pytest.mark.parametrize("text", ["退货 within 7 days: 运费由买家承担", "Привет, как дела? Хорошо, спасибо большое."])
+def test_other_texts_are_not_taken_for_western(text: str) -> None:
+    assert decoded(text.encode("gb18030" if "退" in text else "cp1251")) == text
+
+
 def test_repair() -> None:
     assert repaired("schÃ¶n\r\nz\x00\x07") == "schön\nz"
     assert repaired("e\u0301") == "é"
@@ -99,7 +111,7 @@ def test_rows_of_json_and_tables(tmp_path: Path) -> None:
     assert len(found) - len(documents) == len(bad)
     table = tmp_path / "b.csv"
     table.write_text('id,question,answer\nq1,"Why, so?",Because.\nq2,How?,\n', encoding="utf-8")
-    first, second = read(FileSource(table, "b.csv"))
+    _, first, second = read(FileSource(table, "b.csv"))
     assert isinstance(first, Document)
     assert (first.id, first.body) == ("q1", "Because.\nquestion: Why, so?")
     assert isinstance(second, Document)

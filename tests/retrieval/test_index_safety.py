@@ -231,3 +231,16 @@ def test_passages_of_a_document_come_and_go_together(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no document 'a#b'"):
         index.update([Document("a#b", "x")])
     assert [one.id for one in index.get("c")] == ["c"]
+
+
+def test_an_index_in_the_current_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IndexMissingError, match="Create it: miaotui index create library"):
+        Index.open("library")
+    Index.create(Path("library")).close()
+    with pytest.raises(IndexMissingError, match=r"here is one: write \./library"):
+        Index.open("library")
+    Index.open("./library").close()
+    Index.create("library").close()
+    Index.open("library").close()

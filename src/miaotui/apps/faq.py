@@ -7,7 +7,6 @@ except for one in twenty (`Faq.threshold`). Needs scikit-learn (extra ``apps``).
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -24,6 +23,7 @@ from miaotui.apps.segmentation import HAN
 from miaotui.apps.untrusted_yaml import read_text, read_yaml
 from miaotui.errors import RequestError
 from miaotui.libraries import need
+from miaotui.retrieval.ingest.tables import delimiter_of, rows_of
 
 MAX_FILE_BYTES = 16 << 20
 MAX_ENTRIES = 20_000
@@ -88,10 +88,10 @@ def read_faq(path: Path) -> list[FaqEntry]:
 
     Raises `RequestError`, naming the entry that is wrong.
     """
-    text = read_text(path, MAX_FILE_BYTES)
     suffix = path.suffix.lower()
+    text = read_text(path, MAX_FILE_BYTES, any_encoding=suffix == ".csv")
     if suffix == ".csv":
-        rows: list[Any] = list(csv.DictReader(io.StringIO(text)))
+        rows: list[Any] = list(rows_of(io.StringIO(text), delimiter_of(text)))
     elif suffix in (".jsonl", ".ndjson"):
         rows = [_json(path, n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     elif suffix in (".yaml", ".yml"):

@@ -11,16 +11,20 @@ from typing import Any
 
 from miaotui.errors import RequestError
 from miaotui.libraries import need
+from miaotui.retrieval.ingest.repair import decoded
 
 MAX_DEPTH = 20
 
 
-def read_text(path: Path, max_bytes: int) -> str:
-    """Return the text of a UTF-8 file. Raises `RequestError`."""
+def read_text(path: Path, max_bytes: int, *, any_encoding: bool = False) -> str:
+    """Return the text of a UTF-8 file, or with ``any_encoding`` of one whose encoding is found out.
+
+    Raises `RequestError`.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
-        text = data.decode("utf-8-sig")
+        text = decoded(data) if any_encoding else data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {error}. Give a UTF-8 file") from error
     if len(data) > max_bytes:

@@ -21,7 +21,7 @@ from miaotui.cli.output.terminal import printable
 from miaotui.config import format_size
 from miaotui.errors import IndexMissingError, RequestError
 from miaotui.retrieval.index.index import Index
-from miaotui.retrieval.index.settings import IndexSettings, names, place
+from miaotui.retrieval.index.settings import IndexSettings, lies_here, names, place
 from miaotui.retrieval.ingest.pipeline import Preparation, Summary, load
 
 _SHOWN_SKIPPED = 10
@@ -86,7 +86,7 @@ def _opened(name: str, parsed: argparse.Namespace) -> Index:
     try:
         return Index.open(name)
     except IndexMissingError:
-        if parsed.words[0] == "update":
+        if parsed.words[0] == "update" or lies_here(name):
             raise
         return Index.create(name, _plan(parsed))
 
@@ -103,6 +103,14 @@ def _show(summary: Summary, as_json: bool) -> None:
             duplicates=f"{summary.duplicates:,}",
         )
     )
+    for table in summary.tables[:_SHOWN_SKIPPED]:
+        told = messages.TABLE(
+            name=table.name,
+            sign=messages.DELIMITER[table.delimiter](),
+            encoding=table.encoding,
+            columns=", ".join(table.columns),
+        )
+        print(f"  {printable(told)}", file=sys.stderr)
     for one in summary.skipped[:_SHOWN_SKIPPED]:
         print(f"  {printable(f'{one.name}: {one.reason}')}", file=sys.stderr)
     if summary.skipped_count > _SHOWN_SKIPPED:

@@ -146,6 +146,16 @@ ADDED = CliMessage(
     "{passages} passages from {files} files; {skipped} left out, {duplicates} of them duplicates",
     "已从 {files} 个文件加入 {passages} 段；略过 {skipped} 项，其中重复 {duplicates} 项",
 )
+TABLE = CliMessage(
+    "{name}: a table, {sign} between columns, {encoding}; columns: {columns}",
+    "{name}：表格，列间为{sign}，编码 {encoding}；列：{columns}",
+)
+DELIMITER = {
+    ",": CliMessage("commas", "逗号"),
+    ";": CliMessage("semicolons", "分号"),
+    "\t": CliMessage("tabs", "制表符"),
+    "|": CliMessage("pipes", "竖线"),
+}
 AND_MORE = CliMessage("  ... and {count} more", "  …… 另有 {count} 项")
 DELETED = CliMessage("{count} passages deleted", "已删除 {count} 段")
 NOTHING_FOUND = CliMessage("nothing was found", "没有找到")

@@ -80,6 +80,11 @@ def checked_name(name: str) -> str:
     return name
 
 
+def lies_here(name: str) -> bool:
+    """Return whether the folder ``name`` in the current folder holds an index, which is found as ``./name`` only."""
+    return _NAME.fullmatch(name) is not None and (Path(name) / _FILE).is_file()
+
+
 def names() -> list[str]:
     """Return the indexes in miaotui's folder, in order."""
     return names_in(Settings.from_env().folder("indexes"))
@@ -116,9 +121,13 @@ def read_plan(folder: Path) -> IndexSettings:
     try:
         value = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise IndexMissingError(
-            f"there is no index {folder.name!r} in {folder.parent}. Create it: miaotui index create {folder.name}"
-        ) from error
+        here = lies_here(folder.name) and Path(folder.name).absolute() != folder.absolute()
+        hint = (
+            f"The folder {os.curdir}{os.sep}{folder.name} here is one: write {os.curdir}{os.sep}{folder.name}"
+            if here
+            else f"Create it: miaotui index create {folder.name}"
+        )
+        raise IndexMissingError(f"there is no index {folder.name!r} in {folder.parent}. {hint}") from error
     except (OSError, ValueError) as error:
         raise DocumentIndexError(f"{folder / _FILE} cannot be read: {error}") from error
     try:

@@ -22,6 +22,7 @@ from miaotui.libraries import need
 from miaotui.retrieval.document import MAX_ID_CHARS, MAX_TITLE_CHARS, Document
 from miaotui.retrieval.ingest.markup import from_html, from_markdown
 from miaotui.retrieval.ingest.repair import SAMPLE_BYTES, decoded, encoding_of, is_binary, repaired
+from miaotui.retrieval.ingest.tables import TableForm, columns_of, delimiter_of, rows_of
 
 PART_CHARS = 1_000_000  # longer texts are read in parts of about this length
 LONGEST_LINE_BYTES = 16_000_000
@@ -46,7 +47,7 @@ class FileSource:
     name: str
 
 
-Read: TypeAlias = "Document | Skipped"
+Read: TypeAlias = "Document | Skipped | TableForm"
 
 
 def sources(paths: list[Path]) -> Iterator[FileSource | Skipped]:
@@ -75,7 +76,7 @@ def holds_rows(source: FileSource) -> bool:
 
 
 def read(source: FileSource) -> Iterator[Read]:
-    """Return the documents of a file, each with the file's name as its source."""
+    """Return the documents of a file, each with the file's name as its source; for a table its form first."""
     suffix = source.path.suffix.lower()
     reader = _ROWS.get(suffix) or _WHOLES.get(suffix)
     if reader is None:
@@ -229,20 +230,26 @@ def _row(source: FileSource, name: str, make: Callable[[], Any]) -> Read:
 
 
 def _table(source: FileSource) -> Iterator[Read]:
-    """Read a table with a heading line. Columns that are no fields of a document join its body."""
+    """Return a table's form, then its rows. Columns that are no fields of a document join the body."""
     with source.path.open("rb") as file:
         sample = file.read(SAMPLE_BYTES)
     if is_binary(sample):
         yield Skipped(source.name, "it is not text")
         return
     csv.field_size_limit(LONGEST_LINE_BYTES)
-    encoding = encoding_of(sample)
-    delimiter = "\t" if source.path.suffix.lower() == ".tsv" else ","
-    with source.path.open(encoding=encoding, errors="replace", newline="") as text:
-        bounded = _bounded_lines(text)
-        for number, row in enumerate(csv.DictReader(bounded, delimiter=delimiter), 2):
+    form = _form_of(source, sample)
+    yield form
+    with source.path.open(encoding=form.encoding, errors="replace", newline="") as text:
+        for number, row in enumerate(rows_of(_bounded_lines(text), form.delimiter), 2):
             name = f"{source.name}:{number}"
             yield _row(source, name, partial(_fields, row))
+
+
+def _form_of(source: FileSource, sample: bytes) -> TableForm:
+    encoding = encoding_of(sample)
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(sample)
+    delimiter = delimiter_of(text, "\t" if source.path.suffix.lower() == ".tsv" else ",")
+    return TableForm(source.name, delimiter, encoding, columns_of(text, delimiter))
 
 
 def _bounded_lines(text: Any) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from miaotui.errors import RequestError
 from miaotui.libraries import need
+from miaotui.retrieval.ingest.headings import as_text
 
 _AWAY = "script, style, noscript, template, nav, header, footer, aside, form, iframe, svg, button"
 _BLOCKS = frozenset(
@@ -28,6 +29,7 @@ _UNCLOSED = frozenset(
     | {"br", "hr", "img", "input", "meta", "link", "area", "base", "col", "embed", "source"}
     | {"track", "wbr", "param", "html", "body", "head"}
 )
+_HEADING = "\x01"  # before a line that is a heading; texts have no control characters
 _FEWEST_LINKS, _ABOVE_LINKS, _MOST_MENUS = 3, 3, 500
 
 
@@ -37,7 +39,7 @@ def from_html(markup: str) -> tuple[str, str]:
     Raises `RequestError` for one nested so deep that the parser would take minutes.
     """
     _check_depth(markup)
-    tree = need("selectolax.lexbor").LexborHTMLParser(markup)
+    tree = need("selectolax.lexbor").LexborHTMLParser(markup.replace(_HEADING, ""))
     title = tree.css_first("title")
     heading = title.text(strip=True) if title is not None else ""
     for node in tree.css(_AWAY):
@@ -82,7 +84,7 @@ def _pieces(root: Any) -> list[str]:
         if tag == "-text":
             pieces.append(_SPACES.sub(" ", (node.text_content or "").replace("\n", " ")))
         elif re.fullmatch(r"h[1-6]", tag):
-            pieces.append(f"\n\n{'#' * int(tag[1])} {' '.join(node.text().split())}\n\n")
+            pieces.append(f"\n\n{_HEADING}{'#' * int(tag[1])} {' '.join(node.text().split())}\n\n")
             for inner in list(node.iter(include_text=True)):
                 inner.decompose()
         elif tag in _BLOCKS:
@@ -94,7 +96,7 @@ def from_markdown(markup: str) -> tuple[str, str]:
     """Return (title, text) of Markdown; the title is its first heading of the first level, or a ``title:`` in its
     front matter.
     """
-    title = ""
+    title, markup = "", markup.replace(_HEADING, "")
     front = re.match(r"---\n(.*?)\n---\n", markup, re.DOTALL)
     if front:
         markup = markup[front.end() :]
@@ -107,7 +109,7 @@ def from_markdown(markup: str) -> tuple[str, str]:
             level = token.markup if token.markup.startswith("#") else "#" * int(token.tag[1])
         elif token.type == "inline":
             text = _inline(token)
-            pieces.append(f"\n\n{level} {text}\n\n" if level else f"{text}\n\n")
+            pieces.append(f"\n\n{_HEADING}{level} {text}\n\n" if level else f"{text}\n\n")
             if level == "#" and not title:
                 title = text
             level = ""
@@ -128,5 +130,7 @@ def _inline(token: Any) -> str:
 
 
 def _tidy(text: str) -> str:
-    lines = (_SPACES.sub(" ", line).strip() for line in text.split("\n"))
-    return _BLANKS.sub("\n\n", "\n".join(lines)).strip()
+    """Return ``text`` without needless space; lines that only look like headings become indented code."""
+    spaced = "\n".join(_SPACES.sub(" ", line).strip() for line in text.split("\n"))
+    lines = _BLANKS.sub("\n\n", spaced).strip().split("\n")
+    return "\n".join(line[1:] if line.startswith(_HEADING) else as_text(line) for line in lines)

@@ -1,8 +1,8 @@
 """Splitting documents into passages at their structure.
 
 Owns the places where a text may be cut: before headings, between paragraphs, after sentences, and only then between
-words. Knows nothing of markup; readers leave headings as lines that begin with ``#``. Invariant: the passages, in
-order, hold every word of the body; no passage is longer than asked.
+words. Knows nothing of markup; `headings` says which lines are headings. Invariant: the passages, in order, hold every
+word of the body; no passage is longer than asked.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from miaotui.retrieval.document import Document
 from miaotui.retrieval.index.settings import IndexSettings
+from miaotui.retrieval.ingest.headings import lines_of
 
-_HEADING = re.compile(r"^(#{1,6})[ \t]+(\S.*?)[ \t#]*$")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE = re.compile(r"(?<=[.!?。！？；;])[\"'”’）)]*\s+|(?<=[。！？；])")
 _LONGEST_TITLE = 300
@@ -22,7 +22,7 @@ _LONGEST_TITLE = 300
 def split(document: Document, plan: IndexSettings) -> list[Document]:
     """Return the document's passages; the document itself when it is short enough."""
     limit = plan.passage_chars
-    if not limit or (len(document.body) <= limit and "\n#" not in f"\n{document.body}"):
+    if not limit or (len(document.body) <= limit and "#" not in document.body):
         return [document]
     passages = [
         (title, text)
@@ -44,17 +44,15 @@ def _sections(body: str) -> Iterator[tuple[list[str], str]]:
     """Return (headings above, text) of each stretch between headings."""
     above: list[tuple[int, str]] = []
     lines: list[str] = []
-    for line in body.splitlines():
-        match = _HEADING.match(line)
-        if match is None:
-            lines.append(line)
+    for line in lines_of(body):
+        if not line.level:
+            lines.append(line.text)
             continue
         if any(map(str.strip, lines)):
             yield [text for _, text in above], "\n".join(lines)
         lines = []
-        depth = len(match[1])
-        above = [(level, text) for level, text in above if level < depth]
-        above.append((depth, match[2]))
+        above = [(level, text) for level, text in above if level < line.level]
+        above.append((line.level, line.heading))
     if any(map(str.strip, lines)):
         yield [text for _, text in above], "\n".join(lines)
     elif above:  # a heading with nothing below it is text too

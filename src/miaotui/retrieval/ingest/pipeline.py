@@ -27,6 +27,7 @@ from miaotui.retrieval.ingest.duplicates import Fingerprint, Seen, fingerprint
 from miaotui.retrieval.ingest.files import FileSource, Read, Skipped, holds_rows, read, sources
 from miaotui.retrieval.ingest.language_id import language_of
 from miaotui.retrieval.ingest.passages import split
+from miaotui.retrieval.ingest.tables import TableForm
 from miaotui.retrieval.query.analysis import Analyzer
 from miaotui.types import Progress
 
@@ -34,7 +35,7 @@ CHUNK_ROWS, CHUNK_FILES = 256, 8
 _SMALL_FILE_BYTES = 1_000_000
 _KEPT_REASONS = 1_000
 
-Prepared: TypeAlias = "tuple[Row, Fingerprint | None] | Skipped"
+Prepared: TypeAlias = "tuple[Row, Fingerprint | None] | Skipped | TableForm"
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,16 @@ class Preparation:
 
 @dataclass
 class Summary:
-    """Result of a load. ``skipped`` names the first thousand things left out."""
+    """Result of a load. ``skipped`` names the first thousand things left out, ``tables`` how the first thousand tables
+    were read.
+    """
 
     files: int = 0
     passages: int = 0
     duplicates: int = 0
     skipped_count: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    tables: list[TableForm] = field(default_factory=list)
     languages: Counter[str] = field(default_factory=Counter)
 
     def skip(self, what: Skipped) -> None:
@@ -104,6 +108,10 @@ def _without_repetitions(items: Iterable[Prepared], summary: Summary) -> Iterato
     for item in items:
         if isinstance(item, Skipped):
             summary.skip(item)
+            continue
+        if isinstance(item, TableForm):
+            if len(summary.tables) < _KEPT_REASONS:
+                summary.tables.append(item)
             continue
         row, mark = item
         if mark is not None:
@@ -181,7 +189,7 @@ class _Prepare:
         items: list[Prepared] = []
         for part in chunk:
             for one in read(part) if isinstance(part, FileSource) else (part,):
-                items += [one] if isinstance(one, Skipped) else self._rows(one)
+                items += self._rows(one) if isinstance(one, Document) else [one]
         return items
 
     def _rows(self, document: Document) -> list[Prepared]:

@@ -14,6 +14,7 @@ from miaotui.libraries import need
 
 SAMPLE_BYTES = 262_144
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
+_WESTERN = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜàáâãäåæçèéêëìíîïñòóôõöøùúûüßœŒ€£§°²³µ·«»¿¡„“”‚‘’–—…™©®½¼\u00a0")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -59,11 +60,13 @@ def is_binary(sample: bytes) -> bool:
 
 
 def _likeliest(sample: bytes) -> str:
-    """Return GB 18030 for bytes that are valid in it and mostly common Chinese, which detectors confuse with its
-    neighbours.
-
-    Otherwise returns the detector's choice.
+    """Return Windows-1252 for mostly plain letters with Western accents, GB 18030 for mostly common Chinese; detectors
+    confuse both with others, above all in short texts. Otherwise return the detector's choice.
     """
+    western = sample.decode("cp1252", "replace")
+    accents = [char for char in western if not char.isascii()]
+    if sum(map(_is_latin, western)) > len(accents) and _WESTERN.issuperset(accents):
+        return "cp1252"
     try:
         text = codecs.getincrementaldecoder("gb18030")().decode(sample)
     except UnicodeDecodeError:
@@ -74,3 +77,7 @@ def _likeliest(sample: bytes) -> str:
         return "gb18030"
     best = need("charset_normalizer").from_bytes(sample[:65_536]).best()
     return best.encoding if best is not None else "cp1252"
+
+
+def _is_latin(char: str) -> bool:
+    return char.isascii() and char.isalpha()
