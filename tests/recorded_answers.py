@@ -12,8 +12,7 @@ from miaotui.backends.backend import Backend, StepResult
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.schedule.plan import Chunk, Plan
-from miaotui.schedule.tree import Draft
+from miaotui.schedule.plan import Chunk, Draft, Plan
 from miaotui.types import SamplingParams
 from tiny_engine import open_parts
 

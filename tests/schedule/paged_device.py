@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from miaotui.schedule import PAGE_SIZE, Chunk, Plan
-from miaotui.schedule.tree import Branch
+from miaotui.schedule.plan import Branch
 
 VOCABULARY = 3  # few tokens, so that different sequences share prefixes
 

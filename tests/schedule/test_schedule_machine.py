@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from paged_device import VOCABULARY, PagedDevice, Request
 
 from miaotui.schedule import PAGE_SIZE, Plan, ScheduleConfig, Scheduler
-from miaotui.schedule.tree import DraftTree
+from miaotui.schedule.plan import DraftTree
 
 STEMS = [[(i * i + stem) % VOCABULARY for i in range(70)] for stem in range(2)]
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.errors import EngineError
-from miaotui.schedule.pages.pool import PAGE_SIZE, PagePool, pages_for
+from miaotui.schedule.pages import PagePool
+from miaotui.schedule.plan import PAGE_SIZE, pages_for
 
 
 @pytest.mark.parametrize(("tokens", "pages"), [(0, 0), (1, 1), (15, 1), (16, 1), (17, 2), (33, 3)])

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.errors import EngineError
-from miaotui.schedule.pages.pool import PAGE_SIZE, PageNode, PagePool, PrefixTree
+from miaotui.schedule.pages import PageNode, PagePool, PrefixTree
+from miaotui.schedule.plan import PAGE_SIZE
 
 
 def page_of(token: int) -> list[int]:

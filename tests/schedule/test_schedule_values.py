@@ -6,10 +6,8 @@ import pytest
 
 from miaotui.errors import EngineError, PromptTooLongError, RequestError
 from miaotui.schedule import Chunk, Plan, ScheduleConfig
-from miaotui.schedule.pages.pool import PagePool, PrefixTree
-from miaotui.schedule.plan import accepted_tokens
-from miaotui.schedule.rows import share_rows
-from miaotui.schedule.sequence import SequenceState
+from miaotui.schedule.pages import PagePool, PrefixTree
+from miaotui.schedule.sequence import SequenceState, share_rows
 
 ROOT = PrefixTree(PagePool(1)).root
 
@@ -66,10 +64,10 @@ def test_tokens_must_fit_the_chunk_they_came_from():
     silent = Chunk(1, 0, (5, 6), (0,), 0)
     single = Chunk(1, 0, (5, 6), (0,), 1)
     drafted = Chunk(1, 4, (5, 6, 7), (0,), 3)
-    assert list(accepted_tokens(silent, {})) == []
-    assert accepted_tokens(single, {1: [8]}) == [8]
-    assert accepted_tokens(drafted, {1: [8]}) == [8]
-    assert accepted_tokens(drafted, {1: (6, 7, 8)}) == (6, 7, 8)
+    assert list(silent.accepted({})) == []
+    assert single.accepted({1: [8]}) == [8]
+    assert drafted.accepted({1: [8]}) == [8]
+    assert drafted.accepted({1: (6, 7, 8)}) == (6, 7, 8)
 
 
 @pytest.mark.parametrize(
@@ -84,4 +82,4 @@ def test_tokens_must_fit_the_chunk_they_came_from():
 )
 def test_tokens_that_do_not_fit_are_refused(n_logits, tokens, message):
     with pytest.raises(EngineError, match=message):
-        accepted_tokens(Chunk(1, 4, (5, 6, 7), (0,), n_logits), {1: tokens})
+        Chunk(1, 4, (5, 6, 7), (0,), n_logits).accepted({1: tokens})

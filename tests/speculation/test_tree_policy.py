@@ -9,8 +9,7 @@ import pytest
 from test_speculation import FLAT, Asker, Scripted, Table, controller
 
 from miaotui.engine.engine import Engine
-from miaotui.schedule.plan import Chunk, Plan
-from miaotui.schedule.tree import Branch, DraftTree
+from miaotui.schedule.plan import Branch, Chunk, DraftTree, Plan
 from miaotui.speculation.acceptance_rates import AcceptanceRates, RequestRecord
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.protocol import Candidate, DraftRequest

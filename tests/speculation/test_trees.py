@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.grammar.source import from_schema
 from miaotui.errors import EngineError
-from miaotui.schedule.tree import DraftTree
+from miaotui.schedule.plan import DraftTree
 from miaotui.types import SamplingParams
 from recorded_answers import ALONE, Ask, Case, Recorder, assert_same
 from tiny_engine import open_engine, settings_in

@@ -19,8 +19,7 @@ from miaotui.backends.drafting import DraftHeadSteps, DraftResult, DraftRun, Quo
 from miaotui.backends.sampling import Distribution
 from miaotui.config import Settings
 from miaotui.errors import RequestError
-from miaotui.schedule.pages.pool import pages_for
-from miaotui.schedule.plan import Chunk, Plan, RowKind
+from miaotui.schedule.plan import Chunk, Plan, RowKind, pages_for
 
 Floats = NDArray[np.float32]
 Words = NDArray[np.uint32] | NDArray[np.int32]  # [ceil(vocab / 32)]: token i is allowed by bit i % 32 of word i // 32

@@ -22,9 +22,8 @@ from miaotui.engine.speculator import MultistepDraft, Proposal, Speculator
 from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
 from miaotui.kernels.draft.draft_fields import MAX_DRAFT
-from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, RowKind
+from miaotui.schedule.plan import NO_LIMITS, Chunk, Draft, DraftTree, Plan, RowKind
 from miaotui.schedule.scheduler import Scheduler
-from miaotui.schedule.tree import Draft, DraftTree
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
 

@@ -14,8 +14,7 @@ from typing import NamedTuple, Protocol
 from miaotui.backends.backend import Masks
 from miaotui.backends.drafting import DraftRun, Quotes
 from miaotui.engine.request import Request
-from miaotui.schedule.plan import Plan
-from miaotui.schedule.tree import Draft
+from miaotui.schedule.plan import Draft, Plan
 
 
 @dataclass(frozen=True)

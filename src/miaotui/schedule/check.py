@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from miaotui.schedule.pages.block_table import BlockTable
-from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
-from miaotui.schedule.plan import Chunk
+from miaotui.schedule.pages import BlockTable
+from miaotui.schedule.plan import PAGE_SIZE, Chunk, pages_for
 from miaotui.schedule.sequence import Queues, SequenceState, Stage, rank
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from miaotui.errors import PromptTooLongError, RequestError
-from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
+from miaotui.schedule.plan import PAGE_SIZE, pages_for
 
 
 @dataclass(frozen=True)

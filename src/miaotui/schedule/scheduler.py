@@ -15,12 +15,9 @@ from types import MappingProxyType
 from miaotui.errors import EngineError
 from miaotui.schedule.check import check_integrity
 from miaotui.schedule.config import ScheduleConfig
-from miaotui.schedule.pages.block_table import BlockTable
-from miaotui.schedule.pages.pool import PAGE_SIZE, pages_for
-from miaotui.schedule.plan import NO_LIMITS, Chunk, Plan, StepLimits, accepted_tokens, last_row
-from miaotui.schedule.rows import NO_DRAFT, is_held, share_rows
-from miaotui.schedule.sequence import Queues, SequenceGroup, SequenceState, Stage, rank
-from miaotui.schedule.tree import Draft, DraftTree, trunk_of
+from miaotui.schedule.pages import BlockTable
+from miaotui.schedule.plan import NO_LIMITS, PAGE_SIZE, Chunk, Draft, DraftTree, Plan, StepLimits, pages_for, trunk_of
+from miaotui.schedule.sequence import NO_DRAFT, Queues, SequenceGroup, SequenceState, Stage, is_held, rank, share_rows
 
 PATIENCE = 64  # plans that may pass over the eldest without a promise, before it comes first
 OVERDUE_ROWS, OVERDUE_TURN = 16, 4  # prompt rows of such a one beside promises, in every 4th plan
@@ -211,7 +208,7 @@ class Scheduler:
         for chunk in plan.chunks:
             state = self._sequences.get(chunk.sequence)
             if state is not None and state.planned is chunk:
-                steps.append((state, chunk, accepted_tokens(chunk, new_tokens, plan.passes)))
+                steps.append((state, chunk, chunk.accepted(new_tokens, plan.passes)))
         self._latest = None
         for state, chunk, accepted in steps:
             state.planned = None
@@ -220,7 +217,7 @@ class Scheduler:
                 state.score_from = chunk.start + len(chunk.tokens) - chunk.n_logits
             state.tokens.extend(accepted)
             if state.branch_pages:
-                self._ledger.graft(state, chunk, last_row(chunk, accepted))
+                self._ledger.graft(state, chunk, chunk.last_row(accepted))
             if plan.passes > 1 or len(chunk.tokens) > 1 or not state.computed % PAGE_SIZE:
                 self._ledger.settle(state)
             if len(state.tokens) == state.max_length:

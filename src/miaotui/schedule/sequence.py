@@ -1,18 +1,24 @@
-"""The scheduler's record of one sequence, and the queues in which sequences are served.
+"""The scheduler's record of one sequence, the queues in which sequences are served, and how decoding ones share rows.
 
-A plain record: the block table changes its pages, the scheduler everything else. Knows no policy but `rank`.
-Invariant: ``tokens[:computed]`` are in ``pages``; the last token is computed only when its logits are needed.
+A plain record: the block table changes its pages, the scheduler everything else. Knows no policy but `rank` and who
+is held. Invariants: ``tokens[:computed]`` are in ``pages``; the last token is computed only when its logits are needed.
+Every decoding sequence has one row, and while prompts need rows they have at least one; drafts, which can only save
+time, get the rows that are left.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
 
-from miaotui.schedule.pages.pool import PageNode, pages_for
-from miaotui.schedule.plan import Chunk, RowKind
+from miaotui.schedule.plan import Chunk, Draft, DraftTree, RowKind, StepLimits, pages_for
+
+if TYPE_CHECKING:
+    from miaotui.schedule.pages import PageNode
+NO_DRAFT: Sequence[int] = ()
 
 
 class Stage(Enum):
@@ -164,3 +170,33 @@ class Queues:
         state.stage = stage
         if stage is not Stage.DONE:
             self.enter(state)
+
+
+def share_rows(
+    decoding: Iterable[SequenceState], drafts: Mapping[int, Draft], spare: int, prompts: bool
+) -> dict[int, Draft]:
+    """Cut each decoding sequence's draft to its length limit, and all of them to ``spare`` rows.
+
+    While ``prompts`` wait for rows, drafts leave half of the spare ones to them. Sequences without a draft are absent.
+    """
+    left = spare // 2 if prompts else spare
+    shares: dict[int, Draft] = {}
+    for state in decoding:
+        # The last token it may get comes from the row before it and needs no row of its own.
+        allowed = state.max_length - len(state.tokens) - 1
+        draft = drafts.get(state.id, NO_DRAFT)
+        short = min(left, allowed)
+        draft = draft.cut(left, allowed) if isinstance(draft, DraftTree) else draft[:short]
+        if draft:
+            shares[state.id] = draft
+            left -= len(draft)
+    return shares
+
+
+def is_held(state: SequenceState, limits: StepLimits) -> bool:
+    """Decide whether a sequence must wait so that others keep their promises."""
+    if state.group is SequenceGroup.BEST_EFFORT:
+        return limits.hold_best_effort
+    until = limits.prompts_until
+    reading = len(state.tokens) - state.computed > 1
+    return until is not None and reading and state.group is SequenceGroup.PROMISED and state.order > until

@@ -15,8 +15,7 @@ from typing import NamedTuple
 from miaotui.engine.request import Request
 from miaotui.engine.speculator import Proposal, SourceReport
 from miaotui.kernels.draft.draft_fields import MAX_DRAFT
-from miaotui.schedule.plan import Chunk, Plan
-from miaotui.schedule.tree import Draft
+from miaotui.schedule.plan import Chunk, Draft, Plan
 from miaotui.speculation.acceptance_rates import (
     AcceptanceRates,
     BranchRate,

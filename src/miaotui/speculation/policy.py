@@ -17,7 +17,7 @@ from typing import NamedTuple
 from miaotui.kernels.draft import policy_fields as pf
 from miaotui.kernels.runtime import compiled
 from miaotui.kernels.runtime.thread_pool import address_of, aligned_int64, fields_of
-from miaotui.schedule.tree import DraftTree
+from miaotui.schedule.plan import DraftTree
 from miaotui.speculation.acceptance_rates import BranchRate, RequestRecord, cumulative_chances, kinds_of
 from miaotui.speculation.drafters.protocol import Candidate
 

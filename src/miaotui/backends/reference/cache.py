@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.model.config import ModelConfig
-from miaotui.schedule.pages.pool import PAGE_SIZE
-from miaotui.schedule.plan import Chunk, RowKind
+from miaotui.schedule.plan import PAGE_SIZE, Chunk, RowKind
 
 Floats = NDArray[np.float32]
 
