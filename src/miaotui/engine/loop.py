@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -21,6 +23,7 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.reading.readers import Readers, Wakeup
 from miaotui.engine.request import Request, RequestOptions
+from miaotui.engine.turns import PROMISED, REST, CoreTurns, shared_turns
 from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError, OverloadedError, RefusedError
 from miaotui.types import SamplingParams
 
@@ -58,7 +61,9 @@ class EngineLoop:
     Threads and tasks wait with `readers`; see `engine.reading.in_threads` and `engine.reading.in_tasks`.
     """
 
-    def __init__(self, engine: Engine, model: LoadedModel, readers: Readers | None = None) -> None:
+    def __init__(
+        self, engine: Engine, model: LoadedModel, readers: Readers | None = None, turns: CoreTurns | None = None
+    ) -> None:
         self.engine, self.model = engine, model
         self.readers = readers or Readers()
         self.observer: RequestObserver | None = None
@@ -73,6 +78,8 @@ class EngineLoop:
         self._is_probing = False
         self._calibrating = threading.Lock()
         self._closing = threading.Lock()
+        self._turns = turns or shared_turns()
+        self._turns.join(self)
         self._thread = threading.Thread(target=self._run, name="miaotui-engine", daemon=True)
         self._thread.start()
 
@@ -174,6 +181,7 @@ class EngineLoop:
         from miaotui.engine.promises import Promises  # noqa: PLC0415  (see above)
 
         promises = Promises(self.engine, cost, limits)
+        promises.admission.reserved_s = lambda: sum(other.ahead_s() for other in self._turns.others(self))
         promises.adopt(self._active)
         self.promises = promises
 
@@ -217,6 +225,7 @@ class EngineLoop:
         self._wakeup.call()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        self._turns.leave(self)
         self._turn_away()
         with self._closing:
             self.model.close()
@@ -230,6 +239,24 @@ class EngineLoop:
                 return
             late.end("cancelled")
             self.readers.tell([late])
+
+    # as one of several models (see `engine.turns`) -------------------------------------------------
+
+    def turn_rank(self) -> int:
+        """Return `PROMISED` while an answer is promised."""
+        return PROMISED if self.promises is not None and self.promises.admission.promised else REST
+
+    def spare_s(self) -> float:
+        """Return how long the cores may be taken, beyond what all have promised, without breaking a promise."""
+        return math.inf if self.promises is None else self.promises.admission.spare_s(time.perf_counter())
+
+    def ahead_s(self) -> float:
+        """Return the seconds that the step under way still takes."""
+        return 0.0 if self.promises is None else self.promises.admission.step_left_s(time.perf_counter())
+
+    def hurry(self) -> None:
+        """End a run of several passes after the pass under way."""
+        self.engine.backend.halt()
 
     # the engine's thread -------------------------------------------------------------------------
 
@@ -275,10 +302,14 @@ class EngineLoop:
                 self._is_probing = False
                 promises.controller.probe(self._is_wanted)
             return False
-        if promises is not None:
-            promises.controller.begin(self._active)
-        faults = self.engine.faults
-        is_busy = self.engine.step()
+        waited_s = self._turns.enter(self)
+        try:
+            if promises is not None:
+                promises.controller.begin(self._active, waited_s)
+            faults = self.engine.faults
+            is_busy = self.engine.step()
+        finally:
+            self._turns.done(self)
         if self.engine.faults > faults:  # its requests have failed, with the reason
             self._heal(self.engine.try_pass)
         elif is_busy and promises is not None:

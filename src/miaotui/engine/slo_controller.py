@@ -67,11 +67,10 @@ class SloController:
         self._seen: dict[int, int] = {}  # tokens that answers had after the last step, by request number
         self._reading = 0  # tokens before the prompt rows that were read last
 
-    def begin(self, active: Mapping[int, Request]) -> None:
-        """Prepare for a step that is about to be planned."""
+    def begin(self, active: Mapping[int, Request], waited_s: float = 0.0) -> None:
+        """Prepare for a step that is about to be planned, after ``waited_s`` in which other models computed."""
         now_s = self._clock()
-        if self._free_s is None:
-            self._free_s = now_s
+        self._free_s = now_s if self._free_s is None else self._free_s + waited_s
         version = self._admission.version
         if version != self._known or now_s - self._reviewed_s > REVIEW_S:
             self._known, self._reviewed_s = version, now_s

@@ -82,6 +82,7 @@ class Admission:
         self.caution_s = 0.0  # what promises allow for beyond the cost model's margin
         self._faded_s = 0.0  # up to when it has faded
         self.hand_over_s = HAND_OVER_S  # from the last token to the socket, at most lately
+        self.reserved_s: Callable[[], float] = lambda: 0.0  # of the cores, for what other models have promised
         self._arrivals = 0
         self._lock = threading.Lock()
 
@@ -129,6 +130,21 @@ class Admission:
             with self._lock:
                 self.counts.met += promise.met
                 self.counts.missed += not promise.met
+
+    def spare_s(self, now_s: float) -> float:
+        """Return how long the step after this one may wait without a promise being broken; infinite without any."""
+        with self._lock:
+            others = [each for each in self._book.values() if each.promised]
+            if not others:
+                return math.inf
+            start, allowed_s = self._start_s(now_s), self._allowed_s(now_s, True)
+            found = forecast([each.job for each in others], self.cost, self._promised_policy(), start)
+            return -max(each.late_s(found[each.job.number], start, allowed_s) for each in others)
+
+    def step_left_s(self, now_s: float) -> float:
+        """Return the seconds that the running step is foreseen to take yet."""
+        clock = self._clock
+        return 0.0 if clock.step_s is None else max(clock.as_of_s + clock.step_s() - now_s, 0.0)
 
     def __len__(self) -> int:
         return len(self._book)
@@ -270,7 +286,7 @@ class Admission:
         self.caution_s *= math.exp(-max(now_s - self._faded_s, 0.0) / FADES_S)
         self._faded_s = now_s
         allowed_s, deviations = self.cost.allowed_s, CROWDED if crowded else ALONE
-        more_s = self.caution_s + (CROWD_S if crowded else 0.0)
+        more_s = self.caution_s + (CROWD_S if crowded else 0.0) + self.reserved_s()
         return lambda first_s, rest_s: allowed_s(first_s, rest_s, deviations) + more_s
 
     def _outlook(self, entry: PromiseEntry, now_s: float) -> float:
