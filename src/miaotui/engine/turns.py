@@ -95,9 +95,7 @@ class CoreTurns:
         if self._holder is not None:
             return False
         now_s = self._clock()
-        best = min(
-            self._waiting, key=lambda each: self._order(each[0], each[1], now_s)
-        )
+        best = min(self._waiting, key=lambda each: self._order(each[0], each[1], now_s))
         if best[0] is not sharer:
             return False
         since_s = now_s - best[1]

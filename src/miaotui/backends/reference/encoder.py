@@ -37,7 +37,7 @@ class ReferenceEncoder:
         """Compute the states of each text. Raises `RequestError`, see `EncoderBackend.encode`."""
         check_texts(texts, self.limits, self._config.vocab_size, self._config.type_vocab_size)
         start_s = time.perf_counter()
-        states = [self._oracle.states(text.tokens, text.types or None) for text in texts]
+        states = [self._oracle.states(text.tokens, text.types) for text in texts]
         return EncodeResult(states, time.perf_counter() - start_s)
 
     def close(self) -> None:

@@ -59,7 +59,9 @@ class EncoderAdmission:
         else:
             job.due_s = job.arrived_s + asked_ms / 1e3 - HAND_OVER_S
             job.predicted_ms = self._ms([*(j for j in promised if j.due_s <= job.due_s), job], load, job, now_s)
-            late_s = self._late_s(sorted([*promised, job], key=lambda each: each.due_s), load, now_s)
+            late_s = now_s - job.due_s
+            if late_s < 0:
+                late_s = self._late_s(sorted([*promised, job], key=lambda each: each.due_s), load, now_s)
             late_s = max(late_s, self._work_s(job) - load.spare_s)
             if late_s > 0:
                 self._refuse(job, [*promised, job], load, late_s, now_s)
