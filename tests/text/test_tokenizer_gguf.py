@@ -256,7 +256,7 @@ PIECE_DATA = sentencepiece_model()[1]
     ("metadata", "error", "says"),
     [
         ({}, ModelFormatError, "tokenizer.ggml.model is missing"),
-        (GPT | {"tokenizer.ggml.model": "t5"}, UnsupportedModelError, "known ones: gpt2, llama"),
+        (GPT | {"tokenizer.ggml.model": "rwkv"}, UnsupportedModelError, "known ones: gpt2, llama"),
         (GPT | {"tokenizer.ggml.pre": "newest"}, UnsupportedModelError, "'newest'"),
         (GPT | {"tokenizer.ggml.tokens": []}, ModelFormatError, "tokens"),
         (GPT | {"tokenizer.ggml.tokens": [b"a"]}, ModelFormatError, "tokens"),

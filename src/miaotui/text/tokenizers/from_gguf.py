@@ -1,7 +1,8 @@
 """Builds the tokenizer and the chat template that a GGUF file's metadata describe.
 
-Owns the choice between the two families: ``gpt2`` (byte-level BPE with merges) and ``llama``
-(SentencePiece's BPE by scores), and the rules around special tokens. Reads no files itself.
+Owns the choice between the families: ``gpt2`` (byte-level BPE with merges), ``llama`` (SentencePiece's BPE
+by scores), and encoders' ``bert`` (WordPiece) and ``t5`` (Unigram), and the rules around special tokens.
+Reads no files itself.
 Invariant: text becomes a control token only where it is written out and `special` is true.
 Source: llama.cpp, which defines these keys, and the models' own ``tokenizer.json`` files.
 """
@@ -9,16 +10,23 @@ Source: llama.cpp, which defines these keys, and the models' own ``tokenizer.jso
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
+from miaotui.text.encoders.unigram import unigram_from_gguf
+from miaotui.text.encoders.wordpiece import wordpiece_from_gguf
 from miaotui.text.tokenizers.byte_level import ByteLevelEncoder, from_alphabet
 from miaotui.text.tokenizers.encoder import ControlSpan
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
+from miaotui.text.tokenizers.library import LibraryEncoder, encode_with, spelling_of
 from miaotui.text.tokenizers.pretokenizer import pretokenizer
 from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceEncoder, byte_of
 from miaotui.text.tokenizers.special_tokens import SpecialTokens
 from miaotui.text.tokenizers.tokenizer import Tokenizer, TokenRoles
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _MARKERS = {TokenType.CONTROL, TokenType.UNKNOWN}
 _PHI3_PLAIN = {"<unk>", "<s>", "<|endoftext|>"}  # those that swallow no whitespace
@@ -36,10 +44,11 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
             "the GGUF file has no tokenizer (tokenizer.ggml.model is missing); "
             "use a file that was converted with its tokenizer"
         )
-    build = {"gpt2": _byte_level, "llama": _sentencepiece}.get(str(family))
+    builders = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _wordpiece, "t5": _unigram}
+    build = builders.get(str(family))
     if build is None:
         raise UnsupportedModelError(
-            f"unknown tokenizer {str(family)[:64]!r}; known ones: gpt2, llama. "
+            f"unknown tokenizer {str(family)[:64]!r}; known ones: {', '.join(builders)}. "
             "Use the model's own folder with its tokenizer.json instead of this GGUF file."
         )
     return build(read_vocabulary(metadata))
@@ -104,6 +113,23 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
 
     encoder = _GgufEncoder(vocabulary, ordinary.encode)
     return Tokenizer(encoder, spell, _roles(vocabulary, begins=rules.begins))
+
+
+def _wordpiece(vocabulary: GgufVocabulary) -> Tokenizer:
+    return _on_library(vocabulary, wordpiece_from_gguf(vocabulary))
+
+
+def _unigram(vocabulary: GgufVocabulary) -> Tokenizer:
+    return _on_library(vocabulary, unigram_from_gguf(vocabulary))
+
+
+def _on_library(vocabulary: GgufVocabulary, backend: tokenizers.Tokenizer) -> Tokenizer:
+    """Return the tokenizer of an encoder's file, for those that only count and cut; see `text.encoders`."""
+    spell, drops_space = spelling_of(backend, "the GGUF file")
+    around = encode_with(backend, "", surrounded=True).ids
+    roles = _roles(vocabulary, begins=True, drops_space=drops_space)
+    roles = replace(roles, prefix=tuple(around[:1]) if len(around) > 1 else (), suffix=tuple(around[-1:]))
+    return Tokenizer(LibraryEncoder(backend), spell, roles)
 
 
 def _sentencepiece(vocabulary: GgufVocabulary) -> Tokenizer:

@@ -8,6 +8,7 @@ Source: the normalizers of the `tokenizers` library.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -19,7 +20,7 @@ MAX_GROWTH = 64  # known models reach 3: a space becomes the three bytes of Sent
 MAX_PREPENDED = 1 << 10  # characters
 
 
-def require_bounded_growth(normalizer: Mapping[str, Any], file: Path) -> None:
+def require_bounded_growth(normalizer: Mapping[str, Any], file: Path | str) -> None:
     """Raise `ModelFormatError` if ``normalizer``, from ``file``, could make texts vastly longer."""
     growth, prepended = _growth(normalizer)
     if growth > MAX_GROWTH or prepended > MAX_PREPENDED:
@@ -40,6 +41,19 @@ def _growth(step: Mapping[str, Any]) -> tuple[float, int]:
         found = step.get("pattern", {}).get("String")
         # A regular expression may match single characters, and the nothing between them.
         return max(1.0, len(step["content"]) / len(found) if found else 1 + len(step["content"])), 0
+    if kind == "Precompiled":
+        return _longest_replacement(step.get("precompiled_charsmap")), 0
     if kind == "Prepend":
         return 1.0, len(step["prepend"])
     return 1.0, 0
+
+
+def _longest_replacement(charsmap: object) -> float:
+    """Return the characters of the longest replacement in SentencePiece's table.
+
+    The table is a length, that many bytes of a trie, and texts that end in a zero byte each. Source: SentencePiece,
+    ``Normalizer::DecodePrecompiledCharsMap``.
+    """
+    raw = b64decode(charsmap) if isinstance(charsmap, str) else bytes(charsmap or ())  # type: ignore[call-overload]
+    texts = raw[4 + int.from_bytes(raw[:4], "little") :]
+    return float(max((len(text.decode("utf-8", "replace")) for text in texts.split(b"\0")), default=0)) or 1.0

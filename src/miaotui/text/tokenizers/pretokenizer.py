@@ -73,8 +73,9 @@ class PreTokenizer:
         return lambda text: [word for word, _ in cut(normalize("NFC", text))]
 
 
+_JINA = ("jina-v1-en", "jina-v2-code", "jina-v2-de", "jina-v2-en", "jina-v2-es")
 _FAMILIES: tuple[tuple[PreTokenizer, tuple[str, ...]], ...] = (
-    (PreTokenizer((_GPT2,)), ("default", "gpt-2", "phi-2", "mpt", "olmo")),
+    (PreTokenizer((_GPT2,)), ("default", "gpt-2", "phi-2", "mpt", "olmo", "roberta-bpe", *_JINA)),
     (PreTokenizer((_DIGITS_GPT2,)), ("smollm", "starcoder", "refact", "command-r", "codeshell")),
     (
         PreTokenizer((_LLAMA3,), whole_words=True, begins=True),
