@@ -18,7 +18,7 @@ from miaotui.backends.options import EngineOptions
 from miaotui.closing import Closing
 from miaotui.engine.all_logits import all_logits
 from miaotui.engine.loop import EngineLoop
-from miaotui.engine.reading.in_threads import DeltaStream, whole
+from miaotui.engine.reading.readers import DeltaStream, whole
 from miaotui.engine.sampling.logprobs import score_of
 from miaotui.engine.speculator import SourceReport
 from miaotui.errors import EngineError, RequestError

@@ -14,7 +14,7 @@ import pytest
 
 import miaotui
 from miaotui.engine.loop import EngineLoop
-from miaotui.engine.reading.in_threads import DeltaStream
+from miaotui.engine.reading.readers import DeltaStream
 from miaotui.engine.reading.sigint import DeferredSigint
 from miaotui.llm import LLM
 from tiny_models import make_tiny_folder

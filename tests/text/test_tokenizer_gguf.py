@@ -16,7 +16,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from miaotui.errors import ModelFormatError, RequestError, UnsupportedModelError
 from miaotui.text import from_gguf
-from miaotui.text.tokenizers.byte_level import to_alphabet
+from miaotui.text.tokenizers.byte_level import byte_level_spelling, to_alphabet
+from miaotui.text.tokenizers.sentencepiece import piece_spelling
 
 GPT = byte_level()
 steady = settings(deadline=None, derandomize=True)
@@ -286,3 +287,17 @@ def test_damaged_metadata(metadata: dict[str, Any], error: type[Exception], says
 def test_odd_merges_do_no_harm(merges: list[str]) -> None:
     ours = from_gguf(GPT | {"tokenizer.ggml.merges": merges})
     assert ours.decode(ours.encode("then q zzz 你好")) == "then q zzz 你好"
+
+
+@given(st.text(max_size=8))
+def test_tokens_are_spelled_in_their_alphabet(text: str) -> None:
+    """A byte-level token stands for its bytes, and for its own UTF-8 if a character is outside the alphabet."""
+    spell = byte_level_spelling([to_alphabet(text), text + " ", text + "\xad", "<s>"].__getitem__, {3: "<s>"})
+    assert [spell(0), spell(1), spell(2), spell(3)] == [
+        text.encode(),
+        f"{text} ".encode(),
+        f"{text}\xad".encode(),
+        b"<s>",
+    ]
+    piece = piece_spelling(["▁" + text, "<0x0A>", "<0x0A>"].__getitem__, {1: 10, 2: None})
+    assert [piece(0), piece(1), piece(2)] == [f" {text}".replace("▁", " ").encode(), b"\n", b"<0x0A>"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from miaotui.text.tokenizers.merges import Merges
+from miaotui.text.tokenizers.tokenizer import SpellingTable
 from miaotui.text.tokenizers.word_cache import WordCache
 
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -18,7 +19,8 @@ _HIDDEN = [byte for byte in range(256) if byte not in set(_PRINTABLE)]
 # Printable Latin-1 characters stand for themselves, the others for U+0100, U+0101, ...
 _CHARACTERS = {byte: chr(byte) for byte in _PRINTABLE}
 _CHARACTERS |= {byte: chr(0x100 + index) for index, byte in enumerate(_HIDDEN)}
-_BYTES = {character: byte for byte, character in _CHARACTERS.items()}
+_NO_LETTER = 0xFFFF  # Latin-1 cannot write it
+_LETTERS = dict.fromkeys(_HIDDEN, _NO_LETTER) | {ord(character): byte for byte, character in _CHARACTERS.items()}
 
 
 def to_alphabet(text: str) -> str:
@@ -26,12 +28,9 @@ def to_alphabet(text: str) -> str:
     return text.encode().decode("latin-1").translate(_CHARACTERS)
 
 
-def from_alphabet(token: str) -> bytes:
-    """Return the bytes that a token stands for; a token outside the alphabet stands for its own UTF-8."""
-    try:
-        return bytes([_BYTES[character] for character in token])
-    except KeyError:
-        return token.encode()
+def byte_level_spelling(text_of: Callable[[int], str | None], literal: Mapping[int, str]) -> SpellingTable:
+    """Return the spelling of tokens in this alphabet; `literal` ones, and those outside it, are their own text."""
+    return SpellingTable(text_of, _LETTERS, "latin-1", {token: text.encode() for token, text in literal.items()})
 
 
 class ByteLevelEncoder:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.text.encoders.unigram import unigram_from_gguf
 from miaotui.text.encoders.wordpiece import wordpiece_from_gguf
-from miaotui.text.tokenizers.byte_level import ByteLevelEncoder, from_alphabet
+from miaotui.text.tokenizers.byte_level import ByteLevelEncoder, byte_level_spelling
 from miaotui.text.tokenizers.encoder import ControlSpan
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
 from miaotui.text.tokenizers.library import LibraryEncoder, encode_with, spelling_of
 from miaotui.text.tokenizers.pretokenizer import pretokenizer
-from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceEncoder, byte_of
+from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceEncoder, byte_of, piece_spelling
 from miaotui.text.tokenizers.special_tokens import SpecialTokens
 from miaotui.text.tokenizers.tokenizer import Tokenizer, TokenRoles
 
@@ -105,12 +105,9 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
         rules.splitter(),
         rules.whole_words,
     )
-    literal = vocabulary.marker_ids | set(vocabulary.groups[TokenType.USER_DEFINED])
     tokens = vocabulary.tokens
-
-    def spell(token: int) -> bytes:
-        return tokens[token].encode() if token in literal else from_alphabet(tokens[token])
-
+    literal = vocabulary.marker_ids | set(vocabulary.groups[TokenType.USER_DEFINED])
+    spell = byte_level_spelling(tokens.__getitem__, {token: tokens[token] for token in literal})
     encoder = _GgufEncoder(vocabulary, ordinary.encode)
     return Tokenizer(encoder, spell, _roles(vocabulary, begins=rules.begins))
 
@@ -135,16 +132,13 @@ def _on_library(vocabulary: GgufVocabulary, backend: tokenizers.Tokenizer) -> To
 def _sentencepiece(vocabulary: GgufVocabulary) -> Tokenizer:
     adds_space = vocabulary.flag("add_space_prefix", True)
     ordinary = _piece_encoder(vocabulary)
-    byte_ids = set(vocabulary.groups[TokenType.BYTE])
     tokens = vocabulary.tokens
+    pieces = {token: byte_of(tokens[token]) for token in vocabulary.groups[TokenType.BYTE]}
 
     def with_space(part: str) -> list[int]:  # every stretch of text gets the space, as llama.cpp does it
         return ordinary.encode(SPACE + part)
 
-    def spell(token: int) -> bytes:
-        byte = byte_of(tokens[token]) if token in byte_ids else None
-        return tokens[token].replace(SPACE, " ").encode() if byte is None else bytes([byte])
-
+    spell = piece_spelling(tokens.__getitem__, pieces)
     encoder = _GgufEncoder(vocabulary, with_space if adds_space else ordinary.encode, _escape, SPACE)
     return Tokenizer(encoder, spell, _roles(vocabulary, begins=True, drops_space=adds_space))
 

@@ -15,10 +15,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from miaotui.errors import ModelFormatError, ModelNotFoundError, RequestError, UnsupportedModelError
-from miaotui.text.tokenizers.byte_level import from_alphabet
+from miaotui.text.tokenizers.byte_level import byte_level_spelling
 from miaotui.text.tokenizers.encoder import ControlSpan
 from miaotui.text.tokenizers.growth import require_bounded_growth
-from miaotui.text.tokenizers.sentencepiece import SPACE, byte_of
+from miaotui.text.tokenizers.sentencepiece import SPACE, piece_spelling
 
 if TYPE_CHECKING:
     import tokenizers
@@ -193,11 +193,12 @@ def spelling_of(backend: tokenizers.Tokenizer, source: str) -> Spelling:
     decoders = _decoders(backend)
     kinds = {decoder["type"] for decoder in decoders}
     if "ByteLevel" in kinds:
-        spell = _byte_level_spelling(backend)
+        literal = {token: text.content for token, text in backend.get_added_tokens_decoder().items()}
+        spell = byte_level_spelling(backend.id_to_token, literal)
     elif "WordPiece" in kinds:
         return Spelling(_word_spelling(backend), drops_space=True)
     elif kinds & {"ByteFallback", "Metaspace"} or _replaces_space(decoders):
-        spell = _piece_spelling(backend)
+        spell = piece_spelling(backend.id_to_token, _byte_pieces(backend))
     else:
         raise UnsupportedModelError(
             f"the tokenizer in {source} decodes by {', '.join(sorted(kinds)) or 'nothing'}; known "
@@ -224,24 +225,9 @@ def _drops_space(decoder: Mapping[str, Any]) -> bool:
     return bool(decoder["type"] == "Strip" and decoder["content"] == " " and decoder["start"] == 1)
 
 
-def _byte_level_spelling(backend: tokenizers.Tokenizer) -> Callable[[int], bytes]:
-    literal = {token: text.content for token, text in backend.get_added_tokens_decoder().items()}
-
-    def spell(token: int) -> bytes:
-        if token in literal:
-            return literal[token].encode()
-        return from_alphabet(backend.id_to_token(token) or "")
-
-    return spell
-
-
-def _piece_spelling(backend: tokenizers.Tokenizer) -> Callable[[int], bytes]:
-    def spell(token: int) -> bytes:
-        piece = backend.id_to_token(token) or ""
-        byte = byte_of(piece)
-        return piece.replace(SPACE, " ").encode() if byte is None else bytes([byte])
-
-    return spell
+def _byte_pieces(backend: tokenizers.Tokenizer) -> dict[int, int | None]:
+    found = ((backend.token_to_id(f"<0x{byte:02X}>"), byte) for byte in range(256))
+    return {token: byte for token, byte in found if token is not None}
 
 
 def _word_spelling(backend: tokenizers.Tokenizer) -> Callable[[int], bytes]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.text.tokenizers.merges import Merges
+from miaotui.text.tokenizers.tokenizer import SpellingTable
 from miaotui.text.tokenizers.word_cache import WordCache
 
 SPACE = "▁"
@@ -25,6 +26,12 @@ def byte_of(piece: str) -> int | None:
     """Return the byte that a piece ``<0x..>`` stands for, or None for any other text."""
     match = _BYTE.fullmatch(piece)
     return int(match.group(1), 16) if match else None
+
+
+def piece_spelling(text_of: Callable[[int], str | None], byte_pieces: Mapping[int, int | None]) -> SpellingTable:
+    """Return the spelling of pieces: `SPACE` is a space; `byte_pieces` are bytes by token id (None: plain text)."""
+    exact = {token: bytes([byte]) for token, byte in byte_pieces.items() if byte is not None}
+    return SpellingTable(text_of, {ord(SPACE): " "}, exact=exact)
 
 
 class SentencePieceEncoder:

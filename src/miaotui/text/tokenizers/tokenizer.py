@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from miaotui.errors import PromptTooLongError, RequestError
@@ -38,10 +38,34 @@ class TokenRoles:
     eos_id: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SpellingTable:
+    """The bytes of each token: its text in the vocabulary, its `letters` replaced, in an `encoding`.
+
+    A text that the encoding cannot write stands for its own UTF-8. `exact` has the tokens that are spelled otherwise.
+    """
+
+    text_of: Callable[[int], str | None]
+    letters: Mapping[int, int | str]
+    encoding: str = "utf-8"
+    exact: Mapping[int, bytes] = field(default_factory=dict)
+
+    def __call__(self, token_id: int) -> bytes:
+        """Return the bytes of a token."""
+        found = self.exact.get(token_id)
+        if found is not None:
+            return found
+        text = self.text_of(token_id) or ""
+        try:
+            return text.translate(self.letters).encode(self.encoding)
+        except UnicodeEncodeError:
+            return text.encode()
+
+
 class Tokenizer:
     """Tokenizer of one model: text into token ids, and ids into text; safe to use from several threads.
 
-    `encoder` gives the ids of a text alone; `spell(id)` gives the bytes of a token.
+    `encoder` gives the ids of a text alone; `spell(id)` gives the bytes of a token, mostly a `SpellingTable`.
     """
 
     def __init__(self, encoder: TextEncoder, spell: Callable[[int], bytes], roles: TokenRoles) -> None:
