@@ -6,43 +6,59 @@ has been checked against itself, tensor by tensor, and nothing has been decoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from miaotui.closing import Closing
-from miaotui.hub.formats.tensors import StoredTensor
-from miaotui.model.encoder.config import EncoderConfig
-from miaotui.model.encoder.container import Similarity
-from miaotui.model.encoder.heads import HeadConfig, PoolingConfig
+from miaotui.errors import ModelNotFoundError, UnsupportedModelError
+from miaotui.hub.formats.gguf import read_gguf
+from miaotui.hub.formats.safetensors import read_safetensors
+from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.model.encoder.container import EncoderContainer, OpenedEncoder
+from miaotui.model.encoder.reading.from_gguf import encoder_from_gguf
+from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf
+from miaotui.model.encoder.reading.mapping import mapped_encoder
+
+__all__ = ["OpenedEncoder", "open_encoder"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenedEncoder(Closing):
-    """Opened encoder. Its weights view mapped files: do not use them after `close`.
+def open_encoder(path: str | Path) -> OpenedEncoder:
+    """Open a ``.gguf`` file, or a folder with ``config.json`` and safetensors.
 
-    ``pooling`` is None where no file says how states become an embedding. ``metadata`` holds a GGUF file's pairs,
-    ``folder`` is where ``tokenizer.json`` lies; one of them is set.
+    Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
     """
+    path = Path(path)
+    if path.is_dir():
+        return mapped_encoder(_folder(path))
+    if not path.is_file():
+        raise ModelNotFoundError(f"there is no file or folder {str(path)!r}: check the path")
+    if path.suffix == ".safetensors":
+        raise UnsupportedModelError(
+            f"{path.name!r} alone does not say what model it is: name the folder that holds it together with "
+            "config.json"
+        )
+    return _gguf(path)
 
-    config: EncoderConfig
-    weights: Mapping[str, StoredTensor]
-    head: HeadConfig = field(default_factory=HeadConfig)
-    pooling: PoolingConfig | None = None
-    prompts: Mapping[str, str] = field(default_factory=dict)  # by name, such as "query"
-    default_prompt: str | None = None
-    similarity: Similarity = "cosine"
-    lower_case: bool = False  # sentence-transformers' do_lower_case, beside the tokenizer's own
-    metadata: Mapping[str, Any] | None = None
-    folder: Path | None = None
-    release: Callable[[], None] = lambda: None
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the head's outputs; empty if it has none."""
-        return self.head.labels
+def _gguf(path: Path) -> OpenedEncoder:
+    file = read_gguf(path)
+    try:
+        return encoder_from_gguf(file.metadata, file.tensors, file.close)
+    except BaseException:
+        file.close()
+        raise
 
-    def close(self) -> None:
-        """Unmap the files."""
-        self.release()
+
+def _folder(folder: Path) -> EncoderContainer:
+    values = _read_config(folder)
+    encoder_config_from_hf(values)  # before the weights: an unknown model is refused at once
+    return EncoderContainer(values=values, tensors=read_safetensors(folder), folder=folder)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"the folder {str(folder)!r} has no config.json: name a .gguf file, or a folder with config.json, "
+            "tokenizer.json and *.safetensors"
+        )
+    return read_object(path)
