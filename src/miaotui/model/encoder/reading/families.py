@@ -16,7 +16,7 @@ Part = tuple[str, int]  # a module, and which of the equal parts of its rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spelling:
+class NameScheme:
     """Modules of the body by canonical name; ``layer`` is the prefix of a layer's, with ``{}`` for its number."""
 
     body: Mapping[str, str]
@@ -46,7 +46,7 @@ class Family:
     title: str
     model_types: tuple[str, ...]
     prefixes: tuple[str, ...]  # of the body's tensors beside a head; there may be none
-    spellings: tuple[Spelling, ...]
+    spellings: tuple[NameScheme, ...]
     mlm: tuple[HeadNames, ...]
     sequence: HeadNames
     token: HeadNames = HeadNames(output="classifier")
@@ -71,7 +71,7 @@ _BERT_ATTENTION: dict[str, str | Part] = _BERT_OUTPUT | {
     "k": "attention.self.key",
     "v": "attention.self.value",
 }
-_BERT = Spelling(body=_EMBEDDINGS, layer="encoder.layer.{}.", layers=_BERT_ATTENTION | _BERT_FFN)
+_BERT = NameScheme(body=_EMBEDDINGS, layer="encoder.layer.{}.", layers=_BERT_ATTENTION | _BERT_FFN)
 _SEPARATE: dict[str, str | Part] = {  # as transformers writes its newer encoders
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
@@ -83,7 +83,7 @@ _SEPARATE: dict[str, str | Part] = {  # as transformers writes its newer encoder
     "down": "mlp.down_proj",
     "ffn_norm": "post_mlp_layernorm",
 }
-_MODERN = Spelling(body=_EMBEDDINGS, layer="layers.{}.", layers=_SEPARATE)
+_MODERN = NameScheme(body=_EMBEDDINGS, layer="layers.{}.", layers=_SEPARATE)
 
 
 def _fused(module: str) -> dict[str, str | Part]:
@@ -132,7 +132,7 @@ FAMILIES = (
         model_types=("distilbert",),
         prefixes=("distilbert.",),
         spellings=(
-            Spelling(
+            NameScheme(
                 body=_EMBEDDINGS,
                 layer="transformer.layer.{}.",
                 layers={
@@ -163,7 +163,7 @@ FAMILIES = (
         model_types=("albert",),
         prefixes=("albert.",),
         spellings=(
-            Spelling(
+            NameScheme(
                 body=_EMBEDDINGS | {"embed_projection": "encoder.embedding_hidden_mapping_in"},
                 layer="encoder.albert_layer_groups.{}.albert_layers.0.",
                 layers={
@@ -196,7 +196,7 @@ FAMILIES = (
         model_types=("mpnet",),
         prefixes=("mpnet.",),
         spellings=(
-            Spelling(
+            NameScheme(
                 body=_EMBEDDINGS | {"relative_bias": "encoder.relative_attention_bias"},
                 layer="encoder.layer.{}.",
                 layers=_BERT_FFN
@@ -218,7 +218,7 @@ FAMILIES = (
         model_types=("deberta-v2",),
         prefixes=("deberta.",),
         spellings=(
-            Spelling(
+            NameScheme(
                 body=_EMBEDDINGS
                 | {"relative_embed": "encoder.rel_embeddings", "relative_embed_norm": "encoder.LayerNorm"},
                 layer="encoder.layer.{}.",
@@ -245,7 +245,7 @@ FAMILIES = (
         model_types=("modernbert",),
         prefixes=("model.",),
         spellings=(
-            Spelling(
+            NameScheme(
                 body={
                     "embed": "embeddings.tok_embeddings",
                     "embed_norm": "embeddings.norm",
@@ -278,7 +278,7 @@ FAMILIES = (
         model_types=("nomic_bert",),
         prefixes=("bert.", "nomic_bert."),
         spellings=(
-            Spelling(
+            NameScheme(
                 body=_EMBEDDINGS | {"embed_norm": "emb_ln"},
                 layer="encoder.layers.{}.",
                 layers=_fused("attn.Wqkv")
@@ -310,7 +310,7 @@ FAMILIES = (
         model_types=("new", "gte"),
         prefixes=("new.", "gte."),
         spellings=(
-            Spelling(
+            NameScheme(
                 body=_EMBEDDINGS,
                 layer="encoder.layer.{}.",
                 layers=_fused("attention.qkv_proj")
@@ -337,7 +337,7 @@ FAMILIES = (
         model_types=(),  # its files say "bert", with position_embedding_type "alibi"
         prefixes=("bert.",),
         spellings=(
-            Spelling(
+            NameScheme(
                 body=_EMBEDDINGS,
                 layer="encoder.layer.{}.",
                 layers=_BERT_ATTENTION

@@ -14,7 +14,7 @@ from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
 from miaotui.model.encoder.config import MAX_TOKENS, EncoderConfig
 from miaotui.model.encoder.names import encoder_shapes
-from miaotui.model.encoder.reading.families import BUFFERS, IGNORED, Family, Spelling, family_of
+from miaotui.model.encoder.reading.families import BUFFERS, IGNORED, Family, NameScheme, family_of
 from miaotui.model.encoder.reading.traits_from_hf import TRAITS, Traits, read_activation
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
@@ -102,7 +102,7 @@ def canonical_spelling(stored: Mapping[str, StoredTensor]) -> Mapping[str, Store
     return renamed
 
 
-def _spelling(family: Family, stored: Mapping[str, StoredTensor]) -> tuple[str, Spelling]:
+def _spelling(family: Family, stored: Mapping[str, StoredTensor]) -> tuple[str, NameScheme]:
     """Return the prefix and spelling whose output matrix of layer 0 is there; the first ones if none is."""
     for prefix in ("", *family.prefixes):
         for spelling in family.spellings:
@@ -111,7 +111,7 @@ def _spelling(family: Family, stored: Mapping[str, StoredTensor]) -> tuple[str, 
     return "", family.spellings[0]
 
 
-def _source(prefix: str, spelling: Spelling, name: str, rows: int) -> TensorSource:
+def _source(prefix: str, spelling: NameScheme, name: str, rows: int) -> TensorSource:
     """Return the source of a canonical tensor of ``rows`` rows."""
     stem = name.removesuffix("_bias") if name != "relative_bias" else name
     kind = ".weight" if stem == name else ".bias"
