@@ -151,8 +151,12 @@ def make_tiny_encoder(folder: Path, variant: str, seed: int = 0, **overrides: An
     """Write config.json and model.safetensors (float32); return the new folder."""
     values = tiny_encoder_values(variant, **overrides)
     weights = tiny_encoder_weights(encoder_config_from_hf(values), seed)
-    path = folder / f"{variant}-{seed}"
-    path.mkdir()
+    return write_encoder(folder / f"{variant}-{seed}", values, hf_tensors(values, weights))
+
+
+def write_encoder(path: Path, values: Mapping[str, Any], tensors: dict[str, Array]) -> Path:
+    """Write config.json and model.safetensors into a folder."""
+    path.mkdir(exist_ok=True)
     (path / "config.json").write_text(json.dumps(values), encoding="utf-8")
-    _write_safetensors(path / "model.safetensors", hf_tensors(values, weights))
+    _write_safetensors(path / "model.safetensors", tensors)
     return path

@@ -11,7 +11,8 @@ import pytest
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.opened import open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle
-from tiny_encoders import VARIANTS, tiny_encoder_values
+from miaotui.model.encoder.task_head import TaskHead
+from tiny_encoders import VARIANTS, tiny_encoder_values, write_encoder
 
 N_TOKENS = 70  # beyond every bucket and window
 TOLERANCE = 1e-4
@@ -32,7 +33,7 @@ def random_model(variant: str, head: str, **overrides: Any) -> Any:
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if weights.ndim > 1:
-                weights.normal_(0.0, 1.0 if "embed" in name else 1.5 / weights.shape[1] ** 0.5)
+                weights.normal_(0.0, 0.2 if "embed" in name else 1.5 / weights.shape[1] ** 0.5)
             elif "norm" in name.lower() and name.endswith("weight"):
                 weights.normal_(1.0, 0.2)
             else:
@@ -66,3 +67,65 @@ def test_states_equal_transformers(variant: str, tmp_path: Path) -> None:
         expected = output_of(model, tokens, types).last_hidden_state[0].numpy()
         found = EncoderOracle(opened.config, opened.weights).states(tokens, types)
     assert np.abs(found - expected).max() <= TOLERANCE
+
+
+def test_jina_equals_bert_with_biased_scores_and_gated_layers(tmp_path: Path) -> None:
+    """transformers has no Jina BERT: its BERT with ALiBi as an attention mask and gated layers put in is one."""
+    import torch  # noqa: PLC0415
+
+    model = random_model("bert", "")
+    with torch.no_grad():
+        model.embeddings.position_embeddings.weight.zero_()
+    for layer in model.encoder.layer:
+        layer.intermediate = gated_layer()
+    state = {name: array.numpy() for name, array in model.state_dict().items() if "intermediate" not in name}
+    state = {name: array for name, array in state.items() if "position_embeddings" not in name}
+    tensors = {
+        name.replace("output.dense", "mlp.wo").replace("output.LayerNorm", "mlp.layernorm")
+        if "attention" not in name
+        else name: array
+        for name, array in state.items()
+    }
+    for index, layer in enumerate(model.encoder.layer):
+        tensors[f"encoder.layer.{index}.mlp.gated_layers.weight"] = layer.intermediate.dense.weight.detach().numpy()
+    path = write_encoder(tmp_path, tiny_encoder_values("jina-bert-v2"), tensors)
+    with open_encoder(path) as opened:
+        tokens, types = inputs(opened.config)
+        found = EncoderOracle(opened.config, opened.weights).states(tokens, types)
+    distance = torch.arange(N_TOKENS)[:, None] - torch.arange(N_TOKENS)[None]
+    slopes = torch.tensor([2.0**-4, 2.0**-8])
+    mask = -slopes[:, None, None] * distance.abs()
+    with torch.no_grad():
+        expected = model(
+            input_ids=torch.tensor([tokens]), token_type_ids=torch.tensor([types]), attention_mask=mask[None]
+        ).last_hidden_state[0]
+    assert np.abs(found - expected.numpy()).max() <= TOLERANCE
+
+
+def gated_layer() -> Any:
+    import torch  # noqa: PLC0415
+
+    class Gated(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = torch.nn.Linear(64, 2 * 96, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            gate, up = self.dense(x).chunk(2, dim=-1)
+            return torch.nn.functional.gelu(gate) * up
+
+    return Gated()
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.startswith("jina")])
+def test_heads_equal_transformers(variant: str, tmp_path: Path) -> None:
+    for name in ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification"):
+        model = random_model(variant, name, num_labels=3)
+        model.save_pretrained(tmp_path / name)
+        with open_encoder(tmp_path / name) as opened:
+            tokens, types = inputs(opened.config)
+            expected = output_of(model, tokens, types).logits[0].numpy()
+            states = EncoderOracle(opened.config, opened.weights).states(tokens, types)
+            found = TaskHead(opened.config, opened.head, opened.weights).logits(states)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= TOLERANCE, name
