@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaotui.engine.stopping import Ending, StopStrings
+from miaotui.engine.output import Ending, StopStrings
 from miaotui.errors import EngineError
 from miaotui.types import SamplingParams
 

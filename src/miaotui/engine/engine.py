@@ -15,11 +15,11 @@ from miaotui.backends.backend import Masks, StepResult
 from miaotui.backends.drafting import DraftResult
 from miaotui.backends.options import Built
 from miaotui.engine.constraint import Constraint, check_endings
+from miaotui.engine.output import Ending
 from miaotui.engine.request import Request
 from miaotui.engine.sampling.logprobs import scores_for
 from miaotui.engine.sampling.sampler import SequenceSampler, end_ids
 from miaotui.engine.speculator import MultistepDraft, Proposal, Speculator
-from miaotui.engine.stopping import Ending
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
 from miaotui.kernels.draft.draft_fields import MAX_DRAFT
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Draft, DraftTree, Plan, RowKind
@@ -245,7 +245,7 @@ class Engine:
         if not self._waiting:
             return
         for number in self._waiting.intersection(chunk.sequence for chunk in plan.chunks):
-            self._requests[number].begin()
+            self._requests[number].timeline.begin()
             self._waiting.discard(number)
 
     def _affordable(self, drafts: Drafts) -> Drafts:

@@ -114,7 +114,7 @@ class EngineLoop:
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint)
         request.deadline, request.passages = options.deadline, options.passages
         if options.arrived_s is not None:
-            request.arrived_s = options.arrived_s
+            request.timeline.arrived_s = options.arrived_s
         if self.promises is not None:
             try:
                 self.promises.promise(request, is_length_named=params.max_tokens is not None)

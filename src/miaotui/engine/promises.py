@@ -51,7 +51,7 @@ class Promises:
             limit=request.ending.max_tokens,
             named=is_length_named,
             deadline=request.deadline,
-            arrived_s=request.arrived_s,
+            arrived_s=request.timeline.arrived_s,
             is_scored=request.scores is not None,
         )
         admitted = self.admission.admit(asked, time.perf_counter())

@@ -1,14 +1,13 @@
-"""One request on its way: what it asked for, what it has been given so far, and when.
+"""One request on its way: what it asked for, how its tokens are chosen, and how it ends.
 
-Changed by the thread that steps the engine, read in any thread. Knows text and tokens, not pages or rows.
-Invariant: it ends exactly once, as finished, cancelled or failed with a reason.
+Its answer so far is a `RequestOutput`, its times are a `Timeline`. Changed by the thread that steps the engine, read
+in any thread. Knows tokens, not pages or rows. Invariant: it ends exactly once, as finished, cancelled or failed with
+a reason.
 """
 
 from __future__ import annotations
 
 import time
-from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 
 from miaotui.backends.backend import Peak, TokenChoice
 from miaotui.engine.constraint import Constraint
+from miaotui.engine.output import Ending, RequestOutput
 from miaotui.engine.sampling.logprobs import PromptScores
 from miaotui.engine.sampling.sampler import Choice, Mask, SequenceSampler
-from miaotui.engine.stopping import Ending
+from miaotui.engine.timeline import Timeline
 from miaotui.errors import EngineError, MiaotuiError
 from miaotui.schedule.plan import Chunk
-from miaotui.types import Completion, Deadline, Delta, FinishReason, Promise, Timing, TokenLogprobs
+from miaotui.types import Completion, Deadline, Delta, FinishReason, Promise
 
 SettledListener = Callable[[Promise, float, bool], None]  # promise, seconds until it was read, whether it was admitted
 
@@ -43,7 +43,7 @@ class RequestOptions:
 
 
 class Request:
-    """A submitted request. Times are `time.perf_counter` seconds."""
+    """A submitted request."""
 
     def __init__(
         self,
@@ -57,30 +57,20 @@ class Request:
         scores: PromptScores | None = None,
         is_answered: bool = True,
     ) -> None:
-        self.scores = scores
-        self.is_answered = is_answered  # False: it ends with its prompt, and no token is chosen
         self.number = number
         self.prompt = prompt
-        self.namespace = namespace
         self.prompt_tokens = len(prompt)
+        self.namespace = namespace
         self.constraint = constraint
+        self.scores = scores
+        self.is_answered = is_answered  # False: it ends with its prompt, and no token is chosen
         self.cached_tokens = 0
         self.sampler = sampler
+        self.output, self.timeline = RequestOutput(ending), Timeline()
         self.ending = ending
+        self.token_ids: Sequence[int] = self.output.token_ids  # so far; to be read only
         self.finish_reason: FinishReason | None = None
         self.error: MiaotuiError | None = None
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprobs] = []
-        self._text: list[str] = []
-        self._told = 0  # tokens read, where texts are made by whoever reads them
-        self._is_late = not ending.needs_text
-        self._unread: deque[tuple[str, int, TokenLogprobs | None]] = deque()
-        self._submitted_s = time.perf_counter()
-        self._first_s = self._last_s = self._over_s = self._submitted_s
-        self._begun_s: float | None = None  # when a step first computed for it
-        self.gaps = array("f")  # seconds between what one step brought and the next
-        self._passes = 0  # after the first token's
-        self.arrived_s = self._submitted_s
         self.deadline: Deadline | None = None
         self.due: int | None = None  # the order in which promised requests are served
         self.choosing_s = 0.0  # spent on its logits, since the start
@@ -91,7 +81,6 @@ class Request:
         self._mask: Mask | None = None  # of the pass under way
         self._in_pass = sampler.choice is not None  # whether that pass chooses its token
         self._bound = 0  # of the tokens it brings, those that the constraint has taken already
-        self._handed_s: float | None = None  # when the whole answer was read
 
     @property
     def is_over(self) -> bool:
@@ -101,18 +90,7 @@ class Request:
     @property
     def has_news(self) -> bool:
         """Return whether `read` has something to give."""
-        told = self._told if self._is_late else len(self._token_ids)
-        return len(self._token_ids) > told or bool(self._unread) or self.finish_reason is not None
-
-    @property
-    def token_ids(self) -> Sequence[int]:
-        """Return the answer's tokens so far; to be read only."""
-        return self._token_ids
-
-    def begin(self) -> None:
-        """Return a step is about to compute for it; only the first of them counts."""
-        if self._begun_s is None:
-            self._begun_s = time.perf_counter()
+        return self.output.is_unread or self.finish_reason is not None
 
     @property
     def choice(self) -> TokenChoice | None:
@@ -156,7 +134,7 @@ class Request:
         leads from it along a line or a tree of drafts. ``earlier`` are the tokens of the passes before.
         Raises `EngineError` for logits that are not numbers.
         """
-        position, self.drawn_from = self.prompt_tokens + len(self._token_ids), 0
+        position, self.drawn_from = self.prompt_tokens + len(self.token_ids), 0
         if not self._in_pass:
             kept = self._keep_bound(earlier, len(earlier)) if earlier else []
             if self.is_over:
@@ -189,7 +167,7 @@ class Request:
         """
         if self.prompt_tokens > 1:
             self.take_scores(logits, peaks, row, 1)
-        self._first_s = self._last_s = self._over_s = time.perf_counter()
+        self.timeline.end(has_tokens=False)
         self.finish_reason = "length"
         return [self.prompt[-1]]
 
@@ -200,7 +178,7 @@ class Request:
         """
         kept = self._keep_tokens(tokens, passes) if tokens else []
         if broken is not None and not self.is_over:
-            self.sampler.take(broken, self.prompt_tokens + len(self._token_ids))
+            self.sampler.take(broken, self.prompt_tokens + len(self.token_ids))
         return kept
 
     def _keep_bound(self, tokens: Sequence[int], passes: int) -> list[int]:
@@ -242,60 +220,24 @@ class Request:
         return choice
 
     def _keep_tokens(self, tokens: list[int], passes: int) -> list[int]:
-        """`_keep` for tokens alone."""
-        if not self._is_late:
-            return self._keep(map(Choice, tokens), passes)
-        self._time(passes)
-        kept, reason = self.ending.note_all(tokens)
-        tokens = tokens if kept == len(tokens) else tokens[:kept]
-        self._token_ids += tokens  # after all that reading them needs
+        """Take tokens that ``passes`` have brought; those that belong to the answer."""
+        self.timeline.note(passes, is_first=not self.token_ids)
+        kept, reason = self.output.note_all(tokens)
         if reason is not None:
             self.finish_reason = reason
-        return tokens
+        return kept
 
-    def _time(self, passes: int) -> None:
-        """Note that tokens have come, by so many passes."""
-        now = time.perf_counter()
-        if not self._token_ids:
-            self._first_s = now
-        else:
-            self._passes += passes
-            gap = (now - self._last_s) / passes
-            for _ in range(passes):
-                self.gaps.append(gap)
-        self._last_s = self._over_s = now
-
-    def _keep(self, choices: Iterable[Choice], passes: int = 1) -> list[int]:
-        self._time(passes)
-        before = len(self._token_ids)
-        for token, logprobs in choices:
-            if self._is_late:
-                reason = self.ending.note(token)
-                if logprobs is not None:
-                    self._logprobs.append(logprobs)
-                self._token_ids.append(token)  # after all that reading it needs
-                if reason is not None:
-                    self.finish_reason = reason
-                    break
-                continue
-            self._token_ids.append(token)
-            if logprobs is not None:
-                self._logprobs.append(logprobs)
-            text, reason = self.ending.push(token)
-            self._note(text, token, logprobs)
-            if reason is not None:
-                self.finish_reason = reason
-                break
-        return self._token_ids[before:]
-
-    def _note(self, text: str, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
-        self._unread.append((text, token_id, logprobs))
-        if text:
-            self._text.append(text)
+    def _keep(self, choices: Iterable[Choice]) -> list[int]:
+        """Take choices of one pass; the tokens that belong to the answer."""
+        self.timeline.note(1, is_first=not self.token_ids)
+        kept, reason = self.output.note(choices)
+        if reason is not None:
+            self.finish_reason = reason
+        return kept
 
     def shorten(self, max_tokens: int) -> None:
         """End after so many tokens at the latest, so that it is in time; at least one comes."""
-        least = len(self._token_ids) + 1
+        least = len(self.token_ids) + 1
         self.ending.max_tokens = max(least, min(max_tokens, self.ending.max_tokens))
         self.shortened = True
 
@@ -303,12 +245,8 @@ class Request:
         """End it from outside: cancelled, or failed with ``error``."""
         if self.is_over:
             return
-        rest = "" if self._is_late else self.ending.close()
-        if rest:
-            self._note(rest, -1)
-        self._over_s = time.perf_counter()
-        if not self._token_ids:
-            self._first_s = self._over_s
+        self.output.close()
+        self.timeline.end(has_tokens=bool(self.token_ids))
         self.error = error
         self.finish_reason = reason  # last: from now on it may be read by another thread
 
@@ -318,55 +256,26 @@ class Request:
         Raises what the request failed with.
         """
         over = self.is_over  # first: what came before the end is here
-        text, ids, logprobs = self._read_late(over) if self._is_late else self._read_unread()
+        text, ids, logprobs = self.output.read(over)
         scored = () if self.scores is None else self.scores.read()
         if not over:
             return Delta(text, ids, logprobs=logprobs, prompt_logprobs=scored)
         self._settle()
         return Delta(text, ids, self.finish_reason, self.completion(), logprobs, scored)
 
-    def _read_late(self, over: bool) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
-        """Make the texts of what has come: here they keep no step waiting."""
-        first, end = self._told, len(self._token_ids)
-        ids = tuple(self._token_ids[first:end])
-        text = self.ending.text_of(ids, first, over)
-        self._told = end
-        if text:
-            self._text.append(text)
-        return text, ids, tuple(self._logprobs[first:end]) if self._logprobs else ()
-
-    def _read_unread(self) -> tuple[str, tuple[int, ...], tuple[TokenLogprobs, ...]]:
-        pieces = []
-        while self._unread:
-            pieces.append(self._unread.popleft())
-        text = "".join([piece for piece, _, _ in pieces])
-        ids = tuple([token for _, token, _ in pieces if token >= 0])
-        return text, ids, tuple([each for _, _, each in pieces if each is not None])
-
     @property
     def promise(self) -> Promise:
         """Return how it stands to its deadline. The answer's time ends when its last piece is read."""
-        asked_ms = None if self.deadline is None else self.deadline.total_ms
-        if self._handed_s is None:
-            return Promise(asked_ms, self.predicted_ms, shortened=self.shortened)
-        took_ms = (self._handed_s - self.arrived_s) * 1e3
-        met = None if self.deadline is None else self._kept(self.deadline, took_ms)
-        return Promise(asked_ms, self.predicted_ms, took_ms, met, self.shortened)
-
-    def _kept(self, deadline: Deadline, took_ms: float) -> bool:
-        first_ms = (self._first_s - self.arrived_s) * 1e3
-        between_ms = (self._last_s - self._first_s) * 1e3 / max(len(self._token_ids) - 1, 1)
-        return (
-            (deadline.total_ms is None or took_ms <= deadline.total_ms)
-            and (deadline.ttft_ms is None or first_ms <= deadline.ttft_ms)
-            and (deadline.tpot_ms is None or between_ms <= deadline.tpot_ms)
-        )
+        deadline, took_ms = self.deadline, self.timeline.took_ms
+        if deadline is None:
+            return Promise(None, self.predicted_ms, took_ms, None, self.shortened)
+        met = self.timeline.keeps(deadline, len(self.token_ids))
+        return Promise(deadline.total_ms, self.predicted_ms, took_ms, met, self.shortened)
 
     def _settle(self) -> None:
-        """Return the whole answer is in its reader's hands: its time is known now."""
-        if self._handed_s is None and self.finish_reason in ("stop", "length"):
-            self._handed_s = time.perf_counter()
-            promise, hand_over_s, admitted = self.promise, self._handed_s - self._over_s, self.due is not None
+        """Tell the listeners that the whole answer is in its reader's hands: its time is known now."""
+        if self.finish_reason in ("stop", "length") and self.timeline.hand_over():
+            promise, hand_over_s, admitted = self.promise, self.timeline.hand_over_s, self.due is not None
             for listener in self.settled_listeners:
                 listener(promise, hand_over_s, admitted)
 
@@ -375,25 +284,14 @@ class Request:
         if self.error is not None:
             raise self.error
         assert self.finish_reason is not None, "an answer is complete when it has ended"
-        if self._is_late:
-            self._read_late(True)  # what nobody has read yet
-        count = len(self._token_ids)
-        span = self._last_s - self._first_s
-        timing = Timing(
-            ttft_s=self._first_s - self._submitted_s,
-            total_s=self._over_s - self._submitted_s,
-            decode_tokens_per_s=(count - 1) / span if count > 1 and span > 0 else 0.0,
-            tokens_per_pass=(count - 1) / self._passes if self._passes else 1.0,
-            queue_s=(self._begun_s or self._over_s) - self._submitted_s,
-        )
         return Completion(
-            text="".join(self._text),
-            token_ids=tuple(self._token_ids),
+            text=self.output.whole_text(),
+            token_ids=tuple(self.token_ids),
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             finish_reason=self.finish_reason,
-            timing=timing,
-            logprobs=tuple(self._logprobs),
+            timing=self.timeline.timing(len(self.token_ids)),
+            logprobs=tuple(self.output.logprobs),
             prompt_logprobs=() if self.scores is None else self.scores.found,
             promise=None if self.deadline is None else self.promise,
         )

@@ -83,7 +83,7 @@ class Metrics:
         self.queue.labels(model).observe(timing.queue_s)
         self.prefill.labels(model).observe(timing.ttft_s - timing.queue_s)
         self.decode.labels(model).observe(timing.total_s - timing.ttft_s)
-        self.gaps.add(model, request.gaps)
+        self.gaps.add(model, request.timeline.gaps)
         if answered > 1 and timing.decode_tokens_per_s > 0:
             self.tpot.labels(model).observe(1 / timing.decode_tokens_per_s)
 

@@ -1,19 +1,22 @@
-"""Decides where an answer ends, and how much of its text may be shown by then.
+"""The output of one request: its tokens and text, where it ends, and how much of it may be shown by then.
 
-Owns end tokens, stop strings and the limit on tokens. Knows nothing of logits or the tokenizer's
-insides. Invariant: however a text is split into pieces, what is released and where it is cut are
-the same, because matching goes character by character. Text that may be the beginning of a stop
-string is held back until that is decided. Matching follows Knuth, Morris and Pratt (1977).
+Owns end tokens, stop strings, the limit on tokens, and the pieces that were not read yet. Knows nothing of logits or
+the tokenizer's insides. Changed by the thread that steps the engine, read in any thread. Invariant: however a text is
+split into pieces, what is released and where it is cut are the same, because matching goes character by character.
+Text that may be the beginning of a stop string is held back until that is decided. Matching follows Knuth, Morris and
+Pratt (1977).
 """
 
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from miaotui.engine.sampling.sampler import Choice
 from miaotui.errors import EngineError
-from miaotui.types import FinishReason, SamplingParams
+from miaotui.types import FinishReason, SamplingParams, TokenLogprobs
 
 
 class TextSource(Protocol):
@@ -179,3 +182,94 @@ class Ending:
         self._over = True
         text, stopped = self._stops.push(self._source.finish(cut), armed)
         return (text, True) if stopped else (text + self._stops.finish(), False)
+
+
+class OutputPiece(NamedTuple):
+    """Text that was not read yet, and the tokens that came with it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+class RequestOutput:
+    """Tokens and text of one answer so far.
+
+    Texts are made where they are read (`read`), which keeps no step waiting, unless the end depends on them.
+    """
+
+    def __init__(self, ending: Ending) -> None:
+        self.ending = ending
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
+        self._text: list[str] = []
+        self._is_late = not ending.needs_text  # whether texts are made by whoever reads them
+        self._told = 0  # tokens read, if so
+        self._unread: deque[tuple[str, int, TokenLogprobs | None]] = deque()  # if not
+
+    @property
+    def is_unread(self) -> bool:
+        """Return whether `read` has something to give."""
+        return len(self.token_ids) > self._told if self._is_late else bool(self._unread)
+
+    def note_all(self, token_ids: list[int]) -> tuple[list[int], FinishReason | None]:
+        """Take tokens up to the end of the answer; return those taken, and the reason if it ended."""
+        if not self._is_late:
+            return self.note(map(Choice, token_ids))
+        count, reason = self.ending.note_all(token_ids)
+        kept = token_ids if count == len(token_ids) else token_ids[:count]
+        self.token_ids += kept  # after all that reading them needs
+        return kept, reason
+
+    def note(self, choices: Iterable[Choice]) -> tuple[list[int], FinishReason | None]:
+        """`note_all` for tokens that may have log-probabilities."""
+        before, reason = len(self.token_ids), None
+        for token, logprobs in choices:
+            if self._is_late:
+                reason = self.ending.note(token)
+            else:
+                text, reason = self.ending.push(token)
+                self._show(text, token, logprobs)
+            if logprobs is not None:
+                self.logprobs.append(logprobs)
+            self.token_ids.append(token)  # after all that reading it needs
+            if reason is not None:
+                break
+        return self.token_ids[before:], reason
+
+    def _show(self, text: str, token_id: int, logprobs: TokenLogprobs | None = None) -> None:
+        self._unread.append((text, token_id, logprobs))
+        if text:
+            self._text.append(text)
+
+    def close(self) -> None:
+        """End it from outside, for example when the request is cancelled."""
+        rest = "" if self._is_late else self.ending.close()
+        if rest:
+            self._show(rest, -1)
+
+    def read(self, is_over: bool) -> OutputPiece:
+        """Return what came since the last call; ``is_over``: nothing follows."""
+        if not self._is_late:
+            return self._read_shown()
+        first, end = self._told, len(self.token_ids)
+        ids = tuple(self.token_ids[first:end])
+        text = self.ending.text_of(ids, first, is_over)
+        self._told = end
+        if text:
+            self._text.append(text)
+        return OutputPiece(text, ids, tuple(self.logprobs[first:end]) if self.logprobs else ())
+
+    def whole_text(self) -> str:
+        """Return the text of an answer that is over, read or not."""
+        if self._is_late:
+            self.read(is_over=True)
+        return "".join(self._text)
+
+    def _read_shown(self) -> OutputPiece:
+        pieces = []
+        while self._unread:
+            pieces.append(self._unread.popleft())
+        text = "".join([piece for piece, _, _ in pieces])
+        ids = tuple([token for _, token, _ in pieces if token >= 0])
+        return OutputPiece(text, ids, tuple([each for _, _, each in pieces if each is not None]))
