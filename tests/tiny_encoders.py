@@ -18,7 +18,7 @@ from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.names import encoder_shapes
 from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf, encoder_sources
-from tiny_models import _write_safetensors
+from tiny_models import _add, _write_safetensors
 
 Array = NDArray[np.float32]
 
@@ -160,3 +160,85 @@ def write_encoder(path: Path, values: Mapping[str, Any], tensors: dict[str, Arra
     (path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     _write_safetensors(path / "model.safetensors", tensors)
     return path
+
+
+GGUF_NAMES = {"bert": "bert", "nomic-bert": "nomic-bert", "jina-bert-v2": "jina-bert-v2", "modernbert": "modern-bert"}
+
+
+def make_tiny_encoder_gguf(folder: Path, variant: str, seed: int = 0, kind: str = "F32", **metadata: Any) -> Path:
+    """Write the model as llama.cpp's converter does, matrices in block type ``kind``; ``metadata`` replaces values."""
+    from gguf import GGMLQuantizationType, GGUFWriter, quants  # noqa: PLC0415  (a test extra)
+
+    config = tiny_encoder_config(variant)
+    name = GGUF_NAMES[config.architecture]
+    path = folder / f"{variant}-{seed}-{kind}.gguf"
+    writer = GGUFWriter(path, name)
+    for key, value in (encoder_metadata(config) | metadata).items():
+        _add(writer, f"{name}.{key}", value)
+    block = GGMLQuantizationType[kind]
+    for key, weights in gguf_tensors(config, tiny_encoder_weights(config, seed)).items():
+        if weights.ndim == 2:
+            writer.add_tensor(key, quants.quantize(weights, block), raw_dtype=block)
+        else:
+            writer.add_tensor(key, weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def encoder_metadata(config: EncoderConfig) -> dict[str, Any]:
+    """What llama.cpp's converter would write, without the architecture's prefix."""
+    metadata: dict[str, Any] = {
+        "block_count": config.n_layers,
+        "context_length": config.max_tokens,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.ffn_size,
+        "attention.head_count": config.n_heads,
+        "attention.layer_norm_epsilon": config.norm_eps,
+        "attention.causal": False,
+        "pooling_type": 1,
+    }
+    if config.rope is not None:
+        metadata["rope.freq_base"] = config.rope.theta
+    if config.local_rope is not None:
+        metadata |= {
+            "rope.freq_base_swa": config.local_rope.theta,
+            "rope.scaling.type": "none",
+            "attention.sliding_window": 2 * (max(config.windows) - 1),
+            "attention.sliding_window_pattern": 3,
+        }
+    return metadata
+
+
+def gguf_tensors(config: EncoderConfig, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """The weights as llama.cpp's converter names, cuts and fuses them."""
+    tensors = {}
+    for name, array in weights.items():
+        stem, suffix = name.removesuffix("_bias"), ".bias" if name.endswith("_bias") else ".weight"
+        if not stem.startswith("layers."):
+            body = {"embed": "token_embd", "type_embed": "token_types", "embed_norm": "token_embd_norm"}
+            body |= {"position_embed": "position_embd", "final_norm": "output_norm"}
+            start = config.position_offset if name == "position_embed" else 0
+            tensors[body[stem] + suffix] = array[start:]
+            continue
+        _, layer, part = stem.split(".")
+        norms = {"attn_norm": "attn_output_norm", "ffn_norm": "layer_output_norm"}
+        parts = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"} | ({} if config.norm_first else norms)
+        parts |= {"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
+        tensors[f"blk.{layer}.{parts.get(part, part)}{suffix}"] = array
+    if config.architecture in ("nomic-bert", "modernbert"):
+        tensors = _fuse(tensors, ("attn_q", "attn_k", "attn_v"), "attn_qkv")
+    if config.architecture == "modernbert":
+        tensors = _fuse(tensors, ("ffn_gate", "ffn_up"), "ffn_up")
+    return tensors
+
+
+def _fuse(tensors: Mapping[str, Array], parts: tuple[str, ...], whole: str) -> dict[str, Array]:
+    fused = dict(tensors)
+    for name in tensors:
+        if f".{parts[0]}." in name:
+            pieces = [fused.pop(name.replace(parts[0], part)) for part in parts]
+            fused[name.replace(parts[0], whole)] = np.concatenate(pieces)
+    return fused

@@ -11,6 +11,7 @@ import pytest
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.opened import open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle
+from miaotui.model.encoder.positions import log_buckets, t5_buckets
 from miaotui.model.encoder.task_head import TaskHead
 from tiny_encoders import VARIANTS, tiny_encoder_values, write_encoder
 
@@ -129,3 +130,16 @@ def test_heads_equal_transformers(variant: str, tmp_path: Path) -> None:
             found = TaskHead(opened.config, opened.head, opened.weights).logits(states)
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= TOLERANCE, name
+
+
+def test_buckets_equal_transformers_at_every_distance() -> None:
+    import torch  # noqa: PLC0415
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position  # noqa: PLC0415
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder  # noqa: PLC0415
+
+    distances = np.arange(-2048, 2049)
+    for buckets, farthest in ((256, 512), (16, 80), (32, 512), (128, 1024)):
+        expected = make_log_bucket_position(torch.from_numpy(distances), buckets, farthest).long().tolist()
+        assert log_buckets(distances, buckets, farthest).tolist() == expected
+    expected = MPNetEncoder.relative_position_bucket(torch.from_numpy(-distances)).tolist()
+    assert t5_buckets(distances, 32, 128).tolist() == expected
