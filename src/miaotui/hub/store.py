@@ -31,7 +31,7 @@ _SUFFIX = ".packed"
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 _LEFTOVER_AGE_S = 60.0  # younger unlocked partial files may be just about to be locked
 _EDGE_BYTES = 2**20
-_SOURCES = ("*.safetensors", "*.gguf", "*.json")
+_SOURCES = ("*.safetensors", "*.gguf", "*.onnx", "*.bin", "*.json", "*_*/*.safetensors", "*_*/*.json")
 
 
 class PackedStore:

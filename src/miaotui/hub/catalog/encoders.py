@@ -34,6 +34,7 @@ def _from(wheel: Wheel, folder: str, *files: tuple[str, int, str]) -> tuple[Whee
 
 def _sentence_folder(pooling: str, normalize: bool, **settings: object) -> Mapping[str, str]:
     """Return the files by which sentence-transformers pools states; ``settings`` are of the whole model."""
+    flags = {f"pooling_mode_{mode}": mode == pooling for mode in ("cls_token", "mean_tokens", "max_tokens")}
     kinds = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
     modules = [
         {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
@@ -41,7 +42,7 @@ def _sentence_folder(pooling: str, normalize: bool, **settings: object) -> Mappi
     ]
     return {
         "modules.json": json.dumps(modules, indent=2),
-        "1_Pooling/config.json": json.dumps({"word_embedding_dimension": 384, f"pooling_mode_{pooling}": True}),
+        "1_Pooling/config.json": json.dumps({"word_embedding_dimension": 384} | flags),
         "config_sentence_transformers.json": json.dumps(settings),
     }
 

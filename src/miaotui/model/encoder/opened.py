@@ -14,6 +14,7 @@ from miaotui.hub.formats.gguf import read_gguf
 from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.encoder.container import EncoderContainer, OpenedEncoder
+from miaotui.model.encoder.containers.find import open_container
 from miaotui.model.encoder.reading.from_gguf import encoder_from_gguf
 from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf
 from miaotui.model.encoder.reading.mapping import mapped_encoder
@@ -22,11 +23,14 @@ __all__ = ["OpenedEncoder", "open_encoder"]
 
 
 def open_encoder(path: str | Path) -> OpenedEncoder:
-    """Open a ``.gguf`` file, or a folder with ``config.json`` and safetensors.
+    """Open a ``.gguf`` file, a folder with ``config.json`` and safetensors, or a container that `find` knows.
 
     Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
     """
     path = Path(path)
+    container = open_container(path)
+    if container is not None:
+        return mapped_encoder(container)
     if path.is_dir():
         return mapped_encoder(_folder(path))
     if not path.is_file():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,8 @@ from miaotui.text.tokenizers.sentencepiece import SPACE
 
 if TYPE_CHECKING:
     import tokenizers
+
+STRIPS = "strip_whitespaces"  # no key of GGUF's: whether SentencePiece's rule for the ends of a text holds
 
 
 def unigram_from_gguf(vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
@@ -43,7 +44,7 @@ def unigram_from_gguf(vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
     pieces = list(zip(vocabulary.tokens, vocabulary.numbers("scores").tolist(), strict=True))
     byte_ids = vocabulary.groups[TokenType.BYTE]
     backend = Tokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=len(byte_ids) == 256))
-    backend.normalizer = _normalizer(vocabulary.metadata, vocabulary.flag("remove_extra_whitespaces", True))
+    backend.normalizer = _normalizer(vocabulary)
     prepend = "always" if vocabulary.flag("add_space_prefix", True) else "never"
     crosses = re.compile(f"[^{SPACE}]{SPACE}").search  # no piece reaches over a space: words are cut on their own
     split = not any(map(crosses, vocabulary.tokens))
@@ -59,11 +60,11 @@ def unigram_from_gguf(vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
     return backend
 
 
-def _normalizer(metadata: Mapping[str, Any], joins_spaces: bool) -> tokenizers.normalizers.Normalizer | None:
+def _normalizer(vocabulary: GgufVocabulary) -> tokenizers.normalizers.Normalizer | None:
     from tokenizers import Regex, normalizers  # noqa: PLC0415 - other models do not need it
 
     steps: list[Any] = []
-    charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap")
+    charsmap = vocabulary.metadata.get("tokenizer.ggml.precompiled_charsmap")
     if charsmap is not None and len(charsmap):
         table = np.asarray(charsmap)
         if table.ndim != 1 or table.dtype.kind not in "iu" or table.min() < -128 or table.max() > 255:
@@ -73,8 +74,10 @@ def _normalizer(metadata: Mapping[str, Any], joins_spaces: bool) -> tokenizers.n
         except BaseException as error:
             require_library_fault(error)
             raise ModelFormatError(f"tokenizer.ggml.precompiled_charsmap is damaged: {str(error)[:200]}") from error
-    if joins_spaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if vocabulary.flag("remove_extra_whitespaces", True):
+        if vocabulary.flag(STRIPS, True):
+            steps.append(normalizers.Strip())
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     if not steps:
         return None
     normalizer = normalizers.Sequence(steps)

@@ -37,7 +37,10 @@ def from_folder(path: Path) -> Tokenizer:
 
 def vocabulary_size(backend: tokenizers.Tokenizer, source: str) -> int:
     """Return the number above all token ids. Raises `ModelFormatError`, naming ``source``, if it is out of bounds."""
-    size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if type(backend.model).__name__ == "Unigram":  # its ids are places in a list
+        size = max(backend.get_vocab_size(with_added_tokens=False) - 1, *backend.get_added_tokens_decoder(), -1) + 1
+    else:
+        size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     if size > MAX_TOKENS:
         raise ModelFormatError(
             f"the tokenizer in {source} has token ids up to {size - 1:,}, where at most "

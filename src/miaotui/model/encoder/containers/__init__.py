@@ -1,0 +1,1 @@
+"""Containers of encoders that are neither GGUF files nor plain folders: each becomes an `EncoderContainer`."""

