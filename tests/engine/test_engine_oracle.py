@@ -22,10 +22,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.backend import require_cpu
+from miaotui.backends.cpu.backend import Runner, require_cpu
 from miaotui.backends.cpu.build import assemble
 from miaotui.backends.cpu.program import Program, require_runnable, rotation_tables
-from miaotui.backends.cpu.runner import Runner
 from miaotui.backends.cpu.workspace import KvPages, Workspace, float_rows
 from miaotui.backends.options import EngineOptions, KvKind
 from miaotui.errors import UnsupportedModelError

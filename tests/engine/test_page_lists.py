@@ -7,7 +7,7 @@ import ctypes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miaotui.backends.cpu.workspace import ROOM, PageLists
+from miaotui.backends.cpu.pass_tables import ROOM, PageLists
 
 Pages = tuple[int, ...]
 

@@ -1,11 +1,15 @@
-"""The CPU backend: plans go into compiled passes (`Runner`), tokens and logits come out.
+"""The CPU backend: plans go into compiled passes, tokens and logits come out.
 
-Owns the way from the seam's values to addresses and back. Knows nothing of requests. Invariant: nothing above this
-module sees an address.
+Owns how passes are run (`Runner`) and the way from the seam's values to addresses and back. Knows pages and positions
+as the plan gives them, and nothing of requests. A step takes no memory: every table is reserved for the largest pass.
+Invariants: nothing above this module sees an address; a row's logits depend on its tokens and positions alone, not on
+the plan.
 """
 
 from __future__ import annotations
 
+import ctypes
+import time
 from collections.abc import Sequence
 from typing import Final, cast
 
@@ -31,18 +35,200 @@ from miaotui.backends.backend import (
 from miaotui.backends.cpu import draw
 from miaotui.backends.cpu.draft_head import CpuDraftHead
 from miaotui.backends.cpu.draw import ChoiceTable
-from miaotui.backends.cpu.multistep import CompiledDraftRun
-from miaotui.backends.cpu.runner import Runner
-from miaotui.backends.cpu.workspace import KvPages
+from miaotui.backends.cpu.multistep import MOST_TOKENS, CompiledDraftRun
+from miaotui.backends.cpu.pass_tables import PassTables
+from miaotui.backends.cpu.program import Program
+from miaotui.backends.cpu.workspace import KvPages, Rows, float_rows, peaks_of
 from miaotui.backends.drafting import DraftResult, DraftRun, Quotes
+from miaotui.backends.options import MOST_PASSES
 from miaotui.config import Settings
 from miaotui.errors import RequestError
 from miaotui.hub.store import PackedStore
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
+from miaotui.kernels.sampling.draw_fields import NUMBERS, scratch_fields
 from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, path_for
 from miaotui.schedule.plan import Chunk, Plan, RowKind
 
+_ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 ARITHMETIC = "int8 activations, float32 sums, 1"  # a new number whenever the same weights give other logits
 CAPABILITIES: Final = Capabilities(draft_head=True, hidden_states=True)
+
+
+class Runner:
+    """One model's passes. `run` may be called by one thread at a time, `halt` by any.
+
+    ``last_s`` is what the last run took, of ``done`` passes.
+    """
+
+    def __init__(self, program: Program, team: ThreadPool) -> None:
+        self.program, self.team = program, team
+        self.last_s, self.done = 0.0, 1
+        space = program.workspace
+        rows, logits = space.max_rows, space.max_logits
+        self._tables = tables = PassTables(rows, logits, program.pages.n_pages)
+        self._run, self._run_fields = tables.run, tables.run_fields
+        self.pages_of = tables.pages_of
+        self._taps: dict[int, Rows] = {}
+        self._operations = program.address, program.count
+        vocab = program.config.vocab_size
+        self._set_choosing(space.peaks, NUMBERS + scratch_fields(vocab), logits)
+        self._logits = space.logits.floats(logits, vocab)
+        self._best, self._tops = peaks_of(space.peaks)
+        self._wanted = 0
+        self._masks: Masks | None = None
+        self._fault: BaseException | None = None
+        self._draft_run: CompiledDraftRun | None = None
+        self._seen = 0  # tokens of the current run that `_new_tokens` has returned
+        self._ask = _ASK(self._asked)
+        self._ask_address = ctypes.cast(self._ask, ctypes.c_void_p).value or 0
+        self._quotes: Quotes | None = None
+        self._ask_quote = _ASK(self._asked_to_quote)
+        self._quote_address = ctypes.cast(self._ask_quote, ctypes.c_void_p).value or 0
+        self._rotations = list({id(t): t for t in program.rotations.values()}.values())
+        self._reached = 0  # positions that all of them are ready for
+
+    def _set_choosing(self, peaks: NDArray[np.int64], fields: int, logits: int) -> None:
+        """Return where tokens chosen in the pass go, and the memory in which each thread draws them."""
+        self._draws = aligned_int64(self.team.size * fields)
+        self._chosen = aligned_int64(max(MOST_PASSES * logits, MOST_TOKENS))
+        self._chosen_fields = fields_of(self._chosen)
+        run = self._run
+        run[ops.RUN_BEST], run[ops.RUN_TOKENS] = peaks.ctypes.data, self._chosen.ctypes.data
+        run[ops.RUN_DRAW], run[ops.RUN_DRAW_STRIDE] = self._draws.ctypes.data, 8 * fields
+
+    def run(
+        self,
+        chunks: Sequence[Chunk],
+        choices: Sequence[int] = (),
+        passes: int = 1,
+        masks: Masks | None = None,
+        cut: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Run a pass over the chunks, or up to ``passes`` where each is one row (see `kernels.runtime.multistep`).
+
+        ``choices`` are addresses of how each chunk's tokens are chosen in the pass (`draw.choice_table`), 0
+        for one whose logits are only looked at; none: all. Returns the last pass's logits, float32
+        ``[logits, vocab]`` in the chunks' order, valid until the next call; rows that were drawn from are
+        written over.
+
+        ``masks``, if given, is called in each pass before it chooses, with the tokens of the pass before in
+        this run, if any, a row each: it sets the masks of the choices, and says whether another pass may
+        follow. What it raises is raised here. ``cut`` is the number of passes where they bring several tokens.
+        """
+        wanted, end = self._tables.fill(chunks, choices, passes)
+        self._wanted = wanted
+        if end > self._reached:
+            self.reach(end)
+        run = self._run_fields
+        run[ops.RUN_PASSES], run[ops.RUN_DONE] = cut or passes, 0
+        run[ops.RUN_ASK] = 0 if masks is None else self._ask_address
+        self._masks = masks
+        start_s = time.perf_counter()
+        beside = None if self._draft_run is None else self._draft_run.run
+        self.team.run(*self._operations, self._run, passes, beside=beside)
+        self.last_s = time.perf_counter() - start_s
+        run[ops.RUN_HALT] = 0
+        self.done = run[ops.RUN_DONE] if passes > 1 else 1
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+        return self._logits[:wanted]
+
+    def run_drafting(
+        self,
+        chunk: Chunk,
+        choice: int,
+        most: int,
+        passes: int,
+        draft_run: CompiledDraftRun,
+        watch: Masks | None,
+        quotes: Quotes,
+    ) -> list[int]:
+        """Run up to ``passes`` passes over one sequence, which bring up to ``most`` tokens; draft between them.
+
+        ``draft_run`` has begun. ``watch`` is called like ``masks`` of `run`, with all the tokens since the last call.
+        So is ``quotes``, between two passes where `DraftRun.request_quote` was called: it puts a draft into
+        ``draft_run`` and returns its number of tokens. Logits of the last pass that are no numbers are
+        `DraftRun.broken`.
+        """
+        self._draft_run, self._seen, self._quotes = draft_run, 0, quotes
+        draft_run.bound(min(self._tables.rows, self._tables.logits), self._quote_address)
+        try:
+            run = self._run_fields
+            run[ops.RUN_DRAFT] = draft_run.address
+            self.run([chunk], [choice], most, watch, passes)
+        finally:
+            self._draft_run, run[ops.RUN_DRAFT] = None, 0
+        return self._chosen_fields[: draft_run.total].tolist()
+
+    def _asked(self, *_: int) -> int:
+        """Call back from compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
+        assert self._masks is not None, "asked only where there is somebody to ask"
+        try:
+            if self._draft_run is not None:
+                return int(self._masks(self._new_tokens(self._draft_run)))
+            end = self._wanted * self._run_fields[ops.RUN_DONE]
+            start = max(end - self._wanted, 0)
+            return int(self._masks(self._chosen_fields[start:end].tolist()))
+        except BaseException as fault:  # compiled code knows no exceptions: it goes on from `run`
+            self._fault = fault
+            return 0
+
+    def _asked_to_quote(self, *_: int) -> int:
+        """Let `Quotes` draft; called by compiled code between two passes."""
+        assert self._quotes is not None, "called only in runs that draft"
+        assert self._draft_run is not None, "called only in runs that draft"
+        try:
+            return self._quotes(self._new_tokens(self._draft_run))
+        except BaseException as fault:  # as above; the run ends with its next pass
+            self._fault = fault
+            self.halt()
+            return 0
+
+    def _new_tokens(self, draft_run: CompiledDraftRun) -> list[int]:
+        """Return the tokens that the run has brought since the last call."""
+        start, self._seen = self._seen, draft_run.total
+        return self._chosen_fields[start : self._seen].tolist()
+
+    def tap(self, layer: int) -> Rows:
+        """Let passes store the states before ``layer`` from now on, one row for each of theirs."""
+        if layer not in self._taps:
+            program = self.program
+            space = program.workspace
+            self._taps[layer] = float_rows(space.max_rows, program.config.hidden_size)
+            self.program = program.with_taps(self._taps)
+            self._operations = self.program.address, self.program.count
+        return self._taps[layer]
+
+    def reach(self, end: int) -> None:
+        """Make ready to rotate what is at positions below ``end``. Raises `EngineError` beyond the context."""
+        for rotation in self._rotations:
+            rotation.reach(end)
+        self._reached = min((rotation.known for rotation in self._rotations), default=end)
+
+    def halt(self) -> None:
+        """End a run of several passes with the pass under way, because a caller waits for it."""
+        self._run_fields[ops.RUN_HALT] = 1
+
+    def earlier(self) -> list[list[int]]:
+        """Return, for each row of the last run, the tokens of all its passes but the last."""
+        count, end = self._wanted, self._wanted * (self.done - 1)
+        tokens = self._chosen_fields[:end].tolist()
+        return [tokens[row::count] for row in range(count)]
+
+    def peak(self, row: int) -> tuple[int, float]:
+        """Return the peak of one row of the last pass."""
+        return int(self._best[row]), float(self._tops[row])
+
+    def peaks(self) -> list[tuple[int, float]]:
+        """For each row of the last pass, the token chosen, and the highest logit.
+
+        Unless a choice says otherwise the token is the best one: the first of equals, and the first NaN
+        if there is one.
+        """
+        count = self._wanted
+        return list(zip(self._best[:count].tolist(), self._tops[:count].tolist(), strict=True))
 
 
 class CpuBackend:

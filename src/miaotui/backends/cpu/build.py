@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from miaotui.backends.cpu.backend import CpuBackend
+from miaotui.backends.cpu.backend import CpuBackend, Runner
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.multistep import MOST_TOKENS
 from miaotui.backends.cpu.program import Program, require_runnable, rotation_tables
-from miaotui.backends.cpu.runner import Runner
 from miaotui.backends.cpu.workspace import KvPages, Workspace
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.backends.sizes import engine_sizes

@@ -20,7 +20,7 @@ drafts the token that the model would draw if its distribution were the head's, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ from miaotui.backends.backend import TokenChoice
 from miaotui.backends.cpu.draw import ChoiceTable
 from miaotui.backends.cpu.multistep import CompiledDraftRun, HeadTables
 from miaotui.backends.cpu.operations import OperationTable
-from miaotui.backends.cpu.runner import Runner
 from miaotui.backends.cpu.workspace import Quantized, Rows, float_rows
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.draft.draft_fields import DRAFTED_EVIDENCE, DRAFTED_FIELDS, DRAFTED_TOKEN
@@ -43,6 +42,9 @@ from miaotui.kernels.sampling import peaks_fields as pk
 from miaotui.kernels.sampling.draw_fields import BLOCK
 from miaotui.model.draft_head.weights import INPUTS, HeadWeights
 from miaotui.model.packed import Matrix
+
+if TYPE_CHECKING:
+    from miaotui.backends.cpu.backend import Runner
 
 Row = tuple[int, int, int]  # token, position of the one to be drafted, address of its choice table
 Start = tuple[int, int, int]  # row of the model's last pass, address of its pages, tokens to see there

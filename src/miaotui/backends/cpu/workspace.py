@@ -1,4 +1,4 @@
-"""Memory of a pass: activations for the most rows, pages of keys and values, rotation tables, lists of pages.
+"""Memory of a pass: activations for the most rows, pages of keys and values, rotation tables.
 
 All of it is reserved once and touched as needed: a pass allocates nothing. Knows sizes, not operations.
 """
@@ -17,7 +17,7 @@ from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.linear.formats import padded_rows
 from miaotui.kernels.pointwise.fields import ALONE
 from miaotui.kernels.runtime.ops import HEADER_BYTES, OWN_BYTES
-from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes, aligned_int64, fields_of, huge_bytes
+from miaotui.kernels.runtime.thread_pool import aligned_bytes, aligned_int64, fields_of, huge_bytes
 from miaotui.kernels.sampling.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
@@ -144,7 +144,7 @@ class RotationTable:
         self.cos = np.empty((positions, half), np.float32)
         self.sin = np.empty((positions, half), np.float32)
         self._frequencies, self._magnitude = rope.inverse_frequencies(), rope.magnitude()
-        self._known = 0
+        self.known = 0  # positions from the first on
 
     def reach(self, end: int) -> None:
         """Make positions below ``end`` ready. Raises `EngineError` beyond the table."""
@@ -153,52 +153,9 @@ class RotationTable:
                 f"position {end - 1} is beyond the context of {len(self.cos)} tokens: "
                 "load the model with a larger context"
             )
-        while self._known < end:
-            stop = min(self._known + _TABLE_STEP, len(self.cos))
-            angles = np.arange(self._known, stop, dtype=np.float64)[:, None] * self._frequencies
-            self.cos[self._known : stop] = np.cos(angles) * self._magnitude
-            self.sin[self._known : stop] = np.sin(angles) * self._magnitude
-            self._known = stop
-
-
-ROOM = 32  # a list has room for a multiple of so many pages, so that one that grows moves no other
-
-
-class PageLists:
-    """The lists of one pass after another, each in the order in which they are placed."""
-
-    def __init__(self, fields: int) -> None:
-        self._table = aligned_int64(fields)
-        self._outgrown: list[NDArray[np.int64]] = []  # in use until the next `begin`
-        self._address = address_of(self._table)
-        self._known: list[tuple[Sequence[int], int]] = []  # what lies in the table, with its room
-        self._next = self._end = 0  # the number of the next list, and where it begins
-
-    def begin(self) -> None:
-        """Begin a new pass: its lists are placed from the first field on."""
-        self._outgrown.clear()
-        self._next = self._end = 0
-
-    def place(self, pages: tuple[int, ...]) -> int:
-        """Return the address at which ``pages`` lie as int64."""
-        index, start, known = self._next, self._end, self._known
-        if index < len(known) and known[index][0] is pages:
-            self._next, self._end = index + 1, start + known[index][1]
-            return self._address + 8 * start
-        return self._write(pages)
-
-    def _write(self, pages: tuple[int, ...]) -> int:
-        room = -(-len(pages) // ROOM) * ROOM
-        if self._end + room > len(self._table):  # many sequences that share pages
-            self._outgrown.append(self._table)
-            self._table = aligned_int64(2 * (len(self._table) + room))
-            self._address = address_of(self._table)
-            self._known, self._next, self._end = [], 0, 0
-        index, start, known = self._next, self._end, self._known
-        if index == len(known) or known[index][1] != room:
-            del known[index:]  # what follows would lie elsewhere
-            known.append((pages, room))
-        known[index] = (pages, room)
-        self._table[start : start + len(pages)] = pages
-        self._next, self._end = index + 1, start + room
-        return self._address + 8 * start
+        while self.known < end:
+            stop = min(self.known + _TABLE_STEP, len(self.cos))
+            angles = np.arange(self.known, stop, dtype=np.float64)[:, None] * self._frequencies
+            self.cos[self.known : stop] = np.cos(angles) * self._magnitude
+            self.sin[self.known : stop] = np.sin(angles) * self._magnitude
+            self.known = stop

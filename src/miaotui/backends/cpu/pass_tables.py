@@ -1,0 +1,213 @@
+"""The tables that a pass reads: rows, blocks of rows, stores, copies, and lists of pages.
+
+Owns their memory, which is reserved for the largest pass, and how planned rows fill them. Knows pages and positions as
+the plan gives them, and neither weights nor threads. Invariant: a row's fields depend on its token, its position and
+its pages alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.kernels.attention.fields import PAGE_TOKENS
+from miaotui.kernels.runtime import ops
+from miaotui.kernels.runtime.thread_pool import address_of, aligned_int64, fields_of
+from miaotui.schedule.plan import Chunk
+
+ROOM = 32  # a list has room for a multiple of so many pages, so that one that grows moves no other
+
+Line = tuple[int, Sequence[int], int, tuple[int, ...]]  # first row, tokens, position, pages
+
+
+class PageLists:
+    """The lists of one pass after another, each in the order in which they are placed."""
+
+    def __init__(self, fields: int) -> None:
+        self._table = aligned_int64(fields)
+        self._outgrown: list[NDArray[np.int64]] = []  # in use until the next `begin`
+        self._address = address_of(self._table)
+        self._known: list[tuple[Sequence[int], int]] = []  # what lies in the table, with its room
+        self._next = self._end = 0  # the number of the next list, and where it begins
+
+    def begin(self) -> None:
+        """Begin a new pass: its lists are placed from the first field on."""
+        self._outgrown.clear()
+        self._next = self._end = 0
+
+    def place(self, pages: tuple[int, ...]) -> int:
+        """Return the address at which ``pages`` lie as int64."""
+        index, start, known = self._next, self._end, self._known
+        if index < len(known) and known[index][0] is pages:
+            self._next, self._end = index + 1, start + known[index][1]
+            return self._address + 8 * start
+        return self._write(pages)
+
+    def _write(self, pages: tuple[int, ...]) -> int:
+        room = -(-len(pages) // ROOM) * ROOM
+        if self._end + room > len(self._table):  # many sequences that share pages
+            self._outgrown.append(self._table)
+            self._table = aligned_int64(2 * (len(self._table) + room))
+            self._address = address_of(self._table)
+            self._known, self._next, self._end = [], 0, 0
+        index, start, known = self._next, self._end, self._known
+        if index == len(known) or known[index][1] != room:
+            del known[index:]  # what follows would lie elsewhere
+            known.append((pages, room))
+        known[index] = (pages, room)
+        self._table[start : start + len(pages)] = pages
+        self._next, self._end = index + 1, start + room
+        return self._address + 8 * start
+
+
+class PassTables:
+    """Tables for up to ``rows`` rows, ``logits`` of them with logits, over ``n_pages`` pages."""
+
+    def __init__(self, rows: int, logits: int, n_pages: int) -> None:
+        self.rows, self.logits = rows, logits
+        self.run = aligned_int64(ops.RUN_FIELDS)
+        self._rows = aligned_int64(rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
+        self._logit_rows = aligned_int64(logits)
+        self._blocks = aligned_int64(rows * ops.BLOCK_FIELDS).reshape(-1, ops.BLOCK_FIELDS)
+        most = rows + logits * PAGE_TOKENS  # a branch of drafts stores up to a page of its path again
+        self._stores = aligned_int64(most * ops.STORE_FIELDS).reshape(-1, ops.STORE_FIELDS)
+        self._lists = PageLists(n_pages + 1024)
+        self._copies = aligned_int64(logits * ops.COPY_FIELDS).reshape(-1, ops.COPY_FIELDS)
+        self.row_fields, self._store_fields, self._block_fields, self._logit_fields = (
+            fields_of(table) for table in (self._rows, self._stores, self._blocks, self._logit_rows)
+        )
+        self.run_fields = fields_of(self.run)
+        self._numbers = np.arange(rows)
+        for field, table in (
+            (ops.RUN_ROW_TABLE, self._rows),
+            (ops.RUN_LOGIT_TABLE, self._logit_rows),
+            (ops.RUN_BLOCK_TABLE, self._blocks),
+            (ops.RUN_STORE_TABLE, self._stores),
+            (ops.RUN_COPY_TABLE, self._copies),
+        ):
+            self.run[field] = table.ctypes.data
+
+    def pages_of(self, row: int) -> int:
+        """Return the address of the page numbers that a row of the last pass sees, good until the next one."""
+        return self.row_fields[row * ops.ROW_FIELDS + ops.ROW_PAGES]
+
+    def fill(self, chunks: Sequence[Chunk], choices: Sequence[int], passes: int) -> tuple[int, int]:
+        """Fill all tables; return the number of rows with logits, and the position that all rows are below.
+
+        ``choices`` are addresses of choice tables, by chunk; 0, or none: only look.
+        """
+        row = wanted = blocks = reach = 0
+        single = True
+        branched: list[tuple[int, Chunk]] = []
+        logit_rows, lists = self._logit_fields, self._lists
+        lists.begin()
+        for chunk in chunks:
+            _, start, tokens, pages, n_logits, branches, n_scored, *_ = chunk
+            count = len(tokens)
+            if count == 1:  # most of them: an answer goes on
+                self._fill_one(row, blocks, tokens[0], start, pages)
+                blocks += 1
+                reach = max(reach, start + passes)
+            else:
+                single &= count <= ops.BLOCK_ROWS and not branches
+                if branches:
+                    branched.append((row, chunk))
+                for line in tree_lines(row, chunk):
+                    reach = max(reach, line[2] + len(line[1]))
+                    blocks = self._fill_line(line, blocks)
+            row += count
+            for index in range(row - n_logits - n_scored, row):
+                logit_rows[wanted] = index
+                wanted += 1
+        run = self.run_fields
+        run[ops.RUN_ROWS], run[ops.RUN_LOGIT_ROWS], run[ops.RUN_BLOCKS] = row, wanted, blocks
+        run[ops.RUN_STORES], run[ops.RUN_COPIES], run[ops.RUN_SINGLE] = row, 0, int(single)
+        if branched:
+            self._fill_branches(branched)
+        self._fill_choices(chunks, choices)
+        return wanted, reach
+
+    def _fill_choices(self, chunks: Sequence[Chunk], choices: Sequence[int]) -> None:
+        rows, row = self.row_fields, 0
+        for chunk, choice in zip(chunks, choices or itertools.repeat(0), strict=False):
+            row += len(chunk.tokens)
+            end = row * ops.ROW_FIELDS + ops.ROW_CHOICE
+            for at in range(end - (chunk.n_logits + chunk.n_scored) * ops.ROW_FIELDS, end, ops.ROW_FIELDS):
+                rows[at] = choice
+
+    def _fill_one(self, row: int, block: int, token: int, position: int, pages: tuple[int, ...]) -> None:
+        """Fill the tables of a row that nothing follows."""
+        rows, stores, blocks = self.row_fields, self._store_fields, self._block_fields
+        at = row * ops.ROW_FIELDS
+        rows[at + ops.ROW_TOKEN], rows[at + ops.ROW_POSITION] = token, position
+        rows[at + ops.ROW_PAGES], rows[at + ops.ROW_VIEW_END] = (self._lists.place(pages), position + 1)
+        at = row * ops.STORE_FIELDS
+        stores[at], stores[at + 1] = row, pages[position // PAGE_TOKENS]
+        stores[at + 2] = position % PAGE_TOKENS
+        at = block * ops.BLOCK_FIELDS
+        blocks[at + ops.BLOCK_ROW], blocks[at + ops.BLOCK_COUNT] = row, 1
+
+    def _fill_line(self, line: Line, blocks: int) -> int:
+        """Fill the tables of rows that follow each other, cut into blocks; return the number of blocks so far."""
+        row, tokens, _, _ = line
+        count = len(tokens)
+        if count <= ops.BLOCK_ROWS:
+            self._fill_few(line, blocks)
+            return blocks + 1
+        self._fill_many(line)
+        for first in range(0, count, ops.BLOCK_ROWS):
+            self._blocks[blocks] = (row + first, min(ops.BLOCK_ROWS, count - first))
+            blocks += 1
+        return blocks
+
+    def _fill_few(self, line: Line, block: int) -> None:
+        """Fill the tables of a line that fits one block, mostly a draft: field by field, without NumPy."""
+        row, tokens, start, pages = line
+        rows, stores, blocks = self.row_fields, self._store_fields, self._block_fields
+        at = block * ops.BLOCK_FIELDS
+        blocks[at + ops.BLOCK_ROW], blocks[at + ops.BLOCK_COUNT] = row, len(tokens)
+        listed, at, store = self._lists.place(pages), row * ops.ROW_FIELDS, row * ops.STORE_FIELDS
+        for position, token in enumerate(tokens, start):
+            rows[at + ops.ROW_TOKEN], rows[at + ops.ROW_POSITION] = token, position
+            rows[at + ops.ROW_PAGES], rows[at + ops.ROW_VIEW_END] = listed, position + 1
+            stores[store], stores[store + 1] = row, pages[position // PAGE_TOKENS]
+            stores[store + 2] = position % PAGE_TOKENS
+            row, at, store = row + 1, at + ops.ROW_FIELDS, store + ops.STORE_FIELDS
+
+    def _fill_many(self, line: Line) -> None:
+        row, tokens, start, pages = line
+        count = len(tokens)
+        positions = self._numbers[:count] + start
+        rows, stores = self._rows[row : row + count], self._stores[row : row + count]
+        rows[:, ops.ROW_TOKEN] = tokens
+        rows[:, ops.ROW_POSITION] = positions
+        rows[:, ops.ROW_PAGES] = self._lists.place(pages)
+        rows[:, ops.ROW_VIEW_END] = positions + 1
+        stores[:, 0] = self._numbers[row : row + count]
+        stores[:, 1] = np.array(pages)[positions // PAGE_TOKENS]
+        stores[:, 2] = positions % PAGE_TOKENS
+
+    def _fill_branches(self, branched: Sequence[tuple[int, Chunk]]) -> None:
+        """Fill the tables of stores and copies of each branch's first private page, besides its own rows."""
+        stores, copies = int(self.run[ops.RUN_STORES]), 0
+        for row, chunk in branched:
+            for branch in chunk.branches:
+                page = branch.pages[branch.own]
+                if branch.copied is not None:
+                    self._copies[copies] = (branch.copied, page)
+                    copies += 1
+                for back, each in enumerate(reversed(branch.again), 1):
+                    slot = (branch.start - back) % PAGE_TOKENS
+                    self._stores[stores] = (row + each, page, slot)
+                    stores += 1
+        self.run[ops.RUN_STORES], self.run[ops.RUN_COPIES] = stores, copies
+
+
+def tree_lines(row: int, chunk: Chunk) -> list[Line]:
+    """Return the lines of a chunk's trunk and branches; ``row`` is where the chunk begins."""
+    trunk = (row, chunk.tokens[: chunk.trunk], chunk.start, chunk.pages)
+    sides = [(row + b.row, chunk.tokens[b.row : b.row + b.count], b.start, b.pages) for b in chunk.branches]
+    return [trunk, *sides]
