@@ -320,6 +320,21 @@ def test_harmless_tensors_are_ignored_by_name() -> None:
     assert mapped_encoder(EncoderContainer(values=values, tensors=stored(tensors))).head.kind == "mlm"
 
 
+def test_buffers_of_integers_are_left_out(tmp_path: Path) -> None:
+    """Older checkpoints hold their position numbers as 64-bit integers."""
+    from safetensors.numpy import save_file  # noqa: PLC0415  (a test extra)
+
+    path = make_tiny_encoder(tmp_path, "bert")
+    with open_encoder(path) as opened:
+        expected = states_of(opened)
+    numbers = {"embeddings.position_ids": np.arange(80, dtype=np.int64)[None]}
+    save_file(body("bert") | numbers, path / "model.safetensors")
+    with open_encoder(path) as opened:
+        np.testing.assert_array_equal(states_of(opened), expected)
+    save_file(body("bert") | {"other": np.arange(8)}, path / "model.safetensors")
+    refused(UnsupportedModelError, "'other' is of type I64", lambda: open_encoder(path))
+
+
 def test_dense_modules_must_follow_each_other() -> None:
     pooling = PoolingConfig(modes=("cls", "mean"), dense=(DenseConfig(inputs=64, outputs=32, bias=False),))
     dense = stored(random_weights({"0.weight": (32, 64)}))

