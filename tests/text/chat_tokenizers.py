@@ -13,7 +13,9 @@ from small_vocabularies import CONTROL, SENTENCES, USER_DEFINED, byte_level, sen
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from miaotui.text import Tokenizer, from_folder, from_gguf
+from miaotui.text.tokenizers.from_folder import from_folder
+from miaotui.text.tokenizers.from_gguf import from_gguf
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 
 def _with_controls(metadata: dict[str, Any]) -> dict[str, Any]:

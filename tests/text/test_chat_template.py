@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from miaotui.errors import ModelFormatError, RequestError, TemplateError
-from miaotui.text import ChatTemplate, chat_from_folder, chat_from_gguf
+from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.templates.sources import chat_from_folder, chat_from_gguf
 
 USER = [{"role": "user", "content": "hi"}]
 TALK = [

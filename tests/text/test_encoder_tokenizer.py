@@ -16,10 +16,10 @@ from small_vocabularies import AWKWARD, SENTENCES, byte_level
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from miaotui.errors import ModelFormatError, ModelNotFoundError, PromptTooLongError, RequestError
-from miaotui.text import from_gguf
 from miaotui.text.encoders.layout import EncodedText, fit
 from miaotui.text.encoders.load import load_encoder_tokenizer
 from miaotui.text.encoders.tokenizer import EncoderTokenizer
+from miaotui.text.tokenizers.from_gguf import from_gguf
 
 WORDS = wordpiece_vocabulary()
 CASED = wordpiece_vocabulary(lower_case=False)

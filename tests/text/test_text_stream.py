@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_vocabularies import AWKWARD, byte_level, sentencepiece_model
 
-from miaotui.text import Tokenizer, from_gguf
+from miaotui.text.tokenizers.from_gguf import from_gguf
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 TOKENIZERS: dict[str, Tokenizer] = {
     "byte level": from_gguf(byte_level()),

@@ -13,9 +13,10 @@ from small_vocabularies import AWKWARD, SENTENCES, byte_level
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from miaotui.errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from miaotui.text import Tokenizer as TextTokenizer
-from miaotui.text import from_folder, from_gguf
 from miaotui.text.load import load_chat_template, load_tokenizer
+from miaotui.text.tokenizers.from_folder import from_folder
+from miaotui.text.tokenizers.from_gguf import from_gguf
+from miaotui.text.tokenizers.tokenizer import Tokenizer as TextTokenizer
 
 GPT = byte_level()
 

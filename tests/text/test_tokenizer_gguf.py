@@ -15,8 +15,8 @@ from small_vocabularies import AWKWARD, SENTENCES, byte_level, sentencepiece_mod
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from miaotui.errors import ModelFormatError, RequestError, UnsupportedModelError
-from miaotui.text import from_gguf
 from miaotui.text.tokenizers.byte_level import byte_level_spelling, to_alphabet
+from miaotui.text.tokenizers.from_gguf import from_gguf
 from miaotui.text.tokenizers.sentencepiece import piece_spelling
 
 GPT = byte_level()

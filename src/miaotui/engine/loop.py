@@ -9,7 +9,6 @@ no request is taken on whose promise could not be kept.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import sys
 import threading
@@ -28,12 +27,13 @@ from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError,
 from miaotui.types import SamplingParams
 
 if TYPE_CHECKING:  # imported by the first deadline: a start without one need not wait for them
+    import logging
+
     from miaotui.engine.promises import Promises
     from miaotui.schedule.promises.admission import Admission, AdmissionLimits
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.schedule.promises.cost import CostModel
 
-logger = logging.getLogger("miaotui.engine")
 Result = TypeVar("Result")
 
 _NO_OPTIONS = RequestOptions()
@@ -343,7 +343,7 @@ class EngineLoop:
 
     def _fail_all(self, error: Exception) -> None:
         """End all requests and begin anew: the engine's state cannot be trusted."""
-        logger.error("the engine failed and begins anew", exc_info=error)
+        _logger().error("the engine failed and begins anew", exc_info=error)
         self.healthy = False
         fault = EngineError(f"the engine failed: {type(error).__name__}: {error}. Ask again")
         for request in self._active.values():
@@ -361,7 +361,7 @@ class EngineLoop:
             try:
                 attempt()
             except Exception:
-                logger.exception("the engine does not run yet")
+                _logger().exception("the engine does not run yet")
                 continue
             self.healthy = True
             return
@@ -382,3 +382,9 @@ class _Work(Generic[Result]):
         except BaseException as error:
             self.error = error
         self.done.call()
+
+
+def _logger() -> logging.Logger:
+    import logging  # noqa: PLC0415  (a program that answers once logs nothing)
+
+    return logging.getLogger("miaotui.engine")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from miaotui.errors import EngineError
-from miaotui.schedule.check import check_integrity
 from miaotui.schedule.config import ScheduleConfig
 from miaotui.schedule.pages import BlockTable
 from miaotui.schedule.plan import NO_LIMITS, PAGE_SIZE, Chunk, Draft, DraftTree, Plan, StepLimits, pages_for, trunk_of
@@ -272,6 +271,8 @@ class Scheduler:
         """Verify that no page is lost or shared wrongly; reads everything.
 
         Raises `AssertionError` with the reason."""
+        from miaotui.schedule.check import check_integrity  # noqa: PLC0415  (tests and `doctor` only)
+
         check_integrity(self._ledger, self._lines, self._sequences)
 
     def _known(self, sequence: int) -> SequenceState:

@@ -13,7 +13,6 @@ from typing import Any
 from miaotui.errors import ModelFormatError
 from miaotui.text.templates.chat_template import ChatTemplate
 from miaotui.text.templates.sources import chat_from_folder, chat_from_gguf
-from miaotui.text.tokenizers.from_folder import from_folder
 from miaotui.text.tokenizers.from_gguf import from_gguf
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
@@ -22,6 +21,8 @@ def load_tokenizer(metadata: Mapping[str, Any] | None, folder: Path | None) -> T
     """Load the tokenizer of a GGUF file's `metadata` or of a model's `folder`; raises `ModelError`."""
     if metadata is not None:
         return from_gguf(metadata)
+    from miaotui.text.tokenizers.from_folder import from_folder  # noqa: PLC0415  (a GGUF file needs no other library)
+
     return from_folder(_given(folder))
 
 

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import importlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -130,6 +129,8 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, code: bytes) -> None:
     """Store machine code if possible. Without a cache the next start compiles again."""
+    import tempfile  # noqa: PLC0415  (only what is compiled anew is written)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)

@@ -13,8 +13,8 @@ import contextlib
 import mmap
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -262,9 +262,14 @@ class Pace:
     def _judge(self, trial: dict[_Kind, tuple[list[float], list[float]]]) -> None:
         """End a trial: keep the faster way."""
         both = [times for times in trial.values() if times[0] and times[1]]
-        team_s = sum(median(team) * len(alone) for team, alone in both)
-        alone_s = sum(median(alone) * len(alone) for _, alone in both)
+        team_s = sum(_median(team) * len(alone) for team, alone in both)
+        alone_s = sum(_median(alone) * len(alone) for _, alone in both)
         self.alone = alone_s < BETTER * team_s if both else self._before
         self._needed = SIGNS if self.alone else min(2 * self._needed, MOST_SIGNS)
         self._left = KEEP if self.alone else CALM
         self._trial, self._signs = None, 0
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the middle value of an odd number of them, or the upper of two middle ones."""
+    return sorted(values)[len(values) // 2]

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError
-from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.store import PackedFile, PackedStore, content_key
 from miaotui.kernels.linear.formats import UNIT_ROWS, Format, quantize
 from miaotui.model.draft_head.packing import alternating, packed, padded, rows_of
@@ -175,6 +174,8 @@ def write_head(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
 
 
 def _read(path: Path) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]:
+    from miaotui.hub.formats.safetensors import read_safetensors  # noqa: PLC0415  (a packed head needs none of this)
+
     stored = read_safetensors(path)
     if set(stored) - {_SPREAD} not in (_NAMES, _NAMES | _ATTENTION):
         raise ModelFormatError(

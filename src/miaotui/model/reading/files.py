@@ -15,12 +15,9 @@ from typing import Any
 from miaotui.closing import Closing
 from miaotui.errors import ModelNotFoundError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
-from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.tensors import StoredTensor
-from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.from_gguf import config_from_gguf, tensors_from_gguf
-from miaotui.model.reading.from_hf import config_from_hf, tensors_from_hf
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,9 @@ def _open_gguf(path: Path) -> ModelFiles:
 
 
 def _open_folder(folder: Path) -> ModelFiles:
+    from miaotui.hub.formats.safetensors import read_safetensors  # noqa: PLC0415  (a GGUF file needs none of this)
+    from miaotui.model.reading.from_hf import config_from_hf, tensors_from_hf  # noqa: PLC0415
+
     values = _read_config(folder)
     config = config_from_hf(values)  # before the weights: an unknown model is refused at once
     tensors = tensors_from_hf(config, values, read_safetensors(folder))
@@ -79,6 +79,8 @@ def _open_folder(folder: Path) -> ModelFiles:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    from miaotui.hub.formats.untrusted_json import read_object  # noqa: PLC0415  (see `_open_folder`)
+
     path = folder / "config.json"
     if not path.is_file():
         raise ModelNotFoundError(
