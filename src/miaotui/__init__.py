@@ -13,33 +13,60 @@ from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import MiaotuiError
 from miaotui.libraries import missing
-from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Score, Timing, TokenLogprobs
+from miaotui.types import (
+    Classification,
+    Completion,
+    Deadline,
+    Delta,
+    MaskFill,
+    Promise,
+    RankedDocument,
+    SamplingParams,
+    Score,
+    TaggedSpan,
+    Timing,
+    TokenLogprobs,
+)
 
 if TYPE_CHECKING:
+    from miaotui.async_encoder import AsyncEncoder, load_encoder_async
     from miaotui.async_llm import AsyncLLM, load_async
+    from miaotui.encoder import Encoder, load_encoder
     from miaotui.llm import LLM, load
 
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
+    "AsyncEncoder",
     "AsyncLLM",
+    "Classification",
     "Completion",
     "Deadline",
     "Delta",
+    "Encoder",
+    "MaskFill",
     "MiaotuiError",
     "Promise",
+    "RankedDocument",
     "SamplingParams",
     "Score",
+    "TaggedSpan",
     "Timing",
     "TokenLogprobs",
     "load",
     "load_async",
+    "load_encoder",
+    "load_encoder_async",
 ]
 _LAZY = {
     "LLM": "miaotui.llm",
     "load": "miaotui.llm",
     "AsyncLLM": "miaotui.async_llm",
     "load_async": "miaotui.async_llm",
+    "Encoder": "miaotui.encoder",
+    "load_encoder": "miaotui.encoder",
+    "AsyncEncoder": "miaotui.async_encoder",
+    "load_encoder_async": "miaotui.async_encoder",
 }
 
 

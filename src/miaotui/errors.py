@@ -11,6 +11,7 @@
     ├── RequestError                the caller's parameters or prompt are wrong
     │   ├── FieldError              one field or parameter, which it names, is wrong
     │   ├── PromptTooLongError      the prompt does not fit the model's context
+    │   │   └── InputTooLongError   one of several texts does not; it is a FieldError too
     │   ├── ConversationMissingError    there is none of that id, or it is another caller's
     │   └── MissingLibraryError     it needs a library that is not installed
     ├── RefusedError                the request is sound, but is not taken on now
@@ -75,6 +76,10 @@ class FieldError(RequestError):
 
 class PromptTooLongError(RequestError):
     """The prompt, or prompt plus answer, does not fit the model's context."""
+
+
+class InputTooLongError(FieldError, PromptTooLongError):
+    """One of several texts has more tokens than the model takes; ``field`` names it."""
 
 
 class ConversationMissingError(RequestError):

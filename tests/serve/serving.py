@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from starlette.middleware import Middleware
 
-from miaotui.backends.options import EngineOptions
+from miaotui.backends.options import EncoderOptions, EngineOptions
 from miaotui.config import Settings
 from miaotui.kernels.linear.formats import Format
-from miaotui.runtime import ModelOptions, open_model
+from miaotui.runtime import ModelOptions, describe_encoder, open_encoder, open_model
 from miaotui.serve.app import create_app
+from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import EmbeddedServer, run, server_for
 from miaotui.serve.models import ServedModels
 from miaotui.serve.observed_model import ObservedModel
@@ -40,6 +42,17 @@ def services(models: ServedModels | None = None, settings: ServeSettings | None 
     return Services(models, settings or ServeSettings(), **parts)
 
 
+def encoder_entry(name: str, path: Path, settings: Settings) -> EncoderEntry:
+    """An encoder over the reference backend; embedders pool by the mean."""
+    options = EncoderOptions(backend="reference", pooling="mean" if "embed" in path.name else None)
+    found = describe_encoder(path, options)
+    assert found is not None
+    size = found.size_bytes
+    return EncoderEntry(
+        name, found.abilities, found.max_tokens, size, lambda: open_encoder(path, options, settings=settings)
+    )
+
+
 @dataclass
 class Serving:
     """A running server: its address, its models, and a way into its event loop."""
@@ -47,6 +60,7 @@ class Serving:
     url: str
     hosts: ServedModels
     loop: asyncio.AbstractEventLoop = field(repr=False)
+    services: Services = field(repr=False)
 
     def call(self, function: Callable[[], Result]) -> Result:
         """`function()`, run in the server's event loop."""
@@ -66,6 +80,8 @@ def serving(
     models: Mapping[str, Path],
     settings: Settings,
     *,
+    encoders: Mapping[str, Path] = MappingProxyType({}),
+    encoder_bytes: int | None = None,
     serve: ServeSettings | None = None,
     options: EngineOptions = OPTIONS,
     layers: Sequence[Middleware] = (),
@@ -78,8 +94,11 @@ def serving(
     async def main() -> None:
         chosen = ModelOptions(options)
         loops = {name: open_model(path, chosen, settings=settings) for name, path in models.items()}
-        served = ServedModels(ObservedModel(name, loop) for name, loop in loops.items())
-        made = services(served, serve, **parts(served))
+        served = ServedModels((ObservedModel(name, loop) for name, loop in loops.items()), lambda: encoders)
+        entries = [encoder_entry(name, path, settings) for name, path in encoders.items()]
+        registry = EncoderRegistry(entries, encoder_bytes, served.keys)
+        made = services(served, serve, encoders=registry, **parts(served))
+        served = made.models
         app = create_app(made, layers)
         server = server_for(app, host="127.0.0.1", port=0)
         try:
@@ -87,12 +106,12 @@ def serving(
             while not server.started and not task.done():
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
-            state.update(server=server, serving=Serving(f"http://127.0.0.1:{port}", served, asyncio.get_running_loop()))
+            url, loop = f"http://127.0.0.1:{port}", asyncio.get_running_loop()
+            state.update(server=server, serving=Serving(url, served, loop, made))
             ready.set()
             await task
         finally:
-            served.close()
-            made.indexes.close()
+            made.close()
 
     def target() -> None:
         try:

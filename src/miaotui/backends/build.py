@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from miaotui.backends.options import Built, EngineOptions
+from miaotui.backends.encoder_backend import EncoderBackend, EncoderLimits
+from miaotui.backends.options import Built, EncoderOptions, EngineOptions
 from miaotui.config import Settings
+from miaotui.kernels.linear.formats import Format
 from miaotui.libraries import missing
 from miaotui.model.config import ModelConfig
+from miaotui.model.encoder.opened import OpenedEncoder
 from miaotui.types import Progress
+
+PASS_ROWS = 1024  # of an encoder's pass, where its options lower or raise what a text may have
 
 
 def build_backend(
@@ -30,3 +35,25 @@ def build_backend(
     except ModuleNotFoundError as error:
         raise missing(error.name or "") from error
     return build(path, config, options, settings, progress)
+
+
+def build_encoder_backend(
+    path: Path, opened: OpenedEncoder, options: EncoderOptions, settings: Settings, progress: Progress | None = None
+) -> EncoderBackend:
+    """Build the backend that ``options`` name for the encoder at ``path``. Raises a `MiaotuiError`."""
+    tokens = min(options.max_tokens or opened.config.max_tokens, opened.config.max_tokens)
+    limits = None
+    if options.max_tokens is not None or options.rows is not None:
+        limits = EncoderLimits(max(options.rows or PASS_ROWS, tokens), tokens)
+    if options.backend == "reference":
+        from miaotui.backends.reference.encoder import ReferenceEncoder  # noqa: PLC0415  (only the chosen one)
+
+        return ReferenceEncoder(opened.config, opened.weights, limits)
+    try:
+        from miaotui.backends.cpu.encoder.build import build_encoder  # type: ignore[import-not-found]  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise missing(error.name or "") from error
+    form = options.format or Format.Q8
+    return build_encoder(  # type: ignore[no-any-return]
+        path, opened, settings, form=form, threads=options.threads, limits=limits, progress=progress
+    )

@@ -6,6 +6,7 @@ their ranges.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,6 +17,7 @@ from miaotui.schedule.scheduler import Scheduler
 
 KvKind = Literal["f16", "int8"]
 BackendName = Literal["cpu", "reference"]
+EncoderPooling = Literal["mean", "cls", "last", "max"]
 
 MAX_OPTION = 1 << 27
 MOST_PASSES = 8  # of a run
@@ -59,6 +61,46 @@ class EngineOptions:
             raise RequestError(f"backend must be one of {', '.join(get_args(BackendName))}, not {self.backend!r}")
         if self.kv not in ("f16", "int8"):
             raise RequestError(f"kv must be 'f16' or 'int8', not {self.kv!r}")
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Options of an encoder. None: chosen from the model and the machine.
+
+    ``format`` is how weights stored as floats are kept; ``max_tokens`` lowers the limit of a text and ``rows`` is how
+    many tokens a pass has at most; ``pooling`` says how states become an embedding where the model's files do not;
+    ``dimensions`` are lengths that embeddings may be cut to, for a model that was trained for it. Raises `RequestError`
+    for values out of range.
+    """
+
+    format: Format | None = None
+    threads: int | None = None
+    max_tokens: int | None = None
+    rows: int | None = None
+    pooling: EncoderPooling | None = None
+    dimensions: tuple[int, ...] = ()
+    backend: BackendName = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "max_tokens", "rows"):
+            _require_count(name, getattr(self, name))
+        for length in self.dimensions:
+            _require_count("dimensions", length)
+        _require_choice("pooling", self.pooling, (None, *get_args(EncoderPooling)))
+        _require_choice("backend", self.backend, get_args(BackendName))
+        _require_choice("format", self.format, (None, Format.Q4, Format.Q8, Format.F32))
+
+
+def _require_count(name: str, value: object) -> None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_OPTION
+    if value is not None and not is_count:
+        raise RequestError(f"{name} must be a whole number from 1 to {MAX_OPTION:,}, not {value!r}")
+
+
+def _require_choice(name: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        names = ", ".join(str(getattr(each, "value", each)) for each in known if each is not None)
+        raise RequestError(f"{name} must be one of {names}, not {value!r}")
 
 
 @dataclass(frozen=True)

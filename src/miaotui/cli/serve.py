@@ -11,26 +11,30 @@ import gc
 import importlib
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miaotui.backends.options import EngineOptions
+from miaotui.backends.options import EncoderOptions, EngineOptions
 from miaotui.cli.options.parser import parse
 from miaotui.cli.options.serve import option_names
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
+from miaotui.engine.encoding.admission import QueueLimits
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
+from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
-from miaotui.runtime import ModelOptions, open_model
+from miaotui.runtime import EncoderDescription, ModelOptions, describe_encoder, open_encoder, open_model
 from miaotui.serve.config_file import read_config
 from miaotui.serve.http.listener import bind, url_of
 from miaotui.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from miaotui.engine.loop import EngineLoop
+    from miaotui.serve.encoders.registry import EncoderEntry
+    from miaotui.serve.services import Services
     from miaotui.served_model import ServedModel
 
 _SERVER = "miaotui.serve.start"
@@ -42,19 +46,19 @@ def serve(parsed: argparse.Namespace) -> int:
     options = options_from(parsed).checked()
     listening = bind(options.host, options.port)
     with listening, ProgressBars() as progress:
-        loops = _open_beside_imports(options, progress)
+        loops, encoders = _open_beside_imports(options, progress)
         progress.close()
         start = importlib.import_module(_SERVER)
         importlib.import_module("miaotui.serve.ops.logs").set_up_logs(options.log_format, options.log_level)
         url = url_of(listening, options.host, options.tls)
 
-        def ready(models: Mapping[str, ServedModel]) -> None:
+        def ready(services: Services) -> None:
             gc.freeze()  # what start-up made stays: collections need not look at it again
             gc.set_threshold(COLLECTED_AFTER)  # most of what a step makes is gone by its end
-            print(opening(url, models, options), file=sys.stderr, flush=True)
+            print(opening(url, services.models, services.encoders, options), file=sys.stderr, flush=True)
 
         run = importlib.import_module("miaotui.serve.http.server").run
-        run(start.serve(loops, options, listening, ready))
+        run(start.serve(loops, encoders, options, listening, ready))
     return 0
 
 
@@ -73,16 +77,18 @@ def options_from(parsed: argparse.Namespace) -> ServeSettings:
     return replace(ServeSettings(**values), models=words)
 
 
-def opening(url: str, models: Mapping[str, ServedModel], options: ServeSettings) -> str:
+def opening(url: str, models: Mapping[str, ServedModel], encoders: Iterable[str], options: ServeSettings) -> str:
     """Return what is printed when the server is ready: its address, its promise, how to call it."""
-    names = list(models)
+    names, served = list(models), [*models, *encoders]
+    if not names:
+        return messages.SERVING_ENCODERS(url=url, models=", ".join(served))
     promise = promised(models[names[0]])
     if len(names) > 1:
         promise = f"{names[0]}: {promise}"
     shown = "YOUR-KEY" if options.api_key_file else "none"
     fields_ = {"url": url, "model": names[0], "key": shown, "promise": promise}
     header = '\n  -H "Authorization: Bearer YOUR-KEY" \\' if options.api_key_file else ""
-    lines = [messages.SERVING(models=", ".join(names), **fields_), messages.HOW_TO_CALL(header=header, **fields_)]
+    lines = [messages.SERVING(models=", ".join(served), **fields_), messages.HOW_TO_CALL(header=header, **fields_)]
     return "\n".join(lines)
 
 
@@ -109,15 +115,23 @@ def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "words" or value}
 
 
-def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> dict[str, EngineLoop]:
-    """Open all models in a thread while this one imports the HTTP libraries."""
+def _open_beside_imports(
+    options: ServeSettings, progress: ProgressBars
+) -> tuple[dict[str, EngineLoop], list[EncoderEntry]]:
+    """Open all chat models in a thread while this one imports the HTTP libraries; encoders are only looked at."""
     loops: dict[str, EngineLoop] = {}
+    encoders: dict[str, EncoderDescription] = {}
     failures: list[BaseException] = []
 
     def load() -> None:
         try:
             for name, model in options.named_models.items():
-                loops[name] = open_model(model, _model_options(options), progress=progress)
+                path = resolve(model, progress=progress)
+                found = describe_encoder(path, _encoder_options(options))
+                if found is None:
+                    loops[name] = open_model(path, _model_options(options), progress=progress)
+                else:
+                    encoders[name] = found
         except BaseException as error:  # raised again in the thread that waits
             failures.append(error)
 
@@ -127,7 +141,25 @@ def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> dict
     thread.join()
     if failures:
         raise failures[0]
-    return loops
+    return loops, [_entry(name, found, options) for name, found in encoders.items()]
+
+
+def _entry(name: str, found: EncoderDescription, options: ServeSettings) -> EncoderEntry:
+    """Return an encoder that the server loads when it is first used."""
+    from miaotui.serve.encoders.registry import EncoderEntry
+
+    chosen, queue = _encoder_options(options), QueueLimits(options.max_requests, 4 * options.max_tokens)
+    return EncoderEntry(
+        name, found.abilities, found.max_tokens, found.size_bytes, lambda: open_encoder(found.path, chosen, queue=queue)
+    )
+
+
+def _encoder_options(options: ServeSettings) -> EncoderOptions:
+    return EncoderOptions(
+        format=None if options.format is None else Format(options.format),
+        threads=options.threads,
+        pooling=options.pooling,  # type: ignore[arg-type]  # checked there
+    )
 
 
 def _model_options(options: ServeSettings) -> ModelOptions:

@@ -8,6 +8,7 @@ another model has promises to keep, but never longer than `MOST_WAIT_S` for one 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,25 @@ class Sharer(Protocol):
 
     def hurry(self) -> None:
         """End the turn under way as soon as that is possible."""
+
+
+class PlainSharer:
+    """A `Sharer` that promises nothing: what computes beside the models, such as measurements."""
+
+    def turn_rank(self) -> int:
+        """Return `REST`."""
+        return REST
+
+    def spare_s(self) -> float:
+        """Return infinity."""
+        return math.inf
+
+    def ahead_s(self) -> float:
+        """Return 0."""
+        return 0.0
+
+    def hurry(self) -> None:
+        """Do nothing."""
 
 
 class CoreTurns:

@@ -17,23 +17,30 @@ from starlette.responses import Response
 from miaotui.errors import MiaotuiError
 from miaotui.serve.anthropic import messages as anthropic
 from miaotui.serve.anthropic.errors import response_to
+from miaotui.serve.cohere import rerank
 from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
 from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.http.scope import received
 from miaotui.serve.middleware.body import BodyReader
-from miaotui.serve.openai import chat, completions
+from miaotui.serve.openai import chat, completions, embeddings
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import health, metrics
 from miaotui.serve.services import Services
+from miaotui.serve.tei import routes as tei
+from miaotui.serve.vllm import routes as vllm
 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
     completions.routes,
     anthropic.routes,
     responses.routes,
+    embeddings.routes,
+    rerank.routes,
+    tei.routes,
+    vllm.routes,
     indexes.routes,
     answers.routes,
     support.routes,

@@ -6,18 +6,21 @@ are added while the server starts and closed when it ends; the first one answers
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from miaotui.serve.http.errors import model_not_found
+from miaotui.serve.http.errors import bad_value, model_not_found
 from miaotui.served_model import ServedModel
 
 
 class ServedModels(Mapping[str, ServedModel]):
     """A read-only mapping of names to models, in the order in which they were added."""
 
-    def __init__(self, models: Iterable[ServedModel] = ()) -> None:
+    def __init__(
+        self, models: Iterable[ServedModel] = (), encoder_names: Callable[[], Iterable[str]] = lambda: ()
+    ) -> None:
         self._by_name = {model.name: model for model in models}
+        self._encoder_names = encoder_names
 
     def __getitem__(self, name: str) -> ServedModel:
         return self._by_name[name]
@@ -33,13 +36,25 @@ class ServedModels(Mapping[str, ServedModel]):
         self._by_name[model.name] = model
 
     def find(self, name: str | None) -> ServedModel:
-        """Return the model of that name; the first one for None. Raises `ApiError` (404)."""
+        """Return the model of that name; the first one for None.
+
+        Raises `ApiError`: 404 if there is none, 400 for the name of an encoder.
+        """
         if name is None and self._by_name:
             return next(iter(self._by_name.values()))
         found = None if name is None else self._by_name.get(name)
         if found is None:
+            self._refuse_encoder(name)
             raise model_not_found(name or "", self._by_name)
         return found
+
+    def _refuse_encoder(self, name: str | None) -> None:
+        """Raise `ApiError` where an encoder is meant, or where there are encoders alone."""
+        encoders = set(self._encoder_names())
+        chats = ", ".join(sorted(self._by_name)) or "none: start the server with one"
+        if name in encoders or (name is None and encoders):
+            what = f"{name} is an encoder, which writes no text" if name else "all models here are encoders"
+            raise bad_value("model", f"{what}; chat models here: {chats}")
 
     def close(self) -> None:
         """Close every model, also after one of them failed to close."""

@@ -13,6 +13,7 @@ from starlette.requests import Request as HttpRequest
 
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.index_registry import IndexRegistry
+from miaotui.serve.encoders.registry import EncoderRegistry
 from miaotui.serve.models import ServedModels
 from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.settings import ServeSettings
@@ -29,6 +30,7 @@ class Services:
     models: ServedModels
     settings: ServeSettings
     operations: Operations
+    encoders: EncoderRegistry = field(default_factory=EncoderRegistry)
     indexes: IndexRegistry = field(default_factory=IndexRegistry)
     responses: ResponseStore = field(default_factory=ResponseStore)
     response_cache: AnswerCache | None = None
@@ -37,6 +39,7 @@ class Services:
     def close(self) -> None:
         """Close what has files or threads: models, indexes, logs and traces."""
         self.models.close()
+        self.encoders.close()
         self.operations.close()
         self.indexes.close()
 

@@ -47,6 +47,8 @@ class ServeSettings:
     threads: int | None = None
     context: int | None = None
     no_speculate: bool = False
+    encoder_memory_mb: int | None = None  # of weights of all loaded encoders; None: half of the memory
+    pooling: str | None = None  # of encoders whose files do not say it
     answer_cache: str | None = None
     answer_cache_mb: int = 256
     answer_cache_hours: int = 168

@@ -9,7 +9,7 @@ is none.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from starlette.middleware import Middleware
@@ -29,6 +29,7 @@ from miaotui.retrieval.index.index import Index
 from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve import LOG
 from miaotui.serve.app import create_app
+from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import run_server
 from miaotui.serve.middleware.accounting import Accounting
 from miaotui.serve.middleware.auth import AccessPolicy, Auth
@@ -36,22 +37,25 @@ from miaotui.serve.middleware.keys import Keyring
 from miaotui.serve.models import ServedModels
 from miaotui.serve.observed_model import ObservedModel
 from miaotui.serve.ops.audit import AuditLog
+from miaotui.serve.ops.machine import memory_limit_bytes
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.ops.traces import open_traces
 from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 
+ENCODER_SHARE = 0.5  # of the memory that this process may hold, for weights of encoders
 MADE_PAIRS = "made"  # instead of a file of labelled pairs
 
 
 async def serve(
     loops: Mapping[str, EngineLoop],
+    encoders: Iterable[EncoderEntry],
     settings: ServeSettings,
     listening: socket.socket,
-    on_ready: Callable[[ServedModels], None] = lambda models: None,
+    on_ready: Callable[[Services], None] = lambda services: None,
 ) -> None:
     """Serve these models until a signal, then finish and close. Raises a `MiaotuiError`."""
-    services = open_services(loops, settings)
+    services = open_services(loops, settings, encoders)
     try:
         await run_server(
             create_app(services, layers_for(settings, services.operations)),
@@ -59,17 +63,20 @@ async def serve(
             listening,
             drain_timeout_s=settings.drain_timeout_s,
             tls=settings.tls,
-            on_ready=lambda: on_ready(services.models),
+            on_ready=lambda: on_ready(services),
         )
     finally:
         services.close()
 
 
-def open_services(loops: Mapping[str, EngineLoop], settings: ServeSettings) -> Services:
+def open_services(
+    loops: Mapping[str, EngineLoop], settings: ServeSettings, encoders: Iterable[EncoderEntry] = ()
+) -> Services:
     """Make all parts of a server. Call it in the event loop. Raises a `MiaotuiError` for unusable files."""
-    models = ServedModels()
+    registry = EncoderRegistry(encoders, encoder_budget_bytes(settings), chat_names=loops.keys)
+    models = ServedModels(encoder_names=registry.keys)
     audit = None if settings.audit_log is None else AuditLog(Path(settings.audit_log))
-    operations = Operations(models, audit=audit, traces=open_traces())
+    operations = Operations(models, encoders=registry, audit=audit, traces=open_traces())
     limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
     for name, loop in loops.items():
         models.add(ObservedModel(name, loop, operations.watch, limits))
@@ -79,9 +86,18 @@ def open_services(loops: Mapping[str, EngineLoop], settings: ServeSettings) -> S
         models=models,
         settings=settings,
         operations=operations,
+        encoders=registry,
         response_cache=response_cache,
         support=open_support(settings, models, response_cache),
     )
+
+
+def encoder_budget_bytes(settings: ServeSettings) -> int | None:
+    """Return the bytes of weights that loaded encoders may have together; None: as many as there are."""
+    if settings.encoder_memory_mb is not None:
+        return settings.encoder_memory_mb << 20
+    limit = memory_limit_bytes()
+    return None if limit is None else int(ENCODER_SHARE * limit)
 
 
 def layers_for(settings: ServeSettings, operations: Operations) -> list[Middleware]:

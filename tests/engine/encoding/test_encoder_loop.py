@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from scripted_encoder import FIRST, TableEncoder, texts_of
 
-from miaotui.engine.encoding.admission import QueueLimits
-from miaotui.engine.encoding.job import EncodeJob, Reduction
+from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loop import EncoderLoop
 from miaotui.engine.turns import CoreTurns
-from miaotui.errors import DeadlineUnattainableError, EngineError, OverloadedError, RefusedError, RequestError
+from miaotui.errors import DeadlineUnattainableError, EngineError, OverloadedError, RequestError
 from miaotui.types import Deadline
 
 
@@ -104,27 +103,6 @@ def test_deadlines_are_kept_or_refused_at_once() -> None:
         assert loop.admission.counts.met == 1
     finally:
         loop.close()
-
-
-def test_an_observer_hears_of_every_job(loop: EncoderLoop) -> None:
-    heard: list[str] = []
-
-    class Ears:
-        def submitted(self, job: EncodeJob) -> None:
-            heard.append("submitted")
-
-        def refused(self, error: RefusedError) -> None:
-            heard.append("refused")
-
-        def ended(self, job: EncodeJob) -> None:
-            heard.append(f"ended {job.finish_reason}")
-
-    loop.observer = Ears()
-    loop.submit(texts_of(3), FIRST).future.result(10)
-    loop.admission.limits = QueueLimits(jobs=0)
-    with pytest.raises(OverloadedError):
-        loop.submit(texts_of(3), FIRST)
-    assert heard == ["submitted", "ended stop", "refused"]
 
 
 def test_many_threads_submit_and_cancel(loop: EncoderLoop) -> None:

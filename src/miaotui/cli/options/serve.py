@@ -101,6 +101,10 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--context", type=whole(1), metavar="N", help="longest prompt plus answer, in tokens")
     about = "one token in each pass: slower, the same answers"
     add("--no-speculate", action="store_true", help=about)
+    about = "weights of encoders in memory at most; the least used is put away (default: half of the memory)"
+    add("--encoder-memory-mb", type=whole(1, 1 << 24), metavar="N", help=about)
+    about = "how an encoder's states become an embedding, where its files do not say it"
+    add("--pooling", choices=("mean", "cls", "last", "max"), metavar="mean|cls|last|max", help=about)
 
 
 def _cache(group: argparse._ArgumentGroup) -> None:

@@ -50,6 +50,12 @@ HELP = {
     "how keys and values are kept (default: f16)": "KV 缓存的精度（默认：f16）",
     "one token in each pass: slower, the same answer": "关闭投机解码：较慢，回答不变",
     "one token in each pass: slower, the same answers": "关闭投机解码：较慢，回答不变",
+    "weights of encoders in memory at most; the least used is put away (default: half of the memory)": (
+        "编码器权重占用内存的上限（MB）；超出时卸载最久未用的（默认：内存的一半）"
+    ),
+    "how an encoder's states become an embedding, where its files do not say it": (
+        "编码器的状态如何汇成向量（仅在模型文件未说明时使用）"
+    ),
     "default: one per usable physical core": "线程数（默认：每个可用物理核一个）",
     "tokens at most (default: 512)": "最多词元数（默认：512）",
     "tokens before the answer may end by itself": "回答至少有这么多词元才可自行结束",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from miaotui.backends.encoder_backend import EncoderBackend, TextRows
-from miaotui.engine.turns import CoreTurns, Sharer
+from miaotui.engine.turns import CoreTurns, PlainSharer, Sharer
 from miaotui.schedule.promises.cost import CostRates
 
 PATIENCE_S = 0.5  # no pass is begun after so long, but for the first of each of the small shapes
@@ -25,9 +25,18 @@ Shape = tuple[int, ...]  # tokens of each text
 
 
 def calibrate_encoder(
-    backend: EncoderBackend, turns: CoreTurns, sharer: Sharer, clock: Callable[[], float] = time.perf_counter
+    backend: EncoderBackend, turns: CoreTurns, clock: Callable[[], float] = time.perf_counter
 ) -> CostRates:
     """Time passes over several numbers of short texts, and over one long text; each takes a turn."""
+    sharer = PlainSharer()
+    turns.join(sharer)
+    try:
+        return _measured(backend, turns, sharer, clock)
+    finally:
+        turns.leave(sharer)
+
+
+def _measured(backend: EncoderBackend, turns: CoreTurns, sharer: Sharer, clock: Callable[[], float]) -> CostRates:
     limits = backend.limits
     short = min(SHORT, limits.tokens)
     shapes: list[Shape] = []

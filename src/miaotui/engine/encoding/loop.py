@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 from miaotui.backends.encoder_backend import EncoderBackend, TextRows
 from miaotui.engine.encoding.admission import EncoderAdmission, Load, QueueLimits
@@ -24,26 +23,13 @@ from miaotui.engine.encoding.queue import EncodeQueue, Pick
 from miaotui.engine.loop import SWITCH_S
 from miaotui.engine.reading.readers import Wakeup
 from miaotui.engine.turns import FIRST, REST, CoreTurns, shared_turns
-from miaotui.errors import EngineError, MiaotuiError, OverloadedError, RefusedError
+from miaotui.errors import EngineError, MiaotuiError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel, StepShape
 from miaotui.types import Deadline
 
 REDUCTION_WEIGHT = 0.1  # of the newest text in what a reduction takes for a row
 
 logger = logging.getLogger("miaotui.engine")
-
-
-class JobObserver(Protocol):
-    """Hears of the jobs of one loop; must return at once."""
-
-    def submitted(self, job: EncodeJob) -> None:
-        """Note a job that was taken on, in the thread that submits it."""
-
-    def refused(self, error: RefusedError) -> None:
-        """Note a sound job that was not taken on, in the thread that submits it."""
-
-    def ended(self, job: EncodeJob) -> None:
-        """Note a job that is over, in any thread."""
 
 
 class EncoderLoop:
@@ -53,21 +39,16 @@ class EncoderLoop:
         self, backend: EncoderBackend, limits: QueueLimits | None = None, turns: CoreTurns | None = None
     ) -> None:
         self.backend = backend
-        self.observer: JobObserver | None = None
         self.counts: Counter[str] = Counter()  # jobs by end, texts, tokens, passes
         self._turns = turns or shared_turns()
-        self._turns.join(self)
-        try:
-            self.cost = CostModel(calibrate_encoder(backend, self._turns, self))
-        except BaseException:
-            self._turns.leave(self)
-            raise
+        self.cost = CostModel(calibrate_encoder(backend, self._turns))
         self._queue = EncodeQueue(backend.limits, self.cost)
         self.admission = EncoderAdmission(self._queue, self.cost, backend.limits, limits or QueueLimits())
         self._lock = threading.Lock()
         self._reduce_s: dict[str, float] = {}  # of one row, by the name of the reduction; learned as it runs
         self._pass_end_s = 0.0  # foreseen, of the pass under way
         self._wakeup, self._stop = Wakeup(), threading.Event()
+        self._turns.join(self)
         self._thread = threading.Thread(target=self._run, name="miaotui-engine-encoder", daemon=True)
         self._thread.start()
 
@@ -88,14 +69,7 @@ class EncoderLoop:
         now_s = time.perf_counter()
         job = EncodeJob(texts, reduction, deadline, now_s if arrived_s is None else arrived_s)
         job.reduce_row_s = self._reduce_s.get(reduction.name, 0.0)
-        try:
-            self._admit(job, now_s)
-        except RefusedError as error:
-            if self.observer is not None:
-                self.observer.refused(error)
-            raise
-        if self.observer is not None:
-            self.observer.submitted(job)
+        self._admit(job, now_s)
         job.future.add_done_callback(lambda _: self._ended(job))
         if not texts:
             job.end(now_s)
@@ -239,8 +213,6 @@ class EncoderLoop:
             self.admission.settle(job)
         if job.finish_reason == "cancelled":
             self._wakeup.call()
-        if self.observer is not None:
-            self.observer.ended(job)
 
 
 def _shape(picks: Sequence[Pick]) -> StepShape:

@@ -10,12 +10,18 @@ from pathlib import Path
 
 from miaotui.errors import ModelNotFoundError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
+from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.encoder.container import OpenedEncoder
-from miaotui.model.encoder.containers.find import open_container, safetensors_folder
-from miaotui.model.encoder.reading.from_gguf import encoder_from_gguf
+from miaotui.model.encoder.containers.find import begins_with, open_container, safetensors_folder
+from miaotui.model.encoder.containers.sentence_transformers import MODULES
+from miaotui.model.encoder.reading.families import is_encoder_type
+from miaotui.model.encoder.reading.from_gguf import encoder_from_gguf, is_encoder_file
 from miaotui.model.encoder.reading.mapping import mapped_encoder
 
-__all__ = ["OpenedEncoder", "open_encoder"]
+__all__ = ["OpenedEncoder", "is_encoder", "open_encoder"]
+
+
+GGUF_MAGIC = b"GGUF"
 
 
 def open_encoder(path: str | Path) -> OpenedEncoder:
@@ -37,6 +43,26 @@ def open_encoder(path: str | Path) -> OpenedEncoder:
             "config.json"
         )
     return _gguf(path)
+
+
+def is_encoder(path: str | Path) -> bool:
+    """Return whether the model at ``path`` is an encoder, by the names in its files; its weights are not looked at.
+
+    A folder of sentence-transformers is one, whatever its Transformer is. Raises `ModelFormatError`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        config = path / "config.json"
+        values = read_object(config) if config.is_file() else {}
+        has_weights = any(file.suffix == ".safetensors" for file in path.iterdir())
+        return (path / MODULES).is_file() or is_encoder_type(values.get("model_type")) or not has_weights
+    if not begins_with(path, GGUF_MAGIC):
+        return True
+    file = read_gguf(path)
+    try:
+        return is_encoder_file(file.metadata)
+    finally:
+        file.close()
 
 
 def _gguf(path: Path) -> OpenedEncoder:

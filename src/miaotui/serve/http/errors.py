@@ -133,7 +133,7 @@ def _from_known(error: MiaotuiError) -> ApiError | None:
     if isinstance(error, PromptTooLongError):
         # Clients know this mistake by these words.
         text = f"This model's maximum context length is exceeded: {message}"
-        return context_exceeded("messages", text)
+        return context_exceeded(error.field if isinstance(error, FieldError) else "messages", text)
     if isinstance(error, RequestError):
         param = error.field if isinstance(error, FieldError) else _named(message)
         return ApiError(400, message, param=param, code="invalid_value")

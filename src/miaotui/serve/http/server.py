@@ -106,7 +106,7 @@ class DrainingServer(uvicorn.Server):
 
     async def _cancel_late(self) -> None:
         await asyncio.sleep(self._drain_timeout_s)
-        count = self._operations.running.cancel_all()
+        count = self._operations.running.cancel_all() + self._operations.jobs.cancel_all()
         if count:
             LOG.warning("%d requests did not finish in time and were cancelled", count)
 

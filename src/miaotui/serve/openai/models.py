@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
@@ -59,13 +60,16 @@ def routes() -> list[Endpoint]:
 
 async def list_models(http: HttpRequest) -> Response:
     """Answer with all models."""
-    models = services_of(http).models.values()
-    return json_response({"object": "list", "data": [_model(model) for model in models]})
+    services = services_of(http)
+    listed = [*map(_model, services.models.values()), *map(_encoder, services.encoders.values())]
+    return json_response({"object": "list", "data": listed})
 
 
 async def show_model(http: HttpRequest) -> Response:
     """Answer with one model. Raises `ApiError` (404)."""
-    return json_response(_model(services_of(http).models.find(http.path_params["model"])))
+    name, services = http.path_params["model"], services_of(http)
+    entry = services.encoders.get(name)
+    return json_response(_encoder(entry) if entry is not None else _model(services.models.find(name)))
 
 
 def _model(model: ServedModel) -> dict[str, Any]:
@@ -75,6 +79,20 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "created": model.created_s,
         "owned_by": "miaotui",
         "max_model_len": model.context,
+        "kind": "chat",
+        "loaded": True,
+    }
+
+
+def _encoder(entry: EncoderEntry) -> dict[str, Any]:
+    return {
+        "id": entry.name,
+        "object": "model",
+        "created": entry.created_s,
+        "owned_by": "miaotui",
+        "max_model_len": entry.max_tokens,
+        "kind": entry.kind,
+        "loaded": entry.running is not None,
     }
 
 

@@ -30,7 +30,9 @@ class Model(Wire):
     object: Literal["model"]
     created: int
     owned_by: str
-    max_model_len: int = Field(description="Tokens of a prompt and its answer together.")
+    max_model_len: int = Field(description="Tokens of a prompt and its answer together, or of a text.")
+    kind: Literal["chat", "embedding", "rerank", "classify", "token-classify", "fill-mask", "encoder"]
+    loaded: bool = Field(description="Whether it is in memory; encoders are loaded when they are first used.")
 
 
 class ModelList(Wire):

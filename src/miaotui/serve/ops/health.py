@@ -11,13 +11,18 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from miaotui.backends.encoder_backend import TextRows
+from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.request import RequestOptions
-from miaotui.errors import RefusedError
+from miaotui.errors import EngineError, RefusedError
+from miaotui.schedule.promises.cost import CostModel
 from miaotui.serve import LOG
+from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import CURRENT, PROBING
@@ -30,6 +35,7 @@ PATIENCE_S = 5.0
 RESTARTING = "an engine is restarting after a fault"
 _ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)
 _PROMPT = (0,)
+_NOTHING = Reduction("nothing", lambda _index, _states: None)
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,12 @@ class Health:
     def __init__(
         self,
         models: Mapping[str, ServedModel],
+        encoders: Mapping[str, EncoderEntry] = MappingProxyType({}),
         *,
         patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._models, self._patience_s, self._clock = models, patience_s, clock
+        self._models, self._encoders, self._patience_s, self._clock = models, encoders, patience_s, clock
         self._report: HealthReport | None = None
         self._reported_s = 0.0
         self._probing: asyncio.Task[HealthReport] | None = None
@@ -69,7 +76,8 @@ class Health:
         PROBING.set(True)
         start_s = self._clock()
         try:
-            reasons = await asyncio.gather(*(self._ask(model) for model in self._models.values()))
+            loaded = [entry for entry in self._encoders.values() if entry.running is not None]
+            reasons = await asyncio.gather(*map(self._ask, self._models.values()), *map(self._ask_encoder, loaded))
             reason = next((reason for reason in reasons if reason is not None), None)
             self._report = HealthReport(reason, self._clock() - start_s)
             self._reported_s = self._clock()
@@ -89,6 +97,23 @@ class Health:
         except Exception as error:
             LOG.error("the trial request to %s failed", model.name, exc_info=error)
             return "an engine failed on a trial request"
+        return None
+
+    async def _ask_encoder(self, entry: EncoderEntry) -> str | None:
+        """Have an encoder compute one token; one that is busy, or was put away meanwhile, is healthy."""
+        running = entry.running
+        if running is None:
+            return None
+        before = _latest(running.loop.cost)
+        try:
+            job = running.loop.submit([TextRows((0,))], _NOTHING)
+            await asyncio.wait_for(running.wait(job), self._patience_s)
+        except (RefusedError, EngineError, asyncio.TimeoutError):
+            is_stuck = running.loop.in_flight > 0 and _latest(running.loop.cost) is before
+            return f"no pass of an encoder ended for {self._patience_s:g} s" if is_stuck else None
+        except Exception as error:
+            LOG.error("the trial request to %s failed", entry.name, exc_info=error)
+            return "an encoder failed on a trial request"
         return None
 
     async def _stuck(self, model: ServedModel, before: object) -> str | None:
@@ -125,7 +150,7 @@ async def ready(http: HttpRequest) -> Response:
 def _not_ready(services: Services) -> str | None:
     if services.operations.is_draining:
         return "shutting down"
-    if not services.models:
+    if not services.models and not services.encoders:
         return "no model is loaded yet"
     if not all(model.loop.healthy for model in services.models.values()):
         return RESTARTING
@@ -139,5 +164,8 @@ def _status_response(well: str, ill: str, reason: str | None) -> Response:
 
 def _latest_step(model: ServedModel) -> object:
     """Return something that is another object after each step."""
-    recent = model.loop.cost.recent
-    return recent[-1] if recent else None
+    return _latest(model.loop.cost)
+
+
+def _latest(cost: CostModel) -> object:
+    return cost.recent[-1] if cost.recent else None

@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from miaotui.engine.encoding.job import EncodeJob
 from miaotui.engine.request import Request
 from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.http.routing import Endpoint
@@ -87,6 +88,16 @@ class Metrics:
         if answered > 1 and timing.decode_tokens_per_s > 0:
             self.tpot.labels(model).observe(1 / timing.decode_tokens_per_s)
 
+    def encoded(self, model: str, job: EncodeJob) -> None:
+        """Count a job of an encoder that is over."""
+        self.prompt_tokens.labels(model).inc(job.n_tokens)
+        self.texts.labels(model).inc(len(job.texts))
+        self.success.labels(model, _ENDS[job.finish_reason]).inc()
+        if job.finish_reason == "stop" and job.ended_s is not None and job.began_s is not None:
+            self.request_prompt_tokens.labels(model).observe(job.n_tokens)
+            self.e2e.labels(model).observe(job.ended_s - job.arrived_s)
+            self.queue.labels(model).observe(job.began_s - job.arrived_s)
+
     def responded(self, account: Account) -> None:
         """Count an HTTP request that is over."""
         status = f"{account.status // 100}xx" if account.status else "none"
@@ -100,6 +111,7 @@ class Metrics:
     def _tokens(self) -> None:
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of requests")
         self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens answered")
+        self.texts = self._counter("miaotui_encoded_texts", "Texts and pairs that encoders were asked for")
         text = "Prompt tokens looked up among stored prefixes"
         self.prefix_queries = self._counter("vllm:prefix_cache_queries", text)
         text = "Prompt tokens whose keys and values were reused"

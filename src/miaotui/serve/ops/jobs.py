@@ -1,0 +1,54 @@
+"""Jobs of encoders at this moment, each with the account of its HTTP request, and what is counted of them.
+
+Owns the list, which a server that drains cancels, and the counters beside those of answers (`metrics`). Knows no text.
+Invariant: a job is in the list from its submission until its request has its results or has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from miaotui.engine.encoding.job import EncodeJob
+from miaotui.errors import RefusedError
+from miaotui.serve.middleware.accounting import current
+from miaotui.serve.ops.metrics import Metrics
+
+
+class EncoderJobs:
+    """The jobs of one server's encoders. Used in its event loop alone."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._open: dict[int, EncodeJob] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @contextmanager
+    def tracking(self, model: str, job: EncodeJob) -> Iterator[None]:
+        """Have a job in the list for the time of the block, and count it when the block is left."""
+        account = current()
+        if account is not None:
+            account.model = model
+            account.use(prompt=job.n_tokens)
+        self._open[job.number] = job
+        try:
+            yield
+        finally:
+            job.cancel()
+            del self._open[job.number]
+            self._metrics.encoded(model, job)
+
+    def refused(self, model: str, error: RefusedError) -> None:
+        """Count a sound request that was not taken on."""
+        account = current()
+        if account is not None:
+            account.model = model
+        self._metrics.refused(model, error)
+
+    def cancel_all(self) -> int:
+        """Cancel everything and return the count."""
+        for job in self._open.values():
+            job.cancel()
+        return len(self._open)

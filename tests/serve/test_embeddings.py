@@ -1,0 +1,179 @@
+"""``/v1/embeddings`` against a real server: forms of inputs, encodings, limits, errors, accounts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from serving import Serving, serving
+
+from miaotui.encoder import Encoder
+from miaotui.serve.encoders.requests import MAX_INPUTS
+from miaotui.serve.settings import ServeSettings
+from tiny_encoder_models import LIMIT, make_encoder_folder, open_tiny
+from tiny_engine import settings_in
+
+TEXTS = ["the cat sat on the mat", "ping", "你好吗"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    folder = tmp_path_factory.mktemp("embeddings")
+    models = {task: make_encoder_folder(folder, task) for task in ("embed", "classify")}
+    with serving({}, settings_in(folder), encoders=models, serve=ServeSettings(max_body_bytes=1 << 20)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoder]:
+    folder = tmp_path_factory.mktemp("ours")
+    with open_tiny(make_encoder_folder(folder), settings_in(folder)) as encoder:
+        yield encoder
+
+
+def post(server: Serving, path: str = "/v1/embeddings", headers: Any = None, **body: Any) -> httpx.Response:
+    return httpx.post(server.url + path, json=body, headers=headers, timeout=30)
+
+
+def vectors(answer: httpx.Response) -> np.ndarray[Any, Any]:
+    assert answer.status_code == 200, answer.text
+    return np.array([item["embedding"] for item in answer.json()["data"]], np.float32)
+
+
+def error(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    found: dict[str, Any] = answer.json()["error"]
+    return found
+
+
+def test_both_encodings_are_the_librarys_bits(server: Serving, ours: Encoder) -> None:
+    expected = ours.embed(TEXTS, prompt=None)
+    plain = post(server, input=TEXTS)
+    packed = post(server, input=TEXTS, encoding_format="base64").json()["data"]
+    assert vectors(plain).tobytes() == expected.tobytes()
+    assert b"".join(base64.b64decode(item["embedding"]) for item in packed) == expected.tobytes()
+    answer = plain.json()
+    assert answer["model"] == "embed"
+    assert [item["index"] for item in answer["data"]] == [0, 1, 2]
+    tokens = sum(len(ours.model.tokenizer.encode_text(text).tokens) for text in TEXTS)
+    assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+def test_four_forms_of_input(server: Serving, ours: Encoder) -> None:
+    ids = ours.model.tokenizer.encode_text("ping").tokens
+    expected = ours.embed("ping", prompt=None)
+    for given in ("ping", ["ping"], ids, [ids]):
+        assert vectors(post(server, input=given)).tobytes() == expected.tobytes()
+    assert vectors(post(server, input=[ids, ids[:2]])).shape == (2, 64)
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_the_limit_of_tokens(server: Serving, extra: int) -> None:
+    text = "cat " * (LIMIT - 2 + extra)
+    answer = post(server, input=["ping", text])
+    cut = post(server, input=["ping", text], truncate=True)
+    assert [item["dropped_tokens"] for item in cut.json()["data"]] == [0, max(extra, 0)]
+    if extra <= 0:
+        assert vectors(answer).tobytes() == vectors(cut).tobytes()
+    else:
+        found = error(answer)
+        assert found["code"] == "context_length_exceeded"
+        assert found["param"] == "input[1]"
+        assert "81 tokens, and at most 80 fit" in found["message"]
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_the_limit_of_inputs(server: Serving, extra: int) -> None:
+    answer = post(server, input=["x"] * (MAX_INPUTS + extra), encoding_format="base64")
+    if extra <= 0:
+        assert len(answer.json()["data"]) == MAX_INPUTS + extra
+    else:
+        assert error(answer)["param"] == "input"
+
+
+def test_the_limit_of_all_tokens(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miaotui.serve.encoders.requests.MAX_INPUT_TOKENS", 30)
+    assert post(server, input=["x"] * 10).status_code == 200
+    assert "31 tokens" in error(post(server, input=["x"] * 9 + ["x x"]))["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": ""}, "input[0]"),
+        ({"input": []}, "input"),
+        ({"input": ["x", ""]}, "input[1]"),
+        ({"input": [[]]}, "input"),
+        ({"input": [1, -1]}, "input"),
+        ({"input": [1, 100_000]}, "input[0]"),
+        ({"input": ["x", 3]}, "input"),
+        ({"input": {"a": 1}}, "input"),
+        ({"input": "x", "dimensions": 32}, "dimensions"),
+        ({"input": "x", "dimensions": 0}, "dimensions"),
+        ({"input": "x", "encoding_format": "hex"}, "encoding_format"),
+        ({"input": "x", "input_type": "nonsense"}, "prompt"),
+        ({"input": "x", "truncate": "START"}, "truncate"),
+        ({"input": "x", "deadline_ms": -1}, "deadline_ms"),
+        ({}, "input"),
+    ],
+)
+def test_wrong_requests_name_the_field(server: Serving, body: Any, param: str) -> None:
+    assert error(post(server, **body))["param"] == param
+
+
+def test_bad_characters(server: Serving) -> None:
+    answer = httpx.post(server.url + "/v1/embeddings", content=b'{"input": ["ok", "\\ud800"]}', timeout=30)
+    assert "lone surrogate" in error(answer)["message"]
+    assert error(answer)["param"] == "input[1]"
+    assert vectors(post(server, input="a\x00b\x1b[0m\u202e")).shape == (1, 64)
+
+
+def test_a_hundred_thousand_tokens(server: Serving) -> None:
+    assert error(post(server, input="cat " * 100_000))["code"] == "context_length_exceeded"
+    cut = post(server, input="cat " * 100_000, truncate=True)
+    assert cut.json()["data"][0]["dropped_tokens"] == 100_002 - LIMIT
+
+
+def test_models_are_chosen_by_name(server: Serving) -> None:
+    assert vectors(post(server, input="x", model="embed")).shape == (1, 64)
+    assert error(post(server, input="x", model="nobody"), 404)["code"] == "model_not_found"
+    found = error(post(server, input="x", model="classify"))
+    assert found["param"] == "model"
+    assert "gives no embeddings (it gives classes of texts)" in found["message"]
+    listed = httpx.get(server.url + "/v1/models").json()["data"]
+    assert {each["id"]: each["kind"] for each in listed} == {"embed": "embedding", "classify": "classify"}
+    assert httpx.get(server.url + "/v1/models/embed").json()["max_model_len"] == LIMIT
+
+
+def test_chat_with_an_encoder_is_refused(server: Serving) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    found = error(post(server, "/v1/chat/completions", model="embed", messages=messages))
+    assert "embed is an encoder" in found["message"]
+    assert "encoders" in error(post(server, "/v1/chat/completions", messages=messages))["message"]
+
+
+def test_deadlines(server: Serving) -> None:
+    kept = post(server, input="x", deadline_ms=10_000).json()["deadline"]
+    assert kept["met"] is True
+    assert kept["took_ms"] < 10_000
+    refused = post(server, input=["cat dog " * 20] * 900, headers={"x-deadline-ms": "3"})
+    assert refused.status_code == 429
+    assert refused.json()["error"]["predicted_ms"] > 3
+
+
+def test_unknown_fields_are_named(server: Serving) -> None:
+    assert post(server, input="x", late_chunking=True).headers["x-ignored-fields"] == "late_chunking"
+
+
+def test_metrics_health_and_drain_know_encoders(server: Serving) -> None:
+    post(server, input=TEXTS)
+    text = httpx.get(server.url + "/metrics").text
+    assert 'miaotui_encoded_texts_total{model_name="embed"}' in text
+    assert 'vllm:prompt_tokens_total{model_name="embed"}' in text
+    assert httpx.get(server.url + "/health").status_code == 200
+    assert httpx.get(server.url + "/ready").status_code == 200
+    assert len(server.services.operations.jobs) == 0
