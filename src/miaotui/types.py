@@ -63,6 +63,11 @@ class SamplingParams:
         _require(isinstance(self.ignore_eos, bool), "ignore_eos", "True or False", self.ignore_eos)
         self._check_bias()
 
+    @property
+    def penalizes(self) -> bool:
+        """Return whether tokens that came before have other logits."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
     def _check_counts(self) -> None:
         limit = self.max_tokens
         least = 1 if self.prompt_logprobs is None else 0

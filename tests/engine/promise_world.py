@@ -101,7 +101,7 @@ class ScriptedEngine:
 class Guesses:
     """Guessed tokens: how likely one holds, which differs between texts, and how many are tried.
 
-    While one answer goes on alone its tokens are guessed within a run of passes, of whose rows steering knows
+    While one answer goes on alone its tokens are drafted within a run of passes, of whose rows steering knows
     nothing; beside others each answer has one drafted row.
     """
 

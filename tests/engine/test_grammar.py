@@ -80,7 +80,7 @@ def grammars(engine: Engine) -> Grammars:
 
 
 class FreeRows(RowCost):
-    """As if rows cost nothing: everything guessed is tried."""
+    """As if rows cost nothing: everything drafted is tried."""
 
     def ratio(self, rows: int) -> float:
         return 1.0

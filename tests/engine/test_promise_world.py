@@ -35,7 +35,7 @@ def test_who_is_admitted_is_served_in_time_at_every_load(rate: float) -> None:
 @pytest.mark.parametrize(
     "noise", [noisy(0.03, 7), noisy(0.1, 8), drifting(0.3, 20.0, 9)], ids=["quiet", "noisy", "drift"]
 )
-def test_guessed_tokens_change_nothing_of_that(noise: TrueTime, rate: float) -> None:
+def test_drafted_tokens_change_nothing_of_that(noise: TrueTime, rate: float) -> None:
     world = World(noise, guesses=Guesses())
     world.play(poisson(rate, 2 * SECONDS, 9))
     assert sum(job.met for job in world.done) >= 0.985 * len(world.done), "one of a hundred, and chance"

@@ -122,12 +122,12 @@ def test_a_second_is_foreseen_better_than_a_twentieth_of_one() -> None:
     assert cost.allowed_s(0.0, 1.0) / 1.0 < cost.allowed_s(0.0, 0.05) / 0.05
 
 
-def test_guessed_tokens_make_answers_faster_once_they_are_seen() -> None:
+def test_drafted_tokens_make_answers_faster_once_they_are_seen() -> None:
     cost, truth = CostModel(RATES), CostModel(RATES)
     assert cost.token_s(1, 1, 100.0) == truth.seconds(1, 1, 100.0)
     for _ in range(60):  # runs of three passes: each takes half as long again, and brings two tokens
         took_s = 3 * 1.5 * truth.seconds(1, 1, 100)
-        cost.observe(StepShape(1, 1, 100), took_s, 0.0, Answered(1, 6, 3, guessed=True))
+        cost.observe(StepShape(1, 1, 100), took_s, 0.0, Answered(1, 6, 3, drafted=True))
     assert abs(cost.token_s(1, 1, 100.0) / truth.seconds(1, 1, 100.0) - 0.75) < 0.08
     assert abs(cost.seconds(64, 1, 0.0) / truth.seconds(64, 1, 0.0) - 1) < 0.15, "reading is as fast as before"
 

@@ -58,7 +58,7 @@ def warm_up(loop: Submitter, prompt: Sequence[int]) -> None:
     """Answer ``prompt`` a few times before callers do, within about half a second.
 
     So memory is touched, Python has specialised the code around a pass, and the first forecasts know the speed of
-    real steps and what guessed tokens bring. Greedy answers come last: their guesses hold more often.
+    real steps and what drafts bring. Greedy answers come last: their drafts are right more often.
     """
     token_s = loop.cost.token_s(1, 1, 0.0)
     tokens = max(4, min(WARM_TOKENS, int(WARM_S / token_s)))

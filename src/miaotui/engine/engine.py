@@ -88,7 +88,7 @@ class Engine:
             ending,
             namespace=namespace,
             constraint=constraint,
-            scores=scores_for(prompt, params, self.backend.sampling),
+            scores=None if params.prompt_logprobs is None else scores_for(prompt, params, self.backend.sampling),
             is_answered=is_answered,
         )
 

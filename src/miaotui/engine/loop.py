@@ -108,7 +108,7 @@ class EngineLoop:
             raise OverloadedError("the engine is stopping: ask again in a moment", 1.0)
         if not self.healthy:
             raise OverloadedError("the engine is restarting after a fault: ask again", 1.0)
-        if options.deadline is not None:
+        if options.deadline is not None and self.promises is None:
             require(self.engine.backend, "promises")
             self.calibrate()
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint)

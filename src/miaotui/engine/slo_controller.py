@@ -2,7 +2,7 @@
 
 Owns the moments at which the book of promises is brought up to date and reviewed, and the bounds that follow the
 measured load (how many requests run at once, how much of a prompt a step reads). Knows the engine and its requests;
-`schedule.promises.review` decides what promises need. Used in the engine's thread alone. Invariants: an answer's
+`promises.promise.review` decides what promises need. Used in the engine's thread alone. Invariants: an answer's
 tokens never depend on it, only when they come and how many; no bound changes more than once in `CALM_S`, and each
 change is logged under ``miaotui.adjust`` with its reason. `kernels.runtime.thread_pool` chooses the number of threads;
 its changes are logged here as well.
@@ -22,7 +22,7 @@ from miaotui.schedule.plan import Chunk, Plan, RowKind, StepLimits
 from miaotui.schedule.promises.admission import Admission
 from miaotui.schedule.promises.cost import SMALL_PROBE, Answered, CostModel, StepShape
 from miaotui.schedule.promises.forecast import SchedulingPolicy
-from miaotui.schedule.promises.review import ALL_IS_WELL, Review, review
+from miaotui.schedule.promises.promise import ALL_IS_WELL, Review, review
 
 PROBES = (1, 4, 1)  # rows of the passes that show how fast the machine is
 MOST_PROBED = 64  # rows of a pass after a refusal
@@ -166,10 +166,10 @@ class SloController:
             if chunk.sequence in seen:
                 count += 1
                 tokens += max(have - seen[chunk.sequence], 0)
-        done, guessed = self._engine.passes, self._engine.drafted_in_run
+        done, drafted = self._engine.passes, self._engine.drafted_in_run
         if count == decoding:
-            return Answered(count, tokens, done, guessed, prompt_rows)
-        return None if guessed else Answered(0, 0, done)  # some have just begun or gone on again
+            return Answered(count, tokens, done, drafted, prompt_rows)
+        return None if drafted else Answered(0, 0, done)  # some have just begun or gone on again
 
     def _update(self, active: Mapping[int, Request], now_s: float) -> None:
         """Bring the book up to date."""

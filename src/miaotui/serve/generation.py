@@ -1,8 +1,8 @@
 """One HTTP request for generated text, between its parsed body and its answers.
 
-Owns what all text routes share: the prompts, their parameters, the deadline, the identity of the answer, and where the
-answers come from. Knows no wire format. Invariant: all answers of a request are on their way, or it is refused as a
-whole.
+Owns what all text routes share: the prompts, their parameters, the deadline, the identity of the answer, where the
+answers come from, and the reports on them. Knows no wire format. Invariant: all answers of a request are on their way,
+or it is refused as a whole.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.retrieval.answers.cache import CacheState
-from miaotui.serve.answer import AnswerBatch
+from miaotui.serve.answer import AnswerBatch, ModelAnswer
 from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import unless_gone
 from miaotui.serve.response_cache import CacheLookup
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.fields import SamplingFields
-from miaotui.serve.wire.output_format import FREE, OutputFormat
 from miaotui.serve.wire.params import deadline_for
+from miaotui.serve.wire.response_format import FREE, OutputFormat
 from miaotui.served_model import ServedModel
 from miaotui.types import Completion, Deadline, Delta, SamplingParams
 
@@ -74,6 +75,42 @@ class GenerationRequest:
         if syntax is None or syntax.reasoning is None:
             return None
         return sum(syntax.reasoning_tokens(self.model.tokenizer, each.token_ids) for each in completions)
+
+    def usage(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """Return OpenAI's usage of all answers; a prompt counts once."""
+        prompts = completions[:: self.n]
+        asked = sum(completion.prompt_tokens for completion in prompts)
+        answered = sum(len(completion.token_ids) for completion in completions)
+        cached = sum(completion.cached_tokens for completion in prompts)
+        thought = self.reasoning_tokens(completions)
+        details = {} if thought is None else {"completion_tokens_details": {"reasoning_tokens": thought}}
+        return {
+            "prompt_tokens": asked,
+            "completion_tokens": answered,
+            "total_tokens": asked + answered,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            **details,
+        }
+
+    def deadline_report(self, answers: Sequence[ModelAnswer]) -> dict[str, Any]:
+        """Return how the answers stood to the deadline; milliseconds from the request's arrival.
+
+        ``took_ms`` is measured now, so make the report right before the answer's last bytes are handed over.
+        """
+        promises = [answer.promise for answer in answers]
+        asked_ms = promises[0].asked_ms
+        took_ms = (time.perf_counter() - self.arrived_s) * 1e3
+        verdicts = [promise.met for promise in promises]
+        met = None if None in verdicts else all(verdicts)
+        if met and asked_ms is not None:
+            met = took_ms <= asked_ms
+        return {
+            "asked_ms": asked_ms,
+            "predicted_ms": round(max(promise.predicted_ms for promise in promises), 1),
+            "took_ms": round(took_ms, 1),
+            "met": met,
+            "shortened": any(promise.shortened for promise in promises),
+        }
 
     async def whole(self, batch: AnswerBatch) -> list[Completion]:
         """Return the whole answers. Raises `ClientGoneError`, with all cancelled, or what an answer failed with."""

@@ -20,7 +20,7 @@ from miaotui.text.templates.trial import TemplateTraits, try_template
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.text.tool_calls.dialect import Dialect, dialect_of
 from miaotui.text.tool_calls.formats import FORMATS
-from miaotui.text.tool_calls.placement import needs_no_place, placed
+from miaotui.text.tool_calls.placement import placed
 
 THOUGHTS = tuple(marker for form in reasoning.FORMATS for marker in (form.begin, form.end))
 CALLS = tuple(marker for form in FORMATS for marker in (form.begin, form.close.strip()) if marker)
@@ -83,7 +83,7 @@ class ChatEncoder:
 
     def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
         messages, tools = values["messages"], values["tools"]
-        if not needs_no_place(messages, tools):
+        if tools or any(message["role"] != "user" for message in messages):  # else every template writes them
             messages, tools = placed(messages, tools, self.traits, self.dialect)
         return {**values, "messages": messages, "tools": list(tools) or None}
 

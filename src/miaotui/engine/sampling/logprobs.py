@@ -74,13 +74,12 @@ class PromptScores:
         return tuple(self._found[: len(self._prompt)])
 
 
-def scores_for(prompt: Sequence[int], params: SamplingParams, sampling: Sampling) -> PromptScores | None:
-    """Return the collector of the log-probabilities that ``params`` ask for; None: they ask for none.
+def scores_for(prompt: Sequence[int], params: SamplingParams, sampling: Sampling) -> PromptScores:
+    """Return the collector of the prompt's log-probabilities, for which ``params`` ask.
 
     Raises `RequestError` for a start beyond the prompt.
     """
-    if params.prompt_logprobs is None:
-        return None
+    assert params.prompt_logprobs is not None, "called for requests that ask"
     if params.prompt_logprobs_start >= len(prompt):
         raise RequestError(
             f"prompt_logprobs_start must be a position in the prompt of {len(prompt)} tokens, "

@@ -46,11 +46,6 @@ class Penalties:
         self._counts = np.zeros(self._ids.size)  # how often each was answered; 0: seen in the prompt only
         self._answer: list[int] = []
 
-    @staticmethod
-    def wanted(params: SamplingParams) -> bool:
-        """Return whether ``params`` ask for any penalty."""
-        return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
-
     def apply(self, row: NDArray[np.float32]) -> None:
         """Penalize the seen tokens of ``row [vocab]`` in place; repetition comes first."""
         seen = len(self._slots)

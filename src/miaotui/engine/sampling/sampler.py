@@ -60,7 +60,7 @@ class SequenceSampler:
         self._ends = np.array(sorted(end_ids(params, eos_ids, vocab_size)), np.int64)
         self._bias = LogitBias(params.logit_bias) if params.logit_bias else None
         self._penalties: Penalties | None = None
-        if Penalties.wanted(params):
+        if params.penalizes:
             _check_ids("the prompt", prompt_ids, vocab_size)
             self._penalties = Penalties(params, prompt_ids)
         self._shape: Distribution | None = None  # None: greedy

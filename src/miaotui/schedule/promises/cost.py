@@ -1,9 +1,10 @@
-"""The time of a step in seconds, predicted from its shape, and the errors of such predictions.
+"""The time of a step in seconds, predicted from its shape, and what drafts gain.
 
-Owns the model of time: a curve over rows, a cost for each row of logits and for each key that a row attends to, and a
-pace, which says how fast the machine is at the moment. Knows neither clocks nor requests: times come in with
-`CostModel.observe`. Invariant: more work never costs less. Measured by `engine.calibrate` at the start; corrected by
-every real step since.
+Owns the model of time: a curve over rows, a cost for each row of logits and for each key that a row attends to, a pace,
+which says how fast the machine is at the moment, and the gain of drafts. Knows neither clocks nor requests nor drafts:
+times come in with `CostModel.observe`. Measured by `engine.calibrate` at the start; corrected by every real step since.
+Invariants: more work never costs less; without drafts, and before any have been seen, their gain is nothing. The first
+passes with drafts count little beside that, later ones fade with time.
 """
 
 from __future__ import annotations
@@ -11,21 +12,81 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from miaotui.schedule.plan import Chunk
-from miaotui.schedule.promises.draft_gain import DraftGain
 from miaotui.schedule.promises.forecast_errors import CROWDED, ForecastErrors
 
+COUNTS = (1, 2, 4, 8, 1 << 30)  # answers together: up to so many share statistics
+PRIOR_PASSES = 4.0  # that count as passes without drafts
+KEPT_PASSES = 400.0  # older ones fade
+LEAST_SHARE = 0.1  # of the plain time: no draft gains more
 PACE_S = 0.25  # of steps: most of a change in speed is seen within as much
 MOST_PACE_WEIGHT = 0.35  # of one step, however long
-GUESSED_WEIGHT = 0.3  # of a step in the pace, where the rows of its passes are not known
+DRAFTED_WEIGHT = 0.3  # of a step in the pace, where the rows of its passes are not known
 STEADY_S = 4.0  # of steps, in the pace that outlasts a jolt
 PROBE_WEIGHT = 0.4  # of a pass made to see how fast the machine runs
 SMALL_PROBE = 4  # rows
 CORRECTED, KNOT_WEIGHT = 4, 0.4  # every so many steps the curve itself moves, so much slower than the pace
 RESERVE_S = 0.003  # beyond the margin: starting and ending take time as well
 WILD = 2.0  # a step this many times slower or faster than predicted counts as just so much
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Faded sums over passes: their number, their cost in plain passes, the tokens of an answer."""
+
+    passes: float = PRIOR_PASSES
+    cost: float = PRIOR_PASSES
+    tokens: float = PRIOR_PASSES
+
+    def add(self, passes: float, cost: float, tokens: float) -> None:
+        """Count some passes."""
+        fade = max(1.0 - passes / KEPT_PASSES, 0.0)
+        self.passes = self.passes * fade + passes
+        self.cost = self.cost * fade + cost
+        self.tokens = self.tokens * fade + tokens
+
+
+def _kinds() -> list[_Sums]:
+    return [_Sums() for _ in COUNTS]
+
+
+@dataclass(slots=True)
+class DraftGain:
+    """Costs and gains of drafts; one thread adds, any may ask."""
+
+    _alone: list[_Sums] = field(default_factory=_kinds)  # passes of answers only
+    _beside: list[_Sums] = field(default_factory=_kinds)  # passes that read prompts as well
+
+    def add(self, count: int, reading: bool, passes: int, cost: float, tokens: float) -> None:
+        """Count ``passes`` over ``count`` answers.
+
+        ``cost`` is what they took, in passes without drafts; ``tokens`` is what each answer got, on average.
+        """
+        self._sums(count, reading).add(passes, min(max(cost, 0.5 * passes), 8.0 * passes), tokens)
+
+    def share(self, count: int) -> float:
+        """Return the time of a token, over that of a pass without drafts, while ``count`` answers go on alone."""
+        sums = self._sums(count, False)
+        return max(sums.cost / sums.tokens, LEAST_SHARE)
+
+    def pass_cost(self, count: int, reading: bool) -> float:
+        """Return the time of a pass over that of one without drafts."""
+        sums = self._sums(count, reading)
+        return sums.cost / sums.passes
+
+    def tokens(self, count: int, reading: bool) -> float:
+        """Return the tokens that a pass brings each of ``count`` answers; at least one."""
+        sums = self._sums(count, reading)
+        return max(sums.tokens / sums.passes, 1.0)
+
+    def _sums(self, count: int, reading: bool) -> _Sums:
+        kinds = self._beside if reading else self._alone
+        for sums, most in zip(kinds, COUNTS, strict=True):
+            if count <= most:
+                return sums
+        return kinds[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +134,7 @@ class Answered:
     count: int  # answers
     tokens: int  # of all of them
     passes: int = 1  # that followed each other in the step
-    guessed: bool = False  # tokens were guessed within it: the rows of its passes are not known
+    drafted: bool = False  # the backend drafted within it: the rows of its passes are not known
     prompt_rows: int = 0  # rows beside those of the answers
 
 
@@ -113,7 +174,7 @@ class CostModel:
         return work * self.pace
 
     def token_s(self, count: int, rows: int, attended: float) -> float:
-        """Predict the time of a token of each of ``count`` answers in passes of ``rows``, guessed tokens counted."""
+        """Predict the time of a token of each of ``count`` answers in passes of ``rows``, drafted tokens counted."""
         return self.seconds(rows, rows, attended) * self.gain.share(count)
 
     def allowed_s(self, reading_s: float, answering_s: float = 0.0, deviations: float = CROWDED) -> float:
@@ -150,19 +211,19 @@ class CostModel:
         )
         ratio = min(max(took_s / predicted, 1 / WILD), WILD)
         if answered.tokens:
-            self._learn_gain(shape, took_s if answered.guessed else predicted, answered)
+            self._learn_gain(shape, took_s if answered.drafted else predicted, answered)
         weight = min(predicted / (predicted + PACE_S), MOST_PACE_WEIGHT)
-        weight *= GUESSED_WEIGHT if answered.guessed else 1.0
+        weight *= DRAFTED_WEIGHT if answered.drafted else 1.0
         self.pace *= ratio**weight
         self._steady += predicted / (predicted + STEADY_S) * (self.pace - self._steady)
         self._observed += 1
-        if self._observed % CORRECTED == 0 and not answered.guessed:
+        if self._observed % CORRECTED == 0 and not answered.drafted:
             self._correct(shape, CORRECTED * KNOT_WEIGHT * weight * (ratio - 1))
 
     def _predicted(self, shape: StepShape, answered: Answered) -> float:
-        """Return the time of a step whose passes are known; where tokens were guessed within it, of so many passes."""
+        """Return the time of a step whose passes are known; where the backend drafted within it, of so many passes."""
         pass_s = self.seconds(shape.rows, shape.logits, shape.attended)
-        if answered.guessed:
+        if answered.drafted:
             pass_s *= self.gain.pass_cost(answered.count, False)
         return pass_s * answered.passes
 
@@ -176,13 +237,13 @@ class CostModel:
         return self.token_s(count, count, shape.attended * count / shape.rows) * answered.tokens / count
 
     def _plain_s(self, shape: StepShape, answered: Answered) -> float:
-        """Return the time of a pass of this shape without the rows of guesses."""
+        """Return the time of a pass of this shape without the rows of drafts."""
         rows = answered.count + answered.prompt_rows
         logits = shape.logits - (shape.rows - rows)
         return self.seconds(rows, logits, shape.attended * rows / shape.rows)
 
     def _learn_gain(self, shape: StepShape, took_s: float, answered: Answered) -> None:
-        """Compare passes with guesses to passes without."""
+        """Compare passes with drafts to passes without."""
         count, reading = answered.count, answered.prompt_rows > 0
         cost = took_s / self._plain_s(shape, answered)
         self.gain.add(count, reading, answered.passes, cost, answered.tokens / count)

@@ -1,7 +1,7 @@
 """Errors of forecasts, and the time that a promise must allow for because of them.
 
 Owns the mean and the spread of what steps took over what was foreseen: apart for steps that read prompts and steps
-that only answer, whose guessed tokens hold more or less often from text to text, and for three lengths of time each.
+that only answer, whose drafts are right more or less often from text to text, and for three lengths of time each.
 Knows neither steps nor clocks: foreseen and real seconds come in. Invariant: more work never gets less time. Errors of
 single steps partly cancel, so that a second is foreseen better, in relation, than a twentieth of one; the statistics
 are exponentially weighted, with surprises cut off, so that one stall counts as one and is forgotten within seconds.

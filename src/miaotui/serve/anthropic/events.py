@@ -17,7 +17,6 @@ from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.errors import from_error
 from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import Events, json_text
-from miaotui.serve.wire.usage import deadline_report
 from miaotui.text.answers import AnswerEvent, AnswerSyntax
 from miaotui.text.reasoning import ReasoningPiece
 from miaotui.text.tokenizers.tokenizer import Tokenizer
@@ -118,7 +117,7 @@ def whole_message(generation: GenerationRequest, answer: ModelAnswer, completion
         **ended,
         "usage": _usage(completion),
         "cache": generation.cache,
-        "deadline": deadline_report([answer], generation.arrived_s),
+        "deadline": generation.deadline_report([answer]),
     }
 
 
@@ -155,7 +154,7 @@ def _begin(generation: GenerationRequest, answer: ModelAnswer) -> str:
 def _end(generation: GenerationRequest, answer: ModelAnswer, completion: Completion, writer: MessagesWriter) -> str:
     rest = writer.finish()
     ended = ending(generation, completion, writer.blocks)
-    report = deadline_report([answer], generation.arrived_s)
+    report = generation.deadline_report([answer])
     return (
         rest
         + event("message_delta", delta=ended, usage=_usage(completion))

@@ -29,8 +29,7 @@ from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import EventStream
 from miaotui.serve.response_cache import CacheLookup, lookup_for
 from miaotui.serve.services import services_of
-from miaotui.serve.wire.conflicts import one_form
-from miaotui.serve.wire.params import params_for
+from miaotui.serve.wire.params import one_form, params_for
 from miaotui.serve.wire.prompts import chat_tokens
 from miaotui.serve.wire.response_format import ReasoningOptions, form_of, read_output_config
 from miaotui.served_model import ServedModel

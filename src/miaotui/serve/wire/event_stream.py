@@ -15,8 +15,7 @@ from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.stream import DONE, Events, EventStream, event
 from miaotui.serve.services import services_of
-from miaotui.serve.wire.fields import Json, SamplingFields
-from miaotui.serve.wire.usage import deadline_report, usage
+from miaotui.serve.wire.fields import Json
 from miaotui.types import Completion, Delta
 
 
@@ -41,11 +40,6 @@ def respond(
     return EventStream(_events(generation, writer, include_usage, ping_s), ping_s, headers)
 
 
-def wants_usage(body: SamplingFields) -> bool:
-    """Return whether the client asked for a last event with the usage."""
-    return bool(body.stream_options and body.stream_options.include_usage)
-
-
 async def _events(generation: GenerationRequest, writer: EventWriter, include_usage: bool, ping_s: float) -> Events:
     batch = generation.submit()
     answers = batch.answers
@@ -58,7 +52,7 @@ async def _events(generation: GenerationRequest, writer: EventWriter, include_us
                 if delta.completion is not None:
                     wholes[index] = delta.completion
                     if len(wholes) == len(answers) and not include_usage:
-                        report = deadline_report(answers, generation.arrived_s)
+                        report = generation.deadline_report(answers)
                 text += writer.piece(index, delta, report)
             if len(wholes) == len(answers):
                 if include_usage:
@@ -79,8 +73,8 @@ def _last(
         {
             **writer.identity(),
             "choices": [],
-            "usage": usage(wholes, generation.n, generation.reasoning_tokens(wholes)),
+            "usage": generation.usage(wholes),
             "cache": generation.cache,
-            "deadline": deadline_report(answers, generation.arrived_s),
+            "deadline": generation.deadline_report(answers),
         }
     )

@@ -169,20 +169,3 @@ class ErrorBody(Wire):
     """Every error's body."""
 
     error: ErrorObject
-
-
-def bias_of(value: dict[str, float] | None) -> dict[int, float]:
-    """Return ``logit_bias`` by token id. Raises `ValueError` for a key that is no token id."""
-    bias: dict[int, float] = {}
-    for key, added in (value or {}).items():
-        if not (key.isascii() and key.isdigit() and len(key) <= 10):
-            raise ValueError(f"keys must be token ids, not {key[:32]!r}")
-        bias[int(key)] = added
-    return bias
-
-
-def as_tuple(stop: Any) -> tuple[str, ...]:
-    """Return ``stop`` in its two forms, as a tuple."""
-    if stop is None:
-        return ()
-    return (stop,) if isinstance(stop, str) else tuple(stop)

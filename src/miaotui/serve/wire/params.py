@@ -1,19 +1,22 @@
 """Sampling parameters and a deadline, made from the fields and headers of a request.
 
-Owns defaults (OpenAI's: temperature 1, a random seed) and the precedence of body over headers over the server's
-settings. Knows neither models nor routes. Invariant: answer i of n uses seed + i, so that each of n answers can be
-had alone.
+Owns defaults (OpenAI's: temperature 1, a random seed), the precedence of body over headers over the server's settings,
+and the list of fields that contradict each other, which docs/api.md has too. Knows neither models nor routes: pairs
+that the engine cannot follow are in `miaotui.types.SamplingParams`, and those of tools in `tool_calls`. Invariants:
+answer i of n uses seed + i, so that each of n answers can be had alone; a pair is refused (400, with the field to
+change) only if no answer could obey both fields, and fields without effect beside each other are let through.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from miaotui.engine.grammar.source import Grammar
 from miaotui.serve.http.errors import ApiError, bad_value
-from miaotui.serve.wire.conflicts import check_conflicts, stops_of
-from miaotui.serve.wire.fields import SamplingFields, bias_of
+from miaotui.serve.wire.fields import SamplingFields
 from miaotui.types import MAX_DEADLINE_MS, ON_LATE, Deadline, OnLate, SamplingParams
 
 MAX_CHOICES = 64  # prompts times n
@@ -21,6 +24,7 @@ MAX_PROMPT_LOGPROBS = 1 << 19  # numbers in one answer: prompt tokens times (1 +
 MAX_HEADER_NUMBER = 32  # characters of a header that holds a number
 _SEEDS = 2**63
 _LEAST_TOP_P = 1e-9  # top_p=0 means: the best token alone
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")  # one idea under its names on several routes
 
 
 def params_for(
@@ -31,7 +35,7 @@ def params_for(
     if max_tokens == 0 and prompt_logprobs is None:
         raise bad_value("max_tokens", "must be at least 1; 0 goes only with echo or prompt_logprobs")
     try:
-        bias = bias_of(body.logit_bias)
+        bias = _bias_of(body.logit_bias)
     except ValueError as error:
         raise bad_value("logit_bias", str(error)) from None
     seed = secrets.randbelow(_SEEDS) if body.seed is None else body.seed
@@ -56,6 +60,11 @@ def params_for(
         )
         for index in range(body.n or 1)
     )
+
+
+def wants_usage(body: SamplingFields) -> bool:
+    """Return whether the client asked for a last event with the usage."""
+    return bool(body.stream_options and body.stream_options.include_usage)
 
 
 def deadline_for(
@@ -126,3 +135,105 @@ def _late_header(headers: Mapping[str, str]) -> OnLate | None:
 
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
+
+
+Conflict = tuple[str, str]  # the field to change, and what is wrong with it
+
+
+def check_conflicts(body: SamplingFields) -> None:
+    """Raises `ApiError` (400) for two fields of ``body`` that contradict each other."""
+    for rule in _RULES:
+        conflict = rule(body)
+        if conflict is not None:
+            raise bad_value(*conflict)
+
+
+def one_form(forms: Mapping[str, Grammar | None]) -> tuple[Grammar | None, str]:
+    """Return the form of the answer that is asked for, and the field that asks. Raises `ApiError` (400) for two."""
+    given = [field for field, form in forms.items() if form is not None]
+    if len(given) > 1:
+        raise bad_value(given[1], f"does not go with {given[0]}: an answer has one form")
+    field = given[0] if given else next(iter(forms))
+    return forms[field], field
+
+
+def limit_of(body: SamplingFields) -> int | None:
+    """Return the most tokens that an answer may have: the smallest of what the limit's names say; None if none does."""
+    return min((value for name in LIMITS if (value := _field(body, name)) is not None), default=None)
+
+
+def stops_of(body: SamplingFields) -> tuple[str, ...]:
+    """Return the texts that end the answer, from either of their two fields."""
+    sequences = _field(body, "stop_sequences")
+    return _as_tuple(body.stop if sequences is None else sequences)
+
+
+def _two_stops(body: SamplingFields) -> Conflict | None:
+    sequences = _field(body, "stop_sequences")
+    if sequences is None or body.stop is None or set(_as_tuple(body.stop)) == set(sequences):
+        return None
+    return "stop", "differs from stop_sequences: give one of them"
+
+
+def _top_without_logprobs(body: SamplingFields) -> Conflict | None:
+    if _field(body, "top_logprobs") and not _field(body, "logprobs"):
+        return "top_logprobs", "needs logprobs to be true"
+    return None
+
+
+def _best_of_others(body: SamplingFields) -> Conflict | None:
+    best_of = _field(body, "best_of")
+    if best_of is None or best_of == (body.n or 1):
+        return None
+    return "best_of", "must equal n, or be left out: every answer is returned"
+
+
+def _prompt_logprobs(body: SamplingFields) -> Conflict | None:
+    if body.prompt_logprobs is None:
+        return None
+    if not body.gives_prompt_logprobs:
+        return "prompt_logprobs", "are given by /v1/completions and /v1/chat/completions only"
+    if not body.stream:
+        return None
+    return "prompt_logprobs", "are not given in streams: leave out stream, or use echo with logprobs"
+
+
+def _background(body: SamplingFields) -> Conflict | None:
+    if not _field(body, "background"):
+        return None
+    if body.stream:
+        return "background", "does not go with stream here: read the response later"
+    if _field(body, "store") is False:
+        return "background", "needs store: the answer must be kept until it is read"
+    return None
+
+
+def _field(body: SamplingFields, name: str) -> Any:
+    """Return a field that only some requests declare; None on the others."""
+    return getattr(body, name) if name in type(body).model_fields else None
+
+
+_RULES: tuple[Callable[[SamplingFields], Conflict | None], ...] = (
+    _two_stops,
+    _top_without_logprobs,
+    _best_of_others,
+    _prompt_logprobs,
+    _background,
+)
+
+
+def _bias_of(value: dict[str, float] | None) -> dict[int, float]:
+    """Return ``logit_bias`` by token id. Raises `ValueError` for a key that is no token id."""
+    bias: dict[int, float] = {}
+    for key, added in (value or {}).items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise ValueError(f"keys must be token ids, not {key[:32]!r}")
+        bias[int(key)] = added
+    return bias
+
+
+def _as_tuple(stop: Any) -> tuple[str, ...]:
+    """Return ``stop``, which has two forms, as a tuple."""
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)

@@ -1,8 +1,9 @@
-"""Answers in a form that was asked for: where a server compiles their grammars.
+"""The form of an answer that was asked for: the constraint of its tokens, and the syntax of its text.
 
-Owns the thread that does so, with a limit on the time that a request waits for it. The list of formats is in
-`engine.grammar.response_format`. Invariant: a grammar that cannot be used is refused (400, with the field that
-asked for it) before anything is submitted.
+Owns the record that a request carries to its answers (`OutputFormat`), and the thread that compiles grammars, with a
+limit on the time that a request waits for it. The list of formats is in `engine.grammar.response_format`. Invariants:
+a grammar that cannot be used is refused (400, with the field that asked for it) before anything is submitted; each of n
+answers gets a constraint of its own.
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ from miaotui.engine.grammar.source import Grammar
 from miaotui.errors import OverloadedError
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.wire.fields import Json, ReasoningFields
-from miaotui.serve.wire.output_format import FREE, OutputFormat
 from miaotui.served_model import ServedModel
 from miaotui.text.answers import AnswerSyntax, is_thought_open
 from miaotui.text.tool_calls.tooling import Tooling
 
 COMPILE_S = 10.0  # in line; the work itself is bounded by the trial, far below
 _THREAD = ThreadPoolExecutor(1, "miaotui-grammar")  # so that clients' grammars fill no other
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """Maker of the constraint of one answer, and its syntax. ``syntax`` None: the answer is text alone."""
+
+    constraint: Callable[[], Constraint | None] = lambda: None
+    syntax: AnswerSyntax | None = None
+
+
+FREE = OutputFormat()
 
 
 def read_output_config(config: Json | None) -> Grammar | None:

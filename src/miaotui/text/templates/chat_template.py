@@ -102,7 +102,7 @@ class CompiledTemplate:
         `private`: characters in `values` and those they stand for, see `escaping`. Raises `TemplateError`
         and `RequestError` as `ChatTemplate.render` does.
         """
-        from miaotui.text.templates.budget import Budget, current  # noqa: PLC0415
+        from miaotui.text.templates.checks import Budget, current  # noqa: PLC0415
 
         token = current.set(Budget(_json_size(values), self._limit_s, private))
         try:

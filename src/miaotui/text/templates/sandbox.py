@@ -24,7 +24,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from miaotui.text.templates import checks
-from miaotui.text.templates.budget import current
+from miaotui.text.templates.checks import current
 
 FILTERS = checks.names(
     "abs capitalize count d default dictsort e escape first float indent int items join last "

@@ -20,11 +20,6 @@ Message = dict[str, Any]
 Json = Mapping[str, Any]
 
 
-def needs_no_place(messages: Sequence[Json], tools: Sequence[Json]) -> bool:
-    """Return whether a conversation is a question alone, which every template writes."""
-    return not tools and all(message["role"] == "user" for message in messages)
-
-
 def placed(
     messages: Sequence[Message], tools: Sequence[Json], traits: TemplateTraits, dialect: Dialect
 ) -> tuple[list[Message], Sequence[Json]]:

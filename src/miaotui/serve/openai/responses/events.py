@@ -18,7 +18,6 @@ from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import Events, json_text
-from miaotui.serve.wire.usage import deadline_report
 from miaotui.text.answers import AnswerEvent, AnswerSyntax
 from miaotui.text.reasoning import ReasoningPiece
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, TextPiece
@@ -157,7 +156,7 @@ def completed(
             "total_tokens": asked + answered,
         },
         "cache": generation.cache,
-        "deadline": deadline_report([answer], generation.arrived_s),
+        "deadline": generation.deadline_report([answer]),
     }
     return body, rest
 

@@ -27,8 +27,7 @@ from miaotui.serve.openai.responses.store import StoredResponse
 from miaotui.serve.openai.responses.wire import DeletedResponse, ResponseEvent, ResponseObject, ResponsesRequest
 from miaotui.serve.response_cache import CacheLookup, lookup_for
 from miaotui.serve.services import services_of
-from miaotui.serve.wire.conflicts import limit_of, one_form
-from miaotui.serve.wire.params import params_for
+from miaotui.serve.wire.params import limit_of, one_form, params_for
 from miaotui.serve.wire.prompts import chat_tokens
 from miaotui.serve.wire.response_format import ReasoningOptions, form_of
 from miaotui.served_model import ServedModel
