@@ -10,6 +10,8 @@ import sentencepiece
 from small_vocabularies import BYTE, CONTROL, NORMAL, SENTENCES, UNKNOWN
 from tokenizers import BertWordPieceTokenizer
 
+from miaotui.hub.formats.protobuf import WireReader
+
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -85,9 +87,11 @@ def unigram_model(byte_fallback: bool = False) -> tuple[sentencepiece.SentencePi
 
 
 def charsmap_of(model: bytes) -> bytes:
-    """The precompiled normalization table in a SentencePiece model's bytes."""
-    from sentencepiece import sentencepiece_model_pb2  # noqa: PLC0415 - needs protobuf
-
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(model)
-    return bytes(proto.normalizer_spec.precompiled_charsmap)
+    """The precompiled normalization table in a SentencePiece model's bytes: field 2 of field 3."""
+    reader = WireReader(model, "the model")
+    for outer in reader.fields(0, len(model)):
+        if outer.number == 3:
+            for inner in reader.fields(outer.start, outer.end):
+                if inner.number == 2:
+                    return model[inner.start : inner.end]
+    raise AssertionError("the model has no table")

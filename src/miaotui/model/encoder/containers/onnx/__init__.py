@@ -1,0 +1,1 @@
+"""Encoders in ONNX files: their weights are found by what the graph computes; the graph is never run."""
