@@ -2,6 +2,7 @@
 
     pip install 'miaotui[apps]'
     python benchmarks/apps_timing.py [--model MODEL] [--turns N]
+    python benchmarks/apps_timing.py --pairs 30     # the gain of drafts: each question with and without, in turn
 
 Everything is made here: documents about invented places, questions about them, answered questions, and
 conversations that mix all three kinds of reply. Written answers have 1 s, extracted ones 0.2 s, a turn
@@ -36,6 +37,7 @@ from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
 from miaotui.types import SamplingParams
 
 TALKERS = 4
+NO_HURRY_MS = 600_000.0  # both ways read the same passages: no deadline shortens a prompt
 KINDS = ("lighthouse", "museum", "bridge", "station", "library", "theatre", "harbour", "tower")
 PEOPLE = ("Clara Voss", "Peter Hallam", "Odo Hale", "Mira Stone", "Jon Ferris", "Ada Quill")
 RULES = {
@@ -108,9 +110,44 @@ class Submitted:
         return {"answers": len(whole), "tokens": sum(tokens), "passes": round(sum(passes))}
 
 
-def ask_all(desk: QaPipeline, questions: Sequence[str], mode: Mode) -> list[Answer]:
-    parts = [part for text in questions for part in desk.ask(Question(text, "x", mode))]
+def ask_all(desk: QaPipeline, questions: Sequence[str], mode: Mode, deadline_ms: float | None = None) -> list[Answer]:
+    parts = [part for text in questions for part in desk.ask(Question(text, "x", mode, deadline_ms))]
     return [part for part in parts if isinstance(part, Answer)]
+
+
+def paired(model: str, count: int, chance: random.Random) -> int:
+    """Ask each question with and without drafts, in turn; print what drafts gain in time."""
+    made = places(400, chance)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    equal = 0
+    with tempfile.TemporaryDirectory() as place, load(model) as fast, load(model, speculate=False) as plain:
+        with Index.create(Path(place) / "x") as index:
+            index.add(Document(name, text, name) for name, text, _ in made)
+            desks = {True: QaPipeline(index, fast), False: QaPipeline(index, plain)}
+            for desk in desks.values():
+                ask_all(desk, [question for *_, question in made[:3]], "generated")  # warm
+            for number, (*_, question) in enumerate(made[100 : 100 + count]):
+                answers = {}
+                for drafts in (True, False) if number % 2 else (False, True):
+                    answers[drafts] = ask_all(desks[drafts], [question], "generated", NO_HURRY_MS)[0]
+                if all(answer.how == "generated" for answer in answers.values()):
+                    for drafts, answer in answers.items():
+                        times[drafts].append(answer.took_ms)
+                equal += answers[True].text == answers[False].text
+    ratios = sorted(without / with_ for with_, without in zip(times[True], times[False], strict=True))
+    found = {
+        "questions": count,
+        "written": len(ratios),
+        "equal_answers": equal,
+        "p50_ms": round(percentile(times[True], 0.5), 1),
+        "p50_ms_without": round(percentile(times[False], 0.5), 1),
+        "gain_median": round(percentile(ratios, 0.5), 2),
+        "gain_of_total": round(sum(times[False]) / sum(times[True]), 2),
+    }
+    for name, value in found.items():
+        print(f"{name:20} {value}")
+    print(json.dumps({"machine": describe().as_dict(), "model": model, **found}))
+    return 0
 
 
 def talk(service: Support, messages: Sequence[str], pause_s: float, times: list[float], hows: list[str]) -> None:
@@ -158,8 +195,11 @@ def main() -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--turns", type=int, default=25, help="of each conversation, at most 25")
     parser.add_argument("--no-speculate", action="store_true", help="draft no tokens")
+    parser.add_argument("--pairs", type=int, default=0, help="questions asked with and without drafts, in turn")
     parsed = parser.parse_args()
     chance = random.Random(1)
+    if parsed.pairs:
+        return paired(parsed.model, parsed.pairs, chance)
     made = places(400, chance)
     questions = [question for *_, question in made]
     print(f"{'':44} {'count':>5} {'p50 ms':>9} {'p99 ms':>9} {'limit':>7} {'late':>5}")
