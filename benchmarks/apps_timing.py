@@ -120,20 +120,24 @@ def paired(model: str, count: int, chance: random.Random) -> int:
     made = places(400, chance)
     times: dict[bool, list[float]] = {True: [], False: []}
     equal = 0
-    with tempfile.TemporaryDirectory() as place, load(model) as fast, load(model, speculate=False) as plain:
-        with Index.create(Path(place) / "x") as index:
-            index.add(Document(name, text, name) for name, text, _ in made)
-            desks = {True: QaPipeline(index, fast), False: QaPipeline(index, plain)}
-            for desk in desks.values():
-                ask_all(desk, [question for *_, question in made[:3]], "generated")  # warm
-            for number, (*_, question) in enumerate(made[100 : 100 + count]):
-                answers = {}
-                for drafts in (True, False) if number % 2 else (False, True):
-                    answers[drafts] = ask_all(desks[drafts], [question], "generated", NO_HURRY_MS)[0]
-                if all(answer.how == "generated" for answer in answers.values()):
-                    for drafts, answer in answers.items():
-                        times[drafts].append(answer.took_ms)
-                equal += answers[True].text == answers[False].text
+    with (
+        tempfile.TemporaryDirectory() as place,
+        load(model) as fast,
+        load(model, speculate=False) as plain,
+        Index.create(Path(place) / "x") as index,
+    ):
+        index.add(Document(name, text, name) for name, text, _ in made)
+        desks = {True: QaPipeline(index, fast), False: QaPipeline(index, plain)}
+        for desk in desks.values():
+            ask_all(desk, [question for *_, question in made[:3]], "generated")  # warm
+        for number, (*_, question) in enumerate(made[100 : 100 + count]):
+            answers = {}
+            for drafts in (True, False) if number % 2 else (False, True):
+                answers[drafts] = ask_all(desks[drafts], [question], "generated", NO_HURRY_MS)[0]
+            if all(answer.how == "generated" for answer in answers.values()):
+                for drafts, answer in answers.items():
+                    times[drafts].append(answer.took_ms)
+            equal += answers[True].text == answers[False].text
     ratios = sorted(without / with_ for with_, without in zip(times[True], times[False], strict=True))
     found = {
         "questions": count,
