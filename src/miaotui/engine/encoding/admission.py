@@ -94,6 +94,8 @@ class EncoderAdmission:
             job.predicted_ms = self._ms([*self._queue, job], load, job, now_s)
             return
         predicted_ms = max(job.predicted_ms, self._ms(promised, load, job, now_s))
+        if asked_ms is not None:  # where others would be harmed: by waiting so long
+            predicted_ms = max(predicted_ms, asked_ms + late_s * 1e3)
         self.counts.refused += 1
         raise DeadlineUnattainableError(
             f"this request would take {predicted_ms:.0f} ms beside what is promised already, and it allows "

@@ -36,12 +36,17 @@ class EncoderLoop:
     """One encoder that runs. `submit` may be called from any thread and returns at once."""
 
     def __init__(
-        self, backend: EncoderBackend, limits: QueueLimits | None = None, turns: CoreTurns | None = None
+        self,
+        backend: EncoderBackend,
+        limits: QueueLimits | None = None,
+        turns: CoreTurns | None = None,
+        cost: CostModel | None = None,
     ) -> None:
+        """Start the thread. Without ``cost``, passes measure it here (at most about half a second)."""
         self.backend = backend
         self.counts: Counter[str] = Counter()  # jobs by end, texts, tokens, passes
         self._turns = turns or shared_turns()
-        self.cost = CostModel(calibrate_encoder(backend, self._turns))
+        self.cost = cost or CostModel(calibrate_encoder(backend, self._turns))
         self._queue = EncodeQueue(backend.limits, self.cost)
         self.admission = EncoderAdmission(self._queue, self.cost, backend.limits, limits or QueueLimits())
         self._lock = threading.Lock()
