@@ -30,6 +30,7 @@ from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import health, metrics
 from miaotui.serve.services import Services
 from miaotui.serve.tei import routes as tei
+from miaotui.serve.tei import tasks as hf_tasks
 from miaotui.serve.vllm import routes as vllm
 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
@@ -40,6 +41,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     embeddings.routes,
     rerank.routes,
     tei.routes,
+    hf_tasks.routes,
     vllm.routes,
     indexes.routes,
     answers.routes,

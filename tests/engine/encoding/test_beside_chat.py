@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miaotui.engine.reading.readers import whole
 from scripted_encoder import FIRST, TableEncoder, texts_of
 
 from miaotui.engine.encoding.loop import EncoderLoop
 from miaotui.engine.loop import EngineLoop
+from miaotui.engine.reading.readers import whole
 from miaotui.engine.request import RequestOptions
 from miaotui.engine.turns import PROMISED, REST, PlainSharer, shared_turns
 from miaotui.errors import DeadlineUnattainableError

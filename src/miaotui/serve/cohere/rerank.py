@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.encoders import ranking
-from miaotui.serve.encoders.fields import MAX_LISTED, EncoderFields
+from miaotui.serve.encoders.fields import MAX_LISTED, EncoderFields, Flag
 from miaotui.serve.encoders.requests import MAX_INPUT_TOKENS, EncoderAnswer, check_count, find_encoder, run_task
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
@@ -34,7 +34,7 @@ class RerankRequest(EncoderFields):
     query: str
     documents: Annotated[list[str | JsonField], Field(max_length=MAX_LISTED, fail_fast=True)]
     top_n: int | None = Field(None, ge=1, le=MAX_TOKENS, description="The best so many; null: all.")
-    return_documents: bool | None = Field(None, description="Repeat each document in its result.")
+    return_documents: Flag | None = Field(None, description="Repeat each document in its result.")
     rank_fields: Annotated[list[Name], Field(max_length=MAX_RANK_FIELDS)] | None = Field(
         None, description="Of documents that are objects: the fields to read, joined by line ends; else `text`."
     )
@@ -139,7 +139,7 @@ def _shaped(
         "meta": {
             "api_version": {"version": "2"},
             "billed_units": {"search_units": 1},
-            "tokens": {"input_tokens": answer.n_tokens},
+            "tokens": {"input_tokens": answer.n_tokens, "output_tokens": 0},
         },
         "deadline": answer.deadline,
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from miaotui.encoders.inputs import ReadOptions
 from miaotui.serve.http.errors import bad_value
@@ -57,6 +57,14 @@ class EncoderFields(Wire):
         if asked.upper() not in ("NONE", "END", "RIGHT"):
             raise bad_value("truncate", "must be true, false, NONE or END: inputs are cut at their end alone")
         return asked.upper() != "NONE"
+
+
+def read_flag(value: Any) -> Any:
+    """Return a flag that was sent as a word, as RAGFlow does, as one; anything else as it is."""
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Flag = Annotated[bool, BeforeValidator(read_flag)]
 
 
 def read_inputs(value: Any) -> list[str] | list[list[int]]:

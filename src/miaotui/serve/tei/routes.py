@@ -54,7 +54,7 @@ async def embed(http: HttpRequest) -> Response:
             model, body.inputs, options, prompt=body.prompt_name, dimensions=body.dimensions, normalize=unit
         ),
     )
-    headers = _headers(body, answer.dropped)
+    headers = answer_headers(body, answer.dropped)
     size = answer.result.size * NUMBER_CHARACTERS
     return await run(size, lambda: json_response([written(each, "float") for each in answer.result], headers=headers))
 
@@ -71,7 +71,7 @@ async def embed_all(http: HttpRequest) -> Response:
         body.inputs,
         lambda model: tasks.token_vectors(model, body.inputs, options, prompt=body.prompt_name),
     )
-    headers = _headers(body, answer.dropped)
+    headers = answer_headers(body, answer.dropped)
     size = sum(each.size for each in answer.result) * NUMBER_CHARACTERS
     return await run(size, lambda: json_response([_rows(each) for each in answer.result], headers=headers))
 
@@ -89,7 +89,7 @@ async def embed_sparse(http: HttpRequest) -> Response:
 
     answer = await run_task(http, find_encoder(http, body.model, "embed"), body, body.inputs, make)
     vectors = [[{"index": i, "value": v} for i, v in zip(*each, strict=True)] for each in answer.result]
-    return json_response(vectors, headers=_headers(body, answer.dropped))
+    return json_response(vectors, headers=answer_headers(body, answer.dropped))
 
 
 async def rerank(http: HttpRequest) -> Response:
@@ -114,7 +114,7 @@ async def rerank(http: HttpRequest) -> Response:
         if ranked.error is not None:
             rank["error"] = ranked.error
         ranks.append(rank)
-    return json_response(ranks, headers=_headers(body, answer.dropped))
+    return json_response(ranks, headers=answer_headers(body, answer.dropped))
 
 
 async def predict(http: HttpRequest) -> Response:
@@ -130,8 +130,8 @@ async def predict(http: HttpRequest) -> Response:
         inputs,
         lambda model: tasks.label_scores(model, inputs, options, raw_scores=bool(body.raw_scores)),
     )
-    found = [_predictions(each) for each in answer.result]
-    return json_response(found[0] if is_one else found, headers=_headers(body, answer.dropped))
+    found = [predictions(each) for each in answer.result]
+    return json_response(found[0] if is_one else found, headers=answer_headers(body, answer.dropped))
 
 
 async def similarity(http: HttpRequest) -> Response:
@@ -147,10 +147,11 @@ async def similarity(http: HttpRequest) -> Response:
         [source, *sentences],
         lambda model: ranking.score(model, [(source, sentence) for sentence in sentences], options),
     )
-    return json_response([each.raw_score for each in answer.result], headers=_headers(body, answer.dropped))
+    return json_response([each.raw_score for each in answer.result], headers=answer_headers(body, answer.dropped))
 
 
-def _predictions(scores: dict[str, float]) -> list[dict[str, Any]]:
+def predictions(scores: dict[str, float]) -> list[dict[str, Any]]:
+    """Return labels and scores, best first."""
     ordered = sorted(scores.items(), key=lambda each: -each[1])
     return [{"label": label, "score": score} for label, score in ordered]
 
@@ -159,7 +160,7 @@ def _rows(vectors: Floats) -> list[Any]:
     return [written(row, "float") for row in vectors]
 
 
-def _headers(body: TeiFields, dropped: Sequence[int]) -> dict[str, str]:
+def answer_headers(body: TeiFields, dropped: Sequence[int]) -> dict[str, str]:
     """Return headers: fields that were not understood, and, with truncation, the tokens that inputs have lost.
 
     Bare lists have no place for them. Raises `ApiError` (400) for more than a header can name.

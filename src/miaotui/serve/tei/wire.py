@@ -41,13 +41,6 @@ class EmbedRequest(TeiFields):
     dimensions: int | None = Field(None, ge=1, le=MAX_TOKENS)
 
 
-class SparseValue(Wire):
-    """A token's weight in a sparse vector."""
-
-    index: int
-    value: float
-
-
 class RankRequest(TeiFields):
     """A query and texts to rank; with ``documents`` instead of ``texts`` the form is Cohere's."""
 
@@ -55,14 +48,6 @@ class RankRequest(TeiFields):
     texts: Annotated[list[str], Field(max_length=MAX_LISTED, fail_fast=True)]
     raw_scores: bool | None = Field(None, description="Scores as the model gives them, instead of 0 to 1.")
     return_text: bool | None = None
-
-
-class Rank(Wire):
-    """A text's place."""
-
-    index: int
-    score: float
-    text: str | None = None
 
 
 def read_predict_inputs(value: Any) -> tuple[bool, list[str | Pair]]:
@@ -102,13 +87,6 @@ class PredictRequest(TeiFields):
     raw_scores: bool | None = Field(None, description="Logits instead of probabilities.")
 
 
-class Prediction(Wire):
-    """A label and its score."""
-
-    label: str
-    score: float
-
-
 class SimilarityInputs(Wire):
     """A text, and those to compare with it."""
 
@@ -134,9 +112,14 @@ class TaskParameters(Wire):
 
 
 class TaskRequest(TeiFields):
-    """Inputs for the server's only encoder, of whatever task it is for, as Hugging Face's clients send them."""
+    """Inputs for an encoder of whatever task it is for, as Hugging Face's clients send them."""
 
     inputs: Texts | SimilarityInputs
     parameters: TaskParameters | None = None
     normalize: bool | None = None
     prompt_name: Name | None = None
+
+    @property
+    def truncates(self) -> bool:
+        """Return whether inputs may be cut at their end. Raises `ApiError` (400)."""
+        return super().truncates or bool(self.parameters and self.parameters.truncate)
