@@ -87,8 +87,10 @@ bench: $(VENV)/.ready-test ## measure, beside other engines where they are insta
 walk: $(VENV)/.ready-test ## list the Python files that one token and one HTTP chat pass
 	$(BIN)/python benchmarks/walk.py $(ARGS)
 
-fuzz: $(VENV)/.ready-fuzz ## feed broken model files to the reader until stopped
-	$(BIN)/python tests/fuzz/fuzz_gguf.py $(ARGS)
+FUZZ ?= gguf
+
+fuzz: $(VENV)/.ready-fuzz ## feed broken files to the readers until stopped (FUZZ=gguf, onnx or encoder_folders)
+	$(BIN)/python tests/fuzz/fuzz_$(FUZZ).py $(ARGS)
 
 docs: $(VENV)/.ready ## write docs/cli.md from the program's own help; copy examples into docs/zh
 	$(BIN)/python docs/make_cli.py

@@ -15,7 +15,7 @@ from small_encoder_vocabularies import unigram_model, wordpiece_metadata, wordpi
 from small_vocabularies import AWKWARD, SENTENCES, byte_level
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from miaotui.errors import ModelFormatError, ModelNotFoundError, PromptTooLongError, RequestError
+from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError, PromptTooLongError, RequestError
 from miaotui.text.encoders.layout import EncodedText, fit
 from miaotui.text.encoders.load import load_encoder_tokenizer
 from miaotui.text.encoders.tokenizer import EncoderTokenizer
@@ -311,3 +311,30 @@ def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("only\nwords\n")
     with pytest.raises(ModelFormatError, match=r"lacks the special token '\[UNK\]'"):
         load_encoder_tokenizer(None, tmp_path)
+
+
+SMALL = bert_library([*SPECIALS, "the", "dog", "##s"]).to_str().encode()
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(
+    cut=st.integers(0, len(SMALL)),
+    flips=st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(32, 126)), max_size=4),
+    name=st.sampled_from(["tokenizer.json", "vocab.txt"]),
+)
+def test_damaged_files_have_one_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flips: list[tuple[int, int]], name: str
+) -> None:
+    damaged = bytearray(SMALL[: cut if cut % 3 == 0 else len(SMALL)])
+    for place, value in flips:
+        if place < len(damaged):
+            damaged[place] = value
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / name).write_bytes(damaged)
+    message = "?"
+    try:
+        encoded = load_encoder_tokenizer(None, folder).encode_text("the dogs", max_tokens=9, truncate=True)
+        assert len(encoded.tokens) == len(encoded.types) <= 9
+    except (ModelError, RequestError) as error:
+        message = str(error)
+    assert message
