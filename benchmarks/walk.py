@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import inspect
 import io
 import json
 import os
@@ -34,6 +35,8 @@ TOKENS = 96
 CHATS = 8
 SHARE = 0.75
 WARM_UP = 2
+IDLE_S = 2.5  # the server looks after itself each second
+GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 NAME = "walked"  # what the server calls the model
 START_S = 300.0
 POEM = "The fox ran home. The owl sat still. The moon rose late."
@@ -73,6 +76,7 @@ class Tracer:
 
     seen: dict[CodeType, None] = field(default_factory=dict)
     is_open: bool = False
+    only: int | None = None  # the thread that counts; None: all do
 
     def install(self) -> None:
         """Profile this thread and those to come."""
@@ -80,9 +84,10 @@ class Tracer:
         sys.setprofile(self._on_event)
 
     @contextlib.contextmanager
-    def window(self) -> Iterator[Functions]:
+    def window(self, only: threading.Thread | None = None) -> Iterator[Functions]:
         """Note what runs until the block ends; then the yielded dictionary has the package's part of it."""
         self.seen, functions = {}, Functions()
+        self.only = None if only is None else only.ident
         self.is_open = True
         try:
             yield functions
@@ -94,8 +99,18 @@ class Tracer:
                     functions.setdefault(path.relative_to(PACKAGE).as_posix(), []).append(code.co_name)
 
     def _on_event(self, frame: FrameType, event: str, argument: object) -> None:
-        if self.is_open and event == "call":
+        if self.is_open and event == "call" and not _goes_on(frame) and self.only in (None, threading.get_ident()):
             self.seen[frame.f_code] = None
+
+
+def _goes_on(frame: FrameType) -> bool:
+    """Return whether a coroutine or generator goes on that was entered before, maybe when the server started."""
+    code = frame.f_code
+    if not code.co_flags & GENERATORS or frame.f_lasti < 0:
+        return False
+    if sys.version_info < (3, 11):
+        return True  # `f_lasti` is -1 at the first entry
+    return bool(code.co_code[frame.f_lasti + 1] & 3)  # argument of RESUME: 0 at the beginning
 
 
 def walk_tokens(tracer: Tracer, model: str, speculate: bool) -> Functions:
@@ -118,7 +133,7 @@ def walk_chats(tracer: Tracer, model: str, speculate: bool) -> Functions:
     """Return what a chat with a deadline runs at a server, from its socket to its last byte.
 
     With drafts half of the chats are streamed. Files that run in fewer than `SHARE` of the chats of a kind
-    belong to what the server does beside the answers.
+    belong to what the server does beside the answers, and so does what its event loop runs without any chat.
     """
     said = io.StringIO()
     kinds: list[Functions] = []
@@ -133,7 +148,9 @@ def walk_chats(tracer: Tracer, model: str, speculate: bool) -> Functions:
                     with tracer.window() as functions:
                         _chat(address, stream)
                     windows.append(functions)
-                kinds.append(often(windows[WARM_UP:]))
+                with tracer.window(only=threading.main_thread()) as beside:
+                    time.sleep(IDLE_S)
+                kinds.append(without(often(windows[WARM_UP:]), beside))
         except BaseException as error:
             failures.append(error)
         finally:
@@ -189,6 +206,11 @@ def often(windows: list[Functions]) -> Functions:
     """Return the files that `SHARE` of the windows have."""
     together, wanted = union(windows), SHARE * len(windows)
     return {file: names for file, names in together.items() if sum(file in w for w in windows) >= wanted}
+
+
+def without(functions: Functions, beside: Functions) -> Functions:
+    """Return the files of which a function ran that is not in ``beside``."""
+    return {file: names for file, names in functions.items() if set(names) - set(beside.get(file, ()))}
 
 
 def counts(walks: list[Walk]) -> Mapping[str, int]:

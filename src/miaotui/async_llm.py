@@ -149,16 +149,10 @@ class AsyncLLM(Facade):
         self, submissions: Submission | Iterable[tuple[Sequence[int], SamplingParams, RequestOptions]]
     ) -> list[Request]:
         """Submit requests that belong together: all are on their way, or none is."""
-        loop, requests = self.loop, list[Request]()
-        try:
-            if isinstance(submissions, Submission):
-                requests += submissions.submit(loop)
-            else:
-                requests += (loop.submit(*each) for each in submissions)
-        except BaseException:
-            self.leave_all(requests)
-            raise
-        return requests
+        loop = self.loop
+        if isinstance(submissions, Submission):
+            return in_tasks.together(loop, submissions.submit(loop))
+        return in_tasks.together(loop, (loop.submit(*each) for each in submissions))
 
     def pieces(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Yield one request's answer as it comes, see `pieces_of`; the last piece carries the completion."""
@@ -180,8 +174,7 @@ class AsyncLLM(Facade):
 
     def leave_all(self, requests: Iterable[Request]) -> None:
         """Stop reading requests, see `leave`."""
-        for request in requests:
-            self.leave(request)
+        in_tasks.leave_all(self.loop, requests)
 
     # --------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from miaotui.llm import LLM
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.index_registry import IndexRegistry
-from miaotui.serve.models import ServedModels
+from miaotui.serve.services import ServedModels
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ from miaotui.serve.app import create_app
 from miaotui.serve.middleware.accounting import Account
 from miaotui.serve.middleware.auth import AccessPolicy, Auth
 from miaotui.serve.middleware.keys import KeyLimits, Keyring, add_key
-from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
+from miaotui.serve.services import ServedModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 
@@ -282,7 +283,7 @@ def test_preflights_are_answered_before_the_key(keys: tuple[Keyring, dict[str, s
 
 
 def test_a_leaving_server_takes_nothing_more(keys: tuple[Keyring, dict[str, str]]) -> None:
-    guard = Auth(app(), AccessPolicy(), keys[0], is_draining=lambda: True)
+    guard = Auth(app(), AccessPolicy(), keys[0], draining=SimpleNamespace(is_draining=True))
     headers = (LOCAL, ("x-api-key", keys[1]["alice"]))
     refused = answer(guard, "/v1/models", headers)
     assert refused.status == 503

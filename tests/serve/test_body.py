@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from miaotui.serve.app import create_app
 from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.json_body import ignored_fields, read_object
-from miaotui.serve.http.scope import received
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.middleware.body import BodyReader
 from miaotui.serve.settings import ServeSettings
 

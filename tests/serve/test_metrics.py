@@ -23,7 +23,6 @@ from miaotui.errors import RequestError
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.middleware.accounting import Account
 from miaotui.serve.middleware.keys import Caller
-from miaotui.serve.models import ServedModels
 from miaotui.serve.observed_model import ObservedModel
 from miaotui.serve.ops import health
 from miaotui.serve.ops.audit import AuditLog
@@ -31,6 +30,7 @@ from miaotui.serve.ops.logs import A_MINUTE, Calm, log_request, set_up_logs
 from miaotui.serve.ops.machine import memory_warning, resident_bytes
 from miaotui.serve.ops.metrics import TokenGaps
 from miaotui.serve.ops.operations import Operations
+from miaotui.serve.services import ServedModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in

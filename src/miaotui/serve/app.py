@@ -22,7 +22,7 @@ from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
 from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.middleware.body import BodyReader
 from miaotui.serve.openai import chat, completions, embeddings
 from miaotui.serve.openai import models as listings

@@ -18,8 +18,8 @@ from starlette.requests import Request as HttpRequest
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.retrieval.answers.cache import CacheState
 from miaotui.serve.answer import AnswerBatch, ModelAnswer
-from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import unless_gone
+from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.response_cache import CacheLookup
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.fields import SamplingFields

@@ -1,8 +1,9 @@
-"""One of our own models behind the server: an `AsyncLLM` with a name, an observer and a fingerprint.
+"""One of our own models behind the server: a running loop with a name, a fingerprint and observers of its requests.
 
-Owns what a server adds to a model: what is compiled and measured before the first request, who hears of requests,
-and the error of a server that stops. Knows nothing of HTTP. Invariant: observers are called in the event loop's
-thread, in the context of the request, whatever thread submits or leaves it.
+Owns what a server adds to a model: what is compiled and measured before the first request, who hears of requests, and
+the error of a server that stops. Knows nothing of HTTP. Invariants: each submitted request is reported twice, when it
+is taken on and when it is read no more, and a refused one once; observers are called in the event loop's thread, in
+the context of the request, whatever thread submits or leaves it, and must return at once.
 """
 
 from __future__ import annotations
@@ -15,27 +16,66 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
-from miaotui.async_llm import AsyncLLM
 from miaotui.engine.calibrate import warm_up
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
+from miaotui.engine.reading import in_tasks
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.schedule.promises.admission import AdmissionLimits
-from miaotui.serve.observer import NO_OBSERVER, Observer
 from miaotui.served_model import RequestArguments
 from miaotui.types import Completion, Delta, SamplingParams
 
-# Answered before the first request: long enough to show the time of reading a prompt.
 FIRST_QUESTION = (
     "A small library lends books, maps and tools to the people of its town. It wants to tell new members on one page "
     "how long they may keep a thing, what happens when it comes back late, how to ask for something that is lent at "
     "the moment, and whom to call when a tool is broken. Write that page in short and friendly sentences, and begin "
     "with the opening hours: Monday to Friday from nine to six, on Saturdays until noon."
 )
+
+
+class Observer(Protocol):
+    """Observer of one model's requests, in the event loop's thread."""
+
+    def submitted(self, model: str, request: Request) -> None:
+        """Note a request that was taken on."""
+
+    def refused(self, model: str, error: RefusedError) -> None:
+        """Note a sound request that was not taken on."""
+
+    def left(self, model: str, request: Request) -> None:
+        """Note a request that is read no more; unless it is over, it is about to be cancelled."""
+
+
+class Observers:
+    """Tells several watchers, in their order."""
+
+    def __init__(self, watchers: Sequence[Observer] = ()) -> None:
+        self._watchers = tuple(watchers)
+
+    def submitted(self, model: str, request: Request) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.submitted(model, request)
+
+    def refused(self, model: str, error: RefusedError) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.refused(model, error)
+
+    def left(self, model: str, request: Request) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.left(model, request)
+
+
+# Answered before the first request: long enough to show the time of reading a prompt.
+
+
+NO_OBSERVER = Observers()
 
 
 class ObservedModel:
@@ -54,7 +94,6 @@ class ObservedModel:
             self.grammars.warm()  # holds the interpreter: not while others wait for answers
         prompt = _first_prompt(model)
         self.fingerprint = _fingerprint(name, model)
-        self._llm = AsyncLLM(loop)
         loop.calibrate(limits=limits or AdmissionLimits())
         with suppress(MiaotuiError):  # a context too short for that
             warm_up(loop, prompt[: max(self.context // 2, 1)])
@@ -71,11 +110,11 @@ class ObservedModel:
 
     def submit(self, prompt: Sequence[int], params: SamplingParams, options: RequestOptions) -> Request:
         """Submit one request, see `EngineLoop.submit`."""
-        return self._llm.submit(prompt, params, options)
+        return self.loop.submit(prompt, params, options)
 
     def submit_all(self, submissions: Iterable[RequestArguments]) -> list[Request]:
         """Submit requests that belong together: all are on their way, or none is."""
-        return self._llm.submit_all(submissions)
+        return in_tasks.together(self.loop, (self.loop.submit(*each) for each in submissions))
 
     async def pieces(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Yield one answer as it comes. Use it in ``contextlib.aclosing``."""
@@ -87,8 +126,8 @@ class ObservedModel:
     async def pieces_of(
         self, requests: Sequence[Request], silence_s: float | None = None
     ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
-        """Yield answers as they come, see `AsyncLLM.pieces_of`. Raises `OverloadedError` when the server stops."""
-        async with aclosing(self._llm.pieces_of(requests, silence_s)) as steps:
+        """Yield answers as they come, see `in_tasks.pieces_of`. Raises `OverloadedError` when the server stops."""
+        async with aclosing(in_tasks.pieces_of(self.loop, requests, silence_s)) as steps:
             async for pieces in steps:
                 for _, delta in pieces:
                     if delta.completion is not None:
@@ -97,18 +136,18 @@ class ObservedModel:
 
     async def whole(self, requests: Sequence[Request]) -> list[Completion]:
         """Wait for whole answers. Raises `OverloadedError` when the server stops, and what one failed with."""
-        completions = await self._llm.whole(requests)
+        completions = await in_tasks.whole(self.loop, requests)
         for completion in completions:
             _check_whole(completion)
         return completions
 
     def leave(self, request: Request) -> None:
         """Stop reading a request; it is cancelled if it has not ended."""
-        self._llm.leave(request)
+        self.loop.leave(request)
 
     def leave_all(self, requests: Iterable[Request]) -> None:
         """Stop reading requests, see `leave`."""
-        self._llm.leave_all(requests)
+        in_tasks.leave_all(self.loop, requests)
 
     def close(self) -> None:
         """Cancel everything and give the memory back."""

@@ -8,6 +8,7 @@ known without loading a model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from miaotui.errors import RequestError
@@ -69,7 +70,7 @@ class ServeSettings:
             if not getattr(self, name) > 0:
                 raise RequestError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
 
-    @property
+    @cached_property
     def deadline_ms(self) -> float | None:
         """Return the deadline of requests that name none, in milliseconds."""
         return None if self.deadline_s is None else self.deadline_s * 1e3

@@ -7,7 +7,7 @@ Owns the bridge from the engine's thread to tasks: at most one wake-up of an eve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request
@@ -43,6 +43,23 @@ class TaskReader:
             self._tick.cancel()
 
 
+def together(loop: EngineLoop, submitted: Iterable[Request]) -> list[Request]:
+    """Return requests that are submitted one by one and belong together: all are on their way, or none is."""
+    requests: list[Request] = []
+    try:
+        requests += submitted
+    except BaseException:
+        leave_all(loop, requests)
+        raise
+    return requests
+
+
+def leave_all(loop: EngineLoop, requests: Iterable[Request]) -> None:
+    """Stop reading requests; those that have not ended are cancelled."""
+    for request in requests:
+        loop.leave(request)
+
+
 async def pieces_of(
     loop: EngineLoop, requests: Sequence[Request], silence_s: float | None = None
 ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
@@ -68,8 +85,7 @@ async def pieces_of(
                 yield news
     finally:
         reader.stop()
-        for request in requests:
-            loop.leave(request)
+        leave_all(loop, requests)
 
 
 async def whole(loop: EngineLoop, requests: Sequence[Request]) -> list[Completion]:
@@ -87,5 +103,4 @@ async def whole(loop: EngineLoop, requests: Sequence[Request]) -> list[Completio
             open_ = [request for request in open_ if not request.is_over]
         return [completion for request in requests if (completion := request.read().completion) is not None]
     finally:
-        for request in requests:
-            loop.leave(request)
+        leave_all(loop, requests)

@@ -25,8 +25,8 @@ from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import EventStream
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.response_cache import CacheLookup, lookup_for
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.params import one_form, params_for

@@ -20,7 +20,7 @@ from miaotui.serve.encoders.requests import MAX_INPUT_TOKENS, EncoderAnswer, che
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.wire.fields import MAX_TOKENS, JsonField, Name, Wire
 from miaotui.serve.wire.prompts import run
 from miaotui.types import RankedDocument

@@ -23,8 +23,8 @@ from miaotui.serve.documents.threads import streamed
 from miaotui.serve.http.errors import ApiError, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import DONE, Events, EventStream, event, unless_gone
+from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.services import services_of
 from miaotui.served_model import ServedModel
 

@@ -25,7 +25,7 @@ from miaotui.serve.documents.apps_wire import (
 from miaotui.serve.http.errors import ApiError, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import caller_of, received
+from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.services import services_of
 
 _CONVERSATIONS_PATH = "/v1/support/conversations"

@@ -1,9 +1,11 @@
-"""The outermost layer: an account of every HTTP request, handed to listeners when the request is over.
+"""The outermost layer: an account of every HTTP request; and what the layers leave in a request's scope.
 
-Owns the account of the request at hand, which the engine's side finds through a context variable, so that no handler
-has to carry it. Knows neither keys nor bodies nor any text. Invariants: every HTTP request is reported once, also when
-its client vanished or a handler failed; an account holds only the server's own words (key names, route templates,
-numbers) or one of a fixed set, never what a client made up.
+Owns the account of the request at hand, which is handed to listeners when the request is over and which the engine's
+side finds through a context variable, so that no handler has to carry it; and the keys of the caller and the body in
+the ASGI scope. Knows neither keys nor any text. Invariants: every HTTP request is reported once, also when its client
+vanished or a handler failed; an account holds only the server's own words (key names, route templates, numbers) or one
+of a fixed set, never what a client made up; what belongs to one caller (its namespace of prefixes and past answers)
+comes from the layer that checked the caller, never from the request's own text.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from starlette.requests import Request as HttpRequest
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +26,8 @@ from miaotui.serve.middleware.keys import ANYONE, Caller
 UNKNOWN_ROUTE = "(unknown)"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PROBING: ContextVar[bool] = ContextVar("miaotui_probing", default=False)  # set: the server's own trial request
+CURRENT: ContextVar[Account | None] = ContextVar("miaotui_account", default=None)
+CALLER, RECEIVED = "miaotui.caller", "miaotui.received"  # keys of an ASGI scope
 
 
 @dataclass
@@ -53,7 +58,6 @@ class Account:
             self.charge(prompt + answer)
 
 
-CURRENT: ContextVar[Account | None] = ContextVar("miaotui_account", default=None)
 AccountListener = Callable[[Account, Scope], None]
 
 
@@ -119,3 +123,28 @@ def route_template(scope: Scope) -> str:
             if match is not Match.NONE:
                 return route.path
     return UNKNOWN_ROUTE
+
+
+@dataclass
+class ReceivedRequest:
+    """A request whose last byte has come. ``arrived_s`` is in `time.perf_counter` seconds."""
+
+    request_id: str
+    body: bytes
+    arrived_s: float
+
+    def drop_body(self) -> None:
+        """Free the body's memory, which no one reads while the answer is made."""
+        self.body = b""
+
+
+def received(http: HttpRequest) -> ReceivedRequest:
+    """Return the request's body and the time at which it was complete."""
+    found: ReceivedRequest = http.scope[RECEIVED]
+    return found
+
+
+def caller_of(http: HttpRequest) -> Caller:
+    """Return the caller that the key layer found; `ANYONE` where no layer checks keys."""
+    caller: Caller = http.scope.get(CALLER, ANYONE)
+    return caller

@@ -11,16 +11,15 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from miaotui.serve.http.scope import CALLER
-from miaotui.serve.middleware.accounting import Account
-from miaotui.serve.middleware.keys import ANYONE, Caller, Keyring
+from miaotui.serve.middleware.accounting import CALLER, Account
+from miaotui.serve.middleware.keys import ANYONE, UNLIMITED, Caller, Keyring
 from miaotui.serve.middleware.quotas import KeyUsage
 
 Headers = Mapping[bytes, bytes]
@@ -50,6 +49,12 @@ class Refusal:
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
 
 
+class Draining(Protocol):
+    """Part of a server that knows whether it is about to end."""
+
+    is_draining: bool
+
+
 class Auth:
     """Lets requests through to ``app``, or answers them itself.
 
@@ -62,11 +67,11 @@ class Auth:
         policy: AccessPolicy,
         keyring: Keyring | None = None,
         usage: KeyUsage | None = None,
-        is_draining: Callable[[], bool] = lambda: False,
+        draining: Draining | None = None,
     ) -> None:
         self._app, self._policy, self._keyring = app, policy, keyring
         self._usage = usage or KeyUsage()
-        self._is_draining = is_draining
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -98,9 +103,12 @@ class Auth:
         account = state.get("account")
         if isinstance(account, Account):
             account.caller = caller
-            account.charge = partial(self._usage.charge, caller)
-        if self._is_draining():
+        if self._draining is not None and self._draining.is_draining:
             return await refuse(scope, send, _LEAVING)
+        if caller.limits == UNLIMITED:
+            return await self._app(scope, receive, send)
+        if isinstance(account, Account):
+            account.charge = partial(self._usage.charge, caller)
         excess = self._usage.enter(caller)
         if excess is not None:
             seconds = max(1, -int(-excess.retry_after_s // 1))

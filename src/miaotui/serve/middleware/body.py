@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from miaotui.serve import LOG
 from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.http.errors import ApiError, from_error
-from miaotui.serve.http.scope import RECEIVED, ReceivedRequest
-from miaotui.serve.middleware.accounting import Account
+from miaotui.serve.middleware.accounting import RECEIVED, Account, ReceivedRequest
 from miaotui.serve.settings import ServeSettings
 
 REQUEST_ID = b"x-request-id"

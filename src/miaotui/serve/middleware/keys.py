@@ -40,13 +40,16 @@ class KeyLimits:
     concurrent: int | None = None
 
 
+UNLIMITED = KeyLimits()
+
+
 @dataclass(frozen=True)
 class Key:
     """One line of the key file."""
 
     name: str
     digest: bytes  # SHA-256, 32 bytes
-    limits: KeyLimits = KeyLimits()
+    limits: KeyLimits = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Caller:
 
     name: str = ""
     namespace: int = 0
-    limits: KeyLimits = KeyLimits()
+    limits: KeyLimits = UNLIMITED
 
 
 ANYONE = Caller()
@@ -85,7 +88,7 @@ def read_keys(path: Path) -> list[Key]:
     return keys
 
 
-def add_key(path: Path, name: str, limits: KeyLimits = KeyLimits()) -> str:
+def add_key(path: Path, name: str, limits: KeyLimits = UNLIMITED) -> str:
     """Make a key, append its hash to the file, and return it: it is shown only now.
 
     Raises `RequestError` for a name that is taken or not a name.

@@ -20,8 +20,8 @@ from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
 from miaotui.serve.http.stream import event, json_text
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatRequest
 from miaotui.serve.openai.logprobs import chat_logprobs, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for

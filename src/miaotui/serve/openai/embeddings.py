@@ -22,7 +22,7 @@ from miaotui.serve.encoders.requests import EncoderAnswer, check_count, find_enc
 from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.wire.fields import MAX_TOKENS, Name, Wire
 from miaotui.serve.wire.prompts import run
 

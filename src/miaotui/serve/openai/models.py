@@ -15,7 +15,7 @@ from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai.models_wire import (
     Detokenized,
     DetokenizeRequest,

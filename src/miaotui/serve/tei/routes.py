@@ -19,7 +19,7 @@ from miaotui.serve.encoders.requests import check_count, find_encoder, run_task
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body, read_object
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai.embeddings import NUMBER_CHARACTERS, Floats, written
 from miaotui.serve.tei.wire import EmbedRequest, PredictRequest, RankRequest, SimilarityRequest, TeiFields
 from miaotui.serve.wire.prompts import run

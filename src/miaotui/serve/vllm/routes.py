@@ -19,7 +19,7 @@ from miaotui.serve.encoders.requests import EncoderAnswer, check_count, find_enc
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai.embeddings import NUMBER_CHARACTERS, Encoding, Floats, written
 from miaotui.serve.vllm.wire import (
     ClassifyList,

@@ -34,7 +34,8 @@ def byte_level_spelling(text_of: Callable[[int], str | None], literal: Mapping[i
 
 
 class ByteLevelEncoder:
-    """Encoder of text without special tokens. `vocab` holds only tokens that text may become.
+    """Encoder of text without special tokens. `vocab` holds only tokens that text may become; `split` cuts text into
+    words, each with its place.
 
     `whole_words`: a word that is itself a token becomes that token, whatever the merges say.
     """
@@ -43,7 +44,7 @@ class ByteLevelEncoder:
         self,
         vocab: Mapping[str, int],
         merges: Sequence[str],
-        split: Callable[[str], list[str]],
+        split: Callable[[str], Sequence[tuple[str, object]]],
         whole_words: bool = False,
     ) -> None:
         self._vocab = vocab
@@ -54,7 +55,7 @@ class ByteLevelEncoder:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`."""
-        return self._words.encode(self._split(text))
+        return self._words.encode([word for word, _ in self._split(text)])
 
     def _word(self, word: str) -> tuple[int, ...]:
         written = to_alphabet(word)

@@ -9,7 +9,7 @@ Source: llama.cpp, which defines these keys, and the models' own ``tokenizer.jso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,11 @@ from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.text.encoders.unigram import unigram_from_gguf
 from miaotui.text.encoders.wordpiece import wordpiece_from_gguf
 from miaotui.text.tokenizers.byte_level import ByteLevelEncoder, byte_level_spelling
-from miaotui.text.tokenizers.encoder import ControlSpan
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
 from miaotui.text.tokenizers.library import LibraryEncoder, encode_with, spelling_of
 from miaotui.text.tokenizers.pretokenizer import pretokenizer
 from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceEncoder, byte_of, piece_spelling
-from miaotui.text.tokenizers.special_tokens import SpecialTokens
+from miaotui.text.tokenizers.special_tokens import MarkedTextEncoder
 from miaotui.text.tokenizers.tokenizer import Tokenizer, TokenRoles
 
 if TYPE_CHECKING:
@@ -54,49 +53,6 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     return build(read_vocabulary(metadata))
 
 
-class _GgufEncoder:
-    """Encoder that cuts text around special tokens and encodes the parts; see `TextEncoder`.
-
-    `ordinary` encodes a part; `write` writes text in the vocabulary's alphabet, character by character;
-    `spaces` are characters of that alphabet that count as whitespace.
-    """
-
-    def __init__(
-        self,
-        vocabulary: GgufVocabulary,
-        ordinary: Callable[[str], list[int]],
-        write: Callable[[str], str] = str,
-        spaces: str = "",
-    ) -> None:
-        controls, users = vocabulary.texts(*_MARKERS), vocabulary.texts(TokenType.USER_DEFINED)
-        swallowing = _swallowing(vocabulary, controls | users)
-        self._everything, self._users = (
-            SpecialTokens({write(text): token for text, token in some.items()}, swallowing)
-            for some in (controls | users, users)
-        )
-        self._ordinary, self._write, self._spaces = ordinary, write, spaces
-        self.control_texts = controls | {text.replace(SPACE, " "): token for text, token in controls.items()}
-        self.added_texts = users
-
-    def encode(self, text: str, special: bool) -> list[int]:
-        """Return the ids of ``text``, with the control tokens written in it recognised or not."""
-        tokens = self._everything if special else self._users
-        return self._ids(tokens.split(self._write(text), self._spaces))
-
-    def encode_at(self, text: str, spans: Sequence[ControlSpan]) -> list[int]:
-        """Return the ids of ``text`` with control tokens at ``spans`` only."""
-        return self._ids(self._users.split_at(self._write(text), spans, self._spaces))
-
-    def _ids(self, parts: Iterator[str | int]) -> list[int]:
-        ids: list[int] = []
-        for part in parts:
-            if isinstance(part, int):
-                ids.append(part)
-            else:
-                ids += self._ordinary(part)
-        return ids
-
-
 def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     rules = pretokenizer(str(vocabulary.metadata.get("tokenizer.ggml.pre", "default")))
     ordinary = ByteLevelEncoder(
@@ -108,7 +64,7 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     tokens = vocabulary.tokens
     literal = vocabulary.marker_ids | set(vocabulary.groups[TokenType.USER_DEFINED])
     spell = byte_level_spelling(tokens.__getitem__, {token: tokens[token] for token in literal})
-    encoder = _GgufEncoder(vocabulary, ordinary.encode)
+    encoder = _encoder(vocabulary, ordinary.encode)
     return Tokenizer(encoder, spell, _roles(vocabulary, begins=rules.begins))
 
 
@@ -139,8 +95,28 @@ def _sentencepiece(vocabulary: GgufVocabulary) -> Tokenizer:
         return ordinary.encode(SPACE + part)
 
     spell = piece_spelling(tokens.__getitem__, pieces)
-    encoder = _GgufEncoder(vocabulary, with_space if adds_space else ordinary.encode, _escape, SPACE)
+    encoder = _encoder(vocabulary, with_space if adds_space else ordinary.encode, _escape, SPACE)
     return Tokenizer(encoder, spell, _roles(vocabulary, begins=True, drops_space=adds_space))
+
+
+def _encoder(
+    vocabulary: GgufVocabulary,
+    ordinary: Callable[[str], list[int]],
+    write: Callable[[str], str] = str,
+    spaces: str = "",
+) -> MarkedTextEncoder:
+    """Return the encoder of parts and special tokens; for ``write`` and ``spaces`` see `MarkedTextEncoder`."""
+    controls, users = vocabulary.texts(*_MARKERS), vocabulary.texts(TokenType.USER_DEFINED)
+    aliases = {text.replace(SPACE, " "): token for text, token in controls.items()}
+    return MarkedTextEncoder(
+        controls,
+        users,
+        _swallowing(vocabulary, controls | users),
+        ordinary,
+        write=write,
+        spaces=spaces,
+        aliases=aliases,
+    )
 
 
 def _piece_encoder(vocabulary: GgufVocabulary) -> SentencePieceEncoder:

@@ -61,16 +61,16 @@ class PreTokenizer:
     begins: bool = False
     composes: bool = False
 
-    def splitter(self) -> Callable[[str], list[str]]:
-        """Return a function that cuts text into words."""
+    def splitter(self) -> Callable[[str], list[tuple[str, tuple[int, int]]]]:
+        """Return a function that cuts text into words, each with its place."""
         from tokenizers import Regex, pre_tokenizers  # noqa: PLC0415 - only these models need it
 
         steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns]
         cut = (steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)).pre_tokenize_str
         if not self.composes:
-            return lambda text: [word for word, _ in cut(text)]
+            return cut
         normalize = unicodedata.normalize
-        return lambda text: [word for word, _ in cut(normalize("NFC", text))]
+        return lambda text: cut(normalize("NFC", text))
 
 
 _JINA = ("jina-v1-en", "jina-v2-code", "jina-v2-de", "jina-v2-en", "jina-v2-es")

@@ -1,4 +1,4 @@
-"""Finds special tokens written in text: ``<|im_start|>``, ``<bos>``, runs of spaces.
+"""Finds special tokens written in text (``<|im_start|>``, ``<bos>``, runs of spaces), and encodes what is between.
 
 Owns the search, leftmost first and longest at each place, as the `tokenizers` library does it.
 Does not know which tokens are special, nor their meaning. Invariant: the texts of the parts that
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 from miaotui.text.tokenizers.encoder import ControlSpan
 
@@ -79,3 +79,48 @@ class SpecialTokens:
     def _longest(self, text: str, at: int, start: str) -> str:
         candidates = (text[at : at + length] for length in self._lengths[start])
         return next((candidate for candidate in candidates if candidate in self._ids), "")
+
+
+class MarkedTextEncoder:
+    """`TextEncoder` that cuts text around special tokens and encodes the parts between.
+
+    `controls` are control tokens, `users` tokens that are found in any text; `ordinary` encodes a part; `write` writes
+    text in the vocabulary's alphabet, character by character, where `spaces` count as whitespace. `aliases` are other
+    texts of control tokens.
+    """
+
+    def __init__(
+        self,
+        controls: Mapping[str, int],
+        users: Mapping[str, int],
+        swallowing: Set[int],
+        ordinary: Callable[[str], list[int]],
+        *,
+        write: Callable[[str], str],
+        spaces: str,
+        aliases: Mapping[str, int],
+    ) -> None:
+        self._everything, self._users = (
+            SpecialTokens({write(text): token for text, token in some.items()}, swallowing)
+            for some in ({**controls, **users}, users)
+        )
+        self._ordinary, self._write, self._spaces = ordinary, write, spaces
+        self.control_texts, self.added_texts = {**controls, **aliases}, users
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Return the ids of ``text``, with the control tokens written in it recognised or not."""
+        tokens = self._everything if special else self._users
+        return self._ids(tokens.split(self._write(text), self._spaces))
+
+    def encode_at(self, text: str, spans: Sequence[ControlSpan]) -> list[int]:
+        """Return the ids of ``text`` with control tokens at ``spans`` only."""
+        return self._ids(self._users.split_at(self._write(text), spans, self._spaces))
+
+    def _ids(self, parts: Iterator[str | int]) -> list[int]:
+        ids: list[int] = []
+        for part in parts:
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._ordinary(part)
+        return ids

@@ -19,8 +19,8 @@ from miaotui.serve.generation import GenerationRequest, deadline_of
 from miaotui.serve.http.errors import ApiError, bad_value, from_error, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import caller_of, received
 from miaotui.serve.http.stream import EventStream
+from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.openai.responses.events import ResponseBody, ResponsesWriter, completed, events, failed
 from miaotui.serve.openai.responses.prompt import read_effort, read_input, read_text, read_tools, said_in
 from miaotui.serve.openai.responses.store import StoredResponse
