@@ -20,7 +20,7 @@ from miaotui.serve.encoders.requests import check_count, find_encoder, run_task
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.scope import received
+from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai.embeddings import NUMBER_CHARACTERS, written
 from miaotui.serve.tei.routes import answer_headers, predictions
 from miaotui.serve.tei.wire import SimilarityInputs, TaskParameters, TaskRequest
