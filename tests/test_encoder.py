@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import miaotui
 from miaotui.async_encoder import AsyncEncoder
 from miaotui.encoder import Encoder
-from miaotui.encoders.inputs import prefix_of
+from miaotui.encoders.prompts import E5_PROMPTS, NO_PREFIX, prefix_of, prompts_for
 from miaotui.encoders.spans import spans_of
 from miaotui.errors import (
     DeadlineUnattainableError,
@@ -147,9 +147,23 @@ def test_prompts_are_put_in_front(encoders: dict[str, Encoder], monkeypatch: pyt
     for name in ("query", "search_query", "retrieval.query"):
         assert np.array_equal(encoder.embed("cat", prompt=name), expected)
     assert np.array_equal(encoder.embed("cat", prompt="document"), encoder.embed("passage: cat", prompt=None))
-    assert prefix_of(encoder.model, "clustering") == ""
+    assert prefix_of(encoder.model, "clustering") == NO_PREFIX
     with pytest.raises(FieldError, match="no prompt 'nonsense'; it has: document, passage, query"):
         encoder.embed("cat", prompt="nonsense")
+
+
+def test_e5_has_its_prefixes_by_default(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("multilingual-e5-small", "models--intfloat--e5-base-v2/snapshots/0123", "e5-small.gguf"):
+        assert prompts_for(Path("/x") / name, {}, None) == (E5_PROMPTS, "query")
+    for name in ("bge-small", "multilingual-e5-large-instruct", "e5-mistral-7b", "phone5-case"):
+        assert prompts_for(Path("/x") / name, {}, None) == ({}, None)
+    encoder = encoders["embed"]
+    monkeypatch.setitem(encoder.model.__dict__, "prompts", E5_PROMPTS)
+    monkeypatch.setitem(encoder.model.__dict__, "default_prompt", "query")
+    once = encoder.embed("cat", prompt="query")
+    assert np.array_equal(encoder.embed("cat", prompt=None), once)
+    assert np.array_equal(encoder.embed("query: cat", prompt=None), once)  # a client that puts it there itself
+    assert not np.array_equal(encoder.embed("query: cat", prompt="query"), once)
 
 
 # heads ----------------------------------------------------------------------------------------------

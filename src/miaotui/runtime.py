@@ -15,6 +15,7 @@ from typing import NamedTuple
 from miaotui.backends.build import build_backend, build_encoder_backend
 from miaotui.backends.options import EncoderOptions, EngineOptions
 from miaotui.config import Settings
+from miaotui.encoders.prompts import prompts_for
 from miaotui.engine.encoding.admission import QueueLimits
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder, abilities_of
 from miaotui.engine.encoding.loop import EncoderLoop
@@ -125,6 +126,7 @@ def load_encoder_model(
         config, head = opened.config, opened.head
         pooling = opened.pooling if options.pooling is None else PoolingConfig(modes=(options.pooling,))
         plain = None if pooling is None else replace(pooling, normalize=False)
+        prompts, default_prompt = prompts_for(path, opened.prompts, opened.default_prompt)
         tokenizer = load_encoder_tokenizer(opened.metadata, opened.folder, lower_case=opened.lower_case)
         return LoadedEncoder(
             path=path,
@@ -134,10 +136,10 @@ def load_encoder_model(
             task_head=None if head.kind == "none" else TaskHead(config, head, opened.weights),
             pooler=None if plain is None else Pooler(plain, opened.weights, config.hidden_size),
             normalize=pooling is not None and pooling.normalize,
-            prompts=opened.prompts,
-            default_prompt=opened.default_prompt,
+            prompts=prompts,
+            default_prompt=default_prompt,
             similarity=opened.similarity,
-            dimensions=options.dimensions,
+            dimensions=options.dimensions or opened.dimensions,
             backend=build_encoder_backend(path, opened, options, settings, progress),
         )
 

@@ -1,8 +1,7 @@
 """From texts that a caller gives to the rows of an encoder, for `Encoder`, `AsyncEncoder` and the server alike.
 
-Owns prompts in front of texts, limits, truncation that is counted, and the names of inputs in errors. Knows no thread
-and no head. Invariant: an input is taken whole, cut with the number of tokens told, or refused by its place; never
-cut in silence.
+Owns limits, truncation that is counted, and the names of inputs in errors. Knows no thread and no head. Invariant: an
+input is taken whole, cut with the number of tokens told, or refused by its place; never cut in silence.
 """
 
 from __future__ import annotations
@@ -14,18 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from miaotui.backends.encoder_backend import TextRows
+from miaotui.encoders.prompts import NO_PREFIX, Prefix
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import FieldError, InputTooLongError, PromptTooLongError, RequestError
 from miaotui.text.encoders.layout import EncodedText
 
 Text = str | Sequence[int]  # token ids are taken as they are, special tokens included
-
-# Names for a search's two sides, in the words of Cohere, Jina, Voyage, NVIDIA and sentence-transformers.
-QUERY_NAMES = frozenset({"query", "search_query", "retrieval.query", "retrieval_query"})
-DOCUMENT_NAMES = frozenset(
-    {"document", "passage", "search_document", "retrieval.passage", "retrieval.document", "retrieval_document"}
-)
-_PLAIN_NAMES = frozenset({"classification", "clustering", "text-matching", "separation", "image"})
 
 
 @dataclass(frozen=True)
@@ -69,32 +62,12 @@ class ReadOptions:
 PLAIN = ReadOptions()
 
 
-def prefix_of(model: LoadedEncoder, prompt: str | None) -> str:
-    """Return the text that belongs in front of inputs of this kind; None: the model's own default, if it has one.
-
-    A search's two sides have several names (`QUERY_NAMES`, `DOCUMENT_NAMES`); a model without a prompt for them takes
-    their texts as they are. Raises `FieldError` for a name that the model does not know.
-    """
-    prompts = model.prompts
-    if prompt is None:
-        return prompts.get(model.default_prompt or "", "")
-    if prompt in prompts:
-        return prompts[prompt]
-    for names in (QUERY_NAMES, DOCUMENT_NAMES):
-        if prompt in names:
-            return next((prompts[name] for name in sorted(names) if name in prompts), "")
-    if prompt in _PLAIN_NAMES:
-        return ""
-    known = ", ".join(sorted({*prompts, "query", "document"}))
-    raise FieldError("prompt", f"the model has no prompt {prompt[:64]!r}; it has: {known}")
-
-
 def read_texts(
     model: LoadedEncoder,
     texts: Iterable[Text],
     options: ReadOptions = PLAIN,
     *,
-    prefix: str = "",
+    prefix: Prefix = NO_PREFIX,
     special: bool = False,
 ) -> EncoderInputs:
     """Read single texts or token ids; ``special``: control tokens written in them are recognised.
@@ -147,11 +120,11 @@ def text_list(texts: object, field: str = "texts") -> list[Text]:
     return given
 
 
-def _read(model: LoadedEncoder, text: Text, prefix: str, limit: int, truncate: bool, special: bool) -> EncodedText:
+def _read(model: LoadedEncoder, text: Text, prefix: Prefix, limit: int, truncate: bool, special: bool) -> EncodedText:
     if not text:
         raise RequestError("must not be empty")
     if isinstance(text, str):
-        return model.tokenizer.encode_text(prefix + text, max_tokens=limit, truncate=truncate, special=special)
+        return model.tokenizer.encode_text(prefix.put(text), max_tokens=limit, truncate=truncate, special=special)
     return _token_ids(model, text, limit, truncate)
 
 

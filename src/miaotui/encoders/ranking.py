@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from miaotui.encoders.inputs import EncoderInputs, ReadOptions, prefix_of, read_pair, read_texts
+from miaotui.encoders.inputs import EncoderInputs, ReadOptions, read_pair, read_texts
+from miaotui.encoders.prompts import prefix_of
 from miaotui.encoders.tasks import EncodeTask, Floats
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
@@ -124,7 +125,7 @@ def _rank_vectors(
 
     def read_one(index: int, document: str) -> EncodedText:
         if not document:  # the model's special tokens alone
-            return model.tokenizer.encode_text(prefix)
+            return model.tokenizer.encode_text(prefix.text)
         return read_texts(model, [document], replace(options, first=index), prefix=prefix).encoded[0]
 
     read = [_tried(partial(read_one, index, document)) for index, document in enumerate(documents)]

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.encoder_backend import TextRows
-from miaotui.encoders.inputs import PLAIN, EncoderInputs, ReadOptions, Text, prefix_of, read_pair, read_texts
+from miaotui.encoders.inputs import PLAIN, EncoderInputs, ReadOptions, Text, read_pair, read_texts
+from miaotui.encoders.prompts import prefix_of
 from miaotui.encoders.spans import Aggregation, require_aggregation, spans_of
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder

@@ -75,6 +75,7 @@ class OpenedEncoder(Closing):
     prompts: Mapping[str, str] = field(default_factory=dict)  # by name, such as "query"
     default_prompt: str | None = None
     similarity: Similarity = "cosine"
+    dimensions: tuple[int, ...] = ()  # that embeddings were trained to be cut to (Matryoshka); (1,): any
     lower_case: bool = False  # sentence-transformers' do_lower_case, beside the tokenizer's own
     metadata: Mapping[str, Any] | None = None
     folder: Path | None = None

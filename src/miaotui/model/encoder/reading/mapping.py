@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import StoredTensor
+from miaotui.model.config import MAX_WIDTH
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.container import EncoderContainer, OpenedEncoder, SentenceSettings
 from miaotui.model.encoder.heads import HeadConfig, PoolingConfig, head_shapes
@@ -22,6 +24,7 @@ from miaotui.model.encoder.reading.from_hf import (
     ignored_tensors,
 )
 from miaotui.model.encoder.reading.heads_from_hf import COLBERT, read_head
+from miaotui.model.reading.checks import require_count
 from miaotui.model.reading.sources import CanonicalTensors, TensorSource
 
 MODULE = "modules"  # prefix of the tensors of sentence-transformers' dense modules
@@ -48,11 +51,22 @@ def mapped_encoder(container: EncoderContainer) -> OpenedEncoder:
         prompts=sentence.prompts,
         default_prompt=sentence.default_prompt,
         similarity=sentence.similarity,
+        dimensions=_dimensions(container.values),
         lower_case=sentence.do_lower_case,
         metadata=container.metadata,
         folder=container.folder,
         release=container.release,
     )
+
+
+def _dimensions(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the lengths that embeddings may be cut to, as ``config.json`` names them for vLLM."""
+    named = values.get("matryoshka_dimensions")
+    if isinstance(named, list) and named:
+        for length in named:
+            require_count("matryoshka dimension", length, MAX_WIDTH)
+        return tuple(sorted(named))
+    return (1,) if values.get("is_matryoshka") is True else ()
 
 
 def check_pooling(config: EncoderConfig, pooling: PoolingConfig | None) -> None:
