@@ -23,6 +23,7 @@ from miaotui.errors import (
     EngineError,
     FieldError,
     InputTooLongError,
+    ModelFormatError,
     PromptTooLongError,
     RequestError,
 )
@@ -41,6 +42,14 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Enc
 
 
 TEXTS = ["the cat sat on the mat", "ping", "a dog, is good!", "你好吗 我们", "x", "query: cat " * 6]
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = make_encoder_folder(tmp_path)
+    words = (path / "vocab.txt").read_text(encoding="utf-8") + "".join(f"word{i}\n" for i in range(320))
+    (path / "vocab.txt").write_text(words, encoding="utf-8")
+    with pytest.raises(ModelFormatError, match="tokens and the model 320"):
+        open_tiny(path, settings_in(tmp_path))
 
 
 # embeddings -----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.speculator import Speculator
+from miaotui.errors import ModelFormatError
 from miaotui.hub.resolve import resolve
 from miaotui.model.encoder import opened as encoder_files
 from miaotui.model.encoder.heads import PoolingConfig
@@ -128,6 +129,7 @@ def load_encoder_model(
         plain = None if pooling is None else replace(pooling, normalize=False)
         prompts, default_prompt = prompts_for(path, opened.prompts, opened.default_prompt)
         tokenizer = load_encoder_tokenizer(opened.metadata, opened.folder, lower_case=opened.lower_case)
+        _require_vocabulary(tokenizer.vocab_size, config.vocab_size, path)
         return LoadedEncoder(
             path=path,
             config=config,
@@ -141,6 +143,15 @@ def load_encoder_model(
             similarity=opened.similarity,
             dimensions=options.dimensions or opened.dimensions,
             backend=build_encoder_backend(path, opened, options, settings, progress),
+        )
+
+
+def _require_vocabulary(tokens: int, rows: int, path: Path) -> None:
+    """Raise `ModelFormatError` if the tokenizer has ids that the model has no row for; unused rows are usual."""
+    if tokens > rows:
+        raise ModelFormatError(
+            f"the tokenizer of {path.name} has {tokens:,} tokens and the model {rows:,}: they are of different models; "
+            "download both again"
         )
 
 
