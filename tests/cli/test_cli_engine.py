@@ -14,7 +14,7 @@ import pytest
 
 from tiny_models import make_tiny_gguf
 
-NUMBERS = re.compile(r"TTFT \d+ ms · (\d+|–) tokens/s · (\d+%|–) of the memory limit")
+NUMBERS = re.compile(r"TTFT \d+ ms · (\d+|\d\.\d|–) tokens/s · (\d+%|–) of the memory limit")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,15 @@ def test_standard_input_is_the_same_prompt(model: str) -> None:
 def test_options_of_the_model_are_accepted(model: str) -> None:
     done = miaotui("run", model, "Hi", "--max-tokens", "4", "--kv", "int8", "--threads", "1", "--system", "Hm.")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_backend_can_be_chosen(model: str) -> None:
+    done = miaotui("run", model, "Hi", "--max-tokens", "4", "--ignore-eos", "--backend", "reference")
+    assert done.returncode == 0, done.stderr
+    assert NUMBERS.search(done.stderr.splitlines()[-1])
+    done = miaotui("run", model, "Hi", "--backend", "reference", "--threads", "1")
+    assert done.returncode == 1
+    assert "reference backend has no threads" in done.stderr
 
 
 def test_prompt_beyond_the_context_is_one_clear_line(model: str) -> None:

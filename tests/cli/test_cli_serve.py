@@ -6,9 +6,11 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from miaotui.backends.options import BackendName
 from miaotui.cli import main
 from miaotui.cli.options.parser import parse
 from miaotui.cli.options.serve import duration, option_names, serve_options
@@ -45,6 +47,7 @@ def test_options_become_values() -> None:
     assert found.models == ("a", "b=c")
     assert (found.port, found.deadline_s, found.share_prefix) == (0, 0.8, True)
     assert found.kv == "int8"
+    assert [options(f"--backend={name}").backend for name in get_args(BackendName)] == ["cpu", "reference"]
     found = options("--no-docs", "--ping=2s", "--body-timeout", "1m", "--max-body-bytes=1024")
     assert (found.docs, found.ping_s, found.body_timeout_s, found.max_body_bytes) == (False, 2.0, 60.0, 1024)
     twice = options("--cors-origin", "http://a", "--cors-origin=http://b")
@@ -70,6 +73,7 @@ def test_what_is_no_duration_fails(word: str, capsys: pytest.CaptureFixture[str]
         (["--port=70000"], "65,535"),
         (["--port=-1"], "65,535"),
         (["--kv=f8"], "int8"),
+        (["--backend=gpu"], "reference"),
         (["--ping=0"], "800ms"),
         (["--max-body-bytes=1"], "1,024"),
         (["--log-level=loud"], "warning"),

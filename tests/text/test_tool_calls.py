@@ -22,8 +22,8 @@ Found = tuple[str, list[tuple[str, str]]]
 NAMES = ("f", "f0", "f1", "f2", "weather")
 
 
-def parse(form: CallFormat, pieces: Sequence[str], thinking: bool = False) -> list[Event]:
-    parser = ToolCallParser(form, NAMES, thinking)
+def parse(form: CallFormat, pieces: Sequence[str]) -> list[Event]:
+    parser = ToolCallParser(form, NAMES)
     events = [event for piece in pieces for event in parser.push(piece)]
     return events + parser.finish()
 
@@ -157,9 +157,8 @@ def test_bare_calls_may_have_arguments_of_every_form() -> None:
 def test_nothing_within_a_thought_is_a_call() -> None:
     call = '{"name": "f", "parameters": {"a": 1}}'
     thought = f"I could call\n{call} <|python_tag|>{call}</think>"
-    assert read(parse(LLAMA, [f"{thought}\n\n{call}"], thinking=True)) == (thought, [("f", '{"a": 1}')])
     assert read(parse(LLAMA, [f"<think>{thought}\n{call}"])) == (f"<think>{thought}", [("f", '{"a": 1}')])
-    assert read(parse(LLAMA, [call], thinking=True)) == (call, [])  # the thought never ends
+    assert read(parse(LLAMA, [f"<think>{call}"])) == (f"<think>{call}", [])  # the thought never ends
     assert read(parse(HERMES, [f"[THINK]{written(HERMES)}[/THINK]."]))[1] == []
     in_arguments = '<tool_call>{"name": "f", "arguments": {"a": "<think>"}}</tool_call>'
     assert read(parse(HERMES, [in_arguments + in_arguments])) == ("", [("f", '{"a": "<think>"}')] * 2)

@@ -59,6 +59,7 @@ def load(model: str, parsed: argparse.Namespace) -> LLM:
             threads=parsed.threads,
             kv=parsed.kv,
             speculate=parsed.speculate,
+            backend=parsed.backend,
             progress=progress,
         )
 
@@ -125,6 +126,6 @@ def statistics(completion: Completion, share: float) -> str:
     measured = len(completion.token_ids) > 1  # one token has no decode speed
     return messages.STATISTICS(
         ttft=f"{1000 * timing.ttft_s:.0f} ms",
-        rate=f"{rate:.0f}" if measured and math.isfinite(rate) else "–",
+        rate=f"{rate:.{0 if rate >= 10 else 1}f}" if measured and math.isfinite(rate) else "–",
         share=f"{percent:.0f}%" if measured and math.isfinite(percent) else "–",
     )

@@ -159,6 +159,7 @@ def _encoder_options(options: ServeSettings) -> EncoderOptions:
         format=None if options.format is None else Format(options.format),
         threads=options.threads,
         pooling=options.pooling,  # type: ignore[arg-type]  # checked there
+        backend="reference" if options.backend == "reference" else "cpu",
     )
 
 
@@ -169,5 +170,6 @@ def _model_options(options: ServeSettings) -> ModelOptions:
         threads=options.threads,
         context=options.context,
         max_sequences=options.max_running,
+        backend="reference" if options.backend == "reference" else "cpu",
     )
     return ModelOptions(engine, not options.no_speculate)

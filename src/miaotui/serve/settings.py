@@ -47,6 +47,7 @@ class ServeSettings:
     kv: str = "f16"
     threads: int | None = None
     context: int | None = None
+    backend: str = "cpu"
     no_speculate: bool = False
     encoder_memory_mb: int | None = None  # of weights of all loaded encoders; None: half of the memory
     pooling: str | None = None  # of encoders whose files do not say it

@@ -225,6 +225,13 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
         "--no-speculate", action="store_false", dest="speculate", help="one token in each pass: slower, the same answer"
     )
     group.add_argument("--threads", type=_positive, metavar="N", help="default: one per usable physical core")
+    group.add_argument(
+        "--backend",
+        choices=("cpu", "reference"),
+        default="cpu",
+        metavar="cpu|reference",
+        help="what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)",
+    )
 
 
 def _sampling_options(group: argparse._ArgumentGroup) -> None:

@@ -113,7 +113,6 @@ class AnswerCache:
             payload=payload,
             question=question,
             bands=bands,
-            grounds=asking.indexes,
         )
         kept = self._store.put(entry)
         with self._lock:

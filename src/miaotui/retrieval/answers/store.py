@@ -35,11 +35,6 @@ CREATE TABLE IF NOT EXISTS bands (
   band INTEGER NOT NULL, answer INTEGER NOT NULL REFERENCES answers (id) ON DELETE CASCADE,
   PRIMARY KEY (band, answer)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS bands_answer ON bands (answer);
-CREATE TABLE IF NOT EXISTS grounds (
-  name TEXT NOT NULL, version TEXT NOT NULL,
-  answer INTEGER NOT NULL REFERENCES answers (id) ON DELETE CASCADE,
-  PRIMARY KEY (name, version, answer)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS grounds_answer ON grounds (answer);
 """
 _ROW_BYTES, _BAND_BYTES = 300, 60  # about what a row and its indexes take besides its texts
 _USED_EVERY_S = 60.0  # how stale the time of last use may be: reads should not all write
@@ -60,7 +55,7 @@ class KeptAnswer:
 
 @dataclass(frozen=True)
 class AnswerEntry:
-    """Answer to be kept, with its keys and its grounds."""
+    """Answer to be kept, with its keys."""
 
     key: bytes
     scope: bytes
@@ -68,13 +63,12 @@ class AnswerEntry:
     payload: bytes
     question: str | None = None  # only if it may serve similar ones
     bands: Sequence[int] = ()
-    grounds: Sequence[tuple[str, str]] = ()  # (index, version)
 
     @property
     def size(self) -> int:
         """Return about how many bytes it takes on disk."""
         text = len(self.payload) + len((self.question or "").encode("utf-8", "surrogatepass"))
-        return text + _ROW_BYTES + _BAND_BYTES * (len(self.bands) + len(self.grounds))
+        return text + _ROW_BYTES + _BAND_BYTES * len(self.bands)
 
 
 class AnswerStore:
@@ -202,8 +196,6 @@ class AnswerStore:
             ).lastrowid
             bands = [(band, number) for band in set(entry.bands)]
             self._db.executemany("INSERT INTO bands VALUES (?, ?)", bands)
-            grounds = [(name, version, number) for name, version in set(entry.grounds)]
-            self._db.executemany("INSERT INTO grounds VALUES (?, ?, ?)", grounds)
         self._puts += 1
         self._bytes += entry.size
         if self._bytes > self.max_bytes or self._puts % _RECOUNT == 0:

@@ -53,15 +53,15 @@ Event = TextPiece | CallBegins | CallArguments
 class ToolCallParser:
     """Parser of one answer: `push` its text as it comes, then `finish`.
 
-    ``names`` are the declared functions. ``thinking``: the prompt ended inside a thought, so the answer begins there.
+    ``names`` are the declared functions.
     """
 
-    def __init__(self, form: CallFormat, names: Collection[str], thinking: bool = False) -> None:
+    def __init__(self, form: CallFormat, names: Collection[str]) -> None:
         self._form, self._names = form, frozenset(names)
         self._openings = (form.begin, *_THOUGHTS)
         firsts = re.escape("".join({marker[0] for marker in self._openings}))
         self._next = re.compile(f"[{_SPACES}]{{0,{_MAX_HELD_SPACES}}}(?:[{firsts}]|\\Z)")
-        self._ends: tuple[str, ...] = tuple(_THOUGHTS.values())  # of the thought
+        self._ends: tuple[str, ...] = ()  # of the thought
         self._events: list[Event] = []
         self._text: list[str] = []  # characters that are text, not yet an event
         self._held = ""  # text that may turn out to be a marker, or blank before one
@@ -72,7 +72,7 @@ class ToolCallParser:
         self._sent = 0  # characters of its arguments that were told
         self._tail = ""  # the end of a thought so far
         self.calls = 0
-        self._state: Callable[[str], None] = self._thought if thinking else self._begin()
+        self._state: Callable[[str], None] = self._begin()
 
     def push(self, text: str) -> list[Event]:
         """Return the events that these characters bring, possibly none."""
