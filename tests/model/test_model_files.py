@@ -125,3 +125,16 @@ def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF" + bytes(20))
     with pytest.raises(ModelError):
         open_model(path)
+
+
+def test_encoders_are_named_as_such(tmp_path: Path) -> None:
+    """They write no text, whatever they are kept in."""
+    for name in ("bert", "distilbert", "modernbert"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+        with pytest.raises(UnsupportedModelError, match=rf"an encoder \({name}\).*load_encoder"):
+            open_model(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "e5.bin").write_bytes(b"E5S1" + bytes(60))
+    for path in (tmp_path, tmp_path / "e5.bin"):
+        with pytest.raises(UnsupportedModelError, match="holds an encoder"):
+            open_model(path)

@@ -176,6 +176,12 @@ def by_gguf_name(name: str) -> Architecture:
     return _find({entry.gguf: entry for entry in ARCHITECTURES if entry.gguf}, name)
 
 
+NO_TEXT = (
+    "which embeds, ranks or classifies texts and writes none: use `miaotui.load_encoder`, or serve it beside a chat "
+    "model (`miaotui serve chat=MODEL embed=ENCODER`)"
+)
+
+
 def by_model_type(name: str) -> Architecture:
     """Return the entry for a ``config.json``'s ``model_type``; raises `UnsupportedModelError`."""
     return _find({entry.hf: entry for entry in ARCHITECTURES}, name)
@@ -184,6 +190,10 @@ def by_model_type(name: str) -> Architecture:
 def _find(known: Mapping[str, Architecture], name: str) -> Architecture:
     if name in known:
         return known[name]
+    from miaotui.model.encoder.reading.families import is_encoder_type  # noqa: PLC0415 - only an error needs it
+
+    if is_encoder_type(name) or name.endswith("-bert") or name.startswith("jina-bert"):
+        raise UnsupportedModelError(f"the model is an encoder ({name[:80]}), {NO_TEXT}")
     titles = "; ".join(f"{key} ({entry.title})" for key, entry in known.items())
     raise UnsupportedModelError(
         f"the model's architecture is {name[:80]!r}, which is not supported. Known here: {titles}. "

@@ -49,6 +49,8 @@ def open_model(path: str | Path) -> ModelFiles:
         return _open_folder(path)
     if not path.is_file():
         raise ModelNotFoundError(f"there is no file or folder {str(path)!r}: check the path")
+    if path.suffix in (".onnx", ".bin"):
+        _refuse_encoder(path)
     if path.suffix == ".safetensors":
         raise UnsupportedModelError(
             f"{path.name!r} alone does not say what model it is: name the folder that holds it "
@@ -82,9 +84,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
     from miaotui.hub.formats.untrusted_json import read_object  # noqa: PLC0415  (see `_open_folder`)
 
     path = folder / "config.json"
+    _refuse_encoder(folder)
     if not path.is_file():
         raise ModelNotFoundError(
             f"the folder {str(folder)!r} has no config.json: name a .gguf file, or a folder with "
             "config.json, tokenizer.json and *.safetensors"
         )
     return read_object(path)
+
+
+def _refuse_encoder(path: Path) -> None:
+    """Raise `UnsupportedModelError` for an export that only encoders have."""
+    from miaotui.model.encoder.containers.find import is_exported  # noqa: PLC0415  (see `_open_folder`)
+    from miaotui.model.reading.architectures import NO_TEXT  # noqa: PLC0415
+
+    if is_exported(path):
+        raise UnsupportedModelError(f"{path} holds an encoder, {NO_TEXT}")

