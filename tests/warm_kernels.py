@@ -16,6 +16,7 @@ from miaotui.kernels.runtime import compiled
 
 MODULES = (
     "attention.paged_attention",
+    "attention.bidirectional",
     "linear.matmul",
     "sampling.draw",
     "pointwise.rows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,9 @@ FUNCTIONS = {
     "exp": mapped(arithmetic.exp),
     "silu": mapped(arithmetic.silu),
     "gelu": mapped(arithmetic.gelu_tanh),
+    "gelu_erf": mapped(arithmetic.gelu),
+    "relu": mapped(arithmetic.relu),
+    "tanh": mapped(arithmetic.tanh),
     "widen": widened,
     "narrow": narrowed,
     "fma": multiplied,
@@ -143,6 +147,19 @@ def test_gelu_is_accurate() -> None:
     assert ulps(apply("gelu", x[x > 0]), exact[x > 0]) < 4
 
 
+def test_gelu_by_the_error_function_is_accurate() -> None:
+    x = spread()
+    exact = np.array([each * 0.5 * math.erfc(-each / math.sqrt(2)) for each in x.astype(np.float64).tolist()])
+    error = np.abs(apply("gelu_erf", x) - exact)
+    assert (error <= 3e-7 * np.abs(x.astype(np.float64))).all()
+    assert (error[np.abs(x) < 12] < 1e-6).all()
+
+
+def test_tanh_is_accurate() -> None:
+    x = spread()
+    assert (np.abs(apply("tanh", x) - np.tanh(x.astype(np.float64))) < 2e-7).all()
+
+
 @pytest.mark.parametrize("cap", CAPS)
 def test_softcap_is_accurate(cap: float) -> None:
     x = np.concatenate([spread() * np.float32(40), np.array([1e30, -1e30], np.float32)])
@@ -194,12 +211,15 @@ def test_multiply_add_rounds_once(lowering: str) -> None:
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-@pytest.mark.parametrize("name", ["exp", "silu", "gelu", "cap_30"])
+@pytest.mark.parametrize("name", ["exp", "silu", "gelu", "gelu_erf", "relu", "tanh", "cap_30"])
 def test_every_lowering_gives_the_references_bits(name: str, lowering: str) -> None:
     functions_of = {
         "exp": reference.exp,
         "silu": reference.silu,
         "gelu": reference.gelu_tanh,
+        "gelu_erf": reference.gelu,
+        "relu": reference.relu,
+        "tanh": reference.tanh,
         "cap_30": lambda x: reference.softcap(x, 30.0),
     }
     assert_same(apply(name, spread(), lowering=lowering), functions_of[name](spread()))

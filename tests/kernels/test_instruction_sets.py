@@ -12,7 +12,7 @@ import pytest
 from miaotui.kernels.platform.cpu import ISA_VARIABLE, probe
 
 HERE = Path(__file__).parent
-NUMERIC = ("arithmetic", "attention", "dots", "matmul", "pointwise", "tiles")
+NUMERIC = ("arithmetic", "attention", "bidirectional", "dots", "matmul", "pointwise", "tiles")
 ISAS = [isa.value for isa in probe().isas]
 TIMEOUT_S = 1200  # a first run compiles every kernel
 

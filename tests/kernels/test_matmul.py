@@ -14,6 +14,7 @@ from miaotui.kernels import reference
 from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.linear.formats import Blocks, Format, padded_rows, tile_stride, values
 from miaotui.kernels.pointwise import fields as pw
+from miaotui.kernels.reference import Bytes
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes
 
@@ -167,28 +168,71 @@ def bias_of(outputs: int) -> NDArray[np.float32]:
     return bias
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 37])
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.value)
-@pytest.mark.parametrize("mode", [lin.GATED_SILU, lin.GATED_GELU], ids=["silu", "gelu"])
-def test_gated_products_are_quantized_for_the_next(form: Format, mode: int, rows: int) -> None:
-    """Per unit 32 gate rows, then 32 up rows."""
-    tested = case(form, 256, 96)
-    units = tested.product[:rows].reshape(rows, -1, 2, 32)
-    gate, up = (units[:, :, part].reshape(rows, -1) for part in range(2))
-    activation = reference.silu if mode == lin.GATED_SILU else reference.gelu_tanh
-    expected = reference.gated(gate, up, activation)
+GATED = {lin.GATED_SILU: reference.silu, lin.GATED_GELU: reference.gelu_tanh, lin.GATED_GELU_ERF: reference.gelu}
+ACTIVATED = {
+    lin.SILU: reference.silu,
+    lin.GELU: reference.gelu_tanh,
+    lin.GELU_ERF: reference.gelu,
+    lin.RELU: reference.relu,
+    lin.TANH: reference.tanh,
+}
+
+
+def check_quantized(tested: Case, rows: int, units: int, fields: dict[int, int], expected: Bytes) -> None:
+    """A product's outputs, 32 of each unit, are quantized for the next product; or stay float32 where that wants it."""
     for threads in (1, 3):
-        out = Quantized(rows, gate.shape[1])
-        fields = {
-            lin.UNITS: gate.shape[1] // 32,
-            lin.MODE: mode,
+        out, floats = Quantized(rows, 32 * units), Floating(rows, 32 * units)
+        quantized = {
+            lin.UNITS: units,
             lin.OUT: out.integers.address,
             lin.OUT_STRIDE: out.integers.stride,
             lin.OUT_HEADERS: out.headers.address,
             lin.OUT_HEADER_STRIDE: out.headers.stride,
         }
-        tested.run(rows, threads, fields)
+        tested.run(rows, threads, fields | quantized)
         assert_same_bytes(out.read(rows), expected)
+        tested.run(rows, threads, fields | {lin.UNITS: units, lin.OUT: floats.address, lin.OUT_STRIDE: floats.stride})
+        assert_same_bytes(reference.quantize(floats.read(rows)), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 37])
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.value)
+@pytest.mark.parametrize("mode", GATED, ids=["silu", "gelu_tanh", "gelu"])
+def test_gated_products_are_quantized_for_the_next(form: Format, mode: int, rows: int) -> None:
+    """Per unit 32 gate rows, then 32 up rows."""
+    tested = case(form, 256, 96)
+    bias = bias_of(256)
+    for biased in (False, True):
+        product = tested.product[:rows] + bias if biased else tested.product[:rows]
+        units = product.reshape(rows, -1, 2, 32)
+        gate, up = (units[:, :, part].reshape(rows, -1) for part in range(2))
+        fields = {lin.MODE: mode, lin.BIAS: address_of(bias) if biased else 0}
+        check_quantized(tested, rows, gate.shape[1] // 32, fields, reference.gated(gate, up, GATED[mode]))
+
+
+@pytest.mark.parametrize("rows", [1, 6, 37])
+@pytest.mark.parametrize("form", [Format.Q8, Format.F32], ids=lambda form: form.value)
+@pytest.mark.parametrize("mode", ACTIVATED, ids=["silu", "gelu_tanh", "gelu", "relu", "tanh"])
+def test_activated_products_are_quantized_for_the_next(form: Format, mode: int, rows: int) -> None:
+    tested = case(form, 256, 96)
+    bias = bias_of(256)
+    fields = {lin.MODE: mode, lin.BIAS: address_of(bias)}
+    expected = reference.quantize(ACTIVATED[mode](tested.product[:rows] + bias))
+    check_quantized(tested, rows, 8, fields, expected)
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+@pytest.mark.parametrize("form", [Format.Q8, Format.F32], ids=lambda form: form.value)
+def test_many_rows_of_few_units_are_cut_for_the_threads(form: Format, threads: int) -> None:
+    rows = 301
+    tested = case_of(random_blocks(form, 64, 32, np.random.default_rng(4)), many_inputs(rows))
+    out = Floating(rows, 64)
+    tested.run(rows, threads, {lin.MODE: lin.STORE, lin.OUT: out.address, lin.OUT_STRIDE: out.stride})
+    assert_same(out.read(), tested.product)
+
+
+def many_inputs(rows: int) -> NDArray[np.float32]:
+    return np.random.default_rng(rows).standard_normal((rows, 32), np.float32)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

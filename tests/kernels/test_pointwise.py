@@ -84,6 +84,42 @@ def test_norm_can_leave_its_floats_as_well(kind: int) -> None:
     assert_same_bytes(out.read(rows), reference.quantize(normed(kind, values)))
 
 
+@pytest.mark.parametrize("shape", [FEW, MANY], ids=["few", "many"])
+def test_norm_can_leave_its_floats_alone(shape: tuple[int, int]) -> None:
+    values = random_rows(*shape)
+    x, floats = Floating(*shape, values), Floating(*shape)
+    fields = source_fields(x, shape[1])
+    fields |= {ops.ROWS: ops.RUN_ROWS, pw.KIND: LAYER, pw.NORM_BIAS: address_of(BIAS)}
+    fields |= {pw.OUT_FLOAT: floats.address, pw.OUT_FLOAT_STRIDE: floats.stride}
+    run_pass([("pointwise.rows:norm", fields)], {ops.RUN_ROWS: shape[0]}, 2)
+    assert_same(floats.read(), normed(LAYER, values))
+
+
+@pytest.mark.parametrize("shape", [FEW, MANY], ids=["few", "many"])
+def test_the_embeddings_of_positions_and_types_are_added(shape: tuple[int, int]) -> None:
+    rows, width = shape
+    words, places, kinds = random_rows(rows, width), random_rows(rows + 2, width, 3), random_rows(3, width, 4)
+    x, position, kind, out = (Floating(len(t), width, t) for t in (words, places, kinds, words))
+    table = aligned_int64(rows * ops.ROW_FIELDS).reshape(rows, -1)
+    table[:, ops.ROW_POSITION], table[:, ops.ROW_TYPE] = np.arange(rows)[::-1], np.arange(rows) % 3
+    fields = {
+        ops.ROWS: ops.RUN_ROWS,
+        pw.X: x.address,
+        pw.X_STRIDE: x.stride,
+        pw.WIDTH: width,
+        pw.OUT: out.address,
+        pw.OUT_STRIDE: out.stride,
+        pw.POSITION_TABLE: position.address,
+        pw.POSITION_STRIDE: position.stride,
+        pw.FIRST_POSITION: 2,
+        pw.TYPE_TABLE: kind.address,
+        pw.TYPE_STRIDE: kind.stride,
+    }
+    run = {ops.RUN_ROWS: rows, ops.RUN_ROW_TABLE: address_of(table)}
+    run_pass([("pointwise.rows:sum_embeddings", fields)], run, 2)
+    assert_same(out.read(), words + places[2:][::-1] + kinds[np.arange(rows) % 3])
+
+
 def test_norm_gathers_the_rows_whose_logits_are_wanted() -> None:
     rows, width = MANY
     values = random_rows(rows, width)

@@ -75,6 +75,29 @@ def gelu_tanh(x: Floats) -> Floats:
     return x / (exp(inner) + np.float32(1))
 
 
+def gelu(x: Floats) -> Floats:
+    """Compute ``x * Phi(x)`` by the error function's polynomial (Abramowitz and Stegun 1964, 7.1.26)."""
+    one = np.float32(1)
+    z = np.abs(x) * np.float32(0.7071067811865476)
+    t = one / fma(z, np.float32(0.3275911), one)
+    total = np.full_like(x, 1.061405429)
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        total = fma(total, t, np.float32(coefficient))
+    tail = x * (total * t * exp(0 - z * z)) * np.float32(0.5)
+    return np.where(x > 0, x - tail, tail)
+
+
+def relu(x: Floats) -> Floats:
+    """Compute ``max(x, 0)``."""
+    return np.where(x > 0, x, np.float32(0))
+
+
+def tanh(x: Floats) -> Floats:
+    """Compute the hyperbolic tangent by one exponential."""
+    one, two = np.float32(1), np.float32(2)
+    return one - two / (exp(x * two) + one)
+
+
 def softcap(x: Floats, cap: float) -> Floats:
     """Compute ``cap * tanh(x / cap)`` by one exponential."""
     one, two, limit = np.float32(1), np.float32(2), np.float32(cap)
@@ -246,6 +269,31 @@ def attention(queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, vie
         chances, result = chances * v_scales[page], result * factors
         for token in range(PAGE):
             result = fma(chances[:, token, None], v[first + token], result)
+    return result * (np.float32(1) / halve(sums))[:, None]
+
+
+def whole_text_attention(
+    queries: Floats, keys: Floats, values: Floats, views: Views, bias: Floats | None = None
+) -> Floats:
+    """Compute softmax attention of rotated, scaled queries ``[n, dim]`` to a head of ``n`` keys and values.
+
+    ``bias`` ``[n, n]`` is added to the scores. A softmax of two passes; every sum runs in ascending order, that of the
+    chances in 16 lanes. Returns float32 ``[n, dim]``.
+    """
+    n, dim = queries.shape
+    scores = np.zeros((n, n), np.float32)
+    for d in range(dim):
+        scores = fma(queries[:, d, None], keys[None, :, d], scores)
+    positions = np.arange(n)
+    seen = (positions >= views.starts[:, None]) & (positions < views.ends[:, None])
+    scores = np.where(seen, scores if bias is None else scores + bias, MASKED)
+    chances = np.where(seen, exp(scores - scores.max(axis=1, keepdims=True)), np.float32(0))
+    lanes = np.pad(chances, [(0, 0), (0, -n % LANES)]).reshape(n, -1, LANES)
+    sums, result = np.zeros((n, LANES), np.float32), np.zeros((n, dim), np.float32)
+    for panel in range(lanes.shape[1]):
+        sums = sums + lanes[:, panel]
+    for token in range(n):
+        result = fma(chances[:, token, None], values[token], result)
     return result * (np.float32(1) / halve(sums))[:, None]
 
 

@@ -8,7 +8,7 @@ source.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class PackedModel:
 
 
 @dataclass(frozen=True)
-class _PackingJob:
+class PackingJob:
     """One packed matrix and its parts, one part after another or in alternating units."""
 
     name: str
@@ -96,6 +96,7 @@ class _PackingJob:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Return units, tiles of a unit, bytes of a tile."""
         units = [padded_rows(part.rows) // UNIT_ROWS for part in self.parts]
         stride = tile_stride(self.format, self.parts[0].cols)
         return (units[0], 2 * len(units), stride) if self.alternating else (sum(units), 2, stride)
@@ -122,6 +123,17 @@ def pack_model(
 ) -> PackedModel:
     """Pack an opened model into the cache under ``key``, and map it; raises `CacheError`."""
     jobs = list(_jobs(files.config, files.tensors, wanted))
+    return pack_jobs(jobs, _vectors(files.config, files.tensors), store, key, progress)
+
+
+def pack_jobs(
+    jobs: Sequence[PackingJob],
+    vectors: Iterable[tuple[str, NDArray[np.float32]]],
+    store: PackedStore,
+    key: str,
+    progress: Progress | None = None,
+) -> PackedModel:
+    """Write matrices and ``vectors`` into the cache under ``key``, and map them. Raises `CacheError`."""
     total = sum(math.prod(job.shape) for job in jobs)
     meta: dict[str, Any] = {"matrices": {job.name: [job.format.value, job.parts[0].cols] for job in jobs}}
     done = 0
@@ -131,7 +143,7 @@ def pack_model(
                 progress(job.name, done, total)
             _pack_one(job, writer)
             done += math.prod(job.shape)
-        for name, vector in _vectors(files.config, files.tensors):
+        for name, vector in vectors:
             writer.add(name, vector)
     if progress:
         progress("", total, total)
@@ -144,7 +156,7 @@ def pack_model(
     return PackedModel(file)
 
 
-def _pack_one(job: _PackingJob, writer: PackedWriter) -> None:
+def _pack_one(job: PackingJob, writer: PackedWriter) -> None:
     out = writer.reserve(job.name, job.shape, np.uint8)
     first = 0
     for index, part in enumerate(job.parts):
@@ -156,11 +168,11 @@ def _pack_one(job: _PackingJob, writer: PackedWriter) -> None:
             first += units
 
 
-def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[_PackingJob]:
+def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[PackingJob]:
     outer = Format.Q8 if wanted is Format.Q4 else wanted  # embedding and head keep 8 bits
 
-    def single(name: str, form: Format) -> _PackingJob:
-        return _PackingJob(name, (tensors[name],), packed_format(tensors[name].kind, form))
+    def single(name: str, form: Format) -> PackingJob:
+        return PackingJob(name, (tensors[name],), packed_format(tensors[name].kind, form))
 
     yield single("embed", outer)
     for layer in range(config.n_layers):
@@ -170,20 +182,20 @@ def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[_Packin
         gate, up = tensors[prefix + "gate"], tensors[prefix + "up"]
         forms = {packed_format(part.kind, wanted) for part in (gate, up)}
         form = forms.pop() if len(forms) == 1 else Format.Q8
-        yield _PackingJob(prefix + "gate_up", (gate, up), form, alternating=True)
+        yield PackingJob(prefix + "gate_up", (gate, up), form, alternating=True)
         yield single(prefix + "down", wanted)
     if not config.tied_head:
         yield single("head", outer)
 
 
-def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) -> Iterator[_PackingJob]:
+def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) -> Iterator[PackingJob]:
     """Return one matrix if all parts share a format, else one each."""
     forms = [packed_format(part.kind, wanted) for part in parts]
     if len(set(forms)) == 1:
-        yield _PackingJob(prefix + name, tuple(parts), forms[0])
+        yield PackingJob(prefix + name, tuple(parts), forms[0])
         return
     for letter, part, form in zip(name, parts, forms, strict=True):
-        yield _PackingJob(prefix + letter, (part,), form)
+        yield PackingJob(prefix + letter, (part,), form)
 
 
 def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.workspace import Quantized
+from miaotui.backends.cpu.workspace import Quantized, Rows
 from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.thread_pool import aligned_int64
@@ -39,11 +39,17 @@ class OperationTable:
         self._entries.append((kernel, {ops.SLOT: slot, ops.ROWS: rows, **fields}))
 
     def add_linear(
-        self, matrix: Matrix, source: Quantized, fields: Mapping[int, int], rows: int = ops.RUN_ROWS, kept: bool = False
+        self,
+        matrix: Matrix,
+        source: Quantized | Rows,
+        fields: Mapping[int, int],
+        rows: int = ops.RUN_ROWS,
+        kept: bool = False,
     ) -> None:
         """Append a matrix product; ``fields`` say what becomes of its outputs.
 
-        ``kept``: the matrix is small, and caches are to keep it.
+        Weights of float32 multiply float32 ``source`` rows, all others quantized ones. ``kept``: the matrix is small,
+        and caches are to keep it.
         """
         self._products.append(len(self._entries))
         self.add(
@@ -53,12 +59,7 @@ class OperationTable:
                 lin.TILE_STRIDE: matrix.tile_stride,
                 lin.GROUPS: matrix.inputs // 32,
                 lin.UNITS: matrix.units,
-                lin.X: source.integers.address,
-                lin.X_STRIDE: source.integers.stride,
-                lin.HEADERS: source.headers.address,
-                lin.HEADER_STRIDE: source.headers.stride,
-                lin.OWN_ROWS: source.own_rows,
-                lin.OWN_HEADERS_AT: source.own_headers,
+                **_source_fields(source),
                 **fields,
             },
             rows,
@@ -82,7 +83,20 @@ class OperationTable:
             fields, before = self._entries[at][1], at - 1
             if self._entries[before][0] == "pointwise.rows:norm" and before:
                 before -= 1
-            tiles = 4 if fields[lin.MODE] >= lin.GATED_SILU else 2
+            tiles = 4 if lin.is_gated(fields[lin.MODE]) else 2
             row = table[before]
             row[ops.AHEAD], row[ops.AHEAD_UNITS] = fields[lin.WEIGHTS], fields[lin.UNITS]
             row[ops.AHEAD_BYTES] = tiles * fields[lin.TILE_STRIDE]
+
+
+def _source_fields(source: Quantized | Rows) -> dict[int, int]:
+    if isinstance(source, Rows):
+        return {lin.X: source.address, lin.X_STRIDE: source.stride}
+    return {
+        lin.X: source.integers.address,
+        lin.X_STRIDE: source.integers.stride,
+        lin.HEADERS: source.headers.address,
+        lin.HEADER_STRIDE: source.headers.stride,
+        lin.OWN_ROWS: source.own_rows,
+        lin.OWN_HEADERS_AT: source.own_headers,
+    }

@@ -137,7 +137,7 @@ def store_key_value(int8: bool) -> Callable[..., None]:
 
         dim, rotated = field(fields.DIM), field(fields.ROTATED)
         row = position * (rotated >> 1) << 2
-        buffer = e.wrap(e.builder.ptrtoint(_stack(e, 1024), I64))
+        buffer = stack_floats(e, 1024)
         rotate_head(
             e,
             key,
@@ -156,14 +156,14 @@ def store_key_value(int8: bool) -> Callable[..., None]:
     return emit
 
 
-def _stack(e: Emitter, floats: int) -> Any:
-    """Reserve stack memory of the enclosing function, once at its entry."""
+def stack_floats(e: Emitter, floats: int) -> Value:
+    """Reserve stack memory of the enclosing function, once at its entry. Returns its address."""
     from llvmlite import ir  # noqa: PLC0415
 
     with e.builder.goto_entry_block():
         slot = e.builder.alloca(ir.ArrayType(F32, floats))
         slot.align = 64
-    return slot
+    return e.wrap(e.builder.ptrtoint(slot, I64))
 
 
 def _store_scale(e: Emitter, source: Value, target: Value, dim: Value) -> Value:

@@ -29,3 +29,10 @@ OUT = 23  # int8 rows [heads x dim]
 OUT_STRIDE = 24
 OUT_HEADERS = 25
 OUT_HEADER_STRIDE = 26
+
+# fields of attention over whole texts (`attention.bidirectional`), besides those above
+KEYS = 10  # address of head 0's keys: panels of 16 tokens [dim, 16]
+HEAD_BYTES = 12  # from one head's keys (or values) to the next one's
+VALUES = 13  # address of head 0's values [tokens, dim]
+BIAS_TABLE = 22  # address of head 0's bias of distance 0; further on those of keys that follow the query; 0: none
+BIAS_STRIDE = 27  # bytes from one head's bias to the next one's

@@ -21,6 +21,7 @@ from miaotui.kernels.linear.fields import (
     MODE,
     OWN_HEADERS_AT,
     OWN_ROWS,
+    SILU,
     TILE_STRIDE,
     UNITS,
     WEIGHTS,
@@ -39,6 +40,22 @@ from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, own_memo
 
 _TILING = TILINGS[probe().isa]
 _BLOCK, _MOST = _TILING.block, _TILING.most
+LEAST_BLOCKS = 8  # of rows, before units are cut: the halves still read weights for several blocks
+EVEN = 8  # units for each thread, from which on it matters little that one has one more
+
+
+@inline
+def parts_of_rows(rows, units, team):  # type: ignore[no-untyped-def]
+    """Return into how many parts many rows are cut, so that threads share few units evenly."""
+    if rows < LEAST_BLOCKS * _BLOCK or team == 1 or units >= EVEN * team:
+        return 1
+    return min((EVEN * team + units - 1) // units, rows // (LEAST_BLOCKS // 2 * _BLOCK))
+
+
+@inline
+def first_row(rows, part, parts):  # type: ignore[no-untyped-def]
+    """Return where a part of the rows begins: with a whole block."""
+    return rows if part == parts else rows * part // parts // _BLOCK * _BLOCK
 
 
 def _unit_function(form: Format, once: bool) -> Any:
@@ -85,15 +102,17 @@ def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE) -> Any:
         elif rows <= _MOST:
             ask_inputs(rows, groups, x, x_stride, h, h_stride)
         out = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
-        gated = peek(op, MODE) >= GATED_SILU
+        gated = GATED_SILU <= peek(op, MODE) < SILU
         tiles = 4 if gated else 2
-        claimed = claim(run, slot, member, team, units)
+        parts = parts_of_rows(rows, units, team)
+        claimed = claim(run, slot, member, team, units * parts)
         while claimed >= 0:
-            for index in range(claim_first(claimed), claim_end(claimed)):
+            for claim_index in range(claim_first(claimed), claim_end(claimed)):
+                part, index = claim_index // units, claim_index % units
                 w = peek(op, WEIGHTS) + index * tiles * stride
-                row = 0
-                while row < rows:
-                    count = rows - row
+                row, end = first_row(rows, part, parts), first_row(rows, part + 1, parts)
+                while row < end:
+                    count = end - row
                     if count > _MOST:
                         count = _BLOCK
                     ask_outputs(op, row, count, index)
@@ -104,7 +123,7 @@ def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE) -> Any:
                         unit(count, gate, stride, groups, at, x_stride, head, h_stride, out + 1024, out_stride)
                     epilogue(op, out, row, count, index)
                     row += count
-            claimed = claim(run, slot, member, team, units)
+            claimed = claim(run, slot, member, team, units * parts)
         return 1
 
     linear.__name__ = linear.__qualname__ = name

@@ -33,9 +33,9 @@ class Tiling:
     paired: tuple[int, ...] = ()  # row counts for which both tiles are summed side by side
     halved: bool = False  # two rows and more: half a tile at a time
 
-    def lanes(self, rows: int) -> int:
-        """Return how many outputs of a tile are summed together."""
-        return TILE_ROWS // 2 if self.halved and rows > 1 else TILE_ROWS
+    def lanes(self, rows: int, form: Format) -> int:
+        """Return how many outputs of a tile are summed together. Sums of floats are all that their loop holds."""
+        return TILE_ROWS // 2 if self.halved and rows > 1 and form is not Format.F32 else TILE_ROWS
 
 
 # Side by side there are more chains of dot products in flight; but few rows wait for memory, which
@@ -43,7 +43,7 @@ class Tiling:
 TILINGS = {
     Isa.AVX512_VNNI: Tiling(block=6, most=8, paired=(5, 6, 7, 8)),
     Isa.AVX_VNNI: Tiling(block=4, most=4, halved=True),
-    Isa.AVX2: Tiling(block=4, most=4, halved=True),
+    Isa.AVX2: Tiling(block=6, most=6, halved=True),
     Isa.NEON_DOTPROD: Tiling(block=4, most=4),
     Isa.PLAIN: Tiling(block=2, most=2, halved=True),
 }
@@ -197,7 +197,7 @@ def emit_unit(
     Its values are the first tile's address, the bytes to the next tile, the number of groups, the inputs and their
     stride, the headers and their stride, the outputs (float32) and their stride.
     """
-    lanes = tiling.lanes(rows)
+    lanes = tiling.lanes(rows, form)
     paired = rows in tiling.paired and form is not Format.F32
 
     def unit(

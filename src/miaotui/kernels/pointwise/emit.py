@@ -45,7 +45,7 @@ def _statistics(e: Emitter, x: Value, width: Value, eps: Value, layer: bool) -> 
 
 
 def norm_row(layer: bool, residual: bool) -> Callable[..., None]:
-    """Norm one row: quantize it for a product, or add it to the residual stream."""
+    """Norm one row: quantize it for a product (unless ``out`` is 0), or add it to the residual stream."""
 
     def emit(
         e: Emitter,
@@ -72,7 +72,9 @@ def norm_row(layer: bool, residual: bool) -> Callable[..., None]:
                 if residual:
                     e.store(e.load(also + offset, F32X, 4) + value, out + offset, 4)
             if not residual:
-                quantize_group(e, halves[0], halves[1], out + (group << 5), headers + group * HEADER_BYTES)
+                integers, header = out + (group << 5), headers + group * HEADER_BYTES
+                wanted = e.compare("!=", out, e.const(I64, 0))
+                e.when(wanted, lambda: quantize_group(e, halves[0], halves[1], integers, header))
                 _store_also(e, halves, also, group)
             return []
 
@@ -105,6 +107,17 @@ def copy_row(e: Emitter, x: Value, width: Value, out: Value) -> None:
 
     def step(index: Value, _: list[Value]) -> list[Value]:
         e.store(e.load(x + index * 64, F32X, 4), out + index * 64, 4)
+        return []
+
+    e.loop(width >> 4, [], step)
+
+
+def sum_rows(e: Emitter, x: Value, width: Value, position: Value, kind: Value, out: Value) -> None:
+    """Compute ``out = x + position + kind`` of float32 rows."""
+
+    def step(index: Value, _: list[Value]) -> list[Value]:
+        token, place, segment = (e.load(row + index * 64, F32X, 4) for row in (x, position, kind))
+        e.store(token + place + segment, out + index * 64, 4)
         return []
 
     e.loop(width >> 4, [], step)

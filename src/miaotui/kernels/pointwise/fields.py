@@ -24,6 +24,13 @@ OWN_AT = 20  # where in its own memory
 OWN_HEADERS_AT = 21
 RMS, LAYER, PLAIN = range(3)
 
+# fields of the sum of embeddings (and X, X_STRIDE, WIDTH, OUT, OUT_STRIDE)
+POSITION_TABLE = 6  # float32 rows
+POSITION_STRIDE = 7
+FIRST_POSITION = 8  # row of a text's first token
+TYPE_TABLE = 13  # float32 rows
+TYPE_STRIDE = 14
+
 # fields of the embedding (and WIDTH)
 TABLE = 3
 TABLE_STRIDE = 4

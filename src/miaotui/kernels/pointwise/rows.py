@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from miaotui.kernels.linear.formats import Format
-from miaotui.kernels.pointwise.emit import copy_row, embed_row, norm_row, quantize_row, softcap_row
+from miaotui.kernels.pointwise.emit import copy_row, embed_row, norm_row, quantize_row, softcap_row, sum_rows
 from miaotui.kernels.pointwise.fields import (
     ALONE,
     EPS,
+    FIRST_POSITION,
     GATHER,
     KIND,
     LAYER,
@@ -27,6 +28,8 @@ from miaotui.kernels.pointwise.fields import (
     OWN_AT,
     OWN_HEADERS_AT,
     OWN_ROWS,
+    POSITION_STRIDE,
+    POSITION_TABLE,
     RESIDUAL,
     RESIDUAL_STRIDE,
     RMS,
@@ -36,6 +39,8 @@ from miaotui.kernels.pointwise.fields import (
     TABLE_OUT_STRIDE,
     TABLE_SCALE,
     TABLE_STRIDE,
+    TYPE_STRIDE,
+    TYPE_TABLE,
     WEIGHT,
     WIDTH,
     X_STRIDE,
@@ -45,7 +50,9 @@ from miaotui.kernels.runtime.compiler import inline, kernel
 from miaotui.kernels.runtime.memory import peek, peek_float
 from miaotui.kernels.runtime.ops import (
     ROW_FIELDS,
+    ROW_POSITION,
     ROW_TOKEN,
+    ROW_TYPE,
     ROWS,
     RUN_LOGIT_ROWS,
     RUN_LOGIT_TABLE,
@@ -61,6 +68,7 @@ layer: Any = intrinsic(norm_row(layer=True, residual=False), "iiiifiii")
 rms_add: Any = intrinsic(norm_row(layer=False, residual=True), "iiiifiii")
 quantize: Any = intrinsic(quantize_row, "iiii")
 copy: Any = intrinsic(copy_row, "iii")
+add_rows: Any = intrinsic(sum_rows, "iiiii")
 cap: Any = intrinsic(softcap_row, "iif")
 
 
@@ -79,8 +87,9 @@ def norm_one(op, run, row, own):  # type: ignore[no-untyped-def]
     out, headers = peek(op, OUT), peek(op, OUT_HEADERS)
     if own != 0:
         out, headers = own + peek(op, OWN_AT), own + peek(op, OWN_HEADERS_AT)
-    out += row * peek(op, OUT_STRIDE)
-    headers += row * peek(op, OUT_HEADER_STRIDE)
+    if out != 0:
+        out += row * peek(op, OUT_STRIDE)
+        headers += row * peek(op, OUT_HEADER_STRIDE)
     width, weight, bias, eps = (peek(op, WIDTH), peek(op, WEIGHT), peek(op, NORM_BIAS), peek_float(op, EPS))
     also = peek(op, OUT_FLOAT)
     if also != 0:
@@ -110,6 +119,18 @@ def copy_one(op, run, row, _own):  # type: ignore[no-untyped-def]
     """Copy one row out, for readers of hidden states."""
     x = peek(op, X) + row * peek(op, X_STRIDE)
     copy(x, peek(op, WIDTH), peek(op, OUT) + row * peek(op, OUT_STRIDE))
+    return 0
+
+
+@inline
+def sum_one(op, run, row, _own):  # type: ignore[no-untyped-def]
+    """Add the embeddings of a row's position and type to that of its token."""
+    table = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
+    place = peek(table, ROW_POSITION) + peek(op, FIRST_POSITION)
+    position = peek(op, POSITION_TABLE) + place * peek(op, POSITION_STRIDE)
+    kind = peek(op, TYPE_TABLE) + peek(table, ROW_TYPE) * peek(op, TYPE_STRIDE)
+    x, out = peek(op, X) + row * peek(op, X_STRIDE), peek(op, OUT) + row * peek(op, OUT_STRIDE)
+    add_rows(x, peek(op, WIDTH), position, kind, out)
     return 0
 
 
@@ -154,6 +175,7 @@ def _embed_one(form: Format) -> Any:
 norm = _row_kernel(norm_one, "norm", owns=True)
 norm_add = _row_kernel(norm_add_one, "norm_add")
 tap = _row_kernel(copy_one, "tap")
+sum_embeddings = _row_kernel(sum_one, "sum_embeddings")
 embed_q4 = _row_kernel(_embed_one(Format.Q4), "embed_q4")
 embed_q4m = _row_kernel(_embed_one(Format.Q4M), "embed_q4m")
 embed_q8 = _row_kernel(_embed_one(Format.Q8), "embed_q8")

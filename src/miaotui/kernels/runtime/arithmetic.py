@@ -13,6 +13,7 @@ TINY = 1e-35  # a group no larger counts as zeros: 127 / its top would overflow
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = (0.693359375, -2.12194440e-4)  # their sum is ln 2; the first has few bits (Cephes, expf)
 _EXP = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)  # Taylor: |r| <= ln 2 / 2 leaves 6e-9
+_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 
 
 def exp(e: Emitter, x: Value) -> Value:
@@ -40,6 +41,29 @@ def gelu_tanh(e: Emitter, x: Value) -> Value:
     """Compute GELU in its tanh form, as ``x / (1 + exp(-2u))`` with ``u = sqrt(2/pi) (x + 0.044715 x^3)``."""
     inner = e.fma(x * x * 0.044715, x, x) * (-2 * 0.7978845608028654)
     return x / (exp(e, inner) + 1.0)
+
+
+def gelu(e: Emitter, x: Value) -> Value:
+    """Compute GELU, ``x * Phi(x)``, by the error function (Abramowitz and Stegun 1964, 7.1.26: below 1.5e-7)."""
+    zero, one = e.const(x.type, 0.0), e.const(x.type, 1.0)
+    z = e.unary("fabs", x) * 0.7071067811865476
+    t = one / e.fma(z, e.const(x.type, 0.3275911), one)
+    total = e.const(x.type, _ERF[0])
+    for coefficient in _ERF[1:]:
+        total = e.fma(total, t, e.const(x.type, coefficient))
+    tail = x * (total * t * exp(e, zero - z * z)) * 0.5  # x times the part of the normal distribution beyond |x|
+    return e.select(e.compare(">", x, zero), x - tail, tail)
+
+
+def relu(e: Emitter, x: Value) -> Value:
+    """Compute ``max(x, 0)``."""
+    return e.maximum(x, e.const(x.type, 0.0))
+
+
+def tanh(e: Emitter, x: Value) -> Value:
+    """Compute the hyperbolic tangent by one exponential."""
+    one = e.const(x.type, 1.0)
+    return one - e.const(x.type, 2.0) / (exp(e, x * 2.0) + one)
 
 
 def softcap(e: Emitter, x: Value, cap: Value) -> Value:

@@ -56,6 +56,8 @@ ROW_TOKEN = 0
 ROW_POSITION = 1
 ROW_PAGES = 2  # address of the list of page numbers this row sees
 ROW_VIEW_END = 3  # one past the last position it sees: position + 1, or the whole text when bidirectional
+ROW_TYPE = 5  # of an encoder's token: 0 for the first segment
+ROW_PANEL = 6  # of an encoder's row: the first panel of its text's keys (see `attention.bidirectional`)
 ROW_CHOICE = 4  # address of how its token is chosen (see `draw_ops`), 0: the best
 
 BLOCK_FIELDS = 2

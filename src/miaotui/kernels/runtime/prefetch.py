@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from miaotui.kernels.attention import fields as att
-from miaotui.kernels.linear.fields import GATED_SILU, MODE, OUT, OUT_HEADER_STRIDE, OUT_HEADERS, OUT_STRIDE
+from miaotui.kernels.linear.fields import OUT, OUT_HEADER_STRIDE, OUT_HEADERS, OUT_STRIDE
 from miaotui.kernels.linear.formats import GROUP, LINE
 from miaotui.kernels.runtime.compiler import inline
 from miaotui.kernels.runtime.memory import ask_for, ask_for_weights, ask_to_write, peek
@@ -52,7 +52,7 @@ def ask_outputs(op, row, count, unit):  # type: ignore[no-untyped-def]
     """Prefetch, for writing, the outputs of a unit for ``count`` rows from ``row`` on."""
     stride = peek(op, OUT_STRIDE)
     target = peek(op, OUT) + row * stride
-    if peek(op, MODE) < GATED_SILU:
+    if peek(op, OUT_HEADERS) == 0:
         target += unit * _FLOATS
         for _ in range(count):
             ask_to_write(target)

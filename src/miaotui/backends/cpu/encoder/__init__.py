@@ -1,0 +1,1 @@
+"""Encoders on the CPU: packed weights, program, tables of a pass."""

@@ -1,0 +1,106 @@
+"""Building the CPU backend of an encoder: opened files to packed weights, program, memory.
+
+Owns the order in which they are made, and the sizes of a pass. Knows nothing of heads. Invariant: either everything is
+made, or the weights are closed again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from miaotui.backends.cpu.encoder.backend import CpuEncoder, most_tokens, panels_of
+from miaotui.backends.cpu.encoder.packed import load_packed_encoder
+from miaotui.backends.cpu.encoder.program import EncoderProgram, require_runnable_encoder
+from miaotui.backends.cpu.encoder.workspace import EncoderWorkspace
+from miaotui.backends.cpu.workspace import RotationTable
+from miaotui.backends.encoder_backend import EncoderLimits
+from miaotui.config import Settings
+from miaotui.errors import RequestError
+from miaotui.hub.store import PackedStore
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.runtime import compiled
+from miaotui.kernels.runtime.thread_pool import KERNELS as POOL_KERNELS
+from miaotui.kernels.runtime.thread_pool import ThreadPool, shared_pool
+from miaotui.model.encoder.config import EncoderConfig
+from miaotui.model.encoder.opened import OpenedEncoder
+from miaotui.model.packed import PackedModel
+from miaotui.types import Progress
+
+PASS_ROWS = 2048  # of a pass, unless one text may be longer
+MAX_TEXT_TOKENS = 32_768  # of one text, whatever the model would take
+
+
+def build_encoder(
+    path: Path,
+    opened: OpenedEncoder,
+    settings: Settings,
+    *,
+    form: Format = Format.Q8,
+    threads: int | None = None,
+    pool: ThreadPool | None = None,
+    limits: EncoderLimits | None = None,
+    progress: Progress | None = None,
+) -> CpuEncoder:
+    """Pack (or map) the weights of the encoder at ``path``, compile (or load) the kernels, reserve memory.
+
+    ``form`` is the format of weights that the file stores as floats; `Format.F32` computes everything in float32.
+    ``pool`` are threads that other models use, too; without one the process's pool of ``threads`` serves. Raises
+    `UnsupportedModelError` for shapes that the kernels cannot run, `CacheError` where the packed weights have no room,
+    and `RequestError` where there is no memory for ``limits``.
+    """
+    require_runnable_encoder(opened.config)
+    store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
+    weights = load_packed_encoder(path, opened.config, opened.weights, store, form, _renamed(progress, "packing"))
+    try:
+        return assemble_encoder(opened.config, weights, pool or shared_pool(threads), limits, progress)
+    except BaseException:
+        weights.close()
+        raise
+
+
+def encoder_limits(config: EncoderConfig) -> EncoderLimits:
+    """Return the sizes of a pass that a model has by default."""
+    tokens = min(config.max_tokens, MAX_TEXT_TOKENS, most_tokens(config.head_dim))
+    return EncoderLimits(max(PASS_ROWS, tokens), tokens)
+
+
+def assemble_encoder(
+    config: EncoderConfig,
+    weights: PackedModel,
+    pool: ThreadPool,
+    limits: EncoderLimits | None = None,
+    progress: Progress | None = None,
+) -> CpuEncoder:
+    """Build from packed weights: the rest of `build_encoder`."""
+    limits = limits or encoder_limits(config)
+    most = min(config.max_tokens, most_tokens(config.head_dim))
+    if limits.tokens > most:
+        raise RequestError(f"the model takes texts of up to {most:,} tokens, not {limits.tokens:,}: lower the limit")
+    floating = Format.F32 in weights.formats
+    try:
+        workspace = EncoderWorkspace(config, limits.rows, panels_of(limits), floating)
+        rotations = _rotations(config, limits.tokens)
+    except (MemoryError, OSError, ValueError) as error:  # mmap says OSError, NumPy either of the others
+        raise RequestError(
+            f"there is not enough memory for passes of {limits.rows:,} rows: lower the limits of rows and tokens"
+        ) from error
+    compiled.prepare(POOL_KERNELS, _renamed(progress, "compiling"))
+    program = EncoderProgram(config, weights, workspace, rotations, limits.tokens, _renamed(progress, "compiling"))
+    return CpuEncoder(program, pool, limits)
+
+
+def _rotations(config: EncoderConfig, positions: int) -> dict[int, RotationTable]:
+    """Return the rotation table of each layer that rotates; layers with the same rope share one."""
+    shared: dict[object, RotationTable] = {}
+    result = {}
+    for layer in range(config.n_layers):
+        rope = config.layer_rope(layer)
+        if rope is not None:
+            if rope not in shared:
+                shared[rope] = RotationTable(rope, positions)
+            result[layer] = shared[rope]
+    return result
+
+
+def _renamed(progress: Progress | None, step: str) -> Progress | None:
+    return None if progress is None else lambda _name, done, total: progress(step, done, total)
