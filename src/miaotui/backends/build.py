@@ -50,10 +50,8 @@ def build_encoder_backend(
 
         return ReferenceEncoder(opened.config, opened.weights, limits)
     try:
-        from miaotui.backends.cpu.encoder.build import build_encoder  # type: ignore[import-not-found]  # noqa: PLC0415
+        from miaotui.backends.cpu.encoder.build import build_encoder  # noqa: PLC0415  (as above)
     except ModuleNotFoundError as error:
         raise missing(error.name or "") from error
     form = options.format or Format.Q8
-    return build_encoder(  # type: ignore[no-any-return]
-        path, opened, settings, form=form, threads=options.threads, limits=limits, progress=progress
-    )
+    return build_encoder(path, opened, settings, form=form, threads=options.threads, limits=limits, progress=progress)
