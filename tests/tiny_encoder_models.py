@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from miaotui.backends.options import EncoderOptions
 from miaotui.config import Settings
 from miaotui.encoder import Encoder
-from miaotui.runtime import open_encoder
+from miaotui.encoders.runtime import run_encoder
 from tiny_encoders import hf_tensors, tiny_encoder_config, tiny_encoder_values, tiny_encoder_weights, write_encoder
 
 Array = NDArray[np.float32]
@@ -72,7 +72,7 @@ def open_tiny(path: Path, settings: Settings, **options: Any) -> Encoder:
     if path.name.startswith("embed"):
         options.setdefault("pooling", "mean")
     return Encoder(
-        *open_encoder(path, EncoderOptions(backend="reference", **options), settings=settings), owns_loop=True
+        *run_encoder(path, EncoderOptions(backend="reference", **options), settings=settings), owns_loop=True
     )
 
 

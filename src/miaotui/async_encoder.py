@@ -17,10 +17,10 @@ import numpy as np
 from miaotui.encoder import EncoderFacade, Floats, deadline_of, read_encoder_options
 from miaotui.encoders import ranking, tasks
 from miaotui.encoders.inputs import ReadOptions, Text, text_list
+from miaotui.encoders.runtime import run_encoder
 from miaotui.encoders.spans import Aggregation
 from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import EncodeJob
-from miaotui.runtime import open_encoder
 from miaotui.types import Classification, Deadline, MaskFill, Progress, RankedDocument, TaggedSpan
 
 Result = TypeVar("Result")
@@ -38,7 +38,7 @@ async def load_encoder_async(
 ) -> AsyncEncoder:
     """Load an encoder as `miaotui.load_encoder` does, in a thread; ``progress`` is called in that thread."""
     chosen = read_encoder_options(format=format, threads=threads, max_tokens=max_tokens, **options)
-    opened = await asyncio.to_thread(open_encoder, model, chosen, progress=progress)
+    opened = await asyncio.to_thread(run_encoder, model, chosen, progress=progress)
     return AsyncEncoder(*opened, owns_loop=True)
 
 

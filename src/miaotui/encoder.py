@@ -19,6 +19,7 @@ from miaotui.backends.options import EncoderOptions
 from miaotui.closing import Closing
 from miaotui.encoders import ranking, tasks
 from miaotui.encoders.inputs import ReadOptions, Text, text_list
+from miaotui.encoders.runtime import run_encoder
 from miaotui.encoders.spans import Aggregation
 from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import EncodeJob
@@ -26,7 +27,6 @@ from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.engine.encoding.loop import EncoderLoop
 from miaotui.errors import EngineError
 from miaotui.kernels.linear.formats import Format
-from miaotui.runtime import open_encoder
 from miaotui.submission import require_known
 from miaotui.types import Classification, Deadline, MaskFill, Progress, RankedDocument, TaggedSpan
 
@@ -51,7 +51,7 @@ def load_encoder(
     own limit of a text. Further options are those of `EncoderOptions`. Raises a `MiaotuiError`.
     """
     chosen = read_encoder_options(format=format, threads=threads, max_tokens=max_tokens, **options)
-    return Encoder(*open_encoder(model, chosen, progress=progress), owns_loop=True)
+    return Encoder(*run_encoder(model, chosen, progress=progress), owns_loop=True)
 
 
 def read_encoder_options(*, format: str | None, **options: Any) -> EncoderOptions:

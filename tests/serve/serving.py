@@ -15,8 +15,9 @@ from starlette.middleware import Middleware
 
 from miaotui.backends.options import EncoderOptions, EngineOptions
 from miaotui.config import Settings
+from miaotui.encoders.runtime import describe_encoder, run_encoder
 from miaotui.kernels.linear.formats import Format
-from miaotui.runtime import ModelOptions, describe_encoder, open_encoder, open_model
+from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.app import create_app
 from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import EmbeddedServer, run, server_for
@@ -48,7 +49,7 @@ def encoder_entry(name: str, path: Path, settings: Settings) -> EncoderEntry:
     assert found is not None
     size = found.size_bytes
     return EncoderEntry(
-        name, found.abilities, found.max_tokens, size, lambda: open_encoder(path, options, settings=settings)
+        name, found.abilities, found.max_tokens, size, lambda: run_encoder(path, options, settings=settings)
     )
 
 

@@ -21,12 +21,13 @@ from miaotui.cli.options.parser import parse
 from miaotui.cli.options.serve import option_names
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
+from miaotui.encoders.runtime import EncoderDescription, describe_encoder, run_encoder
 from miaotui.engine.encoding.admission import QueueLimits
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
-from miaotui.runtime import EncoderDescription, ModelOptions, describe_encoder, open_encoder, open_model
+from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.config_file import read_config
 from miaotui.serve.http.listener import bind, url_of
 from miaotui.serve.settings import ServeSettings
@@ -150,7 +151,7 @@ def _entry(name: str, found: EncoderDescription, options: ServeSettings) -> Enco
 
     chosen, queue = _encoder_options(options), QueueLimits(options.max_requests, 4 * options.max_tokens)
     return EncoderEntry(
-        name, found.abilities, found.max_tokens, found.size_bytes, lambda: open_encoder(found.path, chosen, queue=queue)
+        name, found.abilities, found.max_tokens, found.size_bytes, lambda: run_encoder(found.path, chosen, queue=queue)
     )
 
 

@@ -95,6 +95,8 @@ def read_pair(
     if not isinstance(first, str) or not isinstance(second, str):
         raise FieldError(name, "must be text")
     try:
+        if model.rerank_prompt is not None:
+            return _prompted(model, model.rerank_prompt.body(first, second), options)
         return model.tokenizer.encode_pair(first, second, max_tokens=options.limit(model), truncate=options.truncate)
     except PromptTooLongError as error:
         raise InputTooLongError(name, str(error)) from None
@@ -102,6 +104,31 @@ def read_pair(
         raise
     except RequestError as error:
         raise FieldError(name, str(error)) from None
+
+
+def _prompted(model: LoadedEncoder, body: str, options: ReadOptions) -> EncodedText:
+    """Return the rows of a reranker's prompt; only its own beginning and end hold control tokens."""
+    prompt, limit = model.rerank_prompt, options.limit(model)
+    assert prompt is not None
+    before, text, after = (
+        _bare(model.tokenizer.encode_text(part, special=special))
+        for part, special in ((prompt.prefix, True), (body, False), (prompt.suffix, True))
+    )
+    room = limit - len(before) - len(after)
+    if len(text) > room and not (options.truncate and room > 0):
+        n = len(before) + len(text) + len(after)
+        raise PromptTooLongError(
+            f"the text has {n:,} tokens, and at most {limit:,} fit: shorten it, or allow truncation"
+        )
+    kept = text[:room]
+    tokens = [*before, *kept, *after]
+    special = [True] * len(before) + [False] * len(kept) + [True] * len(after)
+    return EncodedText(tokens, [0] * len(tokens), special, None, len(text) - len(kept))
+
+
+def _bare(encoded: EncodedText) -> list[int]:
+    """Return a text's tokens without those that the tokenizer puts around it."""
+    return [token for token, special in zip(encoded.tokens, encoded.special, strict=True) if not special]
 
 
 def text_list(texts: object, field: str = "texts") -> list[Text]:
@@ -130,7 +157,7 @@ def _read(model: LoadedEncoder, text: Text, prefix: Prefix, limit: int, truncate
 
 def _token_ids(model: LoadedEncoder, tokens: Sequence[int], limit: int, truncate: bool) -> EncodedText:
     ids = list(tokens)
-    size = model.config.vocab_size
+    size = model.vocab_size
     if min(ids) < 0 or max(ids) >= size:
         raise RequestError(f"token ids of this model are in [0, {size:,}): send text, or ids of its own tokenizer")
     if len(ids) > limit and not truncate:

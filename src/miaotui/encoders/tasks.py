@@ -94,7 +94,7 @@ def classify(
     labels = label_names(model)
 
     def reduce(_index: int, states: Floats) -> Classification:
-        scores = probabilities(model, states)
+        scores = model.probabilities(states)
         best = int(scores.argmax())
         return Classification(labels[best], float(scores[best]), dict(zip(labels, scores.tolist(), strict=True)))
 
@@ -115,7 +115,7 @@ def label_scores(
     labels = label_names(model)
 
     def reduce(_index: int, states: Floats) -> dict[str, float]:
-        scores = model.logits(states) if raw_scores else probabilities(model, states)
+        scores = model.logits(states) if raw_scores else model.probabilities(states)
         return dict(zip(labels, scores.tolist(), strict=True))
 
     return _task(read, "classify", reduce, list)
@@ -125,7 +125,7 @@ def class_scores(model: LoadedEncoder, texts: Sequence[Text], options: ReadOptio
     """Score each label of each text, float32 ``[labels]``."""
     model.require("classify")
     inputs = read_texts(model, texts, options)
-    return _task(inputs, "classify", lambda _, states: probabilities(model, states), list)
+    return _task(inputs, "classify", lambda _, states: model.probabilities(states), list)
 
 
 def sparse(
@@ -198,12 +198,6 @@ def label_names(model: LoadedEncoder) -> list[str]:
     """Return the labels of the model's head, `LABEL_0` and so on where its files name none."""
     head = model.head
     return list(head.labels) or [f"LABEL_{index}" for index in range(head.outputs)]
-
-
-def probabilities(model: LoadedEncoder, states: Floats) -> Floats:
-    """Return a text's scores ``[labels]``: probabilities, or the logits of a regression."""
-    logits = model.logits(states)
-    return logits if model.task_head is None else model.task_head.probabilities(logits)
 
 
 def _one_or_two(model: LoadedEncoder, given: str | tuple[str, str], options: ReadOptions, index: int) -> EncodedText:

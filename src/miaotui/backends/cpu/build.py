@@ -16,14 +16,15 @@ from miaotui.backends.cpu.workspace import KvPages, Workspace
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.backends.sizes import engine_sizes
 from miaotui.config import Settings
-from miaotui.hub.store import PackedStore
+from miaotui.hub.store import PackedStore, content_key
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.platform.cpu import probe
 from miaotui.kernels.runtime import compiled
 from miaotui.kernels.runtime.thread_pool import KERNELS as TEAM_KERNELS
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.config import ModelConfig
-from miaotui.model.packed import PackedModel, load_packed
+from miaotui.model.packed import LAYOUT, PackedModel, load_packed, pack_model
+from miaotui.model.reading.files import ModelFiles
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.types import Progress
 
@@ -42,6 +43,24 @@ def build(
     weights = load_packed(path, store, wanted, _told(progress, "packing"))
     try:
         return assemble(config, weights, options, progress)
+    except BaseException:
+        weights.close()
+        raise
+
+
+def build_from_files(
+    path: Path, files: ModelFiles, options: EngineOptions, settings: Settings, progress: Progress | None
+) -> Built:
+    """Build for files that are opened already, as those of a decoder that is used as an encoder; see `build`."""
+    require_runnable(files.config)
+    store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
+    wanted = options.format or Format.Q8
+    key = content_key(path, {"layout": LAYOUT, "format": wanted.value, "use": "states"})
+    file = store.open(key)
+    told = _told(progress, "packing")
+    weights = PackedModel(file) if file is not None else pack_model(files, store, key, wanted, told)
+    try:
+        return assemble(files.config, weights, options, progress)
     except BaseException:
         weights.close()
         raise

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from miaotui.backends.encoder_backend import EncoderBackend, Floats
 from miaotui.errors import RequestError
 from miaotui.hub.store import content_key
-from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.container import Similarity
+from miaotui.model.encoder.decoder import LogitScore
 from miaotui.model.encoder.heads import HeadConfig, PoolingConfig
 from miaotui.model.encoder.pooling import Pooler, normalized
-from miaotui.model.encoder.task_head import TaskHead
+from miaotui.model.encoder.task_head import TaskHead, sigmoid
+from miaotui.text.encoders.rerank_prompt import RerankPrompt
 from miaotui.text.encoders.tokenizer import EncoderTokenizer
 
 Ability = Literal["embed", "rerank", "classify", "tag", "fill_mask"]
@@ -37,13 +40,14 @@ class LoadedEncoder:
     """One encoder in memory. ``pooler`` gives vectors as they are; ``normalize``: their length is to be 1."""
 
     path: Path
-    config: EncoderConfig
+    vocab_size: int
     tokenizer: EncoderTokenizer
     backend: EncoderBackend
     head: HeadConfig
-    task_head: TaskHead | None
+    task_head: TaskHead | LogitScore | None
     pooler: Pooler | None
     normalize: bool = False
+    rerank_prompt: RerankPrompt | None = None  # of a decoder that ranks
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     similarity: Similarity = "cosine"
@@ -75,7 +79,14 @@ class LoadedEncoder:
         """Return the head's outputs for a text's states ``[n, hidden]``, see `TaskHead.logits`."""
         if self.task_head is None:
             raise RequestError(f"the model {self.path.name} has no head: choose a model that was trained for this")
+        if isinstance(self.task_head, LogitScore):
+            return np.array([self.task_head.logit(states)], np.float32)
         return self.task_head.logits(states)
+
+    def probabilities(self, states: Floats) -> Floats:
+        """Return a text's scores ``[labels]``: probabilities, or the logits of a regression."""
+        logits = self.logits(states)
+        return self.task_head.probabilities(logits) if isinstance(self.task_head, TaskHead) else sigmoid(logits)
 
     def embedding(self, states: Floats, dimensions: int | None = None, normalize: bool | None = None) -> Floats:
         """Return a text's embedding, cut to the first ``dimensions``.

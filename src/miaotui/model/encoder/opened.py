@@ -15,6 +15,7 @@ from miaotui.model.encoder.container import OpenedEncoder
 from miaotui.model.encoder.containers.find import begins_with, open_container, safetensors_folder
 from miaotui.model.encoder.containers.sentence_transformers import MODULES
 from miaotui.model.encoder.reading.families import is_encoder_type
+from miaotui.model.encoder.reading.from_decoder import is_decoder_encoder
 from miaotui.model.encoder.reading.from_gguf import encoder_from_gguf, is_encoder_file
 from miaotui.model.encoder.reading.mapping import mapped_encoder
 
@@ -51,6 +52,8 @@ def is_encoder(path: str | Path) -> bool:
     A folder of sentence-transformers is one, whatever its Transformer is. Raises `ModelFormatError`.
     """
     path = Path(path)
+    if is_decoder_encoder(path):
+        return True
     if path.is_dir():
         config = path / "config.json"
         values = read_object(config) if config.is_file() else {}

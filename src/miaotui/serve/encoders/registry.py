@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from miaotui.async_encoder import AsyncEncoder
+from miaotui.encoders.runtime import RunningEncoder
 from miaotui.engine.encoding.loaded import Ability, lacking_ability
 from miaotui.errors import OverloadedError
-from miaotui.runtime import RunningEncoder
 from miaotui.serve import LOG
 from miaotui.serve.http.errors import ApiError, bad_value, model_not_found
 
