@@ -31,7 +31,6 @@ from miaotui.apps.answering import extract
 from miaotui.apps.evidence import FOUND
 from miaotui.apps.intents import IntentClassifier
 from miaotui.apps.qa_pipeline import Question, look_up
-from miaotui.apps.segmentation import sentences
 from miaotui.apps.spans import best_spans
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions

@@ -1,107 +1,131 @@
-"""Passages by meaning: fused with words, kept in line with the index."""
+"""Vectors of sentences: kept in line with the index, resumed, made anew where files are damaged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from model2vec import StaticModel
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from made_embedder import Dictionary
 
-from miaotui.errors import RequestError
+from miaotui.errors import DocumentIndexError, RequestError
 from miaotui.retrieval import Document, Index
-from miaotui.retrieval.index.vectors import K, Neighbours, model2vec
+from miaotui.retrieval.index import settings
+from miaotui.retrieval.meaning.protocols import Floats, Prompt
+from miaotui.retrieval.meaning.vectors import LONGEST_CHARS, PassageVectors, text_of
 
-MEANINGS = {"cat": 0, "feline": 0, "dog": 1, "hound": 1, "car": 2, "automobile": 2}
-
-
-class Dictionary:
-    """An embedder that knows a few words; it counts what it was asked."""
-
-    def __init__(self, dimensions: int = 8) -> None:
-        self.dimensions, self.asked = dimensions, 0
-
-    def encode(self, sentences: Sequence[str], /) -> Any:
-        self.asked += len(sentences)
-        vectors = np.full((len(sentences), self.dimensions), 0.01, np.float32)
-        for row, sentence in zip(vectors, sentences, strict=True):
-            for word in sentence.lower().split():
-                if word in MEANINGS:
-                    row[MEANINGS[word]] += 1
-        return vectors
+TEXTS = {"1": "The feline sleeps. A car waits.", "2": "a hound barks", "3": "an automobile waits", "4": "cat food"}
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Index:
-    made = Index.create(tmp_path / "index")
-    texts = {"1": "the feline sleeps", "2": "a hound barks", "3": "an automobile waits", "4": "cat food"}
-    made.add(Document(name, text) for name, text in texts.items())
-    return made
+def index(tmp_path: Path) -> Iterator[Index]:
+    with Index.create(tmp_path / "index") as made:
+        made.add(Document(name, text) for name, text in TEXTS.items())
+        yield made
 
 
-def test_meaning_finds_what_words_do_not(index: Index) -> None:
-    assert [hit.id for hit in index.search("cat")] == ["4"]
-    found = Neighbours(index, Dictionary()).search("cat", 2)
-    assert [hit.id for hit in found] == ["4", "1"]
-    by_both = 1 / (K + 1) + 1 / (K + 1)
-    assert found[0].score == pytest.approx(by_both, rel=0.05)
-    assert found.version == index.version
+def test_the_best_sentence_counts(index: Index) -> None:
+    vectors = PassageVectors(index, Dictionary())
+    assert vectors.nearest(vectors.embed_query("cat"), 2) == {}
+    assert vectors.update() == 4
+    found = vectors.nearest(vectors.embed_query("cat"), 2)
+    assert list(found) == ["1", "4"]
+    assert found["1"] == pytest.approx(1.0, abs=0.01)
+    (passage,) = index.get("1")
+    first, second = vectors.sentences(vectors.embed_query("cat"), passage)
+    assert passage.body[first.start : first.end] == "The feline sleeps."
+    assert first.cosine > 0.9
+    assert second.cosine < 0.2
+    assert vectors.best(vectors.embed_query("dog"), ["2", "absent"]) == {"2": pytest.approx(1.0, abs=0.01)}
 
 
 def test_vectors_follow_the_index(index: Index) -> None:
     embedder = Dictionary()
-    near = Neighbours(index, embedder)
-    assert near.refresh() == 4
-    assert near.refresh() == 0
+    vectors = PassageVectors(index, embedder)
+    assert (vectors.update(), vectors.update(), embedder.asked) == (4, 0, 5)
+    state = vectors.state
     index.add([Document("1", "an automobile too"), Document("5", "dog dog")])
     index.delete(["3"])
-    assert near.refresh() == 2
-    assert "3" not in {hit.id for hit in near.search("car", 10)}
-    assert near.search("car", 1)[0].id == "1"
-    again = Neighbours(index, embedder)
-    assert again.refresh() == 0
-    assert again.search("hound", 1)[0].id in {"2", "5"}
+    assert not vectors.is_current
+    assert vectors.update() == 2
+    assert vectors.is_current
+    assert vectors.state != state
+    assert "3" not in vectors.nearest(vectors.embed_query("car"), 10)
+    again = PassageVectors(index, embedder)
+    assert again.update() == 0
+    assert next(iter(again.nearest(again.embed_query("hound"), 1))) in {"2", "5"}
 
 
-@pytest.mark.parametrize("damage", ["note", "graph", "dimensions"])
-def test_damaged_files_are_made_anew(index: Index, damage: str) -> None:
-    near = Neighbours(index, Dictionary())
-    near.refresh()
+def test_an_interrupted_update_goes_on(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miaotui.retrieval.meaning.vectors._BATCH_PASSAGES", 1)
+    turns = iter([False, False, True])
+    vectors = PassageVectors(index, Dictionary())
+    told: list[tuple[str, int, int | None]] = []
+    assert vectors.update(lambda *each: told.append(each), stop=lambda: next(turns)) == 2
+    assert told == [("embed", 0, 4), ("embed", 1, 4), ("embed", 2, 4)]
+    assert not vectors.is_current
+    again = PassageVectors(index, Dictionary())
+    assert again.update() == 2
+    assert again.is_current
+
+
+def test_two_that_update_do_the_work_once(index: Index) -> None:
+    first, second = PassageVectors(index, Dictionary()), PassageVectors(index, Dictionary())
+    assert first.update() == 4
+    assert second.update() == 0
+    assert second.is_current
+    with first._alone() as alone:
+        assert alone
+        index.add([Document("9", "cat")])
+        assert second.update() == 0
+
+
+@pytest.mark.parametrize("damage", ["note", "graph", "dimensions", "model"])
+def test_what_does_not_fit_is_made_anew(index: Index, damage: str) -> None:
+    PassageVectors(index, Dictionary()).update()
     folder = index.folder / "vectors"
     if damage == "note":
         (folder / "vectors.json").write_text("{")
     elif damage == "graph":
         note = json.loads((folder / "vectors.json").read_text())
         (folder / note["file"]).write_bytes(b"no graph")
-    again = Neighbours(index, Dictionary(16 if damage == "dimensions" else 8))
-    assert again.refresh() == 4
-    assert again.search("cat", 1)[0].id == "4"
+    dimensions = 16 if damage == "dimensions" else 8
+    again = PassageVectors(index, Dictionary(dimensions, "other" if damage == "model" else "dictionary"))
+    assert again.update() == 4
+    assert len(list(folder.glob("*.usearch"))) == 1
 
 
-def test_a_model2vec_folder(index: Index, tmp_path: Path) -> None:
-    words = {"[UNK]": 0, **{word: number for number, word in enumerate(MEANINGS, 1)}}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    vectors = np.zeros((len(words), 8), np.float32)
-    for word, number in words.items():
-        vectors[number, MEANINGS.get(word, 7)] = 1
-    StaticModel(vectors, tokenizer).save_pretrained(tmp_path / "model")
-    found = Neighbours(index, model2vec(tmp_path / "model")).search("automobile", 1)
-    assert found[0].id == "3"
-    with pytest.raises(RequestError, match="no model2vec model"):
-        model2vec(tmp_path / "nothing")
+def test_an_index_with_vectors_is_refused_by_older_versions(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = json.loads((index.folder / "index.json").read_text())
+    assert note["format"] == 1
+    PassageVectors(index, Dictionary()).update()
+    raised = json.loads((index.folder / "index.json").read_text())
+    assert raised == {**note, "format": 2}
+    Index.open(index.folder).close()
+    monkeypatch.setattr(settings, "FORMATS", (1,))
+    with pytest.raises(DocumentIndexError, match="later miaotui"):
+        Index.open(index.folder)
+
+
+def test_long_sentences_have_several_vectors(index: Index) -> None:
+    body = "word " * 300 + "cat"
+    index.add([Document("long", body, "A book › A chapter")])
+    embedder = Dictionary()
+    vectors = PassageVectors(index, embedder)
+    vectors.update()
+    (passage,) = index.get("long")
+    assert text_of(passage, 0, 4) == "A chapter word"
+    found = vectors.sentences(vectors.embed_query("cat"), passage)
+    assert len(found) == -(-len(body) // LONGEST_CHARS)
+    assert max(found, key=lambda each: each.cosine) == found[-1]
 
 
 def test_bad_embedders_are_named(index: Index) -> None:
     class Broken(Dictionary):
-        def encode(self, sentences: Sequence[str], /) -> Any:
-            return np.full((len(sentences), 2), np.nan)
+        def embed(self, texts: Sequence[str], prompt: Prompt) -> Floats:
+            return np.full((len(texts), 2), np.nan, np.float32)
 
-    with pytest.raises(RequestError, match="finite vector"):
-        Neighbours(index, Broken())
+    with pytest.raises(RequestError, match="finite vectors"):
+        PassageVectors(index, Broken())

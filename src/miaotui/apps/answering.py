@@ -48,7 +48,9 @@ class Citation:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whole answer. ``supported``: every sentence of it has a passage that says so."""
+    """Whole answer. ``supported``: every sentence of it has a passage that says so; ``span``: the words that an
+    extractive answer comes down to.
+    """
 
     text: str
     how: How
@@ -63,6 +65,7 @@ class Answer:
     complete: bool = True  # no part of the index was missing
     cache: str = "miss"
     took_ms: float = 0.0
+    span: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return this answer as plain values."""
@@ -108,9 +111,12 @@ def not_found(evidence: Evidence) -> Answer:
 
 
 def extract(evidence: Evidence) -> Answer:
-    """Return the best span of the evidence, without a model."""
+    """Return the best span of the evidence, without a model: its whole sentence where the span alone may say too
+    little.
+    """
     texts = [passage.text for passage in evidence.passages]
-    spans = [] if evidence.is_weak else best_spans(evidence.question, texts, 1)
+    ranked = () if evidence.signals is None else evidence.ranked
+    spans = [] if evidence.is_weak else best_spans(evidence.question, texts, 1, ranked)
     if not spans:
         return not_found(evidence)
     span = spans[0]
@@ -118,7 +124,7 @@ def extract(evidence: Evidence) -> Answer:
     start, end = span.sentence
     quote = passage.text[start:end]
     return Answer(
-        span.text,
+        span.text if span.is_answer else " ".join(quote.split()),
         "extractive",
         found=True,
         supported=True,
@@ -127,6 +133,7 @@ def extract(evidence: Evidence) -> Answer:
         index=evidence.index,
         version=evidence.version,
         complete=evidence.complete,
+        span=span.text,
     )
 
 
@@ -182,10 +189,8 @@ class Composing:
         return Citation(number, passage.id, passage.title, passage.source, quote)
 
 
-def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Composing | None:
-    """Make a prompt of at most ``budget`` tokens (as ``count`` counts a text). Returns None for weak evidence."""
-    if evidence.is_weak:
-        return None
+def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Composing:
+    """Make a prompt of at most ``budget`` tokens (as ``count`` counts a text) from evidence that has a sentence."""
     chinese = is_chinese(evidence.question)
     system = _SYSTEM_ZH if chinese else _SYSTEM_EN
     room = min(max(budget, LEAST_PROMPT_TOKENS), MOST_PROMPT_TOKENS)
@@ -193,7 +198,7 @@ def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Com
     chosen = evidence.excerpts(lambda text: count(text) + 6 * text.count("\n") <= left)
     used = [n for n, excerpt in enumerate(chosen) if excerpt]
     if not used:  # not even one sentence fits: a part of the best one
-        number, start, end = evidence.ranked[0]
+        number, start, end = evidence.ranked[0].place
         text = evidence.passages[number].text[start:end]
         chosen[number] = text[: max(1, len(text) * max(left, 16) // max(1, count(text)))]
         used = [number]

@@ -1,39 +1,52 @@
 """Evidence for a question: passages, and the sentences of them that fit a budget of tokens.
 
 Owns the choice of sentences, and the decision whether the documents say anything at all. Knows no index: passages are
-handed in. Invariant: chosen sentences stay in their passage's order, word for word.
+handed in, with the cosines of their sentences where there are vectors. Invariant: chosen sentences stay in their
+passage's order, word for word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from miaotui.apps.spans import ranked_sentences
+from miaotui.apps.decision import ANSWERED, Signals, probability
+from miaotui.apps.segmentation import is_chinese
+from miaotui.apps.spans import RankedSentence, ranked_sentences
+from miaotui.errors import RefusedError
+from miaotui.retrieval.meaning.protocols import Reranker
+from miaotui.retrieval.meaning.vectors import SentenceMatch
 
 MAX_PASSAGES = 8
 MAX_PASSAGE_CHARS = 8_000
 FOUND = 0.33  # of the question's weight, in its best sentence; below it nothing was found (benchmarks/apps.py)
 NEAR_BEST = 0.6  # sentences that have less than this share of the best one's are of something else
+WORDS_WEIGHT = 0.03  # of a sentence's words beside its cosine
+NEAR_COSINE = 0.05  # sentences that are farther from the best one are of something else
+RERANKED = 8  # sentences that the cross-encoder reads
+RERANKED_CHARS = 280  # of each, about 64 tokens
+_CROSS_SCALE = 0.01  # of a logit of the cross-encoder beside a cosine
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Found passage, in the form in which it is cited."""
+    """Found passage, in the form in which it is cited. ``sentences``: their cosines; empty without vectors."""
 
     id: str
     text: str
     title: str = ""
     source: str = ""
     score: float = 0.0
+    sentences: tuple[SentenceMatch, ...] = ()
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Passages found for a question, in one version of an index.
 
-    ``strength`` is the share of the question that the best sentence has, in [0, 1].
+    ``strength``, in [0, 1], is the share of the question that the best sentence has or, with ``signals`` of meaning,
+    the probability that it is answered; ``least`` is how much of it an answer needs.
     """
 
     question: str
@@ -41,13 +54,22 @@ class Evidence:
     index: str = ""
     version: str = ""
     strength: float = 0.0
-    ranked: tuple[tuple[int, int, int], ...] = ()  # sentences, best first: passage, start, end
+    ranked: tuple[RankedSentence, ...] = ()  # best first
     complete: bool = True  # no part of the index was missing
+    signals: Signals | None = None
+    least: float = FOUND
 
     @property
     def is_weak(self) -> bool:
         """Return whether the documents probably do not answer the question."""
-        return self.strength < FOUND
+        return self.strength < self.least
+
+    def with_yes(self, log_odds: float) -> Evidence:
+        """Return this evidence with the chat model's own judgement, as log-odds of yes."""
+        if self.signals is None:
+            return self
+        signals = replace(self.signals, yes=log_odds)
+        return replace(self, signals=signals, strength=probability(signals, chinese=is_chinese(self.question)))
 
     def excerpts(self, fits: Callable[[str], bool]) -> list[str]:
         """Return the best sentences of each passage, as many in all as `fits` allows.
@@ -56,9 +78,9 @@ class Evidence:
         """
         chosen: set[tuple[int, int, int]] = set()
         for sentence in self.ranked:
-            if not fits("\n".join(self._written(chosen | {sentence}))):
+            if not fits("\n".join(self._written(chosen | {sentence.place}))):
                 break
-            chosen.add(sentence)
+            chosen.add(sentence.place)
         return self._written(chosen)
 
     def _written(self, chosen: Iterable[tuple[int, int, int]]) -> list[str]:
@@ -69,15 +91,64 @@ class Evidence:
 
 
 def gather(
-    question: str, found: Iterable[Passage], index: str = "", version: str = "", complete: bool = True
+    question: str,
+    found: Iterable[Passage],
+    index: str = "",
+    version: str = "",
+    complete: bool = True,
+    reranker: Reranker | None = None,
+    within_ms: float | None = None,
 ) -> Evidence:
-    """Collect evidence from the passages that a search found, best first."""
-    passages = tuple(
-        Passage(p.id, p.text[:MAX_PASSAGE_CHARS], p.title, p.source, p.score) for p in islice(found, MAX_PASSAGES)
+    """Collect evidence from the passages that a search found, best first.
+
+    ``reranker`` reads the best sentences of English questions if that takes no longer than ``within_ms``.
+    """
+    passages = tuple(replace(each, text=each.text[:MAX_PASSAGE_CHARS]) for each in islice(found, MAX_PASSAGES))
+    by_words = ranked_sentences(question, [passage.text for passage in passages])
+    evidence = Evidence(question, passages, index, version, complete=complete)
+    if any(passage.sentences for passage in passages):
+        return _by_meaning(evidence, by_words, reranker, within_ms)
+    strength = by_words[0].support if by_words else 0.0
+    near = tuple(each for each in by_words if each.support >= NEAR_BEST * strength and each.support > 0)
+    return replace(evidence, strength=strength, ranked=near)
+
+
+def _by_meaning(
+    evidence: Evidence, by_words: Sequence[RankedSentence], reranker: Reranker | None, within_ms: float | None
+) -> Evidence:
+    """Return evidence whose sentences are ranked by their cosines, a little by their words, and by the reranker."""
+    question, chinese = evidence.question, is_chinese(evidence.question)
+    cosines = {each.place: _cosine(evidence.passages[each.passage], each) for each in by_words}
+    scores = {each.place: cosines[each.place] + WORDS_WEIGHT * each.support for each in by_words}
+    ordered = sorted(by_words, key=lambda each: -scores[each.place])
+    cross = None
+    if reranker is not None and not chinese and ordered:
+        best = ordered[:RERANKED]
+        texts = [evidence.passages[each.passage].text[each.start : each.end][:RERANKED_CHARS] for each in best]
+        try:
+            logits = reranker.score([(question, text) for text in texts], within_ms)
+        except RefusedError:
+            pass
+        else:
+            cross = float(max(logits))
+            for each, logit in zip(best, logits, strict=True):
+                scores[each.place] += _CROSS_SCALE * (float(logit) - float(min(logits)))
+            ordered.sort(key=lambda each: -scores[each.place])
+    if not ordered:
+        return replace(evidence, least=ANSWERED)
+    top = scores[ordered[0].place]
+    near = tuple(
+        replace(each, support=max(0.0, 1.0 - (top - scores[each.place]) / NEAR_COSINE))
+        for each in ordered
+        if top - scores[each.place] < NEAR_COSINE
     )
-    texts: Sequence[str] = [passage.text for passage in passages]
-    ranked = ranked_sentences(question, texts)
-    strength = ranked[0][3] if ranked else 0.0
-    near = [each for each in ranked if each[3] >= NEAR_BEST * strength]
-    places = tuple((number, start, end) for number, start, end, _ in near)
-    return Evidence(question, passages, index, version, strength, places, complete)
+    words = max(each.support for each in by_words)
+    signals = Signals(max(cosines.values()), words, cross)
+    strength = probability(signals, chinese=chinese)
+    return replace(evidence, ranked=near, signals=signals, strength=strength, least=ANSWERED)
+
+
+def _cosine(passage: Passage, sentence: RankedSentence) -> float:
+    """Return the best cosine of the vectors that stand for a sentence; 0 for one without."""
+    inside = (one.cosine for one in passage.sentences if one.start < sentence.end and one.end > sentence.start)
+    return max(inside, default=0.0)

@@ -26,13 +26,19 @@ from miaotui.apps.answering import (
     not_found,
 )
 from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, gather
+from miaotui.apps.judging import asks_model, judging_messages, log_odds_of_yes
 from miaotui.errors import OverloadedError, RefusedError
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
 from miaotui.retrieval.document import Results
+from miaotui.retrieval.meaning.hybrid import HybridIndex
+from miaotui.retrieval.meaning.protocols import Reranker
 from miaotui.types import Deadline, SamplingParams
 
 LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
+RERANK_SHARE, EXTRACTIVE_RERANK_SHARE = 0.2, 0.7  # of the time, at most, for the reranker
+JUDGE_SHARE = 0.5  # of the time, at most, for the model's own judgement
+MOST_LOGPROBS = 20
 TICK_S = 0.02  # between looks at the clock while no piece comes
 
 
@@ -82,11 +88,23 @@ class Question:
         )
 
 
-def look_up(index: Searchable, question: Question) -> Evidence:
-    """Search the index for a question."""
-    found = index.search(question.text, MAX_PASSAGES, plain=True)
-    passages = (Passage(h.id, h.body, h.title, h.passage.source, h.score) for h in found)
-    return gather(question.text, passages, question.index, found.version, complete=not found.warnings)
+def look_up(
+    index: Searchable, question: Question, reranker: Reranker | None = None, within_ms: float | None = None
+) -> Evidence:
+    """Search the index for a question: by meaning too if it is a `HybridIndex`, and then with the reranker, if that
+    takes no longer than ``within_ms``.
+    """
+    if isinstance(index, HybridIndex):
+        found, sentences = index.search_sentences(question.text, MAX_PASSAGES)
+    else:
+        found = index.search(question.text, MAX_PASSAGES, plain=True)
+        sentences = tuple(() for _ in found)
+    passages = (
+        Passage(hit.id, hit.body, hit.title, hit.passage.source, hit.score, matches)
+        for hit, matches in zip(found, sentences, strict=True)
+    )
+    complete = not found.warnings
+    return gather(question.text, passages, question.index, found.version, complete, reranker, within_ms)
 
 
 @dataclass
@@ -100,6 +118,7 @@ class QaPipeline:
     llm: LLM | None = None
     cache: AnswerCache | None = None
     model_key: str = ""
+    reranker: Reranker | None = None
     # One thread at a time searches and weighs: more would only take turns, and the engine's from it.
     _busy: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -141,25 +160,51 @@ class QaPipeline:
             self.cache.keep(asking, answer.to_bytes())
 
     def _answer(self, question: Question, started: float) -> Iterator[str | Answer]:
+        generated = question.mode == "generated" and self.llm is not None
         with self._busy:
-            evidence = look_up(self.index, question)
-        if evidence.is_weak:
-            yield from _whole(not_found(evidence))
-            return
-        if question.mode == "extractive" or self.llm is None:
+            left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
+            within_ms = left_ms * (RERANK_SHARE if generated else EXTRACTIVE_RERANK_SHARE)
+            evidence = look_up(self.index, question, self.reranker, within_ms)
+        if self.llm is None or not generated:
             yield from _whole(extract(evidence))
             return
         left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
-        budget = self.llm.prompt_budget(left_ms, question.max_tokens)
-        with self._busy:
-            composing = compose(evidence, self._count, budget)
+        if left_ms > 0 and asks_model(evidence):
+            evidence = self._judged(self.llm, evidence, left_ms, question)
+            left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
+        if evidence.is_weak:
+            yield from _whole(not_found(evidence))
+            return
         try:
-            if composing is None or left_ms <= 0:
+            if left_ms <= 0:
                 yield from _whole(extract(evidence))
             else:
+                composing = self._composed(self.llm, evidence, left_ms, question)
                 yield from self._written(self.llm, composing, question, left_ms)
         except RefusedError:
             yield from _whole(replace(extract(evidence), shortened=True))
+
+    def _composed(self, llm: LLM, evidence: Evidence, left_ms: float, question: Question) -> Composing:
+        budget = llm.prompt_budget(left_ms, question.max_tokens)
+        with self._busy:
+            return compose(evidence, self._count, budget)
+
+    def _judged(self, llm: LLM, evidence: Evidence, left_ms: float, question: Question) -> Evidence:
+        """Return the evidence with the model's own judgement, unless that would take more than its share of the
+        time.
+        """
+        composing = self._composed(llm, evidence, left_ms, question)
+        try:
+            completion = llm.chat(
+                judging_messages(composing),
+                SamplingParams(max_tokens=1, logprobs=MOST_LOGPROBS),
+                deadline=Deadline(total_ms=JUDGE_SHARE * left_ms),
+                namespace=question.namespace_number,
+            )
+        except RefusedError:
+            return evidence
+        top = completion.logprobs[0].top
+        return evidence.with_yes(log_odds_of_yes((llm.tokenizer.decode([token]), each) for token, each in top))
 
     def _count(self, text: str) -> int:
         return 0 if self.llm is None else len(self.llm.tokenizer.encode(text, special=False))

@@ -94,6 +94,7 @@ _FITS = {
     Kind.REASON: r"^(?:because|due to|to |by |因为|由于)",
 }
 _FITTING = {kind: re.compile(pattern) for kind, pattern in _FITS.items()}
+TYPED = frozenset({Kind.PERCENT, Kind.MONEY, Kind.DURATION, Kind.NUMBER, Kind.DATE, Kind.PERSON, Kind.PLACE})
 _COUNTED = {Kind.PERCENT, Kind.MONEY, Kind.DURATION, Kind.NUMBER, Kind.DATE}
 _NOUNS = frozenset(("n", "nr", "nrt", "nrfg", "ns", "nt", "nz", "eng", "vn", "an", "i", "l", "j"))
 _FOCUS = re.compile(

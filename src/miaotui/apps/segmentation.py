@@ -1,4 +1,4 @@
-"""Sentences and words of a text, with their offsets: English by letters, Chinese by jieba.
+"""Words of a text, with their offsets: English by letters, Chinese by jieba.
 
 Owns splitting, the lists of function words, and which words of a passage a question mentions. Knows no question types
 and no scores. Invariant: offsets are characters of the given text, so that every span can be cut out of it.
@@ -17,11 +17,6 @@ from miaotui.retrieval.query.analysis import Analyzer
 
 HAN = "\u3400-\u9fff\uf900-\ufaff"
 _HAS_HAN = re.compile(f"[{HAN}]")
-_SENTENCE_END = re.compile(r"(?<=[。！？!?；;])|(?<=[.][\s\"”’)])|(?<=\n)")
-_ABBREVIATED = re.compile(
-    r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|cf|ca|No|Inc|Ltd|Co|U\.S|U\.K|e\.g|i\.e)"
-    r"|\.[A-Za-z])\.\s$"
-)
 _WORD = re.compile(
     r"[$€£¥]?\d+(?:[.,:]\d+)*(?:[½¼¾])?(?:st|nd|rd|th|s|%)?(?![A-Za-z])"
     r"|(?:[A-Z]\.){2,}|[A-Z]\.(?=\s[A-Z])|[^\W_]+(?:[-'’.&][^\W_]+)*|½|\S"
@@ -92,23 +87,6 @@ class Word:
 def is_chinese(text: str) -> bool:
     """Return whether it has a Chinese character."""
     return _HAS_HAN.search(text) is not None
-
-
-def sentences(text: str) -> list[tuple[int, int]]:
-    """Return the sentences as (start, end), without the white space around them."""
-    found, start = [], 0
-    for match in _SENTENCE_END.finditer(text):
-        if _ABBREVIATED.search(text, max(start, match.start() - 12), match.start()):
-            continue
-        found.append((start, match.start()))
-        start = match.start()
-    found.append((start, len(text)))
-    trimmed = []
-    for first, last in found:
-        part = text[first:last]
-        if part.strip():
-            trimmed.append((first + len(part) - len(part.lstrip()), first + len(part.rstrip())))
-    return trimmed
 
 
 def words(text: str, start: int = 0, end: int | None = None) -> list[Word]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from miaotui.apps.question_types import Kind, fit, focus_of, kind_of
-from miaotui.apps.segmentation import Word, is_chinese, sentences, terms_of, words
+from miaotui.apps.question_types import TYPED, Kind, fit, focus_of, kind_of
+from miaotui.apps.segmentation import Word, is_chinese, terms_of, words
+from miaotui.retrieval.sentences import sentences
 
 MAX_WORDS = 8
 MAX_PASSAGE_CHARS = 8_000
@@ -47,8 +48,8 @@ WEIGHTS = Weights()
 
 @dataclass(frozen=True)
 class Span:
-    """Span ``passage[start:end]``. ``support`` is the share of the question's weight in its sentence; ``score``
-    compares spans of one question.
+    """Span ``passage[start:end]``. ``support`` is that of its sentence; ``score`` compares spans of one question;
+    ``is_answer``: its form is that of an answer to this question, so that it says enough alone.
     """
 
     passage: int
@@ -58,6 +59,7 @@ class Span:
     sentence: tuple[int, int]
     support: float
     score: float
+    is_answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class _Sentence:
     matched: dict[str, list[int]]  # term of the question -> indexes of words
     support: float
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        return self.passage, self.start, self.end
+
 
 @dataclass(frozen=True)
 class _QuestionWords:
@@ -79,10 +85,34 @@ class _QuestionWords:
     total: float
 
 
-def best_spans(question: str, passages: Sequence[str], limit: int = 3) -> list[Span]:
-    """Return the best spans, best first, none within another; empty if no sentence fits the question."""
+@dataclass(frozen=True)
+class RankedSentence:
+    """Sentence ``[start, end)`` of a passage, and how well it supports an answer, in [0, 1]."""
+
+    passage: int
+    start: int
+    end: int
+    support: float
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Return where it lies: passage, start, end."""
+        return self.passage, self.start, self.end
+
+
+def best_spans(
+    question: str, passages: Sequence[str], limit: int = 3, ranked: Sequence[RankedSentence] = ()
+) -> list[Span]:
+    """Return the best spans, best first, none within another; empty if no sentence fits the question.
+
+    ``ranked`` are the sentences to look in, with their support; without, those that share words with the question.
+    """
     asked, scored = _weigh(question, passages)
-    best = [sentence for sentence in scored if sentence.matched][:MOST_SENTENCES]
+    supports = {each.place: each.support for each in ranked}
+    if supports:
+        scored = [replace(each, support=supports[each.place]) for each in scored if each.place in supports]
+        scored.sort(key=lambda sentence: -sentence.support)
+    best = [sentence for sentence in scored if sentence.matched or supports][:MOST_SENTENCES]
     found = [span for sentence in best for span in _spans(asked, sentence, passages)]
     found.sort(key=lambda span: (-span.score, span.passage, span.start))
     chosen: list[Span] = []
@@ -94,13 +124,13 @@ def best_spans(question: str, passages: Sequence[str], limit: int = 3) -> list[S
     return chosen
 
 
-def ranked_sentences(question: str, passages: Sequence[str]) -> list[tuple[int, int, int, float]]:
-    """Return (passage, start, end, support) of the sentences that share words with the question, best first."""
+def ranked_sentences(question: str, passages: Sequence[str]) -> list[RankedSentence]:
+    """Return all sentences that are no headings, those that share most with the question first."""
     _, scored = _weigh(question, passages)
     return [
-        (s.passage, s.start, s.end, s.support)
+        RankedSentence(s.passage, s.start, s.end, s.support)
         for s in scored
-        if s.support > 0 and not passages[s.passage].startswith("#", s.start)  # a heading
+        if not passages[s.passage].startswith("#", s.start)
     ]
 
 
@@ -153,7 +183,9 @@ def _spans(asked: _QuestionWords, sentence: _Sentence, passages: Sequence[str]) 
         start, end = chosen[0].start, chosen[-1].end
         score = _score(asked, sentence, first, last, text[start:end])
         place = (sentence.start, sentence.end)
-        yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, score)
+        tags = frozenset(word.tag for word in chosen if word.tag not in ("en", "x"))
+        is_answer = asked.kind in TYPED and fit(asked.kind, text[start:end], tags) >= 1.0
+        yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, score, is_answer)
 
 
 def _candidates(each: Sequence[Word], kind: Kind) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,6 @@ import html
 import json
 import re
 import sys
-from pathlib import Path
 
 from miaotui.cli.output import messages
 from miaotui.cli.output.terminal import printable
@@ -45,7 +44,4 @@ def search(parsed: argparse.Namespace) -> int:
 def _found(opened: Index, query: str, parsed: argparse.Namespace) -> Results:
     if parsed.vectors is None:
         return opened.search(query, parsed.limit, plain=parsed.plain)
-    from miaotui.retrieval.index.vectors import Neighbours, model2vec
-
-    near = Neighbours(opened, model2vec(Path(parsed.vectors)))
-    return near.search(query, parsed.limit, plain=parsed.plain)
+    raise NotImplementedError

@@ -31,7 +31,7 @@ from miaotui.retrieval.index.gather import Gathered, IndexPart, Pools, gather
 from miaotui.retrieval.index.partition import Partition
 from miaotui.retrieval.index.schema import Row, row_of
 from miaotui.retrieval.index.served import Served
-from miaotui.retrieval.index.settings import IndexSettings, place, read_plan, write_plan
+from miaotui.retrieval.index.settings import IndexSettings, place, raise_format, read_plan, write_plan
 from miaotui.retrieval.index.snapshot import Snapshot
 from miaotui.retrieval.ingest.passages import split
 from miaotui.retrieval.query.analysis import Analyzer
@@ -191,6 +191,10 @@ class Index(Closing):
             self._pools.close()
             self._pools = None
 
+    def raise_format(self, wanted: int) -> None:
+        """Upgrade this index to a format in place, so that versions of miaotui that do not know it refuse it."""
+        raise_format(self.folder, wanted)
+
     def release(self, idle_s: float = 0.0) -> bool:
         """Let other processes write, if nothing was changed for ``idle_s``.
 
@@ -220,8 +224,7 @@ class Index(Closing):
 
         Raises `RequestError` for a query that cannot be read, or a limit out of bounds.
         """
-        if not 1 <= limit <= MAX_LIMIT or not 0 <= offset <= MAX_LIMIT:
-            raise RequestError(f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_LIMIT}, not {limit} and {offset}")
+        check_page(limit, offset)
         parts = self.parts()
         version = self._version(parts)
         key = (version, query, plain, limit + offset)
@@ -301,3 +304,9 @@ class Index(Closing):
     def _partition_of(self, whole: str) -> Partition:
         digest = blake2b(whole.encode(), digest_size=8).digest()
         return self._partitions[int.from_bytes(digest, "little") % len(self._partitions)]
+
+
+def check_page(limit: int, offset: int) -> None:
+    """Raise `RequestError` for a page of results that is out of bounds."""
+    if not 1 <= limit <= MAX_LIMIT or not 0 <= offset <= MAX_LIMIT:
+        raise RequestError(f"limit must be 1 to {MAX_LIMIT} and offset 0 to {MAX_LIMIT}, not {limit} and {offset}")

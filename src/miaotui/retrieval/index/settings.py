@@ -19,7 +19,7 @@ from miaotui.errors import DocumentIndexError, IndexMissingError, RequestError
 from miaotui.retrieval.index.schema import RANKED, WEIGHTS
 from miaotui.retrieval.query.analysis import Analyzer
 
-FORMAT = 1
+FORMATS = (1, 2)  # 2: with vectors beside it; versions that know 1 alone refuse it
 MAX_PARTITIONS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE = "index.json"
@@ -105,10 +105,20 @@ def write_plan(folder: Path, plan: IndexSettings, make: Callable[[Path], None]) 
         if (path / "meta.json").exists():  # a creation that was interrupted, hence empty
             continue
         make(path)
-    text = json.dumps({"format": FORMAT, **asdict(plan)}, indent=1)
+    _write(folder, {"format": FORMATS[0], **asdict(plan)})
+
+
+def raise_format(folder: Path, wanted: int) -> None:
+    """Upgrade the index in ``folder`` to a format in place; nothing changes if it has that or a later one."""
+    value = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    if value["format"] < wanted:
+        _write(folder, {**value, "format": wanted})
+
+
+def _write(folder: Path, value: Mapping[str, object]) -> None:
     part = folder / f"{_FILE}.part"
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(json.dumps(value, indent=1), encoding="utf-8")
         os.replace(part, folder / _FILE)
     except OSError as error:
         raise cache_error(error, folder) from error
@@ -131,7 +141,7 @@ def read_plan(folder: Path) -> IndexSettings:
     except (OSError, ValueError) as error:
         raise DocumentIndexError(f"{folder / _FILE} cannot be read: {error}") from error
     try:
-        if value.pop("format") != FORMAT:
+        if value.pop("format") not in FORMATS:
             raise DocumentIndexError(f"the index in {folder} was made by a later miaotui. Update miaotui")
         return IndexSettings(**{**value, "remotes": tuple(value.get("remotes", ()))})
     except (TypeError, KeyError, AttributeError, RequestError) as error:

@@ -1,0 +1,1 @@
+"""Search by meaning: vectors of sentences beside the words of an index."""
