@@ -36,6 +36,7 @@ from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
 from miaotui.retrieval.answers.calibrate import calibrate
 from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
+from miaotui.retrieval.sentences import sentences
 from miaotui.types import SamplingParams
 
 Cut = Callable[[str], list[str]]
@@ -102,7 +103,7 @@ def spans(folder: Path, language: str) -> Iterator[tuple[str, str]]:
             start, end = sentences(one.paragraph)[0]
             leads.append(score(one.paragraph[start:end], one.answers, cut))
             answer = extract(look_up(index, Question(one.question, "x")))
-            found.append(score(answer.text if answer.found else "", one.answers, cut))
+            found.append(score(answer.span if answer.found else "", one.answers, cut))
     odd = [s for s, one in zip(given, asked, strict=True) if one.article % 2]
     yield f"XQuAD-{language}, {len(asked)} questions: span of the paragraph", mean(given)
     yield f"XQuAD-{language}: span of the paragraph, odd articles alone", mean(odd)

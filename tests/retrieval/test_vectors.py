@@ -82,7 +82,7 @@ def test_two_that_update_do_the_work_once(index: Index) -> None:
         assert second.update() == 0
 
 
-@pytest.mark.parametrize("damage", ["note", "graph", "dimensions", "model"])
+@pytest.mark.parametrize("damage", ["note", "graph", "model"])
 def test_what_does_not_fit_is_made_anew(index: Index, damage: str) -> None:
     PassageVectors(index, Dictionary()).update()
     folder = index.folder / "vectors"
@@ -91,8 +91,7 @@ def test_what_does_not_fit_is_made_anew(index: Index, damage: str) -> None:
     elif damage == "graph":
         note = json.loads((folder / "vectors.json").read_text())
         (folder / note["file"]).write_bytes(b"no graph")
-    dimensions = 16 if damage == "dimensions" else 8
-    again = PassageVectors(index, Dictionary(dimensions, "other" if damage == "model" else "dictionary"))
+    again = PassageVectors(index, Dictionary(identity="other" if damage == "model" else "dictionary"))
     assert again.update() == 4
     assert len(list(folder.glob("*.usearch"))) == 1
 
@@ -128,4 +127,14 @@ def test_bad_embedders_are_named(index: Index) -> None:
             return np.full((len(texts), 2), np.nan, np.float32)
 
     with pytest.raises(RequestError, match="finite vectors"):
-        PassageVectors(index, Broken())
+        PassageVectors(index, Broken()).update()
+    PassageVectors(index, Dictionary()).update()
+    with pytest.raises(RequestError, match="vectors of 16 values, not of 8"):
+        PassageVectors(index, Dictionary(16)).embed_query("cat")
+
+
+def test_an_index_without_passages_has_no_vectors(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "empty") as empty:
+        vectors = PassageVectors(empty, Dictionary())
+        assert vectors.update() == 0
+        assert vectors.nearest(np.ones(8, np.float32), 3) == {}

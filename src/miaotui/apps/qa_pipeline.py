@@ -133,6 +133,11 @@ class QaPipeline:
         took_ms = (time.perf_counter() - started) * 1e3
         return Answer.from_bytes(found.payload, found.how, took_ms)
 
+    def evidence(self, question: Question, within_ms: float | None = None) -> Evidence:
+        """Return what the documents have for a question; the reranker may take ``within_ms``."""
+        with self._busy:
+            return look_up(self.index, question, self.reranker, within_ms)
+
     def ask(self, question: Question) -> Iterator[str | Answer]:
         """Return the answer as it comes: text, then the whole `Answer`. Raises `RequestError`."""
         started = time.perf_counter()
@@ -161,10 +166,8 @@ class QaPipeline:
 
     def _answer(self, question: Question, started: float) -> Iterator[str | Answer]:
         generated = question.mode == "generated" and self.llm is not None
-        with self._busy:
-            left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
-            within_ms = left_ms * (RERANK_SHARE if generated else EXTRACTIVE_RERANK_SHARE)
-            evidence = look_up(self.index, question, self.reranker, within_ms)
+        left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
+        evidence = self.evidence(question, left_ms * (RERANK_SHARE if generated else EXTRACTIVE_RERANK_SHARE))
         if self.llm is None or not generated:
             yield from _whole(extract(evidence))
             return

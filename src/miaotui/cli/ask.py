@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from miaotui.apps.answering import Answer, Mode
 from miaotui.apps.qa_pipeline import QaPipeline, Question
+from miaotui.cli.meaning import by_meaning
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.run import read_prompt, write
@@ -37,15 +38,17 @@ def ask(parsed: argparse.Namespace) -> int:
     question = Question(text, name, mode, parsed.deadline and 1e3 * parsed.deadline)
     with Index.open(name) as index:
         path = None if parsed.extract else model_path(parsed, settings)
-        desk = QaPipeline(index, None, None if parsed.no_cache else _cache(settings), model_key(path))
-        kept = desk.find(question)
-        if kept is not None:
-            show([kept.text, kept], as_json=parsed.json)
-        elif path is None:
-            show(desk.ask(question), as_json=parsed.json)
-        else:
-            with opened(path, parsed) as desk.llm:
+        cache = None if parsed.no_cache else _cache(settings)
+        with by_meaning(index, rerank=True, threads=parsed.threads) as searched:
+            desk = QaPipeline(searched.index, None, cache, model_key(path), searched.reranker)
+            kept = desk.find(question)
+            if kept is not None:
+                show([kept.text, kept], as_json=parsed.json)
+            elif path is None:
                 show(desk.ask(question), as_json=parsed.json)
+            else:
+                with opened(path, parsed) as desk.llm:
+                    show(desk.ask(question), as_json=parsed.json)
     return 0
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from miaotui.cli.meaning import by_meaning
 from miaotui.cli.options.index import ACTIONS
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
@@ -73,6 +74,8 @@ def _add(parsed: argparse.Namespace, words: list[str]) -> None:
     with _opened(name, parsed) as opened, ProgressBars() as progress:
         summary = load(opened, map(Path, paths), preparation, progress)
     _show(summary, parsed.json)
+    with Index.open(name) as opened, by_meaning(opened):
+        pass
 
 
 def _workers(paths: list[str]) -> int:

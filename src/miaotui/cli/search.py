@@ -12,6 +12,7 @@ import json
 import re
 import sys
 
+from miaotui.cli.meaning import by_meaning
 from miaotui.cli.output import messages
 from miaotui.cli.output.terminal import printable
 from miaotui.retrieval.document import Results
@@ -42,6 +43,7 @@ def search(parsed: argparse.Namespace) -> int:
 
 
 def _found(opened: Index, query: str, parsed: argparse.Namespace) -> Results:
-    if parsed.vectors is None:
+    if parsed.words_only:
         return opened.search(query, parsed.limit, plain=parsed.plain)
-    raise NotImplementedError
+    with by_meaning(opened) as searched:
+        return searched.index.search(query, parsed.limit, plain=parsed.plain)

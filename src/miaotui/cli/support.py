@@ -22,6 +22,7 @@ from miaotui.apps.support import Reply, Support
 from miaotui.cli.ask import model_key, model_path
 from miaotui.cli.ask import opened as opened_model
 from miaotui.cli.chat import read_lines
+from miaotui.cli.meaning import by_meaning
 from miaotui.cli.output import messages
 from miaotui.cli.run import write
 from miaotui.config import Settings
@@ -59,9 +60,10 @@ def opened(parsed: argparse.Namespace, settings: Settings) -> Iterator[Support]:
         desk = None
         if parsed.docs is not None:
             index = stack.enter_context(Index.open(parsed.docs))
+            searched = stack.enter_context(by_meaning(index, rerank=True, threads=parsed.threads))
             path = None if parsed.extract else model_path(parsed, settings)
             llm = None if path is None else stack.enter_context(opened_model(path, parsed))
-            desk = QaPipeline(index, llm, AnswerCache(), model_key(path))
+            desk = QaPipeline(searched.index, llm, AnswerCache(), model_key(path), searched.reranker)
         turn_ms = None if parsed.deadline is None else 1e3 * parsed.deadline
         yield Support(store, rules=rules, faq=faq, desk=desk, index=parsed.docs or "", turn_ms=turn_ms)
 

@@ -56,6 +56,6 @@ def search_options(parser: argparse.ArgumentParser) -> None:
         "tag:word, lang:zh, source:docs/*, time:[2024-01-01 TO 2024-12-31], word^2."
     )
     parser.add_argument("--limit", type=whole(1, 1000), metavar="N", default=10, help="passages (default: 10)")
-    parser.add_argument("--vectors", metavar="FOLDER", help="search by meaning too, with the model2vec model there")
+    parser.add_argument("--words-only", action="store_true", help="do not search by meaning")
     parser.add_argument("--plain", action="store_true", help="the query is text without syntax")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

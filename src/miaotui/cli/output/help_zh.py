@@ -142,7 +142,7 @@ HELP = {
     "source:docs/*, time:[2024-01-01 TO 2024-12-31], word^2.": 'QUERY：cats dogs、+must -not、"a phrase"~2、'
     "(a OR b) AND c、word~1、pre*、title:word、tag:word、lang:zh、source:docs/*、time:[2024-01-01 TO 2024-12-31]、word^2。",
     "passages (default: 10)": "段落数（默认：10）",
-    "search by meaning too, with the model2vec model there": "同时按语义检索，使用该处的 model2vec 模型",
+    "do not search by meaning": "不按语义检索",
     "the query is text without syntax": "查询只是文本，没有语法",
     # ask, support, doctor
     "INDEX is made by miaotui index. The question - is read from standard input. Answers that were given before are "

@@ -60,12 +60,11 @@ class PassageVectors:
         self._folder = index.folder / "vectors"
         self._lock = threading.Lock()  # of what follows
         self._updating = threading.Lock()
-        self._dimensions = self.embed_query("dimensions").shape[0]
         self._passages: dict[int, tuple[str, int]] = {}  # key of a passage: its id, number of its vectors
         self._names: dict[str, int] = {}
         self._mark = 0  # all keys, combined by exclusive or
         self._version = ""  # of the index, when all of it had vectors
-        self._graph = self._empty()
+        self._graph: Any = None  # until there is a vector
         self._stamp = 0  # of the note that was read or written last
         self._load()
 
@@ -83,6 +82,11 @@ class PassageVectors:
     def embed_query(self, text: str) -> Floats:
         """Return the vector of a question, ``[dimensions]``."""
         made: Floats = self._embed([text], "query")[0]
+        if self._graph is not None and len(made) != self._graph.ndim:
+            raise RequestError(
+                f"the embedding model {self.embedder.identity} now gives vectors of {len(made)} values, not of "
+                f"{self._graph.ndim}. Remove {self._folder} to make them anew"
+            )
         return made
 
     def nearest(self, vector: Floats, count: int) -> dict[str, float]:
@@ -91,7 +95,7 @@ class PassageVectors:
         Looks at ``4 * count`` sentences.
         """
         with self._lock:
-            total = len(self._graph)
+            total = 0 if self._graph is None else len(self._graph)
             if not total:
                 return {}
             asked = _quantised(vector[None])[0]
@@ -181,6 +185,8 @@ class PassageVectors:
             texts += made
         vectors = _quantised(self._embed(texts, "passage"))
         with self._lock:
+            if self._graph is None:
+                self._graph = _graph_of(vectors.shape[1])
             self._graph.add(np.array(keys, np.uint64), vectors)
             for passage, count in zip(batch, counts, strict=True):
                 self._passages[_key(passage)] = passage.id, count
@@ -201,7 +207,7 @@ class PassageVectors:
         """Return the cosines of a passage's vectors. Call it with the lock."""
         first = key << _NUMBER_BITS
         stored = self._graph.get(np.arange(first, first + count, dtype=np.uint64))
-        rows = np.asarray(stored, np.float32).reshape(count, self._dimensions)
+        rows = np.asarray(stored, np.float32).reshape(count, self._graph.ndim)
         cosines: Floats = rows @ vector / np.maximum(np.linalg.norm(rows, axis=1), 1e-9)
         return cosines
 
@@ -212,9 +218,6 @@ class PassageVectors:
             raise RequestError(
                 f"the embedding model {self.embedder.identity} cannot be used: {error}. Choose another"
             ) from error
-
-    def _empty(self) -> Any:
-        return need("usearch.index").Index(ndim=self._dimensions, metric="cos", dtype="i8")
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -247,10 +250,10 @@ class PassageVectors:
         self._stamp = self._note_stamp()
         try:
             note = json.loads((self._folder / _NOTE).read_text(encoding="utf-8"))
-            if (note["embedder"], note["dimensions"]) != (self.embedder.identity, self._dimensions):
+            if note["embedder"] != self.embedder.identity:
                 return
             passages = {int(key): (str(name), int(count)) for key, (name, count) in note["passages"].items()}
-            graph = self._empty()
+            graph = _graph_of(int(note["dimensions"]))
             graph.load(str(self._folder / note["file"]))
             if len(graph) == sum(count for _, count in passages.values()):
                 with self._lock:
@@ -264,9 +267,11 @@ class PassageVectors:
         """Write the graph under a new name, then the note that names it, then raise the index's format."""
         name = f"{time.time_ns()}.usearch"
         with self._lock:
+            if self._graph is None:
+                return
             note = {
                 "embedder": self.embedder.identity,
-                "dimensions": self._dimensions,
+                "dimensions": self._graph.ndim,
                 "version": self._version,
                 "file": name,
                 "passages": {str(key): known for key, known in self._passages.items()},
@@ -289,6 +294,13 @@ def text_of(passage: Document, start: int, end: int) -> str:
     """Return the text whose vector stands for a sentence: the heading above it, then the sentence."""
     heading = passage.title.rpartition(" › ")[2][:_TITLE_CHARS]
     return f"{heading} {passage.body[start:end]}".strip()
+
+
+def _graph_of(dimensions: int) -> Any:
+    """Return an empty graph. Raises `ValueError` for a number of dimensions that no model has."""
+    if not 1 <= dimensions <= 65_536:
+        raise ValueError(f"{dimensions} dimensions")
+    return need("usearch.index").Index(ndim=dimensions, metric="cos", dtype="i8")
 
 
 def _quantised(vectors: Floats) -> NDArray[np.int8]:

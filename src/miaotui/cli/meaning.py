@@ -1,0 +1,60 @@
+"""Search by meaning at the command line: the encoders that are here, put beside an index.
+
+Owns when vectors are made, and the hint how to turn meaning on, which is given once. Knows encoders and indexes by
+their public calls. Invariant: nothing is downloaded; without the embedder a command works by words.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from miaotui.apps.qa_pipeline import Searchable
+from miaotui.cli.output import messages
+from miaotui.cli.output.progress import ProgressBars
+from miaotui.config import Settings, make_folder
+from miaotui.errors import MiaotuiError
+from miaotui.retrieval.index.index import Index
+from miaotui.retrieval.meaning.protocols import Reranker
+
+_HINTED = "meaning-hint"
+
+
+@dataclass(frozen=True)
+class MeaningSearch:
+    """What a question is put to: an index, by meaning too where it can be, and the reranker where there is one."""
+
+    index: Searchable
+    reranker: Reranker | None = None
+
+
+@contextmanager
+def by_meaning(index: Index, *, rerank: bool = False, threads: int | None = None) -> Iterator[MeaningSearch]:
+    """Open the encoders that are here, bring the vectors up to date, and give what a question is put to."""
+    from miaotui.apps.encoders import find_encoders
+
+    encoders = find_encoders(rerank=rerank, threads=threads)
+    if encoders is None:
+        hint_once()
+        yield MeaningSearch(index)
+        return
+    from miaotui.retrieval.meaning.hybrid import HybridIndex
+    from miaotui.retrieval.meaning.vectors import PassageVectors
+
+    with encoders:
+        vectors = PassageVectors(index, encoders.embedder)
+        with ProgressBars() as progress:
+            vectors.update(progress)
+        yield MeaningSearch(HybridIndex(vectors), encoders.reranker)
+
+
+def hint_once() -> None:
+    """Tell how search by meaning is turned on, if that was never told before."""
+    with suppress(OSError, MiaotuiError):
+        folder = Settings.from_env().folder("hints")
+        if not (folder / _HINTED).exists():
+            make_folder(folder)
+            (folder / _HINTED).touch()
+            print(messages.MEANING_HINT(), file=sys.stderr)

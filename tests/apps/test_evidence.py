@@ -1,0 +1,123 @@
+"""Evidence by meaning: which sentences count, the reranker's part, and the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miaotui.apps.answering import compose, extract
+from miaotui.apps.decision import Signals, probability
+from miaotui.apps.evidence import RERANKED, RERANKED_CHARS, Evidence, Passage, gather
+from miaotui.apps.judging import asks_model, judging_messages, log_odds_of_yes
+from miaotui.errors import OverloadedError
+from miaotui.retrieval.meaning.protocols import Floats
+from miaotui.retrieval.meaning.vectors import SentenceMatch
+from miaotui.retrieval.sentences import sentences
+
+RETURNS = "Unused items can be returned within 30 days. The buyer pays for return shipping."
+PARKING = "The garage is free for two hours."
+
+
+def passage(name: str, text: str, *cosines: float) -> Passage:
+    places = sentences(text)
+    return Passage(name, text, sentences=tuple(SentenceMatch(*p, c) for p, c in zip(places, cosines, strict=True)))
+
+
+class Judge:
+    """A reranker that likes texts with one word; ``slow`` ones refuse."""
+
+    identity = "judge"
+
+    def __init__(self, word: str, *, slow: bool = False) -> None:
+        self.word, self.slow = word, slow
+        self.read: list[tuple[str, str]] = []
+
+    def score(self, pairs: Sequence[tuple[str, str]], within_ms: float | None = None) -> Floats:
+        if self.slow:
+            raise OverloadedError("too slow", 1.0)
+        self.read += pairs
+        return np.array([8.0 if self.word in text else -8.0 for _, text in pairs], np.float32)
+
+
+def quoted(evidence: Evidence) -> str:
+    best = evidence.ranked[0]
+    return evidence.passages[best.passage].text[best.start : best.end]
+
+
+def test_the_nearest_sentence_comes_first_though_no_word_is_shared() -> None:
+    found = [passage("a", PARKING, 0.80), passage("b", RETURNS, 0.84, 0.90)]
+    evidence = gather("who covers postage when I send it back", found)
+    assert quoted(evidence) == "The buyer pays for return shipping."
+    assert [each.place[0] for each in evidence.ranked] == [1]  # the others are of something else
+    assert evidence.signals is not None
+    assert evidence.signals.cosine == 0.90
+    assert evidence.signals.cross is None
+    assert extract(evidence).text == "The buyer pays for return shipping." or evidence.is_weak
+
+
+def test_the_reranker_decides_between_near_sentences() -> None:
+    found = [passage("a", PARKING, 0.88), passage("b", RETURNS, 0.87, 0.86)]
+    assert quoted(gather("how long may it stay", found)) == PARKING
+    judge = Judge("30 days")
+    evidence = gather("how long may it stay", found, reranker=judge, within_ms=50)
+    assert "30 days" in quoted(evidence)
+    assert evidence.signals is not None
+    assert evidence.signals.cross == 8.0
+    assert len(judge.read) == 3
+    slow = gather("how long may it stay", found, reranker=Judge("30 days", slow=True), within_ms=1)
+    assert quoted(slow) == PARKING
+    assert slow.signals is not None
+    assert slow.signals.cross is None
+
+
+def test_the_reranker_reads_a_few_short_sentences_of_english_questions_alone() -> None:
+    text = " ".join(f"Sentence {n} {'goes on ' * 60}." for n in range(30))
+    many = passage("a", text, *(0.85 for _ in sentences(text)))
+    judge = Judge("x")
+    gather("how far?", [many], reranker=judge)
+    assert len(judge.read) == RERANKED
+    assert all(len(each) <= RERANKED_CHARS for _, each in judge.read)
+    chinese = Judge("x")
+    gather("多远？", [many], reranker=chinese)
+    assert chinese.read == []
+
+
+def test_without_vectors_words_decide() -> None:
+    evidence = gather("When does the garage open?", [Passage("a", PARKING)])
+    assert evidence.signals is None
+    assert not asks_model(evidence)
+    assert evidence.with_yes(5.0) is evidence
+
+
+def test_the_models_own_judgement_counts_for_chinese_questions() -> None:
+    evidence = gather("停车要钱吗", [passage("a", "地下车库前两小时免费。", 0.86)])
+    assert asks_model(evidence)
+    assert evidence.with_yes(-8.0).strength < evidence.with_yes(8.0).strength
+    composing = compose(evidence, len, 400)
+    judging = judging_messages(composing)
+    assert judging[0] == composing.messages[0]
+    assert judging[-1]["content"].startswith(composing.messages[-1]["content"])
+
+
+@pytest.mark.parametrize(
+    ("likeliest", "sign"),
+    [([("有", -0.1), ("没有", -3.0)], 1), ([("没有", -0.1), (" 有", -3.0)], -1), ([], 0), ([("，", -0.1)], 0)],
+)
+def test_the_odds_of_yes(likeliest: list[tuple[str, float]], sign: int) -> None:
+    assert np.sign(log_odds_of_yes(likeliest)) == sign
+
+
+NUMBERS = st.floats(-1e6, 1e6)
+
+
+@given(cosine=st.floats(-1, 1), words=st.floats(0, 1), cross=NUMBERS | st.none(), yes=NUMBERS | st.none())
+def test_every_signal_gives_a_probability(cosine: float, words: float, cross: float | None, yes: float | None) -> None:
+    for chinese in (False, True):
+        found = probability(Signals(cosine, words, cross, yes), chinese=chinese)
+        assert 0.0 <= found <= 1.0
+        nearer = probability(Signals(min(1.0, cosine + 0.1), words, cross, yes), chinese=chinese)
+        assert nearer >= found
