@@ -34,10 +34,16 @@ class Kind(Enum):
     PERSON = "person"
     PLACE = "place"
     REASON = "reason"
+    CONTACT = "contact"
     THING = "thing"
 
 
 _ASKED: tuple[tuple[Kind, str], ...] = (
+    (
+        Kind.CONTACT,
+        r"\b(?:tele)?phone number|\b(?:what|which|your) (?:\w+ )?(?:e-?mail|(?:tele)?phone|hotline)\b|\bwhat number\b"
+        r"|(?:电话|热线|手机号|邮箱|微信)(?:号码?)?是?(?:多少|什么|几号|$)|打(?:哪个|什么|几)",
+    ),
     (Kind.PERCENT, r"what (?:percent|percentage|proportion|share)|how many percent|百分之|百分比|比例"),
     (
         Kind.MONEY,
@@ -92,6 +98,7 @@ _FITS = {
     Kind.PLACE: r"^(?:(?:north|south|east|west)\w* )?[A-Z][\w.'’-]*(?:,? (?:[A-Z][\w.'’-]*|of|the|and))*$"
     r"|[省市县州国岛洲山河湖海区镇村城港]$",
     Kind.REASON: r"^(?:because|due to|to |by |因为|由于)",
+    Kind.CONTACT: r"@|\d[\d -]{5,}",
 }
 _FITTING = {kind: re.compile(pattern) for kind, pattern in _FITS.items()}
 TYPED = frozenset({Kind.PERCENT, Kind.MONEY, Kind.DURATION, Kind.NUMBER, Kind.DATE, Kind.PERSON, Kind.PLACE})

@@ -19,7 +19,10 @@ from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
+    from miaotui.apps.qa_pipeline import Searchable
     from miaotui.apps.support import Support
+    from miaotui.retrieval.index.index import Index
+    from miaotui.serve.documents.meaning import MeaningService
     from miaotui.serve.ops.operations import Operations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -90,9 +93,16 @@ class Services:
     responses: ResponseStore = field(default_factory=ResponseStore)
     response_cache: AnswerCache | None = None
     support: Support | None = None
+    meaning: MeaningService | None = None
+
+    def searchable(self, index: Index) -> Searchable:
+        """Return an index in the form in which it is searched: by meaning too where the embedder is here."""
+        return index if self.meaning is None else self.meaning.searchable(index)
 
     def close(self) -> None:
         """Close what has files or threads: models, indexes, logs and traces."""
+        if self.meaning is not None:
+            self.meaning.close()
         self.models.close()
         self.encoders.close()
         self.operations.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from starlette.middleware import Middleware
 
 from miaotui.apps.conversations import ConversationStore
+from miaotui.apps.encoders import find_encoders
 from miaotui.apps.faq import Faq, read_faq
 from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.rules import DEFAULT_RULES, read_rules
@@ -29,6 +30,7 @@ from miaotui.retrieval.index.index import Index
 from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve import LOG
 from miaotui.serve.app import create_app
+from miaotui.serve.documents.meaning import MeaningService
 from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import run_server
 from miaotui.serve.middleware.accounting import Accounting
@@ -81,13 +83,15 @@ def open_services(
         models.add(ObservedModel(name, loop, operations.watch, limits))
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
+    meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in loops.values()))
     return Services(
         models=models,
         settings=settings,
         operations=operations,
         encoders=registry,
         response_cache=response_cache,
-        support=open_support(settings, models, response_cache),
+        support=open_support(settings, models, response_cache, meaning),
+        meaning=meaning,
     )
 
 
@@ -132,7 +136,18 @@ def near_rule(pairs: str, bound: float) -> NearRule | None:
     return outcome.rule
 
 
-def open_support(settings: ServeSettings, models: ServedModels, cache: AnswerCache | None) -> Support | None:
+def open_meaning(settings: ServeSettings, is_busy: Callable[[], bool]) -> MeaningService | None:
+    """Open search by meaning; None where the embedder is not here, which is told in the log."""
+    encoders = find_encoders(threads=settings.threads)
+    if encoders is None:
+        LOG.info("documents are searched by words alone. To search by meaning too: miaotui pull embedder")
+        return None
+    return MeaningService(encoders, is_busy)
+
+
+def open_support(
+    settings: ServeSettings, models: ServedModels, cache: AnswerCache | None, meaning: MeaningService | None = None
+) -> Support | None:
     """Open the customer service, which answers with the first model; None unless the settings describe one."""
     if not (settings.support_faq or settings.support_docs or settings.support_rules):
         return None
@@ -142,7 +157,9 @@ def open_support(settings: ServeSettings, models: ServedModels, cache: AnswerCac
     if settings.support_docs:
         model = models.find(None)
         index = Index.open(settings.support_docs)
-        pipeline = QaPipeline(index, LLM(model.loop), cache or AnswerCache(), model.identity)
+        searched = index if meaning is None else meaning.searchable(index)
+        reranker = None if meaning is None else meaning.reranker
+        pipeline = QaPipeline(searched, LLM(model.loop), cache or AnswerCache(), model.identity, reranker)
     place = settings.support_store
     path = Path(place) if place else Settings.from_env().folder("support") / "server.db"
     return Support(ConversationStore(path), rules=rules, faq=faq, desk=pipeline, index=settings.support_docs or "")

@@ -73,7 +73,7 @@ class _Parts:
     def __init__(self, http: HttpRequest, model: ServedModel | None) -> None:
         self.model = model
         services = services_of(http)
-        self._indexes, self._cache = services.indexes, services.response_cache
+        self._services, self._cache = services, services.response_cache
         self._caller = caller_of(http).name
         self._llm = None if model is None else LLM(model.loop)
         self._model_key = "" if model is None else model.identity
@@ -81,10 +81,13 @@ class _Parts:
     def of(self, question: Question) -> Iterator[str | Answer]:
         """Yield text as it comes, then the whole answer. Raises `ApiError` (404) for no such index."""
         try:
-            index = self._indexes.to_search(self._caller, question.index)
+            index = self._services.indexes.to_search(self._caller, question.index)
         except IndexMissingError as error:
             raise ApiError(404, str(error), param="index", code="index_not_found") from error
-        yield from QaPipeline(index, self._llm, self._cache, self._model_key).ask(question)
+        meaning = self._services.meaning
+        reranker = None if meaning is None else meaning.reranker
+        searched = self._services.searchable(index)
+        yield from QaPipeline(searched, self._llm, self._cache, self._model_key, reranker).ask(question)
 
 
 async def _whole(parts: _Parts, question: Question) -> Answer:

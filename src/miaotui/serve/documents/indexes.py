@@ -98,13 +98,16 @@ async def list_indexes(http: HttpRequest) -> Response:
 async def add(http: HttpRequest) -> Response:
     """Add documents; the answer is sent when they are durable and can be found."""
     body = await read_body(received(http).body, AddDocuments)
-    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
+    services = services_of(http)
+    registry, caller, name = services.indexes, caller_of(http).name, http.path_params["name"]
 
     def work() -> dict[str, Any]:
         rows = [one.model_dump(exclude=set(one.model_extra or ())) for one in body.documents]
         documents = [Document.from_mapping(row) for row in rows]
         index = registry.to_change(caller, name, make=True)
         count = index.add(documents)
+        if services.meaning is not None:
+            services.meaning.changed(index)
         return {"added": len(documents), "passages": count, "version": index.version}
 
     return json_response(await run_in_threadpool(work), headers=ignored_fields(body))
@@ -130,10 +133,11 @@ async def delete(http: HttpRequest) -> Response:
 async def search(http: HttpRequest) -> Response:
     """Answer with the best passages for a query."""
     body = await read_body(received(http).body, SearchRequest)
-    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
+    services = services_of(http)
+    registry, caller, name = services.indexes, caller_of(http).name, http.path_params["name"]
 
     def work() -> dict[str, Any]:
-        index = registry.to_search(caller, name)
+        index = services.searchable(registry.to_search(caller, name))
         results = index.search(body.query, body.limit, offset=body.offset, plain=body.plain)
         return {
             "object": "list",

@@ -1,0 +1,106 @@
+"""Search by meaning in a server: the indexes' vectors, made while the engines are idle.
+
+Owns one thread, which brings the vectors of changed indexes up to date, and the map from an index to its hybrid.
+Knows indexes, vectors and encoders by their public calls. Invariants: a search never waits for vectors, it uses those
+that are there; between two batches of passages the thread waits until no model has work, for `MOST_WAIT_S` at most.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from miaotui.apps.encoders import Encoders
+from miaotui.errors import MiaotuiError
+from miaotui.retrieval.index.index import Index
+from miaotui.retrieval.meaning.hybrid import HybridIndex
+from miaotui.retrieval.meaning.protocols import Reranker
+from miaotui.retrieval.meaning.vectors import PassageVectors
+from miaotui.serve import LOG
+
+MOST_WAIT_S = 10.0
+_LOOK_S = 0.05
+
+
+class MeaningService:
+    """Hybrids of a server's indexes. Close it, so that its thread ends; safe to use from several threads.
+
+    ``is_busy`` says whether a model has work.
+    """
+
+    def __init__(self, encoders: Encoders, is_busy: Callable[[], bool] = lambda: False) -> None:
+        self._encoders, self._is_busy = encoders, is_busy
+        self._hybrids: WeakKeyDictionary[Index, HybridIndex] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+        self._due: dict[Index, None] = {}
+        self._wakeup, self._closing = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """Return the reranker, if it is here."""
+        return self._encoders.reranker
+
+    def searchable(self, index: Index) -> HybridIndex:
+        """Return an index that is searched by meaning too; missing vectors are made from now on."""
+        hybrid = self._hybrid(index)
+        if not hybrid.vectors.is_current:
+            self.changed(index)
+        return hybrid
+
+    def changed(self, index: Index) -> None:
+        """Bring an index's vectors up to date soon."""
+        with self._lock:
+            if self._closing.is_set():
+                return
+            self._due[index] = None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="miaotui-vectors", daemon=True)
+                self._thread.start()
+        self._wakeup.set()
+
+    def close(self) -> None:
+        """End the thread, after the batch that it is at, and give the encoders' memory back."""
+        with self._lock:
+            self._closing.set()
+            thread = self._thread
+        self._wakeup.set()
+        if thread is not None:
+            thread.join()
+        self._encoders.close()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wakeup.wait()
+            self._wakeup.clear()
+            while (index := self._next()) is not None:
+                try:
+                    made = self._hybrid(index).vectors.update(stop=self._waited)
+                    if made:
+                        LOG.info("%d passages of the index %s can be found by meaning", made, index.folder.name)
+                except MiaotuiError as error:
+                    LOG.error("vectors of the index %s: %s", index.folder.name, error)
+
+    def _hybrid(self, index: Index) -> HybridIndex:
+        with self._lock:
+            hybrid = self._hybrids.get(index)
+            if hybrid is None:
+                hybrid = self._hybrids[index] = HybridIndex(PassageVectors(index, self._encoders.embedder))
+            return hybrid
+
+    def _next(self) -> Index | None:
+        with self._lock:
+            if not self._due or self._closing.is_set():
+                return None
+            index = next(iter(self._due))
+            del self._due[index]
+            return index
+
+    def _waited(self) -> bool:
+        """Wait while a model has work; return whether to stop."""
+        until_s = time.monotonic() + MOST_WAIT_S
+        while self._is_busy() and time.monotonic() < until_s and not self._closing.is_set():
+            self._closing.wait(_LOOK_S)
+        return self._closing.is_set()
