@@ -114,10 +114,12 @@ def test_the_odds_of_yes(likeliest: list[tuple[str, float]], sign: int) -> None:
 NUMBERS = st.floats(-1e6, 1e6)
 
 
-@given(cosine=st.floats(-1, 1), words=st.floats(0, 1), cross=NUMBERS | st.none(), yes=NUMBERS | st.none())
-def test_every_signal_gives_a_probability(cosine: float, words: float, cross: float | None, yes: float | None) -> None:
+@given(cosine=st.floats(-1, 1), gap=st.floats(0, 1) | st.none(), cross=NUMBERS | st.none(), yes=NUMBERS | st.none())
+def test_every_signal_gives_a_probability(
+    cosine: float, gap: float | None, cross: float | None, yes: float | None
+) -> None:
     for chinese in (False, True):
-        found = probability(Signals(cosine, words, cross, yes), chinese=chinese)
+        found = probability(Signals(cosine, gap, cross, yes), chinese=chinese)
         assert 0.0 <= found <= 1.0
-        nearer = probability(Signals(min(1.0, cosine + 0.1), words, cross, yes), chinese=chinese)
+        nearer = probability(Signals(min(1.0, cosine + 0.1), gap, cross, yes), chinese=chinese)
         assert nearer >= found

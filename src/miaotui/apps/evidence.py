@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from statistics import median
 
-from miaotui.apps.decision import ANSWERED, Signals, probability
+from miaotui.apps.decision import ANSWERED, FEWEST_SENTENCES, Signals, probability
 from miaotui.apps.segmentation import is_chinese
 from miaotui.apps.spans import RankedSentence, ranked_sentences
 from miaotui.errors import RefusedError
@@ -124,7 +125,7 @@ def _by_meaning(
     cross = None
     if reranker is not None and not chinese and ordered:
         best = ordered[:RERANKED]
-        texts = [evidence.passages[each.passage].text[each.start : each.end][:RERANKED_CHARS] for each in best]
+        texts = [_read_with(evidence.passages[each.passage], each) for each in best]
         try:
             logits = reranker.score([(question, text) for text in texts], within_ms)
         except RefusedError:
@@ -142,10 +143,17 @@ def _by_meaning(
         for each in ordered
         if top - scores[each.place] < NEAR_COSINE
     )
-    words = max(each.support for each in by_words)
-    signals = Signals(max(cosines.values()), words, cross)
+    best = max(cosines.values())
+    gap = best - median(cosines.values()) if len(cosines) >= FEWEST_SENTENCES else None
+    signals = Signals(best, gap, cross)
     strength = probability(signals, chinese=chinese)
     return replace(evidence, ranked=near, signals=signals, strength=strength, least=ANSWERED)
+
+
+def _read_with(passage: Passage, sentence: RankedSentence) -> str:
+    """Return a sentence under its heading, as the reranker reads it."""
+    heading = passage.title.rpartition(" › ")[2]
+    return f"{heading}: {passage.text[sentence.start : sentence.end]}"[:RERANKED_CHARS]
 
 
 def _cosine(passage: Passage, sentence: RankedSentence) -> float:
