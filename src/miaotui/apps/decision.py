@@ -16,29 +16,36 @@ from typing import Literal
 ANSWERED = 0.4  # probability from which an answer is tried; 15 of 100 customers' questions lie below it
 FEWEST_SENTENCES = 4  # of fewer, none is the ordinary one that the best is compared with
 _USUAL_GAP = 0.05  # of questions that are answered
+_USUAL_SENTENCES = 20  # in the pages of the questions that the regressions were fitted on
 _LEAST_CROSS, _MOST_CROSS = -6.0, 10.0  # logits of the cross-encoder beyond these say no more
 
-Signal = Literal["cosine", "gap", "cross", "yes"]
+Signal = Literal["score", "gap", "cross", "yes"]
 
 
 @dataclass(frozen=True)
 class Signals:
     """Signs that the documents answer a question.
 
-    ``cosine``: of the question and its best sentence; ``gap``: how much that is above the median of all sentences
-    found, None if they are too few; ``cross``: the cross-encoder's best logit; ``yes``: log-odds of the chat model's
-    own yes.
+    ``score``: the best passage's, of words and meaning; ``sentences``: how many the index has; ``gap``: how much the
+    best sentence's cosine is above the median of those found, None if they are too few; ``cross``: the
+    cross-encoder's best logit; ``yes``: log-odds of the chat model's own yes.
     """
 
-    cosine: float
+    score: float
+    sentences: int = _USUAL_SENTENCES
     gap: float | None = None
     cross: float | None = None
     yes: float | None = None
 
-    def values(self) -> dict[Signal, float]:
-        """Return the signals that there are, in the scale of the regressions."""
+    def values(self, spread: float) -> dict[Signal, float]:
+        """Return the signals that there are, in the scale of the regressions.
+
+        The best of many sentences is near by chance: ``spread`` is the standard deviation of unrelated ones' scores,
+        whose largest grows with the square root of the logarithm of their number.
+        """
         gap = _USUAL_GAP if self.gap is None else self.gap
-        found: dict[Signal, float] = {"cosine": 100.0 * (self.cosine - 0.85), "gap": 100.0 * gap}
+        chance = spread * (_expected_largest(self.sentences) - _expected_largest(_USUAL_SENTENCES))
+        found: dict[Signal, float] = {"score": 100.0 * (self.score - chance - 0.87), "gap": 100.0 * gap}
         if self.cross is not None:
             found["cross"] = max(0.0, min(_MOST_CROSS, self.cross) - _LEAST_CROSS)
         if self.yes is not None:
@@ -46,37 +53,30 @@ class Signals:
         return found
 
 
+def _expected_largest(count: int) -> float:
+    """Return about how many standard deviations the largest of ``count`` normal values lies above their mean."""
+    return math.sqrt(2.0 * math.log(max(count, 2)))
+
+
 @dataclass(frozen=True)
 class Regression:
-    """Logistic regression: ``1 / (1 + exp(-(bias + sum of weights * signals)))``."""
+    """Logistic regression: ``1 / (1 + exp(-(bias + sum of weights * signals)))``; see `Signals.values` for ``spread``."""
 
     bias: float
     weights: Mapping[Signal, float]
+    spread: float
 
     def probability(self, signals: Signals) -> float:
         """Return the probability that the documents answer the question."""
-        values = signals.values()
+        values = signals.values(self.spread)
         total = self.bias + sum(weight * values[name] for name, weight in self.weights.items())
         return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total))))
 
 
-ENGLISH = Regression(-0.21, {"cosine": 0.59, "gap": 0.48})
-ENGLISH_CROSS = Regression(-0.6, {"cosine": 0.54, "gap": 0.52, "cross": 0.25})
-CHINESE = Regression(-3.06, {"cosine": 1.39})
-CHINESE_YES = Regression(-3.06, {"cosine": 1.39, "yes": 0.0})
-
-
-def probability(self, signals: Signals) -> float:
-    """Return the probability that the documents answer the question."""
-    values = signals.values()
-    total = self.bias + sum(weight * values[name] for name, weight in self.weights.items())
-    return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total))))
-
-
-ENGLISH = Regression(0.0, {"cosine": 1.0, "words": 1.0})
-ENGLISH_CROSS = Regression(0.0, {"cosine": 1.0, "words": 1.0, "cross": 0.3})
-CHINESE = Regression(0.0, {"cosine": 1.0, "words": 1.0})
-CHINESE_YES = Regression(0.0, {"cosine": 1.0, "words": 1.0, "yes": 0.5})
+ENGLISH = Regression(0.64, {"score": 0.563, "gap": 0.501}, 0.03)
+ENGLISH_CROSS = Regression(0.18, {"score": 0.518, "gap": 0.54, "cross": 0.27}, 0.03)
+CHINESE = Regression(-0.42, {"score": 1.359}, 0.02)
+CHINESE_YES = Regression(-0.42, {"score": 1.359, "yes": 0.0}, 0.02)
 
 
 def probability(signals: Signals, *, chinese: bool) -> float:

@@ -99,23 +99,29 @@ def gather(
     complete: bool = True,
     reranker: Reranker | None = None,
     within_ms: float | None = None,
+    searched: int = 0,
 ) -> Evidence:
     """Collect evidence from the passages that a search found, best first.
 
-    ``reranker`` reads the best sentences of English questions if that takes no longer than ``within_ms``.
+    ``reranker`` reads the best sentences of English questions if that takes no longer than ``within_ms``;
+    ``searched`` is how many sentences the index has vectors of.
     """
     passages = tuple(replace(each, text=each.text[:MAX_PASSAGE_CHARS]) for each in islice(found, MAX_PASSAGES))
     by_words = ranked_sentences(question, [passage.text for passage in passages])
     evidence = Evidence(question, passages, index, version, complete=complete)
     if any(passage.sentences for passage in passages):
-        return _by_meaning(evidence, by_words, reranker, within_ms)
+        return _by_meaning(evidence, by_words, reranker, within_ms, searched)
     strength = by_words[0].support if by_words else 0.0
     near = tuple(each for each in by_words if each.support >= NEAR_BEST * strength and each.support > 0)
     return replace(evidence, strength=strength, ranked=near)
 
 
 def _by_meaning(
-    evidence: Evidence, by_words: Sequence[RankedSentence], reranker: Reranker | None, within_ms: float | None
+    evidence: Evidence,
+    by_words: Sequence[RankedSentence],
+    reranker: Reranker | None,
+    within_ms: float | None,
+    searched: int,
 ) -> Evidence:
     """Return evidence whose sentences are ranked by their cosines, a little by their words, and by the reranker."""
     question, chinese = evidence.question, is_chinese(evidence.question)
@@ -145,7 +151,8 @@ def _by_meaning(
     )
     best = max(cosines.values())
     gap = best - median(cosines.values()) if len(cosines) >= FEWEST_SENTENCES else None
-    signals = Signals(best, gap, cross)
+    score = max(passage.score for passage in evidence.passages)
+    signals = Signals(score, searched, gap, cross)
     strength = probability(signals, chinese=chinese)
     return replace(evidence, ranked=near, signals=signals, strength=strength, least=ANSWERED)
 

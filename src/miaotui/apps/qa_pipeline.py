@@ -95,16 +95,16 @@ def look_up(
     takes no longer than ``within_ms``.
     """
     if isinstance(index, HybridIndex):
-        found, sentences = index.search_sentences(question.text, MAX_PASSAGES)
+        found, sentences, searched = index.search_sentences(question.text, MAX_PASSAGES)
     else:
         found = index.search(question.text, MAX_PASSAGES, plain=True)
-        sentences = tuple(() for _ in found)
+        sentences, searched = tuple(() for _ in found), 0
     passages = (
         Passage(hit.id, hit.body, hit.title, hit.passage.source, hit.score, matches)
         for hit, matches in zip(found, sentences, strict=True)
     )
     complete = not found.warnings
-    return gather(question.text, passages, question.index, found.version, complete, reranker, within_ms)
+    return gather(question.text, passages, question.index, found.version, complete, reranker, within_ms, searched)
 
 
 @dataclass

@@ -29,10 +29,13 @@ _CACHED_QUERIES = 256
 
 
 class MeaningResults(NamedTuple):
-    """Results of a search, and for each hit its sentences with their cosines (none: no vectors)."""
+    """Results of a search, for each hit its sentences with their cosines (none: no vectors), and how many sentences
+    have vectors.
+    """
 
     results: Results
     sentences: tuple[tuple[SentenceMatch, ...], ...]
+    searched: int
 
 
 class HybridIndex:
@@ -64,8 +67,9 @@ class HybridIndex:
         results = self.search(question, limit, plain=True)
         vector = self._vector(question)
         if vector is None:
-            return MeaningResults(results, tuple(() for _ in results))
-        return MeaningResults(results, tuple(tuple(self.vectors.sentences(vector, hit.passage)) for hit in results))
+            return MeaningResults(results, tuple(() for _ in results), 0)
+        sentences = tuple(tuple(self.vectors.sentences(vector, hit.passage)) for hit in results)
+        return MeaningResults(results, sentences, len(self.vectors))
 
     def _vector(self, query: str) -> Floats | None:
         """Return the vector of a query; None for one without words, or while there are no vectors."""

@@ -68,6 +68,10 @@ class PassageVectors:
         self._stamp = 0  # of the note that was read or written last
         self._load()
 
+    def __len__(self) -> int:
+        with self._lock:
+            return 0 if self._graph is None else len(self._graph)
+
     @property
     def state(self) -> str:
         """Return the name of what these vectors hold. It changes with them."""
