@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.apps.answering import compose, extract
-from miaotui.apps.decision import Signals, probability
 from miaotui.apps.evidence import RERANKED, RERANKED_CHARS, Evidence, Passage, gather
-from miaotui.apps.judging import asks_model, judging_messages, log_odds_of_yes
+from miaotui.apps.meaning.decision import Signals, probability
+from miaotui.apps.meaning.judging import asks_model, judging_messages, log_odds_of_yes
 from miaotui.errors import OverloadedError
 from miaotui.retrieval.meaning.protocols import Floats
 from miaotui.retrieval.meaning.vectors import SentenceMatch

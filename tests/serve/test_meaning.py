@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from miaotui.apps.encoders import Encoders
+from miaotui.apps.meaning.encoders import Encoders
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.meaning.protocols import Floats, Prompt
 from miaotui.serve.documents.meaning import MeaningService

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
 
-from miaotui.apps.decision import ANSWERED, FEWEST_SENTENCES, Signals, probability
+from miaotui.apps.meaning.decision import ANSWERED, FEWEST_SENTENCES, Signals, probability
 from miaotui.apps.segmentation import is_chinese
 from miaotui.apps.spans import RankedSentence, ranked_sentences
 from miaotui.errors import RefusedError
@@ -97,6 +97,7 @@ def gather(
     index: str = "",
     version: str = "",
     complete: bool = True,
+    *,
     reranker: Reranker | None = None,
     within_ms: float | None = None,
     searched: int = 0,
@@ -149,8 +150,8 @@ def _by_meaning(
         for each in ordered
         if top - scores[each.place] < NEAR_COSINE
     )
-    best = max(cosines.values())
-    gap = best - median(cosines.values()) if len(cosines) >= FEWEST_SENTENCES else None
+    nearest = max(cosines.values())
+    gap = nearest - median(cosines.values()) if len(cosines) >= FEWEST_SENTENCES else None
     score = max(passage.score for passage in evidence.passages)
     signals = Signals(score, searched, gap, cross)
     strength = probability(signals, chinese=chinese)

@@ -26,7 +26,7 @@ from miaotui.apps.answering import (
     not_found,
 )
 from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, gather
-from miaotui.apps.judging import asks_model, judging_messages, log_odds_of_yes
+from miaotui.apps.meaning.judging import asks_model, judging_messages, log_odds_of_yes
 from miaotui.errors import OverloadedError, RefusedError
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
@@ -103,8 +103,16 @@ def look_up(
         Passage(hit.id, hit.body, hit.title, hit.passage.source, hit.score, matches)
         for hit, matches in zip(found, sentences, strict=True)
     )
-    complete = not found.warnings
-    return gather(question.text, passages, question.index, found.version, complete, reranker, within_ms, searched)
+    return gather(
+        question.text,
+        passages,
+        question.index,
+        found.version,
+        complete=not found.warnings,
+        reranker=reranker,
+        within_ms=within_ms,
+        searched=searched,
+    )
 
 
 @dataclass

@@ -33,7 +33,7 @@ class MeaningSearch:
 @contextmanager
 def by_meaning(index: Index, *, rerank: bool = False, threads: int | None = None) -> Iterator[MeaningSearch]:
     """Open the encoders that are here, bring the vectors up to date, and give what a question is put to."""
-    from miaotui.apps.encoders import find_encoders
+    from miaotui.apps.meaning.encoders import find_encoders
 
     encoders = find_encoders(rerank=rerank, threads=threads)
     if encoders is None:

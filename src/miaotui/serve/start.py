@@ -15,8 +15,8 @@ from pathlib import Path
 from starlette.middleware import Middleware
 
 from miaotui.apps.conversations import ConversationStore
-from miaotui.apps.encoders import find_encoders
 from miaotui.apps.faq import Faq, read_faq
+from miaotui.apps.meaning.encoders import find_encoders
 from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.rules import DEFAULT_RULES, read_rules
 from miaotui.apps.support import Support

@@ -1,6 +1,6 @@
 """The two models that retrieval by meaning uses, as far as it knows them.
 
-Owns the protocols `TextEmbedder` and `Reranker`. Knows no engine: `apps.encoders` makes both from loaded encoders.
+Owns the protocols `TextEmbedder` and `Reranker`. Knows no engine: `apps.meaning.encoders` makes both from loaded encoders.
 Invariant: equal identities give equal numbers for equal texts, so that vectors may be kept.
 """
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-from miaotui.apps.encoders import Encoders
+from miaotui.apps.meaning.encoders import Encoders
 from miaotui.errors import MiaotuiError
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.meaning.hybrid import HybridIndex

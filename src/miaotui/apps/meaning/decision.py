@@ -60,7 +60,7 @@ def _expected_largest(count: int) -> float:
 
 @dataclass(frozen=True)
 class Regression:
-    """Logistic regression: ``1 / (1 + exp(-(bias + sum of weights * signals)))``; see `Signals.values` for ``spread``."""
+    """Logistic regression: ``1 / (1 + exp(-(bias + sum of weights * signals)))``; for ``spread`` see `Signals`."""
 
     bias: float
     weights: Mapping[Signal, float]
