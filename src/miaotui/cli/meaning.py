@@ -24,7 +24,7 @@ _HINTED = "meaning-hint"
 
 @dataclass(frozen=True)
 class MeaningSearch:
-    """What a question is put to: an index, by meaning too where it can be, and the reranker where there is one."""
+    """Index that questions are put to, by meaning too where that can be, and the reranker where there is one."""
 
     index: Searchable
     reranker: Reranker | None = None
