@@ -44,7 +44,9 @@ def ask(parsed: argparse.Namespace) -> int:
             kept = desk.find(question)
             if kept is not None:
                 show([kept.text, kept], as_json=parsed.json)
-            elif path is None:
+                return 0
+            searched.load()
+            if path is None:
                 show(desk.ask(question), as_json=parsed.json)
             else:
                 with opened(path, parsed) as desk.llm:

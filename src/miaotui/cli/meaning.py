@@ -7,7 +7,7 @@ their public calls. Invariant: nothing is downloaded; without the embedder a com
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -24,10 +24,14 @@ _HINTED = "meaning-hint"
 
 @dataclass(frozen=True)
 class MeaningSearch:
-    """Index that questions are put to, by meaning too where that can be, and the reranker where there is one."""
+    """Index that questions are put to, by meaning too where that can be, and the reranker where there is one.
+
+    ``load`` loads the encoders before the time of an answer begins; they are loaded on first use otherwise.
+    """
 
     index: Searchable
     reranker: Reranker | None = None
+    load: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -47,7 +51,7 @@ def by_meaning(index: Index, *, rerank: bool = False, threads: int | None = None
         vectors = PassageVectors(index, encoders.embedder)
         with ProgressBars() as progress:
             vectors.update(progress)
-        yield MeaningSearch(HybridIndex(vectors), encoders.reranker)
+        yield MeaningSearch(HybridIndex(vectors), encoders.reranker, encoders.load)
 
 
 def hint_once() -> None:

@@ -61,6 +61,7 @@ def opened(parsed: argparse.Namespace, settings: Settings) -> Iterator[Support]:
         if parsed.docs is not None:
             index = stack.enter_context(Index.open(parsed.docs))
             searched = stack.enter_context(by_meaning(index, rerank=True, threads=parsed.threads))
+            searched.load()
             path = None if parsed.extract else model_path(parsed, settings)
             llm = None if path is None else stack.enter_context(opened_model(path, parsed))
             desk = QaPipeline(searched.index, llm, AnswerCache(), model_key(path), searched.reranker)

@@ -81,6 +81,11 @@ class Encoders(Closing):
         self.embedder = EncoderEmbedder(embedder)
         self.reranker = None if reranker is None else EncoderReranker(reranker)
 
+    def load(self) -> None:
+        """Load all of them now, so that no question waits for that. Raises a `MiaotuiError`."""
+        for each in self._open:
+            _ = each.encoder
+
     def close(self) -> None:
         """Give the memory back. Closing twice does nothing."""
         for each in self._open:
