@@ -21,6 +21,7 @@ from miaotui.encoders.tasks import EncodeTask, Floats
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import FieldError, InputTooLongError, RequestError
+from miaotui.model.encoder.pooling import rows_product
 from miaotui.text.encoders.layout import EncodedText
 from miaotui.types import RankedDocument
 
@@ -189,7 +190,7 @@ def manhattan(query: Floats, document: Floats) -> Scores:
 
 def late_interaction(query: Floats, document: Floats) -> Scores:
     """Return the sum over query tokens ``[n, d]`` of their best match in ``[m, d]``, and the mean's place in -1..1."""
-    raw = float((query @ document.T).max(axis=1).sum(dtype=np.float64))
+    raw = float(rows_product(query, document).max(axis=1).sum(dtype=np.float64))
     return raw, min(max((1.0 + raw / len(query)) / 2.0, 0.0), 1.0)
 
 

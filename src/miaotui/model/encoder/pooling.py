@@ -19,6 +19,9 @@ from miaotui.model.encoder.oracle import decoded
 
 Array = NDArray[np.float32]
 
+BLOCK_ROWS = 16
+BLOCK_PRODUCTS = 1 << 18  # multiplications below which OpenBLAS takes one thread
+
 
 class Pooler:
     """Pooling of one model, with its dense modules' weights in float32."""
@@ -71,16 +74,28 @@ def normalized(x: Array) -> Array:
 
 
 def head_linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """Return ``x @ weight.T + bias`` for ``x [n, inputs]``, each row on its own."""
+    """Return ``x @ weight.T + bias`` for ``x [n, inputs]``."""
     y = rows_product(x, weight)
     return y if bias is None else y + bias
 
 
 def rows_product(x: Array, weight: Array) -> Array:
-    """Return ``x @ weight.T``, ``[n, outputs]``, by NumPy's own loops.
+    """Return ``x @ weight.T``, ``[n, outputs]``, in blocks that BLAS computes on one thread.
 
-    BLAS shares a product out over threads, and its sums then depend on their number; here each output is one dot
-    product in one order.
+    BLAS shares larger products out over threads, and its sums then depend on their number. One row alone, for which
+    BLAS has other loops, goes through NumPy's own.
     """
-    y: Array = np.einsum("nk,ok->no", np.ascontiguousarray(x), weight)
+    n, inputs = x.shape
+    rows = min(n, BLOCK_ROWS)
+    columns = max(BLOCK_PRODUCTS // (rows * inputs) // 8 * 8, 8)
+    y = np.empty((n, len(weight)), np.float32)
+    x = np.ascontiguousarray(x)
+    for left in range(0, len(weight), columns):
+        part = weight[left : left + columns]
+        for top in range(0, n, rows):
+            block, out = x[top : top + rows], y[top : top + rows, left : left + columns]
+            if len(block) == 1:
+                out[...] = np.einsum("nk,ok->no", block, part)
+            else:
+                np.matmul(block, part.T, out=out)
     return y

@@ -23,8 +23,6 @@ from miaotui.model.oracle import softmax
 
 Array = NDArray[np.float32]
 
-ROWS = 1 << 14  # of the output matrix multiplied at a time
-
 
 class TaskHead:
     """Head of one model, with its weights in float32 (of a tied output matrix, the whole embedding).
@@ -77,11 +75,7 @@ class TaskHead:
             x = ACTIVATIONS[self.head.transform](x)
         if self.head.norm:
             x = layer_norm(x, weights["head.norm"], weights.get("head.norm_bias"), self._norm_eps)
-        matrix = weights["head.output"]
-        parts = [head_linear(x, matrix[start : start + ROWS]) for start in range(0, len(matrix), ROWS)]
-        outputs = np.concatenate(parts, axis=1)
-        bias = weights.get("head.output_bias")
-        return outputs if bias is None else outputs + bias
+        return head_linear(x, weights["head.output"], weights.get("head.output_bias"))
 
 
 def sigmoid(x: Array) -> Array:
