@@ -16,12 +16,16 @@ from miaotui.model.encoder.container import EncoderContainer, SentenceSettings
 from miaotui.model.encoder.heads import DenseConfig, PoolingConfig
 from miaotui.model.encoder.opened import OpenedEncoder, open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle
+from miaotui.model.encoder.reading.from_gguf import encoder_from_gguf
 from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf
 from miaotui.model.encoder.reading.mapping import mapped_encoder
+from miaotui.model.encoder.task_head import TaskHead
 from tiny_encoders import (
+    GGUF_NAMES,
     VARIANTS,
     Array,
     encoder_metadata,
+    gguf_tensors,
     hf_tensors,
     make_tiny_encoder,
     make_tiny_encoder_gguf,
@@ -223,12 +227,58 @@ def test_a_sentence_transformers_folder_decides_the_head() -> None:
     assert (colbert.head.kind, colbert.head.outputs, colbert.head.output_bias) == ("colbert", 32, False)
 
 
-def test_a_colberts_gguf_has_its_matrix(tmp_path: Path) -> None:
+def test_gguf_says_its_pooling(tmp_path: Path) -> None:
     with open_encoder(make_tiny_encoder_gguf(tmp_path, "bert", pooling_type=0)) as file:
         assert file.pooling is None
     with open_encoder(make_tiny_encoder_gguf(tmp_path, "bert", pooling_type=2)) as file:
         assert file.pooling is not None
         assert file.pooling.modes == ("cls",)
+
+
+GGUF_HEAD: dict[str, tuple[int, ...]] = {
+    "cls.weight": (64, 64),
+    "cls.bias": (64,),
+    "cls.output.weight": (2, 64),
+    "cls.output.bias": (2,),
+}
+
+
+def gguf_with(variant: str, shapes: dict[str, tuple[int, ...]], **metadata: Any) -> OpenedEncoder:
+    """An encoder of a GGUF file's metadata and tensors, with further tensors of these shapes."""
+    config = tiny_encoder_config(variant)
+    name = GGUF_NAMES.get(config.architecture, "bert")
+    pairs = {f"{name}.{key}": value for key, value in (encoder_metadata(config) | metadata).items()}
+    tensors = gguf_tensors(config, tiny_encoder_weights(config)) | random_weights(shapes)
+    return encoder_from_gguf(pairs | {"general.architecture": name}, stored(tensors))
+
+
+def test_a_robertas_classifier_is_the_same_from_gguf() -> None:
+    file = gguf_with("roberta", GGUF_HEAD, **{"pooling_type": 4, "classifier.output_labels": ["no", "yes"]})
+    assert (file.head.kind, file.labels, file.head.transform, file.pooling) == ("sequence", ("no", "yes"), "tanh", None)
+    names = {"cls": "classifier.dense", "cls.output": "classifier.out_proj"}
+    head = {f"{names[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}": w for n, w in random_weights(GGUF_HEAD).items()}
+    values = tiny_encoder_values("roberta") | {"architectures": ["RobertaForSequenceClassification"]}
+    folder = mapped_encoder(EncoderContainer(values=values, tensors=stored(body("roberta") | head)))
+    found, expected = (TaskHead(o.config, o.head, o.weights).logits(states_of(o)) for o in (file, folder))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_activations_before_a_classifier_are_the_familys() -> None:
+    assert gguf_with("distilbert", GGUF_HEAD).head.transform == "relu"
+    modern = gguf_with(
+        "modernbert", {"cls.weight": (64, 64), "cls.norm.weight": (64,), "cls.output.weight": (1, 64)}
+    ).head
+    assert (modern.kind, modern.transform, modern.norm, modern.pooling) == ("cross-encoder", "gelu", True, "mean")
+
+
+def test_a_colberts_gguf_has_its_matrix() -> None:
+    head = gguf_with("bert", {"dense_2.weight": (32, 64)}, pooling_type=0).head
+    assert (head.kind, head.outputs, head.output_bias) == ("colbert", 32, False)
+
+
+def test_a_classifier_without_the_layer_before_it_is_refused() -> None:
+    refused(UnsupportedModelError, "classifier without", lambda: gguf_with("bert", {"cls.weight": (2, 64)}))
+    refused(UnsupportedModelError, "classifier without", lambda: gguf_with("bert", {"cls.output.weight": (2, 64)}))
 
 
 # what is refused
