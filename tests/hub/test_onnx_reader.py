@@ -13,6 +13,7 @@ from onnx_bytes import Bert, attribute, block, model, node, number, tensor, vari
 from miaotui.errors import ModelError, ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.onnx import OnnxTensor, parse_onnx, read_onnx
 from miaotui.hub.formats.protobuf import WireReader, signed
+from miaotui.hub.formats.tensors import ComputedTensor
 
 MATRIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -133,3 +134,19 @@ def test_damaged_files_have_one_clear_error(cut: int, flips: list[tuple[int, int
     except ModelError as error:
         message = str(error)
     assert "m.onnx" in message
+
+
+def test_computed_tensors_wait_until_they_are_read() -> None:
+    calls: list[int] = []
+
+    def read() -> np.ndarray:
+        calls.append(1)
+        return MATRIX
+
+    stored = ComputedTensor("w", (2, 3), read)
+    named = stored.renamed("v")
+    assert (named.name, named.rows, named.cols, named.size_bytes) == ("v", 2, 3, 24)
+    assert not calls
+    np.testing.assert_array_equal(named.float32(), MATRIX)
+    np.testing.assert_array_equal(named.take_rows(slice(1, 2)).float32(), MATRIX[1:])
+    assert len(calls) == 1

@@ -9,8 +9,10 @@ decoded alone, without touching the others. Source of sizes and ids: the GGUF sp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -100,6 +102,10 @@ class StoredTensor:
         """Encoded size in bytes."""
         return self.data.nbytes
 
+    def renamed(self, name: str) -> StoredTensor:
+        """Return the tensor under another name."""
+        return StoredTensor(name, self.shape, self.kind, self.data)
+
     def codes(self, start: int = 0, stop: int | None = None) -> Codes:
         """Unpack rows [start, stop) of a quantized tensor: q (rows, groups, weights per group)."""
         rows = np.ascontiguousarray(self.data[start:stop])
@@ -137,6 +143,38 @@ class StoredTensor:
             raise ValueError(f"elements of the {self.kind.name} vector {self.name!r} share scales")
         elements = self.data.reshape(-1, self.kind.block_bytes)[chosen]
         return StoredTensor(self.name, (len(elements),), self.kind, elements.reshape(1, -1))
+
+
+class ComputedTensor(StoredTensor):
+    """A float32 matrix that is computed when it is first read, such as one from integers in another form.
+
+    ``read`` returns it, float32 of ``shape``.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], read: Callable[[], NDArray[np.float32]]) -> None:
+        stored_bytes(f"tensor {name!r}", shape, BlockType.F32)
+        for key, value in {"name": name, "shape": shape, "kind": BlockType.F32, "_read": read}.items():
+            object.__setattr__(self, key, value)
+
+    @cached_property
+    def data(self) -> NDArray[np.uint8]:
+        """Its bytes: uint8 (rows, row_bytes)."""
+        values = np.ascontiguousarray(self._read(), "<f4")  # type: ignore[attr-defined]
+        return values.view(np.uint8).reshape(self.rows, -1)
+
+    def renamed(self, name: str) -> StoredTensor:
+        """Return the tensor under another name, still not computed."""
+        return ComputedTensor(name, self.shape, self._read)  # type: ignore[attr-defined]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of `data`: 1 for a vector."""
+        return prod(self.shape[:-1])
+
+    @property
+    def size_bytes(self) -> int:
+        """Encoded size in bytes."""
+        return stored_bytes(self.name, self.shape, self.kind)
 
 
 def stored_bytes(label: str, shape: tuple[int, ...], kind: BlockType) -> int:

@@ -8,7 +8,7 @@ vectors are, to add their offset).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
             tensor = tensor.take_rows(slice(source.start, source.start + shape[0]))
         if source.offset:
             tensor = _added(tensor, source.offset)
-        return replace(tensor, name=name)
+        return tensor.renamed(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)

@@ -7,6 +7,7 @@ graph's own formula gives. Source: the ONNX operators, https://onnx.ai/onnx/oper
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,24 @@ _SHAPES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
 
 
 @dataclass(frozen=True, eq=False)
+class ConstantMatrix:
+    """A matrix of constants: its shape, and ``read``, which computes it in float32."""
+
+    shape: tuple[int, int]
+    read: Callable[[], Floats]
+
+    @property
+    def transposed(self) -> ConstantMatrix:
+        """The transposed matrix."""
+        return ConstantMatrix((self.shape[1], self.shape[0]), lambda: np.ascontiguousarray(self.read().T))
+
+
+@dataclass(frozen=True, eq=False)
 class LinearLayer:
-    """A product with constants: ``x @ weight.T + bias``; ``weight`` is float32 [outputs, inputs]."""
+    """A product with constants: ``x @ weight.T + bias``; ``weight`` is [outputs, inputs]."""
 
     x: str
-    weight: Floats
+    weight: ConstantMatrix
     bias: Floats | None
 
 
@@ -87,25 +101,14 @@ class Edges:
         return node.inputs if node is not None and node.operator == operator else None
 
     def constant(self, value: str) -> NDArray[Any] | None:
-        """Return a constant as the graph computes it, dequantized and transposed as its nodes say; None for others."""
+        """Return a constant that stands in the file, or behind nodes that do not change it; None for others."""
         for _ in range(4):
             found = self.graph.constants.get(value)
             if found is not None:
                 return found.data
             node = self.node(value)
-            if node is None or node.operator not in (*_SAME, "Transpose", "DequantizeLinear"):
+            if node is None or node.operator not in _SAME:
                 return None
-            if node.operator == "DequantizeLinear":
-                return self._dequantized(node)
-            if node.operator == "Transpose":
-                inner = self.constant(node.inputs[0])
-                axes = node.attributes.get("perm")
-                if inner is None or (isinstance(axes, tuple) and sorted(axes) != list(range(inner.ndim))):
-                    return None
-                turned: NDArray[Any] = inner.transpose(
-                    [int(axis) for axis in axes] if isinstance(axes, tuple) else None
-                )
-                return turned
             value = node.inputs[0]
         return None
 
@@ -180,7 +183,7 @@ class Edges:
         if node is None:
             return None
         if node.operator == "MatMul":
-            return self._layer(node.inputs[0], self.constant(node.inputs[1]))
+            return self._layer(node.inputs[0], self.matrix(node.inputs[1]))
         if node.operator == "Gemm":
             return self._gemm(node)
         if node.operator == "Mul":
@@ -189,19 +192,17 @@ class Edges:
             return self._static(node)
         return None
 
-    def _layer(self, x: str, matrix: NDArray[Any] | None, bias: Floats | None = None) -> LinearLayer | None:
+    def _layer(self, x: str, matrix: ConstantMatrix | None, bias: Floats | None = None) -> LinearLayer | None:
         """Return the layer of a constant [inputs, outputs]."""
-        if matrix is None or matrix.ndim != 2 or matrix.dtype.kind != "f":
-            return None
-        return LinearLayer(self.plain(x), np.ascontiguousarray(matrix.T, np.float32), bias)
+        return None if matrix is None else LinearLayer(self.plain(x), matrix.transposed, bias)
 
     def _gemm(self, node: OnnxNode) -> LinearLayer | None:
         attributes = node.attributes
         if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA", 0):
             return None
-        matrix = self.constant(node.inputs[1])
-        if matrix is not None and matrix.ndim == 2 and attributes.get("transB", 0):
-            matrix = matrix.T
+        matrix = self.matrix(node.inputs[1])
+        if matrix is not None and attributes.get("transB", 0):
+            matrix = matrix.transposed
         bias = self.vector(node.inputs[2]) if len(node.inputs) > 2 else None
         return self._layer(node.inputs[0], matrix, bias)
 
@@ -216,10 +217,8 @@ class Edges:
             if source is None or source.operator != "DynamicQuantizeLinear":
                 continue
             scale = next((found for name in scales if (found := self.constant(name)) is not None), None)
-            integers = self.graph.constants.get(whole[1])
-            zero = self.constant(whole[3]) if len(whole) > 3 else None
-            if scale is not None and integers is not None:
-                return self._layer(source.inputs[0], dequantized(integers.data, scale, zero, axis=1))
+            zero = whole[3] if len(whole) > 3 else ""
+            return self._layer(source.inputs[0], self.integers(whole[1], scale, zero, axis=1))
         return None
 
     def _static(self, node: OnnxNode) -> LinearLayer | None:
@@ -227,47 +226,74 @@ class Edges:
         product = self.node(node.inputs[0])
         if product is None or product.operator != "QLinearMatMul" or len(product.inputs) < 8:
             return None
-        source, integers = self.node(product.inputs[0]), self.graph.constants.get(product.inputs[3])
-        scale, zero = self.constant(product.inputs[4]), self.constant(product.inputs[5])
-        if source is None or source.operator != "QuantizeLinear" or integers is None or scale is None:
+        source = self.node(product.inputs[0])
+        if source is None or source.operator != "QuantizeLinear":
             return None
-        return self._layer(source.inputs[0], dequantized(integers.data, scale, zero, axis=1))
+        weight = self.integers(product.inputs[3], self.constant(product.inputs[4]), product.inputs[5], axis=1)
+        return self._layer(source.inputs[0], weight)
 
-    def _dequantized(self, node: OnnxNode) -> NDArray[Any] | None:
-        integers, scale = self.graph.constants.get(node.inputs[0]), self.constant(node.inputs[1])
-        zero = self.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        axis = node.attributes.get("axis", 1)
-        if integers is None or scale is None or not isinstance(axis, int):
-            return None
-        return dequantized(integers.data, scale, zero, axis)
+    def matrix(self, value: str) -> ConstantMatrix | None:
+        """Return a constant matrix as the graph computes it, dequantized and transposed as its nodes say."""
+        for _ in range(4):
+            found = self.graph.constants.get(value)
+            if found is not None:
+                return _floats(found.data)
+            node = self.node(value)
+            if node is None or node.operator not in (*_SAME, "Transpose", "DequantizeLinear"):
+                return None
+            if node.operator == "DequantizeLinear":
+                axis = node.attributes.get("axis", 1)
+                return self.integers(*self._rounding(node), axis) if isinstance(axis, int) else None
+            if node.operator == "Transpose":
+                inner = self.matrix(node.inputs[0])
+                return inner.transposed if inner and node.attributes.get("perm", (1, 0)) == (1, 0) else None
+            value = node.inputs[0]
+        return None
 
-    def rounded_table(self, table: str, node: OnnxNode) -> NDArray[Any] | None:
+    def rounded_table(self, table: str, node: OnnxNode) -> ConstantMatrix | None:
         """Return a constant table whose chosen rows ``node`` dequantizes, all by one scale."""
-        integers, scale = self.graph.constants.get(table), self.constant(node.inputs[1])
-        zero = self.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        if integers is None or scale is None or scale.size != 1:
+        _, scale, zero = self._rounding(node)
+        return self.integers(table, scale, zero, axis=0) if scale is not None and scale.size == 1 else None
+
+    def integers(self, value: str, scale: NDArray[Any] | None, zero: str, axis: int) -> ConstantMatrix | None:
+        """Return ``(integers - zero) * scale``; None where the sizes do not fit. ``zero``: "" for none."""
+        found = self.graph.constants.get(value)
+        offset = self.constant(zero) if zero else None
+        if found is None or scale is None or (zero and offset is None):
             return None
-        return dequantized(integers.data, scale, zero, axis=0)
+        return dequantized(found.data, scale, offset, axis)
+
+    def _rounding(self, node: OnnxNode) -> tuple[str, NDArray[Any] | None, str]:
+        return node.inputs[0], self.constant(node.inputs[1]), node.inputs[2] if len(node.inputs) > 2 else ""
 
     def _is_rounded(self, value: str) -> bool:
         node = self._producers.get(value)
         return node is not None and node.operator == "QuantizeLinear"
 
 
-def dequantized(integers: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None, axis: int) -> Floats | None:
+def dequantized(
+    integers: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None, axis: int
+) -> ConstantMatrix | None:
     """Return ``(integers - zero) * scale`` in float32, per tensor or along ``axis``; None if the sizes do not fit."""
-    if integers.dtype.kind not in "iu" or scale.dtype.kind != "f":
+    if integers.ndim != 2 or integers.dtype.kind not in "iu" or scale.dtype.kind != "f":
         return None
-    shape = (1,) * integers.ndim
-    if scale.size > 1:
-        axis %= max(integers.ndim, 1)
-        if integers.ndim == 0 or scale.size != integers.shape[axis]:
-            return None
-        shape = tuple(scale.size if place == axis else 1 for place in range(integers.ndim))
-    if zero is not None and zero.size not in (1, scale.size):
+    axis %= 2
+    if scale.size not in (1, integers.shape[axis]) or (zero is not None and zero.size not in (1, scale.size)):
         return None
-    whole = integers.astype(np.int32)
-    if zero is not None:
-        whole -= zero.astype(np.int32).reshape(shape if zero.size > 1 else (1,) * integers.ndim)
-    found: Floats = whole.astype(np.float32) * scale.astype(np.float32).reshape(shape)
-    return found
+    along = (-1, 1) if axis == 0 else (1, -1)
+
+    def read() -> Floats:
+        whole = integers.astype(np.int32)
+        if zero is not None:
+            whole -= zero.astype(np.int32).reshape(along)
+        floats: Floats = whole.astype(np.float32)
+        floats *= scale.astype(np.float32).reshape(along)
+        return floats
+
+    return ConstantMatrix(integers.shape, read)
+
+
+def _floats(data: NDArray[Any]) -> ConstantMatrix | None:
+    if data.ndim != 2 or data.dtype.kind != "f":
+        return None
+    return ConstantMatrix(data.shape, lambda: np.ascontiguousarray(data, np.float32))

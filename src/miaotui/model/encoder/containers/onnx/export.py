@@ -15,13 +15,14 @@ import numpy as np
 
 from miaotui.errors import ModelFormatError, ModelNotFoundError
 from miaotui.hub.formats.onnx import read_onnx
-from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.hub.formats.tensors import BlockType, ComputedTensor, StoredTensor
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.encoder.config import Activation
 from miaotui.model.encoder.container import EncoderContainer
-from miaotui.model.encoder.containers.onnx.edges import Edges, Floats, LinearLayer, NormLayer
+from miaotui.model.encoder.containers.onnx.edges import ConstantMatrix, Edges, Floats, LinearLayer, NormLayer
 from miaotui.model.encoder.containers.onnx.structure import ExportedEncoder, ExportedLayer, recognise
 
+Part = ConstantMatrix | Floats
 LABELS = "tag_vocab.json"  # quire-grammar's file of token classes
 MAX_LABELS = 1 << 16
 _HF_ACTIVATIONS: Mapping[Activation, str] = {"gelu_tanh": "gelu_pytorch_tanh"}
@@ -138,7 +139,7 @@ def _tensors(encoder: ExportedEncoder, family: str) -> dict[str, StoredTensor]:
     tables = {"word_embeddings": encoder.words, "position_embeddings": encoder.positions}
     if encoder.types is not None:
         tables["token_type_embeddings"] = encoder.types
-    found = {f"{prefix}.embeddings.{name}.weight": table for name, table in tables.items()}
+    found: dict[str, Part] = {f"{prefix}.embeddings.{name}.weight": table for name, table in tables.items()}
     found |= _named(f"{prefix}.embeddings.LayerNorm", encoder.embed_norm)
     stem, names = ("transformer", _DISTILBERT_LAYER) if family == "distilbert" else ("encoder", _BERT_LAYER)
     for index, layer in enumerate(encoder.layers):
@@ -148,23 +149,24 @@ def _tensors(encoder: ExportedEncoder, family: str) -> dict[str, StoredTensor]:
         if encoder.head.transform is not None:
             found |= _named(transform, encoder.head.transform)
         found |= _named(output if encoder.head.first_row else "classifier", encoder.head.output)
-    return {name: _stored(name, array) for name, array in found.items()}
+    return {name: _stored(name, part) for name, part in found.items()}
 
 
-def _layer(stem: str, names: Mapping[str, str], layer: ExportedLayer) -> dict[str, Floats]:
-    found: dict[str, Floats] = {}
+def _layer(stem: str, names: Mapping[str, str], layer: ExportedLayer) -> dict[str, Part]:
+    found: dict[str, Part] = {}
     for part, name in names.items():
         found |= _named(f"{stem}.{name}", getattr(layer, part))
     return found
 
 
-def _named(module: str, part: LinearLayer | NormLayer) -> dict[str, Floats]:
-    found = {f"{module}.weight": part.weight}
+def _named(module: str, part: LinearLayer | NormLayer) -> dict[str, Part]:
+    found: dict[str, Part] = {f"{module}.weight": part.weight}
     if part.bias is not None:
         found[f"{module}.bias"] = part.bias
     return found
 
 
-def _stored(name: str, array: Floats) -> StoredTensor:
-    raw = np.ascontiguousarray(array, "<f4").view(np.uint8).reshape(-1)
-    return StoredTensor.from_bytes(name, array.shape, BlockType.F32, raw)
+def _stored(name: str, part: Part) -> StoredTensor:
+    if isinstance(part, ConstantMatrix):
+        return ComputedTensor(name, part.shape, part.read)
+    return StoredTensor.from_bytes(name, part.shape, BlockType.F32, np.ascontiguousarray(part, "<f4").view(np.uint8))

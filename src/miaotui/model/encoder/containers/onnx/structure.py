@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from math import isclose, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
 from miaotui.model.config import MAX_LAYERS
 from miaotui.model.encoder.config import Activation
 from miaotui.model.encoder.containers.onnx.activations import activation_of
-from miaotui.model.encoder.containers.onnx.edges import Edges, Floats, LinearLayer, NormLayer
+from miaotui.model.encoder.containers.onnx.edges import ConstantMatrix, Edges, LinearLayer, NormLayer
 
 MAX_TERMS = 8  # of the sum of embeddings
 
@@ -49,11 +48,11 @@ class ExportedHead:
 
 @dataclass(frozen=True, eq=False)
 class ExportedEncoder:
-    """Everything found in a graph. Tables are float32 [rows, width]; ``counts_padding``: RoBERTa's positions."""
+    """Everything found in a graph. Tables are [rows, width]; ``counts_padding``: RoBERTa's positions."""
 
-    words: Floats
-    positions: Floats
-    types: Floats | None
+    words: ConstantMatrix
+    positions: ConstantMatrix
+    types: ConstantMatrix | None
     embed_norm: NormLayer
     layers: list[ExportedLayer] = field(default_factory=list)  # from the first to the last
     head: ExportedHead | None = None
@@ -274,7 +273,7 @@ def _static(edges: Edges, shape: str) -> list[int | None]:
     return sizes
 
 
-def _embeddings(edges: Edges, value: str) -> tuple[Floats, Floats, Floats | None]:
+def _embeddings(edges: Edges, value: str) -> tuple[ConstantMatrix, ConstantMatrix, ConstantMatrix | None]:
     """Return the tables of words, positions and segments whose rows are added."""
     terms, waiting = [], [value]
     while waiting:
@@ -290,23 +289,21 @@ def _embeddings(edges: Edges, value: str) -> tuple[Floats, Floats, Floats | None
     types = [table for table, index in terms if index == "token_type_ids"]
     rest = [table for table, index in terms if index not in ("input_ids", "token_type_ids")]
     if len(rest) == 2 and not types:  # segments are all 0 inside the graph
-        rest.sort(key=len)
+        rest.sort(key=lambda table: table.shape[0])
         types = [rest.pop(0)]
     if len(words) != 1 or len(rest) != 1 or len(types) > 1:
         raise edges.refused("its embeddings are no sum of words, positions and segments")
     return words[0], rest[0], types[0] if types else None
 
 
-def _table(edges: Edges, value: str) -> tuple[Floats, str]:
+def _table(edges: Edges, value: str) -> tuple[ConstantMatrix, str]:
     """Return a constant table and the value that picks its rows."""
     node = edges.node(value)
     quantized = node if node is not None and node.operator == "DequantizeLinear" else None
     gather = edges.node(node.inputs[0]) if quantized and node else node
     if gather is None or gather.operator != "Gather" or gather.attributes.get("axis", 0) != 0:
         raise edges.refused("a part of its embeddings is no table")
-    table: NDArray[np.generic] | None = (
-        edges.rounded_table(gather.inputs[0], quantized) if quantized else edges.constant(gather.inputs[0])
-    )
-    if table is None or table.ndim != 2 or table.dtype.kind != "f":
+    table = edges.rounded_table(gather.inputs[0], quantized) if quantized else edges.matrix(gather.inputs[0])
+    if table is None:
         raise edges.refused("a table of its embeddings is no matrix of numbers")
-    return np.ascontiguousarray(table, np.float32), edges.plain(gather.inputs[1])
+    return table, edges.plain(gather.inputs[1])
