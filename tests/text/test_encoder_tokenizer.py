@@ -20,6 +20,8 @@ from miaotui.text.encoders.layout import EncodedText, fit
 from miaotui.text.encoders.load import load_encoder_tokenizer
 from miaotui.text.encoders.tokenizer import EncoderTokenizer
 from miaotui.text.tokenizers.from_gguf import from_gguf
+from tiny_tokenizer import EOS, START, write_tokenizer
+from tiny_tokenizer import SPECIALS as SPECIALS_OF_DECODERS
 
 WORDS = wordpiece_vocabulary()
 CASED = wordpiece_vocabulary(lower_case=False)
@@ -338,3 +340,21 @@ def test_damaged_files_have_one_clear_error(
     except (ModelError, RequestError) as error:
         message = str(error)
     assert message
+
+
+def test_a_decoder_that_embeds_ends_each_text(tmp_path: Path) -> None:
+    """E5-Mistral's tokenizer.json has no end token; its tokenizer_config.json asks for one."""
+    write_tokenizer(tmp_path)
+    plain = load_encoder_tokenizer(None, tmp_path).encode_text("cat").tokens
+    config = tmp_path / "tokenizer_config.json"
+    values = json.loads(config.read_text(encoding="utf-8")) | {"eos_token": {"content": SPECIALS_OF_DECODERS[EOS]}}
+
+    def tokens(**more: Any) -> list[int]:
+        config.write_text(json.dumps(values | more), encoding="utf-8")
+        return load_encoder_tokenizer(None, tmp_path).encode_text("cat").tokens
+
+    assert tokens(add_eos_token=False) == plain
+    assert tokens(add_eos_token=True) == [*plain, EOS]
+    begin = {"bos_token": SPECIALS_OF_DECODERS[START], "add_bos_token": True}
+    assert tokens(add_eos_token=True, **begin) == [START, *plain, EOS]
+    assert tokens(add_eos_token=True, eos_token="none of these") == plain

@@ -49,6 +49,7 @@ def _from_folder(folder: Path, prepare: Callable[[str], str] | None) -> EncoderT
     if (folder / "tokenizer.json").is_file():
         backend = load_backend(folder / "tokenizer.json")
         _apply_bert_settings(backend, config)
+        _apply_end_token(backend, config)
     elif (folder / "vocab.txt").is_file():
         backend = wordpiece_from_vocabulary(folder)
     else:
@@ -126,6 +127,24 @@ def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any
     for name, value in changed.items():
         setattr(normalizer, name, value)
     backend.normalizer = normalizer
+
+
+def _apply_end_token(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """Let ``add_eos_token`` end each text with the end token, as decoders that embed need it (E5-Mistral)."""
+    end, begin = token_text(config, "eos_token"), token_text(config, "bos_token")
+    end_id, begin_id = (backend.token_to_id(text) if text else None for text in (end, begin))
+    layout = _layout(backend, pair=False) if config.get("add_eos_token") is True else None
+    if layout is None or end_id is None or layout.parts[-1] == SpecialRow(end_id, 0):
+        return
+    import tokenizers  # noqa: PLC0415  (slow to import)
+
+    first = layout.parts[0]
+    begins = begin_id is not None and (config.get("add_bos_token") is True or first == SpecialRow(begin_id, 0))
+    single = f"{begin} $A {end}" if begins else f"$A {end}"
+    named = [(end, end_id), *([(begin, begin_id)] if begins else [])]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, pair=f"{single} $B {end}", special_tokens=named
+    )
 
 
 def _mask(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> int | None:
