@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 import miaotui
 from miaotui.async_encoder import AsyncEncoder
+from miaotui.backends.options import EncoderOptions
 from miaotui.encoder import Encoder
 from miaotui.encoders.prompts import E5_PROMPTS, NO_PREFIX, prefix_of, prompts_for
+from miaotui.encoders.runtime import run_encoder
 from miaotui.encoders.spans import spans_of
 from miaotui.errors import (
     DeadlineUnattainableError,
@@ -63,6 +65,17 @@ def test_embeddings_are_the_same_bytes_alone_and_in_any_batch(encoders: dict[str
     backwards = encoder.embed(TEXTS[::-1])[::-1]
     alone = np.concatenate([encoder.embed(text) for text in TEXTS])
     assert together.tobytes() == alone.tobytes() == backwards.tobytes()
+
+
+def test_compiled_embeddings_are_the_same_bytes_too(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+    options = EncoderOptions(pooling="mean", threads=2)
+    path, settings = make_encoder_folder(tmp_path), settings_in(tmp_path)
+    with Encoder(*run_encoder(path, options, settings=settings), owns_loop=True) as encoder:
+        together = encoder.embed(TEXTS)
+        alone = np.concatenate([encoder.embed(text) for text in TEXTS])
+        assert together.tobytes() == alone.tobytes() == encoder.embed(TEXTS[::-1])[::-1].tobytes()
+    exact = encoders["embed"].embed(TEXTS, normalize=True)
+    assert ((together / np.linalg.norm(together, axis=1, keepdims=True) * exact).sum(axis=1) > 0.995).all()
 
 
 def test_a_text_is_its_token_ids(encoders: dict[str, Encoder]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -241,6 +242,46 @@ def test_vllm_pools(server: Serving, ours: dict[str, Encoder]) -> None:
         found = sound(post(server, "/pooling", model=model, input="cat", task=task))["data"][0]["data"]
         assert np.array(found).shape == shape
     assert error(post(server, "/pooling", model="tag", input="x", task="embed"))["message"].startswith("the model")
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize(
+    ("path", "field", "body"),
+    [
+        ("/embed", "inputs[0]", {"inputs": "TEXT"}),
+        ("/embed_all", "inputs[0]", {"inputs": "TEXT", "model": "embed"}),
+        ("/predict", "inputs[0]", {"inputs": "TEXT", "model": "classify"}),
+        ("/similarity", "inputs.sentences[0]", {"inputs": {"source_sentence": "cat", "sentences": ["TEXT"]}}),
+        ("/score", "text_2[0]", {"model": "embed", "text_1": "cat", "text_2": "TEXT"}),
+        ("/classify", "input[0]", {"input": "TEXT"}),
+        ("/pooling", "input[0]", {"model": "embed", "input": "TEXT"}),
+        ("/models/tag", "inputs[0]", {"inputs": "TEXT"}),
+        ("/models/fill_mask", "inputs[0]", {"inputs": "[MASK] TEXT"}),
+    ],
+)
+def test_the_limit_of_tokens(server: Serving, path: str, field: str, body: Any, extra: int) -> None:
+    words = LIMIT - 2 - ("mask" in path) + extra
+    text = json.dumps(body).replace("TEXT", "cat " * words)
+    answer = post(server, path, **json.loads(text))
+    cut = post(server, path, **json.loads(text), truncate=True)
+    if extra <= 0:
+        assert sound(answer)
+        assert sound(cut)
+        assert "x-dropped-tokens" not in cut.headers
+    else:
+        found = error(answer)
+        assert (found["code"], found["param"]) == ("context_length_exceeded", field)
+        told = cut.headers.get("x-dropped-tokens") or f"0={sound(cut)['data'][0]['dropped_tokens']}"
+        assert told == "0=1"
+
+
+def test_the_limit_of_numbers(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miaotui.serve.encoders.requests.MAX_ANSWER_NUMBERS", 64 * 10)
+    for texts, is_sound in ((["cat"] * 10, True), (["cat"] * 11, False)):
+        assert (post(server, "/embed", inputs=texts).status_code == 200) is is_sound
+    for text, is_sound in (("cat " * 8, True), ("cat " * 9, False)):
+        answer = post(server, "/pooling", model="embed", task="token_embed", input=text)
+        assert (answer.status_code == 200) is is_sound
 
 
 # all ------------------------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ def _encoder(
     return LoadedEncoder(
         path=path,
         vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
         tokenizer=tokenizer,
         head=head,
         task_head=None if head.kind == "none" else TaskHead(config, head, opened.weights),
@@ -137,6 +138,7 @@ def _decoder(
     return LoadedEncoder(
         path=path,
         vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
         tokenizer=tokenizer,
         head=_head_of(opened),
         task_head=None if opened.score is None else LogitScore(opened),

@@ -28,19 +28,21 @@ from miaotui.types import Classification, MaskFill, TaggedSpan
 Result = TypeVar("Result")
 Floats = NDArray[np.float32]
 MAX_TOP_K = 1000
+MOST_SPARSE = 8192  # words of a text that a sparse vector weighs, far more than any does
 
 
 @dataclass(frozen=True)
 class EncodeTask(Generic[Result]):
     """A job to be, and the way from its results to the caller's.
 
-    ``dropped`` are the tokens that were cut off each input.
+    ``dropped`` are the tokens that were cut off each input; ``n_numbers`` is how many numbers the result has at most.
     """
 
     rows: Sequence[TextRows]
     reduction: Reduction
     finish: Callable[[list[Any]], Result]
     dropped: Sequence[int] = ()
+    n_numbers: int = 0
 
     @property
     def n_tokens(self) -> int:
@@ -69,7 +71,8 @@ def embed(
     def reduce(_index: int, states: Floats) -> Floats:
         return model.embedding(states, dimensions, normalize)
 
-    return _task(inputs, "embed", reduce, lambda found: _stack(found, width))
+    task = _task(inputs, "embed", reduce, lambda found: _stack(found, width))
+    return replace(task, n_numbers=len(task.rows) * width)
 
 
 def token_vectors(
@@ -82,7 +85,8 @@ def token_vectors(
     def reduce(_index: int, states: Floats) -> Floats:
         return model.logits(states) if is_late else states.copy()
 
-    return _task(inputs, "token_vectors", reduce, list)
+    task = _task(inputs, "token_vectors", reduce, list)
+    return replace(task, n_numbers=task.n_tokens * (model.width if is_late else model.hidden_size))
 
 
 def classify(
@@ -139,13 +143,16 @@ def sparse(
         tokens = np.flatnonzero(weights)
         return tokens.tolist(), weights[tokens].tolist()
 
-    return _task(inputs, "sparse", reduce, list)
+    task = _task(inputs, "sparse", reduce, list)
+    return replace(task, n_numbers=len(task.rows) * min(model.width, MOST_SPARSE))
 
 
 def token_scores(model: LoadedEncoder, texts: Sequence[Text], options: ReadOptions = PLAIN) -> EncodeTask[list[Floats]]:
     """Score each label of each token, float32 ``[n, labels]`` for each text."""
     model.require("tag")
-    return _task(read_texts(model, texts, options), "tag", lambda _, states: softmax(model.logits(states)), list)
+    inputs = read_texts(model, texts, options)
+    task = _task(inputs, "tag", lambda _, states: softmax(model.logits(states)), list)
+    return replace(task, n_numbers=task.n_tokens * len(label_names(model)))
 
 
 def tag(

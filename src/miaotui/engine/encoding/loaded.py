@@ -41,6 +41,7 @@ class LoadedEncoder:
 
     path: Path
     vocab_size: int
+    hidden_size: int
     tokenizer: EncoderTokenizer
     backend: EncoderBackend
     head: HeadConfig

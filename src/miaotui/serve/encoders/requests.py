@@ -32,6 +32,7 @@ from miaotui.types import Deadline
 Make = Callable[[LoadedEncoder], EncodeTask[Result]]
 MAX_INPUTS = 2048  # texts, documents or pairs of one request
 MAX_INPUT_TOKENS = 1 << 18  # of all of them
+MAX_ANSWER_NUMBERS = 1 << 23  # of vectors and scores: in JSON some 160 MB
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,17 @@ def _submit(
 
 
 def _bounded(task: EncodeTask[Result]) -> EncodeTask[Result]:
-    """Return the task. Raises `ApiError` (400) for more tokens than one request may have."""
+    """Return the task. Raises `ApiError` (400) for more tokens, or numbers of an answer, than one request may have."""
     if task.n_tokens > MAX_INPUT_TOKENS:
         raise bad_value(
             "input",
             f"all inputs have {task.n_tokens:,} tokens, and a request may have {MAX_INPUT_TOKENS:,}: "
             "share them out over several requests",
+        )
+    if task.n_numbers > MAX_ANSWER_NUMBERS:
+        raise bad_value(
+            "input",
+            f"the answer would have {task.n_numbers:,} numbers, and may have {MAX_ANSWER_NUMBERS:,}: "
+            "share the inputs out over several requests",
         )
     return task
