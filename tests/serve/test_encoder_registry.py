@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,26 @@ def test_a_model_that_cannot_be_opened_fails_its_request_alone(tmp_path: Path) -
         await touch(registry, "b")
 
     run(tmp_path, "ab", 10, main)
+
+
+def test_a_deadline_does_not_wait_for_a_model_that_must_be_loaded(tmp_path: Path) -> None:
+    encoders = {"embed": make_encoder_folder(tmp_path)}
+    with serving({}, settings_in(tmp_path), encoders=encoders) as server:
+        body = {"input": "x", "deadline_ms": 1500}
+        refused = httpx.post(server.url + "/v1/embeddings", json=body, timeout=30)
+        assert refused.status_code == 429
+        assert refused.json()["error"]["predicted_ms"] > 1500
+        assert "is being loaded" in refused.json()["error"]["message"]
+        for _ in range(600):
+            if httpx.get(server.url + "/v1/models/embed").json()["loaded"]:
+                break
+            time.sleep(0.05)
+        assert (
+            httpx.post(server.url + "/v1/embeddings", json={**body, "deadline_ms": 60_000}, timeout=30).status_code
+            == 200
+        )
+        late = {**body, "on_late": "best_effort"}
+        assert httpx.post(server.url + "/v1/embeddings", json=late, timeout=30).status_code == 200
 
 
 def test_models_are_found_by_name_or_as_the_only_one_that_fits() -> None:

@@ -21,6 +21,8 @@ from miaotui.serve import LOG
 from miaotui.serve.http.errors import ApiError, bad_value, model_not_found
 
 BUSY_RETRY_S = 1.0
+FIRST_LOAD_S, LOAD_BYTES_PER_S = 2.0, 100e6  # of a load that was not measured yet: kernels and packing
+LOAD_MARGIN = 1.5  # beyond what the last load took
 
 
 @dataclass(eq=False)
@@ -35,6 +37,7 @@ class EncoderEntry:
     dimensions: int | None = None
     created_s: int = field(default_factory=lambda: int(time.time()))
     running: AsyncEncoder | None = None  # None: not in memory
+    load_s: float | None = None  # that it took to load; None: it was not loaded yet
     users: int = 0
     used_s: float = 0.0
 
@@ -42,6 +45,13 @@ class EncoderEntry:
     def kind(self) -> str:
         """Return the word for it in a list of models."""
         return KINDS[self.abilities[0]] if self.abilities else "encoder"
+
+    @property
+    def wait_s(self) -> float:
+        """Return about how long a request waits until it is in memory; 0 if it is there."""
+        if self.running is not None:
+            return 0.0
+        return FIRST_LOAD_S + self.size_bytes / LOAD_BYTES_PER_S if self.load_s is None else LOAD_MARGIN * self.load_s
 
 
 KINDS: Mapping[Ability, str] = {
@@ -65,6 +75,7 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
         self._entries = {entry.name: entry for entry in entries}
         self._budget_bytes = budget_bytes
         self._chat_names = chat_names
+        self._preloads: set[asyncio.Task[None]] = set()  # an event loop holds tasks weakly
         self._loading = asyncio.Lock()  # one at a time: each may need the room of others
 
     def __getitem__(self, name: str) -> EncoderEntry:
@@ -130,6 +141,13 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
             entry.users -= 1
             entry.used_s = time.monotonic()
 
+    def preload(self, entry: EncoderEntry) -> None:
+        """Begin to load an encoder for later requests; what goes wrong is logged."""
+        task = asyncio.ensure_future(self._load(entry))
+        self._preloads.add(task)
+        task.add_done_callback(self._preloads.discard)
+        task.add_done_callback(lambda done: _log_failure(entry.name, done))
+
     async def _load(self, entry: EncoderEntry) -> None:
         entry.users += 1  # also where the request that asked for it has gone meanwhile
         try:
@@ -138,7 +156,9 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
                     return
                 await self._make_room(entry)
                 LOG.info("loading %s", entry.name)
+                start_s = time.monotonic()
                 entry.running = AsyncEncoder(*await asyncio.to_thread(entry.open))
+                entry.load_s = time.monotonic() - start_s
         finally:
             entry.users -= 1
 
@@ -169,3 +189,8 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
             running, entry.running = entry.running, None
             if running is not None:
                 running.loop.close()
+
+
+def _log_failure(name: str, done: asyncio.Task[None]) -> None:
+    if not done.cancelled() and done.exception() is not None:
+        LOG.error("%s could not be loaded", name, exc_info=done.exception())

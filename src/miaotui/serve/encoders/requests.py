@@ -17,9 +17,9 @@ from starlette.requests import Request as HttpRequest
 
 from miaotui.async_encoder import AsyncEncoder
 from miaotui.encoders.tasks import EncodeTask
-from miaotui.engine.encoding.job import EncodeJob
+from miaotui.engine.encoding.job import EncodeJob, asked_of
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder
-from miaotui.errors import RefusedError
+from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.encoders.fields import EncoderFields
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.errors import bad_value
@@ -94,12 +94,33 @@ async def _run(
     http: HttpRequest, entry: EncoderEntry, inputs: Sequence[Any], make: Make[Result], deadline: Deadline | None
 ) -> EncoderAnswer[Result]:
     services = services_of(http)
+    try:
+        _require_time_to_load(entry, deadline, received(http).arrived_s)
+    except DeadlineUnattainableError as error:
+        services.encoders.preload(entry)
+        services.operations.jobs.refused(entry.name, error)
+        raise
     async with services.encoders.use(entry) as encoder:
         task = await encoder.read(inputs, lambda: _bounded(make(encoder.model)))
         job = _submit(http, entry, encoder, task, deadline)
         with services.operations.jobs.tracking(entry.name, job):
             result = task.finish(await encoder.wait(job))
     return EncoderAnswer(secrets.token_hex(12), int(time.time()), entry.name, result, task.n_tokens, task.dropped, job)
+
+
+def _require_time_to_load(entry: EncoderEntry, deadline: Deadline | None, arrived_s: float) -> None:
+    """Raise `DeadlineUnattainableError` where the model must be loaded first and the deadline leaves no time for it."""
+    asked_ms = None if deadline is None or deadline.on_late == "best_effort" else asked_of(deadline)
+    if asked_ms is None or not entry.wait_s:
+        return
+    predicted_ms = (time.perf_counter() - arrived_s + entry.wait_s) * 1e3
+    if predicted_ms > asked_ms:
+        raise DeadlineUnattainableError(
+            f"the model {entry.name} is being loaded, which takes about {predicted_ms:.0f} ms, and this request allows "
+            f"{asked_ms:.0f} ms: come again",
+            retry_after_s=entry.wait_s,
+            predicted_ms=predicted_ms,
+        )
 
 
 def _submit(
