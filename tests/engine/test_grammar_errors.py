@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miaotui.engine.grammar import constraint, trial
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.grammar.explain import BROKEN, MAX_CHARACTERS, explain
 from miaotui.engine.grammar.source import Grammar, from_lark, from_pattern, from_schema
@@ -140,3 +141,13 @@ def test_any_error_is_one_short_line(make: Callable[[str], Grammar], text: str) 
         assert told.isprintable()
         assert len(told) <= 10 * MAX_CHARACTERS
     assert explain("panic at\n/somewhere", grammar) == BROKEN
+
+
+def test_a_warm_process_is_there_for_the_first_grammar(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> None:
+        raise AssertionError("a request starts no process")
+
+    constraint.TRIAL.close()
+    grammars.warm()
+    monkeypatch.setattr(trial, "_start", start)
+    assert "unclosed group" in reason(grammars, from_pattern("b(c"))

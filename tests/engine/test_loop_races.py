@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from miaotui.engine.engine import Engine
 from miaotui.engine.loop import EngineLoop
-from miaotui.engine.reading.readers import Readers
+from miaotui.engine.reading import in_tasks
+from miaotui.engine.reading.readers import DeltaStream, Readers, whole
 from miaotui.engine.request import Request
 from miaotui.errors import OverloadedError
+from miaotui.schedule.plan import Plan
 from miaotui.schedule.promises.cost import CostModel, CostRates
 from miaotui.types import SamplingParams
 from tiny_engine import open_loop
@@ -61,3 +65,35 @@ def test_nobody_who_comes_at_the_last_moment_waits_for_ever(tmp_path: Path) -> N
         assert all(request.is_over for request in taken)
         assert {request.number for request in taken} <= told.ended
         assert loop.engine.in_flight == 0
+
+
+def test_an_answer_that_was_read_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader may see the end of an answer before the step that brought it is over."""
+    retire = Engine._retire
+
+    def late(self: Engine, plan: Plan) -> None:
+        time.sleep(0.02)
+        retire(self, plan)
+
+    monkeypatch.setattr(Engine, "_retire", late)
+    loop = open_loop(make_tiny_folder(tmp_path, "llama"), tmp_path, Readers(), CostModel(RATES))
+
+    def is_clean() -> bool:
+        return loop.in_flight == 0 and loop.engine.scheduler.stats().pages_used == 0 and len(loop.admission) == 0
+
+    async def in_tasks_() -> None:
+        await in_tasks.whole(loop, [loop.submit([1, 2, 3], SHORT)])
+        assert is_clean()
+        async for _ in in_tasks.pieces_of(loop, [loop.submit([1, 2, 3], SHORT)]):
+            pass
+        assert is_clean()
+
+    try:
+        whole(loop, lambda: iter([loop.submit([1, 2, 3], SHORT)]))
+        assert is_clean()
+        for _ in DeltaStream(loop, lambda: loop.submit([1, 2, 3], SHORT)):
+            pass
+        assert is_clean()
+        asyncio.run(in_tasks_())
+    finally:
+        loop.close()

@@ -209,6 +209,13 @@ class EngineLoop:
         assert self.promises is not None
         return self.promises
 
+    def holds(self, request: Request) -> bool:
+        """Return whether a request that was taken in has pages, or a place in the book of promises.
+
+        For a moment that is so after its end too, until the step that ended it is over; its reader is woken then.
+        """
+        return request.number in self._active
+
     @property
     def in_flight(self) -> int:
         """Requests that have not ended."""

@@ -57,9 +57,11 @@ class Grammars:
         return grammar.digest in self._compiled
 
     def warm(self) -> None:
-        """Build the view of the vocabulary now."""
+        """Build the view of the vocabulary now, and start the process that tries grammars."""
+        TRIAL.start()  # it reads the library while the view is built
         with self._lock:
             self._vocabulary()
+        TRIAL.warm()
 
     def constraint(self, grammar: Grammar) -> GrammarConstraint:
         """Return the grammar's state at the start of an answer, see `starter`."""

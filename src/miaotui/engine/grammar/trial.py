@@ -27,6 +27,7 @@ MEMORY_BYTES = 1 << 30  # of address space
 STACK_BYTES = 1 << 20  # an eighth of what the threads here have
 STEPS = 48
 KEPT = 256  # refused grammars that are remembered
+WARM = 'start: "a"'  # the grammar with which the process is warmed up
 
 Verdict = str | None  # why not; None: it is harmless
 
@@ -59,15 +60,23 @@ class Trial:
                     self._refused.popitem(last=False)
             return said
 
+    def start(self) -> None:
+        """Start the process unless it runs; returns at once. Nothing happens where no process can be started."""
+        with self._lock, contextlib.suppress(OSError):
+            self._running()
+
+    def warm(self) -> None:
+        """`start`, and wait until the process has read the library: the first grammar need not wait for that."""
+        with self._lock, contextlib.suppress(OSError):
+            self._ask(WARM)
+
     def close(self) -> None:
         """End the process."""
         with self._lock:
             self._end()
 
     def _ask(self, text: str) -> Verdict:
-        process = self._process
-        if process is None or process.poll() is not None:
-            process = self._process = _start()
+        process = self._running()
         watch = threading.Timer(WAIT_S, process.kill)
         watch.start()
         try:
@@ -85,6 +94,12 @@ class Trial:
             return "it takes too much time or memory"
         said: Verdict = json.loads(line)
         return said
+
+    def _running(self) -> subprocess.Popen[str]:
+        process = self._process
+        if process is None or process.poll() is not None:
+            process = self._process = _start()
+        return process
 
     def _end(self) -> None:
         process, self._process = self._process, None

@@ -1,7 +1,8 @@
 """Reading answers in an event loop: whole ones, and streams of pieces.
 
 Owns the bridge from the engine's thread to tasks: at most one wake-up of an event loop for each step (see
-`Readers`). Knows no prompts. Invariant: leaving an answer early, for whatever reason, cancels its request.
+`Readers`). Knows no prompts. Invariants: leaving an answer early, for whatever reason, cancels its request; when an
+answer was read to its end its pages are free.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ async def pieces_of(
                     del open_[index]
             if news or silence_s is not None:
                 yield news
+        while any(map(loop.holds, requests)):
+            await reader.wait()
     finally:
         reader.stop()
         leave_all(loop, requests)
@@ -100,7 +103,7 @@ async def whole(loop: EngineLoop, requests: Sequence[Request]) -> list[Completio
             for request in open_:
                 if request.error is not None:
                     raise request.error
-            open_ = [request for request in open_ if not request.is_over]
+            open_ = [request for request in open_ if not request.is_over or loop.holds(request)]
         return [completion for request in requests if (completion := request.read().completion) is not None]
     finally:
         leave_all(loop, requests)

@@ -174,12 +174,12 @@ def whole(loop: EngineLoop, submit: Callable[[], Iterator[Request]]) -> list[Com
 
 
 def leave(loop: EngineLoop, requests: Sequence[Request], reader: ThreadReader) -> None:
-    """Leave requests and wait until they have ended, so that their pages are free."""
-    unfinished = [request for request in requests if not request.is_over]
-    for request in unfinished:
-        loop.cancel(request)
-    for request in unfinished:
-        while not request.is_over:
+    """Leave requests and wait until they have ended and the loop holds nothing for them: their pages are free."""
+    for request in requests:
+        if not request.is_over:
+            loop.cancel(request)
+    for request in requests:
+        while not request.is_over or loop.holds(request):
             reader.wait()
     for request in requests:
         loop.leave(request)
