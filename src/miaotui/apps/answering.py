@@ -15,7 +15,7 @@ from typing import Any, Literal
 from miaotui.apps.citations import Citing
 from miaotui.apps.evidence import Evidence
 from miaotui.apps.segmentation import is_chinese
-from miaotui.apps.spans import best_spans
+from miaotui.apps.spans import RankedSentence, best_spans
 from miaotui.errors import RequestError
 
 How = Literal["extractive", "generated", "none"]
@@ -24,6 +24,9 @@ MAX_QUESTION_CHARS = 2_000
 EXTRACTIVE_MS, GENERATED_MS = 200.0, 1_000.0  # default deadlines
 ANSWER_TOKENS = 48
 LEAST_PROMPT_TOKENS, MOST_PROMPT_TOKENS = 96, 384  # small models lose the thread in longer ones
+
+NEARLY = 0.7  # of the best sentence's support
+MOST_SECOND_CHARS = 200  # of a second sentence
 
 _SYSTEM_EN = (
     "Answer the question in one short sentence, with facts from the passages only. "
@@ -112,17 +115,17 @@ def not_found(evidence: Evidence) -> Answer:
 
 def extract(evidence: Evidence) -> Answer:
     """Return the best span of the evidence, without a model: its whole sentence where the span alone may say too
-    little.
+    little, and the next best sentence of the passage if that is nearly as good.
     """
     texts = [passage.text for passage in evidence.passages]
     ranked = () if evidence.signals is None else evidence.ranked
-    spans = [] if evidence.is_weak else best_spans(evidence.question, texts, 1, ranked)
+    spans = [] if evidence.is_weak else best_spans(evidence.question, texts, 1, ranked[:1])
     if not spans:
         return not_found(evidence)
     span = spans[0]
     passage = evidence.passages[span.passage]
-    start, end = span.sentence
-    quote = passage.text[start:end]
+    places = [span.sentence] if span.is_answer else sorted({span.sentence, *_nearly_as_good(ranked)})
+    quote = " ".join(passage.text[start:end] for start, end in places)
     return Answer(
         span.text if span.is_answer else " ".join(quote.split()),
         "extractive",
@@ -135,6 +138,15 @@ def extract(evidence: Evidence) -> Answer:
         complete=evidence.complete,
         span=span.text,
     )
+
+
+def _nearly_as_good(ranked: Sequence[RankedSentence]) -> list[tuple[int, int]]:
+    """Return the places of the next best sentence, if it is of the best one's passage and nearly as good."""
+    return [
+        (each.start, each.end)
+        for each in ranked[1:2]
+        if each.support >= NEARLY and each.passage == ranked[0].passage and each.end - each.start <= MOST_SECOND_CHARS
+    ]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
 
-from miaotui.apps.meaning.decision import ANSWERED, FEWEST_SENTENCES, Signals, probability
+from miaotui.apps.meaning.decision import FEWEST_SENTENCES, Signals, least_probability, probability
 from miaotui.apps.segmentation import is_chinese
 from miaotui.apps.spans import RankedSentence, ranked_sentences
 from miaotui.errors import RefusedError
@@ -143,7 +143,7 @@ def _by_meaning(
                 scores[each.place] += _CROSS_SCALE * (float(logit) - float(min(logits)))
             ordered.sort(key=lambda each: -scores[each.place])
     if not ordered:
-        return replace(evidence, least=ANSWERED)
+        return evidence
     top = scores[ordered[0].place]
     near = tuple(
         replace(each, support=max(0.0, 1.0 - (top - scores[each.place]) / NEAR_COSINE))
@@ -155,7 +155,8 @@ def _by_meaning(
     score = max(passage.score for passage in evidence.passages)
     signals = Signals(score, searched, gap, cross)
     strength = probability(signals, chinese=chinese)
-    return replace(evidence, ranked=near, signals=signals, strength=strength, least=ANSWERED)
+    least = least_probability(chinese=chinese)
+    return replace(evidence, ranked=near, signals=signals, strength=strength, least=least)
 
 
 def _read_with(passage: Passage, sentence: RankedSentence) -> str:

@@ -22,6 +22,7 @@ MAX_WORDS = 8
 MAX_PASSAGE_CHARS = 8_000
 _LEADS = {Kind.PERSON: ("by", "由", "被"), Kind.REASON: ("because", "since", "due", "因为", "由于")}
 MOST_SENTENCES = 4  # the best ones are searched for spans
+LEAST_SHARED = 0.33  # of the question's weight in its sentence, for a span that says enough alone
 _INNER = frozenset(("of", "the", "and", "de", "la", "for", "von", "van", "&", "'s", "to", "in", "a"))
 
 
@@ -184,7 +185,8 @@ def _spans(asked: _QuestionWords, sentence: _Sentence, passages: Sequence[str]) 
         score = _score(asked, sentence, first, last, text[start:end])
         place = (sentence.start, sentence.end)
         tags = frozenset(word.tag for word in chosen if word.tag not in ("en", "x"))
-        is_answer = asked.kind in TYPED and fit(asked.kind, text[start:end], tags) >= 1.0
+        shares = sum(asked.terms[term] for term in sentence.matched) >= LEAST_SHARED * asked.total
+        is_answer = shares and asked.kind in TYPED and fit(asked.kind, text[start:end], tags) >= 1.0
         yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, score, is_answer)
 
 

@@ -1,0 +1,204 @@
+"""Retrieval by meaning: customers' questions found, answered and refused, and collections ranked, by words and hybrid.
+
+    miaotui pull embedder reranker
+    python benchmarks/meaning.py                          # the question sets of the tests
+    python benchmarks/meaning.py --data FOLDER            # and shop-questions, XQuAD, CMRC, Vaswani, CACM there
+    python benchmarks/meaning.py --model qwen2.5-coder-0.5b   # answers of a chat model too
+
+Question sets: the right section first, unanswerable questions refused, answerable ones refused, right answers.
+Collections: recall@1 or nDCG@10 and recall@100, and a search's median and 99th percentile. ``--fit`` prints the
+regressions of ``apps/meaning/decision.py``, fitted on the calibration sets and every second question of the others.
+Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import miaotui
+from miaotui.apps.meaning.decision import Signals
+from miaotui.apps.meaning.encoders import Encoders, find_encoders
+from miaotui.apps.qa_pipeline import QaPipeline, Question
+from miaotui.apps.segmentation import is_chinese
+from miaotui.llm import LLM
+from miaotui.retrieval import Index, IndexSettings
+from miaotui.retrieval.meaning.hybrid import HybridIndex
+from miaotui.retrieval.meaning.vectors import PassageVectors
+from question_sets import CustomerQuestion, Outcome, QuestionSet, ask_all, opened, read_sets
+from retrieval import Collection, cacm, ndcg, questions, vaswani
+
+SETS = Path(__file__).resolve().parent.parent / "tests" / "retrieval" / "questions"
+MODES = ("words", "hybrid", "hybrid + rerank")
+
+
+def outcomes(sets: list[QuestionSet], encoders: Encoders, llm: LLM | None) -> Iterator[tuple[str, list[Outcome]]]:
+    """(set and mode, outcomes); Chinese questions are not reranked."""
+    for one in sets:
+        for mode in MODES:
+            if mode == MODES[2] and is_chinese(one.page):
+                continue
+            embedder = None if mode == MODES[0] else encoders.embedder
+            reranker = encoders.reranker if mode == MODES[2] else None
+            yield f"{one.name}, {mode}", ask_all(one, embedder, reranker, llm)
+
+
+def told(found: list[Outcome]) -> dict[str, Any]:
+    """The measures of one set."""
+    answerable = [one for one in found if one.question.is_answerable]
+    others = [one for one in found if not one.question.is_answerable]
+    times = sorted(one.took_ms for one in found)
+    return {
+        "first": f"{sum(one.is_first for one in answerable)}/{len(answerable)}",
+        "refused rightly": f"{sum(one.is_refused for one in others)}/{len(others)}",
+        "refused wrongly": f"{sum(one.is_refused for one in answerable)}/{len(answerable)}",
+        "right": f"{sum(one.is_right for one in found)}/{len(found)}",
+        "p50 ms": round(times[len(times) // 2], 1),
+        "most ms": round(times[-1], 1),
+    }
+
+
+COLLECTIONS: dict[str, Callable[[Path], Collection]] = {
+    "xquad-en": lambda data: questions("XQuAD en", data / "xquad" / "xquad.en.json"),
+    "xquad-zh": lambda data: questions("XQuAD zh", data / "xquad" / "xquad.zh.json"),
+    "cmrc": lambda data: questions("CMRC 2018", data / "cmrc2018" / "cmrc2018_dev.json"),
+    "cacm": lambda data: cacm(data / "cacm"),
+    "vaswani": lambda data: vaswani(data / "vaswani"),
+}
+
+
+def measured(collection: Collection, search: Callable[[str, int], list[str]], most: int) -> dict[str, float]:
+    """The measures of one ranking, over at most ``most`` queries, taken at equal distances."""
+    topics = [topic for topic in collection.queries if collection.relevant.get(topic)]
+    topics = topics[:: max(1, len(topics) // most)]
+    scores: dict[str, list[float]] = {}
+    times = []
+    for topic in topics:
+        relevant = collection.relevant[topic]
+        started = time.perf_counter()
+        ranked = search(collection.queries[topic], 100 if collection.judged else 5)
+        times.append((time.perf_counter() - started) * 1e3)
+        if collection.judged:
+            scores.setdefault("nDCG@10", []).append(ndcg(ranked, relevant))
+            scores.setdefault("recall@100", []).append(len(relevant.intersection(ranked)) / len(relevant))
+        else:
+            scores.setdefault("recall@1", []).append(float(ranked[:1] != [] and ranked[0] in relevant))
+            scores.setdefault("recall@5", []).append(float(bool(relevant.intersection(ranked))))
+    means = {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
+    return {**means, "p50 ms": round(float(np.median(times)), 1), "p99 ms": round(float(np.percentile(times, 99)), 1)}
+
+
+def ranked(collection: Collection, encoders: Encoders, most: int) -> Iterator[tuple[str, dict[str, float]]]:
+    settings = IndexSettings(passage_chars=0)
+    with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", settings) as index:
+        index.add(collection.documents)
+        vectors = PassageVectors(index, encoders.embedder)
+        started = time.perf_counter()
+        vectors.update()
+        took_s = time.perf_counter() - started
+        print(f"{collection.name}: {len(vectors)} vectors in {took_s:.0f} s", file=sys.stderr)
+        hybrid = HybridIndex(vectors)
+
+        def by_meaning(query: str, limit: int) -> list[str]:
+            return list(vectors.nearest(vectors.embed_query(query), limit))
+
+        def by_words(query: str, limit: int) -> list[str]:
+            return [hit.id for hit in index.search(query, limit, plain=True)]
+
+        def by_both(query: str, limit: int) -> list[str]:
+            return [hit.id for hit in hybrid.search(query, limit, plain=True)]
+
+        for mode, search in (("words", by_words), ("dense", by_meaning), ("hybrid", by_both)):
+            yield f"{collection.name}, {mode}", measured(collection, search, most)
+
+
+# ---- the decision's regressions ------------------------------------------------------------------
+
+
+def signals_of(
+    sets: list[QuestionSet], encoders: Encoders, reranked: bool
+) -> Iterator[tuple[int, CustomerQuestion, Signals]]:
+    """(number, question, signals) of every question whose page has a sentence for it."""
+    for one in sets:
+        with opened(one, encoders.embedder) as index:
+            pipeline = QaPipeline(index, reranker=encoders.reranker if reranked else None)
+            for number, question in enumerate(one.questions):
+                signals = pipeline.evidence(Question(question.text, one.name)).signals
+                if signals is not None:
+                    yield number, question, signals
+
+
+def fit(encoders: Encoders) -> Iterator[tuple[str, dict[str, float]]]:
+    """Regressions by language, without and with the reranker."""
+    from sklearn.linear_model import LogisticRegression
+
+    sets, calibration = read_sets(SETS), read_sets(SETS / "calibration")
+    for chinese, reranked, names in (
+        (False, False, ["score", "gap"]),
+        (False, True, ["score", "gap", "cross"]),
+        (True, False, ["score"]),
+    ):
+        chosen = [one for one in sets if is_chinese(one.page) == chinese]
+        rows = [row for row in signals_of(chosen, encoders, reranked) if row[0] % 2 == 0]
+        more = [one for one in calibration if is_chinese(one.page) == chinese]
+        rows += list(signals_of(more, encoders, reranked))
+        values = [{str(name): value for name, value in signals.values(0.0).items()} for _, _, signals in rows]
+        model = LogisticRegression(class_weight="balanced")
+        model.fit([[each[name] for name in names] for each in values], [row[1].is_answerable for row in rows])
+        label = f"fit, {'Chinese' if chinese else 'English'}{', reranked' if reranked else ''}"
+        weights = dict(zip(names, model.coef_[0].round(3).tolist(), strict=True))
+        yield label, {"bias": round(float(model.intercept_[0]), 3), **weights}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    default = os.environ.get("MIAOTUI_EVALUATION_DATA")
+    parser.add_argument("--data", type=Path, default=default and Path(default))
+    parser.add_argument("--model", help="a chat model that writes the answers")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--most", type=int, default=500, help="queries of a collection (default: 500)")
+    parser.add_argument("--collections", nargs="+", choices=COLLECTIONS, default=list(COLLECTIONS))
+    parser.add_argument("--only", choices=("sets", "collections"))
+    parser.add_argument("--fit", action="store_true")
+    parsed = parser.parse_args()
+    encoders = find_encoders(threads=parsed.threads)
+    if encoders is None:
+        print("the embedder is not here: miaotui pull embedder", file=sys.stderr)
+        return 2
+    encoders.load()
+    result: dict[str, Any] = {}
+
+    def tell(label: str, row: dict[str, Any]) -> None:
+        result[label] = row
+        print(f"{label:36}", "  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+
+    model = nullcontext(None) if parsed.model is None else miaotui.load(parsed.model, threads=parsed.threads)
+    with encoders, model as llm:
+        if parsed.fit:
+            for label, row in fit(encoders):
+                tell(label, row)
+        elif parsed.only != "collections":
+            sets = read_sets(SETS)
+            sets += read_sets(parsed.data / "shop-questions") if parsed.data else []
+            for label, found in outcomes(sets, encoders, llm):
+                tell(label, told(found))
+        if parsed.data and not parsed.fit and parsed.only != "sets":
+            for name in parsed.collections:
+                for label, row in ranked(COLLECTIONS[name](parsed.data), encoders, parsed.most):
+                    tell(label, row)
+    print(json.dumps({"benchmark": "meaning", "results": result}, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
