@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from serving import Serving, serving
 
+from tiny_encoder_models import TASKS, make_encoder_folder
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -21,7 +22,8 @@ ANSWER_S = 20.0
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("schema")
-    with serving({"tiny": make_tiny_folder(folder, "llama")}, settings_in(folder)) as running:
+    encoders = {task: make_encoder_folder(folder, task) for task in TASKS}
+    with serving({"tiny": make_tiny_folder(folder, "llama")}, settings_in(folder), encoders=encoders) as running:
         yield running
 
 
