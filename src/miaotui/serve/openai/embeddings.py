@@ -8,6 +8,7 @@ and ``task`` are Cohere's and Jina's.
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -17,18 +18,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.encoders import tasks
+from miaotui.serve.encoders.answers import list_response
 from miaotui.serve.encoders.fields import EncoderFields, Inputs
 from miaotui.serve.encoders.requests import EncoderAnswer, check_count, find_encoder, run_task
-from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import received
 from miaotui.serve.wire.fields import MAX_TOKENS, Name, Wire
-from miaotui.serve.wire.prompts import run
 
 Floats = NDArray[np.float32]
 Encoding = Literal["float", "base64"]
-NUMBER_CHARACTERS = 20  # of a number in JSON, about
 
 
 class EmbeddingRequest(EncoderFields):
@@ -93,20 +92,17 @@ async def create(http: HttpRequest) -> Response:
         ),
     )
     encoding: Encoding = body.encoding_format or "float"
-    size = answer.result.size * NUMBER_CHARACTERS if encoding == "float" else 0
-    return await run(
-        size, lambda: json_response(_shaped(answer, encoding, options.truncate), headers=ignored_fields(body))
-    )
+    around = {"object": "list", "model": answer.model, "usage": answer.usage, "deadline": answer.deadline}
+    size = answer.result.size if encoding == "float" else 0
+    return await list_response(_items(answer, encoding, options.truncate), size, ignored_fields(body), around)
 
 
-def _shaped(answer: EncoderAnswer[Floats], encoding: Encoding, tells_dropped: bool) -> dict[str, Any]:
-    data: list[dict[str, Any]] = []
+def _items(answer: EncoderAnswer[Floats], encoding: Encoding, tells_dropped: bool) -> Iterator[dict[str, Any]]:
     for index, vector in enumerate(answer.result):
         item = {"object": "embedding", "index": index, "embedding": written(vector, encoding)}
         if tells_dropped:
             item["dropped_tokens"] = answer.dropped[index]
-        data.append(item)
-    return {"object": "list", "data": data, "model": answer.model, "usage": answer.usage, "deadline": answer.deadline}
+        yield item
 
 
 def written(vector: Floats, encoding: Encoding) -> list[float] | str:

@@ -15,14 +15,14 @@ from starlette.responses import Response
 from miaotui.encoders import ranking, tasks
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.serve.cohere import rerank as cohere
+from miaotui.serve.encoders.answers import list_response
 from miaotui.serve.encoders.requests import check_count, find_encoder, run_task
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body, read_object
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import received
-from miaotui.serve.openai.embeddings import NUMBER_CHARACTERS, Floats, written
+from miaotui.serve.openai.embeddings import Floats, written
 from miaotui.serve.tei.wire import EmbedRequest, PredictRequest, RankRequest, SimilarityRequest, TeiFields
-from miaotui.serve.wire.prompts import run
 
 DROPPED = "X-Dropped-Tokens"  # input=tokens of each that was cut
 MAX_NAMED = 400
@@ -54,9 +54,8 @@ async def embed(http: HttpRequest) -> Response:
             model, body.inputs, options, prompt=body.prompt_name, dimensions=body.dimensions, normalize=unit
         ),
     )
-    headers = answer_headers(body, answer.dropped)
-    size = answer.result.size * NUMBER_CHARACTERS
-    return await run(size, lambda: json_response([written(each, "float") for each in answer.result], headers=headers))
+    vectors = (written(each, "float") for each in answer.result)
+    return await list_response(vectors, answer.result.size, answer_headers(body, answer.dropped))
 
 
 async def embed_all(http: HttpRequest) -> Response:
@@ -71,9 +70,8 @@ async def embed_all(http: HttpRequest) -> Response:
         body.inputs,
         lambda model: tasks.token_vectors(model, body.inputs, options, prompt=body.prompt_name),
     )
-    headers = answer_headers(body, answer.dropped)
-    size = sum(each.size for each in answer.result) * NUMBER_CHARACTERS
-    return await run(size, lambda: json_response([_rows(each) for each in answer.result], headers=headers))
+    size, rows = sum(each.size for each in answer.result), map(_rows, answer.result)
+    return await list_response(rows, size, answer_headers(body, answer.dropped))
 
 
 async def embed_sparse(http: HttpRequest) -> Response:

@@ -15,16 +15,16 @@ from starlette.responses import Response
 
 from miaotui.encoders import ranking, tasks
 from miaotui.engine.encoding.loaded import Ability
+from miaotui.serve.encoders.answers import list_response
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.encoders.requests import check_count, find_encoder, run_task
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import received
-from miaotui.serve.openai.embeddings import NUMBER_CHARACTERS, written
+from miaotui.serve.openai.embeddings import written
 from miaotui.serve.tei.routes import answer_headers, predictions
 from miaotui.serve.tei.wire import SimilarityInputs, TaskParameters, TaskRequest
-from miaotui.serve.wire.prompts import run
 from miaotui.types import MaskFill, TaggedSpan
 
 ABILITIES: tuple[Ability, ...] = ("embed", "classify", "tag", "fill_mask", "rerank")
@@ -61,8 +61,8 @@ async def _embed(http: HttpRequest, entry: EncoderEntry, body: TaskRequest, text
     answer = await run_task(
         http, entry, body, texts, lambda model: tasks.embed(model, texts, options, prompt=prompt, normalize=unit)
     )
-    headers, size = answer_headers(body, answer.dropped), answer.result.size * NUMBER_CHARACTERS
-    return await run(size, lambda: json_response([written(each, "float") for each in answer.result], headers=headers))
+    vectors = (written(each, "float") for each in answer.result)
+    return await list_response(vectors, answer.result.size, answer_headers(body, answer.dropped))
 
 
 async def _compare(http: HttpRequest, entry: EncoderEntry, body: TaskRequest, inputs: SimilarityInputs) -> Response:

@@ -5,7 +5,7 @@ Owns the shapes of their answers. Knows no scores. Invariant: results are in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -15,12 +15,13 @@ from miaotui.encoders import ranking, tasks
 from miaotui.encoders.inputs import ReadOptions
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.serve.cohere.rerank import score_of
+from miaotui.serve.encoders.answers import list_response
 from miaotui.serve.encoders.requests import EncoderAnswer, check_count, find_encoder, run_task
 from miaotui.serve.http.errors import bad_value, json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import received
-from miaotui.serve.openai.embeddings import NUMBER_CHARACTERS, Encoding, Floats, written
+from miaotui.serve.openai.embeddings import Encoding, Floats, written
 from miaotui.serve.vllm.wire import (
     ClassifyList,
     ClassifyRequest,
@@ -30,7 +31,6 @@ from miaotui.serve.vllm.wire import (
     ScoreList,
     ScoreRequest,
 )
-from miaotui.serve.wire.prompts import run
 
 _Item = dict[str, Any]
 
@@ -84,13 +84,10 @@ async def pooling(http: HttpRequest) -> Response:
     options, encoding = body.reading("input"), body.encoding_format or "float"
     entry = find_encoder(http, body.model, "embed", "classify", "tag", "rerank", "fill_mask")
     answer = await run_task(http, entry, body, body.input, lambda model: _pooled(model, body, options))
-    size = sum(each.size for each in answer.result) * NUMBER_CHARACTERS
-
-    def shaped() -> Response:
-        items: list[_Item] = [{"object": "pooling", "data": _numbers(each, encoding)} for each in answer.result]
-        return json_response(_listed(answer, items, options), headers=ignored_fields(body))
-
-    return await run(size, shaped)
+    around, size = _listed(answer, (), options), sum(each.size for each in answer.result)
+    del around["data"]
+    numbers = ({"object": "pooling", "data": _numbers(each, encoding)} for each in answer.result)
+    return await list_response(_numbered(answer, numbers, options), size, ignored_fields(body), around)
 
 
 def _pooled(model: LoadedEncoder, body: PoolingRequest, options: ReadOptions) -> tasks.EncodeTask[Any]:
@@ -134,18 +131,20 @@ def _numbers(values: Floats, encoding: Encoding) -> Any:
 
 
 def _listed(answer: EncoderAnswer[Any], items: Sequence[_Item], options: ReadOptions) -> _Item:
-    """Return an answer with its items numbered, and what each has lost where inputs may be cut."""
-    data: list[_Item] = []
-    for index, item in enumerate(items):
-        data.append({"index": index, **item})
-        if options.truncate:
-            data[-1]["dropped_tokens"] = answer.dropped[index]
+    """Return an answer with its items numbered."""
     return {
         "id": answer.id,
         "object": "list",
         "created": answer.created_s,
         "model": answer.model,
-        "data": data,
+        "data": list(_numbered(answer, items, options)),
         "usage": answer.usage,
         "deadline": answer.deadline,
     }
+
+
+def _numbered(answer: EncoderAnswer[Any], items: Iterable[_Item], options: ReadOptions) -> Iterator[_Item]:
+    """Yield items with their numbers, and what each has lost where inputs may be cut."""
+    for index, item in enumerate(items):
+        lost = {"dropped_tokens": answer.dropped[index]} if options.truncate else {}
+        yield {"index": index, **item, **lost}
