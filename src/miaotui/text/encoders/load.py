@@ -7,7 +7,6 @@ Invariant: exactly one of folder and metadata is read, as `model.encoder.opened.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from miaotui.errors import ModelFormatError, ModelNotFoundError
 from miaotui.text.encoders.layout import CutText, SequenceLayout, SpecialRow, TextSlot
 from miaotui.text.encoders.tokenizer import EncoderTokenizer, EncoderVocabulary
-from miaotui.text.encoders.unigram import unigram_from_gguf
 from miaotui.text.encoders.wordpiece import wordpiece_from_gguf, wordpiece_from_vocabulary
 from miaotui.text.model_files import read_json, token_text
 from miaotui.text.tokenizers.from_folder import vocabulary_size
@@ -25,8 +23,6 @@ from miaotui.text.tokenizers.library import LibraryEncoder, load_backend, requir
 
 if TYPE_CHECKING:
     import tokenizers
-
-CHARACTER_MAP = "tokenizer.ggml.character_map"  # no key of GGUF's: a container that holds its map as characters
 
 
 def load_encoder_tokenizer(
@@ -60,15 +56,11 @@ def _from_folder(folder: Path, prepare: Callable[[str], str] | None) -> EncoderT
 
 
 def _from_gguf(metadata: Mapping[str, Any], prepare: Callable[[str], str] | None) -> EncoderTokenizer:
-    family = str(metadata.get("tokenizer.ggml.model"))
-    build = {"bert": wordpiece_from_gguf, "t5": unigram_from_gguf}.get(family)
-    if build is None:
-        return _from_decoder_family(metadata, prepare)
+    if metadata.get("tokenizer.ggml.model") != "bert":
+        return _without_offsets(metadata, prepare)
     vocabulary = read_vocabulary(metadata)
-    character_map = metadata.get(CHARACTER_MAP)
-    if character_map is not None:
-        prepare = _with_map(character_map, prepare)
-    return tokenizer_of_backend(build(vocabulary), "the GGUF file", vocabulary.token_id("mask_token_id"), prepare)
+    backend = wordpiece_from_gguf(vocabulary)
+    return tokenizer_of_backend(backend, "the GGUF file", vocabulary.token_id("mask_token_id"), prepare)
 
 
 def tokenizer_of_backend(
@@ -155,17 +147,8 @@ def _mask(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> int | Non
     return None
 
 
-def _with_map(character_map: Mapping[int, str], prepare: Callable[[str], str] | None) -> Callable[[str], str]:
-    """Return ``prepare``, the map of single characters, and composition: with nmt_nfkc's map SentencePiece's own."""
-
-    def mapped(text: str) -> str:
-        return unicodedata.normalize("NFC", (prepare(text) if prepare else text).translate(character_map))
-
-    return mapped
-
-
-def _from_decoder_family(metadata: Mapping[str, Any], prepare: Callable[[str], str] | None) -> EncoderTokenizer:
-    """Make an encoder's tokenizer of the families that decoders have; offsets are not known there."""
+def _without_offsets(metadata: Mapping[str, Any], prepare: Callable[[str], str] | None) -> EncoderTokenizer:
+    """Make an encoder's tokenizer of the families whose encoders are our own, which tell no offsets."""
     tokenizer = from_gguf(metadata)
     vocabulary = read_vocabulary(metadata)
     before, after, between = _surroundings(vocabulary)
@@ -191,7 +174,7 @@ def _surroundings(vocabulary: GgufVocabulary) -> tuple[list[int], list[int], lis
         return [found for key in keys if (found := vocabulary.token_id(f"{key}_token_id")) is not None][:1]
 
     separator = named("seperator", "separator")
-    is_encoder = bool(separator or named("mask"))
+    is_encoder = bool(separator or named("mask")) or vocabulary.metadata.get("tokenizer.ggml.model") == "t5"
     before = named("bos", "cls") if vocabulary.flag("add_bos_token", is_encoder) else []
     adds_end = vocabulary.flag("add_eos_token", is_encoder) or vocabulary.flag("add_sep_token", False)
     after = (named("eos") or separator) if adds_end else []

@@ -1,37 +1,109 @@
-"""Builds a Unigram tokenizer from SentencePiece's pieces, as GGUF files hold them (``t5``).
+"""SentencePiece's Unigram: of all ways to cut a text into pieces the likeliest one.
 
-Owns the settings of the `tokenizers` library that equal SentencePiece's rules: normalization by the file's own table,
-spaces joined, a space in front, the likeliest cut. Invariant: pieces keep their ids and scores. Source: Kudo 2018,
-arXiv:1804.10959; the keys are llama.cpp's, which takes them from SentencePiece's model.
+Owns the normalization that a GGUF file describes (``t5``) and the cut. Knows no special tokens. Needs no trie, so it is
+ready as soon as the vocabulary is read. Invariant: the ids are SentencePiece's for the same pieces, scores and table.
+Source: Kudo 2018, arXiv:1804.10959; the keys are llama.cpp's, which takes them from SentencePiece's model.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from miaotui.errors import ModelFormatError, UnsupportedModelError
+from miaotui.errors import ModelFormatError, RequestError, UnsupportedModelError
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType
 from miaotui.text.tokenizers.growth import require_bounded_growth
 from miaotui.text.tokenizers.library import require_library_fault
-from miaotui.text.tokenizers.sentencepiece import SPACE
+from miaotui.text.tokenizers.sentencepiece import SPACE, byte_of
+from miaotui.text.tokenizers.word_cache import WordCache
 
-if TYPE_CHECKING:
-    import tokenizers
+# Keys that are none of GGUF's: of a container that holds its table as single characters, and without the rule for ends.
+CHARACTER_MAP = "character_map"
+STRIPS = "strip_whitespaces"
+CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
+UNKNOWN_PENALTY = 10.0
+_SPACES = re.compile(" {2,}")
+_OTHER_TYPES = {TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED, TokenType.BYTE}
 
-STRIPS = "strip_whitespaces"  # no key of GGUF's: whether SentencePiece's rule for the ends of a text holds
+
+class UnigramEncoder:
+    """Encoder of text whose spaces are written ``▁``.
+
+    `pieces`: ids that text may become, by text; `scores`: float64 [token ids], logarithms of probabilities; `byte_ids`:
+    of the 256 byte pieces in order, or empty for a model that has an `unknown_id` instead.
+    """
+
+    def __init__(
+        self, pieces: Mapping[str, int], scores: NDArray[np.float64], byte_ids: Sequence[int], unknown_id: int
+    ) -> None:
+        self._pieces = pieces
+        self._scores = scores.tolist()
+        self._byte_ids = byte_ids
+        self._unknown_id = unknown_id
+        least = float(scores[np.fromiter(pieces.values(), np.intp, len(pieces))].min()) if pieces else 0.0
+        self._unknown_score = least - UNKNOWN_PENALTY
+        self._longest = _longest(pieces)
+        # Where no piece reaches over a space, words are cut each on its own.
+        crosses = re.search(f"[^{SPACE}\0]{SPACE}", "\0".join(pieces)) is not None
+        self._split: Callable[[str], list[str]] = re.compile(f"(?={SPACE})").split
+        if crosses or SPACE not in pieces:
+            self._split = lambda text: [text]
+        self._words = WordCache(self._word)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`."""
+        return self._words.encode(filter(None, self._split(text)))
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        """Return the ids of the best cut, by dynamic programming over the ends of pieces; O(characters * longest)."""
+        get, scores, longest = self._pieces.get, self._scores, self._longest
+        end = len(word)
+        best = [float("-inf")] * (end + 1)
+        best[0] = 0.0
+        ids, starts = [-1] * (end + 1), [0] * (end + 1)
+        for start, first in enumerate(word):
+            so_far = best[start]
+            single = False
+            for stop in range(start + 1, min(start + longest.get(first, 0), end) + 1):
+                token = get(word[start:stop])
+                if token is None:
+                    continue
+                single = single or stop == start + 1
+                score = so_far + scores[token]
+                if score > best[stop]:
+                    best[stop], ids[stop], starts[stop] = score, token, start
+            if not single and so_far + self._unknown_score > best[start + 1]:
+                best[start + 1], ids[start + 1], starts[start + 1] = so_far + self._unknown_score, -1, start
+        return self._followed(word, ids, starts)
+
+    def _followed(self, word: str, ids: Sequence[int], starts: Sequence[int]) -> tuple[int, ...]:
+        found: list[int] = []  # from the last to the first
+        stop = len(word)
+        unknown_behind = False  # neighbouring unknown characters are one unknown token
+        while stop:
+            start, token = starts[stop], ids[stop]
+            if token >= 0:
+                found.append(token)
+            elif self._byte_ids:
+                found += (self._byte_ids[byte] for byte in reversed(word[start:stop].encode()))
+            elif not unknown_behind:
+                found.append(self._unknown_id)
+            unknown_behind = token < 0
+            stop = start
+        return tuple(reversed(found))
 
 
-def unigram_from_gguf(vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
-    """Build the tokenizer of a GGUF file whose ``tokenizer.ggml.model`` is ``t5``.
+def unigram_from_gguf(vocabulary: GgufVocabulary) -> Callable[[str], list[int]]:
+    """Return the function that encodes text between special tokens, for a GGUF file's ``t5`` vocabulary.
 
     Raises `ModelFormatError` for damaged keys, `UnsupportedModelError` for rules that are not known here.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
-
     unknown = vocabulary.token_id("unknown_token_id")
     if unknown is None:
         unknown = next(iter(vocabulary.groups[TokenType.UNKNOWN]), None)
@@ -41,69 +113,73 @@ def unigram_from_gguf(vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
         raise UnsupportedModelError(
             "this Unigram tokenizer puts spaces behind words, which is not supported: use the model's own folder"
         )
-    pieces = list(zip(vocabulary.tokens, vocabulary.numbers("scores").tolist(), strict=True))
-    byte_ids = vocabulary.groups[TokenType.BYTE]
-    backend = Tokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=len(byte_ids) == 256))
-    backend.normalizer = _normalizer(vocabulary)
-    prepend = "always" if vocabulary.flag("add_space_prefix", True) else "never"
-    crosses = re.compile(f"[^{SPACE}]{SPACE}").search  # no piece reaches over a space: words are cut on their own
-    split = not any(map(crosses, vocabulary.tokens))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=prepend, split=split)
-    backend.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(replacement=SPACE, prepend_scheme=prepend)]
-    )
-    markers = [vocabulary.tokens[token] for token in sorted(vocabulary.marker_ids)]
-    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in markers if text])
-    users = [vocabulary.tokens[token] for token in vocabulary.groups[TokenType.USER_DEFINED]]
-    backend.add_tokens([AddedToken(text, normalized=False) for text in users if text])
-    backend.post_processor = _template(vocabulary)
-    return backend
+    found = {byte_of(vocabulary.tokens[token]): token for token in vocabulary.groups[TokenType.BYTE]}
+    byte_ids = [found[byte] for byte in range(256)] if found.keys() >= set(range(256)) else []
+    plain = vocabulary.plain(_OTHER_TYPES | {TokenType.UNUSED})
+    encoder = UnigramEncoder(plain, vocabulary.numbers("scores"), byte_ids, unknown)
+    normalize = _normalizer(vocabulary)
+    prefix = SPACE if vocabulary.flag("add_space_prefix", True) else ""
+
+    def encode(text: str) -> list[int]:
+        written = normalize(text).replace(" ", SPACE)
+        if written and not written.startswith(SPACE):
+            written = prefix + written
+        return encoder.encode(written)
+
+    return encode
 
 
-def _normalizer(vocabulary: GgufVocabulary) -> tokenizers.normalizers.Normalizer | None:
-    from tokenizers import Regex, normalizers  # noqa: PLC0415 - other models do not need it
+def _longest(pieces: Mapping[str, int]) -> dict[str, int]:
+    """Return the length of the longest piece by its first character."""
+    return {piece[:1]: len(piece) for piece in sorted(pieces, key=len)}
 
-    steps: list[Any] = []
-    charsmap = vocabulary.metadata.get("tokenizer.ggml.precompiled_charsmap")
-    if charsmap is not None and len(charsmap):
-        table = np.asarray(charsmap)
-        if table.ndim != 1 or table.dtype.kind not in "iu" or table.min() < -128 or table.max() > 255:
-            raise ModelFormatError("tokenizer.ggml.precompiled_charsmap must be bytes; get the GGUF file again")
+
+def _normalizer(vocabulary: GgufVocabulary) -> Callable[[str], str]:
+    """Return the function that applies the file's table of characters and its rule for repeated spaces."""
+    table = _table(vocabulary.metadata)
+    joins = vocabulary.flag("remove_extra_whitespaces", True)
+    strips = joins and vocabulary.flag(STRIPS, True)
+
+    def normalize(text: str) -> str:
+        text = table(text)
+        if strips:
+            text = text.strip(" ")
+        return _SPACES.sub(" ", text) if joins else text
+
+    return normalize
+
+
+def _table(metadata: Mapping[str, Any]) -> Callable[[str], str]:
+    characters = metadata.get(f"tokenizer.ggml.{CHARACTER_MAP}")
+    if characters is not None:  # and composition: with nmt_nfkc's single characters this is SentencePiece's own
+        return lambda text: unicodedata.normalize("NFC", text.translate(characters))
+    charsmap = metadata.get(CHARSMAP)
+    if charsmap is None or not len(charsmap):
+        return lambda text: text
+    bytes_ = np.asarray(charsmap)
+    if bytes_.ndim != 1 or bytes_.dtype.kind not in "iu" or bytes_.min() < -128 or bytes_.max() > 255:
+        raise ModelFormatError(f"{CHARSMAP} must be bytes; get the GGUF file again")
+    return _precompiled(bytes_.astype(np.uint8).tobytes())
+
+
+def _precompiled(raw: bytes) -> Callable[[str], str]:
+    """Return the function of SentencePiece's table in its own form; a hostile one ends in an error, not in a panic."""
+    from tokenizers import normalizers  # noqa: PLC0415 - other models do not need it
+
+    try:
+        normalizer = normalizers.Precompiled(raw)
+    except BaseException as error:
+        require_library_fault(error)
+        raise ModelFormatError(f"{CHARSMAP} is damaged: {str(error)[:200]}; get the GGUF file again") from error
+    require_bounded_growth(json.loads(normalizer.__getstate__()), "the GGUF file's tokenizer")
+
+    def normalize(text: str) -> str:
         try:
-            steps.append(normalizers.Precompiled(table.astype(np.uint8).tobytes()))
+            return str(normalizer.normalize_str(text))
         except BaseException as error:
             require_library_fault(error)
-            raise ModelFormatError(f"tokenizer.ggml.precompiled_charsmap is damaged: {str(error)[:200]}") from error
-    if vocabulary.flag("remove_extra_whitespaces", True):
-        if vocabulary.flag(STRIPS, True):
-            steps.append(normalizers.Strip())
-        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
-    if not steps:
-        return None
-    normalizer = normalizers.Sequence(steps)
-    require_bounded_growth(json.loads(normalizer.__getstate__()), "the GGUF file's tokenizer")
-    return normalizer
+            raise RequestError(
+                f"the model's tokenizer cannot take this text ({str(error)[:200]}): change it, or get the model again"
+            ) from error
 
-
-def _template(vocabulary: GgufVocabulary) -> tokenizers.processors.PostProcessor | None:
-    """Return the special tokens around texts: XLM-RoBERTa's if the file has a beginning token, otherwise T5's."""
-    from tokenizers import processors  # noqa: PLC0415 - other models do not need it
-
-    def named(*keys: str) -> int | None:
-        return next((found for key in keys if (found := vocabulary.token_id(key)) is not None), None)
-
-    begin = named("bos_token_id", "cls_token_id") if vocabulary.flag("add_bos_token", True) else None
-    end = named("eos_token_id", "seperator_token_id", "separator_token_id")
-    if not vocabulary.flag("add_eos_token", True):
-        end = None
-    tokens = vocabulary.tokens
-    first = [tokens[begin]] if begin is not None else []
-    last = [tokens[end]] if end is not None else []
-    if not first and not last:
-        return None
-    between = last * 2 if first else last
-    return processors.TemplateProcessing(
-        single=[*first, "$A", *last],
-        pair=[*first, "$A", *between, "$B", *last],
-        special_tokens=[(tokens[token], token) for token in {begin, end} if token is not None],
-    )
+    return normalize

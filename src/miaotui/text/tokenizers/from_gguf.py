@@ -73,7 +73,9 @@ def _wordpiece(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 def _unigram(vocabulary: GgufVocabulary) -> Tokenizer:
-    return _on_library(vocabulary, unigram_from_gguf(vocabulary))
+    encoder = _encoder(vocabulary, unigram_from_gguf(vocabulary))
+    roles = _roles(vocabulary, begins=True, drops_space=vocabulary.flag("add_space_prefix", True), ends=True)
+    return Tokenizer(encoder, _piece_spelling(vocabulary), roles)
 
 
 def _on_library(vocabulary: GgufVocabulary, backend: tokenizers.Tokenizer) -> Tokenizer:
@@ -88,15 +90,19 @@ def _on_library(vocabulary: GgufVocabulary, backend: tokenizers.Tokenizer) -> To
 def _sentencepiece(vocabulary: GgufVocabulary) -> Tokenizer:
     adds_space = vocabulary.flag("add_space_prefix", True)
     ordinary = _piece_encoder(vocabulary)
-    tokens = vocabulary.tokens
-    pieces = {token: byte_of(tokens[token]) for token in vocabulary.groups[TokenType.BYTE]}
 
     def with_space(part: str) -> list[int]:  # every stretch of text gets the space, as llama.cpp does it
         return ordinary.encode(SPACE + part)
 
-    spell = piece_spelling(tokens.__getitem__, pieces)
     encoder = _encoder(vocabulary, with_space if adds_space else ordinary.encode, _escape, SPACE)
-    return Tokenizer(encoder, spell, _roles(vocabulary, begins=True, drops_space=adds_space))
+    roles = _roles(vocabulary, begins=True, drops_space=adds_space)
+    return Tokenizer(encoder, _piece_spelling(vocabulary), roles)
+
+
+def _piece_spelling(vocabulary: GgufVocabulary) -> Callable[[int], bytes]:
+    tokens = vocabulary.tokens
+    pieces = {token: byte_of(tokens[token]) for token in vocabulary.groups[TokenType.BYTE]}
+    return piece_spelling(tokens.__getitem__, pieces)
 
 
 def _encoder(
@@ -155,10 +161,10 @@ def _swallowing(vocabulary: GgufVocabulary, special: Mapping[str, int]) -> set[i
     return {token for text, token in special.items() if text not in _PHI3_PLAIN}
 
 
-def _roles(vocabulary: GgufVocabulary, begins: bool, drops_space: bool = False) -> TokenRoles:
+def _roles(vocabulary: GgufVocabulary, begins: bool, drops_space: bool = False, ends: bool = False) -> TokenRoles:
     bos, eos = vocabulary.token_id("bos_token_id"), vocabulary.token_id("eos_token_id")
     adds_bos = vocabulary.flag("add_bos_token", begins)
-    adds_eos = vocabulary.flag("add_eos_token", False)
+    adds_eos = vocabulary.flag("add_eos_token", ends)
     return TokenRoles(
         size=len(vocabulary.tokens),
         bos_id=bos,
