@@ -14,6 +14,7 @@ LAYERS = (
     ("cli",),
     ("serve",),
     ("apps",),
+    ("tasks",),
     ("__init__", "async_llm", "async_encoder"),
     ("llm", "encoder"),
     ("submission", "encoders", "runtime"),

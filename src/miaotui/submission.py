@@ -58,6 +58,7 @@ class TextParameters(TypedDict, total=False):
     frequency_penalty: float
     logit_bias: Mapping[int, float]
     logprobs: int | None
+    logprob_token_ids: Sequence[int]
     prompt_logprobs: int | None
     prompt_logprobs_start: int
     deadline_ms: float | None
@@ -274,7 +275,7 @@ def read_params(params: SamplingParams | None, parameters: Mapping[str, Any]) ->
         return params
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)
-    for name in ("stop", "stop_token_ids"):
+    for name in ("stop", "stop_token_ids", "logprob_token_ids"):
         if isinstance(given.get(name), (list, set, frozenset)):
             given[name] = tuple(given[name])
     return SamplingParams(**given)

@@ -21,6 +21,7 @@ OnLate = Literal["refuse", "shorten", "best_effort"]
 
 MAX_SEED = 2**63 - 1
 MAX_LOGPROBS = 64  # alternatives of one token
+MAX_LOGPROB_TOKENS = 512  # of `SamplingParams.logprob_token_ids`
 MAX_DEADLINE_MS = 86_400_000  # a day
 ON_LATE = ("refuse", "shorten", "best_effort")
 
@@ -49,6 +50,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None  # None: none; n: the chosen token's and the n best's
+    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: these tokens' instead of the best ones
     prompt_logprobs: int | None = None  # likewise for each token of the prompt
     prompt_logprobs_start: int = 0  # position of the first prompt token that is scored
 
@@ -85,6 +87,15 @@ class SamplingParams:
             number = getattr(self, name)
             in_range = number is None or (_whole(number) and 0 <= number <= MAX_LOGPROBS)
             _require(in_range, name, f"a whole number in [0, {MAX_LOGPROBS}], or None", number)
+        ids = self.logprob_token_ids
+        sound = (
+            isinstance(ids, tuple)
+            and len(ids) <= MAX_LOGPROB_TOKENS
+            and all(_whole(each) and each >= 0 for each in ids)
+        )
+        _require(sound, "logprob_token_ids", f"at most {MAX_LOGPROB_TOKENS} token ids", ids)
+        if ids and self.logprobs is None:
+            raise RequestError("logprob_token_ids says which log-probabilities are wanted: give logprobs with it")
         start = self.prompt_logprobs_start
         at_least_zero = _whole(start) and start >= 0
         _require(at_least_zero, "prompt_logprobs_start", "a whole number >= 0", start)

@@ -19,13 +19,16 @@ from miaotui.errors import EngineError, RequestError
 from miaotui.types import PromptLogprobs, SamplingParams, Score, TokenLogprobs
 
 
-def token_logprobs(sampling: Sampling, row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
+def token_logprobs(
+    sampling: Sampling, row: NDArray[np.float32], peak: float, token_id: int, n: int, named: Sequence[int] = ()
+) -> TokenLogprobs:
     """Return the log-probabilities (nats) of ``token_id`` and of the ``n`` best in ``row [vocab]``.
 
-    ``peak`` is the row's greatest logit. Among equals the lower id comes first; tokens at -inf are left out.
+    ``peak`` is the row's greatest logit. Among equals the lower id comes first; tokens at -inf are left out. With
+    ``named`` those tokens stand in place of the best ones, in their order.
     """
     base = peak + sampling.log_total(row, peak)
-    top = tuple((i, float(row[i]) - base) for i in sampling.best(row, n))
+    top = tuple((i, float(row[i]) - base) for i in (named or sampling.best(row, n)))
     return TokenLogprobs(token_id, float(row[token_id]) - base, top)
 
 

@@ -53,6 +53,7 @@ class SequenceSampler:
     ) -> None:
         _check_ids("logit_bias", params.logit_bias, vocab_size)
         _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
+        _check_ids("logprob_token_ids", params.logprob_token_ids, vocab_size)
         self._params = params
         self._vocab_size = vocab_size
         self._sampling = sampling
@@ -140,7 +141,8 @@ class SequenceSampler:
             token = self._sampling.draw(row, top, self._shape, noise_key(self._params.seed, position))
         if wanted is None:
             return Choice(token)
-        return Choice(token, token_logprobs(self._sampling, raw, raw_top, token, wanted))
+        named = self._params.logprob_token_ids
+        return Choice(token, token_logprobs(self._sampling, raw, raw_top, token, wanted, named))
 
     def take(self, peak: Peak, position: int) -> int:
         """Return the token that a pass has chosen by `choice`; raises what `pick` does for its row's peak."""

@@ -1,0 +1,38 @@
+"""Tasks: one call for one text or thousands, with typed results that say how sure they are.
+
+`classify`, `sentiment` and `decide` load the model that they need, or use the one that they are given; `Classifier`,
+`SentimentClassifier` and `Decider` keep it. Knows no files of data (the command line does) and no HTTP.
+"""
+
+from __future__ import annotations
+
+from miaotui.tasks.calibration import CalibrationReport, expected_calibration_error, fit_temperature
+from miaotui.tasks.calls import classify, decide, fit, sentiment
+from miaotui.tasks.classification import Classifier
+from miaotui.tasks.decider import Decider
+from miaotui.tasks.decisions import Decision
+from miaotui.tasks.questions import ChoiceQuestion, ScoreQuestion, YesNoQuestion
+from miaotui.tasks.result import LabelledText, RowError, Sentiment, TaskResult, WordEffect
+from miaotui.tasks.sentiments import SentimentClassifier
+
+__all__ = [
+    "CalibrationReport",
+    "ChoiceQuestion",
+    "Classifier",
+    "Decider",
+    "Decision",
+    "LabelledText",
+    "RowError",
+    "ScoreQuestion",
+    "Sentiment",
+    "SentimentClassifier",
+    "TaskResult",
+    "WordEffect",
+    "YesNoQuestion",
+    "classify",
+    "decide",
+    "expected_calibration_error",
+    "fit",
+    "fit_temperature",
+    "sentiment",
+]

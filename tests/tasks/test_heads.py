@@ -1,0 +1,214 @@
+"""Heads over vectors: what they learn on clouds that can be told apart, and their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from miaotui.errors import FieldError, ModelFormatError, ModelNotFoundError
+from miaotui.tasks.head import ClassifierHead, fit_head, fold_numbers, head_of_names, unit
+from miaotui.tasks.head_file import load_head, save_head
+from miaotui.tasks.logistic import fit_logistic, minimize
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+LABELS = ["news", "sport", "weather", "food"]
+
+
+def clouds(seed: int, each: int, noise: float = 0.6, width: int = 24, labels: int = 4) -> tuple[Floats, list[str]]:
+    """Unit vectors around one centre for each label; the centres are those of seed 0, whatever the seed."""
+    centres = np.random.default_rng(0).standard_normal((labels, width))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    rng = np.random.default_rng(seed + 1)
+    rows = np.repeat(centres, each, axis=0) + noise * rng.standard_normal((labels * each, width)) / np.sqrt(width)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32), [LABELS[place] for place in range(labels) for _ in range(each)]
+
+
+def fitted(seed: int = 1, each: int = 20, **options: Any) -> ClassifierHead:
+    vectors, labels = clouds(seed, each, **options)
+    return fit_head(vectors, labels, encoder="tiny", prompt=None)
+
+
+def right(head: ClassifierHead, vectors: Floats, labels: list[str]) -> float:
+    best = head.probabilities(vectors).argmax(axis=1)
+    return float(np.mean([head.labels[place] == label for place, label in zip(best, labels, strict=True)]))
+
+
+def test_clouds_are_told_apart_with_calibrated_probabilities() -> None:
+    head = fitted(each=30, noise=1.5)
+    vectors, labels = clouds(9, 300, noise=1.5)
+    assert right(head, vectors, labels) > 0.9
+    assert head.calibrated
+    targets = [head.labels.index(label) for label in labels]
+    assert head.calibrate(vectors, labels).held_out is not None
+    sure = head.probabilities(vectors).max(axis=1).mean()
+    hits = (head.probabilities(vectors).argmax(axis=1) == targets).mean()
+    assert sure == pytest.approx(hits, abs=0.06)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_the_gradient_is_that_of_the_loss(seed: int) -> None:
+    """At the end of a fit no small step in any direction lowers the loss."""
+    rng = np.random.default_rng(seed)
+    vectors, targets = rng.standard_normal((40, 5)).astype(np.float32), rng.integers(0, 3, 40)
+    penalty = 0.05
+    layer = fit_logistic(vectors, targets, 3, penalty)
+
+    def loss(weights: Floats, bias: Floats) -> float:
+        logits = (vectors @ weights.T + bias).astype(np.float64)
+        total = np.log(np.exp(logits).sum(axis=1))
+        return float((total - logits[np.arange(40), targets]).mean() + penalty / 2 * np.square(weights).sum())
+
+    least = loss(*layer)
+    for _ in range(10):
+        moved = layer.weights + 0.02 * rng.standard_normal(layer.weights.shape)
+        assert loss(moved, layer.bias) > least - 1e-6
+
+
+def test_the_minimum_of_a_long_valley_is_found() -> None:
+    scale = np.array([1.0, 100.0, 0.1], np.float32)
+    target = np.array([3.0, -2.0, 5.0], np.float32)
+    found = minimize(
+        lambda at: (float(0.5 * scale @ np.square(at - target)), scale * (at - target)), np.zeros(3, np.float32)
+    )
+    assert found == pytest.approx(target, abs=0.01)
+
+
+def test_a_fit_is_the_same_each_time() -> None:
+    one, other = fitted(), fitted()
+    assert one.layer.weights.tobytes() == other.layer.weights.tobytes()
+    assert one.temperature == other.temperature
+
+
+def test_a_vectors_answer_does_not_depend_on_the_others() -> None:
+    head = fitted()
+    vectors, _ = clouds(5, 8)
+    together = head.probabilities(vectors)
+    alone = np.concatenate([head.probabilities(vector[None]) for vector in vectors])
+    assert together.tobytes() == alone.tobytes()
+
+
+def test_one_more_example_is_learned_at_once() -> None:
+    head = fitted(each=6)
+    odd = unit(np.random.default_rng(77).standard_normal(24).astype(np.float32))
+    learned = head.learn(odd[None], ["odd"])
+    assert learned.labels == (*head.labels, "odd")
+    assert learned.labels[int(learned.probabilities(odd[None]).argmax())] == "odd"
+    vectors, labels = clouds(9, 20)
+    assert right(learned, vectors, labels) > 0.95
+    assert head.labels == tuple(LABELS), "the head that was given is as it was"
+
+
+def test_a_wrong_answer_is_mended_by_examples() -> None:
+    head = fitted(each=3)
+    vectors, _ = clouds(4, 1, noise=0.1)
+    wrong = vectors[0]  # near the first label's centre, and said to be the second
+    learned = head.learn(np.stack([wrong] * 8), [LABELS[1]] * 8)
+    assert learned.labels[int(learned.probabilities(wrong[None]).argmax())] == LABELS[1]
+
+
+def test_label_names_make_a_head_that_learns() -> None:
+    vectors, _ = clouds(1, 1, noise=0.3)
+    head = head_of_names(dict(zip(LABELS, vectors[:, None], strict=True)), encoder="tiny", prompt=None)
+    held, labels = clouds(2, 10)
+    assert right(head, held, labels) > 0.9
+    assert not head.calibrated
+    calibrated = head.calibrate(held, labels)
+    assert calibrated.calibrated
+    assert calibrated.temperature != head.temperature
+    assert head.learn(held, labels).source == "examples"
+
+
+def test_folds_hold_out_every_example_of_labels_with_two() -> None:
+    folds = fold_numbers(np.array([0, 0, 0, 1, 1, 2]))
+    assert folds[5] == -1
+    assert (folds[:5] >= 0).all()
+    for label in ([0, 1, 2], [3, 4]):
+        assert len({int(folds[place]) for place in label}) == len(label)
+    assert (fold_numbers(np.array([0, 1, 2])) == -1).all()
+
+
+def test_one_example_of_each_label_is_enough_and_not_calibrated() -> None:
+    head = fitted(each=1, noise=0.1)
+    assert not head.calibrated
+    assert right(head, *clouds(3, 5, noise=0.1)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "a"], "must name 2 to 4,096 labels, not 1"),
+        (["a", ""], "labels\\[1\\]: must be a text that is not empty"),
+        (["a", "b" * 600], "has 600 characters"),
+    ],
+)
+def test_labels_that_cannot_be(labels: list[str], message: str) -> None:
+    with pytest.raises(FieldError, match=message):
+        fit_head(np.eye(2, dtype=np.float32), labels, encoder="tiny", prompt=None)
+
+
+# files ------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_head_answers_and_learns_as_before(tmp_path: Path) -> None:
+    head = fitted()
+    save_head(head, tmp_path / "head.json")
+    loaded = load_head(tmp_path / "head.json")
+    vectors, labels = clouds(6, 5)
+    assert loaded.probabilities(vectors).tobytes() == head.probabilities(vectors).tobytes()
+    assert loaded.held_out == head.held_out
+    one, other = head.learn(vectors, labels), loaded.learn(vectors, labels)
+    assert one.layer.weights.tobytes() == other.layer.weights.tobytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"},
+        {"version": 2},
+        {"labels": ["a"]},
+        {"labels": ["news", "sport", "weather", "weather"]},
+        {"labels": None},
+        {"width": 3},
+        {"width": True},
+        {"width": 1 << 40},
+        {"weights": "AAAA"},
+        {"weights": "no base64!"},
+        {"weights": 5},
+        {"bias": ""},
+        {"temperature": 0},
+        {"temperature": "1"},
+        {"temperature": None},
+        {"source": "somewhere"},
+        {"encoder": 3},
+        {"targets": "//8="},
+        {"held_out": {"n": 1}},
+    ],
+)
+def test_a_file_that_does_not_fit_itself_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "head.json"
+    save_head(fitted(each=3), path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelFormatError):
+        load_head(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=200) | st.sampled_from([b"{}", b"[]", b'{"format": "miaotui-classifier"}']))
+def test_other_files_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "other.json"
+    path.write_bytes(content)
+    with pytest.raises(ModelFormatError):
+        load_head(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="nowhere"):
+        load_head(tmp_path / "nowhere.json")
