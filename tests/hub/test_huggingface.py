@@ -277,3 +277,23 @@ def test_the_cache_follows_the_documented_variables(monkeypatch: pytest.MonkeyPa
     assert cache_folder() == Path("/h/hub")
     monkeypatch.setenv("HF_HUB_CACHE", "/c")
     assert cache_folder() == Path("/c")
+
+
+def test_a_folder_of_modules_is_taken_whole() -> None:
+    """sentence-transformers' small files count, and the weights of dense modules; no pickles and no code."""
+    wanted = {
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "vocab.txt",
+    }
+    others = {"2_Dense/pytorch_model.bin", "modeling.py", "onnx/model.onnx", "1_Pooling/../x/config.json", "README.md"}
+    chosen = choose_files(wanted | others, HubId("a/b"))
+    assert set(chosen) == wanted
+    assert chosen[-1] == "model.safetensors"

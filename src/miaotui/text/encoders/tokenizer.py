@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.text.encoders.layout import CutText, EncodedText, SequenceLayout
 
+RECENT = 8  # first texts of pairs whose tokens are kept
+RECENT_CHARACTERS = 1 << 12  # in each of them
 Cut = Callable[[str, bool], CutText]
 """Cuts a text into tokens, with the control tokens written in it recognised or not."""
 
@@ -49,6 +52,7 @@ class EncoderTokenizer:
         self.vocabulary = vocabulary
         self.vocab_size = vocabulary.size
         self.mask_id = vocabulary.mask_id
+        self._recent = lru_cache(RECENT)(self._pieces)  # one question is paired with many documents
 
     def encode_text(
         self, text: str, *, max_tokens: int | None = None, truncate: bool = False, special: bool = False
@@ -71,7 +75,8 @@ class EncoderTokenizer:
         """
         if self._pair is None:
             raise RequestError("this model's tokenizer has no form for pairs of texts: use a cross-encoder")
-        texts = [self._pieces(first, False), self._pieces(second, False)]
+        cut = self._recent if len(first) <= RECENT_CHARACTERS else self._pieces
+        texts = [cut(first, False), self._pieces(second, False)]
         return self._joined(self._pair, texts, max_tokens, truncate)
 
     def count(self, text: str) -> int:
