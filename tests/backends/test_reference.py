@@ -17,6 +17,7 @@ from miaotui.backends.reference.build import assemble, reference_sizes
 from miaotui.errors import EngineError, RequestError
 from miaotui.model.oracle import Oracle
 from miaotui.schedule.plan import Chunk, Plan, RowKind
+from tiny_engine import open_parts, settings_in
 from tiny_models import VARIANTS, make_tiny_folder, tiny_config, tiny_weights
 
 F = np.float32
@@ -134,6 +135,13 @@ def test_adapters_and_draft_heads_are_refused_by_name() -> None:
         backend.run(Plan((chunk,)))
     with pytest.raises(RequestError, match="no draft head"):
         backend.find_draft_head(None)  # type: ignore[arg-type]
+
+
+def test_the_cpu_backend_refuses_adapters_by_name(tmp_path: Path) -> None:
+    parts, _ = open_parts(make_tiny_folder(tmp_path, "llama"), settings_in(tmp_path))
+    chunk = probe_chunk(parts.backend.limits, TOKENS[:3])._replace(adapter=1)
+    with pytest.raises(RequestError, match="cpu backend has no adapters"):
+        parts.backend.run(Plan((chunk,)))
 
 
 NOTHING_COMPILED = """
