@@ -85,6 +85,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "mlp_bias": True,
         "hidden_activation": "silu",
         "classifier_bias": True,
+        "classifier_pooling": "mean",
     },
     "nomic-bert": {"model_type": "nomic_bert", "hidden_act": "silu", "type_vocab_size": 2},
     "gte": {"model_type": "gte", "type_vocab_size": 1},
