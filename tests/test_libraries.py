@@ -37,7 +37,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("llvmlite", "darwin", "x86_64", (3, 14), "Python 3.10 to 3.13"),
         ("llvmlite", "darwin", "x86_64", (3, 13), "pip install miaotui"),
         ("numba", "darwin", "arm64", (3, 14), "pip install miaotui"),
-        ("usearch", "win32", "ARM64", (3, 13), "miaotui[vectors]"),
+        ("symspellpy", "win32", "ARM64", (3, 13), "miaotui[spelling]"),
     ],
 )
 def test_the_remedy_fits_the_system(

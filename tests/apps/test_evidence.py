@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaotui.apps.answering import compose, extract
+from miaotui.apps.answering import extract
 from miaotui.apps.evidence import RERANKED, RERANKED_CHARS, Evidence, Passage, gather
 from miaotui.apps.meaning.decision import Signals, probability
-from miaotui.apps.meaning.judging import asks_model, judging_messages, log_odds_of_yes
 from miaotui.errors import OverloadedError
 from miaotui.retrieval.meaning.protocols import Floats
 from miaotui.retrieval.meaning.vectors import SentenceMatch
@@ -95,45 +93,21 @@ def test_the_reranker_reads_a_few_short_sentences_of_english_questions_alone() -
 def test_without_vectors_words_decide() -> None:
     evidence = gather("When does the garage open?", [Passage("a", PARKING)])
     assert evidence.signals is None
-    assert not asks_model(evidence)
-    assert evidence.with_yes(5.0) is evidence
-
-
-def test_the_models_own_judgement_counts_for_chinese_questions() -> None:
-    evidence = gather("停车要钱吗", [passage("a", "地下车库前两小时免费。", 0.86)])
-    assert asks_model(evidence)
-    assert evidence.with_yes(-8.0).strength <= evidence.with_yes(8.0).strength
-    composing = compose(evidence, len, 400)
-    judging = judging_messages(composing)
-    assert judging[0] == composing.messages[0]
-    assert judging[-1]["content"].startswith(composing.messages[-1]["content"])
-
-
-@pytest.mark.parametrize(
-    ("likeliest", "sign"),
-    [([("有", -0.1), ("没有", -3.0)], 1), ([("没有", -0.1), (" 有", -3.0)], -1), ([], 0), ([("，", -0.1)], 0)],
-)
-def test_the_odds_of_yes(likeliest: list[tuple[str, float]], sign: int) -> None:
-    assert np.sign(log_odds_of_yes(likeliest)) == sign
 
 
 NUMBERS = st.floats(-1e6, 1e6)
 
 
 @given(
-    cosine=st.floats(-1, 1),
-    sentences=st.integers(0, 10**9),
-    gap=st.floats(0, 1) | st.none(),
-    cross=NUMBERS | st.none(),
-    yes=NUMBERS | st.none(),
+    cosine=st.floats(-1, 1), sentences=st.integers(0, 10**9), gap=st.floats(0, 1) | st.none(), cross=NUMBERS | st.none()
 )
 def test_every_signal_gives_a_probability(
-    cosine: float, sentences: int, gap: float | None, cross: float | None, yes: float | None
+    cosine: float, sentences: int, gap: float | None, cross: float | None
 ) -> None:
     for chinese in (False, True):
-        found = probability(Signals(cosine, sentences, gap, cross, yes), chinese=chinese)
+        found = probability(Signals(cosine, sentences, gap, cross), chinese=chinese)
         assert 0.0 <= found <= 1.0
-        nearer = probability(Signals(min(1.0, cosine + 0.1), sentences, gap, cross, yes), chinese=chinese)
+        nearer = probability(Signals(min(1.0, cosine + 0.1), sentences, gap, cross), chinese=chinese)
         assert nearer >= found
-        among_more = probability(Signals(cosine, 10 * sentences + 10, gap, cross, yes), chinese=chinese)
+        among_more = probability(Signals(cosine, 10 * sentences + 10, gap, cross), chinese=chinese)
         assert among_more <= found

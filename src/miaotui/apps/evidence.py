@@ -65,13 +65,6 @@ class Evidence:
         """Return whether the documents probably do not answer the question."""
         return self.strength < self.least
 
-    def with_yes(self, log_odds: float) -> Evidence:
-        """Return this evidence with the chat model's own judgement, as log-odds of yes."""
-        if self.signals is None:
-            return self
-        signals = replace(self.signals, yes=log_odds)
-        return replace(self, signals=signals, strength=probability(signals, chinese=is_chinese(self.question)))
-
     def excerpts(self, fits: Callable[[str], bool]) -> list[str]:
         """Return the best sentences of each passage, as many in all as `fits` allows.
 

@@ -26,7 +26,6 @@ from miaotui.apps.answering import (
     not_found,
 )
 from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, gather
-from miaotui.apps.meaning.judging import asks_model, judging_messages, log_odds_of_yes
 from miaotui.errors import OverloadedError, RefusedError
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
@@ -37,8 +36,6 @@ from miaotui.types import Deadline, SamplingParams
 
 LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
 RERANK_SHARE, EXTRACTIVE_RERANK_SHARE = 0.2, 0.7  # of the time, at most, for the reranker
-JUDGE_SHARE = 0.5  # of the time, at most, for the model's own judgement
-MOST_LOGPROBS = 20
 TICK_S = 0.02  # between looks at the clock while no piece comes
 
 
@@ -179,13 +176,10 @@ class QaPipeline:
         if self.llm is None or not generated:
             yield from _whole(extract(evidence))
             return
-        left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
-        if left_ms > 0 and asks_model(evidence):
-            evidence = self._judged(self.llm, evidence, left_ms, question)
-            left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
         if evidence.is_weak:
             yield from _whole(not_found(evidence))
             return
+        left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
         try:
             if left_ms <= 0:
                 yield from _whole(extract(evidence))
@@ -199,23 +193,6 @@ class QaPipeline:
         budget = llm.prompt_budget(left_ms, question.max_tokens)
         with self._busy:
             return compose(evidence, self._count, budget)
-
-    def _judged(self, llm: LLM, evidence: Evidence, left_ms: float, question: Question) -> Evidence:
-        """Return the evidence with the model's own judgement, unless that would take more than its share of the
-        time.
-        """
-        composing = self._composed(llm, evidence, left_ms, question)
-        try:
-            completion = llm.chat(
-                judging_messages(composing),
-                SamplingParams(max_tokens=1, logprobs=MOST_LOGPROBS),
-                deadline=Deadline(total_ms=JUDGE_SHARE * left_ms),
-                namespace=question.namespace_number,
-            )
-        except RefusedError:
-            return evidence
-        top = completion.logprobs[0].top
-        return evidence.with_yes(log_odds_of_yes((llm.tokenizer.decode([token]), each) for token, each in top))
 
     def _count(self, text: str) -> int:
         return 0 if self.llm is None else len(self.llm.tokenizer.encode(text, special=False))

@@ -1,1 +1,1 @@
-"""Question answering by meaning: the encoders, the decision on a calibrated score, the chat model's own judgement."""
+"""Question answering by meaning: the encoders, and the decision on a calibrated score."""

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-ANSWERED = 0.4  # probability from which an answer to an English question is tried
-ANSWERED_CHINESE = 0.47  # likewise; about 15 of 100 answerable questions of customers lie below these
+ANSWERED = 0.41  # probability from which an answer to an English question is tried
+ANSWERED_CHINESE = 0.49  # likewise; about 15 of 100 answerable questions of customers lie below these
 FEWEST_SENTENCES = 4  # of fewer, none is the ordinary one that the best is compared with
 _USUAL_GAP = 0.05  # of questions that are answered
 _USUAL_SENTENCES = 20  # in the pages of the questions that the regressions were fitted on
 _LEAST_CROSS, _MOST_CROSS = -6.0, 10.0  # logits of the cross-encoder beyond these say no more
 
-Signal = Literal["score", "gap", "cross", "yes"]
+Signal = Literal["score", "gap", "cross"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,13 @@ class Signals:
 
     ``score``: the best passage's, of words and meaning; ``sentences``: how many the index has; ``gap``: how much the
     best sentence's cosine is above the median of those found, None if they are too few; ``cross``: the
-    cross-encoder's best logit; ``yes``: log-odds of the chat model's own yes.
+    cross-encoder's best logit.
     """
 
     score: float
     sentences: int = _USUAL_SENTENCES
     gap: float | None = None
     cross: float | None = None
-    yes: float | None = None
 
     def values(self, spread: float) -> dict[Signal, float]:
         """Return the signals that there are, in the scale of the regressions.
@@ -49,8 +48,6 @@ class Signals:
         found: dict[Signal, float] = {"score": 100.0 * (self.score - chance - 0.87), "gap": 100.0 * gap}
         if self.cross is not None:
             found["cross"] = max(0.0, min(_MOST_CROSS, self.cross) - _LEAST_CROSS)
-        if self.yes is not None:
-            found["yes"] = max(-10.0, min(10.0, self.yes))
         return found
 
 
@@ -77,7 +74,6 @@ class Regression:
 ENGLISH = Regression(-0.43, {"score": 0.473, "gap": 0.665}, 0.03)
 ENGLISH_CROSS = Regression(-0.8, {"score": 0.434, "gap": 0.691, "cross": 0.266}, 0.03)
 CHINESE = Regression(-0.17, {"score": 1.163}, 0.02)
-CHINESE_YES = Regression(-0.17, {"score": 1.163, "yes": 0.0}, 0.02)
 
 
 def least_probability(*, chinese: bool) -> float:
@@ -88,5 +84,5 @@ def least_probability(*, chinese: bool) -> float:
 def probability(signals: Signals, *, chinese: bool) -> float:
     """Return the probability that the documents answer a question."""
     if chinese:
-        return (CHINESE if signals.yes is None else CHINESE_YES).probability(signals)
+        return CHINESE.probability(signals)
     return (ENGLISH if signals.cross is None else ENGLISH_CROSS).probability(signals)
