@@ -150,6 +150,15 @@ def test_models_are_chosen_by_name(server: Serving) -> None:
     assert httpx.get(server.url + "/v1/models/embed").json()["max_model_len"] == LIMIT
 
 
+def test_tokens_are_those_of_an_embedding(server: Serving) -> None:
+    told = httpx.post(server.url + "/tokenize", json={"model": "embed", "prompt": "the cat"}, timeout=30).json()
+    assert told["count"] == len(told["tokens"]) == 4
+    assert vectors(post(server, input=told["tokens"])).tobytes() == vectors(post(server, input="the cat")).tobytes()
+    bare = {"model": "embed", "prompt": "the cat", "add_special_tokens": False, "return_token_strs": True}
+    told = httpx.post(server.url + "/tokenize", json=bare, timeout=30).json()
+    assert [each.strip() for each in told["token_strs"]] == ["the", "cat"]
+
+
 def test_chat_with_an_encoder_is_refused(server: Serving) -> None:
     messages = [{"role": "user", "content": "hi"}]
     found = error(post(server, "/v1/chat/completions", model="embed", messages=messages))

@@ -119,6 +119,9 @@ async def tokenizer_info(http: HttpRequest) -> Response:
 async def tokenize(http: HttpRequest) -> Response:
     """Answer with the token ids of a prompt. Raises what tokenizing raises, and `ApiError` (400)."""
     body = await read_body(received(http).body, TokenizeRequest)
+    entry = services_of(http).encoders.get(body.model or "")
+    if entry is not None:
+        return await _tokenize_for_encoder(http, entry, body)
     model = services_of(http).models.find(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_value("prompt", "give either a prompt or messages")
@@ -137,6 +140,21 @@ async def tokenize(http: HttpRequest) -> Response:
     if body.return_token_strs:
         spelled = map(model.tokenizer.token_bytes, tokens)
         answer["token_strs"] = [each.decode("utf-8", "replace") for each in spelled]
+    return json_response(answer, headers=ignored_fields(body))
+
+
+async def _tokenize_for_encoder(http: HttpRequest, entry: EncoderEntry, body: TokenizeRequest) -> Response:
+    """Answer with the rows that the encoder's routes make of a text, which holds no control tokens."""
+    text = body.prompt
+    if text is None or body.messages is not None:
+        raise bad_value("prompt", f"{entry.name} is an encoder: give a prompt, not messages")
+    async with services_of(http).encoders.use(entry) as encoder:
+        tokenizer = encoder.model.tokenizer
+        encoded = await run(len(text), lambda: tokenizer.encode_text(text))
+        rows = zip(encoded.tokens, encoded.special, strict=True)
+        tokens = [token for token, special in rows if body.add_special_tokens or not special]
+        strings = [tokenizer.token_text(token) for token in tokens] if body.return_token_strs else None
+    answer = {"count": len(tokens), "max_model_len": entry.max_tokens, "tokens": tokens, "token_strs": strings}
     return json_response(answer, headers=ignored_fields(body))
 
 
