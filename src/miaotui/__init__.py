@@ -13,25 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import MiaotuiError
 from miaotui.libraries import missing
-from miaotui.types import (
-    Classification,
-    Completion,
-    Deadline,
-    Delta,
-    MaskFill,
-    Promise,
-    RankedDocument,
-    SamplingParams,
-    Score,
-    TaggedSpan,
-    Timing,
-    TokenLogprobs,
-)
+from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Score, Timing, TokenLogprobs
 
 if TYPE_CHECKING:
     from miaotui.async_encoder import AsyncEncoder, load_encoder_async
     from miaotui.async_llm import AsyncLLM, load_async
     from miaotui.encoder import Encoder, load_encoder
+    from miaotui.encoders.results import Classification, MaskFill, RankedDocument, TaggedSpan
     from miaotui.llm import LLM, load
 
 __version__ = "0.1.0"
@@ -67,6 +55,7 @@ _LAZY = {
     "load_encoder": "miaotui.encoder",
     "AsyncEncoder": "miaotui.async_encoder",
     "load_encoder_async": "miaotui.async_encoder",
+    **dict.fromkeys(("Classification", "MaskFill", "RankedDocument", "TaggedSpan"), "miaotui.encoders.results"),
 }
 
 

@@ -17,11 +17,12 @@ import numpy as np
 from miaotui.encoder import EncoderFacade, Floats, deadline_of, read_encoder_options
 from miaotui.encoders import ranking, tasks
 from miaotui.encoders.inputs import ReadOptions, Text, text_list
+from miaotui.encoders.results import Classification, MaskFill, RankedDocument, TaggedSpan
 from miaotui.encoders.runtime import run_encoder
 from miaotui.encoders.spans import Aggregation
 from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import EncodeJob
-from miaotui.types import Classification, Deadline, MaskFill, Progress, RankedDocument, TaggedSpan
+from miaotui.types import Deadline, Progress
 
 Result = TypeVar("Result")
 INLINE_CHARACTERS = 4096  # texts up to here are cut into tokens in the event loop itself

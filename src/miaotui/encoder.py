@@ -19,6 +19,7 @@ from miaotui.backends.options import EncoderOptions
 from miaotui.closing import Closing
 from miaotui.encoders import ranking, tasks
 from miaotui.encoders.inputs import ReadOptions, Text, text_list
+from miaotui.encoders.results import Classification, MaskFill, RankedDocument, TaggedSpan
 from miaotui.encoders.runtime import run_encoder
 from miaotui.encoders.spans import Aggregation
 from miaotui.encoders.tasks import EncodeTask
@@ -28,7 +29,7 @@ from miaotui.engine.encoding.loop import EncoderLoop
 from miaotui.errors import EngineError
 from miaotui.kernels.linear.formats import Format
 from miaotui.submission import require_known
-from miaotui.types import Classification, Deadline, MaskFill, Progress, RankedDocument, TaggedSpan
+from miaotui.types import Deadline, Progress
 
 Result = TypeVar("Result")
 Floats = NDArray[np.float32]

@@ -17,13 +17,13 @@ import numpy as np
 
 from miaotui.encoders.inputs import EncoderInputs, ReadOptions, read_pair, read_texts
 from miaotui.encoders.prompts import prefix_of
+from miaotui.encoders.results import RankedDocument
 from miaotui.encoders.tasks import EncodeTask, Floats
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import FieldError, InputTooLongError, RequestError
 from miaotui.model.encoder.pooling import rows_product
 from miaotui.text.encoders.layout import EncodedText
-from miaotui.types import RankedDocument
 
 Documents = Sequence[str]
 Scores = tuple[float, float]  # as the model gives it, and in 0..1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from miaotui.backends.build import build_decoder_states, build_encoder_backend
+from miaotui.backends.build_encoder import build_decoder_states, build_encoder_backend
 from miaotui.backends.options import EncoderOptions
 from miaotui.config import Settings
 from miaotui.encoders.prompts import prompts_for

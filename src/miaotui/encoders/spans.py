@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.encoders.results import TaggedSpan
 from miaotui.errors import FieldError, RequestError
 from miaotui.text.encoders.layout import EncodedText
-from miaotui.types import TaggedSpan
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 Floats = NDArray[np.float32]

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from miaotui.backends.encoder_backend import TextRows
 from miaotui.encoders.inputs import PLAIN, EncoderInputs, ReadOptions, Text, read_pair, read_texts
 from miaotui.encoders.prompts import prefix_of
+from miaotui.encoders.results import Classification, MaskFill, TaggedSpan
 from miaotui.encoders.spans import Aggregation, require_aggregation, spans_of
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import FieldError, RequestError
 from miaotui.model.oracle import softmax
 from miaotui.text.encoders.layout import EncodedText
-from miaotui.types import Classification, MaskFill, TaggedSpan
 
 Result = TypeVar("Result")
 Floats = NDArray[np.float32]

@@ -15,6 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.encoders import ranking
+from miaotui.encoders.results import RankedDocument
 from miaotui.serve.encoders.fields import MAX_LISTED, EncoderFields, Flag
 from miaotui.serve.encoders.requests import MAX_INPUT_TOKENS, EncoderAnswer, check_count, find_encoder, run_task
 from miaotui.serve.http.errors import bad_value, json_response
@@ -23,7 +24,6 @@ from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import received
 from miaotui.serve.wire.fields import MAX_TOKENS, JsonField, Name, Wire
 from miaotui.serve.wire.prompts import run
-from miaotui.types import RankedDocument
 
 MAX_RANK_FIELDS = 64
 

@@ -14,6 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.encoders import ranking, tasks
+from miaotui.encoders.results import MaskFill, TaggedSpan
 from miaotui.engine.encoding.loaded import Ability
 from miaotui.serve.encoders.answers import list_response
 from miaotui.serve.encoders.registry import EncoderEntry
@@ -25,7 +26,6 @@ from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai.embeddings import written
 from miaotui.serve.tei.routes import answer_headers, predictions
 from miaotui.serve.tei.wire import SimilarityInputs, TaskParameters, TaskRequest
-from miaotui.types import MaskFill, TaggedSpan
 
 ABILITIES: tuple[Ability, ...] = ("embed", "classify", "tag", "fill_mask", "rerank")
 DEFAULT_TOP_K = 5

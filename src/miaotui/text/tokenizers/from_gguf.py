@@ -14,8 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
-from miaotui.text.encoders.unigram import unigram_from_gguf
-from miaotui.text.encoders.wordpiece import wordpiece_from_gguf
 from miaotui.text.tokenizers.byte_level import ByteLevelEncoder, byte_level_spelling
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
 from miaotui.text.tokenizers.library import LibraryEncoder, encode_with, spelling_of
@@ -69,10 +67,14 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 def _wordpiece(vocabulary: GgufVocabulary) -> Tokenizer:
+    from miaotui.text.encoders.wordpiece import wordpiece_from_gguf  # noqa: PLC0415  (encoders only)
+
     return _on_library(vocabulary, wordpiece_from_gguf(vocabulary))
 
 
 def _unigram(vocabulary: GgufVocabulary) -> Tokenizer:
+    from miaotui.text.encoders.unigram import unigram_from_gguf  # noqa: PLC0415  (encoders only)
+
     encoder = _encoder(vocabulary, unigram_from_gguf(vocabulary))
     roles = _roles(vocabulary, begins=True, drops_space=vocabulary.flag("add_space_prefix", True), ends=True)
     return Tokenizer(encoder, _piece_spelling(vocabulary), roles)
