@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from serving import Serving, serving
+from starlette.middleware import Middleware
 
 from miaotui.encoder import Encoder
+from miaotui.serve.middleware.accounting import Account, Accounting
 from miaotui.serve.settings import ServeSettings
 from tiny_encoder_models import LIMIT, make_encoder_folder, open_tiny
 from tiny_engine import settings_in
@@ -187,3 +194,49 @@ def test_metrics_health_and_drain_know_encoders(server: Serving) -> None:
     assert httpx.get(server.url + "/health").status_code == 200
     assert httpx.get(server.url + "/ready").status_code == 200
     assert len(server.services.operations.jobs) == 0
+
+
+MANY = ["cat dog " * 20] * 1500  # seconds of work here
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if holds():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not come true")
+
+
+def test_a_client_that_leaves_cancels_its_job(server: Serving) -> None:
+    jobs, body = server.services.operations.jobs, json.dumps({"input": MANY}).encode()
+    address = server.url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(address[0], int(address[1]))
+    connection.request("POST", "/v1/embeddings", body)
+    until(lambda: len(jobs) == 1)
+    connection.close()
+    until(lambda: len(jobs) == 0)
+    running = server.services.encoders["embed"].running
+    assert running is not None
+    until(lambda: running.loop.in_flight == 0)
+
+
+def test_a_server_that_leaves_says_so(server: Serving) -> None:
+    jobs, answers = server.services.operations.jobs, list[httpx.Response]()
+    asking = threading.Thread(target=lambda: answers.append(post(server, input=MANY)))
+    asking.start()
+    until(lambda: len(jobs) == 1)
+    assert server.call(jobs.cancel_all) == 1
+    asking.join(30)
+    assert error(answers[0], 503)["code"] == "overloaded"
+
+
+def test_tokens_are_charged_to_the_account(tmp_path: Path) -> None:
+    closed: list[Account] = []
+    layers = [Middleware(Accounting, listeners=[lambda account, scope: closed.append(account)])]
+    with serving({}, settings_in(tmp_path), encoders={"e": make_encoder_folder(tmp_path)}, layers=layers) as running:
+        used = post(running, input=["the cat", "ping"]).json()["usage"]["total_tokens"]
+        post(running, "/embed", inputs="ping")
+    assert [(each.model, each.prompt_tokens, each.route) for each in closed] == [
+        ("e", used, "/v1/embeddings"),
+        ("e", 3, "/embed"),
+    ]

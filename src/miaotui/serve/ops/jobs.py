@@ -6,11 +6,12 @@ Invariant: a job is in the list from its submission until its request has its re
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from miaotui.engine.encoding.job import EncodeJob
-from miaotui.errors import RefusedError
+from miaotui.errors import OverloadedError, RefusedError
 from miaotui.serve.middleware.accounting import current
 from miaotui.serve.ops.metrics import Metrics
 
@@ -48,7 +49,7 @@ class EncoderJobs:
         self._metrics.refused(model, error)
 
     def cancel_all(self) -> int:
-        """Cancel everything and return the count."""
+        """End everything with an error that says why, and return the count."""
         for job in self._open.values():
-            job.cancel()
+            job.end(time.perf_counter(), OverloadedError("the server is stopping: ask again in a moment", 1.0))
         return len(self._open)
