@@ -30,6 +30,7 @@ from miaotui.serve.wire.params import deadline_for
 from miaotui.types import Deadline
 
 Make = Callable[[LoadedEncoder], EncodeTask[Result]]
+INPUT_FIELDS = ("input", "inputs", "documents", "texts", "text_2", "data_2")  # where a request has most of its texts
 MAX_INPUTS = 2048  # texts, documents or pairs of one request
 MAX_INPUT_TOKENS = 1 << 18  # of all of them
 MAX_ANSWER_NUMBERS = 1 << 23  # of vectors and scores: in JSON some 160 MB
@@ -87,11 +88,17 @@ async def run_task(
     """
     deadline = deadline_for(body.deadline_ms, body.on_late, http.headers, services_of(http).settings.deadline_ms)
     received(http).drop_body()
-    return await unless_gone(http.receive, _run(http, entry, inputs, make, deadline))
+    field = next((name for name in INPUT_FIELDS if getattr(body, name, None) is not None), INPUT_FIELDS[0])
+    return await unless_gone(http.receive, _run(http, entry, inputs, make, deadline, field))
 
 
 async def _run(
-    http: HttpRequest, entry: EncoderEntry, inputs: Sequence[Any], make: Make[Result], deadline: Deadline | None
+    http: HttpRequest,
+    entry: EncoderEntry,
+    inputs: Sequence[Any],
+    make: Make[Result],
+    deadline: Deadline | None,
+    field: str,
 ) -> EncoderAnswer[Result]:
     services = services_of(http)
     try:
@@ -101,7 +108,7 @@ async def _run(
         services.operations.jobs.refused(entry.name, error)
         raise
     async with services.encoders.use(entry) as encoder:
-        task = await encoder.read(inputs, lambda: _bounded(make(encoder.model)))
+        task = await encoder.read(inputs, lambda: _bounded(make(encoder.model), field))
         job = _submit(http, entry, encoder, task, deadline)
         with services.operations.jobs.tracking(entry.name, job):
             result = task.finish(await encoder.wait(job))
@@ -133,17 +140,17 @@ def _submit(
         raise
 
 
-def _bounded(task: EncodeTask[Result]) -> EncodeTask[Result]:
+def _bounded(task: EncodeTask[Result], field: str) -> EncodeTask[Result]:
     """Return the task. Raises `ApiError` (400) for more tokens, or numbers of an answer, than one request may have."""
     if task.n_tokens > MAX_INPUT_TOKENS:
         raise bad_value(
-            "input",
+            field,
             f"all inputs have {task.n_tokens:,} tokens, and a request may have {MAX_INPUT_TOKENS:,}: "
             "share them out over several requests",
         )
     if task.n_numbers > MAX_ANSWER_NUMBERS:
         raise bad_value(
-            "input",
+            field,
             f"the answer would have {task.n_numbers:,} numbers, and may have {MAX_ANSWER_NUMBERS:,}: "
             "share the inputs out over several requests",
         )
