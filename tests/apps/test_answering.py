@@ -154,6 +154,23 @@ def test_what_a_model_writes_is_checked() -> None:
     assert not written("").found
 
 
+def test_a_models_refusal_does_not_count_against_strong_evidence() -> None:
+    evidence = Evidence("Who?", (Passage("a", "Clara Voss built it."),), strength=1.0)
+    span = extract(evidence)
+
+    def written(*pieces: str) -> tuple[str, Answer]:
+        composing = Composing(evidence, [], ["Clara Voss built it."], otherwise=span)
+        shown = "".join(composing.push(piece) for piece in pieces)
+        rest, answer = composing.end()
+        return shown + rest, answer
+
+    for refusal in (("Not", " found."), ("未找到",), ("  not found in the passages",), ()):
+        assert written(*refusal) == (span.text, span)
+    shown, answer = written("No", "body but Clara Voss built it.")
+    assert answer.how == "generated"
+    assert shown.startswith("Nobody but Clara Voss")
+
+
 def test_questions_are_checked_and_weak_evidence_is_not_composed() -> None:
     for wrong in ("", "  ", "x" * 5000, "\ud800", 7, None):
         with pytest.raises(RequestError):

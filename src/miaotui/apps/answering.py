@@ -25,6 +25,7 @@ EXTRACTIVE_MS, GENERATED_MS = 200.0, 1_000.0  # default deadlines
 ANSWER_TOKENS = 48
 LEAST_PROMPT_TOKENS, MOST_PROMPT_TOKENS = 96, 384  # small models lose the thread in longer ones
 
+SURE = 0.9  # probability from which a model's "not found" does not count: small ones say it too often
 NEARLY = 0.7  # of the best sentence's support
 MOST_SECOND_CHARS = 200  # of a second sentence
 
@@ -156,7 +157,9 @@ class Composing:
     evidence: Evidence
     messages: list[dict[str, str]]
     excerpts: Sequence[str]
+    otherwise: Answer | None = None  # given where the model says that there is none, against strong evidence
     citing: Citing = field(init=False)
+    _begun: bool = False
     _text: list[str] = field(default_factory=list)
     _shown: list[str] = field(default_factory=list)
 
@@ -166,12 +169,25 @@ class Composing:
     def push(self, piece: str) -> str:
         """Add a piece of the model's text. Returns the text that can be shown now."""
         self._text.append(piece)
+        if not self._begun:
+            if self._may_refuse():
+                return ""
+            piece, self._begun = "".join(self._text), True
         shown = self.citing.push(piece)
         self._shown.append(shown)
         return shown
 
+    def _may_refuse(self) -> bool:
+        """Return whether the text so far says, or begins to say, that there is no answer, and that does not count."""
+        said = "".join(self._text).strip().casefold()
+        return self.otherwise is not None and any(
+            mark.startswith(said) or said.startswith(mark) for mark in _SAYS_NOT_FOUND
+        )
+
     def end(self, shortened: bool = False) -> tuple[str, Answer]:
         """Return (the rest to show, the whole answer)."""
+        if self.otherwise is not None and not self._begun:
+            return self.otherwise.text, self.otherwise
         rest = self.citing.close()
         self._shown.append(rest)
         text, said = "".join(self._shown).strip(), "".join(self._text).casefold()
@@ -219,4 +235,5 @@ def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Com
     listed = "\n".join(f"[{n}] {excerpt}" for n, excerpt in enumerate(excerpts, 1))
     asked = f"问题：{evidence.question}" if chinese else f"Question: {evidence.question}"
     messages = [{"role": "system", "content": system}, {"role": "user", "content": f"{listed}\n\n{asked}"}]
-    return Composing(kept, messages, excerpts)
+    otherwise = extract(evidence) if evidence.signals is not None and evidence.strength >= SURE else None
+    return Composing(kept, messages, excerpts, otherwise)
