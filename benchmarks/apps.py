@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,15 @@ from typing import Any
 from miaotui.apps.answering import extract
 from miaotui.apps.evidence import FOUND
 from miaotui.apps.intents import IntentClassifier
+from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.apps.qa_pipeline import Question, look_up
 from miaotui.apps.spans import best_spans
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
 from miaotui.retrieval.answers.calibrate import calibrate
 from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
+from miaotui.retrieval.meaning.hybrid import HybridIndex
+from miaotui.retrieval.meaning.vectors import PassageVectors
 from miaotui.retrieval.sentences import sentences
 from miaotui.types import SamplingParams
 
@@ -130,6 +134,32 @@ def not_found(folder: Path, language: str) -> Iterator[tuple[str, str]]:
         yield label, f"{100 * kept:5.1f} {100 * refused:5.1f}"
 
 
+def decided(folder: Path, language: str, encoders: Encoders, every: int) -> Iterator[tuple[str, str]]:
+    """As `not_found`, by meaning and at the threshold of the application, for every ``every``-th question."""
+    asked, documents = xquad(folder, language)
+    chosen = asked[::every]
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        shares: dict[str, list[bool]] = {}
+        halves = {
+            "known": (documents, chosen),
+            "unknown": (
+                [one for one in documents if int(one.id.split("-")[0]) % 2 == 0],
+                [one for one in chosen if one.article % 2],
+            ),
+        }
+        for name, (some, questions) in halves.items():
+            index = stack.enter_context(Index.create(Path(place) / name))
+            index.add(some)
+            vectors = PassageVectors(index, encoders.embedder)
+            vectors.update()
+            hybrid = HybridIndex(vectors)
+            for one in questions:
+                weak = look_up(hybrid, Question(one.question, "x"), encoders.reranker).is_weak
+                shares.setdefault(name, []).append(weak if name == "unknown" else not weak)
+    label = f"XQuAD-{language}, by meaning: answered if known, refused if not, {len(chosen)} questions"
+    yield label, f"{share(shares['known'])} {share(shares['unknown'])}"
+
+
 def rows_of(path: Path) -> list[tuple[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return [(row["text"], row["category"]) for row in csv.DictReader(file)]
@@ -185,20 +215,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     default = os.environ.get("MIAOTUI_EVALUATION_DATA")
     parser.add_argument("--data", type=Path, default=default and Path(default))
-    data = parser.parse_args().data
+    parser.add_argument(
+        "--meaning", type=int, metavar="N", help="only the decision by meaning, for every N-th question"
+    )
+    parsed = parser.parse_args()
+    data = parsed.data
     if data is None:
         print("say where the data is: --data FOLDER", file=sys.stderr)
         return 2
     result: dict[str, str] = {}
-    parts = [spans(data / "xquad", "en"), spans(data / "xquad", "zh")]
-    parts += [not_found(data / "xquad", "en"), not_found(data / "xquad", "zh")]
-    parts += [intents(data / "banking77"), near(data / "banking77")]
+    encoders = find_encoders() if parsed.meaning else None
+    if encoders is not None:
+        parts = [decided(data / "xquad", language, encoders, parsed.meaning) for language in ("zh", "en")]
+    else:
+        parts = every_part(data)
     for part in parts:
         for label, value in part:
             print(f"{label:78} {value}", flush=True)
             result[label] = value
     print(json.dumps(result, ensure_ascii=False))
     return 0
+
+
+def every_part(data: Path) -> list[Iterator[tuple[str, str]]]:
+    parts = [spans(data / "xquad", "en"), spans(data / "xquad", "zh")]
+    parts += [not_found(data / "xquad", "en"), not_found(data / "xquad", "zh")]
+    return [*parts, intents(data / "banking77"), near(data / "banking77")]
 
 
 if __name__ == "__main__":
