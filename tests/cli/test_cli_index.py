@@ -26,7 +26,7 @@ def test_documents_are_added_found_and_deleted(capsys: pytest.CaptureFixture[str
     assert main(["index", "create", "pets", "--partitions", "2"]) == 0
     assert main(["index", "add", "pets", "docs", "--workers", "1", "--tag", "animals"]) == 0
     said = capsys.readouterr()
-    assert "2 passages from 3 files; 1 left out, 0 of them duplicates" in said.out
+    assert "passages: 2; files: 3; left out: 1, duplicates among them: 0" in said.out
     assert "docs/x.bin: files of type .bin are not read" in said.err
     assert main(["search", "pets", "sleeping tag:animals"]) == 0
     shown = capsys.readouterr().out

@@ -155,7 +155,7 @@ KEY_MADE = CliMessage(
 # ---- documents -----------------------------------------------------------------------------------
 
 ADDED = CliMessage(
-    "{passages} passages from {files} files; {skipped} left out, {duplicates} of them duplicates",
+    "passages: {passages}; files: {files}; left out: {skipped}, duplicates among them: {duplicates}",
     "已从 {files} 个文件加入 {passages} 段；略过 {skipped} 项，其中重复 {duplicates} 项",
 )
 TABLE = CliMessage(
