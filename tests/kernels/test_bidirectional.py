@@ -29,6 +29,7 @@ class Whole:
     rotated: int = 0
     window: int = 0
     biased: bool = False
+    relative: bool = False
 
     @property
     def scale(self) -> float:
@@ -48,6 +49,12 @@ class Whole:
     def bias(self) -> Floats:
         """Bias by distance of key and query, which begins at ``1 - POSITIONS``; with room for a panel."""
         return np.random.default_rng(8).standard_normal((self.heads, 2 * POSITIONS + 15), np.float32)
+
+    def positions(self) -> tuple[Floats, Floats]:
+        """Keys and queries of positions ``[heads, dim, distances]``, which begin at ``1 - POSITIONS``."""
+        rng = np.random.default_rng(9)
+        keys, queries = rng.standard_normal((2, self.heads, self.dim, 2 * POSITIONS + 15), np.float32)
+        return keys, queries
 
 
 def blocks_of(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
@@ -96,6 +103,14 @@ def run(
     }
     if kind.biased:
         fields |= {att.BIAS_TABLE: address_of(bias) + 4 * (POSITIONS - 1), att.BIAS_STRIDE: bias.strides[0]}
+    position_keys, position_queries = kind.positions()
+    if kind.relative:
+        fields |= {
+            att.RELATIVE_KEYS: address_of(position_keys) + 4 * (POSITIONS - 1),
+            att.RELATIVE_QUERIES: address_of(position_queries) + 4 * (POSITIONS - 1),
+            att.RELATIVE_STRIDE: position_keys.strides[1],
+            att.RELATIVE_HEAD_BYTES: position_keys.strides[0],
+        }
     if isinstance(out, Floating):
         fields |= {att.OUT: out.address, att.OUT_STRIDE: out.stride}
     else:
@@ -124,7 +139,11 @@ def expected(kind: Whole, tokens: Floats) -> Floats:
         keys = reference.rotate(heads[:, 1, head], cos, sin)
         distances = positions[None, :] - positions[:, None]
         bias = kind.bias()[head][distances + POSITIONS - 1] if kind.biased else None
-        outputs.append(reference.whole_text_attention(queries, keys, heads[:, 2, head], views, bias))
+        pair = None
+        if kind.relative:
+            tables = [table[head].T[distances + POSITIONS - 1] for table in kind.positions()]
+            pair = (tables[0], tables[1])
+        outputs.append(reference.whole_text_attention(queries, keys, heads[:, 2, head], views, bias, pair))
     return np.concatenate(outputs, axis=1)
 
 
@@ -135,6 +154,7 @@ KINDS = (
     Whole(window=1),
     Whole(biased=True),
     Whole(biased=True, window=40, dim=128),
+    Whole(relative=True),
 )
 
 

@@ -273,19 +273,31 @@ def attention(queries: Floats, keys: Floats | Bytes, values: Floats | Bytes, vie
 
 
 def whole_text_attention(
-    queries: Floats, keys: Floats, values: Floats, views: Views, bias: Floats | None = None
+    queries: Floats,
+    keys: Floats,
+    values: Floats,
+    views: Views,
+    bias: Floats | None = None,
+    positions: tuple[Floats, Floats] | None = None,
 ) -> Floats:
     """Compute softmax attention of rotated, scaled queries ``[n, dim]`` to a head of ``n`` keys and values.
 
-    ``bias`` ``[n, n]`` is added to the scores. A softmax of two passes; every sum runs in ascending order, that of the
-    chances in 16 lanes. Returns float32 ``[n, dim]``.
+    ``bias`` ``[n, n]`` is added to the scores, and before it the products of queries and ``positions[0]``, and of keys
+    and ``positions[1]``, both ``[n, n, dim]`` for each query and key (DeBERTa). A softmax of two passes; every sum runs
+    in ascending order, that of the chances in 16 lanes. Returns float32 ``[n, dim]``.
     """
     n, dim = queries.shape
     scores = np.zeros((n, n), np.float32)
     for d in range(dim):
         scores = fma(queries[:, d, None], keys[None, :, d], scores)
-    positions = np.arange(n)
-    seen = (positions >= views.starts[:, None]) & (positions < views.ends[:, None])
+    if positions is not None:
+        terms = np.zeros((2, n, n), np.float32)
+        for d in range(dim):
+            terms[0] = fma(queries[:, d, None], positions[0][:, :, d], terms[0])
+            terms[1] = fma(keys[None, :, d], positions[1][:, :, d], terms[1])
+        scores = scores + (terms[0] + terms[1])
+    at = np.arange(n)
+    seen = (at >= views.starts[:, None]) & (at < views.ends[:, None])
     scores = np.where(seen, scores if bias is None else scores + bias, MASKED)
     chances = np.where(seen, exp(scores - scores.max(axis=1, keepdims=True)), np.float32(0))
     lanes = np.pad(chances, [(0, 0), (0, -n % LANES)]).reshape(n, -1, LANES)

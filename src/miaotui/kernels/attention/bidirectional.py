@@ -13,8 +13,9 @@ from typing import Any
 from miaotui.kernels.attention.bidirectional_emit import (
     GROUPS,
     finish_head,
+    relative_panel,
     score_panel,
-    softmax_row,
+    softmax_rows,
     store_token,
     weigh_values,
 )
@@ -35,6 +36,10 @@ from miaotui.kernels.attention.fields import (
     PAGE_TOKENS,
     QKV,
     QKV_STRIDE,
+    RELATIVE_HEAD_BYTES,
+    RELATIVE_KEYS,
+    RELATIVE_QUERIES,
+    RELATIVE_STRIDE,
     ROTATED,
     SCALE,
     SIN,
@@ -56,7 +61,6 @@ from miaotui.kernels.runtime.ops import (
     RUN_BLOCK_TABLE,
     RUN_BLOCKS,
     RUN_ROW_TABLE,
-    RUN_ROWS,
     RUN_SCRATCH,
     RUN_SCRATCH_STRIDE,
     RUN_TEAM,
@@ -70,8 +74,9 @@ LINE = 64  # bytes of a panel's scores of one query, and of what lies before the
 store_one: Any = intrinsic(store_token, "iiiiiiii")
 rotate: Any = intrinsic(rotate_head, "iiiiiiiff")
 finish: Any = intrinsic(finish_head, "iiii")
-softmax_plain: Any = intrinsic(softmax_row(biased=False), "iiiiii")
-softmax_biased: Any = intrinsic(softmax_row(biased=True), "iiiiii")
+plain_four, plain_one = (intrinsic(softmax_rows(count, biased=False), "iiiiiii") for count in (4, 1))
+biased_four, biased_one = (intrinsic(softmax_rows(count, biased=True), "iiiiiii") for count in (4, 1))
+relative_two, relative_one = (intrinsic(relative_panel(count), "iiiiiiii") for count in (2, 1))
 _MOST = GROUPS[0]
 scores_most, scores_six, scores_four, scores_two, scores_one = (intrinsic(score_panel(n), "iiiii") for n in GROUPS)
 weigh_most, weigh_six, weigh_four, weigh_two, weigh_one = (intrinsic(weigh_values(n), "iiiiii") for n in GROUPS)
@@ -80,31 +85,33 @@ weigh_most, weigh_six, weigh_four, weigh_two, weigh_one = (intrinsic(weigh_value
 @kernel()
 def store_keys(op, run, member):  # type: ignore[no-untyped-def]
     """Rotate all keys of the pass into their panels, and copy the values beside them."""
-    rows, team, slot = peek(run, RUN_ROWS), peek(run, RUN_TEAM), peek(op, SLOT)
-    claimed = claim(run, slot, member, team, rows)
+    heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
+    units = peek(run, RUN_BLOCKS) * heads
+    claimed = claim(run, slot, member, team, units)
     while claimed >= 0:
-        for row in range(claim_first(claimed), claim_end(claimed)):
-            store_row(op, run, row)
-        claimed = claim(run, slot, member, team, rows)
+        for unit in range(claim_first(claimed), claim_end(claimed)):
+            table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * (unit // heads)
+            row = peek(table, BLOCK_ROW)
+            for index in range(row, row + peek(table, BLOCK_COUNT)):
+                store_head(op, run, index, unit % heads)
+        claimed = claim(run, slot, member, team, units)
     return 1
 
 
 @inline
-def store_row(op, run, row):  # type: ignore[no-untyped-def]
-    """Store all heads of one row."""
+def store_head(op, run, row, head):  # type: ignore[no-untyped-def]
+    """Store one head of one row."""
     table = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
     position, dim = peek(table, ROW_POSITION), peek(op, DIM)
     token = peek(table, ROW_PANEL) * PAGE_TOKENS + position
     rotated = peek(op, ROTATED)
     turn = position * (rotated // 2) * 4
-    source = peek(op, QKV) + row * peek(op, QKV_STRIDE)
+    source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + head * dim * 4
     column = token // PAGE_TOKENS * dim * LINE + token % PAGE_TOKENS * 4
-    for head in range(peek(op, KV_HEADS)):
-        at = head * peek(op, HEAD_BYTES)
-        key = source + peek(op, KEY_OFFSET) + head * dim * 4
-        value = source + peek(op, VALUE_OFFSET) + head * dim * 4
-        keys, values = peek(op, KEYS) + at + column, peek(op, VALUES) + at + token * dim * 4
-        store_one(key, value, keys, values, dim, rotated, peek(op, COS) + turn, peek(op, SIN) + turn)
+    at = head * peek(op, HEAD_BYTES)
+    keys, values = peek(op, KEYS) + at + column, peek(op, VALUES) + at + token * dim * 4
+    key, value = source + peek(op, KEY_OFFSET), source + peek(op, VALUE_OFFSET)
+    store_one(key, value, keys, values, dim, rotated, peek(op, COS) + turn, peek(op, SIN) + turn)
     return 0
 
 
@@ -190,15 +197,48 @@ def view_end(op, position, tokens):  # type: ignore[no-untyped-def]
 
 
 @inline
-def soften(op, head, scores, position, tokens, first, panels):  # type: ignore[no-untyped-def]
-    """Turn one query's scores into chances."""
-    low, high = view_start(op, position), view_end(op, position, tokens)
+def soften(op, head, scores, stride, position, count, tokens, first, panels):  # type: ignore[no-untyped-def]
+    """Turn the scores of a block's queries into chances, four at a time where all see the whole text."""
     bias = peek(op, BIAS_TABLE)
     if bias != 0:
         bias += head * peek(op, BIAS_STRIDE) + (first - position) * 4
-        softmax_biased(scores, panels, first, low, high, bias)
-    else:
-        softmax_plain(scores, panels, first, low, high, 0)
+    done = 0
+    while done < count:
+        low, high = view_start(op, position + done), view_end(op, position + done, tokens)
+        at, beside = scores + done * stride, bias - 4 * done
+        if count - done >= 4 and peek(op, WINDOW) == 0:
+            if bias != 0:
+                biased_four(at, stride, panels, first, low, high, beside)
+            else:
+                plain_four(at, stride, panels, first, low, high, 0)
+            done += 4
+        else:
+            if bias != 0:
+                biased_one(at, stride, panels, first, low, high, beside)
+            else:
+                plain_one(at, stride, panels, first, low, high, 0)
+            done += 1
+    return 0
+
+
+@inline
+def add_positions(op, head, queries, count, keys, distance, out, stride):  # type: ignore[no-untyped-def]
+    """Add the terms of position to the scores of a block's queries and one panel.
+
+    ``distance`` is that of the panel's first key and the first query.
+    """
+    dim, rows = peek(op, DIM), peek(op, RELATIVE_STRIDE)
+    at = head * peek(op, RELATIVE_HEAD_BYTES) + distance * 4
+    position_keys, position_queries = peek(op, RELATIVE_KEYS) + at, peek(op, RELATIVE_QUERIES) + at
+    done = 0
+    while done < count:
+        query, to, back = queries + done * dim * 4, out + done * stride, done * 4
+        if count - done >= 2:
+            relative_two(query, dim, keys, position_keys - back, position_queries - back, rows, to, stride)
+            done += 2
+        else:
+            relative_one(query, dim, keys, position_keys - back, position_queries - back, rows, to, stride)
+            done += 1
     return 0
 
 
@@ -220,9 +260,12 @@ def attend_block(op, run, member, block, head):  # type: ignore[no-untyped-def]
     panel = peek(entry, ROW_PANEL) + start
     keys, values = peek(op, KEYS) + at + panel * dim * LINE, peek(op, VALUES) + at + panel * dim * LINE
     for index in range(panels):
-        score_queries(queries, count, dim, keys + index * dim * LINE, scores + index * LINE, stride)
-    for index in range(count):
-        soften(op, head, scores + index * stride, position + index, tokens, first, panels)
+        panel_keys, to = keys + index * dim * LINE, scores + index * LINE
+        score_queries(queries, count, dim, panel_keys, to, stride)
+        if peek(op, RELATIVE_KEYS) != 0:
+            distance = first + index * PAGE_TOKENS - position
+            add_positions(op, head, queries, count, panel_keys, distance, to, stride)
+    soften(op, head, scores, stride, position, count, tokens, first, panels)
     weigh_queries(scores, stride, count, values, end - first, dim, queries)
     for index in range(count):
         finish_row(op, row + index, head, queries + index * dim * 4)

@@ -7,7 +7,8 @@ every sum runs over the head's values, or over a text's tokens, in ascending ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 from miaotui.kernels.attention.emit import MASKED, rotate_head, stack_floats
 from miaotui.kernels.platform.cpu import Isa, probe
@@ -86,62 +87,115 @@ def weigh_values(count: int) -> Callable[..., None]:
     return weigh
 
 
-def softmax_row(biased: bool) -> Callable[..., None]:
-    """Make an emitter of one query's softmax over panels of scores; a bias by distance is added first.
+def relative_panel(count: int) -> Callable[..., None]:
+    """Make an emitter that adds DeBERTa's terms of position to the scores of ``count`` queries and one panel.
 
-    ``low`` and ``high`` bound the positions that it sees, ``first`` is the position of the first score. Chances replace
-    the scores, 0 where it does not see; the inverse of their sum is stored before them.
+    Content to position is query times ``position_keys``, position to content is key times ``position_queries`` (He et
+    al., 2021, equation 4). Both tables are ``[dim, distances]``, rows ``table_stride`` bytes apart, distances of key
+    and query ascending: an address is that of the first query and the panel's first key.
     """
 
-    def softmax(e: Emitter, scores: Value, panels: Value, first: Value, low: Value, high: Value, bias: Value) -> None:
+    def relative(
+        e: Emitter,
+        queries: Value,
+        dim: Value,
+        keys: Value,
+        position_keys: Value,
+        position_queries: Value,
+        table_stride: Value,
+        out: Value,
+        stride: Value,
+    ) -> None:
+        places = [queries + (dim << 2) * i for i in range(count)]
+
+        def step(d: Value, sums: list[Value]) -> list[Value]:
+            lanes, row, result = e.load(keys + d * _LINE, F32X, 4), d * table_stride, []
+            for i, place in enumerate(places):
+                to_position = e.load(position_keys + row - 4 * i, F32X, 4)
+                to_content = e.load(position_queries + row - 4 * i, F32X, 4)
+                result.append(e.fma(e.load_splat(place + (d << 2), F32), to_position, sums[2 * i]))
+                result.append(e.fma(lanes, to_content, sums[2 * i + 1]))
+            return result
+
+        sums = e.loop(dim, [e.const(F32X, 0.0)] * (2 * count), step)
+        for i in range(count):
+            at = out + stride * i
+            e.store(e.load(at, F32X, 4) + (sums[2 * i] + sums[2 * i + 1]), at, 4)
+
+    relative.__name__ = f"relative_{count}"
+    return relative
+
+
+def softmax_rows(count: int, biased: bool) -> Callable[..., None]:
+    """Make an emitter of ``count`` queries' softmax over panels of scores; a bias by distance is added first.
+
+    All see the positions from ``low`` to ``high``; ``first`` is the position of the first score. Chances replace the
+    scores, 0 where a query does not see; the inverse of their sum is stored before them. ``bias`` is the first query's.
+    """
+
+    def softmax(
+        e: Emitter, scores: Value, stride: Value, panels: Value, first: Value, low: Value, high: Value, bias: Value
+    ) -> None:
+        rows = [scores + stride * i for i in range(count)]
         zero = e.const(I64, 0)
         start = (low - first + (LANES - 1)) >> 4
         end = e.maximum(start, (high - first) >> 4)
         spans = ((zero, start, True), (start, end, False), (end, panels, True))  # only whole panels need no mask
         bounds = e.narrow(low, I32), e.narrow(high, I32)
 
-        def view(panel: Value) -> Value:
-            return lanes_between(e, e.narrow(first + (panel << 4), I32), *bounds)
-
-        def over(begun: Value, step: Callable[[Value, Value, bool], Value]) -> Value:
+        def over(begun: list[Value], step: Callable[[Value, list[Value], Value | None], list[Value]]) -> list[Value]:
             for start_at, end_at, masked in spans:
-                begun = _span(e, start_at, end_at, begun, step, masked)
+                begun = _span(e, start_at, end_at, begun, partial(viewed, step, masked))
             return begun
 
-        def raise_top(panel: Value, top: Value, masked: bool) -> Value:
-            at = scores + panel * _LINE
-            value = e.load(at, F32X, 4)
-            if biased:
-                value = value + e.load(bias + panel * _LINE, F32X, 4)
-            if masked:
-                value = e.select(view(panel), value, e.const(F32X, MASKED))
-            e.store(value, at, 4)
-            return e.maximum(value, top)
+        def viewed(
+            step: Callable[[Value, list[Value], Value | None], list[Value]],
+            masked: bool,
+            panel: Value,
+            carried: list[Value],
+        ) -> list[Value]:
+            return step(panel, carried, view(panel, masked))
 
-        top = e.splat(e.reduce(over(e.const(F32X, MASKED), raise_top), e.maximum))
+        def view(panel: Value, masked: bool) -> Value | None:
+            return lanes_between(e, e.narrow(first + (panel << 4), I32), *bounds) if masked else None
 
-        def add_chance(panel: Value, total: Value, masked: bool) -> Value:
-            at = scores + panel * _LINE
-            chance = exp(e, e.load(at, F32X, 4) - top)
-            if masked:
-                chance = e.select(view(panel), chance, e.const(F32X, 0.0))
-            e.store(chance, at, 4)
-            return total + chance
+        def raise_tops(panel: Value, tops: list[Value], seen: Value | None) -> list[Value]:
+            result = []
+            for i, (row, top) in enumerate(zip(rows, tops, strict=True)):
+                at = row + panel * _LINE
+                value = e.load(at, F32X, 4)
+                if biased:
+                    value = value + e.load(bias + panel * _LINE - 4 * i, F32X, 4)
+                if seen is not None:
+                    value = e.select(seen, value, e.const(F32X, MASKED))
+                if biased or seen is not None:
+                    e.store(value, at, 4)
+                result.append(e.maximum(value, top))
+            return result
 
-        total = e.reduce(over(e.const(F32X, 0.0), add_chance), lambda a, b: a + b)
-        e.store(e.const(F32, 1.0) / total, scores - _LINE, 4)
+        def add_chances(panel: Value, totals: list[Value], seen: Value | None) -> list[Value]:
+            result = []
+            for row, top, total in zip(rows, tops, totals, strict=True):
+                at = row + panel * _LINE
+                chance = exp(e, e.load(at, F32X, 4) - top)
+                if seen is not None:
+                    chance = e.select(seen, chance, e.const(F32X, 0.0))
+                e.store(chance, at, 4)
+                result.append(total + chance)
+            return result
 
-    softmax.__name__ = "softmax_biased" if biased else "softmax_plain"
+        tops = [e.splat(e.reduce(top, e.maximum)) for top in over([e.const(F32X, MASKED)] * count, raise_tops)]
+        for row, total in zip(rows, over([e.const(F32X, 0.0)] * count, add_chances), strict=True):
+            e.store(e.const(F32, 1.0) / e.reduce(total, lambda a, b: a + b), row - _LINE, 4)
+
+    softmax.__name__ = f"softmax_{count}_{'biased' if biased else 'plain'}"
     return softmax
 
 
 def _span(
-    e: Emitter, start: Value, end: Value, begun: Value, step: Callable[[Value, Value, bool], Value], masked: bool
-) -> Value:
-    def body(index: Value, carried: Sequence[Value]) -> list[Value]:
-        return [step(start + index, carried[0], masked)]
-
-    return e.loop(end - start, [begun], body)[0]
+    e: Emitter, start: Value, end: Value, begun: list[Value], step: Callable[[Value, list[Value]], list[Value]]
+) -> list[Value]:
+    return e.loop(end - start, begun, lambda index, carried: step(start + index, carried))
 
 
 def finish_head(e: Emitter, source: Value, dim: Value, out: Value, header: Value) -> None:

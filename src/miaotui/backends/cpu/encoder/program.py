@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.encoder.positions import distance_bias, position_tables
 from miaotui.backends.cpu.encoder.workspace import Activations, EncoderWorkspace
 from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import Quantized, RotationTable, Rows
@@ -24,13 +25,11 @@ from miaotui.kernels.runtime import compiled
 from miaotui.kernels.runtime.ops import float_field
 from miaotui.kernels.runtime.thread_pool import aligned_bytes
 from miaotui.model.encoder.config import EncoderConfig
-from miaotui.model.encoder.positions import bias_table
 from miaotui.model.packed import PackedModel
 from miaotui.types import Progress
 
 _ACTIVATED = {"gelu": lin.GELU_ERF, "gelu_tanh": lin.GELU, "silu": lin.SILU, "relu": lin.RELU, "tanh": lin.TANH}
 _GATED = {"gelu": lin.GATED_GELU_ERF, "gelu_tanh": lin.GATED_GELU, "silu": lin.GATED_SILU}
-_SLACK = 16  # scores of a panel may be of keys behind the text
 
 
 class EncoderProgram:
@@ -52,6 +51,7 @@ class EncoderProgram:
         self._operations = OperationTable()
         self._keep: list[NDArray[np.float32]] = []
         self._zeros = self._kept(np.zeros(max(config.hidden_size, config.embedding_size), np.float32))
+        self._max_tokens = max_tokens
         self._bias = self._distance_bias(max_tokens)
         self.states = self._build()
         compiled.prepare(self._operations.kernels, progress)
@@ -201,6 +201,7 @@ class EncoderProgram:
             att.SCALE: float_field(config.attention_scale),
             att.WINDOW: config.window(layer),
             **self._bias,
+            **self._position_fields(layer),
             **_target_fields(space.attended, att.OUT, att.OUT_STRIDE, att.OUT_HEADERS, att.OUT_HEADER_STRIDE),
         }
         table = self.rotations.get(layer)
@@ -213,16 +214,24 @@ class EncoderProgram:
         return fields
 
     def _distance_bias(self, max_tokens: int) -> dict[int, int]:
-        """Return the fields of the bias by distance of key and query, in ascending order of keys."""
-        config = self.config
-        learned = {"relative_bias": self.weights.vector("relative_bias")} if config.position == "relative" else {}
-        table = bias_table(config, learned, max_tokens)
-        if table is None:
+        """Return the fields of the bias by distance of key and query."""
+        ascending = distance_bias(self.config, self.weights, max_tokens)
+        if ascending is None:
             return {}
-        ascending = np.zeros((config.n_heads, 2 * max_tokens - 1 + _SLACK), np.float32)
-        ascending[:, : 2 * max_tokens - 1] = table[:, ::-1]
-        centre = self._kept(ascending) + 4 * (max_tokens - 1)
-        return {att.BIAS_TABLE: centre, att.BIAS_STRIDE: ascending.strides[0]}
+        return {att.BIAS_TABLE: self._kept(ascending) + 4 * (max_tokens - 1), att.BIAS_STRIDE: ascending.strides[0]}
+
+    def _position_fields(self, layer: int) -> dict[int, int]:
+        """Return the fields of DeBERTa's keys and queries of positions, made by the layer's own matrices."""
+        if self.config.position != "disentangled":
+            return {}
+        keys, queries = position_tables(self.config, self.weights, self._prefix(layer), self._max_tokens)
+        centre = 4 * (self._max_tokens - 1)
+        return {
+            att.RELATIVE_KEYS: self._kept(keys) + centre,
+            att.RELATIVE_QUERIES: self._kept(queries) + centre,
+            att.RELATIVE_STRIDE: keys.strides[1],
+            att.RELATIVE_HEAD_BYTES: keys.strides[0],
+        }
 
     def _feed_forward(self, prefix: str, inputs: Activations, stream: Rows) -> None:
         """Add the feed-forward network of the normed rows to the residual stream."""
@@ -294,8 +303,6 @@ def require_runnable_encoder(config: EncoderConfig) -> None:
                 f"the model rotates {rope.dim} values of each head, and the compiled backend only multiples of 32: "
                 f"{remedy}"
             )
-    if config.position == "disentangled":
-        raise UnsupportedModelError(f"the compiled backend does not run DeBERTa's disentangled attention: {remedy}")
     if config.gated and config.activation not in _GATED:
         raise UnsupportedModelError(
             f"the compiled backend has no gated {config.activation} (it has {', '.join(_GATED)}): {remedy}"
