@@ -111,14 +111,15 @@ def test_a_text_has_the_same_bytes_alone_and_among_others(home: Path, variant: s
                 np.testing.assert_array_equal(states, alone[index])
 
 
-def test_many_texts_of_one_token_take_several_passes_and_keep_their_bytes(home: Path) -> None:
-    limits = EncoderLimits(rows=200, tokens=80)
+@pytest.mark.parametrize("rows", [200, 700])
+def test_many_texts_take_several_passes_and_keep_their_bytes(home: Path, rows: int) -> None:
+    limits = EncoderLimits(rows=rows, tokens=80)
     with open_encoder(home / "bert-0") as opened:
         encoder = build_encoder(home / "bert-0", opened, settings_of(home), limits=limits)
-    texts = texts_of("bert", (1,) * 200)
-    states = encoder.encode(texts).states
-    for index in (0, 50, 51, 199):
-        np.testing.assert_array_equal(states[index].copy(), states_of(encoder, [texts[index]])[0])
+    texts = texts_of("bert", (1,) * 199 if rows == 200 else (80, 1, 75) * 4)
+    states = [each.copy() for each in encoder.encode(texts).states]
+    for index in (0, 3, 5, len(texts) - 1):
+        np.testing.assert_array_equal(states[index], states_of(encoder, [texts[index]])[0])
 
 
 def test_quantized_files_are_read_as_they_are_and_widened_for_float32(home: Path) -> None:

@@ -137,65 +137,82 @@ def softmax_rows(count: int, biased: bool) -> Callable[..., None]:
         e: Emitter, scores: Value, stride: Value, panels: Value, first: Value, low: Value, high: Value, bias: Value
     ) -> None:
         rows = [scores + stride * i for i in range(count)]
-        zero = e.const(I64, 0)
-        start = (low - first + (LANES - 1)) >> 4
-        end = e.maximum(start, (high - first) >> 4)
-        spans = ((zero, start, True), (start, end, False), (end, panels, True))  # only whole panels need no mask
-        bounds = e.narrow(low, I32), e.narrow(high, I32)
-
-        def over(begun: list[Value], step: Callable[[Value, list[Value], Value | None], list[Value]]) -> list[Value]:
-            for start_at, end_at, masked in spans:
-                begun = _span(e, start_at, end_at, begun, partial(viewed, step, masked))
-            return begun
-
-        def viewed(
-            step: Callable[[Value, list[Value], Value | None], list[Value]],
-            masked: bool,
-            panel: Value,
-            carried: list[Value],
-        ) -> list[Value]:
-            return step(panel, carried, view(panel, masked))
-
-        def view(panel: Value, masked: bool) -> Value | None:
-            return lanes_between(e, e.narrow(first + (panel << 4), I32), *bounds) if masked else None
-
-        def raise_tops(panel: Value, tops: list[Value], seen: Value | None) -> list[Value]:
-            result = []
-            for i, (row, top) in enumerate(zip(rows, tops, strict=True)):
-                at = row + panel * _LINE
-                value = e.load(at, F32X, 4)
-                if biased:
-                    value = value + e.load(bias + panel * _LINE - 4 * i, F32X, 4)
-                if seen is not None:
-                    value = e.select(seen, value, e.const(F32X, MASKED))
-                if biased or seen is not None:
-                    e.store(value, at, 4)
-                result.append(e.maximum(value, top))
-            return result
-
-        def add_chances(panel: Value, totals: list[Value], seen: Value | None) -> list[Value]:
-            result = []
-            for row, top, total in zip(rows, tops, totals, strict=True):
-                at = row + panel * _LINE
-                chance = exp(e, e.load(at, F32X, 4) - top)
-                if seen is not None:
-                    chance = e.select(seen, chance, e.const(F32X, 0.0))
-                e.store(chance, at, 4)
-                result.append(total + chance)
-            return result
-
-        tops = [e.splat(e.reduce(top, e.maximum)) for top in over([e.const(F32X, MASKED)] * count, raise_tops)]
-        for row, total in zip(rows, over([e.const(F32X, 0.0)] * count, add_chances), strict=True):
-            e.store(e.const(F32, 1.0) / e.reduce(total, lambda a, b: a + b), row - _LINE, 4)
+        biases = [bias - 4 * i for i in range(count)] if biased else []
+        _Softmax(e, rows, biases, _View(e, panels, first, low, high)).run()
 
     softmax.__name__ = f"softmax_{count}_{'biased' if biased else 'plain'}"
     return softmax
 
 
-def _span(
-    e: Emitter, start: Value, end: Value, begun: list[Value], step: Callable[[Value, list[Value]], list[Value]]
-) -> list[Value]:
-    return e.loop(end - start, begun, lambda index, carried: step(start + index, carried))
+class _View:
+    """Panels of which some tokens are seen: only the first and last ones need a mask."""
+
+    def __init__(self, e: Emitter, panels: Value, first: Value, low: Value, high: Value) -> None:
+        self.e, self.first = e, first
+        self.bounds = e.narrow(low, I32), e.narrow(high, I32)
+        start = (low - first + (LANES - 1)) >> 4
+        end = e.maximum(start, (high - first) >> 4)
+        self.spans = ((e.const(I64, 0), start, True), (start, end, False), (end, panels, True))
+
+    def over(self, begun: list[Value], step: Callable[[Value, list[Value], Value | None], list[Value]]) -> list[Value]:
+        """Emit ``step(panel, carried, mask)`` for all panels in order."""
+        for start, end, masked in self.spans:
+            body = partial(self._step, step, start, masked)
+            begun = self.e.loop(end - start, begun, body)
+        return begun
+
+    def _step(
+        self,
+        step: Callable[[Value, list[Value], Value | None], list[Value]],
+        start: Value,
+        masked: bool,
+        index: Value,
+        carried: list[Value],
+    ) -> list[Value]:
+        panel = start + index
+        first = self.e.narrow(self.first + (panel << 4), I32)
+        return step(panel, carried, lanes_between(self.e, first, *self.bounds) if masked else None)
+
+
+class _Softmax:
+    """Softmax of several rows side by side: their chains of operations overlap."""
+
+    def __init__(self, e: Emitter, rows: list[Value], biases: list[Value], view: _View) -> None:
+        self.e, self.rows, self.biases, self.view = e, rows, biases, view
+
+    def run(self) -> None:
+        """Emit both passes: the highest score, then the chances and their sum."""
+        e, count = self.e, len(self.rows)
+        tops = self.view.over([e.const(F32X, MASKED)] * count, self._raise_tops)
+        self.tops = [e.splat(e.reduce(top, e.maximum)) for top in tops]
+        totals = self.view.over([e.const(F32X, 0.0)] * count, self._add_chances)
+        for row, total in zip(self.rows, totals, strict=True):
+            e.store(e.const(F32, 1.0) / e.reduce(total, lambda a, b: a + b), row - _LINE, 4)
+
+    def _raise_tops(self, panel: Value, tops: list[Value], seen: Value | None) -> list[Value]:
+        e, result = self.e, []
+        for i, (row, top) in enumerate(zip(self.rows, tops, strict=True)):
+            at = row + panel * _LINE
+            value = e.load(at, F32X, 4)
+            if self.biases:
+                value = value + e.load(self.biases[i] + panel * _LINE, F32X, 4)
+            if seen is not None:
+                value = e.select(seen, value, e.const(F32X, MASKED))
+            if self.biases or seen is not None:
+                e.store(value, at, 4)
+            result.append(e.maximum(value, top))
+        return result
+
+    def _add_chances(self, panel: Value, totals: list[Value], seen: Value | None) -> list[Value]:
+        e, result = self.e, []
+        for row, top, total in zip(self.rows, self.tops, totals, strict=True):
+            at = row + panel * _LINE
+            chance = exp(e, e.load(at, F32X, 4) - top)
+            if seen is not None:
+                chance = e.select(seen, chance, e.const(F32X, 0.0))
+            e.store(chance, at, 4)
+            result.append(total + chance)
+        return result
 
 
 def finish_head(e: Emitter, source: Value, dim: Value, out: Value, header: Value) -> None:

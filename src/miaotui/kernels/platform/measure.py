@@ -28,10 +28,10 @@ def read_bandwidth(threads: int | None = None, size_bytes: int = BUFFER_BYTES) -
     return size_bytes // BYTES_PER_UNIT * BYTES_PER_UNIT / seconds / 1e9
 
 
-def int8_rate(threads: int | None = None, rows: int = 48) -> float:
-    """Measure multiply-adds per second (in 10**9) of 4-bit weights in the cache with 8-bit inputs."""
+def int8_rate(threads: int | None = None, rows: int = 48, form: Format = Format.Q4) -> float:
+    """Measure multiply-adds per second (in 10**9) of weights in the cache, of 4 bits by default, with 8-bit inputs."""
     units, inputs = 32, 1024
-    stride = tile_stride(Format.Q4, inputs)
+    stride = tile_stride(form, inputs)
     weights = aligned_bytes(units * 2 * stride)
     x, headers = (aligned_bytes(rows * inputs), aligned_bytes(rows * inputs // GROUP * ops.HEADER_BYTES))
     out = aligned_bytes(rows * units * 2 * TILE_ROWS * 4)
@@ -49,7 +49,7 @@ def int8_rate(threads: int | None = None, rows: int = 48) -> float:
         lin.OUT_STRIDE: units * 2 * TILE_ROWS * 4,
     }
     seconds = _best(
-        shared_pool(threads), "linear.matmul:linear_q4", operation, ops.RUN_ROWS, rows, repeats=10 * _REPEATS
+        shared_pool(threads), f"linear.matmul:linear_{form.value}", operation, ops.RUN_ROWS, rows, repeats=10 * _REPEATS
     )
     return rows * inputs * units * 2 * TILE_ROWS / seconds / 1e9
 

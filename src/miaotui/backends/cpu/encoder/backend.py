@@ -21,6 +21,7 @@ from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES, ThreadPool, aligned_int64
 
 ARITHMETIC = "int8 or float32 activations, float32 attention, 1"  # changes whenever equal weights give other states
+PASS_ROWS = 256  # of a compiled pass, if it has several texts: what they make stays in the caches of a core
 BLOCK_ROWS = 24  # of one text that attend together: two or four groups of queries
 FEW_BLOCKS = 2  # blocks for each thread and head, below which they are cut smaller
 
@@ -38,11 +39,12 @@ class CpuEncoder:
         formats = tuple(sorted(form.value for form in program.weights.formats))
         self.identity = EncoderIdentity("cpu", formats, ARITHMETIC)
         self._run = aligned_int64(ops.RUN_FIELDS)
-        self._rows = aligned_int64(limits.rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
-        self._blocks = aligned_int64(limits.rows * ops.BLOCK_FIELDS).reshape(-1, ops.BLOCK_FIELDS)
+        rows = program.workspace.rows
+        self._rows = aligned_int64(rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
+        self._blocks = aligned_int64(rows * ops.BLOCK_FIELDS).reshape(-1, ops.BLOCK_FIELDS)
         self._run[ops.RUN_ROW_TABLE] = self._rows.ctypes.data
         self._run[ops.RUN_BLOCK_TABLE] = self._blocks.ctypes.data
-        self._states = program.states.floats(limits.rows, program.config.hidden_size)
+        self._states = program.states.floats(rows, program.config.hidden_size)
         self._tables: list[RotationTable] = list({id(t): t for t in program.rotations.values()}.values())
 
     def encode(self, texts: Sequence[TextRows]) -> EncodeResult:
@@ -63,15 +65,18 @@ class CpuEncoder:
         self.program.weights.close()
 
     def _groups(self, texts: Sequence[TextRows]) -> Iterator[Sequence[TextRows]]:
-        """Yield texts for one pass each: all of them, unless many very short ones need too many panels of keys."""
-        room = self.program.workspace.cache.panels
-        first = used = 0
+        """Yield texts for one compiled pass each, as they come: as many as its rows and panels of keys have room for.
+
+        One long text makes a pass alone.
+        """
+        most_rows, most_panels = pass_rows(self.pool.size), self.program.workspace.cache.panels
+        first = rows = panels = 0
         for index, text in enumerate(texts):
-            needed = _panels(len(text.tokens))
-            if used + needed > room:
+            count = len(text.tokens)
+            if rows and (rows + count > most_rows or panels + _panels(count) > most_panels):
                 yield texts[first:index]
-                first, used = index, 0
-            used += needed
+                first, rows, panels = index, 0, 0
+            rows, panels = rows + count, panels + _panels(count)
         yield texts[first:]
 
     def _pass(self, texts: Sequence[TextRows]) -> None:
@@ -123,9 +128,15 @@ def _panels(tokens: int) -> int:
     return -(-tokens // PAGE_TOKENS)
 
 
-def panels_of(limits: EncoderLimits) -> int:
-    """Return the panels of keys to reserve: enough for one text, and for a pass of texts of 4 tokens on average."""
-    return max(_panels(limits.tokens), limits.rows // 4) + 1
+def pass_rows(threads: int) -> int:
+    """Return the rows of a compiled pass of several texts: many threads need more."""
+    return max(PASS_ROWS, 32 * threads)
+
+
+def reserved(limits: EncoderLimits, threads: int) -> tuple[int, int]:
+    """Return the rows and panels of keys to reserve: for the longest text, and for several of 4 tokens on average."""
+    several = pass_rows(threads)
+    return max(limits.tokens, min(several, limits.rows)), max(_panels(limits.tokens), several // 4)
 
 
 def _rows_with_room(tokens: int, head_dim: int) -> int:

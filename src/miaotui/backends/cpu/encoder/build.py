@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from miaotui.backends.cpu.encoder.backend import CpuEncoder, most_tokens, panels_of
+from miaotui.backends.cpu.encoder.backend import CpuEncoder, most_tokens, reserved
 from miaotui.backends.cpu.encoder.packed import load_packed_encoder
 from miaotui.backends.cpu.encoder.program import EncoderProgram, require_runnable_encoder
 from miaotui.backends.cpu.encoder.workspace import EncoderWorkspace
@@ -26,7 +26,7 @@ from miaotui.model.encoder.opened import OpenedEncoder
 from miaotui.model.packed import PackedModel
 from miaotui.types import Progress
 
-PASS_ROWS = 2048  # of a pass, unless one text may be longer
+MOST_ROWS = 2048  # that are taken at once, unless one text may be longer
 MAX_TEXT_TOKENS = 32_768  # of one text, whatever the model would take
 
 
@@ -61,7 +61,7 @@ def build_encoder(
 def encoder_limits(config: EncoderConfig) -> EncoderLimits:
     """Return the sizes of a pass that a model has by default."""
     tokens = min(config.max_tokens, MAX_TEXT_TOKENS, most_tokens(config.head_dim))
-    return EncoderLimits(max(PASS_ROWS, tokens), tokens)
+    return EncoderLimits(max(MOST_ROWS, tokens), tokens)
 
 
 def assemble_encoder(
@@ -78,11 +78,11 @@ def assemble_encoder(
         raise RequestError(f"the model takes texts of up to {most:,} tokens, not {limits.tokens:,}: lower the limit")
     floating = Format.F32 in weights.formats
     try:
-        workspace = EncoderWorkspace(config, limits.rows, panels_of(limits), floating)
+        workspace = EncoderWorkspace(config, *reserved(limits, pool.size), floating)
         rotations = _rotations(config, limits.tokens)
     except (MemoryError, OSError, ValueError) as error:  # mmap says OSError, NumPy either of the others
         raise RequestError(
-            f"there is not enough memory for passes of {limits.rows:,} rows: lower the limits of rows and tokens"
+            f"there is not enough memory for texts of {limits.tokens:,} tokens: lower max_tokens"
         ) from error
     compiled.prepare(POOL_KERNELS, _renamed(progress, "compiling"))
     program = EncoderProgram(config, weights, workspace, rotations, limits.tokens, _renamed(progress, "compiling"))
