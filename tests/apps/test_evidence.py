@@ -90,6 +90,12 @@ def test_the_reranker_reads_a_few_short_sentences_of_english_questions_alone() -
     assert chinese.read == []
 
 
+def test_a_passage_without_vectors_counts_by_its_words() -> None:
+    fresh = Passage("new", "Dogs are welcome. The pool is for people.", score=0.93)
+    evidence = gather("are dogs welcome", [fresh, passage("a", PARKING, 0.86)])
+    assert quoted(evidence) == "Dogs are welcome."
+
+
 def test_without_vectors_words_decide() -> None:
     evidence = gather("When does the garage open?", [Passage("a", PARKING)])
     assert evidence.signals is None

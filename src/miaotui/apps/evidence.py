@@ -159,6 +159,11 @@ def _read_with(passage: Passage, sentence: RankedSentence) -> str:
 
 
 def _cosine(passage: Passage, sentence: RankedSentence) -> float:
-    """Return the best cosine of the vectors that stand for a sentence; 0 for one without."""
+    """Return the best cosine of the vectors that stand for a sentence.
+
+    In a passage without vectors, which the search found by its words, the words stand for it.
+    """
+    if not passage.sentences:
+        return passage.score - NEAR_COSINE * (1.0 - sentence.support)
     inside = (one.cosine for one in passage.sentences if one.start < sentence.end and one.end > sentence.start)
     return max(inside, default=0.0)

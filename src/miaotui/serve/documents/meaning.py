@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
+from pathlib import Path
 
 from miaotui.apps.meaning.encoders import Encoders
 from miaotui.errors import MiaotuiError
@@ -21,6 +22,7 @@ from miaotui.retrieval.meaning.vectors import PassageVectors
 from miaotui.serve import LOG
 
 MOST_WAIT_S = 10.0
+MOST_HYBRIDS = 64  # in memory
 _LOOK_S = 0.05
 
 
@@ -32,7 +34,7 @@ class MeaningService:
 
     def __init__(self, encoders: Encoders, is_busy: Callable[[], bool] = lambda: False) -> None:
         self._encoders, self._is_busy = encoders, is_busy
-        self._hybrids: WeakKeyDictionary[Index, HybridIndex] = WeakKeyDictionary()
+        self._hybrids: OrderedDict[Path, HybridIndex] = OrderedDict()  # by the index's folder, used last at the end
         self._lock = threading.Lock()
         self._due: dict[Index, None] = {}
         self._wakeup, self._closing = threading.Event(), threading.Event()
@@ -85,9 +87,12 @@ class MeaningService:
 
     def _hybrid(self, index: Index) -> HybridIndex:
         with self._lock:
-            hybrid = self._hybrids.get(index)
-            if hybrid is None:
-                hybrid = self._hybrids[index] = HybridIndex(PassageVectors(index, self._encoders.embedder))
+            hybrid = self._hybrids.get(index.folder)
+            if hybrid is None or hybrid.index is not index:  # the registry has opened it again
+                hybrid = self._hybrids[index.folder] = HybridIndex(PassageVectors(index, self._encoders.embedder))
+            self._hybrids.move_to_end(index.folder)
+            while len(self._hybrids) > MOST_HYBRIDS:
+                self._hybrids.popitem(last=False)
             return hybrid
 
     def _next(self) -> Index | None:
