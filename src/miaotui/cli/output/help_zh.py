@@ -31,6 +31,30 @@ HELP = {
     "search an index": "检索索引",
     "answer a question from an index": "根据索引回答问题",
     "reply to customers, from questions and documents": "根据问答与文档回复客户",
+    "label the texts of a file": "为文件中的文本分类",
+    # classify
+    "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text. Give one of "
+    "--labels, --examples and --head; --sentiment needs none.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取）、表示标准输入的 -，或一段文本。"
+    "--labels、--examples、--head 三者选一；--sentiment 不需要它们。",
+    "labels": "标签",
+    "names of labels, each perhaps with a description": "标签名，可各附说明",
+    "texts with their labels (.csv .tsv .jsonl) to learn from": "用来学习的已标注文本（.csv .tsv .jsonl）",
+    "a head that --save has written": "由 --save 写出的分类头",
+    "write the head to a file": "把分类头写入文件",
+    "positive, negative or neutral": "正面、负面或中性",
+    "words that carry the sentiment": "体现情感的词数",
+    "sentence that holds a label at {}": "以 {} 表示标签位置的句子",
+    "no label below this probability": "低于此概率则不给标签",
+    "the encoder (default: all-minilm-l6-v2, or the head's)": "编码器（默认：all-minilm-l6-v2，或分类头所用的）",
+    "rows": "行",
+    "column of the texts (default: text, or the only one)": "文本所在的列（默认：text，或唯一的一列）",
+    "of the examples (default: label)": "示例的标签列（默认：label）",
+    "of the input": "输入的格式",
+    "default: standard output": "默认：标准输出",
+    "continue an output that was broken off": "继续写中断的输出",
+    "answer what fits in this time, and say so": "只处理这段时间内能完成的部分，并说明",
+    "write JSON lines": "输出 JSON lines",
+    "say how labels are found, and how sure they are": "说明标签如何得出、有多可靠",
     "measure what this machine can do": "测量这台机器的能力",
     # run, chat, pull
     f"MODEL is {DEFAULT_MODEL} unless named. The prompt - is read from standard input. "

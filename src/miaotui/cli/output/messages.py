@@ -177,6 +177,21 @@ MEANING_HINT = CliMessage(
 NOTHING_FOUND = CliMessage("nothing was found", "没有找到")
 WARNING = CliMessage("warning: {text}", "警告：{text}")
 
+# ---- tasks ---------------------------------------------------------------------------------------
+
+ONE_WAY = CliMessage(
+    "give one of --labels, --examples and --head (or --sentiment alone)",
+    "请给出 --labels、--examples、--head 之一（或只用 --sentiment）",
+)
+ROWS_DONE = CliMessage(
+    "{rows} rows in {took} s ({rate} a second), {errors} with errors",
+    "{rows} 行，用时 {took} 秒（每秒 {rate} 行），其中 {errors} 行有误",
+)
+ROWS_LEFT = CliMessage(
+    "the time of {limit} s is over and rows are left: --resume with --output goes on",
+    "{limit} 秒已到，还有未处理的行：用 --output 与 --resume 可继续",
+)
+
 # ---- questions and customer service ------------------------------------------------------------
 
 ANSWERED = CliMessage("{took} · {how} · cache: {cache}", "{took} · {how} · 缓存：{cache}")

@@ -1,0 +1,49 @@
+"""The options of ``miaotui classify``.
+
+Owns their names, meanings and forms. Knows no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from miaotui.cli.options.serve import duration, whole
+
+
+def classify_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui classify``."""
+    parser.epilog = (
+        "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text. Give one of "
+        "--labels, --examples and --head; --sentiment needs none."
+    )
+    how = parser.add_argument_group("labels")
+    how.add_argument("--labels", metavar="A,B=TEXT,...", help="names of labels, each perhaps with a description")
+    how.add_argument("--examples", metavar="FILE", help="texts with their labels (.csv .tsv .jsonl) to learn from")
+    how.add_argument("--head", metavar="FILE", help="a head that --save has written")
+    how.add_argument("--save", metavar="FILE", help="write the head to a file")
+    how.add_argument("--sentiment", action="store_true", help="positive, negative or neutral")
+    how.add_argument("--words", type=whole(0, 64), metavar="N", default=0, help="words that carry the sentiment")
+    how.add_argument("--template", metavar="TEXT", default="{}", help="sentence that holds a label at {}")
+    how.add_argument("--threshold", type=_share, metavar="P", default=0.0, help="no label below this probability")
+    how.add_argument("--model", metavar="MODEL", help="the encoder (default: all-minilm-l6-v2, or the head's)")
+    rows = parser.add_argument_group("rows")
+    rows.add_argument("--text-column", metavar="NAME", help="column of the texts (default: text, or the only one)")
+    rows.add_argument("--label-column", metavar="NAME", default="label", help="of the examples (default: label)")
+    rows.add_argument(
+        "--format", choices=("csv", "tsv", "jsonl", "lines"), metavar="csv|tsv|jsonl|lines", help="of the input"
+    )
+    rows.add_argument("--output", metavar="FILE", help="default: standard output")
+    rows.add_argument("--resume", action="store_true", help="continue an output that was broken off")
+    rows.add_argument("--limit-s", type=duration, metavar="T", help="answer what fits in this time, and say so")
+    rows.add_argument("--json", action="store_true", help="write JSON lines")
+    rows.add_argument("--explain", action="store_true", help="say how labels are found, and how sure they are")
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return value
