@@ -35,7 +35,7 @@ def classify(parsed: argparse.Namespace) -> int:
     with ExitStack() as stack:
         rows = stack.enter_context(_opened(parsed))
         done, output = _output(parsed, rows)
-        added = ("label", "probability", *(("words",) if parsed.words else ()), "error")
+        added = ("label", "probability", *(("words",) if parsed.word_count else ()), "error")
         writer = RowWriter(output, _form(parsed, rows), rows.columns, added)
         answer = stack.enter_context(_answering(parsed))
         if not done:
@@ -153,7 +153,7 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     head = None if parsed.head is None else load_head(parsed.head)
     name = parsed.model or (ENGLISH_ENCODER if head is None else head.encoder)
     kind = SentimentClassifier if parsed.sentiment else Classifier
-    with ProgressBars() as progress, opened_encoder(name, progress) as encoder:
+    with ProgressBars() as progress, opened_encoder(name, progress, parsed.backend) as encoder:
         progress.close()
         if head is not None:
             classifier: Classifier = kind(encoder, head)
@@ -169,7 +169,7 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
             _explain(classifier)
         if isinstance(classifier, SentimentClassifier):
             sentiments = classifier.sentiments
-            yield lambda texts, first: sentiments(texts, first=first, words=parsed.words)
+            yield lambda texts, first: sentiments(texts, first=first, words=parsed.word_count)
         else:
             yield lambda texts, first: classifier.classify(texts, first=first, threshold=parsed.threshold)
 

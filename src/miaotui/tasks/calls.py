@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from miaotui.backends.options import BackendName
 from miaotui.encoder import Encoder, load_encoder
 from miaotui.errors import FieldError
 from miaotui.llm import LLM, load
@@ -185,10 +186,10 @@ def encoder_for(texts: Sequence[object]) -> str:
 
 
 @contextmanager
-def opened_encoder(model: Model, progress: Progress | None = None) -> Iterator[Encoder]:
+def opened_encoder(model: Model, progress: Progress | None = None, backend: BackendName = "cpu") -> Iterator[Encoder]:
     """Open an encoder for a block, or use the one that is given and leave it open."""
     if isinstance(model, Encoder):
         yield model
         return
-    with load_encoder(model, progress=progress) as encoder:
+    with load_encoder(model, progress=progress, backend=backend) as encoder:
         yield encoder

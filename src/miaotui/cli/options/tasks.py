@@ -22,10 +22,19 @@ def classify_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--head", metavar="FILE", help="a head that --save has written")
     how.add_argument("--save", metavar="FILE", help="write the head to a file")
     how.add_argument("--sentiment", action="store_true", help="positive, negative or neutral")
-    how.add_argument("--words", type=whole(0, 64), metavar="N", default=0, help="words that carry the sentiment")
+    how.add_argument(
+        "--words", type=whole(0, 64), metavar="N", default=0, dest="word_count", help="words that carry the sentiment"
+    )
     how.add_argument("--template", metavar="TEXT", default="{}", help="sentence that holds a label at {}")
     how.add_argument("--threshold", type=_share, metavar="P", default=0.0, help="no label below this probability")
     how.add_argument("--model", metavar="MODEL", help="the encoder (default: all-minilm-l6-v2, or the head's)")
+    how.add_argument(
+        "--backend",
+        choices=("cpu", "reference"),
+        default="cpu",
+        metavar="cpu|reference",
+        help="what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)",
+    )
     rows = parser.add_argument_group("rows")
     rows.add_argument("--text-column", metavar="NAME", help="column of the texts (default: text, or the only one)")
     rows.add_argument("--label-column", metavar="NAME", default="label", help="of the examples (default: label)")

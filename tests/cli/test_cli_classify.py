@@ -1,0 +1,108 @@
+"""``miaotui classify`` over a tiny encoder: files in, files out, going on, and wrong command lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from miaotui.cli import main
+from tiny_encoder_models import make_encoder_folder
+
+EXAMPLES = [("the cat sat", "animal"), ("a cat", "animal"), ("cat cat", "animal"), ("ping", "game"), ("pong", "game")]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = make_encoder_folder(tmp_path_factory.mktemp("encoder"), "embed")
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (path / "modules.json").write_text(json.dumps(modules))
+    (path / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "examples.csv").write_text("text,label\n" + "".join(f"{a},{b}\n" for a, b in EXAMPLES))
+    (tmp_path / "in.csv").write_text('id,text\n1,the cat\n2,"ping\npong"\n3,\n4\n5,pong\n')
+    return tmp_path
+
+
+Classify = Callable[..., int]
+
+
+@pytest.fixture
+def classify(encoder: Path) -> Classify:
+    return lambda *words: main(["classify", "--model", str(encoder), "--backend", "reference", *map(str, words)])
+
+
+def test_a_file_comes_back_with_labels(classify: Classify, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert classify(files / "in.csv", "--examples", files / "examples.csv", "--save", files / "head.json") == 0
+    shown = capsys.readouterr()
+    rows = list(csv.DictReader(shown.out.splitlines(keepends=True)))
+    assert [row["id"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert [row["label"] for row in rows] == ["animal", "game", "", "", "game"]
+    assert rows[1]["text"] == "ping\npong"
+    assert rows[2]["error"] == "line 5: the text is empty"
+    assert "has 1 fields" in rows[3]["error"]
+    assert 0.5 < float(rows[0]["probability"]) <= 1.0
+    assert "5 rows" in shown.err
+    assert "2 with errors" in shown.err
+    assert classify("the cat", "--head", files / "head.json", "--json", "--explain") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["label"] == "animal"
+    assert "held out: " in shown.err
+
+
+def test_an_output_is_continued(classify: Classify, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = files / "out.csv"
+    assert classify(files / "in.csv", "--labels", "cat,pong", "--output", out) == 0
+    whole = out.read_bytes()
+    assert classify(files / "in.csv", "--labels", "cat,pong", "--output", out) == 1
+    assert "continue it with --resume" in capsys.readouterr().err
+    for cut in (0, 3, len(whole) // 2, len(whole)):
+        out.write_bytes(whole[:cut])
+        assert classify(files / "in.csv", "--labels", "cat,pong", "--output", out, "--resume") == 0
+        assert out.read_bytes() == whole
+
+
+def test_a_limit_of_time_leaves_rows(classify: Classify, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "long.txt").write_text("the cat sat on the mat\n" * 3000)
+    assert classify(files / "long.txt", "--labels", "cat,pong", "--limit-s", "0.3s") == 0
+    shown = capsys.readouterr()
+    assert 0 < len(shown.out.splitlines()) < 3000
+    assert "rows are left" in shown.err
+
+
+def test_sentiments_with_their_words(classify: Classify, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "in.txt").write_text("the cat\nping pong\n")
+    assert classify(files / "in.txt", "--sentiment", "--words", "1") == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines(keepends=True)))
+    assert {row["label"] for row in rows} <= {"positive", "negative", "neutral"}
+    assert all(row["words"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x"], "give one of --labels, --examples and --head"),
+        (["x", "--labels", "a,a"], "--labels names 'a' twice"),
+        (["x", "--labels", "a"], "must name 2 to 4,096 labels"),
+        (["nowhere.csv", "--labels", "a,b"], "nowhere.csv cannot be read"),
+        (["x", "--head", "nowhere.json"], "nowhere.json cannot be read"),
+        (["x", "--examples", "nowhere.csv"], "nowhere.csv cannot be read"),
+    ],
+)
+def test_wrong_command_lines(
+    classify: Classify, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert classify(*words) == 1
+    assert message in capsys.readouterr().err
