@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.errors import RequestError
-from miaotui.tasks.rows import RowFormat, RowWriter, TextRow, TextRows, free_name, whole_rows
+from miaotui.tasks.rows import InputRow, RowFormat, RowReader, RowWriter, free_name, whole_rows
 
 ADDED = ("label", "probability", "error")
 
 
-def rows_of(data: bytes, form: RowFormat, column: str | None = None) -> list[TextRow]:
-    return list(TextRows(io.BufferedReader(io.BytesIO(data)), form, column))  # type: ignore[arg-type]
+def rows_of(data: bytes, form: RowFormat, column: str | None = None) -> list[InputRow]:
+    return list(RowReader(io.BufferedReader(io.BytesIO(data)), form, column))  # type: ignore[arg-type]
 
 
 def test_quoted_fields_hold_line_breaks() -> None:

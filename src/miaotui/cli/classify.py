@@ -21,7 +21,7 @@ from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
 from miaotui.errors import RequestError
-from miaotui.tasks.rows import RowFormat, RowWriter, TextRow, TextRows, format_of, whole_rows
+from miaotui.tasks.rows import InputRow, RowFormat, RowReader, RowWriter, format_of, whole_rows
 
 if TYPE_CHECKING:
     from miaotui.tasks.result import TaskResult
@@ -50,7 +50,7 @@ def classify(parsed: argparse.Namespace) -> int:
 
 
 def _write_all(
-    parsed: argparse.Namespace, rows: Iterator[TextRow], answer: Answer, writer: RowWriter, output: IO[str], done: int
+    parsed: argparse.Namespace, rows: Iterator[InputRow], answer: Answer, writer: RowWriter, output: IO[str], done: int
 ) -> bool:
     """Answer rows in batches and write each batch at once; whether some are left when time is over."""
     began_s = batch_s = time.perf_counter()
@@ -70,7 +70,7 @@ def _write_all(
     return False
 
 
-def _write(batch: Sequence[TextRow], answer: Answer, writer: RowWriter, first: int) -> int:
+def _write(batch: Sequence[InputRow], answer: Answer, writer: RowWriter, first: int) -> int:
     """Write one batch and return how many of its rows have errors."""
     texts = [row.text for row in batch if row.text is not None]
     results = iter(answer(texts, first))
@@ -95,34 +95,34 @@ def _count(done: int, errors: int, took_s: float) -> None:
 
 
 @contextmanager
-def _opened(parsed: argparse.Namespace) -> Iterator[TextRows]:
+def _opened(parsed: argparse.Namespace) -> Iterator[RowReader]:
     """Open the rows that the command line names: a file, standard input for ``-``, or a text itself."""
     (word,) = parsed.words
     path = Path(word)
     if word == "-":
-        yield TextRows(sys.stdin.buffer, parsed.format or "lines", parsed.text_column, "standard input")
+        yield RowReader(sys.stdin.buffer, parsed.format or "lines", parsed.text_column, "standard input")
     elif not path.suffix or (" " in word and not path.exists()):
         if path.is_file():
             with path.open("rb", buffering=1 << 18) as file:
-                yield TextRows(file, parsed.format or "lines", parsed.text_column, word)
+                yield RowReader(file, parsed.format or "lines", parsed.text_column, word)
             return
-        yield TextRows(io.BytesIO(word.encode("utf-8", "surrogateescape")), "lines")
+        yield RowReader(io.BytesIO(word.encode("utf-8", "surrogateescape")), "lines")
     else:
         try:
             opened = path.open("rb", buffering=1 << 18)
         except OSError as error:
             raise RequestError(f"{word} cannot be read: {error.strerror}") from error
         with opened as file:
-            yield TextRows(file, parsed.format or format_of(path), parsed.text_column, word)
+            yield RowReader(file, parsed.format or format_of(path), parsed.text_column, word)
 
 
-def _form(parsed: argparse.Namespace, rows: TextRows) -> RowFormat:
+def _form(parsed: argparse.Namespace, rows: RowReader) -> RowFormat:
     if parsed.json:
         return "jsonl"
     return "csv" if rows.form == "lines" else rows.form
 
 
-def _output(parsed: argparse.Namespace, rows: TextRows) -> tuple[int, IO[str]]:
+def _output(parsed: argparse.Namespace, rows: RowReader) -> tuple[int, IO[str]]:
     """Return how many rows are done already, and where the others go."""
     if parsed.output is None:
         return 0, sys.stdout
@@ -182,14 +182,14 @@ def _fitted(parsed: argparse.Namespace, kind: Any, encoder: Any) -> Any:
             form = format_of(path)
             if form == "lines":
                 raise RequestError(f"{path} must be .csv, .tsv or .jsonl with columns for texts and labels")
-            rows = list(TextRows(file, form, parsed.text_column, str(path)))
+            rows = list(RowReader(file, form, parsed.text_column, str(path)))
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
     classifier = kind.fit(
         encoder, [row.text or "" for row in rows], [str(row.fields.get(parsed.label_column) or "") for row in rows]
     )
-    for error in classifier.errors[:20]:
-        print(messages.WARNING(text=f"{path}: {rows[error.index].error or error.reason}"), file=sys.stderr)
+    for left_out in classifier.errors[:20]:
+        print(messages.WARNING(text=f"{path}: {rows[left_out.index].error or left_out.reason}"), file=sys.stderr)
     return classifier
 
 

@@ -26,7 +26,7 @@ _SURROGATES = range(0xDC80, 0xDD00)  # bytes that are no text in the file's enco
 
 
 @dataclass(frozen=True)
-class TextRow:
+class InputRow:
     """One row: its fields by column, and its text or the reason why it has none."""
 
     fields: Mapping[str, Any]
@@ -34,7 +34,7 @@ class TextRow:
     error: str | None = None
 
 
-class TextRows:
+class RowReader:
     """Rows of a file. ``columns`` are its columns; ``text_column`` is the one that holds the texts."""
 
     def __init__(self, file: IO[bytes], form: RowFormat, text_column: str | None = None, name: str = "input") -> None:
@@ -52,7 +52,7 @@ class TextRows:
                 raise RequestError(f"{name} must begin with a row of column names, each there once")
         self.text_column = self._text_column(text_column)
 
-    def __iter__(self) -> Iterator[TextRow]:
+    def __iter__(self) -> Iterator[InputRow]:
         if self._csv is not None:
             yield from self._csv_rows()
         else:
@@ -72,7 +72,7 @@ class TextRows:
             raise RequestError(f"name the column of the texts (--text-column): {', '.join(self.columns)}")
         return known or self.columns[0]
 
-    def _csv_rows(self) -> Iterator[TextRow]:
+    def _csv_rows(self) -> Iterator[InputRow]:
         while True:
             try:
                 row = next(self._csv, None)
@@ -86,34 +86,34 @@ class TextRows:
             fields = dict(zip(self.columns, row, strict=False))
             if len(row) != len(self.columns):
                 wrong = f"line {number}: has {len(row)} fields, and the first row names {len(self.columns)} columns"
-                yield TextRow(fields, None, wrong)
+                yield InputRow(fields, None, wrong)
             else:
                 yield self._checked(fields, fields[self.text_column], number)
 
-    def _plain_row(self, line: str, number: int) -> TextRow:
+    def _plain_row(self, line: str, number: int) -> InputRow:
         return self._checked({"text": line}, line, number)
 
-    def _json_row(self, line: str, number: int) -> TextRow:
+    def _json_row(self, line: str, number: int) -> InputRow:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            return TextRow({}, None, f"line {number}: is no JSON: {error}")
+            return InputRow({}, None, f"line {number}: is no JSON: {error}")
         if isinstance(value, str):
             value = {self.text_column: value}
         if not isinstance(value, dict) or not isinstance(value.get(self.text_column), str):
-            return TextRow(
+            return InputRow(
                 value if isinstance(value, dict) else {},
                 None,
                 f"line {number}: must be an object with a text in {self.text_column!r}",
             )
         return self._checked(value, value[self.text_column], number)
 
-    def _checked(self, fields: Mapping[str, Any], text: str, number: int) -> TextRow:
+    def _checked(self, fields: Mapping[str, Any], text: str, number: int) -> InputRow:
         if any(ord(character) in _SURROGATES for character in text):
-            return TextRow(fields, None, f"line {number}: is not valid {self._stream.encoding}: convert it first")
+            return InputRow(fields, None, f"line {number}: is not valid {self._stream.encoding}: convert it first")
         if not text.strip():
-            return TextRow(fields, None, f"line {number}: the text is empty")
-        return TextRow(fields, text)
+            return InputRow(fields, None, f"line {number}: the text is empty")
+        return InputRow(fields, text)
 
 
 class RowWriter:

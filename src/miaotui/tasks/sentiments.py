@@ -1,25 +1,28 @@
 """Sentiment of texts: positive, negative or neutral, and the words that carry it.
 
-Owns the phrases that stand for each sentiment where there are no examples, the band of neutral texts, and the effect
-of each word. Knows encoders by `Classifier`. Invariant: a word's effect is the change of the label's log-odds when that
-word alone is left out, so that it holds for any head and any pooling (Li, Monroe and Jurafsky 2016, arXiv:1612.08220).
+Owns the phrases that stand for each sentiment where there are no examples, the band of neutral texts, the words of a
+text and the effect of each. Knows encoders by `Classifier`. Invariant: a word's effect is the change of the label's
+log-odds when that word alone is left out, so that it holds for any head and any pooling (Li, Monroe and Jurafsky 2016,
+arXiv:1612.08220).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from miaotui.encoder import Encoder
 from miaotui.errors import FieldError
+from miaotui.libraries import need
 from miaotui.tasks.calibration import Doubles
 from miaotui.tasks.classification import Classifier, labelled
 from miaotui.tasks.head import ClassifierHead
 from miaotui.tasks.result import Sentiment, WordEffect
 from miaotui.tasks.vectors import embed_texts, listed
-from miaotui.tasks.words import PlacedWord, placed_words
 
 POSITIVE, NEGATIVE, NEUTRAL = "positive", "negative", "neutral"
 NEUTRAL_BELOW = 0.55  # probability of the likelier of two sentiments under which a text is neutral
@@ -47,6 +50,15 @@ SENTIMENT_PHRASES: Mapping[str, Sequence[str]] = {
         "质量太差，再也不会来了。",
     ),
 }
+_RUN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]+|[^\W_]+(?:['’\-][^\W_]+)*")
+
+
+class PlacedWord(NamedTuple):
+    """A word, ``text[start:end]``."""
+
+    text: str
+    start: int
+    end: int
 
 
 class SentimentClassifier(Classifier):
@@ -119,3 +131,17 @@ def within_band(found: Sentiment, below: float) -> Sentiment:
     if found.error is not None or NEUTRAL in found.scores or found.probability >= below:
         return found
     return replace(found, label=NEUTRAL)
+
+
+def placed_words(text: str) -> list[PlacedWord]:
+    """Return the words of a text. Raises `MissingLibraryError` for Chinese without rjieba."""
+    found: list[PlacedWord] = []
+    for run in _RUN.finditer(text):
+        if "\u3400" <= run[0][0] <= "\uffff":
+            place = run.start()
+            for word in need("rjieba").cut(run[0]):
+                found.append(PlacedWord(word, place, place + len(word)))
+                place += len(word)
+        else:
+            found.append(PlacedWord(run[0], run.start(), run.end()))
+    return found
