@@ -151,10 +151,10 @@ def whole_rows(path: Path, form: RowFormat) -> tuple[int, int]:
     """Return how many whole rows an output has, the row of names left out, and where in bytes they end."""
     data = path.read_bytes()
     text = data.decode("utf-8", "surrogateescape")
-    lines = text.splitlines(keepends=True) if form == "jsonl" else text.split("\n")
+    lines = text.split("\n")  # no other character ends a line: texts may hold them
     if form == "jsonl":
-        kept = [line for line in lines if line.endswith("\n")]
-        return len(kept), len("".join(kept).encode("utf-8", "surrogateescape"))
+        kept = "".join(line + "\n" for line in lines[:-1])
+        return len(lines) - 1, len(kept.encode("utf-8", "surrogateescape"))
     ends = [0]
     reader = csv.reader((line + "\n" for line in lines[:-1]), delimiter="\t" if form == "tsv" else ",")
     width = None
