@@ -162,7 +162,7 @@ def main() -> None:
     header = ["", "met", "missed", "refused", "median ms", "p99 ms", "per second"]
     rows = [alone.row("queries alone", quick), *(tally.row(name, chosen.seconds) for name, tally in beside.items())]
     print(aligned([header, *rows]))
-    figures = {name: dict(zip(header[1:], row[1:], strict=True)) for name, *row in rows}
+    figures = {name: dict(zip(header[1:], row, strict=True)) for name, *row in rows}
     print(json.dumps({"machine": asdict(describe()), **figures}))
 
 
