@@ -13,6 +13,7 @@ import numpy as np
 from kernel_pass import Floating, Quantized, packed, random_blocks, run_pass
 from numpy.typing import NDArray
 from paged_attention import Cache, Kind
+from whole_texts import Whole, run_whole
 
 from miaotui.kernels import reference
 from miaotui.kernels.linear import fields as lin
@@ -36,7 +37,8 @@ def outputs() -> Iterator[tuple[str, NDArray[np.generic]]]:
     weight[:] = rng.standard_normal(WIDTH)
     for form in Format:
         blocks = packed(random_blocks(form, 2 * OUTPUTS, WIDTH, rng))
-        for name, mode in (("store", lin.STORE), ("silu", lin.GATED_SILU), ("gelu", lin.GATED_GELU)):
+        modes = {"store": lin.STORE, "silu": lin.GATED_SILU, "gelu": lin.GATED_GELU, "gelu_erf": lin.GATED_GELU_ERF}
+        for name, mode in modes.items():
             yield f"linear {form.value} {name}", product(form, blocks, x, mode)
     for name, kind in (("rms", pw.RMS), ("layer", pw.LAYER)):
         yield f"norm {name}", norm(x, weight, kind)
@@ -44,6 +46,10 @@ def outputs() -> Iterator[tuple[str, NDArray[np.generic]]]:
     for kind_of in kinds:
         tokens = kind_of.tokens(45)
         yield f"attention {kind_of}", raw(Cache(kind_of).chunk(tokens, 0, (3, 1, 2)))
+    for whole in (Whole(), Whole(dim=64, rotated=32, window=9, biased=True), Whole(relative=True)):
+        found = run_whole(whole, [whole.tokens(45), whole.tokens(7)], most=7)
+        assert isinstance(found, Quantized)
+        yield f"attention {whole}", raw(found.read(52))
     logits = Floating(2, 1024, rng.standard_normal((2, 1024)).astype(np.float32) * np.float32(90))
     fields = {pw.X: logits.address, pw.X_STRIDE: logits.stride, pw.WIDTH: 1024}
     fields |= {pw.EPS: float_field(30.0)}
