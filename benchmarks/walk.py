@@ -93,7 +93,7 @@ class Tracer:
             yield functions
         finally:
             self.is_open = False
-            for code in self.seen:
+            for code in tuple(self.seen):  # a thread may still be at an event
                 path = Path(code.co_filename)
                 if PACKAGE in path.parents:
                     functions.setdefault(path.relative_to(PACKAGE).as_posix(), []).append(code.co_name)
