@@ -81,7 +81,7 @@ class Answer:
 
     @classmethod
     def from_bytes(cls, data: bytes, cache: str, took_ms: float) -> Answer:
-        """Read the result of `to_bytes`."""
+        """Read the result of `to_bytes`, also of versions that knew fewer values."""
         values = json.loads(data)
         values["citations"] = tuple(Citation(**each) for each in values["citations"])
         values["dropped"] = tuple(values["dropped"])

@@ -76,7 +76,7 @@ class Question:
         """Return this question in the form of the answer cache."""
         return AnswerKey(
             model=model,
-            template="answering-1",
+            template="answering-2",
             namespace=self.namespace,
             params=self.params,
             messages=[{"role": "user", "content": self.text}],

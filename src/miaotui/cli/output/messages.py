@@ -171,8 +171,8 @@ DELIMITER = {
 AND_MORE = CliMessage("  ... and {count} more", "  …… 另有 {count} 项")
 DELETED = CliMessage("{count} passages deleted", "已删除 {count} 段")
 MEANING_HINT = CliMessage(
-    "searched by words alone. To search by meaning too: miaotui pull embedder",
-    "仅按词语检索。如需同时按语义检索：miaotui pull embedder",
+    "documents are found by their words alone. To find them by meaning too: miaotui pull embedder",
+    "目前只按词语查找文档。如需同时按语义查找：miaotui pull embedder",
 )
 NOTHING_FOUND = CliMessage("nothing was found", "没有找到")
 WARNING = CliMessage("warning: {text}", "警告：{text}")

@@ -61,13 +61,17 @@ class AnswerBody(Wire):
     supported: bool = Field(description="Every sentence has a passage that says so.")
     citations: list[CitationBody]
     dropped: list[int] = Field(description="Passages that the model named in vain.")
-    strength: float = Field(description="Of what was found, 0 to 1.")
+    strength: float = Field(
+        description="By words: the share of the question in the best sentence. By meaning: the probability that the "
+        "documents answer it."
+    )
     index: str
     version: str
     shortened: bool
     complete: bool = Field(description="No part of the index was missing.")
     cache: CacheState
     took_ms: float
+    span: str = Field(description="The words that an extractive answer comes down to.")
 
 
 class AnswerPieceBody(Wire):
