@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from miaotui.apps.meaning.encoders import Encoders
+from miaotui.errors import UnsupportedModelError
 from miaotui.retrieval import Document, Index
+from miaotui.retrieval.meaning.hybrid import HybridIndex
 from miaotui.retrieval.meaning.protocols import Floats, Prompt
 from miaotui.serve.documents.meaning import MeaningService
 
@@ -32,8 +34,12 @@ class Colours:
 class Here:
     """Encoders that are here; counts how often they were closed."""
 
-    def __init__(self) -> None:
-        self.embedder, self.reranker, self.closed = Colours(), None, 0
+    def __init__(self, *, usable: bool = True) -> None:
+        self.embedder, self.reranker, self.closed, self.usable = Colours(), None, 0, usable
+
+    def load(self) -> None:
+        if not self.usable:
+            raise UnsupportedModelError("broken")
 
     def close(self) -> None:
         self.closed += 1
@@ -57,10 +63,26 @@ def wait_for(check: Any, timeout_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+def hybrid_of(meaning: MeaningService, index: Index) -> HybridIndex:
+    assert meaning.searchable(index) is index  # nothing waits for the encoders
+    wait_for(lambda: meaning.searchable(index) is not index)
+    found = meaning.searchable(index)
+    assert isinstance(found, HybridIndex)
+    return found
+
+
+def test_encoders_that_cannot_be_used_leave_words(index: Index) -> None:
+    meaning = service(Here(usable=False))
+    assert meaning.searchable(index) is index
+    time.sleep(0.1)
+    assert meaning.searchable(index) is index
+    meaning.close()
+
+
 def test_vectors_are_made_in_the_background(index: Index) -> None:
     here = Here()
     meaning = service(here)
-    hybrid = meaning.searchable(index)
+    hybrid = hybrid_of(meaning, index)
     wait_for(lambda: hybrid.vectors.is_current)
     assert [hit.id for hit in hybrid.search("red", 1)] == ["1"]
     assert meaning.searchable(index) is hybrid
@@ -75,7 +97,7 @@ def test_vectors_are_made_in_the_background(index: Index) -> None:
 def test_busy_models_go_first_and_searches_do_not_wait(index: Index) -> None:
     busy = [True]
     meaning = service(Here(), is_busy=lambda: busy[0])
-    hybrid = meaning.searchable(index)
+    hybrid = hybrid_of(meaning, index)
     assert [hit.id for hit in hybrid.search("blue")] == ["2"]
     time.sleep(0.1)
     assert not hybrid.vectors.is_current
@@ -86,7 +108,7 @@ def test_busy_models_go_first_and_searches_do_not_wait(index: Index) -> None:
 
 def test_closing_ends_the_work(index: Index) -> None:
     meaning = service(Here(), is_busy=lambda: True)
-    hybrid = meaning.searchable(index)
+    hybrid = hybrid_of(meaning, index)
     started_s = time.monotonic()
     meaning.close()
     assert time.monotonic() - started_s < 5

@@ -157,6 +157,8 @@ def open_support(
     if settings.support_docs:
         model = models.find(None)
         index = Index.open(settings.support_docs)
+        if meaning is not None:
+            meaning.load()
         searched = index if meaning is None else meaning.searchable(index)
         reranker = None if meaning is None else meaning.reranker
         pipeline = QaPipeline(searched, LLM(model.loop), cache or AnswerCache(), model.identity, reranker)

@@ -1,8 +1,9 @@
 """Search by meaning in a server: the indexes' vectors, made while the engines are idle.
 
 Owns one thread, which brings the vectors of changed indexes up to date, and the map from an index to its hybrid.
-Knows indexes, vectors and encoders by their public calls. Invariants: a search never waits for vectors, it uses those
-that are there; between two batches of passages the thread waits until no model has work, for `MOST_WAIT_S` at most.
+Knows indexes, vectors and encoders by their public calls. Invariants: a search waits neither for the encoders nor for
+vectors, it uses what is there; between two batches of passages the thread waits until no model has work, for
+`MOST_WAIT_S` at most.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from miaotui.apps.meaning.encoders import Encoders
+from miaotui.apps.qa_pipeline import Searchable
 from miaotui.errors import MiaotuiError
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.meaning.hybrid import HybridIndex
@@ -37,7 +39,7 @@ class MeaningService:
         self._hybrids: OrderedDict[Path, HybridIndex] = OrderedDict()  # by the index's folder, used last at the end
         self._lock = threading.Lock()
         self._due: dict[Index, None] = {}
-        self._wakeup, self._closing = threading.Event(), threading.Event()
+        self._wakeup, self._closing, self._loaded = threading.Event(), threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -45,8 +47,19 @@ class MeaningService:
         """Return the reranker, if it is here."""
         return self._encoders.reranker
 
-    def searchable(self, index: Index) -> HybridIndex:
-        """Return an index that is searched by meaning too; missing vectors are made from now on."""
+    def load(self) -> None:
+        """Load the encoders now, so that `searchable` gives hybrids from the first call. Raises a `MiaotuiError`."""
+        self._encoders.load()
+        self._loaded.set()
+
+    def searchable(self, index: Index) -> Searchable:
+        """Return an index that is searched by meaning too; missing vectors are made from now on.
+
+        Until the encoders are loaded, which the first call begins, it is the index itself.
+        """
+        if not self._loaded.is_set():
+            self.changed(index)
+            return index
         hybrid = self._hybrid(index)
         if not hybrid.vectors.is_current:
             self.changed(index)
@@ -74,6 +87,11 @@ class MeaningService:
         self._encoders.close()
 
     def _run(self) -> None:
+        try:
+            self.load()
+        except MiaotuiError as error:
+            LOG.error("documents are searched by words alone, the encoders cannot be used: %s", error)
+            return
         while not self._closing.is_set():
             self._wakeup.wait()
             self._wakeup.clear()
