@@ -139,7 +139,7 @@ def decided(folder: Path, language: str, encoders: Encoders, every: int) -> Iter
     asked, documents = xquad(folder, language)
     chosen = asked[::every]
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
-        shares: dict[str, list[bool]] = {}
+        shares: dict[tuple[str, str], list[bool]] = {}
         halves = {
             "known": (documents, chosen),
             "unknown": (
@@ -154,10 +154,13 @@ def decided(folder: Path, language: str, encoders: Encoders, every: int) -> Iter
             vectors.update()
             hybrid = HybridIndex(vectors)
             for one in questions:
-                weak = look_up(hybrid, Question(one.question, "x"), encoders.reranker).is_weak
-                shares.setdefault(name, []).append(weak if name == "unknown" else not weak)
-    label = f"XQuAD-{language}, by meaning: answered if known, refused if not, {len(chosen)} questions"
-    yield label, f"{share(shares['known'])} {share(shares['unknown'])}"
+                for reranker in dict.fromkeys((None, encoders.reranker if language == "en" else None)):
+                    weak = look_up(hybrid, Question(one.question, "x"), reranker).is_weak
+                    how = "meaning" if reranker is None else "meaning and cross-encoder"
+                    shares.setdefault((how, name), []).append(weak if name == "unknown" else not weak)
+    for how in dict.fromkeys(how for how, _ in shares):
+        label = f"XQuAD-{language}, by {how}: answered if known, refused if not, {len(chosen)} questions"
+        yield label, f"{share(shares[how, 'known'])} {share(shares[how, 'unknown'])}"
 
 
 def rows_of(path: Path) -> list[tuple[str, str]]:
