@@ -1,0 +1,124 @@
+"""``POST /v1/tasks/classify`` and ``/v1/tasks/sentiment``: labels of texts, with or without examples.
+
+Owns these routes. Knows heads and encoders by their public calls. Invariants: texts, labels and examples are one job
+of the encoder, promised as a whole; a head is fitted in a thread; a text that cannot be taken fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miaotui.encoders.tasks import EncodeTask
+from miaotui.engine.encoding.loaded import LoadedEncoder
+from miaotui.errors import RequestError
+from miaotui.serve.encoders.registry import EncoderEntry
+from miaotui.serve.encoders.requests import EncoderAnswer, find_encoder, run_task
+from miaotui.serve.http.errors import bad_value, json_response
+from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.middleware.accounting import received
+from miaotui.serve.tasks.wire import LabelRequest, SentimentRequest, TaskAnswer, TaskFields
+from miaotui.tasks.classification import Names, labelled, names_head, phrases_of
+from miaotui.tasks.head import ClassifierHead, fit_head
+from miaotui.tasks.result import LabelledText, Sentiment, TaskResult
+from miaotui.tasks.sentiments import NEUTRAL_BELOW, SENTIMENT_PHRASES, within_band
+from miaotui.tasks.vectors import PROMPT, TextVectors, vector_task
+
+Results = Sequence[TaskResult]
+MakeHead = Callable[[TextVectors, str], ClassifierHead]
+
+
+def routes() -> list[Endpoint]:
+    """Return the routes of this module."""
+    return [
+        Endpoint("/v1/tasks/classify", "POST", classify, "Label texts", body=LabelRequest, answer=TaskAnswer),
+        Endpoint(
+            "/v1/tasks/sentiment", "POST", sentiment, "Tell texts' sentiment", body=SentimentRequest, answer=TaskAnswer
+        ),
+    ]
+
+
+async def classify(http: HttpRequest) -> Response:
+    """Answer with each text's label."""
+    body = await read_body(received(http).body, LabelRequest)
+    if (body.labels is None) == (body.examples is None):
+        raise bad_value("labels", "give labels, or examples with their labels")
+    threshold = body.threshold or 0.0
+
+    def results(head: ClassifierHead, read: TextVectors) -> Results:
+        return labelled(head, read, LabelledText, threshold=threshold)
+
+    return await _answered(http, body, body.labels, body.template or "{}", results)
+
+
+async def sentiment(http: HttpRequest) -> Response:
+    """Answer with each text's sentiment."""
+    body = await read_body(received(http).body, SentimentRequest)
+    below = NEUTRAL_BELOW if body.neutral_below is None else body.neutral_below
+
+    def results(head: ClassifierHead, read: TextVectors) -> Results:
+        return [within_band(each, below) for each in labelled(head, read, Sentiment)]
+
+    return await _answered(http, body, SENTIMENT_PHRASES if body.examples is None else None, "{}", results)
+
+
+async def _answered(
+    http: HttpRequest,
+    body: TaskFields,
+    labels: Names | None,
+    template: str,
+    results: Callable[[ClassifierHead, TextVectors], Results],
+) -> Response:
+    """Read texts and labels or examples as one job, make the head, and answer."""
+    entry = find_encoder(http, body.model, "embed")
+    before, make = _head_of(body, labels, template)
+    given = [*before, *body.texts]
+    answer = await run_task(http, entry, body, given, lambda model: _whole_task(model, before, body.texts))
+    named, read = answer.result
+    head = await asyncio.to_thread(make, named, entry.name)
+    found = await asyncio.to_thread(results, head, read)
+    return json_response(_body(entry, answer, found), headers=ignored_fields(body))
+
+
+def _head_of(body: TaskFields, labels: Names | None, template: str) -> tuple[list[str], MakeHead]:
+    """Return the texts that the head is made of, and how. Raises `RequestError` for labels missing or twice."""
+    if labels is not None:
+        phrases = phrases_of(labels, template)
+        flat = [phrase for each in phrases.values() for phrase in each]
+        return flat, lambda read, name: names_head(phrases, read, name, PROMPT)
+    examples = body.examples or []
+    names = [each.label for each in examples]
+
+    def fitted(read: TextVectors, name: str) -> ClassifierHead:
+        if len(read.sound) < len(read):
+            raise RequestError("examples" + next(error for error in read.errors if error).removeprefix("texts"))
+        return fit_head(read.values, names, encoder=name, prompt=PROMPT)
+
+    return [each.text for each in examples], fitted
+
+
+def _whole_task(
+    model: LoadedEncoder, before: Sequence[str], texts: Sequence[object]
+) -> EncodeTask[tuple[TextVectors, TextVectors]]:
+    """Make one task of what the head is made of and of the texts."""
+    first, second = vector_task(model, before), vector_task(model, texts)
+    rows = [*first.rows, *second.rows]
+    return EncodeTask(
+        rows,
+        first.reduction,
+        lambda found: (first.finish(found[: len(first.rows)]), second.finish(found[len(first.rows) :])),
+        [*first.dropped, *second.dropped],
+    )
+
+
+def _body(entry: EncoderEntry, answer: EncoderAnswer[Any], found: Results) -> dict[str, object]:
+    deadline = answer.deadline
+    took_ms = deadline["took_ms"]
+    data = [replace(each, model=entry.name, took_ms=took_ms).to_json() for each in found]
+    return {"object": "list", "model": entry.name, "data": data, "usage": answer.usage, "deadline": deadline}

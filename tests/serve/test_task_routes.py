@@ -1,0 +1,158 @@
+"""Tasks over HTTP: labels, sentiments and decisions give what Python gives, and wrong requests are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import Serving, serving
+
+from miaotui.backends.options import EngineOptions
+from miaotui.encoder import Encoder
+from miaotui.tasks import Classifier
+from tiny_encoder_models import make_encoder_folder, open_tiny
+from tiny_engine import settings_in
+from tiny_models import make_tiny_folder
+
+TEXTS = ["the cat sat", "", "ping pong", 7, "cat " * 100]
+EXAMPLES = [("the cat", "animal"), ("cat cat", "animal"), ("ping", "game"), ("pong pong", "game")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tasks")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Serving]:
+    models = {"tiny": make_tiny_folder(folder, "llama")}
+    encoders = {"embed": make_encoder_folder(folder, "embed")}
+    options = EngineOptions(backend="reference")
+    with serving(models, settings_in(folder), encoders=encoders, options=options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Iterator[Encoder]:
+    with open_tiny(make_encoder_folder(folder, "embed"), settings_in(folder)) as opened:
+        yield opened
+
+
+def post(server: Serving, path: str, **body: Any) -> Any:
+    answer = httpx.post(server.url + path, json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def refused(server: Serving, path: str, **body: Any) -> Any:
+    answer = httpx.post(server.url + path, json=body, timeout=60)
+    assert answer.status_code == 400, answer.text
+    return answer.json()["error"]
+
+
+def test_labels_by_name_as_python_gives_them(server: Serving, encoder: Encoder) -> None:
+    found = post(server, "/v1/tasks/classify", texts=TEXTS, labels=["cat", "ping"])
+    ours = Classifier.from_names(encoder, ["cat", "ping"]).classify(TEXTS)
+    assert [each["label"] for each in found["data"]] == [each.label for each in ours]
+    assert [each["scores"] for each in found["data"]] == [dict(each.scores) for each in ours]
+    assert [each.get("error") for each in found["data"]] == [each.error for each in ours]
+    assert found["data"][4]["dropped_tokens"] == 22
+    assert found["model"] == found["data"][0]["model"] == "embed"
+    assert found["usage"]["total_tokens"] > 0
+    assert found["deadline"]["met"] is None
+    described = post(server, "/v1/tasks/classify", texts=["the cat"], labels={"a": "the cat", "b": ["ping", "pong"]})
+    assert described["data"][0]["label"] == "a"
+
+
+def test_labels_by_examples(server: Serving) -> None:
+    examples = [{"text": text, "label": label} for text, label in EXAMPLES]
+    found = post(server, "/v1/tasks/classify", texts=["the cat", "pong pong"], examples=examples, deadline_ms=60_000)
+    assert [each["label"] for each in found["data"]] == ["animal", "game"]
+    assert found["data"][0]["source"] == "examples"
+    assert found["deadline"]["met"] is True
+    assert refused(server, "/v1/tasks/classify", texts=["x"], examples=[*examples, {"text": "", "label": "a"}])
+    assert "labels" in refused(server, "/v1/tasks/classify", texts=["x"], examples=examples[:2])["message"]
+
+
+def test_sentiments(server: Serving) -> None:
+    found = post(server, "/v1/tasks/sentiment", texts=["cat", ""], neutral_below=1.0)
+    assert found["data"][0]["label"] == "neutral"
+    assert found["data"][1]["error"] == "texts[1]: must not be empty"
+    examples = [{"text": text, "label": "positive" if "cat" in text else "negative"} for text, _ in EXAMPLES]
+    found = post(server, "/v1/tasks/sentiment", texts=["cat cat"], examples=examples, neutral_below=0)
+    assert found["data"][0]["label"] == "positive"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"texts": ["x"]}, "labels"),
+        ({"texts": ["x"], "labels": ["a", "b"], "examples": []}, "labels"),
+        ({"texts": ["x"], "labels": ["a", "a"]}, "labels[1]"),
+        ({"texts": ["x"], "labels": ["a", ""]}, "labels[1]"),
+        ({"texts": [], "labels": ["a", "b"]}, "texts"),
+        ({"texts": ["x"], "labels": ["a", "b"], "template": "no place"}, "template"),
+        ({"texts": ["x"], "labels": ["a", "b"], "threshold": 2}, "threshold"),
+    ],
+)
+def test_wrong_requests_are_named(server: Serving, body: dict[str, Any], param: str) -> None:
+    assert refused(server, "/v1/tasks/classify", **body)["param"] == param
+
+
+QUESTIONS = [
+    {"type": "choice", "instructions": "?", "name": "c", "choices": [{"value": "it"}, {"value": "an"}]},
+    {"type": "predicate", "instructions": "Is it?"},
+    {"type": "score", "instructions": "How?", "levels": [{"label": "no"}, {"label": "on", "description": "so"}]},
+    {"type": "choice", "instructions": "?", "choices": [{"value": True}, {"value": False}]},
+    {"type": "choice", "instructions": "?", "choices": [{"value": "it"}, {"value": "it"}]},
+]
+
+
+def test_decisions_in_openais_form(server: Serving) -> None:
+    found = post(server, "/v1/decisions", model="tiny", input="cat", questions=QUESTIONS)
+    choice, predicate, score, truth, twice = found["answers"]
+    assert choice["type"] == "choice"
+    assert choice["name"] == "c"
+    assert choice["choice"] in ("it", "an")
+    assert sum(each["probability"] for each in choice["probabilities"]) == pytest.approx(1.0)
+    assert choice["confidence"] == max(each["probability"] for each in choice["probabilities"])
+    assert 0 <= predicate["probability"] <= 1
+    assert [each["value"] for each in score["probabilities"]] == [0, 1]
+    assert score["score"] == pytest.approx(score["probabilities"][1]["probability"])
+    assert truth["choice"] in (True, False)
+    assert twice["type"] == "refusal"
+    assert "there twice" in twice["error"]
+    assert found["usage"]["output_tokens"] == 0
+    parts = [{"role": "user", "content": [{"type": "input_text", "text": "cat"}]}]
+    again = post(server, "/v1/decisions", input=parts, questions=QUESTIONS)
+    assert again["answers"] == found["answers"]
+    assert again["usage"]["input_tokens_details"]["cached_tokens"] > 0
+
+
+def test_decisions_in_system_ones_form(server: Serving) -> None:
+    questions = {
+        "c": {"type": "choice", "instructions": "?", "criteria": {"it": None, "an": "some"}},
+        "n": {"type": "noul", "instructions": "Is it?", "criteria": {"true": "it is"}},
+        "s": {"type": "score", "instructions": "How?", "criteria": ["no", "on"]},
+        "bad": {"type": "score", "instructions": "How?"},
+    }
+    found = post(server, "/v1/systemone", state={"seen": "cat"}, questions=questions)
+    assert list(found["answers"]) == ["c", "n", "s", "bad"]
+    assert found["answers"]["c"]["choice"] in ("it", "an")
+    assert 0 <= found["answers"]["n"]["noul"] <= 1
+    assert found["answers"]["s"]["legend"] == {"0": "no", "1": "on"}
+    assert "must have 2 to 16 options" in found["answers"]["bad"]["error"]
+    told_apart = post(server, "/v1/decisions", state={"seen": "cat"}, questions=questions)
+    assert told_apart["answers"] == found["answers"]
+
+
+def test_decisions_that_cannot_be_made(server: Serving) -> None:
+    one = QUESTIONS[:1]
+    assert refused(server, "/v1/decisions", input="", questions=one)["param"] == "input"
+    assert refused(server, "/v1/decisions", input="x", questions=[])["param"] == "questions"
+    assert refused(server, "/v1/decisions", model="embed", input="x", questions=one)["param"] == "model"
+    late = httpx.post(server.url + "/v1/decisions", json={"input": "x", "questions": one, "deadline_ms": 0.01})
+    assert late.status_code == 429
