@@ -60,7 +60,7 @@ class ScriptedModel:
 def decided(
     model: ScriptedModel, text: str, questions: Questions, options: DecisionOptions | None = None
 ) -> list[Decision]:
-    steps = decision_steps(model, text, questions, options)
+    steps = decision_steps(model, text, questions, options or DecisionOptions(prior_weight=1.0))
     try:
         readings = next(steps)
         while True:
@@ -87,18 +87,18 @@ def test_the_bias_of_positions_is_taken_off() -> None:
 
 
 def test_two_orders_alone_make_positions_even() -> None:
-    (found,) = decided(ScriptedModel(3.0), "nothing", NEWS, DecisionOptions(prior_weight=0.0))
+    (found,) = decided(ScriptedModel(3.0), "nothing", NEWS, DecisionOptions())
     assert not found.orders_agree
     assert found.probabilities == pytest.approx(dict.fromkeys(("sport", "food", "war"), 1 / 3))
 
 
 def test_what_a_model_likes_before_it_reads_is_taken_off_and_remembered() -> None:
-    model, options = ScriptedModel(prior={"sport": 6.0}), DecisionOptions()
+    model, options = ScriptedModel(prior={"sport": 6.0}), DecisionOptions(prior_weight=1.0)
     assert decided(model, "a war began", NEWS, options)[0].best == "war"
     assert sum(map(len, model.read)) == 4
     assert decided(model, "food is good", NEWS, options)[0].best == "food"
     assert sum(map(len, model.read)) == 6  # the prompts without content were known
-    assert decided(model, "a war began", NEWS, DecisionOptions(prior_weight=0.0))[0].best == "sport"
+    assert decided(model, "a war began", NEWS, DecisionOptions())[0].best == "sport"
 
 
 def test_the_order_of_the_request_changes_nothing() -> None:
@@ -200,7 +200,7 @@ def test_named_tokens_have_their_log_probabilities(llm: LLM) -> None:
 
 def test_a_decision_is_that_of_whole_scores(llm: LLM) -> None:
     """TokenReading single tokens gives the same as scoring each option's tokens one by one."""
-    decider = Decider(llm, DecisionOptions(prior_weight=0.0, model="tiny"))
+    decider = Decider(llm, DecisionOptions(model="tiny"))
     (found,) = decider.decide("cat", SHORT)
     assert set(found.probabilities) == {"it", "an", "no"}
     again = decider.decide("cat", {"a": SHORT, "b": YesNoQuestion("?")})
