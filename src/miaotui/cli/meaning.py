@@ -15,7 +15,7 @@ from miaotui.apps.qa_pipeline import Searchable
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.config import Settings, make_folder
-from miaotui.errors import MiaotuiError
+from miaotui.errors import CacheError, MiaotuiError
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.meaning.protocols import Reranker
 
@@ -49,8 +49,11 @@ def by_meaning(index: Index, *, rerank: bool = False, threads: int | None = None
 
     with encoders:
         vectors = PassageVectors(index, encoders.embedder)
-        with ProgressBars() as progress:
-            vectors.update(progress)
+        try:
+            with ProgressBars() as progress:
+                vectors.update(progress)
+        except CacheError as error:  # a folder of someone else's, a full disk: what is there serves
+            print(messages.WARNING(text=error), file=sys.stderr)
         yield MeaningSearch(HybridIndex(vectors), encoders.reranker, encoders.load)
 
 
