@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 import miaotui
 from miaotui.hub.resolve import resolve
-from miaotui.model.encoder.opened import open_encoder
+from miaotui.kernels.linear.formats import Format, quantize, values
+from miaotui.model.encoder.opened import OpenedEncoder, open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle
 from miaotui.model.encoder.pooling import Pooler, normalized
 from miaotui.text.encoders.load import load_encoder_tokenizer
@@ -30,6 +31,7 @@ from miaotui.text.encoders.tokenizer import EncoderTokenizer
 
 Floats = NDArray[np.float32]
 NEAREST = 100
+TABLES = ("position_embed", "type_embed", "relative_bias", "relative_embed")  # kept in float32
 
 
 def main() -> None:
@@ -43,6 +45,8 @@ def main() -> None:
     expected = references(path, texts, arguments.reference)
     results = {}
     for form in arguments.formats:
+        if arguments.packed:
+            expected = references(path, texts, "oracle", Format(form))
         started_s = time.perf_counter()
         with miaotui.load_encoder(arguments.model, format=form) as encoder:
             found = np.asarray(encoder.embed(texts, prompt=None, normalize=True))
@@ -63,6 +67,11 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--formats", nargs="+", default=["f32", "q8"], help="of weights")
     parser.add_argument("--reference", choices=("transformers", "oracle"), default="oracle")
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="the reference has each format's own weights, in NumPy: what rounds is left",
+    )
     return parser.parse_args()
 
 
@@ -91,16 +100,28 @@ def stretches(tokenizer: EncoderTokenizer, texts: list[str], count: int, limit: 
         yield [*around[:half], *body[start : start + length], *around[half:]]
 
 
-def references(path: Path, texts: list[list[int]], name: str) -> Floats:
-    """Return the reference's embeddings, float32 ``[texts, dimensions]``, each of length 1."""
+def references(path: Path, texts: list[list[int]], name: str, form: Format = Format.F32) -> Floats:
+    """Return the reference's embeddings, float32 ``[texts, dimensions]``, each of length 1; weights as in ``form``."""
     with open_encoder(path) as opened:
         if opened.pooling is None:
             sys.exit(f"{path} does not say how its states become an embedding")
         pooler = Pooler(opened.pooling, opened.weights, opened.config.hidden_size)
         states = (
-            of_transformers(path) if name == "transformers" else EncoderOracle(opened.config, opened.weights).states
+            of_transformers(path)
+            if name == "transformers"
+            else EncoderOracle(opened.config, packed(opened, form)).states
         )
         return normalized(np.stack([pooler.embedding(states(text)) for text in texts]))
+
+
+def packed(opened: OpenedEncoder, form: Format) -> dict[str, Floats]:
+    """Return an encoder's weights in float32 as the compiled encoder holds them in ``form``."""
+    return {
+        name: values(quantize(form, tensor.float32()))
+        if form is not Format.F32 and len(tensor.shape) == 2 and name not in TABLES and not name.startswith("head.")
+        else tensor.float32()
+        for name, tensor in opened.weights.items()
+    }
 
 
 def of_transformers(path: Path) -> Any:

@@ -16,7 +16,7 @@ DRAFTED_TOKEN = 0
 DRAFTED_EVIDENCE = 1  # 1 to `MAX_HEAD_EVIDENCE`
 DRAFTED_FIELDS = 2
 
-# the head (see `backends.cpu.head_program`)
+# the head (see `backends.cpu.program`)
 TABLES = 0  # [3] addresses of its operations: of the first step, and of the others in turn
 COUNTS = 3  # [3] numbers of operations
 HEAD_RUN = 6  # address of the head's run

@@ -1,4 +1,4 @@
-"""The tables of a suffix index: `speculation.drafters.suffix_index` fills them, the kernels of `suffix` read them."""
+"""The tables of a suffix index: `speculation.drafters.suffix` fills them, the kernels of `suffix` read them."""
 
 from __future__ import annotations
 
