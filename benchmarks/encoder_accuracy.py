@@ -67,11 +67,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--formats", nargs="+", default=["f32", "q8"], help="of weights")
     parser.add_argument("--reference", choices=("transformers", "oracle"), default="oracle")
-    parser.add_argument(
-        "--packed",
-        action="store_true",
-        help="the reference has each format's own weights, in NumPy: what rounds is left",
-    )
+    parser.add_argument("--packed", action="store_true", help="the reference has each format's own weights, in NumPy")
     return parser.parse_args()
 
 
