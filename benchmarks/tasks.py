@@ -1,0 +1,217 @@
+"""Quality of tasks on public sets: labels and sentiment by frozen encoders, decisions by a chat model.
+
+    python benchmarks/tasks.py DATA [--sets banking77,tnews] [--cache FOLDER] [--questions N] [--model NAME]
+
+DATA holds a folder for each set. Embeddings are kept in ``--cache``, by encoder and text, so that a second run takes
+seconds. Prints each figure beside its bar, and one JSON line last. Splits and seeds are fixed and printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import miaotui
+from miaotui.tasks import ChoiceQuestion, Decider
+from miaotui.tasks.calibration import fit_temperature, report
+from miaotui.tasks.decider import padded_rows
+from miaotui.tasks.head import fit_head
+from miaotui.tasks.vectors import embed_texts
+
+ENGLISH, OTHER = "all-minilm-l6-v2", "embedder"
+Pairs = list[tuple[str, str]]
+
+
+class Vectors:
+    """Unit vectors of texts by one encoder, kept in a file."""
+
+    def __init__(self, folder: Path, encoder: str) -> None:
+        self.encoder, self.path = encoder, folder / f"{encoder}.npz"
+        self.known: dict[str, Any] = dict(np.load(self.path)) if self.path.exists() else {}
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        keys = [hashlib.sha256(text.encode()).hexdigest()[:24] for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
+        if new:
+            with miaotui.load_encoder(self.encoder) as encoder:
+                read = embed_texts(encoder, [text or "-" for text in new.values()])
+            self.known |= dict(zip(new, read.values, strict=True))
+            np.savez(self.path, **self.known)
+        return np.stack([self.known[key] for key in keys])
+
+
+def per_class(pairs: Pairs, count: int, seed: int) -> tuple[Pairs, Pairs]:
+    """So many examples of each label, drawn with a seed, and the rest."""
+    by_label: dict[str, list[int]] = defaultdict(list)
+    for place in np.random.default_rng(seed).permutation(len(pairs)).tolist():
+        by_label[pairs[place][1]].append(place)
+    chosen = {place for places in by_label.values() for place in places[:count]}
+    return [pairs[p] for p in sorted(chosen)], [pair for p, pair in enumerate(pairs) if p not in chosen]
+
+
+def rows(path: Path, text: str, label: str) -> Pairs:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [(row[text], row[label]) for row in csv.DictReader(file) if row[text].strip()]
+
+
+def tabbed(path: Path) -> Pairs:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [(text, "positive" if label == "1" else "negative") for text, label in (x.rsplit("\t", 1) for x in lines)]
+
+
+def json_lines(path: Path) -> Pairs:
+    read = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [(each["sentence"], each["label_desc"]) for each in read]
+
+
+def news(data: Path) -> Pairs:
+    names = (data / "agnews/classes.txt").read_text().split("\n")
+    with (data / "agnews/test.csv").open(encoding="utf-8", newline="") as file:
+        return [(f"{title} {text}".replace("\\", " "), names[int(c) - 1]) for c, title, text in csv.reader(file)]
+
+
+def hotels(data: Path) -> Pairs:
+    pairs = rows(data / "chnsenticorp/ChnSentiCorp_htl_all.csv", "review", "label")
+    return [pairs[p] for p in np.random.default_rng(0).permutation(len(pairs)).tolist()]
+
+
+# A protocol gives (name, encoder, bar, examples, tests) for each seed.
+Split = tuple[str, str, float, Pairs, Pairs]
+
+
+def banking77(data: Path) -> Iterator[Split]:
+    train, test = (rows(data / f"banking77/{name}.csv", "text", "category") for name in ("train", "test"))
+    for count, bar in ((10, 0.88), (30, 0.91)):
+        yield f"banking77, {count} a class", ENGLISH, bar, per_class(train, count, 0)[0], test
+
+
+def agnews(data: Path) -> Iterator[Split]:
+    for seed in range(3):
+        yield f"agnews, 8 a class, seed {seed}", ENGLISH, 0.82, *per_class(news(data), 8, seed)
+
+
+def tnews(data: Path) -> Iterator[Split]:
+    train, test = (json_lines(data / f"tnews/{name}.json") for name in ("train_0", "test_public"))
+    yield "tnews, its own split", OTHER, 0.50, train, test
+
+
+def sst2(data: Path) -> Iterator[Split]:
+    train, test = tabbed(data / "sst2/train.tsv"), tabbed(data / "sst2/test.tsv")
+    for seed in range(3):
+        yield f"sst2, 32 a class, seed {seed}", ENGLISH, 0.82, per_class(train, 32, seed)[0], test
+    yield "sst2, all of train", ENGLISH, 0.89, train, test
+
+
+def chnsenticorp(data: Path) -> Iterator[Split]:
+    pairs = hotels(data)
+    yield "chnsenticorp, 1,000 in train", OTHER, 0.87, pairs[:1000], pairs[1000:]
+
+
+PROTOCOLS: dict[str, Callable[[Path], Iterator[Split]]] = {
+    "banking77": banking77, "agnews": agnews, "tnews": tnews, "sst2": sst2, "chnsenticorp": chnsenticorp,
+}  # fmt: skip
+
+
+def labels(data: Path, name: str, cache: Path) -> Iterator[dict[str, Any]]:
+    for title, encoder, bar, train, test in PROTOCOLS[name](data):
+        vectors = Vectors(cache, encoder)
+        made, held = vectors([text for text, _ in train]), vectors([text for text, _ in test])
+        began_s = time.perf_counter()
+        head = fit_head(made, [label for _, label in train], encoder=encoder, prompt="query")
+        fit_s = time.perf_counter() - began_s
+        targets = [head.labels.index(label) for _, label in test]
+        found = report(head.layer.logits(held), targets, head.temperature)
+        yield {
+            "task": title, "encoder": encoder, "train": len(train), "test": len(test), "bar": bar,
+            "accuracy": round(found.accuracy, 4), "ece": round(found.calibration_error, 4), "fit_s": round(fit_s, 2),
+        }  # fmt: skip
+
+
+def questions(data: Path, count: int) -> list[tuple[str, str, ChoiceQuestion, str]]:
+    """Questions of four sets in equal parts: set, text, question, the right option."""
+    rng, made = np.random.default_rng(7), []
+    banking = rows(data / "banking77/test.csv", "text", "category")
+    intents = sorted({label for _, label in banking})
+    sets = {
+        "sst2": (tabbed(data / "sst2/dev.tsv"), "What is the sentiment of this film review?"),
+        "agnews": (news(data), "What is the topic of this news article?"),
+        "tnews": (json_lines(data / "tnews/dev_0.json"), "这条新闻标题属于哪个类别？"),
+        "banking77": (banking, "What does the customer of the bank ask about?"),
+    }
+    for name, (pairs, text) in sets.items():
+        options = sorted({label for _, label in pairs})
+        for place in rng.permutation(len(pairs))[: count // 4].tolist():
+            chosen = options
+            if name == "banking77":  # the right one and seven others
+                chosen = [pairs[place][1], *[x for x in rng.permutation(intents).tolist() if x != pairs[place][1]][:7]]
+            shown = {each: each.removeprefix("news_") for each in chosen}
+            made.append((name, pairs[place][0], ChoiceQuestion(text, list(shown.values())), shown[pairs[place][1]]))
+    return made
+
+
+def decisions(data: Path, count: int, model: str) -> dict[str, Any]:
+    right: dict[str, list[bool]] = defaultdict(list)
+    logits, targets, mass, agree, took, changed = [], [], [], [], [], 0
+    rng = np.random.default_rng(1)
+    with miaotui.load(model, speculate=False) as llm:
+        decider = Decider(llm)
+        for name, text, question, answer in questions(data, count):
+            (found,) = decider.decide(text, question)
+            shuffled = ChoiceQuestion(question.text, rng.permutation(list(question.options)).tolist())
+            changed += decider.decide(text, shuffled)[0].best != found.best
+            right[name].append(found.best == answer)
+            logits.append(np.log(np.maximum(list(found.probabilities.values()), 1e-30)).tolist())
+            targets.append(list(found.probabilities).index(answer))
+            mass.append(found.label_mass)
+            agree.append(found.orders_agree)
+            took.append(found.took_ms)
+    padded, wanted = padded_rows(logits), np.array(targets)
+    half = np.arange(len(wanted)) % 2 == 0  # the temperature is fitted on every second question
+    temperature = fit_temperature(padded[half], wanted[half])
+    found_report = report(padded[~half], wanted[~half], temperature)
+    every = [each for some in right.values() for each in some]
+    return {
+        "task": "decide", "model": model, "questions": len(every), "bar": 0.60, "accuracy": float(np.mean(every)),
+        "by_set": {name: float(np.mean(some)) for name, some in right.items()},
+        "changed_by_order": changed / len(every), "orders_agree": float(np.mean(agree)),
+        "ece": round(found_report.calibration_error, 4), "temperature": round(temperature, 3),
+        "label_mass": round(float(np.mean(mass)), 3), "median_ms": round(float(np.median(took)), 1),
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", default=",".join([*PROTOCOLS, "decide"]))
+    parser.add_argument("--cache", type=Path, default=Path("embeddings"))
+    parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--model", default="qwen2.5-coder-0.5b")
+    parsed = parser.parse_args()
+    parsed.cache.mkdir(parents=True, exist_ok=True)
+    results = []
+    for name in parsed.sets.split(","):
+        if name == "decide":
+            found: Any = [decisions(parsed.data, parsed.questions, parsed.model)]
+        else:
+            found = labels(parsed.data, name, parsed.cache)
+        for each in found:
+            mark = "ok" if each["accuracy"] >= each["bar"] else "below"
+            line = f"{each['task']:32} {each['accuracy']:.4f} (bar {each['bar']}, {mark})  ECE {each['ece']}"
+            print(line, file=sys.stderr, flush=True)
+            results.append(each)
+    print(json.dumps({"benchmark": "tasks", "results": results}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
