@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from miaotui.backends.backend import Peak, TokenChoice
 from miaotui.engine.constraint import Constraint
-from miaotui.engine.output import Ending, RequestOutput
+from miaotui.engine.output import Ending, RequestOutput, Timeline
 from miaotui.engine.sampling.logprobs import PromptScores
 from miaotui.engine.sampling.sampler import Choice, Mask, SequenceSampler
-from miaotui.engine.timeline import Timeline
 from miaotui.errors import EngineError, MiaotuiError
 from miaotui.schedule.plan import Chunk
 from miaotui.types import Completion, Deadline, Delta, FinishReason, Promise
