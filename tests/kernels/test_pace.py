@@ -57,3 +57,22 @@ def test_the_turns_of_a_trial_are_no_change() -> None:
         pace.note(KIND, 5.0 if pace.alone else 3.0)
     assert any(ran)
     assert not any(kept)
+
+
+def test_a_trial_leaves_large_passes_to_the_team() -> None:
+    pace = Pace()
+    while not (pace.is_trying and pace.alone):
+        pace.note(KIND, 5.0 if pace.alone else 3.0)
+    assert pace.is_alone_for(1)
+    assert not pace.is_alone_for(12)
+
+
+def test_large_passes_bring_the_team_back() -> None:
+    pace = Pace()
+    passes(pace, 300, team_s=20.0, alone_s=5.0)
+    while pace.is_trying:
+        pace.note(KIND, 5.0 if pace.alone else 20.0)
+    assert pace.is_alone_for(12)
+    for _ in range(KEEP):
+        pace.note((1, 12), 5.0)
+    assert not pace.is_alone_for(12)

@@ -101,7 +101,7 @@ class ThreadPool:
         """
         with self._turn:
             start_s = time.perf_counter()
-            size = 1 if self._pace.alone else self.size
+            size = 1 if self._pace.is_alone_for(int(run[RUN_ROWS])) else self.size
             mail = self._addresses[1]
             known = self._runs.get(id(run))
             address = known[2] if known and known[1] == size else self._take_in(run, size)
@@ -233,9 +233,20 @@ class Pace:
         """Return whether a trial is running."""
         return self._trial is not None
 
+    def is_alone_for(self, rows: int) -> bool:
+        """Return whether the next pass, of so many rows, runs on one thread. Trials are made of small passes only."""
+        return self.alone if rows <= SMALL_ROWS else self.kept
+
     def note(self, kind: _Kind, seconds: float, passes: int = 1) -> None:
-        """Learn how long a pass of ``kind`` (program, rows) took: the mean of ``passes``."""
+        """Learn how long a pass of ``kind`` (program, rows) took: the mean of ``passes``.
+
+        Large passes are not compared. Where only they come, all threads work again after `KEEP` of them.
+        """
         if kind[1] > SMALL_ROWS:
+            if self.alone and self._trial is None:
+                self._left -= passes
+                if self._left <= 0:
+                    self.alone, self._left = False, CALM
             return
         self._left -= passes
         if self._trial is not None:
