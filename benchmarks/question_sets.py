@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from miaotui.apps.answering import Answer
+from miaotui.apps.answering import Answer, Mode
 from miaotui.apps.qa_pipeline import QaPipeline, Question, Searchable
 from miaotui.llm import LLM
 from miaotui.retrieval import Document, Index
@@ -147,8 +147,8 @@ def ask_all(
     with opened(question_set, embedder) as index:
         pipeline = QaPipeline(index, llm, reranker=reranker)
         for one in question_set.questions:
-            mode = "extractive" if llm is None else "generated"
-            question = Question(one.text, question_set.name, mode, deadline_ms)  # type: ignore[arg-type]
+            mode: Mode = "extractive" if llm is None else "generated"
+            question = Question(one.text, question_set.name, mode, deadline_ms)
             started = time.perf_counter()
             *_, answer = pipeline.ask(question)
             took_ms = (time.perf_counter() - started) * 1e3

@@ -1,15 +1,24 @@
-"""The end of a ``with`` block for everything that has a ``close``.
+"""The end of a ``with`` block for everything that has a ``close``, and the loop that a loaded model holds.
 
-Owns that one class. Knows nothing of what is closed. Invariant: leaving the block closes, also after an exception,
-which goes on.
+Knows nothing of what is closed. Invariant: leaving the block closes, also after an exception, which goes on.
 """
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
+
+from miaotui.errors import EngineError
 
 _Entered = TypeVar("_Entered", bound="Closing")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_Loop = TypeVar("_Loop", bound=_Closable)
 
 
 class Closing(ABC):
@@ -24,3 +33,25 @@ class Closing(ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+class LoopHolder(Generic[_Loop]):
+    """Holder of the loop that runs a model. With ``owns_loop`` the loop is closed when this object is dropped."""
+
+    def __init__(self, loop: _Loop, *, owns_loop: bool = False) -> None:
+        self._open: _Loop | None = loop
+        self._closing = weakref.finalize(self, loop.close) if owns_loop else None
+
+    @property
+    def loop(self) -> _Loop:
+        """Return the loop that runs the model. Raises `EngineError` when the model is closed."""
+        if self._open is None:
+            raise EngineError("this model is closed: load it again")
+        return self._open
+
+    def _close(self) -> None:
+        loop, self._open = self._open, None
+        if self._closing is not None:
+            self._closing.detach()
+        if loop is not None:
+            loop.close()

@@ -7,7 +7,6 @@ Owns nothing but the calls: `encoders` reads what a caller gives and makes the r
 from __future__ import annotations
 
 import os
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.options import EncoderOptions
-from miaotui.closing import Closing
+from miaotui.closing import Closing, LoopHolder
 from miaotui.encoders import ranking, tasks
 from miaotui.encoders.inputs import ReadOptions, Text, text_list
 from miaotui.encoders.results import Classification, MaskFill, RankedDocument, TaggedSpan
@@ -26,7 +25,6 @@ from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import EncodeJob
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.engine.encoding.loop import EncoderLoop
-from miaotui.errors import EngineError
 from miaotui.kernels.linear.formats import Format
 from miaotui.submission import require_known
 from miaotui.types import Deadline, Progress
@@ -61,23 +59,15 @@ def read_encoder_options(*, format: str | None, **options: Any) -> EncoderOption
     return EncoderOptions(format=None if format is None else Format(format), **options)
 
 
-class EncoderFacade:
+class EncoderFacade(LoopHolder[EncoderLoop]):
     """Base of `Encoder` and `AsyncEncoder`: one loop and its model.
 
     With ``owns_loop`` the loop is closed when this object is dropped.
     """
 
     def __init__(self, model: LoadedEncoder, loop: EncoderLoop, *, owns_loop: bool = False) -> None:
+        super().__init__(loop, owns_loop=owns_loop)
         self.model = model
-        self._open: EncoderLoop | None = loop
-        self._closing = weakref.finalize(self, loop.close) if owns_loop else None
-
-    @property
-    def loop(self) -> EncoderLoop:
-        """Return the loop that runs the model. Raises `EngineError` when the model is closed."""
-        if self._open is None:
-            raise EngineError("this model is closed: load it again")
-        return self._open
 
     @property
     def dimensions(self) -> int:
@@ -99,13 +89,6 @@ class EncoderFacade:
     ) -> EncodeJob:
         """Submit a task as one job. Raises `RefusedError`."""
         return self.loop.submit(task.rows, task.reduction, deadline, arrived_s)
-
-    def _close(self) -> None:
-        loop, self._open = self._open, None
-        if self._closing is not None:
-            self._closing.detach()
-        if loop is not None:
-            loop.close()
 
 
 class Encoder(Closing, EncoderFacade):

@@ -7,7 +7,6 @@ it. `AsyncLLM` is its twin for event loops. Invariant: when a call returns or ra
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -15,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.options import EngineOptions
-from miaotui.closing import Closing
+from miaotui.closing import Closing, LoopHolder
 from miaotui.engine.all_logits import all_logits
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.reading.readers import DeltaStream, whole
 from miaotui.engine.sampling.logprobs import score_of
 from miaotui.engine.speculator import SourceReport
-from miaotui.errors import EngineError, RequestError
+from miaotui.errors import RequestError
 from miaotui.kernels.linear.formats import Format
 from miaotui.model.config import ModelConfig
 from miaotui.runtime import ModelOptions, open_model
@@ -73,27 +72,19 @@ def read_options(speculate: bool, *, format: str | None, **options: Any) -> Mode
     return ModelOptions(engine, speculate)
 
 
-class Facade:
+class Facade(LoopHolder[EngineLoop]):
     """Base of `LLM` and `AsyncLLM`: one loop, its model, and the numbers that need no waiting.
 
     With ``owns_loop`` the loop is closed when this object is dropped.
     """
 
     def __init__(self, loop: EngineLoop, *, owns_loop: bool = False) -> None:
-        self._open: EngineLoop | None = loop
-        self._closing = weakref.finalize(self, loop.close) if owns_loop else None
+        super().__init__(loop, owns_loop=owns_loop)
         self._reader = SubmissionReader(loop.model)
         self.config: ModelConfig = loop.model.config
         self.tokenizer: Tokenizer = loop.model.tokenizer
         self.template: ChatTemplate = loop.model.template
         self.context: int = loop.model.context
-
-    @property
-    def loop(self) -> EngineLoop:
-        """Return the loop that runs the model. Raises `EngineError` when the model is closed."""
-        if self._open is None:
-            raise EngineError("this model is closed: load it again")
-        return self._open
 
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Return a conversation's token ids, ready for the assistant's turn."""
@@ -125,13 +116,6 @@ class Facade:
     def weight_bytes(self) -> int:
         """Return bytes of packed weights that a decode step reads."""
         return self.loop.engine.backend.stats().weight_bytes
-
-    def _close(self) -> None:
-        loop, self._open = self._open, None
-        if self._closing is not None:
-            self._closing.detach()
-        if loop is not None:
-            loop.close()
 
 
 class LLM(Closing, Facade):

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu.backend import Runner, require_cpu
 from miaotui.backends.cpu.build import assemble
-from miaotui.backends.cpu.program import Program, require_runnable, rotation_tables
-from miaotui.backends.cpu.workspace import KvPages, Workspace, float_rows
+from miaotui.backends.cpu.program import Program, require_runnable
+from miaotui.backends.cpu.workspace import KvPages, Workspace, float_rows, rotation_tables
 from miaotui.backends.options import EngineOptions, KvKind
 from miaotui.errors import UnsupportedModelError
 from miaotui.hub.store import PackedStore

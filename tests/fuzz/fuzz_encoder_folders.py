@@ -8,11 +8,11 @@ byte of an input says which file the rest of it is.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import atheris
+from fuzzing import fuzz
 
 with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.errors import ModelError, RequestError
@@ -76,15 +76,5 @@ def test_one_input(content: bytes) -> None:
         assert str(error)  # noqa: PT017 - libFuzzer wants no exception
 
 
-def main() -> None:
-    """Fuzz until the options say stop, starting from the valid files."""
-    with tempfile.TemporaryDirectory() as corpus:
-        for i, name in enumerate(FILES):
-            Path(corpus, f"seed-{i}").write_bytes(bytes([i]) + VALID[name])
-        limits = [f"-rss_limit_mb={MEMORY_MIB}", f"-timeout={SECONDS_PER_INPUT}"]
-        atheris.Setup([sys.argv[0], *limits, *sys.argv[1:], corpus], test_one_input)
-        atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(test_one_input, (bytes([i]) + VALID[name] for i, name in enumerate(FILES)), MEMORY_MIB, SECONDS_PER_INPUT)

@@ -7,8 +7,6 @@ that leads to anything but values or a `ModelError` is written to ``crash-*`` an
 from __future__ import annotations
 
 import sys
-import tempfile
-import warnings
 from pathlib import Path
 
 import atheris
@@ -21,10 +19,8 @@ with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.hub.formats.tensors import BlockType
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hub"))
+from fuzzing import fuzz
 from gguf_bytes import Gguf, Tensor, sample
-
-MEMORY_MIB = 512
-SECONDS_PER_INPUT = 5
 
 
 def use_gguf(content: bytes) -> None:
@@ -64,16 +60,5 @@ def seeds() -> list[bytes]:
     return files
 
 
-def main() -> None:
-    """Fuzz until the options say stop, starting from the seeds."""
-    warnings.simplefilter("ignore", RuntimeWarning)  # scales of random bits overflow
-    with tempfile.TemporaryDirectory() as corpus:
-        for i, content in enumerate(seeds()):
-            Path(corpus, f"seed-{i}").write_bytes(content)
-        limits = [f"-rss_limit_mb={MEMORY_MIB}", f"-timeout={SECONDS_PER_INPUT}"]
-        atheris.Setup([sys.argv[0], *limits, *sys.argv[1:], corpus], test_one_input)
-        atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(test_one_input, seeds())

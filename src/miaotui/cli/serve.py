@@ -159,7 +159,7 @@ def _encoder_options(options: ServeSettings) -> EncoderOptions:
     return EncoderOptions(
         format=None if options.format is None else Format(options.format),
         threads=options.threads,
-        pooling=options.pooling,  # type: ignore[arg-type]  # checked there
+        pooling=options.pooling,  # type: ignore[arg-type]  # `EncoderOptions` refuses other words
         backend="reference" if options.backend == "reference" else "cpu",
     )
 

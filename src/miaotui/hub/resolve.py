@@ -99,7 +99,7 @@ def pull(name: str, progress: Progress | None = None, *, settings: Settings | No
             f"{name!r} cannot be pulled.{_hint(name)} Give a catalog name (see `miaotui models`) "
             "or a Hugging Face repository id owner/name"
         )
-    from miaotui.hub.sources.huggingface_pull import pull_repository  # noqa: PLC0415
+    from miaotui.hub.sources.huggingface_pull import pull_repository  # noqa: PLC0415 - as below
 
     return pull_repository(hub_id, settings, progress)
 

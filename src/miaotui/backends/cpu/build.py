@@ -11,8 +11,8 @@ from pathlib import Path
 from miaotui.backends.cpu.backend import CpuBackend, Runner
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.multistep import MOST_TOKENS
-from miaotui.backends.cpu.program import Program, require_runnable, rotation_tables
-from miaotui.backends.cpu.workspace import KvPages, Workspace
+from miaotui.backends.cpu.program import Program, require_runnable
+from miaotui.backends.cpu.workspace import KvPages, Workspace, rotation_tables
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.backends.sizes import engine_sizes
 from miaotui.config import Settings

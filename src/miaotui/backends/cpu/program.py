@@ -369,16 +369,3 @@ def require_runnable(config: ModelConfig) -> None:
 def _query_bytes(head_dim: int) -> int:
     """Return the bytes of one query in a thread's scratch memory (see ``kernels.attention.emit``)."""
     return 4 * (2 * head_dim + 4 * LANES)
-
-
-def rotation_tables(config: ModelConfig, positions: int) -> dict[int, RotationTable]:
-    """Return the rotation table of each layer that rotates; layers with the same rope share one."""
-    shared: dict[object, RotationTable] = {}
-    result = {}
-    for layer in range(config.n_layers):
-        rope = config.layer_rope(layer)
-        if rope is not None:
-            if rope not in shared:
-                shared[rope] = RotationTable(rope, positions)
-            result[layer] = shared[rope]
-    return result

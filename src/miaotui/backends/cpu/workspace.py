@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,3 +160,27 @@ class RotationTable:
             self.cos[self.known : stop] = np.cos(angles) * self._magnitude
             self.sin[self.known : stop] = np.sin(angles) * self._magnitude
             self.known = stop
+
+
+class LayerRopes(Protocol):
+    """Configuration of a model whose layers may each have a rope of their own."""
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of layers."""
+
+    def layer_rope(self, layer: int) -> RopeConfig | None:
+        """Return the position encoding of one layer, or None where it has none."""
+
+
+def rotation_tables(config: LayerRopes, positions: int) -> dict[int, RotationTable]:
+    """Return the rotation table of each layer that rotates; layers with the same rope share one."""
+    shared: dict[RopeConfig, RotationTable] = {}
+    result = {}
+    for layer in range(config.n_layers):
+        rope = config.layer_rope(layer)
+        if rope is not None:
+            if rope not in shared:
+                shared[rope] = RotationTable(rope, positions)
+            result[layer] = shared[rope]
+    return result

@@ -151,6 +151,8 @@ class ComputedTensor(StoredTensor):
     ``read`` returns it, float32 of ``shape``.
     """
 
+    _read: Callable[[], NDArray[np.float32]]
+
     def __init__(self, name: str, shape: tuple[int, ...], read: Callable[[], NDArray[np.float32]]) -> None:
         stored_bytes(f"tensor {name!r}", shape, BlockType.F32)
         for key, value in {"name": name, "shape": shape, "kind": BlockType.F32, "_read": read}.items():
@@ -159,12 +161,12 @@ class ComputedTensor(StoredTensor):
     @cached_property
     def data(self) -> NDArray[np.uint8]:
         """Its bytes: uint8 (rows, row_bytes)."""
-        values = np.ascontiguousarray(self._read(), "<f4")  # type: ignore[attr-defined]
+        values = np.ascontiguousarray(self._read(), "<f4")
         return values.view(np.uint8).reshape(self.rows, -1)
 
     def renamed(self, name: str) -> StoredTensor:
         """Return the tensor under another name, still not computed."""
-        return ComputedTensor(name, self.shape, self._read)  # type: ignore[attr-defined]
+        return ComputedTensor(name, self.shape, self._read)
 
     @property
     def rows(self) -> int:

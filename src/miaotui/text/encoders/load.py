@@ -19,7 +19,7 @@ from miaotui.text.model_files import read_json, token_text
 from miaotui.text.tokenizers.from_folder import vocabulary_size
 from miaotui.text.tokenizers.from_gguf import from_gguf
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, read_vocabulary
-from miaotui.text.tokenizers.library import LibraryEncoder, load_backend, require_library_fault, spelling_of
+from miaotui.text.tokenizers.huggingface import LibraryEncoder, load_backend, require_library_fault, spelling_of
 
 if TYPE_CHECKING:
     import tokenizers

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.text.encoders.layout import CutText, EncodedText, SequenceLayout
+from miaotui.text.tokenizers.tokenizer import require_unicode
 
 RECENT = 8  # first texts of pairs whose tokens are kept
 RECENT_CHARACTERS = 1 << 12  # in each of them
@@ -100,13 +101,7 @@ class EncoderTokenizer:
         return b"".join(spelled).decode("utf-8", "replace").removeprefix(" ")
 
     def _pieces(self, text: str, special: bool) -> CutText:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"the text has a lone surrogate (half a character) at position {error.start}; "
-                "send text that is valid Unicode"
-            ) from None
+        require_unicode(text)
         if self._prepare is None:
             return self._cut(text, special)
         prepared = self._prepare(text)

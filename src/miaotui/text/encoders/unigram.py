@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from miaotui.errors import ModelFormatError, RequestError, UnsupportedModelError
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType
 from miaotui.text.tokenizers.growth import require_bounded_growth
-from miaotui.text.tokenizers.library import require_library_fault
+from miaotui.text.tokenizers.huggingface import require_library_fault
 from miaotui.text.tokenizers.sentencepiece import SPACE, byte_of
 from miaotui.text.tokenizers.word_cache import WordCache
 

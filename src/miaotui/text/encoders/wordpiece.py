@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from miaotui.errors import ModelFormatError
 from miaotui.text.model_files import read_json, read_text, token_text
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType
-from miaotui.text.tokenizers.library import CONTINUATION
+from miaotui.text.tokenizers.huggingface import CONTINUATION
 from miaotui.text.tokenizers.sentencepiece import SPACE
 
 if TYPE_CHECKING:

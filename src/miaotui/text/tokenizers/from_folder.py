@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import ModelFormatError
 from miaotui.text.model_files import read_json, token_text
-from miaotui.text.tokenizers.library import LibraryEncoder, encode_with, load_backend, spelling_of
+from miaotui.text.tokenizers.huggingface import LibraryEncoder, encode_with, load_backend, spelling_of
 from miaotui.text.tokenizers.tokenizer import Tokenizer, TokenRoles
 
 if TYPE_CHECKING:

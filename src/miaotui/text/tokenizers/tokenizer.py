@@ -132,13 +132,7 @@ class Tokenizer:
         """Refuse a text that is too long or not valid Unicode: the encoders would say less about it."""
         if at_most is not None:
             self._require_short(text, at_most)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"the text has a lone surrogate (half a character) at position {error.start}; "
-                "send text that is valid Unicode"
-            ) from None
+        require_unicode(text)
 
     def _require_short(self, text: str, at_most: int) -> None:
         if len(text) <= _SLACK * at_most:
@@ -235,3 +229,14 @@ class TextStream:
             self._drops_space = False
             return text.removeprefix(" ")
         return text
+
+
+def require_unicode(text: str) -> None:
+    """Raise `RequestError` for a text with half a character, which UTF-8 cannot write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the text has a lone surrogate (half a character) at position {error.start}; "
+            "send text that is valid Unicode"
+        ) from None

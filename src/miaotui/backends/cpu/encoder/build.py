@@ -12,7 +12,7 @@ from miaotui.backends.cpu.encoder.backend import CpuEncoder, most_tokens, reserv
 from miaotui.backends.cpu.encoder.packed import load_packed_encoder
 from miaotui.backends.cpu.encoder.program import EncoderProgram, require_runnable_encoder
 from miaotui.backends.cpu.encoder.workspace import EncoderWorkspace
-from miaotui.backends.cpu.workspace import RotationTable
+from miaotui.backends.cpu.workspace import rotation_tables
 from miaotui.backends.encoder_backend import EncoderLimits
 from miaotui.config import Settings
 from miaotui.errors import RequestError
@@ -79,7 +79,7 @@ def assemble_encoder(
     floating = Format.F32 in weights.formats
     try:
         workspace = EncoderWorkspace(config, *reserved(limits, pool.size), floating)
-        rotations = _rotations(config, limits.tokens)
+        rotations = rotation_tables(config, limits.tokens)
     except (MemoryError, OSError, ValueError) as error:  # mmap says OSError, NumPy either of the others
         raise RequestError(
             f"there is not enough memory for texts of {limits.tokens:,} tokens: lower max_tokens"
@@ -87,19 +87,6 @@ def assemble_encoder(
     compiled.prepare(POOL_KERNELS, _renamed(progress, "compiling"))
     program = EncoderProgram(config, weights, workspace, rotations, limits.tokens, _renamed(progress, "compiling"))
     return CpuEncoder(program, pool, limits)
-
-
-def _rotations(config: EncoderConfig, positions: int) -> dict[int, RotationTable]:
-    """Return the rotation table of each layer that rotates; layers with the same rope share one."""
-    shared: dict[object, RotationTable] = {}
-    result = {}
-    for layer in range(config.n_layers):
-        rope = config.layer_rope(layer)
-        if rope is not None:
-            if rope not in shared:
-                shared[rope] = RotationTable(rope, positions)
-            result[layer] = shared[rope]
-    return result
 
 
 def _renamed(progress: Progress | None, step: str) -> Progress | None:

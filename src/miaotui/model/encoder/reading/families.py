@@ -64,14 +64,21 @@ _EMBEDDINGS = {
     "type_embed": "embeddings.token_type_embeddings",
     "embed_norm": "embeddings.LayerNorm",
 }
-_BERT_FFN: dict[str, str | Part] = {"up": "intermediate.dense", "down": "output.dense", "ffn_norm": "output.LayerNorm"}
-_BERT_OUTPUT: dict[str, str | Part] = {"o": "attention.output.dense", "attn_norm": "attention.output.LayerNorm"}
-_BERT_ATTENTION: dict[str, str | Part] = _BERT_OUTPUT | {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
+_BERT_FFN = {"up": "intermediate.dense", "down": "output.dense", "ffn_norm": "output.LayerNorm"}
+_BERT_OUTPUT = {"o": "attention.output.dense", "attn_norm": "attention.output.LayerNorm"}
+_BERT_ATTENTION = _BERT_OUTPUT | {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value"}
+BERT_LAYER = _BERT_ATTENTION | _BERT_FFN
+DISTILBERT_LAYER = {
+    "q": "attention.q_lin",
+    "k": "attention.k_lin",
+    "v": "attention.v_lin",
+    "o": "attention.out_lin",
+    "attn_norm": "sa_layer_norm",
+    "up": "ffn.lin1",
+    "down": "ffn.lin2",
+    "ffn_norm": "output_layer_norm",
 }
-_BERT = NameScheme(body=_EMBEDDINGS, layer="encoder.layer.{}.", layers=_BERT_ATTENTION | _BERT_FFN)
+_BERT = NameScheme(body=_EMBEDDINGS, layer="encoder.layer.{}.", layers=BERT_LAYER)
 _SEPARATE: dict[str, str | Part] = {  # as transformers writes its newer encoders
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
@@ -131,22 +138,7 @@ FAMILIES = (
         title="DistilBERT",
         model_types=("distilbert",),
         prefixes=("distilbert.",),
-        spellings=(
-            NameScheme(
-                body=_EMBEDDINGS,
-                layer="transformer.layer.{}.",
-                layers={
-                    "q": "attention.q_lin",
-                    "k": "attention.k_lin",
-                    "v": "attention.v_lin",
-                    "o": "attention.out_lin",
-                    "attn_norm": "sa_layer_norm",
-                    "up": "ffn.lin1",
-                    "down": "ffn.lin2",
-                    "ffn_norm": "output_layer_norm",
-                },
-            ),
-        ),
+        spellings=(NameScheme(body=_EMBEDDINGS, layer="transformer.layer.{}.", layers=DISTILBERT_LAYER),),
         mlm=(_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector"),),
         sequence=HeadNames(transform="pre_classifier", activation="relu", output="classifier"),
         fields={

@@ -21,32 +21,13 @@ from miaotui.model.encoder.config import Activation
 from miaotui.model.encoder.container import EncoderContainer
 from miaotui.model.encoder.containers.onnx.edges import ConstantMatrix, Edges, Floats, LinearLayer, NormLayer
 from miaotui.model.encoder.containers.onnx.structure import ExportedEncoder, ExportedLayer, recognise
+from miaotui.model.encoder.reading.families import BERT_LAYER, DISTILBERT_LAYER
 
 Part = ConstantMatrix | Floats
 FOLDER = "onnx"  # of exports inside a model's folder
 LABELS = "tag_vocab.json"  # quire-grammar's file of token classes
 MAX_LABELS = 1 << 16
 _HF_ACTIVATIONS: Mapping[Activation, str] = {"gelu_tanh": "gelu_pytorch_tanh"}
-_BERT_LAYER = {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "o": "attention.output.dense",
-    "attn_norm": "attention.output.LayerNorm",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-    "ffn_norm": "output.LayerNorm",
-}
-_DISTILBERT_LAYER = {
-    "q": "attention.q_lin",
-    "k": "attention.k_lin",
-    "v": "attention.v_lin",
-    "o": "attention.out_lin",
-    "attn_norm": "sa_layer_norm",
-    "up": "ffn.lin1",
-    "down": "ffn.lin2",
-    "ffn_norm": "output_layer_norm",
-}
 _TITLES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}
 _HEADS = {  # transform and output of a classifier over the first row
     "bert": ("bert.pooler.dense", "classifier"),
@@ -145,7 +126,7 @@ def _tensors(encoder: ExportedEncoder, family: str) -> dict[str, StoredTensor]:
         tables["token_type_embeddings"] = encoder.types
     found: dict[str, Part] = {f"{prefix}.embeddings.{name}.weight": table for name, table in tables.items()}
     found |= _named(f"{prefix}.embeddings.LayerNorm", encoder.embed_norm)
-    stem, names = ("transformer", _DISTILBERT_LAYER) if family == "distilbert" else ("encoder", _BERT_LAYER)
+    stem, names = ("transformer", DISTILBERT_LAYER) if family == "distilbert" else ("encoder", BERT_LAYER)
     for index, layer in enumerate(encoder.layers):
         found |= _layer(f"{prefix}.{stem}.layer.{index}", names, layer)
     if encoder.head is not None:
