@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "hub"))
 from onnx_bytes import Bert
 
 from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from miaotui.hub.formats.onnx import parse_onnx
+from miaotui.model.encoder.containers.onnx.edges import Edges
 from miaotui.model.encoder.containers.onnx.export import open_onnx
+from miaotui.model.encoder.containers.onnx.structure import recognise
 from miaotui.model.encoder.opened import open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle
 
@@ -126,6 +130,19 @@ def test_a_bias_of_zeros_may_be_left_out(tmp_path: Path) -> None:
 def test_other_graphs_are_refused_by_name(tmp_path: Path, graph: Bert, says: str) -> None:
     with pytest.raises(UnsupportedModelError, match=says):
         open_onnx(saved(tmp_path, graph))
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_nodes_with_other_numbers_of_inputs_have_one_clear_error(name: str) -> None:
+    graph = parse_onnx(GRAPHS[name].build(), "model.onnx")
+    for place, node in enumerate(graph.nodes):
+        for inputs in (*(node.inputs[:count] for count in range(len(node.inputs))), (*node.inputs, node.inputs[0])):
+            nodes = list(graph.nodes)
+            nodes[place] = dataclasses.replace(node, inputs=tuple(inputs))
+            try:
+                recognise(Edges(dataclasses.replace(graph, nodes=tuple(nodes)), "model.onnx"))
+            except ModelError as error:
+                assert "model.onnx" in str(error)  # noqa: PT017 - either outcome is right
 
 
 GOOD = Bert(layers=1, heads=1, hidden=32, ffn=32, vocabulary=8, positions=8, products="dynamic").build()

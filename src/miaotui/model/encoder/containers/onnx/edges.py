@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.errors import UnsupportedModelError
+from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.onnx import OnnxGraph, OnnxNode
 
 Floats = NDArray[np.float32]
@@ -23,6 +23,18 @@ MAX_STEPS = 200_000  # nodes looked at for one file, all walks together
 MAX_DEPTH = 64
 _SAME = {"Identity", "Dropout", "Cast"}
 _SHAPES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
+# Least and most inputs of the operators that are looked into.
+_INPUTS = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "MatMul", "Gather", "Reshape"), (2, 2)),
+    **dict.fromkeys(("Sqrt", "Softmax", "Transpose", "Flatten", "Identity", "Cast", "DynamicQuantizeLinear"), (1, 1)),
+    **dict.fromkeys(("ReduceMean", "Squeeze", "Unsqueeze"), (1, 2)),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "Gemm"), (2, 3)),
+    "Dropout": (1, 3),
+    "Slice": (1, 5),
+    "Where": (3, 3),
+    "MatMulInteger": (2, 4),
+    "QLinearMatMul": (8, 8),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +78,18 @@ class Edges:
         self._producers = {name: node for node in graph.nodes for name in node.outputs if name}
         self._linears: dict[str, LinearLayer | None] = {}  # each is decoded once
         self._steps = 0
+        for node in graph.nodes:
+            self._require_inputs(node)
+
+    def _require_inputs(self, node: OnnxNode) -> None:
+        """Raise `ModelFormatError` for a node with too few or too many inputs for its operator."""
+        least, most = _INPUTS.get(node.operator, (0, len(node.inputs)))
+        if not least <= len(node.inputs) <= most:
+            expected = f"{least}" if least == most else f"{least} to {most}"
+            raise ModelFormatError(
+                f"{self.label}: the node {node.name!r} ({node.operator}) has {len(node.inputs)} inputs, and takes "
+                f"{expected}: the file is damaged; export or download it again"
+            )
 
     def refused(self, what: str) -> UnsupportedModelError:
         """Return the error that says which part of the graph is not known."""
