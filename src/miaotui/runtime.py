@@ -27,7 +27,7 @@ from miaotui.types import Progress
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How to open a model: the sizes and formats of its engine, and whether likely tokens are tried together."""
+    """Options of opening a model: the sizes and formats of its engine, and whether likely tokens are tried together."""
 
     engine: EngineOptions = field(default_factory=EngineOptions)
     speculate: bool = True

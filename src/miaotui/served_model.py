@@ -30,7 +30,7 @@ class ServedModel(Protocol):
 
     @property
     def created_s(self) -> int:
-        """When it was opened, in seconds since 1970."""
+        """Return the time at which it was opened, in seconds since 1970."""
 
     @property
     def fingerprint(self) -> str:
@@ -50,11 +50,11 @@ class ServedModel(Protocol):
 
     @property
     def chat(self) -> ChatEncoder:
-        """From conversations to its prompts."""
+        """Return the encoder from conversations to its prompts."""
 
     @property
     def dialect(self) -> Dialect:
-        """How its answers write tool calls."""
+        """Return the form in which its answers write tool calls."""
 
     @property
     def grammars(self) -> Grammars:

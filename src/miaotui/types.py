@@ -28,7 +28,7 @@ ON_LATE = ("refuse", "shorten", "best_effort")
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen from the logits, and when an answer ends.
+    """Parameters of choosing the next token from the logits, and of an answer's end.
 
     ``temperature=0`` is greedy; ties go to the lowest token id. ``top_k=0``, ``top_p=1`` and
     ``min_p=0`` switch the respective filter off. Raises `RequestError` for values of the wrong type
@@ -136,7 +136,7 @@ PromptLogprobs = tuple[TokenLogprobs | None, ...]  # one for each prompt token; 
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a model finds a continuation after a prompt. Log-probabilities are in nats."""
+    """Log-probability of a continuation after a prompt. Log-probabilities are in nats."""
 
     logprob: float  # of the whole continuation: the sum over its tokens
     tokens: tuple[TokenLogprobs, ...]
@@ -156,7 +156,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Promise:
-    """How a request stood, or stands, to its deadline; milliseconds from its arrival."""
+    """State of a request's deadline; milliseconds from its arrival."""
 
     asked_ms: float | None
     predicted_ms: float
@@ -253,3 +253,8 @@ def _whole(value: object) -> bool:
 def _require(holds: bool, name: str, expected: str, got: object) -> None:
     if not holds:
         raise RequestError(f"{name} must be {expected}, not {got!r}")
+
+
+def progress_as(progress: Progress | None, step: str) -> Progress | None:
+    """Return ``progress`` under one name for all its steps."""
+    return None if progress is None else lambda _name, done, total: progress(step, done, total)

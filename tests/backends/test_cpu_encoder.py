@@ -38,10 +38,14 @@ def settings_of(home: Path) -> Settings:
     return replace(Settings.from_env(), cache_dir=home)
 
 
-def built(home: Path, variant: str, form: Format = Format.Q8, threads: int = 1) -> CpuEncoder:
+def folder_of(home: Path, variant: str) -> Path:
+    """The folder of a tiny model, made by the first test that asks for it."""
     path = home / f"{variant}-0"
-    if not path.exists():
-        make_tiny_encoder(home, variant)
+    return path if path.exists() else make_tiny_encoder(home, variant)
+
+
+def built(home: Path, variant: str, form: Format = Format.Q8, threads: int = 1) -> CpuEncoder:
+    path = folder_of(home, variant)
     with open_encoder(path) as opened:
         return build_encoder(path, opened, settings_of(home), form=form, threads=threads)
 
@@ -57,7 +61,7 @@ def texts_of(variant: str, sizes: tuple[int, ...] = SIZES, seed: int = 0) -> lis
 
 def oracle_of(home: Path, variant: str, form: Format = Format.F32) -> EncoderOracle:
     """The oracle over the weights as they are packed."""
-    with open_encoder(home / f"{variant}-0") as opened:
+    with open_encoder(folder_of(home, variant)) as opened:
         weights = {name: rounded(name, tensor.float32(), form) for name, tensor in opened.weights.items()}
         return EncoderOracle(opened.config, weights)
 
@@ -114,8 +118,9 @@ def test_a_text_has_the_same_bytes_alone_and_among_others(home: Path, variant: s
 @pytest.mark.parametrize("rows", [200, 700])
 def test_many_texts_take_several_passes_and_keep_their_bytes(home: Path, rows: int) -> None:
     limits = EncoderLimits(rows=rows, tokens=80)
-    with open_encoder(home / "bert-0") as opened:
-        encoder = build_encoder(home / "bert-0", opened, settings_of(home), limits=limits)
+    path = folder_of(home, "bert")
+    with open_encoder(path) as opened:
+        encoder = build_encoder(path, opened, settings_of(home), limits=limits)
     texts = texts_of("bert", (1,) * 199 if rows == 200 else (80, 1, 75) * 4)
     states = [each.copy() for each in encoder.encode(texts).states]
     for index in (0, 3, 5, len(texts) - 1):
@@ -140,8 +145,9 @@ def test_models_share_threads_and_packed_files(home: Path) -> None:
     pool = shared_pool(2)
     first = built(home, "bert", threads=2)
     assert first.pool is pool
-    with open_encoder(home / "bert-0") as opened:
-        second = build_encoder(home / "bert-0", opened, settings_of(home), pool=pool)
+    path = folder_of(home, "bert")
+    with open_encoder(path) as opened:
+        second = build_encoder(path, opened, settings_of(home), pool=pool)
     texts = texts_of("bert")
     for one, other in zip(states_of(first, texts), states_of(second, texts), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -1,4 +1,4 @@
-"""Where questions are asked: an index, perhaps a model, perhaps a cache, put together.
+"""The pipeline of question answering: an index, optionally a model and a cache, put together.
 
 Owns the order: cache, search, then a span or a written answer, within a deadline. Knows neither HTTP
 nor the command line. Invariant: a model that cannot answer in time is no error: the best span is

@@ -23,7 +23,7 @@ _LOG2_E = math.log2(math.e)
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a row's logits become a distribution, in the units of the draw."""
+    """Rule that makes a distribution of a row's logits, in the units of the draw."""
 
     scale: float  # log2(e) / temperature, within what float32 multiplies without loss of meaning
     top_k: int  # 0: all

@@ -175,7 +175,7 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
 
 
 def _fitted(parsed: argparse.Namespace, kind: Any, encoder: Any) -> Any:
-    """Fit a classifier to a file of examples; rows that are left out are told on standard error."""
+    """Fit a classifier to a file of examples; rows that are left out are reported on standard error."""
     path = Path(parsed.examples)
     try:
         with path.open("rb", buffering=1 << 18) as file:

@@ -58,7 +58,7 @@ def by_meaning(index: Index, *, rerank: bool = False, threads: int | None = None
 
 
 def hint_once() -> None:
-    """Tell how search by meaning is turned on, if that was never told before."""
+    """Print how search by meaning is turned on, unless it was printed before."""
     with suppress(OSError, MiaotuiError):
         folder = Settings.from_env().folder("hints")
         if not (folder / _HINTED).exists():

@@ -1,7 +1,7 @@
 """From texts that a caller gives to the rows of an encoder, for `Encoder`, `AsyncEncoder` and the server alike.
 
 Owns limits, truncation that is counted, and the names of inputs in errors. Knows no thread and no head. Invariant: an
-input is taken whole, cut with the number of tokens told, or refused by its place; never cut in silence.
+input is taken whole, cut with the number of tokens reported, or refused by its place; never cut in silence.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EncoderInputs:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How texts are read: ``field`` and ``first`` name them in errors, ``max_tokens`` lowers the model's limit."""
+    """Options of reading texts: ``field`` and ``first`` name them in errors, ``max_tokens`` lowers the limit."""
 
     field: str = "texts"
     first: int = 0

@@ -39,7 +39,7 @@ def calibrate(backend: Backend, clock: Callable[[], float] = time.perf_counter) 
 
 
 class Submitter(Protocol):
-    """Where requests are submitted: an `EngineLoop`."""
+    """Receiver of requests: an `EngineLoop`."""
 
     @property
     def cost(self) -> CostModel:

@@ -1,4 +1,4 @@
-"""The promises of one engine: what passes cost, which deadlines are granted, and who keeps them.
+"""The promises of one engine: what passes cost, which deadlines are granted, and the parts that keep them.
 
 Owns the cost model, the admission of requests and the controller of steps, as one unit that is made when the first
 deadline needs it. Knows no thread but for `promise`, which any thread may call. Invariant: every request of the

@@ -31,7 +31,7 @@ CORRECT_S = 10.0  # between two of those
 PROBE_S, MOST_PROBE_S = 0.5, 16.0  # of rest before the first probe and before later ones
 ADJUST_S = 0.02
 STEPS = 4  # that are learned from together
-REVIEW_S = 0.04  # between two looks through the book, when nobody came or went
+REVIEW_S = 0.04  # between two looks through the book, when no request came or went
 
 CALM_S = 0.5
 CHUNK_S = 0.06  # a step that reads prompts takes about so long: answers flow beside it
@@ -39,8 +39,8 @@ CHUNK_STEPS = 4.0  # but not less than so many of the smallest steps: it would r
 PROMISES_S = 10.0  # so long after the last promise, the next one is expected
 WIDEN_S = 2.0  # without a shortage of pages, before one more sequence may run
 
-THREADS_S = 1.0  # so long a number of threads must last to be told
-FLUTTER_S = 10.0  # if none lasts, what goes on is told so often
+THREADS_S = 1.0  # so long a number of threads must last to be logged
+FLUTTER_S = 10.0  # if none lasts, changes are logged so often
 
 logger = logging.getLogger("miaotui.adjust")
 

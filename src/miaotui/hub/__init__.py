@@ -1,1 +1,1 @@
-"""Where models come from: names, downloads, and readers of the files that hold weights."""
+"""Sources of models: names, downloads, and readers of the files that hold weights."""

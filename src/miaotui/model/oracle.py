@@ -57,7 +57,7 @@ class Oracle:
         seen = visible(positions, len(x), self.config.windows[layer], bidirectional)
         return self.finish(x, layer, queries, keys, values, seen)
 
-    # the steps of a pass, for those who keep keys and values between calls
+    # the steps of a pass, for callers that keep keys and values between calls
 
     def embedded(self, token_ids: Sequence[int]) -> Array:
         """Look up the stream before the first layer, ``[n, hidden]``."""

@@ -99,7 +99,7 @@ def _check_tree(ledger: BlockTable) -> None:
     nodes = list(ledger.tree.nodes())
     unheld = {node for node in nodes if ledger.pool.references(node.page) == 1}
     idle = ledger.tree.idle_nodes()
-    _hold(unheld == set(idle), "the eviction order does not list exactly the pages nobody uses")
+    _hold(unheld == set(idle), "the eviction order does not list exactly the pages that no request uses")
     turn = {node: index for index, node in enumerate(idle)}
     for node in idle:
         for child in node.children.values():

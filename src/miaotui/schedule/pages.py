@@ -286,7 +286,7 @@ class BlockTable:
         if self.reuse_prefix:
             for node in self._stored(state):
                 if not self.tree.in_use(node):
-                    break  # nobody holds it, nor any page below it
+                    break  # no request holds it, nor any page below it
                 shared += 1
         return pages_for(len(state.tokens)) - shared
 

@@ -268,7 +268,7 @@ class StepLimits:
 
     prompt_rows: int | None = None  # of one step, over all prompts
     width: int | None = None  # sequences that may run at once
-    hold_best_effort: bool = False  # only the promised ones go on, and who was passed over for long
+    hold_best_effort: bool = False  # only the promised ones go on, and requests that were passed over for long
     prompts_until: int | None = None  # prompts due later than this order wait
 
 

@@ -30,7 +30,7 @@ class SchedulerStats:
 
     pages_free: int
     pages_used: int  # held by running sequences
-    pages_evictable: int  # stored prefixes that nobody uses now
+    pages_evictable: int  # stored prefixes that no request uses now
     running: int
     waiting: int
     paused: int
@@ -347,7 +347,7 @@ class Scheduler:
                 return
             self._refused = False
             while not self._start_next(limits):
-                last = running[-1]  # alone, with nobody running, it would have started
+                last = running[-1]  # alone, with no other running, it would have started
                 if last.group is not SequenceGroup.BEST_EFFORT:
                     return
                 last.was_paused = True

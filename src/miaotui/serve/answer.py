@@ -25,7 +25,7 @@ class ModelAnswer(Protocol):
 
     @property
     def promise(self) -> Promise:
-        """How the answer stands to its deadline."""
+        """Return the state of the answer's deadline."""
 
     def completion(self) -> Completion:
         """Return the whole answer once it has ended. Raises what it failed with."""

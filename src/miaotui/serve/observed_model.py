@@ -1,6 +1,6 @@
 """One of our own models behind the server: a running loop with a name, a fingerprint and observers of its requests.
 
-Owns what a server adds to a model: what is compiled and measured before the first request, who hears of requests, and
+Owns what a server adds to a model: compiling and measuring before the first request, the observers of requests, and
 the error of a server that stops. Knows nothing of HTTP. Invariants: each submitted request is reported twice, when it
 is taken on and when it is read no more, and a refused one once; observers are called in the event loop's thread, in
 the context of the request, whatever thread submits or leaves it, and must return at once.

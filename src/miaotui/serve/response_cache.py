@@ -74,7 +74,7 @@ class CachedResponse:
 
     @property
     def promise(self) -> Promise:
-        """How the answer stands to its deadline."""
+        """Return the state of the answer's deadline."""
         took_ms = 1e3 * self.whole.timing.total_s
         asked_ms = None if self.deadline is None else self.deadline.total_ms
         met = None if self.deadline is None else asked_ms is None or took_ms <= asked_ms

@@ -137,7 +137,7 @@ def near_rule(pairs: str, bound: float) -> NearRule | None:
 
 
 def open_meaning(settings: ServeSettings, is_busy: Callable[[], bool]) -> MeaningService | None:
-    """Open search by meaning; None where the embedder is not here, which is told in the log."""
+    """Open search by meaning; None where the embedder is not here, which is logged."""
     encoders = find_encoders(threads=settings.threads)
     if encoders is None:
         LOG.info("documents are searched by words alone. To search by meaning too: miaotui pull embedder")

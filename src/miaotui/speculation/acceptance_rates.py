@@ -203,7 +203,7 @@ class RequestRecord:
 
 
 class BranchRate:
-    """How often a source's branches are right where the trunk is wrong."""
+    """Share of a source's branches that are right where the trunk is wrong."""
 
     __slots__ = ("_right", "_seen", "rate")
 
@@ -221,7 +221,7 @@ class BranchRate:
 
 @dataclass(slots=True)
 class LookupGate:
-    """Whether to look a request's draft up in texts: seldom, if it was seldom found."""
+    """Decision whether to look a request's draft up in texts: seldom, if it was seldom found."""
 
     asked: int = 0
     found: int = 0

@@ -96,7 +96,7 @@ Priors = dict[tuple[object, ...], list[float]]
 
 @dataclass
 class DecisionOptions:
-    """How decisions are made. ``temperature`` divides the options' log-odds; ``priors`` remembers prompts without
+    """Options of decisions. ``temperature`` divides the options' log-odds; ``priors`` remembers prompts without
     content, by question and order; ``prior_weight`` is how much of such a prior is taken off. The default is nothing:
     in a first try with a model of 0.5 B it took right answers away, and such prompts cost as much as the others."""
 

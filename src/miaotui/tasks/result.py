@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Source = Literal["examples", "label names", "logits", "model head"]
-"""Where a label came from: a head fitted to examples, likeness to names of labels, a language model's logits, or a
+"""Source of a label: a head fitted to examples, likeness to names of labels, a language model's logits, or a
 model's own head."""
 
 

@@ -1,4 +1,4 @@
-"""Parts of an answer: the thought, the text and the tool calls, told apart while the answer is written.
+"""Parts of an answer: the thought, the text and the tool calls, separated while the answer is written.
 
 Owns the order of the parsers: the thought first, and calls in the rest. Knows no engine and no wire format. Invariant:
 the pieces of a streamed answer, joined, are the whole answer; nothing within a thought is a call.

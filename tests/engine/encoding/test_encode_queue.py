@@ -16,6 +16,7 @@ from miaotui.engine.encoding.job import EncodeJob
 from miaotui.engine.encoding.queue import LEAST_ROWS, EncodeQueue, work_s
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel, CostRates
+from miaotui.schedule.promises.promise import HAND_OVER_S
 from miaotui.types import Deadline
 
 LIMITS = EncoderLimits(rows=512, tokens=256)
@@ -134,6 +135,12 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_predicted_time() -> N
     assert 102 < caught.value.predicted_ms < 160
     assert len(queue) == 0
     assert admission.counts.refused == 1
+
+
+def test_a_deadline_that_leaves_no_time_at_all_is_refused() -> None:
+    _, admission = admission_of()
+    with pytest.raises(DeadlineUnattainableError):
+        admission.admit(timed(HAND_OVER_S * 1e3, 1), Load(), 0.0)
 
 
 def test_a_promise_that_stands_is_not_broken_by_a_new_one() -> None:

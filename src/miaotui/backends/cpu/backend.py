@@ -164,7 +164,7 @@ class Runner:
 
     def _asked(self, *_: int) -> int:
         """Call back from compiled code, in the thread that runs it, which holds the interpreter lock meanwhile."""
-        assert self._masks is not None, "asked only where there is somebody to ask"
+        assert self._masks is not None, "called only in runs with masks"
         try:
             if self._draft_run is not None:
                 return int(self._masks(self._new_tokens(self._draft_run)))

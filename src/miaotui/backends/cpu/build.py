@@ -26,7 +26,7 @@ from miaotui.model.config import ModelConfig
 from miaotui.model.packed import LAYOUT, PackedModel, load_packed, pack_model
 from miaotui.model.reading.files import ModelFiles
 from miaotui.schedule.scheduler import Scheduler
-from miaotui.types import Progress
+from miaotui.types import Progress, progress_as
 
 
 def build(
@@ -40,7 +40,7 @@ def build(
     require_runnable(config)
     store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
     wanted = options.format or Format.Q8
-    weights = load_packed(path, store, wanted, _told(progress, "packing"))
+    weights = load_packed(path, store, wanted, progress_as(progress, "packing"))
     try:
         return assemble(config, weights, options, progress)
     except BaseException:
@@ -57,7 +57,7 @@ def build_from_files(
     wanted = options.format or Format.Q8
     key = content_key(path, {"layout": LAYOUT, "format": wanted.value, "use": "states"})
     file = store.open(key)
-    told = _told(progress, "packing")
+    told = progress_as(progress, "packing")
     weights = PackedModel(file) if file is not None else pack_model(files, store, key, wanted, told)
     try:
         return assemble(files.config, weights, options, progress)
@@ -78,14 +78,8 @@ def assemble(
         pages = KvPages(config, limits.spare_pages.stop, options.kv)
     except (MemoryError, OSError, ValueError) as error:  # mmap says OSError, NumPy either of the others
         raise sizes.memory_error() from error
-    compiled.prepare([*TEAM_KERNELS, *DRAW_KERNELS], _told(progress, "compiling"))
+    compiled.prepare([*TEAM_KERNELS, *DRAW_KERNELS], progress_as(progress, "compiling"))
     tables = rotation_tables(config, limits.context)
-    program = Program(config, weights, workspace, pages, tables, _told(progress, "compiling"))
+    program = Program(config, weights, workspace, pages, tables, progress_as(progress, "compiling"))
     runner = Runner(program, shared_pool(options.threads))
     return Built(CpuBackend(runner, limits), Scheduler(sizes.schedule))
-
-
-def _told(progress: Progress | None, what: str) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda _name, done, total: progress(what, done, total)

@@ -63,7 +63,7 @@ class EncoderAdmission:
             if late_s < 0:
                 late_s = self._late_s(sorted([*promised, job], key=lambda each: each.due_s), load, now_s)
             late_s = max(late_s, self._work_s(job) - load.spare_s)
-            if late_s > 0:
+            if late_s > 0 or job.due_s <= now_s:  # no time at all is too little, too
                 self._refuse(job, [*promised, job], load, late_s, now_s)
         self._queue.add(job)
 

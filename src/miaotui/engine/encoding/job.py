@@ -1,4 +1,4 @@
-"""A job: texts whose states somebody asked an encoder for, and what becomes of them.
+"""A job: texts whose states a caller requests of an encoder, and their results.
 
 Owns the record of one request from its submission to its end. Knows neither heads nor HTTP: a `Reduction` makes a
 result of each text's states. Invariant: its future is settled exactly once: with one result for each text, with an

@@ -22,7 +22,8 @@ MAX_DEPTH = 48  # of a schema
 MAX_CHOICES = 512
 
 _BETWEEN_SLASHES = re.compile(r"\\.|/|\n", re.DOTALL)
-_ESCAPES = {"/": r"\x{00002F}", "\n": r"\x{00000A}"}  # which no caller writes, so that places can be told in their text
+# No caller writes these, so that places in a caller's text can be named.
+_ESCAPES = {"/": r"\x{00002F}", "\n": r"\x{00000A}"}
 
 # One way to write each value: what is left open costs tokens and tempts small models to babble.
 _COMPACT: Mapping[str, Any] = {

@@ -71,7 +71,7 @@ class Readers:
 
     def __init__(self) -> None:
         self._readers: dict[int, Reader] = {}
-        self._next_s = 0.0  # when streams are told of their next pieces
+        self._next_s = 0.0  # when streams are notified of their next pieces
         self._has_new = False  # whether a reader may wait for a first piece
 
     def add(self, requests: Iterable[Request], reader: Reader) -> None:

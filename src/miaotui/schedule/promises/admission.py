@@ -22,7 +22,7 @@ from miaotui.types import Deadline, Promise
 
 LIKELY, SURE = 0.5, 0.95  # quantiles of answer lengths: for planning, for promising
 SLOWER, FASTER, MOST_HAND_OVER_S = 0.2, 0.04, 0.06  # weights of a hand-over that took longer, or less long
-CROWD_S = 0.012  # more where others hold promises: of many who ask, those are admitted whose forecasts err
+CROWD_S = 0.012  # more where others hold promises: of many requests, those are admitted whose forecasts err
 CAUTION_S, MOST_CAUTION_S = 0.05, 0.15  # of time that a missed promise adds to what the next ones allow for
 FADES_S = 30.0  # in which most of that fades
 MOST_PLAYED = 64  # best-effort jobs that a forecast looks at

@@ -79,7 +79,7 @@ class RerankAnswer(Wire):
 
 
 def routes() -> list[Endpoint]:
-    """Return the routes of this module; ``/rerank`` is in `miaotui.serve.tei`, since its form is told by its fields."""
+    """Return the routes of this module; ``/rerank`` is in `miaotui.serve.tei`, since its fields name its form."""
     return [
         Endpoint(path, "POST", create, "Rank documents", body=RerankRequest, answer=RerankAnswer)
         for path in ("/v1/rerank", "/v2/rerank")

@@ -30,7 +30,7 @@ _SCHEDULE = (
     ("vllm:num_requests_waiting", "Requests in line"),
     ("miaotui_requests_paused", "Requests that gave their pages back for now"),
     ("vllm:kv_cache_usage_perc", "Share of pages of keys and values held by requests, 0 to 1"),
-    ("miaotui_kv_pages_stored", "Pages of stored prefixes that nobody uses now"),
+    ("miaotui_kv_pages_stored", "Pages of stored prefixes that no request uses now"),
     ("miaotui_pace", "How many times slower than calibrated the machine runs"),
     ("miaotui_promise_margin", "What promises allow for, as a factor of the predicted time"),
     ("miaotui_batch_width", "Requests that may run at once for now"),

@@ -95,7 +95,7 @@ class SimilarityInputs(Wire):
 
 
 class SimilarityRequest(TeiFields):
-    """How alike texts are to one."""
+    """Request of the similarity of texts to one text."""
 
     inputs: SimilarityInputs
     parameters: JsonField | None = None

@@ -106,7 +106,7 @@ class SamplingFields(Wire):
 
 
 class ReasoningFields(Wire):
-    """How the thought of a model that thinks before it answers is treated."""
+    """Fields for the reasoning of a model that thinks before it answers."""
 
     reasoning_format: Literal["auto", "none", "deepseek"] | None = Field(
         None, description="`none` leaves the thought in the content; else it comes apart from it."

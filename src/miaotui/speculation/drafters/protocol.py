@@ -75,7 +75,7 @@ class Drafter(Protocol):
 
 
 class HeadInput(NamedTuple):
-    """Where a head's draft starts: after ``token``, the newest, which no pass has computed yet."""
+    """Start of a head's draft: after ``token``, the newest, which no pass has computed yet."""
 
     row: int  # of the last pass, that the token was drawn from
     token: int

@@ -104,7 +104,7 @@ class SuffixIndex:
         self.extend(_NOTHING)
 
     def find(self, reader: SuffixIndex, most: int = BRANCHES, after: Sequence[int] = ()) -> list[SuffixMatch]:
-        """How this index goes on after the last tokens of ``reader``'s text (which may be itself).
+        """Return the continuation in this index after the last tokens of ``reader``'s text (which may be itself).
 
         A few tokens ``after`` them may be assumed. Returns the ``most`` longest matches, the longest first: one for
         each different next token of the latest places, at most `BRANCHES`.

@@ -38,7 +38,7 @@ class CallObject:
     """One object that begins with ``{``: `push` its characters until the verdict is `CALL` or `NONE`.
 
     ``names`` are the declared functions. ``bare``: nothing but the object tells that it is a call, so it must have
-    arguments, and it is not told before its end.
+    arguments, and it is not reported before its end.
     """
 
     def __init__(self, names: Collection[str], bare: bool) -> None:
@@ -56,7 +56,7 @@ class CallObject:
 
     @property
     def rest(self) -> str:
-        """Return the characters that are no part of what was told: all, or those behind the arguments."""
+        """Return the characters that are no part of what was reported: all, or those behind the arguments."""
         return "".join(self._characters)
 
     def push(self, character: str) -> Verdict:

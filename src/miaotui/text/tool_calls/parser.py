@@ -69,7 +69,7 @@ class ToolCallParser:
         self._lead = ""
         self._object = CallObject(self._names, bare=True)
         self._told = False  # the call that is being read has been told
-        self._sent = 0  # characters of its arguments that were told
+        self._sent = 0  # characters of its arguments that were sent
         self._tail = ""  # the end of a thought so far
         self.calls = 0
         self._state: Callable[[str], None] = self._begin()

@@ -24,7 +24,7 @@ from miaotui.kernels.runtime.thread_pool import ThreadPool, shared_pool
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.opened import OpenedEncoder
 from miaotui.model.packed import PackedModel
-from miaotui.types import Progress
+from miaotui.types import Progress, progress_as
 
 MOST_ROWS = 2048  # that are taken at once, unless one text may be longer
 MAX_TEXT_TOKENS = 32_768  # of one text, whatever the model would take
@@ -50,7 +50,7 @@ def build_encoder(
     """
     require_runnable_encoder(opened.config)
     store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
-    weights = load_packed_encoder(path, opened.config, opened.weights, store, form, _renamed(progress, "packing"))
+    weights = load_packed_encoder(path, opened.config, opened.weights, store, form, progress_as(progress, "packing"))
     try:
         return assemble_encoder(opened.config, weights, pool or shared_pool(threads), limits, progress)
     except BaseException:
@@ -84,10 +84,6 @@ def assemble_encoder(
         raise RequestError(
             f"there is not enough memory for texts of {limits.tokens:,} tokens: lower max_tokens"
         ) from error
-    compiled.prepare(POOL_KERNELS, _renamed(progress, "compiling"))
-    program = EncoderProgram(config, weights, workspace, rotations, limits.tokens, _renamed(progress, "compiling"))
+    compiled.prepare(POOL_KERNELS, progress_as(progress, "compiling"))
+    program = EncoderProgram(config, weights, workspace, rotations, limits.tokens, progress_as(progress, "compiling"))
     return CpuEncoder(program, pool, limits)
-
-
-def _renamed(progress: Progress | None, step: str) -> Progress | None:
-    return None if progress is None else lambda _name, done, total: progress(step, done, total)
