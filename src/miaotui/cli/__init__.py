@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         parsed = parse(arguments)
-        module = importlib.import_module(f"miaotui.cli.{parsed.command}")
+        module = importlib.import_module(f"miaotui.cli.{parsed.module}")
         status: int = getattr(module, parsed.command)(parsed)
         sys.stdout.flush()
     except SystemExit as leaving:

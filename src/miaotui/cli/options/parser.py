@@ -42,6 +42,12 @@ class Command:
     words: str  # as the usage line shows them
     counts: range  # how many there may be
     add_options: Callable[[_Parser], None]
+    folder: str = ""  # of its module, within the command line's
+
+    @property
+    def module(self) -> str:
+        """Return the module that runs it, within the command line's."""
+        return ".".join(filter(None, (self.folder, self.name)))
 
     def parser(self) -> argparse.ArgumentParser:
         """Return a new parser of this command's options."""
@@ -92,7 +98,7 @@ def _parse_command(command: Command, words: list[str]) -> argparse.Namespace:
     if len(parsed.words) not in command.counts:
         expected = command.words or messages.NO_WORDS()
         parser.error(messages.WRONG_WORDS(expected=expected, count=len(parsed.words)))
-    parsed.command = command.name
+    parsed.command, parsed.module = command.name, command.module
     return parsed
 
 
@@ -269,6 +275,6 @@ COMMANDS = (
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
     Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),
     Command("support", "reply to customers, from questions and documents", "", range(1), support_options),
-    Command("classify", "label the texts of a file", "INPUT", range(1, 2), classify_options),
+    Command("classify", "label the texts of a file", "INPUT", range(1, 2), classify_options, "tasks"),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )

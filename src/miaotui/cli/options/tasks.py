@@ -1,4 +1,4 @@
-"""The options of ``miaotui classify``.
+"""The options of commands that run a task over the rows of a file.
 
 Owns their names, meanings and forms. Knows no model.
 """
@@ -35,9 +35,15 @@ def classify_options(parser: argparse.ArgumentParser) -> None:
         metavar="cpu|reference",
         help="what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)",
     )
+    rows = row_options(parser)
+    rows.add_argument("--label-column", metavar="NAME", default="label", help="of the examples (default: label)")
+    rows.add_argument("--explain", action="store_true", help="say how labels are found, and how sure they are")
+
+
+def row_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of every command over the rows of a file, and return their group."""
     rows = parser.add_argument_group("rows")
     rows.add_argument("--text-column", metavar="NAME", help="column of the texts (default: text, or the only one)")
-    rows.add_argument("--label-column", metavar="NAME", default="label", help="of the examples (default: label)")
     rows.add_argument(
         "--format", choices=("csv", "tsv", "jsonl", "lines"), metavar="csv|tsv|jsonl|lines", help="of the input"
     )
@@ -45,7 +51,7 @@ def classify_options(parser: argparse.ArgumentParser) -> None:
     rows.add_argument("--resume", action="store_true", help="continue an output that was broken off")
     rows.add_argument("--limit-s", type=duration, metavar="T", help="answer what fits in this time, and say so")
     rows.add_argument("--json", action="store_true", help="write JSON lines")
-    rows.add_argument("--explain", action="store_true", help="say how labels are found, and how sure they are")
+    return rows
 
 
 def _share(text: str) -> float:
