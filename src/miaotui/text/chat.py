@@ -13,9 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from miaotui.text import reasoning
-from miaotui.text.templates.chat_template import ChatTemplate, CompiledTemplate, Message
+from miaotui.text.templates.chat_template import ChatTemplate, CompiledTemplate, Message, read_messages
 from miaotui.text.templates.escaping import ContentEscaper
-from miaotui.text.templates.messages import read_messages
 from miaotui.text.templates.trial import TemplateTraits, try_template
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.text.tool_calls.dialect import Dialect, dialect_of

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError, RequestError, UnsupportedModelError
+from miaotui.text.tokenizers.encoder import WordCache
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType
 from miaotui.text.tokenizers.growth import require_bounded_growth
 from miaotui.text.tokenizers.huggingface import require_library_fault
 from miaotui.text.tokenizers.sentencepiece import SPACE, byte_of
-from miaotui.text.tokenizers.word_cache import WordCache
 
 # Keys that are none of GGUF's: of a container that holds its table as single characters, and without the rule for ends.
 CHARACTER_MAP = "character_map"

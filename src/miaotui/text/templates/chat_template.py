@@ -1,9 +1,9 @@
 """Chat templates: messages become the prompt that a model was trained to answer.
 
-Owns how templates are chosen and run. The sandbox bounds them; it is imported (with Jinja) when the
-first template runs. Invariant: a template, however hostile, ends within seconds in a text of bounded
-size or in a `TemplateError`; messages at fault are a `RequestError`.
-Source: the conventions of transformers, "Chat templates".
+Owns the rules for messages (their roles and contents), and how templates are chosen and run. The sandbox bounds them;
+it is imported (with Jinja) when the first template runs. Invariant: a template gets JSON data in which each message's
+content is text, and, however hostile, ends within seconds in a text of bounded size or in a `TemplateError`; messages
+at fault are a `RequestError`. Source: the OpenAI chat format; the conventions of transformers, "Chat templates".
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import MiaotuiError, RequestError, TemplateError
-from miaotui.text.templates.messages import read_messages
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -23,6 +22,7 @@ MAX_SOURCE_BYTES = 64 << 10
 DEFAULT, TOOL_USE = "default", "tool_use"
 _NOTHING: Mapping[str, str] = {}
 Message = Mapping[str, Any]  # role, content, and what else the template knows
+ROLES = ("system", "developer", "user", "assistant", "tool")
 REMEDY = "use another template, or generate from a plain prompt"
 
 
@@ -102,7 +102,7 @@ class CompiledTemplate:
         `private`: characters in `values` and those they stand for, see `escaping`. Raises `TemplateError`
         and `RequestError` as `ChatTemplate.render` does.
         """
-        from miaotui.text.templates.checks import Budget, current  # noqa: PLC0415
+        from miaotui.text.templates.sandbox import Budget, current  # noqa: PLC0415
 
         token = current.set(Budget(_json_size(values), self._limit_s, private))
         try:
@@ -153,3 +153,71 @@ def _missing(sources: Mapping[str, str]) -> str:
 
 def _say(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:500]}"
+
+
+def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return checked copies of `messages`; text parts are joined by line breaks.
+
+    Raises `RequestError` naming the message that is wrong.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise RequestError(
+            f"messages must be a list of messages, not {type(messages).__name__}; "
+            'for one question: [{"role": "user", "content": "..."}]'
+        )
+    if not messages:
+        raise RequestError("messages must not be empty; give at least one message")
+    return [_read(message, f"messages[{at}]") for at, message in enumerate(messages)]
+
+
+def _read(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise RequestError(f"{where} must be a dict with role and content, not {message!r:.80}")
+    role = message.get("role")
+    if role not in ROLES:
+        raise RequestError(f"{where}: role must be one of {', '.join(ROLES)}, not {role!r:.80}")
+    read = dict(message)
+    read["content"] = _read_content(message, where)
+    if message.get("tool_calls"):
+        read["tool_calls"] = [_read_call(call, where) for call in message["tool_calls"]]
+    return read
+
+
+def _read_content(message: Mapping[str, Any], where: str) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if content is None and message.get("role") == "assistant":
+        return ""  # as OpenAI's messages with tool calls have it
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
+        raise RequestError(f"{where}: content must be text or a list of parts, not {content!r:.80}")
+    return "\n".join(_read_part(part, where) for part in content)
+
+
+def _read_part(part: object, where: str) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text":
+        text = part.get("text")
+        if isinstance(text, str):
+            return text
+    raise RequestError(
+        f'{where}: each part of a content must be {{"type": "text", "text": "..."}}, '
+        f"not {part!r:.80}; only text is understood here"
+    )
+
+
+def _read_call(call: Any, where: str) -> dict[str, Any]:
+    """Return a tool call with its arguments as a dict: callers send JSON text, templates want data."""
+    if not isinstance(call, Mapping):
+        raise RequestError(f"{where}: each tool call must be a dict, not {call!r:.80}")
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return dict(call)
+    try:
+        arguments = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise RequestError(
+            f"{where}: the arguments of a tool call must be a JSON object, not {function['arguments']!r:.80}"
+        )
+    return {**call, "function": {**function, "arguments": arguments}}

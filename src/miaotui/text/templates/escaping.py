@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from miaotui.errors import RequestError
-from miaotui.text.tokenizers.special_tokens import SpecialTokens
+from miaotui.text.tokenizers.encoder import SpecialTokens
 
 # Symbols of one script, Sutton SignWriting: printable, no letters, no blanks, and rare in texts.
 _FIRST_PRIVATE, _LAST_PRIVATE = 0x1D800, 0x1D9FF

@@ -1,30 +1,39 @@
-"""Jinja's sandbox, with bounds: the environment in which chat templates run.
+"""Jinja's sandbox, with bounds: the environment in which chat templates run, and the budget of one rendering.
 
-Owns what a template may do. Names, attributes and changes of data are guarded by Jinja's own
-immutable sandbox; here are bounds on time and memory. Every construct that makes a value, loops or
-compares is rewritten to count itself; filters and methods are those that templates need, and
-the ones that multiply sizes are measured first. No thread, no signal: a template stops itself.
+Owns what a template may do. Names, attributes and changes of data are guarded by Jinja's own immutable sandbox; here
+are bounds on time, memory and the size of any one value. Every construct that makes a value, loops or compares counts
+itself (`rewriting` puts the guards in); filters and methods are those that templates need, and the ones that multiply
+sizes are measured first (`checks`). No thread, no signal: a template stops itself. Invariant: a value whose size was
+allowed can be printed, compared or sorted in about the time its size suggests.
 Source: https://jinja.palletsprojects.com/en/stable/sandbox/ and the conventions of transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import lru_cache, wraps
 from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
+from markupsafe import Markup, escape
 
+from miaotui.errors import TemplateError
 from miaotui.text.templates import checks
-from miaotui.text.templates.checks import current
+from miaotui.text.templates.rewriting import CONCAT, LOOP, PART, VALUE, GenerationTag, with_guards
+
+FREE_CHARACTERS = 1 << 20  # any template may use so many
+VALUE_FACTOR = 2  # one value may be this many times as large as the input, and
+TOTAL_FACTOR = 32  # all values together this many times
+current: ContextVar[Budget] = ContextVar("template_budget")
 
 FILTERS = checks.names(
     "abs capitalize count d default dictsort e escape first float indent int items join last "
@@ -33,9 +42,85 @@ FILTERS = checks.names(
 )
 
 
+class Budget:
+    """Time and memory left for one rendering of at most `limit_s`, given an input of `input_characters`.
+
+    `private`: characters of the input that stand for others, see `escaping`. Every method raises
+    `TemplateError` when its bound is passed.
+    """
+
+    def __init__(self, input_characters: int, limit_s: float, private: Mapping[str, str] | None = None) -> None:
+        self.private = private or {}
+        self.largest = FREE_CHARACTERS + VALUE_FACTOR * input_characters
+        self._left = FREE_CHARACTERS + TOTAL_FACTOR * input_characters
+        self._limit_s = limit_s
+        self._deadline = time.monotonic() + limit_s
+
+    def step(self) -> None:
+        """Count one step of the template against the time."""
+        if time.monotonic() > self._deadline:
+            raise _exceeded(f"more than {self._limit_s:g} seconds")
+
+    def spend(self, size: int) -> None:
+        """Count memory that was taken, in characters or elements; and one step."""
+        self._left -= size
+        if self._left < 0:
+            raise _exceeded("too much memory")
+        self.step()
+
+    def allow(self, size: int) -> None:
+        """Refuse a value that would be larger than any may be, before it is made."""
+        if size > self.largest:
+            raise _exceeded(f"a value of more than {self.largest:,} characters")
+
+    def keep(self, value: object) -> None:
+        """Count a value that was just made of others, with its size when printed."""
+        self.allow(self.weight(value))
+        self.spend(_own_size(value))
+
+    def weight(self, value: object) -> int:
+        """Count the characters and elements in `value`, shared parts each time; stops if too many.
+
+        Namespaces are refused: they could come to contain each other, so that they have no size.
+        """
+        total = 0
+        pending = [value]
+        while pending:
+            part = pending.pop()
+            total += 1 + _own_size(part)
+            if total > self.largest:
+                break
+            if isinstance(part, dict):
+                pending.extend(part)
+                pending.extend(part.values())
+            elif isinstance(part, (list, tuple)):
+                pending.extend(part)
+            elif isinstance(part, Namespace):
+                raise TemplateError(
+                    "the chat template prints a namespace or puts one into another value, "
+                    "which is not allowed; use another template"
+                )
+        return total
+
+
+def _own_size(value: object) -> int:
+    if isinstance(value, (str, list, tuple, dict)):
+        return len(value)
+    if isinstance(value, int) and value.bit_length() > checks.MAX_INTEGER_BITS:
+        raise _exceeded(f"an integer of more than {checks.MAX_INTEGER_BITS} bits")
+    return 1
+
+
+def _exceeded(what: str) -> TemplateError:
+    return TemplateError(
+        f"the chat template was stopped: it used {what}, more than any sound template needs; "
+        "use another template, or generate from a plain prompt"
+    )
+
+
 @lru_cache(maxsize=1)
 def environment() -> BoundedEnvironment:
-    """Return the one environment; `budget.current` bounds each rendering."""
+    """Return the one environment; `current` bounds each rendering."""
     return BoundedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -60,20 +145,20 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             "strftime_now": checks.strftime_now,
         }
         known = {name: self.filters[name] for name in FILTERS}
-        known |= {"tojson": checks.tojson, "e": checks.escape_html, "escape": checks.escape_html}
+        known |= {"tojson": _tojson, "e": _escape_html, "escape": _escape_html}
         self.filters = {name: _bounded_filter(name, known[name]) for name in known} | _GUARDS
         tests: dict[str, Any] = self.tests
         self.tests = {name: _bounded_test(test) for name, test in tests.items()}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = _Rewriter().visit(Parser(self, source, name, filename).parse())
-        return tree
+        return with_guards(Parser(self, source, name, filename).parse())
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Return the result of an arithmetic operation; refuse one whose result would be too large."""
         budget = current.get()
         budget.step()
-        checks.before_operator(operator, left, right)
+        if operator in checks.GROWING:
+            checks.before_operator(budget, operator, left, right)
         result = super().call_binop(context, operator, left, right)
         _keep(result)
         return result
@@ -84,7 +169,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         budget.step()
         owner = getattr(__obj, "__self__", None)
         if isinstance(__obj, (BuiltinMethodType, MethodType)):
-            args = checks.before_method(owner, __obj.__name__, args)
+            args = checks.before_method(budget, owner, __obj.__name__, args)
         elif isinstance(__obj, LoopContext):  # a recursive loop goes down one level
             args = (_loop(args[0]), *args[1:])
         elif not isinstance(__obj, (Macro, FunctionType, Undefined)) and __obj not in _TYPES:
@@ -107,7 +192,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return None
 
         def bounded(*args: Any, **kwargs: Any) -> str:
-            checks.before_format(value.__self__, args, kwargs)
+            checks.before_format(current.get(), value.__self__, args, kwargs)
             return wrapped(*args, **kwargs)
 
         return bounded
@@ -115,44 +200,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 _TYPES = (dict, Namespace)
 _COMPILER_KEYWORDS = {"_loop_vars", "_block_vars"}  # Jinja adds these; no callee gets them
-
-
-class _Rewriter(NodeTransformer):
-    """Rewriter of templates: wraps everything that can take time or memory into the guards below."""
-
-    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802
-        return nodes.Const(node.data, lineno=node.lineno)  # so that `_print` sees it
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        node.iter = _guarded(node.iter, "bounded loop")
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        parts = nodes.Tuple(node.nodes, "load", lineno=node.lineno)
-        return _guarded(parts, "bounded concat")
-
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
-        return node if node.ctx != "load" else self._guard_value(node)
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        return _guarded(node, "bounded part") if isinstance(node.arg, nodes.Slice) else node
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        return _guarded(node, "bounded part")
-
-    def _guard_value(self, node: nodes.Expr) -> nodes.Node:
-        self.generic_visit(node)
-        return _guarded(node, "bounded value")
-
-    visit_List = visit_Dict = _guard_value  # noqa: N815
-
-
-def _guarded(node: nodes.Node, guard: str) -> nodes.Filter:
-    return nodes.Filter(node, guard, [], [], None, None, lineno=node.lineno)
 
 
 class _Loop:
@@ -202,13 +249,32 @@ def _print(context: Context, value: Any) -> str:
     return text
 
 
-# Names with a space: no template can write them.
-_GUARDS: dict[str, Callable[..., Any]] = {
-    "bounded loop": _loop,
-    "bounded value": _keep,
-    "bounded concat": _concat,
-    "bounded part": _part,
-}
+_GUARDS: dict[str, Callable[..., Any]] = {LOOP: _loop, VALUE: _keep, CONCAT: _concat, PART: _part}
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Return JSON as transformers writes it: not escaped for HTML."""
+    if indent is not None:
+        checks.require(isinstance(indent, int) and indent <= 16, "an indentation of at most 16")
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if ensure_ascii:
+        for private in current.get().private:  # they stand for ASCII characters
+            text = text.replace(json.dumps(private)[1:-1], private)
+    return text
+
+
+def _escape_html(value: object) -> Markup:
+    """Return `value` with HTML's own characters escaped, those that a private character stands for too."""
+    text = str(escape(value))
+    for private, character in current.get().private.items():
+        text = text.replace(private, str(escape(character)) if character in "<>&'\"" else private)
+    return Markup(text)  # noqa: S704 - it was escaped above
 
 
 def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -216,7 +282,7 @@ def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
 
     @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        values = checks.before_filter(name, args[passed:], kwargs)
+        values = checks.before_filter(current.get(), name, args[passed:], kwargs)
         result = function(*args[:passed], *values, **kwargs)
         if isinstance(result, (GeneratorType, reversed)) or type(result).__name__ in _LAZY:
             result = list(_Loop(result))
@@ -237,14 +303,3 @@ def _bounded_test(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return bounded
-
-
-class GenerationTag(Extension):
-    """Tag ``{% generation %}``, which marks the model's own text for training; here it does nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Return the tag's content."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from miaotui.text.tokenizers.encoder import WordCache
 from miaotui.text.tokenizers.merges import Merges
 from miaotui.text.tokenizers.tokenizer import SpellingTable
-from miaotui.text.tokenizers.word_cache import WordCache
 
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = [byte for byte in range(256) if byte not in set(_PRINTABLE)]

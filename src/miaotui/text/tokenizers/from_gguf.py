@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.text.tokenizers.byte_level import ByteLevelEncoder, byte_level_spelling
+from miaotui.text.tokenizers.encoder import MarkedTextEncoder
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
 from miaotui.text.tokenizers.huggingface import LibraryEncoder, encode_with, spelling_of
 from miaotui.text.tokenizers.pretokenizer import pretokenizer
 from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceEncoder, byte_of, piece_spelling
-from miaotui.text.tokenizers.special_tokens import MarkedTextEncoder
 from miaotui.text.tokenizers.tokenizer import Tokenizer, TokenRoles
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.text.tokenizers.encoder import WordCache
 from miaotui.text.tokenizers.merges import Merges
 from miaotui.text.tokenizers.tokenizer import SpellingTable
-from miaotui.text.tokenizers.word_cache import WordCache
 
 SPACE = "▁"
 _BYTE = re.compile("<0x([0-9A-F]{2})>")

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from miaotui.errors import PromptTooLongError, RequestError
-from miaotui.text.tokenizers.encoder import ControlSpan, TextEncoder
-from miaotui.text.tokenizers.special_tokens import SpecialTokens
+from miaotui.text.tokenizers.encoder import ControlSpan, SpecialTokens, TextEncoder
 
 _SLACK = 4  # how much shorter a normalizer may make a text
 
