@@ -1,4 +1,4 @@
-"""The load: HTTP requests sent at given moments, or by so many at a time, and when bytes came back.
+"""The load: HTTP requests sent at given moments, by so many at a time or in turn, and when bytes came back.
 
 Runs in a process of its own, on the standard library alone, and does as little as it can: requests
 arrive as ready bytes, answers are kept as bytes. Reads one JSON object from standard input and
@@ -76,13 +76,23 @@ async def closed_load(order: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+async def in_turn(order: dict[str, Any]) -> list[dict[str, Any]]:
+    """One person: each request is sent ``pause_s`` after the answer to the one before."""
+    place, found = (order["host"], order["port"]), []
+    for _, raw in order["requests"]:
+        await asyncio.sleep(order["pause_s"])
+        found.append(await one(place, raw, order["patience_s"]))
+    return found
+
+
 def main() -> None:
     """Play the load that standard input describes."""
     order = json.loads(sys.stdin.read())
     order["requests"] = [(at_s, base64.b64decode(raw)) for at_s, raw in order["requests"]]
     gc.disable()  # for a minute or two
     start = time.perf_counter()
-    found = asyncio.run(closed_load(order) if order.get("people") else open_load(order))
+    play = in_turn if "pause_s" in order else closed_load if order.get("people") else open_load
+    found = asyncio.run(play(order))
     for each in found:
         for name in ("sent_s", "first_s", "done_s"):
             if each.get(name) is not None:

@@ -76,3 +76,21 @@ def test_large_passes_bring_the_team_back() -> None:
     for _ in range(KEEP):
         pace.note((1, 12), 5.0)
     assert not pace.is_alone_for(12)
+
+
+def test_after_a_rest_the_team_is_tried_again_at_once() -> None:
+    pace = Pace()
+    passes(pace, 300, team_s=20.0, alone_s=5.0)
+    while not pace.kept or pace.is_trying:
+        passes(pace, 1, team_s=20.0, alone_s=5.0)
+    pace.rested()
+    assert pace.is_trying
+    assert passes(pace, 4 * TRIAL, team_s=3.0, alone_s=5.0)[-2 * TRIAL :] == [False] * 2 * TRIAL
+
+
+def test_a_rest_changes_nothing_while_the_team_works() -> None:
+    pace = Pace()
+    passes(pace, 4, team_s=3.0, alone_s=5.0)
+    pace.rested()
+    assert not pace.is_trying
+    assert not pace.alone

@@ -101,26 +101,33 @@ class SloController:
 
         Nothing else shows that a machine which seemed slow has recovered. After a refusal a larger pass, each time
         of another size, corrects the curve, so that nothing is refused for ever; a request may come to wait for it,
-        hence its bounds.
+        hence its bounds. The fastest of some passes counts: what disturbs one seldom disturbs all. After a refusal it
+        counts only if it was faster than predicted: the caller that was refused may be busy on the same cores, and
+        each refusal would make the next one likelier.
         """
         refused, self._is_refused = self._is_refused, False
         self._probed += 1
-        for rows in PROBES:
-            if is_wanted():
-                return
-            self._probe([(0,)] * rows)
+        self._probe([[(0,)] * rows for rows in PROBES], refused, is_wanted)
         larger = [rows for rows in self._cost.knots if SMALL_PROBE < rows <= self._most_probed]
         if refused and larger and not is_wanted() and self._clock() - self._corrected_s > CORRECT_S:
             self._corrected, self._corrected_s = self._corrected + 1, self._clock()
             rows = larger[self._corrected % len(larger)]
-            self._probe([(0,) * rows])
+            self._probe([[(0,) * rows]] * 2, refused, is_wanted)
 
-    def _probe(self, texts: Sequence[tuple[int, ...]]) -> None:
+    def _probe(self, passes: Sequence[Sequence[tuple[int, ...]]], refused: bool, is_wanted: Callable[[], bool]) -> None:
         backend = self._engine.backend
-        plan = Plan(tuple(probe_chunk(backend.limits, tokens) for tokens in texts))
-        start_s = self._clock()
-        backend.run(plan)
-        self._cost.probe(StepShape.of(plan.chunks), self._clock() - start_s + self._beside_s)
+        times = list[tuple[float, StepShape, float]]()
+        for texts in passes:
+            if is_wanted():
+                return
+            plan = Plan(tuple(probe_chunk(backend.limits, tokens) for tokens in texts))
+            begun_s, shape = self._clock(), StepShape.of(plan.chunks)
+            backend.run(plan)
+            took_s = self._clock() - begun_s + self._beside_s
+            times.append((self._cost.slowness(shape, took_s), shape, took_s))
+        slowness, shape, took_s = min(times, key=lambda each: each[0])
+        if slowness <= 1.0 or not refused:
+            self._cost.probe(shape, took_s)
 
     def learn(self, active: Mapping[int, Request]) -> None:
         """Learn from a step that has ended: its time, and the progress of its requests.

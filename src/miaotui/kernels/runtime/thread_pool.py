@@ -43,6 +43,7 @@ SCRATCH_BYTES = 1 << 20  # per thread: 8 rows x 8 query heads of 512, and every 
 _STRIDE = SCRATCH_BYTES + OWN_BYTES
 _MOST_RUNS = 16  # remembered: an engine has one, and its draft head another
 IDLE_SPINS = 20_000  # about a millisecond
+REST_S = 0.1  # between passes: what kept a core busy before may have ended
 
 KERNELS = ("runtime.passes:pass_announce", "runtime.passes:pass_member", "runtime.passes:pass_worker")
 
@@ -64,7 +65,7 @@ class ThreadPool:
         self._runs: dict[int, tuple[NDArray[np.int64], int, int]] = {}
         self._turn = threading.Lock()
         self._wakeups = [threading.Event() for _ in range(self.size)]
-        self._pace = Pace()
+        self._pace, self._ended_s = Pace(), time.perf_counter()
         self._threads = [
             threading.Thread(target=self._serve, args=(member,), name=f"miaotui-{member}", daemon=True)
             for member in range(1, self.size)
@@ -101,6 +102,8 @@ class ThreadPool:
         """
         with self._turn:
             start_s = time.perf_counter()
+            if start_s - self._ended_s > REST_S:
+                self._pace.rested()
             size = 1 if self._pace.is_alone_for(int(run[RUN_ROWS])) else self.size
             mail = self._addresses[1]
             known = self._runs.get(id(run))
@@ -115,7 +118,8 @@ class ThreadPool:
             member(operations, count, address, 0)
             if self.size > 1:
                 done = int(run[RUN_DONE]) if passes > 1 else 1
-                spent_s = time.perf_counter() - start_s
+                self._ended_s = time.perf_counter()
+                spent_s = self._ended_s - start_s
                 kind = (operations, int(run[RUN_ROWS])) if beside is None else (-operations, 1)
                 self._pace.note(kind, spent_s / done, done)
 
@@ -233,6 +237,11 @@ class Pace:
         """Return whether a trial is running."""
         return self._trial is not None
 
+    def rested(self) -> None:
+        """Note that no pass ran for a while: where one thread was faster, a trial is due."""
+        if self.alone and self._trial is None:
+            self._begin_trial()
+
     def is_alone_for(self, rows: int) -> bool:
         """Return whether the next pass, of so many rows, runs on one thread. Trials are made of small passes only."""
         return self.alone if rows <= SMALL_ROWS else self.kept
@@ -261,8 +270,11 @@ class Pace:
             slow = (seconds > TROUBLE * best_s) + (seconds > DISTRESS * best_s)
             self._signs = self._signs + slow * passes if slow else max(0, self._signs - passes)
         if self._left <= 0 or self._signs >= self._needed:
-            self._trial, self._left, self._signs = {}, 2 * TRIAL, 0
-            self._before, self.alone = self.alone, not self.alone
+            self._begin_trial()
+
+    def _begin_trial(self) -> None:
+        self._trial, self._left, self._signs = {}, 2 * TRIAL, 0
+        self._before, self.alone = self.alone, not self.alone
 
     def _is_plain(self, trial: dict[_Kind, tuple[list[float], list[float]]]) -> bool:
         """Return whether a few passes already show that one thread is much faster."""

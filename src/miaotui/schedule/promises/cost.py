@@ -25,7 +25,7 @@ PACE_S = 0.25  # of steps: most of a change in speed is seen within as much
 MOST_PACE_WEIGHT = 0.35  # of one step, however long
 DRAFTED_WEIGHT = 0.3  # of a step in the pace, where the rows of its passes are not known
 STEADY_S = 4.0  # of steps, in the pace that outlasts a jolt
-PROBE_WEIGHT = 0.4  # of a pass made to see how fast the machine runs
+PROBE_WEIGHT = 0.7  # of the least disturbed of some passes made to see how fast the machine runs
 SMALL_PROBE = 4  # rows
 CORRECTED, KNOT_WEIGHT = 4, 0.4  # every so many steps the curve itself moves, so much slower than the pace
 RESERVE_S = 0.003  # beyond the margin: starting and ending take time as well
@@ -248,12 +248,16 @@ class CostModel:
         cost = took_s / self._plain_s(shape, answered)
         self.gain.add(count, reading, answered.passes, cost, answered.tokens / count)
 
+    def slowness(self, shape: StepShape, took_s: float) -> float:
+        """Return the time of a pass over the time that was predicted for its shape."""
+        return took_s / self.seconds(shape.rows, shape.logits, shape.attended)
+
     def probe(self, shape: StepShape, took_s: float) -> None:
         """Learn from a pass that was run to see how fast the machine is; it counts for much.
 
         Small ones change the pace, larger ones their own place on the curve.
         """
-        ratio = took_s / self.seconds(shape.rows, shape.logits, shape.attended)
+        ratio = min(max(self.slowness(shape, took_s), 1 / WILD), WILD)
         if shape.rows <= SMALL_PROBE:
             self.pace *= ratio**PROBE_WEIGHT
             self._steady = self.pace
