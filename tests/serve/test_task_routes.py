@@ -156,3 +156,21 @@ def test_decisions_that_cannot_be_made(server: Serving) -> None:
     assert refused(server, "/v1/decisions", model="embed", input="x", questions=one)["param"] == "model"
     late = httpx.post(server.url + "/v1/decisions", json={"input": "x", "questions": one, "deadline_ms": 0.01})
     assert late.status_code == 429
+
+
+NEWS = "The council approved a tram line. The tram line connects the harbour with the university. It rained."
+
+
+def test_summaries(server: Serving) -> None:
+    found = post(server, "/v1/tasks/summarize", texts=[NEWS, ""], sentences=1, deadline_ms=60_000)
+    (part,) = found["data"][0]["parts"]
+    assert NEWS[part["start"] : part["end"]] == part["text"] == found["data"][0]["text"]
+    assert found["data"][1]["error"] == "texts[1]: must not be empty"
+    assert found["deadline"]["met"] is True
+    written = post(server, "/v1/tasks/summarize", texts=["the cat sat.", 7, NEWS * 9], sentences=1, method="write")
+    assert written["model"] == "tiny"
+    assert written["data"][0]["text"], written  # the tiny model writes nothing sound: the summary is extracted
+    assert written["data"][0]["method"] == "extract"
+    assert "must be a text" in written["data"][1]["error"]
+    assert "tokens with its instruction" in written["data"][2]["error"]
+    assert "words" in refused(server, "/v1/tasks/summarize", texts=[NEWS], words=0)["message"]

@@ -29,7 +29,7 @@ from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import health, metrics
 from miaotui.serve.services import Services
-from miaotui.serve.tasks import decisions, labels
+from miaotui.serve.tasks import decisions, labels, summaries
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
 from miaotui.serve.vllm import routes as vllm
@@ -49,6 +49,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     support.routes,
     labels.routes,
     decisions.routes,
+    summaries.routes,
     listings.routes,
     health.routes,
     metrics.routes,

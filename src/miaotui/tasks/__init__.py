@@ -14,6 +14,8 @@ from miaotui.tasks.decisions import Decision
 from miaotui.tasks.questions import ChoiceQuestion, ScoreQuestion, YesNoQuestion
 from miaotui.tasks.result import LabelledText, RowError, Sentiment, TaskResult, WordEffect
 from miaotui.tasks.sentiments import SentimentClassifier
+from miaotui.tasks.summaries.calls import summarize
+from miaotui.tasks.summaries.result import Summary, SummaryLength, SummaryPart
 
 __all__ = [
     "CalibrationReport",
@@ -26,6 +28,9 @@ __all__ = [
     "ScoreQuestion",
     "Sentiment",
     "SentimentClassifier",
+    "Summary",
+    "SummaryLength",
+    "SummaryPart",
     "TaskResult",
     "WordEffect",
     "YesNoQuestion",
@@ -35,4 +40,5 @@ __all__ = [
     "fit",
     "fit_temperature",
     "sentiment",
+    "summarize",
 ]

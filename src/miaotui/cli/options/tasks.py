@@ -54,6 +54,20 @@ def row_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return rows
 
 
+def summarize_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui summarize``."""
+    parser.epilog = "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text."
+    how = parser.add_argument_group("summaries")
+    how.add_argument("--sentences", type=whole(1, 1000), metavar="N", help="at most so many (default: 3)")
+    about = "at most so many; Chinese characters count"
+    how.add_argument("--words", type=whole(1, 100_000), metavar="N", dest="word_count", help=about)
+    how.add_argument("--seconds", type=duration, metavar="T", help="at most so long to read aloud")
+    how.add_argument("--clauses", action="store_true", help="choose clauses, not sentences: something like a title")
+    how.add_argument("--write", action="store_true", help="a chat model writes; unsupported sentences are dropped")
+    how.add_argument("--model", metavar="MODEL", help="the chat model (default: qwen2.5-coder-0.5b)")
+    row_options(parser)
+
+
 def _share(text: str) -> float:
     try:
         value = float(text)

@@ -32,6 +32,16 @@ HELP = {
     "answer a question from an index": "根据索引回答问题",
     "reply to customers, from questions and documents": "根据问答与文档回复客户",
     "label the texts of a file": "为文件中的文本分类",
+    "summarise the texts of a file": "为文件中的文本写摘要",
+    # summarize
+    "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取）、表示标准输入的 -，或一段文本。",
+    "summaries": "摘要",
+    "at most so many (default: 3)": "最多几句（默认：3）",
+    "at most so many; Chinese characters count": "最多几个词；汉字按字计",
+    "at most so long to read aloud": "朗读时最长多久",
+    "choose clauses, not sentences: something like a title": "选分句而不选整句：近似标题",
+    "a chat model writes; unsupported sentences are dropped": "由对话模型撰写；原文不支持的句子会去掉",
+    "the chat model (default: qwen2.5-coder-0.5b)": "对话模型（默认：qwen2.5-coder-0.5b）",
     # classify
     "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text. Give one of "
     "--labels, --examples and --head; --sentiment needs none.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取）、表示标准输入的 -，或一段文本。"

@@ -1,0 +1,75 @@
+"""Requests and answers of tasks that give texts: summaries, translations, extracted values, generated texts.
+
+Owns their names and bounds; meanings are in `miaotui.tasks`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from miaotui.serve.tasks.wire import TaskTexts
+from miaotui.serve.wire.fields import Name, Wire
+from miaotui.types import MAX_DEADLINE_MS, OnLate
+
+Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class WrittenFields(Wire):
+    """Fields of every task whose texts a chat model writes."""
+
+    model: Name | None = Field(None, description="A chat model that /v1/models lists.")
+    deadline_ms: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DEADLINE_MS,
+        allow_inf_nan=False,
+        description="Milliseconds from the request's last byte to the answer's last byte.",
+    )
+    on_late: OnLate | None = Field(None, description="What to do when the deadline cannot be met.")
+    user: Name | None = None
+
+
+class SummaryRequest(WrittenFields):
+    """Texts to summarise, and the largest length of each summary."""
+
+    texts: TaskTexts = Field(description="A text that cannot be taken has an error, and the others are answered.")
+    sentences: Count | None = None
+    words: Count | None = Field(None, description="Chinese characters count as words.")
+    seconds: float | None = Field(None, gt=0, le=86_400, description="To read it aloud.")
+    unit: Literal["sentence", "clause"] | None = Field(None, description="`clause` gives something like a title.")
+    method: Literal["extract", "write"] | None = Field(
+        None, description="`extract` (default) chooses from the text; `write` asks a chat model and checks it."
+    )
+
+
+class SummaryPartBody(Wire):
+    """Part of a summary and its place in the text, in characters."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+class SummaryBody(Wire):
+    """Summary of one text."""
+
+    index: int
+    text: str | None
+    parts: list[SummaryPartBody]
+    dropped: list[str] | None = None
+    method: str
+    model: str
+    took_ms: float
+    error: str | None = None
+
+
+class SummaryAnswer(Wire):
+    """Summaries in the order of the texts."""
+
+    object: Literal["list"]
+    model: str
+    data: list[SummaryBody]
+    deadline: dict[str, JsonValue]
