@@ -12,7 +12,7 @@ from types import ModuleType
 
 from miaotui.errors import MissingLibraryError
 
-EXTRAS = {"sklearn": "apps", "symspellpy": "spelling", "opentelemetry": "otel", "torch": "train"}
+EXTRAS = {"scipy": "recommend", "sklearn": "apps", "symspellpy": "spelling", "opentelemetry": "otel", "torch": "train"}
 COMPILERS = {"numba", "llvmlite"}
 NOT_FOR_WINDOWS_ON_ARM = {"tantivy", "rjieba"}
 

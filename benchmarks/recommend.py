@@ -1,0 +1,173 @@
+"""Quality and speed of recommendations on MovieLens' small set, beside single models and `implicit`.
+
+    python benchmarks/recommend.py DATA [--cache FOLDER] [--users N] [--splits random,last]
+
+DATA holds `movielens-small/`. Protocol: every rating is an event whose weight is the rating; a fifth of the events is
+held out, at random (seed 0), or the last ones of each user with five or more; all items are ranked, those of the
+history removed; nDCG@10, recall@10 and the share of items that any list has (coverage); intervals by 1,000 bootstrap
+samples of users. `implicit` (ALS) is measured where it is installed. Prints one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import miaotui
+from miaotui.tasks.recommend import Recommender
+from miaotui.tasks.recommend.fusion import gain_of, histories_of, top_of
+from miaotui.tasks.recommend.log import EventLog, read_events
+from miaotui.tasks.recommend.parts import PARTS, ItemVectors
+from miaotui.tasks.recommend.recommender import fit_parts, read_texts
+
+ENCODER = "all-minilm-l6-v2"
+Scores = Callable[[int], Any]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_log(folder: Path) -> tuple[EventLog, list[str]]:
+    log = read_events([(r["userId"], r["movieId"], r["timestamp"], r["rating"]) for r in rows(folder / "ratings.csv")])
+    films = {r["movieId"]: f"{r['title']}. {r['genres'].replace('|', ', ')}" for r in rows(folder / "movies.csv")}
+    return log, [films.get(item, "") for item in log.items]
+
+
+def vectors_of(texts: list[str], cache: Path | None) -> ItemVectors:
+    path = None if cache is None else cache / "movielens-vectors.npz"
+    if path is not None and path.exists():
+        known = np.load(path)
+        return ItemVectors(known["values"].astype(np.float32), known["mean"])
+    with miaotui.load_encoder(ENCODER) as encoder:
+        found = read_texts(encoder, texts)
+    if path is not None:
+        np.savez(path, values=found.values.astype(np.float16), mean=found.mean)
+    return found
+
+
+def held_out(log: EventLog, split: str) -> Any:
+    if split == "random":
+        held = np.zeros(len(log), bool)
+        held[np.random.default_rng(0).permutation(len(log))[: len(log) // 5]] = True
+        return held
+    held = np.zeros(len(log), bool)
+    for user in range(len(log.users)):
+        places = np.flatnonzero(log.user == user)
+        if len(places) >= 5:
+            held[places[len(places) - len(places) // 5 :]] = True
+    return held
+
+
+def implicit_als(train: EventLog) -> Iterator[tuple[str, Scores]]:
+    try:
+        from implicit.als import AlternatingLeastSquares
+    except ImportError:
+        return
+    from miaotui.tasks.recommend.collaborative import matrix_of
+
+    matrix = matrix_of(train.user, train.item, np.ones(len(train)), len(train.users), len(train.items))
+    for factors, penalty, alpha in ((32, 10.0, 5.0), (64, 30.0, 5.0), (64, 100.0, 10.0)):
+        model = AlternatingLeastSquares(
+            factors=factors, regularization=penalty, alpha=alpha, iterations=15, random_state=0, num_threads=1
+        )
+        model.fit(matrix, show_progress=False)
+        users, items = np.asarray(model.user_factors), np.asarray(model.item_factors)
+        yield f"implicit ALS {factors}", lambda user, users=users, items=items: items @ users[user]
+
+
+def measured(scores: Scores, histories: list[Any], wanted: dict[int, Any]) -> dict[str, Any]:
+    gains, recalls, shown = [], [], set()
+    for user, items in wanted.items():
+        found = np.array(scores(user), np.float32)
+        found[histories[user].places] = -np.inf
+        top = top_of(found)
+        hits = np.isin(top, items)
+        gains.append(gain_of(hits, len(items)))
+        recalls.append(hits.sum() / len(items))
+        shown.update(top.tolist())
+    return {"gains": np.array(gains), "recall": float(np.mean(recalls)), "items": len(shown)}
+
+
+def interval(values: Any) -> tuple[float, float]:
+    draws = np.random.default_rng(0).integers(0, len(values), (1000, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def run_split(log: EventLog, texts: list[str], vectors: ItemVectors, split: str, users: int) -> dict[str, Any]:
+    held = held_out(log, split)
+    train, test = log.part(~held), log.part(held)
+    began_s = time.perf_counter()
+    fitted = fit_parts(train, texts, vectors)
+    fit_s = time.perf_counter() - began_s
+    histories = histories_of(train, len(log.users))
+    wanted = {u: h.places for u, h in enumerate(histories_of(test, len(log.users))) if len(h) and len(histories[u])}
+    wanted = dict(list(wanted.items())[: users or None])
+    print(f"\n{split}: {len(train):,} events to learn from, {len(wanted)} users; fitted in {fit_s:.1f} s")
+    print("weights " + ", ".join(f"{n} {w:.2f}" for n, w in zip(PARTS, fitted.weights, strict=True)))
+    print(f"penalty {fitted.penalty:g}\n{'':18}nDCG@10  (95%)            recall@10  coverage")
+    parts, weights = fitted.parts, np.array(fitted.weights, np.float32)
+    ranked: list[tuple[str, Scores]] = [
+        (name, lambda user, place=place: parts.raw(histories[user])[place]) for place, name in enumerate(PARTS)
+    ]
+    ranked += implicit_als(train)
+    ranked.append(("fusion", lambda user: weights @ parts.scores(histories[user])))
+    found: dict[str, Any] = {}
+    for name, scores in ranked:
+        each = found[name] = measured(scores, histories, wanted)
+        low, high = interval(each["gains"])
+        mean, share = float(each["gains"].mean()), each["items"] / len(log.items)
+        print(f"{name:18}{mean:.4f}  ({low:.4f}-{high:.4f})  {each['recall']:.4f}     {share:.3f}", flush=True)
+    best = max((name for name in found if name != "fusion"), key=lambda name: found[name]["gains"].mean())
+    more = found["fusion"]["gains"] - found[best]["gains"]
+    low, high = interval(more)
+    print(f"fusion less {best}: {more.mean():+.4f} ({low:+.4f} to {high:+.4f}, paired by user)")
+    took = answer_times(Recommender(fitted), [log.users[user] for user in wanted])
+    print(f"an answer: median {np.median(took):.2f} ms, 99% within {np.quantile(took, 0.99):.2f} ms")
+    figures = {
+        n: {"ndcg10": round(float(e["gains"].mean()), 4), "recall10": round(e["recall"], 4)} for n, e in found.items()
+    }
+    return {
+        "split": split,
+        "users": len(wanted),
+        "fit_s": round(fit_s, 2),
+        "best_single": best,
+        **figures,
+        "gain": [round(float(more.mean()), 4), round(low, 4), round(high, 4)],
+        "answer_ms": [round(float(np.median(took)), 2), round(float(np.quantile(took, 0.99)), 2)],
+    }
+
+
+def answer_times(recommender: Recommender, users: list[str]) -> Any:
+    for user in users[:5]:
+        recommender.recommend(user)
+    return np.array([recommender.recommend(user).took_ms for user in users])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--cache", type=Path, help="folder for vectors of the films' texts")
+    parser.add_argument("--users", type=int, default=0, help="0: all")
+    parser.add_argument("--splits", default="random,last")
+    given = parser.parse_args()
+    print(__doc__.split("Protocol: ")[1].split("Prints")[0])
+    log, texts = read_log(given.data / "movielens-small")
+    vectors = vectors_of(texts, given.cache)
+    found = [run_split(log, texts, vectors, split, given.users) for split in given.splits.split(",")]
+    print(json.dumps({"benchmark": "recommend", "results": found}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
