@@ -49,6 +49,7 @@ class State:
     rule: str = ""  # the rule that asked
     failures: int = 0
     handed_over: bool = False
+    focus: str = ""  # the domain that was spoken of last
 
 
 @dataclass(frozen=True)

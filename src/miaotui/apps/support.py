@@ -15,6 +15,8 @@ from typing import Any
 
 from miaotui.apps.answering import Answer, Mode
 from miaotui.apps.conversations import Conversation, ConversationStore, State, Turn, checked_message
+from miaotui.apps.dialogue.slots import TrackedSlots
+from miaotui.apps.dialogue.tracker import DialogueTracker
 from miaotui.apps.faq import Faq
 from miaotui.apps.intents import Intent, IntentClassifier
 from miaotui.apps.qa_pipeline import QaPipeline, Question
@@ -62,7 +64,7 @@ class Support:
     """Customer service over a store. Safe to use from several threads.
 
     ``desk`` answers from documents; ``mode`` says whether in a model's words or in the documents' own; ``turn_ms`` is
-    the time limit of a reply.
+    the time limit of a reply. ``tracker`` finds values of slots in every message, asked for or not.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Support:
         index: str = "",
         mode: Mode = "generated",
         turn_ms: float | None = None,
+        tracker: DialogueTracker | None = None,
     ) -> None:
         self.store, self.rules, self.faq, self.desk = store, rules, faq, desk
+        self._tracked = None if tracker is None else TrackedSlots(tracker, rules)
         self._index, self._mode = index, mode
         self._documents_ms = DOCUMENTS_SHARE * (turn_ms or TURN_MS)
         self._intents = IntentClassifier(rules.intents) if len(rules.intents) > 1 else None
@@ -145,6 +149,8 @@ class Support:
 
     def _decide(self, conversation: Conversation, text: str, language: str, started: float) -> _Step:
         state = conversation.state
+        if self._tracked is not None:
+            state = self._tracked.after(state, text)
         intent = _NO_INTENT if self._intents is None else self._intents.classify(text)
         reply = Reply("", "fallback", intent=intent.name, confidence=intent.confidence)
         if state.waiting_for:
@@ -165,7 +171,7 @@ class Support:
     def _fill(self, state: State, text: str, language: str, reply: Reply) -> _Step | None:
         """Take the awaited value from the message; None if it has none and a rule says otherwise."""
         slot, rule = self.rules.slots.get(state.waiting_for), self._by_name.get(state.rule)
-        value = None if slot is None else slot.find(text)
+        value = None if slot is None else state.slots.get(slot.name) or slot.find(text)
         if slot is None or rule is None or value is None:
             return None
         known = replace(state, slots={**state.slots, slot.name: value}, waiting_for="", rule="")

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from miaotui.apps.conversations import ConversationStore
+from miaotui.apps.dialogue import DialogueTracker, load_tracker, read_dialogues, save_tracker
 from miaotui.apps.faq import Faq, read_faq
 from miaotui.apps.qa_pipeline import QaPipeline
 from miaotui.apps.rules import DEFAULT_RULES, read_rules
@@ -51,6 +52,7 @@ def opened(parsed: argparse.Namespace, settings: Settings) -> Iterator[Support]:
     """Open the service that a command line describes. Raises a `MiaotuiError`."""
     if parsed.faq is None and parsed.docs is None and parsed.rules is None:
         raise RequestError(messages.NOTHING_TO_SAY())
+    tracker = _tracker(parsed)
     rules = DEFAULT_RULES if parsed.rules is None else read_rules(Path(parsed.rules))
     faq = None if parsed.faq is None else Faq(read_faq(Path(parsed.faq)))
     place = parsed.store or settings.folder("support") / "conversations.db"
@@ -66,7 +68,18 @@ def opened(parsed: argparse.Namespace, settings: Settings) -> Iterator[Support]:
             llm = None if path is None else stack.enter_context(opened_model(path, parsed))
             desk = QaPipeline(searched.index, llm, AnswerCache(), model_key(path), searched.reranker)
         turn_ms = None if parsed.deadline is None else 1e3 * parsed.deadline
-        yield Support(store, rules=rules, faq=faq, desk=desk, index=parsed.docs or "", turn_ms=turn_ms)
+        yield Support(store, rules=rules, faq=faq, desk=desk, index=parsed.docs or "", turn_ms=turn_ms, tracker=tracker)
+
+
+def _tracker(parsed: argparse.Namespace) -> DialogueTracker | None:
+    """Learn a tracker and write it, or read one; None if neither is asked for. Raises `RequestError`."""
+    if parsed.dialogues is None:
+        return None if parsed.tracker is None else load_tracker(Path(parsed.tracker))
+    if parsed.tracker is None:
+        raise RequestError(messages.NO_TRACKER_FILE())
+    tracker = DialogueTracker.fit(*read_dialogues(Path(parsed.dialogues)))
+    save_tracker(tracker, Path(parsed.tracker))
+    return tracker
 
 
 def _turn(service: Support, conversation: str, line: str, *, as_json: bool) -> None:

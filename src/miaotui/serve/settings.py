@@ -59,6 +59,7 @@ class ServeSettings:
     support_faq: str | None = None
     support_docs: str | None = None
     support_rules: str | None = None
+    support_tracker: str | None = None
     support_store: str | None = None
     audit_log: str | None = None
     log_format: str = "text"

@@ -15,6 +15,7 @@ from pathlib import Path
 from starlette.middleware import Middleware
 
 from miaotui.apps.conversations import ConversationStore
+from miaotui.apps.dialogue.files import load_tracker
 from miaotui.apps.faq import Faq, read_faq
 from miaotui.apps.meaning.encoders import find_encoders
 from miaotui.apps.qa_pipeline import QaPipeline
@@ -164,4 +165,6 @@ def open_support(
         pipeline = QaPipeline(searched, LLM(model.loop), cache or AnswerCache(), model.identity, reranker)
     place = settings.support_store
     path = Path(place) if place else Settings.from_env().folder("support") / "server.db"
-    return Support(ConversationStore(path), rules=rules, faq=faq, desk=pipeline, index=settings.support_docs or "")
+    tracker = load_tracker(Path(settings.support_tracker)) if settings.support_tracker else None
+    store, docs = ConversationStore(path), settings.support_docs or ""
+    return Support(store, rules=rules, faq=faq, desk=pipeline, index=docs, tracker=tracker)

@@ -31,6 +31,8 @@ def support_options(parser: argparse.ArgumentParser) -> None:
     add("--faq", metavar="FILE", help="answered questions: .csv, .jsonl or .yaml")
     add("--docs", metavar="INDEX", help="documents to answer from; see miaotui index")
     add("--rules", metavar="FILE", help="YAML file of intents, slots and rules")
+    add("--tracker", metavar="FILE", help="finds values of slots in every message; --dialogues makes one")
+    add("--dialogues", metavar="FILE", help="labelled dialogues: learn the tracker from them and write it to --tracker")
     add("--extract", action="store_true", help="answer in the documents' words, without a model")
     add("--language", choices=("en", "zh"), metavar="en|zh", help="of the greeting (default: yours)")
     add("--store", metavar="FILE", help="where conversations are kept")

@@ -125,6 +125,7 @@ def _support(group: argparse._ArgumentGroup) -> None:
     add("--support-faq", metavar="FILE", help="answered questions: .csv, .jsonl or .yaml")
     add("--support-docs", metavar="INDEX", help="documents to answer from")
     add("--support-rules", metavar="FILE", help="YAML file of intents, slots and rules")
+    add("--support-tracker", metavar="FILE", help="finds values of slots in every message; see miaotui support")
     add("--support-store", metavar="FILE", help="where conversations are kept")
 
 

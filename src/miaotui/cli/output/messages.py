@@ -204,6 +204,9 @@ NOTHING_TO_SAY = CliMessage(
     "no source of answers was named; give --faq FILE, --docs INDEX or --rules FILE",
     "没有指定回答的依据；请给出 --faq 文件、--docs 索引或 --rules 文件",
 )
+NO_TRACKER_FILE = CliMessage(
+    "--dialogues needs --tracker FILE, where the tracker is written", "--dialogues 需要 --tracker 指定写入的文件"
+)
 SUPPORT_HELP = CliMessage(
     "/exit        end (so does Ctrl-D)\n"
     "/rate N      rate the conversation, 1 to 5\n"
