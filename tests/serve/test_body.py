@@ -20,9 +20,8 @@ from starlette.responses import JSONResponse, Response
 
 from miaotui.serve.app import create_app
 from miaotui.serve.http.errors import ApiError
-from miaotui.serve.http.json_body import ignored_fields, read_object
+from miaotui.serve.http.json_body import BodyReader, ignored_fields, read_object
 from miaotui.serve.middleware.accounting import received
-from miaotui.serve.middleware.body import BodyReader
 from miaotui.serve.settings import ServeSettings
 
 SMALL = ServeSettings(max_body_bytes=10_000, body_timeout_s=0.05)

@@ -65,8 +65,8 @@ def test_a_request_becomes_a_span_of_its_clients_trace(collector: Collector) -> 
     account = Account("POST", route="/v1/completions", status=200, duration_s=0.25, model="tiny")
     account.use(prompt=7, answer=3)
     headers = [(b"traceparent", f"00-{TRACE}-{PARENT}-01".encode()), (b"authorization", b"Bearer secret")]
-    traces.note(account, headers)
-    traces.note(Account("GET", status=503), [(b"traceparent", b"nonsense \xff" * 20)])
+    traces.note(account, {"headers": headers})
+    traces.note(Account("GET", status=503), {"headers": [(b"traceparent", b"nonsense \xff" * 20)]})
     traces.close()
     span, failed = collector.spans
     assert span.name == "POST /v1/completions"
@@ -95,7 +95,7 @@ def test_a_collector_that_is_gone_holds_nobody_up(monkeypatch: pytest.MonkeyPatc
     traces = open_traces()
     assert traces is not None
     for _ in range(5000):
-        traces.note(Account("GET", status=200), [])
+        traces.note(Account("GET", status=200), {"headers": []})
     start_s = time.monotonic()
     traces.close()
     assert time.monotonic() - start_s < 0.3 + 1

@@ -21,9 +21,9 @@ from miaotui.serve.cohere import rerank
 from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
 from miaotui.serve.http.errors import ApiError, from_error
+from miaotui.serve.http.json_body import BodyReader
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import received
-from miaotui.serve.middleware.body import BodyReader
 from miaotui.serve.openai import chat, completions, embeddings
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses

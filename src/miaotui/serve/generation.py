@@ -1,32 +1,50 @@
-"""One HTTP request for generated text, between its parsed body and its answers.
+"""One HTTP request for generated text, between its parsed body and its answers, whole or streamed.
 
-Owns what all text routes share: the prompts, their parameters, the deadline, the identity of the answer, where the
-answers come from, and the reports on them. Knows no wire format. Invariant: all answers of a request are on their way,
-or it is refused as a whole.
+Owns what all text routes share: the prompts as token ids, their parameters, the deadline, the identity of the answer,
+where the answers come from, the reports on them, and the order of a stream's events (pieces, one end for each answer,
+usage if asked for, [DONE]). Knows no wire format; an `EventWriter` does. Invariants: a prompt that cannot fit the
+model's context is refused before it is cut into tokens; all answers of a request are on their way, or it is refused as
+a whole; all that a step brought goes out in one write, and the deadline is in the last event.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request as HttpRequest
 
+from miaotui.engine.constraint import Constraint
 from miaotui.engine.request import Request, RequestOptions
+from miaotui.errors import RequestError
 from miaotui.retrieval.answers.cache import CacheState
 from miaotui.serve.answer import AnswerBatch, ModelAnswer
-from miaotui.serve.http.stream import unless_gone
+from miaotui.serve.http.responses import DONE, Events, EventStream, event, run, unless_gone
 from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.response_cache import CacheLookup
 from miaotui.serve.services import services_of
-from miaotui.serve.wire.fields import SamplingFields
+from miaotui.serve.wire.fields import Json, SamplingFields
 from miaotui.serve.wire.params import deadline_for
-from miaotui.serve.wire.response_format import FREE, OutputFormat
 from miaotui.served_model import ServedModel
+from miaotui.text.answers import AnswerSyntax
 from miaotui.types import Completion, Deadline, Delta, SamplingParams
+
+_RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """Maker of the constraint of one answer, and its syntax. ``syntax`` None: the answer is text alone."""
+
+    constraint: Callable[[], Constraint | None] = lambda: None
+    syntax: AnswerSyntax | None = None
+
+
+FREE = OutputFormat()
 
 
 @dataclass
@@ -148,3 +166,111 @@ def deadline_of(http: HttpRequest, body: SamplingFields) -> Deadline | None:
     """Return the deadline that a request names in its body or headers, or the server's default."""
     default_ms = services_of(http).settings.deadline_ms
     return deadline_for(body.deadline_ms, body.on_late, http.headers, default_ms)
+
+
+async def chat_tokens(
+    model: ServedModel,
+    messages: Sequence[Json],
+    tools: Sequence[Json] | None = None,
+    options: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
+    begun: str = "",
+) -> list[int]:
+    """Return a conversation as token ids, ready for the assistant's turn.
+
+    ``options`` are names that the chat template knows; ``begun`` is how the answer begins.
+    Raises `RequestError`, `TemplateError` and `PromptTooLongError`.
+    """
+    extra = dict(options or {})
+    wrong = [name for name in extra if name in _RESERVED or not name.isidentifier()]
+    if wrong:
+        raise RequestError(f"chat_template_kwargs must not hold {wrong[0][:64]!r}")
+
+    def work() -> list[int]:
+        return model.chat.encode(
+            messages,
+            tools,
+            options=extra,
+            add_generation_prompt=add_generation_prompt,
+            begun=begun,
+            at_most=model.context,
+        )
+
+    return await run(_size(messages) + (_size(tools) if tools else 0), work)
+
+
+async def text_tokens(model: ServedModel, text: str, special: bool = True, whole: bool = True) -> list[int]:
+    """Return a text as token ids. Raises `RequestError` and `PromptTooLongError`."""
+    return await run(len(text), lambda: model.tokenizer.encode(text, special, whole=whole, at_most=model.context))
+
+
+def _size(value: Any) -> int:
+    """Return about how many characters of text are in a JSON value; the body's depth is bounded."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    if isinstance(value, Sequence):
+        return sum(map(_size, value))
+    return 0
+
+
+class EventWriter(Protocol):
+    """Writes the events of one HTTP request."""
+
+    def piece(self, index: int, delta: Delta, deadline: Json | None) -> str:
+        """Return the events of a piece of answer ``index``; none if there is nothing to show yet.
+
+        ``deadline`` is the report for the very last one.
+        """
+
+    def identity(self) -> Json:
+        """Return what all events of the request have in common."""
+
+
+def respond(
+    generation: GenerationRequest, writer: EventWriter, include_usage: bool, headers: Mapping[str, str]
+) -> EventStream:
+    """Return the response that streams the answers."""
+    ping_s = services_of(generation.http).settings.ping_s
+    return EventStream(_events(generation, writer, include_usage, ping_s), ping_s, headers)
+
+
+async def _events(generation: GenerationRequest, writer: EventWriter, include_usage: bool, ping_s: float) -> Events:
+    batch = generation.submit()
+    answers = batch.answers
+    wholes: dict[int, Completion] = {}
+    text = ""
+    async with aclosing(batch.pieces(ping_s)) as steps:
+        async for step in steps:
+            for index, delta in step:
+                report = None
+                if delta.completion is not None:
+                    wholes[index] = delta.completion
+                    if len(wholes) == len(answers) and not include_usage:
+                        report = generation.deadline_report(answers)
+                text += writer.piece(index, delta, report)
+            if len(wholes) == len(answers):
+                if include_usage:
+                    text += _last(generation, writer, answers, [wholes[i] for i in sorted(wholes)])
+                text += DONE
+            if step:
+                yield text
+                text = ""
+            else:
+                yield ""
+
+
+def _last(
+    generation: GenerationRequest, writer: EventWriter, answers: Sequence[ModelAnswer], wholes: Sequence[Completion]
+) -> str:
+    """Return the event with the usage, which has no choices."""
+    return event(
+        {
+            **writer.identity(),
+            "choices": [],
+            "usage": generation.usage(wholes),
+            "cache": generation.cache,
+            "deadline": generation.deadline_report(answers),
+        }
+    )

@@ -10,7 +10,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from miaotui.serve.http.errors import ApiError, json_response
+from miaotui.serve.http.errors import ApiError
+from miaotui.serve.http.responses import json_response
 
 PREFIX = "/v1/messages"
 _ANTHROPIC_TYPES = {
@@ -29,7 +30,7 @@ _ANTHROPIC_TYPES = {
 def response_to(error: ApiError, path: str, request_id: str) -> Response:
     """Return the response to an error on the route at ``path``, in the shape that its clients know."""
     if path != PREFIX and not path.startswith(PREFIX + "/"):
-        return error.response()
+        return json_response({"error": error.body}, error.status, error.headers)
     return json_response(shaped(error, request_id), error.status, error.headers)
 
 

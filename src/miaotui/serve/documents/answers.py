@@ -20,10 +20,10 @@ from miaotui.errors import IndexMissingError
 from miaotui.llm import LLM
 from miaotui.serve.documents.apps_wire import AnswerBody, AnswerPieceBody, AnswerRequest
 from miaotui.serve.documents.threads import streamed
-from miaotui.serve.http.errors import ApiError, json_response
+from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.responses import DONE, Events, EventStream, event, json_response, unless_gone
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.stream import DONE, Events, EventStream, event, unless_gone
 from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.services import services_of
 from miaotui.served_model import ServedModel

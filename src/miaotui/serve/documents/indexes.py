@@ -25,8 +25,9 @@ from miaotui.serve.documents.indexes_wire import (
     SearchAnswer,
     SearchRequest,
 )
-from miaotui.serve.http.errors import ApiError, bad_value, json_response
+from miaotui.serve.http.errors import ApiError, bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.services import services_of

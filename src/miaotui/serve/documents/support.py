@@ -22,8 +22,9 @@ from miaotui.serve.documents.apps_wire import (
     ReplyBody,
     TranscriptBody,
 )
-from miaotui.serve.http.errors import ApiError, json_response
+from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.services import services_of

@@ -6,7 +6,6 @@ unexpected error tells the client nothing but the request's id; the rest is in t
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,6 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
 from miaotui.errors import (
     ConversationMissingError,
@@ -56,17 +54,6 @@ class ApiError(Exception):
         self.status, self.headers = status, dict(headers or {})
         self.message, self.code = message, code
         self.body: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code, **more}
-
-    def response(self) -> Response:
-        """Return the whole response."""
-        return json_response({"error": self.body}, self.status, self.headers)
-
-
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return ``value`` as JSON in UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    body = text.encode("utf-8", "replace")  # an error may quote half a character
-    return Response(body, status, dict(headers or {}), media_type="application/json")
 
 
 def model_not_found(name: str, known: Iterable[str]) -> ApiError:

@@ -1,20 +1,24 @@
 """The outermost layer: an account of every HTTP request; and what the layers leave in a request's scope.
 
 Owns the account of the request at hand, which is handed to listeners when the request is over and which the engine's
-side finds through a context variable, so that no handler has to carry it; and the keys of the caller and the body in
-the ASGI scope. Knows neither keys nor any text. Invariants: every HTTP request is reported once, also when its client
-vanished or a handler failed; an account holds only the server's own words (key names, route templates, numbers) or one
-of a fixed set, never what a client made up; what belongs to one caller (its namespace of prefixes and past answers)
-comes from the layer that checked the caller, never from the request's own text.
+side finds through a context variable, so that no handler has to carry it; the list of running generations, which count
+their tokens in it; its line in the log; and the keys of the caller and the body in the ASGI scope. Knows neither keys
+nor any text. Invariants: every HTTP request is reported once, also when its client vanished or a handler failed; a
+generation is in the list from its submission until it is read no more; an account holds only the server's own words
+(key names, route templates, numbers) or one of a fixed set, never what a client made up; what belongs to one caller
+(its namespace of prefixes and past answers) comes from the layer that checked the caller, never from the request's own
+text.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request as HttpRequest
 from starlette.routing import Match, Route
@@ -23,10 +27,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from miaotui.serve import LOG
 from miaotui.serve.middleware.keys import ANYONE, Caller
 
+if TYPE_CHECKING:
+    from miaotui.engine.request import Request
+    from miaotui.errors import RefusedError
+    from miaotui.served_model import ServedModel
+
 UNKNOWN_ROUTE = "(unknown)"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PROBING: ContextVar[bool] = ContextVar("miaotui_probing", default=False)  # set: the server's own trial request
 CURRENT: ContextVar[Account | None] = ContextVar("miaotui_account", default=None)
+REQUESTS = logging.getLogger("miaotui.requests")  # one line per HTTP request
 CALLER, RECEIVED = "miaotui.caller", "miaotui.received"  # keys of an ASGI scope
 
 
@@ -123,6 +133,76 @@ def route_template(scope: Scope) -> str:
             if match is not Match.NONE:
                 return route.path
     return UNKNOWN_ROUTE
+
+
+class Running:
+    """An `Observer` that knows what runs; ``models`` may be filled later, while the server starts."""
+
+    def __init__(self, hosts: Mapping[str, ServedModel]) -> None:
+        self._hosts = hosts
+        self._open: dict[tuple[str, int], tuple[Request, Account | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def submitted(self, model: str, request: Request) -> None:
+        """Count its prompt from now on."""
+        account = current()
+        self._open[model, request.number] = request, account
+        if account is not None:
+            account.model = model
+            account.use(prompt=request.prompt_tokens)
+
+    def refused(self, model: str, error: RefusedError) -> None:
+        """Note the model's name, for the log."""
+        account = current()
+        if account is not None:
+            account.model = model
+
+    def left(self, model: str, request: Request) -> None:
+        """Count what it answered too."""
+        _, account = self._open.pop((model, request.number), (request, None))
+        if account is None:
+            return
+        account.use(answer=len(request.token_ids), cached=request.cached_tokens)
+        if request.finish_reason in ("stop", "length"):
+            ttft_s = request.completion().timing.ttft_s
+            account.ttft_s = ttft_s if account.ttft_s is None else min(account.ttft_s, ttft_s)
+
+    def cancel_all(self) -> int:
+        """Cancel everything and return the count; readers get what there is of their answers."""
+        for (model, _), (request, _account) in self._open.items():
+            self._hosts[model].loop.cancel(request)
+        return len(self._open)
+
+
+def log_request(account: Account, _scope: Scope) -> None:
+    """Write one line for an HTTP request that is over; failures of ours are warnings."""
+    level = logging.WARNING if account.status >= 500 or not account.status else logging.INFO
+    if not REQUESTS.isEnabledFor(level):
+        return
+    fields = {
+        "request_id": account.request_id,
+        "key": account.caller.name or None,
+        "method": account.method,
+        "route": account.route,
+        "status": account.status,
+        "duration_ms": round(account.duration_s * 1000, 1),
+        "prompt_tokens": account.prompt_tokens,
+        "answer_tokens": account.answer_tokens,
+        "ttft_ms": None if account.ttft_s is None else round(account.ttft_s * 1000, 1),
+    }
+    REQUESTS.log(
+        level,
+        "%s %s %d in %.0f ms, %d + %d tokens",
+        account.method,
+        account.route,
+        account.status,
+        account.duration_s * 1000,
+        account.prompt_tokens,
+        account.answer_tokens,
+        extra={"fields": fields},
+    )
 
 
 @dataclass

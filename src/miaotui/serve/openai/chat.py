@@ -16,22 +16,20 @@ from starlette.responses import Response
 
 from miaotui.engine.grammar.response_format import FORMAT, STRUCTURED, read_format, read_structured
 from miaotui.serve.answer import ModelAnswer
-from miaotui.serve.generation import GenerationRequest, deadline_of
-from miaotui.serve.http.errors import json_response
+from miaotui.serve.generation import FREE, GenerationRequest, OutputFormat, chat_tokens, deadline_of, respond
 from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.responses import event, json_response, json_text, run
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.stream import event, json_text
 from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatRequest
 from miaotui.serve.openai.logprobs import chat_logprobs, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
-from miaotui.serve.services import services_of
+from miaotui.serve.services import Services, services_of
 from miaotui.serve.wire.chat_message import ChatShaper
-from miaotui.serve.wire.event_stream import respond
 from miaotui.serve.wire.fields import Json
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, limit_of, one_form, params_for, wants_usage
-from miaotui.serve.wire.prompts import chat_tokens, run
 from miaotui.serve.wire.response_format import ReasoningOptions, form_of
+from miaotui.served_model import ServedModel
 from miaotui.text.tool_calls.tooling import read_tooling
 from miaotui.types import Completion, Delta
 
@@ -56,7 +54,7 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, ChatRequest)
-    generation = await _generation(http, body)
+    generation = await _generation(http, services_of(http), body)
     headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
     del body  # it may hold megabytes that the answer does not need
     if not streams:
@@ -69,23 +67,40 @@ async def create(http: HttpRequest) -> Response:
     return respond(generation, ChatWriter(generation, include_usage), include_usage, headers)
 
 
-async def _generation(http: HttpRequest, body: ChatRequest) -> GenerationRequest:
+async def _generation(http: HttpRequest, services: Services, body: ChatRequest) -> GenerationRequest:
     """Check everything about the request that can be wrong."""
-    model = services_of(http).models.find(body.model)
+    model = services.models.find(body.model)
     params = params_for(body, limit_of(body), (body.top_logprobs or 0) if body.logprobs else None, body.prompt_logprobs)
     deadline = deadline_of(http, body)
-    tooling = read_tooling(model.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
-    forms = {FORMAT: read_format(body.response_format), STRUCTURED: read_structured(body.structured_outputs)}
     said = [message.model_dump(exclude_unset=True) for message in body.messages]
-    prompt = await chat_tokens(model, said, tooling.described, body.chat_template_kwargs)
-    form = await form_of(model, tooling, *one_form(forms), ReasoningOptions.of(prompt, body))
+    if _wants_a_form(body) or model.chat.reasoning is not None:
+        prompt, form = await _with_form(model, body, said)
+    else:
+        prompt, form = await chat_tokens(model, said, options=body.chat_template_kwargs), FREE
     check_choices([prompt], len(params))
     check_prompt_logprobs(body, [prompt], params)
-    formats = [body.response_format, body.structured_outputs, body.max_reasoning_tokens]
-    extra = {"template": body.chat_template_kwargs, "format": formats}
-    seeded, tools_named = body.seed is not None, bool(body.tools)
-    lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=tools_named, extra=extra)
+    lookup = None
+    if services.response_cache is not None:
+        formats = [body.response_format, body.structured_outputs, body.max_reasoning_tokens]
+        extra = {"template": body.chat_template_kwargs, "format": formats}
+        seeded, tools_named = body.seed is not None, bool(body.tools)
+        lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=tools_named, extra=extra)
     return GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
+
+
+def _wants_a_form(body: ChatRequest) -> bool:
+    """Return whether the request names tools or a format; if not, its answer is text, but for a thought."""
+    return bool(body.tools) or any(
+        field is not None for field in (body.tool_choice, body.response_format, body.structured_outputs)
+    )
+
+
+async def _with_form(model: ServedModel, body: ChatRequest, said: Sequence[Json]) -> tuple[list[int], OutputFormat]:
+    """Return the prompt, with the tools described, and the form of its answer."""
+    tooling = read_tooling(model.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
+    forms = {FORMAT: read_format(body.response_format), STRUCTURED: read_structured(body.structured_outputs)}
+    prompt = await chat_tokens(model, said, tooling.described, body.chat_template_kwargs)
+    return prompt, await form_of(model, tooling, *one_form(forms), ReasoningOptions.of(prompt, body))
 
 
 def _answer(

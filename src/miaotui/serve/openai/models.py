@@ -12,8 +12,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.serve.encoders.registry import EncoderEntry
-from miaotui.serve.http.errors import bad_value, json_response
+from miaotui.serve.generation import chat_tokens, text_tokens
+from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.responses import json_response, run
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai.models_wire import (
@@ -26,7 +28,6 @@ from miaotui.serve.openai.models_wire import (
     TokenizerInfo,
 )
 from miaotui.serve.services import services_of
-from miaotui.serve.wire.prompts import chat_tokens, run, text_tokens
 from miaotui.served_model import ServedModel
 from miaotui.text.templates.chat_template import DEFAULT
 

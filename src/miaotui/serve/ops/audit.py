@@ -14,6 +14,8 @@ import threading
 from datetime import datetime, timezone
 from pathlib import Path
 
+from starlette.types import Scope
+
 from miaotui.errors import RequestError
 from miaotui.serve import LOG
 from miaotui.serve.middleware.accounting import Account
@@ -33,7 +35,7 @@ class AuditLog:
         self._thread = threading.Thread(target=self._run, name="miaotui-audit", daemon=True)
         self._thread.start()
 
-    def note(self, account: Account) -> None:
+    def note(self, account: Account, _scope: Scope) -> None:
         """Write down a request that is over."""
         self._lines.put(audit_line(account))
 

@@ -1,7 +1,8 @@
 """Logs on standard error: lines for people, or JSON for machines; never any text of requests.
 
-Owns the format and the one line per HTTP request. Knows no request's text. Invariant: a record is one line, and text
-from outside cannot forge another.
+Owns the format, and how often a record may come again; lines about HTTP requests all pass, since their number is the
+clients' doing and is worth knowing. Knows no request's text. Invariant: a record is one line, and text from outside
+cannot forge another; lines about requests hold none.
 """
 
 from __future__ import annotations
@@ -15,61 +16,31 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
-from miaotui.serve.middleware.accounting import Account
+from miaotui.serve.middleware.accounting import REQUESTS
 
 LogFormat = Literal["text", "json"]
 A_MINUTE = 20  # records from one place of the code
-_REQUESTS = logging.getLogger("miaotui.requests")
+_TEXT = ("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")  # of a line for people: its form, and that of its time
 
 
 def set_up_logs(form: LogFormat, level: str) -> None:
     """Send this process's logs to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler, of_requests = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter(*_TEXT))
+    of_requests.setFormatter(_JsonFormatter() if form == "json" else logging.Formatter(*_TEXT))
     handler.addFilter(Calm())
     for name in ("miaotui", "uvicorn", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level.upper())
+    REQUESTS.handlers, REQUESTS.propagate = [of_requests], False
     least = logging.getLogger("miaotui").level  # the libraries say little below these
     logging.getLogger("opentelemetry").setLevel(max(logging.ERROR, least))
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, least))
 
 
-def log_request(account: Account) -> None:
-    """Write one line for an HTTP request that is over; failures of ours are warnings."""
-    level = logging.WARNING if account.status >= 500 or not account.status else logging.INFO
-    if not _REQUESTS.isEnabledFor(level):
-        return
-    fields = {
-        "request_id": account.request_id,
-        "key": account.caller.name or None,
-        "method": account.method,
-        "route": account.route,
-        "status": account.status,
-        "duration_ms": round(account.duration_s * 1000, 1),
-        "prompt_tokens": account.prompt_tokens,
-        "answer_tokens": account.answer_tokens,
-        "ttft_ms": None if account.ttft_s is None else round(account.ttft_s * 1000, 1),
-    }
-    _REQUESTS.log(
-        level,
-        "%s %s %d in %.0f ms, %d + %d tokens",
-        account.method,
-        account.route,
-        account.status,
-        account.duration_s * 1000,
-        account.prompt_tokens,
-        account.answer_tokens,
-        extra={"fields": fields},
-    )
-
-
 class Calm(logging.Filter):
-    """Lets through so many records of one kind a minute, then says how many it kept back.
-
-    Lines about requests all pass: their number is the clients' doing and is worth knowing.
-    """
+    """Lets through so many records of one kind a minute, then says how many it kept back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -78,8 +49,6 @@ class Calm(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether this record is to be written."""
-        if record.name == _REQUESTS.name:
-            return True
         now = self._clock()
         minute = self._minutes.setdefault((record.pathname, record.lineno), _Minute(now))
         if now - minute.since_s >= 60:
@@ -97,9 +66,6 @@ class _Minute:
 
 
 class _TextFormatter(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
-
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         if record.exc_info:  # a traceback has lines of its own; indented they cannot be taken for records

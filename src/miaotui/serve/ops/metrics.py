@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import Scope
 
 from miaotui.engine.encoding.job import EncodeJob
 from miaotui.engine.request import Request
@@ -98,7 +99,7 @@ class Metrics:
             self.e2e.labels(model).observe(job.ended_s - job.arrived_s)
             self.queue.labels(model).observe(job.began_s - job.arrived_s)
 
-    def responded(self, account: Account) -> None:
+    def responded(self, account: Account, _scope: Scope) -> None:
         """Count an HTTP request that is over."""
         status = f"{account.status // 100}xx" if account.status else "none"
         self.http_requests.labels(account.route, account.method, status).inc()

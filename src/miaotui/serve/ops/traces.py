@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from starlette.types import Scope
 
 from miaotui.errors import RequestError
 from miaotui.serve.middleware.accounting import Account
@@ -57,13 +59,13 @@ class Traces:
         self._tracer = provider.get_tracer("miaotui")
         self._propagator = TraceContextTextMapPropagator()
 
-    def note(self, account: Account, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def note(self, account: Account, scope: Scope) -> None:
         """Send a span for a request that is over, within the trace that its client named, if any."""
         from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415
 
         carrier = {
             name.decode(): value.decode("latin-1")
-            for name, value in headers
+            for name, value in scope["headers"]
             if name in _CARRIED and len(value) <= _MOST_BYTES
         }
         end_ns = time.time_ns()

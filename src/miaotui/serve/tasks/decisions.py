@@ -15,10 +15,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.engine.request import RequestOptions
-from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.json_body import ignored_fields, read_body, read_object
+from miaotui.serve.http.responses import json_response, unless_gone
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.http.stream import unless_gone
 from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.services import services_of
 from miaotui.serve.tasks.decisions_wire import (

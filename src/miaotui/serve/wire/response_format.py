@@ -1,7 +1,7 @@
 """The form of an answer that was asked for: the constraint of its tokens, and the syntax of its text.
 
-Owns the record that a request carries to its answers (`OutputFormat`), and the thread that compiles grammars, with a
-limit on the time that a request waits for it. The list of formats is in `engine.grammar.response_format`. Invariants:
+Owns how tools, formats and thoughts make one `OutputFormat`, and the thread that compiles grammars, with a limit on the
+time that a request waits for it. The list of formats is in `engine.grammar.response_format`. Invariants:
 a grammar that cannot be used is refused (400, with the field that asked for it) before anything is submitted; each of n
 answers gets a constraint of its own.
 """
@@ -18,6 +18,7 @@ from miaotui.engine.grammar.reasoning import reasoning_tokens, with_reasoning
 from miaotui.engine.grammar.response_format import FORMAT, AnswerGrammar, answer_grammar, schema_format
 from miaotui.engine.grammar.source import Grammar
 from miaotui.errors import OverloadedError
+from miaotui.serve.generation import FREE, OutputFormat
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.wire.fields import Json, ReasoningFields
 from miaotui.served_model import ServedModel
@@ -26,17 +27,6 @@ from miaotui.text.tool_calls.tooling import Tooling
 
 COMPILE_S = 10.0  # in line; the work itself is bounded by the trial, far below
 _THREAD = ThreadPoolExecutor(1, "miaotui-grammar")  # so that clients' grammars fill no other
-
-
-@dataclass(frozen=True)
-class OutputFormat:
-    """Maker of the constraint of one answer, and its syntax. ``syntax`` None: the answer is text alone."""
-
-    constraint: Callable[[], Constraint | None] = lambda: None
-    syntax: AnswerSyntax | None = None
-
-
-FREE = OutputFormat()
 
 
 def read_output_config(config: Json | None) -> Grammar | None:

@@ -1,9 +1,9 @@
-"""Answers as server-sent events, and work that ends when its client leaves.
+"""Responses: JSON whole, or server-sent events as they come; and the work that they wait for.
 
-Owns the response that sends events as they come and the watch on the connection. Knows no wire
-format. Invariant: whatever ends a response early (the client, an error, the server) closes the
-generator of its events at once, and so cancels its requests. Source: WHATWG HTML, "Server-sent
-events".
+Owns how JSON is written, the response that sends events, the watch on the connection, and which work goes to a thread
+so that it does not hold up the event loop. Knows no wire format. Invariant: whatever ends a response early (the client,
+an error, the server) closes the generator of its events at once, and so cancels its requests. Source: WHATWG HTML,
+"Server-sent events".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -24,10 +24,22 @@ from miaotui.serve.middleware.accounting import RECEIVED
 Result = TypeVar("Result")
 DONE = "data: [DONE]\n\n"
 PING = ": ping\n\n"
+INLINE_CHARACTERS = 4096  # work on up to so many is done in the event loop itself
 Events = AsyncGenerator[str, None]  # whole events; "" when nothing came for a while
 # Characters at which many clients end a line, though the standard does not; JSON lets them be written so.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def json_text(value: Any) -> str:
+    """Return ``value`` as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return ``value`` as JSON in UTF-8."""
+    body = json_text(value).encode("utf-8", "replace")  # an error may quote half a character
+    return Response(body, status, dict(headers or {}), media_type="application/json")
 
 
 class EventStream(Response):
@@ -98,9 +110,11 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
             task.exception()  # seen, so that asyncio does not log it
 
 
-def json_text(value: Any) -> str:
-    """Return ``value`` as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+async def run(size: int, work: Callable[[], Result]) -> Result:
+    """Run ``work()``, in a thread if it is on more than a few thousand characters."""
+    if size <= INLINE_CHARACTERS:
+        return work()
+    return await asyncio.to_thread(work)
 
 
 def event(value: Any) -> str:
