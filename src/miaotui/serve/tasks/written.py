@@ -16,9 +16,8 @@ from starlette.responses import Response
 
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import RequestError
-from miaotui.serve.http.errors import json_response
 from miaotui.serve.http.json_body import ignored_fields
-from miaotui.serve.http.stream import unless_gone
+from miaotui.serve.http.responses import json_response, unless_gone
 from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.services import services_of
 from miaotui.serve.tasks.written_wire import WrittenFields
