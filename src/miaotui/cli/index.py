@@ -23,7 +23,7 @@ from miaotui.config import format_size
 from miaotui.errors import IndexMissingError, RequestError
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.index.settings import IndexSettings, lies_here, names, place
-from miaotui.retrieval.ingest.pipeline import Preparation, Summary, load
+from miaotui.retrieval.ingest.pipeline import IngestReport, Preparation, load
 
 _SHOWN_SKIPPED = 10
 
@@ -94,7 +94,7 @@ def _opened(name: str, parsed: argparse.Namespace) -> Index:
         return Index.create(name, _plan(parsed))
 
 
-def _show(summary: Summary, as_json: bool) -> None:
+def _show(summary: IngestReport, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(summary), ensure_ascii=False))
         return

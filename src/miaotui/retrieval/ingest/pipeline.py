@@ -54,7 +54,7 @@ class Preparation:
 
 
 @dataclass
-class Summary:
+class IngestReport:
     """Result of a load. ``skipped`` names the first thousand things left out, ``tables`` how the first thousand tables
     were read.
     """
@@ -76,7 +76,7 @@ class Summary:
 
 def load(
     index: Index, paths: Iterable[Path], preparation: Preparation | None = None, progress: Progress | None = None
-) -> Summary:
+) -> IngestReport:
     """Add the files at ``paths``, and all files in folders among them. Returns a summary.
 
     ``progress`` is called with ("index", files read, files in all). A document of an existing name is replaced.
@@ -84,7 +84,7 @@ def load(
     """
     preparation = preparation or Preparation()
     found = list(sources(list(paths)))
-    summary = Summary()
+    summary = IngestReport()
     for missing in found:
         if isinstance(missing, Skipped):
             summary.skip(missing)
@@ -103,7 +103,7 @@ def load(
     return summary
 
 
-def _without_repetitions(items: Iterable[Prepared], summary: Summary) -> Iterator[Row]:
+def _without_repetitions(items: Iterable[Prepared], summary: IngestReport) -> Iterator[Row]:
     seen = Seen()
     for item in items:
         if isinstance(item, Skipped):
@@ -126,7 +126,7 @@ def _without_repetitions(items: Iterable[Prepared], summary: Summary) -> Iterato
         yield row
 
 
-def _prepared(files: Iterator[FileSource], prepare: _Prepare, summary: Summary) -> Iterator[Prepared]:
+def _prepared(files: Iterator[FileSource], prepare: _Prepare, summary: IngestReport) -> Iterator[Prepared]:
     chunks = _chunks(files)
     workers = prepare.preparation.workers
     if workers == 1:
