@@ -23,13 +23,16 @@ from miaotui.serve.http import openapi
 from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.json_body import BodyReader
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.libretranslate import routes as libretranslate
+from miaotui.serve.libretranslate.wire import PATHS as LIBRE_PATHS
+from miaotui.serve.libretranslate.wire import error_response
 from miaotui.serve.middleware.accounting import received
 from miaotui.serve.openai import chat, completions, embeddings
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import health, metrics
 from miaotui.serve.services import Services
-from miaotui.serve.tasks import decisions, labels, summaries
+from miaotui.serve.tasks import decisions, labels, summaries, translations
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
 from miaotui.serve.vllm import routes as vllm
@@ -50,6 +53,8 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     labels.routes,
     decisions.routes,
     summaries.routes,
+    translations.routes,
+    libretranslate.routes,
     listings.routes,
     health.routes,
     metrics.routes,
@@ -77,4 +82,7 @@ def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlet
 
 async def _on_error(http: HttpRequest, error: Exception) -> Response:
     request_id = received(http).request_id
-    return response_to(from_error(error, request_id), http.url.path, request_id)
+    known = from_error(error, request_id)
+    if http.url.path in LIBRE_PATHS:
+        return error_response(known)
+    return response_to(known, http.url.path, request_id)

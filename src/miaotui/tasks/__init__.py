@@ -15,7 +15,9 @@ from miaotui.tasks.questions import ChoiceQuestion, ScoreQuestion, YesNoQuestion
 from miaotui.tasks.result import LabelledText, RowError, Sentiment, TaskResult, WordEffect
 from miaotui.tasks.sentiments import SentimentClassifier
 from miaotui.tasks.summaries.calls import summarize
-from miaotui.tasks.summaries.result import Summary, SummaryLength, SummaryPart
+from miaotui.tasks.summaries.result import SummaryLength, SummaryPart, TextSummary
+from miaotui.tasks.translation.calls import translate
+from miaotui.tasks.translation.translator import Translation, TranslationOptions
 
 __all__ = [
     "CalibrationReport",
@@ -28,10 +30,12 @@ __all__ = [
     "ScoreQuestion",
     "Sentiment",
     "SentimentClassifier",
-    "Summary",
     "SummaryLength",
     "SummaryPart",
     "TaskResult",
+    "TextSummary",
+    "Translation",
+    "TranslationOptions",
     "WordEffect",
     "YesNoQuestion",
     "classify",
@@ -41,4 +45,5 @@ __all__ = [
     "fit_temperature",
     "sentiment",
     "summarize",
+    "translate",
 ]

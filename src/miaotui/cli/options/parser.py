@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.serve import key_options, serve_options
-from miaotui.cli.options.tasks import classify_options, summarize_options
+from miaotui.cli.options.tasks import classify_options, summarize_options, translate_options
 from miaotui.cli.output import messages
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.types import SamplingParams
@@ -277,5 +277,6 @@ COMMANDS = (
     Command("support", "reply to customers, from questions and documents", "", range(1), support_options),
     Command("classify", "label the texts of a file", "INPUT", range(1, 2), classify_options, "tasks"),
     Command("summarize", "summarise the texts of a file", "INPUT", range(1, 2), summarize_options, "tasks"),
+    Command("translate", "translate the texts of a file", "INPUT", range(1, 2), translate_options, "tasks"),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )

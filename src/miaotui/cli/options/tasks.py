@@ -68,6 +68,24 @@ def summarize_options(parser: argparse.ArgumentParser) -> None:
     row_options(parser)
 
 
+def translate_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui translate``."""
+    parser.epilog = "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text."
+    how = parser.add_argument_group("translations")
+    how.add_argument("--to", metavar="LANGUAGE", default="en", help="code or English name (default: en)")
+    how.add_argument("--from", metavar="LANGUAGE", default="auto", dest="source", help="default: detected in each text")
+    how.add_argument(
+        "--markup",
+        choices=("text", "html", "markdown"),
+        default="text",
+        metavar="text|html|markdown",
+        help="markup that is kept (default: text)",
+    )
+    how.add_argument("--glossary", metavar="FILE", help="terms and their translations (.csv .tsv)")
+    how.add_argument("--model", metavar="MODEL", help="the chat model (default: qwen2.5-coder-0.5b)")
+    row_options(parser)
+
+
 def _share(text: str) -> float:
     try:
         value = float(text)

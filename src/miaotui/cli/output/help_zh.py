@@ -42,6 +42,13 @@ HELP = {
     "choose clauses, not sentences: something like a title": "选分句而不选整句：近似标题",
     "a chat model writes; unsupported sentences are dropped": "由对话模型撰写；原文不支持的句子会去掉",
     "the chat model (default: qwen2.5-coder-0.5b)": "对话模型（默认：qwen2.5-coder-0.5b）",
+    "translate the texts of a file": "翻译文件中的文本",
+    # translate
+    "translations": "翻译",
+    "code or English name (default: en)": "代码或英文名（默认：en）",
+    "default: detected in each text": "默认：逐条检测",
+    "markup that is kept (default: text)": "要保留的标记（默认：text）",
+    "terms and their translations (.csv .tsv)": "术语及其译法（.csv .tsv）",
     # classify
     "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text. Give one of "
     "--labels, --examples and --head; --sentiment needs none.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取）、表示标准输入的 -，或一段文本。"

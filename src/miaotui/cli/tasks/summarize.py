@@ -15,7 +15,7 @@ from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
 
 if TYPE_CHECKING:
-    from miaotui.tasks.summaries.result import Summary
+    from miaotui.tasks.summaries.result import TextSummary
 
 COLUMNS = ("summary", "places", "method")
 
@@ -46,7 +46,7 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
         yield lambda texts, first: _columns(written(writer, texts, length, first=first))
 
 
-def _columns(found: Sequence[Summary]) -> list[Columns]:
+def _columns(found: Sequence[TextSummary]) -> list[Columns]:
     return [
         {
             "summary": each.text,

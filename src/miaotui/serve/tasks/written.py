@@ -65,7 +65,8 @@ class TextTasks:
             "took_ms": round(took_ms, 1),
             "met": None if asked_ms is None else took_ms <= asked_ms,
         }
-        found = {"object": "list", "model": model, "data": list(data), "deadline": report}
+        rows = [{**each, "took_ms": each["took_ms"] or round(took_ms, 1)} for each in data]
+        found = {"object": "list", "model": model, "data": rows, "deadline": report}
         return json_response(found, headers=ignored_fields(self.body))
 
 

@@ -73,3 +73,43 @@ class SummaryAnswer(Wire):
     model: str
     data: list[SummaryBody]
     deadline: dict[str, JsonValue]
+
+
+class TranslationRequest(WrittenFields):
+    """Texts to translate."""
+
+    texts: TaskTexts = Field(description="A text that cannot be taken has an error, and the others are answered.")
+    target: Name = Field(description="Code or English name of a language.")
+    source: Name | None = Field(None, description="None: detected in each text.")
+    format: Literal["text", "html", "markdown"] | None = Field(None, description="Markup that is kept.")
+    glossary: Annotated[dict[str, str], Field(max_length=256)] | None = Field(
+        None, description="Terms of the source, and those of the target."
+    )
+    alternatives: int | None = Field(None, ge=0, le=3)
+
+
+class TranslationBody(Wire):
+    """Translation of one text."""
+
+    index: int
+    text: str | None
+    source: str
+    target: str
+    confidence: float | None = None
+    probability: float
+    alternatives: list[str] | None = None
+    missed_terms: list[str] | None = None
+    pieces: int
+    retried: int
+    model: str
+    took_ms: float
+    error: str | None = None
+
+
+class TranslationAnswer(Wire):
+    """Translations in the order of the texts."""
+
+    object: Literal["list"]
+    model: str
+    data: list[TranslationBody]
+    deadline: dict[str, JsonValue]

@@ -13,7 +13,7 @@ from miaotui.errors import RequestError
 from miaotui.retrieval.query.analysis import has_chinese
 from miaotui.retrieval.sentences import sentences
 from miaotui.tasks.summaries.extractive import checked_text, extract_summary, joined
-from miaotui.tasks.summaries.result import Summary, SummaryLength, SummaryPart
+from miaotui.tasks.summaries.result import SummaryLength, SummaryPart, TextSummary
 from miaotui.tasks.summaries.support import LEAST, support_of
 from miaotui.tasks.summaries.units import units_of
 from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer
@@ -24,7 +24,7 @@ TOKENS_A_SENTENCE = 64
 
 def written_summary(
     text: str, length: SummaryLength, *, index: int = 0, model: str = ""
-) -> Generator[Sequence[WriteRequest], Sequence[WrittenAnswer], Summary]:
+) -> Generator[Sequence[WriteRequest], Sequence[WrittenAnswer], TextSummary]:
     """Ask for a summary and check it; a text that cannot be taken gives a result with an error."""
     try:
         checked_text(text, index)
@@ -32,12 +32,12 @@ def written_summary(
         params = SamplingParams(max_tokens=TOKENS_A_SENTENCE * most, repetition_penalty=1.05)
         (answer,) = yield [WriteRequest(messages_for(text, most, length), params, passages=[text])]
     except RequestError as error:
-        return Summary(index=index, method="write", model=model, error=str(error))
+        return TextSummary(index=index, method="write", model=model, error=str(error))
     parts, dropped = checked_parts(answer, text, length, most)
     if not parts:
         return replace(extract_summary(text, length, index=index), dropped=tuple(dropped), model=model)
     whole = joined([part.text for part in parts])
-    return Summary(index=index, text=whole, parts=tuple(parts), dropped=tuple(dropped), method="write", model=model)
+    return TextSummary(index=index, text=whole, parts=tuple(parts), dropped=tuple(dropped), method="write", model=model)
 
 
 def messages_for(text: str, most: int, length: SummaryLength) -> list[dict[str, str]]:

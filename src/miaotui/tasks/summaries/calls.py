@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
 from miaotui.encoder import Encoder
 from miaotui.errors import FieldError, RequestError
-from miaotui.llm import LLM, load
+from miaotui.llm import LLM
 from miaotui.tasks.summaries.abstractive import written_summary
 from miaotui.tasks.summaries.extractive import Vectors, extract_summary
 from miaotui.tasks.summaries.features import Doubles
-from miaotui.tasks.summaries.result import Summary, SummaryLength, SummaryMethod
+from miaotui.tasks.summaries.result import SummaryLength, SummaryMethod, TextSummary
 from miaotui.tasks.summaries.units import UnitKind
 from miaotui.tasks.vectors import embed_texts, listed
+from miaotui.tasks.writing.open import opened_llm
 from miaotui.tasks.writing.writer import Writer
 
 SUMMARY_MODEL = "qwen2.5-coder-0.5b"
@@ -37,7 +37,7 @@ def summarize(
     method: SummaryMethod | None = None,
     model: str | os.PathLike[str] | LLM | Encoder | None = None,
     deadline_ms: float | None = None,
-) -> list[Summary]:
+) -> list[TextSummary]:
     """Return the summary of each text; a text that cannot be taken has an error.
 
     The length is at most so many ``sentences`` (of the text, or clauses with ``unit``), ``words`` (Chinese: characters)
@@ -68,7 +68,7 @@ def extracted(
     encoder: Encoder | None = None,
     first: int = 0,
     due_s: float | None = None,
-) -> list[Summary]:
+) -> list[TextSummary]:
     """Return extracted summaries; ``first`` is the number of the first text.
 
     Texts that have not begun at ``due_s`` (`time.perf_counter`) have an error.
@@ -79,7 +79,7 @@ def extracted(
 
 def written(
     writer: Writer, texts: Iterable[object], length: SummaryLength, *, first: int = 0, deadline_ms: float | None = None
-) -> list[Summary]:
+) -> list[TextSummary]:
     """Return summaries that a chat model writes, and sentences of the text where it writes nothing sound."""
     began_s = time.perf_counter()
     tasks = [
@@ -91,11 +91,6 @@ def written(
     return [replace(each, took_ms=took_ms) for each in found]
 
 
-def opened_llm(model: str | os.PathLike[str] | LLM) -> AbstractContextManager[LLM]:
-    """Open a chat model for a block, or use the one that is given and leave it open."""
-    return nullcontext(model) if isinstance(model, LLM) else load(model)
-
-
 def unit_vectors(encoder: Encoder, texts: Iterable[str]) -> Doubles:
     """Return the unit embeddings of a text's units, float64 ``[n, d]``."""
     return embed_texts(encoder, list(texts), prompt=None).values.astype("float64")
@@ -103,12 +98,12 @@ def unit_vectors(encoder: Encoder, texts: Iterable[str]) -> Doubles:
 
 def _extracted_one(
     text: object, length: SummaryLength, index: int, vectors: Vectors | None, due_s: float | None
-) -> Summary:
+) -> TextSummary:
     began_s = time.perf_counter()
     if due_s is not None and began_s >= due_s:
-        return Summary(index=index, error=f"texts[{index}]: no time was left: give more time, or fewer texts")
+        return TextSummary(index=index, error=f"texts[{index}]: no time was left: give more time, or fewer texts")
     try:
         found = extract_summary(text, length, index=index, vectors=vectors)  # type: ignore[arg-type]  # checked there
     except RequestError as error:
-        found = Summary(index=index, error=str(error))
+        found = TextSummary(index=index, error=str(error))
     return replace(found, took_ms=(time.perf_counter() - began_s) * 1e3)

@@ -15,7 +15,7 @@ import numpy as np
 from miaotui.errors import FieldError
 from miaotui.retrieval.query.analysis import has_chinese
 from miaotui.tasks.summaries.features import NAMES, Doubles, features_of
-from miaotui.tasks.summaries.result import Summary, SummaryLength, SummaryPart
+from miaotui.tasks.summaries.result import SummaryLength, SummaryPart, TextSummary
 from miaotui.tasks.summaries.units import TextUnit, UnitKind, units_of
 
 MAX_CHARACTERS = 1 << 20
@@ -30,7 +30,7 @@ WEIGHTS: Mapping[UnitKind, Sequence[float]] = {  # of `NAMES`
 }
 
 
-def extract_summary(text: str, length: SummaryLength, *, index: int = 0, vectors: Vectors | None = None) -> Summary:
+def extract_summary(text: str, length: SummaryLength, *, index: int = 0, vectors: Vectors | None = None) -> TextSummary:
     """Return the summary of a text by its own units. Raises `FieldError` for a text without any."""
     checked_text(text, index)
     units = units_of(text, length.unit)
@@ -44,7 +44,7 @@ def extract_summary(text: str, length: SummaryLength, *, index: int = 0, vectors
     parts = tuple(
         SummaryPart(text=units[n].text, start=units[n].start, end=units[n].end, score=float(shares[n])) for n in chosen
     )
-    return Summary(index=index, text=joined([part.text for part in parts]), parts=parts)
+    return TextSummary(index=index, text=joined([part.text for part in parts]), parts=parts)
 
 
 def choose(units: Sequence[TextUnit], weights: Doubles, likeness: Doubles, length: SummaryLength) -> list[int]:

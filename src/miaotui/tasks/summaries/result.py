@@ -62,7 +62,7 @@ class SummaryPart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class TextSummary:
     """Summary of one text. ``dropped`` are sentences that a model wrote and the text does not support."""
 
     index: int

@@ -1,0 +1,67 @@
+"""``miaotui translate``: translations of the texts of a file, written beside them.
+
+Owns the columns and the reading of a glossary. Knows translations by their public calls, and rows by `row_files`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miaotui.cli.output.progress import ProgressBars
+from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
+from miaotui.errors import RequestError
+
+if TYPE_CHECKING:
+    from miaotui.tasks.translation.translator import Translation
+
+COLUMNS = ("translation", "language", "probability")
+
+
+def translate(parsed: argparse.Namespace) -> int:
+    """Translate the texts and return the exit status."""
+    return run_over_rows(parsed, RowTask(COLUMNS, lambda: _answering(parsed), 32, 8))
+
+
+@contextmanager
+def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
+    from miaotui.llm import load
+    from miaotui.tasks.translation.calls import TRANSLATION_MODEL, translated
+    from miaotui.tasks.translation.translator import TranslationOptions
+    from miaotui.tasks.writing.writer import Writer
+
+    glossary = {} if parsed.glossary is None else read_glossary(Path(parsed.glossary))
+    options = TranslationOptions(parsed.to, parsed.source, parsed.markup, glossary)
+    with ProgressBars() as progress, load(parsed.model or TRANSLATION_MODEL, progress=progress) as llm:
+        progress.close()
+        writer = Writer(llm)
+        yield lambda texts, first: _columns(translated(writer, texts, options, first=first))
+
+
+def read_glossary(path: Path) -> dict[str, str]:
+    """Return the terms of a CSV or TSV file with two columns. Raises `RequestError`."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"the glossary {path} cannot be read: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if row and len(row) != 2:
+            raise RequestError(f"the glossary {path}, line {number}: must be a term and its translation")
+    return {row[0].strip(): row[1].strip() for row in rows if row}
+
+
+def _columns(found: Sequence[Translation]) -> list[Columns]:
+    return [
+        {
+            "translation": each.text,
+            "language": each.source,
+            "probability": None if each.error else round(each.probability, 4),
+            "error": each.error,
+        }
+        for each in found
+    ]

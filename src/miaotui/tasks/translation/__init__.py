@@ -1,0 +1,1 @@
+"""Translations by a chat model: markup kept, glossary followed, loops and echoes caught."""
