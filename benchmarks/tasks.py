@@ -25,7 +25,7 @@ import miaotui
 from miaotui.tasks import ChoiceQuestion, Decider
 from miaotui.tasks.calibration import fit_temperature, report
 from miaotui.tasks.decider import padded_rows
-from miaotui.tasks.head import fit_head
+from miaotui.tasks.heads.head import fit_head
 from miaotui.tasks.vectors import embed_texts
 
 ENGLISH, OTHER = "all-minilm-l6-v2", "embedder"

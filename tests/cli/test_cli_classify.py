@@ -32,7 +32,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     (tmp_path / "examples.csv").write_text("text,label\n" + "".join(f"{a},{b}\n" for a, b in EXAMPLES))
-    (tmp_path / "in.csv").write_text('id,text\n1,the cat\n2,"ping\npong"\n3,\n4\n5,pong\n')
+    (tmp_path / "in.csv").write_text('id,text\n1,the cat\n2,"pong\npong"\n3,\n4\n5,pong\n')
     return tmp_path
 
 
@@ -50,7 +50,7 @@ def test_a_file_comes_back_with_labels(classify: Classify, files: Path, capsys: 
     rows = list(csv.DictReader(shown.out.splitlines(keepends=True)))
     assert [row["id"] for row in rows] == ["1", "2", "3", "4", "5"]
     assert [row["label"] for row in rows] == ["animal", "game", "", "", "game"]
-    assert rows[1]["text"] == "ping\npong"
+    assert rows[1]["text"] == "pong\npong"
     assert rows[2]["error"] == "line 5: the text is empty"
     assert "has 1 fields" in rows[3]["error"]
     assert 0.5 < float(rows[0]["probability"]) <= 1.0

@@ -18,8 +18,8 @@ from miaotui.llm import LLM, load
 from miaotui.tasks.classification import Classifier, Names
 from miaotui.tasks.decider import Decider
 from miaotui.tasks.decisions import Decision, Questions
-from miaotui.tasks.head import ClassifierHead
-from miaotui.tasks.head_file import load_head
+from miaotui.tasks.heads.head import ClassifierHead
+from miaotui.tasks.heads.head_file import load_head
 from miaotui.tasks.questions import ChoiceQuestion
 from miaotui.tasks.result import LabelledText, Sentiment
 from miaotui.tasks.sentiments import SentimentClassifier

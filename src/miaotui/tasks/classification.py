@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from miaotui.encoder import Encoder
 from miaotui.errors import FieldError, RequestError
 from miaotui.tasks.calibration import Doubles
-from miaotui.tasks.head import ClassifierHead, check_labels, fit_head, head_of_names
-from miaotui.tasks.head_file import load_head, save_head
+from miaotui.tasks.heads.head import ClassifierHead, check_labels, fit_head, head_of_names
+from miaotui.tasks.heads.head_file import load_head, save_head
 from miaotui.tasks.result import LabelledText, RowError, TaskResult
 from miaotui.tasks.vectors import PROMPT, TextVectors, embed_texts, listed
 
@@ -44,14 +44,18 @@ class Classifier:
     ) -> Self:
         """Fit a head to examples. Rows without a text or a label, and second labels of a text, are left out.
 
-        Raises `RequestError` where fewer than two labels are left.
+        XX `RequestError` where fewer than two labels are left.
         """
         given, wanted = listed(texts), listed(labels, "labels")
         rows, errors = sound_rows(given, wanted)
         read = embed_texts(encoder, [given[row] for row in rows], prompt=prompt)
+        names = names_of(wanted[row] for row in rows)
+        named = embed_texts(encoder, list(names.values()), prompt=prompt)
         errors += [RowError(rows[place], str(read.errors[place])) for place in range(len(read)) if read.errors[place]]
         chosen = [wanted[rows[place]] for place in read.sound]
-        head = fit_head(read.values[read.sound], chosen, encoder=encoder.model.path.name, prompt=prompt)
+        vectors = dict(zip(names, named.values, strict=True))
+        name = encoder.model.path.name
+        head = fit_head(read.values[read.sound], chosen, encoder=name, prompt=prompt, names=vectors)
         return cls(encoder, head, sorted(errors, key=lambda error: error.index))
 
     @classmethod
@@ -167,9 +171,18 @@ def phrases_of(labels: Names, template: str = "{}") -> dict[str, list[str]]:
         more = [given] if isinstance(given, str) else list(given or ())
         if not all(isinstance(each, str) and each.strip() for each in more):
             raise FieldError(f"labels[{name!r}]", "a description must be a text that is not empty")
-        words = " ".join(name.replace("_", " ").split())
-        found[name] = [template.replace("{}", each) for each in (more or [words])]
+        found[name] = [template.replace("{}", each) for each in (more or [words_of(name)])]
     return found
+
+
+def words_of(label: str) -> str:
+    """Return a label's name in words."""
+    return " ".join(label.replace("_", " ").split()) or label
+
+
+def names_of(labels: Iterable[str]) -> dict[str, str]:
+    """Return each label once, with its name in words."""
+    return {label: words_of(label) for label in labels}
 
 
 def names_head(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from miaotui.errors import FieldError
-from miaotui.tasks.head import MAX_LABEL_CHARACTERS
+from miaotui.tasks.heads.head import MAX_LABEL_CHARACTERS
 
 MAX_OPTIONS = 256
 MAX_LEVELS = 16

@@ -20,7 +20,7 @@ from miaotui.errors import FieldError
 from miaotui.libraries import need
 from miaotui.tasks.calibration import Doubles
 from miaotui.tasks.classification import Classifier, labelled
-from miaotui.tasks.head import ClassifierHead
+from miaotui.tasks.heads.head import ClassifierHead
 from miaotui.tasks.result import Sentiment, WordEffect
 from miaotui.tasks.vectors import embed_texts, listed
 

@@ -49,7 +49,7 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     """Open the model and make what answers texts."""
     from miaotui.tasks.calls import ENGLISH_ENCODER, opened_encoder
     from miaotui.tasks.classification import Classifier
-    from miaotui.tasks.head_file import load_head
+    from miaotui.tasks.heads.head_file import load_head
     from miaotui.tasks.sentiments import SentimentClassifier
 
     ways = [parsed.labels, parsed.examples, parsed.head]

@@ -25,8 +25,8 @@ from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.accounting import received
 from miaotui.serve.tasks.wire import LabelRequest, SentimentRequest, TaskAnswer, TaskFields
-from miaotui.tasks.classification import Names, labelled, names_head, phrases_of
-from miaotui.tasks.head import ClassifierHead, fit_head
+from miaotui.tasks.classification import Names, labelled, names_head, names_of, phrases_of
+from miaotui.tasks.heads.head import ClassifierHead, fit_head
 from miaotui.tasks.result import LabelledText, Sentiment, TaskResult
 from miaotui.tasks.sentiments import NEUTRAL_BELOW, SENTIMENT_PHRASES, within_band
 from miaotui.tasks.vectors import PROMPT, TextVectors, vector_task
@@ -94,14 +94,17 @@ def _head_of(body: TaskFields, labels: Names | None, template: str) -> tuple[lis
         flat = [phrase for each in phrases.values() for phrase in each]
         return flat, lambda read, name: names_head(phrases, read, name, PROMPT)
     examples = body.examples or []
-    names = [each.label for each in examples]
+    given = [each.label for each in examples]
+    names = names_of(given)
 
     def fitted(read: TextVectors, name: str) -> ClassifierHead:
-        if len(read.sound) < len(read):
-            raise RequestError("examples" + next(error for error in read.errors if error).removeprefix("texts"))
-        return fit_head(read.values, names, encoder=name, prompt=PROMPT)
+        errors = read.errors[: len(given)]
+        if any(errors):
+            raise RequestError("examples" + next(error for error in errors if error).removeprefix("texts"))
+        vectors = dict(zip(names, read.values[len(given) :], strict=True))
+        return fit_head(read.values[: len(given)], given, encoder=name, prompt=PROMPT, names=vectors)
 
-    return [each.text for each in examples], fitted
+    return [*(each.text for each in examples), *names.values()], fitted
 
 
 def _whole_task(

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from miaotui.errors import CacheError, FieldError, ModelFormatError, ModelNotFoundError
 from miaotui.hub.formats.untrusted_json import parse_object
 from miaotui.tasks.calibration import HIGHEST, LOWEST, CalibrationReport
-from miaotui.tasks.head import MAX_LABELS, ClassifierHead, check_labels
-from miaotui.tasks.logistic import Linear
+from miaotui.tasks.heads.head import MAX_LABELS, ClassifierHead, check_labels
+from miaotui.tasks.heads.kernel_ridge import KernelLayer
+from miaotui.tasks.heads.logistic import Linear
+from miaotui.tasks.heads.selection import Layer
 
 FORMAT = "miaotui-classifier"
 VERSION = 1
@@ -73,6 +75,8 @@ def _described(head: ClassifierHead) -> dict[str, Any]:
         "temperature": head.temperature,
         "penalty": head.penalty,
         "held_out": None if head.held_out is None else asdict(head.held_out),
+        "gamma": head.layer.gamma if isinstance(head.layer, KernelLayer) else None,
+        "names": head.n_names,
         "weights": _packed(head.layer.weights, "<f4"),
         "bias": _packed(head.layer.bias, "<f4"),
         "examples": _packed(head.vectors, "<f2"),
@@ -89,11 +93,13 @@ def _read(values: Mapping[str, Any]) -> ClassifierHead:
     check_labels(labels)
     targets = _unpacked(values["targets"], "<u2").astype(np.int64)
     examples = _unpacked(values["examples"], "<f2").astype(np.float32)
-    layer = Linear(
-        _shaped(_unpacked(values["weights"], "<f4"), len(labels), width), _unpacked(values["bias"], "<f4").copy()
-    )
+    vectors = _shaped(examples, len(targets), width)
+    layer = _layer(values, vectors, len(labels))
+    n_names = values["names"]
     if len(layer.bias) != len(labels) or (targets.size and targets.max() >= len(labels)):
         raise ValueError("its numbers do not fit its labels")
+    if type(n_names) is not int or not 0 <= n_names <= min(len(labels), len(targets)):
+        raise ValueError("names must be a number of its examples")
     if values["source"] not in _SOURCES:
         raise ValueError(f"source must be one of {', '.join(_SOURCES)}")
     held_out = values["held_out"]
@@ -104,11 +110,21 @@ def _read(values: Mapping[str, Any]) -> ClassifierHead:
         source=values["source"],
         encoder=_text(values["encoder"]),
         prompt=None if values["prompt"] is None else _text(values["prompt"]),
-        vectors=_shaped(examples, len(targets), width),
+        vectors=vectors,
         targets=targets,
         penalty=_number(values["penalty"], 1e-9, 1e3),
         held_out=None if held_out is None else CalibrationReport(**held_out),
+        n_names=n_names,
     )
+
+
+def _layer(values: Mapping[str, Any], vectors: NDArray[np.float32], n_labels: int) -> Layer:
+    """Return the layer: linear, or over the kept examples where the file has a ``gamma``."""
+    weights, bias = _unpacked(values["weights"], "<f4"), _unpacked(values["bias"], "<f4").copy()
+    if values["gamma"] is None:
+        return Linear(_shaped(weights, n_labels, vectors.shape[1]), bias)
+    gamma = _number(values["gamma"], 1e-3, 1e5)
+    return KernelLayer(vectors, _shaped(weights, n_labels, len(vectors)), bias, gamma)
 
 
 def _packed(array: NDArray[Any], kind: str) -> str:

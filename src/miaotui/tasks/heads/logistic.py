@@ -29,10 +29,25 @@ class Linear(NamedTuple):
     weights: Floats
     bias: Floats
 
+    @property
+    def width(self) -> int:
+        """Return the length of a vector."""
+        return int(self.weights.shape[1])
+
     def logits(self, vectors: Floats) -> Floats:
-        """Return logits ``[n, labels]`` of ``vectors [n, d]``; each row by itself, so it depends on no other."""
-        rows = [self.weights @ vector + self.bias for vector in vectors]
-        return np.stack(rows) if rows else np.zeros((0, len(self.bias)), np.float32)
+        """Return logits ``[n, labels]`` of ``vectors [n, d]``; a row depends on no other."""
+        return row_products(vectors, self.weights) + self.bias
+
+
+def row_products(rows: Floats, weights: Floats) -> Floats:
+    """Return ``rows @ weights.T`` by NumPy's own loops, row by row.
+
+    BLAS sums a row in an order that depends on its place among others and on the number of threads.
+    """
+    found = np.empty((len(rows), len(weights)), np.float32)
+    for row, out in zip(rows, found, strict=True):
+        np.einsum("k,ok->o", row, weights, out=out)
+    return found
 
 
 def fit_logistic(

@@ -14,39 +14,47 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.errors import FieldError, RequestError
+from miaotui.errors import FieldError
 from miaotui.tasks.calibration import CalibrationReport, Doubles, fit_temperature, report, softmax_rows
-from miaotui.tasks.logistic import Linear, fit_logistic
+from miaotui.tasks.heads.kernel_ridge import KernelLayer
+from miaotui.tasks.heads.logistic import Linear
+from miaotui.tasks.heads.selection import (
+    MOST_KERNEL_ROWS,
+    RIDGE_PENALTIES,
+    RIDGE_TEMPERATURE,
+    Layer,
+    choose_layer,
+    refit,
+)
 
 Floats = NDArray[np.float32]
 Targets = NDArray[np.int64]
 MAX_LABELS = 4096
 MAX_LABEL_CHARACTERS = 512
 MAX_EXAMPLES = 200_000
-FOLDS = 5
-PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # of the mean loss, strongest first
 NAME_TEMPERATURE = 0.05  # of cosines with label names, until held-out examples give another one
 KEPT_BYTES = 4 << 20  # of examples that a head keeps for learning more
 
 
 @dataclass(frozen=True)
 class ClassifierHead:
-    """Linear layer over unit vectors ``[d]``, its labels, and the temperature of its probabilities.
+    """Layer over unit vectors ``[d]``, its labels, and the temperature of its probabilities.
 
-    ``vectors [n, d]`` and ``targets [n]`` are the examples that it keeps; ``held_out`` has its figures on examples that
-    were left out of the fit, None where there were none.
+    ``vectors [n, d]`` and ``targets [n]`` are the examples that it keeps, the first ``n_names`` of them made of the
+    labels' names; ``held_out`` has its figures on examples that were left out of the fit, None where there were none.
     """
 
     labels: tuple[str, ...]
-    layer: Linear
+    layer: Layer
     temperature: float
     source: Literal["examples", "label names"]
     encoder: str
     prompt: str | None
     vectors: Floats
     targets: Targets
-    penalty: float = PENALTIES[2]
+    penalty: float = RIDGE_PENALTIES[3]
     held_out: CalibrationReport | None = None
+    n_names: int = 0
 
     @property
     def calibrated(self) -> bool:
@@ -56,7 +64,7 @@ class ClassifierHead:
     @property
     def width(self) -> int:
         """Return the length of a vector."""
-        return int(self.layer.weights.shape[1])
+        return self.layer.width
 
     def probabilities(self, vectors: Floats) -> Doubles:
         """Return the probability of each label, float64 ``[n, labels]``, for ``vectors [n, d]``."""
@@ -70,58 +78,77 @@ class ClassifierHead:
         return replace(self, temperature=temperature, held_out=report(logits, targets, temperature))
 
     def learn(self, vectors: Floats, labels: Sequence[str]) -> ClassifierHead:
-        """Return the head with more examples, beginning where it is; a label may be new. Temperature stays."""
+        """Return the head with more examples; a label may be new. The temperature stays.
+
+        Names of labels that a head was made of go on counting as one example each.
+        """
         names = list(self.labels)
         names += [each for each in dict.fromkeys(labels) if each not in self.labels]
         check_labels(names)
-        vectors = np.concatenate([self.vectors, vectors])
+        vectors = np.concatenate([self.vectors, _rounded(vectors)])
         targets = np.concatenate([self.targets, targets_of(labels, names)])
-        start = self.layer if self.source == "examples" else None
-        layer = fit_logistic(vectors, targets, len(names), self.penalty, weight=balance(targets), start=start)
-        kept = _kept(targets, self.width)
+        is_fitted = self.source == "examples"
+        most = MOST_KERNEL_ROWS if isinstance(self.layer, KernelLayer) else _room(self.width)
+        kept = _kept(targets, most, self.n_names)
+        layer, penalty = refit(
+            vectors[kept], targets[kept], len(names), self.penalty, self.layer if is_fitted else None
+        )
         return replace(
             self,
             labels=tuple(names),
             layer=layer,
+            penalty=penalty,
             source="examples",
-            temperature=self.temperature if self.source == "examples" else 1.0,
-            held_out=self.held_out if self.source == "examples" else None,
-            vectors=_rounded(vectors[kept]),
+            temperature=self.temperature if is_fitted else RIDGE_TEMPERATURE,
+            held_out=self.held_out if is_fitted else None,
+            vectors=vectors[kept],
             targets=targets[kept],
         )
 
 
 def fit_head(
-    vectors: Floats, labels: Sequence[str], *, encoder: str, prompt: str | None, order: Sequence[str] = ()
+    vectors: Floats,
+    labels: Sequence[str],
+    *,
+    encoder: str,
+    prompt: str | None,
+    order: Sequence[str] = (),
+    names: Mapping[str, Floats] | None = None,
 ) -> ClassifierHead:
     """Fit a head to unit vectors ``[n, d]`` and their labels.
 
-    The penalty and the temperature come from cross-validation, so that the probabilities are calibrated on examples
-    that the fit did not see. ``order`` names the labels first; else they come in order of appearance. Raises
-    `RequestError` for fewer than two labels.
+    Kind, penalty and temperature come from held-out examples, so that the probabilities are calibrated on examples
+    that the fit did not see. ``order`` names the labels first; else they come in order of appearance. ``names`` are
+    unit vectors ``[d]`` of the labels' names, which few examples learn from if that helps. Raises `RequestError` for
+    fewer than two labels.
     """
-    names = list(dict.fromkeys([*order, *labels]))
-    check_labels(names)
+    known = list(dict.fromkeys([*order, *labels]))
+    check_labels(known)
     if len(labels) > MAX_EXAMPLES:
         raise FieldError("labels", f"{len(labels):,} examples exceed {MAX_EXAMPLES:,}: give a sample")
-    targets = targets_of(labels, names)
-    absent = [name for index, name in enumerate(names) if index not in set(targets.tolist())]
+    targets = targets_of(labels, known)
+    absent = sorted(set(range(len(known))) - set(targets.tolist()))
     if absent:
-        raise FieldError("labels", f"no example has the label {absent[0]!r}: give at least one for each label")
-    penalty, temperature, held_out = _validate(vectors, targets, len(names))
-    layer = fit_logistic(vectors, targets, len(names), penalty, weight=balance(targets))
-    kept = _kept(targets, vectors.shape[1])
+        raise FieldError("labels", f"no example has the label {known[absent[0]]!r}: give at least one for each label")
+    vectors = _rounded(vectors)
+    named = None if names is None else _rounded(np.stack([names[each] for each in known]))
+    chosen = choose_layer(vectors, targets, len(known), named)
+    if chosen.n_names and named is not None:
+        vectors = np.concatenate([named, vectors])
+        targets = np.concatenate([np.arange(len(known)), targets])
+    kept = _kept(targets, _room(vectors.shape[1]), chosen.n_names)
     return ClassifierHead(
-        tuple(names),
-        layer,
-        temperature,
+        tuple(known),
+        chosen.layer,
+        chosen.temperature,
         "examples",
         encoder,
         prompt,
-        _rounded(vectors[kept]),
+        vectors[kept],
         targets[kept],
-        penalty,
-        held_out,
+        chosen.penalty,
+        chosen.held_out,
+        chosen.n_names,
     )
 
 
@@ -132,10 +159,17 @@ def head_of_names(
     names = list(vectors)
     check_labels(names)
     weights = np.stack([unit(vectors[name].mean(axis=0)) for name in names])
-    empty = np.zeros((0, weights.shape[1]), np.float32)
     layer = Linear(weights, np.zeros(len(names), np.float32))
     return ClassifierHead(
-        tuple(names), layer, temperature, "label names", encoder, prompt, empty, np.zeros(0, np.int64)
+        tuple(names),
+        layer,
+        temperature,
+        "label names",
+        encoder,
+        prompt,
+        _rounded(weights),
+        np.arange(len(names)),
+        n_names=len(names),
     )
 
 
@@ -164,56 +198,9 @@ def targets_of(labels: Sequence[str], names: Sequence[str]) -> Targets:
     return np.array([places[label] for label in labels], np.int64)
 
 
-def balance(targets: Targets) -> Floats:
-    """Return weights ``[n]`` under which rare labels count between their share and an equal one."""
-    counts = np.bincount(targets)
-    return np.asarray(1.0 / np.sqrt(counts[targets]), np.float32)
-
-
 def unit(vector: Floats) -> Floats:
     """Return a vector of length 1 in the same direction."""
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
-
-
-def _validate(vectors: Floats, targets: Targets, n_labels: int) -> tuple[float, float, CalibrationReport | None]:
-    """Return penalty and temperature by cross-validation, with the held-out figures; defaults without enough."""
-    folds = fold_numbers(targets)
-    n_folds = int(folds.max(initial=-1)) + 1
-    if n_folds < 2:
-        return PENALTIES[2], 1.0, None
-    held = np.flatnonzero(folds >= 0)
-    logits = {penalty: np.zeros((len(targets), n_labels), np.float32) for penalty in PENALTIES}
-    for fold in range(n_folds):
-        out = folds == fold
-        layer = None
-        for penalty in PENALTIES:
-            inside = targets[~out]
-            layer = fit_logistic(vectors[~out], inside, n_labels, penalty, weight=balance(inside), start=layer)
-            logits[penalty][out] = layer.logits(vectors[out])
-    best: tuple[float, float, float, CalibrationReport] | None = None
-    for penalty, rows in logits.items():
-        temperature = fit_temperature(rows[held], targets[held])
-        found = report(rows[held], targets[held], temperature)
-        if best is None or found.log_loss < best[0]:
-            best = found.log_loss, penalty, temperature, found
-    if best is None:
-        raise RequestError("no penalty was tried")
-    return best[1], best[2], best[3]
-
-
-def fold_numbers(targets: Targets) -> Targets:
-    """Return each example's fold ``[n]``: those of a label are dealt out in turn; -1: always in the fit."""
-    counts = np.bincount(targets)
-    folds = np.full(len(targets), -1, np.int64)
-    n_folds = min(FOLDS, int(counts[counts > 0].max(initial=0)))
-    if n_folds < 2:
-        return folds
-    dealt = np.zeros(len(counts), np.int64)
-    for place, target in enumerate(targets):
-        if counts[target] > 1:
-            folds[place] = (dealt[target] + target) % n_folds
-            dealt[target] += 1
-    return folds
 
 
 def _rounded(vectors: Floats) -> Floats:
@@ -221,11 +208,15 @@ def _rounded(vectors: Floats) -> Floats:
     return vectors.astype(np.float16).astype(np.float32)
 
 
-def _kept(targets: Targets, width: int) -> Targets:
-    """Return the places of examples that a head keeps: the newest of each label, as far as they fit `KEPT_BYTES`."""
-    room = max(KEPT_BYTES // (2 * max(width, 1)), 1)
+def _room(width: int) -> int:
+    """Return how many examples of this width a head keeps."""
+    return max(KEPT_BYTES // (2 * max(width, 1)), MOST_KERNEL_ROWS)
+
+
+def _kept(targets: Targets, room: int, n_names: int) -> Targets:
+    """Return the places of examples that a head keeps: names, and the newest of each label."""
     if len(targets) <= room:
         return np.arange(len(targets))
-    each = max(room // len(np.unique(targets)), 1)
-    places = [np.flatnonzero(targets == target)[-each:] for target in np.unique(targets)]
-    return np.sort(np.concatenate(places))
+    each = max((room - n_names) // len(np.unique(targets)), 1)
+    places = [n_names + np.flatnonzero(targets[n_names:] == target)[-each:] for target in np.unique(targets)]
+    return np.concatenate([np.arange(n_names), np.sort(np.concatenate(places))])

@@ -1,0 +1,1 @@
+"""Heads of classifiers: layers over the vectors of a frozen encoder, how they are fitted, and their files."""

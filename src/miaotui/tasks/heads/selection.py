@@ -1,0 +1,147 @@
+"""Choice of a head's layer by held-out examples: kernel ridge regression for few, logistic regression for many.
+
+Owns the candidates, and the figures by which one is chosen. Knows neither texts nor labels' names. Invariant: every
+figure is of examples that the fit in question did not see, so the temperature that comes with it is calibrated.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.errors import RequestError
+from miaotui.tasks.calibration import CalibrationReport, fit_temperature, report
+from miaotui.tasks.heads.kernel_ridge import KernelLayer, fit_kernel, fit_kernels
+from miaotui.tasks.heads.logistic import Linear, fit_logistic
+
+Floats = NDArray[np.float32]
+Targets = NDArray[np.int64]
+Layer = Linear | KernelLayer
+FOLDS = 5
+PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # of the mean loss, strongest first
+RIDGE_PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # beside a kernel whose diagonal is 1
+GAMMAS = (0.4, 1.3)  # times the mean distance of examples, 1 - cosine
+LEAST_DISTANCE = 1e-4
+RIDGE_TEMPERATURE = 0.15  # until held-out examples give another one
+MOST_KERNEL_ROWS = 2560  # a fit takes time by the cube of them: about ten seconds on one core
+
+
+class ChosenLayer(NamedTuple):
+    """Layer with its penalty, the temperature of its probabilities, and its figures on held-out examples.
+
+    ``held_out`` is None where no label has two examples. ``n_names``: as many rows in front, vectors of the labels'
+    names, were learned as examples.
+    """
+
+    layer: Layer
+    penalty: float
+    temperature: float
+    held_out: CalibrationReport | None
+    n_names: int = 0
+
+
+def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: Floats | None = None) -> ChosenLayer:
+    """Fit layers to unit vectors ``[n, d]`` with ``targets [n]`` and return the one of the least held-out log loss.
+
+    ``names [labels, d]`` are vectors of the labels' names. Few examples are tried with and without them.
+    """
+    if len(targets) + n_labels > MOST_KERNEL_ROWS:
+        return _logistic(vectors, targets, n_labels)
+    found = _kernel(vectors, targets, n_labels, 0)
+    if names is None:
+        return found
+    rows = np.concatenate([names, vectors])
+    named = _kernel(rows, np.concatenate([np.arange(n_labels), targets]), n_labels, n_labels)
+    if found.held_out is None or named.held_out is None:
+        return named
+    return named if named.held_out.log_loss < found.held_out.log_loss else found
+
+
+def refit(vectors: Floats, targets: Targets, n_labels: int, penalty: float, start: Layer | None) -> tuple[Layer, float]:
+    """Fit a layer of the kind of ``start`` (None: by the number of examples) with its penalty; return both."""
+    weight = balance(targets)
+    if isinstance(start, Linear) or (start is None and len(targets) > MOST_KERNEL_ROWS):
+        return fit_logistic(vectors, targets, n_labels, penalty, weight=weight, start=start), penalty
+    gamma = GAMMAS[-1] / mean_distance(vectors) if start is None else start.gamma
+    penalty = RIDGE_PENALTIES[3] if start is None else penalty
+    return fit_kernel(vectors, targets, n_labels, gamma, penalty, weight), penalty
+
+
+def balance(targets: Targets) -> Floats:
+    """Return weights ``[n]`` under which rare labels count between their share and an equal one."""
+    counts = np.bincount(targets)
+    return np.asarray(1.0 / np.sqrt(counts[targets]), np.float32)
+
+
+def mean_distance(vectors: Floats) -> float:
+    """Return the mean of ``1 - cosine`` over pairs of unit vectors ``[n, d]``: encoders differ much in it."""
+    n = len(vectors)
+    total = np.square(vectors.sum(axis=0, dtype=np.float64)).sum()
+    return max(1.0 - float(total - n) / max(n * (n - 1), 1), LEAST_DISTANCE)
+
+
+def _kernel(vectors: Floats, targets: Targets, n_labels: int, n_names: int) -> ChosenLayer:
+    """Return the best kernel layer; the first ``n_names`` rows are learned from and not counted."""
+    counts = np.bincount(targets[n_names:], minlength=n_labels)
+    held = n_names + np.flatnonzero(counts[targets[n_names:]] > 1)
+    weight, distance = balance(targets), mean_distance(vectors)
+    if not len(held):
+        layer = fit_kernel(vectors, targets, n_labels, GAMMAS[-1] / distance, RIDGE_PENALTIES[3], weight)
+        return ChosenLayer(layer, RIDGE_PENALTIES[3], RIDGE_TEMPERATURE, None, n_names)
+    found = [
+        _judged(ChosenLayer(fit.layer, fit.penalty, 1.0, None, n_names), fit.held_out[held], targets[held])
+        for gamma in GAMMAS
+        for fit in fit_kernels(vectors, targets, n_labels, gamma / distance, RIDGE_PENALTIES, weight)
+    ]
+    return _best(found)
+
+
+def _logistic(vectors: Floats, targets: Targets, n_labels: int) -> ChosenLayer:
+    """Return the best logistic regression, by cross-validation."""
+    folds = fold_numbers(targets)
+    held = np.flatnonzero(folds >= 0)
+    logits = {penalty: np.zeros((len(targets), n_labels), np.float32) for penalty in PENALTIES}
+    for fold in range(int(folds.max(initial=-1)) + 1):
+        out = folds == fold
+        start: Linear | None = None
+        for penalty in PENALTIES:
+            inside = targets[~out]
+            start = fit_logistic(vectors[~out], inside, n_labels, penalty, weight=balance(inside), start=start)
+            logits[penalty][out] = start.logits(vectors[out])
+    empty = Linear(np.zeros((n_labels, vectors.shape[1]), np.float32), np.zeros(n_labels, np.float32))
+    found = _best(
+        [_judged(ChosenLayer(empty, each, 1.0, None), rows[held], targets[held]) for each, rows in logits.items()]
+    )
+    layer = fit_logistic(vectors, targets, n_labels, found.penalty, weight=balance(targets))
+    return found._replace(layer=layer)
+
+
+def _judged(chosen: ChosenLayer, logits: NDArray[np.floating], targets: Targets) -> ChosenLayer:
+    """Return a candidate with the temperature and the figures that its held-out logits give."""
+    temperature = fit_temperature(logits, targets)
+    return chosen._replace(temperature=temperature, held_out=report(logits, targets, temperature))
+
+
+def _best(found: list[ChosenLayer]) -> ChosenLayer:
+    """Return the candidate of the least log loss."""
+    judged = [(each.held_out.log_loss, place) for place, each in enumerate(found) if each.held_out is not None]
+    if not judged:
+        raise RequestError("no layer was tried: give examples")
+    return found[min(judged)[1]]
+
+
+def fold_numbers(targets: Targets) -> Targets:
+    """Return each example's fold ``[n]``: those of a label are dealt out in turn; -1: always in the fit."""
+    counts = np.bincount(targets)
+    folds = np.full(len(targets), -1, np.int64)
+    n_folds = min(FOLDS, int(counts[counts > 0].max(initial=0)))
+    if n_folds < 2:
+        return folds
+    dealt = np.zeros(len(counts), np.int64)
+    for place, target in enumerate(targets):
+        if counts[target] > 1:
+            folds[place] = (dealt[target] + target) % n_folds
+            dealt[target] += 1
+    return folds
