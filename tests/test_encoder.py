@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import miaotui
 from miaotui.async_encoder import AsyncEncoder
+from miaotui.backends.encoder_backend import TextRows
 from miaotui.backends.options import EncoderOptions
 from miaotui.encoder import Encoder
 from miaotui.encoders.prompts import E5_PROMPTS, NO_PREFIX, prefix_of, prompts_for
@@ -29,6 +31,7 @@ from miaotui.errors import (
     PromptTooLongError,
     RequestError,
 )
+from miaotui.model.encoder.pooling import Pooler
 from miaotui.text.encoders.layout import EncodedText
 from tiny_encoder_models import LIMIT, NER, TASKS, make_encoder_folder, open_tiny
 from tiny_engine import settings_in
@@ -160,6 +163,22 @@ def test_normalize_overrides_the_models_rule(encoders: dict[str, Encoder]) -> No
     plain, unit = encoders["embed"].embed(TEXTS), encoders["embed"].embed(TEXTS, normalize=True)
     assert np.allclose(np.linalg.norm(unit, axis=1), 1)
     assert np.allclose(plain / np.linalg.norm(plain, axis=1, keepdims=True), unit, atol=1e-6)
+
+
+def test_a_pooling_can_leave_the_prompt_out(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = encoders["embed"]
+    model = encoder.model
+    assert model.pooler is not None
+    monkeypatch.setitem(model.__dict__, "prompts", {"query": "query: "})
+    without = Pooler(replace(model.pooler.pooling, include_prompt=False), {}, model.hidden_size)
+    monkeypatch.setitem(model.__dict__, "pooler", without)
+    before = len(model.tokenizer.encode_text("query: ").tokens) - 1  # all but the last special token
+    rows = TextRows(model.tokenizer.encode_text("query: cat").tokens)
+    states = model.backend.encode([rows]).states[0].copy()
+    found = encoder.embed("cat", prompt="query", normalize=False)[0]
+    np.testing.assert_allclose(found, states[before:].mean(axis=0), rtol=1e-6)
+    written = encoder.embed("query: cat", prompt=None, normalize=False)[0]  # by the caller: it is text
+    np.testing.assert_allclose(written, states.mean(axis=0), rtol=1e-6)
 
 
 def test_prompts_are_put_in_front(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:

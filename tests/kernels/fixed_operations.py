@@ -40,7 +40,9 @@ def outputs() -> Iterator[tuple[str, NDArray[np.generic]]]:
         modes = {"store": lin.STORE, "silu": lin.GATED_SILU, "gelu": lin.GATED_GELU, "gelu_erf": lin.GATED_GELU_ERF}
         for name, mode in modes.items():
             yield f"linear {form.value} {name}", product(form, blocks, x, mode)
-    for name, kind in (("rms", pw.RMS), ("layer", pw.LAYER)):
+        if form is not Format.F32:
+            yield f"linear {form.value} wide", product(form, blocks, x, lin.STORE, wide=True)
+    for name, kind in (("rms", pw.RMS), ("layer", pw.LAYER), ("layer wide", pw.LAYER_WIDE)):
         yield f"norm {name}", norm(x, weight, kind)
     kinds = (Kind(), Kind(int8=True, group=3, dim=96, window=20), Kind(cap=5.0, normed=True))
     for kind_of in kinds:
@@ -58,8 +60,10 @@ def outputs() -> Iterator[tuple[str, NDArray[np.generic]]]:
     yield "peaks", peaks(logits)
 
 
-def product(form: Format, weights: NDArray[np.uint8], x: NDArray[np.float32], mode: int) -> NDArray[np.generic]:
-    source = Quantized(ROWS, WIDTH, reference.quantize(x))
+def product(
+    form: Format, weights: NDArray[np.uint8], x: NDArray[np.float32], mode: int, wide: bool = False
+) -> NDArray[np.generic]:
+    source = Quantized(ROWS, WIDTH, reference.quantize_wide(x) if wide else reference.quantize(x), wide)
     inputs = Floating(ROWS, WIDTH, x) if form is Format.F32 else source.integers
     floats, gated = Floating(ROWS, 2 * OUTPUTS), Quantized(ROWS, OUTPUTS)
     out = floats if mode == lin.STORE else gated.integers
@@ -79,12 +83,12 @@ def product(form: Format, weights: NDArray[np.uint8], x: NDArray[np.float32], mo
         lin.OUT_HEADERS: gated.headers.address,
         lin.OUT_HEADER_STRIDE: gated.headers.stride,
     }
-    run_pass([(f"linear.matmul:linear_{form.value}", fields)], {ops.RUN_ROWS: ROWS})
+    run_pass([(f"linear.matmul:linear_{form.value}{'_wide' if wide else ''}", fields)], {ops.RUN_ROWS: ROWS})
     return floats.read() if mode == lin.STORE else raw(gated.read(ROWS))
 
 
 def norm(x: NDArray[np.float32], weight: NDArray[np.float32], kind: int) -> NDArray[np.generic]:
-    source, out = Floating(ROWS, WIDTH, x), Quantized(ROWS, WIDTH)
+    source, out = Floating(ROWS, WIDTH, x), Quantized(ROWS, WIDTH, wide=kind == pw.LAYER_WIDE)
     fields = {
         ops.ROWS: ops.RUN_ROWS,
         pw.X: source.address,

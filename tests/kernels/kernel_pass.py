@@ -8,6 +8,7 @@ and behind the rows must survive, and reading a buffer checks that it did.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,10 +88,11 @@ class Floating(Guarded):
 
 
 class Quantized:
-    """Rows of int8 and their headers."""
+    """Rows of int8, or int16 if ``wide``, and their headers."""
 
-    def __init__(self, rows: int, width: int, values: Bytes | None = None) -> None:
-        self.integers = Guarded(rows, width)
+    def __init__(self, rows: int, width: int, values: Bytes | None = None, wide: bool = False) -> None:
+        self.wide = wide
+        self.integers = Guarded(rows, width * (1 + wide))
         self.headers = Guarded(rows, width // formats.GROUP * HEADER.itemsize)
         self.width = width
         if values is not None:
@@ -98,7 +100,7 @@ class Quantized:
 
     def write(self, values: Bytes) -> None:
         rows, groups = values.scales.shape
-        self.integers.table[:rows] = values.integers.reshape(rows, -1).view(np.uint8)
+        self.integers.table[:rows] = self._crossed(values.integers.reshape(rows, -1)).view(np.uint8)
         headers = np.zeros((rows, groups), HEADER)
         headers["scale"], headers["sum"] = values.scales, values.sums
         headers["offset"] = values.offsets
@@ -108,12 +110,18 @@ class Quantized:
         """The first rows, which alone were written; their headers agree with the integers."""
         self.integers.check(rows)
         self.headers.check(rows)
-        integers = self.integers.table[:rows].copy().view(np.int8)
+        integers = self._crossed(self.integers.table[:rows].copy().view(np.int16 if self.wide else np.int8))
         headers = self.headers.table[:rows].copy().view(HEADER)
         values = Bytes(integers.reshape(rows, -1, formats.GROUP), headers["scale"].copy())
         assert_same(headers["sum"], values.sums)
         assert_same(headers["offset"], values.offsets)
         return values
+
+    def _crossed(self, integers: NDArray[Any]) -> NDArray[Any]:
+        """The order in memory, and back: of each four int16 the middle ones change places."""
+        if not self.wide:
+            return integers
+        return np.ascontiguousarray(integers.reshape(len(integers), -1, 4)[..., [0, 2, 1, 3]].reshape(integers.shape))
 
 
 def assert_same(found: NDArray[np.generic], expected: NDArray[np.generic]) -> None:

@@ -34,6 +34,7 @@ class Case:
     inputs: NDArray[np.float32]
     source: Floating | Quantized
     product: NDArray[np.float32]  # [MOST, padded outputs]
+    wide: bool = False  # inputs are int16
 
     def fields(self) -> dict[int, int]:
         """What every mode needs."""
@@ -55,33 +56,33 @@ class Case:
 
     @property
     def kernel(self) -> str:
-        return f"linear.matmul:linear_{self.blocks.format.value}"
+        return f"linear.matmul:linear_{self.blocks.format.value}{'_wide' if self.wide else ''}"
 
     def run(self, rows: int, threads: int, fields: dict[int, int]) -> None:
         operation = {**self.fields(), ops.ROWS: ops.RUN_ROWS, **fields}
         run_pass([(self.kernel, operation)], {ops.RUN_ROWS: rows}, threads)
 
 
-def case_of(blocks: Blocks, inputs: NDArray[np.float32]) -> Case:
+def case_of(blocks: Blocks, inputs: NDArray[np.float32], wide: bool = False) -> Case:
     rows, width = inputs.shape
     missing = padded_rows(len(blocks.integers)) - len(blocks.integers)
     if blocks.format is Format.F32:
         product = reference.linear_f32(values(blocks), inputs)
         source: Floating | Quantized = Floating(rows, width, inputs)
     else:
-        activations = reference.quantize(inputs)
+        activations = reference.quantize_wide(inputs) if wide else reference.quantize(inputs)
         product = reference.linear(blocks, activations)
-        source = Quantized(rows, width, activations)
-    return Case(blocks, packed(blocks), inputs, source, np.pad(product, [(0, 0), (0, missing)]))
+        source = Quantized(rows, width, activations, wide)
+    return Case(blocks, packed(blocks), inputs, source, np.pad(product, [(0, 0), (0, missing)]), wide)
 
 
 @functools.cache
-def case(form: Format, outputs: int, inputs: int) -> Case:
+def case(form: Format, outputs: int, inputs: int, wide: bool = False) -> Case:
     rng = np.random.default_rng([outputs, inputs])
     x = rng.standard_normal((MOST, inputs), np.float32)
     x[:, 32:48] *= 100  # an outlier, and below a group of zeros
     x[MOST // 2, :32] = 0
-    return case_of(random_blocks(form, outputs, inputs, rng), x)
+    return case_of(random_blocks(form, outputs, inputs, rng), x, wide)
 
 
 def check_store(tested: Case, rows: int, threads: int = 1) -> None:
@@ -96,6 +97,13 @@ def check_store(tested: Case, rows: int, threads: int = 1) -> None:
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.value)
 def test_a_row_is_the_same_among_any_number_of_rows(form: Format, shape: tuple[int, int], rows: int) -> None:
     check_store(case(form, *shape), rows)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("form", INTEGER_FORMATS, ids=lambda form: form.value)
+def test_products_of_wide_inputs(form: Format, threads: int) -> None:
+    for rows in ROWS:
+        check_store(case(form, 288, 224, wide=True), rows, threads)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])
@@ -133,7 +141,8 @@ def test_sums_of_the_largest_integers_are_exact(form: Format, pattern: str) -> N
     x[2, ::2] = -1
     x[3, 1::2] = -1
     for rows in (1, 4):
-        check_store(case_of(blocks, x), rows)
+        for wide in (False, True):
+            check_store(case_of(blocks, x, wide), rows)
 
 
 @pytest.mark.parametrize("rows", [1, 6, 13])

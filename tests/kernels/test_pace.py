@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from miaotui.kernels.runtime.thread_pool import CALM, KEEP, TRIAL, Pace
+from miaotui.kernels.runtime.thread_pool import CALM, KEEP, SMALL_ROWS, TRIAL, Pace
 
 KIND = (1, 1)
 
@@ -78,11 +78,30 @@ def test_large_passes_bring_the_team_back() -> None:
     assert not pace.is_alone_for(12)
 
 
-def test_after_a_rest_the_team_is_tried_again_at_once() -> None:
+def alone_at_last() -> Pace:
+    """One that keeps one thread, no trial running."""
     pace = Pace()
     passes(pace, 300, team_s=20.0, alone_s=5.0)
     while not pace.kept or pace.is_trying:
         passes(pace, 1, team_s=20.0, alone_s=5.0)
+    return pace
+
+
+def test_one_very_large_pass_brings_the_team_back() -> None:
+    pace = alone_at_last()
+    pace.note((1, KEEP * SMALL_ROWS), 5.0)
+    assert not pace.alone
+
+
+def test_after_a_rest_large_passes_have_the_team() -> None:
+    pace = alone_at_last()
+    assert pace.is_alone_for(12)
+    pace.rested()
+    assert not pace.is_alone_for(12)
+
+
+def test_after_a_rest_the_team_is_tried_again_at_once() -> None:
+    pace = alone_at_last()
     pace.rested()
     assert pace.is_trying
     assert passes(pace, 4 * TRIAL, team_s=3.0, alone_s=5.0)[-2 * TRIAL :] == [False] * 2 * TRIAL

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from miaotui.kernels import reference
 from miaotui.kernels.linear.formats import Blocks, Format, tile_stride
 from miaotui.kernels.pointwise import fields as pw
-from miaotui.kernels.pointwise.fields import LAYER, PLAIN, RMS
+from miaotui.kernels.pointwise.fields import LAYER, LAYER_WIDE, PLAIN, PLAIN_WIDE, RMS
 from miaotui.kernels.reference import Bytes
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.ops import float_field
@@ -18,6 +18,7 @@ from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes, align
 
 EPS = 1e-5
 FEW, MANY = (3, 96), (37, 288)  # rows, width: for every thread alone; shared by the threads
+KINDS = {"rms": RMS, "layer": LAYER, "none": PLAIN, "layer_wide": LAYER_WIDE, "none_wide": PLAIN_WIDE}
 
 
 def line(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -53,22 +54,23 @@ def target_fields(out: Quantized) -> dict[int, int]:
 
 
 def normed(kind: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    if kind == PLAIN:
+    if kind in (PLAIN, PLAIN_WIDE):
         return x
     width = x.shape[1]
-    return reference.norm(x, WEIGHT[:width], EPS, BIAS[:width] if kind == LAYER else None)
+    return reference.norm(x, WEIGHT[:width], EPS, BIAS[:width] if kind != RMS else None)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("shape", [FEW, MANY, (1, 32)], ids=["few", "many", "least"])
-@pytest.mark.parametrize("kind", [RMS, LAYER, PLAIN], ids=["rms", "layer", "none"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_norm_quantizes_for_a_product(kind: int, shape: tuple[int, int], threads: int) -> None:
     values = random_rows(*shape)
-    x, out = Floating(*shape, values), Quantized(*shape)
+    x, out = Floating(*shape, values), Quantized(*shape, wide=kind in (LAYER_WIDE, PLAIN_WIDE))
     fields = source_fields(x, shape[1]) | target_fields(out)
     fields |= {ops.ROWS: ops.RUN_ROWS, pw.KIND: kind, pw.NORM_BIAS: address_of(BIAS)}
     run_pass([("pointwise.rows:norm", fields)], {ops.RUN_ROWS: shape[0]}, threads)
-    assert_same_bytes(out.read(shape[0]), reference.quantize(normed(kind, values)))
+    quantize = reference.quantize_wide if out.wide else reference.quantize
+    assert_same_bytes(out.read(shape[0]), quantize(normed(kind, values)))
 
 
 @pytest.mark.parametrize("kind", [RMS, LAYER], ids=["rms", "layer"])

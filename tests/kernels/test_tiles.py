@@ -23,15 +23,23 @@ NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in LESSER else []) for n 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_unit_of_32_outputs(name: str) -> None:
     tiling = TILINGS[TARGETS[name].isa]
-    shapes = {f"{f.value}_{n}": (f, n) for f in Format for n in {1, tiling.most}}
-    emitters = {label: (emit_unit(*shape, tiling), "i" * 9) for label, shape in shapes.items()}
+    shapes = {
+        f"{f.value}_{n}_{wide}": (f, n, wide)
+        for f in Format
+        for n in {1, tiling.most}
+        for wide in ((False,) if f is Format.F32 else (False, True))
+    }
+    emitters = {
+        label: (emit_unit(form, rows, tiling, wide=wide), "i" * 9) for label, (form, rows, wide) in shapes.items()
+    }
     functions = compiled_here(emitters, TARGETS[name])
-    for label, (form, rows) in shapes.items():
+    for label, (form, rows, wide) in shapes.items():
         rng = np.random.default_rng(rows)
         blocks = random_blocks(form, 32, WIDTH, rng)
         x = rng.standard_normal((rows, WIDTH), np.float32)
-        weights, out, activations = packed(blocks), Floating(rows, 32), reference.quantize(x)
-        source = Quantized(rows, WIDTH, activations)
+        weights, out = packed(blocks), Floating(rows, 32)
+        activations = reference.quantize_wide(x) if wide else reference.quantize(x)
+        source = Quantized(rows, WIDTH, activations, wide)
         inputs = Floating(rows, WIDTH, x) if form is Format.F32 else source.integers
         functions[label](
             address_of(weights),

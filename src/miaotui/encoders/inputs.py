@@ -75,11 +75,14 @@ def read_texts(
     Raises `FieldError`, which names the input; `InputTooLongError`.
     """
     limit = options.limit(model)
+    prompt_rows = _prompt_rows(model, prefix)
     encoded: list[EncodedText] = []
     for index, text in enumerate(texts, options.first):
         name = f"{options.field}[{index}]"
         try:
-            encoded.append(_read(model, text, prefix, limit, options.truncate, special))
+            read = _read(model, text, prefix, limit, options.truncate, special)
+            is_prompted = prompt_rows and isinstance(text, str) and prefix.applies_to(text)
+            encoded.append(read._replace(prompt_rows=prompt_rows) if is_prompted else read)
         except PromptTooLongError as error:
             raise InputTooLongError(name, str(error)) from None
         except RequestError as error:
@@ -153,6 +156,14 @@ def _read(model: LoadedEncoder, text: Text, prefix: Prefix, limit: int, truncate
     if isinstance(text, str):
         return model.tokenizer.encode_text(prefix.put(text), max_tokens=limit, truncate=truncate, special=special)
     return _token_ids(model, text, limit, truncate)
+
+
+def _prompt_rows(model: LoadedEncoder, prefix: Prefix) -> int:
+    """Return how many first rows of a prompted text the model's pooling leaves out: up to the prompt's last token."""
+    if model.pooler is None or model.pooler.pooling.include_prompt or not prefix.text:
+        return 0
+    special = model.tokenizer.encode_text(prefix.text).special
+    return len(special) - special[-1]
 
 
 def _token_ids(model: LoadedEncoder, tokens: Sequence[int], limit: int, truncate: bool) -> EncodedText:

@@ -49,9 +49,13 @@ class Prefix:
     text: str = ""
     unless: tuple[str, ...] = ()
 
+    def applies_to(self, text: str) -> bool:
+        """Return whether the prefix goes in front of ``text``."""
+        return not (self.unless and text.startswith(self.unless))
+
     def put(self, text: str) -> str:
         """Return ``text`` with the prefix in front."""
-        return text if self.unless and text.startswith(self.unless) else self.text + text
+        return self.text + text if self.applies_to(text) else text
 
 
 NO_PREFIX = Prefix()

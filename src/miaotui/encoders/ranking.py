@@ -81,7 +81,7 @@ def score(
             for index, pair in enumerate(sides)
         ]
 
-    return EncodeTask(inputs.rows, _vector_reduction(model), finish, [sum(pair.dropped) for pair in sides])
+    return EncodeTask(inputs.rows, _vector_reduction(model, inputs), finish, [sum(pair.dropped) for pair in sides])
 
 
 def _require_query(model: LoadedEncoder, query: str, options: ReadOptions) -> None:
@@ -136,7 +136,7 @@ def _rank_vectors(
     def finish(found: list[Any]) -> list[RankedDocument]:
         return _in_order(read, (compare(found[0], vectors) for vectors in found[1:]))
 
-    return EncodeTask(inputs.rows, _vector_reduction(model), finish, inputs.dropped[1:])
+    return EncodeTask(inputs.rows, _vector_reduction(model, inputs), finish, inputs.dropped[1:])
 
 
 def _in_order(read: Sequence[Read], scores: Iterator[Scores]) -> list[RankedDocument]:
@@ -149,11 +149,12 @@ def _in_order(read: Sequence[Read], scores: Iterator[Scores]) -> list[RankedDocu
     ]
 
 
-def _vector_reduction(model: LoadedEncoder) -> Reduction:
+def _vector_reduction(model: LoadedEncoder, inputs: EncoderInputs) -> Reduction:
     """Return how a text becomes what is compared: one vector, or one for each token."""
     if model.head.kind == "colbert":
         return Reduction("token_vectors", lambda _, states: model.logits(states))
-    return Reduction("embed", lambda _, states: model.embedding(states))
+    encoded = inputs.encoded
+    return Reduction("embed", lambda i, states: model.embedding(states, prompt_rows=encoded[i].prompt_rows))
 
 
 def _comparison(model: LoadedEncoder) -> Callable[[Floats, Floats], Scores]:

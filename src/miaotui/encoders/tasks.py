@@ -68,8 +68,8 @@ def embed(
     width = _width(model, dimensions)
     inputs = read_texts(model, texts, options, prefix=prefix_of(model, prompt))
 
-    def reduce(_index: int, states: Floats) -> Floats:
-        return model.embedding(states, dimensions, normalize)
+    def reduce(index: int, states: Floats) -> Floats:
+        return model.embedding(states, dimensions, normalize, inputs.encoded[index].prompt_rows)
 
     task = _task(inputs, "embed", reduce, lambda found: _stack(found, width))
     return replace(task, n_numbers=len(task.rows) * width)

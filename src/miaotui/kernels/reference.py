@@ -114,9 +114,9 @@ def half(x: Floats) -> NDArray[np.float16]:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Float32 values as int8 ``[..., n]`` with one scale per n: a value is ``integer * scale``."""
+    """Float32 values as int8 or int16 ``[..., n]`` with one scale per n: a value is ``integer * scale``."""
 
-    integers: NDArray[np.int8]
+    integers: NDArray[np.int8] | NDArray[np.int16]
     scales: Floats
 
     @property
@@ -138,9 +138,22 @@ def to_bytes(x: Floats) -> Bytes:
     return Bytes(integers, top / np.float32(127))
 
 
+def to_words(x: Floats) -> Bytes:
+    """Quantize the last axis to int16: the largest magnitude becomes 4095."""
+    top = np.abs(x).max(axis=-1)
+    inverse = np.divide(np.float32(4095), top, out=np.zeros_like(top), where=top > TINY)
+    integers = np.rint(x * inverse[..., None]).astype(np.int16)
+    return Bytes(integers, top / np.float32(4095))
+
+
 def quantize(x: Floats) -> Bytes:
     """Quantize activations ``[rows, width]``: int8 ``[rows, groups, 32]``, scales ``[rows, groups]``."""
     return to_bytes(x.reshape(len(x), -1, GROUP))
+
+
+def quantize_wide(x: Floats) -> Bytes:
+    """Quantize activations ``[rows, width]``: int16 ``[rows, groups, 32]``, scales ``[rows, groups]``."""
+    return to_words(x.reshape(len(x), -1, GROUP))
 
 
 def gated(gate: Floats, up: Floats, activation: Any) -> Bytes:

@@ -71,8 +71,8 @@ def vector_task(
             read.append(str(error))
     inputs = EncoderInputs([each for each in read if not isinstance(each, str)])
 
-    def reduce(_index: int, states: Floats) -> Floats:
-        return model.embedding(states, None, True)
+    def reduce(index: int, states: Floats) -> Floats:
+        return model.embedding(states, None, True, inputs.encoded[index].prompt_rows)
 
     def finish(found: list[Any]) -> TextVectors:
         values = np.zeros((len(read), model.width), np.float32)

@@ -43,6 +43,21 @@ def test_pooling_modes() -> None:
         np.testing.assert_allclose(pooled(states, mode), values, rtol=1e-6)  # type: ignore[arg-type]
 
 
+def test_pooling_without_the_rows_of_a_prompt() -> None:
+    states = np.array([[9.0, 9.0], [2.0, 0.0], [6.0, 1.0]], np.float32)
+    expected = {
+        "cls": [9, 9],
+        "last": [6, 1],
+        "mean": [4, 0.5],
+        "max": [6, 1],
+        "weighted_mean": [22 / 5, 3 / 5],  # a row keeps the weight of its place
+        "mean_sqrt_len": [8 / 2**0.5, 1 / 2**0.5],
+    }
+    for mode, values in expected.items():
+        np.testing.assert_allclose(pooled(states, mode, 1), values, rtol=1e-6)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(pooled(states, "mean", 7), states[2])  # the last row stays
+
+
 def test_modes_are_joined_in_their_order() -> None:
     pooler = Pooler(PoolingConfig(modes=("max", "cls")), {}, 64)
     assert pooler.dimensions == 128

@@ -112,6 +112,15 @@ def test_pooling_modes(tmp_path: Path, config: dict[str, Any], modes: tuple[str,
     assert found.settings.pooling.modes == modes
 
 
+@pytest.mark.parametrize("included", [True, False])
+def test_whether_the_prompt_is_pooled(tmp_path: Path, included: bool) -> None:
+    folder_of(tmp_path, [TRANSFORMER, POOLING], {"1/config.json": {"include_prompt": included}})
+    found = read_sentence_folder(tmp_path)
+    assert found is not None
+    assert found.settings.pooling is not None
+    assert found.settings.pooling.include_prompt is included
+
+
 def test_pipelines(tmp_path: Path) -> None:
     prefix = "sentence_transformers.sparse_encoder.models."
     splade = folder_of(tmp_path / "s", [f"{prefix}MLMTransformer", f"{prefix}SpladePooling"], {"1/config.json": {}})
@@ -135,7 +144,6 @@ REFUSED: dict[str, tuple[list[str], dict[str, Any], type[ModelError], str]] = {
     "unknown": ([TRANSFORMER, "sentence_transformers.models.LSTM"], {}, UnsupportedModelError, "'LSTM'"),
     "no transformer": ([POOLING], {}, UnsupportedModelError, "'Pooling' as the first"),
     "order": ([TRANSFORMER, POOLING, NORMALIZE, DENSE], {}, UnsupportedModelError, "is not supported|no model.saf"),
-    "prompt": ([TRANSFORMER, POOLING], {"1/config.json": {"include_prompt": False}}, UnsupportedModelError, "prompt"),
     "mode": ([TRANSFORMER, POOLING], {"1/config.json": {"pooling_mode_median": True}}, UnsupportedModelError, "median"),
     "named mode": ([TRANSFORMER, POOLING], {"1/config.json": {"pooling_mode": "sum"}}, UnsupportedModelError, "sum"),
     "escape": ([TRANSFORMER], {"modules.json": [{"type": TRANSFORMER, "path": "../x"}]}, ModelFormatError, "no folder"),

@@ -52,8 +52,9 @@ class OperationTable:
         and caches are to keep it.
         """
         self._products.append(len(self._entries))
+        wide = isinstance(source, Quantized) and source.wide
         self.add(
-            f"linear.matmul:linear_{matrix.format.value}{'_kept' if kept else ''}",
+            f"linear.matmul:linear_{matrix.format.value}{'_wide' if wide else '_kept' if kept else ''}",
             {
                 lin.WEIGHTS: matrix.address,
                 lin.TILE_STRIDE: matrix.tile_stride,

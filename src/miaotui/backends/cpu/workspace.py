@@ -52,18 +52,24 @@ def float_rows(rows: int, width: int) -> Rows:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Rows of int8 values and, per 32 of them, a header; up to ``own_rows`` are kept by each thread for itself."""
+    """Rows of int8 values (int16 if ``wide``) and, per 32 of them, a header.
+
+    Up to ``own_rows`` are kept by each thread for itself.
+    """
 
     integers: Rows
     headers: Rows
     own_rows: int = 0
+    wide: bool = False
 
     @classmethod
-    def of(cls, rows: int, width: int, normed: int = 0) -> Quantized:
+    def of(cls, rows: int, width: int, normed: int = 0, wide: bool = False) -> Quantized:
         """Room for ``rows`` rows of ``width`` values, made by norms of ``normed`` values (0: by products)."""
-        stride, header = -(-width // 64) * 64, -(-width // 32 * HEADER_BYTES // 64) * 64
+        stride, header = -(-width * (1 + wide) // 64) * 64, -(-width // 32 * HEADER_BYTES // 64) * 64
         own_rows = min(ALONE // normed, OWN_BYTES // (stride + header)) if normed else 0
-        return cls(Rows(aligned_bytes(rows * stride), stride), Rows(aligned_bytes(rows * header), header), own_rows)
+        return cls(
+            Rows(aligned_bytes(rows * stride), stride), Rows(aligned_bytes(rows * header), header), own_rows, wide
+        )
 
     @property
     def own_headers(self) -> int:

@@ -89,8 +89,10 @@ class LoadedEncoder:
         logits = self.logits(states)
         return self.task_head.probabilities(logits) if isinstance(self.task_head, TaskHead) else sigmoid(logits)
 
-    def embedding(self, states: Floats, dimensions: int | None = None, normalize: bool | None = None) -> Floats:
-        """Return a text's embedding, cut to the first ``dimensions``.
+    def embedding(
+        self, states: Floats, dimensions: int | None = None, normalize: bool | None = None, prompt_rows: int = 0
+    ) -> Floats:
+        """Return a text's embedding, cut to the first ``dimensions``, its pooling without the first ``prompt_rows``.
 
         Its length is 1 if ``normalize`` says so; None: if the model's files do, or where it was cut.
         """
@@ -98,7 +100,7 @@ class LoadedEncoder:
             return self.logits(states)
         self.require("embed")
         assert self.pooler is not None
-        whole = self.pooler.embedding(states)
+        whole = self.pooler.embedding(states, prompt_rows=prompt_rows)
         cut = whole[:dimensions]
         if normalize is None:
             normalize = self.normalize or len(cut) < len(whole)

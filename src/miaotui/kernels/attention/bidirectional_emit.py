@@ -18,6 +18,7 @@ from miaotui.kernels.runtime.simd import F32, F32X, I32, I64, LANES, Emitter, Va
 
 GROUPS = (12, 6, 4, 2, 1) if probe().isa is Isa.AVX512_VNNI else (6, 6, 4, 2, 1)  # queries taken together
 _LINE = 4 * LANES
+_SCATTERED = 8  # values of a key that are stored in one step of a loop
 
 
 def store_token(
@@ -29,14 +30,17 @@ def store_token(
     rotate_head(e, key, buffer, dim, rotated, cos, sin, e.const(I64, 0), zero, one)
 
     def scatter(index: Value, _: list[Value]) -> list[Value]:
-        e.store(e.load(buffer + (index << 2), F32, 4), keys + index * _LINE, 4)
+        for lane in range(_SCATTERED):
+            e.store(
+                e.load(buffer + (index * _SCATTERED + lane << 2), F32, 4), keys + (index * _SCATTERED + lane) * _LINE, 4
+            )
         return []
 
     def copy(index: Value, _: list[Value]) -> list[Value]:
         e.store(e.load(value + index * _LINE, F32X, 4), values + index * _LINE, 4)
         return []
 
-    e.loop(dim, [], scatter)
+    e.loop(dim >> 3, [], scatter)
     e.loop(dim >> 4, [], copy)
 
 

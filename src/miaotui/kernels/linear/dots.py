@@ -2,10 +2,12 @@
 
 One `Dot` sums a block of 32 inputs in eight steps: `start`, eight times `nibble` or `byte`, `finish`. All lowerings
 give the same integers. Activations lie in [-127, 127]; 4-bit weights are 0..15, 8-bit weights are stored as value +
-128.
+128. Activations of 16 bits lie in [-4095, 4095]; `pairs` sums two of them for each output at a time.
 
     instruction            processor                per 64 products
     vpdpbusd zmm           AVX-512 VNNI             1
+    vpdpwssd               AVX-512 VNNI, AVX-VNNI, activations of 16 bits   2 (zmm), 4 (ymm)
+    vpmaddwd + vpaddd      AVX2, activations of 16 bits                     4 x 2
     vpdpbusd ymm           AVX-VNNI                 2
     vpmaddubsw + vpaddw    AVX2, 4-bit weights      2 x 2   (int16 holds 8 x 2 x 15 x 127 = 30,480)
     vpsignb, vpmaddubsw, vpmaddwd, vpaddd  AVX2, 8-bit weights  2 x 4, after |w| (int16 holds 2 x 128 x 127 = 32,512)
@@ -16,6 +18,7 @@ give the same integers. Activations lie in [-127, 127]; 4-bit weights are 0..15,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -49,6 +52,14 @@ class Dot:
         """Return the block's sums as 16 x int32."""
         return total
 
+    def pairs(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add to each lane its two products of int16 weights (up to 255) and int16 activations (13 bits)."""
+        for side in range(2):
+            order = range(side, weights.type.count, 2)
+            w, x = (self.e.widen(self.e.shuffle(each, order), I32) for each in (weights, inputs))
+            total = total + w * x
+        return total
+
     def _products(self, weights: Value, inputs: Value) -> Value:
         total = None
         for step in range(4):
@@ -74,10 +85,14 @@ class VnniDot(Dot):
         """Add 16 x 4 products of the stored bytes; the bias stays in."""
         return _in_parts(self.e, self.register, self._step, weights, inputs, total)
 
+    def pairs(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add to each lane its two products."""
+        return _in_parts(self.e, self.register, self._step, weights, inputs, total)
+
     def _step(self, weights: Value, inputs: Value, total: Value) -> Value:
-        bits = 8 * self.register
         operand = weights.type if llvm.llvm_version_info[0] >= 22 else total.type
-        name = f"llvm.x86.avx512.vpdpbusd.{bits}"
+        instruction = "vpdpbusd" if weights.type.element == I8 else "vpdpwssd"
+        name = f"llvm.x86.avx512.{instruction}.{8 * self.register}"
         function = self.e.declare(name, total.type, [total.type, operand, operand])
         pair = [self.e.bits(v, operand).ir for v in (weights, inputs)]
         return self.e.wrap(self.e.builder.call(function, [total.ir, *pair]))
@@ -106,6 +121,10 @@ class Avx2Dot(Dot):
             total = self.e.const(ir.VectorType(I32, total.type.count // 2), 0)
         return total + _in_parts(self.e, 32, self._signed, weights ^ 128, inputs)
 
+    def pairs(self, total: Value, weights: Value, inputs: Value) -> Value:
+        """Add to each lane its two products."""
+        return total + _in_parts(self.e, 32, partial(_add_products, self.e), weights, inputs)
+
     def finish(self, total: Value, offset: Value) -> Value:
         """Return the block's sums as 16 x int32."""
         if total.type.element == I16:
@@ -125,7 +144,7 @@ class Avx2Dot(Dot):
         return self._add_pairs(self._pairs(magnitude, signed))
 
     def _add_pairs(self, pairs: Value) -> Value:
-        return self._call("llvm.x86.avx2.pmadd.wd", I32, pairs, self.e.const(pairs.type, 1))
+        return _add_products(self.e, pairs, self.e.const(pairs.type, 1))
 
     def _call(self, name: str, lane: Any, a: Value, b: Value) -> Value:
         result = ir.VectorType(lane, 256 // lane.width)
@@ -148,6 +167,12 @@ class NeonDot(Dot):
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
         function = self.e.declare(name, total.type, [total.type, weights.type, weights.type])
         return self.e.wrap(self.e.builder.call(function, [total.ir, weights.ir, inputs.ir]))
+
+
+def _add_products(e: Emitter, weights: Value, inputs: Value) -> Value:
+    """Multiply 16 int16 lanes and add them in pairs (``vpmaddwd``)."""
+    function = e.declare("llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), [weights.type, inputs.type])
+    return e.wrap(e.builder.call(function, [weights.ir, inputs.ir]))
 
 
 def _in_parts(e: Emitter, register: int, step: Callable[..., Value], *vectors: Value) -> Value:
@@ -178,3 +203,8 @@ def host_lowering() -> tuple[type[Dot], bool]:
 def splat_inputs(e: Emitter, address: Value, lanes: int = LANES) -> Value:
     """Load four int8 activations, repeated for each row of a weight load."""
     return e.bits(e.splat(e.load(address, I32), lanes), ir.VectorType(I8, 4 * lanes))
+
+
+def splat_pair(e: Emitter, address: Value, lanes: int = LANES) -> Value:
+    """Load two int16 activations, repeated for each row of a weight load."""
+    return e.bits(e.splat(e.load(address, I32), lanes), ir.VectorType(I16, 2 * lanes))

@@ -58,10 +58,10 @@ def first_row(rows, part, parts):  # type: ignore[no-untyped-def]
     return rows if part == parts else rows * part // parts // _BLOCK * _BLOCK
 
 
-def _unit_function(form: Format, once: bool) -> Any:
+def _unit_function(form: Format, once: bool, wide: bool) -> Any:
     """Return compiled ``unit(rows, …)``: it calls the emitted variant for each number of rows from 1 to 8."""
     r1, r2, r3, r4, r5, r6, r7, r8 = (
-        intrinsic(emit_unit(form, min(rows, _MOST), _TILING, once), "iiiiiiiii") for rows in range(1, 9)
+        intrinsic(emit_unit(form, min(rows, _MOST), _TILING, once, wide), "iiiiiiiii") for rows in range(1, 9)
     )
 
     def unit(rows, w, stride, groups, x, x_stride, h, h_stride, out, out_stride):  # type: ignore[no-untyped-def]
@@ -85,8 +85,9 @@ def _unit_function(form: Format, once: bool) -> Any:
     return inline(unit)
 
 
-def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE) -> Any:
-    unit = _unit_function(form, once)
+def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE, wide: bool = False) -> Any:
+    unit = _unit_function(form, once, wide)
+    input_bytes = 2 if wide else 1
     out_stride = 128  # a row of 32 outputs
 
     def linear(op, run, member):  # type: ignore[no-untyped-def]
@@ -100,7 +101,7 @@ def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE) -> Any:
             x = own_memory(run, member)
             h = x + peek(op, OWN_HEADERS_AT)
         elif rows <= _MOST:
-            ask_inputs(rows, groups, x, x_stride, h, h_stride)
+            ask_inputs(rows, groups, input_bytes, x, x_stride, h, h_stride)
         out = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
         gated = GATED_SILU <= peek(op, MODE) < SILU
         tiles = 4 if gated else 2
@@ -138,3 +139,8 @@ linear_f32 = _linear_kernel(Format.F32, "linear_f32")
 # Of small matrices that are read again after each pass: of a draft head, which the last cache has room for.
 linear_q4_kept = _linear_kernel(Format.Q4, "linear_q4_kept", once=False)
 linear_q4m_kept = _linear_kernel(Format.Q4M, "linear_q4m_kept", once=False)
+
+# Of int16 activations, which an encoder's norms leave: half the products of an instruction, 32 times the steps.
+linear_q4_wide = _linear_kernel(Format.Q4, "linear_q4_wide", wide=True)
+linear_q4m_wide = _linear_kernel(Format.Q4M, "linear_q4m_wide", wide=True)
+linear_q8_wide = _linear_kernel(Format.Q8, "linear_q8_wide", wide=True)

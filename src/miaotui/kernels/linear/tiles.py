@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from miaotui.kernels.linear.dots import splat_inputs
+from miaotui.kernels.linear.dots import splat_inputs, splat_pair
 from miaotui.kernels.linear.formats import LINE, TILE_ROWS, Format
 from miaotui.kernels.platform.cpu import Isa
 from miaotui.kernels.runtime.memory import READ_ONCE
@@ -59,6 +59,7 @@ class Operands:
     x_stride: Value
     headers: Value
     header_stride: Value
+    wide: bool = False  # inputs are int16
 
     def inputs(self, row: int) -> Value:
         """Return the address of a row's integers (or floats)."""
@@ -111,6 +112,16 @@ class TileGroup:
         words = e.bits(packed, ir.VectorType(I16, size // 2))
         return [packed & 15, e.bits(words >> 4, kind) & 15]
 
+    def pairs(self, index: int) -> list[Value]:
+        """Load these weights as stored, as four vectors of int16: inputs 0 and 2 of each output, 1 and 3, and so on."""
+        e = self.e
+        kind = ir.VectorType(I16, 2 * self.lanes)
+        if self.form is Format.Q8:
+            words = [e.load(self.integers + (128 * index + 64 * i), kind, 4 * self.lanes) for i in range(2)]
+            return [part for word in words for part in (word & 255, word >> 8)]
+        word = e.load(self.integers + 64 * index, kind, 4 * self.lanes)
+        return [(word >> shift) & 15 for shift in (0, 8, 4, 12)]
+
     def scale(self) -> Value:
         """Load the group's scales."""
         return self.e.load_half(self.head, self.lanes)
@@ -136,7 +147,7 @@ class _Sums:
     def _group(self, group: Value, carried: list[Value]) -> list[Value]:
         heads = [self.operands.header(row, group) for row in range(self.operands.rows)]
         parts = [tile.at(group, self.ahead) for tile in self.tiles]
-        whole = self._integers(group, heads, parts)
+        whole = self._wide_integers(group, heads, parts) if self.operands.wide else self._integers(group, heads, parts)
         scales = [part.scale() for part in parts]
         minimums = [part.minimum() for part in parts] if self.form is Format.Q4M else []
         return [
@@ -165,6 +176,22 @@ class _Sums:
                         sums[i] = step(sums[i], halves[t][half], inputs)
         return [e.dot.finish(total, offsets[i // many]) for i, total in enumerate(sums)]
 
+    def _wide_integers(self, group: Value, heads: list[Value], parts: list[TileGroup]) -> list[Value]:
+        """Compute the exact sums of one group with int16 inputs: weights as stored, less the offset's share."""
+        e, many = self.e, len(parts)
+        per_sum = {Format.Q4: -8, Format.Q4M: 0, Format.Q8: -128}[self.form]
+        sums = [e.splat(e.load(head + 4, I32, 4) * per_sum, self.lanes) for head in heads for _ in parts]
+        for index in range(4):
+            words = [part.pairs(index) for part in parts]
+            for step in range(4):
+                for row in range(self.operands.rows):
+                    at = self.operands.inputs(row) + group * 64 + (16 * index + 4 * step)
+                    inputs = splat_pair(e, at, self.lanes)
+                    for t in range(many):
+                        i = row * many + t
+                        sums[i] = e.dot.pairs(sums[i], words[t][step], inputs)
+        return sums
+
     def _add(
         self, total: Value, whole: Value, head: Value, tile: int, scales: list[Value], minimums: list[Value]
     ) -> Value:
@@ -190,9 +217,11 @@ def _float_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
 
 
 def emit_unit(
-    form: Format, rows: int, tiling: Tiling = Tiling(block=8, most=8), once: bool = READ_ONCE
+    form: Format, rows: int, tiling: Tiling = Tiling(block=8, most=8), once: bool = READ_ONCE, wide: bool = False
 ) -> Callable[..., None]:
-    """Make an emitter of 32 outputs for ``rows`` rows. ``once``: the caches need not keep the weights.
+    """Make an emitter of 32 outputs for ``rows`` rows.
+
+    ``once``: the caches need not keep the weights. ``wide``: inputs are int16 (see `quantize_group`).
 
     Its values are the first tile's address, the bytes to the next tile, the number of groups, the inputs and their
     stride, the headers and their stride, the outputs (float32) and their stride.
@@ -212,7 +241,7 @@ def emit_unit(
         out: Value,
         out_stride: Value,
     ) -> None:
-        operands = Operands(rows, groups, x, x_stride, headers, header_stride)
+        operands = Operands(rows, groups, x, x_stride, headers, header_stride, wide)
         addresses = [weights, weights + stride]
         together = [[0, 1]] if paired else [[0], [1]]
         for pair in together:
@@ -227,5 +256,5 @@ def emit_unit(
                     row, tile = i // len(pair), pair[i % len(pair)]
                     e.store(total, out + out_stride * row + (64 * tile + 4 * first), 4)
 
-    unit.__name__ = f"unit_{form.value}_{rows}"
+    unit.__name__ = f"unit_{form.value}_{rows}{'_wide' if wide else ''}"
     return unit

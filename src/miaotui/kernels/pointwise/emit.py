@@ -44,8 +44,12 @@ def _statistics(e: Emitter, x: Value, width: Value, eps: Value, layer: bool) -> 
     return mean, e.splat(inverse)
 
 
-def norm_row(layer: bool, residual: bool) -> Callable[..., None]:
-    """Norm one row: quantize it for a product (unless ``out`` is 0), or add it to the residual stream."""
+def norm_row(layer: bool, residual: bool, wide: bool = False) -> Callable[..., None]:
+    """Norm one row: quantize it for a product (unless ``out`` is 0), or add it to the residual stream.
+
+    ``wide``: results are int16.
+    """
+    shift = 6 if wide else 5
 
     def emit(
         e: Emitter,
@@ -72,9 +76,9 @@ def norm_row(layer: bool, residual: bool) -> Callable[..., None]:
                 if residual:
                     e.store(e.load(also + offset, F32X, 4) + value, out + offset, 4)
             if not residual:
-                integers, header = out + (group << 5), headers + group * HEADER_BYTES
+                integers, header = out + (group << shift), headers + group * HEADER_BYTES
                 wanted = e.compare("!=", out, e.const(I64, 0))
-                e.when(wanted, lambda: quantize_group(e, halves[0], halves[1], integers, header))
+                e.when(wanted, lambda: quantize_group(e, halves[0], halves[1], integers, header, wide))
                 _store_also(e, halves, also, group)
             return []
 
@@ -91,15 +95,19 @@ def _store_also(e: Emitter, halves: list[Value], also: Value, group: Value) -> N
     e.when(e.compare("!=", also, e.const(I64, 0)), store)
 
 
-def quantize_row(e: Emitter, x: Value, width: Value, out: Value, headers: Value) -> None:
-    """Quantize float32 to int8 with headers."""
+def quantize_row(wide: bool) -> Callable[..., None]:
+    """Quantize float32 to int8, or int16 if ``wide``, with headers."""
 
-    def step(group: Value, _: list[Value]) -> list[Value]:
-        halves = [e.load(x + group * 128 + 64 * part, F32X, 4) for part in range(2)]
-        quantize_group(e, halves[0], halves[1], out + (group << 5), headers + group * HEADER_BYTES)
-        return []
+    def emit(e: Emitter, x: Value, width: Value, out: Value, headers: Value) -> None:
+        def step(group: Value, _: list[Value]) -> list[Value]:
+            halves = [e.load(x + group * 128 + 64 * part, F32X, 4) for part in range(2)]
+            integers, header = out + (group << (6 if wide else 5)), headers + group * HEADER_BYTES
+            quantize_group(e, halves[0], halves[1], integers, header, wide)
+            return []
 
-    e.loop(width >> 5, [], step)
+        e.loop(width >> 5, [], step)
+
+    return emit
 
 
 def copy_row(e: Emitter, x: Value, width: Value, out: Value) -> None:

@@ -23,6 +23,7 @@ OWN_ROWS = 19  # rows up to which each thread keeps the quantized result to itse
 OWN_AT = 20  # where in its own memory
 OWN_HEADERS_AT = 21
 RMS, LAYER, PLAIN = range(3)
+LAYER_WIDE, PLAIN_WIDE = range(3, 5)  # results are int16 (see `runtime.arithmetic.quantize_group`)
 
 # fields of the sum of embeddings (and X, X_STRIDE, WIDTH, OUT, OUT_STRIDE)
 POSITION_TABLE = 6  # float32 rows

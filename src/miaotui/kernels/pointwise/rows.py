@@ -18,6 +18,7 @@ from miaotui.kernels.pointwise.fields import (
     GATHER,
     KIND,
     LAYER,
+    LAYER_WIDE,
     NORM_BIAS,
     OUT,
     OUT_FLOAT,
@@ -28,6 +29,7 @@ from miaotui.kernels.pointwise.fields import (
     OWN_AT,
     OWN_HEADERS_AT,
     OWN_ROWS,
+    PLAIN,
     POSITION_STRIDE,
     POSITION_TABLE,
     RESIDUAL,
@@ -66,7 +68,9 @@ from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, own_memo
 rms: Any = intrinsic(norm_row(layer=False, residual=False), "iiiifiii")
 layer: Any = intrinsic(norm_row(layer=True, residual=False), "iiiifiii")
 rms_add: Any = intrinsic(norm_row(layer=False, residual=True), "iiiifiii")
-quantize: Any = intrinsic(quantize_row, "iiii")
+layer_wide: Any = intrinsic(norm_row(layer=True, residual=False, wide=True), "iiiifiii")
+quantize: Any = intrinsic(quantize_row(wide=False), "iiii")
+quantize_wide: Any = intrinsic(quantize_row(wide=True), "iiii")
 copy: Any = intrinsic(copy_row, "iii")
 add_rows: Any = intrinsic(sum_rows, "iiiii")
 cap: Any = intrinsic(softcap_row, "iif")
@@ -99,8 +103,12 @@ def norm_one(op, run, row, own):  # type: ignore[no-untyped-def]
         rms(x, width, weight, bias, eps, out, headers, also)
     elif kind == LAYER:
         layer(x, width, weight, bias, eps, out, headers, also)
-    else:
+    elif kind == LAYER_WIDE:
+        layer_wide(x, width, weight, bias, eps, out, headers, also)
+    elif kind == PLAIN:
         quantize(x, width, out, headers)
+    else:
+        quantize_wide(x, width, out, headers)
     return 0
 
 

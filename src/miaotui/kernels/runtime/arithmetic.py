@@ -10,6 +10,8 @@ from miaotui.kernels.runtime.simd import F16, F32, I8X, I16, I32, I32X, LANES, E
 
 HALF_MAX = 65504.0
 TINY = 1e-35  # a group no larger counts as zeros: 127 / its top would overflow
+MOST_BYTE, MOST_WIDE = 127, 4095  # largest magnitude of int8 and int16 activations: sums of 32 stay below 2**24
+_PAIRS = [4 * (lane // 4) + (0, 2, 1, 3)[lane % 4] for lane in range(2 * LANES)]  # how int16 activations lie
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = (0.693359375, -2.12194440e-4)  # their sum is ln 2; the first has few bits (Cephes, expf)
 _EXP = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)  # Taylor: |r| <= ln 2 / 2 leaves 6e-9
@@ -73,18 +75,25 @@ def softcap(e: Emitter, x: Value, cap: Value) -> Value:
     return cap * (one - e.const(x.type, 2.0) / (double + one))
 
 
-def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header: Value) -> None:
-    """Round 32 floats to int8 with one scale; store them at ``integers`` and scale, sum, scale x sum at ``header``."""
+def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header: Value, wide: bool = False) -> None:
+    """Round 32 floats to int8 with one scale; store them at ``integers`` and scale, sum, scale x sum at ``header``.
+
+    ``wide``: to int16 of 13 bits. Of each four the middle ones change places, as `Dot.pairs` reads them.
+    """
+    most = MOST_WIDE if wide else MOST_BYTE
     top = e.reduce(e.maximum(e.unary("fabs", low), e.unary("fabs", high)), e.maximum)
     zero, one = e.const(F32, 0.0), e.const(F32, 1.0)
     some = e.compare(">", top, e.const(F32, TINY))
-    inverse = e.select(some, e.const(F32, 127.0) / e.select(some, top, one), zero)
-    scale = top / 127.0
+    inverse = e.select(some, e.const(F32, float(most)) / e.select(some, top, one), zero)
+    scale = top / float(most)
     factor = e.splat(inverse)
     parts = [e.to_int(e.unary("rint", half * factor)) for half in (low, high)]
     total = e.reduce(parts[0] + parts[1], lambda a, b: a + b)
-    for index, part in enumerate(parts):
-        e.store(e.narrow(part, I8X.element), integers + LANES * index, 1)
+    if wide:
+        e.store(e.shuffle(e.join(*(e.narrow(part, I16) for part in parts)), _PAIRS), integers, 2)
+    else:
+        for index, part in enumerate(parts):
+            e.store(e.narrow(part, I8X.element), integers + LANES * index, 1)
     e.store(scale, header, 4)
     e.store(total, header + 4, 4)
     e.store(scale * e.to_float(total), header + 8, 4)

@@ -40,10 +40,10 @@ def ask_span(address: Any, size: Any) -> None:
 
 
 @inline
-def ask_inputs(rows, groups, x, x_stride, headers, header_stride):  # type: ignore[no-untyped-def]
+def ask_inputs(rows, groups, input_bytes, x, x_stride, headers, header_stride):  # type: ignore[no-untyped-def]
     """Prefetch the quantized inputs of a product, which all threads have written."""
     for row in range(rows):
-        ask_span(x + row * x_stride, groups * GROUP)
+        ask_span(x + row * x_stride, groups * GROUP * input_bytes)
         ask_span(headers + row * header_stride, groups * HEADER_BYTES)
 
 

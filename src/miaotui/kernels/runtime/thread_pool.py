@@ -243,17 +243,21 @@ class Pace:
             self._begin_trial()
 
     def is_alone_for(self, rows: int) -> bool:
-        """Return whether the next pass, of so many rows, runs on one thread. Trials are made of small passes only."""
-        return self.alone if rows <= SMALL_ROWS else self.kept
+        """Return whether the next pass, of so many rows, runs on one thread.
+
+        Trials are made of small passes only: while one is running, or due after a rest, large passes have all threads.
+        """
+        return self.alone and (rows <= SMALL_ROWS or self._trial is None)
 
     def note(self, kind: _Kind, seconds: float, passes: int = 1) -> None:
         """Learn how long a pass of ``kind`` (program, rows) took: the mean of ``passes``.
 
-        Large passes are not compared. Where only they come, all threads work again after `KEEP` of them.
+        Large passes are not compared. Where only they come, all threads work again after as many rows as `KEEP`
+        passes of `SMALL_ROWS` have.
         """
         if kind[1] > SMALL_ROWS:
             if self.alone and self._trial is None:
-                self._left -= passes
+                self._left -= passes * (kind[1] // SMALL_ROWS)
                 if self._left <= 0:
                     self.alone, self._left = False, CALM
             return

@@ -41,12 +41,14 @@ class PoolingConfig:
     """Way from a text's states ``[n, hidden]`` to its embedding ``[dimensions]``.
 
     With several modes their results are concatenated in the order of ``modes``. Then come the dense modules, then the
-    division by the Euclidean norm if ``normalize``.
+    division by the Euclidean norm if ``normalize``. Without ``include_prompt`` the rows of a text's prompt, and what
+    stands before it, are left out of all means and maxima.
     """
 
     modes: tuple[PoolingMode, ...] = ("mean",)
     dense: tuple[DenseConfig, ...] = ()
     normalize: bool = False
+    include_prompt: bool = True
     truncate_dimensions: int = 0  # 0: all; else only the first so many, before the normalization
 
     def __post_init__(self) -> None:

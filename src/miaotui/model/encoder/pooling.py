@@ -33,12 +33,14 @@ class Pooler:
         self.dimensions = pooling.dimensions(hidden_size)
         self._weights = {name: decoded(weights[name]) for name in weights if name.startswith("head.dense.")}
 
-    def embedding(self, states: Array, dimensions: int | None = None) -> Array:
+    def embedding(self, states: Array, dimensions: int | None = None, prompt_rows: int = 0) -> Array:
         """Return a text's embedding ``[dimensions]`` from its states ``[n, hidden]``, n at least 1.
+
+        ``prompt_rows`` is how many of them are left out (see `PoolingConfig.include_prompt`).
 
         ``dimensions`` keeps only the first so many, and normalizes those. Raises `RequestError` if there are fewer.
         """
-        x = np.concatenate([pooled(states, mode) for mode in self.pooling.modes])
+        x = np.concatenate([pooled(states, mode, prompt_rows) for mode in self.pooling.modes])
         for index, dense in enumerate(self.pooling.dense):
             name = f"head.dense.{index}"
             x = head_linear(x[None], self._weights[name], self._weights.get(f"{name}_bias"))[0]
@@ -50,16 +52,19 @@ class Pooler:
         return normalized(x) if self.pooling.normalize or dimensions else x
 
 
-def pooled(states: Array, mode: PoolingMode) -> Array:
-    """Return one vector ``[hidden]`` for the states ``[n, hidden]``."""
+def pooled(states: Array, mode: PoolingMode, skipped: int = 0) -> Array:
+    """Return one vector ``[hidden]`` for the states ``[n, hidden]``; modes of many rows leave ``skipped`` out."""
     result: Array
+    if mode not in ("cls", "last"):
+        skipped = min(skipped, len(states) - 1)
+        states = states[skipped:]
     n = np.float32(len(states))
     if mode in ("cls", "last"):
         result = states[0 if mode == "cls" else -1]
     elif mode == "max":
         result = states.max(axis=0)
     elif mode == "weighted_mean":  # by position (SGPT, Muennighoff, 2022)
-        weights = np.arange(1, len(states) + 1, dtype=np.float32)[:, None]
+        weights = np.arange(skipped + 1, skipped + len(states) + 1, dtype=np.float32)[:, None]
         result = (states * weights).sum(axis=0) / weights.sum()
     else:
         result = states.sum(axis=0) / (n if mode == "mean" else np.sqrt(n))

@@ -19,7 +19,7 @@ class EncodedText(NamedTuple):
 
     ``special``: whether a row is a special token of the model's. ``offsets``: where each row's token begins and ends
     in its text, in characters, (0, 0) for special tokens; None where the tokenizer does not tell. ``dropped``: tokens
-    that were cut off to fit a limit.
+    that were cut off to fit a limit. ``prompt_rows``: rows from the first on that a model's pooling leaves out.
     """
 
     tokens: list[int]
@@ -27,6 +27,7 @@ class EncodedText(NamedTuple):
     special: list[bool]
     offsets: list[Span] | None = None
     dropped: int = 0
+    prompt_rows: int = 0
 
 
 class CutText(NamedTuple):

@@ -20,7 +20,9 @@ from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES, ThreadPool, aligned_int64
 
-ARITHMETIC = "int8 or float32 activations, float32 attention, 1"  # changes whenever equal weights give other states
+ARITHMETIC = (
+    "int16, int8 or float32 activations, float32 attention, 2"  # changes whenever equal weights give other states
+)
 PASS_ROWS = 256  # of a compiled pass, if it has several texts: what they make stays in the caches of a core
 BLOCK_ROWS = 24  # of one text that attend together: two or four groups of queries
 FEW_BLOCKS = 2  # blocks for each thread and head, below which they are cut smaller

@@ -161,7 +161,7 @@ class EncoderProgram:
         if isinstance(out, Rows):
             also = out = also or out
         else:
-            fields |= _quantized_fields(out)
+            fields |= _quantized_fields(out) | {pw.KIND: pw.LAYER_WIDE if out.wide else pw.LAYER}
         if also is not None:
             fields |= {pw.OUT_FLOAT: also.address, pw.OUT_FLOAT_STRIDE: also.stride}
         self._operations.add("pointwise.rows:norm", fields)
@@ -173,7 +173,9 @@ class EncoderProgram:
         if isinstance(out, Rows):
             return source
         fields = {pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.config.hidden_size}
-        self._operations.add("pointwise.rows:norm", fields | {pw.KIND: pw.PLAIN} | _quantized_fields(out))
+        self._operations.add(
+            "pointwise.rows:norm", fields | {pw.KIND: pw.PLAIN_WIDE if out.wide else pw.PLAIN} | _quantized_fields(out)
+        )
         return out
 
     def _attention(self, layer: int, source: Activations, stream: Rows) -> None:

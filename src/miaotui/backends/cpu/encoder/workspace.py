@@ -40,7 +40,8 @@ class LayerCache:
 class EncoderWorkspace:
     """Activation buffers for up to ``rows`` rows and ``panels`` panels of keys.
 
-    ``floating``: products have float32 inputs; else they are quantized.
+    ``floating``: products have float32 inputs; else they are quantized: after norms, whose outlying channels would take
+    the other channels' bits, to int16, and to int8 elsewhere.
     """
 
     def __init__(self, config: EncoderConfig, rows: int, panels: int, floating: bool) -> None:
@@ -57,4 +58,6 @@ class EncoderWorkspace:
         self.cache = LayerCache.of(config, panels)
 
     def _activations(self, rows: int, width: int, normed: bool = False) -> Activations:
-        return float_rows(rows, width) if self.floating else Quantized.of(rows, width, width if normed else 0)
+        if self.floating:
+            return float_rows(rows, width)
+        return Quantized.of(rows, width, width if normed else 0, wide=normed)

@@ -158,10 +158,6 @@ def _pooling(modules: Sequence[_Module], dense: tuple[DenseConfig, ...]) -> Pool
     if module is None:
         return None
     config = module.config
-    if config.get("include_prompt") is False:
-        raise UnsupportedModelError(
-            f"{module.folder} leaves the prompt's tokens out of the pooling (include_prompt), which is not supported"
-        )
     unknown = {key for key in config if key.startswith("pooling_mode_")} - _POOLING.keys()
     if unknown:
         raise UnsupportedModelError(f"{module.folder} has the unknown {min(unknown)[:80]!r}")
@@ -174,6 +170,7 @@ def _pooling(modules: Sequence[_Module], dense: tuple[DenseConfig, ...]) -> Pool
         modes=cast("tuple[PoolingMode, ...]", modes),
         dense=dense,
         normalize=any(module.kind == "Normalize" for module in modules),
+        include_prompt=config.get("include_prompt") is not False,
     )
 
 
