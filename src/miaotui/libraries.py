@@ -12,7 +12,14 @@ from types import ModuleType
 
 from miaotui.errors import MissingLibraryError
 
-EXTRAS = {"scipy": "recommend", "sklearn": "apps", "symspellpy": "spelling", "opentelemetry": "otel", "torch": "train"}
+EXTRAS = {
+    "rdflib": "graph",
+    "scipy": "recommend",
+    "sklearn": "apps",
+    "symspellpy": "spelling",
+    "opentelemetry": "otel",
+    "torch": "train",
+}
 COMPILERS = {"numba", "llvmlite"}
 NOT_FOR_WINDOWS_ON_ARM = {"tantivy", "rjieba"}
 
