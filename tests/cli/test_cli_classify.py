@@ -106,3 +106,23 @@ def test_wrong_command_lines(
 ) -> None:
     assert classify(*words) == 1
     assert message in capsys.readouterr().err
+
+
+def test_groups_and_likeness_of_a_file(encoder: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "in.csv").write_text("text\nthe cat\nping\n\nthe cat\n")
+    model = ["--model", str(encoder)]
+    assert main(["group", str(files / "in.csv"), "--duplicates", "--least", "0.9999", *model]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["group"] for row in rows] == ["0", "", "0"]
+    assert main(["group", str(files / "in.csv"), "--groups", "2", *model]) == 0
+    shown = capsys.readouterr()
+    assert len({row["group"] for row in csv.DictReader(shown.out.splitlines())}) == 2
+    assert "cat" in shown.err
+    assert main(["similar", str(files / "in.csv"), "--query", "the cat", *model]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert rows[0]["similarity"] == "1.0"
+    assert main(["similar", str(files / "in.csv"), *model]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert rows[0]["nearest_text"] == "the cat"
+    assert main(["group", str(files / "in.csv"), "--groups", "9", *model]) == 1
+    assert "groups: must be a whole number from 1 to 3" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from serving import Serving, serving
 
 from miaotui.backends.options import EngineOptions
 from miaotui.encoder import Encoder
-from miaotui.tasks import Classifier
+from miaotui.tasks import Classifier, duplicates, group, similar
 from tiny_encoder_models import make_encoder_folder, open_tiny
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -174,3 +174,19 @@ def test_summaries(server: Serving) -> None:
     assert "must be a text" in written["data"][1]["error"]
     assert "tokens with its instruction" in written["data"][2]["error"]
     assert "words" in refused(server, "/v1/tasks/summarize", texts=[NEWS], words=0)["message"]
+
+
+def test_similar_texts_and_groups(server: Serving, encoder: Encoder) -> None:
+    found = post(server, "/v1/tasks/similar", queries=["the cat", ""], texts=TEXTS, top=2)
+    ours = similar(["the cat", ""], TEXTS, top=2, model=encoder)
+    assert [each["found"] for each in found["data"]] == [[vars(text) for text in each.found] for each in ours]
+    assert found["data"][1]["error"] == "queries[1]: must not be empty"
+    found = post(server, "/v1/tasks/group", texts=TEXTS, groups=2)
+    expected = group(TEXTS, 2, model=encoder)
+    assert [each["group"] for each in found["data"]] == [each.group for each in expected.texts]
+    assert [each["members"] for each in found["groups"]] == [list(each.members) for each in expected.groups]
+    assert found["data"][3]["error"] == "texts[3]: must be a text, not int"
+    twice = post(server, "/v1/tasks/group", texts=["the cat", "ping", "the cat"], duplicates=True, least=0.9999)
+    assert [each["group"] for each in twice["data"]] == [0, None, 0]
+    assert "groups" in refused(server, "/v1/tasks/group", texts=["the cat"], groups=2)["message"]
+    assert [each.members for each in duplicates(["a b", "c", "a b"], least=0.9999, model=encoder).groups] == [(0, 2)]

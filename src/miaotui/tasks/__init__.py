@@ -11,6 +11,8 @@ from miaotui.tasks.calls import classify, decide, fit, sentiment
 from miaotui.tasks.classification import Classifier
 from miaotui.tasks.decider import Decider
 from miaotui.tasks.decisions import Decision
+from miaotui.tasks.groups.calls import duplicates, group, similar
+from miaotui.tasks.groups.results import GroupedText, Grouping, SimilarText, SimilarTexts, TextGroup
 from miaotui.tasks.questions import ChoiceQuestion, ScoreQuestion, YesNoQuestion
 from miaotui.tasks.result import LabelledText, RowError, Sentiment, TaskResult, WordEffect
 from miaotui.tasks.sentiments import SentimentClassifier
@@ -25,14 +27,19 @@ __all__ = [
     "Classifier",
     "Decider",
     "Decision",
+    "GroupedText",
+    "Grouping",
     "LabelledText",
     "RowError",
     "ScoreQuestion",
     "Sentiment",
     "SentimentClassifier",
+    "SimilarText",
+    "SimilarTexts",
     "SummaryLength",
     "SummaryPart",
     "TaskResult",
+    "TextGroup",
     "TextSummary",
     "Translation",
     "TranslationOptions",
@@ -40,10 +47,13 @@ __all__ = [
     "YesNoQuestion",
     "classify",
     "decide",
+    "duplicates",
     "expected_calibration_error",
     "fit",
     "fit_temperature",
+    "group",
     "sentiment",
+    "similar",
     "summarize",
     "translate",
 ]

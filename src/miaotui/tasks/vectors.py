@@ -24,7 +24,7 @@ from miaotui.errors import FieldError, RequestError
 from miaotui.text.encoders.layout import EncodedText
 
 Floats = NDArray[np.float32]
-PROMPT = "query"  # both sides of a comparison are of one kind
+PROMPT: str | None = None  # of no search: the model's own default, and E5's "query"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,15 @@ class TextVectors:
     def sound(self) -> list[int]:
         """Return the places of texts that have a vector."""
         return [place for place, error in enumerate(self.errors) if error is None]
+
+    def __getitem__(self, part: slice) -> TextVectors:
+        """Return the vectors of some texts."""
+        return TextVectors(self.values[part], self.errors[part], self.dropped[part])
+
+    def named(self, field: str) -> TextVectors:
+        """Return the vectors with errors that name another field than ``texts``."""
+        errors = (error if error is None else field + error.removeprefix("texts") for error in self.errors)
+        return TextVectors(self.values, tuple(errors), self.dropped)
 
 
 def listed(texts: str | Iterable[str], field: str = "texts") -> list[str]:

@@ -18,7 +18,13 @@ from typing import Any, NoReturn
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.serve import key_options, serve_options
-from miaotui.cli.options.tasks import classify_options, summarize_options, translate_options
+from miaotui.cli.options.tasks import (
+    classify_options,
+    group_options,
+    similar_options,
+    summarize_options,
+    translate_options,
+)
 from miaotui.cli.output import messages
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.types import SamplingParams
@@ -276,6 +282,8 @@ COMMANDS = (
     Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),
     Command("support", "reply to customers, from questions and documents", "", range(1), support_options),
     Command("classify", "label the texts of a file", "INPUT", range(1, 2), classify_options, "tasks"),
+    Command("similar", "find which texts of a file are alike", "INPUT", range(1, 2), similar_options, "tasks"),
+    Command("group", "put the texts of a file into groups", "INPUT", range(1, 2), group_options, "tasks"),
     Command("summarize", "summarise the texts of a file", "INPUT", range(1, 2), summarize_options, "tasks"),
     Command("translate", "translate the texts of a file", "INPUT", range(1, 2), translate_options, "tasks"),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),

@@ -43,15 +43,52 @@ def classify_options(parser: argparse.ArgumentParser) -> None:
 def row_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the options of every command over the rows of a file, and return their group."""
     rows = parser.add_argument_group("rows")
+    _input_options(rows)
+    rows.add_argument("--resume", action="store_true", help="continue an output that was broken off")
+    rows.add_argument("--limit-s", type=duration, metavar="T", help="answer what fits in this time, and say so")
+    rows.add_argument("--json", action="store_true", help="write JSON lines")
+    return rows
+
+
+def group_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui group``."""
+    parser.epilog = "INPUT is a file (.csv .tsv .jsonl, others by line), or - for standard input."
+    how = parser.add_argument_group("groups")
+    how.add_argument("--groups", type=whole(1, 1024), metavar="N", help="how many (default: as many as fit the texts)")
+    how.add_argument("--duplicates", action="store_true", help="only texts that say nearly the same")
+    how.add_argument(
+        "--least", type=_share, metavar="S", default=0.9, help="similarity of duplicates, up to 1 (default: 0.9)"
+    )
+    how.add_argument("--model", metavar="MODEL", help="the encoder (default: chosen by the texts' script)")
+    whole_file_options(parser)
+
+
+def similar_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui similar``."""
+    parser.epilog = (
+        "INPUT is a file (.csv .tsv .jsonl, others by line), or - for standard input. Without --query each text is "
+        "compared with the others."
+    )
+    how = parser.add_argument_group("likeness")
+    how.add_argument("--query", metavar="TEXT", help="text that all are compared with")
+    how.add_argument("--model", metavar="MODEL", help="the encoder (default: chosen by the texts' script)")
+    whole_file_options(parser)
+
+
+def whole_file_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that need all rows of a file at once."""
+    rows = parser.add_argument_group("rows")
+    _input_options(rows)
+    rows.add_argument("--json", action="store_true", help="write JSON lines")
+    parser.set_defaults(resume=False, limit_s=None)
+
+
+def _input_options(rows: argparse._ArgumentGroup) -> None:
     rows.add_argument("--text-column", metavar="NAME", help="column of the texts (default: text, or the only one)")
     rows.add_argument(
         "--format", choices=("csv", "tsv", "jsonl", "lines"), metavar="csv|tsv|jsonl|lines", help="of the input"
     )
     rows.add_argument("--output", metavar="FILE", help="default: standard output")
-    rows.add_argument("--resume", action="store_true", help="continue an output that was broken off")
-    rows.add_argument("--limit-s", type=duration, metavar="T", help="answer what fits in this time, and say so")
-    rows.add_argument("--json", action="store_true", help="write JSON lines")
-    return rows
 
 
 def summarize_options(parser: argparse.ArgumentParser) -> None:

@@ -33,6 +33,19 @@ HELP = {
     "reply to customers, from questions and documents": "根据问答与文档回复客户",
     "label the texts of a file": "为文件中的文本分类",
     "summarise the texts of a file": "为文件中的文本写摘要",
+    "find which texts of a file are alike": "找出文件中相近的文本",
+    "put the texts of a file into groups": "把文件中的文本分组",
+    # similar, group
+    "INPUT is a file (.csv .tsv .jsonl, others by line), or - for standard input.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取），或表示标准输入的 -。",
+    "INPUT is a file (.csv .tsv .jsonl, others by line), or - for standard input. Without --query each text is "
+    "compared with the others.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取），或表示标准输入的 -。不给 --query 时，各文本互相比较。",
+    "groups": "分组",
+    "likeness": "相似度",
+    "how many (default: as many as fit the texts)": "组数（默认：按文本选定）",
+    "only texts that say nearly the same": "只找意思几乎相同的文本",
+    "similarity of duplicates, up to 1 (default: 0.9)": "重复文本的相似度，最大为 1（默认：0.9）",
+    "text that all are compared with": "与所有文本比较的文本",
+    "the encoder (default: chosen by the texts' script)": "编码器（默认：按文本的文字选定）",
     # summarize
     "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取）、表示标准输入的 -，或一段文本。",
     "summaries": "摘要",

@@ -1,0 +1,1 @@
+"""Texts that are alike: the nearest ones, duplicates, and groups with names."""
