@@ -190,3 +190,15 @@ def test_similar_texts_and_groups(server: Serving, encoder: Encoder) -> None:
     assert [each["group"] for each in twice["data"]] == [0, None, 0]
     assert "groups" in refused(server, "/v1/tasks/group", texts=["the cat"], groups=2)["message"]
     assert [each.members for each in duplicates(["a b", "c", "a b"], least=0.9999, model=encoder).groups] == [(0, 2)]
+
+
+def test_extraction(server: Serving) -> None:
+    found = post(server, "/v1/tasks/extract", texts=["The tram line is long.", ""], keywords=1)
+    assert "tram line" in found["data"][0]["keywords"][0][0]
+    assert found["data"][1]["error"] == "texts[1]: must not be empty"
+    schema = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}, "required": ["day"]}
+    found = post(server, "/v1/tasks/extract", texts=["cat on 4 May 2024"], schema=schema)
+    assert found["data"][0].get("error") or found["data"][0]["values"] == {"day": "2024-05-04"}
+    both = refused(server, "/v1/tasks/extract", texts=["x"], schema=schema, entities=["a"])
+    assert "not both" in both["message"]
+    assert "today" in refused(server, "/v1/tasks/extract", texts=["x"], keywords=1, today="2025-13-01")["message"]

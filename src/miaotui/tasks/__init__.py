@@ -11,6 +11,9 @@ from miaotui.tasks.calls import classify, decide, fit, sentiment
 from miaotui.tasks.classification import Classifier
 from miaotui.tasks.decider import Decider
 from miaotui.tasks.decisions import Decision
+from miaotui.tasks.extraction.calls import extract
+from miaotui.tasks.extraction.dates import DateReading
+from miaotui.tasks.extraction.extractor import ExtractedValue, Extraction, ExtractionOptions
 from miaotui.tasks.groups.calls import duplicates, group, similar
 from miaotui.tasks.groups.results import GroupedText, Grouping, SimilarText, SimilarTexts, TextGroup
 from miaotui.tasks.questions import ChoiceQuestion, ScoreQuestion, YesNoQuestion
@@ -25,8 +28,12 @@ __all__ = [
     "CalibrationReport",
     "ChoiceQuestion",
     "Classifier",
+    "DateReading",
     "Decider",
     "Decision",
+    "ExtractedValue",
+    "Extraction",
+    "ExtractionOptions",
     "GroupedText",
     "Grouping",
     "LabelledText",
@@ -49,6 +56,7 @@ __all__ = [
     "decide",
     "duplicates",
     "expected_calibration_error",
+    "extract",
     "fit",
     "fit_temperature",
     "group",

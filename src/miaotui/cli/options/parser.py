@@ -20,6 +20,7 @@ from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.serve import key_options, serve_options
 from miaotui.cli.options.tasks import (
     classify_options,
+    extract_options,
     group_options,
     similar_options,
     summarize_options,
@@ -286,5 +287,6 @@ COMMANDS = (
     Command("group", "put the texts of a file into groups", "INPUT", range(1, 2), group_options, "tasks"),
     Command("summarize", "summarise the texts of a file", "INPUT", range(1, 2), summarize_options, "tasks"),
     Command("translate", "translate the texts of a file", "INPUT", range(1, 2), translate_options, "tasks"),
+    Command("extract", "extract values from the texts of a file", "INPUT", range(1, 2), extract_options, "tasks"),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )

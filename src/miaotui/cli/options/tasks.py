@@ -6,6 +6,7 @@ Owns their names, meanings and forms. Knows no model.
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 
 from miaotui.cli.options.serve import duration, whole
 
@@ -121,6 +122,28 @@ def translate_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--glossary", metavar="FILE", help="terms and their translations (.csv .tsv)")
     how.add_argument("--model", metavar="MODEL", help="the chat model (default: qwen2.5-coder-0.5b)")
     row_options(parser)
+
+
+def extract_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui extract``."""
+    parser.epilog = "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text."
+    how = parser.add_argument_group("values")
+    how.add_argument("--schema", metavar="FILE", help="JSON schema of a flat object: a column for each property")
+    how.add_argument("--entities", metavar="A,B,...", help="names of types of entities: a column for each")
+    how.add_argument("--keywords", type=whole(0, 100), metavar="N", default=0, help="so many keywords; no model needed")
+    how.add_argument("--verbatim", action="store_true", help="every value is a span of the text")
+    how.add_argument("--threshold", type=_share, metavar="P", default=0.0, help="no value below this probability")
+    how.add_argument("--today", type=_day, metavar="YYYY-MM-DD", help="day that dates are counted from")
+    how.add_argument("--day-order", choices=("dmy", "mdy"), metavar="dmy|mdy", help="order of dates such as 03/04/2025")
+    how.add_argument("--model", metavar="MODEL", help="the chat model (default: qwen2.5-coder-0.5b)")
+    row_options(parser)
+
+
+def _day(text: str) -> str:
+    try:
+        return dt.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a day such as 2025-03-05, not {text!r}") from None
 
 
 def _share(text: str) -> float:

@@ -62,6 +62,16 @@ HELP = {
     "default: detected in each text": "默认：逐条检测",
     "markup that is kept (default: text)": "要保留的标记（默认：text）",
     "terms and their translations (.csv .tsv)": "术语及其译法（.csv .tsv）",
+    "extract values from the texts of a file": "从文件中的文本提取信息",
+    # extract
+    "values": "提取",
+    "JSON schema of a flat object: a column for each property": "单层对象的 JSON schema：每个属性一列",
+    "names of types of entities: a column for each": "实体类型的名称：每种一列",
+    "so many keywords; no model needed": "关键词个数；不需要模型",
+    "every value is a span of the text": "每个值都是原文中的片段",
+    "no value below this probability": "低于此概率则不给值",
+    "day that dates are counted from": "推算日期的基准日",
+    "order of dates such as 03/04/2025": "03/04/2025 这类日期的顺序",
     # classify
     "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text. Give one of "
     "--labels, --examples and --head; --sentiment needs none.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取）、表示标准输入的 -，或一段文本。"

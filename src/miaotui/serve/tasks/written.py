@@ -95,7 +95,7 @@ async def _round(
         except RequestError as error:
             task.throw(error)
     requests = model.submit_all(each for _, arguments in made for each in arguments)
-    answers = iter([answer_of(each) for each in await model.whole(requests)])
+    answers = iter([answer_of(each, model.tokenizer) for each in await model.whole(requests)])
     for task, arguments in made:
         task.send([next(answers) for _ in arguments])
 

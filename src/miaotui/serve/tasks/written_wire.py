@@ -5,12 +5,14 @@ Owns their names and bounds; meanings are in `miaotui.tasks`.
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from miaotui.errors import FieldError
 from miaotui.serve.tasks.wire import TaskTexts
-from miaotui.serve.wire.fields import Name, Wire
+from miaotui.serve.wire.fields import JsonField, Name, Wire
 from miaotui.types import MAX_DEADLINE_MS, OnLate
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -112,4 +114,51 @@ class TranslationAnswer(Wire):
     object: Literal["list"]
     model: str
     data: list[TranslationBody]
+    deadline: dict[str, JsonValue]
+
+
+class ExtractionRequest(WrittenFields):
+    """Texts to extract values from, and which values."""
+
+    texts: TaskTexts = Field(description="A text that cannot be taken has an error, and the others are answered.")
+    json_schema: JsonField | None = Field(None, alias="schema", description="JSON schema of a flat object.")
+    entities: Annotated[list[Name], Field(max_length=32)] | Annotated[dict[str, str], Field(max_length=32)] | None = (
+        Field(None, description="Names of types, perhaps with descriptions.")
+    )
+    keywords: int | None = Field(None, ge=0, le=100, description="How many keywords are given.")
+    verbatim: bool | None = Field(None, description="Every value is a span of the text.")
+    threshold: float | None = Field(None, ge=0, le=1, description="No value below this probability.")
+    today: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = Field(
+        None, description="Day that dates are counted from."
+    )
+    day_order: Literal["dmy", "mdy"] | None = Field(None, description="Order of 03/04/2025; None: it has no value.")
+
+    @property
+    def today_as_date(self) -> dt.date | None:
+        """Return the day that dates are counted from. Raises `FieldError`."""
+        try:
+            return None if self.today is None else dt.date.fromisoformat(self.today)
+        except ValueError:
+            raise FieldError("today", f"{self.today!r} is no day") from None
+
+
+class ExtractionBody(Wire):
+    """Values of one text; each has its place in the text, in characters."""
+
+    index: int
+    values: dict[str, JsonValue]
+    fields: dict[str, JsonValue]
+    keywords: list[JsonValue] | None = None
+    abstained: list[str] | None = None
+    model: str
+    took_ms: float
+    error: str | None = None
+
+
+class ExtractionAnswer(Wire):
+    """Values in the order of the texts."""
+
+    object: Literal["list"]
+    model: str
+    data: list[ExtractionBody]
     deadline: dict[str, JsonValue]

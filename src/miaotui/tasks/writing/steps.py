@@ -41,7 +41,8 @@ class WriteRequest:
 class WrittenAnswer:
     """Answer to a `WriteRequest`. ``is_cut``: it ended at its limit of tokens.
 
-    ``probability`` is the geometric mean of its tokens' probabilities, 0 where none were asked for.
+    ``probability`` is the geometric mean of its tokens' probabilities, 0 where none were asked for; ``logprobs`` are
+    those of its tokens in nats, each with the byte of the text at which it ends.
     """
 
     text: str
@@ -49,6 +50,15 @@ class WrittenAnswer:
     probability: float = 0.0
     prompt_tokens: int = 0
     tokens: int = 0
+    logprobs: tuple[tuple[int, float], ...] = ()
+
+    def probability_of(self, start: int, end: int) -> float:
+        """Return the geometric mean of the probabilities of the tokens in characters ``[start, end)`` of the text."""
+        first, last = (len(self.text[:place].encode()) for place in (start, end))
+        begins = (0, *(place for place, _ in self.logprobs))
+        tokens = zip(begins, self.logprobs, strict=False)
+        inside = [logprob for begin, (end_byte, logprob) in tokens if begin < last and end_byte > first]
+        return math.exp(sum(inside) / len(inside)) if inside else 0.0
 
 
 WriteSteps = Generator[Sequence[WriteRequest], Sequence[WrittenAnswer], Result]
@@ -79,12 +89,22 @@ class PromptEncoder:
         return [self.tokenizer.encode(each, special=False) for each in request.passages]
 
 
-def answer_of(completion: Completion) -> WrittenAnswer:
+def answer_of(completion: Completion, tokenizer: Tokenizer) -> WrittenAnswer:
     """Return a finished request's answer."""
-    logprobs = [each.logprob for each in completion.logprobs]
-    mean = math.exp(sum(logprobs) / len(logprobs)) if logprobs else 0.0
-    tokens = len(completion.token_ids)
-    return WrittenAnswer(completion.text, completion.finish_reason == "length", mean, completion.prompt_tokens, tokens)
+    ends: list[tuple[int, float]] = []
+    place = 0
+    for each in completion.logprobs:
+        place += len(tokenizer.token_bytes(each.token_id))
+        ends.append((place, each.logprob))
+    mean = math.exp(sum(logprob for _, logprob in ends) / len(ends)) if ends else 0.0
+    return WrittenAnswer(
+        completion.text,
+        completion.finish_reason == "length",
+        mean,
+        completion.prompt_tokens,
+        len(completion.token_ids),
+        tuple(ends),
+    )
 
 
 @dataclass

@@ -72,7 +72,7 @@ class Writer:
                     )
                     yield loop.submit(prompt, request.params, options)
 
-        answers = iter([answer_of(each) for each in whole(loop, submit)])
+        answers = iter([answer_of(each, self.llm.tokenizer) for each in whole(loop, submit)])
         for task, requests in made:
             task.send([next(answers) for _ in requests])
 
