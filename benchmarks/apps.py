@@ -38,8 +38,8 @@ from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
 from miaotui.retrieval.answers.calibrate import calibrate
 from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
+from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
-from miaotui.retrieval.meaning.vectors import PassageVectors
 from miaotui.retrieval.sentences import sentences
 from miaotui.types import SamplingParams
 
@@ -150,7 +150,7 @@ def decided(folder: Path, language: str, encoders: Encoders, every: int) -> Iter
         for name, (some, questions) in halves.items():
             index = stack.enter_context(Index.create(Path(place) / name))
             index.add(some)
-            vectors = PassageVectors(index, encoders.embedder)
+            vectors = MeaningVectors(index, encoders.embedder, encoders.english)
             vectors.update()
             hybrid = HybridIndex(vectors)
             for one in questions:

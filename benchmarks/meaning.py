@@ -30,11 +30,11 @@ import miaotui
 from miaotui.apps.meaning.decision import Signals
 from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.apps.qa_pipeline import QaPipeline, Question
-from miaotui.apps.segmentation import is_chinese
 from miaotui.llm import LLM
 from miaotui.retrieval import Index, IndexSettings
+from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
-from miaotui.retrieval.meaning.vectors import PassageVectors
+from miaotui.retrieval.meaning.languages import is_chinese
 from question_sets import CustomerQuestion, Outcome, QuestionSet, ask_all, opened, read_sets
 from retrieval import Collection, cacm, ndcg, questions, vaswani
 
@@ -50,7 +50,7 @@ def outcomes(sets: list[QuestionSet], encoders: Encoders, llm: LLM | None) -> It
                 continue
             embedder = None if mode == MODES[0] else encoders.embedder
             reranker = encoders.reranker if mode == MODES[2] else None
-            yield f"{one.name}, {mode}", ask_all(one, embedder, reranker, llm)
+            yield f"{one.name}, {mode}", ask_all(one, embedder, reranker, llm, encoders.english)
 
 
 def told(found: list[Outcome]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def ranked(collection: Collection, encoders: Encoders, most: int) -> Iterator[tu
     settings = IndexSettings(passage_chars=0)
     with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", settings) as index:
         index.add(collection.documents)
-        vectors = PassageVectors(index, encoders.embedder)
+        vectors = MeaningVectors(index, encoders.embedder, encoders.english)
         started = time.perf_counter()
         vectors.update()
         took_s = time.perf_counter() - started
@@ -130,7 +130,7 @@ def signals_of(
 ) -> Iterator[tuple[int, CustomerQuestion, Signals]]:
     """(number, question, signals) of every question whose page has a sentence for it."""
     for one in sets:
-        with opened(one, encoders.embedder) as index:
+        with opened(one, encoders.embedder, encoders.english) as index:
             pipeline = QaPipeline(index, reranker=encoders.reranker if reranked else None)
             for number, question in enumerate(one.questions):
                 signals = pipeline.evidence(Question(question.text, one.name)).signals

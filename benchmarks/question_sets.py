@@ -21,9 +21,9 @@ from miaotui.apps.answering import Answer, Mode
 from miaotui.apps.qa_pipeline import QaPipeline, Question, Searchable
 from miaotui.llm import LLM
 from miaotui.retrieval import Document, Index
+from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
 from miaotui.retrieval.meaning.protocols import Reranker, TextEmbedder
-from miaotui.retrieval.meaning.vectors import PassageVectors
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,16 @@ def holds(text: str, answer: str) -> bool:
 
 
 @contextmanager
-def opened(question_set: QuestionSet, embedder: TextEmbedder | None) -> Iterator[Searchable]:
-    """An index of the set's page; with an embedder by meaning too."""
+def opened(
+    question_set: QuestionSet, embedder: TextEmbedder | None, english: TextEmbedder | None = None
+) -> Iterator[Searchable]:
+    """An index of the set's page; with an embedder by meaning too, with ``english`` in the space of English."""
     with TemporaryDirectory() as folder, Index.create(Path(folder) / "index") as index:
         index.add([Document(question_set.name, question_set.page)])
         if embedder is None:
             yield index
         else:
-            vectors = PassageVectors(index, embedder)
+            vectors = MeaningVectors(index, embedder, english)
             vectors.update()
             yield HybridIndex(vectors)
 
@@ -140,11 +142,12 @@ def ask_all(
     embedder: TextEmbedder | None = None,
     reranker: Reranker | None = None,
     llm: LLM | None = None,
+    english: TextEmbedder | None = None,
     deadline_ms: float = 20_000.0,
 ) -> list[Outcome]:
     """Ask every question of a set, cut out of the passages or, with ``llm``, written by it."""
     outcomes = []
-    with opened(question_set, embedder) as index:
+    with opened(question_set, embedder, english) as index:
         pipeline = QaPipeline(index, llm, reranker=reranker)
         for one in question_set.questions:
             mode: Mode = "extractive" if llm is None else "generated"

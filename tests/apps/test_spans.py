@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_library import DOCUMENTS
 
-from miaotui.apps.question_types import Kind, kind_of
+from miaotui.apps.question_types import Kind, asks_offer, kind_of, lacks_form
 from miaotui.apps.segmentation import words
 from miaotui.apps.spans import best_spans, ranked_sentences
 
@@ -91,3 +91,37 @@ def test_any_text_can_be_searched(question: str, passage: str) -> None:
         assert passage[span.start : span.end] == span.text
     for word in words(passage):
         assert passage[word.start : word.end] == word.text
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence", "lacks"),
+    [
+        ("What time do you close?", "The shop closes at 9 pm.", False),
+        ("What time do you close?", "The shop sells bread.", True),
+        ("周末几点能进去", "周六八点开放。", False),
+        ("周末几点能进去", "入水前必须淋浴。", True),
+        ("网断了打哪个号", "请拨打 400-555-0196。", False),
+        ("网断了打哪个号", "资费减免两成。", True),
+        ("what does it cost to park", "Each hour costs 2.", False),
+        ("do I have to pay?", "Infants enter free of charge.", False),  # no form of its own
+    ],
+)
+def test_sentences_without_the_form_that_is_asked_for(question: str, sentence: str, lacks: bool) -> None:
+    assert lacks_form(kind_of(question), sentence) is lacks
+
+
+@pytest.mark.parametrize(
+    ("question", "offer"),
+    [
+        ("do you have a sauna?", True),
+        ("is there wifi in the building", True),
+        ("你们有实体店吗？", True),
+        ("有没有会员卡", True),
+        ("地毯能洗吗", False),
+        ("who do you call?", False),
+        ("有多少个房间", False),
+        ("can I pay by card", False),
+    ],
+)
+def test_questions_whether_there_is_something(question: str, offer: bool) -> None:
+    assert asks_offer(question) is offer

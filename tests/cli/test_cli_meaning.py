@@ -13,15 +13,15 @@ from miaotui.apps.meaning import encoders
 from miaotui.cli.meaning import by_meaning
 from miaotui.config import cache_error
 from miaotui.retrieval import Document, Index
+from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
 from miaotui.retrieval.meaning.protocols import Floats, Prompt
-from miaotui.retrieval.meaning.vectors import PassageVectors
 
 
 class Here:
     """Encoders that are here: every text has one vector."""
 
-    identity, reranker = "here", None
+    identity, reranker, english = "here", None, None
 
     @property
     def embedder(self) -> Here:
@@ -58,14 +58,14 @@ def test_without_the_embedder_that_is_told_once(index: Index, capsys: pytest.Cap
 def test_a_folder_that_cannot_be_written_costs_a_warning(
     index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refused(self: PassageVectors, *_: object) -> int:
+    def refused(self: MeaningVectors, *_: object) -> int:
         raise cache_error(OSError(13, "Permission denied"), index.folder)
 
     monkeypatch.setattr(encoders, "find_encoders", lambda **_: cast("encoders.Encoders", Here()))
     with by_meaning(index) as searched:
         assert isinstance(searched.index, HybridIndex)
         assert searched.index.vectors.is_current
-    monkeypatch.setattr(PassageVectors, "update", refused)
+    monkeypatch.setattr(MeaningVectors, "update", refused)
     with by_meaning(index) as searched:
         assert [hit.id for hit in searched.index.search("coat")] == ["1"]
     assert "Permission denied" in capsys.readouterr().err

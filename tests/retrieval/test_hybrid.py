@@ -10,8 +10,8 @@ from made_embedder import Dictionary
 
 from miaotui.errors import RequestError
 from miaotui.retrieval import Document, Index, IndexSettings
+from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import WORDS_WEIGHT, HybridIndex
-from miaotui.retrieval.meaning.vectors import PassageVectors
 
 TEXTS = {
     "1": "the feline sleeps",
@@ -30,7 +30,7 @@ def index(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Index]:
 
 
 def hybrid(index: Index) -> HybridIndex:
-    vectors = PassageVectors(index, Dictionary())
+    vectors = MeaningVectors(index, Dictionary())
     vectors.update()
     return HybridIndex(vectors)
 
@@ -60,9 +60,9 @@ def test_syntax_goes_by_words_alone(index: Index) -> None:
 
 
 def test_without_vectors_words_decide(index: Index) -> None:
-    search = HybridIndex(PassageVectors(index, Dictionary()))
+    search = HybridIndex(MeaningVectors(index, Dictionary()))
     assert [(hit.id, hit.score) for hit in search.search("cat")] == [(hit.id, hit.score) for hit in index.search("cat")]
-    assert search.search_sentences("cat", 3)[1:] == (((),), 0)
+    assert search.search_sentences("cat", 3)[1:] == (((),), 0, False)
     before = search.version
     search.vectors.update()
     assert search.version != before

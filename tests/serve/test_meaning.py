@@ -35,7 +35,8 @@ class Here:
     """Encoders that are here; counts how often they were closed."""
 
     def __init__(self, *, usable: bool = True) -> None:
-        self.embedder, self.reranker, self.closed, self.usable = Colours(), None, 0, usable
+        self.embedder, self.reranker, self.english = Colours(), None, None
+        self.closed, self.usable = 0, usable
 
     def load(self) -> None:
         if not self.usable:

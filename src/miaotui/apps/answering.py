@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from miaotui.apps.citations import Citing
 from miaotui.apps.evidence import Evidence
-from miaotui.apps.segmentation import is_chinese
 from miaotui.apps.spans import RankedSentence, best_spans
 from miaotui.errors import RequestError
+from miaotui.retrieval.meaning.languages import is_chinese
 
 How = Literal["extractive", "generated", "none"]
 Mode = Literal["extractive", "generated"]

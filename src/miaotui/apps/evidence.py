@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
+from typing import NamedTuple
 
 from miaotui.apps.meaning.decision import FEWEST_SENTENCES, Signals, least_probability, probability
-from miaotui.apps.segmentation import is_chinese
+from miaotui.apps.question_types import asks_offer, kind_of, lacks_form
+from miaotui.apps.segmentation import names_of
 from miaotui.apps.spans import RankedSentence, ranked_sentences
 from miaotui.errors import RefusedError
+from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.meaning.protocols import Reranker
 from miaotui.retrieval.meaning.vectors import SentenceMatch
 
@@ -24,10 +27,11 @@ MAX_PASSAGE_CHARS = 8_000
 FOUND = 0.33  # of the question's weight, in its best sentence; below it nothing was found (benchmarks/apps.py)
 NEAR_BEST = 0.6  # sentences that have less than this share of the best one's are of something else
 WORDS_WEIGHT = 0.03  # of a sentence's words beside its cosine
+FORM_WEIGHT = 0.02  # against a sentence without the number or time that is asked for
 NEAR_COSINE = 0.05  # sentences that are farther from the best one are of something else
 RERANKED = 8  # sentences that the cross-encoder reads
 RERANKED_CHARS = 280  # of each, about 64 tokens
-_CROSS_SCALE = 0.01  # of a logit of the cross-encoder beside a cosine
+_CROSS_SCALE = 0.008  # of a logit of the cross-encoder beside a cosine
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,16 @@ class Passage:
     source: str = ""
     score: float = 0.0
     sentences: tuple[SentenceMatch, ...] = ()
+
+
+class Searched(NamedTuple):
+    """Extent of a search by meaning: how many vectors the index has, and whether they are of the space of English."""
+
+    sentences: int = 0
+    in_english: bool = False
+
+
+NOT_SEARCHED = Searched()
 
 
 @dataclass(frozen=True)
@@ -93,12 +107,12 @@ def gather(
     *,
     reranker: Reranker | None = None,
     within_ms: float | None = None,
-    searched: int = 0,
+    searched: Searched = NOT_SEARCHED,
 ) -> Evidence:
     """Collect evidence from the passages that a search found, best first.
 
     ``reranker`` reads the best sentences of English questions if that takes no longer than ``within_ms``;
-    ``searched`` is how many sentences the index has vectors of.
+    ``searched`` says what the search by meaning compared.
     """
     passages = tuple(replace(each, text=each.text[:MAX_PASSAGE_CHARS]) for each in islice(found, MAX_PASSAGES))
     by_words = ranked_sentences(question, [passage.text for passage in passages])
@@ -115,12 +129,18 @@ def _by_meaning(
     by_words: Sequence[RankedSentence],
     reranker: Reranker | None,
     within_ms: float | None,
-    searched: int,
+    searched: Searched,
 ) -> Evidence:
     """Return evidence whose sentences are ranked by their cosines, a little by their words, and by the reranker."""
     question, chinese = evidence.question, is_chinese(evidence.question)
     cosines = {each.place: _cosine(evidence.passages[each.passage], each) for each in by_words}
-    scores = {each.place: cosines[each.place] + WORDS_WEIGHT * each.support for each in by_words}
+    kind = kind_of(question)
+    scores = {
+        each.place: cosines[each.place]
+        + WORDS_WEIGHT * each.support
+        - FORM_WEIGHT * lacks_form(kind, evidence.passages[each.passage].text[each.start : each.end])
+        for each in by_words
+    }
     ordered = sorted(by_words, key=lambda each: -scores[each.place])
     cross = None
     if reranker is not None and not chinese and ordered:
@@ -146,10 +166,19 @@ def _by_meaning(
     nearest = max(cosines.values())
     gap = nearest - median(cosines.values()) if len(cosines) >= FEWEST_SENTENCES else None
     score = max(passage.score for passage in evidence.passages)
-    signals = Signals(score, searched, gap, cross)
+    signals = Signals(
+        score, searched.sentences, gap, cross, searched.in_english, asks_offer(question), _strange(evidence)
+    )
     strength = probability(signals, chinese=chinese)
-    least = least_probability(chinese=chinese)
+    least = least_probability(signals, chinese=chinese)
     return replace(evidence, ranked=near, signals=signals, strength=strength, least=least)
+
+
+def _strange(evidence: Evidence) -> float:
+    """Return the share of the question's names that stand in no passage, nor in a title."""
+    names = names_of(evidence.question)
+    text = "\n".join(f"{passage.title}\n{passage.text}" for passage in evidence.passages).casefold()
+    return sum(name.casefold().removesuffix("'s") not in text for name in names) / max(1, len(names))
 
 
 def _read_with(passage: Passage, sentence: RankedSentence) -> str:

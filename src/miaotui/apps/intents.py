@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from miaotui.apps.segmentation import is_chinese, words
+from miaotui.apps.segmentation import words
 from miaotui.errors import RequestError
 from miaotui.libraries import need
+from miaotui.retrieval.meaning.languages import is_chinese
 
 MAX_EXAMPLES = 200_000
 MAX_CHARS = 2_000

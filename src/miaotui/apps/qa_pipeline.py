@@ -25,7 +25,7 @@ from miaotui.apps.answering import (
     extract,
     not_found,
 )
-from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, gather
+from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, Searched, gather
 from miaotui.errors import OverloadedError, RefusedError
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
@@ -92,10 +92,10 @@ def look_up(
     takes no longer than ``within_ms``.
     """
     if isinstance(index, HybridIndex):
-        found, sentences, searched = index.search_sentences(question.text, MAX_PASSAGES)
+        found, sentences, searched, in_english = index.search_sentences(question.text, MAX_PASSAGES)
     else:
         found = index.search(question.text, MAX_PASSAGES, plain=True)
-        sentences, searched = tuple(() for _ in found), 0
+        sentences, searched, in_english = tuple(() for _ in found), 0, False
     passages = (
         Passage(hit.id, hit.body, hit.title, hit.passage.source, hit.score, matches)
         for hit, matches in zip(found, sentences, strict=True)
@@ -108,7 +108,7 @@ def look_up(
         complete=not found.warnings,
         reranker=reranker,
         within_ms=within_ms,
-        searched=searched,
+        searched=Searched(searched, in_english),
     )
 
 

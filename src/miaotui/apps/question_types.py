@@ -35,6 +35,7 @@ class Kind(Enum):
     PLACE = "place"
     REASON = "reason"
     CONTACT = "contact"
+    TIME = "time"
     THING = "thing"
 
 
@@ -44,10 +45,12 @@ _ASKED: tuple[tuple[Kind, str], ...] = (
         r"\b(?:tele)?phone number|\b(?:what|which|your) (?:\w+ )?(?:e-?mail|(?:tele)?phone|hotline)\b|\bwhat number\b"
         r"|(?:电话|热线|手机号|邮箱|微信)(?:号码?)?是?(?:多少|什么|几号|$)|打(?:哪个|什么|几)",
     ),
+    (Kind.TIME, r"\b(?:what|which) time\b|\bhow (?:late|early)\b|几点"),
     (Kind.PERCENT, r"what (?:percent|percentage|proportion|share)|how many percent|百分之|百分比|比例"),
     (
         Kind.MONEY,
         r"how much (?:money|did .* (?:cost|pay)|does .* cost)|(?:what|which) (?:price|cost)"
+        r"|\bwhat(?:'s| does| do| would| will)\b.{0,20}\bcost\b|\bprice of\b"
         r"|多少(?:钱|美元|元|英镑|欧元|资金)|价格",
     ),
     (
@@ -99,15 +102,32 @@ _FITS = {
     r"|[省市县州国岛洲山河湖海区镇村城港]$",
     Kind.REASON: r"^(?:because|due to|to |by |因为|由于)",
     Kind.CONTACT: r"@|\d[\d -]{5,}",
+    Kind.TIME: rf"\d\d?:\d\d|\b\d\d? ?(?:am|pm|o'clock)\b|\b(?:noon|midnight|hours?)\b"
+    rf"|[\d{_HAN_DIGIT}]点|小时|零时|正午|午夜",
 }
 _FITTING = {kind: re.compile(pattern) for kind, pattern in _FITS.items()}
-TYPED = frozenset({Kind.PERCENT, Kind.MONEY, Kind.DURATION, Kind.NUMBER, Kind.DATE, Kind.PERSON, Kind.PLACE})
-_COUNTED = {Kind.PERCENT, Kind.MONEY, Kind.DURATION, Kind.NUMBER, Kind.DATE}
+# The form that a sentence with the answer has; a price is often written without its currency.
+_SENTENCE_FORM = {kind: kind for kind in (Kind.PERCENT, Kind.DURATION, Kind.NUMBER, Kind.CONTACT, Kind.TIME)}
+_SENTENCE_FORM |= {Kind.MONEY: Kind.NUMBER}
+TYPED = frozenset({Kind.PERCENT, Kind.MONEY, Kind.DURATION, Kind.NUMBER, Kind.DATE, Kind.PERSON, Kind.PLACE, Kind.TIME})
+_COUNTED = {Kind.PERCENT, Kind.MONEY, Kind.DURATION, Kind.NUMBER, Kind.DATE, Kind.TIME}
 _NOUNS = frozenset(("n", "nr", "nrt", "nrfg", "ns", "nt", "nz", "eng", "vn", "an", "i", "l", "j"))
 _FOCUS = re.compile(
     r"\b(?:what|which)(?: (?:kind|type|sort|part|form|group|name)s? of| other| was the| is the| are the"
     r"| were the)? ((?:[a-z-]+ ){0,2}?[a-z-]+)\b|(?:哪|什么|何种)(?:个|种|些|位|样的|类|座|所|家|支|项)?(\w{1,4})"
 )
+
+
+_OFFER = re.compile(
+    r"\b(?:do|does|did) (?:you|they|the)\b|\b(?:is|are) there\b|有没有|有(?![事人]).{0,12}[吗不][？?]?$|[卖招].*吗",
+    re.IGNORECASE,
+)
+_MORE = re.compile(r"\b(?:what|how|when|where|which|who|why)\b|多少|几|怎么|什么|哪|谁|为什么", re.IGNORECASE)
+
+
+def asks_offer(question: str) -> bool:
+    """Return whether it asks if there is something at all ("do you have …"), which documents seldom deny in words."""
+    return _OFFER.search(question) is not None and _MORE.search(question) is None
 
 
 def kind_of(question: str) -> Kind:
@@ -135,6 +155,15 @@ def fit(kind: Kind, span: str, tags: frozenset[str]) -> float:
             return 0.2
         return 1.0
     return -1.0 if kind in _COUNTED else -0.2
+
+
+def lacks_form(kind: Kind, sentence: str) -> bool:
+    """Return whether a sentence has nothing of the form that is asked for: no number, time or address.
+
+    False for kinds whose answers have no form of their own.
+    """
+    form = _SENTENCE_FORM.get(kind)
+    return form is not None and _FITTING[form].search(sentence) is None
 
 
 def focus_of(question: str) -> str:

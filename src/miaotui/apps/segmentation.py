@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 from miaotui.libraries import need
+from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.query.analysis import Analyzer
 
 HAN = "\u3400-\u9fff\uf900-\ufaff"
-_HAS_HAN = re.compile(f"[{HAN}]")
 _WORD = re.compile(
     r"[$€£¥]?\d+(?:[.,:]\d+)*(?:[½¼¾])?(?:st|nd|rd|th|s|%)?(?![A-Za-z])"
     r"|(?:[A-Z]\.){2,}|[A-Z]\.(?=\s[A-Z])|[^\W_]+(?:[-'’.&][^\W_]+)*|½|\S"
@@ -84,17 +84,29 @@ class Word:
         return self.text.islower() and len(lower) > 4 and lower.endswith("ed")
 
 
-def is_chinese(text: str) -> bool:
-    """Return whether it has a Chinese character."""
-    return _HAS_HAN.search(text) is not None
-
-
 def words(text: str, start: int = 0, end: int | None = None) -> list[Word]:
     """Return the words and marks of ``text[start:end]``, with offsets into ``text``."""
     end = len(text) if end is None else end
     part = text[start:end]
     each = _chinese(part) if is_chinese(part) else _alphabetic(part)
     return [Word(start + w.start, start + w.end, w.text, w.term, w.tag) for w in each]
+
+
+_HAN_NAMES = frozenset(("nr", "nrt", "nrfg", "ns", "nt", "nz"))
+
+
+def names_of(text: str) -> list[str]:
+    """Return the names in a question: capitals that no sentence's start explains, Chinese names, foreign words."""
+    found, starts = [], True
+    for word in words(text):
+        if is_chinese(text):
+            is_name = word.tag in _HAN_NAMES or (word.text.isascii() and word.text.isalpha() and len(word.text) > 1)
+        else:
+            is_name = word.text[:1].isupper() and (not starts or word.text.isupper()) and word.text.split("'")[0] != "I"
+        if is_name and word.term and word.text.lower() not in FUNCTION_WORDS:
+            found.append(word.text)
+        starts = word.is_punctuation and word.text in ".!?:"
+    return found
 
 
 def terms_of(text: str) -> set[str]:

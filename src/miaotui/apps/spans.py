@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from miaotui.apps.question_types import TYPED, Kind, fit, focus_of, kind_of
-from miaotui.apps.segmentation import Word, is_chinese, terms_of, words
+from miaotui.apps.segmentation import Word, terms_of, words
+from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.sentences import sentences
 
 MAX_WORDS = 8

@@ -21,8 +21,8 @@ from miaotui.apps.faq import Faq
 from miaotui.apps.intents import Intent, IntentClassifier
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.apps.rules import DEFAULT_RULES, Rule, Rules
-from miaotui.apps.segmentation import is_chinese
 from miaotui.errors import MiaotuiError, RequestError
+from miaotui.retrieval.meaning.languages import is_chinese
 
 _LOG = logging.getLogger(__name__)
 TURN_MS = 500.0

@@ -44,11 +44,11 @@ def by_meaning(index: Index, *, rerank: bool = False, threads: int | None = None
         hint_once()
         yield MeaningSearch(index)
         return
+    from miaotui.retrieval.meaning.bilingual import MeaningVectors
     from miaotui.retrieval.meaning.hybrid import HybridIndex
-    from miaotui.retrieval.meaning.vectors import PassageVectors
 
     with encoders:
-        vectors = PassageVectors(index, encoders.embedder)
+        vectors = MeaningVectors(index, encoders.embedder, encoders.english)
         try:
             with ProgressBars() as progress:
                 vectors.update(progress)

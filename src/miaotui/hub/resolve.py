@@ -125,6 +125,12 @@ def notice(name: str) -> str:
     return model.notice if model else ""
 
 
+def companions(name: str) -> tuple[str, ...]:
+    """Return the names of the catalog models that are pulled with ``name``."""
+    model = CATALOG.get(name.lower())
+    return model.companions if model else ()
+
+
 def _listed(model: CatalogModel, settings: Settings) -> ListedModel:
     path = _present(model, HubId.parse(model.hub_id), settings)
     return ListedModel(model.name, model.title, model.source, model.size_bytes, model.licence.name, path)

@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-ANSWERED = 0.41  # probability from which an answer to an English question is tried
-ANSWERED_CHINESE = 0.49  # likewise; about 15 of 100 answerable questions of customers lie below these
 FEWEST_SENTENCES = 4  # of fewer, none is the ordinary one that the best is compared with
 _USUAL_GAP = 0.05  # of questions that are answered
 _USUAL_SENTENCES = 20  # in the pages of the questions that the regressions were fitted on
 _LEAST_CROSS, _MOST_CROSS = -6.0, 10.0  # logits of the cross-encoder beyond these say no more
 
-Signal = Literal["score", "gap", "cross"]
+Signal = Literal["score", "gap", "cross", "offer", "strange"]
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,30 @@ class Signals:
 
     ``score``: the best passage's, of words and meaning; ``sentences``: how many the index has; ``gap``: how much the
     best sentence's cosine is above the median of those found, None if they are too few; ``cross``: the
-    cross-encoder's best logit.
+    cross-encoder's best logit; ``in_english``: the cosines are of the space of English;
+    ``offer``: the question is whether there is something at all, which is often not in the documents;
+    ``strange``: the share of the question's names that no passage found has.
     """
 
     score: float
     sentences: int = _USUAL_SENTENCES
     gap: float | None = None
     cross: float | None = None
+    in_english: bool = False
+    offer: bool = False
+    strange: float = 0.0
 
     def values(self, spread: float) -> dict[Signal, float]:
         """Return the signals that there are, in the scale of the regressions.
 
         The best of many sentences is near by chance: ``spread`` is the standard deviation of unrelated ones' scores,
-        whose largest grows with the square root of the logarithm of their number.
+        whose largest grows with the square root of the logarithm of their number. Fewer than those that the
+        regressions were fitted on get no bonus.
         """
         gap = _USUAL_GAP if self.gap is None else self.gap
-        chance = spread * (_expected_largest(self.sentences) - _expected_largest(_USUAL_SENTENCES))
+        chance = spread * max(0.0, _expected_largest(self.sentences) - _expected_largest(_USUAL_SENTENCES))
         found: dict[Signal, float] = {"score": 100.0 * (self.score - chance - 0.87), "gap": 100.0 * gap}
+        found |= {"offer": float(self.offer), "strange": self.strange}
         if self.cross is not None:
             found["cross"] = max(0.0, min(_MOST_CROSS, self.cross) - _LEAST_CROSS)
         return found
@@ -58,11 +63,16 @@ def _expected_largest(count: int) -> float:
 
 @dataclass(frozen=True)
 class Regression:
-    """Logistic regression: ``1 / (1 + exp(-(bias + sum of weights * signals)))``; for ``spread`` see `Signals`."""
+    """Logistic regression: ``1 / (1 + exp(-(bias + sum of weights * signals)))``; for ``spread`` see `Signals`.
+
+    ``least`` is the probability from which an answer is tried: about 15 of 100 answerable questions of customers lie
+    below it.
+    """
 
     bias: float
     weights: Mapping[Signal, float]
     spread: float
+    least: float
 
     def probability(self, signals: Signals) -> float:
         """Return the probability that the documents answer the question."""
@@ -71,18 +81,29 @@ class Regression:
         return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total))))
 
 
-ENGLISH = Regression(-0.43, {"score": 0.473, "gap": 0.665}, 0.03)
-ENGLISH_CROSS = Regression(-0.8, {"score": 0.434, "gap": 0.691, "cross": 0.266}, 0.03)
-CHINESE = Regression(-0.17, {"score": 1.163}, 0.02)
+ENGLISH = Regression(-0.43, {"score": 0.473, "gap": 0.665}, 0.03, 0.41)
+ENGLISH_CROSS = Regression(-0.8, {"score": 0.434, "gap": 0.691, "cross": 0.266}, 0.03, 0.41)
+IN_ENGLISH = Regression(1.89, {"score": 0.6, "gap": 0.24, "offer": -1.25, "strange": -0.87}, 0.03, 0.41)
+IN_ENGLISH_CROSS = Regression(
+    1.83, {"score": 0.59, "gap": 0.23, "offer": -1.25, "strange": -0.96, "cross": 0.15}, 0.03, 0.41
+)
+CHINESE = Regression(-1.27, {"score": 0.73, "gap": 0.51, "offer": -0.94, "strange": -0.46}, 0.02, 0.39)
 
 
-def least_probability(*, chinese: bool) -> float:
+def regression_for(signals: Signals, *, chinese: bool) -> Regression:
+    """Return the regression for a question's language, the space that it was compared in, and the signals there are."""
+    if chinese:
+        return CHINESE
+    if signals.in_english:
+        return IN_ENGLISH if signals.cross is None else IN_ENGLISH_CROSS
+    return ENGLISH if signals.cross is None else ENGLISH_CROSS
+
+
+def least_probability(signals: Signals, *, chinese: bool) -> float:
     """Return the probability from which an answer is tried."""
-    return ANSWERED_CHINESE if chinese else ANSWERED
+    return regression_for(signals, chinese=chinese).least
 
 
 def probability(signals: Signals, *, chinese: bool) -> float:
     """Return the probability that the documents answer a question."""
-    if chinese:
-        return CHINESE.probability(signals)
-    return (ENGLISH if signals.cross is None else ENGLISH_CROSS).probability(signals)
+    return regression_for(signals, chinese=chinese).probability(signals)

@@ -22,6 +22,7 @@ from miaotui.retrieval.meaning.protocols import Floats, Prompt
 from miaotui.types import Progress
 
 EMBEDDER, RERANKER = "embedder", "reranker"  # names in the catalog
+ENGLISH_EMBEDDERS = ("bge-small-en", "all-minilm-l6-v2")  # both are asked, or none
 
 
 class LazyEncoder(Closing):
@@ -60,6 +61,23 @@ class EncoderEmbedder:
         return self._lazy.encoder.embed(list(texts), prompt=kind, normalize=True, truncate=True)
 
 
+class JoinedEmbedder:
+    """`TextEmbedder` over several encoders: its vectors are theirs, one after the other.
+
+    So its cosine is the mean of their cosines. Models that learned from other texts err on other questions.
+    """
+
+    def __init__(self, parts: Sequence[EncoderEmbedder]) -> None:
+        self._parts = list(parts)
+        self.identity = "+".join(part.identity for part in parts)
+
+    def embed(self, texts: Sequence[str], prompt: Prompt) -> Floats:
+        """Return vectors of unit length, float32 ``[n, sum of dimensions]``."""
+        joined: Floats = np.concatenate([part.embed(texts, prompt) for part in self._parts], axis=1)
+        joined /= np.float32(np.sqrt(len(self._parts)))
+        return joined
+
+
 class EncoderReranker:
     """`Reranker` over a cross-encoder."""
 
@@ -76,9 +94,12 @@ class EncoderReranker:
 class Encoders(Closing):
     """The encoders that are here; loaded when they are first used. Close it to give their memory back."""
 
-    def __init__(self, embedder: LazyEncoder, reranker: LazyEncoder | None) -> None:
-        self._open = [each for each in (embedder, reranker) if each is not None]
+    def __init__(
+        self, embedder: LazyEncoder, reranker: LazyEncoder | None, english: Sequence[LazyEncoder] = ()
+    ) -> None:
+        self._open = [each for each in (embedder, reranker, *english) if each is not None]
         self.embedder = EncoderEmbedder(embedder)
+        self.english = JoinedEmbedder([EncoderEmbedder(each) for each in english]) if english else None
         self.reranker = None if reranker is None else EncoderReranker(reranker)
 
     def load(self) -> None:
@@ -107,7 +128,9 @@ def find_encoders(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Encoders | None:
-    """Return the embedder and, with ``rerank``, the reranker if that is here too; None if the embedder is not."""
+    """Return the embedders and, with ``rerank``, the reranker if that is here too; None if the multilingual embedder
+    is not.
+    """
     embedder = find_encoder(EMBEDDER, settings)
     if embedder is None:
         return None
@@ -116,4 +139,11 @@ def find_encoders(
         return load_encoder(path, threads=threads, progress=progress)
 
     reranker = find_encoder(RERANKER, settings) if rerank else None
-    return Encoders(LazyEncoder(embedder, load), None if reranker is None else LazyEncoder(reranker, load))
+    english = [path for name in ENGLISH_EMBEDDERS if (path := find_encoder(name, settings)) is not None]
+    if len(english) < len(ENGLISH_EMBEDDERS):
+        english = []
+    return Encoders(
+        LazyEncoder(embedder, load),
+        None if reranker is None else LazyEncoder(reranker, load),
+        [LazyEncoder(path, load) for path in english],
+    )

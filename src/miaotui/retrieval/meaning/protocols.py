@@ -1,7 +1,7 @@
-"""The two models that retrieval by meaning uses, as far as it knows them.
+"""The models that retrieval by meaning uses, as far as it knows them.
 
-Owns the protocols `TextEmbedder` and `Reranker`. Knows no engine: `apps.meaning.encoders` makes both from
-loaded encoders. Invariant: equal identities give equal numbers for equal texts, so that vectors may be kept.
+Owns the protocols `TextEmbedder` and `Reranker`. Knows no engine: `apps.meaning.encoders` makes both from loaded
+encoders. Invariant: equal identities give equal numbers for equal texts, so that vectors may be kept.
 """
 
 from __future__ import annotations

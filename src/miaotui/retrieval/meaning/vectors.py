@@ -29,6 +29,7 @@ from miaotui.hub.lock import try_lock
 from miaotui.libraries import need
 from miaotui.retrieval.document import Document
 from miaotui.retrieval.index.index import Index
+from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.meaning.protocols import Floats, TextEmbedder, checked_vectors
 from miaotui.retrieval.sentences import stretches
 from miaotui.types import Progress
@@ -41,6 +42,20 @@ _BATCH_PASSAGES = 32
 _SAVE_EVERY_S = 20.0
 _EXACT = 50_000  # vectors; up to so many all are compared
 _NOTE = "vectors.json"
+_LAYOUT = 2  # of the vectors of a passage: those of another one are made anew
+
+
+@dataclass(frozen=True)
+class VectorSpace:
+    """Space of one embedding model: the folder of its vectors, the passages that it takes, and the line
+    ``factor * cosine + offset`` that puts its cosines onto the scale of multilingual-e5-small, which all thresholds
+    are made for.
+    """
+
+    folder: str = "vectors"
+    accepts: Callable[[Document], bool] = lambda _: True
+    factor: float = 1.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,12 +67,15 @@ class SentenceMatch:
     cosine: float
 
 
-class PassageVectors:
-    """Vectors of an open index's sentences. Safe to use from several threads."""
+MULTILINGUAL = VectorSpace()
 
-    def __init__(self, index: Index, embedder: TextEmbedder) -> None:
-        self.index, self.embedder = index, embedder
-        self._folder = index.folder / "vectors"
+
+class PassageVectors:
+    """Vectors of an open index's sentences, in one space. Safe to use from several threads."""
+
+    def __init__(self, index: Index, embedder: TextEmbedder, space: VectorSpace = MULTILINGUAL) -> None:
+        self.index, self.embedder, self._space = index, embedder, space
+        self._folder = index.folder / space.folder
         self._lock = threading.Lock()  # of what follows
         self._updating = threading.Lock()
         self._passages: dict[int, tuple[str, int]] = {}  # key of a passage: its id, number of its vectors
@@ -93,22 +111,33 @@ class PassageVectors:
             )
         return made
 
+    def has(self, passage: str) -> bool:
+        """Return whether the passage of this id has vectors."""
+        with self._lock:
+            return passage in self._names
+
+    @property
+    def passages(self) -> int:
+        """Return how many passages have vectors."""
+        with self._lock:
+            return len(self._passages)
+
     def nearest(self, vector: Floats, count: int) -> dict[str, float]:
         """Return the passages with the sentences nearest to a vector: their ids and best cosines, best first.
 
-        Looks at ``4 * count`` sentences.
+        Looks at ``8 * count`` vectors.
         """
         with self._lock:
             total = 0 if self._graph is None else len(self._graph)
             if not total:
                 return {}
             asked = _quantised(vector[None])[0]
-            matches = self._graph.search(asked, min(4 * count, total), exact=total <= _EXACT)
+            matches = self._graph.search(asked, min(8 * count, total), exact=total <= _EXACT)
             best: dict[str, float] = {}
             for key, distance in zip(matches.keys, matches.distances, strict=True):
                 known = self._passages.get(int(key) >> _NUMBER_BITS)
                 if known is not None:
-                    best[known[0]] = max(best.get(known[0], -1.0), 1.0 - float(distance))
+                    best[known[0]] = max(best.get(known[0], -1.0), self._scaled(1.0 - float(distance)))
         ordered = sorted(best.items(), key=lambda item: (-item[1], item[0]))
         return dict(ordered[:count])
 
@@ -133,6 +162,8 @@ class PassageVectors:
                 return []
             cosines = self._cosines(vector, key, known[1])
         places = stretches(passage.body, LONGEST_CHARS)
+        if places and len(cosines) == 2 * len(places):  # with their headings and without
+            cosines = cosines.reshape(2, -1).max(axis=0)
         return [SentenceMatch(*place, float(each)) for place, each in zip(places, cosines, strict=False)]
 
     def update(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> int:
@@ -150,7 +181,7 @@ class PassageVectors:
             if self.is_current:
                 return 0
             version = self.index.version
-            live = {_key(passage) for passage in self.index.passages()}
+            live = {_key(passage) for passage in self._accepted()}
             self._drop(live)
             total = len(live) - len(self._passages)
             done = self._add_missing(total, progress, stop)
@@ -162,8 +193,11 @@ class PassageVectors:
 
     # ---- making ----------------------------------------------------------------------------------
 
+    def _accepted(self) -> Iterator[Document]:
+        return (passage for passage in self.index.passages() if self._space.accepts(passage))
+
     def _add_missing(self, total: int, progress: Progress | None, stop: Callable[[], bool]) -> int:
-        missing = (one for one in self.index.passages() if _key(one) not in self._passages)
+        missing = (one for one in self._accepted() if _key(one) not in self._passages)
         done, saved_s = 0, time.monotonic()
         tell = progress or (lambda *_: None)
         while (batch := list(islice(missing, _BATCH_PASSAGES))) and not stop():
@@ -181,8 +215,7 @@ class PassageVectors:
         texts: list[str] = []
         counts: list[int] = []
         for passage in batch:
-            made = [text_of(passage, start, end) for start, end in stretches(passage.body, LONGEST_CHARS)]
-            made = (made or [passage.title])[: 1 << _NUMBER_BITS]
+            made = texts_of(passage)[: 1 << _NUMBER_BITS]
             key = _key(passage) << _NUMBER_BITS
             keys += range(key, key + len(made))
             counts.append(len(made))
@@ -212,8 +245,12 @@ class PassageVectors:
         first = key << _NUMBER_BITS
         stored = self._graph.get(np.arange(first, first + count, dtype=np.uint64))
         rows = np.asarray(stored, np.float32).reshape(count, self._graph.ndim)
-        cosines: Floats = rows @ vector / np.maximum(np.linalg.norm(rows, axis=1), 1e-9)
+        lengths = np.maximum(np.linalg.norm(rows, axis=1), 1e-9)
+        cosines: Floats = (rows @ vector / lengths * self._space.factor + self._space.offset).astype(np.float32)
         return cosines
+
+    def _scaled(self, cosine: float) -> float:
+        return self._space.factor * cosine + self._space.offset
 
     def _embed(self, texts: Sequence[str], prompt: Any) -> Floats:
         try:
@@ -254,7 +291,7 @@ class PassageVectors:
         self._stamp = self._note_stamp()
         try:
             note = json.loads((self._folder / _NOTE).read_text(encoding="utf-8"))
-            if note["embedder"] != self.embedder.identity:
+            if note["embedder"] != self.embedder.identity or note.get("layout") != _LAYOUT:
                 return
             passages = {int(key): (str(name), int(count)) for key, (name, count) in note["passages"].items()}
             graph = _graph_of(int(note["dimensions"]))
@@ -275,6 +312,7 @@ class PassageVectors:
                 return
             note = {
                 "embedder": self.embedder.identity,
+                "layout": _LAYOUT,
                 "dimensions": self._graph.ndim,
                 "version": self._version,
                 "file": name,
@@ -294,10 +332,18 @@ class PassageVectors:
         self.index.raise_format(FORMAT)
 
 
-def text_of(passage: Document, start: int, end: int) -> str:
-    """Return the text whose vector stands for a sentence: the heading above it, then the sentence."""
+def texts_of(passage: Document) -> list[str]:
+    """Return the texts whose vectors stand for a passage's sentences: the heading above it, then the sentence.
+
+    In Chinese all sentences follow once more without the heading, which is a short noun there and hides what the
+    sentence says (`benchmarks/meaning.py`). A passage without sentences has its title.
+    """
     heading = passage.title.rpartition(" › ")[2][:_TITLE_CHARS]
-    return f"{heading} {passage.body[start:end]}".strip()
+    sentences = [passage.body[start:end] for start, end in stretches(passage.body, LONGEST_CHARS)]
+    texts = [f"{heading} {sentence}".strip() for sentence in sentences]
+    if heading and is_chinese(passage.body):
+        texts += sentences
+    return texts or [passage.title]
 
 
 def _graph_of(dimensions: int) -> Any:

@@ -18,9 +18,9 @@ from miaotui.apps.meaning.encoders import Encoders
 from miaotui.apps.qa_pipeline import Searchable
 from miaotui.errors import MiaotuiError
 from miaotui.retrieval.index.index import Index
+from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
 from miaotui.retrieval.meaning.protocols import Reranker
-from miaotui.retrieval.meaning.vectors import PassageVectors
 from miaotui.serve import LOG
 
 MOST_WAIT_S = 10.0
@@ -107,7 +107,9 @@ class MeaningService:
         with self._lock:
             hybrid = self._hybrids.get(index.folder)
             if hybrid is None or hybrid.index is not index:  # the registry has opened it again
-                hybrid = self._hybrids[index.folder] = HybridIndex(PassageVectors(index, self._encoders.embedder))
+                hybrid = self._hybrids[index.folder] = HybridIndex(
+                    MeaningVectors(index, self._encoders.embedder, self._encoders.english)
+                )
             self._hybrids.move_to_end(index.folder)
             while len(self._hybrids) > MOST_HYBRIDS:
                 self._hybrids.popitem(last=False)
