@@ -202,3 +202,11 @@ def test_extraction(server: Serving) -> None:
     both = refused(server, "/v1/tasks/extract", texts=["x"], schema=schema, entities=["a"])
     assert "not both" in both["message"]
     assert "today" in refused(server, "/v1/tasks/extract", texts=["x"], keywords=1, today="2025-13-01")["message"]
+
+
+def test_generation(server: Serving) -> None:
+    found = post(server, "/v1/tasks/generate", texts=["the cat", 7], max_tokens=8, end="Bye.", case="upper")
+    assert found["data"][0].get("error") or found["data"][0]["text"].endswith("BYE.")
+    assert "must be a text" in found["data"][1]["error"]
+    both = refused(server, "/v1/tasks/generate", texts=["x"], include=["cat"], avoid=["cat"])
+    assert "to be used and to be avoided" in both["message"]

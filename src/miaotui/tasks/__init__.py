@@ -14,6 +14,9 @@ from miaotui.tasks.decisions import Decision
 from miaotui.tasks.extraction.calls import extract
 from miaotui.tasks.extraction.dates import DateReading
 from miaotui.tasks.extraction.extractor import ExtractedValue, Extraction, ExtractionOptions
+from miaotui.tasks.generation.calls import continue_text, generate, rewrite
+from miaotui.tasks.generation.generator import GeneratedText, GenerationOptions
+from miaotui.tasks.generation.requirements import Bound, TextRequirements
 from miaotui.tasks.groups.calls import duplicates, group, similar
 from miaotui.tasks.groups.results import GroupedText, Grouping, SimilarText, SimilarTexts, TextGroup
 from miaotui.tasks.questions import ChoiceQuestion, ScoreQuestion, YesNoQuestion
@@ -25,6 +28,7 @@ from miaotui.tasks.translation.calls import translate
 from miaotui.tasks.translation.translator import Translation, TranslationOptions
 
 __all__ = [
+    "Bound",
     "CalibrationReport",
     "ChoiceQuestion",
     "Classifier",
@@ -34,6 +38,8 @@ __all__ = [
     "ExtractedValue",
     "Extraction",
     "ExtractionOptions",
+    "GeneratedText",
+    "GenerationOptions",
     "GroupedText",
     "Grouping",
     "LabelledText",
@@ -47,19 +53,23 @@ __all__ = [
     "SummaryPart",
     "TaskResult",
     "TextGroup",
+    "TextRequirements",
     "TextSummary",
     "Translation",
     "TranslationOptions",
     "WordEffect",
     "YesNoQuestion",
     "classify",
+    "continue_text",
     "decide",
     "duplicates",
     "expected_calibration_error",
     "extract",
     "fit",
     "fit_temperature",
+    "generate",
     "group",
+    "rewrite",
     "sentiment",
     "similar",
     "summarize",

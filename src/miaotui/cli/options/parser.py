@@ -21,6 +21,7 @@ from miaotui.cli.options.serve import key_options, serve_options
 from miaotui.cli.options.tasks import (
     classify_options,
     extract_options,
+    generate_options,
     group_options,
     similar_options,
     summarize_options,
@@ -288,5 +289,6 @@ COMMANDS = (
     Command("summarize", "summarise the texts of a file", "INPUT", range(1, 2), summarize_options, "tasks"),
     Command("translate", "translate the texts of a file", "INPUT", range(1, 2), translate_options, "tasks"),
     Command("extract", "extract values from the texts of a file", "INPUT", range(1, 2), extract_options, "tasks"),
+    Command("generate", "write, rewrite or continue texts", "INPUT", range(1, 2), generate_options, "tasks"),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )

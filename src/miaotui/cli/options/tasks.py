@@ -139,6 +139,29 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
     row_options(parser)
 
 
+def generate_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui generate``."""
+    parser.epilog = "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text."
+    how = parser.add_argument_group("texts")
+    how.add_argument("--rewrite", action="store_true", help="rewrite the texts instead of answering them as prompts")
+    how.add_argument("--continue", action="store_true", dest="go_on", help="go on with the texts")
+    how.add_argument("--style", metavar="TEXT", help="style to write in")
+    how.add_argument("--instruction", metavar="TEXT", help="further instruction")
+    how.add_argument("--words", metavar="N-M", dest="word_count", help="bounds of words: 100, 50-100 or 50-")
+    how.add_argument("--sentences", metavar="N-M", help="bounds of sentences")
+    how.add_argument("--paragraphs", type=whole(1, 100), metavar="N", help="so many paragraphs")
+    how.add_argument("--bullets", type=whole(1, 100), metavar="N", help="so many bullet points")
+    how.add_argument("--include", metavar="A,B,...", help="words that must be there")
+    how.add_argument("--avoid", metavar="A,B,...", help="words that must not be there")
+    how.add_argument("--case", choices=("lower", "upper"), metavar="lower|upper", help="case of all letters")
+    how.add_argument("--no-commas", action="store_true", help="no commas")
+    how.add_argument("--end", metavar="TEXT", help="words at the end")
+    how.add_argument("--schema", metavar="FILE", help="JSON schema that the answer has the form of")
+    how.add_argument("--max-tokens", type=whole(1, 8192), metavar="N", default=512, help="of one answer (default: 512)")
+    how.add_argument("--model", metavar="MODEL", help="the chat model (default: qwen2.5-coder-0.5b)")
+    row_options(parser)
+
+
 def _day(text: str) -> str:
     try:
         return dt.date.fromisoformat(text).isoformat()

@@ -72,6 +72,24 @@ HELP = {
     "no value below this probability": "低于此概率则不给值",
     "day that dates are counted from": "推算日期的基准日",
     "order of dates such as 03/04/2025": "03/04/2025 这类日期的顺序",
+    "write, rewrite or continue texts": "撰写、改写或续写文本",
+    # generate
+    "texts": "文本",
+    "rewrite the texts instead of answering them as prompts": "改写文本，而不是把它们当作提示来回答",
+    "go on with the texts": "续写文本",
+    "style to write in": "写作风格",
+    "further instruction": "其他要求",
+    "bounds of words: 100, 50-100 or 50-": "词数范围：100、50-100 或 50-",
+    "bounds of sentences": "句数范围",
+    "so many paragraphs": "段落数",
+    "so many bullet points": "要点数",
+    "words that must be there": "必须出现的词",
+    "words that must not be there": "不得出现的词",
+    "case of all letters": "全部字母的大小写",
+    "no commas": "不用逗号",
+    "words at the end": "结尾的文字",
+    "JSON schema that the answer has the form of": "回答须符合的 JSON schema",
+    "of one answer (default: 512)": "一次回答的 token 数（默认：512）",
     # classify
     "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text. Give one of "
     "--labels, --examples and --head; --sentiment needs none.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取）、表示标准输入的 -，或一段文本。"

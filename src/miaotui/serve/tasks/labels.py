@@ -15,6 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.encoders.tasks import EncodeTask
+from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import RequestError
 from miaotui.serve.encoders.registry import EncoderEntry
@@ -29,7 +30,7 @@ from miaotui.tasks.classification import Names, labelled, names_head, names_of, 
 from miaotui.tasks.heads.head import ClassifierHead, fit_head
 from miaotui.tasks.result import LabelledText, Sentiment, TaskResult
 from miaotui.tasks.sentiments import NEUTRAL_BELOW, SENTIMENT_PHRASES, within_band
-from miaotui.tasks.vectors import PROMPT, TextVectors, vector_task
+from miaotui.tasks.vectors import PROMPT, Floats, TextVectors, vector_task
 
 Results = Sequence[TaskResult]
 MakeHead = Callable[[TextVectors, str], ClassifierHead]
@@ -113,9 +114,16 @@ def _whole_task(
     """Make one task of what the head is made of and of the texts."""
     first, second = vector_task(model, before), vector_task(model, texts)
     rows = [*first.rows, *second.rows]
+    before_rows = len(first.rows)
+
+    def reduce(index: int, states: Floats) -> Floats:
+        reduction, place = (first.reduction, index) if index < before_rows else (second.reduction, index - before_rows)
+        vector: Floats = reduction.reduce(place, states)
+        return vector
+
     return EncodeTask(
         rows,
-        first.reduction,
+        Reduction(first.reduction.name, reduce),
         lambda found: (first.finish(found[: len(first.rows)]), second.finish(found[len(first.rows) :])),
         [*first.dropped, *second.dropped],
     )

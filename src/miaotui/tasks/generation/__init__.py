@@ -1,0 +1,1 @@
+"""Generated, rewritten and continued texts under requirements that can be checked."""
