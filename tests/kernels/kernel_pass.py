@@ -19,7 +19,7 @@ from miaotui.kernels.reference import Bytes
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, address_of, aligned_bytes, aligned_int64, shared_pool
 
-HEADER = np.dtype([("scale", "f4"), ("sum", "i4"), ("offset", "f4"), ("unused", "u4")])
+HEADER = np.dtype([("scale", "f4"), ("sum", "i4"), ("offset", "f4"), ("start", "i4")])
 UNTOUCHED = 0xA5
 Operation = tuple[str, Mapping[int, int]]
 
@@ -104,6 +104,8 @@ class Quantized:
         headers = np.zeros((rows, groups), HEADER)
         headers["scale"], headers["sum"] = values.scales, values.sums
         headers["offset"] = values.offsets
+        if self.wide:
+            headers["start"] = -128 * values.sums
         self.headers.table[:rows] = headers.view(np.uint8).reshape(rows, -1)
 
     def read(self, rows: int) -> Bytes:
@@ -115,6 +117,8 @@ class Quantized:
         values = Bytes(integers.reshape(rows, -1, formats.GROUP), headers["scale"].copy())
         assert_same(headers["sum"], values.sums)
         assert_same(headers["offset"], values.offsets)
+        if self.wide:
+            assert_same(headers["start"], -128 * values.sums)
         return values
 
     def _crossed(self, integers: NDArray[Any]) -> NDArray[Any]:

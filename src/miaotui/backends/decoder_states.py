@@ -41,6 +41,9 @@ class DecoderStates:
         whole = [each[0] if len(each) == 1 else np.concatenate(each) for each in parts]
         return EncodeResult([self._normed(each) for each in whole], time.perf_counter() - start_s)
 
+    def output_product(self) -> None:
+        """Return None: decoders that are used as encoders have no such head."""
+
     def close(self) -> None:
         """Give the memory of the weights back; the backend must not be used after."""
         self._backend.close()

@@ -7,7 +7,7 @@ are the same bytes alone and beside any other texts, on any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from miaotui.errors import RequestError
 
 Floats = NDArray[np.float32]
+RowsProduct = Callable[[Floats], Floats]  # of rows [n, inputs] with a matrix, [n, outputs]
 
 
 class TextRows(NamedTuple):
@@ -70,6 +71,9 @@ class EncoderBackend(Protocol):
 
         Raises `RequestError` where the texts do not fit `limits` (`check_texts`) or name ids that there are not.
         """
+
+    def output_product(self) -> RowsProduct | None:
+        """Return the product of rows with the token embedding; None: this backend leaves it to NumPy."""
 
     def close(self) -> None:
         """Give the memory of the weights back; the backend must not be used after."""

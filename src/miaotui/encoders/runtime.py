@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miaotui.backends.build_encoder import build_decoder_states, build_encoder_backend
+from miaotui.backends.encoder_backend import EncoderBackend
 from miaotui.backends.options import EncoderOptions
 from miaotui.config import Settings
 from miaotui.encoders.prompts import prompts_for
@@ -110,21 +111,34 @@ def _encoder(
     prompts, default_prompt = prompts_for(path, opened.prompts, opened.default_prompt)
     tokenizer = load_encoder_tokenizer(opened.metadata, opened.folder, lower_case=opened.lower_case)
     _require_vocabulary(tokenizer, config.vocab_size, path)
-    return LoadedEncoder(
-        path=path,
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        tokenizer=tokenizer,
-        head=head,
-        task_head=None if head.kind == "none" else TaskHead(config, head, opened.weights),
-        pooler=_pooler(pooling, opened.weights, config.hidden_size),
-        normalize=pooling is not None and pooling.normalize,
-        prompts=prompts,
-        default_prompt=default_prompt,
-        similarity=opened.similarity,
-        dimensions=options.dimensions or opened.dimensions,
-        backend=build_encoder_backend(path, opened, options, settings, progress),
-    )
+    backend = build_encoder_backend(path, opened, options, settings, progress)
+    try:
+        return LoadedEncoder(
+            path=path,
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            tokenizer=tokenizer,
+            head=head,
+            task_head=_task_head(opened, backend),
+            pooler=_pooler(pooling, opened.weights, config.hidden_size),
+            normalize=pooling is not None and pooling.normalize,
+            prompts=prompts,
+            default_prompt=default_prompt,
+            similarity=opened.similarity,
+            dimensions=options.dimensions or opened.dimensions,
+            backend=backend,
+        )
+    except BaseException:
+        backend.close()
+        raise
+
+
+def _task_head(opened: OpenedEncoder, backend: EncoderBackend) -> TaskHead | None:
+    """Return the head; a tied output matrix is multiplied by the backend, which has it packed."""
+    if opened.head.kind == "none":
+        return None
+    product = backend.output_product() if opened.head.tied else None
+    return TaskHead(opened.config, opened.head, opened.weights, product)
 
 
 def _decoder(

@@ -40,5 +40,8 @@ class ReferenceEncoder:
         states = [self._oracle.states(text.tokens, text.types) for text in texts]
         return EncodeResult(states, time.perf_counter() - start_s)
 
+    def output_product(self) -> None:
+        """Return None: NumPy computes heads as well."""
+
     def close(self) -> None:
         """Do nothing: the arrays go with this object."""

@@ -179,8 +179,12 @@ class _Sums:
     def _wide_integers(self, group: Value, heads: list[Value], parts: list[TileGroup]) -> list[Value]:
         """Compute the exact sums of one group with int16 inputs: weights as stored, less the offset's share."""
         e, many = self.e, len(parts)
-        per_sum = {Format.Q4: -8, Format.Q4M: 0, Format.Q8: -128}[self.form]
-        sums = [e.splat(e.load(head + 4, I32, 4) * per_sum, self.lanes) for head in heads for _ in parts]
+        per_sum = -8 if self.form is Format.Q4 else 0
+        starts = [
+            e.load(head + 12, I32, 4) if self.form is Format.Q8 else e.load(head + 4, I32, 4) * per_sum
+            for head in heads
+        ]
+        sums = [e.splat(start, self.lanes) for start in starts for _ in parts]
         for index in range(4):
             words = [part.pairs(index) for part in parts]
             for step in range(4):

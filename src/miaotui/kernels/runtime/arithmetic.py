@@ -78,7 +78,8 @@ def softcap(e: Emitter, x: Value, cap: Value) -> Value:
 def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header: Value, wide: bool = False) -> None:
     """Round 32 floats to int8 with one scale; store them at ``integers`` and scale, sum, scale x sum at ``header``.
 
-    ``wide``: to int16 of 13 bits. Of each four the middle ones change places, as `Dot.pairs` reads them.
+    ``wide``: to int16 of 13 bits. Of each four the middle ones change places, as `Dot.pairs` reads them; -128 x sum,
+    from which sums with 8-bit weights start, is stored, too.
     """
     most = MOST_WIDE if wide else MOST_BYTE
     top = e.reduce(e.maximum(e.unary("fabs", low), e.unary("fabs", high)), e.maximum)
@@ -97,6 +98,8 @@ def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header:
     e.store(scale, header, 4)
     e.store(total, header + 4, 4)
     e.store(scale * e.to_float(total), header + 8, 4)
+    if wide:
+        e.store(total * -128, header + 12, 4)
 
 
 def narrow_half(e: Emitter, x: Value) -> Value:

@@ -7,7 +7,7 @@ SPLADE (Formal et al., 2021, with its maximum over tokens).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,18 +27,24 @@ Array = NDArray[np.float32]
 class TaskHead:
     """Head of one model, with its weights in float32 (of a tied output matrix, the whole embedding).
 
+    ``tied_product`` multiplies rows by the embedding in place of NumPy: a compiled backend's, which has it packed.
     Raises `UnsupportedModelError` for a model without one.
     """
 
     def __init__(
-        self, config: EncoderConfig, head: HeadConfig, weights: Mapping[str, StoredTensor] | Mapping[str, Array]
+        self,
+        config: EncoderConfig,
+        head: HeadConfig,
+        weights: Mapping[str, StoredTensor] | Mapping[str, Array],
+        tied_product: Callable[[Array], Array] | None = None,
     ) -> None:
         if head.kind == "none":
             raise UnsupportedModelError("the model has no head for this task: choose another model")
         self.head = head
         self._norm_eps = config.norm_eps
         self._weights = {name: decoded(weights[name]) for name in head_shapes(config, head)}
-        if head.tied:
+        self._tied_product = tied_product if head.tied else None
+        if head.tied and tied_product is None:
             self._weights["head.output"] = decoded(weights["embed"])
 
     def logits(self, states: Array) -> Array:
@@ -75,7 +81,11 @@ class TaskHead:
             x = ACTIVATIONS[self.head.transform](x)
         if self.head.norm:
             x = layer_norm(x, weights["head.norm"], weights.get("head.norm_bias"), self._norm_eps)
-        return head_linear(x, weights["head.output"], weights.get("head.output_bias"))
+        bias = weights.get("head.output_bias")
+        if self._tied_product is None:
+            return head_linear(x, weights["head.output"], bias)
+        outputs = self._tied_product(x)
+        return outputs if bias is None else outputs + bias
 
 
 def sigmoid(x: Array) -> Array:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.encoder.output import OutputProduct
 from miaotui.backends.cpu.encoder.program import EncoderProgram
 from miaotui.backends.cpu.workspace import RotationTable
 from miaotui.backends.encoder_backend import EncodeResult, EncoderIdentity, EncoderLimits, TextRows, check_texts
@@ -23,7 +24,7 @@ from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES, ThreadPool, align
 ARITHMETIC = (
     "int16, int8 or float32 activations, float32 attention, 2"  # changes whenever equal weights give other states
 )
-PASS_ROWS = 256  # of a compiled pass, if it has several texts: what they make stays in the caches of a core
+PASS_ROWS = 128  # of a compiled pass, if it has several texts: more leave the second-level cache of a core
 BLOCK_ROWS = 24  # of one text that attend together: two or four groups of queries
 FEW_BLOCKS = 2  # blocks for each thread and head, below which they are cut smaller
 
@@ -61,6 +62,11 @@ class CpuEncoder:
             found = self._cut(group)
             states += found if len(groups) == 1 else [each.copy() for each in found]
         return EncodeResult(states, time.perf_counter() - start_s)
+
+    def output_product(self) -> OutputProduct:
+        """Return the product of rows with the token embedding, ``[n, vocabulary]``."""
+        config = self.program.config
+        return OutputProduct(self.program.weights.matrix("embed"), config.vocab_size, self.pool)
 
     def close(self) -> None:
         """Unmap the weights; the backend must not be used after."""
