@@ -30,6 +30,12 @@ from miaotui.tasks.vectors import embed_texts
 
 ENGLISH, SENTIMENT, OTHER = "all-minilm-l6-v2", "bge-small-en", "embedder"
 SAVED_TEXTS = 500  # between two writes of the cache
+DESCRIPTIONS = {
+    "World": "world politics, government, war and international affairs",
+    "Sports": "sports, games, teams and players",
+    "Business": "business, companies, economy, markets and finance",
+    "Sci/Tech": "science, technology, computers, internet and software",
+}  # of agnews' labels, whose names say little
 Pairs = list[tuple[str, str]]
 
 
@@ -142,7 +148,7 @@ PROTOCOLS: dict[str, Callable[[Path, int | None], Iterator[Split]]] = {
 def labels(data: Path, name: str, cache: Path, most: int | None) -> Iterator[dict[str, Any]]:
     for title, encoder, bar, train, test in PROTOCOLS[name](data, most):
         vectors = Vectors(cache, encoder)
-        words = names_of(label for _, label in train)
+        words = {label: DESCRIPTIONS.get(label, text) for label, text in names_of(x for _, x in train).items()}
         named = vectors(list(words.values()))
         made, held = vectors([text for text, _ in train]), vectors([text for text, _ in test])
         began_s = time.perf_counter()

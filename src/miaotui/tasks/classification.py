@@ -40,7 +40,13 @@ class Classifier:
 
     @classmethod
     def fit(
-        cls: type[Self], encoder: Encoder, texts: Iterable[str], labels: Iterable[str], *, prompt: str | None = PROMPT
+        cls: type[Self],
+        encoder: Encoder,
+        texts: Iterable[str],
+        labels: Iterable[str],
+        *,
+        descriptions: Mapping[str, str] | None = None,
+        prompt: str | None = PROMPT,
     ) -> Self:
         """Fit a head to examples. Rows without a text or a label, and second labels of a text, are left out.
 
@@ -49,7 +55,9 @@ class Classifier:
         given, wanted = listed(texts), listed(labels, "labels")
         rows, errors = sound_rows(given, wanted)
         read = embed_texts(encoder, [given[row] for row in rows], prompt=prompt)
-        names = names_of(wanted[row] for row in rows)
+        names = names_of(wanted[row] for row in rows) | {
+            label: about for label, about in (descriptions or {}).items() if label in {wanted[row] for row in rows}
+        }
         named = embed_texts(encoder, list(names.values()), prompt=prompt)
         errors += [RowError(rows[place], str(read.errors[place])) for place in range(len(read)) if read.errors[place]]
         chosen = [wanted[rows[place]] for place in read.sound]

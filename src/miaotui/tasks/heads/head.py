@@ -20,11 +20,12 @@ from miaotui.tasks.heads.kernel_ridge import KernelLayer
 from miaotui.tasks.heads.logistic import Linear
 from miaotui.tasks.heads.selection import (
     MOST_KERNEL_ROWS,
-    RIDGE_PENALTIES,
     RIDGE_TEMPERATURE,
+    USUAL_PENALTY,
     Layer,
     choose_layer,
     refit,
+    row_weights,
 )
 
 Floats = NDArray[np.float32]
@@ -40,8 +41,9 @@ KEPT_BYTES = 4 << 20  # of examples that a head keeps for learning more
 class ClassifierHead:
     """Layer over unit vectors ``[d]``, its labels, and the temperature of its probabilities.
 
-    ``vectors [n, d]`` and ``targets [n]`` are the examples that it keeps, the first ``n_names`` of them made of the
-    labels' names; ``held_out`` has its figures on examples that were left out of the fit, None where there were none.
+    ``vectors [n, d]`` and ``targets [n]`` are the examples that it keeps; the first ``n_names`` are made of the labels'
+    names and count ``name_weight`` times. ``held_out`` has its figures on examples that were left out of the fit, None
+    where there were none.
     """
 
     labels: tuple[str, ...]
@@ -52,9 +54,10 @@ class ClassifierHead:
     prompt: str | None
     vectors: Floats
     targets: Targets
-    penalty: float = RIDGE_PENALTIES[3]
+    penalty: float = USUAL_PENALTY
     held_out: CalibrationReport | None = None
     n_names: int = 0
+    name_weight: float = 1.0
 
     @property
     def calibrated(self) -> bool:
@@ -91,7 +94,12 @@ class ClassifierHead:
         most = MOST_KERNEL_ROWS if isinstance(self.layer, KernelLayer) else _room(self.width)
         kept = _kept(targets, most, self.n_names)
         layer, penalty = refit(
-            vectors[kept], targets[kept], len(names), self.penalty, self.layer if is_fitted else None
+            vectors[kept],
+            targets[kept],
+            len(names),
+            self.penalty,
+            self.layer if is_fitted else None,
+            row_weights(targets[kept], self.n_names, self.name_weight),
         )
         return replace(
             self,
@@ -149,6 +157,7 @@ def fit_head(
         chosen.penalty,
         chosen.held_out,
         chosen.n_names,
+        chosen.name_weight,
     )
 
 

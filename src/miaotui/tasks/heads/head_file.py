@@ -77,6 +77,7 @@ def _described(head: ClassifierHead) -> dict[str, Any]:
         "held_out": None if head.held_out is None else asdict(head.held_out),
         "gamma": head.layer.gamma if isinstance(head.layer, KernelLayer) else None,
         "names": head.n_names,
+        "name_weight": head.name_weight,
         "weights": _packed(head.layer.weights, "<f4"),
         "bias": _packed(head.layer.bias, "<f4"),
         "examples": _packed(head.vectors, "<f2"),
@@ -115,6 +116,7 @@ def _read(values: Mapping[str, Any]) -> ClassifierHead:
         penalty=_number(values["penalty"], 1e-9, 1e3),
         held_out=None if held_out is None else CalibrationReport(**held_out),
         n_names=n_names,
+        name_weight=_number(values["name_weight"], 0.0, 1e3),
     )
 
 

@@ -6,13 +6,15 @@ figure is of examples that the fit in question did not see, so the temperature t
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import RequestError
-from miaotui.tasks.calibration import CalibrationReport, fit_temperature, report
+from miaotui.tasks.calibration import CalibrationReport, fit_temperature, report, softmax_rows
 from miaotui.tasks.heads.kernel_ridge import KernelLayer, fit_kernel, fit_kernels
 from miaotui.tasks.heads.logistic import Linear, fit_logistic
 
@@ -21,9 +23,13 @@ Targets = NDArray[np.int64]
 Layer = Linear | KernelLayer
 FOLDS = 5
 PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # of the mean loss, strongest first
-RIDGE_PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # beside a kernel whose diagonal is 1
+RIDGE_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # beside a kernel whose diagonal is 1
 GAMMAS = (0.4, 1.3)  # times the mean distance of examples, 1 - cosine
 LEAST_DISTANCE = 1e-4
+USUAL_PENALTY = 0.3
+NAME_WEIGHTS = (0.0, 1.0, 4.0, 16.0)  # of a label's name or description, in examples
+MANY_ROWS = 800  # beyond which names are tried with the first two weights only
+NEAR_BEST = 0.5  # standard errors of the least loss within which the strongest penalty is taken
 RIDGE_TEMPERATURE = 0.15  # until held-out examples give another one
 MOST_KERNEL_ROWS = 2560  # a fit takes time by the cube of them: about ten seconds on one core
 
@@ -40,32 +46,40 @@ class ChosenLayer(NamedTuple):
     temperature: float
     held_out: CalibrationReport | None
     n_names: int = 0
+    name_weight: float = 0.0
+    error: float = 0.0  # standard error of the held-out log loss
 
 
 def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: Floats | None = None) -> ChosenLayer:
-    """Fit layers to unit vectors ``[n, d]`` with ``targets [n]`` and return the one of the least held-out log loss.
+    """Fit layers to unit vectors ``[n, d]`` with ``targets [n]`` and return the best one by held-out log loss.
 
-    ``names [labels, d]`` are vectors of the labels' names. Few examples are tried with and without them.
+    ``names [labels, d]`` are vectors of the labels' names or descriptions. Few examples are tried without them and
+    with them in several weights. Of kernel layers whose loss is near the least, the one of the strongest penalty is
+    taken: few held-out examples tell no more (the one-standard-error rule; Hastie et al. 2009, section 7.10).
     """
     if len(targets) + n_labels > MOST_KERNEL_ROWS:
         return _logistic(vectors, targets, n_labels)
-    found = _kernel(vectors, targets, n_labels, 0)
-    if names is None:
-        return found
-    rows = np.concatenate([names, vectors])
-    named = _kernel(rows, np.concatenate([np.arange(n_labels), targets]), n_labels, n_labels)
-    if found.held_out is None or named.held_out is None:
-        return named
-    return named if named.held_out.log_loss < found.held_out.log_loss else found
+    found = _kernels(vectors, targets, n_labels, 0, 0.0)
+    if names is not None:
+        rows = np.concatenate([names, vectors])
+        both = np.concatenate([np.arange(n_labels), targets])
+        for weight in NAME_WEIGHTS[1 : 2 if len(rows) > MANY_ROWS else None]:
+            found += _kernels(rows, both, n_labels, n_labels, weight)
+    if found[-1].held_out is None:
+        return found[-1]
+    least = _best(found)
+    near = [each for each in found if _loss(each) <= _loss(least) + NEAR_BEST * least.error]
+    return max(near, key=lambda each: (each.penalty, -_loss(each)))
 
 
-def refit(vectors: Floats, targets: Targets, n_labels: int, penalty: float, start: Layer | None) -> tuple[Layer, float]:
+def refit(
+    vectors: Floats, targets: Targets, n_labels: int, penalty: float, start: Layer | None, weight: Floats
+) -> tuple[Layer, float]:
     """Fit a layer of the kind of ``start`` (None: by the number of examples) with its penalty; return both."""
-    weight = balance(targets)
     if isinstance(start, Linear) or (start is None and len(targets) > MOST_KERNEL_ROWS):
         return fit_logistic(vectors, targets, n_labels, penalty, weight=weight, start=start), penalty
     gamma = GAMMAS[-1] / mean_distance(vectors) if start is None else start.gamma
-    penalty = RIDGE_PENALTIES[3] if start is None else penalty
+    penalty = USUAL_PENALTY if start is None else penalty
     return fit_kernel(vectors, targets, n_labels, gamma, penalty, weight), penalty
 
 
@@ -82,20 +96,26 @@ def mean_distance(vectors: Floats) -> float:
     return max(1.0 - float(total - n) / max(n * (n - 1), 1), LEAST_DISTANCE)
 
 
-def _kernel(vectors: Floats, targets: Targets, n_labels: int, n_names: int) -> ChosenLayer:
-    """Return the best kernel layer; the first ``n_names`` rows are learned from and not counted."""
+def row_weights(targets: Targets, n_names: int, name_weight: float) -> Floats:
+    """Return weights ``[n]`` of examples, balanced over labels; ``name_weight`` counts for the first ``n_names``."""
+    weight = balance(targets)
+    weight[:n_names] *= np.float32(name_weight)
+    return weight
+
+
+def _kernels(vectors: Floats, targets: Targets, n_labels: int, n_names: int, name_weight: float) -> list[ChosenLayer]:
+    """Return kernel layers of all penalties; the first ``n_names`` rows are learned from and not counted."""
     counts = np.bincount(targets[n_names:], minlength=n_labels)
     held = n_names + np.flatnonzero(counts[targets[n_names:]] > 1)
-    weight, distance = balance(targets), mean_distance(vectors)
+    weight, distance = row_weights(targets, n_names, name_weight), mean_distance(vectors)
     if not len(held):
-        layer = fit_kernel(vectors, targets, n_labels, GAMMAS[-1] / distance, RIDGE_PENALTIES[3], weight)
-        return ChosenLayer(layer, RIDGE_PENALTIES[3], RIDGE_TEMPERATURE, None, n_names)
-    found = [
-        _judged(ChosenLayer(fit.layer, fit.penalty, 1.0, None, n_names), fit.held_out[held], targets[held])
+        layer = fit_kernel(vectors, targets, n_labels, GAMMAS[-1] / distance, USUAL_PENALTY, weight)
+        return [ChosenLayer(layer, USUAL_PENALTY, RIDGE_TEMPERATURE, None, n_names, name_weight)]
+    return [
+        _judged(ChosenLayer(fit.layer, fit.penalty, 1.0, None, n_names, name_weight), fit.held_out[held], targets[held])
         for gamma in GAMMAS
         for fit in fit_kernels(vectors, targets, n_labels, gamma / distance, RIDGE_PENALTIES, weight)
     ]
-    return _best(found)
 
 
 def _logistic(vectors: Floats, targets: Targets, n_labels: int) -> ChosenLayer:
@@ -121,15 +141,20 @@ def _logistic(vectors: Floats, targets: Targets, n_labels: int) -> ChosenLayer:
 def _judged(chosen: ChosenLayer, logits: NDArray[np.floating], targets: Targets) -> ChosenLayer:
     """Return a candidate with the temperature and the figures that its held-out logits give."""
     temperature = fit_temperature(logits, targets)
-    return chosen._replace(temperature=temperature, held_out=report(logits, targets, temperature))
+    own = softmax_rows(logits, temperature)[np.arange(len(targets)), targets]
+    error = float(np.log(np.maximum(own, 1e-12)).std() / np.sqrt(len(targets)))
+    return chosen._replace(temperature=temperature, held_out=report(logits, targets, temperature), error=error)
 
 
-def _best(found: list[ChosenLayer]) -> ChosenLayer:
-    """Return the candidate of the least log loss."""
-    judged = [(each.held_out.log_loss, place) for place, each in enumerate(found) if each.held_out is not None]
-    if not judged:
+def _best(found: Sequence[ChosenLayer]) -> ChosenLayer:
+    """Return the candidate of the least log loss. Raises `RequestError` for none."""
+    if not found:
         raise RequestError("no layer was tried: give examples")
-    return found[min(judged)[1]]
+    return min(found, key=_loss)
+
+
+def _loss(chosen: ChosenLayer) -> float:
+    return math.inf if chosen.held_out is None else chosen.held_out.log_loss
 
 
 def fold_numbers(targets: Targets) -> Targets:
