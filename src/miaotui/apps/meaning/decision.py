@@ -87,7 +87,7 @@ IN_ENGLISH = Regression(1.89, {"score": 0.6, "gap": 0.24, "offer": -1.25, "stran
 IN_ENGLISH_CROSS = Regression(
     1.83, {"score": 0.59, "gap": 0.23, "offer": -1.25, "strange": -0.96, "cross": 0.15}, 0.03, 0.41
 )
-CHINESE = Regression(-1.27, {"score": 0.73, "gap": 0.51, "offer": -0.94, "strange": -0.46}, 0.02, 0.39)
+CHINESE = Regression(-1.27, {"score": 0.73, "gap": 0.51, "offer": -0.94, "strange": -0.46}, 0.02, 0.41)
 
 
 def regression_for(signals: Signals, *, chinese: bool) -> Regression:
