@@ -25,7 +25,7 @@ import miaotui
 from miaotui.tasks.recommend import Recommender
 from miaotui.tasks.recommend.fusion import gain_of, histories_of, top_of
 from miaotui.tasks.recommend.log import EventLog, read_events
-from miaotui.tasks.recommend.parts import PARTS, ItemVectors
+from miaotui.tasks.recommend.parts import PARTS, ItemVectors, standard
 from miaotui.tasks.recommend.recommender import fit_parts, read_texts
 
 ENCODER = "all-minilm-l6-v2"
@@ -76,9 +76,9 @@ def implicit_als(train: EventLog) -> Iterator[tuple[str, Scores]]:
     from miaotui.tasks.recommend.collaborative import matrix_of
 
     matrix = matrix_of(train.user, train.item, np.ones(len(train)), len(train.users), len(train.items))
-    for factors, penalty, alpha in ((32, 10.0, 5.0), (64, 30.0, 5.0), (64, 100.0, 10.0)):
+    for factors, penalty, alpha in ((32, 10.0, 5.0), (64, 30.0, 5.0)):
         model = AlternatingLeastSquares(
-            factors=factors, regularization=penalty, alpha=alpha, iterations=15, random_state=0, num_threads=1
+            factors=factors, regularization=penalty, alpha=alpha, iterations=10, random_state=0, num_threads=1
         )
         model.fit(matrix, show_progress=False)
         users, items = np.asarray(model.user_factors), np.asarray(model.item_factors)
@@ -117,11 +117,12 @@ def run_split(log: EventLog, texts: list[str], vectors: ItemVectors, split: str,
     print("weights " + ", ".join(f"{n} {w:.2f}" for n, w in zip(PARTS, fitted.weights, strict=True)))
     print(f"penalty {fitted.penalty:g}\n{'':18}nDCG@10  (95%)            recall@10  coverage")
     parts, weights = fitted.parts, np.array(fitted.weights, np.float32)
+    raw = {user: parts.raw(histories[user]) for user in wanted}
     ranked: list[tuple[str, Scores]] = [
-        (name, lambda user, place=place: parts.raw(histories[user])[place]) for place, name in enumerate(PARTS)
+        (name, lambda user, place=place: raw[user][place]) for place, name in enumerate(PARTS)
     ]
     ranked += implicit_als(train)
-    ranked.append(("fusion", lambda user: weights @ parts.scores(histories[user])))
+    ranked.append(("fusion", lambda user: weights @ standard(raw[user], histories[user].places)))
     found: dict[str, Any] = {}
     for name, scores in ranked:
         each = found[name] = measured(scores, histories, wanted)

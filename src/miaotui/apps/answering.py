@@ -18,7 +18,7 @@ from miaotui.apps.spans import RankedSentence, best_spans
 from miaotui.errors import RequestError
 from miaotui.retrieval.meaning.languages import is_chinese
 
-How = Literal["extractive", "generated", "none"]
+How = Literal["extractive", "generated", "graph", "none"]
 Mode = Literal["extractive", "generated"]
 MAX_QUESTION_CHARS = 2_000
 EXTRACTIVE_MS, GENERATED_MS = 200.0, 1_000.0  # default deadlines

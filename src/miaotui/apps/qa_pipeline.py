@@ -1,6 +1,6 @@
 """The pipeline of question answering: an index, optionally a model and a cache, put together.
 
-Owns the order: cache, search, then a span or a written answer, within a deadline. Knows neither HTTP
+Owns the order: graph, cache, search, then a span or a written answer, within a deadline. Knows neither HTTP
 nor the command line. Invariant: a model that cannot answer in time is no error: the best span is
 given instead.
 """
@@ -18,6 +18,7 @@ from miaotui.apps.answering import (
     EXTRACTIVE_MS,
     GENERATED_MS,
     Answer,
+    Citation,
     Composing,
     Mode,
     checked_question,
@@ -30,10 +31,12 @@ from miaotui.errors import OverloadedError, RefusedError
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
 from miaotui.retrieval.document import Results
+from miaotui.retrieval.graph import GraphReader
 from miaotui.retrieval.meaning.hybrid import HybridIndex
 from miaotui.retrieval.meaning.protocols import Reranker
 from miaotui.types import Deadline, SamplingParams
 
+GRAPH_SURE = 0.5  # probability of a reading from which the graph answers instead of the documents
 LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
 RERANK_SHARE, EXTRACTIVE_RERANK_SHARE = 0.2, 0.7  # of the time, at most, for the reranker
 TICK_S = 0.02  # between looks at the clock while no piece comes
@@ -116,7 +119,8 @@ def look_up(
 class QaPipeline:
     """Answers questions about one index. Without ``llm`` answers are extractive only.
 
-    ``model_key`` tells the answers of one model from those of another in ``cache``.
+    ``model_key`` tells the answers of one model from those of another in ``cache``. A question that ``graph`` answers
+    surely is not put to the documents; such answers are not kept.
     """
 
     index: Searchable
@@ -124,6 +128,7 @@ class QaPipeline:
     cache: AnswerCache | None = None
     model_key: str = ""
     reranker: Reranker | None = None
+    graph: GraphReader | None = None
     # One thread at a time searches and weighs: more would only take turns, and the engine's from it.
     _busy: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -148,6 +153,10 @@ class QaPipeline:
         started = time.perf_counter()
         asking = self._asking(question)
         question = replace(question, text=checked_question(question.text))
+        known = None if self.graph is None else from_graph(self.graph, question.text)
+        if known is not None:
+            yield from _whole(replace(known, took_ms=(time.perf_counter() - started) * 1e3))
+            return
         kept = self.find(question)
         if kept is not None:
             yield from _whole(kept)
@@ -229,6 +238,28 @@ class QaPipeline:
         if rest:
             yield rest
         yield answer
+
+
+def from_graph(graph: GraphReader, text: str) -> Answer | None:
+    """Return a graph's answer with its triples as citations; None where it has none or is not sure."""
+    found = graph.ask(text)
+    if not found.found or found.probability < GRAPH_SURE:
+        return None
+    triples = list(dict.fromkeys(triple for path in found.paths for triple in path))[:MAX_PASSAGES]
+    citations = tuple(
+        Citation(number, "", triple.subject, "graph", f"{triple.subject} → {triple.relation} → {triple.object}")
+        for number, triple in enumerate(triples, 1)
+    )
+    return Answer(
+        found.text,
+        "graph",
+        found=True,
+        supported=True,
+        citations=citations,
+        strength=found.probability,
+        complete=found.complete,
+        span=found.text,
+    )
 
 
 def _whole(answer: Answer) -> Iterator[str | Answer]:

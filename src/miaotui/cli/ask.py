@@ -11,11 +11,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miaotui.apps.answering import Answer, Mode
-from miaotui.apps.qa_pipeline import QaPipeline, Question
+from miaotui.apps.qa_pipeline import QaPipeline, Question, from_graph
 from miaotui.cli.meaning import by_meaning
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
@@ -37,6 +38,10 @@ def ask(parsed: argparse.Namespace) -> int:
     mode: Mode = "extractive" if parsed.extract else "generated"
     question = Question(text, name, mode, parsed.deadline and 1e3 * parsed.deadline)
     with Index.open(name) as index:
+        known = None if parsed.graph is None else graph_answer(parsed.graph, question.text)
+        if known is not None:
+            show([known.text, known], as_json=parsed.json)
+            return 0
         path = None if parsed.extract else model_path(parsed, settings)
         cache = None if parsed.no_cache else _cache(settings)
         with by_meaning(index, rerank=True, threads=parsed.threads) as searched:
@@ -52,6 +57,21 @@ def ask(parsed: argparse.Namespace) -> int:
                 with opened(path, parsed) as desk.llm:
                     show(desk.ask(question), as_json=parsed.json)
     return 0
+
+
+def graph_answer(name: str, text: str) -> Answer | None:
+    """Return the answer of a graph; None where it has none or is not sure."""
+    import time
+
+    from miaotui.cli.tasks.graph import embedder
+    from miaotui.retrieval.graph import GraphReader, KnowledgeGraph
+    from miaotui.retrieval.graph.store import place_of
+
+    with embedder(None) as reading:
+        graph = GraphReader(KnowledgeGraph.load(place_of(name)), reading)
+        began_s = time.perf_counter()
+        found = from_graph(graph, text)
+    return found and replace(found, took_ms=(time.perf_counter() - began_s) * 1e3)
 
 
 def show(parts: Iterable[str | Answer], *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ are added while the server starts and closed when it ends, and the first one ans
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request as HttpRequest
@@ -17,13 +18,16 @@ from miaotui.serve.documents.index_registry import IndexRegistry
 from miaotui.serve.encoders.registry import EncoderRegistry
 from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.settings import ServeSettings
+from miaotui.serve.tasks.saved import SavedFiles
 
 if TYPE_CHECKING:
     from miaotui.apps.qa_pipeline import Searchable
     from miaotui.apps.support import Support
+    from miaotui.retrieval.graph import GraphReader
     from miaotui.retrieval.index.index import Index
     from miaotui.serve.documents.meaning import MeaningService
     from miaotui.serve.ops.operations import Operations
+    from miaotui.tasks.recommend import Recommender
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
@@ -81,6 +85,28 @@ class ServedModels(Mapping[str, ServedModel]):
                 model.close()
 
 
+def saved_recommenders() -> SavedFiles[Recommender]:
+    """Return the recommenders of miaotui's folder."""
+
+    def read(path: Path) -> Recommender:
+        from miaotui.tasks.recommend.file import load_recommender  # noqa: PLC0415  (only where one is asked for)
+
+        return load_recommender(path)
+
+    return SavedFiles("recommenders", ".npz", read)
+
+
+def saved_graphs() -> SavedFiles[GraphReader]:
+    """Return the graphs of miaotui's folder."""
+
+    def read(path: Path) -> GraphReader:
+        from miaotui.retrieval.graph import GraphReader, KnowledgeGraph  # noqa: PLC0415  (only where one is asked for)
+
+        return GraphReader(KnowledgeGraph.load(path))
+
+    return SavedFiles("graphs", ".json", read)
+
+
 @dataclass(frozen=True)
 class Services:
     """The parts of one server; None stands for an optional part that this server does not have."""
@@ -91,6 +117,8 @@ class Services:
     encoders: EncoderRegistry = field(default_factory=EncoderRegistry)
     indexes: IndexRegistry = field(default_factory=IndexRegistry)
     responses: ResponseStore = field(default_factory=ResponseStore)
+    recommenders: SavedFiles[Recommender] = field(default_factory=saved_recommenders)
+    graphs: SavedFiles[GraphReader] = field(default_factory=saved_graphs)
     response_cache: AnswerCache | None = None
     support: Support | None = None
     meaning: MeaningService | None = None

@@ -20,6 +20,7 @@ def ask_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--extract", action="store_true", help="cut the answer out of a passage, without a model")
     _shared(parser, "1s, or 200ms with --extract")
+    add("--graph", metavar="NAME", help="ask this graph first; see miaotui graph")
     add("--no-cache", action="store_true", help="neither use nor keep answers given before")
     add("--json", action="store_true", help="print JSON instead of text")
 

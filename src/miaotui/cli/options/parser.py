@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.index import index_options, search_options
+from miaotui.cli.options.learned import graph_options, recommend_options
 from miaotui.cli.options.serve import key_options, serve_options
 from miaotui.cli.options.tasks import (
     classify_options,
@@ -272,6 +273,7 @@ def _sampling_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+_WORDS = range(2, 10_000)  # an action, a name, and what the action takes
 COMMANDS = (
     Command("run", "answer one prompt and exit", "[MODEL] PROMPT", range(1, 3), _run_options),
     Command("chat", "talk with a model", "[MODEL]", range(2), _chat_options),
@@ -290,5 +292,21 @@ COMMANDS = (
     Command("translate", "translate the texts of a file", "INPUT", range(1, 2), translate_options, "tasks"),
     Command("extract", "extract values from the texts of a file", "INPUT", range(1, 2), extract_options, "tasks"),
     Command("generate", "write, rewrite or continue texts", "INPUT", range(1, 2), generate_options, "tasks"),
+    Command(
+        "recommend",
+        "recommend items, from a log of events",
+        "ACTION NAME [...]",
+        range(2, 5),
+        recommend_options,
+        "tasks",
+    ),
+    Command(
+        "graph",
+        "answer questions from a graph of triples",
+        "ACTION NAME [...]",
+        range(2, 10_000),
+        graph_options,
+        "tasks",
+    ),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )

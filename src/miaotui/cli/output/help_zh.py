@@ -90,6 +90,32 @@ HELP = {
     "words at the end": "结尾的文字",
     "JSON schema that the answer has the form of": "回答须符合的 JSON schema",
     "of one answer (default: 512)": "一次回答的 token 数（默认：512）",
+    # recommend, graph
+    "ask this graph first; see miaotui graph": "先问此图谱；见 miaotui graph",
+    "recommend items, from a log of events": "根据事件日志推荐物品",
+    "answer questions from a graph of triples": "根据三元组图回答问题",
+    "fit NAME LOG, ask NAME [USER], similar NAME ITEM, add NAME LOG, refit NAME. LOG is .csv, .tsv or .jsonl with "
+    "columns user and item, perhaps time (seconds) and weight. NAME with a separator in it is a path.": "fit NAME LOG、ask NAME [USER]、similar NAME ITEM、add NAME LOG、refit NAME。"
+    "LOG 为 .csv、.tsv 或 .jsonl，含 user 与 item 列，可有 time（秒）与 weight 列。含路径分隔符的 NAME 为路径。",
+    "learning": "学习",
+    "texts of items: columns item and text": "物品的文本：item 与 text 两列",
+    "the encoder of texts (default: all-minilm-l6-v2)": "文本编码器（默认：all-minilm-l6-v2）",
+    "asking": "提问",
+    "items instead of a user": "以物品代替用户",
+    "the wish in words, instead of a user or beside one": "用文字表达的愿望，可代替用户或与之并用",
+    "items at most (default: 10)": "最多几个物品（默认：10）",
+    "-1 to 1: rarer or more popular items": "-1 至 1：更冷门或更热门的物品",
+    "0 to 1: items less alike": "0 至 1：物品彼此更不相似",
+    "items of the history may come again": "历史中的物品可以再次出现",
+    "print JSON": "输出 JSON",
+    "add NAME FILE..., ask NAME QUESTION, learn NAME FILE, links NAME ENTITY RELATION, stats NAME. Triples are in "
+    ".csv, .tsv, .nt or .ttl; learn reads rows of question, entity and relations with | between.": "add NAME FILE...、ask NAME QUESTION、learn NAME FILE、links NAME ENTITY RELATION、stats NAME。"
+    "三元组文件为 .csv、.tsv、.nt 或 .ttl；learn 读取的每行为问题、实体与以 | 分隔的关系。",
+    "edges at most (default: 3)": "最多几条边（默认：3）",
+    "share of the likeliest reading's probability from which another one answers (default: 0.1)": "其他理解达到最可能理解概率的此比例时可作答（默认：0.1）",
+    "relations that may be followed backward": "可以反向查找的关系",
+    "the encoder of words (default: embedder, if it is here)": "词语的编码器（默认：embedder，若本机已有）",
+    "predicted links (default: 10)": "预测的链接数（默认：10）",
     # classify
     "INPUT is a file (.csv .tsv .jsonl, others by line), - for standard input, or a text. Give one of "
     "--labels, --examples and --head; --sentiment needs none.": "INPUT 是文件（.csv .tsv .jsonl，其他按行读取）、表示标准输入的 -，或一段文本。"

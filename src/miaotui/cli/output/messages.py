@@ -192,6 +192,15 @@ ROWS_LEFT = CliMessage(
     "{limit} 秒已到，还有未处理的行：用 --output 与 --resume 可继续",
 )
 
+EVENTS = CliMessage(
+    "{events} events of {users} users and {items} items; rows left out: {errors}",
+    "{users} 个用户、{items} 个物品的 {events} 个事件；略过 {errors} 行",
+)
+TRIPLES = CliMessage(
+    "{new} new triples, {total} in all; rows left out: {errors}", "新增 {new} 条三元组，共 {total} 条；略过 {errors} 行"
+)
+QUESTIONS_LEARNED = CliMessage("learned from {used} of {rows} questions", "已从 {rows} 个问题中的 {used} 个学习")
+
 # ---- questions and customer service ------------------------------------------------------------
 
 ANSWERED = CliMessage("{took} · {how} · cache: {cache}", "{took} · {how} · 缓存：{cache}")

@@ -90,6 +90,12 @@ class GraphReader:
         self._names = EntityNames(())
         self._reader = WordReader(Lexicon.from_names(()))
 
+    def read_words_with(self, embedder: TextEmbedder) -> None:
+        """Read unknown words by an embedder from now on; nothing changes where it is the one in use."""
+        with self._lock:
+            if self.embedder is None or self.embedder.identity != embedder.identity:
+                self.embedder, self._version = embedder, -1
+
     def learn(self, examples: Iterable[tuple[str, str, Sequence[str]]]) -> int:
         """Learn words from questions, each with its entity and its relations; return how many could be used.
 

@@ -17,12 +17,21 @@ from typing import Any
 
 import numpy as np
 
+from miaotui.config import Settings
 from miaotui.errors import CacheError, ModelFormatError, ModelNotFoundError, RequestError
 from miaotui.hub.formats.untrusted_json import parse_object
 from miaotui.retrieval.graph.triples import ALIAS, MAX_TRIPLES, Triple, TripleError, checked_triples
+from miaotui.retrieval.index.settings import checked_name
 
 FORMAT, VERSION = "miaotui-graph", 1
 MAX_FILE_BYTES = 1 << 30
+
+
+def place_of(name: str) -> Path:
+    """Return the file of a graph: of that name in miaotui's folder, or where a path leads. Raises `RequestError`."""
+    if os.sep in name or name.endswith(".json"):
+        return Path(name)
+    return Settings.from_env().folder("graphs") / f"{checked_name(name)}.json"
 
 
 class KnowledgeGraph:

@@ -56,7 +56,7 @@ class AnswerBody(Wire):
     object: Literal["answer"]
     model: str
     text: str
-    how: Literal["extractive", "generated", "none"]
+    how: Literal["extractive", "generated", "graph", "none"]
     found: bool = Field(description="False: the documents do not say.")
     supported: bool = Field(description="Every sentence has a passage that says so.")
     citations: list[CitationBody]

@@ -20,7 +20,7 @@ from miaotui.errors import MiaotuiError
 from miaotui.retrieval.index.index import Index
 from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
-from miaotui.retrieval.meaning.protocols import Reranker
+from miaotui.retrieval.meaning.protocols import Reranker, TextEmbedder
 from miaotui.serve import LOG
 
 MOST_WAIT_S = 10.0
@@ -46,6 +46,11 @@ class MeaningService:
     def reranker(self) -> Reranker | None:
         """Return the reranker, if it is here."""
         return self._encoders.reranker
+
+    @property
+    def embedder(self) -> TextEmbedder:
+        """Return the embedder, which is loaded at its first use."""
+        return self._encoders.embedder
 
     def load(self) -> None:
         """Load the encoders now, so that `searchable` gives hybrids from the first call. Raises a `MiaotuiError`."""

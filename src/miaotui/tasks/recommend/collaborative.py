@@ -50,8 +50,16 @@ class EaseModel:
 
     def scores(self, places: NDArray[np.int32], weights: Floats) -> Floats:
         """Return the score of every item, ``[items]``, for items ``places`` of a history with their weights."""
-        profile = (weights @ self.directions[places]) * self.gains
-        found: Floats = np.asarray((self.directions @ profile) / self.scale, np.float32)
+        found: Floats = self.scores_of(self.profile(places, weights)[None])[0]
+        return found
+
+    def scores_of(self, profiles: Floats) -> Any:
+        """Return the scores of every item, ``[n, items]``, for ``n`` profiles."""
+        return np.asarray((profiles @ self.directions.T) / self.scale, np.float32)
+
+    def profile(self, places: NDArray[np.int32], weights: Floats) -> Floats:
+        """Return a history in the directions of the spectrum, ``[rank]``."""
+        found: Floats = np.asarray((weights @ self.directions[places]) * self.gains, np.float32)
         return found
 
     def effects(self, item: int, places: NDArray[np.int32], weights: Floats) -> Floats:

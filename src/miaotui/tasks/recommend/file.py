@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.config import Settings
 from miaotui.encoder import Encoder
 from miaotui.errors import CacheError, FieldError, ModelFormatError, ModelNotFoundError
 from miaotui.hub.formats.untrusted_json import parse_object
+from miaotui.retrieval.index.settings import checked_name
 from miaotui.tasks.recommend.collaborative import EaseModel, ItemNeighbours
 from miaotui.tasks.recommend.log import MAX_EVENTS, EventLog
 from miaotui.tasks.recommend.parts import PARTS, ItemVectors, Parts
@@ -44,6 +46,16 @@ _ARRAYS = {
     "mean": "<f4",
     "about": "|u1",
 }
+
+
+def place_of(name: str) -> Path:
+    """Return the file of a recommender: of that name in miaotui's folder, or where a path leads.
+
+    Raises `RequestError` for a name that is not letters, digits, dots, hyphens and underscores.
+    """
+    if os.sep in name or name.endswith(".npz"):
+        return Path(name)
+    return Settings.from_env().folder("recommenders") / f"{checked_name(name)}.npz"
 
 
 def save_recommender(recommender: Recommender, path: str | os.PathLike[str]) -> None:

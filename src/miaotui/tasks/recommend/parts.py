@@ -17,6 +17,7 @@ from miaotui.tasks.recommend.collaborative import EaseModel, Floats, ItemNeighbo
 from miaotui.tasks.recommend.log import EventLog
 
 PARTS = ("ease", "neighbours", "content", "popular", "recent")
+LEAST_TEXTS = 50
 RECENT_SHARE = 0.05  # of the log's span of time: half-life of recent popularity
 
 
@@ -33,7 +34,10 @@ class History:
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """Vectors of items' texts less their mean, of unit length, float32 ``[items, d]``; zeros where there is no text."""
+    """Vectors of items' texts less their mean, of unit length, float32 ``[items, d]``; zeros where there is no text.
+
+    The mean of fewer than `LEAST_TEXTS` texts is not taken off: it would be too much of each.
+    """
 
     values: Floats
     mean: Floats
@@ -41,7 +45,7 @@ class ItemVectors:
     @classmethod
     def of(cls, vectors: Floats, known: NDArray[np.bool_]) -> ItemVectors:
         """Return vectors with their mean taken off. ``known``: bool ``[items]``."""
-        mean = vectors[known].mean(axis=0) if known.any() else np.zeros(vectors.shape[1], np.float32)
+        mean = vectors[known].mean(axis=0) if known.sum() >= LEAST_TEXTS else np.zeros(vectors.shape[1], np.float32)
         return cls(np.where(known[:, None], _unit(vectors - mean), 0).astype(np.float32), mean.astype(np.float32))
 
     def likeness(self, vector: Floats) -> Floats:

@@ -108,12 +108,18 @@ class Recommender:
         return Recommender(fitted, self.encoder)
 
     def recommend(
-        self, user: Any = None, *, history: Iterable[Any] | None = None, intent: str | None = None, **options: Any
+        self,
+        user: Any = None,
+        *,
+        history: Iterable[Any] | None = None,
+        intent: str | Floats | None = None,
+        **options: Any,
     ) -> Recommendations:
         """Return the best items for a user of the log, for a history of items, or for an intent in words.
 
         An item of ``history`` may be a pair with its weight. A user that the log lacks gets what is popular; an unknown
-        item of a history is left out, with its reason. ``options``: see `RankOptions`. Raises `FieldError`.
+        item of a history is left out, with its reason. ``intent`` is a text, or its unit vector by the encoder of the
+        items' texts, float32 ``[d]``. ``options``: see `RankOptions`. Raises `FieldError`.
         """
         began_s = time.perf_counter()
         chosen = RankOptions(**options)
@@ -206,10 +212,14 @@ class Recommender:
         places = np.array([place for place, _ in latest], np.int32)
         return History(places, np.array([weight for _, weight in latest], np.float32)), errors
 
-    def _aim(self, intent: str) -> Floats:
+    def _aim(self, intent: str | Floats) -> Floats:
         """Return the likeness of each item's text to a sentence, ``[items]``."""
         vectors = self.fitted.parts.vectors
-        if vectors is None or self.encoder is None:
+        if vectors is not None and not isinstance(intent, str):
+            if intent.shape != vectors.mean.shape:
+                raise FieldError("intent", f"must be a vector of {len(vectors.mean)} numbers, as the items' texts have")
+            return vectors.likeness(intent)
+        if vectors is None or self.encoder is None or not isinstance(intent, str):
             raise FieldError("intent", "needs texts of items and an encoder: fit with texts and an encoder")
         read = embed_texts(self.encoder, [intent])
         if read.errors[0] is not None:
