@@ -32,7 +32,7 @@ from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import health, metrics
 from miaotui.serve.services import Services
-from miaotui.serve.tasks import decisions, extractions, generations, groups, labels, learned, summaries, translations
+from miaotui.serve.tasks import decisions, extractions, generations, groups, labels, summaries, translations
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
 from miaotui.serve.vllm import routes as vllm

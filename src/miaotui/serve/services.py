@@ -16,9 +16,9 @@ from starlette.requests import Request as HttpRequest
 from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.serve.documents.index_registry import IndexRegistry
 from miaotui.serve.encoders.registry import EncoderRegistry
+from miaotui.serve.learned.saved import SavedFiles
 from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.settings import ServeSettings
-from miaotui.serve.tasks.saved import SavedFiles
 
 if TYPE_CHECKING:
     from miaotui.apps.qa_pipeline import Searchable

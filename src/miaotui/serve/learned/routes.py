@@ -18,15 +18,15 @@ from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
-from miaotui.serve.services import services_of
-from miaotui.serve.tasks.learned_wire import (
+from miaotui.serve.learned.wire import (
     GraphAnswerBody,
     GraphQuestion,
     RecommendationAnswer,
     RecommendationRequest,
     WeightedItem,
 )
+from miaotui.serve.middleware.accounting import received
+from miaotui.serve.services import services_of
 from miaotui.tasks.recommend import Recommendations, Recommender
 from miaotui.tasks.recommend.collaborative import Floats
 from miaotui.tasks.vectors import vector_task

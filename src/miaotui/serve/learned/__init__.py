@@ -1,0 +1,1 @@
+"""Recommendations and knowledge graphs over HTTP."""
