@@ -23,6 +23,7 @@ from miaotui.serve.http import openapi
 from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.json_body import BodyReader
 from miaotui.serve.http.routing import Endpoint
+from miaotui.serve.learned import routes as learned
 from miaotui.serve.libretranslate import routes as libretranslate
 from miaotui.serve.libretranslate.wire import PATHS as LIBRE_PATHS
 from miaotui.serve.libretranslate.wire import error_response
