@@ -74,20 +74,25 @@ class Parts:
         """Return the number of items that the parts were made for."""
         return len(self.popular)
 
-    def raw(self, history: History) -> Floats:
-        """Return the scores of each part, float32 ``[parts, items]``, in the order of `PARTS`."""
+    def raw(self, history: History, weights: Sequence[float] | None = None) -> Floats:
+        """Return the scores of each part, float32 ``[parts, items]``, in the order of `PARTS`; zeros for a part whose
+        weight is 0.
+        """
+        used = [True] * len(PARTS) if weights is None else [bool(each) for each in weights]
         found = np.zeros((len(PARTS), self.items), np.float32)
         if len(history):
-            found[0] = self.ease.scores(history.places, history.weights)
-            found[1] = self.neighbours.scores(history.places, history.weights)
-            if self.vectors is not None:
+            if used[0]:
+                found[0] = self.ease.scores(history.places, history.weights)
+            if used[1]:
+                found[1] = self.neighbours.scores(history.places, history.weights)
+            if used[2] and self.vectors is not None:
                 found[2] = self.vectors.scores(history)
         found[3], found[4] = self.popular, self.recent
         return found
 
-    def scores(self, history: History) -> Floats:
+    def scores(self, history: History, weights: Sequence[float] | None = None) -> Floats:
         """Return the standard scores of each part over the items that the history lacks, ``[parts, items]``."""
-        return standard(self.raw(history), history.places)
+        return standard(self.raw(history, weights), history.places)
 
     def with_counts(self, log: EventLog) -> Parts:
         """Return these parts with the popularity of a log that has grown."""

@@ -59,7 +59,8 @@ def rank(
     parts: Parts, weights: Sequence[float], history: History, intent: Floats | None, options: RankOptions
 ) -> ItemRanking:
     """Rank all items. ``intent`` has the likeness of each item to a sentence, ``[items]``."""
-    weighted = parts.scores(history) * np.array(_weights(weights, len(history), options), np.float32)[:, None]
+    chosen = _weights(weights, len(history), options)
+    weighted = parts.scores(history, chosen) * np.array(chosen, np.float32)[:, None]
     aim = np.zeros(parts.items, np.float32)
     if intent is not None:
         aim = INTENT_WEIGHT * standard(intent[None], history.places)[0]

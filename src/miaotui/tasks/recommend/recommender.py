@@ -281,15 +281,16 @@ def fit_parts(
     """Fit all parts to a log; penalty and weights are learned from held-out events where there are enough users."""
     if weights is not None and (len(weights) != len(PARTS) or not np.isfinite(weights).all()):
         raise FieldError("weights", f"must be {len(PARTS)} numbers, one for each of {', '.join(PARTS)}")
-    trial = fusion.hold_out(log)
+    trials = [trial for way in fusion.WAYS if (trial := fusion.hold_out(log, way)) is not None]
     penalty, chosen = fusion.DEFAULT_PENALTY, tuple(weights or fusion.DEFAULT_WEIGHTS)
-    learned = trial is not None and weights is None
-    if trial is not None:
-        spectrum = spectrum_of(_matrix(trial.before))
-        penalty = fusion.choose_penalty(spectrum, trial)
+    learned = bool(trials) and weights is None
+    if trials:
+        spectra = [spectrum_of(_matrix(trial.before)) for trial in trials]
+        penalty = fusion.choose_penalty(list(zip(spectra, trials, strict=True)))
         if learned:
-            tried = _parts(trial.before, EaseModel.of(spectrum, penalty), vectors)
-            chosen = fusion.learn_weights(tried, trial)
+            eases = [EaseModel.of(spectrum, penalty) for spectrum in spectra]
+            pairs = zip(trials, eases, strict=True)
+            chosen = fusion.learn_weights([(_parts(trial.before, ease, vectors), trial) for trial, ease in pairs])
     parts = _parts(log, EaseModel.of(spectrum_of(_matrix(log)), penalty), vectors)
     return Fitted(replace(log, errors=()), parts, chosen, penalty, learned, tuple(texts))
 
