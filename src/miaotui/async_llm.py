@@ -1,7 +1,7 @@
 """The Python entry for event loops: `load_async` a model, then await or iterate what `LLM` waits for.
 
 Owns nothing but the calls: `submission` reads what a caller gives, in a thread, so that long prompts do not hold up
-the event loop; `EngineLoop` runs it; `engine.reading.in_tasks` waits for it. Invariants: every method of `LLM` is here
+the event loop; `EngineLoop` runs it; `engine.reading.readers` waits for it. Invariants: every method of `LLM` is here
 with the same parameters; a task that is cancelled cancels its requests.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.engine.all_logits import all_logits
-from miaotui.engine.reading import in_tasks
+from miaotui.engine.reading import readers
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.llm import Facade, read_options, scores_of
 from miaotui.runtime import open_model
@@ -151,8 +151,8 @@ class AsyncLLM(Facade):
         """Submit requests that belong together: all are on their way, or none is."""
         loop = self.loop
         if isinstance(submissions, Submission):
-            return in_tasks.together(loop, submissions.submit(loop))
-        return in_tasks.together(loop, (loop.submit(*each) for each in submissions))
+            return readers.together(loop, submissions.submit(loop))
+        return readers.together(loop, (loop.submit(*each) for each in submissions))
 
     def pieces(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Yield one request's answer as it comes, see `pieces_of`; the last piece carries the completion."""
@@ -161,12 +161,12 @@ class AsyncLLM(Facade):
     def pieces_of(
         self, requests: Sequence[Request], silence_s: float | None = None
     ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
-        """Yield several answers as they come, see `in_tasks.pieces_of`."""
-        return in_tasks.pieces_of(self.loop, requests, silence_s)
+        """Yield several answers as they come, see `readers.pieces_of`."""
+        return readers.pieces_of(self.loop, requests, silence_s)
 
     async def whole(self, requests: Sequence[Request]) -> list[Completion]:
         """Wait for whole answers. Raises what one of them failed with."""
-        return await in_tasks.whole(self.loop, requests)
+        return await readers.await_whole(self.loop, requests)
 
     def leave(self, request: Request) -> None:
         """Stop reading a request; it is cancelled if it has not ended."""
@@ -174,7 +174,7 @@ class AsyncLLM(Facade):
 
     def leave_all(self, requests: Iterable[Request]) -> None:
         """Stop reading requests, see `leave`."""
-        in_tasks.leave_all(self.loop, requests)
+        readers.leave_all(self.loop, requests)
 
     # --------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import pytest
 
 from miaotui.engine.engine import Engine
 from miaotui.engine.loop import EngineLoop
-from miaotui.engine.reading import in_tasks
+from miaotui.engine.reading import readers
 from miaotui.engine.reading.readers import DeltaStream, Readers, whole
 from miaotui.engine.request import Request
 from miaotui.errors import OverloadedError
@@ -82,9 +82,9 @@ def test_an_answer_that_was_read_holds_nothing(tmp_path: Path, monkeypatch: pyte
         return loop.in_flight == 0 and loop.engine.scheduler.stats().pages_used == 0 and len(loop.admission) == 0
 
     async def in_tasks_() -> None:
-        await in_tasks.whole(loop, [loop.submit([1, 2, 3], SHORT)])
+        await readers.await_whole(loop, [loop.submit([1, 2, 3], SHORT)])
         assert is_clean()
-        async for _ in in_tasks.pieces_of(loop, [loop.submit([1, 2, 3], SHORT)]):
+        async for _ in readers.pieces_of(loop, [loop.submit([1, 2, 3], SHORT)]):
             pass
         assert is_clean()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from miaotui.schedule.plan import Chunk
 from miaotui.schedule.promises.cost import Answered, CostModel, CostRates, StepShape
-from miaotui.schedule.promises.forecast_errors import MOST_ALLOWED
+from miaotui.schedule.promises.forecast import MOST_ALLOWED
 
 RATES = CostRates(((1, 0.004), (8, 0.006), (64, 0.03)), 1e-4, 1e-6)
 

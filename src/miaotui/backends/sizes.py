@@ -11,8 +11,7 @@ from miaotui.backends.backend import BackendLimits
 from miaotui.backends.options import EngineOptions
 from miaotui.errors import RequestError
 from miaotui.model.config import ModelConfig
-from miaotui.schedule.config import ScheduleConfig
-from miaotui.schedule.plan import PAGE_SIZE, pages_for
+from miaotui.schedule.plan import PAGE_SIZE, ScheduleConfig, pages_for
 
 MAX_CONTEXT = 32_768  # by default; ask for more explicitly
 KV_SHARE = 0.25  # of the machine's memory, at most, for keys and values

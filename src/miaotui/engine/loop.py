@@ -58,7 +58,7 @@ class RequestObserver(Protocol):
 class EngineLoop:
     """One model that runs. `submit`, `leave` and `cancel` may be called from any thread and return at once.
 
-    Threads and tasks wait with `readers`; see `engine.reading.readers` and `engine.reading.in_tasks`.
+    Threads and tasks wait with `readers`; see `engine.reading.readers`.
     """
 
     def __init__(

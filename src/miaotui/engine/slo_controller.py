@@ -17,8 +17,7 @@ from dataclasses import replace
 from miaotui.backends.backend import probe_chunk
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.schedule.config import ScheduleConfig
-from miaotui.schedule.plan import Chunk, Plan, RowKind, StepLimits
+from miaotui.schedule.plan import Chunk, Plan, RowKind, ScheduleConfig, StepLimits
 from miaotui.schedule.promises.admission import Admission
 from miaotui.schedule.promises.cost import SMALL_PROBE, Answered, CostModel, StepShape
 from miaotui.schedule.promises.forecast import SchedulingPolicy

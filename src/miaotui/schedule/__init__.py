@@ -6,8 +6,7 @@ knows tensors, text, clocks or threads. Invariant: equal calls in equal order gi
 
 from __future__ import annotations
 
-from miaotui.schedule.config import ScheduleConfig
-from miaotui.schedule.plan import PAGE_SIZE, Chunk, Plan, pages_for
+from miaotui.schedule.plan import PAGE_SIZE, Chunk, Plan, ScheduleConfig, pages_for
 from miaotui.schedule.scheduler import Scheduler, SchedulerStats
 
 __all__ = ["PAGE_SIZE", "Chunk", "Plan", "ScheduleConfig", "Scheduler", "SchedulerStats", "pages_for"]

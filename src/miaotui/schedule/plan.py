@@ -1,11 +1,12 @@
-"""One step's rows as plain values: all that the scheduler tells a backend; and the tokens that they bring.
+"""Plain values of a schedule: its limits, and one step's rows, which are all that the scheduler tells a backend.
 
 A plan knows token ids, positions and physical page numbers; it does not know tensors, and holding one keeps nothing
 alive. Drafted tokens are a line or a small tree. A tree's trunk is a line and lies in the sequence's own pages, at
 the cost of a line; every other branch has a private tail of pages, which begins with a copy of the page in which it
-leaves its parent. Invariants: the rows of a chunk write only to pages that no other chunk of the plan mentions; a row
-finds at each position before it the keys and values of its own path, in the page order of plain decoding. Verifying a
-tree in one pass follows Miao et al., "SpecInfer" (2024), and Cai et al., "Medusa" (2024).
+leaves its parent. Invariants: a request that passes `ScheduleConfig.require_fitting` can run to its end when nothing
+else runs; the rows of a chunk write only to pages that no other chunk of the plan mentions; a row finds at each
+position before it the keys and values of its own path, in the page order of plain decoding. Verifying a tree in one
+pass follows Miao et al., "SpecInfer" (2024), and Cai et al., "Medusa" (2024).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from miaotui.errors import EngineError
+from miaotui.errors import EngineError, PromptTooLongError, RequestError
 
 PAGE_SIZE = 16  # tokens
 NO_ADAPTER = 0
@@ -260,6 +261,52 @@ class Chunk(NamedTuple):
             if branch.row <= row < branch.row + branch.count:
                 return branch.pages
         return self.pages
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Limits of a scheduler. Raises `RequestError` for values that could not make progress."""
+
+    n_pages: int  # physical KV pages of PAGE_SIZE tokens
+    context: int  # tokens: the longest prompt plus answer
+    max_rows: int = 512  # rows of one step
+    max_sequences: int = 64  # sequences that run at once; each gets a row in every step
+    chunk_size: int = 512  # prompt tokens of one sequence in one step
+    reuse_prefix: bool = True
+    scored_rows: int = 64  # rows of logits that one step may spend on drafts and on scoring prompts
+
+    def __post_init__(self) -> None:
+        for name in ("n_pages", "context", "max_rows", "max_sequences", "chunk_size", "scored_rows"):
+            value = getattr(self, name)
+            if value < 1:
+                raise RequestError(f"{name} must be at least 1, not {value}")
+        if self.max_rows < self.max_sequences:
+            raise RequestError(
+                f"max_rows ({self.max_rows}) must be at least max_sequences "
+                f"({self.max_sequences}), as each running one needs a row in every step; "
+                "raise the one or lower the other"
+            )
+
+    def require_fitting(self, n_prompt: int, max_tokens: int) -> None:
+        """Raise unless prompt and answer, in tokens, fit the context, and the pages when alone.
+
+        Raises `RequestError` for numbers below 1 and `PromptTooLongError` for what does not fit.
+        """
+        if n_prompt < 1:
+            raise RequestError("the prompt has no tokens; at least one is needed")
+        if max_tokens < 1:
+            raise RequestError(f"max_tokens must be at least 1, not {max_tokens}")
+        total = f"a prompt of {n_prompt} tokens and an answer of up to {max_tokens}"
+        if n_prompt + max_tokens > self.context:
+            raise PromptTooLongError(
+                f"{total} exceed the context of {self.context} tokens; shorten the prompt or lower max_tokens"
+            )
+        needed = pages_for(n_prompt + max_tokens - 1)  # the last token is never fed back
+        if needed > self.n_pages:
+            raise PromptTooLongError(
+                f"{total} need {needed} KV pages of {PAGE_SIZE} tokens, but there are only "
+                f"{self.n_pages}; shorten the prompt, lower max_tokens or enlarge the KV cache"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from miaotui.errors import EngineError
-from miaotui.schedule.config import ScheduleConfig
 from miaotui.schedule.pages import BlockTable
-from miaotui.schedule.plan import NO_LIMITS, PAGE_SIZE, Chunk, Draft, DraftTree, Plan, StepLimits, pages_for, trunk_of
+from miaotui.schedule.plan import (
+    NO_LIMITS,
+    PAGE_SIZE,
+    Chunk,
+    Draft,
+    DraftTree,
+    Plan,
+    ScheduleConfig,
+    StepLimits,
+    pages_for,
+    trunk_of,
+)
 from miaotui.schedule.sequence import NO_DRAFT, Queues, SequenceGroup, SequenceState, Stage, is_held, rank, share_rows
 
 PATIENCE = 64  # plans that may pass over the eldest without a promise, before it comes first

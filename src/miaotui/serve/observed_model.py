@@ -22,7 +22,7 @@ from miaotui.engine.calibrate import warm_up
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
-from miaotui.engine.reading import in_tasks
+from miaotui.engine.reading import readers
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.schedule.promises.admission import AdmissionLimits
@@ -114,7 +114,7 @@ class ObservedModel:
 
     def submit_all(self, submissions: Iterable[RequestArguments]) -> list[Request]:
         """Submit requests that belong together: all are on their way, or none is."""
-        return in_tasks.together(self.loop, (self.loop.submit(*each) for each in submissions))
+        return readers.together(self.loop, (self.loop.submit(*each) for each in submissions))
 
     async def pieces(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Yield one answer as it comes. Use it in ``contextlib.aclosing``."""
@@ -126,8 +126,8 @@ class ObservedModel:
     async def pieces_of(
         self, requests: Sequence[Request], silence_s: float | None = None
     ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
-        """Yield answers as they come, see `in_tasks.pieces_of`. Raises `OverloadedError` when the server stops."""
-        async with aclosing(in_tasks.pieces_of(self.loop, requests, silence_s)) as steps:
+        """Yield answers as they come, see `readers.pieces_of`. Raises `OverloadedError` when the server stops."""
+        async with aclosing(readers.pieces_of(self.loop, requests, silence_s)) as steps:
             async for pieces in steps:
                 for _, delta in pieces:
                     if delta.completion is not None:
@@ -136,7 +136,7 @@ class ObservedModel:
 
     async def whole(self, requests: Sequence[Request]) -> list[Completion]:
         """Wait for whole answers. Raises `OverloadedError` when the server stops, and what one failed with."""
-        completions = await in_tasks.whole(self.loop, requests)
+        completions = await readers.await_whole(self.loop, requests)
         for completion in completions:
             _check_whole(completion)
         return completions
@@ -147,7 +147,7 @@ class ObservedModel:
 
     def leave_all(self, requests: Iterable[Request]) -> None:
         """Stop reading requests, see `leave`."""
-        in_tasks.leave_all(self.loop, requests)
+        readers.leave_all(self.loop, requests)
 
     def close(self) -> None:
         """Cancel everything and give the memory back."""

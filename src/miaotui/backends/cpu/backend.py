@@ -34,9 +34,8 @@ from miaotui.backends.backend import (
 )
 from miaotui.backends.cpu import draw
 from miaotui.backends.cpu.draft_head import CpuDraftHead
-from miaotui.backends.cpu.draw import ChoiceTable
 from miaotui.backends.cpu.multistep import MOST_TOKENS, CompiledDraftRun
-from miaotui.backends.cpu.pass_tables import PassTables
+from miaotui.backends.cpu.pass_tables import ChoiceTable, PassTables
 from miaotui.backends.cpu.program import Program
 from miaotui.backends.cpu.workspace import KvPages, Rows, float_rows, peaks_of
 from miaotui.backends.drafting import DraftResult, DraftRun, Quotes

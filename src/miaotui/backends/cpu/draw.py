@@ -1,8 +1,8 @@
 """Sampling by compiled kernels: rows of logits in, token ids out.
 
-This module is the CPU backend's `Sampling`. Owns each thread's scratch memory, and the tables by which a pass chooses.
-Knows nothing of requests or history. Loading the kernels imports no compiler once they are cached; greedy answers need
-none of them.
+This module is the CPU backend's `Sampling`. Owns each thread's scratch memory; a pass chooses by a `ChoiceTable`. Knows
+nothing of requests or history. Loading the kernels imports no compiler once they are cached; greedy answers need none
+of them.
 """
 
 from __future__ import annotations
@@ -10,28 +10,15 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.backend import Words
-from miaotui.backends.sampling import PLAIN, Distribution, seed_start
+from miaotui.backends.cpu.pass_tables import ChoiceTable
+from miaotui.backends.sampling import PLAIN, Distribution
 from miaotui.kernels.runtime import compiled
-from miaotui.kernels.sampling.draw_fields import (
-    ALL_ALLOWED,
-    CHOICE_ENDS,
-    CHOICE_FIELDS,
-    CHOICE_LEAST,
-    CHOICE_MASK,
-    CHOICE_NOISY,
-    CHOICE_SCALE,
-    CHOICE_START,
-    NOT_HERE,
-    NUMBERS,
-    WEIGHT_BITS,
-    scratch_fields,
-)
+from miaotui.kernels.sampling.draw_fields import NUMBERS, WEIGHT_BITS, scratch_fields
 
 KERNELS = (
     "sampling.draw:draw",
@@ -44,32 +31,7 @@ Row = NDArray[np.float32]
 _WIDEST = WEIGHT_BITS + 1
 
 
-class ChoiceTable:
-    """The `TokenChoice` of compiled passes: a table of `draw_fields`, then its end tokens; ``address`` is its place."""
-
-    def __init__(self, shape: Distribution | None, seed: int, ends: Sequence[int]) -> None:
-        self._table = table = np.zeros(CHOICE_FIELDS + len(ends), np.int64)
-        self._words: Words | None = None  # keeps alive what the mask points to
-        table[CHOICE_FIELDS:], table[CHOICE_ENDS] = ends, len(ends)
-        table[CHOICE_NOISY], shape = shape is not None, shape or PLAIN
-        table.view(np.uint64)[CHOICE_START] = seed_start(seed)
-        numbers = table.view(np.float64)[CHOICE_SCALE : CHOICE_LEAST + 1]
-        numbers[:] = shape.scale, shape.top_k, shape.top_p, shape.least
-        self.address = _address(table)
-
-    def allow(self, words: Words | None) -> None:
-        """Choose among these tokens at the next position; None: among all."""
-        self._table[CHOICE_MASK] = ALL_ALLOWED if words is None else _address(words)
-        self._words = words
-
-    def leave(self) -> None:
-        """Choose nothing in the next pass and leave its logits as they are."""
-        self._table[CHOICE_MASK], self._words = NOT_HERE, None
-
-
-def choice(shape: Distribution | None, seed: int, ends: Sequence[int]) -> ChoiceTable:
-    """Return a way to choose a sequence's tokens in the pass; ``shape`` None: the greatest logit."""
-    return ChoiceTable(shape, seed, ends)
+choice = ChoiceTable  # how a sequence's tokens are chosen in the pass
 
 
 class _Scratch(threading.local):

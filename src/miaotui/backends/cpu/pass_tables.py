@@ -1,8 +1,8 @@
-"""The tables that a pass reads: rows, blocks of rows, stores, copies, and lists of pages.
+"""The tables that a pass reads: rows, blocks of rows, stores, copies, lists of pages, and how each sequence chooses.
 
-Owns their memory, which is reserved for the largest pass, and how planned rows fill them. Knows pages and positions as
-the plan gives them, and neither weights nor threads. Invariant: a row's fields depend on its token, its position and
-its pages alone.
+Owns their memory, which is reserved for the largest pass, and how planned rows and parameters fill them. Knows pages
+and positions as the plan gives them, and neither weights nor threads. Invariant: a row's fields depend on its token,
+its position and its pages alone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.backend import Words
+from miaotui.backends.sampling import PLAIN, Distribution, seed_start
 from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import address_of, aligned_int64, fields_of
+from miaotui.kernels.sampling.draw_fields import (
+    ALL_ALLOWED,
+    CHOICE_ENDS,
+    CHOICE_FIELDS,
+    CHOICE_LEAST,
+    CHOICE_MASK,
+    CHOICE_NOISY,
+    CHOICE_SCALE,
+    CHOICE_START,
+    NOT_HERE,
+)
 from miaotui.schedule.plan import Chunk
 
 ROOM = 32  # a list has room for a multiple of so many pages, so that one that grows moves no other
@@ -211,3 +224,29 @@ def tree_lines(row: int, chunk: Chunk) -> list[Line]:
     trunk = (row, chunk.tokens[: chunk.trunk], chunk.start, chunk.pages)
     sides = [(row + b.row, chunk.tokens[b.row : b.row + b.count], b.start, b.pages) for b in chunk.branches]
     return [trunk, *sides]
+
+
+class ChoiceTable:
+    """The `TokenChoice` of compiled passes: a table of `draw_fields`, then its end tokens; ``address`` is its place.
+
+    ``shape`` None: the greatest logit is chosen.
+    """
+
+    def __init__(self, shape: Distribution | None, seed: int, ends: Sequence[int]) -> None:
+        self._table = table = np.zeros(CHOICE_FIELDS + len(ends), np.int64)
+        self._words: Words | None = None  # keeps alive what the mask points to
+        table[CHOICE_FIELDS:], table[CHOICE_ENDS] = ends, len(ends)
+        table[CHOICE_NOISY], shape = shape is not None, shape or PLAIN
+        table.view(np.uint64)[CHOICE_START] = seed_start(seed)
+        numbers = table.view(np.float64)[CHOICE_SCALE : CHOICE_LEAST + 1]
+        numbers[:] = shape.scale, shape.top_k, shape.top_p, shape.least
+        self.address = address_of(table)
+
+    def allow(self, words: Words | None) -> None:
+        """Choose among these tokens at the next position; None: among all."""
+        self._table[CHOICE_MASK] = ALL_ALLOWED if words is None else address_of(words)
+        self._words = words
+
+    def leave(self) -> None:
+        """Choose nothing in the next pass and leave its logits as they are."""
+        self._table[CHOICE_MASK], self._words = NOT_HERE, None

@@ -1,17 +1,17 @@
-"""Reading answers: how readers are woken, and reading in threads, whole or piece by piece.
+"""Reading answers: how readers are woken, and reading in threads and in tasks, whole or piece by piece.
 
 Owns the table from request to reader, the economy of wake-ups (first pieces and ends are reported at once, further
-pieces less often the more streams there are, so that events never take much of the machine), how a thread waits, and
-that leaving early, also by Ctrl-C, cancels at once; `in_tasks` does the same for event loops. Knows no prompts.
-Invariants: a piece that is not reported now is reported after a later step, because it is still unread; when `whole`
-or `DeltaStream.close` returns or raises, its requests have ended and their pages are free.
+pieces less often the more streams there are, so that events never take much of the machine), how a thread or a task
+waits, and that leaving early, also by Ctrl-C, cancels at once. Knows no prompts. Invariants: a piece that is not
+reported now is reported after a later step, because it is still unread; when `whole` or `DeltaStream.close` returns or
+raises, its requests have ended and their pages are free; so it is when a task has read an answer to its end.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,7 +21,7 @@ from miaotui.engine.request import Request
 from miaotui.types import Completion, Delta
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, TimerHandle
 
     from miaotui.engine.loop import EngineLoop
 
@@ -243,3 +243,102 @@ class DeltaStream(Closing, Iterator[Delta]):
         request = getattr(self, "request", None)
         if request is not None:
             self._loop.leave(request)
+
+
+# in tasks of an event loop ---------------------------------------------------------------------------
+
+
+class TaskReader:
+    """A task of the running event loop as a `Reader`."""
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self.patient, self.has_begun = patient, False
+        import asyncio  # noqa: PLC0415  (a caller in threads need not wait for it)
+
+        self.event_loop = asyncio.get_running_loop()
+        self.news = asyncio.Event()
+        self.wake = self.news.set
+        self._tick: TimerHandle | None = None
+
+    async def wait(self) -> None:
+        """Wait to be woken."""
+        await self.news.wait()
+        self.news.clear()
+
+    def tick(self, every_s: float) -> None:
+        """Wake up every ``every_s`` too, from now until `stop`, at no cost between ticks."""
+        self._tick = self.event_loop.call_later(every_s, self._ticked, every_s)
+
+    def _ticked(self, every_s: float) -> None:
+        self.news.set()
+        self.tick(every_s)
+
+    def stop(self) -> None:
+        """End the ticks."""
+        if self._tick is not None:
+            self._tick.cancel()
+
+
+def together(loop: EngineLoop, submitted: Iterable[Request]) -> list[Request]:
+    """Return requests that are submitted one by one and belong together: all are on their way, or none is."""
+    requests: list[Request] = []
+    try:
+        requests += submitted
+    except BaseException:
+        leave_all(loop, requests)
+        raise
+    return requests
+
+
+def leave_all(loop: EngineLoop, requests: Iterable[Request]) -> None:
+    """Stop reading requests; those that have not ended are cancelled."""
+    for request in requests:
+        loop.leave(request)
+
+
+async def pieces_of(
+    loop: EngineLoop, requests: Sequence[Request], silence_s: float | None = None
+) -> AsyncGenerator[list[tuple[int, Delta]], None]:
+    """Yield what comes: (index in ``requests``, piece), all that a step brought at once.
+
+    An empty list says that nothing came for about ``silence_s``. Use it in ``contextlib.aclosing``, so that leaving
+    early cancels at once. Raises what a request failed with.
+    """
+    reader = TaskReader()
+    loop.readers.add(requests, reader)
+    reader.wake()  # pieces may be there
+    if silence_s is not None:
+        reader.tick(silence_s)
+    open_ = dict(enumerate(requests))
+    try:
+        while open_:
+            await reader.wait()
+            news = [(index, request.read()) for index, request in open_.items() if request.has_news]
+            for index, delta in news:
+                if delta.completion is not None:
+                    del open_[index]
+            if news or silence_s is not None:
+                yield news
+        while any(map(loop.holds, requests)):
+            await reader.wait()
+    finally:
+        reader.stop()
+        leave_all(loop, requests)
+
+
+async def await_whole(loop: EngineLoop, requests: Sequence[Request]) -> list[Completion]:
+    """Wait for whole answers. Raises what one of them failed with; then the others are cancelled."""
+    reader = TaskReader(patient=True)
+    loop.readers.add(requests, reader)
+    reader.wake()
+    try:
+        open_ = list(requests)
+        while open_:
+            await reader.wait()
+            for request in open_:
+                if request.error is not None:
+                    raise request.error
+            open_ = [request for request in open_ if not request.is_over or loop.holds(request)]
+        return [completion for request in requests if (completion := request.read().completion) is not None]
+    finally:
+        leave_all(loop, requests)

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel
-from miaotui.schedule.promises.forecast import Job, SchedulingPolicy, forecast
-from miaotui.schedule.promises.forecast_errors import ALONE, CROWDED
+from miaotui.schedule.promises.forecast import ALONE, CROWDED, Job, SchedulingPolicy, forecast
 from miaotui.schedule.promises.lengths import AnswerLengths
 from miaotui.schedule.promises.promise import HAND_OVER_S, Allowance, PromiseEntry, PromiseRequest
 from miaotui.types import Deadline, Promise

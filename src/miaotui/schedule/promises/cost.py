@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from miaotui.schedule.plan import Chunk
-from miaotui.schedule.promises.forecast_errors import CROWDED, ForecastErrors
+from miaotui.schedule.promises.forecast import CROWDED, ForecastErrors
 
 COUNTS = (1, 2, 4, 8, 1 << 30)  # answers together: up to so many share statistics
 PRIOR_PASSES = 4.0  # that count as passes without drafts
