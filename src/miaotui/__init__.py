@@ -12,8 +12,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import MiaotuiError
-from miaotui.libraries import missing
-from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Score, Timing, TokenLogprobs
 
 if TYPE_CHECKING:
     from miaotui.async_encoder import AsyncEncoder, load_encoder_async
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from miaotui.encoder import Encoder, load_encoder
     from miaotui.encoders.results import Classification, MaskFill, RankedDocument, TaggedSpan
     from miaotui.llm import LLM, load
+    from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Score, Timing, TokenLogprobs
 
 __version__ = "0.1.0"
 __all__ = [
@@ -56,15 +55,22 @@ _LAZY = {
     "AsyncEncoder": "miaotui.async_encoder",
     "load_encoder_async": "miaotui.async_encoder",
     **dict.fromkeys(("Classification", "MaskFill", "RankedDocument", "TaggedSpan"), "miaotui.encoders.results"),
+    **dict.fromkeys(
+        ("Completion", "Deadline", "Delta", "Promise", "SamplingParams", "Score", "Timing", "TokenLogprobs"),
+        "miaotui.types",
+    ),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import what brings the engine along when it is first used."""
+    """Import a public name when it is first used: a start of the command line need not wait for it."""
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'miaotui' has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = globals()[name] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
+        from miaotui.libraries import missing  # noqa: PLC0415  (only where something is wrong)
+
         raise missing(error.name or "") from error
+    return found

@@ -72,8 +72,7 @@ class BackendLimits:
         return range(self.pages, self.pages + pages_for(self.context))
 
 
-@dataclass(frozen=True)
-class BackendIdentity:
+class BackendIdentity(NamedTuple):
     """The parts of a backend that decide an answer's bytes, besides the model's file: a key for caches."""
 
     name: str
@@ -82,8 +81,7 @@ class BackendIdentity:
     arithmetic: str  # changes when the same weights would give other logits
 
 
-@dataclass(frozen=True)
-class BackendStats:
+class BackendStats(NamedTuple):
     """Numbers of a running backend."""
 
     threads: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from miaotui.backends.backend import Backend
 from miaotui.errors import RequestError
@@ -103,8 +103,7 @@ def _require_choice(name: str, value: object, known: Sequence[object]) -> None:
         raise RequestError(f"{name} must be one of {names}, not {value!r}")
 
 
-@dataclass(frozen=True)
-class Built:
+class Built(NamedTuple):
     """An engine's parts: the arithmetic, and the scheduler that plans for it."""
 
     backend: Backend

@@ -10,7 +10,7 @@ and the weights of tokens are defined in ``kernels.sampling`` (`gumbel`, `weight
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ _GAMMA = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, made odd
 _LOG2_E = math.log2(math.e)
 
 
-@dataclass(frozen=True)
-class Distribution:
+class Distribution(NamedTuple):
     """Rule that makes a distribution of a row's logits, in the units of the draw."""
 
     scale: float  # log2(e) / temperature, within what float32 multiplies without loss of meaning

@@ -5,7 +5,7 @@ Knows no backend. Invariant: a request that fits the context fits the pages, whe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from miaotui.backends.backend import BackendLimits
 from miaotui.backends.options import EngineOptions
@@ -20,8 +20,7 @@ LOGITS_BYTES = 32 << 20  # of logits of drafted tokens, about
 LEAST_DRAFTS, MOST_DRAFTS = 8, 64  # drafted tokens that a pass can verify
 
 
-@dataclass(frozen=True)
-class EngineSizes:
+class EngineSizes(NamedTuple):
     """The limits of a backend, and those of the scheduler that plans for it."""
 
     limits: BackendLimits

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from miaotui.cli.options.parser import parse
 from miaotui.cli.output import messages
 from miaotui.errors import MiaotuiError
-from miaotui.libraries import missing
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -48,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("miaotui"):
+        from miaotui.libraries import missing
+
         error = missing(error.name)
     if isinstance(error, MiaotuiError):
         return messages.ERROR(reason=error)

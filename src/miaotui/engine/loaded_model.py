@@ -5,7 +5,6 @@ Owns the record, which `miaotui.runtime` fills. Invariant: everything in it is o
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ class LoadedModel:
 
     def identity(self, engine: str) -> str:
         """Return a digest of the weights, of how the backend keeps them, keys and values, and of ``engine``."""
-        return content_key(self.path, {**dataclasses.asdict(self.parts.backend.identity), "engine": engine})
+        return content_key(self.path, {**self.parts.backend.identity._asdict(), "engine": engine})
 
     def close(self) -> None:
         """Give the weights' memory back. Closing twice does nothing."""

@@ -8,7 +8,6 @@ come, never which.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from miaotui.backends.backend import Masks
@@ -17,8 +16,7 @@ from miaotui.engine.request import Request
 from miaotui.schedule.plan import Draft, Plan
 
 
-@dataclass(frozen=True)
-class SourceReport:
+class SourceReport(NamedTuple):
     """Counts of one source of drafts since the start."""
 
     name: str

@@ -10,8 +10,8 @@ to accept is fetched by `pull` alone.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from miaotui.config import Settings
 from miaotui.errors import DownloadError, ModelNotFoundError, RequestError, UnsupportedModelError
@@ -28,8 +28,7 @@ _ACCEPTED = (
 )
 
 
-@dataclass(frozen=True)
-class ListedModel:
+class ListedModel(NamedTuple):
     """A catalog model as `miaotui models` shows it; ``path`` is None until it is here."""
 
     name: str

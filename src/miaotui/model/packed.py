@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,7 @@ from miaotui.types import Progress
 LAYOUT = 2
 
 
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(NamedTuple):
     """Packed matrix: ``units`` of 32 outputs, ``inputs`` wide."""
 
     format: Format
@@ -85,8 +83,7 @@ class PackedModel:
         self._file.close()
 
 
-@dataclass(frozen=True)
-class PackingJob:
+class PackingJob(NamedTuple):
     """One packed matrix and its parts, one part after another or in alternating units."""
 
     name: str

@@ -309,8 +309,7 @@ class ScheduleConfig:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class StepLimits:
+class StepLimits(NamedTuple):
     """Limits of the next steps, so that promises are kept; None: no limit."""
 
     prompt_rows: int | None = None  # of one step, over all prompts
@@ -322,8 +321,7 @@ class StepLimits:
 NO_LIMITS = StepLimits()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The chunks of one step, the oldest sequence first; empty when there is nothing to compute.
 
     Up to ``passes`` may follow each other, with each row's token as the input of the next pass: then every chunk is one

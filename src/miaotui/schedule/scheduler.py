@@ -9,8 +9,8 @@ is in it; so every added sequence ends. Mixing prompt chunks into decode steps f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from miaotui.errors import EngineError
 from miaotui.schedule.pages import BlockTable
@@ -34,8 +34,7 @@ OVERDUE_ROWS, OVERDUE_TURN = 16, 4  # prompt rows of such a one beside promises,
 _NO_DRAFTS: Mapping[int, Draft] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class SchedulerStats:
+class SchedulerStats(NamedTuple):
     """A snapshot: pages add up to the pool, sequences to those that are not done."""
 
     pages_free: int

@@ -255,8 +255,7 @@ class Verified(NamedTuple):
     accepted: int
 
 
-@dataclass(frozen=True)
-class LearnedRates:
+class LearnedRates(NamedTuple):
     """Rates learned over all requests of one class of temperature, by source; for the head by ``mean_rates``."""
 
     acceptance: Mapping[str, AcceptanceRates]

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miaotui.text import reasoning
 from miaotui.text.templates.chat_template import ChatTemplate, CompiledTemplate, Message, read_messages
 from miaotui.text.templates.escaping import ContentEscaper
-from miaotui.text.templates.trial import TemplateTraits, try_template
 from miaotui.text.tokenizers.tokenizer import Tokenizer
-from miaotui.text.tool_calls.dialect import Dialect, dialect_of
 from miaotui.text.tool_calls.formats import FORMATS
-from miaotui.text.tool_calls.placement import placed
+
+if TYPE_CHECKING:
+    from miaotui.text.templates.trial import TemplateTraits
+    from miaotui.text.tool_calls.dialect import Dialect
 
 THOUGHTS = tuple(marker for form in reasoning.FORMATS for marker in (form.begin, form.end))
 CALLS = tuple(marker for form in FORMATS for marker in (form.begin, form.close.strip()) if marker)
@@ -63,11 +64,15 @@ class ChatEncoder:
     @cached_property
     def traits(self) -> TemplateTraits:
         """Return the parts of a conversation that the template writes; it is tried on first use."""
+        from miaotui.text.templates.trial import try_template  # noqa: PLC0415  (a question alone needs no trial)
+
         return try_template(self.template)
 
     @cached_property
     def dialect(self) -> Dialect:
         """Return the way to ask this model for tool calls."""
+        from miaotui.text.tool_calls.dialect import dialect_of  # noqa: PLC0415  (few requests have tools)
+
         return dialect_of(self.traits)
 
     @cached_property
@@ -83,6 +88,8 @@ class ChatEncoder:
     def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
         messages, tools = values["messages"], values["tools"]
         if tools or any(message["role"] != "user" for message in messages):  # else every template writes them
+            from miaotui.text.tool_calls.placement import placed  # noqa: PLC0415
+
             messages, tools = placed(messages, tools, self.traits, self.dialect)
         return {**values, "messages": messages, "tools": list(tools) or None}
 

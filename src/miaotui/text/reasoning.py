@@ -9,13 +9,12 @@ Command A Reasoning.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _SPACES = " \t\r\n"
 
 
-@dataclass(frozen=True)
-class ReasoningFormat:
+class ReasoningFormat(NamedTuple):
     """Markers around a model's thought, which comes before its answer."""
 
     begin: str
@@ -39,15 +38,13 @@ def reasoning_format(templates: Mapping[str, str]) -> ReasoningFormat | None:
     return next((form for form in FORMATS if any(form.end in source for source in templates.values())), None)
 
 
-@dataclass(frozen=True)
-class ReasoningPiece:
+class ReasoningPiece(NamedTuple):
     """Text of the thought."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class AnswerPiece:
+class AnswerPiece(NamedTuple):
     """Text of the answer."""
 
     text: str

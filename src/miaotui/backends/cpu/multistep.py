@@ -7,7 +7,7 @@ costs come from. Invariant: `begin` fills the table anew before each run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ from miaotui.kernels.runtime.thread_pool import address_of, aligned_int64, field
 MOST_TOKENS = 96  # of one run
 
 
-@dataclass(frozen=True)
-class HeadTables:
+class HeadTables(NamedTuple):
     """The memory of a head's program: operations of its first step and of the others in turn, its run, its row."""
 
     operations: Sequence[int]

@@ -6,8 +6,7 @@ All of it is reserved once and touched as needed: a pass allocates nothing. Know
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,7 @@ from miaotui.model.rope import RopeConfig
 _TABLE_STEP = 1024  # positions computed at a time
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """A buffer of ``rows`` rows, ``stride`` bytes apart."""
 
     data: NDArray[np.uint8]
@@ -50,8 +48,7 @@ def float_rows(rows: int, width: int) -> Rows:
     return Rows(aligned_bytes(rows * stride), stride)
 
 
-@dataclass(frozen=True)
-class Quantized:
+class Quantized(NamedTuple):
     """Rows of int8 values (int16 if ``wide``) and, per 32 of them, a header.
 
     Up to ``own_rows`` are kept by each thread for itself.

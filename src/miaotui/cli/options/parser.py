@@ -9,11 +9,9 @@ nothing is abbreviated or ignored.
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.index import index_options, search_options
@@ -30,7 +28,6 @@ from miaotui.cli.options.tasks import (
 )
 from miaotui.cli.output import messages
 from miaotui.hub.catalog import DEFAULT_MODEL
-from miaotui.types import SamplingParams
 
 DEFAULT_MAX_TOKENS = 512
 _WIDTH = 88  # fixed, so that the help is the same in every terminal
@@ -38,8 +35,7 @@ _WIDTH = 88  # fixed, so that the help is the same in every terminal
 _Parser = argparse.ArgumentParser
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command: its name, its purpose, the words it takes, and what adds its options to a parser.
 
     Words are split from options here rather than by argparse, which cannot have options between
@@ -116,8 +112,9 @@ def sampling_params(parsed: argparse.Namespace) -> dict[str, Any]:
 
     Raises `RequestError` for values out of range.
     """
-    names = {field.name for field in fields(SamplingParams)}
-    given = {name: value for name, value in vars(parsed).items() if name in names}
+    from miaotui.types import SamplingParams
+
+    given = {name: value for name, value in vars(parsed).items() if name in SamplingParams.__dataclass_fields__}
     if "stop" in given:
         given["stop"] = tuple(given["stop"])
     SamplingParams(**given)
@@ -166,6 +163,8 @@ def _fail(reason: str, usage: str = "") -> NoReturn:
 
 
 def _hint(name: str, known: list[str]) -> str:
+    import difflib
+
     longer = [other for other in known if other.startswith(name) and len(name) > 2]
     near = longer[:1] or difflib.get_close_matches(name, known, n=1)
     return messages.DID_YOU_MEAN(name=near[0]) if near else ""

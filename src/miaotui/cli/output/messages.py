@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class CliMessage:
+class CliMessage(NamedTuple):
     """One message in both languages; call it with its fields to get the text."""
 
     en: str

@@ -8,17 +8,22 @@ fetched only by an explicit ``pull``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from miaotui.hub.catalog import chat, encoders
-from miaotui.hub.catalog.entry import CatalogModel, Licence, Wheel, WheelFile
+if TYPE_CHECKING:
+    from miaotui.hub.catalog.entry import CatalogModel, Licence, Wheel, WheelFile
+    from miaotui.hub.catalog.models import CATALOG
 
 __all__ = ["CATALOG", "DEFAULT_MODEL", "CatalogModel", "Licence", "Wheel", "WheelFile"]
 
 DEFAULT_MODEL = "smollm2-135m"
 
-CATALOG: Mapping[str, CatalogModel] = MappingProxyType(
-    {model.name: model for model in (*chat.FROM_WHEELS, *encoders.FROM_WHEELS, *chat.FROM_HUB)}
-)
-"""Every model with a name, those that come from package indexes first; the first is the default."""
+
+def __getattr__(name: str) -> Any:
+    """Import the entries when one is first asked for: the help needs the default's name alone."""
+    if name not in __all__:
+        raise AttributeError(f"module 'miaotui.hub.catalog' has no attribute {name!r}")
+    from miaotui.hub.catalog import entry, models  # noqa: PLC0415  (see above)
+
+    found = globals()[name] = models.CATALOG if name == "CATALOG" else getattr(entry, name)
+    return found

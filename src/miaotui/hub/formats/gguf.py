@@ -12,6 +12,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -90,8 +91,7 @@ class GgufFile(Closing):
         self.tensors.clear()
 
 
-@dataclass(frozen=True)
-class _TensorEntry:
+class _TensorEntry(NamedTuple):
     """A line of the tensor table; ``offset`` counts from the start of the data, in bytes."""
 
     name: str

@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,8 +44,7 @@ _PREAMBLE = struct.Struct("<8sIIQQ32s")  # magic, version, table bytes, table of
 _CHECK = struct.Struct("<I")  # CRC-32 of the preamble
 
 
-@dataclass(frozen=True)
-class PackedEntry:
+class PackedEntry(NamedTuple):
     """One tensor's place in the file."""
 
     name: str

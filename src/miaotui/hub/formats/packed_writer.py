@@ -16,7 +16,6 @@ import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ class PackedWriter:
         entry = self._place(name, array.shape, array.dtype)
         data = array.reshape(-1).view(np.uint8).data
         self._write(entry.offset, data)
-        self._entries[name] = replace(entry, checksum=zlib.crc32(data), sample=sample_checksum(data))
+        self._entries[name] = entry._replace(checksum=zlib.crc32(data), sample=sample_checksum(data))
 
     def reserve(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return a writable view (zeros) of the room for a tensor, to be packed straight into the file.
@@ -156,7 +155,7 @@ class PackedWriter:
                 head = (head + data)[: 2 * PAGE_BYTES]
             tail = (tail + data)[-PAGE_BYTES:]
         edges = head if entry.size_bytes <= 2 * PAGE_BYTES else head[:PAGE_BYTES] + tail
-        return replace(entry, checksum=checksum, sample=zlib.crc32(edges))
+        return entry._replace(checksum=checksum, sample=zlib.crc32(edges))
 
     def _write_table(self) -> None:
         try:

@@ -15,12 +15,11 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Caches:
+class Caches(NamedTuple):
     """Bytes of each data or unified cache that one core reaches; None where unknown."""
 
     l1d_bytes: int | None = None
@@ -28,8 +27,7 @@ class Caches:
     l3_bytes: int | None = None
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """Facts about a machine, as this process sees it."""
 
     model_name: str

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +38,7 @@ _ATTENTION = {"query", "mix"}  # of a head with attention
 _SPREAD = "spread"  # optional
 
 
-@dataclass(frozen=True)
-class HeadWeights:
+class HeadWeights(NamedTuple):
     """A head, ready to run; ``carry`` is the last state's share in the next, ``layer`` that of the middle state."""
 
     layer: int

@@ -8,7 +8,7 @@ vectors are, to add their offset).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ from miaotui.model.config import ModelConfig
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class TensorSource:
+class TensorSource(NamedTuple):
     """Origin of one canonical tensor: rows ``[start, start + shape[0])`` of stored ``name``.
 
     ``head_dim`` > 0 says that within each head the stored rows are in the order of pairs ``(0, half), (1, half+1),

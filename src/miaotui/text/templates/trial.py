@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from miaotui.errors import MiaotuiError
 from miaotui.text.templates.chat_template import ChatTemplate
@@ -36,16 +35,14 @@ _TOOLS = (
 Json = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class WrittenCall:
+class WrittenCall(NamedTuple):
     """A call as a template writes it: an object of JSON with the function's name, and the text before it."""
 
     before: str
     members: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class TemplateTraits:
+class TemplateTraits(NamedTuple):
     """Parts of a conversation that a template writes.
 
     `late_system`: also several system messages, and those within the conversation.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from miaotui.errors import UnsupportedModelError
 
@@ -47,8 +47,7 @@ _CASED_LETTERS = (
 _HAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
 
-@dataclass(frozen=True)
-class PreTokenizer:
+class PreTokenizer(NamedTuple):
     """Treatment of text before merging in one family of models.
 
     `patterns` are applied one after the other: each cuts what the one before left into matches and

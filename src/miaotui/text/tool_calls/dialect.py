@@ -6,7 +6,7 @@ template writes the tools, and a call in that format or a text that teaches it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from miaotui.text.templates.trial import TemplateTraits
 from miaotui.text.tool_calls.formats import GENERIC, GRANITE, HERMES, LLAMA, MISTRAL, CallFormat
@@ -14,8 +14,7 @@ from miaotui.text.tool_calls.formats import GENERIC, GRANITE, HERMES, LLAMA, MIS
 _MARKED = (MISTRAL, GRANITE, HERMES)
 
 
-@dataclass(frozen=True)
-class Dialect:
+class Dialect(NamedTuple):
     """The format of a model's calls. `native`: its template writes the tools itself."""
 
     format: CallFormat

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Tool:
         return {"type": "function", "function": {**function, "parameters": dict(self.parameters)}}
 
 
-@dataclass(frozen=True)
-class CallFormat:
+class CallFormat(NamedTuple):
     """``begin`` ``open`` call (``again`` call)* ``close``; a call is ``{"name": …, key: {…}}``.
 
     ``begin`` is the marker that tells calls from text. ``bare``: calls may also come without it,

@@ -1,0 +1,17 @@
+"""The catalog itself: every entry by its name.
+
+Owns the order of the entries. Knows no file and no network. Invariant: the first one is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from miaotui.hub.catalog import chat, encoders
+from miaotui.hub.catalog.entry import CatalogModel
+
+CATALOG: Mapping[str, CatalogModel] = MappingProxyType(
+    {model.name: model for model in (*chat.FROM_WHEELS, *encoders.FROM_WHEELS, *chat.FROM_HUB)}
+)
+"""Every model with a name, those that come from package indexes first; the first is the default."""
