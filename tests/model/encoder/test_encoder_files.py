@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from encoder_files import HEADS, TOKENS, body, gguf_with, opened_with, refused, states_of
 
-from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from miaotui.errors import UnsupportedModelError
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.container import EncoderContainer, SentenceSettings
 from miaotui.model.encoder.heads import DenseConfig, PoolingConfig
-from miaotui.model.encoder.opened import OpenedEncoder, open_encoder
+from miaotui.model.encoder.opened import open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle
-from miaotui.model.encoder.reading.from_gguf import encoder_from_gguf
 from miaotui.model.encoder.reading.from_hf import encoder_config_from_hf
 from miaotui.model.encoder.reading.mapping import mapped_encoder
 from miaotui.model.encoder.task_head import TaskHead
 from tiny_encoders import (
-    GGUF_NAMES,
     VARIANTS,
-    Array,
     encoder_metadata,
-    gguf_tensors,
-    hf_tensors,
     make_tiny_encoder,
     make_tiny_encoder_gguf,
     random_weights,
@@ -36,49 +29,7 @@ from tiny_encoders import (
     tiny_encoder_weights,
 )
 
-TOKENS = np.random.default_rng(5).integers(0, 320, 30).tolist()
 IN_GGUF = ("bert", "roberta", "distilbert", "nomic-bert", "jina-bert-v2", "modernbert")
-HEADS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {  # architecture, and its stored tensors besides the body
-    "mlm": (
-        "BertForMaskedLM",
-        {
-            "cls.predictions.transform.dense.weight": (64, 64),
-            "cls.predictions.transform.dense.bias": (64,),
-            "cls.predictions.transform.LayerNorm.weight": (64,),
-            "cls.predictions.transform.LayerNorm.bias": (64,),
-            "cls.predictions.bias": (320,),
-        },
-    ),
-    "sequence": (
-        "BertForSequenceClassification",
-        {
-            "bert.pooler.dense.weight": (64, 64),
-            "bert.pooler.dense.bias": (64,),
-            "classifier.weight": (3, 64),
-            "classifier.bias": (3,),
-        },
-    ),
-    "token": ("BertForTokenClassification", {"classifier.weight": (5, 64), "classifier.bias": (5,)}),
-    "colbert": ("HF_ColBERT", {"linear.weight": (32, 64)}),
-}
-
-
-def states_of(opened: OpenedEncoder) -> Array:
-    return EncoderOracle(opened.config, opened.weights).states(TOKENS)
-
-
-def body(variant: str, prefix: str = "") -> dict[str, Array]:
-    values = tiny_encoder_values(variant)
-    tensors = hf_tensors(values, tiny_encoder_weights(tiny_encoder_config(variant)))
-    return {prefix + name: array for name, array in tensors.items()}
-
-
-def opened_with(kind: str, **values: Any) -> OpenedEncoder:
-    """BERT with one kind of head, as transformers names its tensors."""
-    architecture, shapes = HEADS[kind]
-    tensors = body("bert", "bert.") | random_weights(shapes)
-    config = tiny_encoder_values("bert") | {"architectures": [architecture]} | values
-    return mapped_encoder(EncoderContainer(values=config, tensors=stored(tensors)))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -243,15 +194,6 @@ GGUF_HEAD: dict[str, tuple[int, ...]] = {
 }
 
 
-def gguf_with(variant: str, shapes: dict[str, tuple[int, ...]], **metadata: Any) -> OpenedEncoder:
-    """An encoder of a GGUF file's metadata and tensors, with further tensors of these shapes."""
-    config = tiny_encoder_config(variant)
-    name = GGUF_NAMES.get(config.architecture, "bert")
-    pairs = {f"{name}.{key}": value for key, value in (encoder_metadata(config) | metadata).items()}
-    tensors = gguf_tensors(config, tiny_encoder_weights(config)) | random_weights(shapes)
-    return encoder_from_gguf(pairs | {"general.architecture": name}, stored(tensors))
-
-
 def test_a_robertas_classifier_is_the_same_from_gguf() -> None:
     file = gguf_with("roberta", GGUF_HEAD, **{"pooling_type": 4, "classifier.output_labels": ["no", "yes"]})
     assert (file.head.kind, file.labels, file.head.transform, file.pooling) == ("sequence", ("no", "yes"), "tanh", None)
@@ -279,153 +221,6 @@ def test_a_colberts_gguf_has_its_matrix() -> None:
 def test_a_classifier_without_the_layer_before_it_is_refused() -> None:
     refused(UnsupportedModelError, "classifier without", lambda: gguf_with("bert", {"cls.weight": (2, 64)}))
     refused(UnsupportedModelError, "classifier without", lambda: gguf_with("bert", {"cls.output.weight": (2, 64)}))
-
-
-# what is refused
-
-
-def refused(error: type[ModelError], words: str, action: Callable[[], object]) -> None:
-    with pytest.raises(error, match=words):
-        action()
-
-
-@pytest.mark.parametrize(
-    ("variant", "values", "words"),
-    [
-        ("bert", {"model_type": "electra"}, "'electra' are not supported; known are BERT, RoBERTa"),
-        ("bert", {"is_decoder": True}, "is_decoder"),
-        ("bert", {"position_embedding_type": "relative_key"}, "relative_key"),
-        ("bert", {"hidden_act": "mish"}, "mish"),
-        ("bert", {"quantization_config": {"bits": 4}}, "quantized"),
-        ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering"),
-        ("roberta", {"lora_adaptations": ["a"]}, "adapters"),
-        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups"),
-        ("deberta-v3", {"conv_kernel_size": 3}, "convolution"),
-        ("deberta-v3", {"share_att_key": False}, "share_att_key"),
-        ("deberta-v3", {"pos_att_type": ["c2p"]}, "pos_att_type"),
-        ("modernbert", {"layer_types": ["chunked_attention"] * 5}, "chunked_attention"),
-        ("gte", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "yarn"),
-        ("gte", {"logn_attention_scale": True}, "length"),
-        ("nomic-bert", {"moe_every_n_layers": 2}, "mixture"),
-        ("jina-bert-v2", {"feed_forward_type": "original"}, "original"),
-        ("bert", {"hidden_size": 60, "num_attention_heads": 2}, "multiples of 32"),
-    ],
-)
-def test_what_the_forward_pass_lacks_is_refused_by_name(variant: str, values: dict[str, Any], words: str) -> None:
-    given = tiny_encoder_values(variant) | values
-    tensors = stored(body(variant))
-    refused(UnsupportedModelError, words, lambda: mapped_encoder(EncoderContainer(values=given, tensors=tensors)))
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("vocab_size", 0, "vocab_size"),
-        ("vocab_size", 1 << 30, "vocab_size"),
-        ("hidden_size", "64", "hidden_size"),
-        ("num_hidden_layers", 10**9, "num_hidden_layers"),
-        ("num_attention_heads", 3, "3 attention heads"),
-        ("intermediate_size", -1, "intermediate_size"),
-        ("max_position_embeddings", 1 << 40, "max_position_embeddings"),
-        ("layer_norm_eps", float("nan"), "layer_norm_eps"),
-        ("layer_norm_eps", -1.0, "norm epsilon"),
-        ("type_vocab_size", 1 << 20, "type_vocab_size"),
-        ("hidden_act", 7, "hidden_act"),
-        ("id2label", {"0": "a", "7": "b", "1": "c"}, "id2label"),
-        ("id2label", {"0": "a", "1": "b"}, "id2label"),
-        ("id2label", {"0": "a", "1": "b", "2": 3}, "id2label"),
-        ("problem_type", "guess", "problem_type"),
-        ("classifier_pooling", "max", "classifier_pooling"),
-    ],
-)
-def test_values_out_of_range_are_one_clear_error(key: str, value: object, words: str) -> None:
-    refused(ModelFormatError, words, lambda: opened_with("sequence", **{key: value}))
-
-
-def damaged(change: Callable[[dict[str, Array]], object]) -> Callable[[], object]:
-    tensors = body("bert", "bert.") | random_weights(HEADS["sequence"][1])
-    change(tensors)
-    values = tiny_encoder_values("bert") | {"architectures": ["BertForSequenceClassification"]}
-    return lambda: mapped_encoder(EncoderContainer(values=values, tensors=stored(tensors)))
-
-
-def test_tensors_that_do_not_fit_are_refused() -> None:
-    embed = "bert.embeddings.word_embeddings.weight"
-    short = np.zeros((319, 64), np.float32)
-    refused(ModelFormatError, "word_embeddings.*319", damaged(lambda t: t.update({embed: short})))
-    query = "bert.encoder.layer.1.attention.self.query.weight"
-    refused(ModelFormatError, "query.*missing", damaged(lambda t: t.pop(query)))
-    refused(ModelFormatError, "'extra.weight'.*unexpected", damaged(lambda t: t.update({"extra.weight": short})))
-    refused(ModelFormatError, "classifier.weight' is missing", damaged(lambda t: t.pop("classifier.weight")))
-    wide = np.zeros((3, 96), np.float32)
-    refused(ModelFormatError, "classifier.weight.*96", damaged(lambda t: t.update({"classifier.weight": wide})))
-    refused(ModelFormatError, "pooler", damaged(lambda t: t.pop("bert.pooler.dense.weight")))
-
-
-def test_harmless_tensors_are_ignored_by_name() -> None:
-    buffer = {"bert.embeddings.position_ids": np.zeros((1, 80), np.float32)}
-    extra = random_weights({"cls.seq_relationship.weight": (2, 64), "cls.seq_relationship.bias": (2,)})
-    tensors = body("bert", "bert.") | random_weights(HEADS["mlm"][1]) | buffer | extra
-    values = tiny_encoder_values("bert") | {"architectures": ["BertForPreTraining"]}
-    assert mapped_encoder(EncoderContainer(values=values, tensors=stored(tensors))).head.kind == "mlm"
-
-
-def test_buffers_of_integers_are_left_out(tmp_path: Path) -> None:
-    """Older checkpoints hold their position numbers as 64-bit integers."""
-    from safetensors.numpy import save_file  # noqa: PLC0415  (a test extra)
-
-    path = make_tiny_encoder(tmp_path, "bert")
-    with open_encoder(path) as opened:
-        expected = states_of(opened)
-    numbers = {"embeddings.position_ids": np.arange(80, dtype=np.int64)[None]}
-    save_file(body("bert") | numbers, path / "model.safetensors")
-    with open_encoder(path) as opened:
-        np.testing.assert_array_equal(states_of(opened), expected)
-    save_file(body("bert") | {"other": np.arange(8)}, path / "model.safetensors")
-    refused(UnsupportedModelError, "'other' is of type I64", lambda: open_encoder(path))
-
-
-def test_dense_modules_must_follow_each_other() -> None:
-    pooling = PoolingConfig(modes=("cls", "mean"), dense=(DenseConfig(inputs=64, outputs=32, bias=False),))
-    dense = stored(random_weights({"0.weight": (32, 64)}))
-    settings = SentenceSettings(pooling=pooling, dense=dense)
-    container = EncoderContainer(values=tiny_encoder_values("bert"), tensors=stored(body("bert")), sentence=settings)
-    refused(ModelFormatError, "takes 64 values, but 128", lambda: mapped_encoder(container))
-
-
-def test_gguf_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    def opening(variant: str = "bert", **metadata: Any) -> Callable[[], object]:
-        return lambda: open_encoder(make_tiny_encoder_gguf(tmp_path, variant, **metadata))
-
-    refused(UnsupportedModelError, "causal", opening(**{"attention.causal": True}))
-    refused(ModelFormatError, "pooling_type", opening(pooling_type=9))
-    refused(ModelFormatError, "ffn_up.*shape", opening(feed_forward_length=128))
-    refused(ModelFormatError, "head_count|attention heads", opening(**{"attention.head_count": 5}))
-    refused(UnsupportedModelError, "rope", opening("modernbert", **{"rope.scaling.type": "yarn"}))
-    refused(ModelFormatError, "block_count", opening(block_count=10**6))
-
-
-def test_other_gguf_architectures_are_refused_by_name(tmp_path: Path) -> None:
-    from gguf import GGUFWriter  # noqa: PLC0415
-
-    path = tmp_path / "other.gguf"
-    writer = GGUFWriter(path, "t5encoder")
-    writer.add_tensor("token_embd.weight", np.zeros((32, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    refused(UnsupportedModelError, "t5encoder.*bert, nomic-bert", lambda: open_encoder(path))
-
-
-def test_folders_that_are_no_models_are_refused(tmp_path: Path) -> None:
-    refused(ModelNotFoundError, "no file or folder", lambda: open_encoder(tmp_path / "none"))
-    refused(ModelNotFoundError, "config.json", lambda: open_encoder(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
-    refused(UnsupportedModelError, "llama", lambda: open_encoder(tmp_path))
-    lone = tmp_path / "model.safetensors"
-    lone.write_bytes(b"")
-    refused(UnsupportedModelError, "folder", lambda: open_encoder(lone))
 
 
 def test_the_written_gguf_says_what_its_configuration_says() -> None:
