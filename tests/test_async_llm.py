@@ -15,7 +15,7 @@ import pytest
 
 import miaotui
 from miaotui.async_llm import AsyncLLM
-from miaotui.engine.promises import Promises
+from miaotui.engine.slo_controller import Promises
 from miaotui.errors import DeadlineUnattainableError, EngineError, FieldError, PromptTooLongError, RequestError
 from miaotui.llm import LLM
 from miaotui.submission import CHAT_NAMES, TEXT_NAMES

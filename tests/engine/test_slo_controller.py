@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from miaotui.engine.slo_controller import CALM_S, PROMISES_S, WIDEN_S, LoadTuner
 from miaotui.schedule import ScheduleConfig
 from miaotui.schedule.promises.cost import CostModel, CostRates, StepShape
+from miaotui.schedule.promises.promise import CALM_S, PROMISES_S, WIDEN_S, LoadTuner
 
 RATES = CostRates(((1, 0.003), (8, 0.005), (64, 0.026), (256, 0.105)), 1e-4, 1e-6)
 

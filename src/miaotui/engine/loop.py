@@ -29,7 +29,7 @@ from miaotui.types import SamplingParams
 if TYPE_CHECKING:  # imported by the first deadline: a start without one need not wait for them
     import logging
 
-    from miaotui.engine.promises import Promises
+    from miaotui.engine.slo_controller import Promises
     from miaotui.schedule.promises.admission import Admission, AdmissionLimits
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.schedule.promises.cost import CostModel
@@ -178,7 +178,7 @@ class EngineLoop:
                 self.between_steps(lambda: self._make_promises(cost, limits))
 
     def _make_promises(self, cost: CostModel | None, limits: AdmissionLimits | None) -> None:
-        from miaotui.engine.promises import Promises  # noqa: PLC0415  (see above)
+        from miaotui.engine.slo_controller import Promises  # noqa: PLC0415  (see above)
 
         promises = Promises(self.engine, cost, limits)
         promises.admission.reserved_s = lambda: sum(other.ahead_s() for other in self._turns.others(self))

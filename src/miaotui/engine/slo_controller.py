@@ -1,27 +1,28 @@
-"""The controller that keeps promises: it learns from each step and limits the next ones.
+"""The promises of one engine and the controller that keeps them: it learns from each step and limits the next ones.
 
-Owns the moments at which the book of promises is brought up to date and reviewed, and the bounds that follow the
-measured load (how many requests run at once, how much of a prompt a step reads). Knows the engine and its requests;
-`promises.promise.review` decides what promises need. Used in the engine's thread alone. Invariants: an answer's
-tokens never depend on it, only when they come and how many; no bound changes more than once in `CALM_S`, and each
-change is logged under ``miaotui.adjust`` with its reason. `kernels.runtime.thread_pool` chooses the number of threads;
-its changes are logged here as well.
+Owns the cost model, the admission of requests and the controller of steps, as one unit that is made when the first
+deadline needs it; and the moments at which the book of promises is brought up to date and reviewed. Knows the engine
+and its requests; `schedule.promises.promise` decides what promises need, and the bounds that follow the load. Used in
+the engine's thread alone, but for `promise`, which any thread may call. Invariants: every request of the engine is in
+the book of `Admission` while it runs, so that a new promise reckons with all of them; an answer's tokens never depend
+on the controller, only when they come and how many.
 """
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from miaotui.backends.backend import probe_chunk
+from miaotui.engine.calibrate import calibrate
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.schedule.plan import Chunk, Plan, RowKind, ScheduleConfig, StepLimits
-from miaotui.schedule.promises.admission import Admission
+from miaotui.schedule.plan import Chunk, Plan, RowKind, StepLimits
+from miaotui.schedule.promises.admission import Admission, AdmissionLimits
+from miaotui.schedule.promises.capacity import Capacity, capacity
 from miaotui.schedule.promises.cost import SMALL_PROBE, Answered, CostModel, StepShape
 from miaotui.schedule.promises.forecast import SchedulingPolicy
-from miaotui.schedule.promises.promise import ALL_IS_WELL, Review, review
+from miaotui.schedule.promises.promise import ALL_IS_WELL, LoadTuner, PromiseRequest, Review, review
 
 PROBES = (1, 4, 1)  # rows of the passes that show how fast the machine is
 MOST_PROBED = 64  # rows of a pass after a refusal
@@ -32,16 +33,9 @@ ADJUST_S = 0.02
 STEPS = 4  # that are learned from together
 REVIEW_S = 0.04  # between two looks through the book, when no request came or went
 
-CALM_S = 0.5
-CHUNK_S = 0.06  # a step that reads prompts takes about so long: answers flow beside it
-CHUNK_STEPS = 4.0  # but not less than so many of the smallest steps: it would read weights for little
-PROMISES_S = 10.0  # so long after the last promise, the next one is expected
-WIDEN_S = 2.0  # without a shortage of pages, before one more sequence may run
-
-THREADS_S = 1.0  # so long a number of threads must last to be logged
-FLUTTER_S = 10.0  # if none lasts, changes are logged so often
-
-logger = logging.getLogger("miaotui.adjust")
+UNBOUNDED = AdmissionLimits(1 << 60, 1 << 60)
+CHUNK = 128  # rows of a step that reads a prompt
+PLANNED = 0.8  # share of a deadline that a prompt's budget plans with; other requests take time too
 
 
 class SloController:
@@ -250,95 +244,61 @@ def order_of(due_s: float) -> int:
     return max(0, int(due_s * 1e6))
 
 
-class LoadTuner:
-    """A `SchedulingPolicy` that follows the load."""
+class Promises:
+    """Promises of one engine. Without ``cost``, passes of the engine measure it here (at most 0.6 s)."""
 
-    def __init__(self, config: ScheduleConfig, cost: CostModel) -> None:
-        self._config, self._cost = config, cost
-        self._most = config.chunk_size
-        self._promised_s = float("-inf")  # when promised work was last seen
-        self._changed_s = float("-inf")
-        self._short_s = float("-inf")  # when pages last ran out
-        self._pauses = 0
-        self._threads = Threads()
-        self.policy = SchedulingPolicy(config.max_sequences, self._most, scored_rows=config.scored_rows)
+    def __init__(self, engine: Engine, cost: CostModel | None = None, limits: AdmissionLimits | None = None) -> None:
+        self._engine = engine
+        self.cost = cost or CostModel(calibrate(engine.backend))
+        config = engine.scheduler.config
+        self.policy = SchedulingPolicy(config.max_sequences, config.chunk_size, scored_rows=config.scored_rows)
+        self.admission = Admission(self.cost, self.policy, limits or UNBOUNDED)
+        self.controller = SloController(engine, self.cost, self.admission, time.perf_counter)
 
-    def follow(self, now_s: float, promised: bool, running: int, pauses: int) -> SchedulingPolicy:
-        """Return the bounds for the next steps, after one that ended at ``now_s``.
+    def promise(self, request: Request, *, is_length_named: bool) -> None:
+        """Take a request into the book; its `Request.promise` is given with that.
 
-        ``promised``: whether promised work is in flight; ``pauses``: how often, since the start, a sequence lost its
-        pages to another.
+        Raises `DeadlineUnattainableError` and `OverloadedError`.
         """
-        if promised:
-            self._promised_s = now_s
-        if pauses > self._pauses:
-            self._pauses, self._short_s = pauses, now_s
-            if running < self.policy.width:
-                self._change(now_s, max(1, running), self.policy.chunk, "pages ran out")
-        if now_s - self._changed_s < CALM_S:
-            return self.policy
-        width, chunk = self.policy.width, self.policy.chunk
-        if width < self._config.max_sequences and now_s - self._short_s > WIDEN_S:
-            self._short_s = now_s
-            self._change(now_s, width + 1, chunk, "pages have sufficed for a while")
-        elif (wanted := self._chunk(now_s)) > 1.25 * chunk or wanted < 0.8 * chunk:
-            expected = now_s - self._promised_s < PROMISES_S
-            reason = "answers have due times" if expected else "no answer has a due time"
-            self._change(now_s, width, wanted, reason)
-        return self.policy
+        stored = self._engine.scheduler.stored_tokens(request.prompt, request.namespace)
+        if request.scores is not None:  # stored prefixes serve only up to the first token that is scored
+            stored = min(stored, request.scores.score_from)
+        asked = PromiseRequest(
+            number=request.number,
+            prompt=request.prompt_tokens,
+            cached=stored,
+            limit=request.ending.max_tokens,
+            named=is_length_named,
+            deadline=request.deadline,
+            arrived_s=request.timeline.arrived_s,
+            is_scored=request.scores is not None,
+        )
+        admitted = self.admission.admit(asked, time.perf_counter())
+        request.predicted_ms, request.shortened = admitted.predicted_ms, admitted.shortened
+        request.ending.max_tokens = admitted.limit
+        if admitted.promised:
+            request.due = order_of(admitted.order_s)
+        request.settled_listeners.append(self.admission.settle)
 
-    def tell_threads(self, now_s: float, count: int) -> None:
-        """Note that so many threads compute now."""
-        self._threads.see(now_s, count)
+    def adopt(self, active: Mapping[int, Request]) -> None:
+        """Take requests into the book that were submitted before there was one; they have no deadline."""
+        for request in active.values():
+            if not request.is_over:
+                self.promise(request, is_length_named=False)
 
-    def _chunk(self, now_s: float) -> int:
-        """Prompt rows of a step: all there is room for, unless answers with a due time flow."""
-        if now_s - self._promised_s >= PROMISES_S:
-            return self._most
-        cost = self._cost
-        allowed_s = max(CHUNK_S, CHUNK_STEPS * cost.seconds(1, 1, 0.0))
-        rows = cost.affordable_rows(allowed_s, 1, 0.0, self._most)
-        return max(min(rows, self._most), min(16, self._most))
+    def forget(self, request: Request) -> None:
+        """Take a request that has ended out of the book, and learn from its length."""
+        self.admission.leave(request.number, failed=request.finish_reason == "failed")
+        if request.finish_reason == "stop":
+            self.admission.lengths.note(len(request.token_ids))
 
-    def _change(self, now_s: float, width: int, chunk: int, reason: str) -> None:
-        before, self.policy = self.policy, replace(self.policy, width=width, chunk=chunk)
-        self._changed_s = now_s
-        if before.width != width:
-            logger.info("batch width: %d -> %d (%s)", before.width, width, reason)
-        if before.chunk != chunk:
-            pace = self._cost.pace
-            text = "chunk size: %d -> %d rows (%s; the machine runs at %.2f of its calibrated pace)"
-            logger.info(text, before.chunk, chunk, reason, 1 / pace)
+    def capacity(self) -> Capacity:
+        """Return the answers that this machine can promise when nothing else runs."""
+        return capacity(self.cost, self.policy)
 
-
-class Threads:
-    """Log of the number of threads at work. It may change many times a second: see `THREADS_S`."""
-
-    def __init__(self) -> None:
-        self._count = self._told = 0  # 0: not seen yet
-        self._changes = 0  # that the log knows nothing of
-        self._first_s = self._last_s = float("-inf")  # when the first and the last of them came
-
-    def see(self, now_s: float, count: int) -> None:
-        """Note that ``count`` threads work at ``now_s``."""
-        if not self._told:
-            self._count = self._told = count
-        if count != self._count:
-            self._count, self._last_s = count, now_s
-            self._first_s = self._first_s if self._changes else now_s
-            self._changes += 1
-        if self._changes and now_s - self._last_s >= THREADS_S:
-            self._tell_lasting()
-        elif self._changes and now_s - self._first_s >= FLUTTER_S:
-            text = "threads: %d changes in %.0f s, %d now (other work comes and goes)"
-            logger.info(text, self._changes, now_s - self._first_s, count)
-            self._told, self._changes = count, 0
-
-    def _tell_lasting(self) -> None:
-        """Log a number that has lasted, unless the log has it already."""
-        if self._count != self._told:
-            fewer = self._count < self._told
-            reason = "other work keeps a core busy" if fewer else "the cores are free again"
-            more = f"; {self._changes - 1} more changes before" if self._changes > 1 else ""
-            logger.info("threads: %d -> %d (%s%s)", self._told, self._count, reason, more)
-        self._told, self._changes = self._count, 0
+    def prompt_budget(self, deadline_ms: float, answer_tokens: int) -> int:
+        """Return tokens of a prompt that can be read with time left for an answer of ``answer_tokens``."""
+        left_s = PLANNED * deadline_ms / 1e3 / self.cost.margin
+        left_s -= answer_tokens * self.cost.token_s(1, 1, 2 * CHUNK)
+        step_s = self.cost.seconds(CHUNK, 0, CHUNK * CHUNK)
+        return max(0, int(left_s / step_s * CHUNK))

@@ -77,6 +77,7 @@ class Speculation:
 
     def __init__(self, *drafters: Drafter, head: Head | None = None) -> None:
         self._drafters = (GrammarDrafter(), *drafters)
+        self._free = tuple(drafters)  # those of requests without a constraint
         self._head, self._policy = head, DraftPolicy()
         self.cost, self.branch_cost = RowCost(), BranchCost()
         texts = [name for drafter in drafters for name in drafter.sources]
@@ -118,7 +119,8 @@ class Speculation:
             request.passages,
             request.constraint,
         )
-        drafters = [drafter for drafter in self._drafters if drafter.enter(known)]
+        asked = self._free if request.constraint is None else self._drafters
+        drafters = [drafter for drafter in asked if drafter.enter(known)]
         self._states[request.number] = DraftState(request, learned, self._sources[0], drafters)
 
     def _learned_at(self, temperature: int) -> LearnedRates:

@@ -1,22 +1,38 @@
-"""Promises in the book: what was asked, the work left, the times it is due, and the review of all of them.
+"""Promises in the book, their review, and the bounds of the next steps that follow from both and from the load.
 
-The review is pure: it reads the book and the cost model, and returns what the next steps should hold back, whose
-answers to shorten, and which promises are lost. Knows no engine. Invariants: an entry's times are seconds of the clock
-that the caller of admission reads; a promise is given up only when it would be missed even by an optimistic forecast,
-and then the one with the largest work goes, so that the fewest are missed (Moore and Hodgson 1968).
+Owns what was asked, the work left and the times it is due; `review`, which returns what the next steps should hold
+back, whose answers to shorten, and which promises are lost; and `LoadTuner`: how many requests run at once, how much of
+a prompt a step reads. The review is pure: it reads the book and the cost model. Knows no engine. Invariants: an entry's
+times are seconds of the clock that the caller of admission reads; a promise is given up only when it would be missed
+even by an optimistic forecast, and then the one with the largest work goes, so that the fewest are missed (Moore and
+Hodgson 1968); no bound changes more than once in `CALM_S`, and each change is logged under ``miaotui.adjust`` with its
+reason. `kernels.runtime.thread_pool` chooses the number of threads; its changes are logged here as well.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from miaotui.schedule.plan import ScheduleConfig
 from miaotui.schedule.promises.cost import CostModel
 from miaotui.schedule.promises.forecast import Finish, Job, SchedulingPolicy, forecast
 from miaotui.types import Deadline
 
 HAND_OVER_S = 0.004  # from the last token in the engine to its bytes in the socket, at least
+
+CALM_S = 0.5
+CHUNK_S = 0.06  # a step that reads prompts takes about so long: answers flow beside it
+CHUNK_STEPS = 4.0  # but not less than so many of the smallest steps: it would read weights for little
+PROMISES_S = 10.0  # so long after the last promise, the next one is expected
+WIDEN_S = 2.0  # without a shortage of pages, before one more sequence may run
+
+THREADS_S = 1.0  # so long a number of threads must last to be logged
+FLUTTER_S = 10.0  # if none lasts, changes are logged so often
+
+logger = logging.getLogger("miaotui.adjust")
 
 # Seconds to allow for, given those foreseen up to the first token and from there to the last.
 Allowance = Callable[[float, float], float]
@@ -166,3 +182,97 @@ def _alone_s(job: Job, cost: CostModel) -> float:
     logits = job.prompt_left if job.is_scored else 1
     prompt = cost.seconds(job.prompt_left, logits, 0.0) if job.prompt_left else 0.0
     return prompt + job.answer_left * cost.token_s(1, 1, job.length)
+
+
+class LoadTuner:
+    """A `SchedulingPolicy` that follows the load."""
+
+    def __init__(self, config: ScheduleConfig, cost: CostModel) -> None:
+        self._config, self._cost = config, cost
+        self._most = config.chunk_size
+        self._promised_s = float("-inf")  # when promised work was last seen
+        self._changed_s = float("-inf")
+        self._short_s = float("-inf")  # when pages last ran out
+        self._pauses = 0
+        self._threads = Threads()
+        self.policy = SchedulingPolicy(config.max_sequences, self._most, scored_rows=config.scored_rows)
+
+    def follow(self, now_s: float, promised: bool, running: int, pauses: int) -> SchedulingPolicy:
+        """Return the bounds for the next steps, after one that ended at ``now_s``.
+
+        ``promised``: whether promised work is in flight; ``pauses``: how often, since the start, a sequence lost its
+        pages to another.
+        """
+        if promised:
+            self._promised_s = now_s
+        if pauses > self._pauses:
+            self._pauses, self._short_s = pauses, now_s
+            if running < self.policy.width:
+                self._change(now_s, max(1, running), self.policy.chunk, "pages ran out")
+        if now_s - self._changed_s < CALM_S:
+            return self.policy
+        width, chunk = self.policy.width, self.policy.chunk
+        if width < self._config.max_sequences and now_s - self._short_s > WIDEN_S:
+            self._short_s = now_s
+            self._change(now_s, width + 1, chunk, "pages have sufficed for a while")
+        elif (wanted := self._chunk(now_s)) > 1.25 * chunk or wanted < 0.8 * chunk:
+            expected = now_s - self._promised_s < PROMISES_S
+            reason = "answers have due times" if expected else "no answer has a due time"
+            self._change(now_s, width, wanted, reason)
+        return self.policy
+
+    def tell_threads(self, now_s: float, count: int) -> None:
+        """Note that so many threads compute now."""
+        self._threads.see(now_s, count)
+
+    def _chunk(self, now_s: float) -> int:
+        """Prompt rows of a step: all there is room for, unless answers with a due time flow."""
+        if now_s - self._promised_s >= PROMISES_S:
+            return self._most
+        cost = self._cost
+        allowed_s = max(CHUNK_S, CHUNK_STEPS * cost.seconds(1, 1, 0.0))
+        rows = cost.affordable_rows(allowed_s, 1, 0.0, self._most)
+        return max(min(rows, self._most), min(16, self._most))
+
+    def _change(self, now_s: float, width: int, chunk: int, reason: str) -> None:
+        before, self.policy = self.policy, replace(self.policy, width=width, chunk=chunk)
+        self._changed_s = now_s
+        if before.width != width:
+            logger.info("batch width: %d -> %d (%s)", before.width, width, reason)
+        if before.chunk != chunk:
+            pace = self._cost.pace
+            text = "chunk size: %d -> %d rows (%s; the machine runs at %.2f of its calibrated pace)"
+            logger.info(text, before.chunk, chunk, reason, 1 / pace)
+
+
+class Threads:
+    """Log of the number of threads at work. It may change many times a second: see `THREADS_S`."""
+
+    def __init__(self) -> None:
+        self._count = self._told = 0  # 0: not seen yet
+        self._changes = 0  # that the log knows nothing of
+        self._first_s = self._last_s = float("-inf")  # when the first and the last of them came
+
+    def see(self, now_s: float, count: int) -> None:
+        """Note that ``count`` threads work at ``now_s``."""
+        if not self._told:
+            self._count = self._told = count
+        if count != self._count:
+            self._count, self._last_s = count, now_s
+            self._first_s = self._first_s if self._changes else now_s
+            self._changes += 1
+        if self._changes and now_s - self._last_s >= THREADS_S:
+            self._tell_lasting()
+        elif self._changes and now_s - self._first_s >= FLUTTER_S:
+            text = "threads: %d changes in %.0f s, %d now (other work comes and goes)"
+            logger.info(text, self._changes, now_s - self._first_s, count)
+            self._told, self._changes = count, 0
+
+    def _tell_lasting(self) -> None:
+        """Log a number that has lasted, unless the log has it already."""
+        if self._count != self._told:
+            fewer = self._count < self._told
+            reason = "other work keeps a core busy" if fewer else "the cores are free again"
+            more = f"; {self._changes - 1} more changes before" if self._changes > 1 else ""
+            logger.info("threads: %d -> %d (%s%s)", self._told, self._count, reason, more)
+        self._told, self._changes = self._count, 0
