@@ -15,8 +15,9 @@ what memory does fastest. Within a group, one 64-byte load carries 4 inputs of 1
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,8 @@ class Format(Enum):
         return self.record_bytes * 8 / (TILE_ROWS * GROUP * self.record_groups)
 
 
-class Blocks(NamedTuple):
+@dataclass(frozen=True)
+class Blocks:
     """Matrix as integers and scales, one row of groups after another.
 
     ``integers`` uint8 ``[rows, groups, 32]`` (nibbles 0..15, or value + 128), ``scales`` and ``minimums`` float16

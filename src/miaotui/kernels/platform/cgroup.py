@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 # cgroup v1 says "no limit" with the largest multiple of the page size; nothing real comes near it.
 _V1_UNLIMITED_BYTES = 1 << 60
 
 
-class CgroupLimits(NamedTuple):
+@dataclass(frozen=True)
+class CgroupLimits:
     """Limits of this process's control groups. None: no limit."""
 
     cpu_quota: float | None  # processors' worth of time, e.g. 1.5
     memory_bytes: int | None
 
 
-class _Mount(NamedTuple):
+@dataclass(frozen=True)
+class _Mount:
     """A mounted hierarchy: the subtree `root` is visible at the folder `point`."""
 
     version: int

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import NamedTuple
 
 from miaotui.errors import UnsupportedCpuError
 from miaotui.kernels.platform.cgroup import CgroupLimits, read_limits
@@ -34,7 +33,8 @@ class Isa(Enum):
     PLAIN = "plain"  # LLVM's own vectors, lowered by LLVM for whatever there is
 
 
-class _Target(NamedTuple):
+@dataclass(frozen=True)
+class _Target:
     """Features that an instruction set needs, and the LLVM processor that has them and nothing better."""
 
     isa: Isa

@@ -15,11 +15,12 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 
-class Caches(NamedTuple):
+@dataclass(frozen=True)
+class Caches:
     """Bytes of each data or unified cache that one core reaches; None where unknown."""
 
     l1d_bytes: int | None = None
@@ -27,7 +28,8 @@ class Caches(NamedTuple):
     l3_bytes: int | None = None
 
 
-class Host(NamedTuple):
+@dataclass(frozen=True)
+class Host:
     """Facts about a machine, as this process sees it."""
 
     model_name: str
