@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +82,7 @@ class Recorder:
     def __init__(self, path: Path, settings: Settings, **options: Any) -> None:
         parts, tokenizer = open_parts(path, settings, **options)
         self.backend = RecordingBackend(parts.backend)
-        self.engine = Engine(dataclasses.replace(parts, backend=cast("Backend", self.backend)), tokenizer)
+        self.engine = Engine(parts._replace(backend=cast("Backend", self.backend)), tokenizer)
 
     def answers(
         self,

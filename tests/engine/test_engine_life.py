@@ -201,7 +201,7 @@ class FaultyBackend:
 def faulty_engine(path: Path, folder: Path) -> tuple[Engine, FaultyBackend]:
     parts, tokenizer = open_parts(path, settings_in(folder), max_sequences=2)
     backend = FaultyBackend(parts.backend)
-    return Engine(dataclasses.replace(parts, backend=cast("Backend", backend)), tokenizer), backend
+    return Engine(parts._replace(backend=cast("Backend", backend)), tokenizer), backend
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from pathlib import Path
 
@@ -177,5 +176,5 @@ def test_a_real_model_writes_its_own_corpus(tmp_path: Path) -> None:
     }
     write_head(tmp_path / "head.safetensors", arrays)
     head = load_head(tmp_path / "head.safetensors", loaded.parts.backend.weights, loaded.config.tied_head)
-    assert dataclasses.asdict(head)["tokens"].tolist() == np.unique(corpus.tokens).tolist()
+    assert head._asdict()["tokens"].tolist() == np.unique(corpus.tokens).tolist()
     loaded.parts.backend.close()
