@@ -82,7 +82,7 @@ def test_two_that_update_do_the_work_once(index: Index) -> None:
         assert second.update() == 0
 
 
-@pytest.mark.parametrize("damage", ["note", "graph", "model"])
+@pytest.mark.parametrize("damage", ["note", "graph", "model", "layout"])
 def test_what_does_not_fit_is_made_anew(index: Index, damage: str) -> None:
     PassageVectors(index, Dictionary()).update()
     folder = index.folder / "vectors"
@@ -91,6 +91,10 @@ def test_what_does_not_fit_is_made_anew(index: Index, damage: str) -> None:
     elif damage == "graph":
         note = json.loads((folder / "vectors.json").read_text())
         (folder / note["file"]).write_bytes(b"no graph")
+    elif damage == "layout":  # of an earlier version
+        note = json.loads((folder / "vectors.json").read_text())
+        del note["layout"]
+        (folder / "vectors.json").write_text(json.dumps(note))
     again = PassageVectors(index, Dictionary(identity="other" if damage == "model" else "dictionary"))
     assert again.update() == 4
     assert len(list(folder.glob("*.usearch"))) == 1
