@@ -54,7 +54,9 @@ class Vectors:
                 for part in batched(new.items(), SAVED_TEXTS):
                     read = embed_texts(encoder, [text or "-" for _, text in part])
                     self.known |= dict(zip((key for key, _ in part), read.values, strict=True))
-                    np.savez(self.path, **self.known)
+                    part_path = self.path.with_suffix(".part.npz")
+                    np.savez(part_path, **self.known)
+                    part_path.replace(self.path)
         return np.stack([self.known[key] for key in keys])
 
 

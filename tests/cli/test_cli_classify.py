@@ -110,7 +110,7 @@ def test_wrong_command_lines(
 
 def test_groups_and_likeness_of_a_file(encoder: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (files / "in.csv").write_text("text\nthe cat\nping\n\nthe cat\n")
-    model = ["--model", str(encoder)]
+    model = ["--model", str(encoder), "--backend", "reference"]
     assert main(["group", str(files / "in.csv"), "--duplicates", "--least", "0.9999", *model]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["group"] for row in rows] == ["0", "", "0"]

@@ -27,6 +27,7 @@ from miaotui.tasks.vectors import listed
 from miaotui.types import Progress
 
 ENGLISH_ENCODER, OTHER_ENCODER = "all-minilm-l6-v2", "embedder"
+SENTIMENT_ENCODER = "bge-small-en"  # for English; its embeddings tell opinions apart, `ENGLISH_ENCODER`'s topics
 DECISION_MODEL = "qwen2.5-coder-0.5b"
 SAMPLE = 200  # texts that are looked at for their script
 _OTHER_SCRIPTS = re.compile(r"[\u0370-\u1fff\u2e80-\ud7ff\uf900-\uffdc]")
@@ -154,7 +155,9 @@ def sentiment(
         raise FieldError("examples", "give examples or a head, not both")
     ready = load_head(head) if isinstance(head, (str, os.PathLike)) else head
     pairs = None if examples is None else list(examples)
-    with opened_encoder(model or (encoder_for(given) if ready is None else ready.encoder)) as encoder:
+    sample = [*given, *(text for text, _ in pairs or [])]
+    usual = encoder_for(sample, SENTIMENT_ENCODER) if ready is None else ready.encoder
+    with opened_encoder(model or usual) as encoder:
         if ready is not None:
             classifier = SentimentClassifier(encoder, ready)
         elif pairs is not None:
@@ -179,10 +182,10 @@ def decide(
         return Decider(llm).decide(text, questions, threshold=threshold, deadline_ms=deadline_ms)
 
 
-def encoder_for(texts: Sequence[object]) -> str:
-    """Return the name of the encoder for texts: the English one unless some are in another script."""
+def encoder_for(texts: Sequence[object], english: str = ENGLISH_ENCODER) -> str:
+    """Return the name of the encoder for texts: the ``english`` one unless some are in another script."""
     sample = (text for text in texts[:SAMPLE] if isinstance(text, str))
-    return OTHER_ENCODER if any(_OTHER_SCRIPTS.search(text) for text in sample) else ENGLISH_ENCODER
+    return OTHER_ENCODER if any(_OTHER_SCRIPTS.search(text) for text in sample) else english
 
 
 @contextmanager

@@ -28,14 +28,12 @@ def classify_options(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--template", metavar="TEXT", default="{}", help="sentence that holds a label at {}")
     how.add_argument("--threshold", type=_share, metavar="P", default=0.0, help="no label below this probability")
-    how.add_argument("--model", metavar="MODEL", help="the encoder (default: all-minilm-l6-v2, or the head's)")
     how.add_argument(
-        "--backend",
-        choices=("cpu", "reference"),
-        default="cpu",
-        metavar="cpu|reference",
-        help="what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)",
+        "--model",
+        metavar="MODEL",
+        help="the encoder (default: all-minilm-l6-v2, bge-small-en for sentiment, or the head's)",
     )
+    _backend_option(how)
     rows = row_options(parser)
     rows.add_argument("--label-column", metavar="NAME", default="label", help="of the examples (default: label)")
     rows.add_argument("--explain", action="store_true", help="say how labels are found, and how sure they are")
@@ -61,6 +59,7 @@ def group_options(parser: argparse.ArgumentParser) -> None:
         "--least", type=_share, metavar="S", default=0.9, help="similarity of duplicates, up to 1 (default: 0.9)"
     )
     how.add_argument("--model", metavar="MODEL", help="the encoder (default: chosen by the texts' script)")
+    _backend_option(how)
     whole_file_options(parser)
 
 
@@ -73,7 +72,18 @@ def similar_options(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("likeness")
     how.add_argument("--query", metavar="TEXT", help="text that all are compared with")
     how.add_argument("--model", metavar="MODEL", help="the encoder (default: chosen by the texts' script)")
+    _backend_option(how)
     whole_file_options(parser)
+
+
+def _backend_option(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--backend",
+        choices=("cpu", "reference"),
+        default="cpu",
+        metavar="cpu|reference",
+        help="what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)",
+    )
 
 
 def whole_file_options(parser: argparse.ArgumentParser) -> None:

@@ -129,7 +129,7 @@ HELP = {
     "words that carry the sentiment": "体现情感的词数",
     "sentence that holds a label at {}": "以 {} 表示标签位置的句子",
     "no label below this probability": "低于此概率则不给标签",
-    "the encoder (default: all-minilm-l6-v2, or the head's)": "编码器（默认：all-minilm-l6-v2，或分类头所用的）",
+    "the encoder (default: all-minilm-l6-v2, bge-small-en for sentiment, or the head's)": "编码器（默认：all-minilm-l6-v2，情感用 bge-small-en，或分类头所用的）",
     "rows": "行",
     "column of the texts (default: text, or the only one)": "文本所在的列（默认：text，或唯一的一列）",
     "of the examples (default: label)": "示例的标签列（默认：label）",

@@ -47,7 +47,7 @@ def _columns_of(found: TaskResult) -> Columns:
 @contextmanager
 def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     """Open the model and make what answers texts."""
-    from miaotui.tasks.calls import ENGLISH_ENCODER, opened_encoder
+    from miaotui.tasks.calls import ENGLISH_ENCODER, SENTIMENT_ENCODER, opened_encoder
     from miaotui.tasks.classification import Classifier
     from miaotui.tasks.heads.head_file import load_head
     from miaotui.tasks.sentiments import SentimentClassifier
@@ -56,7 +56,8 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     if sum(each is not None for each in ways) != 1 and not (parsed.sentiment and not any(ways)):
         raise RequestError(messages.ONE_WAY())
     head = None if parsed.head is None else load_head(parsed.head)
-    name = parsed.model or (ENGLISH_ENCODER if head is None else head.encoder)
+    usual = SENTIMENT_ENCODER if parsed.sentiment else ENGLISH_ENCODER
+    name = parsed.model or (usual if head is None else head.encoder)
     kind = SentimentClassifier if parsed.sentiment else Classifier
     with ProgressBars() as progress, opened_encoder(name, progress, parsed.backend) as encoder:
         progress.close()
@@ -110,9 +111,16 @@ def labels_of(text: str) -> dict[str, str | None]:
 
 
 def _explain(classifier: Any) -> None:
+    from miaotui.tasks.heads.kernel_ridge import KernelLayer
+
     head = classifier.head
     held_out = head.held_out
-    lines = [f"{head.source} · {head.encoder} · {len(head.labels)} labels · temperature {head.temperature:.3g}"]
+    kind = "kernel ridge" if isinstance(head.layer, KernelLayer) else "linear"
+    lines = [
+        f"{head.source} · {head.encoder} · {kind} · {len(head.labels)} labels · temperature {head.temperature:.3g}"
+    ]
+    if head.n_names and head.source == "examples":
+        lines.append(f"names of labels count as {head.name_weight:g} examples each")
     if held_out is not None:
         lines.append(
             f"held out: {held_out.n} examples, {held_out.accuracy:.1%} right, "

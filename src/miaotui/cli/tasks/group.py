@@ -36,7 +36,8 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     from miaotui.tasks.groups.calls import group as grouped
 
     def answer(texts: Sequence[str], first: int) -> list[Columns]:
-        with ProgressBars() as progress, opened_encoder(parsed.model or encoder_for(texts), progress) as encoder:
+        name = parsed.model or encoder_for(texts)
+        with ProgressBars() as progress, opened_encoder(name, progress, parsed.backend) as encoder:
             progress.close()
             if parsed.duplicates:
                 found = duplicates(texts, least=parsed.least, model=encoder)

@@ -30,7 +30,8 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
 
     def answer(texts: Sequence[str], first: int) -> list[Columns]:
         require_few(len(texts))
-        with ProgressBars() as progress, opened_encoder(parsed.model or encoder_for(texts), progress) as encoder:
+        name = parsed.model or encoder_for(texts)
+        with ProgressBars() as progress, opened_encoder(name, progress, parsed.backend) as encoder:
             progress.close()
             read = embed_texts(encoder, texts)
             if parsed.query is not None:

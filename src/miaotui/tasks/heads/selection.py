@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import RequestError
-from miaotui.tasks.calibration import CalibrationReport, fit_temperature, report, softmax_rows
+from miaotui.tasks.calibration import CalibrationReport, fit_temperature, report
 from miaotui.tasks.heads.kernel_ridge import KernelLayer, fit_kernel, fit_kernels
 from miaotui.tasks.heads.logistic import Linear, fit_logistic
 
@@ -29,7 +29,6 @@ LEAST_DISTANCE = 1e-4
 USUAL_PENALTY = 0.3
 NAME_WEIGHTS = (0.0, 1.0, 4.0, 16.0)  # of a label's name or description, in examples
 MANY_ROWS = 800  # beyond which names are tried with the first two weights only
-NEAR_BEST = 0.5  # standard errors of the least loss within which the strongest penalty is taken
 RIDGE_TEMPERATURE = 0.15  # until held-out examples give another one
 MOST_KERNEL_ROWS = 2560  # a fit takes time by the cube of them: about ten seconds on one core
 
@@ -47,15 +46,13 @@ class ChosenLayer(NamedTuple):
     held_out: CalibrationReport | None
     n_names: int = 0
     name_weight: float = 0.0
-    error: float = 0.0  # standard error of the held-out log loss
 
 
 def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: Floats | None = None) -> ChosenLayer:
     """Fit layers to unit vectors ``[n, d]`` with ``targets [n]`` and return the best one by held-out log loss.
 
     ``names [labels, d]`` are vectors of the labels' names or descriptions. Few examples are tried without them and
-    with them in several weights. Of kernel layers whose loss is near the least, the one of the strongest penalty is
-    taken: few held-out examples tell no more (the one-standard-error rule; Hastie et al. 2009, section 7.10).
+    with them in several weights.
     """
     if len(targets) + n_labels > MOST_KERNEL_ROWS:
         return _logistic(vectors, targets, n_labels)
@@ -67,9 +64,7 @@ def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: Floats
             found += _kernels(rows, both, n_labels, n_labels, weight)
     if found[-1].held_out is None:
         return found[-1]
-    least = _best(found)
-    near = [each for each in found if _loss(each) <= _loss(least) + NEAR_BEST * least.error]
-    return max(near, key=lambda each: (each.penalty, -_loss(each)))
+    return _best(found)
 
 
 def refit(
@@ -141,9 +136,7 @@ def _logistic(vectors: Floats, targets: Targets, n_labels: int) -> ChosenLayer:
 def _judged(chosen: ChosenLayer, logits: NDArray[np.floating], targets: Targets) -> ChosenLayer:
     """Return a candidate with the temperature and the figures that its held-out logits give."""
     temperature = fit_temperature(logits, targets)
-    own = softmax_rows(logits, temperature)[np.arange(len(targets)), targets]
-    error = float(np.log(np.maximum(own, 1e-12)).std() / np.sqrt(len(targets)))
-    return chosen._replace(temperature=temperature, held_out=report(logits, targets, temperature), error=error)
+    return chosen._replace(temperature=temperature, held_out=report(logits, targets, temperature))
 
 
 def _best(found: Sequence[ChosenLayer]) -> ChosenLayer:
