@@ -57,8 +57,9 @@ class Asked:
     answers: list[str]
 
 
-def xquad(folder: Path, language: str) -> tuple[list[Asked], list[Document]]:
-    articles = json.loads((folder / f"xquad.{language}.json").read_text(encoding="utf-8"))["data"]
+def xquad(folder: Path, language: str, most: int | None = None) -> tuple[list[Asked], list[Document]]:
+    """The questions and paragraphs, of the first ``most`` articles alone if that is given."""
+    articles = json.loads((folder / f"xquad.{language}.json").read_text(encoding="utf-8"))["data"][:most]
     asked, documents = [], []
     for number, article in enumerate(articles):
         for place, paragraph in enumerate(article["paragraphs"]):
@@ -134,9 +135,9 @@ def not_found(folder: Path, language: str) -> Iterator[tuple[str, str]]:
         yield label, f"{100 * kept:5.1f} {100 * refused:5.1f}"
 
 
-def decided(folder: Path, language: str, encoders: Encoders, every: int) -> Iterator[tuple[str, str]]:
+def decided(folder: Path, language: str, encoders: Encoders, every: int, most: int | None) -> Iterator[tuple[str, str]]:
     """As `not_found`, by meaning and at the threshold of the application, for every ``every``-th question."""
-    asked, documents = xquad(folder, language)
+    asked, documents = xquad(folder, language, most)
     chosen = asked[::every]
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         shares: dict[tuple[str, str], list[bool]] = {}
@@ -219,6 +220,9 @@ def main() -> int:
     default = os.environ.get("MIAOTUI_EVALUATION_DATA")
     parser.add_argument("--data", type=Path, default=default and Path(default))
     parser.add_argument(
+        "--articles", type=int, metavar="N", help="with --meaning: the first N articles alone (default: all)"
+    )
+    parser.add_argument(
         "--meaning", type=int, metavar="N", help="only the decision by meaning, for every N-th question"
     )
     parsed = parser.parse_args()
@@ -229,7 +233,9 @@ def main() -> int:
     result: dict[str, str] = {}
     encoders = find_encoders() if parsed.meaning else None
     if encoders is not None:
-        parts = [decided(data / "xquad", language, encoders, parsed.meaning) for language in ("zh", "en")]
+        parts = [
+            decided(data / "xquad", language, encoders, parsed.meaning, parsed.articles) for language in ("zh", "en")
+        ]
     else:
         parts = every_part(data)
     for part in parts:
