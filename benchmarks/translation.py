@@ -2,8 +2,8 @@
 
     python benchmarks/translation.py DATA [--pairs N] [--hostile N] [--transformers] [--cache FILE] [--limit-s S]
 
-DATA holds ``ntrex-en-zh``. The pairs are drawn with seed 0. Both engines get equal prompts (token ids), the weights of
-one GGUF file (transformers' dequantized to float32), and choose greedily; ``first`` is the model's first answer, which is
+DATA holds ``ntrex-en-zh``. Pairs are drawn with seed 0. Both engines get equal prompts (token ids), the weights of
+one GGUF file (transformers' dequantized to float32), and choose greedily; ``first`` is the first answer,
 paired with transformers', ``checked`` the call's own result, with its checks and further attempts. Answers are kept in
 the cache, so that a run goes on where another one ended. Hostile texts are translated into the other language; loops
 and echoes are told by `hostile_texts`. Scores by sacrebleu, whose signature is printed. One JSON line last.
@@ -118,10 +118,9 @@ def scores(found: Answers, keys: Sequence[str], references: dict[str, str], targ
     wanted = [[references[key] for key in keys]]
     bleu = sacrebleu.BLEU(tokenize="zh" if target == "zh" else "13a")
     chrf = sacrebleu.CHRF()
-    report = {
-        "bleu": round(bleu.corpus_score(texts, wanted).score, 2), "chrf": round(chrf.corpus_score(texts, wanted).score, 2)
-    }  # fmt: skip
-    return {**report, "signatures": [str(bleu.get_signature()), str(chrf.get_signature())]}
+    found_bleu, found_chrf = (round(each.corpus_score(texts, wanted).score, 2) for each in (bleu, chrf))
+    signatures = [str(each.get_signature()) for each in (bleu, chrf)]
+    return {"bleu": found_bleu, "chrf": found_chrf, "signatures": signatures}
 
 
 def hostile(writer: Writer, known: dict[str, Answers], cache: Path, count: int, until_s: float) -> dict[str, int]:
