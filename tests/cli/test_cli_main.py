@@ -151,3 +151,16 @@ def test_progress_in_a_terminal_is_a_bar_that_goes_away() -> None:
     assert b"Packing weights (once)" in shown
     assert b"100%" in shown
     assert shown.endswith(b"\x1b[2K")  # the bar's line is erased
+
+
+def test_a_model_brings_its_companions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fetched: list[str] = []
+
+    def fetch(name: str, _progress: object) -> Path:
+        fetched.append(name)
+        return Path(name)
+
+    monkeypatch.setattr("miaotui.cli.pull.fetch", fetch)
+    assert main(["pull", "embedder"]) == 0
+    assert fetched == ["embedder", "bge-small-en", "all-minilm-l6-v2"]
+    assert capsys.readouterr().out.splitlines() == ["embedder"]
