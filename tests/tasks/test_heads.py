@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,17 @@ def test_one_more_example_is_learned_at_once() -> None:
     vectors, labels = clouds(9, 20)
     assert right(learned, vectors, labels) > 0.95
     assert head.labels == tuple(LABELS), "the head that was given is as it was"
+
+
+def test_a_label_that_comes_later_weighs_as_much_as_names() -> None:
+    names, _ = clouds(0, 1, noise=0.1)
+    vectors, labels = clouds(3, 2, noise=0.5)
+    known = dict(zip(LABELS, names, strict=True))
+    head = replace(fit_head(vectors, labels, encoder="tiny", prompt=None, names=known), name_weight=16.0)
+    odd = unit(np.random.default_rng(77).standard_normal(24).astype(np.float32))
+    learned = head.learn(odd[None], ["odd"])
+    near = unit(odd + 0.1 * vectors[0])
+    assert learned.labels[int(learned.probabilities(near[None]).argmax())] == "odd"
 
 
 def test_a_wrong_answer_is_mended_by_examples() -> None:

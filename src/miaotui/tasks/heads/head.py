@@ -24,8 +24,8 @@ from miaotui.tasks.heads.selection import (
     USUAL_PENALTY,
     Layer,
     choose_layer,
+    learning_weights,
     refit,
-    row_weights,
 )
 
 Floats = NDArray[np.float32]
@@ -83,7 +83,7 @@ class ClassifierHead:
     def learn(self, vectors: Floats, labels: Sequence[str]) -> ClassifierHead:
         """Return the head with more examples; a label may be new. The temperature stays.
 
-        Names of labels that a head was made of go on counting as one example each.
+        Names of labels that a head was made of go on counting, and examples of a label without one count as much.
         """
         names = list(self.labels)
         names += [each for each in dict.fromkeys(labels) if each not in self.labels]
@@ -97,9 +97,9 @@ class ClassifierHead:
             vectors[kept],
             targets[kept],
             len(names),
-            self.penalty,
+            min(self.penalty, USUAL_PENALTY),
             self.layer if is_fitted else None,
-            row_weights(targets[kept], self.n_names, self.name_weight),
+            learning_weights(targets[kept], self.n_names, self.name_weight),
         )
         return replace(
             self,

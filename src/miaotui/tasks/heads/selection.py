@@ -29,6 +29,7 @@ LEAST_DISTANCE = 1e-4
 USUAL_PENALTY = 0.3
 NAME_WEIGHTS = (0.0, 1.0, 4.0, 16.0)  # of a label's name or description, in examples
 MANY_ROWS = 800  # beyond which names are tried with the first two weights only
+MOST_NAMED_ROWS = 1200  # examples beyond which names are not tried: they hardly help, and cost as much again
 RIDGE_TEMPERATURE = 0.15  # until held-out examples give another one
 MOST_KERNEL_ROWS = 2560  # a fit takes time by the cube of them: about ten seconds on one core
 
@@ -57,7 +58,7 @@ def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: Floats
     if len(targets) + n_labels > MOST_KERNEL_ROWS:
         return _logistic(vectors, targets, n_labels)
     found = _kernels(vectors, targets, n_labels, 0, 0.0)
-    if names is not None:
+    if names is not None and len(targets) <= MOST_NAMED_ROWS:
         rows = np.concatenate([names, vectors])
         both = np.concatenate([np.arange(n_labels), targets])
         for weight in NAME_WEIGHTS[1 : 2 if len(rows) > MANY_ROWS else None]:
@@ -95,6 +96,15 @@ def row_weights(targets: Targets, n_names: int, name_weight: float) -> Floats:
     """Return weights ``[n]`` of examples, balanced over labels; ``name_weight`` counts for the first ``n_names``."""
     weight = balance(targets)
     weight[:n_names] *= np.float32(name_weight)
+    return weight
+
+
+def learning_weights(targets: Targets, n_names: int, name_weight: float) -> Floats:
+    """Return `row_weights` under which labels that came later, without a name, weigh as much as a name does."""
+    weight = row_weights(targets, n_names, name_weight)
+    counts = np.bincount(targets)[targets]
+    later = targets >= n_names if n_names else np.zeros(len(targets), np.bool_)
+    weight[later] *= np.maximum(np.float32(name_weight) / counts[later], 1.0).astype(np.float32)
     return weight
 
 
