@@ -16,6 +16,7 @@ LAYERS = (
     ("serve",),
     ("apps",),
     ("tasks",),
+    ("bench",),
     ("__init__", "async_llm", "async_encoder"),
     ("llm", "encoder"),
     ("submission", "encoders", "runtime"),

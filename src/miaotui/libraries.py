@@ -14,6 +14,8 @@ from miaotui.errors import MissingLibraryError
 
 EXTRAS = {
     "rdflib": "graph",
+    "rouge_score": "eval",
+    "sacrebleu": "eval",
     "scipy": "recommend",
     "sklearn": "apps",
     "symspellpy": "spelling",

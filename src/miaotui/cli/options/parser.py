@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
+from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
 from miaotui.cli.options.serve import key_options, serve_options
@@ -307,5 +308,6 @@ COMMANDS = (
         graph_options,
         "tasks",
     ),
+    Command("eval", "measure how well and how fast a task runs", "TASK FILE", range(2, 3), eval_options, "tasks"),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )
