@@ -37,6 +37,7 @@ from miaotui.serve.tasks import decisions, extractions, generations, groups, lab
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
 from miaotui.serve.vllm import routes as vllm
+from miaotui.text.tool_calls import placement  # noqa: F401  (imported here: no request's time is spent on it)
 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
