@@ -157,7 +157,9 @@ def size(count: int = 10_000) -> dict[str, Any]:
     return row
 
 
-_PLACES = [a + b for a in ("wood", "stone", "mill", "bridge", "hill", "lake", "ash", "oak") for b in ("ton", "ham", "by", "wick", "dale", "ford")]  # fmt: skip  # noqa: E501
+_BEGINNINGS = ("wood", "stone", "mill", "bridge", "hill", "lake", "ash", "oak")
+_ENDINGS = ("ton", "ham", "by", "wick", "dale", "ford")
+_PLACES = [beginning + ending for beginning in _BEGINNINGS for ending in _ENDINGS]
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# ruff: noqa: E501
+# ruff: noqa: E501  (a line is a list of texts, and texts are not broken)
 _SINGLE = """
 1234567890|3.14159 2.71828 1.41421|2024-01-01 10:00:00|+++---***///|()[]{}<>|😀😃😄😁😆|👍👍👍👍👍👍👍👍|∑∫√∞≈≠|.|?!?!?!
 buy buy buy buy buy buy|no no no no no|very very very very very good|ha ha ha ha ha ha ha ha|the the the the|买买买买买买买买|哈哈哈哈哈哈哈哈哈|好好好好好|非常非常非常非常好|不不不不不不

@@ -100,6 +100,18 @@ def transformers_answers(writer: Writer, path: Path) -> Callable[[Sequence[Write
     return answer
 
 
+def first_answers(writer: Writer, ask: Callable[[str], WriteRequest], part: Sequence[str]) -> list[str]:
+    """The model's first answer to each text, unchecked."""
+    return writer.run([partial(asked, ask(text)) for text in part])
+
+
+def rival_answers(
+    answer: Callable[[Sequence[WriteRequest]], list[str]], ask: Callable[[str], WriteRequest], part: Sequence[str]
+) -> list[str]:
+    """The rival's answers to the requests that ours gets."""
+    return answer([ask(text) for text in part])
+
+
 def checked_answers(writer: Writer, part: Sequence[str], options: TranslationOptions, firsts: Answers) -> list[str]:
     """The call's own results; a first answer without a fault is one, since the request is equal."""
     found = {}
@@ -171,14 +183,14 @@ def main() -> int:
             references = dict(zip(pairs[source], pairs[target], strict=True))
             request = partial(request_of, source=source, target=target)
             name = f"{source}-{target}"
-            ours = lambda part, ask=request: writer.run([partial(asked, ask(text)) for text in part])  # noqa: E731
+            ours = partial(first_answers, writer, request)
             fill(parsed.cache, known, f"{name} first", list(references), until_s, ours)
             options = TranslationOptions(target, source)
             firsts = known[f"{name} first"]
-            checked = lambda part, how=options, known=firsts: checked_answers(writer, part, how, known)  # noqa: E731
+            checked = partial(checked_answers, writer, options=options, firsts=firsts)
             fill(parsed.cache, known, f"{name} checked", list(references), until_s, checked)
             if rival is not None:
-                theirs = lambda part, ask=request, answer=rival: answer([ask(text) for text in part])  # noqa: E731
+                theirs = partial(rival_answers, rival, request)
                 fill(parsed.cache, known, f"{name} transformers", list(references), until_s, theirs)
             ways = [way for way in ("first", "checked", "transformers") if known.get(f"{name} {way}")]
             keys = [key for key in references if all(key in known[f"{name} {way}"] for way in ways)]

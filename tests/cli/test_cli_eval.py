@@ -77,7 +77,7 @@ def test_perplexity_is_the_exponential_of_the_mean() -> None:
 
 def test_no_speed_without_quality() -> None:
     rows = [("x", ("a",))] * 3
-    with pytest.raises(RequestError, match="without quality no speed"):
+    with pytest.raises(RequestError, match="a speed is only printed with its quality"):
         evaluate("nothing", lambda texts: [ScoredItem() for _ in texts], rows, label_metrics)
     with pytest.raises(RequestError, match="no rows"):
         evaluate("nothing", lambda texts: [], [], label_metrics)
@@ -116,7 +116,7 @@ def test_summaries_beside_the_lead(tmp_path: Path, capsys: pytest.CaptureFixture
         (["translate", "FILE"], "--to is needed"),
         (["classify", "FILE", "--against", "tfidf", "--model", "MISSING"], "MISSING"),
         (["classify", "NONE"], "cannot be read"),
-        (["classify", "EMPTY"], "without quality no speed is told"),
+        (["classify", "EMPTY"], "a speed is only printed with its quality"),
     ],
 )
 def test_faults_are_named(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

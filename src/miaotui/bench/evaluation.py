@@ -59,7 +59,7 @@ def evaluate(
     took_s = time.perf_counter() - began_s
     after = os.times()
     if not any(item.answer is not None or item.tokens for item in found):
-        raise RequestError(f"{name} answered none of {len(rows)} rows: without quality no speed is told")
+        raise RequestError(f"{name} answered none of {len(rows)} rows: a speed is only printed with its quality")
     times = []
     for text in texts[:alone]:
         one_s = time.perf_counter()

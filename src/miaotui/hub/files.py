@@ -10,10 +10,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from miaotui.config import cache_error, format_size
+from miaotui.errors import CacheError
 
 _CHUNK_BYTES = 2**20
 
@@ -103,6 +107,22 @@ def replace(source: Path, target: Path) -> None:
         os.replace(source, target)
     except OSError as error:
         raise cache_error(error, target.parent) from error
+
+
+def write_whole(path: Path, what: str, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file by ``write``, whole or not at all: it has the name ``path`` once all of it is there.
+
+    Raises `CacheError`, which calls the file ``what``; the file that was there stays then, and nothing lies beside it.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            write(file)
+        os.replace(part, path)
+    except OSError as error:
+        raise CacheError(f"{what} cannot be written to {path}: {error}") from error
+    finally:
+        remove(part)
 
 
 def remove(path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from miaotui.apps.dialogue.schema import DialogueSchema, SlotKey
 from miaotui.apps.dialogue.tagger import SpanTagger
 from miaotui.apps.dialogue.tracker import MAX_TURNS, DialogueTracker, LabelledTurn
 from miaotui.errors import RequestError
+from miaotui.hub.files import write_whole
 
 FORMAT = 1
 MAX_DIALOGUES_BYTES = 256 << 20
@@ -76,7 +76,7 @@ def _key(where: str, name: object, schema: DialogueSchema) -> SlotKey:
 
 
 def save_tracker(tracker: DialogueTracker, path: Path) -> None:
-    """Write a tracker. Raises `RequestError` if that fails; the file that was there stays then."""
+    """Write a tracker. Raises `CacheError` if that fails; the file that was there stays then."""
     tagger = tracker.tagger
     about = {
         "format": FORMAT,
@@ -86,14 +86,7 @@ def save_tracker(tracker: DialogueTracker, path: Path) -> None:
         "aliases": tracker.aliases,
     }
     text = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, about=text, weights=tagger.weights)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RequestError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_whole(path, "the tracker", lambda file: np.savez_compressed(file, about=text, weights=tagger.weights))
 
 
 def load_tracker(path: Path) -> DialogueTracker:

@@ -64,16 +64,19 @@ def _planned(task: str, path: Path, parsed: argparse.Namespace) -> _Plan:
     metrics: Metrics = label_metrics
     if task == "summarize":
         chinese = any("\u4e00" <= letter <= "\u9fff" for text, _ in rows[:20] for letter in text[:200])
-        fixed = summary_metrics(chinese)
-        metrics = lambda _: fixed  # noqa: E731
+        metrics = _always(summary_metrics(chinese))
     elif task == "translate":
         if parsed.to is None:
             raise RequestError("--to is needed: the language of the translations, for example --to zh")
         fixed, protocol["signatures"] = translation_metrics(parsed.to)
-        metrics = lambda _: fixed  # noqa: E731
+        metrics = _always(fixed)
     elif task == "perplexity":
-        metrics = lambda _: text_metrics()  # noqa: E731
+        metrics = _always(text_metrics())
     return _Plan(task, rows, examples, metrics, protocol)
+
+
+def _always(metrics: Mapping[str, Metric]) -> Metrics:
+    return lambda _: metrics
 
 
 def read_rows(path: Path, text_column: str | None, reference_column: str | None, count: int | None) -> Rows:
@@ -94,7 +97,7 @@ def read_rows(path: Path, text_column: str | None, reference_column: str | None,
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
     if not rows:
         wanted = "text" if reference_column is None else f"text and {reference_column!r}"
-        raise RequestError(f"{path} has no row with {wanted}: without quality no speed is told")
+        raise RequestError(f"{path} has no row with {wanted}: a speed is only printed with its quality")
     return rows
 
 

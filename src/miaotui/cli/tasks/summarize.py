@@ -36,7 +36,7 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     from miaotui.tasks.writing.writer import Writer
 
     unit = "clause" if parsed.clauses else "sentence"
-    length = SummaryLength(parsed.sentences, parsed.word_count, parsed.seconds, unit)  # type: ignore[arg-type]
+    length = SummaryLength(parsed.sentences, parsed.word_count, parsed.seconds, unit)  # type: ignore[arg-type]  # one of two
     if not parsed.write:
         yield lambda texts, first: _columns(extracted(texts, length, first=first))
         return

@@ -10,7 +10,6 @@ import base64
 import binascii
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from miaotui.config import Settings
-from miaotui.errors import CacheError, ModelFormatError, ModelNotFoundError, RequestError
+from miaotui.errors import ModelFormatError, ModelNotFoundError, RequestError
+from miaotui.hub.files import write_whole
 from miaotui.hub.formats.untrusted_json import parse_object
 from miaotui.retrieval.graph.triples import ALIAS, MAX_TRIPLES, Triple, TripleError, checked_triples
 from miaotui.retrieval.index.settings import checked_name
@@ -125,12 +125,8 @@ class KnowledgeGraph:
             "lexicon": self.lexicon,
             "triples": base64.b64encode(np.array(numbers, "<i4").tobytes()).decode(),
         }
-        try:
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=place.parent, delete=False) as file:
-                json.dump(content, file, ensure_ascii=False)
-            os.replace(file.name, place)
-        except OSError as error:
-            raise CacheError(f"the graph cannot be written to {place}: {error}") from error
+        text = json.dumps(content, ensure_ascii=False)
+        write_whole(place, "the graph", lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> KnowledgeGraph:

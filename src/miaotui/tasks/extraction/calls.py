@@ -79,12 +79,5 @@ def extracted_from(
     deadline_ms: float | None = None,
 ) -> list[Extraction]:
     """Return values by an open model; ``first`` is the number of the first text."""
-    began_s = time.perf_counter()
     named = replace(options, model=writer.name)
-    tasks = [
-        partial(extraction_steps, text, named, index=index)  # type: ignore[arg-type]  # checked there
-        for index, text in enumerate(texts, first)
-    ]
-    found = writer.run(tasks, deadline_ms=deadline_ms)
-    took_ms = (time.perf_counter() - began_s) * 1e3
-    return [replace(each, took_ms=took_ms) for each in found]
+    return writer.answers(partial(extraction_steps, options=named), texts, first=first, deadline_ms=deadline_ms)

@@ -18,7 +18,7 @@ from miaotui.tasks.extraction.dates import DateReading
 from miaotui.tasks.extraction.fields import ExtractedField, FieldCandidate, candidates
 from miaotui.tasks.extraction.grammars import extraction_grammar
 from miaotui.tasks.extraction.keywords import Keyword, keywords_of
-from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer
+from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer, require_text
 from miaotui.types import SamplingParams
 
 MAX_CHARACTERS = 16_000
@@ -101,7 +101,7 @@ ExtractionSteps = Generator[Sequence[WriteRequest], Sequence[WrittenAnswer], Ext
 def extraction_steps(text: str, options: ExtractionOptions, *, index: int = 0) -> ExtractionSteps:
     """Ask for the fields of a text; a text that cannot be taken gives a result with an error."""
     try:
-        _check(text, index)
+        require_text(text, index, MAX_CHARACTERS)
         words = tuple(keywords_of(text, options.keywords)) if options.keywords else ()
         if not options.fields:
             return Extraction(index=index, keywords=words)
@@ -192,13 +192,3 @@ def _value(
     if not trimmed or start < 0:
         return None
     return ExtractedValue(value=trimmed, text=trimmed, start=start, end=start + len(trimmed), probability=probability)
-
-
-def _check(text: object, index: int) -> None:
-    name = f"texts[{index}]"
-    if not isinstance(text, str):
-        raise FieldError(name, f"must be a text, not {type(text).__name__}")
-    if not text.strip():
-        raise FieldError(name, "must not be empty")
-    if len(text) > MAX_CHARACTERS:
-        raise FieldError(name, f"has {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken: give parts of it")

@@ -7,7 +7,6 @@ gives stays open.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -75,12 +74,8 @@ def generated(
     deadline_ms: float | None = None,
 ) -> list[GeneratedText]:
     """Return texts by an open model; ``first`` is the number of the first one."""
-    began_s = time.perf_counter()
     named = replace(options, model=writer.name)
-    tasks = [partial(asked_steps, text, named, ask, index=index) for index, text in enumerate(texts, first)]
-    found = writer.run(tasks, deadline_ms=deadline_ms)
-    took_ms = (time.perf_counter() - began_s) * 1e3
-    return [replace(each, took_ms=took_ms) for each in found]
+    return writer.answers(partial(asked_steps, options=named, ask=ask), texts, first=first, deadline_ms=deadline_ms)
 
 
 def asked_steps(text: str, options: GenerationOptions, ask: Ask, *, index: int = 0) -> GenerationSteps:

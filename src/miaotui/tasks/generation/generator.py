@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from miaotui.engine.grammar.source import Grammar, any_object, from_choices, from_pattern, from_schema
-from miaotui.errors import FieldError, RequestError
+from miaotui.errors import RequestError
 from miaotui.retrieval.sentences import sentences
 from miaotui.tasks.generation.repairs import repaired, two_answers
 from miaotui.tasks.generation.requirements import WORD, Bound, TextRequirements, count_of
-from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer
+from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer, require_text
 from miaotui.types import SamplingParams
 
 ROUNDS = 3  # of continuation
@@ -72,7 +72,7 @@ def generation_steps(messages: Messages | str, options: GenerationOptions, *, in
     try:
         is_text = isinstance(messages, str) or not isinstance(messages, Sequence)
         asked: list[Any] = [{"role": "user", "content": messages}] if is_text else list(messages)
-        _check(asked[-1]["content"] if asked else "", index)
+        require_text(asked[-1]["content"] if asked else "", index, MAX_CHARACTERS)
         return (yield from _Generation(asked, options, blank).steps())
     except RequestError as error:
         reason = str(error)
@@ -182,13 +182,3 @@ def bound_of(count: int, relation: str) -> Bound:
     if relation == "less than":
         return Bound(0, count - 1)
     return Bound(0, count) if relation == "at most" else Bound(count)
-
-
-def _check(text: object, index: int) -> None:
-    name = f"texts[{index}]"
-    if not isinstance(text, str):
-        raise FieldError(name, f"must be a text, not {type(text).__name__}")
-    if not text.strip():
-        raise FieldError(name, "must not be empty")
-    if len(text) > MAX_CHARACTERS:
-        raise FieldError(name, f"has {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken")

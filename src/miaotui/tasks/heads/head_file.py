@@ -11,7 +11,6 @@ import binascii
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.errors import CacheError, FieldError, ModelFormatError, ModelNotFoundError
+from miaotui.errors import FieldError, ModelFormatError, ModelNotFoundError
+from miaotui.hub.files import write_whole
 from miaotui.hub.formats.untrusted_json import parse_object
 from miaotui.tasks.calibration import HIGHEST, LOWEST, CalibrationReport
 from miaotui.tasks.heads.head import MAX_LABELS, ClassifierHead, check_labels
@@ -39,12 +39,7 @@ def save_head(head: ClassifierHead, path: str | os.PathLike[str]) -> None:
     """Write a head to a file, whole or not at all. Raises `CacheError`."""
     place = Path(path)
     content = json.dumps(_described(head), ensure_ascii=False, allow_nan=False)
-    try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=place.parent, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, place)
-    except OSError as error:
-        raise CacheError(f"the head cannot be written to {place}: {error}") from error
+    write_whole(place, "the head", lambda file: file.write(content.encode()))
 
 
 def load_head(path: str | os.PathLike[str]) -> ClassifierHead:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from miaotui.config import Settings
 from miaotui.encoder import Encoder
-from miaotui.errors import CacheError, FieldError, ModelFormatError, ModelNotFoundError
+from miaotui.errors import FieldError, ModelFormatError, ModelNotFoundError
+from miaotui.hub.files import write_whole
 from miaotui.hub.formats.untrusted_json import parse_object
 from miaotui.retrieval.index.settings import checked_name
 from miaotui.tasks.recommend.collaborative import EaseModel, ItemNeighbours
@@ -62,12 +62,7 @@ def save_recommender(recommender: Recommender, path: str | os.PathLike[str]) -> 
     """Write a recommender to a file, whole or not at all. Raises `CacheError`."""
     place = Path(path)
     arrays: dict[str, Any] = _arrays(recommender.fitted)
-    try:
-        with tempfile.NamedTemporaryFile("wb", dir=place.parent, delete=False) as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(file.name, place)
-    except OSError as error:
-        raise CacheError(f"the recommender cannot be written to {place}: {error}") from error
+    write_whole(place, "the recommender", lambda file: np.savez_compressed(file, **arrays))
 
 
 def load_recommender(path: str | os.PathLike[str], encoder: Encoder | None = None) -> Recommender:

@@ -81,14 +81,8 @@ def written(
     writer: Writer, texts: Iterable[object], length: SummaryLength, *, first: int = 0, deadline_ms: float | None = None
 ) -> list[TextSummary]:
     """Return summaries that a chat model writes, and sentences of the text where it writes nothing sound."""
-    began_s = time.perf_counter()
-    tasks = [
-        partial(written_summary, text, length, index=index, model=writer.name)  # type: ignore[arg-type]  # checked there
-        for index, text in enumerate(texts, first)
-    ]
-    found = writer.run(tasks, deadline_ms=deadline_ms)
-    took_ms = (time.perf_counter() - began_s) * 1e3
-    return [replace(each, took_ms=took_ms) for each in found]
+    steps = partial(written_summary, length=length, model=writer.name)
+    return writer.answers(steps, texts, first=first, deadline_ms=deadline_ms)
 
 
 def unit_vectors(encoder: Encoder, texts: Iterable[str]) -> Doubles:

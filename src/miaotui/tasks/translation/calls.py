@@ -6,7 +6,6 @@ Owns the default model. Knows no prompts. Invariant: a model that a caller gives
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -54,12 +53,5 @@ def translated(
     deadline_ms: float | None = None,
 ) -> list[Translation]:
     """Return translations by an open model; ``first`` is the number of the first text."""
-    began_s = time.perf_counter()
     named = replace(options, model=writer.name)
-    tasks = [
-        partial(translation_steps, text, named, index=index)  # type: ignore[arg-type]  # checked there
-        for index, text in enumerate(texts, first)
-    ]
-    found = writer.run(tasks, deadline_ms=deadline_ms)
-    took_ms = (time.perf_counter() - began_s) * 1e3
-    return [replace(each, took_ms=took_ms) for each in found]
+    return writer.answers(partial(translation_steps, options=named), texts, first=first, deadline_ms=deadline_ms)

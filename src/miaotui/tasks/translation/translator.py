@@ -17,7 +17,7 @@ from miaotui.errors import FieldError, RequestError
 from miaotui.tasks.translation.guards import fault_of, weight
 from miaotui.tasks.translation.languages import AUTO, LANGUAGES, detect, language_code
 from miaotui.tasks.translation.markup import MarkupPiece, TextFormat, joined_pieces, pieces_of
-from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer
+from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer, require_text
 from miaotui.types import SamplingParams
 
 MAX_CHARACTERS = 200_000
@@ -102,7 +102,7 @@ def translation_steps(text: str, options: TranslationOptions, *, index: int = 0)
     """Ask for the translation of a text; a text that cannot be taken gives a result with an error."""
     blank = Translation(index=index, target=options.target, model=options.model)
     try:
-        _check(text, index)
+        require_text(text, index, MAX_CHARACTERS)
         pieces = pieces_of(text, options.form)
         found = detect(joined_pieces([piece for piece in pieces if piece.translated]))
         source = found.code if options.source == AUTO else options.source
@@ -254,13 +254,3 @@ def grammar_for(target: str, terms: Mapping[str, str]) -> Grammar | None:
 def escaped(text: str) -> str:
     """Return a pattern that matches a text, by code points."""
     return "".join(letter if letter.isalnum() else f"\\x{{{ord(letter):x}}}" for letter in text)
-
-
-def _check(text: object, index: int) -> None:
-    name = f"texts[{index}]"
-    if not isinstance(text, str):
-        raise FieldError(name, f"must be a text, not {type(text).__name__}")
-    if len(text) > MAX_CHARACTERS:
-        raise FieldError(name, f"has {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken: give parts of it")
-    if not text.strip():
-        raise FieldError(name, "must not be empty")

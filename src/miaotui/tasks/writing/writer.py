@@ -7,8 +7,10 @@ what a task gets depends on its own requests alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TypeVar
 
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.grammar.constraint import Grammars
@@ -19,6 +21,10 @@ from miaotui.llm import LLM
 from miaotui.tasks.writing.steps import PromptEncoder, Result, RunningTask, WriteRequest, WriteSteps, answer_of
 from miaotui.types import Deadline
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+TimedResult = TypeVar("TimedResult", bound="DataclassInstance")  # has ``took_ms``
 TOGETHER = 64  # tasks that run at once; the engine takes some of their requests at a time
 
 
@@ -50,6 +56,24 @@ class Writer:
                 self._round([each for each in running if not each.is_over], due_s)
             results += [each.result for each in running]
         return results
+
+    def answers(
+        self,
+        steps: Callable[..., WriteSteps[TimedResult]],
+        texts: Iterable[object],
+        *,
+        first: int = 0,
+        deadline_ms: float | None = None,
+    ) -> list[TimedResult]:
+        """Run ``steps(text, index=...)`` for each text and note in the results how long all took.
+
+        ``first`` is the number of the first text.
+        """
+        began_s = time.perf_counter()
+        tasks = [partial(steps, text, index=index) for index, text in enumerate(texts, first)]
+        found = self.run(tasks, deadline_ms=deadline_ms)
+        took_ms = (time.perf_counter() - began_s) * 1e3
+        return [replace(each, took_ms=took_ms) for each in found]
 
     def _round(self, running: Sequence[RunningTask], due_s: float | None) -> None:
         """Answer the requests that tasks wait for."""
