@@ -23,8 +23,8 @@ import numpy as np
 import miaotui
 from miaotui.tasks import ChoiceQuestion, Decider
 from miaotui.tasks.calibration import fit_temperature, report
-from miaotui.tasks.decider import padded_rows
-from miaotui.tasks.questions import messages_of, read_question, spoken
+from miaotui.tasks.decisions.decider import padded_rows
+from miaotui.tasks.decisions.questions import messages_of, read_question, spoken
 from tasks import json_lines, news, rows, tabbed
 
 Asked = tuple[str, str, ChoiceQuestion, str]  # set, text, question, the right option

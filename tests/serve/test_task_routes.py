@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from serving import Serving, serving
 
 from miaotui.backends.options import EngineOptions
 from miaotui.encoder import Encoder
-from miaotui.tasks import Classifier, duplicates, group, similar
+from miaotui.tasks import ChoiceQuestion, Classifier, OptionEncoder, duplicates, group, similar
+from miaotui.tasks.decisions.questions import read_question
+from miaotui.tasks.decisions.weights import USUAL_WEIGHTS
 from tiny_encoder_models import make_encoder_folder, open_tiny
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -147,6 +150,23 @@ def test_decisions_in_system_ones_form(server: Serving) -> None:
     assert "must have 2 to 16 options" in found["answers"]["bad"]["error"]
     told_apart = post(server, "/v1/decisions", state={"seen": "cat"}, questions=questions)
     assert told_apart["answers"] == found["answers"]
+
+
+def test_decisions_with_an_encoder(server: Serving, encoder: Encoder) -> None:
+    """Likeness by an encoder moves the probabilities by as much as it does in Python."""
+    alone = post(server, "/v1/decisions", model="tiny", input="the cat", questions=QUESTIONS)
+    found = post(server, "/v1/decisions", model="tiny", input="the cat", questions=QUESTIONS, encoder="embed")
+    asked = {"0": read_question("0", ChoiceQuestion("?", ["it", "an"]))}
+    likeness = OptionEncoder(encoder).likeness("the cat", asked)["0"]
+    before, after = (
+        [math.log(each["probability"]) for each in each["answers"][0]["probabilities"]] for each in (alone, found)
+    )
+    shift = (after[0] - after[1]) - (before[0] - before[1])
+    assert shift == pytest.approx(USUAL_WEIGHTS.likeness * (likeness[0] - likeness[1]), abs=1e-4)
+    assert found["answers"][-1]["type"] == "refusal"
+    body = {"input": "x", "questions": QUESTIONS[:1]}
+    assert httpx.post(server.url + "/v1/decisions", json={**body, "encoder": "none"}).status_code == 404
+    assert refused(server, "/v1/decisions", **body, encoder="tiny")
 
 
 def test_decisions_that_cannot_be_made(server: Serving) -> None:

@@ -13,8 +13,8 @@ from miaotui.errors import DeadlineUnattainableError, FieldError, PromptTooLongE
 from miaotui.kernels.runtime import compiled
 from miaotui.llm import LLM
 from miaotui.tasks import ChoiceQuestion, Decider, Decision, ScoreQuestion, YesNoQuestion
-from miaotui.tasks.decisions import DecisionOptions, LogitsRead, Questions, TokenReading, decision_steps
-from miaotui.tasks.option_trie import Tokens
+from miaotui.tasks.decisions.decision import DecisionOptions, LogitsRead, Questions, TokenReading, decision_steps
+from miaotui.tasks.decisions.option_trie import Tokens
 from tiny_models import make_tiny_folder
 
 NEWS = ChoiceQuestion("What is it about?", ["sport", "food", "war"])

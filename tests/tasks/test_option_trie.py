@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaotui.tasks.option_trie import OptionTrie, Tokens, log_sum
+from miaotui.tasks.decisions.option_trie import OptionTrie, Tokens, log_sum
 
 END = 9
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from miaotui.tasks.calibration import CalibrationReport, expected_calibration_error, fit_temperature
 from miaotui.tasks.calls import classify, decide, fit, sentiment
 from miaotui.tasks.classification import Classifier
-from miaotui.tasks.decider import Decider
-from miaotui.tasks.decisions import Decision
+from miaotui.tasks.decisions.decider import Decider
+from miaotui.tasks.decisions.decision import Decision
+from miaotui.tasks.decisions.likeness import OptionEncoder
+from miaotui.tasks.decisions.questions import ChoiceQuestion, ScoreQuestion, YesNoQuestion
 from miaotui.tasks.extraction.calls import extract
 from miaotui.tasks.extraction.dates import DateReading
 from miaotui.tasks.extraction.extractor import ExtractedValue, Extraction, ExtractionOptions
@@ -19,7 +21,6 @@ from miaotui.tasks.generation.generator import GeneratedText, GenerationOptions
 from miaotui.tasks.generation.requirements import Bound, TextRequirements
 from miaotui.tasks.groups.calls import duplicates, group, similar
 from miaotui.tasks.groups.results import GroupedText, Grouping, SimilarText, SimilarTexts, TextGroup
-from miaotui.tasks.questions import ChoiceQuestion, ScoreQuestion, YesNoQuestion
 from miaotui.tasks.result import LabelledText, RowError, Sentiment, TaskResult, WordEffect
 from miaotui.tasks.sentiments import SentimentClassifier
 from miaotui.tasks.summaries.calls import summarize
@@ -43,6 +44,7 @@ __all__ = [
     "GroupedText",
     "Grouping",
     "LabelledText",
+    "OptionEncoder",
     "RowError",
     "ScoreQuestion",
     "Sentiment",

@@ -7,20 +7,20 @@ gives stays open.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from miaotui.backends.options import BackendName
 from miaotui.encoder import Encoder, load_encoder
 from miaotui.errors import FieldError
 from miaotui.llm import LLM, load
 from miaotui.tasks.classification import Classifier, Names
-from miaotui.tasks.decider import Decider
-from miaotui.tasks.decisions import Decision, Questions
+from miaotui.tasks.decisions.decider import Decider
+from miaotui.tasks.decisions.decision import Decision, Questions
+from miaotui.tasks.decisions.likeness import OTHER_SCRIPTS, OptionEncoder
+from miaotui.tasks.decisions.questions import ChoiceQuestion
 from miaotui.tasks.heads.head import ClassifierHead
 from miaotui.tasks.heads.head_file import load_head
-from miaotui.tasks.questions import ChoiceQuestion
 from miaotui.tasks.result import LabelledText, Sentiment
 from miaotui.tasks.sentiments import SentimentClassifier
 from miaotui.tasks.vectors import listed
@@ -30,7 +30,6 @@ ENGLISH_ENCODER, OTHER_ENCODER = "all-minilm-l6-v2", "embedder"
 SENTIMENT_ENCODER = "bge-small-en"  # for English; its embeddings tell opinions apart, `ENGLISH_ENCODER`'s topics
 DECISION_MODEL = "qwen2.5-coder-0.5b"
 SAMPLE = 200  # texts that are looked at for their script
-_OTHER_SCRIPTS = re.compile(r"[\u0370-\u1fff\u2e80-\ud7ff\uf900-\uffdc]")
 Model = str | os.PathLike[str] | Encoder
 Head = ClassifierHead | str | os.PathLike[str]
 
@@ -172,20 +171,26 @@ def decide(
     questions: Questions,
     *,
     model: str | os.PathLike[str] | LLM = DECISION_MODEL,
+    encoder: Model | OptionEncoder | None = None,
     threshold: float = 0.0,
     deadline_ms: float | None = None,
 ) -> list[Decision]:
-    """Return a chat model's decisions on typed questions about a text, see `Decider.decide`."""
-    if isinstance(model, LLM):
-        return Decider(model).decide(text, questions, threshold=threshold, deadline_ms=deadline_ms)
-    with load(model) as llm:
-        return Decider(llm).decide(text, questions, threshold=threshold, deadline_ms=deadline_ms)
+    """Return a chat model's decisions on typed questions about a text, see `Decider.decide`.
+
+    With an ``encoder`` likeness of the text and the options counts too.
+    """
+    with ExitStack() as stack:
+        llm = model if isinstance(model, LLM) else stack.enter_context(load(model))
+        if encoder is not None and not isinstance(encoder, OptionEncoder):
+            encoder = OptionEncoder(stack.enter_context(opened_encoder(encoder)))
+        decider = Decider(llm, encoder=encoder)
+        return decider.decide(text, questions, threshold=threshold, deadline_ms=deadline_ms)
 
 
 def encoder_for(texts: Sequence[object], english: str = ENGLISH_ENCODER) -> str:
     """Return the name of the encoder for texts: the ``english`` one unless some are in another script."""
     sample = (text for text in texts[:SAMPLE] if isinstance(text, str))
-    return OTHER_ENCODER if any(_OTHER_SCRIPTS.search(text) for text in sample) else english
+    return OTHER_ENCODER if any(OTHER_SCRIPTS.search(text) for text in sample) else english
 
 
 @contextmanager

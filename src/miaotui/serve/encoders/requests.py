@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 from starlette.requests import Request as HttpRequest
 
@@ -20,20 +20,26 @@ from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import EncodeJob, asked_of
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder
 from miaotui.errors import DeadlineUnattainableError, RefusedError
-from miaotui.serve.encoders.fields import EncoderFields
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.responses import Result, unless_gone
 from miaotui.serve.middleware.accounting import received
 from miaotui.serve.services import services_of
 from miaotui.serve.wire.params import deadline_for
-from miaotui.types import Deadline
+from miaotui.types import Deadline, OnLate
 
 Make = Callable[[LoadedEncoder], EncodeTask[Result]]
 INPUT_FIELDS = ("input", "inputs", "documents", "texts", "text_2", "data_2")  # where a request has most of its texts
 MAX_INPUTS = 2048  # texts, documents or pairs of one request
 MAX_INPUT_TOKENS = 1 << 18  # of all of them
 MAX_ANSWER_NUMBERS = 1 << 23  # of vectors and scores: in JSON some 160 MB
+
+
+class DeadlineFields(Protocol):
+    """Fields of a request that may have a deadline."""
+
+    deadline_ms: float | None
+    on_late: OnLate | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def check_count(field: str, count: int, least: int = 1) -> None:
 
 
 async def run_task(
-    http: HttpRequest, entry: EncoderEntry, body: EncoderFields, inputs: Sequence[Any], make: Make[Result]
+    http: HttpRequest, entry: EncoderEntry, body: DeadlineFields, inputs: Sequence[Any], make: Make[Result]
 ) -> EncoderAnswer[Result]:
     """Make a task of ``inputs``, run it, and return its result with what belongs to it.
 

@@ -15,6 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.engine.request import RequestOptions
+from miaotui.serve.encoders.requests import find_encoder, run_task
 from miaotui.serve.http.json_body import ignored_fields, read_body, read_object
 from miaotui.serve.http.responses import json_response, unless_gone
 from miaotui.serve.http.routing import Endpoint
@@ -33,9 +34,20 @@ from miaotui.serve.tasks.decisions_wire import (
 )
 from miaotui.serve.wire.params import deadline_for
 from miaotui.served_model import ServedModel
-from miaotui.tasks.decider import ModelTokens, logits_read, reading_requests
-from miaotui.tasks.decisions import Decision, DecisionOptions, LogitsRead, TokenReading, decision_steps
-from miaotui.tasks.questions import TypedQuestion
+from miaotui.tasks.decisions.decider import ModelTokens, logits_read, reading_requests
+from miaotui.tasks.decisions.decision import (
+    Decision,
+    DecisionOptions,
+    Likeness,
+    LogitsRead,
+    Steps,
+    TokenReading,
+    decision_steps,
+    read_questions,
+)
+from miaotui.tasks.decisions.likeness import likeness, option_phrases
+from miaotui.tasks.decisions.questions import ReadQuestion, TypedQuestion
+from miaotui.tasks.vectors import vector_task
 from miaotui.types import Deadline
 
 
@@ -91,8 +103,10 @@ async def _decided(
     deadline = deadline_for(body.deadline_ms, body.on_late, http.headers, services.settings.deadline_ms)
     arrived_s = received(http).arrived_s
     options = RequestOptions(caller_of(http).namespace, deadline=deadline, arrived_s=arrived_s)
+    alike = await _likeness(http, body, text, questions)
     received(http).drop_body()
-    work = _run(model, text, questions, options, DecisionOptions(threshold=body.threshold or 0.0, model=model.name))
+    how = DecisionOptions(threshold=body.threshold or 0.0, model=model.name)
+    work = _run(model, decision_steps(_tokens(model), text, questions, how, alike), options)
     found = await unless_gone(http.receive, work)
     return found, {
         "object": "decision",
@@ -103,10 +117,29 @@ async def _decided(
     }
 
 
-async def _run(
-    model: ServedModel, text: str, questions: Mapping[str, TypedQuestion], options: RequestOptions, how: DecisionOptions
-) -> list[Decision]:
-    steps = decision_steps(ModelTokens(model.chat, model.tokenizer, model.context), text, questions, how)
+async def _likeness(
+    http: HttpRequest, body: DecisionFields, text: str, questions: Mapping[str, TypedQuestion]
+) -> Likeness | None:
+    """Return the likeness of the text to the options of all questions, None where no encoder is named."""
+    if body.encoder is None:
+        return None
+    asked = {name: each for name, each in read_questions(questions).items() if isinstance(each, ReadQuestion)}
+    phrases = {name: option_phrases(each) for name, each in asked.items()}
+    texts = [text, *(phrase for each in phrases.values() for phrase in each)]
+    entry = find_encoder(http, body.encoder, "embed")
+    read = (await run_task(http, entry, body, texts, lambda model: vector_task(model, texts))).result
+    found, place = {}, 1
+    for name, each in phrases.items():
+        found[name] = likeness(read.values[0], read.values[place : place + len(each)])
+        place += len(each)
+    return lambda _: found
+
+
+def _tokens(model: ServedModel) -> ModelTokens:
+    return ModelTokens(model.chat, model.tokenizer, model.context)
+
+
+async def _run(model: ServedModel, steps: Steps, options: RequestOptions) -> list[Decision]:
     try:
         readings = next(steps)
         while True:

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue
 
 from miaotui.serve.wire.fields import Name, Wire
-from miaotui.tasks.decisions import Decision
-from miaotui.tasks.questions import (
+from miaotui.tasks.decisions.decision import Decision
+from miaotui.tasks.decisions.questions import (
     MAX_LEVELS,
     MAX_OPTIONS,
     MAX_QUESTIONS,
@@ -35,6 +35,9 @@ class DecisionFields(Wire):
     """Fields of both forms."""
 
     model: Name | None = Field(None, description="A chat model that /v1/models lists.")
+    encoder: Name | None = Field(
+        None, description="An encoder that /v1/models lists: likeness of input and options counts too."
+    )
     threshold: float | None = Field(None, ge=0, le=1, description="Abstain below this probability.")
     deadline_ms: float | None = Field(None, gt=0, le=MAX_DEADLINE_MS, allow_inf_nan=False)
     on_late: OnLate | None = None

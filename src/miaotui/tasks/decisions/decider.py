@@ -1,8 +1,8 @@
 """A chat model that decides: `Decider.decide` reads the answers to typed questions from its logits.
 
-Owns how readings become requests of an `LLM`, and calibration. Knows no HTTP; the server runs `decision_steps` by
-`reading_requests` in its event loop. Invariant: a reading is one request of one token, whose log-probabilities are
-those of the model before any sampling.
+Owns how readings become requests of an `LLM`, and calibration, also with an encoder beside the model. Knows no HTTP;
+the server runs `decision_steps` by `reading_requests` in its event loop. Invariant: a reading is one request of one
+token, whose log-probabilities are those of the model before any sampling.
 """
 
 from __future__ import annotations
@@ -13,15 +13,25 @@ from dataclasses import replace
 
 import numpy as np
 
+from miaotui.encoder import Encoder
 from miaotui.engine.reading.readers import whole
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import DeadlineUnattainableError, FieldError, RequestError
 from miaotui.llm import LLM
 from miaotui.submission import Submission
-from miaotui.tasks.calibration import CalibrationReport, fit_temperature, report
-from miaotui.tasks.decisions import Decision, DecisionOptions, LogitsRead, Questions, TokenReading, decision_steps
-from miaotui.tasks.option_trie import Tokens
-from miaotui.tasks.questions import TypedQuestion
+from miaotui.tasks.calibration import CalibrationReport, report
+from miaotui.tasks.decisions.decision import (
+    Decision,
+    DecisionOptions,
+    LogitsRead,
+    Questions,
+    TokenReading,
+    decision_steps,
+)
+from miaotui.tasks.decisions.likeness import OptionEncoder
+from miaotui.tasks.decisions.option_trie import Tokens
+from miaotui.tasks.decisions.questions import TypedQuestion
+from miaotui.tasks.decisions.weights import SourcedOptions, fit_weights, kind_of, logits_of, weights_for
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import Completion, Deadline, SamplingParams
@@ -61,14 +71,18 @@ def logits_read(completion: Completion) -> LogitsRead:
 
 
 class Decider:
-    """A chat model and the options of its decisions, for any number of threads. The model stays the caller's to close.
+    """A chat model and the options of its decisions, for any number of threads.
 
-    ``options.temperature`` is 1 until `calibrate`.
+    With an ``encoder`` (one, or an `OptionEncoder` of two) the likeness of input and options counts too. Models stay
+    the caller's to close.
     """
 
-    def __init__(self, llm: LLM, options: DecisionOptions | None = None) -> None:
+    def __init__(
+        self, llm: LLM, options: DecisionOptions | None = None, *, encoder: Encoder | OptionEncoder | None = None
+    ) -> None:
         self.llm = llm
         self.options = options or DecisionOptions(model=llm.loop.model.path.name)
+        self.encoder = OptionEncoder(encoder) if isinstance(encoder, Encoder) else encoder
         self._tokens = ModelTokens(llm.loop.model.chat, llm.tokenizer, llm.context)
 
     def decide(
@@ -80,7 +94,9 @@ class Decider:
         cannot be read by ``deadline_ms``.
         """
         began_s = time.perf_counter()
-        steps = decision_steps(self._tokens, text, questions, replace(self.options, threshold=threshold))
+        encoder = self.encoder
+        likeness = None if encoder is None else lambda asked: encoder.likeness(text, asked)
+        steps = decision_steps(self._tokens, text, questions, replace(self.options, threshold=threshold), likeness)
         try:
             readings = next(steps)
             while True:
@@ -90,23 +106,27 @@ class Decider:
             return found
 
     def calibrate(self, examples: Iterable[tuple[str, TypedQuestion, str]]) -> CalibrationReport:
-        """Fit the temperature on held-out examples: text, question, and the right option's name.
+        """Fit the weights of logits and of likeness on held-out examples: text, question, and the right option's name.
 
-        Returns the figures at the new temperature. Raises `RequestError`.
+        Kinds of question (with about as many options) get weights of their own as far as their examples say so. Without
+        an encoder the weight of the logits is the inverse of a temperature. Returns the figures on these examples.
+        Raises `RequestError`.
         """
-        self.options = replace(self.options, temperature=1.0, calibrated=False)
-        rows: list[list[float]] = []
-        targets = []
-        for text, question, right in examples:
-            (found,) = self.decide(text, question)
-            if found.error is not None or right not in found.probabilities:
-                raise FieldError("examples", found.error or f"{right!r} is none of the question's options")
-            rows.append([float(np.log(max(each, 1e-30))) for each in found.probabilities.values()])
-            targets.append(list(found.probabilities).index(right))
-        padded = padded_rows(rows)
-        temperature = fit_temperature(padded, targets)
-        self.options = replace(self.options, temperature=temperature, calibrated=True)
-        return report(padded, targets, temperature)
+        rows = [self._sourced(*each) for each in examples]
+        if not rows:
+            raise FieldError("examples", "calibration needs examples with their right options: give at least one")
+        weights, by_kind = fit_weights(rows)
+        self.options = replace(self.options, weights=weights, weights_by_kind=by_kind, calibrated=True)
+        logits = [
+            logits_of(each.log_probabilities, each.likeness, weights_for(each.kind, weights, by_kind)) for each in rows
+        ]
+        return report(padded_rows(logits), [each.right for each in rows])
+
+    def _sourced(self, text: str, question: TypedQuestion, right: str) -> SourcedOptions:
+        (found,) = self.decide(text, question)
+        if found.error is not None or right not in found.probabilities:
+            raise FieldError("examples", found.error or f"{right!r} is none of the question's options")
+        return sourced(found, right)
 
     def _read(self, readings: Sequence[TokenReading], left_ms: float | None) -> list[LogitsRead]:
         requests = reading_requests(readings)
@@ -116,6 +136,14 @@ class Decider:
         )
         loop = self.llm.loop
         return [logits_read(each) for each in whole(loop, lambda: submission.submit(loop))]
+
+
+def sourced(found: Decision, right: str) -> SourcedOptions:
+    """Return a decision whose right option is known, as calibration takes it."""
+    likeness = None if found.likeness is None else list(found.likeness.values())
+    names = list(found.log_probabilities)
+    kind = kind_of(found.kind, len(names))
+    return SourcedOptions(list(found.log_probabilities.values()), likeness, names.index(right), kind)
 
 
 def padded_rows(rows: Sequence[Sequence[float]]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

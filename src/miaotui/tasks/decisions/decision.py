@@ -1,7 +1,8 @@
 """Decisions: typed questions about an input, answered from a chat model's logits; nothing is generated or parsed.
 
-Owns what is read, in which order, and how two orders of the options and a prompt without content become calibrated
-probabilities. Knows neither threads nor HTTP: `decision_steps` asks for readings, and whoever runs a model gives them.
+Owns what is read, in which order, and how two orders of the options, a prompt without content and likeness by an
+encoder become calibrated probabilities. Knows neither threads nor HTTP: `decision_steps` asks for readings, and whoever
+runs a model gives them.
 Invariants: the rows of the input are computed once for all questions; a decision depends on input, question and model
 alone. Sources: Zhao et al. 2021, arXiv:2102.09690 (contextual calibration); Zheng et al. 2024, arXiv:2309.03882
 (bias of positions).
@@ -11,14 +12,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from miaotui.errors import FieldError, MiaotuiError
 from miaotui.tasks.calibration import softmax_rows
-from miaotui.tasks.option_trie import OptionTrie, Tokens
-from miaotui.tasks.questions import (
+from miaotui.tasks.decisions.option_trie import OptionTrie, Tokens
+from miaotui.tasks.decisions.questions import (
     MAX_QUESTIONS,
     NO_INPUT,
     Kind,
@@ -28,6 +29,7 @@ from miaotui.tasks.questions import (
     read_question,
     spoken,
 )
+from miaotui.tasks.decisions.weights import USUAL_WEIGHTS, SourceWeights, kind_of, logits_of, weights_for
 
 Questions = Mapping[str, TypedQuestion] | Sequence[TypedQuestion] | TypedQuestion
 
@@ -38,7 +40,8 @@ class Decision:
 
     ``confidence`` is the probability of ``best``. ``score`` is a scale's expected level, from 0; ``label_mass`` the
     probability with which the model would have begun any of the options. ``orders_agree``: both orders of the options
-    give the same one. ``cached_tokens`` of ``prompt_tokens`` were computed before.
+    give the same one. ``log_probabilities`` (nats, the mean of both orders) and ``likeness`` (None without an encoder)
+    are what ``probabilities`` are made of. ``cached_tokens`` of ``prompt_tokens`` were computed before.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Decision:
     best: str | None = None
     confidence: float = 0.0
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    log_probabilities: Mapping[str, float] = field(default_factory=dict)
+    likeness: Mapping[str, float] | None = None
     score: float | None = None
     label_mass: float = 0.0
     orders_agree: bool = True
@@ -92,15 +97,19 @@ class LogitsRead(NamedTuple):
 
 Steps = Generator[Sequence[TokenReading], Sequence[LogitsRead], list[Decision]]
 Priors = dict[tuple[object, ...], list[float]]
+Likeness = Callable[[Mapping[str, ReadQuestion]], Mapping[str, Sequence[float]]]
+"""Function from questions to the likeness of their options to the input (`OptionEncoder`)."""
 
 
 @dataclass
 class DecisionOptions:
-    """Options of decisions. ``temperature`` divides the options' log-odds; ``priors`` remembers prompts without
-    content, by question and order; ``prior_weight`` is how much of such a prior is taken off. The default is nothing:
-    in a first try with a model of 0.5 B it took right answers away, and such prompts cost as much as the others."""
+    """Options of decisions. ``weights`` are those of the model's log-probabilities and of likeness, ``weights_by_kind``
+    those of kinds of question that `Decider.calibrate` has seen. ``priors`` remembers prompts without content, by
+    question and order; ``prior_weight`` is how much of such a prior is taken off. The default is nothing: with a model
+    of 0.5 B it took right answers away, and such prompts cost as much as the others."""
 
-    temperature: float = 1.0
+    weights: SourceWeights = USUAL_WEIGHTS
+    weights_by_kind: Mapping[str, SourceWeights] = field(default_factory=dict)
     calibrated: bool = False
     threshold: float = 0.0
     prior_weight: float = 0.0
@@ -117,7 +126,11 @@ class _Side(NamedTuple):
 
 
 def decision_steps(
-    tokens: DecisionTokens, text: str, questions: Questions, options: DecisionOptions | None = None
+    tokens: DecisionTokens,
+    text: str,
+    questions: Questions,
+    options: DecisionOptions | None = None,
+    likeness: Likeness | None = None,
 ) -> Steps:
     """Yield what is to be read from the model, take it, and return one decision for each question.
 
@@ -128,16 +141,18 @@ def decision_steps(
     options = options or DecisionOptions()
     if not isinstance(text, str) or not text.strip():
         raise FieldError("input", "must be a text that is not empty")
-    read = _read_all(questions)
+    read = read_questions(questions)
+    asked: dict[str, ReadQuestion] = {}
     sides: dict[str, list[_Side]] = {}
     failed: dict[str, str] = {}
     for name, question in read.items():
         try:
             if isinstance(question, MiaotuiError):
                 raise question
-            sides[name] = _sides(tokens, text, question, options)
+            sides[name], asked[name] = _sides(tokens, text, question, options), question
         except MiaotuiError as error:
             failed[name] = str(error)
+    alike = likeness(asked) if likeness is not None and asked else {}
     found = yield from _read_sides([side for each in sides.values() for side in each])
     decisions, place = [], 0
     for name, question in read.items():
@@ -146,12 +161,13 @@ def decision_steps(
             decisions.append(Decision(name=name, kind=kind, error=failed[name], model=options.model))
             continue
         count = len(sides[name])
-        decisions.append(_decided(question, sides[name], found[place : place + count], options, began_s))
+        each = _decided(question, sides[name], found[place : place + count], alike.get(name), options)
+        decisions.append(replace(each, took_ms=(time.perf_counter() - began_s) * 1e3))
         place += count
     return decisions
 
 
-def _read_all(questions: Questions) -> dict[str, ReadQuestion | MiaotuiError]:
+def read_questions(questions: Questions) -> dict[str, ReadQuestion | MiaotuiError]:
     """Return the questions by name, or why one cannot be asked. Raises `FieldError` for too many, or none."""
     if isinstance(questions, Mapping):
         named = dict(questions)
@@ -215,9 +231,13 @@ def _read_sides(sides: Sequence[_Side]) -> Generator[Sequence[TokenReading], Seq
 
 
 def _decided(
-    question: ReadQuestion, sides: Sequence[_Side], found: Sequence[_Found], options: DecisionOptions, began_s: float
+    question: ReadQuestion,
+    sides: Sequence[_Side],
+    found: Sequence[_Found],
+    alike: Sequence[float] | None,
+    options: DecisionOptions,
 ) -> Decision:
-    """Return the decision: the mean over both orders of the options' log-probabilities, less their priors."""
+    """Return the decision: both orders' mean log-probabilities of the options, less their priors, with likeness."""
     for side, each in zip(sides, found, strict=True):
         if side.key is not None:
             options.priors[side.key] = each.log_probabilities
@@ -228,8 +248,10 @@ def _decided(
         weight = options.prior_weight
         by_order.append([own - weight * before for own, before in zip(each.log_probabilities, prior, strict=True)])
     mean = [(first + second) / 2.0 for first, second in zip(*by_order, strict=True)]
-    probabilities = softmax_rows([mean], options.temperature)[0].tolist()
-    place = _best(mean, question.orders[0])
+    kind = kind_of(question.kind, len(question.options))
+    logits = logits_of(mean, alike, weights_for(kind, options.weights, options.weights_by_kind))
+    probabilities = softmax_rows([logits])[0].tolist()
+    place = _best(logits, question.orders[0])
     score = math.fsum(level * each for level, each in enumerate(probabilities))
     return Decision(
         name=question.name,
@@ -238,12 +260,13 @@ def _decided(
         best=question.options[place],
         confidence=probabilities[place],
         probabilities=dict(zip(question.options, probabilities, strict=True)),
+        log_probabilities=dict(zip(question.options, mean, strict=True)),
+        likeness=None if alike is None else dict(zip(question.options, alike, strict=True)),
         score=score if question.kind == "score" else None,
         label_mass=(found[0].mass + found[1].mass) / 2.0,
         orders_agree=_best(by_order[0], question.orders[0]) == _best(by_order[1], question.orders[0]),
         model=options.model,
         calibrated=options.calibrated,
-        took_ms=(time.perf_counter() - began_s) * 1e3,
         prompt_tokens=sum(len(side.prompt) for side in sides[:2]),
         cached_tokens=sum(each.cached_tokens for each in found[:2]),
     )
