@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError, RequestError, UnsupportedModelError
-from miaotui.text.tokenizers.encoder import WordCache
+from miaotui.text.tokenizers.encoder import WordEncoder
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType
 from miaotui.text.tokenizers.growth import require_bounded_growth
 from miaotui.text.tokenizers.huggingface import require_library_fault
@@ -32,8 +32,8 @@ _SPACES = re.compile(" {2,}")
 _OTHER_TYPES = {TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED, TokenType.BYTE}
 
 
-class UnigramEncoder:
-    """Encoder of text whose spaces are written ``▁``.
+class UnigramWords:
+    """Encoder of single words, whose spaces are written ``▁``.
 
     `pieces`: ids that text may become, by text; `scores`: float64 [token ids], logarithms of probabilities; `byte_ids`:
     of the 256 byte pieces in order, or empty for a model that has an `unknown_id` instead.
@@ -51,17 +51,16 @@ class UnigramEncoder:
         self._longest = _longest(pieces)
         # Where no piece reaches over a space, words are cut each on its own.
         crosses = re.search(f"[^{SPACE}\0]{SPACE}", "\0".join(pieces)) is not None
-        self._split: Callable[[str], list[str]] = re.compile(f"(?={SPACE})").split
+        self._cut: Callable[[str], list[str]] = re.compile(f"(?={SPACE})").split
         if crosses or SPACE not in pieces:
-            self._split = lambda text: [text]
-        self._words = WordCache(self._word)
+            self._cut = lambda text: [text]
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`."""
-        return self._words.encode(filter(None, self._split(text)))
+    def split(self, text: str) -> Iterable[str]:
+        """Cut a text into words that are encoded each on its own."""
+        return filter(None, self._cut(text))
 
-    def _word(self, word: str) -> tuple[int, ...]:
-        """Return the ids of the best cut, by dynamic programming over the ends of pieces; O(characters * longest)."""
+    def encode_word(self, word: str) -> tuple[int, ...]:
+        """Return the ids of a word's best cut, by dynamic programming over ends of pieces; O(characters * longest)."""
         get, scores, longest = self._pieces.get, self._scores, self._longest
         end = len(word)
         best = [float("-inf")] * (end + 1)
@@ -116,7 +115,8 @@ def unigram_from_gguf(vocabulary: GgufVocabulary) -> Callable[[str], list[int]]:
     found = {byte_of(vocabulary.tokens[token]): token for token in vocabulary.groups[TokenType.BYTE]}
     byte_ids = [found[byte] for byte in range(256)] if found.keys() >= set(range(256)) else []
     plain = vocabulary.plain(_OTHER_TYPES | {TokenType.UNUSED})
-    encoder = UnigramEncoder(plain, vocabulary.numbers("scores"), byte_ids, unknown)
+    words = UnigramWords(plain, vocabulary.numbers("scores"), byte_ids, unknown)
+    encoder = WordEncoder(words.split, words.encode_word)
     normalize = _normalizer(vocabulary)
     prefix = SPACE if vocabulary.flag("add_space_prefix", True) else ""
 

@@ -1,7 +1,7 @@
 """GPT-2's byte-level BPE: text is split into words, a word's bytes are merged into tokens.
 
-Owns the alphabet that writes each byte as one printable character, and the encoder above it. Does
-not know special tokens. Invariant: every text can be written, since every byte has a character;
+Owns the alphabet that writes each byte as one printable character, and the merging of a word. Knows neither
+special tokens nor the cuts between words. Invariant: every text can be written, since every byte has a character;
 a byte missing from the vocabulary is dropped, as the model's own tokenizer drops it.
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from miaotui.text.tokenizers.encoder import WordCache
 from miaotui.text.tokenizers.merges import Merges
 from miaotui.text.tokenizers.tokenizer import SpellingTable
 
@@ -33,31 +32,19 @@ def byte_level_spelling(text_of: Callable[[int], str | None], literal: Mapping[i
     return SpellingTable(text_of, _LETTERS, "latin-1", {token: text.encode() for token, text in literal.items()})
 
 
-class ByteLevelEncoder:
-    """Encoder of text without special tokens. `vocab` holds only tokens that text may become; `split` cuts text into
-    words, each with its place.
+class ByteLevelWords:
+    """Encoder of single words. `vocab` holds only tokens that text may become.
 
     `whole_words`: a word that is itself a token becomes that token, whatever the merges say.
     """
 
-    def __init__(
-        self,
-        vocab: Mapping[str, int],
-        merges: Sequence[str],
-        split: Callable[[str], Sequence[tuple[str, object]]],
-        whole_words: bool = False,
-    ) -> None:
+    def __init__(self, vocab: Mapping[str, int], merges: Sequence[str], whole_words: bool = False) -> None:
         self._vocab = vocab
         self._merges = Merges(dict(zip(merges, range(len(merges)), strict=True)), " ")
-        self._split = split
         self._whole_words = whole_words
-        self._words = WordCache(self._word)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`."""
-        return self._words.encode([word for word, _ in self._split(text)])
-
-    def _word(self, word: str) -> tuple[int, ...]:
+    def encode_word(self, word: str) -> tuple[int, ...]:
+        """Return the token ids of one word."""
         written = to_alphabet(word)
         if self._whole_words and written in self._vocab:
             return (self._vocab[written],)

@@ -2,9 +2,10 @@
 
 Owns the protocol, the search for special tokens written in text (``<|im_start|>``, ``<bos>``, runs of spaces; leftmost
 first and longest at each place, as the `tokenizers` library does it), the encoder that cuts text around them, and the
-cache of words. Knows no file format, and not how a word is encoded. Invariants: `encode_at` makes control tokens at the
-given places only, and with all places of a text it gives the ids of `encode` with ``special=True``; the texts of the
-parts that `SpecialTokens.split` yields, joined, are the text, but for whitespace that certain tokens swallow.
+one that goes word by word, with its cache. Knows no file format, and not how a word is encoded. Invariants: `encode_at`
+makes control tokens at the given places only, and with all places of a text it gives the ids of `encode` with
+``special=True``; the texts of the parts that `SpecialTokens.split` yields, joined, are the text, but for whitespace
+that certain tokens swallow.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-MAX_WORDS = 1 << 15  # that a `WordCache` remembers
+MAX_WORDS = 1 << 15  # that a `WordEncoder` remembers
 MAX_WORD_LENGTH = 48  # longer words rarely repeat
 
 
@@ -157,17 +158,25 @@ class MarkedTextEncoder:
         return ids
 
 
-class WordCache:
-    """Cache over `encode_word` for the short words that came last; the answer is the same with and without it."""
+class WordEncoder:
+    """Encoder of text word by word, with a cache of the short words that came last; the ids are those without it.
 
-    def __init__(self, encode_word: Callable[[str], tuple[int, ...]]) -> None:
-        self._fresh = encode_word
+    ``split`` cuts text into words that are encoded each on its own; ``encode_word`` returns the ids of one.
+    """
+
+    def __init__(self, split: Callable[[str], Iterable[str]], encode_word: Callable[[str], tuple[int, ...]]) -> None:
+        self._split, self._fresh = split, encode_word
         self._remembered = lru_cache(MAX_WORDS)(encode_word)
 
-    def encode(self, words: Iterable[str]) -> list[int]:
-        """Return the token ids of all `words`, in order."""
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of ``text``."""
         remembered, fresh = self._remembered, self._fresh
         ids: list[int] = []
-        for word in words:
+        for word in self._split(text):
             ids += remembered(word) if len(word) <= MAX_WORD_LENGTH else fresh(word)
         return ids
+
+
+def words_alone(cut: Callable[[str], Iterable[tuple[str, object]]]) -> Callable[[str], list[str]]:
+    """Return a splitter into words from one of the `tokenizers` library, which gives the place of each word too."""
+    return lambda text: [word for word, _ in cut(text)]

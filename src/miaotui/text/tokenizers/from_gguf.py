@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
-from miaotui.text.tokenizers.byte_level import ByteLevelEncoder, byte_level_spelling
-from miaotui.text.tokenizers.encoder import MarkedTextEncoder
+from miaotui.text.tokenizers.byte_level import ByteLevelWords, byte_level_spelling
+from miaotui.text.tokenizers.encoder import MarkedTextEncoder, WordEncoder, words_alone
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
 from miaotui.text.tokenizers.huggingface import LibraryEncoder, encode_with, spelling_of
 from miaotui.text.tokenizers.pretokenizer import pretokenizer
-from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceEncoder, byte_of, piece_spelling
+from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceWords, byte_of, piece_spelling, word_splitter
 from miaotui.text.tokenizers.tokenizer import Tokenizer, TokenRoles
 
 if TYPE_CHECKING:
@@ -53,12 +53,9 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
 
 def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     rules = pretokenizer(str(vocabulary.metadata.get("tokenizer.ggml.pre", "default")))
-    ordinary = ByteLevelEncoder(
-        vocabulary.plain(_MARKERS | {TokenType.USER_DEFINED}),
-        vocabulary.strings("merges"),
-        rules.splitter(),
-        rules.whole_words,
-    )
+    plain = vocabulary.plain(_MARKERS | {TokenType.USER_DEFINED})
+    words = ByteLevelWords(plain, vocabulary.strings("merges"), rules.whole_words)
+    ordinary = WordEncoder(words_alone(rules.splitter()), words.encode_word)
     tokens = vocabulary.tokens
     literal = vocabulary.marker_ids | set(vocabulary.groups[TokenType.USER_DEFINED])
     spell = byte_level_spelling(tokens.__getitem__, {token: tokens[token] for token in literal})
@@ -127,7 +124,7 @@ def _encoder(
     )
 
 
-def _piece_encoder(vocabulary: GgufVocabulary) -> SentencePieceEncoder:
+def _piece_encoder(vocabulary: GgufVocabulary) -> WordEncoder:
     if vocabulary.flag("remove_extra_whitespaces", False):
         raise UnsupportedModelError(
             "this SentencePiece tokenizer removes repeated spaces, which is not supported; "
@@ -139,7 +136,7 @@ def _piece_encoder(vocabulary: GgufVocabulary) -> SentencePieceEncoder:
     unknown = vocabulary.token_id("unknown_token_id")
     if unknown is None and vocabulary.groups[TokenType.UNKNOWN]:
         unknown = vocabulary.groups[TokenType.UNKNOWN][0]
-    return SentencePieceEncoder(plain, scores, byte_ids, unknown)
+    return WordEncoder(word_splitter(plain), SentencePieceWords(plain, scores, byte_ids, unknown).encode_word)
 
 
 def _byte_ids(vocabulary: GgufVocabulary) -> list[int]:

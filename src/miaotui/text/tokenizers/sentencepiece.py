@@ -1,8 +1,8 @@
 """SentencePiece's BPE: whole text, spaces written as ``▁``, characters merged by piece scores.
 
-Owns the encoder that equals SentencePiece's exactly: scores are ranks, ties go left, what is not in
-the vocabulary becomes bytes ``<0x..>`` or the unknown token. Does not know special tokens or the
-space before a text. Needs no table of merges, so it is ready as soon as the vocabulary is read.
+Owns cut and merging, which equal SentencePiece's exactly: scores are ranks, ties go left, what is not in
+the vocabulary becomes bytes ``<0x..>`` or the unknown token. Knows neither special tokens nor
+the space before a text. Needs no table of merges, so it is ready as soon as the vocabulary is read.
 Source: Kudo & Richardson 2018, arXiv:1808.06226, and the `sentencepiece` library's BPE model.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.text.tokenizers.encoder import WordCache
 from miaotui.text.tokenizers.merges import Merges
 from miaotui.text.tokenizers.tokenizer import SpellingTable
 
@@ -34,8 +33,8 @@ def piece_spelling(text_of: Callable[[int], str | None], byte_pieces: Mapping[in
     return SpellingTable(text_of, {ord(SPACE): " "}, exact=exact)
 
 
-class SentencePieceEncoder:
-    """Encoder of text whose spaces are written ``▁``.
+class SentencePieceWords:
+    """Encoder of single words, whose spaces are written ``▁``; see `word_splitter`.
 
     `vocab`: the pieces that text may become; `scores`: float64 [token ids], the higher is merged
     first; `byte_ids`: of the 256 byte pieces in order, or empty for a model that has an
@@ -51,14 +50,9 @@ class SentencePieceEncoder:
         self._merges = Merges(dict(zip(vocab, ranks.tolist(), strict=True)), "")
         self._byte_ids = byte_ids
         self._unknown = () if unknown_id is None else (unknown_id,)
-        self._split = _splitter(vocab)
-        self._words = WordCache(self._word)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`."""
-        return self._words.encode(self._split(text))
-
-    def _word(self, word: str) -> tuple[int, ...]:
+    def encode_word(self, word: str) -> tuple[int, ...]:
+        """Return the token ids of one word."""
         ids: list[int] = []
         unknown_before = False  # neighbouring unknown characters are one unknown token
         for symbol in self._merges.join(list(word)):
@@ -73,7 +67,7 @@ class SentencePieceEncoder:
         return tuple(ids)
 
 
-def _splitter(vocab: Mapping[str, int]) -> Callable[[str], list[str]]:
+def word_splitter(vocab: Mapping[str, int]) -> Callable[[str], list[str]]:
     """Return a function that cuts text before spaces, but nowhere that two characters could be merged.
 
     Few pieces reach over a space from the word before; where their letters meet one, no cut is
