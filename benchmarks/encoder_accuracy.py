@@ -1,45 +1,38 @@
 """How close the compiled encoder's embeddings are to the model's in float32, text by text and as a ranking.
 
-The reference is transformers on all-MiniLM-L6-v2 (``--reference transformers``, needs torch), or this project's own
-forward pass in NumPy, which is held to transformers, or the compiled backend in float32, which is held to both and
-computes a thousand texts in a minute. Texts are stretches of 5 tokens to the model's limit,
-log-uniform, of the prose in Python's documentation and of the files named by ``--text``, alone and mixed. For each
-format of weights: the least and mean cosine, and the share of the reference's 100 nearest texts that are among the
-format's. The last line is JSON.
+    python benchmarks/encoder_accuracy.py --reference transformers --text CHINESE.txt --keep FOLDER
+    python benchmarks/encoder_accuracy.py --cacm FOLDER --keep FOLDER      # and nDCG@10 on that collection
+
+The reference (`encoder_references.py`) is transformers (needs torch), or this project's own forward pass in NumPy,
+which is held to transformers, or the compiled backend in float32, which is held to both. Texts are stretches of 5
+tokens to the model's limit, log-uniform, of the prose in Python's documentation and of the files named by ``--text``,
+alone and mixed. For each format of weights: the least and mean cosine, the share of the reference's 100 nearest texts
+that are among the format's, and whether scores of the format's order fall in the reference. With ``--keep`` embeddings
+stay in a folder, and a run that was ended goes on where it was. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import miaotui
-from miaotui.backends.cpu.encoder.build import build_encoder
-from miaotui.backends.encoder_backend import TextRows
-from miaotui.config import Settings
-from miaotui.hub.formats.tensors import ComputedTensor, StoredTensor
+from encoder_references import REFERENCES, Floats, reference
 from miaotui.hub.resolve import resolve
-from miaotui.kernels.linear.formats import Format, quantize, values
-from miaotui.model.encoder.opened import OpenedEncoder, open_encoder
-from miaotui.model.encoder.oracle import EncoderOracle
-from miaotui.model.encoder.pooling import Pooler, normalized
+from miaotui.kernels.linear.formats import Format
+from miaotui.model.encoder.opened import open_encoder
 from miaotui.text.encoders.load import load_encoder_tokenizer
 from miaotui.text.encoders.tokenizer import EncoderTokenizer
+from retrieval import cacm, ndcg
 
-Floats = NDArray[np.float32]
 NEAREST = 100
-TABLES = ("position_embed", "type_embed", "relative_bias", "relative_embed")  # kept in float32
+PART = 50  # texts, after which embeddings are kept
+Embed = Callable[[Sequence[list[int]]], Floats]
 
 
 def main() -> None:
@@ -49,21 +42,23 @@ def main() -> None:
     with open_encoder(path) as opened:
         tokenizer = load_encoder_tokenizer(opened.metadata, opened.folder, lower_case=opened.lower_case)
         limit = opened.config.max_tokens
-    texts = list(stretches(tokenizer, sources(arguments.text), arguments.texts, limit))
-    expected = references(path, texts, arguments.reference)
     results = {}
-    for form in arguments.formats:
-        if arguments.packed:
-            packed_by = "oracle" if arguments.reference == "transformers" else arguments.reference
-            expected = references(path, texts, packed_by, Format(form))
-        started_s = time.perf_counter()
-        with miaotui.load_encoder(arguments.model, format=form) as encoder:
-            found = np.asarray(encoder.embed(texts, prompt=None, normalize=True))
-        results[form] = compared(found, expected) | {"seconds": time.perf_counter() - started_s}
-        line = ", ".join(f"{name} {value:.6g}" for name, value in results[form].items())
-        print(f"{form}: {line}")
-    tokens = sum(map(len, texts))
-    print(json.dumps({"model": arguments.model, "texts": len(texts), "tokens": tokens, "formats": results}))
+    if arguments.cacm:
+        for form in arguments.formats:
+            results[form] = of_collection(arguments, form)
+            tell(form, results[form])
+    else:
+        texts = list(stretches(tokenizer, sources(arguments.text), arguments.texts, limit))
+        for form in arguments.formats:
+            expected = references(arguments, path, texts, Format(form) if arguments.packed else Format.F32)
+            results[form] = compared(ours(arguments, texts, form), expected) | {"texts": len(texts)}
+            tell(form, results[form])
+    print(json.dumps({"model": arguments.model, "reference": arguments.reference, "formats": results}))
+
+
+def tell(form: str, figures: dict[str, float]) -> None:
+    """Print the figures of one format."""
+    print(f"{form}: " + ", ".join(f"{name} {value:.8g}" for name, value in figures.items()), flush=True)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -75,8 +70,10 @@ def read_arguments() -> argparse.Namespace:
         "--text", type=Path, action="append", default=[], help="a file of further prose, such as Chinese"
     )
     parser.add_argument("--formats", nargs="+", default=["f32", "q8"], help="of weights")
-    parser.add_argument("--reference", choices=("transformers", "oracle", "compiled"), default="oracle")
-    parser.add_argument("--packed", action="store_true", help="the reference has each format's own weights, in NumPy")
+    parser.add_argument("--reference", choices=REFERENCES, default="oracle")
+    parser.add_argument("--packed", action="store_true", help="the reference has each format's own weights")
+    parser.add_argument("--cacm", type=Path, metavar="FOLDER", help="nDCG@10 of this collection instead")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where embeddings stay")
     return parser.parse_args()
 
 
@@ -105,78 +102,65 @@ def stretches(tokenizer: EncoderTokenizer, texts: list[str], count: int, limit: 
         yield [*around[:half], *body[start : start + length], *around[half:]]
 
 
-def references(path: Path, texts: list[list[int]], name: str, form: Format = Format.F32) -> Floats:
-    """Return the reference's embeddings, float32 ``[texts, dimensions]``, each of length 1; weights as in ``form``."""
-    with open_encoder(path) as opened:
-        if opened.pooling is None:
-            sys.exit(f"{path} does not say how its states become an embedding")
-        pooler = Pooler(opened.pooling, opened.weights, opened.config.hidden_size)
-        if name == "compiled":
-            return normalized(np.stack(list(of_compiled(path, opened, form, texts, pooler))))
-        states = (
-            of_transformers(path)
-            if name == "transformers"
-            else EncoderOracle(opened.config, packed(opened, form)).states
+def references(arguments: argparse.Namespace, path: Path, texts: list[list[int]], form: Format) -> Floats:
+    """Return the reference's embeddings of ``texts``, over the weights as ``form`` packs them."""
+    with reference(path, arguments.reference, form) as embed:
+        return kept(arguments.keep, f"{arguments.model}-{arguments.reference}-{form.value}", texts, embed)
+
+
+def ours(arguments: argparse.Namespace, texts: Sequence[list[int]] | list[str], form: str, prompt: str = "") -> Floats:
+    """Return the compiled backend's embeddings of texts or token ids."""
+    with miaotui.load_encoder(arguments.model, format=form) as encoder:
+        return kept(
+            arguments.keep,
+            f"{arguments.model}-ours-{form}",
+            texts,
+            lambda part: np.asarray(
+                encoder.embed(list(part), prompt=prompt or None, normalize=True, truncate=bool(prompt))
+            ),
         )
-        return normalized(np.stack([pooler.embedding(states(text)) for text in texts]))
 
 
-def of_compiled(
-    path: Path, opened: OpenedEncoder, form: Format, texts: list[list[int]], pooler: Pooler
-) -> Iterator[Floats]:
-    """Yield the embeddings of the compiled backend in float32 over the weights that ``form`` packs."""
-    weights = {
-        name: ComputedTensor(name, tensor.shape, partial(rounded, name, tensor, form))
-        for name, tensor in opened.weights.items()
-    }
-    with tempfile.TemporaryDirectory() as cache:  # of packed weights; compiled kernels stay where they are
-        settings = Settings.from_env()
-        packs = replace(settings, cache_dir=Path(cache))
-        backend = build_encoder(path, replace(opened, weights=weights), packs, form=Format.F32)
-        for text in texts:
-            yield pooler.embedding(backend.encode([TextRows(text)]).states[0])
-        backend.close()
+def kept(folder: Path | None, name: str, texts: Sequence[list[int]] | list[str], embed: Embed) -> Floats:
+    """Return embeddings, float32 ``[texts, dimensions]``; those of an earlier run are read from ``folder``."""
+    digest = blake2b(json.dumps(texts).encode(), digest_size=6).hexdigest()
+    file = None if folder is None else folder / f"{name}-{digest}.npy"
+    done = [np.load(file)] if file is not None and file.exists() else []
+    while (count := sum(map(len, done))) < len(texts):
+        done.append(np.asarray(embed(texts[count : count + PART]), np.float32))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part.npy")
+            np.save(part, np.concatenate(done))
+            part.replace(file)
+    return np.concatenate(done)
 
 
-def packed(opened: OpenedEncoder, form: Format) -> dict[str, Floats]:
-    """Return an encoder's weights in float32 as the compiled encoder holds them in ``form``."""
-    return {name: rounded(name, tensor, form) for name, tensor in opened.weights.items()}
-
-
-def rounded(name: str, tensor: StoredTensor, form: Format) -> Floats:
-    """Return one tensor's values as they are packed; blocks of 4 or 8 bits keep theirs."""
-    is_kept = form is Format.F32 or not tensor.kind.is_float
-    if is_kept or len(tensor.shape) != 2 or name in TABLES or name.startswith("head."):
-        return tensor.float32()
-    return values(quantize(form, tensor.float32()))
-
-
-def of_transformers(path: Path) -> Any:
-    """Return a function of token ids to transformers' states in float32."""
-    import torch
-    from transformers import AutoModel
-
-    model = AutoModel.from_pretrained(path).float().eval()
-
-    def states(tokens: list[int]) -> Floats:
-        with torch.no_grad():
-            found: Floats = model(input_ids=torch.tensor([tokens])).last_hidden_state[0].numpy()
-        return found
-
-    return states
+def of_collection(arguments: argparse.Namespace, form: str) -> dict[str, float]:
+    """Return nDCG@10 of the collection's documents, one embedding each, by their cosines with the topics."""
+    collection = cacm(arguments.cacm)
+    topics = [topic for topic in collection.queries if collection.relevant.get(topic)]
+    documents = ours(arguments, [f"{one.title} {one.body}".strip() for one in collection.documents], form, "passage")
+    queries = ours(arguments, [collection.queries[topic] for topic in topics], form, "query")
+    names = [one.id for one in collection.documents]
+    gains = [
+        ndcg([names[place] for place in np.argsort(-scores, kind="stable")[:10]], collection.relevant[topic])
+        for topic, scores in zip(topics, queries @ documents.T, strict=True)
+    ]
+    return {"topics": len(topics), "documents": len(names), "nDCG@10": float(np.mean(gains))}
 
 
 def compared(found: Floats, expected: Floats) -> dict[str, float]:
     """Return the figures of one format. Every tenth text is a query to all."""
     cosines = (found * expected).sum(axis=1, dtype=np.float64)
-    ours, theirs = (vectors[::10] @ vectors.T for vectors in (found, expected))
+    mine_all, theirs = (vectors[::10].astype(np.float64) @ vectors.T for vectors in (found, expected))
     most = min(NEAREST, len(found))
     shared, wrong = [], 0.0
-    for mine, reference in zip(ours, theirs, strict=True):
+    for mine, wanted in zip(mine_all, theirs, strict=True):
         order = np.argsort(-mine, kind="stable")[:most]
-        best = np.argsort(-reference, kind="stable")[:most]
+        best = np.argsort(-wanted, kind="stable")[:most]
         shared.append(len(set(order.tolist()) & set(best.tolist())) / most)
-        drops = np.diff(reference[order])
+        drops = np.diff(wanted[order])
         wrong = max(wrong, float(drops.max(initial=0.0)))
     return {
         "least cosine": float(cosines.min()),

@@ -7,7 +7,8 @@
 
 Question sets (nothing is fitted on ``check`` and on ``shop-questions``): the right section first, unanswerable
 questions refused, answerable ones refused, right answers; ``--threads 1`` makes ``cpu ms`` the time of one core.
-Collections: recall@1 or nDCG@10 and recall@100, and a search's median and 99th percentile. ``--fit`` prints the
+Collections (`meaning_collections.py`): recall@1 or nDCG@10 and recall@100, and a search's median and 99th percentile;
+with ``--keep FOLDER`` their vectors stay there, and a run that was ended goes on where it was. ``--fit`` prints the
 regressions of ``apps/meaning/decision.py``, fitted on the calibration sets and every second question of the others.
 Prints a table, and one JSON line last.
 """
@@ -18,26 +19,19 @@ import argparse
 import json
 import os
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import miaotui
+from meaning_collections import COLLECTIONS, SEARCHES, ranked
 from miaotui.apps.meaning.decision import CHINESE, IN_ENGLISH, Signals
 from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.llm import LLM
-from miaotui.retrieval import Index, IndexSettings
-from miaotui.retrieval.meaning.bilingual import MeaningVectors
-from miaotui.retrieval.meaning.hybrid import HybridIndex
 from miaotui.retrieval.meaning.languages import is_chinese
 from question_sets import CustomerQuestion, Outcome, QuestionSet, ask_all, opened, read_sets
-from retrieval import Collection, cacm, ndcg, questions, vaswani
 
 SETS = Path(__file__).resolve().parent.parent / "tests" / "retrieval" / "questions"
 MODES = ("words", "hybrid", "hybrid + rerank")
@@ -68,60 +62,6 @@ def told(found: list[Outcome]) -> dict[str, Any]:
         "most ms": round(times[-1], 1),
         "p50 cpu ms": round(cpu[len(cpu) // 2], 1),
     }
-
-
-COLLECTIONS: dict[str, Callable[[Path], Collection]] = {
-    "xquad-en": lambda data: questions("XQuAD en", data / "xquad" / "xquad.en.json"),
-    "xquad-zh": lambda data: questions("XQuAD zh", data / "xquad" / "xquad.zh.json"),
-    "cmrc": lambda data: questions("CMRC 2018", data / "cmrc2018" / "cmrc2018_dev.json"),
-    "cacm": lambda data: cacm(data / "cacm"),
-    "vaswani": lambda data: vaswani(data / "vaswani"),
-}
-
-
-def measured(collection: Collection, search: Callable[[str, int], list[str]], most: int) -> dict[str, float]:
-    """The measures of one ranking, over at most ``most`` queries, taken at equal distances."""
-    topics = [topic for topic in collection.queries if collection.relevant.get(topic)]
-    topics = topics[:: max(1, len(topics) // most)]
-    scores: dict[str, list[float]] = {}
-    times = []
-    for topic in topics:
-        relevant = collection.relevant[topic]
-        started = time.perf_counter()
-        ranked = search(collection.queries[topic], 100 if collection.judged else 5)
-        times.append((time.perf_counter() - started) * 1e3)
-        if collection.judged:
-            scores.setdefault("nDCG@10", []).append(ndcg(ranked, relevant))
-            scores.setdefault("recall@100", []).append(len(relevant.intersection(ranked)) / len(relevant))
-        else:
-            scores.setdefault("recall@1", []).append(float(ranked[:1] != [] and ranked[0] in relevant))
-            scores.setdefault("recall@5", []).append(float(bool(relevant.intersection(ranked))))
-    means = {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
-    return {**means, "p50 ms": round(float(np.median(times)), 1), "p99 ms": round(float(np.percentile(times, 99)), 1)}
-
-
-def ranked(collection: Collection, encoders: Encoders, most: int) -> Iterator[tuple[str, dict[str, float]]]:
-    settings = IndexSettings(passage_chars=0)
-    with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", settings) as index:
-        index.add(collection.documents)
-        vectors = MeaningVectors(index, encoders.embedder, encoders.english)
-        started = time.perf_counter()
-        vectors.update()
-        took_s = time.perf_counter() - started
-        print(f"{collection.name}: {len(vectors)} vectors in {took_s:.0f} s", file=sys.stderr)
-        hybrid = HybridIndex(vectors)
-
-        def by_meaning(query: str, limit: int) -> list[str]:
-            return list(vectors.nearest(vectors.embed_query(query), limit))
-
-        def by_words(query: str, limit: int) -> list[str]:
-            return [hit.id for hit in index.search(query, limit, plain=True)]
-
-        def by_both(query: str, limit: int) -> list[str]:
-            return [hit.id for hit in hybrid.search(query, limit, plain=True)]
-
-        for mode, search in (("words", by_words), ("dense", by_meaning), ("hybrid", by_both)):
-            yield f"{collection.name}, {mode}", measured(collection, search, most)
 
 
 # ---- the decision's regressions ------------------------------------------------------------------
@@ -171,6 +111,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--most", type=int, default=500, help="queries of a collection (default: 500)")
     parser.add_argument("--collections", nargs="+", choices=COLLECTIONS, default=list(COLLECTIONS))
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="in collections")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the collections' indexes stay")
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="question sets, such as pool.en (default: all)")
     parser.add_argument("--only", choices=("sets", "collections"))
     parser.add_argument("--fit", action="store_true")
@@ -199,7 +141,8 @@ def main() -> int:
                 tell(label, told(found))
         if parsed.data and not parsed.fit and parsed.only != "sets":
             for name in parsed.collections:
-                for label, row in ranked(COLLECTIONS[name](parsed.data), encoders, parsed.most):
+                collection = COLLECTIONS[name](parsed.data)
+                for label, row in ranked(collection, encoders, parsed.searches, parsed.most, parsed.keep):
                     tell(label, row)
     print(json.dumps({"benchmark": "meaning", "results": result}, ensure_ascii=False))
     return 0

@@ -1,87 +1,180 @@
-"""Whether an embedding may decide that two questions have one answer: cosines of pairs that differ and of paraphrases.
+"""Whether embeddings and a cross-encoder may decide that two questions have one answer.
 
-    miaotui pull embedder
-    python benchmarks/near_answers.py
+    miaotui pull embedder reranker
+    python benchmarks/near_answers.py [--data FOLDER]
 
-Pairs that differ are made ones (`retrieval/answers/pairs`) whose negations, numbers and names agree, so that the test
-of the answer cache lets them through to a likeness. Paraphrases were written for this. A threshold that keeps false
-hits within 0.1% has to lie above the cosines of nearly all pairs that differ. Prints a table, and one JSON line last.
+Questions, a paraphrase and a near miss of each were written for this (``near_pairs.json``). With ``--data`` every
+question of XQuAD and CMRC 2018 is looked up among all others there, and every test question of Banking77 among those of
+other intents: none of these may be found. As in the cache of answers, negations, numbers and names must agree first;
+then the nearest question counts. For each language: the least threshold of the cosine that keeps false hits within the
+cache's bound (upper end of the 95% Clopper-Pearson interval), and the share of paraphrases beyond it; for English with
+a least score of the cross-encoder in both directions, too. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 import json
+import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from miaotui.apps.meaning.encoders import find_encoders
-from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
+from miaotui.apps.meaning.encoders import Encoders, find_encoders
+from miaotui.retrieval.answers.calibrate import DEFAULT_BOUND, upper_bound
 from miaotui.retrieval.answers.similarity import marks_agree, read
 from miaotui.retrieval.meaning.languages import is_chinese
-from miaotui.retrieval.meaning.protocols import TextEmbedder
+from miaotui.retrieval.meaning.protocols import Floats, Reranker
+from retrieval import questions
 
-MADE = 600
-PARAPHRASES = (
-    ("How do I change my password?", "How can I alter my password?"),
-    ("How do I cancel my order?", "What do I do to call off my order?"),
-    ("What is the capital of France?", "Which city is France's capital?"),
-    ("How do I delete my account?", "How can I get rid of my account?"),
-    ("How do I block my card?", "What is the way to lock my card?"),
-    ("What is the population of Japan?", "How many people live in Japan?"),
-    ("How do I print my invoice?", "Where can I print out my invoice?"),
-    ("Why was the parcel not delivered yesterday?", "For what reason did the parcel fail to arrive yesterday?"),
-    ("怎么修改我的密码？", "我想换个密码怎么弄"),
-    ("怎么取消我的订单？", "订单不想要了怎么退"),
-    ("法国的首都是什么？", "法国首都是哪座城市"),
-    ("日本的人口是什么？", "日本有多少人"),
-    ("怎么删除我的账户？", "怎样注销我的账号"),
-    ("怎么打印我的发票？", "发票在哪里打印"),
-    ("怎么冻结我的银行卡？", "银行卡怎么锁住"),
-    ("怎么更新我的地址？", "我搬家了地址怎么改"),
-)
+PAIRS = Path(__file__).resolve().parent / "near_pairs.json"
+NEAREST = 5  # questions by their cosines, of which the first that agrees counts
+READ = 300  # lookups with the largest cosines, which the cross-encoder reads
+LEAST_CROSS = (None, 0.0, 3.0, 6.0, 8.0)
+KEPT_OF_INTENTS = 2_000
+FILES = ("test.csv", "train.csv")
+Embed = Callable[[list[str]], Floats]
 
 
-def pass_marks(first: str, second: str) -> bool:
-    """Whether the answer cache would compare the two by their likeness."""
+@dataclass(frozen=True)
+class Lookups:
+    """Questions looked up, and kept questions that each may find; ``barred[i]`` are those of question ``i``'s own
+    answer.
+    """
+
+    name: str
+    asked: list[str]
+    kept: list[str]
+    barred: list[set[int]]
+
+
+@dataclass(frozen=True)
+class Match:
+    """The kept question that a lookup finds, if any, and its likeness."""
+
+    asked: str
+    kept: str
+    cosine: float = -1.0
+    cross: float = float("inf")
+
+
+def agree(first: str, second: str) -> bool:
+    """Return whether the answer cache would compare the two by their likeness."""
     a, b = read(first), read(second)
     return a is not None and b is not None and marks_agree(a, b)
 
 
-def cosines(embedder: TextEmbedder, pairs: list[tuple[str, str]]) -> list[float]:
-    firsts = embedder.embed([first for first, _ in pairs], "query")
-    seconds = embedder.embed([second for _, second in pairs], "query")
-    return sorted(float(value) for value in np.einsum("nd,nd->n", firsts, seconds))
+def differing(chinese: bool, rows: list[list[str]], data: Path | None) -> list[Lookups]:
+    """Return lookups of which each hit is a false one."""
+    found = [Lookups("near misses", [row[2] for row in rows], [row[0] for row in rows], [set[int]() for _ in rows])]
+    if data is None:
+        return found
+    files = ["xquad/xquad.zh.json", "cmrc2018/cmrc2018_dev.json"] if chinese else ["xquad/xquad.en.json"]
+    for file in files:
+        texts = list(dict.fromkeys(questions(file, data / file).queries.values()))
+        found.append(Lookups(file, texts, texts, [{place} for place in range(len(texts))]))
+    return found if chinese else [*found, of_intents(data / "banking77")]
+
+
+def of_intents(folder: Path) -> Lookups:
+    """Return Banking77's test questions, to be looked up among training questions of other intents."""
+    asked, kept = ([tuple(row) for row in csv.reader((folder / name).open(encoding="utf-8"))][1:] for name in FILES)
+    kept = kept[:: -(-len(kept) // KEPT_OF_INTENTS)]
+    own = [{place for place, row in enumerate(kept) if row[1] == intent} for _, intent in asked]
+    return Lookups("banking77", [row[0] for row in asked], [row[0] for row in kept], own)
+
+
+def matches(lookups: Lookups, embed: Embed) -> list[Match]:
+    """Return the nearest kept question of each lookup whose negations, numbers and names agree."""
+    similar = embed(lookups.asked) @ embed(lookups.kept).T
+    found = []
+    for text, cosines, barred in zip(lookups.asked, similar, lookups.barred, strict=True):
+        cosines[list(barred)] = -1.0
+        nearest = np.argsort(-cosines)[:NEAREST]
+        agreeing = (place for place in nearest if cosines[place] > -1 and agree(text, lookups.kept[place]))
+        best = next(agreeing, None)
+        found.append(Match(text, "") if best is None else Match(text, lookups.kept[best], float(cosines[best])))
+    return found
+
+
+def crossed(found: list[Match], reranker: Reranker) -> list[Match]:
+    """Return the matches of the largest cosines with the cross-encoder's lesser score of both directions."""
+    order = sorted((each for each in found if each.kept), key=lambda each: -each.cosine)[:READ]
+    logits = reranker.score([(each.asked, each.kept) for each in order] + [(each.kept, each.asked) for each in order])
+    both = np.asarray(logits).reshape(2, -1).min(axis=0) if order else []
+    return [Match(each.asked, each.kept, each.cosine, float(cross)) for each, cross in zip(order, both, strict=True)]
+
+
+def figures(wrong: list[Match], right: list[Match], trials: int, same: int) -> dict[str, object]:
+    """Return the least threshold within the bound, and the share of paraphrases that it finds."""
+    ordered = sorted((each.cosine for each in wrong), reverse=True)
+    allowed = 0
+    while allowed < len(ordered) and upper_bound(allowed + 1, trials) <= DEFAULT_BOUND:
+        allowed += 1
+    is_shown = upper_bound(allowed, trials) <= DEFAULT_BOUND
+    threshold = ordered[allowed] if allowed < len(ordered) else -1.0
+    found = sum(each.cosine > threshold for each in right)
+    return {
+        "lookups that differ": trials,
+        "cosine above": round(threshold, 4) if is_shown else None,
+        "paraphrases": same,
+        "found": found if is_shown else 0,
+        "found without a single false hit": sum(each.cosine > max(ordered, default=-1.0) for each in right),
+    }
+
+
+def language_rows(encoders: Encoders, chinese: bool, data: Path | None) -> dict[str, dict[str, object]]:
+    """Return the figures of one language, by the least score of the cross-encoder."""
+    rows = [row for row in json.loads(PAIRS.read_text(encoding="utf-8")) if is_chinese(row[0]) == chinese]
+    embedder = encoders.embedder if chinese or encoders.english is None else encoders.english
+    wrong: list[Match] = []
+    trials = 0
+    for lookups in differing(chinese, rows, data):
+        found = matches(lookups, lambda texts: embedder.embed(texts, "query"))
+        wrong, trials = wrong + [each for each in found if each.kept], trials + len(found)
+        nearest = max(found, key=lambda each: each.cosine)
+        print(f"{lookups.name}: {len(found)} lookups, nearest {nearest.cosine:.4f}: {nearest.asked} | {nearest.kept}")
+    cosines = np.einsum("nd,nd->n", *(embedder.embed([row[i] for row in rows], "query") for i in range(2)))
+    right = [Match(row[1], row[0], float(c)) for row, c in zip(rows, cosines, strict=True) if agree(row[0], row[1])]
+    print(f"{len(right)} of {len(rows)} paraphrases agree in negations, numbers and names")
+    leasts: Sequence[float | None] = LEAST_CROSS
+    if chinese or encoders.reranker is None:
+        leasts = (None,)
+    else:
+        wrong, right = crossed(wrong, encoders.reranker), crossed(right, encoders.reranker)
+    return {
+        "cosine" if least is None else f"cosine, cross-encoder from {least:g}": figures(
+            [each for each in wrong if least is None or each.cross >= least],
+            [each for each in right if least is None or each.cross >= least],
+            trials,
+            len(rows),
+        )
+        for least in leasts
+    }
 
 
 def main() -> int:
-    encoders = find_encoders()
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    default = os.environ.get("MIAOTUI_EVALUATION_DATA")
+    parser.add_argument("--data", type=Path, default=default and Path(default))
+    parser.add_argument("--threads", type=int)
+    parsed = parser.parse_args()
+    encoders = find_encoders(threads=parsed.threads)
     if encoders is None:
         print("the embedder is not here: miaotui pull embedder", file=sys.stderr)
         return 2
-    made = [
-        (pair.first, pair.second)
-        for pair in make_pairs(sample_questions(), MADE)
-        if not pair.same and pass_marks(pair.first, pair.second)
-    ]
     result = {}
     with encoders:
         for language in ("English", "Chinese"):
-            chinese = language == "Chinese"
-            embedder = encoders.embedder if chinese or encoders.english is None else encoders.english
-            differ = cosines(embedder, [pair for pair in made if is_chinese(pair[0]) == chinese])
-            same = cosines(embedder, [pair for pair in PARAPHRASES if is_chinese(pair[0]) == chinese])
-            row = {
-                "differ": len(differ),
-                "differ, median": round(differ[len(differ) // 2], 3),
-                "differ, nearest": round(differ[-1], 3),
-                "paraphrases": len(same),
-                "paraphrases, median": round(same[len(same) // 2], 3),
-                "paraphrases, nearest": round(same[-1], 3),
-                "paraphrases above all that differ": sum(value > differ[-1] for value in same),
-            }
-            result[language] = row
-            print(language, "  ".join(f"{name} {value}" for name, value in row.items()))
+            rows = language_rows(encoders, language == "Chinese", parsed.data)
+            for name, row in rows.items():
+                result[f"{language}, {name}"] = row
+                print(f"{language}, {name}:", "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     print(json.dumps({"benchmark": "near_answers", "results": result}))
     return 0
 

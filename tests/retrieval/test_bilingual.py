@@ -9,7 +9,7 @@ import pytest
 from made_embedder import Dictionary
 
 from miaotui.retrieval import Document, Index
-from miaotui.retrieval.meaning.bilingual import MeaningVectors
+from miaotui.retrieval.meaning.bilingual import ENGLISH, MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
 from miaotui.retrieval.meaning.languages import is_chinese, is_english
 from miaotui.retrieval.meaning.vectors import PassageVectors, texts_of
@@ -61,6 +61,17 @@ def test_an_english_index_needs_one_vector_of_a_question(index: Index) -> None:
     vectors.update()
     assert vectors.embed_query("cat").multilingual is None
     assert HybridIndex(vectors).search_sentences("cat", 2).in_english
+
+
+def test_the_space_of_english_alone_answers_english_questions(index: Index) -> None:
+    index.delete(["zh"])
+    multilingual, english = Dictionary(), Dictionary(16, "english")
+    PassageVectors(index, english, ENGLISH).update()
+    vectors = MeaningVectors(index, multilingual, english)
+    assert len(vectors) == 2
+    assert [hit.id for hit in HybridIndex(vectors).search("feline", 2, plain=True)] == ["en", "dog"]
+    assert [hit.id for hit in HybridIndex(vectors).search("猫", 2, plain=True)] == []
+    assert multilingual.asked == 0
 
 
 def test_a_space_that_comes_later_is_filled(index: Index) -> None:

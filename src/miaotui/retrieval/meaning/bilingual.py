@@ -43,7 +43,7 @@ class MeaningVectors:
         self._spaces = [self._multilingual, *([] if self._english is None else [self._english])]
 
     def __len__(self) -> int:
-        return len(self._multilingual)
+        return max(map(len, self._spaces))
 
     @property
     def state(self) -> str:
