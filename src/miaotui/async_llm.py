@@ -23,7 +23,7 @@ from miaotui.engine.request import Request, RequestOptions
 from miaotui.llm import Facade, read_options, scores_of
 from miaotui.runtime import open_model
 from miaotui.submission import Prompt, Submission, is_prompt
-from miaotui.text.templates.chat_template import Message
+from miaotui.text.chat import Message
 from miaotui.types import Completion, Delta, Progress, SamplingParams, Score
 
 if TYPE_CHECKING:

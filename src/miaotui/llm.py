@@ -25,7 +25,7 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.model.config import ModelConfig
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.submission import Prompt, SubmissionReader, is_prompt, require_known
-from miaotui.text.templates.chat_template import ChatTemplate, Message
+from miaotui.text.chat import ChatTemplate, Message
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import Completion, Progress, SamplingParams, Score
 

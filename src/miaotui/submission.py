@@ -18,8 +18,8 @@ from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import RequestError
+from miaotui.text.chat import Message
 from miaotui.text.continuation import continued
-from miaotui.text.templates.chat_template import Message
 from miaotui.types import Completion, Deadline, OnLate, SamplingParams
 
 if TYPE_CHECKING:  # imported by the first request that needs them

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.chat import ChatTemplate
 
 USER = [{"role": "user", "content": "hi"}]
 

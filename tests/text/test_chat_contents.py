@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from small_vocabularies import AWKWARD
 
 from miaotui.errors import RequestError
-from miaotui.text.chat import MARKERS, ChatEncoder
-from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.chat import MARKERS, ChatEncoder, ChatTemplate
 
 steady = settings(deadline=None, derandomize=True, max_examples=150)
 ENCODERS = {

@@ -14,7 +14,7 @@ import pytest
 from rendering import USER, render
 
 from miaotui.errors import ModelFormatError, RequestError, TemplateError
-from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.chat import ChatTemplate
 from miaotui.text.templates.sources import chat_from_folder, chat_from_gguf
 
 TALK = [

@@ -9,7 +9,7 @@ import pytest
 from chat_styles import CHATML, GEMMA, GRANITE, LLAMA3, MISTRAL, PHI3_MINI, QWEN3, STYLES
 
 from miaotui.errors import RequestError
-from miaotui.text.templates.chat_template import ChatTemplate, read_messages
+from miaotui.text.chat import ChatTemplate, read_messages
 from miaotui.text.templates.trial import try_template
 from miaotui.text.tool_calls.dialect import Dialect, dialect_of
 from miaotui.text.tool_calls.formats import GENERIC, HERMES, LLAMA

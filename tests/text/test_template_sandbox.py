@@ -9,7 +9,7 @@ import pytest
 from rendering import USER, render
 
 from miaotui.errors import TemplateError
-from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.chat import ChatTemplate
 
 FORBIDDEN = [
     "{{ ''.__class__.__mro__ }}",

@@ -11,8 +11,7 @@ from pathlib import Path
 from miaotui.backends.options import Built
 from miaotui.hub.store import content_key
 from miaotui.model.config import ModelConfig
-from miaotui.text.chat import ChatEncoder
-from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.chat import ChatEncoder, ChatTemplate
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 

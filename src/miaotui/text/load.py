@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import ModelFormatError
-from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.chat import ChatTemplate
 from miaotui.text.templates.sources import chat_from_folder, chat_from_gguf
 from miaotui.text.tokenizers.from_gguf import from_gguf
 from miaotui.text.tokenizers.tokenizer import Tokenizer

@@ -29,7 +29,7 @@ from miaotui.serve.openai.models_wire import (
 )
 from miaotui.serve.services import services_of
 from miaotui.served_model import ServedModel
-from miaotui.text.templates.chat_template import DEFAULT
+from miaotui.text.chat import DEFAULT
 
 _NAMED = {"model": "The model's id; it may contain slashes."}
 

@@ -1,10 +1,11 @@
-"""Jinja's sandbox, with bounds: the environment in which chat templates run, and the budget of one rendering.
+"""Chat templates compiled and run in Jinja's sandbox, with bounds: the environment, and the budget of one rendering.
 
-Owns what a template may do. Names, attributes and changes of data are guarded by Jinja's own immutable sandbox; here
-are bounds on time, memory and the size of any one value. Every construct that makes a value, loops or compares counts
-itself (`rewriting` puts the guards in); filters and methods are those that templates need, and the ones that multiply
-sizes are measured first (`checks`). No thread, no signal: a template stops itself. Invariant: a value whose size was
-allowed can be printed, compared or sorted in about the time its size suggests.
+Owns what a template may do. Knows no roles and no tokens. Names, attributes and changes of data are guarded by Jinja's
+own immutable sandbox; here are bounds on time, memory and the size of any one value. Every construct that makes a
+value, loops or compares counts itself (`rewriting` puts the guards in); filters and methods are those that templates
+need, and the ones that multiply sizes are measured first (`checks`). No thread, no signal: a template stops itself.
+Invariants: a template, however hostile, ends within seconds in a text of bounded size or in a `TemplateError`; a value
+whose size was allowed can be printed, compared or sorted in about the time its size suggests.
 Source: https://jinja.palletsprojects.com/en/stable/sandbox/ and the conventions of transformers.
 """
 
@@ -18,7 +19,7 @@ from functools import lru_cache, wraps
 from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
-from jinja2 import nodes, pass_context
+from jinja2 import Template, TemplateSyntaxError, nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
@@ -26,20 +27,78 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from markupsafe import Markup, escape
 
-from miaotui.errors import TemplateError
+from miaotui.errors import MiaotuiError, RequestError, TemplateError
 from miaotui.text.templates import checks
 from miaotui.text.templates.rewriting import CONCAT, LOOP, PART, VALUE, GenerationTag, with_guards
 
+MAX_SOURCE_BYTES = 64 << 10
+REMEDY = "use another template, or generate from a plain prompt"
 FREE_CHARACTERS = 1 << 20  # any template may use so many
 VALUE_FACTOR = 2  # one value may be this many times as large as the input, and
 TOTAL_FACTOR = 32  # all values together this many times
 current: ContextVar[Budget] = ContextVar("template_budget")
+_NOTHING: Mapping[str, str] = {}
 
 FILTERS = checks.names(
     "abs capitalize count d default dictsort e escape first float indent int items join last "
     "length list lower map max min reject rejectattr replace reverse round safe select selectattr "
     "sort string title trim unique upper"
 )
+
+
+class CompiledTemplate:
+    """One template, ready to run. Safe to use from several threads.
+
+    `constants`: the texts that it writes or looks for. Raises `TemplateError` for a faulty `source`.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str], limit_s: float) -> None:
+        self.source = source
+        self._tokens, self._limit_s = tokens, limit_s
+        self._template, self.constants = _compile(source)
+
+    def render(self, values: Mapping[str, Any], private: Mapping[str, str] = _NOTHING) -> str:
+        """Return the prompt for messages that have been read, tools and options.
+
+        `private`: characters in `values` and those they stand for, see `escaping`. Raises `TemplateError`
+        if the template fails or exceeds its bounds, and `RequestError` for messages that it refuses.
+        """
+        token = current.set(Budget(_json_size(values), self._limit_s, private))
+        try:
+            return self._template.render({**self._tokens, **values})
+        except MiaotuiError:
+            raise
+        except Exception as error:
+            raise TemplateError(f"the chat template failed: {_say(error)}; {REMEDY}") from error
+        finally:
+            current.reset(token)
+
+
+def _compile(source: str) -> tuple[Template, frozenset[str]]:
+    size = len(source.encode("utf-8", "replace"))
+    if size > MAX_SOURCE_BYTES:
+        raise TemplateError(f"the chat template has {size:,} bytes, more than {MAX_SOURCE_BYTES:,}; {REMEDY}")
+    try:
+        tree = environment().parse(source)
+        constants = frozenset(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str))
+        return environment().from_string(tree), constants
+    except TemplateSyntaxError as error:
+        where = f"at line {error.lineno}"
+        raise TemplateError(f"faulty chat template {where}: {error.message}; {REMEDY}") from error
+    except Exception as error:  # too deeply nested for Jinja or for Python's own compiler
+        raise TemplateError(f"faulty chat template: {_say(error)}; {REMEDY}") from error
+
+
+def _json_size(values: Mapping[str, Any]) -> int:
+    """Return the characters of `values` as JSON. Templates get data, not objects."""
+    try:
+        return len(json.dumps(values, ensure_ascii=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"messages, tools and template options must be JSON data: {_say(error)}") from error
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:500]}"
 
 
 class Budget:
@@ -112,10 +171,7 @@ def _own_size(value: object) -> int:
 
 
 def _exceeded(what: str) -> TemplateError:
-    return TemplateError(
-        f"the chat template was stopped: it used {what}, more than any sound template needs; "
-        "use another template, or generate from a plain prompt"
-    )
+    return TemplateError(f"the chat template was stopped: it used {what}, more than any sound template needs; {REMEDY}")
 
 
 @lru_cache(maxsize=1)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import ModelFormatError
+from miaotui.text.chat import DEFAULT, ChatTemplate
 from miaotui.text.model_files import read_json, read_text, token_text
-from miaotui.text.templates.chat_template import DEFAULT, ChatTemplate
 from miaotui.text.tokenizers.gguf_vocabulary import read_vocabulary
 
 _GGUF_KEY = "tokenizer.chat_template"  # named templates follow a dot

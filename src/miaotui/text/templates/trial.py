@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from miaotui.errors import MiaotuiError
-from miaotui.text.templates.chat_template import ChatTemplate
+from miaotui.text.chat import ChatTemplate
 
 _SYSTEM, _LATER, _ROLE, _MARK = "qzsystemq", "qzlaterq", "qzroleq", "qzmarkq"
 _USER, _ANSWER, _NEXT = "qzuserq", "qzanswerq", "qznextq"
