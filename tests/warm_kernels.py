@@ -6,13 +6,10 @@ Processes that first need the same kernel at the same moment would each compile 
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from miaotui.kernels.runtime import compiled
+from miaotui.kernels.runtime.compile_workers import compile_all
 
 MODULES = (
     "attention.paged_attention",
@@ -27,37 +24,18 @@ MODULES = (
 
 
 def warm_kernels(processes: int) -> None:
-    """Fill the cache of machine code, unless that was done. What fails here is left to the tests."""
+    """Fill the cache of machine code, unless that was done."""
     stamp = compiled.cache_folder() / "warm"
-    if stamp.exists():
-        return
-    with tempfile.TemporaryDirectory() as claims:
-        command = [sys.executable, __file__, claims]
-        working = [subprocess.Popen(command) for _ in range(processes)]
-        statuses = [process.wait() for process in working]
-        if not any(statuses):
-            stamp.touch()
+    if not stamp.exists():
+        compile_all(list(kernels()), processes, lambda _name, _done: None)
+        stamp.touch()
 
 
 def kernels() -> Iterator[str]:
-    """The name of every kernel, the slow ones to compile first."""
+    """The name of every kernel in `MODULES`."""
     from miaotui.kernels.runtime.compiler import Kernel  # noqa: PLC0415  (imports Numba)
 
     for module in MODULES:
         for name, value in vars(importlib.import_module(f"miaotui.kernels.{module}")).items():
             if isinstance(value, Kernel):
                 yield f"{module}:{name}"
-
-
-def compile_unclaimed(claims: Path) -> None:
-    """Compile what no other process has laid claim to by a file in ``claims``."""
-    for kernel in kernels():
-        try:
-            (claims / kernel.replace(":", ".")).touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        compiled.address(kernel)
-
-
-if __name__ == "__main__":
-    compile_unclaimed(Path(sys.argv[1]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from miaotui.backends.cpu.backend import CpuBackend, Runner
-from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.multistep import MOST_TOKENS
 from miaotui.backends.cpu.program import Program, require_runnable
 from miaotui.backends.cpu.workspace import KvPages, Workspace, rotation_tables
@@ -19,8 +18,6 @@ from miaotui.config import Settings
 from miaotui.hub.store import PackedStore, content_key
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.platform.cpu import probe
-from miaotui.kernels.runtime import compiled
-from miaotui.kernels.runtime.thread_pool import KERNELS as TEAM_KERNELS
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.config import ModelConfig
 from miaotui.model.packed import LAYOUT, PackedModel, load_packed, pack_model
@@ -78,7 +75,6 @@ def assemble(
         pages = KvPages(config, limits.spare_pages.stop, options.kv)
     except (MemoryError, OSError, ValueError) as error:  # mmap says OSError, NumPy either of the others
         raise sizes.memory_error() from error
-    compiled.prepare([*TEAM_KERNELS, *DRAW_KERNELS], progress_as(progress, "compiling"))
     tables = rotation_tables(config, limits.context)
     program = Program(config, weights, workspace, pages, tables, progress_as(progress, "compiling"))
     runner = Runner(program, shared_pool(options.threads))

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 from miaotui.errors import UnsupportedModelError
@@ -23,6 +24,7 @@ from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.ops import float_field
+from miaotui.kernels.runtime.thread_pool import KERNELS as POOL_KERNELS
 from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES
 from miaotui.kernels.sampling import peaks_fields as pk
 from miaotui.model.config import ModelConfig
@@ -54,7 +56,9 @@ class Program:
         self._operations = OperationTable()
         self._keep: list[NDArray[np.float32]] = []
         self._build()
-        compiled.prepare(self.kernels, progress)
+        compiled.prepare(
+            [*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress
+        )  # all at once: it compiles several at a time
         self.table = self._operations.link()
 
     def with_taps(self, taps: Mapping[int, Rows]) -> Program:

@@ -68,17 +68,24 @@ def function(name: str, arguments: int, brief: bool = False) -> Callable[..., in
 
 
 def prepare(names: Iterable[str], progress: Progress | None = None) -> None:
-    """Load or compile kernels. ``progress`` is called for those that must be compiled."""
+    """Load kernels, or compile them on several processors at once. ``progress`` is called while it compiles."""
     missing = [name for name in dict.fromkeys(names) if name not in _addresses]
     absent = [name for name in missing if not _file(name).exists()]
-    for done, name in enumerate(absent):
-        if progress:
-            progress(name, done, len(absent))
-        address(name)
-    if absent and progress:
-        progress("", len(absent), len(absent))
+    if absent:
+        _compile_absent(absent, progress)
     for name in missing:
         address(name)
+
+
+def _compile_absent(names: list[str], progress: Progress | None) -> None:
+    from miaotui.kernels.runtime.compile_workers import compile_all  # noqa: PLC0415  (only what is compiled anew)
+
+    def started(name: str, done: int) -> None:
+        if progress:
+            progress(name, done, len(names))
+
+    compile_all(names, probe().cores, started)
+    started("", len(names))
 
 
 def _load(name: str) -> int:

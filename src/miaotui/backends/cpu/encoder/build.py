@@ -18,8 +18,6 @@ from miaotui.config import Settings
 from miaotui.errors import RequestError
 from miaotui.hub.store import PackedStore
 from miaotui.kernels.linear.formats import Format
-from miaotui.kernels.runtime import compiled
-from miaotui.kernels.runtime.thread_pool import KERNELS as POOL_KERNELS
 from miaotui.kernels.runtime.thread_pool import ThreadPool, shared_pool
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.opened import OpenedEncoder
@@ -84,6 +82,5 @@ def assemble_encoder(
         raise RequestError(
             f"there is not enough memory for texts of {limits.tokens:,} tokens: lower max_tokens"
         ) from error
-    compiled.prepare(POOL_KERNELS, progress_as(progress, "compiling"))
     program = EncoderProgram(config, weights, workspace, rotations, limits.tokens, progress_as(progress, "compiling"))
     return CpuEncoder(program, pool, limits)

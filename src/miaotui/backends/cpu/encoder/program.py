@@ -23,6 +23,7 @@ from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import compiled
 from miaotui.kernels.runtime.ops import float_field
+from miaotui.kernels.runtime.thread_pool import KERNELS as POOL_KERNELS
 from miaotui.kernels.runtime.thread_pool import aligned_bytes
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.packed import PackedModel
@@ -54,7 +55,7 @@ class EncoderProgram:
         self._max_tokens = max_tokens
         self._bias = self._distance_bias(max_tokens)
         self.states = self._build()
-        compiled.prepare(self._operations.kernels, progress)
+        compiled.prepare([*POOL_KERNELS, *self._operations.kernels], progress)
         self.table = self._operations.link()
 
     @property
