@@ -1,12 +1,14 @@
 """Questions over a knowledge graph (PathQuestion), and predicted links (UMLS).
 
-    python benchmarks/graph.py DATA [--encoder NAME] [--parts questions,paraphrases,links,size] [--seeds N]
+    python benchmarks/graph.py DATA [--encoder NAME] [--parts questions,paraphrases,development,links,size] [--seeds N]
 
 DATA holds `pathquestion/` and `umls-kg/`. Protocol of questions: a random split 8:1:1 (seeds 0, 1, 2); words are
 learned from the eight parts, the ninth is not used, the last is asked; right is the whole set of answers. Removed: one
 edge of the proof, drawn by seed, is taken out, where no other edge leads from there by that relation; right is "not in
 the graph". Paraphrases: 200 wordings of `graph_paraphrases.json` over the paths of the test questions; right as before.
-Each without learning too: by the encoder and the names of the relations alone. Links: filtered MRR and hits@10 over
+Each without learning too: by the encoder and the names of the relations alone. Development: other questions, on which
+constants were chosen, over paths of the ninth part: 60 paraphrases, 30 questions that no relation answers, and names in
+other words, some of them of no entity. Links: filtered MRR and hits@10 over
 both directions of the test triples; ties count by their mean rank. Prints one JSON line last.
 """
 
@@ -92,6 +94,28 @@ def removed(graph: KnowledgeGraph, reader: GraphReader, tests: Iterable[Asked], 
     return float(np.mean(right)), len(right)
 
 
+def development(reader: GraphReader, held: Sequence[Asked], seed: int) -> dict[str, float]:
+    """Measure the questions and names that constants were chosen on."""
+    given, draw = json.loads((HERE / "graph_development.json").read_text(encoding="utf-8")), random.Random(seed)
+    asked = []
+    for relations, forms in given["answered"].items():
+        routes = [each for each in held if " ".join(each.relations) == relations]
+        chosen = [draw.choice(routes) for _ in forms if routes]
+        asked += [
+            each._replace(question=form.format(x=each.subject)) for form, each in zip(forms, chosen, strict=False)
+        ]
+    open_ = [reader.ask(form.format(x=draw.choice(held).subject)).found for form in given["unanswerable"]]
+    named = {name: reader.ask(f"What is the profession of {name}?").subject for name in given["names"]}
+    right = [named[name] == entity for name, entity in given["names"].items() if entity]
+    wrong = [named[name] not in ("", entity) for name, entity in given["names"].items()]
+    return {
+        "development": accuracy(reader, asked)[0],
+        "unanswerable_refused": 1 - float(np.mean(open_)),
+        "names_found": float(np.mean(right)),
+        "names_wrong": float(np.mean(wrong)),
+    }
+
+
 def questions(data: Path, embedder: EncoderEmbedder, parts: Sequence[str], given: Any) -> dict[str, Any]:
     triples, _ = read_triples(data / "pathquestion" / "2H-kb.txt")
     every = read_questions(data / "pathquestion" / "PQ-2H.txt")
@@ -117,6 +141,9 @@ def questions(data: Path, embedder: EncoderEmbedder, parts: Sequence[str], given
             if "paraphrases" in parts:
                 row["paraphrases"], took = accuracy(reader, paraphrased(tests, seed), given.shown)
                 row["paraphrase_p99_ms"] = float(np.quantile(took, 0.99))
+            if "development" in parts and learned:
+                held = [every[at] for at in order[int(0.8 * len(every)) : int(0.9 * len(every))]]
+                row |= development(reader, held, seed)
             row = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
             print(json.dumps(row), flush=True)
             found.setdefault("learned" if learned else "untrained", []).append(row)
@@ -166,7 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--encoder", default="all-minilm-l6-v2")
-    parser.add_argument("--parts", default="questions,paraphrases,links,size")
+    parser.add_argument("--parts", default="questions,paraphrases,development,links,size")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=0, help="test questions of each seed; 0: all")
     parser.add_argument("--shown", type=int, default=0, help="wrong answers that are printed")
@@ -174,7 +201,7 @@ def main() -> int:
     print(__doc__.split("Protocol of ")[1].rsplit("Prints", 1)[0])
     parts, found = given.parts.split(","), {}
     lazy = LazyEncoder(resolve(given.encoder), load_encoder)
-    if {"questions", "paraphrases"} & set(parts):
+    if {"questions", "paraphrases", "development"} & set(parts):
         found["questions"] = questions(given.data, EncoderEmbedder(lazy), parts, given)
     if "links" in parts:
         found["links"] = links(given.data)

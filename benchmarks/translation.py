@@ -36,9 +36,11 @@ from miaotui.tasks.writing.writer import Writer
 from miaotui.types import SamplingParams
 
 TOKENS = 120
-TOGETHER = 8
+TOGETHER = 12
+BLOCK = 60  # pairs that all engines answer before the next ones
 WAYS = (("en", "zh"), ("zh", "en"))
 Answers = dict[str, str]
+Rival = Callable[[Sequence[WriteRequest]], list[str]]
 
 
 def read_pairs(data: Path, count: int) -> dict[str, list[str]]:
@@ -73,7 +75,7 @@ def fill(cache: Path, known: dict[str, Answers], name: str, keys: Sequence[str],
         print(f"{name}: {len(answers)}", file=sys.stderr, flush=True)
 
 
-def transformers_answers(writer: Writer, path: Path) -> Callable[[Sequence[WriteRequest]], list[str]]:
+def transformers_answers(writer: Writer, path: Path) -> Rival:
     """A function from requests to transformers' greedy answers."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -105,9 +107,7 @@ def first_answers(writer: Writer, ask: Callable[[str], WriteRequest], part: Sequ
     return writer.run([partial(asked, ask(text)) for text in part])
 
 
-def rival_answers(
-    answer: Callable[[Sequence[WriteRequest]], list[str]], ask: Callable[[str], WriteRequest], part: Sequence[str]
-) -> list[str]:
+def rival_answers(answer: Rival, ask: Callable[[str], WriteRequest], part: Sequence[str]) -> list[str]:
     """The rival's answers to the requests that ours gets."""
     return answer([ask(text) for text in part])
 
@@ -122,6 +122,29 @@ def checked_answers(writer: Writer, part: Sequence[str], options: TranslationOpt
     left = [text for text in part if text not in found]
     found.update(zip(left, (one.text or "" for one in translated(writer, left, options)), strict=True))
     return [found[text] for text in part]
+
+
+def answer_pairs(
+    writer: Writer,
+    rival: Rival | None,
+    way: tuple[str, str],
+    part: Sequence[str],
+    known: dict[str, Answers],
+    cache: Path,
+    until_s: float,
+) -> None:
+    """Fill the cache with the answers of all engines to some sentences."""
+    source, target = way
+    name = f"{source}-{target}"
+    request = partial(request_of, source=source, target=target)
+    fill(cache, known, f"{name} first", part, until_s, partial(first_answers, writer, request))
+    options, firsts = TranslationOptions(target, source), known[f"{name} first"]
+    part = [each for each in part if each in firsts]
+    fill(
+        cache, known, f"{name} checked", part, until_s, partial(checked_answers, writer, options=options, firsts=firsts)
+    )
+    if rival is not None:
+        fill(cache, known, f"{name} transformers", part, until_s, partial(rival_answers, rival, request))
 
 
 def scores(found: Answers, keys: Sequence[str], references: dict[str, str], target: str) -> dict[str, Any]:
@@ -179,22 +202,16 @@ def main() -> int:
     with miaotui.load(TRANSLATION_MODEL, threads=parsed.threads) as llm:
         writer = Writer(llm)
         rival = transformers_answers(writer, llm.loop.model.path) if parsed.transformers else None
+        for first in range(0, parsed.pairs, BLOCK):
+            for source, target in WAYS:
+                part = sorted(pairs[source][first : first + BLOCK], key=len)  # answers of a batch end at a time
+                answer_pairs(writer, rival, (source, target), part, known, parsed.cache, until_s)
         for source, target in WAYS:
             references = dict(zip(pairs[source], pairs[target], strict=True))
-            request = partial(request_of, source=source, target=target)
             name = f"{source}-{target}"
-            ours = partial(first_answers, writer, request)
-            fill(parsed.cache, known, f"{name} first", list(references), until_s, ours)
-            options = TranslationOptions(target, source)
-            firsts = known[f"{name} first"]
-            checked = partial(checked_answers, writer, options=options, firsts=firsts)
-            fill(parsed.cache, known, f"{name} checked", list(references), until_s, checked)
-            if rival is not None:
-                theirs = partial(rival_answers, rival, request)
-                fill(parsed.cache, known, f"{name} transformers", list(references), until_s, theirs)
             ways = [way for way in ("first", "checked", "transformers") if known.get(f"{name} {way}")]
             keys = [key for key in references if all(key in known[f"{name} {way}"] for way in ways)]
-            if keys:
+            if ways and keys:
                 found = {way: scores(known[f"{name} {way}"], keys, references, target) for way in ways}
                 results[name] = {"pairs": len(keys), **found}
                 print(name, json.dumps(results[name]), file=sys.stderr)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from miaotui.errors import FieldError, ModelFormatError, ModelNotFoundError, RequestError
 from miaotui.retrieval.graph import GraphReader, KnowledgeGraph, Triple, paths, read_triples
-from miaotui.retrieval.graph.lexicon import Lexicon, WordReader
+from miaotui.retrieval.graph.answers import log_unmet
+from miaotui.retrieval.graph.lexicon import Lexicon, WordReader, mean_cosine
 from miaotui.retrieval.graph.links import LinkOptions, LinkPredictor
-from miaotui.retrieval.graph.names import EntityNames, words_of
+from miaotui.retrieval.graph.names import EntityNames, numbers_of, words_of
 from miaotui.retrieval.graph.paths import follow, log_likelihood, outward
 from miaotui.retrieval.graph.triples import checked_triples, short_name
 
@@ -81,6 +82,68 @@ def test_misspelt_names_and_other_names(reader: GraphReader) -> None:
     assert reader.graph.add([("Dan Berg", "alias", "Danny the Baker")]) == 0
     assert reader.ask("where is the place of birth of danny the baker").entities == ("Oslo",)
     assert reader.ask("the profession of Zorro Quux").reason == "the question names none of its entities"
+
+
+def test_a_name_with_another_number_is_another_name() -> None:
+    reader = GraphReader(KnowledgeGraph([("charles_x_of_france", "spouse", "Maria Theresa")]))
+    assert reader.ask("the spouse of Charles X of Frannce").found
+    assert not reader.ask("the spouse of Charles IX of Frannce").found
+    assert numbers_of("henry v") == numbers_of("henry the fifth") == numbers_of("henry 5th") == [5]
+    assert numbers_of("henry xxxix of 1998") == [39, 1998]
+    assert numbers_of("henry") == numbers_of("vix") == []
+
+
+class FixedEmbedder:
+    """Texts on axes of their own, but for those that mean one thing."""
+
+    identity = "fixed"
+
+    def __init__(self, *meanings: Sequence[str]) -> None:
+        self._axes = {text: number for number, texts in enumerate(meanings) for text in texts}
+
+    def embed(self, texts: Sequence[str], prompt: Any) -> Any:
+        places = [self._axes.get(text, 64 + crc32(text.encode()) % 8128) for text in texts]
+        return np.eye(8192, dtype=np.float32)[places]
+
+
+def test_names_in_other_words() -> None:
+    graph = KnowledgeGraph([("United States", "capital", "Washington"), ("Sweden", "capital", "Stockholm")])
+    reader = GraphReader(graph, FixedEmbedder(["united states", "usa", "yankee land"]))
+    found = reader.ask("What is the capital of the USA?")
+    assert (found.entities, found.subject) == (("Washington",), "United States")
+    assert found.likeness < 1
+    assert reader.ask("the capital of Sweden").likeness == 1
+    assert reader.ask("the capital of Yankee Land").subject == "United States"
+    assert reader.ask("the capital of Atlantis").reason == "the question names none of its entities"
+    assert GraphReader(graph).ask("the capital of the USA").reason == "the question names none of its entities"
+
+
+def test_a_name_that_could_be_two_entities_is_none() -> None:
+    graph = KnowledgeGraph([("United States", "capital", "Washington"), ("America", "capital", "none")])
+    reader = GraphReader(graph, FixedEmbedder(["united states", "america", "usa"]))
+    assert not reader.ask("the capital of the USA").found
+    with_alias = KnowledgeGraph([("United States", "capital", "Washington"), ("United States", "alias", "America")])
+    reader = GraphReader(with_alias, FixedEmbedder(["united states", "america", "usa"]))
+    assert reader.ask("the capital of the USA").entities == ("Washington",)
+
+
+def test_relations_that_never_meet_are_read_last() -> None:
+    met, counts = KnowledgeGraph(FAMILY).meetings()
+    names = KnowledgeGraph(FAMILY).relations
+    assert met[names.index("children"), names.index("profession")]
+    assert not met[names.index("profession"), names.index("profession")]
+    assert counts[names.index("profession")] == 4
+    odds = log_unmet(met, counts)
+    assert odds[met].max() == odds[met].min() == 0
+    assert odds[~met].max() < 0
+
+
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=2, max_size=8))
+def test_the_mean_cosine_is_that_of_all_pairs(rows: list[list[float]]) -> None:
+    vectors = np.array(rows, np.float32) + np.array([0, 0, 2], np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = (vectors @ vectors.T)[~np.eye(len(vectors), dtype=bool)]
+    assert mean_cosine(vectors) == pytest.approx(min(float(pairs.mean()), 0.99), abs=1e-4)
 
 
 def test_chinese_names_and_relations() -> None:

@@ -88,8 +88,11 @@ def test_a_graph_answers_with_its_proof(server: Serving, home: Path) -> None:
     assert found["found"]
     assert found["text"] == "carpenter"
     assert found["paths"] == [[["Anna Lind", "spouse", "Bo Berg"], ["Bo Berg", "profession", "carpenter"]]]
-    missing = post(server, "/v1/graphs/family/ask", question="Bo Berg's spouse")
+    missing = post(server, "/v1/graphs/family/ask", question="Bo Berg's spouse", words_from="tiny")
     assert not missing["found"]
+    assert not missing["is_written"]
+    by_tiny = post(server, "/v1/graphs/family/ask", question="the profession of Bo Berg", words_from="tiny")
+    assert by_tiny["text"] == "carpenter"  # a random model's words fail the check
     graph = KnowledgeGraph.load(home / "graphs" / "family.json")
     graph.add([("Bo Berg", "spouse", "Anna Lind")])
     graph.save(home / "graphs" / "family.json")
@@ -101,3 +104,5 @@ def test_wrong_graph_questions(server: Serving) -> None:
     assert "no 'none'" in post(server, "/v1/graphs/none/ask", 400, question="who?")["error"]["message"]
     assert post(server, "/v1/graphs/family/ask", 400, question="")["error"]["param"] == "question"
     assert post(server, "/v1/graphs/family/ask", 400, question="who?", hops=9)["error"]["param"] == "hops"
+    unknown = post(server, "/v1/graphs/family/ask", 404, question="Bo Berg's spouse", words_from="none")
+    assert "none" in unknown["error"]["message"]

@@ -49,6 +49,7 @@ def graph_options(parser: argparse.ArgumentParser) -> None:
     )
     asking.add_argument("--backward", metavar="A,B,...", help="relations that may be followed backward")
     asking.add_argument("--model", metavar="MODEL", help="the encoder of words (default: embedder, if it is here)")
+    asking.add_argument("--words-from", metavar="MODEL", help="a chat model that makes a sentence of the answer")
     asking.add_argument("--n", type=whole(1, 1000), metavar="N", default=10, help="predicted links (default: 10)")
     asking.add_argument("--json", action="store_true", help="print JSON")
 

@@ -21,6 +21,7 @@ from miaotui.retrieval.graph.store import KnowledgeGraph, place_of
 from miaotui.retrieval.graph.triples import TripleError, read_triples
 
 if TYPE_CHECKING:
+    from miaotui.retrieval.graph import GraphAnswer
     from miaotui.retrieval.meaning.protocols import TextEmbedder
 
 ACTIONS = ("add", "ask", "learn", "links", "stats")
@@ -77,9 +78,24 @@ def _ask(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     if parsed.json:
         print(json.dumps(answer.to_json(), ensure_ascii=False))
         return
-    print(printable(answer.text))
+    print(printable(_worded(answer, parsed.words_from)))
     for path in answer.paths:
         print(printable("   " + "; ".join(f"{each.subject} → {each.relation} → {each.object}" for each in path)))
+
+
+def _worded(answer: GraphAnswer, name: str | None) -> str:
+    """Return an answer's text, worded by a chat model if one is named."""
+    if name is None:
+        return answer.text
+    from functools import partial
+
+    from miaotui.llm import load
+    from miaotui.tasks.graph_wording import wording_steps
+    from miaotui.tasks.writing.writer import Writer
+
+    with load(name) as llm:
+        (found,) = Writer(llm).run([partial(wording_steps, answer)])
+    return found.text
 
 
 def _learn(_parsed: argparse.Namespace, words: Sequence[str]) -> None:

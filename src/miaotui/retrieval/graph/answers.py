@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from miaotui.errors import FieldError
 from miaotui.retrieval.graph.lexicon import MAX_HOPS, PRIOR_SHARE, Lexicon, WordReader, log_hops
+from miaotui.retrieval.graph.name_vectors import NameVectors
 from miaotui.retrieval.graph.names import MAX_QUESTION_WORDS, EntityNames, Mention, words_of
 from miaotui.retrieval.graph.paths import Reached, follow, log_likelihood, outward, sequences
 from miaotui.retrieval.graph.store import KnowledgeGraph
@@ -26,7 +28,9 @@ from miaotui.retrieval.meaning.protocols import TextEmbedder
 MAX_QUESTION_CHARACTERS = 2_000
 THRESHOLD = 0.1
 LEAST_PROBABILITY = 0.05  # of a reading that answers
-LEAST_WORD = 0.1  # probability with which some word has to speak of each relation of a reading
+LEAST_ASKED = 0.1  # probability with which some word has to speak of the last relation of a reading, which is asked for
+LEAST_WORD = 0.05  # of the relations before it
+UNMET_TRIPLES = 10.0  # that make two relations beside each other half as likely, if none of them meets the second
 _MENTIONS = 3  # of a question that are tried
 _WORD_WORTH = 3.0  # log-odds of each word that a mention explains
 _MASK = "the"  # in the place of the entity's words, which speak of no relation
@@ -37,13 +41,15 @@ _SHOWN = 50  # entities of an answer
 class GraphAnswer:
     """Answer with its proof. ``found`` is False where the graph does not have it; ``reading`` is what was looked for.
 
-    ``entities``: the answers. ``paths``: triples that lead to them. ``probability``: of the reading among all readings.
+    ``likeness``: of the question's words and the subject's name, 1 if they are equal. ``entities``: the answers.
+    ``paths``: triples that lead to them. ``probability``: of the reading among all readings.
     """
 
     question: str
     found: bool
     entities: tuple[str, ...] = ()
     subject: str = ""
+    likeness: float = 0.0
     reading: tuple[str, ...] = ()
     probability: float = 0.0
     paths: tuple[tuple[Triple, ...], ...] = ()
@@ -88,7 +94,9 @@ class GraphReader:
         self._lock = threading.RLock()
         self._version = -1
         self._names = EntityNames(())
+        self._name_vectors = NameVectors(self._names, None)
         self._reader = WordReader(Lexicon.from_names(()))
+        self._unmet = np.zeros((0, 0))
 
     def read_words_with(self, embedder: TextEmbedder) -> None:
         """Read unknown words by an embedder from now on; nothing changes where it is the one in use."""
@@ -122,9 +130,13 @@ class GraphReader:
         with self._lock:
             self._refresh()
             words = words_of(question)[:MAX_QUESTION_WORDS]
-            mentions = self._names.mentions(words)[:_MENTIONS]
+            mentions = self._mentions(words)
             found = self._answer(question, words, mentions, threshold, hops)
         return GraphAnswer(**{**vars(found), "took_ms": (time.perf_counter() - began_s) * 1e3})
+
+    def _mentions(self, words: Sequence[str]) -> list[Mention]:
+        found = self._names.mentions(words)[:_MENTIONS]
+        return found or self._name_vectors.mentions(words, self._reader.lexicon.words.keys())
 
     def _answer(
         self, question: str, words: Sequence[str], mentions: Sequence[Mention], threshold: float, hops: int
@@ -145,7 +157,15 @@ class GraphReader:
             reason = f"the question does not say clearly what it asks of {subject}"
         else:
             reason = f"it has no {' of '.join(asked[::-1])} of {subject}"
-        return GraphAnswer(question, False, (), subject, asked, likeliest.probability, reason=reason)
+        return GraphAnswer(
+            question,
+            False,
+            subject=subject,
+            likeness=likeliest.mention.likeness,
+            reading=asked,
+            probability=likeliest.probability,
+            reason=reason,
+        )
 
     def _readings(self, words: Sequence[str], mentions: Sequence[Mention], hops: int) -> list[_Reading]:
         """Return the readings of a question, likeliest first, with probabilities that sum to 1."""
@@ -158,8 +178,10 @@ class GraphReader:
             worth = _WORD_WORTH * (mention.end - mention.start) * mention.likeness
             for each in sequences(odds, hops):
                 scores = log_likelihood(odds, each) + log_hops(lexicon, each.shape[1]) + worth
-                scores = np.where((said[each] >= LEAST_WORD).all(axis=1), scores, -np.inf)
+                said_enough = (said[each] >= LEAST_WORD).all(axis=1) & (said[each[:, -1]] >= LEAST_ASKED)
+                scores = np.where(said_enough, scores, -np.inf)
                 scores -= PRIOR_SHARE * (each.shape[1] - 1) * np.log(len(lexicon.relations))
+                scores += self._unmet[each[:, :-1] - 1, each[:, 1:] - 1].sum(axis=1)
                 for row in np.argsort(-scores, kind="stable")[:64].tolist():
                     if not np.isfinite(scores[row]):
                         break
@@ -197,12 +219,13 @@ class GraphReader:
         return GraphAnswer(
             question,
             True,
-            tuple(entities[each] for each in reached.entities[:_SHOWN]),
-            entities[reached.paths[0][0]],
-            self._relations(reading),
-            reading.probability,
-            paths,
-            reached.complete and len(reached.entities) <= _SHOWN,
+            entities=tuple(entities[each] for each in reached.entities[:_SHOWN]),
+            subject=entities[reached.paths[0][0]],
+            likeness=reading.mention.likeness,
+            reading=self._relations(reading),
+            probability=reading.probability,
+            paths=paths,
+            complete=reached.complete and len(reached.entities) <= _SHOWN,
         )
 
     def _relations(self, reading: _Reading) -> tuple[str, ...]:
@@ -221,8 +244,19 @@ class GraphReader:
         if graph.lexicon is not None:
             learned = Lexicon.from_json(graph.lexicon)
             lexicon = learned if learned.relations == tuple(graph.relations) else lexicon
+        self._name_vectors = NameVectors(self._names, self.embedder)
         self._reader = WordReader(lexicon, self.embedder)
+        self._unmet = log_unmet(*graph.meetings())
         self._version = graph.version
+
+
+def log_unmet(met: NDArray[np.bool_], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the log prior of two relations beside each other, ``[first, second]``: 0 where they meet in the graph.
+
+    Where none of the first one's triples leads to the second relation, it falls with their number. So relations whose
+    objects are texts or numbers are not read before others, and one edge that is missing changes little.
+    """
+    return np.where(met, 0.0, -np.log1p((counts / UNMET_TRIPLES) ** 2)[:, None])
 
 
 def _check(question: str, threshold: float, hops: int) -> None:

@@ -34,7 +34,7 @@ _NULL_FUNCTION, _NULL_CONTENT = 2.0, 0.4  # how readily function words and other
 _ROUNDS = 12
 _SMOOTHING = 0.02  # counts of every word with every relation
 _NEARNESS = 0.05  # temperature of cosines
-_FAR, _NEAR = 0.35, 0.65  # cosines of words that say nothing of each other, and of words that say as much
+_FAR, _NEAR = 0.13, 0.53  # cosines of words that say nothing of each other, and of words that say as much
 _ADVERBS = frozenset(["where", "when", "why", "how"])
 _FUNCTION_COUNTS = 20.0  # examples that a function word's own row is worth
 _NAME_SHARE = 0.9  # of a word in a relation's name: probability that it speaks of it
@@ -140,6 +140,7 @@ class WordReader:
     lexicon: Lexicon
     embedder: TextEmbedder | None = None
     _vectors: Floats | None = field(default=None, repr=False)
+    _floor: float = 0.0
     _known: dict[str, tuple[Floats, float]] = field(default_factory=dict, repr=False)
 
     def log_odds(self, words: Sequence[str]) -> Floats:
@@ -186,7 +187,8 @@ class WordReader:
         else:
             if self._vectors is None:
                 self._vectors = self._embed(list(lexicon.words))
-            cosines = self._embed(new) @ self._vectors.T
+                self._floor = mean_cosine(self._vectors)
+            cosines = (self._embed(new) @ self._vectors.T - self._floor) / (1 - self._floor)
             best = cosines.max(axis=1, keepdims=True)
             weights = np.exp((cosines - best) / _NEARNESS)
             near = (weights / weights.sum(axis=1, keepdims=True)) @ lexicon.table
@@ -231,6 +233,16 @@ def _function_row(width: int) -> Floats:
     row = np.full(width, (1 - _FUNCTION_SHARE) / max(width - 1, 1), np.float32)
     row[0] = _FUNCTION_SHARE
     return row
+
+
+def mean_cosine(vectors: Floats) -> float:
+    """Return the mean cosine of two different rows of unit length; 0 for fewer than two rows.
+
+    Some encoders give any two texts a cosine of 0.8: a cosine says something only beside this one.
+    """
+    count = len(vectors)
+    total = float(np.square(vectors.sum(axis=0, dtype=np.float64)).sum())
+    return min((total - count) / (count * (count - 1)), 0.99) if count > 1 else 0.0
 
 
 def _numbered(rows: Mapping[str, Any]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 Owns how names and questions are cut into words and which mention wins. Knows entities as numbers. Invariants: a longer
 mention wins over the shorter ones within it; among equals the exact spelling wins; Chinese characters are words of
-their own.
+their own; a misspelt name has the numbers of the name ("Charles V" is no "Charles X").
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ MAX_QUESTION_WORDS = 64
 LEAST_LIKENESS = 0.75  # of the trigrams of a misspelt name and the name
 _LEAST_CHARACTERS = 5  # of a name that may be misspelt
 _CANDIDATES = 32
+_UNITS = ("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix")
+_ROMAN = re.compile(rf"(x{{0,3}})({'|'.join(sorted(_UNITS, key=len, reverse=True))})")
+_DIGITS = re.compile(r"([0-9]+)(?:st|nd|rd|th)?")
+_ORDINAL_TEXT = """first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth
+fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"""
+_ORDINALS = tuple(_ORDINAL_TEXT.split())
 _WORD = re.compile(r"'s\b|[\u2e80-\u9fff\uf900-\ufaff]|[^\W_\u2e80-\u9fff\uf900-\ufaff]+")
 
 
@@ -51,6 +57,15 @@ class EntityNames:
         self._keys = list(self._by_words)
         self._trigrams: dict[str, list[int]] | None = None  # until a name is misspelt
 
+    @property
+    def keys(self) -> Sequence[str]:
+        """Return the different names, as words with a space between."""
+        return self._keys
+
+    def entities_of(self, key: str) -> tuple[int, ...]:
+        """Return the entities of one of the `keys`."""
+        return tuple(self._by_words[key])
+
     def mentions(self, words: Sequence[str]) -> list[Mention]:
         """Return the mentions in a question, best first: exact ones, else misspelt ones."""
         found = self._exact(words)
@@ -82,13 +97,14 @@ class EntityNames:
                 text = " ".join(words[start:end])
                 if len(text) < _LEAST_CHARACTERS:
                     continue
-                best = self._nearest(trigrams(text), index)
+                best = self._nearest(text, index)
                 if best is not None:
                     found.append(Mention(start, end, tuple(self._by_words[self._keys[best[1]]]), best[0]))
         best_first = sorted(found, key=lambda each: (-each.likeness, each.start - each.end))
         return best_first[:4]
 
-    def _nearest(self, parts: set[str], index: dict[str, list[int]]) -> tuple[float, int] | None:
+    def _nearest(self, text: str, index: dict[str, list[int]]) -> tuple[float, int] | None:
+        parts, wanted = trigrams(text), numbers_of(text)
         shared: dict[int, int] = defaultdict(int)
         rare = sorted(parts, key=lambda part: (len(index.get(part, ())), part))[: max(4, len(parts) // 2)]
         for part in rare:
@@ -98,7 +114,8 @@ class EntityNames:
         for key in sorted(shared, key=lambda key: (-shared[key], key))[:_CANDIDATES]:
             other = trigrams(self._keys[key])
             likeness = 2 * len(parts & other) / (len(parts) + len(other))
-            if likeness >= LEAST_LIKENESS and (best is None or likeness > best[0]):
+            is_nearer = likeness >= LEAST_LIKENESS and (best is None or likeness > best[0])
+            if is_nearer and numbers_of(self._keys[key]) == wanted:
                 best = (likeness, key)
         return best
 
@@ -111,6 +128,21 @@ class EntityNames:
                         made[part].append(number)
             self._trigrams = dict(made)
         return self._trigrams
+
+
+def numbers_of(text: str) -> list[int]:
+    """Return the numbers in a text of words, ascending: digits, ordinals to 20, and Roman numerals to 39."""
+    return sorted(value for word in text.split(" ") if (value := _number(word)) is not None)
+
+
+def _number(word: str) -> int | None:
+    digits = _DIGITS.fullmatch(word)
+    if digits:
+        return int(digits[1][:18])
+    roman = _ROMAN.fullmatch(word)
+    if word and roman:
+        return 10 * len(roman[1]) + _UNITS.index(roman[2])
+    return 1 + _ORDINALS.index(word) if word in _ORDINALS else None
 
 
 def trigrams(text: str) -> set[str]:

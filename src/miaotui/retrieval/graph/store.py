@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from miaotui.config import Settings
 from miaotui.errors import ModelFormatError, ModelNotFoundError, RequestError
@@ -111,6 +112,18 @@ class KnowledgeGraph:
     def subjects(self, value: int, relation: int) -> Iterable[int]:
         """Return the subjects of an object and a relation."""
         return self._backward.get((value, relation), {})
+
+    def meetings(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Return whether objects of one relation are subjects of another, ``[first, second]``, and the triples."""
+        met = np.zeros((len(self.relations), len(self.relations)), bool)
+        counts = np.zeros(len(self.relations), np.int64)
+        following: dict[int, list[int]] = {}
+        for (subject, relation), objects in self._forward.items():
+            following.setdefault(subject, []).append(relation)
+            counts[relation] += len(objects)
+        for value, relation in self._backward:
+            met[relation, following.get(value, [])] = True
+        return met, counts
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph to a file, whole or not at all. Raises `CacheError`."""

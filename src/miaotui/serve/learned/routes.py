@@ -1,22 +1,25 @@
 """``POST /v1/recommendations`` and ``/v1/graphs/{name}/ask``: answers from what the command line has learned.
 
 Owns these routes. Knows recommenders and graphs by their public calls. Invariants: work runs in threads, never in the
-event loop; an intent is one job of the encoder that read the items' texts; requests change nothing.
+event loop; an intent is one job of the encoder that read the items' texts; a chat model words an answer and decides
+nothing; requests change nothing.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.retrieval.graph.answers import THRESHOLD
+from miaotui.engine.request import RequestOptions
+from miaotui.retrieval.graph.answers import THRESHOLD, GraphAnswer
 from miaotui.serve.encoders.requests import find_encoder, run_task
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response
+from miaotui.serve.http.responses import json_response, unless_gone
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.learned.wire import (
     GraphAnswerBody,
@@ -25,8 +28,10 @@ from miaotui.serve.learned.wire import (
     RecommendationRequest,
     WeightedItem,
 )
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.accounting import caller_of, received
 from miaotui.serve.services import services_of
+from miaotui.serve.tasks.written import run_tasks
+from miaotui.tasks.graph_wording import wording_steps
 from miaotui.tasks.recommend import Recommendations, Recommender
 from miaotui.tasks.recommend.collaborative import Floats
 from miaotui.tasks.vectors import vector_task
@@ -102,11 +107,17 @@ async def ask_graph(http: HttpRequest) -> Response:
     name, services = http.path_params["name"], services_of(http)
     threshold = THRESHOLD if body.threshold is None else body.threshold
 
-    def work() -> dict[str, Any]:
+    def work() -> GraphAnswer:
         reader = services.graphs.find(name)
         if services.meaning is not None:
             reader.read_words_with(services.meaning.embedder)
-        return reader.ask(body.question, threshold=threshold, hops=body.hops).to_json()
+        return reader.ask(body.question, threshold=threshold, hops=body.hops)
 
+    model = None if body.words_from is None else services.models.find(body.words_from)
     found = await run_in_threadpool(work)
-    return json_response({"object": "graph.answer", "graph": name, **found}, headers=ignored_fields(body))
+    content = {"object": "graph.answer", "graph": name, **found.to_json()}
+    if model is not None:
+        options = RequestOptions(caller_of(http).namespace, arrived_s=received(http).arrived_s)
+        (worded,) = await unless_gone(http.receive, run_tasks(model, [partial(wording_steps, found)], options))
+        content |= {"text": worded.text, "is_written": worded.is_written}
+    return json_response(content, headers=ignored_fields(body))

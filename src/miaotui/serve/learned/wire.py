@@ -72,6 +72,9 @@ class GraphQuestion(Wire):
     question: Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUESTION_CHARACTERS)]
     hops: int = Field(3, ge=1, le=3)
     threshold: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    words_from: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        None, description="Chat model that makes a sentence of the answer; the graph decides what it says."
+    )
 
 
 class GraphAnswerBody(Wire):
@@ -84,9 +87,11 @@ class GraphAnswerBody(Wire):
     text: str
     entities: list[str]
     subject: str
+    likeness: float = Field(description="Of the words and the subject's name: 1 where they are equal.")
     reading: list[str] = Field(description="Relations that were looked for.")
     probability: float
     paths: list[list[list[str]]] = Field(description="Triples that lead to the answers.")
     complete: bool
     took_ms: float
     reason: str
+    is_written: bool = Field(False, description="A chat model worded the text, and the check found nothing wrong.")
