@@ -78,6 +78,7 @@ class EngineLoop:
         self._is_probing = False
         self._calibrating = threading.Lock()
         self._closing = threading.Lock()
+        self.shares_cores = False
         self._turns = turns or shared_turns()
         self._turns.join(self)
         self._thread = threading.Thread(target=self._run, name="miaotui-engine", daemon=True)
@@ -181,7 +182,7 @@ class EngineLoop:
         from miaotui.engine.slo_controller import Promises  # noqa: PLC0415  (see above)
 
         promises = Promises(self.engine, cost, limits)
-        promises.admission.reserved_s = lambda: sum(other.ahead_s() for other in self._turns.others(self))
+        promises.admission.reserved_s = lambda: self._turns.ahead_of_s(self) if self.shares_cores else 0.0
         promises.adopt(self._active)
         self.promises = promises
 
@@ -309,14 +310,16 @@ class EngineLoop:
                 self._is_probing = False
                 promises.controller.probe(self._is_wanted)
             return False
-        waited_s = self._turns.enter(self)
+        shares = self.shares_cores
+        waited_s = self._turns.enter(self) if shares else 0.0
         try:
             if promises is not None:
                 promises.controller.begin(self._active, waited_s)
             faults = self.engine.faults
             is_busy = self.engine.step()
         finally:
-            self._turns.done(self)
+            if shares:
+                self._turns.done(self)
         if self.engine.faults > faults:  # its requests have failed, with the reason
             self._heal(self.engine.try_pass)
         elif is_busy and promises is not None:

@@ -1,9 +1,10 @@
 """Turns of several models at the same cores: one at a time computes a step.
 
 Owns the order of turns. All models of a process share one thread pool, so two passes never run side by side; here is
-decided whose pass is next. Knows no engine, only what each sharer says of its promises. Invariants: promised work of
-an encoder, which is short and was admitted with the others' spare time, goes first; work without a promise waits while
-another model has promises to keep, but never longer than `MOST_WAIT_S` for one turn; otherwise turns go round.
+decided whose pass is next. Knows no engine, only what each sharer says of its promises. A loop that is alone needs no
+turns. Invariants: once a loop shares the cores, no step of it begins without a turn; promised work of an encoder, which
+is short and was admitted with the others' spare time, goes first; work without a promise waits while another model has
+promises to keep, but never longer than `MOST_WAIT_S` for one turn; otherwise turns go round.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ FIRST, PROMISED, REST = 0, 1, 2  # ranks of work
 
 
 class Sharer(Protocol):
-    """A loop that computes on the cores that others use too. Called from any thread; nothing here may wait."""
+    """A loop that computes on the cores that others use too. Called from any thread; nothing here may wait.
+
+    ``shares_cores``: whether there are others, set by `CoreTurns`; while it is false, no step needs a turn.
+    """
+
+    shares_cores: bool
 
     def turn_rank(self) -> int:
         """Return the rank of its work now: `FIRST`, `PROMISED` or `REST`; `REST` if it has none."""
@@ -40,6 +46,8 @@ class Sharer(Protocol):
 class PlainSharer:
     """A `Sharer` that promises nothing: what computes beside the models, such as measurements."""
 
+    shares_cores = False
+
     def turn_rank(self) -> int:
         """Return `REST`."""
         return REST
@@ -57,7 +65,7 @@ class PlainSharer:
 
 
 class CoreTurns:
-    """The turns at one thread pool. A sharer that is alone never waits."""
+    """The turns at one thread pool. A sharer that is alone never waits, and need not `enter`."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -67,19 +75,33 @@ class CoreTurns:
         self._waiting: list[tuple[Sharer, float]] = []  # in the order in which they came
 
     def join(self, sharer: Sharer) -> None:
-        """Let a loop take turns from now on."""
+        """Let a loop take turns from now on.
+
+        A step that another one began alone goes on beside it, up to the end of its pass.
+        """
         with self._changed:
-            self._sharers = [*self._sharers, sharer]
+            self._share([*self._sharers, sharer])
+            for each in self._sharers[:-1]:
+                each.hurry()
 
     def leave(self, sharer: Sharer) -> None:
         """Forget a loop that has ended."""
         with self._changed:
-            self._sharers = [each for each in self._sharers if each is not sharer]
+            self._share([each for each in self._sharers if each is not sharer])
             self._changed.notify_all()
+
+    def _share(self, sharers: list[Sharer]) -> None:
+        self._sharers = sharers
+        for each in sharers:
+            each.shares_cores = len(sharers) > 1
 
     def others(self, sharer: Sharer) -> list[Sharer]:
         """Return the loops beside this one."""
         return [each for each in self._sharers if each is not sharer]
+
+    def ahead_of_s(self, sharer: Sharer) -> float:
+        """Return the seconds of the others' work that go before what this one promises."""
+        return sum(other.ahead_s() for other in self.others(sharer))
 
     def enter(self, sharer: Sharer) -> float:
         """Wait for a turn; returns the seconds waited. Each `enter` is followed by one `done`."""

@@ -45,6 +45,7 @@ class EncoderLoop:
         """Start the thread. Without ``cost``, passes measure it here (at most about half a second)."""
         self.backend = backend
         self.counts: Counter[str] = Counter()  # jobs by end, texts, tokens, passes
+        self.shares_cores = False
         self._turns = turns or shared_turns()
         self.cost = cost or CostModel(calibrate_encoder(backend, self._turns))
         self._queue = EncodeQueue(backend.limits, self.cost)
@@ -93,9 +94,8 @@ class EncoderLoop:
         ahead_s = max(self._pass_end_s - now_s, 0.0)
         if not is_timed:
             return Load(ahead_s)
-        others = self._turns.others(self)
-        spare_s = min((other.spare_s() for other in others), default=float("inf"))
-        return Load(ahead_s + sum(other.ahead_s() for other in others), spare_s)
+        spare_s = min((other.spare_s() for other in self._turns.others(self)), default=float("inf"))
+        return Load(ahead_s + self._turns.ahead_of_s(self), spare_s)
 
     @property
     def in_flight(self) -> int:
@@ -126,7 +126,7 @@ class EncoderLoop:
 
     def spare_s(self) -> float:
         """Return how long the cores may be taken, beyond what all have promised, without breaking a promise."""
-        ahead_s = sum(other.ahead_s() for other in self._turns.others(self))
+        ahead_s = self._turns.ahead_of_s(self)
         with self._lock:
             return self.admission.spare_s(time.perf_counter()) - ahead_s
 
