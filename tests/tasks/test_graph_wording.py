@@ -45,6 +45,7 @@ def test_a_sound_sentence_is_the_text() -> None:
         "",
         "Her spouse is a baker.",
         "Bo Berg is not a carpenter.",
+        "Anna Lind is a carpenter.",
         "Bo Berg is a carpenter since 1987.",
         "He is a carpenter in lovely Stockholm, where the sun shines and birds sing all day.",
     ],

@@ -1,8 +1,8 @@
 """Wording of a graph's answer: a chat model makes one sentence of the question, the answer and its proof.
 
 Owns the prompt and the check of the sentence. Knows models by `WriteSteps`, graphs by their answers. Invariants: the
-graph decides, the model only words; a sentence that lacks an entity of the answer, denies it, or has numbers or names
-that question and proof lack is dropped, and the entities alone are the text.
+graph decides, the model only words; a sentence is dropped if it lacks an entity of the answer, denies it, does not say
+of whom it is true, or has numbers or names that question and proof lack. Then the entities alone are the text.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from miaotui.errors import RequestError
 from miaotui.retrieval.graph.answers import GraphAnswer
+from miaotui.retrieval.graph.lexicon import FUNCTION_WORDS
 from miaotui.retrieval.graph.names import words_of
 from miaotui.retrieval.query.analysis import has_chinese
 from miaotui.tasks.summaries.support import LEAST, support_of
@@ -21,6 +22,7 @@ from miaotui.types import SamplingParams
 
 MOST_ENTITIES = 5  # of an answer that a model words; longer lists stay lists
 _TOKENS = 96
+_STEM = 4  # characters that words of one stem share
 _DENIAL = re.compile(r"\b(?:not|no|never|unknown|unclear|cannot)\b|n't\b|不|没|未")
 
 
@@ -64,7 +66,20 @@ def says(sentence: str, answer: GraphAnswer, facts: Sequence[str]) -> bool:
         return False
     if _DENIAL.search(sentence.lower()) and not _DENIAL.search(known.lower()):
         return False
-    return support_of(sentence, known).share >= LEAST
+    return _names_the_way(words.split(), answer) and support_of(sentence, known).share >= LEAST
+
+
+def _names_the_way(words: Sequence[str], answer: GraphAnswer) -> bool:
+    """Return whether a sentence says of whom its answer is true: it names the entity before the answer, or it has a
+    word of the question's way there, as "child" of "the job of her children".
+    """
+    said = f" {' '.join(words)} "
+    if any(f" {' '.join(words_of(path[-1].subject))} " in said for path in answer.paths):
+        return True
+    inner = [word for relation in answer.reading[:-1] for word in words_of(relation)]
+    own = {*words_of(answer.subject), *(word for entity in answer.entities for word in words_of(entity))}
+    way = {word[:_STEM] for word in [*words_of(answer.question), *inner] if word not in FUNCTION_WORDS} - own
+    return any(word[:_STEM] in way for word in words if word not in own)
 
 
 def _messages(answer: GraphAnswer, facts: Sequence[str]) -> list[dict[str, str]]:

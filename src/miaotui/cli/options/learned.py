@@ -28,6 +28,7 @@ def recommend_options(parser: argparse.ArgumentParser) -> None:
         "--popularity", type=_number(-1, 1), metavar="X", default=0.0, help="-1 to 1: rarer or more popular items"
     )
     asking.add_argument("--diversity", type=_number(0, 1), metavar="X", default=0.0, help="0 to 1: items less alike")
+    asking.add_argument("--rerank-with", metavar="MODEL", help="a chat model that orders the first 20 items once more")
     asking.add_argument("--seen", action="store_true", help="items of the history may come again")
     asking.add_argument("--json", action="store_true", help="print JSON")
 

@@ -130,6 +130,7 @@ HELP = {
     "share of the likeliest reading's probability from which another one answers (default: 0.1)": "其他理解达到最可能理解概率的此比例时可作答（默认：0.1）",
     "relations that may be followed backward": "可以反向查找的关系",
     "a chat model that makes a sentence of the answer": "把答案写成一句话的聊天模型",
+    "a chat model that orders the first 20 items once more": "给前 20 个条目再次排序的聊天模型",
     "the encoder of words (default: embedder, if it is here)": "词语的编码器（默认：embedder，若本机已有）",
     "predicted links (default: 10)": "预测的链接数（默认：10）",
     # classify

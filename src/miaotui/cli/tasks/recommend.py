@@ -23,6 +23,7 @@ from miaotui.tasks.rows import RowReader, format_of
 if TYPE_CHECKING:
     from miaotui.encoder import Encoder
     from miaotui.tasks.recommend import Recommendations, Recommender
+    from miaotui.tasks.recommend.reranking import CandidateScorer
 
 ACTIONS = ("fit", "ask", "similar", "add", "refit")
 NAMES = {
@@ -72,12 +73,16 @@ def _ask(parsed: argparse.Namespace, words: Sequence[str]) -> None:
 
     found = load_recommender(place_of(words[0]))
     history = None if parsed.history is None else [each.strip() for each in parsed.history.split(",")]
-    with _encoder(None if parsed.intent is None else parsed.model or found.fitted.encoder or None) as encoder:
+    with (
+        _encoder(None if parsed.intent is None else parsed.model or found.fitted.encoder or None) as encoder,
+        _scorer(parsed.rerank_with) as scorer,
+    ):
         found.encoder = encoder
         answer = found.recommend(
             words[1] if len(words) > 1 else None,
             history=history,
             intent=parsed.intent,
+            scorer=scorer,
             n=parsed.n,
             popularity=parsed.popularity,
             diversity=parsed.diversity,
@@ -131,6 +136,19 @@ def _encoder(name: str | None) -> Iterator[Encoder | None]:
         encoder = stack.enter_context(opened_encoder(name, progress))
         progress.close()
         yield encoder
+
+
+@contextmanager
+def _scorer(name: str | None) -> Iterator[CandidateScorer | None]:
+    if name is None:
+        yield None
+        return
+    from miaotui.llm import load
+    from miaotui.tasks.recommend.reranking import ChatScorer
+
+    with ProgressBars() as progress, load(name, progress=progress) as llm:
+        progress.close()
+        yield ChatScorer(llm)
 
 
 def _events(path: str) -> Iterator[tuple[Any, ...]]:

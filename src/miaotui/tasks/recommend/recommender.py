@@ -29,6 +29,7 @@ from miaotui.tasks.recommend.collaborative import (
 from miaotui.tasks.recommend.log import EventLog, Row, checked_name, merged, read_events
 from miaotui.tasks.recommend.parts import PARTS, History, ItemVectors, Parts, popularity
 from miaotui.tasks.recommend.ranking import ItemRanking, RankOptions, rank
+from miaotui.tasks.recommend.reranking import DEPTH, CandidateScorer, reranked
 from miaotui.tasks.recommend.result import Basis, Recommendation, Recommendations
 from miaotui.tasks.result import RowError
 from miaotui.tasks.vectors import embed_texts
@@ -113,13 +114,15 @@ class Recommender:
         *,
         history: Iterable[Any] | None = None,
         intent: str | Floats | None = None,
+        scorer: CandidateScorer | None = None,
         **options: Any,
     ) -> Recommendations:
         """Return the best items for a user of the log, for a history of items, or for an intent in words.
 
         An item of ``history`` may be a pair with its weight. A user that the log lacks gets what is popular; an unknown
         item of a history is left out, with its reason. ``intent`` is a text, or its unit vector by the encoder of the
-        items' texts, float32 ``[d]``. ``options``: see `RankOptions`. Raises `FieldError`.
+        items' texts, float32 ``[d]``. ``scorer``, such as a `ChatScorer`, puts the best candidates in order once more.
+        ``options``: see `RankOptions`. Raises `FieldError`.
         """
         began_s = time.perf_counter()
         chosen = RankOptions(**options)
@@ -128,7 +131,9 @@ class Recommender:
             taken, errors = self._history(user, history)
             name = None if user is None else checked_name("user", user)
             aim = None if intent is None else self._aim(intent)
-            ranked = rank(fitted.parts, fitted.weights, taken, aim, chosen)
+            ranked = rank(fitted.parts, fitted.weights, taken, aim, deeper(chosen, scorer))
+            if scorer is not None:
+                ranked = self._reranked(ranked, scorer, taken, chosen.n)
             found = tuple(self._shown(ranked, row, taken) for row in range(len(ranked.places)))
         basis: Basis = "history" if len(taken) else "popularity"
         if intent is not None:
@@ -181,6 +186,12 @@ class Recommender:
             self.fitted = replace(before, log=log, parts=parts.with_counts(log), texts=words)
             self._number(log)
             return len(new) - len(self.errors)
+
+    def _reranked(self, ranked: ItemRanking, scorer: CandidateScorer, taken: History, n: int) -> ItemRanking:
+        texts = [self.fitted.texts[place] for place in ranked.places[:DEPTH]]
+        judged = scorer.score([self.fitted.texts[place] for place in taken.places], texts)
+        again = reranked(ranked, judged)
+        return ItemRanking(again.places[:n], again.scores[:n], again.shares[:n])
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -264,6 +275,11 @@ class Recommender:
         return tuple(
             (self.fitted.log.items[int(taken.places[at])], float(raised[at]) / total) for at in best if raised[at] > 0
         )
+
+
+def deeper(options: RankOptions, scorer: CandidateScorer | None) -> RankOptions:
+    """Return the options with as many candidates as a scorer reads."""
+    return options if scorer is None else replace(options, n=max(options.n, DEPTH))
 
 
 def read_texts(encoder: Encoder, texts: Sequence[str]) -> ItemVectors:
