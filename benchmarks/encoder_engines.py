@@ -20,8 +20,9 @@ from typing import IO, Any, Protocol
 from miaotui.backends.encoder_backend import EncoderBackend, TextRows
 from miaotui.encoder import Encoder
 
-WORKER = Path(__file__).resolve().parent / "subjects" / "run_onnx_encoder.py"
-PEERS = ("onnxruntime", "openvino", "fastembed")
+SUBJECTS = Path(__file__).resolve().parent / "subjects"
+PEERS = ("onnxruntime", "openvino", "fastembed", "llama.cpp")
+OURS = ("miaotui", "miaotui_f32", "library", "server")
 START_S = 120.0
 Seconds = tuple[float, float]  # by the clock; of processor time, all threads
 
@@ -45,10 +46,11 @@ class EncoderEngine(Protocol):
 
 
 class Peer:
-    """An engine in a process of its own. ONNX Runtime and OpenVINO get token ids, fastembed words."""
+    """An engine in a process of its own, on an ONNX export or a GGUF file. fastembed gets words, others token ids."""
 
     def __init__(self, python: str, engine: str, model: Path, threads: int) -> None:
-        command = [python, str(WORKER), engine, str(model), "--threads", str(threads)]
+        worker = SUBJECTS / ("run_llama_encoder.py" if engine == "llama.cpp" else "run_onnx_encoder.py")
+        command = [python, str(worker), engine, str(model), "--threads", str(threads)]
         pipe = subprocess.PIPE
         self._words = engine == "fastembed"
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)

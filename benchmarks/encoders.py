@@ -1,11 +1,13 @@
-"""Speed of encoders: short and long texts in batches, beside ONNX Runtime, OpenVINO and fastembed on an export.
+"""Speed of encoders: short and long texts in batches, beside ONNX Runtime, OpenVINO, fastembed and llama.cpp.
 
-    python benchmarks/encoders.py FOLDER [--onnx FILE] [--peers PYTHON] [--threads 2]
+    python benchmarks/encoders.py FOLDER [--onnx FILE] [--peers PYTHON] [--threads 2] [--engines NAME ...]
 
 FOLDER is any encoder we load; FILE its ONNX export (default: FOLDER/model.onnx), each PYTHON an interpreter that has
-onnxruntime, openvino or fastembed. Short texts have 15 to 45 tokens, 30 in the mean; the peers pad them to the longest
-of a batch, we do not. ``miaotui``, ONNX Runtime and OpenVINO are measured from token ids to states, ``library``,
-``server`` and fastembed from words to embeddings. Engines take turns in each round, after a rest in which the threads
+onnxruntime, openvino, fastembed or llama_cpp. llama.cpp runs BERT models, on the weights of FOLDER in Q8_0 (needs
+``gguf`` here). Short texts have 15 to 45 tokens, 30 in the mean; the first three peers pad them to the longest of a
+batch, llama.cpp and we do not. ``miaotui``, ONNX Runtime and OpenVINO are measured from token ids to states, llama.cpp
+from token ids and ``library``, ``server`` and fastembed from words to embeddings. Each peer has a process of its own.
+Engines take turns in each round, after a rest in which the threads
 of the one before go to sleep; the table has medians, and the last line is one JSON object. Shares
 are of the multiply-adds of the weight matrices at the machine's rate of 8-bit products: that of 4-bit weights, which
 `miaotui doctor` prints, and that of 8-bit weights, which is lower where the processor has no instruction for them.
@@ -17,6 +19,7 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +30,8 @@ from typing import Any
 import numpy as np
 
 import miaotui
-from encoder_engines import PEERS, Backend, EncoderEngine, Library, Peer, Seconds, Server, Texts
+from encoder_engines import OURS, PEERS, Backend, EncoderEngine, Library, Peer, Seconds, Server, Texts
+from encoder_gguf import write_gguf
 from machine import describe
 from miaotui.backends.cpu.encoder.build import build_encoder
 from miaotui.backends.encoder_backend import EncoderBackend, EncoderLimits
@@ -40,6 +44,8 @@ from miaotui.text.encoders.load import load_encoder_tokenizer
 from miaotui.text.encoders.tokenizer import EncoderTokenizer
 
 SHORT = (15, 45)  # tokens
+LONG = 512
+FORMS = {OURS[0]: Format.Q8, OURS[1]: Format.F32}
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,18 @@ def measured(engines: dict[str, EncoderEngine], shape: Shape, rounds: int, rest_
     return found
 
 
-def started(options: argparse.Namespace, backends: dict[str, EncoderBackend]) -> dict[str, EncoderEngine]:
-    """Ours, and the peers that start; the first interpreter that has one runs it."""
+def started(options: argparse.Namespace, backends: dict[str, EncoderBackend], folder: Path) -> dict[str, EncoderEngine]:
+    """Start the chosen engines; the first interpreter that has a peer runs it. llama.cpp's file lies in ``folder``."""
     engines: dict[str, EncoderEngine] = {name: Backend(backend) for name, backend in backends.items()}
-    engines["library"] = Library(miaotui.load_encoder(options.model, threads=options.threads))
-    engines["server"] = Server(options.model, options.threads)
-    model = options.onnx or options.model / "model.onnx"
-    for name in PEERS:
+    if "library" in options.engines:
+        engines["library"] = Library(miaotui.load_encoder(options.model, threads=options.threads))
+    if "server" in options.engines:
+        engines["server"] = Server(options.model, options.threads)
+    for name in (name for name in PEERS if options.peers and name in options.engines):
+        model = options.onnx or options.model / "model.onnx"
+        if name == "llama.cpp":
+            model = folder / "encoder.gguf"
+            write_gguf(options.model, model)
         for python in options.peers:
             try:
                 engines[name] = Peer(python, name, model, options.threads)
@@ -130,7 +141,8 @@ def row_of(shape: Shape, found: dict[str, list[Seconds]], macs: int, rates: dict
         row[f"{name}_ms"] = 1e3 * median(clock for clock, _ in times)
         row[f"{name}_cpu_ms"] = 1e3 * median(processor for _, processor in times)
     for name, rate in rates.items():
-        row[f"share_{name}"] = macs * shape.tokens / (rate * 1e9) / (row["miaotui_ms"] / 1e3)
+        if "miaotui_ms" in row:
+            row[f"share_{name}"] = macs * shape.tokens / (rate * 1e9) / (row["miaotui_ms"] / 1e3)
     return row
 
 
@@ -139,6 +151,22 @@ def print_row(row: dict[str, Any], names: Sequence[str]) -> None:
     cells = [f"{name} {row[name + '_ms']:9.2f} ({row[name + '_cpu_ms']:.2f})" for name in names]
     shares = " ".join(f"{key}={row[key]:.2f}" for key in row if key.startswith("share"))
     print(f"{row['shape']:>16}: " + "  ".join(cells) + f"  {shares}", flush=True)
+
+
+def opened_here(options: argparse.Namespace) -> tuple[EncoderConfig, Words, dict[str, EncoderBackend]]:
+    """Return the model's configuration, its words, and the chosen backends of this process."""
+    with open_encoder(options.model) as opened:
+        words = Words(load_encoder_tokenizer(opened.metadata, opened.folder, lower_case=opened.lower_case))
+        tokens = min(LONG, opened.config.max_tokens)
+        limits = EncoderLimits(max(options.batches) * max(tokens, SHORT[1]), tokens)
+        forms = {name: form for name, form in FORMS.items() if name in options.engines}
+        backends: dict[str, EncoderBackend] = {
+            name: build_encoder(
+                options.model, opened, Settings.from_env(), form=form, threads=options.threads, limits=limits
+            )
+            for name, form in forms.items()
+        }
+        return opened.config, words, backends
 
 
 def main() -> None:
@@ -150,29 +178,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256])
+    parser.add_argument("--shapes", nargs="+", default=["query", "short", "long"], help="beginnings of shapes' names")
     parser.add_argument("--most-long", type=int, default=32, help="the largest batch of long texts")
     parser.add_argument("--rest", type=float, default=0.3, metavar="SECONDS", help="before each measurement")
-    parser.add_argument("--f32", action="store_true", help="measure our float32 arithmetic, too")
+    names = [*OURS, *PEERS]
+    parser.add_argument("--engines", nargs="+", choices=names, default=[name for name in names if name != OURS[1]])
     options = parser.parse_args()
-    with open_encoder(options.model) as opened:
-        config = opened.config
-        words = Words(load_encoder_tokenizer(opened.metadata, opened.folder, lower_case=opened.lower_case))
-        tokens = min(512, config.max_tokens)
-        limits = EncoderLimits(max(options.batches) * max(tokens, SHORT[1]), tokens)
-        forms = {"miaotui": Format.Q8} | ({"miaotui_f32": Format.F32} if options.f32 else {})
-        backends: dict[str, EncoderBackend] = {
-            name: build_encoder(
-                options.model, opened, Settings.from_env(), form=form, threads=options.threads, limits=limits
-            )
-            for name, form in forms.items()
-        }
-    engines = started(options, backends)
+    config, words, backends = opened_here(options)
+    tokens = min(LONG, config.max_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        engines = started(options, backends, Path(folder))
     rates = {"int8": int8_rate(options.threads), "int8_q8": int8_rate(options.threads, form=Format.Q8)}
     machine = describe()
     print(f"{machine.processor}, {options.threads} threads, load {machine.load_average[0]:.1f}, GMAC/s: {rates}")
     print("milliseconds by the clock (processor time of all threads), medians")
     rows = []
     for shape in shapes(words, tokens, options.batches, options.most_long):
+        if not shape.name.startswith(tuple(options.shapes)):
+            continue
         rounds = options.rounds if shape.tokens < 4096 else max(2, options.rounds // 3)
         rows.append(row_of(shape, measured(engines, shape, rounds, options.rest), products(config), rates))
         print_row(rows[-1], list(engines))

@@ -42,7 +42,7 @@ _BATCH_PASSAGES = 32
 _SAVE_EVERY_S = 20.0
 _EXACT = 50_000  # vectors; up to so many all are compared
 _NOTE = "vectors.json"
-_LAYOUT = 2  # of the vectors of a passage: those of another one are made anew
+_LAYOUT = 3  # of the vectors of a passage: those of another one are made anew
 
 
 @dataclass(frozen=True)
