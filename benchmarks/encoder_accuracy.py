@@ -122,18 +122,24 @@ def ours(arguments: argparse.Namespace, texts: Sequence[list[int]] | list[str], 
 
 
 def kept(folder: Path | None, name: str, texts: Sequence[list[int]] | list[str], embed: Embed) -> Floats:
-    """Return embeddings, float32 ``[texts, dimensions]``; those of an earlier run are read from ``folder``."""
+    """Return embeddings, float32 ``[texts, dimensions]``; parts that an earlier run made are read from ``folder``."""
+    return np.concatenate([kept_part(folder, name, texts[i : i + PART], embed) for i in range(0, len(texts), PART)])
+
+
+def kept_part(folder: Path | None, name: str, texts: Sequence[list[int]] | list[str], embed: Embed) -> Floats:
+    """Return the embeddings of one part."""
     digest = blake2b(json.dumps(texts).encode(), digest_size=6).hexdigest()
     file = None if folder is None else folder / f"{name}-{digest}.npy"
-    done = [np.load(file)] if file is not None and file.exists() else []
-    while (count := sum(map(len, done))) < len(texts):
-        done.append(np.asarray(embed(texts[count : count + PART]), np.float32))
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part.npy")
-            np.save(part, np.concatenate(done))
-            part.replace(file)
-    return np.concatenate(done)
+    if file is not None and file.exists():
+        found: Floats = np.load(file)
+        return found
+    found = np.asarray(embed(texts), np.float32)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part.npy")
+        np.save(part, found)
+        part.replace(file)
+    return found
 
 
 def of_collection(arguments: argparse.Namespace, form: str) -> dict[str, float]:
