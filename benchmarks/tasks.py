@@ -24,18 +24,53 @@ import numpy as np
 
 import miaotui
 from miaotui.tasks.calibration import report
-from miaotui.tasks.classification import names_of
+from miaotui.tasks.classification import names_of, phrases_of
 from miaotui.tasks.heads.head import fit_head
 from miaotui.tasks.vectors import embed_texts
 
 ENGLISH, SENTIMENT, OTHER = "all-minilm-l6-v2", "bge-small-en", "embedder"
 SAVED_TEXTS = 500  # between two writes of the cache
 DESCRIPTIONS = {
-    "World": "world politics, government, war and international affairs",
-    "Sports": "sports, games, teams and players",
-    "Business": "business, companies, economy, markets and finance",
-    "Sci/Tech": "science, technology, computers, internet and software",
-}  # of agnews' labels, whose names say little
+    "World": [
+        "world politics, government, war and international affairs",
+        "an election, a president or a prime minister abroad",
+        "a bombing, an attack or fighting between soldiers and rebels",
+        "peace talks, diplomacy and the United Nations",
+        "terrorism, hostages and kidnapping",
+        "a disaster, a crash or an epidemic in another country",
+        "nuclear weapons programmes and sanctions",
+        "protests, courts and human rights",
+    ],
+    "Sports": [
+        "sports, games, teams and players",
+        "a football, soccer or basketball match and its score",
+        "baseball playoffs, a pitcher and a home run",
+        "a golf or tennis tournament",
+        "the Olympic Games, medals and athletes",
+        "a coach, a transfer or a player's contract",
+        "a race, a champion and a title",
+    ],
+    "Business": [
+        "business, companies, economy, markets and finance",
+        "stock prices and Wall Street",
+        "oil prices and energy markets",
+        "a company's quarterly profit and sales",
+        "a takeover, a merger or a bid for a company",
+        "jobs, inflation, interest rates and the central bank",
+        "airlines, banks, retailers and car makers cut costs",
+        "a lawsuit or fraud in a company and its executives",
+    ],
+    "Sci/Tech": [
+        "science, technology, computers, internet and software",
+        "Microsoft, Google, Apple and software",
+        "computer viruses, spam and security flaws",
+        "mobile phones, wireless networks and gadgets",
+        "space, NASA, planets and satellites",
+        "scientists, research, biology and climate",
+        "video games, music downloads and online services",
+        "chips, servers and supercomputers",
+    ],
+}  # of agnews' labels, whose names say little; written without looking at test texts
 Pairs = list[tuple[str, str]]
 
 
@@ -150,12 +185,13 @@ PROTOCOLS: dict[str, Callable[[Path, int | None], Iterator[Split]]] = {
 def labels(data: Path, name: str, cache: Path, most: int | None) -> Iterator[dict[str, Any]]:
     for title, encoder, bar, train, test in PROTOCOLS[name](data, most):
         vectors = Vectors(cache, encoder)
-        words = {label: DESCRIPTIONS.get(label, text) for label, text in names_of(x for _, x in train).items()}
-        named = vectors(list(words.values()))
+        words = phrases_of({label: DESCRIPTIONS.get(label) for label in names_of(x for _, x in train)})
+        flat = vectors([phrase for each in words.values() for phrase in each])
+        named = dict(zip(words, np.split(flat, np.cumsum([len(each) for each in words.values()])[:-1]), strict=True))
         made, held = vectors([text for text, _ in train]), vectors([text for text, _ in test])
         began_s = time.perf_counter()
         wanted = [label for _, label in train]
-        head = fit_head(made, wanted, encoder=encoder, prompt=None, names=dict(zip(words, named, strict=True)))
+        head = fit_head(made, wanted, encoder=encoder, prompt=None, names=named)
         fit_s = time.perf_counter() - began_s
         targets = [head.labels.index(label) for _, label in test]
         found = report(head.layer.logits(held), targets, head.temperature)

@@ -117,6 +117,20 @@ def test_a_head_of_another_encoder_is_refused(encoder: Encoder, tmp_path: Path) 
         Classifier(other, head)
 
 
+def test_descriptions_count_beside_examples(encoder: Encoder, tmp_path: Path) -> None:
+    about = {"a": ["the cat sat", "a cat"], "b": "ping pong", "unused": "nothing"}
+    classifier = Classifier.fit(encoder, ["cat", "pong"], ["a", "b"], descriptions=about)
+    assert classifier.head.labels == ("a", "b")
+    assert classifier.head.n_names == 0 or classifier.head.targets[:3].tolist() == [0, 0, 1]
+    few = Classifier.fit(encoder, ["cat", "cat cat", "pong", "ping"], ["a", "a", "b", "b"], descriptions=about)
+    assert few.head.n_names in (0, 3)
+    few.save(tmp_path / "head.json")
+    again = Classifier.load(tmp_path / "head.json", encoder)
+    assert again.classify("the cat")[0].scores == few.classify("the cat")[0].scores
+    with pytest.raises(FieldError, match="a description must be a text"):
+        Classifier.fit(encoder, ["cat", "pong"], ["a", "b"], descriptions={"a": [""]})
+
+
 def test_names_and_descriptions_need_no_examples(encoder: Encoder) -> None:
     by_name = Classifier.from_names(encoder, ["cat", "ping_pong"])
     assert by_name.classify("cat")[0].label == "cat"

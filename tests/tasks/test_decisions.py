@@ -41,8 +41,8 @@ class ScriptedModel:
         return [self._one(prompt, reading.tokens) for prompt, reading in zip(prompts, readings, strict=True)]
 
     def _one(self, prompt: str, tokens: Sequence[int]) -> LogitsRead:
-        text = prompt.partition("\n\nQuestion")[0]
-        listed = re.findall(r"^- ([^:\n]*)", prompt, re.M)
+        text = prompt.partition("\n\n")[0]
+        listed = re.findall(r"\((.*)\)\n>", prompt)[0].split(", ")
         begun = prompt.rpartition(">")[2]
         named = max((name for name in listed if name in text), key=len, default="")
         scores = []
@@ -115,7 +115,7 @@ def test_one_input_is_read_first_and_shared() -> None:
     found = decided(model, "a war began", questions)
     assert [each.name for each in found] == ["about", "bad", "how"]
     assert [len(prompts) for prompts in model.read] == [1, 11]
-    assert all(prompt.startswith("Text: a war began\n\n") or "N/A" in prompt for prompt in model.read[1])
+    assert all(prompt.startswith("a war began\n\n") or "N/A" in prompt for prompt in model.read[1])
 
 
 def test_a_scale_gives_its_expected_level() -> None:

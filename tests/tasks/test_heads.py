@@ -13,11 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaotui.errors import FieldError, ModelFormatError, ModelNotFoundError
+from miaotui.tasks.calibration import CalibrationReport
 from miaotui.tasks.heads.head import ClassifierHead, fit_head, head_of_names, unit
 from miaotui.tasks.heads.head_file import load_head, save_head
 from miaotui.tasks.heads.kernel_ridge import KernelLayer, fit_kernel, fit_kernels
 from miaotui.tasks.heads.logistic import Linear, fit_logistic, minimize
-from miaotui.tasks.heads.selection import MOST_KERNEL_ROWS, balance, choose_layer, fold_numbers
+from miaotui.tasks.heads.selection import (
+    MOST_KERNEL_ROWS,
+    ChosenLayer,
+    NameRows,
+    balance,
+    choose_layer,
+    fold_numbers,
+    heaviest,
+)
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 LABELS = ["news", "sport", "weather", "food"]
@@ -138,7 +147,7 @@ def test_names_of_labels_help_few_examples() -> None:
     names, _ = clouds(0, 1, noise=0.1)
     vectors, labels = clouds(3, 2, noise=3.0)
     targets = np.array([LABELS.index(each) for each in labels])
-    chosen = choose_layer(vectors, targets, 4, names)
+    chosen = choose_layer(vectors, targets, 4, NameRows(names, np.arange(4)))
     assert chosen.n_names == 4
     held, wanted = clouds(4, 100, noise=1.5)
     without = choose_layer(vectors, targets, 4)
@@ -151,7 +160,34 @@ def test_names_that_say_nothing_are_left_out() -> None:
     wrong, _ = clouds(0, 1, noise=0.1)
     vectors, labels = clouds(3, 20, noise=1.5)
     targets = np.array([LABELS.index(each) for each in labels])
-    assert choose_layer(vectors, targets, 4, np.roll(wrong, 1, axis=0)).n_names == 0
+    assert choose_layer(vectors, targets, 4, NameRows(np.roll(wrong, 1, axis=0), np.arange(4))).n_names == 0
+
+
+def test_several_descriptions_of_a_label_count_together() -> None:
+    names, _ = clouds(0, 1, noise=0.1)
+    more, _ = clouds(1, 1, noise=0.6)
+    vectors, labels = clouds(3, 2, noise=3.0)
+    described = {name: np.stack([names[at], more[at]]) for at, name in enumerate(LABELS)}
+    described[LABELS[0]] = described[LABELS[0]][:1]
+    head = fit_head(vectors, labels, encoder="tiny", prompt=None, names=described)
+    assert head.n_names == 7
+    assert head.targets[:7].tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert right(head, *clouds(4, 100, noise=1.5)) > right(fitted(each=2), *clouds(4, 100, noise=1.5)) - 0.05
+    assert head.learn(vectors[:1], labels[:1]).n_names == 7
+
+
+@pytest.mark.parametrize(("n", "weight"), [(10, 16.0), (4000, 1.0)])
+def test_few_examples_do_not_outvote_names(n: int, weight: float) -> None:
+    """Of weights whose losses cannot be told apart the greatest is taken; many examples tell them apart."""
+    layer = fitted(each=2).layer
+    found = []
+    for name_weight, loss, swing in ((0.0, 0.9, 0.2), (1.0, 0.5, -0.2), (16.0, 0.52, 0.2), (64.0, 2.0, 0.2)):
+        losses = loss + np.resize([swing, -swing], n)
+        figures = CalibrationReport(n, 0.5, 0.0, float(losses.mean()))
+        found.append(ChosenLayer(layer, 1.0, 1.0, figures, 4, name_weight, losses))
+    assert heaviest(found).name_weight == weight
+    useless = found[0]._replace(held_out=CalibrationReport(n, 0.5, 0.0, 0.1))
+    assert heaviest([useless, *found[1:]]).name_weight == 0.0
 
 
 def test_rare_labels_weigh_more() -> None:

@@ -44,7 +44,12 @@ def softmax_rows(logits: ArrayLike, temperature: float = 1.0) -> Doubles:
 
 
 def log_loss(logits: ArrayLike, targets: ArrayLike, temperature: float = 1.0, smoothing: float = 0.0) -> float:
-    """Return the mean negative log-likelihood, in nats, of ``targets [n]`` under ``logits [n, labels]``.
+    """Return the mean of `log_losses`."""
+    return float(log_losses(logits, targets, temperature, smoothing).mean())
+
+
+def log_losses(logits: ArrayLike, targets: ArrayLike, temperature: float = 1.0, smoothing: float = 0.0) -> Doubles:
+    """Return the negative log-likelihoods ``[n]``, in nats, of ``targets [n]`` under ``logits [n, labels]``.
 
     ``smoothing`` is the share of each target that all labels have in equal parts. A logit of -inf is no label.
     """
@@ -56,7 +61,7 @@ def log_loss(logits: ArrayLike, targets: ArrayLike, temperature: float = 1.0, sm
         there = np.isfinite(scaled)
         mean = np.where(there, scaled, 0.0).sum(axis=1) / there.sum(axis=1)
         wanted = (1.0 - smoothing) * wanted + smoothing * mean
-    return float((total - wanted).mean())
+    return np.asarray(total - wanted)
 
 
 def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:

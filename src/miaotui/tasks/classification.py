@@ -19,7 +19,7 @@ from miaotui.tasks.calibration import Doubles
 from miaotui.tasks.heads.head import ClassifierHead, check_labels, fit_head, head_of_names
 from miaotui.tasks.heads.head_file import load_head, save_head
 from miaotui.tasks.result import LabelledText, RowError, TaskResult
-from miaotui.tasks.vectors import PROMPT, TextVectors, embed_texts, listed
+from miaotui.tasks.vectors import PROMPT, Floats, TextVectors, embed_texts, listed
 
 Result = TypeVar("Result", bound=TaskResult)
 Self = TypeVar("Self", bound="Classifier")
@@ -45,23 +45,24 @@ class Classifier:
         texts: Iterable[str],
         labels: Iterable[str],
         *,
-        descriptions: Mapping[str, str] | None = None,
+        descriptions: Mapping[str, str | Sequence[str]] | None = None,
         prompt: str | None = PROMPT,
     ) -> Self:
         """Fit a head to examples. Rows without a text or a label, and second labels of a text, are left out.
 
-        XX `RequestError` where fewer than two labels are left.
+        ``descriptions`` of labels, one or several of each, count beside examples in place of their names. Raises
+        `RequestError` where fewer than two labels are left.
         """
         given, wanted = listed(texts), listed(labels, "labels")
         rows, errors = sound_rows(given, wanted)
         read = embed_texts(encoder, [given[row] for row in rows], prompt=prompt)
-        names = names_of(wanted[row] for row in rows) | {
-            label: about for label, about in (descriptions or {}).items() if label in {wanted[row] for row in rows}
-        }
-        named = embed_texts(encoder, list(names.values()), prompt=prompt)
+        names: dict[str, str | Sequence[str] | None] = dict.fromkeys(wanted[row] for row in rows)
+        names |= {label: about for label, about in (descriptions or {}).items() if label in names}
+        phrases = phrases_of(names)
+        named = embed_texts(encoder, [phrase for each in phrases.values() for phrase in each], prompt=prompt)
         errors += [RowError(rows[place], str(read.errors[place])) for place in range(len(read)) if read.errors[place]]
         chosen = [wanted[rows[place]] for place in read.sound]
-        vectors = dict(zip(names, named.values, strict=True))
+        vectors = vectors_by_label(phrases, named)
         name = encoder.model.path.name
         head = fit_head(read.values[read.sound], chosen, encoder=name, prompt=prompt, names=vectors)
         return cls(encoder, head, sorted(errors, key=lambda error: error.index))
@@ -197,13 +198,18 @@ def names_head(
     phrases: Mapping[str, Sequence[str]], read: TextVectors, encoder: str, prompt: str | None
 ) -> ClassifierHead:
     """Return the head of labels whose phrases, all in a row, have the vectors ``read``. Raises `RequestError`."""
+    return head_of_names(vectors_by_label(phrases, read), encoder=encoder, prompt=prompt)
+
+
+def vectors_by_label(phrases: Mapping[str, Sequence[str]], read: TextVectors) -> dict[str, Floats]:
+    """Return the vectors ``[m, d]`` of each label's phrases, which are all in a row. Raises `RequestError`."""
     if len(read.sound) < len(read):
         raise RequestError(next(error for error in read.errors if error))
     vectors, place = {}, 0
     for name, each in phrases.items():
         vectors[name] = read.values[place : place + len(each)]
         place += len(each)
-    return head_of_names(vectors, encoder=encoder, prompt=prompt)
+    return vectors
 
 
 def sound_rows(texts: Sequence[Any], labels: Sequence[Any]) -> tuple[list[int], list[RowError]]:

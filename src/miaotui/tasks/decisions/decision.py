@@ -29,7 +29,7 @@ from miaotui.tasks.decisions.questions import (
     read_question,
     spoken,
 )
-from miaotui.tasks.decisions.weights import USUAL_WEIGHTS, SourceWeights, kind_of, logits_of, weights_for
+from miaotui.tasks.decisions.weights import SourceWeights, kind_of, logits_of, usual_weights, weights_for
 
 Questions = Mapping[str, TypedQuestion] | Sequence[TypedQuestion] | TypedQuestion
 
@@ -103,12 +103,12 @@ Likeness = Callable[[Mapping[str, ReadQuestion]], Mapping[str, Sequence[float]]]
 
 @dataclass
 class DecisionOptions:
-    """Options of decisions. ``weights`` are those of the model's log-probabilities and of likeness, ``weights_by_kind``
-    those of kinds of question that `Decider.calibrate` has seen. ``priors`` remembers prompts without content, by
-    question and order; ``prior_weight`` is how much of such a prior is taken off. The default is nothing: with a model
-    of 0.5 B it took right answers away, and such prompts cost as much as the others."""
+    """Options of decisions. ``weights`` are those of the model's log-probabilities and of likeness (None: the usual
+    ones), ``weights_by_kind`` those of kinds of question that `Decider.calibrate` has seen. ``priors`` remembers
+    prompts without content, by question and order; ``prior_weight`` is how much of such a prior is taken off. The
+    default is nothing: such prompts cost as much as the others, and helped a model of 0.5 B little."""
 
-    weights: SourceWeights = USUAL_WEIGHTS
+    weights: SourceWeights | None = None
     weights_by_kind: Mapping[str, SourceWeights] = field(default_factory=dict)
     calibrated: bool = False
     threshold: float = 0.0
@@ -249,7 +249,7 @@ def _decided(
         by_order.append([own - weight * before for own, before in zip(each.log_probabilities, prior, strict=True)])
     mean = [(first + second) / 2.0 for first, second in zip(*by_order, strict=True)]
     kind = kind_of(question.kind, len(question.options))
-    logits = logits_of(mean, alike, weights_for(kind, options.weights, options.weights_by_kind))
+    logits = logits_of(mean, alike, weights_for(kind, options.weights or usual_weights(alike), options.weights_by_kind))
     probabilities = softmax_rows([logits])[0].tolist()
     place = _best(logits, question.orders[0])
     score = math.fsum(level * each for level, each in enumerate(probabilities))

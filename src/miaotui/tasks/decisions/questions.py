@@ -21,8 +21,6 @@ NO_INPUT = "N/A"  # content-free: how likely the options are before anything is 
 Kind = Literal["choice", "score", "yes_no"]
 YES, NO = "yes", "no"
 
-_SYSTEM = "You read a text and answer a question about it with one of the given options."
-
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
@@ -120,14 +118,16 @@ def spoken(option: str) -> str:
 
 
 def messages_of(text: str, question: ReadQuestion, order: Sequence[int]) -> list[dict[str, str]]:
-    """Return the conversation in which the model is to answer with an option's name."""
-    listed = []
-    for place in order:
-        about = question.descriptions[place]
-        listed.append(f"- {spoken(question.options[place])}" + (f": {about}" if about else ""))
-    body = (
-        f"Text: {text}\n\nQuestion: {question.text}\nOptions:\n"
-        + "\n".join(listed)
-        + "\n\nAnswer with one of the options, in its exact words."
-    )
-    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": body}]
+    """Return the conversation in which the model is to answer with an option's name.
+
+    The wording is short: with a list and an instruction a model of 0.5 B was right less often, and took longer.
+    """
+    options = [spoken(question.options[place]) for place in order]
+    about = [
+        f"{name}: {question.descriptions[place]}\n"
+        for name, place in zip(options, order, strict=True)
+        if question.descriptions[place]
+    ]
+    lines = "".join(about)
+    body = f"{text}\n\n{lines}{question.text} ({', '.join(options)})"
+    return [{"role": "user", "content": body}]

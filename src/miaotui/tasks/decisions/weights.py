@@ -30,7 +30,8 @@ class SourceWeights(NamedTuple):
     likeness: float
 
 
-USUAL_WEIGHTS = SourceWeights(1.0, 6.0)  # of training examples of four public sets (benchmarks/decisions.py)
+ALONE = SourceWeights(1.0, 0.0)  # the probabilities with which a grammar of the options would write them
+USUAL_WEIGHTS = SourceWeights(0.3, 16.0)  # of training examples of four public sets (benchmarks/decisions.py)
 
 
 class SourcedOptions(NamedTuple):
@@ -62,11 +63,16 @@ def fit_weights(examples: Sequence[SourcedOptions]) -> tuple[SourceWeights, dict
 
     All examples must have likeness, or none. Weights are never negative.
     """
-    overall = _fitted(examples, USUAL_WEIGHTS, held=1.0)
+    overall = _fitted(examples, usual_weights(examples[0].likeness), held=1.0)
     kinds = dict.fromkeys(each.kind for each in examples)
     return overall, {
         kind: _fitted([each for each in examples if each.kind == kind], overall, held=NEARNESS) for kind in kinds
     }
+
+
+def usual_weights(likeness: Sequence[float] | None) -> SourceWeights:
+    """Return the weights before any example, with or without likeness."""
+    return ALONE if likeness is None else USUAL_WEIGHTS
 
 
 def weights_for(kind: str, overall: SourceWeights, by_kind: Mapping[str, SourceWeights]) -> SourceWeights:

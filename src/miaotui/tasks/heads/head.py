@@ -23,6 +23,7 @@ from miaotui.tasks.heads.selection import (
     RIDGE_TEMPERATURE,
     USUAL_PENALTY,
     Layer,
+    NameRows,
     choose_layer,
     learning_weights,
     refit,
@@ -42,8 +43,8 @@ class ClassifierHead:
     """Layer over unit vectors ``[d]``, its labels, and the temperature of its probabilities.
 
     ``vectors [n, d]`` and ``targets [n]`` are the examples that it keeps; the first ``n_names`` are made of the labels'
-    names and count ``name_weight`` times. ``held_out`` has its figures on examples that were left out of the fit, None
-    where there were none.
+    names or descriptions and count ``name_weight`` times. ``held_out`` has its figures on examples that were left out
+    of the fit, None where there were none.
     """
 
     labels: tuple[str, ...]
@@ -127,8 +128,8 @@ def fit_head(
 
     Kind, penalty and temperature come from held-out examples, so that the probabilities are calibrated on examples
     that the fit did not see. ``order`` names the labels first; else they come in order of appearance. ``names`` are
-    unit vectors ``[d]`` of the labels' names, which few examples learn from if that helps. Raises `RequestError` for
-    fewer than two labels.
+    unit vectors ``[d]`` or ``[m, d]`` of the labels' names or descriptions, which few examples learn from if that
+    helps. Raises `RequestError` for fewer than two labels.
     """
     known = list(dict.fromkeys([*order, *labels]))
     check_labels(known)
@@ -139,11 +140,11 @@ def fit_head(
     if absent:
         raise FieldError("labels", f"no example has the label {known[absent[0]]!r}: give at least one for each label")
     vectors = _rounded(vectors)
-    named = None if names is None else _rounded(np.stack([names[each] for each in known]))
+    named = None if names is None else _name_rows([np.atleast_2d(names[each]) for each in known])
     chosen = choose_layer(vectors, targets, len(known), named)
     if chosen.n_names and named is not None:
-        vectors = np.concatenate([named, vectors])
-        targets = np.concatenate([np.arange(len(known)), targets])
+        vectors = np.concatenate([named.vectors, vectors])
+        targets = np.concatenate([named.targets, targets])
     kept = _kept(targets, _room(vectors.shape[1]), chosen.n_names)
     return ClassifierHead(
         tuple(known),
@@ -159,6 +160,12 @@ def fit_head(
         chosen.n_names,
         chosen.name_weight,
     )
+
+
+def _name_rows(names: Sequence[Floats]) -> NameRows:
+    """Return the rows of names or descriptions, ``[m, d]`` of each label."""
+    targets = np.repeat(np.arange(len(names)), [len(each) for each in names])
+    return NameRows(_rounded(np.concatenate(names)), targets)
 
 
 def head_of_names(

@@ -94,7 +94,7 @@ def _read(values: Mapping[str, Any]) -> ClassifierHead:
     n_names = values["names"]
     if len(layer.bias) != len(labels) or (targets.size and targets.max() >= len(labels)):
         raise ValueError("its numbers do not fit its labels")
-    if type(n_names) is not int or not 0 <= n_names <= min(len(labels), len(targets)):
+    if type(n_names) is not int or not 0 <= n_names <= len(targets):
         raise ValueError("names must be a number of its examples")
     if values["source"] not in _SOURCES:
         raise ValueError(f"source must be one of {', '.join(_SOURCES)}")

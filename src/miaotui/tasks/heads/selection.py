@@ -1,7 +1,9 @@
 """Choice of a head's layer by held-out examples: kernel ridge regression for few, logistic regression for many.
 
 Owns the candidates, and the figures by which one is chosen. Knows neither texts nor labels' names. Invariant: every
-figure is of examples that the fit in question did not see, so the temperature that comes with it is calibrated.
+figure is of examples that the fit in question did not see, so the temperature that comes with it is calibrated. Source
+of the rule that lets few examples not outvote descriptions: Breiman et al. 1984, Classification and Regression Trees,
+section 3.4.3 (one standard error).
 """
 
 from __future__ import annotations
@@ -14,20 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import RequestError
-from miaotui.tasks.calibration import CalibrationReport, fit_temperature, report
+from miaotui.tasks.calibration import CalibrationReport, fit_temperature, log_losses, report
 from miaotui.tasks.heads.kernel_ridge import KernelLayer, fit_kernel, fit_kernels
 from miaotui.tasks.heads.logistic import Linear, fit_logistic
 
 Floats = NDArray[np.float32]
 Targets = NDArray[np.int64]
+Doubles = NDArray[np.float64]
 Layer = Linear | KernelLayer
+NO_LOSSES: Doubles = np.empty(0)
 FOLDS = 5
 PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # of the mean loss, strongest first
 RIDGE_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # beside a kernel whose diagonal is 1
 GAMMAS = (0.4, 1.3)  # times the mean distance of examples, 1 - cosine
 LEAST_DISTANCE = 1e-4
 USUAL_PENALTY = 0.3
-NAME_WEIGHTS = (0.0, 1.0, 4.0, 16.0)  # of a label's name or description, in examples
+NAME_WEIGHTS = (0.0, 1.0, 4.0, 16.0, 64.0)  # of a label's name or description, in examples
 MANY_ROWS = 800  # beyond which names are tried with the first two weights only
 MOST_NAMED_ROWS = 1200  # examples beyond which names are not tried: they hardly help, and cost as much again
 RIDGE_TEMPERATURE = 0.15  # until held-out examples give another one
@@ -37,8 +41,8 @@ MOST_KERNEL_ROWS = 2560  # a fit takes time by the cube of them: about ten secon
 class ChosenLayer(NamedTuple):
     """Layer with its penalty, the temperature of its probabilities, and its figures on held-out examples.
 
-    ``held_out`` is None where no label has two examples. ``n_names``: as many rows in front, vectors of the labels'
-    names, were learned as examples.
+    ``held_out`` is None where no label has two examples; ``losses`` are those of each held-out example, in nats.
+    ``n_names``: as many rows in front, vectors of the labels' names, were learned as examples.
     """
 
     layer: Layer
@@ -47,25 +51,34 @@ class ChosenLayer(NamedTuple):
     held_out: CalibrationReport | None
     n_names: int = 0
     name_weight: float = 0.0
+    losses: Doubles = NO_LOSSES
 
 
-def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: Floats | None = None) -> ChosenLayer:
+class NameRows(NamedTuple):
+    """Unit vectors ``[m, d]`` of names or descriptions of labels, and the label ``[m]`` of each."""
+
+    vectors: Floats
+    targets: Targets
+
+
+def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: NameRows | None = None) -> ChosenLayer:
     """Fit layers to unit vectors ``[n, d]`` with ``targets [n]`` and return the best one by held-out log loss.
 
-    ``names [labels, d]`` are vectors of the labels' names or descriptions. Few examples are tried without them and
-    with them in several weights.
+    Few examples are tried without ``names`` and with them in several weights. Of weights whose loss is within one
+    standard error of the least one, the greatest is taken: few examples say little against descriptions.
     """
-    if len(targets) + n_labels > MOST_KERNEL_ROWS:
+    n_names = 0 if names is None else len(names.targets)
+    if len(targets) + n_names > MOST_KERNEL_ROWS:
         return _logistic(vectors, targets, n_labels)
     found = _kernels(vectors, targets, n_labels, 0, 0.0)
     if names is not None and len(targets) <= MOST_NAMED_ROWS:
-        rows = np.concatenate([names, vectors])
-        both = np.concatenate([np.arange(n_labels), targets])
+        rows = np.concatenate([names.vectors, vectors])
+        both = np.concatenate([names.targets, targets])
         for weight in NAME_WEIGHTS[1 : 2 if len(rows) > MANY_ROWS else None]:
-            found += _kernels(rows, both, n_labels, n_labels, weight)
+            found += _kernels(rows, both, n_labels, n_names, weight)
     if found[-1].held_out is None:
         return found[-1]
-    return _best(found)
+    return heaviest(found)
 
 
 def refit(
@@ -103,7 +116,7 @@ def learning_weights(targets: Targets, n_names: int, name_weight: float) -> Floa
     """Return `row_weights` under which labels that came later, without a name, weigh as much as a name does."""
     weight = row_weights(targets, n_names, name_weight)
     counts = np.bincount(targets)[targets]
-    later = targets >= n_names if n_names else np.zeros(len(targets), np.bool_)
+    later = ~np.isin(targets, targets[:n_names]) if n_names else np.zeros(len(targets), np.bool_)
     weight[later] *= np.maximum(np.float32(name_weight) / counts[later], 1.0).astype(np.float32)
     return weight
 
@@ -146,7 +159,28 @@ def _logistic(vectors: Floats, targets: Targets, n_labels: int) -> ChosenLayer:
 def _judged(chosen: ChosenLayer, logits: NDArray[np.floating], targets: Targets) -> ChosenLayer:
     """Return a candidate with the temperature and the figures that its held-out logits give."""
     temperature = fit_temperature(logits, targets)
-    return chosen._replace(temperature=temperature, held_out=report(logits, targets, temperature))
+    return chosen._replace(
+        temperature=temperature,
+        held_out=report(logits, targets, temperature),
+        losses=log_losses(logits, targets, temperature),
+    )
+
+
+def heaviest(found: Sequence[ChosenLayer]) -> ChosenLayer:
+    """Return the best candidate of the greatest weight of names whose loss is within one standard error of the least.
+
+    The error is that of the difference, example by example. Names that do not help at all are left out.
+    """
+    best = _best(found)
+    if not best.name_weight:
+        return best
+    close = [best]
+    for weight in {each.name_weight for each in found if each.name_weight > best.name_weight}:
+        rival = _best([each for each in found if each.name_weight == weight])
+        more = rival.losses - best.losses
+        if more.mean() <= more.std() / math.sqrt(len(more)):
+            close.append(rival)
+    return max(close, key=lambda each: each.name_weight)
 
 
 def _best(found: Sequence[ChosenLayer]) -> ChosenLayer:
