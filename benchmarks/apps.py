@@ -33,7 +33,7 @@ from miaotui.apps.evidence import FOUND
 from miaotui.apps.intents import IntentClassifier
 from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.apps.qa_pipeline import Question, look_up
-from miaotui.apps.spans import best_spans
+from miaotui.apps.spans.ranking import best_spans
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheOptions
 from miaotui.retrieval.answers.calibrate import calibrate

@@ -75,7 +75,7 @@ def test_what_is_not_there_is_not_found(library: Index, question: str, text: str
 
 def test_a_model_writes_within_its_time(library: Index, llm: LLM) -> None:
     desk = QaPipeline(library, llm)
-    question = Question(BUILT, "library", "generated", deadline_ms=20_000, max_tokens=12)
+    question = Question("Why was the lamp replaced?", "library", "generated", deadline_ms=20_000, max_tokens=20)
     _, answer = ask(desk, question)
     assert answer.how in ("generated", "none")
     assert answer.version == library.version
@@ -87,11 +87,32 @@ def test_a_model_that_would_be_late_gives_way_to_a_span(library: Index, llm: LLM
     question = Question(BUILT, "library", "generated", deadline_ms=0.001)
     _, answer = ask(QaPipeline(library, llm), question)
     assert (answer.text, answer.how) == ("1874", "extractive")
+    assert (answer.shortened, answer.left_out) == (True, ("model",))
+
+
+def test_an_answer_neither_repeats_the_question_nor_leaves_its_language() -> None:
+    evidence = gather("What is the lamp of Arden?", [Passage("a", "The lamp of Arden is a lens of glass.")])
+    span = extract(evidence)
+
+    def written(*pieces: str, evidence: Evidence = evidence) -> Answer:
+        composing = Composing(evidence, [], ["The lamp of Arden is a lens of glass."], instead=span)
+        shown = "".join(composing.push(piece) for piece in pieces)
+        rest, answer = composing.end()
+        assert (shown + rest).strip() == answer.text
+        return answer
+
+    for empty in (("What is", " the lamp of", " Arden?"), ("The lamp of Arden.",), ("这是", "灯。")):
+        assert written(*empty) == span
+    assert written("The lamp", " of Arden", " is a lens.").how == "generated"
+    assert not written("Not found.").found
+    chinese = gather("灯塔的灯是什么？", [Passage("a", "灯塔的灯是玻璃透镜。")])
+    assert written("It is a lens.", evidence=chinese) == span
+    assert written("玻璃", "透镜", evidence=chinese).how == "generated"
 
 
 def test_a_model_drafts_from_the_passages_that_were_found(library: Index, llm: LLM) -> None:
     before = {source.name: source.drafts for source in llm.drafts}
-    asked = Question("Who built the lighthouse of Arden?", "library", "generated", deadline_ms=20_000, max_tokens=12)
+    asked = Question("Why was the lamp replaced?", "library", "generated", deadline_ms=20_000, max_tokens=20)
     seen: list[Request] = []
     submit = llm.loop.submit
 

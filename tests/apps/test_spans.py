@@ -9,7 +9,7 @@ from small_library import DOCUMENTS
 
 from miaotui.apps.question_types import Kind, asks_offer, kind_of, lacks_form
 from miaotui.apps.segmentation import words
-from miaotui.apps.spans import best_spans, ranked_sentences
+from miaotui.apps.spans.ranking import best_spans, ranked_sentences
 
 BODIES = [document.body for document in DOCUMENTS]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,8 @@ from miaotui.apps.support import Support
 from miaotui.llm import LLM
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.answers.cache import AnswerCache
+from miaotui.retrieval.graph import KnowledgeGraph
+from miaotui.retrieval.graph.store import place_of
 from miaotui.serve.documents.index_registry import IndexRegistry
 from miaotui.serve.services import ServedModels
 from tiny_engine import settings_in
@@ -25,6 +28,7 @@ from tiny_models import make_tiny_folder
 
 BRIDGE = Document("bridge", "The old bridge of Tarn was built in 1731 by Odo Hale. It has seven arches.", title="Tarn")
 QUESTION = "When was the old bridge of Tarn built?"
+WHY = "Why was the old bridge of Tarn built in 1731?"
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +74,12 @@ def test_a_span_with_its_passage_then_from_the_cache(server: Serving) -> None:
 
 
 def test_a_written_answer_whole_and_streamed(server: Serving) -> None:
-    whole = ask(server, deadline_ms=20_000, max_tokens=16)
+    selected = ask(server, deadline_ms=20_000, max_tokens=16)
+    assert (selected["how"], selected["supported"], selected["left_out"]) == ("selected", True, [])
+    assert selected["span"] in BRIDGE.body
+    whole = ask(server, WHY, deadline_ms=20_000, max_tokens=16)
     assert whole["how"] in ("generated", "none")
-    body = {"index": "bridges", "question": QUESTION, "deadline_ms": 20_000, "max_tokens": 17}
+    body = {"index": "bridges", "question": WHY, "deadline_ms": 20_000, "max_tokens": 17}
     response = post(server, "/v1/answer", stream=True, **body)
     assert response.headers["content-type"].startswith("text/event-stream")
     told = events(response.text)
@@ -83,7 +90,7 @@ def test_a_written_answer_whole_and_streamed(server: Serving) -> None:
 
 def test_late_models_give_way_and_unknown_things_are_not_found(server: Serving) -> None:
     late = ask(server, deadline_ms=0.01)
-    assert (late["text"], late["how"]) == ("1731", "extractive")
+    assert (late["text"], late["how"], late["left_out"]) == ("1731", "extractive", ["model"])
     assert not ask(server, "Which moon orbits Neptune backwards?")["found"]
     missing = post(server, "/v1/answer", index="none", question="Why?", stream=True)
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "index_not_found")
@@ -106,8 +113,22 @@ def test_bad_questions_name_the_field(server: Serving, change: dict[str, Any], p
     assert response.json()["error"]["param"] == param
 
 
+def test_a_graph_is_asked_before_the_documents(
+    server: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path))
+    graph = KnowledgeGraph([("Anna Lind", "spouse", "Bo Berg"), ("Bo Berg", "profession", "carpenter")])
+    graph.save(place_of("family"))
+    known = ask(server, "What is the profession of Bo Berg?", graph="family", mode="extractive")
+    assert (known["how"], known["text"], known["model"]) == ("graph", "carpenter", "")
+    assert ask(server, graph="family", mode="extractive")["text"] == "1731"
+    missing = post(server, "/v1/answer", index="bridges", question=QUESTION, graph="none")
+    assert missing.status_code == 400
+    assert "graphs" in missing.json()["error"]["message"]
+
+
 def test_a_client_that_leaves_cancels(server: Serving) -> None:
-    body = {"index": "bridges", "question": QUESTION, "max_tokens": 500, "stream": True}
+    body = {"index": "bridges", "question": WHY, "max_tokens": 500, "stream": True}
     body |= {"deadline_ms": 60_000}
     with plain_http.stream("POST", f"{server.url}/v1/answer", json=body) as response:
         next(response.iter_lines())

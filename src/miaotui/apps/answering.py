@@ -8,21 +8,25 @@ server's route move the steps on. Invariant: every answer names its passages, or
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from miaotui.apps.citations import Citing
-from miaotui.apps.evidence import Evidence
-from miaotui.apps.spans import RankedSentence, best_spans
+from miaotui.apps.evidence import Evidence, LeftOut
+from miaotui.apps.question_types import AnswerForm, form_of
+from miaotui.apps.segmentation import terms_of
+from miaotui.apps.spans.pieces import Place, whole_piece
+from miaotui.apps.spans.ranking import RankedSentence, best_spans
 from miaotui.errors import RequestError
 from miaotui.retrieval.meaning.languages import is_chinese
 
-How = Literal["extractive", "generated", "graph", "none"]
+How = Literal["extractive", "selected", "generated", "graph", "none"]
 Mode = Literal["extractive", "generated"]
 MAX_QUESTION_CHARS = 2_000
 EXTRACTIVE_MS, GENERATED_MS = 200.0, 1_000.0  # default deadlines
 ANSWER_TOKENS = 48
+LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
 LEAST_PROMPT_TOKENS, MOST_PROMPT_TOKENS = 96, 384  # small models lose the thread in longer ones
 
 SURE = 0.9  # probability from which a model's "not found" does not count: small ones say it too often
@@ -53,7 +57,7 @@ class Citation:
 @dataclass(frozen=True)
 class Answer:
     """Whole answer. ``supported``: every sentence of it has a passage that says so; ``span``: the words that an
-    extractive answer comes down to.
+    extracted or selected answer comes down to; ``left_out``: the work that the deadline left no time for.
     """
 
     text: str
@@ -70,6 +74,7 @@ class Answer:
     cache: str = "miss"
     took_ms: float = 0.0
     span: str = ""
+    left_out: tuple[LeftOut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return this answer as plain values."""
@@ -84,7 +89,8 @@ class Answer:
         """Read the result of `to_bytes`, also of versions that knew fewer values."""
         values = json.loads(data)
         values["citations"] = tuple(Citation(**each) for each in values["citations"])
-        values["dropped"] = tuple(values["dropped"])
+        for name in ("dropped", "left_out"):
+            values[name] = tuple(values.get(name, ()))
         return replace(cls(**values), cache=cache, took_ms=took_ms)
 
 
@@ -111,6 +117,7 @@ def not_found(evidence: Evidence) -> Answer:
         index=evidence.index,
         version=evidence.version,
         complete=evidence.complete,
+        left_out=evidence.left_out,
     )
 
 
@@ -124,21 +131,41 @@ def extract(evidence: Evidence) -> Answer:
     if not spans:
         return not_found(evidence)
     span = spans[0]
-    passage = evidence.passages[span.passage]
-    places = [span.sentence] if span.is_answer else sorted({span.sentence, *_nearly_as_good(ranked)})
-    quote = " ".join(passage.text[start:end] for start, end in places)
+    others = () if span.is_answer else _nearly_as_good(ranked)
+    return quoted(evidence, "extractive", span.passage, span.sentence, span.text, alone=span.is_answer, others=others)
+
+
+def quoted(
+    evidence: Evidence, how: How, number: int, sentence: Place, span: str, *, alone: bool, others: Sequence[Place] = ()
+) -> Answer:
+    """Return the answer that a span of a passage's sentence makes: ``alone``, or else the whole piece around it in its
+    own lines, with ``others``, further sentences of the passage.
+    """
+    passage, form = evidence.passages[number], form_of(evidence.question)
+    places = [sentence]
+    if not alone:
+        piece = whole_piece(passage.text, sentence, is_list=form is AnswerForm.LIST)
+        apart = [place for place in others if place[1] <= piece[0] or place[0] >= piece[1]]
+        places = sorted([piece, *apart])
+    pieces = [passage.text[start:end] for start, end in places]
+    lines = [" ".join(line.split()) for line in "\n".join(pieces).splitlines()] if _is_list(pieces) else []
     return Answer(
-        span.text if span.is_answer else " ".join(quote.split()),
-        "extractive",
+        span if alone else "\n".join(lines) or " ".join(" ".join(pieces).split()),
+        how,
         found=True,
         supported=True,
-        citations=(Citation(1, passage.id, passage.title, passage.source, quote),),
+        citations=(Citation(1, passage.id, passage.title, passage.source, " ".join(pieces)),),
         strength=evidence.strength,
         index=evidence.index,
         version=evidence.version,
         complete=evidence.complete,
-        span=span.text,
+        span=span,
+        left_out=evidence.left_out,
     )
+
+
+def _is_list(pieces: Sequence[str]) -> bool:
+    return any("\n" in piece.strip() for piece in pieces)
 
 
 def _nearly_as_good(ranked: Sequence[RankedSentence]) -> list[tuple[int, int]]:
@@ -150,6 +177,14 @@ def _nearly_as_good(ranked: Sequence[RankedSentence]) -> list[tuple[int, int]]:
     ]
 
 
+def is_selectable(evidence: Evidence) -> bool:
+    """Return whether question and best passage are of one language, so that the passage's words answer it."""
+    if not evidence.ranked:
+        return False
+    best = evidence.ranked[0]
+    return is_chinese(evidence.question) == is_chinese(evidence.passages[best.passage].text[best.start : best.end])
+
+
 @dataclass
 class Composing:
     """Answer in progress: `messages` for the model, then `push` its text, then `end`."""
@@ -157,7 +192,11 @@ class Composing:
     evidence: Evidence
     messages: list[dict[str, str]]
     excerpts: Sequence[str]
+    max_tokens: int = ANSWER_TOKENS
+    least_tokens: int = LEAST_ANSWER_TOKENS
     otherwise: Answer | None = None  # given where the model says that there is none, against strong evidence
+    instead: Answer | None = None  # given where the model repeats the question, or answers in another language
+    structured: Mapping[str, Any] | None = None  # form of the text, if it is bound to one
     citing: Citing = field(init=False)
     _begun: bool = False
     _text: list[str] = field(default_factory=list)
@@ -170,22 +209,31 @@ class Composing:
         """Add a piece of the model's text. Returns the text that can be shown now."""
         self._text.append(piece)
         if not self._begun:
-            if self._may_refuse():
+            if (self.otherwise is not None and self._refuses()) or self._says_nothing():
                 return ""
             piece, self._begun = "".join(self._text), True
         shown = self.citing.push(piece)
         self._shown.append(shown)
         return shown
 
-    def _may_refuse(self) -> bool:
-        """Return whether the text so far says, or begins to say, that there is no answer, and that does not count."""
+    def _says_nothing(self) -> bool:
+        """Return whether the text so far only repeats the question, or is not in its language."""
+        if self.instead is None or self._refuses():
+            return False
+        said, question = "".join(self._text).strip(), self.evidence.question
+        if said.casefold() in question.casefold() or terms_of(said) <= terms_of(question):
+            return True
+        return any(map(str.isalpha, said)) and is_chinese(said) != is_chinese(question)
+
+    def _refuses(self) -> bool:
+        """Return whether the text so far says, or begins to say, that there is no answer."""
         said = "".join(self._text).strip().casefold()
-        return self.otherwise is not None and any(
-            mark.startswith(said) or said.startswith(mark) for mark in _SAYS_NOT_FOUND
-        )
+        return any(mark.startswith(said) or said.startswith(mark) for mark in _SAYS_NOT_FOUND)
 
     def end(self, shortened: bool = False) -> tuple[str, Answer]:
         """Return (the rest to show, the whole answer)."""
+        if not self._begun and self.instead is not None and self._says_nothing():
+            return self.instead.text, self.instead
         if self.otherwise is not None and not self._begun:
             return self.otherwise.text, self.otherwise
         rest = self.citing.close()
@@ -209,6 +257,7 @@ class Composing:
             version=evidence.version,
             complete=evidence.complete,
             shortened=shortened,
+            left_out=evidence.left_out,
         )
         return rest, answer
 
@@ -217,7 +266,7 @@ class Composing:
         return Citation(number, passage.id, passage.title, passage.source, quote)
 
 
-def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Composing:
+def compose(evidence: Evidence, count: Callable[[str], int], budget: int, max_tokens: int = ANSWER_TOKENS) -> Composing:
     """Make a prompt of at most ``budget`` tokens (as ``count`` counts a text) from evidence that has a sentence."""
     chinese = is_chinese(evidence.question)
     system = _SYSTEM_ZH if chinese else _SYSTEM_EN
@@ -235,5 +284,7 @@ def compose(evidence: Evidence, count: Callable[[str], int], budget: int) -> Com
     listed = "\n".join(f"[{n}] {excerpt}" for n, excerpt in enumerate(excerpts, 1))
     asked = f"问题：{evidence.question}" if chinese else f"Question: {evidence.question}"
     messages = [{"role": "system", "content": system}, {"role": "user", "content": f"{listed}\n\n{asked}"}]
-    otherwise = extract(evidence) if evidence.signals is not None and evidence.strength >= SURE else None
-    return Composing(kept, messages, excerpts, otherwise)
+    cut_out = extract(evidence)
+    otherwise = cut_out if evidence.signals is not None and evidence.strength >= SURE else None
+    instead = cut_out if is_selectable(evidence) else None
+    return Composing(kept, messages, excerpts, max_tokens, otherwise=otherwise, instead=instead)

@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from miaotui.apps.meaning.decision import FEWEST_SENTENCES, Signals, least_probability, probability
 from miaotui.apps.question_types import asks_offer, kind_of, lacks_form
 from miaotui.apps.segmentation import names_of
-from miaotui.apps.spans import RankedSentence, ranked_sentences
+from miaotui.apps.spans.ranking import RankedSentence, ranked_sentences
 from miaotui.errors import RefusedError
 from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.meaning.protocols import Reranker
 from miaotui.retrieval.meaning.vectors import SentenceMatch
+
+LeftOut = Literal["reranker", "passages", "examples", "model"]  # parts of the work that a deadline left no time for
 
 MAX_PASSAGES = 8
 MAX_PASSAGE_CHARS = 8_000
@@ -61,7 +63,8 @@ class Evidence:
     """Passages found for a question, in one version of an index.
 
     ``strength``, in [0, 1], is the share of the question that the best sentence has or, with ``signals`` of meaning,
-    the probability that it is answered; ``least`` is how much of it an answer needs.
+    the probability that it is answered; ``least`` is how much of it an answer needs; ``left_out`` names the work that
+    the deadline left no time for.
     """
 
     question: str
@@ -73,6 +76,7 @@ class Evidence:
     complete: bool = True  # no part of the index was missing
     signals: Signals | None = None
     least: float = FOUND
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def is_weak(self) -> bool:
@@ -149,7 +153,7 @@ def _by_meaning(
         try:
             logits = reranker.score([(question, text) for text in texts], within_ms)
         except RefusedError:
-            pass
+            evidence = replace(evidence, left_out=("reranker",))
         else:
             cross = float(max(logits))
             for each, logit in zip(best, logits, strict=True):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from miaotui.apps.answering import (
     ANSWER_TOKENS,
@@ -19,14 +19,16 @@ from miaotui.apps.answering import (
     GENERATED_MS,
     Answer,
     Citation,
-    Composing,
     Mode,
     checked_question,
     compose,
     extract,
+    is_selectable,
     not_found,
 )
 from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, Searched, gather
+from miaotui.apps.question_types import AnswerForm, form_of
+from miaotui.apps.spans.selection import SELECTED_TOKENS, select
 from miaotui.errors import OverloadedError, RefusedError
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
@@ -37,7 +39,6 @@ from miaotui.retrieval.meaning.protocols import Reranker
 from miaotui.types import Deadline, SamplingParams
 
 GRAPH_SURE = 0.5  # probability of a reading from which the graph answers instead of the documents
-LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
 RERANK_SHARE, EXTRACTIVE_RERANK_SHARE = 0.2, 0.7  # of the time, at most, for the reranker
 TICK_S = 0.02  # between looks at the clock while no piece comes
 
@@ -51,6 +52,28 @@ class Searchable(Protocol):
 
     def search(self, query: str, limit: int = 10, *, offset: int = 0, plain: bool = False) -> Results:
         """Return the best passages."""
+
+
+class Writing(Protocol):
+    """Answer in progress: what the model reads, the form and length of its text, and what is made of that."""
+
+    messages: list[dict[str, str]]
+    max_tokens: int
+    least_tokens: int
+
+    @property
+    def excerpts(self) -> Sequence[str]:
+        """Return the passages' parts that the model reads."""
+
+    @property
+    def structured(self) -> Mapping[str, Any] | None:
+        """Return the form that the text is bound to, if any."""
+
+    def push(self, piece: str) -> str:
+        """Add a piece of the model's text. Returns the text that can be shown now."""
+
+    def end(self, shortened: bool = False) -> tuple[str, Answer]:
+        """Return (the rest to show, the whole answer)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,7 @@ class Question:
         """Return this question in the form of the answer cache."""
         return AnswerKey(
             model=model,
-            template="answering-2",
+            template="answering-3",
             namespace=self.namespace,
             params=self.params,
             messages=[{"role": "user", "content": self.text}],
@@ -175,7 +198,7 @@ class QaPipeline:
     def _keep(self, asking: AnswerKey, answer: Answer) -> None:
         """Keep an answer that is whole and from the very version that was asked."""
         same = answer.version == asking.indexes[0][1]
-        if self.cache is not None and same and answer.complete and not answer.shortened:
+        if self.cache is not None and same and answer.complete and not (answer.shortened or answer.left_out):
             self.cache.keep(asking, answer.to_bytes())
 
     def _answer(self, question: Question, started: float) -> Iterator[str | Answer]:
@@ -191,33 +214,40 @@ class QaPipeline:
         left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
         try:
             if left_ms <= 0:
-                yield from _whole(extract(evidence))
-            else:
-                composing = self._composed(self.llm, evidence, left_ms, question)
-                yield from self._written(self.llm, composing, question, left_ms)
+                raise OverloadedError("the search took all of the time", 1.0)
+            writing = self._begun(self.llm, evidence, left_ms, question)
+            yield from self._written(self.llm, writing, question, left_ms)
         except RefusedError:
-            yield from _whole(replace(extract(evidence), shortened=True))
+            answer = extract(evidence)
+            yield from _whole(replace(answer, shortened=True, left_out=(*evidence.left_out, "model")))
 
-    def _composed(self, llm: LLM, evidence: Evidence, left_ms: float, question: Question) -> Composing:
+    def _begun(self, llm: LLM, evidence: Evidence, left_ms: float, question: Question) -> Writing:
+        """Return the selection of a phrase or, where an explanation is asked for, the writing of one."""
+        if is_selectable(evidence) and form_of(question.text) is AnswerForm.PHRASE:
+            most = min(question.max_tokens, SELECTED_TOKENS)
+            budget = llm.prompt_budget(left_ms, most)
+            with self._busy:
+                return select(evidence, self._count, budget, most)
         budget = llm.prompt_budget(left_ms, question.max_tokens)
         with self._busy:
-            return compose(evidence, self._count, budget)
+            return compose(evidence, self._count, budget, question.max_tokens)
 
     def _count(self, text: str) -> int:
         return 0 if self.llm is None else len(self.llm.tokenizer.encode(text, special=False))
 
     @staticmethod
-    def _written(llm: LLM, composing: Composing, question: Question, left_ms: float) -> Iterator[str | Answer]:
+    def _written(llm: LLM, writing: Writing, question: Question, left_ms: float) -> Iterator[str | Answer]:
         due_s = time.perf_counter() + left_ms / 1e3
         stream = llm.chat_stream(
-            composing.messages,
-            question.params,
+            writing.messages,
+            replace(question.params, max_tokens=writing.max_tokens),
             deadline=Deadline(total_ms=left_ms, on_late="shorten"),
-            passages=composing.excerpts,
+            passages=writing.excerpts,
+            structured_outputs=writing.structured,
             namespace=question.namespace_number,
         )
         with stream:
-            if stream.request.shortened and stream.request.ending.max_tokens < LEAST_ANSWER_TOKENS:
+            if stream.request.shortened and stream.request.ending.max_tokens < writing.least_tokens:
                 raise OverloadedError("no time for a whole sentence", 1.0)
             said = cut = is_over = False
             while not is_over:
@@ -225,7 +255,7 @@ class QaPipeline:
                 if time.perf_counter() > due_s:  # the engine promised more than it could keep
                     cut = True
                     break
-                shown = composing.push(delta.text)
+                shown = writing.push(delta.text)
                 if shown:
                     said = True
                     yield shown
@@ -234,7 +264,7 @@ class QaPipeline:
                     cut = stream.request.shortened
         if cut and not said:
             raise OverloadedError("no time for a whole sentence", 1.0)
-        rest, answer = composing.end(cut)
+        rest, answer = writing.end(cut)
         if rest:
             yield rest
         yield answer

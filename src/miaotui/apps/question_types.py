@@ -39,6 +39,14 @@ class Kind(Enum):
     THING = "thing"
 
 
+class AnswerForm(Enum):
+    """Length of answer that a question asks for."""
+
+    PHRASE = "phrase"
+    SENTENCE = "sentence"
+    LIST = "list"
+
+
 _ASKED: tuple[tuple[Kind, str], ...] = (
     (
         Kind.CONTACT,
@@ -128,6 +136,33 @@ _MORE = re.compile(r"\b(?:what|how|when|where|which|who|why)\b|多少|几|怎么
 def asks_offer(question: str) -> bool:
     """Return whether it asks if there is something at all ("do you have …"), which documents seldom deny in words."""
     return _OFFER.search(question) is not None and _MORE.search(question) is None
+
+
+_LISTED = re.compile(
+    r"\bhow (?:do|does|did|can|could|should|would|to)\b|\bwhat (?:\w+ ){0,2}steps?\b|\bwhat (?:\w+ )?are the\b"
+    r"|\b(?:which|what) (?:\w+ ){0,2}(?:are|were) (?:there|available|used)\b|^\s*(?:list|name)\b"
+    r"|哪些|哪几|有几种|步骤|怎么|如何|怎样|列出",
+    re.IGNORECASE,
+)
+_EXPLAINED = re.compile(
+    r"\b(?:why|how)\b|^\s*(?:what|who)(?:'s|’s| is| are| was| were) (?:an? |the )?(?:[\w-]+ ?){1,3}\??\s*$"
+    r"|\bwhat (?:does|do|did) .{1,40} mean\b|^\s*(?:explain|describe|define|can|could|do|does|did|is|are|may|will)\b"
+    r"|为什么|为何|原因|意思|区别|^\s*什么是|^[^，,的]{1,12}(?:是什么|是谁|指什么)[？?]?\s*$|(?:吗|么|嘛)[？?]?\s*$",
+    re.IGNORECASE,
+)
+
+
+def form_of(question: str) -> AnswerForm:
+    """Return whether the question asks for a phrase, or for a sentence or a list that explains.
+
+    "Who", "when", "where", "how many", "which" and "what" with a noun ask for a phrase; definitions, reasons and
+    questions of yes or no for a sentence; "how to" and plurals of "which" for a list.
+    """
+    if kind_of(question) in _COUNTED | {Kind.CONTACT}:
+        return AnswerForm.PHRASE
+    if _LISTED.search(question):
+        return AnswerForm.LIST
+    return AnswerForm.SENTENCE if _EXPLAINED.search(question) else AnswerForm.PHRASE
 
 
 def kind_of(question: str) -> Kind:

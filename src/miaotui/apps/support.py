@@ -224,7 +224,7 @@ class Support:
     @staticmethod
     def _answered(desk: QaPipeline, asked: Question, mode: Mode, reply: Reply) -> Reply | None:
         answer = _whole(desk, asked)
-        written = answer.how == "generated" and answer.supported and not answer.shortened
+        written = answer.how in ("generated", "selected") and answer.supported and not answer.shortened
         if mode == "generated" and not written:
             answer = _whole(desk, replace(asked, mode="extractive"))
         if not answer.found:

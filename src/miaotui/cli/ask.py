@@ -94,6 +94,9 @@ def _show_end(answer: Answer, *, as_json: bool) -> None:
         write(f"[{citation.number}] {' '.join(where.split())}: {quote}\n")
     note = messages.ANSWERED(took=f"{answer.took_ms:.0f} ms", cache=answer.cache, how=answer.how)
     print(note, file=sys.stderr)
+    if answer.left_out:
+        left_out = ", ".join(messages.LEFT_OUT[each]() for each in answer.left_out)
+        print(messages.NO_TIME_FOR(left_out=left_out), file=sys.stderr)
     if answer.found and not answer.supported:
         print(messages.UNSUPPORTED(), file=sys.stderr)
 

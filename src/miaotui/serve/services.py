@@ -123,6 +123,13 @@ class Services:
     support: Support | None = None
     meaning: MeaningService | None = None
 
+    def graph(self, name: str) -> GraphReader:
+        """Return a graph, which reads words by meaning where this server does. Raises `RequestError`."""
+        reader = self.graphs.find(name)
+        if self.meaning is not None:
+            reader.read_words_with(self.meaning.embedder)
+        return reader
+
     def searchable(self, index: Index) -> Searchable:
         """Return an index in the form in which it is searched: by meaning too where the embedder is here."""
         return index if self.meaning is None else self.meaning.searchable(index)

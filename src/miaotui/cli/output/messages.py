@@ -203,6 +203,13 @@ QUESTIONS_LEARNED = CliMessage("learned from {used} of {rows} questions", "已�
 # ---- questions and customer service ------------------------------------------------------------
 
 ANSWERED = CliMessage("{took} · {how} · cache: {cache}", "{took} · {how} · 缓存：{cache}")
+NO_TIME_FOR = CliMessage("The deadline left no time for: {left_out}.", "时限内没有做：{left_out}。")
+LEFT_OUT: Mapping[str, CliMessage] = {
+    "reranker": CliMessage("the reranker", "重排"),
+    "passages": CliMessage("whole passages", "完整的段落"),
+    "examples": CliMessage("examples in the prompt", "提示词中的示例"),
+    "model": CliMessage("the model's answer", "模型的回答"),
+}
 UNSUPPORTED = CliMessage(
     "Not everything in this answer is supported by the passages.", "回答中有内容没有得到段落的支持。"
 )

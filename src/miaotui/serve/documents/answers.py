@@ -58,7 +58,7 @@ async def create(http: HttpRequest) -> Response:
         caller.namespace,
         body.max_tokens or ANSWER_TOKENS,
     )
-    parts = _Parts(http, model)
+    parts = _Parts(http, model, body.graph)
     headers = ignored_fields(body)
     if body.stream:
         ping_s = services.settings.ping_s
@@ -70,8 +70,8 @@ async def create(http: HttpRequest) -> Response:
 class _Parts:
     """Makes the parts of answers, in a thread. Made in the event loop."""
 
-    def __init__(self, http: HttpRequest, model: ServedModel | None) -> None:
-        self.model = model
+    def __init__(self, http: HttpRequest, model: ServedModel | None, graph: str | None) -> None:
+        self.model, self._graph = model, graph
         services = services_of(http)
         self._services, self._cache = services, services.response_cache
         self._caller = caller_of(http).name
@@ -79,7 +79,8 @@ class _Parts:
         self._model_key = "" if model is None else model.identity
 
     def of(self, question: Question) -> Iterator[str | Answer]:
-        """Yield text as it comes, then the whole answer. Raises `ApiError` (404) for no such index."""
+        """Yield text as it comes, then the whole answer. Raises `ApiError` (404) for no such index, `RequestError` for
+        no such graph."""
         try:
             index = self._services.indexes.to_search(self._caller, question.index)
         except IndexMissingError as error:
@@ -87,7 +88,8 @@ class _Parts:
         meaning = self._services.meaning
         reranker = None if meaning is None else meaning.reranker
         searched = self._services.searchable(index)
-        yield from QaPipeline(searched, self._llm, self._cache, self._model_key, reranker).ask(question)
+        graph = None if self._graph is None else self._services.graph(self._graph)
+        yield from QaPipeline(searched, self._llm, self._cache, self._model_key, reranker, graph).ask(question)
 
 
 async def _whole(parts: _Parts, question: Question) -> Answer:
@@ -109,6 +111,6 @@ async def _events(parts: _Parts, question: Question) -> Events:
 
 
 def _body(answer: Answer, model: ServedModel | None) -> dict[str, Any]:
-    name = "" if model is None or answer.how != "generated" else model.name
+    name = "" if model is None or answer.how not in ("generated", "selected") else model.name
     rounded = replace(answer, took_ms=round(answer.took_ms, 2), strength=round(answer.strength, 3))
     return {"object": "answer", "model": name, **rounded.to_json()}

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 
 from miaotui.apps.answering import MAX_QUESTION_CHARS
 from miaotui.apps.conversations import MAX_COMMENT_CHARS, MAX_MESSAGE_CHARS
+from miaotui.apps.evidence import LeftOut
 from miaotui.retrieval.answers.cache import CacheState
 from miaotui.serve.wire.fields import Name, Wire
 from miaotui.types import MAX_DEADLINE_MS
@@ -25,7 +26,7 @@ class AnswerRequest(Wire):
     index: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     question: QuestionText
     mode: Literal["extractive", "generated"] = Field(
-        "generated", description="Cut out of a passage, or written by the model."
+        "generated", description="Cut out of a passage, or selected or written by the model."
     )
     model: Name | None = Field(None, description="A name that /v1/models lists.")
     max_tokens: int | None = Field(None, ge=1, le=512)
@@ -36,6 +37,9 @@ class AnswerRequest(Wire):
         allow_inf_nan=False,
         description="Default: 1000, or 200 for an extractive answer. A model that would be late "
         "gives way to the best span.",
+    )
+    graph: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        None, description="A knowledge graph of miaotui graph: asked first, the documents where it has no sure answer."
     )
     stream: bool | None = None
 
@@ -56,7 +60,10 @@ class AnswerBody(Wire):
     object: Literal["answer"]
     model: str
     text: str
-    how: Literal["extractive", "generated", "graph", "none"]
+    how: Literal["extractive", "selected", "generated", "graph", "none"] = Field(
+        description="Cut out of a passage; a passage's words that the model selected; written by the model; from the "
+        "graph; no answer."
+    )
     found: bool = Field(description="False: the documents do not say.")
     supported: bool = Field(description="Every sentence has a passage that says so.")
     citations: list[CitationBody]
@@ -71,7 +78,8 @@ class AnswerBody(Wire):
     complete: bool = Field(description="No part of the index was missing.")
     cache: CacheState
     took_ms: float
-    span: str = Field(description="The words that an extractive answer comes down to.")
+    span: str = Field(description="The words that an extracted or selected answer comes down to.")
+    left_out: list[LeftOut] = Field(description="Work that the deadline left no time for.")
 
 
 class AnswerPieceBody(Wire):

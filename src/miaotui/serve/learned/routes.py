@@ -108,10 +108,7 @@ async def ask_graph(http: HttpRequest) -> Response:
     threshold = THRESHOLD if body.threshold is None else body.threshold
 
     def work() -> GraphAnswer:
-        reader = services.graphs.find(name)
-        if services.meaning is not None:
-            reader.read_words_with(services.meaning.embedder)
-        return reader.ask(body.question, threshold=threshold, hops=body.hops)
+        return services.graph(name).ask(body.question, threshold=threshold, hops=body.hops)
 
     model = None if body.words_from is None else services.models.find(body.words_from)
     found = await run_in_threadpool(work)

@@ -1,0 +1,149 @@
+"""Short answers over an index of XQuAD: exact match and F1 of the span that `QaPipeline` gives, by language.
+
+    miaotui pull embedder reranker
+    python benchmarks/spans.py --data FOLDER --language en                              # cut out, without a model
+    python benchmarks/spans.py --data FOLDER --language zh --model qwen2.5-coder-0.5b   # selected by a chat model
+
+FOLDER holds ``xquad`` as published. The index has all paragraphs; search is by words and meaning. Prompts and weights
+were tried on the questions whose number is divisible by 5; the others, ``--part rest``, are reported. With ``--keep``
+the index and the answers stay in a folder, and the next run goes on after ``--seconds`` of the one before. ``--given``
+makes an index of the question's own paragraph alone. Prints a table, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import miaotui
+from apps import Asked, cut_chinese, cut_english, mean, score, xquad
+from miaotui.apps.answering import Answer
+from miaotui.apps.evidence import Passage, gather
+from miaotui.apps.meaning.encoders import Encoders, find_encoders
+from miaotui.apps.qa_pipeline import QaPipeline, Question
+from miaotui.llm import LLM
+from miaotui.retrieval import Document, Index
+from miaotui.retrieval.meaning.bilingual import MeaningVectors
+from miaotui.retrieval.meaning.hybrid import HybridIndex
+
+NO_LIMIT_MS = 600_000.0
+
+
+@contextmanager
+def opened(folder: Path, documents: list[Document], encoders: Encoders | None) -> Iterator[Any]:
+    """The index of all paragraphs, made if it is not there; by meaning where there are encoders."""
+    made = folder.exists()
+    with Index.open(folder) if made else Index.create(folder) as index:
+        if not made:
+            index.add(documents)
+        if encoders is None:
+            yield index
+            return
+        vectors = MeaningVectors(index, encoders.embedder, encoders.english)
+        vectors.update()
+        yield HybridIndex(vectors)
+
+
+def answered(pipeline: QaPipeline, one: Asked, llm: LLM | None, given: bool) -> Answer:
+    """The answer from the index, or from the question's own paragraph."""
+    if given:
+        evidence = replace(gather(one.question, [Passage("given", one.paragraph)]), least=0.0)
+        pipeline.evidence = lambda question, within_ms=None: evidence  # type: ignore[method-assign]
+    question = Question(one.question, "xquad", "extractive" if llm is None else "generated", NO_LIMIT_MS)
+    *_, answer = pipeline.ask(question)
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def chosen(asked: list[Asked], part: str, most: int | None) -> list[int]:
+    """Numbers of the questions of a part, in an order of chance that is always the same."""
+    numbers = [n for n in range(len(asked)) if part == "all" or (n % 5 == 0) == (part == "development")]
+    random.Random(1).shuffle(numbers)
+    return numbers[:most]
+
+
+def kept_rows(path: Path | None) -> dict[int, dict[str, Any]]:
+    if path is None or not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["number"]: row for row in rows}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--language", choices=("en", "zh"), required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--part", choices=("development", "rest", "all"), default="rest")
+    parser.add_argument("--most", type=int, help="questions, at most")
+    parser.add_argument("--words", action="store_true", help="search by words alone")
+    parser.add_argument("--given", action="store_true", help="the question's paragraph instead of a search")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of the index and the answers")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many, to go on later")
+    parsed = parser.parse_args()
+    encoders = None if parsed.words or parsed.given else find_encoders(threads=parsed.threads)
+    model = miaotui.load(parsed.model, threads=parsed.threads) if parsed.model else nullcontext(None)
+    with encoders or nullcontext(), model as llm, tempfile.TemporaryDirectory() as place:
+        rows = measured(parsed, encoders, llm, parsed.keep or Path(place))
+    cut = cut_english if parsed.language == "en" else cut_chinese
+    scores = [score(row["span"], row["answers"], cut) for row in rows]
+    name = f"XQuAD-{parsed.language}, {parsed.model or 'extracted'}, {parsed.part}"
+    name += ", paragraph given" if parsed.given else ", by words" if parsed.words else ""
+    times = sorted(row["ms"] for row in rows)
+    print(f"{name}: {len(rows)} questions, exact match and F1 {mean(scores)}, median {times[len(times) // 2]:.0f} ms")
+    print(json.dumps({"benchmark": "spans", "results": {name: mean(scores)}, "questions": len(rows)}))
+    return 0
+
+
+def measured(
+    parsed: argparse.Namespace, encoders: Encoders | None, llm: LLM | None, folder: Path
+) -> list[dict[str, Any]]:
+    """The answers of the part, those that were kept included."""
+    asked, documents = xquad(parsed.data / "xquad", parsed.language)
+    numbers = chosen(asked, parsed.part, parsed.most)
+    way = "given" if parsed.given else "words" if parsed.words else "meaning"
+    path = folder / f"{parsed.language}-{way}-{parsed.model or 'extracted'}.jsonl" if parsed.keep else None
+    rows, due_s = kept_rows(path), time.perf_counter() + parsed.seconds
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / f"index-{parsed.language}"
+    with opened(place, documents, encoders) if not parsed.given else nullcontext(None) as index:
+        for number in numbers:
+            if number in rows or time.perf_counter() > due_s:
+                continue
+            one, started = asked[number], time.perf_counter()
+            pipeline = QaPipeline(index or _NoIndex(), llm, reranker=encoders.reranker if encoders else None)
+            answer = answered(pipeline, one, llm, parsed.given)
+            span = answer.span if answer.found else ""
+            ms = 1e3 * (time.perf_counter() - started)
+            rows[number] = {"number": number, "span": span, "text": answer.text, "how": answer.how, "ms": ms}
+            rows[number] |= {"question": one.question, "answers": one.answers}
+            if path is not None:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(rows[number], ensure_ascii=False) + "\n")
+    found = [rows[number] for number in numbers if number in rows]
+    if len(found) < len(numbers):
+        print(f"{len(found)} of {len(numbers)} questions so far", file=sys.stderr)
+    return found
+
+
+class _NoIndex:
+    """Index that is never searched."""
+
+    version = ""
+
+    def search(self, query: str, limit: int = 10, *, offset: int = 0, plain: bool = False) -> Any:
+        raise AssertionError("the paragraph was given")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,163 @@
+"""Spans that a chat model selects: bound to a sentence, cited, within the budget; pieces that say an answer whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miaotui.apps.answering import Answer, extract
+from miaotui.apps.evidence import Evidence, Passage, gather
+from miaotui.apps.qa_pipeline import QaPipeline, Question
+from miaotui.apps.question_types import AnswerForm, form_of
+from miaotui.apps.spans.pieces import whole_piece
+from miaotui.apps.spans.selection import LEAST_PASSAGE_TOKENS, Selecting, select, span_grammar
+from miaotui.backends.options import EngineOptions
+from miaotui.kernels.linear.formats import Format
+from miaotui.llm import LLM
+from miaotui.retrieval import Document, Index
+from miaotui.retrieval.sentences import sentences
+from miaotui.runtime import ModelOptions, open_model
+from tiny_engine import settings_in
+from tiny_models import make_tiny_folder
+from tiny_tokenizer import write_tokenizer
+
+OPTIONS = EngineOptions(format=Format.Q8, threads=1, chunk_size=64, context=2048)
+TEXT = "The lighthouse of Arden was built in 1874 by Clara Voss. It is 41 metres tall."
+PAGE = "介绍。\n常用的掩码策略有：\n- 随机掩码\n- 全词掩码\n- 片段掩码\n\n别的内容：甲；乙；丙。"
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    place = tmp_path_factory.mktemp("models")
+    folder = make_tiny_folder(place, "llama", max_position_embeddings=2048)
+    write_tokenizer(folder)
+    with LLM(open_model(folder, ModelOptions(OPTIONS), settings=settings_in(place))) as llm:
+        yield llm
+
+
+def selecting(question: str = "Who built the lighthouse of Arden?", text: str = TEXT, budget: int = 1_000) -> Selecting:
+    return select(gather(question, [Passage("a", text)]), lambda each: len(each.split()), budget)
+
+
+def said(words: str, question: str = "Who built the lighthouse of Arden?", text: str = TEXT) -> Answer:
+    progress = selecting(question, text)
+    assert progress.push(words) == ""
+    return progress.end()[1]
+
+
+def test_any_model_selects_words_of_one_sentence(llm: LLM, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "library") as index:
+        index.add([Document("arden", TEXT)])
+        question = Question("Who built the lighthouse of Arden?", "library", "generated", deadline_ms=20_000)
+        *_, answer = QaPipeline(index, llm).ask(question)
+    assert isinstance(answer, Answer)
+    assert (answer.how, answer.supported, answer.left_out) == ("selected", True, ())
+    assert any(answer.span in TEXT[start:end] for start, end in sentences(TEXT))
+    assert answer.span in answer.citations[0].quote
+
+
+def test_a_phrase_stands_alone_and_an_explanation_has_its_sentence() -> None:
+    who = said(" Clara Voss.")
+    assert (who.text, who.span, who.citations[0].quote) == ("Clara Voss", "Clara Voss", TEXT[:56])
+    why = said("1874", "Why was the lighthouse of Arden built?")
+    assert (why.text, why.span) == (TEXT[:56], "1874")
+
+
+def test_a_span_of_the_wrong_form_shows_its_sentence() -> None:
+    answer = said("Clara Voss", "How tall is the lighthouse of Arden?")
+    assert (answer.text, answer.span) == (TEXT[:56], "Clara Voss")
+
+
+@pytest.mark.parametrize("words", ["", " . ", "Peter Hallam", "Clara Voss. It is"])
+def test_words_of_no_sentence_give_the_extracted_answer(words: str) -> None:
+    assert said(words) == extract(selecting().evidence)
+
+
+def test_less_time_means_fewer_examples_then_shorter_passages() -> None:
+    text = " ".join(f"Sentence {n} says that keeper {n} painted the lighthouse of Arden." for n in range(80))
+    sizes = []
+    for budget in (10_000, 400, 120, 10):
+        progress = selecting("Who painted the lighthouse of Arden?", text, budget)
+        sizes.append(sum(len(message["content"].split()) for message in progress.messages))
+        assert all(excerpt in text for excerpt in progress.excerpts)
+        assert sizes[-1] <= max(budget, LEAST_PASSAGE_TOKENS + 60)
+        expected = [("examples" in progress.evidence.left_out), ("passages" in progress.evidence.left_out)]
+        assert expected == [budget < 400, budget <= 400]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_sentence_that_fits_best_is_cited_where_several_have_the_span() -> None:
+    text = "Clara Voss painted. Some rain fell. The lighthouse of Arden was built by Clara Voss. Nothing else is known."
+    assert said("Clara Voss", text=text).citations[0].quote == "The lighthouse of Arden was built by Clara Voss."
+
+
+@given(st.lists(st.text(max_size=40), max_size=4))
+def test_any_text_has_a_grammar(texts: list[str]) -> None:
+    grammar = span_grammar(texts)
+    assert grammar.startswith("start: SPAN\nSPAN: SENTENCE_0")
+    assert all(line.startswith("SENTENCE_") for line in grammar.split("\n")[2:])
+
+
+@pytest.mark.parametrize(
+    ("question", "form"),
+    [
+        ("Who built the bridge?", AnswerForm.PHRASE),
+        ("Which artist made the woodcuts?", AnswerForm.PHRASE),
+        ("What is the derivative of a changing momentum called?", AnswerForm.PHRASE),
+        ("how many people use it", AnswerForm.PHRASE),
+        ("多少钱", AnswerForm.PHRASE),
+        ("哪位艺术家提供了木刻作品？", AnswerForm.PHRASE),
+        ("What is MLPerf?", AnswerForm.SENTENCE),
+        ("MLPerf是什么", AnswerForm.SENTENCE),
+        ("什么是注意力机制？", AnswerForm.SENTENCE),
+        ("Why was it moved?", AnswerForm.SENTENCE),
+        ("可以带狗吗", AnswerForm.SENTENCE),
+        ("哪些掩码策略", AnswerForm.LIST),
+        ("How do I cancel?", AnswerForm.LIST),
+        ("怎么退货", AnswerForm.LIST),
+    ],
+)
+def test_the_form_of_an_answer(question: str, form: AnswerForm) -> None:
+    assert form_of(question) is form
+
+
+def piece(part: str, *, is_list: bool) -> str:
+    start = PAGE.index(part)
+    return PAGE[slice(*whole_piece(PAGE, (start, start + len(part)), is_list=is_list))]
+
+
+def test_a_list_is_given_whole() -> None:
+    whole = "常用的掩码策略有：\n- 随机掩码\n- 全词掩码\n- 片段掩码"
+    assert piece("- 全词掩码", is_list=True) == whole
+    assert piece("常用的掩码策略有：", is_list=False) == whole
+    assert piece("- 全词掩码", is_list=False) == "- 全词掩码"
+    assert piece("乙；", is_list=False) == "别的内容：甲；乙；丙。"
+    assert piece("介绍。", is_list=True) == "介绍。"
+
+
+@given(st.text(alphabet="ab.；:\n-1 。：", min_size=1, max_size=80), st.booleans())
+def test_a_piece_holds_its_sentence(text: str, is_list: bool) -> None:
+    for start, end in sentences(text):
+        first, last = whole_piece(text, (start, end), is_list=is_list)
+        assert 0 <= first <= start
+        assert end <= last <= len(text)
+
+
+def page(text: str, question: str) -> Answer:
+    evidence: Evidence = gather(question, [Passage("a", text)])
+    return extract(evidence)
+
+
+def test_textbook_questions_get_the_list_and_the_sentence() -> None:
+    book = (
+        "# 预训练\n掩码语言模型先遮住一部分词，再让模型补全。常用的掩码策略有：\n- 随机掩码，遮住随机的词\n"
+        "- 全词掩码，遮住整个词\n- 片段掩码，遮住连续的词\n\n# 评测\nMLPerf是一套衡量训练和推理速度的开源基准测试。"
+        "它由多家公司共同维护。"
+    )
+    strategies = page(book, "哪些掩码策略")
+    assert all(name in strategies.text for name in ("随机掩码", "全词掩码", "片段掩码"))
+    assert page(book, "MLPerf是什么").text == "MLPerf是一套衡量训练和推理速度的开源基准测试。"
