@@ -1,6 +1,6 @@
 """Questions over a knowledge graph (PathQuestion), and predicted links (UMLS).
 
-    python benchmarks/graph.py DATA [--encoder NAME] [--parts questions,paraphrases,development,links,size] [--seeds N]
+    python benchmarks/graph.py DATA [--encoder NAME] [--parts questions,paraphrases,...] [--seeds 0,1,2]
 
 DATA holds `pathquestion/` and `umls-kg/`. Protocol of questions: a random split 8:1:1 (seeds 0, 1, 2); words are
 learned from the eight parts, the ninth is not used, the last is asked; right is the whole set of answers. Removed: one
@@ -120,7 +120,7 @@ def questions(data: Path, embedder: EncoderEmbedder, parts: Sequence[str], given
     triples, _ = read_triples(data / "pathquestion" / "2H-kb.txt")
     every = read_questions(data / "pathquestion" / "PQ-2H.txt")
     found: dict[str, Any] = {}
-    for seed in range(given.seeds):
+    for seed in map(int, given.seeds.split(",")):
         order = np.random.default_rng(seed).permutation(len(every))
         train = [every[at] for at in order[: int(0.8 * len(every))]]
         tests = [every[at] for at in order[int(0.9 * len(every)) :]]
@@ -194,7 +194,7 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--encoder", default="all-minilm-l6-v2")
     parser.add_argument("--parts", default="questions,paraphrases,development,links,size")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--limit", type=int, default=0, help="test questions of each seed; 0: all")
     parser.add_argument("--shown", type=int, default=0, help="wrong answers that are printed")
     given = parser.parse_args()

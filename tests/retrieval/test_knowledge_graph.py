@@ -118,6 +118,22 @@ def test_names_in_other_words() -> None:
     assert GraphReader(graph).ask("the capital of the USA").reason == "the question names none of its entities"
 
 
+def test_vectors_are_kept_while_a_graph_changes() -> None:
+    asked: list[str] = []
+
+    class Counting(FixedEmbedder):
+        def embed(self, texts: Sequence[str], prompt: Any) -> Any:
+            asked.extend(texts)
+            return super().embed(texts, prompt)
+
+    embedder = Counting(["united states", "usa"])
+    reader = GraphReader(KnowledgeGraph([("United States", "capital", "Washington")]), embedder)
+    for number in range(3):
+        assert reader.ask("What is the capital of the USA?").found
+        reader.graph.add([("United States", "river", f"river {number}")])
+    assert len(asked) == len(set(asked))
+
+
 def test_a_name_that_could_be_two_entities_is_none() -> None:
     graph = KnowledgeGraph([("United States", "capital", "Washington"), ("America", "capital", "none")])
     reader = GraphReader(graph, FixedEmbedder(["united states", "america", "usa"]))

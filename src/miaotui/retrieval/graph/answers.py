@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import FieldError
+from miaotui.retrieval.graph.kept_vectors import KeptVectors
 from miaotui.retrieval.graph.lexicon import MAX_HOPS, PRIOR_SHARE, Lexicon, WordReader, log_hops
 from miaotui.retrieval.graph.name_vectors import NameVectors
 from miaotui.retrieval.graph.names import MAX_QUESTION_WORDS, EntityNames, Mention, words_of
@@ -89,7 +90,8 @@ class GraphReader:
     def __init__(
         self, graph: KnowledgeGraph, embedder: TextEmbedder | None = None, backward: Iterable[str] = ()
     ) -> None:
-        self.graph, self.embedder = graph, embedder
+        self.graph = graph
+        self.embedder = None if embedder is None else KeptVectors(embedder)
         self._backward = frozenset(backward)
         self._lock = threading.RLock()
         self._version = -1
@@ -102,7 +104,7 @@ class GraphReader:
         """Read unknown words by an embedder from now on; nothing changes where it is the one in use."""
         with self._lock:
             if self.embedder is None or self.embedder.identity != embedder.identity:
-                self.embedder, self._version = embedder, -1
+                self.embedder, self._version = KeptVectors(embedder), -1
 
     def learn(self, examples: Iterable[tuple[str, str, Sequence[str]]]) -> int:
         """Learn words from questions, each with its entity and its relations; return how many could be used.
