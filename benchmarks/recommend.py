@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 import miaotui
+from machine import describe
 from miaotui.tasks.recommend import Recommender
+from miaotui.tasks.recommend.file import load_recommender
 from miaotui.tasks.recommend.fusion import gain_of, histories_of, top_of
 from miaotui.tasks.recommend.log import EventLog, read_events
 from miaotui.tasks.recommend.parts import PARTS, ItemVectors, standard
@@ -219,7 +221,14 @@ def main() -> int:
     parser.add_argument("--rerank", type=int, default=0, metavar="N", help="users whose candidates a chat model reads")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b", help="that chat model")
     parser.add_argument("--limit-s", type=float, default=1e9, help="seconds of reading; run again to go on")
+    parser.add_argument("--times", type=Path, metavar="FILE", help="only time answers, of a recommender that was saved")
     given = parser.parse_args()
+    if given.times is not None:
+        saved = load_recommender(given.times)
+        took = answer_times(saved, list(saved.fitted.log.users)[:600])
+        row = {"median_ms": round(float(np.median(took)), 2), "p99_ms": round(float(np.quantile(took, 0.99)), 2)}
+        print(json.dumps({"benchmark": "recommend", "answers": len(took), **row, "machine": describe().as_dict()}))
+        return 0
     if given.rerank and given.cache is None:
         parser.error("--rerank needs --cache")
     print(__doc__.split("Protocol: ")[1].split("Prints")[0])

@@ -163,13 +163,13 @@ def hostile(writer: Writer, known: dict[str, Answers], cache: Path, count: int, 
     texts = random.Random(0).sample(hostile_texts(), min(count, 200))
 
     def work(part: Sequence[str]) -> list[str]:
-        lots = [
-            translated(
-                writer, [text], TranslationOptions("en" if detect(text).code == "zh" else "zh", form=form_of(text))
-            )
-            for text in part
-        ]
-        return [json.dumps([found.text, found.error, found.target]) for (found,) in lots]
+        found: dict[str, str] = {}
+        forms = {text: ("en" if detect(text).code == "zh" else "zh", form_of(text)) for text in part}
+        for target, form in sorted(set(forms.values())):
+            some = [text for text in part if forms[text] == (target, form)]
+            done = translated(writer, some, TranslationOptions(target, form=form))
+            found |= {text: json.dumps([one.text, one.error, one.target]) for text, one in zip(some, done, strict=True)}
+        return [found[text] for text in part]
 
     fill(cache, known, "hostile", texts, until_s, work)
     rows = [(text, *json.loads(known["hostile"][text])) for text in texts if text in known["hostile"]]
