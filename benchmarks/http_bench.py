@@ -32,9 +32,9 @@ from miaotui.engine.request import Request
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.app import create_app
 from miaotui.serve.http.server import server_for
-from miaotui.serve.observed_model import ObservedModel
+from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.services import ServedModels, Services
+from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 from miaotui.types import SamplingParams
 

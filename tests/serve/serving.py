@@ -21,9 +21,9 @@ from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.app import create_app
 from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import EmbeddedServer, run, server_for
-from miaotui.serve.observed_model import ObservedModel
+from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.services import ServedModels, Services
+from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 
 OPTIONS = EngineOptions(format=Format.Q8, threads=1, chunk_size=64)

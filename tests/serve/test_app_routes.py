@@ -22,7 +22,7 @@ from miaotui.retrieval.answers.cache import AnswerCache
 from miaotui.retrieval.graph import KnowledgeGraph
 from miaotui.retrieval.graph.store import place_of
 from miaotui.serve.documents.index_registry import IndexRegistry
-from miaotui.serve.services import ServedModels
+from miaotui.serve.models import ServedModels
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 

@@ -9,7 +9,7 @@ import pytest
 
 from miaotui.errors import RequestError
 from miaotui.retrieval.answers.cache import AnswerCache
-from miaotui.serve.services import ServedModels
+from miaotui.serve.models import ServedModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import near_rule, open_response_cache, open_support
 

@@ -22,8 +22,8 @@ from miaotui.serve.app import create_app
 from miaotui.serve.middleware.accounting import Account
 from miaotui.serve.middleware.auth import AccessPolicy, Auth
 from miaotui.serve.middleware.keys import KeyLimits, Keyring, add_key
+from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.services import ServedModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 

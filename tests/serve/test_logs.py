@@ -13,11 +13,11 @@ import pytest
 from miaotui.errors import RequestError
 from miaotui.serve.middleware.accounting import Account, log_request
 from miaotui.serve.middleware.keys import Caller
+from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.logs import A_MINUTE, Calm, set_up_logs
 from miaotui.serve.ops.machine import memory_warning, resident_bytes
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.services import ServedModels
 
 
 def test_the_audit_log_survives_rotation_and_says_when_it_cannot_write(tmp_path: Path) -> None:

@@ -18,12 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Serving, serving
 
 from miaotui.retrieval.answers.cache import AnswerCache
-from miaotui.serve.observed_model import ObservedModel
+from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops import health
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.metrics import TokenGaps
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.services import ServedModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in

@@ -10,8 +10,8 @@ import pytest
 from serving import serving
 
 from miaotui.serve.middleware.keys import add_key
+from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
-from miaotui.serve.services import ServedModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
 from tiny_engine import settings_in

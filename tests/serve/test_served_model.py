@@ -16,7 +16,7 @@ from miaotui.engine.request import RequestOptions
 from miaotui.errors import OverloadedError, PromptTooLongError
 from miaotui.kernels.linear.formats import Format
 from miaotui.runtime import ModelOptions, open_model
-from miaotui.serve.observed_model import ObservedModel
+from miaotui.serve.models import ObservedModel
 from miaotui.types import Completion, SamplingParams
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder

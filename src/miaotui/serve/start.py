@@ -37,12 +37,12 @@ from miaotui.serve.http.server import run_server
 from miaotui.serve.middleware.accounting import Accounting
 from miaotui.serve.middleware.auth import AccessPolicy, Auth
 from miaotui.serve.middleware.keys import Keyring
-from miaotui.serve.observed_model import ObservedModel
+from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.machine import memory_limit_bytes
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.ops.traces import open_traces
-from miaotui.serve.services import ServedModels, Services
+from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 
 ENCODER_SHARE = 0.5  # of the memory that this process may hold, for weights of encoders

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,9 +28,7 @@ from miaotui.serve import LOG
 from miaotui.serve.middleware.keys import ANYONE, Caller
 
 if TYPE_CHECKING:
-    from miaotui.engine.request import Request
-    from miaotui.errors import RefusedError
-    from miaotui.served_model import ServedModel
+    from miaotui.serve.services import Services
 
 UNKNOWN_ROUTE = "(unknown)"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -135,47 +133,6 @@ def route_template(scope: Scope) -> str:
     return UNKNOWN_ROUTE
 
 
-class Running:
-    """An `Observer` that knows what runs; ``models`` may be filled later, while the server starts."""
-
-    def __init__(self, hosts: Mapping[str, ServedModel]) -> None:
-        self._hosts = hosts
-        self._open: dict[tuple[str, int], tuple[Request, Account | None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def submitted(self, model: str, request: Request) -> None:
-        """Count its prompt from now on."""
-        account = current()
-        self._open[model, request.number] = request, account
-        if account is not None:
-            account.model = model
-            account.use(prompt=request.prompt_tokens)
-
-    def refused(self, model: str, error: RefusedError) -> None:
-        """Note the model's name, for the log."""
-        account = current()
-        if account is not None:
-            account.model = model
-
-    def left(self, model: str, request: Request) -> None:
-        """Count what it answered too."""
-        _, account = self._open.pop((model, request.number), (request, None))
-        if account is None:
-            return
-        account.use(answer=len(request.token_ids), cached=request.cached_tokens)
-        if request.finish_reason in ("stop", "length"):
-            ttft_s = request.completion().timing.ttft_s
-            account.ttft_s = ttft_s if account.ttft_s is None else min(account.ttft_s, ttft_s)
-
-    def cancel_all(self) -> int:
-        """Cancel everything and return the count; readers get what there is of their answers."""
-        for (model, _), (request, _account) in self._open.items():
-            self._hosts[model].loop.cancel(request)
-        return len(self._open)
-
-
 def log_request(account: Account, _scope: Scope) -> None:
     """Write one line for an HTTP request that is over; failures of ours are warnings."""
     level = logging.WARNING if account.status >= 500 or not account.status else logging.INFO
@@ -228,3 +185,9 @@ def caller_of(http: HttpRequest) -> Caller:
     """Return the caller that the key layer found; `ANYONE` where no layer checks keys."""
     caller: Caller = http.scope.get(CALLER, ANYONE)
     return caller
+
+
+def services_of(http: HttpRequest) -> Services:
+    """Return the parts of the server that received this request."""
+    services: Services = http.app.state.services
+    return services

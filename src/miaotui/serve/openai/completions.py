@@ -21,11 +21,10 @@ from miaotui.serve.http.errors import bad_value, context_exceeded
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import event, json_response, json_text, run
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.accounting import received, services_of
 from miaotui.serve.openai.completions_wire import CompletionRequest, TextCompletion
 from miaotui.serve.openai.logprobs import TextLogprobs, joined, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
-from miaotui.serve.services import services_of
 from miaotui.serve.wire.fields import Json
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for, wants_usage
 from miaotui.serve.wire.response_format import form_of

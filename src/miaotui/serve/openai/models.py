@@ -17,7 +17,7 @@ from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import json_response, run
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.accounting import received, services_of
 from miaotui.serve.openai.models_wire import (
     Detokenized,
     DetokenizeRequest,
@@ -27,7 +27,6 @@ from miaotui.serve.openai.models_wire import (
     TokenizeRequest,
     TokenizerInfo,
 )
-from miaotui.serve.services import services_of
 from miaotui.served_model import ServedModel
 from miaotui.text.chat import DEFAULT
 

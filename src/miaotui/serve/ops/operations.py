@@ -11,8 +11,8 @@ from contextlib import suppress
 
 from miaotui.serve import LOG
 from miaotui.serve.encoders.registry import EncoderRegistry
-from miaotui.serve.middleware.accounting import AccountListener, Running, log_request
-from miaotui.serve.observed_model import Observers
+from miaotui.serve.middleware.accounting import AccountListener, log_request
+from miaotui.serve.models import Observers, Running, ServedModels
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.gauges import Gauges
 from miaotui.serve.ops.health import Health
@@ -20,7 +20,6 @@ from miaotui.serve.ops.jobs import EncoderJobs
 from miaotui.serve.ops.machine import memory_limit_bytes, memory_warning, resident_bytes
 from miaotui.serve.ops.metrics import Metrics
 from miaotui.serve.ops.traces import Traces
-from miaotui.serve.services import ServedModels
 
 LOOK_AGAIN_S = 1.0
 

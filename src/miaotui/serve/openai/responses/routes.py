@@ -20,13 +20,12 @@ from miaotui.serve.http.errors import ApiError, bad_value, from_error
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import EventStream, json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import caller_of, received
+from miaotui.serve.middleware.accounting import caller_of, received, services_of
 from miaotui.serve.openai.responses.events import ResponseBody, ResponsesWriter, completed, events, failed
 from miaotui.serve.openai.responses.prompt import read_effort, read_input, read_text, read_tools, said_in
 from miaotui.serve.openai.responses.store import StoredResponse
 from miaotui.serve.openai.responses.wire import DeletedResponse, ResponseEvent, ResponseObject, ResponsesRequest
 from miaotui.serve.response_cache import CacheLookup, lookup_for
-from miaotui.serve.services import services_of
 from miaotui.serve.wire.params import limit_of, one_form, params_for
 from miaotui.serve.wire.response_format import ReasoningOptions, form_of
 from miaotui.served_model import ServedModel

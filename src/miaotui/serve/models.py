@@ -1,7 +1,9 @@
-"""One of our own models behind the server: a running loop with a name, a fingerprint and observers of its requests.
+"""Models behind the server: those served, by name; each a running loop with a fingerprint and observers of requests.
 
-Owns what a server adds to a model: compiling and measuring before the first request, the observers of requests, and
-the error of a server that stops. Knows nothing of HTTP. Invariants: each submitted request is reported twice, when it
+Owns the map from the ``model`` field of a request to a `ServedModel`; what a server adds to a loop (compiling and
+measuring before the first request, the observers of requests, the error of a server that stops); and the list of what
+runs. Knows no route. Invariants: models are added while the server starts and closed when it ends, and the first one
+answers requests that name none; each submitted request is reported twice, when it
 is taken on and when it is read no more, and a refused one once; observers are called in the event loop's thread, in
 the context of the request, whatever thread submits or leaves it, and must return at once.
 """
@@ -12,7 +14,7 @@ import asyncio
 import hashlib
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import cached_property
 from importlib.metadata import version
@@ -26,15 +28,68 @@ from miaotui.engine.reading import readers
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.schedule.promises.admission import AdmissionLimits
-from miaotui.served_model import RequestArguments
+from miaotui.serve.http.errors import bad_value, model_not_found
+from miaotui.serve.middleware.accounting import Account, current
+from miaotui.served_model import RequestArguments, ServedModel
 from miaotui.types import Completion, Delta, SamplingParams
 
+# Answered before the first request: long enough to show the time of reading a prompt.
 FIRST_QUESTION = (
     "A small library lends books, maps and tools to the people of its town. It wants to tell new members on one page "
     "how long they may keep a thing, what happens when it comes back late, how to ask for something that is lent at "
     "the moment, and whom to call when a tool is broken. Write that page in short and friendly sentences, and begin "
     "with the opening hours: Monday to Friday from nine to six, on Saturdays until noon."
 )
+
+
+class ServedModels(Mapping[str, ServedModel]):
+    """A read-only mapping of names to models, in the order in which they were added."""
+
+    def __init__(
+        self, models: Iterable[ServedModel] = (), encoder_names: Callable[[], Iterable[str]] = lambda: ()
+    ) -> None:
+        self._by_name = {model.name: model for model in models}
+        self._encoder_names = encoder_names
+
+    def __getitem__(self, name: str) -> ServedModel:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def add(self, model: ServedModel) -> None:
+        """Add a model under its own name."""
+        self._by_name[model.name] = model
+
+    def find(self, name: str | None) -> ServedModel:
+        """Return the model of that name; the first one for None.
+
+        Raises `ApiError`: 404 if there is none, 400 for the name of an encoder.
+        """
+        if name is None and self._by_name:
+            return next(iter(self._by_name.values()))
+        found = None if name is None else self._by_name.get(name)
+        if found is None:
+            self._refuse_encoder(name)
+            raise model_not_found(name or "", self._by_name)
+        return found
+
+    def _refuse_encoder(self, name: str | None) -> None:
+        """Raise `ApiError` where an encoder is meant, or where there are encoders alone."""
+        encoders = set(self._encoder_names())
+        chats = ", ".join(sorted(self._by_name)) or "none: start the server with one"
+        if name in encoders or (name is None and encoders):
+            what = f"{name} is an encoder, which writes no text" if name else "all models here are encoders"
+            raise bad_value("model", f"{what}; chat models here: {chats}")
+
+    def close(self) -> None:
+        """Close every model, also after one of them failed to close."""
+        for model in self._by_name.values():
+            with suppress(Exception):
+                model.close()
 
 
 class Observer(Protocol):
@@ -72,7 +127,45 @@ class Observers:
             watcher.left(model, request)
 
 
-# Answered before the first request: long enough to show the time of reading a prompt.
+class Running:
+    """An `Observer` that knows what runs; ``models`` may be filled later, while the server starts."""
+
+    def __init__(self, hosts: Mapping[str, ServedModel]) -> None:
+        self._hosts = hosts
+        self._open: dict[tuple[str, int], tuple[Request, Account | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def submitted(self, model: str, request: Request) -> None:
+        """Count its prompt from now on."""
+        account = current()
+        self._open[model, request.number] = request, account
+        if account is not None:
+            account.model = model
+            account.use(prompt=request.prompt_tokens)
+
+    def refused(self, model: str, error: RefusedError) -> None:
+        """Note the model's name, for the log."""
+        account = current()
+        if account is not None:
+            account.model = model
+
+    def left(self, model: str, request: Request) -> None:
+        """Count what it answered too."""
+        _, account = self._open.pop((model, request.number), (request, None))
+        if account is None:
+            return
+        account.use(answer=len(request.token_ids), cached=request.cached_tokens)
+        if request.finish_reason in ("stop", "length"):
+            ttft_s = request.completion().timing.ttft_s
+            account.ttft_s = ttft_s if account.ttft_s is None else min(account.ttft_s, ttft_s)
+
+    def cancel_all(self) -> int:
+        """Cancel everything and return the count; readers get what there is of their answers."""
+        for (model, _), (request, _account) in self._open.items():
+            self._hosts[model].loop.cancel(request)
+        return len(self._open)
 
 
 NO_OBSERVER = Observers()
