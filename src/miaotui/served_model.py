@@ -1,6 +1,6 @@
 """The seam between a server and the models that it serves.
 
-Owns nothing but the contract: what routes, caches and metrics need of one model. `serve.observed_model` fulfils it
+Owns nothing but the contract: what routes, caches and metrics need of one model. `serve.models` fulfils it
 with our own engine; an engine of another make would fulfil it likewise. Invariant: every submitted request is left
 exactly once, and leaving early cancels it.
 """

@@ -19,8 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from miaotui.serve.app import create_app
-from miaotui.serve.middleware.accounting import Account
-from miaotui.serve.middleware.auth import AccessPolicy, Auth
+from miaotui.serve.middleware.access import Access, AccessPolicy, caller_of
 from miaotui.serve.middleware.keys import KeyLimits, Keyring, add_key
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.operations import Operations
@@ -32,7 +31,7 @@ LOCAL = ("host", "localhost:8000")
 
 
 async def who(request: Request) -> Response:
-    caller = request.state.caller
+    caller = caller_of(request)
     return JSONResponse({"name": caller.name, "namespace": caller.namespace})
 
 
@@ -42,7 +41,7 @@ def app() -> Starlette:
     return Starlette(routes=[Route(path, who, methods=methods) for path in paths])
 
 
-def answer(guard: Auth, path: str, headers: Pairs = (LOCAL,), method: str = "GET") -> Answer:
+def answer(guard: Access, path: str, headers: Pairs = (LOCAL,), method: str = "GET") -> Answer:
     return asyncio.run(ask(guard, path, headers, method))
 
 
@@ -59,7 +58,7 @@ def keys(tmp_path: Path) -> tuple[Keyring, dict[str, str]]:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_needs_a_key(path: str, keys: tuple[Keyring, dict[str, str]]) -> None:
-    guard = Auth(app(), AccessPolicy(), keys[0])
+    guard = Access(app(), AccessPolicy(), keys[0])
     refused = answer(guard, path)
     assert refused.status == 401
     assert refused.headers["www-authenticate"] == "Bearer"
@@ -68,18 +67,18 @@ def test_every_path_needs_a_key(path: str, keys: tuple[Keyring, dict[str, str]])
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_monitors_need_none(path: str, keys: tuple[Keyring, dict[str, str]]) -> None:
-    assert answer(Auth(app(), AccessPolicy(), keys[0]), path).status == 200
+    assert answer(Access(app(), AccessPolicy(), keys[0]), path).status == 200
 
 
 @pytest.mark.parametrize(
     "path", ["//health", "/health/", "/health/../v1/models", "/HEALTH", "/health/x", "/health%2f", "health"]
 )
 def test_near_misses_of_open_paths_are_closed(path: str, keys: tuple[Keyring, dict[str, str]]) -> None:
-    assert answer(Auth(app(), AccessPolicy(), keys[0]), path).status == 401
+    assert answer(Access(app(), AccessPolicy(), keys[0]), path).status == 401
 
 
 def test_both_headers_are_understood(keys: tuple[Keyring, dict[str, str]]) -> None:
-    guard, key = Auth(app(), AccessPolicy(), keys[0]), keys[1]["bob"]
+    guard, key = Access(app(), AccessPolicy(), keys[0]), keys[1]["bob"]
     shown: list[Pairs] = [
         (LOCAL, ("authorization", f"Bearer {key}")),
         (LOCAL, ("Authorization", f"bearer {key}")),
@@ -109,11 +108,11 @@ def test_both_headers_are_understood(keys: tuple[Keyring, dict[str, str]]) -> No
 def test_almost_a_key_is_none(shown: tuple[str, str], keys: tuple[Keyring, dict[str, str]]) -> None:
     key = keys[1]["alice"]
     header = (shown[0], shown[1].format(key=key, half=key[:-1]))
-    assert answer(Auth(app(), AccessPolicy(), keys[0]), "/v1/models", (LOCAL, header)).status == 401
+    assert answer(Access(app(), AccessPolicy(), keys[0]), "/v1/models", (LOCAL, header)).status == 401
 
 
 def test_messages_have_errors_in_their_own_shape(keys: tuple[Keyring, dict[str, str]]) -> None:
-    refused = answer(Auth(app(), AccessPolicy(), keys[0]), "/v1/messages")
+    refused = answer(Access(app(), AccessPolicy(), keys[0]), "/v1/messages")
     assert refused.json()["type"] == "error"
     assert refused.json()["error"]["type"] == "authentication_error"
 
@@ -121,7 +120,7 @@ def test_messages_have_errors_in_their_own_shape(keys: tuple[Keyring, dict[str, 
 @settings(max_examples=100)
 @given(st.binary(max_size=80), st.binary(max_size=80))
 def test_hostile_headers_break_nothing(tmp: bytes, key: bytes) -> None:
-    guard = Auth(app(), AccessPolicy())
+    guard = Access(app(), AccessPolicy())
     headers: Pairs = (
         ("host", tmp.decode("latin-1")),
         ("origin", key.decode("latin-1")),
@@ -154,7 +153,7 @@ def test_every_route_of_the_application_needs_a_key(tmp_path: Path) -> None:
 
 
 def test_limits_hold_and_say_when_to_come_again(keys: tuple[Keyring, dict[str, str]]) -> None:
-    guard = Auth(app(), AccessPolicy(), keys[0])
+    guard = Access(app(), AccessPolicy(), keys[0])
     headers = (LOCAL, ("x-api-key", keys[1]["carol"]))
     assert [answer(guard, "/v1/models", headers).status for _ in range(3)] == [200, 200, 429]
     refused = answer(guard, "/v1/models", headers)
@@ -167,7 +166,7 @@ def test_one_at_a_time_stays_one_at_a_time_when_handlers_fail(keys: tuple[Keyrin
     async def failing(scope: Any, receive: Any, send: Any) -> None:
         raise ValueError("broken")
 
-    guard = Auth(failing, AccessPolicy(), keys[0])
+    guard = Access(failing, AccessPolicy(), keys[0])
     headers = (LOCAL, ("x-api-key", keys[1]["carol"]))
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"):
@@ -188,15 +187,11 @@ def test_tokens_count_while_a_request_still_runs(tmp_path: Path) -> None:
             await go_on.wait()
             await JSONResponse({})(scope, receive, send)
 
-        guard = Auth(slow, AccessPolicy(), Keyring(tmp_path / "keys"))
+        guard = Access(slow, AccessPolicy(), Keyring(tmp_path / "keys"))
 
-        async def counted(scope: Any, receive: Any, send: Any) -> None:
-            scope["state"]["account"] = Account()
-            await guard(scope, receive, send)
-
-        first = asyncio.create_task(ask(counted, "/v1/models", headers))
+        first = asyncio.create_task(ask(guard, "/v1/models", headers))
         await inside.wait()
-        second = await ask(counted, "/v1/models", headers)
+        second = await ask(guard, "/v1/models", headers)
         go_on.set()
         return (await first).status, second.status
 
@@ -210,7 +205,7 @@ def test_tokens_count_while_a_request_still_runs(tmp_path: Path) -> None:
     "host", ["localhost", "localhost:8000", "LOCALHOST", "127.0.0.1:80", "[::1]:8000", "10.1.2.3", "[fe80::1]"]
 )
 def test_own_names_and_addresses_pass(host: str) -> None:
-    assert answer(Auth(app(), AccessPolicy()), "/v1/models", (("host", host),)).status == 200
+    assert answer(Access(app(), AccessPolicy()), "/v1/models", (("host", host),)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -229,20 +224,20 @@ def test_own_names_and_addresses_pass(host: str) -> None:
 )
 def test_rebound_names_are_turned_away(host: str, status: int) -> None:
     for path in ("/v1/models", "/health"):
-        assert answer(Auth(app(), AccessPolicy()), path, (("host", host),)).status == status
+        assert answer(Access(app(), AccessPolicy()), path, (("host", host),)).status == status
 
 
 def test_two_hosts_are_none() -> None:
     headers = (LOCAL, ("host", "evil.example"))
-    assert answer(Auth(app(), AccessPolicy()), "/v1/models", headers).status == 400
-    assert answer(Auth(app(), AccessPolicy()), "/v1/models", ()).status == 400
+    assert answer(Access(app(), AccessPolicy()), "/v1/models", headers).status == 400
+    assert answer(Access(app(), AccessPolicy()), "/v1/models", ()).status == 400
 
 
 def test_allowed_hosts_pass() -> None:
     policy = AccessPolicy(hosts=frozenset({"chat.example"}))
-    assert answer(Auth(app(), policy), "/v1/models", (("host", "Chat.example."),)).status == 200
-    assert answer(Auth(app(), policy), "/v1/models", (("host", "x.example"),)).status == 421
-    anything = Auth(app(), AccessPolicy(hosts=frozenset({"*"})))
+    assert answer(Access(app(), policy), "/v1/models", (("host", "Chat.example."),)).status == 200
+    assert answer(Access(app(), policy), "/v1/models", (("host", "x.example"),)).status == 421
+    anything = Access(app(), AccessPolicy(hosts=frozenset({"*"})))
     assert answer(anything, "/v1/models", (("host", "x.example"),)).status == 200
 
 
@@ -250,15 +245,15 @@ def test_allowed_hosts_pass() -> None:
 def test_pages_of_other_origins_are_turned_away(origin: str) -> None:
     headers = (LOCAL, ("origin", origin))
     for method in ("GET", "POST", "OPTIONS"):
-        refused = answer(Auth(app(), AccessPolicy()), "/v1/models", headers, method)
+        refused = answer(Access(app(), AccessPolicy()), "/v1/models", headers, method)
         assert refused.status == 403
         assert "access-control-allow-origin" not in refused.headers
 
 
 def test_own_and_allowed_origins_pass() -> None:
-    own = answer(Auth(app(), AccessPolicy()), "/v1/models", (LOCAL, ("origin", "http://localhost:8000")))
+    own = answer(Access(app(), AccessPolicy()), "/v1/models", (LOCAL, ("origin", "http://localhost:8000")))
     assert own.status == 200
-    guard = Auth(app(), AccessPolicy(origins=frozenset({"https://chat.example"})))
+    guard = Access(app(), AccessPolicy(origins=frozenset({"https://chat.example"})))
     headers = (LOCAL, ("origin", "https://chat.example"))
     allowed = answer(guard, "/v1/models", headers)
     assert allowed.headers["access-control-allow-origin"] == "https://chat.example"
@@ -266,7 +261,7 @@ def test_own_and_allowed_origins_pass() -> None:
 
 
 def test_preflights_are_answered_before_the_key(keys: tuple[Keyring, dict[str, str]]) -> None:
-    guard = Auth(app(), AccessPolicy(origins=frozenset({"https://chat.example"})), keys[0])
+    guard = Access(app(), AccessPolicy(origins=frozenset({"https://chat.example"})), keys[0])
     asks = (
         LOCAL,
         ("origin", "https://chat.example"),
@@ -283,7 +278,7 @@ def test_preflights_are_answered_before_the_key(keys: tuple[Keyring, dict[str, s
 
 
 def test_a_leaving_server_takes_nothing_more(keys: tuple[Keyring, dict[str, str]]) -> None:
-    guard = Auth(app(), AccessPolicy(), keys[0], draining=SimpleNamespace(is_draining=True))
+    guard = Access(app(), AccessPolicy(), keys[0], draining=SimpleNamespace(is_draining=True))
     headers = (LOCAL, ("x-api-key", keys[1]["alice"]))
     refused = answer(guard, "/v1/models", headers)
     assert refused.status == 503
@@ -302,7 +297,7 @@ def test_web_sockets_are_closed() -> None:
         async def receive() -> Any:
             return {"type": "websocket.connect"}
 
-        await Auth(app(), AccessPolicy())({"type": "websocket", "headers": []}, receive, send)
+        await Access(app(), AccessPolicy())({"type": "websocket", "headers": []}, receive, send)
         return sent
 
     assert asyncio.run(main())[0]["type"] == "websocket.close"

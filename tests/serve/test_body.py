@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from miaotui.serve.app import create_app
 from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.json_body import BodyReader, ignored_fields, read_object
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.settings import ServeSettings
 
 SMALL = ServeSettings(max_body_bytes=10_000, body_timeout_s=0.05)

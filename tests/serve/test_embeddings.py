@@ -18,7 +18,7 @@ from serving import Serving, serving
 from starlette.middleware import Middleware
 
 from miaotui.encoder import Encoder
-from miaotui.serve.middleware.accounting import Account, Accounting
+from miaotui.serve.middleware.access import Access, AccessPolicy, Account
 from miaotui.serve.settings import ServeSettings
 from tiny_encoder_models import LIMIT, make_encoder_folder, open_tiny
 from tiny_engine import settings_in
@@ -232,7 +232,7 @@ def test_a_server_that_leaves_says_so(server: Serving) -> None:
 
 def test_tokens_are_charged_to_the_account(tmp_path: Path) -> None:
     closed: list[Account] = []
-    layers = [Middleware(Accounting, listeners=[lambda account, scope: closed.append(account)])]
+    layers = [Middleware(Access, policy=AccessPolicy(), listeners=[lambda account, scope: closed.append(account)])]
     with serving({}, settings_in(tmp_path), encoders={"e": make_encoder_folder(tmp_path)}, layers=layers) as running:
         used = post(running, input=["the cat", "ping"]).json()["usage"]["total_tokens"]
         post(running, "/embed", inputs="ping")

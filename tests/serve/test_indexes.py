@@ -17,7 +17,7 @@ from serving import services
 
 from miaotui.retrieval import Document, Index, IndexSettings
 from miaotui.serve.app import create_app
-from miaotui.serve.middleware.accounting import CALLER
+from miaotui.serve.middleware.access import CALLER
 from miaotui.serve.middleware.keys import Caller
 
 HEADERS = (("host", "localhost"), ("content-type", "application/json"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from miaotui.errors import RequestError
-from miaotui.serve.middleware.accounting import Account, log_request
+from miaotui.serve.middleware.access import Account, log_request
 from miaotui.serve.middleware.keys import Caller
 from miaotui.serve.models import ServedModels
 from miaotui.serve.ops.audit import AuditLog

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.retrieval.answers.calibrate import NearRule
 from miaotui.serve.answer import AnswerBatch, ModelAnswer
-from miaotui.serve.middleware.accounting import CALLER
+from miaotui.serve.middleware.access import CALLER
 from miaotui.serve.middleware.keys import Caller
 from miaotui.serve.response_cache import CachedAnswers, CachedResponse
 from miaotui.types import Completion, Deadline, Delta, Timing

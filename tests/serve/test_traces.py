@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from miaotui.serve.middleware.accounting import Account
+from miaotui.serve.middleware.access import Account
 from miaotui.serve.ops import traces as traces_module
 from miaotui.serve.ops.traces import open_traces
 

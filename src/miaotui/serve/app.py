@@ -27,7 +27,7 @@ from miaotui.serve.learned import routes as learned
 from miaotui.serve.libretranslate import routes as libretranslate
 from miaotui.serve.libretranslate.wire import PATHS as LIBRE_PATHS
 from miaotui.serve.libretranslate.wire import error_response
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.openai import chat, completions, embeddings
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses

@@ -29,7 +29,7 @@ from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve.http.errors import bad_value, model_not_found
-from miaotui.serve.middleware.accounting import Account, current
+from miaotui.serve.middleware.access import Account, current
 from miaotui.served_model import RequestArguments, ServedModel
 from miaotui.types import Completion, Delta, SamplingParams
 

@@ -18,7 +18,7 @@ from starlette.requests import Request as HttpRequest
 
 from miaotui.engine.request import Request
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey, CacheState, Found, may_keep
-from miaotui.serve.middleware.accounting import caller_of, services_of
+from miaotui.serve.middleware.access import caller_of, services_of
 from miaotui.served_model import ServedModel
 from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Timing
 

@@ -1,7 +1,7 @@
 """A whole server, made from its settings: keys, models, parts, application.
 
 Owns the order in which a server is put together; every part of `Services` is made here, once. Knows neither the
-command line nor any route. Invariants: layers go around everything from outside in (account, key, body, route); similar
+command line nor any route. Invariants: layers go around everything from outside in (access, body, route); similar
 questions share an answer only under a rule that was calibrated here to the operator's bound, and the log says why there
 is none.
 """
@@ -34,8 +34,7 @@ from miaotui.serve.app import create_app
 from miaotui.serve.documents.meaning import MeaningService
 from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import run_server
-from miaotui.serve.middleware.accounting import Accounting
-from miaotui.serve.middleware.auth import AccessPolicy, Auth
+from miaotui.serve.middleware.access import Access, AccessPolicy
 from miaotui.serve.middleware.keys import Keyring
 from miaotui.serve.models import ObservedModel, ServedModels
 from miaotui.serve.ops.audit import AuditLog
@@ -111,10 +110,8 @@ def layers_for(settings: ServeSettings, operations: Operations) -> list[Middlewa
         keyring = Keyring(Path(settings.api_key_file), share_prefix=settings.share_prefix, on_error=LOG.error)
     hosts = {host.lower().rstrip(".") for host in (settings.host, *settings.allowed_host)}
     policy = AccessPolicy(frozenset(hosts), frozenset(origin.lower() for origin in settings.cors_origin))
-    return [
-        Middleware(Accounting, listeners=operations.listeners),
-        Middleware(Auth, policy=policy, keyring=keyring, draining=operations),
-    ]
+    listeners = operations.listeners
+    return [Middleware(Access, policy=policy, keyring=keyring, draining=operations, listeners=listeners)]
 
 
 def open_response_cache(settings: ServeSettings) -> AnswerCache | None:

@@ -16,7 +16,7 @@ from miaotui.serve.anthropic.errors import shaped
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.errors import from_error
 from miaotui.serve.http.responses import Events, json_text
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.text.answers import AnswerEvent, AnswerSyntax
 from miaotui.text.reasoning import ReasoningPiece
 from miaotui.text.tokenizers.tokenizer import Tokenizer

@@ -25,7 +25,7 @@ from miaotui.serve.generation import GenerationRequest, chat_tokens, deadline_of
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import EventStream, json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received, services_of
+from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.response_cache import CacheLookup, lookup_for
 from miaotui.serve.wire.params import one_form, params_for
 from miaotui.serve.wire.response_format import ReasoningOptions, form_of, read_output_config

@@ -24,7 +24,7 @@ from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import DONE, Events, EventStream, event, json_response, unless_gone
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import caller_of, received, services_of
+from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.served_model import ServedModel
 
 

@@ -29,7 +29,7 @@ from miaotui.serve.http.errors import ApiError, bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import caller_of, received, services_of
+from miaotui.serve.middleware.access import caller_of, received, services_of
 
 _NAME_FIELD = {"name": "The index's name: letters, digits, dots, hyphens and underscores."}
 _ID_FIELD = {**_NAME_FIELD, "id": "A document's id, or a passage's."}

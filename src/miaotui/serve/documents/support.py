@@ -26,7 +26,7 @@ from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import caller_of, received, services_of
+from miaotui.serve.middleware.access import caller_of, received, services_of
 
 _CONVERSATIONS_PATH = "/v1/support/conversations"
 _TALK = {"id": "The conversation's id."}

@@ -23,7 +23,7 @@ from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.responses import Result, unless_gone
-from miaotui.serve.middleware.accounting import received, services_of
+from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.wire.params import deadline_for
 from miaotui.types import Deadline, OnLate
 

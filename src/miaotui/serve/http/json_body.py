@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from miaotui.serve import LOG
 from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.http.errors import ApiError, from_error, from_validation
-from miaotui.serve.middleware.accounting import RECEIVED, Account, ReceivedRequest
+from miaotui.serve.middleware.access import RECEIVED, Account, ReceivedRequest
 from miaotui.serve.settings import ServeSettings
 
 Body = TypeVar("Body", bound=BaseModel)

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from miaotui.serve.http.errors import ApiError, from_error
-from miaotui.serve.middleware.accounting import RECEIVED
+from miaotui.serve.middleware.access import RECEIVED
 
 Result = TypeVar("Result")
 DONE = "data: [DONE]\n\n"

@@ -28,7 +28,7 @@ from miaotui.serve.learned.wire import (
     RecommendationRequest,
     WeightedItem,
 )
-from miaotui.serve.middleware.accounting import caller_of, received, services_of
+from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.tasks.written import run_tasks
 from miaotui.tasks.graph_wording import wording_steps
 from miaotui.tasks.recommend import Recommendations, Recommender

@@ -21,7 +21,7 @@ from miaotui.serve.http.json_body import read_object
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.libretranslate.wire import DetectRequest, LibreFields, TranslateRequest
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.written import TextTasks
 from miaotui.tasks.translation.languages import AUTO, LANGUAGES, detect, language_code
 from miaotui.tasks.translation.translator import MAX_ALTERNATIVES, Translation, TranslationOptions, translation_steps

@@ -20,7 +20,7 @@ from miaotui.serve.generation import FREE, GenerationRequest, OutputFormat, chat
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import event, json_response, json_text, run
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received, services_of
+from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatRequest
 from miaotui.serve.openai.logprobs import chat_logprobs, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for

@@ -21,7 +21,7 @@ from miaotui.serve.http.errors import bad_value, context_exceeded
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import event, json_response, json_text, run
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received, services_of
+from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.openai.completions_wire import CompletionRequest, TextCompletion
 from miaotui.serve.openai.logprobs import TextLogprobs, joined, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for

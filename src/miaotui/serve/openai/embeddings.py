@@ -23,7 +23,7 @@ from miaotui.serve.encoders.fields import EncoderFields, Inputs
 from miaotui.serve.encoders.requests import EncoderAnswer, check_count, find_encoder, run_task
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.wire.fields import MAX_TOKENS, Name, Wire
 
 Floats = NDArray[np.float32]

@@ -17,7 +17,7 @@ from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import json_response, run
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received, services_of
+from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.openai.models_wire import (
     Detokenized,
     DetokenizeRequest,

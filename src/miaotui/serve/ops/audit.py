@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from miaotui.errors import RequestError
 from miaotui.serve import LOG
-from miaotui.serve.middleware.accounting import Account
+from miaotui.serve.middleware.access import Account
 
 
 class AuditLog:

@@ -25,7 +25,7 @@ from miaotui.serve import LOG
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import CURRENT, PROBING, services_of
+from miaotui.serve.middleware.access import CURRENT, PROBING, services_of
 from miaotui.serve.services import Services
 from miaotui.served_model import ServedModel
 from miaotui.types import SamplingParams

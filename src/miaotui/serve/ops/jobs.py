@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from miaotui.engine.encoding.job import EncodeJob
 from miaotui.errors import OverloadedError, RefusedError
-from miaotui.serve.middleware.accounting import current
+from miaotui.serve.middleware.access import current
 from miaotui.serve.ops.metrics import Metrics
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
-from miaotui.serve.middleware.accounting import REQUESTS
+from miaotui.serve.middleware.access import REQUESTS
 
 LogFormat = Literal["text", "json"]
 A_MINUTE = 20  # records from one place of the code

@@ -25,7 +25,7 @@ from miaotui.engine.encoding.job import EncodeJob
 from miaotui.engine.request import Request
 from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import PROBING, Account, services_of
+from miaotui.serve.middleware.access import PROBING, Account, services_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MODEL_LABEL = "model_name"

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from miaotui.serve import LOG
 from miaotui.serve.encoders.registry import EncoderRegistry
-from miaotui.serve.middleware.accounting import AccountListener, log_request
+from miaotui.serve.middleware.access import AccountListener, log_request
 from miaotui.serve.models import Observers, Running, ServedModels
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.gauges import Gauges

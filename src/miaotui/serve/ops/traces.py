@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.types import Scope
 
 from miaotui.errors import RequestError
-from miaotui.serve.middleware.accounting import Account
+from miaotui.serve.middleware.access import Account
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

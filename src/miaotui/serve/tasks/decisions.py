@@ -19,7 +19,7 @@ from miaotui.serve.encoders.requests import find_encoder, run_task
 from miaotui.serve.http.json_body import ignored_fields, read_body, read_object
 from miaotui.serve.http.responses import json_response, unless_gone
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import caller_of, received, services_of
+from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.tasks.decisions_wire import (
     DecisionFields,
     DecisionsAnswer,

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.written import TextTasks
 from miaotui.serve.tasks.written_wire import ExtractionAnswer, ExtractionRequest
 from miaotui.tasks.extraction.calls import asked_fields, keyed

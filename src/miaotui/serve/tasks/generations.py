@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from miaotui.serve.http.json_body import read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.generation_wire import GenerationAnswer, GenerationTaskRequest
 from miaotui.serve.tasks.written import TextTasks
 from miaotui.tasks.generation.calls import ASKS, asked_steps

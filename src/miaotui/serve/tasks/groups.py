@@ -16,7 +16,7 @@ from miaotui.serve.encoders.requests import find_encoder, run_task
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.groups_wire import GroupAnswer, GroupRequest, SimilarAnswer, SimilarRequest
 from miaotui.tasks.groups.likeness import duplicate_groups, similar_texts, topic_groups
 from miaotui.tasks.groups.results import Grouping

@@ -24,7 +24,7 @@ from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.wire import LabelRequest, SentimentRequest, TaskAnswer, TaskFields
 from miaotui.tasks.classification import Names, labelled, names_head, names_of, phrases_of
 from miaotui.tasks.heads.head import ClassifierHead, fit_head

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from miaotui.serve.http.json_body import read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.written import TextTasks
 from miaotui.serve.tasks.written_wire import SummaryAnswer, SummaryRequest
 from miaotui.tasks.summaries.abstractive import written_summary

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from miaotui.serve.http.json_body import read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.written import TextTasks
 from miaotui.serve.tasks.written_wire import TranslationAnswer, TranslationRequest
 from miaotui.tasks.translation.languages import AUTO

@@ -21,7 +21,7 @@ from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body, read_object
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.openai.embeddings import Floats, written
 from miaotui.serve.tei.wire import EmbedRequest, PredictRequest, RankRequest, SimilarityRequest, TeiFields
 

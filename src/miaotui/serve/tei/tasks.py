@@ -23,7 +23,7 @@ from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import read_body
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.openai.embeddings import written
 from miaotui.serve.tei.routes import answer_headers, predictions
 from miaotui.serve.tei.wire import SimilarityInputs, TaskParameters, TaskRequest

@@ -21,7 +21,7 @@ from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.serve.openai.embeddings import Encoding, Floats, written
 from miaotui.serve.vllm.wire import (
     ClassifyList,

@@ -17,7 +17,7 @@ from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest
 from miaotui.serve.http.errors import ApiError, from_error
 from miaotui.serve.http.responses import Events, json_text
-from miaotui.serve.middleware.accounting import received
+from miaotui.serve.middleware.access import received
 from miaotui.text.answers import AnswerEvent, AnswerSyntax
 from miaotui.text.reasoning import ReasoningPiece
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, TextPiece

@@ -20,7 +20,7 @@ from miaotui.serve.http.errors import ApiError, bad_value, from_error
 from miaotui.serve.http.json_body import ignored_fields, read_body
 from miaotui.serve.http.responses import EventStream, json_response
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.accounting import caller_of, received, services_of
+from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.openai.responses.events import ResponseBody, ResponsesWriter, completed, events, failed
 from miaotui.serve.openai.responses.prompt import read_effort, read_input, read_text, read_tools, said_in
 from miaotui.serve.openai.responses.store import StoredResponse

@@ -1,0 +1,377 @@
+"""The outermost layer: who is let in, an account of every HTTP request, and what a request's scope holds.
+
+Owns the checks of Host, Origin, API key and limits, and refusals while the server drains; the account of the request
+at hand, which is handed to listeners when the request is over and which the engine's side finds through a context
+variable, so that no handler has to carry it; its line in the log; and the keys of the ASGI scope. Knows headers and no
+text. Invariants: only `OPEN_PATHS` are answered without a key when there are keys; every HTTP request is reported once,
+also when it was refused, its client vanished or a handler failed; an account holds only the server's own words (key
+names, route templates, numbers) or one of a fixed set; what belongs to one caller (its namespace of prefixes and past
+answers) comes from here, never from the request's own text. Host is checked against DNS rebinding: a page of a foreign
+name that resolves to this machine still sends the foreign name; addresses cannot be rebound.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.requests import Request as HttpRequest
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from miaotui.serve import LOG
+from miaotui.serve.middleware import cors
+from miaotui.serve.middleware.keys import ANYONE, UNLIMITED, Caller, Keyring
+from miaotui.serve.middleware.quotas import KeyUsage
+
+if TYPE_CHECKING:
+    from miaotui.serve.services import Services
+
+Headers = Mapping[bytes, bytes]
+
+CALLER, RECEIVED = "miaotui.caller", "miaotui.received"  # keys of an ASGI scope
+CURRENT: ContextVar[Account | None] = ContextVar("miaotui_account", default=None)
+PROBING: ContextVar[bool] = ContextVar("miaotui_probing", default=False)  # set: the server's own trial request
+REQUESTS = logging.getLogger("miaotui.requests")  # one line per HTTP request
+UNKNOWN_ROUTE = "(unknown)"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OPEN_PATHS = frozenset({"/health", "/ready"})
+LOCAL_HOSTS = frozenset({"localhost"})
+DRAIN_RETRY_S = 5
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
+
+
+@dataclass
+class Account:
+    """One HTTP request: its caller, route, tokens and end. Times are `time.perf_counter` seconds."""
+
+    method: str = "OTHER"
+    request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    started_s: float = field(default_factory=time.perf_counter)
+    caller: Caller = ANYONE
+    route: str = UNKNOWN_ROUTE
+    status: int = 0  # 0: no response was begun
+    whole: bool = False  # whether the response was sent to its end
+    model: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    answer_tokens: int = 0
+    duration_s: float = 0.0
+    ttft_s: float | None = None
+    charge: Callable[[int], None] | None = None  # called with tokens as soon as they are known
+
+    def use(self, *, prompt: int = 0, cached: int = 0, answer: int = 0) -> None:
+        """Add tokens of one of its generations; ``cached`` ones are among those of the prompt."""
+        self.prompt_tokens += prompt
+        self.cached_tokens += cached
+        self.answer_tokens += answer
+        if self.charge is not None and prompt + answer:
+            self.charge(prompt + answer)
+
+
+AccountListener = Callable[[Account, Scope], None]
+
+
+def current() -> Account | None:
+    """Return the account of the HTTP request that this code works for; None outside of one."""
+    return CURRENT.get()
+
+
+@dataclass(frozen=True)
+class AccessPolicy:
+    """Hosts and origins that are let in. ``*`` in ``hosts`` or ``origins`` lets all of them in."""
+
+    hosts: frozenset[str] = frozenset()  # beside localhost and plain addresses; lower case
+    origins: frozenset[str] = frozenset()  # such as https://chat.example
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Answer to a request that is not let in: its status and message."""
+
+    status: int
+    code: str
+    message: str
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+
+
+class Draining(Protocol):
+    """Part of a server that knows whether it is about to end."""
+
+    is_draining: bool
+
+
+class Access:
+    """An ASGI layer that opens an account of each request, and lets it through to ``app`` or refuses it.
+
+    ``listeners`` are called with the account when it is closed. Requests that are let through have their `Caller` in
+    the scope, for `caller_of`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        policy: AccessPolicy,
+        keyring: Keyring | None = None,
+        usage: KeyUsage | None = None,
+        draining: Draining | None = None,
+        listeners: Sequence[AccountListener] = (),
+    ) -> None:
+        self._app, self._policy, self._keyring = app, policy, keyring
+        self._usage = usage or KeyUsage()
+        self._draining, self._listeners = draining, tuple(listeners)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if scope["type"] != "http":  # nothing here speaks WebSocket
+            return await send({"type": "websocket.close", "code": 1008})
+        account = Account(known_method(scope["method"]))
+        scope.setdefault("state", {})["account"] = account
+        token = CURRENT.set(account)
+        try:
+            return await self._let_in(scope, receive, _StatusRecorder(send, account), account)
+        finally:
+            CURRENT.reset(token)
+            account.duration_s = time.perf_counter() - account.started_s
+            account.route = route_template(scope)
+            self._report(account, scope)
+
+    def _report(self, account: Account, scope: Scope) -> None:
+        for listener in self._listeners:
+            try:
+                listener(account, scope)
+            except Exception as error:  # the answer is out; counting it must not undo that
+                LOG.error("request %s was not counted", account.request_id, exc_info=error)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send, account: Account) -> None:
+        """Check where the request comes from, then its key."""
+        headers: Headers = {name.lower(): value for name, value in reversed(scope["headers"])}
+        refusal = check_host(scope, self._policy) or check_origin(headers, self._policy, scope)
+        if refusal is not None:
+            return await refuse(scope, send, refusal, account)
+        origin = headers.get(b"origin")
+        if origin is not None and is_listed(origin, self._policy):
+            send = cors.with_headers(send, origin)
+            if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+                return await cors.answer_preflight(headers, send)
+        refusal = self._check_key(scope["path"], headers, account)
+        if refusal is not None:
+            return await refuse(scope, send, refusal, account)
+        scope[CALLER] = account.caller
+        if account.caller.limits == UNLIMITED:
+            return await self._app(scope, receive, send)
+        return await self._within_limits(scope, receive, send, account)
+
+    def _check_key(self, path: str, headers: Headers, account: Account) -> Refusal | None:
+        """Find the account's caller; the paths that monitors ask for are open."""
+        if path in OPEN_PATHS:
+            return None
+        caller = ANYONE if self._keyring is None else find_caller(headers, self._keyring)
+        if caller is None:
+            return _wrong_key(headers)
+        account.caller = caller
+        return _LEAVING if self._draining is not None and self._draining.is_draining else None
+
+    async def _within_limits(self, scope: Scope, receive: Receive, send: Send, account: Account) -> None:
+        """Let a request through that keeps the limits of its key."""
+        caller = account.caller
+        account.charge = partial(self._usage.charge, caller)
+        excess = self._usage.enter(caller)
+        if excess is not None:
+            seconds = max(1, -int(-excess.retry_after_s // 1))
+            retry = ((b"retry-after", str(seconds).encode()),)
+            text = f"this key's limit of {excess.limit} is reached: ask again in {seconds} s"
+            return await refuse(scope, send, Refusal(429, "rate_limit_exceeded", text, retry), account)
+        try:
+            return await self._app(scope, receive, send)
+        finally:
+            self._usage.leave(caller)
+
+
+class _StatusRecorder:
+    """A ``send`` that notes the response's status and whether it was sent to its end."""
+
+    def __init__(self, send: Send, account: Account) -> None:
+        self._send, self._account = send, account
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._account.status = message["status"]
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._account.whole = True
+
+
+def known_method(method: str) -> str:
+    """Return the method, or OTHER: clients may send any word."""
+    return method if method in METHODS else "OTHER"
+
+
+def route_template(scope: Scope) -> str:
+    """Return the path as the route names it, such as ``/v1/models/{model}``; never what a client sent."""
+    endpoint, app = scope.get("endpoint"), scope.get("app")
+    for route in getattr(app, "routes", ()):
+        if isinstance(route, Route) and route.endpoint is endpoint:
+            match, _ = route.matches(scope)
+            if match is not Match.NONE:
+                return route.path
+    return UNKNOWN_ROUTE
+
+
+def check_host(scope: Scope, policy: AccessPolicy) -> Refusal | None:
+    """Refuse a Host that could be a foreign name; addresses and localhost always pass."""
+    if "*" in policy.hosts:
+        return None
+    values = [value for name, value in scope["headers"] if name.lower() == b"host"]
+    match = _HOST.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None:
+        return Refusal(400, "invalid_host", "the Host header is missing, doubled or malformed")
+    host = match[1].decode("ascii").lower().rstrip(".")
+    if host in LOCAL_HOSTS or host in policy.hosts or _is_address(host):
+        return None
+    text = "this server does not answer to that host name; --allowed-host adds one"
+    return Refusal(421, "unknown_host", text)
+
+
+def check_origin(headers: Headers, policy: AccessPolicy, scope: Scope) -> Refusal | None:
+    """Refuse pages of other origins: a browser sends their requests even if it hides the answer."""
+    origin = headers.get(b"origin")
+    if origin is None or is_listed(origin, policy):
+        return None
+    own = scope.get("scheme", "http").encode() + b"://" + headers.get(b"host", b"")
+    if origin.lower() == own.lower():
+        return None
+    text = "pages of that origin may not use this server; --cors-origin allows one"
+    return Refusal(403, "origin_not_allowed", text)
+
+
+def is_listed(origin: bytes, policy: AccessPolicy) -> bool:
+    """Return whether an origin was allowed by name."""
+    if "*" in policy.origins:
+        return True
+    return origin.decode("latin-1").lower() in policy.origins
+
+
+def find_caller(headers: Headers, keyring: Keyring) -> Caller | None:
+    """Return the caller whose key is shown, as ``Authorization: Bearer`` or ``x-api-key``; None for no known key."""
+    found = None
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    for shown in (key.strip() if scheme.lower() == b"bearer" else b"", headers.get(b"x-api-key")):
+        if shown:
+            found = found or keyring.find(shown)
+    return found
+
+
+async def refuse(scope: Scope, send: Send, refusal: Refusal, account: Account) -> None:
+    """Send a refusal in the form of the API that the path belongs to."""
+    is_anthropic = scope["path"].startswith("/v1/messages")
+    kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error")
+    error: dict[str, Any] = {"message": refusal.message, "type": kind}
+    if is_anthropic:
+        body: dict[str, Any] = {"type": "error", "error": error, "request_id": account.request_id}
+    else:
+        body = {"error": {**error, "param": None, "code": refusal.code, "request_id": account.request_id}}
+    content = json.dumps(body).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+        *refusal.headers,
+        (b"x-request-id", account.request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "overloaded_error"}
+_LEAVING = Refusal(
+    503,
+    "shutting_down",
+    "this server is shutting down: ask another one, or again in a moment",
+    ((b"retry-after", str(DRAIN_RETRY_S).encode()), (b"connection", b"close")),
+)
+
+
+def _wrong_key(headers: Headers) -> Refusal:
+    shown = b"authorization" in headers or b"x-api-key" in headers
+    text = "the API key is not known here" if shown else "an API key is needed"
+    text += ": send `Authorization: Bearer KEY` or `x-api-key: KEY`"
+    return Refusal(401, "invalid_api_key", text, ((b"www-authenticate", b"Bearer"),))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def log_request(account: Account, _scope: Scope) -> None:
+    """Write one line for an HTTP request that is over; failures of ours are warnings."""
+    level = logging.WARNING if account.status >= 500 or not account.status else logging.INFO
+    if not REQUESTS.isEnabledFor(level):
+        return
+    fields = {
+        "request_id": account.request_id,
+        "key": account.caller.name or None,
+        "method": account.method,
+        "route": account.route,
+        "status": account.status,
+        "duration_ms": round(account.duration_s * 1000, 1),
+        "prompt_tokens": account.prompt_tokens,
+        "answer_tokens": account.answer_tokens,
+        "ttft_ms": None if account.ttft_s is None else round(account.ttft_s * 1000, 1),
+    }
+    REQUESTS.log(
+        level,
+        "%s %s %d in %.0f ms, %d + %d tokens",
+        account.method,
+        account.route,
+        account.status,
+        account.duration_s * 1000,
+        account.prompt_tokens,
+        account.answer_tokens,
+        extra={"fields": fields},
+    )
+
+
+@dataclass
+class ReceivedRequest:
+    """A request whose last byte has come. ``arrived_s`` is in `time.perf_counter` seconds."""
+
+    request_id: str
+    body: bytes
+    arrived_s: float
+
+    def drop_body(self) -> None:
+        """Free the body's memory, which no one reads while the answer is made."""
+        self.body = b""
+
+
+def received(http: HttpRequest) -> ReceivedRequest:
+    """Return the request's body and the time at which it was complete."""
+    found: ReceivedRequest = http.scope[RECEIVED]
+    return found
+
+
+def caller_of(http: HttpRequest) -> Caller:
+    """Return the caller that the key layer found; `ANYONE` where no layer checks keys."""
+    caller: Caller = http.scope.get(CALLER, ANYONE)
+    return caller
+
+
+def services_of(http: HttpRequest) -> Services:
+    """Return the parts of the server that received this request."""
+    services: Services = http.app.state.services
+    return services
