@@ -19,7 +19,7 @@ from miaotui.types import Promise
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 SERVE = ROOT / "src" / "miaotui" / "serve"
-MODULES = ("http/errors", "http/json_body", "wire/params", "openai/chat", "openai/completions", "openai/models")
+MODULES = ("http/errors", "http/bodies", "wire/params", "openai/chat", "openai/completions", "openai/models")
 
 
 def words() -> set[str]:

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from miaotui.serve.app import create_app
+from miaotui.serve.http.bodies import BodyReader, ignored_fields, read_object
 from miaotui.serve.http.errors import ApiError
-from miaotui.serve.http.json_body import BodyReader, ignored_fields, read_object
 from miaotui.serve.middleware.access import received
 from miaotui.serve.settings import ServeSettings
 

@@ -20,8 +20,8 @@ from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.cohere import rerank
 from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
+from miaotui.serve.http.bodies import BodyReader
 from miaotui.serve.http.errors import ApiError, from_error
-from miaotui.serve.http.json_body import BodyReader
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.learned import routes as learned
 from miaotui.serve.libretranslate import routes as libretranslate
@@ -78,7 +78,7 @@ def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlet
         endpoints += openapi.routes(endpoints)
     app = Starlette(
         routes=[endpoint.route() for endpoint in endpoints],
-        middleware=[*layers, Middleware(BodyReader, settings=services.settings)],
+        middleware=[*layers, Middleware(BodyReader, settings=services.settings, answer_to=response_to)],
         exception_handlers={ApiError: _on_error, MiaotuiError: _on_error, HTTPException: _on_error},
     )
     app.state.services = services

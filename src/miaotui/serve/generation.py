@@ -23,7 +23,7 @@ from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import RequestError
 from miaotui.retrieval.answers.cache import CacheState
 from miaotui.serve.answer import AnswerBatch, ModelAnswer
-from miaotui.serve.http.responses import DONE, Events, EventStream, event, run, unless_gone
+from miaotui.serve.http.bodies import DONE, Events, EventStream, event, run, unless_gone
 from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.response_cache import CacheLookup
 from miaotui.serve.wire.fields import Json, SamplingFields

@@ -10,8 +10,8 @@ from typing import Any
 
 from starlette.responses import Response
 
+from miaotui.serve.http.bodies import json_response
 from miaotui.serve.http.errors import ApiError
-from miaotui.serve.http.responses import json_response
 
 PREFIX = "/v1/messages"
 _ANTHROPIC_TYPES = {

@@ -14,8 +14,8 @@ from typing import Any
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.anthropic.errors import shaped
 from miaotui.serve.generation import GenerationRequest
+from miaotui.serve.http.bodies import Events, json_text
 from miaotui.serve.http.errors import from_error
-from miaotui.serve.http.responses import Events, json_text
 from miaotui.serve.middleware.access import received
 from miaotui.text.answers import AnswerEvent, AnswerSyntax
 from miaotui.text.reasoning import ReasoningPiece

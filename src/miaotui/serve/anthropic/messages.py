@@ -22,8 +22,7 @@ from miaotui.serve.anthropic.wire import (
     MessagesRequest,
 )
 from miaotui.serve.generation import GenerationRequest, chat_tokens, deadline_of
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import EventStream, json_response
+from miaotui.serve.http.bodies import EventStream, ignored_fields, json_response, read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.response_cache import CacheLookup, lookup_for

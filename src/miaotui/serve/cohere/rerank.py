@@ -18,9 +18,8 @@ from miaotui.encoders import ranking
 from miaotui.encoders.results import RankedDocument
 from miaotui.serve.encoders.fields import MAX_LISTED, EncoderFields, Flag
 from miaotui.serve.encoders.requests import MAX_INPUT_TOKENS, EncoderAnswer, check_count, find_encoder, run_task
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body, run
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response, run
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received
 from miaotui.serve.wire.fields import MAX_TOKENS, JsonField, Name, Wire

@@ -20,9 +20,17 @@ from miaotui.errors import IndexMissingError
 from miaotui.llm import LLM
 from miaotui.serve.documents.apps_wire import AnswerBody, AnswerPieceBody, AnswerRequest
 from miaotui.serve.documents.threads import streamed
+from miaotui.serve.http.bodies import (
+    DONE,
+    Events,
+    EventStream,
+    event,
+    ignored_fields,
+    json_response,
+    read_body,
+    unless_gone,
+)
 from miaotui.serve.http.errors import ApiError
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import DONE, Events, EventStream, event, json_response, unless_gone
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.served_model import ServedModel

@@ -25,9 +25,8 @@ from miaotui.serve.documents.indexes_wire import (
     SearchAnswer,
     SearchRequest,
 )
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import ApiError, bad_value
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import caller_of, received, services_of
 

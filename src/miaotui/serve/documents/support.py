@@ -22,9 +22,8 @@ from miaotui.serve.documents.apps_wire import (
     ReplyBody,
     TranscriptBody,
 )
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import ApiError
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import caller_of, received, services_of
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from miaotui.serve.http.responses import run
+from miaotui.serve.http.bodies import run
 
 NUMBER_CHARACTERS = 20  # of a number in JSON, about
 

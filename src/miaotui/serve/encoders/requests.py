@@ -21,8 +21,8 @@ from miaotui.engine.encoding.job import EncodeJob, asked_of
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder
 from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.encoders.registry import EncoderEntry
+from miaotui.serve.http.bodies import Result, unless_gone
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.http.responses import Result, unless_gone
 from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.wire.params import deadline_for
 from miaotui.types import Deadline, OnLate

@@ -20,7 +20,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.serve.http.responses import json_response
+from miaotui.serve.http.bodies import json_response
 from miaotui.serve.http.routing import Endpoint, Model
 from miaotui.serve.wire.fields import ErrorBody, SamplingFields
 from miaotui.types import MAX_DEADLINE_MS, ON_LATE

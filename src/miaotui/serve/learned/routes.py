@@ -17,9 +17,8 @@ from starlette.responses import Response
 from miaotui.engine.request import RequestOptions
 from miaotui.retrieval.graph.answers import THRESHOLD, GraphAnswer
 from miaotui.serve.encoders.requests import find_encoder, run_task
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body, unless_gone
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response, unless_gone
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.learned.wire import (
     GraphAnswerBody,

@@ -16,9 +16,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.errors import RequestError
+from miaotui.serve.http.bodies import json_response, read_object
 from miaotui.serve.http.errors import ApiError
-from miaotui.serve.http.json_body import read_object
-from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.libretranslate.wire import DetectRequest, LibreFields, TranslateRequest
 from miaotui.serve.middleware.access import received

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pydantic import Field
 from starlette.responses import Response
 
+from miaotui.serve.http.bodies import json_response
 from miaotui.serve.http.errors import ApiError
-from miaotui.serve.http.responses import json_response
 from miaotui.serve.tasks.written_wire import WrittenFields
 
 PATHS = frozenset({"/translate", "/detect", "/languages"})

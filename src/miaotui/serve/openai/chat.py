@@ -17,8 +17,7 @@ from starlette.responses import Response
 from miaotui.engine.grammar.response_format import FORMAT, STRUCTURED, read_format, read_structured
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import FREE, GenerationRequest, OutputFormat, chat_tokens, deadline_of, respond
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import event, json_response, json_text, run
+from miaotui.serve.http.bodies import event, ignored_fields, json_response, json_text, read_body, run
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatRequest

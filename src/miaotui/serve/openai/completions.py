@@ -17,9 +17,8 @@ from miaotui.engine.grammar.response_format import STRUCTURED, read_structured
 from miaotui.errors import PromptTooLongError
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, deadline_of, respond, text_tokens
+from miaotui.serve.http.bodies import event, ignored_fields, json_response, json_text, read_body, run
 from miaotui.serve.http.errors import bad_value, context_exceeded
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import event, json_response, json_text, run
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.openai.completions_wire import CompletionRequest, TextCompletion

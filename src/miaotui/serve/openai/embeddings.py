@@ -21,7 +21,7 @@ from miaotui.encoders import tasks
 from miaotui.serve.encoders.answers import list_response
 from miaotui.serve.encoders.fields import EncoderFields, Inputs
 from miaotui.serve.encoders.requests import EncoderAnswer, check_count, find_encoder, run_task
-from miaotui.serve.http.json_body import ignored_fields, read_body
+from miaotui.serve.http.bodies import ignored_fields, read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received
 from miaotui.serve.wire.fields import MAX_TOKENS, Name, Wire

@@ -13,9 +13,8 @@ from starlette.responses import Response
 
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.generation import chat_tokens, text_tokens
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body, run
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response, run
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.openai.models_wire import (

@@ -23,7 +23,7 @@ from miaotui.errors import EngineError, RefusedError
 from miaotui.schedule.promises.cost import CostModel
 from miaotui.serve import LOG
 from miaotui.serve.encoders.registry import EncoderEntry
-from miaotui.serve.http.responses import json_response
+from miaotui.serve.http.bodies import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import CURRENT, PROBING, services_of
 from miaotui.serve.services import Services

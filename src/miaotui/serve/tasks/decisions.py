@@ -16,8 +16,7 @@ from starlette.responses import Response
 
 from miaotui.engine.request import RequestOptions
 from miaotui.serve.encoders.requests import find_encoder, run_task
-from miaotui.serve.http.json_body import ignored_fields, read_body, read_object
-from miaotui.serve.http.responses import json_response, unless_gone
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body, read_object, unless_gone
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.tasks.decisions_wire import (

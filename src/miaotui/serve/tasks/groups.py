@@ -13,8 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.serve.encoders.requests import find_encoder, run_task
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.groups_wire import GroupAnswer, GroupRequest, SimilarAnswer, SimilarRequest

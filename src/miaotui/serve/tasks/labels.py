@@ -20,9 +20,8 @@ from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import RequestError
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.encoders.requests import EncoderAnswer, find_encoder, run_task
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.wire import LabelRequest, SentimentRequest, TaskAnswer, TaskFields

@@ -12,7 +12,7 @@ from functools import partial
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.serve.http.json_body import read_body
+from miaotui.serve.http.bodies import read_body
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received
 from miaotui.serve.tasks.written import TextTasks

@@ -16,8 +16,7 @@ from starlette.responses import Response
 
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import RequestError
-from miaotui.serve.http.json_body import ignored_fields
-from miaotui.serve.http.responses import json_response, unless_gone
+from miaotui.serve.http.bodies import ignored_fields, json_response, unless_gone
 from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.tasks.written_wire import WrittenFields
 from miaotui.serve.wire.params import deadline_for

@@ -19,9 +19,8 @@ from miaotui.engine.encoding.loaded import Ability
 from miaotui.serve.encoders.answers import list_response
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.encoders.requests import check_count, find_encoder, run_task
+from miaotui.serve.http.bodies import json_response, read_body
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.http.json_body import read_body
-from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received
 from miaotui.serve.openai.embeddings import written

@@ -17,9 +17,8 @@ from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.serve.cohere.rerank import score_of
 from miaotui.serve.encoders.answers import list_response
 from miaotui.serve.encoders.requests import EncoderAnswer, check_count, find_encoder, run_task
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import bad_value
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received
 from miaotui.serve.openai.embeddings import Encoding, Floats, written

@@ -15,8 +15,8 @@ from typing import Any
 
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest
+from miaotui.serve.http.bodies import Events, json_text
 from miaotui.serve.http.errors import ApiError, from_error
-from miaotui.serve.http.responses import Events, json_text
 from miaotui.serve.middleware.access import received
 from miaotui.text.answers import AnswerEvent, AnswerSyntax
 from miaotui.text.reasoning import ReasoningPiece

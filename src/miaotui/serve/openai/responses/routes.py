@@ -16,9 +16,8 @@ from starlette.responses import Response
 from miaotui.engine.grammar.response_format import STRUCTURED, read_structured
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import GenerationRequest, chat_tokens, deadline_of
+from miaotui.serve.http.bodies import EventStream, ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import ApiError, bad_value, from_error
-from miaotui.serve.http.json_body import ignored_fields, read_body
-from miaotui.serve.http.responses import EventStream, json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.openai.responses.events import ResponseBody, ResponsesWriter, completed, events, failed

@@ -1,10 +1,12 @@
-"""Bodies of requests, which are not trusted: received whole, then parsed as JSON.
+"""Bodies of requests and of responses: received whole and parsed as JSON, sent as JSON or as server-sent events.
 
 Owns the innermost layer, which reads a body within bounds of size and time, notes when it was complete, names the
-request, and answers an unexpected error; and the bounds that Python's JSON parser lacks: depth, length of numbers,
-repeated keys, NaN. Knows no route. Invariants: a handler starts when the whole body is here; every response carries
-``x-request-id``; what was parsed is a dict of plain data, or an `ApiError` with status 400 says why not; it never takes
-more than a few times the body's size.
+request, and answers an unexpected error; the bounds that Python's JSON parser lacks (depth, length of numbers, repeated
+keys, NaN), since bodies are not trusted; how JSON is written; the response that sends events; and the watch on the
+connection. Knows no route and no wire format. Invariants: a handler starts when the whole body is here; every response
+carries ``x-request-id``; what was parsed is a dict of plain data, or an `ApiError` with status 400 says why not, and it
+takes no more than a few times the body's size; whatever ends a response early (the client, an error, the server) closes
+the generator of its events at once, and so cancels its requests. Source: WHATWG HTML, "Server-sent events".
 """
 
 from __future__ import annotations
@@ -14,22 +16,23 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, MutableMapping, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from miaotui.serve import LOG
-from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.http.errors import ApiError, from_error, from_validation
 from miaotui.serve.middleware.access import RECEIVED, Account, ReceivedRequest
 from miaotui.serve.settings import ServeSettings
 
 Body = TypeVar("Body", bound=BaseModel)
-IGNORED = "X-Ignored-Fields"
-REQUEST_ID = b"x-request-id"
-_CLOSE = {"Connection": "close"}
+Result = TypeVar("Result")
+ErrorAnswer = Callable[[ApiError, str, str], Response]  # to an error, on a path, under a request id
+Events = AsyncGenerator[str, None]  # whole events; "" when nothing came for a while
 
 MAX_JSON_DEPTH = 64
 MAX_JSON_COMMAS = 300_000  # counted with those in texts, before anything is made
@@ -39,13 +42,22 @@ MAX_JSON_MEMBERS = 4096  # of one object
 MAX_NUMBER_DIGITS = 4300
 MAX_IGNORED_NAMES = 32  # named in X-Ignored-Fields
 INLINE_BYTES = 64 << 10  # bodies up to here are read in the event loop itself
+INLINE_CHARACTERS = 4096  # other work on up to so many is done there
+IGNORED = "X-Ignored-Fields"
+REQUEST_ID = b"x-request-id"
+DONE = "data: [DONE]\n\n"
+PING = ": ping\n\n"
+# Characters at which many clients end a line, though the standard does not; JSON lets them be written so.
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+_CLOSE = {"Connection": "close"}
+_EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class BodyReader:
     """ASGI layer around the routes; ``scope[RECEIVED]`` is the `ReceivedRequest` for the handlers."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, settings: ServeSettings, answer_to: ErrorAnswer) -> None:
+        self._app, self._settings, self._answer_to = app, settings, answer_to
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,7 +77,7 @@ class BodyReader:
                 LOG.error("request %s broke off", sending.request_id, exc_info=error)
                 raise
             known = from_error(error, sending.request_id)
-            response = response_to(known, scope["path"], sending.request_id)
+            response = self._answer_to(known, scope["path"], sending.request_id)
             await response(scope, receive, sending)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
@@ -261,3 +273,110 @@ def _no_constant(name: str) -> Any:
 
 # Since 3.10.7 Python itself refuses integers of more than some thousand digits.
 _LONG_INTEGERS: dict[str, Any] = {} if hasattr(sys, "get_int_max_str_digits") else {"parse_int": _integer}
+
+
+def json_text(value: Any) -> str:
+    """Return ``value`` as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return ``value`` as JSON in UTF-8."""
+    body = json_text(value).encode("utf-8", "replace")  # an error may quote half a character
+    return Response(body, status, dict(headers or {}), media_type="application/json")
+
+
+class EventStream(Response):
+    """Sends events as they come.
+
+    The response begins with the first of them, so that a request which is refused until then is
+    answered with its proper status; a later failure becomes an event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: Events, ping_s: float, headers: Mapping[str, str] | None = None):
+        super().__init__(None, headers={**_EVENT_HEADERS, **(headers or {})})
+        del self.headers["content-length"]
+        self._events, self._ping_s = events, ping_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events; ends early, without an error, if the client leaves."""
+        try:
+            await unless_gone(receive, self._send_all(scope, send))
+        except ClientGoneError:
+            return
+
+    async def _send_all(self, scope: Scope, send: Send) -> None:
+        async with aclosing(self._events) as events:
+            first = await anext(events, "")
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(start)
+            await _write(send, first or PING)
+            try:
+                await self._send_rest(events, send)
+            except Exception as error:
+                request_id = scope[RECEIVED].request_id if RECEIVED in scope else ""
+                await _write(send, error_event(from_error(error, request_id)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_rest(self, events: Events, send: Send) -> None:
+        wrote_s = time.monotonic()
+        async for text in events:
+            now_s = time.monotonic()
+            if text or now_s - wrote_s >= 0.9 * self._ping_s:
+                await _write(send, text or PING)
+                wrote_s = now_s
+
+
+class ClientGoneError(ApiError):
+    """Closed connection: the client left before its answer was there."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "The client has gone", code="client_gone")
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what ``work`` returns; cancel it and raise `ClientGoneError` if the client leaves."""
+    task = asyncio.create_task(work)
+    watch = asyncio.create_task(_departure(receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # seen, so that asyncio does not log it
+
+
+async def run(size: int, work: Callable[[], Result]) -> Result:
+    """Run ``work()``, in a thread if it is on more than a few thousand characters."""
+    if size <= INLINE_CHARACTERS:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def event(value: Any) -> str:
+    """Return one event of JSON data."""
+    return f"data: {json_text(value)}\n\n"
+
+
+def error_event(error: ApiError) -> str:
+    """Return an event that says what went wrong after the response began."""
+    return event({"error": error.body})
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _write(send: Send, text: str) -> None:
+    if not text.isascii():
+        text = text.translate(_LINE_ENDS)
+    await send({"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": True})
