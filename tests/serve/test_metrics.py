@@ -73,7 +73,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         for hosted in made.values():
             models_served.add(hosted)
             assert isinstance(hosted, ObservedModel)
-            hosted.observe(operations.watch)
+            hosted.observe(operations.running)
         return {"operations": operations, "response_cache": cache}
 
     layers = layers_for(ServeSettings(models=("tiny",)), operations)

@@ -29,7 +29,7 @@ from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve.http.errors import bad_value, model_not_found
-from miaotui.serve.middleware.access import Account, current
+from miaotui.serve.middleware.access import PROBING, Account, current
 from miaotui.served_model import RequestArguments, ServedModel
 from miaotui.types import Completion, Delta, SamplingParams
 
@@ -105,34 +105,16 @@ class Observer(Protocol):
         """Note a request that is read no more; unless it is over, it is about to be cancelled."""
 
 
-class Observers:
-    """Tells several watchers, in their order."""
-
-    def __init__(self, watchers: Sequence[Observer] = ()) -> None:
-        self._watchers = tuple(watchers)
-
-    def submitted(self, model: str, request: Request) -> None:
-        """Tell all."""
-        for watcher in self._watchers:
-            watcher.submitted(model, request)
-
-    def refused(self, model: str, error: RefusedError) -> None:
-        """Tell all."""
-        for watcher in self._watchers:
-            watcher.refused(model, error)
-
-    def left(self, model: str, request: Request) -> None:
-        """Tell all."""
-        for watcher in self._watchers:
-            watcher.left(model, request)
-
-
 class Running:
-    """An `Observer` that knows what runs; ``models`` may be filled later, while the server starts."""
+    """An `Observer` that lists what runs, and what is over until it is counted.
+
+    ``hosts`` may be filled later, while the server starts.
+    """
 
     def __init__(self, hosts: Mapping[str, ServedModel]) -> None:
         self._hosts = hosts
         self._open: dict[tuple[str, int], tuple[Request, Account | None]] = {}
+        self._ended: list[tuple[str, Request | RefusedError]] = []
 
     def __len__(self) -> int:
         return len(self._open)
@@ -146,13 +128,17 @@ class Running:
             account.use(prompt=request.prompt_tokens)
 
     def refused(self, model: str, error: RefusedError) -> None:
-        """Note the model's name, for the log."""
+        """Note the refusal, and the model's name for the log."""
+        if not PROBING.get():
+            self._ended.append((model, error))
         account = current()
         if account is not None:
             account.model = model
 
     def left(self, model: str, request: Request) -> None:
-        """Count what it answered too."""
+        """Count what it answered too, and note that it is over."""
+        if not PROBING.get():
+            self._ended.append((model, request))
         _, account = self._open.pop((model, request.number), (request, None))
         if account is None:
             return
@@ -161,6 +147,11 @@ class Running:
             ttft_s = request.completion().timing.ttft_s
             account.ttft_s = ttft_s if account.ttft_s is None else min(account.ttft_s, ttft_s)
 
+    def take_ended(self) -> list[tuple[str, Request | RefusedError]]:
+        """Return the requests that were left or refused since the last call, but for the server's own, with models."""
+        ended, self._ended = self._ended, []
+        return ended
+
     def cancel_all(self) -> int:
         """Cancel everything and return the count; readers get what there is of their answers."""
         for (model, _), (request, _account) in self._open.items():
@@ -168,14 +159,11 @@ class Running:
         return len(self._open)
 
 
-NO_OBSERVER = Observers()
-
-
 class ObservedModel:
     """A `ServedModel` over a running loop. Made and used in one running event loop."""
 
     def __init__(
-        self, name: str, loop: EngineLoop, observer: Observer = NO_OBSERVER, limits: AdmissionLimits | None = None
+        self, name: str, loop: EngineLoop, observer: Observer | None = None, limits: AdmissionLimits | None = None
     ) -> None:
         model = loop.model
         self.name, self.loop = name, loop
@@ -190,7 +178,8 @@ class ObservedModel:
         loop.calibrate(limits=limits or AdmissionLimits())
         with suppress(MiaotuiError):  # a context too short for that
             warm_up(loop, prompt[: max(self.context // 2, 1)])
-        self.observe(observer)
+        if observer is not None:
+            self.observe(observer)
 
     @cached_property
     def identity(self) -> str:

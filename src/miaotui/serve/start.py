@@ -80,7 +80,7 @@ def open_services(
     operations = Operations(models, encoders=registry, audit=audit, traces=open_traces())
     limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
     for name, loop in loops.items():
-        models.add(ObservedModel(name, loop, operations.watch, limits))
+        models.add(ObservedModel(name, loop, operations.running, limits))
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
     meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in loops.values()))
@@ -110,8 +110,15 @@ def layers_for(settings: ServeSettings, operations: Operations) -> list[Middlewa
         keyring = Keyring(Path(settings.api_key_file), share_prefix=settings.share_prefix, on_error=LOG.error)
     hosts = {host.lower().rstrip(".") for host in (settings.host, *settings.allowed_host)}
     policy = AccessPolicy(frozenset(hosts), frozenset(origin.lower() for origin in settings.cors_origin))
-    listeners = operations.listeners
-    return [Middleware(Access, policy=policy, keyring=keyring, draining=operations, listeners=listeners)]
+    access = Middleware(
+        Access,
+        policy=policy,
+        keyring=keyring,
+        draining=operations,
+        listeners=operations.listeners,
+        closed=operations.closed,
+    )
+    return [access]
 
 
 def open_response_cache(settings: ServeSettings) -> AnswerCache | None:

@@ -113,8 +113,8 @@ class Draining(Protocol):
 class Access:
     """An ASGI layer that opens an account of each request, and lets it through to ``app`` or refuses it.
 
-    ``listeners`` are called with the account when it is closed. Requests that are let through have their `Caller` in
-    the scope, for `caller_of`.
+    ``listeners`` are called with the account when it is closed; ``closed`` gets it, to be counted later. Requests that
+    are let through have their `Caller` in the scope, for `caller_of`.
     """
 
     def __init__(
@@ -125,10 +125,11 @@ class Access:
         usage: KeyUsage | None = None,
         draining: Draining | None = None,
         listeners: Sequence[AccountListener] = (),
+        closed: list[Account] | None = None,
     ) -> None:
         self._app, self._policy, self._keyring = app, policy, keyring
         self._usage = usage or KeyUsage()
-        self._draining, self._listeners = draining, tuple(listeners)
+        self._draining, self._listeners, self._closed = draining, tuple(listeners), closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -148,6 +149,8 @@ class Access:
             self._report(account, scope)
 
     def _report(self, account: Account, scope: Scope) -> None:
+        if self._closed is not None:
+            self._closed.append(account)
         for listener in self._listeners:
             try:
                 listener(account, scope)

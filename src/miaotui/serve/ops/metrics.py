@@ -1,15 +1,15 @@
 """Prometheus metrics: counters and histograms of requests, and the route ``/metrics``.
 
-Owns what is counted when, as an `Observer` of requests; what holds at the moment of a scrape is read by `gauges`. Names
-follow vLLM's page on production metrics where the meaning is the same, and begin with ``miaotui_`` elsewhere.
-Invariant: labels hold the server's own words only (model names as it was started with, route templates, fixed
-outcomes), so that no client can make their number grow.
+Owns what is counted of requests that are over, some time after they are, so that no answer waits for it. What holds at
+the moment of a scrape is read by `gauges`. Names follow vLLM's page on production metrics where the meaning is the
+same, and begin with ``miaotui_`` elsewhere. Invariant: labels hold the server's own words only (model names as it was
+started with, route templates, fixed outcomes), so that no client can make their number grow.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Scope
 
 from miaotui.engine.encoding.job import EncodeJob
 from miaotui.engine.request import Request
@@ -45,7 +44,7 @@ _GAP_NAMES = (
 
 
 class Metrics:
-    """Counters and histograms in a registry of their own; an `Observer` of requests."""
+    """Counters and histograms in a registry of their own."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, which is never asked for
@@ -54,8 +53,15 @@ class Metrics:
         self._times()
         self._ends()
 
-    def submitted(self, model: str, request: Request) -> None:
-        """Count nothing yet: what a request took is known when it is left."""
+    def count(self, ended: Iterable[tuple[str, Request | RefusedError]], closed: Iterable[Account]) -> None:
+        """Count requests that were left or refused, with their models, and HTTP requests that are over."""
+        for model, what in ended:
+            if isinstance(what, RefusedError):
+                self.refused(model, what)
+            else:
+                self.left(model, what)
+        for account in closed:
+            self.responded(account)
 
     def refused(self, model: str, error: RefusedError) -> None:
         """Count a refusal by its reason."""
@@ -66,8 +72,6 @@ class Metrics:
 
     def left(self, model: str, request: Request) -> None:
         """Count what a request took and how it ended."""
-        if PROBING.get():
-            return
         answered = len(request.token_ids)
         self.prompt_tokens.labels(model).inc(request.prompt_tokens)
         self.generation_tokens.labels(model).inc(answered)
@@ -98,7 +102,7 @@ class Metrics:
             self.e2e.labels(model).observe(job.ended_s - job.arrived_s)
             self.queue.labels(model).observe(job.began_s - job.arrived_s)
 
-    def responded(self, account: Account, _scope: Scope) -> None:
+    def responded(self, account: Account) -> None:
         """Count an HTTP request that is over."""
         status = f"{account.status // 100}xx" if account.status else "none"
         self.http_requests.labels(account.route, account.method, status).inc()
@@ -201,5 +205,7 @@ def routes() -> Sequence[Endpoint]:
 
 async def show_metrics(http: HttpRequest) -> Response:
     """Answer with everything that is counted, for Prometheus."""
-    text = await run_in_threadpool(services_of(http).operations.metrics.text)
+    operations = services_of(http).operations
+    operations.count()
+    text = await run_in_threadpool(operations.metrics.text)
     return Response(text, media_type=CONTENT_TYPE)

@@ -11,8 +11,8 @@ from contextlib import suppress
 
 from miaotui.serve import LOG
 from miaotui.serve.encoders.registry import EncoderRegistry
-from miaotui.serve.middleware.access import AccountListener, log_request
-from miaotui.serve.models import Observers, Running, ServedModels
+from miaotui.serve.middleware.access import Account, AccountListener, log_request
+from miaotui.serve.models import Running, ServedModels
 from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.gauges import Gauges
 from miaotui.serve.ops.health import Health
@@ -41,7 +41,7 @@ class Operations:
         self.health = Health(models, encoders or {})
         self.running = Running(models)
         self.jobs = EncoderJobs(self.metrics)
-        self.watch = Observers((self.running, self.metrics))
+        self.closed: list[Account] = []  # of HTTP requests that are over and not counted yet
         self.is_draining = False
         self._was_healthy: dict[str, bool] = {}
         self._has_warned = False
@@ -49,17 +49,18 @@ class Operations:
     @property
     def listeners(self) -> list[AccountListener]:
         """Listeners to each HTTP request that is over."""
-        notes: list[AccountListener] = [self.metrics.responded, log_request]
+        notes: list[AccountListener] = [log_request]
         return notes + [part.note for part in (self.audit, self.traces) if part is not None]
 
     async def look_after(self) -> None:
-        """Count steps, warn of memory and note failed engines each second, until it is cancelled."""
+        """Count requests and steps, warn of memory and note failed engines each second, until it is cancelled."""
         while True:
             self.look()
             await asyncio.sleep(LOOK_AGAIN_S)
 
     def look(self) -> None:
         """Do once what `look_after` does each second."""
+        self.count()
         for model in list(self.models.values()):
             self.gauges.steps.take(model)
             healthy, was = model.loop.healthy, self._was_healthy.get(model.name, True)
@@ -72,6 +73,12 @@ class Operations:
         if warning is not None and not self._has_warned:
             LOG.warning(warning)
         self._has_warned = warning is not None
+
+    def count(self) -> None:
+        """Bring the metrics up to date with what is over. Call it in the event loop."""
+        closed = self.closed.copy()
+        self.closed.clear()
+        self.metrics.count(self.running.take_ended(), closed)
 
     def close(self) -> None:
         """Write what has not been written yet."""
