@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.app import create_app
 from miaotui.serve.http.bodies import BodyReader, ignored_fields, read_object
 from miaotui.serve.http.errors import ApiError
@@ -225,7 +226,7 @@ def test_without_models_every_name_is_unknown() -> None:
 
 def test_a_bug_says_nothing_but_the_requests_id(caplog: pytest.LogCaptureFixture) -> None:
     broken = Starlette()
-    broken.add_middleware(BodyReader, settings=SMALL)
+    broken.add_middleware(BodyReader, settings=SMALL, answer_to=response_to)
 
     async def fail(http: Request) -> Response:
         raise ValueError("secret path /home/someone")
@@ -243,7 +244,7 @@ def test_a_bug_says_nothing_but_the_requests_id(caplog: pytest.LogCaptureFixture
 
 def test_handlers_may_read_the_body_the_usual_way() -> None:
     echo = Starlette()
-    echo.add_middleware(BodyReader, settings=SMALL)
+    echo.add_middleware(BodyReader, settings=SMALL, answer_to=response_to)
 
     async def show(http: Request) -> Response:
         assert received(http).body == await http.body()
@@ -255,7 +256,7 @@ def test_handlers_may_read_the_body_the_usual_way() -> None:
 
 def test_a_body_is_let_go() -> None:
     holder = Starlette()
-    holder.add_middleware(BodyReader, settings=SMALL)
+    holder.add_middleware(BodyReader, settings=SMALL, answer_to=response_to)
 
     async def count(http: Request) -> Response:
         arrival = received(http)
