@@ -15,7 +15,7 @@ from miaotui.hub.resolve import resolve
 from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.weights import load_head, write_head
 from miaotui.runtime import load_model
-from miaotui.speculation.train.cell import Cell
+from miaotui.speculation.train.cell import Cell, product_dtype
 from miaotui.speculation.train.corpus import Corpus, Memory, collect
 from miaotui.speculation.train.prompt_seeds import LONGEST, MOST_TEXTS, SHORTEST, quoting
 from miaotui.speculation.train.trainer import Recipe, train
@@ -118,7 +118,7 @@ def test_a_cell_looks_back_as_a_pass_does(tmp_path: Path) -> None:
     embedded = matrix(program.weights.matrix("embed"))[7]
     rows = (torch.from_numpy(normed(each))[None, None] for each in (residual[3], embedded, middle[3]))
     found = torch.from_numpy(program.pages.read(LAYER, parts.backend.limits.spare_pages, position))[None]
-    keys, values = found.to(torch.bfloat16).permute(2, 0, 3, 1, 4)
+    keys, values = found.to(product_dtype(torch)).permute(2, 0, 3, 1, 4)
     seen = torch.ones(1, 1, 1, position, dtype=torch.bool)
     got = cell.attend(*rows, torch.tensor([[position]]), (keys, values), seen)[0, 0]
     wanted = normed(look_back(parts, head, residual[3], 7, middle[3], position))

@@ -24,7 +24,7 @@ class Cell:
     """The recurrent cell for states of ``hidden`` values; with attention over the text if ``attention`` is given."""
 
     def __init__(self, torch: Any, hidden: int, width: int, attention: AttentionSpec | None = None) -> None:
-        self._torch, self._attention = torch, attention
+        self._torch, self._attention, self._dtype = torch, attention, product_dtype(torch)
         self.weights: dict[str, Tensor] = {
             "gate": self._uniform(width, INPUTS * hidden),
             "up": self._uniform(width, INPUTS * hidden),
@@ -76,9 +76,9 @@ class Cell:
         """
         attention, torch = self._attention, self._torch
         assert attention is not None, "a cell with attention"
-        inputs = torch.cat([state, embedded, middle], -1).to(torch.bfloat16)
+        inputs = torch.cat([state, embedded, middle], -1).to(self._dtype)
         queries = self._product("query", inputs).float().unflatten(-1, (attention.heads, attention.dim))
-        queries = self._rotated(queries, positions).to(torch.bfloat16).transpose(1, 2)
+        queries = self._rotated(queries, positions).to(self._dtype).transpose(1, 2)
         attended = torch.nn.functional.scaled_dot_product_attention(
             queries, *found, attn_mask=seen, scale=attention.scale, enable_gqa=True
         )
@@ -88,13 +88,13 @@ class Cell:
     def __call__(self, state: Tensor, embedded: Tensor, middle: Tensor) -> Tensor:
         """Return the next states."""
         torch = self._torch
-        inputs = torch.cat([state, embedded, middle], -1).to(torch.bfloat16)
+        inputs = torch.cat([state, embedded, middle], -1).to(self._dtype)
         gate = torch.nn.functional.silu(self._product("gate", inputs))
         fed = self._product("down", gate * self._product("up", inputs))
         return normed(fed.float() + self.weights["carry"] * state)
 
     def _product(self, name: str, inputs: Tensor) -> Tensor:
-        weight = self.weights[name].to(self._torch.bfloat16)
+        weight = self.weights[name].to(self._dtype)
         return self._torch.nn.functional.linear(inputs, weight)
 
     def _rotated(self, queries: Tensor, positions: Tensor) -> Tensor:
@@ -106,6 +106,14 @@ class Cell:
         one, other, rest = queries.split((half, half, queries.shape[-1] - 2 * half), -1)
         turned = (one * cos - other * sin, other * cos + one * sin, rest)
         return self._torch.cat(turned, -1)
+
+
+def product_dtype(torch: Any) -> Any:
+    """Return the type that products are computed in: bfloat16 where the processor multiplies it, or else float32.
+
+    Without such instructions a product in bfloat16 takes 37 times as long (AMD EPYC, Zen 3).
+    """
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
 def normed(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.speculation.train.cell import Cell, Tensor, normed
+from miaotui.speculation.train.cell import Cell, Tensor, normed, product_dtype
 from miaotui.speculation.train.corpus import Corpus
 
 WINDOW, WINDOWS = 64, 24  # positions of a window; windows of a batch
@@ -46,10 +46,11 @@ class HeadDataset:
         attends: bool = False,
     ) -> None:
         self._torch, self._depth, self._random = torch, depth, np.random.default_rng(seed)
+        self._dtype = product_dtype(torch)
         self._hidden, self._middle = map(torch.from_numpy, (corpus.hidden, corpus.middle))
         self._tokens = torch.from_numpy(corpus.tokens).long()
         self._embedding = normed(torch.from_numpy(embedding))
-        self._outputs = torch.from_numpy(outputs).to(torch.bfloat16).t().contiguous()
+        self._outputs = torch.from_numpy(outputs).to(self._dtype).t().contiguous()
         self._starts, self._lengths = corpus.starts[:-1], np.diff(corpus.starts)
         self._memory = corpus.memory if attends else None
         prompts = np.zeros(len(self._lengths), np.int64)  # tokens before the first row of each text
@@ -123,7 +124,7 @@ class HeadDataset:
         assert memory is not None, "a corpus with keys and values"
         before = self._prompts[texts] + firsts  # tokens of each text before its window
         ends = np.minimum(before + WINDOW, np.diff(memory.begins)[texts])
-        some = torch.zeros(len(texts), int(ends.max()), *memory.found.shape[1:], dtype=torch.bfloat16)
+        some = torch.zeros(len(texts), int(ends.max()), *memory.found.shape[1:], dtype=self._dtype)
         for row, (text, end) in enumerate(zip(texts, ends, strict=True)):
             begin = memory.begins[text]
             some[row, :end] = torch.from_numpy(memory.found[begin : begin + end])
@@ -133,4 +134,4 @@ class HeadDataset:
         return cell.attend(*inputs, rows + 1, (keys, values), seen)
 
     def _logits(self, state: Tensor) -> Tensor:
-        return state.to(self._torch.bfloat16) @ self._outputs
+        return state.to(self._dtype) @ self._outputs
