@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 import miaotui
 from encoder_references import REFERENCES, Floats, reference
+from kept import kept
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
 from miaotui.model.encoder.opened import open_encoder
@@ -31,8 +31,6 @@ from miaotui.text.encoders.tokenizer import EncoderTokenizer
 from retrieval import cacm, ndcg
 
 NEAREST = 100
-PART = 50  # texts, after which embeddings are kept
-Embed = Callable[[Sequence[list[int]]], Floats]
 
 
 def main() -> None:
@@ -73,6 +71,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--reference", choices=REFERENCES, default="oracle")
     parser.add_argument("--packed", action="store_true", help="the reference has each format's own weights")
     parser.add_argument("--cacm", type=Path, metavar="FOLDER", help="nDCG@10 of this collection instead")
+    parser.add_argument("--threads", type=int, help="of ours")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where embeddings stay")
     return parser.parse_args()
 
@@ -110,7 +109,7 @@ def references(arguments: argparse.Namespace, path: Path, texts: list[list[int]]
 
 def ours(arguments: argparse.Namespace, texts: Sequence[list[int]] | list[str], form: str, prompt: str = "") -> Floats:
     """Return the compiled backend's embeddings of texts or token ids."""
-    with miaotui.load_encoder(arguments.model, format=form) as encoder:
+    with miaotui.load_encoder(arguments.model, format=form, threads=arguments.threads) as encoder:
         return kept(
             arguments.keep,
             f"{arguments.model}-ours-{form}",
@@ -119,27 +118,6 @@ def ours(arguments: argparse.Namespace, texts: Sequence[list[int]] | list[str], 
                 encoder.embed(list(part), prompt=prompt or None, normalize=True, truncate=bool(prompt))
             ),
         )
-
-
-def kept(folder: Path | None, name: str, texts: Sequence[list[int]] | list[str], embed: Embed) -> Floats:
-    """Return embeddings, float32 ``[texts, dimensions]``; parts that an earlier run made are read from ``folder``."""
-    return np.concatenate([kept_part(folder, name, texts[i : i + PART], embed) for i in range(0, len(texts), PART)])
-
-
-def kept_part(folder: Path | None, name: str, texts: Sequence[list[int]] | list[str], embed: Embed) -> Floats:
-    """Return the embeddings of one part."""
-    digest = blake2b(json.dumps(texts).encode(), digest_size=6).hexdigest()
-    file = None if folder is None else folder / f"{name}-{digest}.npy"
-    if file is not None and file.exists():
-        found: Floats = np.load(file)
-        return found
-    found = np.asarray(embed(texts), np.float32)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part.npy")
-        np.save(part, found)
-        part.replace(file)
-    return found
 
 
 def of_collection(arguments: argparse.Namespace, form: str) -> dict[str, float]:

@@ -88,7 +88,6 @@ def write_vocabulary(writer: object, file: Path) -> None:
     writer.add_token_list([token if token in special else spaced(token) for token in tokens])
     kinds = (gguf.TokenType.NORMAL, gguf.TokenType.CONTROL)
     writer.add_token_types([kinds[token in special] for token in tokens])
-    writer.add_cls_token_id(special["[CLS]"])
     writer.add_bos_token_id(special["[CLS]"])
     writer.add_sep_token_id(special["[SEP]"])
     writer.add_eos_token_id(special["[SEP]"])

@@ -3,10 +3,10 @@
     python benchmarks/encoders.py FOLDER [--onnx FILE] [--peers PYTHON] [--threads 2] [--engines NAME ...]
 
 FOLDER is any encoder we load; FILE its ONNX export (default: FOLDER/model.onnx), each PYTHON an interpreter that has
-onnxruntime, openvino, fastembed or llama_cpp. llama.cpp runs BERT models, on the weights of FOLDER in Q8_0 (needs
+onnxruntime, openvino, fastembed or cyllama. llama.cpp runs BERT models, on the weights of FOLDER in Q8_0 (needs
 ``gguf`` here). Short texts have 15 to 45 tokens, 30 in the mean; the first three peers pad them to the longest of a
-batch, llama.cpp and we do not. ``miaotui``, ONNX Runtime and OpenVINO are measured from token ids to states, llama.cpp
-from token ids and ``library``, ``server`` and fastembed from words to embeddings. Each peer has a process of its own.
+batch, llama.cpp and we do not. ``miaotui``, ONNX Runtime, OpenVINO and llama.cpp are measured from token ids to states,
+``library``, ``server`` and fastembed from words to embeddings. Each peer has a process of its own.
 Engines take turns in each round, after a rest in which the threads
 of the one before go to sleep; the table has medians, and the last line is one JSON object. Shares
 are of the multiply-adds of the weight matrices at the machine's rate of 8-bit products: that of 4-bit weights, which

@@ -1,7 +1,7 @@
 """Whether embeddings and a cross-encoder may decide that two questions have one answer.
 
     miaotui pull embedder reranker
-    python benchmarks/near_answers.py [--data FOLDER]
+    python benchmarks/near_answers.py [--data FOLDER] [--keep FOLDER]
 
 Questions, a paraphrase and a near miss of each were written for this (``near_pairs.json``). With ``--data`` every
 question of XQuAD and CMRC 2018 is looked up among all others there, and every test question of Banking77 among those of
@@ -20,10 +20,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
+from kept import kept
 from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.retrieval.answers.calibrate import DEFAULT_BOUND, upper_bound
 from miaotui.retrieval.answers.similarity import marks_agree, read
@@ -35,7 +37,7 @@ PAIRS = Path(__file__).resolve().parent / "near_pairs.json"
 NEAREST = 5  # questions by their cosines, of which the first that agrees counts
 READ = 300  # lookups with the largest cosines, which the cross-encoder reads
 LEAST_CROSS = (None, 0.0, 3.0, 6.0, 8.0)
-KEPT_OF_INTENTS = 2_000
+KEPT_OF_INTENTS = 1_000
 FILES = ("test.csv", "train.csv")
 Embed = Callable[[list[str]], Floats]
 
@@ -127,14 +129,17 @@ def figures(wrong: list[Match], right: list[Match], trials: int, same: int) -> d
     }
 
 
-def language_rows(encoders: Encoders, chinese: bool, data: Path | None) -> dict[str, dict[str, object]]:
+def language_rows(
+    encoders: Encoders, chinese: bool, data: Path | None, keep: Path | None
+) -> dict[str, dict[str, object]]:
     """Return the figures of one language, by the least score of the cross-encoder."""
     rows = [row for row in json.loads(PAIRS.read_text(encoding="utf-8")) if is_chinese(row[0]) == chinese]
     embedder = encoders.embedder if chinese or encoders.english is None else encoders.english
     wrong: list[Match] = []
     trials = 0
+    name = f"near-{blake2b(embedder.identity.encode(), digest_size=6).hexdigest()}"
     for lookups in differing(chinese, rows, data):
-        found = matches(lookups, lambda texts: embedder.embed(texts, "query"))
+        found = matches(lookups, lambda texts: kept(keep, name, texts, lambda part: embedder.embed(part, "query")))
         wrong, trials = wrong + [each for each in found if each.kept], trials + len(found)
         nearest = max(found, key=lambda each: each.cosine)
         print(f"{lookups.name}: {len(found)} lookups, nearest {nearest.cosine:.4f}: {nearest.asked} | {nearest.kept}")
@@ -162,6 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     default = os.environ.get("MIAOTUI_EVALUATION_DATA")
     parser.add_argument("--data", type=Path, default=default and Path(default))
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where embeddings stay")
     parser.add_argument("--threads", type=int)
     parsed = parser.parse_args()
     encoders = find_encoders(threads=parsed.threads)
@@ -171,7 +177,7 @@ def main() -> int:
     result = {}
     with encoders:
         for language in ("English", "Chinese"):
-            rows = language_rows(encoders, language == "Chinese", parsed.data)
+            rows = language_rows(encoders, language == "Chinese", parsed.data, parsed.keep)
             for name, row in rows.items():
                 result[f"{language}, {name}"] = row
                 print(f"{language}, {name}:", "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
