@@ -30,7 +30,7 @@ from miaotui.cli import main as command_line
 
 PACKAGE = Path(miaotui.__file__).parent
 MODEL = "smollm2-135m"
-BARS = {"token": 16, "token with drafts": 24, "chat": 32, "chat with drafts": 40}  # drafts add 8
+BARS = {"token": 16, "token with drafts": 24, "chat": 32, "chat with drafts": 37}
 TOKENS = 96
 CHATS = 8
 SHARE = 0.75

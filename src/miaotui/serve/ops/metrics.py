@@ -1,7 +1,7 @@
 """Prometheus metrics: counters and histograms of requests, and the route ``/metrics``.
 
-Owns what is counted of requests that are over, some time after they are, so that no answer waits for it. What holds at
-the moment of a scrape is read by `gauges`. Names follow vLLM's page on production metrics where the meaning is the
+Owns what is counted of requests that are over, some seconds after they are, so that no answer waits for it. What holds
+at the moment of a scrape is read by `gauges`. Names follow vLLM's page on production metrics where the meaning is the
 same, and begin with ``miaotui_`` elsewhere. Invariant: labels hold the server's own words only (model names as it was
 started with, route templates, fixed outcomes), so that no client can make their number grow.
 """

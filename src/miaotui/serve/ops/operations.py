@@ -22,6 +22,7 @@ from miaotui.serve.ops.metrics import Metrics
 from miaotui.serve.ops.traces import Traces
 
 LOOK_AGAIN_S = 1.0
+COUNT_LOOKS = 10  # requests that are over are counted so often, and before each scrape
 
 
 class Operations:
@@ -45,6 +46,7 @@ class Operations:
         self.is_draining = False
         self._was_healthy: dict[str, bool] = {}
         self._has_warned = False
+        self._looks = 0
 
     @property
     def listeners(self) -> list[AccountListener]:
@@ -53,14 +55,16 @@ class Operations:
         return notes + [part.note for part in (self.audit, self.traces) if part is not None]
 
     async def look_after(self) -> None:
-        """Count requests and steps, warn of memory and note failed engines each second, until it is cancelled."""
+        """Count steps, warn of memory and note failed engines each second, until it is cancelled."""
         while True:
             self.look()
             await asyncio.sleep(LOOK_AGAIN_S)
 
     def look(self) -> None:
         """Do once what `look_after` does each second."""
-        self.count()
+        self._looks += 1
+        if self._looks % COUNT_LOOKS == 0:
+            self.count()
         for model in list(self.models.values()):
             self.gauges.steps.take(model)
             healthy, was = model.loop.healthy, self._was_healthy.get(model.name, True)
