@@ -30,7 +30,7 @@ from miaotui.tasks.writing.writer import Writer
 
 CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 TOKENS = 512
-TOGETHER = 24
+TOGETHER = 8
 
 
 def fields_of(kind: str, given: dict[str, Any]) -> dict[str, Any]:
