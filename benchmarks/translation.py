@@ -27,7 +27,7 @@ import miaotui
 from hostile_texts import echoes, hostile_texts, loops
 from machine import describe
 from miaotui.tasks.translation.calls import TRANSLATION_MODEL, translated
-from miaotui.tasks.translation.guards import fault_of
+from miaotui.tasks.translation.guards import fault_of, left_words
 from miaotui.tasks.translation.languages import detect
 from miaotui.tasks.translation.markup import pieces_of
 from miaotui.tasks.translation.translator import TranslationOptions, messages_for
@@ -117,7 +117,8 @@ def checked_answers(writer: Writer, part: Sequence[str], options: TranslationOpt
     found = {}
     for text in part:
         first = firsts.get(text)
-        if first and len(pieces_of(text, "text")) == 1 and not fault_of(text, first, options.source, options.target):
+        is_whole = bool(first) and len(pieces_of(text, "text")) == 1 and not left_words(text, first, options.target)
+        if is_whole and not fault_of(text, first, options.source, options.target):
             found[text] = first
     left = [text for text in part if text not in found]
     found.update(zip(left, (one.text or "" for one in translated(writer, left, options)), strict=True))

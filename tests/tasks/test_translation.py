@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from miaotui.cli.tasks.translate import read_glossary
 from miaotui.errors import FieldError, RequestError
 from miaotui.tasks import Translation, TranslationOptions
-from miaotui.tasks.translation.guards import fault_of, repeats
+from miaotui.tasks.translation.guards import fault_of, left_words, names_of, repeats
 from miaotui.tasks.translation.languages import detect, language_code
 from miaotui.tasks.translation.markup import joined_pieces, pieces_of
 from miaotui.tasks.translation.translator import ATTEMPTS, translation_steps
@@ -173,6 +173,41 @@ def test_a_text_that_stays_faulty_has_an_error() -> None:
     assert found.error is not None
     assert "gave the text back untranslated" in found.error
     assert len(rounds) == ATTEMPTS
+
+
+def test_words_of_the_source_are_asked_for_once_more() -> None:
+    text, mixed, whole = "The captain of Ajax spoke.", "Ajax的captain讲话了。", "Ajax的队长讲话了。"
+    found, rounds = run(text, lambda each: whole, TranslationOptions("zh"))
+    assert (found.retried, len(rounds)) == (0, 1)
+    answers = iter([mixed, whole])
+    found, rounds = run(text, lambda each: next(answers), TranslationOptions("zh"))
+    assert (found.text, found.retried, len(rounds)) == (whole, 1, 2)
+    assert rounds[1][0].grammar is not None
+    for worse in ("", "好" * 60):  # a second answer with a fault leaves the first one
+        answers = iter([mixed, worse])
+        found, rounds = run(text, lambda each, answers=answers: next(answers), TranslationOptions("zh"))
+        assert (found.text, found.error, len(rounds)) == (mixed, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "translation", "target", "left"),
+    [
+        ("the captain said", "captain说", "zh", ["captain"]),
+        ("the Captain said", "Captain说", "zh", []),
+        ("he sent it to a.b@mail.com", "他发到a.b@mail.com", "zh", []),
+        ("the captain said", "le captain a dit", "fr", []),
+        ("the captain said", "他用vim写", "zh", []),
+    ],
+)
+def test_words_that_are_left(source: str, translation: str, target: str, left: list[str]) -> None:
+    assert left_words(source, translation, target) == left
+
+
+def test_names_that_may_stay() -> None:
+    assert names_of("The captain of Ajax and his GPT4 fans") == ["Ajax", "GPT4"]
+    assert names_of("New York is large") == ["New", "York"]
+    assert names_of("IBM sells") == ["IBM"]
+    assert names_of("") == []
 
 
 def test_a_glossary_is_asked_for_and_told_where_missed() -> None:

@@ -19,6 +19,8 @@ _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
 _WORD = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]|[^\\W\u3400-\u4dbf\u4e00-\u9fff]+")
 _SAME = re.compile(r"(\S{1,12}?)\1{7,}")
 _LOWER = re.compile(r"\b[a-z]{2,}\b")
+_LEFT = re.compile(r"(?<![A-Za-z.@/-])[a-z]{3,}(?![A-Za-z.@/-])")
+_LATIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _WITH_HAN = {"zh", "ja"}
 
 
@@ -65,6 +67,21 @@ def is_echo(source: str, translation: str, target_code: str) -> bool:
     return (
         SequenceMatcher(None, before, after, autojunk=False).ratio() > ECHO if len(before) < 2_000 else before == after
     )
+
+
+def left_words(source: str, translation: str, target_code: str) -> list[str]:
+    """Return the words of a source in Latin letters, but for names, that a Chinese or Japanese translation has."""
+    if target_code not in _WITH_HAN or _CJK.search(source):
+        return []
+    known = set(_LEFT.findall(source))
+    return [word for word in _LEFT.findall(translation) if word in known]
+
+
+def names_of(source: str) -> list[str]:
+    """Return the words of a source that a translation may keep: those with a capital, but for a plain first word."""
+    words = _LATIN.findall(source)
+    plain_first = words and words[0][1:].islower() and not (len(words) > 1 and words[1][:1].isupper())
+    return [word for word in dict.fromkeys(words[1:] if plain_first else words) if not word.islower()]
 
 
 def wrong_script(source: str, translation: str, target_code: str) -> str | None:

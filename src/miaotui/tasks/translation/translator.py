@@ -14,7 +14,7 @@ from typing import Any
 
 from miaotui.engine.grammar.source import Grammar, from_pattern
 from miaotui.errors import FieldError, RequestError
-from miaotui.tasks.translation.guards import fault_of, weight
+from miaotui.tasks.translation.guards import fault_of, left_words, names_of, weight
 from miaotui.tasks.translation.languages import AUTO, LANGUAGES, detect, language_code
 from miaotui.tasks.translation.markup import MarkupPiece, TextFormat, joined_pieces, pieces_of
 from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer, require_text
@@ -25,6 +25,7 @@ MAX_TERMS = 256  # of a glossary
 MAX_TERM_CHARACTERS = 200
 MAX_ALTERNATIVES = 3
 ATTEMPTS = 4
+MAX_NAMES = 64  # of a piece that a translation may keep
 MARKS = "*_`[]|<>~$"  # of Markdown
 _NO_CJK = r"[^\u{3040}-\u{30ff}\u{3400}-\u{9fff}\u{ac00}-\u{d7af}]+"
 _SHOTS: Mapping[str, str] = {  # a sentence whose translation is known, by language
@@ -129,6 +130,7 @@ class _Job:
         """Translate all pieces, ask again for those with a fault, then for alternatives."""
         done: dict[int, WrittenAnswer] = {}
         faults: dict[int, str] = {}
+        mixed: dict[int, WrittenAnswer] = {}  # first answers that have words of the source
         retried = 0
         for attempt in range(ATTEMPTS):
             left = [place for place in self.places if place not in done]
@@ -137,9 +139,13 @@ class _Job:
             answers = yield [self._request(place, attempt) for place in left]
             for place, answer in zip(left, answers, strict=True):
                 fault = self._fault(place, answer, attempt)
-                if fault is None:
+                if fault is None and attempt == 0 and self._left_words(place, answer):
+                    mixed[place] = answer
+                elif fault is None:
                     done[place] = answer
                     retried += attempt > 0
+                elif place in mixed:
+                    done[place] = mixed[place]
                 faults[place] = fault or ""
         for place in self.places:
             if place not in done:
@@ -200,6 +206,9 @@ class _Job:
             return "the translation has not the glossary's term"
         return fault
 
+    def _left_words(self, place: int, answer: WrittenAnswer) -> list[str]:
+        return left_words(self.pieces[place].text, answer.text, self.blank.target)
+
     def _request(self, place: int, attempt: int) -> WriteRequest:
         text = self.pieces[place].text
         terms = self._terms(text)
@@ -207,7 +216,7 @@ class _Job:
         limit = weight(text) // 2 + 64
         if attempt == 0:
             return WriteRequest(messages, SamplingParams(max_tokens=limit, logprobs=0))
-        grammar = None if attempt >= ATTEMPTS else grammar_for(self.blank.target, terms)
+        grammar = None if attempt >= ATTEMPTS else grammar_for(self.blank.target, terms, text)
         if attempt == 1:
             params = SamplingParams(max_tokens=limit, logprobs=0, repetition_penalty=1.1)
         else:
@@ -241,11 +250,17 @@ def messages_for(
     return [*messages, {"role": "user", "content": text}]
 
 
-def grammar_for(target: str, terms: Mapping[str, str]) -> Grammar | None:
-    """Return a grammar that later attempts are held to: the target's script, and the glossary's term if it is one."""
+def grammar_for(target: str, terms: Mapping[str, str], source: str) -> Grammar | None:
+    """Return a grammar that later attempts are held to: the target's script, and the glossary's term if it is one.
+
+    A Chinese or Japanese translation may have Latin letters in the names of the ``source`` alone.
+    """
     if len(terms) == 1:
         (wanted,) = terms.values()
         return from_pattern(f"(?s:.*){escaped(wanted)}(?s:.*)")
+    if target in ("zh", "ja") and not terms:
+        names = "".join(f"|{name}" for name in names_of(source)[:MAX_NAMES])
+        return from_pattern(f"(?:[^A-Za-z]{names})+")
     if target not in ("zh", "ja", "ko"):
         return from_pattern(_NO_CJK.replace("\\u{", "\\x{"))
     return None
