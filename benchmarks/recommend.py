@@ -111,7 +111,7 @@ def judged(log: EventLog, tops: dict[int, Any], histories: list[Any], texts: lis
     left = [user for user in tops if log.users[user] not in known]
     if left:
         until_s = time.perf_counter() + given.limit_s
-        with miaotui.load(given.model) as llm:
+        with miaotui.load(given.model, threads=given.threads) as llm:
             scorer = ChatScorer(llm)
             for user in left:
                 if time.perf_counter() > until_s:
@@ -221,6 +221,7 @@ def main() -> int:
     parser.add_argument("--rerank", type=int, default=0, metavar="N", help="users whose candidates a chat model reads")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b", help="that chat model")
     parser.add_argument("--limit-s", type=float, default=1e9, help="seconds of reading; run again to go on")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--times", type=Path, metavar="FILE", help="only time answers, of a recommender that was saved")
     given = parser.parse_args()
     if given.times is not None:
