@@ -4,7 +4,7 @@
     ├── ModelError                  the model cannot be used
     │   ├── ModelNotFoundError      no such name, file, folder or repository
     │   ├── ModelFormatError        the file is truncated, corrupt or hostile
-    │   └── UnsupportedModelError   well formed, but an architecture or type we do not know
+    │   └── UnsupportedModelError   well formed, but an architecture or type that is not known here
     ├── DownloadError               a download failed or its digest is wrong
     ├── CacheError                  a cache folder cannot be written (disk full, read-only)
     ├── TemplateError               a chat template is missing, wrong or exceeds its bounds
@@ -16,7 +16,7 @@
     │   └── MissingLibraryError     it needs a library that is not installed
     ├── RefusedError                the request is sound, but is not taken on now
     │   ├── DeadlineUnattainableError   it cannot be done in the time it names
-    │   └── OverloadedError         the queue is full, or the server is leaving
+    │   └── OverloadedError         the queue is full, or the server is stopping
     ├── DocumentIndexError          an index of documents cannot be used: damaged, or no room
     │   ├── IndexMissingError       there is none of that name
     │   └── IndexBusyError          another process is writing to it
@@ -91,7 +91,7 @@ class MissingLibraryError(RequestError):
 
 
 class RefusedError(MiaotuiError):
-    """A sound request that is not taken on now; ``retry_after_s`` says when to come again."""
+    """A sound request that is not taken on now; ``retry_after_s`` says when to ask again."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)

@@ -123,7 +123,7 @@ class Sampling(Protocol):
         """Set the logits of tokens that are not allowed to -inf."""
 
     def log_total(self, row: Floats, peak: float) -> float:
-        """Natural logarithm of ``sum(exp(row - peak))``; a function of the row alone, bit for bit."""
+        """Return the natural logarithm of ``sum(exp(row - peak))``; a function of the row alone, bit for bit."""
 
 
 @dataclass(frozen=True, slots=True)

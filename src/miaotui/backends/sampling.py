@@ -31,7 +31,7 @@ class Distribution(NamedTuple):
 
     @staticmethod
     def of(temperature: float, top_k: int, top_p: float, min_p: float) -> Distribution:
-        """From a request's parameters; ``temperature > 0``."""
+        """Make it from a request's parameters; ``temperature > 0``."""
         scale = float(np.float32(min(max(_LOG2_E / temperature, 1e-30), 1e30)))
         return Distribution(scale, top_k, top_p, math.ceil(min_p * 2**WEIGHT_BITS))
 

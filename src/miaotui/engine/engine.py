@@ -235,7 +235,7 @@ class Engine:
 
         def masks(tokens: Sequence[int]) -> bool:
             going = True
-            for row, request in bound:  # each has a mask to set, whatever the others say
+            for row, request in bound:  # each has a mask to set, whatever the others return
                 going &= request.go_on(tokens[row] if tokens else None, speculates)
             return going
 
@@ -251,7 +251,7 @@ class Engine:
     def _affordable(self, drafts: Drafts) -> Drafts:
         """Return the drafts as far as there are rows of logits to verify them, oldest request first.
 
-        A draft ends before a token that the model does not have: the pass trusts its tokens.
+        A draft ends before a token that the model does not have: a pass does not check its tokens.
         """
         left = self._draft_rows
         kept: dict[int, Draft] = {}
@@ -287,7 +287,7 @@ class Engine:
         return chosen
 
     def _take(self, chunk: Chunk, result: StepResult, first: int, earlier: Sequence[int]) -> Sequence[int]:
-        """One sequence's tokens; none if it failed, and then it is forgotten."""
+        """Return one sequence's tokens; none if it failed, and then it is forgotten."""
         request = self._requests.get(chunk.sequence)
         if request is None:  # it failed while its prompt was scored
             return []
@@ -319,7 +319,7 @@ class Engine:
         self.choosing_s += time.perf_counter() - before_s
 
     def _retire(self, plan: Plan) -> None:
-        """Forget those that have ended."""
+        """Forget the requests that have ended."""
         for chunk in plan.chunks:
             request = self._requests.get(chunk.sequence)
             if request is not None and request.finish_reason is not None:

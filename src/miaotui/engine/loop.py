@@ -43,16 +43,16 @@ RESTARTS = (0.0, 0.1, 0.5, 1.0)  # seconds before each attempt to run again afte
 
 
 class RequestObserver(Protocol):
-    """Hears of the requests of one loop, in the thread that submits or leaves them; must return at once."""
+    """Observer of one loop's requests, in the thread that submits or leaves them; must return at once."""
 
     def submitted(self, request: Request) -> None:
-        """It was taken on."""
+        """Note a request that was taken on."""
 
     def refused(self, error: RefusedError) -> None:
-        """Return a sound request was not taken on."""
+        """Note a sound request that was not taken on."""
 
     def left(self, request: Request) -> None:
-        """It is not read any more; unless it is over, it is about to be cancelled."""
+        """Note a request that is not read any more; unless it is over, it is about to be cancelled."""
 
 
 class EngineLoop:

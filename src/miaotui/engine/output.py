@@ -224,7 +224,7 @@ class RequestOutput:
         return kept, reason
 
     def note(self, choices: Iterable[Choice]) -> tuple[list[int], FinishReason | None]:
-        """`note_all` for tokens that may have log-probabilities."""
+        """Do as `note_all` does, for tokens that may have log-probabilities."""
         before, reason = len(self.token_ids), None
         for token, logprobs in choices:
             if self._is_late:

@@ -181,7 +181,7 @@ class Request:
         return kept
 
     def _keep_bound(self, tokens: Sequence[int], passes: int) -> list[int]:
-        """`_keep_tokens`, once a constraint has taken those that it has not yet."""
+        """Call `_keep_tokens`, once a constraint has taken those that it has not yet."""
         if self.constraint is not None:
             taken = self._bound
             try:

@@ -33,7 +33,7 @@ class Oracle:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all weights as float32."""
+        """Return the bytes of all weights as float32."""
         return sum(array.nbytes for array in self._weights.values())
 
     def logits(self, token_ids: Sequence[int], *, bidirectional: bool = False) -> Array:
@@ -116,7 +116,7 @@ class Oracle:
         return heads
 
     def _heads(self, x: Array, name: str) -> Array:
-        """``[n, hidden]`` -> ``[n, heads, head_dim]``."""
+        """Reshape ``[n, hidden]`` -> ``[n, heads, head_dim]``."""
         return self._linear(x, name).reshape(len(x), -1, self.config.head_dim)
 
     def _feed_forward(self, x: Array, prefix: str) -> Array:
@@ -125,7 +125,7 @@ class Oracle:
         return self._linear(gate * self._linear(x, prefix + "up"), prefix + "down")
 
     def _linear(self, x: Array, name: str) -> Array:
-        """``x @ w.T + bias``, the bias if the model has one."""
+        """Return ``x @ w.T + bias``, the bias if the model has one."""
         y: Array = x @ self._weights[name].T
         bias = self._weights.get(name + "_bias")
         return y if bias is None else y + bias
@@ -176,7 +176,7 @@ def softcapped(x: Array, cap: float) -> Array:
 
 
 def silu(x: Array) -> Array:
-    """``x * sigmoid(x)``, written with tanh, which cannot overflow."""
+    """Return ``x * sigmoid(x)``, written with tanh, which cannot overflow."""
     y: Array = x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5)))
     return y
 

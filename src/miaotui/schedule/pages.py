@@ -29,7 +29,7 @@ class PagePool:
 
     @property
     def n_free(self) -> int:
-        """Number of pages without a holder."""
+        """Return the number of pages without a holder."""
         return len(self._free)
 
     def allocate(self) -> int:
@@ -99,7 +99,7 @@ class PrefixTree:
 
     @property
     def n_evictable(self) -> int:
-        """Number of pages that only the tree holds."""
+        """Return the number of pages that only the tree holds."""
         return len(self._idle)
 
     def match(self, tokens: Sequence[int], namespace: int = 0, after: PageNode | None = None) -> Iterator[PageNode]:
@@ -185,7 +185,7 @@ class BlockTable:
 
     @property
     def n_available(self) -> int:
-        """Number of pages that are free or can be evicted, without pausing a sequence."""
+        """Return the number of pages that are free or can be evicted, without pausing a sequence."""
         return self.pool.n_free + self.tree.n_evictable
 
     def grow(self, state: SequenceState, n_tokens: int) -> int:

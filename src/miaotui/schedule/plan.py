@@ -125,7 +125,7 @@ class TreeShape:
 
     @property
     def n_pages(self) -> int:
-        """Number of pages it needs for itself."""
+        """Return the number of pages it needs for itself."""
         return pages_for(self.start + self.count) - self.start // PAGE_SIZE
 
 
@@ -201,7 +201,7 @@ class Chunk(NamedTuple):
 
     @property
     def trunk(self) -> int:
-        """Number of rows at positions ``start, start + 1, ...`` in ``pages``: all but those of branches."""
+        """Return the number of rows at positions ``start, start + 1, ...`` in ``pages``: all but those of branches."""
         return self.branches[0].row if self.branches else len(self.tokens)
 
     def follow(self, row: int, token: int) -> int:
@@ -333,10 +333,10 @@ class Plan(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """Number of rows of the step: tokens over all chunks."""
+        """Return the number of rows of the step: tokens over all chunks."""
         return sum(len(chunk.tokens) for chunk in self.chunks)
 
     @property
     def prompt_rows(self) -> int:
-        """Number of rows of prompts that are not read to their end by this step."""
+        """Return the number of rows of prompts that are not read to their end by this step."""
         return sum(len(chunk.tokens) for chunk in self.chunks if not chunk.n_logits)

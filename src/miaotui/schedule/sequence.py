@@ -63,7 +63,7 @@ class SequenceState:
 
     @property
     def remaining(self) -> int:
-        """Number of known tokens still to be computed: 1 while decoding, more in a prompt."""
+        """Return the number of known tokens still to be computed: 1 while decoding, more in a prompt."""
         return len(self.tokens) - self.computed
 
     @property

@@ -62,12 +62,12 @@ class GenerationRequest:
 
     @property
     def n(self) -> int:
-        """Number of answers to each prompt."""
+        """Return the number of answers to each prompt."""
         return len(self.params)
 
     @property
     def arrived_s(self) -> float:
-        """When the request's last byte came, in `time.perf_counter` seconds."""
+        """Return when the request's last byte came, in `time.perf_counter` seconds."""
         return received(self.http).arrived_s
 
     @property

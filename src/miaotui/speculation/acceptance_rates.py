@@ -192,7 +192,7 @@ class RequestRecord:
         self.odds_ratio = (self._accepted + REQUEST_WEIGHT) / (self._expected + REQUEST_WEIGHT)
 
     def rate(self, general: float) -> float:
-        """This request's rate where the general one is ``general``."""
+        """Return this request's rate where the general one is ``general``."""
         odds = self.odds_ratio * general
         return odds / (1.0 - general + odds)
 

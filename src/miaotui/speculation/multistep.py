@@ -54,16 +54,16 @@ class MultistepDrafting:
 
     @property
     def max_tokens(self) -> int:
-        """See `MultistepDraft.max_tokens`."""
+        """Return `MultistepDraft.max_tokens`."""
         return self.passes * (1 + MAX_DRAFT)
 
     @property
     def watch(self) -> Masks | None:
-        """See `MultistepDraft.watch`."""
+        """Return `MultistepDraft.watch`."""
         return self._watch if self._watches else None
 
     def prepare(self, state: DraftState, quote: Sequence[float], head_step: float, cost: RowCost, passes: int) -> bool:
-        """Tell whether the next step of a request had better be a run of up to ``passes`` passes, and prepare it.
+        """Decide whether the next step of a request is a run of up to ``passes`` passes, and prepare it.
 
         ``quote`` are the chances of the best candidate from a text, ``head_step`` is the cost of a step of the head.
         """
@@ -107,7 +107,7 @@ class MultistepDrafting:
         return self._state
 
     def _watch(self, tokens: Sequence[int]) -> bool:
-        """In a pass: request a quote after it if the ``tokens`` of the passes before make a text promise more."""
+        """Request a quote after the pass under way if the ``tokens`` of the passes before make a text promise more."""
         state = self._prepared_state()
         self._note_tokens(tokens)
         if tokens and not self._run.is_quote_requested:
@@ -118,7 +118,7 @@ class MultistepDrafting:
         return True
 
     def quote(self, tokens: Sequence[int]) -> int:
-        """Between passes: draft from a text after ``tokens``, the latest; the draft's size, 0 for no draft."""
+        """Draft from a text after ``tokens``, the latest, between two passes; return the draft's size, 0 for none."""
         self._note_tokens(tokens)
         candidates, best, chances = self._quotes(self._prepared_state())
         if best is None or not self._promises_more(chances):

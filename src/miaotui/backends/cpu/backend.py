@@ -221,7 +221,7 @@ class Runner:
         return int(self._best[row]), float(self._tops[row])
 
     def peaks(self) -> list[tuple[int, float]]:
-        """For each row of the last pass, the token chosen, and the highest logit.
+        """Return, for each row of the last pass, the token chosen and the highest logit.
 
         Unless a choice says otherwise the token is the best one: the first of equals, and the first NaN
         if there is one.
@@ -320,7 +320,7 @@ class CpuBackend:
         return self.runner.program.pages.read(layer, pages, count)
 
     def stats(self) -> BackendStats:
-        """Numbers for reports."""
+        """Return numbers for reports."""
         team = self.runner.team
         live = 1 if team.is_alone else team.size
         return BackendStats(team.size, live, self._weight_bytes, self._kv_token_bytes)

@@ -88,7 +88,7 @@ def restrict(row: Row, words: NDArray[np.uint32]) -> None:
 
 
 def log_total(row: Row, peak: float) -> float:
-    """Natural log of ``sum(exp(row - peak))``, right to about 1e-6."""
+    """Return the natural logarithm of ``sum(exp(row - peak))``, right to about 1e-6."""
     numbers = _workspace.numbers_for(peak, _WIDEST, PLAIN, 0)
     scratch = _workspace.scratch_for(row.size)
     mass = _kernel("sampling.draw:mass")(_address(row), row.size, numbers, scratch)

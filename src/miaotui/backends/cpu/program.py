@@ -210,7 +210,7 @@ class Program:
         }
 
     def _qkv(self, prefix: str) -> None:
-        """One product, or three when the parts have different formats; only the last is followed by a meeting."""
+        """Add one product, or three when the parts have different formats; only the last is followed by a barrier."""
         config, space = self.config, self.workspace
         bias = self._vector(prefix + "qkv_bias", 0)
         if prefix + "qkv" in self.weights:

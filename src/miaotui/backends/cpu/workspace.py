@@ -135,7 +135,7 @@ class KvPages:
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, kind: KvKind) -> int:
-        """Memory of one token's keys and values in all layers."""
+        """Return the bytes of one token's keys and values in all layers."""
         each = 2 * config.head_dim if kind == "f16" else config.head_dim + 4
         return 2 * each * config.n_kv_heads * config.n_layers
 

@@ -149,7 +149,7 @@ class ReferenceBackend(NoDraftHead):
         return self.limits.layers.stop == self._oracle.config.n_layers
 
     def _pooled(self, chunks: Sequence[Chunk], streams: Sequence[Floats], states: RowStates) -> Floats | None:
-        """One vector of each encoded chunk, from its final states."""
+        """Return one vector of each encoded chunk, from its final states."""
         if states.pooling is None:
             return None
         pooled, end = [], 0
@@ -165,7 +165,7 @@ class ReferenceBackend(NoDraftHead):
         return self._cache.read(layer, pages, count)
 
     def stats(self) -> BackendStats:
-        """Numbers for reports; NumPy's own threads are not counted."""
+        """Return numbers for reports; NumPy's own threads are not counted."""
         config = self._oracle.config
         kv_token_bytes = 2 * 2 * config.n_kv_heads * config.head_dim * len(self.limits.layers)
         return BackendStats(1, 1, self._oracle.size_bytes, kv_token_bytes)

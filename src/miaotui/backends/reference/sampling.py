@@ -65,7 +65,7 @@ def restrict(row: Floats, words: NDArray[np.uint32]) -> None:
 
 
 def log_total(row: Floats, peak: float) -> float:
-    """Natural logarithm of ``sum(exp(row - peak))``, right to about 1e-6."""
+    """Return the natural logarithm of ``sum(exp(row - peak))``, right to about 1e-6."""
     return math.log(int(_weights(_powers(row, peak, PLAIN.scale)).sum()) / 2**WEIGHT_BITS)
 
 
@@ -97,7 +97,7 @@ def _powers(row: Floats, peak: float, scale: float) -> Floats:
 
 
 def _weights(powers: Floats) -> Integers:
-    """``floor(2**40 * exp2(powers))``."""
+    """Return ``floor(2**40 * exp2(powers))``."""
     y = np.maximum(powers, F(-WEIGHT_BITS - 2))
     whole = np.rint(y)
     fraction, exp2 = y - whole, np.zeros_like(y)
@@ -109,7 +109,7 @@ def _weights(powers: Floats) -> Integers:
 
 
 def _token_noise(key: int, tokens: Integers) -> NDArray[np.int32]:
-    """31 bits for each of ``tokens`` under a key of 64 bits."""
+    """Return 31 bits for each of ``tokens`` under a key of 64 bits."""
     low, high = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
     spread, (first, second) = np.uint32(SPREAD), (np.uint32(each) for each in MIXERS)
     x = tokens.astype(np.uint32) * spread ^ low
@@ -121,7 +121,7 @@ def _token_noise(key: int, tokens: Integers) -> NDArray[np.int32]:
 
 
 def _log2_waits(noise: NDArray[np.int32]) -> Floats:
-    """``log2(-log2(1 - v))`` for ``v = (noise + 1/2) / 2**31``."""
+    """Return ``log2(-log2(1 - v))`` for ``v = (noise + 1/2) / 2**31``."""
     mantissas, exponents = np.frexp((np.int32((1 << 31) - 1) - noise).astype(F) + F(0.5))  # of (1 - v) * 2**31
     is_small = noise < 1 << 30
     x = np.where(is_small, (noise.astype(F) + F(0.5)) * F(2.0**-31), F(1) - mantissas)

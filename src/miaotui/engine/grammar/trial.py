@@ -66,7 +66,7 @@ class Trial:
             self._running()
 
     def warm(self) -> None:
-        """`start`, and wait until the process has read the library: the first grammar need not wait for that."""
+        """Call `start`, and wait until the process has read the library: the first grammar need not wait for that."""
         with self._lock, contextlib.suppress(OSError):
             self._ask(WARM)
 
@@ -154,7 +154,7 @@ def _judge(library: Any, view: Any, text: str, limits: Mapping[str, int]) -> Ver
 
 
 def _next(mask: bytes, step: int) -> int:
-    """One of the allowed tokens, not always the same, and the end only if there is nothing else."""
+    """Return one of the allowed tokens, not always the same, and the end only if there is nothing else."""
     allowed = [i for i in range(256) if mask[i // 8] >> (i % 8) & 1]
     return allowed[(step * 7) % len(allowed)] if allowed else 256
 

@@ -33,7 +33,7 @@ def token_logprobs(
 
 
 def ranked_logprobs(sampling: Sampling, row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
-    """`token_logprobs` with the token's rank: 1 for the best. Of equal logits the lower id ranks first."""
+    """Return `token_logprobs` with the token's rank: 1 for the best. Of equal logits the lower id ranks first."""
     found = token_logprobs(sampling, row, peak, token_id, n)
     own = row[token_id]
     above = np.count_nonzero(row > own) + np.count_nonzero(row[:token_id] == own)
@@ -67,7 +67,7 @@ class PromptScores:
             self._found.append(ranked_logprobs(self._sampling, row, top, self._prompt[position], self._n))
 
     def read(self) -> PromptLogprobs:
-        """`found` on the first call, nothing later; for streams, whose first piece carries them."""
+        """Return `found` on the first call, nothing later; for streams, whose first piece carries them."""
         unread, self._is_read = not self._is_read, True
         return self.found if unread else ()
 

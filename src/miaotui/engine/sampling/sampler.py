@@ -80,7 +80,7 @@ class SequenceSampler:
         self._allowed = None
 
     def choice_within(self, allowed: Mask | None) -> TokenChoice | None:
-        """`choice` for one position, where only some tokens are allowed; None if `pick` must choose.
+        """Return `choice` for one position, where only some tokens are allowed; None if `pick` must choose.
 
         ``allowed`` are 32-bit words as for `pick`, which must stay where they are until the pass is over;
         None: all are.
@@ -201,7 +201,7 @@ class SequenceSampler:
         return token, float(row[token])
 
     def _edit(self, row: Row, allowed: Mask | None) -> bool:
-        """Apply mask, min_tokens, bias and penalties in place; whether there was any."""
+        """Apply mask, min_tokens, bias and penalties in place; return whether there was any."""
         early = self._answered < self._params.min_tokens and self._ends.size > 0
         if allowed is not None:
             self._restrict(row, allowed)

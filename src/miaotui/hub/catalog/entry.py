@@ -23,7 +23,7 @@ class Wheel(NamedTuple):
 
     @property
     def filename(self) -> str:
-        """Its file name by the binary distribution format: ``some_name-1.0-py3-none-any.whl``."""
+        """Return its file name by the binary distribution format: ``some_name-1.0-py3-none-any.whl``."""
         return f"{re.sub(r'[-_.]+', '_', self.name).lower()}-{self.version}-{self.tag}.whl"
 
 

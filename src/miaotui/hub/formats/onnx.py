@@ -61,7 +61,7 @@ class OnnxTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its dimensions; () for a scalar."""
+        """Return its dimensions; () for a scalar."""
         return self.data.shape
 
 

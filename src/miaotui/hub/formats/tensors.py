@@ -89,12 +89,12 @@ class StoredTensor:
 
     @property
     def rows(self) -> int:
-        """Number of rows of `data`: 1 for a vector."""
+        """Return the number of rows of `data`: 1 for a vector."""
         return int(self.data.shape[0])
 
     @property
     def cols(self) -> int:
-        """Number of weights in a row."""
+        """Return the number of weights in a row."""
         return self.shape[-1]
 
     @property
@@ -160,7 +160,7 @@ class ComputedTensor(StoredTensor):
 
     @cached_property
     def data(self) -> NDArray[np.uint8]:
-        """Its bytes: uint8 (rows, row_bytes)."""
+        """Return its bytes: uint8 (rows, row_bytes)."""
         values = np.ascontiguousarray(self._read(), "<f4")
         return values.view(np.uint8).reshape(self.rows, -1)
 
@@ -170,7 +170,7 @@ class ComputedTensor(StoredTensor):
 
     @property
     def rows(self) -> int:
-        """Number of rows of `data`: 1 for a vector."""
+        """Return the number of rows of `data`: 1 for a vector."""
         return prod(self.shape[:-1])
 
     @property

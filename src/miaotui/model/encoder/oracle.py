@@ -127,7 +127,7 @@ class EncoderOracle:
         return self._linear(inner, prefix + "down")
 
     def _heads(self, x: Array, name: str) -> Array:
-        """``[n, hidden]`` -> ``[n, heads, head_dim]``."""
+        """Reshape ``[n, hidden]`` -> ``[n, heads, head_dim]``."""
         return self._linear(x, name).reshape(len(x), -1, self.config.head_dim)
 
     def _linear(self, x: Array, name: str) -> Array:

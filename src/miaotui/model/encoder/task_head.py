@@ -74,7 +74,7 @@ class TaskHead:
         return sigmoid(logits) if self.head.problem == "multi_label" else logits
 
     def _outputs(self, x: Array) -> Array:
-        """``norm(activation(dense(x)))`` as far as the head has these, then its matrix."""
+        """Return ``norm(activation(dense(x)))`` as far as the head has these, then its matrix."""
         weights = self._weights
         if self.head.transform is not None:
             x = head_linear(x, weights["head.transform"], weights.get("head.transform_bias"))

@@ -226,7 +226,7 @@ class LoadTuner:
         self._threads.see(now_s, count)
 
     def _chunk(self, now_s: float) -> int:
-        """Prompt rows of a step: all there is room for, unless answers with a due time flow."""
+        """Return the prompt rows of a step: all there is room for, unless answers with a due time flow."""
         if now_s - self._promised_s >= PROMISES_S:
             return self._most
         cost = self._cost

@@ -57,24 +57,24 @@ class ApiError(Exception):
 
 
 def model_not_found(name: str, known: Iterable[str]) -> ApiError:
-    """404 for a model that is not served here."""
+    """Return a 404 for a model that is not served here."""
     names = ", ".join(sorted(known)) or "none"
     message = f"The model {name[:200]!r} does not exist here. Models: {names}"
     return ApiError(404, message, param="model", code="model_not_found")
 
 
 def bad_value(param: str, message: str) -> ApiError:
-    """400 for a field whose value is wrong."""
+    """Return a 400 for a field whose value is wrong."""
     return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
 
 
 def context_exceeded(param: str, message: str) -> ApiError:
-    """400 for a prompt that is too long for the model."""
+    """Return a 400 for a prompt that is too long for the model."""
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
 def from_validation(error: ValidationError) -> ApiError:
-    """400 that names the first field that is wrong, and what was expected."""
+    """Return a 400 that names the first field that is wrong, and what was expected."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     first = [each for each in problems if each["loc"][:1] == problems[0]["loc"][:1]]
     problem = max(first, key=lambda each: len(each["loc"]))  # of a union, the closest member

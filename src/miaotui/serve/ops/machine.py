@@ -19,7 +19,7 @@ _COMPUTES = re.compile(r"miaotui-(engine|[0-9]+)")
 
 
 def resident_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """Memory that only this process holds; mapped files, which can be dropped, do not count."""
+    """Return the memory that only this process holds; mapped files, which can be dropped, do not count."""
     try:
         lines = status.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -48,7 +48,7 @@ def memory_warning(resident: int | None, limit: int | None) -> str | None:
 
 
 def team_seconds() -> float | None:
-    """Processor time of the engines' threads since their start."""
+    """Return the processor time of the engines' threads since their start."""
     ids = [t.native_id for t in threading.enumerate() if _COMPUTES.fullmatch(t.name)]
     total, found = 0, False
     for number in ids:

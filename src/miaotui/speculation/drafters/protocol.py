@@ -110,7 +110,7 @@ class Head(Protocol):
 
     @property
     def most_rows(self) -> int:
-        """Number of requests that it can draft for at once."""
+        """Return the number of requests that it can draft for at once."""
 
     def begin(self, inputs: Sequence[HeadInput]) -> None:
         """Begin drafts, one for each input."""

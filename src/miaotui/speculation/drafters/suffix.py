@@ -84,7 +84,7 @@ class SuffixIndex:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the index."""
+        """Return the bytes of the index."""
         return self._tokens.nbytes + self._first.nbytes + self._previous.nbytes
 
     def extend(self, tokens: Sequence[int] | NDArray[np.int64]) -> None:

@@ -49,7 +49,7 @@ def language_code(name: str, field: str) -> str:
 
 
 def detect(text: str) -> DetectedLanguage:
-    """Return the language of a text, English where nothing says otherwise."""
+    """Return the language of a text, English where none is recognised."""
     sample = text[:_SAMPLE]
     letters = sum(letter.isalpha() for letter in sample)
     if not letters:
@@ -57,7 +57,7 @@ def detect(text: str) -> DetectedLanguage:
     han, kana = len(_HAN.findall(sample)), len(_KANA.findall(sample))
     if kana and 5 * kana > han and 3 * (han + kana) > letters:
         return DetectedLanguage("ja", (han + kana) / letters)
-    if 3 * han > letters:  # a Chinese character says as much as a word of letters
+    if 3 * han > letters:  # a Chinese character stands for a word of letters
         return DetectedLanguage("zh", max(han / letters, 0.5))
     for code, script in _SCRIPTS.items():
         if 2 * len(script.findall(sample)) > letters:

@@ -61,7 +61,7 @@ class SequenceLayout:
 
     @property
     def n_special(self) -> int:
-        """Number of special tokens."""
+        """Return the number of special tokens."""
         return sum(isinstance(part, SpecialRow) for part in self.parts)
 
     def join(self, texts: Sequence[CutText], max_tokens: int | None = None) -> EncodedText:

@@ -33,11 +33,11 @@ class TextEncoder(Protocol):
 
     @property
     def control_texts(self) -> Mapping[str, int]:
-        """Ids of the control tokens that can be written in a text, by their texts."""
+        """Return the ids of the control tokens that can be written in a text, by their texts."""
 
     @property
     def added_texts(self) -> Mapping[str, int]:
-        """Ids of the other tokens that are recognised in any text before it is cut, by their texts."""
+        """Return the ids of the other tokens that are recognised in any text before it is cut, by their texts."""
 
     def encode(self, text: str, special: bool) -> list[int]:
         """Return the ids of ``text``, with the control tokens written in it recognised or not."""

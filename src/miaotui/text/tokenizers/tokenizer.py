@@ -112,7 +112,7 @@ class Tokenizer:
 
     @property
     def control_texts(self) -> Mapping[str, int]:
-        """Ids of the control tokens that can be written in a text, by their texts."""
+        """Return the ids of the control tokens that can be written in a text, by their texts."""
         return self._encoder.control_texts
 
     @cached_property

@@ -46,7 +46,7 @@ class ConstantMatrix:
 
     @property
     def transposed(self) -> ConstantMatrix:
-        """The transposed matrix."""
+        """Return the transposed matrix."""
         return ConstantMatrix((self.shape[1], self.shape[0]), lambda: np.ascontiguousarray(self.read().T))
 
 
