@@ -191,7 +191,7 @@ def labels(data: Path, name: str, cache: Path, most: int | None) -> Iterator[dic
         made, held = vectors([text for text, _ in train]), vectors([text for text, _ in test])
         began_s = time.perf_counter()
         wanted = [label for _, label in train]
-        head = fit_head(made, wanted, encoder=encoder, prompt=None, names=named)
+        head = fit_head(made, wanted, encoder=encoder, prompt=None, names=named, are_descriptions=name == "agnews")
         fit_s = time.perf_counter() - began_s
         targets = [head.labels.index(label) for _, label in test]
         found = report(head.layer.logits(held), targets, head.temperature)

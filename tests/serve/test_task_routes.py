@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from serving import Serving, serving
 
 from miaotui.backends.options import EngineOptions
 from miaotui.encoder import Encoder
+from miaotui.errors import MiaotuiError
+from miaotui.serve.tasks.heads import open_heads
 from miaotui.tasks import ChoiceQuestion, Classifier, OptionEncoder, duplicates, group, similar
 from miaotui.tasks.decisions.questions import read_question
 from miaotui.tasks.decisions.weights import USUAL_WEIGHTS
+from miaotui.tasks.heads.head_file import save_head
 from tiny_encoder_models import make_encoder_folder, open_tiny
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -34,7 +38,16 @@ def server(folder: Path) -> Iterator[Serving]:
     models = {"tiny": make_tiny_folder(folder, "llama")}
     encoders = {"embed": make_encoder_folder(folder, "embed")}
     options = EngineOptions(backend="reference")
-    with serving(models, settings_in(folder), encoders=encoders, options=options) as running:
+    with open_tiny(encoders["embed"], settings_in(folder)) as encoder:
+        texts, labels = zip(*EXAMPLES, strict=True)
+        made = Classifier.fit(encoder, texts, labels)
+        made.save(folder / "head.json")
+        other = replace(made.head, encoder="another")
+        save_head(other, folder / "other.json")
+    heads = open_heads([f"animals={folder / 'head.json'}", f"other={folder / 'other.json'}"])
+    with serving(
+        models, settings_in(folder), encoders=encoders, options=options, parts=lambda models: {"heads": heads}
+    ) as running:
         yield running
 
 
@@ -78,6 +91,40 @@ def test_labels_by_examples(server: Serving) -> None:
     assert found["deadline"]["met"] is True
     assert refused(server, "/v1/tasks/classify", texts=["x"], examples=[*examples, {"text": "", "label": "a"}])
     assert "labels" in refused(server, "/v1/tasks/classify", texts=["x"], examples=examples[:2])["message"]
+
+
+def test_labels_by_a_saved_head(server: Serving, encoder: Encoder, folder: Path) -> None:
+    found = post(server, "/v1/tasks/classify", texts=["the cat", "", "pong pong"], head="animals")
+    ours = Classifier.load(folder / "head.json", encoder).classify(["the cat", "", "pong pong"])
+    assert [each["label"] for each in found["data"]] == [each.label for each in ours] == ["animal", None, "game"]
+    assert [each["scores"] for each in found["data"]] == [dict(each.scores) for each in ours]
+    assert found["data"][0]["calibrated"] is True
+    told = post(server, "/v1/tasks/sentiment", texts=["the cat"], head="animals", neutral_below=0)
+    assert told["data"][0]["label"] == "animal"
+
+
+def test_heads_that_cannot_be_used(server: Serving) -> None:
+    unknown = refused(server, "/v1/tasks/classify", texts=["x"], head="none")
+    assert unknown["param"] == "head"
+    assert "heads here: animals, other" in unknown["message"]
+    assert "made with another" in refused(server, "/v1/tasks/classify", texts=["x"], head="other")["message"]
+    assert refused(server, "/v1/tasks/classify", texts=["x"], head="animals", labels=["a", "b"])["param"] == "labels"
+    examples = [{"text": text, "label": label} for text, label in EXAMPLES]
+    assert refused(server, "/v1/tasks/sentiment", texts=["x"], head="animals", examples=examples)["param"] == "head"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["x"], "expected NAME=FILE"), (["=x"], "expected NAME=FILE"), (["a=none.json"], "none.json cannot be read")],
+)
+def test_heads_that_a_server_does_not_start_with(words: list[str], said: str) -> None:
+    with pytest.raises(MiaotuiError, match=said):
+        open_heads(words)
+
+
+def test_two_heads_of_one_name(server: Serving, folder: Path) -> None:
+    with pytest.raises(MiaotuiError, match="two heads are called a"):
+        open_heads([f"a={folder / 'head.json'}"] * 2)
 
 
 def test_sentiments(server: Serving) -> None:
@@ -161,8 +208,9 @@ def test_decisions_with_an_encoder(server: Serving, encoder: Encoder) -> None:
     before, after = (
         [math.log(each["probability"]) for each in each["answers"][0]["probabilities"]] for each in (alone, found)
     )
-    shift = (after[0] - after[1]) - (before[0] - before[1])
-    assert shift == pytest.approx(USUAL_WEIGHTS.likeness * (likeness[0] - likeness[1]), abs=1e-4)
+    weights = USUAL_WEIGHTS
+    shift = (after[0] - after[1]) - weights.logits * (before[0] - before[1])
+    assert shift == pytest.approx(weights.likeness * (likeness[0] - likeness[1]), abs=1e-4)
     assert found["answers"][-1]["type"] == "refusal"
     body = {"input": "x", "questions": QUESTIONS[:1]}
     assert httpx.post(server.url + "/v1/decisions", json={**body, "encoder": "none"}).status_code == 404

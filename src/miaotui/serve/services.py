@@ -17,6 +17,7 @@ from miaotui.serve.learned.saved import SavedFiles
 from miaotui.serve.models import ServedModels
 from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.settings import ServeSettings
+from miaotui.serve.tasks.heads import ServedHeads
 
 if TYPE_CHECKING:
     from miaotui.apps.qa_pipeline import Searchable
@@ -62,6 +63,7 @@ class Services:
     responses: ResponseStore = field(default_factory=ResponseStore)
     recommenders: SavedFiles[Recommender] = field(default_factory=saved_recommenders)
     graphs: SavedFiles[GraphReader] = field(default_factory=saved_graphs)
+    heads: ServedHeads = field(default_factory=ServedHeads)
     response_cache: AnswerCache | None = None
     support: Support | None = None
     meaning: MeaningService | None = None

@@ -51,6 +51,7 @@ class ServeSettings:
     no_speculate: bool = False
     encoder_memory_mb: int | None = None  # of weights of all loaded encoders; None: half of the memory
     pooling: str | None = None  # of encoders whose files do not say it
+    head: tuple[str, ...] = ()  # NAME=FILE each: heads of classifiers
     answer_cache: str | None = None
     answer_cache_mb: int = 256
     answer_cache_hours: int = 168

@@ -43,6 +43,7 @@ from miaotui.serve.ops.operations import Operations
 from miaotui.serve.ops.traces import open_traces
 from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
+from miaotui.serve.tasks.heads import open_heads
 
 ENCODER_SHARE = 0.5  # of the memory that this process may hold, for weights of encoders
 MADE_PAIRS = "made"  # instead of a file of labelled pairs
@@ -90,6 +91,7 @@ def open_services(
         operations=operations,
         encoders=registry,
         response_cache=response_cache,
+        heads=open_heads(settings.head),
         support=open_support(settings, models, response_cache, meaning),
         meaning=meaning,
     )

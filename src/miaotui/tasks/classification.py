@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from miaotui.encoder import Encoder
+from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import FieldError, RequestError
 from miaotui.tasks.calibration import Doubles
 from miaotui.tasks.heads.head import ClassifierHead, check_labels, fit_head, head_of_names
@@ -34,7 +35,7 @@ class Classifier:
     """
 
     def __init__(self, encoder: Encoder, head: ClassifierHead, errors: Sequence[RowError] = ()) -> None:
-        require_fit(head, encoder)
+        require_fit(head, encoder.model)
         self.encoder, self.head, self.errors = encoder, head, tuple(errors)
         self._learning = threading.Lock()
 
@@ -64,7 +65,14 @@ class Classifier:
         chosen = [wanted[rows[place]] for place in read.sound]
         vectors = vectors_by_label(phrases, named)
         name = encoder.model.path.name
-        head = fit_head(read.values[read.sound], chosen, encoder=name, prompt=prompt, names=vectors)
+        head = fit_head(
+            read.values[read.sound],
+            chosen,
+            encoder=name,
+            prompt=prompt,
+            names=vectors,
+            are_descriptions=descriptions is not None,
+        )
         return cls(encoder, head, sorted(errors, key=lambda error: error.index))
 
     @classmethod
@@ -235,11 +243,11 @@ def sound_rows(texts: Sequence[Any], labels: Sequence[Any]) -> tuple[list[int], 
     return rows, errors
 
 
-def require_fit(head: ClassifierHead, encoder: Encoder) -> None:
+def require_fit(head: ClassifierHead, model: LoadedEncoder) -> None:
     """Raise `RequestError` for a head of another encoder."""
-    name = encoder.model.path.name
-    if head.width != encoder.dimensions or head.encoder != name:
+    name = model.path.name
+    if head.width != model.width or head.encoder != name:
         raise RequestError(
             f"the head was made with {head.encoder} ({head.width} dimensions), not with {name} "
-            f"({encoder.dimensions}): load the encoder that it names"
+            f"({model.width} dimensions): load the encoder that it names"
         )

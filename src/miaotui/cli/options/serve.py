@@ -107,6 +107,8 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--encoder-memory-mb", type=whole(1, 1 << 24), metavar="N", help=about)
     about = "how an encoder's states become an embedding, where its files do not say it"
     add("--pooling", choices=("mean", "cls", "last", "max"), metavar="mean|cls|last|max", help=about)
+    about = "a classifier's head for /v1/tasks/classify and /v1/tasks/sentiment; repeatable"
+    add("--head", action="append", metavar="NAME=FILE", help=about)
 
 
 def _cache(group: argparse._ArgumentGroup) -> None:

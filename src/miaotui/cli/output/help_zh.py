@@ -181,6 +181,9 @@ HELP = {
     "how an encoder's states become an embedding, where its files do not say it": (
         "编码器的状态如何汇成向量（仅在模型文件未说明时使用）"
     ),
+    "a classifier's head for /v1/tasks/classify and /v1/tasks/sentiment; repeatable": (
+        "供 /v1/tasks/classify 和 /v1/tasks/sentiment 使用的分类头；可重复"
+    ),
     "what computes: compiled kernels, or NumPy alone, which is slow (default: cpu)": "用什么计算：编译好的内核，或只用 NumPy（很慢；默认：cpu）",
     "default: one per usable physical core": "线程数（默认：每个可用物理核一个）",
     "tokens at most (default: 512)": "最多词元数（默认：512）",

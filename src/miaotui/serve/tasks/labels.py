@@ -24,8 +24,9 @@ from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received
+from miaotui.serve.services import services_of
 from miaotui.serve.tasks.wire import LabelRequest, SentimentRequest, TaskAnswer, TaskFields
-from miaotui.tasks.classification import Names, labelled, names_head, names_of, phrases_of
+from miaotui.tasks.classification import Names, labelled, names_head, names_of, phrases_of, require_fit
 from miaotui.tasks.heads.head import ClassifierHead, fit_head
 from miaotui.tasks.result import LabelledText, Sentiment, TaskResult
 from miaotui.tasks.sentiments import NEUTRAL_BELOW, SENTIMENT_PHRASES, within_band
@@ -48,8 +49,8 @@ def routes() -> list[Endpoint]:
 async def classify(http: HttpRequest) -> Response:
     """Answer with each text's label."""
     body = await read_body(received(http).body, LabelRequest)
-    if (body.labels is None) == (body.examples is None):
-        raise bad_value("labels", "give labels, or examples with their labels")
+    if sum(each is not None for each in (body.labels, body.examples, body.head)) != 1:
+        raise bad_value("labels", "give one of labels, examples with their labels, and head")
     threshold = body.threshold or 0.0
 
     def results(head: ClassifierHead, read: TextVectors) -> Results:
@@ -66,7 +67,10 @@ async def sentiment(http: HttpRequest) -> Response:
     def results(head: ClassifierHead, read: TextVectors) -> Results:
         return [within_band(each, below) for each in labelled(head, read, Sentiment)]
 
-    return await _answered(http, body, SENTIMENT_PHRASES if body.examples is None else None, "{}", results)
+    if body.examples is not None and body.head is not None:
+        raise bad_value("head", "give examples or a head, not both")
+    labels = SENTIMENT_PHRASES if body.examples is None and body.head is None else None
+    return await _answered(http, body, labels, "{}", results)
 
 
 async def _answered(
@@ -77,14 +81,20 @@ async def _answered(
     results: Callable[[ClassifierHead, TextVectors], Results],
 ) -> Response:
     """Read texts and labels or examples as one job, make the head, and answer."""
-    entry = find_encoder(http, body.model, "embed")
-    before, make = _head_of(body, labels, template)
+    ready = None if body.head is None else services_of(http).heads.find(body.head)
+    entry = find_encoder(http, body.model or _encoder_of(http, ready), "embed")
+    before, make = _head_of(body, labels, template) if ready is None else ([], lambda read, name: ready)
     given = [*before, *body.texts]
-    answer = await run_task(http, entry, body, given, lambda model: _whole_task(model, before, body.texts))
+    answer = await run_task(http, entry, body, given, lambda model: _whole_task(model, before, body.texts, ready))
     named, read = answer.result
     head = await asyncio.to_thread(make, named, entry.name)
     found = await asyncio.to_thread(results, head, read)
     return json_response(_body(entry, answer, found), headers=ignored_fields(body))
+
+
+def _encoder_of(http: HttpRequest, head: ClassifierHead | None) -> str | None:
+    """Return the name of the encoder that a head was made with, if it is served under it."""
+    return None if head is None or head.encoder not in services_of(http).encoders else head.encoder
 
 
 def _head_of(body: TaskFields, labels: Names | None, template: str) -> tuple[list[str], MakeHead]:
@@ -108,10 +118,13 @@ def _head_of(body: TaskFields, labels: Names | None, template: str) -> tuple[lis
 
 
 def _whole_task(
-    model: LoadedEncoder, before: Sequence[str], texts: Sequence[object]
+    model: LoadedEncoder, before: Sequence[str], texts: Sequence[object], head: ClassifierHead | None
 ) -> EncodeTask[tuple[TextVectors, TextVectors]]:
-    """Make one task of what the head is made of and of the texts."""
-    first, second = vector_task(model, before), vector_task(model, texts)
+    """Make one task of what the head is made of and of the texts. Raises `RequestError` for another encoder's head."""
+    if head is not None:
+        require_fit(head, model)
+    first = vector_task(model, before)
+    second = vector_task(model, texts, prompt=PROMPT if head is None else head.prompt)
     rows = [*first.rows, *second.rows]
     before_rows = len(first.rows)
 

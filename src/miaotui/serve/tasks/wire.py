@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from miaotui.serve.encoders.fields import EncoderFields
-from miaotui.serve.wire.fields import Wire
+from miaotui.serve.wire.fields import Name, Wire
 
 MAX_TASK_TEXTS = 2048
 MAX_TASK_LABELS = 512
@@ -38,6 +38,7 @@ class TaskFields(EncoderFields):
 
     texts: TaskTexts = Field(description="A text that cannot be taken has an error, and the others are answered.")
     examples: Examples | None = Field(None, description="Texts with labels that a head is fitted to.")
+    head: Name | None = Field(None, description="A head that the server was started with (--head NAME=FILE).")
 
 
 class LabelRequest(TaskFields):

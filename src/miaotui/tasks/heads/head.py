@@ -123,13 +123,14 @@ def fit_head(
     prompt: str | None,
     order: Sequence[str] = (),
     names: Mapping[str, Floats] | None = None,
+    are_descriptions: bool = False,
 ) -> ClassifierHead:
     """Fit a head to unit vectors ``[n, d]`` and their labels.
 
     Kind, penalty and temperature come from held-out examples, so that the probabilities are calibrated on examples
     that the fit did not see. ``order`` names the labels first; else they come in order of appearance. ``names`` are
     unit vectors ``[d]`` or ``[m, d]`` of the labels' names or descriptions, which few examples learn from if that
-    helps. Raises `RequestError` for fewer than two labels.
+    helps; ``are_descriptions`` lets them weigh more. Raises `RequestError` for fewer than two labels.
     """
     known = list(dict.fromkeys([*order, *labels]))
     check_labels(known)
@@ -140,7 +141,7 @@ def fit_head(
     if absent:
         raise FieldError("labels", f"no example has the label {known[absent[0]]!r}: give at least one for each label")
     vectors = _rounded(vectors)
-    named = None if names is None else _name_rows([np.atleast_2d(names[each]) for each in known])
+    named = None if names is None else _name_rows([np.atleast_2d(names[each]) for each in known], are_descriptions)
     chosen = choose_layer(vectors, targets, len(known), named)
     if chosen.n_names and named is not None:
         vectors = np.concatenate([named.vectors, vectors])
@@ -162,10 +163,10 @@ def fit_head(
     )
 
 
-def _name_rows(names: Sequence[Floats]) -> NameRows:
+def _name_rows(names: Sequence[Floats], are_descriptions: bool) -> NameRows:
     """Return the rows of names or descriptions, ``[m, d]`` of each label."""
     targets = np.repeat(np.arange(len(names)), [len(each) for each in names])
-    return NameRows(_rounded(np.concatenate(names)), targets)
+    return NameRows(_rounded(np.concatenate(names)), targets, are_descriptions)
 
 
 def head_of_names(

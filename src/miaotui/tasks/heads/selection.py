@@ -55,17 +55,21 @@ class ChosenLayer(NamedTuple):
 
 
 class NameRows(NamedTuple):
-    """Unit vectors ``[m, d]`` of names or descriptions of labels, and the label ``[m]`` of each."""
+    """Unit vectors ``[m, d]`` of names or descriptions of labels, and the label ``[m]`` of each.
+
+    ``are_descriptions``: they were written for the labels, and say more than names do.
+    """
 
     vectors: Floats
     targets: Targets
+    are_descriptions: bool = False
 
 
 def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: NameRows | None = None) -> ChosenLayer:
     """Fit layers to unit vectors ``[n, d]`` with ``targets [n]`` and return the best one by held-out log loss.
 
-    Few examples are tried without ``names`` and with them in several weights. Of weights whose loss is within one
-    standard error of the least one, the greatest is taken: few examples say little against descriptions.
+    Few examples are tried without ``names`` and with them in several weights. Of weights of descriptions whose loss is
+    within one standard error of the least one, the greatest is taken: few examples say little against them.
     """
     n_names = 0 if names is None else len(names.targets)
     if len(targets) + n_names > MOST_KERNEL_ROWS:
@@ -74,11 +78,11 @@ def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: NameRo
     if names is not None and len(targets) <= MOST_NAMED_ROWS:
         rows = np.concatenate([names.vectors, vectors])
         both = np.concatenate([names.targets, targets])
-        for weight in NAME_WEIGHTS[1 : 2 if len(rows) > MANY_ROWS else None]:
+        for weight in NAME_WEIGHTS[1 : 2 if len(rows) > MANY_ROWS else None if names.are_descriptions else -1]:
             found += _kernels(rows, both, n_labels, n_names, weight)
     if found[-1].held_out is None:
         return found[-1]
-    return heaviest(found)
+    return heaviest(found) if names is not None and names.are_descriptions else _best(found)
 
 
 def refit(
