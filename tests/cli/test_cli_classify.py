@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import miaotui
 from miaotui.cli import main
 from tiny_encoder_models import make_encoder_folder
+from tiny_models import make_tiny_folder
 
 EXAMPLES = [("the cat sat", "animal"), ("a cat", "animal"), ("cat cat", "animal"), ("ping", "game"), ("pong", "game")]
 
@@ -99,6 +102,8 @@ def test_sentiments_with_their_words(classify: Classify, files: Path, capsys: py
         (["nowhere.csv", "--labels", "a,b"], "nowhere.csv cannot be read"),
         (["x", "--head", "nowhere.json"], "nowhere.json cannot be read"),
         (["x", "--examples", "nowhere.csv"], "nowhere.csv cannot be read"),
+        (["x", "--labels", "a,b", "--engine", "head"], "a head needs examples"),
+        (["x", "--sentiment", "--engine", "logits"], "--engine is for labels"),
     ],
 )
 def test_wrong_command_lines(
@@ -106,6 +111,31 @@ def test_wrong_command_lines(
 ) -> None:
     assert classify(*words) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_engine_is_named_or_chosen(classify: Classify, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = ["--examples", files / "examples.csv", "--explain", "--json"]
+    assert classify("the cat", *examples) == 0
+    shown = capsys.readouterr()
+    assert "engine: head (named" in shown.err  # an encoder is named
+    assert "examples · " in shown.err
+    assert classify("the cat", *examples, "--engine", "similarity") == 0
+    shown = capsys.readouterr()
+    assert "engine: similarity (named" in shown.err
+    assert "label names · " in shown.err
+    assert set(json.loads(shown.out)) >= {"label", "probability"}
+
+
+def test_labels_by_a_chat_models_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_tiny_folder(tmp_path, "llama")
+    monkeypatch.setattr("miaotui.tasks.writing.open.load", partial(miaotui.load, backend="reference"))
+    words = ["--engine", "logits", "--model", str(model), "--json", "--labels", "it,an"]
+    assert main(["classify", "cat", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] in ("it", "an")
+    assert main(["classify", "cat", *words, "--save", str(tmp_path / "head.json")]) == 1
+    assert "logits have none" in capsys.readouterr().err
 
 
 def test_groups_and_likeness_of_a_file(encoder: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:

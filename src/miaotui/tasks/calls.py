@@ -19,6 +19,7 @@ from miaotui.tasks.decisions.decider import Decider
 from miaotui.tasks.decisions.decision import Decision, Questions
 from miaotui.tasks.decisions.likeness import OTHER_SCRIPTS, OptionEncoder
 from miaotui.tasks.decisions.questions import ChoiceQuestion
+from miaotui.tasks.engine_table import ALLOWED_MS, EngineChoice, EngineName, choose_engine
 from miaotui.tasks.heads.head import ClassifierHead
 from miaotui.tasks.heads.head_file import load_head
 from miaotui.tasks.result import LabelledText, Sentiment
@@ -41,34 +42,76 @@ def classify(
     examples: Iterable[tuple[str, str]] | None = None,
     head: Head | None = None,
     model: Model | LLM | None = None,
-    template: str = "{}",
+    engine: EngineName | None = None,
     threshold: float = 0.0,
     deadline_ms: float | None = None,
 ) -> list[LabelledText]:
     """Return the label of each text, None where its probability is below ``threshold``.
 
     Give one of: ``labels``, names or names with descriptions, which need no examples; ``examples``, pairs of text and
-    label; ``head``, one that `fit` made or its file. ``model`` is an encoder or, with ``labels``, an `LLM`; None:
-    chosen by the texts' script. Raises a `MiaotuiError`.
+    label; ``head``, one that `fit` made or its file. ``engine`` is ``head``, ``similarity`` or ``logits``; None: chosen
+    by ``model``, an encoder or an `LLM`, or without one by a measured table (`engine_for`). Raises a `MiaotuiError`.
     """
     given = listed(texts)
     if sum(each is not None for each in (labels, examples, head)) != 1:
         raise FieldError("labels", "give one of labels, examples and head")
-    if isinstance(model, LLM):
-        if labels is None:
-            raise FieldError("model", "a chat model takes labels: give an encoder for examples or a head")
-        return classify_by_logits(Decider(model), given, labels, threshold=threshold, deadline_ms=deadline_ms)
-    ready = load_head(head) if isinstance(head, (str, os.PathLike)) else head
     pairs = None if examples is None else list(examples)
+    names = labels if pairs is None else list(dict.fromkeys(label for _, label in pairs))
+    ready = load_head(head) if isinstance(head, (str, os.PathLike)) else head
+    if ready is None:
+        engine = engine_for(given, names or (), pairs or (), model=model, engine=engine, deadline_ms=deadline_ms).engine
+    if ready is None and engine == "logits":
+        with opened_llm(model) as llm:
+            return classify_by_logits(Decider(llm), given, names or (), threshold=threshold, deadline_ms=deadline_ms)
+    if isinstance(model, LLM) or (ready is not None and engine not in (None, "head")):
+        raise FieldError("model", "a chat model takes labels and logits: give an encoder for examples or a head")
     sample = [*given, *(text for text, _ in pairs or [])]
     with opened_encoder(model or (encoder_for(sample) if ready is None else ready.encoder)) as encoder:
         if ready is not None:
             classifier = Classifier(encoder, ready)
-        elif pairs is not None:
-            classifier = Classifier.fit(encoder, [text for text, _ in pairs], [label for _, label in pairs])
+        elif engine == "head":
+            classifier = Classifier.fit(encoder, [text for text, _ in pairs or []], [label for _, label in pairs or []])
         else:
-            classifier = Classifier.from_names(encoder, labels or (), template=template)
+            classifier = Classifier.from_names(encoder, names or ())
         return classifier.classify(given, threshold=threshold, deadline_ms=deadline_ms)
+
+
+def engine_for(
+    texts: Sequence[object],
+    labels: Names,
+    examples: Sequence[tuple[str, str]] = (),
+    *,
+    model: Model | LLM | None = None,
+    engine: str | None = None,
+    deadline_ms: float | None = None,
+) -> EngineChoice:
+    """Return the engine for these texts: the one that is named, or that ``model`` is for, or that the table says.
+
+    A deadline for all texts allows each its share of it. Where there are examples likeness to names must be named: a
+    head learns from names as well. Raises `FieldError`.
+    """
+    if engine is None and model is not None:
+        engine = "logits" if isinstance(model, LLM) else "head" if examples else "similarity"
+        if engine == "logits" and examples:
+            raise FieldError("model", "a chat model takes labels: give an encoder for examples or a head")
+    allowed_ms = ALLOWED_MS if deadline_ms is None else deadline_ms / max(len(texts), 1)
+    is_latin = encoder_for([*texts, *(text for text, _ in examples)]) == ENGLISH_ENCODER
+    kinds: tuple[EngineName, ...] = ("head", "logits") if examples else ("similarity", "logits")
+    return choose_engine(
+        len(labels), len(examples), is_latin=is_latin, allowed_ms=allowed_ms, engine=engine, engines=kinds
+    )
+
+
+@contextmanager
+def opened_llm(model: Model | LLM | None) -> Iterator[LLM]:
+    """Open a chat model for a block, or use the one that is given and leave it open. Raises `FieldError`."""
+    if isinstance(model, LLM):
+        yield model
+    elif isinstance(model, Encoder):
+        raise FieldError("model", "logits are a chat model's: give its name or an LLM, not an encoder")
+    else:
+        with load(model or DECISION_MODEL) as llm:
+            yield llm
 
 
 def classify_by_logits(

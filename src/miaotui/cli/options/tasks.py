@@ -26,12 +26,18 @@ def classify_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--words", type=whole(0, 64), metavar="N", default=0, dest="word_count", help="words that carry the sentiment"
     )
+    how.add_argument(
+        "--engine",
+        choices=("head", "similarity", "logits"),
+        metavar="head|similarity|logits",
+        help="learned from examples, likeness to names, or a chat model (default: by a measured table)",
+    )
     how.add_argument("--template", metavar="TEXT", default="{}", help="sentence that holds a label at {}")
     how.add_argument("--threshold", type=_share, metavar="P", default=0.0, help="no label below this probability")
     how.add_argument(
         "--model",
         metavar="MODEL",
-        help="the encoder (default: all-minilm-l6-v2, bge-small-en for sentiment, or the head's)",
+        help="encoder, or chat model for logits (default: by the engine, the task or the head)",
     )
     _backend_option(how)
     rows = row_options(parser)

@@ -146,7 +146,12 @@ HELP = {
     "words that carry the sentiment": "体现情感的词数",
     "sentence that holds a label at {}": "以 {} 表示标签位置的句子",
     "no label below this probability": "低于此概率则不给标签",
-    "the encoder (default: all-minilm-l6-v2, bge-small-en for sentiment, or the head's)": "编码器（默认：all-minilm-l6-v2，情感用 bge-small-en，或分类头所用的）",
+    "encoder, or chat model for logits (default: by the engine, the task or the head)": (
+        "编码器；logits 时为对话模型（默认：由引擎、任务或分类头决定）"
+    ),
+    "learned from examples, likeness to names, or a chat model (default: by a measured table)": (
+        "由示例学得、与标签名的相似度，或对话模型（默认：按实测表选择）"
+    ),
     "rows": "行",
     "column of the texts (default: text, or the only one)": "文本所在的列（默认：text，或唯一的一列）",
     "of the examples (default: label)": "示例的标签列（默认：label）",

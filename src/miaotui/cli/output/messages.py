@@ -182,6 +182,14 @@ ONE_WAY = CliMessage(
     "give one of --labels, --examples and --head (or --sentiment alone)",
     "请给出 --labels、--examples、--head 之一（或只用 --sentiment）",
 )
+NO_ENGINE = CliMessage(
+    "--engine is for labels: leave it out for --sentiment and for a saved --head",
+    "--engine 只用于标签：使用 --sentiment 或已保存的 --head 时请去掉",
+)
+NO_HEAD = CliMessage(
+    "--save writes a head, and logits have none: choose --engine head or similarity",
+    "--save 保存分类头，而 logits 没有：请选择 --engine head 或 similarity",
+)
 ROWS_DONE = CliMessage(
     "{rows} rows in {took} s ({rate} a second), {errors} with errors",
     "{rows} 行，用时 {took} 秒（每秒 {rate} 行），其中 {errors} 行有误",

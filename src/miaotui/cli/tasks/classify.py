@@ -18,7 +18,7 @@ from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.terminal import printable
 from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
-from miaotui.tasks.rows import RowReader, format_of
+from miaotui.tasks.rows import InputRow, RowReader, format_of
 
 if TYPE_CHECKING:
     from miaotui.tasks.result import TaskResult
@@ -47,14 +47,54 @@ def _columns_of(found: TaskResult) -> Columns:
 @contextmanager
 def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     """Open the model and make what answers texts."""
+    ways = [parsed.labels, parsed.examples, parsed.head]
+    if sum(each is not None for each in ways) != 1 and not (parsed.sentiment and not any(ways)):
+        raise RequestError(messages.ONE_WAY())
+    engine = _engine(parsed)
+    with _by_logits(parsed) if engine == "logits" else _by_encoder(parsed, engine) as answer:
+        yield answer
+
+
+def _engine(parsed: argparse.Namespace) -> str | None:
+    """Return the engine of labels by name, by model or by the table; None for sentiments and saved heads."""
+    from miaotui.tasks.calls import engine_for
+
+    if parsed.sentiment or parsed.head is not None:
+        if parsed.engine is not None and (parsed.sentiment or parsed.engine != "head"):
+            raise RequestError(messages.NO_ENGINE())
+        return None
+    rows = [] if parsed.examples is None else _examples(parsed)
+    pairs = [(row.text or "", str(row.fields.get(parsed.label_column) or "")) for row in rows]
+    labels = list(labels_of(parsed.labels)) if parsed.labels else list(dict.fromkeys(label for _, label in pairs))
+    choice = engine_for([], labels, pairs, model=parsed.model if parsed.engine is None else None, engine=parsed.engine)
+    if parsed.explain:
+        print(printable("\n".join(choice.lines())), file=sys.stderr)
+    return choice.engine
+
+
+@contextmanager
+def _by_logits(parsed: argparse.Namespace) -> Iterator[Answer]:
+    from miaotui.tasks.calls import DECISION_MODEL, classify_by_logits
+    from miaotui.tasks.decisions.decider import Decider
+    from miaotui.tasks.writing.open import opened_llm
+
+    labels = labels_of(parsed.labels) if parsed.labels else _names_of_examples(parsed)
+    if parsed.save is not None:
+        raise RequestError(messages.NO_HEAD())
+    with opened_llm(parsed.model or DECISION_MODEL) as llm:
+        decider = Decider(llm)
+        yield lambda texts, first: _columns(
+            classify_by_logits(decider, texts, labels, first=first, threshold=parsed.threshold)
+        )
+
+
+@contextmanager
+def _by_encoder(parsed: argparse.Namespace, engine: str | None) -> Iterator[Answer]:
     from miaotui.tasks.calls import ENGLISH_ENCODER, SENTIMENT_ENCODER, opened_encoder
     from miaotui.tasks.classification import Classifier
     from miaotui.tasks.heads.head_file import load_head
     from miaotui.tasks.sentiments import SentimentClassifier
 
-    ways = [parsed.labels, parsed.examples, parsed.head]
-    if sum(each is not None for each in ways) != 1 and not (parsed.sentiment and not any(ways)):
-        raise RequestError(messages.ONE_WAY())
     head = None if parsed.head is None else load_head(parsed.head)
     usual = SENTIMENT_ENCODER if parsed.sentiment else ENGLISH_ENCODER
     name = parsed.model or (usual if head is None else head.encoder)
@@ -63,10 +103,11 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
         progress.close()
         if head is not None:
             classifier: Classifier = kind(encoder, head)
-        elif parsed.examples is not None:
+        elif parsed.examples is not None and engine != "similarity":
             classifier = _fitted(parsed, kind, encoder)
-        elif parsed.labels is not None:
-            classifier = kind.from_names(encoder, labels_of(parsed.labels), template=parsed.template)
+        elif parsed.labels is not None or parsed.examples is not None:
+            labels = labels_of(parsed.labels) if parsed.labels else _names_of_examples(parsed)
+            classifier = kind.from_names(encoder, labels, template=parsed.template)
         else:
             classifier = SentimentClassifier.untrained(encoder)
         if parsed.save is not None:
@@ -80,17 +121,27 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
             yield lambda texts, first: _columns(classifier.classify(texts, first=first, threshold=parsed.threshold))
 
 
-def _fitted(parsed: argparse.Namespace, kind: Any, encoder: Any) -> Any:
-    """Fit a classifier to a file of examples; rows that are left out are reported on standard error."""
+def _names_of_examples(parsed: argparse.Namespace) -> list[str]:
+    labels = (str(row.fields.get(parsed.label_column) or "") for row in _examples(parsed))
+    return list(dict.fromkeys(label for label in labels if label.strip()))
+
+
+def _examples(parsed: argparse.Namespace) -> list[InputRow]:
+    """Return the rows of the file of examples. Raises `RequestError`."""
     path = Path(parsed.examples)
     try:
         with path.open("rb", buffering=1 << 18) as file:
             form = format_of(path)
             if form == "lines":
                 raise RequestError(f"{path} must be .csv, .tsv or .jsonl with columns for texts and labels")
-            rows = list(RowReader(file, form, parsed.text_column, str(path)))
+            return list(RowReader(file, form, parsed.text_column, str(path)))
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _fitted(parsed: argparse.Namespace, kind: Any, encoder: Any) -> Any:
+    """Fit a classifier to a file of examples; rows that are left out are reported on standard error."""
+    path, rows = Path(parsed.examples), _examples(parsed)
     classifier = kind.fit(
         encoder, [row.text or "" for row in rows], [str(row.fields.get(parsed.label_column) or "") for row in rows]
     )
