@@ -23,8 +23,7 @@ from miaotui.serve.encoders.requests import EncoderAnswer, find_encoder, run_tas
 from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.access import received
-from miaotui.serve.services import services_of
+from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.tasks.wire import LabelRequest, SentimentRequest, TaskAnswer, TaskFields
 from miaotui.tasks.classification import Names, labelled, names_head, names_of, phrases_of, require_fit
 from miaotui.tasks.heads.head import ClassifierHead, fit_head
