@@ -56,8 +56,8 @@ class Citation:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whole answer. ``supported``: every sentence of it has a passage that says so; ``span``: the words that an
-    extracted or selected answer comes down to; ``left_out``: the work that the deadline left no time for.
+    """Whole answer. ``supported``: every sentence of it has a passage that says so; ``span``: the words of a
+    passage that it comes down to; ``left_out``: the work that the deadline left no time for.
     """
 
     text: str
@@ -257,6 +257,7 @@ class Composing:
             version=evidence.version,
             complete=evidence.complete,
             shortened=shortened,
+            span="" if self.instead is None else self.instead.span,
             left_out=evidence.left_out,
         )
         return rest, answer

@@ -63,13 +63,15 @@ _ASKED: tuple[tuple[Kind, str], ...] = (
     ),
     (
         Kind.DURATION,
-        r"how (?:long|old)\b|how many (?:years|months|weeks|days|hours|minutes)"
+        r"how long\b|how many (?:years|months|weeks|days|hours|minutes)"
         r"|多久|多长时间|几年|多少(?:年|天|个月|小时)",
     ),
     (
         Kind.NUMBER,
-        r"how (?:many|much|far|tall|high|large|big|deep|fast|often|wide|heavy)\b"
-        r"|what (?:number|amount|quantity|(?:is the )?population)|多少|几(?:个|次|位|座|所|名|种|条|支|场)"
+        r"how (?:many|much|old|far|tall|high|large|big|deep|fast|often|wide|heavy)\b"
+        r"|what (?:number|amount|quantity)"
+        r"|what (?:is|was|were) [^?]{0,40}\b(?:population|score|number|temperature|speed)\b"
+        r"|人口是|比分|多少|几(?:个|次|位|座|所|名|种|条|支|场)"
         r"|多(?:大|高|远|深|快|重|宽|长)(?!时间)",
     ),
     (
@@ -147,9 +149,13 @@ _LISTED = re.compile(
 _EXPLAINED = re.compile(
     r"\b(?:why|how)\b|^\s*(?:what|who)(?:'s|’s| is| are| was| were) (?:an? |the )?(?:[\w-]+ ?){1,3}\??\s*$"
     r"|\bwhat (?:does|do|did) .{1,40} mean\b|^\s*(?:explain|describe|define|can|could|do|does|did|is|are|may|will)\b"
-    r"|为什么|为何|原因|意思|区别|^\s*什么是|^[^，,的]{1,12}(?:是什么|是谁|指什么)[？?]?\s*$|(?:吗|么|嘛)[？?]?\s*$",
+    r"|(?:^|[，,。 ])为什么|为何|原因|意思|区别|^\s*什么是|^[^，,的]{1,12}(?:是什么|是谁|指什么)[？?]?\s*$"
+    r"|(?:吗|(?<!什)么|嘛)[？?]?\s*$",
     re.IGNORECASE,
 )
+
+
+_NAMED = re.compile(r"^\s*who (?!is |are |was |were )|\bcalled\W*$|^谁|叫(?:什么|做什么)|什么名字", re.IGNORECASE)
 
 
 def form_of(question: str) -> AnswerForm:
@@ -158,7 +164,7 @@ def form_of(question: str) -> AnswerForm:
     "Who", "when", "where", "how many", "which" and "what" with a noun ask for a phrase; definitions, reasons and
     questions of yes or no for a sentence; "how to" and plurals of "which" for a list.
     """
-    if kind_of(question) in _COUNTED | {Kind.CONTACT}:
+    if kind_of(question) in _COUNTED | {Kind.CONTACT} or _NAMED.search(question):
         return AnswerForm.PHRASE
     if _LISTED.search(question):
         return AnswerForm.LIST

@@ -78,7 +78,7 @@ class AnswerBody(Wire):
     complete: bool = Field(description="No part of the index was missing.")
     cache: CacheState
     took_ms: float
-    span: str = Field(description="The words that an extracted or selected answer comes down to.")
+    span: str = Field(description="The words of a passage that the answer comes down to.")
     left_out: list[LeftOut] = Field(description="Work that the deadline left no time for.")
 
 
