@@ -81,6 +81,10 @@ def test_a_graph_is_filled_and_asked(home: Path, capsys: pytest.CaptureFixture[s
     assert main(["graph", "ask", "family", "the spouse of Bo Berg", "--backward", "spouse"]) == 0
     assert capsys.readouterr().out.startswith("Anna Lind\n")
     (home / "learn.csv").write_text("Anna Lind's hubby?,Anna Lind,spouse\n" * 3)
+    assert main(["graph", "ask", "family", "the spouse of Bo Berg", "--words-from", "./none.gguf"]) == 0
+    assert "Not in the graph" in capsys.readouterr().out  # no model is opened
+    assert main(["graph", "ask", "family", "the spouse of Anna Lind", "--words-from", "./none.gguf"]) == 1
+    assert "none.gguf" in capsys.readouterr().err
     assert main(["graph", "learn", "family", "learn.csv"]) == 0
     assert "learned from 3 of 3 questions" in capsys.readouterr().err
     assert main(["graph", "ask", "family", "who is the hubby of Anna Lind"]) == 0

@@ -23,6 +23,7 @@ from miaotui.retrieval.graph.triples import TripleError, read_triples
 if TYPE_CHECKING:
     from miaotui.retrieval.graph import GraphAnswer
     from miaotui.retrieval.meaning.protocols import TextEmbedder
+    from miaotui.tasks.graph_wording import WordedAnswer
 
 ACTIONS = ("add", "ask", "learn", "links", "stats")
 _SHOWN_ERRORS = 10
@@ -75,27 +76,30 @@ def _ask(parsed: argparse.Namespace, words: Sequence[str]) -> None:
     backward = [] if parsed.backward is None else [each.strip() for each in parsed.backward.split(",")]
     with embedder(parsed.model) as reading:
         answer = GraphReader(found, reading, backward).ask(words[1], threshold=parsed.threshold, hops=parsed.hops)
+    worded = _worded(answer, parsed.words_from)
     if parsed.json:
-        print(json.dumps(answer.to_json(), ensure_ascii=False))
+        content = {**answer.to_json(), "text": worded.text, "is_written": worded.is_written}
+        print(json.dumps(content, ensure_ascii=False))
         return
-    print(printable(_worded(answer, parsed.words_from)))
+    print(printable(worded.text))
     for path in answer.paths:
         print(printable("   " + "; ".join(f"{each.subject} → {each.relation} → {each.object}" for each in path)))
 
 
-def _worded(answer: GraphAnswer, name: str | None) -> str:
+def _worded(answer: GraphAnswer, name: str | None) -> WordedAnswer:
     """Return an answer's text, worded by a chat model if one is named."""
-    if name is None:
-        return answer.text
+    from miaotui.tasks.graph_wording import WordedAnswer, wording_steps
+
+    if name is None or not answer.found:
+        return WordedAnswer(answer.text)
     from functools import partial
 
     from miaotui.llm import load
-    from miaotui.tasks.graph_wording import wording_steps
     from miaotui.tasks.writing.writer import Writer
 
     with load(name) as llm:
         (found,) = Writer(llm).run([partial(wording_steps, answer)])
-    return found.text
+    return found
 
 
 def _learn(_parsed: argparse.Namespace, words: Sequence[str]) -> None:
