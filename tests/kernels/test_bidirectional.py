@@ -39,6 +39,15 @@ def test_a_text_is_the_same_beside_others_in_any_blocks_on_any_threads(kind: Who
         assert_same(out.read(), whole)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_few_rows_are_the_same_whoever_stores_their_keys(kind: Whole, threads: int) -> None:
+    texts = [kind.tokens(count, seed) for seed, count in enumerate((20, 1, 33, 10))]
+    out = run_whole(kind, texts, 6, threads, floating=True)
+    assert isinstance(out, Floating)
+    assert_same(out.read(), np.concatenate([expected(kind, text) for text in texts]))
+
+
 def test_the_reference_is_a_softmax() -> None:
     kind = Whole()
     heads = kind.tokens(30).reshape(30, 3, 2, 32).astype(np.float64)

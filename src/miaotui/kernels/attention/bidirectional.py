@@ -58,6 +58,7 @@ from miaotui.kernels.runtime.ops import (
     ROW_PANEL,
     ROW_POSITION,
     ROW_VIEW_END,
+    ROWS,
     RUN_BLOCK_TABLE,
     RUN_BLOCKS,
     RUN_ROW_TABLE,
@@ -69,6 +70,7 @@ from miaotui.kernels.runtime.ops import (
 from miaotui.kernels.runtime.simd import intrinsic
 from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, claim_some
 
+OWN_HEADS_ROWS = 64  # of a pass
 LINE = 64  # bytes of a panel's scores of one query, and of what lies before them
 
 store_one: Any = intrinsic(store_token, "iiiiiiii")
@@ -82,20 +84,38 @@ scores_most, scores_six, scores_four, scores_two, scores_one = (intrinsic(score_
 weigh_most, weigh_six, weigh_four, weigh_two, weigh_one = (intrinsic(weigh_values(n), "iiiiii") for n in GROUPS)
 
 
+@inline
+def has_own_heads(op, run):  # type: ignore[no-untyped-def]
+    """Return whether each thread stores the keys of the heads that it attends with, so that none waits for another's.
+
+    The heads of few rows are shared evenly or not at all.
+    """
+    return peek(run, peek(op, ROWS)) <= OWN_HEADS_ROWS and peek(op, KV_HEADS) % peek(run, RUN_TEAM) == 0
+
+
 @kernel()
 def store_keys(op, run, member):  # type: ignore[no-untyped-def]
     """Rotate all keys of the pass into their panels, and copy the values beside them."""
+    if has_own_heads(op, run):
+        return 0
     heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
     units = peek(run, RUN_BLOCKS) * heads
     claimed = claim(run, slot, member, team, units)
     while claimed >= 0:
         for unit in range(claim_first(claimed), claim_end(claimed)):
-            table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * (unit // heads)
-            row = peek(table, BLOCK_ROW)
-            for index in range(row, row + peek(table, BLOCK_COUNT)):
-                store_head(op, run, index, unit % heads)
+            store_block(op, run, unit // heads, unit % heads)
         claimed = claim(run, slot, member, team, units)
     return 1
+
+
+@inline
+def store_block(op, run, block, head):  # type: ignore[no-untyped-def]
+    """Store one head of a block of rows."""
+    table = peek(run, RUN_BLOCK_TABLE) + 8 * BLOCK_FIELDS * block
+    row = peek(table, BLOCK_ROW)
+    for index in range(row, row + peek(table, BLOCK_COUNT)):
+        store_head(op, run, index, head)
+    return 0
 
 
 @inline
@@ -289,7 +309,15 @@ def finish_row(op, row, head, source):  # type: ignore[no-untyped-def]
 def attend(op, run, member):  # type: ignore[no-untyped-def]
     """Compute attention for all rows of the pass."""
     heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
-    units = peek(run, RUN_BLOCKS) * heads
+    blocks = peek(run, RUN_BLOCKS)
+    if has_own_heads(op, run):
+        for head in range(heads * member // team, heads * (member + 1) // team):
+            for block in range(blocks):
+                store_block(op, run, block, head)
+            for block in range(blocks):
+                attend_block(op, run, member, block, head)
+        return 1
+    units = blocks * heads
     claimed = claim_some(run, slot, member, team, units, 1)
     while claimed >= 0:
         for unit in range(claim_first(claimed), claim_end(claimed)):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from miaotui.kernels.platform.cpu import probe
 from miaotui.kernels.runtime import compiled
+from miaotui.kernels.runtime.cores import MOST_THREADS, keep_apart, spread
 from miaotui.kernels.runtime.ops import (
     MAIL_FIELDS,
     MAIL_NUMBER,
@@ -65,6 +66,7 @@ class ThreadPool:
         self._runs: dict[int, tuple[NDArray[np.int64], int, int]] = {}
         self._turn = threading.Lock()
         self._wakeups = [threading.Event() for _ in range(self.size)]
+        self._cores: frozenset[int] = frozenset()  # of the threads that were woken last
         self._pace, self._ended_s = Pace(), time.perf_counter()
         self._threads = [
             threading.Thread(target=self._serve, args=(member,), name=f"miaotui-{member}", daemon=True)
@@ -113,8 +115,7 @@ class ThreadPool:
             member = self._brief_member if brief else self._member
             if size > 1 and self._announce(operations, count, address, mail, size):
                 member = self._member
-                for event in self._wakeups:
-                    event.set()
+                self._wake()
             member(operations, count, address, 0)
             if self.size > 1:
                 done = int(run[RUN_DONE]) if passes > 1 else 1
@@ -133,11 +134,19 @@ class ThreadPool:
         self._runs[id(run)] = run, size, address
         return address
 
+    def _wake(self) -> None:
+        """Wake the threads that sleep, on other cores than the caller's, who computes at once."""
+        if len(self._threads) <= MOST_THREADS:
+            self._cores = keep_apart(thread.native_id for thread in self._threads if thread.native_id)
+        for event in self._wakeups:
+            event.set()
+
     def _serve(self, member: int) -> None:
         mail, seen, event = self._addresses[1], 0, self._wakeups[member]
         while (seen := self._worker(mail, member, seen, IDLE_SPINS)) >= 0:
             event.wait()
             event.clear()
+            spread(self._cores)
 
     def close(self) -> None:
         """End the threads. The pool must not run again."""
