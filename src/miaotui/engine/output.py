@@ -205,7 +205,7 @@ class RequestOutput:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] = []
         self._text: list[str] = []
-        self._is_late = not ending.needs_text  # whether texts are made by whoever reads them
+        self._is_late = not ending.needs_text  # whether the thread that reads an answer makes its text
         self._told = 0  # tokens read, if so
         self._unread: deque[tuple[str, int, TokenLogprobs | None]] = deque()  # if not
 

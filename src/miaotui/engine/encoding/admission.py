@@ -99,7 +99,7 @@ class EncoderAdmission:
         self.counts.refused += 1
         raise DeadlineUnattainableError(
             f"this request would take {predicted_ms:.0f} ms beside what is promised already, and it allows "
-            f"{asked_ms:.0f} ms: allow more, send fewer or shorter texts, or come again",
+            f"{asked_ms:.0f} ms: allow more, send fewer or shorter texts, or try again later",
             retry_after_s=max(0.05, late_s),
             predicted_ms=predicted_ms,
         )
@@ -130,6 +130,6 @@ class EncoderAdmission:
         wait_s = sum(map(self._work_s, self._queue))
         raise OverloadedError(
             f"{waiting:,} requests with {tokens:,} tokens are in line, of at most {self.limits.jobs:,} requests and "
-            f"{self.limits.tokens:,} tokens: come again in a moment",
+            f"{self.limits.tokens:,} tokens: try again in a moment",
             min(max(0.1, wait_s), MOST_WAIT_S),
         )

@@ -241,7 +241,7 @@ class Admission:
         asked = _asked_ms(deadline)
         raise DeadlineUnattainableError(
             f"this request would take {predicted_ms:.0f} ms beside what is promised already, and "
-            f"it allows {asked:.0f} ms: allow more, ask for fewer tokens, or come again",
+            f"it allows {asked:.0f} ms: allow more, ask for fewer tokens, or try again later",
             retry_after_s=max(0.05, late),
             predicted_ms=predicted_ms,
         )
@@ -321,7 +321,7 @@ class Admission:
         bound = f"{self.limits.requests} requests and {self.limits.tokens} tokens"
         rate = self.cost.seconds(8, 8, 0.0) / 8  # of one token, about
         wait = min(max(0.5, tokens * rate / max(len(self._book), 1)), 60.0)
-        raise OverloadedError(f"{what}, of at most {bound}: come again in a moment", wait)
+        raise OverloadedError(f"{what}, of at most {bound}: try again in a moment", wait)
 
 
 def _as_foreseen(first_s: float, rest_s: float) -> float:

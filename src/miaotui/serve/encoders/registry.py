@@ -170,7 +170,7 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
             if not idle:
                 names = ", ".join(each.name for each in self.loaded)
                 raise OverloadedError(
-                    f"{names} answer now and leave no memory for {entry.name}: come again in a moment", BUSY_RETRY_S
+                    f"{names} answer now and leave no memory for {entry.name}: try again in a moment", BUSY_RETRY_S
                 )
             await self._put_away(min(idle, key=lambda each: each.used_s))
 

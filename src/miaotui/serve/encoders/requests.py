@@ -129,7 +129,7 @@ def _require_time_to_load(entry: EncoderEntry, deadline: Deadline | None, arrive
     if predicted_ms > asked_ms:
         raise DeadlineUnattainableError(
             f"the model {entry.name} is being loaded, which takes about {predicted_ms:.0f} ms, and this request allows "
-            f"{asked_ms:.0f} ms: come again",
+            f"{asked_ms:.0f} ms: try again later",
             retry_after_s=entry.wait_s,
             predicted_ms=predicted_ms,
         )

@@ -1,6 +1,6 @@
 """Logs on standard error: lines for people, or JSON for machines; never any text of requests.
 
-Owns the format, and how often a record may come again; lines about HTTP requests all pass, since their number is the
+Owns the format, and how often a record may repeat; lines about HTTP requests all pass, since their number is the
 clients' doing and is worth knowing. Knows no request's text. Invariant: a record is one line, and text from outside
 cannot forge another; lines about requests hold none.
 """

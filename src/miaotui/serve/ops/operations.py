@@ -89,5 +89,5 @@ class Operations:
         if self.audit is not None:
             self.audit.close()
         if self.traces is not None:
-            with suppress(Exception):  # a collector that is gone must not keep us from leaving
+            with suppress(Exception):  # a collector that is gone must not keep the server from stopping
                 self.traces.close()

@@ -1,8 +1,8 @@
 """Decisions: typed questions about an input, answered from a chat model's logits; nothing is generated or parsed.
 
 Owns what is read, in which order, and how two orders of the options, a prompt without content and likeness by an
-encoder become calibrated probabilities. Knows neither threads nor HTTP: `decision_steps` asks for readings, and whoever
-runs a model gives them.
+encoder become calibrated probabilities. Knows neither threads nor HTTP: `decision_steps` asks for readings, and the
+code that runs a model gives them.
 Invariants: the rows of the input are computed once for all questions; a decision depends on input, question and model
 alone. Sources: Zhao et al. 2021, arXiv:2102.09690 (contextual calibration); Zheng et al. 2024, arXiv:2309.03882
 (bias of positions).

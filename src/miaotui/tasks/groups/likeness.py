@@ -1,7 +1,7 @@
 """From vectors of texts to nearest texts, duplicates and groups.
 
-Owns the way from places of vectors to places of texts, and unions of pairs. Knows no encoder: whoever has the vectors
-calls it. Invariant: texts without a vector are left out of all arithmetic and come back with their errors.
+Owns the way from places of vectors to places of texts, and unions of pairs. Knows no encoder: the caller gives the
+vectors. Invariant: texts without a vector are left out of all arithmetic and come back with their errors.
 """
 
 from __future__ import annotations

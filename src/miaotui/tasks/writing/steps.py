@@ -1,8 +1,8 @@
 """Steps of a task that a chat model writes for: which requests, then what becomes of their answers.
 
-Owns the values that pass between a task and whoever runs a model. Knows neither threads nor HTTP. Invariants: a task
-is a generator that asks for answers and returns its result, so that one code serves `LLM` and servers; a request that
-cannot be made is thrown into its own task alone.
+Owns the values that pass between a task and the code that runs a model. Knows neither threads nor HTTP. Invariants: a
+task is a generator that asks for answers and returns its result, so that one code serves `LLM` and servers; a request
+that cannot be made is thrown into its own task alone.
 """
 
 from __future__ import annotations
