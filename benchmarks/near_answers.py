@@ -77,7 +77,7 @@ def differing(chinese: bool, rows: list[list[str]], data: Path | None) -> list[L
         return found
     files = ["xquad/xquad.zh.json", "cmrc2018/cmrc2018_dev.json"] if chinese else ["xquad/xquad.en.json"]
     for file in files:
-        texts = list(dict.fromkeys(questions(file, data / file).queries.values()))
+        texts = list(dict.fromkeys(" ".join(text.split()) for text in questions(file, data / file).queries.values()))
         found.append(Lookups(file, texts, texts, [{place} for place in range(len(texts))]))
     return found if chinese else [*found, of_intents(data / "banking77")]
 
