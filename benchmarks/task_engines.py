@@ -101,8 +101,7 @@ def logits_rows(answers: Path, model: str) -> Iterator[Row]:
     """Rows of logits, from answers of ``decisions.py``."""
     found: dict[str, list[Row]] = defaultdict(list)
     for each in map(json.loads, answers.read_text().splitlines()):
-        if each["part"] == "test":
-            found[each["set"]].append(each)
+        found[each["set"]].append(each)
     for script, (_, sets) in SCRIPTS.items():
         answered = [each for each in sets if found[each]]
         if answered:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import miaotui
 from miaotui.bench.evaluation import evaluate
 from miaotui.bench.scores import (
     ScoredItem,
     accuracy,
     calibration_error,
+    field_metrics,
     label_metrics,
     macro_f1,
     scored,
@@ -21,6 +24,7 @@ from miaotui.bench.scores import (
 )
 from miaotui.cli import main
 from miaotui.errors import RequestError
+from tiny_models import make_tiny_folder
 
 
 def labelled(*pairs: tuple[str, str, float]) -> list[ScoredItem]:
@@ -66,6 +70,47 @@ def test_summaries_take_the_best_reference() -> None:
     assert rouge([ScoredItem("one two", ("three four", "one two"))]) == pytest.approx(1.0)
     chinese = summary_metrics(chinese=True)["ROUGE-L"]
     assert chinese([ScoredItem("今天天气很好", ("今天天气很好",))]) == pytest.approx(1.0)
+
+
+def test_values_are_right_field_by_field() -> None:
+    items = [
+        ScoredItem('{"a": 1, "b": null}', ('{"a": 1, "b": null}',)),
+        ScoredItem('{"a": 1, "b": ["x"]}', ('{"a": 2, "b": ["x"]}',)),
+        ScoredItem(None, ('{"a": 1}',)),
+    ]
+    metrics = field_metrics(items)
+    assert metrics["field accuracy"](items) == pytest.approx(3 / 5)
+    assert metrics["all fields"](items) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("task", ["decide", "extract", "generate"])
+def test_tasks_of_chat_models(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way through a tiny random model: its quality is printed beside its speed, whatever it is."""
+    pytest.importorskip("rouge_score")
+    monkeypatch.setattr("miaotui.tasks.writing.open.load", partial(miaotui.load, backend="reference"))
+    schema = {"type": "object", "properties": {"animal": {"type": "string"}}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    row = {"text": "a cat", "label": "it", "reference": "a cat", "values": {"animal": "cat"}}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"label": "an"}) + "\n")
+    words = ["--model", str(make_tiny_folder(tmp_path, "llama")), "--alone", "1"]
+    if task == "extract":
+        assert main(["eval", task, str(path), *words]) == 1
+        assert "--schema is needed" in capsys.readouterr().err
+        words += ["--schema", str(tmp_path / "schema.json")]
+    if task == "generate":  # its context is too short for an answer: no quality, so no speed
+        assert main(["eval", task, str(path), *words]) == 1
+        assert "answered none of 2 rows" in capsys.readouterr().err
+        return
+    assert main(["eval", task, str(path), *words]) == 0
+    found = json.loads(capsys.readouterr().out.rstrip().rsplit("\n", 1)[1])
+    (way,) = found["ways"]
+    assert found["protocol"]["rows"] == way["items"] == 2
+    metric = {"decide": "accuracy", "extract": "field accuracy"}[task]
+    assert 0 <= way["quality"][metric]["value"] <= 1
+    assert way["items_per_s"] > 0
 
 
 def test_perplexity_is_the_exponential_of_the_mean() -> None:

@@ -7,6 +7,7 @@ seed gives the same interval. BLEU and chrF are sacrebleu's, ROUGE is rouge-scor
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,31 @@ def calibration_error(items: Sequence[ScoredItem]) -> float:
         bins.setdefault(place, []).append((probability, item.answer in item.references))
     gaps = (abs(sum(p for p, _ in each) - sum(right for _, right in each)) for each in bins.values())
     return sum(gaps) / max(len(known), 1)
+
+
+def field_metrics(items: Sequence[ScoredItem]) -> dict[str, Metric]:
+    """Return the metrics of values as JSON objects: fields that are right, and texts all of whose fields are."""
+    return {"field accuracy": field_accuracy, "all fields": lambda them: _mean(them, _has_all)}
+
+
+def field_accuracy(items: Sequence[ScoredItem]) -> float:
+    """Return the share of the references' fields whose value is the reference's; null is as good as absent."""
+    right = [each for item in items for each in _fields(item)]
+    return sum(right) / max(len(right), 1)
+
+
+def _fields(item: ScoredItem) -> list[bool]:
+    wanted: dict[str, Any] = json.loads(item.references[0])
+    given: dict[str, Any] = {} if item.answer is None else json.loads(item.answer)
+    return [given.get(name) == value for name, value in wanted.items()]
+
+
+def _has_all(item: ScoredItem) -> bool:
+    return item.answer is not None and all(_fields(item))
+
+
+def _mean(items: Sequence[ScoredItem], of: Callable[[ScoredItem], bool]) -> float:
+    return sum(map(of, items)) / len(items)
 
 
 def translation_metrics(target: str) -> tuple[dict[str, Metric], dict[str, str]]:

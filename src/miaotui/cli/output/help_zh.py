@@ -34,8 +34,11 @@ HELP = {
     "label the texts of a file": "为文件中的文本分类",
     # eval
     "measure how well and how fast a task runs": "测量任务做得多好、多快",
-    "TASK is classify, sentiment, summarize, translate or perplexity; FILE has texts with their right answers "
-    "(.csv .tsv .jsonl, others by line). Prints a table and one JSON line.": "TASK 是 classify、sentiment、summarize、translate 或 perplexity；FILE 含有文本及其正确答案（.csv .tsv .jsonl，其他按行读取）。输出一张表和一行 JSON。",
+    "TASK is classify, sentiment, decide, extract, generate, summarize, translate or perplexity; FILE has texts "
+    "with their right answers (.csv .tsv .jsonl, others by line). Prints a table and one JSON line.": (
+        "TASK 是 classify、sentiment、decide、extract、generate、summarize、translate 或 perplexity；"
+        "FILE 含有文本及其正确答案（.csv .tsv .jsonl，其他按行读取）。输出一张表和一行 JSON。"
+    ),
     "model of the task (default: the task's own)": "任务所用的模型（默认：任务自己的）",
     "another model, or majority, tfidf (labels), lead (summaries)": "另一个模型，或 majority、tfidf（标签）、lead（摘要）",
     "labelled texts to learn from": "用来学习的带标签文本",
@@ -43,7 +46,8 @@ HELP = {
     "language of the translations": "译文的语言",
     "of a summary": "摘要的句数",
     "column of the texts (default: text)": "文本所在的列（默认：text）",
-    "column of the right answers (default: label or reference)": "正确答案所在的列（默认：label 或 reference）",
+    "JSON schema of the values to extract": "要抽取的值的 JSON schema",
+    "column of the right answers (default: label, reference or values)": "正确答案所在的列（默认：label、reference 或 values）",
     "only the first N rows": "只用前 N 行",
     "rows that are timed alone (default: 50)": "单独计时的行数（默认：50）",
     "of the intervals (default: 0)": "区间的随机种子（默认：0）",

@@ -7,6 +7,7 @@ the same rows in the same order; a speed is printed in the row of its quality.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,15 +17,28 @@ from typing import Any, NamedTuple
 
 from miaotui.bench.evaluation import Answers, evaluate
 from miaotui.bench.report import json_line, table_of
-from miaotui.bench.scores import Metric, ScoredItem, label_metrics, summary_metrics, text_metrics, translation_metrics
+from miaotui.bench.scores import (
+    Metric,
+    ScoredItem,
+    field_metrics,
+    label_metrics,
+    summary_metrics,
+    text_metrics,
+    translation_metrics,
+)
 from miaotui.errors import RequestError
 from miaotui.tasks.rows import RowReader, format_of
 
-LABELLED = ("classify", "sentiment")
-TASKS = (*LABELLED, "summarize", "translate", "perplexity")
-RIVALS = {"classify": ("majority", "tfidf"), "sentiment": ("majority", "tfidf"), "summarize": ("lead",)}
-REFERENCES = {"classify": "label", "sentiment": "label", "summarize": "reference", "translate": "reference"}
+LABELLED = ("classify", "sentiment", "decide")
+TASKS = (*LABELLED, "extract", "generate", "summarize", "translate", "perplexity")
+RIVALS = {**dict.fromkeys(LABELLED, ("majority", "tfidf")), "summarize": ("lead",)}
+REFERENCES = {
+    **dict.fromkeys(LABELLED, "label"),
+    **dict.fromkeys(("generate", "summarize", "translate"), "reference"),
+    "extract": "values",
+}
 MAX_ROWS = 1_000_000
+DECISION_QUESTION = "Which of the options fits the text best?"
 
 Rows = list[tuple[str, tuple[str, ...]]]
 Metrics = Callable[[Sequence[ScoredItem]], Mapping[str, Metric]]
@@ -62,7 +76,11 @@ def _planned(task: str, path: Path, parsed: argparse.Namespace) -> _Plan:
     examples = [] if parsed.examples is None else read_rows(Path(parsed.examples), parsed.text_column, column, None)
     protocol: dict[str, Any] = {"file": path.name, "rows": len(rows), "examples": len(examples), "seed": parsed.seed}
     metrics: Metrics = label_metrics
-    if task == "summarize":
+    if task == "extract":
+        if parsed.schema is None:
+            raise RequestError("--schema is needed: the JSON schema of the values, which the column 'values' holds")
+        metrics = field_metrics
+    elif task in ("summarize", "generate"):
         chinese = any("\u4e00" <= letter <= "\u9fff" for text, _ in rows[:20] for letter in text[:200])
         metrics = _always(summary_metrics(chinese))
     elif task == "translate":
@@ -102,6 +120,8 @@ def read_rows(path: Path, text_column: str | None, reference_column: str | None,
 
 
 def _references(value: Any) -> tuple[str, ...]:
+    if isinstance(value, dict):  # values of an extraction
+        return (json.dumps(value, ensure_ascii=False, sort_keys=True),)
     texts = value if isinstance(value, list) else [value]
     return tuple(text for text in texts if isinstance(text, str) and text.strip())
 
@@ -113,7 +133,7 @@ def _opened(plan: _Plan, name: str, *, is_rival: bool, parsed: argparse.Namespac
         yield _rival(plan, name)
         return
     model = None if name == "default" else name
-    opened = {"summarize": _summaries, "translate": _translations, "perplexity": _texts}.get(plan.task, _labels)
+    opened = _WAYS.get(plan.task, _labels)
     with opened(plan, model, parsed) as answers:
         yield answers
 
@@ -213,3 +233,58 @@ def _texts(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> Iterat
             return found
 
         yield answers
+
+
+@contextmanager
+def _decisions(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> Iterator[Answers]:
+    from miaotui.tasks.calls import DECISION_MODEL, classify_by_logits
+    from miaotui.tasks.decisions.decider import Decider
+    from miaotui.tasks.decisions.questions import ChoiceQuestion
+    from miaotui.tasks.writing.open import opened_llm
+
+    names = parsed.labels.split(",") if parsed.labels else sorted({each[0] for _, each in plan.rows})
+    with opened_llm(model or DECISION_MODEL) as llm:
+        decider = Decider(llm)
+        if plan.examples:
+            asked = ChoiceQuestion(DECISION_QUESTION, names)
+            decider.calibrate((text, asked, references[0]) for text, references in plan.examples)
+        yield lambda texts: [
+            ScoredItem(each.label, probability=each.probability)
+            for each in classify_by_logits(decider, texts, names, question=DECISION_QUESTION)
+        ]
+
+
+@contextmanager
+def _extractions(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> Iterator[Answers]:
+    from miaotui.cli.tasks.extract import read_schema_file
+    from miaotui.tasks.extraction.calls import EXTRACTION_MODEL, asked_fields, extracted_from
+    from miaotui.tasks.extraction.extractor import ExtractionOptions
+    from miaotui.tasks.writing.open import opened_llm
+    from miaotui.tasks.writing.writer import Writer
+
+    options = ExtractionOptions(asked_fields(read_schema_file(Path(parsed.schema))))
+    with opened_llm(model or EXTRACTION_MODEL) as llm:
+        writer = Writer(llm)
+        yield lambda texts: [
+            ScoredItem(None if each.error else json.dumps(each.values, ensure_ascii=False, sort_keys=True))
+            for each in extracted_from(writer, texts, options)
+        ]
+
+
+@contextmanager
+def _generations(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> Iterator[Answers]:
+    from miaotui.tasks.generation.calls import GENERATION_MODEL, generate
+    from miaotui.tasks.writing.open import opened_llm
+
+    with opened_llm(model or GENERATION_MODEL) as llm:
+        yield lambda texts: [ScoredItem(None if each.error else each.text) for each in generate(texts, model=llm)]
+
+
+_WAYS = {
+    "decide": _decisions,
+    "extract": _extractions,
+    "generate": _generations,
+    "summarize": _summaries,
+    "translate": _translations,
+    "perplexity": _texts,
+}
