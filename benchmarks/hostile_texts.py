@@ -25,6 +25,8 @@ _FORMS = (
     "# {}", "- {}\n- {}", "{}\n\n{}", "   {}   ", "<p>{}</p>",
 )  # fmt: skip
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
+_STUTTER = re.compile(r"(\S{1,4}?)\1+")
+_MARKUP = re.compile(r"<[^>]*>|&\w+;")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -36,18 +38,19 @@ def hostile_texts() -> list[str]:
 
 
 def loops(source: str, translation: str) -> bool:
-    """Whether three words in a row come more than four times, and more often than in the source."""
+    """Whether three words in a row come more than four times, and more often than anything in the source."""
     words = _WORD.findall(translation.casefold())
     runs = [tuple(words[place : place + 3]) for place in range(len(words) - 2)]
     most = max((runs.count(run) for run in set(runs)), default=0)
     before = _WORD.findall(source.casefold())
     old = [tuple(before[place : place + 3]) for place in range(len(before) - 2)]
-    return most > max(4, max((old.count(run) for run in set(old)), default=0) + 2)
+    stutters = (len(match[0]) // len(match[1]) for match in _STUTTER.finditer(source))  # hahaha: ha three times
+    return most > max(4, max((old.count(run) for run in set(old)), default=0) + 2, *stutters, 0)
 
 
 def echoes(source: str, translation: str, target: str) -> bool:
-    """Whether a sentence of three common words or more came back as it was."""
+    """Whether a sentence of three common words or more, markup left out, came back as it was."""
     if target == "zh":
-        words = re.findall(r"\b[a-z]{2,}\b", source)
+        words = re.findall(r"\b[a-z]{2,}\b", _MARKUP.sub(" ", source))
         return len(words) >= 3 and not _HAN.search(source) and not _HAN.search(translation)
     return len(_HAN.findall(source)) >= 3 and len(_HAN.findall(translation)) > len(_HAN.findall(source)) / 2
