@@ -30,6 +30,7 @@ from miaotui.apps.answering import Answer
 from miaotui.apps.evidence import Passage, gather
 from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.apps.qa_pipeline import QaPipeline, Question
+from miaotui.apps.spans.ranking import ranked_sentences
 from miaotui.llm import LLM
 from miaotui.retrieval import Document, Index
 from miaotui.retrieval.meaning.bilingual import MeaningVectors
@@ -56,7 +57,9 @@ def opened(folder: Path, documents: list[Document], encoders: Encoders | None) -
 def answered(pipeline: QaPipeline, one: Asked, llm: LLM | None, given: bool) -> Answer:
     """The answer from the index, or from the question's own paragraph."""
     if given:
-        evidence = replace(gather(one.question, [Passage("given", one.paragraph)]), least=0.0)
+        found = gather(one.question, [Passage("given", one.paragraph)])
+        ranked = found.ranked or tuple(ranked_sentences(one.question, [one.paragraph]))
+        evidence = replace(found, least=0.0, ranked=ranked)
         pipeline.evidence = lambda question, within_ms=None: evidence  # type: ignore[method-assign]
     question = Question(one.question, "xquad", "extractive" if llm is None else "generated", NO_LIMIT_MS)
     *_, answer = pipeline.ask(question)

@@ -60,6 +60,15 @@ def test_any_model_selects_words_of_one_sentence(llm: LLM, tmp_path: Path) -> No
     assert answer.span in answer.citations[0].quote
 
 
+def test_a_question_of_yes_or_no_gets_the_sentence_without_the_model(llm: LLM, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "library") as index:
+        index.add([Document("rules", "Dogs may enter the lighthouse on a lead. The lamp is lit at dusk.")])
+        question = Question("May dogs enter the lighthouse?", "library", "generated", deadline_ms=20_000)
+        *_, answer = QaPipeline(index, llm).ask(question)
+    assert isinstance(answer, Answer)
+    assert (answer.how, answer.text) == ("extractive", "Dogs may enter the lighthouse on a lead.")
+
+
 def test_a_phrase_stands_alone_and_an_explanation_has_its_sentence() -> None:
     who = said(" Clara Voss.")
     assert (who.text, who.span, who.citations[0].quote) == ("Clara Voss", "Clara Voss", TEXT[:56])
@@ -72,7 +81,7 @@ def test_a_span_of_the_wrong_form_shows_its_sentence() -> None:
     assert (answer.text, answer.span) == (TEXT[:56], "Clara Voss")
 
 
-@pytest.mark.parametrize("words", ["", " . ", "Peter Hallam", "Clara Voss. It is"])
+@pytest.mark.parametrize("words", ["", " . ", "The", "Peter Hallam", "Clara Voss. It is"])
 def test_words_of_no_sentence_give_the_extracted_answer(words: str) -> None:
     assert said(words) == extract(selecting().evidence)
 
@@ -120,7 +129,11 @@ def test_any_text_has_a_grammar(texts: list[str]) -> None:
         ("MLPerf是什么", AnswerForm.SENTENCE),
         ("什么是注意力机制？", AnswerForm.SENTENCE),
         ("Why was it moved?", AnswerForm.SENTENCE),
-        ("可以带狗吗", AnswerForm.SENTENCE),
+        ("可以带狗吗", AnswerForm.YES_OR_NO),
+        ("小孩子要买票不", AnswerForm.YES_OR_NO),
+        ("你们有没有桑拿", AnswerForm.YES_OR_NO),
+        ("Do you have a sauna?", AnswerForm.YES_OR_NO),
+        ("Is it open, and until when?", AnswerForm.PHRASE),
         ("哪些掩码策略", AnswerForm.LIST),
         ("How do I cancel?", AnswerForm.LIST),
         ("怎么退货", AnswerForm.LIST),

@@ -211,6 +211,9 @@ class QaPipeline:
         if evidence.is_weak:
             yield from _whole(not_found(evidence))
             return
+        if is_selectable(evidence) and form_of(question.text) is AnswerForm.YES_OR_NO:
+            yield from _whole(extract(evidence))  # the rule in its own words: a small model's yes or no is often wrong
+            return
         left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
         try:
             if left_ms <= 0:

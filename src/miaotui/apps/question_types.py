@@ -45,6 +45,7 @@ class AnswerForm(Enum):
     PHRASE = "phrase"
     SENTENCE = "sentence"
     LIST = "list"
+    YES_OR_NO = "yes or no"
 
 
 _ASKED: tuple[tuple[Kind, str], ...] = (
@@ -148,22 +149,28 @@ _LISTED = re.compile(
 )
 _EXPLAINED = re.compile(
     r"\b(?:why|how)\b|^\s*(?:what|who)(?:'s|’s| is| are| was| were) (?:an? |the )?(?:[\w-]+ ?){1,3}\??\s*$"
-    r"|\bwhat (?:does|do|did) .{1,40} mean\b|^\s*(?:explain|describe|define|can|could|do|does|did|is|are|may|will)\b"
-    r"|(?:^|[，,。 ])为什么|为何|原因|意思|区别|^\s*什么是|^[^，,的]{1,12}(?:是什么|是谁|指什么)[？?]?\s*$"
-    r"|(?:吗|(?<!什)么|嘛)[？?]?\s*$",
+    r"|\bwhat (?:does|do|did) .{1,40} mean\b|^\s*(?:explain|describe|define)\b"
+    r"|(?:^|[，,。 ])为什么|为何|原因|意思|区别|^\s*什么是|^[^，,的]{1,12}(?:是什么|是谁|指什么)[？?]?\s*$",
     re.IGNORECASE,
 )
 
 
+_DECIDED = re.compile(
+    r"^\s*(?:can|could|do|does|did|is|are|was|were|may|will|would|has|have|must|should)\b(?!.*\bor\b)"
+    r"|(?:吗|(?<!什)(?<!怎)么|嘛|不|没有?)[？?。！]?\s*$|能不能|可不可以|是不是|有没有|要不要|行不行|会不会",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(r"^\s*who (?!is |are |was |were )|\bcalled\W*$|^谁|叫(?:什么|做什么)|什么名字", re.IGNORECASE)
 
 
 def form_of(question: str) -> AnswerForm:
     """Return whether the question asks for a phrase, or for a sentence or a list that explains.
 
-    "Who", "when", "where", "how many", "which" and "what" with a noun ask for a phrase; definitions, reasons and
-    questions of yes or no for a sentence; "how to" and plurals of "which" for a list.
+    "Who", "when", "where", "how many", "which" and "what" with a noun ask for a phrase; definitions and
+    reasons for a sentence; "how to" and plurals of "which" for a list.
     """
+    if _DECIDED.search(question) and not _MORE.search(question.replace("这几", "")):
+        return AnswerForm.YES_OR_NO
     if kind_of(question) in _COUNTED | {Kind.CONTACT} or _NAMED.search(question):
         return AnswerForm.PHRASE
     if _LISTED.search(question):

@@ -16,7 +16,7 @@ from typing import Any
 from miaotui.apps.answering import Answer, extract, quoted
 from miaotui.apps.evidence import Evidence
 from miaotui.apps.question_types import AnswerForm, fit, form_of, kind_of
-from miaotui.apps.segmentation import words
+from miaotui.apps.segmentation import terms_of, words
 from miaotui.apps.spans.pieces import Place
 from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.sentences import sentences
@@ -80,8 +80,15 @@ class Selecting:
 
     @property
     def structured(self) -> dict[str, Any]:
-        """Return the grammar: a run of words of one sentence."""
-        return {"grammar": span_grammar(self.excerpts)}
+        """Return the grammar: a run of words of one sentence, by meaning of those that are near the question."""
+        near = []
+        if self.evidence.signals is not None:
+            near = [
+                self.evidence.passages[each.passage].text[each.start : each.end]
+                for each in self.evidence.ranked
+                if any(part.passage == each.passage and part.start <= each.start < part.end for part in self.parts)
+            ]
+        return {"grammar": span_grammar(near or self.excerpts)}
 
     def push(self, piece: str) -> str:
         """Add a piece of the model's text. Returns the text that can be shown now, which is none."""
@@ -91,19 +98,27 @@ class Selecting:
     def end(self, shortened: bool = False) -> tuple[str, Answer]:
         """Return (the text to show, the whole answer); the extracted one if the words stand in no sentence."""
         span = "".join(self._said).strip(_EDGES)
-        found = self._place(span) if span and not shortened else None
+        found = self._place(span) if terms_of(span) and not shortened else None
         if found is None:
             answer = extract(self.evidence)
         else:
             number, sentence = found
-            answer = quoted(self.evidence, "selected", number, sentence, span, alone=self._says_enough(span))
+            best = self.evidence.ranked[0]
+            others = [(best.start, best.end)] if best.passage == number else []
+            alone = self._says_enough(span)
+            answer = quoted(self.evidence, "selected", number, sentence, span, alone=alone, others=others)
         return answer.text, answer
 
     def _says_enough(self, span: str) -> bool:
-        """Return whether a phrase was asked for, and the span's form does not speak against it."""
+        """Return whether a phrase was asked for, the span's form does not speak against it and, by meaning, the words
+        that are extracted without a model are the same, more or fewer.
+        """
         question = self.evidence.question
         tags = frozenset(word.tag for word in words(span) if word.tag not in ("en", "x"))
-        return form_of(question) is AnswerForm.PHRASE and fit(kind_of(question), span, tags) > -1.0
+        if form_of(question) is not AnswerForm.PHRASE or fit(kind_of(question), span, tags) <= -1.0:
+            return False
+        extracted = extract(self.evidence).span
+        return self.evidence.signals is None or (extracted != "" and (span in extracted or extracted in span))
 
     def _place(self, span: str) -> tuple[int, Place] | None:
         """Return the passage and the sentence that has the span; of several the one that fits the question best."""
