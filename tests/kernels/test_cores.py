@@ -10,16 +10,15 @@ import time
 import pytest
 from test_thread_pool import Counter, with_team
 
-from miaotui.kernels.runtime import cores
-from miaotui.kernels.runtime.thread_pool import ThreadPool
+from miaotui.kernels.runtime.thread_pool import ThreadPool, keep_apart, spread, without
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says where threads may run")
 
 
 def test_the_callers_core_is_left_out() -> None:
-    assert cores.without(1, frozenset({0, 1, 2})) == {0, 2}
-    assert cores.without(1, frozenset({1})) == frozenset()
-    assert cores.without(-1, frozenset({0, 1})) == frozenset()  # the system does not say
+    assert without(1, frozenset({0, 1, 2})) == {0, 2}
+    assert without(1, frozenset({1})) == frozenset()
+    assert without(-1, frozenset({0, 1})) == frozenset()  # the system does not say
 
 
 @LINUX
@@ -48,5 +47,5 @@ def test_a_system_that_forbids_it_changes_nothing(monkeypatch: pytest.MonkeyPatc
         raise PermissionError
 
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
-    assert cores.keep_apart([threading.get_native_id()]) == frozenset()
-    cores.spread({0})
+    assert keep_apart([threading.get_native_id()]) == frozenset()
+    spread({0})

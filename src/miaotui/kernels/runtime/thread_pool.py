@@ -5,16 +5,25 @@ an event. If another process keeps a core busy, all threads wait for the slowest
 alone is faster. The operating system does not report this, so `Pace` runs trials: when passes become much slower than
 before, and now and then anyway, a few passes run with one thread and with all in turns, and the faster way is kept for
 a while.
+
+Linux may wake a thread on the core of the one that wakes it, which goes on computing; it then waits there for
+milliseconds while another core idles. So threads are kept off the caller's core before they are woken (`keep_apart`).
+Invariant: a thread that has woken may run on every core that the thread which woke it may run on. Systems that cannot
+say so change nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+import os
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +31,6 @@ from numpy.typing import NDArray
 
 from miaotui.kernels.platform.cpu import probe
 from miaotui.kernels.runtime import compiled
-from miaotui.kernels.runtime.cores import MOST_THREADS, keep_apart, spread
 from miaotui.kernels.runtime.ops import (
     MAIL_FIELDS,
     MAIL_NUMBER,
@@ -43,6 +51,7 @@ HUGE_PAGE = 2 << 20
 SCRATCH_BYTES = 1 << 20  # per thread: 8 rows x 8 query heads of 512, and every smaller need
 _STRIDE = SCRATCH_BYTES + OWN_BYTES
 _MOST_RUNS = 16  # remembered: an engine has one, and its draft head another
+MOST_THREADS = 16  # that are placed: more find free cores, and each costs a system call
 IDLE_SPINS = 20_000  # about a millisecond
 REST_S = 0.1  # between passes: what kept a core busy before may have ended
 
@@ -309,3 +318,44 @@ class Pace:
 def _median(values: Sequence[float]) -> float:
     """Return the middle value of an odd number of them, or the upper of two middle ones."""
     return sorted(values)[len(values) // 2]
+
+
+def keep_apart(threads: Iterable[int]) -> frozenset[int]:
+    """Bar the caller's core to threads, given by their system ids. Returns the cores that the caller may run on.
+
+    The result is empty where nothing was changed. Each thread is to call `spread` when it has woken.
+    """
+    if sys.platform != "linux":
+        return frozenset()
+    try:
+        allowed = frozenset(os.sched_getaffinity(0))
+        others = without(_current_core(), allowed)
+        if not others:
+            return frozenset()
+        for thread in threads:
+            os.sched_setaffinity(thread, others)
+        return allowed
+    except (OSError, AttributeError):  # forbidden, or a library without the call
+        return frozenset()
+
+
+def spread(cores: Collection[int]) -> None:
+    """Let the calling thread run on ``cores`` again; none: leave it as it is."""
+    if cores and sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, cores)
+
+
+def without(core: int, allowed: frozenset[int]) -> frozenset[int]:
+    """Return the allowed cores but this one; none if it is the only one, or not among them."""
+    return allowed - {core} if core in allowed else frozenset()
+
+
+def _current_core() -> int:
+    """Return the core that the caller runs on, or -1. Raises `AttributeError` where the C library cannot say."""
+    return int(_library().sched_getcpu())
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
