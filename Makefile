@@ -43,6 +43,7 @@ doctor: $(VENV)/.ready ## what this machine can do
 models: $(VENV)/.ready ## fetch the models that the tests use
 	@$(BIN)/miaotui pull smollm2-135m
 	@$(BIN)/miaotui pull gemma3-270m
+	@$(BIN)/miaotui pull qwen2.5-coder-0.5b
 
 test: $(VENV)/.ready-test models ## all tests but those that compare with torch
 	$(BIN)/python -m pytest -m "not (compare or clients)" $(ARGS)
