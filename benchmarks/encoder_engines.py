@@ -113,7 +113,7 @@ class Library:
 
 
 class Server:
-    """``miaotui serve`` in a process of its own: ``/v1/embeddings`` in base64; the connection is made before the clock starts."""
+    """``miaotui serve`` in a process of its own: ``/v1/embeddings`` in base64, connected before the clock starts."""
 
     def __init__(self, model: Path, threads: int) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the server)

@@ -111,6 +111,14 @@ def test_any_text_has_a_grammar(texts: list[str]) -> None:
     assert all(line.startswith("SENTENCE_") for line in grammar.split("\n")[2:])
 
 
+@pytest.mark.parametrize("ending", ["", "."])
+def test_a_grammar_of_many_words_is_within_what_can_be_built(llm: LLM, ending: str) -> None:
+    """One sentence of 900 different words, and 900 sentences of one: more than llguidance takes at once."""
+    text = " ".join(f"word{number}{ending}" for number in range(900)) + "."
+    answer = llm.generate("a", max_tokens=4, structured_outputs={"grammar": span_grammar([text])})
+    assert answer.text.strip() in text
+
+
 @pytest.mark.parametrize(
     ("question", "form"),
     [

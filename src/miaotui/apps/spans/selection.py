@@ -26,6 +26,7 @@ LEAST_SELECTED_TOKENS = 8
 MOST_PASSAGES = 2
 MOST_PASSAGE_TOKENS = 512  # of all passages together
 LEAST_PASSAGE_TOKENS = 48
+MOST_PIECES = 440
 _EXAMPLE_TOKENS = 128  # of the examples, about
 _MARGIN_TOKENS = 24  # of the chat template around a message
 _EDGES = " \t\n.,;:!?()[]{}\"'“”‘’。，；：！？（）【】《》「」、"
@@ -215,8 +216,15 @@ def _with_heading(evidence: Evidence, part: Excerpt) -> str:
 
 
 def span_grammar(texts: Iterable[str]) -> str:
-    """Return the grammar, in llguidance's Lark, of the runs of words within one sentence of the texts."""
-    parts = [[*_pieces(text[start:end])] for text in texts for start, end in sentences(text)]
+    """Return the grammar, in llguidance's Lark, of the runs of words within one sentence of the texts.
+
+    Only the first `MOST_PIECES` words, marks and spaces count: llguidance builds no automaton of more than about 500.
+    """
+    parts, room = [], MOST_PIECES
+    for text in texts:
+        for start, end in sentences(text):
+            parts.append([*_pieces(text[start:end])][:room])
+            room -= len(parts[-1])
     kept = [json.dumps({"substring_chunks": part}, ensure_ascii=False) for part in parts if part]
     terminals = list(dict.fromkeys(kept)) or [json.dumps({"substring_chunks": ["-"]})]
     names = [f"SENTENCE_{number}" for number in range(len(terminals))]
