@@ -27,7 +27,7 @@ from typing import Any
 import miaotui
 from apps import Asked, cut_chinese, cut_english, mean, score, xquad
 from miaotui.apps.answering import Answer
-from miaotui.apps.evidence import Passage, gather
+from miaotui.apps.evidence import Evidence, Passage, gather
 from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.apps.qa_pipeline import QaPipeline, Question
 from miaotui.apps.spans.ranking import ranked_sentences
@@ -54,14 +54,22 @@ def opened(folder: Path, documents: list[Document], encoders: Encoders | None) -
         yield HybridIndex(vectors)
 
 
-def answered(pipeline: QaPipeline, one: Asked, llm: LLM | None, given: bool) -> Answer:
+class GivenParagraph(QaPipeline):
+    """Pipeline that reads one paragraph instead of searching."""
+
+    paragraph = ""
+
+    def evidence(self, question: Question, within_ms: float | None = None) -> Evidence:
+        found = gather(question.text, [Passage("given", self.paragraph)])
+        ranked = found.ranked or tuple(ranked_sentences(question.text, [self.paragraph]))
+        return replace(found, least=0.0, ranked=ranked)
+
+
+def answered(pipeline: QaPipeline, one: Asked) -> Answer:
     """The answer from the index, or from the question's own paragraph."""
-    if given:
-        found = gather(one.question, [Passage("given", one.paragraph)])
-        ranked = found.ranked or tuple(ranked_sentences(one.question, [one.paragraph]))
-        evidence = replace(found, least=0.0, ranked=ranked)
-        pipeline.evidence = lambda question, within_ms=None: evidence  # type: ignore[method-assign]
-    question = Question(one.question, "xquad", "extractive" if llm is None else "generated", NO_LIMIT_MS)
+    if isinstance(pipeline, GivenParagraph):
+        pipeline.paragraph = one.paragraph
+    question = Question(one.question, "xquad", "extractive" if pipeline.llm is None else "generated", NO_LIMIT_MS)
     *_, answer = pipeline.ask(question)
     assert isinstance(answer, Answer)
     return answer
@@ -120,12 +128,13 @@ def measured(
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"index-{parsed.language}"
     with opened(place, documents, encoders) if not parsed.given else nullcontext(None) as index:
+        made = GivenParagraph if parsed.given else QaPipeline
+        pipeline = made(index or _NoIndex(), llm, reranker=encoders.reranker if encoders else None)
         for number in numbers:
             if number in rows or time.perf_counter() > due_s:
                 continue
             one, started = asked[number], time.perf_counter()
-            pipeline = QaPipeline(index or _NoIndex(), llm, reranker=encoders.reranker if encoders else None)
-            answer = answered(pipeline, one, llm, parsed.given)
+            answer = answered(pipeline, one)
             span = answer.span if answer.found else ""
             ms = 1e3 * (time.perf_counter() - started)
             rows[number] = {"number": number, "span": span, "text": answer.text, "how": answer.how, "ms": ms}

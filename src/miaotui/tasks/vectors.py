@@ -21,6 +21,7 @@ from miaotui.encoders.tasks import EncodeTask
 from miaotui.engine.encoding.job import Reduction
 from miaotui.engine.encoding.loaded import LoadedEncoder
 from miaotui.errors import FieldError, RequestError
+from miaotui.tasks.checks import require_text
 from miaotui.text.encoders.layout import EncodedText
 
 Floats = NDArray[np.float32]
@@ -115,9 +116,5 @@ def embed_texts(
 
 
 def _read(model: LoadedEncoder, text: Any, prefix: Prefix, options: ReadOptions) -> EncodedText:
-    name = f"{options.field}[{options.first}]"
-    if not isinstance(text, str):
-        raise FieldError(name, f"must be a text, not {type(text).__name__}")
-    if not text.strip():
-        raise FieldError(name, "must not be empty")
+    require_text(text, options.first, field=options.field)
     return read_texts(model, [text], options, prefix=prefix).encoded[0]

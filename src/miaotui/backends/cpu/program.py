@@ -56,9 +56,8 @@ class Program:
         self._operations = OperationTable()
         self._keep: list[NDArray[np.float32]] = []
         self._build()
-        compiled.prepare(
-            [*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress
-        )  # all at once: it compiles several at a time
+        # all at once: kernels that are not there are compiled side by side
+        compiled.prepare([*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress)
         self.table = self._operations.link()
 
     def with_taps(self, taps: Mapping[int, Rows]) -> Program:

@@ -14,11 +14,12 @@ from typing import Any
 
 from miaotui.errors import FieldError, RequestError
 from miaotui.retrieval.query.analysis import has_chinese
+from miaotui.tasks.checks import require_text
 from miaotui.tasks.extraction.dates import DateReading
 from miaotui.tasks.extraction.fields import ExtractedField, FieldCandidate, candidates
 from miaotui.tasks.extraction.grammars import extraction_grammar
 from miaotui.tasks.extraction.keywords import Keyword, keywords_of
-from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer, require_text
+from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer
 from miaotui.types import SamplingParams
 
 MAX_CHARACTERS = 16_000

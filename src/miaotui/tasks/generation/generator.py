@@ -14,9 +14,10 @@ from typing import Any
 from miaotui.engine.grammar.source import Grammar, any_object, from_choices, from_pattern, from_schema
 from miaotui.errors import RequestError
 from miaotui.retrieval.sentences import sentences
+from miaotui.tasks.checks import require_text
 from miaotui.tasks.generation.repairs import repaired, two_answers
 from miaotui.tasks.generation.requirements import WORD, Bound, TextRequirements, count_of
-from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer, require_text
+from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer
 from miaotui.types import SamplingParams
 
 ROUNDS = 3  # of continuation

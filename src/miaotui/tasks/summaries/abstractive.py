@@ -12,7 +12,8 @@ from dataclasses import replace
 from miaotui.errors import RequestError
 from miaotui.retrieval.query.analysis import has_chinese
 from miaotui.retrieval.sentences import sentences
-from miaotui.tasks.summaries.extractive import checked_text, extract_summary, joined
+from miaotui.tasks.checks import require_text
+from miaotui.tasks.summaries.extractive import MAX_CHARACTERS, extract_summary, joined
 from miaotui.tasks.summaries.result import SummaryLength, SummaryPart, TextSummary
 from miaotui.tasks.summaries.support import LEAST, support_of
 from miaotui.tasks.summaries.units import units_of
@@ -27,7 +28,7 @@ def written_summary(
 ) -> Generator[Sequence[WriteRequest], Sequence[WrittenAnswer], TextSummary]:
     """Ask for a summary and check it; a text that cannot be taken gives a result with an error."""
     try:
-        checked_text(text, index)
+        require_text(text, index, MAX_CHARACTERS)
         most = length.most_units or max((length.words or int((length.seconds or 30) * 4)) // 20, 1)
         params = SamplingParams(max_tokens=TOKENS_A_SENTENCE * most, repetition_penalty=1.05)
         (answer,) = yield [WriteRequest(messages_for(text, most, length), params, passages=[text])]

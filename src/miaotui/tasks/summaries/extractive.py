@@ -14,6 +14,7 @@ import numpy as np
 
 from miaotui.errors import FieldError
 from miaotui.retrieval.query.analysis import has_chinese
+from miaotui.tasks.checks import require_text
 from miaotui.tasks.summaries.features import NAMES, Doubles, features_of
 from miaotui.tasks.summaries.result import SummaryLength, SummaryPart, TextSummary
 from miaotui.tasks.summaries.units import TextUnit, UnitKind, units_of
@@ -32,7 +33,7 @@ WEIGHTS: Mapping[UnitKind, Sequence[float]] = {  # of `NAMES`
 
 def extract_summary(text: str, length: SummaryLength, *, index: int = 0, vectors: Vectors | None = None) -> TextSummary:
     """Return the summary of a text by its own units. Raises `FieldError` for a text without any."""
-    checked_text(text, index)
+    require_text(text, index, MAX_CHARACTERS)
     units = units_of(text, length.unit)
     if not any(unit.terms for unit in units):
         raise FieldError(f"texts[{index}]", "has no words to summarise")
@@ -75,18 +76,6 @@ def joined(parts: Sequence[str]) -> str:
         elif text and text[-1].isalnum():
             text += "，"
         text += part
-    return text
-
-
-def checked_text(text: object, index: int) -> str:
-    """Return a text to summarise. Raises `FieldError`."""
-    name = f"texts[{index}]"
-    if not isinstance(text, str):
-        raise FieldError(name, f"must be a text, not {type(text).__name__}")
-    if not text.strip():
-        raise FieldError(name, "must not be empty")
-    if len(text) > MAX_CHARACTERS:
-        raise FieldError(name, f"has {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken: give parts of it")
     return text
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from miaotui.engine.grammar.source import Grammar, from_pattern
 from miaotui.errors import FieldError, RequestError
+from miaotui.tasks.checks import require_text
 from miaotui.tasks.translation.guards import fault_of, left_words, names_of, weight
 from miaotui.tasks.translation.languages import AUTO, LANGUAGES, detect, language_code
 from miaotui.tasks.translation.markup import MarkupPiece, TextFormat, joined_pieces, pieces_of
-from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer, require_text
+from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer
 from miaotui.types import SamplingParams
 
 MAX_CHARACTERS = 200_000

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from miaotui.engine.grammar.source import Grammar
-from miaotui.errors import FieldError, PromptTooLongError
+from miaotui.errors import PromptTooLongError
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import Completion, SamplingParams
@@ -87,17 +87,6 @@ class PromptEncoder:
     def passages(self, request: WriteRequest) -> list[list[int]]:
         """Return the token ids of the texts that the answer may quote."""
         return [self.tokenizer.encode(each, special=False) for each in request.passages]
-
-
-def require_text(text: object, index: int, most_characters: int) -> None:
-    """Raise `FieldError` unless the text of a task is one that can be taken."""
-    name = f"texts[{index}]"
-    if not isinstance(text, str):
-        raise FieldError(name, f"must be a text, not {type(text).__name__}")
-    if not text.strip():
-        raise FieldError(name, "must not be empty")
-    if len(text) > most_characters:
-        raise FieldError(name, f"has {len(text):,} characters, at most {most_characters:,} are taken: give parts of it")
 
 
 def answer_of(completion: Completion, tokenizer: Tokenizer) -> WrittenAnswer:
