@@ -207,7 +207,7 @@ class World:
             if job.ask.deadline is not None:
                 promise = Promise(None, job.predicted_ms, job.took_ms, job.met, job.shortened)
                 self.admission.settle(promise, 0.0, job.is_promised)
-            self.admission.leave(number)
+            self.admission.leave(number, done_s=job.over_s if job.ask.actual is None else None)
 
     def _drafts(self) -> tuple[dict[int, list[int]], int]:
         """Drafted tokens by number, and the passes that may follow each other."""

@@ -56,8 +56,9 @@ def test_four_times_what_can_be_served() -> None:
 def test_a_person_alone_is_not_refused_what_can_be_done(guesses: Guesses | None) -> None:
     times = alone(World(noisy(0.03, 2), guesses=guesses), 100, 2)
     fits = [promised_ms * ratio <= took_ms for took_ms, promised_ms in times for ratio in (0.5, 0.6, 0.7, 0.8, 0.87)]
-    assert sum(fits) >= 0.9 * len(fits)
+    assert sum(fits) >= (0.75 if guesses else 0.9) * len(fits), "with drafts the spread between texts bounds it"
     assert sum(promised_ms * 0.7 <= took_ms for took_ms, promised_ms in times) >= 0.95 * len(times)
+    assert sum(promised_ms >= took_ms for took_ms, promised_ms in times) >= (0.93 if guesses else 0.9) * len(times)
     if guesses is None:
         assert sum(promised_ms * 0.87 <= took_ms for took_ms, promised_ms in times) >= 0.95 * len(times)
 
@@ -65,8 +66,8 @@ def test_a_person_alone_is_not_refused_what_can_be_done(guesses: Guesses | None)
 def test_the_first_requests_are_promised_as_later_ones_are() -> None:
     first = [alone(World(noisy(0.03, seed), guesses=Guesses()), 3, seed) for seed in range(30)]
     pairs = [pair for three in first for pair in three]
-    assert sum(promised_ms * 0.75 <= took_ms for took_ms, promised_ms in pairs) >= 0.85 * len(pairs)
-    assert sum(promised_ms >= took_ms for took_ms, promised_ms in pairs) >= 0.7 * len(pairs)
+    assert sum(promised_ms * 0.75 <= took_ms for took_ms, promised_ms in pairs) >= 0.78 * len(pairs)
+    assert sum(promised_ms >= took_ms for took_ms, promised_ms in pairs) >= 0.95 * len(pairs)
 
 
 def test_a_burst_of_noise_is_forgotten_within_seconds() -> None:
@@ -75,7 +76,7 @@ def test_a_burst_of_noise_is_forgotten_within_seconds() -> None:
     while world.now_s < 10.0:
         alone(world, 1, round(world.now_s * 1e3))
     after = alone(world, 6, 2)
-    assert all(promised_ms / took_ms < 1.15 for took_ms, promised_ms in after), after
+    assert all(promised_ms / took_ms < 1.2 for took_ms, promised_ms in after), after
     assert all(promised_ms / took_ms < 1.15 for took_ms, promised_ms in before), before
 
 

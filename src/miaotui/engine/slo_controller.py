@@ -288,7 +288,8 @@ class Promises:
 
     def forget(self, request: Request) -> None:
         """Take a request that has ended out of the book, and learn from its length."""
-        self.admission.leave(request.number, failed=request.finish_reason == "failed")
+        done_s = time.perf_counter() if request.finish_reason == "length" else None
+        self.admission.leave(request.number, request.finish_reason == "failed", done_s)
         if request.finish_reason == "stop":
             self.admission.lengths.note(len(request.token_ids))
 

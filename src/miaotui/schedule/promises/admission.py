@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
+from miaotui.schedule.promises.answer_errors import AnswerErrors
 from miaotui.schedule.promises.cost import CostModel
 from miaotui.schedule.promises.forecast import ALONE, CROWDED, Job, SchedulingPolicy, forecast
 from miaotui.schedule.promises.lengths import AnswerLengths
@@ -78,6 +79,7 @@ class Admission:
         self._book: dict[int, PromiseEntry] = {}
         self.version = 0  # grows whenever a request comes or goes
         self.promised = 0  # promises in the book
+        self.errors = AnswerErrors()
         self.caution_s = 0.0  # what promises allow for beyond the cost model's margin
         self._faded_s = 0.0  # up to when it has faded
         self.hand_over_s = HAND_OVER_S  # from the last token to the socket, at most lately
@@ -100,6 +102,10 @@ class Admission:
                 entry = self._promise(entry, now_s)
             if not entry.promised:
                 entry.predicted_ms = self._outlook(entry, now_s)
+            if self._book:
+                self._crowd()
+            elif entry.wish.named and not entry.shortened:
+                entry.foreseen_s = self._alone_s(entry, now_s)
             self._arrivals += 1
             self._book[wish.number] = entry
             self.version += 1
@@ -107,11 +113,16 @@ class Admission:
         limit = entry.wish.limit
         return Admitted(limit, entry.predicted_ms, entry.promised, entry.shortened, entry.job.order_s)
 
-    def leave(self, number: int, failed: bool = False) -> None:
-        """Remove a request that is over; one that ``failed`` has missed its deadline, if it had one."""
+    def leave(self, number: int, failed: bool = False, done_s: float | None = None) -> None:
+        """Remove a request that is over; one that ``failed`` has missed its deadline, if it had one.
+
+        ``done_s`` is the moment of the last token of an answer that became as long as was foreseen.
+        """
         with self._lock:
             entry = self._book.pop(number, None)
             if entry is not None:
+                if entry.foreseen_s is not None and done_s is not None:
+                    self.errors.add(entry.foreseen_s, done_s - entry.wish.arrived_s)
                 self.counts.missed += failed and entry.wish.deadline is not None
                 self.version += 1
                 self.promised -= entry.promised
@@ -186,6 +197,7 @@ class Admission:
                 answered = entry.wish.limit - entry.job.answer_left
                 entry.wish = replace(entry.wish, limit=limit)
                 entry.job.answer_left = max(1, limit - max(answered, 0))
+                entry.foreseen_s = None
                 if not entry.shortened:
                     entry.shortened = True
                     self.counts.shortened += 1
@@ -214,6 +226,17 @@ class Admission:
         entry.promised = job.order_s < math.inf
         job.answer_left = self._expected(entry, 0)
         return entry
+
+    def _alone_s(self, entry: PromiseEntry, now_s: float) -> float:
+        """Return the time from the arrival of this request to its last token, when nothing else runs."""
+        start = self._start_s(now_s)
+        found = forecast([entry.job], self.cost, self._clock.policy, start)
+        return found[entry.job.number].last_s - entry.wish.arrived_s
+
+    def _crowd(self) -> None:
+        """Note that the requests in the book are no longer alone: their times are not those foreseen."""
+        for entry in self._book.values():
+            entry.foreseen_s = None
 
     def _expected(self, entry: PromiseEntry, answered: int) -> int:
         """Return the length of the answer to plan with."""
@@ -281,12 +304,17 @@ class Admission:
         return late, (own - entry.wish.arrived_s) * 1e3
 
     def _allowed_s(self, now_s: float, crowded: bool) -> Allowance:
-        """Return the cost model's allowance and the time that missed promises have added to it."""
+        """Return the allowance for errors of steps and of whole answers, and what missed promises have added to it."""
         self.caution_s *= math.exp(-max(now_s - self._faded_s, 0.0) / FADES_S)
         self._faded_s = now_s
         allowed_s, deviations = self.cost.allowed_s, CROWDED if crowded else ALONE
         more_s = self.caution_s + (CROWD_S if crowded else 0.0) + self.reserved_s()
-        return lambda first_s, rest_s: allowed_s(first_s, rest_s, deviations) + more_s
+
+        def allowance(first_s: float, rest_s: float) -> float:
+            whole_s = self.errors.allowed_s(first_s + rest_s) if rest_s else 0.0
+            return max(allowed_s(first_s, rest_s, deviations), whole_s) + more_s
+
+        return allowance
 
     def _outlook(self, entry: PromiseEntry, now_s: float) -> float:
         """Return when a request without a promise is likely done, in ms from its arrival."""

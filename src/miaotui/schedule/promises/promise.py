@@ -63,6 +63,7 @@ class PromiseEntry:
     shortened: bool = False
     predicted_ms: float = 0.0
     first_s: float | None = None  # when the first token came
+    foreseen_s: float | None = None  # from arrival to last token; None: it was not alone, or its length is not known
 
     @property
     def may_shorten(self) -> bool:
