@@ -29,7 +29,7 @@ def test_folder_and_gguf_hold_the_same_canonical_weights(variant: str, tmp_path:
             assert first.tensors[name].name == name
             assert first.tensors[name].shape == values.shape
     assert (first.folder, first.metadata) == (folder, None)
-    assert second.folder is None
+    assert second.folder == tmp_path
     assert second.metadata is not None
 
 

@@ -161,6 +161,31 @@ def test_loading_by_what_is_there(byte_folder: Path) -> None:
         load_tokenizer(None, None)
 
 
+class TestBesideAGgufFile:
+    """A ``tokenizer.json`` beside a GGUF file whose pre-tokenizer is not known."""
+
+    unknown = GPT | {"tokenizer.ggml.pre": "newest"}
+
+    def test_it_answers(self, byte_folder: Path) -> None:
+        assert load_tokenizer(self.unknown, byte_folder).encode("hi there") == load_tokenizer(GPT, None).encode(
+            "hi there"
+        )
+
+    def test_it_counts_only_where_it_is_needed(self, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer.json").write_text("damaged")
+        assert load_tokenizer(GPT, tmp_path).encode("hi") == load_tokenizer(GPT, None).encode("hi")
+
+    def test_without_it(self, tmp_path: Path) -> None:
+        with pytest.raises(UnsupportedModelError, match=r"beside this GGUF file"):
+            load_tokenizer(self.unknown, tmp_path)
+
+    def test_it_must_be_the_same_models(self, byte_folder: Path) -> None:
+        tokens = list(GPT["tokenizer.ggml.tokens"])
+        tokens[100], tokens[101] = tokens[101], tokens[100]
+        with pytest.raises(ModelFormatError, match="belongs to another model"):
+            load_tokenizer(self.unknown | {"tokenizer.ggml.tokens": tokens}, byte_folder)
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"no tokenizer\.json"):
         from_folder(tmp_path)

@@ -167,6 +167,12 @@ class TestSpecialTokens:
         named = from_gguf(GPT | {"tokenizer.ggml.eot_token_id": 7})
         assert named.eos_ids == {0, 2, 7}
 
+    def test_gpt_oss_ends_a_message_within_an_answer(self) -> None:
+        tokens = ["<|return|>", "<|call|>", "<|end|>", *GPT["tokenizer.ggml.tokens"][3:]]
+        ends = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.eos_token_id": 0}
+        assert from_gguf(GPT | ends).eos_ids == {0, 1}
+        assert from_gguf(GPT | ends | {"tokenizer.ggml.tokens": ["<a>", *tokens[1:]]}).eos_ids == {0, 1, 2}
+
     def test_phi3_markers_swallow_whitespace(self) -> None:
         ours, _ = sentencepiece_tokenizer(symbols=("<|end|>",))
         assert len(ours.encode("<|end|>\n\nx")) > len(ours.encode("<|end|>x"))
@@ -257,7 +263,7 @@ PIECE_DATA = sentencepiece_model()[1]
     ("metadata", "error", "says"),
     [
         ({}, ModelFormatError, "tokenizer.ggml.model is missing"),
-        (GPT | {"tokenizer.ggml.model": "rwkv"}, UnsupportedModelError, "known ones: gpt2, llama"),
+        (GPT | {"tokenizer.ggml.model": "rwkv"}, UnsupportedModelError, "known ones: gpt2, gemma4, llama"),
         (GPT | {"tokenizer.ggml.pre": "newest"}, UnsupportedModelError, "'newest'"),
         (GPT | {"tokenizer.ggml.tokens": []}, ModelFormatError, "tokens"),
         (GPT | {"tokenizer.ggml.tokens": [b"a"]}, ModelFormatError, "tokens"),

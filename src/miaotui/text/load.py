@@ -1,7 +1,8 @@
 """Loads a model's tokenizer and chat template from GGUF metadata or a folder.
 
-Owns the choice between GGUF metadata and a folder. Invariant: exactly one of them is given, as
-`model.reading.files.ModelFiles` holds them.
+Owns the choice between GGUF metadata and a folder, as `model.reading.files.ModelFiles` holds them. Invariant: GGUF
+metadata come first; a ``tokenizer.json`` beside the file counts only where they name a kind of tokenizer that is not
+known here, and only if its tokens are those of the file.
 """
 
 from __future__ import annotations
@@ -10,20 +11,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from miaotui.errors import ModelFormatError
+from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.text.chat import ChatTemplate
 from miaotui.text.templates.sources import chat_from_folder, chat_from_gguf
 from miaotui.text.tokenizers.from_gguf import from_gguf
+from miaotui.text.tokenizers.gguf_vocabulary import TokenType, read_vocabulary
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 
 def load_tokenizer(metadata: Mapping[str, Any] | None, folder: Path | None) -> Tokenizer:
-    """Load the tokenizer of a GGUF file's `metadata` or of a model's `folder`; raises `ModelError`."""
+    """Load the tokenizer of a GGUF file's `metadata`, or else of the `folder` that the model lies in.
+
+    Raises `ModelError`.
+    """
     if metadata is not None:
-        return from_gguf(metadata)
+        try:
+            return from_gguf(metadata)
+        except UnsupportedModelError:
+            if folder is None or not (folder / "tokenizer.json").is_file():
+                raise
     from miaotui.text.tokenizers.from_folder import from_folder  # noqa: PLC0415  (a GGUF file needs no other library)
 
-    return from_folder(_given(folder))
+    return from_folder(_given(folder), _ordinary_tokens(metadata))
+
+
+def _ordinary_tokens(metadata: Mapping[str, Any] | None) -> Mapping[str, int] | None:
+    """Return the ids of a GGUF file's ordinary tokens by text; None without such a file."""
+    if metadata is None:
+        return None
+    vocabulary = read_vocabulary(metadata)
+    return vocabulary.plain(set(TokenType) - {TokenType.NORMAL})
 
 
 def load_chat_template(metadata: Mapping[str, Any] | None, folder: Path | None) -> ChatTemplate:

@@ -24,8 +24,7 @@ from miaotui.model.reading.from_gguf import config_from_gguf, tensors_from_gguf
 class ModelFiles(Closing):
     """Opened model. Its tensors view mapped files: do not use them after `close`.
 
-    ``metadata`` holds a GGUF file's pairs, ``folder`` is where safetensors lie; one of them is set, and the tokenizer
-    is found there.
+    ``metadata`` holds a GGUF file's pairs and is None for safetensors; ``folder`` is where the files lie.
     """
 
     config: ModelConfig
@@ -67,7 +66,7 @@ def _open_gguf(path: Path) -> ModelFiles:
     except BaseException:
         file.close()
         raise
-    return ModelFiles(config, tensors, metadata=file.metadata, release=file.close)
+    return ModelFiles(config, tensors, metadata=file.metadata, folder=path.parent, release=file.close)
 
 
 def _open_folder(folder: Path) -> ModelFiles:

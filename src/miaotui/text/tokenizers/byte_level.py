@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from miaotui.text.tokenizers.merges import Merges
+from miaotui.text.tokenizers.merges import merges_in_order
 from miaotui.text.tokenizers.tokenizer import SpellingTable
 
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -40,7 +40,7 @@ class ByteLevelWords:
 
     def __init__(self, vocab: Mapping[str, int], merges: Sequence[str], whole_words: bool = False) -> None:
         self._vocab = vocab
-        self._merges = Merges(dict(zip(merges, range(len(merges)), strict=True)), " ")
+        self._merges = merges_in_order(merges)
         self._whole_words = whole_words
 
     def encode_word(self, word: str) -> tuple[int, ...]:

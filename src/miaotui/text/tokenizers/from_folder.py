@@ -23,16 +23,27 @@ if TYPE_CHECKING:
 MAX_TOKENS = 1 << 22  # the largest known vocabularies have 2**20
 
 
-def from_folder(path: Path) -> Tokenizer:
-    """Build the tokenizer of the folder `path`.
+def from_folder(path: Path, expected: Mapping[str, int] | None = None) -> Tokenizer:
+    """Build the tokenizer of the folder `path`; `expected` are ids that its tokens must have, by text.
 
-    Raises `ModelNotFoundError` if it has no ``tokenizer.json``, `ModelFormatError` if a file is
-    damaged, `UnsupportedModelError` for a kind of tokenizer whose decoding is not known here.
+    Raises `ModelNotFoundError` if it has no ``tokenizer.json``, `ModelFormatError` if a file is damaged or has
+    other ids, `UnsupportedModelError` for a kind of tokenizer whose decoding is not known here.
     """
     backend = load_backend(path / "tokenizer.json")
+    _require_ids(backend, expected or {}, path)
     spell, drops_space = spelling_of(backend, str(path))
     special = frozenset(token for token, text in backend.get_added_tokens_decoder().items() if text.special)
     return Tokenizer(LibraryEncoder(backend), spell, _roles(path, backend, special, drops_space))
+
+
+def _require_ids(backend: tokenizers.Tokenizer, expected: Mapping[str, int], path: Path) -> None:
+    known = backend.get_vocab(with_added_tokens=True) if expected else {}
+    wrong = next((text for text, token in expected.items() if known.get(text) != token), None)
+    if wrong is not None:
+        raise ModelFormatError(
+            f"{path / 'tokenizer.json'} belongs to another model: its token {wrong[:80]!r} has the id "
+            f"{known.get(wrong)}, and {expected[wrong]} in the GGUF file; put the file of the same model there"
+        )
 
 
 def vocabulary_size(backend: tokenizers.Tokenizer, source: str) -> int:

@@ -1,8 +1,8 @@
 """Builds the tokenizer and the chat template that a GGUF file's metadata describe.
 
-Owns the choice between the families: ``gpt2`` (byte-level BPE with merges), ``llama`` (SentencePiece's BPE
-by scores), and encoders' ``bert`` (WordPiece) and ``t5`` (Unigram), and the rules around special tokens.
-Reads no files itself.
+Owns the choice between the families: ``gpt2`` (byte-level BPE with merges), ``gemma4`` (merges too, in SentencePiece's
+alphabet), ``llama`` (SentencePiece's BPE by scores), and encoders' ``bert`` (WordPiece) and ``t5`` (Unigram), and the
+rules around special tokens. Reads no files itself.
 Invariant: text becomes a control token only where it is written out and `special` is true.
 Source: llama.cpp, which defines these keys, and the models' own ``tokenizer.json`` files.
 """
@@ -18,14 +18,23 @@ from miaotui.text.tokenizers.byte_level import ByteLevelWords, byte_level_spelli
 from miaotui.text.tokenizers.encoder import MarkedTextEncoder, WordEncoder, words_alone
 from miaotui.text.tokenizers.gguf_vocabulary import GgufVocabulary, TokenType, read_vocabulary
 from miaotui.text.tokenizers.huggingface import LibraryEncoder, encode_with, spelling_of
-from miaotui.text.tokenizers.pretokenizer import pretokenizer
-from miaotui.text.tokenizers.sentencepiece import SPACE, SentencePieceWords, byte_of, piece_spelling, word_splitter
+from miaotui.text.tokenizers.merges import merges_in_order
+from miaotui.text.tokenizers.pretokenizer import PreTokenizer, pretokenizer
+from miaotui.text.tokenizers.sentencepiece import (
+    SPACE,
+    SentencePieceWords,
+    byte_of,
+    merges_by_scores,
+    piece_spelling,
+    word_splitter,
+)
 from miaotui.text.tokenizers.tokenizer import Tokenizer, TokenRoles
 
 if TYPE_CHECKING:
     import tokenizers
 
 _MARKERS = {TokenType.CONTROL, TokenType.UNKNOWN}
+GEMMA4 = "gemma4"  # a family, and its pre-tokenizer
 _PHI3_PLAIN = {"<unk>", "<s>", "<|endoftext|>"}  # those that swallow no whitespace
 
 
@@ -41,18 +50,24 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
             "the GGUF file has no tokenizer (tokenizer.ggml.model is missing); "
             "use a file that was converted with its tokenizer"
         )
-    builders = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _wordpiece, "t5": _unigram}
+    builders = {"gpt2": _merged, GEMMA4: _merged, "llama": _sentencepiece, "bert": _wordpiece, "t5": _unigram}
     build = builders.get(str(family))
     if build is None:
         raise UnsupportedModelError(
             f"unknown tokenizer {str(family)[:64]!r}; known ones: {', '.join(builders)}. "
-            "Use the model's own folder with its tokenizer.json instead of this GGUF file."
+            "Put the model's own tokenizer.json beside this GGUF file, or use the model's own folder instead."
         )
     return build(read_vocabulary(metadata))
 
 
-def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
-    rules = pretokenizer(str(vocabulary.metadata.get("tokenizer.ggml.pre", "default")))
+def _merged(vocabulary: GgufVocabulary) -> Tokenizer:
+    family = vocabulary.metadata["tokenizer.ggml.model"]
+    name = str(vocabulary.metadata.get("tokenizer.ggml.pre", "default")) if family != GEMMA4 else GEMMA4
+    rules = pretokenizer(name)
+    return _marked(vocabulary, rules) if rules.marks_spaces else _byte_level(vocabulary, rules)
+
+
+def _byte_level(vocabulary: GgufVocabulary, rules: PreTokenizer) -> Tokenizer:
     plain = vocabulary.plain(_MARKERS | {TokenType.USER_DEFINED})
     words = ByteLevelWords(plain, vocabulary.strings("merges"), rules.whole_words)
     ordinary = WordEncoder(words_alone(rules.splitter()), words.encode_word)
@@ -61,6 +76,25 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     spell = byte_level_spelling(tokens.__getitem__, {token: tokens[token] for token in literal})
     encoder = _encoder(vocabulary, ordinary.encode)
     return Tokenizer(encoder, spell, _roles(vocabulary, begins=rules.begins))
+
+
+def _marked(vocabulary: GgufVocabulary, rules: PreTokenizer) -> Tokenizer:
+    """Build Gemma 4's tokenizer: SentencePiece's alphabet, merges by their order, none over a line's end."""
+    plain = vocabulary.plain(_MARKERS | {TokenType.USER_DEFINED, TokenType.BYTE})
+    merges = merges_in_order(vocabulary.strings("merges"))
+    words = SentencePieceWords(plain, merges, _byte_ids(vocabulary), _unknown_id(vocabulary))
+    lines, parts = words_alone(rules.splitter()), word_splitter(plain)
+
+    def encode_word(word: str) -> tuple[int, ...]:
+        is_token = word.startswith("\n") and word in plain  # a run of line ends needs no merges
+        return (plain[word],) if is_token else words.encode_word(word)
+
+    ordinary = WordEncoder(lambda text: (part for line in lines(text) for part in parts(line)), encode_word)
+    encoder = _encoder(vocabulary, ordinary.encode, _escape, SPACE)
+    roles = _roles(vocabulary, begins=rules.begins)
+    if rules.begins and roles.bos_id is not None:  # early files of Gemma 4 say that it has none, wrongly
+        roles = replace(roles, prefix=(roles.bos_id,))
+    return Tokenizer(encoder, _piece_spelling(vocabulary), roles)
 
 
 def _wordpiece(vocabulary: GgufVocabulary) -> Tokenizer:
@@ -132,11 +166,16 @@ def _piece_encoder(vocabulary: GgufVocabulary) -> WordEncoder:
         )
     scores = vocabulary.numbers("scores")
     plain = vocabulary.plain(_MARKERS | {TokenType.USER_DEFINED, TokenType.BYTE})
-    byte_ids = _byte_ids(vocabulary)
+    merges = merges_by_scores(plain, scores)
+    words = SentencePieceWords(plain, merges, _byte_ids(vocabulary), _unknown_id(vocabulary))
+    return WordEncoder(word_splitter(plain), words.encode_word)
+
+
+def _unknown_id(vocabulary: GgufVocabulary) -> int | None:
     unknown = vocabulary.token_id("unknown_token_id")
     if unknown is None and vocabulary.groups[TokenType.UNKNOWN]:
-        unknown = vocabulary.groups[TokenType.UNKNOWN][0]
-    return WordEncoder(word_splitter(plain), SentencePieceWords(plain, scores, byte_ids, unknown).encode_word)
+        return vocabulary.groups[TokenType.UNKNOWN][0]
+    return unknown
 
 
 def _byte_ids(vocabulary: GgufVocabulary) -> list[int]:

@@ -31,8 +31,15 @@ TURN_ENDS = frozenset(
         "<EOT>",
         "<eos>",
         "<｜end▁of▁sentence｜>",
+        "<turn|>",  # Gemma 4
+        "[EOT]",  # Kimi K2
+        "[EOS]",
+        "[e~[",  # MiniMax M2
+        "<|return|>",  # gpt-oss
+        "<|call|>",
     }
 )
+HARMONY_ENDS = frozenset({"<|return|>", "<|call|>"})  # where these are, <|end|> ends a message within an answer
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -92,7 +99,10 @@ class GgufVocabulary:
         """Return every token that ends an answer: those the file names, and known ends of a turn."""
         named = {self.token_id(key) for key in END_KEYS} - {None}
         controls = self.groups[TokenType.CONTROL]
-        found = {token for token in controls if self.tokens[token] in TURN_ENDS}
+        texts = {self.tokens[token] for token in controls} & TURN_ENDS
+        if texts >= HARMONY_ENDS:
+            texts -= {"<|end|>"}
+        found = {token for token in controls if self.tokens[token] in texts}
         return frozenset(found | {token for token in named if token is not None})
 
     def strings(self, name: str) -> list[str]:

@@ -8,7 +8,7 @@ Source: Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:18
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
@@ -54,3 +54,8 @@ class Merges:
             if before[at] >= 0:
                 offer(before[at], symbols[before[at]], joined)
         return [symbol for symbol in symbols if symbol]
+
+
+def merges_in_order(merges: Sequence[str]) -> Merges:
+    """Return the table of merges that a file lists, ``left right`` each, the first of them joined first."""
+    return Merges(dict(zip(merges, range(len(merges)), strict=True)), " ")

@@ -14,20 +14,61 @@ from typing import NamedTuple
 from miaotui.errors import UnsupportedModelError
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_END_SPACES = r"\s+(?!\S)|\s+"
+_TAIL = r"\s*[\r\n]+|" + _END_SPACES
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _END_SPACES
 # GPT-2's after every digit was cut off on its own, in one pattern: the end of a run before a digit
 # is then the end of a piece, hence the changed look-ahead.
 _DIGITS_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-_LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _TAIL
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_MIXED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+"  # aWord, Word
-_CAPITAL = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"  # WORD, Word
+_LETTERS = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+_OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|"
+_LLAMA3 = rf"{_LETTERS}|\p{{N}}{{1,3}}|{_OTHERS}{_TAIL}"
+_QWEN2 = rf"{_LETTERS}|\p{{N}}|{_OTHERS}{_TAIL}"
+_QWEN35 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _TAIL
+_BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|" + _END_SPACES
+_SEED = rf"{_LETTERS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_TAIL}"
+_EXAONE_MOE = (
+    _CONTRACTIONS
+    + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|"
+    + _END_SPACES
+)
+_JAIS2 = (
+    rf"{_LETTERS}|\p{{N}}{{1,3}}|{_OTHERS}\s*[\r\n]+|"
+    + "".join(rf"\s{{{count}}}(?!\S)|" for count in (512, 256, 128, 64, 32, 16, 8, 4))
+    + r"\s{1,2}(?!\S)|\s{1}"
+)
+_CAPITALS, _SMALL = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 _SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _TAIL
-_TEKKEN = rf"{_MIXED}|{_CAPITAL}|\p{{N}}|{_SYMBOLS}"
-_GPT4O = rf"{_MIXED}{_CONTRACTIONS}?|{_CAPITAL}{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_SYMBOLS}"
+
+
+def _cased(capitals: str, small: str, ending: str = "") -> str:
+    """Return the pattern of words with one change of case (aWord, Word; then WORD), each with its `ending`."""
+    before = r"[^\r\n\p{L}\p{N}]?"
+    return f"{before}[{capitals}]*[{small}]+{ending}|{before}[{capitals}]+[{small}]*{ending}"
+
+
+_TEKKEN = rf"{_cased(_CAPITALS, _SMALL)}|\p{{N}}|{_SYMBOLS}"
+_GPT4O_WORDS = _cased(_CAPITALS, _SMALL, _CONTRACTIONS + "?")
+_GPT4O = rf"{_GPT4O_WORDS}|\p{{N}}{{1,3}}|{_SYMBOLS}"
+_WITHOUT_HAN = r"&&[^\p{Han}]"
+_KIMI = (
+    rf"\p{{Han}}+|{_cased(_CAPITALS + _WITHOUT_HAN, _SMALL + _WITHOUT_HAN, _CONTRACTIONS + '?')}"
+    rf"|\p{{N}}{{1,3}}|{_OTHERS}{_TAIL}"
+)
+_SIGNS = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""  # of ASCII
+_DEEPSEEK3_WORDS = _SIGNS + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+"
+_DEEPSEEK3 = rf"{_DEEPSEEK3_WORDS}[\r\n]*|{_TAIL}"
+_KANJI = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"  # and kana
+_YOUTU = (
+    "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
+    "|[\u3105-\u312f]+|" + _KANJI
+)
+_ASIAN = (
+    "[\u4e00-\u9fff\u3400-\u4dbf\u8c48-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f"
+    "\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
+)
+_BLOOM = r" ?[^(\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
+_LINES = r"[^\n]+|\n+"
 # Letters with case, as one version of Unicode knew them; escaped, since editors compose some.
 _CASED_LETTERS = (
     "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af"
@@ -53,12 +94,15 @@ class PreTokenizer(NamedTuple):
     `patterns` are applied one after the other: each cuts what the one before left into matches and
     the text between them. `whole_words`: a word that is a token needs no merges. `begins`: a
     beginning-of-text token is put first unless the file says otherwise. `composes`: Unicode NFC.
+    `marks_spaces`: tokens are written in their own characters with ``▁`` for a space, and bytes as ``<0x..>``
+    (SentencePiece's alphabet), instead of one character for each byte.
     """
 
     patterns: tuple[str, ...]
     whole_words: bool = False
     begins: bool = False
     composes: bool = False
+    marks_spaces: bool = False
 
     def splitter(self) -> Callable[[str], list[tuple[str, tuple[int, int]]]]:
         """Return a function that cuts text into words, each with its place."""
@@ -72,19 +116,37 @@ class PreTokenizer(NamedTuple):
         return lambda text: cut(normalize("NFC", text))
 
 
-_JINA = ("jina-v1-en", "jina-v2-code", "jina-v2-de", "jina-v2-en", "jina-v2-es")
+_JINA = ("jina-v1-en", "jina-v2-code", "jina-v2-de", "jina-v2-en", "jina-v2-es", "jina-de", "jina-es")
+_RENAMED_GPT2 = ("phi-2", "mpt", "olmo", "gigachat", "a.x-4.0", "mellum", "exaone4", "modern-bert", "roberta-bpe")
 _FAMILIES: tuple[tuple[PreTokenizer, tuple[str, ...]], ...] = (
-    (PreTokenizer((_GPT2,)), ("default", "gpt-2", "phi-2", "mpt", "olmo", "roberta-bpe", *_JINA)),
-    (PreTokenizer((_DIGITS_GPT2,)), ("smollm", "starcoder", "refact", "command-r", "codeshell")),
+    (PreTokenizer((_GPT2,)), ("default", "gpt-2", "jais", "trillion", "granite-docling", *_RENAMED_GPT2, *_JINA)),
+    (PreTokenizer((_DIGITS_GPT2,)), ("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2")),
+    (PreTokenizer((_DIGITS_GPT2,), composes=True), ("command-r",)),
     (
         PreTokenizer((_LLAMA3,), whole_words=True, begins=True),
-        ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"),
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"),
     ),
-    (PreTokenizer((_LLAMA3,)), ("dbrx", "smaug-bpe")),
-    (PreTokenizer((_QWEN2,), composes=True), ("qwen2",)),
-    (PreTokenizer((_QWEN2,)), ("deepseek-r1-qwen", "stablelm2")),
+    (PreTokenizer((_LLAMA3,)), ("dbrx", "smaug-bpe", "chatglm-bpe")),
+    (PreTokenizer((_LLAMA3,), whole_words=True), ("glm4", "glm5")),
+    (PreTokenizer((r"\p{N}{1,3}", _LLAMA3.replace("{1,3}", "+")), whole_words=True), ("minicpm5",)),
+    (PreTokenizer((_QWEN2,), composes=True), ("qwen2", "f2llmv2", "hunyuan")),
+    (PreTokenizer((_QWEN2,)), ("deepseek-r1-qwen", "stablelm2", "kormo", "megrez", "grok-2", "solar-open")),
+    (PreTokenizer((_QWEN35,), composes=True), ("qwen35",)),
+    (PreTokenizer((_QWEN2.removeprefix(_CONTRACTIONS + "|"),)), ("ufakzeka",)),
+    (PreTokenizer((_LINES, _QWEN2)), ("laguna",)),
+    (PreTokenizer((_BAILING,)), ("bailingmoe", "bailingmoe2", "llada-moe")),
+    (PreTokenizer((_SEED,)), ("seed-coder",)),
+    (PreTokenizer((_EXAONE_MOE,)), ("exaone-moe",)),
+    (PreTokenizer((_JAIS2,)), ("jais-2",)),
     (PreTokenizer((_TEKKEN,), whole_words=True, begins=True), ("tekken",)),
-    (PreTokenizer((_GPT4O,)), ("gpt-4o", "llama4")),
+    (PreTokenizer((_GPT4O,)), ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2")),
+    (PreTokenizer((_GPT4O,), whole_words=True), ("granite-embed-multi-97m",)),
+    (PreTokenizer((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O)), ("tiny_aya", "cohere2moe")),
+    (PreTokenizer((_KIMI,)), ("kimi-k2",)),
+    (PreTokenizer((r"\p{N}{1,3}", _KANJI, _DEEPSEEK3)), ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4")),
+    (PreTokenizer((r"\p{N}{1,3}", _KANJI, rf"{_DEEPSEEK3_WORDS}|[\r\n]|{_END_SPACES}", r"\p{N}")), ("spark2_5",)),
+    (PreTokenizer((_YOUTU, rf"{_GPT4O_WORDS}|\p{{N}}|{_SYMBOLS}"), whole_words=True), ("youtu",)),
+    (PreTokenizer((r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _ASIAN, _DEEPSEEK3)), ("afmoe",)),
     (
         PreTokenizer(
             (
@@ -99,6 +161,26 @@ _FAMILIES: tuple[tuple[PreTokenizer, tuple[str, ...]], ...] = (
         ("deepseek-llm",),
     ),
     (PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN, r"\p{N}")), ("deepseek-coder",)),
+    (PreTokenizer((r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]")), ("falcon",)),
+    (PreTokenizer((_BLOOM,)), ("poro-chat", "bloom", "gpt3-finnish")),
+    (PreTokenizer((_BLOOM, r"\p{N}")), ("viking",)),
+    (
+        PreTokenizer(
+            (
+                "<sentinel:[0-9]+>",
+                "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",  # an image token, as text
+                r"[\t\n]|    |  ",
+                r"\p{N}",
+                r"[\p{P}!-/:-@\[-`{-~]",
+                _GPT2,
+            ),
+            begins=True,
+        ),
+        ("chameleon",),
+    ),
+    (PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))")), ("superbpe",)),
+    (PreTokenizer((_LINES,), begins=True, marks_spaces=True), ("gemma4", "granite-embed-multi-311m")),
+    (PreTokenizer((_LINES,), marks_spaces=True), ("sarvam-moe",)),
 )
 _BY_NAME = {name: family for family, names in _FAMILIES for name in names}
 
@@ -108,7 +190,7 @@ def pretokenizer(name: str) -> PreTokenizer:
     found = _BY_NAME.get(name)
     if found is None:
         raise UnsupportedModelError(
-            f"unknown pre-tokenizer {name[:64]!r}; known ones: {', '.join(sorted(_BY_NAME))}. "
-            "Use the model's own folder with its tokenizer.json instead of this GGUF file."
+            f"unknown pre-tokenizer {name[:64]!r}, none of the {len(_BY_NAME)} known here. Put the model's own "
+            "tokenizer.json beside this GGUF file, or use the model's own folder instead."
         )
     return found

@@ -36,18 +36,15 @@ def piece_spelling(text_of: Callable[[int], str | None], byte_pieces: Mapping[in
 class SentencePieceWords:
     """Encoder of single words, whose spaces are written ``▁``; see `word_splitter`.
 
-    `vocab`: the pieces that text may become; `scores`: float64 [token ids], the higher is merged
-    first; `byte_ids`: of the 256 byte pieces in order, or empty for a model that has an
-    `unknown_id` instead.
+    `vocab`: the pieces that text may become; `merges`: which pieces are joined first, such as `merges_by_scores`;
+    `byte_ids`: of the 256 byte pieces in order, or empty for a model that has an `unknown_id` instead.
     """
 
     def __init__(
-        self, vocab: Mapping[str, int], scores: NDArray[np.float64], byte_ids: Sequence[int], unknown_id: int | None
+        self, vocab: Mapping[str, int], merges: Merges, byte_ids: Sequence[int], unknown_id: int | None
     ) -> None:
         self._vocab = vocab
-        # Built without a Python loop, since vocabularies have up to 262,144 pieces.
-        ranks = -scores[np.fromiter(vocab.values(), np.intp, len(vocab))]
-        self._merges = Merges(dict(zip(vocab, ranks.tolist(), strict=True)), "")
+        self._merges = merges
         self._byte_ids = byte_ids
         self._unknown = () if unknown_id is None else (unknown_id,)
 
@@ -65,6 +62,13 @@ class SentencePieceWords:
                 ids += self._unknown
             unknown_before = token is None
         return tuple(ids)
+
+
+def merges_by_scores(vocab: Mapping[str, int], scores: NDArray[np.float64]) -> Merges:
+    """Return the merges of a vocabulary whose pieces have `scores`, float64 [token ids]: the highest goes first."""
+    # Built without a Python loop, since vocabularies have up to 262,144 pieces.
+    ranks = -scores[np.fromiter(vocab.values(), np.intp, len(vocab))]
+    return Merges(dict(zip(vocab, ranks.tolist(), strict=True)), "")
 
 
 def word_splitter(vocab: Mapping[str, int]) -> Callable[[str], list[str]]:
