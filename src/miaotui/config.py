@@ -19,6 +19,7 @@ from miaotui.errors import CacheError, RequestError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
+HUBS = ("huggingface", "modelscope")
 FULL_DISK = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
@@ -26,7 +27,7 @@ FULL_DISK = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno
 class Settings:
     """Folders and switches of one process.
 
-    Hugging Face repositories are not kept here but in the cache they share (``HF_HOME``).
+    Repositories are not kept here but in the caches that other programs share (``HF_HOME``, ``MODELSCOPE_CACHE``).
 
     | variable | meaning | default |
     |---|---|---|
@@ -34,6 +35,7 @@ class Settings:
     | ``MIAOTUI_OFFLINE`` | 1: never open a connection (``HF_HUB_OFFLINE`` counts too) | 0 |
     | ``MIAOTUI_TIMEOUT_S`` | seconds a download may stand still | 30 |
     | ``MIAOTUI_PACKED_MAX_GB`` | bound of the packed-weights cache, in 10**9 bytes | 64 |
+    | ``MIAOTUI_HUB`` | hub of ids without ``hf:`` or ``ms:``: ``huggingface`` or ``modelscope`` | huggingface |
     """
 
     cache_dir: Path
@@ -41,6 +43,7 @@ class Settings:
     offline: bool = False
     timeout_s: float = 30.0
     packed_max_bytes: int = 64 * 10**9
+    hub: str = HUBS[0]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -56,6 +59,7 @@ class Settings:
             offline=_switch(env, "MIAOTUI_OFFLINE") or env.get("HF_HUB_OFFLINE", "").lower() in _TRUE,
             timeout_s=_positive(env, "MIAOTUI_TIMEOUT_S", 30.0),
             packed_max_bytes=int(_positive(env, "MIAOTUI_PACKED_MAX_GB", 64.0) * 10**9),
+            hub=_hub(env),
         )
 
     def folder(self, name: str) -> Path:
@@ -140,3 +144,10 @@ def _positive(env: Mapping[str, str], name: str, default: float) -> float:
     if 0 < value < float("inf"):
         return value
     raise RequestError(f"{name} must be a number above 0, not {env[name]!r}. Correct or unset it")
+
+
+def _hub(env: Mapping[str, str]) -> str:
+    value = env.get("MIAOTUI_HUB", "").strip().lower() or HUBS[0]
+    if value in HUBS:
+        return value
+    raise RequestError(f"MIAOTUI_HUB must be {' or '.join(HUBS)}, not {env['MIAOTUI_HUB']!r}. Correct or unset it")

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from miaotui.hub.catalog import CATALOG, DEFAULT_MODEL, CatalogModel, Wheel
-from miaotui.hub.sources.huggingface import HubId
+from miaotui.hub.sources.repository import HubId
 
 MODELS = list(CATALOG.values())
 

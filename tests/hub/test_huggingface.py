@@ -15,8 +15,9 @@ from loopback import Loopback, serving, sha256
 
 from miaotui.config import Settings
 from miaotui.errors import CacheError, DownloadError, ModelNotFoundError, UnsupportedModelError
-from miaotui.hub.sources.huggingface import HubId, cache_folder, choose_files, find_local
+from miaotui.hub.sources.huggingface import cache_folder, find_local
 from miaotui.hub.sources.huggingface_pull import pull_repository
+from miaotui.hub.sources.repository import HubId, choose_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 1000  # files from this size on are stored as large files, with a stated SHA-256
@@ -206,8 +207,11 @@ def test_a_cache_that_cannot_be_made_is_explained(
         ("Qwen/Qwen3-0.6B", HubId("Qwen/Qwen3-0.6B")),
         ("a/b@v1", HubId("a/b", "v1")),
         ("a/b@refs/pr/1", HubId("a/b", "refs/pr/1")),
-        ("a/b:sub/x.Q4_0.gguf", HubId("a/b", "main", "sub/x.Q4_0.gguf")),
+        ("a/b:sub/x.Q4_0.gguf", HubId("a/b", file="sub/x.Q4_0.gguf")),
         ("a/b@v1:x.gguf", HubId("a/b", "v1", "x.gguf")),
+        ("a/b:Q4_K_M", HubId("a/b", quant="Q4_K_M")),
+        ("a/b@v1:iq4_xs", HubId("a/b", "v1", quant="iq4_xs")),
+        ("a/b:UD-Q4_K_XL", HubId("a/b", quant="UD-Q4_K_XL")),
     ],
 )
 def test_ids_are_parsed_and_spelled(text: str, expected: HubId) -> None:
@@ -227,11 +231,11 @@ def test_what_is_no_id_is_refused(text: str, end: str) -> None:
 @given(st.text(max_size=40))
 def test_any_text_parses_to_itself_or_nothing(text: str) -> None:
     hub_id = HubId.parse(text)
-    assert hub_id is None or str(hub_id) == text or "@main" in text
+    assert hub_id is None or str(hub_id) == text
 
 
-def choose(*names: str, file: str = "") -> tuple[str, ...]:
-    return choose_files(names, HubId("o/n", file=file))
+def choose(*names: str, file: str = "", quant: str = "") -> tuple[str, ...]:
+    return choose_files(names, HubId("o/n", file=file, quant=quant))
 
 
 def test_safetensors_come_with_their_companions_and_nothing_else() -> None:
@@ -261,10 +265,28 @@ def test_an_open_choice_lists_the_files() -> None:
         choose("a-F16.gguf", file="x.gguf")
 
 
-def test_pickles_and_split_files_are_refused() -> None:
-    for names in (["pytorch_model.bin", "config.json"], ["m-00001-of-00002.gguf"], []):
+def test_pickles_are_refused() -> None:
+    for names in (["pytorch_model.bin", "config.json"], ["mmproj-F16.gguf"], []):
         with pytest.raises(UnsupportedModelError, match="Pickled weights"):
             choose(*names)
+
+
+def test_a_quantisation_is_chosen_by_its_name() -> None:
+    names = ("m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m-q8_0.gguf", "m-fp16.gguf", "mmproj-m-Q8_0.gguf", "config.json")
+    assert choose(*names, "model.safetensors", quant="q4_k_m") == ("m-Q4_K_M.gguf",)
+    assert choose(*names, quant="Q8_0") == ("m-q8_0.gguf",)
+    assert choose(*names, quant="F16") == ("m-fp16.gguf",)
+    with pytest.raises(ModelNotFoundError, match=r"no GGUF file of Q2_K.*m-Q4_K_M\.gguf"):
+        choose(*names, quant="Q2_K")
+
+
+def test_a_model_in_parts_is_taken_whole_or_refused() -> None:
+    parts = tuple(f"Q8_0/m-Q8_0-0000{i}-of-00003.gguf" for i in (1, 2, 3))
+    assert choose(*reversed(parts), "m-Q2_K.gguf", quant="Q8_0") == parts
+    assert choose(*parts) == parts
+    assert choose(*parts, file=parts[0]) == parts
+    with pytest.raises(ModelNotFoundError, match="missing: Q8_0/m-Q8_0-00002-of-00003"):
+        choose(parts[0], parts[2])
 
 
 def test_the_cache_follows_the_documented_variables(monkeypatch: pytest.MonkeyPatch) -> None:

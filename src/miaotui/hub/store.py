@@ -24,6 +24,7 @@ from miaotui.errors import CacheError, ModelNotFoundError
 from miaotui.hub.formats.packed import PackedFile, read_packed
 from miaotui.hub.formats.packed_writer import PART_SUFFIX, PackedWriter
 from miaotui.hub.lock import try_lock
+from miaotui.hub.parts import part_paths
 
 __all__ = ["PackedFile", "PackedStore", "PackedWriter", "content_key"]
 
@@ -120,14 +121,14 @@ class PackedStore:
 def content_key(path: Path, extra: Mapping[str, Any]) -> str:
     """Return the identity of a model's source and of its packed form, as 40 hex digits.
 
-    ``path`` is a file, or a folder whose weights, ``config.json`` and tokenizer files count. Of
+    ``path`` is a file (with all its parts), or a folder whose weights, ``config.json`` and tokenizer files count. Of
     each file the name, size, time of change and the SHA-256 of its first and last MiB count: a
     change inside a large file that keeps its size *and* its time goes unseen, in return for a key
     in milliseconds. ``extra`` (plain JSON: format, layout version, CPU kind) counts whole. Raises
     `ModelNotFoundError` when ``path`` cannot be read.
     """
     try:
-        files = [_identity(p) for p in (_model_files(path) if path.is_dir() else [path])]
+        files = [_identity(p) for p in (_model_files(path) if path.is_dir() else part_paths(path))]
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelNotFoundError(

@@ -206,11 +206,17 @@ def _chat_options(parser: _Parser) -> None:
 
 
 def _pull_options(parser: _Parser) -> None:
-    parser.epilog = "NAME is one from `miaotui models`, or a Hugging Face repository (owner/name)."
+    parser.epilog = (
+        "NAME is one from `miaotui models`, or a repository: owner/name, hf:owner/name of Hugging Face, ms:owner/name "
+        "of ModelScope; :Q4_K_M after it chooses a quantization, :FILE.gguf a file."
+    )
 
 
-def _no_options(parser: _Parser) -> None:
-    """Leave the parser with ``--help`` alone."""
+def _models_options(parser: _Parser) -> None:
+    parser.add_argument(
+        "--local", action="store_true", help="models that other programs have stored here; run them by these names"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def _doctor_options(parser: _Parser) -> None:
@@ -278,7 +284,7 @@ COMMANDS = (
     Command("run", "answer one prompt and exit", "[MODEL] PROMPT", range(1, 3), _run_options),
     Command("chat", "talk with a model", "[MODEL]", range(2), _chat_options),
     Command("pull", "fetch a model", "NAME", range(1, 2), _pull_options),
-    Command("models", "list the models that have a name", "", range(1), _no_options),
+    Command("models", "list the models that have a name", "", range(1), _models_options),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),

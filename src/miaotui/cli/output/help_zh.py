@@ -171,8 +171,11 @@ HELP = {
     "Words after -- are never taken for options.": f"MODEL 默认为 {DEFAULT_MODEL}。提示写作 - 时从标准输入读取。"
     "-- 之后的词不会被当作选项。",
     f"MODEL is {DEFAULT_MODEL} unless named.": f"MODEL 默认为 {DEFAULT_MODEL}。",
-    "NAME is one from `miaotui models`, or a Hugging Face repository (owner/name).": "NAME 是 `miaotui models` 列出的"
-    "名称，或 Hugging Face 仓库（owner/name）。",
+    "NAME is one from `miaotui models`, or a repository: owner/name, hf:owner/name of Hugging Face, ms:owner/name "
+    "of ModelScope; :Q4_K_M after it chooses a quantization, :FILE.gguf a file.": "NAME 是 `miaotui models` 列出的名称，"
+    "或仓库：owner/name、Hugging Face 的 hf:owner/name、ModelScope 的 ms:owner/name；"
+    "其后的 :Q4_K_M 选择量化，:FILE.gguf 选择文件。",
+    "models that other programs have stored here; run them by these names": "其他程序存放在本机的模型；可用这些名称运行",
     "continue the prompt as it is, without a chat template": "不用对话模板，直接续写提示",
     "with --raw: control tokens written in the prompt are plain text": "与 --raw 同用：提示中写出的控制词元当作普通文本",
     "instructions that precede the prompt": "放在提示之前的系统指令",

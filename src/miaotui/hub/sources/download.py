@@ -80,8 +80,7 @@ def _bring(job: _Download, target: Path) -> None:
             remove(job.part)
             raise DownloadError(
                 f"{redact(job.file.url)} is not the expected file (SHA-256 {job.file.sha256}). "
-                "Try again; if it repeats, the server or a proxy changes the file: "
-                "use another package index"
+                f"Try again; if it repeats, the server or a proxy changes the file: {job.connection.remedies.other}"
             )
         replace(job.part, target)
     except CacheError:
@@ -99,14 +98,14 @@ def _fill(job: _Download) -> None:
             _append(job)
         except NETWORK_ERRORS as caught:
             if not is_passing(caught):
-                raise explain(caught, job.file.url) from caught
+                raise explain(caught, job.file.url, job.connection.remedies) from caught
             error = caught
         now = file_size(job.part)
         if now == job.file.size_bytes:
             return
         fruitless = 0 if now > have else fruitless + 1
         if fruitless == MAX_FRUITLESS:
-            raise explain(error, job.file.url) from error
+            raise explain(error, job.file.url, job.connection.remedies) from error
         time.sleep(job.connection.pause_s * 2**fruitless)
     raise DownloadError(f"{redact(job.file.url)} broke off {MAX_TRIES} times. Try again later")
 
@@ -133,7 +132,7 @@ def _append(job: _Download) -> None:
         start = _start(response, have)
         length = response.headers.get("Content-Length") or ""
         if length.isdecimal() and start + int(length) != size:
-            raise _wrong_size(job.file, start + int(length))
+            raise _wrong_size(job, start + int(length))
         _copy(job, response, start)
 
 
@@ -156,7 +155,7 @@ def _copy(job: _Download, response: Response, start: int) -> None:
         while chunk := response.read1(CHUNK_BYTES):
             done += len(chunk)
             if done > size:
-                raise _wrong_size(job.file, done)
+                raise _wrong_size(job, done)
             sink.write(chunk)
             if time.monotonic() >= next_report or done == size:
                 job.report(job.file.label, done, size)
@@ -164,10 +163,10 @@ def _copy(job: _Download, response: Response, start: int) -> None:
         sink.sync()
 
 
-def _wrong_size(file: RemoteFile, found: int) -> DownloadError:
+def _wrong_size(job: _Download, found: int) -> DownloadError:
     return DownloadError(
-        f"{redact(file.url)} has {found:,} bytes or more, not the {file.size_bytes:,} expected. "
-        "It is another file: use another package index"
+        f"{redact(job.file.url)} has {found:,} bytes or more, not the {job.file.size_bytes:,} expected. "
+        f"It is another file: {job.connection.remedies.other}"
     )
 
 

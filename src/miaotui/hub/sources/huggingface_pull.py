@@ -21,7 +21,8 @@ from typing import Any
 from miaotui.config import FULL_DISK, Settings, cache_error, make_folder
 from miaotui.errors import DownloadError, MiaotuiError, ModelNotFoundError
 from miaotui.hub.files import matches, remove, require_room
-from miaotui.hub.sources.huggingface import HubId, cache_folder, choose_files, located
+from miaotui.hub.sources.huggingface import DEFAULT_REVISION, cache_folder, repository_folder
+from miaotui.hub.sources.repository import HubId, choose_files, located
 from miaotui.types import Progress
 
 _LIBRARY = "miaotui"
@@ -53,7 +54,7 @@ class _File:
 def _pull(hub_id: HubId, cache: Path, report: Progress) -> Path:
     commit, files = _list_files(hub_id)
     chosen = choose_files(files, hub_id)
-    snapshot = cache / f"models--{hub_id.repo.replace('/', '--')}" / "snapshots" / commit
+    snapshot = repository_folder(cache, hub_id.repo) / "snapshots" / commit
     absent = [name for name in chosen if not (snapshot / name).exists()]
     require_room(cache, sum(files[name].size_bytes for name in absent))
     total, done = sum(files[name].size_bytes for name in chosen), 0
@@ -78,7 +79,7 @@ def _list_files(hub_id: HubId) -> tuple[str, dict[str, _File]]:
     from huggingface_hub import HfApi  # noqa: PLC0415 - costs 0.2 s, needed for downloads only
 
     api = HfApi(endpoint=_endpoint(), library_name=_LIBRARY)
-    info = api.model_info(hub_id.repo, revision=hub_id.revision, files_metadata=True)
+    info = api.model_info(hub_id.repo, revision=hub_id.revision or DEFAULT_REVISION, files_metadata=True)
     if not info.sha:
         raise DownloadError(f"the server names no commit of {hub_id}. Try again later")
     return info.sha, {
@@ -96,7 +97,7 @@ def _fetch(hub_id: HubId, name: str, cache: Path, report: Progress) -> Path:
     path = hf_hub_download(
         hub_id.repo,
         name,
-        revision=hub_id.revision,
+        revision=hub_id.revision or DEFAULT_REVISION,
         cache_dir=cache,
         endpoint=_endpoint(),
         library_name=_LIBRARY,

@@ -17,6 +17,7 @@ from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.formats.untrusted_json import MAX_JSON_BYTES, parse_object, read_object
 from miaotui.model.config import ModelConfig
+from miaotui.model.encoder.containers.find import begins_with
 from miaotui.model.encoder.containers.sentence_transformers import MODULES, read_sentence_folder
 from miaotui.model.encoder.decoder import DecoderEncoder
 from miaotui.model.encoder.heads import PoolingConfig
@@ -42,7 +43,7 @@ def is_decoder_encoder(path: str | Path) -> bool:
     """Return whether a folder or GGUF file holds a decoder that embeds or ranks; raises `ModelError` if damaged."""
     path = Path(path)
     if path.is_file():
-        return path.suffix == ".gguf" and _gguf_use(path)
+        return begins_with(path, b"GGUF") and _gguf_use(path)  # files of other programs have no suffix
     if not (path / "config.json").is_file():
         return False
     values = read_object(path / "config.json")
