@@ -5,8 +5,10 @@ import math
 
 import pytest
 
-from miaotui.cli.doctor import Speeds, as_json, forecasts, print_report, shown_rate
-from miaotui.cli.model_estimates import CONTEXT_TOKENS, OVERHEAD_BYTES, SHAPES, forecast
+from miaotui.cli.advice.machine_speeds import Speeds
+from miaotui.cli.advice.model_estimates import CONTEXT_TOKENS, OVERHEAD_BYTES, SHAPES, forecast
+from miaotui.cli.doctor import as_json, forecasts, print_report, shown_rate
+from miaotui.hub.catalog import CATALOG, DEFAULT_MODEL
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.platform.cgroup import CgroupLimits
 from miaotui.kernels.platform.cpu import Cpu, combine
@@ -14,6 +16,7 @@ from miaotui.kernels.platform.host import Caches, Host
 
 GB = 10**9
 SMALL = SHAPES[0]
+MODEL = CATALOG[DEFAULT_MODEL]
 
 
 def machine(quota: float | None = None, memory: int | None = 8 * GB) -> Cpu:
@@ -106,8 +109,9 @@ def test_report_in_chinese(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 def test_json_is_complete_and_plain() -> None:
     speeds = (Speeds(1, 10.0, 90.0),)
-    found = json.loads(json.dumps(as_json(machine(), speeds, forecasts(speeds[0], 8 * GB))))
+    found = json.loads(json.dumps(as_json(machine(), speeds, forecasts(speeds[0], 8 * GB), {"en": MODEL})))
     assert found["cpu"]["isa"] == "avx2"
     assert found["cpu"]["team_size"] == 2
     assert found["speeds"] == [{"threads": 1, "read_gb_per_s": 10.0, "int8_gmac_per_s": 90.0}]
     assert len(found["models"]) == 2 * len(SHAPES)
+    assert found["advised"] == {"en": "smollm2-135m"}

@@ -89,8 +89,9 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["Model", "Here", "Size", "License", "From"]
-    assert lines[1].split()[:4] == ["smollm2-135m", "98.4", "MB", "Apache-2.0"]
+    assert lines[0].split() == ["Model", "Here", "Languages", "Size", "License", "From"]
+    assert lines[1].split()[:5] == ["smollm2-135m", "en", "98.4", "MB", "Apache-2.0"]
+    assert "miaotui doctor" in lines[-1]
 
 
 @pytest.mark.usefixtures("here")

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from miaotui.hub.catalog import CATALOG, DEFAULT_MODEL, CatalogModel, Wheel
+from miaotui.hub.catalog.shapes import SHAPES
 from miaotui.hub.sources.repository import HubId
 
 MODELS = list(CATALOG.values())
@@ -37,6 +38,24 @@ def test_what_comes_from_wheels_is_pinned(model: CatalogModel) -> None:
         assert re.fullmatch(r"(\d_[A-Za-z]+/)?[A-Za-z0-9_.-]+", name)
 
 
+def test_chat_models_state_languages_family_and_shape() -> None:
+    chat = [m for m in MODELS if m.family]
+    assert {m.name for m in chat} == SHAPES.keys()
+    for model in chat:
+        assert model.languages
+        assert model.shape is not None
+        size = model.shape.stored_weights / model.parameters
+        assert 0.95 <= size <= 1.35, f"{model.name}: the name counts other weights than its shape"
+    assert not any(m.languages or m.shape for m in MODELS if not m.family)
+    assert {m.name for m in chat if "zh" in m.languages} >= {"qwen3-0.6b", "ernie-4.5-0.3b", "minicpm4-0.5b"}
+
+
+def test_ids_on_modelscope_are_ids() -> None:
+    for model in MODELS:
+        if model.modelscope_id:
+            assert str(HubId.parse(model.modelscope_id)) == model.modelscope_id != model.hub_id
+
+
 def test_names_are_unique() -> None:
     assert len({m.hub_id or m.name for m in MODELS}) == len(MODELS)
 
@@ -57,7 +76,7 @@ def test_terms_to_accept_are_shown_with_their_address() -> None:
     assert [file.filename for file in model.files[1:]] == ["GEMMA_TERMS.html", "NOTICE.md"]
     assert len(model.files[0].pieces) == 4
     explicit = {m.name for m in MODELS if m.licence.explicit}
-    assert explicit == {m.name for m in MODELS if m.name.startswith(("gemma", "llama", "qwen2.5-coder"))}
+    assert explicit == {m.name for m in MODELS if m.name.startswith(("gemma", "llama", "qwen2.5-coder", "qwen2.5-3b"))}
 
 
 def test_the_chat_model_that_speaks_chinese_is_joined_from_its_parts() -> None:

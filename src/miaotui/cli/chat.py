@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from miaotui.cli.options.parser import sampling_params
 from miaotui.cli.output import messages
-from miaotui.cli.run import checked, load, show, statistics, write
+from miaotui.cli.run import checked, load, note_language, show, statistics, write
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.types import Delta
@@ -31,12 +31,14 @@ def chat(parsed: argparse.Namespace) -> int:
     with load(model, parsed) as llm:
         print(messages.WELCOME(model=model), file=sys.stderr)
         conversation = ChatSession(llm, params, parsed.system)
+        noted = False
         for line in read_lines():
             if line.startswith("/"):
                 if not conversation.command(line):
                     break
             elif line:
                 _turn(conversation, line)
+                noted = noted or note_language("chat", model, line)
     return 0
 
 

@@ -1,6 +1,6 @@
 """``miaotui doctor``: a report on this machine: its processor, its measured speeds, and what they allow.
 
-Owns the report. The probe, the measurements and the arithmetic are in `kernels.platform` and `model_estimates`.
+Owns the report. The probe, the measurements and the arithmetic are in `kernels.platform` and `cli.advice`.
 Invariant: all speeds are measured when asked, none is looked up. ``--json`` prints the same facts for programs.
 """
 
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from miaotui.cli.model_estimates import CONTEXT_TOKENS, OVERHEAD_BYTES, PROMPT_TOKENS, SHAPES, Forecast, forecast
+from miaotui.cli.advice.choice import ANSWER_TOKENS, CHINESE, ENGLISH, advised, best_estimate
+from miaotui.cli.advice.choice import PROMPT_TOKENS as ADVICE_PROMPT
+from miaotui.cli.advice.machine_speeds import Speeds, keep_speeds
+from miaotui.cli.advice.model_estimates import CONTEXT_TOKENS, OVERHEAD_BYTES, PROMPT_TOKENS, SHAPES, Forecast, forecast
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.cli.output.tables import show_tables
-from miaotui.config import format_size
+from miaotui.config import Settings, format_size
+from miaotui.hub.catalog import CatalogModel
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.platform.cpu import Cpu, probe
 
@@ -23,24 +28,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@dataclass(frozen=True)
-class Speeds:
-    """Measured rates with one number of threads."""
-
-    threads: int
-    read_gb_per_s: float  # 10**9 bytes
-    int8_gmac_per_s: float  # 10**9 multiply-adds
-
-
 def doctor(parsed: argparse.Namespace) -> int:
     """Print the report; return the exit status."""
     cpu = probe()
     speeds = measure(cpu.team_size)
+    keep_speeds(speeds[-1], cpu, Settings.from_env())
     table = forecasts(speeds[-1], cpu.memory_bytes)
+    named = {code: advised(code, speeds[-1], cpu.memory_bytes) for code in (ENGLISH, CHINESE)}
     if parsed.json:
-        print(json.dumps(as_json(cpu, speeds, table), indent=2))
+        print(json.dumps(as_json(cpu, speeds, table, named), indent=2))
     else:
         print_report(cpu, speeds, table)
+        print_advice(named, speeds[-1], cpu.memory_bytes)
     return 0
 
 
@@ -63,7 +62,9 @@ def forecasts(speeds: Speeds, memory_bytes: int | None) -> tuple[Forecast, ...]:
     return tuple(forecast(shape, form, *rates, memory_bytes) for shape in SHAPES for form in (Format.Q4, Format.Q8))
 
 
-def as_json(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -> dict[str, object]:
+def as_json(
+    cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...], named: Mapping[str, CatalogModel]
+) -> dict[str, object]:
     """Return the report as JSON values."""
     facts = asdict(cpu) | {
         "features": sorted(cpu.features),
@@ -76,6 +77,7 @@ def as_json(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ...]) -
         "speeds": [asdict(speed) for speed in speeds],
         "prompt_tokens": PROMPT_TOKENS,
         "models": [asdict(row) for row in table],
+        "advised": {code: model.name for code, model in named.items()},
     }
 
 
@@ -83,6 +85,15 @@ def print_report(cpu: Cpu, speeds: tuple[Speeds, ...], table: tuple[Forecast, ..
     """Print the report as two tables and a note."""
     note = messages.DOCTOR_NOTE(prompt=PROMPT_TOKENS, context=CONTEXT_TOKENS, overhead=format_size(OVERHEAD_BYTES))
     show_tables(_facts(cpu, speeds), _models(table), note)
+
+
+def print_advice(named: Mapping[str, CatalogModel], speeds: Speeds, memory_bytes: int | None) -> None:
+    """Print the model to use for each language, and the time of its answer."""
+    for code, message in ((ENGLISH, messages.ADVISED_ENGLISH), (CHINESE, messages.ADVISED_CHINESE)):
+        found = best_estimate(named[code], speeds, memory_bytes)
+        if found is not None:
+            fields = {"name": named[code].name, "seconds": f"{found.seconds:.1f}", "format": found.format.value}
+            print(message(prompt=ADVICE_PROMPT, tokens=ANSWER_TOKENS, **fields))
 
 
 def _facts(cpu: Cpu, speeds: tuple[Speeds, ...]) -> Table:

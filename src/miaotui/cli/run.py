@@ -45,6 +45,7 @@ def run(parsed: argparse.Namespace) -> int:
             deltas = llm.chat_stream(opening(parsed.system, prompt), **params)
         completion = show(deltas)
         print(statistics(completion, llm.memory_share(completion)), file=sys.stderr)
+    note_language("run", model, prompt)
     return 0
 
 
@@ -62,6 +63,22 @@ def load(model: str, parsed: argparse.Namespace) -> LLM:
             backend=parsed.backend,
             progress=progress,
         )
+
+
+def note_language(command: str, model: str, prompt: str) -> bool:
+    """Name on stderr a model that knows Chinese, where ``prompt`` needs it and ``model`` does not; return whether."""
+    from miaotui.cli.advice.choice import CHINESE, advised, lacks_chinese
+
+    if not lacks_chinese(model, prompt):
+        return False
+    from miaotui.cli.advice.machine_speeds import known_speeds
+    from miaotui.config import Settings
+    from miaotui.kernels.platform.cpu import probe
+
+    cpu = probe()
+    other = advised(CHINESE, known_speeds(cpu, Settings.from_env()), cpu.memory_bytes).name
+    print(messages.NO_CHINESE(model=model, other=other, command=command), file=sys.stderr)
+    return True
 
 
 def opening(system: str | None, prompt: str) -> list[dict[str, str]]:

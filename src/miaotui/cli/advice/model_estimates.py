@@ -9,43 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from miaotui.hub.catalog.shapes import ModelShape
 from miaotui.kernels.linear.formats import Format
 
 PROMPT_TOKENS = 40
 CONTEXT_TOKENS = 4096
 OVERHEAD_BYTES = 250_000_000  # interpreter, libraries, tokenizer, activations
-_KV_BYTES = 2  # float16
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The dimensions of a Llama-shaped model."""
-
-    name: str
-    layers: int
-    hidden: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    tied: bool = True  # the output head is the embedding
-
-    @property
-    def layer_weights(self) -> int:
-        """Weights of the matrices of all layers."""
-        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.ffn)
-
-    @property
-    def head_weights(self) -> int:
-        """Weights of the output head."""
-        return self.vocab * self.hidden
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Return bytes of keys and values that one token leaves behind."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * _KV_BYTES
 
 
 SHAPES = (
@@ -77,8 +46,7 @@ def forecast(
 ) -> Forecast:
     """Return the limit of `shape` in `form` for a read bandwidth and an int8 rate."""
     per_weight = form.bits_per_weight / 8
-    step_weights = shape.layer_weights + shape.head_weights
-    stored = step_weights + (0 if shape.tied else shape.head_weights)
+    step_weights, stored = shape.layer_weights + shape.head_weights, shape.stored_weights
     kv = shape.kv_bytes_per_token
     step_s = (step_weights * per_weight + kv * PROMPT_TOKENS) / bytes_per_s
     # A prompt is read once and multiplied once per token; only its last token needs the head.
