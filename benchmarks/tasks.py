@@ -25,9 +25,12 @@ import numpy as np
 import miaotui
 from miaotui.tasks.calibration import report
 from miaotui.tasks.classification import names_of, phrases_of
-from miaotui.tasks.heads.head import fit_head
+from miaotui.tasks.heads.head import fit_head, head_of_names
+from miaotui.tasks.sentiments import NEGATIVE, POSITIVE, SENTIMENT_PHRASES
 from miaotui.tasks.vectors import embed_texts
 
+PRAISE = ("positive", "1")  # labels of sets
+UNTRAINED = "sentiment"  # the sets without examples
 ENGLISH, SENTIMENT, OTHER = "all-minilm-l6-v2", "bge-small-en", "embedder"
 SAVED_TEXTS = 500  # between two writes of the cache
 DESCRIPTIONS = {
@@ -182,7 +185,7 @@ PROTOCOLS: dict[str, Callable[[Path, int | None], Iterator[Split]]] = {
 }  # fmt: skip
 
 
-def labels(data: Path, name: str, cache: Path, most: int | None) -> Iterator[dict[str, Any]]:
+def labels(name: str, data: Path, cache: Path, most: int | None) -> Iterator[dict[str, Any]]:
     for title, encoder, bar, train, test in PROTOCOLS[name](data, most):
         vectors = Vectors(cache, encoder)
         words = phrases_of({label: DESCRIPTIONS.get(label) for label in names_of(x for _, x in train)})
@@ -202,6 +205,25 @@ def labels(data: Path, name: str, cache: Path, most: int | None) -> Iterator[dic
         }  # fmt: skip
 
 
+def untrained(data: Path, cache: Path, most: int | None) -> Iterator[dict[str, Any]]:
+    """Sentiment without any example: texts are compared with phrases of praise and of complaint."""
+    sets = (
+        ("sst2, without examples", SENTIMENT, tabbed(data / "sst2/test.tsv")),
+        ("chnsenticorp, without examples", OTHER, drawn(hotels(data)[1000:], most)),
+    )
+    for title, encoder, test in sets:
+        vectors = Vectors(cache, encoder)
+        head = head_of_names(
+            {label: vectors(phrases) for label, phrases in SENTIMENT_PHRASES.items()}, encoder=encoder, prompt=None
+        )
+        wanted = [head.labels.index(POSITIVE if label in PRAISE else NEGATIVE) for _, label in test]
+        found = report(head.layer.logits(vectors([text for text, _ in test])), wanted, head.temperature)
+        yield {
+            "task": title, "encoder": encoder, "train": 0, "test": len(test), "bar": 0.75,
+            "accuracy": round(found.accuracy, 4), "ece": round(found.calibration_error, 4),
+        }  # fmt: skip
+
+
 def rival(made: Any, labels: Sequence[str], held: Any, wanted: Sequence[str]) -> float:
     """Accuracy of scikit-learn's logistic regression over the same vectors, its penalty chosen by cross-validation."""
     from sklearn.linear_model import LogisticRegression
@@ -215,14 +237,15 @@ def rival(made: Any, labels: Sequence[str], held: Any, wanted: Sequence[str]) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--sets", default=",".join(PROTOCOLS))
+    parser.add_argument("--sets", default=",".join([*PROTOCOLS, UNTRAINED]))
     parser.add_argument("--most-tests", type=int, help="of agnews and chnsenticorp, drawn by a hash of their texts")
     parser.add_argument("--cache", type=Path, default=Path("embeddings"))
     parsed = parser.parse_args()
     parsed.cache.mkdir(parents=True, exist_ok=True)
     results = []
     for name in parsed.sets.split(","):
-        for each in labels(parsed.data, name, parsed.cache, parsed.most_tests):
+        arguments = parsed.data, parsed.cache, parsed.most_tests
+        for each in untrained(*arguments) if name == UNTRAINED else labels(name, *arguments):
             mark = "ok" if each["accuracy"] >= each["bar"] else "below"
             beside = f"  logistic regression {each['rival']}" if "rival" in each else ""
             line = f"{each['task']:32} {each['accuracy']:.4f} (bar {each['bar']}, {mark})  ECE {each['ece']}{beside}"
