@@ -22,7 +22,8 @@ from miaotui.backends.cpu.encoder.build import build_encoder
 from miaotui.backends.encoder_backend import TextRows
 from miaotui.config import Settings
 from miaotui.hub.formats.tensors import ComputedTensor, StoredTensor
-from miaotui.kernels.linear.formats import Format, quantize, values
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.packed_blocks import quantize, values
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.opened import OpenedEncoder, open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle

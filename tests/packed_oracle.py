@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.linear.formats import unpack, values
+from miaotui.kernels.linear.packed_blocks import unpack, values
 from miaotui.model.config import ModelConfig
 from miaotui.model.oracle import Oracle, softcapped
 from miaotui.model.packed import Matrix, PackedModel

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from arena import Arena, Place, float_bits
-from kernel_pass import packed, random_blocks
+from kernel_pass import Quantized, group_counts, packed, random_blocks
 from numpy.typing import NDArray
 
 from miaotui.kernels import reference
@@ -67,7 +67,7 @@ def functions(isa: Isa) -> Functions:
         "norm_rms": (norm_row(layer=False, residual=False), "iiiifiii"),
         "norm_layer": (norm_row(layer=True, residual=False), "iiiifiii"),
         "norm_add": (norm_row(layer=False, residual=True), "iiiifiii"),
-        "quantize": (quantize_row, "iiii"),
+        "quantize": (quantize_row(wide=False), "iiii"),
         "cap": (softcap_row, "iif"),
         "peak": (peak, "iii"),
         "gated_silu": (gated(arithmetic.silu), "iiii"),
@@ -105,32 +105,31 @@ def normal(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
 
 def add_products(a: Arena, rng: np.random.Generator) -> None:
     """Units of every format, for 1 to 8 rows."""
-    x = normal(rng, len(ROWS), WIDTH)
-    activations = reference.quantize(x)
-    headers = np.zeros((len(x), WIDTH // 32, 4), np.float32)
-    headers[..., 0], headers[..., 2] = activations.scales, activations.offsets
-    headers.view(np.int32)[..., 1] = activations.sums
-    integers, floats, heads = a.put(activations.integers), a.put(x), a.put(headers)
+    most = 32 * group_counts(Format.Q4_K, WIDTH // 32)
+    x = normal(rng, len(ROWS), most)
+    activations = Quantized(len(ROWS), most, reference.quantize(x))
+    integers, floats, heads = a.put(activations.integers.data), a.put(x), a.put(activations.headers.data)
     for form in Format:
-        blocks = random_blocks(form, 32, WIDTH, rng)
-        weights, stride = a.put(packed(blocks)), tile_stride(form, WIDTH)
-        source, width = (floats, 4 * WIDTH) if form is Format.F32 else (integers, WIDTH)
+        wide = 32 * group_counts(form, WIDTH // 32)
+        blocks = random_blocks(form, 32, wide, rng)
+        weights, stride = a.put(packed(blocks)), tile_stride(form, wide)
+        source, width = (floats, 4 * most) if form is Format.F32 else (integers, activations.integers.stride)
         for rows in ROWS:
             a.call(
                 f"unit_{form.value}_{rows}",
                 weights,
                 stride,
-                WIDTH // 32,
+                wide // 32,
                 source,
                 width,
                 heads,
-                WIDTH // 2,
+                activations.headers.stride,
                 a.room(rows * 192),
                 192,
             )
         for lane in (0, 7, 15):
-            out = a.room(4 * WIDTH)
-            a.call(f"embed_{form.value}", weights, WIDTH // 32, lane, out, 11.3125)
+            out = a.room(4 * wide)
+            a.call(f"embed_{form.value}", weights, wide // 32, lane, out, 11.3125)
 
 
 def add_pointwise(a: Arena, rng: np.random.Generator) -> None:

@@ -16,7 +16,8 @@ from miaotui.backends.cpu.encoder.program import require_runnable_encoder
 from miaotui.backends.encoder_backend import EncoderLimits, TextRows
 from miaotui.config import Settings
 from miaotui.errors import RequestError, UnsupportedModelError
-from miaotui.kernels.linear.formats import Format, quantize, values
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.packed_blocks import quantize, values
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.encoder.opened import open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle

@@ -12,7 +12,8 @@ from miaotui.backends.cpu.encoder.backend import CpuEncoder
 from miaotui.backends.cpu.encoder.build import build_encoder
 from miaotui.backends.cpu.encoder.output import BLOCK_ROWS
 from miaotui.config import Settings
-from miaotui.kernels.linear.formats import Format, quantize, values
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.packed_blocks import quantize, values
 from miaotui.model.encoder.heads import HeadConfig, head_shapes
 from miaotui.model.encoder.opened import open_encoder
 from miaotui.model.encoder.task_head import TaskHead

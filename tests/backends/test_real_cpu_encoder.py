@@ -10,7 +10,8 @@ from miaotui.backends.cpu.encoder.build import build_encoder
 from miaotui.backends.encoder_backend import TextRows
 from miaotui.config import Settings
 from miaotui.hub.resolve import resolve
-from miaotui.kernels.linear.formats import Format, quantize, values
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.packed_blocks import quantize, values
 from miaotui.model.encoder.opened import OpenedEncoder, open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle
 from miaotui.text.encoders.load import load_encoder_tokenizer

@@ -8,13 +8,15 @@ and behind the rows must survive, and reading a buffer checks that it did.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.kernels.linear import formats
-from miaotui.kernels.linear.formats import Blocks, Format
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.packed_blocks import Blocks, pack
 from miaotui.kernels.reference import Bytes
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, address_of, aligned_bytes, aligned_int64, shared_pool
@@ -104,8 +106,7 @@ class Quantized:
         headers = np.zeros((rows, groups), HEADER)
         headers["scale"], headers["sum"] = values.scales, values.sums
         headers["offset"] = values.offsets
-        if self.wide:
-            headers["start"] = -128 * values.sums
+        headers["start"] = self._last_field(values)
         self.headers.table[:rows] = headers.view(np.uint8).reshape(rows, -1)
 
     def read(self, rows: int) -> Bytes:
@@ -117,9 +118,16 @@ class Quantized:
         values = Bytes(integers.reshape(rows, -1, formats.GROUP), headers["scale"].copy())
         assert_same(headers["sum"], values.sums)
         assert_same(headers["offset"], values.offsets)
-        if self.wide:
-            assert_same(headers["start"], -128 * values.sums)
+        assert_same(headers["start"], self._last_field(values))
         return values
+
+    def _last_field(self, values: Bytes) -> NDArray[np.int32]:
+        """What sums with 8-bit weights start from if wide, else the sums of both halves as two int16."""
+        if self.wide:
+            return -128 * values.sums
+        rows, groups = values.scales.shape
+        halves = values.integers.reshape(rows, groups, 2, 16).sum(axis=3).astype(np.int16)
+        return halves.view(np.int32)[..., 0]
 
     def _crossed(self, integers: NDArray[Any]) -> NDArray[Any]:
         """The order in memory, and back: of each four int16 the middle ones change places."""
@@ -144,25 +152,48 @@ def packed(blocks: Blocks) -> NDArray[np.uint8]:
     rows, groups = blocks.integers.shape[:2]
     inputs = groups * formats.GROUP
     missing = formats.padded_rows(rows) - rows
-    grown = [
-        None if part is None else np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
-        for part in (blocks.integers, blocks.scales, blocks.minimums)
-    ]
-    whole = Blocks(blocks.format, *grown)
+    whole = blocks.mapped(lambda part: np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1)))
     out = aligned_bytes(formats.packed_bytes(blocks.format, rows, inputs))
-    formats.pack(whole, out.reshape(-1, formats.tile_stride(blocks.format, inputs)))
+    pack(whole, out.reshape(-1, formats.tile_stride(blocks.format, inputs)))
     return out
+
+
+def group_counts(form: Format, count: int) -> int:
+    """``count`` groups, or as many whole records where a record is never cut."""
+    each = form.record_groups
+    return -(-count // each) * each if each == formats.SUPER_GROUPS else count
 
 
 def random_blocks(form: Format, rows: int, inputs: int, rng: np.random.Generator, spread: float = 0.02) -> Blocks:
     """Any integers the format holds, any scales: also zero, negative, subnormal."""
-    groups = inputs // formats.GROUP
+    groups, layout = inputs // formats.GROUP, form.layout
     if form is Format.F32:
         return Blocks(form, rng.standard_normal((rows, groups, 32), np.float32))
-    most = 256 if form is Format.Q8 else 16
-    integers = rng.integers(0, most, (rows, groups, 32), np.uint8)
-    scales, minimums = (rng.normal(0, spread, (rows, groups)).astype(np.float16) for _ in "ab")
-    odd = rng.random((rows, groups))
+    integers = rng.integers(0, 1 << (layout.low + layout.high), (rows, groups, 32), np.uint8)
+    if layout.exponents:
+        return Blocks(form, integers, rng.integers(100, 130, (rows, groups), np.uint8))
+    shape = (rows, groups // layout.groups if layout.subs else groups)
+    scales, minimums = (rng.normal(0, spread, shape).astype(np.float16) for _ in "ab")
+    odd = rng.random(shape)
     scales[odd < 0.05] = 0
     scales[odd > 0.95] = np.float16(3e-7)
-    return Blocks(form, integers, scales, minimums if form is Format.Q4M else None)
+    blocks = Blocks(form, integers, scales, minimums if layout.minimums else None)
+    return _with_subs(blocks, rng) if layout.subs else blocks
+
+
+def _with_subs(blocks: Blocks, rng: np.random.Generator) -> Blocks:
+    layout = blocks.format.layout
+    shape = (*blocks.integers.shape[:2], layout.subs)
+    low, high = SUB_RANGES[blocks.format]
+    subs, least = (rng.integers(low, high, shape).astype(np.int8).view(np.uint8) for _ in "ab")
+    return replace(blocks, subs=subs, sub_minimums=least if layout.minimums else None)
+
+
+SUB_RANGES = {
+    Format.Q2_K: (0, 16),
+    Format.Q3_K: (-32, 32),
+    Format.Q4_K: (0, 64),
+    Format.Q5_K: (0, 64),
+    Format.Q6_K: (-128, 128),
+    Format.IQ4_XS: (-32, 32),
+}

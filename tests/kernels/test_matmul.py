@@ -7,12 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from kernel_pass import Floating, Quantized, assert_same, assert_same_bytes, packed, random_blocks, run_pass
+from kernel_pass import (
+    Floating,
+    Quantized,
+    assert_same,
+    assert_same_bytes,
+    group_counts,
+    packed,
+    random_blocks,
+    run_pass,
+)
 from numpy.typing import NDArray
 
 from miaotui.kernels import reference
 from miaotui.kernels.linear import fields as lin
-from miaotui.kernels.linear.formats import Blocks, Format, padded_rows, tile_stride, values
+from miaotui.kernels.linear.formats import Format, padded_rows, tile_stride
+from miaotui.kernels.linear.packed_blocks import Blocks, values
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.reference import Bytes
 from miaotui.kernels.runtime import ops
@@ -21,8 +31,9 @@ from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 37)
 MOST = max(ROWS)
 SHAPES = ((32, 32), (33, 96), (80, 160), (288, 224))  # outputs, inputs
-FORMATS = tuple(Format)
-INTEGER_FORMATS = (Format.Q4, Format.Q4M, Format.Q8)
+WIDE_FORMATS = (Format.Q4, Format.Q4M, Format.Q8)
+FORMATS = (*WIDE_FORMATS, Format.F32)
+OTHERS = tuple(form for form in Format if form not in FORMATS)
 
 
 @dataclass(frozen=True)
@@ -99,8 +110,17 @@ def test_a_row_is_the_same_among_any_number_of_rows(form: Format, shape: tuple[i
     check_store(case(form, *shape), rows)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", OTHERS, ids=lambda form: form.value)
+def test_rows_of_other_formats_are_the_same_for_any_number_of_rows_and_threads(form: Format) -> None:
+    tested = case(form, 288, 32 * group_counts(form, 7))
+    for rows in ROWS:
+        for threads in (1, 3):
+            check_store(tested, rows, threads)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("form", INTEGER_FORMATS, ids=lambda form: form.value)
+@pytest.mark.parametrize("form", WIDE_FORMATS, ids=lambda form: form.value)
 def test_products_of_wide_inputs(form: Format, threads: int) -> None:
     for rows in ROWS:
         check_store(case(form, 288, 224, wide=True), rows, threads)
@@ -113,11 +133,11 @@ def test_a_row_is_the_same_for_any_number_of_threads(form: Format, threads: int)
         check_store(case(form, 288, 224), rows, threads)
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.value)
+@pytest.mark.parametrize("form", list(Format), ids=lambda form: form.value)
 @pytest.mark.parametrize("outputs", [1, 31, 300])
 def test_the_reference_is_a_matrix_product(form: Format, outputs: int) -> None:
-    rng = np.random.default_rng(outputs)
-    tested = case_of(random_blocks(form, outputs, 96, rng), rng.standard_normal((5, 96), np.float32))
+    rng, width = np.random.default_rng(outputs), 32 * group_counts(form, 3)
+    tested = case_of(random_blocks(form, outputs, width, rng), rng.standard_normal((5, width), np.float32))
     x = tested.inputs.astype(np.float64)
     if form is not Format.F32:
         activations = reference.quantize(tested.inputs)
@@ -127,7 +147,7 @@ def test_the_reference_is_a_matrix_product(form: Format, outputs: int) -> None:
     assert (np.abs(tested.product[:, :outputs] - x @ weights.T) <= slack).all()
 
 
-@pytest.mark.parametrize("form", INTEGER_FORMATS, ids=lambda form: form.value)
+@pytest.mark.parametrize("form", WIDE_FORMATS, ids=lambda form: form.value)
 @pytest.mark.parametrize("pattern", ["least", "most", "alternating"])
 def test_sums_of_the_largest_integers_are_exact(form: Format, pattern: str) -> None:
     """Where 16-bit partial sums would overflow if they could."""
@@ -246,7 +266,7 @@ def many_inputs(rows: int) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("rows", [1, 5, 6, 13])
-@pytest.mark.parametrize("form", INTEGER_FORMATS, ids=lambda form: form.value)
+@pytest.mark.parametrize("form", WIDE_FORMATS, ids=lambda form: form.value)
 def test_few_inputs_stay_with_the_thread_that_made_them(form: Format, rows: int, threads: int) -> None:
     """Up to five rows: then nothing of them reaches the memory that threads share."""
     tested, own_rows = case(form, 288, 224), 5

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_pass import Floating, Quantized, assert_same, assert_same_bytes, packed, random_blocks, run_pass
+from kernel_pass import (
+    Floating,
+    Quantized,
+    assert_same,
+    assert_same_bytes,
+    group_counts,
+    packed,
+    random_blocks,
+    run_pass,
+)
 from numpy.typing import NDArray
 
 from miaotui.kernels import reference
-from miaotui.kernels.linear.formats import Blocks, Format, tile_stride
+from miaotui.kernels.linear.formats import Format, tile_stride
+from miaotui.kernels.linear.packed_blocks import Blocks
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.pointwise.fields import LAYER, LAYER_WIDE, PLAIN, PLAIN_WIDE, RMS
 from miaotui.kernels.reference import Bytes
@@ -194,6 +204,7 @@ def test_tap_copies_rows(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("form", list(Format), ids=lambda form: form.value)
 def test_embedding_reads_rows_of_a_packed_table(form: Format, width: int, rows: int) -> None:
     rng = np.random.default_rng([width, rows])
+    width = 32 * group_counts(form, width // 32)
     table = random_blocks(form, 100, width, rng, spread=2.0)
     tokens = rng.integers(0, 100, rows)
     tokens[0] = 99

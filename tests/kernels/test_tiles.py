@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emitted import compiled_here, lowerings_here
-from kernel_pass import Floating, Quantized, assert_same, packed, random_blocks
+from kernel_pass import Floating, Quantized, assert_same, group_counts, packed, random_blocks
 
 from miaotui.kernels import reference
-from miaotui.kernels.linear.formats import Format, tile_stride, values
+from miaotui.kernels.linear.formats import Format, tile_stride
+from miaotui.kernels.linear.packed_blocks import values
 from miaotui.kernels.linear.tiles import TILINGS, emit_unit
 from miaotui.kernels.platform.cpu import probe
 from miaotui.kernels.runtime.thread_pool import address_of
 
 GROUPS = 5
-WIDTH = 32 * GROUPS
+WIDE_FORMATS = (Format.Q4, Format.Q4M, Format.Q8)
 TARGETS = lowerings_here()
 LESSER = {isa.value for isa in probe().isas[1:]}  # their kernels are tested as a whole, too
 NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in LESSER else []) for n in TARGETS]
@@ -27,7 +28,7 @@ def test_a_unit_of_32_outputs(name: str) -> None:
         f"{f.value}_{n}_{wide}": (f, n, wide)
         for f in Format
         for n in {1, tiling.most}
-        for wide in ((False,) if f is Format.F32 else (False, True))
+        for wide in ((False, True) if f in WIDE_FORMATS else (False,))
     }
     emitters = {
         label: (emit_unit(form, rows, tiling, wide=wide), "i" * 9) for label, (form, rows, wide) in shapes.items()
@@ -35,16 +36,18 @@ def test_a_unit_of_32_outputs(name: str) -> None:
     functions = compiled_here(emitters, TARGETS[name])
     for label, (form, rows, wide) in shapes.items():
         rng = np.random.default_rng(rows)
-        blocks = random_blocks(form, 32, WIDTH, rng)
-        x = rng.standard_normal((rows, WIDTH), np.float32)
+        groups = group_counts(form, GROUPS)
+        width = 32 * groups
+        blocks = random_blocks(form, 32, width, rng)
+        x = rng.standard_normal((rows, width), np.float32)
         weights, out = packed(blocks), Floating(rows, 32)
         activations = reference.quantize_wide(x) if wide else reference.quantize(x)
-        source = Quantized(rows, WIDTH, activations, wide)
-        inputs = Floating(rows, WIDTH, x) if form is Format.F32 else source.integers
+        source = Quantized(rows, width, activations, wide)
+        inputs = Floating(rows, width, x) if form is Format.F32 else source.integers
         functions[label](
             address_of(weights),
-            tile_stride(form, WIDTH),
-            GROUPS,
+            tile_stride(form, width),
+            groups,
             inputs.address,
             inputs.stride,
             source.headers.address,

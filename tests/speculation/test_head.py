@@ -16,7 +16,7 @@ from miaotui.backends.sampling import Distribution, noise_key
 from miaotui.engine.engine import Engine
 from miaotui.errors import ModelFormatError
 from miaotui.hub.store import PackedStore
-from miaotui.kernels.linear.formats import unpack, values
+from miaotui.kernels.linear.packed_blocks import unpack, values
 from miaotui.model.draft_head.weights import HeadWeights, digest_of, load_head, path_for, write_head
 from miaotui.speculation.controller import Speculation
 from miaotui.speculation.drafters.head import DraftHead, head_for

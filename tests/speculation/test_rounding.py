@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miaotui.kernels.linear.formats import Format, quantize, values
+from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.packed_blocks import quantize, values
 from miaotui.model.draft_head.rounding import round_for
 
 ROWS, INPUTS = 64, 96

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.linear.formats import GROUP, Blocks, Format
+from miaotui.kernels.linear.formats import GROUP
+from miaotui.kernels.linear.packed_blocks import Blocks, group_scales
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
@@ -25,7 +26,6 @@ LANES = PAGE = 16  # of a vector; tokens of a page
 HALF_MAX = np.float32(65504.0)
 TINY = np.float32(1e-35)  # a group no larger counts as zeros: 127 / its top would overflow
 MASKED = np.float32(-1e30)
-_OFFSETS = {Format.Q4: 8, Format.Q4M: 0, Format.Q8: 128}
 
 
 def fma(a: Any, b: Any, c: Any) -> Floats:
@@ -164,18 +164,38 @@ def gated(gate: Floats, up: Floats, activation: Any) -> Bytes:
 def linear(weights: Blocks, x: Bytes) -> Floats:
     """Multiply ``x`` by the packed matrix ``[outputs, inputs]``: float32 ``[rows, outputs]``.
 
-    Exact integers within a group of 32 inputs, groups in ascending order.
+    Exact integers within a group of 32 inputs, those with integer scales too; groups in ascending order.
     """
     assert weights.scales is not None
-    whole = weights.integers.astype(np.int32) - _OFFSETS[weights.format]
+    whole, layout = weights.whole_codes(), weights.format.layout
+    scales, minimums = weights.float_scales(), weights.minimums
     total = np.zeros((len(x.integers), len(whole)), np.float32)
     for g in range(whole.shape[1]):
-        dots = x.integers[:, g].astype(np.int32) @ whole[:, g].T
-        scale = weights.scales[:, g].astype(np.float32)
-        total = fma(dots.astype(np.float32) * x.scales[:, g, None], scale, total)
-        if weights.minimums is not None:
-            total = fma(weights.minimums[:, g].astype(np.float32), x.offsets[:, g, None], total)
+        dots, record = _group_sums(weights, whole, x, g), g // layout.groups if layout.subs else g
+        total = fma(dots.astype(np.float32) * x.scales[:, g, None], scales[:, record], total)
+        if minimums is not None:
+            total = _add_minimums(total, weights, x, g, minimums[:, record].astype(np.float32))
     return total
+
+
+def _group_sums(weights: Blocks, whole: Integers, x: Bytes, g: int) -> Integers:
+    """Sum the products of a group, halves times their integer scales: int32 ``[rows, outputs]``."""
+    inputs = x.integers[:, g].astype(np.int32)
+    if weights.subs is None:
+        return inputs @ whole[:, g].T
+    subs = weights.subs[:, g].view(np.int8).astype(np.int32)
+    parts = whole[:, g].reshape(len(whole), subs.shape[1], -1) * subs[..., None]
+    return inputs @ parts.reshape(len(whole), -1).T
+
+
+def _add_minimums(total: Floats, weights: Blocks, x: Bytes, g: int, minimums: Floats) -> Floats:
+    """Add a group's minimums times its inputs' sums."""
+    least = weights.sub_minimums
+    if least is None or least.shape[2] == 1:
+        return fma(minimums if least is None else minimums * least[:, g, 0], x.offsets[:, g, None], total)
+    halves = x.integers[:, g].reshape(len(x.integers), 2, -1).sum(axis=2, dtype=np.int32)
+    under = halves @ least[:, g].astype(np.int32).T
+    return fma(under.astype(np.float32) * x.scales[:, g, None], minimums, total)
 
 
 def linear_f32(matrix: Floats, x: Floats) -> Floats:
@@ -189,13 +209,14 @@ def linear_f32(matrix: Floats, x: Floats) -> Floats:
 def embed(table: Blocks, tokens: NDArray[np.int64], factor: float = 1.0) -> Floats:
     """Return rows of a packed table ``[tokens, width]`` times ``factor``: float32 ``[rows, width]``."""
     scaled = np.float32(factor)
-    integers = table.integers[tokens]
-    if table.scales is None:
-        return integers.reshape(len(tokens), -1) * scaled
-    whole = (integers.astype(np.int32) - _OFFSETS[table.format]).astype(np.float32)
-    result = whole * (table.scales[tokens].astype(np.float32) * scaled)[..., None]
-    if table.minimums is not None:
-        result = result + (table.minimums[tokens].astype(np.float32) * scaled)[..., None]
+    chosen = table.mapped(lambda array: array[tokens])
+    if chosen.scales is None:
+        return chosen.integers.reshape(len(tokens), -1) * scaled
+    scales, minimums = group_scales(chosen)
+    whole = chosen.whole_codes().astype(np.float32).reshape(*scales.shape, -1)
+    result = whole * (scales * scaled)[..., None]
+    if minimums is not None:
+        result = result + (minimums * scaled)[..., None]
     return result.reshape(len(tokens), -1)
 
 

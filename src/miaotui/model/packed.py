@@ -24,7 +24,7 @@ from miaotui.model.packing import pack_matrix, packed_format, require_finite
 from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.types import Progress
 
-LAYOUT = 2
+LAYOUT = 3
 
 
 class Matrix(NamedTuple):

@@ -21,33 +21,59 @@ Floats = NDArray[np.float32]
 
 # The 16 values of IQ4_NL, denser around zero than a uniform grid.
 IQ4_NL_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+# Twice the values of OCP's E2M1, whose scales are powers of two (GGML halves those instead).
+MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
     """Unpacked blocks: ``weight = scale * q - minimum``, each indexed by (block or row, group).
 
-    ``q`` is int8 (n, groups, weights per group); ``scale`` is float32 (n, groups); ``minimum``
-    likewise, or None where the type has none.
+    ``q`` is int8 (n, groups, weights per group). ``factor`` is float32 (n, groups): the scales; or, where a block has
+    integer scales ``subs`` int8 (n, groups), (n, blocks). ``least`` and ``sub_minimums`` likewise make the minimums,
+    and are None where the type has none.
     """
 
     q: NDArray[np.int8]
-    scale: Floats
-    minimum: Floats | None = None
+    factor: Floats
+    least: Floats | None = None
+    subs: NDArray[np.int8] | None = None
+    sub_minimums: NDArray[np.int8] | None = None
+
+    @property
+    def scale(self) -> Floats:
+        """Return the groups' scales, float32 (n, groups)."""
+        return _product(self.factor, self.subs)
+
+    @property
+    def minimum(self) -> Floats | None:
+        """Return the groups' minimums, float32 (n, groups), or None."""
+        return None if self.least is None else _product(self.least, self.sub_minimums)
 
     def by_row(self, rows: int) -> Codes:
         """Join the groups of all blocks of a row: (rows, groups per row, weights per group)."""
-        minimum = None if self.minimum is None else self.minimum.reshape(rows, -1)
-        q = self.q.reshape(rows, -1, self.q.shape[-1])
-        return Codes(q, self.scale.reshape(rows, -1), minimum)
+
+        def joined(array: Any) -> Any:
+            return None if array is None else array.reshape(rows, -1)
+
+        rest = (self.factor, self.least, self.subs, self.sub_minimums)
+        return Codes(self.q.reshape(rows, -1, self.q.shape[-1]), *[joined(array) for array in rest])
 
     def float32(self) -> Floats:
         """Return the weights, float32 (n, groups * weights per group); each operation is rounded once."""
         weights = self.q.astype(np.float32)
         weights *= self.scale[..., None]
-        if self.minimum is not None:
-            weights -= self.minimum[..., None]
+        minimum = self.minimum
+        if minimum is not None:
+            weights -= minimum[..., None]
         return weights.reshape(weights.shape[0], -1)
+
+
+def _product(factor: Floats, integers: NDArray[np.int8] | None) -> Floats:
+    """Multiply blocks' factors by their groups' integers: exact, since a factor has 11 bits."""
+    if integers is None:
+        return factor
+    return np.repeat(factor, integers.shape[1] // factor.shape[1], axis=1) * integers.astype(np.float32)
 
 
 def f32_to_float32(raw: Bytes) -> Floats:
@@ -122,12 +148,29 @@ def _iq4_nl(blocks: Bytes) -> Codes:
     return Codes(IQ4_NL_VALUES[_pieces(qs, 4).reshape(-1, 1, 32)], f16_to_float32(d))
 
 
+def _iq4_xs(blocks: Bytes) -> Codes:
+    d, high, low, qs = _fields(blocks, 2, 2, 4, 128)
+    # Low nibbles of eight scales, two in a byte, and above them two bits each.
+    scale = _signed(_in_order(low, 4) | _in_order(high, 2) << 4, 32)
+    return Codes(IQ4_NL_VALUES[_pieces(qs.reshape(-1, 8, 16), 4).reshape(-1, 8, 32)], f16_to_float32(d), subs=scale)
+
+
+def _mxfp4(blocks: Bytes) -> Codes:
+    e, qs = _fields(blocks, 1, 16)
+    scale = np.ldexp(np.float32(1), e.astype(np.int32) - 128)
+    return Codes(MXFP4_VALUES[_pieces(qs, 4).reshape(-1, 1, 32)], scale)
+
+
+def _in_order(packed: Bytes, bits: int) -> Bytes:
+    """Return the fields of bytes (n, b) as (n, 8 b / bits), each byte's lowest first."""
+    return _pieces(packed[..., None], bits).reshape(len(packed), -1)
+
+
 def _q2_k(blocks: Bytes) -> Codes:
     scales, qs, d, dmin = _fields(blocks, 16, 64, 2, 2)
     q = _pieces(qs.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
-    scale = f16_to_float32(d) * (scales & 15).astype(np.float32)
-    minimum = f16_to_float32(dmin) * (scales >> 4).astype(np.float32)
-    return Codes(_signed(q, 0), scale, minimum)
+    subs, least = _signed(scales & 15, 0), _signed(scales >> 4, 0)
+    return Codes(_signed(q, 0), f16_to_float32(d), f16_to_float32(dmin), subs, least)
 
 
 def _q3_k(blocks: Bytes) -> Codes:
@@ -136,11 +179,11 @@ def _q3_k(blocks: Bytes) -> Codes:
     high = _pieces(hmask, 1).reshape(-1, 16, 16)
     # 16 scales of 6 bits: low nibbles of bytes 0-7, then their high ones; top bits in bytes 8-11.
     top = _pieces(scales[:, 8:], 2).reshape(-1, 16)
-    scale = _signed(_pieces(scales[:, :8], 4).reshape(-1, 16) | top << 4, 32)
-    return Codes(_signed(low | high << 2, 4), f16_to_float32(d) * scale.astype(np.float32))
+    subs = _signed(_pieces(scales[:, :8], 4).reshape(-1, 16) | top << 4, 32)
+    return Codes(_signed(low | high << 2, 4), f16_to_float32(d), subs=subs)
 
 
-def _scales_and_minimums(d: Bytes, dmin: Bytes, packed: Bytes) -> tuple[Floats, Floats]:
+def _scales_and_minimums(packed: Bytes) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
     """Unpack the 8 scales and 8 minimums, 6 bits each in 12 bytes, that Q4_K and Q5_K share.
 
     Bytes 0-3 and 4-7 hold the first four scales and minimums; their top bit pairs complete the last
@@ -149,27 +192,26 @@ def _scales_and_minimums(d: Bytes, dmin: Bytes, packed: Bytes) -> tuple[Floats, 
     first, second, last = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     scale = np.concatenate([first & 63, last & 15 | first >> 6 << 4], axis=1)
     minimum = np.concatenate([second & 63, last >> 4 | second >> 6 << 4], axis=1)
-    return (f16_to_float32(d) * scale.astype(np.float32), f16_to_float32(dmin) * minimum.astype(np.float32))
+    return _signed(scale, 0), _signed(minimum, 0)
 
 
 def _q4_k(blocks: Bytes) -> Codes:
     d, dmin, scales, qs = _fields(blocks, 2, 2, 12, 128)
     q = _pieces(qs.reshape(-1, 4, 32), 4).reshape(-1, 8, 32)
-    return Codes(_signed(q, 0), *_scales_and_minimums(d, dmin, scales))
+    return Codes(_signed(q, 0), f16_to_float32(d), f16_to_float32(dmin), *_scales_and_minimums(scales))
 
 
 def _q5_k(blocks: Bytes) -> Codes:
     d, dmin, scales, qh, qs = _fields(blocks, 2, 2, 12, 32, 128)
     q = _pieces(qs.reshape(-1, 4, 32), 4).reshape(-1, 8, 32) | _pieces(qh, 1) << 4
-    return Codes(_signed(q, 0), *_scales_and_minimums(d, dmin, scales))
+    return Codes(_signed(q, 0), f16_to_float32(d), f16_to_float32(dmin), *_scales_and_minimums(scales))
 
 
 def _q6_k(blocks: Bytes) -> Codes:
     ql, qh, scales, d = _fields(blocks, 128, 64, 16, 2)
     low = _pieces(ql.reshape(-1, 2, 64), 4).reshape(-1, 16, 16)
     high = _pieces(qh.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
-    scale = f16_to_float32(d) * scales.view(np.int8).astype(np.float32)
-    return Codes(_signed(low | high << 4, 32), scale)
+    return Codes(_signed(low | high << 4, 32), f16_to_float32(d), subs=scales.view(np.int8))
 
 
 DECODERS: dict[str, Callable[[Bytes], Codes]] = {
@@ -184,6 +226,8 @@ DECODERS: dict[str, Callable[[Bytes], Codes]] = {
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
     "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+    "MXFP4": _mxfp4,
 }
 
 FLOATS: dict[str, Callable[[Bytes], Floats]] = {"F32": f32_to_float32, "F16": f16_to_float32, "BF16": bf16_to_float32}

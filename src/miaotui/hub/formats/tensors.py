@@ -43,7 +43,9 @@ class BlockType(Enum):
     Q5_K = (13, 256, 176)
     Q6_K = (14, 256, 210)
     IQ4_NL = (20, 32, 18)
+    IQ4_XS = (23, 256, 136)
     BF16 = (30, 1, 2)
+    MXFP4 = (39, 32, 17)
 
     def __init__(self, ggml_id: int, block_size: int, block_bytes: int) -> None:
         self.ggml_id = ggml_id

@@ -1,31 +1,79 @@
 """Layout of weight matrices in memory: 16 output rows side by side, so that one 64-byte load feeds 16 rows.
 
-A *tile* is 16 rows of a matrix ``[rows, inputs]``; a *group* is 32 inputs. A tile is a sequence of *records*. A
-record is one line of 64 bytes with scales (float16, 16 per group) and then its groups' integers: two groups in ``q4``
-and ``q8``; one in ``q4m``, whose line holds 16 scales and 16 minimums. So a tile is read strictly forwards, which is
-what memory does fastest. Within a group, one 64-byte load carries 4 inputs of 16 rows (``q8``) or, low nibbles first,
-2 x 4 inputs (``q4``). Rows are padded with zeros to 32, groups to whole records.
+A *tile* is 16 rows of a matrix ``[rows, inputs]``; a *group* is 32 inputs. A tile is a sequence of *records*: a head
+with scales, then the codes of one, two or eight groups. So a tile is read strictly forwards, which is what memory does
+fastest. Codes lie in *planes*: one load of 64 bytes carries 4 inputs of 16 rows (8 bits), or 2, 4 or 8 times as many,
+low bits first. A code of 5 bits is a plane of 4 bits and one of 1. Rows are padded with zeros to 32, groups to whole
+records. Every block type of GGML has a format that holds its values exactly (scales of scales too):
 
-    format  value                           bytes of a record   weights
-    q4      (nibble - 8) * scale            64 + 2 x 256        1024
-    q4m     nibble * scale + minimum        64 + 256            512
-    q8      (byte - 128) * scale            64 + 2 x 512        1024
-    f32     float32                         2048                512
+    format  value of a code                               planes  bytes of a record  weights  bits a weight (GGML's)
+    q4      (code - 8) scale                              4       64 + 2 x 256       1024     4.5
+    q4m     code scale + minimum                          4       64 + 256           512      5.0
+    q8      (code - 128) scale                            8       64 + 2 x 512       1024     8.5
+    q5_0    (code - 16) scale                             4 + 1   64 + 2 x 320       1024     5.5 (5.5)
+    q5_1    code scale + minimum                          4 + 1   64 + 320           512      6.0 (6.0)
+    q6      (code - 32) scale                             4 + 2   64 + 2 x 384       1024     6.5
+    iq4_nl  table[code] scale                             4       64 + 2 x 256       1024     4.5 (4.5)
+    mxfp4   table[code] 2^(exponent - 128)                4       32 + 2 x 256       1024     4.25 (4.25)
+    q2_k    code scale sub + minimum submin               2       320 + 8 x 128      4096     2.63 (2.63)
+    q3_k    (code - 4) scale sub                          2 + 1   288 + 8 x 192      4096     3.56 (3.44)
+    q4_k    code scale sub + minimum submin               4       320 + 8 x 256      4096     4.63 (4.5)
+    q5_k    code scale sub + minimum submin               4 + 1   320 + 8 x 320      4096     5.63 (5.5)
+    q6_k    (code - 32) scale sub                         4 + 2   288 + 8 x 384      4096     6.56 (6.56)
+    iq4_xs  table[code] scale sub                         4       160 + 8 x 256      4096     4.31 (4.25)
+    f32     float32                                       32      2048               512
+
+``sub`` and ``submin`` are integers of 32 inputs, or of 16 in q2_k, q3_k and q6_k.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 TILE_ROWS = 16
 GROUP = 32
 UNIT_ROWS = 32  # rows padded to this: two tiles, and one group of the next layer's inputs
 LINE = 64
+SUPER_GROUPS = 8  # groups that share a scale of scales
+
+IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+MXFP4_VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice those of OCP's E2M1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Codes of a group and their scales."""
+
+    low: int  # bits of the first plane
+    high: int = 0  # bits of the second plane, the upper ones of each code
+    groups: int = 2  # of a record
+    offset: int = 0  # value of the code that means zero
+    table: tuple[int, ...] = ()  # values of the codes, where they are not code - offset
+    subs: int = 0  # integer scales of a group; 0: the group has a scale of its own
+    minimums: bool = False
+    exponents: bool = False  # scales are bytes, powers of two
+
+    @property
+    def sub_bytes(self) -> int:
+        """Return the bytes of a group's integer scales and minimums in a tile: one of each, or 4 + 4 bits in q2_k."""
+        return TILE_ROWS * self.subs * (2 if self.minimums and not self.nibbles else 1)
+
+    @property
+    def nibbles(self) -> bool:
+        """Return whether a byte holds an integer scale and, above it, a minimum."""
+        return self.low == 2 and self.minimums
+
+    @property
+    def float_bytes(self) -> int:
+        """Return the bytes of a record's scales and minimums that are no integers."""
+        one = TILE_ROWS * (1 if self.exponents else 2) * (1 + self.minimums)
+        return one if self.subs else one * self.groups
+
+    @property
+    def head_bytes(self) -> int:
+        """Return the bytes of a record before its codes."""
+        return self.float_bytes + self.sub_bytes * self.groups
 
 
 class Format(Enum):
@@ -35,25 +83,41 @@ class Format(Enum):
     Q4M = "q4m"
     Q8 = "q8"
     F32 = "f32"
+    Q5_0 = "q5_0"
+    Q5_1 = "q5_1"
+    Q6 = "q6"
+    IQ4_NL = "iq4_nl"
+    MXFP4 = "mxfp4"
+    Q2_K = "q2_k"
+    Q3_K = "q3_k"
+    Q4_K = "q4_k"
+    Q5_K = "q5_k"
+    Q6_K = "q6_k"
+    IQ4_XS = "iq4_xs"
+
+    @property
+    def layout(self) -> Layout:
+        """Return how codes and scales lie; of f32, which has none, an empty one."""
+        return _LAYOUTS.get(self, Layout(32, groups=1))
 
     @property
     def record_groups(self) -> int:
         """Return the number of groups in a record."""
-        return 2 if self in (Format.Q4, Format.Q8) else 1
+        return self.layout.groups
 
     @property
     def integer_bytes(self) -> int:
         """Return the bytes of one tile's group without scales and minimums."""
-        return {"q4": 256, "q4m": 256, "q8": 512, "f32": 2048}[self.value]
+        return TILE_ROWS * GROUP * (self.layout.low + self.layout.high) // 8
 
     @property
     def head_bytes(self) -> int:
         """Return the bytes of a record before its integers."""
-        return 0 if self is Format.F32 else LINE
+        return 0 if self is Format.F32 else self.layout.head_bytes
 
     @property
     def record_bytes(self) -> int:
-        """Return the bytes of a record."""
+        """Return the bytes of a record, a multiple of 32."""
         return self.head_bytes + self.record_groups * self.integer_bytes
 
     @property
@@ -62,18 +126,22 @@ class Format(Enum):
         return self.record_bytes * 8 / (TILE_ROWS * GROUP * self.record_groups)
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """Matrix as integers and scales, one row of groups after another.
-
-    ``integers`` uint8 ``[rows, groups, 32]`` (nibbles 0..15, or value + 128), ``scales`` and ``minimums`` float16
-    ``[rows, groups]``; for f32 ``integers`` is float32 and the others are None.
-    """
-
-    format: Format
-    integers: NDArray[np.uint8] | NDArray[np.float32]
-    scales: NDArray[np.float16] | None = None
-    minimums: NDArray[np.float16] | None = None
+_LAYOUTS = {
+    Format.Q4: Layout(4, offset=8),
+    Format.Q4M: Layout(4, groups=1, minimums=True),
+    Format.Q8: Layout(8, offset=128),
+    Format.Q5_0: Layout(4, 1, offset=16),
+    Format.Q5_1: Layout(4, 1, groups=1, minimums=True),
+    Format.Q6: Layout(4, 2, offset=32),
+    Format.IQ4_NL: Layout(4, table=IQ4_VALUES),
+    Format.MXFP4: Layout(4, table=MXFP4_VALUES, exponents=True),
+    Format.Q2_K: Layout(2, groups=SUPER_GROUPS, subs=2, minimums=True),
+    Format.Q3_K: Layout(2, 1, groups=SUPER_GROUPS, offset=4, subs=2),
+    Format.Q4_K: Layout(4, groups=SUPER_GROUPS, subs=1, minimums=True),
+    Format.Q5_K: Layout(4, 1, groups=SUPER_GROUPS, subs=1, minimums=True),
+    Format.Q6_K: Layout(4, 2, groups=SUPER_GROUPS, offset=32, subs=2),
+    Format.IQ4_XS: Layout(4, groups=SUPER_GROUPS, table=IQ4_VALUES, subs=1),
+}
 
 
 def records(form: Format, inputs: int) -> int:
@@ -86,7 +154,7 @@ def tile_stride(form: Format, inputs: int) -> int:
 
     The result is a multiple of 64.
     """
-    return records(form, inputs) * form.record_bytes
+    return -(-records(form, inputs) * form.record_bytes // LINE) * LINE
 
 
 def packed_bytes(form: Format, rows: int, inputs: int) -> int:
@@ -97,114 +165,3 @@ def packed_bytes(form: Format, rows: int, inputs: int) -> int:
 def padded_rows(rows: int) -> int:
     """Round a number of rows up to whole units of 32."""
     return -(-rows // UNIT_ROWS) * UNIT_ROWS
-
-
-def pack(blocks: Blocks, out: NDArray[np.uint8]) -> None:
-    """Write ``blocks`` (rows a multiple of 16) into ``out``, uint8 ``[rows / 16, tile stride]``."""
-    form = blocks.format
-    rows, groups = blocks.integers.shape[:2]
-    tiles = rows // TILE_ROWS
-    cells = _cells(form, out, groups)
-    missing = cells.shape[1] * form.record_groups - groups
-    heads = [values for values in (blocks.scales, blocks.minimums) if values is not None]
-    if heads:
-        lanes = [v.reshape(tiles, TILE_ROWS, groups).transpose(0, 2, 1) for v in heads]
-        line = _grown(np.concatenate(lanes, axis=2), missing)
-        cells[:, :, : form.head_bytes] = _bytes(line).reshape(*cells.shape[:2], -1)
-    integers = _grown(_interleave(blocks).reshape(tiles, groups, -1), missing)
-    cells[:, :, form.head_bytes :] = integers.reshape(*cells.shape[:2], -1)
-
-
-def unpack(form: Format, packed: NDArray[np.uint8], inputs: int) -> Blocks:
-    """Unpack a matrix (the inverse of `pack`), for tests and the reference kernels."""
-    tiles, groups = packed.shape[0], inputs // GROUP
-    rows = tiles * TILE_ROWS
-    cells = _cells(form, packed, groups)
-    flat = np.ascontiguousarray(cells[:, :, form.head_bytes :]).reshape(tiles, -1, form.integer_bytes)
-    flat = flat[:, :groups]
-    if form is Format.F32:
-        lanes = flat.view(np.float32).reshape(tiles, groups, GROUP, TILE_ROWS).transpose(0, 3, 1, 2)
-        return Blocks(form, lanes.reshape(rows, groups, GROUP))
-    raw = flat.reshape(tiles, groups, -1, TILE_ROWS, 4)
-    if form is not Format.Q8:
-        raw = np.stack([raw & 15, raw >> 4], axis=3)  # [tiles, groups, 4, 2, 16, 4]
-        raw = raw.reshape(tiles, groups, 8, TILE_ROWS, 4)
-    integers = raw.transpose(0, 3, 1, 2, 4).reshape(rows, groups, GROUP)
-    heads = np.ascontiguousarray(cells[:, :, : form.head_bytes]).view(np.float16)
-    if form is Format.Q4M:
-        halves = heads.reshape(tiles, groups, 2, TILE_ROWS)
-        return Blocks(form, integers, *(_rows(halves[:, :, i]) for i in range(2)))
-    return Blocks(form, integers, _rows(heads.reshape(tiles, -1, TILE_ROWS)[:, :groups]))
-
-
-def _cells(form: Format, packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
-    """View a packed matrix as ``[tiles, records, bytes of a record]``."""
-    return packed.reshape(packed.shape[0], records(form, groups * GROUP), form.record_bytes)
-
-
-def _rows(lanes: NDArray[np.float16]) -> NDArray[np.float16]:
-    """Reshape ``[tiles, groups, 16]`` to ``[rows, groups]``."""
-    rows: NDArray[np.float16] = lanes.transpose(0, 2, 1).reshape(-1, lanes.shape[1])
-    return rows
-
-
-def _grown(array: NDArray[Any], missing: int) -> NDArray[Any]:
-    """Append groups of zeros up to a whole record."""
-    return np.pad(array, [(0, 0), (0, missing), (0, 0)]) if missing else array
-
-
-def values(blocks: Blocks) -> NDArray[np.float32]:
-    """Return the matrix that the blocks stand for, float32 ``[rows, inputs]``."""
-    integers = blocks.integers.astype(np.float32)
-    rows = integers.shape[0]
-    if blocks.scales is None:
-        return integers.reshape(rows, -1)
-    offset = {Format.Q4: 8, Format.Q4M: 0, Format.Q8: 128}[blocks.format]
-    scales = blocks.scales.astype(np.float32)[..., None]
-    result: NDArray[np.float32] = (integers - np.float32(offset)) * scales
-    if blocks.minimums is not None:
-        result += blocks.minimums.astype(np.float32)[..., None]
-    return result.reshape(rows, -1)
-
-
-def quantize(form: Format, matrix: NDArray[np.float32]) -> Blocks:
-    """Round float32 ``[rows, inputs]`` to a format, with one scale per 32 inputs.
-
-    ``q4`` puts the value of largest magnitude at -8, as GGML's Q4_0 does; ``q4m`` spans minimum to maximum; ``q8`` is
-    symmetric in -127..127.
-    """
-    rows = matrix.shape[0]
-    groups = matrix.reshape(rows, -1, GROUP)
-    if form is Format.F32:
-        return Blocks(form, groups)
-    if form is Format.Q4M:
-        low, high = groups.min(axis=2), groups.max(axis=2)
-        scales, minimums = ((high - low) / 15).astype(np.float16), low.astype(np.float16)
-        shifted = (groups - minimums.astype(np.float32)[..., None]) * _inverse(scales)
-        return Blocks(form, np.rint(shifted).clip(0, 15).astype(np.uint8), scales, minimums)
-    top = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[..., None], axis=2)[..., 0]
-    scales = (top / -8 if form is Format.Q4 else np.abs(top) / 127).astype(np.float16)
-    offset, most = (8, 15) if form is Format.Q4 else (128, 255)
-    integers = np.rint(groups * _inverse(scales)) + offset
-    return Blocks(form, integers.clip(0, most).astype(np.uint8), scales)
-
-
-def _inverse(scales: NDArray[np.float16]) -> NDArray[np.float32]:
-    wide = scales.astype(np.float32)[..., None]
-    return np.divide(1, wide, out=np.zeros_like(wide), where=wide != 0)
-
-
-def _interleave(blocks: Blocks) -> NDArray[np.uint8]:
-    rows, groups = blocks.integers.shape[:2]
-    tiles = rows // TILE_ROWS
-    if blocks.format is Format.F32:
-        lanes = blocks.integers.reshape(tiles, TILE_ROWS, groups * GROUP).transpose(0, 2, 1)
-        return _bytes(lanes)
-    raw = blocks.integers.reshape(tiles, TILE_ROWS, groups, 8, 4).transpose(0, 2, 3, 1, 4)
-    if blocks.format is Format.Q8:
-        return _bytes(raw)
-    return _bytes(raw[:, :, 0::2] | (raw[:, :, 1::2] << 4))
-
-
-def _bytes(array: NDArray[np.generic]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(array).view(np.uint8)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from miaotui.kernels.linear.dots import splat_inputs, splat_pair
-from miaotui.kernels.linear.formats import LINE, TILE_ROWS, Format
+from miaotui.kernels.linear.formats import SUPER_GROUPS, TILE_ROWS, Format
+from miaotui.kernels.linear.tile_loads import Tile, TileGroup, is_signed, most_weight, table_offset
 from miaotui.kernels.platform.cpu import Isa
 from miaotui.kernels.runtime.memory import READ_ONCE
 from miaotui.kernels.runtime.ops import HEADER_BYTES
-from miaotui.kernels.runtime.simd import F32, I8, I16, I32, Emitter, Value
+from miaotui.kernels.runtime.simd import F32, I32, I64, Emitter, Value
 
 # How far ahead of its use a line is asked for: what a core reads within the time that memory takes to answer.
 # On Zen 5 with 90 GB/s for two cores 8 KiB make a pass of one row 9% shorter than 4 KiB; less or more is slower.
@@ -70,78 +71,25 @@ class Operands:
         return self.headers + self.header_stride * row + group * HEADER_BYTES
 
 
-class Tile:
-    """Some lanes of one tile: the address of its numbers, and how a group of it is read."""
-
-    def __init__(self, e: Emitter, form: Format, address: Value, lanes: int, first: int, once: bool) -> None:
-        self.e, self.form, self.address = e, form, address
-        self.lanes, self.first, self.once = lanes, first, once
-
-    def at(self, group: Value, ahead: Value | int | None) -> TileGroup:
-        """Return one group. Prefetches the data ``ahead`` bytes later."""
-        form = self.form
-        if form.record_groups == 1:
-            head = record = self.address + group * form.record_bytes
-            integers = record + form.head_bytes
-        else:
-            record = self.address + (group >> 1) * form.record_bytes
-            odd = group & 1
-            head = record + odd * (2 * TILE_ROWS)
-            integers = record + odd * form.integer_bytes + form.head_bytes
-        if ahead is not None:
-            self.e.prefetch(record + ahead, once=self.once)
-            for line in range(0, form.integer_bytes, LINE):
-                self.e.prefetch(integers + line + ahead, once=self.once)
-        return TileGroup(self, head + 2 * self.first, integers + 4 * self.first)
-
-
-class TileGroup:
-    """One group of a tile: 32 inputs of its lanes."""
-
-    def __init__(self, tile: Tile, head: Value, integers: Value) -> None:
-        self.e, self.form, self.lanes = tile.e, tile.form, tile.lanes
-        self.head, self.integers = head, integers
-
-    def loads(self, index: int) -> list[Value]:
-        """Load the weights of inputs ``8 index`` to ``8 index + 7`` as two vectors of bytes."""
-        e, size = self.e, 4 * self.lanes
-        kind = ir.VectorType(I8, size)
-        if self.form is Format.Q8:
-            return [e.load(self.integers + (128 * index + 64 * i), kind, size) for i in range(2)]
-        packed = e.load(self.integers + 64 * index, kind, size)
-        words = e.bits(packed, ir.VectorType(I16, size // 2))
-        return [packed & 15, e.bits(words >> 4, kind) & 15]
-
-    def pairs(self, index: int) -> list[Value]:
-        """Load these weights as stored, as four vectors of int16: inputs 0 and 2 of each output, 1 and 3, and so on."""
-        e = self.e
-        kind = ir.VectorType(I16, 2 * self.lanes)
-        if self.form is Format.Q8:
-            words = [e.load(self.integers + (128 * index + 64 * i), kind, 4 * self.lanes) for i in range(2)]
-            return [part for word in words for part in (word & 255, word >> 8)]
-        word = e.load(self.integers + 64 * index, kind, 4 * self.lanes)
-        return [(word >> shift) & 15 for shift in (0, 8, 4, 12)]
-
-    def scale(self) -> Value:
-        """Load the group's scales."""
-        return self.e.load_half(self.head, self.lanes)
-
-    def minimum(self) -> Value:
-        """Load the group's minimums (``q4m``)."""
-        return self.e.load_half(self.head + 2 * TILE_ROWS, self.lanes)
-
-
 class _Sums:
     """Sums of all rows with some tiles, group after group. The loop carries ``rows x tiles`` values."""
 
     def __init__(self, e: Emitter, tiles: list[Tile], operands: Operands, ahead: Value | int | None) -> None:
         self.e, self.tiles, self.operands, self.ahead = e, tiles, operands, ahead
-        self.form, self.lanes = tiles[0].form, tiles[0].lanes
+        self.form, self.layout, self.lanes = tiles[0].form, tiles[0].layout, tiles[0].lanes
+        layout = self.layout
+        self.offset = layout.offset
+        if is_signed(self.form):
+            self.offset = e.dot.byte_bias
+        elif layout.table:
+            self.offset = table_offset(self.form)
 
     def all(self) -> list[Value]:
         """Return every row's sums: row 0's tiles, row 1's, …"""
         zero = self.e.const(ir.VectorType(F32, self.lanes), 0.0)
         count = self.operands.rows * len(self.tiles)
+        if self.layout.groups == SUPER_GROUPS:
+            return self.e.loop(self.operands.groups >> 3, [zero] * count, self._record)
         return self.e.loop(self.operands.groups, [zero] * count, self._group)
 
     def _group(self, group: Value, carried: list[Value]) -> list[Value]:
@@ -149,32 +97,73 @@ class _Sums:
         parts = [tile.at(group, self.ahead) for tile in self.tiles]
         whole = self._wide_integers(group, heads, parts) if self.operands.wide else self._integers(group, heads, parts)
         scales = [part.scale() for part in parts]
-        minimums = [part.minimum() for part in parts] if self.form is Format.Q4M else []
+        minimums = [part.minimum() for part in parts] if self.layout.minimums else []
         return [
             self._add(carried[i], whole[i], heads[i // len(parts)], i % len(parts), scales, minimums)
             for i in range(len(whole))
         ]
 
+    def _record(self, index: Value, carried: list[Value]) -> list[Value]:
+        """Add eight groups, whose scales are integers times their record's."""
+        e = self.e
+        records = [tile.record(index, self.ahead) for tile in self.tiles]
+        zero = e.const(I64, 0)
+        first = [tile.inside(record, zero, None) for tile, record in zip(self.tiles, records, strict=True)]
+        scales = [part.scale() for part in first]
+        minimums = [part.minimum() for part in first] if self.layout.minimums else []
+
+        def group(inside: Value, totals: list[Value]) -> list[Value]:
+            number = (index << 3) + inside
+            heads = [self.operands.header(row, number) for row in range(self.operands.rows)]
+            pairs = zip(self.tiles, records, strict=True)
+            parts = [tile.inside(record, inside, self.ahead) for tile, record in pairs]
+            whole = self._integers(number, heads, parts)
+            least = [self._least(part, minimums[i]) for i, part in enumerate(parts)] if minimums else []
+            return [
+                self._add_scaled(totals[i], whole[i], heads[i // len(parts)], i % len(parts), scales, minimums, least)
+                for i in range(len(whole))
+            ]
+
+        return e.loop(e.const(I64, SUPER_GROUPS), carried, group)
+
+    def _least(self, part: TileGroup, minimum: Value) -> Value:
+        """Return a group's minimum in float32, or the integers of its two minimums."""
+        words = part.sub_minimums()
+        if self.layout.subs == 2:
+            return words
+        return self.e.to_float(self.e.bits(words, ir.VectorType(I32, self.lanes)) & 0xFFFF) * minimum
+
     def _integers(self, group: Value, heads: list[Value], parts: list[TileGroup]) -> list[Value]:
-        """Compute the exact sums of one group, with weights as ``stored - offset``."""
+        """Compute the exact sums of one group, times its integer scales; weights count as ``stored - offset``."""
         e, rows, many = self.e, self.operands.rows, len(parts)
-        per_sum = {Format.Q4: -8, Format.Q4M: 0, Format.Q8: -e.dot.byte_bias}[self.form]
-        step = e.dot.byte if self.form is Format.Q8 else e.dot.nibble
-        if per_sum:
-            offsets = [e.splat(e.load(head + 4, I32, 4) * per_sum, self.lanes) for head in heads]
-        else:
-            offsets = [e.splat(e.const(I32, 0), self.lanes)] * rows
-        sums = [e.dot.start(offsets[i // many]) for i in range(rows * many)]
-        for index in range(4):
-            halves = [part.loads(index) for part in parts]
-            for half in range(2):
+        signed, halves = is_signed(self.form), max(1, self.layout.subs)
+        room = min(e.dot.room(most_weight(self.form)), 8 // halves)
+        words = [part.subs() for part in parts] if self.layout.subs else []
+        sums = self._starts(heads, words)
+        for first in range(0, 8, room):
+            scales = [e.dot.scale(word, first * halves // 8) for word in words] or [None] * many
+            partial = [e.dot.start(total) if not words else None for total in sums]
+            for index in range(first, first + room):
+                weights = [part.weights(index) for part in parts]
                 for row in range(rows):
-                    at = self.operands.inputs(row) + group * 32 + (8 * index + 4 * half)
+                    at = self.operands.inputs(row) + group * 32 + 4 * index
                     inputs = splat_inputs(e, at, self.lanes)
                     for t in range(many):
                         i = row * many + t
-                        sums[i] = step(sums[i], halves[t][half], inputs)
-        return [e.dot.finish(total, offsets[i // many]) for i, total in enumerate(sums)]
+                        partial[i] = e.dot.step(partial[i], weights[t], inputs, signed)
+            sums = [e.dot.fold(total, partial[i], scales[i % many]) for i, total in enumerate(sums)]
+        return sums
+
+    def _starts(self, heads: list[Value], words: list[Value]) -> list[Value]:
+        """Return each sum's start: the offset's share of it."""
+        e, many = self.e, len(self.tiles)
+        zero = e.splat(e.const(I32, 0), self.lanes)
+        if not self.offset:
+            return [zero] * (len(heads) * many)
+        if not words:
+            return [e.splat(e.load(head + 4, I32, 4) * -self.offset, self.lanes) for head in heads for _ in range(many)]
+        shares = [word * -self.offset for word in words]
+        return [e.dot.pairs(zero, share, splat_pair(e, head + 12, self.lanes)) for head in heads for share in shares]
 
     def _wide_integers(self, group: Value, heads: list[Value], parts: list[TileGroup]) -> list[Value]:
         """Compute the exact sums of one group with int16 inputs: weights as stored, less the offset's share."""
@@ -206,6 +195,25 @@ class _Sums:
         if minimums:
             total = e.fma(minimums[tile], e.splat(e.load(head + 8, F32), self.lanes), total)
         return total
+
+    def _add_scaled(
+        self,
+        total: Value,
+        whole: Value,
+        head: Value,
+        tile: int,
+        scales: list[Value],
+        minimums: list[Value],
+        least: list[Value],
+    ) -> Value:
+        """Compute `_add` with a record's scale; ``least`` are the group's minimums (see `_least`)."""
+        if self.layout.subs == 1 or not minimums:
+            return self._add(total, whole, head, tile, scales, least)
+        e = self.e
+        total = self._add(total, whole, head, tile, scales, [])
+        zero = e.splat(e.const(I32, 0), self.lanes)
+        under = e.dot.pairs(zero, least[tile], splat_pair(e, head + 12, self.lanes))
+        return self._add(total, under, head, tile, minimums, [])
 
 
 def _float_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.formats import LINE, Format
 from miaotui.kernels.runtime.arithmetic import quantize_group, softcap
 from miaotui.kernels.runtime.ops import HEADER_BYTES
-from miaotui.kernels.runtime.simd import F32, F32X, I8, I64, Emitter, Value
+from miaotui.kernels.runtime.simd import F32, F32X, I8, I32, I64, Emitter, Value
 
 
 def _sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
@@ -143,35 +143,19 @@ def softcap_row(e: Emitter, x: Value, width: Value, cap: Value) -> None:
 
 def embed_row(form: Format) -> Callable[..., None]:
     """Write one row of a packed table as float32: lane ``token % 16`` of each of its tile's loads."""
+    layout = form.layout
 
     def emit(e: Emitter, tile: Value, groups: Value, lane: Value, out: Value, factor: Value) -> None:
-        four_bytes, four_floats = ir.VectorType(I8, 4), ir.VectorType(F32, 4)
-
-        def scalar(address: Value) -> Value:
-            return e.splat(e.lane(e.load_half(address, 1), 0) * factor, 4)
-
         def step(group: Value, _: list[Value]) -> list[Value]:
-            record, head = tile + group * form.record_bytes, lane * 2
-            integers = record + form.head_bytes
-            if form.record_groups == 2:
-                record, odd = tile + (group >> 1) * form.record_bytes, group & 1
-                head = head + odd * 32
-                integers = record + odd * form.integer_bytes + form.head_bytes
-            head = head + record
-            scale = scalar(head)
+            shift = layout.groups.bit_length() - 1
+            record, inside = tile + (group >> shift) * form.record_bytes, group & (layout.groups - 1)
+            scale, minimum = _row_scales(e, form, record, inside, lane)
+            codes = record + inside * form.integer_bytes + (lane * 4 + form.head_bytes)
             for index in range(8):
-                if form is Format.Q8:
-                    raw = e.load(integers + lane * 4 + 64 * index, four_bytes)
-                    whole = e.widen(raw ^ 128, ir.IntType(32))
-                else:
-                    raw = e.load(integers + lane * 4 + 64 * (index // 2), four_bytes)
-                    raw = (raw >> 4) if index % 2 else (raw & 15)
-                    whole = e.widen_unsigned(raw, ir.IntType(32))
-                    whole = whole - (8 if form is Format.Q4 else 0)
-                value = e.to_float(whole) * scale
-                if form is Format.Q4M:
-                    value = value + scalar(head + 32)
-                assert value.type == four_floats
+                half = index * max(1, layout.subs) // 8
+                value = e.to_float(_row_codes(e, form, codes, index)) * e.splat(scale[half] * factor, 4)
+                if minimum:
+                    value = value + e.splat(minimum[half] * factor, 4)
                 e.store(value, out + group * 128 + 16 * index, 4)
             return []
 
@@ -185,3 +169,49 @@ def embed_row(form: Format) -> Callable[..., None]:
         e.loop(groups << 5, [], step)
 
     return emit_f32 if form is Format.F32 else emit
+
+
+def _row_codes(e: Emitter, form: Format, codes: Value, step: int) -> Value:
+    """Load four inputs of one row, as the integers that their codes stand for."""
+    layout = form.layout
+
+    def field(offset: int, bits: int) -> Value:
+        raw = e.load(codes + (offset + LINE * (step * bits // 8)), ir.VectorType(I8, 4))
+        return raw >> step * bits % 8 & (1 << bits) - 1
+
+    code = field(0, layout.low)
+    if layout.high:
+        code = code | field(LINE * layout.low, layout.high) << layout.low
+    if layout.table:
+        found = e.dot.lookup(layout.table, e.shuffle(code, [lane % 4 for lane in range(16)]))
+        return e.widen(e.shuffle(found, range(4)), I32)
+    return e.widen_unsigned(code, I32) - layout.offset
+
+
+def _row_scales(e: Emitter, form: Format, record: Value, group: Value, lane: Value) -> tuple[list[Value], list[Value]]:
+    """Load one row's scales and minimums of a group, one or two of each."""
+    layout = form.layout
+
+    def number(first: int) -> Value:
+        address = record + lane * 2 + first
+        return e.lane(e.load_half(address if layout.subs else address + group * 32, 1), 0)
+
+    def integer(first: int, half: int, signed: bool) -> Value:
+        at = record + (group + first) * (16 * layout.subs) + lane * layout.subs + (layout.float_bytes + half)
+        raw = e.load(at, I8)
+        if layout.nibbles:
+            raw = raw & 15 if signed else raw >> 4
+        return e.to_float(e.widen(raw, I32))
+
+    halves = range(max(1, layout.subs))
+    if layout.exponents:
+        power = e.widen_unsigned(e.load(record + group * 16 + lane, I8), I32)
+        return [e.bits(e.maximum((power - 1) << 23, (power + 1) << 21), F32)], []
+    scale = number(0)
+    minimum = number(layout.float_bytes - 32 * (1 if layout.subs else layout.groups)) if layout.minimums else None
+    if not layout.subs:
+        return [scale], [] if minimum is None else [minimum]
+    scales = [scale * integer(0, half, True) for half in halves]
+    if minimum is None:
+        return scales, []
+    return scales, [minimum * integer(0 if layout.nibbles else layout.groups, half, False) for half in halves]

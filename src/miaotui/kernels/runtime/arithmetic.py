@@ -78,8 +78,8 @@ def softcap(e: Emitter, x: Value, cap: Value) -> Value:
 def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header: Value, wide: bool = False) -> None:
     """Round 32 floats to int8 with one scale; store them at ``integers`` and scale, sum, scale x sum at ``header``.
 
-    ``wide``: to int16 of 13 bits. Of each four the middle ones change places, as `Dot.pairs` reads them; -128 x sum,
-    from which sums with 8-bit weights start, is stored, too.
+    The fourth field has the sums of both halves as int16. ``wide``: to int16 of 13 bits. Of each four the middle ones
+    change places, as `Dot.pairs` reads them; -128 x sum, from which sums with 8-bit weights start, is the fourth field.
     """
     most = MOST_WIDE if wide else MOST_BYTE
     top = e.reduce(e.maximum(e.unary("fabs", low), e.unary("fabs", high)), e.maximum)
@@ -89,7 +89,8 @@ def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header:
     scale = top / float(most)
     factor = e.splat(inverse)
     parts = [e.to_int(e.unary("rint", half * factor)) for half in (low, high)]
-    total = e.reduce(parts[0] + parts[1], lambda a, b: a + b)
+    sums = [e.reduce(part, lambda a, b: a + b) for part in parts]
+    total = sums[0] + sums[1]
     if wide:
         e.store(e.shuffle(e.join(*(e.narrow(part, I16) for part in parts)), _PAIRS), integers, 2)
     else:
@@ -98,8 +99,7 @@ def quantize_group(e: Emitter, low: Value, high: Value, integers: Value, header:
     e.store(scale, header, 4)
     e.store(total, header + 4, 4)
     e.store(scale * e.to_float(total), header + 8, 4)
-    if wide:
-        e.store(total * -128, header + 12, 4)
+    e.store(total * -128 if wide else (sums[1] << 16) | (sums[0] & 0xFFFF), header + 12, 4)
 
 
 def narrow_half(e: Emitter, x: Value) -> Value:

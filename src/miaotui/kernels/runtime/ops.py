@@ -78,7 +78,8 @@ MAX_TEAM = 64
 SYNC_FIELDS = SYNC_CLAIMS + CLAIM_SLOTS * MAX_TEAM * LINE_FIELDS
 
 # quantized activations: int8 rows, and per 32 values a header of four 4-byte fields
-HEADER_BYTES = 16  # scale (f32), sum of integers (i32), scale x sum (f32), of int16: -128 x sum (i32)
+HEADER_BYTES = 16  # scale (f32), sum of integers (i32), scale x sum (f32), sums of both halves (2 x i16)
+# of int16 activations the last field is -128 x sum (i32)
 
 # the mailbox through which the workers learn of a run
 TEAM_BITS = 8  # a run's number holds the size of its team in its low bits

@@ -8,18 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.linear.formats import (
-    TILE_ROWS,
-    UNIT_ROWS,
-    Blocks,
-    Format,
-    pack,
-    padded_rows,
-    quantize,
-    tile_stride,
-    unpack,
-    values,
-)
+from miaotui.kernels.linear.formats import TILE_ROWS, UNIT_ROWS, Format, padded_rows, tile_stride
+from miaotui.kernels.linear.packed_blocks import Blocks, pack, quantize, unpack, values
 from miaotui.kernels.runtime.thread_pool import aligned_bytes
 from miaotui.model.packed import Matrix
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.linear.formats import GROUP, Blocks, Format
+from miaotui.kernels.linear.formats import GROUP, Format
+from miaotui.kernels.linear.packed_blocks import Blocks
 
 DAMPING = 0.01  # of the mean variance, added to the diagonal so that the spread can be inverted
 

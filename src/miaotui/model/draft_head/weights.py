@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.store import PackedFile, PackedStore, content_key
-from miaotui.kernels.linear.formats import UNIT_ROWS, Format, quantize
+from miaotui.kernels.linear.formats import UNIT_ROWS, Format
+from miaotui.kernels.linear.packed_blocks import quantize
 from miaotui.model.draft_head.packing import alternating, packed, padded, rows_of
 from miaotui.model.draft_head.rounding import round_for
 from miaotui.model.packed import Matrix, PackedModel

@@ -18,7 +18,7 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.names import encoder_shapes
 from miaotui.model.packed import LAYOUT, PackedModel, PackingJob, pack_jobs
-from miaotui.model.packing import packed_format, require_finite
+from miaotui.model.packing import encoder_format, require_finite
 from miaotui.types import Progress
 
 ENCODER_LAYOUT = 1
@@ -66,7 +66,7 @@ def _jobs(config: EncoderConfig, tensors: Tensors, wanted: Format) -> Iterator[P
 
 def _job(name: str, parts: list[StoredTensor], wanted: Format, alternating: bool = False) -> PackingJob:
     """Return how a matrix is packed: in the format that all parts share, or else with 8 bits."""
-    formats = {wanted if wanted is Format.F32 else packed_format(part.kind, wanted) for part in parts}
+    formats = {wanted if wanted is Format.F32 else encoder_format(part.kind, wanted) for part in parts}
     form = formats.pop() if len(formats) == 1 else Format.Q8
     return PackingJob(name, tuple(parts), form, alternating)
 

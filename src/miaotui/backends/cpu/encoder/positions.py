@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.kernels.attention.fields import PAGE_TOKENS
-from miaotui.kernels.linear.formats import unpack, values
+from miaotui.kernels.linear.packed_blocks import unpack, values
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.oracle import layer_norm
 from miaotui.model.encoder.pooling import rows_product

@@ -1,0 +1,111 @@
+"""Packed weights hold GGML's blocks exactly: values are, bit for bit, those of gguf-py's dequantisation."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from miaotui.errors import ModelFormatError
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.kernels.linear.formats import Format, padded_rows, tile_stride
+from miaotui.kernels.linear.packed_blocks import unpack, values
+from miaotui.model.packing import encoder_format, pack_matrix, packed_format
+
+QUANTIZED = [kind for kind in BlockType if not kind.is_float]
+EXACT = [kind for kind in QUANTIZED if packed_format(kind, Format.F32) is not Format.Q8 or kind is BlockType.Q8_0]
+HALVES = {  # where a block's float16 numbers begin
+    "Q4_0": [0],
+    "Q4_1": [0, 2],
+    "Q5_0": [0],
+    "Q5_1": [0, 2],
+    "Q8_0": [0],
+    "Q2_K": [80, 82],
+    "Q3_K": [108],
+    "Q4_K": [0, 2],
+    "Q5_K": [0, 2],
+    "Q6_K": [208],
+    "IQ4_NL": [0],
+    "IQ4_XS": [0],
+    "MXFP4": [],
+}
+
+
+def random_tensor(kind: BlockType, rows: int, blocks: int, seed: int) -> StoredTensor:
+    """Any bits, but for scales, which are numbers: large, small, subnormal, zero and negative."""
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (rows * blocks, kind.block_bytes), dtype=np.uint8)
+    for at in HALVES[kind.name]:
+        scales = rng.normal(0, 0.02, len(raw)) * 10.0 ** rng.integers(-5, 4, len(raw))
+        scales[rng.random(len(raw)) < 0.05] = 0
+        raw[:, at : at + 2] = scales.astype(np.float16)[:, None].view(np.uint8)
+    if kind is BlockType.MXFP4:
+        raw[:, 0] = rng.integers(0, 245, len(raw))
+    return StoredTensor.from_bytes("t", (rows, blocks * kind.block_size), kind, raw.reshape(-1))
+
+
+def packed_values(tensor: StoredTensor, form: Format) -> NDArray[np.float32]:
+    """What the packed matrix stands for, rows of padding included."""
+    out = np.full((padded_rows(tensor.rows) // 32, 2, tile_stride(form, tensor.cols)), 0xA5, np.uint8)
+    pack_matrix(tensor, form, out)
+    return values(unpack(form, out.reshape(-1, out.shape[2]), tensor.cols))
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.sampled_from(EXACT), st.integers(1, 70), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_blocks_are_held_exactly(kind: BlockType, rows: int, blocks: int, seed: int) -> None:
+    tensor = random_tensor(kind, rows, blocks, seed)
+    found = packed_values(tensor, packed_format(kind, Format.Q8))
+    expected = gguf.quants.dequantize(tensor.data, gguf.GGMLQuantizationType[kind.name])
+    np.testing.assert_array_equal(found[:rows], expected)
+    assert not found[rows:].any()
+
+
+@pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.name)
+def test_packed_blocks_take_little_more_than_the_file(kind: BlockType) -> None:
+    form = packed_format(kind, Format.Q8)
+    rows, cols = 2048, 2048
+    assert tile_stride(form, cols) * rows // 16 <= 1.05 * rows * kind.row_bytes(cols)
+
+
+def test_every_block_type_of_files_has_a_format() -> None:
+    assert {kind.name for kind in EXACT} == set(HALVES)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
+def test_encoders_use_three_formats(kind: BlockType) -> None:
+    """Exact where integers allow it; Q4_K's scales are rounded to float16, the rest to 8 bits a weight."""
+    form = encoder_format(kind, Format.F32)
+    assert form in (Format.Q4, Format.Q4M, Format.Q8)
+    if kind.name not in HALVES:
+        return
+    tensor = random_tensor(kind, 32, 2, seed=1) if kind is not BlockType.MXFP4 else small_powers()
+    expected = tensor.float32()
+    found = packed_values(tensor, form)
+    top = np.abs(expected).reshape(32, -1, 32).max(axis=2)
+    error = np.abs(found - expected).reshape(32, -1, 32).max(axis=2)
+    if kind.name in ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "IQ4_NL"):
+        assert not error.any()
+    assert (error <= 0.008 * top + 1e-5).all()
+
+
+def small_powers() -> StoredTensor:
+    raw = random_tensor(BlockType.MXFP4, 32, 2, seed=1).data.reshape(-1, 17).copy()
+    raw[:, 0] = 118 + raw[:, 0] % 8
+    return StoredTensor.from_bytes("t", (32, 64), BlockType.MXFP4, raw.reshape(-1))
+
+
+@pytest.mark.parametrize("kind", [BlockType.Q6_K, BlockType.Q4_K, BlockType.MXFP4], ids=lambda kind: kind.name)
+def test_weights_that_are_not_numbers_are_refused(kind: BlockType) -> None:
+    raw = random_tensor(kind, 4, 1, seed=2).data.reshape(-1, kind.block_bytes).copy()
+    if kind is BlockType.MXFP4:
+        raw[3, 0] = 255
+    else:
+        at = HALVES[kind.name][0]
+        raw[3, at : at + 2] = np.array([np.inf], np.float16).view(np.uint8)
+    tensor = StoredTensor.from_bytes("blk.0.q", (4, kind.block_size), kind, raw.reshape(-1))
+    with pytest.raises(ModelFormatError, match=r"'blk.0.q' holds weights that are not numbers"):
+        packed_values(tensor, packed_format(kind, Format.Q8))
