@@ -196,4 +196,9 @@ SUB_RANGES = {
     Format.Q5_K: (0, 64),
     Format.Q6_K: (-128, 128),
     Format.IQ4_XS: (-32, 32),
+    Format.IQ1: (1, 16),
+    Format.IQ2: (1, 32),
+    Format.IQ3_XXS: (1, 32),
+    Format.IQ3_S: (1, 32),
+    Format.TQ2: (1, 2),
 }

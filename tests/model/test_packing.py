@@ -31,7 +31,17 @@ HALVES = {  # where a block's float16 numbers begin
     "IQ4_NL": [0],
     "IQ4_XS": [0],
     "MXFP4": [],
+    "IQ1_S": [0],
+    "IQ1_M": [],
+    "IQ2_XXS": [0],
+    "IQ2_XS": [0],
+    "IQ2_S": [0],
+    "IQ3_XXS": [0],
+    "IQ3_S": [0],
+    "TQ1_0": [52],
+    "TQ2_0": [64],
 }
+LARGER = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0"}  # than in the file
 
 
 def random_tensor(kind: BlockType, rows: int, blocks: int, seed: int) -> StoredTensor:
@@ -44,6 +54,8 @@ def random_tensor(kind: BlockType, rows: int, blocks: int, seed: int) -> StoredT
         raw[:, at : at + 2] = scales.astype(np.float16)[:, None].view(np.uint8)
     if kind is BlockType.MXFP4:
         raw[:, 0] = rng.integers(0, 245, len(raw))
+    if kind is BlockType.IQ1_M:
+        raw[:, 55] = raw[:, 55] & 15 | 0x20  # upper bits of the scale's exponent
     return StoredTensor.from_bytes("t", (rows, blocks * kind.block_size), kind, raw.reshape(-1))
 
 
@@ -68,7 +80,9 @@ def test_blocks_are_held_exactly(kind: BlockType, rows: int, blocks: int, seed: 
 def test_packed_blocks_take_little_more_than_the_file(kind: BlockType) -> None:
     form = packed_format(kind, Format.Q8)
     rows, cols = 2048, 2048
-    assert tile_stride(form, cols) * rows // 16 <= 1.05 * rows * kind.row_bytes(cols)
+    assert form.bits_per_weight < 8.6
+    if kind.name not in LARGER:
+        assert tile_stride(form, cols) * rows // 16 <= 1.05 * rows * kind.row_bytes(cols)
 
 
 def test_every_block_type_of_files_has_a_format() -> None:
@@ -80,8 +94,6 @@ def test_encoders_use_three_formats(kind: BlockType) -> None:
     """Exact where integers allow it; Q4_K's scales are rounded to float16, the rest to 8 bits a weight."""
     form = encoder_format(kind, Format.F32)
     assert form in (Format.Q4, Format.Q4M, Format.Q8)
-    if kind.name not in HALVES:
-        return
     tensor = random_tensor(kind, 32, 2, seed=1) if kind is not BlockType.MXFP4 else small_powers()
     expected = tensor.float32()
     found = packed_values(tensor, form)

@@ -2,6 +2,7 @@
 
     Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q5_0, Q5_1, IQ4_NL, IQ4_XS, MXFP4 -> the format of the same name     exact
     Q4_0 -> q4, Q4_1 -> q4m, Q8_0 -> q8                                                                exact
+    IQ1_S, IQ1_M -> iq1, IQ2_XXS, IQ2_XS, IQ2_S -> iq2, IQ3_XXS, IQ3_S -> the same, TQ1_0, TQ2_0 -> tq2   exact, larger
     F32, F16, BF16 -> the format asked for                                                             rounded
 
 Encoders have kernels for three formats (`encoder_format`): Q5_0, IQ4_NL -> q8 are exact there, Q4_K -> q4m has scales
@@ -39,6 +40,15 @@ _EXACT = {
     BlockType.IQ4_NL: Format.IQ4_NL,
     BlockType.IQ4_XS: Format.IQ4_XS,
     BlockType.MXFP4: Format.MXFP4,
+    BlockType.IQ1_S: Format.IQ1,
+    BlockType.IQ1_M: Format.IQ1,
+    BlockType.IQ2_XXS: Format.IQ2,
+    BlockType.IQ2_XS: Format.IQ2,
+    BlockType.IQ2_S: Format.IQ2,
+    BlockType.IQ3_XXS: Format.IQ3_XXS,
+    BlockType.IQ3_S: Format.IQ3_S,
+    BlockType.TQ1_0: Format.TQ2,
+    BlockType.TQ2_0: Format.TQ2,
 }
 _WIDENED = {
     BlockType.Q4_0: Format.Q4,
@@ -110,10 +120,14 @@ def _recoded(codes: Codes, form: Format) -> Blocks:
         return Blocks(form, _stored(codes, form), (np.frexp(codes.factor)[1] + 127).astype(np.uint8))
 
     def in_groups(integers: NDArray[np.int8] | None) -> NDArray[np.uint8] | None:
-        return None if integers is None else integers.view(np.uint8).reshape(rows, -1, layout.subs)
+        if integers is None:
+            return None
+        each = layout.subs * codes.q.shape[2] // GROUP  # 2 where one scale of 32 weights stands for two of 16
+        return np.repeat(integers.view(np.uint8), each, axis=1).reshape(rows, -1, layout.subs)
 
     subs, least = in_groups(codes.subs), in_groups(codes.sub_minimums)
-    return Blocks(form, _stored(codes, form), codes.factor.astype(np.float16), minimums, subs, least)
+    scales = (codes.factor / np.float32(layout.unit)).astype(np.float16)
+    return Blocks(form, _stored(codes, form), scales, minimums, subs, least)
 
 
 def _widened(codes: Codes, form: Format) -> Blocks:

@@ -91,13 +91,13 @@ def bf16_to_float32(raw: Bytes) -> Floats:
     return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def _fields(blocks: Bytes, *sizes: int) -> list[Bytes]:
+def fields(blocks: Bytes, *sizes: int) -> list[Bytes]:
     """Cut the columns of ``blocks`` into contiguous fields of the given byte sizes."""
     ends = np.cumsum(sizes)
     return [np.ascontiguousarray(blocks[:, e - s : e]) for s, e in zip(sizes, ends, strict=True)]
 
 
-def _pieces(packed: Bytes, bits: int) -> Bytes:
+def pieces(packed: Bytes, bits: int) -> Bytes:
     """Split each byte into 8 / bits fields, lowest first, as a new axis before the last one."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     fields: Bytes = packed[..., None, :] >> shifts & np.uint8((1 << bits) - 1)
@@ -116,70 +116,70 @@ def _signed(values: NDArray[Any], offset: int) -> NDArray[np.int8]:
 
 
 def _q4_0(blocks: Bytes) -> Codes:
-    d, qs = _fields(blocks, 2, 16)
-    return Codes(_signed(_pieces(qs, 4).reshape(-1, 1, 32), 8), f16_to_float32(d))
+    d, qs = fields(blocks, 2, 16)
+    return Codes(_signed(pieces(qs, 4).reshape(-1, 1, 32), 8), f16_to_float32(d))
 
 
 def _q4_1(blocks: Bytes) -> Codes:
-    d, m, qs = _fields(blocks, 2, 2, 16)
-    q = _signed(_pieces(qs, 4).reshape(-1, 1, 32), 0)
+    d, m, qs = fields(blocks, 2, 2, 16)
+    q = _signed(pieces(qs, 4).reshape(-1, 1, 32), 0)
     return Codes(q, f16_to_float32(d), -f16_to_float32(m))
 
 
 def _q5_0(blocks: Bytes) -> Codes:
-    d, qh, qs = _fields(blocks, 2, 4, 16)
-    q = _pieces(qs, 4).reshape(-1, 32) | _bits(qh) << 4
+    d, qh, qs = fields(blocks, 2, 4, 16)
+    q = pieces(qs, 4).reshape(-1, 32) | _bits(qh) << 4
     return Codes(_signed(q, 16)[:, None], f16_to_float32(d))
 
 
 def _q5_1(blocks: Bytes) -> Codes:
-    d, m, qh, qs = _fields(blocks, 2, 2, 4, 16)
-    q = _pieces(qs, 4).reshape(-1, 32) | _bits(qh) << 4
+    d, m, qh, qs = fields(blocks, 2, 2, 4, 16)
+    q = pieces(qs, 4).reshape(-1, 32) | _bits(qh) << 4
     return Codes(_signed(q, 0)[:, None], f16_to_float32(d), -f16_to_float32(m))
 
 
 def _q8_0(blocks: Bytes) -> Codes:
-    d, qs = _fields(blocks, 2, 32)
+    d, qs = fields(blocks, 2, 32)
     return Codes(qs.view(np.int8)[:, None], f16_to_float32(d))
 
 
 def _iq4_nl(blocks: Bytes) -> Codes:
-    d, qs = _fields(blocks, 2, 16)
-    return Codes(IQ4_NL_VALUES[_pieces(qs, 4).reshape(-1, 1, 32)], f16_to_float32(d))
+    d, qs = fields(blocks, 2, 16)
+    return Codes(IQ4_NL_VALUES[pieces(qs, 4).reshape(-1, 1, 32)], f16_to_float32(d))
 
 
 def _iq4_xs(blocks: Bytes) -> Codes:
-    d, high, low, qs = _fields(blocks, 2, 2, 4, 128)
+    d, high, low, qs = fields(blocks, 2, 2, 4, 128)
     # Low nibbles of eight scales, two in a byte, and above them two bits each.
-    scale = _signed(_in_order(low, 4) | _in_order(high, 2) << 4, 32)
-    return Codes(IQ4_NL_VALUES[_pieces(qs.reshape(-1, 8, 16), 4).reshape(-1, 8, 32)], f16_to_float32(d), subs=scale)
+    scale = _signed(in_order(low, 4) | in_order(high, 2) << 4, 32)
+    return Codes(IQ4_NL_VALUES[pieces(qs.reshape(-1, 8, 16), 4).reshape(-1, 8, 32)], f16_to_float32(d), subs=scale)
 
 
 def _mxfp4(blocks: Bytes) -> Codes:
-    e, qs = _fields(blocks, 1, 16)
+    e, qs = fields(blocks, 1, 16)
     scale = np.ldexp(np.float32(1), e.astype(np.int32) - 128)
-    return Codes(MXFP4_VALUES[_pieces(qs, 4).reshape(-1, 1, 32)], scale)
+    return Codes(MXFP4_VALUES[pieces(qs, 4).reshape(-1, 1, 32)], scale)
 
 
-def _in_order(packed: Bytes, bits: int) -> Bytes:
+def in_order(packed: Bytes, bits: int) -> Bytes:
     """Return the fields of bytes (n, b) as (n, 8 b / bits), each byte's lowest first."""
-    return _pieces(packed[..., None], bits).reshape(len(packed), -1)
+    return pieces(packed[..., None], bits).reshape(len(packed), -1)
 
 
 def _q2_k(blocks: Bytes) -> Codes:
-    scales, qs, d, dmin = _fields(blocks, 16, 64, 2, 2)
-    q = _pieces(qs.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
+    scales, qs, d, dmin = fields(blocks, 16, 64, 2, 2)
+    q = pieces(qs.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
     subs, least = _signed(scales & 15, 0), _signed(scales >> 4, 0)
     return Codes(_signed(q, 0), f16_to_float32(d), f16_to_float32(dmin), subs, least)
 
 
 def _q3_k(blocks: Bytes) -> Codes:
-    hmask, qs, scales, d = _fields(blocks, 32, 64, 12, 2)
-    low = _pieces(qs.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
-    high = _pieces(hmask, 1).reshape(-1, 16, 16)
+    hmask, qs, scales, d = fields(blocks, 32, 64, 12, 2)
+    low = pieces(qs.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
+    high = pieces(hmask, 1).reshape(-1, 16, 16)
     # 16 scales of 6 bits: low nibbles of bytes 0-7, then their high ones; top bits in bytes 8-11.
-    top = _pieces(scales[:, 8:], 2).reshape(-1, 16)
-    subs = _signed(_pieces(scales[:, :8], 4).reshape(-1, 16) | top << 4, 32)
+    top = pieces(scales[:, 8:], 2).reshape(-1, 16)
+    subs = _signed(pieces(scales[:, :8], 4).reshape(-1, 16) | top << 4, 32)
     return Codes(_signed(low | high << 2, 4), f16_to_float32(d), subs=subs)
 
 
@@ -196,21 +196,21 @@ def _scales_and_minimums(packed: Bytes) -> tuple[NDArray[np.int8], NDArray[np.in
 
 
 def _q4_k(blocks: Bytes) -> Codes:
-    d, dmin, scales, qs = _fields(blocks, 2, 2, 12, 128)
-    q = _pieces(qs.reshape(-1, 4, 32), 4).reshape(-1, 8, 32)
+    d, dmin, scales, qs = fields(blocks, 2, 2, 12, 128)
+    q = pieces(qs.reshape(-1, 4, 32), 4).reshape(-1, 8, 32)
     return Codes(_signed(q, 0), f16_to_float32(d), f16_to_float32(dmin), *_scales_and_minimums(scales))
 
 
 def _q5_k(blocks: Bytes) -> Codes:
-    d, dmin, scales, qh, qs = _fields(blocks, 2, 2, 12, 32, 128)
-    q = _pieces(qs.reshape(-1, 4, 32), 4).reshape(-1, 8, 32) | _pieces(qh, 1) << 4
+    d, dmin, scales, qh, qs = fields(blocks, 2, 2, 12, 32, 128)
+    q = pieces(qs.reshape(-1, 4, 32), 4).reshape(-1, 8, 32) | pieces(qh, 1) << 4
     return Codes(_signed(q, 0), f16_to_float32(d), f16_to_float32(dmin), *_scales_and_minimums(scales))
 
 
 def _q6_k(blocks: Bytes) -> Codes:
-    ql, qh, scales, d = _fields(blocks, 128, 64, 16, 2)
-    low = _pieces(ql.reshape(-1, 2, 64), 4).reshape(-1, 16, 16)
-    high = _pieces(qh.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
+    ql, qh, scales, d = fields(blocks, 128, 64, 16, 2)
+    low = pieces(ql.reshape(-1, 2, 64), 4).reshape(-1, 16, 16)
+    high = pieces(qh.reshape(-1, 2, 32), 2).reshape(-1, 16, 16)
     return Codes(_signed(low | high << 4, 32), f16_to_float32(d), subs=scales.view(np.int8))
 
 

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.blocks import DECODERS, FLOATS, Codes
+from miaotui.hub.formats.grid_blocks import GRID_DECODERS
 
 MAX_DIMS = 4  # as in GGML
 CORRUPT = "the file is corrupt: download it again"
@@ -42,9 +43,18 @@ class BlockType(Enum):
     Q4_K = (12, 256, 144)
     Q5_K = (13, 256, 176)
     Q6_K = (14, 256, 210)
+    IQ2_XXS = (16, 256, 66)
+    IQ2_XS = (17, 256, 74)
+    IQ3_XXS = (18, 256, 98)
+    IQ1_S = (19, 256, 50)
     IQ4_NL = (20, 32, 18)
+    IQ3_S = (21, 256, 110)
+    IQ2_S = (22, 256, 82)
     IQ4_XS = (23, 256, 136)
+    IQ1_M = (29, 256, 56)
     BF16 = (30, 1, 2)
+    TQ1_0 = (34, 256, 54)
+    TQ2_0 = (35, 256, 66)
     MXFP4 = (39, 32, 17)
 
     def __init__(self, ggml_id: int, block_size: int, block_bytes: int) -> None:
@@ -111,7 +121,8 @@ class StoredTensor:
     def codes(self, start: int = 0, stop: int | None = None) -> Codes:
         """Unpack rows [start, stop) of a quantized tensor: q (rows, groups, weights per group)."""
         rows = np.ascontiguousarray(self.data[start:stop])
-        unpack = DECODERS[self.kind.name]
+        name = self.kind.name
+        unpack = DECODERS.get(name) or GRID_DECODERS[name]
         return unpack(rows.reshape(-1, self.kind.block_bytes)).by_row(rows.shape[0])
 
     def float32(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:

@@ -21,9 +21,11 @@ records. Every block type of GGML has a format that holds its values exactly (sc
     q5_k    code scale sub + minimum submin               4 + 1   320 + 8 x 320      4096     5.63 (5.5)
     q6_k    (code - 32) scale sub                         4 + 2   288 + 8 x 384      4096     6.56 (6.56)
     iq4_xs  table[code] scale sub                         4       160 + 8 x 256      4096     4.31 (4.25)
+    iq1 iq2 iq3_xxs iq3_s   as iq4_xs                     4       288 + 8 x 256      4096     4.56 (1.56 to 3.44)
+    tq2     (code - 1) scale                              2       160 + 8 x 128      4096     2.31 (1.69, 2.06)
     f32     float32                                       32      2048               512
 
-``sub`` and ``submin`` are integers of 32 inputs, or of 16 in q2_k, q3_k and q6_k.
+``sub`` and ``submin`` are integers of 32 inputs; of 16 in q2_k, q3_k, q6_k and the iq formats of less than 4 bits.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ LINE = 64
 SUPER_GROUPS = 8  # groups that share a scale of scales
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+IQ1_VALUES = (-9, -7, -1, 1, 7, 9)  # in eighths
+IQ2_VALUES = (-43, -25, -8, 8, 25, 43)  # in eighths
+IQ3_XXS_VALUES = (-62, -52, -44, -36, -28, -20, -12, -4, 4, 12, 20, 28, 36, 44, 52, 62)  # in quarters
+IQ3_S_VALUES = (-15, -13, -11, -9, -7, -5, -3, -1, 1, 3, 5, 7, 9, 11, 13, 15)
 MXFP4_VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice those of OCP's E2M1
 
 
@@ -53,6 +59,7 @@ class Layout:
     subs: int = 0  # integer scales of a group; 0: the group has a scale of its own
     minimums: bool = False
     exponents: bool = False  # scales are bytes, powers of two
+    unit: float = 1.0  # of scales: a power of two
 
     @property
     def sub_bytes(self) -> int:
@@ -94,6 +101,11 @@ class Format(Enum):
     Q5_K = "q5_k"
     Q6_K = "q6_k"
     IQ4_XS = "iq4_xs"
+    IQ1 = "iq1"
+    IQ2 = "iq2"
+    IQ3_XXS = "iq3_xxs"
+    IQ3_S = "iq3_s"
+    TQ2 = "tq2"
 
     @property
     def layout(self) -> Layout:
@@ -126,6 +138,11 @@ class Format(Enum):
         return self.record_bytes * 8 / (TILE_ROWS * GROUP * self.record_groups)
 
 
+def _filled(values: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a table of sixteen values, of which the last ones are not used."""
+    return values + (0,) * (16 - len(values))
+
+
 _LAYOUTS = {
     Format.Q4: Layout(4, offset=8),
     Format.Q4M: Layout(4, groups=1, minimums=True),
@@ -141,6 +158,11 @@ _LAYOUTS = {
     Format.Q5_K: Layout(4, 1, groups=SUPER_GROUPS, subs=1, minimums=True),
     Format.Q6_K: Layout(4, 2, groups=SUPER_GROUPS, offset=32, subs=2),
     Format.IQ4_XS: Layout(4, groups=SUPER_GROUPS, table=IQ4_VALUES, subs=1),
+    Format.IQ1: Layout(4, groups=SUPER_GROUPS, table=_filled(IQ1_VALUES), subs=2, unit=0.125),
+    Format.IQ2: Layout(4, groups=SUPER_GROUPS, table=_filled(IQ2_VALUES), subs=2, unit=0.125),
+    Format.IQ3_XXS: Layout(4, groups=SUPER_GROUPS, table=IQ3_XXS_VALUES, subs=2, unit=0.25),
+    Format.IQ3_S: Layout(4, groups=SUPER_GROUPS, table=IQ3_S_VALUES, subs=2),
+    Format.TQ2: Layout(2, groups=SUPER_GROUPS, offset=1, subs=1),
 }
 
 

@@ -146,6 +146,11 @@ linear_q4_k = _linear_kernel(Format.Q4_K, "linear_q4_k")
 linear_q5_k = _linear_kernel(Format.Q5_K, "linear_q5_k")
 linear_q6_k = _linear_kernel(Format.Q6_K, "linear_q6_k")
 linear_iq4_xs = _linear_kernel(Format.IQ4_XS, "linear_iq4_xs")
+linear_iq1 = _linear_kernel(Format.IQ1, "linear_iq1")
+linear_iq2 = _linear_kernel(Format.IQ2, "linear_iq2")
+linear_iq3_xxs = _linear_kernel(Format.IQ3_XXS, "linear_iq3_xxs")
+linear_iq3_s = _linear_kernel(Format.IQ3_S, "linear_iq3_s")
+linear_tq2 = _linear_kernel(Format.TQ2, "linear_tq2")
 
 # Of small matrices that are read again after each pass: of a draft head, which the last cache has room for.
 linear_q4_kept = _linear_kernel(Format.Q4, "linear_q4_kept", once=False)

@@ -106,7 +106,8 @@ class TileGroup:
             # 2^(power - 128): the second is right for the two powers below float32's normal numbers
             bits = e.maximum((power - 1) << 23, (power + 1) << 21)
             return e.bits(bits, ir.VectorType(F32, self.lanes))
-        return e.load_half(first if self.layout.subs else first + self.group * (2 * TILE_ROWS), self.lanes)
+        scales = e.load_half(first if self.layout.subs else first + self.group * (2 * TILE_ROWS), self.lanes)
+        return scales if self.layout.unit == 1 else scales * self.layout.unit
 
     def minimum(self) -> Value:
         """Load the group's minimums, or its record's."""

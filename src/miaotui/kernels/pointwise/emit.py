@@ -207,7 +207,7 @@ def _row_scales(e: Emitter, form: Format, record: Value, group: Value, lane: Val
     if layout.exponents:
         power = e.widen_unsigned(e.load(record + group * 16 + lane, I8), I32)
         return [e.bits(e.maximum((power - 1) << 23, (power + 1) << 21), F32)], []
-    scale = number(0)
+    scale = number(0) if layout.unit == 1 else number(0) * layout.unit
     minimum = number(layout.float_bytes - 32 * (1 if layout.subs else layout.groups)) if layout.minimums else None
     if not layout.subs:
         return [scale], [] if minimum is None else [minimum]

@@ -199,6 +199,11 @@ embed_q4_k = _row_kernel(_embed_one(Format.Q4_K), "embed_q4_k")
 embed_q5_k = _row_kernel(_embed_one(Format.Q5_K), "embed_q5_k")
 embed_q6_k = _row_kernel(_embed_one(Format.Q6_K), "embed_q6_k")
 embed_iq4_xs = _row_kernel(_embed_one(Format.IQ4_XS), "embed_iq4_xs")
+embed_iq1 = _row_kernel(_embed_one(Format.IQ1), "embed_iq1")
+embed_iq2 = _row_kernel(_embed_one(Format.IQ2), "embed_iq2")
+embed_iq3_xxs = _row_kernel(_embed_one(Format.IQ3_XXS), "embed_iq3_xxs")
+embed_iq3_s = _row_kernel(_embed_one(Format.IQ3_S), "embed_iq3_s")
+embed_tq2 = _row_kernel(_embed_one(Format.TQ2), "embed_tq2")
 
 
 @kernel()
