@@ -58,7 +58,8 @@ class Blocks:
         if self.format.layout.exponents:
             powers: NDArray[np.float32] = np.ldexp(np.float32(1), self.scales.astype(np.int32) - 128)
             return powers
-        return self.scales.astype(np.float32) * np.float32(self.format.layout.unit)
+        scales: NDArray[np.float32] = self.scales.astype(np.float32) * np.float32(self.format.layout.unit)
+        return scales
 
 
 def pack(blocks: Blocks, out: NDArray[np.uint8]) -> None:
