@@ -64,7 +64,7 @@ def resolve(
         ) from None
     model = CATALOG.get(text.lower())
     hub_model = _hub_model(model, text, settings)
-    if model is None and _is_stored_elsewhere(text):
+    if model is None and is_stored_elsewhere(text):
         return _stored(text)
     if model is None and (_looks_local(text) or hub_model is None):
         return _local(text)
@@ -145,7 +145,7 @@ def _hub_model(model: CatalogModel | None, text: str, settings: Settings) -> Hub
     return parse_hub_model(hub_id, settings.hub)
 
 
-def _is_stored_elsewhere(text: str) -> bool:
+def is_stored_elsewhere(text: str) -> bool:
     """Return whether ``text`` begins as names of other programs' models do, other than those of hubs."""
     prefix, colon, _ = text.partition(":")
     return bool(colon) and prefix.lower() in STORES

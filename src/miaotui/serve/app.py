@@ -28,6 +28,10 @@ from miaotui.serve.libretranslate import routes as libretranslate
 from miaotui.serve.libretranslate.wire import PATHS as LIBRE_PATHS
 from miaotui.serve.libretranslate.wire import error_response
 from miaotui.serve.middleware.access import received
+from miaotui.serve.ollama import listing as ollama_models
+from miaotui.serve.ollama import routes as ollama
+from miaotui.serve.ollama.wire import error_response as ollama_error
+from miaotui.serve.ollama.wire import is_ollamas
 from miaotui.serve.openai import chat, completions, embeddings
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
@@ -60,6 +64,8 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     extractions.routes,
     generations.routes,
     libretranslate.routes,
+    ollama.routes,
+    ollama_models.routes,
     learned.routes,
     listings.routes,
     health.routes,
@@ -78,7 +84,7 @@ def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlet
         endpoints += openapi.routes(endpoints)
     app = Starlette(
         routes=[endpoint.route() for endpoint in endpoints],
-        middleware=[*layers, Middleware(BodyReader, settings=services.settings, answer_to=response_to)],
+        middleware=[*layers, Middleware(BodyReader, settings=services.settings, answer_to=_answer_to)],
         exception_handlers={ApiError: _on_error, MiaotuiError: _on_error, HTTPException: _on_error},
     )
     app.state.services = services
@@ -88,7 +94,11 @@ def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlet
 
 async def _on_error(http: HttpRequest, error: Exception) -> Response:
     request_id = received(http).request_id
-    known = from_error(error, request_id)
-    if http.url.path in LIBRE_PATHS:
-        return error_response(known)
-    return response_to(known, http.url.path, request_id)
+    return _answer_to(from_error(error, request_id), http.url.path, request_id)
+
+
+def _answer_to(error: ApiError, path: str, request_id: str) -> Response:
+    """Return the response to an error, in the shape that the clients of the route know."""
+    if path in LIBRE_PATHS:
+        return error_response(error)
+    return ollama_error(error) if is_ollamas(path) else response_to(error, path, request_id)

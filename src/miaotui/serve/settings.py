@@ -34,6 +34,7 @@ class ServeSettings:
     api_key_file: str | None = None
     insecure: bool = False
     share_prefix: bool = False
+    allow_pull: bool = False  # whether clients may fetch models into this computer's caches
     allowed_host: tuple[str, ...] = ()
     cors_origin: tuple[str, ...] = ()
     deadline_s: float | None = None  # for requests that name none; None: no deadline

@@ -73,6 +73,7 @@ def _access(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--api-key-file", metavar="FILE", help="let in keys of this file; see miaotui key")
     add("--insecure", action="store_true", help="let in other machines without keys")
+    add("--allow-pull", action="store_true", help="let clients fetch models into the cache (/api/pull)")
     add("--share-prefix", action="store_true", help="reuse prompt prefixes across keys")
     add("--allowed-host", action="append", metavar="NAME", help="host name to answer to; repeatable")
     add("--cors-origin", action="append", metavar="URL", help="origin to let in; repeatable")

@@ -230,6 +230,7 @@ HELP = {
     "TOML file with any of these options": "包含以上任意选项的 TOML 文件",
     "let in keys of this file; see miaotui key": "接受此文件中的密钥；见 miaotui key",
     "let in other machines without keys": "允许其他机器不用密钥访问",
+    "let clients fetch models into the cache (/api/pull)": "允许客户端把模型下载到缓存（/api/pull）",
     "reuse prompt prefixes across keys": "不同密钥之间也复用前缀缓存",
     "host name to answer to; repeatable": "接受的主机名；可重复",
     "origin to let in; repeatable": "允许的网页来源；可重复",

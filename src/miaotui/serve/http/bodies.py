@@ -294,6 +294,7 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
+    ping = PING  # sent after a silence
 
     def __init__(self, events: Events, ping_s: float, headers: Mapping[str, str] | None = None):
         super().__init__(None, headers={**_EVENT_HEADERS, **(headers or {})})
@@ -312,12 +313,12 @@ class EventStream(Response):
             first = await anext(events, "")
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
-            await _write(send, first or PING)
+            await _write(send, first or self.ping)
             try:
                 await self._send_rest(events, send)
             except Exception as error:
                 request_id = scope[RECEIVED].request_id if RECEIVED in scope else ""
-                await _write(send, error_event(from_error(error, request_id)))
+                await _write(send, self.failure(from_error(error, request_id)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_rest(self, events: Events, send: Send) -> None:
@@ -325,8 +326,12 @@ class EventStream(Response):
         async for text in events:
             now_s = time.monotonic()
             if text or now_s - wrote_s >= 0.9 * self._ping_s:
-                await _write(send, text or PING)
+                await _write(send, text or self.ping)
                 wrote_s = now_s
+
+    def failure(self, error: ApiError) -> str:
+        """Return the event that ends an answer which failed after it began."""
+        return error_event(error)
 
 
 class ClientGoneError(ApiError):

@@ -1,0 +1,1 @@
+"""Ollama's routes under ``/api``: chat, generate, embeddings, and what is served."""
