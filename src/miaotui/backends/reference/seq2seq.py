@@ -1,0 +1,82 @@
+"""The reference backend of encoder-decoders: the oracle, row by row.
+
+Read this to see what a `Seq2SeqBackend` does; nothing here is compiled or fast. A kept prefix is a `TargetCache` of its
+own, whose arrays are copied when it is continued. Invariant: each source and each row is computed by itself, so its
+bits depend on no other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqIdentity, Seq2SeqLimits, TargetRow, TargetRows
+from miaotui.errors import RequestError
+from miaotui.hub.formats.tensors import StoredTensor
+from miaotui.model.seq2seq.config import Seq2SeqConfig
+from miaotui.model.seq2seq.oracle import Seq2SeqOracle, SourceMemory, TargetCache
+
+TARGET_ROWS = 64
+SOURCES = 32
+
+
+class ReferenceSeq2Seq:
+    """A `Seq2SeqBackend` in NumPy."""
+
+    def __init__(
+        self,
+        config: Seq2SeqConfig,
+        weights: Mapping[str, StoredTensor] | Mapping[str, NDArray[np.float32]],
+        limits: Seq2SeqLimits | None = None,
+    ) -> None:
+        most = config.encoder.max_tokens
+        self.limits = limits or Seq2SeqLimits(most, most, config.decoder.max_tokens, TARGET_ROWS, SOURCES)
+        self.identity = Seq2SeqIdentity("reference", ("f32",), "float32 in NumPy, 1")
+        self._oracle = Seq2SeqOracle(config, weights)
+        self._sources: dict[int, SourceMemory] = {}
+        self._prefixes: dict[int, TargetCache] = {NO_PREFIX: TargetCache()}
+        self._numbers = count()
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Return how many sources and rows are kept."""
+        return len(self._sources), len(self._prefixes) - 1
+
+    def encode(self, sources: Sequence[Sequence[int]]) -> list[int]:
+        """Encode sources one by one. Raises `RequestError`, see `Seq2SeqBackend.encode`."""
+        rows = sum(map(len, sources))
+        if rows > self.limits.source_rows or len(self._sources) + len(sources) > self.limits.sources:
+            raise RequestError(f"{len(sources)} sources of {rows:,} tokens do not fit: share them out over passes")
+        memories = [self._oracle.memory(self._oracle.encode(source)) for source in sources]
+        numbers = [next(self._numbers) for _ in memories]
+        self._sources |= dict(zip(numbers, memories, strict=True))
+        return numbers
+
+    def run(self, rows: Sequence[TargetRow]) -> TargetRows:
+        """Compute rows one by one. Raises `RequestError`, see `Seq2SeqBackend.run`."""
+        if not 1 <= len(rows) <= self.limits.target_rows:
+            raise RequestError(f"a pass has 1 to {self.limits.target_rows} target rows, not {len(rows)}")
+        start_s = time.perf_counter()
+        computed = [
+            self._oracle.decode(self._sources[row.source], self._prefixes[row.prefix], [row.token]) for row in rows
+        ]
+        numbers = [next(self._numbers) for _ in computed]
+        self._prefixes |= {number: cache for number, (_, cache) in zip(numbers, computed, strict=True)}
+        logits = np.concatenate([logits for logits, _ in computed])
+        return TargetRows(numbers, logits, time.perf_counter() - start_s)
+
+    def release(self, prefixes: Sequence[int], sources: Sequence[int] = ()) -> None:
+        """Forget rows and sources."""
+        for number in prefixes:
+            del self._prefixes[number]
+        for number in sources:
+            del self._sources[number]
+
+    def close(self) -> None:
+        """Forget everything that is kept."""
+        self._sources.clear()
+        self._prefixes = {NO_PREFIX: TargetCache()}

@@ -1,0 +1,93 @@
+"""The seam between a search for targets and the arithmetic of an encoder-decoder.
+
+Owns the protocol `Seq2SeqBackend` and its value types; it lies beside `backend.py` and `encoder_backend.py`. Sources
+are encoded once, whole; their keys and values stay until they are released. A target row continues a kept prefix, which
+it leaves unchanged, so that several beams may continue one. Knows no tokens' meaning. Invariant: a row's logits are the
+same bytes alone and beside any other rows and sources, on any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.errors import RequestError
+
+Floats = NDArray[np.float32]
+NO_PREFIX = -1
+
+
+class TargetRow(NamedTuple):
+    """A token of a target: ``prefix`` is the number of the row before it, `NO_PREFIX` for a start token."""
+
+    source: int
+    prefix: int
+    token: int
+
+
+class TargetRows(NamedTuple):
+    """A pass's outcome: each row's number, which later rows may continue, and its logits ``[n, vocab]``."""
+
+    prefixes: list[int]
+    logits: Floats  # valid until the next pass
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Seq2SeqLimits:
+    """Sizes of a backend."""
+
+    source_tokens: int  # of one source
+    source_rows: int  # of one pass over sources; a source fits: ``source_tokens <= source_rows``
+    target_tokens: int  # of one target
+    target_rows: int  # of one pass over targets
+    sources: int  # that may be kept
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.source_tokens <= self.source_rows:
+            raise RequestError(
+                f"a pass of {self.source_rows:,} rows cannot hold a source of {self.source_tokens:,} tokens: raise rows"
+            )
+
+
+@dataclass(frozen=True)
+class Seq2SeqIdentity:
+    """The parts of a backend that decide its logits, besides the model's file: a key for caches."""
+
+    name: str
+    formats: tuple[str, ...]  # of packed weights, sorted
+    arithmetic: str
+
+
+class Seq2SeqBackend(Protocol):
+    """An encoder-decoder's arithmetic. One thread at a time runs passes."""
+
+    @property
+    def limits(self) -> Seq2SeqLimits:
+        """Return its sizes."""
+
+    @property
+    def identity(self) -> Seq2SeqIdentity:
+        """Return a key for caches of what it computes."""
+
+    def encode(self, sources: Sequence[Sequence[int]]) -> list[int]:
+        """Encode whole sources in one pass and keep what targets attend to; returns their numbers.
+
+        Raises `RequestError` where they do not fit `limits` or name ids that there are not.
+        """
+
+    def run(self, rows: Sequence[TargetRow]) -> TargetRows:
+        """Compute one row of each of several targets in one pass and keep them.
+
+        Raises `RequestError` where they do not fit `limits` or name ids that there are not.
+        """
+
+    def release(self, prefixes: Sequence[int], sources: Sequence[int] = ()) -> None:
+        """Forget rows that nothing will continue, and sources without targets."""
+
+    def close(self) -> None:
+        """Give the memory of the weights back; the backend must not be used after."""

@@ -1,0 +1,1 @@
+"""Running encoder-decoders: many searches share the passes of one backend."""

@@ -1,0 +1,1 @@
+"""Encoder-decoders: their configuration, tensors and forward pass, from any container; nothing of searches or texts."""

@@ -1,0 +1,62 @@
+"""Opening an encoder-decoder on disk as a configuration, canonical tensors and settings of its search.
+
+Knows which container is read by which module; leaves their contents to these. Invariant: the result of `open_seq2seq`
+has been checked against itself, tensor by tensor, and nothing has been decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from miaotui.errors import ModelNotFoundError
+from miaotui.hub.formats.safetensors import read_safetensors
+from miaotui.hub.formats.tensors import StoredTensor
+from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.model.seq2seq.config import Seq2SeqConfig
+from miaotui.model.seq2seq.generation import GenerationSettings
+from miaotui.model.seq2seq.reading.families import is_seq2seq_type
+from miaotui.model.seq2seq.reading.from_hf import seq2seq_config_from_hf, seq2seq_tensors
+from miaotui.model.seq2seq.reading.generation_from_hf import generation_from_hf
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedSeq2Seq:
+    """An encoder-decoder's files. ``values`` is ``config.json``; its tensors are views of mapped files."""
+
+    folder: Path
+    config: Seq2SeqConfig
+    weights: Mapping[str, StoredTensor]
+    generation: GenerationSettings
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_seq2seq(path: str | Path) -> bool:
+    """Return whether the model at ``path`` is an encoder-decoder; its weights are not looked at.
+
+    Raises `ModelFormatError` for a ``config.json`` that cannot be read.
+    """
+    config = Path(path) / CONFIG
+    return config.is_file() and is_seq2seq_type(read_object(config).get("model_type"))
+
+
+def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
+    """Open a folder of ``config.json`` and safetensors.
+
+    Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        raise ModelNotFoundError(
+            f"{str(folder)!r} has no config.json: name a folder with config.json, a tokenizer and *.safetensors"
+        )
+    values = read_object(folder / CONFIG)
+    stored = read_safetensors(folder)
+    config = seq2seq_config_from_hf(values, stored)
+    generated = read_object(folder / GENERATION) if (folder / GENERATION).is_file() else None
+    settings = generation_from_hf(values, generated, config)
+    return OpenedSeq2Seq(folder, config, seq2seq_tensors(config, values, stored), settings, values)
