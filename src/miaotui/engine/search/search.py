@@ -1,9 +1,9 @@
 """Greedy and beam search as state machines: logits of rows go in, the rows that are wanted next come out.
 
 Owns the choice of tokens and the end of a search. Knows no model, batch or text. Invariants: a search depends on its
-own logits alone; equal scores go to the lower beam, then to the lower token id. Source: transformers' ``generate``
-(greedy and ``_beam_search``), whose token ids these are: 2 candidates a beam, or 1 + the number of end tokens; finished
-targets compete by score / length ** penalty.
+own logits alone; equal scores go to the lower beam, then to the lower token id; where the rules leave no token, the
+target ends. Source: transformers' ``generate`` (greedy and ``_beam_search``), whose token ids these are: 2 candidates a
+beam, or 1 + the number of end tokens; finished targets compete by score / length ** penalty.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class GreedySearch:
         else:
             scores = self._rules.apply(self._tokens, np.array(logits[0], np.float32))
             token = int(scores.argmax())
-            self._score += float(log_softmax(scores)[token])
+            if scores[token] == NEVER:
+                self.rows = ()
+                return
+            self._score += float(log_softmax(logits[0].astype(np.float32))[token])
         self._tokens.append(token)
         ended = place >= self._given and token in self._settings.eos_ids
         over = ended or len(self._tokens) >= self._settings.max_length
@@ -112,6 +115,9 @@ class BeamSearch:
             self.rows = (SearchRow(0, token),)
             return
         candidates = self._candidates(logits)
+        if not candidates:
+            self.rows = ()
+            return
         is_last = length + 1 >= self._settings.max_length
         ended = [is_last or each.tokens[-1] in self._settings.eos_ids for each in candidates]
         going = [each for each, over in zip(candidates, ended, strict=True) if not over]
