@@ -59,7 +59,7 @@ def smollm2_q4_0(source: Path, folder: Path) -> Path:
     if target.exists():
         return target
     reader = gguf.GGUFReader(source)
-    with _Writing(target) as writer:
+    with writing(target) as writer:
         _copy_metadata(reader, writer, skip=("general.architecture", "general.file_type"))
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
         for tensor in reader.tensors:
@@ -77,15 +77,14 @@ def random_llama_1b(vocabulary: Path, folder: Path, shape: LlamaShape = LLAMA_1B
     if target.exists():
         return target
     reader = gguf.GGUFReader(vocabulary)
-    n_vocab = len(_field(reader, "tokenizer.ggml.tokens"))
-    with _Writing(target) as writer:
-        _copy_metadata(reader, writer, keep="tokenizer.ggml.")
-        _describe(writer, shape, n_vocab)
+    with writing(target) as writer:
+        n_vocab = copy_vocabulary(reader, writer)
+        write_shape(writer, shape, n_vocab)
         rng = np.random.default_rng(RANDOM_SEED)
-        for name, rows, columns in _matrices(shape, n_vocab):
+        for name, rows, columns in matrices(shape, n_vocab):
             blocks = _random_q4_0(rng, rows, columns)
             writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
-        for name in _norms(shape):
+        for name in norms(shape):
             writer.add_tensor(name, np.ones(shape.hidden, np.float32))
     return target
 
@@ -131,6 +130,17 @@ class _Writing:
             self._part.unlink(missing_ok=True)
 
 
+def writing(target: Path) -> _Writing:
+    """Return a context whose value is a writer of ``target``."""
+    return _Writing(target)
+
+
+def copy_vocabulary(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
+    """Copy the tokenizer of a file; return the number of its tokens."""
+    _copy_metadata(reader, writer, keep="tokenizer.ggml.")
+    return len(_field(reader, "tokenizer.ggml.tokens"))
+
+
 def _copy_metadata(
     reader: gguf.GGUFReader, writer: gguf.GGUFWriter, keep: str = "", skip: tuple[str, ...] = ()
 ) -> None:
@@ -149,7 +159,7 @@ def _field(reader: gguf.GGUFReader, name: str) -> Any:
     return field.contents()
 
 
-def _describe(writer: gguf.GGUFWriter, shape: LlamaShape, n_vocab: int) -> None:
+def write_shape(writer: gguf.GGUFWriter, shape: LlamaShape, n_vocab: int) -> None:
     writer.add_name("Random weights of Llama 3.2 1B's shape")
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context)
@@ -165,7 +175,7 @@ def _describe(writer: gguf.GGUFWriter, shape: LlamaShape, n_vocab: int) -> None:
     writer.add_quantization_version(2)
 
 
-def _matrices(shape: LlamaShape, n_vocab: int) -> Iterator[tuple[str, int, int]]:
+def matrices(shape: LlamaShape, n_vocab: int) -> Iterator[tuple[str, int, int]]:
     yield "token_embd.weight", n_vocab, shape.hidden
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     for layer in range(shape.layers):
@@ -178,7 +188,7 @@ def _matrices(shape: LlamaShape, n_vocab: int) -> Iterator[tuple[str, int, int]]
         yield f"blk.{layer}.ffn_down.weight", shape.hidden, shape.ffn
 
 
-def _norms(shape: LlamaShape) -> Iterator[str]:
+def norms(shape: LlamaShape) -> Iterator[str]:
     yield "output_norm.weight"
     for layer in range(shape.layers):
         yield f"blk.{layer}.attn_norm.weight"

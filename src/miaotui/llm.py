@@ -21,7 +21,7 @@ from miaotui.engine.reading.readers import DeltaStream, whole
 from miaotui.engine.sampling.logprobs import score_of
 from miaotui.engine.speculator import SourceReport
 from miaotui.errors import RequestError
-from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.formats import WANTED
 from miaotui.model.config import ModelConfig
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.submission import Prompt, SubmissionReader, is_prompt, require_known
@@ -49,10 +49,10 @@ def load(
 ) -> LLM:
     """Load a model by catalog name, GGUF file, folder of safetensors, or Hugging Face repository id.
 
-    ``format`` (``q4``, ``q8``) packs weights that are stored as floats; ``kv`` (``f16``, ``int8``) stores keys and
-    values; ``context`` bounds prompt plus answer in tokens. ``speculate`` tries several likely tokens in one pass
-    where that is faster; answers are the same bytes with and without. Further options are those of `EngineOptions`.
-    Raises a `MiaotuiError`.
+    ``format`` (``q4``, ``q5``, ``q6``, ``q8``) packs weights that are stored as floats; ``kv`` (``f16``, ``int8``)
+    stores keys and values; ``context`` bounds prompt plus answer in tokens. ``speculate`` tries several likely tokens
+    in one pass where that is faster; answers are the same bytes with and without. Further options are those of
+    `EngineOptions`. Raises a `MiaotuiError`.
     """
     chosen = read_options(speculate, format=format, threads=threads, kv=kv, context=context, **options)
     return LLM(open_model(model, chosen, progress=progress), owns_loop=True)
@@ -66,9 +66,9 @@ def scores_of(completions: Sequence[Completion], starts: Sequence[int]) -> list[
 def read_options(speculate: bool, *, format: str | None, **options: Any) -> ModelOptions:
     """Return the keywords of `load` as `ModelOptions`. Raises `RequestError`."""
     require_known(options, tuple(EngineOptions.__dataclass_fields__))
-    if format is not None and format not in ("q4", "q8"):
-        raise RequestError(f"format must be 'q4' or 'q8', not {format!r}")
-    engine = EngineOptions(format=None if format is None else Format(format), **options)
+    if format is not None and format not in WANTED:
+        raise RequestError(f"format must be one of {', '.join(WANTED)}, not {format!r}")
+    engine = EngineOptions(format=None if format is None else WANTED[format], **options)
     return ModelOptions(engine, speculate)
 
 

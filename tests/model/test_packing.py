@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.hub.store import PackedStore, content_key
 from miaotui.kernels.linear.formats import Format, padded_rows, tile_stride
 from miaotui.kernels.linear.packed_blocks import unpack, values
+from miaotui.model.packed import LAYOUT, packing_progress
 from miaotui.model.packing import encoder_format, pack_matrix, packed_format
 
 QUANTIZED = [kind for kind in BlockType if not kind.is_float]
@@ -121,3 +125,24 @@ def test_weights_that_are_not_numbers_are_refused(kind: BlockType) -> None:
     tensor = StoredTensor.from_bytes("blk.0.q", (4, kind.block_size), kind, raw.reshape(-1))
     with pytest.raises(ModelFormatError, match=r"'blk.0.q' holds weights that are not numbers"):
         packed_values(tensor, packed_format(kind, Format.Q8))
+
+
+def test_a_cache_of_an_older_layout_is_packed_again_and_that_is_said(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"weights")
+    store, heard = PackedStore(tmp_path / "packed"), list[str]()
+
+    def hear(step: str, done: int, total: int | None) -> None:
+        heard.append(step)
+
+    def told(extra: dict[str, str]) -> str:
+        progress = packing_progress(hear, model, store, extra)
+        assert progress is not None
+        progress("embed", 0, 1)
+        return heard[-1]
+
+    with store.create(content_key(model, {"layout": LAYOUT - 1, "format": "q8"}), {}) as writer:
+        writer.add("embed", np.zeros(4, np.float32))
+    assert told({"format": "q8"}) == "repacking"
+    assert told({"format": "q4"}) == "packing"
+    assert packing_progress(None, model, store, {}) is None

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 from miaotui.backends.backend import Backend
 from miaotui.errors import RequestError
-from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.formats import WANTED, Format
 from miaotui.schedule.scheduler import Scheduler
 
 KvKind = Literal["f16", "int8"]
@@ -55,8 +55,8 @@ class EngineOptions:
                 raise RequestError(f"{name} must be a whole number from 1 to {MAX_OPTION:,}, not {value!r}")
         if not 1 <= self.most_passes <= MOST_PASSES:
             raise RequestError(f"most_passes must be 1 to {MOST_PASSES}, not {self.most_passes!r}")
-        if self.format is Format.F32:
-            raise RequestError("format must be q4, q4m or q8: products are not made in float32")
+        if self.format not in (None, Format.Q4M, *WANTED.values()):
+            raise RequestError(f"format must be one of {', '.join(WANTED)}: other formats hold blocks of files")
         if self.backend not in get_args(BackendName):
             raise RequestError(f"backend must be one of {', '.join(get_args(BackendName))}, not {self.backend!r}")
         if self.kv not in ("f16", "int8"):

@@ -26,7 +26,7 @@ from miaotui.engine.encoding.admission import QueueLimits
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.hub.resolve import resolve
-from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.linear.formats import WANTED, Format
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.serve.config_file import read_config
 from miaotui.serve.http.listener import bind, url_of
@@ -157,7 +157,7 @@ def _entry(name: str, found: EncoderDescription, options: ServeSettings) -> Enco
 
 def _encoder_options(options: ServeSettings) -> EncoderOptions:
     return EncoderOptions(
-        format=None if options.format is None else Format(options.format),
+        format=None if options.format is None else Format.Q4 if options.format == "q4" else Format.Q8,
         threads=options.threads,
         pooling=options.pooling,  # type: ignore[arg-type]  # `EncoderOptions` refuses other words
         backend="reference" if options.backend == "reference" else "cpu",
@@ -166,7 +166,7 @@ def _encoder_options(options: ServeSettings) -> EncoderOptions:
 
 def _model_options(options: ServeSettings) -> ModelOptions:
     engine = EngineOptions(
-        format=None if options.format is None else Format(options.format),
+        format=None if options.format is None else WANTED[options.format],
         kv="int8" if options.kv == "int8" else "f16",
         threads=options.threads,
         context=options.context,

@@ -62,6 +62,10 @@ class PackedStore:
             _touch(path)
         return packed
 
+    def holds(self, key: str) -> bool:
+        """Return whether there is a file of ``key``, intact or not."""
+        return self.path(key).exists()
+
     @contextmanager
     def create(self, key: str, meta: Mapping[str, Any], expected_bytes: int = 0) -> Iterator[PackedWriter]:
         """Yield a writer for ``key``; the file appears when the block ends, and nothing remains when the

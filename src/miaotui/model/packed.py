@@ -8,7 +8,7 @@ source.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from miaotui.kernels.linear.formats import UNIT_ROWS, Format, padded_rows, tile_
 from miaotui.model.config import ModelConfig
 from miaotui.model.packing import pack_matrix, packed_format, require_finite
 from miaotui.model.reading.files import ModelFiles, open_model
-from miaotui.types import Progress
+from miaotui.types import Progress, progress_as
 
 LAYOUT = 3
 
@@ -104,7 +104,8 @@ def load_packed(
 ) -> PackedModel:
     """Return the packed weights of the model at ``path``, from the cache or packed now.
 
-    ``wanted`` is the format of matrices that the file stores as floats. Raises as `open_model` does, and
+    ``wanted`` is the format of matrices that the file stores as floats; ``progress`` is called with ``packing``, or
+    ``repacking`` where an older version's layout is replaced. Raises as `open_model` does, and
     `CacheError`.
     """
     key = content_key(path, {"layout": LAYOUT, "format": wanted.value})
@@ -112,7 +113,18 @@ def load_packed(
     if file is not None:
         return PackedModel(file)
     with open_model(path) as files:
-        return pack_model(files, store, key, wanted, progress)
+        return pack_model(files, store, key, wanted, packing_progress(progress, path, store, {"format": wanted.value}))
+
+
+def packing_progress(
+    progress: Progress | None, path: Path, store: PackedStore, extra: Mapping[str, Any]
+) -> Progress | None:
+    """Return ``progress`` under the name of the step: ``repacking`` where an older version has packed these weights.
+
+    ``extra`` is the rest of the key's content beside the layout. The older file stays until the cache needs its room.
+    """
+    known = any(store.holds(content_key(path, {"layout": older, **extra})) for older in range(1, LAYOUT))
+    return progress_as(progress, "repacking" if known else "packing")
 
 
 def pack_model(
@@ -166,7 +178,7 @@ def _pack_one(job: PackingJob, writer: PackedWriter) -> None:
 
 
 def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[PackingJob]:
-    outer = Format.Q8 if wanted is Format.Q4 else wanted  # embedding and head keep 8 bits
+    outer = Format.Q8 if wanted in (Format.Q4, Format.Q5_0) else wanted  # embedding and head keep 8 bits
 
     def single(name: str, form: Format) -> PackingJob:
         return PackingJob(name, (tensors[name],), packed_format(tensors[name].kind, form))

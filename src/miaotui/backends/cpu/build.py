@@ -20,7 +20,7 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.platform.cpu import probe
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.config import ModelConfig
-from miaotui.model.packed import LAYOUT, PackedModel, load_packed, pack_model
+from miaotui.model.packed import LAYOUT, PackedModel, load_packed, pack_model, packing_progress
 from miaotui.model.reading.files import ModelFiles
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.types import Progress, progress_as
@@ -37,7 +37,7 @@ def build(
     require_runnable(config)
     store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
     wanted = options.format or Format.Q8
-    weights = load_packed(path, store, wanted, progress_as(progress, "packing"))
+    weights = load_packed(path, store, wanted, progress)
     try:
         return assemble(config, weights, options, progress)
     except BaseException:
@@ -52,10 +52,13 @@ def build_from_files(
     require_runnable(files.config)
     store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
     wanted = options.format or Format.Q8
-    key = content_key(path, {"layout": LAYOUT, "format": wanted.value, "use": "states"})
+    extra = {"format": wanted.value, "use": "states"}
+    key = content_key(path, {"layout": LAYOUT, **extra})
     file = store.open(key)
-    told = progress_as(progress, "packing")
-    weights = PackedModel(file) if file is not None else pack_model(files, store, key, wanted, told)
+    if file is None:
+        weights = pack_model(files, store, key, wanted, packing_progress(progress, path, store, extra))
+    else:
+        weights = PackedModel(file)
     try:
         return assemble(files.config, weights, options, progress)
     except BaseException:

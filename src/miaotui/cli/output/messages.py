@@ -107,6 +107,10 @@ STAGES = {
     "unpacking": CliMessage("Unpacking{rest}", "解包{rest}"),
     "compiling": CliMessage("Compiling for this processor (once){rest}", "为本机编译（仅一次）{rest}"),
     "packing": CliMessage("Packing weights (once){rest}", "整理权重（仅一次）{rest}"),
+    "repacking": CliMessage(
+        "Packing weights again: this version keeps them in another layout{rest}",
+        "重新整理权重：此版本使用另一种布局{rest}",
+    ),
     "index": CliMessage("Indexing{rest}", "建立索引{rest}"),
     "measuring": CliMessage("Measuring this machine{rest}", "测量本机{rest}"),
 }

@@ -166,6 +166,10 @@ _LAYOUTS = {
 }
 
 
+WANTED = {"q4": Format.Q4, "q5": Format.Q5_0, "q6": Format.Q6, "q8": Format.Q8}
+"""Formats that weights stored as floats may be rounded to, by the names that users give."""
+
+
 def records(form: Format, inputs: int) -> int:
     """Return the number of records in a tile of rows of ``inputs`` values."""
     return -(-(inputs // GROUP) // form.record_groups)

@@ -48,7 +48,7 @@ def build_encoder(
     """
     require_runnable_encoder(opened.config)
     store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
-    weights = load_packed_encoder(path, opened.config, opened.weights, store, form, progress_as(progress, "packing"))
+    weights = load_packed_encoder(path, opened.config, opened.weights, store, form, progress)
     try:
         return assemble_encoder(opened.config, weights, pool or shared_pool(threads), limits, progress)
     except BaseException:

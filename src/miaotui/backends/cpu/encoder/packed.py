@@ -17,7 +17,7 @@ from miaotui.hub.store import PackedStore, content_key
 from miaotui.kernels.linear.formats import Format
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.names import encoder_shapes
-from miaotui.model.packed import LAYOUT, PackedModel, PackingJob, pack_jobs
+from miaotui.model.packed import LAYOUT, PackedModel, PackingJob, pack_jobs, packing_progress
 from miaotui.model.packing import encoder_format, require_finite
 from miaotui.types import Progress
 
@@ -44,7 +44,8 @@ def load_packed_encoder(
     file = store.open(key)
     if file is not None:
         return PackedModel(file)
-    return pack_jobs(list(_jobs(config, tensors, wanted)), _vectors(config, tensors), store, key, progress)
+    told = packing_progress(progress, path, store, {"encoder": ENCODER_LAYOUT, "format": wanted.value})
+    return pack_jobs(list(_jobs(config, tensors, wanted)), _vectors(config, tensors), store, key, told)
 
 
 def _jobs(config: EncoderConfig, tensors: Tensors, wanted: Format) -> Iterator[PackingJob]:
