@@ -72,11 +72,15 @@ def open_parts(path: Path, settings: Settings, **options: Any) -> tuple[Built, T
 
 def pack_tiny(config: ModelConfig, folder: Path, form: Format = Format.Q8, change: Change | None = None) -> PackedModel:
     """A random model of any configuration, its weights changed in place by ``change``, packed."""
+    return pack_model(ModelFiles(config, stored_weights(config, change)), PackedStore(folder / "packed"), "tiny", form)
+
+
+def stored_weights(config: ModelConfig, change: Change | None = None) -> dict[str, StoredTensor]:
+    """Random tensors of any configuration, as a file of float32 holds them."""
     arrays = tiny_weights(config)
     if change is not None:
         change(arrays)
-    tensors = {name: _stored(name, array) for name, array in arrays.items()}
-    return pack_model(ModelFiles(config, tensors), PackedStore(folder / "packed"), "tiny", form)
+    return {name: _stored(name, array) for name, array in arrays.items()}
 
 
 def _stored(name: str, array: Array) -> StoredTensor:

@@ -28,16 +28,19 @@ from miaotui.backends.cpu.program import Program, require_runnable
 from miaotui.backends.cpu.workspace import KvPages, Workspace, float_rows, rotation_tables
 from miaotui.backends.options import EngineOptions, KvKind
 from miaotui.errors import UnsupportedModelError
+from miaotui.hub.formats.tensors import BlockType
 from miaotui.hub.store import PackedStore
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.config import ModelConfig
 from miaotui.model.oracle import Oracle
-from miaotui.model.packed import PackedModel, load_packed
-from miaotui.model.reading.files import open_model
+from miaotui.model.packed import PackedModel, load_packed, pack_model
+from miaotui.model.reading.files import ModelFiles, open_model
+from miaotui.model.reading.names import tensor_shapes
 from miaotui.schedule.plan import Chunk
 from packed_oracle import PackedOracle, unpacked
-from tiny_engine import pack_tiny
+from random_blocks import HALVES, random_tensor
+from tiny_engine import pack_tiny, stored_weights
 from tiny_models import LONGROPE, VARIANTS, make_tiny_folder, make_tiny_gguf, tiny_config
 
 N_TOKENS = 61  # seven windows, more than three pages, and no multiple of any block
@@ -110,6 +113,28 @@ def test_each_layer_with_int8_keys_and_values(variant: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("form", [Format.Q4, Format.Q4M])
 def test_each_layer_in_four_bits(form: Format, tmp_path: Path) -> None:
     assert_layers_agree(*packed_variant("llama-tied", tmp_path, form))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [Format.Q5_0, Format.Q6])
+def test_each_layer_in_five_and_six_bits(form: Format, tmp_path: Path) -> None:
+    assert_layers_agree(*packed_variant("llama-tied", tmp_path, form))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [BlockType[name] for name in HALVES], ids=lambda kind: kind.name)
+def test_each_layer_of_every_block_type(kind: BlockType, tmp_path: Path) -> None:
+    """The weights are the blocks' own values, bit for bit, and so is what is looked up in the embedding."""
+    values = {"hidden_size": 256, "ffn_size": 512, "n_heads": 8, "n_kv_heads": 4, "head_dim": 32, "n_layers": 1}
+    config = dataclasses.replace(tiny_config("llama-tied"), **values)
+    tensors = dict(stored_weights(config))
+    for number, (name, shape) in enumerate(tensor_shapes(config).items()):
+        if len(shape) == 2:
+            tensors[name] = random_tensor(kind, shape[0], shape[1] // kind.block_size, number, 0.1, name)
+    weights = pack_model(ModelFiles(config, tensors), PackedStore(tmp_path / "packed"), "blocks")
+    for name, found in unpacked(config, weights).items():
+        np.testing.assert_array_equal(found, tensors[name].float32())
+    assert_layers_agree(config, weights)
 
 
 @pytest.mark.parametrize("norm_bias", [True, False])

@@ -18,49 +18,11 @@ from miaotui.kernels.linear.formats import Format, padded_rows, tile_stride
 from miaotui.kernels.linear.packed_blocks import unpack, values
 from miaotui.model.packed import LAYOUT, packing_progress
 from miaotui.model.packing import encoder_format, pack_matrix, packed_format
+from random_blocks import HALVES, random_tensor
 
 QUANTIZED = [kind for kind in BlockType if not kind.is_float]
 EXACT = [kind for kind in QUANTIZED if packed_format(kind, Format.F32) is not Format.Q8 or kind is BlockType.Q8_0]
-HALVES = {  # where a block's float16 numbers begin
-    "Q4_0": [0],
-    "Q4_1": [0, 2],
-    "Q5_0": [0],
-    "Q5_1": [0, 2],
-    "Q8_0": [0],
-    "Q2_K": [80, 82],
-    "Q3_K": [108],
-    "Q4_K": [0, 2],
-    "Q5_K": [0, 2],
-    "Q6_K": [208],
-    "IQ4_NL": [0],
-    "IQ4_XS": [0],
-    "MXFP4": [],
-    "IQ1_S": [0],
-    "IQ1_M": [],
-    "IQ2_XXS": [0],
-    "IQ2_XS": [0],
-    "IQ2_S": [0],
-    "IQ3_XXS": [0],
-    "IQ3_S": [0],
-    "TQ1_0": [52],
-    "TQ2_0": [64],
-}
 LARGER = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0"}  # than in the file
-
-
-def random_tensor(kind: BlockType, rows: int, blocks: int, seed: int) -> StoredTensor:
-    """Any bits, but for scales, which are numbers: large, small, subnormal, zero and negative."""
-    rng = np.random.default_rng(seed)
-    raw = rng.integers(0, 256, (rows * blocks, kind.block_bytes), dtype=np.uint8)
-    for at in HALVES[kind.name]:
-        scales = rng.normal(0, 0.02, len(raw)) * 10.0 ** rng.integers(-5, 4, len(raw))
-        scales[rng.random(len(raw)) < 0.05] = 0
-        raw[:, at : at + 2] = scales.astype(np.float16)[:, None].view(np.uint8)
-    if kind is BlockType.MXFP4:
-        raw[:, 0] = rng.integers(0, 245, len(raw))
-    if kind is BlockType.IQ1_M:
-        raw[:, 55] = raw[:, 55] & 15 | 0x20  # upper bits of the scale's exponent
-    return StoredTensor.from_bytes("t", (rows, blocks * kind.block_size), kind, raw.reshape(-1))
 
 
 def packed_values(tensor: StoredTensor, form: Format) -> NDArray[np.float32]:
