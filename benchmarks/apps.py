@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.apps.answering import extract
-from miaotui.apps.evidence import FOUND
+from miaotui.apps.evidence import FOUND, FOUND_ZH
 from miaotui.apps.intents import IntentClassifier
 from miaotui.apps.meaning.encoders import Encoders, find_encoders
 from miaotui.apps.qa_pipeline import Question, look_up
@@ -128,7 +128,7 @@ def not_found(folder: Path, language: str) -> Iterator[tuple[str, str]]:
         unknown = [look_up(half, Question(one.question, "x")).strength for one in odd]
         whole.close()
         half.close()
-    for threshold in sorted({0.2, 0.3, FOUND, 0.4, 0.5}):
+    for threshold in sorted({0.2, FOUND_ZH, FOUND, 0.35, 0.4}):
         kept = sum(strength >= threshold for strength in known) / len(known)
         refused = sum(strength < threshold for strength in unknown) / len(unknown)
         label = f"XQuAD-{language}: answered if known, refused if not, at strength {threshold}"

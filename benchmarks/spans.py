@@ -4,10 +4,10 @@
     python benchmarks/spans.py --data FOLDER --language en                              # cut out, without a model
     python benchmarks/spans.py --data FOLDER --language zh --model qwen2.5-coder-0.5b   # selected by a chat model
 
-FOLDER holds ``xquad`` as published. The index has all paragraphs; search is by words and meaning. Prompts and weights
-were tried on the questions whose number is divisible by 5; the others, ``--part rest``, are reported. With ``--keep``
-the index and the answers stay in a folder, and the next run goes on after ``--seconds`` of the one before. ``--given``
-makes an index of the question's own paragraph alone. Prints a table, and one JSON line last.
+FOLDER holds ``xquad`` as published. The index has all paragraphs; search is by words and meaning. The first questions
+of ``--part rest`` are reported, at most 100; weights and prompts were tried on questions of other paragraphs
+(`fitting`). With ``--keep`` the index and the answers stay in a folder, and the next run goes on after ``--seconds`` of
+the one before. ``--given`` makes an index of the question's own paragraph alone. Prints a table and a JSON line.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from miaotui.retrieval.meaning.bilingual import MeaningVectors
 from miaotui.retrieval.meaning.hybrid import HybridIndex
 
 NO_LIMIT_MS = 600_000.0
+REPORTED = 100  # questions, at most: the weights were fitted on questions of other paragraphs
 
 
 @contextmanager
@@ -80,6 +81,14 @@ def chosen(asked: list[Asked], part: str, most: int | None) -> list[int]:
     numbers = [n for n in range(len(asked)) if part == "all" or (n % 5 == 0) == (part == "development")]
     random.Random(1).shuffle(numbers)
     return numbers[:most]
+
+
+def fitting(asked: list[Asked]) -> list[int]:
+    """Numbers of the questions whose paragraphs have none of those that are reported, in an order of chance."""
+    reported = {asked[number].paragraph for number in chosen(asked, "rest", REPORTED)}
+    numbers = [number for number, one in enumerate(asked) if one.paragraph not in reported]
+    random.Random(2).shuffle(numbers)
+    return numbers
 
 
 def kept_rows(path: Path | None) -> dict[int, dict[str, Any]]:

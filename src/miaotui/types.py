@@ -50,7 +50,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None  # None: none; n: the chosen token's and the n best's
-    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: these tokens' instead of the best ones
+    logprob_token_ids: tuple[int, ...] = ()  # these tokens' in place of the best ones
     prompt_logprobs: int | None = None  # likewise for each token of the prompt
     prompt_logprobs_start: int = 0  # position of the first prompt token that is scored
 
@@ -94,8 +94,10 @@ class SamplingParams:
             and all(_whole(each) and each >= 0 for each in ids)
         )
         _require(sound, "logprob_token_ids", f"at most {MAX_LOGPROB_TOKENS} token ids", ids)
-        if ids and self.logprobs is None:
-            raise RequestError("logprob_token_ids says which log-probabilities are wanted: give logprobs with it")
+        if ids and self.logprobs is None and self.prompt_logprobs is None:
+            raise RequestError(
+                "logprob_token_ids says which log-probabilities are wanted: give logprobs or prompt_logprobs with it"
+            )
         start = self.prompt_logprobs_start
         at_least_zero = _whole(start) and start >= 0
         _require(at_least_zero, "prompt_logprobs_start", "a whole number >= 0", start)

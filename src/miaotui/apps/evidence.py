@@ -26,7 +26,9 @@ LeftOut = Literal["reranker", "passages", "examples", "model"]  # parts of the w
 
 MAX_PASSAGES = 8
 MAX_PASSAGE_CHARS = 8_000
-FOUND = 0.33  # of the question's weight, in its best sentence; below it nothing was found (benchmarks/apps.py)
+FOUND, FOUND_ZH = 0.28, 0.22  # of the question's weight; below it nothing was found (benchmarks/apps.py)
+SENTENCE_SHARE = 0.56  # of the best sentence in that weight; the rest is the first passage's
+STRANGE_COST = 0.14  # of names that no passage has
 NEAR_BEST = 0.6  # sentences that have less than this share of the best one's are of something else
 WORDS_WEIGHT = 0.03  # of a sentence's words beside its cosine
 FORM_WEIGHT = 0.02  # against a sentence without the number or time that is asked for
@@ -123,9 +125,21 @@ def gather(
     evidence = Evidence(question, passages, index, version, complete=complete)
     if any(passage.sentences for passage in passages):
         return _by_meaning(evidence, by_words, reranker, within_ms, searched)
-    strength = by_words[0].support if by_words else 0.0
-    near = tuple(each for each in by_words if each.support >= NEAR_BEST * strength and each.support > 0)
-    return replace(evidence, strength=strength, ranked=near)
+    best = by_words[0].support if by_words else 0.0
+    near = tuple(each for each in by_words if each.support >= NEAR_BEST * best and each.support > 0)
+    least = FOUND_ZH if is_chinese(question) else FOUND
+    return replace(evidence, strength=_strength(evidence, by_words), least=least, ranked=near)
+
+
+def _strength(evidence: Evidence, by_words: Sequence[RankedSentence]) -> float:
+    """Return how surely the words found answer the question: those of the best sentence and of the first passage, less
+    the names that no passage has.
+    """
+    if not by_words or not by_words[0].support:
+        return 0.0
+    coverage = next((each.coverage for each in by_words if each.passage == 0), 0.0)
+    found = SENTENCE_SHARE * by_words[0].support + (1 - SENTENCE_SHARE) * coverage
+    return max(0.0, found - STRANGE_COST * _strange(evidence))
 
 
 def _by_meaning(

@@ -28,7 +28,8 @@ from miaotui.apps.answering import (
 )
 from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, Searched, gather
 from miaotui.apps.question_types import AnswerForm, form_of
-from miaotui.apps.spans.selection import SELECTED_TOKENS, select
+from miaotui.apps.spans.phrase_scores import PhraseReader
+from miaotui.apps.spans.selection import READ_TOKENS, select
 from miaotui.errors import OverloadedError, RefusedError
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, AnswerKey
@@ -102,7 +103,7 @@ class Question:
         """Return this question in the form of the answer cache."""
         return AnswerKey(
             model=model,
-            template="answering-3",
+            template="answering-4",
             namespace=self.namespace,
             params=self.params,
             messages=[{"role": "user", "content": self.text}],
@@ -218,22 +219,28 @@ class QaPipeline:
         try:
             if left_ms <= 0:
                 raise OverloadedError("the search took all of the time", 1.0)
-            writing = self._begun(self.llm, evidence, left_ms, question)
+            if is_selectable(evidence) and form_of(question.text) is AnswerForm.PHRASE:
+                yield from _whole(self._selected(self.llm, evidence, question, left_ms))
+                return
+            budget = self.llm.prompt_budget(left_ms, question.max_tokens)
+            with self._busy:
+                writing = compose(evidence, self._count, budget, question.max_tokens)
             yield from self._written(self.llm, writing, question, left_ms)
         except RefusedError:
             answer = extract(evidence)
             yield from _whole(replace(answer, shortened=True, left_out=(*evidence.left_out, "model")))
 
-    def _begun(self, llm: LLM, evidence: Evidence, left_ms: float, question: Question) -> Writing:
-        """Return the selection of a phrase or, where an explanation is asked for, the writing of one."""
-        if is_selectable(evidence) and form_of(question.text) is AnswerForm.PHRASE:
-            most = min(question.max_tokens, SELECTED_TOKENS)
-            budget = llm.prompt_budget(left_ms, most)
-            with self._busy:
-                return select(evidence, self._count, budget, most)
-        budget = llm.prompt_budget(left_ms, question.max_tokens)
+    def _selected(self, llm: LLM, evidence: Evidence, question: Question, left_ms: float) -> Answer:
+        """Return the answer that the model's own probabilities select. Raises `RefusedError` if it is too late."""
+        due_s = time.perf_counter() + left_ms / 1e3
+        budget = llm.prompt_budget(left_ms, READ_TOKENS)
         with self._busy:
-            return compose(evidence, self._count, budget, question.max_tokens)
+            selection = select(evidence, self._count, budget)
+            spans = selection.spans()
+        if not spans:
+            return extract(selection.evidence)
+        reader = PhraseReader(llm, llm.chat_tokens(selection.messages), due_s, question.namespace_number)
+        return selection.answer(selection.best(reader, spans))
 
     def _count(self, text: str) -> int:
         return 0 if self.llm is None else len(self.llm.tokenizer.encode(text, special=False))

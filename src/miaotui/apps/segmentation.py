@@ -140,34 +140,52 @@ def _chinese(part: str) -> Iterator[Word]:
 
 def _joined(part: str) -> Iterator[tuple[int, int, str]]:
     """Return (start, end, tag) of jieba's words, foreign names and long numbers in one piece."""
-    whole = {match.start(): match for match in _WHOLE.finditer(part)}
-    place = done = 0
+    cut: list[tuple[int, int, str]] = []
+    place = 0
     for text, tag in _jieba().tag(part):
-        place = part.index(text, place)
-        start, place = place, place + len(text)
-        match = next((whole[at] for at in range(start, place) if at in whole), None)
+        start = part.index(text, place)
+        place = start + len(text)
+        cut.append((start, place, tag))
+    ends = {end for _, end, _ in cut}
+    whole = {match.start(): _whole_end(match, ends) for match in _WHOLE.finditer(part)}
+    done = 0
+    for start, place, tag in cut:
+        found = next((at for at in range(start, place) if at in whole), None)
         if start < done:
             continue
-        if match is not None and match.end() > place:
-            if match.start() > start:
-                yield start, match.start(), tag
-            done = match.end()
-            yield match.start(), done, "nr" if _SEPARATED.search(match.group()) else "m"
+        if found is not None and whole[found] > place:
+            if found > start:
+                yield start, found, "p" if part[start:found] in _HAN_PREPOSITIONS else tag
+            done = whole[found]
+            yield found, done, "nr" if _SEPARATED.search(part, found, done) else "m"
         elif place > done:
             yield start, place, tag
+
+
+def _whole_end(match: re.Match[str], ends: set[int]) -> int:
+    """Return where a name or number ends: a name where one of jieba's words does, if part of it does."""
+    last = max((mark.end() for mark in _SEPARATED.finditer(match.group())), default=0)
+    if not last:
+        return match.end()
+    return max((end for end in ends if match.start() + last < end <= match.end()), default=match.end())
 
 
 _SEPARATED = re.compile("[·・•‧]")
 # The characters that write foreign names by their sound; the word after a name begins with another.
 _SOUNDS = (
     "阿埃艾爱安昂奥巴白班邦保鲍北贝本比彼毕宾波伯博勃布采策查昌彻茨达戴丹道德登邓迪底蒂丁东杜顿多厄恩尔法凡范"
-    "菲费芬丰冯佛夫弗福盖甘冈高戈哥格葛根贡古瓜哈海汉豪赫黑亨洪侯胡华怀惠霍基吉季加佳贾简杰金津卡凯坎康考科可克"
-    "肯孔库夸奎拉莱赖兰朗劳勒雷里理利莉立丽连林琳列隆卢鲁路露伦罗洛吕马玛迈麦曼毛梅蒙门米密敏明缪摩莫墨默姆穆纳"
-    "娜乃南尼妮涅宁纽农努诺欧帕潘庞培佩彭皮平珀普齐奇契乔切琴丘让热仁日荣儒瑞若萨塞桑森沙莎山尚绍舍申圣施什史舒"
-    "斯丝思苏索塔台泰坦汤唐陶特提田廷铁通图托瓦万旺威韦维魏温翁沃乌武伍西希锡夏香肖萧谢辛欣休修许雪逊雅亚延扬杨"
-    "耶叶伊依易因英尤于约赞泽曾扎詹珍治朱兹卓佐森信瑟"
+    "菲费芬丰冯佛夫弗福盖甘冈高戈哥格葛根贡古瓜哈海汉豪赫黑亨洪侯胡华怀惠霍基吉季加佳贾简杰金津卡凯坎康考科可"
+    "克肯孔库夸奎拉莱赖兰朗劳勒雷里理利莉立丽连林琳列隆卢鲁路露伦罗洛吕马玛迈麦曼毛梅蒙门米密敏明缪摩莫墨默姆"
+    "穆纳娜乃南尼妮涅宁纽农努诺欧帕潘庞培佩彭皮平珀普齐奇契乔切琴丘让热仁日荣儒瑞若萨塞桑森沙莎山尚绍舍申圣施"
+    "什史舒斯丝思苏索塔台泰坦汤唐陶特提田廷铁通图托瓦万旺威韦维魏温翁沃乌武伍西希锡夏香肖萧谢辛欣休修许雪逊雅"
+    "亚延扬杨耶叶伊依易因英尤于约赞泽曾扎詹珍治朱兹卓佐信瑟翰文汗奈蔡曹岑楚圭柯昆黎联廉良烈留柳娄楼律芒孟派匹"
+    "泼恰邱屈赛顺滕陀娃耀宰章真芝智仲祖朔卜"
 )
-_WHOLE = re.compile(f"[{_SOUNDS}]{{1,6}}(?:[·・•‧][{_SOUNDS}A-Z]{{1,7}})+|\\d+(?:[,.，:–—-]\\d+)+(?:%|°[A-Z]?)?")
+_WHOLE = re.compile(
+    f"[{_SOUNDS}]{{1,6}}(?:[·・•‧][{_SOUNDS}A-Z]{{1,7}})+"
+    r"|\d+(?:[,.，:–—-]\d+)+(?:[%％]|°[A-Z]?)?|\d+(?:[%％]|°[A-Z]?|℃)"
+)
+_HAN_PREPOSITIONS = frozenset("由 被 在 和 与 对 向 从 给 为 以".split())
 _HAN_LITTLE = frozenset("是 有 为 被 把 在 了 的 会 能 可以 进行 一个 什么 谁 哪".split())
 
 

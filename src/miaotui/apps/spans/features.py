@@ -3,18 +3,22 @@
 Owns how a span's form, its borders, its place among the question's words and its sentence become numbers. Knows no
 candidates and no order. Invariant: a score depends on the question, the sentence and the span alone. The kinds of
 features are those of the classic factoid pipelines (Abney, Collins and Singhal, "Answer extraction", 2000) and of
-SQuAD's logistic regression (Rajpurkar et al., 2016); ``benchmarks/span_weights.py`` fits the English weights.
+SQuAD's logistic regression (Rajpurkar et al., 2016); ``benchmarks/span_weights.py`` fits ``span_weights.json``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from miaotui.apps.question_types import Kind, fit
 from miaotui.apps.segmentation import Word
 
+WEIGHTS = Path(__file__).with_name("span_weights.json")  # for each language, of the features
 _LEADS = {Kind.PERSON: ("by", "由", "被"), Kind.REASON: ("because", "since", "due", "因为", "由于")}
 _REACH = 3.0  # words at which nearness is half
 _AUXILIARY = re.compile(r"\b(?:do|does|did)\b", re.IGNORECASE)
@@ -44,6 +48,8 @@ _PREPOSITIONS = frozenset(
 _ADJECTIVES = ("al", "ive", "ous", "ic", "ful", "able", "ed")
 _OPENING, _CLOSING = '"“《「（(', '"”》」）)'
 _NAMED = {Kind.PERSON: "capitals_person", Kind.PLACE: "capitals_place", Kind.THING: "capitals_thing"}
+_HAN_BESIDE = frozenset("的是在由为被和与、，。（）“”了于从到对以约第") | {"称为", "叫做", "包括", "因为"}
+_WATCHED = frozenset(("of", "the", "and", "or", "to", "in", "a", "for", "on", "with", "from", "as", "by", *",、的和与"))
 _TAGS = frozenset(["m", "nr", "ns", "nt", "n", "f", "vn", "v"])
 
 
@@ -79,7 +85,7 @@ def score(
     asked: QuestionWords, sentence: SentenceWords, first: int, last: int, text: str, best: float, *, chinese: bool
 ) -> float:
     """Return how well words ``first`` to ``last`` answer; ``best`` is the support of the best sentence."""
-    weights = CHINESE if chinese else ENGLISH
+    weights = _weights()["zh" if chinese else "en"]
     values = features(asked, sentence, first, last, text, best)
     return sum(weights.get(name, 0.0) * value for name, value in values)
 
@@ -102,7 +108,61 @@ def features(
     after = each[last + 1] if last + 1 < len(each) else None
     yield from _borders(asked, chosen, before, after)
     yield from _shape(asked, chosen, text)
+    yield from _beside(asked, sentence, first, last)
+    yield from _inside(asked, chosen)
     yield "place", first / max(1, len(each))
+    yield f"passage_{min(sentence.passage, 2)}", 1.0
+
+
+@lru_cache(maxsize=1)
+def _weights() -> Mapping[str, Mapping[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads(WEIGHTS.read_text(encoding="utf-8"))
+    return found
+
+
+def _beside(asked: QuestionWords, sentence: SentenceWords, first: int, last: int) -> Iterator[tuple[str, float]]:
+    """Yield which words stand next to the span, and how much of the question the next word of content has."""
+    each = sentence.words
+    for side, place, step in (("before", first - 1, -1), ("after", last + 1, 1)):
+        if not 0 <= place < len(each):
+            continue
+        word = each[place]
+        if word.tag == "en":
+            if word.is_function or word.is_punctuation:
+                yield f"{side}={word.text.lower()}", 1.0
+        else:
+            yield f"{side}_tag={word.tag}", 1.0
+            if word.text in _HAN_BESIDE:
+                yield f"{side}={word.text}", 1.0
+        if word.text[:1].isdigit():
+            yield f"{side}_digit", 1.0
+        content = next((other.term for other in each[place::step] if other.term), "")
+        if content in asked.terms:
+            yield f"{side}_asked", 1.0
+            yield f"{side}_asked_weight", asked.terms[content] / asked.total
+
+
+def _inside(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
+    """Yield what the span is made of, for the kind of answer that is asked for."""
+    kind, length = asked.kind.value, len(chosen)
+    yield f"{kind}_words_{min(length, 5)}", 1.0
+    if length > 5:
+        yield f"{kind}_long", float(length - 5)
+    if any(word.is_verb for word in chosen[1:]):
+        yield "verb_inside", 1.0
+    for word in chosen[1:-1]:
+        if word.is_function or word.is_punctuation:
+            yield f"inside={word.text.lower()}" if word.text.lower() in _WATCHED else "inside_other", 1.0
+    if chosen[0].is_function:
+        yield "begins_function", 1.0
+    digits = any(word.text[:1].isdigit() for word in chosen)
+    yield f"{kind}_digits" if digits else f"{kind}_no_digits", 1.0
+    if chosen[0].text[:1].isupper() and chosen[-1].text[:1].isupper():
+        yield f"{kind}_name", 1.0
+    if chosen[0].tag != "en":
+        yield f"{kind}_first={chosen[0].tag}", 1.0
+        yield f"{kind}_last={chosen[-1].tag}", 1.0
+        yield "chars", min(12.0, float(sum(len(word.text) for word in chosen)))
 
 
 def _overlap(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
@@ -197,82 +257,3 @@ def _shape(asked: QuestionWords, chosen: list[Word], text: str) -> Iterator[tupl
     for name, tag in (("begins", chosen[0].tag), ("ends", chosen[-1].tag)):
         if tag in _TAGS:
             yield f"{name}_{tag}", 1.0
-
-
-ENGLISH: Mapping[str, float] = {
-    "begins_verb": -0.31,
-    "best": 0.5,
-    "bracket": -0.35,
-    "capitals_person": 0.76,
-    "capitals_place": 0.15,
-    "capitals_thing": 0.62,
-    "closed_end": -1.63,
-    "closed_function": -0.16,
-    "closed_mark": 0.53,
-    "closed_verb": 0.25,
-    "closed_word": -0.3,
-    "digits_name": -1.02,
-    "digits_thing": 0.15,
-    "ends_adjective": -0.37,
-    "ends_ing": -0.28,
-    "ends_verb": -0.68,
-    "focus": 1.09,
-    "focus_beside": 0.8,
-    "form": 1.1,
-    "led": 0.91,
-    "long": -0.07,
-    "long_reason": 0.05,
-    "near": 3.97,
-    "object_after": 1.82,
-    "object_before": 4.01,
-    "opened_end": -0.1,
-    "opened_function": 0.17,
-    "opened_mark": 0.13,
-    "opened_verb": 0.11,
-    "opened_word": -0.22,
-    "place": -0.37,
-    "preposition": 0.37,
-    "quoted": 0.78,
-    "relative": 0.69,
-    "said": -0.47,
-    "said_all": -0.86,
-    "said_any": -0.06,
-    "subject_after": 2.11,
-    "subject_before": 3.04,
-    "support": 0.35,
-    "torn_after": -0.13,
-    "torn_before": -0.05,
-    "words_2": 0.09,
-    "words_3": 0.05,
-    "words_4": -0.14,
-    "words_5": -0.13,
-    "words_6": -0.06,
-}
-# Set by hand: weights fitted on the development part were no better on the rest.
-CHINESE: Mapping[str, float] = {
-    "begins_verb": -0.1,
-    "capitals_person": 0.5,
-    "capitals_place": 0.5,
-    "capitals_thing": 0.5,
-    "closed_end": 0.2,
-    "closed_function": 0.2,
-    "closed_mark": 0.2,
-    "closed_verb": 0.2,
-    "focus": 0.4,
-    "form": 1.6,
-    "led": 0.6,
-    "long": -0.12,
-    "near": 3.5,
-    "opened_end": 0.2,
-    "opened_function": 0.2,
-    "opened_mark": 0.2,
-    "opened_verb": 0.2,
-    "said": -2.5,
-    "support": 4.8,
-    "torn_after": -0.6,
-    "torn_before": -0.6,
-    "words_3": -0.12,
-    "words_4": -0.12,
-    "words_5": -0.12,
-    "words_6": -0.12,
-}

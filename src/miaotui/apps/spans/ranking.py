@@ -11,18 +11,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from miaotui.apps.question_types import TYPED, Kind, fit, focus_of, kind_of
+from miaotui.apps.question_types import TYPED, fit, focus_of, kind_of
 from miaotui.apps.segmentation import Word, terms_of, words
+from miaotui.apps.spans.candidates import candidates
 from miaotui.apps.spans.features import QuestionWords, SentenceWords, score
 from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.sentences import sentences
 
-MAX_WORDS = 8
 MAX_PASSAGE_CHARS = 8_000
 MOST_SENTENCES = 4  # the best ones are searched for spans
 _AROUND = 0.5  # of a neighbouring sentence's words
 LEAST_SHARED = 0.33  # of the question's weight in its sentence, for a span that says enough alone
-_INNER = frozenset(("of", "the", "and", "de", "la", "for", "von", "van", "&", "'s", "to", "in", "a"))
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,16 @@ class Span:
 
 @dataclass(frozen=True)
 class RankedSentence:
-    """Sentence ``[start, end)`` of a passage, and how well it supports an answer, in [0, 1]."""
+    """Sentence ``[start, end)`` of a passage, and how well it supports an answer, in [0, 1].
+
+    ``coverage`` is the share of the question's weight that its whole passage has.
+    """
 
     passage: int
     start: int
     end: int
     support: float
+    coverage: float = 0.0
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -81,11 +84,36 @@ def best_spans(
     return chosen
 
 
+def distinct_spans(
+    question: str, passages: Sequence[str], among: Sequence[RankedSentence], *, by_meaning: bool = False
+) -> list[Span]:
+    """Return all spans of some sentences that differ in text, best first, each at its best place.
+
+    The sentences' support is that of their words or, ``by_meaning``, the one that they were ranked with.
+    """
+    asked, scored = _weigh(question, passages)
+    supports = {each.place: each.support for each in among}
+    chosen = [sentence for sentence in scored if sentence.place in supports]
+    if by_meaning:
+        chosen = [replace(sentence, support=supports[sentence.place]) for sentence in chosen]
+    most = max((sentence.support for sentence in chosen), default=0.0)
+    best: dict[str, Span] = {}
+    for sentence in chosen:
+        for span in _spans(asked, sentence, passages, most):
+            if span.text not in best or best[span.text].score < span.score:
+                best[span.text] = span
+    return sorted(best.values(), key=lambda span: (-span.score, span.passage, span.start))
+
+
 def ranked_sentences(question: str, passages: Sequence[str]) -> list[RankedSentence]:
     """Return all sentences that are no headings, those that share most with the question first."""
-    _, scored = _weigh(question, passages)
+    asked, scored = _weigh(question, passages)
+    terms: dict[int, set[str]] = {}
+    for sentence in scored:
+        terms.setdefault(sentence.passage, set()).update(sentence.matched)
+    shares = {number: sum(asked.terms[term] for term in found) / asked.total for number, found in terms.items()}
     return [
-        RankedSentence(s.passage, s.start, s.end, s.support)
+        RankedSentence(s.passage, s.start, s.end, s.support, shares[s.passage])
         for s in scored
         if not passages[s.passage].startswith("#", s.start)
     ]
@@ -135,7 +163,7 @@ def _supported(asked: QuestionWords, parts: Sequence[tuple[int, int, int, list[W
 
 def _spans(asked: QuestionWords, sentence: SentenceWords, passages: Sequence[str], most: float) -> Iterator[Span]:
     text, chinese = passages[sentence.passage], is_chinese(asked.text)
-    for first, last in _candidates(sentence.words, asked.kind):
+    for first, last in candidates(sentence.words, asked.kind):
         chosen = sentence.words[first : last + 1]
         start, end = chosen[0].start, chosen[-1].end
         end -= 2 * text.endswith(("'s", "’s"), start + 1, end)
@@ -145,31 +173,6 @@ def _spans(asked: QuestionWords, sentence: SentenceWords, passages: Sequence[str
         shares = sum(asked.terms[term] for term in sentence.matched) >= LEAST_SHARED * asked.total
         is_answer = shares and asked.kind in TYPED and fit(asked.kind, text[start:end], tags) >= 1.0
         yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, points, is_answer)
-
-
-def _candidates(each: Sequence[Word], kind: Kind) -> Iterator[tuple[int, int]]:
-    """Return (first, last) of word runs that could be a phrase; clauses too where a reason is asked for."""
-    most = 14 if kind is Kind.REASON else MAX_WORDS
-    for first, opening in enumerate(each):
-        if opening.is_punctuation or (opening.is_function and kind is not Kind.REASON):
-            continue
-        for last in range(first, min(first + most, len(each))):
-            word = each[last]
-            if word.is_punctuation and not _joins(each, last):
-                break
-            if word.is_verb and last > first and kind is not Kind.REASON and word.tag == "en":
-                break
-            if word.is_function and word.tag == "en" and word.text.lower() not in _INNER:
-                if kind is not Kind.REASON:
-                    break
-                continue
-            if not (word.is_punctuation or word.is_function):
-                yield first, last
-
-
-def _joins(each: Sequence[Word], index: int) -> bool:
-    """Return whether this mark is inside names, quotations or lists rather than between clauses."""
-    return each[index].text in "·・-–—'’\"“”《》&½／/"
 
 
 def _overlap(a: Span, b: Span) -> bool:

@@ -1,35 +1,36 @@
 """Short answers that a chat model selects: a span of the passages, and nothing else.
 
-Owns the prompt with its examples, the grammar that allows only words of one sentence of the passages, and the answer
-that the selected words make. Knows neither indexes nor engines. Invariant: a selected span is a piece of a sentence of
-its passage, character for character, so that every answer has its citation. The examples follow "Language Models are
-Few-Shot Learners" (Brown et al., 2020); the grammar is llguidance's automaton of a text's pieces.
+Owns the prompt with its examples, the spans that may be the answer, and the answer that one of them makes. Knows
+neither indexes nor engines. Invariant: a selected span is a piece of a sentence of its passage, character for
+character, so that every answer has its citation. The examples follow "Language Models are Few-Shot Learners" (Brown et
+al., 2020).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from miaotui.apps.answering import Answer, extract, quoted
 from miaotui.apps.evidence import Evidence
 from miaotui.apps.question_types import AnswerForm, fit, form_of, kind_of
 from miaotui.apps.segmentation import terms_of, words
-from miaotui.apps.spans.pieces import Place
+from miaotui.apps.spans.phrase_scores import CandidatePhrase, PhraseReader
+from miaotui.apps.spans.ranking import RankedSentence, Span, distinct_spans
 from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.sentences import sentences
 
-SELECTED_TOKENS = 32
-LEAST_SELECTED_TOKENS = 8
-MOST_PASSAGES = 2
-MOST_PASSAGE_TOKENS = 512  # of all passages together
+MOST_SPANS = 200  # that are put to the model
+READ_TOKENS = 12  # in which as much time passes as reading the spans after the prompt takes, about
+SPAN_WEIGHT_EN, SPAN_WEIGHT_ZH = 0.5, 3.0  # of a span's own score beside the model's nats
+TOKEN_WEIGHT = 0.3  # nats for each token: longer spans are less probable
+MOST_PASSAGES = 2  # that are read whole, if there is room
+MOST_PASSAGE_TOKENS = 448  # of all sentences together
 LEAST_PASSAGE_TOKENS = 48
-MOST_PIECES = 440
 _EXAMPLE_TOKENS = 128  # of the examples, about
 _MARGIN_TOKENS = 24  # of the chat template around a message
-_EDGES = " \t\n.,;:!?()[]{}\"'“”‘’。，；：！？（）【】《》「」、"
+_CHOICE = re.compile(r"\bor\b|还是|或者?", re.IGNORECASE)  # one of the question's own words may be the answer
 
 _SYSTEM_EN = (
     "Answer the question with words copied from the passage. "
@@ -52,63 +53,38 @@ _EXAMPLES_ZH = (
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """Part ``[start, end)`` of a passage that the model reads."""
-
-    passage: int
-    start: int
-    end: int
-
-
-@dataclass
-class Selecting:
-    """Selection in progress: `messages` and `structured` for the model, then `push` its text, then `end`.
-
-    Nothing is shown before the end, since the words alone may say too little.
-    """
+class Selection:
+    """Question put to a chat model: its `messages`, and the sentences that it reads, whose spans may be the answer."""
 
     evidence: Evidence
     messages: list[dict[str, str]]
-    parts: Sequence[Excerpt]
-    max_tokens: int = SELECTED_TOKENS
-    least_tokens: int = LEAST_SELECTED_TOKENS
-    _said: list[str] = field(default_factory=list)
+    read: tuple[RankedSentence, ...]
 
-    @property
-    def excerpts(self) -> list[str]:
-        """Return the texts that the model reads."""
-        return [self.evidence.passages[part.passage].text[part.start : part.end] for part in self.parts]
+    def spans(self, limit: int = MOST_SPANS) -> list[Span]:
+        """Return the spans that may be the answer, the best by form and place first; none repeats the question."""
+        question = self.evidence.question
+        texts = [passage.text for passage in self.evidence.passages]
+        by_meaning = self.evidence.signals is not None
+        among = [each for each in self.read if each in self.evidence.ranked] if by_meaning else self.read
+        found = distinct_spans(question, texts, among, by_meaning=by_meaning)
+        if not _CHOICE.search(question):
+            repeated = terms_of(question)
+            found = [span for span in found if not terms_of(span.text) <= repeated]
+        return found[:limit]
 
-    @property
-    def structured(self) -> dict[str, Any]:
-        """Return the grammar: a run of words of one sentence, by meaning of those that are near the question."""
-        near = []
-        if self.evidence.signals is not None:
-            near = [
-                self.evidence.passages[each.passage].text[each.start : each.end]
-                for each in self.evidence.ranked
-                if any(part.passage == each.passage and part.start <= each.start < part.end for part in self.parts)
-            ]
-        return {"grammar": span_grammar(near or self.excerpts)}
+    def best(self, reader: PhraseReader, spans: Sequence[Span]) -> Span:
+        """Return the span that model and form prefer. Raises `RefusedError` if the reader has no time."""
+        weight = SPAN_WEIGHT_ZH if is_chinese(self.evidence.question) else SPAN_WEIGHT_EN
+        phrases = [CandidatePhrase(span.text, weight * span.score) for span in spans]
+        found = reader.read(reader.trie(phrases, per_token=TOKEN_WEIGHT))
+        return spans[phrases.index(found[0].phrase)]
 
-    def push(self, piece: str) -> str:
-        """Add a piece of the model's text. Returns the text that can be shown now, which is none."""
-        self._said.append(piece)
-        return ""
-
-    def end(self, shortened: bool = False) -> tuple[str, Answer]:
-        """Return (the text to show, the whole answer); the extracted one if the words stand in no sentence."""
-        span = "".join(self._said).strip(_EDGES)
-        found = self._place(span) if terms_of(span) and not shortened else None
-        if found is None:
-            answer = extract(self.evidence)
-        else:
-            number, sentence = found
-            best = self.evidence.ranked[0]
-            others = [(best.start, best.end)] if best.passage == number else []
-            alone = self._says_enough(span)
-            answer = quoted(self.evidence, "selected", number, sentence, span, alone=alone, others=others)
-        return answer.text, answer
+    def answer(self, span: Span) -> Answer:
+        """Return the answer that a span makes: alone where a phrase was asked for, or else with its sentence."""
+        best = self.evidence.ranked[0]
+        others = [(best.start, best.end)] if best.passage == span.passage else []
+        alone = self._says_enough(span.text)
+        return quoted(self.evidence, "selected", span.passage, span.sentence, span.text, alone=alone, others=others)
 
     def _says_enough(self, span: str) -> bool:
         """Return whether a phrase was asked for, the span's form does not speak against it and, by meaning, the words
@@ -121,25 +97,12 @@ class Selecting:
         extracted = extract(self.evidence).span
         return self.evidence.signals is None or (extracted != "" and (span in extracted or extracted in span))
 
-    def _place(self, span: str) -> tuple[int, Place] | None:
-        """Return the passage and the sentence that has the span; of several the one that fits the question best."""
-        places = [
-            (part.passage, (start, end))
-            for part in self.parts
-            for start, end in sentences(self.evidence.passages[part.passage].text)
-            if start < part.end and end > part.start
-        ]
-        having = [place for place in places if span in self.evidence.passages[place[0]].text[slice(*place[1])]]
-        order = [(each.passage, (each.start, each.end)) for each in self.evidence.ranked]
-        return min(having, key=lambda place: order.index(place) if place in order else len(order), default=None)
 
-
-def select(
-    evidence: Evidence, count: Callable[[str], int], budget: int, max_tokens: int = SELECTED_TOKENS
-) -> Selecting:
+def select(evidence: Evidence, count: Callable[[str], int], budget: int) -> Selection:
     """Make a prompt of about ``budget`` tokens (as ``count`` counts a text) from evidence that has a sentence.
 
-    The examples are left out first, then passages, then parts of the best one.
+    With less room the examples are left out first, then sentences: those that rank last; before them those that only
+    stand beside the ones that rank.
     """
     chinese = is_chinese(evidence.question)
     examples: tuple[str, ...]
@@ -151,92 +114,54 @@ def select(
         left_out.append("examples")
     else:
         room -= _EXAMPLE_TOKENS
-    wanted = list(dict.fromkeys(each.passage for each in evidence.ranked))[:MOST_PASSAGES]
-    parts = chosen_parts(evidence, wanted, count, max(LEAST_PASSAGE_TOKENS, min(room, MOST_PASSAGE_TOKENS)))
-    if room < MOST_PASSAGE_TOKENS and (len(parts) < len(wanted) or any(_is_cut(evidence, part) for part in parts)):
+    order = [*evidence.ranked, *_beside(evidence)]
+    costs = [count(_text(evidence, sentence)) + 1 for sentence in order]
+    wanted = _fitting(costs, MOST_PASSAGE_TOKENS)
+    chosen = _fitting(costs, max(LEAST_PASSAGE_TOKENS, min(room, MOST_PASSAGE_TOKENS)))
+    if len(chosen) < len(wanted):
         left_out.append("passages")
-    evidence = replace(evidence, left_out=tuple(left_out))
-    listed = "\n".join(_with_heading(evidence, part) for part in parts)
+    read = tuple(order[number] for number in chosen)
+    listed = _listed(evidence, read, "" if chinese else " ")
     asked = f"段落：{listed}\n\n问题：" if chinese else f"Passage: {listed}\n\nQuestion: "
     roles = ("user", "assistant") * (len(examples) // 2)
     messages = [{"role": "system", "content": system}]
     messages += [{"role": role, "content": text} for role, text in zip(roles, examples, strict=True)]
     messages.append({"role": "user", "content": asked + evidence.question})
-    return Selecting(evidence, messages, parts, max_tokens)
+    return Selection(replace(evidence, left_out=tuple(left_out)), messages, read)
 
 
-def chosen_parts(
-    evidence: Evidence, wanted: Iterable[int], count: Callable[[str], int], room: int
-) -> tuple[Excerpt, ...]:
-    """Return parts of the wanted passages, in this order, of at most ``room`` tokens in all.
-
-    Each part begins with its best sentence, which the first one has in any case, and grows by the sentences around it.
-    """
-    parts: list[Excerpt] = []
-    for number in wanted:
-        best = next(each for each in evidence.ranked if each.passage == number)
-        text = evidence.passages[number].text
-        places = sentences(text)
-        costs = [count(text[start:end]) + 1 for start, end in places]
-        at = max((index for index, (start, _) in enumerate(places) if start <= best.start), default=0)
-        if costs[at] > room and parts:
-            break
-        first, last, room = _grown(costs, at, room)
-        parts.append(Excerpt(number, places[first][0], places[last][1]))
-    return tuple(parts)
+def _beside(evidence: Evidence) -> list[RankedSentence]:
+    """Return the other sentences of the passages that rank first."""
+    ranked = {sentence.place for sentence in evidence.ranked}
+    found = []
+    for number in list(dict.fromkeys(each.passage for each in evidence.ranked))[:MOST_PASSAGES]:
+        for start, end in sentences(evidence.passages[number].text):
+            sentence = RankedSentence(number, start, end, 0.0)
+            if sentence.place not in ranked:
+                found.append(sentence)
+    return found
 
 
-def _grown(costs: Sequence[int], at: int, room: int) -> tuple[int, int, int]:
-    """Return (first, last, room left) of the widest run of sentences around one of them that fits."""
-    first = last = at
-    left = room - costs[at]
-    while True:
-        before = first > 0 and costs[first - 1] <= left
-        after = last + 1 < len(costs) and costs[last + 1] <= left
-        if not before and not after:
-            return first, last, max(0, left)
-        if after and (not before or last - at <= at - first):
-            last += 1
-            left -= costs[last]
-        else:
-            first -= 1
-            left -= costs[first]
+def _fitting(costs: Sequence[int], room: int) -> list[int]:
+    """Return the numbers of the sentences that fit, best first; the best one in any case."""
+    chosen: list[int] = []
+    for number, cost in enumerate(costs):
+        if cost <= room or not chosen:
+            chosen.append(number)
+            room -= cost
+    return chosen
 
 
-def _is_cut(evidence: Evidence, part: Excerpt) -> bool:
-    return part.end - part.start < len(evidence.passages[part.passage].text.strip())
+def _listed(evidence: Evidence, read: Sequence[RankedSentence], between: str) -> str:
+    """Return sentences in their passages' order, under the headings of the passages."""
+    blocks = []
+    for number in dict.fromkeys(sentence.passage for sentence in read):
+        own = sorted((sentence for sentence in read if sentence.passage == number), key=lambda each: each.start)
+        text = between.join(_text(evidence, sentence) for sentence in own)
+        heading = evidence.passages[number].title.rpartition(" › ")[2].replace("_", " ")
+        blocks.append(f"{heading}\n{text}" if heading and not text.startswith("#") else text)
+    return "\n".join(blocks)
 
 
-def _with_heading(evidence: Evidence, part: Excerpt) -> str:
-    """Return a part under its passage's heading."""
-    passage = evidence.passages[part.passage]
-    heading = passage.title.rpartition(" › ")[2].replace("_", " ")
-    text = passage.text[part.start : part.end]
-    return f"{heading}\n{text}" if heading and not text.startswith("#") else text
-
-
-def span_grammar(texts: Iterable[str]) -> str:
-    """Return the grammar, in llguidance's Lark, of the runs of words within one sentence of the texts.
-
-    Only the first `MOST_PIECES` words, marks and spaces count: llguidance builds no automaton of more than about 500.
-    """
-    parts, room = [], MOST_PIECES
-    for text in texts:
-        for start, end in sentences(text):
-            parts.append([*_pieces(text[start:end])][:room])
-            room -= len(parts[-1])
-    kept = [json.dumps({"substring_chunks": part}, ensure_ascii=False) for part in parts if part]
-    terminals = list(dict.fromkeys(kept)) or [json.dumps({"substring_chunks": ["-"]})]
-    names = [f"SENTENCE_{number}" for number in range(len(terminals))]
-    lines = [f"{name}: %regex {terminal}" for name, terminal in zip(names, terminals, strict=True)]
-    return "\n".join(["start: SPAN", f"SPAN: {' | '.join(names)}", *lines])
-
-
-def _pieces(sentence: str) -> Iterable[str]:
-    """Yield a sentence's words and marks, and the white space between them."""
-    place = 0
-    for word in words(sentence):
-        if word.start > place:
-            yield sentence[place : word.start]
-        yield sentence[word.start : word.end]
-        place = word.end
+def _text(evidence: Evidence, sentence: RankedSentence) -> str:
+    return evidence.passages[sentence.passage].text[sentence.start : sentence.end]

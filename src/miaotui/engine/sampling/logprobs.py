@@ -32,9 +32,11 @@ def token_logprobs(
     return TokenLogprobs(token_id, float(row[token_id]) - base, top)
 
 
-def ranked_logprobs(sampling: Sampling, row: NDArray[np.float32], peak: float, token_id: int, n: int) -> TokenLogprobs:
+def ranked_logprobs(
+    sampling: Sampling, row: NDArray[np.float32], peak: float, token_id: int, n: int, named: Sequence[int] = ()
+) -> TokenLogprobs:
     """Return `token_logprobs` with the token's rank: 1 for the best. Of equal logits the lower id ranks first."""
-    found = token_logprobs(sampling, row, peak, token_id, n)
+    found = token_logprobs(sampling, row, peak, token_id, n, named)
     own = row[token_id]
     above = np.count_nonzero(row > own) + np.count_nonzero(row[:token_id] == own)
     return TokenLogprobs(token_id, found.logprob, found.top, int(above) + 1)
@@ -47,10 +49,15 @@ def score_of(found: PromptLogprobs, start: int) -> Score:
 
 
 class PromptScores:
-    """The log-probabilities of ``prompt[start:]``; those of token 0 are unknown, since nothing precedes it."""
+    """The log-probabilities of ``prompt[start:]``; those of token 0 are unknown, since nothing precedes it.
 
-    def __init__(self, prompt: Sequence[int], n: int, start: int, sampling: Sampling) -> None:
-        self._prompt, self._n, self._sampling = prompt, n, sampling
+    With ``named``, those tokens' log-probabilities go with each position in place of the ``n`` best ones.
+    """
+
+    def __init__(
+        self, prompt: Sequence[int], n: int, start: int, sampling: Sampling, named: Sequence[int] = ()
+    ) -> None:
+        self._prompt, self._n, self._sampling, self._named = prompt, n, sampling, named
         self.score_from = max(start - 1, 0)  # the first row whose logits are wanted: it precedes token ``start``
         self._found: list[TokenLogprobs | None] = [None] * (self.score_from + 1)
         self._is_read = False
@@ -64,7 +71,7 @@ class PromptScores:
             position = len(self._found)
             if not -math.inf < top < math.inf:
                 raise EngineError(f"the logit of token {best} before position {position} is {top}; expected a number")
-            self._found.append(ranked_logprobs(self._sampling, row, top, self._prompt[position], self._n))
+            self._found.append(ranked_logprobs(self._sampling, row, top, self._prompt[position], self._n, self._named))
 
     def read(self) -> PromptLogprobs:
         """Return `found` on the first call, nothing later; for streams, whose first piece carries them."""
@@ -88,4 +95,6 @@ def scores_for(prompt: Sequence[int], params: SamplingParams, sampling: Sampling
             f"prompt_logprobs_start must be a position in the prompt of {len(prompt)} tokens, "
             f"not {params.prompt_logprobs_start}"
         )
-    return PromptScores(prompt, params.prompt_logprobs, params.prompt_logprobs_start, sampling)
+    return PromptScores(
+        prompt, params.prompt_logprobs, params.prompt_logprobs_start, sampling, params.logprob_token_ids
+    )

@@ -69,8 +69,8 @@ class AnswerBody(Wire):
     citations: list[CitationBody]
     dropped: list[int] = Field(description="Passages that the model named in vain.")
     strength: float = Field(
-        description="By words: the share of the question in the best sentence. By meaning: the probability that the "
-        "documents answer it."
+        description="By words: the share of the question in the best sentence and its passage. By meaning: the "
+        "probability that the documents answer it."
     )
     index: str
     version: str
