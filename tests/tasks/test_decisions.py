@@ -192,7 +192,10 @@ def test_named_tokens_have_their_log_probabilities(llm: LLM) -> None:
     assert tuple(token for token, _ in found.top) == named
     for token, logprob in found.top:
         assert llm.score("Hi", [[token]])[0].logprob == pytest.approx(logprob, abs=1e-5)
-    with pytest.raises(RequestError, match="give logprobs with it"):
+    (scored,) = llm.generate("Hi", max_tokens=0, prompt_logprobs=0, logprob_token_ids=named).prompt_logprobs[1:]
+    assert scored is not None
+    assert tuple(token for token, _ in scored.top) == named
+    with pytest.raises(RequestError, match="give logprobs or prompt_logprobs with it"):
         llm.generate("Hi", max_tokens=1, logprob_token_ids=named)
     with pytest.raises(RequestError, match="logprob_token_ids names token 320"):
         llm.generate("Hi", max_tokens=1, logprobs=0, logprob_token_ids=[320])
