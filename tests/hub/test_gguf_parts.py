@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from pathlib import Path
 
+import gguf
 import pytest
 from gguf_bytes import STRING, U32, Gguf, Tensor, text, u32
 from hypothesis import given
@@ -14,6 +16,8 @@ from miaotui.errors import MiaotuiError, ModelFormatError, ModelNotFoundError
 from miaotui.hub.formats.gguf import read_gguf
 from miaotui.hub.parts import first_parts, part_names
 from miaotui.hub.store import content_key
+from miaotui.model.reading.files import open_model
+from tiny_models import make_tiny_gguf
 
 U16 = 2
 
@@ -49,6 +53,20 @@ def test_all_parts_are_read_from_the_name_of_any(tmp_path: Path) -> None:
             assert list(file.tensors) == ["a", "b", "c", "d"]
             assert file.tensors["d"].float32().tolist() == [2, 3, 4, 5]
             assert file.metadata["general.architecture"] == "llama"
+
+
+def test_a_model_in_parts_opens_as_the_whole_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_tiny_gguf(tmp_path, "llama")
+    monkeypatch.setattr("gguf.GGUFWriter", functools.partial(gguf.GGUFWriter, split_max_tensors=7))
+    (tmp_path / "split").mkdir()
+    make_tiny_gguf(tmp_path / "split", "llama")
+    parts = sorted((tmp_path / "split").glob("*.gguf"))
+    assert len(parts) > 2
+    with open_model(whole) as one, open_model(parts[0]) as many:
+        assert many.config == one.config
+        assert list(many.tensors) == list(one.tensors)
+        for name, tensor in one.tensors.items():
+            assert (many.tensors[name].float32() == tensor.float32()).all()
 
 
 def test_a_change_of_a_later_part_changes_the_key(tmp_path: Path) -> None:

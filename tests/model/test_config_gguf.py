@@ -109,7 +109,6 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(llama: GgufFile)
     ("key", "value", "named"),
     [
         ("general.type", "adapter", "adapter"),
-        ("split.count", 3, "3 parts"),
         ("llama.expert_count", 8, "mixture of experts"),
         ("llama.logit_scale", 0.125, "scaled logits"),
         ("llama.attention.causal", False, "encoder"),

@@ -133,11 +133,6 @@ def _architecture(metadata: Mapping[str, Any]) -> Architecture:
         raise UnsupportedModelError(
             f"the GGUF file holds {kind[:40]!r}, not a language model: choose the model's own file"
         )
-    parts = fields.size("split.count", 1 << 16)
-    if parts > 1:
-        raise UnsupportedModelError(
-            f"the GGUF file is one of {parts} parts; merge them first (llama-gguf-split --merge)"
-        )
     return by_gguf_name(fields.text("general.architecture"))
 
 
