@@ -8,6 +8,7 @@ order in which the models' reference implementations apply it.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.hub.formats.tensors import StoredTensor
+from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
@@ -30,6 +32,13 @@ class Oracle:
     def __init__(self, config: ModelConfig, weights: Mapping[str, StoredTensor] | Mapping[str, Array]) -> None:
         self.config = config
         self._weights = {name: _decoded(weights[name]) for name in weights}
+        self._adapter: Mapping[str, LowRankPair] = {}
+
+    def with_adapter(self, adapter: Mapping[str, LowRankPair]) -> Oracle:
+        """Return the model with an adapter's pairs added to its products; the weights are shared."""
+        changed = copy.copy(self)
+        changed._adapter = adapter
+        return changed
 
     @property
     def size_bytes(self) -> int:
@@ -96,7 +105,10 @@ class Oracle:
 
     def head(self, x: Array) -> Array:
         """Compute the logits ``[n, vocab]`` from the stream after the last layer."""
-        logits = self.normed(x) @ self._weights["embed" if self.config.tied_head else "head"].T
+        final = self.normed(x)
+        logits = final @ self._weights["embed" if self.config.tied_head else "head"].T
+        if "head" in self._adapter:
+            logits = logits + self._adapter["head"].product(final)
         return softcapped(logits, self.config.logit_softcap)
 
     def normed(self, x: Array) -> Array:
@@ -125,8 +137,10 @@ class Oracle:
         return self._linear(gate * self._linear(x, prefix + "up"), prefix + "down")
 
     def _linear(self, x: Array, name: str) -> Array:
-        """Return ``x @ w.T + bias``, the bias if the model has one."""
+        """Return ``x @ w.T + bias``, with what the adapter adds, and the bias if the model has one."""
         y: Array = x @ self._weights[name].T
+        if name in self._adapter:
+            y = y + self._adapter[name].product(x)
         bias = self._weights.get(name + "_bias")
         return y if bias is None else y + bias
 

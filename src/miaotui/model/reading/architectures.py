@@ -171,6 +171,11 @@ ARCHITECTURES = (
 )
 
 
+def architecture_of(name: str) -> Architecture:
+    """Return the entry of that name, which a model's configuration has."""
+    return next(entry for entry in ARCHITECTURES if entry.name == name)
+
+
 def by_gguf_name(name: str) -> Architecture:
     """Return the entry for a GGUF file's ``general.architecture``; raises `UnsupportedModelError`."""
     return _find({entry.gguf: entry for entry in ARCHITECTURES if entry.gguf}, name)

@@ -108,7 +108,12 @@ def tensors_from_gguf(
     config: ModelConfig, metadata: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> CanonicalTensors:
     """Return the file's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
-    architecture = _architecture(metadata)
+    sources = gguf_sources(config, _architecture(metadata))
+    return CanonicalTensors(tensor_shapes(config), stored, sources, (FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS))
+
+
+def gguf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, TensorSource]:
+    """Return where a GGUF file has each canonical tensor."""
     sources = {
         "embed": TensorSource(EMBED),
         "final_norm": TensorSource("output_norm.weight"),
@@ -123,7 +128,7 @@ def tensors_from_gguf(
         if architecture.fused:
             layer_sources |= fused_sources(config, f"{prefix}attn_qkv.weight", f"{prefix}ffn_up.weight")
         sources |= {f"layers.{layer}.{name}": source for name, source in layer_sources.items()}
-    return CanonicalTensors(tensor_shapes(config), stored, sources, (FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS))
+    return sources
 
 
 def _architecture(metadata: Mapping[str, Any]) -> Architecture:

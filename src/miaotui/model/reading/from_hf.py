@@ -113,7 +113,12 @@ def tensors_from_hf(
     config: ModelConfig, values: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> CanonicalTensors:
     """Return the folder's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
-    architecture, _ = _open(values)
+    sources = hf_sources(config, _open(values)[0])
+    return CanonicalTensors(tensor_shapes(config), stored, sources, _ignored(config, stored))
+
+
+def hf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, TensorSource]:
+    """Return where a folder of safetensors has each canonical tensor."""
     offset = architecture.norm_offset
     layer_names = LAYER_NAMES | (POST_NORM_NAMES if architecture.post_norms else {})
     sources = {
@@ -132,7 +137,7 @@ def tensors_from_hf(
                 config, f"{prefix}self_attn.qkv_proj.weight", f"{prefix}mlp.gate_up_proj.weight"
             )
         sources |= {f"layers.{layer}.{name}": source for name, source in layer_sources.items()}
-    return CanonicalTensors(tensor_shapes(config), stored, sources, _ignored(config, stored))
+    return sources
 
 
 def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:

@@ -66,11 +66,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
 
     def __getitem__(self, name: str) -> StoredTensor:
         source, shape = self._sources[name], self._shapes[name]
-        tensor = self._stored[source.name]
-        if source.head_dim:
-            tensor = tensor.take_rows(_half_split_order(shape[0], source.head_dim))
-        elif tensor.shape != shape:
-            tensor = tensor.take_rows(slice(source.start, source.start + shape[0]))
+        tensor = canonical_rows(self._stored[source.name], source, shape[0])
         if source.offset:
             tensor = _added(tensor, source.offset)
         return tensor.renamed(name)
@@ -112,6 +108,15 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
                 f"({len(unknown)} such): the model has parts that its architecture does not have "
                 "here; choose another model"
             )
+
+
+def canonical_rows(tensor: StoredTensor, source: TensorSource, rows: int) -> StoredTensor:
+    """Return the rows of a stored tensor that are a canonical one's, in their order."""
+    if source.head_dim:
+        return tensor.take_rows(_half_split_order(rows, source.head_dim))
+    if tensor.shape[0] == rows and not source.start:
+        return tensor
+    return tensor.take_rows(slice(source.start, source.start + rows))
 
 
 def _half_split_order(rows: int, head_dim: int) -> NDArray[np.intp]:
