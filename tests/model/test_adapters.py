@@ -13,9 +13,12 @@ from adapter_files import Pairs, random_pairs, write_gguf_adapter, write_peft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miaotui.errors import MiaotuiError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from miaotui.cli import main
+from miaotui.errors import MiaotuiError, ModelFormatError, ModelNotFoundError, RequestError, UnsupportedModelError
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.adapters.adapter import MAX_RANK
 from miaotui.model.adapters.from_peft import read_peft
+from miaotui.model.adapters.merge import encoded, merge_adapter
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
@@ -167,6 +170,48 @@ def test_what_is_no_adapter_is_named(tiny: Path, tmp_path: Path) -> None:
         read_adapter(folder, config)
     with pytest.raises(UnsupportedModelError, match="not a lora adapter"):
         read_adapter(make_tiny_gguf(tmp_path, "llama"), config)
+
+
+def test_a_merged_folder_answers_as_model_and_adapter_do(tiny: Path, tmp_path: Path) -> None:
+    folder = write_peft(tmp_path / "a", random_pairs(modules(tiny), 4))
+    assert main(["merge-adapter", str(tiny), str(folder), str(tmp_path / "merged")]) == 0
+    with open_model(tiny) as opened, open_model(tmp_path / "merged") as merged:
+        adapter = read_adapter(folder, opened.config)
+        expected = Oracle(opened.config, opened.tensors).with_adapter(adapter).logits(TOKENS)
+        found = Oracle(merged.config, merged.tensors).logits(TOKENS)
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    assert {p.name for p in (tmp_path / "merged").iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    with pytest.raises(RequestError, match="is there already"):
+        merge_adapter(tiny, folder, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_a_merged_gguf_file_answers_as_model_and_adapter_do(tmp_path: Path, kind: str) -> None:
+    base = make_tiny_gguf(tmp_path, "llama", kind=kind)
+    shapes = {"blk.0.attn_q.weight": (64, 64), "blk.1.attn_k.weight": (32, 64), "blk.1.ffn_down.weight": (64, 96)}
+    with open_model(base) as opened:
+        config, stored = opened.config, opened.tensors
+        sizes = {"q": "layers.0.q", "k": "layers.1.k", "down": "layers.1.down"}
+        shapes = dict(zip(shapes, ((s.shape[0], s.cols) for s in map(stored.__getitem__, sizes.values())), strict=True))
+        file = write_gguf_adapter(tmp_path / "adapter.gguf", random_pairs(shapes, 4))
+        adapter = read_adapter(file, config)
+        expected = Oracle(config, stored).with_adapter(adapter).logits(TOKENS)
+    out = merge_adapter(base, file, tmp_path / "merged.gguf")
+    with open_model(out) as merged:
+        assert merged.metadata is not None
+        assert merged.tensors["layers.0.q"].kind.name == "F16"
+        assert merged.tensors["layers.0.v"].kind.name == kind
+        found = Oracle(merged.config, merged.tensors).logits(TOKENS)
+    assert np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", [BlockType.F32, BlockType.F16, BlockType.BF16])
+def test_weights_are_encoded_to_the_nearest(kind: BlockType) -> None:
+    weights = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    tensor = StoredTensor.from_bytes("w", weights.shape, kind, encoded(weights, kind))
+    error = {BlockType.F32: 0, BlockType.F16: 2**-11, BlockType.BF16: 2**-8}[kind]
+    assert (np.abs(tensor.float32() - weights) <= error * np.abs(weights)).all()
+    assert (encoded(tensor.float32(), kind) == encoded(weights, kind)).all()
 
 
 values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), st.just({}), st.just([]))

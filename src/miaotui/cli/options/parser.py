@@ -53,7 +53,12 @@ class Command(NamedTuple):
     @property
     def module(self) -> str:
         """Return the module that runs it, within the command line's."""
-        return ".".join(filter(None, (self.folder, self.name)))
+        return ".".join(filter(None, (self.folder, self.function)))
+
+    @property
+    def function(self) -> str:
+        """Return the name of the function in it that runs the command."""
+        return self.name.replace("-", "_")
 
     def parser(self) -> argparse.ArgumentParser:
         """Return a new parser of this command's options."""
@@ -104,7 +109,7 @@ def _parse_command(command: Command, words: list[str]) -> argparse.Namespace:
     if len(parsed.words) not in command.counts:
         expected = command.words or messages.NO_WORDS()
         parser.error(messages.WRONG_WORDS(expected=expected, count=len(parsed.words)))
-    parsed.command, parsed.module = command.name, command.module
+    parsed.command, parsed.module = command.function, command.module
     return parsed
 
 
@@ -136,11 +141,11 @@ def overview() -> str:
         say("Language models that answer in under a second on the computer you already have."),
         "",
         f"{say('commands')}:",
-        *(f"  {command.name:<10}{say(command.about)}" for command in COMMANDS),
+        *(f"  {command.name:<14}{say(command.about)}" for command in COMMANDS),
         "",
         f"{say('options')}:",
-        f"  {'--help':<10}{say('show this text, or with a command its options')}",
-        f"  {'--version':<10}{say('show the version')}",
+        f"  {'--help':<14}{say('show this text, or with a command its options')}",
+        f"  {'--version':<14}{say('show the version')}",
         "",
     ]
     return "\n".join(lines)
@@ -219,6 +224,13 @@ def _models_options(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
+def _merge_options(parser: _Parser) -> None:
+    parser.epilog = (
+        "ADAPTER is a folder of PEFT's or a GGUF file; OUT is a new folder for a folder of safetensors, a new file for "
+        "a GGUF file."
+    )
+
+
 def _doctor_options(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
@@ -285,6 +297,9 @@ COMMANDS = (
     Command("chat", "talk with a model", "[MODEL]", range(2), _chat_options),
     Command("pull", "fetch a model", "NAME", range(1, 2), _pull_options),
     Command("models", "list the models that have a name", "", range(1), _models_options),
+    Command(
+        "merge-adapter", "write a model with an adapter merged in", "MODEL ADAPTER OUT", range(3, 4), _merge_options
+    ),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),

@@ -24,6 +24,9 @@ HELP = {
     "answer one prompt and exit": "回答一个提示后退出",
     "talk with a model": "与模型对话",
     "fetch a model": "下载模型",
+    "write a model with an adapter merged in": "写出合并了适配器的模型",
+    "ADAPTER is a folder of PEFT's or a GGUF file; OUT is a new folder for a folder of safetensors, a new file for "
+    "a GGUF file.": "ADAPTER 是 PEFT 的文件夹或 GGUF 文件；模型为 safetensors 文件夹时 OUT 是新文件夹，为 GGUF 文件时是新文件。",
     "list the models that have a name": "列出有名称的模型",
     "serve models to many over HTTP": "通过 HTTP 向多人提供模型",
     "make an API key for a server": "为服务器生成 API 密钥",

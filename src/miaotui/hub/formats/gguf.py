@@ -141,6 +141,26 @@ def parse_gguf(buffer: mmap.mmap | bytes, label: str) -> GgufFile:
     return GgufFile(version, metadata, tensors)
 
 
+class MetadataSpan(NamedTuple):
+    """Place of the metadata in a file: bytes ``[start, end)``, the number of keys, and the alignment of tensors."""
+
+    start: int
+    end: int
+    keys: int
+    alignment: int
+
+
+def metadata_span(buffer: mmap.mmap | bytes, label: str) -> MetadataSpan:
+    """Return where a GGUF file held in ``buffer`` has its metadata. Raises as `read_gguf`."""
+    _version(buffer, label)
+    cursor = Cursor(buffer, label, 8)
+    cursor.count(MIN_ENTRY_BYTES, MAX_TENSORS, "tensors")
+    n_keys = cursor.count(MIN_KEY_BYTES, MAX_KEYS, "metadata keys")
+    start = cursor.position
+    alignment = _alignment(cursor, _read_metadata(cursor, n_keys))
+    return MetadataSpan(start, cursor.position, n_keys, alignment)
+
+
 def _version(buffer: mmap.mmap | bytes, label: str) -> int:
     if buffer[:4] != MAGIC:
         raise ModelFormatError(f"{label} is not a GGUF file: {looks_like(buffer)}")

@@ -119,6 +119,13 @@ def canonical_rows(tensor: StoredTensor, source: TensorSource, rows: int) -> Sto
     return tensor.take_rows(slice(source.start, source.start + rows))
 
 
+def stored_rows(source: TensorSource, rows: int) -> NDArray[np.intp]:
+    """Return the stored row of each of a canonical tensor's rows."""
+    if source.head_dim:
+        return _half_split_order(rows, source.head_dim)
+    return np.arange(source.start, source.start + rows)
+
+
 def _half_split_order(rows: int, head_dim: int) -> NDArray[np.intp]:
     """Return the stored row of each canonical row, where stored rows put the two of each pair side by side."""
     pairs = np.arange(rows).reshape(rows // head_dim, head_dim // 2, 2)

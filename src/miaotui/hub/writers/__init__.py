@@ -1,0 +1,1 @@
+"""Writers of model files: safetensors, and GGUF with the metadata of another file."""

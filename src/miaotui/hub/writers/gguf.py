@@ -1,0 +1,48 @@
+"""Writes a GGUF file with the metadata of another one and other tensors.
+
+Owns the table of tensors. The metadata is copied byte by byte. Knows no model. Invariant: `gguf` reads the file back.
+Source: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterable, Mapping
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.hub.formats.gguf import MAGIC, metadata_span
+from miaotui.hub.formats.tensors import BlockType, stored_bytes
+
+VERSION = 3
+
+
+def write_gguf(
+    file: IO[bytes],
+    source: mmap.mmap | bytes,
+    sizes: Mapping[str, tuple[BlockType, tuple[int, ...]]],
+    data: Iterable[NDArray[np.uint8]],
+) -> None:
+    """Write the metadata of the GGUF file in ``source``, and tensors of these kinds and shapes.
+
+    The bytes of the tensors come in the same order. Raises `ModelFormatError` for a damaged ``source``.
+    """
+    span = metadata_span(source, "the model")
+    head = MAGIC + struct.pack("<IQQ", VERSION, len(sizes), span.keys) + bytes(source[span.start : span.end])
+    offset = 0
+    for name, (kind, shape) in sizes.items():
+        text = name.encode()
+        head += struct.pack("<Q", len(text)) + text + struct.pack("<I", len(shape))
+        head += struct.pack(f"<{len(shape)}Q", *shape[::-1]) + struct.pack("<IQ", kind.ggml_id, offset)
+        offset += _padded(stored_bytes(name, shape, kind), span.alignment)
+    file.write(head.ljust(_padded(len(head), span.alignment), b"\0"))
+    for part in data:
+        raw = part.tobytes()
+        file.write(raw.ljust(_padded(len(raw), span.alignment), b"\0"))
+
+
+def _padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
