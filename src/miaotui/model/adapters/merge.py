@@ -1,8 +1,8 @@
 """Merging an adapter into a model's file: each changed matrix becomes ``W + up @ down``.
 
 Owns the change of stored matrices and the files that are written; everything else is copied byte by byte. A folder
-keeps the types of its weights. In a GGUF file the changed matrices become 16-bit floats, as quantised ones cannot take a
-change exactly. Knows no engine. Invariant: the merged model appears whole or not at all.
+keeps the types of its weights. In a GGUF file the changed matrices become 16-bit floats, as quantised ones cannot take
+a change exactly. Knows no engine. Invariant: the merged model appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -105,5 +105,5 @@ def encoded(weights: NDArray[np.float32], kind: BlockType) -> NDArray[np.uint8]:
         bits = np.ascontiguousarray(weights, "<f4").view("<u4")
         rounded = bits + 0x7FFF + ((bits >> 16) & 1)
         return (rounded >> 16).astype("<u2").reshape(-1).view(np.uint8)
-    numbers: NDArray[np.float32 | np.float16] = weights.astype("<f4" if kind is BlockType.F32 else "<f2")
-    return np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
+    numbers = np.ascontiguousarray(weights.astype("<f4" if kind is BlockType.F32 else "<f2"))
+    return np.frombuffer(numbers.tobytes(), np.uint8)
