@@ -104,6 +104,6 @@ def encoded(weights: NDArray[np.float32], kind: BlockType) -> NDArray[np.uint8]:
     if kind is BlockType.BF16:
         bits = np.ascontiguousarray(weights, "<f4").view("<u4")
         rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-        return (rounded >> 16).astype("<u2").reshape(-1).view(np.uint8)
+        return np.frombuffer((rounded >> 16).astype("<u2").tobytes(), np.uint8)
     numbers = np.ascontiguousarray(weights.astype("<f4" if kind is BlockType.F32 else "<f2"))
     return np.frombuffer(numbers.tobytes(), np.uint8)
