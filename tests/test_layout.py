@@ -18,7 +18,7 @@ LAYERS = (
     ("tasks",),
     ("bench",),
     ("__init__", "async_llm", "async_encoder"),
-    ("llm", "encoder"),
+    ("llm", "encoder", "seq2seq"),
     ("submission", "encoders", "runtime"),
     ("served_model",),
     ("retrieval",),

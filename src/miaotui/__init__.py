@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from miaotui.encoder import Encoder, load_encoder
     from miaotui.encoders.results import Classification, MaskFill, RankedDocument, TaggedSpan
     from miaotui.llm import LLM, load
+    from miaotui.seq2seq import Seq2Seq, TargetText, load_seq2seq
     from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Score, Timing, TokenLogprobs
 
 __version__ = "0.1.0"
@@ -37,13 +38,16 @@ __all__ = [
     "RankedDocument",
     "SamplingParams",
     "Score",
+    "Seq2Seq",
     "TaggedSpan",
+    "TargetText",
     "Timing",
     "TokenLogprobs",
     "load",
     "load_async",
     "load_encoder",
     "load_encoder_async",
+    "load_seq2seq",
 ]
 _LAZY = {
     "LLM": "miaotui.llm",
@@ -54,6 +58,7 @@ _LAZY = {
     "load_encoder": "miaotui.encoder",
     "AsyncEncoder": "miaotui.async_encoder",
     "load_encoder_async": "miaotui.async_encoder",
+    **dict.fromkeys(("Seq2Seq", "TargetText", "load_seq2seq"), "miaotui.seq2seq"),
     **dict.fromkeys(("Classification", "MaskFill", "RankedDocument", "TaggedSpan"), "miaotui.encoders.results"),
     **dict.fromkeys(
         ("Completion", "Deadline", "Delta", "Promise", "SamplingParams", "Score", "Timing", "TokenLogprobs"),

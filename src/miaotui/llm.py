@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from miaotui.schedule.promises.capacity import Capacity
+    from miaotui.seq2seq import Seq2Seq
     from miaotui.submission import ChatParameters, TextParameters
 
 
@@ -52,10 +53,32 @@ def load(
     ``format`` (``q4``, ``q5``, ``q6``, ``q8``) packs weights that are stored as floats; ``kv`` (``f16``, ``int8``)
     stores keys and values; ``context`` bounds prompt plus answer in tokens. ``speculate`` tries several likely tokens
     in one pass where that is faster; answers are the same bytes with and without. Further options are those of
-    `EngineOptions`. Raises a `MiaotuiError`.
+    `EngineOptions`. Raises a `MiaotuiError`. An encoder-decoder comes back as a `Seq2Seq`, see `load_seq2seq`; it takes
+    no options but ``backend="reference"``.
     """
+    if is_seq2seq_folder(model):
+        return cast("LLM", _load_seq2seq(model, progress, format=format, threads=threads, context=context, **options))
     chosen = read_options(speculate, format=format, threads=threads, kv=kv, context=context, **options)
     return LLM(open_model(model, chosen, progress=progress), owns_loop=True)
+
+
+def is_seq2seq_folder(model: str | os.PathLike[str]) -> bool:
+    """Return whether ``model`` is the folder of an encoder-decoder."""
+    if not os.path.isfile(os.path.join(model, "config.json")):
+        return False
+    from miaotui.model.seq2seq.opened import is_seq2seq  # noqa: PLC0415  (a catalog name does not need it)
+
+    return is_seq2seq(os.fspath(model))
+
+
+def _load_seq2seq(model: str | os.PathLike[str], progress: Progress | None, **options: Any) -> Seq2Seq:
+    from miaotui.seq2seq import load_seq2seq  # noqa: PLC0415  (most models need none of it)
+
+    backend = options.pop("backend", "reference")
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise RequestError(f"{given[0]}: an encoder-decoder has no such option; leave it away")
+    return load_seq2seq(model, backend=backend, progress=progress)
 
 
 def scores_of(completions: Sequence[Completion], starts: Sequence[int]) -> list[Score]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from miaotui.backends.build import build_backend
 from miaotui.backends.options import EngineOptions
@@ -23,6 +24,9 @@ from miaotui.model.reading import files
 from miaotui.text.chat import ChatEncoder
 from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.types import Progress
+
+if TYPE_CHECKING:
+    from miaotui.engine.seq2seq.loop import Seq2SeqLoop
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,30 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
         template = load_chat_template(opened.metadata, opened.folder)
     chat = ChatEncoder(template, tokenizer)
     return LoadedModel(path, config, tokenizer, chat, build_backend(path, config, options, settings, progress))
+
+
+def open_seq2seq_model(
+    model: str | os.PathLike[str],
+    backend: str = "reference",
+    *,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Seq2SeqLoop:
+    """Open an encoder-decoder by folder or Hugging Face repository id.
+
+    Close the loop to give the memory back. Raises a `MiaotuiError`.
+    """
+    from miaotui.backends.build_seq2seq import build_seq2seq_backend  # noqa: PLC0415  (most models need none of these)
+    from miaotui.engine.seq2seq.loop import LoadedSeq2Seq, Seq2SeqLoop  # noqa: PLC0415
+    from miaotui.model.seq2seq.opened import open_seq2seq, task_prefixes  # noqa: PLC0415
+    from miaotui.text.seq2seq.load import load_seq2seq_tokenizer  # noqa: PLC0415
+
+    path = resolve(model, progress=progress, settings=settings or Settings.from_env())
+    opened = open_seq2seq(path)
+    config, generation = opened.config, opened.generation
+    tokenizer = load_seq2seq_tokenizer(path, config.architecture, generation.eos_ids, config.source_vocab_size)
+    built = build_seq2seq_backend(opened, backend)
+    return Seq2SeqLoop(LoadedSeq2Seq(path, config, generation, tokenizer, built, task_prefixes(opened.values)))
 
 
 def start(

@@ -22,6 +22,7 @@ from miaotui.model.seq2seq.reading.from_hf import seq2seq_config_from_hf, seq2se
 from miaotui.model.seq2seq.reading.generation_from_hf import generation_from_hf
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+MAX_PREFIX = 1 << 10  # characters of a task's prefix
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,3 +61,11 @@ def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
     generated = read_object(folder / GENERATION) if (folder / GENERATION).is_file() else None
     settings = generation_from_hf(values, generated, config)
     return OpenedSeq2Seq(folder, config, seq2seq_tensors(config, values, stored), settings, values)
+
+
+def task_prefixes(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts that tasks put before a source, by task, as ``task_specific_params`` names them (T5)."""
+    tasks = values.get("task_specific_params")
+    named = tasks.items() if isinstance(tasks, dict) else ()
+    prefixes = {name: task.get("prefix") for name, task in named if isinstance(task, dict)}
+    return {name: text for name, text in prefixes.items() if isinstance(text, str) and len(text) <= MAX_PREFIX}

@@ -1,0 +1,1 @@
+"""Tokenizers of encoder-decoders: sources with their language and end, targets back to text."""
