@@ -125,7 +125,7 @@ def test_each_layer_in_five_and_six_bits(form: Format, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [BlockType[name] for name in HALVES], ids=lambda kind: kind.name)
 def test_each_layer_of_every_block_type(kind: BlockType, tmp_path: Path) -> None:
     """The weights are the blocks' own values, bit for bit, and so is what is looked up in the embedding."""
-    values = {"hidden_size": 256, "ffn_size": 512, "n_heads": 8, "n_kv_heads": 4, "head_dim": 32, "n_layers": 1}
+    values = {"hidden_size": 256, "ffn_size": 512, "n_heads": 8, "n_kv_heads": 4, "head_dim": 32}
     config = dataclasses.replace(tiny_config("llama-tied"), **values)
     tensors = dict(stored_weights(config))
     for number, (name, shape) in enumerate(tensor_shapes(config).items()):
