@@ -1,0 +1,73 @@
+"""Time of selecting a span with a chat model, beside that of its prompt alone (the multiply-adds that none can save).
+
+    python benchmarks/span_times.py --data FOLDER --language en --model qwen2.5-coder-0.5b
+
+FOLDER holds ``xquad`` as published; the index has all paragraphs and is searched by words. Each question is read twice
+in turn, its prompt alone and with its spans, nothing of it kept from before. The first of a pair alternates. Prints the
+medians, the median of the ratios, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import miaotui
+from apps import xquad
+from miaotui.apps.qa_pipeline import Question, look_up
+from miaotui.apps.spans.phrase_scores import PhraseReader
+from miaotui.apps.spans.selection import Selection, select
+from miaotui.llm import LLM
+from miaotui.retrieval import Index
+from spans import fitting
+
+UNLIMITED_TOKENS = 4_096
+
+
+def timed_ms(llm: LLM, selection: Selection, *, with_spans: bool, namespace: int) -> float:
+    """Milliseconds from the messages to the choice, or to the first token after the prompt."""
+    started = time.perf_counter()
+    prompt = llm.chat_tokens(selection.messages)
+    if with_spans:
+        selection.best(PhraseReader(llm, prompt, namespace=namespace), selection.spans())
+    else:
+        llm.generate(prompt, max_tokens=1, namespace=namespace)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--language", choices=("en", "zh"), required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--most", type=int, default=20, help="questions")
+    parsed = parser.parse_args()
+    asked, documents = xquad(parsed.data / "xquad", parsed.language)
+    pairs: list[tuple[float, float]] = []
+    namespaces = itertools.count(1)
+    with tempfile.TemporaryDirectory() as place, Index.create(Path(place) / "x") as index:
+        index.add(documents)
+        with miaotui.load(parsed.model, threads=parsed.threads) as llm:
+            for number in fitting(asked)[: parsed.most]:
+                evidence = look_up(index, Question(asked[number].question, "x"))
+                if not evidence.ranked:
+                    continue
+                selection = select(evidence, lambda text: len(llm.tokenizer.encode(text)), UNLIMITED_TOKENS)
+                order = (True, False) if number % 2 else (False, True)
+                found = {each: timed_ms(llm, selection, with_spans=each, namespace=next(namespaces)) for each in order}
+                pairs.append((found[False], found[True]))
+    prompt, whole = (statistics.median(each) for each in zip(*pairs, strict=True))
+    ratio = statistics.median(spans / alone for alone, spans in pairs)
+    print(f"{parsed.language}: prompt alone {prompt:.0f} ms, with its spans {whole:.0f} ms, ratio {ratio:.2f}")
+    print(json.dumps({"benchmark": "span_times", "prompt_ms": prompt, "spans_ms": whole, "ratio": round(ratio, 3)}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
