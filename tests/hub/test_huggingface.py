@@ -319,3 +319,23 @@ def test_a_folder_of_modules_is_taken_whole() -> None:
     chosen = choose_files(wanted | others, HubId("a/b"))
     assert set(chosen) == wanted
     assert chosen[-1] == "model.safetensors"
+
+
+def test_the_token_goes_to_the_hub_alone(hub: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gated repository needs a token, which the storage that the hub sends a download on to never sees."""
+    offer(hub, "owner/tiny", FILES)
+    for path in list(hub.pages):
+        hub.pages[path].login = "Bearer secret"
+    with pytest.raises(DownloadError, match="401"):
+        pull_repository(TINY, SETTINGS)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with serving() as storage:
+        where = storage.url.replace("127.0.0.1", "localhost")
+        page = hub.pages["/owner/tiny/resolve/main/model.safetensors"]
+        storage.add("/blob", page.body)
+        page.redirect = f"{where}/blob"
+        page.headers |= {"X-Linked-Etag": page.headers["ETag"], "X-Linked-Size": str(len(page.body))}
+        folder = pull_repository(TINY, SETTINGS)
+        assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+        assert storage.seen("/blob")
+        assert not any("authorization" in request.headers for request in storage.requests)
