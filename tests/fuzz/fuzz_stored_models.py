@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of the files by which models are found, and of adapters, with atheris (libFuzzer).
 
 Run ``python tests/fuzz/fuzz_stored_models.py -max_total_time=60``; other options are libFuzzer's. An input that leads
-to anything but models, an adapter that fits, or an error on purpose is written to ``crash-*`` and ends the run. The first
-byte of an input says which file the rest of it is: a manifest of Ollama's, a listing of ModelScope's, a part of PEFT's
-adapter, or an adapter as GGUF.
+to anything but models, an adapter that fits, or an error on purpose is written to ``crash-*`` and ends the run. The
+first byte of an input says which file the rest of it is: a manifest of Ollama's, a listing of ModelScope's, a part of
+PEFT's adapter, or an adapter as GGUF.
 """
 
 from __future__ import annotations
