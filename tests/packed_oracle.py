@@ -39,9 +39,13 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
     if part in starts and prefix + "qkv" in weights:
         start = starts[part]
         return matrix_values(weights.matrix(prefix + "qkv"))[start : start + shape[0]]
-    if part in ("gate", "up"):
-        both = matrix_values(weights.matrix(prefix + "gate_up")).reshape(-1, 2, 32, shape[1])
-        return both[:, int(part == "up")].reshape(-1, shape[1])[: shape[0]]
+    kind, _, side = part.rpartition("_")
+    if side in ("gate", "up"):
+        kind += "_" if kind else ""
+        both = matrix_values(weights.matrix(f"{prefix}{kind}gate_up")).reshape(-1, 2, 32, shape[1])
+        return both[:, int(side == "up")].reshape(-1, shape[1])[: shape[0]]
+    if part == "shared_router":  # a unit of its own, behind the router's
+        return matrix_values(weights.matrix(prefix + "router"))[-32:][: shape[0]]
     return matrix_values(weights.matrix(name))[: shape[0]]
 
 
@@ -69,8 +73,8 @@ class PackedOracle(Oracle):
         queries, keys, values_ = super().project(x, layer, positions)
         return queries, self._stored(keys), self._stored(values_)
 
-    def _linear(self, x: Array, name: str) -> Array:
-        return super()._linear(rounded_groups(x), name)
+    def _linear(self, x: Array, name: str, part: int = 0, parts: int = 1) -> Array:
+        return super()._linear(rounded_groups(x), name, part, parts)
 
     def _stored(self, heads: Array) -> Array:
         """Keys or values ``[n, heads, dim]`` as the pages hold them."""

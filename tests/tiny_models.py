@@ -20,6 +20,13 @@ from miaotui.model.config import ModelConfig
 from miaotui.model.reading.architectures import Architecture, by_model_type
 from miaotui.model.reading.from_hf import config_from_hf
 from miaotui.model.reading.names import tensor_shapes
+from tiny_mixtures import (
+    MIXTURE_VARIANTS,
+    gguf_expert_metadata,
+    gguf_expert_tensor,
+    hf_expert_tensors,
+    is_expert_tensor,
+)
 from tiny_tokenizer import EOS, tokenizer_metadata, write_tokenizer
 
 Array = NDArray[np.float32]
@@ -104,7 +111,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 64,
         **TWO_HEADS,
     },
-}
+} | MIXTURE_VARIANTS
 
 
 def tiny_values(variant: str, **overrides: Any) -> dict[str, Any]:
@@ -163,7 +170,11 @@ def _hf_tensors(config: ModelConfig, architecture: Architecture, seed: int) -> I
             get["qkv"] = np.concatenate([get.pop("q"), get.pop("k"), get.pop("v")])
             get["gate_up"] = np.concatenate([get.pop("gate"), get.pop("up")])
         for name, values in get.items():
-            yield f"model.layers.{layer}.{_hf_name(name, config)}", values
+            if is_expert_tensor(name):
+                for stored, part in hf_expert_tensors(name, values, config):
+                    yield f"model.layers.{layer}.{stored}", part
+            else:
+                yield f"model.layers.{layer}.{_hf_name(name, config)}", values
 
 
 def _hf_name(name: str, config: ModelConfig) -> str:
@@ -215,7 +226,7 @@ def make_tiny_gguf(folder: Path, variant: str, seed: int = 0, kind: str = "F32",
         _add(writer, key, value)
     block = GGMLQuantizationType[kind]
     for key, weights in _gguf_tensors(values, config, architecture, seed):
-        if weights.ndim == 2:
+        if weights.ndim > 1 and "ffn_gate_inp" not in key:
             writer.add_tensor(key, quants.quantize(weights, block), raw_dtype=block)
         else:
             writer.add_tensor(key, weights)
@@ -254,6 +265,7 @@ def _gguf_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
         "rope.dimension_count": config.rope.dim,
         "rope.freq_base": config.rope.theta,
     }
+    metadata |= gguf_expert_metadata(config)
     if "sliding_window" in values:
         metadata["attention.sliding_window"] = values["sliding_window"]
     if values.get("max_window_layers") is not None:
@@ -305,7 +317,11 @@ def _gguf_tensors(
             get["qkv"] = np.concatenate([get.pop("q"), get.pop("k"), get.pop("v")])
             get["up"] = np.concatenate([get.pop("gate"), get.pop("up")])
         for name, array in get.items():
-            yield f"blk.{layer}.{_gguf_name(name)}", array
+            if is_expert_tensor(name):
+                stored, array = gguf_expert_tensor(name, array, config)  # noqa: PLW2901
+            else:
+                stored = _gguf_name(name)
+            yield f"blk.{layer}.{stored}", array
 
 
 def _interleaved(rows: Array, head_dim: int) -> Array:

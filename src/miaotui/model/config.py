@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from miaotui.errors import UnsupportedModelError
+from miaotui.model.experts import ExpertsConfig
 from miaotui.model.reading.checks import require, require_count, require_positive
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, RopeConfig
 
-__all__ = ["ModelConfig", "RopeConfig"]
+__all__ = ["ExpertsConfig", "ModelConfig", "RopeConfig"]
 
 MAX_VOCAB = 1 << 21
 MAX_WIDTH = 1 << 18  # hidden, feed-forward, and heads * head_dim
@@ -56,6 +57,7 @@ class ModelConfig:
     o_bias: bool = False
     norm_bias: bool = False  # layer norms only
     tied_head: bool = False  # the output matrix is the embedding
+    experts: ExpertsConfig | None = None  # None: each layer has one feed-forward part
 
     def __post_init__(self) -> None:
         require_count("vocabulary size", self.vocab_size, MAX_VOCAB)
@@ -84,6 +86,10 @@ class ModelConfig:
         each = f"{self.n_layers} values, one per layer"
         require(len(self.windows) == self.n_layers, "attention windows", each, len(self.windows))
         require(len(self.rope_layers) == self.n_layers, "rope flags", each, len(self.rope_layers))
+        if self.experts is not None:
+            require(len(self.experts.layers) == self.n_layers, "expert flags", each, len(self.experts.layers))
+            require_count("expert width", self.experts.size, MAX_WIDTH)
+            require(self.experts.shared_size <= MAX_WIDTH, "shared expert", "in range", self.experts.shared_size)
         for window in self.windows:
             require(0 <= window <= MAX_CONTEXT, "attention window", "in range", window)
         for rope in (self.rope, self.local_rope):
@@ -97,6 +103,10 @@ class ModelConfig:
         require_positive("embedding scale", self.embedding_scale)
         for cap in (self.attention_softcap, self.logit_softcap):
             require(math.isfinite(cap) and cap >= 0, "soft cap", "finite and >= 0", cap)
+
+    def layer_experts(self, layer: int) -> ExpertsConfig | None:
+        """Return the experts of one layer, or None where it has one feed-forward part."""
+        return self.experts if self.experts is not None and self.experts.layers[layer] else None
 
     def layer_rope(self, layer: int) -> RopeConfig | None:
         """Return the position encoding of one layer, or None where it has none."""

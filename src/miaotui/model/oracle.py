@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
+from miaotui.model.experts import ExpertsConfig, route, sigmoid
 from miaotui.model.rope import RopeConfig
 
 Array = NDArray[np.float32]
@@ -93,13 +94,14 @@ class Oracle:
 
         ``seen`` says which of the m keys each of the n queries sees, ``[n, m]``.
         """
-        prefix = f"layers.{layer}."
+        config, prefix = self.config, f"layers.{layer}."
         mixed = self._linear(self._attended(queries, keys, values, seen), prefix + "o")
-        if self.config.post_norms:
+        if config.post_norms:
             mixed = self._norm(mixed, prefix + "attn_post_norm")
         x = x + mixed
-        fed = self._feed_forward(self._norm(x, prefix + "ffn_norm"), prefix)
-        if self.config.post_norms:
+        normed, experts = self._norm(x, prefix + "ffn_norm"), config.layer_experts(layer)
+        fed = self._feed_forward(normed, prefix) if experts is None else self._mixture(normed, experts, prefix)
+        if config.post_norms:
             fed = self._norm(fed, prefix + "ffn_post_norm")
         return x + fed
 
@@ -132,17 +134,44 @@ class Oracle:
         return self._linear(x, name).reshape(len(x), -1, self.config.head_dim)
 
     def _feed_forward(self, x: Array, prefix: str) -> Array:
-        gate = self._linear(x, prefix + "gate")
-        gate = silu(gate) if self.config.activation == "silu" else gelu_tanh(gate)
-        return self._linear(gate * self._linear(x, prefix + "up"), prefix + "down")
+        return self._linear(
+            self._gated(self._linear(x, prefix + "gate"), self._linear(x, prefix + "up")), prefix + "down"
+        )
 
-    def _linear(self, x: Array, name: str) -> Array:
-        """Return ``x @ w.T + bias``, with what the adapter adds, and the bias if the model has one."""
-        y: Array = x @ self._weights[name].T
+    def _gated(self, gate: Array, up: Array) -> Array:
+        return (silu(gate) if self.config.activation == "silu" else gelu_tanh(gate)) * up
+
+    def _mixture(self, x: Array, experts: ExpertsConfig, prefix: str) -> Array:
+        """Sum the results of the experts that each row chose, in ascending order, then that of the shared one."""
+        logits = x @ self._weights[prefix + "router"].T
+        numbers, weights = route(logits, experts, self._weights.get(prefix + "router_bias"))
+        total = np.zeros_like(x)
+        for expert in np.unique(numbers):
+            rows, places = np.nonzero(numbers == expert)
+            total[rows] += weights[rows, places, None] * self._expert(x[rows], prefix, int(expert), experts.count)
+        if not experts.shared_size:
+            return total
+        shared = self._feed_forward(x, prefix + "shared_")
+        return total + (
+            sigmoid(x @ self._weights[prefix + "shared_router"].T) * shared if experts.shared_gate else shared
+        )
+
+    def _expert(self, x: Array, prefix: str, number: int, count: int) -> Array:
+        """Compute one expert: the products of its part of the rows of each matrix."""
+        gate, up = (self._linear(x, prefix + name, number, count) for name in ("expert_gate", "expert_up"))
+        return self._linear(self._gated(gate, up), prefix + "expert_down", number, count)
+
+    def _linear(self, x: Array, name: str, part: int = 0, parts: int = 1) -> Array:
+        """Return ``x @ w.T + bias``, with what the adapter adds, and the bias if the model has one.
+
+        Of ``parts`` equal parts of the rows of w, one is used.
+        """
+        weights, bias = self._weights[name], self._weights.get(name + "_bias")
+        some = slice(len(weights) // parts * part, len(weights) // parts * (part + 1))
+        y: Array = x @ weights[some].T
         if name in self._adapter:
             y = y + self._adapter[name].product(x)
-        bias = self._weights.get(name + "_bias")
-        return y if bias is None else y + bias
+        return y if bias is None else y + bias[some]
 
     def _norm(self, x: Array, name: str) -> Array:
         """Norm over the last axis: by root mean square, or of mean and variance with a bias."""

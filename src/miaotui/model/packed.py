@@ -188,13 +188,30 @@ def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[Packing
         prefix = f"layers.{layer}."
         yield from _fused(prefix, "qkv", [tensors[prefix + n] for n in ("q", "k", "v")], wanted)
         yield single(prefix + "o", wanted)
-        gate, up = tensors[prefix + "gate"], tensors[prefix + "up"]
-        forms = {packed_format(part.kind, wanted) for part in (gate, up)}
-        form = forms.pop() if len(forms) == 1 else Format.Q8
-        yield PackingJob(prefix + "gate_up", (gate, up), form, alternating=True)
-        yield single(prefix + "down", wanted)
+        for part in _feed_forward_parts(config, layer):
+            yield _gate_up(prefix + part, tensors, wanted)
+            yield single(f"{prefix}{part}down", wanted)
+        if config.layer_experts(layer) is not None:
+            routers = [tensors[prefix + name] for name in ("router", "shared_router") if prefix + name in tensors]
+            yield PackingJob(prefix + "router", tuple(routers), Format.F32)
     if not config.tied_head:
         yield single("head", outer)
+
+
+def _feed_forward_parts(config: ModelConfig, layer: int) -> list[str]:
+    """Return what the names of a layer's feed-forward matrices begin with."""
+    experts = config.layer_experts(layer)
+    if experts is None:
+        return [""]
+    return ["expert_", "shared_"] if experts.shared_size else ["expert_"]
+
+
+def _gate_up(prefix: str, tensors: Any, wanted: Format) -> PackingJob:
+    """Return gate and up as one matrix of alternating units; of 8 bits if their formats differ."""
+    gate, up = tensors[prefix + "gate"], tensors[prefix + "up"]
+    forms = {packed_format(part.kind, wanted) for part in (gate, up)}
+    form = forms.pop() if len(forms) == 1 else Format.Q8
+    return PackingJob(prefix + "gate_up", (gate, up), form, alternating=True)
 
 
 def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) -> Iterator[PackingJob]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
+from miaotui.backends.cpu.mixture import MixtureParts
 from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 from miaotui.errors import UnsupportedModelError
@@ -27,7 +28,7 @@ from miaotui.kernels.runtime.ops import float_field
 from miaotui.kernels.runtime.thread_pool import KERNELS as POOL_KERNELS
 from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES
 from miaotui.kernels.sampling import peaks_fields as pk
-from miaotui.model.config import ModelConfig
+from miaotui.model.config import ExpertsConfig, ModelConfig
 from miaotui.model.packed import Matrix, PackedModel
 from miaotui.types import Progress
 
@@ -96,9 +97,21 @@ class Program:
         self._qkv(prefix)
         self._attention(layer)
         current = self._mix(prefix + "o", prefix + "attn_post_norm", space.attended, current)
+        experts = self.config.layer_experts(layer)
+        if experts is not None:
+            self._mixture(prefix, space.residual[current], experts)
+            return current
         self._norm(prefix + "ffn_norm", space.residual[current], space.normed)
         self._gate_up(prefix + "gate_up")
         return self._mix(prefix + "down", prefix + "ffn_post_norm", space.fed, current)
+
+    def _mixture(self, prefix: str, residual: Rows, experts: ExpertsConfig) -> None:
+        """Add the results of each row's experts to the residual stream."""
+        space = self.workspace
+        assert space.mixture is not None, "made for models with experts"
+        self._norm(prefix + "ffn_norm", residual, space.normed, also=space.mixture.inputs)
+        parts = MixtureParts(self._operations, self.weights, space.mixture, space.normed, residual)
+        parts.add(prefix, experts, _GATED[self.config.activation], self._vector(prefix + "router_bias", 0))
 
     def _mix(self, name: str, norm: str, source: Quantized, current: int) -> int:
         """Return a product back to the hidden width, added to the residual stream; returns the stream's buffer."""
@@ -174,7 +187,15 @@ class Program:
             },
         )
 
-    def _norm(self, name: str, source: Rows, out: Quantized, gather: int = 0, rows: int = ops.RUN_ROWS) -> None:
+    def _norm(
+        self,
+        name: str,
+        source: Rows,
+        out: Quantized,
+        gather: int = 0,
+        rows: int = ops.RUN_ROWS,
+        also: Rows | None = None,
+    ) -> None:
         self._operations.add(
             "pointwise.rows:norm",
             {
@@ -188,6 +209,7 @@ class Program:
                 pw.OUT_HEADER_STRIDE: out.headers.stride,
                 pw.OWN_ROWS: out.own_rows,
                 pw.OWN_HEADERS_AT: out.own_headers,
+                **({pw.OUT_FLOAT: also.address, pw.OUT_FLOAT_STRIDE: also.stride} if also else {}),
             },
             rows,
         )
@@ -366,6 +388,10 @@ def require_runnable(config: ModelConfig) -> None:
         raise UnsupportedModelError(
             "the model has layer norms after its layers or in its heads, where only RMS norms are "
             "supported: choose another model"
+        )
+    if config.experts is not None and config.post_norms:
+        raise UnsupportedModelError(
+            "the model has norms after its experts, where only norms before them are supported: choose another model"
         )
 
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from miaotui.backends.options import KvKind
 from miaotui.errors import EngineError
 from miaotui.kernels.attention.fields import PAGE_TOKENS
-from miaotui.kernels.linear.formats import padded_rows
+from miaotui.kernels.experts.fields import ROUTE_FIELDS, table_fields
+from miaotui.kernels.linear.formats import UNIT_ROWS, padded_rows
 from miaotui.kernels.pointwise.fields import ALONE
 from miaotui.kernels.runtime.ops import HEADER_BYTES, OWN_BYTES
 from miaotui.kernels.runtime.thread_pool import aligned_bytes, aligned_int64, fields_of, huge_bytes
 from miaotui.kernels.sampling.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
-from miaotui.model.config import ModelConfig
+from miaotui.model.config import ExpertsConfig, ModelConfig
 from miaotui.model.rope import RopeConfig
 
 _TABLE_STEP = 1024  # positions computed at a time
@@ -87,10 +88,28 @@ class Workspace:
         self.attended = Quantized.of(max_rows, heads)
         self.mixed = float_rows(max_rows if config.post_norms else 1, hidden)
         self.fed = Quantized.of(max_rows, config.ffn_size)
+        self.mixture = MixtureSpace(config.experts, hidden, max_rows) if config.experts is not None else None
         self.last = Quantized.of(max_logits, hidden, normed=hidden)
         self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
         self.part_peaks = float_rows(max_logits, 2 * parts_of(config.vocab_size))
         self.peaks = aligned_int64(max_logits * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
+
+
+class MixtureSpace:
+    """Buffers of the layers with experts: router inputs and logits, routes, and a row for each route."""
+
+    def __init__(self, experts: ExpertsConfig, hidden: int, max_rows: int) -> None:
+        routes = max_rows * experts.chosen
+        self.inputs = float_rows(max_rows, hidden)
+        self.logits = float_rows(max_rows, padded_rows(experts.count) + UNIT_ROWS)
+        self.picks = aligned_int64(routes * ROUTE_FIELDS)
+        self.used = aligned_int64(table_fields(experts.count))
+        self.routes = aligned_int64(routes * ROUTE_FIELDS)
+        self.gathered = Quantized.of(routes, hidden)
+        self.fed = Quantized.of(routes, experts.size)
+        self.shared = aligned_int64(table_fields(1))
+        self.shared_routes = aligned_int64(max_rows * ROUTE_FIELDS)
+        self.shared_fed = Quantized.of(max_rows, experts.shared_size or UNIT_ROWS)
 
 
 def peaks_of(table: NDArray[np.int64]) -> tuple[memoryview[int], memoryview[float]]:

@@ -39,7 +39,8 @@ from miaotui.kernels.runtime.simd import intrinsic
 from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, own_memory
 
 _TILING = TILINGS[probe().isa]
-_BLOCK, _MOST = _TILING.block, _TILING.most
+BLOCK_ROWS, MOST_ROWS = _TILING.block, _TILING.most  # rows of a block; rows that still go as one
+_BLOCK, _MOST = BLOCK_ROWS, MOST_ROWS
 LEAST_BLOCKS = 8  # of rows, before units are cut: the halves still read weights for several blocks
 EVEN = 8  # units for each thread, from which on it matters little that one has one more
 
@@ -58,7 +59,7 @@ def first_row(rows, part, parts):  # type: ignore[no-untyped-def]
     return rows if part == parts else rows * part // parts // _BLOCK * _BLOCK
 
 
-def _unit_function(form: Format, once: bool, wide: bool) -> Any:
+def unit_function(form: Format, once: bool, wide: bool) -> Any:
     """Return compiled ``unit(rows, …)``: it calls the emitted variant for each number of rows from 1 to 8."""
     r1, r2, r3, r4, r5, r6, r7, r8 = (
         intrinsic(emit_unit(form, min(rows, _MOST), _TILING, once, wide), "iiiiiiiii") for rows in range(1, 9)
@@ -86,7 +87,7 @@ def _unit_function(form: Format, once: bool, wide: bool) -> Any:
 
 
 def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE, wide: bool = False) -> Any:
-    unit = _unit_function(form, once, wide)
+    unit = unit_function(form, once, wide)
     input_bytes = 2 if wide else 1
     out_stride = 128  # a row of 32 outputs
 

@@ -17,6 +17,7 @@ from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
 from miaotui.model.reading.architectures import Architecture, Windows, by_gguf_name
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
+from miaotui.model.reading.mixtures import expert_sources, experts_from_gguf
 from miaotui.model.reading.names import tensor_shapes
 from miaotui.model.reading.rope_from_gguf import (
     FREQ_FACTORS,
@@ -34,7 +35,6 @@ WHERE = "GGUF metadata"
 EMBED, HEAD = "token_embd.weight", "output.weight"
 # Features that the forward pass lacks, by the key that declares them; 0 and 1 mean "off".
 REFUSED = {
-    "expert_count": "a mixture of experts",
     "logit_scale": "scaled logits",
     "residual_scale": "scaled residuals",
     "embedding_scale": "an embedding scale of its own",
@@ -75,6 +75,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     head_dim = _head_dim(fields, hidden_size, n_heads)
     rope = read_rope(fields, head_dim, tensors)
     _refuse_partial_interleaved(architecture, rope.dim, head_dim)
+    experts = experts_from_gguf(fields, architecture.name, n_layers)
     rope_layers = tuple(not skipped for skipped in every_nth(n_layers, architecture.nope_every))
     return ModelConfig(
         architecture=architecture.name,
@@ -84,7 +85,9 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         n_heads=n_heads,
         n_kv_heads=_same_in_all_layers(fields, "attention.head_count_kv", n_heads),
         head_dim=head_dim,
-        ffn_size=_same_in_all_layers(fields, "feed_forward_length"),
+        ffn_size=experts.size
+        if experts and all(experts.layers)
+        else _same_in_all_layers(fields, "feed_forward_length"),
         context_length=usable_context(fields, rope, tensors),
         norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
         activation=architecture.activation,
@@ -101,6 +104,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         qkv_bias=architecture.qkv_bias or "blk.0.attn_q.bias" in tensors,
         o_bias="blk.0.attn_output.bias" in tensors,
         tied_head=HEAD not in tensors,
+        experts=experts,
     )
 
 
@@ -125,6 +129,9 @@ def gguf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, T
         if architecture.interleaved_gguf:
             for name in ("q", "k", "q_bias", "k_bias"):
                 layer_sources[name] = TensorSource(prefix + LAYER_NAMES[name], head_dim=config.head_dim)
+        experts = config.layer_experts(layer)
+        if experts is not None:
+            layer_sources |= expert_sources(experts, architecture.name, prefix, is_gguf=True)
         if architecture.fused:
             layer_sources |= fused_sources(config, f"{prefix}attn_qkv.weight", f"{prefix}ffn_up.weight")
         sources |= {f"layers.{layer}.{name}": source for name, source in layer_sources.items()}

@@ -16,6 +16,7 @@ from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
 from miaotui.model.reading.architectures import Architecture, Windows, by_model_type
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
+from miaotui.model.reading.mixtures import expert_sources, experts_from_hf
 from miaotui.model.reading.names import tensor_shapes
 from miaotui.model.reading.rope_from_hf import read_rope
 from miaotui.model.reading.sources import CanonicalTensors, TensorSource, fused_sources
@@ -29,9 +30,6 @@ REFUSED = {
     "quantization_config": "already quantized weights",
     "vision_config": "vision parts (a text-only GGUF of the same model works)",
     "audio_config": "audio parts",
-    "num_experts": "a mixture of experts",
-    "num_local_experts": "a mixture of experts",
-    "n_routed_experts": "a mixture of experts",
     "mlp_bias": "biases in its feed-forward layers",
     "use_bidirectional_attention": "bidirectional attention (an encoder)",
 }
@@ -81,6 +79,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
     attention_bias = fields.flag("attention_bias", False)
     query_scalar = fields.number("query_pre_attn_scalar", head_dim)
     require(query_scalar > 0, "query_pre_attn_scalar", "positive", query_scalar)
+    experts = experts_from_hf(fields, architecture.name, n_layers)
     return ModelConfig(
         architecture=architecture.name,
         vocab_size=fields.count("vocab_size", MAX_VOCAB),
@@ -89,7 +88,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         n_heads=n_heads,
         n_kv_heads=fields.count("num_key_value_heads", MAX_WIDTH, n_heads),
         head_dim=head_dim,
-        ffn_size=fields.count("intermediate_size", MAX_WIDTH),
+        ffn_size=experts.size if experts and all(experts.layers) else fields.count("intermediate_size", MAX_WIDTH),
         context_length=rope.context_length,
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         activation=_activation(fields, architecture),
@@ -106,6 +105,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         qkv_bias=architecture.qkv_bias or attention_bias,
         o_bias=attention_bias,
         tied_head=fields.flag("tie_word_embeddings", architecture.tied_head),
+        experts=experts,
     )
 
 
@@ -132,6 +132,9 @@ def hf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, Ten
             name: TensorSource(prefix + suffix, offset=offset if name.endswith("norm") else 0.0)
             for name, suffix in layer_names.items()
         }
+        experts = config.layer_experts(layer)
+        if experts is not None:
+            layer_sources |= expert_sources(experts, architecture.name, prefix, is_gguf=False)
         if architecture.fused:
             layer_sources |= fused_sources(
                 config, f"{prefix}self_attn.qkv_proj.weight", f"{prefix}mlp.gate_up_proj.weight"

@@ -6,7 +6,7 @@ that a forward pass with this configuration reads; matrices are ``[outputs, inpu
 
 from __future__ import annotations
 
-from miaotui.model.config import ModelConfig
+from miaotui.model.config import ExpertsConfig, ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -16,16 +16,17 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
     hidden, vocab = config.hidden_size, config.vocab_size
     shapes: Shapes = {"embed": (vocab, hidden)}
     for layer in range(config.n_layers):
-        shapes |= {f"layers.{layer}.{name}": shape for name, shape in layer_shapes(config).items()}
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in layer_shapes(config, layer).items()}
     shapes |= _norm(config, "final_norm")
     if not config.tied_head:
         shapes["head"] = (vocab, hidden)
     return shapes
 
 
-def layer_shapes(config: ModelConfig) -> Shapes:
+def layer_shapes(config: ModelConfig, layer: int) -> Shapes:
     """Return the tensors of one layer, without the ``layers.{i}.`` prefix."""
-    return _attention_shapes(config) | _ffn_shapes(config)
+    experts = config.layer_experts(layer)
+    return _attention_shapes(config) | _ffn_shapes(config, experts)
 
 
 def _attention_shapes(config: ModelConfig) -> Shapes:
@@ -45,12 +46,30 @@ def _attention_shapes(config: ModelConfig) -> Shapes:
     return shapes
 
 
-def _ffn_shapes(config: ModelConfig) -> Shapes:
+def _ffn_shapes(config: ModelConfig, experts: ExpertsConfig | None) -> Shapes:
     hidden, ffn = config.hidden_size, config.ffn_size
     shapes = _norm(config, "ffn_norm")
-    shapes |= {"gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn)}
+    if experts is None:
+        shapes |= {"gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn)}
+    else:
+        shapes |= _expert_shapes(hidden, experts)
     if config.post_norms:
         shapes |= _norm(config, "ffn_post_norm")
+    return shapes
+
+
+def _expert_shapes(hidden: int, experts: ExpertsConfig) -> Shapes:
+    """Return the router and the experts: matrices of all experts, one expert's rows after another's."""
+    rows, shared = experts.count * experts.size, experts.shared_size
+    shapes: Shapes = {"router": (experts.count, hidden)}
+    if experts.biased:
+        shapes["router_bias"] = (experts.count,)
+    shapes |= {"expert_gate": (rows, hidden), "expert_up": (rows, hidden)}
+    shapes["expert_down"] = (experts.count * hidden, experts.size)
+    if experts.shared_gate:
+        shapes["shared_router"] = (1, hidden)
+    if shared:
+        shapes |= {"shared_gate": (shared, hidden), "shared_up": (shared, hidden), "shared_down": (hidden, shared)}
     return shapes
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.config import ModelConfig
+from miaotui.model.reading.stacked import StackedTensor
 
 Shape = tuple[int, ...]
 
@@ -24,13 +25,21 @@ class TensorSource(NamedTuple):
     """Origin of one canonical tensor: rows ``[start, start + shape[0])`` of stored ``name``.
 
     ``head_dim`` > 0 says that within each head the stored rows are in the order of pairs ``(0, half), (1, half+1),
-    …`` and must be reordered. ``offset`` is added to every value.
+    …`` and must be reordered. ``offset`` is added to every value. ``experts`` > 0 says that the rows of so many
+    experts follow each other: they are stored as one tensor ``[experts, rows, inputs]``, or, where the name has a
+    ``{}`` for an expert's number, each under its own name.
     """
 
     name: str
     start: int = 0
     head_dim: int = 0
     offset: float = 0.0
+    experts: int = 0
+
+    @property
+    def stored_names(self) -> list[str]:
+        """Return the names of the stored tensors."""
+        return [self.name.format(n) for n in range(self.experts)] if "{}" in self.name else [self.name]
 
 
 def fused_sources(config: ModelConfig, qkv: str, gate_up: str) -> dict[str, TensorSource]:
@@ -66,10 +75,23 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
 
     def __getitem__(self, name: str) -> StoredTensor:
         source, shape = self._sources[name], self._shapes[name]
-        tensor = canonical_rows(self._stored[source.name], source, shape[0])
+        if source.experts:
+            return self._all_experts(name, source, shape)
+        stored = self._stored[source.name]
+        if stored.shape == _other_form(shape):  # a vector may be stored as a row
+            tensor = StoredTensor(name, shape, stored.kind, stored.data)
+        else:
+            tensor = canonical_rows(stored, source, shape[0])
         if source.offset:
             tensor = _added(tensor, source.offset)
         return tensor.renamed(name)
+
+    def _all_experts(self, name: str, source: TensorSource, shape: Shape) -> StoredTensor:
+        """Return the rows of all experts, one expert after another."""
+        stored = [self._stored[each] for each in source.stored_names]
+        if len(stored) > 1:
+            return StackedTensor(name, stored)
+        return StoredTensor(name, shape, stored[0].kind, stored[0].data)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -84,7 +106,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
                 raise ModelFormatError(
                     f"tensor {stored_name!r} of shape {expected} is missing: the file is incomplete; download it again"
                 )
-            if tensor.shape != expected:
+            if tensor.shape not in (expected, _other_form(expected)):
                 raise ModelFormatError(
                     f"tensor {stored_name!r} has shape {tensor.shape}, but the model's dimensions "
                     f"ask for {expected}: the file is damaged; download it again"
@@ -95,12 +117,16 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
         expected: dict[str, Shape] = {}
         for name, source in self._sources.items():
             rows, *rest = self._shapes[name]
+            if source.experts:
+                each, names = (rows // source.experts, *rest), source.stored_names
+                expected |= dict.fromkeys(names, each if "{}" in source.name else (source.experts, *each))
+                continue
             before = expected[source.name][0] if source.name in expected else 0
             expected[source.name] = (max(before, source.start + rows), *rest)
         return expected
 
     def _check_unknown(self, ignored: Iterable[str]) -> None:
-        used = {source.name for source in self._sources.values()} | set(ignored)
+        used = {name for source in self._sources.values() for name in source.stored_names} | set(ignored)
         unknown = [name for name in self._stored if name not in used]
         if unknown:
             raise ModelFormatError(
@@ -124,6 +150,13 @@ def stored_rows(source: TensorSource, rows: int) -> NDArray[np.intp]:
     if source.head_dim:
         return _half_split_order(rows, source.head_dim)
     return np.arange(source.start, source.start + rows)
+
+
+def _other_form(shape: Shape) -> Shape:
+    """Return the shape that a vector or a matrix of one row may have instead."""
+    if len(shape) == 2 and shape[0] == 1:
+        return shape[1:]
+    return (1, *shape) if len(shape) == 1 else shape
 
 
 def _half_split_order(rows: int, head_dim: int) -> NDArray[np.intp]:

@@ -1,0 +1,132 @@
+"""Operations of a layer's experts: router, routes, products of the chosen experts, the shared expert.
+
+Owns their order. The shared expert is a mixture of its own, with one expert that every row chooses. Knows nothing of
+the rest of a pass. Invariant: no operation reads weights of an expert that no row has chosen.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.cpu.operations import OperationTable
+from miaotui.backends.cpu.workspace import MixtureSpace, Quantized, Rows
+from miaotui.kernels.experts import fields as ex
+from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.linear.formats import padded_rows
+from miaotui.kernels.runtime.ops import float_field
+from miaotui.model.config import ExpertsConfig
+from miaotui.model.packed import Matrix, PackedModel
+
+
+class MixtureParts(NamedTuple):
+    """Parts of a pass that the experts of a layer need; `add` appends their operations."""
+
+    operations: OperationTable
+    weights: PackedModel
+    space: MixtureSpace
+    normed: Quantized  # the layer's inputs; as floats they are in ``space.inputs``
+    residual: Rows
+
+    def add(self, prefix: str, experts: ExpertsConfig, mode: int, bias: int) -> None:
+        """Append the operations of one layer; ``bias`` is the address of the router's, 0 without."""
+        space = self.space
+        router = self.weights.matrix(prefix + "router")
+        store = {lin.MODE: lin.STORE, lin.OUT: space.logits.address, lin.OUT_STRIDE: space.logits.stride}
+        self.operations.add_linear(router, space.inputs, store)
+        self._route(experts, bias)
+        gathered = {**_inputs(self.normed), lin.GROUPS: self.weights.matrix(prefix + "expert_gate_up").inputs // 32}
+        table = {ex.CHOSEN: experts.chosen, ex.TABLE_ROUTES: _address(space.routes), **_gathered(space.gathered)}
+        self.operations.add("experts.routing:gather", {**gathered, **table})
+        self._products(prefix + "expert_", experts.count, mode, space.gathered, space.fed, space.used, space.routes)
+        if experts.shared_size:
+            tables = space.shared, space.shared_routes
+            self._products(prefix + "shared_", 1, mode, self.normed, space.shared_fed, *tables)
+
+    def _route(self, experts: ExpertsConfig, bias: int) -> None:
+        space = self.space
+        fields = {
+            ex.LOGITS: space.logits.address,
+            ex.LOGITS_STRIDE: space.logits.stride,
+            ex.COUNT: experts.count,
+            ex.CHOSEN: experts.chosen,
+            ex.BIAS: bias,
+            ex.SCALE: float_field(experts.scale),
+            ex.IS_SIGMOID: int(experts.scores == "sigmoid"),
+            ex.IS_NORMALIZED: int(experts.normalized),
+            ex.PICKS: _address(space.picks),
+            ex.ROUTED: _address(space.used),
+            ex.ROUTES: _address(space.routes),
+        }
+        if experts.shared_size:
+            fields |= {ex.SHARED: _address(space.shared), ex.SHARED_ROUTES: _address(space.shared_routes)}
+            fields[ex.SHARED_LOGIT] = padded_rows(experts.count) if experts.shared_gate else 0
+        self.operations.add("experts.routing:route", fields)
+        self.operations.add("experts.routing:group", fields)
+
+    def _products(
+        self,
+        prefix: str,
+        count: int,
+        mode: int,
+        source: Quantized,
+        fed: Quantized,
+        used: NDArray[np.int64],
+        routes: NDArray[np.int64],
+    ) -> None:
+        gate_up, down = self.weights.matrix(prefix + "gate_up"), self.weights.matrix(prefix + "down")
+        table = {ex.TABLE: _address(used), ex.TABLE_ROUTES: _address(routes)}
+        self.operations.add(
+            f"experts.products:gate_up_{gate_up.format.value}",
+            {
+                **_matrix(gate_up, count),
+                **_inputs(self.normed),
+                **_gathered(source),
+                **table,
+                lin.MODE: mode,
+                lin.OUT: fed.integers.address,
+                lin.OUT_STRIDE: fed.integers.stride,
+                lin.OUT_HEADERS: fed.headers.address,
+                lin.OUT_HEADER_STRIDE: fed.headers.stride,
+            },
+        )
+        outputs = {lin.OUT: self.residual.address, lin.OUT_STRIDE: self.residual.stride}
+        kernel = f"experts.products:down_{down.format.value}"
+        self.operations.add(kernel, {**_matrix(down, count), **_inputs(fed), **table, **outputs})
+
+
+def _matrix(matrix: Matrix, count: int) -> dict[int, int]:
+    """Return the fields of the weights of ``count`` experts, one expert after another."""
+    return {
+        lin.WEIGHTS: matrix.address,
+        lin.TILE_STRIDE: matrix.tile_stride,
+        lin.GROUPS: matrix.inputs // 32,
+        lin.UNITS: matrix.units // count,
+        ex.EXPERT_BYTES: matrix.data.nbytes // count,
+    }
+
+
+def _inputs(source: Quantized) -> dict[int, int]:
+    return {
+        lin.X: source.integers.address,
+        lin.X_STRIDE: source.integers.stride,
+        lin.HEADERS: source.headers.address,
+        lin.HEADER_STRIDE: source.headers.stride,
+        lin.OWN_ROWS: source.own_rows,
+        lin.OWN_HEADERS_AT: source.own_headers,
+    }
+
+
+def _gathered(source: Quantized) -> dict[int, int]:
+    return {
+        ex.GATHERED: source.integers.address,
+        ex.GATHERED_STRIDE: source.integers.stride,
+        ex.GATHERED_HEADERS: source.headers.address,
+        ex.GATHERED_HEADER_STRIDE: source.headers.stride,
+    }
+
+
+def _address(table: NDArray[np.int64]) -> int:
+    return int(table.ctypes.data)

@@ -1,0 +1,88 @@
+"""Mixtures of experts: their configuration, and which experts a row of a layer chooses.
+
+Owns the valid ranges and the formula of routing, in NumPy. Knows neither files nor kernels. Invariant: the choice of
+a row depends on that row's router logits alone; of equal scores the expert with the lower number is chosen.
+Sources: Shazeer et al. 2017 (section 2.1), Fedus et al. 2021, DeepSeek-V3 (2024, section 2.1.2) for the added bias.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.errors import UnsupportedModelError
+from miaotui.model.reading.checks import require, require_count, require_positive
+
+MAX_EXPERTS = 1024
+MAX_CHOSEN = 64
+BLOCK = 32  # inputs of one quantization block
+Array = NDArray[np.float32]
+Scores = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """Shape and routing of the experts of a model.
+
+    Raises `ModelFormatError` for values that no model can have and `UnsupportedModelError` for widths that are not
+    whole blocks of 32.
+    """
+
+    layers: tuple[bool, ...]  # per layer: whether it has experts; the others have one feed-forward part
+    count: int
+    chosen: int  # experts that each row uses
+    size: int  # feed-forward width of one expert
+    scores: Scores = "softmax"
+    normalized: bool = True  # the chosen experts' scores are divided by their sum
+    scale: float = 1.0  # of all weights, after that
+    biased: bool = False  # a bias is added to the scores, for the choice only
+    shared_size: int = 0  # width of an expert that all rows use besides; 0: none
+    shared_gate: bool = False  # its result is multiplied by a sigmoid of the row
+
+    def __post_init__(self) -> None:
+        require_count("expert count", self.count, MAX_EXPERTS)
+        require_count("number of chosen experts", self.chosen, min(self.count, MAX_CHOSEN))
+        require_positive("scale of expert weights", self.scale)
+        require(any(self.layers), "layers with experts", "at least one", 0)
+        for name, width in (("expert width", self.size), ("shared expert's width", self.shared_size)):
+            if width % BLOCK:
+                raise UnsupportedModelError(
+                    f"the model's {name} is {width}, and only multiples of {BLOCK} are supported: choose another model"
+                )
+
+
+def route(logits: Array, experts: ExpertsConfig, bias: Array | None = None) -> tuple[NDArray[np.intp], Array]:
+    """Choose experts by router ``logits [n, count]``: their numbers and weights, ``[n, chosen]`` each.
+
+    Numbers ascend in each row. ``bias [count]`` is added to the scores for the choice only.
+    """
+    scores = _scores(logits, experts.scores)
+    ranked = scores if bias is None else scores + bias
+    numbers = np.sort(np.argsort(-ranked, axis=1, kind="stable")[:, : experts.chosen], axis=1)
+    weights = np.take_along_axis(scores, numbers, axis=1)
+    if experts.normalized:
+        weights = weights / weights.sum(axis=1, keepdims=True)
+    return numbers, weights * np.float32(experts.scale)
+
+
+def sigmoid(x: Array) -> Array:
+    """Return ``1 / (1 + exp(-x))``, written with tanh, which cannot overflow."""
+    y: Array = np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5)))
+    return y
+
+
+def expected_distinct(rows: int, experts: ExpertsConfig) -> float:
+    """Return how many experts of a layer ``rows`` rows use together, if each chooses evenly and alone."""
+    return experts.count * (1 - math.pow(1 - experts.chosen / experts.count, rows))
+
+
+def _scores(logits: Array, kind: Scores) -> Array:
+    if kind == "sigmoid":
+        return sigmoid(logits)
+    weights: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
