@@ -47,10 +47,12 @@ def mixed_asks(vocab_size: int, max_tokens: int, stem: Sequence[int] = ()) -> li
     return asks
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4"])
+@pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4", "qwen2-moe"])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
-    variant, _, form = request.param.partition("-")
+    variant, form = request.param, ""
+    if variant.endswith(("-int8", "-q4")):
+        variant, _, form = variant.rpartition("-")
     asks = mixed_asks(320, 12)
     if form == "q4":
         return Case(make_tiny_gguf(folder, variant, kind="Q4_0"), settings_in(folder), asks)
