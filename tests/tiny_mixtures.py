@@ -24,6 +24,23 @@ MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
         **EIGHT,
     },
     "qwen2-moe": {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 64, **EIGHT},
+    "glm4-moe": {
+        "model_type": "glm4_moe",
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "attention_bias": True,
+        "partial_rotary_factor": 0.5,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 32,
+        "n_shared_experts": 2,
+        "first_k_dense_replace": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.5,
+        "n_group": 1,
+        "topk_group": 1,
+    },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 

@@ -320,7 +320,7 @@ def _gguf_tensors(
             if is_expert_tensor(name):
                 stored, array = gguf_expert_tensor(name, array, config)  # noqa: PLW2901
             else:
-                stored = _gguf_name(name)
+                stored = architecture.gguf_names.get(name) or _gguf_name(name)
             yield f"blk.{layer}.{stored}", array
 
 

@@ -43,6 +43,7 @@ class Architecture:
     global_every: int = 0  # with EXCEPT_EVERY_NTH: layers n-1, 2n-1, … have no window
     nope_every: int = 0  # layers n-1, 2n-1, … have no position encoding
     qkv_bias: bool = False  # always; any file may have them besides
+    o_bias: bool = True  # of the attention's output, where q, k and v have one
     qk_norm: bool = False
     post_norms: bool = False
     tied_head: bool = False  # unless the file says otherwise
@@ -52,6 +53,7 @@ class Architecture:
     query_scalars: Mapping[int, int] = field(default_factory=dict)  # by layer count; GGUF lacks it
     interleaved_gguf: bool = False  # GGUF stores the rotated pairs of q and k next to each other
     fused: bool = False  # q, k, v are one matrix; gate and up are one
+    gguf_names: Mapping[str, str] = field(default_factory=dict)  # of a layer's tensors that are named in another way
     defaults: Mapping[str, object] = field(default_factory=dict)
 
     def embedding_scale(self, hidden_size: int) -> float:
@@ -131,6 +133,15 @@ ARCHITECTURES = (
         gguf_windows=Windows.NONE,
         qk_norm=True,
         defaults={"max_window_layers": 0},
+    ),
+    Architecture(
+        name="glm4_moe",
+        title="GLM-4.5 and GLM-4.5-Air",
+        gguf="glm4moe",
+        hf="glm4_moe",
+        o_bias=False,
+        gguf_names={"ffn_norm": "post_attention_norm.weight"},
+        defaults={"partial_rotary_factor": 0.5, "norm_topk_prob": True},
     ),
     Architecture(
         name="mixtral",

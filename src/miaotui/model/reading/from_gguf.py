@@ -69,7 +69,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     architecture = _architecture(metadata)
     fields = Fields(metadata, WHERE, f"{architecture.gguf}.")
     _refuse_features(fields, architecture)
-    n_layers = fields.count("block_count", MAX_LAYERS)
+    n_layers = fields.count("block_count", MAX_LAYERS) - fields.size("nextn_predict_layers", MAX_LAYERS)
     hidden_size = fields.count("embedding_length", MAX_WIDTH)
     n_heads = _same_in_all_layers(fields, "attention.head_count")
     head_dim = _head_dim(fields, hidden_size, n_heads)
@@ -99,7 +99,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         attention_softcap=_softcap(fields, architecture, "attn_logit_softcapping"),
         logit_softcap=_softcap(fields, architecture, "final_logit_softcapping"),
         embedding_scale=architecture.embedding_scale(hidden_size),
-        qk_norm=architecture.qk_norm,
+        qk_norm=architecture.qk_norm or "blk.0.attn_q_norm.weight" in tensors,
         post_norms=architecture.post_norms,
         qkv_bias=architecture.qkv_bias or "blk.0.attn_q.bias" in tensors,
         o_bias="blk.0.attn_output.bias" in tensors,
@@ -112,8 +112,11 @@ def tensors_from_gguf(
     config: ModelConfig, metadata: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> CanonicalTensors:
     """Return the file's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
-    sources = gguf_sources(config, _architecture(metadata))
-    return CanonicalTensors(tensor_shapes(config), stored, sources, (FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS))
+    architecture = _architecture(metadata)
+    ignored = [FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS]
+    if metadata.get(f"{architecture.gguf}.nextn_predict_layers"):  # the layer behind the last one drafts tokens
+        ignored += [name for name in stored if name.startswith(f"blk.{config.n_layers}.")]
+    return CanonicalTensors(tensor_shapes(config), stored, gguf_sources(config, architecture), ignored)
 
 
 def gguf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, TensorSource]:
@@ -125,7 +128,8 @@ def gguf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, T
     }
     for layer in range(config.n_layers):
         prefix = f"blk.{layer}."
-        layer_sources = {name: TensorSource(prefix + suffix) for name, suffix in LAYER_NAMES.items()}
+        names = {**LAYER_NAMES, **architecture.gguf_names}
+        layer_sources = {name: TensorSource(prefix + suffix) for name, suffix in names.items()}
         if architecture.interleaved_gguf:
             for name in ("q", "k", "q_bias", "k_bias"):
                 layer_sources[name] = TensorSource(prefix + LAYER_NAMES[name], head_dim=config.head_dim)

@@ -100,10 +100,10 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         attention_softcap=fields.number("attn_logit_softcapping", 0.0),
         logit_softcap=fields.number("final_logit_softcapping", 0.0),
         embedding_scale=architecture.embedding_scale(hidden_size),
-        qk_norm=architecture.qk_norm,
+        qk_norm=architecture.qk_norm or fields.flag("use_qk_norm", False),
         post_norms=architecture.post_norms,
         qkv_bias=architecture.qkv_bias or attention_bias,
-        o_bias=attention_bias,
+        o_bias=attention_bias and architecture.o_bias,
         tied_head=fields.flag("tie_word_embeddings", architecture.tied_head),
         experts=experts,
     )
@@ -198,6 +198,9 @@ def _activation(fields: Fields, architecture: Architecture) -> Literal["silu", "
 
 
 def _ignored(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> list[str]:
-    """Return the names of tensors without meaning: a tied model's copy of the head, and buffers of old checkpoints."""
-    buffers = [name for name in stored if name.endswith("rotary_emb.inv_freq")]
+    """Return the names of tensors without meaning here: a tied model's copy of the head, buffers of old checkpoints,
+    and the layer behind the last one that drafts tokens (of several predicted at once).
+    """
+    drafting = f"model.layers.{config.n_layers}."
+    buffers = [name for name in stored if name.endswith("rotary_emb.inv_freq") or name.startswith(drafting)]
     return [*buffers, HEAD] if config.tied_head else buffers

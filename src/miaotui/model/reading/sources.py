@@ -78,7 +78,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
         if source.experts:
             return self._all_experts(name, source, shape)
         stored = self._stored[source.name]
-        if stored.shape == _other_form(shape):  # a vector may be stored as a row
+        if stored.shape != shape and stored.shape == _other_form(shape):  # a vector may be stored as a row
             tensor = StoredTensor(name, shape, stored.kind, stored.data)
         else:
             tensor = canonical_rows(stored, source, shape[0])
