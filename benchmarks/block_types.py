@@ -45,9 +45,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     print(f"{describe().processor}; {args.shape}, {args.layers} layers, {args.threads} threads", flush=True)
     for kind in args.type:
-        path = random_model(
-            args.source or _default_source(), args.folder or peers.models, args.shape, args.layers, kind
-        )
+        path = random_model(args.source or default_source(), args.folder or peers.models, args.shape, args.layers, kind)
         found[kind] = measured(models.describe(kind, path), args, peers)
         print(row(kind, found[kind]), flush=True)
         if not args.keep:
@@ -99,7 +97,7 @@ def row(kind: str, numbers: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _default_source() -> Path:
+def default_source() -> Path:
     """Return the default model's file, whose tokenizer the random models get."""
     from miaotui.hub.resolve import resolve
 

@@ -109,11 +109,11 @@ def describe(name: str, path: Path) -> ModelFile:
 class _Writing:
     """A GGUF writer whose file appears under its name only when it is whole."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, architecture: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._target = target
         self._part = target.with_suffix(".part")
-        self._writer = gguf.GGUFWriter(self._part, "llama")
+        self._writer = gguf.GGUFWriter(self._part, architecture)
 
     def __enter__(self) -> gguf.GGUFWriter:
         return self._writer
@@ -130,9 +130,9 @@ class _Writing:
             self._part.unlink(missing_ok=True)
 
 
-def writing(target: Path) -> _Writing:
+def writing(target: Path, architecture: str = "llama") -> _Writing:
     """Return a context whose value is a writer of ``target``."""
-    return _Writing(target)
+    return _Writing(target, architecture)
 
 
 def copy_vocabulary(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
