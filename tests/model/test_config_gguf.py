@@ -109,7 +109,6 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(llama: GgufFile)
     ("key", "value", "named"),
     [
         ("general.type", "adapter", "adapter"),
-        ("llama.expert_count", 8, "mixture of experts"),
         ("llama.logit_scale", 0.125, "scaled logits"),
         ("llama.attention.causal", False, "encoder"),
         ("llama.rope.scaling.type", "dynamic", "dynamic"),
@@ -122,6 +121,19 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(llama: GgufFile)
 def test_unusual_features_are_refused_by_name(llama: GgufFile, key: str, value: object, named: str) -> None:
     with pytest.raises(UnsupportedModelError, match=named):
         config_with(llama, **{key: value})
+
+
+def test_experts_of_an_architecture_without_them_are_refused(tmp_path: Path) -> None:
+    with read_gguf(make_tiny_gguf(tmp_path, "qwen3")) as file, pytest.raises(UnsupportedModelError, match="mixture"):
+        config_with(file, qwen3__expert_count=8)
+
+
+def test_a_mixture_without_experts_is_refused(tmp_path: Path) -> None:
+    with read_gguf(make_tiny_gguf(tmp_path, "qwen3-moe")) as file:
+        with pytest.raises(ModelFormatError, match="number of experts"):
+            config_with(file, qwen3moe__expert_count=0)
+        with pytest.raises(ModelFormatError, match=r"chosen experts.*\[1, 8\]"):
+            config_with(file, qwen3moe__expert_used_count=9)
 
 
 def test_a_window_of_unknown_layers_is_refused(tmp_path: Path) -> None:
