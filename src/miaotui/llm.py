@@ -64,7 +64,7 @@ def load(
 
 def is_seq2seq_folder(model: str | os.PathLike[str]) -> bool:
     """Return whether ``model`` is the folder of an encoder-decoder."""
-    if not os.path.isfile(os.path.join(model, "config.json")):
+    if not any(os.path.isfile(os.path.join(model, name)) for name in ("config.json", "model.bin")):
         return False
     from miaotui.model.seq2seq.opened import is_seq2seq  # noqa: PLC0415  (a catalog name does not need it)
 

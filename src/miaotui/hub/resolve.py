@@ -17,6 +17,8 @@ from miaotui.config import Settings
 from miaotui.errors import DownloadError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
 from miaotui.hub.files import file_size
+from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME as CTRANSLATE2
+from miaotui.hub.formats.ctranslate2.model_bin import is_ctranslate2
 from miaotui.hub.sources.hubs import HubModel, parse_hub_model
 from miaotui.hub.sources.repository import CONFIG
 from miaotui.types import Progress
@@ -202,6 +204,8 @@ def _in_folder(folder: Path) -> Path:
     files = sorted(p for p in folder.iterdir() if p.is_file())
     if (folder / CONFIG).is_file() and any(p.suffix == ".safetensors" for p in files):
         return folder
+    if is_ctranslate2(folder / CTRANSLATE2):
+        return folder
     ggufs = [p for p in files if p.suffix.lower() == ".gguf"]
     if len(ggufs) == 1:
         return ggufs[0]
@@ -225,7 +229,8 @@ def _unsupported(path: Path, files: list[Path]) -> UnsupportedModelError:
     why = " Pickled weights are never loaded, because they can run code." if pickled else ""
     return UnsupportedModelError(
         f"{path} is no model that can be read.{why} "
-        "Expected a GGUF file, a folder with config.json and *.safetensors, or an encoder's ONNX export"
+        "Expected a GGUF file, a folder with config.json and *.safetensors, an encoder's ONNX export, or "
+        "CTranslate2's folder"
     )
 
 

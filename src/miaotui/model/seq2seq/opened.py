@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import ModelNotFoundError
+from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2, read_ctranslate2, read_vocabulary_list
 from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.generation import GenerationSettings
 from miaotui.model.seq2seq.reading.families import is_seq2seq_type
+from miaotui.model.seq2seq.reading.from_ctranslate2 import (
+    config_from_ctranslate2,
+    generation_from_ctranslate2,
+    tensors_from_ctranslate2,
+)
 from miaotui.model.seq2seq.reading.from_hf import seq2seq_config_from_hf, seq2seq_tensors
 from miaotui.model.seq2seq.reading.generation_from_hf import generation_from_hf
 
@@ -42,15 +48,19 @@ def is_seq2seq(path: str | Path) -> bool:
     Raises `ModelFormatError` for a ``config.json`` that cannot be read.
     """
     config = Path(path) / CONFIG
+    if is_ctranslate2(Path(path) / FILE_NAME):
+        return True
     return config.is_file() and is_seq2seq_type(read_object(config).get("model_type"))
 
 
 def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
-    """Open a folder of ``config.json`` and safetensors.
+    """Open a folder of ``config.json`` and safetensors, or CTranslate2's with ``model.bin``.
 
     Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
     """
     folder = Path(path)
+    if is_ctranslate2(folder / FILE_NAME):
+        return _ctranslate2(folder)
     if not (folder / CONFIG).is_file():
         raise ModelNotFoundError(
             f"{str(folder)!r} has no config.json: name a folder with config.json, a tokenizer and *.safetensors"
@@ -61,6 +71,15 @@ def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
     generated = read_object(folder / GENERATION) if (folder / GENERATION).is_file() else None
     settings = generation_from_hf(values, generated, config)
     return OpenedSeq2Seq(folder, config, seq2seq_tensors(config, values, stored), settings, values)
+
+
+def _ctranslate2(folder: Path) -> OpenedSeq2Seq:
+    values = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    file = read_ctranslate2(folder / FILE_NAME)
+    config = config_from_ctranslate2(file, values)
+    target = read_vocabulary_list(folder, "target")
+    settings = generation_from_ctranslate2(values, target, config)
+    return OpenedSeq2Seq(folder, config, tensors_from_ctranslate2(file, config), settings, values)
 
 
 def task_prefixes(values: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.errors import ModelFormatError, ModelNotFoundError
+from miaotui.hub.formats.ctranslate2.model_bin import read_vocabulary_list
 from miaotui.text.encoders.unigram import unigram_from_gguf
 from miaotui.text.model_files import read_json
 from miaotui.text.seq2seq.languages import language_codes
@@ -28,22 +29,23 @@ def load_seq2seq_tokenizer(folder: Path, architecture: str, eos_ids: Sequence[in
 
     Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
     """
-    if (folder / "source.spm").is_file() and (folder / "vocab.json").is_file():
-        return _marian(folder, size)
+    is_list = architecture == "ctranslate2"
+    if (folder / "source.spm").is_file() and (is_list or (folder / "vocab.json").is_file()):
+        return _marian(folder, size, is_list)
     if not (folder / "tokenizer.json").is_file():
         raise ModelNotFoundError(
             f"{folder} has neither tokenizer.json nor source.spm with vocab.json: get the tokenizer's files, too"
         )
     tokenizer = from_folder(folder)
-    if tokenizer.vocab_size > size and architecture not in ("bart", "pegasus"):
+    if tokenizer.vocab_size > size and architecture not in ("bart", "pegasus", "ctranslate2"):
         raise ModelFormatError(
             f"the tokenizer in {folder} has {tokenizer.vocab_size:,} tokens, and the model {size:,}: they are of "
             "different models; get both again"
         )
     settings = read_json(folder / SETTINGS)
-    form, codes = SourceForm(before=tokenizer.roles.prefix, after=tokenizer.roles.suffix), {}
-    if architecture in MULTILINGUAL:
-        codes = _codes(folder)
+    form = SourceForm(before=tokenizer.roles.prefix, after=tokenizer.roles.suffix)
+    codes = _codes(folder) if architecture in (*MULTILINGUAL, "ctranslate2") else {}
+    if codes:
         old = architecture == "mbart" and not str(settings.get("tokenizer_class", "")).startswith("MBart50")
         form = SourceForm(after=tuple(eos_ids[:1]), language="last" if old else "first")
     return Seq2SeqTokenizer(
@@ -69,14 +71,20 @@ def _default_source(settings: Mapping[str, Any], codes: Mapping[str, int]) -> st
     return named if isinstance(named, str) and named in codes else ""
 
 
-def _marian(folder: Path, size: int) -> Seq2SeqTokenizer:
-    """Make the tokenizer of Marian's files: pieces of ``source.spm`` are numbered by ``vocab.json``."""
-    ids = _vocabulary(folder / "vocab.json", size)
-    target = folder / "target_vocab.json"
-    texts = {token: text for text, token in (_vocabulary(target, size) if target.is_file() else ids).items()}
+def _marian(folder: Path, size: int, is_list: bool) -> Seq2SeqTokenizer:
+    """Make the tokenizer of Marian's files: pieces of ``source.spm`` are numbered by ``vocab.json``.
+
+    ``is_list``: by CTranslate2's lists instead.
+    """
+    if is_list:
+        ids, targets = (read_vocabulary_list(folder, side) for side in ("source", "target"))
+    else:
+        ids, own = _vocabulary(folder / "vocab.json", size), folder / "target_vocab.json"
+        targets = _vocabulary(own, size) if own.is_file() else ids
+    texts = {token: text for text, token in targets.items()}
     end, unknown = ids.get("</s>"), ids.get("<unk>")
     if end is None or unknown is None:
-        raise ModelFormatError(f"{folder / 'vocab.json'} lacks </s> or <unk>: get the model again")
+        raise ModelFormatError(f"the vocabulary in {folder} lacks </s> or <unk>: get the model again")
     vocabulary = read_sentencepiece(folder / "source.spm")
     pieces = unigram_from_gguf(vocabulary)
     hidden = {token for token, text in texts.items() if text in ("</s>", "<unk>", "<pad>", "<s>")}

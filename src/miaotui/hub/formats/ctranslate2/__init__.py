@@ -1,0 +1,1 @@
+"""CTranslate2's folders: ``model.bin`` and the lists of tokens beside it."""
