@@ -33,7 +33,7 @@ LEAST_DISTANCE = 1e-4
 USUAL_PENALTY = 0.3
 NAME_WEIGHTS = (0.0, 1.0, 4.0, 16.0, 64.0)  # of a label's name or description, in examples
 MANY_ROWS = 800  # beyond which names are tried with the first two weights only
-MOST_NAMED_ROWS = 1200  # examples beyond which names are not tried: they hardly help, and cost as much again
+MOST_NAMED_ROWS = 1200  # examples beyond which names are tried with one kernel only: they help little, and cost time
 RIDGE_TEMPERATURE = 0.15  # until held-out examples give another one
 MOST_KERNEL_ROWS = 2560  # a fit takes time by the cube of them: about ten seconds on one core
 
@@ -75,11 +75,12 @@ def choose_layer(vectors: Floats, targets: Targets, n_labels: int, names: NameRo
     if len(targets) + n_names > MOST_KERNEL_ROWS:
         return _logistic(vectors, targets, n_labels)
     found = _kernels(vectors, targets, n_labels, 0, 0.0)
-    if names is not None and len(targets) <= MOST_NAMED_ROWS:
+    if names is not None:
         rows = np.concatenate([names.vectors, vectors])
         both = np.concatenate([names.targets, targets])
+        gammas = GAMMAS if len(targets) <= MOST_NAMED_ROWS else (_best_gamma(found),)
         for weight in NAME_WEIGHTS[1 : 2 if len(rows) > MANY_ROWS else None if names.are_descriptions else -1]:
-            found += _kernels(rows, both, n_labels, n_names, weight)
+            found += _kernels(rows, both, n_labels, n_names, weight, gammas)
     if found[-1].held_out is None:
         return found[-1]
     return heaviest(found) if names is not None and names.are_descriptions else _best(found)
@@ -125,7 +126,20 @@ def learning_weights(targets: Targets, n_names: int, name_weight: float) -> Floa
     return weight
 
 
-def _kernels(vectors: Floats, targets: Targets, n_labels: int, n_names: int, name_weight: float) -> list[ChosenLayer]:
+def _best_gamma(found: Sequence[ChosenLayer]) -> float:
+    """Return which of `GAMMAS` the best candidate has; ``found`` lists the candidates of each in turn."""
+    place = min(range(len(found)), key=lambda at: _loss(found[at]))
+    return GAMMAS[place * len(GAMMAS) // len(found)]
+
+
+def _kernels(
+    vectors: Floats,
+    targets: Targets,
+    n_labels: int,
+    n_names: int,
+    name_weight: float,
+    gammas: Sequence[float] = GAMMAS,
+) -> list[ChosenLayer]:
     """Return kernel layers of all penalties; the first ``n_names`` rows are learned from and not counted."""
     counts = np.bincount(targets[n_names:], minlength=n_labels)
     held = n_names + np.flatnonzero(counts[targets[n_names:]] > 1)
@@ -135,7 +149,7 @@ def _kernels(vectors: Floats, targets: Targets, n_labels: int, n_names: int, nam
         return [ChosenLayer(layer, USUAL_PENALTY, RIDGE_TEMPERATURE, None, n_names, name_weight)]
     return [
         _judged(ChosenLayer(fit.layer, fit.penalty, 1.0, None, n_names, name_weight), fit.held_out[held], targets[held])
-        for gamma in GAMMAS
+        for gamma in gammas
         for fit in fit_kernels(vectors, targets, n_labels, gamma / distance, RIDGE_PENALTIES, weight)
     ]
 
