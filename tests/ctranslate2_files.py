@@ -109,6 +109,12 @@ def ctranslate2_folder(folder: Path, variant: str, kind: str, seed: int = 0) -> 
     tokens = [*PIECES, *(f"▁w{i}" for i in range(size - len(PIECES)))]
     (ours / "shared_vocabulary.json").write_text(json.dumps(tokens))
     eps = {"t5": 1e-6}.get(variant, 1e-5)
-    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "decoder_start_token": "<s>"}
+    config: dict[str, Any] = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "decoder_start_token": "<s>",
+    }
+    config |= {"add_source_bos": False, "add_source_eos": False}
     (ours / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": eps}))
     return theirs, ours
