@@ -12,8 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.kernels.linear.formats import padded_rows
 from miaotui.kernels.linear.packed_blocks import unpack, values
 from miaotui.model.config import ModelConfig
+from miaotui.model.head_layout import HeadLayout
 from miaotui.model.oracle import Oracle, softcapped
 from miaotui.model.packed import Matrix, PackedModel
 from miaotui.model.reading.names import tensor_shapes
@@ -29,18 +31,26 @@ def unpacked(config: ModelConfig, weights: PackedModel) -> dict[str, Array]:
 def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[int, ...]) -> Array:
     prefix, _, part = name.rpartition(".")
     prefix += "." if prefix else ""
-    queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    layout = HeadLayout(config)
+    queries, keys = padded_rows(config.n_heads * layout.dim), padded_rows(config.n_kv_heads * layout.dim)
     starts = {"q": 0, "k": queries, "v": queries + keys}
+
+    def heads(rows: Array) -> Array:
+        """The rows of a part that hold values of heads, in the order of the values."""
+        letter, start = part[0], starts[part[0]]
+        places = layout.values if letter == "v" else layout.keys(int(prefix.split(".")[1]))
+        inside = np.argsort(places)[np.count_nonzero(places < 0) :]
+        first = np.arange(0, shape[0] // config.head_dim) * layout.dim + start
+        return rows[(first[:, None] + inside).reshape(-1)]
+
     if part.endswith("_bias") and part[0] in starts and part[1] == "_":
-        start = starts[part[0]]
-        return weights.vector(prefix + "qkv_bias")[start : start + shape[0]]
+        return heads(weights.vector(prefix + "qkv_bias"))
     if len(shape) == 1:
         return weights.vector(name)
     if part in starts and prefix + "qkv" in weights:
-        start = starts[part]
-        return matrix_values(weights.matrix(prefix + "qkv"))[start : start + shape[0]]
+        return heads(matrix_values(weights.matrix(prefix + "qkv")))
     kind, _, side = part.rpartition("_")
-    if side in ("gate", "up"):
+    if side in ("gate", "up") and config.gated:
         kind += "_" if kind else ""
         both = matrix_values(weights.matrix(f"{prefix}{kind}gate_up")).reshape(-1, 2, 32, shape[1])
         return both[:, int(side == "up")].reshape(-1, shape[1])[: shape[0]]
@@ -66,6 +76,8 @@ class PackedOracle(Oracle):
         """The logits ``[n, vocab]`` from what the last layer gave."""
         x = rounded_groups(self.normed(x))
         logits = x @ self._weights["embed" if self.config.tied_head else "head"].T
+        if self.config.head_bias:
+            logits = logits + self._weights["head_bias"][: logits.shape[1]]
         return softcapped(logits, self.config.logit_softcap)
 
     def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Array, Array]:

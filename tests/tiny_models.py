@@ -17,101 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.model.config import ModelConfig
-from miaotui.model.reading.architectures import Architecture, by_model_type
-from miaotui.model.reading.from_hf import config_from_hf
+from miaotui.model.reading.architectures import Architecture
+from miaotui.model.reading.families import by_model_type
+from miaotui.model.reading.from_hf import LAYER_NAMES, OUTER_NAMES, POST_NORM_NAMES, config_from_hf
 from miaotui.model.reading.names import tensor_shapes
-from tiny_mixtures import (
-    MIXTURE_VARIANTS,
-    gguf_expert_metadata,
-    gguf_expert_tensor,
-    hf_expert_tensors,
-    is_expert_tensor,
-)
-from tiny_tokenizer import EOS, tokenizer_metadata, write_tokenizer
+from tiny_mixtures import gguf_expert_metadata, gguf_expert_tensor, hf_expert_tensors, is_expert_tensor
+from tiny_tokenizer import tokenizer_metadata, write_tokenizer
+from tiny_variants import BASE, FUSED_UP, LOGIT_FACTORS, MULTIPLIERS, VARIANTS
 
 Array = NDArray[np.float32]
-
-BASE: dict[str, Any] = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 256,
-    "rms_norm_eps": 2**-17,  # as exact in float32 as in JSON
-    "bos_token_id": None,
-    "eos_token_id": EOS,
-    "pad_token_id": EOS,
-}
-TWO_HEADS: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": None}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8.0}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-LONGROPE = {
-    "type": "longrope",
-    "short_factor": [1.0 + 0.1 * i for i in range(8)],
-    "long_factor": [2.0 + i for i in range(8)],
-}
-
-# Values of config.json besides BASE. Every architecture is there under its own name.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama"},
-    "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
-    "llama-bias": {"model_type": "llama", "attention_bias": True},
-    "llama-llama3": {"model_type": "llama", "rope_theta": 5e5, "rope_scaling": LLAMA3},
-    "llama-linear": {"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-    "mistral": {"model_type": "mistral", "sliding_window": 8},
-    "smollm3": {"model_type": "smollm3", "num_hidden_layers": 5, "rope_theta": 2e6, **TWO_HEADS},
-    "qwen2": {"model_type": "qwen2", **TWO_HEADS},
-    "qwen2-window": {
-        "model_type": "qwen2",
-        "use_sliding_window": True,
-        "sliding_window": 8,
-        "max_window_layers": 1,
-        **TWO_HEADS,
-    },
-    "qwen2-yarn": {"model_type": "qwen2", "rope_theta": 1e6, "rope_scaling": YARN, **TWO_HEADS},
-    "qwen3": {"model_type": "qwen3", "rope_theta": 1e6},
-    "gemma2": {
-        "model_type": "gemma2",
-        "num_hidden_layers": 4,
-        "sliding_window": 8,
-        "query_pre_attn_scalar": 64,
-        "hidden_activation": "gelu_pytorch_tanh",
-    },
-    "gemma3": {
-        "model_type": "gemma3_text",
-        "num_hidden_layers": 7,
-        "sliding_window": 8,
-        "query_pre_attn_scalar": 32,
-        "rope_theta": 1e6,
-        "hidden_activation": "gelu_pytorch_tanh",
-    },
-    "gemma3-linear": {
-        "model_type": "gemma3_text",
-        "num_hidden_layers": 7,
-        "sliding_window": 8,
-        "query_pre_attn_scalar": 32,
-        "rope_theta": 1e6,
-        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        "hidden_activation": "gelu_pytorch_tanh",
-    },
-    "phi3": {"model_type": "phi3", "sliding_window": 8, **TWO_HEADS},
-    "phi3-longrope": {
-        "model_type": "phi3",
-        "partial_rotary_factor": 0.5,
-        "rope_scaling": LONGROPE,
-        "original_max_position_embeddings": 64,
-        **TWO_HEADS,
-    },
-} | MIXTURE_VARIANTS
 
 
 def tiny_values(variant: str, **overrides: Any) -> dict[str, Any]:
@@ -156,44 +70,51 @@ def make_tiny_folder(folder: Path, variant: str, seed: int = 0, **overrides: Any
 
 def _hf_tensors(config: ModelConfig, architecture: Architecture, seed: int) -> Iterator[tuple[str, Array]]:
     """The weights as transformers names, cuts and offsets them."""
-    weights = tiny_weights(config, seed)
+    weights = _file_weights(config, architecture, seed)
     for name in weights:
-        if "norm" in name:
+        if "norm" in name and not name.endswith("_bias"):
             weights[name] = weights[name] - np.float32(architecture.norm_offset)
-    yield "model.embed_tokens.weight", weights["embed"]
-    yield "model.norm.weight", weights["final_norm"]
-    if "head" in weights:
-        yield "lm_head.weight", weights["head"]
+    outer = {**OUTER_NAMES, **architecture.outer_names}
+    for name in {"embed", "final_norm", "head", "final_norm_bias", "head_bias"} & weights.keys():
+        yield _with_ending(name, outer), weights[name]
+    names = {**LAYER_NAMES, **(POST_NORM_NAMES if architecture.post_norms else {}), **architecture.names}
     for layer in range(config.n_layers):
         get = {n.split(".")[2]: w for n, w in weights.items() if n.startswith(f"layers.{layer}.")}
-        if architecture.fused:
-            get["qkv"] = np.concatenate([get.pop("q"), get.pop("k"), get.pop("v")])
-            get["gate_up"] = np.concatenate([get.pop("gate"), get.pop("up")])
+        prefix = f"model.layers.{layer}."
+        if architecture.interleaved_hf:
+            _interleave(get, config)
+        if architecture.fused_qkv:
+            parts = [get.pop(letter) for letter in "qkv"]
+            yield (
+                f"{prefix}{architecture.fused_qkv}.weight",
+                (_grouped(config, parts) if architecture.grouped_qkv else np.concatenate(parts)),
+            )
+        if architecture.fused_gate_up:
+            yield f"{prefix}{architecture.fused_gate_up}.weight", np.concatenate([get.pop("gate"), get.pop("up")])
         for name, values in get.items():
             if is_expert_tensor(name):
                 for stored, part in hf_expert_tensors(name, values, config):
-                    yield f"model.layers.{layer}.{stored}", part
+                    yield prefix + stored, part
             else:
-                yield f"model.layers.{layer}.{_hf_name(name, config)}", values
+                yield prefix + _with_ending(name, names), values
 
 
-def _hf_name(name: str, config: ModelConfig) -> str:
-    suffix = "bias" if name.endswith("_bias") else "weight"
-    part = name.removesuffix("_bias")
-    if part in ("q", "k", "v", "o", "qkv"):
-        return f"self_attn.{part}_proj.{suffix}"
-    if part in ("gate", "up", "down", "gate_up"):
-        return f"mlp.{part}_proj.{suffix}"
-    if part in ("q_norm", "k_norm"):
-        return f"self_attn.{part}.{suffix}"
-    before_ffn = "pre_feedforward" if config.post_norms else "post_attention"
-    kind = {
-        "attn_norm": "input",
-        "attn_post_norm": "post_attention",
-        "ffn_norm": before_ffn,
-        "ffn_post_norm": "post_feedforward",
-    }[part]
-    return f"{kind}_layernorm.{suffix}"
+def _file_weights(config: ModelConfig, architecture: Architecture, seed: int) -> dict[str, Array]:
+    """The canonical weights without the factor of the logits that reading puts into the final norm."""
+    weights = tiny_weights(config, seed)
+    if architecture.multipliers:
+        weights["final_norm"] = weights["final_norm"] / np.float32(LOGIT_FACTORS[architecture.name])
+    return weights
+
+
+def _with_ending(name: str, names: dict[str, str]) -> str:
+    return f"{names[name.removesuffix('_bias')]}.{'bias' if name.endswith('_bias') else 'weight'}"
+
+
+def _grouped(config: ModelConfig, parts: list[Array]) -> Array:
+    """Rows of q, k and v by key heads."""
+    heads = [part.reshape(config.n_kv_heads, -1, config.head_dim, part.shape[1]) for part in parts]
+    return np.concatenate(heads, 1).reshape(-1, parts[0].shape[1])
 
 
 def _write_safetensors(path: Path, tensors: dict[str, Array]) -> None:
@@ -261,10 +182,16 @@ def _gguf_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
         "attention.head_count_kv": config.n_kv_heads,
         "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim,
-        "attention.layer_norm_rms_epsilon": config.norm_eps,
         "rope.dimension_count": config.rope.dim,
         "rope.freq_base": config.rope.theta,
     }
+    architecture = by_model_type(values["model_type"])
+    kind = "rms_" if config.norm == "rms" else ""
+    metadata[f"attention.layer_norm_{kind}epsilon"] = values[architecture.eps_key]
+    if "use_parallel_residual" in values:
+        metadata["use_parallel_residual"] = values["use_parallel_residual"]
+    for key, value in MULTIPLIERS.get(architecture.name, {}).items():
+        metadata[key] = value
     metadata |= gguf_expert_metadata(config)
     if "sliding_window" in values:
         metadata["attention.sliding_window"] = values["sliding_window"]
@@ -295,11 +222,10 @@ def _gguf_tensors(
     values: dict[str, Any], config: ModelConfig, architecture: Architecture, seed: int
 ) -> Iterator[tuple[str, Array]]:
     """The weights as llama.cpp's converter names, fuses and reorders them."""
-    weights = tiny_weights(config, seed)
-    yield "token_embd.weight", weights["embed"]
-    yield "output_norm.weight", weights["final_norm"]
-    if "head" in weights:
-        yield "output.weight", weights["head"]
+    weights = _file_weights(config, architecture, seed)
+    outer = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
+    for name in {"embed", "final_norm", "head", "final_norm_bias", "head_bias"} & weights.keys():
+        yield _with_ending(name, outer), weights[name]
     scaling = values.get("rope_scaling", {})
     if scaling.get("rope_type") == "llama3":
         plain = config.rope.theta ** (-np.arange(0, config.rope.dim, 2) / config.rope.dim)
@@ -311,28 +237,38 @@ def _gguf_tensors(
     for layer in range(config.n_layers):
         get = {n.split(".")[2]: w for n, w in weights.items() if n.startswith(f"layers.{layer}.")}
         if architecture.interleaved_gguf or architecture.gguf is None:
-            for name in {"q", "k", "q_bias", "k_bias"} & get.keys():
-                get[name] = _interleaved(get[name], config.head_dim)
-        if architecture.fused:
+            _interleave(get, config)
+        if architecture.name == "phi3":
             get["qkv"] = np.concatenate([get.pop("q"), get.pop("k"), get.pop("v")])
+        if architecture.name in FUSED_UP:
             get["up"] = np.concatenate([get.pop("gate"), get.pop("up")])
         for name, array in get.items():
             if is_expert_tensor(name):
                 stored, array = gguf_expert_tensor(name, array, config)  # noqa: PLW2901
             else:
-                stored = architecture.gguf_names.get(name) or _gguf_name(name)
+                stored = _gguf_name(name, architecture)
             yield f"blk.{layer}.{stored}", array
 
 
-def _interleaved(rows: Array, head_dim: int) -> Array:
-    """Rows ``i`` and ``i + head_dim/2`` of each head side by side."""
-    halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+def _interleave(get: dict[str, Array], config: ModelConfig) -> None:
+    for name in {"q", "k", "q_bias", "k_bias"} & get.keys():
+        get[name] = _interleaved(get[name], config.head_dim, config.rope.dim)
 
 
-def _gguf_name(name: str) -> str:
+def _interleaved(rows: Array, head_dim: int, rotated: int) -> Array:
+    """Rows ``i`` and ``i + rotated/2`` of each head side by side."""
+    heads = rows.reshape(-1, head_dim, *rows.shape[1:])
+    turned = heads[:, :rotated].reshape(len(heads), 2, rotated // 2, *rows.shape[1:]).swapaxes(1, 2)
+    return np.concatenate([turned.reshape(len(heads), rotated, *rows.shape[1:]), heads[:, rotated:]], 1).reshape(
+        rows.shape
+    )
+
+
+def _gguf_name(name: str, architecture: Architecture) -> str:
     suffix = "bias" if name.endswith("_bias") else "weight"
     part = name.removesuffix("_bias")
+    if part in architecture.gguf_names:
+        return f"{architecture.gguf_names[part]}.{suffix}"
     if part in ("q", "k", "v", "qkv", "q_norm", "k_norm"):
         return f"attn_{part}.{suffix}"
     if part in ("gate", "up", "down"):

@@ -62,13 +62,19 @@ def load(
     return LLM(open_model(model, chosen, progress=progress), owns_loop=True)
 
 
+_CONFIGURATIONS = ("config.json", "model.bin")  # of folders
+
+
 def is_seq2seq_folder(model: str | os.PathLike[str]) -> bool:
     """Return whether ``model`` is the folder of an encoder-decoder."""
-    if not any(os.path.isfile(os.path.join(model, name)) for name in ("config.json", "model.bin")):
+    if not isinstance(model, str | os.PathLike):
+        return False  # for `open_model` to refuse
+    folder = os.fspath(model)
+    if not isinstance(folder, str) or not any(os.path.isfile(os.path.join(folder, name)) for name in _CONFIGURATIONS):
         return False
     from miaotui.model.seq2seq.opened import is_seq2seq  # noqa: PLC0415  (a catalog name does not need it)
 
-    return is_seq2seq(os.fspath(model))
+    return is_seq2seq(folder)
 
 
 def _load_seq2seq(model: str | os.PathLike[str], progress: Progress | None, **options: Any) -> Seq2Seq:

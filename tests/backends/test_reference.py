@@ -18,7 +18,8 @@ from miaotui.errors import EngineError, RequestError
 from miaotui.model.oracle import Oracle
 from miaotui.schedule.plan import Chunk, Plan, RowKind
 from tiny_engine import open_parts, settings_in
-from tiny_models import VARIANTS, make_tiny_folder, tiny_config, tiny_weights
+from tiny_models import make_tiny_folder, tiny_config, tiny_weights
+from tiny_variants import VARIANTS
 
 F = np.float32
 OPTIONS = EngineOptions(backend="reference")

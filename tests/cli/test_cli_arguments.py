@@ -51,7 +51,7 @@ def test_words(line: list[str], words: list[str]) -> None:
         (["run", "x", "--topk=3"], "--topk=3 (did you mean --top-k?)"),
         (["run", "x", "--threads", "0"], "whole number of at least 1"),
         (["run", "x", "--threads", "two"], "whole number of at least 1"),
-        (["run", "x", "--format", "q5"], "q5"),
+        (["run", "x", "--format", "q7"], "q7"),
         (["run", "x", "--kv", "f32"], "f32"),
         (["run", "x", "--top-k", "many"], "many"),
         (["run", "x", "--seed"], "expected one argument"),

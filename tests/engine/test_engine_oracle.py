@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu.backend import Runner, require_cpu
 from miaotui.backends.cpu.build import assemble
-from miaotui.backends.cpu.program import Program, require_runnable
+from miaotui.backends.cpu.program import Program
+from miaotui.backends.cpu.shape_limits import require_runnable
 from miaotui.backends.cpu.workspace import KvPages, Workspace, float_rows, rotation_tables
 from miaotui.backends.options import EngineOptions, KvKind
 from miaotui.errors import UnsupportedModelError
@@ -41,20 +41,12 @@ from miaotui.schedule.plan import Chunk
 from packed_oracle import PackedOracle, unpacked
 from random_blocks import HALVES, random_tensor
 from tiny_engine import pack_tiny, stored_weights
-from tiny_models import LONGROPE, VARIANTS, make_tiny_folder, make_tiny_gguf, tiny_config
+from tiny_models import make_tiny_folder, make_tiny_gguf, tiny_config
+from tiny_variants import VARIANTS
 
 N_TOKENS = 61  # seven windows, more than three pages, and no multiple of any block
 CHUNK = 25
 PAGES = tuple(range(-(-N_TOKENS // 16)))
-
-# Kernels rotate whole vectors: with half of each head rotated, heads of 64 instead of 32.
-OVERRIDES: dict[str, dict[str, Any]] = {
-    "phi3-longrope": {
-        "num_attention_heads": 1,
-        "rope_scaling": LONGROPE
-        | {"short_factor": [1.0 + 0.1 * i for i in range(16)], "long_factor": [2.0 + i for i in range(16)]},
-    }
-}
 
 Array = NDArray[np.float32]
 
@@ -64,7 +56,7 @@ def tokens(seed: int = 3) -> list[int]:
 
 
 def packed_variant(variant: str, folder: Path, form: Format) -> tuple[ModelConfig, PackedModel]:
-    path = make_tiny_folder(folder, variant, **OVERRIDES.get(variant, {}))
+    path = make_tiny_folder(folder, variant)
     with open_model(path) as files:
         return files.config, load_packed(path, PackedStore(folder / "packed"), form)
 
@@ -102,7 +94,8 @@ def assert_layers_agree(config: ModelConfig, weights: PackedModel, kv: KvKind = 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_layer_equals_the_oracles(variant: str, tmp_path: Path) -> None:
-    assert_layers_agree(*packed_variant(variant, tmp_path, Format.Q8))
+    share = 0.25 if variant in ("granite", "minicpm") else 0.5  # their large streams tip more roundings
+    assert_layers_agree(*packed_variant(variant, tmp_path, Format.Q8), share=share)
 
 
 @pytest.mark.parametrize("variant", ["llama", "gemma2"])
@@ -199,12 +192,44 @@ def assert_close(config: ModelConfig, weights: PackedModel, kv: KvKind, tensors:
     assert error <= (0.25 if config.experts else 0.1)
 
 
+HEADS = [(8, 8), (16, 16), (16, 8), (24, 24), (40, 40), (80, 80), (80, 32), (80, 20), (96, 96), (112, 112), (128, 64)]
+
+
+@pytest.mark.parametrize("kv", ["f16", "int8"])
+@pytest.mark.parametrize(("dim", "rotated"), HEADS)
+def test_each_layer_with_heads_of_any_multiple_of_eight(dim: int, rotated: int, kv: KvKind, tmp_path: Path) -> None:
+    """Also with norms of queries and keys, biases and a layer without positions."""
+    for variant in ("llama-bias", "qwen3", "smollm3"):
+        config = tiny_config(variant)
+        config = dataclasses.replace(
+            config, head_dim=dim, n_heads=8, n_kv_heads=4, rope=dataclasses.replace(config.rope, dim=rotated)
+        )
+        assert_layers_agree(config, pack_tiny(config, tmp_path / f"{variant}{dim}"), kv)
+
+
+@pytest.mark.parametrize(("dim", "rotated"), [(8, 8), (24, 24), (80, 20)])
+def test_heads_of_any_size_give_equal_bytes_in_any_batch(dim: int, rotated: int, tmp_path: Path) -> None:
+    config = tiny_config("qwen3")
+    config = dataclasses.replace(
+        config, head_dim=dim, n_heads=8, n_kv_heads=4, rope=dataclasses.replace(config.rope, dim=rotated)
+    )
+    weights = pack_tiny(config, tmp_path)
+    found = []
+    for threads, chunk in ((1, 1), (1, 7), (2, N_TOKENS)):
+        options = EngineOptions(chunk_size=N_TOKENS, max_sequences=N_TOKENS, threads=threads)
+        runner = require_cpu(assemble(config, weights, options).backend).runner
+        parts = [tuple(tokens()[at : at + chunk]) for at in range(0, N_TOKENS, chunk)]
+        rows = [runner.run([Chunk(0, i * chunk, part, PAGES, len(part))]).copy() for i, part in enumerate(parts)]
+        found.append(np.concatenate(rows).tobytes())
+    assert found[0] == found[1] == found[2]
+
+
 def test_shapes_beyond_the_kernels_are_refused() -> None:
     llama = tiny_config("llama")
     steep = dataclasses.replace(llama, n_heads=2048, n_kv_heads=1)
-    uneven = dataclasses.replace(llama, rope=dataclasses.replace(llama.rope, dim=24))
+    wide = dataclasses.replace(llama, head_dim=1024, rope=dataclasses.replace(llama.rope, dim=1000))
     odd = dataclasses.replace(tiny_config("qwen3"), norm="layer")
-    for config, reason in ((steep, "2048 query heads"), (uneven, "24 values"), (odd, "layer norm")):
+    for config, reason in ((steep, "2048 query heads"), (wide, "1056 places"), (odd, "layer norm")):
         with pytest.raises(UnsupportedModelError, match=reason):
             require_runnable(config)
     require_runnable(llama)

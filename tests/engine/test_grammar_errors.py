@@ -16,6 +16,7 @@ from miaotui.engine.grammar.source import Grammar, from_lark, from_pattern, from
 from miaotui.engine.grammar.tool_calls import calls_after_marker, either
 from miaotui.errors import RequestError
 from miaotui.text.load import load_tokenizer
+from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.text.tool_calls.formats import HERMES, Tool
 from tiny_models import make_tiny_folder
 from tiny_tokenizer import VOCAB_SIZE
@@ -62,9 +63,13 @@ ONE_OF = {"properties": {"x": {"oneOf": [{"type": "string"}, {"type": "string", 
 
 
 @pytest.fixture(scope="module")
-def grammars(tmp_path_factory: pytest.TempPathFactory) -> Grammars:
-    folder = tmp_path_factory.mktemp("grammar_errors")
-    return Grammars(load_tokenizer(None, make_tiny_folder(folder, "llama")), VOCAB_SIZE)
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(None, make_tiny_folder(tmp_path_factory.mktemp("grammar_errors"), "llama"))
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: Tokenizer) -> Grammars:
+    return Grammars(tokenizer, VOCAB_SIZE)
 
 
 def reason(grammars: Grammars, grammar: Grammar) -> str:
@@ -110,10 +115,10 @@ def test_a_place_that_is_not_certain_is_not_told(grammars: Grammars) -> None:
     assert reason(grammars, from_schema(twice)) == "Invalid type: strng"
 
 
-def test_a_tool_is_named(grammars: Grammars) -> None:
+def test_a_tool_is_named(grammars: Grammars, tokenizer: Tokenizer) -> None:
     sound = Tool("f", "", {"type": "object"})
     faulty = Tool("g", "", {"type": "object", "properties": {"a": {"type": "strng"}}})
-    calls = calls_after_marker(HERMES, [sound, faulty], False)
+    calls = calls_after_marker(HERMES, [sound, faulty], False, tokenizer)
     expected = "Invalid type: strng (at tools[1].properties.a)"
     assert reason(grammars, calls) == expected
     assert reason(grammars, either(calls, from_schema({"type": "object"}))) == expected

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from miaotui.errors import ModelError, ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.gguf import GgufFile, read_gguf
 from miaotui.model.config import ModelConfig
-from miaotui.model.reading.architectures import ARCHITECTURES
+from miaotui.model.reading.families import ARCHITECTURES
+from miaotui.model.reading.files import open_model
 from miaotui.model.reading.from_gguf import config_from_gguf
 from miaotui.model.rope import RopeConfig
-from tiny_models import VARIANTS, make_tiny_gguf, tiny_config
+from tiny_models import make_tiny_gguf, tiny_config
+from tiny_variants import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(llama: GgufFile)
         ("llama.attention.causal", False, "encoder"),
         ("llama.rope.scaling.type", "dynamic", "dynamic"),
         ("llama.attention.value_length", 64, "64"),
-        ("llama.rope.dimension_count", 16, "rotates 16 of 32"),
+        ("llama.logit_scale", 0.5, "scaled logits"),
         ("llama.feed_forward_length", [96, 128, 96], "feed_forward_length"),
         ("llama.embedding_length", 48, "hidden size is 48"),
     ],
@@ -190,3 +192,16 @@ def test_any_value_gives_a_configuration_or_a_model_error(llama: GgufFile, data:
     with suppress(ModelError):
         config = config_from_gguf({**llama.metadata, **changes}, llama.tensors)
         assert len(config.rope_layers) == config.n_layers
+
+
+def test_a_part_of_each_head_may_be_rotated(tmp_path: Path) -> None:
+    """Rows of pairs that lie side by side are reordered within that part."""
+    with open_model(make_tiny_gguf(tmp_path, "glm")) as files:
+        assert (files.config.rope.dim, files.config.head_dim) == (16, 32)
+
+
+def test_baichuan_13b_is_refused_by_name() -> None:
+    metadata = {"general.architecture": "baichuan", "baichuan.block_count": 40}
+    metadata |= {"baichuan.embedding_length": 5120, "baichuan.attention.head_count": 40}
+    with pytest.raises(UnsupportedModelError, match="ALiBi"):
+        config_from_gguf(metadata, {})

@@ -14,7 +14,8 @@ from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.model.reading.files import open_model
 from miaotui.model.reading.from_hf import tensors_from_hf
-from tiny_models import VARIANTS, make_tiny_folder, make_tiny_gguf, tiny_weights
+from tiny_models import make_tiny_folder, make_tiny_gguf, tiny_weights
+from tiny_variants import VARIANTS
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -10,7 +10,8 @@ import pytest
 from miaotui.model.config import ModelConfig
 from miaotui.model.oracle import Oracle, gelu_tanh, silu, softcapped, softmax, visible
 from miaotui.model.reading.names import tensor_shapes
-from tiny_models import VARIANTS, tiny_config, tiny_weights
+from tiny_models import tiny_config, tiny_weights
+from tiny_variants import VARIANTS
 
 TOKENS = np.random.default_rng(5).integers(0, 320, 24).tolist()
 

@@ -20,6 +20,7 @@ __all__ = ["ExpertsConfig", "ModelConfig", "RopeConfig"]
 MAX_VOCAB = 1 << 21
 MAX_WIDTH = 1 << 18  # hidden, feed-forward, and heads * head_dim
 MAX_LAYERS = 1024
+HEAD_STEP = 8  # values of a head are a multiple of it
 LANES = 32  # inputs of one quantization block: widths must be whole blocks
 
 
@@ -28,7 +29,7 @@ class ModelConfig:
     """Shape and features of one model. The forward pass reads nothing else.
 
     Raises `ModelFormatError` for values that no model can have and `UnsupportedModelError` for widths that are not
-    whole blocks of 32.
+    whole blocks of 32, or heads that are not a multiple of 8.
     """
 
     architecture: str
@@ -52,7 +53,12 @@ class ModelConfig:
     logit_softcap: float = 0.0  # 0 = off
     embedding_scale: float = 1.0
     qk_norm: bool = False  # RMS norm of each query and key head, before rotation
+    pre_norms: bool = True  # norm of what attention and FFN read
     post_norms: bool = False  # norm of the attention's and the FFN's result before it is added
+    parallel: bool = False  # attention and FFN read one norm, and what it read gets both results
+    gated: bool = True  # the FFN multiplies `up` by the activation of `gate`; else it has `up` alone
+    ffn_bias: bool = False  # of up and down, without a gate
+    head_bias: bool = False
     qkv_bias: bool = False
     o_bias: bool = False
     norm_bias: bool = False  # layer norms only
@@ -71,16 +77,33 @@ class ModelConfig:
         groups = f"a multiple of the {self.n_kv_heads} key/value heads"
         require(self.n_heads % self.n_kv_heads == 0, "head count", groups, self.n_heads)
         self._check_blocks()
+        self._check_combinations()
         self._check_layers()
         self._check_scalars()
 
     def _check_blocks(self) -> None:
-        widths = {"head dimension": self.head_dim, "hidden size": self.hidden_size, "feed-forward size": self.ffn_size}
-        for name, width in widths.items():
-            if width % LANES:
+        widths = {
+            "head dimension": (self.head_dim, HEAD_STEP),
+            "width of all heads": (self.n_heads * self.head_dim, LANES),
+            "hidden size": (self.hidden_size, LANES),
+            "feed-forward size": (self.ffn_size, LANES),
+        }
+        for name, (width, step) in widths.items():
+            if width % step:
                 raise UnsupportedModelError(
-                    f"the model's {name} is {width}, and only multiples of {LANES} are supported: choose another model"
+                    f"the model's {name} is {width}, and only multiples of {step} are supported: choose another model"
                 )
+
+    def _check_combinations(self) -> None:
+        """Refuse combinations that no family has, and no program here computes."""
+        wrong = {
+            "biases in a gated feed-forward network": self.gated and self.ffn_bias,
+            "parallel layers with norms of their results": self.parallel and self.post_norms,
+            "layers without any norm": not self.pre_norms and not self.post_norms,
+        }
+        for feature, present in wrong.items():
+            if present:
+                raise UnsupportedModelError(f"the model has {feature}, which is not supported: choose another model")
 
     def _check_layers(self) -> None:
         each = f"{self.n_layers} values, one per layer"

@@ -77,7 +77,8 @@ class Oracle:
     def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Array, Array]:
         """Compute queries, keys and values ``[n, heads, head_dim]`` of the stream ``x`` at ``positions``."""
         config, prefix = self.config, f"layers.{layer}."
-        x = self._norm(x, prefix + "attn_norm")
+        if config.pre_norms:
+            x = self._norm(x, prefix + "attn_norm")
         queries, keys, values = (self._heads(x, prefix + name) for name in ("q", "k", "v"))
         if config.qk_norm:
             queries = self._norm(queries, prefix + "q_norm")
@@ -98,9 +99,12 @@ class Oracle:
         mixed = self._linear(self._attended(queries, keys, values, seen), prefix + "o")
         if config.post_norms:
             mixed = self._norm(mixed, prefix + "attn_post_norm")
+        read = self._norm(x, prefix + "attn_norm") if config.parallel else None
         x = x + mixed
-        normed, experts = self._norm(x, prefix + "ffn_norm"), config.layer_experts(layer)
-        fed = self._feed_forward(normed, prefix) if experts is None else self._mixture(normed, experts, prefix)
+        if read is None:
+            read = self._norm(x, prefix + "ffn_norm") if config.pre_norms else x
+        experts = config.layer_experts(layer)
+        fed = self._feed_forward(read, prefix) if experts is None else self._mixture(read, experts, prefix)
         if config.post_norms:
             fed = self._norm(fed, prefix + "ffn_post_norm")
         return x + fed
@@ -111,6 +115,8 @@ class Oracle:
         logits = final @ self._weights["embed" if self.config.tied_head else "head"].T
         if "head" in self._adapter:
             logits = logits + self._adapter["head"].product(final)
+        if self.config.head_bias:
+            logits = logits + self._weights["head_bias"]
         return softcapped(logits, self.config.logit_softcap)
 
     def normed(self, x: Array) -> Array:
@@ -134,12 +140,15 @@ class Oracle:
         return self._linear(x, name).reshape(len(x), -1, self.config.head_dim)
 
     def _feed_forward(self, x: Array, prefix: str) -> Array:
-        return self._linear(
-            self._gated(self._linear(x, prefix + "gate"), self._linear(x, prefix + "up")), prefix + "down"
-        )
+        up = self._linear(x, prefix + "up")
+        inner = self._gated(self._linear(x, prefix + "gate"), up) if self.config.gated else self._activated(up)
+        return self._linear(inner, prefix + "down")
 
     def _gated(self, gate: Array, up: Array) -> Array:
-        return (silu(gate) if self.config.activation == "silu" else gelu_tanh(gate)) * up
+        return self._activated(gate) * up
+
+    def _activated(self, x: Array) -> Array:
+        return silu(x) if self.config.activation == "silu" else gelu_tanh(x)
 
     def _mixture(self, x: Array, experts: ExpertsConfig, prefix: str) -> Array:
         """Sum the results of the experts that each row chose, in ascending order, then that of the shared one."""

@@ -20,6 +20,7 @@ from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.store import PackedFile, PackedStore, PackedWriter, content_key
 from miaotui.kernels.linear.formats import UNIT_ROWS, Format, padded_rows, tile_stride
 from miaotui.model.config import ModelConfig
+from miaotui.model.head_layout import HeadLayout
 from miaotui.model.packing import pack_matrix, packed_format, require_finite
 from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.types import Progress, progress_as
@@ -184,12 +185,14 @@ def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[Packing
         return PackingJob(name, (tensors[name],), packed_format(tensors[name].kind, form))
 
     yield single("embed", outer)
+    heads = HeadLayout(config)
     for layer in range(config.n_layers):
         prefix = f"layers.{layer}."
-        yield from _fused(prefix, "qkv", [tensors[prefix + n] for n in ("q", "k", "v")], wanted)
+        parts = [heads.stored(tensors[prefix + name], name, layer) for name in ("q", "k", "v")]
+        yield from _fused(prefix, "qkv", parts, wanted)
         yield single(prefix + "o", wanted)
         for part in _feed_forward_parts(config, layer):
-            yield _gate_up(prefix + part, tensors, wanted)
+            yield _gate_up(prefix + part, tensors, wanted) if config.gated else single(prefix + "up", wanted)
             yield single(f"{prefix}{part}down", wanted)
         if config.layer_experts(layer) is not None:
             routers = [tensors[prefix + name] for name in ("router", "shared_router") if prefix + name in tensors]
@@ -229,9 +232,13 @@ def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[n
         if len(tensor.shape) == 1:
             vector = tensor.float32()
             require_finite(tensor, vector)
+            if name == "head_bias":  # as long as the logits that kernels write
+                vector = np.pad(vector, (0, padded_rows(len(vector)) - len(vector)))
             if not name.endswith(("q_bias", "k_bias", "v_bias")):
                 yield name, vector
     if config.qkv_bias:
+        heads = HeadLayout(config)
         for layer in range(config.n_layers):
-            names = [f"layers.{layer}.{letter}_bias" for letter in "qkv"]
-            yield f"layers.{layer}.qkv_bias", np.concatenate([tensors[n].float32() for n in names])
+            parts = [heads.stored(tensors[f"layers.{layer}.{letter}_bias"], letter, layer) for letter in "qkv"]
+            padded = [np.pad(part.float32(), (0, padded_rows(part.shape[0]) - part.shape[0])) for part in parts]
+            yield f"layers.{layer}.qkv_bias", np.concatenate(padded)  # as the rows of the packed matrices

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from miaotui.backends.cpu.backend import CpuBackend, Runner
 from miaotui.backends.cpu.multistep import MOST_TOKENS
-from miaotui.backends.cpu.program import Program, require_runnable
+from miaotui.backends.cpu.program import Program
+from miaotui.backends.cpu.shape_limits import require_runnable
 from miaotui.backends.cpu.workspace import KvPages, Workspace, rotation_tables
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.backends.sizes import engine_sizes

@@ -4,7 +4,7 @@ and packed weights.
 Per layer: norm, queries/keys/values, attention, output, norm, gated feed-forward, down; the residual
 is added where products finish. Models that norm before adding (Gemma) write to a second residual
 buffer, so that every step stays repeatable. Knows the order of things; the arithmetic is in
-``kernels``, the rows come from the runner. Invariant: a configuration that passes `require_runnable`
+``kernels``, the rows come from the runner. Invariant: a configuration that passes `shape_limits.require_runnable`
 makes no kernel reach beyond its buffers.
 """
 
@@ -15,26 +15,27 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.attention import AttentionParts
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.mixture import MixtureParts
 from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
-from miaotui.errors import UnsupportedModelError
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.linear.formats import padded_rows
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.ops import float_field
 from miaotui.kernels.runtime.thread_pool import KERNELS as POOL_KERNELS
-from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES
 from miaotui.kernels.sampling import peaks_fields as pk
 from miaotui.model.config import ExpertsConfig, ModelConfig
+from miaotui.model.head_layout import HeadLayout
 from miaotui.model.packed import Matrix, PackedModel
 from miaotui.types import Progress
 
-LANES = 16  # values of a vector; heads are read in whole ones
 _NORMS = {"rms": pw.RMS, "layer": pw.LAYER}
 _GATED = {"silu": lin.GATED_SILU, "gelu_tanh": lin.GATED_GELU}
+_ACTIVATED = {"silu": lin.SILU, "gelu_tanh": lin.GELU}
 
 
 class Program:
@@ -55,6 +56,7 @@ class Program:
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
         self.rotations, self.taps = rotations, taps or {}
         self._operations = OperationTable()
+        self._attention_parts = AttentionParts(config, weights, workspace, pages, rotations)
         self._keep: list[NDArray[np.float32]] = []
         self._build()
         # all at once: kernels that are not there are compiled side by side
@@ -93,7 +95,7 @@ class Program:
 
     def _layer(self, layer: int, current: int) -> int:
         prefix, space = f"layers.{layer}.", self.workspace
-        self._norm(prefix + "attn_norm", space.residual[current], space.normed)
+        self._read(prefix + "attn_norm", current)
         self._qkv(prefix)
         self._attention(layer)
         current = self._mix(prefix + "o", prefix + "attn_post_norm", space.attended, current)
@@ -101,8 +103,9 @@ class Program:
         if experts is not None:
             self._mixture(prefix, space.residual[current], experts)
             return current
-        self._norm(prefix + "ffn_norm", space.residual[current], space.normed)
-        self._gate_up(prefix + "gate_up")
+        if not self.config.parallel:  # else the feed-forward network reads what attention has read
+            self._read(prefix + "ffn_norm", current)
+        self._up(prefix)
         return self._mix(prefix + "down", prefix + "ffn_post_norm", space.fed, current)
 
     def _mixture(self, prefix: str, residual: Rows, experts: ExpertsConfig) -> None:
@@ -112,6 +115,14 @@ class Program:
         self._norm(prefix + "ffn_norm", residual, space.normed, also=space.mixture.inputs)
         parts = MixtureParts(self._operations, self.weights, space.mixture, space.normed, residual)
         parts.add(prefix, experts, _GATED[self.config.activation], self._vector(prefix + "router_bias", 0))
+
+    def _read(self, norm: str, current: int) -> None:
+        """Add the norm and rounding of the residual stream for the products that come, or the rounding alone."""
+        source, out = self.workspace.residual[current], self.workspace.normed
+        if self.config.pre_norms:
+            self._norm(norm, source, out)
+        else:
+            self._quantize(source, self.config.hidden_size, out)
 
     def _mix(self, name: str, norm: str, source: Quantized, current: int) -> int:
         """Return a product back to the hidden width, added to the residual stream; returns the stream's buffer."""
@@ -140,7 +151,8 @@ class Program:
         self._norm("final_norm", space.residual[current], space.last, gather=1, rows=ops.RUN_LOGIT_ROWS)
         self._operations.add("runtime.multistep:ask", {})
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
-        self._linear(matrix, space.last, space.logits, mode=lin.STORE, rows=ops.RUN_LOGIT_ROWS)
+        bias = self._vector("head_bias", 0)
+        self._linear(matrix, space.last, space.logits, mode=lin.STORE, bias=bias, rows=ops.RUN_LOGIT_ROWS)
         if config.logit_softcap:
             self._operations.add(
                 "pointwise.rows:cap_logits",
@@ -203,12 +215,7 @@ class Program:
                 pw.KIND: _NORMS[self.config.norm],
                 pw.GATHER: gather,
                 pw.NORM_BIAS: self._norm_bias(name),
-                pw.OUT: out.integers.address,
-                pw.OUT_STRIDE: out.integers.stride,
-                pw.OUT_HEADERS: out.headers.address,
-                pw.OUT_HEADER_STRIDE: out.headers.stride,
-                pw.OWN_ROWS: out.own_rows,
-                pw.OWN_HEADERS_AT: out.own_headers,
+                **_quantized_fields(out),
                 **({pw.OUT_FLOAT: also.address, pw.OUT_FLOAT_STRIDE: also.stride} if also else {}),
             },
             rows,
@@ -249,16 +256,17 @@ class Program:
                 bias=bias + offset if bias else 0,
                 keep_going=int(letter != "v"),
             )
-            column += heads * config.head_dim
+            column += padded_rows(heads * HeadLayout(self.config).dim)
 
-    def _gate_up(self, name: str) -> None:
-        out = self.workspace.fed
-        matrix = self.weights.matrix(name)
+    def _up(self, prefix: str) -> None:
+        """Add the feed-forward network up to its activation, with or without a gate."""
+        out, gated = self.workspace.fed, self.config.gated
         self._operations.add_linear(
-            matrix,
+            self.weights.matrix(prefix + ("gate_up" if gated else "up")),
             self.workspace.normed,
             {
-                lin.MODE: _GATED[self.config.activation],
+                lin.MODE: (_GATED if gated else _ACTIVATED)[self.config.activation],
+                lin.BIAS: 0 if gated else self._vector(prefix + "up_bias", 0),
                 lin.OUT: out.integers.address,
                 lin.OUT_STRIDE: out.integers.stride,
                 lin.OUT_HEADERS: out.headers.address,
@@ -292,58 +300,33 @@ class Program:
         )
 
     def _attention(self, layer: int) -> None:
-        fields = self._attention_fields(layer)
+        fields = self._attention_parts.fields(layer)
         self._operations.add("attention.paged_attention:kv_copy", fields)
         self._operations.add(f"attention.paged_attention:kv_store_{self.pages.kind}", fields)
-        self._operations.add(self._attention_kernel, fields)
+        self._operations.add(self._attention_parts.kernel, fields)
+        if not HeadLayout(self.config).is_plain:
+            width = self.config.n_heads * self.config.head_dim  # groups of 32 values reach over heads
+            self._quantize(self.workspace.joined_heads, width, self.workspace.attended)
 
-    @property
-    def _attention_kernel(self) -> str:
-        capped = "_capped" if self.config.attention_softcap else ""
-        return f"attention.paged_attention:attention_{self.pages.kind}{capped}"
+    def _quantize(self, source: Rows, width: int, out: Quantized) -> None:
+        """Add the rounding of float rows for a product that reads them."""
+        self._operations.add(
+            "pointwise.rows:norm",
+            {
+                pw.X: source.address,
+                pw.X_STRIDE: source.stride,
+                pw.WIDTH: width,
+                pw.KIND: pw.PLAIN,
+                **_quantized_fields(out),
+            },
+        )
 
     def attention(self, layer: int) -> tuple[str, dict[int, int]]:
         """Return the kernel and the fields of one layer's attention, for readers of its keys and values.
 
         Their queries are not normed: a trained reader learns that too.
         """
-        return self._attention_kernel, {**self._attention_fields(layer), att.QUERY_NORM: 0}
-
-    def _attention_fields(self, layer: int) -> dict[int, int]:
-        config, space, pages = self.config, self.workspace, self.pages
-        keys = 4 * config.n_heads * config.head_dim
-        prefix = f"layers.{layer}."
-        fields = {
-            att.QKV: space.qkv.address,
-            att.QKV_STRIDE: space.qkv.stride,
-            att.KEY_OFFSET: keys,
-            att.VALUE_OFFSET: keys + 4 * config.n_kv_heads * config.head_dim,
-            att.KV_HEADS: config.n_kv_heads,
-            att.GROUP_HEADS: config.n_heads // config.n_kv_heads,
-            att.DIM: config.head_dim,
-            att.PAGES: pages.layer_address(layer),
-            att.PAGE_STRIDE: pages.page_bytes,
-            att.HEAD_STRIDE: pages.head_bytes,
-            att.VALUES_IN_HEAD: pages.half_bytes,
-            att.NORM_EPS: float_field(config.norm_eps),
-            att.SCALE: float_field(config.attention_scale),
-            att.QUERY_NORM: self._vector(prefix + "q_norm", 0),
-            att.KEY_NORM: self._vector(prefix + "k_norm", 0),
-            att.WINDOW: config.windows[layer],
-            att.CAP: float_field(config.attention_softcap),
-            att.OUT: space.attended.integers.address,
-            att.OUT_STRIDE: space.attended.integers.stride,
-            att.OUT_HEADERS: space.attended.headers.address,
-            att.OUT_HEADER_STRIDE: space.attended.headers.stride,
-        }
-        table = self.rotations.get(layer)
-        if table is not None:
-            fields |= {
-                att.ROTATED: 2 * table.cos.shape[1],
-                att.COS: int(table.cos.ctypes.data),
-                att.SIN: int(table.sin.ctypes.data),
-            }
-        return fields
+        return self._attention_parts.kernel, {**self._attention_parts.fields(layer), att.QUERY_NORM: 0}
 
     def _tap(self, layer: int, current: int) -> None:
         if layer in self.taps:
@@ -369,32 +352,12 @@ class Program:
         return int(vector.ctypes.data)
 
 
-def require_runnable(config: ModelConfig) -> None:
-    """Raise `UnsupportedModelError` for shapes that the kernels cannot run."""
-    for rope in (config.rope, config.local_rope):
-        if rope is not None and rope.dim % (2 * LANES):
-            raise UnsupportedModelError(
-                f"the model rotates {rope.dim} values of each head, and only multiples of "
-                f"{2 * LANES} are supported: choose another model"
-            )
-    group = config.n_heads // config.n_kv_heads
-    most = SCRATCH_BYTES // (ops.BLOCK_ROWS * _query_bytes(config.head_dim))
-    if group > most:
-        raise UnsupportedModelError(
-            f"the model has {group} query heads of {config.head_dim} values for each key/value "
-            f"head, and at most {most} are supported: choose another model"
-        )
-    if config.norm == "layer" and (config.post_norms or config.qk_norm):
-        raise UnsupportedModelError(
-            "the model has layer norms after its layers or in its heads, where only RMS norms are "
-            "supported: choose another model"
-        )
-    if config.experts is not None and config.post_norms:
-        raise UnsupportedModelError(
-            "the model has norms after its experts, where only norms before them are supported: choose another model"
-        )
-
-
-def _query_bytes(head_dim: int) -> int:
-    """Return the bytes of one query in a thread's scratch memory (see ``kernels.attention.emit``)."""
-    return 4 * (2 * head_dim + 4 * LANES)
+def _quantized_fields(out: Quantized) -> dict[int, int]:
+    return {
+        pw.OUT: out.integers.address,
+        pw.OUT_STRIDE: out.integers.stride,
+        pw.OUT_HEADERS: out.headers.address,
+        pw.OUT_HEADER_STRIDE: out.headers.stride,
+        pw.OWN_ROWS: out.own_rows,
+        pw.OWN_HEADERS_AT: out.own_headers,
+    }

@@ -21,6 +21,7 @@ from miaotui.kernels.runtime.ops import HEADER_BYTES, OWN_BYTES
 from miaotui.kernels.runtime.thread_pool import aligned_bytes, aligned_int64, fields_of, huge_bytes
 from miaotui.kernels.sampling.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
 from miaotui.model.config import ExpertsConfig, ModelConfig
+from miaotui.model.head_layout import VECTOR, HeadLayout, Places
 from miaotui.model.rope import RopeConfig
 
 _TABLE_STEP = 1024  # positions computed at a time
@@ -80,12 +81,14 @@ class Workspace:
 
     def __init__(self, config: ModelConfig, max_rows: int, max_logits: int) -> None:
         self.max_rows, self.max_logits = max_rows, max_logits
-        heads, kv_heads = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        hidden = config.hidden_size
+        layout, hidden = HeadLayout(config), config.hidden_size
+        heads = config.n_heads * config.head_dim
         self.residual = [float_rows(max_rows, hidden) for _ in range(2 if config.post_norms else 1)]
         self.normed = Quantized.of(max_rows, hidden, normed=hidden)
-        self.qkv = float_rows(max_rows, heads + 2 * kv_heads)
+        queries, keys = padded_rows(config.n_heads * layout.dim), padded_rows(config.n_kv_heads * layout.dim)
+        self.qkv = float_rows(max_rows, queries + 2 * keys)  # each part in whole units of outputs
         self.attended = Quantized.of(max_rows, heads)
+        self.joined_heads = float_rows(1 if layout.is_plain else max_rows, heads)  # before they are quantized
         self.mixed = float_rows(max_rows if config.post_norms else 1, hidden)
         self.fed = Quantized.of(max_rows, config.ffn_size)
         self.mixture = MixtureSpace(config.experts, hidden, max_rows) if config.experts is not None else None
@@ -129,7 +132,8 @@ class KvPages:
 
     def __init__(self, config: ModelConfig, n_pages: int, kind: KvKind) -> None:
         self.kind, self.n_pages = kind, n_pages
-        values = PAGE_TOKENS * config.head_dim
+        self._layout = HeadLayout(config)
+        values = PAGE_TOKENS * self._layout.dim
         self.half_bytes = 2 * values if kind == "f16" else values + 4 * PAGE_TOKENS
         self.head_bytes = 2 * self.half_bytes
         self._layer_bytes = config.n_kv_heads * self.head_bytes
@@ -144,29 +148,43 @@ class KvPages:
         """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, dim]``; of f16 pages."""
         assert self.kind == "f16", "scaled integers are read by kernels alone"
         whole = self._data[: self.n_pages * self.page_bytes].view(np.float16)
-        dim = self.half_bytes // (2 * PAGE_TOKENS)
+        dim = self._layout.dim
         heads, listed = (self._layer_bytes // self.head_bytes, list(pages[: -(-count // PAGE_TOKENS)]))
         some = whole.reshape(self.n_pages, -1, heads, 2, PAGE_TOKENS * dim)[listed, layer]
         keys = some[:, :, 0].reshape(-1, heads, dim, PAGE_TOKENS).transpose(0, 3, 1, 2)
         values = some[:, :, 1].reshape(-1, heads, PAGE_TOKENS, dim).transpose(0, 2, 1, 3)
-        both = np.stack([each.reshape(-1, heads, dim) for each in (keys, values)], 1)
-        return np.ascontiguousarray(both[:count])
+        both = [each.reshape(-1, heads, dim)[:count] for each in (keys, values)]
+        if not self._layout.is_plain:
+            places = self._layout.keys(layer), self._layout.values
+            both = [each[..., _in_order(at)] for each, at in zip(both, places, strict=True)]
+        return np.ascontiguousarray(np.stack(both, 1))
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, kind: KvKind) -> int:
         """Return the bytes of one token's keys and values in all layers."""
-        each = 2 * config.head_dim if kind == "f16" else config.head_dim + 4
+        dim = HeadLayout(config).dim
+        each = 2 * dim if kind == "f16" else dim + 4
         return 2 * each * config.n_kv_heads * config.n_layers
 
 
+def _in_order(places: Places) -> Places:
+    """Return the places of a head's values, in the order of the values."""
+    return np.argsort(places)[np.count_nonzero(places < 0) :]
+
+
 class RotationTable:
-    """Cosines and sines ``[positions, dim / 2]`` of one rope, computed as far as positions have been asked for."""
+    """Cosines and sines ``[positions, dim / 2]`` of one rope, computed as far as positions have been asked for.
+
+    They have whole vectors of columns; those beyond the rope's are of an angle of 0.
+    """
 
     def __init__(self, rope: RopeConfig, positions: int) -> None:
-        half = rope.dim // 2
+        half = -(-rope.dim // (2 * VECTOR)) * VECTOR
         self.cos = np.empty((positions, half), np.float32)
         self.sin = np.empty((positions, half), np.float32)
-        self._frequencies, self._magnitude = rope.inverse_frequencies(), rope.magnitude()
+        frequencies = rope.inverse_frequencies()
+        self._frequencies = np.pad(frequencies, (0, half - len(frequencies)))
+        self._magnitude = rope.magnitude()
         self.known = 0  # positions from the first on
 
     def reach(self, end: int) -> None:

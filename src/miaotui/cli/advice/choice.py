@@ -67,7 +67,7 @@ def best_estimate(model: CatalogModel, speeds: Speeds, memory_bytes: int | None)
 def is_known(model: CatalogModel) -> bool:
     """Return whether the architecture of a catalog model is one that runs here."""
     from miaotui.errors import UnsupportedModelError
-    from miaotui.model.reading.architectures import by_model_type
+    from miaotui.model.reading.families import by_model_type
 
     try:
         by_model_type(model.family)

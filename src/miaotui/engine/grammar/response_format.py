@@ -14,7 +14,7 @@ from typing import Any
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.grammar.source import Grammar, any_object, from_choices, from_lark, from_pattern, from_schema
-from miaotui.engine.grammar.tool_calls import begin_of, calls_after_marker, either, forced_calls
+from miaotui.engine.grammar.tool_calls import begin_of, calls_after_marker, control_ids, either, forced_calls
 from miaotui.errors import FieldError, RequestError
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.text.tool_calls.tooling import AUTO, Tooling
@@ -56,11 +56,11 @@ def answer_grammar(
         return None if shape is None else AnswerGrammar(shape, field)
     form, tools, several = tooling.dialect.format, tooling.callable, tooling.several
     begin = begin_of(form, tokenizer)
-    if isinstance(begin, int):
-        tokenizer.show(begin)
+    for token in control_ids(form, tokenizer):
+        tokenizer.show(token)
     try:
         if tooling.choice == AUTO and shape is None:
-            return AnswerGrammar(calls_after_marker(form, tools, several), "tools", begin)
+            return AnswerGrammar(calls_after_marker(form, tools, several, tokenizer), "tools", begin)
         calls = forced_calls(form, tools, several, tokenizer)
         return AnswerGrammar(calls if shape is None or tooling.choice != AUTO else either(calls, shape), "tools")
     except RequestError as error:

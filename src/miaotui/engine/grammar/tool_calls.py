@@ -10,20 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from miaotui.engine.grammar.source import Grammar, annotated, bounded
+from miaotui.engine.grammar.source import Grammar, bounded
+from miaotui.engine.grammar.tagged_calls import GrammarText, object_schema, tagged_rules
 from miaotui.text.tokenizers.tokenizer import Tokenizer
-from miaotui.text.tool_calls.formats import CallFormat, Tool
+from miaotui.text.tool_calls.formats import AnyFormat, Tool
+from miaotui.text.tool_calls.tagged import TaggedFormat
 
 
-def forced_calls(form: CallFormat, tools: Sequence[Tool], several: bool, tokenizer: Tokenizer) -> Grammar:
+def forced_calls(form: AnyFormat, tools: Sequence[Tool], several: bool, tokenizer: Tokenizer) -> Grammar:
     """Return an answer that is nothing but calls, marker and all."""
-    marker = "" if form.bare else _marker(form, tokenizer)
-    return _calls(form, tools, several, f"{marker} ")
+    return _calls(form, tools, several, tokenizer, "" if form.bare else f"{GrammarText(tokenizer).text(form.begin)} ")
 
 
-def calls_after_marker(form: CallFormat, tools: Sequence[Tool], several: bool) -> Grammar:
+def calls_after_marker(form: AnyFormat, tools: Sequence[Tool], several: bool, tokenizer: Tokenizer) -> Grammar:
     """Return the grammar of the text behind the marker of a first call."""
-    return _calls(form, tools, several, "")
+    return _calls(form, tools, several, tokenizer, "")
 
 
 def either(calls: Grammar, shape: Grammar) -> Grammar:
@@ -35,36 +36,33 @@ def either(calls: Grammar, shape: Grammar) -> Grammar:
     return bounded(json.dumps({"grammars": both}))
 
 
-def begin_of(form: CallFormat, tokenizer: Tokenizer) -> bytes | int:
+def begin_of(form: AnyFormat, tokenizer: Tokenizer) -> bytes | int:
     """Return the marker that begins a call, as its token or as bytes of text."""
     token = marker_id(form, tokenizer)
     return form.begin.encode() if token is None else token
 
 
-def marker_id(form: CallFormat, tokenizer: Tokenizer) -> int | None:
+def marker_id(form: AnyFormat, tokenizer: Tokenizer) -> int | None:
     """Return the token that is the format's marker and no text, if the model has one."""
     ids = tokenizer.encode(form.begin, whole=False)
     return ids[0] if len(ids) == 1 and ids[0] in tokenizer.special_ids else None
 
 
-def _marker(form: CallFormat, tokenizer: Tokenizer) -> str:
-    token = marker_id(form, tokenizer)
-    return json.dumps(form.begin) if token is None else f"<[{token}]>"
+def control_ids(form: AnyFormat, tokenizer: Tokenizer) -> list[int]:
+    """Return the control tokens that a call in this format is written with."""
+    return [span.token for text in form.marker_texts for span in tokenizer.find_controls(text)]
 
 
-def _calls(form: CallFormat, tools: Sequence[Tool], several: bool, begin: str) -> Grammar:
-    more = f" ({json.dumps(form.again)} call)*" if several and form.again is not None else ""
-    parts = [json.dumps(text) if text else "" for text in (form.open, form.close)]
-    rules = [f"start: {begin}{parts[0]} call{more} {parts[1]}"]
+def _calls(form: AnyFormat, tools: Sequence[Tool], several: bool, tokenizer: Tokenizer, begin: str) -> Grammar:
+    words = GrammarText(tokenizer)
+    more = f" ({words.text(form.again)} call)*" if several and form.again is not None else ""
+    rules = [f"start: {begin}{words.text(form.open)} call{more} {words.text(form.close)}"]
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
     for i, tool in enumerate(tools):
-        head = f'{{"name": {json.dumps(tool.name)}, "{form.key}": '
-        schema = annotated(_object(tool), strict=tool.strict)
+        if isinstance(form, TaggedFormat):
+            rules += tagged_rules(form, tool, i, words)
+            continue
+        head = f'{{"{form.name_key}": {json.dumps(tool.name)}, "{form.key}": '
         rules.append(f'call_{i}: {json.dumps(head)} arguments_{i} "}}"')
-        rules.append(f"arguments_{i}: %json {json.dumps(schema)}")
+        rules.append(f"arguments_{i}: %json {json.dumps(object_schema(tool))}")
     return bounded("\n".join(rules))
-
-
-def _object(tool: Tool) -> dict[str, object]:
-    """Return the schema of the arguments, which are an object whatever else it says."""
-    return {"type": "object", **tool.parameters} if tool.parameters else {"type": "object"}

@@ -220,6 +220,24 @@ def finish_query(e: Emitter, query: Value, dim: Value, out: Value, header: Value
     e.loop(dim >> 5, [], step)
 
 
+def store_query(e: Emitter, query: Value, dim: Value, out: Value, count: Value) -> None:
+    """Divide by the softmax's sum, and store the first ``count`` values, a multiple of 8, as float32."""
+    values = query + (dim << 2)
+    total = e.reduce(e.load(values + (dim << 2), F32X, 4), lambda a, b: a + b)
+    inverse = e.splat(e.const(F32, 1.0) / total)
+
+    def step(index: Value, _: list[Value]) -> list[Value]:
+        e.store(e.load(values + index * _LINE, F32X, 4) * inverse, out + index * _LINE, 4)
+        return []
+
+    def store_half() -> None:  # no more, since another thread writes what follows
+        at = (count >> 4) * _LINE
+        e.store(e.split(e.load(values + at, F32X, 4) * inverse, 2)[0], out + at, 4)
+
+    e.loop(count >> 4, [], step)
+    e.when(e.compare("!=", count & 8, e.const(I64, 0)), store_half)
+
+
 def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
     """Make emitters of queries that meet one page, one for each number in `TOGETHER`.
 

@@ -25,9 +25,9 @@ NORM_EPS = 19
 SCALE = 20
 WINDOW = 21  # 0: unlimited
 CAP = 22
-OUT = 23  # int8 rows [heads x dim]
+OUT = 23  # int8 rows [heads x dim], or float32 rows [heads x HEAD_VALUES]
 OUT_STRIDE = 24
-OUT_HEADERS = 25
+OUT_HEADERS = 25  # 0: the results are not quantized
 OUT_HEADER_STRIDE = 26
 
 # fields of attention over whole texts (`attention.bidirectional`), besides those above
@@ -39,4 +39,5 @@ RELATIVE_KEYS = 17  # address of head 0's keys of positions at distance 0: [dim,
 RELATIVE_QUERIES = 18  # and of their queries, scaled as the rows' own
 RELATIVE_STRIDE = 8  # bytes from one of a head's values to the next one's
 RELATIVE_HEAD_BYTES = 11
+HEAD_VALUES = 27  # of paged attention: values of a head that go out as float32, where OUT_HEADERS is 0
 BIAS_STRIDE = 27  # bytes from one head's bias to the next one's

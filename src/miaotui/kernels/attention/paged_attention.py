@@ -22,6 +22,7 @@ from miaotui.kernels.attention.emit import (
     query_bytes,
     rotate_head,
     store_key_value,
+    store_query,
 )
 from miaotui.kernels.attention.fields import (
     CAP,
@@ -29,6 +30,7 @@ from miaotui.kernels.attention.fields import (
     DIM,
     GROUP_HEADS,
     HEAD_STRIDE,
+    HEAD_VALUES,
     KEY_OFFSET,
     KV_HEADS,
     NORM_EPS,
@@ -93,6 +95,7 @@ rotate: Any = intrinsic(rotate_head, "iiiiiiiff")
 prefetch: Any = intrinsic(prefetch_bytes, "ii")
 clear: Any = intrinsic(clear_query, "ii")
 finish: Any = intrinsic(finish_query, "iiii")
+keep: Any = intrinsic(store_query, "iiii")
 
 
 def _store_function(int8: bool) -> Any:
@@ -228,16 +231,20 @@ def last_view(run, row, count):  # type: ignore[no-untyped-def]
 
 @inline
 def finish_queries(op, queries, row, count, head):  # type: ignore[no-untyped-def]
-    """Divide by the sums and quantize, head by head, for the output product."""
+    """Divide by the sums head by head, and quantize for the output product unless that is done later."""
     group, dim = peek(op, GROUP_HEADS), peek(op, DIM)
     stride = query_stride(dim)
     for index in range(count):
         out = peek(op, OUT) + (row + index) * peek(op, OUT_STRIDE)
         headers = peek(op, OUT_HEADERS) + (row + index) * peek(op, OUT_HEADER_STRIDE)
         for g in range(group):
-            column = (head * group + g) * dim
             query = queries + (index * group + g) * stride
-            finish(query, dim, out + column, headers + column // 2)
+            if peek(op, OUT_HEADERS) == 0:
+                size = peek(op, HEAD_VALUES)
+                keep(query, dim, out + 4 * size * (head * group + g), size)
+            else:
+                column = (head * group + g) * dim
+                finish(query, dim, out + column, headers + column // 2)
     return 0
 
 

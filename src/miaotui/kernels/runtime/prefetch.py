@@ -80,6 +80,8 @@ def ask_attended(op, first, row, count, head):  # type: ignore[no-untyped-def]
         ask_span(source + peek(op, att.VALUE_OFFSET) + head * dim * 4, dim * 4)
         if index >= row:
             ask_span(source + head * size * 4, size * 4)
+            if peek(op, att.OUT_HEADERS) == 0:
+                continue  # results lie elsewhere, as floats
             out = peek(op, att.OUT) + index * peek(op, att.OUT_STRIDE) + head * size
             for at in range(0, size, LINE):
                 ask_to_write(out + at)

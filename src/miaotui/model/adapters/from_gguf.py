@@ -13,7 +13,7 @@ from miaotui.hub.formats.gguf import read_gguf
 from miaotui.model.adapters.adapter import LowRankAdapter
 from miaotui.model.adapters.fitting import StoredPair, fitted
 from miaotui.model.config import ModelConfig
-from miaotui.model.reading.architectures import architecture_of
+from miaotui.model.reading.families import architecture_of
 from miaotui.model.reading.from_gguf import gguf_sources
 
 DOWN, UP = ".lora_a", ".lora_b"

@@ -20,7 +20,7 @@ from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.model.adapters.adapter import MAX_RANK, LowRankAdapter
 from miaotui.model.adapters.fitting import StoredPair, fitted
 from miaotui.model.config import ModelConfig
-from miaotui.model.reading.architectures import architecture_of
+from miaotui.model.reading.families import architecture_of
 from miaotui.model.reading.from_hf import hf_sources
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

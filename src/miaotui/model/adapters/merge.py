@@ -28,7 +28,7 @@ from miaotui.hub.writers.gguf import write_gguf
 from miaotui.hub.writers.safetensors import write_safetensors
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.adapters.reading import read_adapter
-from miaotui.model.reading.architectures import architecture_of
+from miaotui.model.reading.families import architecture_of
 from miaotui.model.reading.files import open_model
 from miaotui.model.reading.from_gguf import gguf_sources
 from miaotui.model.reading.from_hf import hf_sources

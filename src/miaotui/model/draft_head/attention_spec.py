@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from miaotui.model.config import ModelConfig
 from miaotui.model.draft_head.packing import rows_of
+from miaotui.model.head_layout import HeadLayout
 from miaotui.model.packed import PackedModel
 
 
@@ -33,8 +34,8 @@ class AttentionSpec:
 
 
 def attention_spec_of(config: ModelConfig, weights: PackedModel, layer: int) -> AttentionSpec | None:
-    """Return the attention of ``layer``; None if it has a window or a softcap."""
-    if config.windows[layer] or config.attention_softcap:
+    """Return the attention of ``layer``; None if it has a window or a softcap, or heads with zeros between."""
+    if config.windows[layer] or config.attention_softcap or not (config.pre_norms and HeadLayout(config).is_plain):
         return None
     prefix, rows = f"layers.{layer}.", np.arange(config.n_heads * config.head_dim, dtype=np.int32)
     matrix = weights.matrix(prefix + ("qkv" if prefix + "qkv" in weights else "q"))

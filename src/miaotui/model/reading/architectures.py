@@ -1,8 +1,8 @@
-"""Supported architectures as data: one entry each; nothing else knows their names.
+"""Form of an architecture's entry; the entries are in `families`.
 
 An entry holds only facts that model files leave unsaid or state in several ways. Every number in the file (sizes,
-frequencies, windows) comes from the file. Invariant: a model whose architecture has no entry is refused. Sources:
-each model's technical report and reference implementation.
+frequencies, windows) comes from the file. Knows no names of models. Invariant: an entry
+holds for every model of its architecture.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
-
-from miaotui.errors import UnsupportedModelError
 
 
 class Windows(Enum):
@@ -36,24 +34,45 @@ class Architecture:
     name: str
     title: str
     gguf: str | None  # general.architecture
-    hf: str  # model_type
+    hf: str | None  # model_type
     activation: Literal["silu", "gelu_tanh"] = "silu"
     windows: Windows = Windows.NONE
     gguf_windows: Windows | None = None  # where GGUF says less; None: the same
     global_every: int = 0  # with EXCEPT_EVERY_NTH: layers n-1, 2n-1, … have no window
     nope_every: int = 0  # layers n-1, 2n-1, … have no position encoding
+    nope_global: bool = False  # no position encoding in layers without a window, where others have one
+    rotated_share: float = 1.0  # of each head's values, where config.json does not say
     qkv_bias: bool = False  # always; any file may have them besides
-    o_bias: bool = True  # of the attention's output, where q, k and v have one
+    bias_key: str = "attention_bias"  # of config.json: whether q, k and v have biases
+    o_bias: bool = True  # o has one where they have
+    norm: Literal["rms", "layer"] = "rms"
+    eps_key: str = "rms_norm_eps"  # of config.json
+    norm_bias: bool = False
     qk_norm: bool = False
-    post_norms: bool = False
+    qk_norm_key: str | None = None  # of config.json, that says so for each model; GGUF shows it
+    pre_norms: bool = True  # before attention and feed-forward
+    post_norms: bool = False  # of what they give, before it is added
+    parallel: bool = False  # attention and feed-forward read one norm, and both are added to what it read
+    parallel_key: str | None = None  # of config.json and GGUF, that says so for each model
+    gated: bool = True
+    ffn_bias: bool = False  # up and down have one where q has
+    head_bias: bool = False
     tied_head: bool = False  # unless the file says otherwise
     scaled_embedding: bool = False  # by the square root of the hidden size
     norm_offset: float = 0.0  # what safetensors norm weights lack; GGUF has it added
     local_theta: float | None = None  # rope theta of layers with a window, if it differs
     query_scalars: Mapping[int, int] = field(default_factory=dict)  # by layer count; GGUF lacks it
     interleaved_gguf: bool = False  # GGUF stores the rotated pairs of q and k next to each other
-    fused: bool = False  # q, k, v are one matrix; gate and up are one
-    gguf_names: Mapping[str, str] = field(default_factory=dict)  # of a layer's tensors that are named in another way
+    interleaved_hf: bool = False  # safetensors do
+    multipliers: Mapping[str, str] = field(default_factory=dict)  # keys of config.json; see `reading.multipliers`
+    divided_logits: bool = False  # the factor of the logits divides
+    names: Mapping[str, str] = field(default_factory=dict)  # of safetensors in a layer, where they differ
+    gguf_names: Mapping[str, str] = field(default_factory=dict)  # and of GGUF
+    outer_names: Mapping[str, str] = field(default_factory=dict)  # and outside of layers
+    fused_qkv: str | None = None  # safetensors hold q, k and v in one matrix of this name
+    grouped_qkv: bool = False  # whose rows are, for each key head, its query heads, the key's and the value's
+    fused_gate_up: str | None = None  # and gate and up
+    refused_layers: Mapping[int, str] = field(default_factory=dict)  # by layer count: what such a model has besides
     defaults: Mapping[str, object] = field(default_factory=dict)
 
     def embedding_scale(self, hidden_size: int) -> float:
@@ -64,182 +83,3 @@ class Architecture:
         in their float32 forms.
         """
         return math.sqrt(hidden_size) if self.scaled_embedding else 1.0
-
-
-ARCHITECTURES = (
-    Architecture(
-        name="llama",
-        title="Llama 1-3, SmolLM2, and Mistral as GGUF",
-        gguf="llama",
-        hf="llama",
-        gguf_windows=Windows.ALL,  # Mistral
-        interleaved_gguf=True,
-    ),
-    Architecture(
-        name="mistral",
-        title="Mistral",
-        gguf=None,
-        hf="mistral",
-        windows=Windows.ALL,
-        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
-    ),
-    Architecture(
-        name="smollm3",
-        title="SmolLM3",
-        gguf="smollm3",
-        hf="smollm3",
-        windows=Windows.NOPE,
-        nope_every=4,
-        tied_head=True,
-        interleaved_gguf=True,
-        defaults={"rope_theta": 2e6},
-    ),
-    Architecture(
-        name="qwen2",
-        title="Qwen2 and Qwen2.5",
-        gguf="qwen2",
-        hf="qwen2",
-        windows=Windows.LATER,
-        gguf_windows=Windows.NONE,
-        qkv_bias=True,
-        defaults={"max_window_layers": 28},
-    ),
-    Architecture(
-        name="qwen3",
-        title="Qwen3 (dense)",
-        gguf="qwen3",
-        hf="qwen3",
-        windows=Windows.LATER,
-        gguf_windows=Windows.NONE,
-        qk_norm=True,
-        defaults={"head_dim": 128, "max_window_layers": 28},
-    ),
-    Architecture(
-        name="qwen2_moe",
-        title="Qwen1.5-MoE and Qwen2-MoE",
-        gguf="qwen2moe",
-        hf="qwen2_moe",
-        windows=Windows.LATER,
-        gguf_windows=Windows.NONE,
-        qkv_bias=True,
-        defaults={"max_window_layers": 28},
-    ),
-    Architecture(
-        name="qwen3_moe",
-        title="Qwen3-MoE",
-        gguf="qwen3moe",
-        hf="qwen3_moe",
-        windows=Windows.LATER,
-        gguf_windows=Windows.NONE,
-        qk_norm=True,
-        defaults={"max_window_layers": 0},
-    ),
-    Architecture(
-        name="glm4_moe",
-        title="GLM-4.5 and GLM-4.5-Air",
-        gguf="glm4moe",
-        hf="glm4_moe",
-        o_bias=False,
-        gguf_names={"ffn_norm": "post_attention_norm.weight"},
-        defaults={"partial_rotary_factor": 0.5, "norm_topk_prob": True},
-    ),
-    Architecture(
-        name="mixtral",
-        title="Mixtral",
-        gguf=None,
-        hf="mixtral",
-        windows=Windows.ALL,
-        defaults={"num_key_value_heads": 8},
-    ),
-    Architecture(
-        name="gemma2",
-        title="Gemma 2",
-        gguf="gemma2",
-        hf="gemma2",
-        activation="gelu_tanh",
-        windows=Windows.EXCEPT_EVERY_NTH,
-        global_every=2,
-        post_norms=True,
-        tied_head=True,
-        scaled_embedding=True,
-        norm_offset=1.0,
-        query_scalars={46: 144},  # 27B
-        defaults={
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 4096,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-        },
-    ),
-    Architecture(
-        name="gemma3",
-        title="Gemma 3 (text)",
-        gguf="gemma3",
-        hf="gemma3_text",
-        activation="gelu_tanh",
-        windows=Windows.EXCEPT_EVERY_NTH,
-        global_every=6,
-        qk_norm=True,
-        post_norms=True,
-        tied_head=True,
-        scaled_embedding=True,
-        norm_offset=1.0,
-        local_theta=10_000.0,
-        query_scalars={62: 168},  # 27B
-        defaults={
-            "vocab_size": 262_208,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "max_position_embeddings": 131_072,
-            "rope_theta": 1e6,
-            "sliding_window": 4096,
-        },
-    ),
-    Architecture(
-        name="phi3",
-        title="Phi-3, Phi-3.5 and Phi-4",
-        gguf="phi3",
-        hf="phi3",
-        windows=Windows.ALL,
-        fused=True,
-        defaults={"rms_norm_eps": 1e-5},
-    ),
-)
-
-
-def architecture_of(name: str) -> Architecture:
-    """Return the entry of that name, which a model's configuration has."""
-    return next(entry for entry in ARCHITECTURES if entry.name == name)
-
-
-def by_gguf_name(name: str) -> Architecture:
-    """Return the entry for a GGUF file's ``general.architecture``; raises `UnsupportedModelError`."""
-    return _find({entry.gguf: entry for entry in ARCHITECTURES if entry.gguf}, name)
-
-
-NO_TEXT = (
-    "which embeds, ranks or classifies texts and writes none: use `miaotui.load_encoder`, or serve it beside a chat "
-    "model (`miaotui serve chat=MODEL embed=ENCODER`)"
-)
-
-
-def by_model_type(name: str) -> Architecture:
-    """Return the entry for a ``config.json``'s ``model_type``; raises `UnsupportedModelError`."""
-    return _find({entry.hf: entry for entry in ARCHITECTURES}, name)
-
-
-def _find(known: Mapping[str, Architecture], name: str) -> Architecture:
-    if name in known:
-        return known[name]
-    from miaotui.model.encoder.reading.families import is_encoder_type  # noqa: PLC0415 - only an error needs it
-
-    if is_encoder_type(name) or name.endswith("-bert") or name.startswith("jina-bert"):
-        raise UnsupportedModelError(f"the model is an encoder ({name[:80]}), {NO_TEXT}")
-    titles = "; ".join(f"{key} ({entry.title})" for key, entry in known.items())
-    raise UnsupportedModelError(
-        f"the model's architecture is {name[:80]!r}, which is not supported. Known here: {titles}. "
-        "Choose a model of one of these"
-    )

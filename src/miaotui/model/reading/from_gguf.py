@@ -8,18 +8,20 @@ the conventions of llama.cpp's converter.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
-from miaotui.model.reading.architectures import Architecture, Windows, by_gguf_name
+from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
+from miaotui.model.reading.families import by_gguf_name
 from miaotui.model.reading.fields import Fields
 from miaotui.model.reading.mixtures import expert_sources, experts_from_gguf
+from miaotui.model.reading.multipliers import GGUF_KEYS, multipliers_from_gguf
 from miaotui.model.reading.names import tensor_shapes
-from miaotui.model.reading.rope_from_gguf import (
+from miaotui.model.reading.positions.rope_from_gguf import (
     FREQ_FACTORS,
     LONG_FACTORS,
     SHORT_FACTORS,
@@ -27,11 +29,12 @@ from miaotui.model.reading.rope_from_gguf import (
     read_rope,
     usable_context,
 )
-from miaotui.model.reading.sources import CanonicalTensors, TensorSource, fused_sources
-from miaotui.model.reading.windows import every_nth, layer_windows
+from miaotui.model.reading.positions.windows import every_nth, layer_windows, rope_in_windows
+from miaotui.model.reading.sources import CanonicalTensors, TensorSource, fused_gate_up, fused_qkv, in_half_split_order
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "GGUF metadata"
+EPS_KEYS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
 EMBED, HEAD = "token_embd.weight", "output.weight"
 # Features that the forward pass lacks, by the key that declares them; 0 and 1 mean "off".
 REFUSED = {
@@ -41,24 +44,23 @@ REFUSED = {
     "rope.scaling.yarn_log_multiplier": "DeepSeek's variant of YaRN",
 }
 LAYER_NAMES = {
-    "attn_norm": "attn_norm.weight",
-    "q": "attn_q.weight",
-    "k": "attn_k.weight",
-    "v": "attn_v.weight",
-    "q_bias": "attn_q.bias",
-    "k_bias": "attn_k.bias",
-    "v_bias": "attn_v.bias",
-    "q_norm": "attn_q_norm.weight",
-    "k_norm": "attn_k_norm.weight",
-    "o": "attn_output.weight",
-    "o_bias": "attn_output.bias",
-    "attn_post_norm": "post_attention_norm.weight",
-    "ffn_norm": "ffn_norm.weight",
-    "gate": "ffn_gate.weight",
-    "up": "ffn_up.weight",
-    "down": "ffn_down.weight",
-    "ffn_post_norm": "post_ffw_norm.weight",
+    "attn_norm": "attn_norm",
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "o": "attn_output",
+    "attn_post_norm": "post_attention_norm",
+    "ffn_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "ffn_post_norm": "post_ffw_norm",
 }
+OUTER_NAMES = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
+Q_NORM = "blk.0.attn_q_norm.weight"
+QKV = "attn_qkv"  # in some files one matrix instead of q, k and v
 
 
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> ModelConfig:
@@ -73,10 +75,15 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     hidden_size = fields.count("embedding_length", MAX_WIDTH)
     n_heads = _same_in_all_layers(fields, "attention.head_count")
     head_dim = _head_dim(fields, hidden_size, n_heads)
+    if n_layers in architecture.refused_layers:
+        raise UnsupportedModelError(
+            f"the model has {architecture.refused_layers[n_layers]}, which is not supported: choose another model"
+        )
     rope = read_rope(fields, head_dim, tensors)
-    _refuse_partial_interleaved(architecture, rope.dim, head_dim)
     experts = experts_from_gguf(fields, architecture.name, n_layers)
     rope_layers = tuple(not skipped for skipped in every_nth(n_layers, architecture.nope_every))
+    windows = _windows(fields, architecture, rope_layers)
+    multipliers = multipliers_from_gguf(fields, architecture, n_layers, hidden_size)
     return ModelConfig(
         architecture=architecture.name,
         vocab_size=_vocab_size(tensors),
@@ -89,20 +96,27 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         if experts and all(experts.layers)
         else _same_in_all_layers(fields, "feed_forward_length"),
         context_length=usable_context(fields, rope, tensors),
-        norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
+        norm=architecture.norm,
+        norm_eps=multipliers.norm_eps(fields.number(EPS_KEYS[architecture.norm])),
         activation=architecture.activation,
         rope=rope,
         local_rope=read_local_rope(fields, architecture, head_dim),
-        windows=_windows(fields, architecture, rope_layers),
-        rope_layers=rope_layers,
+        windows=windows,
+        rope_layers=rope_in_windows(windows) if architecture.nope_global else rope_layers,
         attention_scale=_attention_scale(fields, architecture, n_layers, head_dim),
         attention_softcap=_softcap(fields, architecture, "attn_logit_softcapping"),
         logit_softcap=_softcap(fields, architecture, "final_logit_softcapping"),
-        embedding_scale=architecture.embedding_scale(hidden_size),
-        qk_norm=architecture.qk_norm or "blk.0.attn_q_norm.weight" in tensors,
+        embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
+        qk_norm=architecture.qk_norm or (architecture.qk_norm_key is not None and Q_NORM in tensors),
+        pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
-        qkv_bias=architecture.qkv_bias or "blk.0.attn_q.bias" in tensors,
+        parallel=_is_parallel(fields, architecture),
+        gated=architecture.gated,
+        qkv_bias=architecture.qkv_bias or "blk.0.attn_q.bias" in tensors or f"blk.0.{QKV}.bias" in tensors,
         o_bias="blk.0.attn_output.bias" in tensors,
+        norm_bias=architecture.norm_bias,
+        ffn_bias="blk.0.ffn_up.bias" in tensors,
+        head_bias=architecture.head_bias,
         tied_head=HEAD not in tensors,
         experts=experts,
     )
@@ -113,33 +127,55 @@ def tensors_from_gguf(
 ) -> CanonicalTensors:
     """Return the file's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
     architecture = _architecture(metadata)
+    sources = gguf_sources(config, architecture, stored)
+    fields = Fields(metadata, WHERE, f"{architecture.gguf}.")
+    factor = multipliers_from_gguf(fields, architecture, config.n_layers, config.hidden_size).logits
+    sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
     ignored = [FREQ_FACTORS, SHORT_FACTORS, LONG_FACTORS]
     if metadata.get(f"{architecture.gguf}.nextn_predict_layers"):  # the layer behind the last one drafts tokens
         ignored += [name for name in stored if name.startswith(f"blk.{config.n_layers}.")]
-    return CanonicalTensors(tensor_shapes(config), stored, gguf_sources(config, architecture), ignored)
+    return CanonicalTensors(tensor_shapes(config), stored, sources, ignored)
 
 
-def gguf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, TensorSource]:
-    """Return where a GGUF file has each canonical tensor."""
-    sources = {
-        "embed": TensorSource(EMBED),
-        "final_norm": TensorSource("output_norm.weight"),
-        "head": TensorSource(HEAD),
-    }
+def gguf_sources(
+    config: ModelConfig, architecture: Architecture, stored: Collection[str] | None = None
+) -> dict[str, TensorSource]:
+    """Return where a GGUF file has each canonical tensor, but for the factor of the final norm.
+
+    ``stored`` are the names in the file, which tell what is one matrix in it; without them it is as most files are.
+    """
+    sources = {name: TensorSource(f"{stem}.weight") for name, stem in OUTER_NAMES.items()}
+    sources |= {f"{name}_bias": TensorSource(f"{stem}.bias") for name, stem in OUTER_NAMES.items()}
     for layer in range(config.n_layers):
         prefix = f"blk.{layer}."
-        names = {**LAYER_NAMES, **architecture.gguf_names}
-        layer_sources = {name: TensorSource(prefix + suffix) for name, suffix in names.items()}
-        if architecture.interleaved_gguf:
-            for name in ("q", "k", "q_bias", "k_bias"):
-                layer_sources[name] = TensorSource(prefix + LAYER_NAMES[name], head_dim=config.head_dim)
+        found = _layer_sources(config, architecture, prefix, stored)
         experts = config.layer_experts(layer)
         if experts is not None:
-            layer_sources |= expert_sources(experts, architecture.name, prefix, is_gguf=True)
-        if architecture.fused:
-            layer_sources |= fused_sources(config, f"{prefix}attn_qkv.weight", f"{prefix}ffn_up.weight")
-        sources |= {f"layers.{layer}.{name}": source for name, source in layer_sources.items()}
+            found |= expert_sources(experts, architecture.name, prefix, is_gguf=True)
+        sources |= {f"layers.{layer}.{name}": source for name, source in found.items()}
     return sources
+
+
+def _layer_sources(
+    config: ModelConfig, architecture: Architecture, prefix: str, stored: Collection[str] | None
+) -> dict[str, TensorSource]:
+    """Return the source of everything that a layer may have."""
+    names = {**LAYER_NAMES, **architecture.gguf_names}
+    sources = {name: TensorSource(f"{prefix}{stem}.weight") for name, stem in names.items()}
+    sources |= {f"{name}_bias": TensorSource(f"{prefix}{stem}.bias") for name, stem in names.items()}
+    for kind, ending in (("weight", ""), ("bias", "_bias")):
+        usual = architecture.fused_qkv is not None and not architecture.grouped_qkv
+        if usual if stored is None else f"{prefix}{QKV}.{kind}" in stored:
+            sources |= fused_qkv(config, f"{prefix}{QKV}.{kind}", ending)
+    usual = architecture.fused_gate_up is not None
+    if config.gated and (usual if stored is None else sources["gate"].name not in stored):
+        sources |= fused_gate_up(config, sources["up"].name)
+    return in_half_split_order(config, sources) if architecture.interleaved_gguf else sources
+
+
+def _is_parallel(fields: Fields, architecture: Architecture) -> bool:
+    key = architecture.parallel_key
+    return architecture.parallel if key is None else fields.flag(key, architecture.parallel)
 
 
 def _architecture(metadata: Mapping[str, Any]) -> Architecture:
@@ -153,8 +189,9 @@ def _architecture(metadata: Mapping[str, Any]) -> Architecture:
 
 
 def _refuse_features(fields: Fields, architecture: Architecture) -> None:
+    known = set(GGUF_KEYS.values()) if architecture.multipliers else set()
     for key, feature in REFUSED.items():
-        if fields.get(key) not in (None, 0, 1):
+        if key not in known and fields.get(key) not in (None, 0, 1):
             raise UnsupportedModelError(
                 f"the model has {feature} ({key} = {fields.get(key)}), which {architecture.title} "
                 "does not have here: choose another model"
@@ -162,15 +199,6 @@ def _refuse_features(fields: Fields, architecture: Architecture) -> None:
     if not fields.flag("attention.causal", True):
         raise UnsupportedModelError(
             "the model is an encoder (attention.causal is false), not a language model: choose another model"
-        )
-
-
-def _refuse_partial_interleaved(architecture: Architecture, dim: int, head_dim: int) -> None:
-    """Refuse interleaved pairs in a part of each head: they would need another order of rows."""
-    if architecture.interleaved_gguf and dim != head_dim:
-        raise UnsupportedModelError(
-            f"the model rotates {dim} of {head_dim} values of each head, which "
-            f"{architecture.title} does not do here: choose another model"
         )
 
 

@@ -13,18 +13,26 @@ from typing import Any, Literal
 from miaotui.errors import UnsupportedModelError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
-from miaotui.model.reading.architectures import Architecture, Windows, by_model_type
+from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
+from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.fields import Fields
 from miaotui.model.reading.mixtures import expert_sources, experts_from_hf
+from miaotui.model.reading.multipliers import multipliers_from_hf
 from miaotui.model.reading.names import tensor_shapes
-from miaotui.model.reading.rope_from_hf import read_rope
-from miaotui.model.reading.sources import CanonicalTensors, TensorSource, fused_sources
-from miaotui.model.reading.windows import every_nth, layer_windows, windows_of_types
+from miaotui.model.reading.positions.rope_from_hf import read_rope
+from miaotui.model.reading.positions.windows import every_nth, layer_windows, rope_in_windows, windows_of_types
+from miaotui.model.reading.sources import (
+    CanonicalTensors,
+    TensorSource,
+    fused_gate_up,
+    fused_qkv,
+    grouped_qkv,
+    in_half_split_order,
+)
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "config.json"
-HEAD = "lm_head.weight"
 # Features that the forward pass lacks, by the key that declares them.
 REFUSED = {
     "quantization_config": "already quantized weights",
@@ -32,7 +40,10 @@ REFUSED = {
     "audio_config": "audio parts",
     "mlp_bias": "biases in its feed-forward layers",
     "use_bidirectional_attention": "bidirectional attention (an encoder)",
+    "qk_layernorm": "layer norms of its queries and keys",
+    "attention_out_bias": "a bias of attention's output alone",
 }
+QK_NORM = "use_qk_norm"  # of some architectures root mean square norms, of others layer norms
 ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {
     "silu": "silu",
     "swish": "silu",
@@ -40,27 +51,24 @@ ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {
     "gelu_new": "gelu_tanh",
     "gelu_tanh": "gelu_tanh",
 }
+OUTER_NAMES = {"embed": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
 LAYER_NAMES = {
-    "attn_norm": "input_layernorm.weight",
-    "q": "self_attn.q_proj.weight",
-    "k": "self_attn.k_proj.weight",
-    "v": "self_attn.v_proj.weight",
-    "q_bias": "self_attn.q_proj.bias",
-    "k_bias": "self_attn.k_proj.bias",
-    "v_bias": "self_attn.v_proj.bias",
-    "q_norm": "self_attn.q_norm.weight",
-    "k_norm": "self_attn.k_norm.weight",
-    "o": "self_attn.o_proj.weight",
-    "o_bias": "self_attn.o_proj.bias",
-    "ffn_norm": "post_attention_layernorm.weight",
-    "gate": "mlp.gate_proj.weight",
-    "up": "mlp.up_proj.weight",
-    "down": "mlp.down_proj.weight",
+    "attn_norm": "input_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "o": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
 }
 POST_NORM_NAMES = {  # of architectures with norms after the sublayers, too
-    "attn_post_norm": "post_attention_layernorm.weight",
-    "ffn_norm": "pre_feedforward_layernorm.weight",
-    "ffn_post_norm": "post_feedforward_layernorm.weight",
+    "attn_post_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "ffn_post_norm": "post_feedforward_layernorm",
 }
 
 
@@ -76,7 +84,9 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
     head_dim = fields.count("head_dim", MAX_HEAD_DIM, max(1, hidden_size // n_heads))
     rope = read_rope(fields, architecture, head_dim)
     rope_layers = _rope_layers(fields, architecture, n_layers)
-    attention_bias = fields.flag("attention_bias", False)
+    windows = _windows(fields, architecture, rope_layers)
+    has_biases = fields.flag(architecture.bias_key, False)
+    multipliers = multipliers_from_hf(fields, architecture, n_layers, hidden_size)
     query_scalar = fields.number("query_pre_attn_scalar", head_dim)
     require(query_scalar > 0, "query_pre_attn_scalar", "positive", query_scalar)
     experts = experts_from_hf(fields, architecture.name, n_layers)
@@ -90,20 +100,27 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         head_dim=head_dim,
         ffn_size=experts.size if experts and all(experts.layers) else fields.count("intermediate_size", MAX_WIDTH),
         context_length=rope.context_length,
-        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        norm=architecture.norm,
+        norm_eps=multipliers.norm_eps(fields.number(architecture.eps_key, 1e-6)),
         activation=_activation(fields, architecture),
         rope=rope.main,
         local_rope=rope.local,
-        windows=_windows(fields, architecture, rope_layers),
-        rope_layers=rope_layers,
-        attention_scale=1 / math.sqrt(query_scalar),
+        windows=windows,
+        rope_layers=rope_in_windows(windows) if architecture.nope_global else rope_layers,
+        attention_scale=multipliers.attention or 1 / math.sqrt(query_scalar),
         attention_softcap=fields.number("attn_logit_softcapping", 0.0),
         logit_softcap=fields.number("final_logit_softcapping", 0.0),
-        embedding_scale=architecture.embedding_scale(hidden_size),
-        qk_norm=architecture.qk_norm or fields.flag("use_qk_norm", False),
+        embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
+        qk_norm=architecture.qk_norm or (architecture.qk_norm_key is not None and fields.flag(QK_NORM, False)),
+        pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
-        qkv_bias=architecture.qkv_bias or attention_bias,
-        o_bias=attention_bias and architecture.o_bias,
+        parallel=_is_parallel(fields, architecture),
+        gated=architecture.gated,
+        qkv_bias=architecture.qkv_bias or has_biases,
+        o_bias=has_biases and architecture.o_bias,
+        norm_bias=architecture.norm_bias,
+        ffn_bias=has_biases and architecture.ffn_bias,
+        head_bias=architecture.head_bias,
         tied_head=fields.flag("tie_word_embeddings", architecture.tied_head),
         experts=experts,
     )
@@ -113,34 +130,46 @@ def tensors_from_hf(
     config: ModelConfig, values: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> CanonicalTensors:
     """Return the folder's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
-    sources = hf_sources(config, _open(values)[0])
-    return CanonicalTensors(tensor_shapes(config), stored, sources, _ignored(config, stored))
+    architecture, fields = _open(values)
+    sources = hf_sources(config, architecture)
+    factor = multipliers_from_hf(fields, architecture, config.n_layers, config.hidden_size).logits
+    sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
+    ignored = _ignored(config, stored, sources["head"].name)
+    if fields.size("num_nextn_predict_layers", MAX_LAYERS):  # the layer behind the last one drafts tokens
+        ignored += [name for name in stored if name.startswith(f"model.layers.{config.n_layers}.")]
+    return CanonicalTensors(tensor_shapes(config), stored, sources, ignored)
 
 
 def hf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, TensorSource]:
-    """Return where a folder of safetensors has each canonical tensor."""
-    offset = architecture.norm_offset
-    layer_names = LAYER_NAMES | (POST_NORM_NAMES if architecture.post_norms else {})
-    sources = {
-        "embed": TensorSource("model.embed_tokens.weight"),
-        "final_norm": TensorSource("model.norm.weight", offset=offset),
-        "head": TensorSource(HEAD),
-    }
+    """Return where a folder of safetensors has each canonical tensor, but for the factor of the final norm."""
+    outer = {**OUTER_NAMES, **architecture.outer_names}
+    sources = {name: TensorSource(f"{stem}.weight") for name, stem in outer.items()}
+    sources |= {f"{name}_bias": TensorSource(f"{stem}.bias") for name, stem in outer.items()}
+    sources["final_norm"] = sources["final_norm"]._replace(offset=architecture.norm_offset)
     for layer in range(config.n_layers):
         prefix = f"model.layers.{layer}."
-        layer_sources = {
-            name: TensorSource(prefix + suffix, offset=offset if name.endswith("norm") else 0.0)
-            for name, suffix in layer_names.items()
-        }
+        found = _layer_sources(config, architecture, prefix)
         experts = config.layer_experts(layer)
         if experts is not None:
-            layer_sources |= expert_sources(experts, architecture.name, prefix, is_gguf=False)
-        if architecture.fused:
-            layer_sources |= fused_sources(
-                config, f"{prefix}self_attn.qkv_proj.weight", f"{prefix}mlp.gate_up_proj.weight"
-            )
-        sources |= {f"layers.{layer}.{name}": source for name, source in layer_sources.items()}
+            found |= expert_sources(experts, architecture.name, prefix, is_gguf=False)
+        sources |= {f"layers.{layer}.{name}": source for name, source in found.items()}
     return sources
+
+
+def _layer_sources(config: ModelConfig, architecture: Architecture, prefix: str) -> dict[str, TensorSource]:
+    """Return the source of everything that a layer may have."""
+    names = {**LAYER_NAMES, **(POST_NORM_NAMES if architecture.post_norms else {}), **architecture.names}
+    sources: dict[str, TensorSource] = {}
+    for name, stem in names.items():
+        offset = architecture.norm_offset if name.endswith("norm") else 0.0
+        sources[name] = TensorSource(f"{prefix}{stem}.weight", offset=offset)
+        sources[f"{name}_bias"] = TensorSource(f"{prefix}{stem}.bias")
+    if architecture.fused_qkv:
+        fused = grouped_qkv if architecture.grouped_qkv else fused_qkv
+        sources |= fused(config, f"{prefix}{architecture.fused_qkv}.weight")
+    if architecture.fused_gate_up:
+        sources |= fused_gate_up(config, f"{prefix}{architecture.fused_gate_up}.weight")
+    return in_half_split_order(config, sources) if architecture.interleaved_hf else sources
 
 
 def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
@@ -148,13 +177,19 @@ def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
     declared = Fields(values, WHERE)
     for key, feature in REFUSED.items():
         if declared.get(key):
-            raise UnsupportedModelError(
-                f"the model has {feature} ({key} in {WHERE}), which is not supported: choose another model"
-            )
+            raise _unsupported(feature, key)
     architecture = by_model_type(declared.text("model_type"))
+    if declared.get(QK_NORM) and architecture.qk_norm_key != QK_NORM:
+        raise _unsupported("layer norms of its queries and keys", QK_NORM)
     given = {key: value for key, value in values.items() if value is not None}
     missing = {key: value for key, value in architecture.defaults.items() if key not in values}
     return architecture, Fields(given | missing, WHERE)
+
+
+def _unsupported(feature: str, key: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"the model has {feature} ({key} in {WHERE}), which is not supported: choose another model"
+    )
 
 
 def _rope_layers(fields: Fields, architecture: Architecture, n_layers: int) -> tuple[bool, ...]:
@@ -197,10 +232,12 @@ def _activation(fields: Fields, architecture: Architecture) -> Literal["silu", "
     return ACTIVATIONS[name]
 
 
-def _ignored(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> list[str]:
-    """Return the names of tensors without meaning here: a tied model's copy of the head, buffers of old checkpoints,
-    and the layer behind the last one that drafts tokens (of several predicted at once).
-    """
-    drafting = f"model.layers.{config.n_layers}."
-    buffers = [name for name in stored if name.endswith("rotary_emb.inv_freq") or name.startswith(drafting)]
-    return [*buffers, HEAD] if config.tied_head else buffers
+def _is_parallel(fields: Fields, architecture: Architecture) -> bool:
+    key = architecture.parallel_key
+    return architecture.parallel if key is None else fields.flag(key, architecture.parallel)
+
+
+def _ignored(config: ModelConfig, stored: Mapping[str, StoredTensor], head: str) -> list[str]:
+    """Return the names of tensors without meaning: a tied model's copy of the head, and buffers of old checkpoints."""
+    buffers = [name for name in stored if name.endswith("rotary_emb.inv_freq")]
+    return [*buffers, head] if config.tied_head else buffers

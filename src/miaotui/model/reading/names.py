@@ -20,6 +20,8 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
     shapes |= _norm(config, "final_norm")
     if not config.tied_head:
         shapes["head"] = (vocab, hidden)
+    if config.head_bias:
+        shapes["head_bias"] = (vocab,)
     return shapes
 
 
@@ -32,7 +34,7 @@ def layer_shapes(config: ModelConfig, layer: int) -> Shapes:
 def _attention_shapes(config: ModelConfig) -> Shapes:
     hidden = config.hidden_size
     queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    shapes = _norm(config, "attn_norm")
+    shapes = _norm(config, "attn_norm") if config.pre_norms else {}
     shapes |= {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
     if config.qkv_bias:
         shapes |= {"q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,)}
@@ -47,14 +49,20 @@ def _attention_shapes(config: ModelConfig) -> Shapes:
 
 
 def _ffn_shapes(config: ModelConfig, experts: ExpertsConfig | None) -> Shapes:
-    hidden, ffn = config.hidden_size, config.ffn_size
-    shapes = _norm(config, "ffn_norm")
-    if experts is None:
-        shapes |= {"gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn)}
-    else:
-        shapes |= _expert_shapes(hidden, experts)
+    hidden = config.hidden_size
+    shapes = _norm(config, "ffn_norm") if config.pre_norms and not config.parallel else {}
+    shapes |= _plain_shapes(config) if experts is None else _expert_shapes(hidden, experts)
     if config.post_norms:
         shapes |= _norm(config, "ffn_post_norm")
+    return shapes
+
+
+def _plain_shapes(config: ModelConfig) -> Shapes:
+    hidden, ffn = config.hidden_size, config.ffn_size
+    shapes: Shapes = {"gate": (ffn, hidden)} if config.gated else {}
+    shapes |= {"up": (ffn, hidden), "down": (hidden, ffn)}
+    if config.ffn_bias:
+        shapes |= {"up_bias": (ffn,), "down_bias": (hidden,)}
     return shapes
 
 

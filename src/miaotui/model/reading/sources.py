@@ -24,8 +24,9 @@ Shape = tuple[int, ...]
 class TensorSource(NamedTuple):
     """Origin of one canonical tensor: rows ``[start, start + shape[0])`` of stored ``name``.
 
-    ``head_dim`` > 0 says that within each head the stored rows are in the order of pairs ``(0, half), (1, half+1),
-    …`` and must be reordered. ``offset`` is added to every value. ``experts`` > 0 says that the rows of so many
+    ``head_dim`` > 0 says that within each head the first ``rotated`` stored rows are in the order of pairs
+    ``(0, half), (1, half+1), …`` and must be reordered. ``rows`` are the stored rows instead, if they are no range.
+    Every value is multiplied by ``factor`` and then gets ``offset``. ``experts`` > 0 says that the rows of so many
     experts follow each other: they are stored as one tensor ``[experts, rows, inputs]``, or, where the name has a
     ``{}`` for an expert's number, each under its own name.
     """
@@ -33,7 +34,10 @@ class TensorSource(NamedTuple):
     name: str
     start: int = 0
     head_dim: int = 0
+    rotated: int = 0
     offset: float = 0.0
+    factor: float = 1.0
+    rows: NDArray[np.intp] | None = None
     experts: int = 0
 
     @property
@@ -42,16 +46,35 @@ class TensorSource(NamedTuple):
         return [self.name.format(n) for n in range(self.experts)] if "{}" in self.name else [self.name]
 
 
-def fused_sources(config: ModelConfig, qkv: str, gate_up: str) -> dict[str, TensorSource]:
-    """Return sources of one layer whose q, k and v are one stored matrix, and gate and up another."""
+def fused_qkv(config: ModelConfig, stored: str, ending: str = "") -> dict[str, TensorSource]:
+    """Return the sources of q, k and v (and ``ending``) that lie one after the other in one ``stored`` tensor."""
     queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    return {
-        "q": TensorSource(qkv),
-        "k": TensorSource(qkv, start=queries),
-        "v": TensorSource(qkv, start=queries + keys),
-        "gate": TensorSource(gate_up),
-        "up": TensorSource(gate_up, start=config.ffn_size),
+    starts = {"q": 0, "k": queries, "v": queries + keys}
+    return {name + ending: TensorSource(stored, start=start) for name, start in starts.items()}
+
+
+def grouped_qkv(config: ModelConfig, stored: str) -> dict[str, TensorSource]:
+    """Return the sources of q, k and v in one ``stored`` matrix that goes by key heads (InternLM 2)."""
+    group = config.n_heads // config.n_kv_heads
+    rows = np.arange((config.n_heads + 2 * config.n_kv_heads) * config.head_dim)
+    heads = rows.reshape(config.n_kv_heads, group + 2, config.head_dim)
+    parts = {"q": heads[:, :group], "k": heads[:, group : group + 1], "v": heads[:, group + 1 :]}
+    return {name: TensorSource(stored, rows=part.reshape(-1)) for name, part in parts.items()}
+
+
+def fused_gate_up(config: ModelConfig, stored: str) -> dict[str, TensorSource]:
+    """Return the sources of gate and up that lie one after the other in one ``stored`` matrix."""
+    return {"gate": TensorSource(stored), "up": TensorSource(stored, start=config.ffn_size)}
+
+
+def in_half_split_order(config: ModelConfig, sources: Mapping[str, TensorSource]) -> dict[str, TensorSource]:
+    """Return a layer's ``sources`` where the pairs of queries and keys are stored side by side."""
+    ordered = {
+        name: sources[name]._replace(head_dim=config.head_dim, rotated=config.rope.dim)
+        for name in ("q", "k", "q_bias", "k_bias", "q_norm", "k_norm")
+        if name in sources
     }
+    return {**sources, **ordered}
 
 
 class CanonicalTensors(Mapping[str, StoredTensor]):
@@ -78,12 +101,12 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
         if source.experts:
             return self._all_experts(name, source, shape)
         stored = self._stored[source.name]
-        if stored.shape != shape and stored.shape == _other_form(shape):  # a vector may be stored as a row
-            tensor = StoredTensor(name, shape, stored.kind, stored.data)
+        if source.rows is None and stored.shape != shape and stored.shape == _other_form(shape):
+            tensor = StoredTensor(name, shape, stored.kind, stored.data)  # a vector may be stored as a row
         else:
             tensor = canonical_rows(stored, source, shape[0])
-        if source.offset:
-            tensor = _added(tensor, source.offset)
+        if source.offset or source.factor != 1.0:
+            tensor = _changed(tensor, source.factor, source.offset)
         return tensor.renamed(name)
 
     def _all_experts(self, name: str, source: TensorSource, shape: Shape) -> StoredTensor:
@@ -122,7 +145,8 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
                 expected |= dict.fromkeys(names, each if "{}" in source.name else (source.experts, *each))
                 continue
             before = expected[source.name][0] if source.name in expected else 0
-            expected[source.name] = (max(before, source.start + rows), *rest)
+            end = source.start + rows if source.rows is None else int(source.rows.max()) + 1
+            expected[source.name] = (max(before, end), *rest)
         return expected
 
     def _check_unknown(self, ignored: Iterable[str]) -> None:
@@ -138,8 +162,8 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
 
 def canonical_rows(tensor: StoredTensor, source: TensorSource, rows: int) -> StoredTensor:
     """Return the rows of a stored tensor that are a canonical one's, in their order."""
-    if source.head_dim:
-        return tensor.take_rows(_half_split_order(rows, source.head_dim))
+    if source.rows is not None or source.head_dim:
+        return tensor.take_rows(stored_rows(source, rows))
     if tensor.shape[0] == rows and not source.start:
         return tensor
     return tensor.take_rows(slice(source.start, source.start + rows))
@@ -147,8 +171,10 @@ def canonical_rows(tensor: StoredTensor, source: TensorSource, rows: int) -> Sto
 
 def stored_rows(source: TensorSource, rows: int) -> NDArray[np.intp]:
     """Return the stored row of each of a canonical tensor's rows."""
+    if source.rows is not None:
+        return source.rows
     if source.head_dim:
-        return _half_split_order(rows, source.head_dim)
+        return source.start + _half_split_order(rows, source.head_dim, source.rotated)
     return np.arange(source.start, source.start + rows)
 
 
@@ -159,13 +185,14 @@ def _other_form(shape: Shape) -> Shape:
     return (1, *shape) if len(shape) == 1 else shape
 
 
-def _half_split_order(rows: int, head_dim: int) -> NDArray[np.intp]:
+def _half_split_order(rows: int, head_dim: int, rotated: int) -> NDArray[np.intp]:
     """Return the stored row of each canonical row, where stored rows put the two of each pair side by side."""
-    pairs = np.arange(rows).reshape(rows // head_dim, head_dim // 2, 2)
-    order: NDArray[np.intp] = pairs.swapaxes(1, 2).reshape(rows)
+    heads = np.arange(rows).reshape(-1, head_dim)
+    pairs = heads[:, :rotated].reshape(len(heads), rotated // 2, 2).swapaxes(1, 2)
+    order: NDArray[np.intp] = np.concatenate([pairs.reshape(len(heads), rotated), heads[:, rotated:]], 1).reshape(rows)
     return order
 
 
-def _added(tensor: StoredTensor, offset: float) -> StoredTensor:
-    values = tensor.float32() + np.float32(offset)
+def _changed(tensor: StoredTensor, factor: float, offset: float) -> StoredTensor:
+    values = tensor.float32() * np.float32(factor) + np.float32(offset)
     return StoredTensor.from_bytes(tensor.name, tensor.shape, BlockType.F32, values.reshape(-1).view(np.uint8))

@@ -133,12 +133,7 @@ def _best_gamma(found: Sequence[ChosenLayer]) -> float:
 
 
 def _kernels(
-    vectors: Floats,
-    targets: Targets,
-    n_labels: int,
-    n_names: int,
-    name_weight: float,
-    gammas: Sequence[float] = GAMMAS,
+    vectors: Floats, targets: Targets, n_labels: int, n_names: int, name_weight: float, gammas: Sequence[float] = GAMMAS
 ) -> list[ChosenLayer]:
     """Return kernel layers of all penalties; the first ``n_names`` rows are learned from and not counted."""
     counts = np.bincount(targets[n_names:], minlength=n_labels)

@@ -16,18 +16,18 @@ from miaotui.text.chat import ChatTemplate
 
 _SYSTEM, _LATER, _ROLE, _MARK = "qzsystemq", "qzlaterq", "qzroleq", "qzmarkq"
 _USER, _ANSWER, _NEXT = "qzuserq", "qzanswerq", "qznextq"
-_TOOL, _ABOUT, _KEY, _CALLED, _RESULT = "qztoolq", "qzaboutq", "qzkeyq", "qzcalledq", "qzresultq"
+TOOL, _ABOUT, KEY, CALLED, _RESULT = "qztoolq", "qzaboutq", "qzkeyq", "qzcalledq", "qzresultq"
 _ID = "qzidqzidq"  # of nine letters, as some templates demand
 _TOOLS = (
     {
         "type": "function",
         "function": {
-            "name": _TOOL,
+            "name": TOOL,
             "description": _ABOUT,
             "parameters": {
                 "type": "object",
-                "properties": {_KEY: {"type": "string", "description": "text"}},
-                "required": [_KEY],
+                "properties": {KEY: {"type": "string", "description": "text"}},
+                "required": [KEY],
             },
         },
     },
@@ -48,7 +48,8 @@ class TemplateTraits(NamedTuple):
     `late_system`: also several system messages, and those within the conversation.
     `system_beside_results`: also where the conversation ends with a tool's result. `empty_calls`: calls
     come out beside an empty content; if False they need a content of None. `call`: a call if it is
-    written as JSON. `teaching`: the text that tools add to a conversation.
+    written as JSON; `written`: all that is written behind the user's message with it. `teaching`: the text that tools
+    add to a conversation.
     """
 
     user: bool = True
@@ -62,6 +63,7 @@ class TemplateTraits(NamedTuple):
     empty_calls: bool = True
     results: bool = True
     call: WrittenCall | None = None
+    written: str = ""
     teaching: str = ""
 
 
@@ -74,7 +76,7 @@ def try_template(template: ChatTemplate) -> TemplateTraits:
     system, later = _said("system", _SYSTEM), _said("system", _LATER)
     taught = _render(template, [user], _TOOLS) or ""
     empty_calls, called = _calls(template, user)
-    asked = _said("tool", _RESULT, tool_call_id=_ID, name=_TOOL)
+    asked = _said("tool", _RESULT, tool_call_id=_ID, name=TOOL)
     about_tools = [user, _call("" if empty_calls else None), asked]
     results = _render(template, about_tools, _TOOLS)
     whole = _render(template, [system, *about_tools], _TOOLS)
@@ -86,11 +88,12 @@ def try_template(template: ChatTemplate) -> TemplateTraits:
         and _writes(template, [system, later, user], _SYSTEM, _LATER),
         system_beside_results=results is None or (whole is not None and _SYSTEM in whole),
         developer=_knows(template, "developer", user),
-        tools=_TOOL in taught and _ABOUT in taught,
-        calls=_CALLED in called,
+        tools=TOOL in taught and _ABOUT in taught,
+        calls=CALLED in called,
         empty_calls=empty_calls,
         results=results is not None and _RESULT in results,
         call=_written_call(called),
+        written=called[called.rfind(_USER) + len(_USER) :],
         teaching=taught,
     )
 
@@ -107,20 +110,20 @@ def _calls(template: ChatTemplate, user: Json) -> tuple[bool, str]:
     """Return whether a call comes out beside an empty content, and the text with the call."""
     for content in ("", None):
         text = _render(template, [user, _call(content)], _TOOLS, add_generation_prompt=False) or ""
-        if _CALLED in text:
+        if CALLED in text:
             return content == "", text
     return True, ""
 
 
 def _written_call(text: str) -> WrittenCall | None:
     """Return the object of JSON around the name of the called function; None if there is none."""
-    at = text.rfind("{", 0, max(text.rfind(_TOOL), 0))
+    at = text.rfind("{", 0, max(text.rfind(TOOL), 0))
     while at >= 0:
         try:
             found, _ = json.JSONDecoder().raw_decode(text, at)
         except ValueError:
             found = None
-        if isinstance(found, dict) and _TOOL in found.values():
+        if isinstance(found, dict) and TOOL in found.values() and {KEY: CALLED} in found.values():
             return WrittenCall(text[:at], found)
         at = text.rfind("{", 0, at)
     return None
@@ -150,6 +153,6 @@ def _said(role: str, content: str, **more: str) -> Json:
 
 
 def _call(content: str | None) -> Json:
-    function = {"name": _TOOL, "arguments": {_KEY: _CALLED}}
+    function = {"name": TOOL, "arguments": {KEY: CALLED}}
     call = {"id": _ID, "type": "function", "function": function}
     return {"role": "assistant", "content": content, "tool_calls": [call]}

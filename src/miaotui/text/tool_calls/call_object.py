@@ -14,13 +14,14 @@ from enum import Enum, auto
 from typing import Any
 
 _ARGUMENTS = ("arguments", "parameters")
-_KEYS = {"name", "id", "type", *_ARGUMENTS}  # identifiers and the type say nothing more than the call itself
+_NAMES, _IDS = ("name", "tool_name"), ("id", "tool_call_id", "type")  # identifiers and types add nothing to a call
+_KEYS = {*_NAMES, *_IDS, *_ARGUMENTS}
 _SPACES = " \t\r\n"
 _VALUES = "-0123456789tfn"  # numbers and words begin so
 _BEHIND = _SPACES + ",:nul"
-_MORE = r'"(?:id|type)"\s*:\s*(?:"[^"\\]*"|null)'
+_MORE = r'"(?:id|tool_call_id|type)"\s*:\s*(?:"[^"\\]*"|null)'
 _HEAD = re.compile(
-    rf'\{{\s*(?:{_MORE}\s*,\s*)*"name"\s*:\s*("[^"]+")\s*,\s*(?:{_MORE}\s*,\s*)*"(?:arguments|parameters)"\s*:\s*\{{'
+    rf'\{{\s*(?:{_MORE}\s*,\s*)*"(?:tool_)?name"\s*:\s*("[^"]+")\s*,\s*(?:{_MORE}\s*,\s*)*"(?:arguments|parameters)"\s*:\s*\{{'
 )
 _TAIL = re.compile(rf"\s*(?:,\s*{_MORE}\s*)*\}}")
 
@@ -123,7 +124,7 @@ class CallObject:
         if self._expects_value:
             self._expects_value = False
             return Verdict.MORE if character in _VALUES else Verdict.NONE
-        named = character != "," or self._key != "name" or self._string() in self._names
+        named = character != "," or self._key not in _NAMES or self._string() in self._names
         return Verdict.MORE if self._key is not None and named else Verdict.NONE
 
     def _behind(self, character: str) -> Verdict:
@@ -139,7 +140,7 @@ class CallObject:
         members = _loads(self.rest)
         if not isinstance(members, dict) or not members.keys() <= _KEYS:
             return False
-        name, given = members.get("name"), [key for key in _ARGUMENTS if key in members]
+        name, given = members.get("name", members.get("tool_name")), [key for key in _ARGUMENTS if key in members]
         if not isinstance(name, str) or name not in self._names or len(given) > 1 or (self._bare and not given):
             return False
         text = _arguments(members[given[0]] if given else None)

@@ -6,34 +6,50 @@ template writes the tools, and a call in that format or a text that teaches it.
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
-from miaotui.text.templates.trial import TemplateTraits
-from miaotui.text.tool_calls.formats import GENERIC, GRANITE, HERMES, LLAMA, MISTRAL, CallFormat
-
-_MARKED = (MISTRAL, GRANITE, HERMES)
+from miaotui.text.templates.trial import CALLED, KEY, TOOL, TemplateTraits
+from miaotui.text.tool_calls.formats import FORMATS, GENERIC, LLAMA, AnyFormat
+from miaotui.text.tool_calls.parser import CallArguments, CallBegins, TextPiece, ToolCallParser
+from miaotui.text.tool_calls.tagged import TaggedFormat
 
 
 class Dialect(NamedTuple):
-    """The format of a model's calls. `native`: its template writes the tools itself."""
+    """The format of a model's calls. `native`: its template writes the tools itself, else they are told as text."""
 
-    format: CallFormat
+    format: AnyFormat
     native: bool
 
 
 def dialect_of(traits: TemplateTraits) -> Dialect:
     """Return the way to ask this model for tool calls."""
-    form = _format_of(traits) if traits.tools else None
-    return Dialect(GENERIC, native=False) if form is None else Dialect(form, native=True)
+    form = _format_of(traits)
+    if form is None or not (traits.tools or (traits.calls and isinstance(form, TaggedFormat))):
+        return Dialect(GENERIC, native=False)
+    return Dialect(form, native=traits.tools)
 
 
-def _format_of(traits: TemplateTraits) -> CallFormat | None:
+def _format_of(traits: TemplateTraits) -> AnyFormat | None:
+    marked = [form for form in FORMATS if form is not LLAMA]
     if not traits.calls:  # the model may be taught a format that the template does not write itself
-        return next((form for form in _MARKED if form.begin in traits.teaching), None)
-    if traits.call is None or "name" not in traits.call.members:
+        return next((form for form in marked if form.begin in traits.teaching), None)
+    left = {form: text for form in marked if (text := _left(form, traits.written)) is not None}
+    if left:  # of forms with equal beginnings the one that knows the end too
+        return min(left, key=lambda form: len(left[form]))
+    call = traits.call
+    bare = call is not None and "name" in call.members and LLAMA.key in call.members
+    return LLAMA if bare else None
+
+
+def _left(form: AnyFormat, text: str) -> str | None:
+    """Return the text beside the trial's call, if the parser finds that call, and it alone."""
+    parser = ToolCallParser(form, [TOOL])
+    events = [*parser.push(text), *parser.finish()]
+    names = [event.name for event in events if isinstance(event, CallBegins)]
+    arguments = "".join(event.text for event in events if isinstance(event, CallArguments))
+    try:
+        is_read = names == [TOOL] and json.loads(arguments) == {KEY: CALLED}
+    except ValueError:
         return None
-    before = traits.call.before.rstrip().removesuffix("[").rstrip()
-    for form in _MARKED:
-        if before.endswith(form.begin) and form.key in traits.call.members:
-            return form
-    return LLAMA if LLAMA.key in traits.call.members else None
+    return "".join(event.text for event in events if isinstance(event, TextPiece)) if is_read else None

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 from miaotui.text import reasoning
 from miaotui.text.tool_calls.call_object import CallObject, Verdict
-from miaotui.text.tool_calls.formats import CallFormat
+from miaotui.text.tool_calls.formats import AnyFormat
+from miaotui.text.tool_calls.tagged import JsonDepth, Strings, TaggedFormat
 
 _SPACES = " \t\r\n"
 _SEPARATORS = _SPACES + ",;"
 _MAX_HELD_SPACES = 16
 _LEADS = ("[", "```[", "```json[")  # what may stand between a marker and the first call, blanks apart
 _MAX_BEHIND = 64  # characters behind a call before it is over
+MAX_TRIES = 8  # closing marks of a stretch that may stand within a string of its arguments
 _THOUGHTS = {form.begin: form.end for form in reasoning.FORMATS}
 _LONGEST_END = max(map(len, _THOUGHTS.values()))
 
@@ -53,11 +55,12 @@ Event = TextPiece | CallBegins | CallArguments
 class ToolCallParser:
     """Parser of one answer: `push` its text as it comes, then `finish`.
 
-    ``names`` are the declared functions.
+    ``names`` are the declared functions; ``strings`` the parameters of each whose values are strings.
     """
 
-    def __init__(self, form: CallFormat, names: Collection[str]) -> None:
-        self._form, self._names = form, frozenset(names)
+    def __init__(self, form: AnyFormat, names: Collection[str], strings: Strings | None = None) -> None:
+        self._form, self._names, self._strings = form, frozenset(names), strings or {}
+        self._stretch_text, self._tries, self._json = "", 0, JsonDepth()
         self._openings = (form.begin, *_THOUGHTS)
         firsts = re.escape("".join({marker[0] for marker in self._openings}))
         self._next = re.compile(f"[{_SPACES}]{{0,{_MAX_HELD_SPACES}}}(?:[{firsts}]|\\Z)")
@@ -101,8 +104,9 @@ class ToolCallParser:
                 self._say(self._raw + rest)
             elif rest.strip(_SPACES):
                 self._say(rest)
-        elif self._state == self._open:
-            self._say(self._raw)
+        elif self._state in (self._open, self._stretch):
+            self._say(self._raw + self._stretch_text)
+            self._stretch_text = ""
         if self._held.strip(_SPACES) or not self.calls:
             self._say(self._held)
         self._held = self._raw = ""
@@ -130,7 +134,9 @@ class ToolCallParser:
         while self._held:
             begun = self._held.lstrip(_SPACES)
             if begun == self._form.begin:
-                self._raw, self._held, self._lead, self._state = self._held, "", "", self._open
+                self._raw, self._held, self._lead = self._held, "", ""
+                self._state = self._stretch if isinstance(self._form, TaggedFormat) else self._open
+                self._stretch_text, self._tries, self._json = "", 0, JsonDepth()
                 return
             if begun in _THOUGHTS:
                 self._say(self._held)
@@ -158,7 +164,30 @@ class ToolCallParser:
             self._events.append(TextPiece("".join(self._text)))
             self._text = []
 
-    # calls --------------------------------------------------------------------------------------
+    # calls between marks ------------------------------------------------------------------------
+
+    def _stretch(self, character: str) -> None:
+        """Collect a stretch up to the mark, or the JSON object, that ends it."""
+        form = self._form
+        assert isinstance(form, TaggedFormat)
+        self._stretch_text += character
+        close = form.close.strip()
+        if not (self._stretch_text.endswith(close) if close else self._json.ends(character)):
+            return
+        calls = form.read(self._stretch_text, self._names, self._strings)
+        if calls is not None:
+            self._flush()
+            for call in calls:
+                self._events += [CallBegins(self.calls, call.name), CallArguments(self.calls, call.arguments)]
+                self.calls += 1
+            self._raw, self._stretch_text, self._state = "", "", self._free
+            return
+        self._tries += 1
+        if self._tries >= (MAX_TRIES if close and form.marks is None else 1):
+            text, self._stretch_text = self._raw + self._stretch_text, ""
+            self._give_back(text)
+
+    # calls as objects ---------------------------------------------------------------------------
 
     def _open(self, character: str) -> None:
         """Read what stands between the marker and the first call."""
@@ -228,6 +257,6 @@ class ToolCallParser:
     def _closers(self) -> tuple[str, ...]:
         """Return the texts that may close the calls, blanks apart."""
         parts = ["]"] * ("[" in self._lead) + ["```"] * ("`" in self._lead)
-        close = self._form.close.strip()
+        close = self._form.close.strip().removeprefix("]")
         parts += [close] * (close not in ("", "]"))
         return tuple("".join(parts[at:]) for at in range(len(parts))) or ("",)

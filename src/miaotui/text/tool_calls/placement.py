@@ -13,7 +13,8 @@ from typing import Any
 from miaotui.errors import RequestError
 from miaotui.text.templates.trial import TemplateTraits
 from miaotui.text.tool_calls.dialect import Dialect
-from miaotui.text.tool_calls.formats import CallFormat
+from miaotui.text.tool_calls.formats import AnyFormat
+from miaotui.text.tool_calls.tagged import TaggedFormat
 
 _INTRODUCTION = "You can call these functions:\n{tools}\nTo call one, answer with\n{example}"
 Message = dict[str, Any]
@@ -61,7 +62,7 @@ def _said(message: Message, traits: TemplateTraits, dialect: Dialect) -> Message
     return {"role": role, "content": f"{content}\n{text}" if content else text}
 
 
-def _call(call: Json, form: CallFormat) -> str:
+def _call(call: Json, form: AnyFormat) -> str:
     function = call.get("function")
     function = function if isinstance(function, Mapping) else {}
     name, arguments = function.get("name"), function.get("arguments")
@@ -79,10 +80,13 @@ def _joined(messages: Iterable[Message]) -> list[Message]:
     return joined
 
 
-def _introduced(messages: list[Message], tools: Sequence[Json], form: CallFormat) -> list[Message]:
+def _introduced(messages: list[Message], tools: Sequence[Json], form: AnyFormat) -> list[Message]:
     """Return the messages with the tools described in the first system message."""
     described = [json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools]
-    call = f'{{"name": "<function>", "{form.key}": {{...}}}}'
+    if isinstance(form, TaggedFormat):
+        call = form.write("<function>", {"<parameter>": "<value>"})
+    else:
+        call = f'{{"name": "<function>", "{form.key}": {{...}}}}'
     example = form.begin + form.open + call + form.close
     text = _INTRODUCTION.format(tools="\n".join(described), example=example)
     if messages[0]["role"] == "system":

@@ -15,7 +15,7 @@ from typing import Any
 
 from miaotui.errors import FieldError
 from miaotui.text.tool_calls.dialect import Dialect
-from miaotui.text.tool_calls.formats import CallFormat, Tool
+from miaotui.text.tool_calls.formats import AnyFormat, Tool
 from miaotui.text.tool_calls.parser import ToolCallParser
 
 Json = Mapping[str, Any]
@@ -48,7 +48,8 @@ class Tooling:
 
     def parser(self) -> ToolCallParser:
         """Return a parser that finds the calls in one answer."""
-        return ToolCallParser(self.dialect.format, [tool.name for tool in self.tools])
+        strings = {tool.name: _string_parameters(tool) for tool in self.tools}
+        return ToolCallParser(self.dialect.format, [tool.name for tool in self.tools], strings)
 
 
 def read_tooling(dialect: Dialect, tools: Sequence[Json] | None, choice: Any, parallel: bool | None) -> Tooling:
@@ -114,7 +115,14 @@ def read_function(function: Json, where: str, schema: str = "parameters") -> Too
     return Tool(name, description, known, bool(function.get("strict")))
 
 
-def call_id(form: CallFormat, prefix: str = "call_") -> str:
+def _string_parameters(tool: Tool) -> frozenset[str]:
+    """Return the parameters whose values are strings."""
+    properties = tool.parameters.get("properties")
+    found = properties.items() if isinstance(properties, Mapping) else ()
+    return frozenset(name for name, schema in found if isinstance(schema, Mapping) and schema.get("type") == "string")
+
+
+def call_id(form: AnyFormat, prefix: str = "call_") -> str:
     """Return a new identifier, of the length that the model's template accepts."""
     letters = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(form.id_length))
     return letters if form.id_length < 24 else prefix + letters

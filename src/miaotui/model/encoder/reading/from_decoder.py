@@ -27,7 +27,7 @@ from miaotui.model.reading.checks import require, require_count
 from miaotui.model.reading.fields import Fields
 from miaotui.model.reading.files import ModelFiles
 from miaotui.model.reading.from_gguf import config_from_gguf, tensors_from_gguf
-from miaotui.model.reading.from_hf import HEAD, config_from_hf, tensors_from_hf
+from miaotui.model.reading.from_hf import OUTER_NAMES, config_from_hf, tensors_from_hf
 from miaotui.text.encoders.rerank_prompt import QWEN3_RERANK_PROMPT
 
 LOGIT_SCORE = "LogitScore"
@@ -65,7 +65,7 @@ def open_decoder_encoder(path: str | Path) -> DecoderEncoder:
         )
     stored = {_with_prefix(name): tensor for name, tensor in read_safetensors(path).items()}
     classifier = stored.pop(CLASSIFIER, None)
-    if HEAD not in stored:
+    if f"{OUTER_NAMES['head']}.weight" not in stored:
         values = values | {"tie_word_embeddings": True}  # nothing is generated, so no output matrix is needed
     config = config_from_hf(values)
     files = ModelFiles(config, tensors_from_hf(config, values, stored), folder=path)

@@ -15,7 +15,7 @@ from miaotui.model.encoder.config import MAX_BUCKETS, MAX_TOKENS, MAX_TYPES, Act
 from miaotui.model.encoder.reading.rope_from_hf import read_encoder_rope
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
-from miaotui.model.reading.windows import windows_of_types
+from miaotui.model.reading.positions.windows import windows_of_types
 
 Traits = dict[str, Any]  # arguments of EncoderConfig
 ACTIVATIONS: dict[str, Activation] = {

@@ -16,7 +16,7 @@ from miaotui.model.reading.fields import Fields
 from miaotui.model.rope import MAX_CONTEXT, RopeConfig, longrope_magnitude
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-KINDS = ("default", "linear", "llama3", "yarn", "longrope")
+KINDS = ("default", "dynamic", "linear", "llama3", "yarn", "longrope")  # dynamic: default within the context
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def read_rope(fields: Fields, architecture: Architecture, head_dim: int) -> Rope
     main, local = _parameters(fields)
     context = fields.count("max_position_embeddings", MAX_CONTEXT)
     kind = _kind(main)
-    dim = _rotated(fields, main, head_dim)
+    dim = _rotated(fields, main, head_dim, architecture.rotated_share)
     theta = main.number("rope_theta", fields.number("rope_theta", 10_000.0))
     if kind == "longrope":
         original = _original_context(main, fields, context)
@@ -68,8 +68,8 @@ def _kind(parameters: Fields) -> str:
     return kind
 
 
-def _rotated(fields: Fields, parameters: Fields, head_dim: int) -> int:
-    share = fields.number("partial_rotary_factor", 1.0)
+def _rotated(fields: Fields, parameters: Fields, head_dim: int, usual: float) -> int:
+    share = fields.number("partial_rotary_factor", usual)
     share = parameters.number("partial_rotary_factor", share)
     return int(head_dim * min(max(share, 0.0), 1.0))
 

@@ -33,6 +33,11 @@ def layer_windows(
     return tuple(0 if full else window for full in every_nth(n_layers, global_every))
 
 
+def rope_in_windows(windows: tuple[int, ...]) -> tuple[bool, ...]:
+    """Return which layers have a position encoding: those with a window, and all of a model that has no windows."""
+    return tuple(window > 0 or not any(windows) for window in windows)
+
+
 def windows_of_types(types: list[object], window: int) -> tuple[int, ...]:
     """Return the window of each layer from ``layer_types`` as ``config.json`` names them."""
     known = {"full_attention": 0, "sliding_attention": window}

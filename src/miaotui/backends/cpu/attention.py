@@ -1,0 +1,92 @@
+"""The parts of a pass that attend: each layer's kernel and its fields.
+
+Owns where queries, keys, values and results lie, and which weights and tables a layer's heads use. Knows no order of
+operations (`program`). Invariant: the arrays whose addresses are in the fields live as long as this object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.cpu.workspace import KvPages, RotationTable, Workspace
+from miaotui.kernels.attention import fields as att
+from miaotui.kernels.linear.formats import padded_rows
+from miaotui.kernels.runtime.ops import float_field
+from miaotui.model.config import ModelConfig
+from miaotui.model.head_layout import HeadLayout
+from miaotui.model.packed import PackedModel
+
+
+class AttentionParts:
+    """Attention of one model's layers, over its pages of keys and values."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: PackedModel,
+        workspace: Workspace,
+        pages: KvPages,
+        rotations: Mapping[int, RotationTable],
+    ) -> None:
+        self._config, self._weights, self._workspace, self._pages = config, weights, workspace, pages
+        self._rotations, self._heads = rotations, HeadLayout(config)
+        self._keep: list[NDArray[np.float32]] = []
+        capped = "_capped" if config.attention_softcap else ""
+        self.kernel = f"attention.paged_attention:attention_{pages.kind}{capped}"
+
+    def fields(self, layer: int) -> dict[int, int]:
+        """Return the fields of a layer's attention, and of the kernels that store its keys and values."""
+        config, space, pages, heads = self._config, self._workspace, self._pages, self._heads
+        keys = 4 * padded_rows(config.n_heads * heads.dim)
+        fields = {
+            att.QKV: space.qkv.address,
+            att.QKV_STRIDE: space.qkv.stride,
+            att.KEY_OFFSET: keys,
+            att.VALUE_OFFSET: keys + 4 * padded_rows(config.n_kv_heads * heads.dim),
+            att.KV_HEADS: config.n_kv_heads,
+            att.GROUP_HEADS: config.n_heads // config.n_kv_heads,
+            att.DIM: heads.dim,
+            att.PAGES: pages.layer_address(layer),
+            att.PAGE_STRIDE: pages.page_bytes,
+            att.HEAD_STRIDE: pages.head_bytes,
+            att.VALUES_IN_HEAD: pages.half_bytes,
+            att.SCALE: float_field(config.attention_scale),
+            att.WINDOW: config.windows[layer],
+            att.CAP: float_field(config.attention_softcap),
+            **self._head_norms(layer),
+            **self._out(),
+        }
+        table = self._rotations.get(layer)
+        if table is not None:
+            fields |= {
+                att.ROTATED: 2 * table.cos.shape[1],
+                att.COS: int(table.cos.ctypes.data),
+                att.SIN: int(table.sin.ctypes.data),
+            }
+        return fields
+
+    def _head_norms(self, layer: int) -> dict[int, int]:
+        """Return the fields of the norms of queries and keys, if the model has them."""
+        if not self._config.qk_norm:
+            return {att.QUERY_NORM: 0, att.KEY_NORM: 0, att.NORM_EPS: float_field(self._config.norm_eps)}
+        found, eps = {}, self._config.norm_eps
+        for field, name in ((att.QUERY_NORM, "q_norm"), (att.KEY_NORM, "k_norm")):
+            weights, eps = self._heads.normed(self._weights.vector(f"layers.{layer}.{name}"), layer)
+            self._keep.append(weights)
+            found[field] = int(weights.ctypes.data)
+        return {**found, att.NORM_EPS: float_field(eps)}
+
+    def _out(self) -> dict[int, int]:
+        """Return where results go: rounded for the next product, or as floats where heads do not fill vectors."""
+        attended, joined = self._workspace.attended, self._workspace.joined_heads
+        if self._heads.is_plain:
+            return {
+                att.OUT: attended.integers.address,
+                att.OUT_STRIDE: attended.integers.stride,
+                att.OUT_HEADERS: attended.headers.address,
+                att.OUT_HEADER_STRIDE: attended.headers.stride,
+            }
+        return {att.OUT: joined.address, att.OUT_STRIDE: joined.stride, att.HEAD_VALUES: self._config.head_dim}

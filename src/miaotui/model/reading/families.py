@@ -1,0 +1,398 @@
+"""Supported architectures as data: one entry each; nothing else knows their names.
+
+Invariant: a model whose architecture has no entry is refused by name. Sources: each model's technical report and
+reference implementation, and for GGUF llama.cpp's converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from miaotui.errors import UnsupportedModelError
+from miaotui.model.reading.architectures import Architecture, Windows
+
+ARCHITECTURES = (
+    Architecture(
+        name="llama",
+        title="Llama 1-3, SmolLM2, Yi, Falcon 3, and Mistral and InternLM 3 as GGUF",
+        gguf="llama",
+        hf="llama",
+        gguf_windows=Windows.ALL,  # Mistral
+        interleaved_gguf=True,
+    ),
+    Architecture(
+        name="mistral",
+        title="Mistral",
+        gguf=None,
+        hf="mistral",
+        windows=Windows.ALL,
+        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
+    ),
+    Architecture(
+        name="smollm3",
+        title="SmolLM3",
+        gguf="smollm3",
+        hf="smollm3",
+        windows=Windows.NOPE,
+        nope_every=4,
+        tied_head=True,
+        interleaved_gguf=True,
+        defaults={"rope_theta": 2e6},
+    ),
+    Architecture(
+        name="qwen2",
+        title="Qwen2, Qwen2.5 and models distilled into them",
+        gguf="qwen2",
+        hf="qwen2",
+        windows=Windows.LATER,
+        gguf_windows=Windows.NONE,
+        qkv_bias=True,
+        defaults={"max_window_layers": 28},
+    ),
+    Architecture(
+        name="qwen3",
+        title="Qwen3 (dense)",
+        gguf="qwen3",
+        hf="qwen3",
+        windows=Windows.LATER,
+        gguf_windows=Windows.NONE,
+        qk_norm=True,
+        defaults={"head_dim": 128, "max_window_layers": 28},
+    ),
+    Architecture(
+        name="qwen2_moe",
+        title="Qwen1.5-MoE and Qwen2-MoE",
+        gguf="qwen2moe",
+        hf="qwen2_moe",
+        windows=Windows.LATER,
+        gguf_windows=Windows.NONE,
+        qkv_bias=True,
+        defaults={"max_window_layers": 28},
+    ),
+    Architecture(
+        name="qwen3_moe",
+        title="Qwen3-MoE",
+        gguf="qwen3moe",
+        hf="qwen3_moe",
+        windows=Windows.LATER,
+        gguf_windows=Windows.NONE,
+        qk_norm=True,
+        defaults={"max_window_layers": 0},
+    ),
+    Architecture(
+        name="glm4_moe",
+        title="GLM-4.5 and GLM-4.5-Air",
+        gguf="glm4moe",
+        hf="glm4_moe",
+        o_bias=False,
+        qk_norm_key="use_qk_norm",
+        gguf_names={"ffn_norm": "post_attention_norm"},
+        defaults={"partial_rotary_factor": 0.5, "norm_topk_prob": True},
+    ),
+    Architecture(
+        name="mixtral",
+        title="Mixtral",
+        gguf=None,
+        hf="mixtral",
+        windows=Windows.ALL,
+        defaults={"num_key_value_heads": 8},
+    ),
+    Architecture(
+        name="gemma2",
+        title="Gemma 2",
+        gguf="gemma2",
+        hf="gemma2",
+        activation="gelu_tanh",
+        windows=Windows.EXCEPT_EVERY_NTH,
+        global_every=2,
+        post_norms=True,
+        tied_head=True,
+        scaled_embedding=True,
+        norm_offset=1.0,
+        query_scalars={46: 144},  # 27B
+        defaults={
+            "head_dim": 256,
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 4096,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+    ),
+    Architecture(
+        name="gemma3",
+        title="Gemma 3 (text)",
+        gguf="gemma3",
+        hf="gemma3_text",
+        activation="gelu_tanh",
+        windows=Windows.EXCEPT_EVERY_NTH,
+        global_every=6,
+        qk_norm=True,
+        post_norms=True,
+        tied_head=True,
+        scaled_embedding=True,
+        norm_offset=1.0,
+        local_theta=10_000.0,
+        query_scalars={62: 168},  # 27B
+        defaults={
+            "vocab_size": 262_208,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "query_pre_attn_scalar": 256,
+            "max_position_embeddings": 131_072,
+            "rope_theta": 1e6,
+            "sliding_window": 4096,
+        },
+    ),
+    Architecture(
+        name="phi3",
+        title="Phi-3, Phi-3.5, Phi-4 and Phi-4-mini",
+        gguf="phi3",
+        hf="phi3",
+        windows=Windows.ALL,
+        fused_qkv="self_attn.qkv_proj",
+        fused_gate_up="mlp.gate_up_proj",
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
+        name="glm",
+        title="GLM-4-9B, and ChatGLM3 as GGUF",
+        gguf="chatglm",
+        hf="glm",
+        qkv_bias=True,
+        o_bias=False,
+        rotated_share=0.5,
+        interleaved_gguf=True,
+        interleaved_hf=True,
+        fused_gate_up="mlp.gate_up_proj",
+        defaults={"head_dim": 128, "rms_norm_eps": 1.5625e-7, "attention_bias": True, "num_key_value_heads": 2},
+    ),
+    Architecture(
+        name="glm4",
+        title="GLM-4-0414 and GLM-Z1",
+        gguf="glm4",
+        hf="glm4",
+        o_bias=False,
+        post_norms=True,
+        rotated_share=0.5,
+        interleaved_gguf=True,
+        interleaved_hf=True,
+        names={
+            "attn_post_norm": "post_self_attn_layernorm",
+            "ffn_norm": "post_attention_layernorm",
+            "ffn_post_norm": "post_mlp_layernorm",
+        },
+        fused_gate_up="mlp.gate_up_proj",
+        defaults={"head_dim": 128, "rms_norm_eps": 1.5625e-7, "attention_bias": True, "num_key_value_heads": 2},
+    ),
+    Architecture(
+        name="ernie4_5",
+        title="ERNIE 4.5 (dense)",
+        gguf="ernie4_5",
+        hf="ernie4_5",
+        tied_head=True,
+        bias_key="use_bias",
+        interleaved_gguf=True,
+        interleaved_hf=True,
+        defaults={"head_dim": 128, "rms_norm_eps": 1e-5, "num_key_value_heads": 2},
+    ),
+    Architecture(
+        name="granite",
+        title="Granite 3",
+        gguf="granite",
+        hf="granite",
+        interleaved_gguf=True,
+        multipliers={
+            "embedding": "embedding_multiplier",
+            "residual": "residual_multiplier",
+            "attention": "attention_multiplier",
+            "logits": "logits_scaling",
+        },
+        divided_logits=True,
+    ),
+    Architecture(
+        name="minicpm",
+        title="MiniCPM 1, 2 and 4",
+        gguf="minicpm",
+        hf="minicpm",
+        tied_head=True,
+        interleaved_gguf=True,
+        multipliers={"embedding": "scale_emb", "depth": "scale_depth", "width": "dim_model_base"},
+        divided_logits=True,
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
+        name="internlm2",
+        title="InternLM 2 and 2.5",
+        gguf="internlm2",
+        hf="internlm2",
+        bias_key="bias",
+        interleaved_gguf=True,
+        names={
+            "attn_norm": "attention_norm",
+            "o": "attention.wo",
+            "ffn_norm": "ffn_norm",
+            "gate": "feed_forward.w1",
+            "up": "feed_forward.w3",
+            "down": "feed_forward.w2",
+        },
+        outer_names={"embed": "model.tok_embeddings", "head": "output"},
+        fused_qkv="attention.wqkv",
+        grouped_qkv=True,
+    ),
+    Architecture(
+        name="internlm3",
+        title="InternLM 3",
+        gguf=None,
+        hf="internlm3",
+        bias_key="qkv_bias",
+        o_bias=False,
+        defaults={"head_dim": 128, "rms_norm_eps": 1e-5, "num_key_value_heads": 2},
+    ),
+    Architecture(
+        name="baichuan",
+        title="Baichuan 7B, as GGUF",
+        gguf="baichuan",
+        hf=None,
+        interleaved_gguf=True,
+        refused_layers={40: "ALiBi instead of rotated positions (Baichuan 13B)"},
+    ),
+    Architecture(
+        name="stablelm",
+        title="StableLM 3B, StableLM 2 1.6B",
+        gguf="stablelm",
+        hf="stablelm",
+        norm="layer",
+        norm_bias=True,
+        eps_key="layer_norm_eps",
+        bias_key="use_qkv_bias",
+        o_bias=False,
+        parallel_key="use_parallel_residual",
+        rotated_share=0.25,
+        defaults={"layer_norm_eps": 1e-5},
+    ),
+    Architecture(
+        name="starcoder2",
+        title="StarCoder 2",
+        gguf="starcoder2",
+        hf="starcoder2",
+        activation="gelu_tanh",
+        windows=Windows.ALL,
+        tied_head=True,
+        norm="layer",
+        norm_bias=True,
+        eps_key="norm_epsilon",
+        bias_key="use_bias",
+        gated=False,
+        ffn_bias=True,
+        names={"up": "mlp.c_fc", "down": "mlp.c_proj"},
+        defaults={"norm_epsilon": 1e-5, "use_bias": True, "num_key_value_heads": 2},
+    ),
+    Architecture(
+        name="phi",
+        title="Phi-1.5 and Phi-2",
+        gguf="phi2",
+        hf="phi",
+        activation="gelu_tanh",
+        norm="layer",
+        norm_bias=True,
+        eps_key="layer_norm_eps",
+        parallel=True,
+        rotated_share=0.5,
+        gated=False,
+        ffn_bias=True,
+        head_bias=True,
+        names={"o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"},
+        outer_names={"final_norm": "model.final_layernorm"},
+        defaults={"layer_norm_eps": 1e-5, "attention_bias": True},
+    ),
+    Architecture(
+        name="cohere",
+        title="Command-R and Aya",
+        gguf="command-r",
+        hf="cohere",
+        tied_head=True,
+        norm="layer",
+        eps_key="layer_norm_eps",
+        parallel=True,
+        interleaved_gguf=True,
+        interleaved_hf=True,
+        multipliers={"logits": "logit_scale"},
+        defaults={"layer_norm_eps": 1e-5, "logit_scale": 0.0625},
+    ),
+    Architecture(
+        name="cohere2",
+        title="Command-R7B and Command A",
+        gguf="cohere2",
+        hf="cohere2",
+        windows=Windows.EXCEPT_EVERY_NTH,
+        global_every=4,
+        nope_global=True,
+        tied_head=True,
+        norm="layer",
+        eps_key="layer_norm_eps",
+        parallel=True,
+        interleaved_gguf=True,
+        interleaved_hf=True,
+        multipliers={"logits": "logit_scale"},
+        defaults={"layer_norm_eps": 1e-5, "logit_scale": 0.0625, "sliding_window": 4096},
+    ),
+    Architecture(
+        name="exaone4",
+        title="EXAONE 4",
+        gguf="exaone4",
+        hf="exaone4",
+        windows=Windows.EXCEPT_EVERY_NTH,
+        global_every=4,
+        nope_global=True,
+        qk_norm=True,
+        pre_norms=False,
+        post_norms=True,
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
+        name="seed_oss",
+        title="Seed-OSS",
+        gguf="seed_oss",
+        hf="seed_oss",
+        gguf_names={"ffn_norm": "post_attention_norm"},
+        qkv_bias=True,
+        o_bias=False,
+        defaults={"head_dim": 128, "num_key_value_heads": 8},
+    ),
+)
+
+
+def architecture_of(name: str) -> Architecture:
+    """Return the entry of that name, which a model's configuration has."""
+    return next(entry for entry in ARCHITECTURES if entry.name == name)
+
+
+def by_gguf_name(name: str) -> Architecture:
+    """Return the entry for a GGUF file's ``general.architecture``; raises `UnsupportedModelError`."""
+    return _find({entry.gguf: entry for entry in ARCHITECTURES if entry.gguf}, name)
+
+
+NO_TEXT = (
+    "which embeds, ranks or classifies texts and writes none: use `miaotui.load_encoder`, or serve it beside a chat "
+    "model (`miaotui serve chat=MODEL embed=ENCODER`)"
+)
+
+
+def by_model_type(name: str) -> Architecture:
+    """Return the entry for a ``config.json``'s ``model_type``; raises `UnsupportedModelError`."""
+    return _find({entry.hf: entry for entry in ARCHITECTURES if entry.hf}, name)
+
+
+def _find(known: Mapping[str, Architecture], name: str) -> Architecture:
+    if name in known:
+        return known[name]
+    from miaotui.model.encoder.reading.families import is_encoder_type  # noqa: PLC0415 - only an error needs it
+
+    if is_encoder_type(name) or name.endswith("-bert") or name.startswith("jina-bert"):
+        raise UnsupportedModelError(f"the model is an encoder ({name[:80]}), {NO_TEXT}")
+    titles = "; ".join(f"{key} ({entry.title})" for key, entry in known.items())
+    raise UnsupportedModelError(
+        f"the model's architecture is {name[:80]!r}, which is not supported. Known here: {titles}. "
+        "Choose a model of one of these"
+    )

@@ -1,0 +1,1 @@
+"""Position encodings and windows of attention, as model files declare them."""
