@@ -17,8 +17,6 @@ from miaotui.config import Settings
 from miaotui.errors import DownloadError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
 from miaotui.hub.files import file_size
-from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME as CTRANSLATE2
-from miaotui.hub.formats.ctranslate2.model_bin import is_ctranslate2
 from miaotui.hub.sources.hubs import HubModel, parse_hub_model
 from miaotui.hub.sources.repository import CONFIG
 from miaotui.types import Progress
@@ -199,12 +197,20 @@ def _local(text: str) -> Path:
     raise _unsupported(path, [path])
 
 
+def _is_ctranslate2(folder: Path) -> bool:
+    if not (folder / "model.bin").is_file():
+        return False
+    from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2  # noqa: PLC0415  (needs NumPy)
+
+    return is_ctranslate2(folder / FILE_NAME)
+
+
 def _in_folder(folder: Path) -> Path:
     """Return the folder itself when it holds safetensors, or the only GGUF file in it."""
     files = sorted(p for p in folder.iterdir() if p.is_file())
     if (folder / CONFIG).is_file() and any(p.suffix == ".safetensors" for p in files):
         return folder
-    if is_ctranslate2(folder / CTRANSLATE2):
+    if _is_ctranslate2(folder):
         return folder
     ggufs = [p for p in files if p.suffix.lower() == ".gguf"]
     if len(ggufs) == 1:

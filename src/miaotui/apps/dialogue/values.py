@@ -45,7 +45,8 @@ def _number(text: str) -> str:
 
 
 def _range(text: str) -> str:
-    text = _DASH.sub("-", text.replace(" ", "")).replace("块", "元").replace("个小时", "小时").replace("的以", "以")
+    text = unicodedata.normalize("NFKC", text.replace(" ", ""))  # what was apart may make one letter with its accent
+    text = _DASH.sub("-", text).replace("块", "元").replace("个小时", "小时").replace("的以", "以")
     for sign, digit in _CHINESE.items():
         text = re.sub(rf"{sign}(?=个?(?:小时|分|天|元))", digit, text)
     return _TWICE.sub(r"\1-\3\2", text)
