@@ -1,4 +1,4 @@
-"""Compiles all kernels before test processes start, each once and on all processors.
+"""Compiles the kernels of fast tests before test processes start, each once and on all processors.
 
 Processes that first need the same kernel at the same moment would each compile it.
 """
@@ -21,6 +21,7 @@ MODULES = (
     "runtime.passes",
     "platform.reading",
 )
+FORMATS = {"q4", "q4m", "q8", "f32"}
 
 
 def warm_kernels(processes: int) -> None:
@@ -32,10 +33,13 @@ def warm_kernels(processes: int) -> None:
 
 
 def kernels() -> Iterator[str]:
-    """The name of every kernel in `MODULES`."""
+    """The name of every kernel in `MODULES` that fast tests need: of the formats, those of `FORMATS`."""
+    from miaotui.kernels.linear.formats import Format  # noqa: PLC0415  (imports NumPy)
     from miaotui.kernels.runtime.compiler import Kernel  # noqa: PLC0415  (imports Numba)
+
+    others = {form.value for form in Format} - FORMATS
 
     for module in MODULES:
         for name, value in vars(importlib.import_module(f"miaotui.kernels.{module}")).items():
-            if isinstance(value, Kernel):
+            if isinstance(value, Kernel) and name.partition("_")[2] not in others:
                 yield f"{module}:{name}"
