@@ -34,7 +34,7 @@ def run_with(isa: str, *command: str) -> str:
 @pytest.mark.parametrize("isa", [name for name in ISAS if name != probe().isa.value])
 def test_the_kernels_pass_their_tests_with(isa: str) -> None:
     files = [str(HERE / f"test_{name}.py") for name in NUMERIC]
-    out = run_with(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+    out = run_with(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files)
     assert " passed" in out
     assert "skipped" not in out
 
