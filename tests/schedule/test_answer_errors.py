@@ -10,9 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaotui.schedule.promises.admission import Admission
-from miaotui.schedule.promises.answer_errors import DEVIATIONS, MOST_BIAS, MOST_SPREAD, AnswerErrors
 from miaotui.schedule.promises.cost import CostModel, CostRates
-from miaotui.schedule.promises.forecast import SchedulingPolicy
+from miaotui.schedule.promises.forecast import (
+    ANSWER_DEVIATIONS,
+    ANSWER_MOST_BIAS,
+    ANSWER_MOST_SPREAD,
+    AnswerErrors,
+    SchedulingPolicy,
+)
 from miaotui.schedule.promises.promise import PromiseRequest
 from miaotui.types import Deadline
 
@@ -47,7 +52,7 @@ def test_it_never_allows_less_than_was_foreseen_nor_without_bound(answers: list[
     errors = AnswerErrors()
     for foreseen_s, took_s in answers:
         errors.add(foreseen_s, took_s)
-    assert 1.0 <= errors.allowed_s(1.0) <= math.exp(MOST_BIAS + DEVIATIONS * MOST_SPREAD)
+    assert 1.0 <= errors.allowed_s(1.0) <= math.exp(ANSWER_MOST_BIAS + ANSWER_DEVIATIONS * ANSWER_MOST_SPREAD)
 
 
 def _asked(number: int, arrived_s: float, named: bool = True) -> PromiseRequest:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
-from miaotui.schedule.promises.answer_errors import AnswerErrors
 from miaotui.schedule.promises.cost import CostModel
-from miaotui.schedule.promises.forecast import ALONE, CROWDED, Job, SchedulingPolicy, forecast
+from miaotui.schedule.promises.forecast import ALONE, CROWDED, AnswerErrors, Job, SchedulingPolicy, forecast
 from miaotui.schedule.promises.lengths import AnswerLengths
 from miaotui.schedule.promises.promise import HAND_OVER_S, Allowance, PromiseEntry, PromiseRequest
 from miaotui.types import Deadline, Promise

@@ -28,6 +28,12 @@ FIRST_SPREAD, LEAST_SPREAD, MOST_SPREAD = 0.04, 0.01, 0.35  # relative
 SURPRISE = 3.0  # spreads: what is further off counts as just so much
 MOST_BIAS = 0.2
 MOST_ALLOWED = 0.6  # beyond the time foreseen, relative
+# of whole answers: the logarithm of real over foreseen time
+ANSWER_FIRST_SPREAD, ANSWER_LEAST_SPREAD, ANSWER_MOST_SPREAD = 0.045, 0.03, 0.3
+ANSWER_FIRST_COUNT, ANSWER_MOST_COUNT = 4, 12  # answers that the first spread counts for; older ones fade
+ANSWER_SURPRISE = 1.5  # spreads: what is further off counts as just so much; normal errors lose a sixth by that
+ANSWER_MOST_BIAS = 0.15
+ANSWER_DEVIATIONS = 2.3  # spreads above the mean error that a promise allows for
 
 
 @dataclass(slots=True)
@@ -286,3 +292,36 @@ class ForecastErrors:
         more_s = reading_s * mean_r + answering_s * mean_a
         more_s += deviations * math.hypot(reading_s * spread_r, answering_s * spread_a)
         return foreseen_s + min(max(more_s, 0.0), MOST_ALLOWED * foreseen_s)
+
+
+class AnswerErrors:
+    """Mean and spread of the logarithm of real over foreseen time of whole answers; one thread adds, any may ask.
+
+    Only answers beside which nothing else ran are counted. Beside the errors of steps they hold what steps do not show:
+    drafts that are right more or less often in this text, and changes of the machine's speed that last as long as an
+    answer. One error counts for at most ``ANSWER_SURPRISE`` spreads.
+    """
+
+    def __init__(self) -> None:
+        self._count = ANSWER_FIRST_COUNT
+        self.mean, self._variance = 0.0, ANSWER_FIRST_SPREAD**2
+
+    @property
+    def spread(self) -> float:
+        """Return the standard deviation of the logarithm."""
+        return math.sqrt(self._variance)
+
+    def add(self, foreseen_s: float, took_s: float) -> None:
+        """Count an answer that took ``took_s`` and was foreseen to take ``foreseen_s``."""
+        if foreseen_s <= 0.0 or took_s <= 0.0:
+            return
+        self._count = min(self._count + 1, ANSWER_MOST_COUNT)
+        weight, most = 1 / self._count, ANSWER_SURPRISE * self.spread
+        off = min(max(math.log(took_s) - math.log(foreseen_s) - self.mean, -most), most)
+        self.mean = min(max(self.mean + weight * off, -ANSWER_MOST_BIAS), ANSWER_MOST_BIAS)
+        variance = (1 - weight) * (self._variance + weight * off * off)
+        self._variance = min(max(variance, ANSWER_LEAST_SPREAD**2), ANSWER_MOST_SPREAD**2)
+
+    def allowed_s(self, foreseen_s: float, deviations: float = ANSWER_DEVIATIONS) -> float:
+        """Return the time to allow for an answer that is foreseen to take ``foreseen_s``; never less than that."""
+        return foreseen_s * math.exp(max(self.mean + deviations * self.spread, 0.0))
