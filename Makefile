@@ -52,7 +52,7 @@ test-fast: $(VENV)/.ready-test ## the tests that need no model; under a minute (
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ($(SLOW) or clients)" $(ARGS)
 
 test-slow: $(VENV)/.ready-compare models ## the other tests: real models, and torch beside them
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "($(SLOW)) and not clients" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "($(SLOW)) and not clients" $(ARGS)
 
 test-clients: ## LiteLLM, LangChain and schemathesis against the server, in an environment of their own
 	@$(MAKE) --no-print-directory VENV=$(VENV)-clients .test-clients

@@ -127,7 +127,7 @@ def test_each_layer_of_every_block_type(kind: BlockType, tmp_path: Path) -> None
     weights = pack_model(ModelFiles(config, tensors), PackedStore(tmp_path / "packed"), "blocks")
     for name, found in unpacked(config, weights).items():
         np.testing.assert_array_equal(found, tensors[name].float32())
-    assert_layers_agree(config, weights, share=0.1)  # wide layers tip a rounding in more rows
+    assert_layers_agree(config, weights, share=0.1)  # so wide layers tip a rounding in most rows; Q4_0's do, too
 
 
 @pytest.mark.parametrize("norm_bias", [True, False])
@@ -187,9 +187,10 @@ def assert_close(config: ModelConfig, weights: PackedModel, kv: KvKind, tensors:
         best = logits.argmax(axis=1).tolist()
         assert runner.peaks() == list(zip(best, logits.max(axis=1).tolist(), strict=True))
         parts.append(logits.copy())
-    expected = Oracle(config, tensors).logits(tokens())
-    error = (np.concatenate(parts) - expected).std() / expected.std()
-    assert error <= (0.25 if config.experts else 0.1)
+    # where a rounding sends a row to another expert, its logits are others: there the oracle rounds too
+    oracle = PackedOracle(config, tensors, kv) if config.experts else Oracle(config, tensors)
+    expected = oracle.logits(tokens())
+    assert (np.concatenate(parts) - expected).std() / expected.std() <= 0.1
 
 
 HEADS = [(8, 8), (16, 16), (16, 8), (24, 24), (40, 40), (80, 80), (80, 32), (80, 20), (96, 96), (112, 112), (128, 64)]

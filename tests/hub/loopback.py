@@ -8,10 +8,13 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
 from urllib.parse import urlsplit
+
+AnyServer = TypeVar("AnyServer", bound=ThreadingHTTPServer)
 
 
 @dataclass
@@ -73,9 +76,8 @@ class Loopback(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[Loopback]:
+def running(server: AnyServer) -> Iterator[AnyServer]:
     """Run a server for the length of the block."""
-    server = Loopback()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -84,6 +86,11 @@ def serving() -> Iterator[Loopback]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def serving() -> AbstractContextManager[Loopback]:
+    """Run a server of pages for the length of the block."""
+    return running(Loopback())
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,14 +7,12 @@ download from here too, where it is installed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
-from loopback import sha256
+from loopback import running, sha256
 
 
 @dataclass
@@ -60,18 +58,9 @@ class ModelScopeStandIn(ThreadingHTTPServer):
         return [request for request in self.requests if request.query.get("FilePath") == name]
 
 
-@contextmanager
-def modelscope_serving() -> Iterator[ModelScopeStandIn]:
+def modelscope_serving() -> AbstractContextManager[ModelScopeStandIn]:
     """Run a server for the length of the block."""
-    server = ModelScopeStandIn()
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return running(ModelScopeStandIn())
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -60,13 +60,7 @@ class AttentionParts:
             **self._out(),
         }
         table = self._rotations.get(layer)
-        if table is not None:
-            fields |= {
-                att.ROTATED: 2 * table.cos.shape[1],
-                att.COS: int(table.cos.ctypes.data),
-                att.SIN: int(table.sin.ctypes.data),
-            }
-        return fields
+        return fields if table is None else fields | table.fields()
 
     def _head_norms(self, layer: int) -> dict[int, int]:
         """Return the fields of the norms of queries and keys, if the model has them."""

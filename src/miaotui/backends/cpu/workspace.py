@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from miaotui.backends.options import KvKind
 from miaotui.errors import EngineError
-from miaotui.kernels.attention.fields import PAGE_TOKENS
+from miaotui.kernels.attention.fields import COS, PAGE_TOKENS, ROTATED, SIN
 from miaotui.kernels.experts.fields import ROUTE_FIELDS, table_fields
 from miaotui.kernels.linear.formats import UNIT_ROWS, padded_rows
 from miaotui.kernels.pointwise.fields import ALONE
@@ -186,6 +186,10 @@ class RotationTable:
         self._frequencies = np.pad(frequencies, (0, half - len(frequencies)))
         self._magnitude = rope.magnitude()
         self.known = 0  # positions from the first on
+
+    def fields(self) -> dict[int, int]:
+        """Return the fields by which attention finds the table."""
+        return {ROTATED: 2 * self.cos.shape[1], COS: int(self.cos.ctypes.data), SIN: int(self.sin.ctypes.data)}
 
     def reach(self, end: int) -> None:
         """Make positions below ``end`` ready. Raises `EngineError` beyond the table."""

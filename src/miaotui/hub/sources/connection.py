@@ -55,7 +55,7 @@ class Response(Protocol):
 
 
 class Remedies(NamedTuple):
-    """Advice for users of one kind of server: when it lets nobody in, lacks the file, or sends another one."""
+    """Advice for users of one kind of server: where access is denied, the file is absent, or its digest differs."""
 
     denied: str
     absent: str

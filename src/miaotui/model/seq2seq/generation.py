@@ -21,7 +21,7 @@ EarlyStopping = bool | Literal["never"]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """How a target is searched for. Lengths count the start token. Raises `FieldError` for impossible values."""
+    """Settings of a search for a target. Lengths count the start token. Raises `FieldError` for impossible values."""
 
     start_token: int
     eos_ids: tuple[int, ...]

@@ -16,7 +16,7 @@ from miaotui.text.tool_calls.tagged import TaggedFormat
 
 
 class Dialect(NamedTuple):
-    """The format of a model's calls. `native`: its template writes the tools itself, else they are told as text."""
+    """The format of a model's calls; ``native``: its template writes the tools, else a system text lists them."""
 
     format: AnyFormat
     native: bool

@@ -208,13 +208,7 @@ class EncoderProgram:
             **_target_fields(space.attended, att.OUT, att.OUT_STRIDE, att.OUT_HEADERS, att.OUT_HEADER_STRIDE),
         }
         table = self.rotations.get(layer)
-        if table is not None:
-            fields |= {
-                att.ROTATED: 2 * table.cos.shape[1],
-                att.COS: int(table.cos.ctypes.data),
-                att.SIN: int(table.sin.ctypes.data),
-            }
-        return fields
+        return fields if table is None else fields | table.fields()
 
     def _distance_bias(self, max_tokens: int) -> dict[int, int]:
         """Return the fields of the bias by distance of key and query."""
