@@ -31,13 +31,12 @@ class HeadLayout:
     @cached_property
     def dim(self) -> int:
         """Return the places of a head: its values and zeros, a multiple of 16."""
-        rotated = {self._rotated(layer) for layer in range(self.config.n_layers)}
-        return max(_whole(2 * _whole(each // 2) + self.config.head_dim - each) for each in rotated)
+        return max(_whole(2 * _whole(each // 2) + self.config.head_dim - each) for each in self._all_rotated)
 
     @cached_property
     def is_plain(self) -> bool:
         """Return whether heads have no zeros, and fill whole groups of 32 for the product that reads them."""
-        ordered = all((self.keys(layer) == np.arange(self.dim)).all() for layer in range(self.config.n_layers))
+        ordered = all((self._key_places(each) == np.arange(self.dim)).all() for each in self._all_rotated)
         return ordered and self.dim == self.config.head_dim and self.dim % GROUP == 0
 
     def keys(self, layer: int) -> Places:
@@ -45,7 +44,9 @@ class HeadLayout:
 
         Both halves of the rotated part begin at a whole vector, and the rest follows them.
         """
-        rotated = self._rotated(layer)
+        return self._key_places(self._rotated(layer))
+
+    def _key_places(self, rotated: int) -> Places:
         half, room = rotated // 2, _whole(rotated // 2)
         places: Places = np.full(self.dim, -1)
         places[:half] = np.arange(half)
@@ -73,6 +74,10 @@ class HeadLayout:
         share = self.config.head_dim / self.dim
         spread = np.append(weights, np.float32(0))[self.keys(layer)]
         return (spread * np.float32(share**0.5)).astype(np.float32), self.config.norm_eps * share
+
+    @cached_property
+    def _all_rotated(self) -> frozenset[int]:
+        return frozenset(self._rotated(layer) for layer in range(self.config.n_layers))
 
     def _rotated(self, layer: int) -> int:
         rope = self.config.layer_rope(layer)

@@ -55,6 +55,7 @@ class Program:
     ) -> None:
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
         self.rotations, self.taps = rotations, taps or {}
+        self._heads = HeadLayout(config)
         self._operations = OperationTable()
         self._attention_parts = AttentionParts(config, weights, workspace, pages, rotations)
         self._keep: list[NDArray[np.float32]] = []
@@ -256,7 +257,7 @@ class Program:
                 bias=bias + offset if bias else 0,
                 keep_going=int(letter != "v"),
             )
-            column += padded_rows(heads * HeadLayout(self.config).dim)
+            column += padded_rows(heads * self._heads.dim)
 
     def _up(self, prefix: str) -> None:
         """Add the feed-forward network up to its activation, with or without a gate."""
@@ -304,7 +305,7 @@ class Program:
         self._operations.add("attention.paged_attention:kv_copy", fields)
         self._operations.add(f"attention.paged_attention:kv_store_{self.pages.kind}", fields)
         self._operations.add(self._attention_parts.kernel, fields)
-        if not HeadLayout(self.config).is_plain:
+        if not self._heads.is_plain:
             width = self.config.n_heads * self.config.head_dim  # groups of 32 values reach over heads
             self._quantize(self.workspace.joined_heads, width, self.workspace.attended)
 

@@ -33,7 +33,7 @@ ANSWER_FIRST_SPREAD, ANSWER_LEAST_SPREAD, ANSWER_MOST_SPREAD = 0.045, 0.03, 0.3
 ANSWER_FIRST_COUNT, ANSWER_MOST_COUNT = 4, 12  # answers that the first spread counts for; older ones fade
 ANSWER_SURPRISE = 1.5  # spreads: what is further off counts as just so much; normal errors lose a sixth by that
 ANSWER_MOST_BIAS = 0.15
-ANSWER_DEVIATIONS = 2.3  # spreads above the mean error that a promise allows for
+ANSWER_DEVIATIONS = 2.6  # spreads above the mean error that a promise allows for
 
 
 @dataclass(slots=True)
