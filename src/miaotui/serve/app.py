@@ -18,6 +18,7 @@ from miaotui.errors import MiaotuiError
 from miaotui.serve.anthropic import messages as anthropic
 from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.cohere import rerank
+from miaotui.serve.console import routes as console
 from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
 from miaotui.serve.http.bodies import BodyReader
@@ -80,6 +81,8 @@ def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlet
     `services_of`.
     """
     endpoints = [endpoint for routes in ROUTES for endpoint in routes()]
+    if services.settings.console:
+        endpoints += console.routes()
     if services.settings.docs:
         endpoints += openapi.routes(endpoints)
     app = Starlette(

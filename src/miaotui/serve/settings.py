@@ -31,6 +31,7 @@ class ServeSettings:
     tls_key: str | None = None
     drain_timeout_s: float = 30.0
     docs: bool = True  # /docs and /openapi.json
+    console: bool = True  # the page at /
     api_key_file: str | None = None
     insecure: bool = False
     share_prefix: bool = False

@@ -31,6 +31,7 @@ from miaotui.retrieval.index.index import Index
 from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve import LOG
 from miaotui.serve.app import create_app
+from miaotui.serve.console.routes import open_paths
 from miaotui.serve.documents.meaning import MeaningService
 from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import run_server
@@ -111,7 +112,8 @@ def layers_for(settings: ServeSettings, operations: Operations) -> list[Middlewa
     if settings.api_key_file is not None:
         keyring = Keyring(Path(settings.api_key_file), share_prefix=settings.share_prefix, on_error=LOG.error)
     hosts = {host.lower().rstrip(".") for host in (settings.host, *settings.allowed_host)}
-    policy = AccessPolicy(frozenset(hosts), frozenset(origin.lower() for origin in settings.cors_origin))
+    origins = frozenset(origin.lower() for origin in settings.cors_origin)
+    policy = AccessPolicy(frozenset(hosts), origins, open_paths() if settings.console else frozenset())
     access = Middleware(
         Access,
         policy=policy,

@@ -65,6 +65,7 @@ def _network(group: argparse._ArgumentGroup) -> None:
         metavar="T",
         help="what running answers get to finish after SIGTERM or Ctrl-C (default: 30s)",
     )
+    add("--no-console", dest="console", action="store_false", help="no page at /")
     add("--no-docs", dest="docs", action="store_false", help="no pages /docs and /openapi.json")
     add("--config", metavar="FILE", help="TOML file with any of these options")
 

@@ -229,6 +229,7 @@ HELP = {
     "PEM key of that certificate": "该证书的 PEM 私钥",
     "what running answers get to finish after SIGTERM or Ctrl-C (default: 30s)": "收到 SIGTERM 或 Ctrl-C 后，留给进行中"
     "的回答的时间（默认：30s）",
+    "no page at /": "不提供 / 处的页面",
     "no pages /docs and /openapi.json": "不提供 /docs 和 /openapi.json",
     "TOML file with any of these options": "包含以上任意选项的 TOML 文件",
     "let in keys of this file; see miaotui key": "接受此文件中的密钥；见 miaotui key",
