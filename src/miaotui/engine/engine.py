@@ -98,7 +98,8 @@ class Engine:
         if not request.is_answered:  # its last token takes the place of an answer: no row is computed for it
             tokens, limit = tokens[: max(len(tokens) - 1, 1)], 1
         score_from = None if request.scores is None else request.scores.score_from
-        self.scheduler.add(request.number, tokens, limit, request.namespace, request.due, score_from)
+        named = request.namespace, request.due, score_from, request.adapter
+        self.scheduler.add(request.number, tokens, limit, *named)
         self._requests[request.number] = request
         self._waiting.add(request.number)
         if self.speculation is not None and request.is_answered:

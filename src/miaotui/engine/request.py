@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.backend import Peak, TokenChoice
+from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.output import Ending, RequestOutput, Timeline
 from miaotui.engine.sampling.logprobs import PromptScores
 from miaotui.engine.sampling.sampler import Choice, Mask, SequenceSampler
 from miaotui.errors import EngineError, MiaotuiError
-from miaotui.schedule.plan import Chunk
+from miaotui.schedule.plan import NO_ADAPTER, Chunk
 from miaotui.types import Completion, Deadline, Delta, FinishReason, Promise
 
 SettledListener = Callable[[Promise, float, bool], None]  # promise, seconds until it was read, whether it was admitted
@@ -30,7 +31,8 @@ SettledListener = Callable[[Promise, float, bool], None]  # promise, seconds unt
 class RequestOptions:
     """Options of a request besides its prompt and sampling parameters.
 
-    Prefixes and past answers are shared within a ``namespace`` only; ``arrived_s`` is the moment, in
+    Prefixes and past answers are shared within a ``namespace`` only, and under one ``adapter`` (a loaded one, or its
+    name; None: the model as it is); ``arrived_s`` is the moment, in
     `time.perf_counter` seconds, from which the deadline counts (None: when it is submitted).
     """
 
@@ -39,6 +41,7 @@ class RequestOptions:
     deadline: Deadline | None = None
     arrived_s: float | None = None
     passages: Sequence[Sequence[int]] = ()  # token ids of texts that the answer may quote
+    adapter: LoadedAdapter | str | None = None
 
 
 class Request:
@@ -59,7 +62,7 @@ class Request:
         self.number = number
         self.prompt = prompt
         self.prompt_tokens = len(prompt)
-        self.namespace = namespace
+        self.namespace, self.adapter = namespace, NO_ADAPTER
         self.constraint = constraint
         self.scores = scores
         self.is_answered = is_answered  # False: it ends with its prompt, and no token is chosen

@@ -260,7 +260,7 @@ class Promises:
 
         Raises `DeadlineUnattainableError` and `OverloadedError`.
         """
-        stored = self._engine.scheduler.stored_tokens(request.prompt, request.namespace)
+        stored = self._engine.scheduler.stored_tokens(request.prompt, request.namespace, request.adapter)
         if request.scores is not None:  # stored prefixes serve only up to the first token that is scored
             stored = min(stored, request.scores.score_from)
         asked = PromiseRequest(

@@ -41,6 +41,7 @@ from miaotui.serve.services import Services
 from miaotui.serve.tasks import decisions, extractions, generations, groups, labels, summaries, translations
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
+from miaotui.serve.vllm import adapters
 from miaotui.serve.vllm import routes as vllm
 from miaotui.text.tool_calls import placement  # noqa: F401  (imported here: no request's time is spent on it)
 
@@ -54,6 +55,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     tei.routes,
     hf_tasks.routes,
     vllm.routes,
+    adapters.routes,
     indexes.routes,
     answers.routes,
     support.routes,

@@ -35,6 +35,8 @@ class ServeSettings:
     api_key_file: str | None = None
     insecure: bool = False
     share_prefix: bool = False
+    adapter: tuple[str, ...] = ()  # NAME=PATH each: low-rank adapters of the first model
+    allow_adapters: bool = False  # whether clients may load and unload adapters from this computer's folders
     allow_pull: bool = False  # whether clients may fetch models into this computer's caches
     allowed_host: tuple[str, ...] = ()
     cors_origin: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
 from miaotui.retrieval.index.index import Index
 from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve import LOG
+from miaotui.serve.adapters import load_adapters
 from miaotui.serve.app import create_app
 from miaotui.serve.console.routes import open_paths
 from miaotui.serve.documents.meaning import MeaningService
@@ -83,6 +84,8 @@ def open_services(
     limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
     for name, loop in loops.items():
         models.add(ObservedModel(name, loop, operations.running, limits))
+    if settings.adapter:
+        load_adapters(models.find(None), settings.adapter, {*models, *registry})
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
     meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in loops.values()))

@@ -118,6 +118,7 @@ class Speculation:
             request.namespace,
             request.passages,
             request.constraint,
+            request.adapter,
         )
         asked = self._free if request.constraint is None else self._drafters
         drafters = [drafter for drafter in asked if drafter.enter(known)]
