@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from miaotui.backends.backend import Backend, require, require_room
+from miaotui.backends.backend import Backend, probe_chunk, require, require_room
 from miaotui.errors import RequestError
 from miaotui.kernels.platform.host import read_host
 from miaotui.model.adapters.adapter import LowRankAdapter, require_per_request
 from miaotui.model.config import ModelConfig
-from miaotui.schedule.plan import NO_ADAPTER
+from miaotui.schedule.plan import NO_ADAPTER, Plan
+
+if TYPE_CHECKING:  # a loop without deadlines needs none
+    from miaotui.schedule.promises.cost import CostModel
 
 MOST_ADAPTERS = 256
 MOST_NAME = 200  # characters
 _EXPANSION = 4  # float32 bytes of a stored byte, at most
 
+PROBED_ROWS, PROBES = 4, 3  # of passes that measure what a row's adapter costs
 BetweenSteps = Callable[[Callable[[], None]], None]
 
 
@@ -44,13 +49,18 @@ class AdapterRegistry(Mapping[str, LoadedAdapter]):
     """The adapters of one loop. `load`, `unload` and `number_of` may be called from any thread.
 
     ``between_steps`` runs work in the engine's thread; ``in_use`` yields the adapter's number of each request that has
-    not ended.
+    not ended; ``cost`` returns the model of what passes cost, None before there is one.
     """
 
     def __init__(
-        self, backend: Backend, config: ModelConfig, between_steps: BetweenSteps, in_use: Callable[[], Iterable[int]]
+        self,
+        backend: Backend,
+        config: ModelConfig,
+        between_steps: BetweenSteps,
+        in_use: Callable[[], Iterable[int]],
+        cost: Callable[[], CostModel | None],
     ) -> None:
-        self._backend, self._config = backend, config
+        self._backend, self._config, self._cost = backend, config, cost
         self._between_steps, self._in_use = between_steps, in_use
         self._by_name: dict[str, LoadedAdapter] = {}
         self._held: set[int] = {NO_ADAPTER}  # numbers that the backend knows
@@ -89,7 +99,10 @@ class AdapterRegistry(Mapping[str, LoadedAdapter]):
             self._between_steps(lambda: self._add(number, adapter))
             loaded = LoadedAdapter(name, number, path, adapter.rank, digest_of(adapter), int(time.time()))
             self._by_name[name] = loaded
-            return loaded
+        cost = self._cost()
+        if cost is not None:
+            self._between_steps(lambda: self.price(cost))
+        return loaded
 
     def unload(self, name: str) -> None:
         """Take an adapter's name away, and its memory once the requests that use it have ended.
@@ -130,9 +143,30 @@ class AdapterRegistry(Mapping[str, LoadedAdapter]):
             self._held.discard(number)
             self._leaving.discard(number)
 
+    def price(self, cost: CostModel) -> None:
+        """Let a cost model know what the adapter of the highest rank costs. Call it in the engine's thread."""
+        largest = max(tuple(self._by_name.values()), key=lambda adapter: adapter.rank, default=None)
+        if largest is not None:
+            cost.price_adapter(adapter_row_s(self._backend, largest.number))
+
     def _add(self, number: int, adapter: LowRankAdapter) -> None:
         self._backend.add_adapter(number, adapter)
         self._held.add(number)
+
+
+def adapter_row_s(backend: Backend, number: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Measure the seconds that a row's adapter takes beside the model's own products; the best of some passes counts.
+
+    Call it in the engine's thread.
+    """
+    best: dict[int, float] = {}
+    for _ in range(PROBES):
+        for adapter in (NO_ADAPTER, number):
+            chunk = probe_chunk(backend.limits, (0,))._replace(adapter=adapter)
+            begun_s = clock()
+            backend.run(Plan((chunk,) * min(PROBED_ROWS, backend.limits.rows)))
+            best[adapter] = min(clock() - begun_s, best.get(adapter, math.inf))
+    return max(best[number] - best[NO_ADAPTER], 0.0) / min(PROBED_ROWS, backend.limits.rows)
 
 
 def stored_bytes(path: Path) -> int:

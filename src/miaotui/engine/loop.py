@@ -75,7 +75,9 @@ class EngineLoop:
         self._leaving: deque[Request] = deque()
         self._work: deque[ThreadWork[object]] = deque()  # to be done between two steps
         self._active: dict[int, Request] = {}
-        self.adapters = AdapterRegistry(engine.backend, model.config, self.between_steps, self._adapters_in_use)
+        self.adapters = AdapterRegistry(
+            engine.backend, model.config, self.between_steps, self._adapters_in_use, self._known_cost
+        )
         self._unleft: set[int] = set()  # numbers of requests that were submitted and not left
         self._wakeup, self._stop = Wakeup(), threading.Event()
         self._is_probing = False
@@ -183,6 +185,7 @@ class EngineLoop:
         promises = Promises(self.engine, cost, limits)
         promises.admission.reserved_s = lambda: self._turns.ahead_of_s(self) if self.shares_cores else 0.0
         promises.adopt(self._active)
+        self.adapters.price(promises.cost)
         self.promises = promises
 
     @property
@@ -351,6 +354,9 @@ class EngineLoop:
         if news:
             self.readers.tell(news)
             self.adapters.release()
+
+    def _known_cost(self) -> CostModel | None:
+        return None if self.promises is None else self.promises.cost
 
     def _adapters_in_use(self) -> set[int]:
         return {request.adapter for request in (*self._active.values(), *self._coming)}

@@ -17,7 +17,7 @@ from miaotui.backends.backend import probe_chunk
 from miaotui.engine.calibrate import calibrate
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.schedule.plan import Chunk, Plan, RowKind, StepLimits
+from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind, StepLimits
 from miaotui.schedule.promises.admission import Admission, AdmissionLimits
 from miaotui.schedule.promises.capacity import Capacity, capacity
 from miaotui.schedule.promises.cost import SMALL_PROBE, Answered, CostModel, StepShape
@@ -193,7 +193,7 @@ class SloController:
     def _running_s(self) -> float:
         """Predict the time of the running step; called from any thread."""
         shape = StepShape.of(self._engine.latest.chunks)
-        return self._cost.seconds(shape.rows, shape.logits, shape.attended)
+        return self._cost.seconds(shape.rows, shape.logits, shape.attended, shape.adapted)
 
     def _adjust(self, now_s: float) -> None:
         self._adjusted_s = now_s
@@ -272,6 +272,7 @@ class Promises:
             deadline=request.deadline,
             arrived_s=request.timeline.arrived_s,
             is_scored=request.scores is not None,
+            is_adapted=request.adapter != NO_ADAPTER,
         )
         admitted = self.admission.admit(asked, time.perf_counter())
         request.predicted_ms, request.shortened = admitted.predicted_ms, admitted.shortened

@@ -211,7 +211,8 @@ class Admission:
     def _entry(self, wish: PromiseRequest) -> PromiseEntry:
         deadline = wish.deadline
         left = wish.prompt - wish.cached
-        job = Job(wish.number, left, 1, wish.cached, arrival=self._arrivals, is_scored=wish.is_scored)
+        kind = {"is_scored": wish.is_scored, "is_adapted": wish.is_adapted}
+        job = Job(wish.number, left, 1, wish.cached, arrival=self._arrivals, **kind)
         entry = PromiseEntry(job, wish)
         if deadline is not None:
             if deadline.total_ms is not None:
