@@ -234,6 +234,10 @@ HELP = {
     "TOML file with any of these options": "包含以上任意选项的 TOML 文件",
     "let in keys of this file; see miaotui key": "接受此文件中的密钥；见 miaotui key",
     "let in other machines without keys": "允许其他机器不用密钥访问",
+    "let clients load and unload adapters of this computer (/v1/load_lora_adapter)": "允许客户端加载和卸载本机的适配器"
+    "（/v1/load_lora_adapter）",
+    "a low-rank adapter of the first model, served under its name; repeatable": "第一个模型的低秩适配器，以此名称提供服务；"
+    "可重复",
     "let clients fetch models into the cache (/api/pull)": "允许客户端把模型下载到缓存（/api/pull）",
     "reuse prompt prefixes across keys": "不同密钥之间也复用前缀缓存",
     "host name to answer to; repeatable": "接受的主机名；可重复",
