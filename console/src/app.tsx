@@ -3,9 +3,12 @@ import { computed } from "@preact/signals";
 import type { VNode } from "preact";
 import { useEffect } from "preact/hooks";
 import { Chat } from "./chat/chat";
+import { Documents } from "./documents/documents";
 import { t, type TextName } from "./i18n";
-import { loadModels, models, modelsError } from "./server/models";
+import { Monitor } from "./monitor/monitor";
+import { loadModels, modelsError } from "./server/models";
 import { prefer, preferences, type Theme } from "./store/preferences";
+import { Tasks } from "./tasks/tasks";
 import "./ui/failures";
 import { describe } from "./ui/failures";
 import { type View, view } from "./ui/links";
@@ -13,10 +16,14 @@ import { Notices } from "./ui/notices";
 
 const VIEWS: [View, TextName][] = [
   ["chat", "view-chat"],
+  ["documents", "view-documents"],
+  ["tasks", "view-tasks"],
+  ["monitor", "view-monitor"],
 ];
 
 const shown = computed(() => {
-  return Chat;
+  const views = { chat: Chat, documents: Documents, tasks: Tasks, monitor: Monitor };
+  return views[view.value];
 });
 
 /** The whole page. */
@@ -48,7 +55,7 @@ export function App(): VNode {
         </p>
       )}
       <main id="main" tabIndex={-1}>
-        <Shown key={`${view.value}${models.value.length ? "" : "-"}`} />
+        <Shown key={view.value} />
       </main>
       <Notices />
     </>

@@ -121,7 +121,7 @@ function Deadline({ text }: { text: string }): VNode {
       <span class={`prediction ${found && !found.fits ? "late" : ""}`} role="status">
         {found &&
           (found.fits
-            ? t("will-take", { time: seconds(found.predicted_ms), tokens: whole(found.max_tokens) })
+            ? t("will-take", { time: seconds(found.predicted_ms), tokens: whole(found.answer_tokens) })
             : t("would-take", { time: seconds(found.predicted_ms) }) +
               (found.fitting_tokens ? ` ${t("would-fit", { tokens: whole(found.fitting_tokens) })}` : ""))}
       </span>

@@ -11,13 +11,13 @@ type Colours = "source" | "probability";
 
 const SOURCES: Record<string, TextName> = {
   model: "source-model",
-  suffix: "source-suffix",
-  prompt: "source-prompt",
-  passage: "source-passage",
+  text: "source-text",
+  passages: "source-passages",
   past: "source-past",
   head: "source-head",
   grammar: "source-grammar",
   given: "source-given",
+  cache: "source-cache",
 };
 
 export function sourceName(source: string): string {
@@ -61,7 +61,7 @@ function figures(message: Message): string {
   }
   const reused = usage?.prompt_tokens_details?.cached_tokens;
   if (reused) parts.push(t("reused", { count: whole(reused) }));
-  const drafted = tokens?.filter((token) => token.source !== "model" && token.source !== "given").length;
+  const drafted = tokens?.filter((token) => !["model", "given", "cache"].includes(token.source)).length;
   if (drafted) parts.push(t("count-drafted", { count: whole(drafted) }));
   return parts.join(" · ");
 }

@@ -166,7 +166,6 @@ class AnswerReader {
     if (chunk.error) throw new ServerError(500, chunk.error);
     if (chunk.usage) this.answer.usage = chunk.usage;
     if (chunk.deadline) this.answer.deadline = chunk.deadline;
-    if (chunk.timeline) this.answer.timeline = chunk.timeline;
     const choice = chunk.choices[0];
     if (!choice) return;
     if (this.isFirst) this.startAnew();
@@ -194,6 +193,7 @@ class AnswerReader {
   private note(choice: ChatChunk["choices"][number]): void {
     const { tokens } = this.answer;
     for (const token of choice.tokens ?? []) tokens.push(this.begun[tokens.length] ?? token);
+    if (choice.timeline) this.answer.timeline = choice.timeline;
     if (choice.finish_reason) this.answer.finish = choice.finish_reason;
   }
 

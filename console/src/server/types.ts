@@ -87,11 +87,11 @@ export interface ChatChunk {
   choices: {
     delta: { content?: string; reasoning_content?: string; tool_calls?: ToolCallPiece[] };
     tokens?: TokenNote[];
+    timeline?: Timeline | null;
     finish_reason: string | null;
   }[];
   usage?: Usage | null;
   deadline?: DeadlineReport;
-  timeline?: Timeline;
   cache?: string;
   error?: ErrorObject;
 }
@@ -117,6 +117,6 @@ export interface PromiseAnswer {
   fits: boolean;
   prompt_tokens: number;
   cached_tokens: number;
-  max_tokens: number;
+  answer_tokens: number;
   fitting_tokens: number | null;
 }

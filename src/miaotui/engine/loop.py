@@ -117,11 +117,9 @@ class EngineLoop:
         if options.deadline is not None and self.promises is None:
             require(self.engine.backend, "promises")
             self.calibrate()
-        request = self.engine.prepare(prompt, params, options.namespace, options.constraint)
-        request.deadline, request.passages = options.deadline, options.passages
+        request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
         request.adapter = self.adapters.number_of(options.adapter)
-        if options.arrived_s is not None:
-            request.timeline.arrived_s = options.arrived_s
+        request.follow(options)
         if self.promises is not None:
             try:
                 self.promises.promise(request, is_length_named=params.max_tokens is not None)

@@ -33,10 +33,10 @@ from miaotui.serve.ollama import listing as ollama_models
 from miaotui.serve.ollama import routes as ollama
 from miaotui.serve.ollama.wire import error_response as ollama_error
 from miaotui.serve.ollama.wire import is_ollamas
-from miaotui.serve.openai import chat, completions, embeddings
+from miaotui.serve.openai import chat, completions, embeddings, promise
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
-from miaotui.serve.ops import health, metrics
+from miaotui.serve.ops import admin, health, metrics
 from miaotui.serve.services import Services
 from miaotui.serve.tasks import decisions, extractions, generations, groups, labels, summaries, translations
 from miaotui.serve.tei import routes as tei
@@ -48,6 +48,7 @@ from miaotui.text.tool_calls import placement  # noqa: F401  (imported here: no 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
     completions.routes,
+    promise.routes,
     anthropic.routes,
     responses.routes,
     embeddings.routes,
@@ -73,6 +74,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     listings.routes,
     health.routes,
     metrics.routes,
+    admin.routes,
 )
 
 

@@ -37,6 +37,7 @@ def key_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.epilog = "The key is printed once; the file gets its hash alone."
     add("--api-key-file", metavar="FILE", default="keys.txt", help="default: keys.txt")
+    add("--admin", action="store_true", help="the key may drain the server, and change its log level and limits")
     add("--rpm", type=whole(1), metavar="N", help="requests per minute at most")
     add("--tpm", type=whole(1), metavar="N", help="tokens per minute at most")
     add("--concurrent", type=whole(1), metavar="N", help="requests at once at most")

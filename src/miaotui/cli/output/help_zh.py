@@ -270,6 +270,7 @@ HELP = {
     "default: keys.txt": "默认：keys.txt",
     "requests per minute at most": "每分钟请求数上限",
     "tokens per minute at most": "每分钟词元数上限",
+    "the key may drain the server, and change its log level and limits": "此密钥可排空服务器，并更改其日志级别和限额",
     "requests at once at most": "同时请求数上限",
     # index and search
     "ACTION is one of create, add, delete, update, stats, list. NAME names an index in miaotui's folder; with a slash "

@@ -47,6 +47,7 @@ UNKNOWN_ROUTE = "(unknown)"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OPEN_PATHS = frozenset({"/health", "/ready"})
 LOCAL_HOSTS = frozenset({"localhost"})
+ADMIN_PATH = "/v1/admin"  # answered to administrators while the server drains, so that they can end that
 _READING = frozenset({"GET", "HEAD"})
 DRAIN_RETRY_S = 5
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
@@ -69,6 +70,7 @@ class Account:
     answer_tokens: int = 0
     duration_s: float = 0.0
     ttft_s: float | None = None
+    change: str = ""  # of how the server runs, by an administrator
     charge: Callable[[int], None] | None = None  # called with tokens as soon as they are known
 
     def use(self, *, prompt: int = 0, cached: int = 0, answer: int = 0) -> None:
@@ -188,7 +190,8 @@ class Access:
         if caller is None:
             return _wrong_key(headers)
         account.caller = caller
-        return _LEAVING if self._draining is not None and self._draining.is_draining else None
+        draining = self._draining is not None and self._draining.is_draining
+        return _LEAVING if draining and not (caller.is_admin and path == ADMIN_PATH) else None
 
     async def _within_limits(self, scope: Scope, receive: Receive, send: Send, account: Account) -> None:
         """Let a request through that keeps the limits of its key."""
