@@ -23,7 +23,7 @@ SLOW := slow or model or compare
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run chat serve doctor models test test-fast test-slow test-clients .test-clients chaos test-aarch64 lint format types check \
-	bench bench-peers walk fuzz docs wheels clean
+	bench bench-peers walk fuzz docs wheels console clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## */\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -95,6 +95,14 @@ fuzz: $(VENV)/.ready-fuzz ## feed broken files to the readers until stopped (FUZ
 
 docs: $(VENV)/.ready ## write docs/cli.md from the program's own help; copy examples into docs/zh
 	$(BIN)/python docs/make_cli.py
+
+console: console/node_modules/.ready ## build the console's page into the package (needs Node.js 20 or later)
+	cd console && npm run --silent types && node build.mjs
+
+console/node_modules/.ready: console/package-lock.json
+	@command -v npm >/dev/null || { echo "make: no npm here. On Debian and Ubuntu: apt install npm" >&2; exit 1; }
+	cd console && npm ci --no-fund --no-audit
+	@touch $@
 
 wheels: $(VENV)/.ready-test ## check that every default dependency has wheels for all supported systems
 	$(BIN)/python docs/wheels.py

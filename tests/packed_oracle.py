@@ -76,6 +76,8 @@ class PackedOracle(Oracle):
         """The logits ``[n, vocab]`` from what the last layer gave."""
         x = rounded_groups(self.normed(x))
         logits = x @ self._weights["embed" if self.config.tied_head else "head"].T
+        if "head" in self._adapter:
+            logits = logits + self._adapter["head"].product(x)
         if self.config.head_bias:
             logits = logits + self._weights["head_bias"][: logits.shape[1]]
         return softcapped(logits, self.config.logit_softcap)

@@ -132,7 +132,7 @@ def test_tools_are_called(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ({"adapter": "law"}, "adapter: this model has no adapters"),
+        ({"adapter": "law"}, "there is no adapter 'law'; adapters here: none is loaded"),
         ({"response_format": {"type": "yaml"}}, "response_format.type: must be one of"),
         ({"response_format": {"type": "text"}, "structured_outputs": {"regex": "a"}}, "not both"),
         ({"structured_outputs": {"regex": "(a"}}, "structured_outputs: "),

@@ -12,6 +12,7 @@ from miaotui.kernels.runtime import compiled
 from miaotui.kernels.runtime.compile_workers import compile_all
 
 MODULES = (
+    "adapters.low_rank",
     "attention.paged_attention",
     "attention.bidirectional",
     "linear.matmul",

@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -29,6 +30,7 @@ from miaotui.types import Completion, Delta, Progress, SamplingParams, Score
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from miaotui.engine.adapters import LoadedAdapter
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.submission import ChatParameters, TextParameters
 
@@ -118,6 +120,14 @@ class AsyncLLM(Facade):
         """Compute the logits after each of the tokens, see `LLM.logits`."""
         loop, tokens = self.loop, self._reader.tokens(token_ids)
         return await asyncio.to_thread(loop.between_steps, lambda: all_logits(loop.engine.backend, tokens))
+
+    async def load_adapter(self, name: str, path: str | os.PathLike[str]) -> LoadedAdapter:
+        """Load a low-rank adapter, see `LLM.load_adapter`."""
+        return await asyncio.to_thread(self.loop.adapters.load, name, Path(path))
+
+    async def unload_adapter(self, name: str) -> None:
+        """Unload an adapter, see `LLM.unload_adapter`."""
+        await asyncio.to_thread(self.loop.adapters.unload, name)
 
     async def capacity(self) -> Capacity:
         """Return what this machine can promise, see `LLM.capacity`."""

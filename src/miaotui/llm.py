@@ -7,7 +7,8 @@ it. `AsyncLLM` is its twin for event loops. Invariant: when a call returns or ra
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
@@ -32,6 +33,7 @@ from miaotui.types import Completion, Progress, SamplingParams, Score
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from miaotui.engine.adapters import LoadedAdapter
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.seq2seq import Seq2Seq
     from miaotui.submission import ChatParameters, TextParameters
@@ -104,12 +106,15 @@ def read_options(speculate: bool, *, format: str | None, **options: Any) -> Mode
 class Facade(LoopHolder[EngineLoop]):
     """Base of `LLM` and `AsyncLLM`: one loop, its model, and the numbers that need no waiting.
 
-    With ``owns_loop`` the loop is closed when this object is dropped.
+    With ``owns_loop`` the loop is closed when this object is dropped. Calls that name no adapter go through
+    ``adapter``.
     """
 
-    def __init__(self, loop: EngineLoop, *, owns_loop: bool = False) -> None:
+    def __init__(
+        self, loop: EngineLoop, *, owns_loop: bool = False, adapter: LoadedAdapter | str | None = None
+    ) -> None:
         super().__init__(loop, owns_loop=owns_loop)
-        self._reader = SubmissionReader(loop.model)
+        self._reader = SubmissionReader(loop.model, adapter)
         self.config: ModelConfig = loop.model.config
         self.tokenizer: Tokenizer = loop.model.tokenizer
         self.template: ChatTemplate = loop.model.template
@@ -140,6 +145,11 @@ class Facade(LoopHolder[EngineLoop]):
         """Return counts of each source of drafts since the model was loaded; empty without speculation."""
         speculation = self.loop.engine.speculation
         return () if speculation is None else speculation.report()
+
+    @property
+    def adapters(self) -> Mapping[str, LoadedAdapter]:
+        """Return the low-rank adapters that calls may name, by name."""
+        return self.loop.adapters
 
     @property
     def weight_bytes(self) -> int:
@@ -228,6 +238,21 @@ class LLM(Closing, Facade):
         """
         loop, tokens = self.loop, self._reader.tokens(token_ids)
         return loop.between_steps(lambda: all_logits(loop.engine.backend, tokens))
+
+    def load_adapter(self, name: str, path: str | os.PathLike[str]) -> LoadedAdapter:
+        """Load a low-rank adapter, PEFT's folder or a GGUF file, which calls then choose by ``adapter=name``.
+
+        Calls with different adapters, and without one, share passes. Raises `RequestError` for a name in use and where
+        there is no room, and `ModelError` for an adapter of another model or one that cannot be read.
+        """
+        return self.loop.adapters.load(name, Path(path))
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter's name away at once, and its memory when the calls that use it have ended.
+
+        Raises `RequestError` for an unknown name.
+        """
+        self.loop.adapters.unload(name)
 
     def capacity(self) -> Capacity:
         """Return what this machine can promise; measures it, in at most 0.6 s, unless a deadline has done so."""

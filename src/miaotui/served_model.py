@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Protocol
 
+from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request, RequestOptions
@@ -27,6 +28,14 @@ class ServedModel(Protocol):
     @property
     def name(self) -> str:
         """Return the name that requests call it by."""
+
+    @property
+    def adapter(self) -> LoadedAdapter | None:
+        """Return the low-rank adapter that answers go through; None: the model as it is."""
+
+    @property
+    def parent(self) -> str | None:
+        """Return the name of the model that the adapter changes; None without one."""
 
     @property
     def created_s(self) -> int:

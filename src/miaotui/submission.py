@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeGuard, cast
 
 import numpy as np
 
+from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request, RequestOptions
@@ -38,7 +39,8 @@ class TextParameters(TypedDict, total=False):
 
     First those of `SamplingParams`. Then: ``deadline_ms`` from now to the whole answer, with ``on_late`` (``refuse``,
     ``shorten``, ``best_effort``), or a whole ``deadline``; ``passages``, texts or token ids that the answer may quote
-    (drafts are taken from them); ``namespace``, within which prefixes and past answers are shared; ``adapter``;
+    (drafts are taken from them); ``namespace``, within which prefixes and past answers are shared; ``adapter``, by its
+    name in `LLM.load_adapter`;
     ``response_format`` as OpenAI has it (``json_schema``, ``json_object``, and ours ``regex``, ``choice``, ``lark``) or
     ``structured_outputs`` as vLLM has it (``json``, ``json_object``, ``regex``, ``choice``, ``grammar``).
     """
@@ -135,7 +137,8 @@ class Submission:
 class SubmissionReader:
     """Reads the arguments of calls for one model; it outlives the model's memory."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, adapter: LoadedAdapter | str | None = None) -> None:
+        self._adapter = adapter  # of calls that name none
         self._tokenizer, self._chat, self._context = model.tokenizer, model.chat, model.context
         self._vocab_size = model.config.vocab_size
 
@@ -177,7 +180,8 @@ class SubmissionReader:
             raise RequestError("continuations must be a list: [text] for one")
         whole = [self._continued(prompt, continuation) for continuation in continuations]
         params = [SamplingParams(max_tokens=0, prompt_logprobs=0, prompt_logprobs_start=start) for _, start in whole]
-        return Submission([tokens for tokens, _ in whole], params, RequestOptions()), [start for _, start in whole]
+        options = RequestOptions(adapter=self._adapter)
+        return Submission([tokens for tokens, _ in whole], params, options), [start for _, start in whole]
 
     def _continued(self, prompt: Prompt, continuation: Prompt) -> tuple[list[int], int]:
         before, after = (part if isinstance(part, str) else self.tokens(part) for part in (prompt, continuation))
@@ -243,8 +247,9 @@ class SubmissionReader:
         return None if wanted is None else wanted.constraints(self._grammars)
 
     def _options(self, parameters: Mapping[str, Any]) -> RequestOptions:
-        if parameters.get("adapter") is not None:
-            raise RequestError("adapter: this model has no adapters: leave it out")
+        adapter = parameters.get("adapter") or self._adapter
+        if not isinstance(adapter, LoadedAdapter | str | None):
+            raise RequestError(f"adapter must be the name of a loaded adapter, not {adapter!r:.80}")
         namespace = parameters.get("namespace") or 0
         if isinstance(namespace, bool) or not isinstance(namespace, int):
             raise RequestError(f"namespace must be a whole number, not {namespace!r}")
@@ -253,7 +258,7 @@ class SubmissionReader:
             raise RequestError("passages must be a list of texts, or of lists of token ids")
         encode = self._tokenizer.encode
         passages = [encode(each, special=False) if isinstance(each, str) else self.tokens(each) for each in given]
-        return RequestOptions(namespace, deadline=read_deadline(parameters), passages=passages)
+        return RequestOptions(namespace, deadline=read_deadline(parameters), passages=passages, adapter=adapter)
 
 
 def is_prompt(prompt: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:

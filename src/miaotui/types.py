@@ -187,6 +187,15 @@ class ToolCallPiece:
 
 
 @dataclass(frozen=True)
+class AnswerTimes:
+    """Times of one answer, in seconds from when it was submitted."""
+
+    queue_s: float  # until a step computed for it
+    first_s: float  # until its first token
+    steps: tuple[tuple[float, int, int], ...]  # each one after that: when it ended, its tokens, and those drafted
+
+
+@dataclass(frozen=True)
 class Completion:
     """One whole answer."""
 
@@ -202,6 +211,8 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()  # `text` is without them
     reasoning: str = ""  # the thought before the answer, in chats; `text` is without it
     reasoning_tokens: int = 0  # of `token_ids`, the markers of the thought included
+    times: AnswerTimes | None = None  # None unless it was to be explained
+    sources: tuple[str, ...] = ()  # of token_ids, likewise: who proposed each
 
 
 @dataclass(frozen=True)
@@ -216,6 +227,7 @@ class Delta:
     prompt_logprobs: PromptLogprobs = ()  # on the first piece, if asked for
     tool_calls: tuple[ToolCallPiece, ...] = ()
     reasoning: str = ""  # a piece of the thought, in chats
+    sources: tuple[str, ...] = ()  # of token_ids, if they were to be explained: who proposed each
 
 
 @dataclass(frozen=True)

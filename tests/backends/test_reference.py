@@ -17,7 +17,6 @@ from miaotui.backends.reference.build import assemble, reference_sizes
 from miaotui.errors import EngineError, RequestError
 from miaotui.model.oracle import Oracle
 from miaotui.schedule.plan import Chunk, Plan, RowKind
-from tiny_engine import open_parts, settings_in
 from tiny_models import make_tiny_folder, tiny_config, tiny_weights
 from tiny_variants import VARIANTS
 
@@ -129,20 +128,10 @@ def test_options_of_packed_weights_are_refused(option: dict[str, object], reason
         assemble(config, tiny_weights(config), EngineOptions(backend="reference", **changed))  # type: ignore[arg-type]
 
 
-def test_adapters_and_draft_heads_are_refused_by_name() -> None:
+def test_draft_heads_are_refused_by_name() -> None:
     backend = backend_of()
-    chunk = probe_chunk(backend.limits, TOKENS)._replace(adapter=1)
-    with pytest.raises(RequestError, match=r"reference backend has no adapters \(it has: same_bytes, promises, masks"):
-        backend.run(Plan((chunk,)))
     with pytest.raises(RequestError, match="no draft head"):
         backend.find_draft_head(None)  # type: ignore[arg-type]
-
-
-def test_the_cpu_backend_refuses_adapters_by_name(tmp_path: Path) -> None:
-    parts, _ = open_parts(make_tiny_folder(tmp_path, "llama"), settings_in(tmp_path))
-    chunk = probe_chunk(parts.backend.limits, TOKENS[:3])._replace(adapter=1)
-    with pytest.raises(RequestError, match="cpu backend has no adapters"):
-        parts.backend.run(Plan((chunk,)))
 
 
 NOTHING_COMPILED = """

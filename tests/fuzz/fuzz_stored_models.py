@@ -16,7 +16,7 @@ from pathlib import Path
 import atheris
 from fuzzing import fuzz
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "model")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.errors import MiaotuiError
@@ -26,9 +26,8 @@ with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.model.adapters.reading import read_adapter
     from miaotui.model.reading.from_hf import config_from_hf
 
-from adapter_files import random_pairs, write_gguf_adapter, write_peft  # noqa: E402
-
-from tiny_models import tiny_values  # noqa: E402
+from adapter_files import random_pairs, write_gguf_adapter, write_peft
+from tiny_models import tiny_values
 
 FOLDER = Path(tempfile.mkdtemp())
 MANIFEST = FOLDER / "manifests" / "registry.ollama.ai" / "library" / "m" / "latest"

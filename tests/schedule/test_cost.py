@@ -50,6 +50,21 @@ def test_the_shape_of_a_step_counts_what_each_row_sees() -> None:
     assert StepShape.of(chunks) == StepShape(4, 2, (11 + 12 + 13) + 6)
 
 
+def test_rows_with_adapters_cost_their_products_too() -> None:
+    chunks = [Chunk(0, 0, (1, 2, 3), (0,), 1, adapter=7), Chunk(1, 5, (4,), (1,), 1)]
+    shape = StepShape.of(chunks)
+    assert shape.adapted == 3
+    cost = CostModel(RATES)
+    plain_s = cost.seconds(4, 2, 0)
+    assert cost.seconds(4, 2, 0, 3) == plain_s, "nothing was measured yet"
+    cost.price_adapter(2e-3)
+    assert abs(cost.seconds(4, 2, 0, 3) - plain_s - 6e-3) < 1e-9
+    assert cost.token_s(2, 2, 0, 1) > cost.token_s(2, 2, 0)
+    for _ in range(20):
+        cost.observe(shape, cost.seconds(shape.rows, shape.logits, shape.attended, 3))
+    assert abs(cost.pace - 1) < 0.01, "steps with adapters are as foreseen, so the machine is not thought slower"
+
+
 def test_a_slower_machine_shows_within_half_a_second_of_steps_and_so_does_its_recovery() -> None:
     cost, shape = CostModel(RATES), StepShape(4, 4, 800)
     observe(cost, shape, 1.8, 50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,17 @@ def test_running_jobs_go_on_from_where_they_are() -> None:
     found = forecast([job], cost, SchedulingPolicy(WIDTH, CHUNK), 2.0)[1]
     expected = sum(cost.seconds(1, 1, 300 + step) for step in range(1, 11))
     assert abs(found.last_s - 2.0 - expected) < 1e-6
+
+
+def test_adapters_lengthen_what_uses_them_and_what_runs_beside() -> None:
+    cost, policy = CostModel(RATES), SchedulingPolicy(WIDTH, CHUNK)
+    cost.price_adapter(1e-3)
+    jobs = [Job(0, 40, 20, arrival=0), Job(1, 40, 20, arrival=1)]
+    plain = forecast(jobs, cost, policy, 0.0)
+    adapted = forecast([jobs[0], replace(jobs[1], is_adapted=True)], cost, policy, 0.0)
+    more_s = 1e-3 * (40 + 19)
+    assert abs(adapted[1].last_s - plain[1].last_s - more_s) < 2e-3
+    assert adapted[0].last_s > plain[0].last_s
 
 
 def test_who_is_due_later_waits_for_a_place() -> None:

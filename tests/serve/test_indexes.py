@@ -199,3 +199,24 @@ def test_a_slow_partition_costs_no_more_than_its_timeout(tmp_path: Path) -> None
         assert len(results) == 1
         assert len(results.warnings) == 1
         server.shutdown()
+
+
+def test_a_document_is_shown_by_its_id_and_by_that_of_a_passage(app: App) -> None:
+    long = {"id": "long", "body": "\n\n".join(f"Fact {n}. " + "It is said that cats sleep. " * 40 for n in range(4))}
+    add(app, "pets", "", long, CATS)
+    whole = app.call("/v1/indexes/pets/documents/long", method="GET").json()
+    assert whole["id"] == "long"
+    assert len(whole["passages"]) > 1
+    assert "Fact 0." in whole["passages"][0]["body"]
+    assert "Fact 3." in whole["passages"][-1]["body"]
+    part = whole["passages"][1]["id"]
+    assert app.call(f"/v1/indexes/pets/documents/{part}", method="GET").json() == whole
+    missing = app.call("/v1/indexes/pets/documents/none", method="GET")
+    assert (missing.status, missing.json()["error"]["code"]) == (404, "document_not_found")
+    assert app.call("/v1/indexes/pets/documents/long", method="GET", key="other").status == 200
+
+
+def test_a_document_of_another_caller_is_not_shown(app: App) -> None:
+    add(app, "own", "alice")
+    assert app.call("/v1/indexes/own/documents/1", method="GET", key="alice").status == 200
+    assert app.call("/v1/indexes/own/documents/1", method="GET", key="bob").status == 404

@@ -62,7 +62,7 @@ class Asker:
     """The parts of a request that the controller reads."""
 
     def __init__(self, number: int, temperature: float = 0.0, most: int = 1000) -> None:
-        self.number, self.namespace, self.prompt, self.passages = number, 0, (1, 2), ()
+        self.number, self.namespace, self.adapter, self.prompt, self.passages = number, 0, 0, (1, 2), ()
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
         self.constraint, self.drawn_from = None, 0

@@ -19,7 +19,9 @@ from miaotui.backends.drafting import DraftHeadSteps, DraftResult, DraftRun, Quo
 from miaotui.backends.sampling import Distribution
 from miaotui.config import Settings
 from miaotui.errors import RequestError
+from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.schedule.plan import Chunk, Plan, RowKind, pages_for
+from miaotui.types import Progress
 
 Floats = NDArray[np.float32]
 Words = NDArray[np.uint32] | NDArray[np.int32]  # [ceil(vocab / 32)]: token i is allowed by bit i % 32 of word i // 32
@@ -142,6 +144,8 @@ class RowStates:
 
 
 NO_ROW_STATES = RowStates()
+ADAPTER_SHARE = 0.25  # of the machine's memory, at most, for adapters
+UNKNOWN_MEMORY = 8 << 30  # bytes, where the system does not say
 
 
 class StepResult(NamedTuple):
@@ -216,6 +220,16 @@ class Backend(Protocol):
         Raises `ModelFormatError` for a file that is no head.
         """
 
+    def add_adapter(self, number: int, pairs: Mapping[str, LowRankPair], progress: Progress | None = None) -> None:
+        """Let chunks name a low-rank adapter by ``number``; its pairs are by canonical names of matrices.
+
+        Not while a pass runs. Raises `UnsupportedModelError` for a matrix that cannot be changed here, `RequestError`
+        where adapters would take too much memory; then nothing has changed.
+        """
+
+    def remove_adapter(self, number: int) -> None:
+        """Give an adapter's memory back; no later chunk may name it. Not while a pass runs."""
+
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
         """Return a layer's keys and values of the first ``count`` tokens in ``pages``: ``[count, 2, heads, dim]``."""
 
@@ -279,6 +293,16 @@ def refuse_unable(backend: Backend, plan: Plan, states: RowStates) -> None:
         require(backend, "hidden_states")
     if states.inputs:
         require(backend, "state_inputs")
+
+
+def require_room(held: int, needed: int, memory_bytes: int | None) -> None:
+    """Raise `RequestError` if adapters of ``held`` bytes and one more of ``needed`` take too much of the memory."""
+    most = int((memory_bytes or UNKNOWN_MEMORY) * ADAPTER_SHARE)
+    if held + needed > most:
+        raise RequestError(
+            f"the adapter needs {needed / 1e6:,.0f} MB, and adapters may take {most / 1e6:,.0f} MB of this machine's "
+            f"memory, of which {held / 1e6:,.0f} MB are taken: unload another one, or use one of a lower rank"
+        )
 
 
 def probe_chunk(limits: BackendLimits, tokens: Sequence[int], start: int = 0, n_logits: int = 1) -> Chunk:

@@ -67,6 +67,8 @@ def load(model: str, parsed: argparse.Namespace) -> LLM:
 
 def note_language(command: str, model: str, prompt: str) -> bool:
     """Name on stderr a model that knows Chinese, where ``prompt`` needs it and ``model`` does not; return whether."""
+    if prompt.isascii():
+        return False
     from miaotui.cli.advice.choice import CHINESE, advised, lacks_chinese
 
     if not lacks_chinese(model, prompt):

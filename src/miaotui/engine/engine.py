@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from miaotui.backends.backend import Masks, StepResult
 from miaotui.backends.drafting import DraftResult
@@ -63,34 +64,43 @@ class Engine:
         return request
 
     def prepare(
-        self, prompt: Sequence[int], params: SamplingParams, namespace: int = 0, constraint: Constraint | None = None
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        namespace: int = 0,
+        constraint: Constraint | None = None,
+        begun: Sequence[int] = (),
     ) -> Request:
         """Return a checked request, not queued yet; prefixes are reused within a ``namespace`` only.
+
+        ``begun`` are tokens of the answer that are known already: what follows is what would have followed them.
 
         May be called from any thread at any time. Raises `PromptTooLongError`, or `RequestError` for tokens that the
         model does not have and parameters that no grammar can go with.
         """
         is_answered = params.max_tokens != 0
-        self._check(prompt, is_answered)
+        whole = [*prompt, *begun] if begun else prompt
+        self._check(whole, is_answered)
         if constraint is not None and constraint.decides_end:
             check_endings(params)
         room = self.context - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
         if params.min_tokens > limit:
             raise RequestError(f"min_tokens is {params.min_tokens}, and the context has room for {limit} more tokens")
+        if begun and len(begun) >= limit:
+            raise RequestError(f"the answer has {len(begun)} tokens already, and its limit is {limit}")
         ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
         sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size, self.backend.sampling)
-        ending = Ending(params, ends, max(limit, 1), self.tokenizer.stream(start=True))
-        return Request(
-            next(self._numbers),
-            prompt,
-            sampler,
-            ending,
-            namespace=namespace,
-            constraint=constraint,
-            scores=None if params.prompt_logprobs is None else scores_for(prompt, params, self.backend.sampling),
-            is_answered=is_answered,
+        left = replace(params, min_tokens=max(params.min_tokens - len(begun), 0)) if begun else params
+        ending = Ending(left, ends, max(limit - len(begun), 1), self.tokenizer.stream(start=True))
+        scores = None if params.prompt_logprobs is None else scores_for(prompt, params, self.backend.sampling)
+        number, parts = next(self._numbers), (whole, sampler, ending)
+        request = Request(
+            number, *parts, namespace=namespace, constraint=constraint, scores=scores, is_answered=is_answered
         )
+        if begun:
+            request.resume(begun)
+        return request
 
     def enter(self, request: Request) -> None:
         """Queue a prepared request. Raises what `Scheduler.add` raises."""
@@ -98,7 +108,8 @@ class Engine:
         if not request.is_answered:  # its last token takes the place of an answer: no row is computed for it
             tokens, limit = tokens[: max(len(tokens) - 1, 1)], 1
         score_from = None if request.scores is None else request.scores.score_from
-        self.scheduler.add(request.number, tokens, limit, request.namespace, request.due, score_from)
+        named = request.namespace, request.due, score_from, request.adapter
+        self.scheduler.add(request.number, tokens, limit, *named)
         self._requests[request.number] = request
         self._waiting.add(request.number)
         if self.speculation is not None and request.is_answered:
@@ -172,9 +183,12 @@ class Engine:
         """Run passes of the one running request, between which the backend drafts."""
         (chunk,) = plan.chunks
         draft_run = run.begin(chunk.start, plan.passes)
-        choice = self._requests[chunk.sequence].choice_for(chunk)
+        request = self._requests[chunk.sequence]
+        choice = request.choice_for(chunk)
         result = self.backend.run_drafting(chunk, choice, plan.passes, run.passes, draft_run, run.watch, run.quote)
         self._decode_pass_s = result.seconds / result.passes
+        if request.origins is not None:
+            request.note_sources(run.sources(result.passes))
         return result
 
     def _commit(self, plan: Plan, result: StepResult | DraftResult, started_s: float) -> None:

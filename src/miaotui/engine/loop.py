@@ -15,12 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from miaotui.backends.backend import require
+from miaotui.engine.adapters import AdapterRegistry
 from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.reading.readers import Readers, Wakeup
+from miaotui.engine.reading.work import ThreadWork
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.engine.turns import PROMISED, REST, CoreTurns, shared_turns
 from miaotui.errors import DeadlineUnattainableError, EngineError, MiaotuiError, OverloadedError, RefusedError
@@ -71,8 +73,11 @@ class EngineLoop:
         self.healthy = True
         self._coming: deque[Request] = deque()
         self._leaving: deque[Request] = deque()
-        self._work: deque[_Work[object]] = deque()  # to be done between two steps
+        self._work: deque[ThreadWork[object]] = deque()  # to be done between two steps
         self._active: dict[int, Request] = {}
+        self.adapters = AdapterRegistry(
+            engine.backend, model.config, self.between_steps, self._adapters_in_use, self._known_cost
+        )
         self._unleft: set[int] = set()  # numbers of requests that were submitted and not left
         self._wakeup, self._stop = Wakeup(), threading.Event()
         self._is_probing = False
@@ -112,10 +117,9 @@ class EngineLoop:
         if options.deadline is not None and self.promises is None:
             require(self.engine.backend, "promises")
             self.calibrate()
-        request = self.engine.prepare(prompt, params, options.namespace, options.constraint)
-        request.deadline, request.passages = options.deadline, options.passages
-        if options.arrived_s is not None:
-            request.timeline.arrived_s = options.arrived_s
+        request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
+        request.adapter = self.adapters.number_of(options.adapter)
+        request.follow(options)
         if self.promises is not None:
             try:
                 self.promises.promise(request, is_length_named=params.max_tokens is not None)
@@ -152,15 +156,10 @@ class EngineLoop:
         """
         if threading.current_thread() is self._thread:
             return work()
-        job = _Work(work)
+        job = ThreadWork(work)
         self._work.append(job)  # type: ignore[arg-type]  # jobs of any result in one queue
         self._call()
-        while not job.done.wait(0.1):
-            if not self._thread.is_alive() and not job.done.wait(0):
-                raise EngineError("this model is closed: load it again")
-        if job.error is not None:
-            raise job.error
-        return job.result[0]
+        return job.wait(self._thread.is_alive)
 
     def _call(self) -> None:
         """Let the engine's thread look at what has come, right after the pass under way."""
@@ -184,6 +183,7 @@ class EngineLoop:
         promises = Promises(self.engine, cost, limits)
         promises.admission.reserved_s = lambda: self._turns.ahead_of_s(self) if self.shares_cores else 0.0
         promises.adopt(self._active)
+        self.adapters.price(promises.cost)
         self.promises = promises
 
     @property
@@ -331,6 +331,7 @@ class EngineLoop:
             request = self._coming.popleft()
             self._active[request.number] = request
             try:
+                self.adapters.require_held(request.adapter)
                 self.engine.enter(request)
             except MiaotuiError as error:
                 request.end("failed", error)
@@ -350,6 +351,13 @@ class EngineLoop:
                     self.promises.forget(request)
         if news:
             self.readers.tell(news)
+            self.adapters.release()
+
+    def _known_cost(self) -> CostModel | None:
+        return None if self.promises is None else self.promises.cost
+
+    def _adapters_in_use(self) -> set[int]:
+        return {request.adapter for request in (*self._active.values(), *self._coming)}
 
     def _fail_all(self, error: Exception) -> None:
         """End all requests and begin anew: the engine's state cannot be trusted."""
@@ -375,23 +383,6 @@ class EngineLoop:
                 continue
             self.healthy = True
             return
-
-
-class _Work(Generic[Result]):
-    """A call that waits for the engine's thread."""
-
-    def __init__(self, work: Callable[[], Result]) -> None:
-        self._work = work
-        self.done, self.result = Wakeup(), list[Result]()
-        self.error: BaseException | None = None
-
-    def do(self) -> None:
-        """Call it, and wake the thread that waits."""
-        try:
-            self.result.append(self._work())
-        except BaseException as error:
-            self.error = error
-        self.done.call()
 
 
 def _logger() -> logging.Logger:

@@ -13,12 +13,12 @@ import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from miaotui.engine.sampling.sampler import Choice
-from miaotui.errors import EngineError
-from miaotui.types import Deadline, FinishReason, SamplingParams, Timing, TokenLogprobs
+from miaotui.errors import EngineError, RequestError
+from miaotui.types import AnswerTimes, Deadline, FinishReason, SamplingParams, Timing, TokenLogprobs
 
 
 class TextSource(Protocol):
@@ -159,6 +159,19 @@ class Ending:
             text += self._source.finish(cut=self._shown == sys.maxsize)
         return text
 
+    def resume(self, token_ids: Sequence[int]) -> str:
+        """Take tokens of the answer that are known already; return the text that they release.
+
+        They count for no limit. Raises `RequestError` if the answer has ended within them.
+        """
+        texts = []
+        for token in token_ids:
+            text, stopped = self._stops.push("" if token in self._end_ids else self._source.push(token))
+            if stopped or token in self._end_ids:
+                raise RequestError(f"the answer ends with token {token}: there is nothing to go on with")
+            texts.append(text)
+        return "".join(texts)
+
     def push(self, token_id: int) -> Piece:
         """Take the next token of the answer. Raises `EngineError` after the end."""
         if self._over:
@@ -288,15 +301,18 @@ class Timeline:
         self._first_s = self._last_s = self._over_s = self._submitted_s  # of its tokens
         self._handed_s: float | None = None  # when the whole answer was read
         self._passes = 0  # after the first token's
+        self.steps: list[tuple[float, int]] | None = None  # when each one ended, and its tokens; None: not wanted
 
     def begin(self) -> None:
         """Note that a step is about to compute for it; only the first of them counts."""
         if self._begun_s is None:
             self._begun_s = time.perf_counter()
 
-    def note(self, passes: int, is_first: bool) -> None:
+    def note(self, passes: int, is_first: bool, tokens: int) -> None:
         """Note that tokens have come, by so many passes."""
         now = time.perf_counter()
+        if self.steps is not None:
+            self.steps.append((now - self._submitted_s, tokens))
         if is_first:
             self._first_s = now
         else:
@@ -352,3 +368,12 @@ class Timeline:
             tokens_per_pass=(tokens - 1) / self._passes if self._passes else 1.0,
             queue_s=(self._begun_s or self._over_s) - self._submitted_s,
         )
+
+    def times(self, drafted: Container[int]) -> AnswerTimes:
+        """Return the times of steps, if they were wanted; ``drafted`` holds the places of drafted tokens."""
+        at, steps = 0, []
+        for ended_s, tokens in self.steps or ():
+            steps.append((ended_s, tokens, sum(place in drafted for place in range(at, at + tokens))))
+            at += tokens
+        begun_s = self._begun_s or self._over_s
+        return AnswerTimes(begun_s - self._submitted_s, self._first_s - self._submitted_s, tuple(steps[1:]))

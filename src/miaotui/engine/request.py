@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.backend import Peak, TokenChoice
+from miaotui.engine.adapters import LoadedAdapter
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.output import Ending, RequestOutput, Timeline
 from miaotui.engine.sampling.logprobs import PromptScores
 from miaotui.engine.sampling.sampler import Choice, Mask, SequenceSampler
-from miaotui.errors import EngineError, MiaotuiError
-from miaotui.schedule.plan import Chunk
+from miaotui.errors import EngineError, MiaotuiError, RequestError
+from miaotui.schedule.plan import NO_ADAPTER, Chunk
 from miaotui.types import Completion, Deadline, Delta, FinishReason, Promise
 
+MODEL, GIVEN = "model", "given"  # who proposed a token that no draft had: the model, or who asked
 SettledListener = Callable[[Promise, float, bool], None]  # promise, seconds until it was read, whether it was admitted
 
 
@@ -30,7 +32,8 @@ SettledListener = Callable[[Promise, float, bool], None]  # promise, seconds unt
 class RequestOptions:
     """Options of a request besides its prompt and sampling parameters.
 
-    Prefixes and past answers are shared within a ``namespace`` only; ``arrived_s`` is the moment, in
+    Prefixes and past answers are shared within a ``namespace`` only, and under one ``adapter`` (a loaded one, or its
+    name; None: the model as it is); ``arrived_s`` is the moment, in
     `time.perf_counter` seconds, from which the deadline counts (None: when it is submitted).
     """
 
@@ -39,6 +42,9 @@ class RequestOptions:
     deadline: Deadline | None = None
     arrived_s: float | None = None
     passages: Sequence[Sequence[int]] = ()  # token ids of texts that the answer may quote
+    adapter: LoadedAdapter | str | None = None
+    begun: Sequence[int] = ()  # token ids of the answer that are known already; it begins with them
+    explains: bool = False  # whether to note who proposed each token, and the times of steps
 
 
 class Request:
@@ -59,7 +65,7 @@ class Request:
         self.number = number
         self.prompt = prompt
         self.prompt_tokens = len(prompt)
-        self.namespace = namespace
+        self.namespace, self.adapter = namespace, NO_ADAPTER
         self.constraint = constraint
         self.scores = scores
         self.is_answered = is_answered  # False: it ends with its prompt, and no token is chosen
@@ -76,6 +82,11 @@ class Request:
         self.predicted_ms, self.shortened = 0.0, False
         self.passages: Sequence[Sequence[int]] = ()
         self.drawn_from = 0  # which of its rows of logits the newest token was drawn from
+        self.begun: Sequence[int] = ()  # tokens of the answer that were known before; they end the prompt
+        self.begun_text = ""
+        self.origins: dict[int, str] | None = None  # who proposed drafted tokens, by place; None: not wanted
+        self.draft_sources = ("", "")  # of a draft's trunk and branch
+        self._read = 0  # tokens
         self.settled_listeners: list[SettledListener] = []  # called once, when the whole answer was read
         self._mask: Mask | None = None  # of the pass under way
         self._in_pass = sampler.choice is not None  # whether that pass chooses its token
@@ -145,7 +156,7 @@ class Request:
             while row >= 0:
                 tokens.append(self.sampler.take(peaks[first + row], position + len(tokens)))
                 self.drawn_from = row
-                row = chunk.follow(row, tokens[-1]) if chunk.n_logits > 1 else -1
+                row = self._follow(chunk, row, tokens, len(self.token_ids)) if chunk.n_logits > 1 else -1
         except EngineError:
             self._keep_bound(tokens, passes)  # what came before can be read
             raise
@@ -204,8 +215,48 @@ class Request:
             at = first + row
             choices.append(self._choose(logits[at], peaks[at], position + len(choices)))
             self.drawn_from = row
-            row = chunk.follow(row, choices[-1].token_id)
+            row = self._follow(chunk, row, [each.token_id for each in choices], position - self.prompt_tokens)
         return choices
+
+    def _follow(self, chunk: Chunk, row: int, tokens: Sequence[int], before: int) -> int:
+        """Return the row that the newest of a pass's ``tokens`` leads to, as a draft; -1 if none does.
+
+        ``before`` is the number of tokens of the answer before the first of them.
+        """
+        row = chunk.follow(row, tokens[-1])
+        if row >= 0 and self.origins is not None:
+            self.origins[before + len(tokens) - 1] = self.draft_sources[row >= chunk.trunk]
+        return row
+
+    def resume(self, begun: Sequence[int]) -> None:
+        """Begin with tokens of the answer that are known already, which the prompt ends with.
+
+        Raises `RequestError` if the answer had ended, or if its form does not allow them.
+        """
+        self.begun, self.begun_text = begun, self.ending.resume(begun)
+        for place, token in enumerate(begun):
+            self.sampler.accept(token)
+            if self.constraint is not None:
+                try:
+                    self.constraint.mask()
+                    self.constraint.accept(token)
+                except Exception as error:
+                    raise RequestError(f"token {place} of the answer, {token}, does not fit its form") from error
+
+    def follow(self, options: RequestOptions) -> None:
+        """Take over the options that no other part needed."""
+        self.deadline, self.passages = options.deadline, options.passages
+        if options.arrived_s is not None:
+            self.timeline.arrived_s = options.arrived_s
+        if options.explains:
+            self.origins, self.timeline.steps = {}, []
+
+    def note_sources(self, sources: Iterable[str]) -> None:
+        """Note who proposed the tokens that come next; "" for the model's own."""
+        assert self.origins is not None, "called for requests that are explained"
+        for place, source in enumerate(sources, len(self.token_ids)):
+            if source:
+                self.origins[place] = source
 
     def _choose(self, row: NDArray[np.float32], peak: Peak, position: int) -> Choice:
         constraint = self.constraint
@@ -220,15 +271,15 @@ class Request:
 
     def _keep_tokens(self, tokens: list[int], passes: int) -> list[int]:
         """Take tokens that ``passes`` have brought; those that belong to the answer."""
-        self.timeline.note(passes, is_first=not self.token_ids)
+        self.timeline.note(passes, is_first=not self.token_ids, tokens=len(tokens))
         kept, reason = self.output.note_all(tokens)
         if reason is not None:
             self.finish_reason = reason
         return kept
 
-    def _keep(self, choices: Iterable[Choice]) -> list[int]:
+    def _keep(self, choices: Sequence[Choice]) -> list[int]:
         """Take choices of one pass; the tokens that belong to the answer."""
-        self.timeline.note(1, is_first=not self.token_ids)
+        self.timeline.note(1, is_first=not self.token_ids, tokens=len(choices))
         kept, reason = self.output.note(choices)
         if reason is not None:
             self.finish_reason = reason
@@ -257,10 +308,21 @@ class Request:
         over = self.is_over  # first: what came before the end is here
         text, ids, logprobs = self.output.read(over)
         scored = () if self.scores is None else self.scores.read()
+        if self.begun and not self._read:
+            text, ids = self.begun_text + text, (*self.begun, *ids)
+        sources = self._sources_of(range(self._read, self._read + len(ids)))
+        self._read += len(ids)
         if not over:
-            return Delta(text, ids, logprobs=logprobs, prompt_logprobs=scored)
+            return Delta(text, ids, logprobs=logprobs, prompt_logprobs=scored, sources=sources)
         self._settle()
-        return Delta(text, ids, self.finish_reason, self.completion(), logprobs, scored)
+        return Delta(text, ids, self.finish_reason, self.completion(), logprobs, scored, sources=sources)
+
+    def _sources_of(self, places: Iterable[int]) -> tuple[str, ...]:
+        """Return who proposed the tokens at these places of the whole answer; none if that is not wanted."""
+        if self.origins is None:
+            return ()
+        known = len(self.begun)
+        return tuple(GIVEN if place < known else self.origins.get(place - known, MODEL) for place in places)
 
     @property
     def promise(self) -> Promise:
@@ -284,13 +346,15 @@ class Request:
             raise self.error
         assert self.finish_reason is not None, "an answer is complete when it has ended"
         return Completion(
-            text=self.output.whole_text(),
-            token_ids=tuple(self.token_ids),
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
+            text=self.begun_text + self.output.whole_text(),
+            token_ids=(*self.begun, *self.token_ids),
+            prompt_tokens=self.prompt_tokens - len(self.begun),
+            cached_tokens=min(self.cached_tokens, self.prompt_tokens - len(self.begun)),
             finish_reason=self.finish_reason,
             timing=self.timeline.timing(len(self.token_ids)),
             logprobs=tuple(self.output.logprobs),
             prompt_logprobs=() if self.scores is None else self.scores.found,
             promise=None if self.deadline is None else self.promise,
+            times=None if self.origins is None else self.timeline.times(self.origins),
+            sources=self._sources_of(range(len(self.begun) + len(self.token_ids))),
         )

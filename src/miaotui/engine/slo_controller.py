@@ -17,8 +17,8 @@ from miaotui.backends.backend import probe_chunk
 from miaotui.engine.calibrate import calibrate
 from miaotui.engine.engine import Engine
 from miaotui.engine.request import Request
-from miaotui.schedule.plan import Chunk, Plan, RowKind, StepLimits
-from miaotui.schedule.promises.admission import Admission, AdmissionLimits
+from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind, StepLimits
+from miaotui.schedule.promises.admission import Admission, AdmissionLimits, Quote
 from miaotui.schedule.promises.capacity import Capacity, capacity
 from miaotui.schedule.promises.cost import SMALL_PROBE, Answered, CostModel, StepShape
 from miaotui.schedule.promises.forecast import SchedulingPolicy
@@ -193,7 +193,7 @@ class SloController:
     def _running_s(self) -> float:
         """Predict the time of the running step; called from any thread."""
         shape = StepShape.of(self._engine.latest.chunks)
-        return self._cost.seconds(shape.rows, shape.logits, shape.attended)
+        return self._cost.seconds(shape.rows, shape.logits, shape.attended, shape.adapted)
 
     def _adjust(self, now_s: float) -> None:
         self._adjusted_s = now_s
@@ -260,10 +260,23 @@ class Promises:
 
         Raises `DeadlineUnattainableError` and `OverloadedError`.
         """
-        stored = self._engine.scheduler.stored_tokens(request.prompt, request.namespace)
+        asked = self._asked(request, is_length_named)
+        admitted = self.admission.admit(asked, time.perf_counter())
+        request.predicted_ms, request.shortened = admitted.predicted_ms, admitted.shortened
+        request.ending.max_tokens = admitted.limit
+        if admitted.promised:
+            request.due = order_of(admitted.order_s)
+        request.settled_listeners.append(self.admission.settle)
+
+    def quote(self, request: Request, *, is_length_named: bool) -> Quote:
+        """Return what `promise` would promise now; nothing is taken into the book."""
+        return self.admission.quote(self._asked(request, is_length_named), time.perf_counter())
+
+    def _asked(self, request: Request, is_length_named: bool) -> PromiseRequest:
+        stored = self._engine.scheduler.stored_tokens(request.prompt, request.namespace, request.adapter)
         if request.scores is not None:  # stored prefixes serve only up to the first token that is scored
             stored = min(stored, request.scores.score_from)
-        asked = PromiseRequest(
+        return PromiseRequest(
             number=request.number,
             prompt=request.prompt_tokens,
             cached=stored,
@@ -272,13 +285,8 @@ class Promises:
             deadline=request.deadline,
             arrived_s=request.timeline.arrived_s,
             is_scored=request.scores is not None,
+            is_adapted=request.adapter != NO_ADAPTER,
         )
-        admitted = self.admission.admit(asked, time.perf_counter())
-        request.predicted_ms, request.shortened = admitted.predicted_ms, admitted.shortened
-        request.ending.max_tokens = admitted.limit
-        if admitted.promised:
-            request.due = order_of(admitted.order_s)
-        request.settled_listeners.append(self.admission.settle)
 
     def adopt(self, active: Mapping[int, Request]) -> None:
         """Take requests into the book that were submitted before there was one; they have no deadline."""

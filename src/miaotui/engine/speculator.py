@@ -53,6 +53,9 @@ class MultistepDraft(Protocol):
     def begin(self, position: int, max_tokens: int) -> DraftRun:
         """Prepare the run: up to ``max_tokens`` tokens after the newest one, which is at ``position``."""
 
+    def sources(self, passes: int) -> Sequence[str]:
+        """Return who proposed each token of the run that has ended, of ``passes`` passes; "" for the model's own."""
+
 
 class Proposal(NamedTuple):
     """Drafts for the next step by request number; or a run that drafts by itself, and then no drafts."""

@@ -55,6 +55,7 @@ def _check_running(ledger: BlockTable, state: SequenceState) -> None:
     _hold(keyed == state.tokens[: shared * PAGE_SIZE], f"{name} shares pages of other tokens")
     if path:
         _hold(path[0].key[0] == state.namespace, f"{name} shares pages of another namespace")
+        _hold(path[0].key[1] == state.adapter, f"{name} shares pages of another adapter")
     for page in state.pages[shared:]:
         count = ledger.pool.references(page)
         _hold(count == 1, f"{name} writes to page {page}, which has {count} holders")

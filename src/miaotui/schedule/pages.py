@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from miaotui.errors import EngineError
-from miaotui.schedule.plan import PAGE_SIZE, Chunk, DraftTree, lay_out, pages_for, shapes
+from miaotui.schedule.plan import NO_ADAPTER, PAGE_SIZE, Chunk, DraftTree, lay_out, pages_for, shapes
 from miaotui.schedule.sequence import SequenceState
 
 
@@ -90,7 +90,7 @@ class PageNode:
 
 
 class PrefixTree:
-    """A cache of computed pages, shared read-only within a namespace, never across."""
+    """A cache of computed pages, shared read-only within a namespace and among users of one adapter, never across."""
 
     def __init__(self, pool: PagePool) -> None:
         self.root = PageNode(None, (), -1)
@@ -102,26 +102,30 @@ class PrefixTree:
         """Return the number of pages that only the tree holds."""
         return len(self._idle)
 
-    def match(self, tokens: Sequence[int], namespace: int = 0, after: PageNode | None = None) -> Iterator[PageNode]:
+    def match(
+        self, tokens: Sequence[int], namespace: int = 0, after: PageNode | None = None, adapter: int = NO_ADAPTER
+    ) -> Iterator[PageNode]:
         """Find the longest run of stored full pages of ``tokens``, from the page that follows ``after``.
 
         ``after`` (the root when None) must be a prefix of ``tokens``. Yields nodes without holding them; O(length).
         """
         node = self.root if after is None else after
         while (node.depth + 1) * PAGE_SIZE <= len(tokens):
-            child = node.children.get(_key(tokens, node.depth, namespace))
+            child = node.children.get(_key(tokens, node.depth, namespace, adapter))
             if child is None:
                 return
             yield child
             node = child
 
-    def insert(self, parent: PageNode, tokens: Sequence[int], page: int, namespace: int = 0) -> PageNode:
+    def insert(
+        self, parent: PageNode, tokens: Sequence[int], page: int, namespace: int = 0, adapter: int = NO_ADAPTER
+    ) -> PageNode:
         """Store ``page``, the one after ``parent`` in ``tokens``; return the node that the caller now holds.
 
         When an equal page is stored already, the caller's reference moves to that one (see ``node.page``) and ``page``
         is released: equal tokens give equal bytes, so that one copy is enough.
         """
-        key = _key(tokens, parent.depth, namespace)
+        key = _key(tokens, parent.depth, namespace, adapter)
         node = parent.children.get(key)
         if node is None:
             node = parent.children[key] = PageNode(parent, key, page)
@@ -168,10 +172,10 @@ class PrefixTree:
         return tuple(self._idle)
 
 
-def _key(tokens: Sequence[int], depth: int, namespace: int) -> tuple[int, ...]:
-    """Return the key of page number ``depth``; the first page's key begins with the namespace."""
+def _key(tokens: Sequence[int], depth: int, namespace: int, adapter: int) -> tuple[int, ...]:
+    """Return the key of page number ``depth``; the first page's key begins with the namespace and the adapter."""
     page = tuple(tokens[depth * PAGE_SIZE : (depth + 1) * PAGE_SIZE])
-    return page if depth else (namespace, *page)
+    return page if depth else (namespace, adapter, *page)
 
 
 class BlockTable:
@@ -302,7 +306,7 @@ class BlockTable:
         while (state.node.depth + 1) * PAGE_SIZE <= state.computed:
             index = state.node.depth
             own = state.pages[index]
-            state.node = self.tree.insert(state.node, state.tokens, own, state.namespace)
+            state.node = self.tree.insert(state.node, state.tokens, own, state.namespace, state.adapter)
             if state.node.page != own:
                 state.pages[index] = state.node.page
                 state.forget_page_table()
@@ -318,16 +322,16 @@ class BlockTable:
         state.computed = 0
         state.forget_page_table()
 
-    def stored_tokens(self, tokens: Sequence[int], namespace: int) -> int:
+    def stored_tokens(self, tokens: Sequence[int], namespace: int, adapter: int) -> int:
         """Count the tokens of the stored pages that begin ``tokens``, all but its last; only reads."""
         if not self.reuse_prefix:
             return 0
         pages = (len(tokens) - 1) // PAGE_SIZE
-        found = sum(1 for _ in islice(self.tree.match(tokens, namespace), pages))
+        found = sum(1 for _ in islice(self.tree.match(tokens, namespace, adapter=adapter), pages))
         return found * PAGE_SIZE
 
     def _stored(self, state: SequenceState) -> Iterator[PageNode]:
         """Yield stored pages that continue those it shares, up to the first row whose logits are wanted."""
         end = state.score_from if state.is_scoring else len(state.tokens) - 1
         usable = max(end // PAGE_SIZE - state.node.depth, 0)
-        return islice(self.tree.match(state.tokens, state.namespace, state.node), usable)
+        return islice(self.tree.match(state.tokens, state.namespace, state.node, state.adapter), usable)

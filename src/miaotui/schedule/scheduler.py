@@ -15,6 +15,7 @@ from typing import NamedTuple
 from miaotui.errors import EngineError
 from miaotui.schedule.pages import BlockTable
 from miaotui.schedule.plan import (
+    NO_ADAPTER,
     NO_LIMITS,
     PAGE_SIZE,
     Chunk,
@@ -58,8 +59,7 @@ class Scheduler:
         self._arrivals = 0
         self._latest: Plan | None = None
         self._passed_over = 0  # plans in a row without the eldest of those without a promise
-        self._plans = 0
-        self._pauses = 0
+        self._plans = self._pauses = 0
         self._scored_left = config.scored_rows  # of the plan that is being made
         self._refused = False  # the first in line found too few pages, and none came back since
 
@@ -71,14 +71,15 @@ class Scheduler:
         namespace: int = 0,
         due: int | None = None,
         score_from: int | None = None,
+        adapter: int = NO_ADAPTER,
     ) -> None:
         """Queue a sequence: a prompt of at least one token, to get at most ``max_tokens`` more.
 
-        Stored prefixes are shared within a namespace only. One with a ``due`` (a number that grows
-        with time) is served before those without, the earliest first. Prompt rows from position ``score_from``
-        on are computed with logits (None: the last row alone). Raises `PromptTooLongError` when prompt
-        and answer exceed the context or could not fit the pages even alone, `RequestError` for an
-        empty prompt or ``max_tokens`` below 1, and `EngineError` when the id is in use.
+        Stored prefixes are shared within a namespace and an ``adapter`` only. One with a ``due`` (a number that grows
+        with time) is served before those without, the earliest first. Prompt rows from position ``score_from`` on are
+        computed with logits (None: the last row alone). Raises `PromptTooLongError` when prompt and answer exceed the
+        context or could not fit the pages even alone, `RequestError` for an empty prompt or ``max_tokens`` below 1, and
+        `EngineError` when the id is in use.
         """
         self.config.require_fitting(len(tokens), max_tokens)
         if sequence in self._sequences:
@@ -88,6 +89,7 @@ class Scheduler:
             tokens=list(tokens),
             max_length=len(tokens) + max_tokens,
             namespace=namespace,
+            adapter=adapter,
             arrival=self._arrivals,
             node=self._ledger.tree.root,
             group=SequenceGroup.BEST_EFFORT if due is None else SequenceGroup.PROMISED,
@@ -255,12 +257,12 @@ class Scheduler:
         state = self._sequences.get(sequence)
         return (0, 0) if state is None else (state.computed, len(state.tokens))
 
-    def stored_tokens(self, tokens: Sequence[int], namespace: int = 0) -> int:
+    def stored_tokens(self, tokens: Sequence[int], namespace: int = 0, adapter: int = NO_ADAPTER) -> int:
         """Estimate how many of a prompt's tokens are in pages already.
 
         Any thread may ask at any time: a page that comes or goes meanwhile makes the estimate one page wrong.
         """
-        return self._ledger.stored_tokens(tokens, namespace)
+        return self._ledger.stored_tokens(tokens, namespace, adapter)
 
     def stats(self) -> SchedulerStats:
         """Count pages and sequences; O(1)."""

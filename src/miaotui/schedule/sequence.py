@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING
 
-from miaotui.schedule.plan import Chunk, Draft, DraftTree, RowKind, StepLimits, pages_for
+from miaotui.schedule.plan import NO_ADAPTER, Chunk, Draft, DraftTree, RowKind, StepLimits, pages_for
 
 if TYPE_CHECKING:
     from miaotui.schedule.pages import PageNode
@@ -56,6 +56,7 @@ class SequenceState:
     cached_tokens: int = 0  # prompt tokens it did not have to compute on its first run
     was_paused: bool = False
     group: SequenceGroup = SequenceGroup.BEST_EFFORT
+    adapter: int = NO_ADAPTER  # number of the low-rank adapter that all its rows go through
     order: int = 0  # within its group, before the order of arrival: when it must be done
     score_from: int = 0  # rows [score_from, score_end) still have to be computed with logits
     score_end: int = 0
@@ -92,7 +93,7 @@ class SequenceState:
     def next_row(self, passes: int = 1) -> Chunk:
         """Plan the row of its last token and the passes that follow it; it has pages for them."""
         start, table = self.computed, self.page_table(self.computed + passes)
-        self.planned = Chunk(self.id, start, (self.tokens[-1],), table, 1)
+        self.planned = Chunk(self.id, start, (self.tokens[-1],), table, 1, adapter=self.adapter)
         return self.planned
 
     def next_chunk(self, rows: int, draft: Sequence[int]) -> Chunk:
@@ -105,7 +106,8 @@ class SequenceState:
             tokens = (*self.tokens[self.computed :], *draft[: end - known])
             n_logits = 1 + end - known
         scored = self.scored_rows(rows) if self.is_scoring else 0
-        self.planned = Chunk(self.id, self.computed, tokens, self.page_table(end), n_logits, (), scored, kind)
+        table = self.page_table(end)
+        self.planned = Chunk(self.id, self.computed, tokens, table, n_logits, (), scored, kind, self.adapter)
         return self.planned
 
     def forget_page_table(self) -> None:

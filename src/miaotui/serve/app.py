@@ -18,6 +18,7 @@ from miaotui.errors import MiaotuiError
 from miaotui.serve.anthropic import messages as anthropic
 from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.cohere import rerank
+from miaotui.serve.console import routes as console
 from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
 from miaotui.serve.http.bodies import BodyReader
@@ -32,20 +33,22 @@ from miaotui.serve.ollama import listing as ollama_models
 from miaotui.serve.ollama import routes as ollama
 from miaotui.serve.ollama.wire import error_response as ollama_error
 from miaotui.serve.ollama.wire import is_ollamas
-from miaotui.serve.openai import chat, completions, embeddings
+from miaotui.serve.openai import chat, completions, embeddings, promise
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
-from miaotui.serve.ops import health, metrics
+from miaotui.serve.ops import admin, health, metrics
 from miaotui.serve.services import Services
 from miaotui.serve.tasks import decisions, extractions, generations, groups, labels, summaries, translations
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
+from miaotui.serve.vllm import adapters
 from miaotui.serve.vllm import routes as vllm
 from miaotui.text.tool_calls import placement  # noqa: F401  (imported here: no request's time is spent on it)
 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
     completions.routes,
+    promise.routes,
     anthropic.routes,
     responses.routes,
     embeddings.routes,
@@ -53,6 +56,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     tei.routes,
     hf_tasks.routes,
     vllm.routes,
+    adapters.routes,
     indexes.routes,
     answers.routes,
     support.routes,
@@ -70,6 +74,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     listings.routes,
     health.routes,
     metrics.routes,
+    admin.routes,
 )
 
 
@@ -80,6 +85,8 @@ def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlet
     `services_of`.
     """
     endpoints = [endpoint for routes in ROUTES for endpoint in routes()]
+    if services.settings.console:
+        endpoints += console.routes()
     if services.settings.docs:
         endpoints += openapi.routes(endpoints)
     app = Starlette(

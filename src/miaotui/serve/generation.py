@@ -57,6 +57,8 @@ class GenerationRequest:
     deadline: Deadline | None
     form: OutputFormat = FREE
     lookup: CacheLookup | None = None  # in the cache of answers; None: this request has no part in it
+    begun: Sequence[int] = ()  # tokens of the answer that are known already
+    explains: bool = False  # whether to note who proposed each token
     created_s: int = field(default_factory=lambda: int(time.time()))
     token: str = field(default_factory=lambda: secrets.token_hex(12))
 
@@ -133,12 +135,20 @@ class GenerationRequest:
         """Return the whole answers. Raises `ClientGoneError`, with all cancelled, or what an answer failed with."""
         return await unless_gone(self.http.receive, batch.whole())
 
+    def options(self) -> RequestOptions:
+        """Return the options of one answer; each has a constraint of its own."""
+        return RequestOptions(
+            caller_of(self.http).namespace,
+            self.form.constraint(),
+            self.deadline,
+            self.arrived_s,
+            begun=self.begun,
+            explains=self.explains,
+        )
+
     def _submit_all(self) -> list[Request]:
-        namespace = caller_of(self.http).namespace
         return self.model.submit_all(
-            (prompt, params, RequestOptions(namespace, self.form.constraint(), self.deadline, self.arrived_s))
-            for prompt in self.prompts
-            for params in self.params
+            (prompt, params, self.options()) for prompt in self.prompts for params in self.params
         )
 
 

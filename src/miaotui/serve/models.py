@@ -28,6 +28,7 @@ from miaotui.engine.reading import readers
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError, OverloadedError, RefusedError, RequestError
 from miaotui.schedule.promises.admission import AdmissionLimits
+from miaotui.serve.adapters import AdaptedModel
 from miaotui.serve.http.errors import bad_value, model_not_found
 from miaotui.serve.middleware.access import PROBING, Account, current
 from miaotui.served_model import RequestArguments, ServedModel
@@ -64,18 +65,33 @@ class ServedModels(Mapping[str, ServedModel]):
         """Add a model under its own name."""
         self._by_name[model.name] = model
 
+    def adapters(self) -> dict[str, AdaptedModel]:
+        """Return a model for each adapter that is loaded now, by name."""
+        return {
+            adapter.name: AdaptedModel(model, adapter)
+            for model in self._by_name.values()
+            for adapter in tuple(model.loop.adapters.values())
+        }
+
+    def all(self) -> list[ServedModel]:
+        """Return the models, and one for each adapter."""
+        return [*self._by_name.values(), *self.adapters().values()]
+
     def find(self, name: str | None) -> ServedModel:
-        """Return the model of that name; the first one for None.
+        """Return the model or adapter of that name; the first model for None.
 
         Raises `ApiError`: 404 if there is none, 400 for the name of an encoder.
         """
         if name is None and self._by_name:
             return next(iter(self._by_name.values()))
         found = None if name is None else self._by_name.get(name)
-        if found is None:
-            self._refuse_encoder(name)
-            raise model_not_found(name or "", self._by_name)
-        return found
+        if found is not None:
+            return found
+        adapted = self.adapters()
+        if name in adapted:
+            return adapted[name]
+        self._refuse_encoder(name)
+        raise model_not_found(name or "", {*self._by_name, *adapted})
 
     def _refuse_encoder(self, name: str | None) -> None:
         """Raise `ApiError` where an encoder is meant, or where there are encoders alone."""
@@ -161,6 +177,8 @@ class Running:
 
 class ObservedModel:
     """A `ServedModel` over a running loop. Made and used in one running event loop."""
+
+    adapter = parent = None  # see `AdaptedModel`
 
     def __init__(
         self, name: str, loop: EngineLoop, observer: Observer | None = None, limits: AdmissionLimits | None = None

@@ -31,9 +31,12 @@ class ServeSettings:
     tls_key: str | None = None
     drain_timeout_s: float = 30.0
     docs: bool = True  # /docs and /openapi.json
+    console: bool = True  # the page at /
     api_key_file: str | None = None
     insecure: bool = False
     share_prefix: bool = False
+    adapter: tuple[str, ...] = ()  # NAME=PATH each: low-rank adapters of the first model
+    allow_adapters: bool = False  # whether clients may load and unload adapters from this computer's folders
     allow_pull: bool = False  # whether clients may fetch models into this computer's caches
     allowed_host: tuple[str, ...] = ()
     cors_origin: tuple[str, ...] = ()

@@ -30,7 +30,9 @@ from miaotui.retrieval.answers.pairs import make_pairs, sample_questions
 from miaotui.retrieval.index.index import Index
 from miaotui.schedule.promises.admission import AdmissionLimits
 from miaotui.serve import LOG
+from miaotui.serve.adapters import load_adapters
 from miaotui.serve.app import create_app
+from miaotui.serve.console.routes import open_paths
 from miaotui.serve.documents.meaning import MeaningService
 from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.http.server import run_server
@@ -82,6 +84,8 @@ def open_services(
     limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
     for name, loop in loops.items():
         models.add(ObservedModel(name, loop, operations.running, limits))
+    if settings.adapter:
+        load_adapters(models.find(None), settings.adapter, {*models, *registry})
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
     meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in loops.values()))
@@ -111,7 +115,8 @@ def layers_for(settings: ServeSettings, operations: Operations) -> list[Middlewa
     if settings.api_key_file is not None:
         keyring = Keyring(Path(settings.api_key_file), share_prefix=settings.share_prefix, on_error=LOG.error)
     hosts = {host.lower().rstrip(".") for host in (settings.host, *settings.allowed_host)}
-    policy = AccessPolicy(frozenset(hosts), frozenset(origin.lower() for origin in settings.cors_origin))
+    origins = frozenset(origin.lower() for origin in settings.cors_origin)
+    policy = AccessPolicy(frozenset(hosts), origins, open_paths() if settings.console else frozenset())
     access = Middleware(
         Access,
         policy=policy,

@@ -118,6 +118,7 @@ class Speculation:
             request.namespace,
             request.passages,
             request.constraint,
+            request.adapter,
         )
         asked = self._free if request.constraint is None else self._drafters
         drafters = [drafter for drafter in asked if drafter.enter(known)]
@@ -164,6 +165,8 @@ class Speculation:
         for index, ((state, candidate, _), length) in enumerate(zip(choices, lengths, strict=True)):
             if length:
                 state.source = candidate.source
+                branch = candidate.source if state.fork is None else state.fork.branch.source
+                state.request.draft_sources = candidate.source, branch
                 self._idle_steps = 0
                 fork = state.fork if index == branched else None
                 draft = fork.tree(length, branch_rows) if fork else candidate.tokens[:length]

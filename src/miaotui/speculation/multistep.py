@@ -153,6 +153,14 @@ class MultistepDrafting:
             if log.verified:
                 yield Verified(source, log.verified, min(log.brought - 1, log.verified))
 
+    def sources(self, passes: int) -> list[str]:
+        """See `MultistepDraft.sources`."""
+        quoted, found = iter(self._quoted), list[str]()
+        for log in self._run.log(passes):
+            source = next(quoted)[1] if log.is_quoted else self._source
+            found += [source] * (log.brought - 1) + [""]
+        return found
+
     def _learn_of_head(self, state: DraftState, log: PassLog, came: Sequence[int]) -> None:
         """Learn from the head's draft of one pass, as far as it was right."""
         acceptance = state.learned.acceptance[self._source]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import numpy as np
@@ -31,8 +31,10 @@ from miaotui.backends.backend import (
     TokenChoice,
     probe_chunk,
     refuse_unable,
+    require_room,
 )
 from miaotui.backends.cpu import draw
+from miaotui.backends.cpu.adapters import AdapterSpace, PackedAdapter, packed_size
 from miaotui.backends.cpu.draft_head import CpuDraftHead
 from miaotui.backends.cpu.multistep import MOST_TOKENS, CompiledDraftRun
 from miaotui.backends.cpu.pass_tables import ChoiceTable, PassTables
@@ -41,17 +43,20 @@ from miaotui.backends.cpu.workspace import KvPages, Rows, float_rows, peaks_of
 from miaotui.backends.drafting import DraftResult, DraftRun, Quotes
 from miaotui.backends.options import MOST_PASSES
 from miaotui.config import Settings
-from miaotui.errors import RequestError
+from miaotui.errors import EngineError, RequestError
 from miaotui.hub.store import PackedStore
+from miaotui.kernels.platform.cpu import probe
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, fields_of
 from miaotui.kernels.sampling.draw_fields import NUMBERS, scratch_fields
+from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, path_for
-from miaotui.schedule.plan import Chunk, Plan, RowKind
+from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind
+from miaotui.types import Progress
 
 _ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 ARITHMETIC = "int8 activations, float32 sums, 1"  # a new number whenever the same weights give other logits
-CAPABILITIES: Final = Capabilities(draft_head=True, hidden_states=True)
+CAPABILITIES: Final = Capabilities(draft_head=True, adapters=True, hidden_states=True)
 
 
 class Runner:
@@ -69,7 +74,8 @@ class Runner:
         self._run, self._run_fields = tables.run, tables.run_fields
         self.pages_of = tables.pages_of
         self._taps: dict[int, Rows] = {}
-        self._operations = program.address, program.count
+        self._adapted: Program | None = None  # of passes in which rows have adapters
+        self._adapters: dict[int, PackedAdapter] = {}
         vocab = program.config.vocab_size
         self._set_choosing(space.peaks, NUMBERS + scratch_fields(vocab), logits)
         self._logits = space.logits.floats(logits, vocab)
@@ -117,6 +123,7 @@ class Runner:
         """
         wanted, end = self._tables.fill(chunks, choices, passes)
         self._wanted = wanted
+        program = self._program_for(chunks)
         if end > self._reached:
             self.reach(end)
         run = self._run_fields
@@ -125,7 +132,7 @@ class Runner:
         self._masks = masks
         start_s = time.perf_counter()
         beside = None if self._draft_run is None else self._draft_run.run
-        self.team.run(*self._operations, self._run, passes, beside=beside)
+        self.team.run(program.address, program.count, self._run, passes, beside=beside)
         self.last_s = time.perf_counter() - start_s
         run[ops.RUN_HALT] = 0
         self.done = run[ops.RUN_DONE] if passes > 1 else 1
@@ -196,9 +203,42 @@ class Runner:
             program = self.program
             space = program.workspace
             self._taps[layer] = float_rows(space.max_rows, program.config.hidden_size)
-            self.program = program.with_taps(self._taps)
-            self._operations = self.program.address, self.program.count
+            self.program = program.changed(self._taps, None)
+            if self._adapted is not None:
+                self._adapted = program.changed(self._taps, self._adapted.adapters)
         return self._taps[layer]
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Return the bytes of all adapters."""
+        return sum(adapter.size_bytes for adapter in self._adapters.values())
+
+    def add_adapter(self, number: int, adapter: PackedAdapter, progress: Progress | None = None) -> None:
+        """Let chunks name an adapter. The first one makes the program of such passes, whose kernels may be compiled."""
+        if self._adapted is None:
+            program = self.program
+            space = AdapterSpace(program.config, program.workspace.max_rows)
+            self._adapted = program.changed(self._taps, space, progress)
+        self._adapters[number] = adapter
+
+    def remove_adapter(self, number: int) -> None:
+        """Give an adapter's memory back; no chunk may name it any more."""
+        self._adapters.pop(number, None)
+
+    def _program_for(self, chunks: Sequence[Chunk]) -> Program:
+        """Return the program of a pass over ``chunks``, with each row's adapter written into its table, if any has one.
+
+        Raises `EngineError` for an adapter that is not here.
+        """
+        if not any(chunk.adapter for chunk in chunks):
+            return self.program
+        missing = {chunk.adapter for chunk in chunks} - self._adapters.keys() - {NO_ADAPTER}
+        if missing or self._adapted is None:
+            raise EngineError(f"adapter {min(missing)} was removed, or never added: add it first")
+        self._tables.name_adapters(
+            chunks, [self._adapters[chunk.adapter].address if chunk.adapter else 0 for chunk in chunks]
+        )
+        return self._adapted
 
     def reach(self, end: int) -> None:
         """Make ready to rotate what is at positions below ``end``. Raises `EngineError` beyond the context."""
@@ -261,7 +301,7 @@ class CpuBackend:
         """Compute a plan's rows (see `Backend.run`)."""
         chunks, runner = plan.chunks, self.runner
         for chunk in chunks:
-            if chunk.adapter or chunk.kind is RowKind.ENCODE:
+            if chunk.kind is RowKind.ENCODE:
                 refuse_unable(self, plan, states)
         found = NO_STATES
         if states is not NO_ROW_STATES:
@@ -293,6 +333,15 @@ class CpuBackend:
         tokens = runner.run_drafting(chunk, address, most, passes, compiled_run, watch, quotes)
         broken = None if draft_run.broken < 0 else runner.peak(draft_run.broken)
         return DraftResult(tokens, runner.done, runner.last_s, broken)
+
+    def add_adapter(self, number: int, pairs: Mapping[str, LowRankPair], progress: Progress | None = None) -> None:
+        """Let chunks name a low-rank adapter (see `Backend.add_adapter`)."""
+        require_room(self.runner.adapter_bytes, packed_size(self._config, pairs), probe().memory_bytes)
+        self.runner.add_adapter(number, PackedAdapter(self._config, pairs), progress)
+
+    def remove_adapter(self, number: int) -> None:
+        """Give an adapter's memory back."""
+        self.runner.remove_adapter(number)
 
     def find_draft_head(self, settings: Settings) -> CpuDraftHead | None:
         """Return the draft head that was trained for these weights; None: there is none.

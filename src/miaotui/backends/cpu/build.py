@@ -80,6 +80,6 @@ def assemble(
     except (MemoryError, OSError, ValueError) as error:  # mmap says OSError, NumPy either of the others
         raise sizes.memory_error() from error
     tables = rotation_tables(config, limits.context)
-    program = Program(config, weights, workspace, pages, tables, progress_as(progress, "compiling"))
+    program = Program(config, weights, workspace, pages, tables, progress=progress_as(progress, "compiling"))
     runner = Runner(program, shared_pool(options.threads))
     return Built(CpuBackend(runner, limits), Scheduler(sizes.schedule))

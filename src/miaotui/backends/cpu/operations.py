@@ -17,6 +17,8 @@ from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.thread_pool import aligned_int64
 from miaotui.model.packed import Matrix
 
+_QUICK = ("pointwise.rows:norm", "adapters.low_rank:project")  # operations that no meeting of few rows follows
+
 
 class OperationTable:
     """Operations in the order of a pass; `link` gives the table."""
@@ -60,7 +62,7 @@ class OperationTable:
                 lin.TILE_STRIDE: matrix.tile_stride,
                 lin.GROUPS: matrix.inputs // 32,
                 lin.UNITS: matrix.units,
-                **_source_fields(source),
+                **source_fields(source),
                 **fields,
             },
             rows,
@@ -77,12 +79,12 @@ class OperationTable:
         return table
 
     def _ask_ahead(self, table: NDArray[np.int64]) -> None:
-        """Let the operation before a product, or before the norm before it, ask for its first weights."""
+        """Let the operation before a product, or before the quick ones before it, ask for its first weights."""
         for at in self._products:
             if at == 0:
                 continue
             fields, before = self._entries[at][1], at - 1
-            if self._entries[before][0] == "pointwise.rows:norm" and before:
+            while self._entries[before][0] in _QUICK and before:
                 before -= 1
             tiles = 4 if lin.is_gated(fields[lin.MODE]) else 2
             row = table[before]
@@ -90,7 +92,8 @@ class OperationTable:
             row[ops.AHEAD_BYTES] = tiles * fields[lin.TILE_STRIDE]
 
 
-def _source_fields(source: Quantized | Rows) -> dict[int, int]:
+def source_fields(source: Quantized | Rows) -> dict[int, int]:
+    """Return the fields by which a product finds its inputs."""
     if isinstance(source, Rows):
         return {lin.X: source.address, lin.X_STRIDE: source.stride}
     return {

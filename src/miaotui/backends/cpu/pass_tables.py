@@ -151,6 +151,15 @@ class PassTables:
             for at in range(end - (chunk.n_logits + chunk.n_scored) * ops.ROW_FIELDS, end, ops.ROW_FIELDS):
                 rows[at] = choice
 
+    def name_adapters(self, chunks: Sequence[Chunk], tables: Sequence[int]) -> None:
+        """Write the address of each chunk's adapter, 0 for none, into the tables of its rows."""
+        rows, row = self.row_fields, 0
+        for chunk, table in zip(chunks, tables, strict=True):
+            end = row + len(chunk.tokens)
+            for at in range(row * ops.ROW_FIELDS + ops.ROW_ADAPTER, end * ops.ROW_FIELDS, ops.ROW_FIELDS):
+                rows[at] = table
+            row = end
+
     def _fill_one(self, row: int, block: int, token: int, position: int, pages: tuple[int, ...]) -> None:
         """Fill the tables of a row that nothing follows."""
         rows, stores, blocks = self.row_fields, self._store_fields, self._block_fields

@@ -10,11 +10,13 @@ makes no kernel reach beyond its buffers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.adapter_parts import AdapterParts
+from miaotui.backends.cpu.adapters import AdapterSpace, operation_of
 from miaotui.backends.cpu.attention import AttentionParts
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.mixture import MixtureParts
@@ -22,7 +24,7 @@ from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
-from miaotui.kernels.linear.formats import padded_rows
+from miaotui.kernels.linear.formats import UNIT_ROWS, padded_rows
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.ops import float_field
@@ -50,11 +52,13 @@ class Program:
         workspace: Workspace,
         pages: KvPages,
         rotations: Mapping[int, RotationTable],
+        *,
         progress: Progress | None = None,
         taps: Mapping[int, Rows] | None = None,
+        adapters: AdapterSpace | None = None,
     ) -> None:
         self.config, self.weights, self.workspace, self.pages = config, weights, workspace, pages
-        self.rotations, self.taps = rotations, taps or {}
+        self.rotations, self.taps, self.adapters = rotations, taps or {}, adapters
         self._heads = HeadLayout(config)
         self._operations = OperationTable()
         self._attention_parts = AttentionParts(config, weights, workspace, pages, rotations)
@@ -64,9 +68,14 @@ class Program:
         compiled.prepare([*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress)
         self.table = self._operations.link()
 
-    def with_taps(self, taps: Mapping[int, Rows]) -> Program:
-        """Return this program with an operation that leaves the states before some layers in ``taps``."""
-        return Program(self.config, self.weights, self.workspace, self.pages, self.rotations, taps=taps)
+    def changed(
+        self, taps: Mapping[int, Rows], adapters: AdapterSpace | None, progress: Progress | None = None
+    ) -> Program:
+        """Return this program with operations that leave the states before some layers in ``taps``, and with those of
+        rows that have adapters.
+        """
+        parts = self.config, self.weights, self.workspace, self.pages, self.rotations
+        return Program(*parts, progress=progress, taps=taps, adapters=adapters)
 
     @property
     def address(self) -> int:
@@ -97,17 +106,17 @@ class Program:
     def _layer(self, layer: int, current: int) -> int:
         prefix, space = f"layers.{layer}.", self.workspace
         self._read(prefix + "attn_norm", current)
-        self._qkv(prefix)
+        self._qkv(layer)
         self._attention(layer)
-        current = self._mix(prefix + "o", prefix + "attn_post_norm", space.attended, current)
+        current = self._mix(layer, "o", prefix + "attn_post_norm", space.attended, current)
         experts = self.config.layer_experts(layer)
         if experts is not None:
             self._mixture(prefix, space.residual[current], experts)
             return current
         if not self.config.parallel:  # else the feed-forward network reads what attention has read
             self._read(prefix + "ffn_norm", current)
-        self._up(prefix)
-        return self._mix(prefix + "down", prefix + "ffn_post_norm", space.fed, current)
+        self._up(layer)
+        return self._mix(layer, "down", prefix + "ffn_post_norm", space.fed, current)
 
     def _mixture(self, prefix: str, residual: Rows, experts: ExpertsConfig) -> None:
         """Add the results of each row's experts to the residual stream."""
@@ -125,15 +134,15 @@ class Program:
         else:
             self._quantize(source, self.config.hidden_size, out)
 
-    def _mix(self, name: str, norm: str, source: Quantized, current: int) -> int:
-        """Return a product back to the hidden width, added to the residual stream; returns the stream's buffer."""
+    def _mix(self, layer: int, part: str, norm: str, source: Quantized, current: int) -> int:
+        """Add a product back to the hidden width, added to the residual stream; return the stream's buffer."""
+        name = f"layers.{layer}.{part}"
         matrix, bias = self.weights.matrix(name), self._vector(name + "_bias", 0)
-        residual = self.workspace.residual[current]
+        residual, mixed, target = self.workspace.residual[current], self.workspace.mixed, 1 - current
+        mode, sums = (lin.STORE, mixed) if self.config.post_norms else (lin.ADD, residual)
+        self._linear(matrix, source, sums, mode=mode, bias=bias, number=operation_of(self.config, layer, part))
         if not self.config.post_norms:
-            self._linear(matrix, source, residual, mode=lin.ADD, bias=bias)
             return current
-        mixed, target = self.workspace.mixed, 1 - current
-        self._linear(matrix, source, mixed, mode=lin.STORE, bias=bias)
         out = self.workspace.residual[target]
         self._operations.add(
             "pointwise.rows:norm_add",
@@ -153,18 +162,12 @@ class Program:
         self._operations.add("runtime.multistep:ask", {})
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
         bias = self._vector("head_bias", 0)
-        self._linear(matrix, space.last, space.logits, mode=lin.STORE, bias=bias, rows=ops.RUN_LOGIT_ROWS)
+        number = None if config.tied_head else operation_of(config, None)
+        self._linear(matrix, space.last, space.logits, bias=bias, rows=ops.RUN_LOGIT_ROWS, number=number)
         if config.logit_softcap:
-            self._operations.add(
-                "pointwise.rows:cap_logits",
-                {
-                    pw.X: space.logits.address,
-                    pw.X_STRIDE: space.logits.stride,
-                    pw.WIDTH: matrix.units * 32,
-                    pw.EPS: float_field(config.logit_softcap),
-                },
-                rows=ops.RUN_LOGIT_ROWS,
-            )
+            fields = {pw.X: space.logits.address, pw.X_STRIDE: space.logits.stride, pw.WIDTH: matrix.units * 32}
+            fields[pw.EPS] = float_field(config.logit_softcap)
+            self._operations.add("pointwise.rows:cap_logits", fields, rows=ops.RUN_LOGIT_ROWS)
         self._choose()
 
     # operations ----------------------------------------------------------------------------------------------------
@@ -238,36 +241,55 @@ class Program:
             pw.EPS: float_field(self.config.norm_eps),
         }
 
-    def _qkv(self, prefix: str) -> None:
-        """Add one product, or three when the parts have different formats; only the last is followed by a barrier."""
+    def _qkv(self, layer: int) -> None:
+        """Add the product to queries, keys and values."""
         config, space = self.config, self.workspace
-        bias = self._vector(prefix + "qkv_bias", 0)
+        places = self._heads.dim
+        widths = [padded_rows(heads * places) for heads in (config.n_heads, config.n_kv_heads, config.n_kv_heads)]
+        pairs = self._pairs(operation_of(config, layer, "qkv"), *(width // UNIT_ROWS for width in widths))
+        if pairs:
+            pairs.project(space.normed, config.hidden_size)
+        self._qkv_products(f"layers.{layer}.", widths)
+        if pairs:
+            pairs.add(space.qkv)
+
+    def _qkv_products(self, prefix: str, widths: Sequence[int]) -> None:
+        """Add one product, or three when the parts have different formats; only the last is followed by a barrier."""
+        space, bias = self.workspace, self._vector(prefix + "qkv_bias", 0)
         if prefix + "qkv" in self.weights:
             self._linear(self.weights.matrix(prefix + "qkv"), space.normed, space.qkv, bias=bias)
             return
-        widths = {"q": config.n_heads, "k": config.n_kv_heads, "v": config.n_kv_heads}
         column = 0
-        for letter, heads in widths.items():
+        for letter, width in zip("qkv", widths, strict=True):
             offset = 4 * column
             self._linear(
                 self.weights.matrix(prefix + letter),
                 space.normed,
-                space.qkv,
-                offset=offset,
+                space.qkv._replace(data=space.qkv.data[offset:]),
                 bias=bias + offset if bias else 0,
                 keep_going=int(letter != "v"),
             )
-            column += padded_rows(heads * self._heads.dim)
+            column += width
 
-    def _up(self, prefix: str) -> None:
+    def _up(self, layer: int) -> None:
         """Add the feed-forward network up to its activation, with or without a gate."""
-        out, gated = self.workspace.fed, self.config.gated
+        out, gated, prefix = self.workspace.fed, self.config.gated, f"layers.{layer}."
+        matrix = self.weights.matrix(prefix + ("gate_up" if gated else "up"))
+        mode = (_GATED if gated else _ACTIVATED)[self.config.activation]
+        bias = 0 if gated else self._vector(prefix + "up_bias", 0)
+        pairs = self._pairs(operation_of(self.config, layer, "up"), *[matrix.units] * (1 + gated))
+        if pairs:  # the activation comes after the change
+            pairs.project(self.workspace.normed, matrix.inputs)
+            plain = matrix._replace(data=matrix.data.reshape(-1, 2, matrix.tile_stride))
+            self._linear(plain, self.workspace.normed, pairs.space.wide, bias=bias)
+            pairs.activate(mode, out)
+            return
         self._operations.add_linear(
-            self.weights.matrix(prefix + ("gate_up" if gated else "up")),
+            matrix,
             self.workspace.normed,
             {
-                lin.MODE: (_GATED if gated else _ACTIVATED)[self.config.activation],
-                lin.BIAS: 0 if gated else self._vector(prefix + "up_bias", 0),
+                lin.MODE: mode,
+                lin.BIAS: bias,
                 lin.OUT: out.integers.address,
                 lin.OUT_STRIDE: out.integers.stride,
                 lin.OUT_HEADERS: out.headers.address,
@@ -283,22 +305,33 @@ class Program:
         *,
         mode: int = lin.STORE,
         bias: int = 0,
-        offset: int = 0,
         keep_going: int = 0,
         rows: int = ops.RUN_ROWS,
+        number: int | None = None,
     ) -> None:
+        """Add a product; ``number`` is its operation's, if adapters may change all of it."""
+        pairs = None if number is None else self._pairs(number, matrix.units, rows=rows)
+        if pairs:
+            pairs.project(source, matrix.inputs)
         self._operations.add_linear(
             matrix,
             source,
             {
                 lin.MODE: mode,
-                lin.OUT: out.address + offset,
+                lin.OUT: out.address,
                 lin.OUT_STRIDE: out.stride,
                 lin.BIAS: bias,
                 ops.KEEP_GOING: keep_going,
             },
             rows,
         )
+        if pairs:
+            pairs.add(out)
+
+    def _pairs(self, number: int, *units: int, rows: int = ops.RUN_ROWS) -> AdapterParts | None:
+        """Return the operations of adapters around a product whose parts have so many units; None: there are none."""
+        space = self.adapters
+        return None if space is None else AdapterParts(self._operations, space, number, units, rows)
 
     def _attention(self, layer: int) -> None:
         fields = self._attention_parts.fields(layer)

@@ -8,7 +8,7 @@ row's bits depend neither on the rows beside it nor on how a prompt is cut into 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import numpy as np
@@ -30,16 +30,20 @@ from miaotui.backends.backend import (
     TokenChoice,
     probe_chunk,
     refuse_unable,
+    require_room,
 )
 from miaotui.backends.reference import sampling
 from miaotui.backends.reference.cache import KeyValueCache, PlannedRow, planned_rows
 from miaotui.backends.reference.sampling import ReferenceChoice
 from miaotui.backends.sampling import noise_key
 from miaotui.errors import EngineError
+from miaotui.kernels.platform.host import read_host
+from miaotui.model.adapters.adapter import LowRankPair, require_per_request
 from miaotui.model.oracle import Oracle, visible
-from miaotui.schedule.plan import Chunk, Plan, RowKind
+from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind
+from miaotui.types import Progress
 
-CAPABILITIES: Final = Capabilities(drafts=False, hidden_states=True, state_inputs=True, encode=True)
+CAPABILITIES: Final = Capabilities(drafts=False, adapters=True, hidden_states=True, state_inputs=True, encode=True)
 _POOLED = {"mean": lambda x: x.mean(axis=0), "first": lambda x: x[0], "last": lambda x: x[-1]}
 
 
@@ -56,6 +60,7 @@ class ReferenceBackend(NoDraftHead):
 
     def __init__(self, oracle: Oracle, limits: BackendLimits) -> None:
         self.limits, self._oracle = limits, oracle
+        self._adapted: dict[int, Oracle] = {NO_ADAPTER: oracle}
         self._cache = KeyValueCache(oracle.config, limits.layers, limits.spare_pages.stop)
         self.identity = BackendIdentity("reference", ("f32",), "f16", "float32 in NumPy, 1")
         self._is_halted = False
@@ -70,6 +75,9 @@ class ReferenceBackend(NoDraftHead):
         """Compute a plan's rows (see `Backend.run`)."""
         refuse_unable(self, plan, states)
         start_s = time.perf_counter()
+        missing = {chunk.adapter for chunk in plan.chunks} - self._adapted.keys()
+        if missing:
+            raise EngineError(f"adapter {min(missing)} was removed, or never added: add it first")
         own = cast("Sequence[ReferenceChoice | None]", choices) or [None] * len(plan.chunks)
         passes = plan.passes if all(own) else 1
         chunks, came = plan.chunks, list[list[Peak]]()
@@ -97,7 +105,7 @@ class ReferenceBackend(NoDraftHead):
         self, chunks: Sequence[Chunk], rows: Sequence[PlannedRow], states: RowStates
     ) -> dict[int, list[Floats]]:
         """Return the residual stream of each row, ``[1, hidden]``, before each layer and after the last one."""
-        oracle, cache = self._oracle, self._cache
+        cache = self._cache
         for chunk in chunks:
             for branch in chunk.branches:
                 if branch.copied is not None:
@@ -107,7 +115,7 @@ class ReferenceBackend(NoDraftHead):
         for layer in self.limits.layers:
             queries = []
             for row, state in zip(rows, x, strict=True):
-                query, keys, values = oracle.project(state, layer, np.array([row.position]))
+                query, keys, values = self._adapted[row.adapter].project(state, layer, np.array([row.position]))
                 cache.store(layer, row, keys, values)
                 queries.append(query)
             x = [self._layer_end(layer, *each) for each in zip(rows, x, queries, strict=True)]
@@ -126,7 +134,7 @@ class ReferenceBackend(NoDraftHead):
         keys, values = self._cache.seen(layer, row)
         window = self._oracle.config.windows[layer]
         seen = visible(np.array([row.position]), row.view_end, window, row.is_encoded)
-        return self._oracle.finish(x, layer, query, keys, values, seen)
+        return self._adapted[row.adapter].finish(x, layer, query, keys, values, seen)
 
     def _choose(
         self,
@@ -140,7 +148,7 @@ class ReferenceBackend(NoDraftHead):
         for chunk, choice in zip(chunks, choices, strict=True):
             end += len(chunk.tokens)
             for number in range(end - chunk.n_logits - chunk.n_scored, end) if self._has_head else ():
-                logits.append(self._oracle.head(streams[number])[0])
+                logits.append(self._adapted[rows[number].adapter].head(streams[number])[0])
                 chosen.append(_chosen(logits[-1], rows[number].position + 1, choice))
         return np.array(logits, np.float32).reshape(len(logits), self.limits.vocab_size), chosen
 
@@ -159,6 +167,16 @@ class ReferenceBackend(NoDraftHead):
                 final = np.concatenate([self._oracle.normed(x) for x in streams[end - len(chunk.tokens) : end]])
                 pooled.append(_POOLED[states.pooling](final))
         return np.array(pooled, np.float32)
+
+    def add_adapter(self, number: int, pairs: Mapping[str, LowRankPair], progress: Progress | None = None) -> None:
+        """Let chunks name a low-rank adapter, which is used as it is (see `Backend.add_adapter`)."""
+        require_per_request(pairs)
+        require_room(0, sum(pair.down.nbytes + pair.up.nbytes for pair in pairs.values()), read_host().memory_bytes)
+        self._adapted[number] = self._oracle.with_adapter(pairs)
+
+    def remove_adapter(self, number: int) -> None:
+        """Forget an adapter."""
+        self._adapted.pop(number, None)
 
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
         """Return a layer's keys and values of the first tokens in ``pages``: ``[count, 2, heads, dim]``."""

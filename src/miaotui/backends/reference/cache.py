@@ -27,6 +27,7 @@ class PlannedRow:
     pages: tuple[int, ...]  # that it sees
     view_end: int  # one past the last position that it sees
     is_encoded: bool  # whether it sees those after it
+    adapter: int  # number of the one it goes through
     places: list[tuple[int, int]] = field(default_factory=list)  # (page, slot) in which its keys and values go
 
 
@@ -68,7 +69,7 @@ def planned_rows(chunk: Chunk) -> list[PlannedRow]:
         for position, token in enumerate(tokens, start):
             end = start + len(tokens) if is_encoded else position + 1
             place = pages[position // PAGE_SIZE], position % PAGE_SIZE
-            rows.append(PlannedRow(token, position, pages, end, is_encoded, [place]))
+            rows.append(PlannedRow(token, position, pages, end, is_encoded, chunk.adapter, [place]))
     for branch in chunk.branches:  # rows that the branch's first page holds a second time
         for back, row in enumerate(reversed(branch.again), 1):
             rows[row].places.append((branch.pages[branch.own], (branch.start - back) % PAGE_SIZE))

@@ -7,7 +7,7 @@ backend with all layers gives.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +28,9 @@ from miaotui.backends.backend import (
     require,
 )
 from miaotui.errors import EngineError
+from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.schedule.plan import Plan
+from miaotui.types import Progress
 
 
 class Pipeline(NoDraftHead):
@@ -72,6 +74,16 @@ class Pipeline(NoDraftHead):
         own = set(states.layers) - found.keys()
         result = self._last.run(single, choices, masks, RowStates(inputs, tuple(own), states.pooling))
         return result._replace(seconds=seconds + result.seconds, states={**found, **result.states})
+
+    def add_adapter(self, number: int, pairs: Mapping[str, LowRankPair], progress: Progress | None = None) -> None:
+        """Let every stage know an adapter."""
+        for stage in self._stages:
+            stage.add_adapter(number, pairs, progress)
+
+    def remove_adapter(self, number: int) -> None:
+        """Let every stage forget an adapter."""
+        for stage in self._stages:
+            stage.remove_adapter(number)
 
     def read_cache(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
         """Return a layer's keys and values, from the stage that computes it."""

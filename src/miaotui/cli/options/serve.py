@@ -37,6 +37,7 @@ def key_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.epilog = "The key is printed once; the file gets its hash alone."
     add("--api-key-file", metavar="FILE", default="keys.txt", help="default: keys.txt")
+    add("--admin", action="store_true", help="the key may drain the server, and change its log level and limits")
     add("--rpm", type=whole(1), metavar="N", help="requests per minute at most")
     add("--tpm", type=whole(1), metavar="N", help="tokens per minute at most")
     add("--concurrent", type=whole(1), metavar="N", help="requests at once at most")
@@ -65,6 +66,7 @@ def _network(group: argparse._ArgumentGroup) -> None:
         metavar="T",
         help="what running answers get to finish after SIGTERM or Ctrl-C (default: 30s)",
     )
+    add("--no-console", dest="console", action="store_false", help="no page at /")
     add("--no-docs", dest="docs", action="store_false", help="no pages /docs and /openapi.json")
     add("--config", metavar="FILE", help="TOML file with any of these options")
 
@@ -73,6 +75,8 @@ def _access(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--api-key-file", metavar="FILE", help="let in keys of this file; see miaotui key")
     add("--insecure", action="store_true", help="let in other machines without keys")
+    about = "let clients load and unload adapters of this computer (/v1/load_lora_adapter)"
+    add("--allow-adapters", action="store_true", help=about)
     add("--allow-pull", action="store_true", help="let clients fetch models into the cache (/api/pull)")
     add("--share-prefix", action="store_true", help="reuse prompt prefixes across keys")
     add("--allowed-host", action="append", metavar="NAME", help="host name to answer to; repeatable")
@@ -104,6 +108,8 @@ def _model(group: argparse._ArgumentGroup) -> None:
     add("--context", type=whole(1), metavar="N", help="longest prompt plus answer, in tokens")
     about = "one token in each pass: slower, the same answers"
     add("--no-speculate", action="store_true", help=about)
+    about = "a low-rank adapter of the first model, served under its name; repeatable"
+    add("--adapter", action="append", metavar="NAME=PATH", help=about)
     about = "weights of encoders in memory at most; the least used is put away (default: half of the memory)"
     add("--encoder-memory-mb", type=whole(1, 1 << 24), metavar="N", help=about)
     about = "how an encoder's states become an embedding, where its files do not say it"

@@ -229,10 +229,15 @@ HELP = {
     "PEM key of that certificate": "该证书的 PEM 私钥",
     "what running answers get to finish after SIGTERM or Ctrl-C (default: 30s)": "收到 SIGTERM 或 Ctrl-C 后，留给进行中"
     "的回答的时间（默认：30s）",
+    "no page at /": "不提供 / 处的页面",
     "no pages /docs and /openapi.json": "不提供 /docs 和 /openapi.json",
     "TOML file with any of these options": "包含以上任意选项的 TOML 文件",
     "let in keys of this file; see miaotui key": "接受此文件中的密钥；见 miaotui key",
     "let in other machines without keys": "允许其他机器不用密钥访问",
+    "let clients load and unload adapters of this computer (/v1/load_lora_adapter)": "允许客户端加载和卸载本机的适配器"
+    "（/v1/load_lora_adapter）",
+    "a low-rank adapter of the first model, served under its name; repeatable": "第一个模型的低秩适配器，以此名称提供服务；"
+    "可重复",
     "let clients fetch models into the cache (/api/pull)": "允许客户端把模型下载到缓存（/api/pull）",
     "reuse prompt prefixes across keys": "不同密钥之间也复用前缀缓存",
     "host name to answer to; repeatable": "接受的主机名；可重复",
@@ -265,6 +270,7 @@ HELP = {
     "default: keys.txt": "默认：keys.txt",
     "requests per minute at most": "每分钟请求数上限",
     "tokens per minute at most": "每分钟词元数上限",
+    "the key may drain the server, and change its log level and limits": "此密钥可排空服务器，并更改其日志级别和限额",
     "requests at once at most": "同时请求数上限",
     # index and search
     "ACTION is one of create, add, delete, update, stats, list. NAME names an index in miaotui's folder; with a slash "

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miaotui.config import Settings
-from miaotui.hub.sources import huggingface, modelscope
 from miaotui.hub.sources.repository import HubId
 from miaotui.types import Progress
 
 PREFIXES = {"hf": "huggingface", "ms": "modelscope"}
 TITLES = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
-_LOCAL = {"huggingface": huggingface.find_local, "modelscope": modelscope.find_local}
 
 
 class HubModel(NamedTuple):
@@ -33,8 +31,8 @@ class HubModel(NamedTuple):
 
     def local(self) -> Path | None:
         """Return the model's path on this computer; None if it is not all here."""
-        hubs = [self.hub] + ([] if self.named else [hub for hub in _LOCAL if hub != self.hub])
-        found = (_LOCAL[hub](self.hub_id) for hub in hubs)
+        hubs = [self.hub] + ([] if self.named else [hub for hub in TITLES if hub != self.hub])
+        found = (import_module(f"miaotui.hub.sources.{hub}").find_local(self.hub_id) for hub in hubs)
         return next((path for path in found if path is not None), None)
 
     def pull(self, settings: Settings, progress: Progress | None = None) -> Path:

@@ -65,6 +65,7 @@ from miaotui.kernels.runtime.ops import (
     BLOCK_FIELDS,
     BLOCK_ROW,
     BLOCK_ROWS,
+    ROW_ADAPTER,
     ROW_CHOICE,
     ROW_FIELDS,
     ROW_PAGES,
@@ -240,6 +241,7 @@ def _set_rows(run: Any, draft: Any, count: Any) -> None:
         poke(row, ROW_PAGES, pages)
         poke(row, ROW_VIEW_END, position + 1)
         poke(row, ROW_CHOICE, peek(first, ROW_CHOICE))
+        poke(row, ROW_ADAPTER, peek(first, ROW_ADAPTER))
         store = peek(run, RUN_STORE_TABLE) + 8 * STORE_FIELDS * index
         poke(store, 0, index)
         poke(store, 1, peek(pages, position // PAGE_TOKENS))

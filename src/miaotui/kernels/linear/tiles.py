@@ -270,3 +270,31 @@ def emit_unit(
 
     unit.__name__ = f"unit_{form.value}_{rows}{'_wide' if wide else ''}"
     return unit
+
+
+def emit_tile(form: Format, rows: int, tiling: Tiling) -> Callable[..., None]:
+    """Make an emitter of the 16 outputs of a single tile for ``rows`` rows; the caches keep its weights.
+
+    Its values are those of `emit_unit` without the bytes to the next tile.
+    """
+    lanes = tiling.lanes(rows, form)
+
+    def one_tile(
+        e: Emitter,
+        weights: Value,
+        groups: Value,
+        x: Value,
+        x_stride: Value,
+        headers: Value,
+        header_stride: Value,
+        out: Value,
+        out_stride: Value,
+    ) -> None:
+        operands = Operands(rows, groups, x, x_stride, headers, header_stride)
+        for first in range(0, TILE_ROWS, lanes):
+            tile = Tile(e, form, weights, lanes, first, once=False)
+            for row, total in enumerate(_Sums(e, [tile], operands, PREFETCH_BYTES if first == 0 else None).all()):
+                e.store(total, out + out_stride * row + 4 * first, 4)
+
+    one_tile.__name__ = f"tile_{form.value}_{rows}"
+    return one_tile

@@ -7,17 +7,18 @@ model, and no rank exceeds `MAX_RANK`. Source: Hu et al. 2021, "LoRA", section 4
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.errors import ModelFormatError
+from miaotui.errors import ModelFormatError, UnsupportedModelError
 
 Array = NDArray[np.float32]
 
 MAX_RANK = 256
+PER_REQUEST = frozenset({"q", "k", "v", "o", "gate", "up", "down", "head"})  # last parts of names
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,3 +66,13 @@ class LowRankAdapter(Mapping[str, LowRankPair]):
     def rank(self) -> int:
         """Return the largest rank of its pairs."""
         return max(pair.rank for pair in self._pairs.values())
+
+
+def require_per_request(pairs: Iterable[str]) -> None:
+    """Raise `UnsupportedModelError` for a matrix of experts or of their router: a pass reads them by lists of rows."""
+    for name in pairs:
+        if name.rpartition(".")[2] not in PER_REQUEST:
+            raise UnsupportedModelError(
+                f"the adapter changes {name}, a matrix of experts or of their router, which is not supported per "
+                "request: merge it (miaotui merge-adapter), or train one for attention alone"
+            )

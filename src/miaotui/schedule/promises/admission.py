@@ -58,6 +58,17 @@ class Admitted:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """The prediction for a request that was not taken on."""
+
+    predicted_ms: float  # from its arrival
+    cached_tokens: int  # of the prompt, whose work would be reused
+    answer_tokens: int  # that were reckoned with
+    fits: bool  # whether it would be promised; True without a deadline
+    fitting_tokens: int | None  # the longest answer that fits, if this one does not; None: none does
+
+
+@dataclass(frozen=True)
 class _Clock:
     """The moment at which the engine's state was last known, and the foreseen time of the step since."""
 
@@ -111,6 +122,18 @@ class Admission:
             self.promised += entry.promised
         limit = entry.wish.limit
         return Admitted(limit, entry.predicted_ms, entry.promised, entry.shortened, entry.job.order_s)
+
+    def quote(self, wish: PromiseRequest, now_s: float) -> Quote:
+        """Return the prediction that `admit` would make now; the book stays as it is."""
+        with self._lock:
+            entry = self._entry(wish)
+            tokens = entry.job.answer_left
+            if not entry.promised:
+                return Quote(self._outlook(entry, now_s), wish.cached, tokens, True, None)
+            late, predicted_ms = self._lateness(entry, now_s)
+            shorter = self._shorten(entry, now_s) if late > 0 else None
+        fitting = None if shorter is None else shorter.wish.limit
+        return Quote(predicted_ms, wish.cached, tokens, late <= 0, fitting)
 
     def leave(self, number: int, failed: bool = False, done_s: float | None = None) -> None:
         """Remove a request that is over; one that ``failed`` has missed its deadline, if it had one.
@@ -211,7 +234,8 @@ class Admission:
     def _entry(self, wish: PromiseRequest) -> PromiseEntry:
         deadline = wish.deadline
         left = wish.prompt - wish.cached
-        job = Job(wish.number, left, 1, wish.cached, arrival=self._arrivals, is_scored=wish.is_scored)
+        kind = {"is_scored": wish.is_scored, "is_adapted": wish.is_adapted}
+        job = Job(wish.number, left, 1, wish.cached, arrival=self._arrivals, **kind)
         entry = PromiseEntry(job, wish)
         if deadline is not None:
             if deadline.total_ms is not None:

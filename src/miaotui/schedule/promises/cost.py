@@ -1,10 +1,10 @@
 """The time of a step in seconds, predicted from its shape, and what drafts gain.
 
-Owns the model of time: a curve over rows, a cost for each row of logits and for each key that a row attends to, a pace,
-which says how fast the machine is at the moment, and the gain of drafts. Knows neither clocks nor requests nor drafts:
-times come in with `CostModel.observe`. Measured by `engine.calibrate` at the start; corrected by every real step since.
-Invariants: more work never costs less; without drafts, and before any have been seen, their gain is nothing. The first
-passes with drafts count little beside that, later ones fade with time.
+Owns the model of time: a curve over rows, a cost for each row of logits, for each key that a row attends to and for
+each row with a low-rank adapter, a pace, which says how fast the machine is now, and the gain of drafts. Knows
+neither clocks nor requests nor drafts: times come in with `CostModel.observe`. Measured by `engine.calibrate` at the
+start; corrected by every real step since. Invariants: more work never costs less; without drafts, and before any have
+been seen, their gain is nothing. The first passes with drafts count little beside that, later ones fade with time.
 """
 
 from __future__ import annotations
@@ -96,17 +96,19 @@ class StepShape:
     rows: int
     logits: int  # rows of them that need logits
     attended: int  # keys looked at: the sum over rows of what each one sees
+    adapted: int = 0  # rows that go through a low-rank adapter
 
     @staticmethod
     def of(chunks: Iterable[Chunk]) -> StepShape:
         """Return the shape of a planned step."""
-        rows = logits = attended = 0
-        for _, start, tokens, _, n_logits, _, n_scored, *_ in chunks:
+        rows = logits = attended = adapted = 0
+        for _, start, tokens, _, n_logits, _, n_scored, _, adapter in chunks:
             count = len(tokens)
+            adapted += count if adapter else 0
             rows += count
             logits += n_logits + n_scored
             attended += count * start + count * (count + 1) // 2
-        return StepShape(rows, logits, attended)
+        return StepShape(rows, logits, attended, adapted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class CostModel:
         self._knots = list(self._base)
         self.logits_s = max(rates.logits_s, 0.0)
         self.attend_s = max(rates.attend_s, 0.0)
+        self.adapter_s = 0.0  # of one row's adapter, beside the model's own products (see `price_adapter`)
         self._most_logits_s, self._most_attend_s = 4 * self.logits_s, 4 * self.attend_s
         self.pace = 1.0  # how many times slower than calibrated the machine is now
         self.errors = ForecastErrors()
@@ -168,14 +171,18 @@ class CostModel:
         self.pass_s = 0.0  # of that in arithmetic: passes, and choosing tokens
         self.recent: deque[StepTime] = deque(maxlen=256)
 
-    def seconds(self, rows: int, logits: int, attended: float) -> float:
+    def seconds(self, rows: int, logits: int, attended: float, adapted: int = 0) -> float:
         """Predict the time of a step of this shape at the present pace."""
-        work = self._curve(rows) + self.logits_s * logits + self.attend_s * attended
+        work = self._curve(rows) + self.logits_s * logits + self.attend_s * attended + self.adapter_s * adapted
         return work * self.pace
 
-    def token_s(self, count: int, rows: int, attended: float) -> float:
+    def price_adapter(self, row_s: float) -> None:
+        """Let rows with adapters take at least ``row_s`` more than others, as was measured at the present pace."""
+        self.adapter_s = max(self.adapter_s, row_s / self.pace)
+
+    def token_s(self, count: int, rows: int, attended: float, adapted: int = 0) -> float:
         """Predict the time of a token of each of ``count`` answers in passes of ``rows``, drafted tokens counted."""
-        return self.seconds(rows, rows, attended) * self.gain.share(count)
+        return self.seconds(rows, rows, attended, adapted) * self.gain.share(count)
 
     def allowed_s(self, reading_s: float, answering_s: float = 0.0, deviations: float = CROWDED) -> float:
         """Return the time to allow for, given those foreseen up to the first token and from there to the last."""
@@ -222,7 +229,7 @@ class CostModel:
 
     def _predicted(self, shape: StepShape, answered: Answered) -> float:
         """Return the time of a step whose passes are known; where the backend drafted within it, of so many passes."""
-        pass_s = self.seconds(shape.rows, shape.logits, shape.attended)
+        pass_s = self.seconds(shape.rows, shape.logits, shape.attended, shape.adapted)
         if answered.drafted:
             pass_s *= self.gain.pass_cost(answered.count, False)
         return pass_s * answered.passes
@@ -234,13 +241,14 @@ class CostModel:
         count = answered.count
         if answered.prompt_rows:
             return self._plain_s(shape, answered) * self.gain.pass_cost(count, True)
-        return self.token_s(count, count, shape.attended * count / shape.rows) * answered.tokens / count
+        attended = shape.attended * count / shape.rows
+        return self.token_s(count, count, attended, min(shape.adapted, count)) * answered.tokens / count
 
     def _plain_s(self, shape: StepShape, answered: Answered) -> float:
         """Return the time of a pass of this shape without the rows of drafts."""
         rows = answered.count + answered.prompt_rows
         logits = shape.logits - (shape.rows - rows)
-        return self.seconds(rows, logits, shape.attended * rows / shape.rows)
+        return self.seconds(rows, logits, shape.attended * rows / shape.rows, min(shape.adapted, rows))
 
     def _learn_gain(self, shape: StepShape, took_s: float, answered: Answered) -> None:
         """Compare passes with drafts to passes without."""
@@ -250,7 +258,7 @@ class CostModel:
 
     def slowness(self, shape: StepShape, took_s: float) -> float:
         """Return the time of a pass over the time that was predicted for its shape."""
-        return took_s / self.seconds(shape.rows, shape.logits, shape.attended)
+        return took_s / self.seconds(shape.rows, shape.logits, shape.attended, shape.adapted)
 
     def probe(self, shape: StepShape, took_s: float) -> None:
         """Learn from a pass that was run to see how fast the machine is; it counts for much.

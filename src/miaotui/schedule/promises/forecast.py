@@ -49,6 +49,7 @@ class Job:
     arrival: int = 0
     running: bool = False  # it has a place in the steps already
     is_scored: bool = False  # each row of its prompt needs logits
+    is_adapted: bool = False  # each of its rows goes through a low-rank adapter
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -86,12 +87,12 @@ def forecast(jobs: Sequence[Job], cost: CostModel, policy: SchedulingPolicy, now
 class _Left:
     """A job in the simulation."""
 
-    __slots__ = ("answer", "is_scored", "length", "number", "order_s", "prompt")
+    __slots__ = ("answer", "is_adapted", "is_scored", "length", "number", "order_s", "prompt")
 
     def __init__(self, job: Job) -> None:
         self.number, self.order_s = job.number, job.order_s
         self.prompt, self.answer, self.length = job.prompt_left, float(job.answer_left), float(job.length)
-        self.is_scored = job.is_scored
+        self.is_scored, self.is_adapted = job.is_scored, job.is_adapted
 
 
 class _Play:
@@ -144,17 +145,19 @@ class _Play:
         steps = max(steps, 1)
         rows = logits = len(answering) + self._policy.idle_rows
         attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
+        adapted = sum(job.is_adapted for job in answering)
         done: list[_Left] = []
         for job, take in shares:
             attended += take * (job.length + take * steps / 2)
             rows += take
+            adapted += take if job.is_adapted else 0
             logits += take if job.is_scored else 0
             job.prompt -= take * steps
             job.length += take * steps
             if job.prompt <= 0:
                 done.append(job)
         logits += len(done)
-        step_s, tokens = self._cost.seconds(rows, logits, attended), 1.0
+        step_s, tokens = self._cost.seconds(rows, logits, attended, adapted), 1.0
         if answering:
             count = len(answering)
             step_s *= self._cost.gain.pass_cost(count, True)
@@ -191,7 +194,8 @@ class _Play:
         steps = min(job.answer for job in answering)
         count = len(answering) + self._policy.idle_rows
         attended = sum(job.length for job in answering) + len(answering) * (steps + 1) / 2
-        self._now += steps * self._cost.token_s(len(answering), count, attended)
+        adapted = sum(job.is_adapted for job in answering)
+        self._now += steps * self._cost.token_s(len(answering), count, attended, adapted)
         for job in answering:
             job.answer -= steps
             job.length += steps

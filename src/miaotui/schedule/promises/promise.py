@@ -50,6 +50,7 @@ class PromiseRequest:
     deadline: Deadline | None
     arrived_s: float
     is_scored: bool = False  # log-probabilities of its prompt are wanted
+    is_adapted: bool = False  # it goes through a low-rank adapter
 
 
 @dataclass(eq=False)
@@ -181,8 +182,9 @@ def _grace_s(entry: PromiseEntry, now_s: float) -> float:
 def _alone_s(job: Job, cost: CostModel) -> float:
     """Return the time it needs if nothing else runs."""
     logits = job.prompt_left if job.is_scored else 1
-    prompt = cost.seconds(job.prompt_left, logits, 0.0) if job.prompt_left else 0.0
-    return prompt + job.answer_left * cost.token_s(1, 1, job.length)
+    adapted = job.prompt_left if job.is_adapted else 0
+    prompt = cost.seconds(job.prompt_left, logits, 0.0, adapted) if job.prompt_left else 0.0
+    return prompt + job.answer_left * cost.token_s(1, 1, job.length, int(job.is_adapted))
 
 
 class LoadTuner:

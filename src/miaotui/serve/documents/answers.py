@@ -82,7 +82,7 @@ class _Parts:
         services = services_of(http)
         self._services, self._cache = services, services.response_cache
         self._caller = caller_of(http).name
-        self._llm = None if model is None else LLM(model.loop)
+        self._llm = None if model is None else LLM(model.loop, adapter=model.adapter)
         self._model_key = "" if model is None else model.identity
 
     def of(self, question: Question) -> Iterator[str | Answer]:

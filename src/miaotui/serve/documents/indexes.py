@@ -24,6 +24,7 @@ from miaotui.serve.documents.indexes_wire import (
     PartitionStatistics,
     SearchAnswer,
     SearchRequest,
+    WholeDocument,
 )
 from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import ApiError, bad_value
@@ -47,6 +48,14 @@ def routes() -> list[Endpoint]:
             body=AddDocuments,
             answer=Added,
             parameters=_NAME_FIELD,
+        ),
+        Endpoint(
+            f"{_INDEX_PATH}/documents/{{id:path}}",
+            "GET",
+            show,
+            "Give the passages of a document, or of the one that a passage is from",
+            answer=WholeDocument,
+            parameters=_ID_FIELD,
         ),
         Endpoint(
             f"{_INDEX_PATH}/documents/{{id:path}}",
@@ -112,6 +121,28 @@ async def add(http: HttpRequest) -> Response:
     return json_response(await run_in_threadpool(work), headers=ignored_fields(body))
 
 
+async def show(http: HttpRequest) -> Response:
+    """Answer with all passages of a document, in its order. Raises `ApiError` (404) when there is none."""
+    registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
+    key = http.path_params["id"]
+
+    def work() -> list[Document]:
+        index = registry.to_search(caller, name)
+        found = index.get(key)
+        return index.get(found[0].whole) if found else []
+
+    passages = await run_in_threadpool(work)
+    if not passages:
+        raise _no_document(key)
+    shown = [{"id": each.id, "title": each.title, "body": each.body, "source": each.source} for each in passages]
+    return json_response({"object": "document", "id": passages[0].whole, "passages": shown})
+
+
+def _no_document(key: str) -> ApiError:
+    message = f"There is no document {key[:200]!r} in this index"
+    return ApiError(404, message, param="id", code="document_not_found")
+
+
 async def delete(http: HttpRequest) -> Response:
     """Delete a document with all its passages. Raises `ApiError` (404) when there is none."""
     registry, caller, name = services_of(http).indexes, caller_of(http).name, http.path_params["name"]
@@ -124,8 +155,7 @@ async def delete(http: HttpRequest) -> Response:
 
     answer = await run_in_threadpool(work)
     if not answer["deleted"]:
-        message = f"There is no document {key[:200]!r} in this index"
-        raise ApiError(404, message, param="id", code="document_not_found")
+        raise _no_document(key)
     return json_response(answer)
 
 

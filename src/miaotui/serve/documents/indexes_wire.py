@@ -51,6 +51,23 @@ class DeletedDocuments(Wire):
     version: str
 
 
+class PassageBody(Wire):
+    """A passage of a document."""
+
+    id: str
+    title: str
+    body: str
+    source: str
+
+
+class WholeDocument(Wire):
+    """A document as its passages, in order."""
+
+    object: Literal["document"]
+    id: str
+    passages: list[PassageBody]
+
+
 class SearchRequest(Wire):
     """A search."""
 

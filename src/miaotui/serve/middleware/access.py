@@ -3,11 +3,12 @@
 Owns the checks of Host, Origin, API key and limits, and refusals while the server drains; the account of the request
 at hand, which is handed to listeners when the request is over and which the engine's side finds through a context
 variable, so that no handler has to carry it; its line in the log; and the keys of the ASGI scope. Knows headers and no
-text. Invariants: only `OPEN_PATHS` are answered without a key when there are keys; every HTTP request is reported once,
-also when it was refused, its client vanished or a handler failed; an account holds only the server's own words (key
-names, route templates, numbers) or one of a fixed set; what belongs to one caller (its namespace of prefixes and past
-answers) comes from here, never from the request's own text. Host is checked against DNS rebinding: a page of a foreign
-name that resolves to this machine still sends the foreign name; addresses cannot be rebound.
+text. Invariants: only `OPEN_PATHS` and those of the policy are answered without a key when there are keys; every HTTP
+request is reported once, also when it was refused, its client vanished or a handler failed; an account holds only the
+server's own words (key names, route templates, numbers) or one of a fixed set; what belongs to one caller (its
+namespace of prefixes and past answers) comes from here, never from the request's own text. Host is checked against DNS
+rebinding: a page of a foreign name that resolves to this machine still sends the foreign name; addresses cannot be
+rebound.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ UNKNOWN_ROUTE = "(unknown)"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OPEN_PATHS = frozenset({"/health", "/ready"})
 LOCAL_HOSTS = frozenset({"localhost"})
+ADMIN_PATH = "/v1/admin"  # answered to administrators while the server drains, so that they can end that
+_READING = frozenset({"GET", "HEAD"})
 DRAIN_RETRY_S = 5
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 
@@ -67,6 +70,7 @@ class Account:
     answer_tokens: int = 0
     duration_s: float = 0.0
     ttft_s: float | None = None
+    change: str = ""  # of how the server runs, by an administrator
     charge: Callable[[int], None] | None = None  # called with tokens as soon as they are known
 
     def use(self, *, prompt: int = 0, cached: int = 0, answer: int = 0) -> None:
@@ -92,6 +96,7 @@ class AccessPolicy:
 
     hosts: frozenset[str] = frozenset()  # beside localhost and plain addresses; lower case
     origins: frozenset[str] = frozenset()  # such as https://chat.example
+    open_paths: frozenset[str] = frozenset()  # read without a key, beside `OPEN_PATHS`: files of the console
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ class Access:
             send = cors.with_headers(send, origin)
             if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
                 return await cors.answer_preflight(headers, send)
-        refusal = self._check_key(scope["path"], headers, account)
+        refusal = self._check_key(scope, headers, account)
         if refusal is not None:
             return await refuse(scope, send, refusal, account)
         scope[CALLER] = account.caller
@@ -176,15 +181,17 @@ class Access:
             return await self._app(scope, receive, send)
         return await self._within_limits(scope, receive, send, account)
 
-    def _check_key(self, path: str, headers: Headers, account: Account) -> Refusal | None:
-        """Find the account's caller; the paths that monitors ask for are open."""
-        if path in OPEN_PATHS:
+    def _check_key(self, scope: Scope, headers: Headers, account: Account) -> Refusal | None:
+        """Find the account's caller; paths that monitors and browsers ask for without a key are open."""
+        path = scope["path"]
+        if path in OPEN_PATHS or (path in self._policy.open_paths and scope["method"] in _READING):
             return None
         caller = ANYONE if self._keyring is None else find_caller(headers, self._keyring)
         if caller is None:
             return _wrong_key(headers)
         account.caller = caller
-        return _LEAVING if self._draining is not None and self._draining.is_draining else None
+        draining = self._draining is not None and self._draining.is_draining
+        return _LEAVING if draining and not (caller.is_admin and path == ADMIN_PATH) else None
 
     async def _within_limits(self, scope: Scope, receive: Receive, send: Send, account: Account) -> None:
         """Let a request through that keeps the limits of its key."""

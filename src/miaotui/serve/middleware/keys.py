@@ -1,9 +1,9 @@
 """API keys and their limits.
 
 Owns the key file and the comparison of what a client shows with what the file holds. A line is ``name: sha256-<64 hex
-digits> [rpm=N] [tpm=N] [concurrent=N]``; the keys themselves, 256 random bits each, are printed once when they are
-made and kept nowhere, so a fast hash is enough. Knows nothing of HTTP. Invariant: the time of a comparison does not
-depend on what was shown.
+digits> [admin] [rpm=N] [tpm=N] [concurrent=N]``; the keys themselves, 256 random bits each, are printed once when they
+are made and kept nowhere, so a fast hash is enough. Knows nothing of HTTP. Invariant: the time of a comparison does
+not depend on what was shown.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from miaotui.errors import RequestError
 
 KEY_PREFIX = "mt-"
+ADMIN = "admin"  # the word of a line whose key may change how the server runs
 MAX_KEY_BYTES = 512  # longer ones are no keys of ours and are not hashed
 MAX_FILE_BYTES = 1 << 20
 CHECK_EVERY_S = 1.0
@@ -50,6 +51,7 @@ class Key:
     name: str
     digest: bytes  # SHA-256, 32 bytes
     limits: KeyLimits = UNLIMITED
+    is_admin: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Caller:
     name: str = ""
     namespace: int = 0
     limits: KeyLimits = UNLIMITED
+    is_admin: bool = False  # whether it may change how the server runs
 
 
 ANYONE = Caller()
@@ -88,7 +91,7 @@ def read_keys(path: Path) -> list[Key]:
     return keys
 
 
-def add_key(path: Path, name: str, limits: KeyLimits = UNLIMITED) -> str:
+def add_key(path: Path, name: str, limits: KeyLimits = UNLIMITED, *, is_admin: bool = False) -> str:
     """Make a key, append its hash to the file, and return it: it is shown only now.
 
     Raises `RequestError` for a name that is taken or not a name.
@@ -99,7 +102,7 @@ def add_key(path: Path, name: str, limits: KeyLimits = UNLIMITED) -> str:
     if any(key.name == name for key in known):
         raise RequestError(f"{path} has a key named {name}: choose another name, or remove it")
     key = KEY_PREFIX + secrets.token_urlsafe(32)
-    words = [f"{name}: sha256-{hash_key(key.encode()).hex()}"]
+    words = [f"{name}: sha256-{hash_key(key.encode()).hex()}", *([ADMIN] if is_admin else [])]
     for short, field in _LIMITS.items():
         value = getattr(limits, field)
         if value is not None:
@@ -151,7 +154,7 @@ class Keyring:
         for key in keys:
             number = self._namespaces.setdefault(key.name, len(self._namespaces) + 1)
             namespace = 0 if self._share else number
-            found.append((key.digest, Caller(key.name, namespace, key.limits)))
+            found.append((key.digest, Caller(key.name, namespace, key.limits, key.is_admin)))
         return found
 
     def _refresh(self) -> None:
@@ -180,10 +183,12 @@ def _parse(text: str, path: Path) -> Iterator[Key]:
         digest = _DIGEST.fullmatch(words[0]) if words else None
         if not (colon and _KEY_NAME.fullmatch(name.strip()) and digest):
             raise RequestError(
-                f"{path}, line {number}: expected `name: sha256-<64 hex digits> [rpm=N] [tpm=N] "
+                f"{path}, line {number}: expected `name: sha256-<64 hex digits> [admin] [rpm=N] [tpm=N] "
                 "[concurrent=N]`; `miaotui key NAME` appends such a line"
             )
-        yield Key(name.strip(), bytes.fromhex(digest[1]), _limits(words[1:], path, number))
+        is_admin = words[1:2] == [ADMIN]
+        limits = _limits(words[1 + is_admin :], path, number)
+        yield Key(name.strip(), bytes.fromhex(digest[1]), limits, is_admin)
 
 
 def _limits(words: list[str], path: Path, number: int) -> KeyLimits:

@@ -63,14 +63,14 @@ def chat_name(known: Container[str], name: str) -> str:
 async def tags(http: HttpRequest) -> Response:
     """Answer with all models."""
     services = services_of(http)
-    chats = await asyncio.to_thread(lambda: [_chat(model) for model in services.models.values()])
+    chats = await asyncio.to_thread(lambda: [_chat(model) for model in services.models.all()])
     return json_response({"models": chats + [_encoder(entry) for entry in services.encoders.values()]})
 
 
 async def running(http: HttpRequest) -> Response:
     """Answer with the models in memory, which stay there."""
     services = services_of(http)
-    chats = await asyncio.to_thread(lambda: [(_chat(model), model.context) for model in services.models.values()])
+    chats = await asyncio.to_thread(lambda: [(_chat(model), model.context) for model in services.models.all()])
     encoders = [(_encoder(entry), entry.max_tokens) for entry in services.encoders.loaded]
     more = {"expires_at": time_text(NEVER), "size_vram": 0}
     return json_response({"models": [{**each, **more, "context_length": n} for each, n in [*chats, *encoders]]})
@@ -85,7 +85,7 @@ async def show(http: HttpRequest) -> Response:
         found = _encoder(entry)
         info = {"general.architecture": entry.kind, "context_length": entry.max_tokens}
         return json_response(_shown(found, info, "", ["embedding"] if "embed" in entry.abilities else []))
-    model = services.models.find(chat_name(services.models, name))
+    model = services.models.find(chat_name({each.name for each in services.models.all()}, name))
     return json_response(await asyncio.to_thread(lambda: _show(model)))
 
 
@@ -101,7 +101,8 @@ async def pull(http: HttpRequest) -> Response:
     """
     body = await read_body(received(http).body, PullRequest)
     name, services = _named(body), services_of(http)
-    here = any(chat_name(known, name) in known for known in (services.models, services.encoders))
+    chats = {model.name for model in services.models.all()}
+    here = any(chat_name(known, name) in known for known in (chats, services.encoders))
     if not here and (not services.settings.allow_pull or is_stored_elsewhere(name)):
         raise ApiError(
             403,
@@ -155,7 +156,7 @@ def _chat(model: ServedModel) -> dict[str, Any]:
         "modified_at": time_text(datetime.fromtimestamp(model.created_s, timezone.utc)),
         "size": _size(loaded.path),
         "digest": _digest(model.identity),
-        "details": _details(loaded.path),
+        "details": {**_details(loaded.path), "parent_model": model.parent or ""},
     }
 
 

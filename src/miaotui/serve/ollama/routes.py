@@ -136,7 +136,7 @@ async def _respond(
 
 def _model(http: HttpRequest, body: AnswerFields) -> ServedModel:
     models = services_of(http).models
-    model = models.find(chat_name(models, body.model))
+    model = models.find(chat_name({each.name for each in models.all()}, body.model))
     if body.think and model.chat.reasoning is None:
         raise bad_value("think", f"{model.name} cannot think: leave it out, or choose another model")
     return model

@@ -18,9 +18,11 @@ from miaotui.engine.grammar.response_format import FORMAT, STRUCTURED, read_form
 from miaotui.serve.answer import ModelAnswer
 from miaotui.serve.generation import FREE, GenerationRequest, OutputFormat, chat_tokens, deadline_of, respond
 from miaotui.serve.http.bodies import event, ignored_fields, json_response, json_text, read_body, run
+from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.openai.chat_wire import ChatChunk, ChatCompletion, ChatRequest
+from miaotui.serve.openai.explanation import timeline, token_notes
 from miaotui.serve.openai.logprobs import chat_logprobs, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
 from miaotui.serve.services import Services
@@ -53,7 +55,7 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, ChatRequest)
-    generation = await _generation(http, services_of(http), body)
+    generation = await read_generation(http, services_of(http), body)
     headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
     del body  # it may hold megabytes that the answer does not need
     if not streams:
@@ -66,25 +68,37 @@ async def create(http: HttpRequest) -> Response:
     return respond(generation, ChatWriter(generation, include_usage), include_usage, headers)
 
 
-async def _generation(http: HttpRequest, services: Services, body: ChatRequest) -> GenerationRequest:
-    """Check everything about the request that can be wrong."""
+async def read_generation(http: HttpRequest, services: Services, body: ChatRequest) -> GenerationRequest:
+    """Check everything about a request that can be wrong. Raises `ApiError` (400) and `RequestError`."""
     model = services.models.find(body.model)
     params = params_for(body, limit_of(body), (body.top_logprobs or 0) if body.logprobs else None, body.prompt_logprobs)
     deadline = deadline_of(http, body)
-    said = [message.model_dump(exclude_unset=True) for message in body.messages]
+    said, begun = _said(body)
     if _wants_a_form(body) or model.chat.reasoning is not None:
-        prompt, form = await _with_form(model, body, said)
+        prompt, form = await _with_form(model, body, said, begun)
     else:
-        prompt, form = await chat_tokens(model, said, options=body.chat_template_kwargs), FREE
+        prompt, form = await chat_tokens(model, said, options=body.chat_template_kwargs, begun=begun), FREE
     check_choices([prompt], len(params))
     check_prompt_logprobs(body, [prompt], params)
     lookup = None
-    if services.response_cache is not None:
+    if services.response_cache is not None and not (begun or body.answer_token_ids):
         formats = [body.response_format, body.structured_outputs, body.max_reasoning_tokens]
         extra = {"template": body.chat_template_kwargs, "format": formats}
         seeded, tools_named = body.seed is not None, bool(body.tools)
         lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=tools_named, extra=extra)
-    return GenerationRequest(http, model, [prompt], params, deadline, form, lookup)
+    known, explains = body.answer_token_ids or (), bool(body.explain)
+    return GenerationRequest(http, model, [prompt], params, deadline, form, lookup, begun=known, explains=explains)
+
+
+def _said(body: ChatRequest) -> tuple[list[Json], str]:
+    """Return the messages, and the beginning of the answer if the last message is one. Raises `ApiError` (400)."""
+    said: list[Json] = [message.model_dump(exclude_unset=True) for message in body.messages]
+    if not body.continue_final_message:
+        return said, ""
+    last = body.messages[-1]
+    if last.role != "assistant" or last.tool_calls or not isinstance(last.content, str) or len(said) < 2:
+        raise bad_value("continue_final_message", "needs a last message of the assistant with text, and one before it")
+    return said[:-1], last.content
 
 
 def _wants_a_form(body: ChatRequest) -> bool:
@@ -94,11 +108,13 @@ def _wants_a_form(body: ChatRequest) -> bool:
     )
 
 
-async def _with_form(model: ServedModel, body: ChatRequest, said: Sequence[Json]) -> tuple[list[int], OutputFormat]:
+async def _with_form(
+    model: ServedModel, body: ChatRequest, said: Sequence[Json], begun: str
+) -> tuple[list[int], OutputFormat]:
     """Return the prompt, with the tools described, and the form of its answer."""
     tooling = read_tooling(model.dialect, body.tools, body.tool_choice, body.parallel_tool_calls)
     forms = {FORMAT: read_format(body.response_format), STRUCTURED: read_structured(body.structured_outputs)}
-    prompt = await chat_tokens(model, said, tooling.described, body.chat_template_kwargs)
+    prompt = await chat_tokens(model, said, tooling.described, body.chat_template_kwargs, begun=begun)
     return prompt, await form_of(model, tooling, *one_form(forms), ReasoningOptions.of(prompt, body))
 
 
@@ -130,7 +146,10 @@ def _choice(generation: GenerationRequest, index: int, whole: Completion) -> dic
     logprobs = None
     if generation.params[0].logprobs is not None:
         logprobs = chat_logprobs(generation.model.tokenizer, whole.logprobs)
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+    explained: dict[str, Any] = {}
+    if generation.explains:
+        explained = {"tokens": token_notes(generation.model.tokenizer, whole), "timeline": timeline(whole)}
+    return {"index": index, "message": message, "logprobs": logprobs, **explained, "finish_reason": reason}
 
 
 def identity(generation: GenerationRequest, kind: str) -> dict[str, Any]:
@@ -155,6 +174,8 @@ class ChatWriter:
         """Often one event; at the end one more, with the reason."""
         choice = self._choices[index]
         text = choice.piece(delta)
+        if self._generation.explains and delta.token_ids:
+            text += choice.explained(delta)
         return text if delta.completion is None else text + choice.end(delta, deadline)
 
     def identity(self) -> Json:
@@ -174,7 +195,7 @@ class _ChoiceStream:
         syntax = generation.form.syntax
         self._shaper = None if syntax is None else ChatShaper(syntax)
         self._with_logprobs = generation.params[0].logprobs is not None
-        self._tokenizer = generation.model.tokenizer
+        self._tokenizer, self._explains = generation.model.tokenizer, generation.explains
         self._role = '"role":"assistant",'  # of the first event, which comes with the first token; then ""
 
     def piece(self, delta: Delta) -> str:
@@ -195,8 +216,16 @@ class _ChoiceStream:
         more = "" if deadline is None else self._last + json_text(deadline)
         role = self._role_once()
         last = f'{{{role}"content":""}}' if role else "{}"
-        end = f',"logprobs":null,"finish_reason":{quoted(reason)}}}]{self._usage}{more}}}\n\n'
+        times = ""
+        if self._explains and delta.completion is not None:
+            times = f',"timeline":{json_text(timeline(delta.completion))}'
+        end = f',"logprobs":null{times},"finish_reason":{quoted(reason)}}}]{self._usage}{more}}}\n\n'
         return held + self._head + last + end
+
+    def explained(self, delta: Delta) -> str:
+        """Return the event that explains a piece's tokens; it follows the piece's text."""
+        notes = json_text(token_notes(self._tokenizer, delta))
+        return f'{self._head}{{}},"logprobs":null,"tokens":{notes},"finish_reason":null}}]{self._usage}}}\n\n'
 
     def _role_once(self) -> str:
         """Return the member that names the role, for the choice's first event only."""

@@ -14,6 +14,7 @@ from miaotui.retrieval.answers.cache import CacheState
 from miaotui.serve.wire.fields import (
     MAX_MESSAGES,
     MAX_PARTS,
+    MAX_PROMPT_TOKENS,
     MAX_TEMPLATE_OPTIONS,
     MAX_TOKENS,
     MAX_TOOLS,
@@ -24,6 +25,7 @@ from miaotui.serve.wire.fields import (
     PromptLogprob,
     ReasoningFields,
     SamplingFields,
+    TokenId,
     Usage,
     Wire,
 )
@@ -61,6 +63,13 @@ class ChatRequest(ReasoningFields, SamplingFields):
     parallel_tool_calls: bool | None = None
     response_format: JsonField | None = None
     store: bool | None = None
+    continue_final_message: bool | None = Field(
+        None, description="The last message is the beginning of the answer; what follows it comes back."
+    )
+    answer_token_ids: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)] | None = Field(
+        None, description="Tokens of this answer that are known already; the answer begins with them."
+    )
+    explain: bool | None = Field(None, description="Give each token's source, and the time line of the answer.")
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
         None,
         max_length=MAX_TEMPLATE_OPTIONS,
@@ -80,6 +89,26 @@ class ChatTokenLogprob(TokenLogprob):
     """A token of the answer, and the best ones at its place."""
 
     top_logprobs: list[TokenLogprob]
+
+
+class TokenNote(Wire):
+    """A token of an explained answer, and who proposed it."""
+
+    id: int
+    text: str
+    source: str
+    logprob: float | None = None
+    alternatives: list[tuple[int, str, float]] | None = Field(None, description="Token id, text, nats; best first.")
+
+
+class AnswerTimeline(Wire):
+    """Times of an explained answer, in milliseconds from its arrival at the engine."""
+
+    queue_ms: float
+    prefill_ms: float
+    prompt_tokens: int
+    cached_tokens: int
+    steps: list[tuple[float, int, int]] = Field(description="When a step ended, its tokens, and those drafted.")
 
 
 class ChatLogprobs(Wire):
@@ -105,6 +134,8 @@ class ChatChoice(Wire):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
+    tokens: list[TokenNote] | None = None
+    timeline: AnswerTimeline | None = None
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
@@ -138,6 +169,8 @@ class ChunkChoice(Wire):
     index: int
     delta: ChunkDelta
     logprobs: ChatLogprobs | None = None
+    tokens: list[TokenNote] | None = None
+    timeline: AnswerTimeline | None = None
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
 
 

@@ -58,7 +58,7 @@ class TextLogprobs:
         spell = self._tokenizer.token_bytes
         return {
             "tokens": [_text(spell(token)) for token in tokens],
-            "token_logprobs": [None if each is None else _finite(each.logprob) for each in found],
+            "token_logprobs": [None if each is None else finite(each.logprob) for each in found],
             "top_logprobs": [None if each is None else self._best(each) for each in found],
             "text_offset": offsets,
         }
@@ -67,7 +67,7 @@ class TextLogprobs:
         """Return the best tokens by text, and the token itself. Of equal texts the likeliest token counts."""
         best: dict[str, float] = {}
         for token_id, logprob in (*token.top[: self._top], (token.token_id, token.logprob)):
-            best.setdefault(_text(self._tokenizer.token_bytes(token_id)), _finite(logprob))
+            best.setdefault(_text(self._tokenizer.token_bytes(token_id)), finite(logprob))
         return best
 
 
@@ -99,7 +99,7 @@ def _by_id(tokenizer: Tokenizer, token: TokenLogprobs) -> dict[str, Any]:
     entries += [(best, logprob, rank) for rank, (best, logprob) in enumerate(token.top, 1) if best != token.token_id]
     return {
         str(token_id): {
-            "logprob": _finite(logprob),
+            "logprob": finite(logprob),
             "rank": rank,
             "decoded_token": _text(tokenizer.token_bytes(token_id)),
         }
@@ -109,12 +109,13 @@ def _by_id(tokenizer: Tokenizer, token: TokenLogprobs) -> dict[str, Any]:
 
 def _entry(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
     spelled = tokenizer.token_bytes(token_id)
-    return {"token": _text(spelled), "logprob": _finite(logprob), "bytes": list(spelled)}
+    return {"token": _text(spelled), "logprob": finite(logprob), "bytes": list(spelled)}
 
 
 def _text(spelled: bytes) -> str:
     return spelled.decode("utf-8", "replace")
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """Return a log-probability as JSON can write it."""
     return logprob if logprob > LEAST else LEAST

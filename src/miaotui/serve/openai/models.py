@@ -60,7 +60,7 @@ def routes() -> list[Endpoint]:
 async def list_models(http: HttpRequest) -> Response:
     """Answer with all models."""
     services = services_of(http)
-    listed = [*map(_model, services.models.values()), *map(_encoder, services.encoders.values())]
+    listed = [*map(_model, services.models.all()), *map(_encoder, services.encoders.values())]
     return json_response({"object": "list", "data": listed})
 
 
@@ -80,6 +80,7 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "max_model_len": model.context,
         "kind": "chat",
         "loaded": True,
+        "parent": model.parent,
     }
 
 

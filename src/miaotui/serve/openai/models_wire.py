@@ -33,6 +33,7 @@ class Model(Wire):
     max_model_len: int = Field(description="Tokens of a prompt and its answer together, or of a text.")
     kind: Literal["chat", "embedding", "rerank", "classify", "token-classify", "fill-mask", "encoder"]
     loaded: bool = Field(description="Whether it is in memory; encoders are loaded when they are first used.")
+    parent: str | None = Field(None, description="Of an adapter: the model that it changes.")
 
 
 class ModelList(Wire):

@@ -86,5 +86,6 @@ def audit_line(account: Account) -> bytes:
         "cached_tokens": account.cached_tokens,
         "answer_tokens": account.answer_tokens,
         "duration_ms": round(account.duration_s * 1000, 3),
+        **({"change": account.change} if account.change else {}),
     }
     return json.dumps(values).encode() + b"\n"

@@ -32,8 +32,14 @@ def set_up_logs(form: LogFormat, level: str) -> None:
     for name in ("miaotui", "uvicorn", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level.upper())
     REQUESTS.handlers, REQUESTS.propagate = [of_requests], False
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Set the least level of records that are written."""
+    for name in ("miaotui", "uvicorn", "opentelemetry"):
+        logging.getLogger(name).setLevel(level.upper())
     least = logging.getLogger("miaotui").level  # the libraries say little below these
     logging.getLogger("opentelemetry").setLevel(max(logging.ERROR, least))
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, least))

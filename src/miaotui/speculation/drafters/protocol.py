@@ -45,6 +45,7 @@ class DraftRequest(NamedTuple):
     namespace: int = 0  # whose earlier answers it may see
     passages: Sequence[Sequence[int]] = ()  # texts that its answer may quote
     constraint: Constraint | None = None
+    adapter: int = 0  # that the answer is made with; earlier answers are seen under the same one only
 
 
 class Drafter(Protocol):

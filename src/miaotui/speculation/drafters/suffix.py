@@ -140,7 +140,7 @@ def _find() -> Callable[..., int]:
 TEXT, PASSAGES, PAST = "text", "passages", "past"  # the names of the sources
 MOST_TEXT = 1 << 15  # tokens of one request that are indexed
 PAST_TOKENS = 1 << 17  # of one namespace: some hundred answers, 6 MB
-NAMESPACES = 16  # namespaces whose past is kept, those used last: 100 MB when all are full
+NAMESPACES = 16  # namespaces (each under an adapter) whose past is kept, those used last: 100 MB when all are full
 PROMPT_END = 24  # last tokens of the prompt that are kept before an answer: a like question has a like answer
 
 
@@ -150,7 +150,7 @@ class _SuffixState:
 
     text: SuffixIndex
     passages: SuffixIndex | None
-    namespace: int
+    past: tuple[int, int]  # whose earlier answers it sees: a namespace, and an adapter
     prompt_end: list[int]
     answer: list[int]
 
@@ -164,11 +164,11 @@ class SuffixDrafter:
     def __init__(self, past_tokens: int = PAST_TOKENS, namespaces: int = NAMESPACES) -> None:
         self._past_tokens, self._namespaces = past_tokens, namespaces
         self._states: dict[int, _SuffixState] = {}
-        self._past: OrderedDict[int, SuffixIndex] = OrderedDict()
+        self._past: OrderedDict[tuple[int, int], SuffixIndex] = OrderedDict()
 
     def enter(self, request: DraftRequest) -> bool:
         """See `Drafter.enter`. Takes time in proportion to the prompt: 0.1 us a token."""
-        number, prompt, max_tokens, namespace, passages, _ = request
+        number, prompt, max_tokens, namespace, passages, _, adapter = request
         text = SuffixIndex(min(len(prompt) + max_tokens, MOST_TEXT))
         text.extend(prompt)
         stored = SuffixIndex(sum(map(len, passages)) + len(passages)) if passages else None
@@ -176,7 +176,7 @@ class SuffixDrafter:
             assert stored is not None, "made for these passages"
             stored.extend(passage)
             stored.end_text()
-        self._states[number] = _SuffixState(text, stored, namespace, list(prompt[-PROMPT_END:]), [])
+        self._states[number] = _SuffixState(text, stored, (namespace, adapter), list(prompt[-PROMPT_END:]), [])
         return True
 
     def extend(self, number: int, tokens: Sequence[int]) -> None:
@@ -189,7 +189,7 @@ class SuffixDrafter:
         """See `Drafter.propose`; takes a few microseconds for each source."""
         state = self._states[number]
         text, candidates = state.text, []
-        past = self._past.get(state.namespace)
+        past = self._past.get(state.past)
         for source, index in ((TEXT, text), (PASSAGES, state.passages), (PAST, past)):
             if index is not None:
                 for length, agreeing, disagreeing, tokens in index.find(text, 1, after):
@@ -201,18 +201,19 @@ class SuffixDrafter:
         state = self._states.pop(number, None)
         if state is None or not finished or not self._past_tokens or not state.answer:
             return
-        past = self._past.get(state.namespace)
+        past = self._past.get(state.past)
         if past is None:
-            past = self._past[state.namespace] = SuffixIndex(self._past_tokens)
+            past = self._past[state.past] = SuffixIndex(self._past_tokens)
             if len(self._past) > self._namespaces:
                 self._past.popitem(last=False)
-        self._past.move_to_end(state.namespace)
+        self._past.move_to_end(state.past)
         past.extend([*state.prompt_end, *state.answer])
         past.end_text()
 
     def forget(self, namespace: int) -> None:
-        """Drop a namespace's past answers."""
-        self._past.pop(namespace, None)
+        """Drop a namespace's past answers, under all adapters."""
+        for past in [past for past in self._past if past[0] == namespace]:
+            del self._past[past]
 
 
 def suffix_speculation(progress: Progress | None = None, head: Head | None = None, **options: int) -> Speculation:

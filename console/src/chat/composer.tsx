@@ -1,0 +1,130 @@
+/** Where a person writes: the text, the deadline with what the server predicts, and send or stop. */
+import type { VNode } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { seconds, t, whole } from "../i18n";
+import { chatModels } from "../server/models";
+import * as store from "../store/conversations";
+import { type ChatOptions, titleOf } from "../store/model";
+import { prefer, preferences } from "../store/preferences";
+import { describe } from "../ui/failures";
+import { say } from "../ui/notices";
+import { runningIds, send, stop } from "./generation";
+import { usePrediction } from "./prediction";
+
+/** Options of the open conversation, or those that the next one begins with. */
+export function chosenOptions(): ChatOptions {
+  return store.current.value?.options ?? store.defaultOptions();
+}
+
+export function choose(changes: Partial<ChatOptions>): void {
+  const conversation = store.current.peek();
+  if (conversation) store.change(conversation.id, { options: { ...conversation.options, ...changes } });
+  prefer({ chat: { ...preferences.peek().chat, ...changes } });
+}
+
+const drafts = new Map<string, string>(); // texts that were not sent, by conversation
+
+/** The form below the messages. */
+export function Composer(): VNode {
+  const place = store.openId.value ?? "";
+  const [text, setText] = useState(drafts.get(place) ?? "");
+  const area = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => area.current?.focus({ preventScroll: true }), []);
+  const running = store.path.value.find((id) => runningIds.value.has(id));
+  const write = (value: string): void => {
+    setText(value);
+    drafts.set(place, value);
+  };
+  const submit = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    if (!text.trim() || running) return;
+    try {
+      const conversation = store.current.value ?? (await store.begin(store.defaultOptions(), titleOf(text)));
+      const path = store.path.value;
+      send(conversation, path[path.length - 1] ?? null, text);
+      drafts.delete(place);
+      setText("");
+    } catch (error) {
+      say(describe(error));
+    }
+  };
+  return (
+    <form class="composer" onSubmit={(event) => void submit(event)}>
+      <textarea
+        ref={area}
+        aria-label={t("message")}
+        placeholder={t("write-here")}
+        rows={Math.min(8, (text.slice(0, 2000).match(/\n/g)?.length ?? 0) + 2)}
+        value={text}
+        onInput={(event) => write(event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key === "Enter" && !event.shiftKey && !event.isComposing) void submit(event);
+        }}
+      />
+      <div class="composer-bar">
+        <ModelChoice />
+        <Deadline text={text} />
+        {running ? (
+          <button type="button" class="primary" onClick={() => stop(running)}>
+            ◼ {t("stop")}
+          </button>
+        ) : (
+          <button type="submit" class="primary" disabled={!text.trim()}>
+            {t("send")}
+          </button>
+        )}
+      </div>
+    </form>
+  );
+}
+
+function ModelChoice(): VNode {
+  const options = chosenOptions();
+  const names = chatModels();
+  const known = names.includes(options.model) || !options.model;
+  return (
+    <select aria-label={t("model")} value={options.model || names[0]} onChange={(event) => choose({ model: event.currentTarget.value })}>
+      {!known && <option value={options.model}>{t("model-away", { name: options.model })}</option>}
+      {names.map((name) => (
+        <option key={name} value={name}>
+          {name}
+        </option>
+      ))}
+    </select>
+  );
+}
+
+// Positions of the slider: none, then deadlines in milliseconds, about a third more each.
+const DEADLINES = [
+  ...[null, 200, 300, 400, 500, 700, 1000, 1500, 2000, 3000, 4000, 5000, 7000, 10_000],
+  ...[15_000, 20_000, 30_000, 45_000, 60_000, 120_000],
+];
+
+function Deadline({ text }: { text: string }): VNode {
+  const options = chosenOptions();
+  const found = usePrediction(text, options);
+  const at = Math.max(0, DEADLINES.indexOf(options.deadlineMs));
+  const set = options.deadlineMs === null ? t("no-deadline") : seconds(options.deadlineMs);
+  return (
+    <div class="deadline">
+      <label>
+        {t("deadline")} <output>{set}</output>
+        <input
+          type="range"
+          min={0}
+          max={DEADLINES.length - 1}
+          value={at}
+          aria-valuetext={set}
+          onInput={(event) => choose({ deadlineMs: DEADLINES[Number(event.currentTarget.value)] ?? null })}
+        />
+      </label>
+      <span class={`prediction ${found && !found.fits ? "late" : ""}`} role="status">
+        {found &&
+          (found.fits
+            ? t("will-take", { time: seconds(found.predicted_ms), tokens: whole(found.answer_tokens) })
+            : t("would-take", { time: seconds(found.predicted_ms) }) +
+              (found.fitting_tokens ? ` ${t("would-fit", { tokens: whole(found.fitting_tokens) })}` : ""))}
+      </span>
+    </div>
+  );
+}

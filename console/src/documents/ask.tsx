@@ -1,0 +1,118 @@
+/** A question to an index: the answer as it comes, and its citations, each of which opens its passage. */
+import type { VNode } from "preact";
+import { useRef, useState } from "preact/hooks";
+import { seconds, t } from "../i18n";
+import { eventsOf } from "../server/events";
+import { request, ServerError } from "../server/http";
+import { describe } from "../ui/failures";
+import { Passage } from "./passage";
+
+export interface Citation {
+  number: number;
+  id: string;
+  title: string;
+  source: string;
+  quote: string;
+}
+
+interface Answer {
+  object: "answer";
+  text: string;
+  how: string;
+  found: boolean;
+  supported: boolean;
+  citations: Citation[];
+  took_ms: number;
+  shortened: boolean;
+}
+
+type Event = Answer | { object: "answer.piece"; text: string } | { object?: undefined; error: { message: string } };
+
+/** The form, and what came of it. */
+export function Ask({ index }: { index: string }): VNode {
+  const [question, setQuestion] = useState("");
+  const [coming, setComing] = useState("");
+  const [answer, setAnswer] = useState<Answer | null>(null);
+  const [problem, setProblem] = useState("");
+  const [opened, setOpened] = useState<Citation | null>(null);
+  const running = useRef<AbortController | null>(null);
+  const ask = async (event: SubmitEvent): Promise<void> => {
+    event.preventDefault();
+    running.current?.abort();
+    const controller = new AbortController();
+    running.current = controller;
+    setAnswer(null);
+    setProblem("");
+    setComing("…");
+    try {
+      const body = { index, question, stream: true, deadline_ms: 10_000 };
+      const response = await request("v1/answer", { body, signal: controller.signal });
+      let text = "";
+      for await (const each of eventsOf<Event>(response)) {
+        if (each.object === "answer") setAnswer(each);
+        else if (each.object === "answer.piece") setComing((text += each.text));
+        else throw new ServerError(500, each.error);
+      }
+    } catch (error) {
+      if (!controller.signal.aborted) setProblem(describe(error));
+    } finally {
+      setComing("");
+    }
+  };
+  return (
+    <section class="panel" aria-label={t("ask-documents")}>
+      <h2>{t("ask-documents")}</h2>
+      <form onSubmit={(event) => void ask(event)}>
+        <label>
+          {t("question")}
+          <input value={question} required onInput={(event) => setQuestion(event.currentTarget.value)} />
+        </label>
+        <button type="submit" class="primary">
+          {t("ask")}
+        </button>
+      </form>
+      <div aria-live="polite">
+        {problem && <p class="problem">{problem}</p>}
+        {!answer && coming && <p class="plain">{coming}</p>}
+        {answer && <AnswerView answer={answer} onOpen={setOpened} />}
+      </div>
+      {opened && <Passage index={index} citation={opened} onClose={() => setOpened(null)} />}
+    </section>
+  );
+}
+
+function AnswerView({ answer, onOpen }: { answer: Answer; onOpen: (citation: Citation) => void }): VNode {
+  if (!answer.found) return <p class="hint">{t("not-in-documents")}</p>;
+  return (
+    <>
+      <p class="plain answer-text">{withMarkers(answer, onOpen)}</p>
+      {!answer.supported && <p class="problem">{t("unsupported")}</p>}
+      <ol class="citations">
+        {answer.citations.map((each) => (
+          <li key={each.number} value={each.number}>
+            <button type="button" class="quiet" onClick={() => onOpen(each)}>
+              {each.title || each.id}
+            </button>
+            <q>{each.quote}</q>
+          </li>
+        ))}
+      </ol>
+      <p class="hint">
+        {t("answered-by", { how: answer.how, time: seconds(answer.took_ms) })} {answer.shortened && t("shortened")}
+      </p>
+    </>
+  );
+}
+
+/** Return the text, with the numbers of its citations as buttons; other numbers in brackets stay text. */
+function withMarkers(answer: Answer, onOpen: (citation: Citation) => void): (string | VNode)[] {
+  return answer.text.split(/(\[\d+\])/).map((part, at) => {
+    const cited = answer.citations.find((each) => part === `[${each.number}]`);
+    if (!cited) return part;
+    return (
+      <button key={at} type="button" class="quiet marker" aria-label={t("open-citation", { number: cited.number })} onClick={() => onOpen(cited)}>
+        {part}
+      </button>
+    );
+  });
+}

@@ -1,0 +1,29 @@
+/** A formula as MathML, by Temml, which is loaded when the first formula is shown. */
+import { signal } from "@preact/signals";
+import type { VNode } from "preact";
+import { useLayoutEffect, useRef } from "preact/hooks";
+
+type Render = (source: string, into: HTMLElement, display: boolean) => void;
+
+const MAX_SOURCE = 4000;
+const renderer = signal<Render | null>(null);
+let loading: Promise<void> | undefined;
+
+function load(): void {
+  loading ??= import("./temml").then((module) => void (renderer.value = module.render)).catch(() => undefined);
+}
+
+/** A formula; its source is shown until the library is here, and where it is wrong. */
+export function Formula({ source, display }: { source: string; display: boolean }): VNode {
+  const place = useRef<HTMLSpanElement>(null);
+  const render = renderer.value;
+  useLayoutEffect(() => {
+    const node = place.current;
+    if (!node) return;
+    node.textContent = source;
+    if (source.length > MAX_SOURCE) return;
+    if (render === null) load();
+    else render(source, node, display);
+  }, [source, display, render]);
+  return <span class={display ? "formula display" : "formula"} ref={place} />;
+}

@@ -1,0 +1,144 @@
+/**
+ * Markdown as elements, without HTML in between.
+ *
+ * markdown-it parses; each of its tokens becomes one element of a fixed list here, so that no text of a model, a document
+ * or a file is ever read as HTML. Links lead to http, https and mail only, and pictures are links: nothing is fetched
+ * unless a person follows it. An unknown token is shown as its text.
+ */
+import MarkdownIt, { type Token } from "markdown-it";
+import { type ComponentChildren, h, type VNode } from "preact";
+import { memo } from "../ui/memo";
+import { CodeBlock } from "./code";
+import { Formula } from "./formula";
+import { formulas } from "./formula_rule";
+
+const parser = new MarkdownIt({ html: false, linkify: true, breaks: false, typographer: false });
+parser.linkify.set({ fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false });
+parser.validateLink = (url: string) => safeUrl(url) !== null;
+parser.use(formulas);
+
+const SAFE = /^(https?:|mailto:)/i;
+const MAX_URL = 2048;
+
+/** Return an address that may be followed; null for any other. */
+export function safeUrl(url: string): string | null {
+  const plain = url.trim();
+  return plain.length <= MAX_URL && SAFE.test(plain) ? plain : null;
+}
+
+// Elements that a token may become. Everything else is text.
+const ELEMENTS = new Set([
+  ...["p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"],
+  ...["em", "strong", "s", "a", "hr", "br", "code"],
+]);
+
+interface Frame {
+  tag: string;
+  props: Record<string, unknown>;
+  children: ComponentChildren[];
+}
+
+/** Return the elements of markdown-it's tokens. */
+function elements(tokens: readonly Token[]): ComponentChildren[] {
+  const stack: Frame[] = [{ tag: "", props: {}, children: [] }];
+  for (const token of tokens) {
+    const top = stack[stack.length - 1] as Frame;
+    if (token.nesting === 1) {
+      stack.push({ tag: token.hidden ? "" : token.tag, props: attributes(token), children: [] });
+    } else if (token.nesting === -1) {
+      const { tag, props, children } = stack.pop() as Frame;
+      const parent = stack[stack.length - 1] ?? top;
+      if (ELEMENTS.has(tag)) parent.children.push(element(tag, props, children));
+      else parent.children.push(...children);
+    } else top.children.push(single(token));
+  }
+  return (stack[0] as Frame).children;
+}
+
+function element(tag: string, props: Record<string, unknown>, children: ComponentChildren[]): VNode {
+  if (tag === "table") return <div class="table">{h("table", null, ...children)}</div>;
+  return h(tag, props, ...children);
+}
+
+function attributes(token: Token): Record<string, unknown> {
+  if (token.type === "link_open") return linkTo(String(token.attrGet("href") ?? ""));
+  const start = token.attrGet("start");
+  if (token.type === "ordered_list_open" && start !== null) return { start: Number(start) || 1 };
+  const align = /text-align:(left|right|center)/.exec(String(token.attrGet("style") ?? ""))?.[1];
+  return align ? { class: `align-${align}` } : {};
+}
+
+function linkTo(url: string): Record<string, unknown> {
+  const href = safeUrl(url);
+  return href === null ? {} : { href, target: "_blank", rel: "noopener noreferrer nofollow", title: href };
+}
+
+function single(token: Token): ComponentChildren {
+  switch (token.type) {
+    case "inline":
+      return elements(token.children ?? []);
+    case "fence":
+    case "code_block":
+      return <CodeBlock text={token.content} language={token.info.trim().split(/\s+/, 1)[0] ?? ""} />;
+    case "code_inline":
+      return <code>{token.content}</code>;
+    case "softbreak":
+      return "\n";
+    case "hardbreak":
+      return <br />;
+    case "hr":
+      return <hr />;
+    case "image":
+      return picture(token);
+    case "formula_inline":
+    case "formula_block":
+      return <Formula source={token.content} display={token.type === "formula_block"} />;
+    default:
+      return token.content;
+  }
+}
+
+/** Return a link in place of a picture: to load one would tell its server that the answer was read. */
+function picture(token: Token): ComponentChildren {
+  const url = String(token.attrGet("src") ?? "");
+  const name = token.content || url;
+  return safeUrl(url) === null ? `[${name}]` : <a {...linkTo(url)}>{`🖼 ${name}`}</a>;
+}
+
+interface Block {
+  source: string;
+  tokens: Token[];
+}
+
+/** Return the top-level blocks of a text, each with the lines that it came from. */
+export function blocksOf(text: string): Block[] {
+  const lines = text.split("\n");
+  const blocks: Block[] = [];
+  let level = 0;
+  for (const token of parser.parse(text, {})) {
+    if (level === 0) {
+      const [first, end] = token.map ?? [0, 0];
+      blocks.push({ source: lines.slice(first, end).join("\n"), tokens: [] });
+    }
+    level += token.nesting;
+    blocks[blocks.length - 1]?.tokens.push(token);
+  }
+  return blocks;
+}
+
+// A block whose lines have not changed is not rendered again: while an answer streams, that is all but the last.
+const BlockView = memo(
+  ({ block }: { block: Block }) => <>{elements(block.tokens)}</>,
+  (before, after) => before.block.source === after.block.source,
+);
+
+/** A text in Markdown. */
+export function Markdown({ text }: { text: string }): VNode {
+  return (
+    <div class="markdown">
+      {blocksOf(text).map((block, index) => (
+        <BlockView key={index} block={block} />
+      ))}
+    </div>
+  );
+}

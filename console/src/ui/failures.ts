@@ -1,0 +1,23 @@
+/** Errors in the person's language: what is wrong, and what to do. */
+import { failureTexts } from "../chat/generation";
+import { seconds, t } from "../i18n";
+import { ServerError } from "../server/http";
+import { ImportError } from "../store/transfer";
+
+/** Return a sentence or two about an error. */
+export function describe(error: unknown): string {
+  if (error instanceof ImportError) return t(`import-${error.code}`);
+  if (!(error instanceof ServerError)) return error instanceof Error ? error.message : String(error);
+  const { status, detail, retryAfterS } = error;
+  if (detail.code === "deadline_unattainable" && detail.predicted_ms !== undefined)
+    return t("error-deadline", { time: seconds(detail.predicted_ms) });
+  const wait = retryAfterS === null ? "" : ` ${t("error-retry", { seconds: Math.ceil(retryAfterS) })}`;
+  if (status === 0) return t("error-away", { message: detail.message });
+  if (status === 401) return t("error-key");
+  if (status === 429) return t("error-limit") + wait;
+  if (status === 503) return t("error-busy") + wait;
+  if (status === 404 && detail.code === "not_found") return t("error-version");
+  return t("error-other", { status, message: detail.message });
+}
+
+failureTexts.describe = describe;

@@ -1,0 +1,78 @@
+"""Operations of a pass in which rows have low-rank adapters, around the model's own products.
+
+Owns their order: before a product the first thin matrices, which need no meeting of threads; after it the second ones,
+added to what the product has stored. Gate and up are stored as floats first, as the change comes before the activation.
+Invariant: rows without an adapter get the same bits as in a pass without these operations.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from miaotui.backends.cpu.adapters import AdapterSpace
+from miaotui.backends.cpu.operations import OperationTable, source_fields
+from miaotui.backends.cpu.workspace import Quantized, Rows
+from miaotui.kernels.adapters import fields as ad
+from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.linear.formats import Format, tile_stride
+from miaotui.kernels.runtime import ops
+
+KERNELS = "adapters.low_rank:"
+PROJECT = KERNELS + "project"
+
+
+class AdapterParts(NamedTuple):
+    """The operations around one product; ``number`` is its operation's (see `adapters.operation_of`)."""
+
+    operations: OperationTable
+    space: AdapterSpace
+    number: int
+    units: tuple[int, ...]  # of 32 outputs, of each part
+    rows: int = ops.RUN_ROWS  # `ops.RUN_LOGIT_ROWS`: those whose logits are wanted
+
+    def project(self, source: Quantized, inputs: int) -> None:
+        """Append the first thin matrices, which read what the product reads."""
+        fields = {
+            **source_fields(source),
+            **self._common(),
+            lin.GROUPS: inputs // 32,
+            ad.DOWN_STRIDE: tile_stride(Format.Q8, inputs),
+            ops.KEEP_GOING: 1,
+        }
+        self.operations.add(PROJECT, fields, self.rows)
+
+    def add(self, out: Rows) -> None:
+        """Append the second ones, added to the product's float32 outputs."""
+        ends = [sum(self.units[: part + 1]) for part in range(len(self.units))]
+        second, third = (ends[part] if part < len(ends) else ends[-1] for part in range(2))
+        fields = {
+            lin.OUT: out.address,
+            lin.OUT_STRIDE: out.stride,
+            ad.UNITS: ends[-1],
+            ad.SECOND: second,
+            ad.THIRD: third,
+        }
+        self.operations.add(KERNELS + "add", {**self._common(), **fields}, self.rows)
+
+    def activate(self, mode: int, out: Quantized) -> None:
+        """Append the second ones, added to gate and up, and the activation."""
+        fields = {
+            lin.MODE: mode,
+            lin.OUT: out.integers.address,
+            lin.OUT_STRIDE: out.integers.stride,
+            lin.OUT_HEADERS: out.headers.address,
+            lin.OUT_HEADER_STRIDE: out.headers.stride,
+            ad.UNITS: self.units[0],
+            ad.WIDE: self.space.wide.address,
+            ad.WIDE_STRIDE: self.space.wide.stride,
+        }
+        self.operations.add(KERNELS + "activate", {**self._common(), **fields}, self.rows)
+
+    def _common(self) -> dict[int, int]:
+        return {
+            ad.PAIRS: 8 * ad.PART_FIELDS * ad.MOST_PARTS * self.number,
+            ad.PARTS: len(self.units),
+            ad.HIDDEN: self.space.hidden.address,
+            ad.HIDDEN_STRIDE: self.space.hidden.stride,
+            ad.IS_GATHERED: int(self.rows == ops.RUN_LOGIT_ROWS),
+        }

@@ -1,0 +1,1 @@
+"""The page at ``/``, as it was built from the sources in ``console/``."""
