@@ -8,6 +8,7 @@ terminal.
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import sys
 from collections.abc import Iterable
@@ -51,18 +52,23 @@ def run(parsed: argparse.Namespace) -> int:
 
 def load(model: str, parsed: argparse.Namespace) -> LLM:
     """Load a model as the command line says, with progress on stderr."""
-    import miaotui
+    gc.disable()  # a start makes a hundred thousand objects and next to no garbage
+    try:
+        import miaotui
 
-    with ProgressBars() as progress:
-        return miaotui.load(
-            model,
-            format=parsed.format,
-            threads=parsed.threads,
-            kv=parsed.kv,
-            speculate=parsed.speculate,
-            backend=parsed.backend,
-            progress=progress,
-        )
+        with ProgressBars() as progress:
+            return miaotui.load(
+                model,
+                format=parsed.format,
+                threads=parsed.threads,
+                kv=parsed.kv,
+                speculate=parsed.speculate,
+                backend=parsed.backend,
+                progress=progress,
+            )
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def note_language(command: str, model: str, prompt: str) -> bool:
