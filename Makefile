@@ -22,7 +22,7 @@ SLOW := slow or model or compare
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run chat serve doctor models test test-fast test-slow test-clients .test-clients chaos test-aarch64 lint format types check \
+.PHONY: help run chat serve doctor models test test-fast test-slow test-console-all test-clients .test-clients chaos test-aarch64 lint format types check \
 	bench bench-peers walk fuzz docs wheels console clean
 
 help: ## list the targets
@@ -53,6 +53,9 @@ test-fast: $(VENV)/.ready-test ## the tests that need no model; under a minute (
 
 test-slow: $(VENV)/.ready-compare models ## the other tests: real models, and torch beside them
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "($(SLOW)) and not clients" $(ARGS)
+
+test-console-all: $(VENV)/.ready-test console/node_modules/.ready ## every journey through the console, in both languages at both widths (needs Chromium)
+	MIAOTUI_CONSOLE_ALL=1 $(BIN)/python -m pytest -m "" -rA --show-capture=no tests/serve/console $(ARGS)
 
 test-clients: ## LiteLLM, LangChain and schemathesis against the server, in an environment of their own
 	@$(MAKE) --no-print-directory VENV=$(VENV)-clients .test-clients
@@ -134,7 +137,7 @@ $(VENV)/.ready: pyproject.toml | $(VENV)/.python
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "Installing what the tests need ..."
-	@$(PIP) --editable '.[otel,vectors,spelling,apps,test]'
+	@$(PIP) --editable '.[otel,vectors,spelling,apps,test,browser]'
 	@touch $@
 
 $(VENV)/.ready-lint: $(VENV)/.ready-test

@@ -22,28 +22,45 @@ export function choose(changes: Partial<ChatOptions>): void {
   prefer({ chat: { ...preferences.peek().chat, ...changes } });
 }
 
-const drafts = new Map<string, string>(); // texts that were not sent, by conversation
+interface Draft {
+  text: string;
+  pasted: readonly string[]; // long texts, apart: a field lays out every line that it holds
+}
+
+const EMPTY: Draft = { text: "", pasted: [] };
+const LONG_PASTE = 20_000; // characters from which on a paste is kept apart
+const drafts = new Map<string, Draft>(); // what was not sent, by conversation
 
 /** The form below the messages. */
 export function Composer(): VNode {
   const place = store.openId.value ?? "";
-  const [text, setText] = useState(drafts.get(place) ?? "");
+  const [draft, setDraft] = useState(drafts.get(place) ?? EMPTY);
+  const { text, pasted } = draft;
   const area = useRef<HTMLTextAreaElement>(null);
   useEffect(() => area.current?.focus({ preventScroll: true }), []);
   const running = store.path.value.find((id) => runningIds.value.has(id));
-  const write = (value: string): void => {
-    setText(value);
-    drafts.set(place, value);
+  const isEmpty = !text.trim() && pasted.length === 0;
+  const write = (changes: Partial<Draft>): void => {
+    const changed = { ...draft, ...changes };
+    setDraft(changed);
+    drafts.set(place, changed);
+  };
+  const paste = (event: ClipboardEvent): void => {
+    const found = event.clipboardData?.getData("text/plain") ?? "";
+    if (found.length < LONG_PASTE) return;
+    event.preventDefault();
+    write({ pasted: [...pasted, found] });
   };
   const submit = async (event: Event): Promise<void> => {
     event.preventDefault();
-    if (!text.trim() || running) return;
+    if (isEmpty || running) return;
     try {
-      const conversation = store.current.value ?? (await store.begin(store.defaultOptions(), titleOf(text)));
+      const said = [text, ...pasted].filter(Boolean).join("\n\n");
+      const conversation = store.current.value ?? (await store.begin(store.defaultOptions(), titleOf(said)));
       const path = store.path.value;
-      send(conversation, path[path.length - 1] ?? null, text);
+      send(conversation, path[path.length - 1] ?? null, said);
       drafts.delete(place);
-      setText("");
+      setDraft(EMPTY);
     } catch (error) {
       say(describe(error));
     }
@@ -56,20 +73,29 @@ export function Composer(): VNode {
         placeholder={t("write-here")}
         rows={Math.min(8, (text.slice(0, 2000).match(/\n/g)?.length ?? 0) + 2)}
         value={text}
-        onInput={(event) => write(event.currentTarget.value)}
+        onInput={(event) => write({ text: event.currentTarget.value })}
+        onPaste={paste}
         onKeyDown={(event) => {
           if (event.key === "Enter" && !event.shiftKey && !event.isComposing) void submit(event);
         }}
       />
+      {pasted.map((each, at) => (
+        <p key={at} class="pasted">
+          {t("pasted", { count: whole(each.length) })}{" "}
+          <button type="button" class="quiet" onClick={() => write({ pasted: pasted.filter((_, other) => other !== at) })}>
+            {t("remove")}
+          </button>
+        </p>
+      ))}
       <div class="composer-bar">
         <ModelChoice />
-        <Deadline text={text} />
+        <Deadline text={pasted.length ? "" : text} />
         {running ? (
           <button type="button" class="primary" onClick={() => stop(running)}>
             ◼ {t("stop")}
           </button>
         ) : (
-          <button type="submit" class="primary" disabled={!text.trim()}>
+          <button type="submit" class="primary" disabled={isEmpty}>
             {t("send")}
           </button>
         )}

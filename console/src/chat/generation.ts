@@ -12,8 +12,9 @@ import * as store from "../store/conversations";
 import { type Answer, type ChatOptions, type Conversation, type Message, pathTo } from "../store/model";
 import { messagesFor, requestFor } from "./requests";
 
-const SHOW_MS = 80; // between two renderings of a streamed answer
-const SAVE_MS = 400; // between two writes of it to the history
+const SHOW_MS = 80; // between two renderings of a streamed answer, at least
+const SAVE_MS = 400; // between two writes of it to the history, likewise
+const SHARE = 0.04; // of the time that renderings and writes may take, however long the answer is
 
 const running = new Map<string, AbortController>();
 
@@ -111,7 +112,9 @@ class AnswerReader {
   private readonly begun: readonly TokenNote[]; // which the request begins with, and the server sends again
   private isFirst = true;
   private shownMs = 0;
+  private showCostMs = 0;
   private savedMs = 0;
+  private saveCostMs = 0;
   private timer = 0;
 
   constructor(
@@ -200,13 +203,17 @@ class AnswerReader {
   /** Show what has come, now or in a moment; several chunks are shown together. */
   private show(): void {
     if (this.timer) return;
-    const wait = Math.max(0, this.shownMs + SHOW_MS - performance.now());
+    const wait = Math.max(0, this.shownMs + Math.max(SHOW_MS, this.showCostMs / SHARE) - performance.now());
     this.timer = window.setTimeout(() => {
       this.timer = 0;
-      this.shownMs = performance.now();
-      const isDue = this.shownMs - this.savedMs > SAVE_MS;
-      if (isDue) this.savedMs = this.shownMs;
+      const begun = performance.now();
+      const isDue = begun - this.savedMs > Math.max(SAVE_MS, this.saveCostMs / SHARE);
       this.put("pending", null, isDue);
+      if (isDue) [this.savedMs, this.saveCostMs] = [begun, performance.now() - begun];
+      setTimeout(() => {
+        this.shownMs = performance.now(); // what was put is rendered by now
+        this.showCostMs = this.shownMs - begun;
+      });
     }, wait);
   }
 

@@ -1,7 +1,7 @@
 /** One message: its text, its branches, and what can be done with it. */
 import type { VNode } from "preact";
 import { useState } from "preact/hooks";
-import { t } from "../i18n";
+import { t, whole } from "../i18n";
 import { apiKey } from "../server/http";
 import * as store from "../store/conversations";
 import { type Conversation, type Message, newId } from "../store/model";
@@ -44,12 +44,28 @@ export function MessageView({ id }: { id: string }): VNode | null {
   );
 }
 
-const PLAIN_CHARACTERS = 200_000; // longer texts are shown as they are: a paste of a log is no Markdown
+const PLAIN_CHARACTERS = 200_000; // a longer answer is shown as it is: a log is no Markdown
+const SHOWN_CHARACTERS = 8_000; // of a long text, before the rest is asked for
 
 function Body({ message }: { message: Message }): VNode {
   const { content, role } = message;
-  if (role !== "assistant" || content.length > PLAIN_CHARACTERS) return <div class="plain">{content}</div>;
-  return <Markdown text={content} />;
+  if (role === "assistant" && content.length <= PLAIN_CHARACTERS) return <Markdown text={content} />;
+  return <PlainText text={content} />;
+}
+
+function PlainText({ text }: { text: string }): VNode {
+  const [isWhole, setWhole] = useState(false);
+  const isCut = !isWhole && text.length > 2 * SHOWN_CHARACTERS;
+  return (
+    <div class="plain">
+      {isCut ? `${text.slice(0, SHOWN_CHARACTERS)} … ` : text}
+      {isCut && (
+        <button type="button" onClick={() => setWhole(true)}>
+          {t("show-all", { count: whole(text.length) })}
+        </button>
+      )}
+    </div>
+  );
 }
 
 function State({ message, isRunning }: { message: Message; isRunning: boolean }): VNode | null {

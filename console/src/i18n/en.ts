@@ -211,4 +211,7 @@ export const en = {
   "log-level": "Log level",
   "limit-requests": "Requests in line at most",
   "limit-tokens": "Tokens in line at most",
+  "pasted": "Pasted text: {count} characters",
+  "remove": "Remove",
+  "show-all": "Show all ({count} characters)",
 };

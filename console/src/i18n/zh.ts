@@ -213,4 +213,7 @@ export const zh: Record<TextName, string> = {
   "log-level": "日志级别",
   "limit-requests": "排队请求上限",
   "limit-tokens": "排队词元上限",
+  "pasted": "粘贴的文本：{count} 个字符",
+  "remove": "移除",
+  "show-all": "显示全部（{count} 个字符）",
 };

@@ -96,6 +96,14 @@ export function change(id: string, changes: Partial<Conversation>): void {
   if (changed) void database.saveConversation(changed);
 }
 
+let latest = 0;
+
+/** Return the time in milliseconds; later than ever before, so that messages have an order. */
+function nextMoment(): number {
+  latest = Math.max(Date.now(), latest + 1);
+  return latest;
+}
+
 /** Add a message below `parent`, and show the path to it. */
 export function add(conversation: Conversation, parent: string | null, fields: Partial<Message> & { role: Message["role"] }): Message {
   const message: Message = {
@@ -106,7 +114,7 @@ export function add(conversation: Conversation, parent: string | null, fields: P
     reasoning: "",
     toolCalls: [],
     toolCallId: null,
-    created: Date.now(),
+    created: nextMoment(),
     answer: null,
     ...fields,
   };

@@ -5,6 +5,8 @@ const INLINE: [open: string, close: string][] = [
   ["\\(", "\\)"],
   ["$", "$"],
 ];
+const MOST_CHARACTERS = 2000; // of a formula: what is not closed by then is text
+const MOST_LINES = 60;
 const BLOCK: [open: string, close: string][] = [
   ["$$", "$$"],
   ["\\[", "\\]"],
@@ -16,9 +18,11 @@ export function formulas(markdown: MarkdownIt): void {
     const { src, pos } = state;
     for (const [open, close] of [...BLOCK, ...INLINE]) {
       if (!src.startsWith(open, pos)) continue;
-      const end = src.indexOf(close, pos + open.length);
-      const content = src.slice(pos + open.length, end);
-      if (end < 0 || !content.trim() || (open === "$" && !isFormula(content, src[end + 1]))) continue;
+      const start = pos + open.length;
+      const length = src.slice(start, start + MOST_CHARACTERS).indexOf(close);
+      const end = start + length;
+      const content = src.slice(start, end);
+      if (length < 0 || !content.trim() || (open === "$" && !isFormula(content, src[end + 1]))) continue;
       if (!silent) state.push(open === "$" || open === "\\(" ? "formula_inline" : "formula_block", "", 0).content = content;
       state.pos = end + close.length;
       return true;
@@ -37,7 +41,7 @@ export function formulas(markdown: MarkdownIt): void {
       const lines = [begin.slice(open.length)];
       let at = first;
       while (!(lines[lines.length - 1] as string).trimEnd().endsWith(close)) {
-        if (++at >= last) return false;
+        if (++at >= last || at > first + MOST_LINES) return false;
         lines.push(line(at));
       }
       if (silent) return true;

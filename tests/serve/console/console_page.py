@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import BrowserContext, Locator, Page, Request, Route, expect
 
-WAIT_MS = 15_000
+WAIT_MS = 30_000
 ALL = bool(os.environ.get("MIAOTUI_CONSOLE_ALL"))  # every journey in every look, as `make test-console-all` asks
 SCREENSHOTS = os.environ.get("MIAOTUI_SCREENSHOTS")  # a folder for pictures of what the journeys show
 # Elements that the page itself never makes: each would load, run or send something.

@@ -10,7 +10,7 @@ from attacks import ATTACKS
 from console_page import ALL, ConsolePage, PageMaker
 from playwright.sync_api import expect
 
-FEW = ATTACKS if ALL else ATTACKS[::10]
+FEW = ATTACKS if ALL else ATTACKS[::12]
 USER = {"role": "user", "content": "x", "parent": None, "created": 1}
 
 
