@@ -17,6 +17,7 @@ from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.fields import Fields
+from miaotui.model.reading.fused_experts import split_experts
 from miaotui.model.reading.mixtures import expert_sources, experts_from_hf
 from miaotui.model.reading.multipliers import multipliers_from_hf
 from miaotui.model.reading.names import tensor_shapes
@@ -116,6 +117,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         post_norms=architecture.post_norms,
         parallel=_is_parallel(fields, architecture),
         gated=architecture.gated,
+        sinks=architecture.sinks,
         qkv_bias=architecture.qkv_bias or has_biases,
         o_bias=has_biases and architecture.o_bias,
         norm_bias=architecture.norm_bias,
@@ -132,6 +134,7 @@ def tensors_from_hf(
     """Return the folder's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
     architecture, fields = _open(values)
     sources = hf_sources(config, architecture)
+    stored = split_experts(stored)
     factor = multipliers_from_hf(fields, architecture, config.n_layers, config.hidden_size).logits
     sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
     ignored = _ignored(config, stored, sources["head"].name)
@@ -164,6 +167,7 @@ def _layer_sources(config: ModelConfig, architecture: Architecture, prefix: str)
         offset = architecture.norm_offset if name.endswith("norm") else 0.0
         sources[name] = TensorSource(f"{prefix}{stem}.weight", offset=offset)
         sources[f"{name}_bias"] = TensorSource(f"{prefix}{stem}.bias")
+    sources["sinks"] = TensorSource(f"{prefix}self_attn.sinks")
     if architecture.fused_qkv:
         fused = grouped_qkv if architecture.grouped_qkv else fused_qkv
         sources |= fused(config, f"{prefix}{architecture.fused_qkv}.weight")
