@@ -57,6 +57,30 @@ MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
             "truncate": False,
         },
     },
+    "ernie4_5-moe": {
+        "model_type": "ernie4_5_moe",
+        "moe_num_experts": 8,
+        "moe_k": 3,
+        "moe_intermediate_size": 32,
+        "moe_num_shared_experts": 2,
+        "moe_layer_start_index": 1,
+        "moe_layer_end_index": -1,
+        "moe_layer_interval": 1,
+        "rope_theta": 5e5,
+        "tie_word_embeddings": True,
+    },
+    "granitemoe": {
+        "model_type": "granitemoe",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 3,
+        "embedding_multiplier": 6.0,
+        "residual_multiplier": 0.25,
+        "attention_multiplier": 0.125,
+        "logits_scaling": 8.0,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": None,
+    },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 
@@ -67,10 +91,15 @@ def is_expert_tensor(name: str) -> bool:
 
 
 def take_fused_tensors(get: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array]]:
-    """Take the tensors of a layer of gpt-oss out of ``get`` that transformers holds in another form, and name them."""
-    if config.architecture != "gpt_oss" or config.experts is None:
+    """Take the experts of a layer out of ``get`` that transformers holds as one tensor, and name them."""
+    if config.experts is None or config.architecture not in ("gpt_oss", "granitemoe"):
         return
     count, hidden = config.experts.count, config.hidden_size
+    if config.architecture == "granitemoe":
+        both = [get.pop(f"expert_{part}").reshape(count, -1, hidden) for part in ("gate", "up")]
+        yield "block_sparse_moe.input_linear.weight", np.concatenate(both, 1)
+        yield "block_sparse_moe.output_linear.weight", get.pop("expert_down").reshape(count, hidden, -1)
+        return
     yield "self_attn.sinks", get.pop("sinks")
     gate, up = (get.pop(f"expert_{part}").reshape(count, -1, hidden) for part in ("gate", "up"))
     yield "mlp.experts.gate_up_proj", _in_turns(gate, up).transpose(0, 2, 1)

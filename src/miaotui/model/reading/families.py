@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.reading.architectures import Architecture, Windows
-from miaotui.model.reading.mixture_families import MIXTURE_ARCHITECTURES
+from miaotui.model.reading.mixture_families import GRANITE_MULTIPLIERS, MIXTURE_ARCHITECTURES
 
 ARCHITECTURES = (
     Architecture(
@@ -165,12 +165,7 @@ ARCHITECTURES = (
         gguf="granite",
         hf="granite",
         interleaved_gguf=True,
-        multipliers={
-            "embedding": "embedding_multiplier",
-            "residual": "residual_multiplier",
-            "attention": "attention_multiplier",
-            "logits": "logits_scaling",
-        },
+        multipliers=GRANITE_MULTIPLIERS,
         divided_logits=True,
     ),
     Architecture(

@@ -35,8 +35,9 @@ from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "config.json"
 # Features that the forward pass lacks, by the key that declares them.
+QUANTIZED = "quantization_config"
 REFUSED = {
-    "quantization_config": "already quantized weights",
+    QUANTIZED: "already quantized weights",
     "vision_config": "vision parts (a text-only GGUF of the same model works)",
     "audio_config": "audio parts",
     "mlp_bias": "biases in its feed-forward layers",
@@ -180,7 +181,7 @@ def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
     """Return the architecture, and the fields with its defaults filled in."""
     declared = Fields(values, WHERE)
     for key, feature in REFUSED.items():
-        if declared.get(key):
+        if declared.get(key) and not (key == QUANTIZED and _is_mxfp4(declared.get(key))):
             raise _unsupported(feature, key)
     architecture = by_model_type(declared.text("model_type"))
     if declared.get(QK_NORM) and architecture.qk_norm_key != QK_NORM:
@@ -188,6 +189,11 @@ def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
     given = {key: value for key, value in values.items() if value is not None}
     missing = {key: value for key, value in architecture.defaults.items() if key not in values}
     return architecture, Fields(given | missing, WHERE)
+
+
+def _is_mxfp4(declared: object) -> bool:
+    """Return whether experts are stored in MXFP4, which `split_experts` reads."""
+    return isinstance(declared, dict) and declared.get("quant_method") == "mxfp4"
 
 
 def _unsupported(feature: str, key: str) -> UnsupportedModelError:

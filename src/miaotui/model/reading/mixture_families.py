@@ -7,6 +7,13 @@ from __future__ import annotations
 
 from miaotui.model.reading.architectures import Architecture, Windows
 
+GRANITE_MULTIPLIERS = {
+    "embedding": "embedding_multiplier",
+    "residual": "residual_multiplier",
+    "attention": "attention_multiplier",
+    "logits": "logits_scaling",
+}
+
 MIXTURE_ARCHITECTURES = (
     Architecture(
         name="qwen2_moe",
@@ -49,6 +56,26 @@ MIXTURE_ARCHITECTURES = (
         rounded_yarn=False,
         gguf_names={"ffn_norm": "post_attention_norm"},
         defaults={"attention_bias": True},
+    ),
+    Architecture(
+        name="ernie4_5_moe",
+        title="ERNIE 4.5 with experts (21B-A3B)",
+        gguf="ernie4_5-moe",
+        hf="ernie4_5_moe",
+        tied_head=True,
+        bias_key="use_bias",
+        interleaved_gguf=True,
+        interleaved_hf=True,
+        defaults={"rms_norm_eps": 1e-5, "rope_theta": 5e5, "moe_num_shared_experts": 2, "moe_layer_start_index": 1},
+    ),
+    Architecture(
+        name="granitemoe",
+        title="Granite 3 with experts (1B-A400M, 3B-A800M)",
+        gguf="granitemoe",
+        hf="granitemoe",
+        interleaved_gguf=True,
+        multipliers=GRANITE_MULTIPLIERS,
+        divided_logits=True,
     ),
     Architecture(
         name="mixtral",

@@ -75,6 +75,11 @@ MIXTURES: Mapping[str, Mixture] = {
         size="intermediate_size",
         expert_bias=True,
     ),
+    "granitemoe": Mixture(
+        names=_mlp_names("block_sparse_moe") | {"router": "block_sparse_moe.router.layer.weight"},
+        normalized=True,
+        size="intermediate_size",
+    ),
     "olmoe": Mixture(names=_mlp_names(), gguf_normalized=False, size="intermediate_size"),
     "ernie4_5_moe": Mixture(
         names=_mlp_names()
