@@ -46,7 +46,7 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
     if part.endswith("_bias") and part[0] in starts and part[1] == "_":
         return heads(weights.vector(prefix + "qkv_bias"))
     if len(shape) == 1:
-        return weights.vector(name)
+        return _vector(weights, prefix, part)[: shape[0]]
     if part in starts and prefix + "qkv" in weights:
         return heads(matrix_values(weights.matrix(prefix + "qkv")))
     kind, _, side = part.rpartition("_")
@@ -57,6 +57,13 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
     if part == "shared_router":  # a unit of its own, behind the router's
         return matrix_values(weights.matrix(prefix + "router"))[-32:][: shape[0]]
     return matrix_values(weights.matrix(name))[: shape[0]]
+
+
+def _vector(weights: PackedModel, prefix: str, part: str) -> Array:
+    if part not in ("expert_gate_bias", "expert_up_bias"):
+        return weights.vector(prefix + part)
+    both = weights.vector(f"{prefix}expert_gate_up_bias").reshape(-1, 2, 32)
+    return both[:, int(part == "expert_up_bias")].reshape(-1)
 
 
 def matrix_values(matrix: Matrix) -> Array:

@@ -41,6 +41,46 @@ MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "topk_group": 1,
     },
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 3,
+        "sliding_window": 8,
+        "attention_bias": True,
+        "rope_theta": 150000.0,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+        },
+    },
+    "ernie4_5-moe": {
+        "model_type": "ernie4_5_moe",
+        "moe_num_experts": 8,
+        "moe_k": 3,
+        "moe_intermediate_size": 32,
+        "moe_num_shared_experts": 2,
+        "moe_layer_start_index": 1,
+        "moe_layer_end_index": -1,
+        "moe_layer_interval": 1,
+        "rope_theta": 5e5,
+        "tie_word_embeddings": True,
+    },
+    "granitemoe": {
+        "model_type": "granitemoe",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 3,
+        "embedding_multiplier": 6.0,
+        "residual_multiplier": 0.25,
+        "attention_multiplier": 0.125,
+        "logits_scaling": 8.0,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": None,
+    },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 
@@ -48,6 +88,30 @@ MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
 def is_expert_tensor(name: str) -> bool:
     """Whether a tensor of a layer belongs to its experts."""
     return name in GGUF_NAMES
+
+
+def take_fused_tensors(get: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array]]:
+    """Take the experts of a layer out of ``get`` that transformers holds as one tensor, and name them."""
+    if config.experts is None or config.architecture not in ("gpt_oss", "granitemoe"):
+        return
+    count, hidden = config.experts.count, config.hidden_size
+    if config.architecture == "granitemoe":
+        both = [get.pop(f"expert_{part}").reshape(count, -1, hidden) for part in ("gate", "up")]
+        yield "block_sparse_moe.input_linear.weight", np.concatenate(both, 1)
+        yield "block_sparse_moe.output_linear.weight", get.pop("expert_down").reshape(count, hidden, -1)
+        return
+    yield "self_attn.sinks", get.pop("sinks")
+    gate, up = (get.pop(f"expert_{part}").reshape(count, -1, hidden) for part in ("gate", "up"))
+    yield "mlp.experts.gate_up_proj", _in_turns(gate, up).transpose(0, 2, 1)
+    yield "mlp.experts.down_proj", get.pop("expert_down").reshape(count, hidden, -1).transpose(0, 2, 1)
+    gate, up = (get.pop(f"expert_{part}_bias").reshape(count, -1) for part in ("gate", "up"))
+    yield "mlp.experts.gate_up_proj_bias", _in_turns(gate, up)
+    yield "mlp.experts.down_proj_bias", get.pop("expert_down_bias").reshape(count, hidden)
+
+
+def _in_turns(first: Array, second: Array) -> Array:
+    """Rows (or values) of both, one after the other in turns along the second axis."""
+    return np.stack([first, second], 2).reshape(len(first), -1, *first.shape[2:])
 
 
 def hf_expert_tensors(name: str, array: Array, config: ModelConfig) -> Iterator[tuple[str, Array]]:
@@ -65,7 +129,7 @@ def gguf_expert_tensor(name: str, array: Array, config: ModelConfig) -> tuple[st
     """One canonical tensor as llama.cpp's converter names and stacks it."""
     assert config.experts is not None
     if name.startswith("expert_"):
-        array = array.reshape(config.experts.count, -1, array.shape[1])
+        array = array.reshape(config.experts.count, -1, *array.shape[1:])
     return GGUF_NAMES[name], array[0] if name == "shared_router" else array
 
 

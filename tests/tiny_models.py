@@ -21,7 +21,13 @@ from miaotui.model.reading.architectures import Architecture
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.from_hf import LAYER_NAMES, OUTER_NAMES, POST_NORM_NAMES, config_from_hf
 from miaotui.model.reading.names import tensor_shapes
-from tiny_mixtures import gguf_expert_metadata, gguf_expert_tensor, hf_expert_tensors, is_expert_tensor
+from tiny_mixtures import (
+    gguf_expert_metadata,
+    gguf_expert_tensor,
+    hf_expert_tensors,
+    is_expert_tensor,
+    take_fused_tensors,
+)
 from tiny_tokenizer import tokenizer_metadata, write_tokenizer
 from tiny_variants import BASE, FUSED_UP, LOGIT_FACTORS, MULTIPLIERS, VARIANTS
 
@@ -83,6 +89,7 @@ def _hf_tensors(config: ModelConfig, architecture: Architecture, seed: int) -> I
         prefix = f"model.layers.{layer}."
         if architecture.interleaved_hf:
             _interleave(get, config)
+        yield from ((prefix + stored, part) for stored, part in take_fused_tensors(get, config))
         if architecture.fused_qkv:
             parts = [get.pop(letter) for letter in "qkv"]
             yield (
@@ -147,7 +154,7 @@ def make_tiny_gguf(folder: Path, variant: str, seed: int = 0, kind: str = "F32",
         _add(writer, key, value)
     block = GGMLQuantizationType[kind]
     for key, weights in _gguf_tensors(values, config, architecture, seed):
-        if weights.ndim > 1 and "ffn_gate_inp" not in key:
+        if weights.ndim > 1 and "ffn_gate_inp" not in key and not key.endswith(".bias"):
             writer.add_tensor(key, quants.quantize(weights, block), raw_dtype=block)
         else:
             writer.add_tensor(key, weights)
@@ -273,5 +280,10 @@ def _gguf_name(name: str, architecture: Architecture) -> str:
         return f"attn_{part}.{suffix}"
     if part in ("gate", "up", "down"):
         return f"ffn_{part}.{suffix}"
-    renamed = {"o": "attn_output", "attn_post_norm": "post_attention_norm", "ffn_post_norm": "post_ffw_norm"}
+    renamed = {
+        "sinks": "attn_sinks",
+        "o": "attn_output",
+        "attn_post_norm": "post_attention_norm",
+        "ffn_post_norm": "post_ffw_norm",
+    }
     return f"{renamed.get(part, part)}.{suffix}"

@@ -155,8 +155,9 @@ STANDS_FOR: dict[str, dict[str, Any]] = {
 FUSED_UP = ("phi3", "glm", "glm4")  # whose GGUF files hold gate and up in one matrix
 MULTIPLIERS: dict[str, dict[str, float]] = {  # as GGUF names them
     "granite": {"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 8.0},
+    "granitemoe": {"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 8.0},
     "minicpm": {"embedding_scale": 6.0, "residual_scale": 0.5, "logit_scale": 4.0},
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25},
 }
-LOGIT_FACTORS = {"granite": 0.125, "minicpm": 0.25, "cohere": 0.25, "cohere2": 0.25}
+LOGIT_FACTORS = {"granite": 0.125, "granitemoe": 0.125, "minicpm": 0.25, "cohere": 0.25, "cohere2": 0.25}

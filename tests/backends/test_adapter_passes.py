@@ -133,7 +133,7 @@ def chunk_of(number: int, adapter: int, count: int, start: int = 0) -> Chunk:
     )
 
 
-@pytest.mark.parametrize("variant", ["llama", "gemma2"])
+@pytest.mark.parametrize("variant", ["llama", "gemma2", "gpt-oss"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_rows_have_the_same_bits_alone_and_in_any_batch(variant: str, threads: int, tmp_path: Path) -> None:
     config = tiny_config(variant)

@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["miaotui"]):
     from miaotui.errors import ModelError
     from miaotui.hub.formats.gguf import parse_gguf
     from miaotui.hub.formats.safetensors import parse_safetensors
-    from miaotui.hub.formats.tensors import BlockType
+    from miaotui.hub.formats.tensors import BY_GGML_ID
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hub"))
 from fuzzing import fuzz
@@ -52,7 +52,7 @@ def test_one_input(content: bytes) -> None:
 def seeds() -> list[bytes]:
     """Valid files for the fuzzer to start from: one of each block type, and of each format."""
     files = [sample().build(), (2).to_bytes(8, "little") + b"{}"]
-    for kind in BlockType:
+    for kind in BY_GGML_ID.values():
         tensor = Tensor("t", (kind.block_size, 2), kind.ggml_id)
         files.append(Gguf(tensors=[tensor], data=bytes(2 * kind.block_bytes)).build())
     header = b'{"t":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,8]}}'

@@ -23,7 +23,11 @@ from tiny_models import tiny_values
 from tiny_variants import STANDS_FOR, VARIANTS
 
 N_TOKENS = 48  # six windows
-RESIDUAL = {"granite": 0.25, "minicpm": 0.5}  # factors of what layers add; our streams are divided by them
+RESIDUAL = {
+    "granite": 0.25,
+    "granitemoe": 0.25,
+    "minicpm": 0.5,
+}  # factors of what layers add; our streams are divided by them
 TOLERANCE = 2e-4  # of the largest logit
 
 pytestmark = pytest.mark.compare

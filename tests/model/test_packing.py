@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError
-from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.hub.formats.tensors import BY_GGML_ID, BlockType, StoredTensor
 from miaotui.hub.store import PackedStore, content_key
 from miaotui.kernels.linear.formats import Format, padded_rows, tile_stride
 from miaotui.kernels.linear.packed_blocks import unpack, values
@@ -20,7 +20,7 @@ from miaotui.model.packed import LAYOUT, packing_progress
 from miaotui.model.packing import encoder_format, pack_matrix, packed_format
 from random_blocks import HALVES, random_tensor
 
-QUANTIZED = [kind for kind in BlockType if not kind.is_float]
+QUANTIZED = [kind for kind in BY_GGML_ID.values() if not kind.is_float]
 EXACT = [kind for kind in QUANTIZED if packed_format(kind, Format.F32) is not Format.Q8 or kind is BlockType.Q8_0]
 LARGER = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0"}  # than in the file
 

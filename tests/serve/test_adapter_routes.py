@@ -9,11 +9,14 @@ from typing import Any
 import plain_http
 import pytest
 from serving import Serving, serving
+from starlette.middleware import Middleware
 
 from adapter_files import random_pairs, write_peft
 from miaotui.errors import RequestError
 from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.serve.adapters import load_adapters
+from miaotui.serve.middleware.access import CALLER
+from miaotui.serve.middleware.keys import Caller
 from miaotui.serve.settings import ServeSettings
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -143,6 +146,24 @@ def test_what_is_wrong_changes_nothing(
     error = post(server, "/v1/load_lora_adapter", body, status)["error"]
     assert words in error["message"]
     assert {each.name for each in server.hosts.all()} == {"tiny", "other", "law", "code"}
+
+
+class Administrator:
+    """A layer that lets everybody in as an administrator."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app({**scope, CALLER: Caller("root", is_admin=True)}, receive, send)
+
+
+def test_administrators_may_load_and_unload(folder: Path) -> None:
+    model = make_tiny_folder(folder, "llama", seed=6)
+    with serving({"one": model}, settings_in(folder), layers=[Middleware(Administrator)]) as open_:
+        post(open_, "/v1/load_lora_adapter", {"lora_name": "law", "lora_path": str(folder / "adapter-0")})
+        assert text_of(open_, "law") != text_of(open_, "one")
+        post(open_, "/v1/unload_lora_adapter", {"lora_name": "law"})
 
 
 def test_clients_may_not_load_unless_the_operator_allows_it(folder: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from miaotui.text.reasoning import (
     FORMATS,
+    HARMONY,
     AnswerPiece,
     ReasoningFormat,
     ReasoningParser,
@@ -88,3 +89,27 @@ def test_the_format_is_that_of_the_templates() -> None:
 )
 def test_tokens_of_the_thought_are_counted(pieces: list[str], is_open: bool, count: int) -> None:
     assert count_reasoning(pieces, THINK, is_open) == count
+
+
+HARMONY_THOUGHT = "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant<|channel|>final<|message|>Four."
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        (HARMONY_THOUGHT, "Two and two.", "Four."),
+        ("<|channel|>final<|message|>Four.", "", "Four."),
+        ("<|channel|>analysis<|message|>Two and", "Two and", ""),
+        ("<|channel|>fin", "", "<|channel|>fin"),
+        ("Four.", "", "Four."),
+    ],
+)
+def test_channels_of_harmony_are_told_apart_however_they_are_cut(text: str, thought: str, answer: str) -> None:
+    assert reasoning_format({"default": "...<|start|>assistant<|channel|>final<|message|>..."}) is HARMONY
+    assert split_reasoning(text, HARMONY) == (thought, answer)
+    for size in (1, 2, 5):
+        parser = ReasoningParser(HARMONY)
+        events = [event for at in range(0, len(text), size) for event in parser.push(text[at : at + size])]
+        events += parser.finish()
+        assert "".join(event.text for event in events if isinstance(event, ReasoningPiece)) == thought
+        assert "".join(event.text for event in events if isinstance(event, AnswerPiece)) == answer

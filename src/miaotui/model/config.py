@@ -59,6 +59,7 @@ class ModelConfig:
     gated: bool = True  # the FFN multiplies `up` by the activation of `gate`; else it has `up` alone
     ffn_bias: bool = False  # of up and down, without a gate
     head_bias: bool = False
+    sinks: bool = False  # each query head has a score without a value, which takes part in the softmax
     qkv_bias: bool = False
     o_bias: bool = False
     norm_bias: bool = False  # layer norms only

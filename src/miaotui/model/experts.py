@@ -19,6 +19,7 @@ from miaotui.model.reading.checks import require, require_count, require_positiv
 
 MAX_EXPERTS = 1024
 MAX_CHOSEN = 64
+SWIGLU_ALPHA, SWIGLU_LIMIT = 1.702, 7.0
 BLOCK = 32  # inputs of one quantization block
 Array = NDArray[np.float32]
 Scores = Literal["softmax", "sigmoid"]
@@ -42,6 +43,9 @@ class ExpertsConfig:
     biased: bool = False  # a bias is added to the scores, for the choice only
     shared_size: int = 0  # width of an expert that all rows use besides; 0: none
     shared_gate: bool = False  # its result is multiplied by a sigmoid of the row
+    router_bias: bool = False  # the router's product has a bias
+    expert_bias: bool = False  # so have the products of each expert
+    clamped: bool = False  # the activation is `swiglu_clamped`, not the model's own
 
     def __post_init__(self) -> None:
         require_count("expert count", self.count, MAX_EXPERTS)
@@ -67,6 +71,14 @@ def route(logits: Array, experts: ExpertsConfig, bias: Array | None = None) -> t
     if experts.normalized:
         weights = weights / weights.sum(axis=1, keepdims=True)
     return numbers, weights * np.float32(experts.scale)
+
+
+def swiglu_clamped(gate: Array, up: Array) -> Array:
+    """Return ``gate * sigmoid(1.702 gate) * (up + 1)`` of values clamped to 7 (OpenAI 2025, gpt-oss model card)."""
+    limit = np.float32(SWIGLU_LIMIT)
+    gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+    y: Array = gate * sigmoid(gate * np.float32(SWIGLU_ALPHA)) * (up + 1)
+    return y
 
 
 def sigmoid(x: Array) -> Array:

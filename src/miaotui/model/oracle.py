@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
-from miaotui.model.experts import ExpertsConfig, route, sigmoid
+from miaotui.model.experts import ExpertsConfig, route, sigmoid, swiglu_clamped
 from miaotui.model.rope import RopeConfig
 
 Array = NDArray[np.float32]
@@ -96,7 +96,8 @@ class Oracle:
         ``seen`` says which of the m keys each of the n queries sees, ``[n, m]``.
         """
         config, prefix = self.config, f"layers.{layer}."
-        mixed = self._linear(self._attended(queries, keys, values, seen), prefix + "o")
+        sinks = self._weights.get(prefix + "sinks")
+        mixed = self._linear(self._attended(queries, keys, values, seen, sinks), prefix + "o")
         if config.post_norms:
             mixed = self._norm(mixed, prefix + "attn_post_norm")
         read = self._norm(x, prefix + "attn_norm") if config.parallel else None
@@ -123,15 +124,23 @@ class Oracle:
         """Apply the final norm to the stream after the last layer."""
         return self._norm(x, "final_norm")
 
-    def _attended(self, queries: Array, keys: Array, values: Array, seen: NDArray[np.bool_]) -> Array:
-        """Grouped-query attention: query head h reads key/value head ``h // group``; ``[n, heads * head_dim]``."""
+    def _attended(
+        self, queries: Array, keys: Array, values: Array, seen: NDArray[np.bool_], sinks: Array | None
+    ) -> Array:
+        """Grouped-query attention: query head h reads key/value head ``h // group``; ``[n, heads * head_dim]``.
+
+        ``sinks [heads]`` are scores of a key without a value (Xiao et al. 2023).
+        """
         n, config = len(queries), self.config
         shape = n, config.n_kv_heads, config.n_heads // config.n_kv_heads, config.head_dim
         grouped = queries.reshape(shape).transpose(1, 2, 0, 3)  # [kv heads, group, n, head_dim]
         scores = grouped @ keys.transpose(1, 2, 0)[:, None]  # [kv heads, group, n, m]
         scores = softcapped(scores * np.float32(config.attention_scale), config.attention_softcap)
         scores = np.where(seen, scores, np.float32(-np.inf))
-        mixed = softmax(scores) @ values.transpose(1, 0, 2)[:, None]
+        if sinks is not None:
+            none = np.broadcast_to(sinks.reshape(shape[1], shape[2], 1, 1), (*scores.shape[:3], 1))
+            scores = np.concatenate([scores, none], axis=-1)
+        mixed = softmax(scores)[..., : len(keys)] @ values.transpose(1, 0, 2)[:, None]
         heads: Array = mixed.transpose(2, 0, 1, 3).reshape(n, -1)
         return heads
 
@@ -152,12 +161,12 @@ class Oracle:
 
     def _mixture(self, x: Array, experts: ExpertsConfig, prefix: str) -> Array:
         """Sum the results of the experts that each row chose, in ascending order, then that of the shared one."""
-        logits = x @ self._weights[prefix + "router"].T
+        logits = x @ self._weights[prefix + "router"].T + self._weights.get(prefix + "router_logit_bias", np.float32(0))
         numbers, weights = route(logits, experts, self._weights.get(prefix + "router_bias"))
         total = np.zeros_like(x)
         for expert in np.unique(numbers):
             rows, places = np.nonzero(numbers == expert)
-            total[rows] += weights[rows, places, None] * self._expert(x[rows], prefix, int(expert), experts.count)
+            total[rows] += weights[rows, places, None] * self._expert(x[rows], prefix, int(expert), experts)
         if not experts.shared_size:
             return total
         shared = self._feed_forward(x, prefix + "shared_")
@@ -165,10 +174,11 @@ class Oracle:
             sigmoid(x @ self._weights[prefix + "shared_router"].T) * shared if experts.shared_gate else shared
         )
 
-    def _expert(self, x: Array, prefix: str, number: int, count: int) -> Array:
+    def _expert(self, x: Array, prefix: str, number: int, experts: ExpertsConfig) -> Array:
         """Compute one expert: the products of its part of the rows of each matrix."""
-        gate, up = (self._linear(x, prefix + name, number, count) for name in ("expert_gate", "expert_up"))
-        return self._linear(self._gated(gate, up), prefix + "expert_down", number, count)
+        gate, up = (self._linear(x, prefix + name, number, experts.count) for name in ("expert_gate", "expert_up"))
+        inner = swiglu_clamped(gate, up) if experts.clamped else self._gated(gate, up)
+        return self._linear(inner, prefix + "expert_down", number, experts.count)
 
     def _linear(self, x: Array, name: str, part: int = 0, parts: int = 1) -> Array:
         """Return ``x @ w.T + bias``, with what the adapter adds, and the bias if the model has one.

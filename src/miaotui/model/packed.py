@@ -232,10 +232,15 @@ def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[n
         if len(tensor.shape) == 1:
             vector = tensor.float32()
             require_finite(tensor, vector)
-            if name == "head_bias":  # as long as the logits that kernels write
+            if name.endswith(("head_bias", "router_logit_bias")):  # as long as what kernels write
                 vector = np.pad(vector, (0, padded_rows(len(vector)) - len(vector)))
-            if not name.endswith(("q_bias", "k_bias", "v_bias")):
+            if not name.endswith(("q_bias", "k_bias", "v_bias", "expert_gate_bias", "expert_up_bias")):
                 yield name, vector
+    if config.experts is not None and config.experts.expert_bias:
+        for layer in range(config.n_layers):
+            parts = [tensors[f"layers.{layer}.expert_{part}_bias"].float32() for part in ("gate", "up")]
+            units = [part.reshape(-1, 1, UNIT_ROWS) for part in parts]  # as the rows of the packed matrix
+            yield f"layers.{layer}.expert_gate_up_bias", np.concatenate(units, 1).reshape(-1)
     if config.qkv_bias:
         heads = HeadLayout(config)
         for layer in range(config.n_layers):

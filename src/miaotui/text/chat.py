@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RENDER_S = 2.0
 DEFAULT, TOOL_USE = "default", "tool_use"
 ROLES = ("system", "developer", "user", "assistant", "tool")
-THOUGHTS = tuple(marker for form in reasoning.FORMATS for marker in (form.begin, form.end))
+THOUGHTS = tuple(marker for form in reasoning.FORMATS if not form.sign for marker in (form.begin, form.end))
 CALLS = tuple(marker for form in FORMATS for marker in (form.begin, form.close.strip()) if marker)
 MARKERS = THOUGHTS + CALLS  # these keep their meaning in what the assistant said
 
@@ -89,9 +89,8 @@ class ChatEncoder:
         """Return the markers of the model's thoughts; None: its template knows none."""
         form = reasoning.reasoning_format(self.template.sources)
         for marker in () if form is None else (form.begin, form.end):
-            ids = self.tokenizer.encode(marker, whole=False)
-            if len(ids) == 1:
-                self.tokenizer.show(ids[0])
+            for token in self.tokenizer.encode(marker, whole=False):
+                self.tokenizer.show(token)
         return form
 
     def _placed(self, values: dict[str, Any]) -> dict[str, Any]:

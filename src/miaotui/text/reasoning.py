@@ -3,7 +3,7 @@
 Owns the marker pairs of model families and the streaming parser. Knows neither tokens nor wire formats. Invariant:
 however an answer is cut into pieces, the joined events are equal, and apart from the markers and the blank space
 beside them no character is lost. Sources: the chat templates of Qwen3, DeepSeek-R1, SmolLM3, Magistral, Seed-OSS and
-Command A Reasoning.
+Command A Reasoning; OpenAI, "harmony response format" (gpt-oss).
 """
 
 from __future__ import annotations
@@ -15,27 +15,37 @@ _SPACES = " \t\r\n"
 
 
 class ReasoningFormat(NamedTuple):
-    """Markers around a model's thought, which comes before its answer."""
+    """Markers around a model's thought, which comes before its answer.
+
+    ``answer`` begins an answer without a thought; "": nothing does. Templates of the model contain ``sign``; "": the
+    end marker.
+    """
 
     begin: str
     end: str
+    answer: str = ""
+    sign: str = ""
 
     def is_open(self, prompt: str) -> bool:
         """Return whether a rendered prompt ends inside a thought, so that the answer begins there."""
         return prompt.rstrip(_SPACES).endswith(self.begin)
 
 
+_FINAL = "<|channel|>final<|message|>"
+HARMONY = ReasoningFormat("<|channel|>analysis<|message|>", f"<|end|><|start|>assistant{_FINAL}", _FINAL, _FINAL)
 FORMATS = (
     ReasoningFormat("<think>", "</think>"),
     ReasoningFormat("[THINK]", "[/THINK]"),
     ReasoningFormat("<seed:think>", "</seed:think>"),
     ReasoningFormat("<|START_THINKING|>", "<|END_THINKING|>"),
+    HARMONY,
 )
 
 
 def reasoning_format(templates: Mapping[str, str]) -> ReasoningFormat | None:
-    """Return the format whose end marker one of the model's chat templates contains, or None."""
-    return next((form for form in FORMATS if any(form.end in source for source in templates.values())), None)
+    """Return the format whose end marker, or sign, one of the model's chat templates contains, or None."""
+    sources = templates.values()
+    return next((form for form in FORMATS if any((form.sign or form.end) in source for source in sources)), None)
 
 
 class ReasoningPiece(NamedTuple):
@@ -102,7 +112,9 @@ class ReasoningParser:
         begun = self._held.lstrip(_SPACES)
         if begun.startswith(self._form.begin):
             self._held, self._state = begun[len(self._form.begin) :], self._begin_thought
-        elif not self._form.begin.startswith(begun):
+        elif self._form.answer and begun.startswith(self._form.answer):
+            self._held, self._state = begun[len(self._form.answer) :], self._begin_answer
+        elif not any(marker.startswith(begun) for marker in (self._form.begin, self._form.answer)):
             self._state = self._answer
         return ()
 

@@ -57,6 +57,7 @@ class AttentionParts:
             att.WINDOW: config.windows[layer],
             att.CAP: float_field(config.attention_softcap),
             **self._head_norms(layer),
+            att.SINKS: self._sinks(layer),
             **self._out(),
         }
         table = self._rotations.get(layer)
@@ -72,6 +73,13 @@ class AttentionParts:
             self._keep.append(weights)
             found[field] = int(weights.ctypes.data)
         return {**found, att.NORM_EPS: float_field(eps)}
+
+    def _sinks(self, layer: int) -> int:
+        """Return the address of the scores that have no value; 0: there are none."""
+        if not self._config.sinks:
+            return 0
+        self._keep.append(self._weights.vector(f"layers.{layer}.sinks"))
+        return int(self._keep[-1].ctypes.data)
 
     def _out(self) -> dict[int, int]:
         """Return where results go: rounded for the next product, or as floats where heads do not fill vectors."""

@@ -6,6 +6,7 @@ the rest of a pass. Invariant: no operation reads weights of an expert that no r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,17 +31,20 @@ class MixtureParts(NamedTuple):
     normed: Quantized  # the layer's inputs; as floats they are in ``space.inputs``
     residual: Rows
 
-    def add(self, prefix: str, experts: ExpertsConfig, mode: int, bias: int) -> None:
-        """Append the operations of one layer; ``bias`` is the address of the router's, 0 without."""
-        space = self.space
+    def add(self, prefix: str, experts: ExpertsConfig, mode: int, vector: Callable[[str], int]) -> None:
+        """Append the operations of one layer; ``vector`` returns a vector's address, 0 if it is not there."""
+        space, bias = self.space, vector(prefix + "router_bias")
         router = self.weights.matrix(prefix + "router")
         store = {lin.MODE: lin.STORE, lin.OUT: space.logits.address, lin.OUT_STRIDE: space.logits.stride}
+        store[lin.BIAS] = vector(prefix + "router_logit_bias")
         self.operations.add_linear(router, space.inputs, store)
         self._route(experts, bias)
         gathered = {**_inputs(self.normed), lin.GROUPS: self.weights.matrix(prefix + "expert_gate_up").inputs // 32}
         table = {ex.CHOSEN: experts.chosen, ex.TABLE_ROUTES: _address(space.routes), **_gathered(space.gathered)}
         self.operations.add("experts.routing:gather", {**gathered, **table})
-        self._products(prefix + "expert_", experts.count, mode, space.gathered, space.fed, space.used, space.routes)
+        biases = vector(prefix + "expert_gate_up_bias"), vector(prefix + "expert_down_bias")
+        tables = space.used, space.routes
+        self._products(prefix + "expert_", experts.count, mode, space.gathered, space.fed, *tables, biases=biases)
         if experts.shared_size:
             tables = space.shared, space.shared_routes
             self._products(prefix + "shared_", 1, mode, self.normed, space.shared_fed, *tables)
@@ -75,6 +79,8 @@ class MixtureParts(NamedTuple):
         fed: Quantized,
         used: NDArray[np.int64],
         routes: NDArray[np.int64],
+        *,
+        biases: tuple[int, int] = (0, 0),
     ) -> None:
         gate_up, down = self.weights.matrix(prefix + "gate_up"), self.weights.matrix(prefix + "down")
         table = {ex.TABLE: _address(used), ex.TABLE_ROUTES: _address(routes)}
@@ -85,6 +91,7 @@ class MixtureParts(NamedTuple):
                 **_inputs(self.normed),
                 **_gathered(source),
                 **table,
+                ex.EXPERT_BIAS: biases[0],
                 lin.MODE: mode,
                 lin.OUT: fed.integers.address,
                 lin.OUT_STRIDE: fed.integers.stride,
@@ -92,7 +99,7 @@ class MixtureParts(NamedTuple):
                 lin.OUT_HEADER_STRIDE: fed.headers.stride,
             },
         )
-        outputs = {lin.OUT: self.residual.address, lin.OUT_STRIDE: self.residual.stride}
+        outputs = {lin.OUT: self.residual.address, lin.OUT_STRIDE: self.residual.stride, ex.EXPERT_BIAS: biases[1]}
         kernel = f"experts.products:down_{down.format.value}"
         self.operations.add(kernel, {**_matrix(down, count), **_inputs(fed), **table, **outputs})
 

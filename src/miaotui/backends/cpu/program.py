@@ -124,7 +124,8 @@ class Program:
         assert space.mixture is not None, "made for models with experts"
         self._norm(prefix + "ffn_norm", residual, space.normed, also=space.mixture.inputs)
         parts = MixtureParts(self._operations, self.weights, space.mixture, space.normed, residual)
-        parts.add(prefix, experts, _GATED[self.config.activation], self._vector(prefix + "router_bias", 0))
+        mode = lin.GATED_CLAMPED if experts.clamped else _GATED[self.config.activation]
+        parts.add(prefix, experts, mode, lambda name: self._vector(name, 0))
 
     def _read(self, norm: str, current: int) -> None:
         """Add the norm and rounding of the residual stream for the products that come, or the rounding alone."""

@@ -225,7 +225,7 @@ def _read_entry(cursor: Cursor, name: str) -> _TensorEntry:
 def _block_type(ggml_id: int, label: str) -> BlockType:
     kind = BY_GGML_ID.get(ggml_id)
     if kind is None:
-        known = ", ".join(kind.name for kind in BlockType)
+        known = ", ".join(kind.name for kind in BY_GGML_ID.values())
         raise UnsupportedModelError(
             f"{label} is of type {OTHER_TYPES.get(ggml_id, ggml_id)}; use a file whose tensors are among {known}"
         )

@@ -27,6 +27,7 @@ INDEX_NAME = "model.safetensors.index.json"
 MAX_SHARDS = 1 << 10
 _INTEGERS = ("I64", "I32", "U8", "BOOL")
 _KINDS = {"F32": BlockType.F32, "F16": BlockType.F16, "BF16": BlockType.BF16}
+_HALVES = ("_blocks", "_scales")  # endings of byte tensors that are one matrix of MXFP4 together (gpt-oss)
 
 
 def read_safetensors(path: str | os.PathLike[str], buffers: Collection[str] = ()) -> Mapping[str, StoredTensor]:
@@ -66,7 +67,7 @@ def parse_safetensors(buffer: mmap.mmap | bytes, label: str, buffers: Collection
     header = parse_object(buffer[8 : 8 + length], f"the header of {label}")
     _check_metadata(header.pop("__metadata__", {}), label)
     entries = {
-        name: _entry(f"{label}: tensor {name[:200]!r}", entry, name.rpartition(".")[2] in buffers)
+        name: _entry(f"{label}: tensor {name[:200]!r}", entry, name.rpartition(".")[2] in buffers, name)
         for name, entry in header.items()
     }
     data = np.frombuffer(buffer, np.uint8)[8 + length :]
@@ -123,14 +124,16 @@ def _check_metadata(metadata: object, label: str) -> None:
         raise ModelFormatError(f"{label}: '__metadata__' does not map strings to strings; {CORRUPT}")
 
 
-def _entry(label: str, entry: Any, buffer: bool) -> tuple[BlockType | None, tuple[int, ...], tuple[int, int]]:
+def _entry(
+    label: str, entry: Any, buffer: bool, name: str
+) -> tuple[BlockType | None, tuple[int, ...], tuple[int, int]]:
     """Check one tensor's line of the header: its type (None: a buffer to leave out), shape and span of bytes."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ModelFormatError(f"{label} needs exactly dtype, shape and data_offsets; {CORRUPT}")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(span):
         raise ModelFormatError(f"{label} has a malformed dtype, shape or data_offsets; {CORRUPT}")
-    kind = _KINDS.get(dtype)
+    kind = BlockType.U8 if dtype == "U8" and name.endswith(_HALVES) else _KINDS.get(dtype)
     if buffer and dtype in _INTEGERS and len(span) == 2 and span[0] <= span[1]:
         return None, (), (span[0], span[1])
     if kind is None:

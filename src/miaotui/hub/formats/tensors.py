@@ -56,6 +56,7 @@ class BlockType(Enum):
     TQ1_0 = (34, 256, 54)
     TQ2_0 = (35, 256, 66)
     MXFP4 = (39, 32, 17)
+    U8 = (-1, 1, 1)  # bytes of safetensors that mean nothing alone; GGUF has no such type
 
     def __init__(self, ggml_id: int, block_size: int, block_bytes: int) -> None:
         self.ggml_id = ggml_id
@@ -65,14 +66,14 @@ class BlockType(Enum):
     @property
     def is_float(self) -> bool:
         """Return whether each weight is a float of its own (F32, F16, BF16)."""
-        return self.block_size == 1
+        return self.block_size == 1 and self is not BlockType.U8
 
     def row_bytes(self, cols: int) -> int:
         """Return the bytes of one row of ``cols`` weights; ``cols`` must be a multiple of ``block_size``."""
         return cols // self.block_size * self.block_bytes
 
 
-BY_GGML_ID = {kind.ggml_id: kind for kind in BlockType}
+BY_GGML_ID = {kind.ggml_id: kind for kind in BlockType if kind.ggml_id >= 0}
 
 
 @dataclass(frozen=True, eq=False)

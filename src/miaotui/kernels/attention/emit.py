@@ -196,6 +196,12 @@ def clear_query(e: Emitter, query: Value, dim: Value) -> None:
     e.store(e.const(F32X, MASKED), base + (dim << 2) + 2 * _LINE, 4)
 
 
+def sink_query(e: Emitter, query: Value, dim: Value, score: Value) -> None:
+    """Begin a query's sums and maximum with a ``score`` that has no value (Xiao et al. 2023, attention sinks)."""
+    e.store(e.const(F32, 1.0), query + (dim << 3), 4)  # the first of the sixteen partial sums
+    e.store(e.splat(score), query + (dim << 3) + 2 * _LINE, 4)
+
+
 def prefetch_bytes(e: Emitter, address: Value, size: Value) -> None:
     """Prefetch every line of a page's head. A page is too short for the processor's own prefetcher."""
 

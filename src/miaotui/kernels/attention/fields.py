@@ -29,6 +29,7 @@ OUT = 23  # int8 rows [heads x dim], or float32 rows [heads x HEAD_VALUES]
 OUT_STRIDE = 24
 OUT_HEADERS = 25  # 0: the results are not quantized
 OUT_HEADER_STRIDE = 26
+SINKS = 32  # address of a float32 for each query head, or 0: a score that takes part in the softmax and has no value
 
 # fields of attention over whole texts (`attention.bidirectional`), besides those above
 KEYS = 10  # address of head 0's keys: panels of 16 tokens [dim, 16]

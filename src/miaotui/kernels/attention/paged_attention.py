@@ -21,6 +21,7 @@ from miaotui.kernels.attention.emit import (
     prefetch_bytes,
     query_bytes,
     rotate_head,
+    sink_query,
     store_key_value,
     store_query,
 )
@@ -47,12 +48,13 @@ from miaotui.kernels.attention.fields import (
     ROTATED,
     SCALE,
     SIN,
+    SINKS,
     VALUE_OFFSET,
     VALUES_IN_HEAD,
     WINDOW,
 )
 from miaotui.kernels.runtime.compiler import inline, kernel
-from miaotui.kernels.runtime.memory import peek, peek_float, store_int32
+from miaotui.kernels.runtime.memory import load_float, peek, peek_float, store_int32
 from miaotui.kernels.runtime.ops import (
     BLOCK_COUNT,
     BLOCK_FIELDS,
@@ -94,6 +96,7 @@ query_stride = inline(query_bytes)
 rotate: Any = intrinsic(rotate_head, "iiiiiiiff")
 prefetch: Any = intrinsic(prefetch_bytes, "ii")
 clear: Any = intrinsic(clear_query, "ii")
+sink: Any = intrinsic(sink_query, "iif")
 finish: Any = intrinsic(finish_query, "iiii")
 keep: Any = intrinsic(store_query, "iiii")
 
@@ -161,9 +164,8 @@ def first_seen(op, position):  # type: ignore[no-untyped-def]
 def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
     """Rotate and scale one query head into scratch, and reset its sums. Returns the start of its view."""
     table = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
-    position, end = peek(table, ROW_POSITION), peek(table, ROW_VIEW_END)
+    position, end, dim = peek(table, ROW_POSITION), peek(table, ROW_VIEW_END), peek(op, DIM)
     start = first_seen(op, position)
-    dim = peek(op, DIM)
     source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + head * dim * 4
     half = peek(op, ROTATED) // 2 * 4
     rotate(
@@ -178,6 +180,8 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
         peek_float(op, SCALE),
     )
     clear(target, dim)
+    if peek(op, SINKS) != 0:
+        sink(target, dim, load_float(peek(op, SINKS) + 4 * head))
     bounds = target + 4 * (2 * dim + ACCUMULATORS)
     store_int32(bounds, start)
     store_int32(bounds + 4, end)

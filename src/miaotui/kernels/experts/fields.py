@@ -30,6 +30,7 @@ GATHERED = 22  # quantized inputs, a row for each route
 GATHERED_STRIDE = 23
 GATHERED_HEADERS = 24
 GATHERED_HEADER_STRIDE = 25
+EXPERT_BIAS = 26  # address of the first expert's biases, float32 in the order of outputs, or 0
 
 # the table of experts in use
 USED = 0  # how many

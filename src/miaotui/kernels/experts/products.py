@@ -15,6 +15,7 @@ from typing import Any
 
 from miaotui.kernels.experts.emit import add_weighted
 from miaotui.kernels.experts.fields import (
+    EXPERT_BIAS,
     EXPERT_BYTES,
     FIRST_USED,
     GATHERED,
@@ -29,6 +30,7 @@ from miaotui.kernels.experts.fields import (
     USED_FIELDS,
 )
 from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.linear.epilogue import add32 as add_bias
 from miaotui.kernels.linear.epilogue import epilogue
 from miaotui.kernels.linear.formats import LINE, Format
 from miaotui.kernels.linear.matmul import BLOCK_ROWS, MOST_ROWS, unit_function
@@ -70,6 +72,20 @@ def block_of(left):  # type: ignore[no-untyped-def]
     return BLOCK_ROWS if left > MOST_ROWS else left
 
 
+@inline
+def add_biases(op, expert, units, index, size, count, out):  # type: ignore[no-untyped-def]
+    """Add an expert's biases to ``count`` rows of one unit; of gate and up it has ``size`` 256 bytes, else 128."""
+    bias = peek(op, EXPERT_BIAS)
+    if bias == 0:
+        return 0
+    bias += (expert * units + index) * size
+    for number in range(count):
+        add_bias(bias, out + number * _OUT_STRIDE, 0)
+        if size == 256:
+            add_bias(bias + _OUT_STRIDE, out + number * _OUT_STRIDE + 1024, 0)
+    return 0
+
+
 def _gate_up_kernel(form: Format) -> Any:
     unit = unit_function(form, READ_ONCE, False)
 
@@ -102,6 +118,7 @@ def _gate_up_kernel(form: Format) -> Any:
                     at, head = x + row * x_stride, h + row * h_stride
                     unit(count, w, stride, groups, at, x_stride, head, h_stride, out, _OUT_STRIDE)
                     unit(count, w + 2 * stride, stride, groups, at, x_stride, head, h_stride, out + 1024, _OUT_STRIDE)
+                    add_biases(op, peek(used, 0), units, index, 256, count, out)
                     epilogue(op, out, row, count, index)
                     row += count
             claimed = claim_some(run, slot, member, team, tasks, chunk)
@@ -160,6 +177,7 @@ def _down_kernel(form: Format) -> Any:
                         ask_added(op, routes, row, count, index)
                         at, head = x + row * x_stride, h + row * h_stride
                         unit(count, w, stride, groups, at, x_stride, head, h_stride, out, _OUT_STRIDE)
+                        add_biases(op, peek(used, 0), units, index, _OUT_STRIDE, count, out)
                         add_outputs(op, routes, row, count, index, out)
                         row += count
             claimed = claim_some(run, slot, member, team, units, chunk)

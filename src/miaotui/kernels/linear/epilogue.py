@@ -13,6 +13,7 @@ from miaotui.kernels.linear.fields import (
     ADD,
     BIAS,
     GATED_GELU,
+    GATED_GELU_ERF,
     GATED_SILU,
     GELU,
     GELU_ERF,
@@ -24,7 +25,7 @@ from miaotui.kernels.linear.fields import (
     RELU,
     SILU,
 )
-from miaotui.kernels.runtime.arithmetic import gelu, gelu_tanh, quantize_group, relu, silu, tanh
+from miaotui.kernels.runtime.arithmetic import gelu, gelu_tanh, quantize_group, relu, silu, swiglu_clamped, tanh
 from miaotui.kernels.runtime.compiler import inline
 from miaotui.kernels.runtime.memory import peek
 from miaotui.kernels.runtime.ops import HEADER_BYTES
@@ -75,11 +76,19 @@ def _activated(activation: Any, gated: bool) -> Any:
     return activated32
 
 
+def _gated_clamped(e: Emitter, gate: Value, up: Value, out: Value, header: Value) -> None:
+    """Store `swiglu_clamped` of 32 gate and 32 up outputs, as `_activated` does."""
+    halves = [swiglu_clamped(e, e.load(gate + at, F32X, 4), e.load(up + at, F32X, 4)) for at in (0, 64)]
+    e.when(e.compare("!=", header, e.const(I64, 0)), lambda: quantize_group(e, halves[0], halves[1], out, header))
+    e.when(e.compare("==", header, e.const(I64, 0)), lambda: _store_halves(e, halves, out))
+
+
 store32: Any = intrinsic(_store32, "iii")
 add32: Any = intrinsic(_add32, "iii")
 gated_silu32, gated_gelu32, gated_gelu_erf32 = (
     intrinsic(_activated(activation, gated=True), "iiii") for activation in (silu, gelu_tanh, gelu)
 )
+gated_clamped32: Any = intrinsic(_gated_clamped, "iiii")
 silu32, gelu32, gelu_erf32, relu32, tanh32 = (
     intrinsic(_activated(activation, gated=False), "iiii") for activation in (silu, gelu_tanh, gelu, relu, tanh)
 )
@@ -91,8 +100,10 @@ def _activate(mode: Any, gate: Any, up: Any, target: Any, header: Any) -> Any:
         gated_silu32(gate, up, target, header)
     elif mode == GATED_GELU:
         gated_gelu32(gate, up, target, header)
-    elif mode < SILU:
+    elif mode == GATED_GELU_ERF:
         gated_gelu_erf32(gate, up, target, header)
+    elif mode < SILU:
+        gated_clamped32(gate, up, target, header)
     elif mode == SILU:
         silu32(gate, up, target, header)
     elif mode == GELU:

@@ -13,8 +13,8 @@ HEADER_STRIDE = 10
 
 # what becomes of the outputs
 STORE, ADD = range(2)
-GATED_SILU, GATED_GELU, GATED_GELU_ERF = range(2, 5)  # a matrix of gate and up, in alternating units
-SILU, GELU, GELU_ERF, RELU, TANH = range(5, 10)  # an activation without a gate; GELU is the tanh form
+GATED_SILU, GATED_GELU, GATED_GELU_ERF, GATED_CLAMPED = range(2, 6)  # a matrix of gate and up, in alternating units
+SILU, GELU, GELU_ERF, RELU, TANH = range(6, 11)  # an activation without a gate; GELU is the tanh form
 
 MODE = 11
 OUT = 12

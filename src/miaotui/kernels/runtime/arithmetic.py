@@ -12,6 +12,7 @@ HALF_MAX = 65504.0
 TINY = 1e-35  # a group no larger counts as zeros: 127 / its top would overflow
 MOST_BYTE, MOST_WIDE = 127, 4095  # largest magnitude of int8 and int16 activations: sums of 32 stay below 2**24
 _PAIRS = [4 * (lane // 4) + (0, 2, 1, 3)[lane % 4] for lane in range(2 * LANES)]  # how int16 activations lie
+SWIGLU_ALPHA, SWIGLU_LIMIT = 1.702, 7.0
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = (0.693359375, -2.12194440e-4)  # their sum is ln 2; the first has few bits (Cephes, expf)
 _EXP = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)  # Taylor: |r| <= ln 2 / 2 leaves 6e-9
@@ -55,6 +56,14 @@ def gelu(e: Emitter, x: Value) -> Value:
         total = e.fma(total, t, e.const(x.type, coefficient))
     tail = x * (total * t * exp(e, zero - z * z)) * 0.5  # x times the part of the normal distribution beyond |x|
     return e.select(e.compare(">", x, zero), x - tail, tail)
+
+
+def swiglu_clamped(e: Emitter, gate: Value, up: Value) -> Value:
+    """Compute ``gate * sigmoid(1.702 gate) * (up + 1)`` of values clamped to 7: gpt-oss' (OpenAI 2025, model card)."""
+    limit = e.const(gate.type, SWIGLU_LIMIT)
+    gate = e.minimum(gate, limit)
+    up = e.minimum(e.maximum(up, e.const(up.type, -SWIGLU_LIMIT)), limit)
+    return gate / (exp(e, gate * -SWIGLU_ALPHA) + 1.0) * (up + 1.0)
 
 
 def relu(e: Emitter, x: Value) -> Value:

@@ -1,6 +1,6 @@
 """Tables that a pass reads: fields of an operation, a run, a row and a thread's rendezvous.
 
-All fields are int64; an operation has 32 of them. The program builder fills operations once per model, the runner
+All fields are int64; an operation has 40 of them. The program builder fills operations once per model, the runner
 fills the run and its rows in each step, kernels only read. Field numbers are plain constants, because compiled code
 folds them.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-OP_FIELDS = 32
+OP_FIELDS = 40
 
 # every operation
 FUNCTION = 0  # address of the kernel

@@ -42,6 +42,8 @@ class Architecture:
     nope_every: int = 0  # layers n-1, 2n-1, … have no position encoding
     nope_global: bool = False  # no position encoding in layers without a window, where others have one
     rotated_share: float = 1.0  # of each head's values, where config.json does not say
+    sinks: bool = False  # a score without a value for each query head
+    rounded_yarn: bool = True  # where GGUF does not say: the ends of YaRN's ramp are whole pairs
     qkv_bias: bool = False  # always; any file may have them besides
     bias_key: str = "attention_bias"  # of config.json: whether q, k and v have biases
     o_bias: bool = True  # o has one where they have

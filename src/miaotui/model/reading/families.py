@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.reading.architectures import Architecture, Windows
+from miaotui.model.reading.mixture_families import GRANITE_MULTIPLIERS, MIXTURE_ARCHITECTURES
 
 ARCHITECTURES = (
     Architecture(
@@ -58,44 +59,6 @@ ARCHITECTURES = (
         gguf_windows=Windows.NONE,
         qk_norm=True,
         defaults={"head_dim": 128, "max_window_layers": 28},
-    ),
-    Architecture(
-        name="qwen2_moe",
-        title="Qwen1.5-MoE and Qwen2-MoE",
-        gguf="qwen2moe",
-        hf="qwen2_moe",
-        windows=Windows.LATER,
-        gguf_windows=Windows.NONE,
-        qkv_bias=True,
-        defaults={"max_window_layers": 28},
-    ),
-    Architecture(
-        name="qwen3_moe",
-        title="Qwen3-MoE",
-        gguf="qwen3moe",
-        hf="qwen3_moe",
-        windows=Windows.LATER,
-        gguf_windows=Windows.NONE,
-        qk_norm=True,
-        defaults={"max_window_layers": 0},
-    ),
-    Architecture(
-        name="glm4_moe",
-        title="GLM-4.5 and GLM-4.5-Air",
-        gguf="glm4moe",
-        hf="glm4_moe",
-        o_bias=False,
-        qk_norm_key="use_qk_norm",
-        gguf_names={"ffn_norm": "post_attention_norm"},
-        defaults={"partial_rotary_factor": 0.5, "norm_topk_prob": True},
-    ),
-    Architecture(
-        name="mixtral",
-        title="Mixtral",
-        gguf=None,
-        hf="mixtral",
-        windows=Windows.ALL,
-        defaults={"num_key_value_heads": 8},
     ),
     Architecture(
         name="gemma2",
@@ -202,12 +165,7 @@ ARCHITECTURES = (
         gguf="granite",
         hf="granite",
         interleaved_gguf=True,
-        multipliers={
-            "embedding": "embedding_multiplier",
-            "residual": "residual_multiplier",
-            "attention": "attention_multiplier",
-            "logits": "logits_scaling",
-        },
+        multipliers=GRANITE_MULTIPLIERS,
         divided_logits=True,
     ),
     Architecture(
@@ -360,6 +318,7 @@ ARCHITECTURES = (
         o_bias=False,
         defaults={"head_dim": 128, "num_key_value_heads": 8},
     ),
+    *MIXTURE_ARCHITECTURES,
 )
 
 

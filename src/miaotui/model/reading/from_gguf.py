@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
@@ -51,6 +52,7 @@ LAYER_NAMES = {
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
     "o": "attn_output",
+    "sinks": "attn_sinks",
     "attn_post_norm": "post_attention_norm",
     "ffn_norm": "ffn_norm",
     "gate": "ffn_gate",
@@ -79,7 +81,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         raise UnsupportedModelError(
             f"the model has {architecture.refused_layers[n_layers]}, which is not supported: choose another model"
         )
-    rope = read_rope(fields, head_dim, tensors)
+    rope = replace(read_rope(fields, head_dim, tensors), truncate=architecture.rounded_yarn)
     experts = experts_from_gguf(fields, architecture.name, n_layers)
     rope_layers = tuple(not skipped for skipped in every_nth(n_layers, architecture.nope_every))
     windows = _windows(fields, architecture, rope_layers)
@@ -112,6 +114,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         post_norms=architecture.post_norms,
         parallel=_is_parallel(fields, architecture),
         gated=architecture.gated,
+        sinks=architecture.sinks,
         qkv_bias=architecture.qkv_bias or "blk.0.attn_q.bias" in tensors or f"blk.0.{QKV}.bias" in tensors,
         o_bias="blk.0.attn_output.bias" in tensors,
         norm_bias=architecture.norm_bias,

@@ -17,6 +17,7 @@ from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.fields import Fields
+from miaotui.model.reading.fused_experts import split_experts
 from miaotui.model.reading.mixtures import expert_sources, experts_from_hf
 from miaotui.model.reading.multipliers import multipliers_from_hf
 from miaotui.model.reading.names import tensor_shapes
@@ -34,8 +35,9 @@ from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "config.json"
 # Features that the forward pass lacks, by the key that declares them.
+QUANTIZED = "quantization_config"
 REFUSED = {
-    "quantization_config": "already quantized weights",
+    QUANTIZED: "already quantized weights",
     "vision_config": "vision parts (a text-only GGUF of the same model works)",
     "audio_config": "audio parts",
     "mlp_bias": "biases in its feed-forward layers",
@@ -116,6 +118,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         post_norms=architecture.post_norms,
         parallel=_is_parallel(fields, architecture),
         gated=architecture.gated,
+        sinks=architecture.sinks,
         qkv_bias=architecture.qkv_bias or has_biases,
         o_bias=has_biases and architecture.o_bias,
         norm_bias=architecture.norm_bias,
@@ -132,6 +135,7 @@ def tensors_from_hf(
     """Return the folder's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
     architecture, fields = _open(values)
     sources = hf_sources(config, architecture)
+    stored = split_experts(stored)
     factor = multipliers_from_hf(fields, architecture, config.n_layers, config.hidden_size).logits
     sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
     ignored = _ignored(config, stored, sources["head"].name)
@@ -164,6 +168,7 @@ def _layer_sources(config: ModelConfig, architecture: Architecture, prefix: str)
         offset = architecture.norm_offset if name.endswith("norm") else 0.0
         sources[name] = TensorSource(f"{prefix}{stem}.weight", offset=offset)
         sources[f"{name}_bias"] = TensorSource(f"{prefix}{stem}.bias")
+    sources["sinks"] = TensorSource(f"{prefix}self_attn.sinks")
     if architecture.fused_qkv:
         fused = grouped_qkv if architecture.grouped_qkv else fused_qkv
         sources |= fused(config, f"{prefix}{architecture.fused_qkv}.weight")
@@ -176,7 +181,7 @@ def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
     """Return the architecture, and the fields with its defaults filled in."""
     declared = Fields(values, WHERE)
     for key, feature in REFUSED.items():
-        if declared.get(key):
+        if declared.get(key) and not (key == QUANTIZED and _is_mxfp4(declared.get(key))):
             raise _unsupported(feature, key)
     architecture = by_model_type(declared.text("model_type"))
     if declared.get(QK_NORM) and architecture.qk_norm_key != QK_NORM:
@@ -184,6 +189,11 @@ def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
     given = {key: value for key, value in values.items() if value is not None}
     missing = {key: value for key, value in architecture.defaults.items() if key not in values}
     return architecture, Fields(given | missing, WHERE)
+
+
+def _is_mxfp4(declared: object) -> bool:
+    """Return whether experts are stored in MXFP4, which `split_experts` reads."""
+    return isinstance(declared, dict) and declared.get("quant_method") == "mxfp4"
 
 
 def _unsupported(feature: str, key: str) -> UnsupportedModelError:

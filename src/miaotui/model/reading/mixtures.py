@@ -13,7 +13,7 @@ from typing import Literal
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.config import MAX_LAYERS, MAX_WIDTH, ExpertsConfig
-from miaotui.model.experts import MAX_CHOSEN, MAX_EXPERTS
+from miaotui.model.experts import MAX_CHOSEN, MAX_EXPERTS, SWIGLU_LIMIT
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
 from miaotui.model.reading.sources import TensorSource
@@ -34,6 +34,7 @@ class Mixture:
     biased: bool = False
     size: str = "moe_intermediate_size"
     shared_gate: bool = False
+    expert_bias: bool = False  # of the router and of each expert; with the clamped activation
     defaults: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -63,6 +64,22 @@ MIXTURES: Mapping[str, Mixture] = {
     "mixtral": Mixture(
         names=_mlp_names("block_sparse_moe", "w1", "w3", "w2"), normalized=True, size="intermediate_size"
     ),
+    "gpt_oss": Mixture(
+        names={
+            "router": "mlp.router.weight",
+            "router_logit_bias": "mlp.router.bias",
+            **{f"expert_{part}": f"mlp.experts.{part}_proj" for part in ("gate", "up", "down")},
+            **{f"expert_{part}_bias": f"mlp.experts.{part}_proj_bias" for part in ("gate", "up", "down")},
+        },
+        normalized=True,
+        size="intermediate_size",
+        expert_bias=True,
+    ),
+    "granitemoe": Mixture(
+        names=_mlp_names("block_sparse_moe") | {"router": "block_sparse_moe.router.layer.weight"},
+        normalized=True,
+        size="intermediate_size",
+    ),
     "olmoe": Mixture(names=_mlp_names(), gguf_normalized=False, size="intermediate_size"),
     "ernie4_5_moe": Mixture(
         names=_mlp_names()
@@ -85,6 +102,10 @@ GGUF_NAMES = {
     "expert_gate": "ffn_gate_exps.weight",
     "expert_up": "ffn_up_exps.weight",
     "expert_down": "ffn_down_exps.weight",
+    "router_logit_bias": "ffn_gate_inp.bias",
+    "expert_gate_bias": "ffn_gate_exps.bias",
+    "expert_up_bias": "ffn_up_exps.bias",
+    "expert_down_bias": "ffn_down_exps.bias",
     "shared_router": "ffn_gate_inp_shexp.weight",
     "shared_gate": "ffn_gate_shexp.weight",
     "shared_up": "ffn_up_shexp.weight",
@@ -108,6 +129,8 @@ def experts_from_hf(fields: Fields, architecture: str, n_layers: int) -> Experts
             "here: choose another model"
         )
     _refuse_groups(fields, "n_group")
+    limit = fields.number("swiglu_limit", SWIGLU_LIMIT)
+    require(limit == SWIGLU_LIMIT, "swiglu_limit", f"{SWIGLU_LIMIT}, the only one that is supported", limit)
     size = fields.count(mixture.size, MAX_WIDTH)
     chosen_key = next((key for key in _CHOSEN if fields.has(key)), _CHOSEN[0])
     normalized = fields.flag("norm_topk_prob", False) if mixture.normalized is None else mixture.normalized
@@ -122,7 +145,12 @@ def experts_from_hf(fields: Fields, architecture: str, n_layers: int) -> Experts
         biased=mixture.biased,
         shared_size=_hf_shared_size(fields, size),
         shared_gate=mixture.shared_gate,
+        **_biases(mixture),
     )
+
+
+def _biases(mixture: Mixture) -> dict[str, bool]:
+    return dict.fromkeys(("router_bias", "expert_bias", "clamped"), mixture.expert_bias)
 
 
 def _hf_shared_size(fields: Fields, size: int) -> int:
@@ -175,6 +203,7 @@ def experts_from_gguf(fields: Fields, architecture: str, n_layers: int) -> Exper
         biased=mixture.biased,
         shared_size=fields.size("expert_shared_feed_forward_length", MAX_WIDTH) or shared,
         shared_gate=mixture.shared_gate,
+        **_biases(mixture),
     )
 
 

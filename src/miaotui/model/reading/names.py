@@ -38,6 +38,8 @@ def _attention_shapes(config: ModelConfig) -> Shapes:
     shapes |= {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
     if config.qkv_bias:
         shapes |= {"q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,)}
+    if config.sinks:
+        shapes["sinks"] = (config.n_heads,)
     if config.qk_norm:
         shapes |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
     shapes["o"] = (hidden, queries)
@@ -72,7 +74,12 @@ def _expert_shapes(hidden: int, experts: ExpertsConfig) -> Shapes:
     shapes: Shapes = {"router": (experts.count, hidden)}
     if experts.biased:
         shapes["router_bias"] = (experts.count,)
+    if experts.router_bias:
+        shapes["router_logit_bias"] = (experts.count,)
     shapes |= {"expert_gate": (rows, hidden), "expert_up": (rows, hidden)}
+    if experts.expert_bias:
+        shapes |= {"expert_gate_bias": (rows,), "expert_up_bias": (rows,)}
+        shapes["expert_down_bias"] = (experts.count * hidden,)
     shapes["expert_down"] = (experts.count * hidden, experts.size)
     if experts.shared_gate:
         shapes["shared_router"] = (1, hidden)

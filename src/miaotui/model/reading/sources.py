@@ -114,7 +114,8 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
         stored = [self._stored[each] for each in source.stored_names]
         if len(stored) > 1:
             return StackedTensor(name, stored)
-        return StoredTensor(name, shape, stored[0].kind, stored[0].data)
+        data = stored[0].data.reshape(1, -1) if len(shape) == 1 else stored[0].data
+        return StoredTensor(name, shape, stored[0].kind, data)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)

@@ -1,8 +1,8 @@
 """vLLM's routes for adapters: ``/v1/load_lora_adapter``, ``/v1/unload_lora_adapter``.
 
 Owns their bodies and answers. Knows no adapter. Invariant: clients change what is loaded only where the operator allows
-it (``--allow-adapters``), since a path names a file of the server's computer. Source: vLLM's documentation, "LoRA
-Adapters", dynamic serving.
+it (``--allow-adapters``), or with an administrator's key, since a path names a file of the server's computer. Source:
+vLLM's documentation, "LoRA Adapters", dynamic serving.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from miaotui.serve.adapters import load_adapter
 from miaotui.serve.http.bodies import ignored_fields, read_body
 from miaotui.serve.http.errors import ApiError, bad_value, model_not_found
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.access import received, services_of
+from miaotui.serve.middleware.access import caller_of, received, services_of
 from miaotui.serve.services import Services
 from miaotui.serve.wire.fields import Name, Wire
 
@@ -58,7 +58,7 @@ def routes() -> list[Endpoint]:
 async def load(http: HttpRequest) -> Response:
     """Load an adapter, which requests then choose by its name. Raises `ApiError`, and what loading raises."""
     body, services = await read_body(received(http).body, LoadAdapterRequest), services_of(http)
-    _require_allowed(services)
+    _require_allowed(http, services)
     model = services.models.find(body.base_model_name)
     if model.parent is not None:
         raise model_not_found(model.name, services.models)
@@ -74,7 +74,7 @@ async def load(http: HttpRequest) -> Response:
 async def unload(http: HttpRequest) -> Response:
     """Take an adapter away; requests that use it are answered to their end. Raises `ApiError` (403, 404)."""
     body, services = await read_body(received(http).body, UnloadAdapterRequest), services_of(http)
-    _require_allowed(services)
+    _require_allowed(http, services)
     found = services.models.adapters().get(body.lora_name)
     if found is None:
         raise model_not_found(body.lora_name, services.models.adapters())
@@ -83,11 +83,11 @@ async def unload(http: HttpRequest) -> Response:
     return PlainTextResponse(text, headers=ignored_fields(body))
 
 
-def _require_allowed(services: Services) -> None:
-    if not services.settings.allow_adapters:
+def _require_allowed(http: HttpRequest, services: Services) -> None:
+    if not services.settings.allow_adapters and not caller_of(http).is_admin:
         raise ApiError(
             403,
-            "clients may not change the adapters of this server: start it with --adapter NAME=PATH, or with "
-            "--allow-adapters",
+            "clients may not change the adapters of this server: use an administrator's key, or start it with "
+            "--adapter NAME=PATH or --allow-adapters",
             code="adapters_not_allowed",
         )
