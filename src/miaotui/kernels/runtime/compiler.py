@@ -19,6 +19,8 @@ from miaotui.kernels.platform.cpu import llvm_cpu_name, probe
 _forced = llvm_cpu_name(probe().isa)
 if _forced is not None:
     os.environ["NUMBA_CPU_NAME"] = _forced  # read when Numba is imported
+    # Numba's own passes take most of the time where vectors are many instructions; O3 below follows in any case.
+    os.environ.setdefault("NUMBA_OPT", "0")
 
 import numba  # noqa: E402
 from numba.core import registry  # noqa: E402
