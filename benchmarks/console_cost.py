@@ -1,7 +1,8 @@
 """The processor time that a console costs its server: answers with and without `explain`, in pairs, by turns.
 
 Starts a server of MODEL, asks it for streamed answers as the console does, and reads the server's own processor time
-before and after each. Prints one JSON line: seconds per answer of both kinds, and the median of the pairs' ratios.
+before and after each. Nothing is drafted, since the second answer of a pair would be drafted from the first. Prints
+one JSON line: seconds per answer of both kinds, and the median of the pairs' ratios.
 
     python benchmarks/console_cost.py [MODEL] [--pairs 12] [--tokens 200]
 """
@@ -24,7 +25,7 @@ QUESTION = "Write a long letter to a friend about the town where you grew up."
 
 def start(model: str) -> tuple[subprocess.Popen[str], str]:
     """Return a server on a free port, and its address, once it answers."""
-    command = [sys.executable, "-m", "miaotui", "serve", model, "--port", "0", "--log-level", "error"]
+    command = [sys.executable, "-m", "miaotui", "serve", model, "--port", "0", "--no-speculate", "--log-level", "error"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     for line in server.stderr:
