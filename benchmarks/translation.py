@@ -27,12 +27,13 @@ import miaotui
 from hostile_texts import echoes, hostile_texts, loops
 from machine import describe
 from miaotui.tasks.translation.calls import TRANSLATION_MODEL, translated
-from miaotui.tasks.translation.guards import fault_of, left_words
-from miaotui.tasks.translation.languages import detect
-from miaotui.tasks.translation.markup import pieces_of
-from miaotui.tasks.translation.translator import TranslationOptions, messages_for
+from miaotui.tasks.translation.translator import messages_for
 from miaotui.tasks.writing.steps import WriteRequest, WriteSteps
 from miaotui.tasks.writing.writer import Writer
+from miaotui.translation.guards import fault_of, left_words
+from miaotui.translation.languages import detect
+from miaotui.translation.markup import pieces_of
+from miaotui.translation.result import TranslationOptions
 from miaotui.types import SamplingParams
 
 TOKENS = 120

@@ -19,7 +19,7 @@ LAYERS = (
     ("bench",),
     ("__init__", "async_llm", "async_encoder"),
     ("llm", "encoder", "seq2seq"),
-    ("submission", "encoders", "runtime"),
+    ("submission", "encoders", "runtime", "translation"),
     ("served_model",),
     ("retrieval",),
     ("speculation",),

@@ -81,6 +81,14 @@ MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 1,
         "head_dim": None,
     },
+    "olmoe": {
+        "model_type": "olmoe",
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": None,
+    },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 

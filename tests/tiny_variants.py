@@ -90,6 +90,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "glm": {"model_type": "glm", "partial_rotary_factor": 0.5, "attention_bias": True},
     "glm4": {"model_type": "glm4", "partial_rotary_factor": 0.5, "attention_bias": False},
     "ernie4_5": {"model_type": "ernie4_5", "tie_word_embeddings": True},
+    "olmo2": {"model_type": "olmo2"},
     "granite": {
         "model_type": "granite",
         "embedding_multiplier": 6.0,

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from miaotui.encoder import Encoder, load_encoder
     from miaotui.encoders.results import Classification, MaskFill, RankedDocument, TaggedSpan
     from miaotui.llm import LLM, load
-    from miaotui.seq2seq import Seq2Seq, TargetText, load_seq2seq
+    from miaotui.seq2seq.async_model import AsyncSeq2Seq, load_seq2seq_async
+    from miaotui.seq2seq.facade import TargetText
+    from miaotui.seq2seq.model import Seq2Seq, load_seq2seq
+    from miaotui.translation.result import Translation
     from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Score, Timing, TokenLogprobs
 
 __version__ = "0.1.0"
@@ -27,6 +30,7 @@ __all__ = [
     "LLM",
     "AsyncEncoder",
     "AsyncLLM",
+    "AsyncSeq2Seq",
     "Classification",
     "Completion",
     "Deadline",
@@ -43,11 +47,13 @@ __all__ = [
     "TargetText",
     "Timing",
     "TokenLogprobs",
+    "Translation",
     "load",
     "load_async",
     "load_encoder",
     "load_encoder_async",
     "load_seq2seq",
+    "load_seq2seq_async",
 ]
 _LAZY = {
     "LLM": "miaotui.llm",
@@ -58,7 +64,10 @@ _LAZY = {
     "load_encoder": "miaotui.encoder",
     "AsyncEncoder": "miaotui.async_encoder",
     "load_encoder_async": "miaotui.async_encoder",
-    **dict.fromkeys(("Seq2Seq", "TargetText", "load_seq2seq"), "miaotui.seq2seq"),
+    **dict.fromkeys(("AsyncSeq2Seq", "load_seq2seq_async"), "miaotui.seq2seq.async_model"),
+    **dict.fromkeys(("Seq2Seq", "load_seq2seq"), "miaotui.seq2seq.model"),
+    "TargetText": "miaotui.seq2seq.facade",
+    "Translation": "miaotui.translation.result",
     **dict.fromkeys(("Classification", "MaskFill", "RankedDocument", "TaggedSpan"), "miaotui.encoders.results"),
     **dict.fromkeys(
         ("Completion", "Deadline", "Delta", "Promise", "SamplingParams", "Score", "Timing", "TokenLogprobs"),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from miaotui.engine.adapters import LoadedAdapter
     from miaotui.schedule.promises.capacity import Capacity
-    from miaotui.seq2seq import Seq2Seq
+    from miaotui.seq2seq.model import Seq2Seq
     from miaotui.submission import ChatParameters, TextParameters
 
 
@@ -49,17 +49,19 @@ def load(
     speculate: bool = True,
     progress: Progress | None = None,
     **options: Any,
-) -> LLM:
+) -> LLM | Any:
     """Load a model by catalog name, GGUF file, folder of safetensors, or Hugging Face repository id.
 
     ``format`` (``q4``, ``q5``, ``q6``, ``q8``) packs weights that are stored as floats; ``kv`` (``f16``, ``int8``)
     stores keys and values; ``context`` bounds prompt plus answer in tokens. ``speculate`` tries several likely tokens
     in one pass where that is faster; answers are the same bytes with and without. Further options are those of
-    `EngineOptions`. Raises a `MiaotuiError`. An encoder-decoder comes back as a `Seq2Seq`, see `load_seq2seq`; it takes
-    no options but ``backend="reference"``.
+    `EngineOptions`. Raises a `MiaotuiError`.
+
+    The result is an `LLM`, or a `Seq2Seq` where the folder holds an encoder-decoder, whose options are those of
+    `load_seq2seq`. For type checkers it is an `LLM` until ``isinstance`` says otherwise.
     """
     if is_seq2seq_folder(model):
-        return cast("LLM", _load_seq2seq(model, progress, format=format, threads=threads, context=context, **options))
+        return _load_seq2seq(model, progress, format=format, threads=threads, context=context, **options)
     chosen = read_options(speculate, format=format, threads=threads, kv=kv, context=context, **options)
     return LLM(open_model(model, chosen, progress=progress), owns_loop=True)
 
@@ -80,13 +82,13 @@ def is_seq2seq_folder(model: str | os.PathLike[str]) -> bool:
 
 
 def _load_seq2seq(model: str | os.PathLike[str], progress: Progress | None, **options: Any) -> Seq2Seq:
-    from miaotui.seq2seq import load_seq2seq  # noqa: PLC0415  (most models need none of it)
+    from miaotui.seq2seq.model import load_seq2seq  # noqa: PLC0415  (most models need none of it)
 
-    backend = options.pop("backend", "reference")
+    own = {name: options.pop(name) for name in ("format", "threads", "backend") if name in options}
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise RequestError(f"{given[0]}: an encoder-decoder has no such option; leave it away")
-    return load_seq2seq(model, backend=backend, progress=progress)
+    return load_seq2seq(model, progress=progress, **own)
 
 
 def scores_of(completions: Sequence[Completion], starts: Sequence[int]) -> list[Score]:

@@ -26,6 +26,8 @@ from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.types import Progress
 
 if TYPE_CHECKING:
+    from miaotui.backends.build_seq2seq import Seq2SeqOptions
+    from miaotui.engine.jobs.admission import QueueLimits
     from miaotui.engine.seq2seq.loop import Seq2SeqLoop
 
 
@@ -65,26 +67,34 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
 
 def open_seq2seq_model(
     model: str | os.PathLike[str],
-    backend: str = "reference",
+    options: Seq2SeqOptions | None = None,
     *,
+    queue: QueueLimits | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Seq2SeqLoop:
-    """Open an encoder-decoder by folder or Hugging Face repository id.
+    """Open an encoder-decoder by folder or Hugging Face repository id. ``queue`` bounds what may wait for it.
 
     Close the loop to give the memory back. Raises a `MiaotuiError`.
     """
-    from miaotui.backends.build_seq2seq import build_seq2seq_backend  # noqa: PLC0415  (most models need none of these)
-    from miaotui.engine.seq2seq.loop import LoadedSeq2Seq, Seq2SeqLoop  # noqa: PLC0415
+    from miaotui.backends.build_seq2seq import Seq2SeqOptions, build_seq2seq_backend  # noqa: PLC0415  (rarely needed)
+    from miaotui.engine.seq2seq.loaded import LoadedSeq2Seq  # noqa: PLC0415
+    from miaotui.engine.seq2seq.loop import Seq2SeqLoop  # noqa: PLC0415
     from miaotui.model.seq2seq.opened import open_seq2seq, task_prefixes  # noqa: PLC0415
     from miaotui.text.seq2seq.load import load_seq2seq_tokenizer  # noqa: PLC0415
 
-    path = resolve(model, progress=progress, settings=settings or Settings.from_env())
+    settings = settings or Settings.from_env()
+    path = resolve(model, progress=progress, settings=settings)
     opened = open_seq2seq(path)
     config, generation = opened.config, opened.generation
     tokenizer = load_seq2seq_tokenizer(path, config.architecture, generation.eos_ids, config.source_vocab_size)
-    built = build_seq2seq_backend(opened, backend)
-    return Seq2SeqLoop(LoadedSeq2Seq(path, config, generation, tokenizer, built, task_prefixes(opened.values)))
+    backend = build_seq2seq_backend(opened, options or Seq2SeqOptions(), settings, progress)
+    try:
+        prefixes = task_prefixes(opened.values)
+        return Seq2SeqLoop(LoadedSeq2Seq(path, config, generation, tokenizer, backend, prefixes), queue)
+    except BaseException:
+        backend.close()
+        raise
 
 
 def start(

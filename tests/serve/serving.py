@@ -97,7 +97,8 @@ def serving(
         served = ServedModels((ObservedModel(name, loop) for name, loop in loops.items()), lambda: encoders)
         entries = [encoder_entry(name, path, settings) for name, path in encoders.items()]
         registry = EncoderRegistry(entries, encoder_bytes, served.keys)
-        made = services(served, serve, encoders=registry, **parts(served))
+        given = dict(parts(served))
+        made = services(given.pop("models", served), serve, encoders=registry, **given)
         served = made.models
         app = create_app(made, layers)
         server = server_for(app, host="127.0.0.1", port=0)

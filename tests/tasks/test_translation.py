@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from miaotui.cli.tasks.translate import read_glossary
 from miaotui.errors import FieldError, RequestError
 from miaotui.tasks import Translation, TranslationOptions
-from miaotui.tasks.translation.guards import fault_of, left_words, names_of, repeats
-from miaotui.tasks.translation.languages import detect, language_code
-from miaotui.tasks.translation.markup import joined_pieces, pieces_of
 from miaotui.tasks.translation.translator import ATTEMPTS, translation_steps
 from miaotui.tasks.writing.steps import WriteRequest, WrittenAnswer
+from miaotui.translation.guards import fault_of, left_words, names_of, repeats
+from miaotui.translation.languages import detect, language_code
+from miaotui.translation.markup import joined_pieces, pieces_of
 
 HTML = '<p class="a">Good morning, <b>world</b>!</p>\n<script>var x = "no";</script><br/>Tom &amp; Jerry<!-- note -->'
 MARKDOWN = (

@@ -51,12 +51,12 @@ export function Composer(): VNode {
     event.preventDefault();
     write({ pasted: [...pasted, found] });
   };
-  const submit = async (event: Event): Promise<void> => {
+  const submit = (event: Event): void => {
     event.preventDefault();
     if (isEmpty || running) return;
     try {
       const said = [text, ...pasted].filter(Boolean).join("\n\n");
-      const conversation = store.current.value ?? (await store.begin(store.defaultOptions(), titleOf(said)));
+      const conversation = store.current.value ?? store.begin(store.defaultOptions(), titleOf(said));
       const path = store.path.value;
       send(conversation, path[path.length - 1] ?? null, said);
       drafts.delete(place);
@@ -66,7 +66,7 @@ export function Composer(): VNode {
     }
   };
   return (
-    <form class="composer" onSubmit={(event) => void submit(event)}>
+    <form class="composer" onSubmit={(event) => submit(event)}>
       <textarea
         ref={area}
         aria-label={t("message")}
@@ -76,7 +76,7 @@ export function Composer(): VNode {
         onInput={(event) => write({ text: event.currentTarget.value })}
         onPaste={paste}
         onKeyDown={(event) => {
-          if (event.key === "Enter" && !event.shiftKey && !event.isComposing) void submit(event);
+          if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
         }}
       />
       {pasted.map((each, at) => (

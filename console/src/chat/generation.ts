@@ -235,9 +235,15 @@ class AnswerReader {
   }
 }
 
+const LEAVING_MS = 3000; // a page that is here for so long after it was about to go has stayed
+
 let isLeaving = false;
-addEventListener("pagehide", () => (isLeaving = true));
-addEventListener("pageshow", () => (isLeaving = false));
+function leave(): void {
+  isLeaving = true;
+  setTimeout(() => (isLeaving = false), LEAVING_MS);
+}
+addEventListener("beforeunload", leave); // a stream may break off before `pagehide`
+addEventListener("pagehide", leave);
 
 /** Puts failures into words; `ui/failures` sets it, since it knows the person's language. */
 export const failureTexts = { describe: (error: unknown): string => String(error) };

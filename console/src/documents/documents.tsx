@@ -23,7 +23,7 @@ async function loadNames(): Promise<void> {
 export function Documents(): VNode {
   useEffect(() => void loadNames(), []);
   return (
-    <div class="page">
+    <div class="page" tabIndex={0}>
       <h1>{t("view-documents")}</h1>
       <section class="panel" aria-label={t("add-documents")}>
         <h2>{t("add-documents")}</h2>

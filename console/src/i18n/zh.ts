@@ -7,7 +7,7 @@ export const zh: Record<TextName, string> = {
   "view-chat": "对话",
   "view-documents": "文档",
   "view-tasks": "任务",
-  "view-monitor": "运行状况",
+  "view-monitor": "监控",
   "skip": "跳到内容",
   "language": "语言",
   "language-system": "自动",

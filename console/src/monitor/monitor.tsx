@@ -23,7 +23,7 @@ export function Monitor(): VNode {
   const { moments, problem } = useSamples();
   const now = moments[moments.length - 1];
   return (
-    <div class="page">
+    <div class="page" tabIndex={0}>
       <h1>{t("view-monitor")}</h1>
       {problem && (
         <p class="problem" role="alert">

@@ -49,7 +49,8 @@ function childrenOf(parent: string | null, conversation: string): string[] {
 /** Read the history, and open the newest conversation. */
 export async function openHistory(): Promise<void> {
   const found = await database.loadConversations();
-  conversations.value = [...conversations.value, ...found].sort(newestFirst);
+  const begun = new Set(conversations.value.map((each) => each.id)); // while the history was read
+  conversations.value = [...conversations.value, ...found.filter((each) => !begun.has(each.id))].sort(newestFirst);
   const wanted = new URLSearchParams(location.hash.slice(1)).get("chat");
   const first = conversations.value.find((each) => each.id === wanted) ?? conversations.value[0];
   if (openId.value === null && first) await open(first.id);
@@ -60,9 +61,17 @@ function newestFirst(a: Conversation, b: Conversation): number {
   return b.updated - a.updated;
 }
 
+let opening = 0;
+
 export async function open(id: string | null): Promise<void> {
+  const mine = ++opening;
   if (id === openId.value) return;
   const found = id === null ? [] : await database.loadMessages(id);
+  if (mine === opening) show(id, found); // unless another one was opened meanwhile
+}
+
+/** Open a conversation with the messages that were found of it; those that still run stay as they are. */
+function show(id: string | null, found: readonly Message[]): void {
   const unsaved = [...messages.values()].filter((each) => each.peek().conversation === id || isPending(each.peek()));
   messages.clear();
   for (const message of found) messages.set(message.id, signal(message));
@@ -75,12 +84,13 @@ function isPending(message: Message): boolean {
   return message.answer?.state === "pending";
 }
 
-/** Make a conversation and open it. */
-export async function begin(options: ChatOptions, title: string): Promise<Conversation> {
+/** Make a conversation and open it, at once: what a person sends does not wait for the history. */
+export function begin(options: ChatOptions, title: string): Conversation {
   const now = Date.now();
   const made: Conversation = { id: newId(), title, created: now, updated: now, leaf: null, options };
   conversations.value = [made, ...conversations.value];
-  await open(made.id);
+  opening++;
+  show(made.id, []);
   void database.saveConversation(made);
   return made;
 }

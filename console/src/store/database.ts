@@ -21,18 +21,25 @@ export const storeProblem = signal<StoreProblem>("");
 let opened: Promise<IDBPDatabase<Schema> | null> | undefined;
 
 function database(): Promise<IDBPDatabase<Schema> | null> {
-  opened ??= openDB<Schema>("miaotui", 1, {
+  opened ??= Promise.resolve()
+    .then(openStores)
+    .catch((error: unknown) => {
+      note(error);
+      return null;
+    });
+  return opened;
+}
+
+/** Open the stores; a browser that has none throws here. */
+function openStores(): Promise<IDBPDatabase<Schema>> {
+  return openDB<Schema>("miaotui", 1, {
     upgrade(db) {
       db.createObjectStore("conversations", { keyPath: "id" });
       db.createObjectStore("messages", { keyPath: "id" }).createIndex("conversation", "conversation");
     },
     blocking: (_old, _new, event) => (event.target as IDBDatabase).close(),
     terminated: () => (opened = undefined),
-  }).catch((error: unknown) => {
-    note(error);
-    return null;
   });
-  return opened;
 }
 
 function note(error: unknown): void {

@@ -21,7 +21,7 @@ const chosen = signal(FORMS[0]?.id ?? "");
 export function Tasks(): VNode {
   const form = FORMS.find((each) => each.id === chosen.value) as TaskForm;
   return (
-    <div class="page">
+    <div class="page" tabIndex={0}>
       <h1>{t("view-tasks")}</h1>
       <label class="row">
         {t("task")}

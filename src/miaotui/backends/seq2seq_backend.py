@@ -2,7 +2,7 @@
 
 Owns the protocol `Seq2SeqBackend` and its value types; it lies beside `backend.py` and `encoder_backend.py`. Sources
 are encoded once, whole; their keys and values stay until they are released. A target row continues a kept prefix, which
-it leaves unchanged, so that several beams may continue one. Knows no tokens' meaning. Invariant: a row's logits are the
+it leaves unchanged, so that several beams may continue one. Knows no tokens' meaning. Invariant: a row's scores are the
 same bytes alone and beside any other rows and sources, on any number of threads.
 """
 
@@ -12,28 +12,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from miaotui.backends.target_scores import TargetScores
 from miaotui.errors import RequestError
 
-Floats = NDArray[np.float32]
 NO_PREFIX = -1
 
 
 class TargetRow(NamedTuple):
-    """A token of a target: ``prefix`` is the number of the row before it, `NO_PREFIX` for a start token."""
+    """A token of a target: ``prefix`` is the number of the row before it, `NO_PREFIX` for a start token.
+
+    ``candidates``: how many of the next tokens will be asked for; 0: none, and the row has no scores.
+    """
 
     source: int
     prefix: int
     token: int
+    candidates: int = 1
 
 
 class TargetRows(NamedTuple):
-    """A pass's outcome: each row's number, which later rows may continue, and its logits ``[n, vocab]``."""
+    """A pass's outcome: each row's number, which later rows may continue, and the scores of its next token."""
 
     prefixes: list[int]
-    logits: Floats  # valid until the next pass
+    scores: TargetScores  # valid until the next pass
     seconds: float
 
 
@@ -46,12 +47,15 @@ class Seq2SeqLimits:
     target_tokens: int  # of one target
     target_rows: int  # of one pass over targets
     sources: int  # that may be kept
+    kept_rows: int = 1 << 20  # of targets that may be kept
 
     def __post_init__(self) -> None:
         if not 1 <= self.source_tokens <= self.source_rows:
             raise RequestError(
                 f"a pass of {self.source_rows:,} rows cannot hold a source of {self.source_tokens:,} tokens: raise rows"
             )
+        if self.kept_rows < self.target_rows:
+            raise RequestError(f"a pass of {self.target_rows:,} target rows must fit the {self.kept_rows:,} kept ones")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,16 @@ class Seq2SeqBackend(Protocol):
     @property
     def identity(self) -> Seq2SeqIdentity:
         """Return a key for caches of what it computes."""
+
+    @property
+    def free_rows(self) -> int:
+        """Return how many more target rows may be kept now."""
+
+    def fitting(self, sizes: Sequence[int]) -> int:
+        """Return how many of the first sources, of ``sizes`` tokens, one call of `encode` takes now.
+
+        At least one where nothing is kept and it fits `limits`.
+        """
 
     def encode(self, sources: Sequence[Sequence[int]]) -> list[int]:
         """Encode whole sources in one pass and keep what targets attend to; returns their numbers.

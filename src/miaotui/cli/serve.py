@@ -12,28 +12,31 @@ import importlib
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miaotui.backends.build_seq2seq import Seq2SeqOptions
 from miaotui.backends.options import EncoderOptions, EngineOptions
 from miaotui.cli.options.parser import parse
 from miaotui.cli.options.serve import option_names
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
 from miaotui.encoders.runtime import EncoderDescription, describe_encoder, run_encoder
-from miaotui.engine.encoding.admission import QueueLimits
+from miaotui.engine.jobs.admission import QueueLimits
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import WANTED, Format
-from miaotui.runtime import ModelOptions, open_model
+from miaotui.llm import is_seq2seq_folder
+from miaotui.runtime import ModelOptions, open_model, open_seq2seq_model
 from miaotui.serve.config_file import read_config
 from miaotui.serve.http.listener import bind, url_of
 from miaotui.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from miaotui.engine.loop import EngineLoop
+    from miaotui.engine.seq2seq.loop import Seq2SeqLoop
     from miaotui.serve.encoders.registry import EncoderEntry
     from miaotui.serve.services import Services
     from miaotui.served_model import ServedModel
@@ -47,7 +50,7 @@ def serve(parsed: argparse.Namespace) -> int:
     options = options_from(parsed).checked()
     listening = bind(options.host, options.port)
     with listening, ProgressBars() as progress:
-        loops, encoders = _open_beside_imports(options, progress)
+        opened = _open_beside_imports(options, progress)
         progress.close()
         start = importlib.import_module(_SERVER)
         importlib.import_module("miaotui.serve.ops.logs").set_up_logs(options.log_format, options.log_level)
@@ -56,10 +59,11 @@ def serve(parsed: argparse.Namespace) -> int:
         def ready(services: Services) -> None:
             gc.freeze()  # what start-up made stays: collections need not look at it again
             gc.set_threshold(COLLECTED_AFTER)  # most of what a step makes is gone by its end
-            print(opening(url, services.models, services.encoders, options), file=sys.stderr, flush=True)
+            others = [*services.seq2seq, *services.encoders]
+            print(opening(url, services.models, others, options), file=sys.stderr, flush=True)
 
         run = importlib.import_module("miaotui.serve.http.server").run
-        run(start.serve(loops, encoders, options, listening, ready))
+        run(start.serve(opened.chats, opened.encoders, options, listening, ready, seq2seq=opened.targets))
     return 0
 
 
@@ -78,9 +82,9 @@ def options_from(parsed: argparse.Namespace) -> ServeSettings:
     return replace(ServeSettings(**values), models=words)
 
 
-def opening(url: str, models: Mapping[str, ServedModel], encoders: Iterable[str], options: ServeSettings) -> str:
+def opening(url: str, models: Mapping[str, ServedModel], others: Iterable[str], options: ServeSettings) -> str:
     """Return what is printed when the server is ready: its address, its promise, how to call it."""
-    names, served = list(models), [*models, *encoders]
+    names, served = list(models), [*models, *others]
     if not names:
         return messages.SERVING_ENCODERS(url=url, models=", ".join(served))
     promise = promised(models[names[0]])
@@ -116,11 +120,18 @@ def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "words" or value}
 
 
-def _open_beside_imports(
-    options: ServeSettings, progress: ProgressBars
-) -> tuple[dict[str, EngineLoop], list[EncoderEntry]]:
-    """Open all chat models in a thread while this one imports the HTTP libraries; encoders are only looked at."""
-    loops: dict[str, EngineLoop] = {}
+@dataclass
+class _Opened:
+    """Models of a server: loops of chat models and encoder-decoders; encoders are only looked at."""
+
+    chats: dict[str, EngineLoop] = field(default_factory=dict)
+    targets: dict[str, Seq2SeqLoop] = field(default_factory=dict)
+    encoders: list[EncoderEntry] = field(default_factory=list)
+
+
+def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> _Opened:
+    """Open all models in a thread while this one imports the HTTP libraries."""
+    opened = _Opened()
     encoders: dict[str, EncoderDescription] = {}
     failures: list[BaseException] = []
 
@@ -129,10 +140,12 @@ def _open_beside_imports(
             for name, model in options.named_models.items():
                 path = resolve(model, progress=progress)
                 found = describe_encoder(path, _encoder_options(options))
-                if found is None:
-                    loops[name] = open_model(path, _model_options(options), progress=progress)
-                else:
+                if found is not None:
                     encoders[name] = found
+                elif is_seq2seq_folder(path):
+                    opened.targets[name] = _open_targets(path, options, progress)
+                else:
+                    opened.chats[name] = open_model(path, _model_options(options), progress=progress)
         except BaseException as error:  # raised again in the thread that waits
             failures.append(error)
 
@@ -142,14 +155,27 @@ def _open_beside_imports(
     thread.join()
     if failures:
         raise failures[0]
-    return loops, [_entry(name, found, options) for name, found in encoders.items()]
+    opened.encoders += [_entry(name, found, options) for name, found in encoders.items()]
+    return opened
+
+
+def _open_targets(path: Path, options: ServeSettings, progress: ProgressBars) -> Seq2SeqLoop:
+    """Open an encoder-decoder."""
+    form = "q4" if options.format == "q4" else "q8"
+    backend = "reference" if options.backend == "reference" else "cpu"
+    chosen = Seq2SeqOptions(backend=backend, format=form, threads=options.threads)
+    return open_seq2seq_model(path, chosen, queue=_queue_limits(options), progress=progress)
+
+
+def _queue_limits(options: ServeSettings) -> QueueLimits:
+    return QueueLimits(options.max_requests, 4 * options.max_tokens)
 
 
 def _entry(name: str, found: EncoderDescription, options: ServeSettings) -> EncoderEntry:
     """Return an encoder that the server loads when it is first used."""
     from miaotui.serve.encoders.registry import EncoderEntry
 
-    chosen, queue = _encoder_options(options), QueueLimits(options.max_requests, 4 * options.max_tokens)
+    chosen, queue = _encoder_options(options), _queue_limits(options)
     return EncoderEntry(
         name, found.abilities, found.max_tokens, found.size_bytes, lambda: run_encoder(found.path, chosen, queue=queue)
     )

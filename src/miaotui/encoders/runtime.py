@@ -18,9 +18,9 @@ from miaotui.backends.encoder_backend import EncoderBackend
 from miaotui.backends.options import EncoderOptions
 from miaotui.config import Settings
 from miaotui.encoders.prompts import prompts_for
-from miaotui.engine.encoding.admission import QueueLimits
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder, abilities_of
 from miaotui.engine.encoding.loop import EncoderLoop
+from miaotui.engine.jobs.admission import QueueLimits
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.resolve import resolve

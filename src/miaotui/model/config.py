@@ -53,6 +53,7 @@ class ModelConfig:
     logit_softcap: float = 0.0  # 0 = off
     embedding_scale: float = 1.0
     qk_norm: bool = False  # RMS norm of each query and key head, before rotation
+    joint_qk_norm: bool = False  # RMS norm over all query heads together, and over all key heads
     pre_norms: bool = True  # norm of what attention and FFN read
     post_norms: bool = False  # norm of the attention's and the FFN's result before it is added
     parallel: bool = False  # attention and FFN read one norm, and what it read gets both results
@@ -100,6 +101,7 @@ class ModelConfig:
         wrong = {
             "biases in a gated feed-forward network": self.gated and self.ffn_bias,
             "parallel layers with norms of their results": self.parallel and self.post_norms,
+            "norms of each head and of all heads": self.qk_norm and self.joint_qk_norm,
             "layers without any norm": not self.pre_norms and not self.post_norms,
         }
         for feature, present in wrong.items():

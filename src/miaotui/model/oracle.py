@@ -79,7 +79,7 @@ class Oracle:
         config, prefix = self.config, f"layers.{layer}."
         if config.pre_norms:
             x = self._norm(x, prefix + "attn_norm")
-        queries, keys, values = (self._heads(x, prefix + name) for name in ("q", "k", "v"))
+        queries, keys, values = (self._heads(x, prefix, name) for name in ("q", "k", "v"))
         if config.qk_norm:
             queries = self._norm(queries, prefix + "q_norm")
             keys = self._norm(keys, prefix + "k_norm")
@@ -144,9 +144,12 @@ class Oracle:
         heads: Array = mixed.transpose(2, 0, 1, 3).reshape(n, -1)
         return heads
 
-    def _heads(self, x: Array, name: str) -> Array:
-        """Reshape ``[n, hidden]`` -> ``[n, heads, head_dim]``."""
-        return self._linear(x, name).reshape(len(x), -1, self.config.head_dim)
+    def _heads(self, x: Array, prefix: str, name: str) -> Array:
+        """Compute the heads ``[n, heads, head_dim]`` of ``x [n, hidden]``, normed together where the model does so."""
+        y = self._linear(x, prefix + name)
+        if self.config.joint_qk_norm and name != "v":
+            y = self._norm(y, f"{prefix}{name}_norm")
+        return y.reshape(len(x), -1, self.config.head_dim)
 
     def _feed_forward(self, x: Array, prefix: str) -> Array:
         up = self._linear(x, prefix + "up")

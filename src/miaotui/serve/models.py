@@ -47,10 +47,13 @@ class ServedModels(Mapping[str, ServedModel]):
     """A read-only mapping of names to models, in the order in which they were added."""
 
     def __init__(
-        self, models: Iterable[ServedModel] = (), encoder_names: Callable[[], Iterable[str]] = lambda: ()
+        self,
+        models: Iterable[ServedModel] = (),
+        encoder_names: Callable[[], Iterable[str]] = lambda: (),
+        seq2seq_names: Callable[[], Iterable[str]] = lambda: (),
     ) -> None:
         self._by_name = {model.name: model for model in models}
-        self._encoder_names = encoder_names
+        self._others = {"encoder": encoder_names, "encoder-decoder": seq2seq_names}
 
     def __getitem__(self, name: str) -> ServedModel:
         return self._by_name[name]
@@ -80,7 +83,7 @@ class ServedModels(Mapping[str, ServedModel]):
     def find(self, name: str | None) -> ServedModel:
         """Return the model or adapter of that name; the first model for None.
 
-        Raises `ApiError`: 404 if there is none, 400 for the name of an encoder.
+        Raises `ApiError`: 404 if there is none, 400 for the name of a model of another kind.
         """
         if name is None and self._by_name:
             return next(iter(self._by_name.values()))
@@ -90,16 +93,19 @@ class ServedModels(Mapping[str, ServedModel]):
         adapted = self.adapters()
         if name in adapted:
             return adapted[name]
-        self._refuse_encoder(name)
+        self._refuse_other(name)
         raise model_not_found(name or "", {*self._by_name, *adapted})
 
-    def _refuse_encoder(self, name: str | None) -> None:
-        """Raise `ApiError` where an encoder is meant, or where there are encoders alone."""
-        encoders = set(self._encoder_names())
+    def _refuse_other(self, name: str | None) -> None:
+        """Raise `ApiError` where a model of another kind is meant, or where there are such models alone."""
         chats = ", ".join(sorted(self._by_name)) or "none: start the server with one"
-        if name in encoders or (name is None and encoders):
-            what = f"{name} is an encoder, which writes no text" if name else "all models here are encoders"
-            raise bad_value("model", f"{what}; chat models here: {chats}")
+        for kind, names_of in self._others.items():
+            names = set(names_of())
+            if name in names:
+                lack = "which writes no text" if kind == "encoder" else "which holds no conversation"
+                raise bad_value("model", f"{name} is an {kind}, {lack}; chat models here: {chats}")
+            if name is None and names:
+                raise bad_value("model", f"all models here are {kind}s; chat models here: {chats}")
 
     def close(self) -> None:
         """Close every model, also after one of them failed to close."""

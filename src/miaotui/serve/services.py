@@ -16,6 +16,7 @@ from miaotui.serve.encoders.registry import EncoderRegistry
 from miaotui.serve.learned.saved import SavedFiles
 from miaotui.serve.models import ServedModels
 from miaotui.serve.openai.responses.store import ResponseStore
+from miaotui.serve.seq2seq.models import Seq2SeqModels
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.tasks.heads import ServedHeads
 
@@ -59,6 +60,7 @@ class Services:
     settings: ServeSettings
     operations: Operations
     encoders: EncoderRegistry = field(default_factory=EncoderRegistry)
+    seq2seq: Seq2SeqModels = field(default_factory=Seq2SeqModels)
     indexes: IndexRegistry = field(default_factory=IndexRegistry)
     responses: ResponseStore = field(default_factory=ResponseStore)
     recommenders: SavedFiles[Recommender] = field(default_factory=saved_recommenders)
@@ -84,6 +86,7 @@ class Services:
         if self.meaning is not None:
             self.meaning.close()
         self.models.close()
+        self.seq2seq.close()
         self.encoders.close()
         self.operations.close()
         self.indexes.close()

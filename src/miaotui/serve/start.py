@@ -23,6 +23,7 @@ from miaotui.apps.rules import DEFAULT_RULES, read_rules
 from miaotui.apps.support import Support
 from miaotui.config import Settings
 from miaotui.engine.loop import EngineLoop
+from miaotui.engine.seq2seq.loop import Seq2SeqLoop
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.retrieval.answers.calibrate import NearRule, calibrate, read_pairs
@@ -43,6 +44,7 @@ from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.machine import memory_limit_bytes
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.ops.traces import open_traces
+from miaotui.serve.seq2seq.models import Seq2SeqModels
 from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.tasks.heads import open_heads
@@ -57,9 +59,11 @@ async def serve(
     settings: ServeSettings,
     listening: socket.socket,
     on_ready: Callable[[Services], None] = lambda services: None,
+    *,
+    seq2seq: Mapping[str, Seq2SeqLoop] | None = None,
 ) -> None:
     """Serve these models until a signal, then finish and close. Raises a `MiaotuiError`."""
-    services = open_services(loops, settings, encoders)
+    services = open_services(loops, settings, encoders, seq2seq)
     try:
         await run_server(
             create_app(services, layers_for(settings, services.operations)),
@@ -74,13 +78,17 @@ async def serve(
 
 
 def open_services(
-    loops: Mapping[str, EngineLoop], settings: ServeSettings, encoders: Iterable[EncoderEntry] = ()
+    loops: Mapping[str, EngineLoop],
+    settings: ServeSettings,
+    encoders: Iterable[EncoderEntry] = (),
+    seq2seq: Mapping[str, Seq2SeqLoop] | None = None,
 ) -> Services:
     """Make all parts of a server. Call it in the event loop. Raises a `MiaotuiError` for unusable files."""
     registry = EncoderRegistry(encoders, encoder_budget_bytes(settings), chat_names=loops.keys)
-    models = ServedModels(encoder_names=registry.keys)
+    targets = Seq2SeqModels(seq2seq)
+    models = ServedModels(encoder_names=registry.keys, seq2seq_names=targets.keys)
     audit = None if settings.audit_log is None else AuditLog(Path(settings.audit_log))
-    operations = Operations(models, encoders=registry, audit=audit, traces=open_traces())
+    operations = Operations(models, encoders=registry, seq2seq=targets, audit=audit, traces=open_traces())
     limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
     for name, loop in loops.items():
         models.add(ObservedModel(name, loop, operations.running, limits))
@@ -88,12 +96,14 @@ def open_services(
         load_adapters(models.find(None), settings.adapter, {*models, *registry})
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
-    meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in loops.values()))
+    running: list[EngineLoop | Seq2SeqLoop] = [*loops.values(), *(seq2seq or {}).values()]
+    meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in running))
     return Services(
         models=models,
         settings=settings,
         operations=operations,
         encoders=registry,
+        seq2seq=targets,
         response_cache=response_cache,
         heads=open_heads(settings.head),
         support=open_support(settings, models, response_cache, meaning),

@@ -26,7 +26,7 @@ from miaotui.tasks.sentiments import SentimentClassifier
 from miaotui.tasks.summaries.calls import summarize
 from miaotui.tasks.summaries.result import SummaryLength, SummaryPart, TextSummary
 from miaotui.tasks.translation.calls import translate
-from miaotui.tasks.translation.translator import Translation, TranslationOptions
+from miaotui.translation.result import Translation, TranslationOptions
 
 __all__ = [
     "Bound",

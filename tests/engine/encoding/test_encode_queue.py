@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 from scripted_encoder import FIRST, rows_of, texts_of
 
 from miaotui.backends.encoder_backend import EncoderLimits
-from miaotui.engine.encoding.admission import EncoderAdmission, Load, QueueLimits
 from miaotui.engine.encoding.job import EncodeJob
-from miaotui.engine.encoding.queue import LEAST_ROWS, EncodeQueue, work_s
+from miaotui.engine.encoding.queue import LEAST_ROWS, EncodeQueue, job_work_s, work_s
+from miaotui.engine.jobs.admission import JobAdmission, Load, QueueLimits
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel, CostRates
 from miaotui.schedule.promises.promise import HAND_OVER_S
@@ -122,10 +123,11 @@ def timed(ms: float, *lengths: int, arrived_s: float = 0.0, late: str = "refuse"
     return EncodeJob(texts_of(*lengths), FIRST, Deadline(ms, on_late=late), arrived_s)  # type: ignore[arg-type]
 
 
-def admission_of(row_s: float = 1e-4, limits: QueueLimits | None = None) -> tuple[EncodeQueue, EncoderAdmission]:
+def admission_of(row_s: float = 1e-4, limits: QueueLimits | None = None) -> tuple[EncodeQueue, JobAdmission[EncodeJob]]:
     cost = cost_of(row_s)
     queue = EncodeQueue(LIMITS, cost)
-    return queue, EncoderAdmission(queue, cost, LIMITS, limits or QueueLimits())
+    work_s = partial(job_work_s, cost, LIMITS)
+    return queue, JobAdmission(queue, work_s, cost.allowed_s, limits or QueueLimits())
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_with_the_predicted_time() -> None:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from miaotui.engine.search.rules import log_softmax, repeated
-from miaotui.engine.search.search import FoundTarget, best_places, start_search
+from miaotui.backends.target_scores import TargetScores, best_places, log_softmax
+from miaotui.engine.search.rules import repeated
+from miaotui.engine.search.search import FoundTarget, start_search
 from miaotui.errors import FieldError
 from miaotui.model.seq2seq.generation import GenerationSettings
 
@@ -40,7 +41,7 @@ def run(seed: int, chosen: GenerationSettings) -> tuple[FoundTarget, int]:
     while search.rows:
         prefixes = [(*prefixes[row.parent], row.token) for row in search.rows]
         assert len(set(prefixes)) == len(prefixes) <= chosen.num_beams
-        search.advance(np.array([model(prefix) for prefix in prefixes]))
+        search.advance(TargetScores(np.array([model(prefix) for prefix in prefixes])))
         steps += 1
     return search.found(), steps
 
@@ -145,7 +146,7 @@ def test_repeated_runs(tokens: list[int], size: int, expected: list[int]) -> Non
 def test_best_places_are_the_highest_and_equals_come_in_order(values: list[int], count: int) -> None:
     scores = np.array(values, np.float32)
     expected = sorted(range(len(values)), key=lambda place: (-values[place], place))[:count]
-    assert best_places(scores, min(count, len(values))) == expected
+    assert best_places(scores, min(count, len(values))).tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,33 @@ def test_a_cancelled_search_leaves_nothing_and_disturbs_nothing(opened: OpenedSe
     assert backend.kept == (0, 0)
 
 
-def test_a_source_that_fails_ends_alone_those_encoded_with_it(opened: OpenedSeq2Seq) -> None:
+def test_sources_that_fail_end_alone_those_encoded_with_them(
+    opened: OpenedSeq2Seq, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue, backend = queue_of(opened)
-    requests = [queue.submit(source, opened.generation) for source in ([9, 2], [VOCAB])]
-    with pytest.raises(RequestError, match="source token ids"):
+    requests = [queue.submit(source, opened.generation) for source in ([9, 2], [5])]
+    monkeypatch.setattr(backend, "encode", lambda sources: backend.missing)  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
         queue.step()
     assert all(request.is_over for request in requests)
     assert queue.is_idle
     assert backend.kept == (0, 0)
+
+
+def test_searches_that_are_due_go_first(opened: OpenedSeq2Seq) -> None:
+    queue, _ = queue_of(opened, SMALL)
+    slow, due = (queue.request(source, opened.generation) for source in SOURCES[:2])
+    due.due_s = 1.0
+    for request in (slow, due):
+        queue.add(request)
+    while not due.is_over:
+        assert queue.step(promised_only=True).requests == [due, due][: 1 + (due.steps == 1)]
+    assert slow.steps == 0
+    queue.step(promised_only=True)
+    assert slow.steps == 0
+    while not queue.is_idle:
+        queue.step()
+    assert slow.result == found(queue_of(opened)[0], SOURCES[:1], opened.generation)[0]
 
 
 def test_requests_that_do_not_fit_are_refused(opened: OpenedSeq2Seq) -> None:
@@ -82,6 +101,8 @@ def test_requests_that_do_not_fit_are_refused(opened: OpenedSeq2Seq) -> None:
         queue.submit([5], dataclasses.replace(opened.generation, num_beams=7))
     with pytest.raises(RequestError, match="max_length"):
         queue.submit([5], dataclasses.replace(opened.generation, max_length=21))
+    with pytest.raises(RequestError, match="source token ids"):
+        queue.submit([VOCAB], opened.generation)
     with pytest.raises(FieldError, match="prefix"):
         queue.submit([5], dataclasses.replace(opened.generation, prefix=(VOCAB,)))
     assert queue.is_idle

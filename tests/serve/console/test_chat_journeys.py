@@ -209,3 +209,28 @@ def test_requests_are_copied_as_programs(console: ConsolePage) -> None:
         if name == "Python":
             compile(text, "copied.py", "exec")
     assert "answer_token_ids" not in text
+
+
+@rarely
+def test_a_thought_is_folded(console: ConsolePage, tmp_path: Path) -> None:
+    said = {"id": "a", "role": "user", "content": "Why?", "parent": None, "created": 1}
+    thought = {"id": "b", "role": "assistant", "content": "So.", "parent": "a", "created": 2, "reasoning": "I see."}
+    chat = {"id": "c", "title": "t", "created": 1, "updated": 1, "leaf": "b", "messages": [said, thought]}
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps({"format": "miaotui-conversations", "version": 1, "conversations": [chat]}))
+    console.page.locator("input[type=file]").set_input_files(path)
+    folded = console.page.get_by_text("I see.")
+    expect(console.page.get_by_text("So.")).to_be_visible()
+    expect(folded).to_be_hidden()
+    console.page.locator(".reasoning summary").click()
+    expect(folded).to_be_visible()
+
+
+@rarely
+def test_without_a_place_for_history_the_chat_works_and_says_so(console: ConsolePage) -> None:
+    console.context.add_init_script("IDBFactory.prototype.open = () => { throw new Error('none') }")
+    console.page.reload()
+    expect(console.page.locator(".notice.warning")).to_contain_text(console.name("no storage", "不提供存储"))
+    console.force("still here", temperature=0)
+    expect(console.ask("Are you there?")).to_contain_text("still here")
+    assert not console.problems

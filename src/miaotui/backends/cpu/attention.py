@@ -11,9 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.cpu.operations import OperationTable
 from miaotui.backends.cpu.workspace import KvPages, RotationTable, Workspace
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear.formats import padded_rows
+from miaotui.kernels.pointwise import fields as pw
+from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.ops import float_field
 from miaotui.model.config import ModelConfig
 from miaotui.model.head_layout import HeadLayout
@@ -73,6 +76,22 @@ class AttentionParts:
             self._keep.append(weights)
             found[field] = int(weights.ctypes.data)
         return {**found, att.NORM_EPS: float_field(eps)}
+
+    def add_joint_norms(self, operations: OperationTable, layer: int) -> None:
+        """Append the norms over all query heads together, and over all key heads."""
+        qkv, keys = self._workspace.qkv, 4 * padded_rows(self._config.n_heads * self._heads.dim)
+        for letter, offset in (("q", 0), ("k", keys)):
+            weights = self._weights.vector(f"layers.{layer}.{letter}_norm")
+            self._keep.append(weights)
+            fields = {
+                pw.X: qkv.address + offset,
+                pw.X_STRIDE: qkv.stride,
+                pw.WIDTH: len(weights),
+                pw.WEIGHT: int(weights.ctypes.data),
+                pw.EPS: float_field(self._config.norm_eps),
+                ops.KEEP_GOING: int(letter == "q"),
+            }
+            operations.add("pointwise.rows:norm_within", fields)
 
     def _sinks(self, layer: int) -> int:
         """Return the address of the scores that have no value; 0: there are none."""

@@ -253,6 +253,8 @@ class Program:
         self._qkv_products(f"layers.{layer}.", widths)
         if pairs:
             pairs.add(space.qkv)
+        if config.joint_qk_norm:
+            self._attention_parts.add_joint_norms(self._operations, layer)
 
     def _qkv_products(self, prefix: str, widths: Sequence[int]) -> None:
         """Add one product, or three when the parts have different formats; only the last is followed by a barrier."""

@@ -33,6 +33,10 @@ def require_runnable(config: ModelConfig) -> None:
             "the model has layer norms after its layers or in its heads, where only RMS norms are "
             "supported: choose another model"
         )
+    if config.joint_qk_norm and not (HeadLayout(config).is_plain and config.n_kv_heads * config.head_dim % VECTOR == 0):
+        raise UnsupportedModelError(
+            "the model norms all heads together, where only heads of whole vectors are supported: choose another model"
+        )
     if config.experts is not None and (config.post_norms or config.parallel or not config.pre_norms):
         raise UnsupportedModelError(
             "the model has norms after its experts, where only norms before them are supported: choose another model"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqIdentity, Seq2SeqLimits, TargetRow, TargetRows
+from miaotui.backends.target_scores import TargetScores
 from miaotui.errors import RequestError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.seq2seq.config import Seq2SeqConfig
@@ -46,11 +47,23 @@ class ReferenceSeq2Seq:
         """Return how many sources and rows are kept."""
         return len(self._sources), len(self._prefixes) - 1
 
+    @property
+    def free_rows(self) -> int:
+        """Return how many more target rows may be kept now."""
+        return self.limits.kept_rows - self.kept[1]
+
+    def fitting(self, sizes: Sequence[int]) -> int:
+        """Return how many of the first sources one call of `encode` takes now."""
+        ends = np.cumsum(sizes[: self.limits.sources - len(self._sources)])
+        return int(np.searchsorted(ends, self.limits.source_rows, side="right"))
+
     def encode(self, sources: Sequence[Sequence[int]]) -> list[int]:
         """Encode sources one by one. Raises `RequestError`, see `Seq2SeqBackend.encode`."""
-        rows = sum(map(len, sources))
-        if rows > self.limits.source_rows or len(self._sources) + len(sources) > self.limits.sources:
-            raise RequestError(f"{len(sources)} sources of {rows:,} tokens do not fit: share them out over passes")
+        sizes = [len(source) for source in sources]
+        if self.fitting(sizes) < len(sources):
+            raise RequestError(
+                f"{len(sources)} sources of {sum(sizes):,} tokens do not fit: share them out over passes"
+            )
         memories = [self._oracle.memory(self._oracle.encode(source)) for source in sources]
         numbers = [next(self._numbers) for _ in memories]
         self._sources |= dict(zip(numbers, memories, strict=True))
@@ -67,7 +80,7 @@ class ReferenceSeq2Seq:
         numbers = [next(self._numbers) for _ in computed]
         self._prefixes |= {number: cache for number, (_, cache) in zip(numbers, computed, strict=True)}
         logits = np.concatenate([logits for logits, _ in computed])
-        return TargetRows(numbers, logits, time.perf_counter() - start_s)
+        return TargetRows(numbers, TargetScores(logits), time.perf_counter() - start_s)
 
     def release(self, prefixes: Sequence[int], sources: Sequence[int] = ()) -> None:
         """Forget rows and sources."""

@@ -203,9 +203,9 @@ def _summaries(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> It
 @contextmanager
 def _translations(plan: _Plan, model: str | None, parsed: argparse.Namespace) -> Iterator[Answers]:
     from miaotui.tasks.translation.calls import TRANSLATION_MODEL, translated
-    from miaotui.tasks.translation.translator import TranslationOptions
     from miaotui.tasks.writing.open import opened_llm
     from miaotui.tasks.writing.writer import Writer
+    from miaotui.translation.result import TranslationOptions
 
     options = TranslationOptions(parsed.to)
     with opened_llm(model or TRANSLATION_MODEL) as llm:

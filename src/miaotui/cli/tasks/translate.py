@@ -17,7 +17,7 @@ from miaotui.cli.tasks.row_files import Answer, Columns, RowTask, run_over_rows
 from miaotui.errors import RequestError
 
 if TYPE_CHECKING:
-    from miaotui.tasks.translation.translator import Translation
+    from miaotui.translation.result import Translation
 
 COLUMNS = ("translation", "language", "probability")
 
@@ -31,8 +31,8 @@ def translate(parsed: argparse.Namespace) -> int:
 def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     from miaotui.llm import load
     from miaotui.tasks.translation.calls import TRANSLATION_MODEL, translated
-    from miaotui.tasks.translation.translator import TranslationOptions
     from miaotui.tasks.writing.writer import Writer
+    from miaotui.translation.result import TranslationOptions
 
     glossary = {} if parsed.glossary is None else read_glossary(Path(parsed.glossary))
     options = TranslationOptions(parsed.to, parsed.source, parsed.markup, glossary)

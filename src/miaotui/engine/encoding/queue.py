@@ -109,3 +109,8 @@ def work_s(cost: CostModel, limits: EncoderLimits, rows: int, squares: int) -> f
     full, rest = divmod(rows, most)
     seconds = full * cost.seconds(most, 0, seen * most)
     return seconds + (cost.seconds(rest, 0, seen * rest) if rest else 0.0)
+
+
+def job_work_s(cost: CostModel, limits: EncoderLimits, job: EncodeJob) -> float:
+    """Predict the seconds of what is left of a job, its reductions included."""
+    return work_s(cost, limits, job.rows_left, job.squares_left) + job.rows_left * job.reduce_row_s

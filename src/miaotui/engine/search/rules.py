@@ -1,63 +1,60 @@
-"""Rules that change a row's scores before its next token is chosen: forced, forbidden and repeated tokens.
+"""Rules of a search about the next token: which is forced, and which are kept out.
 
-Owns each rule and their order. Knows neither beams nor models. Invariant: a rule reads the row's own tokens and the
-settings alone, so rows do not depend on each other. Source: transformers' logits processors, in the order in which its
-``generate`` applies them.
+Owns each rule. Knows neither scores nor beams nor models. Invariant: a rule reads the target's own tokens and the
+settings alone, so targets do not depend on each other. Source: transformers' logits processors, as its ``generate``
+applies them: a forced token is the only one, at no cost, and is kept out by suppressed tokens alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Collection, Sequence
 
 from miaotui.model.seq2seq.generation import GenerationSettings
 
-Scores = NDArray[np.float32]
-NEVER = np.float32(-np.inf)
 
-
-class ScoreRules:
+class TokenRules:
     """Rules of one search, over targets that begin with the start token and ``settings.prefix``."""
 
     def __init__(self, settings: GenerationSettings) -> None:
         self._settings = settings
-        self._eos = np.array(settings.eos_ids, np.intp)
-        self._suppressed = np.array(settings.suppressed_ids, np.intp)
+        self._suppressed = frozenset(settings.suppressed_ids)
         self._words = [word for word in settings.bad_words if len(word) > 1]
         single = [word[0] for word in settings.bad_words if len(word) == 1 and word[0] not in settings.eos_ids]
-        self._single = np.array(single, np.intp)
+        self._single = frozenset(single)
         self._first_length = 1 + len(settings.prefix)
         begins_later = settings.forced_bos_id is not None and self._first_length == 1
         self._begin_length = self._first_length + begins_later
 
-    def apply(self, tokens: Sequence[int], scores: Scores) -> Scores:
-        """Return the scores ``[vocab]`` of the token behind ``tokens``; those given are changed."""
-        settings, length = self._settings, len(tokens)
-        if settings.no_repeat_ngram_size:
-            scores[repeated(tokens, settings.no_repeat_ngram_size)] = NEVER
-        if settings.bad_words:
-            self._ban_words(tokens, scores)
-        if length < settings.min_length:
-            scores[self._eos] = NEVER
-        if settings.forced_bos_id is not None and length == 1:
-            scores[:] = NEVER
-            scores[settings.forced_bos_id] = 0
+    def forced(self, length: int) -> tuple[int, ...] | None:
+        """Return the only tokens that may stand behind ``length`` tokens; None: the scores decide."""
+        settings = self._settings
+        if length < self._first_length:
+            return (settings.prefix[length - 1],)
         if settings.forced_eos_ids and length == settings.max_length - 1:
-            scores[:] = NEVER
-            scores[list(settings.forced_eos_ids)] = 0
-        scores[self._suppressed] = NEVER
-        if length == self._begin_length and settings.begin_suppressed_ids:
-            scores[list(settings.begin_suppressed_ids)] = NEVER
-        return scores
+            return self._without(settings.forced_eos_ids, length)
+        if settings.forced_bos_id is not None and length == 1:
+            return self._without((settings.forced_bos_id,), length)
+        return None
 
-    def _ban_words(self, tokens: Sequence[int], scores: Scores) -> None:
-        scores[self._single] = NEVER
+    def kept_out(self, tokens: Sequence[int]) -> Collection[int]:
+        """Return the tokens that may not stand behind ``tokens``."""
+        settings, length = self._settings, len(tokens)
+        found = set(self._suppressed | self._single)
+        if settings.no_repeat_ngram_size:
+            found.update(repeated(tokens, settings.no_repeat_ngram_size))
+        if length < settings.min_length:
+            found.update(settings.eos_ids)
+        if length == self._begin_length:
+            found.update(settings.begin_suppressed_ids)
         for word in self._words:
             before = len(word) - 1
-            if before <= len(tokens) and tuple(tokens[len(tokens) - before :]) == word[:-1]:
-                scores[word[-1]] = NEVER
+            if before <= length and tuple(tokens[length - before :]) == word[:-1]:
+                found.add(word[-1])
+        return found
+
+    def _without(self, forced: Sequence[int], length: int) -> tuple[int, ...]:
+        also = self._settings.begin_suppressed_ids if length == self._begin_length else ()
+        return tuple(token for token in forced if token not in self._suppressed and token not in also)
 
 
 def repeated(tokens: Sequence[int], size: int) -> list[int]:
@@ -67,10 +64,3 @@ def repeated(tokens: Sequence[int], size: int) -> list[int]:
     end = tuple(tokens[len(tokens) + 1 - size :])
     starts = range(len(tokens) - size + 1)
     return [tokens[start + size - 1] for start in starts if tuple(tokens[start : start + size - 1]) == end]
-
-
-def log_softmax(logits: Scores) -> Scores:
-    """Return log-probabilities over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    scores: Scores = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return scores

@@ -1,32 +1,37 @@
-"""Greedy and beam search as state machines: logits of rows go in, the rows that are wanted next come out.
+"""Greedy and beam search as state machines: scores of rows go in, the rows that are wanted next come out.
 
 Owns the choice of tokens and the end of a search. Knows no model, batch or text. Invariants: a search depends on its
-own logits alone; equal scores go to the lower beam, then to the lower token id; where the rules leave no token, the
+own scores alone; equal scores go to the lower beam, then to the lower token id; where the rules leave no token, the
 target ends. Source: transformers' ``generate`` (greedy and ``_beam_search``), whose token ids these are: 2 candidates a
 beam, or 1 + the number of end tokens; finished targets compete by score / length ** penalty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from miaotui.engine.search.rules import NEVER, ScoreRules, log_softmax
+from miaotui.backends.sampling import mix64, noise_key
+from miaotui.backends.target_scores import TargetScores
+from miaotui.engine.search.rules import TokenRules
 from miaotui.model.seq2seq.generation import GenerationSettings
 
-Floats = NDArray[np.float32]
-_WORST = np.float32(-1e9)  # score of a place in the beam that holds nothing
+_NEVER = -np.inf
 
 
 class SearchRow(NamedTuple):
-    """A row that is wanted next: ``token`` behind the tokens of row ``parent`` of the rows before."""
+    """A row that is wanted next: ``token`` behind the tokens of row ``parent`` of the rows before.
+
+    ``candidates``: how many of its next tokens will be asked for; 0: none, since they are forced.
+    """
 
     parent: int
     token: int
+    candidates: int
 
 
 class FoundTarget(NamedTuple):
@@ -41,8 +46,8 @@ class TargetSearch(Protocol):
 
     rows: Sequence[SearchRow]
 
-    def advance(self, logits: Floats) -> None:
-        """Go on with the logits ``[len(rows), vocab]``, float32."""
+    def advance(self, scores: TargetScores) -> None:
+        """Go on with the scores of ``rows``; of a row of no candidates there are none."""
 
     def found(self) -> FoundTarget:
         """Return the best target once the search is over."""
@@ -50,40 +55,89 @@ class TargetSearch(Protocol):
 
 def start_search(settings: GenerationSettings) -> TargetSearch:
     """Return the search that ``settings`` ask for."""
-    return BeamSearch(settings) if settings.num_beams > 1 else GreedySearch(settings)
+    if settings.num_beams > 1:
+        return BeamSearch(settings)
+    return SampledSearch(settings) if settings.temperature else GreedySearch(settings)
 
 
 class GreedySearch:
     """The likeliest token in each step."""
 
+    choices = 1  # best tokens that one is chosen from
+
     def __init__(self, settings: GenerationSettings) -> None:
-        self._settings, self._rules = settings, ScoreRules(settings)
+        self._settings, self._rules = settings, TokenRules(settings)
         self._tokens = [settings.start_token]
         self._given = len(settings.prefix)
         self._score = 0.0
-        self.rows: Sequence[SearchRow] = (SearchRow(0, settings.start_token),)
+        self._want(settings.start_token)
 
-    def advance(self, logits: Floats) -> None:
-        """Choose the next token. ``logits`` are ``[1, vocab]``."""
+    def _want(self, token: int) -> None:
+        self._forced = self._rules.forced(len(self._tokens))
+        self._kept_out: Collection[int] = () if self._forced is not None else self._rules.kept_out(self._tokens)
+        candidates = 0 if self._forced is not None else self.choices + len(self._kept_out)
+        self.rows: Sequence[SearchRow] = (SearchRow(0, token, candidates),)
+
+    def advance(self, scores: TargetScores) -> None:
+        """Choose the next token. ``scores`` are of one row."""
         place = len(self._tokens) - 1
-        if place < self._given:
-            token = self._settings.prefix[place]
-        else:
-            scores = self._rules.apply(self._tokens, np.array(logits[0], np.float32))
-            token = int(scores.argmax())
-            if scores[token] == NEVER:
-                self.rows = ()
-                return
-            self._score += float(log_softmax(logits[0].astype(np.float32))[token])
+        token = self._next(scores) if self._forced is None else next(iter(self._forced), None)
+        if token is None:
+            self.rows = ()
+            return
         self._tokens.append(token)
         ended = place >= self._given and token in self._settings.eos_ids
-        over = ended or len(self._tokens) >= self._settings.max_length
-        self.rows = () if over else (SearchRow(0, token),)
+        if ended or len(self._tokens) >= self._settings.max_length:
+            self.rows = ()
+        else:
+            self._want(token)
+
+    def _next(self, scores: TargetScores) -> int | None:
+        """Return the next token; None if all are kept out."""
+        best = scores.best(0, self.rows[0].candidates)
+        pairs = [
+            (token, score)
+            for token, score in zip(best.tokens.tolist(), best.scores.tolist(), strict=True)
+            if token not in self._kept_out and score > _NEVER
+        ][: self.choices]
+        if not pairs:
+            return None
+        tokens, logprobs = zip(*pairs, strict=True)
+        place = self._choose(tokens, logprobs)
+        self._score += logprobs[place]
+        return int(tokens[place])
+
+    def _choose(self, tokens: Sequence[int], scores: Sequence[float]) -> int:
+        """Return the place of the token chosen, among those that may follow, best first."""
+        return 0
 
     def found(self) -> FoundTarget:
         """Return the target."""
         written = max(len(self._tokens) - 1 - self._given, 1)
         return FoundTarget(tuple(self._tokens), self._score / written**self._settings.length_penalty)
+
+
+class SampledSearch(GreedySearch):
+    """A token drawn in each step, of the best ones, by their probabilities at a temperature.
+
+    The draw is a race (Gumbel's trick): a token's noise is a function of the seed, its place and the token alone.
+    """
+
+    choices = 32
+
+    def _choose(self, tokens: Sequence[int], scores: Sequence[float]) -> int:
+        """Return the place of the token that is drawn."""
+        settings, key = self._settings, noise_key(self._settings.seed, len(self._tokens))
+        race = [
+            score / settings.temperature - math.log(-math.log(uniform(key, token)))
+            for token, score in zip(tokens, scores, strict=True)
+        ]
+        return max(range(len(race)), key=race.__getitem__)
+
+
+def uniform(key: int, token: int) -> float:
+    """Return a number in (0, 1) for a token under a draw's key."""
+    return ((mix64(key ^ mix64(token + 1)) >> 12) + 0.5) / 2.0**52
 
 
 @dataclass(frozen=True)
@@ -93,57 +147,79 @@ class _Candidate:
     score: np.float32
     beam: int
     tokens: tuple[int, ...]
+    kept_out: Collection[int] = field(default=(), compare=False)
 
 
 class BeamSearch:
     """The best of several targets that are continued together."""
 
     def __init__(self, settings: GenerationSettings) -> None:
-        self._settings, self._rules = settings, ScoreRules(settings)
+        self._settings, self._rules = settings, TokenRules(settings)
         self._begun = 1 + len(settings.prefix)  # length of what is given
-        self._beams = [_Candidate(np.float32(0), 0, (settings.start_token,))]
+        self._wanted = max(2, 1 + len(settings.eos_ids)) * settings.num_beams  # candidates of a step
         self._finished: list[_Candidate] = []  # best first; scores with the length's penalty
         self._may_improve = True
-        self.rows: Sequence[SearchRow] = (SearchRow(0, settings.start_token),)
+        self._want([_Candidate(np.float32(0), 0, (settings.start_token,))])
 
-    def advance(self, logits: Floats) -> None:
+    def _want(self, beams: Sequence[_Candidate]) -> None:
+        """Go on with ``beams``, which are equally long."""
+        self._forced = self._rules.forced(len(beams[0].tokens))
+        free = self._forced is None
+        self._beams = [
+            _Candidate(each.score, each.beam, each.tokens, self._rules.kept_out(each.tokens) if free else ())
+            for each in beams
+        ]
+        self.rows: Sequence[SearchRow] = [
+            SearchRow(each.beam, each.tokens[-1], self._wanted + len(each.kept_out) if free else 0)
+            for each in self._beams
+        ]
+
+    def advance(self, scores: TargetScores) -> None:
         """Choose the beams of the next step."""
         length = len(self._beams[0].tokens)
-        if length < self._begun:
-            token = self._settings.prefix[length - 1]
-            self._beams = [_Candidate(np.float32(0), 0, (*self._beams[0].tokens, token))]
-            self.rows = (SearchRow(0, token),)
-            return
-        candidates = self._candidates(logits)
+        candidates = self._candidates(scores)
         if not candidates:
             self.rows = ()
+            return
+        if length < self._begun:
+            self._want(candidates[:1])
             return
         is_last = length + 1 >= self._settings.max_length
         ended = [is_last or each.tokens[-1] in self._settings.eos_ids for each in candidates]
         going = [each for each, over in zip(candidates, ended, strict=True) if not over]
         self._finish([each for each, over in zip(candidates[: self._settings.num_beams], ended, strict=False) if over])
-        self._beams = going[: self._settings.num_beams]
-        self._look_ahead(length + 1)
-        over = not self._beams or not self._may_improve
+        going = going[: self._settings.num_beams]
+        self._look_ahead(going, length + 1)
+        over = not going or not self._may_improve
         over = over or (self._settings.early_stopping is True and len(self._finished) >= self._settings.num_beams)
-        self.rows = () if over else [SearchRow(each.beam, each.tokens[-1]) for each in self._beams]
+        if over:
+            self._beams, self.rows = going, ()
+        else:
+            self._want(going)
 
     def found(self) -> FoundTarget:
         """Return the best finished target."""
         best = self._finished[0] if self._finished else self._beams[0]
         return FoundTarget(best.tokens, float(best.score))
 
-    def _candidates(self, logits: Floats) -> list[_Candidate]:
+    def _candidates(self, scores: TargetScores) -> list[_Candidate]:
         """Return the best continuations of all beams, best first."""
-        scores = log_softmax(logits.astype(np.float32))
-        for row, beam in enumerate(self._beams):
-            scores[row] = self._rules.apply(beam.tokens, scores[row]) + beam.score
-        flat, vocab = scores.reshape(-1), scores.shape[1]
-        count = min(max(2, 1 + len(self._settings.eos_ids)) * self._settings.num_beams, flat.size)
+        found: list[tuple[float, int, int]] = []
+        for beam, each in enumerate(self._beams):
+            if self._forced is not None:
+                found += [(-float(each.score), beam, token) for token in self._forced]
+                continue
+            best = scores.best(beam, self.rows[beam].candidates)
+            sums = (best.scores + each.score).tolist()
+            found += [
+                (-score, beam, token)
+                for token, score in zip(best.tokens.tolist(), sums, strict=True)
+                if token not in each.kept_out and score > _NEVER
+            ]
+        found.sort()
         return [
-            _Candidate(flat[place], int(place) // vocab, (*self._beams[place // vocab].tokens, int(place) % vocab))
-            for place in best_places(flat, count)
-            if flat[place] > NEVER
+            _Candidate(np.float32(-score), beam, (*self._beams[beam].tokens, token))
+            for score, beam, token in found[: self._wanted]
         ]
 
     def _finish(self, ended: Sequence[_Candidate]) -> None:
@@ -157,25 +233,12 @@ class BeamSearch:
         self._finished.sort(key=lambda each: -each.score)  # stable: of equals the one that was there first
         del self._finished[self._settings.num_beams :]
 
-    def _look_ahead(self, length: int) -> None:
+    def _look_ahead(self, going: Sequence[_Candidate], length: int) -> None:
         """Decide whether a beam that goes on may still beat the worst finished target."""
         settings = self._settings
-        if not self._beams or len(self._finished) < settings.num_beams:
+        if not going or len(self._finished) < settings.num_beams:
             return
         longest = settings.early_stopping == "never" and settings.length_penalty > 0
         written = (settings.max_length if longest else length) - self._begun
-        best = self._beams[0].score / np.float32(written**settings.length_penalty)
+        best = going[0].score / np.float32(written**settings.length_penalty)
         self._may_improve = bool(best > self._finished[-1].score)
-
-
-def best_places(scores: Floats, count: int) -> list[int]:
-    """Return the places of the ``count`` highest scores, highest first; of equals the lowest place first."""
-    if count < scores.size:
-        least = np.partition(scores, scores.size - count)[scores.size - count]
-        chosen = np.flatnonzero(scores > least)
-        equals = np.flatnonzero(scores == least)[: count - len(chosen)]
-        chosen = np.concatenate([chosen, equals])
-    else:
-        chosen = np.arange(scores.size)
-    order = np.lexsort((chosen, -scores[chosen]))
-    return [int(place) for place in chosen[order]]

@@ -1,7 +1,8 @@
 """Attention over whole texts, for encoders: every row sees all rows of its text, or those within a window.
 
-A text's keys and values live for one layer. Its keys lie in panels of 16 tokens from panel `ROW_PANEL` on, so no row
-of another text is near. A unit is a block of rows and a head: all scores, a softmax of two passes, then all values,
+A text's keys and values live for one layer, or, with `STORED`, for later passes: there the rows of a target attend to
+its source, whose panel and length are theirs. Keys lie in panels of 16 tokens from panel `ROW_PANEL` on, so no row of
+another text is near. A unit is a block of rows and a head: all scores, a softmax of two passes, then all values,
 each in ascending order; so a row's result depends on its text alone. Work of a unit: 2 x rows x tokens x dim
 multiply-adds, and an exponential for each score.
 """
@@ -43,6 +44,7 @@ from miaotui.kernels.attention.fields import (
     ROTATED,
     SCALE,
     SIN,
+    STORED,
     VALUE_OFFSET,
     VALUES,
     WINDOW,
@@ -88,8 +90,10 @@ weigh_most, weigh_six, weigh_four, weigh_two, weigh_one = (intrinsic(weigh_value
 def has_own_heads(op, run):  # type: ignore[no-untyped-def]
     """Return whether each thread stores the keys of the heads that it attends with, so that none waits for another's.
 
-    The heads of few rows are shared evenly or not at all.
+    The heads of few rows are shared evenly or not at all. Keys that later passes attend to are stored by themselves.
     """
+    if peek(op, STORED) == 1:
+        return False
     return peek(run, peek(op, ROWS)) <= OWN_HEADS_ROWS and peek(op, KV_HEADS) % peek(run, RUN_TEAM) == 0
 
 

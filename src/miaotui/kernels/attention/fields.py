@@ -40,5 +40,6 @@ RELATIVE_KEYS = 17  # address of head 0's keys of positions at distance 0: [dim,
 RELATIVE_QUERIES = 18  # and of their queries, scaled as the rows' own
 RELATIVE_STRIDE = 8  # bytes from one of a head's values to the next one's
 RELATIVE_HEAD_BYTES = 11
+STORED = 19  # 1: one pass stores keys and values, and others attend to them (cross-attention)
 HEAD_VALUES = 27  # of paged attention: values of a head that go out as float32, where OUT_HEADERS is 0
 BIAS_STRIDE = 27  # bytes from one head's bias to the next one's

@@ -207,6 +207,21 @@ embed_tq2 = _row_kernel(_embed_one(Format.TQ2), "embed_tq2")
 
 
 @kernel()
+def norm_within(op, run, member):  # type: ignore[no-untyped-def]
+    """Norm a part of each row in place: of all query heads, or of all key heads. Always shared, as `cap_logits`."""
+    rows = peek(run, peek(op, ROWS))
+    width, weight, eps = peek(op, WIDTH), peek(op, WEIGHT), peek_float(op, EPS)
+    team, slot = peek(run, RUN_TEAM), peek(op, SLOT)
+    claimed = claim(run, slot, member, team, rows)
+    while claimed >= 0:
+        for row in range(claim_first(claimed), claim_end(claimed)):
+            x = peek(op, X) + row * peek(op, X_STRIDE)
+            rms(x, width, weight, 0, eps, 0, 0, x)
+        claimed = claim(run, slot, member, team, rows)
+    return 1
+
+
+@kernel()
 def cap_logits(op, run, member):  # type: ignore[no-untyped-def]
     """Apply a soft cap to the logits in place. Always shared, so that no two threads cap a row."""
     rows = peek(run, RUN_LOGIT_ROWS)

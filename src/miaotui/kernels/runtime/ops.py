@@ -60,6 +60,7 @@ ROW_TYPE = 5  # of an encoder's token: 0 for the first segment
 ROW_PANEL = 6  # of an encoder's row: the first panel of its text's keys (see `attention.bidirectional`)
 ROW_CHOICE = 4  # address of how its token is chosen (see `draw_ops`), 0: the best
 ROW_ADAPTER = 7  # address of its low-rank adapter's table (see `adapters.fields`), 0: none; read in such passes alone
+ROW_TOPS = 4  # of a target's row, which has no choice: how many of the best tokens are listed (see `tops_fields`)
 
 BLOCK_FIELDS = 2
 BLOCK_ROW = 0  # first row

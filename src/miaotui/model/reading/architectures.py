@@ -51,6 +51,7 @@ class Architecture:
     eps_key: str = "rms_norm_eps"  # of config.json
     norm_bias: bool = False
     qk_norm: bool = False
+    joint_qk_norm: bool = False  # over all heads together
     qk_norm_key: str | None = None  # of config.json, that says so for each model; GGUF shows it
     pre_norms: bool = True  # before attention and feed-forward
     post_norms: bool = False  # of what they give, before it is added

@@ -309,6 +309,16 @@ ARCHITECTURES = (
         defaults={"rms_norm_eps": 1e-5},
     ),
     Architecture(
+        name="olmo2",
+        title="OLMo 2",
+        gguf="olmo2",
+        hf="olmo2",
+        joint_qk_norm=True,
+        pre_norms=False,
+        post_norms=True,
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
         name="seed_oss",
         title="Seed-OSS",
         gguf="seed_oss",

@@ -110,6 +110,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         logit_softcap=_softcap(fields, architecture, "final_logit_softcapping"),
         embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
         qk_norm=architecture.qk_norm or (architecture.qk_norm_key is not None and Q_NORM in tensors),
+        joint_qk_norm=architecture.joint_qk_norm,
         pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
         parallel=_is_parallel(fields, architecture),

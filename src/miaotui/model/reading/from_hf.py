@@ -42,6 +42,7 @@ REFUSED = {
     "audio_config": "audio parts",
     "mlp_bias": "biases in its feed-forward layers",
     "use_bidirectional_attention": "bidirectional attention (an encoder)",
+    "clip_qkv": "clamped queries, keys and values",
     "qk_layernorm": "layer norms of its queries and keys",
     "attention_out_bias": "a bias of attention's output alone",
 }
@@ -114,6 +115,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         logit_softcap=fields.number("final_logit_softcapping", 0.0),
         embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
         qk_norm=architecture.qk_norm or (architecture.qk_norm_key is not None and fields.flag(QK_NORM, False)),
+        joint_qk_norm=architecture.joint_qk_norm,
         pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
         parallel=_is_parallel(fields, architecture),

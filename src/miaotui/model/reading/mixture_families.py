@@ -78,6 +78,9 @@ MIXTURE_ARCHITECTURES = (
         divided_logits=True,
     ),
     Architecture(
+        name="olmoe", title="OLMoE", gguf="olmoe", hf="olmoe", joint_qk_norm=True, defaults={"rms_norm_eps": 1e-5}
+    ),
+    Architecture(
         name="mixtral",
         title="Mixtral",
         gguf=None,

@@ -40,6 +40,8 @@ def _attention_shapes(config: ModelConfig) -> Shapes:
         shapes |= {"q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,)}
     if config.sinks:
         shapes["sinks"] = (config.n_heads,)
+    if config.joint_qk_norm:
+        shapes |= {"q_norm": (queries,), "k_norm": (keys,)}
     if config.qk_norm:
         shapes |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
     shapes["o"] = (hidden, queries)

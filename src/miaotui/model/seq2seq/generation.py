@@ -16,6 +16,7 @@ from miaotui.errors import FieldError
 MAX_BEAMS = 64
 MAX_BANNED = 1 << 14  # words, or single tokens
 MAX_NGRAM = 64
+MAX_TEMPERATURE = 2.0
 EarlyStopping = bool | Literal["never"]
 
 
@@ -37,6 +38,8 @@ class GenerationSettings:
     bad_words: tuple[tuple[int, ...], ...] = ()  # runs of tokens that are not written
     suppressed_ids: tuple[int, ...] = ()
     begin_suppressed_ids: tuple[int, ...] = ()  # of the first token that is searched for
+    temperature: float = 0.0  # above 0: tokens are drawn, by one beam
+    seed: int = 0  # of the draws
 
     def __post_init__(self) -> None:
         self._check_range("num_beams", self.num_beams, 1, MAX_BEAMS)
@@ -45,6 +48,11 @@ class GenerationSettings:
         self._check_range("min_length", self.min_length, 0, self.max_length)
         if not math.isfinite(self.length_penalty) or abs(self.length_penalty) > 100:
             raise FieldError("length_penalty", f"it must be from -100 to 100, not {self.length_penalty!r}")
+        if not 0.0 <= self.temperature <= MAX_TEMPERATURE:
+            raise FieldError("temperature", f"it must be from 0 to {MAX_TEMPERATURE:g}, not {self.temperature!r}")
+        if self.temperature and self.num_beams > 1:
+            raise FieldError("temperature", "tokens are drawn by one beam: set num_beams to 1")
+        self._check_range("seed", self.seed, 0, (1 << 64) - 1)
         if self.early_stopping not in (True, False, "never"):
             raise FieldError(
                 "early_stopping", f"it must be true, false or 'never', not {str(self.early_stopping)[:40]!r}"

@@ -17,8 +17,9 @@ from starlette.requests import Request as HttpRequest
 
 from miaotui.async_encoder import AsyncEncoder
 from miaotui.encoders.tasks import EncodeTask
-from miaotui.engine.encoding.job import EncodeJob, asked_of
+from miaotui.engine.encoding.job import EncodeJob
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder
+from miaotui.engine.jobs.job import asked_of
 from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.bodies import Result, unless_gone

@@ -20,10 +20,13 @@ from miaotui.serve.http.bodies import json_response, read_object
 from miaotui.serve.http.errors import ApiError
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.libretranslate.wire import DetectRequest, LibreFields, TranslateRequest
-from miaotui.serve.middleware.access import received
+from miaotui.serve.middleware.access import received, services_of
+from miaotui.serve.seq2seq.requests import options_for, translate_texts
 from miaotui.serve.tasks.written import TextTasks
-from miaotui.tasks.translation.languages import AUTO, LANGUAGES, detect, language_code
-from miaotui.tasks.translation.translator import MAX_ALTERNATIVES, Translation, TranslationOptions, translation_steps
+from miaotui.tasks.translation.translator import translation_steps
+from miaotui.translation.languages import AUTO, LANGUAGES, detect, language_code
+from miaotui.translation.markup import TextFormat
+from miaotui.translation.result import MAX_ALTERNATIVES, Translation, TranslationOptions
 
 MAX_FORM_FIELDS = 64
 MAX_TRANSLATED_TEXTS = 512
@@ -45,13 +48,19 @@ async def translate(http: HttpRequest) -> Response:
     form = body.format or "text"
     if form not in ("text", "html"):
         raise _refused(f"{form} format is not supported")
+    tasks = TextTasks(http, body)
+    served = services_of(http).seq2seq.translator(body.model)
+    if served is not None:
+        kind: TextFormat = "html" if form == "html" else "text"
+        plain = options_for(served, body.target, body.source, kind, None, _alternatives(body.alternatives))
+        found = await translate_texts(http, served, tasks.deadline, texts, plain)
+        return json_response(_answer(found, texts, body, isinstance(body.q, list)))
     options = TranslationOptions(
         _language(body.target),
         AUTO if body.source == AUTO else _language(body.source),
         "html" if form == "html" else "text",
         alternatives=_alternatives(body.alternatives),
     )  # fmt: skip
-    tasks = TextTasks(http, body)
     model = tasks.model()
     steps = [partial(translation_steps, text, options, index=index) for index, text in enumerate(texts)]
     found = await tasks.run(model, steps)

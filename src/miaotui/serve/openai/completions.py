@@ -24,6 +24,7 @@ from miaotui.serve.middleware.access import received, services_of
 from miaotui.serve.openai.completions_wire import CompletionRequest, TextCompletion
 from miaotui.serve.openai.logprobs import TextLogprobs, joined, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
+from miaotui.serve.seq2seq.completions import complete
 from miaotui.serve.wire.fields import Json
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for, wants_usage
 from miaotui.serve.wire.response_format import form_of
@@ -52,8 +53,12 @@ def routes() -> list[Endpoint]:
 async def create(http: HttpRequest) -> Response:
     """Answer one request."""
     body = await read_body(received(http).body, CompletionRequest)
+    services = services_of(http)
+    target = services.seq2seq.named(body.model, instead=not services.models)
+    if target is not None:
+        return await complete(http, target, body)
     _check(body)
-    model = services_of(http).models.find(body.model)
+    model = services.models.find(body.model)
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     params = params_for(body, limit, body.logprobs, _prompt_logprobs(body))
     deadline = deadline_of(http, body)

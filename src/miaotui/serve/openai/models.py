@@ -26,6 +26,7 @@ from miaotui.serve.openai.models_wire import (
     TokenizeRequest,
     TokenizerInfo,
 )
+from miaotui.serve.seq2seq.models import ServedSeq2Seq
 from miaotui.served_model import ServedModel
 from miaotui.text.chat import DEFAULT
 
@@ -60,14 +61,17 @@ def routes() -> list[Endpoint]:
 async def list_models(http: HttpRequest) -> Response:
     """Answer with all models."""
     services = services_of(http)
-    listed = [*map(_model, services.models.all()), *map(_encoder, services.encoders.values())]
+    listed = [*map(_model, services.models.all()), *map(_seq2seq, services.seq2seq.values())]
+    listed += map(_encoder, services.encoders.values())
     return json_response({"object": "list", "data": listed})
 
 
 async def show_model(http: HttpRequest) -> Response:
     """Answer with one model. Raises `ApiError` (404)."""
     name, services = http.path_params["model"], services_of(http)
-    entry = services.encoders.get(name)
+    entry, target = services.encoders.get(name), services.seq2seq.get(name)
+    if target is not None:
+        return json_response(_seq2seq(target))
     return json_response(_encoder(entry) if entry is not None else _model(services.models.find(name)))
 
 
@@ -81,6 +85,18 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "kind": "chat",
         "loaded": True,
         "parent": model.parent,
+    }
+
+
+def _seq2seq(served: ServedSeq2Seq) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.created_s,
+        "owned_by": "miaotui",
+        "max_model_len": served.max_tokens,
+        "kind": "encoder-decoder",
+        "loaded": True,
     }
 
 

@@ -22,6 +22,10 @@ from miaotui.serve.wire.fields import (
     Wire,
 )
 
+Kind = Literal[
+    "chat", "embedding", "rerank", "classify", "token-classify", "fill-mask", "encoder", "encoder-decoder"
+]  # fmt: skip
+
 
 class Model(Wire):
     """A model that is served here."""
@@ -31,7 +35,7 @@ class Model(Wire):
     created: int
     owned_by: str
     max_model_len: int = Field(description="Tokens of a prompt and its answer together, or of a text.")
-    kind: Literal["chat", "embedding", "rerank", "classify", "token-classify", "fill-mask", "encoder"]
+    kind: Kind
     loaded: bool = Field(description="Whether it is in memory; encoders are loaded when they are first used.")
     parent: str | None = Field(None, description="Of an adapter: the model that it changes.")
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from miaotui.backends.encoder_backend import TextRows
 from miaotui.engine.encoding.job import Reduction
+from miaotui.engine.jobs.loop import JobLoop
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import EngineError, RefusedError
 from miaotui.schedule.promises.cost import CostModel
@@ -26,6 +28,7 @@ from miaotui.serve.encoders.registry import EncoderEntry
 from miaotui.serve.http.bodies import json_response
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import CURRENT, PROBING, services_of
+from miaotui.serve.seq2seq.models import ServedSeq2Seq
 from miaotui.serve.services import Services
 from miaotui.served_model import ServedModel
 from miaotui.types import SamplingParams
@@ -53,11 +56,13 @@ class Health:
         self,
         models: Mapping[str, ServedModel],
         encoders: Mapping[str, EncoderEntry] = MappingProxyType({}),
+        seq2seq: Mapping[str, ServedSeq2Seq] = MappingProxyType({}),
         *,
         patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._models, self._encoders, self._patience_s, self._clock = models, encoders, patience_s, clock
+        self._models, self._encoders, self._seq2seq = models, encoders, seq2seq
+        self._patience_s, self._clock = patience_s, clock
         self._report: HealthReport | None = None
         self._reported_s = 0.0
         self._probing: asyncio.Task[HealthReport] | None = None
@@ -77,7 +82,11 @@ class Health:
         start_s = self._clock()
         try:
             loaded = [entry for entry in self._encoders.values() if entry.running is not None]
-            reasons = await asyncio.gather(*map(self._ask, self._models.values()), *map(self._ask_encoder, loaded))
+            reasons = await asyncio.gather(
+                *map(self._ask, self._models.values()),
+                *map(self._ask_encoder, loaded),
+                *map(self._ask_seq2seq, self._seq2seq.values()),
+            )
             reason = next((reason for reason in reasons if reason is not None), None)
             self._report = HealthReport(reason, self._clock() - start_s)
             self._reported_s = self._clock()
@@ -104,16 +113,34 @@ class Health:
         running = entry.running
         if running is None:
             return None
-        before = _latest(running.loop.cost)
+
+        def trial() -> Awaitable[object]:
+            return running.wait(running.loop.submit([TextRows((0,))], _NOTHING))
+
+        return await self._try(entry.name, running.loop, trial)
+
+    async def _ask_seq2seq(self, served: ServedSeq2Seq) -> str | None:
+        """Have an encoder-decoder write one token; one that is busy is healthy."""
+        model, loop = served.model, served.model.loop
+        settings = replace(loop.model.generation, num_beams=1, min_length=0)
+        settings = replace(settings, max_length=2 + len(settings.prefix))
+
+        def trial() -> Awaitable[object]:
+            return model.wait(loop.submit([((0,), settings)]))
+
+        return await self._try(served.name, loop, trial)
+
+    async def _try(self, name: str, loop: JobLoop[Any], trial: Callable[[], Awaitable[object]]) -> str | None:
+        """Return why a model that does jobs failed on a trial, or is stuck; None if it is healthy."""
+        before = _latest(loop.cost)
         try:
-            job = running.loop.submit([TextRows((0,))], _NOTHING)
-            await asyncio.wait_for(running.wait(job), self._patience_s)
+            await asyncio.wait_for(trial(), self._patience_s)
         except (RefusedError, EngineError, asyncio.TimeoutError):
-            is_stuck = running.loop.in_flight > 0 and _latest(running.loop.cost) is before
-            return f"no pass of an encoder ended for {self._patience_s:g} s" if is_stuck else None
+            is_stuck = loop.in_flight > 0 and _latest(loop.cost) is before
+            return f"no pass of an {loop.noun} ended for {self._patience_s:g} s" if is_stuck else None
         except Exception as error:
-            LOG.error("the trial request to %s failed", entry.name, exc_info=error)
-            return "an encoder failed on a trial request"
+            LOG.error("the trial request to %s failed", name, exc_info=error)
+            return f"an {loop.noun} failed on a trial request"
         return None
 
     async def _stuck(self, model: ServedModel, before: object) -> str | None:
@@ -150,7 +177,7 @@ async def ready(http: HttpRequest) -> Response:
 def _not_ready(services: Services) -> str | None:
     if services.operations.is_draining:
         return "shutting down"
-    if not services.models and not services.encoders:
+    if not services.models and not services.encoders and not services.seq2seq:
         return "no model is loaded yet"
     if not all(model.loop.healthy for model in services.models.values()):
         return RESTARTING

@@ -1,4 +1,4 @@
-"""Jobs of encoders at this moment, each with the account of its HTTP request, and what is counted of them.
+"""Jobs of encoders and encoder-decoders at this moment, each with the account of its HTTP request, and their counts.
 
 Owns the list, which a server that drains cancels, and the counters beside those of answers (`metrics`). Knows no text.
 Invariant: a job is in the list from its submission until its request has its results or has gone.
@@ -10,24 +10,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from miaotui.engine.encoding.job import EncodeJob
+from miaotui.engine.jobs.job import PromisedJob
 from miaotui.errors import OverloadedError, RefusedError
 from miaotui.serve.middleware.access import current
 from miaotui.serve.ops.metrics import Metrics
 
 
 class EncoderJobs:
-    """The jobs of one server's encoders. Used in its event loop alone."""
+    """The jobs of one server's encoders and encoder-decoders. Used in its event loop alone."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._open: dict[int, EncodeJob] = {}
+        self._open: dict[int, PromisedJob] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
     @contextmanager
-    def tracking(self, model: str, job: EncodeJob) -> Iterator[None]:
+    def tracking(self, model: str, job: PromisedJob) -> Iterator[None]:
         """Have a job in the list for the time of the block, and count it when the block is left."""
         account = current()
         if account is not None:

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.engine.encoding.job import EncodeJob
+from miaotui.engine.jobs.job import PromisedJob
 from miaotui.engine.request import Request
 from miaotui.errors import DeadlineUnattainableError, RefusedError
 from miaotui.serve.http.routing import Endpoint
@@ -92,10 +92,11 @@ class Metrics:
         if answered > 1 and timing.decode_tokens_per_s > 0:
             self.tpot.labels(model).observe(1 / timing.decode_tokens_per_s)
 
-    def encoded(self, model: str, job: EncodeJob) -> None:
-        """Count a job of an encoder that is over."""
+    def encoded(self, model: str, job: PromisedJob) -> None:
+        """Count a job of an encoder, or of an encoder-decoder, that is over."""
         self.prompt_tokens.labels(model).inc(job.n_tokens)
-        self.texts.labels(model).inc(len(job.texts))
+        self.texts.labels(model).inc(job.n_results)
+        self.generation_tokens.labels(model).inc(job.written_tokens)
         self.success.labels(model, _ENDS[job.finish_reason]).inc()
         if job.finish_reason == "stop" and job.ended_s is not None and job.began_s is not None:
             self.request_prompt_tokens.labels(model).observe(job.n_tokens)

@@ -20,6 +20,7 @@ from miaotui.serve.ops.jobs import EncoderJobs
 from miaotui.serve.ops.machine import memory_limit_bytes, memory_warning, resident_bytes
 from miaotui.serve.ops.metrics import Metrics
 from miaotui.serve.ops.traces import Traces
+from miaotui.serve.seq2seq.models import Seq2SeqModels
 
 LOOK_AGAIN_S = 1.0
 COUNT_LOOKS = 10  # requests that are over are counted so often, and before each scrape
@@ -33,13 +34,14 @@ class Operations:
         models: ServedModels,
         *,
         encoders: EncoderRegistry | None = None,
+        seq2seq: Seq2SeqModels | None = None,
         audit: AuditLog | None = None,
         traces: Traces | None = None,
     ) -> None:
         self.models, self.audit, self.traces = models, audit, traces
         self.metrics = Metrics()
         self.gauges = Gauges(lambda: list(models.values()), self.metrics.registry)
-        self.health = Health(models, encoders or {})
+        self.health = Health(models, encoders or {}, seq2seq or {})
         self.running = Running(models)
         self.jobs = EncoderJobs(self.metrics)
         self.closed: list[Account] = []  # of HTTP requests that are over and not counted yet

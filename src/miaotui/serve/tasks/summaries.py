@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from miaotui.serve.http.bodies import read_body
 from miaotui.serve.http.routing import Endpoint
-from miaotui.serve.middleware.access import received
+from miaotui.serve.middleware.access import received, services_of
+from miaotui.serve.seq2seq.summaries import summarise_texts
 from miaotui.serve.tasks.written import TextTasks
 from miaotui.serve.tasks.written_wire import SummaryAnswer, SummaryRequest
 from miaotui.tasks.summaries.abstractive import written_summary
@@ -34,7 +35,15 @@ async def summarize(http: HttpRequest) -> Response:
     body = await read_body(received(http).body, SummaryRequest)
     length = SummaryLength(body.sentences, body.words, body.seconds, body.unit or "sentence")
     tasks = TextTasks(http, body)
-    if body.method == "write":
+    services = services_of(http)
+    served = services.seq2seq.named(body.model, instead=not services.models) if body.method == "write" else None
+    if served is not None:
+        made = [
+            partial(written_summary, text, length, index=index, model=served.name)  # type: ignore[arg-type]
+            for index, text in enumerate(body.texts)
+        ]
+        found, name = await summarise_texts(http, served, tasks.deadline, made), served.name
+    elif body.method == "write":
         model = tasks.model()
         steps = [
             partial(written_summary, text, length, index=index, model=model.name)  # type: ignore[arg-type]

@@ -145,7 +145,7 @@ def _first_words(self: TextRequirements, text: str) -> bool:
 
 
 def _language(self: TextRequirements, text: str) -> bool:
-    from miaotui.tasks.translation.languages import detect  # noqa: PLC0415  (few texts need it)
+    from miaotui.translation.languages import detect  # noqa: PLC0415  (few texts need it)
 
     return detect(text).code == self.language
 

@@ -11,12 +11,13 @@ from dataclasses import replace
 from functools import partial
 
 from miaotui.llm import LLM
-from miaotui.tasks.translation.languages import AUTO
-from miaotui.tasks.translation.markup import TextFormat
-from miaotui.tasks.translation.translator import Translation, TranslationOptions, translation_steps
+from miaotui.tasks.translation.translator import translation_steps
 from miaotui.tasks.vectors import listed
 from miaotui.tasks.writing.open import opened_llm
 from miaotui.tasks.writing.writer import Writer
+from miaotui.translation.languages import AUTO
+from miaotui.translation.markup import TextFormat
+from miaotui.translation.result import Translation, TranslationOptions
 
 TRANSLATION_MODEL = "qwen2.5-coder-0.5b"
 

@@ -109,7 +109,7 @@ class CpuEncoder:
         most = self._block_rows(sizes)
         row = 0
         for size in sizes:
-            at = min(most, _rows_with_room(size, self.program.config.head_dim))
+            at = min(most, rows_with_room(size, self.program.config.head_dim))
             firsts = np.arange(row, row + size, at)
             some = self._blocks[blocks : blocks + len(firsts)]
             some[:, ops.BLOCK_ROW] = firsts
@@ -147,7 +147,7 @@ def reserved(limits: EncoderLimits, threads: int) -> tuple[int, int]:
     return max(limits.tokens, min(several, limits.rows)), max(_panels(limits.tokens), several // 4)
 
 
-def _rows_with_room(tokens: int, head_dim: int) -> int:
+def rows_with_room(tokens: int, head_dim: int) -> int:
     """Return the most rows of a block of such a text for which a thread's scratch memory has room."""
     return (SCRATCH_BYTES - _PANEL_BYTES) // (4 * head_dim + (_panels(tokens) + 1) * _PANEL_BYTES)
 

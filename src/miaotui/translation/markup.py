@@ -35,12 +35,15 @@ class MarkupPiece(NamedTuple):
     translated: bool
 
 
-def pieces_of(text: str, form: TextFormat) -> list[MarkupPiece]:
-    """Return the pieces of a text, which joined are the text."""
+def pieces_of(text: str, form: TextFormat, most: int = PIECE_CHARACTERS) -> list[MarkupPiece]:
+    """Return the pieces of a text, which joined are the text.
+
+    Sentences are together in pieces of up to ``most`` characters; a longer one is a piece of its own.
+    """
     raw = {"text": _plain, "html": _html, "markdown": _markdown}[form](text)
     found: list[MarkupPiece] = []
     for piece in raw:
-        found += _cut(piece.text) if piece.translated else [piece]
+        found += _cut(piece.text, most) if piece.translated else [piece]
     return [piece for piece in found if piece.text]
 
 
@@ -58,7 +61,7 @@ def _plain(text: str) -> Iterator[MarkupPiece]:
     yield MarkupPiece(text[place:], True)
 
 
-def _cut(text: str) -> Iterator[MarkupPiece]:
+def _cut(text: str, most: int) -> Iterator[MarkupPiece]:
     """Cut at line ends and, where it is long, between sentences; white space at the ends is kept."""
     for line in re.split(r"(\n+)", text):
         if not _LETTERS.search(line):
@@ -66,7 +69,7 @@ def _cut(text: str) -> Iterator[MarkupPiece]:
             continue
         start = place = 0
         for first, end in [*sentences(line), (len(line), len(line))]:
-            if place > start and (end - start > PIECE_CHARACTERS or first == len(line)):
+            if place > start and (end - start > most or first == len(line)):
                 yield from _trimmed(line[start:first])
                 start = first
             place = end

@@ -1,30 +1,30 @@
-"""Promises of an encoder: a job is taken on at once, or refused with the time that it would take.
+"""Promises of jobs: a job is taken on at once, or refused with the time that it would take.
 
 Owns the bounds of the queue and the check that every promise in it can be kept, job by job in the order of their due
 times (earliest deadline first keeps all of them if any order does). Knows no threads: times come in. Invariant: a
-promise is given only if all promises, this one included, are foreseen to be kept, with the cost model's margin.
+promise is given only if all promises, this one included, are foreseen to be kept, with the margin of `allowed_s`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from miaotui.backends.encoder_backend import EncoderLimits
-from miaotui.engine.encoding.job import EncodeJob, asked_of
-from miaotui.engine.encoding.queue import EncodeQueue, work_s
+from miaotui.engine.jobs.job import PromisedJob, asked_of
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.admission import AdmissionCounts
-from miaotui.schedule.promises.cost import CostModel
 from miaotui.schedule.promises.promise import HAND_OVER_S
+
+Job = TypeVar("Job", bound=PromisedJob)
 
 MOST_WAIT_S = 60.0  # that a refusal asks for
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """The longest queue of an encoder."""
+    """The longest queue of one model."""
 
     jobs: int = 256
     tokens: int = 1 << 20  # of texts that were not computed yet
@@ -38,14 +38,44 @@ class Load:
     spare_s: float = math.inf  # for which the cores may be taken without breaking another model's promise
 
 
-class EncoderAdmission:
-    """The promises of one `EncodeQueue`. Used under the queue's lock."""
+class JobQueue(Protocol[Job]):
+    """Jobs that have not ended."""
 
-    def __init__(self, queue: EncodeQueue, cost: CostModel, rows: EncoderLimits, limits: QueueLimits) -> None:
-        self._queue, self._cost, self._rows, self.limits = queue, cost, rows, limits
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __iter__(self) -> Iterator[Job]:
+        """Yield them."""
+
+    @property
+    def tokens(self) -> int:
+        """Return tokens that were not computed yet."""
+
+    def add(self, job: Job) -> None:
+        """Add a job behind those that were there."""
+
+    def drop(self, jobs: Iterable[Job]) -> None:
+        """Forget jobs that have ended."""
+
+
+class JobAdmission(Generic[Job]):
+    """The promises of one `JobQueue`. Used under the queue's lock.
+
+    ``work_s`` predicts the seconds of what is left of a job; ``allowed_s`` is what a promise allows for such seconds.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue[Job],
+        work_s: Callable[[Job], float],
+        allowed_s: Callable[[float], float],
+        limits: QueueLimits,
+    ) -> None:
+        self.queue, self.limits = queue, limits
+        self._work_s, self._allowed_s = work_s, allowed_s
         self.counts = AdmissionCounts()
 
-    def admit(self, job: EncodeJob, load: Load, now_s: float) -> None:
+    def admit(self, job: Job, load: Load, now_s: float) -> None:
         """Add a job to the queue, with its promise if it has a deadline.
 
         Raises `OverloadedError` when the queue is full, and `DeadlineUnattainableError` when the job could not be done
@@ -53,9 +83,9 @@ class EncoderAdmission:
         """
         self._require_room(job)
         asked_ms = None if job.deadline is None else asked_of(job.deadline)
-        promised = sorted((each for each in self._queue if each.promised), key=lambda each: each.due_s)
+        promised = sorted((each for each in self.queue if each.promised), key=lambda each: each.due_s)
         if asked_ms is None or job.deadline is None:
-            job.predicted_ms = self._ms([*self._queue, job], load, job, now_s)
+            job.predicted_ms = self._ms([*self.queue, job], load, job, now_s)
         else:
             job.due_s = job.arrived_s + asked_ms / 1e3 - HAND_OVER_S
             job.predicted_ms = self._ms([*(j for j in promised if j.due_s <= job.due_s), job], load, job, now_s)
@@ -65,19 +95,19 @@ class EncoderAdmission:
             late_s = max(late_s, self._work_s(job) - load.spare_s)
             if late_s > 0 or job.due_s <= now_s:  # no time at all is too little, too
                 self._refuse(job, [*promised, job], load, late_s, now_s)
-        self._queue.add(job)
+        self.queue.add(job)
 
     def spare_s(self, now_s: float) -> float:
         """Return how long the cores may be taken by others without breaking a promise; infinite without promises."""
-        promised = sorted((each for each in self._queue if each.promised), key=lambda each: each.due_s)
+        promised = sorted((each for each in self.queue if each.promised), key=lambda each: each.due_s)
         return -self._late_s(promised, Load(), now_s) if promised else math.inf
 
     @property
     def promised_s(self) -> float:
         """Return the predicted seconds of all promised work that was not computed yet."""
-        return sum(map(self._work_s, (job for job in self._queue if job.promised)))
+        return sum(map(self._work_s, (job for job in self.queue if job.promised)))
 
-    def settle(self, job: EncodeJob) -> None:
+    def settle(self, job: Job) -> None:
         """Count how a job that had a deadline ended."""
         if job.deadline is None or job.finish_reason == "cancelled":
             return
@@ -85,13 +115,13 @@ class EncoderAdmission:
         self.counts.met += met
         self.counts.missed += not met
 
-    def _refuse(self, job: EncodeJob, promised: list[EncodeJob], load: Load, late_s: float, now_s: float) -> None:
+    def _refuse(self, job: Job, promised: list[Job], load: Load, late_s: float, now_s: float) -> None:
         """Raise the refusal, or take the promise away where the caller prefers a late result."""
         assert job.deadline is not None
         asked_ms = asked_of(job.deadline)
         if job.deadline.on_late == "best_effort":
             job.due_s = math.inf
-            job.predicted_ms = self._ms([*self._queue, job], load, job, now_s)
+            job.predicted_ms = self._ms([*self.queue, job], load, job, now_s)
             return
         predicted_ms = max(job.predicted_ms, self._ms(promised, load, job, now_s))
         if asked_ms is not None:  # where others would be harmed: by waiting so long
@@ -104,30 +134,26 @@ class EncoderAdmission:
             predicted_ms=predicted_ms,
         )
 
-    def _late_s(self, jobs: list[EncodeJob], load: Load, now_s: float) -> float:
+    def _late_s(self, jobs: list[Job], load: Load, now_s: float) -> float:
         """Return by how many seconds the worst promise of ``jobs``, in their order, is foreseen to be broken."""
         done_s, late_s = load.ahead_s, -math.inf
         for job in jobs:
             done_s += self._work_s(job)
             if job.due_s > now_s:  # else it is lost already, and limits nothing any more
-                late_s = max(late_s, now_s + self._cost.allowed_s(done_s) - job.due_s)
+                late_s = max(late_s, now_s + self._allowed_s(done_s) - job.due_s)
         return late_s
 
-    def _ms(self, jobs: Iterable[EncodeJob], load: Load, job: EncodeJob, now_s: float) -> float:
+    def _ms(self, jobs: Iterable[Job], load: Load, job: Job, now_s: float) -> float:
         """Return when the last of ``jobs`` is done, in milliseconds from the arrival of ``job``."""
         seconds = load.ahead_s + sum(map(self._work_s, jobs))
-        return (now_s + self._cost.allowed_s(seconds) + HAND_OVER_S - job.arrived_s) * 1e3
+        return (now_s + self._allowed_s(seconds) + HAND_OVER_S - job.arrived_s) * 1e3
 
-    def _work_s(self, job: EncodeJob) -> float:
-        passes_s = work_s(self._cost, self._rows, job.rows_left, job.squares_left)
-        return passes_s + job.rows_left * job.reduce_row_s
-
-    def _require_room(self, job: EncodeJob) -> None:
-        waiting, tokens = len(self._queue), self._queue.tokens
+    def _require_room(self, job: Job) -> None:
+        waiting, tokens = len(self.queue), self.queue.tokens
         if waiting < self.limits.jobs and (not waiting or tokens + job.n_tokens <= self.limits.tokens):
             return
         self.counts.overloaded += 1
-        wait_s = sum(map(self._work_s, self._queue))
+        wait_s = sum(map(self._work_s, self.queue))
         raise OverloadedError(
             f"{waiting:,} requests with {tokens:,} tokens are in line, of at most {self.limits.jobs:,} requests and "
             f"{self.limits.tokens:,} tokens: try again in a moment",

@@ -1,0 +1,1 @@
+"""Encoder-decoders on the CPU: packed weights, two programs, the memory of sources and targets."""

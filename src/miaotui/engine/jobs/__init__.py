@@ -1,0 +1,1 @@
+"""Jobs with results that come together: their promises of time, and the thread that does them."""

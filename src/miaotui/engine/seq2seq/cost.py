@@ -1,0 +1,100 @@
+"""Times of an encoder-decoder's passes: a cost model of sources' rows and one of targets' rows.
+
+Owns the calibration and the time of a whole job. Knows no jobs' texts. Invariant: a calibration leaves nothing behind
+but numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqBackend, TargetRow
+from miaotui.engine.encoding.calibrate import PASS_BESIDE_S
+from miaotui.engine.seq2seq.job import LengthRatio, TargetJob
+from miaotui.engine.turns import CoreTurns, PlainSharer
+from miaotui.schedule.promises.cost import CostModel, CostRates, StepShape
+
+ROWS = (1, 4, 16, 64)
+SOURCE_TOKENS = 32
+PATIENCE_S = 0.5  # no pass is begun after so long, but for two of one row
+ROUNDS = 3
+
+
+class TargetCost:
+    """Cost models of both kinds of passes, and the ratio of lengths."""
+
+    def __init__(self, sources: CostModel, targets: CostModel) -> None:
+        self.sources, self.targets, self.lengths = sources, targets, LengthRatio()
+
+    def work_s(self, job: TargetJob, most_rows: int) -> float:
+        """Predict the seconds of what is left of a job, in passes of up to ``most_rows`` rows, by itself."""
+        steps = rows = 0
+        for request in job.open:
+            steps = max(steps, self.lengths.steps_left(request))
+            rows += request.settings.num_beams
+        if not rows:
+            return 0.0
+        tokens = job.tokens_left
+        encode_s = self.sources.seconds(tokens, 0, 0) if tokens else 0.0
+        passes = -(-rows // most_rows)
+        return encode_s + steps * passes * self.targets.seconds(min(rows, most_rows), 0, 0)
+
+    def step_s(self, source_rows: int, target_rows: int) -> float:
+        """Predict the seconds of a step."""
+        encode_s = self.sources.seconds(source_rows, 0, 0) if source_rows else 0.0
+        return encode_s + (self.targets.seconds(target_rows, 0, 0) if target_rows else 0.0)
+
+
+def calibrate_targets(
+    backend: Seq2SeqBackend, turns: CoreTurns, clock: Callable[[], float] = time.perf_counter
+) -> TargetCost:
+    """Time passes over several numbers of sources' and targets' rows; all of it is one turn at the cores."""
+    sharer = PlainSharer()
+    turns.join(sharer)
+    turns.enter(sharer)
+    try:
+        return _measured(backend, clock)
+    finally:
+        turns.done(sharer)
+        turns.leave(sharer)
+
+
+def _measured(backend: Seq2SeqBackend, clock: Callable[[], float]) -> TargetCost:
+    limits = backend.limits
+    size = min(SOURCE_TOKENS, limits.source_tokens)
+    counts = [count for count in (1, 4) if count * size <= limits.source_rows and count <= limits.sources]
+    sources: dict[int, float] = {}
+    targets: dict[int, float] = {}
+    end_s = clock() + PATIENCE_S
+    for turn in range(ROUNDS):  # the first round touches memory and warms the caches
+        for count in counts:
+            if clock() > end_s and (turn > 1 or count > counts[0]):
+                continue
+            start_s = clock()
+            numbers = backend.encode([[0] * size] * count)
+            took_s = clock() - start_s
+            sources[count * size] = min(took_s, sources.get(count * size, took_s) if turn > 1 else took_s)
+            backend.release([], numbers[1:])
+            for rows in [rows for rows in ROWS if rows <= min(limits.target_rows, backend.free_rows)]:
+                if clock() > end_s and (turn > 1 or rows > 1):
+                    continue
+                outcome = backend.run([TargetRow(numbers[0], NO_PREFIX, 0)] * rows)
+                backend.release(outcome.prefixes)
+                best_s = targets.get(rows, outcome.seconds) if turn > 1 else outcome.seconds
+                targets[rows] = min(outcome.seconds, best_s)
+            backend.release([], numbers[:1])
+    return TargetCost(_model(sources), _model(targets))
+
+
+def _model(best: dict[int, float]) -> CostModel:
+    """Return the model of a curve, which needs two ends."""
+    curve = [(rows, took_s + PASS_BESIDE_S) for rows, took_s in sorted(best.items())]
+    if len(curve) == 1:
+        curve.append((2 * curve[0][0], 2 * curve[0][1]))
+    return CostModel(CostRates(curve, 0.0, 0.0))
+
+
+def shape_of(rows: int) -> StepShape:
+    """Return the shape of a pass of so many rows, for `CostModel.observe`."""
+    return StepShape(rows, 0, 0)

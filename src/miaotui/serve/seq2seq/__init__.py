@@ -1,0 +1,1 @@
+"""Encoder-decoders behind the server: those served, by name, and the requests that they answer."""

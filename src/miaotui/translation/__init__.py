@@ -1,0 +1,1 @@
+"""Translation of texts, whatever model writes it: pieces, checks, attempts."""
