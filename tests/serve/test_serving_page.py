@@ -15,6 +15,7 @@ import pytest
 from child_server import Child, child_server
 from prometheus_client.parser import text_string_to_metric_families
 
+from adapter_files import random_pairs, write_peft
 from miaotui.cli.options.parser import parse
 from miaotui.cli.serve import options_from
 from test_docs import SERVER, Example, commands, examples, is_served, named
@@ -24,17 +25,26 @@ CALLS = [pair for pair in commands() if SERVER in pair[1]]
 STARTS = [pair for pair in commands() if is_served(pair[1]) and pair not in CALLS]
 
 
+ADAPTER = "/models/law"  # of the examples; made for the model that is served
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pairs = random_pairs({"model.layers.0.self_attn.q_proj": (576, 576)}, rank=4)
+    return write_peft(tmp_path_factory.mktemp("adapter") / "law", pairs)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     answers = tmp_path_factory.mktemp("answers") / "answers.db"
-    with child_server("smollm2-135m", "--answer-cache", str(answers)) as child:
+    with child_server("smollm2-135m", "--answer-cache", str(answers), "--allow-adapters") as child:
         yield child
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("command", named(CALLS))
-def test_calls_succeed(command: str, server: Child) -> None:
-    words = shlex.split(command.replace(SERVER, server.url))
+def test_calls_succeed(command: str, server: Child, adapter: Path) -> None:
+    words = shlex.split(command.replace(SERVER, server.url).replace(ADAPTER, str(adapter)))
     done = subprocess.run([*words, "--fail-with-body", "--silent"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()

@@ -64,7 +64,7 @@ class AdapterRegistry(Mapping[str, LoadedAdapter]):
         self._between_steps, self._in_use = between_steps, in_use
         self._by_name: dict[str, LoadedAdapter] = {}
         self._held: set[int] = {NO_ADAPTER}  # numbers that the backend knows
-        self._leaving: set[int] = set()  # those of them that have no name any more
+        self.leaving: set[int] = set()  # those of them that have no name any more
         self._numbers = itertools.count(NO_ADAPTER + 1)
         self._lock = threading.Lock()
 
@@ -112,7 +112,7 @@ class AdapterRegistry(Mapping[str, LoadedAdapter]):
         with self._lock:
             loaded = self.find(name)
             del self._by_name[name]
-            self._leaving.add(loaded.number)
+            self.leaving.add(loaded.number)
         self._between_steps(self.release)
 
     def find(self, name: str) -> LoadedAdapter:
@@ -136,12 +136,10 @@ class AdapterRegistry(Mapping[str, LoadedAdapter]):
 
     def release(self) -> None:
         """Give back the memory of unloaded adapters that no request uses. Call it in the engine's thread."""
-        if not self._leaving:
-            return
-        for number in self._leaving - set(self._in_use()):
+        for number in self.leaving - set(self._in_use()):
             self._backend.remove_adapter(number)
             self._held.discard(number)
-            self._leaving.discard(number)
+            self.leaving.discard(number)
 
     def price(self, cost: CostModel) -> None:
         """Let a cost model know what the adapter of the highest rank costs. Call it in the engine's thread."""

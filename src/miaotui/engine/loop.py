@@ -118,7 +118,8 @@ class EngineLoop:
             require(self.engine.backend, "promises")
             self.calibrate()
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
-        request.adapter = self.adapters.number_of(options.adapter)
+        if options.adapter is not None:
+            request.adapter = self.adapters.number_of(options.adapter)
         request.follow(options)
         if self.promises is not None:
             try:
@@ -331,7 +332,8 @@ class EngineLoop:
             request = self._coming.popleft()
             self._active[request.number] = request
             try:
-                self.adapters.require_held(request.adapter)
+                if request.adapter:
+                    self.adapters.require_held(request.adapter)
                 self.engine.enter(request)
             except MiaotuiError as error:
                 request.end("failed", error)
@@ -351,7 +353,8 @@ class EngineLoop:
                     self.promises.forget(request)
         if news:
             self.readers.tell(news)
-            self.adapters.release()
+            if self.adapters.leaving:
+                self.adapters.release()
 
     def _known_cost(self) -> CostModel | None:
         return None if self.promises is None else self.promises.cost

@@ -67,6 +67,7 @@ class Program:
         # all at once: kernels that are not there are compiled side by side
         compiled.prepare([*POOL_KERNELS, *DRAW_KERNELS, *self.kernels], progress)
         self.table = self._operations.link()
+        self.address, self.count = int(self.table.ctypes.data), len(self._operations)  # read before each pass
 
     def changed(
         self, taps: Mapping[int, Rows], adapters: AdapterSpace | None, progress: Progress | None = None
@@ -76,16 +77,6 @@ class Program:
         """
         parts = self.config, self.weights, self.workspace, self.pages, self.rotations
         return Program(*parts, progress=progress, taps=taps, adapters=adapters)
-
-    @property
-    def address(self) -> int:
-        """Return where the table lies."""
-        return int(self.table.ctypes.data)
-
-    @property
-    def count(self) -> int:
-        """Return the number of operations in a pass."""
-        return len(self._operations)
 
     @property
     def kernels(self) -> list[str]:
