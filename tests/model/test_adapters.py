@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapter_files import Pairs, random_pairs, write_gguf_adapter, write_peft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapter_files import Pairs, random_pairs, write_gguf_adapter, write_peft
 from miaotui.cli import main
 from miaotui.errors import MiaotuiError, ModelFormatError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
