@@ -37,7 +37,7 @@ def trained_spm(size: int, **options: Any) -> bytes:
 
 def marian_folder(folder: Path, *, languages: tuple[str, ...] = ()) -> Path:
     """Marian's files: two SentencePiece models, and one vocabulary with `languages`."""
-    import sentencepiece  # noqa: PLC0415
+    import sentencepiece  # noqa: PLC0415  (a test extra)
 
     tiny_folder(folder, "marian", generation={"max_length": 12, "bad_words_ids": [[VOCAB - 1]], "num_beams": 2})
     content = trained_spm(80)
@@ -59,7 +59,7 @@ def unigram_folder(folder: Path, variant: str, codes: tuple[str, ...] = (), **ge
     """A model with a ``tokenizer.json`` as T5's and NLLB's: Unigram pieces, then `codes` of languages."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors  # noqa: PLC0415
 
-    from miaotui.text.seq2seq.sentencepiece_file import parse_sentencepiece  # noqa: PLC0415
+    from miaotui.text.seq2seq.sentencepiece_file import parse_sentencepiece  # noqa: PLC0415  (likewise)
 
     tiny_folder(folder, variant, generation={"max_length": 10, **generation})
     vocabulary = parse_sentencepiece(trained_spm(80), "made.spm")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 
+from miaotui.closing import AsyncClosing
 from miaotui.encoder import EncoderFacade, Floats, deadline_of, read_encoder_options
 from miaotui.encoders import ranking, tasks
 from miaotui.encoders.inputs import ReadOptions, Text, text_list
@@ -43,7 +43,7 @@ async def load_encoder_async(
     return AsyncEncoder(*opened, owns_loop=True)
 
 
-class AsyncEncoder(EncoderFacade):
+class AsyncEncoder(EncoderFacade, AsyncClosing):
     """A loaded encoder, for any number of tasks at once, in any number of event loops; see `Encoder`.
 
     Close it, or use it in an ``async with`` block, to give its memory back.
@@ -138,18 +138,6 @@ class AsyncEncoder(EncoderFacade):
             return await asyncio.wrap_future(job.future)
         finally:
             job.cancel()
-
-    async def close(self) -> None:
-        """End what waits with an error and give the memory back. Closing twice does nothing."""
-        await asyncio.to_thread(self._close)
-
-    async def __aenter__(self) -> AsyncEncoder:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def _result(
         self, texts: Sequence[Any], make: Callable[[], EncodeTask[Result]], deadline_ms: float | None

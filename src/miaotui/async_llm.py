@@ -12,12 +12,12 @@ import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.closing import AsyncClosing
 from miaotui.engine.all_logits import all_logits
 from miaotui.engine.reading import readers
 from miaotui.engine.request import Request, RequestOptions
@@ -52,7 +52,7 @@ async def load_async(
     return AsyncLLM(loop, owns_loop=True)
 
 
-class AsyncLLM(Facade):
+class AsyncLLM(Facade, AsyncClosing):
     """A loaded model, for any number of tasks at once, in any number of event loops.
 
     Close it, or use it in an ``async with`` block, to give its memory back.
@@ -136,18 +136,6 @@ class AsyncLLM(Facade):
     async def prompt_budget(self, deadline_ms: float, answer_tokens: int) -> int:
         """Return how many tokens a prompt may have, see `LLM.prompt_budget`."""
         return await asyncio.to_thread(self.loop.prompt_budget, deadline_ms, answer_tokens)
-
-    async def close(self) -> None:
-        """Cancel what is running and give the memory back. Closing twice does nothing."""
-        await asyncio.to_thread(self._close)
-
-    async def __aenter__(self) -> AsyncLLM:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     # requests, for callers that make prompts themselves ------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The end of a ``with`` block for everything that has a ``close``, and the loop that a loaded model holds.
+"""The end of a ``with`` block, also of tasks, for everything that has a ``close``, and the loop that a loaded model holds.
 
 Knows nothing of what is closed. Invariant: leaving the block closes, also after an exception, which goes on.
 """
@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from miaotui.errors import EngineError
 
 _Entered = TypeVar("_Entered", bound="Closing")
+_EnteredByTask = TypeVar("_EnteredByTask", bound="AsyncClosing")
 
 
 class _Closable(Protocol):
@@ -33,6 +34,25 @@ class Closing(ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+class AsyncClosing(ABC):
+    """A context manager of tasks that is itself the value, and is closed at the end of its block."""
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+    async def close(self) -> None:
+        """End what runs or waits, and give the memory back. Closing twice does nothing."""
+        import asyncio  # noqa: PLC0415  (programs without tasks start sooner)
+
+        await asyncio.to_thread(self._close)
+
+    async def __aenter__(self: _EnteredByTask) -> _EnteredByTask:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
 
 
 class LoopHolder(Generic[_Loop]):

@@ -78,10 +78,10 @@ def open_seq2seq_model(
     Close the loop to give the memory back. Raises a `MiaotuiError`.
     """
     from miaotui.backends.build_seq2seq import Seq2SeqOptions, build_seq2seq_backend  # noqa: PLC0415  (rarely needed)
-    from miaotui.engine.seq2seq.loaded import LoadedSeq2Seq  # noqa: PLC0415
-    from miaotui.engine.seq2seq.loop import Seq2SeqLoop  # noqa: PLC0415
-    from miaotui.model.seq2seq.opened import open_seq2seq, task_prefixes  # noqa: PLC0415
-    from miaotui.text.seq2seq.load import load_seq2seq_tokenizer  # noqa: PLC0415
+    from miaotui.engine.seq2seq.loaded import LoadedSeq2Seq  # noqa: PLC0415  (only these models)
+    from miaotui.engine.seq2seq.loop import Seq2SeqLoop  # noqa: PLC0415  (only these models)
+    from miaotui.model.seq2seq.opened import open_seq2seq, task_prefixes  # noqa: PLC0415  (only these models)
+    from miaotui.text.seq2seq.load import load_seq2seq_tokenizer  # noqa: PLC0415  (only these models)
 
     settings = settings or Settings.from_env()
     path = resolve(model, progress=progress, settings=settings)
@@ -112,6 +112,6 @@ def start(
 
 def _speculation(model: LoadedModel, settings: Settings, progress: Progress | None) -> Speculator:
     from miaotui.speculation.drafters.head import head_for  # noqa: PLC0415  (compiled code, that not all backends need)
-    from miaotui.speculation.drafters.suffix import suffix_speculation  # noqa: PLC0415
+    from miaotui.speculation.drafters.suffix import suffix_speculation  # noqa: PLC0415  (only with drafts)
 
     return suffix_speculation(progress, head_for(model.parts.backend, settings))

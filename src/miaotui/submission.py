@@ -216,7 +216,7 @@ class SubmissionReader:
         if form is None and tooling is None:
             return None
         from miaotui.text.answers import AnswerSyntax, is_thought_open  # noqa: PLC0415  (few requests need them)
-        from miaotui.text.tool_calls.tooling import Tooling  # noqa: PLC0415
+        from miaotui.text.tool_calls.tooling import Tooling  # noqa: PLC0415  (as above)
 
         is_open = form is not None and is_thought_open(form, self._tokenizer, prompt)
         return AnswerSyntax(tooling or Tooling(self._chat.dialect), form, is_open)
@@ -225,7 +225,7 @@ class SubmissionReader:
         self, prompt: Sequence[int], budget: int | None, inner: Callable[[], Constraint] | None
     ) -> Callable[[], Constraint]:
         from miaotui.engine.grammar.reasoning import reasoning_tokens, with_reasoning  # noqa: PLC0415
-        from miaotui.text.answers import is_thought_open  # noqa: PLC0415
+        from miaotui.text.answers import is_thought_open  # noqa: PLC0415  (few requests need it)
 
         form = self._chat.reasoning
         assert form is not None, "asked only for models that think"
@@ -237,7 +237,7 @@ class SubmissionReader:
         if format_ is None and structured is None and tooling is None:
             return None
         from miaotui.engine.grammar import response_format as formats  # noqa: PLC0415  (few requests have one)
-        from miaotui.text.tool_calls.tooling import Tooling  # noqa: PLC0415
+        from miaotui.text.tool_calls.tooling import Tooling  # noqa: PLC0415  (as above)
 
         if format_ is not None and structured is not None:
             raise RequestError("response_format: give it or structured_outputs, not both")
@@ -319,7 +319,7 @@ def read_deadline(parameters: Mapping[str, Any]) -> Deadline | None:
 
 def require_known(given: Mapping[str, Any], names: Sequence[str]) -> None:
     """Raise `RequestError` for a name that is not in ``names``; it names the nearest one."""
-    import difflib  # noqa: PLC0415
+    import difflib  # noqa: PLC0415  (only for the error)
 
     for name in given:
         if name not in names:

@@ -120,7 +120,7 @@ def test_a_range_of_layers_needs_states_and_gives_no_logits() -> None:
     [({"format": "q8"}, "no format"), ({"threads": 2}, "no threads 2"), ({"kv": "int8"}, "no kv 'int8'")],
 )
 def test_options_of_packed_weights_are_refused(option: dict[str, object], reason: str) -> None:
-    from miaotui.kernels.linear.formats import Format  # noqa: PLC0415
+    from miaotui.kernels.linear.formats import Format  # noqa: PLC0415  (likewise)
 
     changed = {name: Format(value) if name == "format" else value for name, value in option.items()}
     config = tiny_config("llama")

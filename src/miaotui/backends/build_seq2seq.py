@@ -42,8 +42,8 @@ def build_seq2seq_backend(
         from miaotui.backends.reference.seq2seq import ReferenceSeq2Seq  # noqa: PLC0415  (only the chosen one)
 
         return ReferenceSeq2Seq(opened.config, opened.weights)
-    from miaotui.backends.cpu.seq2seq.build import build_seq2seq  # noqa: PLC0415
-    from miaotui.kernels.linear.formats import Format  # noqa: PLC0415
+    from miaotui.backends.cpu.seq2seq.build import build_seq2seq  # noqa: PLC0415  (imports the compiler)
+    from miaotui.kernels.linear.formats import Format  # noqa: PLC0415  (only the compiled one has formats)
 
     form = Format(options.format)
     return build_seq2seq(opened, settings, form=form, threads=options.threads, progress=progress)

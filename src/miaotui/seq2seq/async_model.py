@@ -10,10 +10,10 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 from miaotui.backends.build_seq2seq import Seq2SeqOptions
+from miaotui.closing import AsyncClosing
 from miaotui.encoder import deadline_of
 from miaotui.engine.search.search import FoundTarget
 from miaotui.engine.seq2seq.job import TargetJob
@@ -44,7 +44,7 @@ async def load_seq2seq_async(
     return AsyncSeq2Seq(loop, owns_loop=True)
 
 
-class AsyncSeq2Seq(Seq2SeqFacade):
+class AsyncSeq2Seq(Seq2SeqFacade, AsyncClosing):
     """A loaded encoder-decoder, for any number of tasks at once, in any number of event loops; see `Seq2Seq`.
 
     Close it, or use it in an ``async with`` block, to give its memory back.
@@ -107,18 +107,6 @@ class AsyncSeq2Seq(Seq2SeqFacade):
             return await asyncio.wrap_future(job.future)
         finally:
             job.cancel()
-
-    async def close(self) -> None:
-        """End what waits with an error and give the memory back. Closing twice does nothing."""
-        await asyncio.to_thread(self._close)
-
-    async def __aenter__(self) -> AsyncSeq2Seq:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     def _runner(self, deadline_ms: float | None) -> RunJob:
         deadline, arrived_s = deadline_of(deadline_ms), time.perf_counter()

@@ -96,7 +96,7 @@ class ChatEncoder:
     def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
         messages, tools = values["messages"], values["tools"]
         if tools or any(message["role"] != "user" for message in messages):  # else every template writes them
-            from miaotui.text.tool_calls.placement import placed  # noqa: PLC0415
+            from miaotui.text.tool_calls.placement import placed  # noqa: PLC0415  (few templates need it)
 
             messages, tools = placed(messages, tools, self.traits, self.dialect)
         return {**values, "messages": messages, "tools": list(tools) or None}

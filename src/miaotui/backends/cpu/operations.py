@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.workspace import Quantized, Rows
+from miaotui.backends.cpu.workspace import Activations, Quantized, Rows
 from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.thread_pool import aligned_int64
 from miaotui.model.packed import Matrix
@@ -103,4 +104,22 @@ def source_fields(source: Quantized | Rows) -> dict[int, int]:
         lin.HEADER_STRIDE: source.headers.stride,
         lin.OWN_ROWS: source.own_rows,
         lin.OWN_HEADERS_AT: source.own_headers,
+    }
+
+
+def quantized_fields(out: Quantized) -> dict[int, int]:
+    """Return the fields that say where a norm's int8 results go."""
+    fields = target_fields(out, pw.OUT, pw.OUT_STRIDE, pw.OUT_HEADERS, pw.OUT_HEADER_STRIDE)
+    return fields | {pw.OWN_ROWS: out.own_rows, pw.OWN_HEADERS_AT: out.own_headers}
+
+
+def target_fields(out: Activations, address: int, stride: int, headers: int, header_stride: int) -> dict[int, int]:
+    """Return the fields that say where results go: int8 rows with headers, or float32 rows without."""
+    if isinstance(out, Rows):
+        return {address: out.address, stride: out.stride}
+    return {
+        address: out.integers.address,
+        stride: out.integers.stride,
+        headers: out.headers.address,
+        header_stride: out.headers.stride,
     }

@@ -20,7 +20,7 @@ from miaotui.backends.cpu.adapters import AdapterSpace, operation_of
 from miaotui.backends.cpu.attention import AttentionParts
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
 from miaotui.backends.cpu.mixture import MixtureParts
-from miaotui.backends.cpu.operations import OperationTable
+from miaotui.backends.cpu.operations import OperationTable, quantized_fields
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
@@ -211,7 +211,7 @@ class Program:
                 pw.KIND: _NORMS[self.config.norm],
                 pw.GATHER: gather,
                 pw.NORM_BIAS: self._norm_bias(name),
-                **_quantized_fields(out),
+                **quantized_fields(out),
                 **({pw.OUT_FLOAT: also.address, pw.OUT_FLOAT_STRIDE: also.stride} if also else {}),
             },
             rows,
@@ -345,7 +345,7 @@ class Program:
                 pw.X_STRIDE: source.stride,
                 pw.WIDTH: width,
                 pw.KIND: pw.PLAIN,
-                **_quantized_fields(out),
+                **quantized_fields(out),
             },
         )
 
@@ -378,14 +378,3 @@ class Program:
         vector = self.weights.vector(name)
         self._keep.append(vector)
         return int(vector.ctypes.data)
-
-
-def _quantized_fields(out: Quantized) -> dict[int, int]:
-    return {
-        pw.OUT: out.integers.address,
-        pw.OUT_STRIDE: out.integers.stride,
-        pw.OUT_HEADERS: out.headers.address,
-        pw.OUT_HEADER_STRIDE: out.headers.stride,
-        pw.OWN_ROWS: out.own_rows,
-        pw.OWN_HEADERS_AT: out.own_headers,
-    }

@@ -76,6 +76,9 @@ class Quantized(NamedTuple):
         return self.own_rows * self.integers.stride
 
 
+Activations = Quantized | Rows  # inputs of a product: of float32 weights float32 rows
+
+
 class Workspace:
     """Activation buffers for up to ``max_rows`` rows, logits for up to ``max_logits``."""
 

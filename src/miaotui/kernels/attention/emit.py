@@ -158,7 +158,7 @@ def store_key_value(int8: bool) -> Callable[..., None]:
 
 def stack_floats(e: Emitter, floats: int) -> Value:
     """Reserve stack memory of the enclosing function, once at its entry. Returns its address."""
-    from llvmlite import ir  # noqa: PLC0415
+    from llvmlite import ir  # noqa: PLC0415  (imports the compiler)
 
     with e.builder.goto_entry_block():
         slot = e.builder.alloca(ir.ArrayType(F32, floats))

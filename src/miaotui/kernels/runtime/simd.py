@@ -315,7 +315,7 @@ def intrinsic(emit: Emit, arguments: str, result: str = "void") -> Any:
     or ``void``.
     """
     from numba import types  # noqa: PLC0415  (heavy: only where kernels are compiled)
-    from numba.extending import intrinsic as numba_intrinsic  # noqa: PLC0415
+    from numba.extending import intrinsic as numba_intrinsic  # noqa: PLC0415  (imports the compiler)
 
     from miaotui.kernels.linear.dots import host_lowering  # noqa: PLC0415  (it imports this module)
 

@@ -95,7 +95,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _refuse_encoder(path: Path) -> None:
     """Raise `UnsupportedModelError` for an export that only encoders have."""
     from miaotui.model.encoder.containers.find import is_exported  # noqa: PLC0415  (see `_open_folder`)
-    from miaotui.model.reading.families import NO_TEXT  # noqa: PLC0415
+    from miaotui.model.reading.families import NO_TEXT  # noqa: PLC0415  (only for the error)
 
     if is_exported(path):
         raise UnsupportedModelError(f"{path} holds an encoder, {NO_TEXT}")

@@ -35,10 +35,10 @@ def open_traces(env: Mapping[str, str] | None = None) -> Traces | None:
     if disabled or not any(env.get(name) for name in ENDPOINTS):
         return None
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  (an extra)
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  (an extra)
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  (an extra)
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  (an extra)
     except ImportError as error:
         raise RequestError(
             f"{ENDPOINTS[0]} is set, but OpenTelemetry is not installed: pip install 'miaotui[otel]', or unset it"
@@ -61,7 +61,7 @@ class Traces:
 
     def note(self, account: Account, scope: Scope) -> None:
         """Send a span for a request that is over, within the trace that its client named, if any."""
-        from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415
+        from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415  (an extra)
 
         carrier = {
             name.decode(): value.decode("latin-1")

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.cpu.encoder.positions import distance_bias, position_tables
-from miaotui.backends.cpu.encoder.workspace import Activations, EncoderWorkspace
-from miaotui.backends.cpu.operations import OperationTable
-from miaotui.backends.cpu.workspace import Quantized, RotationTable, Rows
+from miaotui.backends.cpu.encoder.workspace import EncoderWorkspace
+from miaotui.backends.cpu.operations import OperationTable, quantized_fields, target_fields
+from miaotui.backends.cpu.workspace import Activations, RotationTable, Rows
 from miaotui.errors import UnsupportedModelError
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
@@ -162,7 +162,7 @@ class EncoderProgram:
         if isinstance(out, Rows):
             also = out = also or out
         else:
-            fields |= _quantized_fields(out) | {pw.KIND: pw.LAYER_WIDE if out.wide else pw.LAYER}
+            fields |= quantized_fields(out) | {pw.KIND: pw.LAYER_WIDE if out.wide else pw.LAYER}
         if also is not None:
             fields |= {pw.OUT_FLOAT: also.address, pw.OUT_FLOAT_STRIDE: also.stride}
         self._operations.add("pointwise.rows:norm", fields)
@@ -175,7 +175,7 @@ class EncoderProgram:
             return source
         fields = {pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.config.hidden_size}
         self._operations.add(
-            "pointwise.rows:norm", fields | {pw.KIND: pw.PLAIN_WIDE if out.wide else pw.PLAIN} | _quantized_fields(out)
+            "pointwise.rows:norm", fields | {pw.KIND: pw.PLAIN_WIDE if out.wide else pw.PLAIN} | quantized_fields(out)
         )
         return out
 
@@ -205,7 +205,7 @@ class EncoderProgram:
             att.WINDOW: config.window(layer),
             **self._bias,
             **self._position_fields(layer),
-            **_target_fields(space.attended, att.OUT, att.OUT_STRIDE, att.OUT_HEADERS, att.OUT_HEADER_STRIDE),
+            **target_fields(space.attended, att.OUT, att.OUT_STRIDE, att.OUT_HEADERS, att.OUT_HEADER_STRIDE),
         }
         table = self.rotations.get(layer)
         return fields if table is None else fields | table.fields()
@@ -240,7 +240,7 @@ class EncoderProgram:
             {
                 lin.MODE: (_GATED if config.gated else _ACTIVATED)[config.activation],
                 lin.BIAS: self._vector(name + "_bias", 0),
-                **_target_fields(space.fed, lin.OUT, lin.OUT_STRIDE, lin.OUT_HEADERS, lin.OUT_HEADER_STRIDE),
+                **target_fields(space.fed, lin.OUT, lin.OUT_STRIDE, lin.OUT_HEADERS, lin.OUT_HEADER_STRIDE),
             },
         )
         self._linear(prefix + "down", space.fed, stream, lin.ADD)
@@ -272,23 +272,6 @@ class EncoderProgram:
             array = aligned
         self._keep.append(array)
         return int(array.ctypes.data)
-
-
-def _quantized_fields(out: Quantized) -> dict[int, int]:
-    fields = _target_fields(out, pw.OUT, pw.OUT_STRIDE, pw.OUT_HEADERS, pw.OUT_HEADER_STRIDE)
-    return fields | {pw.OWN_ROWS: out.own_rows, pw.OWN_HEADERS_AT: out.own_headers}
-
-
-def _target_fields(out: Activations, address: int, stride: int, headers: int, header_stride: int) -> dict[int, int]:
-    """Return the fields that say where results go: int8 rows with headers, or float32 rows without."""
-    if isinstance(out, Rows):
-        return {address: out.address, stride: out.stride}
-    return {
-        address: out.integers.address,
-        stride: out.integers.stride,
-        headers: out.headers.address,
-        header_stride: out.headers.stride,
-    }
 
 
 def require_runnable_encoder(config: EncoderConfig) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miaotui.backends.cpu.workspace import Quantized, Rows, float_rows
+from miaotui.backends.cpu.workspace import Activations, Quantized, float_rows
 from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.runtime.thread_pool import address_of, huge_bytes
 from miaotui.model.encoder.config import EncoderConfig
-
-Activations = Quantized | Rows  # inputs of a product: of float32 weights float32 rows
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from miaotui.backends.cpu.seq2seq.stack import Floats, StackProgram, target_fields
-from miaotui.backends.cpu.seq2seq.workspace import Activations, SourcePanels, SourceSpace, TargetSlots, TargetSpace
-from miaotui.backends.cpu.workspace import Rows
+from miaotui.backends.cpu.operations import target_fields
+from miaotui.backends.cpu.seq2seq.stack import Floats, StackProgram
+from miaotui.backends.cpu.seq2seq.workspace import SourcePanels, SourceSpace, TargetSlots, TargetSpace
+from miaotui.backends.cpu.workspace import Activations, Rows
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.runtime import ops

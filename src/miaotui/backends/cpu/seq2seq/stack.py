@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.cpu.operations import OperationTable
-from miaotui.backends.cpu.seq2seq.workspace import Activations, StackSpace
-from miaotui.backends.cpu.workspace import Quantized, Rows
+from miaotui.backends.cpu.operations import OperationTable, quantized_fields, target_fields
+from miaotui.backends.cpu.seq2seq.workspace import StackSpace
+from miaotui.backends.cpu.workspace import Activations, Rows
 from miaotui.errors import UnsupportedModelError
 from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.pointwise import fields as pw
@@ -196,24 +196,6 @@ def position_rows(config: Seq2SeqConfig, stack: str, weights: PackedModel) -> Fl
     else:
         table = sinusoidal_table(config, config.stack(stack).max_tokens + config.position_offset)
     return np.concatenate([table, np.zeros((1, config.hidden_size), np.float32)])
-
-
-def quantized_fields(out: Quantized) -> dict[int, int]:
-    """Return the fields that say where a norm's int8 results go."""
-    fields = target_fields(out, pw.OUT, pw.OUT_STRIDE, pw.OUT_HEADERS, pw.OUT_HEADER_STRIDE)
-    return fields | {pw.OWN_ROWS: out.own_rows, pw.OWN_HEADERS_AT: out.own_headers}
-
-
-def target_fields(out: Activations, address: int, stride: int, headers: int, header_stride: int) -> dict[int, int]:
-    """Return the fields that say where results go: int8 rows with headers, or float32 rows without."""
-    if isinstance(out, Rows):
-        return {address: out.address, stride: out.stride}
-    return {
-        address: out.integers.address,
-        stride: out.integers.stride,
-        headers: out.headers.address,
-        header_stride: out.headers.stride,
-    }
 
 
 def require_runnable_seq2seq(config: Seq2SeqConfig) -> None:

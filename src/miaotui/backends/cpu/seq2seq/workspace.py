@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miaotui.backends.cpu.workspace import Quantized, Rows, float_rows
+from miaotui.backends.cpu.workspace import Activations, Quantized, float_rows
 from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.linear.formats import UNIT_ROWS, padded_rows
 from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes, aligned_int64, huge_bytes
@@ -15,7 +15,6 @@ from miaotui.kernels.sampling.peaks_fields import parts_of
 from miaotui.kernels.sampling.tops_fields import RECORD_FIELDS
 from miaotui.model.seq2seq.config import Seq2SeqConfig, StackConfig
 
-Activations = Quantized | Rows  # inputs of a product: of float32 weights float32 rows
 _APART = 64  # bytes between heads, which then begin in different sets of the caches
 
 
