@@ -1,4 +1,4 @@
-"""The end of a ``with`` block, also of tasks, for everything that has a ``close``, and the loop that a loaded model holds.
+"""The end of a ``with`` block, of tasks too, for everything with a ``close``, and the loop that a loaded model holds.
 
 Knows nothing of what is closed. Invariant: leaving the block closes, also after an exception, which goes on.
 """
