@@ -66,7 +66,7 @@ class TranscriptionOptions:
 
 
 @dataclass(frozen=True)
-class Word:
+class SpokenWord:
     """A spoken word with its times. ``word`` has the space before it; ``probability``: mean of its tokens'."""
 
     word: str
@@ -93,7 +93,7 @@ class Segment:
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
-    words: tuple[Word, ...] = ()
+    words: tuple[SpokenWord, ...] = ()
 
 
 @dataclass(frozen=True)
