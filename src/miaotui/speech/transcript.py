@@ -107,6 +107,23 @@ class Transcript:
     model: str
 
 
+class SegmentStream(Protocol):
+    """The segments of a recording as its windows are done. Closing it stops the work; ending it does too."""
+
+    @property
+    def language(self) -> str:
+        """Return the code of the recording's language; empty until the first segment was given, or the end reached."""
+
+    def __iter__(self) -> Iterator[Segment]:
+        """Return itself."""
+
+    def __next__(self) -> Segment:
+        """Return the next segment. Raises `StopIteration`, and as `Recogniser.transcribe` does."""
+
+    def close(self) -> None:
+        """Cancel what is not done yet, from any thread. Closing twice does nothing."""
+
+
 class Recogniser(Protocol):
     """A model that turns speech into text. Its methods may be called from any thread."""
 
@@ -124,8 +141,8 @@ class Recogniser(Protocol):
         Raises `FieldError` for a language that there is not, `DeadlineUnattainableError` and `OverloadedError`.
         """
 
-    def segments(self, samples: Samples, options: TranscriptionOptions) -> Iterator[Segment]:
-        """Yield the segments of samples ``(n,)``, each window's when it is done. Raises as `transcribe` does."""
+    def segments(self, samples: Samples, options: TranscriptionOptions) -> SegmentStream:
+        """Return the segments of samples ``(n,)``, each window's when it is done. Raises as `transcribe` does."""
 
     def predicted_s(self, duration_s: float, options: TranscriptionOptions) -> float:
         """Return the seconds that a recording of ``duration_s`` seconds would take now."""
