@@ -16,7 +16,6 @@ EXTRAS = {
     "av": "speech",
     "opencc": "speech",
     "python_multipart": "speech",
-    "webrtcvad": "speech",
     "websockets": "speech",
     "rdflib": "graph",
     "rouge_score": "eval",
