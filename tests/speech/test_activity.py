@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_speech import bursts
 
 from miaotui.speech.activity import (
     ActivityOptions,
@@ -17,6 +16,7 @@ from miaotui.speech.activity import (
     speech_spans,
 )
 from miaotui.speech.transcript import SAMPLE_RATE
+from scripted_speech import bursts
 
 
 def seconds(pattern: str) -> list[tuple[int, int]]:

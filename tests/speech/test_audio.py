@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sound_files import FORMS, HOSTILE, encoded, endless_wav, table_bomb, tone, wav
 
 from miaotui.errors import AudioError
 from miaotui.speech.audio import AudioLimits, read_audio
 from miaotui.speech.transcript import SAMPLE_RATE
+from sound_files import FORMS, HOSTILE, encoded, endless_wav, table_bomb, tone, wav
 
 SECONDS = 0.5
 FILES = {form: encoded(form, tone(SECONDS)) for form in FORMS}

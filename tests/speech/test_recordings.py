@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from scripted_speech import ScriptedRecogniser, bursts
-
 from miaotui.speech.recordings import Recording
 from miaotui.speech.scripts import in_script
 from miaotui.speech.transcript import TranscriptionOptions
+from scripted_speech import ScriptedRecogniser, bursts
 
 PLAIN = TranscriptionOptions()
 

@@ -33,7 +33,7 @@ from miaotui.serve.ollama import listing as ollama_models
 from miaotui.serve.ollama import routes as ollama
 from miaotui.serve.ollama.wire import error_response as ollama_error
 from miaotui.serve.ollama.wire import is_ollamas
-from miaotui.serve.openai import chat, completions, embeddings, promise
+from miaotui.serve.openai import audio, chat, completions, embeddings, promise
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import admin, health, metrics
@@ -52,6 +52,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     anthropic.routes,
     responses.routes,
     embeddings.routes,
+    audio.routes,
     rerank.routes,
     tei.routes,
     hf_tasks.routes,

@@ -90,6 +90,9 @@ def _limits(group: argparse._ArgumentGroup) -> None:
     add("--max-tokens", type=whole(1), metavar="N", help="tokens in line at most (default: 262144)")
     add("--max-running", type=whole(1), metavar="N", help="answers at once at most (default: 16)")
     add("--max-body-bytes", type=whole(1024, 1 << 30), metavar="N", help="of one request (default: 4194304)")
+    about = "of a request with a recording (default: 26214400)"
+    add("--max-audio-bytes", type=whole(1024, 1 << 32), metavar="N", help=about)
+    add("--max-audio-hours", type=whole(1, 24), metavar="N", help="of one recording (default: 4)")
     about = "for a request's body to arrive in (default: 30s)"
     add("--body-timeout", dest="body_timeout_s", type=duration, metavar="T", help=about)
     about = "a silent stream sends a comment this often (default: 5s)"

@@ -247,6 +247,8 @@ HELP = {
     "tokens in line at most (default: 262144)": "排队词元数上限（默认：262144）",
     "answers at once at most (default: 16)": "同时回答数上限（默认：16）",
     "of one request (default: 4194304)": "单个请求体的字节数上限（默认：4194304）",
+    "of a request with a recording (default: 26214400)": "带录音的请求的字节数上限（默认：26214400）",
+    "of one recording (default: 4)": "单段录音的小时数上限（默认：4）",
     "for a request's body to arrive in (default: 30s)": "请求体须在此时间内到齐（默认：30s）",
     "a silent stream sends a comment this often (default: 5s)": "流中无内容时，每隔此时间发送一条注释（默认：5s）",
     "longest prompt plus answer, in tokens": "提示加回答的最大词元数",
