@@ -60,7 +60,7 @@ def read_form(body: bytes, content_type: str) -> list[FormPart]:
 
 @dataclass
 class _Reading:
-    """What python-multipart calls while it reads."""
+    """Callbacks of python-multipart: they put the parts together, within their bounds."""
 
     library: Any
     parts: list[FormPart] = field(default_factory=list)
