@@ -1,4 +1,4 @@
-"""What the outermost layer sees of a response: its status, and whether it was sent to its end.
+"""The end of a response, as the outermost layer sees it: its status, and whether it was sent whole.
 
 Owns the two ways in which a response begins: HTTP's, and the handshake of a WebSocket. Knows no request.
 """

@@ -46,7 +46,7 @@ from miaotui.speech.transcript import (
 
 LIVE_PATH = "/v1/audio/live"
 PARTIAL_S = 1.0  # of new sound between two partial texts
-IDLE_S = 60.0  # without a message
+LIVE_IDLE_S = 60.0  # without a message
 _RATES_HZ = range(8_000, 48_001)
 _WRONG, _FAILED = 1008, 1011  # codes of closing
 
@@ -141,9 +141,9 @@ class _Session:
     async def _message(self) -> dict[str, Any] | bytes:
         """Return the next message. Raises `ApiError` for one that cannot be read, or after a long silence."""
         try:
-            message = await asyncio.wait_for(self._socket.receive(), IDLE_S)
+            message = await asyncio.wait_for(self._socket.receive(), LIVE_IDLE_S)
         except asyncio.TimeoutError:
-            raise ApiError(408, f"No message came within {IDLE_S:g} s", code="request_timeout") from None
+            raise ApiError(408, f"No message came within {LIVE_IDLE_S:g} s", code="request_timeout") from None
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code") or 1005)
         sound: bytes | None = message.get("bytes")
