@@ -18,6 +18,7 @@ from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
 from miaotui.cli.options.serve import key_options, serve_options
+from miaotui.cli.options.speech import transcribe_options
 from miaotui.cli.options.tasks import (
     classify_options,
     extract_options,
@@ -306,6 +307,7 @@ COMMANDS = (
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
     Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),
     Command("support", "reply to customers, from questions and documents", "", range(1), support_options),
+    Command("transcribe", "write recordings down", "FILE...", range(1, 10_000), transcribe_options),
     Command("classify", "label the texts of a file", "INPUT", range(1, 2), classify_options, "tasks"),
     Command("similar", "find which texts of a file are alike", "INPUT", range(1, 2), similar_options, "tasks"),
     Command("group", "put the texts of a file into groups", "INPUT", range(1, 2), group_options, "tasks"),

@@ -35,6 +35,22 @@ HELP = {
     "answer a question from an index": "根据索引回答问题",
     "reply to customers, from questions and documents": "根据问答与文档回复客户",
     "label the texts of a file": "为文件中的文本分类",
+    # transcribe
+    "write recordings down": "把录音转写成文字",
+    "FILE is a recording: wav, flac, mp3, ogg, opus, m4a, mp4, webm and others. Long silence is left out.": (
+        "FILE 是录音：wav、flac、mp3、ogg、opus、m4a、mp4、webm 等。较长的静音会略去。"
+    ),
+    "the transcript": "转写结果",
+    "of the transcript (default: text)": "转写结果的格式（默认：text）",
+    "write a file for each recording there, instead of standard output": "为每段录音在其中写一个文件，而不是输出到标准输出",
+    "with verbose_json: times of words too": "与 verbose_json 同用：同时给出每个词的时间",
+    "of Chinese text (default: simplified)": "中文的字形（默认：simplified，简体）",
+    "default: whisper-base": "默认：whisper-base",
+    "of the speech, such as en or zh (default: detected)": "语音的语言，如 en 或 zh（默认：自动识别）",
+    "write it in English": "写成英文",
+    "text before the recording: names, spelling, style": "录音之前的文字：人名、拼写、风格",
+    "candidates of the search (default: 1, the likeliest token each time)": "搜索的候选数（默认：1，每次取最可能的词元）",
+    "give the model long silence and steady noise too": "把较长的静音和持续的噪声也交给模型",
     # eval
     "measure how well and how fast a task runs": "测量任务做得多好、多快",
     "TASK is classify, sentiment, decide, extract, generate, summarize, translate or perplexity; FILE has texts "

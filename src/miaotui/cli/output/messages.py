@@ -112,6 +112,7 @@ STAGES = {
         "重新整理权重：此版本使用另一种布局{rest}",
     ),
     "index": CliMessage("Indexing{rest}", "建立索引{rest}"),
+    "transcribing": CliMessage("Transcribing{rest}", "转写{rest}"),
     "measuring": CliMessage("Measuring this machine{rest}", "测量本机{rest}"),
 }
 
@@ -153,6 +154,22 @@ Ctrl-C finishes what runs and ends; a second one ends at once.""",
 KEY_MADE = CliMessage(
     "This is the key of {name}. It is shown only now; {path} keeps its hash.",
     "这是 {name} 的密钥，仅显示这一次；{path} 只保存其哈希。",
+)
+
+# ---- recordings ----------------------------------------------------------------------------------
+
+TRANSCRIBED = CliMessage(
+    "{name}: {minutes} of sound ({language}) in {took}, {factor} times as fast as it is said",
+    "{name}：{minutes} 的录音（{language}），用时 {took}，为说话速度的 {factor} 倍",
+)
+WORDS_NEED_FORM = CliMessage(
+    "--words needs --form verbose_json, which has a place for them",
+    "--words 需要 --form verbose_json，其他格式不含词的时间",
+)
+RECORDING_TWICE = CliMessage("a recording is named twice; name each once", "同一录音给出了两次；请各写一次")
+SAME_OUTPUT = CliMessage(
+    "two recordings would be written to one file in {folder}; give them other names or folders",
+    "{folder} 中会有两段录音写入同一文件；请改名或换文件夹",
 )
 
 # ---- documents -----------------------------------------------------------------------------------
