@@ -14,7 +14,18 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqIdentity, Seq2SeqLimits, TargetRow, TargetRows
+from miaotui.backends.seq2seq_backend import (
+    NO_PREFIX,
+    Head,
+    Seq2SeqIdentity,
+    Seq2SeqLimits,
+    Source,
+    TargetAlignment,
+    TargetRow,
+    TargetRows,
+    source_rows,
+    target_rows,
+)
 from miaotui.backends.target_scores import TargetScores
 from miaotui.errors import RequestError
 from miaotui.hub.formats.tensors import StoredTensor
@@ -57,9 +68,9 @@ class ReferenceSeq2Seq:
         ends = np.cumsum(sizes[: self.limits.sources - len(self._sources)])
         return int(np.searchsorted(ends, self.limits.source_rows, side="right"))
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> list[int]:
+    def encode(self, sources: Sequence[Source]) -> list[int]:
         """Encode sources one by one. Raises `RequestError`, see `Seq2SeqBackend.encode`."""
-        sizes = [len(source) for source in sources]
+        sizes = [source_rows(source) for source in sources]
         if self.fitting(sizes) < len(sources):
             raise RequestError(
                 f"{len(sources)} sources of {sum(sizes):,} tokens do not fit: share them out over passes"
@@ -71,16 +82,26 @@ class ReferenceSeq2Seq:
 
     def run(self, rows: Sequence[TargetRow]) -> TargetRows:
         """Compute rows one by one. Raises `RequestError`, see `Seq2SeqBackend.run`."""
-        if not 1 <= len(rows) <= self.limits.target_rows:
-            raise RequestError(f"a pass has 1 to {self.limits.target_rows} target rows, not {len(rows)}")
+        count = target_rows(rows)
+        if not 1 <= count <= self.limits.target_rows:
+            raise RequestError(f"a pass has 1 to {self.limits.target_rows} target rows, not {count}")
         start_s = time.perf_counter()
-        computed = [
-            self._oracle.decode(self._sources[row.source], self._prefixes[row.prefix], [row.token]) for row in rows
-        ]
+        computed = [self._row(row) for row in rows]
         numbers = [next(self._numbers) for _ in computed]
         self._prefixes |= {number: cache for number, (_, cache) in zip(numbers, computed, strict=True)}
         logits = np.concatenate([logits for logits, _ in computed])
         return TargetRows(numbers, TargetScores(logits), time.perf_counter() - start_s)
+
+    def _row(self, row: TargetRow) -> tuple[NDArray[np.float32], TargetCache]:
+        """Compute a row and those before it one by one; returns the logits behind it."""
+        memory, cache = self._sources[row.source], self._prefixes[row.prefix]
+        for token in row.before:
+            cache = self._oracle.decode(memory, cache, [token])[1]
+        return self._oracle.decode(memory, cache, [row.token])
+
+    def align(self, source: int, tokens: Sequence[int], heads: Sequence[Head]) -> TargetAlignment:
+        """Compute the cross-attention of a whole target. Raises `RequestError`, see `Seq2SeqBackend.align`."""
+        return TargetAlignment(*self._oracle.align(self._sources[source], tokens, heads))
 
     def release(self, prefixes: Sequence[int], sources: Sequence[int] = ()) -> None:
         """Forget rows and sources."""

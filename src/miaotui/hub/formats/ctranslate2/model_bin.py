@@ -31,6 +31,7 @@ MAX_VARIABLES = 1 << 16
 MAX_NAME_BYTES = 1 << 10
 MAX_RANK = 4
 MAX_VOCABULARY_BYTES = 1 << 26
+WHISPER_LIST, FORMS = "vocabulary", ("json", "txt")
 BFLOAT16 = 5
 DTYPES: Mapping[int, np.dtype[Any]] = {
     0: np.dtype("<f4"),
@@ -131,7 +132,7 @@ def read_vocabulary_list(folder: Path, side: str) -> dict[str, int]:
 
     Raises `ModelNotFoundError` or `ModelFormatError`.
     """
-    names = [f"{each}_vocabulary.{form}" for each in (side, "shared") for form in ("json", "txt")]
+    names = [f"{each}.{form}" for each in (f"{side}_vocabulary", "shared_vocabulary", WHISPER_LIST) for form in FORMS]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         raise ModelNotFoundError(f"{folder} has no {side}_vocabulary.json and no shared_vocabulary.json: get it, too")
