@@ -19,10 +19,20 @@ from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.seq2seq.opened import OpenedSeq2Seq, open_seq2seq
 from miaotui.model.seq2seq.oracle import Seq2SeqOracle, TargetCache
 from tiny_seq2seq import LEAST_COSINE, cosines
-from tiny_whisper import MEL_BINS, SOT, SOURCE_ROWS, VOCAB, sound_frames, whisper_folder
+from tiny_whisper import (
+    LANGUAGES,
+    MEL_BINS,
+    SOT,
+    SOURCE_ROWS,
+    TIMESTAMPS,
+    TRANSCRIBE,
+    VOCAB,
+    sound_frames,
+    whisper_folder,
+)
 
 Floats = NDArray[np.float32]
-TOKENS = [SOT, 122, 126, 131, 5, 9, 60, 77, 3, 140]
+TOKENS = [SOT, LANGUAGES["en"], TRANSCRIBE, TIMESTAMPS, 5, 9, 60, 77, 3, TIMESTAMPS + 9]
 HEADS = [(0, 1), (2, 0)]
 
 

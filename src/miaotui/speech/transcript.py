@@ -135,7 +135,7 @@ class Recogniser(Protocol):
     def languages(self) -> tuple[str, ...]:
         """Return the codes of the languages that it knows."""
 
-    def transcribe(self, samples: Samples, options: TranscriptionOptions) -> Transcript:
+    def transcribe(self, samples: Samples, /, options: TranscriptionOptions) -> Transcript:
         """Return the transcript of samples ``(n,)``.
 
         Raises `FieldError` for a language that there is not, `DeadlineUnattainableError` and `OverloadedError`.

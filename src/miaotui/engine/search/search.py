@@ -108,7 +108,7 @@ def start_search(settings: object) -> TargetSearch:
 
 
 @start_search.register
-def _(settings: GenerationSettings) -> TargetSearch:
+def _start(settings: GenerationSettings) -> TargetSearch:
     if settings.num_beams > 1:
         return BeamSearch(settings)
     return SampledSearch(settings) if settings.temperature else GreedySearch(settings)

@@ -72,8 +72,8 @@ class TargetJobs:
 class LengthRatio:
     """Forecast of a target's length: the longest share of its source's that was seen, which fades."""
 
-    def __init__(self) -> None:
-        self._ratio = FIRST_RATIO
+    def __init__(self, first: float = FIRST_RATIO) -> None:
+        self._ratio = first
 
     def learn(self, request: TargetRequest) -> None:
         """Learn from a search that has ended."""

@@ -57,7 +57,7 @@ class TargetLoop(JobLoop[TargetJob], Generic[Loaded]):
         super().__init__(turns)
         self.model = model
         self._searches = SearchQueue(model.backend, model.config.vocab_size, model.config.source_vocab_size)
-        self._cost = cost or calibrate_targets(model.backend, self._turns)
+        self._cost = cost or calibrate_targets(model.backend, self._turns, mel_bins=model.config.mel_bins)
         self.cost = self._cost.targets
         self._jobs = TargetJobs()
         self._owners: dict[int, tuple[TargetJob, int]] = {}  # of searches, by their numbers

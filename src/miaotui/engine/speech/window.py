@@ -99,11 +99,6 @@ class HeardWindow(NamedTuple):
         return self.compression_ratio <= MOST_RATIO and self.avg_logprob >= LEAST_LOGPROB
 
 
-@start_search.register
-def _(settings: WindowSettings) -> WindowSearch:
-    return WindowSearch(settings)
-
-
 class WindowSearch:
     """A search in progress."""
 
@@ -209,6 +204,11 @@ class WindowSearch:
         plain = [each for each in self._heard if each.compression_ratio <= MOST_RATIO]
         best = max(plain or self._heard, key=lambda each: each.avg_logprob)
         return best._replace(temperature=last.temperature)
+
+
+@start_search.register
+def _start(settings: WindowSettings) -> WindowSearch:
+    return WindowSearch(settings)
 
 
 def compression_ratio(text: str) -> float:

@@ -26,6 +26,7 @@ from miaotui.model.seq2seq.reading.from_ctranslate2 import (
 )
 from miaotui.model.seq2seq.reading.from_hf import seq2seq_config_from_hf, seq2seq_tensors
 from miaotui.model.seq2seq.reading.generation_from_hf import generation_from_hf
+from miaotui.model.seq2seq.reading.whisper import alignment_heads
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MAX_PREFIX = 1 << 10  # characters of a task's prefix
@@ -40,6 +41,7 @@ class OpenedSeq2Seq:
     weights: Mapping[str, StoredTensor]
     generation: GenerationSettings
     values: Mapping[str, Any] = field(default_factory=dict)
+    alignment_heads: tuple[tuple[int, int], ...] = ()  # layer and head, of a model of sound
 
 
 def is_seq2seq(path: str | Path) -> bool:
@@ -70,7 +72,8 @@ def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
     config = seq2seq_config_from_hf(values, stored)
     generated = read_object(folder / GENERATION) if (folder / GENERATION).is_file() else None
     settings = generation_from_hf(values, generated, config)
-    return OpenedSeq2Seq(folder, config, seq2seq_tensors(config, values, stored), settings, values)
+    heads = alignment_heads(generated or {}, config)
+    return OpenedSeq2Seq(folder, config, seq2seq_tensors(config, values, stored), settings, values, heads)
 
 
 def _ctranslate2(folder: Path) -> OpenedSeq2Seq:
@@ -79,7 +82,8 @@ def _ctranslate2(folder: Path) -> OpenedSeq2Seq:
     config = config_from_ctranslate2(file, values)
     target = read_vocabulary_list(folder, "target")
     settings = generation_from_ctranslate2(values, target, config)
-    return OpenedSeq2Seq(folder, config, tensors_from_ctranslate2(file, config), settings, values)
+    tensors, heads = tensors_from_ctranslate2(file, config), alignment_heads(values, config)
+    return OpenedSeq2Seq(folder, config, tensors, settings, values, heads)
 
 
 def task_prefixes(values: Mapping[str, Any]) -> dict[str, str]:

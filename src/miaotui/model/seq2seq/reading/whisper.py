@@ -7,11 +7,13 @@ section 2.2; keys have no bias there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, ComputedTensor, StoredTensor
+from miaotui.model.reading.checks import require
 from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.names import CONVOLUTIONS, seq2seq_shapes
 
@@ -34,6 +36,25 @@ def whisper_tensors(
         if name.endswith(_KEY_BIASES) and own not in found:
             found[own] = zero_bias(own, shapes[name][0])
     return found
+
+
+def alignment_heads(values: Mapping[str, Any], config: Seq2SeqConfig) -> tuple[tuple[int, int], ...]:
+    """Return the heads (layer, head) of the cross-attention that follow the sound in time.
+
+    ``values`` may list them; without a list all heads of the later half of the layers do. Raises `ModelFormatError`.
+    """
+    stack, listed = config.decoder, values.get("alignment_heads")
+    if not config.mel_bins:
+        return ()
+    if listed is None:
+        layers = range(stack.n_layers // 2, stack.n_layers)
+        return tuple((layer, head) for layer in layers for head in range(stack.n_heads))
+    sound = isinstance(listed, list) and 1 <= len(listed) <= stack.n_layers * stack.n_heads
+    for pair in listed if sound else ():
+        whole = isinstance(pair, list) and len(pair) == 2 and all(type(each) is int for each in pair)
+        sound = sound and whole and 0 <= pair[0] < stack.n_layers and 0 <= pair[1] < stack.n_heads
+    require(sound, "alignment_heads", "pairs of a decoder layer and a head", str(listed)[:80])
+    return tuple((layer, head) for layer, head in listed)
 
 
 def unfolded_convolution(tensor: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
