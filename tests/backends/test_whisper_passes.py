@@ -53,7 +53,7 @@ def built(home: Path, model: OpenedSeq2Seq, form: Format, threads: int = 1) -> S
 
 def scores_behind(backend: Seq2SeqBackend, frames: list[Floats], cuts: list[int]) -> Floats:
     """Log-probabilities behind the last of each part of `TOKENS`, ``[sources, parts, vocab]``; sources share passes."""
-    numbers, found = backend.encode(frames), []
+    numbers, found = [number for each in frames for number in backend.encode([each])], []
     prefixes = [NO_PREFIX] * len(frames)
     for first, last in zip([0, *cuts], [*cuts, len(TOKENS)], strict=True):
         part = TOKENS[first:last]

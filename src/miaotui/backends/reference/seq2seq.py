@@ -30,7 +30,7 @@ from miaotui.backends.target_scores import TargetScores
 from miaotui.errors import RequestError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.seq2seq.config import Seq2SeqConfig
-from miaotui.model.seq2seq.oracle import Seq2SeqOracle, SourceMemory, TargetCache
+from miaotui.model.seq2seq.oracle import Seq2SeqOracle, SourceMemory, TargetCache, checked_frames
 
 TARGET_ROWS = 64
 SOURCES = 32
@@ -70,6 +70,9 @@ class ReferenceSeq2Seq:
 
     def encode(self, sources: Sequence[Source]) -> list[int]:
         """Encode sources one by one. Raises `RequestError`, see `Seq2SeqBackend.encode`."""
+        for source in sources:
+            if isinstance(source, np.ndarray):
+                checked_frames(self._oracle.config, source)
         sizes = [source_rows(source) for source in sources]
         if self.fitting(sizes) < len(sources):
             raise RequestError(

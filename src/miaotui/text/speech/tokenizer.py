@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miaotui.errors import ModelFormatError
-from miaotui.text.speech.tokens import SpeechTokens, speech_tokens
+from miaotui.hub.formats.whisper_ggml import read_whisper_ggml
+from miaotui.text.speech.ranked import ranked_tokenizer, special_ids
+from miaotui.text.speech.tokens import ENGLISH_END, ENGLISH_TOKENS, SpeechTokens, speech_tokens
 from miaotui.text.tokenizers.from_folder import from_folder
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
@@ -69,12 +71,18 @@ class SpeechTokenizer:
         return found
 
 
-def load_speech_tokenizer(folder: Path, vocab_size: int, source_rows: int) -> SpeechTokenizer:
-    """Load the tokenizer in ``folder`` of a model with ``vocab_size`` tokens and ``source_rows`` rows of the encoder.
+def load_speech_tokenizer(path: Path, vocab_size: int, source_rows: int) -> SpeechTokenizer:
+    """Load the tokenizer of a model with ``vocab_size`` tokens and ``source_rows`` rows of the encoder.
 
-    Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
+    ``path`` is a folder with ``tokenizer.json``, or whisper.cpp's file. Raises `ModelNotFoundError`,
+    `ModelFormatError` or `UnsupportedModelError`.
     """
-    tokenizer = from_folder(folder)
+    if path.is_file():
+        end = ENGLISH_END + (vocab_size > ENGLISH_TOKENS)
+        special = special_ids(end, vocab_size, source_rows)
+        tokenizer = ranked_tokenizer(read_whisper_ggml(path).tokens, special, max(special.values()) + 1)
+    else:
+        tokenizer = from_folder(path)
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, special=False, whole=False)
@@ -82,7 +90,7 @@ def load_speech_tokenizer(folder: Path, vocab_size: int, source_rows: int) -> Sp
     tokens = speech_tokens(tokenizer.control_texts, encode, vocab_size, source_rows)
     if tokenizer.vocab_size > vocab_size:
         raise ModelFormatError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size:,} tokens, and the model {vocab_size:,}: they are of "
+            f"the tokenizer in {path} has {tokenizer.vocab_size:,} tokens, and the model {vocab_size:,}: they are of "
             "different models; get both again"
         )
     return SpeechTokenizer(tokenizer, tokens)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from miaotui.errors import FieldError, ModelFormatError
 
 ENGLISH_END = 50_256  # id of the end token in the models of English alone, which keep the languages' tokens
+ENGLISH_TOKENS = 51_864  # of these models; the others have one or two more
 TOKENS_A_SECOND = 50  # timestamps, and rows of the encoder
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 _SYMBOLS = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』']
