@@ -237,7 +237,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/speech.json"))
     parser.add_argument("--limit-s", type=float, default=1e9, help="no sentence is begun after so long")
     args = parser.parse_args()
-    parts, result = args.parts.split(","), {"machine": describe().as_dict(), "model": args.model, "threads": args.threads}
+    parts = args.parts.split(",")
+    result: dict[str, Any] = {"machine": describe().as_dict(), "model": args.model, "threads": args.threads}
     peer = Peer(args.peer, resolve(args.model), args.threads) if args.peer else None
     with miaotui.load_speech(args.model, threads=args.threads, format=args.format) as model:
         hear(model, np.zeros(SAMPLE_RATE, np.float32), "en", 1)  # warm

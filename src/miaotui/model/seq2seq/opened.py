@@ -16,7 +16,7 @@ from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2,
 from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.formats.untrusted_json import read_object
-from miaotui.hub.formats.whisper_ggml import is_whisper_ggml, read_whisper_ggml
+from miaotui.hub.formats.whisper.ggml import is_whisper_ggml, read_whisper_ggml
 from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.generation import GenerationSettings
 from miaotui.model.seq2seq.reading.families import is_seq2seq_type

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miaotui.errors import ModelFormatError
-from miaotui.hub.formats.whisper_ggml import read_whisper_ggml
+from miaotui.hub.formats.whisper.ggml import read_whisper_ggml
 from miaotui.text.speech.ranked import ranked_tokenizer, special_ids
 from miaotui.text.speech.tokens import ENGLISH_END, ENGLISH_TOKENS, SpeechTokens, speech_tokens
 from miaotui.text.tokenizers.from_folder import from_folder

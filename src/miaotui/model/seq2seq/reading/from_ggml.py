@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import StoredTensor
-from miaotui.hub.formats.whisper_ggml import WhisperGgmlFile
+from miaotui.hub.formats.whisper.ggml import WhisperGgmlFile
 from miaotui.model.reading.checks import require
 from miaotui.model.seq2seq.config import Seq2SeqConfig, StackConfig
 from miaotui.model.seq2seq.generation import GenerationSettings
