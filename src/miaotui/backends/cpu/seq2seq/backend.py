@@ -41,6 +41,8 @@ from miaotui.model.seq2seq.oracle import checked_frames
 
 ARITHMETIC = "int8 or float32 activations, float32 attention, 1"  # changes whenever equal weights give other scores
 
+SOUND_BLOCK_ROWS = 96  # of a source of sound: its keys leave the second-level cache, and are read for each block
+
 Integers = NDArray[np.int64]
 
 
@@ -145,7 +147,7 @@ class CpuSeq2Seq:
 
     def _block_rows(self, sizes: Sequence[int], heads: int) -> int:
         """Return the rows of a block: fewer where threads would share few blocks unevenly."""
-        most = BLOCK_ROWS
+        most = SOUND_BLOCK_ROWS if self._config.mel_bins else BLOCK_ROWS
         while most > BLOCK_ROWS // 4 and sum(-(-n // most) for n in sizes) * heads < FEW_BLOCKS * self.pool.size:
             most //= 2
         return most
