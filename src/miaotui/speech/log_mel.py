@@ -31,11 +31,8 @@ def log_mel(samples: Samples, bins: int, padding: int = HOP_SAMPLES) -> Frames:
 
     Values lie about in [-1, 1.5].
     """
-    half = FFT_SAMPLES // 2
-    padded = np.pad(np.asarray(samples, np.float32), (0, padding))
-    count = len(padded) // HOP_SAMPLES
-    room = np.zeros(max(0, half + 1 - len(padded)), np.float32)  # a reflection needs as many samples
-    padded = np.pad(np.concatenate([padded, room]), half, mode="reflect")
+    count = (len(samples) + padding) // HOP_SAMPLES
+    padded = _reflected(np.asarray(samples, np.float32), padding)
     filters, taper = mel_filters(bins).T, np.hanning(FFT_SAMPLES + 1)[:-1]
     found = np.empty((count, bins), np.float32)
     for first in range(0, count, _AT_ONCE):
@@ -48,6 +45,17 @@ def log_mel(samples: Samples, bins: int, padding: int = HOP_SAMPLES) -> Frames:
     loudest = found.max(initial=-10.0)
     frames: Frames = (np.maximum(found, np.float32(loudest - DYNAMIC_RANGE)) + np.float32(4)) / np.float32(4)
     return frames
+
+
+def _reflected(samples: Samples, padding: int) -> Samples:
+    """Return samples with silence behind them, and half a transform more at both ends, reflected; one copy."""
+    half = FFT_SAMPLES // 2
+    length = max(len(samples) + padding, half + 1)  # a reflection needs as many
+    padded = np.zeros(length + 2 * half, np.float32)
+    padded[half : half + len(samples)] = samples
+    padded[:half] = padded[2 * half : half : -1]
+    padded[half + length :] = padded[half + length - 2 : length - 2 : -1]
+    return padded
 
 
 def window(frames: Frames, seek: int, length: int = WINDOW_FRAMES) -> Frames:

@@ -19,12 +19,13 @@ from ctranslate2_files import _as, _scalars, model_bin
 from miaotui.errors import ModelError, ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.whisper.ggml import SIZES, parse_whisper_ggml
 from miaotui.model.seq2seq.names import CONVOLUTIONS, seq2seq_shapes
-from miaotui.model.seq2seq.opened import OpenedSeq2Seq, is_seq2seq, open_seq2seq
+from miaotui.model.seq2seq.opened import OpenedSeq2Seq, is_seq2seq, is_speech, open_seq2seq
 from miaotui.model.seq2seq.reading.from_ctranslate2 import HEAD, _sources
 from miaotui.model.seq2seq.reading.from_ggml import _names
 from miaotui.text.speech.ranked import LANGUAGES, ranked_tokenizer, special_ids
 from miaotui.text.speech.tokenizer import load_speech_tokenizer
 from miaotui.text.tokenizers.from_folder import from_folder
+from tiny_seq2seq import tiny_folder
 from tiny_tokenizer import MERGES, byte_alphabet
 from tiny_whisper import EOT, SOT, SOURCE_ROWS, SPECIALS, TIMESTAMPS, VOCAB, whisper_folder
 
@@ -71,6 +72,8 @@ def test_ctranslate2_has_the_tensors_of_transformers(
 ) -> None:
     ours = open_seq2seq(ctranslate2_whisper(tmp_path / "ct2", theirs, kind))
     assert is_seq2seq(ours.folder)
+    assert is_speech(ours.folder)
+    assert is_speech(theirs.folder)
     assert ours.config.mel_bins == theirs.config.mel_bins
     assert ours.config.tied_head
     assert (ours.generation.start_token, ours.generation.eos_ids) == (SOT, (EOT,))
@@ -135,9 +138,11 @@ def ggml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_ggml_has_every_tensor(ggml: Path) -> None:
+def test_ggml_has_every_tensor(ggml: Path, tmp_path: Path) -> None:
     opened = open_seq2seq(ggml)
     assert is_seq2seq(ggml)
+    assert is_speech(ggml)
+    assert not is_speech(tiny_folder(tmp_path, "bart"))
     assert (opened.generation.start_token, opened.generation.eos_ids) == (END + 1, (END,))
     shapes = seq2seq_shapes(opened.config)
     assert {name: opened.weights[name].shape for name in shapes} == shapes

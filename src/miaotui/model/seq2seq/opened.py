@@ -57,6 +57,18 @@ def is_seq2seq(path: str | Path) -> bool:
     return config.is_file() and is_seq2seq_type(read_object(config).get("model_type"))
 
 
+def is_speech(path: str | Path) -> bool:
+    """Return whether the model at ``path`` recognises speech; its weights are not looked at.
+
+    Raises `ModelFormatError` for a ``config.json`` that cannot be read.
+    """
+    folder = Path(path)
+    if is_whisper_ggml(folder) or is_ctranslate2(folder / FILE_NAME, "WhisperSpec"):
+        return True
+    config = folder / CONFIG
+    return config.is_file() and read_object(config).get("model_type") == "whisper"
+
+
 def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
     """Open a folder of ``config.json`` and safetensors, CTranslate2's with ``model.bin``, or a file of whisper.cpp's.
 

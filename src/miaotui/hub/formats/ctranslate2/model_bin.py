@@ -116,15 +116,18 @@ def parse_ctranslate2(buffer: mmap.mmap | bytes, label: str) -> Ctranslate2File:
     return _Cursor(buffer, label).file()
 
 
-def is_ctranslate2(path: Path) -> bool:
-    """Return whether ``path`` begins as a ``model.bin`` does; False for one that cannot be read."""
+def is_ctranslate2(path: Path, *specs: str) -> bool:
+    """Return whether ``path`` begins as a ``model.bin`` does, of one of ``specs`` if any are given.
+
+    False for a file that cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError:
         return False
     version = int.from_bytes(head[:4], "little")
-    return 1 <= version <= 64 and head[6:].startswith(tuple(name.encode() for name in _KNOWN_NAMES))
+    return 1 <= version <= 64 and head[6:].startswith(tuple(name.encode() for name in specs or _KNOWN_NAMES))
 
 
 def read_vocabulary_list(folder: Path, side: str) -> dict[str, int]:
