@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ctranslate2_files import _as, _scalars, model_bin
+from ggml_files import ggml_file
 from miaotui.errors import ModelError, ModelFormatError, UnsupportedModelError
-from miaotui.hub.formats.whisper.ggml import SIZES, parse_whisper_ggml
+from miaotui.hub.formats.whisper.ggml import parse_whisper_ggml
 from miaotui.model.seq2seq.names import CONVOLUTIONS, seq2seq_shapes
 from miaotui.model.seq2seq.opened import OpenedSeq2Seq, is_seq2seq, is_speech, open_seq2seq
 from miaotui.model.seq2seq.reading.from_ctranslate2 import HEAD, _sources
@@ -104,19 +103,6 @@ def text_tokens() -> list[bytes]:
     ordered = [letters[letter] for letter in byte_alphabet()]
     merged = [merge.replace(" ", "").replace("Ġ", " ").encode() for merge in MERGES]
     return [*ordered, *merged, *(f"<filler {place}>".encode() for place in range(END - 256 - len(MERGES)))]
-
-
-def ggml_file(sizes: Mapping[str, int], tokens: list[bytes], tensors: Mapping[str, Array]) -> bytes:
-    """The bytes of a file; matrices are float16."""
-    content = b"lmgg" + struct.pack(f"<{len(SIZES)}i", *(sizes[name] for name in SIZES))
-    content += struct.pack("<2i", 2, 3) + np.zeros(6, np.float32).tobytes() + struct.pack("<i", len(tokens))
-    content += b"".join(struct.pack("<i", len(token)) + token for token in tokens)
-    for name, values in tensors.items():
-        half = values.ndim > 1 and not name.endswith("bias")
-        content += struct.pack("<3i", values.ndim, len(name), int(half))
-        content += struct.pack(f"<{values.ndim}i", *reversed(values.shape)) + name.encode()
-        content += values.astype(np.float16 if half else np.float32).tobytes()
-    return content
 
 
 @pytest.fixture(scope="module")
