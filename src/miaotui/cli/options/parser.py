@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
+from miaotui.cli.options.bench import bench_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
@@ -332,5 +333,8 @@ COMMANDS = (
         "tasks",
     ),
     Command("eval", "measure how well and how fast a task runs", "TASK FILE", range(2, 3), eval_options, "tasks"),
+    Command(
+        "bench", "measure speeds, of a model here or of a server", "[ACTION] [...]", range(4), bench_options, "bench"
+    ),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )
