@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaotui.bench.html.charts import EMPTY, ChartAxis, ChartSeries, chart, time_line
@@ -53,6 +53,7 @@ def requests() -> list[RequestOutcome]:
     return found
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(numbers, numbers), max_size=8), st.booleans(), st.booleans(), st.text(max_size=8))
 def test_charts_are_sound_whatever_the_values(
     points: list[tuple[float, float]], log_x: bool, log_y: bool, name: str

@@ -144,7 +144,7 @@ def read_base(path: Path) -> QualityBase | None:
         with np.load(path, allow_pickle=False) as arrays:
             tokens, ids, logprobs = (arrays[name] for name in ("tokens", "ids", "logprobs"))
             return QualityBase(tuple(map(int, tokens)), ids.astype(np.int64), logprobs.astype(np.float32))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, RequestError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, RequestError):
         return None
 
 

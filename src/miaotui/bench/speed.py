@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from miaotui.bench.load.prompts import WORDS
+from miaotui.errors import RequestError
 from miaotui.kernels.platform.measure import int8_rate, read_bandwidth
 from miaotui.llm import LLM
 from miaotui.model.config import ModelConfig
@@ -151,7 +152,11 @@ class SpeedBench:
         times, done = self._answer(llm, prompts, self._plan.answer_tokens)
         bandwidth = (before + read_bandwidth(self._stats.threads)) / 2
         self._bandwidths.append(bandwidth)
-        rate, per_pass = decode_rate(times), sum(each.timing.tokens_per_pass for each in done) / len(done)
+        rate = decode_rate(times)
+        if not rate:
+            short = f"{self._plan.answer_tokens} tokens are too few for {series.streams} streams to be decoded together"
+            raise RequestError(f"{short}: give more --answer-tokens")
+        per_pass = sum(each.timing.tokens_per_pass for each in done) / len(done)
         series.rates.append(rate)
         series.first_ms.append(1e3 * median(moments[0] for moments in times))
         series.tokens_per_pass.append(per_pass)

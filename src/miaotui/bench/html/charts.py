@@ -14,6 +14,7 @@ from html import escape
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 48
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
+LARGEST = 1e15  # values beyond have no place in a chart
 EMPTY = '<p class="empty">no values</p>'
 
 Points = Sequence[tuple[float, float]]
@@ -49,8 +50,8 @@ class _Scale:
             low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
             high = high if high > low else low * 10
         else:
-            low = min(low, 0.0) if axis.from_zero else low
-            high = high if high > low else low + 1.0
+            low, high = (min(low, 0.0), max(high, 0.0)) if axis.from_zero else (low, high)
+            high = high if high > low else low + max(1.0, abs(low) / 1000)
         self.low, self.high = low, high
 
     def __call__(self, value: float) -> float:
@@ -95,8 +96,13 @@ def _drawable(series: ChartSeries, x_axis: ChartAxis, y_axis: ChartAxis) -> list
     return [
         ((x, y), mark)
         for (x, y), mark in zip(series.points, marks, strict=False)
-        if math.isfinite(x) and math.isfinite(y) and (x > 0 or not x_axis.log) and (y > 0 or not y_axis.log)
+        if _fits(x, x_axis) and _fits(y, y_axis)
     ]
+
+
+def _fits(value: float, axis: ChartAxis) -> bool:
+    """Return whether a value has a place on an axis; NaN has none."""
+    return abs(value) < LARGEST and (value > 1 / LARGEST or not axis.log)
 
 
 def _grid(x: _Scale, y: _Scale) -> Iterator[str]:

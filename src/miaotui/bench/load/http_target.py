@@ -120,7 +120,7 @@ class HttpTarget:
 
 
 class _StreamState:
-    """What a stream has brought so far."""
+    """Reading of one stream, from its events."""
 
     def __init__(self, outcome: RequestOutcome) -> None:
         self._outcome, self._has_finished = outcome, False

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from miaotui.retrieval.document import Hit
+from miaotui.retrieval.index.schema import TITLE_TIMES, row_of
 from miaotui.retrieval.index.statistics import Statistics
 from miaotui.retrieval.query.compiler import Ranked, leaves
 from miaotui.retrieval.query.parser import Words
@@ -49,10 +50,11 @@ def term_scores(hit: Hit, whole: Statistics) -> dict[str, float]:
     out.
     """
     ranked: Ranked = hit.ranked
+    row = row_of(hit.passage, ranked.analyzer)
     counts = {
-        "title": Counter(ranked.analyzer.terms(hit.title)),
-        "body": Counter(ranked.analyzer.terms(hit.body)),
-        "phrase": Counter(ranked.analyzer.words(hit.body)),
+        "title": Counter(row.title),
+        "body": Counter([*row.title * TITLE_TIMES, *row.body]),
+        "phrase": Counter([*row.phrase[0], *row.phrase[1]]),
     }
     found: dict[str, float] = {}
     for (name, term), weight in _weighted(ranked):
