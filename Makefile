@@ -103,7 +103,7 @@ figures: $(VENV)/.ready ## write docs/figures.md from the JSON lines of benchmar
 	@$(BIN)/python docs/make_figures.py
 
 site: $(VENV)/.ready-docs ## build the documentation as a site into build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 screenshots: $(VENV)/.ready-test ## take the pictures of the console for README and docs/ (needs Chromium and Pillow)
 	$(BIN)/python docs/make_pictures.py

@@ -34,6 +34,7 @@ from miaotui.errors import RequestError
 FAILED = 1
 WARM_UP = 1_000_000_000  # number of the first prompt that is not counted
 OFFLINE_REQUESTS = 64
+LEAST_REQUESTS = 8  # of each rate of a sweep, about
 LIGHT = 0.25  # of one stream's answers per second: where a sweep begins
 QUALITY_OF_SERVER = "quality not measured: a server does not show its weights; run miaotui bench MODEL beside it"
 
@@ -67,16 +68,20 @@ class _Run:
             for rate in chosen.rate:
                 await self.open(rate)
         else:
-            await sweep(self.open, await self._light_rate(), lambda _: None)
+            await sweep(self.level, await self._light_rate(), lambda _: None)
         self._judge()
 
-    async def open(self, rate_per_s: float) -> LoadSummary:
+    async def open(self, rate_per_s: float, duration_s: float | None = None) -> LoadSummary:
         """Play one open load."""
-        chosen = self.chosen
-        times = self.arrivals.times_s(rate_per_s, chosen.duration, chosen.seed)
+        lasts_s = duration_s or self.chosen.duration
+        times = self.arrivals.times_s(rate_per_s, lasts_s, self.chosen.seed)
         planned = planned_at(times, self.plan, self._take(len(times)), self.arrivals.trace)
         outcomes = await play_open(self.target, planned)
-        return self._keep(f"{rate_per_s:.3g}/s", outcomes, chosen.duration, rate_per_s)
+        return self._keep(f"{rate_per_s:.3g}/s", outcomes, lasts_s, rate_per_s)
+
+    async def level(self, rate_per_s: float) -> LoadSummary:
+        """Play one rate of a sweep, for so long that several requests come."""
+        return await self.open(rate_per_s, max(self.chosen.duration, LEAST_REQUESTS / rate_per_s))
 
     async def closed(self, streams: int) -> None:
         """Play one closed load."""
