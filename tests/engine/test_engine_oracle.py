@@ -94,7 +94,7 @@ def assert_layers_agree(config: ModelConfig, weights: PackedModel, kv: KvKind = 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_layer_equals_the_oracles(variant: str, tmp_path: Path) -> None:
-    share = 0.25 if variant in ("granite", "granitemoe", "minicpm") else 0.5  # their large streams tip more roundings
+    share = 0.25 if variant in ("granite", "granitemoe", "minicpm", "minicpm3") else 0.5  # their large streams tip more roundings
     assert_layers_agree(*packed_variant(variant, tmp_path, Format.Q8), share=share)
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from miaotui.kernels.linear.dots import splat_inputs, splat_pair
-from miaotui.kernels.linear.formats import SUPER_GROUPS, TILE_ROWS, Format
+from miaotui.kernels.linear.formats import GROUP, LINE, SUPER_GROUPS, TILE_ROWS, Format
 from miaotui.kernels.linear.tile_loads import Tile, TileGroup, is_signed, most_weight, table_offset
 from miaotui.kernels.platform.cpu import Isa
 from miaotui.kernels.runtime.memory import READ_ONCE
 from miaotui.kernels.runtime.ops import HEADER_BYTES
-from miaotui.kernels.runtime.simd import F32, I32, I64, Emitter, Value
+from miaotui.kernels.runtime.simd import F32, I8X, I16, I32, I64, Emitter, Value, stack_floats
 
 # How far ahead of its use a line is asked for: what a core reads within the time that memory takes to answer.
 # On Zen 5 with 90 GB/s for two cores 8 KiB make a pass of one row 9% shorter than 4 KiB; less or more is slower.
@@ -36,7 +36,7 @@ class Tiling:
 
     def lanes(self, rows: int, form: Format) -> int:
         """Return how many outputs of a tile are summed together. Sums of floats are all that their loop holds."""
-        return TILE_ROWS // 2 if self.halved and rows > 1 and form is not Format.F32 else TILE_ROWS
+        return TILE_ROWS // 2 if self.halved and rows > 1 and not form.is_float else TILE_ROWS
 
 
 # Side by side there are more chains of dot products in flight; but few rows wait for memory, which
@@ -228,6 +228,34 @@ def _float_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
     return e.loop(operands.groups * 32, [e.const(kind, 0.0)] * operands.rows, step)
 
 
+def _bf16_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
+    """Sum bfloat16 weights times inputs, which are integers times their scale: one multiply-add for each, ascending.
+
+    For each input and 16 outputs: a load, a widening, a shift; for each row a broadcast and a multiply-add.
+    """
+    kind, stored = ir.VectorType(F32, tile.lanes), ir.VectorType(I16, tile.lanes)
+    inputs = [stack_floats(e, GROUP) for _ in range(operands.rows)]
+
+    def group(number: Value, totals: list[Value]) -> list[Value]:
+        codes = tile.address + number * tile.form.record_bytes
+        for line in range(0, tile.form.record_bytes, LINE):
+            e.prefetch(codes + (line + PREFETCH_BYTES), once=tile.once)
+        for row, buffer in enumerate(inputs):
+            scale = e.splat(e.load(operands.header(row, number), F32))
+            for half in range(2):
+                integers = e.load(operands.inputs(row) + number * GROUP + 16 * half, I8X)
+                e.store(e.to_float(e.widen(integers, I32)) * scale, buffer + 64 * half, 4)
+
+        def step(k: Value, carried: list[Value]) -> list[Value]:
+            upper = e.load(codes + k * (2 * TILE_ROWS) + 2 * tile.first, stored, 2 * tile.lanes)
+            weights = e.bits(e.widen_unsigned(upper, I32) << 16, kind)
+            return [e.fma(e.load_splat(at + k * 4, F32), weights, carried[i]) for i, at in enumerate(inputs)]
+
+        return e.loop(e.const(I64, GROUP), totals, step)
+
+    return e.loop(operands.groups, [e.const(kind, 0.0)] * operands.rows, group)
+
+
 def emit_unit(
     form: Format, rows: int, tiling: Tiling = Tiling(block=8, most=8), once: bool = READ_ONCE, wide: bool = False
 ) -> Callable[..., None]:
@@ -239,7 +267,7 @@ def emit_unit(
     stride, the headers and their stride, the outputs (float32) and their stride.
     """
     lanes = tiling.lanes(rows, form)
-    paired = rows in tiling.paired and form is not Format.F32
+    paired = rows in tiling.paired and not form.is_float
 
     def unit(
         e: Emitter,
@@ -261,6 +289,8 @@ def emit_unit(
                 tiles = [Tile(e, form, addresses[i], lanes, first, once) for i in pair]
                 if form is Format.F32:
                     sums = _float_sums(e, tiles[0], operands)
+                elif form is Format.BF16:
+                    sums = _bf16_sums(e, tiles[0], operands)
                 else:
                     ahead = stride * 2 if paired else PREFETCH_BYTES  # the next unit, or this stream
                     sums = _Sums(e, tiles, operands, ahead if first == 0 else None).all()
