@@ -45,18 +45,14 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
         first = np.arange(0, shape[0] // len(inside)) * layout.dim + start
         return rows[(first[:, None] + inside).reshape(-1)]
 
-    if part.endswith("_bias") and part[0] in starts and part[1] == "_":
-        return heads(weights.vector(prefix + "qkv_bias"))
     if len(shape) == 1:
-        return _vector(weights, prefix, part)[: shape[0]]
-    if part in starts and prefix + "qkv" in weights:
-        return heads(matrix_values(weights.matrix(prefix + "qkv")))
-    if config.latent is not None and part in starts:
-        return heads(matrix_values(weights.matrix(prefix + ("q" if part == "q" else "kv"))))
+        of_heads = part.endswith("_bias") and part[0] in starts and part[1] == "_"
+        return heads(weights.vector(prefix + "qkv_bias")) if of_heads else _vector(weights, prefix, part)[: shape[0]]
+    joined = "qkv" if config.latent is None else "q" if part == "q" else "kv"
+    if part in starts and prefix + joined in weights:
+        return heads(matrix_values(weights.matrix(prefix + joined)))
     if config.latent is not None and part in SMALL_PARTS:
-        widths = dict(zip(SMALL_PARTS, (config.latent.query_rank, config.latent.rank, config.rope.dim), strict=True))
-        start = sum(width for other, width in widths.items() if SMALL_PARTS.index(other) < SMALL_PARTS.index(part))
-        return matrix_values(weights.matrix(prefix + "latent"))[start : start + shape[0]]
+        return _small(weights.matrix(prefix + "latent"), config, part)
     kind, _, side = part.rpartition("_")
     if side in ("gate", "up") and config.gated:
         kind += "_" if kind else ""
@@ -65,6 +61,14 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
     if part == "shared_router":  # a unit of its own, behind the router's
         return matrix_values(weights.matrix(prefix + "router"))[-32:][: shape[0]]
     return matrix_values(weights.matrix(name))[: shape[0]]
+
+
+def _small(matrix: Matrix, config: ModelConfig, part: str) -> Array:
+    """The rows of one of the products to small vectors."""
+    assert config.latent is not None
+    widths = dict(zip(SMALL_PARTS, (config.latent.query_rank, config.latent.rank, config.rope.dim), strict=True))
+    first = sum(widths[each] for each in SMALL_PARTS[: SMALL_PARTS.index(part)])
+    return matrix_values(matrix)[first : first + widths[part]]
 
 
 def _vector(weights: PackedModel, prefix: str, part: str) -> Array:

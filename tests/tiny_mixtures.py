@@ -221,8 +221,8 @@ def gguf_expert_metadata(config: ModelConfig) -> dict[str, Any]:
         metadata |= _layer_rule(experts.layers)
     if experts.scale != 1:
         metadata["expert_weights_scale"] = experts.scale
-    if experts.groups.count > 1:
-        metadata |= {"expert_group_count": experts.groups.count, "expert_group_used_count": experts.groups.kept}
+    if experts.groups.number > 1:
+        metadata |= {"expert_group_count": experts.groups.number, "expert_group_used_count": experts.groups.kept}
     if experts.scores == "sigmoid":
         metadata |= {"expert_gating_func": 2, "expert_weights_norm": experts.normalized}
     return metadata

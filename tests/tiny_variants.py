@@ -140,10 +140,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exaone4": {"model_type": "exaone4", "num_hidden_layers": 4, "sliding_window": 8},
     "exaone4-full": {"model_type": "exaone4", "sliding_window": None},
     "seed_oss": {"model_type": "seed_oss", "attention_bias": True},
-    "hunyuan": {
-        "model_type": "hunyuan_v1_dense",
-        "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0},
-    },
+    "hunyuan": {"model_type": "hunyuan_v1_dense", "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0}},
     "youtu": {"model_type": "youtu", "tie_word_embeddings": True, **TINY_LATENT},
     "minicpm3": {
         "model_type": "minicpm3",

@@ -94,7 +94,9 @@ def assert_layers_agree(config: ModelConfig, weights: PackedModel, kv: KvKind = 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_layer_equals_the_oracles(variant: str, tmp_path: Path) -> None:
-    share = 0.25 if variant in ("granite", "granitemoe", "minicpm", "minicpm3") else 0.5  # their large streams tip more roundings
+    share = (
+        0.25 if variant in ("granite", "granitemoe", "minicpm", "minicpm3") else 0.5
+    )  # their large streams tip more roundings
     assert_layers_agree(*packed_variant(variant, tmp_path, Format.Q8), share=share)
 
 
@@ -109,8 +111,8 @@ def test_each_layer_in_four_bits(form: Format, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [Format.Q5_0, Format.Q6])
-def test_each_layer_in_five_and_six_bits(form: Format, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [Format.Q5_0, Format.Q6, Format.BF16])
+def test_each_layer_in_formats_that_are_asked_for(form: Format, tmp_path: Path) -> None:
     assert_layers_agree(*packed_variant("llama-tied", tmp_path, form))
 
 

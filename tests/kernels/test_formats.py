@@ -21,7 +21,7 @@ from miaotui.kernels.linear.formats import (
 from miaotui.kernels.linear.packed_blocks import Blocks, pack, quantize, unpack, values
 
 FORMATS = st.sampled_from(list(Format))
-ROUNDABLE = [Format.Q4, Format.Q4M, Format.Q5_0, Format.Q6, Format.Q8, Format.F32]
+ROUNDABLE = [Format.Q4, Format.Q4M, Format.Q5_0, Format.Q6, Format.Q8, Format.F32, Format.BF16]
 ROUNDED = st.sampled_from(ROUNDABLE)
 ROWS, GROUPS = st.integers(1, 70), st.integers(1, 7)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from miaotui.backends.build_seq2seq import Seq2SeqOptions
 from miaotui.backends.options import EncoderOptions, EngineOptions
+from miaotui.cli.advice.memory import memory_note
 from miaotui.cli.options.parser import parse
 from miaotui.cli.options.serve import option_names
 from miaotui.cli.output import messages
@@ -93,7 +94,12 @@ def opening(url: str, models: Mapping[str, ServedModel], others: Iterable[str], 
     shown = "YOUR-KEY" if options.api_key_file else "none"
     fields_ = {"url": url, "model": names[0], "key": shown, "promise": promise}
     header = '\n  -H "Authorization: Bearer YOUR-KEY" \\' if options.api_key_file else ""
-    lines = [messages.SERVING(models=", ".join(served), **fields_), messages.HOW_TO_CALL(header=header, **fields_)]
+    notes = [memory_note(name, model.loop.engine.backend.stats().weight_bytes) for name, model in models.items()]
+    lines = [
+        *filter(None, notes),
+        messages.SERVING(models=", ".join(served), **fields_),
+        messages.HOW_TO_CALL(header=header, **fields_),
+    ]
     return "\n".join(lines)
 
 

@@ -30,9 +30,12 @@ Scores = Literal["softmax", "sigmoid"]
 class ExpertGroups(NamedTuple):
     """Groups of experts that follow each other: a row chooses some groups, then experts of these alone."""
 
-    count: int = 1
+    number: int = 1
     kept: int = 1  # groups that a row chooses: those of the highest ranks
     best: int = 1  # a group's rank is the sum of so many of its highest scores, 1 or 2
+
+
+NO_GROUPS = ExpertGroups()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class ExpertsConfig:
     normalized: bool = True  # the chosen experts' scores are divided by their sum
     scale: float = 1.0  # of all weights, after that
     biased: bool = False  # a bias is added to the scores, for the choice only
-    groups: ExpertGroups = ExpertGroups()
+    groups: ExpertGroups = NO_GROUPS
     shared_size: int = 0  # width of an expert that all rows use besides; 0: none
     shared_gate: bool = False  # its result is multiplied by a sigmoid of the row
     router_bias: bool = False  # the router's product has a bias
@@ -72,11 +75,11 @@ class ExpertsConfig:
 
     def _check_groups(self) -> None:
         groups = self.groups
-        require_count("number of expert groups", groups.count, min(self.count, MAX_GROUPS))
-        require_count("number of chosen groups", groups.kept, groups.count)
+        require_count("number of expert groups", groups.number, min(self.count, MAX_GROUPS))
+        require_count("number of chosen groups", groups.kept, groups.number)
         even = f"a divisor of the {self.count} experts"
-        require(self.count % groups.count == 0, "number of expert groups", even, groups.count)
-        size = self.count // groups.count
+        require(self.count % groups.number == 0, "number of expert groups", even, groups.number)
+        size = self.count // groups.number
         enough = f"enough to choose {self.chosen} experts from"
         require(groups.kept * size >= self.chosen, "number of chosen groups", enough, groups.kept)
         require(1 <= groups.best <= min(2, size), "scores that rank a group", "1 or 2", groups.best)
@@ -89,7 +92,7 @@ def route(logits: Array, experts: ExpertsConfig, bias: Array | None = None) -> t
     """
     scores = _scores(logits, experts.scores)
     ranked = scores if bias is None else scores + bias
-    if experts.groups.count > 1:
+    if experts.groups.number > 1:
         ranked = np.where(_in_kept_groups(ranked, experts), ranked, np.float32(-np.inf))
     numbers = np.sort(np.argsort(-ranked, axis=1, kind="stable")[:, : experts.chosen], axis=1)
     weights = np.take_along_axis(scores, numbers, axis=1)
@@ -101,10 +104,10 @@ def route(logits: Array, experts: ExpertsConfig, bias: Array | None = None) -> t
 def _in_kept_groups(ranked: Array, experts: ExpertsConfig) -> NDArray[np.bool_]:
     """Return which experts lie in the groups that each row chooses, ``[n, count]``."""
     rows, groups = len(ranked), experts.groups
-    size = experts.count // groups.count
-    best = np.sort(ranked.reshape(rows, groups.count, size), axis=2)[..., -groups.best :].sum(axis=2)
+    size = experts.count // groups.number
+    best = np.sort(ranked.reshape(rows, groups.number, size), axis=2)[..., -groups.best :].sum(axis=2)
     chosen = np.argsort(-best, axis=1, kind="stable")[:, : groups.kept]
-    kept = np.zeros((rows, groups.count), np.bool_)
+    kept = np.zeros((rows, groups.number), np.bool_)
     np.put_along_axis(kept, chosen, True, axis=1)
     return np.repeat(kept, size, axis=1)
 

@@ -60,7 +60,7 @@ class MixtureParts(NamedTuple):
             ex.SCALE: float_field(experts.scale),
             ex.IS_SIGMOID: int(experts.scores == "sigmoid"),
             ex.IS_NORMALIZED: int(experts.normalized),
-            ex.EXPERT_GROUPS: experts.groups.count,
+            ex.EXPERT_GROUPS: experts.groups.number,
             ex.KEPT_GROUPS: experts.groups.kept,
             ex.GROUP_BEST: experts.groups.best,
             ex.PICKS: _address(space.picks),

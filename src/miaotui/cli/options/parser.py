@@ -246,8 +246,8 @@ def _answer_options(parser: _Parser) -> None:
 def _model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--format",
-        choices=("q4", "q5", "q6", "q8"),
-        metavar="q4|q5|q6|q8",
+        choices=("q4", "q5", "q6", "q8", "bf16"),
+        metavar="q4|q5|q6|q8|bf16",
         help="bits per weight of a model that is not quantized yet (default: q8)",
     )
     group.add_argument(

@@ -102,7 +102,7 @@ def _limits(group: argparse._ArgumentGroup) -> None:
 def _model(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     about = "bits per weight of models that are not quantized yet (default: q8)"
-    add("--format", choices=("q4", "q5", "q6", "q8"), metavar="q4|q5|q6|q8", help=about)
+    add("--format", choices=("q4", "q5", "q6", "q8", "bf16"), metavar="q4|q5|q6|q8|bf16", help=about)
     about = "how keys and values are kept (default: f16)"
     add("--kv", choices=("f16", "int8"), metavar="f16|int8", help=about)
     add("--threads", type=whole(1), metavar="N", help="default: one per usable physical core")

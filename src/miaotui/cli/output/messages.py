@@ -304,6 +304,13 @@ NOTHING_STORED = CliMessage(
 YES = CliMessage("yes", "是")
 NO = CliMessage("no", "否")
 
+LARGER_THAN_MEMORY = CliMessage(
+    "note: the weights of {name} take {weights}, more than the {memory} of memory here: they are read from the disk "
+    "again for each token, which is slow. A smaller model or --format q4 may fit.",
+    "注意：{name} 的权重有 {weights}，超过此处 {memory} 的内存：每个词元都要重新从磁盘读取，因此很慢。"
+    "换更小的模型，或用 --format q4，也许放得下。",
+)
+
 # ---- doctor --------------------------------------------------------------------------------------
 
 PROCESSOR = CliMessage("Processor", "处理器")
@@ -328,7 +335,7 @@ IN_ONE_SECOND = CliMessage("Tokens in 1 s", "1 秒内词元")
 DOCTOR_NOTE = CliMessage(
     "At the limit: weights read once per token at the measured bandwidth. In 1 s: tokens after a "
     "prompt of {prompt}, at the measured rates. Fits: weights, {context} tokens of context and "
-    "{overhead} beside them.",
+    "{overhead} beside them. What does not fit runs from the disk, far below the limit.",
     "上限：按测得的带宽，每个词元读一遍权重。1 秒内：{prompt} 词元的提示之后、按测得的速率。"
-    "放得下：权重、{context} 词元的上下文，另加 {overhead}。",
+    "放得下：权重、{context} 词元的上下文，另加 {overhead}。放不下的模型从磁盘运行，远低于上限。",
 )
