@@ -3,6 +3,26 @@
 Processors differ only in how much fits in their registers. `Tiling` says how many rows are computed together, whether
 the two tiles go side by side, and whether a tile is split in halves. The choice never changes a result: each output
 is its own lane, summed over groups in ascending order.
+
+Instructions of the inner loop for 512 weights (32 inputs of 16 outputs), as ``benchmarks/inner_loops.py`` counts them:
+of one row, and of a block of six rows, of which so many multiply weights: 96 with AVX2, 48 with AVX-512 VNNI.
+
+             AVX2             AVX-512 VNNI                     AVX2             AVX-512 VNNI
+    format   one row  block   one row  block   bytes  format   one row  block   one row  block   bytes
+    q4       108      521     52       141     288    q3_k     166      557     74       227     228
+    q4m       98      435     43       140     320    q4_k     116      442     55       148     296
+    q8       134      644     47       136     544    q5_k     161      515     65       168     360
+    q5_0     158      605     68       161     352    q6_k     167      570     73       225     420
+    q5_1     149      511     60       158     384    iq4_xs   165      666     65       185     276
+    q6       163      641     69       163     416    iq1      134      529     71       216     292
+    iq4_nl   163      707     60       149     288    iq2      145      609     69       214     292
+    mxfp4    136      587     65       157     272    iq3_s    131      525     70       216     292
+    q2_k     119      514     54       209     168    tq2      105      480     50       175     148
+
+A core that issues four vector instructions a cycle spends 25 to 42 cycles on such a group of one row; memory that gives
+a core 4 bytes a cycle takes 37 (tq2) to 136 (q8): one row waits for memory. A block spends 109 to 177 cycles with AVX2,
+where its multiplications alone need 48, two a cycle: a prompt is bound by what surrounds them, the loads of inputs and
+weights and the joining of codes and scales. That is what a format of more planes costs: q6_k needs 128 more than q4_k.
 """
 
 from __future__ import annotations
