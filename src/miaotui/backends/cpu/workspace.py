@@ -168,7 +168,7 @@ class KvPages:
         return int(self._data.ctypes.data) + layer * self._layer_bytes
 
     def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, dim]``; of f16 pages."""
+        """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, head_dim]``; of f16 pages."""
         assert self.kind == "f16", "scaled integers are read by kernels alone"
         whole = self._data[: self.n_pages * self.page_bytes].view(np.float16)
         dim = self._layout.dim
@@ -180,6 +180,8 @@ class KvPages:
         if not self._layout.is_plain:
             places = self._layout.keys(layer), self._layout.values
             both = [each[..., _in_order(at)] for each, at in zip(both, places, strict=True)]
+            missing = both[0].shape[-1] - both[1].shape[-1]  # of latent attention, whose values are narrower
+            both[1] = np.pad(both[1], [(0, 0), (0, 0), (0, missing)])
         return np.ascontiguousarray(np.stack(both, 1))
 
     @staticmethod
