@@ -168,7 +168,7 @@ class KvPages:
         return int(self._data.ctypes.data) + layer * self._layer_bytes
 
     def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, head_dim]``; of f16 pages."""
+        """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, head_dim]``; of f16."""
         assert self.kind == "f16", "scaled integers are read by kernels alone"
         whole = self._data[: self.n_pages * self.page_bytes].view(np.float16)
         dim = self._layout.dim
