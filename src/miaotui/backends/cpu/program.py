@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu.adapter_parts import AdapterParts
 from miaotui.backends.cpu.adapters import AdapterSpace, operation_of
-from miaotui.backends.cpu.attention import AttentionParts
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
-from miaotui.backends.cpu.latent import LatentParts
-from miaotui.backends.cpu.mixture import MixtureParts
+from miaotui.backends.cpu.layers.attention import AttentionParts
+from miaotui.backends.cpu.layers.latent import LatentParts
+from miaotui.backends.cpu.layers.mixture import MixtureParts
 from miaotui.backends.cpu.operations import OperationTable, quantized_fields
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 from miaotui.kernels.attention import fields as att

@@ -79,10 +79,6 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     n_heads = _same_in_all_layers(fields, "attention.head_count")
     latent = latent_from_gguf(fields) if architecture.latent else None
     head_dim = latent.head_dim if latent else _head_dim(fields, hidden_size, n_heads)
-    if n_layers in architecture.refused_layers:
-        raise UnsupportedModelError(
-            f"the model has {architecture.refused_layers[n_layers]}, which is not supported: choose another model"
-        )
     rope = replace(read_rope(fields, head_dim, tensors), truncate=architecture.rounded_yarn)
     if latent and fields.get(YARN_LOG_MULTIPLIER):  # scores grow instead of cosines and sines
         rope = replace(rope, attention_factor=1.0)
@@ -217,6 +213,9 @@ def _refuse_features(fields: Fields, architecture: Architecture) -> None:
         raise UnsupportedModelError(
             "the model is an encoder (attention.causal is false), not a language model: choose another model"
         )
+    wrong = architecture.refused_layers.get(fields.size("block_count", MAX_LAYERS))
+    if wrong is not None:
+        raise UnsupportedModelError(f"the model has {wrong}, which is not supported: choose another model")
 
 
 def _vocab_size(tensors: Mapping[str, StoredTensor]) -> int:

@@ -17,7 +17,6 @@ from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.fields import Fields
-from miaotui.model.reading.fused_experts import split_experts
 from miaotui.model.reading.latent import latent_from_hf, latent_sources
 from miaotui.model.reading.mixtures import expert_sources, experts_from_hf
 from miaotui.model.reading.multipliers import multipliers_from_hf
@@ -32,6 +31,7 @@ from miaotui.model.reading.sources import (
     grouped_qkv,
     in_half_split_order,
 )
+from miaotui.model.reading.stored.fused_experts import split_experts
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "config.json"

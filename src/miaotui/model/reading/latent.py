@@ -21,8 +21,8 @@ from miaotui.model.config import MAX_WIDTH, LatentConfig, ModelConfig
 from miaotui.model.latent import MAX_RANK
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
-from miaotui.model.reading.fused_experts import LazyTensor
 from miaotui.model.reading.sources import TensorSource
+from miaotui.model.reading.stored.fused_experts import LazyTensor
 from miaotui.model.rope import MAX_HEAD_DIM
 
 YARN_LOG_MULTIPLIER = "rope.scaling.yarn_log_multiplier"

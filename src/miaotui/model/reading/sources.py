@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.config import ModelConfig
-from miaotui.model.reading.stacked import StackedTensor
+from miaotui.model.reading.stored.stacked import StackedTensor
 
 Shape = tuple[int, ...]
 
