@@ -19,7 +19,13 @@ from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_gguf_name
 from miaotui.model.reading.fields import Fields
-from miaotui.model.reading.latent import YARN_LOG_MULTIPLIER, latent_from_gguf, latent_sources, with_keys_turned_back
+from miaotui.model.reading.latent import (
+    YARN_LOG_MULTIPLIER,
+    LatentShape,
+    latent_from_gguf,
+    latent_sources,
+    with_keys_turned_back,
+)
 from miaotui.model.reading.mixtures import expert_sources, experts_from_gguf
 from miaotui.model.reading.multipliers import GGUF_KEYS, multipliers_from_gguf
 from miaotui.model.reading.names import tensor_shapes
@@ -105,8 +111,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         local_rope=read_local_rope(fields, architecture, head_dim),
         windows=windows,
         rope_layers=rope_in_windows(windows) if architecture.nope_global else rope_layers,
-        attention_scale=_attention_scale(fields, architecture, n_layers, head_dim)
-        * (latent.score_factor if latent else 1.0),
+        attention_scale=_attention_scale(fields, architecture, n_layers, head_dim, latent),
         attention_softcap=_softcap(fields, architecture, "attn_logit_softcapping"),
         logit_softcap=_softcap(fields, architecture, "final_logit_softcapping"),
         embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
@@ -270,9 +275,12 @@ def _windows(fields: Fields, architecture: Architecture, rope_layers: tuple[bool
     return layer_windows(rule, window, rope_layers)
 
 
-def _attention_scale(fields: Fields, architecture: Architecture, n_layers: int, head_dim: int) -> float:
+def _attention_scale(
+    fields: Fields, architecture: Architecture, n_layers: int, head_dim: int, latent: LatentShape | None
+) -> float:
     declared = fields.number("attention.scale", 0.0)
-    return declared or 1 / math.sqrt(architecture.query_scalars.get(n_layers, head_dim))
+    usual = 1 / math.sqrt(architecture.query_scalars.get(n_layers, head_dim))
+    return declared or usual * (latent.score_factor if latent else 1.0)
 
 
 def _softcap(fields: Fields, architecture: Architecture, key: str) -> float:
