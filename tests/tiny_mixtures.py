@@ -136,7 +136,7 @@ MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
         "n_group": 4,
         "topk_group": 2,
         "first_k_dense_replace": 1,
-        "routed_scaling_factor": 2.5,
+        "routed_scaling_factor": 1.0,
         "norm_topk_prob": True,
         **LATENT,
         "qk_nope_head_dim": 24,
