@@ -1,6 +1,7 @@
 """Speech recognition beside faster-whisper on the same weights: speed, tokens, word and character errors, silence.
 
-    python benchmarks/speech.py DATA [--peer PYTHON] [--parts clip,sentences,long,quiet] [--sentences N] [--cache FILE]
+    python benchmarks/speech.py DATA [--peer PYTHON] [--parts clip,sentences,long,quiet] [--sentences N]
+        [--languages en,zh] [--cache FILE]
 
 DATA holds ``speech/jfk.flac`` and ``ntrex-en-zh``, whose sentences espeak-ng speaks (drawn with seed 0). PYTHON has
 faster-whisper; it runs in a process of its own, at turns with ours, on as many threads. Both get samples, a language
@@ -88,8 +89,8 @@ def spoken(text: str, voice: str) -> Samples:
     return read_audio(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-def sentences(data: Path, count: int) -> list[tuple[str, str, str]]:
-    """Language, voice and text of sentences, English and Chinese in turn."""
+def sentences(data: Path, count: int, languages: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Language, voice and text of sentences, languages in turn."""
     names = {"en": "newstest2019-src.eng.txt", "zh": "newstest2019-ref.zho-CN.txt"}
     lines = {
         code: (data / "ntrex-en-zh" / name).read_text(encoding="utf-8").split("\n") for code, name in names.items()
@@ -97,9 +98,9 @@ def sentences(data: Path, count: int) -> list[tuple[str, str, str]]:
     places = random.Random(0).sample(range(1997), count)
     found = []
     for number, place in enumerate(places):
-        code = ("en", "zh")[number % 2]
+        code = languages[number % len(languages)]
         voices = VOICES[code]
-        found.append((code, voices[number // 2 % len(voices)], lines[code][place].strip()))
+        found.append((code, voices[number // len(languages) % len(voices)], lines[code][place].strip()))
     return found
 
 
@@ -147,12 +148,12 @@ def compare_speed(
 
 
 def compare_sentences(
-    model: miaotui.SpeechModel, peer: Peer | None, data: Path, count: int, cache: Path, limit_s: float
+    model: miaotui.SpeechModel, peer: Peer | None, chosen: Sequence[tuple[str, str, str]], cache: Path, limit_s: float
 ) -> dict[str, Any]:
     """Errors of both and agreement with float32, sentence by sentence, as far as the time goes."""
     kept: dict[str, Any] = json.loads(cache.read_text()) if cache.exists() else {}
     end_s = time.perf_counter() + limit_s
-    for code, voice, text in sentences(data, count):
+    for code, voice, text in chosen:
         key = f"{code} {voice} {text}"
         if key in kept or time.perf_counter() > end_s:
             continue
@@ -199,8 +200,8 @@ def errors(text: str, heard: str, code: str) -> float:
 def long_recording(data: Path) -> Samples:
     """English sentences one behind another, ten minutes."""
     parts, total = [], 0
-    for code, voice, text in sentences(data, 400):
-        if code == "en" and total < LONG_S * SAMPLE_RATE:
+    for _, voice, text in sentences(data, 400, ["en"]):
+        if total < LONG_S * SAMPLE_RATE:
             parts.append(spoken(text, voice))
             total += len(parts[-1])
     return np.concatenate(parts)[: LONG_S * SAMPLE_RATE]
@@ -231,6 +232,7 @@ def main() -> None:
     parser.add_argument("--model", default="whisper-base")
     parser.add_argument("--parts", default="clip,sentences,long,quiet")
     parser.add_argument("--sentences", type=int, default=200)
+    parser.add_argument("--languages", default="en,zh")
     parser.add_argument("--quiet-s", type=int, default=600, help="seconds of silence, of noise and of music")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--format", default="q8")
@@ -248,8 +250,9 @@ def main() -> None:
         if "long" in parts:
             result["long"] = compare_speed("long", model, peer, long_recording(args.data), 1)
         if "sentences" in parts:
+            chosen = sentences(args.data, args.sentences, args.languages.split(","))
             args.cache.parent.mkdir(parents=True, exist_ok=True)
-            result["sentences"] = compare_sentences(model, peer, args.data, args.sentences, args.cache, args.limit_s)
+            result["sentences"] = compare_sentences(model, peer, chosen, args.cache, args.limit_s)
         if "quiet" in parts:
             for name, samples in quiet_recordings(args.quiet_s).items():
                 found = Recording(samples).transcribe(model, TranscriptionOptions())

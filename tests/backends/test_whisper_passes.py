@@ -72,6 +72,7 @@ def scores_behind(backend: Seq2SeqBackend, frames: list[Floats], cuts: list[int]
 ONE_BY_ONE = list(range(1, len(TOKENS)))
 
 
+@pytest.mark.compare
 def test_logits_are_those_of_transformers(model: OpenedSeq2Seq) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -18,6 +18,7 @@ def sound(seconds: float) -> Samples:
     return made.astype(np.float32)
 
 
+@pytest.mark.compare
 @pytest.mark.parametrize("bins", [80, 128])
 def test_frames_are_those_of_transformers(bins: int) -> None:
     transformers = pytest.importorskip("transformers")

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Iterator[SpeechModel]:
-    with load_speech(folder, backend="reference") as loaded:
+    with load_speech(folder, threads=1) as loaded:
         yield loaded
 
 
@@ -136,7 +136,7 @@ def test_an_event_loop_gets_the_transcript_of_a_thread(folder: Path, model: Spee
     samples = sound(0.6, 2)
 
     async def both() -> tuple[Transcript, int]:
-        async with await miaotui.load_speech_async(folder, backend="reference") as loaded:
+        async with await miaotui.load_speech_async(folder, threads=1) as loaded:
             transcript, streamed = await asyncio.gather(
                 loaded.transcribe(samples, language="en"), anext(loaded.stream(samples, language="en"))
             )
@@ -157,3 +157,13 @@ def test_models_of_another_kind_are_refused(folder: Path, tmp_path: Path) -> Non
         miaotui.load_seq2seq(folder)
     with pytest.raises(UnsupportedModelError, match=r"miaotui\.load"):
         load_speech(tiny_folder(tmp_path / "bart", "bart"))
+
+
+def test_compiled_transcripts_do_not_depend_on_threads(folder: Path) -> None:
+    recordings = [sound(0.45, 1), sound(0.7, 2)]
+    found = []
+    for threads in (1, 2):
+        with load_speech(folder, threads=threads) as loaded:
+            found.append([heard(loaded, each, language="en", beam_size=3, word_times=True) for each in recordings])
+    assert found[0] == found[1]
+    assert any(each.text for each in found[0])

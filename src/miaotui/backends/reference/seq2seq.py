@@ -45,8 +45,9 @@ class ReferenceSeq2Seq:
         weights: Mapping[str, StoredTensor] | Mapping[str, NDArray[np.float32]],
         limits: Seq2SeqLimits | None = None,
     ) -> None:
-        most = config.encoder.max_tokens
-        self.limits = limits or Seq2SeqLimits(most, most, config.decoder.max_tokens, TARGET_ROWS, SOURCES)
+        most, target = config.encoder.max_tokens, config.decoder.max_tokens
+        rows = max(TARGET_ROWS, target) if config.mel_bins else TARGET_ROWS  # a prompt goes as a whole
+        self.limits = limits or Seq2SeqLimits(most, most, target, rows, SOURCES)
         self.identity = Seq2SeqIdentity("reference", ("f32",), "float32 in NumPy, 1")
         self._oracle = Seq2SeqOracle(config, weights)
         self._sources: dict[int, SourceMemory] = {}

@@ -89,7 +89,10 @@ class SearchQueue:
                 f"{limits.kept_rows:,} tokens that are kept here: lower max_length or num_beams"
             )
         settings.check_vocabulary(self._vocab_size)
-        return TargetRequest(source, settings, start_search(settings))
+        search = start_search(settings)
+        if sum(1 + len(row.before) for row in search.rows) > limits.target_rows:
+            raise RequestError(f"prompt: at most {limits.target_rows} tokens fit one pass here")
+        return TargetRequest(source, settings, search)
 
     def _checked(self, source: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens of a source. Raises `PromptTooLongError` or `RequestError` for impossible ones."""
