@@ -13,6 +13,7 @@ from miaotui.backends.cpu.seq2seq.build import build_seq2seq
 from miaotui.backends.reference.seq2seq import ReferenceSeq2Seq
 from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqBackend, TargetRow
 from miaotui.config import Settings
+from miaotui.engine.seq2seq.searches import SearchQueue
 from miaotui.errors import ModelFormatError, RequestError
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.runtime.thread_pool import shared_pool
@@ -147,3 +148,33 @@ def test_a_convolution_of_another_shape_is_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text(text.replace('"num_mel_bins": 16', '"num_mel_bins": 18'))
     with pytest.raises(ModelFormatError, match="conv1"):
         open_seq2seq(folder)
+
+
+@pytest.mark.compare
+@pytest.mark.parametrize("beams", [1, 3])
+def test_targets_are_those_of_transformers(model: OpenedSeq2Seq, beams: int) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.WhisperForConditionalGeneration.from_pretrained(model.folder, attn_implementation="eager")
+    settings = replace(model.generation, num_beams=beams, max_length=20)
+    queue = SearchQueue(ReferenceSeq2Seq(model.config, model.weights), VOCAB)
+    for frames in sound_frames(4):
+        request = queue.submit(frames, settings)
+        while not queue.is_idle:
+            queue.step()
+        assert request.result is not None
+        with torch.no_grad():
+            expected = transformers.GenerationMixin.generate(
+                theirs,
+                torch.from_numpy(frames.T.copy())[None],
+                generation_config=transformers.GenerationConfig(
+                    num_beams=beams,
+                    max_length=20,
+                    do_sample=False,
+                    decoder_start_token_id=SOT,
+                    bos_token_id=SOT,
+                    eos_token_id=model.generation.eos_ids[0],
+                    pad_token_id=model.generation.eos_ids[0],
+                ),
+            )
+        assert list(request.result.tokens) == expected[0].tolist()[: len(request.result.tokens)]

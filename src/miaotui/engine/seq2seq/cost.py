@@ -21,7 +21,7 @@ ROWS = (1, 4, 16, 64)
 SOURCE_TOKENS = 32
 PATIENCE_S = 0.5  # no pass is begun after so long, but for two of one row
 ROUNDS = 3
-SOUND_S = 2.5  # foreseen, of a source of full length that is timed
+ATTENTION = 1.5  # times as long for each row of a source of full length, and of its targets
 SOUND_RATIO = 0.1  # target tokens of a row of sound, before any were seen
 
 
@@ -55,7 +55,8 @@ def calibrate_targets(
 ) -> TargetCost:
     """Time passes over several numbers of sources' and targets' rows; all of it is one turn at the cores.
 
-    ``mel_bins``: sources are sound. Then one of full length is timed as well, if it takes less than `SOUND_S`.
+    ``mel_bins``: sources are sound. They are much longer than those timed here, so their times are estimated until the
+    first ones are observed: a start need not wait for a whole window.
     """
     sharer = PlainSharer()
     turns.join(sharer)
@@ -93,13 +94,9 @@ def _measured(backend: Seq2SeqBackend, clock: Callable[[], float], mel_bins: int
                 targets[rows] = min(outcome.seconds, best_s)
             backend.release([], numbers[:1])
     longest = limits.source_tokens
-    if mel_bins and longest > size and 2 * sources[size] * longest / size < SOUND_S:
-        start_s = clock()
-        numbers = backend.encode([np.zeros((2 * longest, mel_bins), np.float32)])
-        sources = {size: sources[size], longest: clock() - start_s}
-        outcome = backend.run([TargetRow(numbers[0], NO_PREFIX, 0)])
-        targets = {rows: max(seconds, outcome.seconds) for rows, seconds in targets.items()}
-        backend.release(outcome.prefixes, numbers)
+    if mel_bins and longest > size:
+        sources = {size: sources[size], longest: ATTENTION * sources[size] * longest / size}
+        targets = {rows: ATTENTION * seconds for rows, seconds in targets.items()}
     return TargetCost(_model(sources), _model(targets), SOUND_RATIO if mel_bins else FIRST_RATIO)
 
 
