@@ -30,8 +30,7 @@ def test_one_input(content: bytes) -> None:
     """libFuzzer's entry: only an `AudioError` may come out of the reader."""
     try:
         samples = read_audio(content, LIMITS)
-    except AudioError as error:
-        assert "\n" not in str(error)
+    except AudioError:
         return
     assert samples.dtype == np.float32
     assert 0 < len(samples) <= LIMITS.max_s * SAMPLE_RATE

@@ -122,6 +122,9 @@ def test_the_server_lists_counts_and_checks_it(server: Serving) -> None:
     metrics = httpx.get(server.url + "/metrics").text
     assert 'vllm:request_success_total{finished_reason="stop",model_name="en-de"}' in metrics
     assert 'vllm:generation_tokens_total{model_name="en-de"}' in metrics
+    for gauge in ("vllm:num_requests_running", "miaotui_deadline_met_total", "miaotui_pass_seconds_total"):
+        assert f'{gauge}{{model_name="en-de"}}' in metrics
+    assert 'miaotui_step_seconds_count{model_name="en-de"}' in metrics
     chat = post(server, "/v1/chat/completions", messages=[{"role": "user", "content": "hi"}])
     assert chat.status_code == 400
     assert "encoder-decoder" in chat.text

@@ -91,7 +91,9 @@ def open_services(
     targets, recognisers = Seq2SeqModels(seq2seq), SpeechModels(speech)
     models = ServedModels(encoder_names=registry.keys, seq2seq_names=targets.keys, speech_names=recognisers.keys)
     audit = None if settings.audit_log is None else AuditLog(Path(settings.audit_log))
-    operations = Operations(models, encoders=registry, seq2seq=targets, audit=audit, traces=open_traces())
+    operations = Operations(
+        models, encoders=registry, seq2seq=targets, speech=recognisers, audit=audit, traces=open_traces()
+    )
     limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
     for name, loop in loops.items():
         models.add(ObservedModel(name, loop, operations.running, limits))

@@ -94,6 +94,7 @@ HELP = {
     "at most so long to read aloud": "朗读时最长多久",
     "choose clauses, not sentences: something like a title": "选分句而不选整句：近似标题",
     "a chat model writes; unsupported sentences are dropped": "由对话模型撰写；原文不支持的句子会去掉",
+    "a chat model or an encoder-decoder (default: qwen2.5-coder-0.5b)": "对话模型或编码器-解码器（默认：qwen2.5-coder-0.5b）",
     "the chat model (default: qwen2.5-coder-0.5b)": "对话模型（默认：qwen2.5-coder-0.5b）",
     "translate the texts of a file": "翻译文件中的文本",
     # translate

@@ -34,8 +34,8 @@ class Model(Wire):
     object: Literal["model"]
     created: int
     owned_by: str
-    max_model_len: int | None = Field(
-        description="Tokens of a prompt and its answer together, or of a text; null for speech models."
+    max_model_len: int = Field(
+        description="Tokens of a prompt and its answer together, of a text, or of a recording, 50 a second."
     )
     kind: Kind
     loaded: bool = Field(description="Whether it is in memory; encoders are loaded when they are first used.")

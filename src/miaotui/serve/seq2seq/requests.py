@@ -15,11 +15,11 @@ from starlette.requests import Request as HttpRequest
 from miaotui.engine.search.search import FoundTarget
 from miaotui.engine.seq2seq.job import TargetJob
 from miaotui.engine.seq2seq.loop import Wanted
-from miaotui.errors import FieldError, RefusedError
+from miaotui.errors import RefusedError
 from miaotui.serve.http.bodies import Result, unless_gone
 from miaotui.serve.middleware.access import current, received, services_of
 from miaotui.serve.seq2seq.models import ServedSeq2Seq
-from miaotui.translation.languages import AUTO, language_code
+from miaotui.translation.languages import AUTO, model_language
 from miaotui.translation.markup import TextFormat
 from miaotui.translation.result import PieceOptions, Translation
 from miaotui.types import Deadline
@@ -95,11 +95,3 @@ def options_for(
     if source != AUTO or len(model.pairs) == 1:
         model.translation(None if named == AUTO else named, wanted, model.generation)  # says what the model lacks
     return PieceOptions(wanted, named, form, dict(glossary or {}), alternatives, model=served.name)
-
-
-def model_language(name: str) -> str:
-    """Return a language's code of two letters for its English name; any other word as it is."""
-    try:
-        return language_code(name, "target")
-    except FieldError:
-        return name
