@@ -51,6 +51,7 @@ def test_summaries_are_checked_as_those_of_chat_models_are(model: Seq2Seq) -> No
         tasks.summarize(ENGLISH, method="extract", model=model)
 
 
+@pytest.mark.slow  # the command line compiles its kernels
 def test_the_command_line_takes_its_folder(folder: Path, tmp_path: Path, model: Seq2Seq) -> None:
     source = tmp_path / "in.txt"
     source.write_text("\n".join(ENGLISH) + "\n")
