@@ -126,6 +126,11 @@ class GreedySearch(Unaligned):
         self._score = 0.0
         self._want(settings.start_token)
 
+    @property
+    def written(self) -> tuple[int, ...]:
+        """Return the tokens from the start token on."""
+        return tuple(self._tokens)
+
     def _want(self, token: int) -> None:
         self._forced = self._rules.forced(len(self._tokens))
         self._kept_out: Collection[int] = () if self._forced is not None else self._rules.kept_out(self._tokens)
@@ -169,6 +174,11 @@ class GreedySearch(Unaligned):
         """Return the target."""
         written = max(len(self._tokens) - 1 - self._given, 1)
         return FoundTarget(tuple(self._tokens), self._score / written**self._settings.length_penalty)
+
+
+def settled_tokens(search: TargetSearch) -> tuple[int, ...]:
+    """Return the tokens that are sure to begin a search's target; none of one with beams before it is over."""
+    return search.written if isinstance(search, GreedySearch) else ()
 
 
 class SampledSearch(GreedySearch):

@@ -6,7 +6,7 @@ once, when its search has ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from miaotui.engine.jobs.job import PromisedJob
 from miaotui.engine.search.search import FoundTarget
@@ -24,6 +24,9 @@ class TargetJob(PromisedJob):
     def __init__(self, requests: Sequence[TargetRequest], deadline: Deadline | None, arrived_s: float) -> None:
         super().__init__(sum(each.source_rows for each in requests), len(requests), deadline, arrived_s)
         self.requests = requests
+        self.listener: Callable[[int, tuple[int, ...]], None] | None = (
+            None  # of sources' settled tokens; returns at once
+        )
         self.is_queued = False  # whether its searches are in the queue of searches
 
     def put(self, index: int, found: FoundTarget) -> None:

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from miaotui.backends.seq2seq_backend import Seq2SeqBackend, Source
 from miaotui.engine.jobs.admission import JobAdmission, QueueLimits
 from miaotui.engine.jobs.loop import JobLoop
-from miaotui.engine.search.search import FoundTarget, SearchSettings
+from miaotui.engine.search.search import FoundTarget, SearchSettings, settled_tokens
 from miaotui.engine.seq2seq.cost import TargetCost, calibrate_targets, shape_of
 from miaotui.engine.seq2seq.job import TargetJob, TargetJobs
 from miaotui.engine.seq2seq.loaded import LoadedSeq2Seq
@@ -173,6 +173,10 @@ class TargetLoop(JobLoop[TargetJob], Generic[Loaded]):
         now_s = time.perf_counter()
         for job in self._jobs_of(step.requests):
             job.began_s = now_s if job.began_s is None else job.began_s
+        for request in step.requests:
+            owner = self._owners.get(request.number)
+            if owner is not None and owner[0].listener is not None and not request.is_over:
+                owner[0].listener(owner[1], settled_tokens(request.search))
         for request in step.ended:
             job, place = self._owners.pop(request.number)
             if request.result is not None and not job.is_over:
