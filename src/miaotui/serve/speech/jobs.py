@@ -186,6 +186,7 @@ class _RunningRecording:
         """Yield segments as they come, None after a silence. Raises what the model raises."""
         self._served.pending_s += self._pending_s
         self._loop.run_in_executor(self._served.running, self._work)
+        self._job.future.add_done_callback(lambda _: self._call(self._queue.put_nowait, None))  # the server ends it
         try:
             while True:
                 try:
