@@ -15,6 +15,7 @@ from miaotui.speech.recordings import Recording
 from miaotui.speech.transcript import SAMPLE_RATE, TranscriptionOptions
 from scripted_speech import ScriptedRecogniser, bursts
 from sound_files import wav
+from tiny_whisper import whisper_folder
 
 PLAIN = TranscriptionOptions()
 SPEECH = bursts("s" * 35)
@@ -83,3 +84,20 @@ def test_what_cannot_work_is_said_before_a_model_is_loaded(
     out, err = capsys.readouterr()
     assert not out
     assert reason in err
+
+
+def test_the_command_opens_a_model_and_writes(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path / "home"))
+    folder = whisper_folder(tmp_path / "tiny-whisper", seed=3)
+    recording.write_bytes(wav(SPEECH[: 2 * SAMPLE_RATE], SAMPLE_RATE))
+    words = ["--model", str(folder), "--backend", "reference", "--language", "en"]
+    assert main(["transcribe", str(recording), *words, "--form", "verbose_json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["duration"], found["language"]) == (2, "en")
+    assert [each["id"] for each in found["segments"]] == list(range(len(found["segments"])))
+    assert "0:02 of sound (en)" in err
+    assert main(["transcribe", str(recording), *words[:-1], "tlh"]) == 1
+    assert "language" in capsys.readouterr().err
