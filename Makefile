@@ -23,7 +23,7 @@ SLOW := slow or model or compare
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run chat serve doctor models test test-fast test-slow test-console-all test-clients .test-clients chaos test-aarch64 lint format types check \
-	bench bench-peers walk fuzz docs wheels console clean
+	bench bench-peers walk fuzz docs figures site screenshots wheels console clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## */\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -93,11 +93,20 @@ walk: $(VENV)/.ready-test ## list the Python files that one token and one HTTP c
 
 FUZZ ?= gguf
 
-fuzz: $(VENV)/.ready-fuzz ## feed broken files to the readers until stopped (FUZZ=gguf, onnx, encoder_folders or stored_models)
+fuzz: $(VENV)/.ready-fuzz ## feed broken files to the readers until stopped (FUZZ=gguf, models, onnx, whisper, audio, ctranslate2, encoder_folders or stored_models)
 	$(BIN)/python tests/fuzz/fuzz_$(FUZZ).py $(ARGS)
 
 docs: $(VENV)/.ready ## write docs/cli.md from the program's own help; copy examples into docs/zh
 	$(BIN)/python docs/make_cli.py
+
+figures: $(VENV)/.ready ## write docs/figures.md from the JSON lines of benchmarks in docs/figures.jsonl
+	@$(BIN)/python docs/make_figures.py
+
+site: $(VENV)/.ready-docs ## build the documentation as a site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+screenshots: $(VENV)/.ready-test ## take the pictures of the console for README and docs/ (needs Chromium and Pillow)
+	$(BIN)/python docs/make_pictures.py
 
 console: console/node_modules/.ready ## build the console's page into the package (needs Node.js 20 or later)
 	cd console && npm run --silent types && node build.mjs
@@ -150,6 +159,11 @@ $(VENV)/.ready-compare: $(VENV)/.ready-test
 	@echo "Installing torch and transformers ..."
 	@$(PIP) 'torch==2.13.0'
 	@$(PIP) --editable '.[compare]'
+	@touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	@echo "Installing what the site needs ..."
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 # These bind older versions of libraries that we use too; so they never share an environment with the other tests.

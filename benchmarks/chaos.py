@@ -27,7 +27,7 @@ from pathlib import Path
 
 from chaos_requests import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Heard, Shot, fire, random_shot
 from machine import describe
-from report import aligned
+from miaotui.bench.report import aligned
 
 CLIENTS, GONE, LONGEST = 24, 0.3, 60
 COMPARED = 200  # answers that are asked for again, alone

@@ -26,7 +26,7 @@ from miaotui.apps.dialogue import DialogueSchema, DialogueState, DialogueTracker
 from miaotui.apps.dialogue.schema import SlotKey
 from miaotui.apps.dialogue.values import canonical
 from miaotui.apps.rules import Said, Slot
-from report import aligned
+from miaotui.bench.report import aligned
 
 State = Mapping[SlotKey, Sequence[str]]
 Labelled = list[tuple[LabelledTurn, State]]

@@ -14,7 +14,8 @@ from statistics import median
 from typing import Any
 
 from goodput_servers import LLAMA_CPP, OPENVINO, OURS, Server
-from report import Check, aligned
+from miaotui.bench.report import aligned
+from report import Check
 
 REFUSED = 429
 DISTURBED = 0.15  # cores used by strangers

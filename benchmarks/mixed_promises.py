@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from machine import describe
-from report import aligned
+from miaotui.bench.report import aligned
 
 QUERY = "how much is an e-bike with a second battery?"
 PASSAGE = "The electric bike costs 900 euros and is delivered within two days, with a second battery for 200 more. "

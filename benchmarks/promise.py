@@ -28,7 +28,7 @@ from typing import Any
 from goodput_report import OURS, Row, quantile
 from goodput_servers import Kind, Server
 from machine import Strangers, describe
-from report import aligned
+from miaotui.bench.report import aligned
 
 HERE = Path(__file__).resolve().parent
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.87, 0.95)

@@ -13,6 +13,7 @@ from statistics import median
 
 from engines import LLAMA_CPP, OPENVINO, OURS, OURS_AVX2, Engine
 from measure import BESIDE, BUSY, Results
+from miaotui.bench.report import aligned
 from models import ModelFile
 from starts import FIRST, SECOND
 from workloads import DECODE_1, DECODE_8, PREFILL, TTFT, Workload
@@ -149,14 +150,6 @@ def check_table(found: Sequence[Check]) -> str:
         numbers = [f"{x:.3g} {check.unit}".strip() for x in (check.value, check.must, check.aim)]
         rows.append([check.name, *numbers, check.verdict])
     return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown table with columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(lines)
 
 
 def as_dict(outcome: Outcome, found: Sequence[Check]) -> dict[str, object]:

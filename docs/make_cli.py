@@ -53,6 +53,7 @@ VARIABLES = {
 | `MIAOTUI_OFFLINE` | 1：从不联网（`HF_HUB_OFFLINE` 也算） | 0 |
 | `MIAOTUI_TIMEOUT_S` | 下载停滞多少秒后放弃 | 30 |
 | `MIAOTUI_PACKED_MAX_GB` | 打包权重缓存的上限，以 10**9 字节计 | 64 |
+| `MIAOTUI_MEMORY_GB` | 模型可以使用的内存，以 10**9 字节计 | 本机或容器的内存 |
 | `MIAOTUI_HUB` | 没有 `hf:` 或 `ms:` 前缀的仓库名所属的中心：`huggingface` 或 `modelscope` | huggingface |
 | `MIAOTUI_ISA` | 指令集：`avx512vnni`、`avxvnni`、`avx2`、`neon`、`plain` | 可用的最好的 |
 | `MIAOTUI_TRACEBACK` | 1：显示出错位置 | 0 |

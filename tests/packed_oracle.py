@@ -17,7 +17,7 @@ from miaotui.kernels.linear.packed_blocks import unpack, values
 from miaotui.model.config import ModelConfig
 from miaotui.model.head_layout import HeadLayout
 from miaotui.model.oracle import Oracle, softcapped
-from miaotui.model.packed import Matrix, PackedModel
+from miaotui.model.packed import SMALL_PARTS, Matrix, PackedModel
 from miaotui.model.reading.names import tensor_shapes
 
 Array = NDArray[np.float32]
@@ -33,22 +33,26 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
     prefix += "." if prefix else ""
     layout = HeadLayout(config)
     queries, keys = padded_rows(config.n_heads * layout.dim), padded_rows(config.n_kv_heads * layout.dim)
-    starts = {"q": 0, "k": queries, "v": queries + keys}
+    starts = {"q": 0, "k": queries, "v": queries + keys} if config.latent is None else {"q": 0, "k": 0, "v": keys}
 
     def heads(rows: Array) -> Array:
         """The rows of a part that hold values of heads, in the order of the values."""
         letter, start = part[0], starts[part[0]]
         places = layout.values if letter == "v" else layout.keys(int(prefix.split(".")[1]))
+        if letter == "k" and config.latent is not None:
+            places = np.where(places < config.rope.dim, -1, places)
         inside = np.argsort(places)[np.count_nonzero(places < 0) :]
-        first = np.arange(0, shape[0] // config.head_dim) * layout.dim + start
+        first = np.arange(0, shape[0] // len(inside)) * layout.dim + start
         return rows[(first[:, None] + inside).reshape(-1)]
 
-    if part.endswith("_bias") and part[0] in starts and part[1] == "_":
-        return heads(weights.vector(prefix + "qkv_bias"))
     if len(shape) == 1:
-        return _vector(weights, prefix, part)[: shape[0]]
-    if part in starts and prefix + "qkv" in weights:
-        return heads(matrix_values(weights.matrix(prefix + "qkv")))
+        of_heads = part.endswith("_bias") and part[0] in starts and part[1] == "_"
+        return heads(weights.vector(prefix + "qkv_bias")) if of_heads else _vector(weights, prefix, part)[: shape[0]]
+    joined = "qkv" if config.latent is None else "q" if part == "q" else "kv"
+    if part in starts and prefix + joined in weights:
+        return heads(matrix_values(weights.matrix(prefix + joined)))
+    if config.latent is not None and part in SMALL_PARTS:
+        return _small(weights.matrix(prefix + "latent"), config, part)
     kind, _, side = part.rpartition("_")
     if side in ("gate", "up") and config.gated:
         kind += "_" if kind else ""
@@ -57,6 +61,14 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
     if part == "shared_router":  # a unit of its own, behind the router's
         return matrix_values(weights.matrix(prefix + "router"))[-32:][: shape[0]]
     return matrix_values(weights.matrix(name))[: shape[0]]
+
+
+def _small(matrix: Matrix, config: ModelConfig, part: str) -> Array:
+    """The rows of one of the products to small vectors."""
+    assert config.latent is not None
+    widths = dict(zip(SMALL_PARTS, (config.latent.query_rank, config.latent.rank, config.rope.dim), strict=True))
+    first = sum(widths[each] for each in SMALL_PARTS[: SMALL_PARTS.index(part)])
+    return matrix_values(matrix)[first : first + widths[part]]
 
 
 def _vector(weights: PackedModel, prefix: str, part: str) -> Array:
@@ -92,6 +104,9 @@ class PackedOracle(Oracle):
     def project(self, x: Array, layer: int, positions: NDArray[np.int64]) -> tuple[Array, Array, Array]:
         """Queries, keys and values, the latter as the pages hold them."""
         queries, keys, values_ = super().project(x, layer, positions)
+        if self.config.rotated_qk_norm:  # the pages hold keys without the norm's weights
+            weights = self._weights[f"layers.{layer}.k_norm"]
+            return queries, self._stored(keys / weights) * weights, self._stored(values_)
         return queries, self._stored(keys), self._stored(values_)
 
     def _linear(self, x: Array, name: str, part: int = 0, parts: int = 1) -> Array:

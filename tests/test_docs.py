@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -108,15 +109,27 @@ def test_every_command_is_either_run_or_listed() -> None:
         assert is_run or is_served(command) or command in SHOWN_ONLY, example
 
 
-@pytest.mark.parametrize("locale", ["C", "zh_CN.UTF-8"])
-def test_command_line_reference_is_current(locale: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LC_ALL", locale)
-    monkeypatch.setenv("NO_COLOR", "1")
-    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
+def program(name: str) -> ModuleType:
+    """A program of the folder of documents, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_figures_are_those_of_the_benchmarks(language: str) -> None:
+    module = program("make_figures")
+    assert module.PAGES[language].read_text(encoding="utf-8") == module.page(language), "run: make figures"
+
+
+@pytest.mark.parametrize("locale", ["C", "zh_CN.UTF-8"])
+def test_command_line_reference_is_current(locale: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
+    monkeypatch.setenv("NO_COLOR", "1")
+    module = program("make_cli")
     assert module.PAGES[locale].read_text(encoding="utf-8") == module.page(locale), "run: make docs"
     variables = [set(re.findall(r"^\| `(\w+)`", module.page(each), re.MULTILINE)) for each in module.PAGES]
     assert variables[0] == variables[1]

@@ -18,7 +18,7 @@ LAYERS = (
     ("tasks",),
     ("bench",),
     ("__init__", "async_llm", "async_encoder"),
-    ("llm", "encoder", "seq2seq"),
+    ("llm", "encoder", "seq2seq", "speech"),
     ("submission", "encoders", "runtime", "translation"),
     ("served_model",),
     ("retrieval",),

@@ -14,6 +14,18 @@ from miaotui.model.reading.mixtures import GGUF_NAMES, MIXTURES
 Array = NDArray[np.float32]
 
 EIGHT: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
+LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "head_dim": None,
+    "q_lora_rank": 96,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+}
 MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3-moe": {"model_type": "qwen3_moe", "norm_topk_prob": True, "rope_theta": 1e6, **EIGHT},
     "qwen3-moe-sparse": {
@@ -90,7 +102,59 @@ MIXTURE_VARIANTS: dict[str, dict[str, Any]] = {
         "head_dim": None,
     },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+    "deepseek-v2": {
+        "model_type": "deepseek_v2",
+        "n_routed_experts": 8,
+        "topk_method": "greedy",
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 8.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 8.0,
+            "mscale": 0.625,
+            "mscale_all_dim": 0.625,
+        },
+        **LATENT,
+        "q_lora_rank": None,
+    },
+    "deepseek-v2-groups": {
+        "model_type": "deepseek_v2",
+        "n_routed_experts": 12,
+        "topk_method": "group_limited_greedy",
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 0,
+        "routed_scaling_factor": 2.0,
+        **LATENT,
+    },
+    "deepseek-v3": {
+        "model_type": "deepseek_v3",
+        "n_routed_experts": 16,
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.0,
+        "norm_topk_prob": True,
+        **LATENT,
+        "qk_nope_head_dim": 24,
+        "v_head_dim": 40,
+    },
+    "glm4-moe-lite": {
+        "model_type": "glm4_moe_lite",
+        "n_routed_experts": 8,
+        "n_group": 1,
+        "topk_group": 1,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "routed_scaling_factor": 1.5,
+        "norm_topk_prob": True,
+        **LATENT,
+        "v_head_dim": 64,
+    },
 }
+GGUF_NAME_OF = {"deepseek_v3": "deepseek2", "glm4_moe_lite": "deepseek2", "youtu": "deepseek2"}
 
 
 def is_expert_tensor(name: str) -> bool:
@@ -157,6 +221,8 @@ def gguf_expert_metadata(config: ModelConfig) -> dict[str, Any]:
         metadata |= _layer_rule(experts.layers)
     if experts.scale != 1:
         metadata["expert_weights_scale"] = experts.scale
+    if experts.groups.number > 1:
+        metadata |= {"expert_group_count": experts.groups.number, "expert_group_used_count": experts.groups.kept}
     if experts.scores == "sigmoid":
         metadata |= {"expert_gating_func": 2, "expert_weights_norm": experts.normalized}
     return metadata

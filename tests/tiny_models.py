@@ -21,7 +21,9 @@ from miaotui.model.reading.architectures import Architecture
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.from_hf import LAYER_NAMES, OUTER_NAMES, POST_NORM_NAMES, config_from_hf
 from miaotui.model.reading.names import tensor_shapes
+from tiny_latent import latent_metadata, take_latent_tensors
 from tiny_mixtures import (
+    GGUF_NAME_OF,
     gguf_expert_metadata,
     gguf_expert_tensor,
     hf_expert_tensors,
@@ -87,6 +89,8 @@ def _hf_tensors(config: ModelConfig, architecture: Architecture, seed: int) -> I
     for layer in range(config.n_layers):
         get = {n.split(".")[2]: w for n, w in weights.items() if n.startswith(f"layers.{layer}.")}
         prefix = f"model.layers.{layer}."
+        latent = take_latent_tensors(get, config, architecture.interleaved_hf)
+        yield from ((prefix + stored, part) for stored, part in latent)
         if architecture.interleaved_hf:
             _interleave(get, config)
         yield from ((prefix + stored, part) for stored, part in take_fused_tensors(get, config))
@@ -146,7 +150,7 @@ def make_tiny_gguf(folder: Path, variant: str, seed: int = 0, kind: str = "F32",
     config = config_from_hf(values)
     architecture = by_model_type(values["model_type"])
     path = folder / f"{variant}-{seed}-{kind}.gguf"
-    name = architecture.gguf or "llama"
+    name = architecture.gguf or GGUF_NAME_OF.get(architecture.name, "llama")
     writer = GGUFWriter(path, name)
     for key, value in _gguf_metadata(values, config).items():
         _add(writer, f"{name}.{key}", value)
@@ -200,6 +204,7 @@ def _gguf_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
     for key, value in MULTIPLIERS.get(architecture.name, {}).items():
         metadata[key] = value
     metadata |= gguf_expert_metadata(config)
+    metadata |= latent_metadata(config, values.get("rope_scaling", {}))
     if "sliding_window" in values:
         metadata["attention.sliding_window"] = values["sliding_window"]
     if values.get("max_window_layers") is not None:
@@ -243,7 +248,10 @@ def _gguf_tensors(
         yield "rope_factors_long.weight", np.array(scaling["long_factor"], np.float32)
     for layer in range(config.n_layers):
         get = {n.split(".")[2]: w for n, w in weights.items() if n.startswith(f"layers.{layer}.")}
-        if architecture.interleaved_gguf or architecture.gguf is None:
+        interleaved = architecture.interleaved_gguf or architecture.gguf is None
+        latent = take_latent_tensors(get, config, interleaved, is_gguf=True)
+        yield from ((f"blk.{layer}.{stored}", part) for stored, part in latent)
+        if interleaved:
             _interleave(get, config)
         if architecture.name == "phi3":
             get["qkv"] = np.concatenate([get.pop("q"), get.pop("k"), get.pop("v")])

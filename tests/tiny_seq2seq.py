@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.kernels.linear.formats import Format
 from miaotui.model.seq2seq.names import seq2seq_shapes
 from miaotui.model.seq2seq.reading.from_hf import HEAD, HEAD_BIAS, seq2seq_config_from_hf, stored_names
 from tiny_models import _write_safetensors
@@ -68,6 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "m2m100": _BART | {"model_type": "m2m_100", "activation_function": "relu", "scale_embedding": True},
 }
+LEAST_COSINE = {Format.F32: 0.99999, Format.Q8: 0.85}  # of a row's scores, in the middle; random weights, 64 values
 _HEADS = ("flan-t5", "mt5")  # with an output matrix of their own
 _BIASED = ("bart", "mbart", "pegasus", "marian")
 
@@ -103,3 +105,11 @@ def tiny_folder(folder: Path, variant: str, seed: int = 0, generation: Mapping[s
         (folder / "generation_config.json").write_text(json.dumps(dict(generation)))
     _write_safetensors(folder / "model.safetensors", tiny_arrays(variant, seed))
     return folder
+
+
+def cosines(found: Array, expected: Array) -> Array:
+    """How alike the scores of each row are, whatever they have in common."""
+    one, other = (each - each.mean(axis=-1, keepdims=True) for each in (found, expected))
+    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    result: Array = (one * other).sum(axis=-1) / lengths
+    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiny_mixtures import MIXTURE_VARIANTS
+from tiny_mixtures import LATENT, MIXTURE_VARIANTS
 from tiny_tokenizer import EOS
 
 BASE: dict[str, Any] = {
@@ -35,6 +35,8 @@ LONGROPE = {
     "short_factor": [1.0 + 0.1 * i for i in range(8)],
     "long_factor": [2.0 + i for i in range(8)],
 }
+
+TINY_LATENT = {key: value for key, value in LATENT.items() if "exp" not in key and "moe" not in key}
 
 # Values of config.json besides BASE. Every architecture is there under its own name.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -138,6 +140,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exaone4": {"model_type": "exaone4", "num_hidden_layers": 4, "sliding_window": 8},
     "exaone4-full": {"model_type": "exaone4", "sliding_window": None},
     "seed_oss": {"model_type": "seed_oss", "attention_bias": True},
+    "hunyuan": {"model_type": "hunyuan_v1_dense", "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0}},
+    "youtu": {"model_type": "youtu", "tie_word_embeddings": True, **TINY_LATENT},
+    "minicpm3": {
+        "model_type": "minicpm3",
+        "num_hidden_layers": 4,
+        "scale_emb": 6.0,
+        "scale_depth": 1.0,
+        "dim_model_base": 16,
+        "tie_word_embeddings": False,
+        **TINY_LATENT,
+        "v_head_dim": 16,
+    },
 } | MIXTURE_VARIANTS
 # What transformers has no model of: another of its models that computes the same from the same numbers.
 STANDS_FOR: dict[str, dict[str, Any]] = {
@@ -158,7 +172,15 @@ MULTIPLIERS: dict[str, dict[str, float]] = {  # as GGUF names them
     "granite": {"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 8.0},
     "granitemoe": {"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 8.0},
     "minicpm": {"embedding_scale": 6.0, "residual_scale": 0.5, "logit_scale": 4.0},
+    "minicpm3": {"embedding_scale": 6.0, "residual_scale": 0.5, "logit_scale": 4.0},
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25},
 }
-LOGIT_FACTORS = {"granite": 0.125, "granitemoe": 0.125, "minicpm": 0.25, "cohere": 0.25, "cohere2": 0.25}
+LOGIT_FACTORS = {
+    "granite": 0.125,
+    "granitemoe": 0.125,
+    "minicpm": 0.25,
+    "minicpm3": 0.25,
+    "cohere": 0.25,
+    "cohere2": 0.25,
+}

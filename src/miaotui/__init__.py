@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from miaotui.seq2seq.async_model import AsyncSeq2Seq, load_seq2seq_async
     from miaotui.seq2seq.facade import TargetText
     from miaotui.seq2seq.model import Seq2Seq, load_seq2seq
+    from miaotui.speech.async_model import AsyncSpeechModel, load_speech_async
+    from miaotui.speech.model import SpeechModel, load_speech
+    from miaotui.speech.transcript import Transcript, TranscriptionOptions
     from miaotui.translation.result import Translation
     from miaotui.types import Completion, Deadline, Delta, Promise, SamplingParams, Score, Timing, TokenLogprobs
 
@@ -31,6 +34,7 @@ __all__ = [
     "AsyncEncoder",
     "AsyncLLM",
     "AsyncSeq2Seq",
+    "AsyncSpeechModel",
     "Classification",
     "Completion",
     "Deadline",
@@ -43,10 +47,13 @@ __all__ = [
     "SamplingParams",
     "Score",
     "Seq2Seq",
+    "SpeechModel",
     "TaggedSpan",
     "TargetText",
     "Timing",
     "TokenLogprobs",
+    "Transcript",
+    "TranscriptionOptions",
     "Translation",
     "load",
     "load_async",
@@ -54,6 +61,8 @@ __all__ = [
     "load_encoder_async",
     "load_seq2seq",
     "load_seq2seq_async",
+    "load_speech",
+    "load_speech_async",
 ]
 _LAZY = {
     "LLM": "miaotui.llm",
@@ -67,6 +76,9 @@ _LAZY = {
     **dict.fromkeys(("AsyncSeq2Seq", "load_seq2seq_async"), "miaotui.seq2seq.async_model"),
     **dict.fromkeys(("Seq2Seq", "load_seq2seq"), "miaotui.seq2seq.model"),
     "TargetText": "miaotui.seq2seq.facade",
+    **dict.fromkeys(("AsyncSpeechModel", "load_speech_async"), "miaotui.speech.async_model"),
+    **dict.fromkeys(("SpeechModel", "load_speech"), "miaotui.speech.model"),
+    **dict.fromkeys(("Transcript", "TranscriptionOptions"), "miaotui.speech.transcript"),
     "Translation": "miaotui.translation.result",
     **dict.fromkeys(("Classification", "MaskFill", "RankedDocument", "TaggedSpan"), "miaotui.encoders.results"),
     **dict.fromkeys(

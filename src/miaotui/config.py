@@ -19,6 +19,7 @@ from miaotui.errors import CacheError, RequestError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
+MEMORY_VARIABLE = "MIAOTUI_MEMORY_GB"
 HUBS = ("huggingface", "modelscope")
 FULL_DISK = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
@@ -35,6 +36,7 @@ class Settings:
     | ``MIAOTUI_OFFLINE`` | 1: never open a connection (``HF_HUB_OFFLINE`` counts too) | 0 |
     | ``MIAOTUI_TIMEOUT_S`` | seconds a download may stand still | 30 |
     | ``MIAOTUI_PACKED_MAX_GB`` | bound of the packed-weights cache, in 10**9 bytes | 64 |
+    | ``MIAOTUI_MEMORY_GB`` | memory that models may count on, in 10**9 bytes | the machine's, or the container's |
     | ``MIAOTUI_HUB`` | hub of ids without ``hf:`` or ``ms:``: ``huggingface`` or ``modelscope`` | huggingface |
     """
 
@@ -65,6 +67,12 @@ class Settings:
     def folder(self, name: str) -> Path:
         """Return the folder ``name`` inside the cache, made if it is missing; raises `CacheError` when that fails."""
         return make_folder(self.cache_dir / name)
+
+
+def memory_bound(env: Mapping[str, str] | None = None) -> int | None:
+    """Return the bytes of ``MIAOTUI_MEMORY_GB``; None where it is not set. Raises `RequestError`."""
+    env = os.environ if env is None else env
+    return int(_positive(env, MEMORY_VARIABLE, 0.0) * 10**9) if env.get(MEMORY_VARIABLE) else None
 
 
 def make_folder(path: Path) -> Path:

@@ -12,6 +12,7 @@
     │   ├── FieldError              one field or parameter, which it names, is wrong
     │   ├── PromptTooLongError      the prompt does not fit the model's context
     │   │   └── InputTooLongError   one of several texts does not; it is a FieldError too
+    │   ├── AudioError              a recording cannot be read: no sound, damaged, too long
     │   ├── ConversationMissingError    there is none of that id, or it is another caller's
     │   └── MissingLibraryError     it needs a library that is not installed
     ├── RefusedError                the request is sound, but is not taken on now
@@ -80,6 +81,10 @@ class PromptTooLongError(RequestError):
 
 class InputTooLongError(FieldError, PromptTooLongError):
     """One of several texts has more tokens than the model takes; ``field`` names it."""
+
+
+class AudioError(RequestError):
+    """A recording cannot be read: it is of no known format, damaged, empty or too long."""
 
 
 class ConversationMissingError(RequestError):

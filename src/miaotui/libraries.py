@@ -13,6 +13,10 @@ from types import ModuleType
 from miaotui.errors import MissingLibraryError
 
 EXTRAS = {
+    "av": "speech",
+    "opencc": "speech",
+    "python_multipart": "speech",
+    "websockets": "speech",
     "rdflib": "graph",
     "rouge_score": "eval",
     "sacrebleu": "eval",

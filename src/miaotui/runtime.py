@@ -19,6 +19,7 @@ from miaotui.engine.engine import Engine
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.speculator import Speculator
+from miaotui.errors import UnsupportedModelError
 from miaotui.hub.resolve import resolve
 from miaotui.model.reading import files
 from miaotui.text.chat import ChatEncoder
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from miaotui.backends.build_seq2seq import Seq2SeqOptions
     from miaotui.engine.jobs.admission import QueueLimits
     from miaotui.engine.seq2seq.loop import Seq2SeqLoop
+    from miaotui.engine.speech.loaded import SpeechLoop
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,46 @@ def open_seq2seq_model(
     path = resolve(model, progress=progress, settings=settings)
     opened = open_seq2seq(path)
     config, generation = opened.config, opened.generation
+    if config.mel_bins:
+        raise UnsupportedModelError(f"{path} is a speech model: load it with miaotui.load_speech")
     tokenizer = load_seq2seq_tokenizer(path, config.architecture, generation.eos_ids, config.source_vocab_size)
     backend = build_seq2seq_backend(opened, options or Seq2SeqOptions(), settings, progress)
     try:
         prefixes = task_prefixes(opened.values)
         return Seq2SeqLoop(LoadedSeq2Seq(path, config, generation, tokenizer, backend, prefixes), queue)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def open_speech_model(
+    model: str | os.PathLike[str],
+    options: Seq2SeqOptions | None = None,
+    *,
+    queue: QueueLimits | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> SpeechLoop:
+    """Open a speech model by catalog name, folder or Hugging Face repository id. ``queue`` bounds what may wait for it.
+
+    Close the loop to give the memory back. Raises a `MiaotuiError`.
+    """
+    from miaotui.backends.build_seq2seq import Seq2SeqOptions, build_seq2seq_backend  # noqa: PLC0415  (rarely needed)
+    from miaotui.engine.speech.loaded import LoadedSpeech, SpeechLoop  # noqa: PLC0415  (only these models)
+    from miaotui.model.seq2seq.opened import open_seq2seq  # noqa: PLC0415  (only these models)
+    from miaotui.text.speech.tokenizer import load_speech_tokenizer  # noqa: PLC0415  (only these models)
+
+    settings = settings or Settings.from_env()
+    path = resolve(model, progress=progress, settings=settings)
+    opened = open_seq2seq(path)
+    config = opened.config
+    if not config.mel_bins:
+        raise UnsupportedModelError(f"{path} is no speech model: load it with miaotui.load")
+    tokenizer = load_speech_tokenizer(path, config.vocab_size, config.encoder.max_tokens)
+    backend = build_seq2seq_backend(opened, options or Seq2SeqOptions(), settings, progress)
+    try:
+        name = os.path.basename(os.fspath(model).rstrip("/")) or path.name
+        return SpeechLoop(LoadedSpeech(name, path, config, tokenizer, backend, opened.alignment_heads), queue)
     except BaseException:
         backend.close()
         raise

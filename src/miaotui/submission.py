@@ -171,7 +171,7 @@ class SubmissionReader:
         prompt = self._chat.encode(messages, described, options=kwargs, at_most=self._context)
         syntax, constraint = self._syntax(prompt, tooling, separate), self._constraint(parameters, tooling)
         if self._chat.reasoning is not None and (constraint is not None or budget is not None):
-            constraint = self._with_reasoning(prompt, budget, constraint)
+            constraint = self._with_reasoning(prompt, budget, constraint, tooling is not None and bool(tooling.tools))
         return Submission([prompt], [sampling], options, constraint, syntax, self._tokenizer)
 
     def scored(self, prompt: Prompt, continuations: Sequence[Prompt]) -> tuple[Submission, list[int]]:
@@ -222,14 +222,14 @@ class SubmissionReader:
         return AnswerSyntax(tooling or Tooling(self._chat.dialect), form, is_open)
 
     def _with_reasoning(
-        self, prompt: Sequence[int], budget: int | None, inner: Callable[[], Constraint] | None
+        self, prompt: Sequence[int], budget: int | None, inner: Callable[[], Constraint] | None, has_tools: bool
     ) -> Callable[[], Constraint]:
         from miaotui.engine.grammar.reasoning import reasoning_tokens, with_reasoning  # noqa: PLC0415
         from miaotui.text.answers import is_thought_open  # noqa: PLC0415  (few requests need it)
 
         form = self._chat.reasoning
         assert form is not None, "asked only for models that think"
-        tokens = reasoning_tokens(form, self._tokenizer, self._vocab_size)
+        tokens = reasoning_tokens(form, self._tokenizer, self._vocab_size, has_tools)
         return with_reasoning(tokens, is_thought_open(form, self._tokenizer, prompt), budget, inner)
 
     def _constraint(self, parameters: Mapping[str, Any], tooling: Tooling | None) -> Callable[[], Constraint] | None:

@@ -23,12 +23,11 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.seq2seq.generation import GenerationSettings
 from miaotui.model.seq2seq.opened import OpenedSeq2Seq, open_seq2seq
-from tiny_seq2seq import VARIANTS, VOCAB, tiny_folder
+from tiny_seq2seq import LEAST_COSINE, VARIANTS, VOCAB, cosines, tiny_folder
 
 Floats = NDArray[np.float32]
 SIZES = (5, 1, 33, 16, 8, 17)
 STEPS = 6
-LEAST_COSINE = {Format.F32: 0.99999, Format.Q8: 0.85}  # of a row's scores, in the middle; random weights, 64 values
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +69,6 @@ def scores_of(backend: Seq2SeqBackend, sources: list[list[int]], targets: NDArra
         prefixes = outcome.prefixes
     backend.release(prefixes, numbers)
     return np.stack(found, axis=1)
-
-
-def cosines(found: Floats, expected: Floats) -> Floats:
-    """How alike the scores of each row are, whatever they have in common."""
-    one, other = (each - each.mean(axis=-1, keepdims=True) for each in (found, expected))
-    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-    result: Floats = (one * other).sum(axis=-1) / lengths
-    return result
 
 
 @pytest.mark.parametrize("form", LEAST_COSINE, ids=lambda form: form.value)

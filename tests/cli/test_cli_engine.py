@@ -34,10 +34,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8", "MIAOTUI_OFFLINE": "1"}
 
 
-def miaotui(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def miaotui(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "miaotui", *arguments],
-        env=environment(),
+        env=environment() | variables,
         input=stdin,
         capture_output=True,
         text=True,
@@ -51,6 +51,17 @@ def test_run_answers_and_counts(model: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
     assert NUMBERS.search(done.stderr.splitlines()[-1])
+
+
+def test_a_model_larger_than_the_memory_runs_and_says_so_first(model: str) -> None:
+    line = ["run", model, "Hello", "--raw", "--max-tokens", "8", "--ignore-eos"]
+    usual, small = miaotui(*line), miaotui(*line, MIAOTUI_MEMORY_GB="0.00015")
+    assert small.returncode == 0, small.stderr
+    assert small.stdout == usual.stdout
+    notes = [line for line in small.stderr.splitlines() if line.startswith("note: the weights of ")]
+    assert len(notes) == 1
+    assert "more than the 150.0 kB of memory here" in notes[0]
+    assert "note: the weights" not in usual.stderr
 
 
 def test_same_seed_same_answer(model: str) -> None:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from miaotui.backends.cpu.backend import Runner
 from miaotui.backends.cpu.program import Program
 from miaotui.backends.cpu.workspace import KvPages, Workspace, rotation_tables
+from miaotui.errors import ModelFormatError
 from miaotui.kernels.experts.fields import FEW, FIRST_USED, ROUTE_FIELDS, USED, USED_FIELDS
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.config import ExpertsConfig, ModelConfig
-from miaotui.model.experts import route
+from miaotui.model.experts import ExpertGroups, route
 from miaotui.schedule.plan import Chunk
 from tiny_engine import pack_tiny
 from tiny_models import tiny_config
@@ -91,6 +94,8 @@ def test_rows_are_listed_by_expert(rows: int, threads: int, tmp_path: Path) -> N
         {"count": 33, "chosen": 7},
         {"chosen": 8},
         {"count": 1, "chosen": 1},
+        {"count": 12, "groups": ExpertGroups(4, 2, 1)},
+        {"scores": "sigmoid", "biased": True, "count": 16, "groups": ExpertGroups(4, 2, 2), "scale": 2.5},
     ],
     ids=str,
 )
@@ -110,3 +115,29 @@ def test_of_equal_scores_the_lower_number_is_chosen() -> None:
     numbers, weights = route(np.zeros((2, 8), np.float32), config)
     assert numbers.tolist() == [[0, 1, 2]] * 2
     np.testing.assert_allclose(weights, 1 / 3, rtol=1e-6)
+
+
+def by_hand(scores: np.ndarray, groups: ExpertGroups, chosen: int) -> list[int]:
+    """The chosen experts of one row: the best groups, then the best experts in them, by sorting."""
+    size = len(scores) // groups.number
+    rank = [sum(sorted(scores[g * size : (g + 1) * size])[-groups.best :]) for g in range(groups.number)]
+    kept = sorted(range(groups.number), key=lambda g: (-rank[g], g))[: groups.kept]
+    open_ = [e for e in range(len(scores)) if e // size in kept]
+    return sorted(sorted(open_, key=lambda e: (-scores[e], e))[:chosen])
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (2, 1), (4, 2), (4, 3), (8, 2)]), st.sampled_from([1, 2]))
+def test_experts_are_chosen_within_the_best_groups(seed: int, counts: tuple[int, int], best: int) -> None:
+    config = with_experts(count=16, chosen=4, groups=ExpertGroups(*counts, best)).experts
+    assert config is not None
+    logits = np.random.default_rng(seed).standard_normal((5, 16)).astype(np.float32)
+    numbers, _ = route(logits, config)
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    for row, scores in zip(numbers, exps / exps.sum(axis=1, keepdims=True), strict=True):
+        assert row.tolist() == by_hand(scores, config.groups, 4)
+
+
+@pytest.mark.parametrize("groups", [(3, 1, 1), (8, 9, 1), (8, 1, 1), (8, 8, 2), (4, 2, 3), (0, 1, 1)], ids=str)
+def test_groups_that_no_model_can_have_are_refused(groups: tuple[int, int, int]) -> None:
+    with pytest.raises(ModelFormatError, match="group"):
+        with_experts(groups=ExpertGroups(*groups))

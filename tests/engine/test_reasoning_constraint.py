@@ -12,7 +12,7 @@ from miaotui.engine.grammar.reasoning import ReasoningConstraint, ReasoningToken
 
 VOCABULARY = [b"<think>", b"</think>", b"\n", b"hm", b"{", b"}", b"</s>", b"\xe4\xb8", b"\xad", *[b"x"] * 40]
 BEGIN, END, LINE, HM, OPEN, CLOSE, EOS, HALF, REST = range(9)
-TOKENS = ReasoningTokens(BEGIN, b"</think>", (LINE, END, LINE), len(VOCABULARY), VOCABULARY.__getitem__)
+TOKENS = ReasoningTokens((BEGIN,), (), b"</think>", (LINE, END, LINE), len(VOCABULARY), VOCABULARY.__getitem__)
 
 
 class Braces:
@@ -114,3 +114,29 @@ def test_the_grammar_begins_without_a_thought() -> None:
     constraint = ReasoningConstraint(TOKENS, is_open=False, inner=Braces())
     feed(constraint, OPEN)
     assert allowed(constraint) == {CLOSE}
+
+
+CHANNELS = ReasoningTokens((LINE, HM, BEGIN), (LINE, REST, BEGIN), b"</think>", (END,), len(VOCABULARY), TOKENS.spell)
+
+
+def test_markers_of_several_tokens_begin_a_thought_or_the_answer() -> None:
+    for second, then in ((HM, (HM, END)), (REST, ())):
+        inner = Braces()
+        constraint = ReasoningConstraint(CHANNELS, is_open=False, inner=inner)
+        assert allowed(constraint) == {OPEN, LINE}
+        feed(constraint, LINE)
+        assert allowed(constraint) == {HM, REST}
+        feed(constraint, second, BEGIN, *then, OPEN, CLOSE, EOS)
+        assert inner.taken == [OPEN, CLOSE, EOS]
+
+
+def test_a_budget_counts_behind_a_marker_of_several_tokens() -> None:
+    constraint = ReasoningConstraint(CHANNELS, is_open=False, budget=1)
+    feed(constraint, LINE, HM, BEGIN, HM)
+    assert constraint.forced() == [END]
+
+
+def test_a_marker_that_does_not_go_on_was_none() -> None:
+    constraint = ReasoningConstraint(CHANNELS, is_open=False, budget=0)
+    feed(constraint, LINE, CLOSE, LINE, HM, BEGIN, HM)
+    assert allowed(constraint) is None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from miaotui.kernels.linear import formats
 from miaotui.kernels.linear.formats import Format
-from miaotui.kernels.linear.packed_blocks import Blocks, pack
+from miaotui.kernels.linear.packed_blocks import Blocks, pack, quantize
 from miaotui.kernels.reference import Bytes
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, address_of, aligned_bytes, aligned_int64, shared_pool
@@ -169,6 +169,8 @@ def random_blocks(form: Format, rows: int, inputs: int, rng: np.random.Generator
     groups, layout = inputs // formats.GROUP, form.layout
     if form is Format.F32:
         return Blocks(form, rng.standard_normal((rows, groups, 32), np.float32))
+    if form is Format.BF16:
+        return quantize(form, rng.standard_normal((rows, inputs), np.float32))
     integers = rng.integers(0, 1 << (layout.low + layout.high), (rows, groups, 32), np.uint8)
     if layout.exponents:
         return Blocks(form, integers, rng.integers(100, 130, (rows, groups), np.uint8))

@@ -21,7 +21,7 @@ from miaotui.kernels.linear.formats import (
 from miaotui.kernels.linear.packed_blocks import Blocks, pack, quantize, unpack, values
 
 FORMATS = st.sampled_from(list(Format))
-ROUNDABLE = [Format.Q4, Format.Q4M, Format.Q5_0, Format.Q6, Format.Q8, Format.F32]
+ROUNDABLE = [Format.Q4, Format.Q4M, Format.Q5_0, Format.Q6, Format.Q8, Format.F32, Format.BF16]
 ROUNDED = st.sampled_from(ROUNDABLE)
 ROWS, GROUPS = st.integers(1, 70), st.integers(1, 7)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -108,6 +108,7 @@ def worst_rounding(form: Format, groups: np.ndarray) -> np.ndarray:
         Format.Q6: top / 32,
         Format.Q8: top / 127,
         Format.F32: top * 0,
+        Format.BF16: top / 128,  # of a value as large as the largest
     }
     # q4 reaches from -8 to 7 steps: a value at +8 is a whole step off
     half_step = step[form] * (1.0 if form in (Format.Q4, Format.Q5_0, Format.Q6) else 0.5)
@@ -142,6 +143,7 @@ def test_rounding_twice_is_rounding_once(form: Format, rows: int, groups: int, s
         Format.Q6: Blocks(form, integers, scales),
         Format.Q8: Blocks(form, integers, scales),
         Format.F32: Blocks(form, rng.standard_normal((rows, groups, GROUP), np.float32)),
+        Format.BF16: quantize(Format.BF16, rng.standard_normal((rows, groups * GROUP), np.float32)),
     }[form]
     assert_same(values(quantize(form, values(held))), values(held))
 

@@ -199,6 +199,19 @@ def test_tap_copies_rows(shape: tuple[int, int]) -> None:
     assert_same(out.read(), values)
 
 
+@pytest.mark.parametrize("rows", [1, 300])
+def test_a_shared_part_is_copied_to_each_place(rows: int) -> None:
+    """Four copies of 32 values, 96 values apart; what lies between stays."""
+    values, before = random_rows(rows, 64), random_rows(rows, 384, seed=1)
+    x, out = Floating(rows, 64, values), Floating(rows, 384, before)
+    fields = source_fields(x, 4 * 32) | {ops.ROWS: ops.RUN_ROWS, pw.X: x.address + 4 * 32}
+    fields |= {pw.OUT: out.address, pw.OUT_STRIDE: out.stride, pw.COPIES: 4, pw.COPY_STRIDE: 4 * 96}
+    run_pass([("pointwise.rows:spread", fields)], {ops.RUN_ROWS: rows}, 2)
+    expected = before.reshape(rows, 4, 96).copy()
+    expected[:, :, :32] = values[:, None, 32:]
+    assert_same(out.read(), expected.reshape(rows, 384))
+
+
 @pytest.mark.parametrize("rows", [1, 50, 400])
 @pytest.mark.parametrize("width", [32, 96])
 @pytest.mark.parametrize("form", list(Format), ids=lambda form: form.value)

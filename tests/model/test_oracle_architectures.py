@@ -27,6 +27,7 @@ RESIDUAL = {
     "granite": 0.25,
     "granitemoe": 0.25,
     "minicpm": 0.5,
+    "minicpm3": 0.5,
 }  # factors of what layers add; our streams are divided by them
 TOLERANCE = 2e-4  # of the largest logit
 
@@ -51,6 +52,9 @@ def random_model(variant: str, seed: int) -> Any:
                 weights.normal_(0.0, 0.3)
             else:
                 weights.normal_(0.0, 1.5 / weights.shape[1] ** 0.5)
+        for name, values_ in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                values_.normal_(0.0, 0.1)
     return model
 
 

@@ -42,6 +42,19 @@ def test_blocks_are_held_exactly(kind: BlockType, rows: int, blocks: int, seed: 
     assert not found[rows:].any()
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_bfloat16_keeps_the_values_of_its_files_and_rounds_others(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 1 << 16, (40, 64), np.uint16)
+    bits[(bits & 0x7F80) == 0x7F80] = 0  # no number, or infinite
+    stored = StoredTensor.from_bytes("w", bits.shape, BlockType.BF16, bits.reshape(-1).view(np.uint8))
+    np.testing.assert_array_equal(packed_values(stored, Format.BF16)[:40], stored.float32())
+    floats = rng.standard_normal((40, 64), np.float32)
+    stored = StoredTensor.from_bytes("w", floats.shape, BlockType.F32, floats.reshape(-1).view(np.uint8))
+    found = packed_values(stored, Format.BF16)[:40]
+    assert (np.abs(found - floats) <= np.abs(floats) * 2**-8).all()
+
+
 @pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.name)
 def test_packed_blocks_take_little_more_than_the_file(kind: BlockType) -> None:
     form = packed_format(kind, Format.Q8)

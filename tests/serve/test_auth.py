@@ -289,7 +289,7 @@ def test_a_leaving_server_takes_nothing_more(keys: tuple[Keyring, dict[str, str]
     assert answer(guard, "/v1/models").status == 401, "strangers are not told"
 
 
-def test_web_sockets_are_closed() -> None:
+def test_web_sockets_are_refused_over_http() -> None:
     async def main() -> list[Any]:
         sent = list[Any]()
 
@@ -299,7 +299,10 @@ def test_web_sockets_are_closed() -> None:
         async def receive() -> Any:
             return {"type": "websocket.connect"}
 
-        await Access(app(), AccessPolicy())({"type": "websocket", "headers": []}, receive, send)
+        scope = {"type": "websocket", "path": "/v1/audio/live", "headers": [(b"host", b"elsewhere.example")]}
+        await Access(app(), AccessPolicy())(scope, receive, send)
         return sent
 
-    assert asyncio.run(main())[0]["type"] == "websocket.close"
+    start, body = asyncio.run(main())
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 421)
+    assert body["type"] == "websocket.http.response.body"

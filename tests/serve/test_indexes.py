@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 import time
@@ -15,10 +16,13 @@ import pytest
 from asgi_calls import Answer, ask
 from serving import services
 
+from miaotui.errors import RequestError
 from miaotui.retrieval import Document, Index, IndexSettings
+from miaotui.retrieval.ingest.pdf_text import pdf_text_apart
 from miaotui.serve.app import create_app
 from miaotui.serve.middleware.access import CALLER
 from miaotui.serve.middleware.keys import Caller
+from pdf_files import pdf_of
 
 HEADERS = (("host", "localhost"), ("content-type", "application/json"))
 CATS = {"id": "1", "body": "Cats sleep sixteen hours a day.", "title": "Cats"}
@@ -69,6 +73,44 @@ def test_documents_are_added_found_and_deleted(app: App) -> None:
     assert gone.json()["version"] != added.json()["version"]
     assert ids(app, "barking") == []
     assert app.call("/v1/indexes/pets/documents/a/2", method="DELETE").status == 404
+
+
+def test_hits_are_explained(app: App) -> None:
+    add(app)
+    found = app.call("/v1/indexes/pets/search", {"query": "sleeping cats", "explain": True}).json()["data"]
+    shares = found[0]["shares"]
+    assert {each["term"] for each in shares["terms"]} == {"sleep", "cat"}
+    assert sum(each["share"] for each in shares["terms"]) == pytest.approx(found[0]["score"])
+    assert "shares" not in app.call("/v1/indexes/pets/search", {"query": "cats"}).json()["data"][0]
+    assert app.call("/v1/indexes/pets/search", {"query": "zebra", "explain": True}).json()["data"] == []
+
+
+def test_a_pdf_is_read_by_the_server(app: App) -> None:
+    whole = base64.b64encode(pdf_of("Hello from a page")).decode()
+    added = app.call("/v1/indexes/files/documents", {"documents": [{"id": "a.pdf", "pdf": whole}]})
+    assert (added.status, added.json()["passages"]) == (200, 1)
+    assert ids(app, "hello", "files") == ["a.pdf"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "said"),
+    [
+        ([{"id": "a", "pdf": "%%%"}], "base64"),
+        ([{"id": "a", "pdf": base64.b64encode(b"%PDF-1.4 broken").decode()}], "the PDF is broken"),
+        ([{"id": "a", "pdf": base64.b64encode(pdf_of("")).decode()}], "holds no text"),
+        ([{"id": "a", "pdf": "", "body": "text"}], "not both"),
+        ([{"id": "a", "pdf": ""}, {"id": "b", "pdf": ""}], "several PDF files"),
+    ],
+)
+def test_a_pdf_that_cannot_be_taken_is_named(app: App, documents: list[Any], said: str) -> None:
+    answer = app.call("/v1/indexes/files/documents", {"documents": documents})
+    assert answer.status == 400
+    assert said in answer.json()["error"]["message"]
+
+
+def test_a_pdf_that_takes_too_long_is_left() -> None:
+    with pytest.raises(RequestError, match="takes more than"):
+        pdf_text_apart(pdf_of("Hello"), timeout_s=0.001)
 
 
 def test_adding_again_replaces(app: App) -> None:

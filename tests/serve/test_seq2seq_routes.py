@@ -80,6 +80,20 @@ def test_a_streamed_completion_is_the_whole_one(server: Serving) -> None:
     assert chunks[-1]["usage"] == whole["usage"]
 
 
+@pytest.mark.parametrize("sampling", [{"temperature": 1.5, "seed": 3}, {"temperature": 0.7, "seed": 9}])
+def test_tokens_of_a_search_without_beams_come_as_they_are_written(server: Serving, sampling: dict[str, Any]) -> None:
+    whole = sound(post(server, "/v1/completions", prompt=ENGLISH, **sampling))["choices"]
+    streamed = post(server, "/v1/completions", prompt=ENGLISH, stream=True, **sampling).text
+    lines = [line.removeprefix("data: ") for line in streamed.split("\n\n") if line.startswith("data: {")]
+    pieces = [json.loads(line)["choices"][0] for line in lines]
+    assert len(pieces) > 2 * len(ENGLISH)
+    for index, choice in enumerate(whole):
+        own = [each for each in pieces if each["index"] == index]
+        assert "".join(each["text"] for each in own) == choice["text"]
+        assert [each["finish_reason"] for each in own if each["finish_reason"]] == [choice["finish_reason"]]
+        assert own[-1]["finish_reason"]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("logprobs", 1), ("echo", True), ("n", 2), ("stop", "x"), ("max_tokens", 0), ("top_p", 0.5), ("suffix", "x")],
@@ -122,6 +136,9 @@ def test_the_server_lists_counts_and_checks_it(server: Serving) -> None:
     metrics = httpx.get(server.url + "/metrics").text
     assert 'vllm:request_success_total{finished_reason="stop",model_name="en-de"}' in metrics
     assert 'vllm:generation_tokens_total{model_name="en-de"}' in metrics
+    for gauge in ("vllm:num_requests_running", "miaotui_deadline_met_total", "miaotui_pass_seconds_total"):
+        assert f'{gauge}{{model_name="en-de"}}' in metrics
+    assert 'miaotui_step_seconds_count{model_name="en-de"}' in metrics
     chat = post(server, "/v1/chat/completions", messages=[{"role": "user", "content": "hi"}])
     assert chat.status_code == 400
     assert "encoder-decoder" in chat.text

@@ -136,6 +136,25 @@ def test_sentiments(server: Serving) -> None:
     assert found["data"][0]["label"] == "positive"
 
 
+@pytest.mark.parametrize("route", ["classify", "sentiment"])
+def test_words_that_carry_a_label_are_those_of_python(route: str, server: Serving, encoder: Encoder) -> None:
+    texts = ["the cat, ping", "", "...", "cat cat"]
+    examples = [{"text": text, "label": label} for text, label in EXAMPLES]
+    found = post(server, f"/v1/tasks/{route}", texts=texts, examples=examples, words=2)["data"]
+    classifier = Classifier.fit(encoder, *zip(*EXAMPLES, strict=True))
+    expected = classifier.classify(texts, words=2)
+    assert [len(each.get("words", [])) for each in found] == [2, 0, 0, 2]
+    for each, python in zip(found, expected, strict=True):
+        for word, wanted in zip(each.get("words", []), python.words, strict=True):
+            assert (word["word"], word["start"], word["end"]) == (wanted.word, wanted.start, wanted.end)
+            assert word["effect"] == pytest.approx(wanted.effect, abs=1e-4)
+
+
+def test_too_many_words_are_named(server: Serving) -> None:
+    body = {"texts": ["cat " * 64] * 40, "labels": ["a", "b"], "words": 1}
+    assert "send fewer texts" in refused(server, "/v1/tasks/classify", **body)["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -11,7 +11,7 @@ import pytest
 from miaotui.encoder import Encoder
 from miaotui.errors import DeadlineUnattainableError, FieldError, RequestError
 from miaotui.tasks import Classifier, SentimentClassifier, calls, classify, fit, sentiment
-from miaotui.tasks.sentiments import placed_words
+from miaotui.tasks.word_effects import placed_words
 from tiny_encoder_models import make_encoder_folder, open_tiny
 from tiny_engine import settings_in
 

@@ -91,6 +91,8 @@ def test_tokens_of_the_thought_are_counted(pieces: list[str], is_open: bool, cou
     assert count_reasoning(pieces, THINK, is_open) == count
 
 
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
+CALL = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
 HARMONY_THOUGHT = "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant<|channel|>final<|message|>Four."
 
 
@@ -102,14 +104,52 @@ HARMONY_THOUGHT = "<|channel|>analysis<|message|>Two and two.<|end|><|start|>ass
         ("<|channel|>analysis<|message|>Two and", "Two and", ""),
         ("<|channel|>fin", "", "<|channel|>fin"),
         ("Four.", "", "Four."),
+        (f"{ANALYSIS}a<|end|><|start|>assistant{ANALYSIS}b<|end|><|start|>assistant{FINAL}c<|return|>", "a\n\nb", "c"),
+        (
+            "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant" + FINAL + "c",
+            "",
+            "Let me look.\n\nc",
+        ),
+        (ANALYSIS + "Hm.<|end|><|start|>assistant" + CALL + "{}<|call|>", "Hm.", CALL + "{}"),
+        (
+            ANALYSIS + "Hm.<|end|><|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}",
+            "Hm.",
+            CALL + "{}",
+        ),
+        (" to=functions.f<|channel|>commentary <|constrain|>json<|message|>{}", "", CALL + "{}"),
+        (ANALYSIS + "Hm.<|end|><|start|>assistant<|chan", "Hm.", ""),
+        ("to=", "", "to="),
+        ("total", "", "total"),
     ],
 )
 def test_channels_of_harmony_are_told_apart_however_they_are_cut(text: str, thought: str, answer: str) -> None:
     assert reasoning_format({"default": "...<|start|>assistant<|channel|>final<|message|>..."}) is HARMONY
     assert split_reasoning(text, HARMONY) == (thought, answer)
-    for size in (1, 2, 5):
-        parser = ReasoningParser(HARMONY)
+    for size in (1, 2, 3, 5, 17):
+        parser = HARMONY.parser()
         events = [event for at in range(0, len(text), size) for event in parser.push(text[at : at + size])]
         events += parser.finish()
         assert "".join(event.text for event in events if isinstance(event, ReasoningPiece)) == thought
         assert "".join(event.text for event in events if isinstance(event, AnswerPiece)) == answer
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [ANALYSIS, FINAL, CALL, "<|end|>", "<|start|>assistant", "<|call|>", "<|", "message|>", " \n", "{}", "思"]
+        ),
+        max_size=8,
+    ),
+    st.booleans(),
+    st.lists(st.integers(1, 9)),
+)
+def test_cuts_of_harmony_do_not_matter(parts: list[str], is_open: bool, cuts: list[int]) -> None:
+    text, at = "".join(parts), 0
+    parser, events = HARMONY.parser(is_open), []
+    for size in [*cuts, len(text)]:
+        events += parser.push(text[at : at + size])
+        at += size
+    events += parser.finish()
+    thought = "".join(e.text for e in events if isinstance(e, ReasoningPiece))
+    answer = "".join(e.text for e in events if isinstance(e, AnswerPiece))
+    assert (thought, answer) == split_reasoning(text, HARMONY, is_open)

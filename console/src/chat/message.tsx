@@ -27,13 +27,13 @@ export function MessageView({ id }: { id: string }): VNode | null {
       {message.reasoning && (
         <details class="reasoning">
           <summary>{isRunning && !message.content ? t("thinking-now") : t("thought")}</summary>
-          <Markdown text={message.reasoning} />
+          <Markdown text={message.reasoning} growing={isRunning} />
         </details>
       )}
       {isEditing ? (
         <Editor message={message} conversation={conversation} onDone={() => setEditing(false)} />
       ) : (
-        <Body message={message} />
+        <Body message={message} growing={isRunning} />
       )}
       <ToolCalls message={message} conversation={conversation} />
       {isRunning && !message.content && !message.reasoning && <p class="waiting">{t("waiting")}</p>}
@@ -47,9 +47,9 @@ export function MessageView({ id }: { id: string }): VNode | null {
 const PLAIN_CHARACTERS = 200_000; // a longer answer is shown as it is: a log is no Markdown
 const SHOWN_CHARACTERS = 8_000; // of a long text, before the rest is asked for
 
-function Body({ message }: { message: Message }): VNode {
+function Body({ message, growing }: { message: Message; growing: boolean }): VNode {
   const { content, role } = message;
-  if (role === "assistant" && content.length <= PLAIN_CHARACTERS) return <Markdown text={content} />;
+  if (role === "assistant" && content.length <= PLAIN_CHARACTERS) return <Markdown text={content} growing={growing} />;
   return <PlainText text={content} />;
 }
 

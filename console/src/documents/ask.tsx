@@ -3,9 +3,10 @@ import type { VNode } from "preact";
 import { useRef, useState } from "preact/hooks";
 import { seconds, t } from "../i18n";
 import { eventsOf } from "../server/events";
-import { request, ServerError } from "../server/http";
+import { request, requestJson, ServerError } from "../server/http";
 import { describe } from "../ui/failures";
 import { Passage } from "./passage";
+import { Hits, type SearchHit } from "./search";
 
 export interface Citation {
   number: number;
@@ -28,6 +29,8 @@ interface Answer {
 
 type Event = Answer | { object: "answer.piece"; text: string } | { object?: undefined; error: { message: string } };
 
+const MOST_HITS = 10;
+
 /** The form, and what came of it. */
 export function Ask({ index }: { index: string }): VNode {
   const [question, setQuestion] = useState("");
@@ -35,6 +38,7 @@ export function Ask({ index }: { index: string }): VNode {
   const [answer, setAnswer] = useState<Answer | null>(null);
   const [problem, setProblem] = useState("");
   const [opened, setOpened] = useState<Citation | null>(null);
+  const [hits, setHits] = useState<SearchHit[] | null>(null);
   const running = useRef<AbortController | null>(null);
   const ask = async (event: SubmitEvent): Promise<void> => {
     event.preventDefault();
@@ -42,6 +46,7 @@ export function Ask({ index }: { index: string }): VNode {
     const controller = new AbortController();
     running.current = controller;
     setAnswer(null);
+    setHits(null);
     setProblem("");
     setComing("…");
     try {
@@ -59,6 +64,19 @@ export function Ask({ index }: { index: string }): VNode {
       setComing("");
     }
   };
+  const search = async (): Promise<void> => {
+    running.current?.abort();
+    setAnswer(null);
+    setHits(null);
+    setProblem("");
+    try {
+      const body = { query: question, limit: MOST_HITS, plain: true, explain: true };
+      const path = `v1/indexes/${encodeURIComponent(index)}/search`;
+      setHits((await requestJson<{ data: SearchHit[] }>(path, { body })).data);
+    } catch (error) {
+      setProblem(describe(error));
+    }
+  };
   return (
     <section class="panel" aria-label={t("ask-documents")}>
       <h2>{t("ask-documents")}</h2>
@@ -69,12 +87,16 @@ export function Ask({ index }: { index: string }): VNode {
         </label>
         <button type="submit" class="primary">
           {t("ask")}
+        </button>{" "}
+        <button type="button" disabled={!question.trim()} onClick={() => void search()}>
+          {t("search")}
         </button>
       </form>
       <div aria-live="polite">
         {problem && <p class="problem">{problem}</p>}
         {!answer && coming && <p class="plain">{coming}</p>}
         {answer && <AnswerView answer={answer} onOpen={setOpened} />}
+        {hits && <Hits hits={hits} onOpen={setOpened} />}
       </div>
       {opened && <Passage index={index} citation={opened} onClose={() => setOpened(null)} />}
     </section>

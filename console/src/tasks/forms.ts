@@ -18,25 +18,27 @@ export interface TaskForm {
   columns: string[]; // members of a result that the table shows
 }
 
+const WORDS: Field = { name: "words", label: "carrying-words", kind: "number", optional: true };
+
 export const FORMS: TaskForm[] = [
   {
     id: "classify",
     title: "task-classify",
     path: "v1/tasks/classify",
-    fields: [{ name: "labels", label: "labels", kind: "list" }],
+    fields: [{ name: "labels", label: "labels", kind: "list" }, WORDS],
     example: {
       texts: ["The parcel never came.", "Please send me an invoice.", "How do I reset my password?"],
-      values: { labels: "delivery, billing, account" },
+      values: { labels: "delivery, billing, account", words: "3" },
     },
-    columns: ["label", "probability"],
+    columns: ["label", "probability", "words"],
   },
   {
     id: "sentiment",
     title: "task-sentiment",
     path: "v1/tasks/sentiment",
-    fields: [],
-    example: { texts: ["I love it, it works at once.", "It broke after a day."], values: {} },
-    columns: ["label", "probability"],
+    fields: [WORDS],
+    example: { texts: ["I love it, it works at once.", "It broke after a day."], values: { words: "3" } },
+    columns: ["label", "probability", "words"],
   },
   {
     id: "summarize",

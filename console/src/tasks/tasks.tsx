@@ -180,7 +180,7 @@ function Results({ form, texts, results }: { form: TaskForm; texts: readonly str
             {rows.slice(0, MOST_SHOWN).map((row, at) => (
               <tr key={at}>
                 {row.map((cell, column) => (
-                  <td key={column}>{cell}</td>
+                  <td key={column}>{column === 0 ? marked(cell, results[at]) : cell}</td>
                 ))}
               </tr>
             ))}
@@ -191,10 +191,46 @@ function Results({ form, texts, results }: { form: TaskForm; texts: readonly str
   );
 }
 
+/** A word that carries a label: it stands at `start` to `end`, counted in code points. */
+interface CarryingWord {
+  word: string;
+  start: number;
+  end: number;
+  effect: number;
+}
+
+function isCarryingWord(value: unknown): value is CarryingWord {
+  return typeof value === "object" && value !== null && "word" in value && "effect" in value;
+}
+
+/** Return a text with the words marked that raise or lower its label's log-odds. */
+function marked(text: string, result: Result | undefined): (string | VNode)[] | string {
+  const words = Array.isArray(result?.words) ? result.words.filter(isCarryingWord) : [];
+  if (words.length === 0) return text;
+  const letters = [...text];
+  const parts: (string | VNode)[] = [];
+  let done = 0;
+  for (const each of [...words].sort((a, b) => a.start - b.start)) {
+    parts.push(letters.slice(done, each.start).join(""));
+    parts.push(
+      <mark key={each.start} class={each.effect > 0 ? "raises" : "lowers"} title={signed(each.effect)}>
+        {letters.slice(each.start, each.end).join("")}
+      </mark>,
+    );
+    done = each.end;
+  }
+  return [...parts, letters.slice(done).join("")];
+}
+
+function signed(value: number): string {
+  return `${value > 0 ? "+" : ""}${shown(value)}`;
+}
+
 function shown(value: unknown): string {
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return String(Math.round(value * 1000) / 1000);
   if (typeof value === "string") return value;
+  if (isCarryingWord(value)) return `${value.word} ${signed(value.effect)}`;
   if (Array.isArray(value)) return value.map(shown).join("; ");
   const entries = Object.entries(value as Record<string, unknown>);
   const texts = entries.filter(([name]) => name !== "index").map(([name, each]) => `${name}: ${shown(each)}`);

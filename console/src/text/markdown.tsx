@@ -7,6 +7,7 @@
  */
 import MarkdownIt, { type Token } from "markdown-it";
 import { type ComponentChildren, h, type VNode } from "preact";
+import { useRef } from "preact/hooks";
 import { memo } from "../ui/memo";
 import { CodeBlock } from "./code";
 import { Formula } from "./formula";
@@ -107,18 +108,27 @@ function picture(token: Token): ComponentChildren {
 
 interface Block {
   source: string;
+  start: number; // its first character in the text
   tokens: Token[];
 }
 
-/** Return the top-level blocks of a text, each with the lines that it came from. */
-export function blocksOf(text: string): Block[] {
-  const lines = text.split("\n");
+interface Parsed {
+  text: string;
+  blocks: Block[];
+  env: Record<string, unknown>; // the definitions of links
+}
+
+/** Return the top-level blocks of a text from `start` on, each with the lines that it came from. */
+function blocksFrom(text: string, start: number, env: Record<string, unknown>): Block[] {
+  const lines = text.slice(start).split("\n");
+  const starts = [start];
+  for (const line of lines) starts.push((starts[starts.length - 1] as number) + line.length + 1);
   const blocks: Block[] = [];
   let level = 0;
-  for (const token of parser.parse(text, {})) {
+  for (const token of parser.parse(text.slice(start), env)) {
     if (level === 0) {
       const [first, end] = token.map ?? [0, 0];
-      blocks.push({ source: lines.slice(first, end).join("\n"), tokens: [] });
+      blocks.push({ source: lines.slice(first, end).join("\n"), start: starts[first] ?? start, tokens: [] });
     }
     level += token.nesting;
     blocks[blocks.length - 1]?.tokens.push(token);
@@ -126,17 +136,35 @@ export function blocksOf(text: string): Block[] {
   return blocks;
 }
 
-// A block whose lines have not changed is not rendered again: while an answer streams, that is all but the last.
+/**
+ * Parse a text that is `before` with more at its end: what is added can change the last block alone, so only that one is
+ * parsed again. A link whose definition comes later is an exception, which a whole parse at the end sets right.
+ */
+export function grown(text: string, before: Parsed | null): Parsed {
+  const last = before?.blocks[before.blocks.length - 1];
+  if (!before || !last || !text.startsWith(before.text)) {
+    const env: Record<string, unknown> = {};
+    return { text, blocks: blocksFrom(text, 0, env), env };
+  }
+  const { env } = before;
+  return { text, blocks: [...before.blocks.slice(0, -1), ...blocksFrom(text, last.start, env)], env };
+}
+
+// A block whose lines have not changed is not rendered again: while an answer streams, that is all but the last. One with
+// brackets may hold a link whose definition has come since.
 const BlockView = memo(
   ({ block }: { block: Block }) => <>{elements(block.tokens)}</>,
-  (before, after) => before.block.source === after.block.source,
+  (before, after) =>
+    before.block === after.block || (before.block.source === after.block.source && !after.block.source.includes("[")),
 );
 
-/** A text in Markdown. */
-export function Markdown({ text }: { text: string }): VNode {
+/** A text in Markdown; `growing` while more comes. */
+export function Markdown({ text, growing = false }: { text: string; growing?: boolean }): VNode {
+  const before = useRef<Parsed | null>(null);
+  if (before.current?.text !== text || !growing) before.current = grown(text, growing ? before.current : null);
   return (
     <div class="markdown">
-      {blocksOf(text).map((block, index) => (
+      {before.current.blocks.map((block, index) => (
         <BlockView key={index} block={block} />
       ))}
     </div>

@@ -12,22 +12,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from miaotui.backends.target_scores import TargetScores
 from miaotui.errors import RequestError
 
 NO_PREFIX = -1
+Frames = NDArray[np.float32]
+Source = Sequence[int] | Frames  # token ids, or frames of sound [2 x rows, mel bins]
+Head = tuple[int, int]  # a decoder's layer, and a head of its cross-attention
 
 
 class TargetRow(NamedTuple):
     """A token of a target: ``prefix`` is the number of the row before it, `NO_PREFIX` for a start token.
 
-    ``candidates``: how many of the next tokens will be asked for; 0: none, and the row has no scores.
+    ``candidates``: how many of the next tokens will be asked for; 0: none, and the row has no scores. ``before``:
+    tokens between the prefix and this one, which the same pass computes; each is one more row of it.
     """
 
     source: int
     prefix: int
     token: int
     candidates: int = 1
+    before: tuple[int, ...] = ()
+
+
+def source_rows(source: Source) -> int:
+    """Return how many rows a source has in the encoder: its tokens, or half its frames."""
+    return len(source) // 2 if isinstance(source, np.ndarray) else len(source)
+
+
+def target_rows(rows: Sequence[TargetRow]) -> int:
+    """Return how many rows a pass has."""
+    return sum(1 + len(row.before) for row in rows)
 
 
 class TargetRows(NamedTuple):
@@ -36,6 +54,16 @@ class TargetRows(NamedTuple):
     prefixes: list[int]
     scores: TargetScores  # valid until the next pass
     seconds: float
+
+
+class TargetAlignment(NamedTuple):
+    """Cross-attention of a target's tokens: scaled scores ``[heads, tokens, source rows]``, before any softmax.
+
+    ``logits`` ``[tokens, vocabulary]``: of the token behind each.
+    """
+
+    scores: NDArray[np.float32]
+    logits: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -88,7 +116,7 @@ class Seq2SeqBackend(Protocol):
         At least one where nothing is kept and it fits `limits`.
         """
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> list[int]:
+    def encode(self, sources: Sequence[Source]) -> list[int]:
         """Encode whole sources in one pass and keep what targets attend to; returns their numbers.
 
         Raises `RequestError` where they do not fit `limits` or name ids that there are not.
@@ -98,6 +126,12 @@ class Seq2SeqBackend(Protocol):
         """Compute one row of each of several targets in one pass and keep them.
 
         Raises `RequestError` where they do not fit `limits` or name ids that there are not.
+        """
+
+    def align(self, source: int, tokens: Sequence[int], heads: Sequence[Head]) -> TargetAlignment:
+        """Compute the cross-attention of some heads for a whole target, in a pass of its own that keeps no row.
+
+        Raises `RequestError` where the tokens do not fit `limits` or name ids that there are not.
         """
 
     def release(self, prefixes: Sequence[int], sources: Sequence[int] = ()) -> None:

@@ -59,6 +59,11 @@ class TargetScores:
         places = best_places(scores, min(count, scores.size))
         return Best(places, scores[places])
 
+    def logits(self, row: int) -> Floats:
+        """Return a row's logits of all tokens: a view of memory that the next pass overwrites."""
+        found: Floats = self._logits[self._places[row]]
+        return found
+
     def all(self, row: int) -> Floats:
         """Return a row's log-probabilities of all tokens."""
         return log_softmax(self._logits[self._places[row]].astype(np.float32))

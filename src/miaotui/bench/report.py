@@ -25,7 +25,12 @@ def table_of(ways: Sequence[EvaluatedWay]) -> str:
         speed = [f"{1e3 * way.p50_s:.1f}", f"{1e3 * way.p99_s:.1f}", f"{way.items_per_s:.4g}", f"{way.cpu_s:.2f}"]
         peak = "" if way.peak_bytes is None else f"{way.peak_bytes / MB:.0f}"
         rows.append([way.name, str(way.items), str(way.unanswered), *cells, *speed, peak])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are as wide as their widest cell; the first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]

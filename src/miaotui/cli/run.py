@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from miaotui.cli.advice.memory import memory_note
 from miaotui.cli.options.parser import sampling_params
 from miaotui.cli.output import messages
 from miaotui.cli.output.progress import ProgressBars
@@ -57,7 +58,7 @@ def load(model: str, parsed: argparse.Namespace) -> LLM:
         import miaotui
 
         with ProgressBars() as progress:
-            return miaotui.load(
+            llm = miaotui.load(
                 model,
                 format=parsed.format,
                 threads=parsed.threads,
@@ -66,6 +67,10 @@ def load(model: str, parsed: argparse.Namespace) -> LLM:
                 backend=parsed.backend,
                 progress=progress,
             )
+        note = memory_note(model, llm.weight_bytes)
+        if note is not None:
+            print(note, file=sys.stderr)
+        return llm
     finally:
         gc.freeze()
         gc.enable()

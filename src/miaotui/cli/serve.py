@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from miaotui.backends.build_seq2seq import Seq2SeqOptions
 from miaotui.backends.options import EncoderOptions, EngineOptions
+from miaotui.cli.advice.memory import memory_note
 from miaotui.cli.options.parser import parse
 from miaotui.cli.options.serve import option_names
 from miaotui.cli.output import messages
@@ -28,8 +29,10 @@ from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import WANTED, Format
+from miaotui.libraries import need
 from miaotui.llm import is_seq2seq_folder
-from miaotui.runtime import ModelOptions, open_model, open_seq2seq_model
+from miaotui.model.seq2seq.opened import is_speech
+from miaotui.runtime import ModelOptions, open_model, open_seq2seq_model, open_speech_model
 from miaotui.serve.config_file import read_config
 from miaotui.serve.http.listener import bind, url_of
 from miaotui.serve.settings import ServeSettings
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from miaotui.serve.encoders.registry import EncoderEntry
     from miaotui.serve.services import Services
     from miaotui.served_model import ServedModel
+    from miaotui.speech.model import SpeechModel
 
 _SERVER = "miaotui.serve.start"
 COLLECTED_AFTER = 10_000  # objects more than before
@@ -59,11 +63,12 @@ def serve(parsed: argparse.Namespace) -> int:
         def ready(services: Services) -> None:
             gc.freeze()  # what start-up made stays: collections need not look at it again
             gc.set_threshold(COLLECTED_AFTER)  # most of what a step makes is gone by its end
-            others = [*services.seq2seq, *services.encoders]
+            others = [*services.seq2seq, *services.speech, *services.encoders]
             print(opening(url, services.models, others, options), file=sys.stderr, flush=True)
 
         run = importlib.import_module("miaotui.serve.http.server").run
-        run(start.serve(opened.chats, opened.encoders, options, listening, ready, seq2seq=opened.targets))
+        models = opened.chats, opened.encoders
+        run(start.serve(*models, options, listening, ready, seq2seq=opened.targets, speech=opened.speech))
     return 0
 
 
@@ -93,7 +98,12 @@ def opening(url: str, models: Mapping[str, ServedModel], others: Iterable[str], 
     shown = "YOUR-KEY" if options.api_key_file else "none"
     fields_ = {"url": url, "model": names[0], "key": shown, "promise": promise}
     header = '\n  -H "Authorization: Bearer YOUR-KEY" \\' if options.api_key_file else ""
-    lines = [messages.SERVING(models=", ".join(served), **fields_), messages.HOW_TO_CALL(header=header, **fields_)]
+    notes = [memory_note(name, model.loop.engine.backend.stats().weight_bytes) for name, model in models.items()]
+    lines = [
+        *filter(None, notes),
+        messages.SERVING(models=", ".join(served), **fields_),
+        messages.HOW_TO_CALL(header=header, **fields_),
+    ]
     return "\n".join(lines)
 
 
@@ -122,10 +132,11 @@ def _without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _Opened:
-    """Models of a server: loops of chat models and encoder-decoders; encoders are only looked at."""
+    """Models of a server: those that run; encoders are only looked at."""
 
     chats: dict[str, EngineLoop] = field(default_factory=dict)
     targets: dict[str, Seq2SeqLoop] = field(default_factory=dict)
+    speech: dict[str, SpeechModel] = field(default_factory=dict)
     encoders: list[EncoderEntry] = field(default_factory=list)
 
 
@@ -142,6 +153,8 @@ def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> _Ope
                 found = describe_encoder(path, _encoder_options(options))
                 if found is not None:
                     encoders[name] = found
+                elif is_speech(path):
+                    opened.speech[name] = _open_speech(path, options, progress)
                 elif is_seq2seq_folder(path):
                     opened.targets[name] = _open_targets(path, options, progress)
                 else:
@@ -161,10 +174,23 @@ def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> _Ope
 
 def _open_targets(path: Path, options: ServeSettings, progress: ProgressBars) -> Seq2SeqLoop:
     """Open an encoder-decoder."""
+    return open_seq2seq_model(path, _seq2seq_options(options), queue=_queue_limits(options), progress=progress)
+
+
+def _open_speech(path: Path, options: ServeSettings, progress: ProgressBars) -> SpeechModel:
+    """Open a speech model, and what reads recordings: it is not to be missed at the first request."""
+    from miaotui.speech.model import SpeechModel
+
+    for library in ("av", "python_multipart", "websockets"):
+        need(library)
+    loop = open_speech_model(path, _seq2seq_options(options), queue=_queue_limits(options), progress=progress)
+    return SpeechModel(loop, owns_loop=True)
+
+
+def _seq2seq_options(options: ServeSettings) -> Seq2SeqOptions:
     form = "q4" if options.format == "q4" else "q8"
     backend = "reference" if options.backend == "reference" else "cpu"
-    chosen = Seq2SeqOptions(backend=backend, format=form, threads=options.threads)
-    return open_seq2seq_model(path, chosen, queue=_queue_limits(options), progress=progress)
+    return Seq2SeqOptions(backend=backend, format=form, threads=options.threads)
 
 
 def _queue_limits(options: ServeSettings) -> QueueLimits:

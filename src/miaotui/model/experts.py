@@ -2,14 +2,15 @@
 
 Owns the valid ranges and the formula of routing, in NumPy. Knows neither files nor kernels. Invariant: the choice of
 a row depends on that row's router logits alone; of equal scores the expert with the lower number is chosen.
-Sources: Shazeer et al. 2017 (section 2.1), Fedus et al. 2021, DeepSeek-V3 (2024, section 2.1.2) for the added bias.
+Sources: Shazeer et al. 2017 (section 2.1), Fedus et al. 2021, DeepSeek-V2 (2024, section 2.2.2) for groups, DeepSeek-V3
+(2024, section 2.1.2) for the added bias.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,22 @@ from miaotui.model.reading.checks import require, require_count, require_positiv
 
 MAX_EXPERTS = 1024
 MAX_CHOSEN = 64
+MAX_GROUPS = 32
 SWIGLU_ALPHA, SWIGLU_LIMIT = 1.702, 7.0
 BLOCK = 32  # inputs of one quantization block
 Array = NDArray[np.float32]
 Scores = Literal["softmax", "sigmoid"]
+
+
+class ExpertGroups(NamedTuple):
+    """Groups of experts that follow each other: a row chooses some groups, then experts of these alone."""
+
+    number: int = 1
+    kept: int = 1  # groups that a row chooses: those of the highest ranks
+    best: int = 1  # a group's rank is the sum of so many of its highest scores, 1 or 2
+
+
+NO_GROUPS = ExpertGroups()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +54,7 @@ class ExpertsConfig:
     normalized: bool = True  # the chosen experts' scores are divided by their sum
     scale: float = 1.0  # of all weights, after that
     biased: bool = False  # a bias is added to the scores, for the choice only
+    groups: ExpertGroups = NO_GROUPS
     shared_size: int = 0  # width of an expert that all rows use besides; 0: none
     shared_gate: bool = False  # its result is multiplied by a sigmoid of the row
     router_bias: bool = False  # the router's product has a bias
@@ -51,12 +65,24 @@ class ExpertsConfig:
         require_count("expert count", self.count, MAX_EXPERTS)
         require_count("number of chosen experts", self.chosen, min(self.count, MAX_CHOSEN))
         require_positive("scale of expert weights", self.scale)
+        self._check_groups()
         require(any(self.layers), "layers with experts", "at least one", 0)
         for name, width in (("expert width", self.size), ("shared expert's width", self.shared_size)):
             if width % BLOCK:
                 raise UnsupportedModelError(
                     f"the model's {name} is {width}, and only multiples of {BLOCK} are supported: choose another model"
                 )
+
+    def _check_groups(self) -> None:
+        groups = self.groups
+        require_count("number of expert groups", groups.number, min(self.count, MAX_GROUPS))
+        require_count("number of chosen groups", groups.kept, groups.number)
+        even = f"a divisor of the {self.count} experts"
+        require(self.count % groups.number == 0, "number of expert groups", even, groups.number)
+        size = self.count // groups.number
+        enough = f"enough to choose {self.chosen} experts from"
+        require(groups.kept * size >= self.chosen, "number of chosen groups", enough, groups.kept)
+        require(1 <= groups.best <= min(2, size), "scores that rank a group", "1 or 2", groups.best)
 
 
 def route(logits: Array, experts: ExpertsConfig, bias: Array | None = None) -> tuple[NDArray[np.intp], Array]:
@@ -66,11 +92,24 @@ def route(logits: Array, experts: ExpertsConfig, bias: Array | None = None) -> t
     """
     scores = _scores(logits, experts.scores)
     ranked = scores if bias is None else scores + bias
+    if experts.groups.number > 1:
+        ranked = np.where(_in_kept_groups(ranked, experts), ranked, np.float32(-np.inf))
     numbers = np.sort(np.argsort(-ranked, axis=1, kind="stable")[:, : experts.chosen], axis=1)
     weights = np.take_along_axis(scores, numbers, axis=1)
     if experts.normalized:
         weights = weights / weights.sum(axis=1, keepdims=True)
     return numbers, weights * np.float32(experts.scale)
+
+
+def _in_kept_groups(ranked: Array, experts: ExpertsConfig) -> NDArray[np.bool_]:
+    """Return which experts lie in the groups that each row chooses, ``[n, count]``."""
+    rows, groups = len(ranked), experts.groups
+    size = experts.count // groups.number
+    best = np.sort(ranked.reshape(rows, groups.number, size), axis=2)[..., -groups.best :].sum(axis=2)
+    chosen = np.argsort(-best, axis=1, kind="stable")[:, : groups.kept]
+    kept = np.zeros((rows, groups.number), np.bool_)
+    np.put_along_axis(kept, chosen, True, axis=1)
+    return np.repeat(kept, size, axis=1)
 
 
 def swiglu_clamped(gate: Array, up: Array) -> Array:

@@ -37,7 +37,8 @@ class HeadLayout:
     def is_plain(self) -> bool:
         """Return whether heads have no zeros, and fill whole groups of 32 for the product that reads them."""
         ordered = all((self._key_places(each) == np.arange(self.dim)).all() for each in self._all_rotated)
-        return ordered and self.dim == self.config.head_dim and self.dim % GROUP == 0
+        whole = self.dim == self.config.head_dim == self.config.value_dim
+        return ordered and whole and self.dim % GROUP == 0
 
     def keys(self, layer: int) -> Places:
         """Return which value of a query or key each place holds, ``[dim]``; -1 for zero.
@@ -58,13 +59,18 @@ class HeadLayout:
     def values(self) -> Places:
         """Return which value of a value head each place holds, ``[dim]``; -1 for zero."""
         places = np.arange(self.dim)
-        return np.where(places < self.config.head_dim, places, -1)
+        return np.where(places < self.config.value_dim, places, -1)
 
     def stored(self, tensor: StoredTensor, part: str, layer: int) -> StoredTensor:
         """Return the rows (or biases) of ``part`` q, k or v with zeros at their places."""
-        places = self.values if part == "v" else self.keys(layer)
-        as_they_are = self.dim == self.config.head_dim and (places == np.arange(self.dim)).all()
-        return tensor if as_they_are else self._spread(tensor, places)
+        places, each = self.keys(layer), self.config.head_dim
+        if part == "v":
+            places, each = self.values, self.config.value_dim
+        elif part == "k" and self.config.latent is not None:  # the rotated part comes from elsewhere
+            rotated = self._rotated(layer)
+            places, each = np.where(places < rotated, -1, places - rotated), each - rotated
+        as_they_are = self.dim == each and (places == np.arange(self.dim)).all()
+        return tensor if as_they_are else self._spread(tensor, places, each)
 
     def normed(self, weights: NDArray[np.float32], layer: int) -> tuple[NDArray[np.float32], float]:
         """Return the weights of a norm over a head's ``dim`` places, and its epsilon.
@@ -83,11 +89,11 @@ class HeadLayout:
         rope = self.config.layer_rope(layer)
         return 0 if rope is None else rope.dim
 
-    def _spread(self, tensor: StoredTensor, places: Places) -> StoredTensor:
+    def _spread(self, tensor: StoredTensor, places: Places, each: int) -> StoredTensor:
         is_vector = len(tensor.shape) == 1
         length = tensor.shape[0]
         rows = tensor.data.reshape(length, -1) if is_vector else tensor.data
-        heads = np.arange(0, length, self.config.head_dim)[:, None]
+        heads = np.arange(0, length, each)[:, None]
         index = np.where(places < 0, length, heads + places).reshape(-1)
         spread = np.concatenate([rows, np.zeros_like(rows[:1])])[index]  # zero bytes are zeros in every encoding
         shape = (len(index),) if is_vector else (len(index), tensor.cols)

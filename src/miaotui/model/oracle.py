@@ -19,6 +19,7 @@ from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
 from miaotui.model.experts import ExpertsConfig, route, sigmoid, swiglu_clamped
+from miaotui.model.latent import LATENT_EPS, LatentConfig
 from miaotui.model.rope import RopeConfig
 
 Array = NDArray[np.float32]
@@ -79,13 +80,19 @@ class Oracle:
         config, prefix = self.config, f"layers.{layer}."
         if config.pre_norms:
             x = self._norm(x, prefix + "attn_norm")
-        queries, keys, values = (self._heads(x, prefix, name) for name in ("q", "k", "v"))
+        if config.latent is not None:
+            queries, keys, values = self._latent_heads(x, prefix, config.latent)
+        else:
+            queries, keys, values = (self._heads(x, prefix, name) for name in ("q", "k", "v"))
         if config.qk_norm:
             queries = self._norm(queries, prefix + "q_norm")
             keys = self._norm(keys, prefix + "k_norm")
         rope = config.layer_rope(layer)
         if rope is not None:
             queries, keys = rotated(queries, rope, positions), rotated(keys, rope, positions)
+        if config.rotated_qk_norm:
+            queries = self._norm(queries, prefix + "q_norm")
+            keys = self._norm(keys, prefix + "k_norm")
         return queries, keys, values
 
     def finish(
@@ -127,7 +134,7 @@ class Oracle:
     def _attended(
         self, queries: Array, keys: Array, values: Array, seen: NDArray[np.bool_], sinks: Array | None
     ) -> Array:
-        """Grouped-query attention: query head h reads key/value head ``h // group``; ``[n, heads * head_dim]``.
+        """Grouped-query attention: query head h reads key/value head ``h // group``; ``[n, heads * value_dim]``.
 
         ``sinks [heads]`` are scores of a key without a value (Xiao et al. 2023).
         """
@@ -150,6 +157,19 @@ class Oracle:
         if self.config.joint_qk_norm and name != "v":
             y = self._norm(y, f"{prefix}{name}_norm")
         return y.reshape(len(x), -1, self.config.head_dim)
+
+    def _latent_heads(self, x: Array, prefix: str, latent: LatentConfig) -> tuple[Array, Array, Array]:
+        """Compute heads from small vectors: queries and keys ``[n, heads, head_dim]``, values ``[…, value_dim]``.
+
+        The rotated part of a key, which lies first, is the same for all heads.
+        """
+        n, heads = len(x), self.config.n_heads
+        small = self._norm(self._linear(x, prefix + "q_a"), prefix + "q_a_norm", LATENT_EPS) if latent.query_rank else x
+        queries = self._linear(small, prefix + "q").reshape(n, heads, -1)
+        both = self._norm(self._linear(x, prefix + "kv_a"), prefix + "kv_a_norm", LATENT_EPS)
+        first = np.broadcast_to(self._linear(x, prefix + "k_rope")[:, None], (n, heads, self.config.rope.dim))
+        keys = np.concatenate([first, self._linear(both, prefix + "k").reshape(n, heads, -1)], axis=-1)
+        return queries, keys, self._linear(both, prefix + "v").reshape(n, heads, -1)
 
     def _feed_forward(self, x: Array, prefix: str) -> Array:
         up = self._linear(x, prefix + "up")
@@ -195,12 +215,13 @@ class Oracle:
             y = y + self._adapter[name].product(x)
         return y if bias is None else y + bias[some]
 
-    def _norm(self, x: Array, name: str) -> Array:
+    def _norm(self, x: Array, name: str, eps: float | None = None) -> Array:
         """Norm over the last axis: by root mean square, or of mean and variance with a bias."""
+        eps = self.config.norm_eps if eps is None else eps
         if self.config.norm == "layer":
             x = x - x.mean(axis=-1, keepdims=True)
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
-        y: Array = x / np.sqrt(mean_square + np.float32(self.config.norm_eps)) * self._weights[name]
+        y: Array = x / np.sqrt(mean_square + np.float32(eps)) * self._weights[name]
         bias = self._weights.get(name + "_bias")
         return y if bias is None else y + bias
 

@@ -26,6 +26,7 @@ from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.types import Progress, progress_as
 
 LAYOUT = 3
+SMALL_PARTS = ("q_a", "kv_a", "k_rope")  # of latent attention: products whose results are its small vectors
 
 
 class Matrix(NamedTuple):
@@ -188,8 +189,14 @@ def _jobs(config: ModelConfig, tensors: Any, wanted: Format) -> Iterator[Packing
     heads = HeadLayout(config)
     for layer in range(config.n_layers):
         prefix = f"layers.{layer}."
-        parts = [heads.stored(tensors[prefix + name], name, layer) for name in ("q", "k", "v")]
-        yield from _fused(prefix, "qkv", parts, wanted)
+        parts = {name: heads.stored(tensors[prefix + name], name, layer) for name in ("q", "k", "v")}
+        if config.latent is None:
+            yield from _fused(prefix, "qkv", parts, wanted)
+        else:
+            small = {name: tensors[prefix + name] for name in SMALL_PARTS if prefix + name in tensors}
+            yield from _fused(prefix, "latent", small, wanted)
+            yield from _fused(prefix, "q", {"q": parts["q"]}, wanted)
+            yield from _fused(prefix, "kv", {"k": parts["k"], "v": parts["v"]}, wanted)
         yield single(prefix + "o", wanted)
         for part in _feed_forward_parts(config, layer):
             yield _gate_up(prefix + part, tensors, wanted) if config.gated else single(prefix + "up", wanted)
@@ -217,14 +224,14 @@ def _gate_up(prefix: str, tensors: Any, wanted: Format) -> PackingJob:
     return PackingJob(prefix + "gate_up", (gate, up), form, alternating=True)
 
 
-def _fused(prefix: str, name: str, parts: list[StoredTensor], wanted: Format) -> Iterator[PackingJob]:
-    """Return one matrix if all parts share a format, else one each."""
-    forms = [packed_format(part.kind, wanted) for part in parts]
+def _fused(prefix: str, name: str, parts: Mapping[str, StoredTensor], wanted: Format) -> Iterator[PackingJob]:
+    """Return one matrix ``name`` if all parts share a format, else one each."""
+    forms = [packed_format(part.kind, wanted) for part in parts.values()]
     if len(set(forms)) == 1:
-        yield PackingJob(prefix + name, tuple(parts), forms[0])
+        yield PackingJob(prefix + name, tuple(parts.values()), forms[0])
         return
-    for letter, part, form in zip(name, parts, forms, strict=True):
-        yield PackingJob(prefix + letter, (part,), form)
+    for (part_name, part), form in zip(parts.items(), forms, strict=True):
+        yield PackingJob(prefix + part_name, (part,), form)
 
 
 def _vectors(config: ModelConfig, tensors: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:

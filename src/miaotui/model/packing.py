@@ -22,7 +22,7 @@ from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.blocks import Codes
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.kernels.linear.formats import GROUP, UNIT_ROWS, Format, padded_rows
-from miaotui.kernels.linear.packed_blocks import Blocks, pack, quantize
+from miaotui.kernels.linear.packed_blocks import Blocks, pack, quantize, values
 
 SLICE_ROWS = 2048
 
@@ -107,7 +107,7 @@ def _blocks(tensor: StoredTensor, form: Format, start: int, stop: int) -> Blocks
             blocks = _widened(tensor.codes(start, stop), form)
         else:
             blocks = quantize(form, tensor.float32(start, stop))
-        largest = None if blocks.scales is None else blocks.float_scales() * _MOST_VALUE
+        largest = values(blocks) if blocks.scales is None else blocks.float_scales() * _MOST_VALUE
     require_finite(tensor, largest, blocks.minimums)
     return blocks
 

@@ -163,6 +163,7 @@ class Hit:
     passage: Document
     score: float
     ranked: Any = field(default=None, repr=False, compare=False)
+    cosine: float | None = field(default=None, repr=False, compare=False)  # the meaning's part of the score
 
     @property
     def id(self) -> str:

@@ -33,11 +33,12 @@ from miaotui.serve.ollama import listing as ollama_models
 from miaotui.serve.ollama import routes as ollama
 from miaotui.serve.ollama.wire import error_response as ollama_error
 from miaotui.serve.ollama.wire import is_ollamas
-from miaotui.serve.openai import chat, completions, embeddings, promise
+from miaotui.serve.openai import audio, chat, completions, embeddings, promise
 from miaotui.serve.openai import models as listings
 from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import admin, health, metrics
 from miaotui.serve.services import Services
+from miaotui.serve.speech import live
 from miaotui.serve.tasks import decisions, extractions, generations, groups, labels, summaries, translations
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
@@ -52,6 +53,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     anthropic.routes,
     responses.routes,
     embeddings.routes,
+    audio.routes,
     rerank.routes,
     tei.routes,
     hf_tasks.routes,
@@ -90,7 +92,7 @@ def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlet
     if services.settings.docs:
         endpoints += openapi.routes(endpoints)
     app = Starlette(
-        routes=[endpoint.route() for endpoint in endpoints],
+        routes=[*(endpoint.route() for endpoint in endpoints), *live.websocket_routes(services)],
         middleware=[*layers, Middleware(BodyReader, settings=services.settings, answer_to=_answer_to)],
         exception_handlers={ApiError: _on_error, MiaotuiError: _on_error, HTTPException: _on_error},
     )

@@ -51,9 +51,10 @@ class ServedModels(Mapping[str, ServedModel]):
         models: Iterable[ServedModel] = (),
         encoder_names: Callable[[], Iterable[str]] = lambda: (),
         seq2seq_names: Callable[[], Iterable[str]] = lambda: (),
+        speech_names: Callable[[], Iterable[str]] = lambda: (),
     ) -> None:
         self._by_name = {model.name: model for model in models}
-        self._others = {"encoder": encoder_names, "encoder-decoder": seq2seq_names}
+        self._others = {"encoder": encoder_names, "encoder-decoder": seq2seq_names, "speech model": speech_names}
 
     def __getitem__(self, name: str) -> ServedModel:
         return self._by_name[name]
@@ -103,7 +104,8 @@ class ServedModels(Mapping[str, ServedModel]):
             names = set(names_of())
             if name in names:
                 lack = "which writes no text" if kind == "encoder" else "which holds no conversation"
-                raise bad_value("model", f"{name} is an {kind}, {lack}; chat models here: {chats}")
+                article = "an" if kind[0] == "e" else "a"
+                raise bad_value("model", f"{name} is {article} {kind}, {lack}; chat models here: {chats}")
             if name is None and names:
                 raise bad_value("model", f"all models here are {kind}s; chat models here: {chats}")
 

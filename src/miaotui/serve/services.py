@@ -18,6 +18,7 @@ from miaotui.serve.models import ServedModels
 from miaotui.serve.openai.responses.store import ResponseStore
 from miaotui.serve.seq2seq.models import Seq2SeqModels
 from miaotui.serve.settings import ServeSettings
+from miaotui.serve.speech.models import SpeechModels
 from miaotui.serve.tasks.heads import ServedHeads
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Services:
     operations: Operations
     encoders: EncoderRegistry = field(default_factory=EncoderRegistry)
     seq2seq: Seq2SeqModels = field(default_factory=Seq2SeqModels)
+    speech: SpeechModels = field(default_factory=SpeechModels)
     indexes: IndexRegistry = field(default_factory=IndexRegistry)
     responses: ResponseStore = field(default_factory=ResponseStore)
     recommenders: SavedFiles[Recommender] = field(default_factory=saved_recommenders)
@@ -87,6 +89,7 @@ class Services:
             self.meaning.close()
         self.models.close()
         self.seq2seq.close()
+        self.speech.close()
         self.encoders.close()
         self.operations.close()
         self.indexes.close()

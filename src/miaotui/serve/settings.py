@@ -16,8 +16,9 @@ from miaotui.serve.http.listener import Tls, is_loopback
 from miaotui.types import MAX_DEADLINE_MS
 
 MAX_MODELS = 16
+AUDIO_PATHS = "/v1/audio/"  # of routes that take recordings
 MAX_MODEL_NAME_CHARACTERS = 128
-_ABOVE_ZERO = ("drain_timeout_s", "max_body_bytes", "body_timeout_s", "ping_s")
+_ABOVE_ZERO = ("drain_timeout_s", "max_body_bytes", "max_audio_bytes", "max_audio_hours", "body_timeout_s", "ping_s")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class ServeSettings:
     max_tokens: int = 1 << 18
     max_running: int = 16
     max_body_bytes: int = 4 << 20  # 128k tokens of English take about 0.6 MB, as token ids about 0.9 MB
+    max_audio_bytes: int = 25 << 20  # of a request with a recording; OpenAI takes as many
+    max_audio_hours: float = 4.0  # of one recording
     body_timeout_s: float = 30.0  # from the first byte of a body to its last
     ping_s: float = 5.0  # a stream that is silent for so long sends a comment
     format: str | None = None
@@ -81,6 +84,10 @@ class ServeSettings:
     def deadline_ms(self) -> float | None:
         """Return the deadline of requests that name none, in milliseconds."""
         return None if self.deadline_s is None else self.deadline_s * 1e3
+
+    def body_limit_bytes(self, path: str) -> int:
+        """Return the bytes that a body may have on a path."""
+        return max(self.max_body_bytes, self.max_audio_bytes) if path.startswith(AUDIO_PATHS) else self.max_body_bytes
 
     @property
     def tls(self) -> Tls | None:

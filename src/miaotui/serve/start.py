@@ -47,6 +47,7 @@ from miaotui.serve.ops.traces import open_traces
 from miaotui.serve.seq2seq.models import Seq2SeqModels
 from miaotui.serve.services import Services
 from miaotui.serve.settings import ServeSettings
+from miaotui.serve.speech.models import RunningRecogniser, SpeechModels
 from miaotui.serve.tasks.heads import open_heads
 
 ENCODER_SHARE = 0.5  # of the memory that this process may hold, for weights of encoders
@@ -61,9 +62,10 @@ async def serve(
     on_ready: Callable[[Services], None] = lambda services: None,
     *,
     seq2seq: Mapping[str, Seq2SeqLoop] | None = None,
+    speech: Mapping[str, RunningRecogniser] | None = None,
 ) -> None:
     """Serve these models until a signal, then finish and close. Raises a `MiaotuiError`."""
-    services = open_services(loops, settings, encoders, seq2seq)
+    services = open_services(loops, settings, encoders, seq2seq, speech)
     try:
         await run_server(
             create_app(services, layers_for(settings, services.operations)),
@@ -82,13 +84,16 @@ def open_services(
     settings: ServeSettings,
     encoders: Iterable[EncoderEntry] = (),
     seq2seq: Mapping[str, Seq2SeqLoop] | None = None,
+    speech: Mapping[str, RunningRecogniser] | None = None,
 ) -> Services:
     """Make all parts of a server. Call it in the event loop. Raises a `MiaotuiError` for unusable files."""
     registry = EncoderRegistry(encoders, encoder_budget_bytes(settings), chat_names=loops.keys)
-    targets = Seq2SeqModels(seq2seq)
-    models = ServedModels(encoder_names=registry.keys, seq2seq_names=targets.keys)
+    targets, recognisers = Seq2SeqModels(seq2seq), SpeechModels(speech)
+    models = ServedModels(encoder_names=registry.keys, seq2seq_names=targets.keys, speech_names=recognisers.keys)
     audit = None if settings.audit_log is None else AuditLog(Path(settings.audit_log))
-    operations = Operations(models, encoders=registry, seq2seq=targets, audit=audit, traces=open_traces())
+    operations = Operations(
+        models, encoders=registry, seq2seq=targets, speech=recognisers, audit=audit, traces=open_traces()
+    )
     limits = AdmissionLimits(settings.max_requests, settings.max_tokens)
     for name, loop in loops.items():
         models.add(ObservedModel(name, loop, operations.running, limits))
@@ -104,6 +109,7 @@ def open_services(
         operations=operations,
         encoders=registry,
         seq2seq=targets,
+        speech=recognisers,
         response_cache=response_cache,
         heads=open_heads(settings.head),
         support=open_support(settings, models, response_cache, meaning),

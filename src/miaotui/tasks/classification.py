@@ -21,6 +21,7 @@ from miaotui.tasks.heads.head import ClassifierHead, check_labels, fit_head, hea
 from miaotui.tasks.heads.head_file import load_head, save_head
 from miaotui.tasks.result import LabelledText, RowError, TaskResult
 from miaotui.tasks.vectors import PROMPT, Floats, TextVectors, embed_texts, listed
+from miaotui.tasks.word_effects import with_words
 
 Result = TypeVar("Result", bound=TaskResult)
 Self = TypeVar("Self", bound="Classifier")
@@ -98,17 +99,25 @@ class Classifier:
         save_head(self.head, path)
 
     def classify(
-        self, texts: str | Iterable[str], *, threshold: float = 0.0, first: int = 0, deadline_ms: float | None = None
+        self,
+        texts: str | Iterable[str],
+        *,
+        threshold: float = 0.0,
+        words: int = 0,
+        first: int = 0,
+        deadline_ms: float | None = None,
     ) -> list[LabelledText]:
         """Return the label of each text, None below ``threshold``.
 
-        A text that cannot be taken has an error, and the others are answered. ``first`` is the index of the first
-        text. Raises `DeadlineUnattainableError`.
+        A text that cannot be taken has an error, and the others are answered. ``words`` is how many words that carry
+        the likeliest label are given with each; the effects of a text's first 64 words are measured, which takes as
+        long as so many texts. ``first`` is the index of the first text. Raises `DeadlineUnattainableError`.
         """
         began_s = time.perf_counter()
-        head = self.head
-        read = embed_texts(self.encoder, listed(texts), prompt=head.prompt, first=first, deadline_ms=deadline_ms)
-        return labelled(head, read, LabelledText, threshold=threshold, began_s=began_s, first=first)
+        head, given = self.head, listed(texts)
+        read = embed_texts(self.encoder, given, prompt=head.prompt, first=first, deadline_ms=deadline_ms)
+        found = labelled(head, read, LabelledText, threshold=threshold, began_s=began_s, first=first)
+        return with_words(self.encoder, head, given, found, words) if words else found
 
     def calibrate(self, texts: Iterable[str], labels: Iterable[str]) -> None:
         """Fit the temperature of the probabilities on held-out examples. Raises `RequestError`."""

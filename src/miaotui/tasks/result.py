@@ -15,6 +15,16 @@ Source = Literal["examples", "label names", "logits", "model head"]
 model's own head."""
 
 
+@dataclass(frozen=True)
+class WordEffect:
+    """Word of a text, ``text[start:end]``, and by how much it raises the label's log-odds (negative: lowers)."""
+
+    word: str
+    start: int
+    end: int
+    effect: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """Label of one text. ``label`` is None where the task abstains: ``best`` is the likeliest label all the same.
@@ -34,6 +44,7 @@ class TaskResult:
     took_ms: float = 0.0
     dropped_tokens: int = 0
     error: str | None = None
+    words: tuple[WordEffect, ...] = ()  # that carry the label, the strongest first, if asked for
 
     @property
     def abstained(self) -> bool:
@@ -51,21 +62,9 @@ class LabelledText(TaskResult):
     """Result of `classify`."""
 
 
-@dataclass(frozen=True)
-class WordEffect:
-    """Word of a text, ``text[start:end]``, and by how much it raises the label's log-odds (negative: lowers)."""
-
-    word: str
-    start: int
-    end: int
-    effect: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sentiment(TaskResult):
-    """Result of `sentiment`: positive, negative or neutral. ``words`` carry it, the strongest first, if asked for."""
-
-    words: tuple[WordEffect, ...] = ()
+    """Result of `sentiment`: positive, negative or neutral."""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,13 @@ class TextVectors:
         """Return the vectors of some texts."""
         return TextVectors(self.values[part], self.errors[part], self.dropped[part])
 
+    def joined(self, *parts: slice) -> TextVectors:
+        """Return the vectors of several runs of texts, one after the other."""
+        each = [self[part] for part in parts]
+        values = np.concatenate([one.values for one in each])
+        errors, dropped = (sum((getattr(one, name) for one in each), ()) for name in ("errors", "dropped"))
+        return TextVectors(values, errors, dropped)
+
     def named(self, field: str) -> TextVectors:
         """Return the vectors with errors that name another field than ``texts``."""
         errors = (error if error is None else field + error.removeprefix("texts") for error in self.errors)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from miaotui.text.reasoning import ReasoningFormat, ReasoningParser, ReasoningPiece, count_reasoning
+from miaotui.text.reasoning import ReasoningFormat, ReasoningPiece, ThoughtParser, count_reasoning
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, Event, TextPiece, ToolCallParser
 from miaotui.text.tool_calls.tooling import Tooling, call_id
@@ -37,7 +37,7 @@ class AnswerSyntax:
 
     def parser(self) -> AnswerParser:
         """Return a parser of one answer."""
-        thought = None if self.reasoning is None else ReasoningParser(self.reasoning, self.is_open)
+        thought = None if self.reasoning is None else self.reasoning.parser(self.is_open)
         return AnswerParser(thought, self.tooling.parser() if self.tooling.tools else None)
 
     def reasoning_tokens(self, tokenizer: Tokenizer, token_ids: Sequence[int]) -> int:
@@ -51,7 +51,7 @@ class AnswerSyntax:
 class AnswerParser:
     """Parser of one answer: `push` its text as it comes, then `finish`."""
 
-    def __init__(self, thought: ReasoningParser | None, calls: ToolCallParser | None) -> None:
+    def __init__(self, thought: ThoughtParser | None, calls: ToolCallParser | None) -> None:
         self._thought, self._calls = thought, calls
 
     def push(self, text: str) -> list[AnswerEvent]:

@@ -20,6 +20,7 @@ from miaotui.text import reasoning
 from miaotui.text.templates.escaping import ContentEscaper
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.text.tool_calls.formats import FORMATS
+from miaotui.text.tool_calls.tagged import HARMONY_CALLS
 
 if TYPE_CHECKING:
     from miaotui.text.templates.sandbox import CompiledTemplate
@@ -30,7 +31,9 @@ RENDER_S = 2.0
 DEFAULT, TOOL_USE = "default", "tool_use"
 ROLES = ("system", "developer", "user", "assistant", "tool")
 THOUGHTS = tuple(marker for form in reasoning.FORMATS if not form.sign for marker in (form.begin, form.end))
-CALLS = tuple(marker for form in FORMATS for marker in (form.begin, form.close.strip()) if marker)
+CALLS = tuple(
+    marker for form in FORMATS if form is not HARMONY_CALLS for marker in (form.begin, form.close.strip()) if marker
+)
 MARKERS = THOUGHTS + CALLS  # these keep their meaning in what the assistant said
 
 Message = Mapping[str, Any]  # role, content, and what else the template knows

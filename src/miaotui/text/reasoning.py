@@ -9,7 +9,7 @@ Command A Reasoning; OpenAI, "harmony response format" (gpt-oss).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 _SPACES = " \t\r\n"
 
@@ -18,21 +18,30 @@ class ReasoningFormat(NamedTuple):
     """Markers around a model's thought, which comes before its answer.
 
     ``answer`` begins an answer without a thought; "": nothing does. Templates of the model contain ``sign``; "": the
-    end marker.
+    end marker. ``channels``: an answer is a row of messages (see `text.harmony`).
     """
 
     begin: str
     end: str
     answer: str = ""
     sign: str = ""
+    channels: bool = False
 
     def is_open(self, prompt: str) -> bool:
         """Return whether a rendered prompt ends inside a thought, so that the answer begins there."""
         return prompt.rstrip(_SPACES).endswith(self.begin)
 
+    def parser(self, is_open: bool = False) -> ThoughtParser:
+        """Return a parser of one answer; ``is_open``: the prompt ended inside a thought."""
+        if self.channels:
+            from miaotui.text.harmony import HarmonyParser  # noqa: PLC0415  (of one family; it imports this module)
+
+            return HarmonyParser(is_open)
+        return ReasoningParser(self, is_open)
+
 
 _FINAL = "<|channel|>final<|message|>"
-HARMONY = ReasoningFormat("<|channel|>analysis<|message|>", f"<|end|><|start|>assistant{_FINAL}", _FINAL, _FINAL)
+HARMONY = ReasoningFormat("<|channel|>analysis<|message|>", f"<|end|><|start|>assistant{_FINAL}", _FINAL, _FINAL, True)
 FORMATS = (
     ReasoningFormat("<think>", "</think>"),
     ReasoningFormat("[THINK]", "[/THINK]"),
@@ -61,6 +70,24 @@ class AnswerPiece(NamedTuple):
 
 
 ReasoningEvent = ReasoningPiece | AnswerPiece
+
+
+class ThoughtParser(Protocol):
+    """Parser that tells the thought of one answer from the rest."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Return whether the thought is over, or the answer began without one."""
+
+    @property
+    def is_thinking(self) -> bool:
+        """Return whether the text so far ends inside the thought."""
+
+    def push(self, text: str) -> list[ReasoningEvent]:
+        """Add text. Returns the events it completes, possibly none."""
+
+    def finish(self) -> list[ReasoningEvent]:
+        """Return the text that was held back, when no more follows."""
 
 
 class ReasoningParser:
@@ -148,7 +175,7 @@ class ReasoningParser:
 
 def split_reasoning(text: str, form: ReasoningFormat, is_open: bool = False) -> tuple[str, str]:
     """Return (thought, answer) of a whole text."""
-    parser = ReasoningParser(form, is_open)
+    parser = form.parser(is_open)
     events = [*parser.push(text), *parser.finish()]
     thought = "".join(event.text for event in events if isinstance(event, ReasoningPiece))
     return thought, "".join(event.text for event in events if isinstance(event, AnswerPiece))
@@ -156,7 +183,7 @@ def split_reasoning(text: str, form: ReasoningFormat, is_open: bool = False) -> 
 
 def count_reasoning(pieces: Iterable[str], form: ReasoningFormat, is_open: bool = False) -> int:
     """Return how many tokens belong to the thought, markers included; ``pieces`` are the texts of the tokens."""
-    parser, count, was_thinking = ReasoningParser(form, is_open), 0, is_open
+    parser, count, was_thinking = form.parser(is_open), 0, is_open
     for piece in pieces:
         count += 1
         events = parser.push(piece)

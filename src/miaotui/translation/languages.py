@@ -48,6 +48,14 @@ def language_code(name: str, field: str) -> str:
     raise FieldError(field, f"{str(name)[:40]!r} is no language that is known here; known are: {', '.join(LANGUAGES)}")
 
 
+def model_language(name: str) -> str:
+    """Return a language's code of two letters for its English name; any other word as it is."""
+    try:
+        return language_code(name, "target")
+    except FieldError:
+        return name
+
+
 def detect(text: str) -> DetectedLanguage:
     """Return the language of a text, English where none is recognised."""
     sample = text[:_SAMPLE]

@@ -15,6 +15,7 @@ import pytest
 from miaotui.retrieval import Document, Index
 from miaotui.serve.documents.index_registry import IndexRegistry
 from miaotui.serve.models import ServedModels
+from tiny_encoder_models import make_encoder_folder
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -63,7 +64,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     def parts(models: ServedModels) -> dict[str, object]:
         return {"indexes": IndexRegistry(folder / "indexes")}
 
-    with serving(models, settings_in(folder), parts=parts) as running:
+    encoders = {"embed": make_encoder_folder(folder, "embed")}
+    with serving(models, settings_in(folder), encoders=encoders, parts=parts) as running:
         yield running
 
 

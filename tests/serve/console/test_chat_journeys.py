@@ -12,7 +12,7 @@ from serving import Serving
 
 rarely = pytest.mark.skipif(not ALL, reason="make test-console-all runs it")
 CODE = "# Head\n\nSome **bold** text, a table and code:\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
-CODE += "```python\nprint(1)\n```\n\n$x^2$"
+CODE += "```python\nprint(1)\n```\n\n$x^2$ and [late]\n\n- one\n- two\n\n[late]: https://example.org"
 
 
 def test_an_answer_is_shown_as_markdown(console: ConsolePage) -> None:
@@ -25,6 +25,13 @@ def test_an_answer_is_shown_as_markdown(console: ConsolePage) -> None:
     console.press("Copy", "复制", answer.locator("figure"))
     console.picture("chat")
     console.check_safe()
+    grown = answer.locator(".markdown").inner_html()
+    assert 'href="https://example.org"' in grown
+    console.page.reload()
+    again = console.whole_answer().locator(".markdown")
+    expect(again.locator("pre .hljs-built_in")).to_have_text("print")
+    expect(again.locator("math")).to_be_visible()
+    assert again.inner_html() == grown, "an answer that grew is not what its whole text is"
 
 
 def test_stop_ends_the_answer_and_frees_the_server(console: ConsolePage, server: Serving) -> None:

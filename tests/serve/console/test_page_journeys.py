@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from miaotui.serve.console.routes import BUILT, open_paths
 from miaotui.serve.middleware.access import Access, AccessPolicy
 from miaotui.serve.middleware.keys import Keyring, add_key
+from pdf_files import pdf_of
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -55,6 +56,37 @@ def test_files_without_text_are_named(open_page: PageMaker, look: tuple[str, int
         (tmp_path / name).write_bytes(data)
     page.page.locator("input[type=file]").set_input_files([tmp_path / "a.pdf", tmp_path / "b.bin"])
     expect(page.page.locator(".uploads .problem")).to_have_count(2)
+
+
+@rarely
+def test_a_pdf_is_dropped_found_and_its_score_explained(
+    open_page: PageMaker, look: tuple[str, int], tmp_path: Path
+) -> None:
+    page = open_page("/#documents", locale=look[0], width=look[1])
+    page.page.locator("input[list]").fill("pdf")
+    path = tmp_path / "bridge.pdf"
+    path.write_bytes(pdf_of(FACT))
+    page.page.locator("input[type=file]").set_input_files([path])
+    expect(page.page.locator(".uploads")).to_contain_text(page.name("indexed", "已索引"))
+    page.page.get_by_label(page.name("Question", "问题")).fill("old bridge")
+    page.press("Search", "搜索")
+    shares = page.page.locator(".shares li")
+    expect(shares).to_have_count(2)
+    expect(shares.first).to_contain_text("bridg")
+    page.picture("shares")
+    page.check_safe()
+
+
+@rarely
+def test_words_that_carry_a_label_are_marked(open_page: PageMaker, look: tuple[str, int]) -> None:
+    page = open_page("/#tasks", locale=look[0], width=look[1])
+    page.page.locator("textarea").fill("the cat sat\nping pong")
+    page.page.locator("form input").first.fill("animal, game")
+    page.press("Run", "运行")
+    expect(page.page.locator("tbody tr")).to_have_count(2)
+    expect(page.page.locator("tbody mark").first).to_be_visible()
+    page.picture("words")
+    page.check_safe()
 
 
 @rarely

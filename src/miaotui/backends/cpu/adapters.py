@@ -95,7 +95,7 @@ class PackedAdapter:
 
 def packed_size(config: ModelConfig, pairs: Mapping[str, LowRankPair]) -> int:
     """Return the bytes of packed pairs. Raises `UnsupportedModelError` for a matrix that no kernel can change."""
-    require_per_request(pairs)
+    require_per_request(pairs, config)
     sizes = [size_of(config, name, pair) for name, pair in pairs.items()]
     return sum(size.down_bytes + size.up_bytes for size in sizes)
 

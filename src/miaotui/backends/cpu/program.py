@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu.adapter_parts import AdapterParts
 from miaotui.backends.cpu.adapters import AdapterSpace, operation_of
-from miaotui.backends.cpu.attention import AttentionParts
 from miaotui.backends.cpu.draw import KERNELS as DRAW_KERNELS
-from miaotui.backends.cpu.mixture import MixtureParts
+from miaotui.backends.cpu.layers.attention import AttentionParts
+from miaotui.backends.cpu.layers.latent import LatentParts
+from miaotui.backends.cpu.layers.mixture import MixtureParts
 from miaotui.backends.cpu.operations import OperationTable, quantized_fields
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 from miaotui.kernels.attention import fields as att
@@ -236,6 +237,10 @@ class Program:
     def _qkv(self, layer: int) -> None:
         """Add the product to queries, keys and values."""
         config, space = self.config, self.workspace
+        if space.latent is not None:
+            parts = self._operations, config, self.weights, space.latent, space.normed, space.qkv
+            LatentParts(*parts).add(f"layers.{layer}.", self._vector)
+            return
         places = self._heads.dim
         widths = [padded_rows(heads * places) for heads in (config.n_heads, config.n_kv_heads, config.n_kv_heads)]
         pairs = self._pairs(operation_of(config, layer, "qkv"), *(width // UNIT_ROWS for width in widths))
@@ -333,7 +338,7 @@ class Program:
         self._operations.add(f"attention.paged_attention:kv_store_{self.pages.kind}", fields)
         self._operations.add(self._attention_parts.kernel, fields)
         if not self._heads.is_plain:
-            width = self.config.n_heads * self.config.head_dim  # groups of 32 values reach over heads
+            width = self.config.n_heads * self.config.value_dim  # groups of 32 values reach over heads
             self._quantize(self.workspace.joined_heads, width, self.workspace.attended)
 
     def _quantize(self, source: Rows, width: int, out: Quantized) -> None:

@@ -28,7 +28,7 @@ def require_runnable(config: ModelConfig) -> None:
             f"the model has {group} query heads of {config.head_dim} values for each key/value "
             f"head, and at most {most} are supported: choose another model"
         )
-    if config.norm == "layer" and (config.post_norms or config.qk_norm):
+    if config.norm == "layer" and (config.post_norms or config.qk_norm or config.rotated_qk_norm):
         raise UnsupportedModelError(
             "the model has layer norms after its layers or in its heads, where only RMS norms are "
             "supported: choose another model"

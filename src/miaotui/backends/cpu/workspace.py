@@ -20,7 +20,7 @@ from miaotui.kernels.pointwise.fields import ALONE
 from miaotui.kernels.runtime.ops import HEADER_BYTES, OWN_BYTES
 from miaotui.kernels.runtime.thread_pool import aligned_bytes, aligned_int64, fields_of, huge_bytes
 from miaotui.kernels.sampling.peaks_fields import PEAK_FIELDS, PEAK_ID, PEAK_VALUE, parts_of
-from miaotui.model.config import ExpertsConfig, ModelConfig
+from miaotui.model.config import ExpertsConfig, LatentConfig, ModelConfig
 from miaotui.model.head_layout import VECTOR, HeadLayout, Places
 from miaotui.model.rope import RopeConfig
 
@@ -85,11 +85,12 @@ class Workspace:
     def __init__(self, config: ModelConfig, max_rows: int, max_logits: int) -> None:
         self.max_rows, self.max_logits = max_rows, max_logits
         layout, hidden = HeadLayout(config), config.hidden_size
-        heads = config.n_heads * config.head_dim
+        heads = config.n_heads * config.value_dim
         self.residual = [float_rows(max_rows, hidden) for _ in range(2 if config.post_norms else 1)]
         self.normed = Quantized.of(max_rows, hidden, normed=hidden)
         queries, keys = padded_rows(config.n_heads * layout.dim), padded_rows(config.n_kv_heads * layout.dim)
         self.qkv = float_rows(max_rows, queries + 2 * keys)  # each part in whole units of outputs
+        self.latent = None if config.latent is None else LatentSpace(config.latent, config.rope.dim, max_rows)
         self.attended = Quantized.of(max_rows, heads)
         self.joined_heads = float_rows(1 if layout.is_plain else max_rows, heads)  # before they are quantized
         self.mixed = float_rows(max_rows if config.post_norms else 1, hidden)
@@ -99,6 +100,25 @@ class Workspace:
         self.logits = float_rows(max_logits, padded_rows(config.vocab_size))
         self.part_peaks = float_rows(max_logits, 2 * parts_of(config.vocab_size))
         self.peaks = aligned_int64(max_logits * PEAK_FIELDS).reshape(-1, PEAK_FIELDS)
+
+
+class LatentSpace:
+    """Buffers of latent attention: the small vectors of a row side by side, and those that are normed."""
+
+    def __init__(self, latent: LatentConfig, rotated: int, max_rows: int) -> None:
+        self.widths = {"q_a": latent.query_rank, "kv_a": latent.rank, "k_rope": rotated}
+        self.small = float_rows(max_rows, sum(self.widths.values()))
+        self.queries = Quantized.of(max_rows, latent.query_rank or UNIT_ROWS, normed=latent.query_rank or UNIT_ROWS)
+        self.keys = Quantized.of(max_rows, latent.rank, normed=latent.rank)
+
+    def part(self, name: str) -> Rows:
+        """Return the rows of one small vector."""
+        first = 0
+        for other, width in self.widths.items():
+            if other == name:
+                break
+            first += 4 * width
+        return self.small._replace(data=self.small.data[first:])
 
 
 class MixtureSpace:
@@ -148,7 +168,7 @@ class KvPages:
         return int(self._data.ctypes.data) + layer * self._layer_bytes
 
     def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
-        """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, dim]``; of f16 pages."""
+        """Return a layer's keys and values of a sequence's first tokens, ``[count, 2, heads, head_dim]``; of f16."""
         assert self.kind == "f16", "scaled integers are read by kernels alone"
         whole = self._data[: self.n_pages * self.page_bytes].view(np.float16)
         dim = self._layout.dim
@@ -160,6 +180,8 @@ class KvPages:
         if not self._layout.is_plain:
             places = self._layout.keys(layer), self._layout.values
             both = [each[..., _in_order(at)] for each, at in zip(both, places, strict=True)]
+            missing = both[0].shape[-1] - both[1].shape[-1]  # of latent attention, whose values are narrower
+            both[1] = np.pad(both[1], [(0, 0), (0, 0), (0, missing)])
         return np.ascontiguousarray(np.stack(both, 1))
 
     @staticmethod

@@ -36,6 +36,7 @@ class KeyValueCache:
 
     def __init__(self, config: ModelConfig, layers: range, n_pages: int) -> None:
         shape = n_pages, PAGE_SIZE, 2, config.n_kv_heads, config.head_dim
+        self._value_dim = config.value_dim
         self._layers = {layer: np.zeros(shape, np.float16) for layer in layers}
 
     def copy_page(self, source: int, target: int) -> None:
@@ -46,14 +47,15 @@ class KeyValueCache:
     def store(self, layer: int, row: PlannedRow, keys: Floats, values: Floats) -> None:
         """Keep a row's keys and values, ``[1, heads, dim]`` each."""
         for page, slot in row.places:
-            self._layers[layer][page, slot] = keys[0], values[0]
+            both = self._layers[layer][page, slot]
+            both[0], both[1, :, : values.shape[2]] = keys[0], values[0]
 
     def seen(self, layer: int, row: PlannedRow) -> tuple[Floats, Floats]:
         """Return the keys and values at positions ``[0, view_end)`` of a row's pages, ``[positions, heads, dim]``
         each.
         """
         both = self.read(layer, row.pages, row.view_end).astype(np.float32)
-        return both[:, 0], both[:, 1]
+        return both[:, 0], both[:, 1, :, : self._value_dim]
 
     def read(self, layer: int, pages: Sequence[int], count: int) -> NDArray[np.float16]:
         """Return the first ``count`` tokens' keys and values in ``pages``: ``[count, 2, heads, dim]``."""

@@ -14,12 +14,23 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqIdentity, Seq2SeqLimits, TargetRow, TargetRows
+from miaotui.backends.seq2seq_backend import (
+    NO_PREFIX,
+    Head,
+    Seq2SeqIdentity,
+    Seq2SeqLimits,
+    Source,
+    TargetAlignment,
+    TargetRow,
+    TargetRows,
+    source_rows,
+    target_rows,
+)
 from miaotui.backends.target_scores import TargetScores
 from miaotui.errors import RequestError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.seq2seq.config import Seq2SeqConfig
-from miaotui.model.seq2seq.oracle import Seq2SeqOracle, SourceMemory, TargetCache
+from miaotui.model.seq2seq.oracle import Seq2SeqOracle, SourceMemory, TargetCache, checked_frames
 
 TARGET_ROWS = 64
 SOURCES = 32
@@ -34,8 +45,9 @@ class ReferenceSeq2Seq:
         weights: Mapping[str, StoredTensor] | Mapping[str, NDArray[np.float32]],
         limits: Seq2SeqLimits | None = None,
     ) -> None:
-        most = config.encoder.max_tokens
-        self.limits = limits or Seq2SeqLimits(most, most, config.decoder.max_tokens, TARGET_ROWS, SOURCES)
+        most, target = config.encoder.max_tokens, config.decoder.max_tokens
+        rows = max(TARGET_ROWS, target) if config.mel_bins else TARGET_ROWS  # a prompt goes as a whole
+        self.limits = limits or Seq2SeqLimits(most, most, target, rows, SOURCES)
         self.identity = Seq2SeqIdentity("reference", ("f32",), "float32 in NumPy, 1")
         self._oracle = Seq2SeqOracle(config, weights)
         self._sources: dict[int, SourceMemory] = {}
@@ -57,9 +69,12 @@ class ReferenceSeq2Seq:
         ends = np.cumsum(sizes[: self.limits.sources - len(self._sources)])
         return int(np.searchsorted(ends, self.limits.source_rows, side="right"))
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> list[int]:
+    def encode(self, sources: Sequence[Source]) -> list[int]:
         """Encode sources one by one. Raises `RequestError`, see `Seq2SeqBackend.encode`."""
-        sizes = [len(source) for source in sources]
+        for source in sources:
+            if isinstance(source, np.ndarray):
+                checked_frames(self._oracle.config, source)
+        sizes = [source_rows(source) for source in sources]
         if self.fitting(sizes) < len(sources):
             raise RequestError(
                 f"{len(sources)} sources of {sum(sizes):,} tokens do not fit: share them out over passes"
@@ -71,16 +86,26 @@ class ReferenceSeq2Seq:
 
     def run(self, rows: Sequence[TargetRow]) -> TargetRows:
         """Compute rows one by one. Raises `RequestError`, see `Seq2SeqBackend.run`."""
-        if not 1 <= len(rows) <= self.limits.target_rows:
-            raise RequestError(f"a pass has 1 to {self.limits.target_rows} target rows, not {len(rows)}")
+        count = target_rows(rows)
+        if not 1 <= count <= self.limits.target_rows:
+            raise RequestError(f"a pass has 1 to {self.limits.target_rows} target rows, not {count}")
         start_s = time.perf_counter()
-        computed = [
-            self._oracle.decode(self._sources[row.source], self._prefixes[row.prefix], [row.token]) for row in rows
-        ]
+        computed = [self._row(row) for row in rows]
         numbers = [next(self._numbers) for _ in computed]
         self._prefixes |= {number: cache for number, (_, cache) in zip(numbers, computed, strict=True)}
         logits = np.concatenate([logits for logits, _ in computed])
         return TargetRows(numbers, TargetScores(logits), time.perf_counter() - start_s)
+
+    def _row(self, row: TargetRow) -> tuple[NDArray[np.float32], TargetCache]:
+        """Compute a row and those before it one by one; returns the logits behind it."""
+        memory, cache = self._sources[row.source], self._prefixes[row.prefix]
+        for token in row.before:
+            cache = self._oracle.decode(memory, cache, [token])[1]
+        return self._oracle.decode(memory, cache, [row.token])
+
+    def align(self, source: int, tokens: Sequence[int], heads: Sequence[Head]) -> TargetAlignment:
+        """Compute the cross-attention of a whole target. Raises `RequestError`, see `Seq2SeqBackend.align`."""
+        return TargetAlignment(*self._oracle.align(self._sources[source], tokens, heads))
 
     def release(self, prefixes: Sequence[int], sources: Sequence[int] = ()) -> None:
         """Forget rows and sources."""

@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
+from miaotui.cli.options.bench import bench_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
 from miaotui.cli.options.serve import key_options, serve_options
+from miaotui.cli.options.speech import transcribe_options
 from miaotui.cli.options.tasks import (
     classify_options,
     extract_options,
@@ -244,8 +246,8 @@ def _answer_options(parser: _Parser) -> None:
 def _model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--format",
-        choices=("q4", "q5", "q6", "q8"),
-        metavar="q4|q5|q6|q8",
+        choices=("q4", "q5", "q6", "q8", "bf16"),
+        metavar="q4|q5|q6|q8|bf16",
         help="bits per weight of a model that is not quantized yet (default: q8)",
     )
     group.add_argument(
@@ -306,6 +308,7 @@ COMMANDS = (
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
     Command("ask", "answer a question from an index", "INDEX QUESTION", range(2, 3), ask_options),
     Command("support", "reply to customers, from questions and documents", "", range(1), support_options),
+    Command("transcribe", "write recordings down", "FILE...", range(1, 10_000), transcribe_options),
     Command("classify", "label the texts of a file", "INPUT", range(1, 2), classify_options, "tasks"),
     Command("similar", "find which texts of a file are alike", "INPUT", range(1, 2), similar_options, "tasks"),
     Command("group", "put the texts of a file into groups", "INPUT", range(1, 2), group_options, "tasks"),
@@ -330,5 +333,8 @@ COMMANDS = (
         "tasks",
     ),
     Command("eval", "measure how well and how fast a task runs", "TASK FILE", range(2, 3), eval_options, "tasks"),
+    Command(
+        "bench", "measure speeds, of a model here or of a server", "[ACTION] [...]", range(4), bench_options, "bench"
+    ),
     Command("doctor", "measure what this machine can do", "", range(1), _doctor_options),
 )

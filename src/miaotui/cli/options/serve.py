@@ -90,6 +90,9 @@ def _limits(group: argparse._ArgumentGroup) -> None:
     add("--max-tokens", type=whole(1), metavar="N", help="tokens in line at most (default: 262144)")
     add("--max-running", type=whole(1), metavar="N", help="answers at once at most (default: 16)")
     add("--max-body-bytes", type=whole(1024, 1 << 30), metavar="N", help="of one request (default: 4194304)")
+    about = "of a request with a recording (default: 26214400)"
+    add("--max-audio-bytes", type=whole(1024, 1 << 32), metavar="N", help=about)
+    add("--max-audio-hours", type=whole(1, 24), metavar="N", help="of one recording (default: 4)")
     about = "for a request's body to arrive in (default: 30s)"
     add("--body-timeout", dest="body_timeout_s", type=duration, metavar="T", help=about)
     about = "a silent stream sends a comment this often (default: 5s)"
@@ -99,7 +102,7 @@ def _limits(group: argparse._ArgumentGroup) -> None:
 def _model(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     about = "bits per weight of models that are not quantized yet (default: q8)"
-    add("--format", choices=("q4", "q5", "q6", "q8"), metavar="q4|q5|q6|q8", help=about)
+    add("--format", choices=("q4", "q5", "q6", "q8", "bf16"), metavar="q4|q5|q6|q8|bf16", help=about)
     about = "how keys and values are kept (default: f16)"
     add("--kv", choices=("f16", "int8"), metavar="f16|int8", help=about)
     add("--threads", type=whole(1), metavar="N", help="default: one per usable physical core")

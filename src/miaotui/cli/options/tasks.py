@@ -118,7 +118,9 @@ def summarize_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seconds", type=duration, metavar="T", help="at most so long to read aloud")
     how.add_argument("--clauses", action="store_true", help="choose clauses, not sentences: something like a title")
     how.add_argument("--write", action="store_true", help="a chat model writes; unsupported sentences are dropped")
-    how.add_argument("--model", metavar="MODEL", help="the chat model (default: qwen2.5-coder-0.5b)")
+    how.add_argument(
+        "--model", metavar="MODEL", help="a chat model or an encoder-decoder (default: qwen2.5-coder-0.5b)"
+    )
     row_options(parser)
 
 
@@ -136,7 +138,9 @@ def translate_options(parser: argparse.ArgumentParser) -> None:
         help="markup that is kept (default: text)",
     )
     how.add_argument("--glossary", metavar="FILE", help="terms and their translations (.csv .tsv)")
-    how.add_argument("--model", metavar="MODEL", help="the chat model (default: qwen2.5-coder-0.5b)")
+    how.add_argument(
+        "--model", metavar="MODEL", help="a chat model or an encoder-decoder (default: qwen2.5-coder-0.5b)"
+    )
     row_options(parser)
 
 

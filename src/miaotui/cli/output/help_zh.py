@@ -11,9 +11,11 @@ import argparse
 import re
 from unicodedata import east_asian_width
 
+from miaotui.cli.output.help_zh_bench import BENCH_HELP
 from miaotui.hub.catalog import DEFAULT_MODEL
 
 HELP = {
+    **BENCH_HELP,
     # the overview and the commands
     "Language models that answer in under a second on the computer you already have.": "在你现有的电脑上，一秒之内作答的语言模型。",
     "commands": "命令",
@@ -35,6 +37,22 @@ HELP = {
     "answer a question from an index": "根据索引回答问题",
     "reply to customers, from questions and documents": "根据问答与文档回复客户",
     "label the texts of a file": "为文件中的文本分类",
+    # transcribe
+    "write recordings down": "把录音转写成文字",
+    "FILE is a recording: wav, flac, mp3, ogg, opus, m4a, mp4, webm and others. Long silence is left out.": (
+        "FILE 是录音：wav、flac、mp3、ogg、opus、m4a、mp4、webm 等。较长的静音会略去。"
+    ),
+    "the transcript": "转写结果",
+    "of the transcript (default: text)": "转写结果的格式（默认：text）",
+    "write a file for each recording there, instead of standard output": "为每段录音在其中写一个文件，而不是输出到标准输出",
+    "with verbose_json: times of words too": "与 verbose_json 同用：同时给出每个词的时间",
+    "of Chinese text (default: simplified)": "中文的字形（默认：simplified，简体）",
+    "default: whisper-base": "默认：whisper-base",
+    "of the speech, such as en or zh (default: detected)": "语音的语言，如 en 或 zh（默认：自动识别）",
+    "write it in English": "写成英文",
+    "text before the recording: names, spelling, style": "录音之前的文字：人名、拼写、风格",
+    "candidates of the search (default: 1, the likeliest token each time)": "搜索的候选数（默认：1，每次取最可能的词元）",
+    "give the model long silence and steady noise too": "把较长的静音和持续的噪声也交给模型",
     # eval
     "measure how well and how fast a task runs": "测量任务做得多好、多快",
     "TASK is classify, sentiment, decide, extract, generate, summarize, translate or perplexity; FILE has texts "
@@ -76,6 +94,7 @@ HELP = {
     "at most so long to read aloud": "朗读时最长多久",
     "choose clauses, not sentences: something like a title": "选分句而不选整句：近似标题",
     "a chat model writes; unsupported sentences are dropped": "由对话模型撰写；原文不支持的句子会去掉",
+    "a chat model or an encoder-decoder (default: qwen2.5-coder-0.5b)": "对话模型或编码器-解码器（默认：qwen2.5-coder-0.5b）",
     "the chat model (default: qwen2.5-coder-0.5b)": "对话模型（默认：qwen2.5-coder-0.5b）",
     "translate the texts of a file": "翻译文件中的文本",
     # translate
@@ -247,6 +266,8 @@ HELP = {
     "tokens in line at most (default: 262144)": "排队词元数上限（默认：262144）",
     "answers at once at most (default: 16)": "同时回答数上限（默认：16）",
     "of one request (default: 4194304)": "单个请求体的字节数上限（默认：4194304）",
+    "of a request with a recording (default: 26214400)": "带录音的请求的字节数上限（默认：26214400）",
+    "of one recording (default: 4)": "单段录音的小时数上限（默认：4）",
     "for a request's body to arrive in (default: 30s)": "请求体须在此时间内到齐（默认：30s）",
     "a silent stream sends a comment this often (default: 5s)": "流中无内容时，每隔此时间发送一条注释（默认：5s）",
     "longest prompt plus answer, in tokens": "提示加回答的最大词元数",

@@ -112,6 +112,7 @@ STAGES = {
         "重新整理权重：此版本使用另一种布局{rest}",
     ),
     "index": CliMessage("Indexing{rest}", "建立索引{rest}"),
+    "transcribing": CliMessage("Transcribing{rest}", "转写{rest}"),
     "measuring": CliMessage("Measuring this machine{rest}", "测量本机{rest}"),
 }
 
@@ -153,6 +154,22 @@ Ctrl-C finishes what runs and ends; a second one ends at once.""",
 KEY_MADE = CliMessage(
     "This is the key of {name}. It is shown only now; {path} keeps its hash.",
     "这是 {name} 的密钥，仅显示这一次；{path} 只保存其哈希。",
+)
+
+# ---- recordings ----------------------------------------------------------------------------------
+
+TRANSCRIBED = CliMessage(
+    "{name}: {minutes} of sound ({language}) in {took}, {factor} times as fast as it is said",
+    "{name}：{minutes} 的录音（{language}），用时 {took}，为说话速度的 {factor} 倍",
+)
+WORDS_NEED_FORM = CliMessage(
+    "--words needs --form verbose_json, which has a place for them",
+    "--words 需要 --form verbose_json，其他格式不含词的时间",
+)
+RECORDING_TWICE = CliMessage("a recording is named twice; name each once", "同一录音给出了两次；请各写一次")
+SAME_OUTPUT = CliMessage(
+    "two recordings would be written to one file in {folder}; give them other names or folders",
+    "{folder} 中会有两段录音写入同一文件；请改名或换文件夹",
 )
 
 # ---- documents -----------------------------------------------------------------------------------
@@ -287,6 +304,13 @@ NOTHING_STORED = CliMessage(
 YES = CliMessage("yes", "是")
 NO = CliMessage("no", "否")
 
+LARGER_THAN_MEMORY = CliMessage(
+    "note: the weights of {name} take {weights}, more than the {memory} of memory here: they are read from the disk "
+    "again for each token, which is slow. A smaller model or --format q4 may fit.",
+    "注意：{name} 的权重有 {weights}，超过此处 {memory} 的内存：每个词元都要重新从磁盘读取，因此很慢。"
+    "换更小的模型，或用 --format q4，也许放得下。",
+)
+
 # ---- doctor --------------------------------------------------------------------------------------
 
 PROCESSOR = CliMessage("Processor", "处理器")
@@ -311,7 +335,7 @@ IN_ONE_SECOND = CliMessage("Tokens in 1 s", "1 秒内词元")
 DOCTOR_NOTE = CliMessage(
     "At the limit: weights read once per token at the measured bandwidth. In 1 s: tokens after a "
     "prompt of {prompt}, at the measured rates. Fits: weights, {context} tokens of context and "
-    "{overhead} beside them.",
+    "{overhead} beside them. What does not fit runs from the disk, far below the limit.",
     "上限：按测得的带宽，每个词元读一遍权重。1 秒内：{prompt} 词元的提示之后、按测得的速率。"
-    "放得下：权重、{context} 词元的上下文，另加 {overhead}。",
+    "放得下：权重、{context} 词元的上下文，另加 {overhead}。放不下的模型从磁盘运行，远低于上限。",
 )

@@ -31,7 +31,8 @@ def summarize(parsed: argparse.Namespace) -> int:
 @contextmanager
 def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     from miaotui.llm import load
-    from miaotui.tasks.summaries.calls import SUMMARY_MODEL, extracted, written
+    from miaotui.seq2seq.model import Seq2Seq
+    from miaotui.tasks.summaries.calls import SUMMARY_MODEL, extracted, written, written_by
     from miaotui.tasks.summaries.result import SummaryLength
     from miaotui.tasks.writing.writer import Writer
 
@@ -40,9 +41,12 @@ def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     if not parsed.write:
         yield lambda texts, first: _columns(extracted(texts, length, first=first))
         return
-    with ProgressBars() as progress, load(parsed.model or SUMMARY_MODEL, progress=progress) as llm:
+    with ProgressBars() as progress, load(parsed.model or SUMMARY_MODEL, progress=progress) as model:
         progress.close()
-        writer = Writer(llm)
+        if isinstance(model, Seq2Seq):
+            yield lambda texts, first: _columns(written_by(model, texts, length, first=first))
+            return
+        writer = Writer(model)
         yield lambda texts, first: _columns(written(writer, texts, length, first=first))
 
 

@@ -30,15 +30,22 @@ def translate(parsed: argparse.Namespace) -> int:
 @contextmanager
 def _answering(parsed: argparse.Namespace) -> Iterator[Answer]:
     from miaotui.llm import load
-    from miaotui.tasks.translation.calls import TRANSLATION_MODEL, translated
+    from miaotui.seq2seq.model import Seq2Seq
+    from miaotui.tasks.translation.calls import TRANSLATION_MODEL, translated, translated_by
     from miaotui.tasks.writing.writer import Writer
-    from miaotui.translation.result import TranslationOptions
+    from miaotui.translation.result import PieceOptions, TranslationOptions
 
     glossary = {} if parsed.glossary is None else read_glossary(Path(parsed.glossary))
-    options = TranslationOptions(parsed.to, parsed.source, parsed.markup, glossary)
-    with ProgressBars() as progress, load(parsed.model or TRANSLATION_MODEL, progress=progress) as llm:
+    languages = (parsed.to, parsed.source, parsed.markup, glossary)
+    if parsed.model is None:
+        TranslationOptions(*languages)  # says what is wrong before a model is loaded
+    with ProgressBars() as progress, load(parsed.model or TRANSLATION_MODEL, progress=progress) as model:
         progress.close()
-        writer = Writer(llm)
+        if isinstance(model, Seq2Seq):
+            plain = PieceOptions(*languages)
+            yield lambda texts, first: _columns(translated_by(model, texts, plain, first=first))
+            return
+        writer, options = Writer(model), TranslationOptions(*languages)
         yield lambda texts, first: _columns(translated(writer, texts, options, first=first))
 
 

@@ -25,7 +25,8 @@ _MOST_SPLIT = 3  # bytes of an unfinished character
 class ReasoningTokens:
     """Markers of a thought in one vocabulary of ``vocab_size`` ids."""
 
-    begin: int | None  # None: the begin marker is no single token
+    begin: tuple[int, ...]  # of the begin marker; empty: thoughts are not looked for
+    answer: tuple[int, ...]  # what begins an answer without a thought; empty: nothing does
     end: bytes
     closing: tuple[int, ...]  # tokens that end a thought
     vocab_size: int
@@ -47,6 +48,7 @@ class ReasoningConstraint:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._tail = b""
         self._spent = 0
+        self._lead: tuple[int, ...] = ()  # tokens that may become a marker
         self._left: Sequence[int] = ()  # of the forced end
         self._state = self._thought if is_open else self._start
         if is_open and budget == 0:
@@ -82,15 +84,25 @@ class ReasoningConstraint:
     # states ---------------------------------------------------------------------------------------------------------
 
     def _start(self, token_id: int) -> None:
-        if token_id == self._tokens.begin:
-            self._state = self._thought
-            if self._budget == 0:
+        lead = (*self._lead, token_id)
+        if lead in (self._tokens.begin, self._tokens.answer):
+            self._state = self._thought if lead == self._tokens.begin else self._answer
+            if self._state == self._thought and self._budget == 0:
                 self._close()
             return
-        if self._inner is None and not self._tokens.spell(token_id).strip():
+        if self._markers(lead):
+            self._lead = lead
+            return
+        if self._inner is None and not self._lead and not self._tokens.spell(token_id).strip():
             return  # blank space may stand before a thought
         self._state = self._answer
-        self._answer(token_id)
+        for each in lead:
+            self._answer(each)
+
+    def _markers(self, lead: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Return the markers that begin with ``lead`` and go on."""
+        both = (self._tokens.begin, self._tokens.answer)
+        return [marker for marker in both if marker[: len(lead)] == lead and len(marker) > len(lead)]
 
     def _thought(self, token_id: int) -> None:
         spelled = self._tokens.spell(token_id)
@@ -127,15 +139,16 @@ class ReasoningConstraint:
         return self._words
 
     def _first_mask(self) -> NDArray[np.uint32] | None:
-        """Return the grammar's mask of the first token, and the token that begins a thought."""
-        begin = self._tokens.begin
+        """Return the grammar's mask of the first token, and tokens that begin a marker or go on with it."""
         if self._inner is None:
             return None
-        allowed = self._inner_words()
-        if allowed is None or begin is None:
+        allowed, markers = self._inner_words(), self._markers(self._lead)
+        if allowed is None or not markers:
             return allowed
-        self._words[:] = allowed
-        self._words[begin // 32] |= np.uint32(1 << begin % 32)
+        self._words[:] = 0 if self._lead else allowed
+        for marker in markers:
+            token = marker[len(self._lead)]
+            self._words[token // 32] |= np.uint32(1 << token % 32)
         return self._words
 
     def _inner_words(self) -> NDArray[np.uint32] | None:
@@ -144,11 +157,19 @@ class ReasoningConstraint:
         return None if allowed is None else allowed.view(np.uint32)
 
 
-def reasoning_tokens(form: ReasoningFormat, tokenizer: Tokenizer, vocab_size: int) -> ReasoningTokens:
-    """Return a format's markers in a vocabulary."""
-    begin = tokenizer.encode(form.begin, whole=False)
+def reasoning_tokens(
+    form: ReasoningFormat, tokenizer: Tokenizer, vocab_size: int, has_tools: bool = False
+) -> ReasoningTokens:
+    """Return a format's markers in a vocabulary.
+
+    A marker of several tokens counts where an answer is messages in channels; with tools, whose calls are messages too,
+    thoughts are not looked for there, and are free.
+    """
+    begin, answer = (tuple(tokenizer.encode(text, whole=False)) for text in (form.begin, form.answer))
+    known = not has_tools if form.channels else len(begin) == 1
     return ReasoningTokens(
-        begin[0] if len(begin) == 1 else None,
+        begin if known else (),
+        answer if known else (),
         form.end.encode(),
         tuple(tokenizer.encode(f"\n{form.end}\n\n", whole=False)),
         vocab_size,

@@ -11,40 +11,78 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import singledispatch
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from miaotui.backends.sampling import mix64, noise_key
+from miaotui.backends.seq2seq_backend import Head, TargetAlignment
 from miaotui.backends.target_scores import TargetScores
 from miaotui.engine.search.rules import TokenRules
 from miaotui.model.seq2seq.generation import GenerationSettings
 
 _NEVER = -np.inf
+NO_PARENT = -1
 
 
 class SearchRow(NamedTuple):
     """A row that is wanted next: ``token`` behind the tokens of row ``parent`` of the rows before.
 
-    ``candidates``: how many of its next tokens will be asked for; 0: none, since they are forced.
+    ``parent`` is `NO_PARENT` for one that begins anew. ``candidates``: how many of its next tokens will be asked for;
+    0: none, since they are forced. ``before``: tokens between the parent and this one.
     """
 
     parent: int
     token: int
     candidates: int
+    before: tuple[int, ...] = ()
 
 
 class FoundTarget(NamedTuple):
-    """A target: its tokens from the start token on, and the sum of log-probabilities over its length's penalty."""
+    """A target: its tokens from the start token on, and the sum of log-probabilities over its length's penalty.
+
+    ``details``: more of a search that is not `GreedySearch` or a kind of it.
+    """
 
     tokens: tuple[int, ...]
     score: float
+    details: object = None
+
+
+class SearchSettings(Protocol):
+    """Settings of a search, as far as the queue of searches reads them."""
+
+    @property
+    def num_beams(self) -> int:
+        """Return the most rows of a step, but for those before them."""
+
+    @property
+    def max_length(self) -> int:
+        """Return the most tokens of a target."""
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Return the tokens behind the start token that are given."""
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raise `FieldError` for a token id that is not below ``size``."""
 
 
 class TargetSearch(Protocol):
-    """A search in progress. ``rows`` are computed next; () when it is over."""
+    """A search in progress. ``rows`` are computed next; () when it is over.
+
+    One that is over may want its target aligned: ``alignment`` has the tokens and heads, `align` takes the result.
+    """
 
     rows: Sequence[SearchRow]
+
+    @property
+    def alignment(self) -> tuple[Sequence[int], Sequence[Head]] | None:
+        """Return the tokens and heads whose cross-attention is wanted; None for nothing."""
+
+    def align(self, alignment: TargetAlignment) -> None:
+        """Take in the cross-attention that was wanted."""
 
     def advance(self, scores: TargetScores) -> None:
         """Go on with the scores of ``rows``; of a row of no candidates there are none."""
@@ -53,14 +91,30 @@ class TargetSearch(Protocol):
         """Return the best target once the search is over."""
 
 
-def start_search(settings: GenerationSettings) -> TargetSearch:
-    """Return the search that ``settings`` ask for."""
+class Unaligned:
+    """Base of searches whose targets are not aligned."""
+
+    alignment: tuple[Sequence[int], Sequence[Head]] | None = None
+
+    def align(self, alignment: TargetAlignment) -> None:
+        """Refuse what was not wanted."""
+        raise AssertionError("this search wants no alignment")
+
+
+@singledispatch
+def start_search(settings: object) -> TargetSearch:
+    """Return the search that ``settings`` ask for; other kinds of settings register theirs."""
+    raise TypeError(f"{type(settings).__name__} are no settings of a search")
+
+
+@start_search.register
+def _start(settings: GenerationSettings) -> TargetSearch:
     if settings.num_beams > 1:
         return BeamSearch(settings)
     return SampledSearch(settings) if settings.temperature else GreedySearch(settings)
 
 
-class GreedySearch:
+class GreedySearch(Unaligned):
     """The likeliest token in each step."""
 
     choices = 1  # best tokens that one is chosen from
@@ -71,6 +125,11 @@ class GreedySearch:
         self._given = len(settings.prefix)
         self._score = 0.0
         self._want(settings.start_token)
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """Return the tokens from the start token on."""
+        return tuple(self._tokens)
 
     def _want(self, token: int) -> None:
         self._forced = self._rules.forced(len(self._tokens))
@@ -117,6 +176,11 @@ class GreedySearch:
         return FoundTarget(tuple(self._tokens), self._score / written**self._settings.length_penalty)
 
 
+def settled_tokens(search: TargetSearch) -> tuple[int, ...]:
+    """Return the tokens that are sure to begin a search's target; none of one with beams before it is over."""
+    return search.written if isinstance(search, GreedySearch) else ()
+
+
 class SampledSearch(GreedySearch):
     """A token drawn in each step, of the best ones, by their probabilities at a temperature.
 
@@ -150,7 +214,7 @@ class _Candidate:
     kept_out: Collection[int] = field(default=(), compare=False)
 
 
-class BeamSearch:
+class BeamSearch(Unaligned):
     """The best of several targets that are continued together."""
 
     def __init__(self, settings: GenerationSettings) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqBackend, TargetRow
+import numpy as np
+
+from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqBackend, Source, TargetRow
 from miaotui.engine.encoding.calibrate import PASS_BESIDE_S
-from miaotui.engine.seq2seq.job import LengthRatio, TargetJob
+from miaotui.engine.seq2seq.job import FIRST_RATIO, LengthRatio, TargetJob
 from miaotui.engine.turns import CoreTurns, PlainSharer
 from miaotui.schedule.promises.cost import CostModel, CostRates, StepShape
 
@@ -19,13 +21,15 @@ ROWS = (1, 4, 16, 64)
 SOURCE_TOKENS = 32
 PATIENCE_S = 0.5  # no pass is begun after so long, but for two of one row
 ROUNDS = 3
+ATTENTION = 1.5  # times as long for each row of a source of full length, and of its targets
+SOUND_RATIO = 0.1  # target tokens of a row of sound, before any were seen
 
 
 class TargetCost:
     """Cost models of both kinds of passes, and the ratio of lengths."""
 
-    def __init__(self, sources: CostModel, targets: CostModel) -> None:
-        self.sources, self.targets, self.lengths = sources, targets, LengthRatio()
+    def __init__(self, sources: CostModel, targets: CostModel, first_ratio: float = FIRST_RATIO) -> None:
+        self.sources, self.targets, self.lengths = sources, targets, LengthRatio(first_ratio)
 
     def work_s(self, job: TargetJob, most_rows: int) -> float:
         """Predict the seconds of what is left of a job, in passes of up to ``most_rows`` rows, by itself."""
@@ -47,22 +51,27 @@ class TargetCost:
 
 
 def calibrate_targets(
-    backend: Seq2SeqBackend, turns: CoreTurns, clock: Callable[[], float] = time.perf_counter
+    backend: Seq2SeqBackend, turns: CoreTurns, clock: Callable[[], float] = time.perf_counter, mel_bins: int = 0
 ) -> TargetCost:
-    """Time passes over several numbers of sources' and targets' rows; all of it is one turn at the cores."""
+    """Time passes over several numbers of sources' and targets' rows; all of it is one turn at the cores.
+
+    ``mel_bins``: sources are sound. They are much longer than those timed here, so their times are estimated until the
+    first ones are observed: a start need not wait for a whole window.
+    """
     sharer = PlainSharer()
     turns.join(sharer)
     turns.enter(sharer)
     try:
-        return _measured(backend, clock)
+        return _measured(backend, clock, mel_bins)
     finally:
         turns.done(sharer)
         turns.leave(sharer)
 
 
-def _measured(backend: Seq2SeqBackend, clock: Callable[[], float]) -> TargetCost:
+def _measured(backend: Seq2SeqBackend, clock: Callable[[], float], mel_bins: int) -> TargetCost:
     limits = backend.limits
     size = min(SOURCE_TOKENS, limits.source_tokens)
+    source: Source = np.zeros((2 * size, mel_bins), np.float32) if mel_bins else [0] * size
     counts = [count for count in (1, 4) if count * size <= limits.source_rows and count <= limits.sources]
     sources: dict[int, float] = {}
     targets: dict[int, float] = {}
@@ -72,7 +81,7 @@ def _measured(backend: Seq2SeqBackend, clock: Callable[[], float]) -> TargetCost
             if clock() > end_s and (turn > 1 or count > counts[0]):
                 continue
             start_s = clock()
-            numbers = backend.encode([[0] * size] * count)
+            numbers = backend.encode([source] * count)
             took_s = clock() - start_s
             sources[count * size] = min(took_s, sources.get(count * size, took_s) if turn > 1 else took_s)
             backend.release([], numbers[1:])
@@ -84,7 +93,11 @@ def _measured(backend: Seq2SeqBackend, clock: Callable[[], float]) -> TargetCost
                 best_s = targets.get(rows, outcome.seconds) if turn > 1 else outcome.seconds
                 targets[rows] = min(outcome.seconds, best_s)
             backend.release([], numbers[:1])
-    return TargetCost(_model(sources), _model(targets))
+    longest = limits.source_tokens
+    if mel_bins and longest > size:
+        sources = {size: sources[size], longest: ATTENTION * sources[size] * longest / size}
+        targets = {rows: ATTENTION * seconds for rows, seconds in targets.items()}
+    return TargetCost(_model(sources), _model(targets), SOUND_RATIO if mel_bins else FIRST_RATIO)
 
 
 def _model(best: dict[int, float]) -> CostModel:

@@ -6,7 +6,7 @@ once, when its search has ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from miaotui.engine.jobs.job import PromisedJob
 from miaotui.engine.search.search import FoundTarget
@@ -22,8 +22,11 @@ class TargetJob(PromisedJob):
     """Sources of one request, each with its search."""
 
     def __init__(self, requests: Sequence[TargetRequest], deadline: Deadline | None, arrived_s: float) -> None:
-        super().__init__(sum(len(each.source) for each in requests), len(requests), deadline, arrived_s)
+        super().__init__(sum(each.source_rows for each in requests), len(requests), deadline, arrived_s)
         self.requests = requests
+        self.listener: Callable[[int, tuple[int, ...]], None] | None = (
+            None  # of sources' settled tokens; returns at once
+        )
         self.is_queued = False  # whether its searches are in the queue of searches
 
     def put(self, index: int, found: FoundTarget) -> None:
@@ -39,7 +42,7 @@ class TargetJob(PromisedJob):
     @property
     def tokens_left(self) -> int:
         """Return the tokens of sources that no pass has encoded."""
-        return sum(len(each.source) for each in self.open if not each.is_encoded)
+        return sum(each.source_rows for each in self.open if not each.is_encoded)
 
 
 class TargetJobs:
@@ -72,16 +75,16 @@ class TargetJobs:
 class LengthRatio:
     """Forecast of a target's length: the longest share of its source's that was seen, which fades."""
 
-    def __init__(self) -> None:
-        self._ratio = FIRST_RATIO
+    def __init__(self, first: float = FIRST_RATIO) -> None:
+        self._ratio = first
 
     def learn(self, request: TargetRequest) -> None:
         """Learn from a search that has ended."""
-        seen = (request.steps - FIRST_STEPS) / len(request.source)
+        seen = (request.steps - FIRST_STEPS) / request.source_rows
         self._ratio = max(seen, self._ratio * FORGET)
 
     def steps_left(self, request: TargetRequest) -> int:
         """Return about how many more rows a search's targets will have."""
         most = request.settings.max_length - 1 - request.steps
-        foreseen = int(self._ratio * len(request.source)) + FIRST_STEPS - request.steps
+        foreseen = int(self._ratio * request.source_rows) + FIRST_STEPS - request.steps
         return max(min(foreseen, most), min(MORE_STEPS, most), 1)

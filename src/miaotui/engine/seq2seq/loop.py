@@ -10,29 +10,45 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
+from miaotui.backends.seq2seq_backend import Seq2SeqBackend, Source
 from miaotui.engine.jobs.admission import JobAdmission, QueueLimits
 from miaotui.engine.jobs.loop import JobLoop
-from miaotui.engine.search.search import FoundTarget
+from miaotui.engine.search.search import FoundTarget, SearchSettings, settled_tokens
 from miaotui.engine.seq2seq.cost import TargetCost, calibrate_targets, shape_of
 from miaotui.engine.seq2seq.job import TargetJob, TargetJobs
 from miaotui.engine.seq2seq.loaded import LoadedSeq2Seq
 from miaotui.engine.seq2seq.searches import SearchQueue, TargetRequest, TargetStep
 from miaotui.engine.turns import CoreTurns
+from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.generation import GenerationSettings
 from miaotui.types import Deadline
 
 Wanted = tuple[Sequence[int], GenerationSettings]  # a source and how its target is searched for
 
 
-class Seq2SeqLoop(JobLoop[TargetJob]):
-    """One encoder-decoder that runs. `submit` may be called from any thread and returns at once."""
+class LoadedTargets(Protocol):
+    """A model in memory, as far as its loop uses it."""
 
-    noun = "encoder-decoder"
+    @property
+    def backend(self) -> Seq2SeqBackend:
+        """Return its arithmetic."""
+
+    @property
+    def config(self) -> Seq2SeqConfig:
+        """Return its configuration."""
+
+
+Loaded = TypeVar("Loaded", bound=LoadedTargets)
+
+
+class TargetLoop(JobLoop[TargetJob], Generic[Loaded]):
+    """One model of targets that runs. `submit` may be called from any thread and returns at once."""
 
     def __init__(
         self,
-        model: LoadedSeq2Seq,
+        model: Loaded,
         limits: QueueLimits | None = None,
         turns: CoreTurns | None = None,
         cost: TargetCost | None = None,
@@ -41,7 +57,7 @@ class Seq2SeqLoop(JobLoop[TargetJob]):
         super().__init__(turns)
         self.model = model
         self._searches = SearchQueue(model.backend, model.config.vocab_size, model.config.source_vocab_size)
-        self._cost = cost or calibrate_targets(model.backend, self._turns)
+        self._cost = cost or calibrate_targets(model.backend, self._turns, mel_bins=model.config.mel_bins)
         self.cost = self._cost.targets
         self._jobs = TargetJobs()
         self._owners: dict[int, tuple[TargetJob, int]] = {}  # of searches, by their numbers
@@ -50,7 +66,10 @@ class Seq2SeqLoop(JobLoop[TargetJob]):
         self._start()
 
     def submit(
-        self, wanted: Sequence[Wanted], deadline: Deadline | None = None, arrived_s: float | None = None
+        self,
+        wanted: Sequence[tuple[Source, SearchSettings]],
+        deadline: Deadline | None = None,
+        arrived_s: float | None = None,
     ) -> TargetJob:
         """Take a job on; its future gives a `FoundTarget` for each source, in order.
 
@@ -62,7 +81,10 @@ class Seq2SeqLoop(JobLoop[TargetJob]):
         return self._submit(TargetJob(requests, deadline, now_s if arrived_s is None else arrived_s), now_s)
 
     def run(
-        self, wanted: Sequence[Wanted], deadline: Deadline | None = None, arrived_s: float | None = None
+        self,
+        wanted: Sequence[tuple[Source, SearchSettings]],
+        deadline: Deadline | None = None,
+        arrived_s: float | None = None,
     ) -> list[FoundTarget]:
         """Submit a job and wait for its results. Raises as `submit` does, and what the job failed with."""
         job = self.submit(wanted, deadline, arrived_s)
@@ -151,7 +173,17 @@ class Seq2SeqLoop(JobLoop[TargetJob]):
         now_s = time.perf_counter()
         for job in self._jobs_of(step.requests):
             job.began_s = now_s if job.began_s is None else job.began_s
+        for request in step.requests:
+            owner = self._owners.get(request.number)
+            if owner is not None and owner[0].listener is not None and not request.is_over:
+                owner[0].listener(owner[1], settled_tokens(request.search))
         for request in step.ended:
             job, place = self._owners.pop(request.number)
             if request.result is not None and not job.is_over:
                 job.put(place, request.result)
+
+
+class Seq2SeqLoop(TargetLoop[LoadedSeq2Seq]):
+    """One encoder-decoder of texts that runs."""
+
+    noun = "encoder-decoder"

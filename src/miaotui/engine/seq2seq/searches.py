@@ -13,18 +13,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqBackend, TargetRow
-from miaotui.engine.search.search import FoundTarget, TargetSearch, start_search
+import numpy as np
+
+from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqBackend, Source, TargetRow, source_rows, target_rows
+from miaotui.engine.search.search import NO_PARENT, FoundTarget, SearchSettings, TargetSearch, start_search
 from miaotui.errors import PromptTooLongError, RequestError
-from miaotui.model.seq2seq.generation import GenerationSettings
 
 
 @dataclass(eq=False)
 class TargetRequest:
     """A source and the search for its target. ``result`` is there once ``is_over``, unless it was cancelled."""
 
-    source: tuple[int, ...]
-    settings: GenerationSettings
+    source: Source
+    settings: SearchSettings
     search: TargetSearch
     due_s: float = math.inf
     result: FoundTarget | None = None
@@ -33,6 +34,11 @@ class TargetRequest:
     number: int = 0  # in the order in which they came
     _source_number: int = NO_PREFIX
     _kept: list[int] = field(default_factory=list)
+
+    @property
+    def source_rows(self) -> int:
+        """Return the rows of its source."""
+        return source_rows(self.source)
 
     @property
     def is_encoded(self) -> bool:
@@ -68,19 +74,11 @@ class SearchQueue:
         self._added = 0
         self._is_full = False  # until a search ends, none begins
 
-    def request(self, source: Sequence[int], settings: GenerationSettings) -> TargetRequest:
+    def request(self, source: Source, settings: SearchSettings) -> TargetRequest:
         """Return a request, which `add` takes on. Raises `PromptTooLongError` or `RequestError` for impossible ones."""
         limits = self.backend.limits
-        if not source:
-            raise RequestError("a source must have at least one token")
-        if len(source) > limits.source_tokens:
-            raise PromptTooLongError(
-                f"the text has {len(source):,} tokens, and the model takes {limits.source_tokens:,}: shorten it, or "
-                "split it into parts"
-            )
-        if not 0 <= min(source) <= max(source) < self._source_size:
-            last = self._source_size - 1
-            raise RequestError(f"source token ids must be 0 to {last}: these are of another vocabulary")
+        if not isinstance(source, np.ndarray):
+            source = self._checked(source)
         if settings.num_beams > limits.target_rows:
             raise RequestError(f"num_beams: at most {limits.target_rows} beams fit one pass here")
         if settings.max_length > limits.target_tokens:
@@ -91,7 +89,24 @@ class SearchQueue:
                 f"{limits.kept_rows:,} tokens that are kept here: lower max_length or num_beams"
             )
         settings.check_vocabulary(self._vocab_size)
-        return TargetRequest(tuple(source), settings, start_search(settings))
+        search = start_search(settings)
+        if sum(1 + len(row.before) for row in search.rows) > limits.target_rows:
+            raise RequestError(f"prompt: at most {limits.target_rows} tokens fit one pass here")
+        return TargetRequest(source, settings, search)
+
+    def _checked(self, source: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens of a source. Raises `PromptTooLongError` or `RequestError` for impossible ones."""
+        most = self.backend.limits.source_tokens
+        if not source:
+            raise RequestError("a source must have at least one token")
+        if len(source) > most:
+            raise PromptTooLongError(
+                f"the text has {len(source):,} tokens, and the model takes {most:,}: shorten it, or split it into parts"
+            )
+        if not 0 <= min(source) <= max(source) < self._source_size:
+            last = self._source_size - 1
+            raise RequestError(f"source token ids must be 0 to {last}: these are of another vocabulary")
+        return tuple(source)
 
     def add(self, request: TargetRequest) -> None:
         """Take a request on."""
@@ -100,7 +115,7 @@ class SearchQueue:
         self._waiting.append(request)
         self._waiting.sort(key=lambda each: each.order)
 
-    def submit(self, source: Sequence[int], settings: GenerationSettings) -> TargetRequest:
+    def submit(self, source: Source, settings: SearchSettings) -> TargetRequest:
         """Make a request and take it on. Raises as `request` does."""
         request = self.request(source, settings)
         self.add(request)
@@ -119,7 +134,7 @@ class SearchQueue:
     @property
     def waiting_tokens(self) -> int:
         """Return the tokens of sources that were not encoded."""
-        return sum(len(each.source) for each in self._waiting)
+        return sum(each.source_rows for each in self._waiting)
 
     def step(self, step: TargetStep | None = None, *, promised_only: bool = False) -> TargetStep:
         """Run one pass over sources that begin and one over target rows.
@@ -135,7 +150,7 @@ class SearchQueue:
         if not rows:
             return step
         outcome = self.backend.run(rows)
-        step.target_rows, step.run_s = len(rows), outcome.seconds
+        step.target_rows, step.run_s = target_rows(rows), outcome.seconds
         first = 0
         for request in chosen:
             last = first + len(request.search.rows)
@@ -145,12 +160,21 @@ class SearchQueue:
             request.steps += 1
             first = last
             if not request.search.rows:
+                self._align(request)
                 request.result = request.search.found()
                 self._end(request)
                 step.ended.append(request)
         rest = [each for each in self._running if each not in chosen]
         self._running = [*rest, *(each for each in chosen if not each.is_over)]  # others go first next time
         return step
+
+    def _align(self, request: TargetRequest) -> None:
+        """Compute the alignment that a search which is over wants, if any."""
+        wanted = request.search.alignment
+        if wanted is not None:
+            self.backend.release(request._kept)
+            request._kept = []
+            request.search.align(self.backend.align(request._source_number, *wanted))
 
     def cancel(self, request: TargetRequest) -> None:
         """End a search without a result; one that is over stays as it is."""
@@ -167,7 +191,7 @@ class SearchQueue:
         waiting = [each for each in self._waiting if each.due_s < math.inf or not promised_only]
         if not waiting or (self._is_full and self._running) or self.backend.free_rows < self._most_rows_next():
             return
-        sizes = [len(each.source) for each in waiting[: self.backend.limits.sources]]
+        sizes = [each.source_rows for each in waiting[: self.backend.limits.sources]]
         begun = waiting[: self.backend.fitting(sizes)]
         if not begun:
             return
@@ -194,15 +218,13 @@ class SearchQueue:
         chosen: list[TargetRequest] = []
         rows: list[TargetRow] = []
         for request in sorted(self._running, key=lambda each: each.due_s):  # of equals those that waited longest
-            wanted = request.search.rows
+            wanted = _target_rows(request)
             rests = promised_only and request.due_s == math.inf
-            if rests or len(rows) + len(wanted) > self.backend.limits.target_rows:
+            if rests or target_rows(rows) + target_rows(wanted) > self.backend.limits.target_rows:
                 continue
-            kept = request._kept or [NO_PREFIX]
-            number = request._source_number
-            rows += [TargetRow(number, kept[row.parent], row.token, row.candidates) for row in wanted]
+            rows += wanted
             chosen.append(request)
-        if len(rows) > self.backend.free_rows and len(self._running) > 1:
+        if target_rows(rows) > self.backend.free_rows and len(self._running) > 1:
             self._restart(max(self._running, key=lambda each: each.order))
             return self._rows(promised_only)
         return chosen, rows
@@ -222,3 +244,12 @@ class SearchQueue:
         self.backend.release(request._kept, sources)
         request._kept, request._source_number, request.is_over = [], NO_PREFIX, True
         self._is_full = False
+
+
+def _target_rows(request: TargetRequest) -> list[TargetRow]:
+    """Return the rows that a search wants next."""
+    kept, source = request._kept or [NO_PREFIX], request._source_number
+    return [
+        TargetRow(source, NO_PREFIX if row.parent == NO_PARENT else kept[row.parent], *row[1:])
+        for row in request.search.rows
+    ]

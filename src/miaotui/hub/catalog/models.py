@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from miaotui.hub.catalog import chat, encoders
+from miaotui.hub.catalog import chat, encoders, speech
 from miaotui.hub.catalog.entry import CatalogModel
 
 CATALOG: Mapping[str, CatalogModel] = MappingProxyType(
-    {model.name: model for model in (*chat.FROM_WHEELS, *encoders.FROM_WHEELS, *chat.FROM_HUB)}
+    {m.name: m for m in (*chat.FROM_WHEELS, *encoders.FROM_WHEELS, *speech.FROM_WHEELS, *chat.FROM_HUB)}
 )
 """Every model with a name, those that come from package indexes first; the first is the default."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from miaotui.kernels.attention.emit import MASKED, rotate_head, stack_floats
+from miaotui.kernels.attention.emit import MASKED, rotate_head
 from miaotui.kernels.platform.cpu import Isa, probe
 from miaotui.kernels.runtime.arithmetic import exp, lanes_between, quantize_group
 from miaotui.kernels.runtime.ops import HEADER_BYTES
-from miaotui.kernels.runtime.simd import F32, F32X, I32, I64, LANES, Emitter, Value
+from miaotui.kernels.runtime.simd import F32, F32X, I32, I64, LANES, Emitter, Value, stack_floats
 
 GROUPS = (12, 6, 4, 2, 1) if probe().isa is Isa.AVX512_VNNI else (6, 6, 4, 2, 1)  # queries taken together
 _LINE = 4 * LANES

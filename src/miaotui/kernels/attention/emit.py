@@ -14,7 +14,7 @@ from miaotui.kernels.attention import fields
 from miaotui.kernels.platform.cpu import Isa, probe
 from miaotui.kernels.runtime.arithmetic import exp, lanes_between, narrow_half, quantize_group, softcap
 from miaotui.kernels.runtime.ops import HEADER_BYTES
-from miaotui.kernels.runtime.simd import F32, F32X, I8, I8X, I16, I32, I64, LANES, Emitter, Value
+from miaotui.kernels.runtime.simd import F32, F32X, I8, I8X, I16, I32, I64, LANES, Emitter, Value, stack_floats
 
 MASKED = -1e30
 ACCUMULATORS = 48  # floats before the bounds: sums, probabilities, maximum
@@ -154,16 +154,6 @@ def store_key_value(int8: bool) -> Callable[..., None]:
         (byte_head if int8 else half_head)(e, buffer, value, page, values, dim, slot)
 
     return emit
-
-
-def stack_floats(e: Emitter, floats: int) -> Value:
-    """Reserve stack memory of the enclosing function, once at its entry. Returns its address."""
-    from llvmlite import ir  # noqa: PLC0415  (imports the compiler)
-
-    with e.builder.goto_entry_block():
-        slot = e.builder.alloca(ir.ArrayType(F32, floats))
-        slot.align = 64
-    return e.wrap(e.builder.ptrtoint(slot, I64))
 
 
 def _store_scale(e: Emitter, source: Value, target: Value, dim: Value) -> Value:

@@ -29,6 +29,7 @@ OUT = 23  # int8 rows [heads x dim], or float32 rows [heads x HEAD_VALUES]
 OUT_STRIDE = 24
 OUT_HEADERS = 25  # 0: the results are not quantized
 OUT_HEADER_STRIDE = 26
+QUERY_WEIGHTS = 33  # address of float32 factors of each query after its rotation, or 0
 SINKS = 32  # address of a float32 for each query head, or 0: a score that takes part in the softmax and has no value
 
 # fields of attention over whole texts (`attention.bidirectional`), besides those above

@@ -45,6 +45,7 @@ from miaotui.kernels.attention.fields import (
     QKV,
     QKV_STRIDE,
     QUERY_NORM,
+    QUERY_WEIGHTS,
     ROTATED,
     SCALE,
     SIN,
@@ -53,6 +54,7 @@ from miaotui.kernels.attention.fields import (
     VALUES_IN_HEAD,
     WINDOW,
 )
+from miaotui.kernels.pointwise.emit import copy_row, multiply_row
 from miaotui.kernels.runtime.compiler import inline, kernel
 from miaotui.kernels.runtime.memory import load_float, peek, peek_float, store_int32
 from miaotui.kernels.runtime.ops import (
@@ -80,7 +82,7 @@ from miaotui.kernels.runtime.ops import (
     STORE_FIELDS,
 )
 from miaotui.kernels.runtime.prefetch import ask_attended
-from miaotui.kernels.runtime.simd import I64, Emitter, Value, intrinsic
+from miaotui.kernels.runtime.simd import intrinsic
 from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, claim_some, usual_chunk
 
 MANY = 16  # queries: from so many on, work on a page of a prompt takes longer than its reading
@@ -99,6 +101,8 @@ clear: Any = intrinsic(clear_query, "ii")
 sink: Any = intrinsic(sink_query, "iif")
 finish: Any = intrinsic(finish_query, "iiii")
 keep: Any = intrinsic(store_query, "iiii")
+multiply: Any = intrinsic(multiply_row, "iii")
+copy: Any = intrinsic(copy_row, "iii")
 
 
 def _store_function(int8: bool) -> Any:
@@ -179,6 +183,8 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
         peek_float(op, NORM_EPS),
         peek_float(op, SCALE),
     )
+    if peek(op, QUERY_WEIGHTS) != 0:
+        multiply(target, dim, peek(op, QUERY_WEIGHTS))
     clear(target, dim)
     if peek(op, SINKS) != 0:
         sink(target, dim, load_float(peek(op, SINKS) + 4 * head))
@@ -361,17 +367,6 @@ def _store_kernel(int8: bool, name: str) -> Any:
     return kernel()(kv_store)
 
 
-def _copy_line(e: Emitter, source: Value, target: Value, count: Value) -> None:
-    def step(index: Value, _: list[Value]) -> list[Value]:
-        e.store(e.load(source + (index << 3), I64, 8), target + (index << 3), 8)
-        return []
-
-    e.loop(count >> 3, [], step)
-
-
-copy_bytes: Any = intrinsic(_copy_line, "iii")
-
-
 @kernel()
 def kv_copy(op, run, member):  # type: ignore[no-untyped-def]
     """Copy pages for rows that see a tree of drafts: each path gets a private tail, in its true page order."""
@@ -385,9 +380,8 @@ def kv_copy(op, run, member):  # type: ignore[no-untyped-def]
         for index in range(claim_first(claimed), claim_end(claimed)):
             table = peek(run, RUN_COPY_TABLE) + 8 * COPY_FIELDS * (index // heads)
             head = index % heads
-            copy_bytes(
-                head_address(op, peek(table, 0), head), head_address(op, peek(table, 1), head), peek(op, HEAD_STRIDE)
-            )
+            source, target = head_address(op, peek(table, 0), head), head_address(op, peek(table, 1), head)
+            copy(source, peek(op, HEAD_STRIDE) >> 2, target)
         claimed = claim(run, slot, member, team, units)
     return 1
 

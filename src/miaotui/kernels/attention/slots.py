@@ -1,7 +1,8 @@
 """Attention of targets over slots, for the decoders of encoder-decoders: one row of each of many targets.
 
 Every token of a target has a slot, and a row finds its tokens by a list of slots, so targets that begin alike share
-them and nothing is ever copied. A unit is a row and a head. It stores the row's own key and value, then computes all
+them and nothing is ever copied. Where rows of one target follow each other in a pass, all keys and values are stored
+first. A unit is a row and a head. It stores the row's own key and value otherwise, then computes all
 scores, a softmax of two passes (with T5's bias by distance, if there is one), and all values, each in the order of the
 list; so a row's result depends on its own target alone. Work of a unit: 2 x tokens x dim multiply-adds.
 """
@@ -35,6 +36,7 @@ from miaotui.kernels.runtime.ops import (
     ROW_FIELDS,
     ROW_PAGES,
     ROW_POSITION,
+    RUN_CHAINED,
     RUN_ROW_TABLE,
     RUN_ROWS,
     RUN_SCRATCH,
@@ -69,6 +71,34 @@ def score_tokens(query, dim, keys, stride, slots, count, out):  # type: ignore[n
 
 
 @inline
+def store_row(op, run, row, head):  # type: ignore[no-untyped-def]
+    """Store one head of a row's key and value in the row's own slot."""
+    entry = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
+    dim = peek(op, DIM)
+    at = head * dim * 4
+    source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + at
+    own = peek(op, PAGES) + at + peek(peek(entry, ROW_PAGES), peek(entry, ROW_POSITION)) * peek(op, PAGE_STRIDE)
+    copy(source + peek(op, KEY_OFFSET), dim, own)
+    copy(source + peek(op, VALUE_OFFSET), dim, own + peek(op, VALUES_IN_HEAD))
+    return 0
+
+
+@kernel()
+def store_slots(op, run, member):  # type: ignore[no-untyped-def]
+    """Store the keys and values of all rows, where some of them meet others of the pass."""
+    if peek(run, RUN_CHAINED) == 0:
+        return 0
+    heads, team, slot = peek(op, KV_HEADS), peek(run, RUN_TEAM), peek(op, SLOT)
+    units = peek(run, RUN_ROWS) * heads
+    claimed = claim(run, slot, member, team, units)
+    while claimed >= 0:
+        for unit in range(claim_first(claimed), claim_end(claimed)):
+            store_row(op, run, unit // heads, unit % heads)
+        claimed = claim(run, slot, member, team, units)
+    return 1
+
+
+@inline
 def attend_row(op, run, member, row, head):  # type: ignore[no-untyped-def]
     """Store one head of a row's key and value, and let its query meet all tokens up to the row itself."""
     entry = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
@@ -77,9 +107,8 @@ def attend_row(op, run, member, row, head):  # type: ignore[no-untyped-def]
     source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + at
     keys = peek(op, PAGES) + at
     values = keys + peek(op, VALUES_IN_HEAD)
-    own = peek(slots, position) * stride
-    copy(source + peek(op, KEY_OFFSET), dim, keys + own)
-    copy(source + peek(op, VALUE_OFFSET), dim, values + own)
+    if peek(run, RUN_CHAINED) == 0:
+        store_row(op, run, row, head)
     query = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
     scores = query + dim * 4 + _LINE
     scale_head(source, dim, query, peek_float(op, SCALE))

@@ -21,6 +21,9 @@ ROUTES = 13  # for each route: the row, the weight
 SHARED = 14  # address of the table of the shared expert, 0: there is none
 SHARED_ROUTES = 15
 SHARED_LOGIT = 16  # which logit's sigmoid is the shared expert's weight, 0: the weight is 1
+EXPERT_GROUPS = 17  # groups of experts that follow each other, of which a row chooses some; 1: no groups
+KEPT_GROUPS = 18
+GROUP_BEST = 27  # how many of its highest ranks are a group's: 1 or 2
 
 # fields of `gather` and of products, besides those of `linear.fields`
 TABLE = 19  # which experts are used, and by which routes

@@ -1,6 +1,7 @@
 """Routing: which experts each row uses, with which weights, and the lists of rows by expert.
 
-`route` chooses for each row alone, so a row's experts depend on that row alone. `group` sorts routes by expert, and by
+`route` chooses for each row alone, so a row's experts depend on that row alone; where experts are in groups, it first
+chooses some groups. `group` sorts routes by expert, and by
 row within an expert, by counting. `gather` lays the inputs of each expert's rows side by side. A few rows are routed
 and grouped by one thread at once; many are shared out, and only their grouping is one thread's.
 """
@@ -14,14 +15,17 @@ from miaotui.kernels.experts.fields import (
     BIAS,
     CHOSEN,
     COUNT,
+    EXPERT_GROUPS,
     FEW,
     FIRST_USED,
     GATHERED,
     GATHERED_HEADER_STRIDE,
     GATHERED_HEADERS,
     GATHERED_STRIDE,
+    GROUP_BEST,
     IS_NORMALIZED,
     IS_SIGMOID,
+    KEPT_GROUPS,
     LOGITS,
     LOGITS_STRIDE,
     PICKS,
@@ -53,6 +57,7 @@ copy: Any = intrinsic(copy_row, "iii")
 
 _ROUTE_BYTES = 8 * ROUTE_FIELDS
 _LOWEST = -1e38
+_BELOW = -3e38  # two of the lowest ranks together are higher
 _X, _X_STRIDE, _HEADERS, _HEADER_STRIDE, _GROUPS = lin.X, lin.X_STRIDE, lin.HEADERS, lin.HEADER_STRIDE, lin.GROUPS
 _OWN_ROWS, _OWN_HEADERS_AT = lin.OWN_ROWS, lin.OWN_HEADERS_AT
 
@@ -65,13 +70,52 @@ def rank(scores, bias, expert):  # type: ignore[no-untyped-def]
 
 
 @inline
-def last_pick(scores, bias, count, chosen):  # type: ignore[no-untyped-def]
+def group_rank(scores, bias, first, size, best):  # type: ignore[no-untyped-def]
+    """Return the number by which a group is chosen: the sum of its ``best`` (one or two) highest ranks."""
+    high = second = load_float(scores) * 0 + _LOWEST
+    for expert in range(first, first + size):
+        found = rank(scores, bias, expert)
+        if found > high:
+            high, second = found, high
+        elif found > second:
+            second = found
+    return high + second if best == 2 else high
+
+
+@inline
+def choose_groups(op, scores, bias, count):  # type: ignore[no-untyped-def]
+    """Return a bit for each chosen group; of equal ranks the lower number comes first. Without groups all bits."""
+    groups = peek(op, EXPERT_GROUPS)
+    if groups <= 1:
+        return -1
+    size, chosen = count // groups, 0
+    for _turn in range(peek(op, KEPT_GROUPS)):
+        best, best_rank = 0, load_float(scores) * 0 + _BELOW
+        for group in range(groups):
+            found = group_rank(scores, bias, group * size, size, peek(op, GROUP_BEST))
+            if (chosen >> group) & 1 == 0 and found > best_rank:
+                best, best_rank = group, found
+        chosen |= 1 << best
+    return chosen
+
+
+@inline
+def open_rank(scores, bias, expert, groups, size):  # type: ignore[no-untyped-def]
+    """Return `rank`, the lowest for an expert of a group that was not chosen."""
+    found = rank(scores, bias, expert)
+    if groups != -1 and (groups >> (expert // size)) & 1 == 0:
+        return found * 0 + _LOWEST
+    return found
+
+
+@inline
+def last_pick(scores, bias, count, chosen, groups, size):  # type: ignore[no-untyped-def]
     """Return the expert that is chosen last: of equal ranks the lower number comes first."""
-    last, last_rank = -1, rank(scores, bias, 0)
+    last, last_rank = -1, open_rank(scores, bias, 0, groups, size)
     for turn in range(chosen):
         best, best_rank = 0, last_rank * 0 + _LOWEST
         for expert in range(count):
-            found = rank(scores, bias, expert)
+            found = open_rank(scores, bias, expert, groups, size)
             after = turn == 0 or found < last_rank or (found == last_rank and expert > last)
             if after and found > best_rank:
                 best, best_rank = expert, found
@@ -80,12 +124,14 @@ def last_pick(scores, bias, count, chosen):  # type: ignore[no-untyped-def]
 
 
 @inline
-def pick_experts(scores, bias, count, chosen, picks):  # type: ignore[no-untyped-def]
+def pick_experts(op, scores, count, chosen, picks):  # type: ignore[no-untyped-def]
     """Write the chosen experts and their scores in ascending order of experts; return the sum of their scores."""
-    last = last_pick(scores, bias, count, chosen)
-    least, total, found = rank(scores, bias, last), load_float(scores) * 0, 0
+    bias = peek(op, BIAS)
+    groups, size = choose_groups(op, scores, bias, count), count // max(peek(op, EXPERT_GROUPS), 1)
+    last = last_pick(scores, bias, count, chosen, groups, size)
+    least, total, found = open_rank(scores, bias, last, groups, size), load_float(scores) * 0, 0
     for expert in range(count):
-        here = rank(scores, bias, expert)
+        here = open_rank(scores, bias, expert, groups, size)
         if here > least or (here == least and expert <= last):
             score = load_float(scores + 4 * expert)
             poke(picks, ROUTE_FIELDS * found, expert)
@@ -104,7 +150,7 @@ def route_row(op, row):  # type: ignore[no-untyped-def]
     else:
         softmax(scores, count)
     picks = peek(op, PICKS) + row * chosen * _ROUTE_BYTES
-    total = pick_experts(scores, peek(op, BIAS), count, chosen, picks)
+    total = pick_experts(op, scores, count, chosen, picks)
     factor = peek_float(op, SCALE)
     if peek(op, IS_NORMALIZED) == 1:
         factor = factor / total

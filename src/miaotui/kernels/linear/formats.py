@@ -23,6 +23,7 @@ records. Every block type of GGML has a format that holds its values exactly (sc
     iq4_xs  table[code] scale sub                         4       160 + 8 x 256      4096     4.31 (4.25)
     iq1 iq2 iq3_xxs iq3_s   as iq4_xs                     4       288 + 8 x 256      4096     4.56 (1.56 to 3.44)
     tq2     (code - 1) scale                              2       160 + 8 x 128      4096     2.31 (1.69, 2.06)
+    bf16    bfloat16                                      16      1024               512      16.0 (16.0)
     f32     float32                                       32      2048               512
 
 ``sub`` and ``submin`` are integers of 32 inputs; of 16 in q2_k, q3_k, q6_k and the iq formats of less than 4 bits.
@@ -90,6 +91,7 @@ class Format(Enum):
     Q4M = "q4m"
     Q8 = "q8"
     F32 = "f32"
+    BF16 = "bf16"
     Q5_0 = "q5_0"
     Q5_1 = "q5_1"
     Q6 = "q6"
@@ -109,8 +111,13 @@ class Format(Enum):
 
     @property
     def layout(self) -> Layout:
-        """Return how codes and scales lie; of f32, which has none, an empty one."""
-        return _LAYOUTS.get(self, Layout(32, groups=1))
+        """Return how codes and scales lie; of floats, which have none, an empty one."""
+        return _LAYOUTS.get(self, Layout(16 if self is Format.BF16 else 32, groups=1))
+
+    @property
+    def is_float(self) -> bool:
+        """Return whether weights are floats without scales."""
+        return self in (Format.F32, Format.BF16)
 
     @property
     def record_groups(self) -> int:
@@ -125,7 +132,7 @@ class Format(Enum):
     @property
     def head_bytes(self) -> int:
         """Return the bytes of a record before its integers."""
-        return 0 if self is Format.F32 else self.layout.head_bytes
+        return 0 if self.is_float else self.layout.head_bytes
 
     @property
     def record_bytes(self) -> int:
@@ -166,7 +173,7 @@ _LAYOUTS = {
 }
 
 
-WANTED = {"q4": Format.Q4, "q5": Format.Q5_0, "q6": Format.Q6, "q8": Format.Q8}
+WANTED = {"q4": Format.Q4, "q5": Format.Q5_0, "q6": Format.Q6, "q8": Format.Q8, "bf16": Format.BF16}
 """Formats that weights stored as floats may be rounded to, by the names that users give."""
 
 

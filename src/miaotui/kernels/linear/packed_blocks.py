@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 from miaotui.kernels.linear.formats import GROUP, TILE_ROWS, Format, Layout, records
 
 Codes8 = NDArray[np.uint8]
+_FLOATS = {Format.F32: np.float32, Format.BF16: np.uint16}  # as which floats are stored
 
 
 @dataclass(frozen=True)
 class Blocks:
     """Matrix as codes and scales, one row of groups after another.
 
-    ``integers`` uint8 ``[rows, groups, 32]`` are codes (see `formats`), for f32 float32. ``scales`` and ``minimums``
+    ``integers`` uint8 ``[rows, groups, 32]`` are codes (see `formats`), for f32 float32, for bf16 the upper halves of
+    float32, uint16. ``scales`` and ``minimums``
     are float16 ``[rows, groups]``; in formats with integer scales ``[rows, groups / 8]``, beside ``subs`` and
     ``sub_minimums`` uint8 ``[rows, groups, subs]`` (``subs`` holds int8 bits). Scales of mxfp4 are uint8 exponents.
     """
 
     format: Format
-    integers: NDArray[np.uint8] | NDArray[np.float32]
+    integers: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
     scales: NDArray[np.float16] | NDArray[np.uint8] | None = None
     minimums: NDArray[np.float16] | None = None
     subs: NDArray[np.uint8] | None = None
@@ -87,8 +89,8 @@ def unpack(form: Format, packed: NDArray[np.uint8], inputs: int) -> Blocks:
     rows, count = tiles * TILE_ROWS, records(form, inputs)
     cells = packed[:, : count * form.record_bytes].reshape(tiles, count, form.record_bytes)
     flat = np.ascontiguousarray(cells[:, :, form.head_bytes :]).reshape(tiles, -1, form.integer_bytes)[:, :groups]
-    if form is Format.F32:
-        lanes = flat.view(np.float32).reshape(tiles, groups, GROUP, TILE_ROWS).transpose(0, 3, 1, 2)
+    if form.is_float:
+        lanes = flat.view(_FLOATS[form]).reshape(tiles, groups, GROUP, TILE_ROWS).transpose(0, 3, 1, 2)
         return Blocks(form, lanes.reshape(rows, groups, GROUP))
     steps = _from_planes(flat, layout)  # [tiles, groups, 8, 16, 4]
     blocks = Blocks(form, steps.transpose(0, 3, 1, 2, 4).reshape(rows, groups, GROUP))
@@ -99,6 +101,9 @@ def values(blocks: Blocks) -> NDArray[np.float32]:
     """Return the matrix that the blocks stand for, float32 ``[rows, inputs]``; each operation is rounded once."""
     rows, groups = blocks.integers.shape[:2]
     if blocks.scales is None:
+        if blocks.format is Format.BF16:
+            floats: NDArray[np.float32] = (blocks.integers.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            return floats.reshape(rows, -1)
         return blocks.integers.astype(np.float32).reshape(rows, -1)
     scales, minimums = group_scales(blocks)
     parts = blocks.whole_codes().astype(np.float32).reshape(rows, groups, scales.shape[2], -1)
@@ -124,12 +129,15 @@ def quantize(form: Format, matrix: NDArray[np.float32]) -> Blocks:
     """Round float32 ``[rows, inputs]`` to a format whose scales are of 32 inputs.
 
     ``q4``, ``q5_0`` and ``q6`` put the value of largest magnitude at the lowest code, as GGML's Q4_0 does; ``q4m``
-    spans minimum to maximum; ``q8`` is symmetric in -127..127.
+    spans minimum to maximum; ``q8`` is symmetric in -127..127. Values that
+    bfloat16 holds stay as they are in ``bf16``.
     """
     rows = matrix.shape[0]
     groups = matrix.reshape(rows, -1, GROUP)
     if form is Format.F32:
         return Blocks(form, groups)
+    if form is Format.BF16:
+        return Blocks(form, _upper_halves(groups))
     if form is Format.Q4M:
         low, high = groups.min(axis=2), groups.max(axis=2)
         scales, minimums = ((high - low) / 15).astype(np.float16), low.astype(np.float16)
@@ -140,6 +148,14 @@ def quantize(form: Format, matrix: NDArray[np.float32]) -> Blocks:
     scales = (np.abs(top) / 127 if form is Format.Q8 else top / -offset).astype(np.float16)
     integers = np.rint(groups * _inverse(scales)) + offset
     return Blocks(form, integers.clip(0, 2 * offset - 1).astype(np.uint8), scales)
+
+
+def _upper_halves(matrix: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round float32 to bfloat16, of two equally near ones to the even one; return its bits."""
+    bits = np.ascontiguousarray(matrix).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    upper: NDArray[np.uint16] = (rounded >> np.uint32(16)).astype(np.uint16)
+    return upper
 
 
 def _inverse(scales: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -193,7 +209,7 @@ def _grown(array: NDArray[Any], missing: int) -> NDArray[Any]:
 def _interleave(blocks: Blocks) -> Codes8:
     rows, groups = blocks.integers.shape[:2]
     tiles, layout = rows // TILE_ROWS, blocks.format.layout
-    if blocks.format is Format.F32:
+    if blocks.format.is_float:
         return _bytes(blocks.integers.reshape(tiles, TILE_ROWS, groups * GROUP).transpose(0, 2, 1))
     steps = blocks.integers.astype(np.uint8, copy=False).reshape(tiles, TILE_ROWS, groups, 8, 4)
     steps = steps.transpose(0, 2, 3, 1, 4)  # [tiles, groups, 8, 16, 4]

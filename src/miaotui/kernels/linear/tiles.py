@@ -3,6 +3,26 @@
 Processors differ only in how much fits in their registers. `Tiling` says how many rows are computed together, whether
 the two tiles go side by side, and whether a tile is split in halves. The choice never changes a result: each output
 is its own lane, summed over groups in ascending order.
+
+Instructions of the inner loop for 512 weights (32 inputs of 16 outputs), as ``benchmarks/inner_loops.py`` counts them:
+of one row, and of a block of six rows, of which so many multiply weights: 96 with AVX2, 48 with AVX-512 VNNI.
+
+             AVX2             AVX-512 VNNI                     AVX2             AVX-512 VNNI
+    format   one row  block   one row  block   bytes  format   one row  block   one row  block   bytes
+    q4       108      521     52       141     288    q3_k     166      557     74       227     228
+    q4m       98      435     43       140     320    q4_k     116      442     55       148     296
+    q8       134      644     47       136     544    q5_k     161      515     65       168     360
+    q5_0     158      605     68       161     352    q6_k     167      570     73       225     420
+    q5_1     149      511     60       158     384    iq4_xs   165      666     65       185     276
+    q6       163      641     69       163     416    iq1      134      529     71       216     292
+    iq4_nl   163      707     60       149     288    iq2      145      609     69       214     292
+    mxfp4    136      587     65       157     272    iq3_s    131      525     70       216     292
+    q2_k     119      514     54       209     168    tq2      105      480     50       175     148
+
+A core that issues four vector instructions a cycle spends 25 to 42 cycles on such a group of one row; memory that gives
+a core 4 bytes a cycle takes 37 (tq2) to 136 (q8): one row waits for memory. A block spends 109 to 177 cycles with AVX2,
+where its multiplications alone need 48, two a cycle: a prompt is bound by what surrounds them, the loads of inputs and
+weights and the joining of codes and scales. That is what a format of more planes costs: q6_k needs 128 more than q4_k.
 """
 
 from __future__ import annotations
@@ -13,12 +33,12 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from miaotui.kernels.linear.dots import splat_inputs, splat_pair
-from miaotui.kernels.linear.formats import SUPER_GROUPS, TILE_ROWS, Format
+from miaotui.kernels.linear.formats import GROUP, LINE, SUPER_GROUPS, TILE_ROWS, Format
 from miaotui.kernels.linear.tile_loads import Tile, TileGroup, is_signed, most_weight, table_offset
 from miaotui.kernels.platform.cpu import Isa
 from miaotui.kernels.runtime.memory import READ_ONCE
 from miaotui.kernels.runtime.ops import HEADER_BYTES
-from miaotui.kernels.runtime.simd import F32, I32, I64, Emitter, Value
+from miaotui.kernels.runtime.simd import F32, I8X, I16, I32, I64, Emitter, Value, stack_floats
 
 # How far ahead of its use a line is asked for: what a core reads within the time that memory takes to answer.
 # On Zen 5 with 90 GB/s for two cores 8 KiB make a pass of one row 9% shorter than 4 KiB; less or more is slower.
@@ -36,7 +56,7 @@ class Tiling:
 
     def lanes(self, rows: int, form: Format) -> int:
         """Return how many outputs of a tile are summed together. Sums of floats are all that their loop holds."""
-        return TILE_ROWS // 2 if self.halved and rows > 1 and form is not Format.F32 else TILE_ROWS
+        return TILE_ROWS // 2 if self.halved and rows > 1 and not form.is_float else TILE_ROWS
 
 
 # Side by side there are more chains of dot products in flight; but few rows wait for memory, which
@@ -228,6 +248,34 @@ def _float_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
     return e.loop(operands.groups * 32, [e.const(kind, 0.0)] * operands.rows, step)
 
 
+def _bf16_sums(e: Emitter, tile: Tile, operands: Operands) -> list[Value]:
+    """Sum bfloat16 weights times inputs, which are integers times their scale: one multiply-add for each, ascending.
+
+    For each input and 16 outputs: a load, a widening, a shift; for each row a broadcast and a multiply-add.
+    """
+    kind, stored = ir.VectorType(F32, tile.lanes), ir.VectorType(I16, tile.lanes)
+    inputs = [stack_floats(e, GROUP) for _ in range(operands.rows)]
+
+    def group(number: Value, totals: list[Value]) -> list[Value]:
+        codes = tile.address + number * tile.form.record_bytes
+        for line in range(0, tile.form.record_bytes, LINE):
+            e.prefetch(codes + (line + PREFETCH_BYTES), once=tile.once)
+        for row, buffer in enumerate(inputs):
+            scale = e.splat(e.load(operands.header(row, number), F32))
+            for half in range(2):
+                integers = e.load(operands.inputs(row) + number * GROUP + 16 * half, I8X)
+                e.store(e.to_float(e.widen(integers, I32)) * scale, buffer + 64 * half, 4)
+
+        def step(k: Value, carried: list[Value]) -> list[Value]:
+            upper = e.load(codes + k * (2 * TILE_ROWS) + 2 * tile.first, stored, 2 * tile.lanes)
+            weights = e.bits(e.widen_unsigned(upper, I32) << 16, kind)
+            return [e.fma(e.load_splat(at + k * 4, F32), weights, carried[i]) for i, at in enumerate(inputs)]
+
+        return e.loop(e.const(I64, GROUP), totals, step)
+
+    return e.loop(operands.groups, [e.const(kind, 0.0)] * operands.rows, group)
+
+
 def emit_unit(
     form: Format, rows: int, tiling: Tiling = Tiling(block=8, most=8), once: bool = READ_ONCE, wide: bool = False
 ) -> Callable[..., None]:
@@ -239,7 +287,7 @@ def emit_unit(
     stride, the headers and their stride, the outputs (float32) and their stride.
     """
     lanes = tiling.lanes(rows, form)
-    paired = rows in tiling.paired and form is not Format.F32
+    paired = rows in tiling.paired and not form.is_float
 
     def unit(
         e: Emitter,
@@ -261,6 +309,8 @@ def emit_unit(
                 tiles = [Tile(e, form, addresses[i], lanes, first, once) for i in pair]
                 if form is Format.F32:
                     sums = _float_sums(e, tiles[0], operands)
+                elif form is Format.BF16:
+                    sums = _bf16_sums(e, tiles[0], operands)
                 else:
                     ahead = stride * 2 if paired else PREFETCH_BYTES  # the next unit, or this stream
                     sums = _Sums(e, tiles, operands, ahead if first == 0 else None).all()

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from miaotui.config import memory_bound
 from miaotui.errors import UnsupportedCpuError
 from miaotui.kernels.platform.cgroup import CgroupLimits, read_limits
 from miaotui.kernels.platform.host import Caches, Host, read_host, sysctl
@@ -68,7 +69,7 @@ class Cpu:
     allowed_cpus: int  # by affinity alone
     cpu_quota: float | None  # by cgroup alone, in processors; None: unlimited
     caches: Caches
-    memory_bytes: int | None  # physical memory or the cgroup's limit, whichever is less
+    memory_bytes: int | None  # physical memory, the cgroup's limit or MIAOTUI_MEMORY_GB, whichever is least
 
     @property
     def team_size(self) -> int:
@@ -80,11 +81,12 @@ class Cpu:
 
 
 def probe() -> Cpu:
-    """Return the facts about this machine. They are computed once for each value of ``MIAOTUI_ISA``.
+    """Return the facts about this machine, computed once for each value of ``MIAOTUI_ISA`` and ``MIAOTUI_MEMORY_GB``.
 
-    Raises `UnsupportedCpuError` if ``MIAOTUI_ISA`` names an instruction set that is unknown or missing here.
+    Raises `UnsupportedCpuError` if ``MIAOTUI_ISA`` names an instruction set that is unknown or missing here, and
+    `RequestError` for a memory that is no number.
     """
-    return _probe(os.environ.get(ISA_VARIABLE, ""))
+    return _probe(os.environ.get(ISA_VARIABLE, ""), memory_bound())
 
 
 def llvm_cpu_name(isa: Isa, cpu: Cpu | None = None) -> str | None:
@@ -155,12 +157,14 @@ def combine(host: Host, limits: CgroupLimits, architecture: str, features: froze
 
 
 @functools.cache
-def _probe(wanted: str) -> Cpu:
+def _probe(wanted: str, bound: int | None) -> Cpu:
     architecture = normalize_architecture(platform.machine())
     name, features = _llvm_host()
     host = read_host()
     limits = read_limits() if sys.platform == "linux" else CgroupLimits(None, None)
     cpu = combine(host, limits, architecture, features, wanted)
+    if bound is not None:
+        cpu = replace(cpu, memory_bytes=min(bound, cpu.memory_bytes or bound))
     return cpu if cpu.model_name else replace(cpu, model_name=name or architecture)
 
 

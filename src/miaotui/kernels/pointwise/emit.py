@@ -14,7 +14,7 @@ from llvmlite import ir
 from miaotui.kernels.linear.formats import LINE, Format
 from miaotui.kernels.runtime.arithmetic import quantize_group, softcap
 from miaotui.kernels.runtime.ops import HEADER_BYTES
-from miaotui.kernels.runtime.simd import F32, F32X, I8, I32, I64, Emitter, Value
+from miaotui.kernels.runtime.simd import F32, F32X, I8, I16, I32, I64, Emitter, Value
 
 
 def _sums(e: Emitter, x: Value, width: Value, shift: Value | None) -> Value:
@@ -120,6 +120,16 @@ def copy_row(e: Emitter, x: Value, width: Value, out: Value) -> None:
     e.loop(width >> 4, [], step)
 
 
+def multiply_row(e: Emitter, x: Value, width: Value, factors: Value) -> None:
+    """Multiply float32 values by ``factors`` in place."""
+
+    def step(index: Value, _: list[Value]) -> list[Value]:
+        e.store(e.load(x + index * 64, F32X, 4) * e.load(factors + index * 64, F32X, 4), x + index * 64, 4)
+        return []
+
+    e.loop(width >> 4, [], step)
+
+
 def sum_rows(e: Emitter, x: Value, width: Value, position: Value, kind: Value, out: Value) -> None:
     """Compute ``out = x + position + kind`` of float32 rows."""
 
@@ -168,7 +178,15 @@ def embed_row(form: Format) -> Callable[..., None]:
 
         e.loop(groups << 5, [], step)
 
-    return emit_f32 if form is Format.F32 else emit
+    def emit_bf16(e: Emitter, tile: Value, groups: Value, lane: Value, out: Value, factor: Value) -> None:
+        def step(k: Value, _: list[Value]) -> list[Value]:
+            upper = e.widen_unsigned(e.load(tile + k * 32 + lane * 2, I16, 2), I32) << 16
+            e.store(e.bits(upper, F32) * factor, out + k * 4, 4)
+            return []
+
+        e.loop(groups << 5, [], step)
+
+    return {Format.F32: emit_f32, Format.BF16: emit_bf16}.get(form, emit)
 
 
 def _row_codes(e: Emitter, form: Format, codes: Value, step: int) -> Value:

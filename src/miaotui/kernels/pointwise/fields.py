@@ -25,6 +25,10 @@ OWN_HEADERS_AT = 21
 RMS, LAYER, PLAIN = range(3)
 LAYER_WIDE, PLAIN_WIDE = range(3, 5)  # results are int16 (see `runtime.arithmetic.quantize_group`)
 
+# fields of `spread` (and X, X_STRIDE, OUT, OUT_STRIDE; WIDTH counts the values of all copies)
+COPIES = 13
+COPY_STRIDE = 14  # bytes from one copy to the next
+
 # fields of the sum of embeddings (and X, X_STRIDE, WIDTH, OUT, OUT_STRIDE)
 POSITION_TABLE = 6  # float32 rows
 POSITION_STRIDE = 7

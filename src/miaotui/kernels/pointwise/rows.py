@@ -1,4 +1,4 @@
-"""Operations that touch each value of a row once: embedding, norms with quantization, residual norms, caps, taps.
+"""Operations that touch each value of a row once: embedding, norms with quantization, residual norms, caps, copies.
 
 Each is *idempotent*: it reads one buffer and writes another. For few rows every thread does all of it, which costs
 less than a barrier; for many rows the threads share the rows and meet. `ALONE` decides this from the number of values
@@ -13,6 +13,8 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.pointwise.emit import copy_row, embed_row, norm_row, quantize_row, softcap_row, sum_rows
 from miaotui.kernels.pointwise.fields import (
     ALONE,
+    COPIES,
+    COPY_STRIDE,
     EPS,
     FIRST_POSITION,
     GATHER,
@@ -131,6 +133,17 @@ def copy_one(op, run, row, _own):  # type: ignore[no-untyped-def]
 
 
 @inline
+def spread_one(op, run, row, _own):  # type: ignore[no-untyped-def]
+    """Copy a part of one row to several places of another: what all heads of a key share."""
+    copies = peek(op, COPIES)
+    width = peek(op, WIDTH) // copies
+    x, out = peek(op, X) + row * peek(op, X_STRIDE), peek(op, OUT) + row * peek(op, OUT_STRIDE)
+    for number in range(copies):
+        copy(x, width, out + number * peek(op, COPY_STRIDE))
+    return 0
+
+
+@inline
 def sum_one(op, run, row, _own):  # type: ignore[no-untyped-def]
     """Add the embeddings of a row's position and type to that of its token."""
     table = peek(run, RUN_ROW_TABLE) + 8 * ROW_FIELDS * row
@@ -183,11 +196,13 @@ def _embed_one(form: Format) -> Any:
 norm = _row_kernel(norm_one, "norm", owns=True)
 norm_add = _row_kernel(norm_add_one, "norm_add")
 tap = _row_kernel(copy_one, "tap")
+spread = _row_kernel(spread_one, "spread")
 sum_embeddings = _row_kernel(sum_one, "sum_embeddings")
 embed_q4 = _row_kernel(_embed_one(Format.Q4), "embed_q4")
 embed_q4m = _row_kernel(_embed_one(Format.Q4M), "embed_q4m")
 embed_q8 = _row_kernel(_embed_one(Format.Q8), "embed_q8")
 embed_f32 = _row_kernel(_embed_one(Format.F32), "embed_f32")
+embed_bf16 = _row_kernel(_embed_one(Format.BF16), "embed_bf16")
 embed_q5_0 = _row_kernel(_embed_one(Format.Q5_0), "embed_q5_0")
 embed_q5_1 = _row_kernel(_embed_one(Format.Q5_1), "embed_q5_1")
 embed_q6 = _row_kernel(_embed_one(Format.Q6), "embed_q6")

@@ -48,6 +48,8 @@ RUN_MORE = 22  # whether one follows
 RUN_ASK = 23  # address of a function to ask in each pass what tokens may be chosen; 0: none
 RUN_GOING = 24  # what it said: whether another pass may follow
 RUN_DRAFT = 25  # address of the table through which this run drafts (see `draft_fields`); 0: it does not
+RUN_FRAMES = 26  # frames of sound in this pass over a source
+RUN_CHAINED = 27  # 1: rows of one target follow each other in this pass over targets
 
 OWN_BYTES = 1 << 16
 

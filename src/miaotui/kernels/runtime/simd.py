@@ -291,6 +291,14 @@ def widen_half(e: Emitter, half: Value) -> Value:
     return e.bits(e.bits(magnitude, bits.type) | sign, magnitude.type)
 
 
+def stack_floats(e: Emitter, floats: int) -> Value:
+    """Reserve stack memory of the enclosing function, once at its entry. Returns its address."""
+    with e.builder.goto_entry_block():
+        slot = e.builder.alloca(ir.ArrayType(F32, floats))
+        slot.align = 64
+    return e.wrap(e.builder.ptrtoint(slot, I64))
+
+
 def suffix(type_: Any) -> str:
     """Return LLVM's suffix for an overloaded intrinsic: ``f32``, ``v16f32``, ``v16i32``."""
     lane = element(type_)

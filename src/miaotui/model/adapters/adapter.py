@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
+from miaotui.model.config import ModelConfig
 
 Array = NDArray[np.float32]
 
@@ -68,11 +69,15 @@ class LowRankAdapter(Mapping[str, LowRankPair]):
         return max(pair.rank for pair in self._pairs.values())
 
 
-def require_per_request(pairs: Iterable[str]) -> None:
-    """Raise `UnsupportedModelError` for a matrix of experts or of their router: a pass reads them by lists of rows."""
+def require_per_request(pairs: Iterable[str], config: ModelConfig) -> None:
+    """Raise `UnsupportedModelError` for a matrix that no pass can change for single rows.
+
+    These are those of experts and their routers, which are read by lists of rows, and of latent attention.
+    """
+    supported = PER_REQUEST if config.latent is None else PER_REQUEST - {"q", "k", "v"}
     for name in pairs:
-        if name.rpartition(".")[2] not in PER_REQUEST:
+        if name.rpartition(".")[2] not in supported:
             raise UnsupportedModelError(
-                f"the adapter changes {name}, a matrix of experts or of their router, which is not supported per "
-                "request: merge it (miaotui merge-adapter), or train one for attention alone"
+                f"the adapter changes {name}, a matrix of experts, of their router or of latent attention, which is "
+                "not supported per request: merge it (miaotui merge-adapter), or train one for other matrices"
             )

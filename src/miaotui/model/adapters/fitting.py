@@ -41,7 +41,7 @@ def fitted(
         names = by_stored.get(stored_name)
         if names is None:
             raise _foreign(label, f"it changes {stored_name[:200]!r}, which the model does not have as a linear layer")
-        rows = max(sources[name].start + shapes[name][0] for name in names)
+        rows = max(sources[name].end(shapes[name][0]) for name in names)
         _check(label, stored_name, pair, (rows, shapes[names[0]][1]))
         pairs.update(_cut(names, pair, shapes, sources))
     return pairs

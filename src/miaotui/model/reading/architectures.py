@@ -51,6 +51,8 @@ class Architecture:
     eps_key: str = "rms_norm_eps"  # of config.json
     norm_bias: bool = False
     qk_norm: bool = False
+    rotated_qk_norm: bool = False  # after rotation
+    latent: bool = False  # attention through small vectors (see `reading.latent`)
     joint_qk_norm: bool = False  # over all heads together
     qk_norm_key: str | None = None  # of config.json, that says so for each model; GGUF shows it
     pre_norms: bool = True  # before attention and feed-forward

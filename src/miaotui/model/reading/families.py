@@ -180,6 +180,29 @@ ARCHITECTURES = (
         defaults={"rms_norm_eps": 1e-5},
     ),
     Architecture(
+        name="minicpm3",
+        title="MiniCPM 3",
+        gguf="minicpm3",
+        hf="minicpm3",
+        latent=True,
+        tied_head=True,
+        multipliers={"embedding": "scale_emb", "depth": "scale_depth", "width": "dim_model_base"},
+        divided_logits=True,
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
+        name="youtu", title="Youtu-LLM", gguf=None, hf="youtu", latent=True, tied_head=True, interleaved_hf=True
+    ),
+    Architecture(
+        name="hunyuan_v1_dense",
+        title="Hunyuan (dense)",
+        gguf="hunyuan-dense",
+        hf="hunyuan_v1_dense",
+        rotated_qk_norm=True,
+        names={"q_norm": "self_attn.query_layernorm", "k_norm": "self_attn.key_layernorm"},
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
         name="internlm2",
         title="InternLM 2 and 2.5",
         gguf="internlm2",

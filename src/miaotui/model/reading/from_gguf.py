@@ -19,6 +19,13 @@ from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_gguf_name
 from miaotui.model.reading.fields import Fields
+from miaotui.model.reading.latent import (
+    YARN_LOG_MULTIPLIER,
+    LatentShape,
+    latent_from_gguf,
+    latent_sources,
+    with_keys_turned_back,
+)
 from miaotui.model.reading.mixtures import expert_sources, experts_from_gguf
 from miaotui.model.reading.multipliers import GGUF_KEYS, multipliers_from_gguf
 from miaotui.model.reading.names import tensor_shapes
@@ -42,7 +49,7 @@ REFUSED = {
     "logit_scale": "scaled logits",
     "residual_scale": "scaled residuals",
     "embedding_scale": "an embedding scale of its own",
-    "rope.scaling.yarn_log_multiplier": "DeepSeek's variant of YaRN",
+    YARN_LOG_MULTIPLIER: "DeepSeek's variant of YaRN",
 }
 LAYER_NAMES = {
     "attn_norm": "attn_norm",
@@ -76,12 +83,11 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
     n_layers = fields.count("block_count", MAX_LAYERS) - fields.size("nextn_predict_layers", MAX_LAYERS)
     hidden_size = fields.count("embedding_length", MAX_WIDTH)
     n_heads = _same_in_all_layers(fields, "attention.head_count")
-    head_dim = _head_dim(fields, hidden_size, n_heads)
-    if n_layers in architecture.refused_layers:
-        raise UnsupportedModelError(
-            f"the model has {architecture.refused_layers[n_layers]}, which is not supported: choose another model"
-        )
+    latent = latent_from_gguf(fields) if architecture.latent else None
+    head_dim = latent.head_dim if latent else _head_dim(fields, hidden_size, n_heads)
     rope = replace(read_rope(fields, head_dim, tensors), truncate=architecture.rounded_yarn)
+    if latent and fields.get(YARN_LOG_MULTIPLIER):  # scores grow instead of cosines and sines
+        rope = replace(rope, attention_factor=1.0)
     experts = experts_from_gguf(fields, architecture.name, n_layers)
     rope_layers = tuple(not skipped for skipped in every_nth(n_layers, architecture.nope_every))
     windows = _windows(fields, architecture, rope_layers)
@@ -92,7 +98,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         hidden_size=hidden_size,
         n_layers=n_layers,
         n_heads=n_heads,
-        n_kv_heads=_same_in_all_layers(fields, "attention.head_count_kv", n_heads),
+        n_kv_heads=n_heads if latent else _same_in_all_layers(fields, "attention.head_count_kv", n_heads),
         head_dim=head_dim,
         ffn_size=experts.size
         if experts and all(experts.layers)
@@ -105,11 +111,12 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         local_rope=read_local_rope(fields, architecture, head_dim),
         windows=windows,
         rope_layers=rope_in_windows(windows) if architecture.nope_global else rope_layers,
-        attention_scale=_attention_scale(fields, architecture, n_layers, head_dim),
+        attention_scale=_attention_scale(fields, architecture, n_layers, head_dim, latent),
         attention_softcap=_softcap(fields, architecture, "attn_logit_softcapping"),
         logit_softcap=_softcap(fields, architecture, "final_logit_softcapping"),
         embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
         qk_norm=architecture.qk_norm or (architecture.qk_norm_key is not None and Q_NORM in tensors),
+        rotated_qk_norm=architecture.rotated_qk_norm,
         joint_qk_norm=architecture.joint_qk_norm,
         pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
@@ -123,6 +130,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         head_bias=architecture.head_bias,
         tied_head=HEAD not in tensors,
         experts=experts,
+        latent=latent.config if latent else None,
     )
 
 
@@ -132,6 +140,8 @@ def tensors_from_gguf(
     """Return the file's tensors under canonical names; raises `ModelFormatError` if they do not fit."""
     architecture = _architecture(metadata)
     sources = gguf_sources(config, architecture, stored)
+    if config.latent is not None:
+        stored = with_keys_turned_back(stored)
     fields = Fields(metadata, WHERE, f"{architecture.gguf}.")
     factor = multipliers_from_gguf(fields, architecture, config.n_layers, config.hidden_size).logits
     sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
@@ -153,6 +163,8 @@ def gguf_sources(
     for layer in range(config.n_layers):
         prefix = f"blk.{layer}."
         found = _layer_sources(config, architecture, prefix, stored)
+        if config.latent is not None:
+            found |= latent_sources(config, prefix, architecture.interleaved_gguf, is_gguf=True, stored=stored)
         experts = config.layer_experts(layer)
         if experts is not None:
             found |= expert_sources(experts, architecture.name, prefix, is_gguf=True)
@@ -194,6 +206,8 @@ def _architecture(metadata: Mapping[str, Any]) -> Architecture:
 
 def _refuse_features(fields: Fields, architecture: Architecture) -> None:
     known = set(GGUF_KEYS.values()) if architecture.multipliers else set()
+    if architecture.latent:
+        known.add(YARN_LOG_MULTIPLIER)
     for key, feature in REFUSED.items():
         if key not in known and fields.get(key) not in (None, 0, 1):
             raise UnsupportedModelError(
@@ -204,6 +218,9 @@ def _refuse_features(fields: Fields, architecture: Architecture) -> None:
         raise UnsupportedModelError(
             "the model is an encoder (attention.causal is false), not a language model: choose another model"
         )
+    wrong = architecture.refused_layers.get(fields.size("block_count", MAX_LAYERS))
+    if wrong is not None:
+        raise UnsupportedModelError(f"the model has {wrong}, which is not supported: choose another model")
 
 
 def _vocab_size(tensors: Mapping[str, StoredTensor]) -> int:
@@ -258,9 +275,12 @@ def _windows(fields: Fields, architecture: Architecture, rope_layers: tuple[bool
     return layer_windows(rule, window, rope_layers)
 
 
-def _attention_scale(fields: Fields, architecture: Architecture, n_layers: int, head_dim: int) -> float:
+def _attention_scale(
+    fields: Fields, architecture: Architecture, n_layers: int, head_dim: int, latent: LatentShape | None
+) -> float:
     declared = fields.number("attention.scale", 0.0)
-    return declared or 1 / math.sqrt(architecture.query_scalars.get(n_layers, head_dim))
+    usual = 1 / math.sqrt(architecture.query_scalars.get(n_layers, head_dim))
+    return declared or usual * (latent.score_factor if latent else 1.0)
 
 
 def _softcap(fields: Fields, architecture: Architecture, key: str) -> float:

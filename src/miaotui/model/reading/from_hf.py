@@ -17,7 +17,7 @@ from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.fields import Fields
-from miaotui.model.reading.fused_experts import split_experts
+from miaotui.model.reading.latent import latent_from_hf, latent_sources
 from miaotui.model.reading.mixtures import expert_sources, experts_from_hf
 from miaotui.model.reading.multipliers import multipliers_from_hf
 from miaotui.model.reading.names import tensor_shapes
@@ -31,6 +31,7 @@ from miaotui.model.reading.sources import (
     grouped_qkv,
     in_half_split_order,
 )
+from miaotui.model.reading.stored.fused_experts import split_experts
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM
 
 WHERE = "config.json"
@@ -84,8 +85,10 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
     n_layers = fields.count("num_hidden_layers", MAX_LAYERS)
     hidden_size = fields.count("hidden_size", MAX_WIDTH)
     n_heads = fields.count("num_attention_heads", MAX_WIDTH)
-    head_dim = fields.count("head_dim", MAX_HEAD_DIM, max(1, hidden_size // n_heads))
-    rope = read_rope(fields, architecture, head_dim)
+    latent = latent_from_hf(fields, architecture.interleaved_hf) if architecture.latent else None
+    usual_dim = max(1, hidden_size // n_heads)
+    head_dim = latent.head_dim if latent else fields.count("head_dim", MAX_HEAD_DIM, usual_dim)
+    rope = read_rope(fields, architecture, latent.rotated if latent else head_dim)
     rope_layers = _rope_layers(fields, architecture, n_layers)
     windows = _windows(fields, architecture, rope_layers)
     has_biases = fields.flag(architecture.bias_key, False)
@@ -99,7 +102,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         hidden_size=hidden_size,
         n_layers=n_layers,
         n_heads=n_heads,
-        n_kv_heads=fields.count("num_key_value_heads", MAX_WIDTH, n_heads),
+        n_kv_heads=n_heads if latent else fields.count("num_key_value_heads", MAX_WIDTH, n_heads),
         head_dim=head_dim,
         ffn_size=experts.size if experts and all(experts.layers) else fields.count("intermediate_size", MAX_WIDTH),
         context_length=rope.context_length,
@@ -110,11 +113,12 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         local_rope=rope.local,
         windows=windows,
         rope_layers=rope_in_windows(windows) if architecture.nope_global else rope_layers,
-        attention_scale=multipliers.attention or 1 / math.sqrt(query_scalar),
+        attention_scale=(latent.score_factor if latent else 1) * (multipliers.attention or 1 / math.sqrt(query_scalar)),
         attention_softcap=fields.number("attn_logit_softcapping", 0.0),
         logit_softcap=fields.number("final_logit_softcapping", 0.0),
         embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
         qk_norm=architecture.qk_norm or (architecture.qk_norm_key is not None and fields.flag(QK_NORM, False)),
+        rotated_qk_norm=architecture.rotated_qk_norm,
         joint_qk_norm=architecture.joint_qk_norm,
         pre_norms=architecture.pre_norms,
         post_norms=architecture.post_norms,
@@ -128,6 +132,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         head_bias=architecture.head_bias,
         tied_head=fields.flag("tie_word_embeddings", architecture.tied_head),
         experts=experts,
+        latent=latent.config if latent else None,
     )
 
 
@@ -155,6 +160,8 @@ def hf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, Ten
     for layer in range(config.n_layers):
         prefix = f"model.layers.{layer}."
         found = _layer_sources(config, architecture, prefix)
+        if config.latent is not None:
+            found |= latent_sources(config, prefix, architecture.interleaved_hf, is_gguf=False)
         experts = config.layer_experts(layer)
         if experts is not None:
             found |= expert_sources(experts, architecture.name, prefix, is_gguf=False)
@@ -186,7 +193,7 @@ def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
         if declared.get(key) and not (key == QUANTIZED and _is_mxfp4(declared.get(key))):
             raise _unsupported(feature, key)
     architecture = by_model_type(declared.text("model_type"))
-    if declared.get(QK_NORM) and architecture.qk_norm_key != QK_NORM:
+    if declared.get(QK_NORM) and architecture.qk_norm_key != QK_NORM and not architecture.rotated_qk_norm:
         raise _unsupported("layer norms of its queries and keys", QK_NORM)
     given = {key: value for key, value in values.items() if value is not None}
     missing = {key: value for key, value in architecture.defaults.items() if key not in values}

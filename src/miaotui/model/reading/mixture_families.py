@@ -78,6 +78,33 @@ MIXTURE_ARCHITECTURES = (
         divided_logits=True,
     ),
     Architecture(
+        name="deepseek_v2",
+        title="DeepSeek-V2 and V2-Lite, and as GGUF V3, Moonlight and GLM-4.7-Flash",
+        gguf="deepseek2",
+        hf="deepseek_v2",
+        latent=True,
+        interleaved_gguf=True,
+        interleaved_hf=True,
+    ),
+    Architecture(
+        name="deepseek_v3",
+        title="DeepSeek-V3 and R1, Moonlight",
+        gguf=None,
+        hf="deepseek_v3",
+        latent=True,
+        interleaved_hf=True,
+        defaults={"first_k_dense_replace": 3, "norm_topk_prob": True, "routed_scaling_factor": 2.5},
+    ),
+    Architecture(
+        name="glm4_moe_lite",
+        title="GLM-4.7-Flash",
+        gguf=None,
+        hf="glm4_moe_lite",
+        latent=True,
+        interleaved_hf=True,
+        defaults={"rms_norm_eps": 1e-5, "norm_topk_prob": True, "routed_scaling_factor": 1.8},
+    ),
+    Architecture(
         name="olmoe", title="OLMoE", gguf="olmoe", hf="olmoe", joint_qk_norm=True, defaults={"rms_norm_eps": 1e-5}
     ),
     Architecture(

@@ -8,17 +8,16 @@ name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.config import MAX_LAYERS, MAX_WIDTH, ExpertsConfig
-from miaotui.model.experts import MAX_CHOSEN, MAX_EXPERTS, SWIGLU_LIMIT
+from miaotui.model.experts import MAX_CHOSEN, MAX_EXPERTS, MAX_GROUPS, SWIGLU_LIMIT, ExpertGroups, Scores
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
 from miaotui.model.reading.sources import TensorSource
 
-_GATING: Mapping[int, Literal["softmax", "sigmoid"]] = {0: "softmax", 1: "softmax", 2: "sigmoid", 3: "softmax"}
+_GATING: Mapping[int, Scores] = {0: "softmax", 1: "softmax", 2: "sigmoid", 3: "softmax"}
 _COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # config.json's names
 _CHOSEN = ("num_experts_per_tok", "moe_k")
 
@@ -30,12 +29,12 @@ class Mixture:
     names: Mapping[str, str]  # of safetensors by canonical name, after ``model.layers.N.``; {} is an expert's number
     normalized: bool | None = None  # None: config.json says it (norm_topk_prob)
     gguf_normalized: bool = True  # where the metadata say nothing
-    scores: Literal["softmax", "sigmoid"] = "softmax"
-    biased: bool = False
+    scores: Scores = "softmax"
+    biased: bool | None = False  # None: where scores are sigmoids
     size: str = "moe_intermediate_size"
     shared_gate: bool = False
     expert_bias: bool = False  # of the router and of each expert; with the clamped activation
-    defaults: Mapping[str, object] = field(default_factory=dict)
+    optional: bool = False  # a GGUF file of the architecture may have no experts
 
 
 def _mlp_names(
@@ -54,6 +53,7 @@ def _shared_names(prefix: str) -> dict[str, str]:
     return {f"shared_{part}": f"{prefix}.{part}_proj.weight" for part in ("gate", "up", "down")}
 
 
+_CHOICE_BIAS = {"router_bias": "mlp.gate.e_score_correction_bias"}
 MIXTURES: Mapping[str, Mixture] = {
     "qwen3_moe": Mixture(names=_mlp_names()),
     "qwen2_moe": Mixture(
@@ -88,10 +88,23 @@ MIXTURES: Mapping[str, Mixture] = {
         normalized=True,
         biased=True,
     ),
+    "deepseek_v2": Mixture(
+        names=_mlp_names() | _shared_names("mlp.shared_experts") | _CHOICE_BIAS,
+        gguf_normalized=False,
+        biased=None,
+        optional=True,
+    ),
+    **dict.fromkeys(
+        ("deepseek_v3", "glm4_moe_lite"),
+        Mixture(
+            names=_mlp_names() | _shared_names("mlp.shared_experts") | _CHOICE_BIAS,
+            normalized=None,
+            scores="sigmoid",
+            biased=True,
+        ),
+    ),
     "glm4_moe": Mixture(
-        names=_mlp_names() | _shared_names("mlp.shared_experts") | {"router_bias": "mlp.gate.e_score_correction_bias"},
-        scores="sigmoid",
-        biased=True,
+        names=_mlp_names() | _shared_names("mlp.shared_experts") | _CHOICE_BIAS, scores="sigmoid", biased=True
     ),
 }
 GGUF_MIXTURES = {**MIXTURES, "llama": MIXTURES["mixtral"]}  # a Llama with experts is Mixtral
@@ -120,7 +133,7 @@ def experts_from_hf(fields: Fields, architecture: str, n_layers: int) -> Experts
     """
     count_key = next((key for key in _COUNTS if fields.get(key)), None)
     mixture = MIXTURES.get(architecture)
-    if count_key is None:
+    if count_key is None or (mixture is None and fields.get(count_key) == 1):  # one expert is a plain network
         _require_plain(mixture, fields.where, f"none of {', '.join(_COUNTS)} is there")
         return None
     if mixture is None:
@@ -128,7 +141,6 @@ def experts_from_hf(fields: Fields, architecture: str, n_layers: int) -> Experts
             f"the model has a mixture of experts ({count_key} in {fields.where}), which {architecture} does not have "
             "here: choose another model"
         )
-    _refuse_groups(fields, "n_group")
     limit = fields.number("swiglu_limit", SWIGLU_LIMIT)
     require(limit == SWIGLU_LIMIT, "swiglu_limit", f"{SWIGLU_LIMIT}, the only one that is supported", limit)
     size = fields.count(mixture.size, MAX_WIDTH)
@@ -142,11 +154,31 @@ def experts_from_hf(fields: Fields, architecture: str, n_layers: int) -> Experts
         scores=mixture.scores,
         normalized=normalized,
         scale=fields.number("routed_scaling_factor", 1.0),
-        biased=mixture.biased,
+        biased=_is_biased(mixture, mixture.scores),
+        groups=_hf_groups(fields, mixture.scores),
         shared_size=_hf_shared_size(fields, size),
         shared_gate=mixture.shared_gate,
         **_biases(mixture),
     )
+
+
+def _is_biased(mixture: Mixture, scores: Scores) -> bool:
+    return scores == "sigmoid" if mixture.biased is None else mixture.biased
+
+
+def _hf_groups(fields: Fields, scores: Scores) -> ExpertGroups:
+    """Return the groups that a row chooses first; a file may count some and say that they are not used."""
+    if fields.get("topk_method") == "greedy":
+        return ExpertGroups()
+    return _groups(fields, "n_group", "topk_group", scores)
+
+
+def _groups(fields: Fields, count: str, kept: str, scores: Scores) -> ExpertGroups:
+    """Return groups: DeepSeek-V2 ranks them by the highest score, V3 (sigmoids) by the sum of the highest two."""
+    groups = fields.size(count, MAX_GROUPS)
+    if groups <= 1:
+        return ExpertGroups()
+    return ExpertGroups(groups, fields.count(kept, MAX_GROUPS, groups), 2 if scores == "sigmoid" else 1)
 
 
 def _biases(mixture: Mixture) -> dict[str, bool]:
@@ -168,6 +200,12 @@ def _hf_layers(fields: Fields, n_layers: int) -> tuple[bool, ...]:
     end = last + 1 if isinstance(last, int) and last >= 0 else n_layers
     step = fields.count("decoder_sparse_step", MAX_LAYERS, fields.count("moe_layer_interval", MAX_LAYERS, 1))
     plain = fields.sequence("mlp_only_layers") or []
+    kinds = fields.sequence("mlp_layer_types")
+    if kinds is not None:
+        require(len(kinds) == n_layers, "mlp_layer_types", f"{n_layers} values, one per layer", len(kinds))
+        return tuple(kind == "sparse" for kind in kinds)
+    spacing = fields.count("moe_layer_freq", MAX_LAYERS, 1)
+    require(spacing == 1, "moe_layer_freq", "1, the only one that is supported", spacing)
     return tuple(first <= n < end and (n + 1) % step == 0 and n not in plain for n in range(n_layers))
 
 
@@ -175,19 +213,20 @@ def experts_from_gguf(fields: Fields, architecture: str, n_layers: int) -> Exper
     """Read the experts that GGUF metadata declare; None if they declare none. Raises as `experts_from_hf`."""
     mixture = GGUF_MIXTURES.get(architecture)
     if not fields.size("expert_count", MAX_EXPERTS):
-        _require_plain(MIXTURES.get(architecture), fields.where, "expert_count is not there")
+        if mixture is None or not mixture.optional:
+            _require_plain(MIXTURES.get(architecture), fields.where, "expert_count is not there")
         return None
     if mixture is None:
         raise UnsupportedModelError(
             f"the model has a mixture of experts (expert_count in {fields.where}), which {architecture} does not have "
             "here: choose another model"
         )
-    _refuse_groups(fields, "expert_group_count")
     gating = fields.size("expert_gating_func", 16)
     if gating not in _GATING:
         raise UnsupportedModelError(
             f"the model's router is of kind {gating} (expert_gating_func), unknown here: choose another model"
         )
+    scores = _GATING[gating] if gating else mixture.scores
     first = fields.size("leading_dense_block_count", n_layers)
     step = fields.count("interleave_moe_layer_step", MAX_LAYERS, 1)
     size = fields.count("expert_feed_forward_length", MAX_WIDTH, fields.count("feed_forward_length", MAX_WIDTH))
@@ -197,22 +236,15 @@ def experts_from_gguf(fields: Fields, architecture: str, n_layers: int) -> Exper
         count=fields.count("expert_count", MAX_EXPERTS),
         chosen=fields.count("expert_used_count", MAX_CHOSEN),
         size=size,
-        scores=_GATING[gating] if gating else mixture.scores,
+        scores=scores,
         normalized=fields.flag("expert_weights_norm", mixture.gguf_normalized),
         scale=fields.number("expert_weights_scale", 0.0) or 1.0,
-        biased=mixture.biased,
+        biased=_is_biased(mixture, scores),
+        groups=_groups(fields, "expert_group_count", "expert_group_used_count", scores),
         shared_size=fields.size("expert_shared_feed_forward_length", MAX_WIDTH) or shared,
         shared_gate=mixture.shared_gate,
         **_biases(mixture),
     )
-
-
-def _refuse_groups(fields: Fields, key: str) -> None:
-    if fields.size(key, MAX_EXPERTS) > 1:
-        raise UnsupportedModelError(
-            f"the model chooses experts by groups ({key} = {fields.get(key)}), which is not supported: "
-            "choose another model"
-        )
 
 
 def _require_plain(mixture: Mixture | None, where: str, missing: str) -> None:

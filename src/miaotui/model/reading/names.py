@@ -6,7 +6,7 @@ that a forward pass with this configuration reads; matrices are ``[outputs, inpu
 
 from __future__ import annotations
 
-from miaotui.model.config import ExpertsConfig, ModelConfig
+from miaotui.model.config import ExpertsConfig, LatentConfig, ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -35,21 +35,41 @@ def _attention_shapes(config: ModelConfig) -> Shapes:
     hidden = config.hidden_size
     queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     shapes = _norm(config, "attn_norm") if config.pre_norms else {}
-    shapes |= {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
+    if config.latent is None:
+        shapes |= {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden)}
+    else:
+        shapes |= _latent_shapes(config, config.latent)
     if config.qkv_bias:
         shapes |= {"q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,)}
     if config.sinks:
         shapes["sinks"] = (config.n_heads,)
     if config.joint_qk_norm:
         shapes |= {"q_norm": (queries,), "k_norm": (keys,)}
-    if config.qk_norm:
+    if config.qk_norm or config.rotated_qk_norm:
         shapes |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
-    shapes["o"] = (hidden, queries)
+    shapes["o"] = (hidden, config.n_heads * config.value_dim)
     if config.o_bias:
         shapes["o_bias"] = (hidden,)
     if config.post_norms:
         shapes |= _norm(config, "attn_post_norm")
     return shapes
+
+
+def _latent_shapes(config: ModelConfig, latent: LatentConfig) -> Shapes:
+    """Return the products to small vectors, their norms, and the products from them.
+
+    ``k_rope`` is the rotated part of every key, ``k`` the rest of each.
+    """
+    hidden, rotated, heads = config.hidden_size, config.rope.dim, config.n_heads
+    shapes: Shapes = {}
+    if latent.query_rank:
+        shapes |= {"q_a": (latent.query_rank, hidden), "q_a_norm": (latent.query_rank,)}
+    shapes["q"] = (heads * config.head_dim, latent.query_rank or hidden)
+    shapes |= {"kv_a": (latent.rank, hidden), "k_rope": (rotated, hidden), "kv_a_norm": (latent.rank,)}
+    return shapes | {
+        "k": (heads * (config.head_dim - rotated), latent.rank),
+        "v": (heads * latent.value_dim, latent.rank),
+    }
 
 
 def _ffn_shapes(config: ModelConfig, experts: ExpertsConfig | None) -> Shapes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from miaotui.errors import ModelFormatError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.config import ModelConfig
-from miaotui.model.reading.stacked import StackedTensor
+from miaotui.model.reading.stored.stacked import StackedTensor
 
 Shape = tuple[int, ...]
 
@@ -44,6 +44,10 @@ class TensorSource(NamedTuple):
     def stored_names(self) -> list[str]:
         """Return the names of the stored tensors."""
         return [self.name.format(n) for n in range(self.experts)] if "{}" in self.name else [self.name]
+
+    def end(self, rows: int) -> int:
+        """Return one past the last stored row that ``rows`` canonical ones need."""
+        return self.start + rows if self.rows is None else int(self.rows.max()) + 1
 
 
 def fused_qkv(config: ModelConfig, stored: str, ending: str = "") -> dict[str, TensorSource]:
@@ -146,8 +150,7 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
                 expected |= dict.fromkeys(names, each if "{}" in source.name else (source.experts, *each))
                 continue
             before = expected[source.name][0] if source.name in expected else 0
-            end = source.start + rows if source.rows is None else int(source.rows.max()) + 1
-            expected[source.name] = (max(before, end), *rest)
+            expected[source.name] = (max(before, source.end(rows)), *rest)
         return expected
 
     def _check_unknown(self, ignored: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from miaotui.model.reading.checks import require, require_count, require_positiv
 from miaotui.model.rope import MAX_HEAD_DIM
 
 MAX_POSITIONS = 1 << 16  # tokens of a source or of a target
+MAX_MEL_BINS = 1 << 10
 MOST_TOKENS = 1 << 12  # of a source or target where positions set no limit (T5)
 
 PositionTable = Literal["learned", "sinusoidal", "sinusoidal_fairseq", "relative"]
@@ -49,6 +50,7 @@ class Seq2SeqConfig:
     architecture: str
     source_vocab_size: int
     vocab_size: int  # of the target
+    mel_bins: int = 0  # values of a frame of sound; a source has two frames for each row; 0: sources are tokens
     hidden_size: int
     head_dim: int
     encoder: StackConfig
@@ -78,6 +80,7 @@ class Seq2SeqConfig:
         require_count("source vocabulary size", self.source_vocab_size, MAX_VOCAB)
         require_count("hidden size", self.hidden_size, MAX_WIDTH)
         require_count("head dimension", self.head_dim, MAX_HEAD_DIM)
+        require(0 <= self.mel_bins <= MAX_MEL_BINS, "mel bins", f"in [0, {MAX_MEL_BINS}]", self.mel_bins)
         require_positive("norm epsilon", self.norm_eps, most=1.0)
         for name in ("embedding_scale", "attention_scale", "logit_scale"):
             require_positive(name.replace("_", " "), getattr(self, name))

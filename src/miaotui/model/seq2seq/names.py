@@ -10,6 +10,7 @@ from miaotui.model.reading.names import Shapes
 from miaotui.model.seq2seq.config import Seq2SeqConfig
 
 STACKS = ("encoder", "decoder")
+CONVOLUTIONS = ("encoder.conv1", "encoder.conv2")  # over three frames each: [outputs, 3 x inputs], frame by frame
 ATTENTION = ("q", "k", "v", "o")
 CROSS_ATTENTION = ("cross_q", "cross_k", "cross_v", "cross_o")  # queries of the target, keys and values of the source
 
@@ -20,6 +21,9 @@ def seq2seq_shapes(config: Seq2SeqConfig) -> Shapes:
     shapes: Shapes = {"embed": (config.vocab_size, hidden)}
     if not config.shared_embedding:
         shapes["source_embed"] = (config.source_vocab_size, hidden)
+    if config.mel_bins:
+        for name, inputs in zip(CONVOLUTIONS, (config.mel_bins, hidden), strict=True):
+            shapes |= {name: (hidden, 3 * inputs), f"{name}_bias": (hidden,)}
     for name in STACKS:
         shapes |= _stack_shapes(config, name)
     if not config.tied_head:

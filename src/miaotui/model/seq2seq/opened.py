@@ -16,6 +16,7 @@ from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2,
 from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.hub.formats.whisper.ggml import is_whisper_ggml, read_whisper_ggml
 from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.generation import GenerationSettings
 from miaotui.model.seq2seq.reading.families import is_seq2seq_type
@@ -24,8 +25,10 @@ from miaotui.model.seq2seq.reading.from_ctranslate2 import (
     generation_from_ctranslate2,
     tensors_from_ctranslate2,
 )
+from miaotui.model.seq2seq.reading.from_ggml import config_from_ggml, generation_from_ggml, tensors_from_ggml
 from miaotui.model.seq2seq.reading.from_hf import seq2seq_config_from_hf, seq2seq_tensors
 from miaotui.model.seq2seq.reading.generation_from_hf import generation_from_hf
+from miaotui.model.seq2seq.reading.whisper import alignment_heads
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MAX_PREFIX = 1 << 10  # characters of a task's prefix
@@ -40,6 +43,7 @@ class OpenedSeq2Seq:
     weights: Mapping[str, StoredTensor]
     generation: GenerationSettings
     values: Mapping[str, Any] = field(default_factory=dict)
+    alignment_heads: tuple[tuple[int, int], ...] = ()  # layer and head, of a model of sound
 
 
 def is_seq2seq(path: str | Path) -> bool:
@@ -48,17 +52,31 @@ def is_seq2seq(path: str | Path) -> bool:
     Raises `ModelFormatError` for a ``config.json`` that cannot be read.
     """
     config = Path(path) / CONFIG
-    if is_ctranslate2(Path(path) / FILE_NAME):
+    if is_ctranslate2(Path(path) / FILE_NAME) or is_whisper_ggml(Path(path)):
         return True
     return config.is_file() and is_seq2seq_type(read_object(config).get("model_type"))
 
 
+def is_speech(path: str | Path) -> bool:
+    """Return whether the model at ``path`` recognises speech; its weights are not looked at.
+
+    Raises `ModelFormatError` for a ``config.json`` that cannot be read.
+    """
+    folder = Path(path)
+    if is_whisper_ggml(folder) or is_ctranslate2(folder / FILE_NAME, "WhisperSpec"):
+        return True
+    config = folder / CONFIG
+    return config.is_file() and read_object(config).get("model_type") == "whisper"
+
+
 def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
-    """Open a folder of ``config.json`` and safetensors, or CTranslate2's with ``model.bin``.
+    """Open a folder of ``config.json`` and safetensors, CTranslate2's with ``model.bin``, or a file of whisper.cpp's.
 
     Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
     """
     folder = Path(path)
+    if is_whisper_ggml(folder):
+        return _whisper_ggml(folder)
     if is_ctranslate2(folder / FILE_NAME):
         return _ctranslate2(folder)
     if not (folder / CONFIG).is_file():
@@ -70,7 +88,8 @@ def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
     config = seq2seq_config_from_hf(values, stored)
     generated = read_object(folder / GENERATION) if (folder / GENERATION).is_file() else None
     settings = generation_from_hf(values, generated, config)
-    return OpenedSeq2Seq(folder, config, seq2seq_tensors(config, values, stored), settings, values)
+    heads = alignment_heads(generated or {}, config)
+    return OpenedSeq2Seq(folder, config, seq2seq_tensors(config, values, stored), settings, values, heads)
 
 
 def _ctranslate2(folder: Path) -> OpenedSeq2Seq:
@@ -79,7 +98,15 @@ def _ctranslate2(folder: Path) -> OpenedSeq2Seq:
     config = config_from_ctranslate2(file, values)
     target = read_vocabulary_list(folder, "target")
     settings = generation_from_ctranslate2(values, target, config)
-    return OpenedSeq2Seq(folder, config, tensors_from_ctranslate2(file, config), settings, values)
+    tensors, heads = tensors_from_ctranslate2(file, config), alignment_heads(values, config)
+    return OpenedSeq2Seq(folder, config, tensors, settings, values, heads)
+
+
+def _whisper_ggml(path: Path) -> OpenedSeq2Seq:
+    file = read_whisper_ggml(path)
+    config = config_from_ggml(file)
+    tensors, settings = tensors_from_ggml(file, config), generation_from_ggml(config)
+    return OpenedSeq2Seq(path, config, tensors, settings, {}, alignment_heads({}, config))
 
 
 def task_prefixes(values: Mapping[str, Any]) -> dict[str, str]:

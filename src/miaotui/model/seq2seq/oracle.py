@@ -19,7 +19,7 @@ from miaotui.model.encoder.activations import ACTIVATIONS
 from miaotui.model.encoder.oracle import decoded, layer_norm, linear
 from miaotui.model.oracle import softmax
 from miaotui.model.seq2seq.config import Seq2SeqConfig
-from miaotui.model.seq2seq.names import ATTENTION, CROSS_ATTENTION, seq2seq_shapes
+from miaotui.model.seq2seq.names import ATTENTION, CONVOLUTIONS, CROSS_ATTENTION, seq2seq_shapes
 from miaotui.model.seq2seq.positions import relative_scores, sinusoidal_table
 
 Array = NDArray[np.float32]
@@ -57,17 +57,34 @@ class Seq2SeqOracle:
             table = sinusoidal_table(config, rows)
             self._weights |= {"encoder.position_embed": table, "decoder.position_embed": table}
 
-    def encode(self, source: Sequence[int]) -> Array:
-        """Compute the encoder's states of a source, ``[n, hidden]``.
+    def encode(self, source: Sequence[int] | Array) -> Array:
+        """Compute the encoder's states of a source, ``[n, hidden]``; one of sound is its frames ``[2 n, mel bins]``.
 
         Raises `RequestError` for a source of no or too many tokens and for ids out of range.
         """
+        return self._encoded(self._heard(source) if isinstance(source, np.ndarray) else self._read(source))
+
+    def _read(self, source: Sequence[int]) -> Array:
+        """Embed the tokens of a source."""
         config = self.config
         tokens = _checked_ids("source", source, config.source_vocab_size, config.encoder.max_tokens)
         table = self._weights["embed" if config.shared_embedding else "source_embed"]
-        positions = np.arange(len(tokens))
-        x = self._embedded(table[tokens], tokens, positions, "encoder")
-        bias = self._relative("encoder", positions, len(tokens), causal=False)
+        return self._embedded(table[tokens], tokens, np.arange(len(tokens)), "encoder")
+
+    def _heard(self, frames: Array) -> Array:
+        """Compute the states that sound begins with: two convolutions over time, the second at every other frame."""
+        rows, gelu = checked_frames(self.config, frames), ACTIVATIONS[self.config.activation]
+        x = frames
+        for name, step in zip(CONVOLUTIONS, (1, 2), strict=True):
+            padded = np.pad(x, ((1, 1), (0, 0)))
+            unfolded = np.concatenate([padded[tap : len(x) + tap : step] for tap in range(3)], axis=1)
+            x = gelu(self._linear(unfolded, name))
+        return x + self._weights["encoder.position_embed"][:rows]
+
+    def _encoded(self, x: Array) -> Array:
+        """Compute all encoder layers."""
+        config = self.config
+        bias = self._relative("encoder", np.arange(len(x)), len(x), causal=False)
         for layer in range(config.encoder.n_layers):
             x = self._encoder_layer(x, f"encoder.layers.{layer}.", bias)
         return self._norm(x, "encoder.final_norm") if config.encoder.norm_at_end else x
@@ -86,10 +103,13 @@ class Seq2SeqOracle:
         layers = [(self._heads(states, name + "cross_k"), self._heads(states, name + "cross_v")) for name in names]
         return SourceMemory(tuple(layers), len(states))
 
-    def decode(self, memory: SourceMemory, cache: TargetCache, tokens: Sequence[int]) -> tuple[Array, TargetCache]:
+    def decode(
+        self, memory: SourceMemory, cache: TargetCache, tokens: Sequence[int], seen: dict[int, Array] | None = None
+    ) -> tuple[Array, TargetCache]:
         """Compute the logits ``[n, vocab]`` after each of ``tokens``, which follow those of ``cache``.
 
-        Returns the cache with them. Raises `RequestError` for too many tokens and for ids out of range.
+        Returns the cache with them; ``seen`` is given the queries of each layer's cross-attention.
+        Raises `RequestError` for too many tokens and for ids out of range.
         """
         config, before = self.config, cache.n_tokens
         ids = _checked_ids("target", tokens, config.vocab_size, config.decoder.max_tokens - before)
@@ -101,17 +121,30 @@ class Seq2SeqOracle:
         x = self._embedded(x, ids, positions, "decoder")
         bias = self._relative("decoder", positions, total, causal=True)
         mask = np.where(positions[:, None] >= np.arange(total), 0, -np.inf).astype(np.float32)
-        kept = []
+        kept, seen = [], {} if seen is None else seen
         for layer in range(config.decoder.n_layers):
             past = cache.layers[layer] if cache.layers else None
-            x, keys_values = self._decoder_layer(x, layer, memory.layers[layer], past, bias + mask)
+            x, keys_values = self._decoder_layer(x, layer, memory.layers[layer], past, bias + mask, seen)
             kept.append(keys_values)
         if config.decoder.norm_at_end:
             x = self._norm(x, "decoder.final_norm")
         return self._logits(x), TargetCache(tuple(kept), total)
 
+    def align(
+        self, memory: SourceMemory, tokens: Sequence[int], heads: Sequence[tuple[int, int]]
+    ) -> tuple[Array, Array]:
+        """Compute the cross-attention's scaled scores of some (layer, head) for a whole target, before the softmax.
+
+        Returns ``[heads, n, source rows]`` and the logits ``[n, vocab]`` behind each token. Raises as `decode`.
+        """
+        seen: dict[int, Array] = {}
+        logits, _ = self.decode(memory, TargetCache(), tokens, seen)
+        scale = np.float32(self.config.attention_scale)
+        scores = [seen[layer][:, head] @ memory.layers[layer][0][:, head].T * scale for layer, head in heads]
+        return np.stack(scores), logits
+
     def _decoder_layer(
-        self, x: Array, layer: int, memory: KeysValues, past: KeysValues | None, bias: Array
+        self, x: Array, layer: int, memory: KeysValues, past: KeysValues | None, bias: Array, seen: dict[int, Array]
     ) -> tuple[Array, KeysValues]:
         prefix = f"decoder.layers.{layer}."
         kept: list[KeysValues] = []
@@ -124,7 +157,7 @@ class Seq2SeqOracle:
             return self._linear(self._attend(queries, keys, values, bias), prefix + "o")
 
         def cross_attention(rows: Array) -> Array:
-            queries = self._heads(rows, prefix + CROSS_ATTENTION[0])
+            queries = seen[layer] = self._heads(rows, prefix + CROSS_ATTENTION[0])
             return self._linear(self._attend(queries, *memory, np.zeros((), np.float32)), prefix + CROSS_ATTENTION[3])
 
         x = self._sublayer(x, prefix + "attn_norm", self_attention)
@@ -185,6 +218,17 @@ class Seq2SeqOracle:
             return layer_norm(x, weight, self._weights[name + "_bias"], eps)
         y: Array = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps)) * weight
         return y
+
+
+def checked_frames(config: Seq2SeqConfig, frames: Array) -> int:
+    """Return how many rows a source of sound has. Raises `RequestError` for frames of another shape."""
+    rows = len(frames) // 2
+    if frames.ndim != 2 or frames.shape != (2 * rows, config.mel_bins) or not 1 <= rows <= config.encoder.max_tokens:
+        raise RequestError(
+            f"a source of sound has 2 to {2 * config.encoder.max_tokens:,} frames, an even number, of "
+            f"{config.mel_bins} values, not {frames.shape}"
+        )
+    return rows
 
 
 def _checked_ids(name: str, ids: Sequence[int], end: int, most: int) -> NDArray[np.int64]:

@@ -33,6 +33,7 @@ from miaotui.retrieval.index.schema import Row, row_of
 from miaotui.retrieval.index.served import Served
 from miaotui.retrieval.index.settings import IndexSettings, place, raise_format, read_plan, write_plan
 from miaotui.retrieval.index.snapshot import Snapshot
+from miaotui.retrieval.index.statistics import Statistics, total
 from miaotui.retrieval.ingest.passages import split
 from miaotui.retrieval.query.analysis import Analyzer
 from miaotui.retrieval.query.compiler import Ranked
@@ -242,6 +243,10 @@ class Index(Closing):
     def read(self, query: str, plain: bool = False) -> Ranked:
         """Return the query as this index reads it; raises `RequestError`."""
         return Ranked.of(query, plain, self.analyzer, self.plan.weights)
+
+    def statistics(self, ranked: Ranked) -> Statistics:
+        """Return the statistics of a query's terms over the partitions here."""
+        return total(part.snapshot().statistics(ranked) for part in self._partitions)
 
     def passages(self) -> Iterator[Document]:
         """Return every passage of the partitions here, in no order."""

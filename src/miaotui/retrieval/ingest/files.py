@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from miaotui.errors import RequestError
-from miaotui.libraries import need
 from miaotui.retrieval.document import MAX_ID_CHARS, MAX_TITLE_CHARS, Document
 from miaotui.retrieval.ingest.markup import from_html, from_markdown
+from miaotui.retrieval.ingest.pdf_text import pdf_text
 from miaotui.retrieval.ingest.repair import SAMPLE_BYTES, decoded, encoding_of, is_binary, repaired
 from miaotui.retrieval.ingest.tables import TableForm, columns_of, delimiter_of, rows_of
 
 PART_CHARS = 1_000_000  # longer texts are read in parts of about this length
 LONGEST_LINE_BYTES = 16_000_000
 LARGEST_WHOLE_BYTES = 128_000_000  # of formats that have to be read as a whole
-MAX_PAGES = 5_000
 _BODY_COLUMNS = ("body", "text", "content", "answer", "abstract", "正文", "内容")
 
 
@@ -159,23 +158,12 @@ def _marked_up(convert: Callable[[str], tuple[str, str]]) -> Callable[[FileSourc
 
 
 def _pdf(source: FileSource) -> Iterator[Read]:
-    import io  # noqa: PLC0415  (with pypdf)
-    import logging  # noqa: PLC0415  (with pypdf)
-
-    pypdf = need("pypdf")
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    data = _bytes_of(source)
     try:
-        reader = pypdf.PdfReader(io.BytesIO(data))
-        if reader.is_encrypted and not reader.decrypt(""):
-            yield Skipped(source.name, "the PDF is encrypted")
-            return
-        pages = [page.extract_text() for page in reader.pages[:MAX_PAGES]]
-        title = str((reader.metadata or {}).get("/Title") or "")
-    except (Exception, RecursionError) as error:  # a broken file may fail anywhere in the library
-        yield Skipped(source.name, f"the PDF is broken: {type(error).__name__}: {str(error)[:200]}")
+        found = pdf_text(_bytes_of(source))
+    except RequestError as error:
+        yield Skipped(source.name, str(error))
         return
-    yield _whole(source, repaired(title).strip(), repaired("\n\n".join(pages)).strip())
+    yield _whole(source, found.title, found.body)
 
 
 def _bytes_of(source: FileSource) -> bytes:

@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 from miaotui.retrieval.document import Document, Hit, Results
 from miaotui.retrieval.index.index import MAX_LIMIT, Index, check_page
-from miaotui.retrieval.index.snapshot import Snapshot
-from miaotui.retrieval.index.statistics import total
 from miaotui.retrieval.meaning.bilingual import MeaningVectors, QueryVectors
 from miaotui.retrieval.meaning.vectors import SentenceMatch
 from miaotui.retrieval.query.compiler import Ranked
@@ -106,7 +104,7 @@ class HybridIndex:
         for name in best:
             passage = passages.get(name) or self._passage(name)
             if passage is not None:  # it may have been deleted meanwhile
-                hits.append(Hit(passage, scores[name], ranked))
+                hits.append(Hit(passage, scores[name], ranked, cosines.get(name, middle)))
             if len(hits) == offset + limit:
                 break
         return Results(tuple(hits[offset:]), version, by_words.warnings)
@@ -115,8 +113,7 @@ class HybridIndex:
         """Return the bound of BM25 scores for these words in the partitions here."""
         if not isinstance(ranked.tree, Words):
             return 1.0
-        here = [part for _, part in self.index.parts() if isinstance(part, Snapshot)]
-        whole = total(part.statistics(ranked) for part in here)
+        whole = self.index.statistics(ranked)
         bound = sum(weight * whole.idf(term) for term, weight in ranked.weighted(ranked.tree)) * (_K1 + 1)
         return bound or 1.0
 

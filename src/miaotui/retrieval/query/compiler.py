@@ -51,7 +51,7 @@ class Ranked:
         many.
         """
         found: set[Term] = set()
-        for clause in _leaves(self.tree):
+        for clause in leaves(self.tree):
             if isinstance(clause, Words):
                 found.update(term for term, _ in self.weighted(clause))
             elif isinstance(clause, Phrase):
@@ -73,12 +73,12 @@ class Ranked:
     @cached_property
     def needs_idf(self) -> bool:
         """Return whether compiling takes the terms' frequencies even when nothing is corrected."""
-        return any(isinstance(clause, Phrase) and clause.slop for clause in _leaves(self.tree))
+        return any(isinstance(clause, Phrase) and clause.slop for clause in leaves(self.tree))
 
     @cached_property
     def shown(self) -> frozenset[str]:
         """Return the terms that a snippet marks."""
-        texts = [clause.text for clause in _leaves(self.tree) if isinstance(clause, Words | Phrase | Near)]
+        texts = [clause.text for clause in leaves(self.tree) if isinstance(clause, Words | Phrase | Near)]
         return frozenset(term for text in texts for term in self.analyzer.terms(text))
 
     def weighted(self, clause: Words) -> tuple[tuple[Term, float], ...]:
@@ -101,10 +101,11 @@ class Ranked:
         return made
 
 
-def _leaves(clause: Clause) -> Iterable[Clause]:
+def leaves(clause: Clause) -> Iterable[Clause]:
+    """Yield the clauses of a query that are no groups, in their order."""
     if isinstance(clause, ClauseGroup):
         for inner in (*clause.must, *clause.should, *clause.must_not):
-            yield from _leaves(inner)
+            yield from leaves(inner)
     else:
         yield clause
 

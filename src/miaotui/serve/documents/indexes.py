@@ -13,11 +13,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from miaotui.retrieval.document import Document
+from miaotui.errors import FieldError, RequestError
+from miaotui.retrieval.document import Document, Results
+from miaotui.retrieval.index.index import Index
+from miaotui.retrieval.ingest.pdf_text import decoded_file, pdf_text_apart
+from miaotui.retrieval.query.shares import shares_of
 from miaotui.serve.documents.indexes_wire import (
     AddDocuments,
     Added,
     DeletedDocuments,
+    DocumentBody,
     IndexList,
     PartitionPassages,
     PartitionRequest,
@@ -108,10 +113,11 @@ async def add(http: HttpRequest) -> Response:
     body = await read_body(received(http).body, AddDocuments)
     services = services_of(http)
     registry, caller, name = services.indexes, caller_of(http).name, http.path_params["name"]
+    if sum(each.pdf is not None for each in body.documents) > 1:
+        raise bad_value("documents", "holds several PDF files: send one in a request")
 
     def work() -> dict[str, Any]:
-        rows = [one.model_dump(exclude=set(one.model_extra or ())) for one in body.documents]
-        documents = [Document.from_mapping(row) for row in rows]
+        documents = [_document_of(one, f"documents[{at}]") for at, one in enumerate(body.documents)]
         index = registry.to_change(caller, name, make=True)
         count = index.add(documents)
         if services.meaning is not None:
@@ -136,6 +142,30 @@ async def show(http: HttpRequest) -> Response:
         raise _no_document(key)
     shown = [{"id": each.id, "title": each.title, "body": each.body, "source": each.source} for each in passages]
     return json_response({"object": "document", "id": passages[0].whole, "passages": shown})
+
+
+def _document_of(body: DocumentBody, field: str) -> Document:
+    """Return a document as it was given, or with the text of its PDF. Raises `FieldError` and `RequestError`."""
+    row = body.model_dump(exclude={*(body.model_extra or ()), "pdf"})
+    if body.pdf is not None:
+        if body.body:
+            raise FieldError(f"{field}.pdf", "give a body or a PDF, not both")
+        try:
+            found = pdf_text_apart(decoded_file(body.pdf))
+        except RequestError as error:
+            raise FieldError(f"{field}.pdf", str(error)) from error
+        if not found.body:
+            raise FieldError(f"{field}.pdf", "the PDF holds no text: its pages may be pictures")
+        row |= {"body": found.body, "title": body.title or found.title}
+    return Document.from_mapping(row)
+
+
+def _explained(results: Results, index: Index) -> list[dict[str, Any]]:
+    """Return the hits with the parts of their scores."""
+    if not results:
+        return []
+    whole = index.statistics(results[0].ranked)
+    return [{**hit.to_json(), "shares": shares_of(hit, whole).to_json()} for hit in results]
 
 
 def _no_document(key: str) -> ApiError:
@@ -166,11 +196,11 @@ async def search(http: HttpRequest) -> Response:
     registry, caller, name = services.indexes, caller_of(http).name, http.path_params["name"]
 
     def work() -> dict[str, Any]:
-        index = services.searchable(registry.to_search(caller, name))
-        results = index.search(body.query, body.limit, offset=body.offset, plain=body.plain)
+        words = registry.to_search(caller, name)
+        results = services.searchable(words).search(body.query, body.limit, offset=body.offset, plain=body.plain)
         return {
             "object": "list",
-            "data": [hit.to_json() for hit in results],
+            "data": _explained(results, words) if body.explain else [hit.to_json() for hit in results],
             "version": results.version,
             "warnings": list(results.warnings),
         }

@@ -20,7 +20,8 @@ class DocumentBody(Wire):
     """A document to be found."""
 
     id: Id
-    body: str
+    body: str = ""
+    pdf: str | None = Field(None, description="A PDF file in base64, whose text takes the place of `body`.")
     title: Annotated[str, StringConstraints(max_length=2_000)] = ""
     source: Text = ""
     time: int | str | None = Field(None, description="Seconds since 1970, or ISO 8601.")
@@ -75,6 +76,22 @@ class SearchRequest(Wire):
     limit: int = Field(10, ge=1, le=1_000)
     offset: int = Field(0, ge=0, le=1_000)
     plain: bool = Field(False, description="The query is text without syntax.")
+    explain: bool = Field(False, description="Give the parts of each hit's score.")
+
+
+class TermShare(Wire):
+    """Stem of a word of the query, and its part of a score."""
+
+    term: str
+    share: float
+
+
+class ScoreShares(Wire):
+    """Parts of a hit's score: of the meaning (null: words alone were searched), of all words, and of each."""
+
+    meaning: float | None
+    words: float
+    terms: list[TermShare]
 
 
 class HitBody(Wire):
@@ -90,6 +107,7 @@ class HitBody(Wire):
     tags: list[str]
     score: float
     snippet: str = Field(description="HTML; the query's words in <b>.")
+    shares: ScoreShares | None = Field(None, description="With `explain`.")
 
 
 class SearchAnswer(Wire):

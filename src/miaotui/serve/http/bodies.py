@@ -82,7 +82,7 @@ class BodyReader:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Read the body; None if the client has gone. Raises `ApiError` (400, 408, 413)."""
-        limit = self._settings.max_body_bytes
+        limit = self._settings.body_limit_bytes(scope["path"])
         if _announced(scope) > limit:
             raise _too_large(limit)
         message = await receive()

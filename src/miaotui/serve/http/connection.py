@@ -27,6 +27,7 @@ class HeadError(Exception):
 class ClientConnection(HttpToolsProtocol):
     """Connection of one client, made by uvicorn; pass the class as its ``http``."""
 
+    _is_upgraded = False  # to a WebSocket, which has bounds of its own
     _head_bytes = 0
     _in_head = True
     _waiting: asyncio.TimerHandle | None = None
@@ -46,7 +47,7 @@ class ClientConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a request's head, and refuse a head that is too large."""
         super().data_received(data)
-        if self.transport.is_closing():
+        if self._is_upgraded or self.transport.is_closing():
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -104,6 +105,12 @@ class ClientConnection(HttpToolsProtocol):
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[400] + head % len(body) + body)
         self.transport.close()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to the protocol of WebSockets, without timers of this one."""
+        self._is_upgraded = True
+        self._head_is_here()
+        super().handle_websocket_upgrade()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Log nothing: a request for another protocol is answered in this one."""

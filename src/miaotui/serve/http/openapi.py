@@ -34,6 +34,7 @@ _ERRORS = {
     "405": "The route does not take that method.",
     "408": "The body did not come in time.",
     "413": "The body is too large.",
+    "415": "The body is of a type that the route does not take.",
     "429": "Refused for now: the deadline cannot be met, or the key's limit is reached.",
     "500": "The server failed on this request.",
     "503": "Too much to do, or about to stop: try again after `Retry-After` seconds.",
@@ -99,7 +100,7 @@ def _operation(endpoint: Endpoint, names: Mapping[Model, Mapping[str, Any]]) -> 
     if parameters:
         operation["parameters"] = parameters
     if endpoint.body is not None:
-        content = {"application/json": {"schema": names[endpoint.body]}}
+        content = {endpoint.body_media_type: {"schema": names[endpoint.body]}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 

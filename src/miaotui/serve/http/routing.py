@@ -30,6 +30,7 @@ class Endpoint:
     answer: Model | None = None
     chunk: Model | None = None  # of a stream of server-sent events
     media_type: str = "application/json"
+    body_media_type: str = "application/json"
     open: bool = False  # answered without an API key
     parameters: Mapping[str, str] = field(default_factory=dict)  # of the path: what they are
 

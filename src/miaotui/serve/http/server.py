@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from miaotui.serve import LOG
@@ -26,6 +27,7 @@ from miaotui.serve.ops.operations import Operations
 KEEP_ALIVE_S = 30
 BACKLOG = 1024  # connections that the system holds until they are accepted
 MOST_CONNECTIONS = 4096
+MAX_WEBSOCKET_BYTES = 1 << 20  # of one message; 32 s of sound at 16 kHz
 OTHER_FILES = 64  # open files that are no connections
 LAST_WORDS_S = 2.0  # for cancelled answers to say that they were cancelled
 
@@ -34,7 +36,9 @@ def config_for(app: ASGIApp, **options: Any) -> uvicorn.Config:
     """Return uvicorn's configuration for ``app``; ``options`` are uvicorn's, such as ``host`` and ``port``."""
     chosen: dict[str, Any] = {
         "http": ClientConnection,
-        "ws": "none",
+        "ws": "websockets-sansio" if _speaks_websocket(app) else "none",
+        "ws_max_size": MAX_WEBSOCKET_BYTES,
+        "ws_per_message_deflate": False,  # sound hardly shrinks, and a small message could become a large one
         "log_config": None,
         "access_log": False,
         "server_header": False,
@@ -42,6 +46,10 @@ def config_for(app: ASGIApp, **options: Any) -> uvicorn.Config:
         "backlog": BACKLOG,
     }
     return uvicorn.Config(app, **(chosen | options))
+
+
+def _speaks_websocket(app: ASGIApp) -> bool:
+    return any(isinstance(route, WebSocketRoute) for route in getattr(app, "routes", ()))
 
 
 def server_for(app: ASGIApp, **options: Any) -> EmbeddedServer:

@@ -26,13 +26,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.requests import Request as HttpRequest
-from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Match, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from miaotui.serve import LOG
 from miaotui.serve.middleware import cors
 from miaotui.serve.middleware.keys import ANYONE, UNLIMITED, Caller, Keyring
 from miaotui.serve.middleware.quotas import KeyUsage
+from miaotui.serve.middleware.sending import StatusRecorder, refused_over_http
 
 if TYPE_CHECKING:
     from miaotui.serve.services import Services
@@ -43,6 +44,7 @@ CALLER, RECEIVED = "miaotui.caller", "miaotui.received"  # keys of an ASGI scope
 CURRENT: ContextVar[Account | None] = ContextVar("miaotui_account", default=None)
 PROBING: ContextVar[bool] = ContextVar("miaotui_probing", default=False)  # set: the server's own trial request
 REQUESTS = logging.getLogger("miaotui.requests")  # one line per HTTP request
+KEY_PROTOCOL = b"openai-insecure-api-key."  # of a WebSocket, as in OpenAI's realtime API
 UNKNOWN_ROUTE = "(unknown)"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OPEN_PATHS = frozenset({"/health", "/ready"})
@@ -140,13 +142,13 @@ class Access:
         """Answer one request."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        if scope["type"] != "http":  # nothing here speaks WebSocket
-            return await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] == "websocket":
+            scope["method"], send = "GET", refused_over_http(send)
         account = Account(known_method(scope["method"]))
         scope.setdefault("state", {})["account"] = account
         token = CURRENT.set(account)
         try:
-            return await self._let_in(scope, receive, _StatusRecorder(send, account), account)
+            return await self._let_in(scope, receive, StatusRecorder(send, account), account)
         finally:
             CURRENT.reset(token)
             account.duration_s = time.perf_counter() - account.started_s
@@ -209,20 +211,6 @@ class Access:
             self._usage.leave(caller)
 
 
-class _StatusRecorder:
-    """A ``send`` that notes the response's status and whether it was sent to its end."""
-
-    def __init__(self, send: Send, account: Account) -> None:
-        self._send, self._account = send, account
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._account.status = message["status"]
-        await self._send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._account.whole = True
-
-
 def known_method(method: str) -> str:
     """Return the method, or OTHER: clients may send any word."""
     return method if method in METHODS else "OTHER"
@@ -232,7 +220,7 @@ def route_template(scope: Scope) -> str:
     """Return the path as the route names it, such as ``/v1/models/{model}``; never what a client sent."""
     endpoint, app = scope.get("endpoint"), scope.get("app")
     for route in getattr(app, "routes", ()):
-        if isinstance(route, Route) and route.endpoint is endpoint:
+        if isinstance(route, Route | WebSocketRoute) and route.endpoint is endpoint:
             match, _ = route.matches(scope)
             if match is not Match.NONE:
                 return route.path
@@ -259,7 +247,9 @@ def check_origin(headers: Headers, policy: AccessPolicy, scope: Scope) -> Refusa
     origin = headers.get(b"origin")
     if origin is None or is_listed(origin, policy):
         return None
-    own = scope.get("scheme", "http").encode() + b"://" + headers.get(b"host", b"")
+    scheme: str = scope.get("scheme", "http")
+    scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
+    own = scheme.encode() + b"://" + headers.get(b"host", b"")
     if origin.lower() == own.lower():
         return None
     text = "pages of that origin may not use this server; --cors-origin allows one"
@@ -274,10 +264,16 @@ def is_listed(origin: bytes, policy: AccessPolicy) -> bool:
 
 
 def find_caller(headers: Headers, keyring: Keyring) -> Caller | None:
-    """Return the caller whose key is shown, as ``Authorization: Bearer`` or ``x-api-key``; None for no known key."""
+    """Return the caller whose key is shown; None for no known key.
+
+    It is shown as ``Authorization: Bearer`` or ``x-api-key``, or among the protocols of a WebSocket, whose headers a
+    page cannot set.
+    """
     found = None
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-    for shown in (key.strip() if scheme.lower() == b"bearer" else b"", headers.get(b"x-api-key")):
+    offered = (each.strip() for each in headers.get(b"sec-websocket-protocol", b"").split(b","))
+    protocols = [each.removeprefix(KEY_PROTOCOL) for each in offered if each.startswith(KEY_PROTOCOL)]
+    for shown in (key.strip() if scheme.lower() == b"bearer" else b"", headers.get(b"x-api-key"), *protocols[:1]):
         if shown:
             found = found or keyring.find(shown)
     return found

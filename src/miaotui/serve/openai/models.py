@@ -27,6 +27,9 @@ from miaotui.serve.openai.models_wire import (
     TokenizerInfo,
 )
 from miaotui.serve.seq2seq.models import ServedSeq2Seq
+from miaotui.serve.services import Services
+from miaotui.serve.speech.jobs import TOKENS_A_SECOND
+from miaotui.serve.speech.models import ServedSpeech
 from miaotui.served_model import ServedModel
 from miaotui.text.chat import DEFAULT
 
@@ -62,6 +65,7 @@ async def list_models(http: HttpRequest) -> Response:
     """Answer with all models."""
     services = services_of(http)
     listed = [*map(_model, services.models.all()), *map(_seq2seq, services.seq2seq.values())]
+    listed += [_speech(each, services) for each in services.speech.values()]
     listed += map(_encoder, services.encoders.values())
     return json_response({"object": "list", "data": listed})
 
@@ -72,6 +76,8 @@ async def show_model(http: HttpRequest) -> Response:
     entry, target = services.encoders.get(name), services.seq2seq.get(name)
     if target is not None:
         return json_response(_seq2seq(target))
+    if name in services.speech:
+        return json_response(_speech(services.speech[name], services))
     return json_response(_encoder(entry) if entry is not None else _model(services.models.find(name)))
 
 
@@ -96,6 +102,18 @@ def _seq2seq(served: ServedSeq2Seq) -> dict[str, Any]:
         "owned_by": "miaotui",
         "max_model_len": served.max_tokens,
         "kind": "encoder-decoder",
+        "loaded": True,
+    }
+
+
+def _speech(served: ServedSpeech, services: Services) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.created_s,
+        "owned_by": "miaotui",
+        "max_model_len": int(3600 * services.settings.max_audio_hours) * TOKENS_A_SECOND,
+        "kind": "speech",
         "loaded": True,
     }
 

@@ -23,7 +23,7 @@ from miaotui.serve.wire.fields import (
 )
 
 Kind = Literal[
-    "chat", "embedding", "rerank", "classify", "token-classify", "fill-mask", "encoder", "encoder-decoder"
+    "chat", "embedding", "rerank", "classify", "token-classify", "fill-mask", "encoder", "encoder-decoder", "speech"
 ]  # fmt: skip
 
 
@@ -34,7 +34,9 @@ class Model(Wire):
     object: Literal["model"]
     created: int
     owned_by: str
-    max_model_len: int = Field(description="Tokens of a prompt and its answer together, or of a text.")
+    max_model_len: int = Field(
+        description="Tokens of a prompt and its answer together, of a text, or of a recording, 50 a second."
+    )
     kind: Kind
     loaded: bool = Field(description="Whether it is in memory; encoders are loaded when they are first used.")
     parent: str | None = Field(None, description="Of an adapter: the model that it changes.")

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from miaotui.engine.jobs.loop import JobLoop
 from miaotui.retrieval.answers.cache import AnswerCache, CacheCounts
-from miaotui.schedule.promises.cost import StepTime
+from miaotui.schedule.promises.cost import CostModel, StepTime
 from miaotui.serve.ops.machine import memory_limit_bytes, resident_bytes, team_seconds
 from miaotui.serve.ops.metrics import MODEL_LABEL, STEP_S
 from miaotui.served_model import ServedModel
 
 Hosts = Callable[[], Sequence[ServedModel]]
+JobLoops = Mapping[str, JobLoop[Any]]  # of models that do jobs (encoders, encoder-decoders, speech), by name
 _RATIO: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0)
 
 _SCHEDULE = (
@@ -48,8 +51,8 @@ _PROMISES = ("met", "missed", "refused", "shortened")
 class Gauges(Collector):
     """Snapshots of all models and of the machine; registers itself."""
 
-    def __init__(self, hosts: Hosts, registry: CollectorRegistry) -> None:
-        self._hosts = hosts
+    def __init__(self, hosts: Hosts, registry: CollectorRegistry, job_loops: Callable[[], JobLoops] = dict) -> None:
+        self._hosts, self._job_loops = hosts, job_loops
         self.answers: AnswerCache | None = None  # of the server, if it has one
         registry.register(self)  # first, so that a scrape takes the steps before it shows them
         self.steps = StepTimes(registry)
@@ -60,16 +63,23 @@ class Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read everything now."""
-        hosts = self._hosts()
-        for model in hosts:
-            self.steps.take(model)
-        yield from _schedules(hosts)
+        hosts, loops = self._hosts(), self._job_loops()
+        self.take_steps()
+        yield from _schedules(hosts, loops)
         yield _preemptions(hosts)
-        yield from _promises(hosts)
+        yield from _promises(hosts, loops)
         yield from _drafts(hosts)
         yield from _machine(hosts)
+        yield from _work({**{model.name: model.loop.cost for model in hosts}, **_costs(loops)})
         if self.answers is not None:
             yield from _answers(self.answers.counts())
+
+    def take_steps(self) -> None:
+        """Count the steps of all models since the last call."""
+        for model in self._hosts():
+            self.steps.take(model.name, model.loop.cost)
+        for name, cost in _costs(self._job_loops()).items():
+            self.steps.take(name, cost)
 
 
 class StepTimes:
@@ -86,32 +96,36 @@ class StepTimes:
         self._last: dict[str, StepTime] = {}
         self._lock = threading.Lock()
 
-    def take(self, model: ServedModel) -> None:
+    def take(self, name: str, cost: CostModel) -> None:
         """Count the steps since the last call; call it once a second, or some are not seen."""
         with self._lock:
-            for step in self._new(model):
-                self._took.labels(model.name).observe(step.took_s)
-                self._predicted.labels(model.name).observe(step.predicted_s)
-                self._rows.labels(model.name).observe(step.rows)
+            for step in self._new(name, cost):
+                self._took.labels(name).observe(step.took_s)
+                self._predicted.labels(name).observe(step.predicted_s)
+                self._rows.labels(name).observe(step.rows)
                 if step.predicted_s > 0:
-                    self._ratio.labels(model.name).observe(step.took_s / step.predicted_s)
+                    self._ratio.labels(name).observe(step.took_s / step.predicted_s)
 
-    def _new(self, model: ServedModel) -> list[StepTime]:
+    def _new(self, name: str, cost: CostModel) -> list[StepTime]:
         recent: list[StepTime] = []
         with suppress(RuntimeError):  # a step ended while it was copied: next time
-            recent = list(model.loop.cost.recent)
-        last = self._last.get(model.name)
+            recent = list(cost.recent)
+        last = self._last.get(name)
         found: list[StepTime] = []
         for step in reversed(recent):
             if step is last:
                 break
             found.append(step)
         if found:
-            self._last[model.name] = found[0]
+            self._last[name] = found[0]
         return found
 
 
-def _schedules(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
+def _costs(loops: JobLoops) -> dict[str, CostModel]:
+    return {name: loop.cost for name, loop in loops.items()}
+
+
+def _schedules(hosts: Sequence[ServedModel], loops: JobLoops) -> Iterator[Metric]:
     families = [GaugeMetricFamily(name, about, labels=[MODEL_LABEL]) for name, about in _SCHEDULE]
     for model in hosts:
         stats, cost = model.loop.engine.scheduler.stats(), model.loop.cost
@@ -129,6 +143,8 @@ def _schedules(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
         )
         for family, value in zip(families, values, strict=True):
             family.add_metric([model.name], float(value))
+    for name, loop in loops.items():
+        families[0].add_metric([name], float(loop.in_flight))
     yield from families
 
 
@@ -164,12 +180,14 @@ def _answers(counts: CacheCounts) -> Iterator[Metric]:
     yield GaugeMetricFamily(name, about, value=counts.size_bytes)
 
 
-def _promises(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
+def _promises(hosts: Sequence[ServedModel], loops: JobLoops) -> Iterator[Metric]:
+    counts = {model.name: model.loop.admission.counts for model in hosts}
+    counts |= {name: loop.admission.counts for name, loop in loops.items()}
     for outcome in _PROMISES:
         about = f"Requests with a deadline that were {outcome}"
         family = CounterMetricFamily(f"miaotui_deadline_{outcome}", about, labels=[MODEL_LABEL])
-        for model in hosts:
-            family.add_metric([model.name], getattr(model.loop.admission.counts, outcome))
+        for name, each in counts.items():
+            family.add_metric([name], getattr(each, outcome))
         yield family
 
 
@@ -213,19 +231,18 @@ def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     live = max((each.threads_live for each in stats), default=0)
     about = "Threads that compute now; 1 while other work keeps a core busy"
     yield GaugeMetricFamily("miaotui_team_threads_live", about, value=live)
-    yield from _work(hosts)
     busy = team_seconds()
     if busy is not None:
         about = "Processor time of the threads that compute"
         yield CounterMetricFamily("miaotui_team_cpu_seconds", about, value=busy)
 
 
-def _work(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
+def _work(costs: Mapping[str, CostModel]) -> Iterator[Metric]:
     """Yield the seconds of steps, and of the arithmetic in them; the rest is Python and HTTP."""
     steps = CounterMetricFamily("miaotui_step_busy_seconds", "Time in steps", labels=[MODEL_LABEL])
     passes = CounterMetricFamily("miaotui_pass_seconds", "Time in passes", labels=[MODEL_LABEL])
-    for model in hosts:
-        steps.add_metric([model.name], model.loop.cost.busy_s)
-        passes.add_metric([model.name], model.loop.cost.pass_s)
+    for name, cost in costs.items():
+        steps.add_metric([name], cost.busy_s)
+        passes.add_metric([name], cost.pass_s)
     yield steps
     yield passes

@@ -177,7 +177,7 @@ async def ready(http: HttpRequest) -> Response:
 def _not_ready(services: Services) -> str | None:
     if services.operations.is_draining:
         return "shutting down"
-    if not services.models and not services.encoders and not services.seq2seq:
+    if not any((services.models, services.encoders, services.seq2seq, services.speech)):
         return "no model is loaded yet"
     if not all(model.loop.healthy for model in services.models.values()):
         return RESTARTING

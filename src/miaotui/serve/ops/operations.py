@@ -7,10 +7,13 @@ no text. Invariant: none of them can delay an answer by more than its own few mi
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
+from miaotui.engine.jobs.loop import JobLoop
 from miaotui.serve import LOG
-from miaotui.serve.encoders.registry import EncoderRegistry
+from miaotui.serve.encoders.registry import EncoderEntry, EncoderRegistry
 from miaotui.serve.middleware.access import Account, AccountListener, log_request
 from miaotui.serve.models import Running, ServedModels
 from miaotui.serve.ops.audit import AuditLog
@@ -20,7 +23,8 @@ from miaotui.serve.ops.jobs import EncoderJobs
 from miaotui.serve.ops.machine import memory_limit_bytes, memory_warning, resident_bytes
 from miaotui.serve.ops.metrics import Metrics
 from miaotui.serve.ops.traces import Traces
-from miaotui.serve.seq2seq.models import Seq2SeqModels
+from miaotui.serve.seq2seq.models import Seq2SeqModels, ServedSeq2Seq
+from miaotui.serve.speech.models import ServedSpeech, SpeechModels
 
 LOOK_AGAIN_S = 1.0
 COUNT_LOOKS = 10  # requests that are over are counted so often, and before each scrape
@@ -35,12 +39,17 @@ class Operations:
         *,
         encoders: EncoderRegistry | None = None,
         seq2seq: Seq2SeqModels | None = None,
+        speech: SpeechModels | None = None,
         audit: AuditLog | None = None,
         traces: Traces | None = None,
     ) -> None:
         self.models, self.audit, self.traces = models, audit, traces
         self.metrics = Metrics()
-        self.gauges = Gauges(lambda: list(models.values()), self.metrics.registry)
+        self.gauges = Gauges(
+            lambda: list(models.values()),
+            self.metrics.registry,
+            lambda: job_loops(encoders or {}, seq2seq or {}, speech or {}),
+        )
         self.health = Health(models, encoders or {}, seq2seq or {})
         self.running = Running(models)
         self.jobs = EncoderJobs(self.metrics)
@@ -67,8 +76,8 @@ class Operations:
         self._looks += 1
         if self._looks % COUNT_LOOKS == 0:
             self.count()
+        self.gauges.take_steps()
         for model in list(self.models.values()):
-            self.gauges.steps.take(model)
             healthy, was = model.loop.healthy, self._was_healthy.get(model.name, True)
             if was and not healthy:
                 LOG.error("the engine of %s failed and is starting anew", model.name)
@@ -93,3 +102,16 @@ class Operations:
         if self.traces is not None:
             with suppress(Exception):  # a collector that is gone must not keep the server from stopping
                 self.traces.close()
+
+
+def job_loops(
+    encoders: Mapping[str, EncoderEntry], seq2seq: Mapping[str, ServedSeq2Seq], speech: Mapping[str, ServedSpeech]
+) -> dict[str, JobLoop[Any]]:
+    """Return the loops of the models that do jobs and are in memory, by name."""
+    loops: dict[str, JobLoop[Any]] = {name: each.model.loop for name, each in seq2seq.items()}
+    loops |= {name: each.running.loop for name, each in encoders.items() if each.running is not None}
+    for name, each in speech.items():
+        loop = getattr(each.recogniser, "loop", None)  # a recogniser of another make may have none
+        if isinstance(loop, JobLoop):
+            loops[name] = loop
+    return loops

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from miaotui.engine.search.search import FoundTarget
 from miaotui.engine.seq2seq.loop import Wanted
-from miaotui.errors import FieldError
+from miaotui.errors import EngineError, FieldError
 from miaotui.model.seq2seq.generation import GenerationSettings
 from miaotui.seq2seq.facade import TargetText
 from miaotui.serve.generation import deadline_of
@@ -57,12 +59,14 @@ async def complete(http: HttpRequest, served: ServedSeq2Seq, body: CompletionReq
     runs = SourceRuns(http, served, deadline_of(http, body))
     headers, streams, include_usage = ignored_fields(body), body.stream, wants_usage(body)
     del body  # it may hold megabytes that the answer does not need
+    if streams:
+        pings_s = services_of(http).settings.ping_s
+        return EventStream(_events(served, runs, wanted, include_usage=include_usage), pings_s, headers)
     found = await runs.until_gone(runs.run(wanted))
     texts = [served.model.target_text(*each) for each in zip(found, wanted, strict=True)]
-    answer = _answer(served, texts, runs)
-    if not streams:
-        return json_response(answer, headers=headers)
-    return EventStream(_events(answer, include_usage), services_of(http).settings.ping_s, headers)
+    choices = [_choice(index, each.text, _end(each)) for index, each in enumerate(texts)]
+    answer = {**_identity(served), "choices": choices, "usage": _usage(runs), "deadline": runs.report}
+    return json_response(answer, headers=headers)
 
 
 def settings_for(settings: GenerationSettings, body: CompletionRequest) -> GenerationSettings:
@@ -90,33 +94,63 @@ def settings_for(settings: GenerationSettings, body: CompletionRequest) -> Gener
     return settings
 
 
-def _answer(served: ServedSeq2Seq, texts: list[TargetText], runs: SourceRuns) -> dict[str, Any]:
-    choices = [
-        {"index": index, "text": each.text, "logprobs": None, "finish_reason": "length" if each.is_cut else "stop"}
-        for index, each in enumerate(texts)
-    ]
-    usage = {
+async def _events(
+    served: ServedSeq2Seq, runs: SourceRuns, wanted: Sequence[Wanted], *, include_usage: bool
+) -> AsyncGenerator[str, None]:
+    """Yield an event for each piece of a text, then the usage if it is wanted, and the end."""
+    identity, sent = _identity(served), [""] * len(wanted)
+    async with aclosing(runs.pieces(wanted)) as pieces:
+        async for piece in pieces:
+            if piece is None:
+                yield ""
+                continue
+            index, found = piece
+            if isinstance(found, FoundTarget):
+                target = served.model.target_text(found, wanted[index])
+                text, end = target.text, _end(target)
+            else:
+                text, end = served.model.model.text(found, wanted[index][1])[0], None
+            new = _continued(text, sent[index], is_whole=end is not None)
+            sent[index] += new
+            if new or end is not None:
+                yield event({**identity, "choices": [_choice(index, new, end)]})
+    text = ""
+    if include_usage:
+        text = event({**identity, "choices": [], "usage": _usage(runs), "deadline": runs.report})
+    yield text + DONE
+
+
+def _continued(text: str, sent: str, *, is_whole: bool) -> str:
+    """Return what of a text may be sent behind ``sent``: half a character, and blanks at the end, may still change."""
+    stable = text if is_whole else text.rstrip().rstrip("\N{REPLACEMENT CHARACTER}")
+    if stable.startswith(sent):
+        return stable[len(sent) :]
+    if is_whole:
+        raise EngineError("the pieces of an answer are not its text; this is a bug, please report it")
+    return ""
+
+
+def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _end(target: TargetText) -> str:
+    return "length" if target.is_cut else "stop"
+
+
+def _usage(runs: SourceRuns) -> dict[str, int]:
+    return {
         "prompt_tokens": runs.source_tokens,
         "completion_tokens": runs.target_tokens,
         "total_tokens": runs.source_tokens + runs.target_tokens,
     }
+
+
+def _identity(served: ServedSeq2Seq) -> dict[str, Any]:
     return {
         "id": f"cmpl-{secrets.token_hex(12)}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": served.name,
         "system_fingerprint": f"fp_{served.name}",
-        "choices": choices,
-        "usage": usage,
-        "deadline": runs.report,
     }
-
-
-async def _events(answer: dict[str, Any], include_usage: bool) -> AsyncGenerator[str, None]:
-    """Yield an event for each choice, then the usage if it is wanted, and the end."""
-    choices, usage = answer.pop("choices"), answer.pop("usage")
-    deadline = answer.pop("deadline")
-    text = "".join(event({**answer, "choices": [choice]}) for choice in choices)
-    if include_usage:
-        text += event({**answer, "choices": [], "usage": usage, "deadline": deadline})
-    yield text + DONE

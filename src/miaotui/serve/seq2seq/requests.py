@@ -6,8 +6,10 @@ does. Knows no wire form. Invariant: every job of a request that is over has end
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -15,14 +17,16 @@ from starlette.requests import Request as HttpRequest
 from miaotui.engine.search.search import FoundTarget
 from miaotui.engine.seq2seq.job import TargetJob
 from miaotui.engine.seq2seq.loop import Wanted
-from miaotui.errors import FieldError, RefusedError
+from miaotui.errors import RefusedError
 from miaotui.serve.http.bodies import Result, unless_gone
 from miaotui.serve.middleware.access import current, received, services_of
 from miaotui.serve.seq2seq.models import ServedSeq2Seq
-from miaotui.translation.languages import AUTO, language_code
+from miaotui.translation.languages import AUTO, model_language
 from miaotui.translation.markup import TextFormat
 from miaotui.translation.result import PieceOptions, Translation
 from miaotui.types import Deadline
+
+Piece = tuple[int, tuple[int, ...] | FoundTarget]
 
 
 class SourceRuns:
@@ -34,8 +38,10 @@ class SourceRuns:
         self.source_tokens = self.target_tokens = 0
         self._first: TargetJob | None = None
 
-    async def run(self, wanted: Sequence[Wanted]) -> list[FoundTarget]:
-        """Run a job. Raises `RefusedError`, and what it failed with."""
+    async def run(
+        self, wanted: Sequence[Wanted], listener: Callable[[int, tuple[int, ...]], None] | None = None
+    ) -> list[FoundTarget]:
+        """Run a job, see `TargetJob` for its ``listener``. Raises `RefusedError`, and what it failed with."""
         jobs, name = services_of(self._http).operations.jobs, self._served.name
         try:
             job = self._served.model.loop.submit(wanted, self._deadline, self._arrived_s)
@@ -43,6 +49,7 @@ class SourceRuns:
             jobs.refused(name, error)
             raise
         self._first = self._first or job
+        job.listener = listener
         with jobs.tracking(name, job):
             found = await self._served.model.wait(job)
         self.source_tokens += job.n_tokens
@@ -51,6 +58,36 @@ class SourceRuns:
         if account is not None:
             account.use(answer=job.written_tokens)
         return found
+
+    async def pieces(self, wanted: Sequence[Wanted]) -> AsyncGenerator[Piece | None, None]:
+        """Run a job; yield (source, its target's tokens so far) as steps end, None after a silence.
+
+        The last piece of each source has its whole `FoundTarget`. Use it in ``contextlib.aclosing``, whose end cancels
+        the job. Raises as `run` does.
+        """
+        queue: asyncio.Queue[Piece | None] = asyncio.Queue()
+        loop, ping_s = asyncio.get_running_loop(), services_of(self._http).settings.ping_s
+
+        def listen(place: int, tokens: tuple[int, ...]) -> None:
+            with suppress(RuntimeError):  # the event loop has ended
+                loop.call_soon_threadsafe(queue.put_nowait, (place, tokens))
+
+        work = asyncio.ensure_future(self.run(wanted, listen))
+        work.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while not work.done():
+                try:
+                    piece = await asyncio.wait_for(queue.get(), ping_s)
+                except asyncio.TimeoutError:
+                    yield None
+                    continue
+                if piece is not None:
+                    yield piece
+            for each in enumerate(work.result()):
+                yield each
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
 
     async def until_gone(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Return what ``work`` returns. Raises `ClientGoneError` with its jobs cancelled if the client leaves."""
@@ -95,11 +132,3 @@ def options_for(
     if source != AUTO or len(model.pairs) == 1:
         model.translation(None if named == AUTO else named, wanted, model.generation)  # says what the model lacks
     return PieceOptions(wanted, named, form, dict(glossary or {}), alternatives, model=served.name)
-
-
-def model_language(name: str) -> str:
-    """Return a language's code of two letters for its English name; any other word as it is."""
-    try:
-        return language_code(name, "target")
-    except FieldError:
-        return name

@@ -24,12 +24,13 @@ from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received, services_of
-from miaotui.serve.tasks.wire import LabelRequest, SentimentRequest, TaskAnswer, TaskFields
+from miaotui.serve.tasks.wire import MAX_TASK_TEXTS, LabelRequest, SentimentRequest, TaskAnswer, TaskFields
 from miaotui.tasks.classification import Names, labelled, names_head, names_of, phrases_of, require_fit
 from miaotui.tasks.heads.head import ClassifierHead, fit_head
 from miaotui.tasks.result import LabelledText, Sentiment, TaskResult
 from miaotui.tasks.sentiments import NEUTRAL_BELOW, SENTIMENT_PHRASES, within_band
 from miaotui.tasks.vectors import PROMPT, Floats, TextVectors, vector_task
+from miaotui.tasks.word_effects import MAX_WORDS, effects_of, placed_words, strongest, texts_without
 
 Results = Sequence[TaskResult]
 MakeHead = Callable[[TextVectors, str], ClassifierHead]
@@ -83,12 +84,42 @@ async def _answered(
     ready = None if body.head is None else services_of(http).heads.find(body.head)
     entry = find_encoder(http, body.model or _encoder_of(http, ready), "embed")
     before, make = _head_of(body, labels, template) if ready is None else ([], lambda read, name: ready)
-    given = [*before, *body.texts]
-    answer = await run_task(http, entry, body, given, lambda model: _whole_task(model, before, body.texts, ready))
+    texts, words = list(body.texts), body.words or 0
+    occluded = await asyncio.to_thread(_Occluded, texts) if words else None
+    every = texts if occluded is None else [*texts, *occluded.without]
+    answer = await run_task(
+        http, entry, body, [*before, *every], lambda model: _whole_task(model, before, every, ready)
+    )
     named, read = answer.result
     head = await asyncio.to_thread(make, named, entry.name)
-    found = await asyncio.to_thread(results, head, read)
+    found = await asyncio.to_thread(results, head, read[: len(texts)])
+    if occluded is not None:
+        found = await asyncio.to_thread(occluded.explained, head, read, found, words)
     return json_response(_body(entry, answer, found), headers=ignored_fields(body))
+
+
+class _Occluded:
+    """Texts with each of their first words left out once. Raises `ApiError` for more than one request may hold."""
+
+    def __init__(self, texts: Sequence[object]) -> None:
+        self._texts = len(texts)
+        self._words = [placed_words(text)[:MAX_WORDS] if isinstance(text, str) else [] for text in texts]
+        pairs = zip(texts, self._words, strict=True)
+        self.without = [part for text, words in pairs for part in texts_without(str(text), words)]
+        if self._texts + len(self.without) > MAX_TASK_TEXTS:
+            reason = f"the texts have {len(self.without):,} words whose effects are measured: send fewer texts at once"
+            raise bad_value("words", reason)
+
+    def explained(self, head: ClassifierHead, read: TextVectors, found: Results, count: int) -> Results:
+        """Return the results with the strongest words of each text."""
+        done, place = list[TaskResult](), self._texts
+        for at, (each, words) in enumerate(zip(found, self._words, strict=True)):
+            part = read.joined(slice(at, at + 1), slice(place, place + len(words)))
+            place += len(words)
+            can_tell = each.error is None and each.best is not None and words
+            effects = effects_of(head, part, words, each.best or "") if can_tell else []
+            done.append(replace(each, words=strongest(effects, count)))
+        return done
 
 
 def _encoder_of(http: HttpRequest, head: ClassifierHead | None) -> str | None:

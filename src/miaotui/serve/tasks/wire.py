@@ -16,6 +16,7 @@ MAX_TASK_TEXTS = 2048
 MAX_TASK_LABELS = 512
 MAX_DESCRIPTIONS = 16
 MAX_TASK_EXAMPLES = 1024
+MAX_CARRIERS = 64
 
 TaskTexts = Annotated[list[JsonValue], Field(min_length=1, max_length=MAX_TASK_TEXTS, fail_fast=True)]
 LabelNames = Annotated[list[str], Field(max_length=MAX_TASK_LABELS, fail_fast=True)]
@@ -39,6 +40,12 @@ class TaskFields(EncoderFields):
     texts: TaskTexts = Field(description="A text that cannot be taken has an error, and the others are answered.")
     examples: Examples | None = Field(None, description="Texts with labels that a head is fitted to.")
     head: Name | None = Field(None, description="A head that the server was started with (--head NAME=FILE).")
+    words: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_CARRIERS,
+        description="How many words that carry the likeliest label are given with each text.",
+    )
 
 
 class LabelRequest(TaskFields):
@@ -57,6 +64,15 @@ class SentimentRequest(TaskFields):
     )
 
 
+class CarryingWord(Wire):
+    """Word of a text, and by how much it raises the log-odds of the likeliest label; without it they are lower."""
+
+    word: str
+    start: int
+    end: int
+    effect: float
+
+
 class TaskResultBody(Wire):
     """Result of one text."""
 
@@ -69,6 +85,7 @@ class TaskResultBody(Wire):
     model: str
     calibrated: bool
     took_ms: float
+    words: list[CarryingWord] | None = None
     error: str | None = None
 
 

@@ -74,7 +74,7 @@ async def form_of(
         return FREE if constraints is None else OutputFormat(constraints, syntax)
     is_open = is_thought_open(form, model.tokenizer, reasoning.prompt)
     if constraints is not None or reasoning.budget is not None:
-        tokens = reasoning_tokens(form, model.tokenizer, model.grammars.vocab_size)
+        tokens = reasoning_tokens(form, model.tokenizer, model.grammars.vocab_size, bool(tooling.tools))
         constraints = with_reasoning(tokens, is_open, reasoning.budget, constraints)
     syntax = AnswerSyntax(tooling, form if reasoning.separate else None, is_open)
     return OutputFormat(constraints or FREE.constraint, None if syntax.is_plain else syntax)

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from miaotui.tasks.sentiments import placed_words
+from miaotui.tasks.word_effects import placed_words
 
 NAME_WORDS = 3
 LONGEST_WORD = 40  # characters

@@ -24,7 +24,12 @@ _LETTERS = dict.fromkeys(_HIDDEN, _NO_LETTER) | {ord(character): byte for byte, 
 
 def to_alphabet(text: str) -> str:
     """Write the UTF-8 bytes of `text`, one character for each."""
-    return text.encode().decode("latin-1").translate(_CHARACTERS)
+    return bytes_to_alphabet(text.encode())
+
+
+def bytes_to_alphabet(raw: bytes) -> str:
+    """Write bytes, one character for each."""
+    return raw.decode("latin-1").translate(_CHARACTERS)
 
 
 def byte_level_spelling(text_of: Callable[[int], str | None], literal: Mapping[int, str]) -> SpellingTable:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+from miaotui.text.harmony import answer_of
 from miaotui.text.templates.trial import CALLED, KEY, TOOL, TemplateTraits
 from miaotui.text.tool_calls.formats import FORMATS, GENERIC, LLAMA, AnyFormat
 from miaotui.text.tool_calls.parser import CallArguments, CallBegins, TextPiece, ToolCallParser
-from miaotui.text.tool_calls.tagged import TaggedFormat
+from miaotui.text.tool_calls.tagged import HARMONY_CALLS, TaggedFormat
 
 
 class Dialect(NamedTuple):
@@ -44,6 +45,8 @@ def _format_of(traits: TemplateTraits) -> AnyFormat | None:
 
 def _left(form: AnyFormat, text: str) -> str | None:
     """Return the text beside the trial's call, if the parser finds that call, and it alone."""
+    if form is HARMONY_CALLS:  # the parser of channels gives calls one spelling
+        text = answer_of(text)
     parser = ToolCallParser(form, [TOOL])
     events = [*parser.push(text), *parser.finish()]
     names = [event.name for event in events if isinstance(event, CallBegins)]

@@ -4,7 +4,7 @@ Owns these formats as data, and the reading of a whole stretch from its first ma
 template and no grammar. Invariant: a stretch is calls of declared functions from end to end, or none at all; nothing in
 it is executed.
 Sources: the chat templates that Qwen3-Coder, GLM-4.5, MiniMax-M2, Seed-OSS, DeepSeek R1 and V3.1, Kimi K2, Mistral
-Small 3.2, Functionary 3.1, MiniCPM 5, Hunyuan 3 and LFM2.5 are published with.
+Small 3.2, Functionary 3.1, MiniCPM 5, Hunyuan 3 and LFM2.5 are published with; OpenAI's harmony format.
 """
 
 from __future__ import annotations
@@ -291,6 +291,7 @@ HUNYUAN = TaggedFormat(
     again="",
 )
 LFM = TaggedFormat("<|tool_call_start|>", "]<|tool_call_end|>", after="(", end=")", pythonic=True, open="[", again=", ")
+HARMONY_CALLS = _alone("<|channel|>commentary to=functions.", "", after=" <|constrain|>json<|message|>")  # gpt-oss
 TAGGED = (
     QWEN_CODER,
     SEED,
@@ -304,4 +305,5 @@ TAGGED = (
     MINICPM,
     HUNYUAN,
     LFM,
+    HARMONY_CALLS,
 )

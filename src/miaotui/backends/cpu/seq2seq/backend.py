@@ -17,7 +17,19 @@ from miaotui.backends.cpu.encoder.backend import BLOCK_ROWS, FEW_BLOCKS, pass_ro
 from miaotui.backends.cpu.seq2seq.kept import PanelRuns, RowTree
 from miaotui.backends.cpu.seq2seq.packed import zero_row
 from miaotui.backends.cpu.seq2seq.programs import SourceProgram, TargetProgram
-from miaotui.backends.seq2seq_backend import Seq2SeqIdentity, Seq2SeqLimits, TargetRow, TargetRows
+from miaotui.backends.cpu.seq2seq.workspace import SourcePanels
+from miaotui.backends.seq2seq_backend import (
+    NO_PREFIX,
+    Head,
+    Seq2SeqIdentity,
+    Seq2SeqLimits,
+    Source,
+    TargetAlignment,
+    TargetRow,
+    TargetRows,
+    source_rows,
+    target_rows,
+)
 from miaotui.backends.target_scores import Listed, TargetScores
 from miaotui.errors import RequestError
 from miaotui.kernels.attention.fields import PAGE_TOKENS
@@ -25,8 +37,11 @@ from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import ThreadPool, address_of, aligned_int64, fields_of
 from miaotui.kernels.sampling import tops_fields as tp
 from miaotui.model.packed import PackedModel
+from miaotui.model.seq2seq.oracle import checked_frames
 
 ARITHMETIC = "int8 or float32 activations, float32 attention, 1"  # changes whenever equal weights give other scores
+
+SOUND_BLOCK_ROWS = 96  # of a source of sound: its keys leave the second-level cache, and are read for each block
 
 Integers = NDArray[np.int64]
 
@@ -41,14 +56,14 @@ class CpuSeq2Seq:
         targets: TargetProgram,
         pool: ThreadPool,
         limits: Seq2SeqLimits,
-        panels: int,
+        panels: SourcePanels,
     ) -> None:
         self.weights, self.pool, self.limits = weights, pool, limits
         self._encoder, self._decoder = sources, targets
         self._config = sources.config
         formats = tuple(sorted(form.value for form in weights.formats))
         self.identity = Seq2SeqIdentity("cpu", formats, ARITHMETIC)
-        self._sources, self._rows = PanelRuns(panels), RowTree(limits.kept_rows)
+        self._panels, self._sources, self._rows = panels, PanelRuns(panels.panels), RowTree(limits.kept_rows)
         self._source_tables = _Tables(sources.space.rows)
         self._target_tables = _Tables(targets.space.rows)
         vocab, space = self._config.vocab_size, targets.space
@@ -75,11 +90,14 @@ class CpuSeq2Seq:
 
     # sources -------------------------------------------------------------------------------------------------------
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> list[int]:
+    def encode(self, sources: Sequence[Source]) -> list[int]:
         """Encode whole sources. Raises `RequestError`, see `Seq2SeqBackend.encode`."""
-        sizes = [len(source) for source in sources]
+        sizes = [source_rows(source) for source in sources]
         for source in sources:
-            self._check_ids("source", source, self._config.source_vocab_size, self.limits.source_tokens)
+            if isinstance(source, np.ndarray):
+                checked_frames(self._config, source)
+            else:
+                self._check_ids("source", source, self.limits.source_tokens)
         if self.fitting(sizes) < len(sources):
             raise RequestError(
                 f"{len(sources)} sources of {sum(sizes):,} tokens do not fit: share them out over passes"
@@ -92,8 +110,8 @@ class CpuSeq2Seq:
         return numbers
 
     def _groups(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield which sources one compiled pass takes: as many as fit, or one long one."""
-        most = pass_rows(self.pool.size)
+        """Yield which sources one compiled pass takes: as many as fit, or one long one, or one of sound."""
+        most = 0 if self._config.mel_bins else pass_rows(self.pool.size)
         first = rows = 0
         for index, size in enumerate(sizes):
             if rows and rows + size > most:
@@ -103,16 +121,21 @@ class CpuSeq2Seq:
         if first < len(sizes):
             yield first, len(sizes)
 
-    def _fill_sources(self, sources: Sequence[Sequence[int]], numbers: Sequence[int]) -> int:
-        """Fill the tables of rows and blocks. Returns the number of rows."""
+    def _fill_sources(self, sources: Sequence[Source], numbers: Sequence[int]) -> int:
+        """Fill the tables of rows and blocks, and the frames of sound. Returns the number of rows."""
         tables, row, blocks = self._source_tables, 0, 0
-        most = self._block_rows([len(source) for source in sources], self._config.encoder.n_heads)
+        most = self._block_rows([source_rows(source) for source in sources], self._config.encoder.n_heads)
         last = self._config.encoder.max_tokens
         for source, number in zip(sources, numbers, strict=True):
-            size = len(source)
+            size = source_rows(source)
             rows, positions = tables.rows[row : row + size], np.arange(size)
-            rows[:, ops.ROW_TOKEN], rows[:, ops.ROW_POSITION] = source, positions
-            rows[:, ops.ROW_TYPE] = self._places(np.asarray(source, np.int64), positions, last)
+            rows[:, ops.ROW_POSITION] = rows[:, ops.ROW_TYPE] = positions
+            if isinstance(source, np.ndarray):
+                self._encoder.space.sound.put(source)
+                tables.run[ops.RUN_FRAMES] = len(source)
+            else:
+                rows[:, ops.ROW_TOKEN] = source
+                rows[:, ops.ROW_TYPE] = self._places(np.asarray(source, np.int64), positions, last)
             rows[:, ops.ROW_PANEL], rows[:, ops.ROW_VIEW_END] = self._sources[number].panel, size
             at = min(most, rows_with_room(size, self._config.head_dim))
             firsts = np.arange(row, row + size, at)
@@ -124,7 +147,7 @@ class CpuSeq2Seq:
 
     def _block_rows(self, sizes: Sequence[int], heads: int) -> int:
         """Return the rows of a block: fewer where threads would share few blocks unevenly."""
-        most = BLOCK_ROWS
+        most = SOUND_BLOCK_ROWS if self._config.mel_bins else BLOCK_ROWS
         while most > BLOCK_ROWS // 4 and sum(-(-n // most) for n in sizes) * heads < FEW_BLOCKS * self.pool.size:
             most //= 2
         return most
@@ -133,19 +156,59 @@ class CpuSeq2Seq:
 
     def run(self, rows: Sequence[TargetRow]) -> TargetRows:
         """Compute one row of each of several targets. Raises `RequestError`, see `Seq2SeqBackend.run`."""
-        if not 1 <= len(rows) <= self.limits.target_rows:
-            raise RequestError(f"a pass has 1 to {self.limits.target_rows} target rows, not {len(rows)}")
-        if len(rows) > self._rows.free:
-            raise RequestError(f"{len(rows)} more target rows have no room: release rows first")
+        count = target_rows(rows)
+        if not 1 <= count <= self.limits.target_rows:
+            raise RequestError(f"a pass has 1 to {self.limits.target_rows} target rows, not {count}")
+        if count > self._rows.free:
+            raise RequestError(f"{count} more target rows have no room: release rows first")
         start_s = time.perf_counter()
-        self._check_ids("target", [row.token for row in rows], self._config.vocab_size, len(rows))
-        longest = max(self._rows.length(row.prefix) for row in rows)
+        self._check_ids("target", [token for row in rows for token in (*row.before, row.token)], count)
+        longest = max(self._rows.length(row.prefix) + len(row.before) for row in rows)
         if longest >= self.limits.target_tokens:
             raise RequestError(f"a target has at most {self.limits.target_tokens:,} tokens here")
-        numbers = [self._rows.add(row.prefix) for row in rows]
-        wanted = self._fill_targets(rows, numbers)
-        self.pool.run(self._decoder.address, self._decoder.count, self._target_tables.run)
+        numbers, wanted = self._pass(rows)
         return TargetRows(numbers, self._scores(wanted), time.perf_counter() - start_s)
+
+    def _pass(self, rows: Sequence[TargetRow]) -> tuple[list[int], list[int]]:
+        """Run a pass. Returns each row's number, and the place of its logits, or -1."""
+        each_row, numbers, ends = [], [], []
+        for row in rows:
+            prefix = row.prefix
+            for token in row.before:
+                prefix = self._rows.add(prefix)
+                each_row.append(TargetRow(row.source, NO_PREFIX, token, 0))
+                numbers.append(prefix)
+            each_row.append(row)
+            ends.append(len(numbers))
+            numbers.append(self._rows.add(prefix))
+        places = self._fill_targets(each_row, numbers)
+        self._target_tables.run[ops.RUN_CHAINED] = int(len(ends) < len(numbers))
+        self.pool.run(self._decoder.address, self._decoder.count, self._target_tables.run)
+        kept = [numbers[end] for end in ends]
+        for number in set(numbers).difference(kept):
+            self._rows.release(number)  # the row behind it holds it
+        return kept, [places[end] for end in ends]
+
+    def align(self, source: int, tokens: Sequence[int], heads: Sequence[Head]) -> TargetAlignment:
+        """Compute the cross-attention of a whole target. Raises `RequestError`, see `Seq2SeqBackend.align`."""
+        most = min(self.limits.target_rows, self.limits.target_tokens, self._rows.free)
+        self._check_ids("target", tokens, most)
+        rows, prefix = [], NO_PREFIX
+        for token in tokens:
+            prefix = self._rows.add(prefix)
+            rows.append((TargetRow(source, NO_PREFIX, token, 1), prefix))
+        self._fill_targets(*(list(each) for each in zip(*rows, strict=True)))
+        self._target_tables.run[ops.RUN_CHAINED] = 1
+        self.pool.run(self._decoder.address, self._decoder.count, self._target_tables.run)
+        for _, number in reversed(rows):
+            self._rows.release(number)
+        kept, dim, space = self._sources[source], self._config.head_dim, self._decoder.space
+        scores = []
+        for layer, head in heads:
+            queries = space.queries[layer].floats(len(tokens), (head + 1) * dim)[:, head * dim :]
+            keys = self._panels.keys_of(layer, head, kept.panel, kept.panels, dim)[: kept.tokens]
+            scores.append(queries @ keys.T * np.float32(self._config.attention_scale))
+        return TargetAlignment(np.stack(scores), self._logits[: len(tokens)].copy())
 
     def _fill_targets(self, rows: Sequence[TargetRow], numbers: Sequence[int]) -> list[int]:
         """Fill the tables of a pass. Returns for each row the place of its logits, or -1."""
@@ -215,8 +278,8 @@ class CpuSeq2Seq:
         placed = positions + self._config.position_offset
         return np.where(tokens == self._config.unplaced_token, end + self._config.position_offset, placed)
 
-    @staticmethod
-    def _check_ids(name: str, ids: Sequence[int], end: int, most: int) -> None:
+    def _check_ids(self, name: str, ids: Sequence[int], most: int) -> None:
+        end = self._config.vocab_size if name == "target" else self._config.source_vocab_size
         if not 1 <= len(ids) <= most:
             raise RequestError(f"the {name} has {len(ids):,} tokens here, and 1 to {most:,} fit: shorten it")
         if not 0 <= min(ids) <= max(ids) < end:

@@ -29,6 +29,7 @@ TARGET_ROWS = 128
 SOURCES = 64
 KEPT_ROWS = 1 << 14
 TOKENS_OF_A_SOURCE = 64  # on average, for which memory is reserved
+WINDOWS, MOST_BEAMS = 8, 2  # sources of sound, which are all of full length; whole beams of each, as beams share rows
 
 
 def build_seq2seq(
@@ -64,6 +65,8 @@ def seq2seq_limits(config: Seq2SeqConfig) -> Seq2SeqLimits:
     source = min(config.encoder.max_tokens, most_tokens(config.head_dim))
     target = config.decoder.max_tokens
     rows = max(SOURCE_ROWS, source)
+    if config.mel_bins:
+        return Seq2SeqLimits(source, rows, target, max(TARGET_ROWS, target), WINDOWS, WINDOWS * MOST_BEAMS * target)
     return Seq2SeqLimits(source, rows, target, TARGET_ROWS, SOURCES, max(KEPT_ROWS, 2 * target))
 
 
@@ -76,9 +79,10 @@ def assemble_seq2seq(
 ) -> CpuSeq2Seq:
     """Build from packed weights: the rest of `build_seq2seq`."""
     limits = limits or seq2seq_limits(config)
-    floating = Format.F32 in weights.formats
+    floating = weights.matrix("embed").format is Format.F32
     longest = -(-limits.source_tokens // PAGE_TOKENS)
-    panels = longest + limits.sources * min(longest, TOKENS_OF_A_SOURCE // PAGE_TOKENS)
+    usual = longest if config.mel_bins else min(longest, TOKENS_OF_A_SOURCE // PAGE_TOKENS)
+    panels = longest + limits.sources * usual
     rows = max(limits.source_tokens, min(limits.source_rows, pass_rows(pool.size)))
     try:
         kept, slots = SourcePanels.of(config, panels), TargetSlots.of(config, limits.kept_rows)
@@ -94,4 +98,4 @@ def assemble_seq2seq(
     decoder = TargetProgram(config, weights, targets, kept, slots, limits.target_tokens)
     for program in (encoder, decoder):
         program.prepare(told)
-    return CpuSeq2Seq(weights, encoder, decoder, pool, limits, panels)
+    return CpuSeq2Seq(weights, encoder, decoder, pool, limits, kept)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.hub.formats.tensors import BlockType, ComputedTensor, StoredTensor
 from miaotui.hub.store import PackedStore, content_key
-from miaotui.kernels.linear.formats import UNIT_ROWS, Format, padded_rows
+from miaotui.kernels.linear.formats import GROUP, UNIT_ROWS, Format, padded_rows
 from miaotui.model.packed import LAYOUT, PackedModel, PackingJob, pack_jobs, packing_progress
 from miaotui.model.packing import encoder_format, require_finite
 from miaotui.model.seq2seq.config import Seq2SeqConfig
-from miaotui.model.seq2seq.names import STACKS, seq2seq_shapes
+from miaotui.model.seq2seq.names import CONVOLUTIONS, STACKS, seq2seq_shapes
 from miaotui.types import Progress
 
 SEQ2SEQ_LAYOUT = 1
@@ -62,6 +62,8 @@ def _jobs(config: Seq2SeqConfig, tensors: Tensors, wanted: Format) -> Iterator[P
     for name in ("source_embed", "head"):
         if name in tensors:
             yield _job(name, [tensors[name]], outer)
+    for name in CONVOLUTIONS if config.mel_bins else ():
+        yield PackingJob(name, (_whole_groups(tensors[name]),), Format.F32, False)
     for stack in STACKS:
         for layer in range(config.stack(stack).n_layers):
             yield from _layer_jobs(config, tensors, wanted, f"{stack}.layers.{layer}.")
@@ -84,6 +86,15 @@ def _job(name: str, parts: list[StoredTensor], wanted: Format, alternating: bool
     formats = {wanted if wanted is Format.F32 else encoder_format(part.kind, wanted) for part in parts}
     form = formats.pop() if len(formats) == 1 else Format.Q8
     return PackingJob(name, tuple(parts), form, alternating)
+
+
+def _whole_groups(tensor: StoredTensor) -> StoredTensor:
+    """Return a matrix with columns of 0 up to whole groups of inputs."""
+    more = -tensor.cols % GROUP
+    if not more:
+        return tensor
+    shape = (tensor.rows, tensor.cols + more)
+    return ComputedTensor(tensor.name, shape, lambda: np.pad(tensor.float32(), ((0, 0), (0, more))))
 
 
 def _zeros(config: Seq2SeqConfig) -> list[StoredTensor]:

@@ -34,9 +34,19 @@ class SourceProgram(StackProgram):
         super().__init__(config, "encoder", weights, space)
         self._panels = panels
         self._bias = self._distance_bias(max_tokens)
-        states = self._layers(self._embed("embed" if config.shared_embedding else "source_embed"))
+        table = "embed" if config.shared_embedding else "source_embed"
+        states = self._layers(self._hear() if config.mel_bins else self._embed(table))
         for layer in range(config.decoder.n_layers):
             self._remember(layer, states)
+
+    def _hear(self) -> Activations:
+        """Add both convolutions and the positions. Returns the inputs of the first product."""
+        space, sound = self.space, self.space.sound
+        stride = sound.convolved.stride
+        self._activated("encoder.conv1", sound.frames, Rows(sound.convolved.data[stride:], stride), ops.RUN_FRAMES)
+        self._activated("encoder.conv2", Rows(sound.convolved.data, 2 * stride), space.words)
+        self._add_positions(space.residual[0])
+        return space.normed
 
     def _layers(self, inputs: Activations) -> Activations:
         """Add all layers; returns the states as inputs of a product."""
@@ -157,14 +167,16 @@ class TargetProgram(StackProgram):
             att.VALUES_IN_HEAD: width,
             **self._bias,
         }
+        self._operations.add("attention.slots:store_slots", fields)
         self._operations.add("attention.slots:attend_slots", fields)
         self._linear(f"decoder.layers.{layer}.o", space.attended, stream, lin.ADD)
 
     def _cross_attention(self, layer: int, source: Activations, stream: Rows) -> None:
         """Add the attention of every row to its source."""
         space = self.space
-        self._linear(f"decoder.layers.{layer}.cross_q", source, space.queries)
-        fields = self._query_fields(space.queries) | {
+        queries = space.queries[layer % len(space.queries)]
+        self._linear(f"decoder.layers.{layer}.cross_q", source, queries)
+        fields = self._query_fields(queries) | {
             att.KEYS: self._panels.keys(layer),
             att.VALUES: self._panels.values(layer),
             att.HEAD_BYTES: self._panels.head_bytes,

@@ -154,15 +154,19 @@ class StackProgram:
 
     def _feed_forward(self, prefix: str, inputs: Activations, stream: Rows) -> None:
         """Add the feed-forward network of the normed rows to the residual stream."""
-        config, space = self.config, self.space
-        name = f"{self._name}.{prefix}{'gate_up' if config.gated else 'up'}"
-        fields = {
-            lin.MODE: (_GATED if config.gated else _ACTIVATED)[config.activation],
-            lin.BIAS: self._vector(name + "_bias"),
-            **target_fields(space.fed, lin.OUT, lin.OUT_STRIDE, lin.OUT_HEADERS, lin.OUT_HEADER_STRIDE),
-        }
-        self._operations.add_linear(self.weights.matrix(name), inputs, fields)
+        space = self.space
+        name = f"{self._name}.{prefix}{'gate_up' if self.config.gated else 'up'}"
+        self._activated(name, inputs, space.fed)
         self._linear(f"{self._name}.{prefix}down", space.fed, stream, lin.ADD)
+
+    def _activated(self, name: str, inputs: Activations, out: Activations, rows: int = ops.RUN_ROWS) -> None:
+        """Add a product and the activation of its outputs."""
+        fields = {
+            lin.MODE: (_GATED if name.endswith("gate_up") else _ACTIVATED)[self.config.activation],
+            lin.BIAS: self._vector(name + "_bias"),
+            **target_fields(out, lin.OUT, lin.OUT_STRIDE, lin.OUT_HEADERS, lin.OUT_HEADER_STRIDE),
+        }
+        self._operations.add_linear(self.weights.matrix(name), inputs, fields, rows)
 
     def _linear(self, name: str, source: Activations, out: Rows, mode: int = lin.STORE) -> None:
         self._product(self.weights.matrix(name), source, out, mode, name + "_bias")

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miaotui.backends.cpu.workspace import Activations, Quantized, float_rows
+import numpy as np
+from numpy.typing import NDArray
+
+from miaotui.backends.cpu.workspace import Activations, Quantized, Rows, float_rows
 from miaotui.kernels.attention.fields import PAGE_TOKENS
 from miaotui.kernels.linear.formats import UNIT_ROWS, padded_rows
 from miaotui.kernels.runtime.thread_pool import address_of, aligned_bytes, aligned_int64, huge_bytes
@@ -29,7 +32,7 @@ class SourcePanels:
     panels: int
     head_bytes: int
     layer_bytes: int
-    memory: object
+    memory: NDArray[np.uint8]
     address: int
 
     @classmethod
@@ -39,6 +42,14 @@ class SourcePanels:
         layer_bytes = 2 * max(config.encoder.n_heads, config.decoder.n_heads) * head_bytes
         memory = aligned_bytes((1 + config.decoder.n_layers) * layer_bytes)
         return cls(panels, head_bytes, layer_bytes, memory, address_of(memory))
+
+    def keys_of(self, layer: int, head: int, first: int, panels: int, dim: int) -> NDArray[np.float32]:
+        """Return one head's keys in some panels, ``[16 x panels, dim]``."""
+        panel_bytes = PAGE_TOKENS * dim * 4
+        start = self.keys(layer) - self.address + head * self.head_bytes + first * panel_bytes
+        stored = self.memory.reshape(-1)[start : start + panels * panel_bytes].view(np.float32)
+        found: NDArray[np.float32] = stored.reshape(panels, dim, PAGE_TOKENS).transpose(0, 2, 1).reshape(-1, dim)
+        return found
 
     def keys(self, layer: int) -> int:
         """Return the address of the first head's keys; ``layer`` -1 is the encoder's."""
@@ -95,14 +106,43 @@ class SourceSpace(StackSpace):
     def __init__(self, config: Seq2SeqConfig, rows: int, floating: bool) -> None:
         super().__init__(config, config.encoder, rows, floating)
         self.memory = float_rows(rows, 2 * config.decoder.n_heads * config.head_dim)
+        self.sound = SoundSpace(config, rows if config.mel_bins else 0)
+
+
+class SoundSpace:
+    """Frames of a source of sound, and those that its first convolution makes of them.
+
+    Rows lie without gaps behind one row of 0: three rows that follow each other are an input of a convolution. Behind
+    the last frame there are two rows more: one of 0, and what a product of whole groups of 32 inputs reads beyond it.
+    """
+
+    def __init__(self, config: Seq2SeqConfig, rows: int) -> None:
+        self.frames = _rows_without_gaps(2 * rows + 3, config.mel_bins)
+        self.convolved = _rows_without_gaps(2 * rows + 1, config.hidden_size)
+        self._values = self.frames.floats(2 * rows + 3, config.mel_bins) if config.mel_bins else None
+
+    def put(self, frames: NDArray[np.float32]) -> None:
+        """Take the frames of a source in."""
+        count = len(frames)
+        if self._values is not None:
+            self._values[1 : count + 1] = frames
+            self._values[count + 1 : count + 3] = 0
+
+
+def _rows_without_gaps(rows: int, width: int) -> Rows:
+    return Rows(aligned_bytes(rows * width * 4), width * 4)
 
 
 class TargetSpace(StackSpace):
-    """Buffers of a pass over targets: ``queries`` of the cross-attention, logits, and the best tokens of each row."""
+    """Buffers of a pass over targets: ``queries`` of the cross-attention, logits, and the best tokens of each row.
+
+    Models of sound alone keep the queries of each layer, for alignments.
+    """
 
     def __init__(self, config: Seq2SeqConfig, rows: int, floating: bool) -> None:
         super().__init__(config, config.decoder, rows, floating)
-        self.queries = float_rows(rows, config.decoder.n_heads * config.head_dim)
+        width, layers = config.decoder.n_heads * config.head_dim, config.decoder.n_layers
+        self.queries = [float_rows(rows, width) for _ in range(layers if config.mel_bins else 1)]
         self.last = self.activations(rows, config.hidden_size, normed=True)
         self.logits = float_rows(rows, padded_rows(config.vocab_size) + UNIT_ROWS)
         self.part_tops = float_rows(rows, 2 * parts_of(config.vocab_size) + PAGE_TOKENS)

@@ -31,6 +31,7 @@ MAX_VARIABLES = 1 << 16
 MAX_NAME_BYTES = 1 << 10
 MAX_RANK = 4
 MAX_VOCABULARY_BYTES = 1 << 26
+WHISPER_LIST, FORMS = "vocabulary", ("json", "txt")
 BFLOAT16 = 5
 DTYPES: Mapping[int, np.dtype[Any]] = {
     0: np.dtype("<f4"),
@@ -115,15 +116,18 @@ def parse_ctranslate2(buffer: mmap.mmap | bytes, label: str) -> Ctranslate2File:
     return _Cursor(buffer, label).file()
 
 
-def is_ctranslate2(path: Path) -> bool:
-    """Return whether ``path`` begins as a ``model.bin`` does; False for one that cannot be read."""
+def is_ctranslate2(path: Path, *specs: str) -> bool:
+    """Return whether ``path`` begins as a ``model.bin`` does, of one of ``specs`` if any are given.
+
+    False for a file that cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError:
         return False
     version = int.from_bytes(head[:4], "little")
-    return 1 <= version <= 64 and head[6:].startswith(tuple(name.encode() for name in _KNOWN_NAMES))
+    return 1 <= version <= 64 and head[6:].startswith(tuple(name.encode() for name in specs or _KNOWN_NAMES))
 
 
 def read_vocabulary_list(folder: Path, side: str) -> dict[str, int]:
@@ -131,7 +135,7 @@ def read_vocabulary_list(folder: Path, side: str) -> dict[str, int]:
 
     Raises `ModelNotFoundError` or `ModelFormatError`.
     """
-    names = [f"{each}_vocabulary.{form}" for each in (side, "shared") for form in ("json", "txt")]
+    names = [f"{each}.{form}" for each in (f"{side}_vocabulary", "shared_vocabulary", WHISPER_LIST) for form in FORMS]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         raise ModelNotFoundError(f"{folder} has no {side}_vocabulary.json and no shared_vocabulary.json: get it, too")

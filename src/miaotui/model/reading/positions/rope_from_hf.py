@@ -104,6 +104,8 @@ def _scaled(kind: str, parameters: Fields, theta: float, dim: int, original: int
             truncate=parameters.flag("truncate", True),
             attention_factor=_yarn_magnitude(parameters),
         )
+    if kind == "dynamic" and parameters.has("alpha"):  # Hunyuan's: a larger base, whatever the context
+        theta *= parameters.number("alpha") ** (dim / max(dim - 2, 1))
     return RopeConfig(theta=theta, dim=dim)
 
 

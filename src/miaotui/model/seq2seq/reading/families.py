@@ -8,7 +8,7 @@ family has no entry is refused. A module ``m`` stands for the tensors ``m.weight
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from miaotui.errors import UnsupportedModelError
@@ -81,6 +81,12 @@ def _bart_stack(name: str) -> StackNames:
     )
 
 
+def _whisper_stack(name: str) -> StackNames:
+    stack = _bart_stack(name)
+    sound = {"conv1": "encoder.conv1", "conv2": "encoder.conv2"}
+    return replace(stack, modules={**stack.modules, **(sound if name == "encoder" else {})})
+
+
 def _t5_attention(module: str, prefix: str = "") -> dict[str, str]:
     return {prefix + name: f"{module}.{name}" for name in ("q", "k", "v", "o")}
 
@@ -134,6 +140,18 @@ FAMILIES = (
         traits=_T5_TRAITS,
         norm_at_end=True,
         tokens={"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
+    ),
+    Seq2SeqFamily(
+        name="whisper",
+        title="Whisper",
+        model_types=("whisper",),
+        prefixes=("model.", ""),
+        encoder=_whisper_stack("encoder"),
+        decoder=_whisper_stack("decoder"),
+        keys=_BART_KEYS | {"encoder_tokens": "max_source_positions", "decoder_tokens": "max_target_positions"},
+        traits={"position": "learned", "norm_first": True},
+        norm_at_end=True,
+        tokens={"eos_token_id": 50257, "decoder_start_token_id": 50258},
     ),
     _bart_like(
         "bart",

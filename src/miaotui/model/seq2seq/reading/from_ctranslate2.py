@@ -18,13 +18,16 @@ from miaotui.model.encoder.config import Activation
 from miaotui.model.reading.checks import require
 from miaotui.model.seq2seq.config import MOST_TOKENS, Seq2SeqConfig, StackConfig
 from miaotui.model.seq2seq.generation import GenerationSettings
-from miaotui.model.seq2seq.names import STACKS, seq2seq_shapes
+from miaotui.model.seq2seq.names import CONVOLUTIONS, STACKS, seq2seq_shapes
+from miaotui.model.seq2seq.reading.whisper import unfolded_convolution
 
-SPEC = "TransformerSpec"
+SPECS = ("TransformerSpec", WHISPER := "WhisperSpec")
 ACTIVATIONS: Mapping[int, Activation] = {0: "relu", 1: "gelu_tanh", 2: "silu", 3: "gelu", 5: "tanh"}
 REFUSED = ("rotary_dim", "relative_position_keys", "num_heads_kv", "relative_asymmetric_position_keys", "q_norm/gamma")
 NUM_BEAMS, MAX_LENGTH = 2, 256  # CTranslate2's own
+HEAD = "decoder/projection/weight"
 EMBEDDINGS = {"encoder": "encoder/embeddings_0/weight", "decoder": "decoder/embeddings/weight"}
+WHISPER_TOKENS = {"eos_token": "<|endoftext|>", "decoder_start_token": "<|startoftranscript|>"}
 Sources = dict[str, tuple[str, int, int | None]]  # array and rows of each canonical tensor
 
 
@@ -44,8 +47,9 @@ def config_from_ctranslate2(file: Ctranslate2File, values: Mapping[str, Any]) ->
         raise UnsupportedModelError(f"{file.label} has the activation {activation}, which is not known here")
     return Seq2SeqConfig(
         architecture="ctranslate2",
-        source_vocab_size=_shape(file, EMBEDDINGS["encoder"])[0],
+        source_vocab_size=_shape(file, EMBEDDINGS["decoder" if file.spec == WHISPER else "encoder"])[0],
         vocab_size=_shape(file, EMBEDDINGS["decoder"])[0],
+        mel_bins=_mel_bins(file) if file.spec == WHISPER else 0,
         hidden_size=hidden,
         head_dim=rows // 3 // heads,
         encoder=_stack(file, "encoder"),
@@ -64,8 +68,8 @@ def config_from_ctranslate2(file: Ctranslate2File, values: Mapping[str, Any]) ->
         embedding_scale=_embedding_scale(file, hidden),
         attention_scale=file.number(first + "queries_scale", (rows // 3 // heads) ** -0.5),
         logit_scale=file.number("decoder/scale_outputs", 1.0),
-        shared_embedding=False,
-        tied_head=False,
+        shared_embedding=file.spec == WHISPER,
+        tied_head=file.spec == WHISPER and file.arrays.get(HEAD) is file.arrays[EMBEDDINGS["decoder"]],
         head_bias="decoder/projection/bias" in file.arrays,
     )
 
@@ -77,6 +81,8 @@ def tensors_from_ctranslate2(file: Ctranslate2File, config: Seq2SeqConfig) -> Ma
     for name, shape in seq2seq_shapes(config).items():
         stored, start, stop = sources[name]
         tensor = file.tensor(stored, start, stop)
+        if name in CONVOLUTIONS and tensor is not None:
+            tensor = unfolded_convolution(tensor, shape)
         if tensor is None or tensor.shape != shape:
             got = "is missing" if tensor is None else f"has shape {tensor.shape}"
             raise ModelFormatError(f"{file.label}: {stored} {got}, expected {shape}: get the model again")
@@ -91,8 +97,9 @@ def generation_from_ctranslate2(
 
     Raises `ModelFormatError` where a special token is not in the vocabulary.
     """
-    end = vocabulary.get(str(values.get("eos_token") or "</s>"))
-    start = values.get("decoder_start_token")
+    named = WHISPER_TOKENS if config.mel_bins else values
+    end = vocabulary.get(str(named.get("eos_token") or "</s>"))
+    start = named.get("decoder_start_token")
     begin = end if start is None else vocabulary.get(str(start))
     if end is None or begin is None or max(end, begin) >= config.vocab_size:
         raise ModelFormatError("the model's vocabulary lacks its start or end token: get the model's files again")
@@ -101,9 +108,9 @@ def generation_from_ctranslate2(
 
 
 def _require_known(file: Ctranslate2File) -> None:
-    if file.spec != SPEC:
+    if file.spec not in SPECS:
         raise UnsupportedModelError(
-            f"{file.label} holds a {file.spec[:40]}, and only {SPEC} is an encoder-decoder here"
+            f"{file.label} holds a {file.spec[:40]}; encoder-decoders are {' and '.join(SPECS)}: choose another model"
         )
     for name in file.arrays:
         part = next((part for part in REFUSED if name.endswith("/" + part)), None)
@@ -128,6 +135,13 @@ def _stack(file: Ctranslate2File, name: str) -> StackConfig:
         max_tokens=MOST_TOKENS if positions is None else _shape(file, f"{name}/position_encodings/encodings")[0],
         norm_at_end=f"{name}/layer_norm/gamma" in file.arrays,
     )
+
+
+def _mel_bins(file: Ctranslate2File) -> int:
+    found = file.arrays.get(f"{CONVOLUTIONS[0].replace('.', '/')}/weight")
+    if found is None or found.data.ndim != 3:
+        raise ModelFormatError(f"{file.label} has no first convolution of three dimensions: get the model again")
+    return int(found.data.shape[1])
 
 
 def _heads(file: Ctranslate2File, name: str) -> int:
@@ -155,9 +169,12 @@ def _sources(config: Seq2SeqConfig) -> Sources:
     sources: Sources = {
         "embed": (EMBEDDINGS["decoder"], 0, None),
         "source_embed": (EMBEDDINGS["encoder"], 0, None),
-        "head": ("decoder/projection/weight", 0, None),
+        "head": (HEAD, 0, None),
         "head_bias": ("decoder/projection/bias", 0, None),
     }
+    for name in CONVOLUTIONS:
+        stored = name.replace(".", "/")
+        sources |= {name: (f"{stored}/weight", 0, None), f"{name}_bias": (f"{stored}/bias", 0, None)}
     for stack in STACKS:
         sources |= {f"{stack}.{name}": source for name, source in _stack_sources(config, stack)}
     return sources

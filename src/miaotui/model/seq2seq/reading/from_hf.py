@@ -16,13 +16,15 @@ from miaotui.model.encoder.reading.traits_from_hf import read_activation
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.fields import Fields
 from miaotui.model.reading.sources import CanonicalTensors, TensorSource
-from miaotui.model.seq2seq.config import MAX_POSITIONS, MOST_TOKENS, Seq2SeqConfig, StackConfig
+from miaotui.model.seq2seq.config import MAX_MEL_BINS, MAX_POSITIONS, MOST_TOKENS, Seq2SeqConfig, StackConfig
 from miaotui.model.seq2seq.names import seq2seq_shapes
 from miaotui.model.seq2seq.reading.families import Seq2SeqFamily, family_of
+from miaotui.model.seq2seq.reading.whisper import whisper_tensors
 
 WHERE = "config.json"
 EMBEDDINGS = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 HEAD, HEAD_BIAS = "lm_head.weight", "final_logits_bias"
+WHISPER_HEAD = "proj_out.weight"
 BUFFERS = ("version", "_float_tensor", "weights")  # last part of the name
 
 
@@ -31,7 +33,7 @@ def seq2seq_config_from_hf(values: Mapping[str, Any], stored: Mapping[str, Store
 
     Raises `UnsupportedModelError` for what does not run here and `ModelFormatError` for nonsense.
     """
-    fields = Fields(values, WHERE)
+    fields, stored = Fields(values, WHERE), _with_named_head(stored)
     family = family_of(fields.text("model_type"))
     hidden = fields.count(family.keys["hidden"], MAX_WIDTH)
     traits = _t5_traits(fields) if family.name == "t5" else _bart_traits(family, fields, hidden)
@@ -66,13 +68,20 @@ def seq2seq_tensors(
     config: Seq2SeqConfig, values: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> Mapping[str, StoredTensor]:
     """Return the tensors under canonical names. Raises `ModelFormatError` for missing or unknown ones."""
+    stored = _with_named_head(stored)
     stored = {name: _flat(tensor) if name == HEAD_BIAS else tensor for name, tensor in stored.items()}
     names = stored_names(config, values, stored)
+    if config.mel_bins:
+        stored = whisper_tensors(config, names, stored)
     prefix = _prefix(family_of(Fields(values, WHERE).text("model_type")), stored)
     used = set(names.values())
     ignored = [name for name in stored if name not in used and _is_copy(name, prefix, config)]
     sources = {name: TensorSource(own) for name, own in names.items()}
     return CanonicalTensors(seq2seq_shapes(config), stored, sources, ignored)
+
+
+def _with_named_head(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    return {HEAD if name == WHISPER_HEAD else name: tensor for name, tensor in stored.items()}
 
 
 def _prefix(family: Seq2SeqFamily, stored: Mapping[str, StoredTensor]) -> str:
@@ -88,9 +97,13 @@ def _stack(family: Seq2SeqFamily, fields: Fields, name: str) -> StackConfig:
         n_layers=fields.count(layers if fields.has(layers) else keys["encoder_layers"], MAX_LAYERS),
         n_heads=fields.count(keys[f"{name}_heads"], MAX_WIDTH),
         ffn_size=fields.count(keys[f"{name}_ffn"], MAX_WIDTH),
-        max_tokens=MOST_TOKENS if relative else fields.count("max_position_embeddings", MAX_POSITIONS),
+        max_tokens=MOST_TOKENS if relative else fields.count(_positions_key(family, name), MAX_POSITIONS),
         norm_at_end=family.norm_at_end,
     )
+
+
+def _positions_key(family: Seq2SeqFamily, name: str) -> str:
+    return family.keys.get(f"{name}_tokens", "max_position_embeddings")
 
 
 def _t5_traits(fields: Fields) -> dict[str, Any]:
@@ -125,6 +138,8 @@ def _bart_traits(family: Seq2SeqFamily, fields: Fields, hidden: int) -> dict[str
     if family.name == "m2m100":
         padding = fields.size("pad_token_id", MAX_VOCAB) if fields.has("pad_token_id") else 1
         traits |= {"unplaced_token": padding, "position_offset": padding + 1}
+    if family.name == "whisper":
+        traits |= {"mel_bins": fields.count("num_mel_bins", MAX_MEL_BINS, 80)}
     return traits
 
 

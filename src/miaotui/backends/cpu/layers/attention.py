@@ -68,6 +68,8 @@ class AttentionParts:
 
     def _head_norms(self, layer: int) -> dict[int, int]:
         """Return the fields of the norms of queries and keys, if the model has them."""
+        if self._config.rotated_qk_norm:
+            return self._rotated_head_norms(layer)
         if not self._config.qk_norm:
             return {att.QUERY_NORM: 0, att.KEY_NORM: 0, att.NORM_EPS: float_field(self._config.norm_eps)}
         found, eps = {}, self._config.norm_eps
@@ -76,6 +78,21 @@ class AttentionParts:
             self._keep.append(weights)
             found[field] = int(weights.ctypes.data)
         return {**found, att.NORM_EPS: float_field(eps)}
+
+    def _rotated_head_norms(self, layer: int) -> dict[int, int]:
+        """Return the fields of norms after rotation.
+
+        A rotation changes no norm: both are normed before it without weights, and the rotated query gets the weights
+        of both.
+        """
+        places = self._heads.keys(layer)
+        ones, eps = self._heads.normed(np.ones(self._config.head_dim, np.float32), layer)
+        both = [self._weights.vector(f"layers.{layer}.{name}") for name in ("q_norm", "k_norm")]
+        weights = np.append(both[0] * both[1], np.float32(0))[places]
+        self._keep += [ones, weights]
+        address = int(ones.ctypes.data)
+        found = {att.QUERY_NORM: address, att.KEY_NORM: address, att.NORM_EPS: float_field(eps)}
+        return {**found, att.QUERY_WEIGHTS: int(weights.ctypes.data)}
 
     def add_joint_norms(self, operations: OperationTable, layer: int) -> None:
         """Append the norms over all query heads together, and over all key heads."""
@@ -110,4 +127,4 @@ class AttentionParts:
                 att.OUT_HEADERS: attended.headers.address,
                 att.OUT_HEADER_STRIDE: attended.headers.stride,
             }
-        return {att.OUT: joined.address, att.OUT_STRIDE: joined.stride, att.HEAD_VALUES: self._config.head_dim}
+        return {att.OUT: joined.address, att.OUT_STRIDE: joined.stride, att.HEAD_VALUES: self._config.value_dim}

@@ -1,0 +1,1 @@
+"""Parts of a pass that differ between models: attention, latent attention, mixtures of experts."""

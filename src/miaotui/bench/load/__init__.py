@@ -1,0 +1,1 @@
+"""Load: arrivals, prompts, targets, what came of each request, and what follows from all of them."""

@@ -1,0 +1,52 @@
+"""Sweep of arrival rates, from a light load to saturation, and the rate that is still sustained.
+
+Owns the choice of rates and what saturation means. Knows no server: `Level` makes a summary of one rate. Invariant: a
+rate counts as sustained if at least `SUSTAINED` of its requests were answered within the targets, and the answers
+kept up with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from miaotui.bench.load.summary import LoadSummary
+
+SUSTAINED = 0.95  # of requests, answered within the targets
+MAX_LEVELS = 16
+REFINEMENTS = 2  # steps between the last rate that is sustained and the first that is not
+
+Level = Callable[[float], Awaitable[LoadSummary]]
+
+
+def is_sustained(summary: LoadSummary) -> bool:
+    """Return whether the server kept up with this rate."""
+    return bool(summary.asked) and summary.in_time >= SUSTAINED * summary.asked and not summary.fell_behind
+
+
+async def sweep(level: Level, first_per_s: float, report: Callable[[LoadSummary], None]) -> list[LoadSummary]:
+    """Double the rate until it is not sustained, then look between; return all summaries by rate.
+
+    ``report`` is called after each.
+    """
+    found: list[LoadSummary] = []
+
+    async def at(rate_per_s: float) -> bool:
+        found.append(await level(rate_per_s))
+        report(found[-1])
+        return is_sustained(found[-1])
+
+    good, rate = 0.0, first_per_s
+    while len(found) < MAX_LEVELS - REFINEMENTS and await at(rate):
+        good, rate = rate, 2 * rate
+    for _ in range(REFINEMENTS if good else 0):
+        middle = (good + rate) / 2
+        if await at(middle):
+            good = middle
+        else:
+            rate = middle
+    return sorted(found, key=lambda each: each.rate_per_s or 0.0)
+
+
+def sustained_rate(summaries: Sequence[LoadSummary]) -> float | None:
+    """Return the highest rate that was sustained; None if none was."""
+    return max((each.rate_per_s or 0.0 for each in summaries if is_sustained(each)), default=None)

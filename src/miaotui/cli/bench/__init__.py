@@ -1,0 +1,1 @@
+"""``miaotui bench``: speeds with their quality, of a model here or of a server."""

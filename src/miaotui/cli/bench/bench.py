@@ -1,0 +1,98 @@
+"""``miaotui bench``: the actions, what they share, and their output.
+
+Owns the choice of the action, the checks of its options, the seed, and the last line: one JSON object. The
+measurements are in `bench`. Invariant: no speed is printed without a line about quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from miaotui.bench.html.page import Section, page, table_section, write_page
+from miaotui.cli.options.bench import ACTIONS, DEFAULTS, SPEED, USED_BY
+from miaotui.config import Settings
+from miaotui.errors import RequestError
+from miaotui.hub.catalog import DEFAULT_MODEL
+from miaotui.kernels.platform.cpu import probe
+
+
+def bench(parsed: argparse.Namespace) -> int:
+    """Run the action of the command line; return the exit status."""
+    words = list(parsed.words)
+    action = words.pop(0) if words and words[0] in ACTIONS else SPEED
+    chosen = chosen_options(parsed, action)
+    counts = {"serve": range(1, 2), "compare": range(2, 3)}.get(action, range(2))
+    if len(words) not in counts:
+        raise RequestError(f"miaotui bench {action} takes other words: see miaotui bench --help")
+    if action in ("serve", "load"):
+        from miaotui.cli.bench.loads import bench_engine, bench_server
+
+        return bench_server(words[0], chosen) if action == "serve" else bench_engine(_model(words), chosen)
+    if action == "compare":
+        from miaotui.cli.bench.pairs import bench_compare
+
+        return bench_compare((words[0], words[1]), chosen)
+    from miaotui.cli.bench.model import bench_base, bench_model
+
+    return bench_base(_model(words)) if action == "base" else bench_model(_model(words), chosen)
+
+
+def _model(words: Sequence[str]) -> str:
+    return words[0] if words else DEFAULT_MODEL
+
+
+def chosen_options(parsed: argparse.Namespace, action: str) -> argparse.Namespace:
+    """Return the options that the action uses, with defaults. Raises `RequestError` for others."""
+    given = {name: value for name, value in vars(parsed).items() if name in USED_BY}
+    for name in given:
+        if action not in USED_BY[name]:
+            option = "no-speculate" if name == "speculate" else name.replace("_", "-")
+            of = "" if action == SPEED else f" {action}"
+            raise RequestError(f"--{option} means nothing to miaotui bench{of}: leave it away")
+    used = {name: DEFAULTS.get(name) for name, actions in USED_BY.items() if action in actions}
+    chosen = argparse.Namespace(**(used | given))
+    if getattr(chosen, "seed", 0) is None:
+        chosen.seed = secrets.randbelow(1 << 31)
+    return chosen
+
+
+def machine() -> dict[str, Any]:
+    """Return this machine and this program, for the JSON line."""
+    cpu = probe()
+    return {
+        "processor": cpu.model_name,
+        "isa": cpu.isa.value,
+        "cores": cpu.allowed_cpus,
+        "memory_bytes": cpu.memory_bytes,
+        "miaotui": version("miaotui"),
+    }
+
+
+def note(text: str) -> None:
+    """Write progress to stderr."""
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def finish(
+    title: str, lines: Sequence[str], table: str, values: dict[str, Any], html: str | None, sections: Sequence[Section]
+) -> None:
+    """Print lines, table and JSON, and write the report."""
+    told = json.dumps(values, ensure_ascii=False, default=str)
+    for line in lines:
+        print(line)
+    print(f"\n{table}\n")
+    print(told)
+    if html is not None:
+        write_page(Path(html), page(title, lines, [table_section(table), *sections], told))
+
+
+def settings() -> Settings:
+    """Return this process's settings."""
+    return Settings.from_env()

@@ -1,0 +1,1 @@
+"""Files of speech models: whisper.cpp's form of Whisper."""

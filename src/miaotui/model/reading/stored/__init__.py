@@ -1,0 +1,1 @@
+"""Tensors that files keep joined, apart or turned, as the matrices that a pass wants."""

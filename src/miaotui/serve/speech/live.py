@@ -1,0 +1,280 @@
+"""``/v1/audio/live``: a microphone's sound over a WebSocket, its text while it is said.
+
+Owns the messages of the connection and when partial texts are made. Where utterances begin and end is `speech.live`'s.
+Knows no browser. Invariants: each utterance has one final text, in order, which depends on its samples alone; a partial
+text is never sent behind the final one; a client that sends faster than the model writes is read slower.
+
+Messages in: a JSON text ``{"type": "start", ...}`` first, if other options than the defaults are wanted; binary ones of
+16-bit little-endian samples, one channel; ``{"type": "end"}``. Out: ``ready``, ``partial``, ``final``, ``done`` and
+``error``, as docs/speech.md has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from miaotui.errors import MiaotuiError, RefusedError
+from miaotui.libraries import need
+from miaotui.serve.http.bodies import json_text
+from miaotui.serve.http.errors import ApiError, bad_value, from_error, from_validation
+from miaotui.serve.middleware.access import KEY_PROTOCOL, current
+from miaotui.serve.services import Services
+from miaotui.serve.speech.jobs import RecordingJob
+from miaotui.serve.speech.models import ServedSpeech
+from miaotui.serve.wire.fields import Name, Wire
+from miaotui.speech.live import LiveSpeech, Utterance
+from miaotui.speech.recordings import Recording, RecordingSegments
+from miaotui.speech.transcript import (
+    MAX_BEAM_SIZE,
+    MAX_PROMPT,
+    SAMPLE_RATE,
+    Samples,
+    Script,
+    SpeechTask,
+    TranscriptionOptions,
+)
+
+LIVE_PATH = "/v1/audio/live"
+PARTIAL_S = 1.0  # of new sound between two partial texts
+LIVE_IDLE_S = 60.0  # without a message
+_RATES_HZ = range(8_000, 48_001)
+_WRONG, _FAILED = 1008, 1011  # codes of closing
+
+
+class LiveStart(Wire):
+    """The first message: options of all utterances."""
+
+    type: Literal["start"] = "start"
+    model: Name | None = None
+    language: str = Field("", max_length=32)
+    task: SpeechTask = "transcribe"
+    prompt: str = Field("", max_length=MAX_PROMPT)
+    sample_rate: int = Field(SAMPLE_RATE, ge=_RATES_HZ[0], le=_RATES_HZ[-1])
+    beam_size: int = Field(1, ge=1, le=MAX_BEAM_SIZE)
+    script: Script = "simplified"
+    partial: bool = True
+
+    def options(self) -> TranscriptionOptions:
+        """Return the options of a transcription. Raises `FieldError`."""
+        return TranscriptionOptions(self.language, self.task, self.prompt, beam_size=self.beam_size, script=self.script)
+
+
+def websocket_routes(services: Services) -> Sequence[WebSocketRoute]:
+    """Return the route of this module; none where the server has no speech model."""
+    return [WebSocketRoute(LIVE_PATH, listen)] if services.speech else []
+
+
+async def listen(socket: WebSocket) -> None:
+    """Answer one connection, from its start to its end."""
+    services: Services = socket.app.state.services
+    offered = [each for each in socket.scope.get("subprotocols", ()) if not each.startswith(KEY_PROTOCOL.decode())]
+    await socket.accept(subprotocol=offered[0] if offered else None)
+    session = _Session(socket, services)
+    try:
+        await session.run()
+    except WebSocketDisconnect:
+        return
+    except Exception as error:
+        account = current()
+        found = from_error(error, "" if account is None else account.request_id)
+        with suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
+            await socket.send_text(json_text({"type": "error", "error": found.body}))
+            await socket.close(_WRONG if found.status < 500 else _FAILED)
+    finally:
+        await session.close()
+
+
+class _Session:
+    """One connection: its options, its stream of sound, and what is transcribed of it now."""
+
+    def __init__(self, socket: WebSocket, services: Services) -> None:
+        self._socket, self._services = socket, services
+        self._start = LiveStart.model_validate({})
+        self._served: ServedSpeech | None = None
+        self._speech = LiveSpeech()
+        self._resample: Callable[[Samples], Samples] = lambda samples: samples
+        self._partial: asyncio.Task[None] | None = None
+        self._partial_s = 0.0  # of the stream, at the last partial text
+
+    async def run(self) -> None:
+        """Read messages until the end. Raises `ApiError`, a `MiaotuiError` and `WebSocketDisconnect`."""
+        message = await self._message()
+        if isinstance(message, dict) and message.get("type") == "start":
+            self._start = _checked(message)
+            message = b""
+        await self._begin()
+        while isinstance(message, bytes):
+            await self._take(message)
+            message = await self._message()
+        if message.get("type") != "end":
+            raise bad_value("type", "must be end, or sound in binary messages; start comes first, and once")
+        await self._finish(self._speech.flush())
+        await self._send("done", duration=round(self._speech.seconds, 2))
+        await self._socket.close()
+
+    async def close(self) -> None:
+        """Stop what is transcribed, and leave the line."""
+        await self._stop_partial()
+        if self._served is not None:
+            self._served.waiting -= 1
+
+    async def _begin(self) -> None:
+        start = self._start
+        served = self._services.speech.find(start.model)
+        served.require_room()
+        self._served, served.waiting = served, served.waiting + 1
+        served.recogniser.segments(np.zeros(0, np.float32), start.options()).close()  # says what the model lacks
+        if start.sample_rate != SAMPLE_RATE:
+            self._resample = _resampler(start.sample_rate)
+        await self._send("ready", model=served.name, sample_rate=start.sample_rate)
+
+    async def _message(self) -> dict[str, Any] | bytes:
+        """Return the next message. Raises `ApiError` for one that cannot be read, or after a long silence."""
+        try:
+            message = await asyncio.wait_for(self._socket.receive(), LIVE_IDLE_S)
+        except asyncio.TimeoutError:
+            raise ApiError(408, f"No message came within {LIVE_IDLE_S:g} s", code="request_timeout") from None
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code") or 1005)
+        sound: bytes | None = message.get("bytes")
+        if sound is not None:
+            return sound
+        try:
+            value = json.loads(message.get("text") or "")
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ApiError(400, "A text message must be one JSON object", code="invalid_json")
+        return value
+
+    async def _take(self, sound: bytes) -> None:
+        """Take sound, send the final texts of utterances that end in it, or begin a partial one."""
+        if len(sound) % 2:
+            raise bad_value("sound", "must be 16-bit samples: a message has a part of one")
+        samples: Samples = np.frombuffer(sound, "<i2").astype(np.float32)
+        samples /= 32768.0
+        await self._finish(self._speech.push(self._resample(samples)))
+        said, seconds = self._speech.open, self._speech.seconds
+        is_idle = self._partial is None or self._partial.done()
+        if self._start.partial and said is not None and is_idle and seconds - self._partial_s >= PARTIAL_S:
+            self._partial_s = seconds
+            self._partial = asyncio.create_task(self._send_partial(said))
+
+    async def _finish(self, ended: Sequence[Utterance]) -> None:
+        for said in ended:
+            await self._stop_partial()
+            served = self._required
+            job = RecordingJob(Recording(said.samples, keep_silence=True), None, time.perf_counter())
+            with self._services.operations.jobs.tracking(served.name, job):
+                async with self._transcribing(said) as work:
+                    text, language = await work.result()
+                job.written_tokens = work.tokens
+                job.began_s = job.arrived_s
+                job.end(time.perf_counter())
+            account = current()
+            if account is not None:
+                account.use(answer=work.tokens)
+            await self._send("final", text=text, language=language, **_times(said))
+
+    async def _send_partial(self, said: Utterance) -> None:
+        with suppress(RefusedError):
+            async with self._transcribing(said) as work:
+                text, _ = await work.result()
+            await self._send("partial", text=text, **_times(said))
+
+    async def _stop_partial(self) -> None:
+        """End the partial text that is being made; nothing of it is sent afterwards."""
+        task, self._partial = self._partial, None
+        if task is None:
+            return
+        task.cancel()
+        with suppress(asyncio.CancelledError, MiaotuiError, WebSocketDisconnect, RuntimeError):
+            await task
+
+    @asynccontextmanager
+    async def _transcribing(self, said: Utterance) -> AsyncGenerator[_Transcribing, None]:
+        work = _Transcribing(self._required, said.samples, self._start.options())
+        try:
+            yield work
+        finally:
+            work.stop()
+
+    @property
+    def _required(self) -> ServedSpeech:
+        assert self._served is not None, "begin comes first"
+        return self._served
+
+    async def _send(self, kind: str, **fields: Any) -> None:
+        await self._socket.send_text(json_text({"type": kind, **fields}))
+
+
+class _Transcribing:
+    """One utterance in a thread of the model's."""
+
+    def __init__(self, served: ServedSpeech, samples: Samples, options: TranscriptionOptions) -> None:
+        self._served, self._options = served, options
+        self._recording = Recording(samples, keep_silence=True)
+        self._stream: RecordingSegments | None = None
+        self._is_stopped = False
+        self.tokens = 0
+
+    async def result(self) -> tuple[str, str]:
+        """Return the text and its language. Raises what the model raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._served.running, self._work)
+
+    def stop(self) -> None:
+        """Cancel what is not done yet."""
+        self._is_stopped = True
+        if self._stream is not None:
+            self._stream.close()
+
+    def _work(self) -> tuple[str, str]:
+        if self._is_stopped:
+            return "", ""
+        self._stream = stream = self._recording.segments(self._served.recogniser, self._options)
+        try:
+            segments = list(stream)
+        finally:
+            stream.close()
+        self.tokens = sum(len(each.tokens) for each in segments)
+        return "".join(each.text for each in segments).strip(), stream.language
+
+
+def _checked(message: dict[str, Any]) -> LiveStart:
+    try:
+        start = LiveStart.model_validate(message)
+    except ValidationError as error:
+        raise from_validation(error) from None
+    if start.model_extra:
+        raise bad_value(next(iter(start.model_extra))[:64], "is not known here: leave it out")
+    return start
+
+
+def _times(said: Utterance) -> dict[str, float]:
+    return {"start": round(said.start_s, 2), "end": round(said.end_s, 2)}
+
+
+def _resampler(rate_hz: int) -> Callable[[Samples], Samples]:
+    """Return what brings samples of a stream to 16 kHz. Raises `MissingLibraryError` without PyAV."""
+    av = need("av")
+    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
+
+    def resample(samples: Samples) -> Samples:
+        if not len(samples):
+            return samples
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+        frame.sample_rate = rate_hz
+        parts = [each.to_ndarray()[0] for each in resampler.resample(frame)]
+        return np.concatenate([samples[:0], *parts])
+
+    return resample

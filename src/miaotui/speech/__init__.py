@@ -1,0 +1,1 @@
+"""Speech recognition for Python: options and transcripts, sound as samples, windows of a recording, the models."""

@@ -1,0 +1,1 @@
+"""Tokens of speech recognition: special tokens, languages, and the tokenizer of Whisper's text."""

@@ -1,0 +1,115 @@
+"""Reports as HTML: sound, closed in themselves, and without what texts of servers could smuggle in."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from miaotui.bench.html.charts import EMPTY, ChartAxis, ChartSeries, chart, time_line
+from miaotui.bench.html.page import load_sections, page, speed_sections, table_section, write_page
+from miaotui.bench.load import outcome as ends
+from miaotui.bench.load.outcome import RequestOutcome
+from miaotui.bench.load.summary import LatencyTargets, summarised
+from miaotui.bench.speed import MachineLimits, RooflinePoint, SpeedReport, SpeedSeries
+from miaotui.errors import CacheError
+
+HOSTILE = '</pre><script>alert(1)</script><img src="http://example.org/x">&"\''
+numbers = st.floats(allow_nan=True, allow_infinity=True)
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def tags_of(text: str) -> _Tags:
+    found = _Tags()
+    found.feed(text)
+    return found
+
+
+def requests() -> list[RequestOutcome]:
+    found = []
+    for at in range(20):
+        outcome = RequestOutcome(at, at / 10, 8)
+        outcome.sent_s = at / 10
+        outcome.piece(at / 10 + 0.05, 1)
+        outcome.piece(at / 10 + 0.09, 1)
+        outcome.ended(ends.ANSWERED if at % 5 else ends.SERVER_ERROR, at / 10 + 0.1, HOSTILE)
+        found.append(outcome)
+    return found
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(numbers, numbers), max_size=8), st.booleans(), st.booleans(), st.text(max_size=8))
+def test_charts_are_sound_whatever_the_values(
+    points: list[tuple[float, float]], log_x: bool, log_y: bool, name: str
+) -> None:
+    drawn = chart([ChartSeries(name, points, (name,))], ChartAxis("x", log_x), ChartAxis(name, log_y))
+    if drawn == EMPTY:
+        return
+    tags = tags_of(drawn)
+    assert tags.tags <= {"figure", "svg", "line", "text", "polyline", "circle", "title", "figcaption", "span", "i"}
+    assert "nan" not in re.sub(r"<(title|text|span)[^>]*>[^<]*", "", drawn)
+
+
+def test_a_chart_draws_its_points_in_order() -> None:
+    drawn = chart([ChartSeries("a", [(0, 0), (5, 10), (10, 5)])], ChartAxis("x"), ChartAxis("y"))
+    svg = ElementTree.fromstring(drawn[drawn.index("<svg") : drawn.index("</svg>") + 6])
+    circles = [(float(each.attrib["cx"]), float(each.attrib["cy"])) for each in svg.iter("circle")]
+    assert [x for x, _ in circles] == sorted(x for x, _ in circles)
+    assert circles[1][1] < circles[2][1] < circles[0][1]  # up is less
+
+
+def test_a_chart_without_values_says_so() -> None:
+    assert chart([ChartSeries("a", [(math.nan, 1.0)])], ChartAxis("x"), ChartAxis("y")) == EMPTY
+    assert chart([ChartSeries("a", [(0.0, 1.0)])], ChartAxis("x", log=True), ChartAxis("y")) == EMPTY
+    assert time_line([], []) == EMPTY
+
+
+def test_a_report_of_loads_asks_for_nothing_and_runs_nothing() -> None:
+    outcomes = requests()
+    summaries = [summarised(outcomes, 2.0, LatencyTargets(), rate) for rate in (1.0, 2.0)]
+    text = page(
+        HOSTILE,
+        [HOSTILE],
+        [table_section(HOSTILE), *load_sections(summaries, {HOSTILE: outcomes, "2/s": outcomes})],
+        HOSTILE,
+    )
+    tags = tags_of(text)
+    assert not tags.tags & {"script", "img", "link", "iframe", "object"}
+    assert not tags.attributes & {"src", "href", "onload", "srcset"}
+    assert "default-src 'none'" in text
+    for heading in ("Answers over load", "Latency over load", "Distribution of latencies", "Time line of a typical"):
+        assert heading in text
+
+
+def test_a_report_of_a_model_has_its_roofline() -> None:
+    report = SpeedReport(
+        MachineLimits(2, 20.0, 100.0),
+        [SpeedSeries("decode, 1 stream", "drafts", 1, [50.0], [20.0], [0.8], [1.5])],
+        [RooflinePoint("decode, 1 stream", 1.8, 30.0)],
+        [0.05, 0.06, 0.07],
+    )
+    text = page("t", [], speed_sections(report), "{}")
+    assert "multiply-adds for each byte read" in text
+    assert "decode, 1 stream" in text
+    assert text.count("<svg") == 3
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="cannot write"):
+        write_page(tmp_path / "missing" / "report.html", "x")
