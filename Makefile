@@ -80,7 +80,7 @@ format: $(VENV)/.ready-lint ## put the code into shape
 types: $(VENV)/.ready-lint ## strict type check of the package
 	$(BIN)/mypy --strict
 
-check: lint types test-fast test-slow ## what CI runs
+check: lint types site test-fast test-slow ## what CI runs
 
 bench-peers: $(VENV)/.ready-test ## install the other engines that `make bench` compares with
 	$(BIN)/python benchmarks/peers.py setup

@@ -40,16 +40,23 @@ def page(language: str) -> str:
     parts = [words["title"]]
     for line in lines:
         machine, quality = line["machine"], line.get("quality")
+        cores = _count(machine["cores"], "core")
         told = ModelQuality(**quality).text() if quality else words["none"]
-        about = f"{machine['processor']}, {machine['cores']} cores, {machine['isa']}, miaotui {machine['miaotui']}"
+        about = f"{machine['processor']}, {cores}, {machine['isa']}, miaotui {machine['miaotui']}"
         parts.append(f"## `{line['command']}`\n\n{about}; {told}.{_remark(line)}\n\n{aligned([*_rows(line)])}\n")
     return "\n".join(parts)
 
 
 def _remark(line: Mapping[str, Any]) -> str:
     limits = line.get("limits")
-    text = f" Read limit {limits['read_gb_per_s']:.1f} GB/s with {limits['threads']} threads." if limits else ""
+    text = (
+        f" Read limit {limits['read_gb_per_s']:.1f} GB/s with {_count(limits['threads'], 'thread')}." if limits else ""
+    )
     return text + (f" {line['remark']}" if line.get("remark") else "")
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _rows(line: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -24,6 +24,7 @@ from miaotui.config import Settings
 PICTURES = Path(__file__).parent / "pictures"
 MODEL = "smollm2-135m"
 MAX_BYTES = 150_000
+WAIT_MS = 120_000  # on a machine that does other things
 SIZE = {"width": 1080, "height": 720}
 CHROMIUM = os.environ.get("MIAOTUI_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
@@ -49,7 +50,7 @@ def served(folder: Path) -> Iterator[str]:
                 return
         raise SystemExit("the server did not start")
     finally:
-        process.terminate()
+        process.kill()
         process.wait(30)
 
 
@@ -76,15 +77,15 @@ def chat(page: Page, url: str) -> None:
 
 
 def documents(page: Page, url: str, folder: Path) -> None:
-    """Put a document in, and ask about it."""
+    """Put a document in, and search it."""
     path = folder / "arden.txt"
     path.write_text(DOCUMENT, encoding="utf-8")
     page.goto(f"{url}/#documents")
     page.locator("input[type=file]").set_input_files([path])
     page.locator(".uploads .hint").wait_for()
-    page.locator(".panel form input").last.fill("When was the lighthouse of Arden built?")
-    page.locator(".panel form button[type=submit]").last.click()
-    page.locator(".citations button").first.wait_for()
+    page.locator(".panel form input").last.fill("lighthouse of Arden, built")
+    page.locator(".panel form button[type=button]").last.click()
+    page.locator(".shares li").first.wait_for()
     take(page, "documents")
 
 
@@ -104,6 +105,7 @@ def main() -> None:
         browser = tool.chromium.launch(**options)
         context = browser.new_context(viewport=SIZE, locale="en-US", color_scheme="light")  # type: ignore[arg-type]
         page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
         chat(page, url)
         documents(page, url, Path(temporary))
         monitor(page, url)

@@ -139,7 +139,8 @@ def _marks(
         told = escape(f"{series.name}: {point[0]:.4g}, {point[1]:.4g}")
         yield f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"><title>{told}</title></circle>'
         if mark:
-            yield f'<text class="tick" x="{px + 7:.1f}" y="{py - 6:.1f}">{escape(mark)}</text>'
+            at, anchor = (px + 7, "start") if px < WIDTH / 2 else (px - 7, "end")
+            yield f'<text class="tick" x="{at:.1f}" y="{py - 6:.1f}" text-anchor="{anchor}">{escape(mark)}</text>'
 
 
 def time_line(parts: Sequence[tuple[str, float, float]], pieces_s: Sequence[float]) -> str:
