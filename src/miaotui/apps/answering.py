@@ -16,8 +16,8 @@ from miaotui.apps.citations import Citing
 from miaotui.apps.evidence import Evidence, LeftOut
 from miaotui.apps.question_types import AnswerForm, form_of
 from miaotui.apps.segmentation import terms_of
-from miaotui.apps.spans.pieces import Place, whole_piece
-from miaotui.apps.spans.ranking import RankedSentence, best_spans
+from miaotui.apps.spans.pieces import Place, names_item, whole_piece
+from miaotui.apps.spans.ranking import RankedSentence, Span, best_spans
 from miaotui.errors import RequestError
 from miaotui.retrieval.meaning.languages import is_chinese
 
@@ -40,6 +40,8 @@ _SYSTEM_EN = (
 _SYSTEM_ZH = "只根据下面的段落，用一句话简短回答问题。段落中没有答案时，回答：未找到。"
 _NOT_FOUND_EN = "Not found in the documents."
 _NOT_FOUND_ZH = "文档中没有找到答案。"
+# Forms of an answer in another language than the passages', which small models copy: some Chinese, or none.
+_IN_CHINESE, _IN_OTHERS = r"[^\u3400-\u9fff]{0,24}[\u3400-\u9fff][^\n]*", r"[^\u3400-\u9fff\n]+"
 _SAYS_NOT_FOUND = ("not found", "未找到", "没有找到")
 
 
@@ -123,7 +125,7 @@ def not_found(evidence: Evidence) -> Answer:
 
 def extract(evidence: Evidence) -> Answer:
     """Return the best span of the evidence, without a model: its whole sentence where the span alone may say too
-    little, and the next best sentence of the passage if that is nearly as good.
+    little, with a sentence of the passage that is nearly as good; a list where one is asked for and there is one.
     """
     texts = [passage.text for passage in evidence.passages]
     ranked = () if evidence.signals is None else evidence.ranked
@@ -131,8 +133,29 @@ def extract(evidence: Evidence) -> Answer:
     if not spans:
         return not_found(evidence)
     span = spans[0]
-    others = () if span.is_answer else _nearly_as_good(ranked)
+    listed = list_of(evidence)
+    if listed is not None:
+        return replace(listed, span=span.text if span.text in listed.citations[0].quote else "")
+    others = () if span.is_answer else _nearly_as_good(ranked, span)
     return quoted(evidence, "extractive", span.passage, span.sentence, span.text, alone=span.is_answer, others=others)
+
+
+def list_of(evidence: Evidence) -> Answer | None:
+    """Return the list that the question asks for, whole: the one that the best sentence opens or lies in, or else the
+    next best sentence of its passage. None where no list is asked for, or the sentences near the question have none.
+    """
+    if evidence.is_weak or form_of(evidence.question) is not AnswerForm.LIST:
+        return None
+    for each in evidence.ranked:
+        text, sentence = evidence.passages[each.passage].text, (each.start, each.end)
+        if each.passage != evidence.ranked[0].passage:
+            continue
+        if names_item(text, sentence, evidence.question):
+            return None
+        start, end = whole_piece(text, sentence, is_list=True)
+        if "\n" in text[start:end].strip():
+            return quoted(evidence, "extractive", each.passage, sentence, "", alone=False)
+    return None
 
 
 def quoted(
@@ -144,7 +167,8 @@ def quoted(
     passage, form = evidence.passages[number], form_of(evidence.question)
     places = [sentence]
     if not alone:
-        piece = whole_piece(passage.text, sentence, is_list=form is AnswerForm.LIST)
+        is_list = form is AnswerForm.LIST and not names_item(passage.text, sentence, evidence.question)
+        piece = whole_piece(passage.text, sentence, is_list=is_list)
         apart = [place for place in others if place[1] <= piece[0] or place[0] >= piece[1]]
         places = sorted([piece, *apart])
     pieces = [passage.text[start:end] for start, end in places]
@@ -168,12 +192,13 @@ def _is_list(pieces: Sequence[str]) -> bool:
     return any("\n" in piece.strip() for piece in pieces)
 
 
-def _nearly_as_good(ranked: Sequence[RankedSentence]) -> list[tuple[int, int]]:
-    """Return the places of the next best sentence, if it is of the best one's passage and nearly as good."""
+def _nearly_as_good(ranked: Sequence[RankedSentence], span: Span) -> list[Place]:
+    """Return the place of the best sentence besides the span's, if it is of its passage and nearly as good."""
+    apart = [each for each in ranked[:2] if each.place != (span.passage, *span.sentence)]
     return [
         (each.start, each.end)
-        for each in ranked[1:2]
-        if each.support >= NEARLY and each.passage == ranked[0].passage and each.end - each.start <= MOST_SECOND_CHARS
+        for each in apart[:1]
+        if each.support >= NEARLY and each.passage == span.passage and each.end - each.start <= MOST_SECOND_CHARS
     ]
 
 
@@ -288,4 +313,5 @@ def compose(evidence: Evidence, count: Callable[[str], int], budget: int, max_to
     cut_out = extract(evidence)
     otherwise = cut_out if evidence.signals is not None and evidence.strength >= SURE else None
     instead = cut_out if is_selectable(evidence) else None
-    return Composing(kept, messages, excerpts, max_tokens, otherwise=otherwise, instead=instead)
+    form = None if instead is not None else {"regex": _IN_CHINESE if chinese else _IN_OTHERS}
+    return Composing(kept, messages, excerpts, max_tokens, otherwise=otherwise, instead=instead, structured=form)

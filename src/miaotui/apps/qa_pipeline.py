@@ -24,10 +24,11 @@ from miaotui.apps.answering import (
     compose,
     extract,
     is_selectable,
+    list_of,
     not_found,
 )
 from miaotui.apps.evidence import MAX_PASSAGES, Evidence, Passage, Searched, gather
-from miaotui.apps.question_types import AnswerForm, form_of
+from miaotui.apps.question_types import AnswerForm, form_of, names_answer
 from miaotui.apps.spans.phrase_scores import PhraseReader
 from miaotui.apps.spans.selection import READ_TOKENS, select
 from miaotui.errors import OverloadedError, RefusedError
@@ -103,7 +104,7 @@ class Question:
         """Return this question in the form of the answer cache."""
         return AnswerKey(
             model=model,
-            template="answering-4",
+            template="answering-5",
             namespace=self.namespace,
             params=self.params,
             messages=[{"role": "user", "content": self.text}],
@@ -215,11 +216,14 @@ class QaPipeline:
         if is_selectable(evidence) and form_of(question.text) is AnswerForm.YES_OR_NO:
             yield from _whole(extract(evidence))  # the rule in its own words: a small model's yes or no is often wrong
             return
+        if is_selectable(evidence) and list_of(evidence) is not None:
+            yield from _whole(extract(evidence))  # in its own lines: a small model leaves items out
+            return
         left_ms = question.limit_ms - (time.perf_counter() - started) * 1e3
         try:
             if left_ms <= 0:
                 raise OverloadedError("the search took all of the time", 1.0)
-            if is_selectable(evidence) and form_of(question.text) is AnswerForm.PHRASE:
+            if is_selectable(evidence) and names_answer(question.text):
                 yield from _whole(self._selected(self.llm, evidence, question, left_ms))
                 return
             budget = self.llm.prompt_budget(left_ms, question.max_tokens)

@@ -55,7 +55,11 @@ _ASKED: tuple[tuple[Kind, str], ...] = (
         r"|(?:电话|热线|手机号|邮箱|微信)(?:号码?)?是?(?:多少|什么|几号|$)|打(?:哪个|什么|几)",
     ),
     (Kind.TIME, r"\b(?:what|which) time\b|\bhow (?:late|early)\b|几点"),
-    (Kind.PERCENT, r"what (?:percent|percentage|proportion|share)|how many percent|百分之|百分比|比例"),
+    (
+        Kind.PERCENT,
+        r"what (?:percent|percentage|proportion|share)|how many percent|百分之|百分比"
+        r"|(?:多[少大高]|什么)的?比例|比例(?:是|为|有)?(?:多[少大高]|几)",
+    ),
     (
         Kind.MONEY,
         r"how much (?:money|did .* (?:cost|pay)|does .* cost)|(?:what|which) (?:price|cost)"
@@ -71,7 +75,8 @@ _ASKED: tuple[tuple[Kind, str], ...] = (
         Kind.NUMBER,
         r"how (?:many|much|old|far|tall|high|large|big|deep|fast|often|wide|heavy)\b"
         r"|what (?:number|amount|quantity)"
-        r"|what (?:is|was|were) [^?]{0,40}\b(?:population|score|number|temperature|speed)\b"
+        r"|what (?:is|was|were) [^?]{0,40}\b(?:population|score|number|temperature|speed|size|average|length|height"
+        r"|weight|rate)\b"
         r"|人口是|比分|多少|几(?:个|次|位|座|所|名|种|条|支|场)"
         r"|多(?:大|高|远|深|快|重|宽|长)(?!时间)",
     ),
@@ -150,7 +155,8 @@ _LISTED = re.compile(
 _EXPLAINED = re.compile(
     r"\b(?:why|how)\b|^\s*(?:what|who)(?:'s|’s| is| are| was| were) (?:an? |the )?(?:[\w-]+ ?){1,3}\??\s*$"
     r"|\bwhat (?:does|do|did) .{1,40} mean\b|^\s*(?:explain|describe|define)\b"
-    r"|(?:^|[，,。 ])为什么|为何|原因|意思|区别|^\s*什么是|^[^，,的]{1,12}(?:是什么|是谁|指什么)[？?]?\s*$",
+    r"|(?<![因称名变视作认化改分成译定])为什么|为何|原因|意思|区别|^\s*什么是[^的]*$"
+    r"|^[^，,的]{1,12}(?:是什么|(?<![者人家席长王帝官师员星手练])是谁|指什么)[？?]?\s*$",
     re.IGNORECASE,
 )
 
@@ -159,6 +165,10 @@ _DECIDED = re.compile(
     r"^\s*(?:can|could|do|does|did|is|are|was|were|may|will|would|has|have|must|should)\b(?!.*\bor\b)"
     r"|(?:吗|(?<!什)(?<!怎)么|嘛|不|没有?)[？?。！]?\s*$|能不能|可不可以|是不是|有没有|要不要|行不行|会不会",
     re.IGNORECASE,
+)
+_HOW = re.compile(r"\bhow\b|\bsteps?\b|步骤|怎么|如何|怎样", re.IGNORECASE)
+_FOLLOWS = re.compile(
+    r"\bwhat (?:happens|follows)\b|会怎[样么]|怎么样[？?]?$|有(?:什么|何)(?:影响|后果)", re.IGNORECASE
 )
 _NAMED = re.compile(r"^\s*who (?!is |are |was |were )|\bcalled\W*$|^谁|叫(?:什么|做什么)|什么名字", re.IGNORECASE)
 
@@ -173,9 +183,17 @@ def form_of(question: str) -> AnswerForm:
         return AnswerForm.YES_OR_NO
     if kind_of(question) in _COUNTED | {Kind.CONTACT} or _NAMED.search(question):
         return AnswerForm.PHRASE
+    if _FOLLOWS.search(question):
+        return AnswerForm.SENTENCE
     if _LISTED.search(question):
         return AnswerForm.LIST
     return AnswerForm.SENTENCE if _EXPLAINED.search(question) else AnswerForm.PHRASE
+
+
+def names_answer(question: str) -> bool:
+    """Return whether words of the text name the answer: a phrase is asked for, or several ("which are")."""
+    form = form_of(question)
+    return form is AnswerForm.PHRASE or (form is AnswerForm.LIST and _HOW.search(question) is None)
 
 
 def kind_of(question: str) -> Kind:

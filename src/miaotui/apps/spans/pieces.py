@@ -1,6 +1,6 @@
 """Piece of a passage that says an answer whole: a sentence, the parts of an enumeration, a list or its steps.
 
-Owns where such a piece begins and ends. Knows neither questions nor scores. Invariant: a piece is contiguous text of
+Owns where such a piece begins and ends. Knows no scores. Invariant: a piece is contiguous text of
 its passage, at most `MOST_CHARS` long unless one sentence alone is longer.
 """
 
@@ -37,6 +37,16 @@ def whole_piece(text: str, sentence: Place, *, is_list: bool) -> Place:
     while last + 1 < len(lines) and _is_item(text, lines[last + 1]):
         last += 1
     return _bounded(start, max(end, lines[last][1]), sentence, [lines[number] for number in range(first, last + 1)])
+
+
+def names_item(text: str, sentence: Place, question: str) -> bool:
+    """Return whether the sentence is an item of a list whose name, before a colon, the question has."""
+    start, end = sentence
+    marked = _ITEM.match(text, start, end)
+    if marked is None:
+        return False
+    name = re.split("[:：]", text[marked.end() : end], maxsplit=1)
+    return len(name) == 2 and bool(name[0].strip()) and name[0].strip().casefold() in question.casefold()
 
 
 def _enumeration(text: str, start: int, end: int) -> Place:
