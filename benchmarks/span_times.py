@@ -58,7 +58,9 @@ def main() -> int:
                 evidence = look_up(index, Question(asked[number].question, "x"))
                 if not evidence.ranked:
                     continue
-                selection = select(evidence, lambda text: len(llm.tokenizer.encode(text)), UNLIMITED_TOKENS)
+                selection = select(
+                    evidence, lambda text: len(llm.tokenizer.encode(text)), UNLIMITED_TOKENS, llm.page_excess
+                )
                 order = (True, False) if number % 2 else (False, True)
                 found = {each: timed_ms(llm, selection, with_spans=each, namespace=next(namespaces)) for each in order}
                 pairs.append((found[False], found[True]))

@@ -25,6 +25,7 @@ from miaotui.errors import RequestError
 from miaotui.kernels.linear.formats import WANTED
 from miaotui.model.config import ModelConfig
 from miaotui.runtime import ModelOptions, open_model
+from miaotui.schedule.plan import PAGE_SIZE
 from miaotui.submission import Prompt, SubmissionReader, is_prompt, require_known
 from miaotui.text.chat import ChatTemplate, Message
 from miaotui.text.tokenizers.tokenizer import Tokenizer
@@ -125,6 +126,13 @@ class Facade(LoopHolder[EngineLoop]):
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Return a conversation's token ids, ready for the assistant's turn."""
         return self._reader.chat_tokens(messages)
+
+    def page_excess(self, messages: Sequence[Message]) -> int:
+        """Return how many of a conversation's tokens lie beyond the last whole page of the KV cache.
+
+        Requests that begin alike share whole pages; each computes these tokens again.
+        """
+        return len(self.chat_tokens(messages)) % PAGE_SIZE
 
     def memory_share(self, completion: Completion) -> float:
         """Return the share of the memory limit that decoding reached: bytes it had to read, over possible.

@@ -116,6 +116,28 @@ def test_less_time_means_fewer_examples_then_fewer_sentences() -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8))
+def test_the_prompt_ends_near_a_page_and_keeps_the_sentences_that_rank(lengths: list[int]) -> None:
+    beside = " ".join(f"It rained {'a lot ' * length}on day {n}." for n, length in enumerate(lengths))
+    evidence = gather("Who built the lighthouse of Arden?", [Passage("a", f"{TEXT} {beside}")])
+
+    def words_of(text: str) -> int:
+        return len(text.split())
+
+    def excess(messages: list[dict[str, str]]) -> int:
+        return sum(words_of(message["content"]) for message in messages) % 16
+
+    whole = select(evidence, words_of, 10_000)
+    near = select(evidence, words_of, 10_000, excess)
+    each_without_one = [
+        excess([*whole.messages[:-1], {"role": "user", "content": whole.messages[-1]["content"].replace(text, "")}])
+        for text in ((f"{TEXT} {beside}")[left.start : left.end] for left in whole.read if left not in evidence.ranked)
+    ]
+    assert excess(near.messages) <= max(1, min([excess(whole.messages), *each_without_one]))
+    assert set(evidence.ranked) <= set(near.read) <= set(whole.read)
+    assert len(near.read) >= len(whole.read) - 1
+
+
 def test_the_sentence_that_fits_best_is_cited_where_several_have_the_span() -> None:
     text = "Clara Voss painted. Some rain fell. The lighthouse of Arden was built by Clara Voss. Nothing else is known."
     assert said("Clara Voss", text=text).citations[0].quote == "The lighthouse of Arden was built by Clara Voss."

@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from miaotui.apps.citations import Citing
 from miaotui.apps.evidence import Evidence, LeftOut
-from miaotui.apps.question_types import AnswerForm, form_of
+from miaotui.apps.question_types import AnswerForm, Kind, form_of, kind_of
 from miaotui.apps.segmentation import terms_of
 from miaotui.apps.spans.pieces import Place, names_item, whole_piece
-from miaotui.apps.spans.ranking import RankedSentence, Span, best_spans
+from miaotui.apps.spans.ranking import RankedSentence, Span, best_spans, distinct_spans
 from miaotui.errors import RequestError
 from miaotui.retrieval.meaning.languages import is_chinese
+from miaotui.retrieval.sentences import sentences
 
 How = Literal["extractive", "selected", "generated", "graph", "none"]
 Mode = Literal["extractive", "generated"]
@@ -127,35 +128,53 @@ def extract(evidence: Evidence) -> Answer:
     """Return the best span of the evidence, without a model: its whole sentence where the span alone may say too
     little, with a sentence of the passage that is nearly as good; a list where one is asked for and there is one.
     """
-    texts = [passage.text for passage in evidence.passages]
-    ranked = () if evidence.signals is None else evidence.ranked
-    spans = [] if evidence.is_weak else best_spans(evidence.question, texts, 1, ranked[:1])
-    if not spans:
+    span = _best_span(evidence)
+    if span is None:
         return not_found(evidence)
-    span = spans[0]
     listed = list_of(evidence)
     if listed is not None:
         return replace(listed, span=span.text if span.text in listed.citations[0].quote else "")
-    others = () if span.is_answer else _nearly_as_good(ranked, span)
+    others = () if span.is_answer or evidence.signals is None else _nearly_as_good(evidence.ranked, span)
     return quoted(evidence, "extractive", span.passage, span.sentence, span.text, alone=span.is_answer, others=others)
 
 
+def _best_span(evidence: Evidence) -> Span | None:
+    """Return the best span: of the best sentence where an explanation is asked for, whose words give little away."""
+    if evidence.is_weak:
+        return None
+    question, by_meaning = evidence.question, evidence.signals is not None
+    texts = [passage.text for passage in evidence.passages]
+    if form_of(question) is AnswerForm.SENTENCE and kind_of(question) is Kind.THING:
+        found = distinct_spans(question, texts, evidence.ranked[:1], by_meaning=by_meaning)
+        if found:
+            return found[0]
+    return next(iter(best_spans(question, texts, 1, evidence.ranked if by_meaning else ())), None)
+
+
 def list_of(evidence: Evidence) -> Answer | None:
-    """Return the list that the question asks for, whole: the one that the best sentence opens or lies in, or else the
-    next best sentence of its passage. None where no list is asked for, or the sentences near the question have none.
+    """Return the list that the question asks for, whole, or the one item of it that the question names.
+
+    It is the list that the best sentence opens or lies in, or else a next best sentence of its passage, or the sentence
+    after the best one. None where no list is asked for, or the sentences near the question have none.
     """
     if evidence.is_weak or form_of(evidence.question) is not AnswerForm.LIST:
         return None
-    for each in evidence.ranked:
-        text, sentence = evidence.passages[each.passage].text, (each.start, each.end)
-        if each.passage != evidence.ranked[0].passage:
-            continue
-        if names_item(text, sentence, evidence.question):
-            return None
+    number = evidence.ranked[0].passage
+    text = evidence.passages[number].text
+    near = [(each.start, each.end) for each in evidence.ranked if each.passage == number]
+    named = [place for place in near if names_item(text, place, evidence.question)]
+    if len(named) == 1:
+        return quoted(evidence, "extractive", number, named[0], "", alone=False)
+    for sentence in [*near, *_following(text, near[0])]:
         start, end = whole_piece(text, sentence, is_list=True)
         if "\n" in text[start:end].strip():
-            return quoted(evidence, "extractive", each.passage, sentence, "", alone=False)
+            return quoted(evidence, "extractive", number, sentence, "", alone=False)
     return None
+
+
+def _following(text: str, sentence: Place) -> list[Place]:
+    """Return the place of the next sentence, which may open a list in other words ("it takes these steps:")."""
+    return [place for place in sentences(text) if place[0] >= sentence[1]][:1]
 
 
 def quoted(

@@ -239,7 +239,7 @@ class QaPipeline:
         due_s = time.perf_counter() + left_ms / 1e3
         budget = llm.prompt_budget(left_ms, READ_TOKENS)
         with self._busy:
-            selection = select(evidence, self._count, budget)
+            selection = select(evidence, self._count, budget, llm.page_excess)
             spans = selection.spans()
         if not spans:
             return extract(selection.evidence)

@@ -45,6 +45,19 @@ _COMMON_VERBS = frozenset(
     follows happen happens work works located based called named considered born died
     """.split()
 )
+_IRREGULAR = """become became|begin began begun|break broke broken|bring brought|build built|buy bought|catch caught
+    choose chose chosen|come came|deal dealt|do did done|draw drew drawn|drive drove driven|eat ate eaten
+    fall fell fallen|feel felt|fight fought|find found|fly flew flown|forget forgot forgotten|get got gotten
+    give gave given|go went gone|grow grew grown|hear heard|hide hid hidden|hold held|keep kept
+    know knew known|lay laid|lead led|leave left|lend lent|lose lost|make made|mean meant|meet met|pay paid
+    ride rode ridden|rise rose risen|run ran|say said|see saw seen|seek sought|sell sold|send sent
+    shake shook shaken|shoot shot|show shown|sing sang sung|sink sank sunk|sit sat|sleep slept
+    speak spoke spoken|spend spent|stand stood|steal stole stolen|strike struck|swear swore sworn
+    swim swam swum|take took taken|teach taught|tear tore torn|tell told|think thought|throw threw thrown
+    understand understood|wear wore worn|win won|write wrote written"""
+_BASE_FORMS = {
+    form: verb[0] for line in _IRREGULAR.splitlines() for verb in map(str.split, line.split("|")) for form in verb
+}
 _HAN_FUNCTION_TAGS = frozenset("u uj ul uv ug uz ud p c y e o r d x k w zg h".split())
 
 
@@ -192,6 +205,7 @@ _HAN_LITTLE = frozenset("是 有 为 被 把 在 了 的 会 能 可以 进行 �
 @lru_cache(maxsize=32_768)
 def _stem(word: str) -> str:
     word = word.replace("’", "'").removesuffix("'s")
+    word = _BASE_FORMS.get(word.lower(), word)
     return " ".join(_analyzer().terms(word)) or word.lower()
 
 

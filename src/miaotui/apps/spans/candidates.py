@@ -14,12 +14,14 @@ from miaotui.apps.segmentation import Word
 
 MOST_WORDS = 9
 MOST_REASON_WORDS = 14
+MOST_BRACKET = 6  # words from an opening bracket to its end, in a name with its short form
 MOST_VERBS = 1  # within a phrase, besides its first word
 MOST_LITTLE = 3  # function words within a phrase
 _INNER = frozenset(("of", "the", "and", "or", "de", "la", "for", "von", "van", "&", "to", "in", "a", "an", "on", "at"))
 _INNER |= {"with", "from", "as", "by", "than", "his", "her", "its", "their"}
 _COUNTING = frozenset(("more", "less", "fewer", "over", "under", "about", "around", "at", "up", "nearly", "almost"))
 _LISTED = ("、",)
+_BRACKETS = "(（"
 _JOINING = "·・-–—'’\"“”《》&½／/°"
 
 
@@ -42,12 +44,17 @@ def _may_begin(each: Sequence[Word], first: int, kind: Kind) -> bool:
 
 
 def _ends(each: Sequence[Word], first: int, most: int, kind: Kind) -> Iterator[int]:
-    """Yield the indexes at which a run from ``first`` may end."""
+    """Yield the indexes at which a run from ``first`` may end; brackets are held whole or not at all."""
     verbs = little = 0
+    closing = -1
     for last in range(first, min(first + most, len(each))):
         word = each[last]
+        if word.text in _BRACKETS:
+            closing = next((n for n in range(last, min(last + MOST_BRACKET, len(each))) if each[n].text in ")）"), -1)
         if word.is_punctuation:
-            if not _joins(each, last):
+            if last == closing:
+                yield last
+            elif last > closing and not _joins(each, last):
                 return
             continue
         verbs += word.is_verb and last > first
@@ -58,7 +65,8 @@ def _ends(each: Sequence[Word], first: int, most: int, kind: Kind) -> Iterator[i
             if kind is not Kind.REASON and word.tag == "en" and word.text.lower() not in _INNER and last > first:
                 return
             continue
-        yield last
+        if last > closing:
+            yield last
 
 
 def _joins(each: Sequence[Word], index: int) -> bool:

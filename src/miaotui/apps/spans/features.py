@@ -11,62 +11,51 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from miaotui.apps.question_types import Kind, fit
 from miaotui.apps.segmentation import Word
+from miaotui.apps.spans.frames import PREPOSITIONS, QuestionFrame, frame_features
 
 WEIGHTS = Path(__file__).with_name("span_weights.json")  # for each language, of the features
 _LEADS = {Kind.PERSON: ("by", "由", "被"), Kind.REASON: ("because", "since", "due", "因为", "由于")}
+_MOST_SHARED = 10  # characters: more say no more
 _REACH = 3.0  # words at which nearness is half
 _AUXILIARY = re.compile(r"\b(?:do|does|did)\b", re.IGNORECASE)
-_PREPOSITIONS = frozenset(
-    [
-        "of",
-        "in",
-        "on",
-        "at",
-        "by",
-        "to",
-        "from",
-        "for",
-        "with",
-        "into",
-        "against",
-        "as",
-        "during",
-        "between",
-        "through",
-        "under",
-        "over",
-        "after",
-        "before",
-    ]
-)
 _ADJECTIVES = ("al", "ive", "ous", "ic", "ful", "able", "ed")
 _OPENING, _CLOSING = '"“《「（(', '"”》」）)'
 _NAMED = {Kind.PERSON: "capitals_person", Kind.PLACE: "capitals_place", Kind.THING: "capitals_thing"}
 _HAN_BESIDE = frozenset("的是在由为被和与、，。（）“”了于从到对以约第") | {"称为", "叫做", "包括", "因为"}
 _WATCHED = frozenset(("of", "the", "and", "or", "to", "in", "a", "for", "on", "with", "from", "as", "by", *",、的和与"))
+_CLAUSE_MARKS = frozenset(",;:()，；：（）—–")
 _TAGS = frozenset(["m", "nr", "ns", "nt", "n", "f", "vn", "v"])
 
 
 @dataclass(frozen=True)
 class QuestionWords:
-    """Question, its terms with their weights, the type of answer, and the noun asked about."""
+    """Question, its terms with their weights, the type of answer, and the noun asked about.
+
+    ``rarity``, in [0, 1], of the terms of the passages: 1 in a single sentence, 0 in all.
+    """
 
     text: str
     terms: dict[str, float]
     kind: Kind
     focus: str
     total: float
+    frame: QuestionFrame = field(default_factory=QuestionFrame)
+    rarity: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SentenceWords:
-    """Sentence ``[start, end)`` of a passage, its words, where the question's terms stand in it, and its support."""
+    """Sentence ``[start, end)`` of a passage, its words, where the question's terms stand in it, and its support.
+
+    ``meaning`` is its support by meaning, in [0, 1], where it was searched so; ``shared`` is the length of the longest
+    run of characters that it shares with a Chinese question, whatever words they were cut into.
+    """
 
     passage: int
     start: int
@@ -74,18 +63,30 @@ class SentenceWords:
     words: list[Word]
     matched: dict[str, list[int]]  # term of the question -> indexes of words
     support: float
+    meaning: float | None = None
+    shared: int = 0
 
     @property
     def place(self) -> tuple[int, int, int]:
         """Return where it lies: passage, start, end."""
         return self.passage, self.start, self.end
 
+    @cached_property
+    def clauses(self) -> list[int]:
+        """Return the number of the clause that each word lies in; marks end clauses."""
+        numbers, number = [], 0
+        for word in self.words:
+            number += word.is_punctuation and word.text in _CLAUSE_MARKS
+            numbers.append(number)
+        return numbers
+
 
 def score(
     asked: QuestionWords, sentence: SentenceWords, first: int, last: int, text: str, best: float, *, chinese: bool
 ) -> float:
     """Return how well words ``first`` to ``last`` answer; ``best`` is the support of the best sentence."""
-    weights = _weights()["zh" if chinese else "en"]
+    language = "zh" if chinese else "en"
+    weights = _weights()[language if sentence.meaning is None else f"{language}-meaning"]
     values = features(asked, sentence, first, last, text, best)
     return sum(weights.get(name, 0.0) * value for name, value in values)
 
@@ -102,6 +103,12 @@ def features(
     yield "relative", sentence.support / (best or 1.0)
     if sentence.support >= best:
         yield "best", 1.0
+    if sentence.shared:
+        yield "shared", min(1.0, sentence.shared / _MOST_SHARED)
+    if sentence.meaning is not None:
+        yield "meaning", sentence.meaning
+        if sentence.meaning >= 1.0:
+            yield "meaning_best", 1.0
     yield from _overlap(asked, chosen)
     yield from _nearness(asked, sentence, first, last)
     before = each[first - 1] if first else None
@@ -110,6 +117,10 @@ def features(
     yield from _shape(asked, chosen, text)
     yield from _beside(asked, sentence, first, last)
     yield from _inside(asked, chosen)
+    yield from frame_features(asked.frame, each, first, last)
+    yield from _crossed(asked, chosen, before, after)
+    yield from _clause(asked, sentence, first, last)
+    yield from _rarity(asked, chosen)
     yield "place", first / max(1, len(each))
     yield f"passage_{min(sentence.passage, 2)}", 1.0
 
@@ -165,6 +176,52 @@ def _inside(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, flo
         yield "chars", min(12.0, float(sum(len(word.text) for word in chosen)))
 
 
+def _crossed(
+    asked: QuestionWords, chosen: list[Word], before: Word | None, after: Word | None
+) -> Iterator[tuple[str, float]]:
+    """Yield the span's length, its first word and its neighbours, for each opening and kind of question."""
+    opening, kind = asked.frame.opening, asked.kind.value
+    yield f"{opening}:words_{min(len(chosen), 4)}", 1.0
+    yield f"{opening}:begins_{_look(chosen[0])}", 1.0
+    yield f"{opening}:closed_{_side(after)}", 1.0
+    if before is not None and (before.text.lower() in PREPOSITIONS or before.text in _HAN_BESIDE):
+        yield f"{kind}:before={before.text.lower()}", 1.0
+
+
+def _look(word: Word) -> str:
+    """Return the look of a word: its part of speech in Chinese, else digits, a capital, a verb or a small letter."""
+    if word.tag != "en":
+        return word.tag
+    if word.text[:1].isdigit():
+        return "digit"
+    if word.text[:1].isupper():
+        return "capital"
+    return "function" if word.is_function else "verb" if word.is_verb else "small"
+
+
+def _clause(asked: QuestionWords, sentence: SentenceWords, first: int, last: int) -> Iterator[tuple[str, float]]:
+    """Yield the share of the question's weight in the clauses of the span."""
+    clauses = sentence.clauses
+    low, high = clauses[first], clauses[last]
+    inside = sum(
+        asked.terms[term]
+        for term, places in sentence.matched.items()
+        if any(low <= clauses[place] <= high for place in places)
+    )
+    yield "clause", inside / asked.total
+    if not inside:
+        yield "clause_none", 1.0
+
+
+def _rarity(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
+    """Yield how rare the span's terms are: those that many sentences have are the topic, seldom the answer."""
+    each = [asked.rarity.get(word.term, 1.0) for word in chosen if word.term and word.term not in asked.terms]
+    if each:
+        yield "rarity", sum(each) / len(each)
+        yield "rarity_least", min(each)
+        yield f"{asked.kind.value}_rarity", max(each)
+
+
 def _overlap(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
     """Yield what the span repeats of the question."""
     content = [word.term for word in chosen if word.term]
@@ -205,7 +262,7 @@ def _borders(
         word = before.text.lower()
         if word in _LEADS.get(asked.kind, ()):
             yield "led", 1.0
-        if word in _PREPOSITIONS:
+        if word in PREPOSITIONS:
             yield "preposition", 1.0
         if word == "的":
             yield "de_before", 1.0

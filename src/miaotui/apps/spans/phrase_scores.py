@@ -79,13 +79,14 @@ class PhraseTrie:
         score = phrase.prior + self.weight * logprob + self.per_token * len(tokens)
         return PhraseScore(phrase, logprob, score, None not in parts)
 
-    def paths(self, most: int, margin: float = math.inf) -> list[Tokens]:
-        """Return the paths to read next: of phrases that may be better than the best one known; none if none may.
+    def paths(self, most: int, margin: float = math.inf, slack: float = 0.0) -> list[Tokens]:
+        """Return the paths to read next: of phrases that may be better than the best one known, or at most ``slack``
+        below it; none if none may.
 
         A path that begins another one is read with it. Phrases whose bound is ``margin`` below the best are left.
         """
         scores = self.scores()
-        best = max((each.score for each in scores if each.is_whole), default=-math.inf)
+        best = max((each.score for each in scores if each.is_whole), default=-math.inf) - slack
         best = max(best, max(each.score for each in scores) - margin)
         open_ = [number for number, each in enumerate(scores) if not each.is_whole and each.score > best]
         chosen: list[Tokens] = []
@@ -116,13 +117,14 @@ class PhraseReader:
         tokens = [(*encode(phrase.text, special=False, whole=False), self._end) for phrase in phrases]
         return PhraseTrie(phrases, tokens, weight, per_token)
 
-    def read(self, trie: PhraseTrie, most_paths: int = MOST_PATHS) -> list[PhraseScore]:
-        """Return the scores of all phrases, the best of those read whole first.
+    def read(self, trie: PhraseTrie, most_paths: int = MOST_PATHS, slack: float = 0.0) -> list[PhraseScore]:
+        """Return the scores of all phrases, the best of those read whole first. Those that may come within ``slack``
+        nats of the best are read too.
 
         Raises `RefusedError` if the time does not suffice for the prompt and one phrase; later, fewer are read.
         """
         self._read_paths(trie, trie.paths(1, FIRST_MARGIN), first=True)
-        while paths := trie.paths(most_paths):
+        while paths := trie.paths(most_paths, slack=slack):
             try:
                 self._read_paths(trie, paths)
             except RefusedError:

@@ -15,6 +15,7 @@ from miaotui.apps.question_types import TYPED, fit, focus_of, kind_of
 from miaotui.apps.segmentation import Word, terms_of, words
 from miaotui.apps.spans.candidates import candidates
 from miaotui.apps.spans.features import QuestionWords, SentenceWords, score
+from miaotui.apps.spans.frames import frame_of
 from miaotui.retrieval.meaning.languages import is_chinese
 from miaotui.retrieval.sentences import sentences
 
@@ -60,23 +61,14 @@ class RankedSentence:
 
 
 def best_spans(
-    question: str, passages: Sequence[str], limit: int = 3, ranked: Sequence[RankedSentence] = ()
+    question: str, passages: Sequence[str], limit: int = 3, by_meaning: Sequence[RankedSentence] = ()
 ) -> list[Span]:
     """Return the best spans, best first, none within another; empty if no sentence fits the question.
 
-    ``ranked`` are the sentences to look in, with their support; without, those that share words with the question.
+    Looks in the sentences ``by_meaning``, best first; without, in those that share words with the question.
     """
-    asked, scored = _weigh(question, passages)
-    supports = {each.place: each.support for each in ranked}
-    if supports:
-        scored = [replace(each, support=supports[each.place]) for each in scored if each.place in supports]
-        scored.sort(key=lambda sentence: -sentence.support)
-    best = [sentence for sentence in scored if sentence.matched or supports][:MOST_SENTENCES]
-    most = max((sentence.support for sentence in best), default=0.0)
-    found = [span for sentence in best for span in _spans(asked, sentence, passages, most)]
-    found.sort(key=lambda span: (-span.score, span.passage, span.start))
     chosen: list[Span] = []
-    for span in found:
+    for span in all_spans(question, passages, by_meaning):
         if len(chosen) == limit:
             break
         if not any(_overlap(span, other) for other in chosen):
@@ -84,18 +76,25 @@ def best_spans(
     return chosen
 
 
+def all_spans(question: str, passages: Sequence[str], by_meaning: Sequence[RankedSentence] = ()) -> list[Span]:
+    """Return the spans of the likely sentences, best first."""
+    asked, scored = weighed(question, passages, by_meaning)
+    best = likely(scored)
+    most = max((sentence.support for sentence in best), default=0.0)
+    found = [span for sentence in best for span in _spans(asked, sentence, passages, most)]
+    return sorted(found, key=lambda span: (-span.score, span.passage, span.start))
+
+
 def distinct_spans(
     question: str, passages: Sequence[str], among: Sequence[RankedSentence], *, by_meaning: bool = False
 ) -> list[Span]:
     """Return all spans of some sentences that differ in text, best first, each at its best place.
 
-    The sentences' support is that of their words or, ``by_meaning``, the one that they were ranked with.
+    With ``by_meaning`` the support of the sentences is that by meaning.
     """
-    asked, scored = _weigh(question, passages)
-    supports = {each.place: each.support for each in among}
-    chosen = [sentence for sentence in scored if sentence.place in supports]
-    if by_meaning:
-        chosen = [replace(sentence, support=supports[sentence.place]) for sentence in chosen]
+    asked, scored = weighed(question, passages, among if by_meaning else ())
+    places = {each.place for each in among}
+    chosen = [sentence for sentence in scored if sentence.place in places]
     most = max((sentence.support for sentence in chosen), default=0.0)
     best: dict[str, Span] = {}
     for sentence in chosen:
@@ -107,7 +106,7 @@ def distinct_spans(
 
 def ranked_sentences(question: str, passages: Sequence[str]) -> list[RankedSentence]:
     """Return all sentences that are no headings, those that share most with the question first."""
-    asked, scored = _weigh(question, passages)
+    asked, scored = weighed(question, passages)
     terms: dict[int, set[str]] = {}
     for sentence in scored:
         terms.setdefault(sentence.passage, set()).update(sentence.matched)
@@ -119,15 +118,41 @@ def ranked_sentences(question: str, passages: Sequence[str]) -> list[RankedSente
     ]
 
 
-def _weigh(question: str, passages: Sequence[str]) -> tuple[QuestionWords, list[SentenceWords]]:
-    """Return the type of answer, and all sentences, best first."""
+def weighed(
+    question: str, passages: Sequence[str], by_meaning: Sequence[RankedSentence] = ()
+) -> tuple[QuestionWords, list[SentenceWords]]:
+    """Return the question's words and all sentences, those that share most with it first; or the sentences
+    ``by_meaning`` alone, best first.
+    """
     parts = [
         (number, start, end, words(text[:MAX_PASSAGE_CHARS], start, end))
         for number, text in enumerate(passages)
         for start, end in sentences(text[:MAX_PASSAGE_CHARS])
     ]
     asked = _asked(question, [each for *_, each in parts])
-    return asked, sorted(_supported(asked, parts), key=lambda sentence: -sentence.support)
+    scored = list(_supported(asked, parts))
+    if is_chinese(question):
+        scored = [replace(each, shared=_shared(question, passages[each.passage], each)) for each in scored]
+    scored.sort(key=lambda sentence: (-sentence.support, -sentence.shared))
+    if not by_meaning:
+        return asked, scored
+    supports = {each.place: each.support for each in by_meaning}
+    chosen = [replace(each, meaning=supports[each.place]) for each in scored if each.place in supports]
+    return asked, sorted(chosen, key=lambda sentence: -supports[sentence.place])
+
+
+def _shared(question: str, text: str, sentence: SentenceWords) -> int:
+    """Return the length of the longest run of characters that a question shares with a sentence."""
+    part, length = text[sentence.start : sentence.end], 0
+    for start in range(len(question)):
+        while start + length < len(question) and question[start : start + length + 1] in part:
+            length += 1
+    return length
+
+
+def likely(scored: Sequence[SentenceWords]) -> list[SentenceWords]:
+    """Return the sentences, best first, that are searched for spans."""
+    return [each for each in scored if each.matched or each.meaning is not None][:MOST_SENTENCES]
 
 
 def _asked(question: str, parts: Sequence[Sequence[Word]]) -> QuestionWords:
@@ -140,7 +165,8 @@ def _asked(question: str, parts: Sequence[Sequence[Word]]) -> QuestionWords:
     weights = {term: math.log((n + 1) / (counts[term] + 0.5)) + 0.3 for term in found if term}
     known = {term: weight for term, weight in weights.items() if counts[term]}
     total = sum(weights.values()) or 1.0
-    return QuestionWords(question, known, kind_of(question), focus_of(question), total)
+    rarity = {term: 1.0 - math.log(count) / math.log(n + 1) for term, count in counts.items() if term}
+    return QuestionWords(question, known, kind_of(question), focus_of(question), total, frame_of(question), rarity)
 
 
 def _supported(asked: QuestionWords, parts: Sequence[tuple[int, int, int, list[Word]]]) -> Iterator[SentenceWords]:

@@ -28,6 +28,7 @@ TOKEN_WEIGHT = 0.3  # nats for each token: longer spans are less probable
 MOST_PASSAGES = 2  # that are read whole, if there is room
 MOST_PASSAGE_TOKENS = 448  # of all sentences together
 LEAST_PASSAGE_TOKENS = 48
+ENOUGH_EXCESS = 1  # tokens beyond a whole page
 _EXAMPLE_TOKENS = 128  # of the examples, about
 _MARGIN_TOKENS = 24  # of the chat template around a message
 _CHOICE = re.compile(r"\bor\b|还是|或者?", re.IGNORECASE)  # one of the question's own words may be the answer
@@ -52,12 +53,15 @@ _EXAMPLES_ZH = (
 )
 
 
+Messages = list[dict[str, str]]
+
+
 @dataclass(frozen=True)
 class Selection:
     """Question put to a chat model: its `messages`, and the sentences that it reads, whose spans may be the answer."""
 
     evidence: Evidence
-    messages: list[dict[str, str]]
+    messages: Messages
     read: tuple[RankedSentence, ...]
 
     def spans(self, limit: int = MOST_SPANS) -> list[Span]:
@@ -98,11 +102,14 @@ class Selection:
         return self.evidence.signals is None or (extracted != "" and (span in extracted or extracted in span))
 
 
-def select(evidence: Evidence, count: Callable[[str], int], budget: int) -> Selection:
+def select(
+    evidence: Evidence, count: Callable[[str], int], budget: int, excess: Callable[[Messages], int] | None = None
+) -> Selection:
     """Make a prompt of about ``budget`` tokens (as ``count`` counts a text) from evidence that has a sentence.
 
     With less room the examples are left out first, then sentences: those that rank last; before them those that only
-    stand beside the ones that rank.
+    stand beside the ones that rank. ``excess`` counts the tokens of messages beyond a whole page of the KV cache, which
+    each span would read again: one sentence beside the others is left out to save most of them.
     """
     chinese = is_chinese(evidence.question)
     examples: tuple[str, ...]
@@ -120,14 +127,34 @@ def select(evidence: Evidence, count: Callable[[str], int], budget: int) -> Sele
     chosen = _fitting(costs, max(LEAST_PASSAGE_TOKENS, min(room, MOST_PASSAGE_TOKENS)))
     if len(chosen) < len(wanted):
         left_out.append("passages")
-    read = tuple(order[number] for number in chosen)
+    roles = ("user", "assistant") * (len(examples) // 2)
+    opening = [{"role": "system", "content": system}]
+    opening += [{"role": role, "content": text} for role, text in zip(roles, examples, strict=True)]
+    found = _put(replace(evidence, left_out=tuple(left_out)), opening, [order[number] for number in chosen])
+    return found if excess is None else _aligned(found, opening, excess)
+
+
+def _put(evidence: Evidence, opening: Messages, read: Sequence[RankedSentence]) -> Selection:
+    """Return the question with some sentences after the opening messages."""
+    chinese = is_chinese(evidence.question)
     listed = _listed(evidence, read, "" if chinese else " ")
     asked = f"段落：{listed}\n\n问题：" if chinese else f"Passage: {listed}\n\nQuestion: "
-    roles = ("user", "assistant") * (len(examples) // 2)
-    messages = [{"role": "system", "content": system}]
-    messages += [{"role": role, "content": text} for role, text in zip(roles, examples, strict=True)]
-    messages.append({"role": "user", "content": asked + evidence.question})
-    return Selection(replace(evidence, left_out=tuple(left_out)), messages, read)
+    messages = [*opening, {"role": "user", "content": asked + evidence.question}]
+    return Selection(evidence, messages, tuple(read))
+
+
+def _aligned(selection: Selection, opening: Messages, excess: Callable[[Messages], int]) -> Selection:
+    """Return a selection of small excess: this one, or without one of the sentences beside those that rank."""
+    evidence, read = selection.evidence, selection.read
+    best, least = selection, excess(selection.messages)
+    for left in reversed([each for each in read if each not in evidence.ranked]):
+        if least <= ENOUGH_EXCESS:
+            break
+        fewer = _put(evidence, opening, [each for each in read if each is not left])
+        over = excess(fewer.messages)
+        if over < least:
+            best, least = fewer, over
+    return best
 
 
 def _beside(evidence: Evidence) -> list[RankedSentence]:
