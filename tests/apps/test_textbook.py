@@ -111,6 +111,11 @@ def test_definitions_and_reasons_get_their_sentence(book: Index, question: str, 
     assert not any(other in answer.text for other in ("随机掩码", "random masking"))
 
 
+@pytest.mark.parametrize("question", ["MLPerf有几种语言的版本？", "How many languages does MLBench support?"])
+def test_a_count_of_what_the_page_does_not_have_is_not_found(book: Index, question: str) -> None:
+    assert not answered(book, question).found
+
+
 def test_an_answer_in_another_language_than_the_passages_is_bound_to_its_own() -> None:
     english = compose(gather("What is MLPerf?", [Passage("a", SECTIONS["评测 › MLPerf"])]), len, 1_000)
     chinese = compose(gather("MLPerf是什么", [Passage("a", "MLPerf is an open benchmark of speed.")]), len, 1_000)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from miaotui.apps.meaning.decision import FEWEST_SENTENCES, Signals, least_probability, probability
 from miaotui.apps.question_types import asks_offer, kind_of, lacks_form
-from miaotui.apps.segmentation import names_of
+from miaotui.apps.segmentation import counted_of, names_of, terms_of
 from miaotui.apps.spans.ranking import RankedSentence, ranked_sentences
 from miaotui.errors import RefusedError
 from miaotui.retrieval.meaning.languages import is_chinese
@@ -29,6 +29,7 @@ MAX_PASSAGE_CHARS = 8_000
 FOUND, FOUND_ZH = 0.305, 0.31  # of the question's weight; below it nothing was found (benchmarks/apps.py)
 SENTENCE_SHARE = 0.56  # of the best sentence in that weight; the rest is the first passage's
 STRANGE_COST = 0.14  # of names that no passage has
+UNCOUNTED_COST = 0.05  # where the passage of the best sentence lacks the noun that is counted
 NEAR_BEST = 0.6  # sentences that have less than this share of the best one's are of something else
 WORDS_WEIGHT = 0.03  # of a sentence's words beside its cosine
 FORM_WEIGHT = 0.02  # against a sentence without the number or time that is asked for
@@ -133,13 +134,22 @@ def gather(
 
 def _strength(evidence: Evidence, by_words: Sequence[RankedSentence]) -> float:
     """Return how surely the words found answer the question: those of the best sentence and of the first passage, less
-    the names that no passage has.
+    the names that no passage has and, a little, a noun that is counted and that the best passage lacks.
     """
     if not by_words or not by_words[0].support:
         return 0.0
     coverage = next((each.coverage for each in by_words if each.passage == 0), 0.0)
     found = SENTENCE_SHARE * by_words[0].support + (1 - SENTENCE_SHARE) * coverage
+    found -= UNCOUNTED_COST * _lacks_counted(evidence, evidence.passages[by_words[0].passage])
     return max(0.0, found - STRANGE_COST * _strange(evidence))
+
+
+def _lacks_counted(evidence: Evidence, passage: Passage) -> bool:
+    """Return whether the question asks how many there are of something that a passage does not have."""
+    counted = counted_of(evidence.question)
+    if is_chinese(evidence.question):
+        return counted not in passage.text
+    return counted != "" and not terms_of(counted) & terms_of(passage.text)
 
 
 def _by_meaning(

@@ -58,6 +58,8 @@ _IRREGULAR = """become became|begin began begun|break broke broken|bring brought
 _BASE_FORMS = {
     form: verb[0] for line in _IRREGULAR.splitlines() for verb in map(str.split, line.split("|")) for form in verb
 }
+_COUNTS = re.compile(r"\bhow many\b|(?:几|多少)[个次位座所名种条支场件类项家部本架艘层]?", re.IGNORECASE)
+_HAN_COUNTED = frozenset("nvlij")  # parts of speech, by their first letter
 _HAN_FUNCTION_TAGS = frozenset("u uj ul uv ug uz ud p c y e o r d x k w zg h".split())
 
 
@@ -120,6 +122,17 @@ def names_of(text: str) -> list[str]:
             found.append(word.text)
         starts = word.is_punctuation and word.text in ".!?:"
     return found
+
+
+def counted_of(question: str) -> str:
+    """Return the first word of content after "how many" or a Chinese measure word (几座*桥*), or an empty text."""
+    match = _COUNTS.search(question)
+    if match is None:
+        return ""
+    following = words(question, match.end())
+    if is_chinese(question):
+        following = [word for word in following[:1] if word.tag[:1] in _HAN_COUNTED]
+    return next((word.text for word in following if word.term and not word.is_verb), "")
 
 
 def terms_of(text: str) -> set[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from miaotui.apps.question_types import Kind, fit
+from miaotui.apps.question_types import TYPED, Kind, fit
 from miaotui.apps.segmentation import Word
 from miaotui.apps.spans.frames import PREPOSITIONS, QuestionFrame, frame_features
 
@@ -121,6 +121,7 @@ def features(
     yield from _crossed(asked, chosen, before, after)
     yield from _clause(asked, sentence, first, last)
     yield from _rarity(asked, chosen)
+    yield from _unfit(asked, chosen)
     yield "place", first / max(1, len(each))
     yield f"passage_{min(sentence.passage, 2)}", 1.0
 
@@ -220,6 +221,17 @@ def _rarity(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, flo
         yield "rarity", sum(each) / len(each)
         yield "rarity_least", min(each)
         yield f"{asked.kind.value}_rarity", max(each)
+
+
+def _unfit(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
+    """Yield which share of a span's words has nothing of the form that is asked for ("1874 by Clara Voss")."""
+    if asked.kind not in TYPED:
+        return
+    content = [word for word in chosen if word.term and not any(letter.isdigit() for letter in word.text)]
+    unfit = sum(fit(asked.kind, word.text, frozenset((word.tag,)) - {"en", "x"}) < 1.0 for word in content)
+    if unfit:
+        yield f"{asked.kind.value}_unfit", unfit / len(chosen)
+        yield f"{asked.kind.value}_unfit_any", 1.0
 
 
 def _overlap(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
