@@ -30,7 +30,7 @@ ANSWER_TOKENS = 48
 LEAST_ANSWER_TOKENS = 16  # fewer say nothing whole: a span says more
 LEAST_PROMPT_TOKENS, MOST_PROMPT_TOKENS = 96, 384  # small models lose the thread in longer ones
 
-SURE = 0.9  # probability from which a model's "not found" does not count: small ones say it too often
+SURE = 0.9  # strength from which a model's "not found" does not count: small ones say it too often
 NEARLY = 0.7  # of the best sentence's support
 MOST_SECOND_CHARS = 200  # of a second sentence
 
@@ -330,7 +330,7 @@ def compose(evidence: Evidence, count: Callable[[str], int], budget: int, max_to
     asked = f"问题：{evidence.question}" if chinese else f"Question: {evidence.question}"
     messages = [{"role": "system", "content": system}, {"role": "user", "content": f"{listed}\n\n{asked}"}]
     cut_out = extract(evidence)
-    otherwise = cut_out if evidence.signals is not None and evidence.strength >= SURE else None
+    otherwise = cut_out if evidence.strength >= SURE else None
     instead = cut_out if is_selectable(evidence) else None
     form = None if instead is not None else {"regex": _IN_CHINESE if chinese else _IN_OTHERS}
     return Composing(kept, messages, excerpts, max_tokens, otherwise=otherwise, instead=instead, structured=form)
