@@ -20,6 +20,8 @@ from miaotui.apps.segmentation import Word
 from miaotui.apps.spans.frames import PREPOSITIONS, QuestionFrame, frame_features
 
 WEIGHTS = Path(__file__).with_name("span_weights.json")  # for each language, of the features
+UNFIT_COST = 1.5  # of words beside a number or a date: few questions fit it, so that it is not learned
+_EXACT = TYPED - {Kind.PERSON, Kind.PLACE}
 _LEADS = {Kind.PERSON: ("by", "由", "被"), Kind.REASON: ("because", "since", "due", "因为", "由于")}
 _MOST_SHARED = 10  # characters: more say no more
 _REACH = 3.0  # words at which nearness is half
@@ -88,7 +90,8 @@ def score(
     language = "zh" if chinese else "en"
     weights = _weights()[language if sentence.meaning is None else f"{language}-meaning"]
     values = features(asked, sentence, first, last, text, best)
-    return sum(weights.get(name, 0.0) * value for name, value in values)
+    total = sum(weights.get(name, 0.0) * value for name, value in values)
+    return total - UNFIT_COST * (asked.kind in _EXACT and _unfit(asked, sentence.words[first : last + 1]) > 0)
 
 
 def features(
@@ -121,7 +124,10 @@ def features(
     yield from _crossed(asked, chosen, before, after)
     yield from _clause(asked, sentence, first, last)
     yield from _rarity(asked, chosen)
-    yield from _unfit(asked, chosen)
+    unfit = _unfit(asked, chosen) if asked.kind in TYPED else 0
+    if unfit:
+        yield f"{asked.kind.value}_unfit", unfit / len(chosen)
+        yield f"{asked.kind.value}_unfit_any", 1.0
     yield "place", first / max(1, len(each))
     yield f"passage_{min(sentence.passage, 2)}", 1.0
 
@@ -223,15 +229,10 @@ def _rarity(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, flo
         yield f"{asked.kind.value}_rarity", max(each)
 
 
-def _unfit(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
-    """Yield which share of a span's words has nothing of the form that is asked for ("1874 by Clara Voss")."""
-    if asked.kind not in TYPED:
-        return
+def _unfit(asked: QuestionWords, chosen: list[Word]) -> int:
+    """Return how many words of a span have nothing of the form that is asked for ("1874 by Clara Voss")."""
     content = [word for word in chosen if word.term and not any(letter.isdigit() for letter in word.text)]
-    unfit = sum(fit(asked.kind, word.text, frozenset((word.tag,)) - {"en", "x"}) < 1.0 for word in content)
-    if unfit:
-        yield f"{asked.kind.value}_unfit", unfit / len(chosen)
-        yield f"{asked.kind.value}_unfit_any", 1.0
+    return sum(fit(asked.kind, word.text, frozenset((word.tag,)) - {"en", "x"}) < 1.0 for word in content)
 
 
 def _overlap(asked: QuestionWords, chosen: list[Word]) -> Iterator[tuple[str, float]]:
