@@ -1,12 +1,15 @@
 """Weights of the features of spans (``apps/spans/span_weights.json``), fitted on candidates of ``span_features.py``.
 
-    python benchmarks/span_weights.py FEATURES --language en [--meaning] [--write] [--held FILE]
+    python benchmarks/span_weights.py FEATURES --way en [--write] [--held FILE]
+    python benchmarks/span_weights.py FEATURES --way en-meaning --further en --penalty 3
+    python benchmarks/span_weights.py FEATURES --way zh-meaning --further others --penalty 6
 
-A softmax over the candidates of a question learns to prefer those with high F1 (listwise, Cao et al., 2007), with a
-penalty on squares. No paragraph of the questions that ``spans.py`` reports has a part in it; Chinese weights learn from
-CMRC 2018 too. Prints exact match and F1 of held-out paragraphs (4 parts) for each penalty, writes the weights of the
-best one with ``--write``, and with ``--held`` the scores that candidates get from weights that were not fitted on their
-paragraph. One JSON line is last.
+A way is a language, with ``-meaning`` where passages were found by meaning. A softmax over the candidates of a question
+learns to prefer those with high F1 (listwise, Cao et al., 2007), with a penalty on squares. No paragraph of the
+questions that ``spans.py`` reports has a part in it. ``--further`` adds questions of another way, or ``others``
+(CMRC 2018), each of half the weight. Prints exact match and F1 of held-out paragraphs (4 parts) for each penalty,
+writes the weights of the best one with ``--write``, and with ``--held`` the scores that candidates get from weights
+that were not fitted on their paragraph. One JSON line is last.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from miaotui.apps.spans import features
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 PENALTIES = (1.0, 3.0, 10.0)
 PARTS = 4
-OTHERS_WEIGHT = 0.5  # of a question of CMRC 2018
+FURTHER_WEIGHT = 0.5  # of a question of another way
 LEAST_QUESTIONS = 3  # that have a feature: rarer ones get no weight
 
 
@@ -43,12 +46,12 @@ class Candidates:
     weight: float = 1.0
 
 
-def read(folder: Path, ways: Sequence[str]) -> tuple[list[str], list[Candidates]]:
+def read(folder: Path, own: str, further: Sequence[str]) -> tuple[list[str], list[Candidates]]:
     """Names of the features, and the candidates of every question that has some, of all files of some ways."""
-    files = [(way, np.load(path)) for way in ways for path in sorted(folder.glob(f"{way}-[0-9]*.npz"))]
+    files = [(way, np.load(path)) for way in (own, *further) for path in sorted(folder.glob(f"{way}-[0-9]*.npz"))]
     names = sorted({name for _, file in files for name in file["names"].tolist()})
     columns = {name: number for number, name in enumerate(names)}
-    found = [one for way, file in files for one in questions(file, columns, OTHERS_WEIGHT if way == "others" else 1.0)]
+    found = [one for way, file in files for one in questions(file, columns, 1.0 if way == own else FURTHER_WEIGHT)]
     return names, found
 
 
@@ -88,7 +91,7 @@ def fitted(found: Sequence[Candidates], penalty: float) -> Floats:
         return entropy + penalty * float(weights @ weights), slope + 2 * penalty * weights
 
     start = np.zeros(values.shape[1])
-    found_weights = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 150}).x
+    found_weights = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
     return np.asarray(found_weights / scale)
 
 
@@ -106,12 +109,12 @@ def reached(found: Sequence[Candidates], weights: Floats) -> Floats:
 
 
 def held_out(found: Sequence[Candidates], penalty: float) -> tuple[list[float], dict[int, dict[str, float]]]:
-    """Exact match and F1, in %, of paragraphs of XQuAD that the weights were not fitted on, and the scores there."""
+    """Exact match and F1, in %, of paragraphs that the weights were not fitted on, and the scores there."""
     own = [one for one in found if one.weight == 1.0]
     order = {text: number for number, text in enumerate(sorted({one.paragraph for one in own}))}
     total, scores = np.zeros(2), {}
     for part in range(PARTS):
-        inside = [one for one in found if order.get(one.paragraph, -1) % PARTS != part or one.weight != 1.0]
+        inside = [one for one in found if order.get(one.paragraph, part + 1) % PARTS != part]
         outside = [one for one in own if order[one.paragraph] % PARTS == part]
         weights = fitted(inside, penalty)
         total += reached(outside, weights)
@@ -124,14 +127,14 @@ def held_out(found: Sequence[Candidates], penalty: float) -> tuple[list[float], 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("features", type=Path, metavar="FEATURES", help="folder that span_features.py wrote")
-    parser.add_argument("--language", choices=("en", "zh"), required=True)
-    parser.add_argument("--meaning", action="store_true", help="searched by words and meaning")
+    parser.add_argument("--way", choices=("en", "zh", "en-meaning", "zh-meaning"), required=True)
+    parser.add_argument("--further", nargs="*", default=[], metavar="WAY", help="questions of half the weight")
     parser.add_argument("--penalty", type=float, action="append", help="to try (default: several)")
     parser.add_argument("--write", action="store_true", help="write the weights into the package")
     parser.add_argument("--held", type=Path, metavar="FILE", help="for the held-out scores of the best penalty")
     parsed = parser.parse_args()
-    way = f"{parsed.language}-meaning" if parsed.meaning else parsed.language
-    names, rows = read(parsed.features, [way, "others"] if parsed.language == "zh" else [way])
+    way = parsed.way
+    names, rows = read(parsed.features, way, parsed.further)
     tried = {penalty: held_out(rows, penalty) for penalty in parsed.penalty or PENALTIES}
     penalty = max(tried, key=lambda each: sum(tried[each][0]))
     print(way, len(rows), "questions, held out:", {each: scores for each, (scores, _) in tried.items()}, flush=True)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from small_library import DOCUMENTS
 
 from miaotui.apps.question_types import Kind, asks_offer, kind_of, lacks_form
-from miaotui.apps.segmentation import words
+from miaotui.apps.segmentation import counted_of, words
+from miaotui.apps.spans.candidates import candidates
 from miaotui.apps.spans.ranking import best_spans, ranked_sentences
 
 BODIES = [document.body for document in DOCUMENTS]
@@ -125,3 +126,41 @@ def test_sentences_without_the_form_that_is_asked_for(question: str, sentence: s
 )
 def test_questions_whether_there_is_something(question: str, offer: bool) -> None:
     assert asks_offer(question) is offer
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "torn"),
+    [
+        (
+            "It was the Alpha Television Service (ATS) of Arden.",
+            "Alpha Television Service (ATS)",
+            "Alpha Television Service (ATS",
+        ),
+        ("它由阿尔法电视网（ATS）推出。", "阿尔法电视网（ATS）", "阿尔法电视网（ATS"),
+        ("The Service (see the long book of old songs) began.", "Service", "Service (see the long book"),
+    ],
+)
+def test_a_name_is_held_with_its_short_form_in_brackets(text: str, held: str, torn: str) -> None:
+    each = words(text)
+    found = {text[each[first].start : each[last].end] for first, last in candidates(each, Kind.THING)}
+    assert held in found
+    assert torn not in found
+
+
+@pytest.mark.parametrize(
+    ("question", "noun"),
+    [
+        ("MLPerf有几种语言的版本？", "语言"),
+        ("多少个权重共用一个比例？", "权重"),
+        ("人口是多少？", ""),
+        ("How many bridges cross the river?", "bridges"),
+        ("Who built it?", ""),
+    ],
+)
+def test_the_noun_that_is_counted_is_found(question: str, noun: str) -> None:
+    assert counted_of(question) == noun
+
+
+def test_words_beside_a_date_cost() -> None:
+    text = "The lighthouse was built in 1874 by Clara Voss. It is old."
+    assert best_spans("When was the lighthouse built?", [text])[0].text == "1874"
