@@ -20,7 +20,7 @@ from miaotui.apps.segmentation import Word
 from miaotui.apps.spans.frames import PREPOSITIONS, QuestionFrame, frame_features
 
 WEIGHTS = Path(__file__).with_name("span_weights.json")  # for each language, of the features
-UNFIT_COST = 1.5  # of words beside a number or a date: few questions fit it, so that it is not learned
+UNFIT_COST = 1.5  # of words beside a number or a date, in English: too few questions to learn it
 _EXACT = TYPED - {Kind.PERSON, Kind.PLACE}
 _LEADS = {Kind.PERSON: ("by", "由", "被"), Kind.REASON: ("because", "since", "due", "因为", "由于")}
 _MOST_SHARED = 10  # characters: more say no more
@@ -91,7 +91,9 @@ def score(
     weights = _weights()[language if sentence.meaning is None else f"{language}-meaning"]
     values = features(asked, sentence, first, last, text, best)
     total = sum(weights.get(name, 0.0) * value for name, value in values)
-    return total - UNFIT_COST * (asked.kind in _EXACT and _unfit(asked, sentence.words[first : last + 1]) > 0)
+    if chinese or asked.kind not in _EXACT or not _unfit(asked, sentence.words[first : last + 1]):
+        return total
+    return total - UNFIT_COST
 
 
 def features(
