@@ -35,7 +35,7 @@ export function Hits({ hits, onOpen }: { hits: readonly SearchHit[]; onOpen: (ci
           >
             {hit.title || hit.id}
           </button>{" "}
-          <span class="hint">{t("score", { score: rounded(hit.score) })}</span>
+          <span class="hint">{t("score", { score: rounded(hit.score) })}</span>{" "}
           <q>{hit.body.length > SHOWN_CHARACTERS ? `${hit.body.slice(0, SHOWN_CHARACTERS)}…` : hit.body}</q>
           <SharesView shares={hit.shares} />
         </li>
