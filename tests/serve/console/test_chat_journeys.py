@@ -22,10 +22,10 @@ def test_an_answer_is_shown_as_markdown(console: ConsolePage) -> None:
     expect(answer.locator("td")).to_have_text(["1", "2"])
     expect(answer.locator("pre .hljs-built_in")).to_have_text("print")
     expect(answer.locator("math")).to_be_visible()
+    grown = answer.locator(".markdown").inner_html()
     console.press("Copy", "复制", answer.locator("figure"))
     console.picture("chat")
     console.check_safe()
-    grown = answer.locator(".markdown").inner_html()
     assert 'href="https://example.org"' in grown
     console.page.reload()
     again = console.whole_answer().locator(".markdown")
