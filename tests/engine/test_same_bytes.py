@@ -47,7 +47,10 @@ def mixed_asks(vocab_size: int, max_tokens: int, stem: Sequence[int] = ()) -> li
     return asks
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4", "qwen2-moe"])
+LATENT = pytest.param("deepseek-v3", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma2", "mistral-int8", "qwen3-q4", "qwen2-moe", LATENT])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: BackendName) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     variant, form = request.param, ""
