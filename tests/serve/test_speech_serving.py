@@ -87,3 +87,11 @@ def test_what_the_model_lacks_is_named_and_deadlines_are_checked(server: Serving
     assert late.status_code == 429
     assert post(server, 0, deadline_ms=50_000, **ONE_ATTEMPT).json()["deadline"]["met"]
     assert httpx.get(server.url + "/ready").status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_a_folder_of_ctranslate2s_is_told_apart_too() -> None:
+    opened = _open_beside_imports(ServeSettings(models=("ears=whisper-base",)), lambda *_: None)  # type: ignore[arg-type]
+    assert list(opened.speech) == ["ears"]
+    opened.speech["ears"].close()

@@ -150,11 +150,12 @@ def _open_beside_imports(options: ServeSettings, progress: ProgressBars) -> _Ope
         try:
             for name, model in options.named_models.items():
                 path = resolve(model, progress=progress)
+                if is_speech(path):  # first: CTranslate2's folders say too little for the other questions
+                    opened.speech[name] = _open_speech(path, options, progress)
+                    continue
                 found = describe_encoder(path, _encoder_options(options))
                 if found is not None:
                     encoders[name] = found
-                elif is_speech(path):
-                    opened.speech[name] = _open_speech(path, options, progress)
                 elif is_seq2seq_folder(path):
                     opened.targets[name] = _open_targets(path, options, progress)
                 else:
