@@ -10,7 +10,8 @@ from small_library import DOCUMENTS
 from miaotui.apps.question_types import Kind, asks_offer, kind_of, lacks_form
 from miaotui.apps.segmentation import counted_of, words
 from miaotui.apps.spans.candidates import candidates
-from miaotui.apps.spans.ranking import best_spans, ranked_sentences
+from miaotui.apps.spans.ranking import RankedSentence, best_spans, ranked_sentences
+from miaotui.retrieval.sentences import sentences
 
 BODIES = [document.body for document in DOCUMENTS]
 
@@ -164,3 +165,26 @@ def test_the_noun_that_is_counted_is_found(question: str, noun: str) -> None:
 def test_words_beside_a_date_cost() -> None:
     text = "The lighthouse was built in 1874 by Clara Voss. It is old."
     assert best_spans("When was the lighthouse built?", [text])[0].text == "1874"
+
+
+@pytest.mark.parametrize(
+    ("question", "other", "wanted"),
+    [
+        (
+            "can my 8 year old come on his own",
+            "Infants below two years enter free of charge.",
+            "Children younger than ten must be accompanied by an adult.",
+        ),
+        (
+            "which days do kids learn to swim?",
+            "The swimming hall opens at 6:30 am on weekdays and at 8 am at weekends.",
+            "Beginners' lessons for children take place on Tuesday and Thursday at 4 pm.",
+        ),
+    ],
+)
+def test_where_words_say_little_the_sentence_best_by_meaning_answers(question: str, other: str, wanted: str) -> None:
+    passage = f"{other} {wanted}"
+    places = sentences(passage)
+    by_meaning = [RankedSentence(0, *places[1], support=1.0), RankedSentence(0, *places[0], support=0.95)]
+    (found,) = best_spans(question, [passage], 1, by_meaning)
+    assert passage[slice(*found.sentence)] == wanted

@@ -21,6 +21,8 @@ from miaotui.apps.spans.frames import PREPOSITIONS, QuestionFrame, frame_feature
 
 WEIGHTS = Path(__file__).with_name("span_weights.json")  # for each language, of the features
 UNFIT_COST = 1.5  # of words beside a number or a date, in English: too few questions to learn it
+FEW_WORDS = 0.4  # of the question's weight in the sentence that shares most: below it words decide little
+MEANING_WEIGHT = 3.0  # of the sentence that is best by meaning, where all share so few
 _EXACT = TYPED - {Kind.PERSON, Kind.PLACE}
 _LEADS = {Kind.PERSON: ("by", "由", "被"), Kind.REASON: ("because", "since", "due", "因为", "由于")}
 _MOST_SHARED = 10  # characters: more say no more
@@ -91,6 +93,8 @@ def score(
     weights = _weights()[language if sentence.meaning is None else f"{language}-meaning"]
     values = features(asked, sentence, first, last, text, best)
     total = sum(weights.get(name, 0.0) * value for name, value in values)
+    if best < FEW_WORDS and (sentence.meaning or 0.0) >= 1.0:  # a customer's words are not the document's
+        total += MEANING_WEIGHT
     if chinese or asked.kind not in _EXACT or not _unfit(asked, sentence.words[first : last + 1]):
         return total
     return total - UNFIT_COST
