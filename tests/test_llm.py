@@ -94,7 +94,7 @@ def test_context_bounds_prompt_plus_answer(path: Path) -> None:
     [
         ({"kvv": "int8"}, "did you mean 'kv'"),
         ({"quux": 1}, "known are: "),
-        ({"format": "q7"}, "one of q4, q5, q6, q8, not 'q7'"),
+        ({"format": "q7"}, "one of q4, q5, q6, q8, bf16, not 'q7'"),
         ({"kv": "f8"}, "'f16' or 'int8', not 'f8'"),
         ({"threads": 0}, "threads must be a whole number"),
         ({"context": "long"}, "context must be a whole number"),

@@ -301,8 +301,14 @@ def test_an_open_load_has_a_bound() -> None:
 
 def test_a_closed_load_keeps_so_many_open() -> None:
     target = _Sleeper(0.02)
-    planned = (PlannedRequest(0.0, "x", 1, at) for at in range(10_000))
-    found = asyncio.run(play_closed(target, planned, 3, 0.2))
+    planned = [PlannedRequest(0.0, "x", 1, at) for at in range(12)]
+    found = asyncio.run(play_closed(target, planned, 3, 60.0))
     assert target.most == 3
-    assert 6 <= len(found) <= 36
+    assert sorted(each.number for each in found) == list(range(12))
     assert all(each.is_answered for each in found)
+
+
+def test_a_closed_load_begins_nothing_when_its_time_is_over() -> None:
+    planned = (PlannedRequest(0.0, "x", 1, at) for at in range(10_000))
+    found = asyncio.run(play_closed(_Sleeper(0.0), planned, 3, 0.0, least=2))
+    assert [each.number for each in found] == [0, 1]

@@ -22,9 +22,10 @@ async def play_open(
     target: Target, planned: Sequence[PlannedRequest], most_open: int = MAX_OPEN
 ) -> list[RequestOutcome]:
     """Send each request when it is due, and wait for all answers."""
-    clock, outcomes = LoadClock(), []
+    outcomes: list[RequestOutcome] = []
     running: set[asyncio.Task[None]] = set()
     with _without_collector():
+        clock = LoadClock()
         for each in planned:
             outcome = RequestOutcome(each.number, each.at_s, each.max_tokens)
             outcomes.append(outcome)
@@ -46,10 +47,10 @@ async def play_closed(
 
     Ends with the answers to what was begun within ``duration_s``, but not before ``least`` requests.
     """
-    clock, outcomes = LoadClock(), list[RequestOutcome]()
+    outcomes = list[RequestOutcome]()
     coming: Iterator[PlannedRequest] = iter(planned)
 
-    async def one_stream() -> None:
+    async def one_stream(clock: LoadClock) -> None:
         while clock() < duration_s or len(outcomes) < least:
             each = next(coming, None)
             if each is None:
@@ -60,7 +61,8 @@ async def play_closed(
             await asyncio.sleep(0)
 
     with _without_collector():
-        await asyncio.gather(*(one_stream() for _ in range(streams)))
+        clock = LoadClock()
+        await asyncio.gather(*(one_stream(clock) for _ in range(streams)))
     return outcomes
 
 
