@@ -12,7 +12,7 @@ import pytest
 from miaotui.kernels.runtime import compiled
 
 KERNEL = "runtime.passes:pass_announce"  # the quickest to compile
-OTHERS = ["runtime.passes:pass_worker", "pointwise.rows:tap"]
+OTHERS = ["draft.policy:rows", "pointwise.rows:tap"]
 SCRIPT = """
 import sys
 from miaotui.kernels.runtime import compiled
