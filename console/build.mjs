@@ -50,29 +50,36 @@ function hashed(name, bytes) {
   return `${name.slice(0, dot)}-${digest}${name.slice(dot)}`;
 }
 
-const result = await build({
-  entryPoints: { console: join(HERE, "src/main.tsx"), style: join(HERE, "src/styles/console.css") },
+const COMMON = {
   absWorkingDir: HERE,
   outdir: OUT,
   bundle: true,
-  splitting: true,
   format: "esm",
   target: ["chrome123", "firefox120", "safari17.5"],
-  jsx: "automatic",
-  jsxImportSource: "preact",
   minify: true,
   charset: "utf8",
   legalComments: "none",
   entryNames: "[name]-[hash]",
+  write: false,
+};
+
+// An AudioWorklet loads a file by its address, so this one is built first, and the page is given its name.
+const worklet = await build({ ...COMMON, entryPoints: { worklet: join(HERE, "src/speech/worklet.ts") } });
+const result = await build({
+  ...COMMON,
+  entryPoints: { console: join(HERE, "src/main.tsx"), style: join(HERE, "src/styles/console.css") },
+  define: { WORKLET: JSON.stringify(basename(worklet.outputFiles[0].path)) },
+  splitting: true,
+  jsx: "automatic",
+  jsxImportSource: "preact",
   chunkNames: "part-[hash]",
   metafile: true,
-  write: false,
 });
 
 if (existsSync(OUT)) rmSync(OUT, { recursive: true });
 mkdirSync(OUT, { recursive: true });
 const names = {};
-for (const file of result.outputFiles) {
+for (const file of [...worklet.outputFiles, ...result.outputFiles]) {
   const name = basename(file.path);
   writeFileSync(join(OUT, name), file.contents);
   if (/^(console|style)-/.test(name)) names[name.split("-")[0]] = name;

@@ -92,6 +92,9 @@ class ScriptedRecogniser:
     def predicted_s(self, duration_s: float, options: TranscriptionOptions) -> float:
         return -(-duration_s // 30) * max(self.window_s, 1e-3) * options.beam_size
 
+    def work_s(self, duration_s: float, options: TranscriptionOptions) -> float:
+        return self.predicted_s(duration_s, options)
+
     def close(self) -> None:
         self.is_closed = True
 

@@ -148,7 +148,7 @@ def test_messages_that_cannot_be_read_end_the_connection(server: Serving, messag
         ready, error = messages(socket)
     assert ready["type"] == "ready"
     assert error["type"] == "error"
-    assert not server.services.speech["whisper"].waiting
+    assert not server.services.speech["whisper"].listening
 
 
 def test_a_message_that_is_too_large_ends_the_connection(server: Serving) -> None:
@@ -166,7 +166,7 @@ def test_a_client_that_leaves_is_forgotten(server: Serving, recogniser: Scripted
             socket.send(sound(bursts("sss")))
             socket.recv(timeout=10)
             socket.close_socket()
-        wait_until(lambda: not server.services.speech["whisper"].waiting)
+        wait_until(lambda: not server.services.speech["whisper"].listening)
         assert not len(server.services.operations.jobs)
     finally:
         recogniser.window_s = 0.0

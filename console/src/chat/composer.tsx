@@ -2,11 +2,13 @@
 import type { VNode } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { seconds, t, whole } from "../i18n";
-import { chatModels } from "../server/models";
+import { chatModels, speechModel } from "../server/models";
 import * as store from "../store/conversations";
 import { type ChatOptions, titleOf } from "../store/model";
+import { DictationButtons, Heard, joined, useDictation } from "../speech/dictation";
 import { prefer, preferences } from "../store/preferences";
 import { describe } from "../ui/failures";
+import { Icon } from "../ui/icon";
 import { say } from "../ui/notices";
 import { runningIds, send, stop } from "./generation";
 import { usePrediction } from "./prediction";
@@ -41,10 +43,11 @@ export function Composer(): VNode {
   const running = store.path.value.find((id) => runningIds.value.has(id));
   const isEmpty = !text.trim() && pasted.length === 0;
   const write = (changes: Partial<Draft>): void => {
-    const changed = { ...draft, ...changes };
+    const changed = { ...(drafts.get(place) ?? EMPTY), ...changes };
     setDraft(changed);
     drafts.set(place, changed);
   };
+  const dictation = useDictation((said) => write({ text: joined(drafts.get(place)?.text ?? "", said) }));
   const paste = (event: ClipboardEvent): void => {
     const found = event.clipboardData?.getData("text/plain") ?? "";
     if (found.length < LONG_PASTE) return;
@@ -66,7 +69,16 @@ export function Composer(): VNode {
     }
   };
   return (
-    <form class="composer" onSubmit={(event) => submit(event)}>
+    <form
+      class="composer"
+      onSubmit={(event) => submit(event)}
+      onDragOver={(event) => hasFiles(event) && event.preventDefault()}
+      onDrop={(event) => {
+        if (!hasFiles(event)) return;
+        event.preventDefault();
+        void dictation.read([...(event.dataTransfer?.files ?? [])]);
+      }}
+    >
       <textarea
         ref={area}
         aria-label={t("message")}
@@ -87,21 +99,30 @@ export function Composer(): VNode {
           </button>
         </p>
       ))}
+      <Heard dictation={dictation} />
       <div class="composer-bar">
         <ModelChoice />
         <Deadline text={pasted.length ? "" : text} />
-        {running ? (
-          <button type="button" class="primary" onClick={() => stop(running)}>
-            ◼ {t("stop")}
-          </button>
-        ) : (
-          <button type="submit" class="primary" disabled={isEmpty}>
-            {t("send")}
-          </button>
-        )}
+        <span class="sending">
+          <DictationButtons dictation={dictation} />
+          {running ? (
+            <button type="button" class="primary" onClick={() => stop(running)}>
+              <Icon name="stop" /> {t("stop")}
+            </button>
+          ) : (
+            <button type="submit" class="primary" disabled={isEmpty}>
+              {t("send")}
+            </button>
+          )}
+        </span>
       </div>
     </form>
   );
+}
+
+/** Return whether what is dragged are files that a speech model may read. */
+function hasFiles(event: DragEvent): boolean {
+  return speechModel() !== null && !!event.dataTransfer?.types.includes("Files");
 }
 
 function ModelChoice(): VNode {

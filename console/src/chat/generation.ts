@@ -21,6 +21,11 @@ const running = new Map<string, AbortController>();
 /** Ids of the answers that this page reads now. */
 export const runningIds = signal<ReadonlySet<string>>(new Set());
 
+/** Return a promise that is kept in a later task, so that the browser can draw and take input before. */
+function nextTask(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
 /** Add a person's message below `parent`, and ask for its answer. Throws `ServerError` for options that are wrong. */
 export function send(conversation: Conversation, parent: string | null, content: string): void {
   const asked = requestFor(conversation.options);
@@ -140,9 +145,9 @@ class AnswerReader {
       }
       if (this.signal.aborted) throw new DOMException("stopped", "AbortError");
       if (this.answer.finish === null) throw new ServerError(0, { message: "the stream broke off" });
-      this.end("done", null);
+      await this.end("done", null);
     } catch (error) {
-      this.fail(error);
+      await this.fail(error);
     }
   }
 
@@ -223,12 +228,17 @@ class AnswerReader {
     store.update(this.id, { content, reasoning, toolCalls: [...this.calls], answer }, save);
   }
 
-  private end(state: Answer["state"], error: string | null): void {
+  /** Show the last text, then save it, each in a task of its own; what an ended answer has beside its text comes after both. */
+  private async end(state: Answer["state"], error: string | null): Promise<void> {
     window.clearTimeout(this.timer);
-    this.put(state, error, true);
+    this.put(state, error, isLeaving);
+    if (isLeaving) return;
+    await nextTask();
+    store.save(this.id);
+    await nextTask();
   }
 
-  private fail(error: unknown): void {
+  private async fail(error: unknown): Promise<void> {
     if (isLeaving) return this.end("pending", null); // the page goes: the answer goes on when it comes back
     if (this.signal.aborted) return this.end("stopped", null);
     this.end("failed", failureTexts.describe(error));

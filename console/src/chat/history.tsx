@@ -7,6 +7,7 @@ import { findConversations } from "../store/database";
 import { MAX_FILE_BYTES, ImportError } from "../store/transfer";
 import { saveFile } from "../ui/copy";
 import { describe } from "../ui/failures";
+import { Icon } from "../ui/icon";
 import { say } from "../ui/notices";
 
 const SHOWN = 200;
@@ -26,7 +27,7 @@ export function History({ onChoose }: { onChoose: () => void }): VNode {
   return (
     <aside class="history" aria-label={t("history")}>
       <button type="button" class="primary" onClick={() => void choose(null)}>
-        ＋ {t("new-chat")}
+        <Icon name="plus" /> {t("new-chat")}
       </button>
       <input
         type="search"
@@ -48,7 +49,7 @@ export function History({ onChoose }: { onChoose: () => void }): VNode {
               title={t("delete")}
               onClick={() => confirm(t("delete-sure", { title: each.title })) && void store.remove(each.id)}
             >
-              ✕
+              <Icon name="cross" />
             </button>
           </li>
         ))}

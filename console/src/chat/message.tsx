@@ -1,4 +1,5 @@
 /** One message: its text, its branches, and what can be done with it. */
+import { useComputed } from "@preact/signals";
 import type { VNode } from "preact";
 import { useState } from "preact/hooks";
 import { t, whole } from "../i18n";
@@ -8,6 +9,7 @@ import { type Conversation, type Message, newId } from "../store/model";
 import { Markdown } from "../text/markdown";
 import { copyText } from "../ui/copy";
 import { describe } from "../ui/failures";
+import { Icon } from "../ui/icon";
 import { say } from "../ui/notices";
 import { Explanation } from "./explanation";
 import { bodyOf, goOn, regenerate, runningIds, send, stop } from "./generation";
@@ -19,8 +21,8 @@ export function MessageView({ id }: { id: string }): VNode | null {
   const message = store.messageSignal(id)?.value;
   const conversation = store.current.value;
   const [isEditing, setEditing] = useState(false);
+  const isRunning = useComputed(() => runningIds.value.has(id)).value;
   if (!message || !conversation) return null;
-  const isRunning = runningIds.value.has(id);
   const name = t(message.role === "user" ? "you" : message.role === "tool" ? "tool-result" : "assistant");
   return (
     <article class={`message ${message.role}`} aria-label={name} aria-busy={isRunning} data-id={id}>
@@ -92,7 +94,7 @@ function Actions({ message, conversation, isRunning, onEdit }: Given & { isRunni
     return (
       <div class="actions">
         <button type="button" onClick={() => stop(message.id)}>
-          ◼ {t("stop")}
+          <Icon name="stop" /> {t("stop")}
         </button>
       </div>
     );

@@ -48,6 +48,7 @@ export function urlOf(path: string): string {
 interface Options {
   method?: string;
   body?: unknown;
+  form?: FormData; // in place of a body
   signal?: AbortSignal | undefined;
   keepalive?: boolean;
 }
@@ -58,8 +59,9 @@ export async function request(path: string, options: Options = {}): Promise<Resp
   const key = apiKey();
   if (key) headers.Authorization = `Bearer ${key}`;
   if (options.body !== undefined) headers["Content-Type"] = "application/json";
-  const init: RequestInit = { method: options.method ?? (options.body === undefined ? "GET" : "POST"), headers };
+  const init: RequestInit = { method: options.method ?? (options.body === undefined && !options.form ? "GET" : "POST"), headers };
   if (options.body !== undefined) init.body = JSON.stringify(options.body);
+  if (options.form) init.body = options.form;
   if (options.signal) init.signal = options.signal;
   init.cache = "no-store";
   init.referrerPolicy = "no-referrer";

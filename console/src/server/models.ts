@@ -17,6 +17,11 @@ export async function loadModels(): Promise<void> {
   }
 }
 
+/** Return the name of the first model that writes speech down; null where there is none. */
+export function speechModel(): string | null {
+  return models.value.find((each) => each.kind === "speech")?.id ?? null;
+}
+
 /** Return the names of models that answer chats. */
 export function chatModels(): string[] {
   return models.value.filter((each) => each.kind === "chat").map((each) => each.id);

@@ -32,18 +32,32 @@ export function messagesOn(ids: readonly string[]): Message[] {
   return ids.flatMap((id) => messages.get(id)?.peek() ?? []);
 }
 
+/** Ids of the messages below each parent, oldest first; one table for all messages that are shown. */
+const children = computed(() => {
+  structure.value;
+  const found = new Map<string, Message[]>();
+  for (const each of messages.values()) {
+    const message = each.peek();
+    const place = placeBelow(message.parent, message.conversation);
+    const beside = found.get(place);
+    if (beside) beside.push(message);
+    else found.set(place, [message]);
+  }
+  for (const each of found.values()) each.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
+  return found;
+});
+
+function placeBelow(parent: string | null, conversation: string): string {
+  return JSON.stringify([parent, conversation]);
+}
+
 /** Return the ids of the messages with the same parent, oldest first. */
 export function siblingsOf(message: Message): string[] {
-  structure.value;
   return childrenOf(message.parent, message.conversation);
 }
 
 function childrenOf(parent: string | null, conversation: string): string[] {
-  const found = [...messages.values()].map((each) => each.peek());
-  return found
-    .filter((each) => each.parent === parent && each.conversation === conversation)
-    .sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1))
-    .map((each) => each.id);
+  return children.value.get(placeBelow(parent, conversation))?.map((each) => each.id) ?? [];
 }
 
 /** Read the history, and open the newest conversation. */
@@ -144,14 +158,20 @@ export function update(id: string, changes: Partial<Message>, save = true): void
   if (save) void database.saveMessage(found.peek());
 }
 
+/** Save a message as it is. */
+export function save(id: string): void {
+  const found = messages.get(id);
+  if (found) void database.saveMessage(found.peek());
+}
+
 /** Show the newest path through a message. */
 export function showBranch(id: string): void {
   const message = messages.get(id)?.peek();
   if (!message) return;
   let leaf = id;
-  for (let children = childrenOf(leaf, message.conversation); children.length; ) {
-    leaf = children[children.length - 1] as string;
-    children = childrenOf(leaf, message.conversation);
+  for (let below = childrenOf(leaf, message.conversation); below.length; ) {
+    leaf = below[below.length - 1] as string;
+    below = childrenOf(leaf, message.conversation);
   }
   change(message.conversation, { leaf });
   structure.value++;

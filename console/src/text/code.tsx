@@ -3,11 +3,12 @@ import type { VNode } from "preact";
 import { useState } from "preact/hooks";
 import { t } from "../i18n";
 import { copyText } from "../ui/copy";
-import { highlighted } from "./highlight";
+import { useHighlighted } from "./highlight";
 
 /** Code as it is written; colours where the language is known. */
 export function CodeBlock({ text, language }: { text: string; language: string }): VNode {
   const [copied, setCopied] = useState(false);
+  const content = useHighlighted(text, language);
   const copy = async (): Promise<void> => {
     setCopied(await copyText(text));
     setTimeout(() => setCopied(false), 1500);
@@ -21,7 +22,7 @@ export function CodeBlock({ text, language }: { text: string; language: string }
         </button>
       </figcaption>
       <pre tabIndex={0} aria-label={t("code", { language: language || "text" })}>
-        <code>{highlighted(text, language)}</code>
+        <code>{content}</code>
       </pre>
     </figure>
   );

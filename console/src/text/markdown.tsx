@@ -110,6 +110,7 @@ interface Block {
   source: string;
   start: number; // its first character in the text
   tokens: Token[];
+  definitions: number; // of links, known when it was parsed
 }
 
 interface Parsed {
@@ -128,40 +129,65 @@ function blocksFrom(text: string, start: number, env: Record<string, unknown>): 
   for (const token of parser.parse(text.slice(start), env)) {
     if (level === 0) {
       const [first, end] = token.map ?? [0, 0];
-      blocks.push({ source: lines.slice(first, end).join("\n"), start: starts[first] ?? start, tokens: [] });
+      blocks.push({ source: lines.slice(first, end).join("\n"), start: starts[first] ?? start, tokens: [], definitions: 0 });
     }
     level += token.nesting;
     blocks[blocks.length - 1]?.tokens.push(token);
   }
+  const definitions = definitionsIn(env);
+  for (const block of blocks) block.definitions = definitions;
   return blocks;
 }
 
+function definitionsIn(env: Record<string, unknown>): number {
+  return Object.keys((env.references as object | undefined) ?? {}).length;
+}
+
 /**
- * Parse a text that is `before` with more at its end: what is added can change the last block alone, so only that one is
- * parsed again. A link whose definition comes later is an exception, which a whole parse at the end sets right.
+ * Parse a text that is `before` with more at its end. A last line without its end may have begun a block that it does not
+ * begin when it is whole, so what is added can change the last two blocks: those are parsed again. Exceptions are
+ * definitions of links, which change blocks before them, and formulas over several blocks; `isExact` says whether there
+ * are any.
  */
 export function grown(text: string, before: Parsed | null): Parsed {
-  const last = before?.blocks[before.blocks.length - 1];
-  if (!before || !last || !text.startsWith(before.text)) {
-    const env: Record<string, unknown> = {};
-    return { text, blocks: blocksFrom(text, 0, env), env };
-  }
+  const again = before?.blocks[Math.max(0, before.blocks.length - 2)];
+  if (!before || !again || !text.startsWith(before.text)) return parsed(text);
   const { env } = before;
-  return { text, blocks: [...before.blocks.slice(0, -1), ...blocksFrom(text, last.start, env)], env };
+  return { text, blocks: [...before.blocks.slice(0, -2), ...blocksFrom(text, again.start, env)], env };
+}
+
+/** Parse a whole text. */
+export function parsed(text: string): Parsed {
+  const env: Record<string, unknown> = {};
+  return { text, blocks: blocksFrom(text, 0, env), env };
+}
+
+/** Return whether a text that was parsed as it grew has the blocks that a parse of the whole gives. */
+export function isExact({ text, env }: Parsed): boolean {
+  return definitionsIn(env) === 0 && !text.includes("$$") && !text.includes("\\[");
 }
 
 // A block whose lines have not changed is not rendered again: while an answer streams, that is all but the last. One with
 // brackets may hold a link whose definition has come since.
 const BlockView = memo(
   ({ block }: { block: Block }) => <>{elements(block.tokens)}</>,
-  (before, after) =>
-    before.block === after.block || (before.block.source === after.block.source && !after.block.source.includes("[")),
+  ({ block: before }, { block: after }) =>
+    before === after ||
+    (before.source === after.source && (before.definitions === after.definitions || !after.source.includes("["))),
 );
 
+interface Given {
+  text: string;
+  growing?: boolean;
+}
+
 /** A text in Markdown; `growing` while more comes. */
-export function Markdown({ text, growing = false }: { text: string; growing?: boolean }): VNode {
+export const Markdown = memo<Given>(MarkdownView, (before, after) => before.text === after.text && before.growing === after.growing);
+
+function MarkdownView({ text, growing = false }: Given): VNode {
   const before = useRef<Parsed | null>(null);
-  if (before.current?.text !== text || !growing) before.current = grown(text, growing ? before.current : null);
+  before.current = grown(text, before.current);
+  if (!growing && !isExact(before.current)) before.current = parsed(text);
   return (
     <div class="markdown">
       {before.current.blocks.map((block, index) => (

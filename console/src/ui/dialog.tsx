@@ -2,6 +2,7 @@
 import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { t } from "../i18n";
+import { Icon } from "./icon";
 
 interface Props {
   title: string;
@@ -22,7 +23,7 @@ export function Dialog({ title, onClose, children }: Props): VNode {
       <header>
         <h2>{title}</h2>
         <button type="button" class="quiet" aria-label={t("close")} onClick={onClose}>
-          ✕
+          <Icon name="cross" />
         </button>
       </header>
       {children}

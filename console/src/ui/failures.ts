@@ -14,6 +14,7 @@ export function describe(error: unknown): string {
   const wait = retryAfterS === null ? "" : ` ${t("error-retry", { seconds: Math.ceil(retryAfterS) })}`;
   if (status === 0) return t("error-away", { message: detail.message });
   if (status === 401) return t("error-key");
+  if (status === 413) return t("error-too-large", { message: detail.message });
   if (status === 429) return t("error-limit") + wait;
   if (status === 503) return t("error-busy") + wait;
   if (status === 404 && detail.code === "not_found") return t("error-version");

@@ -46,6 +46,7 @@ class LiveSpeech:
 
     def __init__(self) -> None:
         self._kept: Samples = np.empty(0, np.float32)
+        self._rest: Samples = np.empty(0, np.float32)  # behind what is kept, less than a frame
         self._first = 0  # the stream's sample at which what is kept begins
         self._frames = 0  # that were looked at
         self._recent: deque[float] = deque(maxlen=SMOOTHED)
@@ -59,15 +60,22 @@ class LiveSpeech:
     @property
     def seconds(self) -> float:
         """Return the seconds of sound that have come."""
-        return (self._first + len(self._kept)) / SAMPLE_RATE
+        return (self._first + len(self._kept) + len(self._rest)) / SAMPLE_RATE
 
     @property
     def open(self) -> Utterance | None:
         """Return what is being said, up to now; None in silence."""
-        return None if self._start is None else self._cut(self._start, self._first + len(self._kept))
+        if self._start is None:
+            return None
+        return self._cut(self._start, self._first + len(self._kept) + len(self._rest))
 
     def push(self, samples: Samples) -> list[Utterance]:
         """Take samples ``(n,)``, and return the utterances that end in them."""
+        samples = np.concatenate([self._rest, samples])
+        if len(samples) < FRAME:  # small messages do not copy what is kept
+            self._rest = samples
+            return []
+        self._rest = samples[:0]
         ended: list[Utterance] = []
         step = round(SAMPLE_RATE * 1.0)
         for first in range(0, len(samples), step):  # bounds what is kept, however much comes at once
@@ -121,7 +129,9 @@ class LiveSpeech:
         return spoken
 
     def _cut(self, start: int, stop: int) -> Utterance:
-        return Utterance(start, self._kept[start - self._first : stop - self._first].copy())
+        first, stop = start - self._first, stop - self._first
+        rest = self._rest[: max(stop - len(self._kept), 0)]
+        return Utterance(start, np.concatenate([self._kept[first:stop], rest]))
 
     def _forget(self) -> None:
         """Drop what no utterance can need any more."""

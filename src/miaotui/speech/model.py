@@ -76,7 +76,11 @@ class SpeechFacade(LoopHolder[SpeechLoop]):
 
     def predicted_s(self, duration_s: float, options: TranscriptionOptions) -> float:
         """Return the seconds that a recording of ``duration_s`` seconds would take now, behind what waits."""
-        return self.loop.ahead_s() + self.loop.sound_s(duration_s, options.beam_size)
+        return self.loop.ahead_s() + self.work_s(duration_s, options)
+
+    def work_s(self, duration_s: float, options: TranscriptionOptions) -> float:
+        """Return the seconds that it would take if nothing else were computed."""
+        return self.loop.sound_s(duration_s, options.beam_size)
 
     def require_time(self, duration_s: float, options: TranscriptionOptions) -> None:
         """Raise `DeadlineUnattainableError`, which says what would fit, for a recording that would take too long."""

@@ -2,7 +2,7 @@
 
 Owns the order of these steps, for the command line, Python and the server alike. Knows neither files nor HTTP; the
 model is a `Recogniser`. Invariants: a recording without long silence reaches the model as it is; one without speech
-does not reach it, and has no words; times are those of the recording.
+has no windows, and no words; times are those of the recording.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class Recording:
 
     def segments(self, recogniser: Recogniser, options: TranscriptionOptions) -> RecordingSegments:
         """Return the segments, each window's when it is done. Raises as the model does."""
-        stream = recogniser.segments(self.voiced.samples, options) if self.voiced_s else None
-        return RecordingSegments(stream, self.voiced, options)
+        if not self.voiced_s:  # options are checked all the same, and no work is left that could be late
+            options = replace(options, deadline_s=None)
+        return RecordingSegments(recogniser.segments(self.voiced.samples, options), self.voiced, options)
 
     def transcribe(self, recogniser: Recogniser, options: TranscriptionOptions) -> Transcript:
         """Return the transcript. Raises as the model does."""
@@ -63,13 +64,13 @@ class Recording:
 class RecordingSegments:
     """The segments of a recording, with its times, Chinese in the wanted script: a `SegmentStream` over a model's."""
 
-    def __init__(self, stream: SegmentStream | None, voiced: VoicedSamples, options: TranscriptionOptions) -> None:
+    def __init__(self, stream: SegmentStream, voiced: VoicedSamples, options: TranscriptionOptions) -> None:
         self._stream, self._voiced, self._options = stream, voiced, options
 
     @property
     def language(self) -> str:
         """Return the code of the language; of a recording without speech the one that was given."""
-        return self._options.language if self._stream is None else self._stream.language or self._options.language
+        return self._stream.language or self._options.language
 
     def __iter__(self) -> RecordingSegments:
         """Return itself."""
@@ -77,8 +78,6 @@ class RecordingSegments:
 
     def __next__(self) -> Segment:
         """Return the next segment. Raises as the model does."""
-        if self._stream is None:
-            raise StopIteration
         segment = next(self._stream)
         if not self._voiced.is_whole:
             segment = _moved(segment, self._voiced)
@@ -86,8 +85,7 @@ class RecordingSegments:
 
     def close(self) -> None:
         """Cancel what is not done yet."""
-        if self._stream is not None:
-            self._stream.close()
+        self._stream.close()
 
 
 def _moved(segment: Segment, voiced: VoicedSamples) -> Segment:

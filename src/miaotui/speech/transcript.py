@@ -147,6 +147,9 @@ class Recogniser(Protocol):
     def predicted_s(self, duration_s: float, options: TranscriptionOptions) -> float:
         """Return the seconds that a recording of ``duration_s`` seconds would take now."""
 
+    def work_s(self, duration_s: float, options: TranscriptionOptions) -> float:
+        """Return the seconds that it would take if nothing else were computed."""
+
 
 def _require(holds: bool, field: str, expected: str, value: object) -> None:
     if not holds:

@@ -15,6 +15,10 @@ import pytest
 from miaotui.retrieval import Document, Index
 from miaotui.serve.documents.index_registry import IndexRegistry
 from miaotui.serve.models import ServedModels
+from miaotui.serve.speech.models import SpeechModels
+from miaotui.speech.transcript import SAMPLE_RATE
+from scripted_speech import ScriptedRecogniser, bursts
+from sound_files import wav
 from tiny_encoder_models import make_encoder_folder
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -27,7 +31,8 @@ CHROMIUM = os.environ.get("MIAOTUI_CHROMIUM") or shutil.which("chromium") or shu
 BRIDGE = Document(
     "bridge.txt", "The old bridge of Tarn was built in 1731 by Odo Hale. It has seven arches.", title="Tarn"
 )
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream")
+SPOKEN = "..ss.."  # what the microphone hears, again and again
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,7 +67,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         index.add([BRIDGE])
 
     def parts(models: ServedModels) -> dict[str, object]:
-        return {"indexes": IndexRegistry(folder / "indexes")}
+        speech = SpeechModels({"speech": ScriptedRecogniser()})
+        return {"indexes": IndexRegistry(folder / "indexes"), "speech": speech}
 
     encoders = {"embed": make_encoder_folder(folder, "embed")}
     with serving(models, settings_in(folder), encoders=encoders, parts=parts) as running:
@@ -70,11 +76,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="module")  # its loop runs until it ends, and other tests cannot run theirs
-def browser() -> Iterator[Any]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright  # noqa: PLC0415  (it may not be here)
 
+    spoken = tmp_path_factory.mktemp("microphone") / "spoken.wav"
+    spoken.write_bytes(wav(bursts(SPOKEN), SAMPLE_RATE))
+    flags = [*FLAGS, f"--use-file-for-fake-audio-capture={spoken}"]
     with sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield launched
         launched.close()
 

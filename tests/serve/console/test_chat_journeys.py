@@ -39,7 +39,7 @@ def test_stop_ends_the_answer_and_frees_the_server(console: ConsolePage, server:
     console.send("Write for long.")
     answer = console.page.locator("article.message.assistant").last
     expect(answer.locator(".markdown")).not_to_be_empty()
-    console.press("◼ Stop", "◼ 停止", answer)
+    console.press("Stop", "停止", answer)
     console.page.wait_for_timeout(200)
     assert server.in_flight() == 0
     expect(answer).to_contain_text(console.name("Stopped.", "已停止。"))
@@ -108,7 +108,7 @@ def test_history_is_kept_found_exported_and_imported(console: ConsolePage, tmp_p
     path.write_text(before, encoding="utf-8")
     console.page.locator(".history li button").last.click()
     expect(console.page.locator(".history li")).to_have_count(0)
-    console.page.locator("input[type=file]").set_input_files(path)
+    console.page.locator(".history input[type=file]").set_input_files(path)
     expect(console.page.locator("article.assistant")).to_contain_text("an owl")
     show_history(console)
     assert exported(console) == before
@@ -117,7 +117,7 @@ def test_history_is_kept_found_exported_and_imported(console: ConsolePage, tmp_p
 
 def show_history(console: ConsolePage) -> None:
     if not console.page.locator(".history").is_visible():
-        console.press("☰ History", "☰ 历史")
+        console.press("History", "历史")
 
 
 def exported(console: ConsolePage) -> str:
@@ -128,13 +128,13 @@ def exported(console: ConsolePage) -> str:
 
 @rarely
 def test_options_go_into_the_request(console: ConsolePage) -> None:
-    console.press("⚙ Options", "⚙ 选项")
+    console.press("Options", "选项")
     panel = console.page.locator(".options")
     panel.get_by_role("textbox").first.fill("Be brief.")
     for name, value in (("Temperature", "0.5"), ("Seed", "7")):
         panel.get_by_label(console.name(name, {"Temperature": "温度", "Seed": "随机种子"}[name])).fill(value)
     console.picture("options")
-    console.press("⚙ Options", "⚙ 选项")
+    console.press("Options", "选项")
     console.force("yes")
     console.ask("Go.")
     body = console.asked[-1]
@@ -144,13 +144,13 @@ def test_options_go_into_the_request(console: ConsolePage) -> None:
 
 @rarely
 def test_a_schema_holds_the_answer(console: ConsolePage) -> None:
-    console.press("⚙ Options", "⚙ 选项")
+    console.press("Options", "选项")
     console.page.locator(".options summary").first.click()
     schema = console.page.locator(".options textarea.json").first
     schema.fill("{")
     expect(console.page.locator(".options .problem")).to_be_visible()
     schema.fill('{"enum": ["red", "blue"]}')
-    console.press("⚙ Options", "⚙ 选项")
+    console.press("Options", "选项")
     assert json.loads(console.ask("A colour?").locator(".markdown").inner_text()) in ("red", "blue")
 
 
@@ -191,10 +191,10 @@ def test_the_prediction_is_shown_before_sending(console: ConsolePage) -> None:
     expect(told).to_contain_text(console.name("will take about", "大约需要"))
     slider = console.page.get_by_role("slider")
     slider.fill("1")
-    console.press("⚙ Options", "⚙ 选项")
+    console.press("Options", "选项")
     console.page.get_by_label(console.name("Most tokens", "最多词元")).fill("1500")
     console.page.locator(".options select").select_option("refuse")
-    console.press("⚙ Options", "⚙ 选项")
+    console.press("Options", "选项")
     expect(told).to_contain_text(console.name("would take", "超过期限"))
     console.picture("deadline")
     area.press("Enter")
@@ -225,7 +225,7 @@ def test_a_thought_is_folded(console: ConsolePage, tmp_path: Path) -> None:
     chat = {"id": "c", "title": "t", "created": 1, "updated": 1, "leaf": "b", "messages": [said, thought]}
     path = tmp_path / "chat.json"
     path.write_text(json.dumps({"format": "miaotui-conversations", "version": 1, "conversations": [chat]}))
-    console.page.locator("input[type=file]").set_input_files(path)
+    console.page.locator(".history input[type=file]").set_input_files(path)
     folded = console.page.get_by_text("I see.")
     expect(console.page.get_by_text("So.")).to_be_visible()
     expect(folded).to_be_hidden()

@@ -53,7 +53,7 @@ def test_what_a_file_brings_is_text(open_page: PageMaker, tmp_path: Path) -> Non
     path = tmp_path / "hostile.json"
     path.write_text(conversation(ATTACKS), encoding="utf-8")
     page = open_page()
-    page.page.locator("input[type=file]").set_input_files(path)
+    page.page.locator(".history input[type=file]").set_input_files(path)
     expect(page.page.locator("article.message.assistant")).to_have_count(60)
     page.page.get_by_role("button", name="Show earlier").click()
     expect(page.page.locator("article.message")).to_have_count(61)
@@ -83,7 +83,7 @@ def test_a_broken_file_changes_nothing_and_is_named(open_page: PageMaker, tmp_pa
     for number, text in enumerate(BROKEN if ALL else BROKEN[::2]):
         path = tmp_path / f"{number}.json"
         path.write_text(text, encoding="utf-8")
-        page.page.locator("input[type=file]").set_input_files(path)
+        page.page.locator(".history input[type=file]").set_input_files(path)
         expect(page.page.locator(".notices")).to_contain_text("file is")
         expect(page.page.locator(".history li")).to_have_count(1)
     page.check_safe()

@@ -38,6 +38,7 @@ def config_for(app: ASGIApp, **options: Any) -> uvicorn.Config:
         "http": ClientConnection,
         "ws": "websockets-sansio" if _speaks_websocket(app) else "none",
         "ws_max_size": MAX_WEBSOCKET_BYTES,
+        "ws_ping_timeout": None,  # a client that is read slower has its pongs read late; silent ones end otherwise
         "ws_per_message_deflate": False,  # sound hardly shrinks, and a small message could become a large one
         "log_config": None,
         "access_log": False,

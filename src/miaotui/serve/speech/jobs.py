@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import Future
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from miaotui.errors import AudioError, DeadlineUnattainableError, OverloadedErro
 from miaotui.serve.http.errors import ApiError
 from miaotui.serve.middleware.access import current, received, services_of
 from miaotui.serve.speech.models import ServedSpeech
-from miaotui.speech.audio import AudioLimits, read_audio
+from miaotui.speech.audio import AudioLimits
 from miaotui.speech.recordings import Recording, RecordingSegments
 from miaotui.speech.transcript import Segment, Transcript, TranscriptionOptions
 from miaotui.types import Deadline
@@ -36,6 +37,12 @@ class RecordingJob(PromisedJob):
 
     def __init__(self, recording: Recording, deadline: Deadline | None, arrived_s: float) -> None:
         super().__init__(math.ceil(TOKENS_A_SECOND * recording.duration_s), 1, deadline, arrived_s)
+        self.duration_s, self.heard_s, self.work_s = recording.duration_s, 0.0, 0.0
+
+    @property
+    def left_s(self) -> float:
+        """Return the predicted seconds of what is left of it."""
+        return self.work_s * max(0.0, 1 - self.heard_s / max(self.duration_s, 1e-9))
 
 
 class RecordingRun:
@@ -65,21 +72,27 @@ class RecordingRun:
         finally:
             self.served.waiting -= 1
             if self._recording is not None:
-                self.served.sound_s -= self._recording.duration_s
+                self.served.drop(self._recording)
 
     async def open(self, content: bytes, *, keep_silence: bool = False) -> None:
-        """Decode the recording. Raises `ApiError` (400) for one that cannot be read."""
-        limits = AudioLimits(max_s=3600 * services_of(self._http).settings.max_audio_hours)
+        """Decode the recording, once its options are checked.
 
-        def decode() -> Recording:
-            return Recording(read_audio(content, limits), keep_silence=keep_silence)
-
-        loop = asyncio.get_running_loop()
+        Raises `FieldError`, `ApiError` (400) for one that cannot be read, and `OverloadedError`.
+        """
+        services = services_of(self._http)
+        self.served.check(self._options)
+        limits = AudioLimits(max_s=3600 * services.settings.max_audio_hours)
+        decoding = self.served.decode(content, limits, keep_silence=keep_silence)
         try:
-            self._recording = await loop.run_in_executor(self.served.decoding, decode)
+            self._recording = await asyncio.wrap_future(decoding)
         except AudioError as error:
             raise ApiError(400, f"file: {error}", param="file", code="invalid_audio") from None
-        self.served.sound_s += self._recording.duration_s
+        except OverloadedError as error:
+            services.operations.jobs.refused(self.served.name, error)
+            raise
+        except asyncio.CancelledError:
+            decoding.add_done_callback(self._drop_late)
+            raise
 
     async def segments(self) -> AsyncGenerator[Segment | None, None]:
         """Yield the segments as windows are done; None after a silence of ``ping_s``. Raises `RefusedError`.
@@ -93,7 +106,7 @@ class RecordingRun:
         except RefusedError as error:
             operations.jobs.refused(self.served.name, error)
             raise
-        with operations.jobs.tracking(self.served.name, job):
+        with operations.jobs.tracking(self.served.name, job), self.served.promising(job):
             running = _RunningRecording(self.served, recording, options, job)
             async with aclosing(running.segments(services_of(self._http).settings.ping_s)) as segments:
                 async for segment in segments:
@@ -130,6 +143,11 @@ class RecordingRun:
             "shortened": False,
         }
 
+    def _drop_late(self, decoding: Future[Recording]) -> None:
+        """Drop a recording that was being decoded when its request ended."""
+        if not decoding.cancelled() and decoding.exception() is None:
+            self.served.drop(decoding.result())
+
     @property
     def _required(self) -> Recording:
         assert self._recording is not None, "open comes first"
@@ -138,21 +156,29 @@ class RecordingRun:
     def _promised(self, recording: Recording, job: RecordingJob) -> TranscriptionOptions:
         """Predict the job and return its options. Raises `DeadlineUnattainableError`."""
         recogniser, options = self.served.recogniser, self._options
-        before_s = time.perf_counter() - self._arrived_s + self.served.pending_s
-        job.predicted_ms = 1e3 * (before_s + recording.predicted_s(recogniser, options))
+        now_s = time.perf_counter()
+        before_s = now_s - self._arrived_s
+        predicted_s = recording.predicted_s(recogniser, options)
+        job.predicted_ms = 1e3 * (before_s + predicted_s)
         asked_ms = None if self._deadline is None else asked_of(self._deadline)
         if asked_ms is None or (self._deadline is not None and self._deadline.on_late == "best_effort"):
             return options
+        job.due_s = self._arrived_s + asked_ms / 1e3
+        job.work_s = recogniser.work_s(recording.voiced_s, options) if recording.voiced_s else 0.0
+        late_s = self.served.late_s(job.due_s, job.work_s, now_s)
+        if late_s > 0:
+            job.predicted_ms = max(job.predicted_ms, asked_ms + 1e3 * late_s)
         if job.predicted_ms > asked_ms:
-            fits_s = _fitting_s(self.served, options, asked_ms / 1e3 - before_s, recording.voiced_s)
+            allowed_s = min(asked_ms / 1e3 - before_s, predicted_s - max(late_s, 0.0))
+            fits_s = _fitting_s(self.served, options, allowed_s, recording.voiced_s)
             hint = f"about {fits_s:.0f} s of it would fit" if fits_s else "none of it would fit"
             raise DeadlineUnattainableError(
-                f"this recording of {recording.duration_s:.0f} s would take {job.predicted_ms:.0f} ms, and the request "
-                f"allows {asked_ms:.0f} ms: {hint}; send less, allow more, or try again later",
-                retry_after_s=max(0.1, self.served.pending_s),
+                f"this recording of {recording.duration_s:.0f} s would take {job.predicted_ms:.0f} ms beside what is "
+                f"promised already, and the request allows {asked_ms:.0f} ms: {hint}; send less, allow more, or try "
+                "again later",
+                retry_after_s=max(0.1, late_s),
                 predicted_ms=job.predicted_ms,
             )
-        job.due_s = self._arrived_s + asked_ms / 1e3
         left_s = job.due_s - time.perf_counter()
         return replace(options, deadline_s=left_s) if left_s > 0 else options
 
@@ -179,12 +205,10 @@ class _RunningRecording:
         self._queue: asyncio.Queue[Segment | BaseException | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._stream: RecordingSegments | None = None
-        self._pending_s = recording.predicted_s(served.recogniser, options)
         self.language = ""
 
     async def segments(self, ping_s: float) -> AsyncGenerator[Segment | None, None]:
         """Yield segments as they come, None after a silence. Raises what the model raises."""
-        self._served.pending_s += self._pending_s
         self._loop.run_in_executor(self._served.running, self._work)
         self._job.future.add_done_callback(lambda _: self._call(self._queue.put_nowait, None))  # the server ends it
         try:
@@ -203,7 +227,6 @@ class _RunningRecording:
                     return
                 yield item
         finally:
-            self._began()
             self._job.cancel()
             if self._stream is not None:
                 self._stream.close()
@@ -220,7 +243,6 @@ class _RunningRecording:
         error: BaseException | None = None
         try:
             if not self._job.is_over:
-                self._call(self._began)
                 self._job.began_s = time.perf_counter()
                 self._stream = self._recording.segments(self._served.recogniser, self._options)
                 self._pass_on(self._stream)
@@ -234,15 +256,11 @@ class _RunningRecording:
     def _pass_on(self, stream: RecordingSegments) -> None:
         for segment in stream:
             self._job.written_tokens += len(segment.tokens)
+            self._job.heard_s = segment.end_s
             self._call(self._queue.put_nowait, segment)
             if self._job.is_over:
                 return
         self.language = stream.language
-
-    def _began(self) -> None:
-        """Count the recording no more among those that wait for a thread."""
-        self._served.pending_s = max(0.0, self._served.pending_s - self._pending_s)
-        self._pending_s = 0.0
 
     def _call(self, function: Any, *arguments: Any) -> None:
         try:

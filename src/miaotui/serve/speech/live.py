@@ -2,7 +2,8 @@
 
 Owns the messages of the connection and when partial texts are made. Where utterances begin and end is `speech.live`'s.
 Knows no browser. Invariants: each utterance has one final text, in order, which depends on its samples alone; a partial
-text is never sent behind the final one; a client that sends faster than the model writes is read slower.
+text is never sent behind the final one; a client that sends faster than the model writes is read slower; one that has
+gone is noticed at once, unless `READ_AHEAD_BYTES` of its messages are unread.
 
 Messages in: a JSON text ``{"type": "start", ...}`` first, if other options than the defaults are wanted; binary ones of
 16-bit little-endian samples, one channel; ``{"type": "end"}``. Out: ``ready``, ``partial``, ``final``, ``done`` and
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from pydantic import Field, ValidationError
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from miaotui.errors import MiaotuiError, RefusedError
+from miaotui.errors import MiaotuiError, OverloadedError, RefusedError
 from miaotui.libraries import need
 from miaotui.serve.http.bodies import json_text
 from miaotui.serve.http.errors import ApiError, bad_value, from_error, from_validation
@@ -47,6 +48,8 @@ from miaotui.speech.transcript import (
 LIVE_PATH = "/v1/audio/live"
 PARTIAL_S = 1.0  # of new sound between two partial texts
 LIVE_IDLE_S = 60.0  # without a message
+READ_AHEAD_BYTES = 1 << 20  # of messages
+MESSAGE_BYTES = 512  # that a message takes beside its content
 _RATES_HZ = range(8_000, 48_001)
 _WRONG, _FAILED = 1008, 1011  # codes of closing
 
@@ -79,9 +82,10 @@ async def listen(socket: WebSocket) -> None:
     services: Services = socket.app.state.services
     offered = [each for each in socket.scope.get("subprotocols", ()) if not each.startswith(KEY_PROTOCOL.decode())]
     await socket.accept(subprotocol=offered[0] if offered else None)
-    session = _Session(socket, services)
+    messages = _Messages(socket)
+    session = _Session(socket, services, messages)
     try:
-        await session.run()
+        await messages.unless_gone(session.run())
     except WebSocketDisconnect:
         return
     except Exception as error:
@@ -92,60 +96,26 @@ async def listen(socket: WebSocket) -> None:
             await socket.close(_WRONG if found.status < 500 else _FAILED)
     finally:
         await session.close()
+        await messages.close()
 
 
-class _Session:
-    """One connection: its options, its stream of sound, and what is transcribed of it now."""
+class _Messages:
+    """Messages of a connection, read a little ahead: its end is seen while an utterance is transcribed."""
 
-    def __init__(self, socket: WebSocket, services: Services) -> None:
-        self._socket, self._services = socket, services
-        self._start = LiveStart.model_validate({})
-        self._served: ServedSpeech | None = None
-        self._speech = LiveSpeech()
-        self._resample: Callable[[Samples], Samples] = lambda samples: samples
-        self._partial: asyncio.Task[None] | None = None
-        self._partial_s = 0.0  # of the stream, at the last partial text
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        self._unread_bytes, self._room = 0, asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
 
-    async def run(self) -> None:
-        """Read messages until the end. Raises `ApiError`, a `MiaotuiError` and `WebSocketDisconnect`."""
-        message = await self._message()
-        if isinstance(message, dict) and message.get("type") == "start":
-            self._start = _checked(message)
-            message = b""
-        await self._begin()
-        while isinstance(message, bytes):
-            await self._take(message)
-            message = await self._message()
-        if message.get("type") != "end":
-            raise bad_value("type", "must be end, or sound in binary messages; start comes first, and once")
-        await self._finish(self._speech.flush())
-        await self._send("done", duration=round(self._speech.seconds, 2))
-        await self._socket.close()
-
-    async def close(self) -> None:
-        """Stop what is transcribed, and leave the line."""
-        await self._stop_partial()
-        if self._served is not None:
-            self._served.waiting -= 1
-
-    async def _begin(self) -> None:
-        start = self._start
-        served = self._services.speech.find(start.model)
-        served.require_room()
-        self._served, served.waiting = served, served.waiting + 1
-        served.recogniser.segments(np.zeros(0, np.float32), start.options()).close()  # says what the model lacks
-        if start.sample_rate != SAMPLE_RATE:
-            self._resample = _resampler(start.sample_rate)
-        await self._send("ready", model=served.name, sample_rate=start.sample_rate)
-
-    async def _message(self) -> dict[str, Any] | bytes:
+    async def next(self) -> dict[str, Any] | bytes:
         """Return the next message. Raises `ApiError` for one that cannot be read, or after a long silence."""
         try:
-            message = await asyncio.wait_for(self._socket.receive(), LIVE_IDLE_S)
+            message = await asyncio.wait_for(self._queue.get(), LIVE_IDLE_S)
         except asyncio.TimeoutError:
             raise ApiError(408, f"No message came within {LIVE_IDLE_S:g} s", code="request_timeout") from None
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code") or 1005)
+        self._unread_bytes -= _held_bytes(message)
+        self._room.set()
         sound: bytes | None = message.get("bytes")
         if sound is not None:
             return sound
@@ -157,6 +127,81 @@ class _Session:
             raise ApiError(400, "A text message must be one JSON object", code="invalid_json")
         return value
 
+    async def unless_gone(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await ``work``. Raises `WebSocketDisconnect` at once, and cancels it, when the client has gone."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task, self._reading), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            await self._reading
+        finally:
+            await _ended(task)
+
+    async def close(self) -> None:
+        """Read no more."""
+        await _ended(self._reading)
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code") or 1005)
+            self._unread_bytes += _held_bytes(message)
+            self._queue.put_nowait(message)
+            while self._unread_bytes >= READ_AHEAD_BYTES:
+                self._room.clear()
+                await self._room.wait()
+
+
+class _Session:
+    """One connection: its options, its stream of sound, and what is transcribed of it now."""
+
+    def __init__(self, socket: WebSocket, services: Services, messages: _Messages) -> None:
+        self._socket, self._services, self._messages = socket, services, messages
+        self._start = LiveStart.model_validate({})
+        self._served: ServedSpeech | None = None
+        self._speech = LiveSpeech()
+        self._resample: Callable[[Samples], Samples] = lambda samples: samples
+        self._partial: asyncio.Task[None] | None = None
+        self._partial_s = 0.0  # of the stream, at the last partial text
+
+    async def run(self) -> None:
+        """Read messages until the end. Raises `ApiError`, a `MiaotuiError` and `WebSocketDisconnect`."""
+        message = await self._messages.next()
+        if isinstance(message, dict) and message.get("type") == "start":
+            self._start = _checked(message)
+            message = b""
+        await self._begin()
+        while isinstance(message, bytes):
+            await self._take(message)
+            message = await self._messages.next()
+        if message.get("type") != "end":
+            raise bad_value("type", "must be end, or sound in binary messages; start comes first, and once")
+        await self._finish(self._speech.flush())
+        await self._send("done", duration=round(self._speech.seconds, 2))
+        await self._socket.close()
+
+    async def close(self) -> None:
+        """Stop what is transcribed, and leave the line."""
+        await self._stop_partial()
+        if self._served is not None:
+            self._served.listening -= 1
+
+    async def _begin(self) -> None:
+        start = self._start
+        served = self._services.speech.find(start.model)
+        try:
+            served.require_listener()
+        except OverloadedError as error:
+            self._services.operations.jobs.refused(served.name, error)
+            raise
+        self._served, served.listening = served, served.listening + 1
+        served.check(start.options())
+        if start.sample_rate != SAMPLE_RATE:
+            self._resample = _resampler(start.sample_rate)
+        await self._send("ready", model=served.name, sample_rate=start.sample_rate)
+
     async def _take(self, sound: bytes) -> None:
         """Take sound, send the final texts of utterances that end in it, or begin a partial one."""
         if len(sound) % 2:
@@ -164,9 +209,11 @@ class _Session:
         samples: Samples = np.frombuffer(sound, "<i2").astype(np.float32)
         samples /= 32768.0
         await self._finish(self._speech.push(self._resample(samples)))
-        said, seconds = self._speech.open, self._speech.seconds
-        is_idle = self._partial is None or self._partial.done()
-        if self._start.partial and said is not None and is_idle and seconds - self._partial_s >= PARTIAL_S:
+        seconds, is_idle = self._speech.seconds, self._partial is None or self._partial.done()
+        if not self._start.partial or not is_idle or seconds - self._partial_s < PARTIAL_S:
+            return
+        said = self._speech.open
+        if said is not None:
             self._partial_s = seconds
             self._partial = asyncio.create_task(self._send_partial(said))
 
@@ -230,7 +277,7 @@ class _Transcribing:
 
     async def result(self) -> tuple[str, str]:
         """Return the text and its language. Raises what the model raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._served.running, self._work)
+        return await asyncio.get_running_loop().run_in_executor(self._served.hearing, self._work)
 
     def stop(self) -> None:
         """Cancel what is not done yet."""
@@ -248,6 +295,18 @@ class _Transcribing:
             stream.close()
         self.tokens = sum(len(each.tokens) for each in segments)
         return "".join(each.text for each in segments).strip(), stream.language
+
+
+async def _ended(task: asyncio.Future[None]) -> None:
+    """Cancel a task and wait for its end, whichever it is."""
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.exception()  # is looked at, so that it is not logged as lost
+
+
+def _held_bytes(message: Mapping[str, Any]) -> int:
+    return MESSAGE_BYTES + len(message.get("bytes") or message.get("text") or "")
 
 
 def _checked(message: dict[str, Any]) -> LiveStart:
