@@ -6,6 +6,6 @@ import { applyPreferences } from "./store/preferences";
 import "./ui/links";
 
 applyPreferences();
+void openHistory(); // first: the browser reads it while the page is rendered
 const root = document.getElementById("app");
 if (root) render(<App />, root);
-void openHistory();

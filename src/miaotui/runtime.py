@@ -115,15 +115,18 @@ def open_speech_model(
     """
     from miaotui.backends.build_seq2seq import Seq2SeqOptions, build_seq2seq_backend  # noqa: PLC0415  (rarely needed)
     from miaotui.engine.speech.loaded import LoadedSpeech, SpeechLoop  # noqa: PLC0415  (only these models)
-    from miaotui.model.seq2seq.opened import open_seq2seq  # noqa: PLC0415  (only these models)
+    from miaotui.model.seq2seq.opened import is_speech, open_seq2seq  # noqa: PLC0415  (only these models)
     from miaotui.text.speech.tokenizer import load_speech_tokenizer  # noqa: PLC0415  (only these models)
 
     settings = settings or Settings.from_env()
     path = resolve(model, progress=progress, settings=settings)
+    if not is_speech(path):
+        raise UnsupportedModelError(
+            f"{path} holds no speech model: name one, such as whisper-base, or load this one with miaotui.load, "
+            "miaotui.load_encoder or miaotui.load_seq2seq"
+        )
     opened = open_seq2seq(path)
     config = opened.config
-    if not config.mel_bins:
-        raise UnsupportedModelError(f"{path} is no speech model: load it with miaotui.load")
     tokenizer = load_speech_tokenizer(path, config.vocab_size, config.encoder.max_tokens)
     backend = build_seq2seq_backend(opened, options or Seq2SeqOptions(), settings, progress)
     try:

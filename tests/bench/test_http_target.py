@@ -192,7 +192,11 @@ def test_the_models_of_a_server_that_lists_none() -> None:
             return await first_model(url, timeout_s=0.5)
 
     assert asyncio.run(main(written(status(200, {"data": [{"id": "one"}, {"id": "two"}]})))) == "one"
+    kinds = [{"id": "ears", "kind": "speech"}, {"id": "chat", "kind": "chat"}]
+    assert asyncio.run(main(written(status(200, {"data": kinds})))) == "chat"
     for answer, said in [
+        (written(status(200, {"data": kinds[:1]})), "lists no model that writes"),
+        (written(status(200, {"data": [17]})), "lists no model"),
         (written(status(200, {"data": []})), "lists no model"),
         (written(status(200, 17)), "lists no model"),
         (written(status(401)), "wants a key"),

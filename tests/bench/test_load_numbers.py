@@ -19,6 +19,7 @@ from miaotui.bench.load.arrivals import Arrivals, TracedRequest, read_trace
 from miaotui.bench.load.outcome import RequestOutcome
 from miaotui.bench.load.play import play_closed, play_open
 from miaotui.bench.load.prompts import OWN_WORDS, PlannedRequest, PromptPlan, own_words, planned_at, read_prompts
+from miaotui.bench.load.report import load_notes, load_table
 from miaotui.bench.load.scenarios import least_count, scenario_result, upper_bound
 from miaotui.bench.load.summary import LatencySummary, LatencyTargets, LoadSummary, summarised
 from miaotui.bench.load.sweep import is_sustained, sustained_rate, sweep
@@ -78,6 +79,22 @@ def test_a_trace_is_scaled_and_repeated(tmp_path: Path) -> None:
     planned = planned_at(times, PromptPlan((20, 30), (7, 8)), 0, trace)
     assert len(planned[1].prompt.split()) == 9  # the trace's third line, after its second gap
     assert planned[0].max_tokens in (7, 8)
+
+
+@pytest.mark.parametrize(
+    "lengths", ['"input_length": -4', '"output_tokens": 1e99', '"input_tokens": Infinity', '"input_length": []']
+)
+def test_lengths_that_cannot_be_are_named(lengths: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"at_s": 0}\n{"at_s": 1, ' + lengths + "}")
+    with pytest.raises(RequestError, match=r"line 2.*length"):
+        read_trace(path)
+
+
+def test_a_load_without_requests_is_not_called_saturated() -> None:
+    summary = summarised([], 1.0, LatencyTargets(), 0.1)
+    assert "saturated" not in load_table([summary])
+    assert any("lengthen --duration" in line for line in load_notes([summary], LatencyTargets()))
 
 
 @pytest.mark.parametrize("text", ["17", "{}", '{"at_s": "x"}', '{"at_s": -1}', '{"at_s": NaN}', "[" * 9999, "\ud800"])

@@ -67,6 +67,17 @@ def test_a_recording_that_cannot_be_read_does_not_stop_the_others(
     assert "none.mp3 cannot be read" in err
 
 
+def test_a_transcript_that_cannot_be_written_does_not_stop_the_others(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, folder = tmp_path / "other.wav", tmp_path / "out"
+    other.write_bytes(recording.read_bytes())
+    (folder / "talk.txt").mkdir(parents=True)
+    assert run([str(recording), str(other), "--output", str(folder)]) == 1
+    assert (folder / "other.txt").read_text()
+    assert "talk.txt cannot be written: Is a directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -74,6 +85,8 @@ def test_a_recording_that_cannot_be_read_does_not_stop_the_others(
         (["a.wav", "b/a.mp3", "--output", "out"], "one file"),
         (["a.wav", "--words"], "verbose_json"),
         (["a.wav", "--output", "/dev/null/x"], "--output"),
+        (["a.wav", "."], "a.wav cannot be read"),
+        (["."], "is a folder; name the recordings in it"),
     ],
 )
 def test_what_cannot_work_is_said_before_a_model_is_loaded(

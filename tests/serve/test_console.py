@@ -119,9 +119,19 @@ def test_the_built_files_are_of_these_sources() -> None:
     assert manifest["sources"] == digest_of_sources(), "the sources of the console have changed: make console"
 
 
-@pytest.mark.skipif(
+built_here = pytest.mark.skipif(
     shutil.which("node") is None or not (CONSOLE / "node_modules" / "esbuild").exists(), reason="needs `make console`"
 )
+
+
+@built_here
+def test_a_text_that_grows_has_the_blocks_of_the_whole() -> None:
+    """While an answer streams, only its end is parsed again: random texts, cut anywhere, show that this is enough."""
+    found = subprocess.run(["node", str(CONSOLE / "test.mjs"), "300"], check=True, capture_output=True, text=True)
+    assert int(found.stdout) > 250
+
+
+@built_here
 def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
     subprocess.run(["node", str(CONSOLE / "build.mjs"), str(tmp_path / "built")], check=True, cwd=tmp_path)
     names = {path.name for path in BUILT.iterdir()}

@@ -16,6 +16,7 @@ import miaotui
 from miaotui.errors import DeadlineUnattainableError, FieldError, RequestError, UnsupportedModelError
 from miaotui.speech.model import SpeechModel, load_speech
 from miaotui.speech.transcript import SAMPLE_RATE, Samples, Transcript, TranscriptionOptions
+from tiny_models import make_tiny_folder
 from tiny_seq2seq import tiny_folder
 from tiny_whisper import LANGUAGES, SOURCE_ROWS, TIMESTAMPS, whisper_folder
 
@@ -157,6 +158,10 @@ def test_models_of_another_kind_are_refused(folder: Path, tmp_path: Path) -> Non
         miaotui.load_seq2seq(folder)
     with pytest.raises(UnsupportedModelError, match=r"miaotui\.load"):
         load_speech(tiny_folder(tmp_path / "bart", "bart"))
+    with pytest.raises(UnsupportedModelError, match="holds no speech model"):
+        load_speech(make_tiny_folder(tmp_path, "llama"))
+    with pytest.raises(UnsupportedModelError, match="load_speech"):
+        miaotui.load_encoder(folder)
 
 
 def test_compiled_transcripts_do_not_depend_on_threads(folder: Path) -> None:

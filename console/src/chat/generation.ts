@@ -212,14 +212,21 @@ class AnswerReader {
     this.timer = window.setTimeout(() => {
       this.timer = 0;
       const begun = performance.now();
-      const isDue = begun - this.savedMs > Math.max(SAVE_MS, this.saveCostMs / SHARE);
-      this.put("pending", null, isDue);
-      if (isDue) [this.savedMs, this.saveCostMs] = [begun, performance.now() - begun];
+      this.put("pending", null, false);
       setTimeout(() => {
         this.shownMs = performance.now(); // what was put is rendered by now
         this.showCostMs = this.shownMs - begun;
+        this.saveIfDue();
       });
     }, wait);
+  }
+
+  private saveIfDue(): void {
+    const begun = performance.now();
+    if (begun - this.savedMs <= Math.max(SAVE_MS, this.saveCostMs / SHARE)) return;
+    store.save(this.id);
+    this.savedMs = performance.now();
+    this.saveCostMs = this.savedMs - begun;
   }
 
   private put(state: Answer["state"], error: string | null, save: boolean): void {

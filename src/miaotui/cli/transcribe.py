@@ -1,8 +1,8 @@
 """``miaotui transcribe``: recordings written down, as text, subtitles or JSON.
 
 Owns where transcripts go and how far the work is. Knows recordings by `Recording`, models by `Recogniser`. Invariants:
-what is wrong with the command line is said before a model is loaded; a recording that cannot be read is named, and the
-others are written down.
+what is wrong with the command line is said before a model is loaded; a recording that cannot be read, or a transcript
+that cannot be written, is named, and the others are written down.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from miaotui.speech.recordings import Recording
     from miaotui.speech.transcript import Recogniser, Segment, Transcript, TranscriptionOptions
 
+FAILED = 1
+
 
 def transcribe(parsed: argparse.Namespace) -> int:
     """Write the recordings down; return the exit status."""
@@ -34,6 +36,8 @@ def transcribe(parsed: argparse.Namespace) -> int:
     if parsed.word_times and parsed.form != "verbose_json":
         raise RequestError(messages.WORDS_NEED_FORM())
     places = _places(parsed.words, parsed.output, parsed.form)
+    if not _any_is_there(places):
+        return FAILED
     options = TranscriptionOptions(
         language=parsed.language,
         task="translate" if parsed.translate else "transcribe",
@@ -77,11 +81,33 @@ def transcribe_files(
         times: tuple[Granularity, ...] = ("segment", "word") if parsed.word_times else ("segment",)
         text = rendered(found, parsed.form, times, options.task)
         if place is not None:
-            place.write_text(text, encoding="utf-8")
+            try:
+                place.write_text(text, encoding="utf-8")
+            except OSError as error:
+                print(messages.ERROR(reason=f"{place} cannot be written: {error.strerror or error}"), file=sys.stderr)
+                failed = True
+                continue
         elif not as_it_comes:
             write(text)
         print(_statistics(found, time.perf_counter() - start_s, source.name), file=sys.stderr)
     return int(failed)
+
+
+def _any_is_there(sources: Collection[Path]) -> bool:
+    """Return whether any recording is a file; if none is, each is named, and no model need be loaded."""
+    from miaotui.speech.audio import opened_recording
+
+    errors: list[AudioError] = []
+    for source in sources:
+        try:
+            opened_recording(source).close()
+        except AudioError as error:
+            errors.append(error)
+    if len(errors) < len(sources):
+        return True
+    for each in errors:
+        print(messages.ERROR(reason=each), file=sys.stderr)
+    return False
 
 
 def _heard(

@@ -21,7 +21,8 @@ from miaotui.encoders.prompts import prompts_for
 from miaotui.engine.encoding.loaded import Ability, LoadedEncoder, abilities_of
 from miaotui.engine.encoding.loop import EncoderLoop
 from miaotui.engine.jobs.admission import QueueLimits
-from miaotui.errors import ModelFormatError
+from miaotui.errors import ModelFormatError, UnsupportedModelError
+from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.resolve import resolve
 from miaotui.model.encoder.container import OpenedEncoder
@@ -31,6 +32,7 @@ from miaotui.model.encoder.opened import is_encoder, open_encoder
 from miaotui.model.encoder.pooling import Pooler
 from miaotui.model.encoder.reading.from_decoder import is_decoder_encoder, open_decoder_encoder
 from miaotui.model.encoder.task_head import TaskHead
+from miaotui.model.seq2seq.opened import is_speech
 from miaotui.text.encoders.load import load_encoder_tokenizer
 from miaotui.text.encoders.tokenizer import EncoderTokenizer
 from miaotui.types import Progress
@@ -84,6 +86,9 @@ def load_encoder_model(
     if is_decoder_encoder(path):
         with open_decoder_encoder(path) as opened:
             return _decoder(path, opened, options, settings, progress)
+    if is_speech(path) or is_ctranslate2(path / FILE_NAME):
+        loader = "load_speech" if is_speech(path) else "load_seq2seq"
+        raise UnsupportedModelError(f"{path} holds an encoder-decoder, no encoder: load it with miaotui.{loader}")
     with open_encoder(path) as opened_encoder:
         return _encoder(path, opened_encoder, options, settings, progress)
 

@@ -74,7 +74,7 @@ def read_audio(source: str | os.PathLike[str] | bytes, limits: AudioLimits | Non
     """
     limits = limits or AudioLimits()
     with ExitStack() as stack:
-        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_opened(Path(source)))
+        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(opened_recording(Path(source)))
         name = "the recording" if isinstance(source, bytes) else str(source)
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -166,9 +166,11 @@ class _Decoding:
                 self._keep(resampler.resample(None))
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened_recording(path: Path) -> BinaryIO:
     """Open a regular file. Raises `AudioError`."""
     try:
+        if path.is_dir():
+            raise AudioError(f"{path} is a folder; name the recordings in it, such as {path}/*.wav")
         if not S_ISREG(path.stat().st_mode):
             raise AudioError(f"{path} is no file; expected a recording")
         return path.open("rb")

@@ -21,6 +21,7 @@ ArrivalKind = Literal["poisson", "gamma", "uniform", "trace"]
 KINDS: tuple[ArrivalKind, ...] = get_args(ArrivalKind)
 MAX_REQUESTS = 1_000_000
 MAX_TRACE_BYTES = 256 << 20
+MAX_LENGTH = 1 << 20  # tokens
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,20 @@ def _traced(line: str, place: str) -> TracedRequest:
         row: Any = json.loads(line)
         at_s = float(row["at_s"]) if "at_s" in row else float(row["timestamp"]) / 1e3
         lengths = [_length(row, f"{name}_tokens", f"{name}_length") for name in ("input", "output")]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RequestError(f"{place}: expected a JSON object with at_s (seconds) or timestamp (ms)") from error
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise RequestError(
+            f"{place}: expected a JSON object with at_s (seconds) or timestamp (ms), and whole numbers as lengths"
+        ) from error
     if not 0 <= at_s < 1e12:
         raise RequestError(f"{place}: the time must be a number of seconds from 0 on, not {at_s:g}")
-    return TracedRequest(at_s, *lengths)
+    for length in lengths:
+        if length is not None and not 0 <= length <= MAX_LENGTH:
+            raise RequestError(f"{place}: a length must be a whole number from 0 to {MAX_LENGTH:,}, not {length}")
+    return TracedRequest(at_s, *(length if length is None else max(length, 1) for length in lengths))
 
 
 def _length(row: dict[str, Any], *names: str) -> int | None:
     for name in names:
         if row.get(name) is not None:
-            return min(max(int(row[name]), 1), 1 << 20)
+            return int(row[name])
     return None

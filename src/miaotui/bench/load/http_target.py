@@ -26,6 +26,7 @@ from miaotui.errors import RequestError
 Route = Literal["chat", "completions"]
 PATHS: Mapping[Route, str] = {"chat": "/chat/completions", "completions": "/completions"}
 BUSY = (429, 503)
+TEXT_KINDS = (None, "chat", "encoder-decoder")  # of models that a load can ask; most servers name none
 UNKNOWN_CALLER = (401, 403)
 MAX_ANSWER_BYTES = 64 << 20
 MAX_ERROR_BYTES = 1 << 16
@@ -231,7 +232,10 @@ def is_loopback(url: str) -> bool:
 
 
 async def first_model(url: str, key: str | None = None, timeout_s: float = CONNECT_S) -> str:
-    """Return the first model that a server lists. Raises `RequestError` if it cannot be asked or lists none."""
+    """Return the first model that a server lists for texts. Raises `RequestError` if it cannot be asked or lists none.
+
+    Servers that say what kind a model is, as miaotui does, list speech models and encoders too.
+    """
     base = api_base(url)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
@@ -245,7 +249,9 @@ async def first_model(url: str, key: str | None = None, timeout_s: float = CONNE
     if response.status_code in UNKNOWN_CALLER:
         raise RequestError(f"{base} wants a key ({response.status_code}): set OPENAI_API_KEY")
     try:
-        names = [each["id"] for each in response.json()["data"]]
+        names = [each["id"] for each in response.json()["data"] if each.get("kind") in TEXT_KINDS]
         return str(names[0])
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise RequestError(f"{base}/models lists no model ({response.status_code}): name one with --model") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RequestError(
+            f"{base}/models lists no model that writes texts ({response.status_code}): name one with --model"
+        ) from error

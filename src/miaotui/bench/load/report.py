@@ -45,7 +45,7 @@ def _row(summary: LoadSummary) -> list[str]:
         f"{summary.tokens_per_s:.1f}",
         f"{summary.goodput_per_s:.3g}",
         kept,
-        "" if is_sustained(summary) or summary.rate_per_s is None else "saturated",
+        "saturated" if summary.asked and summary.rate_per_s is not None and not is_sustained(summary) else "",
     ]
 
 
@@ -69,6 +69,8 @@ def load_notes(summaries: Iterable[LoadSummary], targets: LatencyTargets) -> lis
     found.append(f"goodput: whole answers within {limits}" if limits else "goodput: whole answers, without a target")
     for each in summaries:
         rate = "closed load" if each.rate_per_s is None else f"{each.rate_per_s:.3g}/s"
+        if not each.asked:
+            found.append(f"{rate}: no request was due within {each.duration_s:g} s: lengthen --duration")
         found += [f"{rate}: {count} x {name}" for name, count in each.errors.items()]
         if each.wrong_usage:
             found.append(f"{rate}: {each.wrong_usage} answers whose usage cannot be right; their pieces were counted")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,14 @@ from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
 from miaotui.kernels.platform.cpu import probe
 
+FORMS = {
+    "serve": "miaotui bench serve URL, such as http://127.0.0.1:8000",
+    "compare": "miaotui bench compare A B, two models or servers",
+    "load": "miaotui bench load [MODEL]",
+    "base": "miaotui bench base [MODEL]",
+    SPEED: "miaotui bench [MODEL], or one of serve, load, compare and base before it",
+}
+
 
 def bench(parsed: argparse.Namespace) -> int:
     """Run the action of the command line; return the exit status."""
@@ -30,7 +39,9 @@ def bench(parsed: argparse.Namespace) -> int:
     chosen = chosen_options(parsed, action)
     counts = {"serve": range(1, 2), "compare": range(2, 3)}.get(action, range(2))
     if len(words) not in counts:
-        raise RequestError(f"miaotui bench {action} takes other words: see miaotui bench --help")
+        raise RequestError(f"expected {FORMS[action]}, got {len(words)} words behind it: see miaotui bench --help")
+    if getattr(chosen, "html", None) is not None:
+        require_place(Path(chosen.html))
     if action in ("serve", "load"):
         from miaotui.cli.bench.loads import bench_engine, bench_server
 
@@ -42,6 +53,17 @@ def bench(parsed: argparse.Namespace) -> int:
     from miaotui.cli.bench.model import bench_base, bench_model
 
     return bench_base(_model(words)) if action == "base" else bench_model(_model(words), chosen)
+
+
+def require_place(path: Path) -> None:
+    """Raise `RequestError` where a report could not be written, before anything is measured."""
+    folder = path.parent
+    if path.is_dir():
+        raise RequestError(f"--html {path} is a folder: name a file in it")
+    if not folder.is_dir():
+        raise RequestError(f"--html {path}: there is no folder {folder}; make it first")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise RequestError(f"--html {path} cannot be written: name a file elsewhere, or make it writable")
 
 
 def _model(words: Sequence[str]) -> str:
