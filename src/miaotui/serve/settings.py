@@ -85,10 +85,6 @@ class ServeSettings:
         """Return the deadline of requests that name none, in milliseconds."""
         return None if self.deadline_s is None else self.deadline_s * 1e3
 
-    def body_limit_bytes(self, path: str) -> int:
-        """Return the bytes that a body may have on a path."""
-        return max(self.max_body_bytes, self.max_audio_bytes) if path.startswith(AUDIO_PATHS) else self.max_body_bytes
-
     @property
     def tls(self) -> Tls | None:
         """Return the certificate, if there is one."""

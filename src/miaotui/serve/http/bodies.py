@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from miaotui.serve import LOG
 from miaotui.serve.http.errors import ApiError, from_error, from_validation
 from miaotui.serve.middleware.access import RECEIVED, Account, ReceivedRequest
-from miaotui.serve.settings import ServeSettings
+from miaotui.serve.settings import AUDIO_PATHS, ServeSettings
 
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
@@ -58,6 +58,8 @@ class BodyReader:
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, answer_to: ErrorAnswer) -> None:
         self._app, self._settings, self._answer_to = app, settings, answer_to
+        self._limit_bytes = settings.max_body_bytes
+        self._audio_limit_bytes = max(settings.max_body_bytes, settings.max_audio_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -82,7 +84,7 @@ class BodyReader:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Read the body; None if the client has gone. Raises `ApiError` (400, 408, 413)."""
-        limit = self._settings.body_limit_bytes(scope["path"])
+        limit = self._audio_limit_bytes if scope["path"].startswith(AUDIO_PATHS) else self._limit_bytes
         if _announced(scope) > limit:
             raise _too_large(limit)
         message = await receive()

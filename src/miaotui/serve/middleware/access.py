@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.requests import Request as HttpRequest
 from starlette.routing import Match, Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from miaotui.serve import LOG
 from miaotui.serve.middleware import cors
 from miaotui.serve.middleware.keys import ANYONE, UNLIMITED, Caller, Keyring
 from miaotui.serve.middleware.quotas import KeyUsage
-from miaotui.serve.middleware.sending import StatusRecorder, refused_over_http
+from miaotui.serve.middleware.refusals import LEAVING, Refusal, refuse, refused_over_http, wrong_key
 
 if TYPE_CHECKING:
     from miaotui.serve.services import Services
@@ -51,7 +51,6 @@ OPEN_PATHS = frozenset({"/health", "/ready"})
 LOCAL_HOSTS = frozenset({"localhost"})
 ADMIN_PATH = "/v1/admin"  # answered to administrators while the server drains, so that they can end that
 _READING = frozenset({"GET", "HEAD"})
-DRAIN_RETRY_S = 5
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 
 
@@ -101,14 +100,22 @@ class AccessPolicy:
     open_paths: frozenset[str] = frozenset()  # read without a key, beside `OPEN_PATHS`: files of the console
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Answer to a request that is not let in: its status and message."""
+class StatusRecorder:
+    """A ``send`` that notes in an account the response's status and whether it was sent to its end."""
 
-    status: int
-    code: str
-    message: str
-    headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+    def __init__(self, send: Send, account: Account) -> None:
+        self._send, self._account = send, account
+
+    async def __call__(self, message: Message) -> None:
+        """Send a message."""
+        if message["type"] == "http.response.start":
+            self._account.status = message["status"]
+        elif message["type"] == "websocket.accept":
+            self._account.status = 101
+        await self._send(message)
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_last or message["type"] == "websocket.close":
+            self._account.whole = True
 
 
 class Draining(Protocol):
@@ -169,7 +176,7 @@ class Access:
         headers: Headers = {name.lower(): value for name, value in reversed(scope["headers"])}
         refusal = check_host(scope, self._policy) or check_origin(headers, self._policy, scope)
         if refusal is not None:
-            return await refuse(scope, send, refusal, account)
+            return await refuse(scope, send, refusal, account.request_id)
         origin = headers.get(b"origin")
         if origin is not None and is_listed(origin, self._policy):
             send = cors.with_headers(send, origin)
@@ -177,7 +184,7 @@ class Access:
                 return await cors.answer_preflight(headers, send)
         refusal = self._check_key(scope, headers, account)
         if refusal is not None:
-            return await refuse(scope, send, refusal, account)
+            return await refuse(scope, send, refusal, account.request_id)
         scope[CALLER] = account.caller
         if account.caller.limits == UNLIMITED:
             return await self._app(scope, receive, send)
@@ -190,10 +197,10 @@ class Access:
             return None
         caller = ANYONE if self._keyring is None else find_caller(headers, self._keyring)
         if caller is None:
-            return _wrong_key(headers)
+            return wrong_key(headers)
         account.caller = caller
         draining = self._draining is not None and self._draining.is_draining
-        return _LEAVING if draining and not (caller.is_admin and path == ADMIN_PATH) else None
+        return LEAVING if draining and not (caller.is_admin and path == ADMIN_PATH) else None
 
     async def _within_limits(self, scope: Scope, receive: Receive, send: Send, account: Account) -> None:
         """Let a request through that keeps the limits of its key."""
@@ -204,7 +211,7 @@ class Access:
             seconds = max(1, -int(-excess.retry_after_s // 1))
             retry = ((b"retry-after", str(seconds).encode()),)
             text = f"this key's limit of {excess.limit} is reached: ask again in {seconds} s"
-            return await refuse(scope, send, Refusal(429, "rate_limit_exceeded", text, retry), account)
+            return await refuse(scope, send, Refusal(429, "rate_limit_exceeded", text, retry), account.request_id)
         try:
             return await self._app(scope, receive, send)
         finally:
@@ -277,42 +284,6 @@ def find_caller(headers: Headers, keyring: Keyring) -> Caller | None:
         if shown:
             found = found or keyring.find(shown)
     return found
-
-
-async def refuse(scope: Scope, send: Send, refusal: Refusal, account: Account) -> None:
-    """Send a refusal in the form of the API that the path belongs to."""
-    is_anthropic = scope["path"].startswith("/v1/messages")
-    kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error")
-    error: dict[str, Any] = {"message": refusal.message, "type": kind}
-    if is_anthropic:
-        body: dict[str, Any] = {"type": "error", "error": error, "request_id": account.request_id}
-    else:
-        body = {"error": {**error, "param": None, "code": refusal.code, "request_id": account.request_id}}
-    content = json.dumps(body).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(content)).encode()),
-        *refusal.headers,
-        (b"x-request-id", account.request_id.encode()),
-    ]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
-
-
-_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "overloaded_error"}
-_LEAVING = Refusal(
-    503,
-    "shutting_down",
-    "this server is shutting down: ask another one, or again in a moment",
-    ((b"retry-after", str(DRAIN_RETRY_S).encode()), (b"connection", b"close")),
-)
-
-
-def _wrong_key(headers: Headers) -> Refusal:
-    shown = b"authorization" in headers or b"x-api-key" in headers
-    text = "the API key is not known here" if shown else "an API key is needed"
-    text += ": send `Authorization: Bearer KEY` or `x-api-key: KEY`"
-    return Refusal(401, "invalid_api_key", text, ((b"www-authenticate", b"Bearer"),))
 
 
 def _is_address(host: str) -> bool:
