@@ -14,7 +14,6 @@ rebound.
 from __future__ import annotations
 
 import ipaddress
-import json
 import logging
 import re
 import secrets
@@ -23,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request as HttpRequest
 from starlette.routing import Match, Route, WebSocketRoute
