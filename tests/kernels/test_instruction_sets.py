@@ -12,7 +12,7 @@ import pytest
 from miaotui.kernels.platform.cpu import ISA_VARIABLE, probe
 
 HERE = Path(__file__).parent
-NUMERIC = ("arithmetic", "attention", "bidirectional", "dots", "matmul", "pointwise", "tiles")
+NUMERIC = ("attention", "bidirectional", "matmul", "pointwise")  # the others try every lowering where they are
 ISAS = [isa.value for isa in probe().isas]
 TIMEOUT_S = 1200  # a first run compiles every kernel
 
@@ -34,7 +34,7 @@ def run_with(isa: str, *command: str) -> str:
 @pytest.mark.parametrize("isa", [name for name in ISAS if name != probe().isa.value])
 def test_the_kernels_pass_their_tests_with(isa: str) -> None:
     files = [str(HERE / f"test_{name}.py") for name in NUMERIC]
-    out = run_with(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files)
+    out = run_with(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", "not q4m", *files)
     assert " passed" in out
     assert "skipped" not in out
 
