@@ -224,10 +224,11 @@ def test_files_come_back_with_keywords(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.slow
 @pytest.mark.model
-def test_fields_of_a_hundred_texts() -> None:
+def test_fields_of_every_second_text() -> None:
+    """Read 50 of the 100 texts of both languages; ``benchmarks/extraction.py`` reads all."""
     right = total = 0
     by_schema = defaultdict(list)
-    for case in CASES:
+    for case in CASES[::2]:
         by_schema[case.schema].append(case)
     with miaotui.load("qwen2.5-coder-0.5b") as llm:
         for name, cases in by_schema.items():
