@@ -141,7 +141,7 @@ class Facade(LoopHolder[EngineLoop]):
         verifies drafts reads them once for several tokens. The machine's read bandwidth is measured once and
         remembered.
         """
-        from miaotui.kernels.platform.bandwidth import remembered_bandwidth  # noqa: PLC0415
+        from miaotui.kernels.platform.bandwidth import remembered_bandwidth  # noqa: PLC0415  (rare)
 
         stats = self.loop.engine.backend.stats()
         mean_length = completion.prompt_tokens + len(completion.token_ids) / 2

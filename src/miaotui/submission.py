@@ -224,7 +224,7 @@ class SubmissionReader:
     def _with_reasoning(
         self, prompt: Sequence[int], budget: int | None, inner: Callable[[], Constraint] | None, has_tools: bool
     ) -> Callable[[], Constraint]:
-        from miaotui.engine.grammar.reasoning import reasoning_tokens, with_reasoning  # noqa: PLC0415
+        from miaotui.engine.grammar.reasoning import reasoning_tokens, with_reasoning  # noqa: PLC0415  (rare)
         from miaotui.text.answers import is_thought_open  # noqa: PLC0415  (few requests need it)
 
         form = self._chat.reasoning

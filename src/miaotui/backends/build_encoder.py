@@ -68,7 +68,7 @@ def build_decoder_states(
         backend=options.backend,
     )
     if options.backend == "reference":
-        from miaotui.backends.reference.build import assemble as assemble_reference  # noqa: PLC0415
+        from miaotui.backends.reference.build import assemble as assemble_reference  # noqa: PLC0415  (rare)
 
         backend = assemble_reference(files.config, files.tensors, engine).backend
     else:

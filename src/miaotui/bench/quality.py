@@ -58,7 +58,7 @@ class QualityBase:
 
 @dataclass(frozen=True)
 class ModelQuality:
-    """How far a model's distributions are from the base; ``kl_nats`` is a lower bound of the mean divergence."""
+    """Distance of a model's distributions from the base; ``kl_nats`` is a lower bound of the mean divergence."""
 
     kl_nats: float
     kl_p99_nats: float

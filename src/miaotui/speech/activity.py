@@ -34,7 +34,7 @@ Span = tuple[int, int]  # of samples: first, and behind the last
 
 @dataclass(frozen=True)
 class ActivityOptions:
-    """How stretches are joined: pauses shorter than ``pause_s`` stay, and ``pad_s`` is kept around speech."""
+    """Rules that join stretches: pauses shorter than ``pause_s`` stay, and ``pad_s`` is kept around speech."""
 
     pause_s: float = 2.0
     pad_s: float = 0.4

@@ -16,7 +16,7 @@ from miaotui.bench.load.prompts import PlannedRequest
 
 @dataclass(frozen=True)
 class AskOptions:
-    """How all requests of a load are asked. ``deadline_ms`` is sent with them; None: none is."""
+    """Options that all requests of a load share. ``deadline_ms``: sent with each request; None: without a deadline."""
 
     timeout_s: float = 60.0  # for a whole answer
     stall_s: float = 30.0  # between two pieces

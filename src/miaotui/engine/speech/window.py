@@ -33,7 +33,7 @@ DRAWS = 5  # texts of an attempt that draws
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSettings:
-    """How a window's text is searched for. Raises `FieldError` where a prompt leaves no room for the text.
+    """Settings of the search for a window's text. Raises `FieldError` where a prompt leaves no room for the text.
 
     ``prompt`` are text tokens that stand before the window. ``language``: token, or None to detect it, which models of
     English alone ignore. ``aligned``: heads whose attention is wanted with the text. ``text`` says what tokens say.

@@ -71,7 +71,7 @@ def _open_gguf(path: Path) -> ModelFiles:
 
 def _open_folder(folder: Path) -> ModelFiles:
     from miaotui.hub.formats.safetensors import read_safetensors  # noqa: PLC0415  (a GGUF file needs none of this)
-    from miaotui.model.reading.from_hf import config_from_hf, tensors_from_hf  # noqa: PLC0415
+    from miaotui.model.reading.from_hf import config_from_hf, tensors_from_hf  # noqa: PLC0415  (folders alone)
 
     values = _read_config(folder)
     config = config_from_hf(values)  # before the weights: an unknown model is refused at once

@@ -53,7 +53,7 @@ class Traces:
     """Makes a span of each account."""
 
     def __init__(self, provider: TracerProvider) -> None:
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415  (extra)
 
         self._provider = provider
         self._tracer = provider.get_tracer("miaotui")
