@@ -1,4 +1,4 @@
-"""Opens a model file as a read-only memory map.
+"""Opens a model file as a read-only memory map, and moves through one within its bounds.
 
 Owns the checks that come before any format: the path is a regular, readable, non-empty file. Knows
 no format. Invariant: the size is taken once, when the file is mapped; every later bound is checked
@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 
 from miaotui.errors import ModelError, ModelFormatError, ModelNotFoundError
+from miaotui.hub.formats.tensors import TRUNCATED
 
 
 def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
@@ -34,3 +35,21 @@ def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
         raise ModelNotFoundError(f"there is no file {path}; check the path, or download the model") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}; check its permissions") from error
+
+
+class BinaryCursor:
+    """Base of readers that take a file from its beginning to its end. ``label`` names the file in errors."""
+
+    def __init__(self, buffer: mmap.mmap | bytes, label: str) -> None:
+        self._buffer, self._label, self._place = buffer, label, 0
+
+    def _advance(self, size_bytes: int) -> int:
+        """Move past so many bytes, and return where they begin. Raises `ModelFormatError` beyond the end."""
+        start = self._place
+        if start + size_bytes > len(self._buffer):
+            raise self._corrupt(f"{size_bytes:,} bytes at byte {start} reach beyond its end")
+        self._place += size_bytes
+        return start
+
+    def _corrupt(self, problem: str) -> ModelFormatError:
+        return ModelFormatError(f"{self._label}: {problem}; {TRUNCATED}")

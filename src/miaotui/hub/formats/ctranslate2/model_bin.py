@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from miaotui.hub.formats.mapped import map_file
+from miaotui.hub.formats.mapped import BinaryCursor, map_file
 from miaotui.hub.formats.tensors import TRUNCATED, BlockType, ComputedTensor, StoredTensor
 
 FILE_NAME = "model.bin"
@@ -155,11 +155,8 @@ def _scaled(rows: NDArray[Any], scales: NDArray[np.float32]) -> NDArray[np.float
     return values
 
 
-class _Cursor:
+class _Cursor(BinaryCursor):
     """Position in one file, which never passes its end."""
-
-    def __init__(self, buffer: mmap.mmap | bytes, label: str) -> None:
-        self._buffer, self._label, self._place = buffer, label, 0
 
     def file(self) -> Ctranslate2File:
         version = self._number("<I")
@@ -223,13 +220,3 @@ class _Cursor:
     def _number(self, form: str) -> int:
         start = self._advance(struct.calcsize(form))
         return int(struct.unpack_from(form, self._buffer, start)[0])
-
-    def _advance(self, size_bytes: int) -> int:
-        start = self._place
-        if start + size_bytes > len(self._buffer):
-            raise self._corrupt(f"{size_bytes:,} bytes at byte {start} reach beyond its end")
-        self._place += size_bytes
-        return start
-
-    def _corrupt(self, problem: str) -> ModelFormatError:
-        return ModelFormatError(f"{self._label}: {problem}; {TRUNCATED}")

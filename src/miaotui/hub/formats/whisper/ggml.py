@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.errors import ModelFormatError, UnsupportedModelError
-from miaotui.hub.formats.mapped import map_file
-from miaotui.hub.formats.tensors import BY_GGML_ID, TRUNCATED, StoredTensor
+from miaotui.errors import UnsupportedModelError
+from miaotui.hub.formats.mapped import BinaryCursor, map_file
+from miaotui.hub.formats.tensors import BY_GGML_ID, StoredTensor
 
 MAGIC = b"lmgg"  # 0x67676d6c, little endian
 SIZES = (
@@ -73,11 +73,8 @@ def parse_whisper_ggml(buffer: mmap.mmap | bytes, label: str) -> WhisperGgmlFile
     return _GgmlCursor(buffer, label).file()
 
 
-class _GgmlCursor:
+class _GgmlCursor(BinaryCursor):
     """Position in one file, which never passes its end."""
-
-    def __init__(self, buffer: mmap.mmap | bytes, label: str) -> None:
-        self._buffer, self._label, self._place = buffer, label, 0
 
     def file(self) -> WhisperGgmlFile:
         if bytes(self._buffer[: len(MAGIC)]) != MAGIC:
@@ -134,13 +131,3 @@ class _GgmlCursor:
     def _numbers(self, count: int) -> tuple[int, ...]:
         start = self._advance(4 * count)
         return struct.unpack_from(f"<{count}i", self._buffer, start)
-
-    def _advance(self, size_bytes: int) -> int:
-        start = self._place
-        if start + size_bytes > len(self._buffer):
-            raise self._corrupt(f"{size_bytes:,} bytes at byte {start} reach beyond its end")
-        self._place += size_bytes
-        return start
-
-    def _corrupt(self, problem: str) -> ModelFormatError:
-        return ModelFormatError(f"{self._label}: {problem}; {TRUNCATED}")
