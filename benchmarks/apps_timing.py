@@ -73,7 +73,7 @@ def percentile(times: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def row(label: str, times: Sequence[float], limit_ms: float) -> dict[str, float | str]:
+def row(label: str, times: Sequence[float], limit_ms: float) -> dict[str, object]:
     late = sum(each > limit_ms for each in times)
     found = {
         "what": label,

@@ -53,7 +53,8 @@ def sets_of(data: Path, part: str) -> dict[str, tuple[Pairs, str]]:
 
 def questions(data: Path, count: int, part: str = "test", without: Sequence[Asked] = ()) -> list[Asked]:
     """Questions of four sets in turns, none about a text of ``without``."""
-    rng, made = np.random.default_rng(7 if part == "test" else 11), defaultdict(list)
+    rng = np.random.default_rng(7 if part == "test" else 11)
+    made: dict[str, list[Asked]] = defaultdict(list)
     known = {text for _, text, _, _ in without}
     for name, (pairs, text) in sets_of(data, part).items():
         options = sorted({label for _, label in pairs})

@@ -104,7 +104,8 @@ def measure(schema: DialogueSchema, dialogues: Sequence[Labelled], update: Updat
     """Compare states after every message."""
     right = messages = hits = wrong = missed = 0
     for dialogue in dialogues:
-        state, before = start, {}
+        state: Any = start
+        before: State = {}
         for turn, gold in dialogue:
             state, values = update(state, turn)
             changed = {key for key in values if values[key] != before.get(key)}
@@ -136,7 +137,7 @@ def read_sgd(folder: Path) -> tuple[DialogueSchema, list[Labelled]]:
     dialogues = []
     for row in json.loads((folder / "dialogues_011.json").read_text(encoding="utf-8")):
         turns: Labelled = []
-        state, asked, reply = dict[SlotKey, list[str]](), (), ""
+        state, asked, reply = dict[SlotKey, list[str]](), tuple[SlotKey, ...](), ""
         for turn in row["turns"]:
             frame = turn["frames"][0]
             if turn["speaker"] == "SYSTEM":
@@ -160,7 +161,7 @@ def read_crosswoz(folder: Path) -> tuple[DialogueSchema, list[Labelled]]:
     dialogues, facilities, keys = [], Counter[str](), Counter[SlotKey]()
     for line in (folder / "test_first150.jsonl").read_text(encoding="utf-8").splitlines():
         turns: Labelled = []
-        state, asked, reply = dict[SlotKey, list[str]](), (), ""
+        state, asked, reply = dict[SlotKey, list[str]](), tuple[SlotKey, ...](), ""
         for message in json.loads(line)["messages"]:
             acts = message["dialog_act"]
             if message["role"] == "sys":

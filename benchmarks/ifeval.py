@@ -23,7 +23,13 @@ from typing import Any
 
 import miaotui
 from machine import describe
-from miaotui.tasks.generation.generator import GenerationOptions, GenerationSteps, bound_of, generation_steps
+from miaotui.tasks.generation.generator import (
+    GeneratedText,
+    GenerationOptions,
+    GenerationSteps,
+    bound_of,
+    generation_steps,
+)
 from miaotui.tasks.generation.requirements import STARS, Bound, TextRequirements
 from miaotui.tasks.writing.steps import WrittenAnswer
 from miaotui.tasks.writing.writer import Writer
@@ -103,7 +109,8 @@ def reusing(prompt: str, options: GenerationOptions, alone: str) -> GenerationSt
         while True:
             requests = steps.send((yield requests))
     except StopIteration as ended:
-        return ended.value
+        found: GeneratedText = ended.value
+        return found
 
 
 def answers(

@@ -65,7 +65,7 @@ def cacm(folder: Path) -> Collection:
 
 
 def questions(name: str, path: Path) -> Collection:
-    documents, queries, relevant = [], dict[str, str](), dict[str, set[str]]()
+    documents, queries, relevant = list[Document](), dict[str, str](), dict[str, set[str]]()
     for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
         for paragraph in article["paragraphs"]:
             document = Document(f"p{len(documents)}", paragraph["context"])

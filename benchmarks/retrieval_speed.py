@@ -79,7 +79,7 @@ class Passages:
 
     def queries(self, count: int, passages: int) -> list[str]:
         """Queries, each of words of one passage."""
-        chance, made = np.random.default_rng(11), []
+        chance, made = np.random.default_rng(11), list[str]()
         while len(made) < count:
             if len(made) % 50 == 0:
                 _, ranks = self.ranks(int(chance.integers(0, passages // CHUNK)))

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 import miaotui
 from apps import cut_chinese, cut_english, score, xquad
@@ -30,6 +29,7 @@ from miaotui.apps.meaning.encoders import find_encoders
 from miaotui.apps.qa_pipeline import Question, look_up
 from miaotui.apps.spans.phrase_scores import CandidatePhrase, PhraseReader
 from miaotui.apps.spans.selection import SPAN_WEIGHT_EN, SPAN_WEIGHT_ZH, TOKEN_WEIGHT, select
+from miaotui.libraries import need
 from miaotui.llm import LLM
 from spans import fitting, opened
 
@@ -119,7 +119,7 @@ def fitted(found: Sequence[Reading]) -> Floats:
             total += float(points.max())
         return total
 
-    return np.asarray(minimize(loss, np.array([1.0, 0.5, 0.3]), method="Nelder-Mead").x)
+    return np.asarray(need("scipy.optimize").minimize(loss, np.array([1.0, 0.5, 0.3]), method="Nelder-Mead").x)
 
 
 def reached(found: Sequence[Reading], weights: Floats) -> list[float]:

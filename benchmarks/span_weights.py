@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.sparse import csr_matrix, diags, vstack
 
 from miaotui.apps.spans import features
+from miaotui.libraries import need
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
 PENALTIES = (1.0, 3.0, 10.0)
 PARTS = 4
 FURTHER_WEIGHT = 0.5  # of a question of another way
@@ -38,7 +38,7 @@ LEAST_QUESTIONS = 3  # that have a feature: rarer ones get no weight
 class Candidates:
     """Candidates of one question: features, sparse ``[n, names]``, exact match and F1 ``[n, 2]``, their paragraph."""
 
-    values: csr_matrix
+    values: Any  # of scipy.sparse
     scores: Floats
     texts: list[str]
     number: int
@@ -59,7 +59,7 @@ def questions(file: Any, columns: dict[str, int], weight: float) -> Iterator[Can
     """The questions of one file."""
     own = np.array([columns[name] for name in file["names"].tolist()], np.int32)
     arrays = (file["values"], own[file["columns"]], file["row_ends"])
-    values = csr_matrix(arrays, shape=(len(arrays[2]) - 1, len(columns)))
+    values = need("scipy.sparse").csr_matrix(arrays, shape=(len(arrays[2]) - 1, len(columns)))
     scores, texts, ends = file["scores"].astype(float), file["texts"].tolist(), file["question_ends"].tolist()
     for place, number in enumerate(file["numbers"].tolist()):
         rows = slice(ends[place], ends[place + 1])
@@ -71,12 +71,13 @@ def fitted(found: Sequence[Candidates], penalty: float) -> Floats:
     """Weights ``[names]`` of the smallest cross-entropy between candidates' shares and their scores."""
     usable = [one for one in found if one.scores.any()]
     marks = [one.scores.mean(axis=1) * one.scores[:, 1] for one in usable]
-    values = vstack([one.values for one in usable]).tocsr()
+    sparse, optimize = need("scipy.sparse"), need("scipy.optimize")
+    values = sparse.vstack([one.values for one in usable]).tocsr()
     counts = np.array([one.values.shape[0] for one in usable])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     scale = np.sqrt(np.asarray(values.multiply(values).mean(axis=0)).ravel()) + 1e-3
     scale[_rare(values, starts, counts)] = np.inf
-    values = values @ diags(1 / scale)
+    values = values @ sparse.diags(1 / scale)
     transposed = values.T.tocsr()
     wanted = np.concatenate([each / each.sum() for each in marks])
     weight = np.repeat([one.weight for one in usable], counts)
@@ -91,14 +92,16 @@ def fitted(found: Sequence[Candidates], penalty: float) -> Floats:
         return entropy + penalty * float(weights @ weights), slope + 2 * penalty * weights
 
     start = np.zeros(values.shape[1])
-    found_weights = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
+    found_weights = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
     return np.asarray(found_weights / scale)
 
 
-def _rare(values: csr_matrix, starts: Floats, counts: Floats) -> Floats:
+def _rare(values: Any, starts: Integers, counts: Integers) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which features fewer than `LEAST_QUESTIONS` questions have."""
     question = np.repeat(np.arange(len(counts)), counts)
-    pairs = csr_matrix((np.ones(values.nnz), (np.repeat(question, np.diff(values.indptr)), values.indices)))
+    pairs = need("scipy.sparse").csr_matrix(
+        (np.ones(values.nnz), (np.repeat(question, np.diff(values.indptr)), values.indices))
+    )
     pairs.resize(len(starts), values.shape[1])
     return np.asarray((pairs > 0).sum(axis=0)).ravel() < LEAST_QUESTIONS
 

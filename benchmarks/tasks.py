@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import miaotui
+from miaotui.libraries import need
 from miaotui.tasks.calibration import report
 from miaotui.tasks.classification import names_of, phrases_of
 from miaotui.tasks.heads.head import fit_head, head_of_names
@@ -226,11 +227,11 @@ def untrained(data: Path, cache: Path, most: int | None) -> Iterator[dict[str, A
 
 def rival(made: Any, labels: Sequence[str], held: Any, wanted: Sequence[str]) -> float:
     """Accuracy of scikit-learn's logistic regression over the same vectors, its penalty chosen by cross-validation."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
-
+    linear_model, selection = need("sklearn.linear_model"), need("sklearn.model_selection")
     least = min(Counter(labels).values())
-    search = GridSearchCV(LogisticRegression(max_iter=500), {"C": [1.0, 10.0, 100.0]}, cv=min(5, least))
+    search = selection.GridSearchCV(
+        linear_model.LogisticRegression(max_iter=500), {"C": [1.0, 10.0, 100.0]}, cv=min(5, least)
+    )
     return round(float((search.fit(made, labels).predict(held) == np.array(wanted)).mean()), 4)
 
 

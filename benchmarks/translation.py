@@ -115,10 +115,10 @@ def rival_answers(answer: Rival, ask: Callable[[str], WriteRequest], part: Seque
 
 def checked_answers(writer: Writer, part: Sequence[str], options: TranslationOptions, firsts: Answers) -> list[str]:
     """The call's own results; a first answer without a fault is one, since the request is equal."""
-    found = {}
+    found: Answers = {}
     for text in part:
-        first = firsts.get(text)
-        is_whole = bool(first) and len(pieces_of(text, "text")) == 1 and not left_words(text, first, options.target)
+        first = firsts.get(text, "")
+        is_whole = first != "" and len(pieces_of(text, "text")) == 1 and not left_words(text, first, options.target)
         if is_whole and not fault_of(text, first, options.source, options.target):
             found[text] = first
     left = [text for text in part if text not in found]
