@@ -17,9 +17,11 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from encoder_engines import Peer, Texts
 from encoders import SHORT, Words, products
 from machine import describe
 from miaotui.backends.encoder_backend import EncoderBackend, TextRows
+from miaotui.backends.options import Activations
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.platform.measure import int8_rate
@@ -101,10 +104,12 @@ def main() -> int:
         onnx = parsed.onnx or next(folder.glob("**/*.onnx"))
         peer = Peer(parsed.peer, "onnxruntime", onnx, parsed.threads)
     ways: dict[str, Callable[[], float]] = {}
-    with miaotui.load_encoder(folder, threads=parsed.threads) as encoder:
-        classifier = head_over(encoder, texts)
-        ways["labels"] = lambda: timed(lambda: classifier.classify(texts.words))
-        ways["states"] = lambda: timed(lambda: in_passes(encoder.model.backend, texts))
+    with ExitStack() as stack:
+        for kind in get_args(Activations):
+            encoder = stack.enter_context(miaotui.load_encoder(folder, threads=parsed.threads, activations=kind))
+            classifier = head_over(encoder, texts)
+            ways[f"labels, {kind}"] = partial(timed, partial(classifier.classify, texts.words))
+            ways[f"states, {kind}"] = partial(timed, partial(in_passes, encoder.model.backend, texts))
         if peer is not None:
             best = min(BATCHES, key=lambda size: in_batches(peer, texts, size))
             ways["onnxruntime"] = lambda: in_batches(peer, texts, best)
@@ -128,7 +133,7 @@ def main() -> int:
     machine = describe()
     for name, each in found.items():
         shares = ", ".join(f"{each[f'share_{form}']} of the {form} rate" for form in rates)
-        print(f"{name:12} {each['texts_per_s']:8.1f} texts/s, {shares}")
+        print(f"{name:14} {each['texts_per_s']:8.1f} texts/s, {shares}")
     print(
         json.dumps(
             {

@@ -21,7 +21,16 @@ from miaotui.kernels.linear.packed_blocks import quantize, values
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.encoder.opened import open_encoder
 from miaotui.model.encoder.oracle import EncoderOracle
-from tiny_encoders import VARIANTS, make_tiny_encoder, make_tiny_encoder_gguf, tiny_encoder_config
+from tiny_encoders import (
+    VARIANTS,
+    hf_tensors,
+    make_tiny_encoder,
+    make_tiny_encoder_gguf,
+    tiny_encoder_config,
+    tiny_encoder_values,
+    tiny_encoder_weights,
+    write_encoder,
+)
 
 Floats = NDArray[np.float32]
 
@@ -148,11 +157,52 @@ def test_models_share_threads_and_packed_files(home: Path) -> None:
     assert first.pool is pool
     path = folder_of(home, "bert")
     with open_encoder(path) as opened:
-        second = build_encoder(path, opened, settings_of(home), pool=pool)
+        second = build_encoder(path, opened, settings_of(home), threads=pool)
     texts = texts_of("bert")
     for one, other in zip(states_of(first, texts), states_of(second, texts), strict=True):
         np.testing.assert_array_equal(one, other)
     second.close()
+
+
+LARGE = np.arange(5, 256, 43)
+
+
+def with_large_channels(home: Path) -> Path:
+    """A tiny BERT of which six channels are 20 times as large as the others after every norm."""
+    values = tiny_encoder_values("bert", hidden_size=256)
+    weights = tiny_encoder_weights(tiny_encoder_config("bert", hidden_size=256), seed=7)
+    for name, array in weights.items():
+        if name.endswith("_norm"):
+            array[LARGE] *= 20.0
+        elif name.rpartition(".")[2] in ("q", "k", "v", "up"):
+            array[:, LARGE] /= 20.0
+    return write_encoder(home / "large", values, hf_tensors(values, weights))
+
+
+def test_activations_of_8_bits_lose_little_among_large_channels(home: Path) -> None:
+    path, texts = with_large_channels(home), texts_of("bert")
+    with open_encoder(path) as opened:
+        oracle = EncoderOracle(opened.config, {name: each.float32() for name, each in opened.weights.items()})
+        expected = [oracle.states(text.tokens, text.types) for text in texts]
+        exact, narrow = (build_encoder(path, opened, settings_of(home), wide=wide) for wide in (True, False))
+        program = build_encoder(path, opened, settings_of(home)).program.weights
+        plain = assemble_encoder(opened.config, program, shared_pool(1), wide=False)  # as the channels were
+    others = np.setdiff1d(np.arange(256), LARGE)
+    lost = {
+        name: np.mean(
+            [
+                1 - cosines(found[:, others], right[:, others]).mean()
+                for found, right in zip(states_of(each, texts), expected, strict=True)
+            ]
+        )
+        for name, each in {"13 bits": exact, "8 bits": narrow, "8 bits, not ordered": plain}.items()
+    }
+    assert lost["13 bits"] < lost["8 bits"] < 0.8 * lost["8 bits, not ordered"] < 1e-3
+    assert narrow.identity != exact.identity
+    for text, states in zip(texts, states_of(narrow, texts), strict=True):
+        np.testing.assert_array_equal(states_of(narrow, [text])[0], states)
+    narrow_logits, logits = (each.output_product()(expected[0]) for each in (narrow, exact))
+    assert cosines(narrow_logits, logits).min() > 0.999
 
 
 @pytest.fixture

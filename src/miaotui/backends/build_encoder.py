@@ -41,7 +41,16 @@ def build_encoder_backend(
     except ModuleNotFoundError as error:
         raise missing(error.name or "") from error
     form = options.format or Format.Q8
-    return build_encoder(path, opened, settings, form=form, threads=options.threads, limits=limits, progress=progress)
+    return build_encoder(
+        path,
+        opened,
+        settings,
+        form=form,
+        threads=options.threads,
+        limits=limits,
+        progress=progress,
+        wide=options.activations == "int16",
+    )
 
 
 def build_decoder_states(

@@ -18,6 +18,7 @@ from miaotui.schedule.scheduler import Scheduler
 KvKind = Literal["f16", "int8"]
 BackendName = Literal["cpu", "reference"]
 EncoderPooling = Literal["mean", "cls", "last", "max"]
+Activations = Literal["int16", "int8"]
 
 MAX_OPTION = 1 << 27
 MOST_PASSES = 8  # of a run
@@ -69,8 +70,9 @@ class EncoderOptions:
 
     ``format`` is how weights stored as floats are kept; ``max_tokens`` lowers the limit of a text and ``rows`` is how
     many tokens a pass has at most; ``pooling`` says how states become an embedding where the model's files do not;
-    ``dimensions`` are lengths that embeddings may be cut to, for a model that was trained for it. Raises `RequestError`
-    for values out of range.
+    ``dimensions`` are lengths that embeddings may be cut to, for a model that was trained for it; ``activations`` is
+    how the compiled backend keeps what a norm leaves: ``int16`` (13 bits), or ``int8``, which is faster and a little
+    less exact. Raises `RequestError` for values out of range.
     """
 
     format: Format | None = None
@@ -80,6 +82,7 @@ class EncoderOptions:
     pooling: EncoderPooling | None = None
     dimensions: tuple[int, ...] = ()
     backend: BackendName = "cpu"
+    activations: Activations = "int16"
 
     def __post_init__(self) -> None:
         for name in ("threads", "max_tokens", "rows"):
@@ -89,6 +92,7 @@ class EncoderOptions:
         _require_choice("pooling", self.pooling, (None, *get_args(EncoderPooling)))
         _require_choice("backend", self.backend, get_args(BackendName))
         _require_choice("format", self.format, (None, Format.Q4, Format.Q8, Format.F32))
+        _require_choice("activations", self.activations, get_args(Activations))
 
 
 def _require_count(name: str, value: object) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.cpu.encoder.output import OutputProduct
+from miaotui.backends.cpu.encoder.packed import CHANNEL_ORDER
 from miaotui.backends.cpu.encoder.program import EncoderProgram
 from miaotui.backends.cpu.workspace import RotationTable
 from miaotui.backends.encoder_backend import EncodeResult, EncoderIdentity, EncoderLimits, TextRows, check_texts
@@ -24,6 +25,7 @@ from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES, ThreadPool, align
 ARITHMETIC = (
     "int16, int8 or float32 activations, float32 attention, 2"  # changes whenever equal weights give other states
 )
+NARROW = ", int8 after norms"  # where `EncoderWorkspace.wide` is not set
 PASS_ROWS = 128  # of a compiled pass, if it has several texts: more leave the second-level cache of a core
 BLOCK_ROWS = 24  # of one text that attend together: two or four groups of queries
 FEW_BLOCKS = 2  # blocks for each thread and head, below which they are cut smaller
@@ -40,7 +42,8 @@ class CpuEncoder:
     def __init__(self, program: EncoderProgram, pool: ThreadPool, limits: EncoderLimits) -> None:
         self.program, self.pool, self.limits = program, pool, limits
         formats = tuple(sorted(form.value for form in program.weights.formats))
-        self.identity = EncoderIdentity("cpu", formats, ARITHMETIC)
+        narrow = not program.workspace.wide and not program.workspace.floating
+        self.identity = EncoderIdentity("cpu", formats, ARITHMETIC + (NARROW if narrow else ""))
         self._run = aligned_int64(ops.RUN_FIELDS)
         rows = program.workspace.rows
         self._rows = aligned_int64(rows * ops.ROW_FIELDS).reshape(-1, ops.ROW_FIELDS)
@@ -49,6 +52,11 @@ class CpuEncoder:
         self._run[ops.RUN_BLOCK_TABLE] = self._blocks.ctypes.data
         self._states = program.states.floats(rows, program.config.hidden_size)
         self._tables: list[RotationTable] = list({id(t): t for t in program.rotations.values()}.values())
+        self._order: NDArray[np.int64] | None = None
+        if CHANNEL_ORDER in program.weights:
+            self._order = program.weights.vector(CHANNEL_ORDER).astype(np.int64)
+            self._places = np.argsort(self._order)
+            self._put_back = np.empty_like(self._states)
 
     def encode(self, texts: Sequence[TextRows]) -> EncodeResult:
         """Compute the states of whole texts. Raises `RequestError`, see `EncoderBackend.encode`."""
@@ -66,7 +74,7 @@ class CpuEncoder:
     def output_product(self) -> OutputProduct:
         """Return the product of rows with the token embedding, ``[n, vocabulary]``."""
         config = self.program.config
-        return OutputProduct(self.program.weights.matrix("embed"), config.vocab_size, self.pool)
+        return OutputProduct(self.program.weights.matrix("embed"), config.vocab_size, self.pool, self._order)
 
     def close(self) -> None:
         """Unmap the weights; the backend must not be used after."""
@@ -129,7 +137,10 @@ class CpuEncoder:
     def _cut(self, texts: Sequence[TextRows]) -> list[NDArray[np.float32]]:
         """Return each text's states, views of the last pass's."""
         ends = np.cumsum([len(text.tokens) for text in texts]).tolist()
-        return [self._states[end - len(text.tokens) : end] for end, text in zip(ends, texts, strict=True)]
+        states = self._states
+        if self._order is not None:
+            states = np.take(states[: ends[-1]], self._places, axis=1, out=self._put_back[: ends[-1]], mode="clip")
+        return [states[end - len(text.tokens) : end] for end, text in zip(ends, texts, strict=True)]
 
 
 def _panels(tokens: int) -> int:

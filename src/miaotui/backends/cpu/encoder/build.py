@@ -34,23 +34,26 @@ def build_encoder(
     settings: Settings,
     *,
     form: Format = Format.Q8,
-    threads: int | None = None,
-    pool: ThreadPool | None = None,
+    threads: int | ThreadPool | None = None,
     limits: EncoderLimits | None = None,
     progress: Progress | None = None,
+    wide: bool = True,
 ) -> CpuEncoder:
     """Pack (or map) the weights of the encoder at ``path``, compile (or load) the kernels, reserve memory.
 
     ``form`` is the format of weights that the file stores as floats; `Format.F32` computes everything in float32.
-    ``pool`` are threads that other models use, too; without one the process's pool of ``threads`` serves. Raises
+    ``wide``: activations have 13 bits after norms; else 8, with the channels in order of size where they can be.
+    ``threads`` is a pool that other models use, too, or the size of the process's pool that serves. Raises
     `UnsupportedModelError` for shapes that the kernels cannot run, `CacheError` where the packed weights have no room,
     and `RequestError` where there is no memory for ``limits``.
     """
     require_runnable_encoder(opened.config)
     store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
-    weights = load_packed_encoder(path, opened.config, opened.weights, store, form, progress)
+    ordered = not wide and form is not Format.F32
+    weights = load_packed_encoder(path, opened.config, opened.weights, store, form, progress, ordered=ordered)
     try:
-        return assemble_encoder(opened.config, weights, pool or shared_pool(threads), limits, progress)
+        pool = threads if isinstance(threads, ThreadPool) else shared_pool(threads)
+        return assemble_encoder(opened.config, weights, pool, limits, progress, wide=wide)
     except BaseException:
         weights.close()
         raise
@@ -68,6 +71,8 @@ def assemble_encoder(
     pool: ThreadPool,
     limits: EncoderLimits | None = None,
     progress: Progress | None = None,
+    *,
+    wide: bool = True,
 ) -> CpuEncoder:
     """Build from packed weights: the rest of `build_encoder`."""
     limits = limits or encoder_limits(config)
@@ -76,7 +81,7 @@ def assemble_encoder(
         raise RequestError(f"the model takes texts of up to {most:,} tokens, not {limits.tokens:,}: lower the limit")
     floating = Format.F32 in weights.formats
     try:
-        workspace = EncoderWorkspace(config, *reserved(limits, pool.size), floating)
+        workspace = EncoderWorkspace(config, *reserved(limits, pool.size), floating, wide=wide)
         rotations = rotation_tables(config, limits.tokens)
     except (MemoryError, OSError, ValueError) as error:  # mmap says OSError, NumPy either of the others
         raise RequestError(

@@ -22,10 +22,13 @@ BLOCK_ROWS = 16  # computed together; their logits must have room
 
 
 class OutputProduct:
-    """Product of float32 rows ``[n, inputs]`` with a packed matrix, ``[n, outputs]``. One thread at a time calls it."""
+    """Product of float32 rows ``[n, inputs]`` with a packed matrix, ``[n, outputs]``. One thread at a time calls it.
 
-    def __init__(self, matrix: Matrix, outputs: int, pool: ThreadPool) -> None:
-        self._matrix, self._outputs, self._pool = matrix, outputs, pool
+    ``order`` is that of the matrix's inputs, where they are not in the rows' order.
+    """
+
+    def __init__(self, matrix: Matrix, outputs: int, pool: ThreadPool, order: NDArray[np.int64] | None = None) -> None:
+        self._matrix, self._outputs, self._pool, self._order = matrix, outputs, pool, order
         self._rows = float_rows(BLOCK_ROWS, matrix.inputs)
         self._logits = float_rows(BLOCK_ROWS, 32 * matrix.units)
         self._inputs = self._rows.floats(BLOCK_ROWS, matrix.inputs)
@@ -40,7 +43,7 @@ class OutputProduct:
         found = np.empty((len(rows), self._outputs), np.float32)
         for start in range(0, len(rows), BLOCK_ROWS):
             some = rows[start : start + BLOCK_ROWS]
-            self._inputs[: len(some)] = some
+            self._inputs[: len(some)] = some if self._order is None else some[:, self._order]
             self._run[ops.RUN_ROWS] = len(some)
             self._pool.run(int(self._table.ctypes.data), len(self._operations), self._run)
             found[start : start + len(some)] = self._found[: len(some)]

@@ -7,6 +7,7 @@ format each gets. Knows no passes. Invariant: weights asked for as float32 keep 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.store import PackedStore, content_key
 from miaotui.kernels.linear.formats import Format
+from miaotui.model.encoder.channels import channel_order, in_order
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.names import encoder_shapes
 from miaotui.model.packed import LAYOUT, PackedModel, PackingJob, pack_jobs, packing_progress
@@ -22,6 +24,7 @@ from miaotui.model.packing import encoder_format, require_finite
 from miaotui.types import Progress
 
 ENCODER_LAYOUT = 1
+CHANNEL_ORDER = "channel_order"  # vector of a model whose channels are in order of size
 _TABLES = frozenset({"position_embed", "type_embed", "relative_bias", "relative_embed"})  # read as float32 rows
 
 Tensors = Mapping[str, StoredTensor]
@@ -34,18 +37,28 @@ def load_packed_encoder(
     store: PackedStore,
     wanted: Format = Format.Q8,
     progress: Progress | None = None,
+    *,
+    ordered: bool = False,
 ) -> PackedModel:
     """Return the packed weights of the opened encoder at ``path``, from the cache or packed now.
 
-    ``wanted`` is the format of matrices that the file stores as floats; with `Format.F32` of all. Raises `CacheError`,
-    and `ModelFormatError` for weights that are not numbers.
+    ``wanted`` is the format of matrices that the file stores as floats; with `Format.F32` of all. With ``ordered``
+    channels are in order of size where they can be, and `CHANNEL_ORDER` is their order. Raises `CacheError`, and
+    `ModelFormatError` for weights that are not numbers.
     """
-    key = content_key(path, {"layout": LAYOUT, "encoder": ENCODER_LAYOUT, "format": wanted.value})
+    details = {"encoder": ENCODER_LAYOUT, "format": wanted.value} | ({"channels": 1} if ordered else {})
+    key = content_key(path, {"layout": LAYOUT, **details})
     file = store.open(key)
     if file is not None:
         return PackedModel(file)
-    told = packing_progress(progress, path, store, {"encoder": ENCODER_LAYOUT, "format": wanted.value})
-    return pack_jobs(list(_jobs(config, tensors, wanted)), _vectors(config, tensors), store, key, told)
+    told = packing_progress(progress, path, store, details)
+    order = channel_order(config, tensors) if ordered else None
+    vectors: list[tuple[str, NDArray[np.float32]]] = []
+    if order is not None:
+        tensors = in_order(config, tensors, order)
+        vectors = [(CHANNEL_ORDER, order.astype(np.float32))]
+    jobs = list(_jobs(config, tensors, wanted))
+    return pack_jobs(jobs, chain(vectors, _vectors(config, tensors)), store, key, told)
 
 
 def _jobs(config: EncoderConfig, tensors: Tensors, wanted: Format) -> Iterator[PackingJob]:

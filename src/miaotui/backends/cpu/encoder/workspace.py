@@ -39,12 +39,12 @@ class EncoderWorkspace:
     """Activation buffers for up to ``rows`` rows and ``panels`` panels of keys.
 
     ``floating``: products have float32 inputs; else they are quantized: after norms, whose outlying channels would take
-    the other channels' bits, to int16, and to int8 elsewhere.
+    the other channels' bits, to int16 if ``wide``, and to int8 elsewhere.
     """
 
-    def __init__(self, config: EncoderConfig, rows: int, panels: int, floating: bool) -> None:
+    def __init__(self, config: EncoderConfig, rows: int, panels: int, floating: bool, *, wide: bool = True) -> None:
         hidden, width = config.hidden_size, config.n_heads * config.head_dim
-        self.rows, self.floating = rows, floating
+        self.rows, self.floating, self.wide = rows, floating, wide
         self.words = float_rows(rows, config.embedding_size)
         self.summed = float_rows(rows, config.embedding_size)
         self.residual = [float_rows(rows, hidden) for _ in range(2)]
@@ -58,4 +58,4 @@ class EncoderWorkspace:
     def _activations(self, rows: int, width: int, normed: bool = False) -> Activations:
         if self.floating:
             return float_rows(rows, width)
-        return Quantized.of(rows, width, width if normed else 0, wide=normed)
+        return Quantized.of(rows, width, width if normed else 0, wide=normed and self.wide)
