@@ -162,6 +162,27 @@ def test_the_noun_that_is_counted_is_found(question: str, noun: str) -> None:
     assert counted_of(question) == noun
 
 
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("这座桥最大的难度在于水深。", "难度"),  # jieba takes the noun for an adverb
+        ("他的专利卖了很多钱。", "他的专利"),
+        ("这条河流非常宽，桥也很长。", "非常宽"),
+        ("The bridge owes its width to the river.", "its width"),
+        ("It opened in May 2013 after World War I and before the war.", "May 2013"),
+        ("It opened in May 2013 after World War I and before the war.", "World War I"),
+        ("The US Supreme Court closed the bridge.", "US Supreme Court"),
+    ],
+)
+def test_what_looks_like_a_function_word_may_begin_or_end_a_phrase(text: str, held: str) -> None:
+    each = words(text)
+    assert held in {text[each[first].start : each[last].end] for first, last in candidates(each, Kind.THING)}
+
+
+def test_little_words_stay_little() -> None:
+    assert [word.term for word in words("May I ask us?")] == ["", "", "ask", "", ""]
+
+
 def test_words_beside_a_date_cost() -> None:
     text = "The lighthouse was built in 1874 by Clara Voss. It is old."
     assert best_spans("When was the lighthouse built?", [text])[0].text == "1874"

@@ -58,6 +58,7 @@ _IRREGULAR = """become became|begin began begun|break broke broken|bring brought
 _BASE_FORMS = {
     form: verb[0] for line in _IRREGULAR.splitlines() for verb in map(str.split, line.split("|")) for form in verb
 }
+_NAME = re.compile(r"US\b|May(?= \d)|(?<=War )I\b")  # what is spelt as a function word and is none
 _COUNTS = re.compile(r"\bhow many\b|(?:几|多少)[个次位座所名种条支场件类项家部本架艘层]?", re.IGNORECASE)
 _HAN_COUNTED = frozenset("nvlij")  # parts of speech, by their first letter
 _HAN_FUNCTION_TAGS = frozenset("u uj ul uv ug uz ud p c y e o r d x k w zg h".split())
@@ -85,7 +86,7 @@ class Word:
     def is_function(self) -> bool:
         """Return whether a phrase neither begins nor ends with it."""
         if self.tag == "en":
-            return self.text.lower() in FUNCTION_WORDS
+            return not self.term
         return self.tag in _HAN_FUNCTION_TAGS or self.text in _HAN_LITTLE
 
     @property
@@ -146,8 +147,8 @@ def _alphabetic(part: str) -> Iterator[Word]:
         if not any(letter.isalnum() for letter in text):
             yield Word(match.start(), match.end(), text, "", "x")
             continue
-        term = "" if text.lower() in FUNCTION_WORDS else _stem(text)
-        yield Word(match.start(), match.end(), text, term, "en")
+        is_little = text.lower() in FUNCTION_WORDS and _NAME.match(part, match.start()) is None
+        yield Word(match.start(), match.end(), text, "" if is_little else _stem(text), "en")
 
 
 def _chinese(part: str) -> Iterator[Word]:
