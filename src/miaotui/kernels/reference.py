@@ -26,6 +26,12 @@ LANES = PAGE = 16  # of a vector; tokens of a page
 HALF_MAX = np.float32(65504.0)
 TINY = np.float32(1e-35)  # a group no larger counts as zeros: 127 / its top would overflow
 MASKED = np.float32(-1e30)
+_GELU_LIMIT = 5.25
+_GELU = (
+    0.134659347, -0.0671267809, 0.0496456585, -0.0397645722, 0.0320341465,
+    -0.0250310094, 0.0185180991, -0.0128184824, 0.0084895019, -0.00536684933,
+    0.00276780723, -0.00111243152, 0.000769651387, -0.000631905188, 0.000205901518,
+)  # fmt: skip
 
 
 def fma(a: Any, b: Any, c: Any) -> Floats:
@@ -76,15 +82,16 @@ def gelu_tanh(x: Floats) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """Compute ``x * Phi(x)`` by the error function's polynomial (Abramowitz and Stegun 1964, 7.1.26)."""
-    one = np.float32(1)
-    z = np.abs(x) * np.float32(0.7071067811865476)
-    t = one / fma(z, np.float32(0.3275911), one)
-    total = np.full_like(x, 1.061405429)
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        total = fma(total, t, np.float32(coefficient))
-    tail = x * (total * t * exp(0 - z * z)) * np.float32(0.5)
-    return np.where(x > 0, x - tail, tail)
+    """Compute ``x * Phi(x)`` by the polynomial of `arithmetic.gelu`."""
+    limit = np.float32(_GELU_LIMIT)
+    inside = np.minimum(np.maximum(x, -limit), limit)
+    power = fma(inside * inside, np.float32(2.0 / _GELU_LIMIT**2), np.float32(-1))
+    terms = [np.full_like(x, coefficient) for coefficient in _GELU]
+    while len(terms) > 1:
+        pairs = zip(terms[0::2], terms[1::2], strict=False)
+        terms = [fma(high, power, low) for low, high in pairs] + terms[len(terms) // 2 * 2 :]
+        power = power * power
+    return x * fma(terms[0], inside, np.float32(0.5))
 
 
 def relu(x: Floats) -> Floats:

@@ -55,7 +55,7 @@ from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind
 from miaotui.types import Progress
 
 _ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-ARITHMETIC = "int8 activations, float32 sums, 1"  # a new number whenever the same weights give other logits
+ARITHMETIC = "int8 activations, float32 sums, 2"  # a new number whenever the same weights give other logits
 CAPABILITIES: Final = Capabilities(draft_head=True, adapters=True, hidden_states=True)
 
 

@@ -23,7 +23,7 @@ from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.thread_pool import SCRATCH_BYTES, ThreadPool, aligned_int64
 
 ARITHMETIC = (
-    "int16, int8 or float32 activations, float32 attention, 2"  # changes whenever equal weights give other states
+    "int16, int8 or float32 activations, float32 attention, 3"  # changes whenever equal weights give other states
 )
 NARROW = ", int8 after norms"  # where `EncoderWorkspace.wide` is not set
 PASS_ROWS = 128  # of a compiled pass, if it has several texts: more leave the second-level cache of a core
