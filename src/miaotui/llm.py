@@ -79,7 +79,9 @@ def is_seq2seq_folder(model: str | os.PathLike[str]) -> bool:
 
         named = CATALOG.get(folder)
         return named is not None and named.pair is not None
-    if not any(name == "config.json" or name.startswith("model") and name.endswith(".bin") for name in os.listdir(folder)):
+    if not any(
+        name == "config.json" or (name.startswith("model") and name.endswith(".bin")) for name in os.listdir(folder)
+    ):
         return False
     from miaotui.model.seq2seq.opened import is_seq2seq  # noqa: PLC0415  (a catalog name does not need it)
 

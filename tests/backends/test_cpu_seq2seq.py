@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from marian_files import marian_binary_folder
 from miaotui.backends.cpu.seq2seq.backend import CpuSeq2Seq
 from miaotui.backends.cpu.seq2seq.build import build_seq2seq, seq2seq_limits
 from miaotui.backends.cpu.seq2seq.stack import require_runnable_seq2seq
@@ -24,7 +25,6 @@ from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.runtime.thread_pool import shared_pool
 from miaotui.model.seq2seq.generation import GenerationSettings
 from miaotui.model.seq2seq.opened import OpenedSeq2Seq, open_seq2seq
-from marian_files import marian_binary_folder
 from tiny_seq2seq import LEAST_COSINE, VARIANTS, VOCAB, cosines, tiny_folder
 
 Floats = NDArray[np.float32]
@@ -125,7 +125,9 @@ def test_rows_of_one_target_may_share_a_pass_of_the_recurrent_unit(home: Path) -
     backend, sources, targets = built(home, SSRU), sources_of((7, 20)), targets_of(2, 5)
     expected = scores_of(backend, sources, targets)
     numbers = backend.encode(sources)
-    rows = [TargetRow(n, NO_PREFIX, int(t[4]), 1, tuple(map(int, t[:4]))) for n, t in zip(numbers, targets, strict=True)]
+    rows = [
+        TargetRow(n, NO_PREFIX, int(t[4]), 1, tuple(map(int, t[:4]))) for n, t in zip(numbers, targets, strict=True)
+    ]
     outcome = backend.run(rows)
     for row in range(2):
         np.testing.assert_array_equal(outcome.scores.all(row), expected[row, 4])

@@ -203,7 +203,6 @@ def _is_exported_seq2seq(folder: Path) -> bool:
     if not any(folder.glob("model*.bin")):
         return False
     from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2  # noqa: PLC0415  (needs NumPy)
-
     from miaotui.hub.formats.marian.binary import find_marian  # noqa: PLC0415  (needs NumPy)
 
     return is_ctranslate2(folder / FILE_NAME) or find_marian(folder) is not None

@@ -23,9 +23,9 @@ from marian_files import (
 )
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.marian.binary import find_marian, parse_marian
+from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.linear.packed_blocks import values
 from miaotui.model.packing import _blocks, encoder_format
-from miaotui.kernels.linear.formats import Format
 from miaotui.model.seq2seq.opened import is_seq2seq, open_seq2seq
 from miaotui.model.seq2seq.oracle import Seq2SeqOracle, TargetCache
 from miaotui.model.seq2seq.reading.from_marian import config_from_marian, tensors_from_marian
@@ -153,15 +153,13 @@ def test_wrong_sizes_are_refused() -> None:
             tensors_from_marian(file, config_from_marian(file))
 
 
-@pytest.mark.parametrize("place", [0, 8, 16, 24, 32, 40, 60, 900, 3000, 5000, -300, -1200])
+@pytest.mark.parametrize("place", [0, 8, 16, 24, 32, 40, 900, 3000])  # of the heads, names and shapes
 def test_a_damaged_file_is_one_error(place: int) -> None:
     whole = marian_binary(marian_arrays(), integers=True)
-    for raw in (whole[:place] if place > 0 else whole[:40], whole[:place] + b"\xff" * 8 + whole[place:][8:]):
-        try:
-            file = parse_marian(bytes(raw), "made.bin")
+    for raw in (whole[: max(place, 1)], whole[:-100], whole[:place] + b"\xff" * 8 + whole[place + 8 :]):
+        with pytest.raises((ModelFormatError, UnsupportedModelError), match=r"made\.bin|damaged|truncated"):
+            file = parse_marian(raw, "made.bin")
             tensors_from_marian(file, config_from_marian(file))
-        except (ModelFormatError, UnsupportedModelError) as error:
-            assert "made.bin" in str(error) or "model" in str(error)
 
 
 def test_a_folder_of_other_files_has_no_model_of_marian(tmp_path: Path) -> None:

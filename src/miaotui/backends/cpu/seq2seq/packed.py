@@ -1,7 +1,8 @@
 """Packed weights of an encoder-decoder: made once from its tensors, kept in the cache, and mapped from there.
 
 Decides which matrices are fused (queries, keys and values; the cross-attention's keys and values; both products of a
-recurrent unit; gate and up, in alternating units of 32 rows). Knows no passes. Invariant: weights asked for as float32 keep the values of the file.
+recurrent unit; gate and up, in alternating units of 32 rows). Knows no passes. Invariant: weights asked for as float32
+keep the values of the file.
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ def _tensor(found: MarianArray, label: str) -> StoredTensor:
         return StoredTensor.from_bytes(found.name, shape, kind, found.data[: found.count * kind.block_bytes])
     if found.type != INTEGERS or len(found.shape) != 2:
         raise UnsupportedModelError(
-            f"{label}: {found.name} is of the type {found.type:#x}; float32, float16 and intgemm8 for any processor are "
-            "supported: get the model in one of these"
+            f"{label}: {found.name} is of the type {found.type:#x}; supported are float32, float16 and intgemm8 for any "
+            "processor: get the model in one of these"
         )
     rows, cols = found.shape if found.name.endswith("Wemb") else found.shape[::-1]  # stored as the product reads it
     multiplier = float(found.data[found.count : found.count + 4].view("<f4")[0])
@@ -170,7 +170,9 @@ class _Cursor(BinaryCursor):
     def file(self) -> MarianFile:
         version, count = self._numbers(2)
         if version != VERSION:
-            raise UnsupportedModelError(f"{self._label} is of Marian's binary version {version}; {VERSION} is supported")
+            raise UnsupportedModelError(
+                f"{self._label} is of Marian's binary version {version}; {VERSION} is supported"
+            )
         if not 1 <= count <= MAX_ARRAYS:
             raise self._corrupt(f"it claims {count:,} arrays")
         heads = [self._numbers(4) for _ in range(count)]
@@ -179,9 +181,7 @@ class _Cursor(BinaryCursor):
             raise self._corrupt("a name occurs twice")
         shapes = [self._shape(name, head[2]) for name, head in zip(names, heads, strict=True)]
         self._advance(self._numbers(1)[0])  # up to a whole 256
-        arrays = {
-            name: self._array(name, head, shape) for name, head, shape in zip(names, heads, shapes, strict=True)
-        }
+        arrays = {name: self._array(name, head, shape) for name, head, shape in zip(names, heads, shapes, strict=True)}
         return MarianFile(arrays, self._options(arrays.get(OPTIONS)), self._label)
 
     def _array(self, name: str, head: tuple[int, ...], shape: tuple[int, ...]) -> MarianArray:

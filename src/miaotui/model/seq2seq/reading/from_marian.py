@@ -92,7 +92,7 @@ def tensors_from_marian(file: MarianFile, config: Seq2SeqConfig) -> Mapping[str,
 
 
 def generation_from_marian(pieces: Sequence[str], config: Seq2SeqConfig) -> GenerationSettings:
-    """Return the settings of a search, from the pieces of the target's vocabulary in order: unknown ones are not written.
+    """Return the settings of a search, from the pieces of the target's vocabulary in order; no unknown one is written.
 
     Raises `ModelFormatError` where the vocabulary lacks its end token or is longer than the model's.
     """
