@@ -158,8 +158,12 @@ def test_a_damaged_file_is_one_error(place: int) -> None:
     whole = marian_binary(marian_arrays(), integers=True)
     for raw in (whole[: max(place, 1)], whole[:-100], whole[:place] + b"\xff" * 8 + whole[place + 8 :]):
         with pytest.raises((ModelFormatError, UnsupportedModelError), match=r"made\.bin|damaged|truncated"):
-            file = parse_marian(raw, "made.bin")
-            tensors_from_marian(file, config_from_marian(file))
+            tensors_of(raw)
+
+
+def tensors_of(raw: bytes) -> object:
+    file = parse_marian(raw, "made.bin")
+    return tensors_from_marian(file, config_from_marian(file))
 
 
 def test_a_folder_of_other_files_has_no_model_of_marian(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """A recurrent unit over the rows of targets: the SSRU that Marian's decoders have in place of self-attention.
 
 A state is ``f * state before + (1 - f) * candidate`` with ``f = sigmoid(gate)``; ``relu`` of it is added to the
-residual stream. Every token of a target has a slot with its state, and a row finds the one before it by its list of slots, so
-beams share states and nothing is copied. Threads share out columns, and each takes the rows in order: rows of one
-target may follow each other. So a row's result depends on its own target alone. Source: Kim et al. 2019, "From
+residual stream. Every token of a target has a slot with its state, and a row finds the one before it by its list of
+slots, so beams share states and nothing is copied. Threads share out columns, and each takes the rows in order: rows of
+one target may follow each other. So a row's result depends on its own target alone. Source: Kim et al. 2019, "From
 Research to Production and Back: Ludicrously Fast Neural Machine Translation", section 3.1.
 """
 

@@ -150,8 +150,8 @@ def _tensor(found: MarianArray, label: str) -> StoredTensor:
         return StoredTensor.from_bytes(found.name, shape, kind, found.data[: found.count * kind.block_bytes])
     if found.type != INTEGERS or len(found.shape) != 2:
         raise UnsupportedModelError(
-            f"{label}: {found.name} is of the type {found.type:#x}; supported are float32, float16 and intgemm8 for any "
-            "processor: get the model in one of these"
+            f"{label}: {found.name} is of the type {found.type:#x}; supported are float32, float16 and intgemm8 for "
+            "any processor: get the model in one of these"
         )
     rows, cols = found.shape if found.name.endswith("Wemb") else found.shape[::-1]  # stored as the product reads it
     multiplier = float(found.data[found.count : found.count + 4].view("<f4")[0])
