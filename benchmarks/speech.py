@@ -1,6 +1,6 @@
 """Speech recognition beside faster-whisper on the same weights: speed, tokens, word and character errors, silence.
 
-    python benchmarks/speech.py DATA [--peer PYTHON] [--parts clip,sentences,long,quiet] [--sentences N]
+    python benchmarks/speech.py DATA [--peer PYTHON] [--parts clip,sentences,long,quiet,deadlines] [--sentences N]
         [--languages en,zh] [--cache FILE]
 
 DATA holds ``speech/jfk.flac`` and ``ntrex-en-zh``, whose sentences espeak-ng speaks (drawn with seed 0). PYTHON has
@@ -27,6 +27,7 @@ import numpy as np
 
 import miaotui
 from machine import describe
+from miaotui.errors import DeadlineUnattainableError
 from miaotui.hub.resolve import resolve
 from miaotui.speech.audio import read_audio
 from miaotui.speech.recordings import Recording
@@ -214,6 +215,24 @@ def long_recording(data: Path) -> Samples:
     return np.concatenate(parts)[: LONG_S * SAMPLE_RATE]
 
 
+def keep_deadlines(model: miaotui.SpeechModel, samples: Samples) -> list[dict[str, Any]]:
+    """What is promised of a recording, and kept: deadlines of several lengths, each with the sound that would fit."""
+    found = []
+    for share in (0.2, 0.5, 1.2):
+        limit_s = share * model.predicted_s(len(samples) / SAMPLE_RATE, TranscriptionOptions(language="en"))
+        options = TranscriptionOptions(language="en", deadline_s=limit_s)
+        duration_s = len(samples) / SAMPLE_RATE
+        try:
+            model.require_time(duration_s, options)
+        except DeadlineUnattainableError as error:
+            duration_s = float(re.findall(r"about (\d+) s of sound would fit", str(error))[0])
+        start_s = time.perf_counter()
+        list(model.segments(samples[: int(duration_s * SAMPLE_RATE)], options))
+        found.append({"deadline_s": limit_s, "sound_s": duration_s, "took_s": time.perf_counter() - start_s})
+        print(f"deadline: {found[-1]}", flush=True)
+    return found
+
+
 def quiet_recordings(seconds: int) -> dict[str, Samples]:
     """Silence, noise and music."""
     rng, at = np.random.default_rng(0), np.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
@@ -256,6 +275,8 @@ def main() -> None:
             result["clip"] = compare_speed("clip", model, peer, clip, ROUNDS)
         if "long" in parts:
             result["long"] = compare_speed("long", model, peer, long_recording(args.data), 1)
+        if "deadlines" in parts:
+            result["deadlines"] = keep_deadlines(model, long_recording(args.data)[: args.quiet_s * SAMPLE_RATE])
         if "sentences" in parts:
             chosen = sentences(args.data, args.sentences, args.languages.split(","))
             args.cache.parent.mkdir(parents=True, exist_ok=True)
