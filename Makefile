@@ -97,7 +97,7 @@ walk: $(VENV)/.ready-test ## list the Python files that one token and one HTTP c
 
 FUZZ ?= gguf
 
-fuzz: $(VENV)/.ready-fuzz ## feed broken files to the readers until stopped (FUZZ=gguf, models, onnx, whisper, audio, ctranslate2, encoder_folders or stored_models)
+fuzz: $(VENV)/.ready-fuzz ## feed broken files to the readers until stopped (FUZZ=gguf, models, onnx, whisper, audio, ctranslate2, marian, encoder_folders or stored_models)
 	$(BIN)/python tests/fuzz/fuzz_$(FUZZ).py $(ARGS)
 
 docs: $(VENV)/.ready ## write docs/cli.md from the program's own help; copy examples into docs/zh

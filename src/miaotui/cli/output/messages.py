@@ -120,17 +120,18 @@ STAGES = {
 
 SERVING = CliMessage("{models} ready at {url} · {promise}", "{models} 已就绪：{url} · {promise}")
 SERVING_ENCODERS = CliMessage(
-    """{models} ready at {url}; each is loaded when it is first used
+    """{models} ready at {url}{late}
 
   curl {url}/v1/models
 
 Ctrl-C finishes what runs and ends; a second one ends at once.""",
-    """{models} 已就绪：{url}；各模型在首次使用时加载
+    """{models} 已就绪：{url}{late}
 
   curl {url}/v1/models
 
 按 Ctrl-C 会先完成正在处理的请求再退出；再按一次立即退出。""",
 )
+LOADED_LATE = CliMessage("; loaded when first used: {models}", "；首次使用时加载：{models}")
 PROMISE = CliMessage("answers of {tokens} tokens in {seconds} s", "{tokens} 词元的回答只需 {seconds} 秒")
 PROMISE_PEOPLE = CliMessage(", {people} people at a time within {seconds} s", "，{seconds} 秒内可同时回答 {people} 人")
 HOW_TO_CALL = CliMessage(
