@@ -194,3 +194,13 @@ def test_both_readmes_have_the_same_first_screen() -> None:
         first = (ROOT / name).read_text(encoding="utf-8").splitlines()[:12]
         assert any(line.startswith("$ make run") for line in first)
         assert any(line.startswith("$ make test") for line in first)
+
+
+def test_both_readmes_lead_to_the_same_pages() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    rows = re.findall(r"^\| \[(\S+)\]", english, re.MULTILINE)
+    assert rows
+    assert set(re.findall(r"^\| \[(\S+)\]", chinese, re.MULTILINE)) == {
+        row.replace("docs/", "docs/zh/") for row in rows
+    }
+    assert {row for row in rows if row.startswith("docs/")} == {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}
