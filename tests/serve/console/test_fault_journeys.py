@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from console_page import ALL, ConsolePage, PageMaker
 from playwright.sync_api import Locator, expect
-from serving import serving
+from serving import Serving, serving
 
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
@@ -98,6 +99,16 @@ def test_an_answer_goes_on_when_the_server_is_back(open_page: PageMaker, look: t
         page.page.reload()
         kept = exported(page)[0]["messages"][-1]
         assert kept["content"] == whole["choices"][0]["message"]["content"]
+
+
+def test_a_tab_that_closes_frees_the_server(console: ConsolePage, server: Serving) -> None:
+    console.force(ignore_eos=True, max_tokens=25_000)
+    console.send("Write for long.")
+    expect(console.page.locator("article.assistant .markdown")).not_to_be_empty()
+    assert server.in_flight() == 1
+    console.page.close()
+    time.sleep(0.2)
+    assert server.in_flight() == 0
 
 
 def test_a_page_whose_files_are_gone_shows_plain_text(console: ConsolePage) -> None:
