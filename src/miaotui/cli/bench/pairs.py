@@ -10,9 +10,11 @@ import argparse
 import asyncio
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from miaotui.bench.compare import Comparison, compare
+from miaotui.bench.html.page import compare_sections
 from miaotui.bench.load.target import Target
 from miaotui.bench.quality import NOT_MEASURED
 from miaotui.cli.bench.bench import finish, machine, note
@@ -40,7 +42,14 @@ def bench_compare(words: tuple[str, str], chosen: argparse.Namespace) -> int:
     found, lines = asyncio.run(main())
     lines.append(f"{chosen.pairs} pairs of {streams} together, {found.failed} failed, seed {chosen.seed}")
     values: dict[str, Any] = {"bench": "compare", "machine": machine(), "seed": chosen.seed, **found.as_dict()}
-    finish(f"miaotui bench: {words[0]} and {words[1]}", lines, found.table(), values, chosen.html, [])
+    finish(
+        f"miaotui bench: {words[0]} and {words[1]}",
+        lines,
+        found.table(),
+        values,
+        chosen.html,
+        partial(compare_sections, found),
+    )
     return 0 if found.failed < chosen.pairs else FAILED
 
 
