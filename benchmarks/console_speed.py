@@ -1,7 +1,7 @@
 """The work of the console's page in a browser: its tasks while an answer streams, a long paste, and a long history.
 
 A server of this file shows the built console and streams an answer of so many tokens, prose with tables, lists and
-code; no model runs. With `--url` a running server answers instead, as fast as it can. Chromium's own trace gives each
+code; no model runs. With `--url` a running server answers instead, so many tokens as fast as it can. Chromium's own trace gives each
 task of the page's thread, in time and in processor time, and the share of one core that its scripts and its whole
 thread take. The second part pastes 20,000 lines; the third imports a conversation of 1,000 messages (2 MB), loads the
 page anew, and takes the time from the start of the navigation to the frame that shows the last message. Prints one
@@ -26,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Route, sync_playwright
 
 from miaotui.serve.console.routes import BUILT, POLICY
 
@@ -169,9 +169,15 @@ def scripts_s(trace: list[dict[str, Any]]) -> float:
     return total_us / 1e6
 
 
-def streamed(browser: Browser, url: str, trace_file: Path) -> dict[str, Any]:
+def streamed(browser: Browser, url: str, tokens: int, trace_file: Path) -> dict[str, Any]:
     """Return the figures of the page's tasks while an answer streams."""
+
+    def limited(route: Route) -> None:
+        body = {**json.loads(route.request.post_data or "{}"), "max_tokens": tokens, "ignore_eos": True}
+        route.continue_(post_data=json.dumps(body))
+
     page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.route("**/v1/chat/completions", limited)
     page.goto(url)
     area = page.locator(".composer textarea")
     area.fill("Write for long.")
@@ -248,7 +254,7 @@ def main() -> None:
         browser = started.chromium.launch(executable_path=chromium, args=flags)
         trace_file = options.trace or Path(folder) / "trace.json"
         url = options.url or made
-        figures = streamed(browser, url, trace_file) if options.tokens else {}
+        figures = streamed(browser, url, options.tokens, trace_file) if options.tokens else {}
         if options.times:
             figures |= pasted(browser, url, options.times)
             figures |= opened(browser, url, options.messages, options.times, trace_file)
