@@ -1,11 +1,11 @@
 """The work of the console's page in a browser: its tasks while an answer streams, a long paste, and a long history.
 
 A server of this file shows the built console and streams an answer of so many tokens, prose with tables, lists and
-code; no model runs. With `--url` a running server answers instead, so many tokens as fast as it can. Chromium's own trace gives each
-task of the page's thread, in time and in processor time, and the share of one core that its scripts and its whole
-thread take. The second part pastes 20,000 lines; the third imports a conversation of 1,000 messages (2 MB), loads the
-page anew, and takes the time from the start of the navigation to the frame that shows the last message. Prints one
-JSON line. Needs Chromium, and `pip install 'miaotui[browser]'`.
+code; no model runs. With `--url` a running server answers instead, so many tokens as fast as it can. Chromium's own
+trace gives each task of the page's thread, in time and in processor time, and the share of one core that its scripts
+and its whole thread take. The second part pastes 20,000 lines; the third imports a conversation of 1,000 messages
+(2 MB), loads the page anew, and takes the time from the start of the navigation to the frame that shows the last
+message. Prints one JSON line. Needs Chromium, and `pip install 'miaotui[browser]'`.
 
     python benchmarks/console_speed.py [--tokens 2000] [--rate 100] [--times 5] [--trace FILE] [--url URL]
 """
