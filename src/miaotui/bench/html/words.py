@@ -85,6 +85,14 @@ _PATTERNS = tuple(
             r"quality: KL from float32 (\S+) nats \(99% of places below (\S+)\), same best token (\S+), (\d+) places",
             r"质量：与 float32 的 KL 散度 \1 nats（99% 的位置低于 \2），最优词元相同 \3，\4 个位置",
         ),
+        (
+            r"(.+): answers came until (\S+) s after the load: a line grew \(if one answer alone takes that long, .+\)",
+            r"\1：负载结束 \2 秒后仍有回答：队列在增长（若单个回答就要这么久，请加长 --duration）",
+        ),
+        (
+            r"(.+): this client sent late, p99 (\S+) ms: run it on another machine",
+            r"\1：客户端发送迟了，p99 \2 毫秒：请在另一台机器上运行",
+        ),
         (r"sustained: (\S+) requests/s", r"可持续：每秒 \1 个请求"),
         (r"goodput: whole answers within (.+)", r"按时的回答：完整且不超过 \1"),
         (r"(.+); poisson arrivals, (\S+) s each, seed (\d+)", r"\1；泊松到达，各 \2 秒，种子 \3"),
