@@ -31,6 +31,12 @@ CHROMIUM = os.environ.get("MIAOTUI_CHROMIUM") or shutil.which("chromium") or shu
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 LANGUAGES = {"en-US": "", "zh-CN": "-zh"}  # the end of a picture's name
 QUESTION = "Why is the sky blue? Answer in two sentences."
+LOAD = """() => {
+  for (const content of ["Write a long letter.", "Write a long story.", "Write a long poem."]) {
+    const body = {messages: [{role: "user", content}], max_tokens: 3000, ignore_eos: true, temperature: 1};
+    void fetch("v1/chat/completions", {method: "POST", body: JSON.stringify(body)});
+  }
+}"""
 DOCUMENT = "The lighthouse of Arden was built in 1874 by Clara Voss. It is 31 metres high and has 142 steps."
 
 
@@ -93,10 +99,11 @@ def documents(page: Page, url: str, folder: Path) -> None:
 
 
 def monitor(page: Page, url: str) -> None:
-    """Watch the live page for some seconds."""
+    """Watch the live page for some seconds, while answers are written."""
     page.goto(f"{url}/monitor")
+    page.evaluate(LOAD)
     page.locator(".plot").first.wait_for()
-    page.wait_for_timeout(4000)
+    page.wait_for_timeout(8000)
     take(page, "monitor")
 
 

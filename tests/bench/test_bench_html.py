@@ -77,6 +77,16 @@ def test_a_chart_draws_its_points_in_order() -> None:
     assert circles[1][1] < circles[2][1] < circles[0][1]  # up is less
 
 
+def test_texts_beside_points_do_not_cover_each_other() -> None:
+    close = [(5.0, 5.0), (5.1, 5.05), (5.2, 4.95), (9.0, 5.0)]
+    drawn = chart(
+        [ChartSeries("a", close, ("decode, 1", "decode, 2", "decode, 4", "far"))], ChartAxis("x"), ChartAxis("y")
+    )
+    svg = ElementTree.fromstring(drawn[drawn.index("<svg") : drawn.index("</svg>") + 6])
+    texts = [each.attrib for each in svg.iter("text") if (each.text or "").startswith("decode")]
+    assert len({(each["text-anchor"], round(float(each["y"]))) for each in texts}) == 3
+
+
 def test_a_chart_without_values_says_so() -> None:
     assert chart([ChartSeries("a", [(math.nan, 1.0)])], ChartAxis("x"), ChartAxis("y")) == EMPTY
     assert chart([ChartSeries("a", [(0.0, 1.0)])], ChartAxis("x", log=True), ChartAxis("y")) == EMPTY

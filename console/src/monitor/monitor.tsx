@@ -93,8 +93,7 @@ function Figures({ moments, now }: { moments: Moment[]; now: Moment }): VNode {
       .map((found) => (found === null ? "–" : seconds(1000 * found)))
       .join(" / ");
   const rows: Row[] = [
-    ["running-requests", whole(valueOf(sample, "vllm:num_requests_running"))],
-    ["waiting-requests", whole(valueOf(sample, "vllm:num_requests_waiting"))],
+    ["requests", ["running", "waiting"].map((each) => whole(valueOf(sample, `vllm:num_requests_${each}`))).join(" / ")],
     ["ttft", spans("vllm:time_to_first_token_seconds")],
     ["tpot", spans("vllm:inter_token_latency_seconds")],
     ["promises-kept", `${whole(met)} / ${whole(met + missed)}`, missed > 0],

@@ -79,7 +79,7 @@ def test_a_pdf_is_dropped_found_and_its_score_explained(
 
 def test_the_live_page_shows_what_runs(open_page: PageMaker, look: tuple[str, int]) -> None:
     page = open_page("/monitor", locale=look[0], width=look[1])
-    expect(page.page.locator(".figures div")).to_have_count(13)
+    expect(page.page.locator(".figures div")).to_have_count(12)
     expect(page.page.locator(".plot")).to_have_count(3, timeout=8000)
     expect(page.page.locator("body")).to_contain_text("--admin")
     page.picture("monitor")

@@ -28,7 +28,8 @@ STYLE = """
 body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
 pre { overflow-x: auto; background: color-mix(in srgb, currentColor 7%, transparent); padding: .8rem; \
 font-size: .8rem; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
+.table { overflow-x: auto; margin-inline: min(0px, calc((100% - min(100vw - 2rem, 76rem)) / 2)); }
+table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); \
 text-align: left; white-space: nowrap; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; } figure { margin: 1rem 0; }
