@@ -109,7 +109,7 @@ export const en = {
   "key-why": "The key is sent to this server only, and kept until this tab is closed unless you choose otherwise.",
   "key-remember": "Remember the key in this browser",
   "use-key": "Use this key",
-  "store-full": "The browser's storage is full: new messages are not kept. Export or delete some conversations.",
+  "store-full": "The browser's storage is full: new messages are kept until this page is closed. Export or delete some conversations.",
   "store-unavailable": "The browser gives no storage here: messages are kept until this page is closed.",
   "error-deadline": "This would take {time}, which is longer than the deadline allows. Allow more time, ask for fewer tokens, or choose to shorten.",
   "error-retry": "Try again in {seconds} s.",

@@ -111,7 +111,7 @@ export const zh: Record<TextName, string> = {
   "key-why": "密钥只发送给此服务器；除非你另作选择，否则只保存到关闭此标签页为止。",
   "key-remember": "在此浏览器中记住密钥",
   "use-key": "使用此密钥",
-  "store-full": "浏览器的存储空间已满：新消息不会保存。请导出或删除一些对话。",
+  "store-full": "浏览器的存储空间已满：新消息只保留到关闭此页面为止。请导出或删除一些对话。",
   "store-unavailable": "浏览器在此不提供存储：消息只保留到关闭此页面为止。",
   "error-deadline": "这需要 {time}，超过了期限。请放宽期限、减少词元，或选择缩短。",
   "error-retry": "请在 {seconds} 秒后重试。",
