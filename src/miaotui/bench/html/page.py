@@ -35,7 +35,8 @@ text-align: left; white-space: nowrap; } td.number { text-align: right; font-var
 svg { width: 100%; height: auto; } figure { margin: 1rem 0; }
 .grid { stroke: currentColor; opacity: .15; } .tick, .label { fill: currentColor; font-size: 11px; }
 .piece { stroke: currentColor; opacity: .6; } .empty { opacity: .6; }
-.legend span { margin-right: 1rem; font-size: .85rem; display: inline-block; } .legend i { display: inline-block; width: .8em; height: .8em; \
+.legend span { margin-right: 1rem; font-size: .85rem; display: inline-block; }
+.legend i { display: inline-block; width: .8em; height: .8em; \
 margin-right: .3em; border-radius: 2px; }
 """
 MAX_ECDF_POINTS = 400
