@@ -153,7 +153,7 @@ export const en = {
   "read-csv": "Texts from CSV (first column)",
   "save-csv": "Save as CSV",
   "results": "Results",
-  "count-results": "{count} results",
+  "count-results": "Results: {count}",
   "task-classify": "Classify",
   "task-sentiment": "Sentiment",
   "task-summarize": "Summarise",
