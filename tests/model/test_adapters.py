@@ -16,9 +16,9 @@ from adapter_files import Pairs, random_pairs, write_gguf_adapter, write_peft
 from miaotui.cli import main
 from miaotui.errors import MiaotuiError, ModelFormatError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.hub.writers.blocks import encode_floats
 from miaotui.model.adapters.adapter import MAX_RANK
 from miaotui.model.adapters.from_peft import read_peft
-from miaotui.hub.writers.blocks import encode_floats
 from miaotui.model.adapters.merge import merge_adapter
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.oracle import Oracle

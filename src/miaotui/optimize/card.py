@@ -110,16 +110,22 @@ def read_card(file: Path) -> ReportCard:
     """
     path = file if file.name.endswith(SUFFIX) else card_path(file)
     if not path.is_file():
-        raise ModelNotFoundError(f"{file} has no report card ({path.name}): `miaotui optimize` writes one beside its file")
+        raise ModelNotFoundError(
+            f"{file} has no report card ({path.name}): `miaotui optimize` writes one beside its file"
+        )
     values = read_object(path)
     try:
         if values["form"] != FORM:
-            raise ModelFormatError(f"{path} is a card of form {values['form']}, and {FORM} is known: use a newer miaotui")
+            raise ModelFormatError(
+                f"{path} is a card of form {values['form']}, and {FORM} is known: use a newer miaotui"
+            )
         values["notes"] = tuple(values["notes"])
         card = ReportCard(**values)
         digest = card.file["sha256"]
     except (KeyError, TypeError) as error:
-        raise ModelFormatError(f"{path} is no report card: {error}. Make the file again with miaotui optimize") from error
+        raise ModelFormatError(
+            f"{path} is no report card: {error}. Make the file again with miaotui optimize"
+        ) from error
     model = path.with_name(path.name.removesuffix(SUFFIX))
     if model.is_file() and file_digest(model) != digest:
         raise ModelFormatError(f"{path} is about another file than {model.name}: make it again with miaotui optimize")

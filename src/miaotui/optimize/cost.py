@@ -13,8 +13,8 @@ from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.linear.formats import Format
 from miaotui.model.config import ModelConfig
 from miaotui.model.packing import packed_format
-from miaotui.optimize.quantize import Kinds
-from miaotui.optimize.source import GgufSource, Matrix
+from miaotui.optimize.quantization.quantize import Kinds
+from miaotui.optimize.source import GgufSource, StoredMatrix
 
 PREFILL_SHARE, DECODE_SHARE = 0.75, 0.85  # of the machine's limits, below those that the benchmarks show
 KV_BYTES = 2  # of a key's or value's number
@@ -59,7 +59,7 @@ def answer_cost(source: GgufSource, kinds: Kinds, rates: MachineRates, prompt: i
     return AnswerCost(1 / token_s, prefill_s + max(answer - 1, 0) * token_s, int(peak))
 
 
-def packed_bytes(matrix: Matrix, kind: BlockType) -> int:
+def packed_bytes(matrix: StoredMatrix, kind: BlockType) -> int:
     """Return the bytes of a matrix as the engine keeps it."""
     return int(matrix.rows * matrix.cols * packed_format(kind, Format.Q8).bits_per_weight / 8)
 

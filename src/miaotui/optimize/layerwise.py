@@ -120,6 +120,6 @@ def _compared(
 
 def _log_softmax(logits: Array) -> Array:
     """Return log-probabilities; sums are in float64."""
-    moved = logits - logits.max(1, keepdims=True)
+    moved: Array = logits - logits.max(1, keepdims=True)
     moved -= np.log(np.exp(moved).sum(1, keepdims=True, dtype=np.float64)).astype(np.float32)
     return moved

@@ -20,15 +20,15 @@ from miaotui.config import Settings, make_folder
 from miaotui.errors import RequestError
 from miaotui.hub.files import replace
 from miaotui.hub.formats.tensors import BlockType
-from miaotui.optimize.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
 from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, write_card
 from miaotui.optimize.cost import MachineRates
 from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
-from miaotui.optimize.own_texts import own_texts
-from miaotui.optimize.quantize import Quantization, remove_work, surveyed, write_quantized
+from miaotui.optimize.plan import CANDIDATES, FileCandidate, OptimizeTarget, best, candidates, corrected, plan_dict
+from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
 from miaotui.optimize.source import GgufSource, file_digest, open_source
 from miaotui.optimize.speed import MeasuredSpeed, measured_speed
-from miaotui.optimize.target import CANDIDATES, Candidate, Target, best, candidates, corrected, plan_dict
+from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
+from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
 from miaotui.types import Progress
 
@@ -57,7 +57,7 @@ class Optimization:
 
     path: Path
     out: Path
-    target: Target
+    target: OptimizeTarget
     rates: MachineRates
     options: OptimizeOptions = field(default_factory=OptimizeOptions)
     settings: Settings = field(default_factory=Settings.from_env)
@@ -128,11 +128,9 @@ class _Run:
             found = corrected(found, last.kl_ratio, last.time_ratio)
         return self._finish(made)
 
-    def _make(self, chosen: Candidate, base: LayerwiseModel, base_states: list[Array]) -> _Made:
+    def _make(self, chosen: FileCandidate, base: LayerwiseModel, base_states: list[Array]) -> _Made:
         job, file = self.job, self.work / "candidate.gguf"
-        self._timed(
-            "rounding", lambda: write_quantized(self.quantization, chosen.types, file, self.work, job.progress)
-        )
+        self._timed("rounding", lambda: write_quantized(self.quantization, chosen.types, file, self.work, job.progress))
         quality = self._timed("test", lambda: self._quality(file, base, base_states, self.test_rows))
         speed = None
         if job.options.measure_speed:
@@ -213,9 +211,9 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Made:
-    """Candidate that was really made, and what was measured of it."""
+    """FileCandidate that was really made, and what was measured of it."""
 
-    candidate: Candidate
+    candidate: FileCandidate
     file: Path
     quality: QualityLoss
     speed: MeasuredSpeed | None
@@ -229,7 +227,7 @@ class _Made:
     def time_ratio(self) -> float:
         return 1.0 if self.speed is None else self.candidate.cost.tokens_per_s / self.speed.tokens_per_s
 
-    def misses(self, target: Target) -> list[str]:
+    def misses(self, target: OptimizeTarget) -> list[str]:
         found = []
         if target.max_kl is not None and self.quality.mean_kl > target.max_kl:
             found.append(f"a loss of {self.quality.mean_kl:.4f} nats of {target.max_kl:g}")

@@ -20,12 +20,12 @@ from miaotui.hub.parts import part_names
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import by_gguf_name
 from miaotui.model.reading.from_gguf import config_from_gguf, gguf_sources, tensors_from_gguf
-from miaotui.optimize.block_grids import kinds_for
+from miaotui.optimize.quantization.block_grids import kinds_for
 
 CHUNK_BYTES = 1 << 20
 
 
-class Matrix(NamedTuple):
+class StoredMatrix(NamedTuple):
     """Stored matrix that may change its type: ``name`` in the file, the product that reads it, and its layer.
 
     ``product`` is canonical; several products may share a stored matrix, and their inputs. ``layer`` is -1 for the
@@ -46,7 +46,7 @@ class GgufSource(Closing):
     path: Path
     file: GgufFile
     config: ModelConfig
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[StoredMatrix, ...]
 
     def close(self) -> None:
         """Close the file."""
@@ -84,22 +84,22 @@ def open_source(path: Path) -> GgufSource:
     return found
 
 
-def _matrices(config: ModelConfig, file: GgufFile) -> Iterable[Matrix]:
+def _matrices(config: ModelConfig, file: GgufFile) -> Iterable[StoredMatrix]:
     metadata: Mapping[str, Any] = file.metadata
     sources = gguf_sources(config, by_gguf_name(str(metadata["general.architecture"])), file.tensors)
     readers: dict[str, str] = {}
-    for canonical, source in sources.items():
+    for reader, source in sources.items():
         for name in source.stored_names:
-            readers.setdefault(name, canonical)
+            readers.setdefault(name, reader)
     canonical = tensors_from_gguf(config, metadata, file.tensors)
     for name, tensor in file.tensors.items():
-        product = readers.get(name)
+        product = readers.get(name, "")
         if len(tensor.shape) < 2 or product not in canonical or "router" in product or not kinds_for(tensor.cols):
             continue
         if canonical[product].cols == tensor.cols:  # others are turned, and read by columns
             parts = product.split(".")
             layer = int(parts[1]) if parts[0] == "layers" else -1
-            yield Matrix(name, product, layer, tensor.rows, tensor.cols)
+            yield StoredMatrix(name, product, layer, tensor.rows, tensor.cols)
 
 
 def file_digest(path: Path) -> str:

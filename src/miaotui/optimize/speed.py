@@ -60,9 +60,7 @@ def _measure(file: str, prompt: int, answer: int) -> MeasuredSpeed:
                 times.append(time.perf_counter() - began_s)
                 rates.append(done.timing.decode_tokens_per_s)
         weight_bytes = llm.weight_bytes
-    return MeasuredSpeed(
-        median(rates), median(times), max(times), peak_bytes(), weight_bytes, prompt, answer, RUNS
-    )
+    return MeasuredSpeed(median(rates), median(times), max(times), peak_bytes(), weight_bytes, prompt, answer, RUNS)
 
 
 if __name__ == "__main__":

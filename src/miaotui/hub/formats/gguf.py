@@ -162,7 +162,7 @@ def metadata_span(buffer: mmap.mmap | bytes, label: str) -> MetadataSpan:
 
 
 def metadata_value(buffer: mmap.mmap | bytes, label: str, name: str) -> slice | None:
-    """Return where the type and value of metadata key ``name`` lie; None: there is no such key. Raises as `read_gguf`."""
+    """Return where the type and value of metadata key ``name`` lie; None: it is not there. Raises as `read_gguf`."""
     span = metadata_span(buffer, label)
     cursor = Cursor(buffer, label, span.start)
     for i in range(span.keys):

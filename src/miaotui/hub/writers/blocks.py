@@ -44,7 +44,8 @@ def _joined(values: NDArray[Any], bits: int) -> Bytes:
     """Join small integers ``[n, ..., k, m]`` over the axis before the last, the first one lowest: ``[n, bytes]``."""
     values = values.astype(np.uint8)
     shifts = (np.arange(values.shape[-2], dtype=np.uint8) * np.uint8(bits))[:, None]
-    return np.bitwise_or.reduce(values << shifts, axis=-2).reshape(len(values), -1)
+    joined: Bytes = np.bitwise_or.reduce(values << shifts, axis=-2)
+    return joined.reshape(len(values), -1)
 
 
 def _up(q: NDArray[np.int8], offset: int) -> Bytes:

@@ -1,6 +1,7 @@
 """Writes a GGUF file with the metadata of another one and other tensors.
 
-Owns the table of tensors. The metadata is copied byte by byte, but for the type of file. Knows no model. Invariant: `gguf` reads the file back.
+Owns the table of tensors. The metadata is copied byte by byte, but for the type of file where that is asked for. Knows
+no model. Invariant: `gguf` reads the file back.
 Source: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
@@ -57,7 +58,7 @@ def with_file_type(source: mmap.mmap | bytes, label: str, file_type: int) -> byt
     if place is None:
         metadata, keys = metadata + struct.pack("<Q", len(FILE_TYPE)) + FILE_TYPE.encode() + value, keys + 1
     else:
-        start, end = place.start - span.start, place.end - span.start
+        start, end = place.start - span.start, place.stop - span.start
         metadata = metadata[:start] + value + metadata[end:]
     return MAGIC + struct.pack("<IQQ", VERSION, 0, keys) + metadata
 

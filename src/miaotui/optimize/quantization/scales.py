@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.hub.formats.blocks import Codes
-from miaotui.optimize.block_grids import BlockGrid
+from miaotui.optimize.quantization.block_grids import BlockGrid
 
 Array = NDArray[np.float32]
 STARTS = np.linspace(0.8, 1.2, 9, dtype=np.float32)  # how far the extreme weight lies from the extreme code, as a ratio
@@ -99,7 +99,7 @@ def _in_blocks(grid: BlockGrid, x: Array, w: Array, scale: Array, minimum: Array
 def _symmetric(grid: BlockGrid, x: Array, w: Array) -> Array:
     """Return the scale of each group ``[n, groups]`` of a grid without minimums; it may be negative."""
     place = np.abs(x).argmax(-1)[..., None]
-    extreme = np.take_along_axis(x, place, -1)[..., 0] / np.float32(grid.low)
+    extreme: Array = np.take_along_axis(x, place, -1)[..., 0] / np.float32(grid.low)
     best = np.zeros_like(extreme)
     gained = np.zeros_like(extreme)
     for start in STARTS:

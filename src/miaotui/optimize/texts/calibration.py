@@ -106,6 +106,7 @@ class Moments:
         self._last: tuple[Array, str] | None = None
 
     def __call__(self, name: str, inputs: Array) -> None:
+        """Add the inputs ``[n, cols]`` of a product."""
         if name not in self._wanted:
             return
         if self._last is not None and self._last[0] is inputs:

@@ -1,4 +1,4 @@
-"""Target of an optimisation, and the plan that follows from it before any work: candidates, predicted, in JSON.
+"""OptimizeTarget of an optimisation, and the plan that follows from it before any work: candidates, predicted, in JSON.
 
 Owns which candidate meets a target. Knows no rounding. Invariant: the same model, target and rates give the same plan;
 a target that no candidate can meet is refused before work begins, with the nearest point.
@@ -13,17 +13,18 @@ from typing import Any
 
 from miaotui.errors import RequestError
 from miaotui.hub.formats.tensors import BlockType
-from miaotui.optimize.block_grids import GRIDS
 from miaotui.optimize.cost import AnswerCost, MachineRates, answer_cost
-from miaotui.optimize.quantize import Losses, MixedTypes, Quantization, predicted_curve
+from miaotui.optimize.quantization.block_grids import GRIDS
+from miaotui.optimize.quantization.quantize import MixedTypes, Quantization, predicted_curve
+from miaotui.optimize.quantization.survey import Losses
 
 CANDIDATES = 12
 MAX_TOKENS = 1 << 17
 
 
 @dataclass(frozen=True)
-class Target:
-    """Wishes for a file; at least one of the first four. ``prompt`` and ``answer`` are the tokens that a deadline is for.
+class OptimizeTarget:
+    """Wishes for a file; at least one of the first four. ``prompt`` and ``answer`` are the tokens of a deadline.
 
     Raises `RequestError` for values that contradict themselves or lie out of range.
     """
@@ -46,18 +47,18 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class FileCandidate:
     """Choice of types with its predicted cost; ``predicted_kl`` is None before the survey."""
 
     types: MixedTypes
     cost: AnswerCost
     predicted_kl: float | None
 
-    def meets(self, target: Target) -> bool:
+    def meets(self, target: OptimizeTarget) -> bool:
         """Return whether the prediction meets the target."""
         return not self.misses(target)
 
-    def misses(self, target: Target) -> list[str]:
+    def misses(self, target: OptimizeTarget) -> list[str]:
         """Return what the prediction misses, in words."""
         cost, found = self.cost, []
         if target.size_bytes is not None and self.types.file_bytes > target.size_bytes:
@@ -70,7 +71,7 @@ class Candidate:
             found.append(f"a loss of {self.predicted_kl:.4f} nats of {target.max_kl:g}")
         return found
 
-    def as_dict(self, target: Target) -> dict[str, Any]:
+    def as_dict(self, target: OptimizeTarget) -> dict[str, Any]:
         """Return it as JSON values."""
         counts = Counter(kind.name for kind in self.types.kinds.values())
         return {
@@ -82,13 +83,17 @@ class Candidate:
 
 
 def candidates(
-    quantization: Quantization, losses: Losses | None, target: Target, rates: MachineRates, count: int = CANDIDATES
-) -> list[Candidate]:
+    quantization: Quantization,
+    losses: Losses | None,
+    target: OptimizeTarget,
+    rates: MachineRates,
+    count: int = CANDIDATES,
+) -> list[FileCandidate]:
     """Return predicted candidates, smallest file first; the largest file within the size is one of them."""
     known = losses if losses is not None else prior_losses(quantization)
     choices = {choice.file_bytes: choice for choice in predicted_curve(quantization, known, target.size_bytes, count)}
     return [
-        Candidate(
+        FileCandidate(
             choice,
             answer_cost(quantization.source, choice.kinds, rates, target.prompt, target.answer),
             None if losses is None else choice.predicted_kl,
@@ -100,12 +105,12 @@ def candidates(
 def prior_losses(quantization: Quantization) -> Losses:
     """Return losses that depend on bits alone, for a plan before the survey: a bit less is four times the error."""
     return {
-        one.name: {kind: one.rows * one.cols * 4.0 ** -grid.bits for kind, grid in GRIDS.items()}
+        one.name: {kind: one.rows * one.cols * 4.0**-grid.bits for kind, grid in GRIDS.items()}
         for one in quantization.source.matrices
     }
 
 
-def best(found: Sequence[Candidate], target: Target) -> Candidate:
+def best(found: Sequence[FileCandidate], target: OptimizeTarget) -> FileCandidate:
     """Return the candidate to make: with a limit of loss the smallest that keeps it, else the one that loses least.
 
     Raises `RequestError` with the nearest point if none meets the target.
@@ -117,7 +122,7 @@ def best(found: Sequence[Candidate], target: Target) -> Candidate:
     return meeting[0] if target.max_kl is not None else meeting[-1]
 
 
-def _excess(one: Candidate, target: Target) -> float:
+def _excess(one: FileCandidate, target: OptimizeTarget) -> float:
     """Return by how much a candidate misses the target, as a sum of ratios."""
     pairs = [
         (float(one.types.file_bytes), target.size_bytes),
@@ -128,7 +133,7 @@ def _excess(one: Candidate, target: Target) -> float:
     return sum(max(0.0, found / limit - 1) for found, limit in pairs if limit)
 
 
-def corrected(found: Sequence[Candidate], kl_ratio: float, time_ratio: float) -> list[Candidate]:
+def corrected(found: Sequence[FileCandidate], kl_ratio: float, time_ratio: float) -> list[FileCandidate]:
     """Return candidates whose predictions are multiplied by what the last measurement was of its prediction."""
     return [
         replace(
@@ -142,7 +147,7 @@ def corrected(found: Sequence[Candidate], kl_ratio: float, time_ratio: float) ->
     ]
 
 
-def plan_dict(found: Sequence[Candidate], target: Target, source: Mapping[str, Any]) -> dict[str, Any]:
+def plan_dict(found: Sequence[FileCandidate], target: OptimizeTarget, source: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plan as JSON values."""
     try:
         chosen: int | None = list(found).index(best(found, target))

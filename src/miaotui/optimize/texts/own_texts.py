@@ -18,8 +18,8 @@ from miaotui.hub.files import write_whole
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.llm import LLM
 from miaotui.llm import load as load_llm
-from miaotui.optimize.calibration import TextSet
-from miaotui.optimize.openings import CALIBRATION, TEST
+from miaotui.optimize.texts.calibration import TextSet
+from miaotui.optimize.texts.openings import CALIBRATION, TEST
 from miaotui.types import Progress
 
 CONTEXT = 1024

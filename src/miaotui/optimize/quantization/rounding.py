@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.hub.writers.blocks import pack
-from miaotui.optimize.block_grids import GRIDS, BlockGrid
-from miaotui.optimize.scales import Array, Scales, fit_scales
+from miaotui.optimize.quantization.block_grids import GRIDS, BlockGrid
+from miaotui.optimize.quantization.scales import Array, Scales, fit_scales
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
 SWEEPS = 2

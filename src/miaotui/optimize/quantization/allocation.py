@@ -34,7 +34,7 @@ class Allocation(NamedTuple):
 
 
 def allocate(matrices: Sequence[Sequence[Option]], limit_bytes: int) -> Allocation:
-    """Choose one option for each matrix within ``limit_bytes``. Raises `RequestError` if even the smallest exceed it."""
+    """Choose one option for each matrix within ``limit_bytes``. Raises `RequestError` if the smallest exceed it."""
     least = [min(option.size_bytes for option in options) for options in matrices]
     if sum(least) > limit_bytes:
         raise RequestError(

@@ -25,13 +25,13 @@ from miaotui.hub.formats.mapped import map_file
 from miaotui.hub.formats.tensors import BlockType, StoredTensor, stored_bytes
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.hub.writers.gguf import with_file_type, write_gguf
-from miaotui.optimize.allocation import Allocation, Option, allocate
-from miaotui.optimize.block_grids import kinds_for
-from miaotui.optimize.calibration import TextSet
 from miaotui.optimize.layerwise import LayerwiseModel, Tokens
-from miaotui.optimize.rounding import round_matrix
-from miaotui.optimize.source import GgufSource, Matrix
-from miaotui.optimize.survey import FeedbackCache, Losses, SurveyPlan, layer_moments, survey
+from miaotui.optimize.quantization.allocation import Allocation, Option, allocate
+from miaotui.optimize.quantization.block_grids import kinds_for
+from miaotui.optimize.quantization.rounding import round_matrix
+from miaotui.optimize.quantization.survey import FeedbackCache, Losses, SurveyPlan, layer_moments, survey
+from miaotui.optimize.source import GgufSource, StoredMatrix
+from miaotui.optimize.texts.calibration import TextSet
 from miaotui.types import Progress
 
 METHOD = 1  # changes when the same input would give other bytes
@@ -72,7 +72,7 @@ class Quantization:
                 break
         return rows
 
-    def kinds_of(self, matrix: Matrix) -> tuple[BlockType, ...]:
+    def kinds_of(self, matrix: StoredMatrix) -> tuple[BlockType, ...]:
         """Return the types that a matrix may be rounded to: those asked for that hold its rows, or the next larger."""
         holding = kinds_for(matrix.cols)
         return tuple(kind for kind in holding if not self.kinds or kind in self.kinds) or holding[-1:]
@@ -103,7 +103,7 @@ def surveyed(work: Path, quantization: Quantization, progress: Progress | None =
     return losses
 
 
-def matrix_bytes(matrix: Matrix, kind: BlockType) -> int:
+def matrix_bytes(matrix: StoredMatrix, kind: BlockType) -> int:
     """Return the bytes that a matrix takes in a file, up to the next tensor."""
     size = stored_bytes(matrix.name, (matrix.rows, matrix.cols), kind)
     return -(-size // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
@@ -135,7 +135,7 @@ def choose(quantization: Quantization, losses: Losses, limit_bytes: int) -> Mixe
 
 def uniform(quantization: Quantization, losses: Losses, kind: BlockType) -> MixedTypes:
     """Return the choice of one type for all matrices, or of what stands in for it where rows are no whole blocks."""
-    from miaotui.optimize.block_grids import stored_kind  # noqa: PLC0415  (rarely needed)
+    from miaotui.optimize.quantization.block_grids import stored_kind  # noqa: PLC0415  (rarely needed)
 
     source = quantization.source
     kinds = {one.name: stored_kind(kind, one.cols) for one in source.matrices}
@@ -155,12 +155,16 @@ def _allocated(options: Sequence[Sequence[Option]], limit_bytes: int, rest: int)
         ) from None
 
 
-def write_quantized(quantization: Quantization, choice: MixedTypes, out: Path, work: Path, progress: Progress | None = None) -> None:
+def write_quantized(
+    quantization: Quantization, choice: MixedTypes, out: Path, work: Path, progress: Progress | None = None
+) -> None:
     """Round the matrices to the chosen types and write ``out``. Raises `CacheError` where there is no room."""
     source = quantization.source
     require_room(make_folder(out.parent), 2 * choice.file_bytes)
     changed = {
-        name: kind for name, kind in choice.kinds.items() if not (quantization.keep and kind is source.file.tensors[name].kind)
+        name: kind
+        for name, kind in choice.kinds.items()
+        if not (quantization.keep and kind is source.file.tensors[name].kind)
     }
     data = _rounded_layers(quantization, changed, work, progress)
     tensors = {**source.file.tensors, **data}
@@ -174,7 +178,8 @@ def _rounded_layers(
     quantization: Quantization, changed: Kinds, work: Path, progress: Progress | None
 ) -> Mapping[str, StoredTensor]:
     """Return the rounded matrices by stored name; each layer sees inputs that the rounded layers before it make."""
-    source, found = quantization.source, {}
+    source = quantization.source
+    found: dict[str, StoredTensor] = {}
     folder = make_folder(work / _choice_key(changed))
     model = LayerwiseModel(source.config, source.canonical())
 

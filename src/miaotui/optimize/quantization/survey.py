@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
-from miaotui.optimize.block_grids import kinds_for
-from miaotui.optimize.calibration import Moments
 from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
-from miaotui.optimize.rounding import Feedback, round_matrix, round_plainly
-from miaotui.optimize.source import GgufSource, Matrix
+from miaotui.optimize.quantization.block_grids import kinds_for
+from miaotui.optimize.quantization.rounding import Feedback, round_matrix, round_plainly
+from miaotui.optimize.source import GgufSource, StoredMatrix
+from miaotui.optimize.texts.calibration import Moments
 from miaotui.types import Progress
 
 REFERENCE = BlockType.Q4_0  # rounded to alone, to see what an error costs; its rows are blocks of 32
@@ -59,7 +59,7 @@ class FeedbackCache:
         self._moments = moments
         self._last: tuple[str, Feedback] | None = None
 
-    def of(self, matrix: Matrix) -> Feedback:
+    def of(self, matrix: StoredMatrix) -> Feedback:
         """Return the factors for ``matrix``; those of equal inputs where nothing was multiplied with it."""
         owner = self._moments.owner(matrix.product) or matrix.name
         if self._last is None or self._last[0] != owner:
@@ -68,7 +68,7 @@ class FeedbackCache:
         return self._last[1]
 
 
-def hessian_of(moments: Moments, matrix: Matrix) -> Array:
+def hessian_of(moments: Moments, matrix: StoredMatrix) -> Array:
     """Return the second moment of a matrix's inputs; of an embedding, with its rows' own share."""
     found = moments.of(matrix.product)
     if found is None:
@@ -79,10 +79,7 @@ def hessian_of(moments: Moments, matrix: Matrix) -> Array:
 
 
 def layer_moments(
-    source: GgufSource,
-    model: LayerwiseModel,
-    texts: Tokens,
-    after: Callable[[int], LayerwiseModel] | None = None,
+    source: GgufSource, model: LayerwiseModel, texts: Tokens, after: Callable[[int], LayerwiseModel] | None = None
 ) -> Iterator[tuple[int, Moments]]:
     """Yield each layer and the moments of what its products read; last -1, for the embedding and the head.
 
@@ -100,10 +97,10 @@ def layer_moments(
     yield -1, moments
 
 
-def _losses(source: GgufSource, matrix: Matrix, feedback: Feedback, probe: _Probe) -> Mapping[BlockType, float]:
+def _losses(source: GgufSource, matrix: StoredMatrix, feedback: Feedback, probe: _Probe) -> Mapping[BlockType, float]:
     stored = source.file.tensors[matrix.name]
     sample = stored.take_rows(np.linspace(0, matrix.rows - 1, min(SAMPLE_ROWS, matrix.rows)).astype(int)).float32()
-    data, weights = round_plainly(sample, REFERENCE, np.diag(feedback.hessian).copy())
+    _, weights = round_plainly(sample, REFERENCE, np.diag(feedback.hessian).copy())
     rest = sample - weights
     energy = float(np.vdot(sample, sample @ feedback.hessian)) or 1.0
     reference = float(np.vdot(rest, rest @ feedback.hessian)) / energy
@@ -111,8 +108,7 @@ def _losses(source: GgufSource, matrix: Matrix, feedback: Feedback, probe: _Prob
     if reference <= 0:  # all zeros
         return dict.fromkeys(kinds_for(matrix.cols), 0.0)
     return {
-        kind: nats * round_matrix(sample, kind, feedback, sweeps=1).error / reference
-        for kind in kinds_for(matrix.cols)
+        kind: nats * round_matrix(sample, kind, feedback, sweeps=1).error / reference for kind in kinds_for(matrix.cols)
     }
 
 
@@ -126,7 +122,7 @@ class _Probe:
             self._before.append(model.layer(self._before[-1], layer))
         self._head = model.head()
 
-    def divergence(self, matrix: Matrix, feedback: Feedback) -> float:
+    def divergence(self, matrix: StoredMatrix, feedback: Feedback) -> float:
         """Return the mean divergence, in nats, when ``matrix`` alone is rounded to `REFERENCE`."""
         source, stored = self._source, self._source.file.tensors[matrix.name]
         data = _rounded(stored, np.diag(feedback.hessian).copy())
