@@ -8,7 +8,7 @@ output's place before a file meets the target; a run that was interrupted goes o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class _Run:
         base_states = self._timed("test", lambda: base.states(self.test_rows))
         made: list[_Made] = []
         while True:
-            chosen = best(found, target)
+            chosen = _next(found, target, made)
             if any(one.candidate.types == chosen.types for one in made):
                 break  # predictions that were corrected lead back to it
             made.append(self._make(chosen, base, base_states))
@@ -236,6 +236,17 @@ class _Made:
         if self.speed is not None and target.deadline_s is not None and self.speed.seconds > target.deadline_s:
             found.append(f"{self.speed.seconds:.2f} s of {target.deadline_s:g} s")
         return found
+
+
+def _next(found: Sequence[FileCandidate], target: OptimizeTarget, made: Sequence[_Made]) -> FileCandidate:
+    """Return the candidate to make next: the best by prediction, else the one that may still keep what was missed."""
+    try:
+        return best(found, target)
+    except RequestError:
+        if not made:
+            raise
+        too_slow = any("tokens/s" in miss or " s of" in miss for miss in made[-1].misses(target))
+        return found[0] if too_slow else found[-1]
 
 
 def _about(texts: TextSet, rows: Tokens) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from miaotui.types import Progress
 
 METHOD = 1  # changes when the same input would give other bytes
 MIXED = 1024  # general.file_type of a mix that llama.cpp did not make: "guessed"
+TYPE_BYTES = 64  # that the type of file may add to the metadata
 Kinds = Mapping[str, BlockType]
 Data = NDArray[np.uint8]
 
@@ -110,9 +111,9 @@ def matrix_bytes(matrix: StoredMatrix, kind: BlockType) -> int:
 
 
 def fixed_bytes(source: GgufSource) -> int:
-    """Return the bytes of a file without its matrices: metadata, vectors, and what is never changed."""
+    """Return the bytes of a file without its matrices, at most: metadata, vectors, and what is never changed."""
     changed = sum(matrix_bytes(one, source.file.tensors[one.name].kind) for one in source.matrices)
-    return source.path.stat().st_size - changed
+    return source.path.stat().st_size - changed + TYPE_BYTES
 
 
 def choose(quantization: Quantization, losses: Losses, limit_bytes: int) -> MixedTypes:
