@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
-from miaotui.optimize.quantization.block_grids import GRIDS, kinds_for, stored_kind
+from miaotui.optimize.quantization.block_grids import GRIDS, HOLDING, kinds_for, stored_kind
 from miaotui.optimize.quantization.rounding import Feedback, round_matrix, round_plainly
+from random_blocks import random_tensor
 
 ROWS, COLS = 24, 256
 THEIRS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # that gguf's own quantiser has
@@ -67,6 +68,15 @@ def test_weights_on_the_grid_stay(kind: BlockType) -> None:
     on_grid = codes.astype(np.float32) * np.float32(0.25)
     found = round_matrix(on_grid, kind, Feedback.of(np.eye(COLS, dtype=np.float32)))
     np.testing.assert_allclose(decoded(found.data, kind), on_grid, rtol=1e-3)  # a factor of blocks is a float16
+
+
+@pytest.mark.parametrize("kind", HOLDING, ids=lambda kind: kind.name)
+def test_types_that_hold_another_s_values_change_nothing(kind: BlockType) -> None:
+    source = random_tensor(kind, 4, COLS // kind.block_size, 6, size=0.1).float32()
+    for other in HOLDING[kind]:
+        _, values = round_plainly(source, other, np.ones(COLS, np.float32))
+        worst = np.abs(values - source).max() / np.abs(source).max()
+        assert worst < 2e-2, other
 
 
 def test_rows_do_not_depend_on_each_other(inputs: np.ndarray, weights: np.ndarray) -> None:

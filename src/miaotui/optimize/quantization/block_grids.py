@@ -87,6 +87,23 @@ FALLBACKS: Mapping[BlockType, BlockType] = {
 }
 
 
+# Types that hold every value of another type's block: rounding to them changes nothing, and proves nothing.
+HOLDING: Mapping[BlockType, frozenset[BlockType]] = {
+    BlockType.Q4_0: frozenset({BlockType.Q4_0, BlockType.Q4_1, BlockType.Q5_0, BlockType.Q5_1, BlockType.Q8_0}),
+    BlockType.Q4_1: frozenset({BlockType.Q4_1, BlockType.Q5_1}),
+    BlockType.Q5_0: frozenset({BlockType.Q5_0, BlockType.Q5_1, BlockType.Q8_0}),
+    BlockType.Q5_1: frozenset({BlockType.Q5_1}),
+    BlockType.Q8_0: frozenset({BlockType.Q8_0}),
+    BlockType.IQ4_NL: frozenset({BlockType.IQ4_NL, BlockType.Q8_0}),
+    BlockType.Q2_K: frozenset({BlockType.Q2_K}),
+    BlockType.Q3_K: frozenset({BlockType.Q3_K, BlockType.Q6_K}),
+    BlockType.Q4_K: frozenset({BlockType.Q4_K, BlockType.Q5_K}),
+    BlockType.Q5_K: frozenset({BlockType.Q5_K}),
+    BlockType.Q6_K: frozenset({BlockType.Q6_K}),
+    BlockType.IQ4_XS: frozenset({BlockType.IQ4_XS}),
+}
+
+
 def stored_kind(kind: BlockType, cols: int) -> BlockType:
     """Return the type in which rows of ``cols`` weights are stored when ``kind`` was asked for."""
     if cols % kind.block_size:

@@ -27,7 +27,7 @@ from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.hub.writers.gguf import with_file_type, write_gguf
 from miaotui.optimize.layerwise import LayerwiseModel, Tokens
 from miaotui.optimize.quantization.allocation import Allocation, Option, allocate
-from miaotui.optimize.quantization.block_grids import kinds_for
+from miaotui.optimize.quantization.block_grids import HOLDING, kinds_for
 from miaotui.optimize.quantization.rounding import round_matrix
 from miaotui.optimize.quantization.survey import FeedbackCache, Losses, SurveyPlan, layer_moments, survey
 from miaotui.optimize.source import GgufSource, StoredMatrix
@@ -45,7 +45,8 @@ Data = NDArray[np.uint8]
 class Quantization:
     """Everything that decides the bytes of a quantised file, but for the types.
 
-    ``keep`` lets a matrix stay as it is stored; ``kinds`` are the types to choose from (empty: all).
+    ``keep`` lets a matrix stay as it is stored; ``kinds`` are the types to choose from (empty: all). ``off_grid`` leaves
+    out, for the matrices of layers, types that hold all values that the source can have: for honest comparisons.
     """
 
     source: GgufSource
@@ -54,6 +55,7 @@ class Quantization:
     probe_tokens: int = 256
     keep: bool = True
     kinds: frozenset[BlockType] = frozenset()
+    off_grid: bool = False
 
     @property
     def key(self) -> str:
@@ -76,6 +78,9 @@ class Quantization:
     def kinds_of(self, matrix: StoredMatrix) -> tuple[BlockType, ...]:
         """Return the types that a matrix may be rounded to: those asked for that hold its rows, or the next larger."""
         holding = kinds_for(matrix.cols)
+        if self.off_grid and matrix.layer >= 0:
+            same = HOLDING.get(self.source.file.tensors[matrix.name].kind, frozenset())
+            holding = tuple(kind for kind in holding if kind not in same)
         return tuple(kind for kind in holding if not self.kinds or kind in self.kinds) or holding[-1:]
 
 
