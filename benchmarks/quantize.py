@@ -1,14 +1,15 @@
 """Loss of quantised files at equal bytes: ours, llama.cpp's with its importance matrix, and one type for all matrices.
 
-    python benchmarks/peers.py setup                       # once: llama.cpp, compiled for this CPU
-    python benchmarks/quantize.py smollm2-135m --data DATA # a table and one JSON line; DATA has wikitext2 and ntrex-en-zh
+    python benchmarks/peers.py setup                         # once: llama.cpp, compiled for this CPU
+    python benchmarks/quantize.py smollm2-135m --data DATA   # a table and one JSON line
 
-llama.cpp quantises the model with the same calibration texts (``llama-imatrix``, ``llama-quantize --imatrix``); ours gets
-exactly the bytes of each of its files. "uniform" is one type for all matrices, rounded plainly by importance, and ours
-again at those bytes. All files are measured alike: read by this package, float32 arithmetic, mean divergence from the
-source over held-out texts (the model's own, English and Chinese ones). For matrices of layers, ours leaves out types that
-hold the source's own values: a file on its source's grid would prove nothing. Owns the order of a run. Knows no
-method. Invariant: no file of ours is larger than the one that it is compared with.
+DATA has the folders wikitext2 and ntrex-en-zh. llama.cpp quantises the model with the same calibration texts
+(``llama-imatrix``, ``llama-quantize --imatrix``); ours gets the bytes of each of its files. "uniform" is one type for
+all matrices, rounded plainly by importance, and ours again at those bytes. All files are measured alike: read by this
+package, float32 arithmetic, mean divergence from the source over held-out texts (the model's own, English and Chinese
+ones). For matrices of layers, ours leaves out types that hold the source's own values: a file on its source's grid
+would prove nothing. Owns the order of a run. Knows no method. Invariant: no file of ours is larger than the one that it
+is compared with.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def test_types_that_hold_another_s_values_change_nothing(kind: BlockType) -> Non
     source = random_tensor(kind, 4, COLS // kind.block_size, 6, size=0.1).float32()
     for other in HOLDING[kind]:
         _, values = round_plainly(source, other, np.ones(COLS, np.float32))
-        worst = np.abs(values - source).max() / np.abs(source).max()
-        assert worst < 2e-2, other
+        lost = ((values - source) ** 2).sum() / (source**2).sum()
+        assert lost < 6e-4, other  # four bits lose ten times as much of random weights
 
 
 def test_rows_do_not_depend_on_each_other(inputs: np.ndarray, weights: np.ndarray) -> None:

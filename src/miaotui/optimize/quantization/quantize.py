@@ -45,8 +45,8 @@ Data = NDArray[np.uint8]
 class Quantization:
     """Everything that decides the bytes of a quantised file, but for the types.
 
-    ``keep`` lets a matrix stay as it is stored; ``kinds`` are the types to choose from (empty: all). ``off_grid`` leaves
-    out, for the matrices of layers, types that hold all values that the source can have: for honest comparisons.
+    ``keep`` lets a matrix stay as it is stored; ``kinds`` are the types to choose from (empty: all). ``off_grid``
+    leaves out, for the matrices of layers, types that hold all values that the source can have: for honest comparisons.
     """
 
     source: GgufSource
