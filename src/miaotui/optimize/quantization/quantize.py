@@ -29,7 +29,7 @@ from miaotui.optimize.layerwise import LayerwiseModel, Tokens
 from miaotui.optimize.quantization.allocation import Allocation, Option, allocate
 from miaotui.optimize.quantization.block_grids import HOLDING, kinds_for
 from miaotui.optimize.quantization.rounding import round_matrix
-from miaotui.optimize.quantization.survey import FeedbackCache, Losses, SurveyPlan, layer_moments, survey
+from miaotui.optimize.quantization.survey import Losses, SurveyPlan, layer_moments, survey, with_feedback
 from miaotui.optimize.source import GgufSource, StoredMatrix
 from miaotui.optimize.texts.calibration import TextSet
 from miaotui.types import Progress
@@ -194,14 +194,13 @@ def _rounded_layers(
 
     for number, (layer, moments) in enumerate(layer_moments(source, model, quantization.rows, rounded)):
         matrices = [one for one in source.matrices if one.layer == layer and one.name in changed]
-        factors = FeedbackCache(moments)
-        for matrix in matrices:
+        for matrix, feedback in with_feedback(matrices, moments):
             kind = changed[matrix.name]
             path = folder / f"{matrix.name}.npy"
             data = _read(path, matrix.rows, kind.row_bytes(matrix.cols))
             if data is None:
                 weights = source.file.tensors[matrix.name].float32().reshape(matrix.rows, matrix.cols)
-                data = round_matrix(weights, kind, factors.of(matrix)).data
+                data = round_matrix(weights, kind, feedback).data
                 blocks = data
                 write_whole(path, "a finished matrix", lambda file: np.save(file, blocks))  # noqa: B023  (called at once)
             found[matrix.name] = StoredTensor(matrix.name, source.file.tensors[matrix.name].shape, kind, data)

@@ -1,14 +1,14 @@
 """Survey of a model: what each matrix costs in each type, in nats of divergence from the original.
 
 Owns the measurements that a choice of types rests on. Two are multiplied. Rounding a sample of a matrix's rows gives
-its error in each type (with error feedback, as it will be rounded). Rounding the matrix alone in one type, and running
-the model from its layer on, gives the divergence that an error of that size causes. Invariant: the model is changed by
+its error in each type (as it will be with error feedback). Rounding the matrix alone in one type, and running the model
+from its layer on, gives the divergence that an error of that size causes. Invariant: the model is changed by
 one matrix at a time; the divergence of several is taken to be the sum, which the report card then checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
 from miaotui.optimize.quantization.block_grids import kinds_for
-from miaotui.optimize.quantization.rounding import Feedback, round_matrix, round_plainly
+from miaotui.optimize.quantization.rounding import Feedback, round_plainly
 from miaotui.optimize.source import GgufSource, StoredMatrix
 from miaotui.optimize.texts.calibration import Moments
 from miaotui.types import Progress
@@ -40,32 +40,27 @@ def survey(source: GgufSource, plan: SurveyPlan, progress: Progress | None = Non
     """Return the loss of each matrix (by stored name) in each type that holds its rows."""
     model = LayerwiseModel(source.config, source.canonical())
     probe = _Probe(source, model, plan.probe)
-    losses: dict[str, Mapping[BlockType, float]] = {}
-    done = 0
+    errors: dict[str, Mapping[BlockType, float]] = {}
     for layer, moments in layer_moments(source, model, plan.calibration):
-        factors = FeedbackCache(moments)
-        for matrix in (one for one in source.matrices if one.layer == layer):
-            losses[matrix.name] = _losses(source, matrix, factors.of(matrix), probe)
-            done += 1
+        probe.advance(layer)
+        for matrix, feedback in with_feedback((one for one in source.matrices if one.layer == layer), moments):
+            errors[matrix.name] = _relative_errors(source, matrix, feedback)
+            probe.change(matrix, feedback)
             if progress is not None:
-                progress("measuring what each matrix costs", done, len(source.matrices))
-    return losses
+                progress("measuring what each matrix costs", len(errors), len(source.matrices))
+    nats = probe.divergences()
+    return {name: {kind: nats[name] * error for kind, error in row.items()} for name, row in errors.items()}
 
 
-class FeedbackCache:
-    """Factors of the moments of one layer: products that share their inputs share them."""
-
-    def __init__(self, moments: Moments) -> None:
-        self._moments = moments
-        self._last: tuple[str, Feedback] | None = None
-
-    def of(self, matrix: StoredMatrix) -> Feedback:
-        """Return the factors for ``matrix``; those of equal inputs where nothing was multiplied with it."""
-        owner = self._moments.owner(matrix.product) or matrix.name
-        if self._last is None or self._last[0] != owner:
-            self._last = None  # before the next one takes memory
-            self._last = owner, Feedback.of(hessian_of(self._moments, matrix))
-        return self._last[1]
+def with_feedback(matrices: Iterable[StoredMatrix], moments: Moments) -> Iterator[tuple[StoredMatrix, Feedback]]:
+    """Yield the matrices of one layer with the factors of their inputs' moments, which those of equal inputs share."""
+    last: tuple[str, Feedback] | None = None
+    owners = [(moments.owner(one.product) or one.name, one) for one in matrices]
+    for owner, matrix in sorted(owners, key=lambda pair: pair[0]):
+        if last is None or last[0] != owner:
+            last = None  # before the next one takes memory
+            last = owner, Feedback.of(hessian_of(moments, matrix))
+        yield matrix, last[1]
 
 
 def hessian_of(moments: Moments, matrix: StoredMatrix) -> Array:
@@ -97,44 +92,73 @@ def layer_moments(
     yield -1, moments
 
 
-def _losses(source: GgufSource, matrix: StoredMatrix, feedback: Feedback, probe: _Probe) -> Mapping[BlockType, float]:
+def _relative_errors(source: GgufSource, matrix: StoredMatrix, feedback: Feedback) -> Mapping[BlockType, float]:
+    """Return the error of each type with feedback, relative to that of plain rounding to `REFERENCE`.
+
+    With feedback the error is the sum of each column's own rounding error, weighed by its part of the diagonal ``D``
+    (Chee et al. 2023, lemma 2), which a sample of rows shows without any feedback.
+    """
     stored = source.file.tensors[matrix.name]
     sample = stored.take_rows(np.linspace(0, matrix.rows - 1, min(SAMPLE_ROWS, matrix.rows)).astype(int)).float32()
-    _, weights = round_plainly(sample, REFERENCE, np.diag(feedback.hessian).copy())
-    rest = sample - weights
-    energy = float(np.vdot(sample, sample @ feedback.hessian)) or 1.0
-    reference = float(np.vdot(rest, rest @ feedback.hessian)) / energy
-    nats = probe.divergence(matrix, feedback)
-    if reference <= 0:  # all zeros
-        return dict.fromkeys(kinds_for(matrix.cols), 0.0)
-    return {
-        kind: nats * round_matrix(sample, kind, feedback, sweeps=1).error / reference for kind in kinds_for(matrix.cols)
-    }
+    rest = sample - round_plainly(sample, REFERENCE, np.diag(feedback.hessian).copy())[1]
+    reference = float(np.vdot(rest, rest @ feedback.hessian))
+
+    def error(kind: BlockType) -> float:
+        own = sample - round_plainly(sample, kind, feedback.diagonal)[1]
+        return float(np.vdot(own * feedback.diagonal, own))
+
+    return {kind: error(kind) / reference if reference else 0.0 for kind in kinds_for(matrix.cols)}
 
 
 class _Probe:
-    """The original's streams on a few texts, from which a changed model's divergence is measured."""
+    """Streams of a few texts in the original and in variants of it, each with one matrix rounded to `REFERENCE`.
+
+    All variants pass a layer together, so that its weights are decoded once.
+    """
 
     def __init__(self, source: GgufSource, model: LayerwiseModel, texts: Tokens) -> None:
-        self._source, self._texts = source, texts
-        self._before = [model.embedded(texts)]
-        for layer in range(source.config.n_layers):
-            self._before.append(model.layer(self._before[-1], layer))
-        self._head = model.head()
+        self._source, self._model, self._texts = source, model, texts
+        self._base = model.embedded(texts)
+        self._variants: dict[str, list[Array]] = {}
+        for matrix in (one for one in source.matrices if one.product == "embed"):
+            changed = self._changed(matrix, np.ones(matrix.cols, np.float32))
+            self._variants[matrix.name] = changed.embedded(texts)
+        self._heads: dict[str, LayerwiseModel] = {}
+        self._behind = self._base  # the layer that was reached
 
-    def divergence(self, matrix: StoredMatrix, feedback: Feedback) -> float:
-        """Return the mean divergence, in nats, when ``matrix`` alone is rounded to `REFERENCE`."""
-        source, stored = self._source, self._source.file.tensors[matrix.name]
-        data = _rounded(stored, np.diag(feedback.hessian).copy())
-        changed = LayerwiseModel(source.config, source.canonical({matrix.name: data}))
-        states: Sequence[Array] = changed.embedded(self._texts) if matrix.layer < 0 else self._before[matrix.layer]
-        for layer in range(max(matrix.layer, 0), source.config.n_layers):
-            if matrix.layer < 0 and matrix.product == "head":
-                states = self._before[-1]
-                break
-            states = changed.layer(states, layer)
-        head = changed.head() if matrix.layer < 0 else self._head
-        return float(head_divergence(self._head, self._before[-1], head, states, self._texts).kl.mean())
+    def advance(self, layer: int) -> None:
+        """Compute all streams behind ``layer``; those before it stay known until the next call."""
+        self._base = self._behind
+        if layer < 0:
+            return
+        names, count = list(self._variants), len(self._texts)
+        states = [*self._base, *(state for name in names for state in self._variants[name])]
+        found = self._model.layer(states, layer)
+        self._behind = found[:count]
+        for number, name in enumerate(names, 1):
+            self._variants[name] = found[number * count : (number + 1) * count]
+
+    def change(self, matrix: StoredMatrix, feedback: Feedback) -> None:
+        """Add the variant in which ``matrix``, of the layer that was passed last, is rounded."""
+        changed = self._changed(matrix, np.diag(feedback.hessian).copy())
+        if matrix.layer >= 0:
+            self._variants[matrix.name] = changed.layer(self._base, matrix.layer)
+            return
+        self._heads[matrix.name] = changed
+        self._variants.setdefault(matrix.name, self._base)
+
+    def divergences(self) -> Mapping[str, float]:
+        """Return the mean divergence of each variant from the original, in nats."""
+        head = self._model.head()
+        found = {}
+        for name, states in self._variants.items():
+            other = self._heads[name].head() if name in self._heads else head
+            found[name] = float(head_divergence(head, self._base, other, states, self._texts).kl.mean())
+        return found
+
+    def _changed(self, matrix: StoredMatrix, importance: Array) -> LayerwiseModel:
+        data = _rounded(self._source.file.tensors[matrix.name], importance)
+        return LayerwiseModel(self._source.config, self._source.canonical({matrix.name: data}))
 
 
 def _rounded(stored: StoredTensor, importance: Array) -> StoredTensor:

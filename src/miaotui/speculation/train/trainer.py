@@ -2,8 +2,8 @@
 
     python -m miaotui.speculation.train smollm2-135m --batches 160 --steps 4000
 
-Needs torch (``pip install 'miaotui[optimize]'``). Owns the training loop; `Cell` has the weights, `HeadDataset` the data.
-Invariant: the file is written whole or not at all.
+Needs torch (``pip install 'miaotui[optimize]'``). Owns the training loop; `Cell` has the weights, `HeadDataset` the
+data. Invariant: the file is written whole or not at all.
 """
 
 from __future__ import annotations
