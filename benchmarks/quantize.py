@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -78,6 +79,10 @@ def main() -> None:
             write_quantized(base.quantization, choice, out, folder)
             took_s = time.perf_counter() - began_s
             ours = _measured(base, out)
+            text = "\n\n".join(test.texts)
+            perplexity = {
+                side: _llama_perplexity(args, each, text, folder) for side, each in (("theirs", file), ("ours", out))
+            }
             row = {
                 "against": name,
                 "bytes": file.stat().st_size,
@@ -85,7 +90,9 @@ def main() -> None:
                 "theirs": peer,
                 "ours": ours,
             }
-            rows.append({**row, "predicted": choice.predicted_kl, "seconds": took_s})
+            rows.append(
+                {**row, "predicted": choice.predicted_kl, "seconds": took_s, "llama.cpp_perplexity": perplexity}
+            )
             _print_row(rows[-1])
     found = {
         "benchmark": "quantize",
@@ -139,6 +146,18 @@ def _peer_files(args: argparse.Namespace, path: Path, calibration: TextSet, fold
         yield f"llama.cpp {name}", out
 
 
+def _llama_perplexity(args: argparse.Namespace, file: Path, text: str, folder: Path) -> float | None:
+    """Return the perplexity that llama.cpp computes with a file: it reads and runs it. None without llama.cpp."""
+    tool, written = (args.tools or Peers(args.peers).build() / "bin") / "llama-imatrix", folder / "test.txt"
+    if not tool.exists():
+        return None
+    written.write_text(text, encoding="utf-8")
+    command = [tool, "-m", file, "-f", written, "-o", folder / "unused.gguf", "-c", str(ROW), "-t", str(args.threads)]
+    done = subprocess.run([*map(str, command), "--chunks", "8"], check=True, capture_output=True, text=True)
+    found = re.search(r"PPL = ([0-9.]+)", done.stdout + done.stderr)
+    return float(found[1]) if found else None
+
+
 def _uniform_files(args: argparse.Namespace, base: Base, losses: Any, folder: Path) -> Iterator[tuple[str, Path]]:
     """Files of one type: each weight rounded to the nearest, scales searched by importance, no error feedback."""
     source, quantization = base.source, base.quantization
@@ -184,6 +203,7 @@ def _measured(base: Base, file: Path) -> dict[str, Any]:
 
 def _print_row(row: dict[str, Any]) -> None:
     print(f"{row['against']:22} {row['bytes']:12,} bytes, ours {row['our_bytes']:12,} in {row['seconds']:.0f} s")
+    print(f"    perplexity by llama.cpp: {row['llama.cpp_perplexity']}")
     for name in row["theirs"]:
         theirs, ours = row["theirs"][name], row["ours"][name]
         change = ours["mean_kl"] / theirs["mean_kl"] - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from miaotui.hub.formats.gguf import read_gguf
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize import optimizer
-from miaotui.optimize.card import card_path, read_card
+from miaotui.optimize.card import ReportCard, card_path, read_card
 from miaotui.optimize.layerwise import LayerwiseModel, divergence
 from miaotui.optimize.optimizer import Optimization, OptimizeOptions
 from miaotui.optimize.plan import OptimizeTarget, kinds_named
@@ -37,24 +38,32 @@ def model(tmp_path: Path) -> Path:
     return make_tiny_gguf(tmp_path, "llama")
 
 
-def test_a_file_within_its_size_with_its_card(model: Path, tmp_path: Path) -> None:
-    job = made_job(model, tmp_path, size_bytes=SIZE)
-    card = job.run()
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Optimization, ReportCard]:
+    """A job that is done, with its card."""
+    folder = tmp_path_factory.mktemp("made")
+    job = made_job(make_tiny_gguf(folder, "llama"), folder, size_bytes=SIZE)
+    return job, job.run()
+
+
+def test_a_file_within_its_size_with_its_card(made: tuple[Optimization, ReportCard]) -> None:
+    job, card = made
+    model, tmp_path = job.path, job.out.parent
     assert 0.95 * SIZE < job.out.stat().st_size <= SIZE
     assert read_card(job.out) == card == read_card(card_path(job.out))
     assert card.quality["mean_kl"] == pytest.approx(card.predicted["mean_kl"], rel=0.5)
     assert card.quality["mean_kl_low"] < card.quality["mean_kl"] < card.quality["mean_kl_high"]
     assert card.quality["mean_kl"] < card.quality["p99_kl"] < card.quality["p99_9_kl"]
     assert card.texts["shared_lines"] == 0
-    with read_gguf(job.out) as made, read_gguf(model) as source:
-        assert list(made.tensors) == list(source.tensors)
-        assert {name: tensor.kind.name for name, tensor in made.tensors.items()} == {
+    with read_gguf(job.out) as found, read_gguf(model) as source:
+        assert list(found.tensors) == list(source.tensors)
+        assert {name: tensor.kind.name for name, tensor in found.tensors.items()} == {
             name: card.choices.get(name, tensor.kind.name) for name, tensor in source.tensors.items()
         }
-        norms = [name for name in made.tensors if name not in card.choices]
+        norms = [name for name in found.tensors if name not in card.choices]
         assert norms
         for name in norms:
-            np.testing.assert_array_equal(made.tensors[name].data, source.tensors[name].data)
+            np.testing.assert_array_equal(found.tensors[name].data, source.tensors[name].data)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == [
         "out.gguf",
         "out.gguf.card.json",
@@ -93,12 +102,12 @@ def test_the_smallest_file_that_keeps_a_loss(model: Path, tmp_path: Path) -> Non
     assert job.out.stat().st_size < 0.4 * model.stat().st_size
 
 
-def test_an_interrupted_run_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(
+    made: tuple[Optimization, ReportCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made[0].path
+    expected = made[0].out.read_bytes()
     whole = made_job(model, tmp_path, size_bytes=SIZE)
-    whole.run()
-    expected = whole.out.read_bytes()
-    whole.out.unlink()
-    card_path(whole.out).unlink()
     real, rounded, surveys = quantize.round_matrix, [], []
 
     def interrupted(*arguments: object) -> object:
@@ -117,8 +126,8 @@ def test_an_interrupted_run_goes_on(model: Path, tmp_path: Path, monkeypatch: py
     made_job(model, tmp_path, size_bytes=SIZE).run()
     assert whole.out.read_bytes() == expected
     assert not surveys
-    with read_gguf(whole.out) as made:
-        assert len(rounded) == sum(not tensor.kind.is_float for tensor in made.tensors.values()) - 8
+    with read_gguf(whole.out) as found:
+        assert len(rounded) == sum(not tensor.kind.is_float for tensor in found.tensors.values()) - 8
 
 
 def test_measured_speed_decides(model: Path, tmp_path: Path) -> None:
@@ -199,20 +208,24 @@ def test_models_that_cannot_be_written_again_are_refused(tmp_path: Path) -> None
         open_source(tmp_path / "broken.gguf")
 
 
-def test_a_card_is_about_its_file(model: Path, tmp_path: Path) -> None:
-    job = made_job(model, tmp_path, size_bytes=SIZE)
-    job.run()
-    with job.out.open("r+b") as file:
+def test_a_card_is_about_its_file(made: tuple[Optimization, ReportCard], tmp_path: Path) -> None:
+    out = tmp_path / "copy.gguf"
+    shutil.copyfile(made[0].out, out)
+    shutil.copyfile(card_path(made[0].out), card_path(out))
+    assert read_card(out) == made[1]
+    with out.open("r+b") as file:
         file.seek(-1, 2)
-        file.write(b"\x55")
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
     with pytest.raises(ModelFormatError, match="about another file"):
-        read_card(job.out)
-    card_path(job.out).write_text('{"form": 1}', encoding="utf-8")
+        read_card(out)
+    card_path(out).write_text('{"form": 1}', encoding="utf-8")
     with pytest.raises(ModelFormatError, match="no report card"):
-        read_card(job.out)
-    card_path(job.out).unlink()
+        read_card(out)
+    card_path(out).unlink()
     with pytest.raises(ModelNotFoundError, match="miaotui optimize"):
-        read_card(job.out)
+        read_card(out)
 
 
 @pytest.fixture
@@ -251,12 +264,13 @@ def test_a_wrong_recipe_is_refused(
     assert said in capsys.readouterr().err
 
 
-def test_the_command_line_shows_a_card(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = made_job(model, tmp_path, size_bytes=SIZE)
-    card = job.run()
+def test_the_command_line_shows_a_card(
+    made: tuple[Optimization, ReportCard], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, card = made
     assert main(["card", str(job.out)]) == 0
     assert f"{card.quality['mean_kl']:.4f} nats" in capsys.readouterr().out
     assert main(["card", str(job.out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["choices"] == card.choices
-    assert main(["card", str(model)]) == 1
+    assert main(["card", str(job.path)]) == 1
     assert "has no report card" in capsys.readouterr().err
