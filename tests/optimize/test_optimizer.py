@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,15 @@ def test_what_cannot_be_done_is_one_error(model: Path, tmp_path: Path) -> None:
             OptimizeTarget(**wishes)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="'Q9' is no type"):
         kinds_named(["q4_0", "Q9"])
+
+
+def test_work_that_does_not_fit_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = probe()
+    monkeypatch.setattr(optimizer, "probe", lambda: replace(there, memory_bytes=100_000_000))
+    job = made_job(model, tmp_path, size_bytes=SIZE)
+    with pytest.raises(RequestError, match=r"takes about .* MB of memory, and this machine lets it have 100\.0 MB"):
+        job.run()
+    assert not job.out.exists()
 
 
 def test_models_that_cannot_be_written_again_are_refused(tmp_path: Path) -> None:

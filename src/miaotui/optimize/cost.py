@@ -59,6 +59,20 @@ def answer_cost(source: GgufSource, kinds: Kinds, rates: MachineRates, prompt: i
     return AnswerCost(1 / token_s, prefill_s + max(answer - 1, 0) * token_s, int(peak))
 
 
+def work_bytes(source: GgufSource, calibration_tokens: int, probe_tokens: int) -> int:
+    """Return the memory that an optimisation itself takes at most: moments, factors, streams, and logits of the probe."""
+    config, widest = source.config, max(one.cols for one in source.matrices)
+    inputs = {(one.layer, one.cols, one.product.rsplit(".", 1)[-1][:1]) for one in source.matrices}
+    moments = max(
+        sum(4 * cols * cols for at, cols, _ in inputs if at == layer)
+        for layer in {one.layer for one in source.matrices}
+    )
+    factors = 40 * widest * widest  # of one moment: two float64 and six float32 matrices
+    streams = 4 * config.hidden_size * (3 * calibration_tokens + 2 * probe_tokens * len(source.matrices))
+    logits = 4 * config.vocab_size * (4 * probe_tokens + 2 * config.hidden_size)
+    return PROCESS_BYTES + moments + factors + streams + logits
+
+
 def packed_bytes(matrix: StoredMatrix, kind: BlockType) -> int:
     """Return the bytes of a matrix as the engine keeps it."""
     return int(matrix.rows * matrix.cols * packed_format(kind, Format.Q8).bits_per_weight / 8)

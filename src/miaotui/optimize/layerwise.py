@@ -111,15 +111,20 @@ def _compared(
     p: Array, q: Array, targets: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
     same = p.argmax(1) == q.argmax(1)
-    log_p, log_q = _log_softmax(p), _log_softmax(q)
-    kl = np.einsum("ij,ij->i", np.exp(log_p), log_p - log_q, dtype=np.float64)
+    log_p, log_q = log_probabilities(p), log_probabilities(q)
     rows = np.arange(len(targets))
     surprises = [np.where(targets < 0, np.nan, -log[rows, targets].astype(np.float64)) for log in (log_p, log_q)]
-    return np.maximum(kl, 0), same, surprises[0], surprises[1]
+    return divergences(log_p, log_q), same, surprises[0], surprises[1]
 
 
-def _log_softmax(logits: Array) -> Array:
-    """Return log-probabilities; sums are in float64."""
+def divergences(log_p: Array, log_q: Array) -> NDArray[np.float64]:
+    """Return the divergence of each row's distribution ``log_q`` from ``log_p``, in nats."""
+    found: NDArray[np.float64] = np.einsum("ij,ij->i", np.exp(log_p), log_p - log_q, dtype=np.float64)
+    return np.maximum(found, 0)
+
+
+def log_probabilities(logits: Array) -> Array:
+    """Return log-probabilities in nats; sums are in float64."""
     moved: Array = logits - logits.max(1, keepdims=True)
     moved -= np.log(np.exp(moved).sum(1, keepdims=True, dtype=np.float64)).astype(np.float32)
     return moved

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 import miaotui
-from miaotui.config import Settings, make_folder
+from miaotui.config import Settings, format_size, make_folder
 from miaotui.errors import RequestError
 from miaotui.hub.files import replace
 from miaotui.hub.formats.tensors import BlockType
+from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, write_card
-from miaotui.optimize.cost import MachineRates
+from miaotui.optimize.cost import MachineRates, work_bytes
 from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
 from miaotui.optimize.plan import CANDIDATES, FileCandidate, OptimizeTarget, best, candidates, corrected, plan_dict
 from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
@@ -46,6 +47,7 @@ class OptimizeOptions:
     test: Path | None = None
     calibration_tokens: int = 8192
     test_tokens: int = 4096
+    probe_tokens: int = 256
     kinds: frozenset[BlockType] = frozenset()
     keep: bool = True
     measure_speed: bool = True
@@ -101,13 +103,16 @@ class _Run:
         options = job.options
         # refuses what cannot be met before any work
         best(candidates(job._unread(source), None, job.target, job.rates), job.target)
+        _require_memory(source, options)
         self.calibration, self.test = self._timed("texts", self._texts)
         require_disjoint(self.calibration, self.test)
         tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
         length = min(ROW_TOKENS, source.config.context_length)
         rows = token_rows(tokenizer, self.calibration, length, options.calibration_tokens)
         self.test_rows = token_rows(tokenizer, self.test, length, options.test_tokens)
-        self.quantization = Quantization(source, self.calibration, rows, keep=options.keep, kinds=options.kinds)
+        self.quantization = Quantization(
+            source, self.calibration, rows, options.probe_tokens, keep=options.keep, kinds=options.kinds
+        )
         self.work = make_folder(job.out.with_name(f"{job.out.name}.work") / self.quantization.key)
 
     def card(self) -> ReportCard:
@@ -247,6 +252,16 @@ def _next(found: Sequence[FileCandidate], target: OptimizeTarget, made: Sequence
             raise
         too_slow = any("tokens/s" in miss or " s of" in miss for miss in made[-1].misses(target))
         return found[0] if too_slow else found[-1]
+
+
+def _require_memory(source: GgufSource, options: OptimizeOptions) -> None:
+    """Raise `RequestError` if the work itself would take more memory than there is."""
+    needed, there = work_bytes(source, options.calibration_tokens, options.probe_tokens), probe().memory_bytes
+    if there is not None and needed > there:
+        raise RequestError(
+            f"the optimisation of {source.path.name} takes about {format_size(needed)} of memory, and this machine lets "
+            f"it have {format_size(there)}: use a larger machine, or fewer calibration tokens"
+        )
 
 
 def _about(texts: TextSet, rows: Tokens) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
-from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
+from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, divergences, log_probabilities
 from miaotui.optimize.quantization.block_grids import kinds_for
 from miaotui.optimize.quantization.rounding import Feedback, round_plainly
 from miaotui.optimize.source import GgufSource, StoredMatrix
@@ -150,10 +150,11 @@ class _Probe:
     def divergences(self) -> Mapping[str, float]:
         """Return the mean divergence of each variant from the original, in nats."""
         head = self._model.head()
+        base = log_probabilities(head.head(np.concatenate(self._base)))
         found = {}
         for name, states in self._variants.items():
             other = self._heads[name].head() if name in self._heads else head
-            found[name] = float(head_divergence(head, self._base, other, states, self._texts).kl.mean())
+            found[name] = float(divergences(base, log_probabilities(other.head(np.concatenate(states)))).mean())
         return found
 
     def _changed(self, matrix: StoredMatrix, importance: Array) -> LayerwiseModel:
