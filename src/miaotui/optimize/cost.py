@@ -60,7 +60,7 @@ def answer_cost(source: GgufSource, kinds: Kinds, rates: MachineRates, prompt: i
 
 
 def work_bytes(source: GgufSource, calibration_tokens: int, probe_tokens: int) -> int:
-    """Return the memory that an optimisation itself takes at most: moments, factors, streams, and logits of the probe."""
+    """Return the memory that an optimisation itself takes: moments, factors, streams, and logits of the probe."""
     config, widest = source.config, max(one.cols for one in source.matrices)
     inputs = {(one.layer, one.cols, one.product.rsplit(".", 1)[-1][:1]) for one in source.matrices}
     moments = max(

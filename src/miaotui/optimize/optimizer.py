@@ -259,8 +259,8 @@ def _require_memory(source: GgufSource, options: OptimizeOptions) -> None:
     needed, there = work_bytes(source, options.calibration_tokens, options.probe_tokens), probe().memory_bytes
     if there is not None and needed > there:
         raise RequestError(
-            f"the optimisation of {source.path.name} takes about {format_size(needed)} of memory, and this machine lets "
-            f"it have {format_size(there)}: use a larger machine, or fewer calibration tokens"
+            f"the optimisation of {source.path.name} takes about {format_size(needed)} of memory, and this machine "
+            f"lets it have {format_size(there)}: use a larger machine, or fewer calibration tokens"
         )
 
 
