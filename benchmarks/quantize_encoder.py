@@ -33,6 +33,7 @@ from miaotui.model.encoder.pooling import Pooler
 from miaotui.optimize.quantization.allocation import Option, allocate
 from miaotui.optimize.quantization.block_grids import kinds_for, stored_kind
 from miaotui.optimize.quantization.rounding import Feedback, round_matrix, round_plainly
+from miaotui.optimize.quantization.survey import REFERENCE, SAMPLE_ROWS, relative_errors
 from miaotui.optimize.source import file_digest
 from miaotui.optimize.texts.calibration import Moments
 from miaotui.optimize.texts.own_texts import own_texts
@@ -43,7 +44,6 @@ Array = NDArray[np.float32]
 LENGTH = 128  # tokens of a text, at most
 PROBES = 48  # texts by which a matrix's cost is measured
 TYPES = "Q3_K,Q4_0,IQ4_NL,Q4_K,Q5_0"
-REFERENCE = BlockType.Q4_0
 
 
 class Encoder:
@@ -173,13 +173,9 @@ def _options(
         feedback = _feedback(hessian, weights.shape[1])
         changed = round_plainly(weights, REFERENCE, _importance(hessian, weights.shape[1]))[1]
         cost = float(loss(base, encoder.embeddings(probes, {name: changed})).mean())
-        sample = weights[np.linspace(0, len(weights) - 1, min(96, len(weights))).astype(int)]
-        rest = sample - round_plainly(sample, REFERENCE, _importance(hessian, weights.shape[1]))[1]
-        reference = np.vdot(rest, rest @ feedback.hessian) / np.vdot(sample, sample @ feedback.hessian)
-        found[name] = [
-            (kind, _bytes(encoder, name, kind), cost * round_matrix(sample, kind, feedback, 1).error / float(reference))
-            for kind in kinds_for(weights.shape[1])
-        ]
+        sample = weights[np.linspace(0, len(weights) - 1, min(SAMPLE_ROWS, len(weights))).astype(int)]
+        errors = relative_errors(sample, feedback)
+        found[name] = [(kind, _bytes(encoder, name, kind), cost * error) for kind, error in errors.items()]
     return found
 
 

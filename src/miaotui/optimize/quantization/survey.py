@@ -44,7 +44,7 @@ def survey(source: GgufSource, plan: SurveyPlan, progress: Progress | None = Non
     for layer, moments in layer_moments(source, model, plan.calibration):
         probe.advance(layer)
         for matrix, feedback in with_feedback((one for one in source.matrices if one.layer == layer), moments):
-            errors[matrix.name] = _relative_errors(source, matrix, feedback)
+            errors[matrix.name] = relative_errors(_sample(source.file.tensors[matrix.name]), feedback)
             probe.change(matrix, feedback)
             if progress is not None:
                 progress("measuring what each matrix costs", len(errors), len(source.matrices))
@@ -92,14 +92,14 @@ def layer_moments(
     yield -1, moments
 
 
-def _relative_errors(source: GgufSource, matrix: StoredMatrix, feedback: Feedback) -> Mapping[BlockType, float]:
+def relative_errors(sample: Array, feedback: Feedback) -> Mapping[BlockType, float]:
     """Return the error of each type with feedback, relative to that of plain rounding to `REFERENCE`.
+
+    ``sample [rows, cols]`` are some rows of a matrix.
 
     With feedback the error is the sum of each column's own rounding error, weighed by its part of the diagonal ``D``
     (Chee et al. 2023, lemma 2), which a sample of rows shows without any feedback.
     """
-    stored = source.file.tensors[matrix.name]
-    sample = stored.take_rows(np.linspace(0, matrix.rows - 1, min(SAMPLE_ROWS, matrix.rows)).astype(int)).float32()
     rest = sample - round_plainly(sample, REFERENCE, np.diag(feedback.hessian).copy())[1]
     reference = float(np.vdot(rest, rest @ feedback.hessian))
 
@@ -107,7 +107,12 @@ def _relative_errors(source: GgufSource, matrix: StoredMatrix, feedback: Feedbac
         own = sample - round_plainly(sample, kind, feedback.diagonal)[1]
         return float(np.vdot(own * feedback.diagonal, own))
 
-    return {kind: error(kind) / reference if reference else 0.0 for kind in kinds_for(matrix.cols)}
+    return {kind: error(kind) / reference if reference else 0.0 for kind in kinds_for(sample.shape[1])}
+
+
+def _sample(stored: StoredTensor) -> Array:
+    """Return `SAMPLE_ROWS` rows of a matrix, evenly spaced."""
+    return stored.take_rows(np.linspace(0, stored.rows - 1, min(SAMPLE_ROWS, stored.rows)).astype(int)).float32()
 
 
 class _Probe:
