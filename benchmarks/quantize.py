@@ -43,7 +43,7 @@ from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
 from peers import Peers
 
-ROW, CALIBRATION, TEST = 256, 8192, 4096  # tokens
+ROW, CALIBRATION = 256, 8192  # tokens
 PEER_TYPES = "Q2_K,Q3_K_M,IQ4_NL,Q4_0"
 UNIFORM = "Q4_0"
 
@@ -62,11 +62,11 @@ def main() -> None:
     """Measure one model; print a table and a JSON line."""
     args = _arguments()
     path = resolve(args.model)
-    folder = args.work / Path(args.model).stem
+    folder = args.work / Path(args.model).name
     folder.mkdir(parents=True, exist_ok=True)
     with open_source(path) as source:
         calibration, test = own_texts(path, source.digest(), Settings.from_env())
-        base = _base(source, path, calibration, {"own": test, **_data(args.data)})
+        base = _base(source, path, calibration, {"own": test, **_data(args.data)}, args.test_tokens)
         began_s = time.perf_counter()
         losses = surveyed(folder, base.quantization)
         survey_s = time.perf_counter() - began_s
@@ -106,12 +106,12 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def _base(source: GgufSource, path: Path, calibration: TextSet, tests: Mapping[str, TextSet]) -> Base:
+def _base(source: GgufSource, path: Path, calibration: TextSet, tests: Mapping[str, TextSet], test_tokens: int) -> Base:
     tokenizer = load_tokenizer(source.file.metadata, path.parent)
     for test in tests.values():
         require_disjoint(calibration, test)
     rows = token_rows(tokenizer, calibration, ROW, CALIBRATION)
-    held_out = {name: token_rows(tokenizer, test, ROW, TEST) for name, test in tests.items()}
+    held_out = {name: token_rows(tokenizer, test, ROW, test_tokens) for name, test in tests.items()}
     model = LayerwiseModel(source.config, source.canonical())
     states = {name: model.states(each) for name, each in held_out.items()}
     return Base(source, Quantization(source, calibration, rows, keep=False, off_grid=True), held_out, states)
@@ -224,6 +224,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peer-types", default=PEER_TYPES, help=f"llama.cpp's mixes (default: {PEER_TYPES})")
     parser.add_argument("--uniform", default=UNIFORM, help=f"types of whole files (default: {UNIFORM})")
     parser.add_argument("--work", type=Path, default=Path("quantize-files"), help="folder for files")
+    parser.add_argument("--test-tokens", type=int, default=4096, help="of each set of held-out texts (default: 4096)")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

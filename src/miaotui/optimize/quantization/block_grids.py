@@ -103,6 +103,22 @@ HOLDING: Mapping[BlockType, frozenset[BlockType]] = {
     BlockType.IQ4_XS: frozenset({BlockType.IQ4_XS}),
 }
 
+# Types that hold them but for the rounding of scales: groups and codes are alike.
+NEARLY_HOLDING: Mapping[BlockType, frozenset[BlockType]] = {
+    BlockType.Q4_1: frozenset({BlockType.Q4_K, BlockType.Q5_K}),
+    BlockType.Q4_K: frozenset({BlockType.Q4_1, BlockType.Q5_1}),
+    BlockType.Q5_1: frozenset({BlockType.Q5_K}),
+    BlockType.Q5_K: frozenset({BlockType.Q5_1}),
+    BlockType.IQ4_NL: frozenset({BlockType.IQ4_XS}),
+    BlockType.IQ4_XS: frozenset({BlockType.IQ4_NL}),
+}
+
+
+def off_grid_kinds(source: BlockType, cols: int) -> tuple[BlockType, ...]:
+    """Return the types that hold rows of ``cols`` weights and not, nearly, every value of a ``source`` block."""
+    same = HOLDING.get(source, frozenset()) | NEARLY_HOLDING.get(source, frozenset())
+    return tuple(kind for kind in kinds_for(cols) if kind not in same)
+
 
 def stored_kind(kind: BlockType, cols: int) -> BlockType:
     """Return the type in which rows of ``cols`` weights are stored when ``kind`` was asked for."""

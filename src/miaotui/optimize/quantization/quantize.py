@@ -27,7 +27,7 @@ from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.hub.writers.gguf import with_file_type, write_gguf
 from miaotui.optimize.layerwise import LayerwiseModel, Tokens
 from miaotui.optimize.quantization.allocation import Allocation, Option, allocate
-from miaotui.optimize.quantization.block_grids import HOLDING, kinds_for
+from miaotui.optimize.quantization.block_grids import kinds_for, off_grid_kinds
 from miaotui.optimize.quantization.rounding import round_matrix
 from miaotui.optimize.quantization.survey import Losses, SurveyPlan, layer_moments, survey, with_feedback
 from miaotui.optimize.source import GgufSource, StoredMatrix
@@ -79,8 +79,7 @@ class Quantization:
         """Return the types that a matrix may be rounded to: those asked for that hold its rows, or the next larger."""
         holding = kinds_for(matrix.cols)
         if self.off_grid and matrix.layer >= 0:
-            same = HOLDING.get(self.source.file.tensors[matrix.name].kind, frozenset())
-            holding = tuple(kind for kind in holding if kind not in same)
+            holding = off_grid_kinds(self.source.file.tensors[matrix.name].kind, matrix.cols)
         return tuple(kind for kind in holding if not self.kinds or kind in self.kinds) or holding[-1:]
 
 
