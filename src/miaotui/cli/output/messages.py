@@ -340,3 +340,16 @@ DOCTOR_NOTE = CliMessage(
     "上限：按测得的带宽，每个词元读一遍权重。1 秒内：{prompt} 词元的提示之后、按测得的速率。"
     "放得下：权重、{context} 词元的上下文，另加 {overhead}。放不下的模型从磁盘运行，远低于上限。",
 )
+
+# ---- report cards --------------------------------------------------------------------------------
+
+CARD_FILE = CliMessage("File", "文件")
+CARD_OF = CliMessage("of", "来自")
+CARD_LOSS = CliMessage("Loss (KL)", "损失（KL）")
+CARD_TOP = CliMessage("Same best token", "首选词元相同")
+CARD_PERPLEXITY = CliMessage("perplexity", "困惑度")
+CARD_SPEED = CliMessage("Speed", "速度")
+CARD_MEMORY = CliMessage("peak memory", "内存峰值")
+CARD_TYPES = CliMessage("Matrices", "矩阵")
+CARD_TEXTS = CliMessage("Calibration + test", "校准 + 测试")
+CARD_SHARED = CliMessage("lines in both", "共有的行")
