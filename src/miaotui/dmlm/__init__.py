@@ -1,0 +1,1 @@
+"""Dynamic masked language models: masks as data, decoding in parallel, and training."""
