@@ -21,6 +21,7 @@ LAYERS = (
     ("llm", "encoder", "seq2seq", "speech"),
     ("submission", "encoders", "runtime", "translation"),
     ("served_model",),
+    ("dmlm",),
     ("retrieval",),
     ("speculation",),
     ("engine",),
