@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from miaotui.bench.compare import Comparison
@@ -59,6 +59,7 @@ def requests() -> list[RequestOutcome]:
 
 
 @settings(max_examples=40)
+@example([(0.0, 5e-324)], False, False, "")
 @given(st.lists(st.tuples(numbers, numbers), max_size=8), st.booleans(), st.booleans(), st.text(max_size=8))
 def test_charts_are_sound_whatever_the_values(
     points: list[tuple[float, float]], log_x: bool, log_y: bool, name: str
