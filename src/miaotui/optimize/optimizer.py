@@ -118,8 +118,8 @@ class _Run:
 
     def card(self) -> ReportCard:
         job, target = self.job, self.job.target
-        losses = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
-        found = candidates(self.quantization, losses, target, job.rates, CURVE)
+        surveyed_model = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
+        found = candidates(self.quantization, surveyed_model, target, job.rates, CURVE)
         base = LayerwiseModel(self.source.config, self.source.canonical())
         base_states = self._timed("test", lambda: base.states(self.test_rows))
         made: list[_Made] = []
