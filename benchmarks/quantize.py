@@ -168,7 +168,7 @@ def _uniform_files(args: argparse.Namespace, base: Base, losses: Any, folder: Pa
         for layer, moments in layer_moments(source, model, quantization.rows):
             for matrix in (one for one in source.matrices if one.layer == layer):
                 stored, kind = source.file.tensors[matrix.name], choice.kinds[matrix.name]
-                importance = np.diag(hessian_of(moments, matrix)).copy()
+                importance = np.diag(hessian_of(moments, matrix, losses.lookup_share)).copy()
                 step = max(1, (1 << 22) // stored.cols)
                 parts = [
                     round_plainly(stored.float32(start, start + step), kind, importance)[0]

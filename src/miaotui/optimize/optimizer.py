@@ -206,7 +206,7 @@ class _Run:
         }
         if given["calibration"] is not None and given["test"] is not None:
             return given["calibration"], given["test"]
-        own = own_texts(job.path, self.source.digest(), job.settings, job.progress)
+        own = own_texts(job.path, self.source.digest(), job.settings, job.progress, self.source.config.context_length)
         return given["calibration"] or own[0], given["test"] or own[1]
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:
