@@ -34,7 +34,7 @@ from miaotui.optimize.source import GgufSource, StoredMatrix
 from miaotui.optimize.texts.calibration import TextSet
 from miaotui.types import Progress
 
-METHOD = 2  # changes when the same input would give other bytes
+METHOD = 3  # changes when the same input would give other bytes
 MIXED = 1024  # general.file_type of a mix that llama.cpp did not make: "guessed"
 TYPE_BYTES = 64  # that the type of file may add to the metadata
 Kinds = Mapping[str, BlockType]

@@ -97,7 +97,7 @@ def with_feedback(
     for owner, matrix in sorted(owners, key=lambda pair: pair[0]):
         if last is None or last[0] != owner:
             last = None  # before the next one takes memory
-            last = owner, Feedback.of(hessian_of(moments, matrix, lookup_share))
+            last = owner, Feedback.of(hessian_of(moments, matrix, lookup_share), moments.tokens(matrix.product))
         yield matrix, last[1]
 
 

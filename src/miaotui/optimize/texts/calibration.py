@@ -125,6 +125,11 @@ class Moments:
         """Return the product whose inputs ``name`` shares, perhaps itself; None if it was never computed."""
         return self._alias.get(name)
 
+    def tokens(self, name: str) -> int | None:
+        """Return the number of rows that a product's moment was computed from; None if it was never computed."""
+        owner = self._alias.get(name)
+        return None if owner is None else self._counts[owner]
+
     def of(self, name: str) -> Array | None:
         """Return the moment of a product's inputs, ``[cols, cols]``; None if it was never computed."""
         owner = self._alias.get(name)
