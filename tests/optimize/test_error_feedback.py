@@ -108,8 +108,11 @@ def test_rows_that_are_no_whole_blocks_get_the_type_that_llama_cpp_takes() -> No
     assert set(kinds_for(512)) == set(GRIDS)
 
 
-def test_few_tokens_do_not_mislead(inputs: np.ndarray, weights: np.ndarray) -> None:
+def test_few_tokens_do_not_mislead(weights: np.ndarray) -> None:
     """Correlations of a short text are not those of others: feedback by them alone would make others worse."""
+    rng = np.random.default_rng(8)
+    shared = rng.standard_normal((3000, 60)) @ rng.standard_normal((60, COLS)) * 0.1
+    inputs = (shared + rng.standard_normal((3000, COLS))).astype(np.float32)
     known, others = inputs[:300], inputs[300:]
     moment, held_out = known.T @ known / len(known), others.T @ others / len(others)
 
@@ -120,4 +123,5 @@ def test_few_tokens_do_not_mislead(inputs: np.ndarray, weights: np.ndarray) -> N
     plain = error(round_plainly(weights, BlockType.Q4_0, np.diag(moment).copy())[0])
     believed = error(round_matrix(weights, BlockType.Q4_0, Feedback.of(moment)).data)
     drawn = error(round_matrix(weights, BlockType.Q4_0, Feedback.of(moment, len(known))).data)
-    assert drawn < 0.9 * min(plain, believed)
+    assert drawn < 0.98 * plain
+    assert drawn < 0.8 * believed
