@@ -34,8 +34,9 @@ from miaotui.optimize.source import GgufSource, StoredMatrix
 from miaotui.optimize.texts.calibration import TextSet
 from miaotui.types import Progress
 
-METHOD = 3  # changes when the same input would give other bytes
+METHOD = 4  # changes when the same input would give other bytes
 MIXED = 1024  # general.file_type of a mix that llama.cpp did not make: "guessed"
+PROBE_ROW = 64  # tokens of each text that divergences are measured on
 TYPE_BYTES = 64  # that the type of file may add to the metadata
 Kinds = Mapping[str, BlockType]
 Data = NDArray[np.uint8]
@@ -66,14 +67,10 @@ class Quantization:
 
     @property
     def probe(self) -> Tokens:
-        """Return the rows that divergences are measured on: the first ones, up to `probe_tokens`."""
-        rows, left = [], self.probe_tokens
-        for row in self.rows:
-            rows.append(row[:left])
-            left -= len(rows[-1])
-            if left <= 1:
-                break
-        return rows
+        """Return the rows that divergences are measured on: beginnings of some, evenly taken."""
+        count = min(max(1, self.probe_tokens // PROBE_ROW), len(self.rows))
+        chosen = np.linspace(0, len(self.rows) - 1, count).astype(int)
+        return [self.rows[i][: self.probe_tokens // count] for i in chosen]
 
     def kinds_of(self, matrix: StoredMatrix) -> tuple[BlockType, ...]:
         """Return the types that a matrix may be rounded to: those asked for that hold its rows, or the next larger."""

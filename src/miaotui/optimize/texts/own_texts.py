@@ -61,7 +61,10 @@ def _written(llm: LLM, openings: tuple[str, ...]) -> list[str]:
 
 
 def _set(purpose: str, texts: list[str]) -> TextSet:
-    return TextSet(f"the model's own {purpose} texts", tuple(map(str, texts)))
+    """Return a set in which the texts of both languages take turns, so that a part of it has both."""
+    half = len(texts) // 2
+    turns = [text for pair in zip(texts[:half], texts[half:], strict=True) for text in pair]
+    return TextSet(f"the model's own {purpose} texts", tuple(map(str, turns)))
 
 
 def _key(digest: str) -> str:
