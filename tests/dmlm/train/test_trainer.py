@@ -12,19 +12,19 @@ from miaotui.dmlm import load_masked
 from miaotui.dmlm.decoding.acceptance import Acceptance
 from miaotui.dmlm.decoding.decode import DecodeOptions
 from miaotui.dmlm.train.checkpoint import export, read_checkpoint, write_checkpoint
-from miaotui.dmlm.train.recipe import Recipe
-from miaotui.dmlm.train.texts import Corpus, read_corpus
+from miaotui.dmlm.train.recipe import TrainRecipe
+from miaotui.dmlm.train.texts import TextCorpus, read_corpus
 from miaotui.errors import ModelFormatError, RequestError
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
 from training_texts import write_texts
 
 pytestmark = pytest.mark.compare
-RECIPE = Recipe(layers=2, width=64, heads=4, ffn=96, vocabulary=300, length=32, batch=8, steps=60, rate=5e-3)
+RECIPE = TrainRecipe(layers=2, width=64, heads=4, ffn=96, vocabulary=300, length=32, batch=8, steps=60, rate=5e-3)
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> TextCorpus:
     import torch  # noqa: PLC0415  (only these tests have it)
 
     torch.set_num_threads(1)
@@ -32,7 +32,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.mark.parametrize("masks", ["random", "adaptive"])
-def test_a_resumed_run_equals_an_uninterrupted_one(masks: str, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(masks: str, corpus: TextCorpus, tmp_path: Path) -> None:
     from miaotui.dmlm.train.trainer import Trainer  # noqa: PLC0415
 
     recipe = dataclasses.replace(RECIPE, masks=masks, steps=16)
@@ -52,7 +52,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(masks: str, corpus: Corpus, t
 
 
 @pytest.mark.parametrize("block", [0, 8])
-def test_training_lowers_the_bound_and_the_engine_equals_torch(block: int, corpus: Corpus, tmp_path: Path) -> None:
+def test_training_lowers_the_bound_and_the_engine_equals_torch(block: int, corpus: TextCorpus, tmp_path: Path) -> None:
     import torch  # noqa: PLC0415
 
     from miaotui.dmlm.train.trainer import Trainer  # noqa: PLC0415
@@ -79,7 +79,7 @@ def test_training_lowers_the_bound_and_the_engine_equals_torch(block: int, corpu
         assert answer.passes == 8
 
 
-def test_other_texts_recipes_and_damaged_files_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+def test_other_texts_recipes_and_damaged_files_are_refused(corpus: TextCorpus, tmp_path: Path) -> None:
     from miaotui.dmlm.train.trainer import Trainer  # noqa: PLC0415
 
     trainer = Trainer(dataclasses.replace(RECIPE, steps=1), corpus)

@@ -33,6 +33,12 @@ class TextPasses:
         self.passes = self.rows = 0
 
     @property
+    def most_tokens(self) -> int:
+        """Return the tokens of the longest text."""
+        limits = self._backend.limits
+        return limits.context if self._masked.block else min(limits.context, limits.rows)
+
+    @property
     def most_rows(self) -> int:
         """Return the rows of the largest pass."""
         return self._backend.limits.rows

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.dmlm.train.network import EPS, THETA
-from miaotui.dmlm.train.recipe import Recipe
-from miaotui.dmlm.train.texts import END, MASK, PAD, SPECIALS, Corpus
+from miaotui.dmlm.train.recipe import TrainRecipe
+from miaotui.dmlm.train.texts import END, MASK, PAD, SPECIALS, TextCorpus
 from miaotui.errors import ModelFormatError, RequestError
 from miaotui.libraries import need
 
@@ -31,14 +31,14 @@ Arrays = dict[str, NDArray[Any]]
 class Checkpoint:
     """State of a run after ``step`` steps."""
 
-    recipe: Recipe
+    recipe: TrainRecipe
     step: int
     arrays: Arrays
     texts: str  # digest of the corpus
     tokenizer: str  # its JSON
 
 
-def digest_of(corpus: Corpus) -> str:
+def digest_of(corpus: TextCorpus) -> str:
     """Return a digest of a corpus's tokens."""
     return hashlib.sha256(corpus.tokens.tobytes()).hexdigest()
 
@@ -64,7 +64,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         with library.safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        recipe = Recipe.of(json.loads(header["recipe"]))
+        recipe = TrainRecipe.of(json.loads(header["recipe"]))
         return Checkpoint(recipe, int(header["step"]), arrays, header["texts"], header["tokenizer"])
     except (OSError, ValueError, KeyError, library.SafetensorError) as error:
         raise ModelFormatError(
@@ -72,7 +72,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         ) from error
 
 
-def require_same(checkpoint: Checkpoint, recipe: Recipe, corpus: Corpus) -> None:
+def require_same(checkpoint: Checkpoint, recipe: TrainRecipe, corpus: TextCorpus) -> None:
     """Raise `RequestError` where a run cannot be continued: another recipe, text or vocabulary. More steps may be."""
     if checkpoint.tokenizer != corpus.tokenizer.to_str() or checkpoint.texts != digest_of(corpus):
         raise RequestError(
@@ -85,7 +85,7 @@ def require_same(checkpoint: Checkpoint, recipe: Recipe, corpus: Corpus) -> None
         raise RequestError(f"the checkpoint was trained with {name} {before[name]!r}, not {now[name]!r}: keep it")
 
 
-def export(folder: Path, recipe: Recipe, corpus: Corpus, weights: Arrays) -> None:
+def export(folder: Path, recipe: TrainRecipe, corpus: TextCorpus, weights: Arrays) -> None:
     """Write ``config.json``, ``model.safetensors`` and the tokenizer, as `load_masked` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from miaotui.dmlm.train.recipe import Recipe
+from miaotui.dmlm.train.recipe import TrainRecipe
 
 EPS, THETA = 1e-6, 10_000.0
 
@@ -18,7 +18,7 @@ EPS, THETA = 1e-6, 10_000.0
 class Network:
     """Parameters by name, and the forward pass; ``torch`` is the library, which is loaded only to train."""
 
-    def __init__(self, torch: Any, recipe: Recipe, vocab_size: int) -> None:
+    def __init__(self, torch: Any, recipe: TrainRecipe, vocab_size: int) -> None:
         self.torch, self.recipe = torch, recipe
         generator = torch.Generator().manual_seed(recipe.seed)
         width, small = recipe.width, 0.02 / math.sqrt(2 * recipe.layers)

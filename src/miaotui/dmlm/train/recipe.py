@@ -1,6 +1,7 @@
 """A training run as plain values: sizes of the model, masks, schedule, length.
 
-Knows no torch. Invariant: an existing `Recipe` has been checked; two runs of one recipe over one text are the same run.
+Knows no torch. Invariant: an existing `TrainRecipe` has been checked; two runs of one recipe over one text are the same
+run.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ MOST = {"layers": 64, "width": 4096, "ffn": 16_384, "length": 4096, "vocabulary"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Recipe of a run. Raises `RequestError` for values out of range.
+class TrainRecipe:
+    """TrainRecipe of a run. Raises `RequestError` for values out of range.
 
     ``block`` 0: all positions see each other (an encoder with a masked head); else blocks of so many positions, causal
     between blocks (BD3-LM). ``length`` is tokens of a text, ``batch`` texts of a step.
@@ -68,7 +69,7 @@ class Recipe:
         return json.dumps(asdict(self))
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Recipe:
+    def of(cls, values: Mapping[str, Any]) -> TrainRecipe:
         """Return the recipe that a checkpoint holds. Raises `ModelFormatError`."""
         try:
             return cls(**values)

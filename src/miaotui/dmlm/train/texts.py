@@ -29,7 +29,7 @@ SPECIALS = (PAD, END, MASK)
 
 
 @dataclass(frozen=True)
-class Corpus:
+class TextCorpus:
     """Texts ``[n, length]`` with their units, and the tokenizer; special tokens are ids 0 to 2."""
 
     tokenizer: Any  # of the tokenizers library
@@ -71,7 +71,7 @@ class Corpus:
             yield self.batch(numbers[start : start + size])
 
 
-def read_corpus(paths: Sequence[Path], vocabulary: int, length: int, tokenizer: Any = None) -> Corpus:
+def read_corpus(paths: Sequence[Path], vocabulary: int, length: int, tokenizer: Any = None) -> TextCorpus:
     """Read text files, in UTF-8. A ``tokenizer`` is trained on them unless one is given.
 
     Raises `RequestError` for no file, files that are no text, and too little or too much text.
@@ -101,7 +101,7 @@ def read_corpus(paths: Sequence[Path], vocabulary: int, length: int, tokenizer: 
             f"{length}: give more text, or a smaller length"
         )
     cut = [np.concatenate(each)[: count * length].reshape(count, length) for each in (tokens, words, joined)]
-    return Corpus(tokenizer, cut[0], cut[1], cut[2])
+    return TextCorpus(tokenizer, cut[0], cut[1], cut[2])
 
 
 def load_tokenizer_text(text: str) -> Any:

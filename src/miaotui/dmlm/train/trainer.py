@@ -20,8 +20,8 @@ from miaotui.dmlm.masks.noise import Ints, Noise
 from miaotui.dmlm.masks.schedule import LogLinearRates, schedule_named
 from miaotui.dmlm.train.checkpoint import Arrays, Checkpoint, digest_of, require_same
 from miaotui.dmlm.train.network import Network
-from miaotui.dmlm.train.recipe import Recipe
-from miaotui.dmlm.train.texts import Corpus
+from miaotui.dmlm.train.recipe import TrainRecipe
+from miaotui.dmlm.train.texts import TextCorpus
 from miaotui.errors import RequestError
 
 WARM_STEPS, LAST_RATE = 100, 0.05  # of the learning rate's schedule: its end is that share of its top
@@ -43,7 +43,7 @@ class TrainProgress:
 class Trainer:
     """One run. `steps` yields after each step; `checkpoint` may be called between two of them."""
 
-    def __init__(self, recipe: Recipe, corpus: Corpus, start: Checkpoint | None = None) -> None:
+    def __init__(self, recipe: TrainRecipe, corpus: TextCorpus, start: Checkpoint | None = None) -> None:
         self.torch = torch = _torch()
         self.recipe, self.corpus = recipe, corpus
         self.network = Network(torch, recipe, corpus.vocab_size)
@@ -155,6 +155,12 @@ def learning_rate(step: int, steps: int) -> float:
     """Return the share of the highest rate: a linear rise, then half a cosine."""
     warm = min(1.0, (step + 1) / min(WARM_STEPS, max(steps // 10, 1)))
     return warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch compute with so many threads; None: as many as it chooses."""
+    if threads is not None:
+        _torch().set_num_threads(threads)
 
 
 def _torch() -> Any:
