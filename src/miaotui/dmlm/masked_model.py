@@ -63,7 +63,7 @@ def load_masked(
     backend: BackendName = "cpu",
     progress: Progress | None = None,
 ) -> MaskedLM:
-    """Load a model that restores masked tokens, from a folder of safetensors.
+    """Load a model that restores masked tokens, from a folder of safetensors or a GGUF file.
 
     ``block`` is how many positions see each other, for models whose files do not say (dLLM's bd3lm: 32); 0: all.
     ``chunk_size`` bounds the rows of a pass, and with them a text whose positions all see each other. Raises a

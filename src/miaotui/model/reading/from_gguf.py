@@ -15,6 +15,7 @@ from typing import Any
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
+from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_gguf_name
@@ -68,6 +69,7 @@ LAYER_NAMES = {
     "ffn_post_norm": "post_ffw_norm",
 }
 OUTER_NAMES = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
+MASK_TOKEN, SHIFTED = "tokenizer.ggml.mask_token_id", "diffusion.shift_logits"
 Q_NORM = "blk.0.attn_q_norm.weight"
 QKV = "attn_qkv"  # in some files one matrix instead of q, k and v
 
@@ -131,7 +133,20 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         tied_head=HEAD not in tensors,
         experts=experts,
         latent=latent.config if latent else None,
+        masked=_masked(metadata, architecture),
     )
+
+
+def _masked(metadata: Mapping[str, Any], architecture: Architecture) -> MaskedConfig | None:
+    """Return how a model restores masked tokens; None for one that continues texts."""
+    traits = architecture.masked
+    if traits is None:
+        return None
+    fields = Fields(metadata, WHERE)
+    mask_id = fields.size(MASK_TOKEN, MAX_VOCAB) if fields.has(MASK_TOKEN) else traits.mask_id
+    require(mask_id is not None, f"{MASK_TOKEN} ({WHERE})", "the token that stands for a masked one", None)
+    assert mask_id is not None
+    return MaskedConfig(mask_id, traits.block, fields.flag(SHIFTED, traits.shifted))
 
 
 def tensors_from_gguf(
@@ -214,7 +229,7 @@ def _refuse_features(fields: Fields, architecture: Architecture) -> None:
                 f"the model has {feature} ({key} = {fields.get(key)}), which {architecture.title} "
                 "does not have here: choose another model"
             )
-    if not fields.flag("attention.causal", True):
+    if architecture.masked is None and not fields.flag("attention.causal", True):
         raise UnsupportedModelError(
             "the model is an encoder (attention.causal is false), not a language model: choose another model"
         )
