@@ -30,6 +30,13 @@ def test_train_resume_and_write(
     assert "from step 5" in second.err
     assert main(["dmlm", "train", texts, "--out", out, "--masks", "random"]) == 1
     assert "trained with masks 'words'" in capsys.readouterr().err
+    fine, others = str(tmp_path / "fine"), str(write_texts(tmp_path, seed=3))
+    assert main(["dmlm", "train", others, "--out", fine, "--from", out, "--steps", "3", "--length", "16"]) == 0
+    assert "from step 0" in capsys.readouterr().err
+    assert main(["dmlm", "train", others, "--out", str(tmp_path / "x"), "--from", out, "--width", "64"]) == 1
+    assert "width 32, not 64" in capsys.readouterr().err
+    assert main(["dmlm", "train", others, "--out", str(tmp_path / "x"), "--from", str(tmp_path)]) == 1
+    assert "holds no run" in capsys.readouterr().err
     from miaotui.dmlm import load_masked  # noqa: PLC0415
 
     with load_masked(out, backend="reference") as model:

@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
+from miaotui.backends.backend import Backend
 from miaotui.backends.build import build_backend
 from miaotui.backends.options import BackendName, EngineOptions
 from miaotui.closing import Closing
@@ -27,8 +27,8 @@ from miaotui.kernels.linear.formats import WANTED
 from miaotui.model.config import ModelConfig
 from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading import files
-from miaotui.text.load import load_tokenizer
-from miaotui.text.tokenizers.tokenizer import Tokenizer
+from miaotui.text.chat import ChatEncoder, Message
+from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.types import Progress
 
 LEAST_LOGITS = 64  # rows of a pass with logits: two blocks of the usual length
@@ -76,6 +76,7 @@ def load_masked(
         if config.masked is None:
             raise UnsupportedModelError(f"{path.name} continues texts: open it with miaotui.load")
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
+        chat = ChatEncoder(load_chat_template(opened.metadata, opened.folder), tokenizer)
     masked = config.masked if block is None else replace(config.masked, block=block)
     if format is not None and format not in WANTED:
         raise RequestError(f"format must be one of {', '.join(WANTED)}, not {format!r}")
@@ -88,23 +89,15 @@ def load_masked(
         backend=backend,
     )
     parts = build_backend(path, config, options, settings, progress)
-    return MaskedLM(path, config, masked, tokenizer, TextPasses(parts.backend, masked), parts.backend.close)
+    return MaskedLM(config, masked, chat, parts.backend)
 
 
 class MaskedLM(Closing):
     """A loaded model, for any number of threads, one after the other. Close it to give its memory back."""
 
-    def __init__(
-        self,
-        path: Path,
-        config: ModelConfig,
-        masked: MaskedConfig,
-        tokenizer: Tokenizer,
-        passes: TextPasses,
-        close: object = None,
-    ) -> None:
-        self.path, self.config, self.masked, self.tokenizer = path, config, masked, tokenizer
-        self._passes, self._close_backend = passes, close
+    def __init__(self, config: ModelConfig, masked: MaskedConfig, chat: ChatEncoder, backend: Backend) -> None:
+        self.config, self.masked, self.tokenizer = config, masked, chat.tokenizer
+        self._chat, self._backend, self._passes = chat, backend, TextPasses(backend, masked)
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -113,6 +106,10 @@ class MaskedLM(Closing):
         *_, (_, completion) = self._answer(prompt, options or DecodeOptions())
         assert completion is not None, "the last piece carries the answer"
         return completion
+
+    def chat(self, messages: Sequence[Message], options: DecodeOptions | None = None) -> MaskedCompletion:
+        """Answer a conversation: messages with ``role`` and ``content``. Raises `TemplateError` without a template."""
+        return self.generate(self._chat.encode(messages, at_most=self._passes.most_tokens), options)
 
     def stream(self, prompt: str | Sequence[int], options: DecodeOptions | None = None) -> Iterator[str]:
         """Yield an answer's text as it becomes final from its beginning; leaving the loop ends it."""
@@ -133,8 +130,8 @@ class MaskedLM(Closing):
     def close(self) -> None:
         """Give the memory back. Closing twice does nothing."""
         with self._lock:
-            if not self._is_closed and callable(self._close_backend):
-                self._close_backend()
+            if not self._is_closed:
+                self._backend.close()
             self._is_closed = True
 
     def _answer(

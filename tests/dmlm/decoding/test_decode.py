@@ -172,6 +172,8 @@ def test_a_loaded_model_answers_and_streams(model: MaskedLM) -> None:
     assert answer.prompt_tokens == len(model.tokenizer.encode("the end"))
     assert model.generate(model.tokenizer.encode("the end"), options).token_ids == answer.token_ids
     assert answer.tokens_per_pass > 1
+    said = model.chat([{"role": "user", "content": "the end"}], options)
+    assert said.prompt_tokens > answer.prompt_tokens
     stream = model.stream("the end", options)
     next(stream)
     stream.close()  # leaving early frees the model for the next text

@@ -79,6 +79,19 @@ def test_training_lowers_the_bound_and_the_engine_equals_torch(block: int, corpu
         assert answer.passes == 8
 
 
+def test_fine_tuning_begins_with_the_weights_of_another_run(corpus: TextCorpus, tmp_path: Path) -> None:
+    from miaotui.dmlm.train.trainer import Trainer  # noqa: PLC0415
+
+    first = Trainer(RECIPE, corpus)
+    list(first.steps())
+    texts = read_corpus([write_texts(tmp_path, seed=8)], 300, 32, corpus.tokenizer)
+    second = Trainer(dataclasses.replace(RECIPE, masks="words", steps=5), texts, pretrained=first.checkpoint())
+    assert second.step == 0
+    assert second.bound(2) < Trainer(RECIPE, texts).bound(2) - 1.0
+    with pytest.raises(RequestError, match="another vocabulary"):
+        Trainer(RECIPE, read_corpus([write_texts(tmp_path, seed=9)], 290, 32), pretrained=first.checkpoint())
+
+
 def test_other_texts_recipes_and_damaged_files_are_refused(corpus: TextCorpus, tmp_path: Path) -> None:
     from miaotui.dmlm.train.trainer import Trainer  # noqa: PLC0415
 

@@ -50,11 +50,15 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
         raise RequestError("say where the model shall lie: miaotui dmlm train TEXT... --out FOLDER")
     folder = Path(parsed.out)
     kept = read_checkpoint(folder)
-    recipe = _recipe(parsed, None if kept is None else kept.recipe)
+    pretrained = None if parsed.pretrained is None else read_checkpoint(Path(parsed.pretrained))
+    if parsed.pretrained is not None and pretrained is None:
+        raise RequestError(f"{parsed.pretrained} holds no run: name the --out folder of one")
+    known = kept or pretrained
+    recipe = _recipe(parsed, None if known is None else known.recipe)
     use_threads(parsed.threads)
-    tokenizer = None if kept is None else load_tokenizer_text(kept.tokenizer)
+    tokenizer = None if known is None else load_tokenizer_text(known.tokenizer)
     corpus = read_corpus([Path(word) for word in words], recipe.vocabulary, recipe.length, tokenizer)
-    trainer = Trainer(recipe, corpus, kept)
+    trainer = Trainer(recipe, corpus, kept, pretrained)
     _say(
         f"{trainer.network.parameters:,} parameters, {len(corpus.trained):,} texts of {recipe.length} tokens to train "
         f"on, {len(corpus.held_out):,} held out; {recipe.masks} masks, {recipe.schedule} rates, from step "

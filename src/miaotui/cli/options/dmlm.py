@@ -24,6 +24,7 @@ def dmlm_options(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("training")
     add = run.add_argument
     add("--out", metavar="FOLDER", help="where the model and its checkpoint lie; a run that is there goes on")
+    add("--from", dest="pretrained", metavar="FOLDER", help="begin with the weights and vocabulary of another run")
     add("--steps", type=whole(1), metavar="N", help="of all runs into this folder together (default: 2000)")
     add("--batch", type=whole(1), metavar="N", help="texts of a step (default: 16)")
     add("--length", type=whole(1), metavar="N", help="tokens of a text (default: 128)")

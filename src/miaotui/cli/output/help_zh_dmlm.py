@@ -14,6 +14,7 @@ DMLM_HELP = {
     ),
     "training": "训练",
     "where the model and its checkpoint lie; a run that is there goes on": "模型及其检查点所在的文件夹；已有的训练会继续",
+    "begin with the weights and vocabulary of another run": "以另一次训练的权重与词表开始",
     "of all runs into this folder together (default: 2000)": "写入此文件夹的训练步数总和（默认：2000）",
     "texts of a step (default: 16)": "每步的文本数（默认：16）",
     "tokens of a text (default: 128)": "每段文本的词元数（默认：128）",

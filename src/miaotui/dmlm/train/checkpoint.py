@@ -23,6 +23,7 @@ from miaotui.dmlm.train.texts import END, MASK, PAD, SPECIALS, TextCorpus
 from miaotui.errors import ModelFormatError, RequestError
 from miaotui.libraries import need
 
+SHAPE = ("layers", "width", "heads", "ffn")  # of a recipe: what weights depend on
 CHECKPOINT = "training.safetensors"
 Arrays = dict[str, NDArray[Any]]
 
@@ -83,6 +84,16 @@ def require_same(checkpoint: Checkpoint, recipe: TrainRecipe, corpus: TextCorpus
     if differs:
         name = differs[0]
         raise RequestError(f"the checkpoint was trained with {name} {before[name]!r}, not {now[name]!r}: keep it")
+
+
+def require_same_shape(checkpoint: Checkpoint, recipe: TrainRecipe, corpus: TextCorpus) -> None:
+    """Raise `RequestError` where a run cannot begin with a checkpoint's weights: another shape or vocabulary."""
+    if checkpoint.tokenizer != corpus.tokenizer.to_str():
+        raise RequestError("the first weights are of another vocabulary: read the texts with their tokenizer")
+    for name in SHAPE:
+        before, now = getattr(checkpoint.recipe, name), getattr(recipe, name)
+        if before != now:
+            raise RequestError(f"the first weights are of a model with {name} {before}, not {now}: keep it")
 
 
 def export(folder: Path, recipe: TrainRecipe, corpus: TextCorpus, weights: Arrays) -> None:

@@ -18,7 +18,7 @@ from miaotui.dmlm.masks.adaptive import AdaptiveMasks
 from miaotui.dmlm.masks.masking import MaskedBatch, Masking, masking_named
 from miaotui.dmlm.masks.noise import Ints, Noise
 from miaotui.dmlm.masks.schedule import LogLinearRates, schedule_named
-from miaotui.dmlm.train.checkpoint import Arrays, Checkpoint, digest_of, require_same
+from miaotui.dmlm.train.checkpoint import Arrays, Checkpoint, digest_of, require_same, require_same_shape
 from miaotui.dmlm.train.network import Network
 from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import TextCorpus
@@ -43,7 +43,17 @@ class TrainProgress:
 class Trainer:
     """One run. `steps` yields after each step; `checkpoint` may be called between two of them."""
 
-    def __init__(self, recipe: TrainRecipe, corpus: TextCorpus, start: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        corpus: TextCorpus,
+        start: Checkpoint | None = None,
+        pretrained: Checkpoint | None = None,
+    ) -> None:
+        """Begin a run, or go on from ``start``; without it ``pretrained`` gives the first weights.
+
+        Raises `RequestError` where a checkpoint does not fit recipe and texts.
+        """
         self.torch = torch = _torch()
         self.recipe, self.corpus = recipe, corpus
         self.network = Network(torch, recipe, corpus.vocab_size)
@@ -57,6 +67,9 @@ class Trainer:
         if start is not None:
             require_same(start, recipe, corpus)
             self._resume(start)
+        elif pretrained is not None:
+            require_same_shape(pretrained, recipe, corpus)
+            self._take_weights(pretrained)
 
     def steps(self) -> Iterator[TrainProgress]:
         """Train to the end of the recipe."""
@@ -135,9 +148,8 @@ class Trainer:
 
     def _resume(self, start: Checkpoint) -> None:
         torch, self.step = self.torch, start.step
+        self._take_weights(start)
         for name, values in self.network.weights.items():
-            with torch.no_grad():
-                values.copy_(torch.from_numpy(start.arrays[name]))
             if f"exp_avg/{name}" in start.arrays:
                 self._optimizer.state[values] = {
                     "step": torch.tensor(float(start.step)),
@@ -149,6 +161,11 @@ class Trainer:
         if isinstance(self.masking.rule, AdaptiveMasks):
             losses = self.masking.rule.losses
             losses.sums, losses.counts = start.arrays["losses/sums"], start.arrays["losses/counts"]
+
+    def _take_weights(self, checkpoint: Checkpoint) -> None:
+        with self.torch.no_grad():
+            for name, values in self.network.weights.items():
+                values.copy_(self.torch.from_numpy(checkpoint.arrays[name]))
 
 
 def learning_rate(step: int, steps: int) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.tensors import StoredTensor
-from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
+from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ExpertsConfig, ModelConfig
 from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
@@ -102,9 +102,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         n_heads=n_heads,
         n_kv_heads=n_heads if latent else _same_in_all_layers(fields, "attention.head_count_kv", n_heads),
         head_dim=head_dim,
-        ffn_size=experts.size
-        if experts and all(experts.layers)
-        else _same_in_all_layers(fields, "feed_forward_length"),
+        ffn_size=_ffn_size(fields, experts),
         context_length=usable_context(fields, rope, tensors),
         norm=architecture.norm,
         norm_eps=multipliers.norm_eps(fields.number(EPS_KEYS[architecture.norm])),
@@ -139,14 +137,15 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
 
 def _masked(metadata: Mapping[str, Any], architecture: Architecture) -> MaskedConfig | None:
     """Return how a model restores masked tokens; None for one that continues texts."""
-    traits = architecture.masked
+    traits, fields = architecture.masked, Fields(metadata, WHERE)
     if traits is None:
         return None
-    fields = Fields(metadata, WHERE)
-    mask_id = fields.size(MASK_TOKEN, MAX_VOCAB) if fields.has(MASK_TOKEN) else traits.mask_id
-    require(mask_id is not None, f"{MASK_TOKEN} ({WHERE})", "the token that stands for a masked one", None)
-    assert mask_id is not None
-    return MaskedConfig(mask_id, traits.block, fields.flag(SHIFTED, traits.shifted))
+    mask_id = fields.size(MASK_TOKEN, MAX_VOCAB) if fields.has(MASK_TOKEN) else None
+    return traits.config(MASK_TOKEN, mask_id, shifted=fields.flag(SHIFTED, traits.shifted))
+
+
+def _ffn_size(fields: Fields, experts: ExpertsConfig | None) -> int:
+    return experts.size if experts and all(experts.layers) else _same_in_all_layers(fields, "feed_forward_length")
 
 
 def tensors_from_gguf(
