@@ -1,6 +1,6 @@
 """The Python entry of models that restore masked tokens: `load_masked`, then `MaskedLM.generate` and `restore`.
 
-Owns the way from text to tokens and back, and the lock under which passes run: one text at a time. Knows neither
+Owns the way from text to tokens and back, the lock under which a text runs, and its turns at the cores. Knows neither
 schedulers nor promises, which these models do not take part in yet (docs/architecture.md). Invariant: the pieces of a
 stream, joined, are the whole answer.
 """
@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,6 +22,7 @@ from miaotui.closing import Closing
 from miaotui.config import Settings
 from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, restore
 from miaotui.dmlm.decoding.passes import TextPasses
+from miaotui.engine.turns import PlainSharer, shared_turns
 from miaotui.errors import EngineError, RequestError, UnsupportedModelError
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import WANTED
@@ -97,9 +99,11 @@ class MaskedLM(Closing):
 
     def __init__(self, config: ModelConfig, masked: MaskedConfig, chat: ChatEncoder, backend: Backend) -> None:
         self.config, self.masked, self.tokenizer = config, masked, chat.tokenizer
-        self._chat, self._backend, self._passes = chat, backend, TextPasses(backend, masked)
-        self._lock = threading.Lock()
-        self._is_closed = False
+        self._chat, self._backend = chat, backend
+        self._passes = TextPasses(backend, masked, turn=self._turn)
+        self._lock, self._is_closed = threading.Lock(), False
+        self._turns, self._sharer = shared_turns(), PlainSharer()
+        self._turns.join(self._sharer)
 
     def generate(self, prompt: str | Sequence[int], options: DecodeOptions | None = None) -> MaskedCompletion:
         """Write an answer after ``prompt`` (text or token ids), block by block."""
@@ -131,6 +135,7 @@ class MaskedLM(Closing):
         """Give the memory back. Closing twice does nothing."""
         with self._lock:
             if not self._is_closed:
+                self._turns.leave(self._sharer)
                 self._backend.close()
             self._is_closed = True
 
@@ -165,6 +170,14 @@ class MaskedLM(Closing):
                     time.perf_counter() - start_s,
                 ),
             )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        self._turns.enter(self._sharer)
+        try:
+            yield
+        finally:
+            self._turns.done(self._sharer)
 
     def _running(self) -> threading.Lock:
         if self._is_closed:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import miaotui
 from miaotui.backends.backend import Backend
 from miaotui.backends.cpu.build import assemble
 from miaotui.backends.options import EngineOptions
@@ -19,6 +21,7 @@ from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, res
 from miaotui.dmlm.decoding.passes import TextPasses
 from miaotui.errors import EngineError, PromptTooLongError, RequestError, UnsupportedModelError
 from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.runtime import compiled
 from miaotui.model.config import MaskedConfig, ModelConfig
 from miaotui.model.oracle import Oracle
 from tiny_engine import pack_tiny
@@ -178,6 +181,22 @@ def test_a_loaded_model_answers_and_streams(model: MaskedLM) -> None:
     next(stream)
     stream.close()  # leaving early frees the model for the next text
     assert model.generate("the end", options).text == answer.text
+
+
+def test_models_of_one_process_take_turns_at_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled.cache_folder()  # remembered for the rest of the process
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path / "home"))
+    options = DecodeOptions(60, acceptance=Acceptance(count=1))
+    with (
+        load_masked(make_masked_folder(tmp_path, "bd3lm"), chunk_size=64) as masked,
+        miaotui.load(make_tiny_folder(tmp_path, "llama")) as llm,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        alone = masked.generate("the end", options).text, llm.generate("the end", max_tokens=100, ignore_eos=True).text
+        for _ in range(5):
+            one = threads.submit(masked.generate, "the end", options)
+            other = threads.submit(llm.generate, "the end", max_tokens=100, ignore_eos=True)
+            assert (one.result().text, other.result().text) == alone
 
 
 def test_wrong_calls_are_refused(model: MaskedLM, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ with an exact cache the logits are bit for bit those of a pass over the whole te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,20 @@ from miaotui.model.masked import MaskedConfig
 from miaotui.schedule.plan import Chunk, Plan, RowKind, pages_for
 
 Floats = NDArray[np.float32]
+Turn = Callable[[], AbstractContextManager[object]]
 
 
 class TextPasses:
-    """Passes over one text at a time; ``passes`` and ``rows`` count them since `begin`."""
+    """Passes over one text at a time; ``passes`` and ``rows`` count them since `begin`.
 
-    def __init__(self, backend: Backend, masked: MaskedConfig, *, exact_cache: bool = True) -> None:
+    ``turn`` is entered around each pass: models of one process share the cores.
+    """
+
+    def __init__(
+        self, backend: Backend, masked: MaskedConfig, *, exact_cache: bool = True, turn: Turn = nullcontext
+    ) -> None:
         require(backend, "encode")
+        self._turn = turn
         self._backend, self._masked, self._uses_cache = backend, masked, exact_cache
         self._final = 0  # positions whose keys and values are final
         self._known: tuple[int, ...] = ()  # their tokens
@@ -100,9 +108,9 @@ class TextPasses:
                 0, start, text[start:stop], pages, upto - at, kind=RowKind.ENCODE,
                 block=self._masked.block, n_after=stop - upto if upto > at else 0,
             )  # fmt: skip
-            result = self._backend.run(Plan((chunk,)))
+            with self._turn():
+                found.append(np.array(self._backend.run(Plan((chunk,))).logits, np.float32))
             self.passes, self.rows = self.passes + 1, self.rows + stop - start
-            found.append(np.array(result.logits, np.float32))
         return np.concatenate(found)
 
     def _require_fitting(self, n: int) -> None:

@@ -69,7 +69,7 @@ LAYER_NAMES = {
     "ffn_post_norm": "post_ffw_norm",
 }
 OUTER_NAMES = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
-MASK_TOKEN, SHIFTED = "tokenizer.ggml.mask_token_id", "diffusion.shift_logits"
+MASK_ID_KEY, SHIFTED = "tokenizer.ggml.mask_token_id", "diffusion.shift_logits"
 Q_NORM = "blk.0.attn_q_norm.weight"
 QKV = "attn_qkv"  # in some files one matrix instead of q, k and v
 
@@ -140,8 +140,8 @@ def _masked(metadata: Mapping[str, Any], architecture: Architecture) -> MaskedCo
     traits, fields = architecture.masked, Fields(metadata, WHERE)
     if traits is None:
         return None
-    mask_id = fields.size(MASK_TOKEN, MAX_VOCAB) if fields.has(MASK_TOKEN) else None
-    return traits.config(MASK_TOKEN, mask_id, shifted=fields.flag(SHIFTED, traits.shifted))
+    mask_id = fields.size(MASK_ID_KEY, MAX_VOCAB) if fields.has(MASK_ID_KEY) else None
+    return traits.config(MASK_ID_KEY, mask_id, shifted=fields.flag(SHIFTED, traits.shifted))
 
 
 def _ffn_size(fields: Fields, experts: ExpertsConfig | None) -> int:

@@ -53,7 +53,7 @@ REFUSED = {
     "input_emb_norm": "scaled embeddings",
     "scale_logits": "scaled logits",
 }
-MASK_TOKEN = "mask_token_id"
+MASK_ID_KEY = "mask_token_id"
 QK_NORM = "use_qk_norm"  # of some architectures root mean square norms, of others layer norms
 ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {
     "silu": "silu",
@@ -222,9 +222,9 @@ def _masked(fields: Fields, architecture: Architecture) -> MaskedConfig | None:
     """Return how a model restores masked tokens; None for one that continues texts."""
     if architecture.masked is None:
         return None
-    mask_id = fields.size(MASK_TOKEN, MAX_VOCAB) if fields.has(MASK_TOKEN) else None
+    mask_id = fields.size(MASK_ID_KEY, MAX_VOCAB) if fields.has(MASK_ID_KEY) else None
     block = fields.count("block_size", MAX_BLOCK) if fields.get("block_size") else None
-    return architecture.masked.config(MASK_TOKEN, mask_id, block)
+    return architecture.masked.config(MASK_ID_KEY, mask_id, block)
 
 
 def _is_mxfp4(declared: object) -> bool:
