@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import miaotui
 from miaotui.backends.backend import Backend
 from miaotui.backends.cpu.build import assemble
 from miaotui.backends.options import EngineOptions
@@ -129,11 +128,6 @@ def test_cache_of_blocks_is_exact_bit_for_bit(compiled: bool, tmp_path: Path) ->
     other = [9, *TEXT[1:36], *[MASK] * 4]  # a changed beginning is not taken from the cache
     found = cached.logits(other, 36, 40).copy()
     assert np.array_equal(found, whole.logits(other, 36, 40))
-
-
-def test_engines_that_continue_refuse_these_models(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="load_masked"):
-        miaotui.load(make_masked_folder(tmp_path, "llada"))
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ Ctrl-C finishes what runs and ends; a second one ends at once.""",
 )
 PROMISE = CliMessage("answers of {tokens} tokens in {seconds} s", "{tokens} 词元的回答只需 {seconds} 秒")
 PROMISE_PEOPLE = CliMessage(", {people} people at a time within {seconds} s", "，{seconds} 秒内可同时回答 {people} 人")
+NO_PROMISE = CliMessage("no promises of time with this model", "此模型不作时间承诺")
 HOW_TO_CALL = CliMessage(
     """
   curl {url}/v1/chat/completions -H "Content-Type: application/json" \\{header}
