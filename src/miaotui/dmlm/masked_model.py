@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from miaotui.closing import Closing
 from miaotui.config import Settings
 from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, restore
 from miaotui.dmlm.decoding.passes import TextPasses
-from miaotui.engine.turns import PlainSharer, shared_turns
+from miaotui.engine.turns import CoreTurns, PlainSharer, shared_turns
 from miaotui.errors import EngineError, RequestError, UnsupportedModelError
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import WANTED
@@ -99,11 +100,12 @@ class MaskedLM(Closing):
 
     def __init__(self, config: ModelConfig, masked: MaskedConfig, chat: ChatEncoder, backend: Backend) -> None:
         self.config, self.masked, self.tokenizer = config, masked, chat.tokenizer
-        self._chat, self._backend = chat, backend
+        self._chat = chat
         self._passes = TextPasses(backend, masked, turn=self._turn)
-        self._lock, self._is_closed = threading.Lock(), False
+        self._lock = threading.Lock()
         self._turns, self._sharer = shared_turns(), PlainSharer()
         self._turns.join(self._sharer)
+        self._release = weakref.finalize(self, _release, self._turns, self._sharer, backend)
 
     def generate(self, prompt: str | Sequence[int], options: DecodeOptions | None = None) -> MaskedCompletion:
         """Write an answer after ``prompt`` (text or token ids), block by block."""
@@ -134,10 +136,7 @@ class MaskedLM(Closing):
     def close(self) -> None:
         """Give the memory back. Closing twice does nothing."""
         with self._lock:
-            if not self._is_closed:
-                self._turns.leave(self._sharer)
-                self._backend.close()
-            self._is_closed = True
+            self._release()
 
     def _answer(
         self, prompt: str | Sequence[int], options: DecodeOptions
@@ -180,9 +179,14 @@ class MaskedLM(Closing):
             self._turns.done(self._sharer)
 
     def _running(self) -> threading.Lock:
-        if self._is_closed:
+        if not self._release.alive:
             raise EngineError("the model is closed: load it again")
         return self._lock
+
+
+def _release(turns: CoreTurns, sharer: PlainSharer, backend: Backend) -> None:
+    turns.leave(sharer)
+    backend.close()
 
 
 def _until_end(state: DecodedPass, start: int, ends: frozenset[int]) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +21,7 @@ from miaotui.dmlm import MaskedLM, load_masked
 from miaotui.dmlm.decoding.acceptance import Acceptance
 from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, restore
 from miaotui.dmlm.decoding.passes import TextPasses
+from miaotui.engine.turns import PlainSharer, shared_turns
 from miaotui.errors import EngineError, PromptTooLongError, RequestError, UnsupportedModelError
 from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.runtime import compiled
@@ -197,6 +200,17 @@ def test_models_of_one_process_take_turns_at_the_cores(tmp_path: Path, monkeypat
             one = threads.submit(masked.generate, "the end", options)
             other = threads.submit(llm.generate, "the end", max_tokens=100, ignore_eos=True)
             assert (one.result().text, other.result().text) == alone
+
+
+def test_a_dropped_model_gives_everything_back(tmp_path: Path) -> None:
+    model = load_masked(make_masked_folder(tmp_path, "bd3lm"), backend="reference")
+    model.generate("the end", DecodeOptions(4))
+    sharer, kept = weakref.ref(model._sharer), weakref.ref(model)
+    assert sharer() in shared_turns().others(PlainSharer())
+    del model
+    gc.collect()
+    assert kept() is None
+    assert sharer() is None
 
 
 def test_wrong_calls_are_refused(model: MaskedLM, tmp_path: Path) -> None:
