@@ -205,6 +205,9 @@ def _run_options(parser: _Parser) -> None:
     parser.add_argument(
         "--no-special", action="store_true", help="with --raw: control tokens written in the prompt are plain text"
     )
+    parser.add_argument(
+        "--suffix", metavar="TEXT", help="fill in between the prompt and this text, with a model trained for it"
+    )
     _answer_options(parser)
 
 
