@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "miaotui"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("cluster",),
     ("serve",),
     ("apps",),
     ("tasks",),
@@ -33,7 +34,10 @@ LAYERS = (
 )
 FREE = {"errors", "types", "config", "closing", "libraries"}  # usable by all; they import nothing but each other
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-NARROW = {"schedule": {"schedule", "errors", "types"}}  # integers only
+NARROW = {
+    "schedule": {"schedule", "errors", "types"},  # integers only
+    "cluster": {"cluster", "serve", "runtime", "served_model", "engine", "text", "hub", "model", "backends", *FREE},
+}
 
 MAX_FILE_LINES = 400
 MAX_FOLDER_FILES = 15  # beside sub-folders

@@ -6,22 +6,18 @@ request ends exactly once, and its answer does not depend on other requests.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from miaotui.backends.backend import Masks, StepResult
 from miaotui.backends.drafting import DraftResult
 from miaotui.backends.options import Built
-from miaotui.engine.constraint import Constraint, check_endings
-from miaotui.engine.output import Ending
+from miaotui.engine.constraint import Constraint
+from miaotui.engine.preparation import Preparation
 from miaotui.engine.request import Request
-from miaotui.engine.sampling.logprobs import scores_for
-from miaotui.engine.sampling.sampler import SequenceSampler, end_ids
 from miaotui.engine.speculator import MultistepDraft, Proposal, Speculator
-from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
+from miaotui.errors import EngineError, MiaotuiError
 from miaotui.kernels.draft.draft_fields import MAX_DRAFT
 from miaotui.schedule.plan import NO_LIMITS, Chunk, Draft, DraftTree, Plan, RowKind
 from miaotui.schedule.scheduler import Scheduler
@@ -46,9 +42,9 @@ class Engine:
         self.context = self._sizes.context
         self._draft_rows = self._sizes.draft_rows
         self._vocab_size = self._sizes.vocab_size
+        self._preparation = Preparation(self.context, self._vocab_size, tokenizer, self.backend.sampling)
         self._requests: dict[int, Request] = {}
         self._waiting: set[int] = set()  # numbers of requests that no step has computed for
-        self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
         self.drafted_in_run = False  # whether the backend drafted in it: the rows of its passes are unknown
         self.choosing_s = 0.0  # spent on logits, a draft head's too, since the start
@@ -78,29 +74,7 @@ class Engine:
         May be called from any thread at any time. Raises `PromptTooLongError`, or `RequestError` for tokens that the
         model does not have and parameters that no grammar can go with.
         """
-        is_answered = params.max_tokens != 0
-        whole = [*prompt, *begun] if begun else prompt
-        self._check(whole, is_answered)
-        if constraint is not None and constraint.decides_end:
-            check_endings(params)
-        room = self.context - len(prompt)
-        limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        if params.min_tokens > limit:
-            raise RequestError(f"min_tokens is {params.min_tokens}, and the context has room for {limit} more tokens")
-        if begun and len(begun) >= limit:
-            raise RequestError(f"the answer has {len(begun)} tokens already, and its limit is {limit}")
-        ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
-        sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size, self.backend.sampling)
-        left = replace(params, min_tokens=max(params.min_tokens - len(begun), 0)) if begun else params
-        ending = Ending(left, ends, max(limit - len(begun), 1), self.tokenizer.stream(start=True))
-        scores = None if params.prompt_logprobs is None else scores_for(prompt, params, self.backend.sampling)
-        number, parts = next(self._numbers), (whole, sampler, ending)
-        request = Request(
-            number, *parts, namespace=namespace, constraint=constraint, scores=scores, is_answered=is_answered
-        )
-        if begun:
-            request.resume(begun)
-        return request
+        return self._preparation.prepare(prompt, params, namespace, constraint, begun)
 
     def enter(self, request: Request) -> None:
         """Queue a prepared request. Raises what `Scheduler.add` raises."""
@@ -114,22 +88,6 @@ class Engine:
         self._waiting.add(request.number)
         if self.speculation is not None and request.is_answered:
             self.speculation.enter(request)
-
-    def _check(self, prompt: Sequence[int], is_answered: bool) -> None:
-        if not prompt:
-            raise RequestError("the prompt has no tokens: give at least one")
-        if len(prompt) + is_answered > self.context:
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt)} tokens and the context holds {self.context}, the "
-                "answer included: shorten the prompt, or load the model with a larger context"
-            )
-        low, high = min(prompt), max(prompt)
-        if low < 0 or high >= self._vocab_size:
-            wrong = low if low < 0 else high
-            raise RequestError(
-                f"the prompt holds token id {wrong}, and this model's ids go from 0 to "
-                f"{self._vocab_size - 1}: use this model's own tokenizer"
-            )
 
     def step(self, drafts: Drafts | None = None) -> bool:
         """Advance every running request by one pass or several; False when there was nothing to do.
