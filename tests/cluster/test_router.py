@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaotui.cluster.breaker import FAILURES, FIRST_PAUSE_S
-from miaotui.cluster.forecast import ReplicaCost, ReplicaLoad, outlook
-from miaotui.cluster.prefixes import PAGE_TOKENS, PrefixIndex, page_hashes
-from miaotui.cluster.router import EQUAL_S, EQUAL_SHARE, Router, RouteRequest, Ticket
+from miaotui.cluster.routing.breaker import FAILURES, FIRST_PAUSE_S
+from miaotui.cluster.routing.forecast import ReplicaCost, ReplicaLoad, outlook
+from miaotui.cluster.routing.prefixes import PAGE_TOKENS, PrefixIndex, page_hashes
+from miaotui.cluster.routing.router import EQUAL_S, EQUAL_SHARE, Router, RouteRequest, Ticket
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 
 COST = ReplicaCost(1e-3, (10e-3, 11e-3, 13e-3, 20e-3, 40e-3), 1.2, 4, 64)

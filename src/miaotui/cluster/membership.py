@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from miaotui.cluster.forecast import ReplicaCost, ReplicaLoad
 from miaotui.cluster.messages import Message
+from miaotui.cluster.routing.forecast import ReplicaCost, ReplicaLoad
 from miaotui.engine.remote.state import RemoteState
 from miaotui.schedule.promises.cost import CostRates
 

@@ -17,11 +17,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from miaotui.cluster.channel import Channel, Members
-from miaotui.cluster.forecast import ReplicaCost, ReplicaLoad
 from miaotui.cluster.membership import Reports, admissible, cost_of, load_of
 from miaotui.cluster.messages import Message, RemoteRequest, error_of, logprobs_of
-from miaotui.cluster.prefixes import page_hashes
-from miaotui.cluster.router import Router, RouteRequest, Ticket
+from miaotui.cluster.routing.forecast import ReplicaCost, ReplicaLoad
+from miaotui.cluster.routing.prefixes import page_hashes
+from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.remote.state import RemoteState
 from miaotui.engine.request import Request, RequestOptions

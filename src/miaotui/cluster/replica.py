@@ -1,6 +1,6 @@
 """One whole engine as a replica of a pool: what it is, what it could promise, and its answers as messages.
 
-Owns the model and the requests that came in. Knows no router and no Ray: `process_channel` and `ray_app` carry its
+Owns the model and the requests that came in. Knows no router and no Ray: `process_channel` and `on_ray` carry its
 messages. Invariants: a request that is not read any more is cancelled; a report costs no pass; a reply to a request
 that was begun elsewhere holds new tokens only.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from miaotui.backends.options import EngineOptions
-from miaotui.cluster.forecast import LEVELS, REFERENCE_TOKENS
 from miaotui.cluster.messages import VERSION, Message, RemoteRequest, end_piece, error_piece, taken, tokens_piece
+from miaotui.cluster.routing.forecast import LEVELS, REFERENCE_TOKENS
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError

@@ -13,9 +13,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from miaotui.cluster.breaker import Breaker
-from miaotui.cluster.forecast import Outlook, ReplicaCost, ReplicaLoad, outlook
-from miaotui.cluster.prefixes import PAGE_TOKENS, PrefixIndex
+from miaotui.cluster.routing.breaker import Breaker
+from miaotui.cluster.routing.forecast import Outlook, ReplicaCost, ReplicaLoad, outlook
+from miaotui.cluster.routing.prefixes import PAGE_TOKENS, PrefixIndex
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 
 EQUAL_SHARE, EQUAL_S = 0.02, 0.002  # of each other: forecasts that count as equal
