@@ -70,6 +70,11 @@ class Reports:
             self._latest[name] = report
             self._add_up()
 
+    def place_of(self, name: str) -> tuple[str, int]:
+        """Return a replica's machine and process."""
+        described = self._described.get(name, {})
+        return str(described.get("machine", "")), int(described.get("process", 0))
+
     def forget(self, name: str) -> None:
         """Leave a replica out from now on."""
         self._described.pop(name, None)

@@ -83,12 +83,14 @@ class Pool:
         return self._reports.state
 
     @property
-    def replicas(self) -> dict[str, dict[str, float | bool]]:
+    def replicas(self) -> dict[str, dict[str, float | bool | str]]:
         """Return what the router knows of each replica, for people."""
         now_s = time.monotonic()
         with self._lock:
             return {
                 name: {
+                    "machine": self._reports.place_of(name)[0],
+                    "process": self._reports.place_of(name)[1],
                     "in_flight": each.all.requests,
                     "queue_s": each.all.prompt_tokens * each.cost.read_s,
                     "prefix_pages": self._router.prefixes.pages_of(name),

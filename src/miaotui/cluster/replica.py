@@ -7,6 +7,8 @@ that was begun elsewhere holds new tokens only.
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -49,7 +51,7 @@ class Replica:
             raise
 
     def describe(self) -> Message:
-        """Return what decides whether this replica may join a pool: versions, digest, arithmetic, sizes."""
+        """Return what decides if this replica may join a pool (versions, digest, arithmetic, sizes), and its place."""
         backend, engine = self._loop.engine.backend, self._loop.engine
         found, stats = backend.identity, backend.stats()
         return {
@@ -63,6 +65,8 @@ class Replica:
             "pages": engine.scheduler.config.n_pages,
             "weight_bytes": stats.weight_bytes,
             "kv_token_bytes": stats.kv_token_bytes,
+            "machine": platform.node(),
+            "process": os.getpid(),
         }
 
     def report(self) -> Message:

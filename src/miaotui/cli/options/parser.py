@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.bench import bench_options
+from miaotui.cli.options.cluster import cluster_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
@@ -303,6 +304,7 @@ COMMANDS = (
         "merge-adapter", "write a model with an adapter merged in", "MODEL ADAPTER OUT", range(3, 4), _merge_options
     ),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
+    Command("cluster", "serve models over several machines", "ACTION [...]", range(1, 100), cluster_options, "cluster"),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
