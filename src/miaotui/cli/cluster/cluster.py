@@ -48,10 +48,10 @@ def _up(file: ClusterFile) -> int:
     """Start a cluster; where Ray was started for it, stay until a signal and end it."""
     from miaotui.cluster.on_ray import run
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     run.up(file)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # in place of Ray's, which end this process at once
+        signal.signal(number, lambda *_: stop.set())
     models = ", ".join(f"{pool.name} x {pool.replicas}" for pool in file.pools)
     host = f"[{file.host}]" if ":" in file.host else file.host
     print(messages.CLUSTER_READY(url=f"http://{host}:{file.port}", models=models), file=sys.stderr, flush=True)
@@ -90,7 +90,7 @@ def _table(state: dict[str, Any], as_json: bool) -> str:
         return json.dumps(state)
     lines = [f"{state['status']}  {state['message']}".rstrip()]
     for model, pool in state["pools"].items():
-        lines.append(f"{model}: {len(pool['replicas'])} / {state['cluster']['models'][model]['replicas']}")
+        lines.append(f"{model}: {len(pool['replicas'])} / {pool['deployed']}")
         for name, each in pool["replicas"].items():
             mark = "+" if each["takes_requests"] else "-"
             lines.append(

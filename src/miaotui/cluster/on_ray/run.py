@@ -1,16 +1,15 @@
 """A cluster on Ray from outside: up, its state, scale, drain, down.
 
 Owns the connection to Ray and the calls of Serve. Invariants: a Ray that is started here opens neither dashboard nor
-client port, and listens on this machine alone; the settings of a running cluster are those that its ingress has, so
-that scaling changes nothing else.
+client port, and asks every process of it for a token; scaling starts and ends replicas and touches no other.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from miaotui.cluster.cluster_file import ClusterFile
@@ -24,11 +23,14 @@ NAMESPACE = "miaotui"
 def _libraries() -> tuple[Any, Any]:
     """Return Ray and Ray Serve. Raises `MissingLibraryError`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own ports listen on all addresses
     try:
         import ray  # noqa: PLC0415  (an extra)
         from ray import serve  # noqa: PLC0415  (an extra)
     except ModuleNotFoundError as error:
         raise missing(error.name or "ray") from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     return ray, serve
 
 
@@ -63,40 +65,45 @@ def up(cluster: ClusterFile) -> Any:
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
         )
     from miaotui.cluster.on_ray.application import APPLICATION, application  # noqa: PLC0415  (imports Ray)
 
     serve.start(proxy_location="HeadOnly", http_options={"host": cluster.host, "port": cluster.port})
-    return serve.run(application(located), name=APPLICATION, route_prefix="/")
+    return serve.run(application(located), name=APPLICATION, route_prefix="/", external_scaler_enabled=True)
 
 
 def state(address: str | None) -> dict[str, Any]:
     """Return the state of a running cluster: Serve's and its ingress's. Raises `RequestError`."""
     connect(address)
     _, serve = _libraries()
-    from miaotui.cluster.on_ray.application import APPLICATION  # noqa: PLC0415  (imports Ray)
+    from miaotui.cluster.on_ray.application import APPLICATION, deployment_name  # noqa: PLC0415  (imports Ray)
 
     found = serve.status().applications.get(APPLICATION)
     if found is None:
         raise RequestError("no cluster runs there: start one with `miaotui cluster up FILE`")
     deployments = {name: str(each.status.value) for name, each in found.deployments.items()}
     told = _ingress().state.remote().result(timeout_s=30)
+    for model, pool in told["pools"].items():
+        deployment = found.deployments.get(deployment_name(model))
+        pool["deployed"] = 0 if deployment is None else sum(deployment.replica_states.values())
     return {"status": str(found.status.value), "message": found.message, "deployments": deployments, **told}
 
 
 def scale(address: str | None, counts: Mapping[str, int]) -> None:
     """Change how many replicas models have; those that go finish what they have. Raises `RequestError`."""
-    running = ClusterFile.of(state(address)["cluster"])
-    known = {pool.name for pool in running.pools}
+    known = state(address)["pools"]
     for name in counts:
         if name not in known:
             raise RequestError(f"the cluster has no model {name!r}: it has {', '.join(sorted(known))}")
-    pools = tuple(replace(pool, replicas=counts.get(pool.name, pool.replicas)) for pool in running.pools)
-    _, serve = _libraries()
-    from miaotui.cluster.on_ray.application import APPLICATION, application  # noqa: PLC0415  (imports Ray)
+    ray, serve = _libraries()
+    from ray.serve._private.common import DeploymentID  # noqa: PLC0415  (Serve's own way to scale is its dashboard's)
 
-    serve.run(application(replace(running, pools=pools)), name=APPLICATION, route_prefix="/")
+    from miaotui.cluster.on_ray.application import APPLICATION, deployment_name  # noqa: PLC0415  (imports Ray)
+
+    controller = serve.context._get_global_client()._controller
+    for name, count in counts.items():
+        deployment = DeploymentID(name=deployment_name(name), app_name=APPLICATION)
+        ray.get(controller.update_deployment_replicas.remote(deployment, count))
 
 
 def drain(address: str | None, timeout_s: float = 30.0) -> int:
