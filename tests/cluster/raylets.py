@@ -70,6 +70,18 @@ def stream(port: int, body: dict[str, Any], on_piece: Any = lambda text: None) -
     return found
 
 
+def whole(port: int, body: dict[str, Any]) -> str:
+    """The text of one completion that comes as a whole; what was answered instead if it failed."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request(
+        "POST", "/v1/completions", json.dumps({"model": "tiny", **body}), {"Content-Type": "application/json"}
+    )
+    response = connection.getresponse()
+    answer = response.read().decode()
+    connection.close()
+    return str(json.loads(answer)["choices"][0]["text"]) if response.status == 200 else answer
+
+
 def kill_busiest(state: dict[str, Any]) -> bool:
     """Kill the replica with the most requests by signal 9; whether there was one with any."""
     replicas = state["pools"]["tiny"]["replicas"].values()
