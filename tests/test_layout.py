@@ -36,7 +36,7 @@ FREE = {"errors", "types", "config", "closing", "libraries"}  # usable by all; t
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NARROW = {
     "schedule": {"schedule", "errors", "types"},  # integers only
-    "cluster": {"cluster", "serve", "runtime", "served_model", "engine", "text", "hub", "model", "backends", *FREE},
+    "cluster": {"cluster", "serve", "runtime", "engine", "backends", "schedule", "hub", *FREE},  # values, and names
 }
 
 MAX_FILE_LINES = 400

@@ -14,7 +14,7 @@ from miaotui.backends.backend import Masks, StepResult
 from miaotui.backends.drafting import DraftResult
 from miaotui.backends.options import Built
 from miaotui.engine.constraint import Constraint
-from miaotui.engine.preparation import Preparation
+from miaotui.engine.preparation import RequestPreparation
 from miaotui.engine.request import Request
 from miaotui.engine.speculator import MultistepDraft, Proposal, Speculator
 from miaotui.errors import EngineError, MiaotuiError
@@ -42,7 +42,7 @@ class Engine:
         self.context = self._sizes.context
         self._draft_rows = self._sizes.draft_rows
         self._vocab_size = self._sizes.vocab_size
-        self._preparation = Preparation(self.context, self._vocab_size, tokenizer, self.backend.sampling)
+        self._preparation = RequestPreparation(self.context, self._vocab_size, tokenizer, self.backend.sampling)
         self._requests: dict[int, Request] = {}
         self._waiting: set[int] = set()  # numbers of requests that no step has computed for
         self.latest = Plan(())  # what the last step ran

@@ -22,7 +22,7 @@ from miaotui.types import SamplingParams
 
 
 @dataclass(frozen=True)
-class Preparation:
+class RequestPreparation:
     """The bounds that requests of one model are checked against."""
 
     context: int  # tokens of the longest prompt plus answer

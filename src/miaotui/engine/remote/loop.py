@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 from miaotui.engine.constraint import Constraint
 from miaotui.engine.loop import EngineLoop, RequestObserver
-from miaotui.engine.preparation import Preparation
+from miaotui.engine.preparation import RequestPreparation
 from miaotui.engine.reading.readers import Readers
 from miaotui.engine.remote.state import RemoteAdapters, RemoteAdmission, RemoteMachines, RemoteScheduler, RemoteState
 from miaotui.engine.request import Request, RequestOptions
@@ -81,7 +81,7 @@ class RemoteModel:
 class RemoteLoop:
     """One model that runs elsewhere. Its public names are those of `EngineLoop`."""
 
-    def __init__(self, model: RemoteModel, preparation: Preparation, dispatcher: Dispatcher) -> None:
+    def __init__(self, model: RemoteModel, preparation: RequestPreparation, dispatcher: Dispatcher) -> None:
         self.model, self.readers = model, Readers()
         self.observer: RequestObserver | None = None
         self.admission = RemoteAdmission()
@@ -259,7 +259,7 @@ class _RemoteEngine:
     speculation = None
     limits = NO_LIMITS
 
-    def __init__(self, preparation: Preparation, dispatcher: Dispatcher) -> None:
+    def __init__(self, preparation: RequestPreparation, dispatcher: Dispatcher) -> None:
         self._preparation, self._dispatcher = preparation, dispatcher
         self.tokenizer, self.context = preparation.tokenizer, preparation.context
 
@@ -281,7 +281,7 @@ class _RemoteEngine:
         constraint: Constraint | None = None,
         begun: Sequence[int] = (),
     ) -> Request:
-        """Return a checked request, see `Preparation.prepare`."""
+        """Return a checked request, see `RequestPreparation.prepare`."""
         return self._preparation.prepare(prompt, params, namespace, constraint, begun)
 
 
