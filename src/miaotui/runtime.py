@@ -28,8 +28,8 @@ from miaotui.types import Progress
 
 if TYPE_CHECKING:
     from miaotui.backends.build_seq2seq import Seq2SeqOptions
+    from miaotui.engine.engine import RequestPreparation
     from miaotui.engine.jobs.admission import QueueLimits
-    from miaotui.engine.preparation import RequestPreparation
     from miaotui.engine.remote.loop import RemoteModel
     from miaotui.engine.seq2seq.loop import Seq2SeqLoop
     from miaotui.engine.speech.loaded import SpeechLoop
@@ -75,7 +75,7 @@ def open_remote_model(path: Path, digest: str, context: int | None = None) -> tu
     ``digest`` is that of its files; ``context`` is what the engines hold, in tokens (None: what the model holds).
     Raises a `MiaotuiError`.
     """
-    from miaotui.engine.preparation import RequestPreparation  # noqa: PLC0415  (only these models)
+    from miaotui.engine.engine import RequestPreparation  # noqa: PLC0415  (only these models)
     from miaotui.engine.remote.loop import RemoteModel  # noqa: PLC0415  (only these models)
 
     with files.open_model(path) as opened:

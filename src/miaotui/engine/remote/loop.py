@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from miaotui.engine.constraint import Constraint
+from miaotui.engine.engine import RequestPreparation
 from miaotui.engine.loop import EngineLoop, RequestObserver
-from miaotui.engine.preparation import RequestPreparation
 from miaotui.engine.reading.readers import Readers
 from miaotui.engine.remote.state import RemoteAdapters, RemoteAdmission, RemoteMachines, RemoteScheduler, RemoteState
 from miaotui.engine.request import Request, RequestOptions
