@@ -36,7 +36,8 @@ FREE = {"errors", "types", "config", "closing", "libraries"}  # usable by all; t
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NARROW = {
     "schedule": {"schedule", "errors", "types"},  # integers only
-    "cluster": {"cluster", "serve", "runtime", "engine", "backends", "schedule", "hub", *FREE},  # values, and names
+    # no arithmetic, no model files, no text
+    "cluster": {"cluster", "serve", "apps", "runtime", "engine", "backends", "schedule", "hub", *FREE},
 }
 
 MAX_FILE_LINES = 400

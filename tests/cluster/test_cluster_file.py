@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from miaotui.cluster.cluster_file import ClusterFile
 from miaotui.errors import RequestError
@@ -67,7 +69,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(RequestError, match=r"cluster\.yaml"):
             ClusterFile.read(path)
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(RequestError, match="cannot read"):
         ClusterFile.read(tmp_path / "none.yaml")
 
 
@@ -86,3 +88,12 @@ def test_digests_are_found_and_compared(tmp_path: Path) -> None:
         ClusterFile.of(values).located()
     with pytest.raises(RequestError, match=r"models\.tiny\.model"):
         ClusterFile.of({"models": {"tiny": {"model": str(tmp_path / "nothing.gguf")}}}).located()
+
+
+def test_the_examples_of_the_page_are_cluster_files() -> None:
+    page = Path(__file__).parents[2] / "docs" / "cluster.md"
+    first, deployed = re.findall(r"^```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert [pool.replicas for pool in ClusterFile.of(yaml.safe_load(first)).pools] == [3]
+    module, _, name = yaml.safe_load(deployed)["applications"][0]["import_path"].partition(":")
+    source = Path(__file__).parents[2].joinpath("src", *module.split(".")).with_suffix(".py")
+    assert f"def {name}(" in source.read_text(encoding="utf-8")

@@ -82,10 +82,12 @@ def test_a_stream_goes_on_without_seam_when_its_replica_is_killed(cluster: Clust
     def kill(found: list[Any]) -> None:
         nonlocal kills
         if kills < 3 and len(found[0][1]) > 60 + 120 * kills:
-            kills += 1
-            with pool._lock:  # the replica that computes the first answer
-                busy = max(pool._router.replicas.values(), key=lambda each: len(each.tickets))
-            os.kill(members.channels[busy.name].process.pid, signal.SIGKILL)
+            with pool._lock:  # the busiest replica, unless it is known to be dead already
+                alive = [each for each in pool._router.replicas.values() if each.name in members.channels]
+                busy = max(alive, key=lambda each: len(each.tickets), default=None)
+            if busy is not None and busy.tickets:
+                kills += 1
+                os.kill(members.channels[busy.name].process.pid, signal.SIGKILL)
 
     before = pool.resumed
     for (text, ids, whole), right in zip(asyncio.run(streamed(loop, kill)), wanted, strict=True):

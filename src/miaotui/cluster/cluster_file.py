@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from miaotui.apps.untrusted_yaml import read_yaml
 from miaotui.backends.options import EngineOptions
 from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.digest import model_digest
@@ -86,18 +87,7 @@ class ClusterFile:
     @staticmethod
     def read(path: Path) -> ClusterFile:
         """Read a cluster file. Raises `RequestError`."""
-        try:
-            if path.stat().st_size > MOST_BYTES:
-                raise RequestError(f"{path} is larger than {MOST_BYTES >> 20} MiB: expected a cluster file")
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"the cluster file {path} cannot be read: {error}") from error
-        import yaml  # noqa: PLC0415  (only here)
-
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RequestError(f"{path} is not YAML: {error}") from error
+        values = read_yaml(path, MOST_BYTES)
         try:
             return ClusterFile.of(values)
         except RequestError as error:
