@@ -1,10 +1,10 @@
 """Routing over up to a thousand replicas, simulated with costs that a real replica has published.
 
-The router is the real one (`miaotui.cluster.routing.router`); replicas are simulated: each reads prompts one after the other in
-steps of 128 tokens, and up to its width of answers get a token in each step, or one at the published cost of a token
-for so many while nothing is read. Under "promise" a replica refuses what would break a promise that it has given, as a
-real one does, and up to three others are asked. Conversations of several turns arrive at random (Poisson) and share
-system prompts. Real times differ from published ones by a random factor for each replica, so that forecasts err.
+The router is the real one (`miaotui.cluster.routing.router`); replicas are simulated: each reads prompts one after the
+other in steps of 128 tokens, and up to its width of answers get a token in each step, or one at the published cost of a
+token for so many while nothing is read. Under "promise" a replica refuses what would break a promise that it has given,
+as a real one does, and up to three others are asked. Conversations of several turns arrive at random (Poisson) and
+share system prompts. Real times differ from published ones by a random factor for each replica, so that forecasts err.
 Everything follows from ``--seed``. Compared with: in turn, at random, fewest in flight. The last line is JSON.
 
     python benchmarks/cluster_simulator.py --replicas 1000
@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from miaotui.cluster.routing.forecast import ReplicaCost
 from miaotui.cluster.membership import cost_of
+from miaotui.cluster.routing.forecast import ReplicaCost
 from miaotui.cluster.routing.prefixes import PAGE_TOKENS
 from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
 from miaotui.errors import RefusedError
