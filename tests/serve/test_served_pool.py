@@ -22,16 +22,18 @@ pytestmark = pytest.mark.slow
 
 OPTIONS: dict[str, Any] = {"threads": 1, "context": 1024, "max_sequences": 4, "speculate": False}
 PROMPT = [5, 6, 7, 8] * 6
+SCHEMA = {"type": "array", "items": {"enum": ["red", "green", 3]}, "minItems": 2, "maxItems": 6}
 BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": PROMPT, "max_tokens": 24, "ignore_eos": True, "temperature": 0}),
     ("/v1/completions", {"prompt": PROMPT, "max_tokens": 40, "temperature": 0.9, "seed": 3, "n": 2}),
     ("/v1/completions", {"prompt": PROMPT, "max_tokens": 20, "logprobs": 2, "temperature": 1, "seed": 8}),
     ("/v1/completions", {"prompt": [PROMPT, [9, 9, 9]], "max_tokens": 12, "logit_bias": {"70": 5}, "seed": 4}),
     ("/v1/completions", {"prompt": "some words", "max_tokens": 60, "temperature": 1, "seed": 5, "stop": ["a", "e"]}),
+    ("/v1/completions", {"prompt": PROMPT, "max_tokens": 90, "seed": 2, "structured_outputs": {"json": SCHEMA}}),
     ("/v1/completions", {"prompt": PROMPT, "max_tokens": 30, "presence_penalty": 1, "seed": 6, "deadline_ms": 60_000}),
 ]
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
-    ({"prompt": PROMPT, "max_tokens": 4, "structured_outputs": {"choice": ["a", "b"]}}, 400, "cannot give a grammar"),
+    ({"prompt": PROMPT, "max_tokens": 4, "structured_outputs": {"regex": "(("}}, 400, "cannot be used"),
     ({"prompt": PROMPT, "max_tokens": 4, "prompt_logprobs": 1}, 400, "log-probabilities of the prompt"),
     ({"prompt": PROMPT, "max_tokens": 900, "deadline_ms": 1}, 429, "the deadline cannot be kept"),
     ({"prompt": [10**7], "max_tokens": 4}, 400, "this model's ids"),

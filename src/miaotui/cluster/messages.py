@@ -42,6 +42,7 @@ class RemoteRequest:
     passages: Sequence[Sequence[int]] = ()
     deadline: Deadline | None = None
     spent_ms: float = 0.0  # since its arrival
+    constraint: Message | None = None  # see `engine.grammar.described`
 
     def message(self, number: int) -> Message:
         """Return the request as plain data under a number of the sender's."""
@@ -55,6 +56,7 @@ class RemoteRequest:
             "params": _params_out(self.params),
             "deadline": None if self.deadline is None else asdict(self.deadline),
             "spent_ms": self.spent_ms,
+            "constraint": self.constraint,
         }
 
     @staticmethod
@@ -77,6 +79,7 @@ class RemoteRequest:
                 passages=passages,
                 deadline=None if deadline is None else Deadline(**deadline),
                 spent_ms=max(float(message["spent_ms"]), 0.0),
+                constraint=None if message["constraint"] is None else dict(message["constraint"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RequestError(f"the message of a request is damaged: {type(error).__name__}: {error}") from error

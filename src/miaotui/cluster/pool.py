@@ -22,6 +22,7 @@ from miaotui.cluster.messages import Message, RemoteRequest, error_of, logprobs_
 from miaotui.cluster.routing.forecast import ReplicaCost, ReplicaLoad
 from miaotui.cluster.routing.prefixes import page_hashes
 from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
+from miaotui.engine.grammar.described import describe
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.remote.state import RemoteState
 from miaotui.engine.request import Request, RequestOptions
@@ -48,6 +49,7 @@ class _Way:
     params: SamplingParams
     options: RequestOptions
     ticket: Ticket
+    constraint: Message | None
     tried: set[str] = field(default_factory=set)
     losses: int = 0
     refusals: int = 0
@@ -103,10 +105,12 @@ class Pool:
         """Choose a replica and send the request on its way, see `Dispatcher.dispatch`."""
         if self.loop is None:
             raise EngineError("the pool has no loop yet: make it with `open_pool`")
+        constraint = None if options.constraint is None else describe(options.constraint)
+        route = self._route(request, params, options.begun)
         with self._lock:
-            ticket = self._router.pick(self._route(request, params, options.begun), time.monotonic())
+            ticket = self._router.pick(route, time.monotonic())
         request.predicted_ms = 1e3 * ticket.predicted_s
-        way = _Way(request, params, options, ticket)
+        way = _Way(request, params, options, ticket, constraint)
         self._events.call_soon_threadsafe(self._start, way)
 
     def quote(self, request: Request, params: SamplingParams) -> Quote:
@@ -218,7 +222,7 @@ class Pool:
         prompt = request.prompt[: request.prompt_tokens - len(request.begun)]
         known = (*options.begun, *request.token_ids)
         asked = RemoteRequest(
-            prompt, way.params, request.namespace, known, options.passages, options.deadline, spent_ms
+            prompt, way.params, request.namespace, known, options.passages, options.deadline, spent_ms, way.constraint
         )
         async with aclosing(channel.answer(asked.message(request.number))) as pieces:
             async for piece in pieces:

@@ -19,6 +19,7 @@ from typing import Any
 from miaotui.backends.options import EngineOptions
 from miaotui.cluster.messages import VERSION, Message, RemoteRequest, end_piece, error_piece, taken, tokens_piece
 from miaotui.cluster.routing.forecast import LEVELS, REFERENCE_TOKENS
+from miaotui.engine.grammar.described import restore
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.request import Request, RequestOptions
 from miaotui.errors import MiaotuiError
@@ -100,8 +101,11 @@ class Replica:
         try:
             asked = RemoteRequest.read(message)
             arrived_s = time.perf_counter() - asked.spent_ms / 1e3
+            constraint = None
+            if asked.constraint is not None:
+                constraint = restore(asked.constraint, self.model.grammars, self.model.tokenizer.token_bytes)
             options = RequestOptions(
-                asked.namespace, None, asked.deadline, arrived_s, asked.passages, begun=asked.begun
+                asked.namespace, constraint, asked.deadline, arrived_s, asked.passages, begun=asked.begun
             )
             request = self.model.submit(asked.prompt, asked.params, options)
         except MiaotuiError as error:

@@ -105,7 +105,7 @@ class RemoteLoop:
         `OverloadedError`.
         """
         _refuse_lacking(params, options)
-        request = self.engine.prepare(prompt, params, options.namespace, None, options.begun)
+        request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
         request.follow(options)
         with self._lock:
             self._active[request.number] = request
@@ -293,7 +293,6 @@ def as_engine_loop(loop: RemoteLoop) -> EngineLoop:
 def _refuse_lacking(params: SamplingParams, options: RequestOptions) -> None:
     """Raise `RequestError` for what cannot be asked of engines in other processes yet."""
     lacking = {
-        "a grammar, a JSON schema or required tools": options.constraint is not None,
         "log-probabilities of the prompt": params.prompt_logprobs is not None,
         "an adapter": options.adapter is not None,
         "an explanation of its tokens": options.explains,
