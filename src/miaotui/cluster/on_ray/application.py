@@ -13,8 +13,10 @@ from typing import Any
 
 from ray import serve
 from ray.serve.config import RequestRouterConfig
+from starlette.middleware import Middleware
 
 from miaotui.cluster.cluster_file import ClusterFile, PoolSpecification
+from miaotui.cluster.idempotency import IdempotencyKeys
 from miaotui.cluster.messages import Message
 from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
 from miaotui.cluster.on_ray.known import NAMED
@@ -104,7 +106,8 @@ class Ingress:
         engines = {name: as_engine_loop(loop) for name, loop in loops.items()}
         self._services = open_services(engines, settings)
         self._tasks.append(asyncio.create_task(self._services.operations.look_after()))
-        return create_app(self._services, layers_for(settings, self._services.operations))
+        layers = [*layers_for(settings, self._services.operations), Middleware(IdempotencyKeys)]
+        return create_app(self._services, layers)
 
     async def state(self) -> Message:
         """Return the cluster's file, and what each pool knows of its replicas."""
