@@ -235,6 +235,11 @@ class Pool:
         """Take one piece in. Raises the error that it carries."""
         assert self.loop is not None, "dispatched through it"
         request = way.request
+        if "error" in piece:
+            raise error_of(piece)
+        if "taken" in piece:
+            predicted_ms, most = piece["taken"]
+            self.loop.begin(request, predicted_ms, None if most is None else len(request.token_ids) + most)
         if "tokens" in piece:
             if not request.token_ids:
                 request.cached_tokens = piece["cached"]
@@ -242,16 +247,11 @@ class Pool:
             with self._lock:
                 self._router.progress(way.ticket, len(ids))
             self.loop.receive(request, list(map(Choice, ids, logprobs_of(piece))), 1)
-        elif "taken" in piece:
-            predicted_ms, most = piece["taken"]
-            self.loop.begin(request, predicted_ms, None if most is None else len(request.token_ids) + most)
-        elif "end" in piece:
+        if "end" in piece and not request.is_over:
             if piece["end"] == "cancelled":  # the replica is closing
                 raise ReplicaLostError(f"the replica {way.ticket.replica} is stopping")
             request.shortened |= bool(piece["shortened"])
             self.loop.finish(request, piece["end"])
-        else:
-            raise error_of(piece)
 
     async def _move(self, way: _Way, lost: EngineError) -> None:
         """Choose another replica for the rest of an answer, after a replica or its engine failed; wait for one.
