@@ -97,3 +97,14 @@ def test_the_examples_of_the_page_are_cluster_files() -> None:
     module, _, name = yaml.safe_load(deployed)["applications"][0]["import_path"].partition(":")
     source = Path(__file__).parents[2].joinpath("src", *module.split(".")).with_suffix(".py")
     assert f"def {name}(" in source.read_text(encoding="utf-8")
+
+
+def test_the_example_for_kubernetes_has_a_cluster_file() -> None:
+    text = Path(__file__).parents[2].joinpath("deploy", "cluster", "kuberay.yaml").read_text(encoding="utf-8")
+    configuration, service = yaml.safe_load_all(text)
+    found = ClusterFile.of(yaml.safe_load(configuration["data"]["cluster.yaml"]))
+    assert found.settings.api_key_file is not None
+    (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    assert application["import_path"] == "miaotui.cluster.on_ray.application:build"
+    workers = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert sum(each["replicas"] for each in workers) >= found.pools[0].replicas
