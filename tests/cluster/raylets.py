@@ -90,3 +90,21 @@ def kill_busiest(state: dict[str, Any]) -> bool:
         return False
     os.kill(busiest["process"], signal.SIGKILL)
     return True
+
+
+def leave_early(port: int, body: dict[str, Any]) -> None:
+    """Begin to read a stream, and hang up."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    asked = json.dumps({"model": "tiny", "stream": True, **body})
+    connection.request("POST", "/v1/completions", asked, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    response.readline()
+    assert connection.sock is not None
+    connection.sock.close()
+    response.close()
+    connection.close()
+
+
+def in_flight(state: dict[str, Any]) -> int:
+    """Requests that any replica still has, as the router counts them and as replicas report them."""
+    return sum(each["in_flight"] for each in state["pools"]["tiny"]["replicas"].values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -17,10 +18,12 @@ from miaotui.backends.options import EngineOptions
 from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_loop import open_pool
 from miaotui.cluster.process_channel import ProcessMembers
+from miaotui.engine.grammar.constraint import Grammars
+from miaotui.engine.grammar.source import from_schema
 from miaotui.engine.reading import readers
 from miaotui.engine.remote.loop import RemoteLoop, as_engine_loop
 from miaotui.engine.request import RequestOptions
-from miaotui.errors import DeadlineUnattainableError, RequestError
+from miaotui.errors import DeadlineUnattainableError, RefusedError, RequestError
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.types import Completion, Deadline, SamplingParams
 from tiny_models import make_tiny_folder
@@ -110,6 +113,61 @@ def assert_nothing_is_left(pool: Pool, loop: RemoteLoop, within_s: float = 10.0)
     with pool._lock:
         assert pool._router.in_flight == 0
         assert all(each.load.answer_tokens == each.load.requests == 0 for each in pool._router.replicas.values())
+
+
+def test_grammars_and_deadlines_hold_after_a_death(cluster: Cluster) -> None:
+    """An answer under a grammar goes on within it; one whose time has run out meanwhile ends with a clear error."""
+    pool, loop, members, folder = cluster
+    assert pool.wait(2, 120)
+    grammars = Grammars(loop.model.tokenizer, loop.model.config.vocab_size)
+    schema = {"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 60, "maxItems": 90}
+    params = SamplingParams(max_tokens=1500, temperature=1.0, seed=3)
+
+    def submit(run: Any) -> Any:
+        return run.submit([65, 66, 67], params, RequestOptions(constraint=grammars.constraint(from_schema(schema))))
+
+    one = open_model(folder, ModelOptions(EngineOptions(threads=1, context=2048), speculate=False))
+    try:
+        (wanted,) = readers.whole(one, lambda: iter([submit(one)]))
+    finally:
+        one.close()
+    request = submit(loop)
+    killed = False
+    while not request.is_over:
+        if len(request.token_ids) > 40 and not killed:
+            killed = kill_holder(pool, members)
+        time.sleep(0.002)
+    assert killed
+    assert request.completion().token_ids == wanted.token_ids
+    assert 60 <= len(json.loads(request.completion().text)) <= 90
+    loop.leave(request)
+    assert pool.wait(2, 120)
+    hopeless = RequestOptions(deadline=Deadline(total_ms=1200), arrived_s=time.perf_counter())
+    request = loop.submit([7] * 40, SamplingParams(max_tokens=300, ignore_eos=True), hopeless)
+    with pool._lock:
+        names = list(pool._router.replicas)
+    for name in names:
+        if name in members.channels:
+            os.kill(members.channels[name].process.pid, signal.SIGKILL)
+    end_s = time.monotonic() + 60
+    while not request.is_over and time.monotonic() < end_s:
+        time.sleep(0.01)
+    with pytest.raises(RefusedError, match=r"no replica|deadline"):  # a new process takes longer than that to start
+        request.completion()
+    loop.leave(request)
+    assert pool.wait(2, 120)
+    assert_nothing_is_left(pool, loop)
+
+
+def kill_holder(pool: Pool, members: ProcessMembers) -> bool:
+    """Kill the replica that computes; whether one was there to be killed."""
+    with pool._lock:
+        holders = [each.name for each in pool._router.replicas.values() if each.tickets]
+    for name in holders:
+        if name in members.channels:
+            os.kill(members.channels[name].process.pid, signal.SIGKILL)
+            return True
+    return False
 
 
 def test_cancelled_and_refused_requests_leave_nothing_behind(cluster: Cluster) -> None:

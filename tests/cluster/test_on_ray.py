@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from raylets import cluster_of, kill_busiest, raylets, stream, whole
+from raylets import cluster_of, in_flight, kill_busiest, leave_early, raylets, stream, whole
 
 from tiny_models import make_tiny_folder
 
@@ -88,5 +88,11 @@ def test_nothing_is_lost_while_replicas_come_and_go(tmp_path: Path) -> None:
         print(json.dumps({"requests": len(right), "right": sum(right), "replicas_seen": sorted(seen)}))
         assert all(right)
         assert seen == {1, 3}
+        for seed in range(8):
+            leave_early(cluster.port, {**BODY, "seed": seed})
+        end_s = time.monotonic() + 20
+        while (left := in_flight(run.state(address))) and time.monotonic() < end_s:
+            time.sleep(0.2)
+        assert left == 0
         assert run.state(address)["running"] == 0
         run.down(address)
