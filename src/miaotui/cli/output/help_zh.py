@@ -12,12 +12,14 @@ import re
 from unicodedata import east_asian_width
 
 from miaotui.cli.output.help_zh_bench import BENCH_HELP
+from miaotui.cli.output.help_zh_cluster import CLUSTER_HELP
 from miaotui.cli.output.help_zh_dmlm import DMLM_HELP
 from miaotui.cli.output.help_zh_optimize import OPTIMIZE_HELP
 from miaotui.hub.catalog import DEFAULT_MODEL
 
 HELP = {
     **BENCH_HELP,
+    **CLUSTER_HELP,
     **OPTIMIZE_HELP,
     **DMLM_HELP,
     # the overview and the commands
