@@ -71,7 +71,7 @@ class Gauges(Collector):
         yield from _promises(hosts, loops)
         yield from _drafts(hosts)
         yield from _machine(hosts)
-        yield from _reading(hosts, self.read_limit_bytes_per_s)
+        yield from _reading(_promising(hosts), self.read_limit_bytes_per_s)
         yield from _work({**{model.name: model.loop.cost for model in _promising(hosts)}, **_costs(loops)})
         if self.answers is not None:
             yield from _answers(self.answers.counts())
