@@ -69,8 +69,8 @@ def main() -> int:
                 found = {each: timed_ms(llm, selection, with_spans=each, namespace=next(namespaces)) for each in order}
                 pairs.append((found[False], found[True]))
     found_ms: dict[str, float | int] = {"questions": len(pairs)}
-    for place, name in enumerate(("clock", "processor")):
-        alone, whole = ([each[place] for each in side] for side in zip(*pairs, strict=True))
+    for kind, name in enumerate(("clock", "processor")):
+        alone, whole = ([each[kind] for each in side] for side in zip(*pairs, strict=True))
         ratio = statistics.median(spans / prompt for prompt, spans in zip(alone, whole, strict=True))
         prompt_ms, spans_ms = statistics.median(alone), statistics.median(whole)
         print(
