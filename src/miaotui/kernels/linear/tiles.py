@@ -54,6 +54,10 @@ class Tiling:
     paired: tuple[int, ...] = ()  # row counts for which both tiles are summed side by side
     halved: bool = False  # two rows and more: half a tile at a time
 
+    def is_paired(self, rows: int, form: Format) -> bool:
+        """Return whether both tiles are summed side by side. Two scales of a group take one more register a sum."""
+        return rows in self.paired and form.layout.subs < 2 and not form.is_float
+
     def lanes(self, rows: int, form: Format) -> int:
         """Return how many outputs of a tile are summed together. Sums of floats are all that their loop holds."""
         return TILE_ROWS // 2 if self.halved and rows > 1 and not form.is_float else TILE_ROWS
@@ -63,7 +67,7 @@ class Tiling:
 # streams best one tile after the other.
 TILINGS = {
     Isa.AVX512_VNNI: Tiling(block=6, most=8, paired=(5, 6, 7, 8)),
-    Isa.AVX_VNNI: Tiling(block=4, most=4, halved=True),
+    Isa.AVX_VNNI: Tiling(block=6, most=8, halved=True),
     Isa.AVX2: Tiling(block=6, most=6, halved=True),
     Isa.NEON_DOTPROD: Tiling(block=4, most=4),
     Isa.PLAIN: Tiling(block=2, most=2, halved=True),
@@ -287,7 +291,7 @@ def emit_unit(
     stride, the headers and their stride, the outputs (float32) and their stride.
     """
     lanes = tiling.lanes(rows, form)
-    paired = rows in tiling.paired and not form.is_float
+    paired = tiling.is_paired(rows, form)
 
     def unit(
         e: Emitter,
