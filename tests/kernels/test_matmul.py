@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 from miaotui.kernels import reference
 from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.linear.formats import Format, padded_rows, tile_stride
-from miaotui.kernels.linear.matmul import BLOCK_ROWS, LEAST_BLOCKS, PART_BYTES, first_row, parts_of_rows
 from miaotui.kernels.linear.packed_blocks import Blocks, values
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.reference import Bytes
@@ -264,31 +262,6 @@ def test_many_rows_of_few_units_are_cut_for_the_threads(form: Format, threads: i
 
 def many_inputs(rows: int) -> NDArray[np.float32]:
     return np.random.default_rng(rows).standard_normal((rows, 32), np.float32)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_many_rows_of_long_inputs_are_cut_for_the_cache(threads: int) -> None:
-    rng, rows, width = np.random.default_rng(5), 150, PART_BYTES // 64
-    x = rng.standard_normal((rows, width), np.float32)
-    tested = case_of(random_blocks(Format.Q4, 64, width, rng), x)
-    out = Floating(rows, 64)
-    tested.run(rows, threads, {lin.MODE: lin.STORE, lin.OUT: out.address, lin.OUT_STRIDE: out.stride})
-    assert_same(out.read(), tested.product)
-
-
-def test_parts_of_rows_hold_every_row_once_and_whole_blocks() -> None:
-    parts_of, first = parts_of_rows.py_func, first_row.py_func
-    for rows in (1, 47, 48, 49, 512, 4096):
-        for units, team, row_bytes in product((1, 64, 1536), (1, 2, 7), (96, 3072, 49_152)):
-            count = parts_of(rows, units, team, row_bytes)
-            starts = [first(rows, part, count) for part in range(count + 1)]
-            assert starts[0] == 0
-            assert starts[-1] == rows
-            sizes = np.diff(starts)
-            assert all(start % BLOCK_ROWS == 0 for start in starts[:-1])
-            least = LEAST_BLOCKS // 2 * BLOCK_ROWS
-            assert count == 1 or sizes.min() > least - BLOCK_ROWS
-            assert count * least > rows - least or sizes.max() * row_bytes < 2 * PART_BYTES + BLOCK_ROWS * row_bytes
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

@@ -28,12 +28,12 @@ from miaotui.kernels.linear.fields import (
     X_STRIDE,
     X,
 )
-from miaotui.kernels.linear.formats import GROUP, Format
+from miaotui.kernels.linear.formats import Format
 from miaotui.kernels.linear.tiles import TILINGS, emit_unit
 from miaotui.kernels.platform.cpu import probe
 from miaotui.kernels.runtime.compiler import inline, kernel
 from miaotui.kernels.runtime.memory import READ_ONCE, peek
-from miaotui.kernels.runtime.ops import HEADER_BYTES, ROWS, RUN_SCRATCH, RUN_SCRATCH_STRIDE, RUN_TEAM, SLOT
+from miaotui.kernels.runtime.ops import ROWS, RUN_SCRATCH, RUN_SCRATCH_STRIDE, RUN_TEAM, SLOT
 from miaotui.kernels.runtime.prefetch import ask_inputs, ask_outputs
 from miaotui.kernels.runtime.simd import intrinsic
 from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, own_memory
@@ -41,20 +41,16 @@ from miaotui.kernels.runtime.sync import claim, claim_end, claim_first, own_memo
 _TILING = TILINGS[probe().isa]
 BLOCK_ROWS, MOST_ROWS = _TILING.block, _TILING.most  # rows of a block; rows that still go as one
 _BLOCK, _MOST = BLOCK_ROWS, MOST_ROWS
-LEAST_BLOCKS = 8  # of rows, before they are cut: the parts still read weights for several blocks
+LEAST_BLOCKS = 8  # of rows, before units are cut: the halves still read weights for several blocks
 EVEN = 8  # units for each thread, from which on it matters little that one has one more
-PART_BYTES = min(probe().caches.l2_bytes or 1 << 20, 2 << 20) // 2  # of inputs, which are read again for each unit
 
 
 @inline
-def parts_of_rows(rows, units, team, row_bytes):  # type: ignore[no-untyped-def]
-    """Return into how many parts many rows are cut: a cache keeps a part's inputs, and threads share units evenly."""
-    if rows < LEAST_BLOCKS * _BLOCK:
+def parts_of_rows(rows, units, team):  # type: ignore[no-untyped-def]
+    """Return into how many parts many rows are cut, so that threads share few units evenly."""
+    if rows < LEAST_BLOCKS * _BLOCK or team == 1 or units >= EVEN * team:
         return 1
-    parts = max(rows * row_bytes // PART_BYTES, 1)
-    if team > 1 and units < EVEN * team:
-        parts = max(parts, (EVEN * team + units - 1) // units)
-    return min(parts, rows // (LEAST_BLOCKS // 2 * _BLOCK))
+    return min((EVEN * team + units - 1) // units, rows // (LEAST_BLOCKS // 2 * _BLOCK))
 
 
 @inline
@@ -92,7 +88,7 @@ def unit_function(form: Format, once: bool, wide: bool) -> Any:
 
 def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE, wide: bool = False) -> Any:
     unit = unit_function(form, once, wide)
-    input_bytes = 4 if form is Format.F32 else 2 if wide else 1
+    input_bytes = 2 if wide else 1
     out_stride = 128  # a row of 32 outputs
 
     def linear(op, run, member):  # type: ignore[no-untyped-def]
@@ -110,7 +106,7 @@ def _linear_kernel(form: Format, name: str, once: bool = READ_ONCE, wide: bool =
         out = peek(run, RUN_SCRATCH) + member * peek(run, RUN_SCRATCH_STRIDE)
         gated = GATED_SILU <= peek(op, MODE) < SILU
         tiles = 4 if gated else 2
-        parts = parts_of_rows(rows, units, team, groups * (GROUP * input_bytes + HEADER_BYTES))
+        parts = parts_of_rows(rows, units, team)
         claimed = claim(run, slot, member, team, units * parts)
         while claimed >= 0:
             for claim_index in range(claim_first(claimed), claim_end(claimed)):
