@@ -57,7 +57,7 @@ class Tiling:
     block: int  # rows per block when there are many
     most: int  # rows that still go as one block
     paired: tuple[int, ...] = ()  # row counts for which both tiles are summed side by side
-    halved: bool = False  # two rows and more: half a tile at a time
+    halved: int = 0  # from how many rows on half a tile goes at a time; from two, if groups have two scales; 0: never
 
     def is_paired(self, rows: int, form: Format) -> bool:
         """Return whether both tiles are summed side by side. Two scales of a group take one more register a sum."""
@@ -65,17 +65,18 @@ class Tiling:
 
     def lanes(self, rows: int, form: Format) -> int:
         """Return how many outputs of a tile are summed together. Sums of floats are all that their loop holds."""
-        return TILE_ROWS // 2 if self.halved and rows > 1 and not form.is_float else TILE_ROWS
+        first = min(2, self.halved) if form.layout.subs == 2 else self.halved
+        return TILE_ROWS // 2 if 0 < first <= rows and not form.is_float else TILE_ROWS
 
 
 # Side by side there are more chains of dot products in flight, which a prompt's blocks want. Other numbers of rows
 # wait for memory, which streams best one tile after the other: 8 rows 16% to 30% faster on Zen 5.
 TILINGS = {
     Isa.AVX512_VNNI: Tiling(block=6, most=8, paired=(6,)),
-    Isa.AVX_VNNI: Tiling(block=6, most=8, halved=True),
-    Isa.AVX2: Tiling(block=6, most=6, halved=True),
+    Isa.AVX_VNNI: Tiling(block=6, most=8, halved=5),
+    Isa.AVX2: Tiling(block=6, most=6, halved=2),
     Isa.NEON_DOTPROD: Tiling(block=4, most=4),
-    Isa.PLAIN: Tiling(block=2, most=2, halved=True),
+    Isa.PLAIN: Tiling(block=2, most=2, halved=2),
 }
 
 
