@@ -70,7 +70,7 @@ class Tiling:
 
 
 # Side by side there are more chains of dot products in flight, which a prompt's blocks want. Other numbers of rows
-# wait for memory, which streams best one tile after the other: 8 rows 16% to 30% faster on Zen 5.
+# wait for memory, too, which streams best one tile after the other.
 TILINGS = {
     Isa.AVX512_VNNI: Tiling(block=6, most=8, paired=(6,)),
     Isa.AVX_VNNI: Tiling(block=6, most=8, halved=5),
