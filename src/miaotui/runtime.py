@@ -61,6 +61,11 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
     """Load the model at ``path`` (see `resolve`) without running it. Raises a `MiaotuiError`."""
     with files.open_model(path) as opened:
         config = opened.config
+        if config.masked is not None:
+            raise UnsupportedModelError(
+                f"{path.name} restores masked tokens instead of continuing a text: open it with "
+                "miaotui.dmlm.load_masked"
+            )
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
         template = load_chat_template(opened.metadata, opened.folder)
     chat = ChatEncoder(template, tokenizer)

@@ -24,6 +24,18 @@ class Windows(Enum):
     NOPE = "those without position encoding"
 
 
+@dataclass(frozen=True)
+class MaskedTraits:
+    """Traits of models that restore masked tokens, where ``config.json`` does not say.
+
+    ``block`` 0: every position sees all. ``shifted`` as in `MaskedConfig`.
+    """
+
+    mask_id: int | None = None
+    block: int = 0
+    shifted: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Properties of every model of one architecture.
@@ -77,6 +89,11 @@ class Architecture:
     fused_qkv: str | None = None  # safetensors hold q, k and v in one matrix of this name
     grouped_qkv: bool = False  # whose rows are, for each key head, its query heads, the key's and the value's
     fused_gate_up: str | None = None  # and gate and up
+    layers: str = "model.layers"  # of safetensors: where a layer's tensors lie
+    keys: Mapping[str, str] = field(default_factory=dict)  # config.json's own names of transformers' keys
+    expected: Mapping[str, object] = field(default_factory=dict)  # values that config.json must have, where it has any
+    marker: str | None = None  # a key of config.json that tells it from others of the same model_type
+    masked: MaskedTraits | None = None  # of models that restore masked tokens
     refused_layers: Mapping[int, str] = field(default_factory=dict)  # by layer count: what such a model has besides
     defaults: Mapping[str, object] = field(default_factory=dict)
 
