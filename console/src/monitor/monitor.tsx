@@ -144,7 +144,7 @@ function Rates({ moments }: { moments: Moment[] }): VNode {
       return change(each.sample, before.sample, name) / ((each.atMs - before.atMs) / 1000);
     });
   const plots: [TextName, number[]][] = [
-    ["tokens-per-second", rate("vllm:generation_tokens_total")],
+    ["tokens-per-second", rate("miaotui_written_tokens_total")],
     ["prompt-per-second", rate("vllm:prompt_tokens_total")],
     ["cores-busy", rate("process_cpu_seconds_total")],
   ];
