@@ -102,7 +102,7 @@ class StepShape:
     def of(chunks: Iterable[Chunk]) -> StepShape:
         """Return the shape of a planned step."""
         rows = logits = attended = adapted = 0
-        for _, start, tokens, _, n_logits, _, n_scored, _, adapter in chunks:
+        for _, start, tokens, _, n_logits, _, n_scored, _, adapter, *_ in chunks:
             count = len(tokens)
             adapted += count if adapter else 0
             rows += count
