@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.seq2seq.model import Seq2Seq
     from miaotui.submission import ChatParameters, TextParameters
+    from miaotui.text.infill import NamedText
 
 
 def load(
@@ -67,15 +68,21 @@ def load(
     return LLM(open_model(model, chosen, progress=progress), owns_loop=True)
 
 
-_CONFIGURATIONS = ("config.json", "model.bin")  # of folders
-
-
 def is_seq2seq_folder(model: str | os.PathLike[str]) -> bool:
-    """Return whether ``model`` is the folder of an encoder-decoder."""
+    """Return whether ``model`` is an encoder-decoder: a folder, or a name of the catalog."""
     if not isinstance(model, str | os.PathLike):
         return False  # for `open_model` to refuse
     folder = os.fspath(model)
-    if not isinstance(folder, str) or not any(os.path.isfile(os.path.join(folder, name)) for name in _CONFIGURATIONS):
+    if not isinstance(folder, str):
+        return False
+    if not os.path.isdir(folder):
+        from miaotui.hub.catalog import CATALOG  # noqa: PLC0415  (a path does not need it)
+
+        named = CATALOG.get(folder)
+        return named is not None and named.pair is not None
+    if not any(
+        name == "config.json" or (name.startswith("model") and name.endswith(".bin")) for name in os.listdir(folder)
+    ):
         return False
     from miaotui.model.seq2seq.opened import is_seq2seq  # noqa: PLC0415  (a catalog name does not need it)
 
@@ -219,6 +226,38 @@ class LLM(Closing, Facade):
         """
         loop = self.loop
         asked = self._reader.texts([prompt], params, parameters)
+        return DeltaStream(loop, lambda: asked.submit_one(loop), self)
+
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        params: SamplingParams | None = None,
+        *,
+        files: Sequence[NamedText] = (),
+        **parameters: Unpack[TextParameters],
+    ) -> Completion:
+        """Write the text between ``prefix`` and ``suffix``, with a model that was trained to fill in.
+
+        Parameters are those of `generate`; ``files`` are (name, text) pairs that belong to the same project. Raises
+        like `generate`, and `RequestError` for a model that only continues texts.
+        """
+        loop = self.loop
+        asked = self._reader.infill(prefix, suffix, files, params, parameters)
+        return whole(loop, lambda: asked.submit(loop))[0]
+
+    def infill_stream(
+        self,
+        prefix: str,
+        suffix: str,
+        params: SamplingParams | None = None,
+        *,
+        files: Sequence[NamedText] = (),
+        **parameters: Unpack[TextParameters],
+    ) -> DeltaStream:
+        """Write the text between two others, piece by piece, see `infill` and `stream`."""
+        loop = self.loop
+        asked = self._reader.infill(prefix, suffix, files, params, parameters)
         return DeltaStream(loop, lambda: asked.submit_one(loop), self)
 
     def chat_stream(

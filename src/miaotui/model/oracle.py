@@ -58,7 +58,8 @@ class Oracle:
     def logits(self, token_ids: Sequence[int], *, bidirectional: bool = False) -> Array:
         """Compute the unnormalized log-probabilities of the next token at each position, ``[n, vocab]``.
 
-        With ``bidirectional`` every position also sees those after it (within its window).
+        With ``bidirectional`` every position also sees those after it (within its window). Models that restore masked
+        tokens see as their configuration says.
         """
         return self.head(self.hidden_states(token_ids, bidirectional=bidirectional)[-1])
 
@@ -73,7 +74,8 @@ class Oracle:
         """Compute the stream after one layer from the stream before it, ``x [n, hidden]`` of a whole text."""
         positions = np.arange(len(x))
         queries, keys, values = self.project(x, layer, positions)
-        seen = visible(positions, len(x), self.config.windows[layer], bidirectional)
+        block = 0 if bidirectional else self.config.attention_block
+        seen = visible(positions, len(x), self.config.windows[layer], block == 0, block)
         return self.finish(x, layer, queries, keys, values, seen)
 
     # the steps of a pass, for callers that keep keys and values between calls
@@ -254,10 +256,17 @@ def _frequencies(rope: RopeConfig) -> NDArray[np.float64]:
     return rope.inverse_frequencies()
 
 
-def visible(positions: NDArray[np.int64], count: int, window: int, bidirectional: bool) -> NDArray[np.bool_]:
-    """Return which of the first ``count`` positions each position sees, ``[n, count]``; a window counts itself."""
+def visible(
+    positions: NDArray[np.int64], count: int, window: int, bidirectional: bool, block: int = 1
+) -> NDArray[np.bool_]:
+    """Return which of the first ``count`` positions each position sees, ``[n, count]``; a window counts itself.
+
+    Positions of one ``block`` see each other, and all blocks before theirs.
+    """
     back = positions[:, None] - np.arange(count)[None, :]
-    seen = np.full(back.shape, True) if bidirectional else back >= 0
+    seen = np.full(back.shape, True)
+    if not bidirectional:
+        seen = positions[:, None] // block >= np.arange(count)[None, :] // block
     return seen & (np.abs(back) < window) if window else seen
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from miaotui.backends.cpu.operations import target_fields
+from miaotui.backends.cpu.seq2seq.packed import HEAD_REST
 from miaotui.backends.cpu.seq2seq.stack import Floats, StackProgram
 from miaotui.backends.cpu.seq2seq.workspace import SourcePanels, SourceSpace, TargetSlots, TargetSpace
 from miaotui.backends.cpu.workspace import Activations, Rows
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.pointwise import recurrence_fields as rec
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.ops import float_field
 from miaotui.kernels.sampling import tops_fields as tp
@@ -75,7 +77,7 @@ class SourceProgram(StackProgram):
         }
         self._operations.add("attention.bidirectional:store_keys", fields)
         self._operations.add("attention.bidirectional:attend", fields)
-        self._linear(f"encoder.{prefix}o", space.attended, stream, lin.ADD)
+        self._linear(f"encoder.{prefix}o", self._attended(), stream, lin.ADD)
 
     def _remember(self, layer: int, states: Activations) -> None:
         """Add the keys and values of one decoder layer, and their way into its panels."""
@@ -155,8 +157,26 @@ class TargetProgram(StackProgram):
         scale = self.config.logit_scale
         self._norm(name, source, out=self.space.last, rows=ops.RUN_LOGIT_ROWS, scale=scale)
 
+    def _recurrence(self, layer: int, source: Activations, stream: Rows) -> None:
+        """Add the recurrent unit of every row, which goes on from the state of the row before it."""
+        space, width = self.space, self.config.hidden_size
+        self._linear(f"decoder.layers.{layer}.gates", source, space.qkv)
+        fields = {
+            rec.X: space.qkv.address,
+            rec.X_STRIDE: space.qkv.stride,
+            rec.WIDTH: width,
+            rec.STATES: self._slots.layer(layer),
+            rec.STATE_STRIDE: self._slots.slot_bytes,
+            rec.FIRST_STATE: self._zeros,
+            rec.OUT: stream.address,
+            rec.OUT_STRIDE: stream.stride,
+        }
+        self._operations.add("pointwise.recurrence:remember", fields)
+
     def _attention(self, layer: int, source: Activations, stream: Rows) -> None:
-        """Add the attention of every row to its own target."""
+        """Add the attention of every row to its own target, or what stands in its place."""
+        if self.config.recurrent:
+            return self._recurrence(layer, source, stream)
         space, width = self.space, 4 * self.stack.n_heads * self.config.head_dim
         self._linear(f"decoder.layers.{layer}.qkv", source, space.qkv)
         fields = self._query_fields(space.qkv) | {
@@ -169,7 +189,7 @@ class TargetProgram(StackProgram):
         }
         self._operations.add("attention.slots:store_slots", fields)
         self._operations.add("attention.slots:attend_slots", fields)
-        self._linear(f"decoder.layers.{layer}.o", space.attended, stream, lin.ADD)
+        return self._linear(f"decoder.layers.{layer}.o", self._attended(), stream, lin.ADD)
 
     def _cross_attention(self, layer: int, source: Activations, stream: Rows) -> None:
         """Add the attention of every row to its source."""
@@ -183,7 +203,7 @@ class TargetProgram(StackProgram):
             att.STORED: 1,
         }
         self._operations.add("attention.bidirectional:attend", fields)
-        self._linear(f"decoder.layers.{layer}.cross_o", space.attended, stream, lin.ADD)
+        self._linear(f"decoder.layers.{layer}.cross_o", self._attended(), stream, lin.ADD)
 
     def _query_fields(self, rows: Rows) -> dict[int, int]:
         return {
@@ -197,7 +217,7 @@ class TargetProgram(StackProgram):
 
     def _distance_bias(self, max_tokens: int) -> dict[int, int]:
         """Return the fields of T5's bias by distance, for keys that are not behind the query."""
-        if self.config.position != "relative":
+        if self.config.position != "relative" or self.config.recurrent:
             return {}
         table = self.weights.vector("decoder.relative_bias")
         last = np.array([max_tokens - 1])
@@ -209,6 +229,9 @@ class TargetProgram(StackProgram):
         space, config = self.space, self.config
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
         self._product(matrix, space.last, space.logits, lin.STORE, "head_bias", ops.RUN_LOGIT_ROWS)
+        if HEAD_REST in self.weights:
+            rest = self.weights.matrix(HEAD_REST)
+            self._product(rest, space.last, space.logits, lin.ADD, "", ops.RUN_LOGIT_ROWS)
         fields = {
             tp.X: space.logits.address,
             tp.X_STRIDE: space.logits.stride,
