@@ -19,10 +19,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SOURCES := src tests benchmarks docs
 SLOW := slow or model or compare
+APART := clients or long
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run chat serve doctor models test test-fast test-slow test-console-all test-clients .test-clients chaos test-aarch64 lint format types check \
+.PHONY: help run chat serve doctor models test test-fast test-slow test-long test-console-all test-clients .test-clients chaos test-aarch64 lint format types check \
 	bench bench-peers walk fuzz docs figures site screenshots wheels console clean
 
 help: ## list the targets
@@ -46,13 +47,16 @@ models: $(VENV)/.ready ## fetch the models that the tests use
 	@$(BIN)/miaotui pull qwen2.5-coder-0.5b
 
 test: $(VENV)/.ready-test models ## all tests but those that compare with torch
-	$(BIN)/python -m pytest -m "not (compare or clients)" $(ARGS)
+	$(BIN)/python -m pytest -m "not (compare or $(APART))" $(ARGS)
 
 test-fast: $(VENV)/.ready-test ## the tests that need no model; under a minute (one process: ARGS="-n 0")
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ($(SLOW) or clients)" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ($(SLOW) or $(APART))" $(ARGS)
 
 test-slow: $(VENV)/.ready-compare models ## the other tests: real models, and torch beside them
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "($(SLOW)) and not clients" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "($(SLOW)) and not ($(APART))" $(ARGS)
+
+test-long: $(VENV)/.ready-compare models ## the whole of what slow tests take samples of
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 test-console-all: $(VENV)/.ready-test console/node_modules/.ready ## every journey through the console, in both languages at both widths (needs Chromium)
 	MIAOTUI_CONSOLE_ALL=1 $(BIN)/python -m pytest -m "" -rA --show-capture=no tests/serve/console $(ARGS)
@@ -93,7 +97,7 @@ walk: $(VENV)/.ready-test ## list the Python files that one token and one HTTP c
 
 FUZZ ?= gguf
 
-fuzz: $(VENV)/.ready-fuzz ## feed broken files to the readers until stopped (FUZZ=gguf, models, onnx, whisper, audio, ctranslate2, encoder_folders or stored_models)
+fuzz: $(VENV)/.ready-fuzz ## feed broken files to the readers until stopped (FUZZ=gguf, models, onnx, whisper, audio, ctranslate2, marian, encoder_folders or stored_models)
 	$(BIN)/python tests/fuzz/fuzz_$(FUZZ).py $(ARGS)
 
 docs: $(VENV)/.ready ## write docs/cli.md from the program's own help; copy examples into docs/zh

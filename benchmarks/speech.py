@@ -1,6 +1,6 @@
 """Speech recognition beside faster-whisper on the same weights: speed, tokens, word and character errors, silence.
 
-    python benchmarks/speech.py DATA [--peer PYTHON] [--parts clip,sentences,long,quiet] [--sentences N]
+    python benchmarks/speech.py DATA [--peer PYTHON] [--parts clip,sentences,long,quiet,deadlines] [--sentences N]
         [--languages en,zh] [--cache FILE]
 
 DATA holds ``speech/jfk.flac`` and ``ntrex-en-zh``, whose sentences espeak-ng speaks (drawn with seed 0). PYTHON has
@@ -27,6 +27,7 @@ import numpy as np
 
 import miaotui
 from machine import describe
+from miaotui.errors import DeadlineUnattainableError
 from miaotui.hub.resolve import resolve
 from miaotui.speech.audio import read_audio
 from miaotui.speech.recordings import Recording
@@ -148,40 +149,47 @@ def compare_speed(
 
 
 def compare_sentences(
-    model: miaotui.SpeechModel, peer: Peer | None, chosen: Sequence[tuple[str, str, str]], cache: Path, limit_s: float
+    model: miaotui.SpeechModel,
+    peer: Peer | None,
+    chosen: Sequence[tuple[str, str, str]],
+    cache: Path,
+    limit_s: float,
+    ours: str,
 ) -> dict[str, Any]:
-    """Errors of both and agreement with float32, sentence by sentence, as far as the time goes."""
+    """Errors of both and agreement with float32, sentence by sentence, as far as the time goes.
+
+    ``ours`` names our side in the cache: one cache serves several formats of weights.
+    """
     kept: dict[str, Any] = json.loads(cache.read_text()) if cache.exists() else {}
     end_s = time.perf_counter() + limit_s
     for code, voice, text in chosen:
-        key = f"{code} {voice} {text}"
-        if key in kept or time.perf_counter() > end_s:
+        own = kept.setdefault(f"{code} {voice} {text}", {})
+        missing = [side for side in [ours, *(("float32", "int8") if peer else ())] if side not in own]
+        if not missing or time.perf_counter() > end_s:
             continue
         samples = spoken(text, voice)
-        answers = {"ours": hear(model, samples, code, 1)}
-        if peer:
-            answers |= {kind: peer.hear(samples, code, 1, kind) for kind in ("float32", "int8")}
-        kept[key] = {name: each._asdict() for name, each in answers.items()} | {
-            "duration_s": len(samples) / SAMPLE_RATE
-        }
+        own["duration_s"] = len(samples) / SAMPLE_RATE
+        for side in missing:
+            heard = hear(model, samples, code, 1) if side == ours or not peer else peer.hear(samples, code, 1, side)
+            own[side] = heard._asdict()
         cache.write_text(json.dumps(kept, ensure_ascii=False))
-    return {code: summary(kept, code) for code in VOICES}
+    return {code: summary(kept, code, ours) for code in VOICES}
 
 
-def summary(kept: dict[str, Any], code: str) -> dict[str, Any]:
+def summary(kept: dict[str, Any], code: str, ours: str) -> dict[str, Any]:
     """Rates over the sentences of one language."""
     rows = [(key.split(" ", 2)[2], each) for key, each in kept.items() if key.startswith(code)]
     found: dict[str, Any] = {"sentences": len(rows)}
-    for name in ("ours", "float32", "int8"):
+    for name in (ours, "float32", "int8"):
         own = [(units(text, code), units(each[name]["text"], code)) for text, each in rows if name in each]
         if own:
             edits = sum(distance(right, heard) for right, heard in own)
             found[f"errors_{name}"] = edits / max(sum(len(right) for right, _ in own), 1)
             found[f"seconds_{name}"] = sum(each[name]["seconds"] for _, each in rows if name in each)
     sure = [
-        (each["ours"]["tokens"], each["float32"]["tokens"])
+        (each[ours]["tokens"], each["float32"]["tokens"])
         for text, each in rows
-        if "float32" in each and errors(text, each["float32"]["text"], code) < 0.3
+        if {ours, "float32"} <= each.keys() and errors(text, each["float32"]["text"], code) < 0.3
     ]
     if sure:
         edits = sum(distance(*pair) for pair in sure)
@@ -205,6 +213,24 @@ def long_recording(data: Path) -> Samples:
             parts.append(spoken(text, voice))
             total += len(parts[-1])
     return np.concatenate(parts)[: LONG_S * SAMPLE_RATE]
+
+
+def keep_deadlines(model: miaotui.SpeechModel, samples: Samples) -> list[dict[str, Any]]:
+    """What is promised of a recording, and kept: deadlines of several lengths, each with the sound that would fit."""
+    found = []
+    for share in (0.2, 0.5, 1.2):
+        limit_s = share * model.predicted_s(len(samples) / SAMPLE_RATE, TranscriptionOptions(language="en"))
+        options = TranscriptionOptions(language="en", deadline_s=limit_s)
+        duration_s = len(samples) / SAMPLE_RATE
+        try:
+            model.require_time(duration_s, options)
+        except DeadlineUnattainableError as error:
+            duration_s = float(re.findall(r"about (\d+) s of sound would fit", str(error))[0])
+        start_s = time.perf_counter()
+        list(model.segments(samples[: int(duration_s * SAMPLE_RATE)], options))
+        found.append({"deadline_s": limit_s, "sound_s": duration_s, "took_s": time.perf_counter() - start_s})
+        print(f"deadline: {found[-1]}", flush=True)
+    return found
 
 
 def quiet_recordings(seconds: int) -> dict[str, Samples]:
@@ -249,10 +275,14 @@ def main() -> None:
             result["clip"] = compare_speed("clip", model, peer, clip, ROUNDS)
         if "long" in parts:
             result["long"] = compare_speed("long", model, peer, long_recording(args.data), 1)
+        if "deadlines" in parts:
+            result["deadlines"] = keep_deadlines(model, long_recording(args.data)[: args.quiet_s * SAMPLE_RATE])
         if "sentences" in parts:
             chosen = sentences(args.data, args.sentences, args.languages.split(","))
             args.cache.parent.mkdir(parents=True, exist_ok=True)
-            result["sentences"] = compare_sentences(model, peer, chosen, args.cache, args.limit_s)
+            result["sentences"] = compare_sentences(
+                model, peer, chosen, args.cache, args.limit_s, f"ours {args.format}"
+            )
         if "quiet" in parts:
             for name, samples in quiet_recordings(args.quiet_s).items():
                 found = Recording(samples).transcribe(model, TranscriptionOptions())

@@ -16,7 +16,7 @@ LAYERS = (
     ("serve",),
     ("apps",),
     ("tasks",),
-    ("bench",),
+    ("bench", "optimize"),
     ("__init__", "async_llm", "async_encoder"),
     ("llm", "encoder", "seq2seq", "speech"),
     ("submission", "encoders", "runtime", "translation"),

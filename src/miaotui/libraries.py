@@ -24,7 +24,7 @@ EXTRAS = {
     "sklearn": "apps",
     "symspellpy": "spelling",
     "opentelemetry": "otel",
-    "torch": "train",
+    "torch": "optimize",
 }
 COMPILERS = {"numba", "llvmlite"}
 NOT_FOR_WINDOWS_ON_ARM = {"tantivy", "rjieba"}

@@ -68,15 +68,21 @@ def load(
     return LLM(open_model(model, chosen, progress=progress), owns_loop=True)
 
 
-_CONFIGURATIONS = ("config.json", "model.bin")  # of folders
-
-
 def is_seq2seq_folder(model: str | os.PathLike[str]) -> bool:
-    """Return whether ``model`` is the folder of an encoder-decoder."""
+    """Return whether ``model`` is an encoder-decoder: a folder, or a name of the catalog."""
     if not isinstance(model, str | os.PathLike):
         return False  # for `open_model` to refuse
     folder = os.fspath(model)
-    if not isinstance(folder, str) or not any(os.path.isfile(os.path.join(folder, name)) for name in _CONFIGURATIONS):
+    if not isinstance(folder, str):
+        return False
+    if not os.path.isdir(folder):
+        from miaotui.hub.catalog import CATALOG  # noqa: PLC0415  (a path does not need it)
+
+        named = CATALOG.get(folder)
+        return named is not None and named.pair is not None
+    if not any(
+        name == "config.json" or (name.startswith("model") and name.endswith(".bin")) for name in os.listdir(folder)
+    ):
         return False
     from miaotui.model.seq2seq.opened import is_seq2seq  # noqa: PLC0415  (a catalog name does not need it)
 

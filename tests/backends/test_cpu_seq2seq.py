@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from marian_files import marian_binary_folder
 from miaotui.backends.cpu.seq2seq.backend import CpuSeq2Seq
 from miaotui.backends.cpu.seq2seq.build import build_seq2seq, seq2seq_limits
 from miaotui.backends.cpu.seq2seq.stack import require_runnable_seq2seq
@@ -26,6 +28,8 @@ from miaotui.model.seq2seq.opened import OpenedSeq2Seq, open_seq2seq
 from tiny_seq2seq import LEAST_COSINE, VARIANTS, VOCAB, cosines, tiny_folder
 
 Floats = NDArray[np.float32]
+SSRU = "marian-ssru"  # with a recurrent decoder, from Marian's own files
+EVERY = (*VARIANTS, SSRU)
 SIZES = (5, 1, 33, 16, 8, 17)
 STEPS = 6
 
@@ -37,7 +41,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(home: Path, variant: str) -> OpenedSeq2Seq:
     folder = home / variant
-    return open_seq2seq(folder if folder.exists() else tiny_folder(folder, variant))
+    made = marian_binary_folder if variant == SSRU else partial(tiny_folder, variant=variant)
+    return open_seq2seq(folder if folder.exists() else made(folder))
 
 
 def built(
@@ -72,7 +77,7 @@ def scores_of(backend: Seq2SeqBackend, sources: list[list[int]], targets: NDArra
 
 
 @pytest.mark.parametrize("form", LEAST_COSINE, ids=lambda form: form.value)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY)
 def test_scores_are_the_oracles(home: Path, variant: str, form: Format) -> None:
     model, sources, targets = opened(home, variant), sources_of(), targets_of(len(SIZES))
     targets[2, 1] = max(model.config.unplaced_token, 1)
@@ -87,7 +92,7 @@ def test_scores_are_the_oracles(home: Path, variant: str, form: Format) -> None:
 
 
 @pytest.mark.parametrize("form", LEAST_COSINE, ids=lambda form: form.value)
-@pytest.mark.parametrize("variant", ["flan-t5", "bart", "m2m100"])
+@pytest.mark.parametrize("variant", ["flan-t5", "bart", "m2m100", SSRU])
 def test_a_target_has_the_same_bytes_alone_and_among_others(home: Path, variant: str, form: Format) -> None:
     sources, targets = sources_of(), targets_of(len(SIZES))
     alone = built(home, variant, form)
@@ -100,8 +105,9 @@ def test_a_target_has_the_same_bytes_alone_and_among_others(home: Path, variant:
                 np.testing.assert_array_equal(scores, expected[index])
 
 
-def test_beams_share_their_prefix_and_leave_it_unchanged(home: Path) -> None:
-    backend, source, targets = built(home, "bart"), sources_of()[:1], targets_of(30, 3)
+@pytest.mark.parametrize("variant", ["bart", SSRU])
+def test_beams_share_their_prefix_and_leave_it_unchanged(home: Path, variant: str) -> None:
+    backend, source, targets = built(home, variant), sources_of()[:1], targets_of(30, 3)
     targets[:, :2] = targets[0, :2]
     expected = [scores_of(backend, source, target[None])[0, 2] for target in targets]
     (number,) = backend.encode(source)
@@ -113,6 +119,19 @@ def test_beams_share_their_prefix_and_leave_it_unchanged(home: Path) -> None:
     for row, scores in enumerate(expected):
         np.testing.assert_array_equal(outcome.scores.all(row), scores)
     backend.release([*outcome.prefixes, prefix], [number])
+
+
+def test_rows_of_one_target_may_share_a_pass_of_the_recurrent_unit(home: Path) -> None:
+    backend, sources, targets = built(home, SSRU), sources_of((7, 20)), targets_of(2, 5)
+    expected = scores_of(backend, sources, targets)
+    numbers = backend.encode(sources)
+    rows = [
+        TargetRow(n, NO_PREFIX, int(t[4]), 1, tuple(map(int, t[:4]))) for n, t in zip(numbers, targets, strict=True)
+    ]
+    outcome = backend.run(rows)
+    for row in range(2):
+        np.testing.assert_array_equal(outcome.scores.all(row), expected[row, 4])
+    backend.release(outcome.prefixes, numbers)
 
 
 def test_the_best_tokens_are_those_of_all(home: Path) -> None:
@@ -138,7 +157,7 @@ def found(queue: SearchQueue, sources: list[list[int]], settings: GenerationSett
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY)
 def test_searches_find_the_tokens_of_the_oracle(home: Path, variant: str, beams: int) -> None:
     model, sources = opened(home, variant), sources_of((3, 9, 30, 17, 1, 12))
     settings = replace(model.generation, num_beams=beams, max_length=14, no_repeat_ngram_size=3)

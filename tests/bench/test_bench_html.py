@@ -12,11 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from miaotui.bench.compare import Comparison
 from miaotui.bench.html.charts import EMPTY, ChartAxis, ChartSeries, chart, time_line
-from miaotui.bench.html.page import load_sections, page, speed_sections, table_section, write_page
+from miaotui.bench.html.page import compare_sections, load_sections, page, speed_sections, table_section, write_page
+from miaotui.bench.html.words import words
 from miaotui.bench.load import outcome as ends
 from miaotui.bench.load.outcome import RequestOutcome
 from miaotui.bench.load.summary import LatencyTargets, summarised
+from miaotui.bench.report import aligned
 from miaotui.bench.speed import MachineLimits, RooflinePoint, SpeedReport, SpeedSeries
 from miaotui.errors import CacheError
 
@@ -74,6 +77,16 @@ def test_a_chart_draws_its_points_in_order() -> None:
     assert circles[1][1] < circles[2][1] < circles[0][1]  # up is less
 
 
+def test_texts_beside_points_do_not_cover_each_other() -> None:
+    close = [(5.0, 5.0), (5.1, 5.05), (5.2, 4.95), (9.0, 5.0)]
+    drawn = chart(
+        [ChartSeries("a", close, ("decode, 1", "decode, 2", "decode, 4", "far"))], ChartAxis("x"), ChartAxis("y")
+    )
+    svg = ElementTree.fromstring(drawn[drawn.index("<svg") : drawn.index("</svg>") + 6])
+    texts = [each.attrib for each in svg.iter("text") if (each.text or "").startswith("decode")]
+    assert len({(each["text-anchor"], round(float(each["y"]))) for each in texts}) == 3
+
+
 def test_a_chart_without_values_says_so() -> None:
     assert chart([ChartSeries("a", [(math.nan, 1.0)])], ChartAxis("x"), ChartAxis("y")) == EMPTY
     assert chart([ChartSeries("a", [(0.0, 1.0)])], ChartAxis("x", log=True), ChartAxis("y")) == EMPTY
@@ -86,7 +99,10 @@ def test_a_report_of_loads_asks_for_nothing_and_runs_nothing() -> None:
     text = page(
         HOSTILE,
         [HOSTILE],
-        [table_section(HOSTILE), *load_sections(summaries, {HOSTILE: outcomes, "2/s": outcomes})],
+        [
+            table_section(aligned([[HOSTILE], [HOSTILE]])),
+            *load_sections(summaries, {HOSTILE: outcomes, "2/s": outcomes}),
+        ],
         HOSTILE,
     )
     tags = tags_of(text)
@@ -108,6 +124,30 @@ def test_a_report_of_a_model_has_its_roofline() -> None:
     assert "multiply-adds for each byte read" in text
     assert "decode, 1 stream" in text
     assert text.count("<svg") == 3
+
+
+def test_a_report_in_chinese_keeps_names_and_numbers() -> None:
+    rows = aligned(
+        [["", "way", "tokens/s", "range"], ["decode, 8 streams", "drafts", "50.0", "40 to 60"], [HOSTILE] * 4]
+    )
+    found = Comparison(("a", "b"), {"tokens/s": [(1.0, 2.0), (2.0, 3.0)]})
+    say = words("zh")
+    about = ["m on x86, 2 threads, seed 7", "4/s: 3 x stalled"]
+    text = page("t", about, [table_section(rows, say), *compare_sections(found, say)], "{}", "zh")
+    for part in (
+        'lang="zh-CN"',
+        "数据",
+        "解码，8 路",
+        "投机解码",
+        "40 至 60",
+        "50.0",
+        "m，x86，2 个线程，种子 7",
+        "3 x stalled",
+    ):
+        assert part in text, part
+    assert text.count("<tr>") == 3
+    assert "script" not in tags_of(text).tags
+    assert all(words("en")(each) == each for each in ("Numbers", "drafts"))
 
 
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:

@@ -94,6 +94,13 @@ def test_each_utterance_has_its_final_text_in_order(server: Serving) -> None:
     assert all(each["text"].endswith("transcribe.") for each in finals(rest))
 
 
+def test_plain_http_is_told_to_upgrade(server: Serving) -> None:
+    answer = httpx.get(server.url + "/v1/audio/live")
+    assert answer.status_code == 426
+    assert answer.headers["upgrade"] == "websocket"
+    assert "ws://" in answer.json()["error"]["message"]
+
+
 def test_final_texts_do_not_depend_on_how_the_sound_comes(server: Serving) -> None:
     content = sound(STREAM)
     assert finals(heard(server, content)) == finals(heard(server, content, step=100_000))

@@ -11,7 +11,7 @@ import gc
 import importlib
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,9 @@ def serve(parsed: argparse.Namespace) -> int:
         def ready(services: Services) -> None:
             gc.freeze()  # what start-up made stays: collections need not look at it again
             gc.set_threshold(COLLECTED_AFTER)  # most of what a step makes is gone by its end
-            others = [*services.seq2seq, *services.speech, *services.encoders]
-            print(opening(url, services.models, others, options), file=sys.stderr, flush=True)
+            others = [*services.seq2seq, *services.speech]
+            text = opening(url, services.models, others, options, late=[*services.encoders])
+            print(text, file=sys.stderr, flush=True)
 
         run = importlib.import_module("miaotui.serve.http.server").run
         models = opened.chats, opened.encoders
@@ -87,11 +88,17 @@ def options_from(parsed: argparse.Namespace) -> ServeSettings:
     return replace(ServeSettings(**values), models=words)
 
 
-def opening(url: str, models: Mapping[str, ServedModel], others: Iterable[str], options: ServeSettings) -> str:
-    """Return what is printed when the server is ready: its address, its promise, how to call it."""
-    names, served = list(models), [*models, *others]
+def opening(
+    url: str, models: Mapping[str, ServedModel], others: Iterable[str], options: ServeSettings, late: Sequence[str] = ()
+) -> str:
+    """Return what is printed when the server is ready: its address, its promise, how to call it.
+
+    ``late`` are models that are loaded when they are first used.
+    """
+    names, served = list(models), [*models, *others, *late]
     if not names:
-        return messages.SERVING_ENCODERS(url=url, models=", ".join(served))
+        note = messages.LOADED_LATE(models=", ".join(late)) if late else ""
+        return messages.SERVING_ENCODERS(url=url, models=", ".join(served), late=note)
     promise = promised(models[names[0]])
     if len(names) > 1:
         promise = f"{names[0]}: {promise}"

@@ -23,6 +23,7 @@ from miaotui.engine.encoding.loop import EncoderLoop
 from miaotui.engine.jobs.admission import QueueLimits
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2
+from miaotui.hub.formats.marian.binary import find_marian
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.resolve import resolve
 from miaotui.model.encoder.container import OpenedEncoder
@@ -86,7 +87,7 @@ def load_encoder_model(
     if is_decoder_encoder(path):
         with open_decoder_encoder(path) as opened:
             return _decoder(path, opened, options, settings, progress)
-    if is_speech(path) or is_ctranslate2(path / FILE_NAME):
+    if is_speech(path) or is_ctranslate2(path / FILE_NAME) or find_marian(path) is not None:
         loader = "load_speech" if is_speech(path) else "load_seq2seq"
         raise UnsupportedModelError(f"{path} holds an encoder-decoder, no encoder: load it with miaotui.{loader}")
     with open_encoder(path) as opened_encoder:

@@ -198,12 +198,14 @@ def _local(text: str) -> Path:
     raise _unsupported(path, [path])
 
 
-def _is_ctranslate2(folder: Path) -> bool:
-    if not (folder / "model.bin").is_file():
+def _is_exported_seq2seq(folder: Path) -> bool:
+    """Return whether a folder holds an encoder-decoder in CTranslate2's or Marian's own form."""
+    if not any(folder.glob("model*.bin")):
         return False
     from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2  # noqa: PLC0415  (needs NumPy)
+    from miaotui.hub.formats.marian.binary import find_marian  # noqa: PLC0415  (needs NumPy)
 
-    return is_ctranslate2(folder / FILE_NAME)
+    return is_ctranslate2(folder / FILE_NAME) or find_marian(folder) is not None
 
 
 def _in_folder(folder: Path) -> Path:
@@ -211,7 +213,7 @@ def _in_folder(folder: Path) -> Path:
     files = sorted(p for p in folder.iterdir() if p.is_file())
     if (folder / CONFIG).is_file() and any(p.suffix == ".safetensors" for p in files):
         return folder
-    if _is_ctranslate2(folder):
+    if _is_exported_seq2seq(folder):
         return folder
     ggufs = [p for p in files if p.suffix.lower() == ".gguf"]
     if len(ggufs) == 1:

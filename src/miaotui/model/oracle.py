@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,24 @@ from miaotui.model.latent import LATENT_EPS, LatentConfig
 from miaotui.model.rope import RopeConfig
 
 Array = NDArray[np.float32]
+OnProduct = Callable[[str, Array], None]
 
 
 class Oracle:
     """A model's logits and hidden states in float32.
 
-    ``weights`` has the canonical names; stored tensors are decoded: 4 bytes of memory per weight.
+    ``weights`` has the canonical names; stored tensors are decoded: 4 bytes of memory per weight. ``on_product`` is
+    called before each product of a matrix, with its name and its inputs ``[n, inputs]``.
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, StoredTensor] | Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, StoredTensor] | Mapping[str, Array],
+        on_product: OnProduct | None = None,
+    ) -> None:
         self.config = config
+        self._on_product = on_product
         self._weights = {name: _decoded(weights[name]) for name in weights}
         self._adapter: Mapping[str, LowRankPair] = {}
 
@@ -121,8 +129,10 @@ class Oracle:
 
     def head(self, x: Array) -> Array:
         """Compute the logits ``[n, vocab]`` from the stream after the last layer."""
-        final = self.normed(x)
-        logits = final @ self._weights["embed" if self.config.tied_head else "head"].T
+        final, name = self.normed(x), "embed" if self.config.tied_head else "head"
+        if self._on_product is not None:
+            self._on_product(name, final)
+        logits = final @ self._weights[name].T
         if "head" in self._adapter:
             logits = logits + self._adapter["head"].product(final)
         if self.config.head_bias:
@@ -210,6 +220,8 @@ class Oracle:
 
         Of ``parts`` equal parts of the rows of w, one is used.
         """
+        if self._on_product is not None:
+            self._on_product(name, x)
         weights, bias = self._weights[name], self._weights.get(name + "_bias")
         some = slice(len(weights) // parts * part, len(weights) // parts * (part + 1))
         y: Array = x @ weights[some].T

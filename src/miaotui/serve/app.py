@@ -89,6 +89,7 @@ def create_app(services: Services, layers: Sequence[Middleware] = ()) -> Starlet
     `services_of`.
     """
     endpoints = [endpoint for routes in ROUTES for endpoint in routes()]
+    endpoints += live.routes(services)
     if services.settings.console:
         endpoints += console.routes()
     if services.settings.docs:

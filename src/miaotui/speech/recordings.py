@@ -21,6 +21,7 @@ from miaotui.speech.transcript import (
     Transcript,
     TranscriptionOptions,
 )
+from miaotui.text.language_names import language_subtag
 
 
 class Recording:
@@ -70,7 +71,7 @@ class RecordingSegments:
     @property
     def language(self) -> str:
         """Return the code of the language; of a recording without speech the one that was given."""
-        return self._stream.language or self._options.language
+        return self._stream.language or language_subtag(self._options.language)
 
     def __iter__(self) -> RecordingSegments:
         """Return itself."""

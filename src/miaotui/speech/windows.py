@@ -33,9 +33,9 @@ class RecordingWindows:
     def __init__(self, model: LoadedSpeech, samples: Samples, options: TranscriptionOptions) -> None:
         self._model, self._options = model, options
         tokens = model.tokenizer.tokens
-        self._language = tokens.language(options.language) if options.language else None
+        self.language = tokens.language_code(options.language) if options.language else ""
+        self._language = tokens.languages.get(self.language)
         tokens.task(options.task)
-        self.language = options.language.lower()
         self.count = len(samples) // HOP_SAMPLES  # frames of the recording
         self._frames = log_mel(samples, model.config.mel_bins)
         prompt = options.prompt.strip()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from miaotui.errors import FieldError
 from miaotui.libraries import need
+from miaotui.text.language_names import language_subtag
 
 LANGUAGES: Mapping[str, str] = {
     "en": "English", "zh": "Chinese", "ar": "Arabic", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
@@ -21,7 +22,6 @@ LANGUAGES: Mapping[str, str] = {
     "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
     "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese",
 }  # fmt: skip
-ALIASES: Mapping[str, str] = {"zh-hans": "zh", "zh-cn": "zh", "zh-hant": "zh", "zh-tw": "zh", "nb": "no", "pt-br": "pt"}
 AUTO = "auto"
 _SAMPLE = 2_000  # characters
 _HAN, _KANA = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]"), re.compile("[\u3040-\u30ff]")
@@ -39,12 +39,10 @@ class DetectedLanguage(NamedTuple):
 
 
 def language_code(name: str, field: str) -> str:
-    """Return the code of a language by code or English name. Raises `FieldError`."""
-    wanted = name.strip().lower() if isinstance(name, str) else ""
-    wanted = ALIASES.get(wanted, wanted)
-    for code, full in LANGUAGES.items():
-        if wanted in (code, full.lower()):
-            return code
+    """Return the code of a language by code, tag (``en-US``) or English name. Raises `FieldError`."""
+    wanted = language_subtag(name) if isinstance(name, str) else ""
+    if wanted in LANGUAGES:
+        return wanted
     raise FieldError(field, f"{str(name)[:40]!r} is no language that is known here; known are: {', '.join(LANGUAGES)}")
 
 

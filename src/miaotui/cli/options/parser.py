@@ -19,6 +19,7 @@ from miaotui.cli.options.dmlm import dmlm_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
+from miaotui.cli.options.optimize import card_options, optimize_options
 from miaotui.cli.options.serve import key_options, serve_options
 from miaotui.cli.options.speech import transcribe_options
 from miaotui.cli.options.tasks import (
@@ -306,6 +307,15 @@ COMMANDS = (
     Command(
         "merge-adapter", "write a model with an adapter merged in", "MODEL ADAPTER OUT", range(3, 4), _merge_options
     ),
+    Command(
+        "optimize",
+        "make a model smaller, within a target, and say what it cost",
+        "MODEL",
+        range(1, 2),
+        optimize_options,
+        "optimize",
+    ),
+    Command("card", "show the report card of an optimized file", "FILE", range(1, 2), card_options, "optimize"),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),

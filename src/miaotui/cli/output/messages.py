@@ -120,17 +120,18 @@ STAGES = {
 
 SERVING = CliMessage("{models} ready at {url} · {promise}", "{models} 已就绪：{url} · {promise}")
 SERVING_ENCODERS = CliMessage(
-    """{models} ready at {url}; each is loaded when it is first used
+    """{models} ready at {url}{late}
 
   curl {url}/v1/models
 
 Ctrl-C finishes what runs and ends; a second one ends at once.""",
-    """{models} 已就绪：{url}；各模型在首次使用时加载
+    """{models} 已就绪：{url}{late}
 
   curl {url}/v1/models
 
 按 Ctrl-C 会先完成正在处理的请求再退出；再按一次立即退出。""",
 )
+LOADED_LATE = CliMessage("; loaded when first used: {models}", "；首次使用时加载：{models}")
 PROMISE = CliMessage("answers of {tokens} tokens in {seconds} s", "{tokens} 词元的回答只需 {seconds} 秒")
 PROMISE_PEOPLE = CliMessage(", {people} people at a time within {seconds} s", "，{seconds} 秒内可同时回答 {people} 人")
 SUFFIX_ALONE = CliMessage(
@@ -344,3 +345,16 @@ DOCTOR_NOTE = CliMessage(
     "上限：按测得的带宽，每个词元读一遍权重。1 秒内：{prompt} 词元的提示之后、按测得的速率。"
     "放得下：权重、{context} 词元的上下文，另加 {overhead}。放不下的模型从磁盘运行，远低于上限。",
 )
+
+# ---- report cards --------------------------------------------------------------------------------
+
+CARD_FILE = CliMessage("File", "文件")
+CARD_OF = CliMessage("of", "来自")
+CARD_LOSS = CliMessage("Loss (KL)", "损失（KL）")
+CARD_TOP = CliMessage("Same best token", "首选词元相同")
+CARD_PERPLEXITY = CliMessage("perplexity", "困惑度")
+CARD_SPEED = CliMessage("Speed", "速度")
+CARD_MEMORY = CliMessage("peak memory", "内存峰值")
+CARD_TYPES = CliMessage("Matrices", "矩阵")
+CARD_TEXTS = CliMessage("Calibration + test", "校准 + 测试")
+CARD_SHARED = CliMessage("lines in both", "共有的行")

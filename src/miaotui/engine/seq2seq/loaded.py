@@ -14,6 +14,7 @@ from miaotui.backends.seq2seq_backend import Seq2SeqBackend
 from miaotui.errors import FieldError
 from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.generation import GenerationSettings
+from miaotui.text.language_names import language_subtag
 from miaotui.text.seq2seq.tokenizer import Seq2SeqTokenizer
 
 SUMMARY_PREFIX = "summarization"  # T5's name of the task
@@ -92,12 +93,13 @@ def _translation_prefix(
     """
     known = {name.removeprefix("translation_"): text for name, text in prefixes.items() if "_to_" in name}
     if known:
+        source, target = (name and language_subtag(name) for name in (source, target))
         wanted = [name for name in known if name.endswith(f"_to_{target}") and name.startswith(f"{source or ''}")]
         if len(wanted) != 1:
             shown = ", ".join(sorted(known))
             raise FieldError("target", f"the model has no translation from {source} to {target}; it has {shown}")
         return known[wanted[0]]
     for field, own, name in (("source", pair[0], source), ("target", pair[1], target)):
-        if name and own and name != own:
+        if name and own and own not in (name, language_subtag(name)):
             raise FieldError(field, f"the model translates from {pair[0]} to {pair[1]}, not {name[:40]!r}")
     return ""

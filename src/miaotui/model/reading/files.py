@@ -95,13 +95,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _refuse_encoder(path: Path) -> None:
     """Raise `UnsupportedModelError` for an export that only encoders, or encoder-decoders, have."""
     from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2  # noqa: PLC0415  (see `_open_folder`)
+    from miaotui.hub.formats.marian.binary import find_marian  # noqa: PLC0415  (see `_open_folder`)
     from miaotui.hub.formats.whisper.ggml import is_whisper_ggml  # noqa: PLC0415  (see `_open_folder`)
     from miaotui.model.encoder.containers.find import is_exported  # noqa: PLC0415  (see `_open_folder`)
     from miaotui.model.reading.families import NO_TEXT  # noqa: PLC0415  (only for the error)
 
     if is_exported(path):
         raise UnsupportedModelError(f"{path} holds an encoder, {NO_TEXT}")
-    if is_whisper_ggml(path) or is_ctranslate2(path / FILE_NAME):
+    if is_whisper_ggml(path) or is_ctranslate2(path / FILE_NAME) or find_marian(path) is not None:
         raise UnsupportedModelError(
             f"{path} holds an encoder-decoder, which does not chat: use `miaotui transcribe` or miaotui.load_speech "
             "for speech, miaotui.load or `miaotui serve` for translation"

@@ -65,7 +65,8 @@ class Seq2SeqConfig:
     position: PositionTable = "learned"
     position_offset: int = 0  # row of a text's first token
     unplaced_token: int = -1  # its row has no position (M2M100's padding); -1: none
-    zero_start: bool = False  # the first target token's embedding is 0 (Marian in CTranslate2's form)
+    zero_start: bool = False  # the first target token's embedding is 0 (Marian's own form)
+    recurrent: bool = False  # the decoder has a recurrent unit (SSRU) in place of the attention to its own target
     relative_buckets: int = 0
     relative_distance: int = 0  # tokens from which on distances share the last bucket
     embedding_scale: float = 1.0
@@ -105,6 +106,10 @@ class Seq2SeqConfig:
         for stack in (self.encoder, self.decoder):
             width = stack.n_heads * self.head_dim
             require(width <= MAX_WIDTH, "width of all heads", f"at most {MAX_WIDTH}", width)
+
+        if self.recurrent:
+            width = self.decoder.n_heads * self.head_dim
+            require(width == self.hidden_size, "width of all heads", f"the hidden size {self.hidden_size}", width)
 
     def _check_positions(self) -> None:
         require(0 <= self.position_offset <= 1 << 10, "position offset", "in [0, 1024]", self.position_offset)

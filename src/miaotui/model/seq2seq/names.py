@@ -12,6 +12,7 @@ from miaotui.model.seq2seq.config import Seq2SeqConfig
 STACKS = ("encoder", "decoder")
 CONVOLUTIONS = ("encoder.conv1", "encoder.conv2")  # over three frames each: [outputs, 3 x inputs], frame by frame
 ATTENTION = ("q", "k", "v", "o")
+RECURRENT = ("forget", "candidate")  # of the recurrent unit: its gate, and what comes new into its state
 CROSS_ATTENTION = ("cross_q", "cross_k", "cross_v", "cross_o")  # queries of the target, keys and values of the source
 
 
@@ -36,7 +37,7 @@ def _stack_shapes(config: Seq2SeqConfig, name: str) -> Shapes:
     shapes: Shapes = {}
     if config.position == "learned":
         shapes["position_embed"] = (stack.max_tokens + config.position_offset, config.hidden_size)
-    if config.position == "relative":
+    if config.position == "relative" and not (config.recurrent and name == "decoder"):
         shapes["relative_bias"] = (config.relative_buckets, stack.n_heads)
     if config.embed_norm:
         shapes |= _norm(config, "embed_norm")
@@ -49,7 +50,12 @@ def _stack_shapes(config: Seq2SeqConfig, name: str) -> Shapes:
 
 def _layer_shapes(config: Seq2SeqConfig, name: str) -> Shapes:
     stack = config.stack(name)
-    shapes = _norm(config, "attn_norm") | _attention(config, ATTENTION, stack.n_heads)
+    shapes = _norm(config, "attn_norm")
+    if name == "decoder" and config.recurrent:
+        for part in RECURRENT:
+            shapes |= _linear(config, part, config.hidden_size, config.hidden_size)
+    else:
+        shapes |= _attention(config, ATTENTION, stack.n_heads)
     if name == "decoder":
         shapes |= _norm(config, "cross_norm") | _attention(config, CROSS_ATTENTION, stack.n_heads)
     shapes |= _norm(config, "ffn_norm")

@@ -13,6 +13,7 @@ from typing import Any
 
 from miaotui.errors import ModelNotFoundError
 from miaotui.hub.formats.ctranslate2.model_bin import FILE_NAME, is_ctranslate2, read_ctranslate2, read_vocabulary_list
+from miaotui.hub.formats.marian.binary import find_marian, read_marian
 from miaotui.hub.formats.safetensors import read_safetensors
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.hub.formats.untrusted_json import read_object
@@ -27,8 +28,11 @@ from miaotui.model.seq2seq.reading.from_ctranslate2 import (
 )
 from miaotui.model.seq2seq.reading.from_ggml import config_from_ggml, generation_from_ggml, tensors_from_ggml
 from miaotui.model.seq2seq.reading.from_hf import seq2seq_config_from_hf, seq2seq_tensors
+from miaotui.model.seq2seq.reading.from_marian import config_from_marian, generation_from_marian, tensors_from_marian
 from miaotui.model.seq2seq.reading.generation_from_hf import generation_from_hf
 from miaotui.model.seq2seq.reading.whisper import alignment_heads
+from miaotui.text.seq2seq.marian_files import marian_vocabulary
+from miaotui.text.seq2seq.sentencepiece_file import read_sentencepiece
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MAX_PREFIX = 1 << 10  # characters of a task's prefix
@@ -52,7 +56,7 @@ def is_seq2seq(path: str | Path) -> bool:
     Raises `ModelFormatError` for a ``config.json`` that cannot be read.
     """
     config = Path(path) / CONFIG
-    if is_ctranslate2(Path(path) / FILE_NAME) or is_whisper_ggml(Path(path)):
+    if is_ctranslate2(Path(path) / FILE_NAME) or is_whisper_ggml(Path(path)) or find_marian(Path(path)) is not None:
         return True
     return config.is_file() and is_seq2seq_type(read_object(config).get("model_type"))
 
@@ -70,7 +74,7 @@ def is_speech(path: str | Path) -> bool:
 
 
 def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
-    """Open a folder of ``config.json`` and safetensors, CTranslate2's with ``model.bin``, or a file of whisper.cpp's.
+    """Open a folder of ``config.json`` and safetensors, CTranslate2's, Marian's, or a file of whisper.cpp's.
 
     Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
     """
@@ -79,6 +83,9 @@ def open_seq2seq(path: str | Path) -> OpenedSeq2Seq:
         return _whisper_ggml(folder)
     if is_ctranslate2(folder / FILE_NAME):
         return _ctranslate2(folder)
+    marian = find_marian(folder)
+    if marian is not None:
+        return _marian(folder, marian)
     if not (folder / CONFIG).is_file():
         raise ModelNotFoundError(
             f"{str(folder)!r} has no config.json: name a folder with config.json, a tokenizer and *.safetensors"
@@ -100,6 +107,13 @@ def _ctranslate2(folder: Path) -> OpenedSeq2Seq:
     settings = generation_from_ctranslate2(values, target, config)
     tensors, heads = tensors_from_ctranslate2(file, config), alignment_heads(values, config)
     return OpenedSeq2Seq(folder, config, tensors, settings, values, heads)
+
+
+def _marian(folder: Path, path: Path) -> OpenedSeq2Seq:
+    file = read_marian(path)
+    config = config_from_marian(file)
+    settings = generation_from_marian(read_sentencepiece(marian_vocabulary(folder, "trg")).tokens, config)
+    return OpenedSeq2Seq(folder, config, tensors_from_marian(file, config), settings)
 
 
 def _whisper_ggml(path: Path) -> OpenedSeq2Seq:

@@ -19,7 +19,7 @@ from miaotui.model.encoder.activations import ACTIVATIONS
 from miaotui.model.encoder.oracle import decoded, layer_norm, linear
 from miaotui.model.oracle import softmax
 from miaotui.model.seq2seq.config import Seq2SeqConfig
-from miaotui.model.seq2seq.names import ATTENTION, CONVOLUTIONS, CROSS_ATTENTION, seq2seq_shapes
+from miaotui.model.seq2seq.names import ATTENTION, CONVOLUTIONS, CROSS_ATTENTION, RECURRENT, seq2seq_shapes
 from miaotui.model.seq2seq.positions import relative_scores, sinusoidal_table
 
 Array = NDArray[np.float32]
@@ -37,7 +37,10 @@ class SourceMemory:
 
 @dataclass(frozen=True, eq=False)
 class TargetCache:
-    """Keys and values of a target's tokens in each decoder layer; () before the first token."""
+    """Keys and values of a target's tokens in each decoder layer; () before the first token.
+
+    A recurrent decoder has states ``[tokens, hidden]`` instead, as keys and values alike.
+    """
 
     layers: tuple[KeysValues, ...] = ()
     n_tokens: int = 0
@@ -119,7 +122,8 @@ class Seq2SeqOracle:
         if config.zero_start:
             x = np.where(positions[:, None] == 0, np.float32(0), x)
         x = self._embedded(x, ids, positions, "decoder")
-        bias = self._relative("decoder", positions, total, causal=True)
+        relative = config.position == "relative" and not config.recurrent
+        bias = self._relative("decoder", positions, total, causal=True) if relative else np.zeros((), np.float32)
         mask = np.where(positions[:, None] >= np.arange(total), 0, -np.inf).astype(np.float32)
         kept, seen = [], {} if seen is None else seen
         for layer in range(config.decoder.n_layers):
@@ -156,14 +160,36 @@ class Seq2SeqOracle:
             kept.append((keys, values))
             return self._linear(self._attend(queries, keys, values, bias), prefix + "o")
 
+        def recurrence(rows: Array) -> Array:
+            before = np.zeros((0, rows.shape[1]), np.float32) if past is None else past[0]
+            states = self._states(rows, prefix, before)
+            kept.append((states, states))
+            positive: Array = np.maximum(states[len(before) :], np.float32(0))
+            return positive
+
         def cross_attention(rows: Array) -> Array:
             queries = seen[layer] = self._heads(rows, prefix + CROSS_ATTENTION[0])
             return self._linear(self._attend(queries, *memory, np.zeros((), np.float32)), prefix + CROSS_ATTENTION[3])
 
-        x = self._sublayer(x, prefix + "attn_norm", self_attention)
+        x = self._sublayer(x, prefix + "attn_norm", recurrence if self.config.recurrent else self_attention)
         x = self._sublayer(x, prefix + "cross_norm", cross_attention)
         x = self._sublayer(x, prefix + "ffn_norm", lambda rows: self._feed_forward(rows, prefix))
         return x, kept[0]
+
+    def _states(self, rows: Array, prefix: str, before: Array) -> Array:
+        """Return the states ``[tokens, hidden]`` of an SSRU behind each token, ``before`` and new ones.
+
+        A state is ``f * state before + (1 - f) * candidate`` with the gate ``f = 1 / (1 + exp(-forget))``, both linear
+        in the row (Kim et al. 2019, "From Research to Production and Back", section 3.1).
+        """
+        gates, candidates = (self._linear(rows, prefix + name) for name in RECURRENT)
+        kept = np.float32(1) / (1 + np.exp(-gates))
+        state = before[-1] if len(before) else np.zeros(rows.shape[1], np.float32)
+        states = list(before)
+        for share, candidate in zip(kept, candidates, strict=True):
+            state = share * state + (1 - share) * candidate
+            states.append(state)
+        return np.array(states)
 
     def _embedded(self, x: Array, tokens: NDArray[np.int64], positions: NDArray[np.int64], stack: str) -> Array:
         config = self.config

@@ -54,6 +54,7 @@ class Gauges(Collector):
     def __init__(self, hosts: Hosts, registry: CollectorRegistry, job_loops: Callable[[], JobLoops] = dict) -> None:
         self._hosts, self._job_loops = hosts, job_loops
         self.answers: AnswerCache | None = None  # of the server, if it has one
+        self.read_limit_bytes_per_s: float | None = None  # of this machine's memory, where it was measured
         registry.register(self)  # first, so that a scrape takes the steps before it shows them
         self.steps = StepTimes(registry)
 
@@ -70,6 +71,7 @@ class Gauges(Collector):
         yield from _promises(hosts, loops)
         yield from _drafts(hosts)
         yield from _machine(hosts)
+        yield from _reading(_promising(hosts), self.read_limit_bytes_per_s)
         yield from _work({**{model.name: model.loop.cost for model in _promising(hosts)}, **_costs(loops)})
         if self.answers is not None:
             yield from _answers(self.answers.counts())
@@ -240,6 +242,26 @@ def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     if busy is not None:
         about = "Processor time of the threads that compute"
         yield CounterMetricFamily("miaotui_team_cpu_seconds", about, value=busy)
+
+
+def _reading(hosts: Sequence[ServedModel], limit_bytes_per_s: float | None) -> Iterator[Metric]:
+    """Yield the weights that chat models' passes read, the time of those passes, and what memory would allow."""
+    about = "Bytes of weights that passes read, as far as every pass needs them"
+    read = CounterMetricFamily("miaotui_weights_read_bytes", about, labels=[MODEL_LABEL])
+    spent = CounterMetricFamily("miaotui_weights_read_seconds", "Time in these passes", labels=[MODEL_LABEL])
+    best_bytes_per_s = 0.0
+    for model in hosts:
+        cost = model.loop.cost
+        size = cost.passes * model.loop.engine.backend.stats().weight_bytes
+        read.add_metric([model.name], size)
+        spent.add_metric([model.name], cost.pass_s)
+        best_bytes_per_s = max(best_bytes_per_s, size / cost.pass_s if cost.pass_s else 0.0)
+    yield read
+    yield spent
+    if limit_bytes_per_s is not None:
+        about = "Bytes per second that this machine's memory gives all threads"
+        limit = max(limit_bytes_per_s, best_bytes_per_s)  # a busy machine measures too low a figure
+        yield GaugeMetricFamily("miaotui_read_limit_bytes_per_second", about, value=limit)
 
 
 def _work(costs: Mapping[str, CostModel]) -> Iterator[Metric]:

@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -28,6 +30,7 @@ from miaotui.errors import MiaotuiError, OverloadedError, RefusedError
 from miaotui.libraries import need
 from miaotui.serve.http.bodies import json_text
 from miaotui.serve.http.errors import ApiError, bad_value, from_error, from_validation
+from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import KEY_PROTOCOL, current
 from miaotui.serve.services import Services
 from miaotui.serve.speech.jobs import RecordingJob
@@ -70,6 +73,18 @@ class LiveStart(Wire):
     def options(self) -> TranscriptionOptions:
         """Return the options of a transcription. Raises `FieldError`."""
         return TranscriptionOptions(self.language, self.task, self.prompt, beam_size=self.beam_size, script=self.script)
+
+
+def routes(services: Services) -> list[Endpoint]:
+    """Return the route that tells clients of plain HTTP how to connect; none where the server has no speech model."""
+    found = Endpoint(LIVE_PATH, "GET", require_upgrade, "Say that a microphone needs a WebSocket")
+    return [found] if services.speech else []
+
+
+async def require_upgrade(_: HttpRequest) -> Response:
+    """Answer a request without a handshake (RFC 9110, section 15.5.22)."""
+    message = f"{LIVE_PATH} is a WebSocket: connect to it with ws:// or wss://"
+    raise ApiError(426, message, headers={"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
 def websocket_routes(services: Services) -> Sequence[WebSocketRoute]:

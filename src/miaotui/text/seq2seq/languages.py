@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from miaotui.errors import FieldError
+from miaotui.text.language_names import language_subtag
 
 MAX_SHOWN = 12
 CODE = re.compile(r"__([a-z]{2,3})__|([a-z]{3}_[A-Z][a-z]{3})|([a-z]{2}_[A-Z]{2})|>>([A-Za-z_]{2,16})<<")
@@ -45,9 +46,11 @@ def found_language(name: str | None, codes: Mapping[str, int], role: str) -> str
         raise FieldError(role, f"this model translates between many languages: name one of {shown}")
     wanted = name.strip()
     long = LONG_CODES.get(wanted.lower(), wanted)
+    short = language_subtag(wanted)
     exact = [code for code in codes if code.lower() in (wanted.lower(), long.lower(), long[:3].lower())]
     near = [code for code in codes if re.fullmatch(f"{re.escape(wanted)}_[A-Z]{{2}}", code)]
-    found = exact or (near if len(near) == 1 else [])
+    tagged = [code for code in codes if code.lower() in (short, LONG_CODES.get(short, short).lower())]
+    found = exact or (near if len(near) == 1 else tagged)
     if not found:
         raise FieldError(role, f"the model has no language {name[:40]!r}; it has {shown or 'none'}")
     return found[0]

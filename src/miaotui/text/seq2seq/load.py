@@ -15,6 +15,7 @@ from miaotui.hub.formats.ctranslate2.model_bin import read_vocabulary_list
 from miaotui.text.encoders.unigram import unigram_from_gguf
 from miaotui.text.model_files import read_json
 from miaotui.text.seq2seq.languages import language_codes
+from miaotui.text.seq2seq.marian_files import load_marian_tokenizer
 from miaotui.text.seq2seq.sentencepiece_file import read_sentencepiece
 from miaotui.text.seq2seq.tokenizer import Seq2SeqTokenizer, SourceForm
 from miaotui.text.tokenizers.from_folder import from_folder
@@ -29,6 +30,8 @@ def load_seq2seq_tokenizer(folder: Path, architecture: str, eos_ids: Sequence[in
 
     Raises `ModelNotFoundError`, `ModelFormatError` or `UnsupportedModelError`.
     """
+    if architecture == "marian-binary":
+        return load_marian_tokenizer(folder, eos_ids, size)
     is_list = architecture == "ctranslate2"
     if (folder / "source.spm").is_file() and (is_list or (folder / "vocab.json").is_file()):
         return _marian(folder, size, is_list)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from miaotui.errors import FieldError, ModelFormatError
+from miaotui.text.language_names import language_subtag
 
 ENGLISH_END = 50_256  # id of the end token in the models of English alone, which keep the languages' tokens
 ENGLISH_TOKENS = 51_864  # of these models; the others have one or two more
@@ -47,13 +48,13 @@ class SpeechTokens:
         """Return the codes of the languages that the model knows."""
         return tuple(self.languages) or ("en",)
 
-    def language(self, code: str) -> int | None:
-        """Return the token of a language; None for a model of English alone. Raises `FieldError`."""
-        known = code.lower()
-        if known not in self.language_codes:
-            shown = ", ".join(self.language_codes)
-            raise FieldError("language", f"the model has no language {code[:40]!r}; it has {shown}")
-        return self.languages.get(known)
+    def language_code(self, name: str) -> str:
+        """Return the code of a language by code, tag (``en-US``) or English name. Raises `FieldError`."""
+        for code in (name.strip().lower(), language_subtag(name)):
+            if code in self.language_codes:
+                return code
+        shown = ", ".join(self.language_codes)
+        raise FieldError("language", f"the model has no language {name[:40]!r}; it has {shown}")
 
     def code_of(self, token: int | None) -> str:
         """Return the code of a language's token."""

@@ -1,7 +1,8 @@
 """Packed weights of an encoder-decoder: made once from its tensors, kept in the cache, and mapped from there.
 
-Decides which matrices are fused (queries, keys and values; the cross-attention's keys and values; gate and up, in
-alternating units of 32 rows). Knows no passes. Invariant: weights asked for as float32 keep the values of the file.
+Decides which matrices are fused (queries, keys and values; the cross-attention's keys and values; both products of a
+recurrent unit; gate and up, in alternating units of 32 rows). Knows no passes. Invariant: weights asked for as float32
+keep the values of the file.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from miaotui.kernels.linear.formats import GROUP, UNIT_ROWS, Format, padded_rows
 from miaotui.model.packed import LAYOUT, PackedModel, PackingJob, pack_jobs, packing_progress
 from miaotui.model.packing import encoder_format, require_finite
 from miaotui.model.seq2seq.config import Seq2SeqConfig
-from miaotui.model.seq2seq.names import CONVOLUTIONS, STACKS, seq2seq_shapes
+from miaotui.model.seq2seq.names import CONVOLUTIONS, RECURRENT, STACKS, seq2seq_shapes
 from miaotui.types import Progress
 
 SEQ2SEQ_LAYOUT = 1
-FUSED = {"qkv": ("q", "k", "v"), "cross_kv": ("cross_k", "cross_v")}
+FUSED = {"qkv": ("q", "k", "v"), "cross_kv": ("cross_k", "cross_v"), "gates": RECURRENT}
 _TABLES = ("position_embed", "relative_bias")  # read as float32 rows
 
 Tensors = Mapping[str, StoredTensor]

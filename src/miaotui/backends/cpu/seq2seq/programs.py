@@ -15,6 +15,7 @@ from miaotui.backends.cpu.seq2seq.workspace import SourcePanels, SourceSpace, Ta
 from miaotui.backends.cpu.workspace import Activations, Rows
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
+from miaotui.kernels.pointwise import recurrence_fields as rec
 from miaotui.kernels.runtime import ops
 from miaotui.kernels.runtime.ops import float_field
 from miaotui.kernels.sampling import tops_fields as tp
@@ -155,8 +156,26 @@ class TargetProgram(StackProgram):
         scale = self.config.logit_scale
         self._norm(name, source, out=self.space.last, rows=ops.RUN_LOGIT_ROWS, scale=scale)
 
+    def _recurrence(self, layer: int, source: Activations, stream: Rows) -> None:
+        """Add the recurrent unit of every row, which goes on from the state of the row before it."""
+        space, width = self.space, self.config.hidden_size
+        self._linear(f"decoder.layers.{layer}.gates", source, space.qkv)
+        fields = {
+            rec.X: space.qkv.address,
+            rec.X_STRIDE: space.qkv.stride,
+            rec.WIDTH: width,
+            rec.STATES: self._slots.layer(layer),
+            rec.STATE_STRIDE: self._slots.slot_bytes,
+            rec.FIRST_STATE: self._zeros,
+            rec.OUT: stream.address,
+            rec.OUT_STRIDE: stream.stride,
+        }
+        self._operations.add("pointwise.recurrence:remember", fields)
+
     def _attention(self, layer: int, source: Activations, stream: Rows) -> None:
-        """Add the attention of every row to its own target."""
+        """Add the attention of every row to its own target, or what stands in its place."""
+        if self.config.recurrent:
+            return self._recurrence(layer, source, stream)
         space, width = self.space, 4 * self.stack.n_heads * self.config.head_dim
         self._linear(f"decoder.layers.{layer}.qkv", source, space.qkv)
         fields = self._query_fields(space.qkv) | {
@@ -169,7 +188,7 @@ class TargetProgram(StackProgram):
         }
         self._operations.add("attention.slots:store_slots", fields)
         self._operations.add("attention.slots:attend_slots", fields)
-        self._linear(f"decoder.layers.{layer}.o", space.attended, stream, lin.ADD)
+        return self._linear(f"decoder.layers.{layer}.o", space.attended, stream, lin.ADD)
 
     def _cross_attention(self, layer: int, source: Activations, stream: Rows) -> None:
         """Add the attention of every row to its source."""
@@ -197,7 +216,7 @@ class TargetProgram(StackProgram):
 
     def _distance_bias(self, max_tokens: int) -> dict[int, int]:
         """Return the fields of T5's bias by distance, for keys that are not behind the query."""
-        if self.config.position != "relative":
+        if self.config.position != "relative" or self.config.recurrent:
             return {}
         table = self.weights.vector("decoder.relative_bias")
         last = np.array([max_tokens - 1])
