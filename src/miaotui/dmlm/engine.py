@@ -2,7 +2,7 @@
 
 Owns which texts are under way and in which pages. Requests, their streams, ends and cancellation are `Engine`'s, so
 `EngineLoop` and everything above it runs these models like any other. What cannot be done for them is refused by name:
-choices that need a next token's logits (log-probabilities, penalties, filters, grammars) and promises of time, since
+choices that need a next token's logits (log-probabilities, penalties, grammars) and promises of time, since
 the passes of a block are not known before. Invariant: an answer does not depend on other requests.
 """
 
@@ -30,7 +30,8 @@ from miaotui.types import SamplingParams
 LEAST_LOGITS = 64  # rows of a pass with logits: two blocks of the usual length
 MOST_TEXTS = 16  # under way at a time
 MOST_REQUESTS = 256  # that wait or run
-FOLLOWED = {"max_tokens", "temperature", "seed", "stop", "stop_token_ids", "ignore_eos"}  # of `SamplingParams`
+CHOICES = ("temperature", "top_k", "top_p", "min_p", "seed")  # of `SamplingParams` and `DecodeOptions` alike
+FOLLOWED = {*CHOICES, "max_tokens", "stop", "stop_token_ids", "ignore_eos"}  # of `SamplingParams`
 
 
 def sized_for(masked: MaskedConfig, options: EngineOptions) -> EngineOptions:
@@ -168,9 +169,8 @@ class MaskedEngine(Engine):
 
     def _decoding(self, request: Request, pages: range) -> Iterator[DecodedPass]:
         params = request.sampler.params
-        options = replace(
-            self._options, max_tokens=request.ending.max_tokens, temperature=params.temperature, seed=params.seed
-        )
+        chosen = {name: getattr(params, name) for name in CHOICES}
+        options = replace(self._options, max_tokens=request.ending.max_tokens, **chosen)
         return decode(TextPasses(self.backend, self._masked, pages=pages), self._masked, request.prompt, options)
 
     def _forget(self, request: Request) -> None:
