@@ -317,6 +317,14 @@ LARGER_THAN_MEMORY = CliMessage(
     "换更小的模型，或用 --format q4，也许放得下。",
 )
 
+# ---- cluster -------------------------------------------------------------------------------------
+
+CLUSTER_READY = CliMessage("cluster ready at {url}: {models}", "集群就绪：{url}（{models}）")
+CLUSTER_LEFT = CliMessage(
+    "{count} requests did not end in time (0: all have ended)", "{count} 个请求未能按时结束（0：全部已结束）"
+)
+RUNNING = CliMessage("running", "进行中")
+
 # ---- doctor --------------------------------------------------------------------------------------
 
 PROCESSOR = CliMessage("Processor", "处理器")

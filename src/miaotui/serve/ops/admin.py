@@ -97,11 +97,6 @@ def _require_admin(http: HttpRequest) -> None:
         raise ApiError(403, message, kind="permission_error", code="admin_required")
 
 
-def _promising(services: Services) -> list[ServedModel]:
-    """Return the models whose queue is bounded by what they promise."""
-    return [model for model in services.models.values() if model.loop.can_promise]
-
-
 def _encoder(services: Services, name: str) -> EncoderEntry:
     """Return an encoder. Raises `ApiError`: 400 for another model, 404 if there is none of that name."""
     if name in services.encoders:
@@ -109,6 +104,11 @@ def _encoder(services: Services, name: str) -> EncoderEntry:
     if name in services.models:
         raise bad_value("loaded", f"{name} is a chat model, which stays in memory")
     raise model_not_found(name, services.encoders)
+
+
+def _promising(services: Services) -> list[ServedModel]:
+    """Return the models whose queue is bounded by what they promise."""
+    return [model for model in services.models.values() if model.loop.can_promise]
 
 
 def _state(services: Services) -> dict[str, Any]:
