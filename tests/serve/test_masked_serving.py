@@ -56,6 +56,7 @@ def test_a_client_that_leaves_frees_its_place(server: Serving) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        ({"answer_token_ids": [5, 6]}, "in order"),
         ({"deadline_ms": 500}, "promises"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logprobs": True}, "logprobs"),

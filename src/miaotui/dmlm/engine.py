@@ -109,6 +109,11 @@ class MaskedEngine(Engine):
         Raises `RequestError` for what cannot be followed, `OverloadedError` where too many wait.
         """
         self._require_followed(params, constraint)
+        if begun:
+            raise RequestError(
+                "answer_token_ids: an answer of a model that restores masked tokens cannot be taken up, since its "
+                "tokens do not come in order: ask again with the same seed"
+            )
         if self.in_flight >= MOST_REQUESTS:
             raise OverloadedError(f"{self.in_flight} requests wait or run already: ask again in a moment", 1.0)
         if not self._masked.block:  # all masks of the answer are there from the beginning
@@ -120,7 +125,7 @@ class MaskedEngine(Engine):
                     f"{self.context:,}: lower max_tokens, or load the model with a larger chunk_size"
                 )
             params = replace(params, max_tokens=limit)
-        return super().prepare(prompt, params, namespace, None, begun)
+        return super().prepare(prompt, params, namespace)
 
     def step(self, drafts: Mapping[int, Draft] | None = None) -> bool:
         """Run one pass of the text whose turn it is; False when there is none."""
