@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from miaotui.engine.constraint import Constraint
 from miaotui.engine.engine import RequestPreparation
 from miaotui.engine.loop import EngineLoop, RequestObserver
 from miaotui.engine.reading.readers import Readers
@@ -260,7 +259,7 @@ class _RemoteEngine:
     limits = NO_LIMITS
 
     def __init__(self, preparation: RequestPreparation, dispatcher: Dispatcher) -> None:
-        self._preparation, self._dispatcher = preparation, dispatcher
+        self.prepare, self._dispatcher = preparation.prepare, dispatcher
         self.tokenizer, self.context = preparation.tokenizer, preparation.context
 
     @property
@@ -272,17 +271,6 @@ class _RemoteEngine:
     def scheduler(self) -> RemoteScheduler:
         """Return the schedules."""
         return RemoteScheduler(self._dispatcher.state)
-
-    def prepare(
-        self,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        namespace: int = 0,
-        constraint: Constraint | None = None,
-        begun: Sequence[int] = (),
-    ) -> Request:
-        """Return a checked request, see `RequestPreparation.prepare`."""
-        return self._preparation.prepare(prompt, params, namespace, constraint, begun)
 
 
 def as_engine_loop(loop: RemoteLoop) -> EngineLoop:
