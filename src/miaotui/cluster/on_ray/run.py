@@ -68,8 +68,12 @@ def up(cluster: ClusterFile) -> Any:
         )
     from miaotui.cluster.on_ray.application import APPLICATION, application  # noqa: PLC0415  (imports Ray)
 
-    serve.start(proxy_location="HeadOnly", http_options={"host": cluster.host, "port": cluster.port})
-    return serve.run(application(located), name=APPLICATION, route_prefix="/", external_scaler_enabled=True)
+    serve.start(proxy_location="Disabled")
+    bound = application(located)
+    try:
+        return serve.run(bound, name=APPLICATION, route_prefix=None, external_scaler_enabled=True)
+    except RuntimeError as error:
+        raise RequestError(f"the cluster did not start: {error}") from error
 
 
 def state(address: str | None) -> dict[str, Any]:
