@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from miaotui.cluster.cluster_file import ClusterFile
 
+TOKEN = secrets.token_hex(32)  # one for all clusters of this process
 OPTIONS = {"threads": 1, "context": 2048, "max_sequences": 8, "speculate": False}
 
 
@@ -26,7 +28,8 @@ def free_port() -> int:
 @contextmanager
 def raylets(count: int = 3) -> Iterator[str]:
     """The address of a Ray of so many raylets with one processor each, which ends with the block."""
-    import ray  # noqa: PLC0415  (an extra)
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, RAY_USAGE_STATS_ENABLED="0")
+    import ray  # noqa: PLC0415  (an extra; it reads these when it is imported)
     from ray.cluster_utils import Cluster  # noqa: PLC0415  (an extra)
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
