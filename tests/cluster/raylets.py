@@ -15,7 +15,8 @@ from typing import Any
 
 from miaotui.cluster.cluster_file import ClusterFile
 
-TOKEN = secrets.token_hex(32)  # one for all clusters of this process
+# Ray reads these when it is imported, so this module comes first; one token for all clusters of this process.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
 OPTIONS = {"threads": 1, "context": 2048, "max_sequences": 8, "speculate": False}
 
 
@@ -28,8 +29,7 @@ def free_port() -> int:
 @contextmanager
 def raylets(count: int = 3) -> Iterator[str]:
     """The address of a Ray of so many raylets with one processor each, which ends with the block."""
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, RAY_USAGE_STATS_ENABLED="0")
-    import ray  # noqa: PLC0415  (an extra; it reads these when it is imported)
+    import ray  # noqa: PLC0415  (an extra)
     from ray.cluster_utils import Cluster  # noqa: PLC0415  (an extra)
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
