@@ -15,6 +15,7 @@ from typing import Any
 from miaotui.cluster.cluster_file import ClusterFile
 from miaotui.errors import RequestError
 from miaotui.libraries import missing
+from miaotui.serve.http.listener import bind
 
 LOOK_S = 0.2
 NAMESPACE = "miaotui"
@@ -58,6 +59,7 @@ def up(cluster: ClusterFile) -> Any:
     if cluster.address is not None:
         connect(cluster.address)
     elif not ray.is_initialized():
+        bind(cluster.host, cluster.port).close()  # a port that is taken is named before anything starts
         needed = sum(pool.replicas * pool.cpus for pool in cluster.pools)
         ray.init(
             num_cpus=max(int(needed + 0.999), os.cpu_count() or 1),
