@@ -63,14 +63,14 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
     """Load the model at ``path`` (see `resolve`) without running it. Raises a `MiaotuiError`."""
     with files.open_model(path) as opened:
         config = opened.config
-        if config.masked is not None:
-            raise UnsupportedModelError(
-                f"{path.name} restores masked tokens instead of continuing a text: open it with "
-                "miaotui.dmlm.load_masked"
-            )
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
         template = load_chat_template(opened.metadata, opened.folder)
     chat = ChatEncoder(template, tokenizer)
+    if config.masked is not None:
+        from miaotui.dmlm.engine import masked_parts, sized_for  # noqa: PLC0415  (only these models)
+
+        parts = build_backend(path, config, sized_for(config.masked, options), settings, progress)
+        return LoadedModel(path, config, tokenizer, chat, masked_parts(parts, config.masked))
     return LoadedModel(path, config, tokenizer, chat, build_backend(path, config, options, settings, progress))
 
 
@@ -169,6 +169,10 @@ def start(
     try:
         drafts = options.speculate and model.parts.backend.capabilities.drafts
         speculation = _speculation(model, settings, progress) if drafts else None
+        if model.config.masked is not None:
+            from miaotui.dmlm.engine import MaskedEngine  # noqa: PLC0415  (only these models)
+
+            return EngineLoop(MaskedEngine(model.parts, model.tokenizer, model.config.masked), model)
         return EngineLoop(Engine(model.parts, model.tokenizer, speculation), model)
     except BaseException:
         model.close()

@@ -20,6 +20,7 @@ from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize import optimizer
 from miaotui.optimize.card import ReportCard, card_path, read_card
+from miaotui.optimize.front import front_page
 from miaotui.optimize.layerwise import LayerwiseModel, divergence
 from miaotui.optimize.optimizer import Optimization, OptimizeOptions
 from miaotui.optimize.plan import OptimizeTarget, kinds_named
@@ -278,6 +279,8 @@ def test_the_command_line_shows_a_card(
     made: tuple[Optimization, ReportCard], capsys: pytest.CaptureFixture[str]
 ) -> None:
     job, card = made
+    assert card.front["measured"][0]["file_bytes"] == job.out.stat().st_size
+    assert front_page(card).count("<svg") == 2
     assert main(["card", str(job.out)]) == 0
     assert f"{card.quality['mean_kl']:.4f} nats" in capsys.readouterr().out
     assert main(["card", str(job.out), "--json"]) == 0

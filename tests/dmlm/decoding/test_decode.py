@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import miaotui
 from miaotui.backends.backend import Backend
 from miaotui.backends.cpu.build import assemble
 from miaotui.backends.options import EngineOptions
@@ -17,8 +21,10 @@ from miaotui.dmlm import MaskedLM, load_masked
 from miaotui.dmlm.decoding.acceptance import Acceptance
 from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, restore
 from miaotui.dmlm.decoding.passes import TextPasses
+from miaotui.engine.turns import PlainSharer, shared_turns
 from miaotui.errors import EngineError, PromptTooLongError, RequestError, UnsupportedModelError
 from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.runtime import compiled
 from miaotui.model.config import MaskedConfig, ModelConfig
 from miaotui.model.oracle import Oracle
 from tiny_engine import pack_tiny
@@ -172,10 +178,39 @@ def test_a_loaded_model_answers_and_streams(model: MaskedLM) -> None:
     assert answer.prompt_tokens == len(model.tokenizer.encode("the end"))
     assert model.generate(model.tokenizer.encode("the end"), options).token_ids == answer.token_ids
     assert answer.tokens_per_pass > 1
+    said = model.chat([{"role": "user", "content": "the end"}], options)
+    assert said.prompt_tokens > answer.prompt_tokens
     stream = model.stream("the end", options)
     next(stream)
     stream.close()  # leaving early frees the model for the next text
     assert model.generate("the end", options).text == answer.text
+
+
+def test_models_of_one_process_take_turns_at_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled.cache_folder()  # remembered for the rest of the process
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path / "home"))
+    options = DecodeOptions(60, acceptance=Acceptance(count=1))
+    with (
+        load_masked(make_masked_folder(tmp_path, "bd3lm"), chunk_size=64) as masked,
+        miaotui.load(make_tiny_folder(tmp_path, "llama")) as llm,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        alone = masked.generate("the end", options).text, llm.generate("the end", max_tokens=100, ignore_eos=True).text
+        for _ in range(5):
+            one = threads.submit(masked.generate, "the end", options)
+            other = threads.submit(llm.generate, "the end", max_tokens=100, ignore_eos=True)
+            assert (one.result().text, other.result().text) == alone
+
+
+def test_a_dropped_model_gives_everything_back(tmp_path: Path) -> None:
+    model = load_masked(make_masked_folder(tmp_path, "bd3lm"), backend="reference")
+    model.generate("the end", DecodeOptions(4))
+    sharer, kept = weakref.ref(model._sharer), weakref.ref(model)
+    assert sharer() in shared_turns().others(PlainSharer())
+    del model
+    gc.collect()
+    assert kept() is None
+    assert sharer() is None
 
 
 def test_wrong_calls_are_refused(model: MaskedLM, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.bench import bench_options
 from miaotui.cli.options.cluster import cluster_options
+from miaotui.cli.options.dmlm import dmlm_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
@@ -206,6 +207,9 @@ def _run_options(parser: _Parser) -> None:
     parser.add_argument(
         "--no-special", action="store_true", help="with --raw: control tokens written in the prompt are plain text"
     )
+    parser.add_argument(
+        "--suffix", metavar="TEXT", help="fill in between the prompt and this text, with a model trained for it"
+    )
     _answer_options(parser)
 
 
@@ -343,6 +347,14 @@ COMMANDS = (
         range(2, 10_000),
         graph_options,
         "tasks",
+    ),
+    Command(
+        "dmlm",
+        "train masked language models, write with them, fill masks",
+        "ACTION [...]",
+        _WORDS,
+        dmlm_options,
+        "dmlm",
     ),
     Command("eval", "measure how well and how fast a task runs", "TASK FILE", range(2, 3), eval_options, "tasks"),
     Command(

@@ -23,20 +23,21 @@ from miaotui.model.masked import MaskedConfig
 
 Floats = NDArray[np.float32]
 BLOCK = 32  # positions, where the model itself has no blocks
+MAX_TOKENS = 128  # of an answer, unless a caller asks for more
 _DRAWS = 21  # the stream of noise
 _LEAST = 1e-300
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Options of one answer.
+    """Options of one answer; ``max_tokens`` None: 128, or what fits.
 
     ``block`` positions are restored before the next ones are begun; a model with blocks of its own keeps to these.
     ``temperature`` 0 takes the likeliest token. ``prefix_cache`` takes what lies before a block as the block's first
     pass left it, which is faster and lossy where positions all see each other, and exact otherwise.
     """
 
-    max_tokens: int = 128
+    max_tokens: int | None = None
     block: int = BLOCK
     acceptance: Acceptance = field(default_factory=Acceptance)
     temperature: float = 0.0
@@ -44,7 +45,7 @@ class DecodeOptions:
     prefix_cache: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.block < 1:
+        if (self.max_tokens is not None and self.max_tokens < 1) or self.block < 1:
             raise RequestError("max_tokens and block must be at least 1")
         if not self.temperature >= 0:
             raise RequestError(f"temperature must be 0 or more, not {self.temperature!r}")
@@ -66,8 +67,9 @@ def decode(
     """
     if masked.shifted and not prompt:
         raise RequestError("the prompt must have a token: this model predicts each token from the one before it")
-    start, stop = len(prompt), len(prompt) + options.max_tokens
-    tokens = [*prompt, *[masked.mask_id] * options.max_tokens]
+    start = len(prompt)
+    n = options.max_tokens or max(min(MAX_TOKENS, passes.most_tokens - start), 1)
+    stop, tokens = start + n, [*prompt, *[masked.mask_id] * n]
     block = masked.block or options.block
     passes.begin()
     at = start
