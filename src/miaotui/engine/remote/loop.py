@@ -80,6 +80,8 @@ class RemoteModel:
 class RemoteLoop:
     """One model that runs elsewhere. Its public names are those of `EngineLoop`."""
 
+    can_promise = True
+
     def __init__(self, model: RemoteModel, preparation: RequestPreparation, dispatcher: Dispatcher) -> None:
         self.model, self.readers = model, Readers()
         self.observer: RequestObserver | None = None
@@ -257,6 +259,7 @@ class _RemoteEngine:
 
     speculation = None
     limits = NO_LIMITS
+    pass_s = 0.0  # no pass runs here
 
     def __init__(self, preparation: RequestPreparation, dispatcher: Dispatcher) -> None:
         self.prepare, self._dispatcher = preparation.prepare, dispatcher
