@@ -133,11 +133,7 @@ def test_an_answer_in_another_language_than_the_passages_is_bound_to_its_own() -
 def test_a_chat_model_answers_each_question_in_its_form_and_language(book: Index) -> None:
     phrases = dict(PHRASES)
     with miaotui.load("qwen2.5-coder-0.5b") as llm:
-        for question, wanted in (
-            *LISTS,
-            *EXPLAINED,
-            *((question, (phrase,)) for question, phrase in PHRASES),
-        ):
+        for question, wanted in (*LISTS, *EXPLAINED, *((question, (phrase,)) for question, phrase in PHRASES)):
             answer = answered(book, question, llm)
             assert answer.found, question
             assert answer.supported, question
