@@ -20,9 +20,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 ANSWER = 16  # tokens
+ROLES = {  # by a mark in the command line
+    "ProxyActor": "proxy",
+    "ServeReplica:miaotui:ingress": "ingress",
+    "ServeReplica:miaotui:model": "replica",
+    "ServeController": "controller",
+    "raylet": "raylet",
+    "gcs_server": "gcs",
+    "miaotui serve": "server",
+}
 
 
 def descendants(root: int) -> set[int]:
@@ -41,16 +51,22 @@ def descendants(root: int) -> set[int]:
     return found
 
 
-def cpu_s(root: int) -> float:
-    """Processor seconds of a process and all below it, those that have ended included."""
-    total = 0
+def cpu_s(root: int) -> dict[str, float]:
+    """Processor seconds of a process and all below it by role, those that have ended included."""
+    total: dict[str, float] = {}
     for pid in descendants(root):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-        total += sum(map(int, fields[11:15]))
-    return total * TICK_S
+        role = next((role for mark, role in ROLES.items() if mark in words), "other")
+        total[role] = total.get(role, 0.0) + sum(map(int, fields[11:15])) * TICK_S
+    return total
+
+
+def spent(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    return {role: seconds - before.get(role, 0.0) for role, seconds in after.items()}
 
 
 def ask(connection: http.client.HTTPConnection, number: int, stream: bool) -> None:
@@ -76,24 +92,26 @@ def started(words: list[str], ready: str) -> Iterator[subprocess.Popen[str]]:
         process.wait(60)
 
 
-def measured(words: list[str], ready: str, port: int, requests: int) -> dict[str, float]:
+def measured(words: list[str], ready: str, port: int, requests: int) -> dict[str, Any]:
     with started(words, ready) as process:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         for number in range(20):
             ask(connection, number, False)
-        found = {}
+        found: dict[str, Any] = {}
         for name, stream in (("whole", False), ("stream", True)):
-            before_s, start_s = cpu_s(process.pid), time.perf_counter()
+            before, start_s = cpu_s(process.pid), time.perf_counter()
             for number in range(requests):
                 ask(connection, 1000 + number + 5000 * stream, stream)
-            took_s, spent_s = time.perf_counter() - start_s, cpu_s(process.pid) - before_s
+            took_s, busy = time.perf_counter() - start_s, spent(before, cpu_s(process.pid))
             time.sleep(1.0)
-            before_s = cpu_s(process.pid)
+            before = cpu_s(process.pid)
             time.sleep(took_s)
-            idle_s = cpu_s(process.pid) - before_s
+            idle = spent(before, cpu_s(process.pid))
+            each = {role: round(1e3 * (busy[role] - idle.get(role, 0.0)) / requests, 2) for role in busy}
             found[f"{name}_ms"] = round(1e3 * took_s / requests, 2)
-            found[f"{name}_cpu_ms"] = round(1e3 * (spent_s - idle_s) / requests, 2)
-            found[f"{name}_idle_cpu_share"] = round(idle_s / took_s, 3)
+            found[f"{name}_cpu_ms"] = round(sum(each.values()), 2)
+            found[f"{name}_cpu_ms_by_process"] = {role: ms for role, ms in each.items() if ms}
+            found[f"{name}_idle_cpu_share"] = round(sum(idle.values()) / took_s, 3)
         return found
 
 
@@ -107,7 +125,7 @@ def main() -> None:
         file = Path(folder, "cluster.yaml")
         file.write_text(f"port: 8712\nmodels: {{m: {{model: {parsed.model}, threads: 1}}}}\n", encoding="utf-8")
         several = measured(["cluster", "up", str(file)], "cluster ready", 8712, parsed.requests)
-    more = {name: round(several[name] - one[name], 2) for name in one if not name.endswith("share")}
+    more = {name: round(several[name] - one[name], 2) for name in one if name.endswith("_ms")}
     row = {"benchmark": "cluster_cost", "model": parsed.model, "requests": parsed.requests, "answer_tokens": ANSWER}
     print(json.dumps({**row, "server": one, "cluster": several, "more": more}))
 

@@ -293,8 +293,9 @@ def measured(model: str) -> ReplicaCost:
     return cost_of(report)
 
 
-# of smollm2-135m on two cores of an AMD EPYC with AVX-512 VNNI (Zen 5), 2 threads, as `--measure` published them
-SMOLLM2 = ReplicaCost(0.00045, (0.0045, 0.0050, 0.0060, 0.0090, 0.0150), 1.1, 16, 2048)
+# of smollm2-135m on two cores of an AMD EPYC with AVX-512 VNNI: medians of `miaotui bench` in docs/figures.jsonl,
+# without drafts; that of eight answers, which were faster than four there, is that of four
+SMOLLM2 = ReplicaCost(0.545e-3, (3.4e-3, 4.3e-3, 6.0e-3, 6.0e-3, 7.1e-3), 1.1, 16, 2048)
 
 
 def main() -> None:
@@ -309,7 +310,7 @@ def main() -> None:
     cost = measured(parsed.measure) if parsed.measure else SMOLLM2
     rows = []
     for replicas in parsed.replicas:
-        requests = max(parsed.requests, 20 * replicas)
+        requests = max(parsed.requests, 8 * replicas)
         for policy in parsed.policies:
             turns = arrivals(cost, replicas, requests, parsed.load, parsed.seed)
             start_s = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 
 from miaotui.cluster.cluster_file import ClusterFile
 
+# Ray reads these when it is imported, so this module comes first; one token for all clusters of this process.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
 OPTIONS = {"threads": 1, "context": 2048, "max_sequences": 8, "speculate": False}
 
 

@@ -23,7 +23,7 @@ from miaotui.engine.grammar.source import from_schema
 from miaotui.engine.reading import readers
 from miaotui.engine.remote.loop import RemoteLoop, as_engine_loop
 from miaotui.engine.request import RequestOptions
-from miaotui.errors import DeadlineUnattainableError, RefusedError, RequestError
+from miaotui.errors import DeadlineUnattainableError, OverloadedError, RefusedError, RequestError
 from miaotui.runtime import ModelOptions, open_model
 from miaotui.types import Completion, Deadline, SamplingParams
 from tiny_models import make_tiny_folder
@@ -37,6 +37,7 @@ PARAMS = (
     SamplingParams(max_tokens=600, temperature=1.0, seed=5, top_k=20, presence_penalty=0.7, ignore_eos=True),
     SamplingParams(max_tokens=500, temperature=0.8, seed=9, logprobs=2, min_tokens=490),
 )
+MOST_RUNS = 6
 Cluster = tuple[Pool, RemoteLoop, ProcessMembers, Path]
 
 
@@ -80,24 +81,21 @@ async def streamed(loop: RemoteLoop, kill: Any) -> list[tuple[str, tuple[int, ..
 
 def test_a_stream_goes_on_without_seam_when_its_replica_is_killed(cluster: Cluster) -> None:
     pool, loop, members, folder = cluster
-    wanted, kills = alone(folder), 0
+    wanted, kills, before = alone(folder), 0, pool.resumed
 
     def kill(found: list[Any]) -> None:
         nonlocal kills
         if kills < 3 and len(found[0][1]) > 60 + 120 * kills:
-            with pool._lock:  # the busiest replica, unless it is known to be dead already
-                alive = [each for each in pool._router.replicas.values() if each.name in members.channels]
-                busy = max(alive, key=lambda each: len(each.tickets), default=None)
-            if busy is not None and busy.tickets:
-                kills += 1
-                os.kill(members.channels[busy.name].process.pid, signal.SIGKILL)
+            kills += kill_busiest(pool, members)
 
-    before = pool.resumed
-    for (text, ids, whole), right in zip(asyncio.run(streamed(loop, kill)), wanted, strict=True):
-        assert ids == whole.token_ids == right.token_ids
-        assert text == whole.text == right.text
-        assert whole.finish_reason == right.finish_reason
-        assert whole.logprobs == right.logprobs
+    for _ in range(MOST_RUNS):  # on a busy machine an answer may end before it is seen to have begun
+        for (text, ids, whole), right in zip(asyncio.run(streamed(loop, kill)), wanted, strict=True):
+            assert ids == whole.token_ids == right.token_ids
+            assert text == whole.text == right.text
+            assert whole.finish_reason == right.finish_reason
+            assert whole.logprobs == right.logprobs
+        if kills == 3:
+            break
     assert kills == 3
     assert pool.resumed - before >= 3
     assert pool.wait(2, 120)  # those that died were replaced
@@ -131,16 +129,18 @@ def test_grammars_and_deadlines_hold_after_a_death(cluster: Cluster) -> None:
         (wanted,) = readers.whole(one, lambda: iter([submit(one)]))
     finally:
         one.close()
-    request = submit(loop)
-    killed = False
-    while not request.is_over:
-        if len(request.token_ids) > 40 and not killed:
-            killed = kill_holder(pool, members)
-        time.sleep(0.002)
+    for _ in range(MOST_RUNS):
+        request, killed = submit(loop), False
+        while not request.is_over:
+            if request.token_ids and not killed:
+                killed = kill_busiest(pool, members)
+            time.sleep(0.001)
+        assert request.completion().token_ids == wanted.token_ids
+        assert 60 <= len(json.loads(request.completion().text)) <= 90
+        loop.leave(request)
+        if killed:
+            break
     assert killed
-    assert request.completion().token_ids == wanted.token_ids
-    assert 60 <= len(json.loads(request.completion().text)) <= 90
-    loop.leave(request)
     assert pool.wait(2, 120)
     hopeless = RequestOptions(deadline=Deadline(total_ms=1200), arrived_s=time.perf_counter())
     request = loop.submit([7] * 40, SamplingParams(max_tokens=300, ignore_eos=True), hopeless)
@@ -159,15 +159,15 @@ def test_grammars_and_deadlines_hold_after_a_death(cluster: Cluster) -> None:
     assert_nothing_is_left(pool, loop)
 
 
-def kill_holder(pool: Pool, members: ProcessMembers) -> bool:
-    """Kill the replica that computes; whether one was there to be killed."""
+def kill_busiest(pool: Pool, members: ProcessMembers) -> bool:
+    """Kill the replica that has most requests, unless it is known to be dead already; whether one was killed."""
     with pool._lock:
-        holders = [each.name for each in pool._router.replicas.values() if each.tickets]
-    for name in holders:
-        if name in members.channels:
-            os.kill(members.channels[name].process.pid, signal.SIGKILL)
-            return True
-    return False
+        alive = [each for each in pool._router.replicas.values() if each.name in members.channels]
+        busy = max(alive, key=lambda each: len(each.tickets), default=None)
+    if busy is None or not busy.tickets:
+        return False
+    os.kill(members.channels[busy.name].process.pid, signal.SIGKILL)
+    return True
 
 
 def test_cancelled_and_refused_requests_leave_nothing_behind(cluster: Cluster) -> None:
@@ -202,3 +202,16 @@ def test_a_replica_with_another_file_may_not_join(cluster: Cluster, tmp_path: Pa
         assert pool.state.engines == 0
     finally:
         loop.close()
+
+
+def test_a_pool_that_is_closed_ends_all_and_takes_nothing(cluster: Cluster) -> None:
+    _, _, _, folder = cluster
+    pool, loop = open_pool("tiny", str(folder), ProcessMembers("tiny", str(folder), 1, OPTIONS), 2048)
+    assert pool.wait(1, 120)
+    request = loop.submit(PROMPTS[0], PARAMS[0])
+    loop.close()
+    loop.close()
+    assert request.finish_reason == "cancelled"
+    with pytest.raises(OverloadedError, match="stopping"):
+        loop.submit(PROMPTS[0], PARAMS[0])
+    assert loop.in_flight == 0

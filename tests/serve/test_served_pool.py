@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,18 @@ def test_refusals_name_the_reason(
     assert (answer.status_code, reason in answer.text) == (status, True), answer.text
     if status == 429:
         assert answer.json()["error"]["predicted_ms"] > 1
+
+
+def test_a_pools_loop_has_each_name_that_a_server_reads(servers: tuple[Serving, Serving]) -> None:
+    """The loop of a pool stands in for an engine's without a type of its own: so its names are compared here."""
+    source = Path(__file__).parents[2] / "src" / "miaotui"
+    files = [source / name for name in ("serve/models.py", "engine/quote.py", "engine/reading/readers.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*files, *(source / "serve" / "ops").glob("*.py")])
+    loop = servers[1].hosts["tiny"].loop
+    for pattern, owner in ((r"\bloop\.(\w+)", loop), (r"\bloop\.engine\.(\w+)", loop.engine)):
+        names = set(re.findall(pattern, text)) - {"noun", "py"}  # a job loop's, and a file's
+        assert len(names) > 4
+        assert not {name for name in names if not hasattr(owner, name)}
 
 
 def test_health_metrics_and_quotes_are_those_of_the_pool(servers: tuple[Serving, Serving]) -> None:

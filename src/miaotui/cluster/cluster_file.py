@@ -23,6 +23,9 @@ MOST_BYTES = 1 << 20  # of a cluster file
 MOST_REPLICAS = 1000
 ENGINE_NAMES = ("threads", "context", "kv", "kv_tokens", "max_sequences", "chunk_size", "backend", "speculate")
 INGRESS_NAMES = (
+    "tls_cert",
+    "tls_key",
+    "drain_timeout_s",
     "api_key_file",
     "share_prefix",
     "allowed_host",

@@ -103,8 +103,8 @@ class Pool:
 
     def dispatch(self, request: Request, params: SamplingParams, options: RequestOptions) -> None:
         """Choose a replica and send the request on its way, see `Dispatcher.dispatch`."""
-        if self.loop is None:
-            raise EngineError("the pool has no loop yet: make it with `open_pool`")
+        if self.loop is None or self._events.is_closed():
+            raise OverloadedError("the server is stopping: ask again in a moment", 1.0)
         constraint = None if options.constraint is None else describe(options.constraint)
         route = self._route(request, params, options.begun)
         with self._lock:

@@ -23,11 +23,13 @@ from miaotui.cluster.on_ray.known import NAMED
 from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_loop import open_pool
 from miaotui.cluster.replica import Replica
-from miaotui.engine.remote.loop import RemoteLoop, as_engine_loop
+from miaotui.engine.loop import EngineLoop
+from miaotui.engine.remote.loop import as_engine_loop
 from miaotui.errors import OverloadedError, RequestError
 
 APPLICATION = "miaotui"
 INGRESS = "ingress"
+HEAD = "node:__internal_head__"  # a resource of the machine that clients connect to, by Ray's own name
 MOST_CALLS = 4096  # at once to one replica; its own book of promises refuses long before
 FIRST_REPLICA_S = 600.0  # that the first replica of a model may take to come: it may compile kernels
 HEALTHY_S, UNHEALTHY_S = 2.0, 30.0  # between looks at a replica's health, and until one counts as lost
@@ -76,38 +78,44 @@ class ModelReplica:
             replica.close()
 
 
-@serve.ingress()
 class Ingress:
-    """The application of `miaotui serve` over pools."""
+    """The application and the server of `miaotui serve` over pools.
 
-    def __init__(self, values: Mapping[str, Any], *handles: Any) -> None:
-        self._cluster = ClusterFile.of(values)
-        self._handles = handles
-        self._pools: dict[str, Pool] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._services: Any = None
+    It listens itself instead of behind Serve's proxy: so the bounds on connections, headers and slow clients hold here
+    too, TLS is the server's own, and a request passes two processes less.
+    """
 
-    async def __serve_build_asgi_app__(self) -> Any:
-        """Open the pools, wait for the first replica of each, and return the application."""
+    async def __init__(self, values: Mapping[str, Any], *handles: Any) -> None:  # type: ignore[misc]  # Serve awaits it
         from miaotui.serve.app import create_app  # noqa: PLC0415  (replicas need no HTTP)
+        from miaotui.serve.http.listener import bind  # noqa: PLC0415  (as above)
+        from miaotui.serve.http.server import DrainingServer  # noqa: PLC0415  (as above)
         from miaotui.serve.start import layers_for, open_services  # noqa: PLC0415  (as above)
 
-        loops: dict[str, RemoteLoop] = {}
-        for specification, handle in zip(self._cluster.pools, self._handles, strict=True):
-            context = specification.options.get("context")
-            opened = await asyncio.to_thread(
-                open_pool, specification.name, specification.model, RayMembers(handle), context
-            )
-            self._pools[specification.name], loops[specification.name] = opened
+        self._cluster = ClusterFile.of(values)
+        settings = self._cluster.settings
+        listening = bind(settings.host, settings.port)
+        self._pools: dict[str, Pool] = {}
+        loops: dict[str, EngineLoop] = {}
+        for specification, handle in zip(self._cluster.pools, handles, strict=True):
+            name, context = specification.name, specification.options.get("context")
+            pool, loop = await asyncio.to_thread(open_pool, name, specification.model, RayMembers(handle), context)
+            self._pools[name], loops[name] = pool, as_engine_loop(loop)
         for name, pool in self._pools.items():
             if not await asyncio.to_thread(pool.wait, 1, FIRST_REPLICA_S):
                 raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
-        settings = self._cluster.settings
-        engines = {name: as_engine_loop(loop) for name, loop in loops.items()}
-        self._services = open_services(engines, settings)
-        self._tasks.append(asyncio.create_task(self._services.operations.look_after()))
-        layers = [*layers_for(settings, self._services.operations), Middleware(IdempotencyKeys)]
-        return create_app(self._services, layers)
+        self._services = open_services(loops, settings)
+        operations = self._services.operations
+        layers = [*layers_for(settings, operations), Middleware(IdempotencyKeys)]
+        app = create_app(self._services, layers)
+        self._server = DrainingServer(app, operations, drain_timeout_s=settings.drain_timeout_s, tls=settings.tls)
+        self._tasks = [
+            asyncio.create_task(operations.look_after()),
+            asyncio.create_task(self._server.serve([listening])),
+        ]
+        while not self._server.started:
+            if self._tasks[1].done():
+                raise OverloadedError("the server did not start", 1.0)
+            await asyncio.sleep(0.01)
 
     async def state(self) -> Message:
         """Return the cluster's file, and what each pool knows of its replicas."""
@@ -129,12 +137,19 @@ class Ingress:
         operations.is_draining = draining
         return len(operations.running)
 
-    def __del__(self) -> None:
-        for task in getattr(self, "_tasks", ()):
-            task.cancel()
-        services = getattr(self, "_services", None)
-        if services is not None:
-            services.close()
+    def check_health(self) -> None:
+        """Raise where the server has ended: Serve then starts another one."""
+        if self._tasks[1].done():
+            raise OverloadedError("the server has ended", 1.0)
+
+    async def __del__(self) -> None:
+        """Let what runs finish, and close."""
+        server = getattr(self, "_server", None)
+        if server is not None:
+            server.should_exit = True
+            await asyncio.gather(self._tasks[1], return_exceptions=True)
+            self._tasks[0].cancel()
+            self._services.close()
 
 
 def build(values: Mapping[str, Any]) -> Any:
@@ -174,7 +189,12 @@ def application(cluster: ClusterFile) -> Any:
         }
         models.append(deployment.bind(values))
     ingress = serve.deployment(
-        Ingress, name=INGRESS, num_replicas=1, max_ongoing_requests=MOST_CALLS, ray_actor_options={"num_cpus": 0}
+        Ingress,
+        name=INGRESS,
+        num_replicas=1,
+        max_ongoing_requests=MOST_CALLS,
+        graceful_shutdown_timeout_s=cluster.settings.drain_timeout_s + 5.0,
+        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
     )
     return ingress.bind(cluster.plain(), *models)
 

@@ -15,6 +15,7 @@ from typing import Any
 from miaotui.cluster.cluster_file import ClusterFile
 from miaotui.errors import RequestError
 from miaotui.libraries import missing
+from miaotui.serve.http.listener import bind
 
 LOOK_S = 0.2
 NAMESPACE = "miaotui"
@@ -58,6 +59,7 @@ def up(cluster: ClusterFile) -> Any:
     if cluster.address is not None:
         connect(cluster.address)
     elif not ray.is_initialized():
+        bind(cluster.host, cluster.port).close()  # a port that is taken is named before anything starts
         needed = sum(pool.replicas * pool.cpus for pool in cluster.pools)
         ray.init(
             num_cpus=max(int(needed + 0.999), os.cpu_count() or 1),
@@ -68,8 +70,12 @@ def up(cluster: ClusterFile) -> Any:
         )
     from miaotui.cluster.on_ray.application import APPLICATION, application  # noqa: PLC0415  (imports Ray)
 
-    serve.start(proxy_location="HeadOnly", http_options={"host": cluster.host, "port": cluster.port})
-    return serve.run(application(located), name=APPLICATION, route_prefix="/", external_scaler_enabled=True)
+    serve.start(proxy_location="Disabled")
+    bound = application(located)
+    try:
+        return serve.run(bound, name=APPLICATION, route_prefix=None, external_scaler_enabled=True)
+    except RuntimeError as error:
+        raise RequestError(f"the cluster did not start: {error}") from error
 
 
 def state(address: str | None) -> dict[str, Any]:

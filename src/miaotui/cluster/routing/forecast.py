@@ -9,6 +9,7 @@ the last word.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LEVELS = (1, 2, 4, 8, 16)  # answers together for which the cost of a token is published
 REFERENCE_TOKENS = 256  # context at which it is
@@ -41,8 +42,7 @@ class ReplicaLoad:
     answer_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(NamedTuple):
     """Seconds from now until one more request has its first token and its last one."""
 
     first_s: float
@@ -52,11 +52,9 @@ class Outlook:
 
 def outlook(cost: ReplicaCost, load: ReplicaLoad, prompt: int, held: int, answer: int) -> Outlook:
     """Return the forecast for ``prompt`` tokens, ``held`` of them computed already, and ``answer`` tokens."""
-    together = min(load.requests + 1, cost.width)
-    token_s = cost.token_s(together)
-    wait_s = 0.0
-    if load.requests >= cost.width:  # for a place: as many answers end first as stand in line too many
-        each = load.answer_tokens / load.requests
-        wait_s = (load.requests - cost.width + 1) / cost.width * each * token_s
-    first_s = wait_s + (load.prompt_tokens + max(prompt - held, 1)) * cost.read_s + token_s
-    return Outlook(first_s, first_s + max(answer - 1, 0) * token_s, token_s)
+    requests = load.requests
+    token_s = cost.token_s(requests + 1 if requests < cost.width else cost.width)
+    first_s = (load.prompt_tokens + (prompt - held if prompt > held else 1)) * cost.read_s + token_s
+    if requests >= cost.width:  # for a place: as many answers end first as stand in line too many
+        first_s += (requests - cost.width + 1) / cost.width * (load.answer_tokens / requests) * token_s
+    return Outlook(first_s, first_s + (answer - 1) * token_s if answer > 1 else first_s, token_s)

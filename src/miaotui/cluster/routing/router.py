@@ -9,6 +9,7 @@ replicas that are equally soon; a client's mistake says nothing about a replica.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -190,20 +191,22 @@ class Router:
 
     def _choose(self, request: RouteRequest, now_s: float, tried: Collection[str]) -> tuple[ReplicaState, Outlook, int]:
         held = self.prefixes.held(request.pages)
-        most = max(request.prompt_tokens - 1, 0)
-        found = []
+        prompt, answer = request.prompt_tokens, request.answer_tokens
+        most = max(prompt - 1, 0)
+        best_s, found = math.inf, []
         for name, replica in self.replicas.items():
             if replica.draining or name in tried or not replica.breaker.allows(now_s):
                 continue
-            tokens = min(held.get(name, 0) * PAGE_TOKENS, most)
-            seen = outlook(replica.cost, replica.all, request.prompt_tokens, tokens, request.answer_tokens)
-            found.append((seen.last_s, tokens, replica, seen))
+            tokens = min(held[name] * PAGE_TOKENS, most) if name in held else 0
+            seen = outlook(replica.cost, replica.all, prompt, tokens, answer)
+            if seen.last_s <= best_s + max(EQUAL_S, EQUAL_SHARE * best_s):
+                best_s = min(best_s, seen.last_s)
+                found.append((seen, tokens, replica))
         if not found:
             raise self._none_left(now_s)
-        best_s = min(each[0] for each in found)
         equal_s = best_s + max(EQUAL_S, EQUAL_SHARE * best_s)
-        _, tokens, replica, seen = min(
-            (each for each in found if each[0] <= equal_s),
+        seen, tokens, replica = min(
+            (each for each in found if each[0].last_s <= equal_s),
             key=lambda each: (-each[1], each[2].load.requests + each[2].others.requests, _rank(request, each[2])),
         )
         return replica, seen, tokens

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from miaotui.engine.constraint import Constraint
 from miaotui.engine.engine import RequestPreparation
 from miaotui.engine.loop import EngineLoop, RequestObserver
 from miaotui.engine.reading.readers import Readers
@@ -80,6 +79,8 @@ class RemoteModel:
 
 class RemoteLoop:
     """One model that runs elsewhere. Its public names are those of `EngineLoop`."""
+
+    can_promise = True
 
     def __init__(self, model: RemoteModel, preparation: RequestPreparation, dispatcher: Dispatcher) -> None:
         self.model, self.readers = model, Readers()
@@ -258,9 +259,10 @@ class _RemoteEngine:
 
     speculation = None
     limits = NO_LIMITS
+    pass_s = 0.0  # no pass runs here
 
     def __init__(self, preparation: RequestPreparation, dispatcher: Dispatcher) -> None:
-        self._preparation, self._dispatcher = preparation, dispatcher
+        self.prepare, self._dispatcher = preparation.prepare, dispatcher
         self.tokenizer, self.context = preparation.tokenizer, preparation.context
 
     @property
@@ -272,17 +274,6 @@ class _RemoteEngine:
     def scheduler(self) -> RemoteScheduler:
         """Return the schedules."""
         return RemoteScheduler(self._dispatcher.state)
-
-    def prepare(
-        self,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        namespace: int = 0,
-        constraint: Constraint | None = None,
-        begun: Sequence[int] = (),
-    ) -> Request:
-        """Return a checked request, see `RequestPreparation.prepare`."""
-        return self._preparation.prepare(prompt, params, namespace, constraint, begun)
 
 
 def as_engine_loop(loop: RemoteLoop) -> EngineLoop:
