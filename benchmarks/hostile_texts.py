@@ -26,6 +26,7 @@ _FORMS = (
 )  # fmt: skip
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
 _STUTTER = re.compile(r"(\S{1,4}?)\1+")
+_ADDRESS = re.compile(r"https?://\S+")
 _MARKUP = re.compile(r"<[^>]*>|&\w+;")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
@@ -49,8 +50,8 @@ def loops(source: str, translation: str) -> bool:
 
 
 def echoes(source: str, translation: str, target: str) -> bool:
-    """Whether a sentence of three common words or more, markup left out, came back as it was."""
+    """Whether a sentence of three common words or more, markup and addresses left out, came back as it was."""
     if target == "zh":
-        words = re.findall(r"\b[a-z]{2,}\b", _MARKUP.sub(" ", source))
+        words = re.findall(r"\b[a-z]{2,}\b", _MARKUP.sub(" ", _ADDRESS.sub(" ", source)))
         return len(words) >= 3 and not _HAN.search(source) and not _HAN.search(translation)
     return len(_HAN.findall(source)) >= 3 and len(_HAN.findall(translation)) > len(_HAN.findall(source)) / 2
