@@ -19,11 +19,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SOURCES := src tests benchmarks docs
 SLOW := slow or model or compare
-APART := clients or long
+APART := clients or long or cluster
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run chat serve doctor models test test-fast test-slow test-long test-console-all test-clients .test-clients chaos test-aarch64 lint format types check \
+.PHONY: help run chat serve doctor models test test-fast test-slow test-long test-console-all test-clients .test-clients test-cluster .test-cluster chaos test-aarch64 lint format types check \
 	bench bench-peers walk fuzz docs figures site screenshots wheels console clean
 
 help: ## list the targets
@@ -66,6 +66,13 @@ test-clients: ## LiteLLM, LangChain and schemathesis against the server, in an e
 
 .test-clients: $(VENV)/.ready-clients
 	$(BIN)/python -m pytest -m clients $(ARGS)
+
+test-cluster: ## a cluster on three raylets: 100 kills, 1,000 requests while it scales, and the simulator, in an environment of its own
+	@$(MAKE) --no-print-directory VENV=$(VENV)-cluster .test-cluster
+
+.test-cluster: $(VENV)/.ready-cluster
+	MIAOTUI_KILLS=100 MIAOTUI_REQUESTS=1000 $(BIN)/python -m pytest -s -m cluster tests/cluster $(ARGS)
+	$(BIN)/python benchmarks/cluster_simulator.py
 
 chaos: $(VENV)/.ready-test ## ten minutes of random requests from clients that vanish
 	$(BIN)/python benchmarks/chaos.py $(ARGS)
@@ -174,6 +181,12 @@ $(VENV)/.ready-docs: $(VENV)/.ready
 $(VENV)/.ready-clients: $(VENV)/.ready-test
 	@echo "Installing other clients ..."
 	@$(PIP) --editable '.[clients]'
+	@touch $@
+
+# Ray takes 300 MB: only who tests clusters needs it.
+$(VENV)/.ready-cluster: $(VENV)/.ready-test
+	@echo "Installing Ray ..."
+	@$(PIP) --editable '.[cluster]'
 	@touch $@
 
 $(VENV)/.ready-fuzz: $(VENV)/.ready-test

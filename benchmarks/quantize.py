@@ -43,7 +43,7 @@ from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
 from peers import Peers
 
-ROW, CALIBRATION = 256, 8192  # tokens
+ROW, CALIBRATION, PROBE = 256, 8192, 128  # tokens
 PEER_TYPES = "Q2_K,Q3_K_M,IQ4_NL,Q4_0"
 UNIFORM = "Q4_0"
 
@@ -114,7 +114,7 @@ def _base(source: GgufSource, path: Path, calibration: TextSet, tests: Mapping[s
     held_out = {name: token_rows(tokenizer, test, ROW, test_tokens) for name, test in tests.items()}
     model = LayerwiseModel(source.config, source.canonical())
     states = {name: model.states(each) for name, each in held_out.items()}
-    return Base(source, Quantization(source, calibration, rows, keep=False, off_grid=True), held_out, states)
+    return Base(source, Quantization(source, calibration, rows, PROBE, keep=False, off_grid=True), held_out, states)
 
 
 def _data(folder: Path | None) -> dict[str, TextSet]:
@@ -168,7 +168,7 @@ def _uniform_files(args: argparse.Namespace, base: Base, losses: Any, folder: Pa
         for layer, moments in layer_moments(source, model, quantization.rows):
             for matrix in (one for one in source.matrices if one.layer == layer):
                 stored, kind = source.file.tensors[matrix.name], choice.kinds[matrix.name]
-                importance = np.diag(hessian_of(moments, matrix)).copy()
+                importance = np.diag(hessian_of(moments, matrix, losses.lookup_share)).copy()
                 step = max(1, (1 << 22) // stored.cols)
                 parts = [
                     round_plainly(stored.float32(start, start + step), kind, importance)[0]

@@ -109,8 +109,9 @@ def main() -> None:
     moments = Moments(encoder.matrices)
     encoder.embeddings(known, {}, moments)
     hessians = {name: moments.of(name) for name in encoder.matrices}
+    count = sum(map(len, known))
     began_s = time.perf_counter()
-    options = _options(encoder, hessians, known[:PROBES])
+    options = _options(encoder, hessians, known[:PROBES], count)
     survey_s = time.perf_counter() - began_s
     bases = {name: encoder.embeddings(texts, {}) for name, texts in tests.items()}
     ggml = Ggml((args.library or Peers().build() / "bin") / "libggml-base.so")
@@ -125,7 +126,7 @@ def main() -> None:
             sides["plain"][one] = round_plainly(encoder.weights[one], kind, importance)[1]
         found = allocate([[Option(*each[1:]) for each in options[one]] for one in encoder.matrices], size)
         for one, pick in zip(encoder.matrices, found.chosen, strict=True):
-            sides["ours"][one] = _ours(encoder.weights[one], options[one][pick][0], hessians[one])
+            sides["ours"][one] = _ours(encoder.weights[one], options[one][pick][0], hessians[one], count)
         losses = {
             side: {
                 test: float(loss(bases[test], encoder.embeddings(texts, replaced)).mean())
@@ -154,23 +155,23 @@ def _importance(hessian: Array | None, cols: int) -> Array:
     return np.ones(cols, np.float32) if hessian is None else np.diag(hessian).copy()
 
 
-def _feedback(hessian: Array | None, cols: int) -> Feedback:
-    return Feedback.of(np.eye(cols, dtype=np.float32) if hessian is None else hessian)
+def _feedback(hessian: Array | None, cols: int, tokens: int) -> Feedback:
+    return Feedback.of(np.eye(cols, dtype=np.float32)) if hessian is None else Feedback.of(hessian, tokens)
 
 
-def _ours(weights: Array, kind: BlockType, hessian: Array | None) -> Array:
-    data = round_matrix(weights, kind, _feedback(hessian, weights.shape[1])).data
+def _ours(weights: Array, kind: BlockType, hessian: Array | None, tokens: int) -> Array:
+    data = round_matrix(weights, kind, _feedback(hessian, weights.shape[1], tokens)).data
     return StoredTensor("w", weights.shape, kind, data).float32()
 
 
 def _options(
-    encoder: Encoder, hessians: Mapping[str, Array | None], probes: Sequence[Sequence[int]]
+    encoder: Encoder, hessians: Mapping[str, Array | None], probes: Sequence[Sequence[int]], tokens: int
 ) -> dict[str, list[tuple[BlockType, int, float]]]:
     """Return each matrix's types with their bytes and what they cost, as `survey` does for decoders."""
     base, found = encoder.embeddings(probes, {}), {}
     for name in encoder.matrices:
         weights, hessian = encoder.weights[name], hessians[name]
-        feedback = _feedback(hessian, weights.shape[1])
+        feedback = _feedback(hessian, weights.shape[1], tokens)
         changed = round_plainly(weights, REFERENCE, _importance(hessian, weights.shape[1]))[1]
         cost = float(loss(base, encoder.embeddings(probes, {name: changed})).mean())
         sample = weights[np.linspace(0, len(weights) - 1, min(SAMPLE_ROWS, len(weights))).astype(int)]

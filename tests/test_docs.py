@@ -76,7 +76,7 @@ def run(command: list[str], **options: object) -> subprocess.CompletedProcess[st
 
 
 def test_all_blocks_are_of_a_known_kind() -> None:
-    kinds = {"python", "console", "text", "toml", "ini"}
+    kinds = {"python", "console", "text", "toml", "ini", "yaml"}
     for page in PAGES:
         blocks = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(blocks) % 2 == 0

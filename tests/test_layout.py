@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "miaotui"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("cluster",),
     ("serve",),
     ("apps",),
     ("tasks",),
@@ -34,7 +35,11 @@ LAYERS = (
 )
 FREE = {"errors", "types", "config", "closing", "libraries"}  # usable by all; they import nothing but each other
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-NARROW = {"schedule": {"schedule", "errors", "types"}}  # integers only
+NARROW = {
+    "schedule": {"schedule", "errors", "types"},  # integers only
+    # no arithmetic, no model files, no text
+    "cluster": {"cluster", "serve", "apps", "runtime", "engine", "backends", "schedule", "hub", *FREE},
+}
 
 MAX_FILE_LINES = 400
 MAX_FOLDER_FILES = 15  # beside sub-folders

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import by_model_type
 from miaotui.model.reading.from_hf import config_from_hf, hf_sources
-from tiny_models import tiny_weights
-from tiny_tokenizer import VOCAB_SIZE, write_tokenizer
+from tiny_models import _add, _gguf_metadata, _gguf_tensors, tiny_weights
+from tiny_tokenizer import VOCAB_SIZE, tokenizer_metadata, write_tokenizer
 
 MASK = 300  # an unused id
 COMMON: dict[str, Any] = {
@@ -98,4 +98,35 @@ def make_masked_folder(folder: Path, variant: str, **overrides: Any) -> Path:
     (path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     save_file(stored_tensors(config, values, tiny_weights(config)), path / "model.safetensors")
     write_tokenizer(path)
+    return path
+
+
+IN_GGUF = ("llada", "llada_moe", "dream", "rnd1")  # that llama.cpp's converter knows
+
+
+def make_masked_gguf(folder: Path, variant: str, **metadata: Any) -> Path:
+    """Write the model as llama.cpp's converter would; ``metadata`` are more of its keys."""
+    from gguf import GGUFWriter  # noqa: PLC0415  (a test extra)
+
+    values = masked_values(variant)
+    config = config_from_hf(values)
+    architecture = by_model_type(values["model_type"], values)
+    assert architecture.gguf is not None
+    common = {
+        "max_position_embeddings": 256,
+        "rms_norm_eps": values["rms_norm_eps"],
+        "model_type": values["model_type"],
+    }
+    path = folder / f"{variant}.gguf"
+    writer = GGUFWriter(path, architecture.gguf)
+    for key, value in {**_gguf_metadata(common, config), "attention.causal": False}.items():
+        _add(writer, f"{architecture.gguf}.{key}", value)
+    for key, value in {**tokenizer_metadata(), "tokenizer.ggml.mask_token_id": MASK, **metadata}.items():
+        _add(writer, key, value)
+    for key, weights in _gguf_tensors(common, config, architecture, 0):
+        writer.add_tensor(key, weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path

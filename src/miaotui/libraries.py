@@ -17,6 +17,7 @@ EXTRAS = {
     "opencc": "speech",
     "python_multipart": "speech",
     "websockets": "speech",
+    "ray": "cluster",
     "rdflib": "graph",
     "rouge_score": "eval",
     "sacrebleu": "eval",

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from miaotui.bench.compare import Comparison
@@ -18,9 +18,11 @@ from miaotui.bench.html.page import compare_sections, load_sections, page, speed
 from miaotui.bench.html.words import words
 from miaotui.bench.load import outcome as ends
 from miaotui.bench.load.outcome import RequestOutcome
+from miaotui.bench.load.report import load_table
 from miaotui.bench.load.summary import LatencyTargets, summarised
 from miaotui.bench.report import aligned
 from miaotui.bench.speed import MachineLimits, RooflinePoint, SpeedReport, SpeedSeries
+from miaotui.cli.bench.model import speed_table
 from miaotui.errors import CacheError
 
 HOSTILE = '</pre><script>alert(1)</script><img src="http://example.org/x">&"\''
@@ -57,6 +59,7 @@ def requests() -> list[RequestOutcome]:
 
 
 @settings(max_examples=40)
+@example([(0.0, 5e-324)], False, False, "")
 @given(st.lists(st.tuples(numbers, numbers), max_size=8), st.booleans(), st.booleans(), st.text(max_size=8))
 def test_charts_are_sound_whatever_the_values(
     points: list[tuple[float, float]], log_x: bool, log_y: bool, name: str
@@ -148,6 +151,21 @@ def test_a_report_in_chinese_keeps_names_and_numbers() -> None:
     assert text.count("<tr>") == 3
     assert "script" not in tags_of(text).tags
     assert all(words("en")(each) == each for each in ("Numbers", "drafts"))
+
+
+def test_every_heading_and_label_has_chinese_words() -> None:
+    outcomes, say = requests(), words("zh")
+    summaries = [summarised(outcomes, 2.0, LatencyTargets(), rate) for rate in (1.0, 2.0)]
+    series = SpeedSeries("decode, 1 stream", "drafts", 1, [50.0], [20.0], [0.8], [1.5])
+    points = [RooflinePoint("decode, 1 stream", 1.8, 30.0)]
+    report = SpeedReport(MachineLimits(2, 20.0, 100.0), [series], points, [0.05, 0.06, 0.07])
+    loads = [table_section(load_table(summaries), say), *load_sections(summaries, {"2/s": outcomes}, say)]
+    speeds = [table_section(speed_table(report), say), *speed_sections(report, say)]
+    text = page("t", [], [*loads, *speeds], "{}", "zh")
+    shown = re.findall(r"<(?:h2|th scope=\"col\"|summary|text class=\"label\"[^>]*)>([^<]+)<", text)
+    named = {"JSON", "ms"}
+    assert len(shown) > 30
+    assert not [each for each in shown if not re.search("[\u4e00-\u9fff]", each) and each not in named]
 
 
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:

@@ -106,3 +106,22 @@ def test_rows_that_are_no_whole_blocks_get_the_type_that_llama_cpp_takes() -> No
     assert stored_kind(BlockType.Q4_0, 48) is BlockType.F16
     assert kinds_for(48) == ()
     assert set(kinds_for(512)) == set(GRIDS)
+
+
+def test_few_tokens_do_not_mislead(weights: np.ndarray) -> None:
+    """Correlations of a short text are not those of others: feedback by them alone would make others worse."""
+    rng = np.random.default_rng(8)
+    shared = rng.standard_normal((3000, 60)) @ rng.standard_normal((60, COLS)) * 0.1
+    inputs = (shared + rng.standard_normal((3000, COLS))).astype(np.float32)
+    known, others = inputs[:300], inputs[300:]
+    moment, held_out = known.T @ known / len(known), others.T @ others / len(others)
+
+    def error(data: np.ndarray) -> float:
+        rest = weights - decoded(data, BlockType.Q4_0)
+        return float(np.vdot(rest, rest @ held_out))
+
+    plain = error(round_plainly(weights, BlockType.Q4_0, np.diag(moment).copy())[0])
+    believed = error(round_matrix(weights, BlockType.Q4_0, Feedback.of(moment)).data)
+    drawn = error(round_matrix(weights, BlockType.Q4_0, Feedback.of(moment, len(known))).data)
+    assert drawn < 0.98 * plain
+    assert drawn < 0.8 * believed

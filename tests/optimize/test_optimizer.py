@@ -20,6 +20,7 @@ from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize import optimizer
 from miaotui.optimize.card import ReportCard, card_path, read_card
+from miaotui.optimize.front import front_page
 from miaotui.optimize.layerwise import LayerwiseModel, divergence
 from miaotui.optimize.optimizer import Optimization, OptimizeOptions
 from miaotui.optimize.plan import OptimizeTarget, kinds_named
@@ -166,7 +167,7 @@ def test_a_plan_says_what_cannot_be_met_before_work(
     assert len(plan["candidates"]) <= 12
     with pytest.raises(RequestError, match=r"nearest point has .* tokens/s"):
         job.run()
-    with pytest.raises(RequestError, match="smallest that these types allow has"):
+    with pytest.raises(RequestError, match="the smallest that these types allow, "):
         made_job(model, tmp_path, size_bytes=50_000).run()
     assert not job.out.exists()
     rates = [one["predicted"]["tokens_per_s"] for one in plan["candidates"]]
@@ -278,6 +279,8 @@ def test_the_command_line_shows_a_card(
     made: tuple[Optimization, ReportCard], capsys: pytest.CaptureFixture[str]
 ) -> None:
     job, card = made
+    assert card.front["measured"][0]["file_bytes"] == job.out.stat().st_size
+    assert front_page(card).count("<svg") == 2
     assert main(["card", str(job.out)]) == 0
     assert f"{card.quality['mean_kl']:.4f} nats" in capsys.readouterr().out
     assert main(["card", str(job.out), "--json"]) == 0

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from miaotui.config import Settings
 from miaotui.errors import RequestError
+from miaotui.optimize.texts import own_texts
 from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows
 from miaotui.optimize.texts.openings import CALIBRATION, TEST
+from tiny_models import make_tiny_gguf
 
 
 class Bytes:
@@ -61,3 +64,17 @@ def test_own_openings_are_of_two_languages_and_share_none() -> None:
     for texts in (CALIBRATION, TEST):
         chinese = sum(any("\u4e00" <= char <= "\u9fff" for char in text) for text in texts)
         assert chinese == len(texts) / 2
+
+
+def test_a_model_writes_two_sets_of_its_own_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, settings = make_tiny_gguf(tmp_path, "llama"), Settings.from_env({"MIAOTUI_HOME": str(tmp_path / "home")})
+    monkeypatch.setattr(own_texts, "TOKENS", 8)
+    calibration, test = own_texts.own_texts(model, "digest", settings, None, 256)
+    assert [len(each.texts) for each in (calibration, test)] == [len(CALIBRATION), len(TEST)]
+    for texts, openings in ((calibration, CALIBRATION), (test, TEST)):
+        half = len(openings) // 2
+        turns = [opening for pair in zip(openings[:half], openings[half:], strict=True) for opening in pair]
+        assert all(text.startswith(opening) for text, opening in zip(texts.texts, turns, strict=True))
+        assert sum(len(text) for text in texts.texts) > sum(len(opening) for opening in openings)
+    monkeypatch.setattr(own_texts, "load_llm", lambda *_, **__: pytest.fail("written again"))
+    assert own_texts.own_texts(model, "digest", settings) == (calibration, test)

@@ -90,6 +90,12 @@ def test_ollamas_suffix_is_the_same_prompt(server: Serving) -> None:
     assert answer["prompt_eval_count"] == gap["tokens_evaluated"]
 
 
+def test_ollamas_clients_see_who_can_fill_in(server: Serving) -> None:
+    for name, able in (("coder", True), ("plain", False)):
+        shown = httpx.post(f"{server.url}/api/show", json={"model": name}, timeout=60).json()
+        assert ("insert" in shown["capabilities"]) is able
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [

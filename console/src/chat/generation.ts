@@ -5,7 +5,7 @@
  * begins with their text, so that what is shown is the text of the whole answer, however often it was broken off.
  */
 import { signal } from "@preact/signals";
-import { request, ServerError } from "../server/http";
+import { request, ServerError, streamError } from "../server/http";
 import { eventsOf } from "../server/events";
 import type { ChatBody, ChatChunk, TokenNote, ToolCall } from "../server/types";
 import * as store from "../store/conversations";
@@ -15,9 +15,6 @@ import { messagesFor, requestFor } from "./requests";
 const SHOW_MS = 80; // between two renderings of a streamed answer, at least
 const SAVE_MS = 400; // between two writes of it to the history, likewise
 const SHARE = 0.04; // of the time that renderings and writes may take, however long the answer is
-
-/** What an error within a stream would have been as an answer; its status was sent before. */
-const STATUS_OF: Record<string, number> = { overloaded: 503, rate_limit_exceeded: 429, deadline_unattainable: 429 };
 
 const running = new Map<string, AbortController>();
 
@@ -174,7 +171,7 @@ class AnswerReader {
   }
 
   private take(chunk: ChatChunk): void {
-    if (chunk.error) throw new ServerError(STATUS_OF[chunk.error.code ?? ""] ?? 500, chunk.error);
+    if (chunk.error) throw streamError(chunk.error);
     if (chunk.usage) this.answer.usage = chunk.usage;
     if (chunk.deadline) this.answer.deadline = chunk.deadline;
     const choice = chunk.choices[0];

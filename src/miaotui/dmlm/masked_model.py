@@ -1,6 +1,6 @@
 """The Python entry of models that restore masked tokens: `load_masked`, then `MaskedLM.generate` and `restore`.
 
-Owns the way from text to tokens and back, and the lock under which passes run: one text at a time. Knows neither
+Owns the way from text to tokens and back, the lock under which a text runs, and its turns at the cores. Knows neither
 schedulers nor promises, which these models do not take part in yet (docs/architecture.md). Invariant: the pieces of a
 stream, joined, are the whole answer.
 """
@@ -10,25 +10,28 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
+from miaotui.backends.backend import Backend
 from miaotui.backends.build import build_backend
 from miaotui.backends.options import BackendName, EngineOptions
 from miaotui.closing import Closing
 from miaotui.config import Settings
 from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, restore
 from miaotui.dmlm.decoding.passes import TextPasses
+from miaotui.engine.turns import CoreTurns, PlainSharer, shared_turns
 from miaotui.errors import EngineError, RequestError, UnsupportedModelError
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.linear.formats import WANTED
 from miaotui.model.config import ModelConfig
 from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading import files
-from miaotui.text.load import load_tokenizer
-from miaotui.text.tokenizers.tokenizer import Tokenizer
+from miaotui.text.chat import ChatEncoder, Message
+from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.types import Progress
 
 LEAST_LOGITS = 64  # rows of a pass with logits: two blocks of the usual length
@@ -63,7 +66,7 @@ def load_masked(
     backend: BackendName = "cpu",
     progress: Progress | None = None,
 ) -> MaskedLM:
-    """Load a model that restores masked tokens, from a folder of safetensors.
+    """Load a model that restores masked tokens, from a folder of safetensors or a GGUF file.
 
     ``block`` is how many positions see each other, for models whose files do not say (dLLM's bd3lm: 32); 0: all.
     ``chunk_size`` bounds the rows of a pass, and with them a text whose positions all see each other. Raises a
@@ -76,6 +79,7 @@ def load_masked(
         if config.masked is None:
             raise UnsupportedModelError(f"{path.name} continues texts: open it with miaotui.load")
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
+        chat = ChatEncoder(load_chat_template(opened.metadata, opened.folder), tokenizer)
     masked = config.masked if block is None else replace(config.masked, block=block)
     if format is not None and format not in WANTED:
         raise RequestError(f"format must be one of {', '.join(WANTED)}, not {format!r}")
@@ -88,31 +92,30 @@ def load_masked(
         backend=backend,
     )
     parts = build_backend(path, config, options, settings, progress)
-    return MaskedLM(path, config, masked, tokenizer, TextPasses(parts.backend, masked), parts.backend.close)
+    return MaskedLM(config, masked, chat, parts.backend)
 
 
 class MaskedLM(Closing):
     """A loaded model, for any number of threads, one after the other. Close it to give its memory back."""
 
-    def __init__(
-        self,
-        path: Path,
-        config: ModelConfig,
-        masked: MaskedConfig,
-        tokenizer: Tokenizer,
-        passes: TextPasses,
-        close: object = None,
-    ) -> None:
-        self.path, self.config, self.masked, self.tokenizer = path, config, masked, tokenizer
-        self._passes, self._close_backend = passes, close
+    def __init__(self, config: ModelConfig, masked: MaskedConfig, chat: ChatEncoder, backend: Backend) -> None:
+        self.config, self.masked, self.tokenizer = config, masked, chat.tokenizer
+        self._chat = chat
+        self._passes = TextPasses(backend, masked, turn=self._turn)
         self._lock = threading.Lock()
-        self._is_closed = False
+        self._turns, self._sharer = shared_turns(), PlainSharer()
+        self._turns.join(self._sharer)
+        self._release = weakref.finalize(self, _release, self._turns, self._sharer, backend)
 
     def generate(self, prompt: str | Sequence[int], options: DecodeOptions | None = None) -> MaskedCompletion:
         """Write an answer after ``prompt`` (text or token ids), block by block."""
         *_, (_, completion) = self._answer(prompt, options or DecodeOptions())
         assert completion is not None, "the last piece carries the answer"
         return completion
+
+    def chat(self, messages: Sequence[Message], options: DecodeOptions | None = None) -> MaskedCompletion:
+        """Answer a conversation: messages with ``role`` and ``content``. Raises `TemplateError` without a template."""
+        return self.generate(self._chat.encode(messages, at_most=self._passes.most_tokens), options)
 
     def stream(self, prompt: str | Sequence[int], options: DecodeOptions | None = None) -> Iterator[str]:
         """Yield an answer's text as it becomes final from its beginning; leaving the loop ends it."""
@@ -133,9 +136,7 @@ class MaskedLM(Closing):
     def close(self) -> None:
         """Give the memory back. Closing twice does nothing."""
         with self._lock:
-            if not self._is_closed and callable(self._close_backend):
-                self._close_backend()
-            self._is_closed = True
+            self._release()
 
     def _answer(
         self, prompt: str | Sequence[int], options: DecodeOptions
@@ -169,10 +170,23 @@ class MaskedLM(Closing):
                 ),
             )
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        self._turns.enter(self._sharer)
+        try:
+            yield
+        finally:
+            self._turns.done(self._sharer)
+
     def _running(self) -> threading.Lock:
-        if self._is_closed:
+        if not self._release.alive:
             raise EngineError("the model is closed: load it again")
         return self._lock
+
+
+def _release(turns: CoreTurns, sharer: PlainSharer, backend: Backend) -> None:
+    turns.leave(sharer)
+    backend.close()
 
 
 def _until_end(state: DecodedPass, start: int, ends: frozenset[int]) -> list[int]:

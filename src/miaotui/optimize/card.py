@@ -75,7 +75,10 @@ def _interval(kl: NDArray[np.float64], starts: NDArray[np.int64]) -> tuple[float
 
 @dataclass(frozen=True)
 class ReportCard:
-    """Facts of an optimised file; all values are JSON's. ``choices`` has each matrix's type."""
+    """Facts of an optimised file; all values are JSON's.
+
+    ``choices`` has each matrix's type, ``front`` what other sizes were predicted and measured to lose.
+    """
 
     file: Mapping[str, Any]
     source: Mapping[str, Any]
@@ -87,6 +90,7 @@ class ReportCard:
     measured_candidates: int
     seconds: Mapping[str, float]
     choices: Mapping[str, str]
+    front: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     form: int = FORM
 

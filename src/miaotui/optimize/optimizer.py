@@ -23,6 +23,7 @@ from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
 from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, write_card
 from miaotui.optimize.cost import MachineRates, work_bytes
+from miaotui.optimize.front import front_points
 from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
 from miaotui.optimize.plan import CANDIDATES, FileCandidate, OptimizeTarget, best, candidates, corrected, plan_dict
 from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
@@ -117,8 +118,8 @@ class _Run:
 
     def card(self) -> ReportCard:
         job, target = self.job, self.job.target
-        losses = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
-        found = candidates(self.quantization, losses, target, job.rates, CURVE)
+        surveyed_model = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
+        found = candidates(self.quantization, surveyed_model, target, job.rates, CURVE)
         base = LayerwiseModel(self.source.config, self.source.canonical())
         base_states = self._timed("test", lambda: base.states(self.test_rows))
         made: list[_Made] = []
@@ -131,7 +132,7 @@ class _Run:
             if not last.misses(target) or len(made) == CANDIDATES:
                 break
             found = corrected(found, last.kl_ratio, last.time_ratio)
-        return self._finish(made)
+        return self._finish(made, found)
 
     def _make(self, chosen: FileCandidate, base: LayerwiseModel, base_states: list[Array]) -> _Made:
         job, file = self.job, self.work / "candidate.gguf"
@@ -140,7 +141,7 @@ class _Run:
         speed = None
         if job.options.measure_speed:
             speed = self._timed("speed", lambda: job.measure(file, job.target.prompt, job.target.answer))
-        return _Made(chosen, file, quality, speed)
+        return _Made(chosen, file, file.stat().st_size, quality, speed)
 
     def _quality(self, file: Path, base: LayerwiseModel, base_states: list[Array], rows: Tokens) -> QualityLoss:
         with open_source(file) as made:
@@ -148,20 +149,20 @@ class _Run:
             found = head_divergence(base.head(), base_states, other.head(), other.states(rows), rows)
             return quality_loss(found)
 
-    def _finish(self, made: list[_Made]) -> ReportCard:
+    def _finish(self, made: list[_Made], front: Sequence[FileCandidate]) -> ReportCard:
         job, last = self.job, made[-1]
         missed = last.misses(job.target)
         if missed:
             raise RequestError(
                 f"the target cannot be met; the nearest point that was measured has {' and '.join(missed)}"
             )
-        card = self._card(last, len(made))
+        card = self._card(last, made, front)
         replace(last.file, job.out)
         write_card(job.out, card)
         remove_work(job.out.with_name(f"{job.out.name}.work"))
         return card
 
-    def _card(self, last: _Made, measured: int) -> ReportCard:
+    def _card(self, last: _Made, made: Sequence[_Made], front: Sequence[FileCandidate]) -> ReportCard:
         job, types = self.job, last.candidate.types
         shared = len(self.calibration.lines() & self.test.lines())
         return ReportCard(
@@ -176,9 +177,10 @@ class _Run:
             },
             speed=None if last.speed is None else asdict(last.speed),
             predicted={**asdict(last.candidate.cost), "mean_kl": last.candidate.predicted_kl},
-            measured_candidates=measured,
+            measured_candidates=len(made),
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             choices={name: kind.name for name, kind in types.kinds.items()},
+            front={"predicted": front_points(front), "measured": [one.point() for one in made]},
             notes=self._notes(types.kinds),
         )
 
@@ -204,7 +206,7 @@ class _Run:
         }
         if given["calibration"] is not None and given["test"] is not None:
             return given["calibration"], given["test"]
-        own = own_texts(job.path, self.source.digest(), job.settings, job.progress)
+        own = own_texts(job.path, self.source.digest(), job.settings, job.progress, self.source.config.context_length)
         return given["calibration"] or own[0], given["test"] or own[1]
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:
@@ -220,8 +222,14 @@ class _Made:
 
     candidate: FileCandidate
     file: Path
+    size_bytes: int
     quality: QualityLoss
     speed: MeasuredSpeed | None
+
+    def point(self) -> dict[str, Any]:
+        """Return it as a point of the front."""
+        speed = None if self.speed is None else self.speed.tokens_per_s
+        return {"file_bytes": self.size_bytes, "mean_kl": self.quality.mean_kl, "tokens_per_s": speed}
 
     @property
     def kl_ratio(self) -> float:

@@ -16,7 +16,7 @@ from miaotui.hub.formats.tensors import BlockType
 from miaotui.optimize.cost import AnswerCost, MachineRates, answer_cost
 from miaotui.optimize.quantization.block_grids import GRIDS
 from miaotui.optimize.quantization.quantize import MixedTypes, Quantization, predicted_curve
-from miaotui.optimize.quantization.survey import Losses
+from miaotui.optimize.quantization.survey import Survey
 
 CANDIDATES = 12
 MAX_TOKENS = 1 << 17
@@ -84,30 +84,32 @@ class FileCandidate:
 
 def candidates(
     quantization: Quantization,
-    losses: Losses | None,
+    found: Survey | None,
     target: OptimizeTarget,
     rates: MachineRates,
     count: int = CANDIDATES,
 ) -> list[FileCandidate]:
     """Return predicted candidates, smallest file first; the largest file within the size is one of them."""
-    known = losses if losses is not None else prior_losses(quantization)
+    known = found if found is not None else prior_losses(quantization)
     choices = {choice.file_bytes: choice for choice in predicted_curve(quantization, known, target.size_bytes, count)}
     return [
         FileCandidate(
             choice,
             answer_cost(quantization.source, choice.kinds, rates, target.prompt, target.answer),
-            None if losses is None else choice.predicted_kl,
+            None if found is None else choice.predicted_kl,
         )
         for _, choice in sorted(choices.items())
     ]
 
 
-def prior_losses(quantization: Quantization) -> Losses:
+def prior_losses(quantization: Quantization) -> Survey:
     """Return losses that depend on bits alone, for a plan before the survey: a bit less is four times the error."""
-    return {
-        one.name: {kind: one.rows * one.cols * 4.0**-grid.bits for kind, grid in GRIDS.items()}
-        for one in quantization.source.matrices
-    }
+    return Survey(
+        {
+            one.name: {kind: one.rows * one.cols * 4.0**-grid.bits for kind, grid in GRIDS.items()}
+            for one in quantization.source.matrices
+        }
+    )
 
 
 def best(found: Sequence[FileCandidate], target: OptimizeTarget) -> FileCandidate:

@@ -352,3 +352,22 @@ class Plan(NamedTuple):
     def prompt_rows(self) -> int:
         """Return the number of rows of prompts that are not read to their end by this step."""
         return sum(len(chunk.tokens) for chunk in self.chunks if not chunk.n_logits)
+
+
+def affordable(drafts: Mapping[int, Draft], rows: int, vocab_size: int) -> dict[int, Draft]:
+    """Return drafts, by number of sequence, as far as there are rows of logits to verify them, oldest sequence first.
+
+    A draft ends before a token that the model does not have: a pass does not check its tokens.
+    """
+    kept: dict[int, Draft] = {}
+    for number in sorted(drafts):
+        draft = drafts[number]
+        if isinstance(draft, DraftTree):
+            draft = draft.kept(lambda token, depth: 0 <= token < vocab_size).cut(rows, len(draft))
+        else:
+            draft = draft[:rows]
+            known = [0 <= token < vocab_size for token in draft]
+            draft = draft if all(known) else draft[: known.index(False)]
+        kept[number] = draft
+        rows -= len(draft)
+    return kept

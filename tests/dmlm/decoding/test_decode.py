@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import miaotui
 from miaotui.backends.backend import Backend
 from miaotui.backends.cpu.build import assemble
 from miaotui.backends.options import EngineOptions
 from miaotui.backends.reference.build import assemble as assemble_reference
 from miaotui.dmlm import MaskedLM, load_masked
 from miaotui.dmlm.decoding.acceptance import Acceptance
-from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, restore
+from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, propose, restore
 from miaotui.dmlm.decoding.passes import TextPasses
+from miaotui.engine.turns import PlainSharer, shared_turns
 from miaotui.errors import EngineError, PromptTooLongError, RequestError, UnsupportedModelError
 from miaotui.kernels.linear.formats import Format
+from miaotui.kernels.runtime import compiled
 from miaotui.model.config import MaskedConfig, ModelConfig
 from miaotui.model.oracle import Oracle
 from tiny_engine import pack_tiny
@@ -131,6 +137,27 @@ def test_prefix_cache_computes_fewer_rows(built: object) -> None:
     assert MASK not in lossy[-1].tokens
 
 
+def test_draws_are_those_of_the_distribution(built: object) -> None:
+    config, backend = built("bd3lm", "cpu")  # type: ignore[operator]
+    passes = TextPasses(backend, config.masked)
+    greedy = run(config, passes, DecodeOptions(16))[-1].tokens
+    assert run(config, passes, DecodeOptions(16, temperature=1.0, top_k=1))[-1].tokens == greedy
+    logits = np.random.default_rng(2).standard_normal((1, config.vocab_size), np.float32)
+    chances = np.exp(logits[0].astype(np.float64))
+    chances[MASK] = 0
+    chances /= chances.sum()
+    drawn = np.zeros(config.vocab_size)
+    for seed in range(4000):
+        options = DecodeOptions(temperature=1.0, seed=seed)
+        (token,), confidence = propose(logits.copy(), [3], MASK, options, backend.sampling)
+        assert confidence[0] == pytest.approx(chances[token], rel=1e-3)
+        drawn[token] += 1
+    best = np.argsort(-chances)[:5]
+    assert drawn[best] / 4000 == pytest.approx(chances[best], abs=4 * np.sqrt(chances[best].max() / 4000))
+    with pytest.raises(EngineError, match="not numbers"):
+        propose(np.full((1, config.vocab_size), np.nan, np.float32), [3], MASK, options, backend.sampling)
+
+
 def test_draws_depend_on_the_seed(built: object) -> None:
     config, backend = built("bd3lm", "cpu")  # type: ignore[operator]
     passes = TextPasses(backend, config.masked)
@@ -172,10 +199,39 @@ def test_a_loaded_model_answers_and_streams(model: MaskedLM) -> None:
     assert answer.prompt_tokens == len(model.tokenizer.encode("the end"))
     assert model.generate(model.tokenizer.encode("the end"), options).token_ids == answer.token_ids
     assert answer.tokens_per_pass > 1
+    said = model.chat([{"role": "user", "content": "the end"}], options)
+    assert said.prompt_tokens > answer.prompt_tokens
     stream = model.stream("the end", options)
     next(stream)
     stream.close()  # leaving early frees the model for the next text
     assert model.generate("the end", options).text == answer.text
+
+
+def test_models_of_one_process_take_turns_at_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled.cache_folder()  # remembered for the rest of the process
+    monkeypatch.setenv("MIAOTUI_HOME", str(tmp_path / "home"))
+    options = DecodeOptions(60, acceptance=Acceptance(count=1))
+    with (
+        load_masked(make_masked_folder(tmp_path, "bd3lm"), chunk_size=64) as masked,
+        miaotui.load(make_tiny_folder(tmp_path, "llama")) as llm,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        alone = masked.generate("the end", options).text, llm.generate("the end", max_tokens=100, ignore_eos=True).text
+        for _ in range(5):
+            one = threads.submit(masked.generate, "the end", options)
+            other = threads.submit(llm.generate, "the end", max_tokens=100, ignore_eos=True)
+            assert (one.result().text, other.result().text) == alone
+
+
+def test_a_dropped_model_gives_everything_back(tmp_path: Path) -> None:
+    model = load_masked(make_masked_folder(tmp_path, "bd3lm"), backend="reference")
+    model.generate("the end", DecodeOptions(4))
+    sharer, kept = weakref.ref(model._sharer), weakref.ref(model)
+    assert sharer() in shared_turns().others(PlainSharer())
+    del model
+    gc.collect()
+    assert kept() is None
+    assert sharer() is None
 
 
 def test_wrong_calls_are_refused(model: MaskedLM, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import miaotui
 from miaotui.backends.backend import Backend
 from miaotui.backends.cpu.build import assemble
 from miaotui.backends.options import EngineOptions
@@ -21,7 +20,7 @@ from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
 from packed_oracle import PackedOracle, unpacked
 from tiny_engine import pack_tiny
-from tiny_masked import MASK, MASKED, make_masked_folder, masked_config
+from tiny_masked import IN_GGUF, MASK, MASKED, make_masked_folder, make_masked_gguf, masked_config
 from tiny_models import tiny_weights
 
 TEXT = [int(token) for token in np.random.default_rng(3).integers(0, 256, 40)]
@@ -37,6 +36,23 @@ def test_public_layouts_are_read_whole(variant: str, tmp_path: Path) -> None:
         weights = tiny_weights(config)
         for name, expected in weights.items():
             assert np.array_equal(files.tensors[name].float32(), expected), name
+
+
+@pytest.mark.parametrize("variant", IN_GGUF)
+def test_gguf_files_are_the_same_model(variant: str, tmp_path: Path) -> None:
+    with (
+        open_model(make_masked_folder(tmp_path, variant)) as folder,
+        open_model(make_masked_gguf(tmp_path, variant)) as file,
+    ):
+        assert file.config.masked == folder.config.masked
+        expected = Oracle(folder.config, folder.tensors).logits(TEXT)
+        assert np.array_equal(Oracle(file.config, file.tensors).logits(TEXT), expected)
+
+
+def test_gguf_says_where_logits_are(tmp_path: Path) -> None:
+    path = make_masked_gguf(tmp_path, "dream", **{"diffusion.shift_logits": False})
+    with open_model(path) as file:
+        assert file.config.masked == MaskedConfig(MASK, 0, shifted=False)
 
 
 def as_causal(config: ModelConfig) -> ModelConfig:
@@ -96,6 +112,19 @@ def test_both_backends_compute_blocks_as_the_oracle_does(variant: str, tmp_path:
         assert np.abs(first - exact).max() < 1e-4 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("block", [0, 2, 4, 8, 16])
+def test_threads_change_no_bit(block: int, tmp_path: Path) -> None:
+    config = masked_config("bd3lm")
+    packed, masked = pack_tiny(config, tmp_path, Format.Q8), MaskedConfig(MASK, block)
+    found = []
+    for threads in (1, 2, 3):
+        options = EngineOptions(format=Format.Q8, threads=threads, chunk_size=64, max_sequences=16)
+        passes = TextPasses(assemble(config, packed, options).backend, masked)
+        found.append([passes.logits(TEXT[:end], end - 2, end) for end in (2, 4, 8, 16, 24, 40)])
+    for one, other in zip(found[0] * 2, found[1] + found[2], strict=True):
+        assert np.array_equal(one, other)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_cache_of_blocks_is_exact_bit_for_bit(compiled: bool, tmp_path: Path) -> None:
     config, cpu, reference, _ = backends("bd3lm", tmp_path)
@@ -112,11 +141,6 @@ def test_cache_of_blocks_is_exact_bit_for_bit(compiled: bool, tmp_path: Path) ->
     other = [9, *TEXT[1:36], *[MASK] * 4]  # a changed beginning is not taken from the cache
     found = cached.logits(other, 36, 40).copy()
     assert np.array_equal(found, whole.logits(other, 36, 40))
-
-
-def test_engines_that_continue_refuse_these_models(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="load_masked"):
-        miaotui.load(make_masked_folder(tmp_path, "llada"))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_a_key_is_asked_for_and_kept_for_the_session_only(
     server, keys = locked
     page = open_page(locale=look[0], width=look[1], url=server.url)
     enter_key(page, "mt-wrong")
-    expect(page.page.get_by_role("dialog")).to_be_visible()
+    expect(page.page.get_by_role("dialog")).to_contain_text(page.name("does not know this key", "不认识此密钥"))
     page.picture("key")
     enter_key(page, keys["alice"])
     page.force("yes", temperature=0)
@@ -187,20 +187,20 @@ def liar() -> Iterator[type[Liar]]:
 
 
 FAULTS = (
-    (429, b'{"error": {"message": "no", "code": "rate_limit_exceeded"}}', "The limit of this key"),
-    (503, b"<html>proxy</html>", "too much to do"),
-    (404, b'{"error": {"message": "no", "code": "not_found"}}', "another version"),
-    (200, b'data: {"choices": [{"delta": {"content": "be"}}]}\n\n', "Nothing is lost"),
-    (200, b"data: {broken\n\n", "Nothing is lost"),
-    (200, b'data: {"error": {"message": "it broke"}, "choices": []}\n\n', "it broke"),
+    (429, b'{"error": {"message": "no", "code": "rate_limit_exceeded"}}', "The limit of this key", "此密钥的限额"),
+    (503, b"<html>proxy</html>", "too much to do", "服务器过忙"),
+    (404, b'{"error": {"message": "no", "code": "not_found"}}', "another version", "版本不同"),
+    (200, b'data: {"choices": [{"delta": {"content": "be"}}]}\n\n', "Nothing is lost", "没有内容丢失"),
+    (200, b"data: {broken\n\n", "Nothing is lost", "没有内容丢失"),
+    (200, b'data: {"error": {"message": "it broke"}, "choices": []}\n\n', "it broke", "it broke"),
 )
 
 
-def test_faults_of_a_server_are_said_and_lose_nothing(open_page: PageMaker, liar: Any) -> None:
-    page = open_page(url=liar.url)
-    for status, body, told in FAULTS:
+def test_faults_of_a_server_are_said_and_lose_nothing(open_page: PageMaker, look: tuple[str, int], liar: Any) -> None:
+    page = open_page(locale=look[0], width=look[1], url=liar.url)
+    for status, body, *told in FAULTS:
         Liar.status, Liar.body = status, body
-        expect(page.ask("keep this").locator(".problem")).to_contain_text(told)
+        expect(page.ask("keep this").locator(".problem")).to_contain_text(page.name(*told))
         expect(page.page.locator("article.user").last).to_contain_text("keep this")
     assert not page.problems
 

@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 48
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4d7c0f", "#64748b", "#92400e")
 LARGEST = 1e15  # values beyond have no place in a chart
+SMALLEST = 1e-200  # stretch of an axis that can be divided by ticks
 EMPTY = '<p class="empty">no values</p>'
 
 MARK_HEIGHT = 13.0
@@ -54,7 +55,7 @@ class _Scale:
             high = high if high > low else low * 10
         else:
             low, high = (min(low, 0.0), max(high, 0.0)) if axis.from_zero else (low, high)
-            high = high if high > low else low + max(1.0, abs(low) / 1000)
+            high = high if high - low > SMALLEST else low + max(1.0, abs(low) / 1000)
         self.low, self.high = low, high
 
     def __call__(self, value: float) -> float:

@@ -39,7 +39,6 @@ _TEXTS: Mapping[str, str] = {
     "goodput": "按时的回答",
     "goodput [1/s]": "按时的回答 [1/秒]",
     "E2E, ms": "端到端，毫秒",
-    "ms": "毫秒",
     "share of answers": "回答的比例",
     "until sent": "发出之前",
     "until the first text": "到第一段文字",

@@ -24,13 +24,19 @@ MAX_RECIPE_BYTES = 1 << 16
 
 def optimize(parsed: argparse.Namespace) -> int:
     """Make the file, or print the plan; return the exit status."""
+    from miaotui.bench.html.page import write_page
+    from miaotui.cli.bench.bench import require_place
     from miaotui.cli.output.progress import ProgressBars
     from miaotui.config import Settings
     from miaotui.hub.resolve import resolve
+    from miaotui.optimize.front import front_page
     from miaotui.optimize.optimizer import Optimization, OptimizeOptions
     from miaotui.optimize.plan import OptimizeTarget, kinds_named
 
     given = _given(parsed)
+    html = getattr(parsed, "html", None)
+    if html is not None:
+        require_place(Path(html))
     wishes = {
         {"size": "size_bytes", "deadline": "deadline_s"}.get(name, name): given[name]
         for name in TARGET
@@ -48,6 +54,8 @@ def optimize(parsed: argparse.Namespace) -> int:
             print(json.dumps(job.plan(), indent=1))
             return 0
         card = job.run()
+    if html is not None:
+        write_page(Path(html), front_page(card))
     if getattr(parsed, "json", False):
         print(json.dumps(asdict(card), indent=1, ensure_ascii=False))
     else:

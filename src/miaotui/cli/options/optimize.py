@@ -36,6 +36,7 @@ def optimize_options(parser: argparse.ArgumentParser) -> None:
     way("--recipe", metavar="FILE", help="YAML file with these options by name")
     way("--out", metavar="FILE", help="file to write (default: beside the model, with -optimized in its name)")
     way("--plan", action="store_true", help="print the plan as JSON and do nothing")
+    way("--html", metavar="FILE", help="write a report with the front of sizes and losses, in one file")
     way("--json", action="store_true", help="print the report card as JSON")
 
 

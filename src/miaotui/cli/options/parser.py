@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.bench import bench_options
+from miaotui.cli.options.cluster import cluster_options
+from miaotui.cli.options.dmlm import dmlm_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
@@ -205,6 +207,9 @@ def _run_options(parser: _Parser) -> None:
     parser.add_argument(
         "--no-special", action="store_true", help="with --raw: control tokens written in the prompt are plain text"
     )
+    parser.add_argument(
+        "--suffix", metavar="TEXT", help="fill in between the prompt and this text, with a model trained for it"
+    )
     _answer_options(parser)
 
 
@@ -313,6 +318,7 @@ COMMANDS = (
     ),
     Command("card", "show the report card of an optimized file", "FILE", range(1, 2), card_options, "optimize"),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
+    Command("cluster", "serve models over several machines", "ACTION [...]", range(1, 100), cluster_options, "cluster"),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
@@ -341,6 +347,14 @@ COMMANDS = (
         range(2, 10_000),
         graph_options,
         "tasks",
+    ),
+    Command(
+        "dmlm",
+        "train masked language models, write with them, fill masks",
+        "ACTION [...]",
+        _WORDS,
+        dmlm_options,
+        "dmlm",
     ),
     Command("eval", "measure how well and how fast a task runs", "TASK FILE", range(2, 3), eval_options, "tasks"),
     Command(

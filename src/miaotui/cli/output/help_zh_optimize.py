@@ -30,6 +30,7 @@ OPTIMIZE_HELP = {
     "file to write (default: beside the model, with -optimized in its name)": (
         "要写的文件（默认：在模型旁边，名称带 -optimized）"
     ),
+    "write a report with the front of sizes and losses, in one file": "写出含大小与损失前沿的报告，单个文件",
     "print the plan as JSON and do nothing": "以 JSON 打印计划，不做任何工作",
     "print the report card as JSON": "以 JSON 打印报告卡",
 }

@@ -134,6 +134,11 @@ Ctrl-C finishes what runs and ends; a second one ends at once.""",
 LOADED_LATE = CliMessage("; loaded when first used: {models}", "；首次使用时加载：{models}")
 PROMISE = CliMessage("answers of {tokens} tokens in {seconds} s", "{tokens} 词元的回答只需 {seconds} 秒")
 PROMISE_PEOPLE = CliMessage(", {people} people at a time within {seconds} s", "，{seconds} 秒内可同时回答 {people} 人")
+SUFFIX_ALONE = CliMessage(
+    "--suffix goes with neither --raw nor --system: leave them out",
+    "--suffix 不能与 --raw 或 --system 同用：请去掉它们",
+)
+NO_PROMISE = CliMessage("no promises of time with this model", "此模型不作时间承诺")
 HOW_TO_CALL = CliMessage(
     """
   curl {url}/v1/chat/completions -H "Content-Type: application/json" \\{header}
@@ -311,6 +316,14 @@ LARGER_THAN_MEMORY = CliMessage(
     "注意：{name} 的权重有 {weights}，超过此处 {memory} 的内存：每个词元都要重新从磁盘读取，因此很慢。"
     "换更小的模型，或用 --format q4，也许放得下。",
 )
+
+# ---- cluster -------------------------------------------------------------------------------------
+
+CLUSTER_READY = CliMessage("cluster ready at {url}: {models}", "集群就绪：{url}（{models}）")
+CLUSTER_LEFT = CliMessage(
+    "{count} requests did not end in time (0: all have ended)", "{count} 个请求未能按时结束（0：全部已结束）"
+)
+RUNNING = CliMessage("running", "进行中")
 
 # ---- doctor --------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Passes of one text over a `Backend`: which rows a pass computes, and which keys and values are still good.
 
-Owns the spare pages behind the scheduler's, and how far what lies in them is final. Knows no rule of acceptance. With
+Owns a range of pages, and how far what lies in them is final. Knows no rule of acceptance. With
 blocks that see only blocks before them the cache is exact: the keys and values of a finished block never change, so a
 pass begins at the first block that is not final. A text whose positions all see each other is computed whole in each
 pass, unless ``keep`` says how much of it may be taken as it was (Fast-dLLM's prefix cache, which is lossy). Invariant:
@@ -9,28 +9,54 @@ with an exact cache the logits are bit for bit those of a pass over the whole te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.backend import Backend, require
+from miaotui.backends.backend import Backend, Sampling, require
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.model.masked import MaskedConfig
 from miaotui.schedule.plan import Chunk, Plan, RowKind, pages_for
 
 Floats = NDArray[np.float32]
+Turn = Callable[[], AbstractContextManager[object]]
 
 
 class TextPasses:
-    """Passes over one text at a time; ``passes`` and ``rows`` count them since `begin`."""
+    """Passes over one text at a time; ``passes`` and ``rows`` count them since `begin`.
 
-    def __init__(self, backend: Backend, masked: MaskedConfig, *, exact_cache: bool = True) -> None:
+    ``turn`` is entered around each pass: models of one process share the cores. ``pages`` are its own; None: those
+    behind the scheduler's.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        masked: MaskedConfig,
+        *,
+        exact_cache: bool = True,
+        turn: Turn = nullcontext,
+        pages: range | None = None,
+    ) -> None:
         require(backend, "encode")
+        self._turn, self._pages = turn, backend.limits.spare_pages if pages is None else pages
         self._backend, self._masked, self._uses_cache = backend, masked, exact_cache
         self._final = 0  # positions whose keys and values are final
         self._known: tuple[int, ...] = ()  # their tokens
         self.passes = self.rows = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """Return the backend's way to choose tokens."""
+        return self._backend.sampling
+
+    @property
+    def most_tokens(self) -> int:
+        """Return the tokens of the longest text."""
+        limits = self._backend.limits
+        return limits.context if self._masked.block else min(limits.context, limits.rows)
 
     @property
     def most_rows(self) -> int:
@@ -85,7 +111,7 @@ class TextPasses:
     def _run(self, text: tuple[int, ...], start: int, stop: int, first: int, end: int) -> Floats:
         """Run one pass over ``start .. stop - 1`` and return the logits of rows ``first .. end - 1``."""
         limits = self._backend.limits
-        pages = tuple(limits.spare_pages[: pages_for(stop)])
+        pages = tuple(self._pages[: pages_for(stop)])
         found: list[Floats] = []
         step = limits.logits_rows
         for at in range(first, max(end, first + 1), step):  # mostly once
@@ -94,9 +120,9 @@ class TextPasses:
                 0, start, text[start:stop], pages, upto - at, kind=RowKind.ENCODE,
                 block=self._masked.block, n_after=stop - upto if upto > at else 0,
             )  # fmt: skip
-            result = self._backend.run(Plan((chunk,)))
+            with self._turn():
+                found.append(np.array(self._backend.run(Plan((chunk,))).logits, np.float32))
             self.passes, self.rows = self.passes + 1, self.rows + stop - start
-            found.append(np.array(result.logits, np.float32))
         return np.concatenate(found)
 
     def _require_fitting(self, n: int) -> None:

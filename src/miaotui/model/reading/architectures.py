@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+from miaotui.model.masked import MaskedConfig
+from miaotui.model.reading.checks import require
+
 
 class Windows(Enum):
     """Rule that says which layers have a sliding window."""
@@ -34,6 +37,18 @@ class MaskedTraits:
     mask_id: int | None = None
     block: int = 0
     shifted: bool = False
+
+    def config(
+        self, key: str, mask_id: int | None, block: int | None = None, shifted: bool | None = None
+    ) -> MaskedConfig:
+        """Return the configuration of a file that says these values (None: it does not); ``key`` names the mask's.
+
+        Raises `ModelFormatError` without a mask token.
+        """
+        token = self.mask_id if mask_id is None else mask_id
+        require(token is not None, key, "the token that stands for a masked one", None)
+        assert token is not None
+        return MaskedConfig(token, block or self.block, self.shifted if shifted is None else shifted)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ REFUSED = {
     "input_emb_norm": "scaled embeddings",
     "scale_logits": "scaled logits",
 }
+MASK_ID_KEY = "mask_token_id"
 QK_NORM = "use_qk_norm"  # of some architectures root mean square norms, of others layer norms
 ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {
     "silu": "silu",
@@ -219,14 +220,11 @@ def _is_refused(declared: Fields, key: str) -> bool:
 
 def _masked(fields: Fields, architecture: Architecture) -> MaskedConfig | None:
     """Return how a model restores masked tokens; None for one that continues texts."""
-    traits = architecture.masked
-    if traits is None:
+    if architecture.masked is None:
         return None
-    mask_id = fields.size("mask_token_id", MAX_VOCAB) if fields.has("mask_token_id") else traits.mask_id
-    require(mask_id is not None, f"mask_token_id ({WHERE})", "the token that stands for a masked one", None)
-    assert mask_id is not None
-    block = fields.count("block_size", MAX_BLOCK) if fields.get("block_size") else traits.block
-    return MaskedConfig(mask_id, block, traits.shifted)
+    mask_id = fields.size(MASK_ID_KEY, MAX_VOCAB) if fields.has(MASK_ID_KEY) else None
+    block = fields.count("block_size", MAX_BLOCK) if fields.get("block_size") else None
+    return architecture.masked.config(MASK_ID_KEY, mask_id, block)
 
 
 def _is_mxfp4(declared: object) -> bool:

@@ -16,7 +16,8 @@ MASKED_ARCHITECTURES = (
     Architecture(
         name="llada",
         title="LLaDA",
-        gguf=None,
+        gguf="llada",
+        interleaved_gguf=True,
         hf="llada",
         masked=MaskedTraits(mask_id=126_336),
         layers="model.transformer.blocks",
@@ -54,7 +55,7 @@ MASKED_ARCHITECTURES = (
     Architecture(
         name="llada_moe",
         title="LLaDA-MoE",
-        gguf=None,
+        gguf="llada-moe",
         hf="llada",
         marker="num_experts",
         masked=MaskedTraits(mask_id=156_895),
@@ -64,7 +65,7 @@ MASKED_ARCHITECTURES = (
     Architecture(
         name="dream",
         title="Dream",
-        gguf=None,
+        gguf="dream",
         hf="Dream",
         masked=MaskedTraits(mask_id=151_666, shifted=True),
         expected=NO_WINDOWS,
@@ -92,7 +93,7 @@ MASKED_ARCHITECTURES = (
     Architecture(
         name="rnd1",
         title="RND1",
-        gguf=None,
+        gguf="rnd1",
         hf="rnd1",
         masked=MaskedTraits(mask_id=QWEN3_MASK),
         expected=NO_WINDOWS,

@@ -82,7 +82,7 @@ MIXTURES: Mapping[str, Mixture] = {
     ),
     "olmoe": Mixture(names=_mlp_names(), gguf_normalized=False, size="intermediate_size"),
     "rnd1": Mixture(names=_mlp_names(), normalized=True),
-    "llada_moe": Mixture(names=_mlp_names(), size="expert_intermediate_size"),
+    "llada_moe": Mixture(names=_mlp_names(), gguf_normalized=False, size="expert_intermediate_size"),
     "ernie4_5_moe": Mixture(
         names=_mlp_names()
         | _shared_names("mlp.shared_experts")

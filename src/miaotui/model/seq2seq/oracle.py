@@ -164,8 +164,8 @@ class Seq2SeqOracle:
             before = np.zeros((0, rows.shape[1]), np.float32) if past is None else past[0]
             states = self._states(rows, prefix, before)
             kept.append((states, states))
-            positive: Array = np.maximum(states[len(before) :], np.float32(0))
-            return positive
+            new: Array = np.maximum(states[len(before) :], np.float32(0))
+            return new
 
         def cross_attention(rows: Array) -> Array:
             queries = seen[layer] = self._heads(rows, prefix + CROSS_ATTENTION[0])

@@ -29,13 +29,14 @@ from miaotui.optimize.layerwise import LayerwiseModel, Tokens
 from miaotui.optimize.quantization.allocation import Allocation, Option, allocate
 from miaotui.optimize.quantization.block_grids import kinds_for, off_grid_kinds
 from miaotui.optimize.quantization.rounding import round_matrix
-from miaotui.optimize.quantization.survey import Losses, SurveyPlan, layer_moments, survey, with_feedback
+from miaotui.optimize.quantization.survey import Survey, SurveyPlan, layer_moments, survey, with_feedback
 from miaotui.optimize.source import GgufSource, StoredMatrix
 from miaotui.optimize.texts.calibration import TextSet
 from miaotui.types import Progress
 
-METHOD = 1  # changes when the same input would give other bytes
+METHOD = 4  # changes when the same input would give other bytes
 MIXED = 1024  # general.file_type of a mix that llama.cpp did not make: "guessed"
+PROBE_ROW = 64  # tokens of each text that divergences are measured on
 TYPE_BYTES = 64  # that the type of file may add to the metadata
 Kinds = Mapping[str, BlockType]
 Data = NDArray[np.uint8]
@@ -66,14 +67,10 @@ class Quantization:
 
     @property
     def probe(self) -> Tokens:
-        """Return the rows that divergences are measured on: the first ones, up to `probe_tokens`."""
-        rows, left = [], self.probe_tokens
-        for row in self.rows:
-            rows.append(row[:left])
-            left -= len(rows[-1])
-            if left <= 1:
-                break
-        return rows
+        """Return the rows that divergences are measured on: beginnings of some, evenly taken."""
+        count = min(max(1, self.probe_tokens // PROBE_ROW), len(self.rows))
+        chosen = np.linspace(0, len(self.rows) - 1, count).astype(int)
+        return [self.rows[i][: self.probe_tokens // count] for i in chosen]
 
     def kinds_of(self, matrix: StoredMatrix) -> tuple[BlockType, ...]:
         """Return the types that a matrix may be rounded to: those asked for that hold its rows, or the next larger."""
@@ -87,25 +84,29 @@ class Quantization:
 class MixedTypes:
     """Choice of types: of each matrix by stored name, the bytes of the file, and the predicted divergence in nats.
 
-    A matrix of its own stored type is copied.
+    ``lookup_share`` is the survey's. A matrix of its own stored type is copied.
     """
 
     kinds: Kinds
     file_bytes: int
     predicted_kl: float
+    lookup_share: float
 
 
-def surveyed(work: Path, quantization: Quantization, progress: Progress | None = None) -> Losses:
+def surveyed(work: Path, quantization: Quantization, progress: Progress | None = None) -> Survey:
     """Return the losses of all matrices and types, from the work folder if they were measured before."""
     path = work / "survey.json"
     try:
         found = read_object(path)
-        return {name: {BlockType[kind]: float(x) for kind, x in row.items()} for name, row in found.items()}
+        rows = found["losses"].items()
+        losses = {name: {BlockType[kind]: float(x) for kind, x in row.items()} for name, row in rows}
+        return Survey(losses, float(found["lookup_share"]))
     except (MiaotuiError, KeyError, AttributeError, TypeError, ValueError):
-        losses = survey(quantization.source, SurveyPlan(quantization.rows, quantization.probe), progress)
-    text = json.dumps({name: {kind.name: loss for kind, loss in row.items()} for name, row in losses.items()})
+        made = survey(quantization.source, SurveyPlan(quantization.rows, quantization.probe), progress)
+    named = {name: {kind.name: loss for kind, loss in row.items()} for name, row in made.losses.items()}
+    text = json.dumps({"losses": named, "lookup_share": made.lookup_share})
     write_whole(path, "the survey", lambda file: file.write(text.encode()))
-    return losses
+    return made
 
 
 def matrix_bytes(matrix: StoredMatrix, kind: BlockType) -> int:
@@ -120,33 +121,33 @@ def fixed_bytes(source: GgufSource) -> int:
     return source.path.stat().st_size - changed + TYPE_BYTES
 
 
-def choose(quantization: Quantization, losses: Losses, limit_bytes: int) -> MixedTypes:
+def choose(quantization: Quantization, found: Survey, limit_bytes: int) -> MixedTypes:
     """Choose types for a file of at most ``limit_bytes``. Raises `RequestError` if none is so small."""
     source, rest = quantization.source, fixed_bytes(quantization.source)
     kinds, options = [], []
     for matrix in source.matrices:
         stored = source.file.tensors[matrix.name]
         each = list(quantization.kinds_of(matrix))
-        found = [Option(matrix_bytes(matrix, kind), losses[matrix.name][kind]) for kind in each]
+        ways = [Option(matrix_bytes(matrix, kind), found.losses[matrix.name][kind]) for kind in each]
         if quantization.keep:
             each.append(stored.kind)
-            found.append(Option(matrix_bytes(matrix, stored.kind), 0.0))
+            ways.append(Option(matrix_bytes(matrix, stored.kind), 0.0))
         kinds.append(each)
-        options.append(found)
+        options.append(ways)
     allocation = _allocated(options, limit_bytes, rest)
     chosen = {one.name: kinds[i][allocation.chosen[i]] for i, one in enumerate(source.matrices)}
-    return MixedTypes(chosen, rest + allocation.size_bytes, allocation.loss)
+    return MixedTypes(chosen, rest + allocation.size_bytes, allocation.loss, found.lookup_share)
 
 
-def uniform(quantization: Quantization, losses: Losses, kind: BlockType) -> MixedTypes:
+def uniform(quantization: Quantization, found: Survey, kind: BlockType) -> MixedTypes:
     """Return the choice of one type for all matrices, or of what stands in for it where rows are no whole blocks."""
     from miaotui.optimize.quantization.block_grids import stored_kind  # noqa: PLC0415  (rarely needed)
 
     source = quantization.source
     kinds = {one.name: stored_kind(kind, one.cols) for one in source.matrices}
     size = sum(matrix_bytes(one, kinds[one.name]) for one in source.matrices)
-    loss = sum(losses[one.name][kinds[one.name]] for one in source.matrices)
-    return MixedTypes(kinds, fixed_bytes(source) + size, loss)
+    loss = sum(found.losses[one.name][kinds[one.name]] for one in source.matrices)
+    return MixedTypes(kinds, fixed_bytes(source) + size, loss, found.lookup_share)
 
 
 def _allocated(options: Sequence[Sequence[Option]], limit_bytes: int, rest: int) -> Allocation:
@@ -155,8 +156,9 @@ def _allocated(options: Sequence[Sequence[Option]], limit_bytes: int, rest: int)
     except RequestError:
         least = rest + sum(min(option.size_bytes for option in each) for each in options)
         raise RequestError(
-            f"a file of {limit_bytes:,} bytes cannot be met: the smallest that these types allow has {least:,} "
-            "(rows that are no multiple of 256 have no type below 4.25 bits). The nearest point is that one"
+            f"a file of {limit_bytes:,} bytes cannot be met: the nearest point is the smallest that these types allow, "
+            f"{least:,} bytes (rows that are no multiple of 256 have no type below 4.5 bits). Ask for that, or choose "
+            "a smaller model"
         ) from None
 
 
@@ -171,7 +173,7 @@ def write_quantized(
         for name, kind in choice.kinds.items()
         if not (quantization.keep and kind is source.file.tensors[name].kind)
     }
-    data = _rounded_layers(quantization, changed, work, progress)
+    data = _rounded_layers(quantization, changed, choice.lookup_share, work, progress)
     tensors = {**source.file.tensors, **data}
     sizes = {name: (tensor.kind, tensor.shape) for name, tensor in tensors.items()}
     head = with_file_type(map_file(source.path), str(source.path), MIXED)
@@ -180,7 +182,7 @@ def write_quantized(
 
 
 def _rounded_layers(
-    quantization: Quantization, changed: Kinds, work: Path, progress: Progress | None
+    quantization: Quantization, changed: Kinds, lookup_share: float, work: Path, progress: Progress | None
 ) -> Mapping[str, StoredTensor]:
     """Return the rounded matrices by stored name; each layer sees inputs that the rounded layers before it make."""
     source = quantization.source
@@ -193,7 +195,7 @@ def _rounded_layers(
 
     for number, (layer, moments) in enumerate(layer_moments(source, model, quantization.rows, rounded)):
         matrices = [one for one in source.matrices if one.layer == layer and one.name in changed]
-        for matrix, feedback in with_feedback(matrices, moments):
+        for matrix, feedback in with_feedback(matrices, moments, lookup_share):
             kind = changed[matrix.name]
             path = folder / f"{matrix.name}.npy"
             data = _read(path, matrix.rows, kind.row_bytes(matrix.cols))
@@ -226,8 +228,14 @@ def remove_work(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
+def _ways(quantization: Quantization, matrix: StoredMatrix) -> tuple[BlockType, ...]:
+    """Return the types that a matrix may have in the file, its own among them if it may stay."""
+    own = (quantization.source.file.tensors[matrix.name].kind,) if quantization.keep else ()
+    return (*quantization.kinds_of(matrix), *own)
+
+
 def predicted_curve(
-    quantization: Quantization, losses: Losses, limit_bytes: int | None, count: int
+    quantization: Quantization, found: Survey, limit_bytes: int | None, count: int
 ) -> Iterator[MixedTypes]:
     """Yield choices from the smallest file up to ``limit_bytes`` (None: the original's size), evenly spaced in bytes.
 
@@ -235,8 +243,8 @@ def predicted_curve(
     """
     source = quantization.source
     least = fixed_bytes(source) + sum(
-        min(matrix_bytes(one, kind) for kind in quantization.kinds_of(one)) for one in source.matrices
+        min(matrix_bytes(one, kind) for kind in _ways(quantization, one)) for one in source.matrices
     )
     most = max(source.path.stat().st_size, least) if limit_bytes is None else limit_bytes
     for limit in np.linspace(min(least, most), most, count).astype(int):
-        yield choose(quantization, losses, int(limit))
+        yield choose(quantization, found, int(limit))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.model.oracle import Oracle
 from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, divergences, log_probabilities
 from miaotui.optimize.quantization.block_grids import kinds_for
 from miaotui.optimize.quantization.rounding import Feedback, round_plainly
@@ -23,7 +24,7 @@ from miaotui.types import Progress
 
 REFERENCE = BlockType.Q4_0  # rounded to alone, to see what an error costs; its rows are blocks of 32
 SAMPLE_ROWS = 96  # of a matrix, evenly spaced
-LOOKUP_SHARE = 0.1  # of the mean moment, added for an embedding, whose rows are also looked up
+LOOKUP_SHARE = 1.0  # of an embedding that is also the output matrix, where it was not measured
 
 Losses = Mapping[str, Mapping[BlockType, float]]
 
@@ -36,40 +37,77 @@ class SurveyPlan:
     probe: Tokens
 
 
-def survey(source: GgufSource, plan: SurveyPlan, progress: Progress | None = None) -> Losses:
-    """Return the loss of each matrix (by stored name) in each type that holds its rows."""
+@dataclass(frozen=True)
+class Survey:
+    """Outcome of a survey: the loss of each matrix (by stored name) in each type, in nats.
+
+    ``lookup_share`` says how much the looked up rows of an embedding that is also the output matrix count: that many
+    times the mean moment of the output's inputs (see `hessian_of`).
+    """
+
+    losses: Losses
+    lookup_share: float = LOOKUP_SHARE
+
+
+def survey(source: GgufSource, plan: SurveyPlan, progress: Progress | None = None) -> Survey:
+    """Measure what each matrix costs in each type that holds its rows."""
     model = LayerwiseModel(source.config, source.canonical())
     probe = _Probe(source, model, plan.probe)
     errors: dict[str, Mapping[BlockType, float]] = {}
+    share = LOOKUP_SHARE
     for layer, moments in layer_moments(source, model, plan.calibration):
         probe.advance(layer)
-        for matrix, feedback in with_feedback((one for one in source.matrices if one.layer == layer), moments):
+        matrices = [one for one in source.matrices if one.layer == layer]
+        if layer < 0:
+            probe.change_head(matrices)
+            share = _lookup_share(source, moments, probe.divergences())
+        for matrix, feedback in with_feedback(matrices, moments, share):
             errors[matrix.name] = relative_errors(_sample(source.file.tensors[matrix.name]), feedback)
-            probe.change(matrix, feedback)
+            if layer >= 0:
+                probe.change(matrix, feedback)
             if progress is not None:
                 progress("measuring what each matrix costs", len(errors), len(source.matrices))
-    nats = probe.divergences()
-    return {name: {kind: nats[name] * error for kind, error in row.items()} for name, row in errors.items()}
+    nats = {name: sum(both) for name, both in probe.divergences().items()}
+    losses = {name: {kind: nats[name] * error for kind, error in row.items()} for name, row in errors.items()}
+    return Survey(losses, share)
 
 
-def with_feedback(matrices: Iterable[StoredMatrix], moments: Moments) -> Iterator[tuple[StoredMatrix, Feedback]]:
+def _lookup_share(source: GgufSource, moments: Moments, nats: Mapping[str, tuple[float, float]]) -> float:
+    """Return the share by which the errors of looked up rows and of the output add up to their nats."""
+    matrix = next((one for one in source.matrices if one.product == "embed"), None)
+    moment = None if matrix is None else moments.of("embed")
+    if matrix is None or moment is None:
+        return LOOKUP_SHARE
+    sample = _sample(source.file.tensors[matrix.name])
+    rest = sample - round_plainly(sample, REFERENCE, np.ones(matrix.cols, np.float32))[1]
+    looked_up, output = nats[matrix.name]
+    output_error = float(np.vdot(rest, rest @ moment))
+    if min(looked_up, output, output_error) <= 0:
+        return LOOKUP_SHARE
+    ratio = looked_up / float(np.vdot(rest, rest)) / (output / output_error)
+    return float(np.clip(ratio / (np.trace(moment) / len(moment)), 1e-3, 1e3))
+
+
+def with_feedback(
+    matrices: Iterable[StoredMatrix], moments: Moments, lookup_share: float
+) -> Iterator[tuple[StoredMatrix, Feedback]]:
     """Yield the matrices of one layer with the factors of their inputs' moments, which those of equal inputs share."""
     last: tuple[str, Feedback] | None = None
     owners = [(moments.owner(one.product) or one.name, one) for one in matrices]
     for owner, matrix in sorted(owners, key=lambda pair: pair[0]):
         if last is None or last[0] != owner:
             last = None  # before the next one takes memory
-            last = owner, Feedback.of(hessian_of(moments, matrix))
+            last = owner, Feedback.of(hessian_of(moments, matrix, lookup_share), moments.tokens(matrix.product))
         yield matrix, last[1]
 
 
-def hessian_of(moments: Moments, matrix: StoredMatrix) -> Array:
+def hessian_of(moments: Moments, matrix: StoredMatrix, lookup_share: float = LOOKUP_SHARE) -> Array:
     """Return the second moment of a matrix's inputs; of an embedding, with its rows' own share."""
     found = moments.of(matrix.product)
     if found is None:
         return np.eye(matrix.cols, dtype=np.float32)
     if matrix.product == "embed":
-        found[np.diag_indices(len(found))] += LOOKUP_SHARE * np.trace(found) / len(found)
+        found[np.diag_indices(len(found))] += lookup_share * np.trace(found) / len(found)
     return found
 
 
@@ -129,6 +167,7 @@ class _Probe:
             changed = self._changed(matrix, np.ones(matrix.cols, np.float32))
             self._variants[matrix.name] = changed.embedded(texts)
         self._heads: dict[str, LayerwiseModel] = {}
+        self._found: Mapping[str, tuple[float, float]] = {}
         self._behind = self._base  # the layer that was reached
 
     def advance(self, layer: int) -> None:
@@ -146,21 +185,26 @@ class _Probe:
     def change(self, matrix: StoredMatrix, feedback: Feedback) -> None:
         """Add the variant in which ``matrix``, of the layer that was passed last, is rounded."""
         changed = self._changed(matrix, np.diag(feedback.hessian).copy())
-        if matrix.layer >= 0:
-            self._variants[matrix.name] = changed.layer(self._base, matrix.layer)
-            return
-        self._heads[matrix.name] = changed
-        self._variants.setdefault(matrix.name, self._base)
+        self._variants[matrix.name] = changed.layer(self._base, matrix.layer)
 
-    def divergences(self) -> Mapping[str, float]:
-        """Return the mean divergence of each variant from the original, in nats."""
-        head = self._model.head()
-        base = log_probabilities(head.head(np.concatenate(self._base)))
-        found = {}
-        for name, states in self._variants.items():
-            other = self._heads[name].head() if name in self._heads else head
-            found[name] = float(divergences(base, log_probabilities(other.head(np.concatenate(states)))).mean())
-        return found
+    def change_head(self, matrices: Iterable[StoredMatrix]) -> None:
+        """Add the variant in which the output matrix alone is rounded, all inputs alike."""
+        for matrix in (one for one in matrices if one.product == self._model.head_name):
+            self._heads[matrix.name] = self._changed(matrix, np.ones(matrix.cols, np.float32))
+
+    def divergences(self) -> Mapping[str, tuple[float, float]]:
+        """Return the mean divergence of each variant from the original, in nats: of its stream, and of its head."""
+        if self._found.keys() != self._variants.keys() | self._heads.keys():
+            head = self._model.head()
+            base = log_probabilities(head.head(np.concatenate(self._base)))
+
+            def nats(other: Oracle, states: list[Array]) -> float:
+                return float(divergences(base, log_probabilities(other.head(np.concatenate(states)))).mean())
+
+            streams = {name: nats(head, states) for name, states in self._variants.items()}
+            heads = {name: nats(model.head(), self._base) for name, model in self._heads.items()}
+            self._found = {n: (streams.get(n, 0.0), heads.get(n, 0.0)) for n in streams.keys() | heads.keys()}
+        return self._found
 
     def _changed(self, matrix: StoredMatrix, importance: Array) -> LayerwiseModel:
         data = _rounded(self._source.file.tensors[matrix.name], importance)

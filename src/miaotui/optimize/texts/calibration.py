@@ -20,6 +20,7 @@ from miaotui.optimize.layerwise import Array, Tokens
 
 MAX_TEXT_BYTES = 64 << 20
 MIN_TOKENS = 1024  # of a set
+READ_TIMES = 16  # as many tokens as are wanted are looked at
 LINE_CHARACTERS = 24  # shorter lines may be in both sets
 
 
@@ -70,7 +71,8 @@ def require_disjoint(calibration: TextSet, test: TextSet) -> None:
 def token_rows(tokenizer: Any, texts: TextSet, length: int, limit: int) -> list[list[int]]:
     """Return tokens of the texts, joined and cut into rows of ``length``, at most ``limit`` in all.
 
-    Raises `RequestError` for fewer than `MIN_TOKENS`.
+    Of more, rows are taken evenly from the first `READ_TIMES` as many, so that all parts of a file count. Raises
+    `RequestError` for fewer than `MIN_TOKENS`.
     """
     rows: list[list[int]] = []
     rest: list[int] = []
@@ -79,11 +81,13 @@ def token_rows(tokenizer: Any, texts: TextSet, length: int, limit: int) -> list[
         while len(rest) >= length:
             rows.append(rest[:length])
             rest = rest[length:]
-        if len(rows) * length >= limit:
+        if len(rows) * length >= READ_TIMES * limit:
             break
     if len(rest) > 1 and len(rows) * length < limit:
         rows.append(rest)
-    rows = rows[: max(1, limit // length)]
+    most = max(1, limit // length)
+    if len(rows) > most:
+        rows = [rows[i] for i in np.linspace(0, len(rows) - 1, most).astype(int)]
     count = sum(map(len, rows))
     if count < MIN_TOKENS:
         raise RequestError(
@@ -124,6 +128,11 @@ class Moments:
     def owner(self, name: str) -> str | None:
         """Return the product whose inputs ``name`` shares, perhaps itself; None if it was never computed."""
         return self._alias.get(name)
+
+    def tokens(self, name: str) -> int | None:
+        """Return the number of rows that a product's moment was computed from; None if it was never computed."""
+        owner = self._alias.get(name)
+        return None if owner is None else self._counts[owner]
 
     def of(self, name: str) -> Array | None:
         """Return the moment of a product's inputs, ``[cols, cols]``; None if it was never computed."""

@@ -27,10 +27,13 @@ TOKENS = 256  # of each text
 SEEDS = {CALIBRATION: 19, TEST: 7919}
 
 
-def own_texts(path: Path, digest: str, settings: Settings, progress: Progress | None = None) -> tuple[TextSet, TextSet]:
+def own_texts(
+    path: Path, digest: str, settings: Settings, progress: Progress | None = None, context: int = CONTEXT
+) -> tuple[TextSet, TextSet]:
     """Return the calibration and the test texts that the model at ``path`` writes; ``digest`` is of its file.
 
-    They are kept in the cache. Raises a `MiaotuiError`.
+    ``context`` is the model's, in tokens; texts are shorter where it is. They are kept in the cache. Raises a
+    `MiaotuiError`.
     """
     kept = settings.cache_dir / "optimize" / f"{_key(digest)}.json"
     try:
@@ -40,7 +43,7 @@ def own_texts(path: Path, digest: str, settings: Settings, progress: Progress | 
         pass
     if progress is not None:
         progress("writing texts", 0, None)
-    with load_llm(os.fspath(path), context=CONTEXT, speculate=False, progress=progress) as llm:
+    with load_llm(os.fspath(path), context=min(context, CONTEXT), speculate=False, progress=progress) as llm:
         written = {"calibration": _written(llm, CALIBRATION), "test": _written(llm, TEST)}
     text = json.dumps(written, ensure_ascii=False).encode()
     try:
@@ -52,12 +55,16 @@ def own_texts(path: Path, digest: str, settings: Settings, progress: Progress | 
 
 
 def _written(llm: LLM, openings: tuple[str, ...]) -> list[str]:
-    done = llm.generate(list(openings), max_tokens=TOKENS, temperature=1.0, seed=SEEDS[openings], ignore_eos=True)
+    tokens = min(TOKENS, llm.context // 2)
+    done = llm.generate(list(openings), max_tokens=tokens, temperature=1.0, seed=SEEDS[openings], ignore_eos=True)
     return [opening + one.text for opening, one in zip(openings, done, strict=True)]
 
 
 def _set(purpose: str, texts: list[str]) -> TextSet:
-    return TextSet(f"the model's own {purpose} texts", tuple(map(str, texts)))
+    """Return a set in which the texts of both languages take turns, so that a part of it has both."""
+    half = len(texts) // 2
+    turns = [text for pair in zip(texts[:half], texts[half:], strict=True) for text in pair]
+    return TextSet(f"the model's own {purpose} texts", tuple(map(str, turns)))
 
 
 def _key(digest: str) -> str:

@@ -24,6 +24,7 @@ from miaotui.serve.middleware.access import ADMIN_PATH, caller_of, current, rece
 from miaotui.serve.ops.logs import set_level
 from miaotui.serve.services import Services
 from miaotui.serve.wire.fields import Wire
+from miaotui.served_model import ServedModel
 
 MAX_LIMIT = 1 << 40
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -78,7 +79,7 @@ async def change(http: HttpRequest) -> Response:
         services.operations.is_draining = body.draining
     if body.log_level is not None:
         set_level(body.log_level)
-    for model in services.models.values():
+    for model in _promising(services):
         admission = model.loop.admission
         admission.limits = replace(
             admission.limits,
@@ -105,8 +106,13 @@ def _encoder(services: Services, name: str) -> EncoderEntry:
     raise model_not_found(name, services.encoders)
 
 
+def _promising(services: Services) -> list[ServedModel]:
+    """Return the models whose queue is bounded by what they promise."""
+    return [model for model in services.models.values() if model.loop.can_promise]
+
+
 def _state(services: Services) -> dict[str, Any]:
-    limits = next((model.loop.admission.limits for model in services.models.values()), None)
+    limits = next((model.loop.admission.limits for model in _promising(services)), None)
     return {
         "draining": services.operations.is_draining,
         "log_level": logging.getLevelName(logging.getLogger("miaotui").getEffectiveLevel()).lower(),

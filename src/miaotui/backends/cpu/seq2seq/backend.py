@@ -39,7 +39,9 @@ from miaotui.kernels.sampling import tops_fields as tp
 from miaotui.model.packed import PackedModel
 from miaotui.model.seq2seq.oracle import checked_frames
 
-ARITHMETIC = "int8 or float32 activations, float32 attention, 1"  # changes whenever equal weights give other scores
+ARITHMETIC = (
+    "int8, int16 or float32 activations, float32 attention, 2"  # changes whenever equal weights give other scores
+)
 
 SOUND_BLOCK_ROWS = 96  # of a source of sound: its keys leave the second-level cache, and are read for each block
 

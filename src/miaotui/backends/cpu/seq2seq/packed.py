@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from miaotui.hub.formats.tensors import BlockType, ComputedTensor, StoredTensor
 from miaotui.hub.store import PackedStore, content_key
 from miaotui.kernels.linear.formats import GROUP, UNIT_ROWS, Format, padded_rows
+from miaotui.kernels.linear.packed_blocks import quantize, values
 from miaotui.model.packed import LAYOUT, PackedModel, PackingJob, pack_jobs, packing_progress
 from miaotui.model.packing import encoder_format, require_finite
 from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.names import CONVOLUTIONS, RECURRENT, STACKS, seq2seq_shapes
 from miaotui.types import Progress
 
-SEQ2SEQ_LAYOUT = 1
+SEQ2SEQ_LAYOUT = 2
+HEAD_REST = "head_rest"  # of a model of sound: what 8 bits leave of the output matrix, in 8 bits more
 FUSED = {"qkv": ("q", "k", "v"), "cross_kv": ("cross_k", "cross_v"), "gates": RECURRENT}
 _TABLES = ("position_embed", "relative_bias")  # read as float32 rows
 
@@ -63,6 +65,9 @@ def _jobs(config: Seq2SeqConfig, tensors: Tensors, wanted: Format) -> Iterator[P
     for name in ("source_embed", "head"):
         if name in tensors:
             yield _job(name, [tensors[name]], outer)
+    head = tensors["embed" if config.tied_head else "head"]
+    if config.mel_bins and outer is Format.Q8 and head.kind.is_float:
+        yield PackingJob(HEAD_REST, (_rest(head),), outer, False)
     for name in CONVOLUTIONS if config.mel_bins else ():
         yield PackingJob(name, (_whole_groups(tensors[name]),), Format.F32, False)
     for stack in STACKS:
@@ -87,6 +92,16 @@ def _job(name: str, parts: list[StoredTensor], wanted: Format, alternating: bool
     formats = {wanted if wanted is Format.F32 else encoder_format(part.kind, wanted) for part in parts}
     form = formats.pop() if len(formats) == 1 else Format.Q8
     return PackingJob(name, tuple(parts), form, alternating)
+
+
+def _rest(tensor: StoredTensor) -> StoredTensor:
+    """Return what is left of a matrix beside the values that 8 bits give it."""
+
+    def read() -> Floats:
+        exact = tensor.float32()
+        return exact - values(quantize(Format.Q8, exact)).reshape(exact.shape)
+
+    return ComputedTensor(tensor.name, tensor.shape, read)
 
 
 def _whole_groups(tensor: StoredTensor) -> StoredTensor:

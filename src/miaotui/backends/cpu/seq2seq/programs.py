@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from miaotui.backends.cpu.operations import target_fields
+from miaotui.backends.cpu.seq2seq.packed import HEAD_REST
 from miaotui.backends.cpu.seq2seq.stack import Floats, StackProgram
 from miaotui.backends.cpu.seq2seq.workspace import SourcePanels, SourceSpace, TargetSlots, TargetSpace
 from miaotui.backends.cpu.workspace import Activations, Rows
@@ -76,7 +77,7 @@ class SourceProgram(StackProgram):
         }
         self._operations.add("attention.bidirectional:store_keys", fields)
         self._operations.add("attention.bidirectional:attend", fields)
-        self._linear(f"encoder.{prefix}o", space.attended, stream, lin.ADD)
+        self._linear(f"encoder.{prefix}o", self._attended(), stream, lin.ADD)
 
     def _remember(self, layer: int, states: Activations) -> None:
         """Add the keys and values of one decoder layer, and their way into its panels."""
@@ -188,7 +189,7 @@ class TargetProgram(StackProgram):
         }
         self._operations.add("attention.slots:store_slots", fields)
         self._operations.add("attention.slots:attend_slots", fields)
-        return self._linear(f"decoder.layers.{layer}.o", space.attended, stream, lin.ADD)
+        return self._linear(f"decoder.layers.{layer}.o", self._attended(), stream, lin.ADD)
 
     def _cross_attention(self, layer: int, source: Activations, stream: Rows) -> None:
         """Add the attention of every row to its source."""
@@ -202,7 +203,7 @@ class TargetProgram(StackProgram):
             att.STORED: 1,
         }
         self._operations.add("attention.bidirectional:attend", fields)
-        self._linear(f"decoder.layers.{layer}.cross_o", space.attended, stream, lin.ADD)
+        self._linear(f"decoder.layers.{layer}.cross_o", self._attended(), stream, lin.ADD)
 
     def _query_fields(self, rows: Rows) -> dict[int, int]:
         return {
@@ -228,6 +229,9 @@ class TargetProgram(StackProgram):
         space, config = self.space, self.config
         matrix = self.weights.matrix("embed" if config.tied_head else "head")
         self._product(matrix, space.last, space.logits, lin.STORE, "head_bias", ops.RUN_LOGIT_ROWS)
+        if HEAD_REST in self.weights:
+            rest = self.weights.matrix(HEAD_REST)
+            self._product(rest, space.last, space.logits, lin.ADD, "", ops.RUN_LOGIT_ROWS)
         fields = {
             tp.X: space.logits.address,
             tp.X_STRIDE: space.logits.stride,

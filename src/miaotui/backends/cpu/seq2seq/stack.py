@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu.operations import OperationTable, quantized_fields, target_fields
 from miaotui.backends.cpu.seq2seq.workspace import StackSpace
-from miaotui.backends.cpu.workspace import Activations, Rows
+from miaotui.backends.cpu.workspace import Activations, Quantized, Rows
 from miaotui.errors import UnsupportedModelError
 from miaotui.kernels.linear import fields as lin
 from miaotui.kernels.pointwise import fields as pw
@@ -28,6 +28,7 @@ from miaotui.types import Progress
 _ACTIVATED = {"gelu": lin.GELU_ERF, "gelu_tanh": lin.GELU, "silu": lin.SILU, "relu": lin.RELU, "tanh": lin.TANH}
 _GATED = {"gelu": lin.GATED_GELU_ERF, "gelu_tanh": lin.GATED_GELU, "silu": lin.GATED_SILU}
 _NORMS = {"layer": pw.LAYER, "rms": pw.RMS}
+_WIDE = {pw.LAYER: pw.LAYER_WIDE, pw.PLAIN: pw.PLAIN_WIDE}
 
 Floats = NDArray[np.float32]
 
@@ -137,7 +138,7 @@ class StackProgram:
         if isinstance(out, Rows):
             also = out = also or out
         else:
-            fields |= quantized_fields(out)
+            fields |= quantized_fields(out) | {pw.KIND: _kind(_NORMS[self.config.norm], out)}
         if also is not None:
             fields |= {pw.OUT_FLOAT: also.address, pw.OUT_FLOAT_STRIDE: also.stride}
         self._operations.add("pointwise.rows:norm", fields, rows)
@@ -148,16 +149,32 @@ class StackProgram:
         out = self.space.normed
         if isinstance(out, Rows):
             return source
-        fields = {pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: self.config.hidden_size}
-        self._operations.add("pointwise.rows:norm", fields | {pw.KIND: pw.PLAIN} | quantized_fields(out))
+        self._round(source, out, self.config.hidden_size)
         return out
+
+    def _round(self, source: Rows, out: Quantized, width: int) -> None:
+        """Round rows of ``width`` values into inputs of a product."""
+        fields = {pw.X: source.address, pw.X_STRIDE: source.stride, pw.WIDTH: width}
+        self._operations.add("pointwise.rows:norm", fields | {pw.KIND: _kind(pw.PLAIN, out)} | quantized_fields(out))
+
+    def _rounded(self, written: Activations, inputs: Activations, width: int) -> Activations:
+        """Return what a kernel has written as inputs of a product, rounded unless they are that already."""
+        if isinstance(written, Rows) and isinstance(inputs, Quantized):
+            self._round(written, inputs, width)
+        return inputs
+
+    def _attended(self) -> Activations:
+        """Return the results of an attention as inputs of a product."""
+        width = self.stack.n_heads * self.config.head_dim
+        return self._rounded(self.space.attended, self.space.attended_inputs, width)
 
     def _feed_forward(self, prefix: str, inputs: Activations, stream: Rows) -> None:
         """Add the feed-forward network of the normed rows to the residual stream."""
         space = self.space
         name = f"{self._name}.{prefix}{'gate_up' if self.config.gated else 'up'}"
         self._activated(name, inputs, space.fed)
-        self._linear(f"{self._name}.{prefix}down", space.fed, stream, lin.ADD)
+        fed = self._rounded(space.fed, space.fed_inputs, self.stack.ffn_size)
+        self._linear(f"{self._name}.{prefix}down", fed, stream, lin.ADD)
 
     def _activated(self, name: str, inputs: Activations, out: Activations, rows: int = ops.RUN_ROWS) -> None:
         """Add a product and the activation of its outputs."""
@@ -191,6 +208,11 @@ class StackProgram:
             array = aligned
         self._keep.append(array)
         return address_of(array)
+
+
+def _kind(kind: int, out: Quantized) -> int:
+    """Return the kind of a norm whose results go into ``out``."""
+    return _WIDE[kind] if out.wide else kind
 
 
 def position_rows(config: Seq2SeqConfig, stack: str, weights: PackedModel) -> Floats:

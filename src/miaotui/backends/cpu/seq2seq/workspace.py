@@ -82,22 +82,31 @@ class TargetSlots:
 
 
 class StackSpace:
-    """Activation buffers of one stack for up to ``rows`` rows. ``floating``: products have float32 inputs."""
+    """Activation buffers of one stack for up to ``rows`` rows. ``floating``: products have float32 inputs.
+
+    Otherwise inputs are int8, or int16 for sound (``wide``): timestamps 20 ms apart are nearly as likely as each other,
+    and small errors move them. Kernels of attention and activations write int8 or float32 alone: where inputs are
+    wide, ``attended`` and ``fed`` are float32, and are rounded into ``attended_inputs`` and ``fed_inputs``.
+    """
 
     def __init__(self, config: Seq2SeqConfig, stack: StackConfig, rows: int, floating: bool) -> None:
         hidden, width = config.hidden_size, stack.n_heads * config.head_dim
-        self.rows, self.floating = rows, floating
+        self.rows, self.floating, self.wide = rows, floating, bool(config.mel_bins) and not floating
         self.words = float_rows(rows, hidden)
         self.summed = float_rows(rows, hidden)
         self.residual = [float_rows(rows, hidden) for _ in range(2)]
         self.normed = self.activations(rows, hidden, normed=True)
         self.qkv = float_rows(rows, 3 * width)
-        self.attended = self.activations(rows, width)
-        self.fed = self.activations(rows, stack.ffn_size)
+        self.attended_inputs = self.activations(rows, width)
+        self.attended = float_rows(rows, width) if self.wide else self.attended_inputs
+        self.fed_inputs = self.activations(rows, stack.ffn_size)
+        self.fed = float_rows(rows, stack.ffn_size) if self.wide else self.fed_inputs
 
     def activations(self, rows: int, width: int, normed: bool = False) -> Activations:
         """Return room for inputs of a product."""
-        return float_rows(rows, width) if self.floating else Quantized.of(rows, width, width if normed else 0)
+        if self.floating:
+            return float_rows(rows, width)
+        return Quantized.of(rows, width, width if normed else 0, wide=self.wide)
 
 
 class SourceSpace(StackSpace):

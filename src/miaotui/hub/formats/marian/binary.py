@@ -124,7 +124,8 @@ def is_marian(path: Path) -> bool:
         return False
     if len(head) < 16 + _HEAD.size:
         return False
-    version, count, name_bytes, kind, rank, _ = struct.unpack("<6Q", head)
+    numbers: tuple[int, ...] = struct.unpack("<6Q", head)
+    version, count, name_bytes, kind, rank, _ = numbers
     sizes = 1 <= count <= MAX_ARRAYS and 2 <= name_bytes <= MAX_NAME_BYTES and 1 <= rank <= MAX_RANK
     return bool(version == VERSION and sizes and kind < 1 << 20)
 

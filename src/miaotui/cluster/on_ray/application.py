@@ -1,0 +1,204 @@
+"""Deployments of Ray Serve: one of replicas for each model, and the ingress, which is the application of `serve`.
+
+Owns both classes and the application that binds them: `build` is what `serve deploy` imports. Knows neither HTTP nor
+arithmetic. Invariants: a replica whose files have another digest than the ingress's does not start; the ingress is the
+only one that clients reach; replicas read nothing but checked messages from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from starlette.middleware import Middleware
+
+from miaotui.cluster.cluster_file import ClusterFile, PoolSpecification
+from miaotui.cluster.idempotency import IdempotencyKeys
+from miaotui.cluster.messages import Message
+from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
+from miaotui.cluster.on_ray.known import NAMED
+from miaotui.cluster.pool import Pool
+from miaotui.cluster.pool_loop import open_pool
+from miaotui.cluster.replica import Replica
+from miaotui.engine.loop import EngineLoop
+from miaotui.engine.remote.loop import as_engine_loop
+from miaotui.errors import OverloadedError, RequestError
+
+APPLICATION = "miaotui"
+INGRESS = "ingress"
+HEAD = "node:__internal_head__"  # a resource of the machine that clients connect to, by Ray's own name
+MOST_CALLS = 4096  # at once to one replica; its own book of promises refuses long before
+FIRST_REPLICA_S = 600.0  # that the first replica of a model may take to come: it may compile kernels
+HEALTHY_S, UNHEALTHY_S = 2.0, 30.0  # between looks at a replica's health, and until one counts as lost
+
+
+class ModelReplica:
+    """One whole engine in an actor of Ray."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._name = serve.get_replica_context().replica_id.unique_id
+        pool = PoolSpecification(**values)
+        options = {"threads": max(1, int(pool.cpus)), **pool.options}
+        self._replica = Replica.open(pool.name, pool.model, options)
+        found = self._replica.digest
+        if pool.digest not in (None, found):
+            self._replica.close()
+            raise RequestError(
+                f"the model file {pool.model} on this machine has SHA-256 {found}, and that of the cluster has "
+                f"{pool.digest}: copy the right file here"
+            )
+
+    async def describe(self, message: Message) -> Message:
+        """Return `Replica.describe`."""
+        return self._replica.describe() if message.get(NAMED) == self._name else MISDIRECTED
+
+    async def report(self, message: Message) -> Message:
+        """Return `Replica.report`."""
+        return self._replica.report() if message.get(NAMED) == self._name else MISDIRECTED
+
+    async def answer(self, message: Message) -> AsyncGenerator[Message, None]:
+        """Yield the pieces of `Replica.answer`."""
+        if message.get(NAMED) != self._name:
+            yield MISDIRECTED
+            return
+        async for piece in self._replica.answer(message):
+            yield piece
+
+    def check_health(self) -> None:
+        """Raise where the engine has failed and is not back: Serve then starts another replica."""
+        if not self._replica.model.loop.healthy:
+            raise OverloadedError("the engine is restarting after a fault", 1.0)
+
+    def __del__(self) -> None:
+        replica = getattr(self, "_replica", None)
+        if replica is not None:
+            replica.close()
+
+
+class Ingress:
+    """The application and the server of `miaotui serve` over pools.
+
+    It listens itself instead of behind Serve's proxy: so the bounds on connections, headers and slow clients hold here
+    too, TLS is the server's own, and a request passes two processes less.
+    """
+
+    async def __init__(self, values: Mapping[str, Any], *handles: Any) -> None:  # type: ignore[misc]  # Serve awaits it
+        from miaotui.serve.app import create_app  # noqa: PLC0415  (replicas need no HTTP)
+        from miaotui.serve.http.listener import bind  # noqa: PLC0415  (as above)
+        from miaotui.serve.http.server import DrainingServer  # noqa: PLC0415  (as above)
+        from miaotui.serve.start import layers_for, open_services  # noqa: PLC0415  (as above)
+
+        self._cluster = ClusterFile.of(values)
+        settings = self._cluster.settings
+        listening = bind(settings.host, settings.port)
+        self._pools: dict[str, Pool] = {}
+        loops: dict[str, EngineLoop] = {}
+        for specification, handle in zip(self._cluster.pools, handles, strict=True):
+            name, context = specification.name, specification.options.get("context")
+            pool, loop = await asyncio.to_thread(open_pool, name, specification.model, RayMembers(handle), context)
+            self._pools[name], loops[name] = pool, as_engine_loop(loop)
+        for name, pool in self._pools.items():
+            if not await asyncio.to_thread(pool.wait, 1, FIRST_REPLICA_S):
+                raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
+        self._services = open_services(loops, settings)
+        operations = self._services.operations
+        layers = [*layers_for(settings, operations), Middleware(IdempotencyKeys)]
+        app = create_app(self._services, layers)
+        self._server = DrainingServer(app, operations, drain_timeout_s=settings.drain_timeout_s, tls=settings.tls)
+        self._tasks = [
+            asyncio.create_task(operations.look_after()),
+            asyncio.create_task(self._server.serve([listening])),
+        ]
+        while not self._server.started:
+            if self._tasks[1].done():
+                raise OverloadedError("the server did not start", 1.0)
+            await asyncio.sleep(0.01)
+
+    async def state(self) -> Message:
+        """Return the cluster's file, and what each pool knows of its replicas."""
+        pools = {
+            name: {"replicas": pool.replicas, "refused": dict(pool.refused), "resumed": pool.resumed}
+            for name, pool in self._pools.items()
+        }
+        operations = self._services.operations
+        return {
+            "cluster": self._cluster.plain(),
+            "pools": pools,
+            "draining": operations.is_draining,
+            "running": len(operations.running),
+        }
+
+    async def drain(self, draining: bool) -> int:
+        """Say to load balancers that no new requests are welcome; return how many still run."""
+        operations = self._services.operations
+        operations.is_draining = draining
+        return len(operations.running)
+
+    def check_health(self) -> None:
+        """Raise where the server has ended: Serve then starts another one."""
+        if self._tasks[1].done():
+            raise OverloadedError("the server has ended", 1.0)
+
+    async def __del__(self) -> None:
+        """Let what runs finish, and close."""
+        server = getattr(self, "_server", None)
+        if server is not None:
+            server.should_exit = True
+            await asyncio.gather(self._tasks[1], return_exceptions=True)
+            self._tasks[0].cancel()
+            self._services.close()
+
+
+def build(values: Mapping[str, Any]) -> Any:
+    """Return the application of a cluster: what ``import_path`` names in a file for `serve deploy`.
+
+    ``values`` are those of a cluster file, or ``{"file": PATH}``. Raises `RequestError`.
+    """
+    from pathlib import Path  # noqa: PLC0415  (only here)
+
+    file = values.get("file")
+    cluster = ClusterFile.of(values) if file is None else ClusterFile.read(Path(str(file)))
+    return application(cluster.located())
+
+
+def application(cluster: ClusterFile) -> Any:
+    """Return the bound deployments of a cluster."""
+    routing = RequestRouterConfig(request_router_class="miaotui.cluster.on_ray.request_router:NamedReplicaRouter")
+    models = []
+    for pool in cluster.pools:
+        deployment = serve.deployment(
+            ModelReplica,
+            name=deployment_name(pool.name),
+            num_replicas=pool.replicas,
+            max_ongoing_requests=MOST_CALLS,
+            health_check_period_s=HEALTHY_S,
+            health_check_timeout_s=UNHEALTHY_S,
+            graceful_shutdown_timeout_s=cluster.settings.drain_timeout_s,
+            ray_actor_options={"num_cpus": pool.cpus},
+            request_router_config=routing,
+        )
+        values = {
+            "name": pool.name,
+            "model": pool.model,
+            "cpus": pool.cpus,
+            "digest": pool.digest,
+            "options": dict(pool.options),
+        }
+        models.append(deployment.bind(values))
+    ingress = serve.deployment(
+        Ingress,
+        name=INGRESS,
+        num_replicas=1,
+        max_ongoing_requests=MOST_CALLS,
+        graceful_shutdown_timeout_s=cluster.settings.drain_timeout_s + 5.0,
+        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
+    )
+    return ingress.bind(cluster.plain(), *models)
+
+
+def deployment_name(model: str) -> str:
+    """Return the name of a model's deployment."""
+    return f"model-{model}"
