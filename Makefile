@@ -19,10 +19,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SOURCES := src tests benchmarks docs
 SLOW := slow or model or compare
+APART := clients or long or cluster
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run chat serve doctor models test test-fast test-slow test-console-all test-clients .test-clients chaos test-aarch64 lint format types check \
+.PHONY: help run chat serve doctor models test test-fast test-slow test-long test-console-all test-clients .test-clients test-cluster .test-cluster chaos test-aarch64 lint format types check \
 	bench bench-peers walk fuzz docs figures site screenshots wheels console clean
 
 help: ## list the targets
@@ -46,13 +47,16 @@ models: $(VENV)/.ready ## fetch the models that the tests use
 	@$(BIN)/miaotui pull qwen2.5-coder-0.5b
 
 test: $(VENV)/.ready-test models ## all tests but those that compare with torch
-	$(BIN)/python -m pytest -m "not (compare or clients)" $(ARGS)
+	$(BIN)/python -m pytest -m "not (compare or $(APART))" $(ARGS)
 
 test-fast: $(VENV)/.ready-test ## the tests that need no model; under a minute (one process: ARGS="-n 0")
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ($(SLOW) or clients)" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ($(SLOW) or $(APART))" $(ARGS)
 
 test-slow: $(VENV)/.ready-compare models ## the other tests: real models, and torch beside them
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "($(SLOW)) and not clients" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "($(SLOW)) and not ($(APART))" $(ARGS)
+
+test-long: $(VENV)/.ready-compare models ## the whole of what slow tests take samples of
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 test-console-all: $(VENV)/.ready-test console/node_modules/.ready ## every journey through the console, in both languages at both widths (needs Chromium)
 	MIAOTUI_CONSOLE_ALL=1 $(BIN)/python -m pytest -m "" -rA --show-capture=no tests/serve/console $(ARGS)
@@ -62,6 +66,13 @@ test-clients: ## LiteLLM, LangChain and schemathesis against the server, in an e
 
 .test-clients: $(VENV)/.ready-clients
 	$(BIN)/python -m pytest -m clients $(ARGS)
+
+test-cluster: ## a cluster on three raylets: 100 kills, 1,000 requests while it scales, and the simulator, in an environment of its own
+	@$(MAKE) --no-print-directory VENV=$(VENV)-cluster .test-cluster
+
+.test-cluster: $(VENV)/.ready-cluster
+	MIAOTUI_KILLS=100 MIAOTUI_REQUESTS=1000 $(BIN)/python -m pytest -s -m cluster tests/cluster $(ARGS)
+	$(BIN)/python benchmarks/cluster_simulator.py
 
 chaos: $(VENV)/.ready-test ## ten minutes of random requests from clients that vanish
 	$(BIN)/python benchmarks/chaos.py $(ARGS)
@@ -170,6 +181,12 @@ $(VENV)/.ready-docs: $(VENV)/.ready
 $(VENV)/.ready-clients: $(VENV)/.ready-test
 	@echo "Installing other clients ..."
 	@$(PIP) --editable '.[clients]'
+	@touch $@
+
+# Ray takes 300 MB: only who tests clusters needs it.
+$(VENV)/.ready-cluster: $(VENV)/.ready-test
+	@echo "Installing Ray ..."
+	@$(PIP) --editable '.[cluster]'
 	@touch $@
 
 $(VENV)/.ready-fuzz: $(VENV)/.ready-test

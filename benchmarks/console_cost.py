@@ -2,9 +2,10 @@
 
 Starts a server of MODEL, asks it for streamed answers as the console does, and reads the server's own processor time
 before and after each. Nothing is drafted, since the second answer of a pair would be drafted from the first. Prints
-one JSON line: seconds per answer of both kinds, and the median of the pairs' ratios.
+one JSON line: seconds per answer of both kinds, and the median of the pairs' ratios with its 95% interval, as
+`miaotui bench compare` takes it.
 
-    python benchmarks/console_cost.py [MODEL] [--pairs 12] [--tokens 200]
+    python benchmarks/console_cost.py [MODEL] [--pairs 40] [--tokens 200]
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 import subprocess
 import sys
 import time
 import urllib.request
 from typing import Any
+
+from miaotui.bench.compare import paired_ratio
 
 CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 QUESTION = "Write a long letter to a friend about the town where you grew up."
@@ -59,7 +61,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="smollm2-135m")
-    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=200)
     options = parser.parse_args()
     server, url = start(options.model)
@@ -73,9 +75,9 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait()
-    plain_s, explained_s = (statistics.median(each) for each in zip(*pairs, strict=True))
-    ratio = statistics.median(explained / plain for plain, explained in pairs)
-    print(json.dumps({"plain_s": plain_s, "explained_s": explained_s, "ratio": round(ratio, 4), "pairs": len(pairs)}))
+    found = paired_ratio("processor seconds of an answer", pairs)
+    totals = [sum(each) for each in zip(*pairs, strict=True)]
+    print(json.dumps({**vars(found), "of_sums": totals[1] / totals[0]}))
 
 
 if __name__ == "__main__":

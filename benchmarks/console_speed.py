@@ -1,12 +1,13 @@
-"""The work of the console's page in a browser: its longest tasks while an answer streams, and opening a long history.
+"""The work of the console's page in a browser: its tasks while an answer streams, a long paste, and a long history.
 
 A server of this file shows the built console and streams an answer of so many tokens, prose with tables, lists and
-code; no model runs. Chromium's own trace gives each task of the page's thread, in time and in processor time. The
-second part imports a conversation of 1,000 messages (2 MB), loads the page anew, and takes the time from the start of
-the navigation to the frame that shows the last message. Prints one JSON line. Needs Chromium, and
-`pip install 'miaotui[browser]'`.
+code; no model runs. With `--url` a running server answers instead, so many tokens as fast as it can. Chromium's own
+trace gives each task of the page's thread, in time and in processor time, and the share of one core that its scripts
+and its whole thread take. The second part pastes 20,000 lines; the third imports a conversation of 1,000 messages
+(2 MB), loads the page anew, and takes the time from the start of the navigation to the frame that shows the last
+message. Prints one JSON line. Needs Chromium, and `pip install 'miaotui[browser]'`.
 
-    python benchmarks/console_speed.py [--tokens 2000] [--rate 100] [--times 5] [--trace FILE]
+    python benchmarks/console_speed.py [--tokens 2000] [--rate 100] [--times 5] [--trace FILE] [--url URL]
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Route, sync_playwright
 
 from miaotui.serve.console.routes import BUILT, POLICY
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 MODELS = {"data": [{"id": "made", "kind": "chat", "max_model_len": 32768, "loaded": True}]}
 CATEGORIES = ["toplevel", "devtools.timeline", "disabled-by-default-devtools.timeline", "v8"]
+# Events of a trace in which the page's own script runs, and those in which its memory is collected.
+SCRIPTS = {"EvaluateScript", "FunctionCall", "FireAnimationFrame", "RunMicrotasks", "TimerFire", "EventDispatch"}
+SCRIPTS |= {"v8.run", "v8.compile", "v8.callFunction", "MinorGC", "MajorGC", "V8.GC_TIME_TO_SAFEPOINT"}
 PARAGRAPH = (
     "A **sorted** list lets a search halve its range with `O(log n)` steps, as [this page](https://example.org) "
 )
@@ -48,6 +52,16 @@ LAST_SHOWN = """(wanted) => new Promise((resolve) => {
   };
   requestAnimationFrame(look);
 })"""
+
+PASTED = """async () => {
+  const area = document.querySelector(".composer textarea");
+  const data = new DataTransfer();
+  data.setData("text/plain", "a line of a long log that was pasted\\n".repeat(20000));
+  const begun = performance.now();
+  area.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, cancelable: true, bubbles: true}));
+  await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+  return performance.now() - begun;
+}"""
 
 
 def answer_text(tokens: int) -> str:
@@ -131,16 +145,39 @@ def made_server(tokens: int, rate: float) -> Iterator[str]:
         server.server_close()
 
 
+def of_pages(trace: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
+    """Return the complete events of these names on threads that run pages."""
+    mains = {(e["pid"], e["tid"]) for e in trace if e.get("args", {}).get("name") == "CrRendererMain"}
+    return [e for e in trace if e.get("ph") == "X" and e["name"] in names and (e["pid"], e["tid"]) in mains]
+
+
 def tasks_of(trace: list[dict[str, Any]]) -> list[tuple[float, float]]:
     """Return the tasks of the page's thread: milliseconds, and those of the processor; the longest first."""
-    mains = {(e["pid"], e["tid"]) for e in trace if e.get("args", {}).get("name") == "CrRendererMain"}
-    tasks = [e for e in trace if e.get("ph") == "X" and e["name"] == "RunTask" and (e["pid"], e["tid"]) in mains]
+    tasks = of_pages(trace, {"RunTask"})
     return sorted(((e["dur"] / 1000, e.get("tdur", 0) / 1000) for e in tasks), reverse=True)
 
 
-def streamed(browser: Browser, url: str, trace_file: Path) -> dict[str, Any]:
+def scripts_s(trace: list[dict[str, Any]]) -> float:
+    """Return the processor seconds of the page's scripts; an event within another one counts once."""
+    total_us, ends = 0.0, dict[tuple[int, int], float]()
+    for event in sorted(of_pages(trace, SCRIPTS), key=lambda each: (each["ts"], -each.get("dur", 0))):
+        thread = (event["pid"], event["tid"])
+        if event["ts"] < ends.get(thread, 0.0):
+            continue
+        ends[thread] = event["ts"] + event.get("dur", 0)
+        total_us += event.get("tdur", 0)
+    return total_us / 1e6
+
+
+def streamed(browser: Browser, url: str, tokens: int, trace_file: Path) -> dict[str, Any]:
     """Return the figures of the page's tasks while an answer streams."""
+
+    def limited(route: Route) -> None:
+        body = {**json.loads(route.request.post_data or "{}"), "max_tokens": tokens, "ignore_eos": True}
+        route.continue_(post_data=json.dumps(body))
+
     page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.route("**/v1/chat/completions", limited)
     page.goto(url)
     area = page.locator(".composer textarea")
     area.fill("Write for long.")
@@ -152,12 +189,26 @@ def streamed(browser: Browser, url: str, trace_file: Path) -> dict[str, Any]:
     page.wait_for_timeout(500)
     took_s = time.perf_counter() - begun_s
     browser.stop_tracing()
-    tasks = tasks_of(json.loads(trace_file.read_text(encoding="utf-8"))["traceEvents"])
+    trace = json.loads(trace_file.read_text(encoding="utf-8"))["traceEvents"]
+    tasks = tasks_of(trace)
     return {
+        "streamed_s": round(took_s, 2),
         "longest_ms": [round(took, 1) for took, _ in tasks[:5]],
         "longest_cpu_ms": sorted((round(cpu, 1) for _, cpu in tasks), reverse=True)[:5],
+        "scripts": round(scripts_s(trace) / took_s, 4),
         "busy": round(sum(cpu for _, cpu in tasks) / 1000 / took_s, 4),
     }
+
+
+def pasted(browser: Browser, url: str, times: int) -> dict[str, Any]:
+    """Return the milliseconds for which a paste of 20,000 lines blocks the page, until the frame after it."""
+    found = []
+    for _ in range(times):
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.goto(url)
+        page.wait_for_timeout(500)
+        found.append(round(page.evaluate(PASTED), 1))
+    return {"pasted_ms": found}
 
 
 def opened(browser: Browser, url: str, count: int, times: int, trace_file: Path) -> dict[str, Any]:
@@ -190,19 +241,22 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0, help="tokens a second")
     parser.add_argument("--messages", type=int, default=1000)
     parser.add_argument("--times", type=int, default=5, help="the long history is opened; 0: not at all")
+    parser.add_argument("--url", help="of a running server, which answers in place of the made one")
     parser.add_argument("--trace", type=Path, help="keep Chromium's trace here")
     options = parser.parse_args()
     chromium = os.environ.get("MIAOTUI_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     with (
         tempfile.TemporaryDirectory() as folder,
-        made_server(options.tokens, options.rate) as url,
+        made_server(options.tokens, options.rate) as made,
         sync_playwright() as started,
     ):
         browser = started.chromium.launch(executable_path=chromium, args=flags)
         trace_file = options.trace or Path(folder) / "trace.json"
-        figures = streamed(browser, url, trace_file) if options.tokens else {}
+        url = options.url or made
+        figures = streamed(browser, url, options.tokens, trace_file) if options.tokens else {}
         if options.times:
+            figures |= pasted(browser, url, options.times)
             figures |= opened(browser, url, options.messages, options.times, trace_file)
         browser.close()
     print(json.dumps({**figures, "load": os.getloadavg()[0]}))

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from bandwidth import read_bandwidth
 from engines import Engine
 from machine import QUIET_CORES, Strangers, busy_neighbour, wait_until_quiet
+from miaotui.kernels.platform.measure import read_bandwidth
 from session import Session
 from workloads import DECODE_1, Workload
 
@@ -115,7 +115,7 @@ def interleaved(sessions: Sequence[Session], workloads: Sequence[Workload], plan
                 if workload.name == DECODE_1.name:
                     beside = (before + read_bandwidth(plan.threads)) / 2
                     found = results.setdefault((session.engine.label, BESIDE), Series("bytes/s"))
-                    found.add(Sample(beside))
+                    found.add(Sample(1e9 * beside))
     return results
 
 

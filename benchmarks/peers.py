@@ -24,6 +24,7 @@ from pathlib import Path
 
 LLAMA_CPP_PYTHON = "0.3.36"
 OPENVINO_GENAI = "2026.4.1.0"
+QUANTISERS = ("llama-quantize", "llama-imatrix")
 HERE = Path(__file__).resolve().parent
 CMAKE_OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
@@ -70,6 +71,10 @@ class Peers:
         """Whether llama.cpp's server has been built."""
         return (self.build() / "bin" / "llama-server").exists()
 
+    def has_llama_quantize(self) -> bool:
+        """Whether llama.cpp's quantiser and its tool for importance have been built."""
+        return all((self.build() / "bin" / name).exists() for name in QUANTISERS)
+
     def has_openvino(self) -> bool:
         """Whether OpenVINO GenAI has been installed."""
         return any(self.folder.glob("python/lib/python*/site-packages/openvino_genai"))
@@ -81,7 +86,8 @@ def setup(peers: Peers, jobs: int, variants: bool) -> int:
     if not peers.has_openvino():
         steps["OpenVINO GenAI"] = partial(_pip, peers, "install", f"openvino-genai=={OPENVINO_GENAI}")
     for openmp in (True, False) if variants else (True,):
-        if not peers.has_llama_cpp(openmp) or (openmp and not peers.has_llama_server()):
+        complete = peers.has_llama_server() and peers.has_llama_quantize()
+        if not peers.has_llama_cpp(openmp) or (openmp and not complete):
             name = "llama.cpp" if openmp else "llama.cpp with its own threads"
             steps[name] = partial(_llama_cpp, peers, openmp, jobs)
     failures = 0
@@ -100,6 +106,7 @@ def status(peers: Peers) -> str:
     there = {
         f"llama.cpp (llama-cpp-python {LLAMA_CPP_PYTHON})": peers.has_llama_cpp(),
         "llama.cpp's server": peers.has_llama_server(),
+        "llama.cpp's quantiser": peers.has_llama_quantize(),
         "llama.cpp with its own threads (a variant)": peers.has_llama_cpp(openmp=False),
         f"OpenVINO GenAI {OPENVINO_GENAI}": peers.has_openvino(),
     }
@@ -123,7 +130,8 @@ def _llama_cpp(peers: Peers, openmp: bool, jobs: int) -> None:
     tools = peers.python.parent
     vendored = str(peers.source / "vendor" / "llama.cpp")
     _run([str(tools / "cmake"), "-G", "Ninja", "-S", vendored, "-B", str(build), *flags], tools)
-    targets = ["llama", "llama-bench", "llama-batched-bench", "llama-server"] if openmp else ["llama"]
+    tools_of_openmp = ["llama-bench", "llama-batched-bench", "llama-server", *QUANTISERS]  # for quantize.py the last
+    targets = ["llama", *tools_of_openmp] if openmp else ["llama"]
     _run(["nice", "-n", "19", str(tools / "ninja"), "-C", str(build), f"-j{jobs}", *targets], tools)
 
 

@@ -1,14 +1,14 @@
-"""Whether promises are given where they can be kept: admission alone, after a start, and under load.
+"""Whether promises are given where they can be kept: of requests alone, and how soon refusals come.
 
-    python benchmarks/promise.py                          # about six minutes
+    python benchmarks/promise.py                          # about four minutes
     python benchmarks/promise.py --python OLD/bin/python  # the server of another installation
     python benchmarks/promise.py --only idle refusals
 
 Each part starts ``miaotui serve`` on a free port. *idle*: the same requests, one after another, on two fresh
 servers: first with a deadline that is no limit, which gives the time of each alone and the time promised, then with
 deadlines of that time divided by a ratio. *refusals*: how soon a request that cannot be done in time is refused, on
-an idle server and beside half a request a second. *goodput*: answers within one second, per second, at several
-loads. Prints tables and one JSON line.
+an idle server and beside half a request a second. Prints tables and one JSON line. Answers within a second at several
+loads are a matter of `miaotui bench serve URL --rate 0.5,1,2,4,8 --deadline-ms 1000`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goodput_report import OURS, Row, quantile
+from goodput_report import OURS, quantile
 from goodput_servers import Kind, Server
 from machine import Strangers, describe
 from miaotui.bench.report import aligned
 
 HERE = Path(__file__).resolve().parent
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.87, 0.95)
-LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)  # requests per second
 WORDS, ANSWER = (60, 200), (24, 96)
 NO_LIMIT_MS = 30_000.0
-SECOND_MS = 1000.0
 PAUSE_S = 0.3  # between an answer and the next request of one person
 FIRST = 10  # requests after a start that are told apart
-PARTS = ("idle", "refusals", "goodput")
+PARTS = ("idle", "refusals")
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="promise-") as folder:
         log = Path(folder) / "server.log"
         for part in args.only:
-            measure = {"idle": _idle, "refusals": _refusals, "goodput": _goodput}[part]
+            measure = {"idle": _idle, "refusals": _refusals}[part]
             found[part] = measure(args, log)
     print(json.dumps(found))
 
@@ -207,37 +205,6 @@ def _refusals(args: argparse.Namespace, log: Path) -> dict[str, Any]:
     return found
 
 
-def _goodput(args: argparse.Namespace, log: Path) -> list[dict[str, Any]]:
-    """Answers within a second, per second, at several loads on one server, the lightest first."""
-    rows = []
-    with _server(args, log) as server:
-        for load in args.load:
-            source = random.Random(f"{args.seed} {load}")
-            at_s, requests = 0.0, []
-            asked = iter(questions(int(load * args.seconds * 2) + 50, source.randrange(1 << 30)))
-            while (at_s := at_s + source.expovariate(load)) < args.seconds:
-                requests.append((at_s, next(asked).raw(SECOND_MS)))
-            strangers = Strangers([server.pid])
-            fates = play_load(server, {"requests": requests, "patience_s": 30.0})
-            rows.append(Row(OURS, load, load, args.seconds, SECOND_MS, fates, strangers.cores(), None))
-    head = ["asked per s", "asked", "admitted", "of them met", "refused", "p99 [ms]", "goodput [1/s]", "strangers"]
-    lines = [
-        [
-            f"{row.load:g}",
-            str(len(row.found)),
-            str(row.admitted),
-            f"{100 * row.met:.1f}%",
-            str(len(row.refused)),
-            f"{row.refusal_ms:.1f}" if row.refused else "-",
-            f"{row.goodput:.2f}",
-            f"{row.strangers:.2f}",
-        ]
-        for row in rows
-    ]
-    print("\ngoodput at 1 s\n" + aligned([head, *lines]))
-    return [row.as_dict() for row in rows]
-
-
 def _in_turn(server: Server, raw: Sequence[str]) -> list[dict[str, Any]]:
     """One person's requests: each is sent a moment after the answer to the one before.
 
@@ -274,8 +241,6 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--requests", type=int, default=60, help="of the idle part, on each server")
     add("--turns", type=int, default=2, help="servers of the idle part that are asked with deadlines")
     add("--refusals", type=int, default=150, help="of each kind")
-    add("--load", nargs="+", type=float, default=list(LOADS), help="requests per second")
-    add("--seconds", type=float, default=20.0, help="of each load")
     add("--threads", type=int, default=2)
     add("--seed", type=int, default=0)
     add("--label", default="", help="kept in the JSON line")

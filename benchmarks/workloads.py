@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from miaotui.bench import speed
+
 Times = Sequence[Sequence[float]]
 FIRST_ORDINARY_TOKEN = 100  # lower ids are special in the vocabularies used here
 
@@ -40,16 +42,11 @@ class Workload:
 
 
 def decode_rate(_: int, times: Times) -> float:
-    """New tokens per second while every stream is decoding.
-
-    Counts the tokens after the moment at which the last stream got its first token and until the
-    first stream ends, so that no engine pays for the order in which it takes prompts in.
-    """
-    start = max(moments[0] for moments in times)
-    end = min(moments[-1] for moments in times)
-    if end <= start:
+    """New tokens per second while every stream is decoding, as `miaotui bench` counts them."""
+    rate = speed.decode_rate(times)
+    if not rate:
         raise ValueError("the streams were never decoded together; expected engines to batch them")
-    return sum(start < moment <= end for moments in times for moment in moments) / (end - start)
+    return rate
 
 
 def prefill_rate(prompt_tokens: int, times: Times) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from miaotui.bench.load.scenarios import ScenarioResult
 from miaotui.bench.quality import ModelQuality
 from miaotui.bench.report import aligned
 
@@ -39,12 +40,19 @@ def page(language: str) -> str:
     lines = [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines() if line.strip()]
     parts = [words["title"]]
     for line in lines:
-        machine, quality = line["machine"], line.get("quality")
+        machine = line["machine"]
         cores = _count(machine["cores"], "core")
-        told = ModelQuality(**quality).text() if quality else words["none"]
+        told = "; ".join(dict.fromkeys(_qualities(line))) or words["none"]
         about = f"{machine['processor']}, {cores}, {machine['isa']}, miaotui {machine['miaotui']}"
         parts.append(f"## `{line['command']}`\n\n{about}; {told}.{_remark(line)}\n\n{aligned([*_rows(line)])}\n")
     return "\n".join(parts)
+
+
+def _qualities(line: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines about quality: one for a model, up to two for a comparison."""
+    for each in (line.get("quality"), *line.get("qualities", ())):
+        if each:
+            yield ModelQuality(**each).text()
 
 
 def _remark(line: Mapping[str, Any]) -> str:
@@ -52,6 +60,8 @@ def _remark(line: Mapping[str, Any]) -> str:
     text = (
         f" Read limit {limits['read_gb_per_s']:.1f} GB/s with {_count(limits['threads'], 'thread')}." if limits else ""
     )
+    if line.get("scenario"):
+        text += f" {ScenarioResult(**line['scenario']).text()}."
     return text + (f" {line['remark']}" if line.get("remark") else "")
 
 

@@ -1,7 +1,8 @@
 """Takes the pictures of the console that README and the pages show, into ``docs/pictures``.
 
-Starts a server of the default model and an index of one document, and does in Chromium what the pictures show. Needs
-the extra ``browser`` and Chromium. Invariant: a picture larger than `MAX_BYTES` is refused.
+Starts a server of the default model and an index of one document, and does in Chromium what the pictures show, in
+English and in Chinese (``…-zh.png``). Needs the extra ``browser`` and Chromium. Invariant: a picture larger than
+`MAX_BYTES` is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ WAIT_MS = 120_000  # on a machine that does other things
 SIZE = {"width": 1080, "height": 720}
 CHROMIUM = os.environ.get("MIAOTUI_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+LANGUAGES = {"en-US": "", "zh-CN": "-zh"}  # the end of a picture's name
 QUESTION = "Why is the sky blue? Answer in two sentences."
+LOAD = """() => {
+  for (const content of ["Write a long letter.", "Write a long story.", "Write a long poem."]) {
+    const body = {messages: [{role: "user", content}], max_tokens: 3000, ignore_eos: true, temperature: 1};
+    void fetch("v1/chat/completions", {method: "POST", body: JSON.stringify(body)});
+  }
+}"""
 DOCUMENT = "The lighthouse of Arden was built in 1874 by Clara Voss. It is 31 metres high and has 142 steps."
 
 
@@ -55,8 +63,9 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def take(page: Page, name: str) -> None:
-    """Keep a picture of the page."""
-    path = PICTURES / f"{name}.png"
+    """Keep a picture of the page, under a name with the language that it is in."""
+    ending = LANGUAGES["zh-CN" if page.locator("html").get_attribute("lang") == "zh-CN" else "en-US"]
+    path = PICTURES / f"{name}{ending}.png"
     page.screenshot(path=path, animations="disabled")
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -90,10 +99,11 @@ def documents(page: Page, url: str, folder: Path) -> None:
 
 
 def monitor(page: Page, url: str) -> None:
-    """Watch the live page for some seconds."""
+    """Watch the live page for some seconds, while answers are written."""
     page.goto(f"{url}/monitor")
+    page.evaluate(LOAD)
     page.locator(".plot").first.wait_for()
-    page.wait_for_timeout(4000)
+    page.wait_for_timeout(8000)
     take(page, "monitor")
 
 
@@ -103,12 +113,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, served(Path(temporary)) as url, sync_playwright() as tool:
         options: dict[str, Any] = {"executable_path": CHROMIUM, "args": FLAGS}
         browser = tool.chromium.launch(**options)
-        context = browser.new_context(viewport=SIZE, locale="en-US", color_scheme="light")  # type: ignore[arg-type]
-        page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
-        chat(page, url)
-        documents(page, url, Path(temporary))
-        monitor(page, url)
+        for language in LANGUAGES:
+            context = browser.new_context(viewport=SIZE, locale=language, color_scheme="light")  # type: ignore[arg-type]
+            page = context.new_page()
+            page.set_default_timeout(WAIT_MS)
+            chat(page, url)
+            documents(page, url, Path(temporary))
+            monitor(page, url)
+            context.close()
         browser.close()
 
 

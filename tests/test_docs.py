@@ -15,6 +15,8 @@ from types import ModuleType
 
 import pytest
 
+from miaotui.cli.options.parser import parse
+
 ROOT = Path(__file__).parents[1]
 ENGLISH = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 CHINESE = sorted(ROOT.glob("docs/zh/*.md"))  # their examples are those of the English pages, which are run
@@ -74,7 +76,7 @@ def run(command: list[str], **options: object) -> subprocess.CompletedProcess[st
 
 
 def test_all_blocks_are_of_a_known_kind() -> None:
-    kinds = {"python", "console", "text", "toml", "ini"}
+    kinds = {"python", "console", "text", "toml", "ini", "yaml"}
     for page in PAGES:
         blocks = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(blocks) % 2 == 0
@@ -101,6 +103,18 @@ def test_console_commands_run(command: str, tmp_path: Path) -> None:
     folder = str(Path(sys.executable).parent)
     env = {**os.environ, "PATH": folder + os.pathsep + os.environ["PATH"], "LC_ALL": "C.UTF-8"}
     run(["bash", "-c", command], env=env, cwd=tmp_path, input="")
+
+
+def shown_commands() -> list[tuple[Example, str]]:
+    """Commands in blocks of text: they need models or machines that tests do not have."""
+    lines = [(each, line.removeprefix("$ ")) for each in examples("text") for line in each.code.splitlines()]
+    return [(each, line.partition("  #")[0]) for each, line in lines if line.startswith("miaotui ")]
+
+
+@pytest.mark.parametrize("command", named(shown_commands()))
+def test_commands_that_are_only_shown_are_understood(command: str) -> None:
+    words = shlex.split(command)[1:]
+    assert parse(words).command == words[0]
 
 
 def test_every_command_is_either_run_or_listed() -> None:
@@ -194,3 +208,13 @@ def test_both_readmes_have_the_same_first_screen() -> None:
         first = (ROOT / name).read_text(encoding="utf-8").splitlines()[:12]
         assert any(line.startswith("$ make run") for line in first)
         assert any(line.startswith("$ make test") for line in first)
+
+
+def test_both_readmes_lead_to_the_same_pages() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    rows = re.findall(r"^\| \[(\S+)\]", english, re.MULTILINE)
+    assert rows
+    assert set(re.findall(r"^\| \[(\S+)\]", chinese, re.MULTILINE)) == {
+        row.replace("docs/", "docs/zh/") for row in rows
+    }
+    assert {row for row in rows if row.startswith("docs/")} == {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}

@@ -13,14 +13,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "miaotui"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("cluster",),
     ("serve",),
     ("apps",),
     ("tasks",),
-    ("bench",),
+    ("bench", "optimize"),
     ("__init__", "async_llm", "async_encoder"),
     ("llm", "encoder", "seq2seq", "speech"),
     ("submission", "encoders", "runtime", "translation"),
     ("served_model",),
+    ("dmlm",),
     ("retrieval",),
     ("speculation",),
     ("engine",),
@@ -33,7 +35,11 @@ LAYERS = (
 )
 FREE = {"errors", "types", "config", "closing", "libraries"}  # usable by all; they import nothing but each other
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-NARROW = {"schedule": {"schedule", "errors", "types"}}  # integers only
+NARROW = {
+    "schedule": {"schedule", "errors", "types"},  # integers only
+    # no arithmetic, no model files, no text
+    "cluster": {"cluster", "serve", "apps", "runtime", "engine", "backends", "schedule", "hub", *FREE},
+}
 
 MAX_FILE_LINES = 400
 MAX_FOLDER_FILES = 15  # beside sub-folders

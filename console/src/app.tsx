@@ -7,6 +7,7 @@ import { Documents } from "./documents/documents";
 import { t, type TextName } from "./i18n";
 import { Monitor } from "./monitor/monitor";
 import { loadModels, modelsError } from "./server/models";
+import { storeProblem } from "./store/database";
 import { prefer, preferences, type Theme } from "./store/preferences";
 import { Tasks } from "./tasks/tasks";
 import "./ui/failures";
@@ -52,6 +53,11 @@ export function App(): VNode {
           <button type="button" onClick={() => void loadModels()}>
             {t("try-again")}
           </button>
+        </p>
+      )}
+      {storeProblem.value && (
+        <p class="notice warning" role="status">
+          {t(`store-${storeProblem.value}`)}
         </p>
       )}
       <main id="main" tabIndex={-1}>

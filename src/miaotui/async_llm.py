@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from miaotui.engine.adapters import LoadedAdapter
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.submission import ChatParameters, TextParameters
+    from miaotui.text.infill import NamedText
 
 
 async def load_async(
@@ -110,6 +111,34 @@ class AsyncLLM(Facade, AsyncClosing):
         async with aclosing(self._streamed(asked)) as pieces:
             async for delta in pieces:
                 yield delta if reader is None else reader.read(delta)
+
+    async def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        params: SamplingParams | None = None,
+        *,
+        files: Sequence[NamedText] = (),
+        **parameters: Unpack[TextParameters],
+    ) -> Completion:
+        """Write the text between two others, see `LLM.infill`."""
+        asked = await self._read(self._reader.infill, prefix, suffix, files, params, parameters)
+        return (await self.whole(self.submit_all(asked)))[0]
+
+    async def infill_stream(
+        self,
+        prefix: str,
+        suffix: str,
+        params: SamplingParams | None = None,
+        *,
+        files: Sequence[NamedText] = (),
+        **parameters: Unpack[TextParameters],
+    ) -> AsyncGenerator[Delta, None]:
+        """Write the text between two others, piece by piece, see `LLM.infill` and `stream`."""
+        asked = await self._read(self._reader.infill, prefix, suffix, files, params, parameters)
+        async with aclosing(self._streamed(asked)) as pieces:
+            async for delta in pieces:
+                yield delta
 
     async def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> list[Score]:
         """Score continuations of a prompt, see `LLM.score`."""

@@ -23,6 +23,7 @@
     │   └── IndexBusyError          another process is writing to it
     ├── UnsupportedCpuError         the kernels cannot be compiled for this processor
     └── EngineError                 a bug or a fault inside the engine; the request failed
+        └── ReplicaLostError    a process that computed it has died or cannot be reached
 
 Each message says what was wrong, what was expected and what to do. The command line prints the message and exits with
 status 1; it shows a traceback only with ``MIAOTUI_TRACEBACK=1``.
@@ -133,3 +134,7 @@ class UnsupportedCpuError(MiaotuiError):
 
 class EngineError(MiaotuiError):
     """A fault inside the engine; the request it names has failed."""
+
+
+class ReplicaLostError(EngineError):
+    """A process that computed a request has died or cannot be reached."""

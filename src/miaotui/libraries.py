@@ -17,6 +17,7 @@ EXTRAS = {
     "opencc": "speech",
     "python_multipart": "speech",
     "websockets": "speech",
+    "ray": "cluster",
     "rdflib": "graph",
     "rouge_score": "eval",
     "sacrebleu": "eval",
@@ -24,7 +25,7 @@ EXTRAS = {
     "sklearn": "apps",
     "symspellpy": "spelling",
     "opentelemetry": "otel",
-    "torch": "train",
+    "torch": "optimize",
 }
 COMPILERS = {"numba", "llvmlite"}
 NOT_FOR_WINDOWS_ON_ARM = {"tantivy", "rjieba"}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from miaotui.schedule.promises.capacity import Capacity
     from miaotui.seq2seq.model import Seq2Seq
     from miaotui.submission import ChatParameters, TextParameters
+    from miaotui.text.infill import NamedText
 
 
 def load(
@@ -225,6 +226,38 @@ class LLM(Closing, Facade):
         """
         loop = self.loop
         asked = self._reader.texts([prompt], params, parameters)
+        return DeltaStream(loop, lambda: asked.submit_one(loop), self)
+
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        params: SamplingParams | None = None,
+        *,
+        files: Sequence[NamedText] = (),
+        **parameters: Unpack[TextParameters],
+    ) -> Completion:
+        """Write the text between ``prefix`` and ``suffix``, with a model that was trained to fill in.
+
+        Parameters are those of `generate`; ``files`` are (name, text) pairs that belong to the same project. Raises
+        like `generate`, and `RequestError` for a model that only continues texts.
+        """
+        loop = self.loop
+        asked = self._reader.infill(prefix, suffix, files, params, parameters)
+        return whole(loop, lambda: asked.submit(loop))[0]
+
+    def infill_stream(
+        self,
+        prefix: str,
+        suffix: str,
+        params: SamplingParams | None = None,
+        *,
+        files: Sequence[NamedText] = (),
+        **parameters: Unpack[TextParameters],
+    ) -> DeltaStream:
+        """Write the text between two others, piece by piece, see `infill` and `stream`."""
+        loop = self.loop
+        asked = self._reader.infill(prefix, suffix, files, params, parameters)
         return DeltaStream(loop, lambda: asked.submit_one(loop), self)
 
     def chat_stream(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miaotui.backends.build import build_backend
+from miaotui.backends.build import build_backend, reference_sampling
 from miaotui.backends.options import EngineOptions
 from miaotui.config import Settings
 from miaotui.engine.engine import Engine
@@ -28,7 +28,9 @@ from miaotui.types import Progress
 
 if TYPE_CHECKING:
     from miaotui.backends.build_seq2seq import Seq2SeqOptions
+    from miaotui.engine.engine import RequestPreparation
     from miaotui.engine.jobs.admission import QueueLimits
+    from miaotui.engine.remote.loop import RemoteModel
     from miaotui.engine.seq2seq.loop import Seq2SeqLoop
     from miaotui.engine.speech.loaded import SpeechLoop
 
@@ -64,7 +66,30 @@ def load_model(path: Path, options: EngineOptions, settings: Settings, progress:
         tokenizer = load_tokenizer(opened.metadata, opened.folder)
         template = load_chat_template(opened.metadata, opened.folder)
     chat = ChatEncoder(template, tokenizer)
+    if config.masked is not None:
+        from miaotui.dmlm.engine import masked_parts, sized_for  # noqa: PLC0415  (only these models)
+
+        parts = build_backend(path, config, sized_for(config.masked, options), settings, progress)
+        return LoadedModel(path, config, tokenizer, chat, masked_parts(parts, config.masked))
     return LoadedModel(path, config, tokenizer, chat, build_backend(path, config, options, settings, progress))
+
+
+def open_remote_model(path: Path, digest: str, context: int | None = None) -> tuple[RemoteModel, RequestPreparation]:
+    """Read what belongs to the text of the model at ``path``, which engines in other processes compute.
+
+    ``digest`` is that of its files; ``context`` is what the engines hold, in tokens (None: what the model holds).
+    Raises a `MiaotuiError`.
+    """
+    from miaotui.engine.engine import RequestPreparation  # noqa: PLC0415  (only these models)
+    from miaotui.engine.remote.loop import RemoteModel  # noqa: PLC0415  (only these models)
+
+    with files.open_model(path) as opened:
+        config = opened.config
+        tokenizer = load_tokenizer(opened.metadata, opened.folder)
+        template = load_chat_template(opened.metadata, opened.folder)
+    holds = min(context or config.context_length, config.context_length)
+    preparation = RequestPreparation(holds, config.vocab_size, tokenizer, reference_sampling())
+    return RemoteModel(path, digest, config, tokenizer, ChatEncoder(template, tokenizer), holds), preparation
 
 
 def open_seq2seq_model(
@@ -144,6 +169,10 @@ def start(
     try:
         drafts = options.speculate and model.parts.backend.capabilities.drafts
         speculation = _speculation(model, settings, progress) if drafts else None
+        if model.config.masked is not None:
+            from miaotui.dmlm.engine import MaskedEngine  # noqa: PLC0415  (only these models)
+
+            return EngineLoop(MaskedEngine(model.parts, model.tokenizer, model.config.masked), model)
         return EngineLoop(Engine(model.parts, model.tokenizer, speculation), model)
     except BaseException:
         model.close()

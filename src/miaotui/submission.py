@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # imported by the first request that needs them
     from miaotui.engine.constraint import Constraint
     from miaotui.engine.grammar.constraint import Grammars
     from miaotui.text.answers import AnswerReader, AnswerSyntax
+    from miaotui.text.infill import NamedText
     from miaotui.text.tokenizers.tokenizer import Tokenizer
     from miaotui.text.tool_calls.tooling import Tooling
 
@@ -157,6 +158,25 @@ class SubmissionReader:
         options, constraint = self._options(parameters), self._constraint(parameters, None)
         tokens = [self.tokens(prompt) for prompt in prompts]
         return Submission(tokens, [sampling] * len(prompts), options, constraint)
+
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        files: Sequence[NamedText],
+        params: SamplingParams | None,
+        parameters: Mapping[str, Any],
+    ) -> Submission:
+        """Read the arguments of `LLM.infill`. Raises `RequestError`, and `PromptTooLongError`."""
+        from miaotui.text.infill import require_infiller  # noqa: PLC0415  (few requests fill in)
+
+        require_known(parameters, TEXT_NAMES)
+        sampling = read_params(params, parameters)
+        options, constraint = self._options(parameters), self._constraint(parameters, None)
+        infiller = require_infiller(self._tokenizer)
+        prompt = infiller.encode(prefix, suffix, files=files, at_most=self._context)
+        sampling = replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *infiller.end_ids))
+        return Submission([prompt], [sampling], options, constraint)
 
     def chat(
         self, messages: Sequence[Message], params: SamplingParams | None, parameters: Mapping[str, Any]

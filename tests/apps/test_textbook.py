@@ -128,15 +128,15 @@ def test_an_answer_in_another_language_than_the_passages_is_bound_to_its_own() -
         assert tuple(re.fullmatch(form, said) is not None for form in forms) == fits
 
 
-@pytest.mark.slow
 @pytest.mark.model
-def test_a_chat_model_answers_each_question_in_its_form_and_language(book: Index) -> None:
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)])
+def test_a_chat_model_answers_each_question_in_its_form_and_language(book: Index, step: int) -> None:
     phrases = dict(PHRASES)
     with miaotui.load("qwen2.5-coder-0.5b") as llm:
         for question, wanted in (
-            *LISTS,
-            *EXPLAINED[::2],
-            *((question, (phrase,)) for question, phrase in PHRASES[::2]),
+            *LISTS[::step],
+            *EXPLAINED[::step],
+            *((question, (phrase,)) for question, phrase in PHRASES[::step]),
         ):
             answer = answered(book, question, llm)
             assert answer.found, question

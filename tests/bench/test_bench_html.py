@@ -9,15 +9,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from miaotui.bench.compare import Comparison
 from miaotui.bench.html.charts import EMPTY, ChartAxis, ChartSeries, chart, time_line
-from miaotui.bench.html.page import load_sections, page, speed_sections, table_section, write_page
+from miaotui.bench.html.page import compare_sections, load_sections, page, speed_sections, table_section, write_page
+from miaotui.bench.html.words import words
 from miaotui.bench.load import outcome as ends
 from miaotui.bench.load.outcome import RequestOutcome
+from miaotui.bench.load.report import load_table
 from miaotui.bench.load.summary import LatencyTargets, summarised
+from miaotui.bench.report import aligned
 from miaotui.bench.speed import MachineLimits, RooflinePoint, SpeedReport, SpeedSeries
+from miaotui.cli.bench.model import speed_table
 from miaotui.errors import CacheError
 
 HOSTILE = '</pre><script>alert(1)</script><img src="http://example.org/x">&"\''
@@ -54,6 +59,7 @@ def requests() -> list[RequestOutcome]:
 
 
 @settings(max_examples=40)
+@example([(0.0, 5e-324)], False, False, "")
 @given(st.lists(st.tuples(numbers, numbers), max_size=8), st.booleans(), st.booleans(), st.text(max_size=8))
 def test_charts_are_sound_whatever_the_values(
     points: list[tuple[float, float]], log_x: bool, log_y: bool, name: str
@@ -74,6 +80,16 @@ def test_a_chart_draws_its_points_in_order() -> None:
     assert circles[1][1] < circles[2][1] < circles[0][1]  # up is less
 
 
+def test_texts_beside_points_do_not_cover_each_other() -> None:
+    close = [(5.0, 5.0), (5.1, 5.05), (5.2, 4.95), (9.0, 5.0)]
+    drawn = chart(
+        [ChartSeries("a", close, ("decode, 1", "decode, 2", "decode, 4", "far"))], ChartAxis("x"), ChartAxis("y")
+    )
+    svg = ElementTree.fromstring(drawn[drawn.index("<svg") : drawn.index("</svg>") + 6])
+    texts = [each.attrib for each in svg.iter("text") if (each.text or "").startswith("decode")]
+    assert len({(each["text-anchor"], round(float(each["y"]))) for each in texts}) == 3
+
+
 def test_a_chart_without_values_says_so() -> None:
     assert chart([ChartSeries("a", [(math.nan, 1.0)])], ChartAxis("x"), ChartAxis("y")) == EMPTY
     assert chart([ChartSeries("a", [(0.0, 1.0)])], ChartAxis("x", log=True), ChartAxis("y")) == EMPTY
@@ -86,7 +102,10 @@ def test_a_report_of_loads_asks_for_nothing_and_runs_nothing() -> None:
     text = page(
         HOSTILE,
         [HOSTILE],
-        [table_section(HOSTILE), *load_sections(summaries, {HOSTILE: outcomes, "2/s": outcomes})],
+        [
+            table_section(aligned([[HOSTILE], [HOSTILE]])),
+            *load_sections(summaries, {HOSTILE: outcomes, "2/s": outcomes}),
+        ],
         HOSTILE,
     )
     tags = tags_of(text)
@@ -108,6 +127,45 @@ def test_a_report_of_a_model_has_its_roofline() -> None:
     assert "multiply-adds for each byte read" in text
     assert "decode, 1 stream" in text
     assert text.count("<svg") == 3
+
+
+def test_a_report_in_chinese_keeps_names_and_numbers() -> None:
+    rows = aligned(
+        [["", "way", "tokens/s", "range"], ["decode, 8 streams", "drafts", "50.0", "40 to 60"], [HOSTILE] * 4]
+    )
+    found = Comparison(("a", "b"), {"tokens/s": [(1.0, 2.0), (2.0, 3.0)]})
+    say = words("zh")
+    about = ["m on x86, 2 threads, seed 7", "4/s: 3 x stalled"]
+    text = page("t", about, [table_section(rows, say), *compare_sections(found, say)], "{}", "zh")
+    for part in (
+        'lang="zh-CN"',
+        "数据",
+        "解码，8 路",
+        "投机解码",
+        "40 至 60",
+        "50.0",
+        "m，x86，2 个线程，种子 7",
+        "3 x stalled",
+    ):
+        assert part in text, part
+    assert text.count("<tr>") == 3
+    assert "script" not in tags_of(text).tags
+    assert all(words("en")(each) == each for each in ("Numbers", "drafts"))
+
+
+def test_every_heading_and_label_has_chinese_words() -> None:
+    outcomes, say = requests(), words("zh")
+    summaries = [summarised(outcomes, 2.0, LatencyTargets(), rate) for rate in (1.0, 2.0)]
+    series = SpeedSeries("decode, 1 stream", "drafts", 1, [50.0], [20.0], [0.8], [1.5])
+    points = [RooflinePoint("decode, 1 stream", 1.8, 30.0)]
+    report = SpeedReport(MachineLimits(2, 20.0, 100.0), [series], points, [0.05, 0.06, 0.07])
+    loads = [table_section(load_table(summaries), say), *load_sections(summaries, {"2/s": outcomes}, say)]
+    speeds = [table_section(speed_table(report), say), *speed_sections(report, say)]
+    text = page("t", [], [*loads, *speeds], "{}", "zh")
+    shown = re.findall(r"<(?:h2|th scope=\"col\"|summary|text class=\"label\"[^>]*)>([^<]+)<", text)
+    named = {"JSON", "ms"}
+    assert len(shown) > 30
+    assert not [each for each in shown if not re.search("[\u4e00-\u9fff]", each) and each not in named]
 
 
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:

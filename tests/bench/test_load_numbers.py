@@ -178,7 +178,7 @@ def test_goodput_counts_whole_answers_in_time(each: list[tuple[float, float, boo
         outcomes.append(outcome)
     summary = summarised(outcomes, 4.0, LatencyTargets(e2e_ms=limit_ms), 1.0, limit_ms)
     good = sum(whole and (due_s + took_s - due_s) * 1e3 <= limit_ms for due_s, took_s, whole in each)
-    assert summary.goodput_per_s == good / 4.0
+    assert summary.goodput_per_s == good / (4.0 + (summary.tail_s if summary.tail_s > 1.0 else 0.0))
     assert summary.asked == len(each) == summary.answered + summary.refused + summary.failed
 
 
@@ -262,6 +262,25 @@ def test_a_sweep_finds_the_capacity(capacity: float) -> None:
     assert 0.5 * capacity <= best <= 1.06 * capacity + 0.1
     assert [each.rate_per_s for each in found] == sorted(each.rate_per_s or 0 for each in seen)
     assert any(not is_sustained(each) for each in found)
+
+
+def queued(rate: float, capacity: float, duration_s: float = 10.0) -> LoadSummary:
+    """A server that answers everything, one after another, each in the time that its capacity leaves."""
+    free_s, outcomes = 0.0, []
+    for at in range(round(rate * duration_s)):
+        due_s = at / rate
+        free_s = max(free_s, due_s) + 1 / capacity
+        outcomes.append(answered(due_s, [free_s]))
+    return summarised(outcomes, duration_s, LatencyTargets(), rate)
+
+
+@pytest.mark.parametrize(("rate", "sustained"), [(2.0, True), (3.9, True), (4.1, True), (6.0, False), (12.0, False)])
+def test_a_line_that_is_worked_off_later_is_no_capacity(rate: float, sustained: bool) -> None:
+    found = queued(rate, 4.0)
+    assert found.answered == found.asked
+    assert is_sustained(found) is sustained
+    assert found.goodput_per_s <= 4.0 * 1.05
+    assert any("a line grew" in each for each in load_notes([found], LatencyTargets())) is not sustained
 
 
 @given(st.lists(st.tuples(seconds, seconds), min_size=1, max_size=30))

@@ -41,17 +41,19 @@ def begin(llm: LLM) -> tuple[int, ...]:
     return llm.tokenizer.roles.prefix
 
 
-def test_smollm2_predicts_as_in_float32() -> None:
-    found = agreement(resolve("smollm2-135m"), count=12, length=512)
+@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.long)])
+def test_smollm2_predicts_as_in_float32(count: int) -> None:
+    found = agreement(resolve("smollm2-135m"), count, length=512)
     assert found.tokens >= 2_000
     assert found.top1 >= 0.965
     assert found.mean_kl <= 0.004
     assert abs(found.perplexity_ratio - 1) <= 0.003
 
 
-def test_gemma3_predicts_as_in_float32() -> None:
-    found = agreement(resolve("gemma3-270m"), count=4, length=640)  # longer than its window of 512
-    assert found.tokens >= 2_000
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_gemma3_predicts_as_in_float32(count: int) -> None:
+    found = agreement(resolve("gemma3-270m"), count, length=640)  # longer than its window of 512
+    assert found.tokens >= 600 * count
     assert found.top1 >= 0.955
     assert found.mean_kl <= 0.005
     assert abs(found.perplexity_ratio - 1) <= 0.01

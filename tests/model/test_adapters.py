@@ -16,9 +16,10 @@ from adapter_files import Pairs, random_pairs, write_gguf_adapter, write_peft
 from miaotui.cli import main
 from miaotui.errors import MiaotuiError, ModelFormatError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.hub.writers.blocks import encode_floats
 from miaotui.model.adapters.adapter import MAX_RANK
 from miaotui.model.adapters.from_peft import read_peft
-from miaotui.model.adapters.merge import encoded, merge_adapter
+from miaotui.model.adapters.merge import merge_adapter
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.oracle import Oracle
 from miaotui.model.reading.files import open_model
@@ -208,10 +209,10 @@ def test_a_merged_gguf_file_answers_as_model_and_adapter_do(tmp_path: Path, kind
 @pytest.mark.parametrize("kind", [BlockType.F32, BlockType.F16, BlockType.BF16])
 def test_weights_are_encoded_to_the_nearest(kind: BlockType) -> None:
     weights = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
-    tensor = StoredTensor.from_bytes("w", weights.shape, kind, encoded(weights, kind))
+    tensor = StoredTensor.from_bytes("w", weights.shape, kind, encode_floats(weights, kind))
     error = {BlockType.F32: 0, BlockType.F16: 2**-11, BlockType.BF16: 2**-8}[kind]
     assert (np.abs(tensor.float32() - weights) <= error * np.abs(weights)).all()
-    assert (encoded(tensor.float32(), kind) == encoded(weights, kind)).all()
+    assert (encode_floats(tensor.float32(), kind) == encode_floats(weights, kind)).all()
 
 
 values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), st.just({}), st.just([]))

@@ -32,7 +32,9 @@ def killed_midway(folder: Path, first: int, chance: random.Random) -> list[str]:
         return [line for line in lines if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(20, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.long)]
+)
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path, kills: int) -> None:
     folder, chance = tmp_path / "index", random.Random(5)
     Index.create(folder, IndexSettings(partitions=2)).close()

@@ -86,6 +86,7 @@ def serving(
     options: EngineOptions = OPTIONS,
     layers: Sequence[Middleware] = (),
     parts: Parts = no_parts,
+    port: int = 0,
 ) -> Iterator[Serving]:
     """A server of `models` (folders by name) until the block ends; then nothing of it is left."""
     ready: threading.Event = threading.Event()
@@ -101,13 +102,13 @@ def serving(
         made = services(given.pop("models", served), serve, encoders=registry, **given)
         served = made.models
         app = create_app(made, layers)
-        server = server_for(app, host="127.0.0.1", port=0)
+        server = server_for(app, host="127.0.0.1", port=port)
         try:
             task = asyncio.ensure_future(server.serve())
             while not server.started and not task.done():
                 await asyncio.sleep(0.005)
-            port = server.servers[0].sockets[0].getsockname()[1]
-            url, loop = f"http://127.0.0.1:{port}", asyncio.get_running_loop()
+            bound = server.servers[0].sockets[0].getsockname()[1]
+            url, loop = f"http://127.0.0.1:{bound}", asyncio.get_running_loop()
             state.update(server=server, serving=Serving(url, served, loop, made))
             ready.set()
             await task

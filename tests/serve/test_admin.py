@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from asgi_calls import Answer, ask
-from serving import services
+from serving import services, serving
 
 from miaotui.serve.app import create_app
 from miaotui.serve.middleware.keys import add_key
@@ -20,6 +21,8 @@ from miaotui.serve.ops.audit import AuditLog
 from miaotui.serve.ops.operations import Operations
 from miaotui.serve.settings import ServeSettings
 from miaotui.serve.start import layers_for
+from tiny_encoder_models import make_encoder_folder
+from tiny_engine import settings_in
 
 
 class Server:
@@ -95,3 +98,33 @@ def test_changes_are_in_the_audit_log(server: Server) -> None:
     assert lines[0]["key"] == "root"
     assert lines[0]["change"] == "draining=True, log_level=error"
     assert "change" not in lines[1]
+
+
+def test_encoders_are_loaded_and_put_away(tmp_path: Path) -> None:
+    keys = {name: add_key(tmp_path / "keys", name, is_admin=name == "root") for name in ("root", "alice")}
+    audit = tmp_path / "audit.jsonl"
+    operations = Operations(ServedModels(), audit=AuditLog(audit))
+    layers = layers_for(ServeSettings(api_key_file=str(tmp_path / "keys")), operations)
+    encoders = {"embed": make_encoder_folder(tmp_path, "embed")}
+    with serving({}, settings_in(tmp_path), encoders=encoders, layers=layers) as server:
+
+        def change(**loaded: bool) -> httpx.Response:
+            headers = {"x-api-key": keys["root"]}
+            return httpx.post(f"{server.url}/v1/admin", json={"loaded": loaded}, headers=headers, timeout=60)
+
+        assert change().json()["loaded"] == {"embed": False}
+        assert change(embed=True).json()["loaded"] == {"embed": True}
+        entry = server.services.encoders["embed"]
+        assert entry.running is not None
+        entry.users += 1  # a request is answered
+        assert change(embed=False).status_code == 409
+        entry.users -= 1
+        assert change(embed=False).json()["loaded"] == {"embed": False}
+        assert entry.running is None
+        assert change(none=True).status_code == 404
+        body, other = {"input": "a text", "model": "embed"}, {"x-api-key": keys["alice"]}
+        assert httpx.post(f"{server.url}/v1/embeddings", json=body, headers=other, timeout=60).status_code == 200
+        assert change().json()["loaded"] == {"embed": True}
+    operations.close()
+    changes = [json.loads(line).get("change") for line in audit.read_text().splitlines()]
+    assert [each for each in changes if each] == ["embed=loaded", "embed=put away"]

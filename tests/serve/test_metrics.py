@@ -138,6 +138,20 @@ def test_waits_between_tokens_are_counted(watched: Watched) -> None:
     assert watched.sample(f"{new}_bucket", le="+Inf") == watched.sample(f"{new}_count")
 
 
+def test_the_weights_that_passes_read_are_counted(watched: Watched) -> None:
+    read, spent = "miaotui_weights_read_bytes_total", "miaotui_weights_read_seconds_total"
+    before = watched.sample(read), watched.sample(spent)
+    complete(watched, max_tokens=8)
+    after = watched.sample(read), watched.sample(spent)
+    (model,) = watched.server.hosts.values()
+    passes = (after[0] - before[0]) / model.loop.engine.backend.stats().weight_bytes
+    assert passes == round(passes)
+    assert 1 <= passes <= 9, "one for the prompt, and one for each token but the first; fewer with drafts"
+    assert after[1] > before[1]
+    watched.operations.gauges.read_limit_bytes_per_s = 5e10
+    assert watched.sample("miaotui_read_limit_bytes_per_second") == 5e10
+
+
 def test_gaps_are_counted_in_their_buckets() -> None:
     registry = CollectorRegistry()
     gaps = TokenGaps((0.01, 0.1), registry)

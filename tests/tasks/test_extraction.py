@@ -222,13 +222,12 @@ def test_files_come_back_with_keywords(tmp_path: Path, capsys: pytest.CaptureFix
     assert "not both" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.model
-def test_fields_of_every_second_text() -> None:
-    """Read 50 of the 100 texts of both languages; ``benchmarks/extraction.py`` reads all."""
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)])
+def test_fields_of_texts_in_both_languages(step: int) -> None:
     right = total = 0
     by_schema = defaultdict(list)
-    for case in CASES[::2]:
+    for case in CASES[::step]:
         by_schema[case.schema].append(case)
     with miaotui.load("qwen2.5-coder-0.5b") as llm:
         for name, cases in by_schema.items():

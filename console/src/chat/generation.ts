@@ -5,7 +5,7 @@
  * begins with their text, so that what is shown is the text of the whole answer, however often it was broken off.
  */
 import { signal } from "@preact/signals";
-import { request, ServerError } from "../server/http";
+import { request, ServerError, streamError } from "../server/http";
 import { eventsOf } from "../server/events";
 import type { ChatBody, ChatChunk, TokenNote, ToolCall } from "../server/types";
 import * as store from "../store/conversations";
@@ -171,7 +171,7 @@ class AnswerReader {
   }
 
   private take(chunk: ChatChunk): void {
-    if (chunk.error) throw new ServerError(500, chunk.error);
+    if (chunk.error) throw streamError(chunk.error);
     if (chunk.usage) this.answer.usage = chunk.usage;
     if (chunk.deadline) this.answer.deadline = chunk.deadline;
     const choice = chunk.choices[0];

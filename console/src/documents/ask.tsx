@@ -1,9 +1,9 @@
 /** A question to an index: the answer as it comes, and its citations, each of which opens its passage. */
 import type { VNode } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { seconds, t } from "../i18n";
+import { seconds, t, type TextName } from "../i18n";
 import { eventsOf } from "../server/events";
-import { request, requestJson, ServerError } from "../server/http";
+import { request, requestJson, streamError } from "../server/http";
 import { describe } from "../ui/failures";
 import { Passage } from "./passage";
 import { Hits, type SearchHit } from "./search";
@@ -30,6 +30,12 @@ interface Answer {
 type Event = Answer | { object: "answer.piece"; text: string } | { object?: undefined; error: { message: string } };
 
 const MOST_HITS = 10;
+const HOW: Record<string, TextName> = {
+  extractive: "how-extractive",
+  selected: "how-selected",
+  generated: "how-generated",
+  graph: "how-graph",
+};
 
 /** The form, and what came of it. */
 export function Ask({ index }: { index: string }): VNode {
@@ -56,7 +62,7 @@ export function Ask({ index }: { index: string }): VNode {
       for await (const each of eventsOf<Event>(response)) {
         if (each.object === "answer") setAnswer(each);
         else if (each.object === "answer.piece") setComing((text += each.text));
-        else throw new ServerError(500, each.error);
+        else throw streamError(each.error);
       }
     } catch (error) {
       if (!controller.signal.aborted) setProblem(describe(error));
@@ -120,7 +126,7 @@ function AnswerView({ answer, onOpen }: { answer: Answer; onOpen: (citation: Cit
         ))}
       </ol>
       <p class="hint">
-        {t("answered-by", { how: answer.how, time: seconds(answer.took_ms) })} {answer.shortened && t("shortened")}
+        {t("answered-by", { how: t(HOW[answer.how] ?? "how-none"), time: seconds(answer.took_ms) })} {answer.shortened && t("shortened")}
       </p>
     </>
   );

@@ -36,12 +36,22 @@ export function Hits({ hits, onOpen }: { hits: readonly SearchHit[]; onOpen: (ci
             {hit.title || hit.id}
           </button>{" "}
           <span class="hint">{t("score", { score: rounded(hit.score) })}</span>{" "}
-          <q>{hit.body.length > SHOWN_CHARACTERS ? `${hit.body.slice(0, SHOWN_CHARACTERS)}…` : hit.body}</q>
+          <q>{excerpt(hit)}</q>
           <SharesView shares={hit.shares} />
         </li>
       ))}
     </ol>
   );
+}
+
+/** Return the part of a long passage around the word that weighs most in it; words are compared as they begin. */
+function excerpt({ body, shares }: SearchHit): string {
+  if (body.length <= SHOWN_CHARACTERS) return body;
+  const lower = body.toLowerCase();
+  const place = [...shares.terms].sort((a, b) => b.share - a.share).map(({ term }) => lower.indexOf(term)).find((at) => at >= 0) ?? 0;
+  const start = Math.max(0, Math.min(place - SHOWN_CHARACTERS / 4, body.length - SHOWN_CHARACTERS));
+  const shown = body.slice(start, start + SHOWN_CHARACTERS);
+  return `${start > 0 ? "…" : ""}${shown}${start + SHOWN_CHARACTERS < body.length ? "…" : ""}`;
 }
 
 /** A score's parts as named meters; the longest is the largest part. */

@@ -96,8 +96,12 @@ function parts(name: string, text: string): Part[] {
   const found: Part[] = [];
   for (let start = 0; start < text.length; ) {
     let end = Math.min(start + PART_CHARACTERS, text.length);
-    const paragraph = text.lastIndexOf("\n\n", end);
-    if (end < text.length && paragraph > start + PART_CHARACTERS / 2) end = paragraph;
+    if (end < text.length) {
+      const half = start + PART_CHARACTERS / 2; // a search without a bound goes back to the beginning of the file
+      const paragraph = text.slice(half, end).lastIndexOf("\n\n");
+      if (paragraph > 0) end = half + paragraph;
+      else if (/[\ud800-\udbff]/.test(text[end - 1] as string)) end--; // both halves of a character stay together
+    }
     const body = text.slice(start, end);
     if (body.trim()) {
       const number = found.length + 1;

@@ -11,6 +11,7 @@ interface State {
   log_level: string;
   max_requests: number | null;
   max_tokens: number | null;
+  loaded?: Record<string, boolean>; // of encoders; an older server does not say
 }
 
 const LEVELS = ["debug", "info", "warning", "error"];
@@ -58,6 +59,16 @@ export function Controls(): VNode {
           </label>
           <Limit name="max_requests" state={state} change={change} />
           <Limit name="max_tokens" state={state} change={change} />
+          {Object.entries(state.loaded ?? {}).map(([name, isLoaded]) => (
+            <label key={name} class="check">
+              <input
+                type="checkbox"
+                checked={isLoaded}
+                onChange={(event) => void change({ loaded: { [name]: event.currentTarget.checked } })}
+              />
+              {t("in-memory", { name })}
+            </label>
+          ))}
         </>
       )}
     </section>

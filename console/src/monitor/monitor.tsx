@@ -93,13 +93,13 @@ function Figures({ moments, now }: { moments: Moment[]; now: Moment }): VNode {
       .map((found) => (found === null ? "–" : seconds(1000 * found)))
       .join(" / ");
   const rows: Row[] = [
-    ["running-requests", whole(valueOf(sample, "vllm:num_requests_running"))],
-    ["waiting-requests", whole(valueOf(sample, "vllm:num_requests_waiting"))],
+    ["requests", ["running", "waiting"].map((each) => whole(valueOf(sample, `vllm:num_requests_${each}`))).join(" / ")],
     ["ttft", spans("vllm:time_to_first_token_seconds")],
     ["tpot", spans("vllm:inter_token_latency_seconds")],
     ["promises-kept", `${whole(met)} / ${whole(met + missed)}`, missed > 0],
     ["promises-refused", whole(valueOf(sample, "miaotui_deadline_refused_total"))],
     ["memory", limit ? `${gigabytes(resident)} / ${gigabytes(limit)}` : gigabytes(resident), resident > 0.9 * limit && limit > 0],
+    ["read-rate", reading(sample, recent)],
     ["pages-used", share(valueOf(sample, "vllm:kv_cache_usage_perc"), 1)],
     ["prefix-reused", share(valueOf(sample, "vllm:prefix_cache_hits_total"), queries)],
     ["drafts-accepted", share(valueOf(sample, "vllm:spec_decode_num_accepted_tokens_total"), drafted)],
@@ -116,6 +116,14 @@ function Figures({ moments, now }: { moments: Moment[]; now: Moment }): VNode {
       ))}
     </dl>
   );
+}
+
+/** Return the rate at which passes read weights, over the last minute, and what memory would allow. */
+function reading(now: Sample, before: Sample): string {
+  const [read, spent] = ["bytes", "seconds"].map((each) => change(now, before, `miaotui_weights_read_${each}_total`)) as [number, number];
+  const limit = valueOf(now, "miaotui_read_limit_bytes_per_second");
+  const rate = spent > 0 ? (read / spent / 1e9).toFixed(1) : "–";
+  return limit ? `${rate} / ${(limit / 1e9).toFixed(1)} GB/s` : `${rate} GB/s`;
 }
 
 function gigabytes(bytes: number): string {

@@ -24,6 +24,13 @@ export class ServerError extends Error {
   }
 }
 
+const STATUS_OF: Record<string, number> = { overloaded: 503, rate_limit_exceeded: 429, deadline_unattainable: 429 };
+
+/** Return an error that came within a stream, with the status that it would have had as an answer. */
+export function streamError(detail: ErrorObject): ServerError {
+  return new ServerError(STATUS_OF[detail.code ?? ""] ?? 500, detail);
+}
+
 export function apiKey(): string {
   return sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? "";
 }

@@ -2,15 +2,14 @@
 import { signal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { t, type TextName, whole } from "../i18n";
+import { language, t, type TextName, whole } from "../i18n";
 import { requestJson } from "../server/http";
 import { models } from "../server/models";
 import { saveFile } from "../ui/copy";
 import { describe } from "../ui/failures";
 import { readCsv, writeCsv } from "./csv";
-import { bodyFor, type Field, FORMS, type TaskForm } from "./forms";
-
-type Result = Record<string, unknown>;
+import { type Example, EXAMPLES } from "./examples";
+import { bodyFor, type Field, FORMS, listed, pathFor, type Result, type TaskForm, type Values } from "./forms";
 
 const MOST_SHOWN = 500;
 const AT_ONCE = 256; // texts of one request
@@ -39,11 +38,12 @@ export function Tasks(): VNode {
 }
 
 function TaskView({ form }: { form: TaskForm }): VNode {
-  const [texts, setTexts] = useState(form.example.texts.join("\n"));
-  const [values, setValues] = useState<Record<string, string>>(form.example.values);
+  const example = EXAMPLES[form.id]?.[language.value] as Example;
+  const [texts, setTexts] = useState(example.texts.join("\n"));
+  const [values, setValues] = useState<Values>(example.values);
   const [model, setModel] = useState("");
   const [results, setResults] = useState<Result[]>([]);
-  const [asked, setAsked] = useState<string[]>([]);
+  const [askedTexts, setAsked] = useState<string[]>([]);
   const [problem, setProblem] = useState("");
   const [isRunning, setRunning] = useState(false);
   const run = async (event: SubmitEvent): Promise<void> => {
@@ -51,14 +51,13 @@ function TaskView({ form }: { form: TaskForm }): VNode {
     const lines = texts.split("\n").map((each) => each.trim()).filter(Boolean);
     setProblem("");
     setResults([]);
-    setAsked(form.id === "similar" ? (values.queries ?? "").split(/[,\n，]/).map((each) => each.trim()) : lines);
+    setAsked(form.id === "similar" ? listed(values.queries ?? "") : lines);
     setRunning(true);
     try {
-      const step = form.id === "similar" || form.id === "group" ? lines.length : AT_ONCE;
+      const step = form.single ? 1 : form.id === "similar" || form.id === "group" ? lines.length : AT_ONCE;
       const found: Result[] = [];
       for (let at = 0; at < lines.length; at += step) {
-        const body = bodyFor(form, lines.slice(at, at + step), values, model);
-        found.push(...(await requestJson<{ data: Result[] }>(form.path, { body })).data);
+        found.push(...(await asked(form, lines.slice(at, at + step), values, model)));
         setResults([...found]);
       }
     } catch (error) {
@@ -96,9 +95,17 @@ function TaskView({ form }: { form: TaskForm }): VNode {
           {problem}
         </p>
       )}
-      {results.length > 0 && <Results form={form} texts={asked} results={results} />}
+      {results.length > 0 && <Results form={form} texts={askedTexts} results={results} />}
     </form>
   );
+}
+
+/** Ask for the results of some texts. Throws `ServerError`. */
+async function asked(form: TaskForm, texts: readonly string[], values: Values, model: string): Promise<Result[]> {
+  const { single } = form;
+  if (!single) return (await requestJson<{ data: Result[] }>(form.path, { body: bodyFor(form, texts, values, model) })).data;
+  const body = { ...single.body(texts[0] ?? "", values), ...(model ? { [single.modelField ?? "model"]: model } : {}) };
+  return [single.row(await requestJson<Result>(pathFor(form, values), { body }))];
 }
 
 function FieldView({ field, value, onChange }: { field: Field; value: string; onChange: (value: string) => void }): VNode {

@@ -10,7 +10,7 @@ const renderer = signal<Render | null>(null);
 let loading: Promise<void> | undefined;
 
 function load(): void {
-  loading ??= import("./temml").then((module) => void (renderer.value = module.render)).catch(() => undefined);
+  loading ??= import("./temml").then((module) => void (renderer.value = module.render)).catch(() => (loading = undefined));
 }
 
 /** A formula; its source is shown until the library is here, and where it is wrong. */

@@ -27,6 +27,7 @@ let isWorking = false;
 
 function load(): Promise<Highlight> {
   loading ??= import("./languages").then((module) => module.highlight);
+  loading.catch(() => (loading = undefined)); // the next block asks again
   return loading;
 }
 

@@ -13,13 +13,20 @@ interface Props {
 /** A dialog that is open as long as it is shown. */
 export function Dialog({ title, onClose, children }: Props): VNode {
   const place = useRef<HTMLDialogElement>(null);
+  const isShown = useRef(true); // its own end closes it too, and that event comes when another dialog may be wanted
+  const close = (): void => {
+    if (isShown.current) onClose();
+  };
   useEffect(() => {
     const dialog = place.current;
     if (dialog && !dialog.open) dialog.showModal();
-    return () => dialog?.close();
+    return () => {
+      isShown.current = false;
+      dialog?.close();
+    };
   }, []);
   return (
-    <dialog ref={place} aria-label={title} onCancel={onClose} onClose={onClose}>
+    <dialog ref={place} aria-label={title} onCancel={close} onClose={close}>
       <header>
         <h2>{title}</h2>
         <button type="button" class="quiet" aria-label={t("close")} onClick={onClose}>

@@ -1,11 +1,10 @@
-/** Short messages at the edge of the page, and the dialog that asks for a key. */
+/** Short messages at the edge of the page, which cover nothing that can be pressed, and the dialog that asks for a key. */
 import { signal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useState } from "preact/hooks";
 import { t } from "../i18n";
 import { keepKey, needsKey } from "../server/http";
 import { loadModels } from "../server/models";
-import { storeProblem } from "../store/database";
 import { Dialog } from "./dialog";
 
 const notice = signal("");
@@ -23,7 +22,6 @@ export function Notices(): VNode {
   return (
     <>
       <div class="notices" role="status" aria-live="polite">
-        {storeProblem.value && <p class="notice warning">{t(`store-${storeProblem.value}`)}</p>}
         {notice.value && <p class="notice">{notice.value}</p>}
       </div>
       {needsKey.value && <KeyDialog />}

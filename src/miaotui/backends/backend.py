@@ -47,7 +47,8 @@ class Capabilities:
     adapters: bool = False  # `Chunk.adapter`
     hidden_states: bool = False  # `RowStates.layers`
     state_inputs: bool = False  # `RowStates.inputs`: rows that begin with a state instead of a token
-    encode: bool = False  # chunks of kind `RowKind.ENCODE`, and `RowStates.pooling`
+    encode: bool = False  # chunks of kind `RowKind.ENCODE`
+    pooling: bool = False  # `RowStates.pooling`
 
 
 @dataclass(frozen=True)
@@ -287,8 +288,10 @@ def refuse_unable(backend: Backend, plan: Plan, states: RowStates) -> None:
     """Raise `RequestError` for kinds of rows, adapters, inputs and outputs that ``backend`` does not know."""
     if any(chunk.adapter for chunk in plan.chunks):
         require(backend, "adapters")
-    if states.pooling or any(chunk.kind is RowKind.ENCODE for chunk in plan.chunks):
+    if any(chunk.kind is RowKind.ENCODE for chunk in plan.chunks):
         require(backend, "encode")
+    if states.pooling:
+        require(backend, "pooling")
     if states.layers:
         require(backend, "hidden_states")
     if states.inputs:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from miaotui.backends.backend import Sampling
 from miaotui.backends.options import Built, EngineOptions
 from miaotui.config import Settings
 from miaotui.libraries import missing
@@ -30,3 +31,10 @@ def build_backend(
     except ModuleNotFoundError as error:
         raise missing(error.name or "") from error
     return build(path, config, options, settings, progress)
+
+
+def reference_sampling() -> Sampling:
+    """Return the choosing of tokens in NumPy, for checks of parameters where no backend is open."""
+    from miaotui.backends.reference import sampling  # noqa: PLC0415  (only the chosen one)
+
+    return sampling

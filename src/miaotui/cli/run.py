@@ -39,8 +39,12 @@ def run(parsed: argparse.Namespace) -> int:
     prompt = read_prompt(parsed.words[-1])
     if parsed.raw and parsed.system is not None:
         raise RequestError(messages.SYSTEM_WITH_RAW())
+    if parsed.suffix is not None and (parsed.raw or parsed.system is not None):
+        raise RequestError(messages.SUFFIX_ALONE())
     with load(model, parsed) as llm:
-        if parsed.raw:
+        if parsed.suffix is not None:
+            deltas = llm.infill_stream(prompt, parsed.suffix, **params)
+        elif parsed.raw:
             plain = llm.tokenizer.encode(prompt, special=False, whole=True) if parsed.no_special else prompt
             deltas = llm.stream(plain, **params)
         else:

@@ -116,6 +116,8 @@ def opening(
 
 def promised(model: ServedModel) -> str:
     """Return what this machine can promise with that model, in the user's language."""
+    if not model.loop.can_promise:
+        return messages.NO_PROMISE()
     capacity = model.loop.capacity()
     text = messages.PROMISE(tokens=capacity.answer_tokens, seconds=f"{capacity.alone_s:.1f}")
     if capacity.people > 1:

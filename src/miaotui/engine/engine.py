@@ -10,9 +10,9 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from miaotui.backends.backend import Masks, StepResult
+from miaotui.backends.backend import Masks, Sampling, StepResult
 from miaotui.backends.drafting import DraftResult
 from miaotui.backends.options import Built
 from miaotui.engine.constraint import Constraint, check_endings
@@ -23,7 +23,7 @@ from miaotui.engine.sampling.sampler import SequenceSampler, end_ids
 from miaotui.engine.speculator import MultistepDraft, Proposal, Speculator
 from miaotui.errors import EngineError, MiaotuiError, PromptTooLongError, RequestError
 from miaotui.kernels.draft.draft_fields import MAX_DRAFT
-from miaotui.schedule.plan import NO_LIMITS, Chunk, Draft, DraftTree, Plan, RowKind
+from miaotui.schedule.plan import NO_LIMITS, Chunk, Draft, Plan, RowKind, affordable
 from miaotui.schedule.scheduler import Scheduler
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 from miaotui.types import SamplingParams
@@ -31,6 +31,71 @@ from miaotui.types import SamplingParams
 FRAME_S = 1 / 60  # passes may follow each other for so long: a reader's screen shows nothing in between
 
 Drafts = Mapping[int, Draft]  # drafted tokens by request number
+
+
+@dataclass(frozen=True)
+class RequestPreparation:
+    """The bounds that requests of one model are checked against, by an engine here or one elsewhere."""
+
+    context: int  # tokens of the longest prompt plus answer
+    vocab_size: int
+    tokenizer: Tokenizer
+    sampling: Sampling
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def prepare(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        namespace: int = 0,
+        constraint: Constraint | None = None,
+        begun: Sequence[int] = (),
+    ) -> Request:
+        """Return a checked request, not queued yet; prefixes are reused within a ``namespace`` only.
+
+        ``begun`` are tokens of the answer that are known already: what follows is what would have followed them.
+        Raises `PromptTooLongError`, or `RequestError` for tokens that the model does not have and parameters that no
+        grammar can go with.
+        """
+        is_answered = params.max_tokens != 0
+        whole = [*prompt, *begun] if begun else prompt
+        self._check(whole, is_answered)
+        if constraint is not None and constraint.decides_end:
+            check_endings(params)
+        room = self.context - len(prompt)
+        limit = room if params.max_tokens is None else min(params.max_tokens, room)
+        if params.min_tokens > limit:
+            raise RequestError(f"min_tokens is {params.min_tokens}, and the context has room for {limit} more tokens")
+        if begun and len(begun) >= limit:
+            raise RequestError(f"the answer has {len(begun)} tokens already, and its limit is {limit}")
+        ends = end_ids(params, self.tokenizer.eos_ids, self.vocab_size)
+        sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self.vocab_size, self.sampling)
+        left = replace(params, min_tokens=max(params.min_tokens - len(begun), 0)) if begun else params
+        ending = Ending(left, ends, max(limit - len(begun), 1), self.tokenizer.stream(start=True))
+        scores = None if params.prompt_logprobs is None else scores_for(prompt, params, self.sampling)
+        number, parts = next(self._numbers), (whole, sampler, ending)
+        request = Request(
+            number, *parts, namespace=namespace, constraint=constraint, scores=scores, is_answered=is_answered
+        )
+        if begun:
+            request.resume(begun)
+        return request
+
+    def _check(self, prompt: Sequence[int], is_answered: bool) -> None:
+        if not prompt:
+            raise RequestError("the prompt has no tokens: give at least one")
+        if len(prompt) + is_answered > self.context:
+            raise PromptTooLongError(
+                f"the prompt has {len(prompt)} tokens and the context holds {self.context}, the "
+                "answer included: shorten the prompt, or load the model with a larger context"
+            )
+        low, high = min(prompt), max(prompt)
+        if low < 0 or high >= self.vocab_size:
+            wrong = low if low < 0 else high
+            raise RequestError(
+                f"the prompt holds token id {wrong}, and this model's ids go from 0 to "
+                f"{self.vocab_size - 1}: use this model's own tokenizer"
+            )
 
 
 class Engine:
@@ -46,9 +111,9 @@ class Engine:
         self.context = self._sizes.context
         self._draft_rows = self._sizes.draft_rows
         self._vocab_size = self._sizes.vocab_size
+        self._preparation = RequestPreparation(self.context, self._vocab_size, tokenizer, self.backend.sampling)
         self._requests: dict[int, Request] = {}
         self._waiting: set[int] = set()  # numbers of requests that no step has computed for
-        self._numbers = itertools.count()
         self.latest = Plan(())  # what the last step ran
         self.drafted_in_run = False  # whether the backend drafted in it: the rows of its passes are unknown
         self.choosing_s = 0.0  # spent on logits, a draft head's too, since the start
@@ -71,36 +136,8 @@ class Engine:
         constraint: Constraint | None = None,
         begun: Sequence[int] = (),
     ) -> Request:
-        """Return a checked request, not queued yet; prefixes are reused within a ``namespace`` only.
-
-        ``begun`` are tokens of the answer that are known already: what follows is what would have followed them.
-
-        May be called from any thread at any time. Raises `PromptTooLongError`, or `RequestError` for tokens that the
-        model does not have and parameters that no grammar can go with.
-        """
-        is_answered = params.max_tokens != 0
-        whole = [*prompt, *begun] if begun else prompt
-        self._check(whole, is_answered)
-        if constraint is not None and constraint.decides_end:
-            check_endings(params)
-        room = self.context - len(prompt)
-        limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        if params.min_tokens > limit:
-            raise RequestError(f"min_tokens is {params.min_tokens}, and the context has room for {limit} more tokens")
-        if begun and len(begun) >= limit:
-            raise RequestError(f"the answer has {len(begun)} tokens already, and its limit is {limit}")
-        ends = end_ids(params, self.tokenizer.eos_ids, self._vocab_size)
-        sampler = SequenceSampler(params, prompt, self.tokenizer.eos_ids, self._vocab_size, self.backend.sampling)
-        left = replace(params, min_tokens=max(params.min_tokens - len(begun), 0)) if begun else params
-        ending = Ending(left, ends, max(limit - len(begun), 1), self.tokenizer.stream(start=True))
-        scores = None if params.prompt_logprobs is None else scores_for(prompt, params, self.backend.sampling)
-        number, parts = next(self._numbers), (whole, sampler, ending)
-        request = Request(
-            number, *parts, namespace=namespace, constraint=constraint, scores=scores, is_answered=is_answered
-        )
-        if begun:
-            request.resume(begun)
-        return request
+        """Return a checked request, not queued yet, see `RequestPreparation.prepare`; from any thread at any time."""
+        return self._preparation.prepare(prompt, params, namespace, constraint, begun)
 
     def enter(self, request: Request) -> None:
         """Queue a prepared request. Raises what `Scheduler.add` raises."""
@@ -114,22 +151,6 @@ class Engine:
         self._waiting.add(request.number)
         if self.speculation is not None and request.is_answered:
             self.speculation.enter(request)
-
-    def _check(self, prompt: Sequence[int], is_answered: bool) -> None:
-        if not prompt:
-            raise RequestError("the prompt has no tokens: give at least one")
-        if len(prompt) + is_answered > self.context:
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt)} tokens and the context holds {self.context}, the "
-                "answer included: shorten the prompt, or load the model with a larger context"
-            )
-        low, high = min(prompt), max(prompt)
-        if low < 0 or high >= self._vocab_size:
-            wrong = low if low < 0 else high
-            raise RequestError(
-                f"the prompt holds token id {wrong}, and this model's ids go from 0 to "
-                f"{self._vocab_size - 1}: use this model's own tokenizer"
-            )
 
     def step(self, drafts: Drafts | None = None) -> bool:
         """Advance every running request by one pass or several; False when there was nothing to do.
@@ -166,7 +187,7 @@ class Engine:
 
     def _plan(self, proposal: Proposal) -> Plan:
         """Return the rows of the next step: with drafts one pass, without as many as may follow each other."""
-        drafts = self._affordable(proposal.drafts) if proposal.drafts else {}
+        drafts = affordable(proposal.drafts, self._draft_rows, self._vocab_size) if proposal.drafts else {}
         passes = 1 if drafts else self._most_passes(proposal)
         return self.scheduler.plan(drafts, self.limits, passes)
 
@@ -261,28 +282,6 @@ class Engine:
         for number in self._waiting.intersection(chunk.sequence for chunk in plan.chunks):
             self._requests[number].timeline.begin()
             self._waiting.discard(number)
-
-    def _affordable(self, drafts: Drafts) -> Drafts:
-        """Return the drafts as far as there are rows of logits to verify them, oldest request first.
-
-        A draft ends before a token that the model does not have: a pass does not check its tokens.
-        """
-        left = self._draft_rows
-        kept: dict[int, Draft] = {}
-        for number in sorted(drafts):
-            draft = drafts[number]
-            if isinstance(draft, DraftTree):
-                draft = draft.kept(self._is_known).cut(left, len(draft))
-            else:
-                draft = draft[:left]
-                known = [0 <= token < self._vocab_size for token in draft]
-                draft = draft if all(known) else draft[: known.index(False)]
-            kept[number] = draft
-            left -= len(draft)
-        return kept
-
-    def _is_known(self, token: int, depth: int) -> bool:
-        return 0 <= token < self._vocab_size
 
     def _choose(self, plan: Plan, result: StepResult) -> dict[int, Sequence[int]]:
         """Return the tokens each sequence gets, from its rows of the logits."""

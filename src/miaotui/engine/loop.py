@@ -174,6 +174,7 @@ class EngineLoop:
         """
         if self.promises is not None:
             return
+        require(self.engine.backend, "promises")
         with self._calibrating:
             if self.promises is None:
                 self.between_steps(lambda: self._make_promises(cost, limits))
@@ -186,6 +187,11 @@ class EngineLoop:
         promises.adopt(self._active)
         self.adapters.price(promises.cost)
         self.promises = promises
+
+    @property
+    def can_promise(self) -> bool:
+        """Return whether deadlines can be promised; without that there is no cost, admission or capacity."""
+        return self.engine.backend.capabilities.promises
 
     @property
     def cost(self) -> CostModel:

@@ -277,13 +277,17 @@ class Request:
             self.finish_reason = reason
         return kept
 
-    def _keep(self, choices: Sequence[Choice]) -> list[int]:
-        """Take choices of one pass; the tokens that belong to the answer."""
-        self.timeline.note(1, is_first=not self.token_ids, tokens=len(choices))
+    def _keep(self, choices: Sequence[Choice], passes: int = 1) -> list[int]:
+        """Take choices of one pass or several; the tokens that belong to the answer."""
+        self.timeline.note(passes, is_first=not self.token_ids, tokens=len(choices))
         kept, reason = self.output.note(choices)
         if reason is not None:
             self.finish_reason = reason
         return kept
+
+    def receive(self, choices: Sequence[Choice], passes: int) -> None:
+        """Take tokens that an engine in another process has chosen in so many passes."""
+        self._keep(choices, passes)
 
     def shorten(self, max_tokens: int) -> None:
         """End after so many tokens at the latest, so that it is in time; at least one comes."""

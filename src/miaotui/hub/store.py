@@ -132,7 +132,7 @@ def content_key(path: Path, extra: Mapping[str, Any]) -> str:
     `ModelNotFoundError` when ``path`` cannot be read.
     """
     try:
-        files = [_identity(p) for p in (_model_files(path) if path.is_dir() else part_paths(path))]
+        files = [_identity(p) for p in files_of(path)]
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelNotFoundError(
@@ -142,6 +142,11 @@ def content_key(path: Path, extra: Mapping[str, Any]) -> str:
         raise ModelNotFoundError(f"no model files ({', '.join(_SOURCES)}) in {path}. Name the folder that holds them")
     text = json.dumps([files, extra], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that decide what a model is: a file's parts, or a folder's weights, configuration, tokenizer."""
+    return _model_files(path) if path.is_dir() else list(part_paths(path))
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -13,10 +13,11 @@ from typing import Literal
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.experts import ExpertsConfig
 from miaotui.model.latent import LatentConfig, require_whole_block
+from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading.checks import require, require_count, require_positive
 from miaotui.model.rope import MAX_CONTEXT, MAX_HEAD_DIM, RopeConfig
 
-__all__ = ["ExpertsConfig", "LatentConfig", "ModelConfig", "RopeConfig"]
+__all__ = ["ExpertsConfig", "LatentConfig", "MaskedConfig", "ModelConfig", "RopeConfig"]
 
 MAX_VOCAB = 1 << 21
 MAX_WIDTH = 1 << 18  # hidden, feed-forward, and heads * head_dim
@@ -69,6 +70,7 @@ class ModelConfig:
     tied_head: bool = False  # the output matrix is the embedding
     experts: ExpertsConfig | None = None  # None: each layer has one feed-forward part
     latent: LatentConfig | None = None  # None: queries, keys and values come from the token itself
+    masked: MaskedConfig | None = None  # None: each position sees those before it, and predicts the next token
 
     def __post_init__(self) -> None:
         require_count("vocabulary size", self.vocab_size, MAX_VOCAB)
@@ -85,6 +87,7 @@ class ModelConfig:
         self._check_combinations()
         self._check_layers()
         self._check_latent()
+        self._check_masked()
         self._check_scalars()
 
     def _check_blocks(self) -> None:
@@ -146,12 +149,27 @@ class ModelConfig:
         require_whole_block("rotated part of a head", self.rope.dim)
         require_whole_block("width of all keys", self.n_heads * (self.head_dim - self.rope.dim))
 
+    def _check_masked(self) -> None:
+        if self.masked is None:
+            return
+        require(self.masked.mask_id < self.vocab_size, "mask token", f"< {self.vocab_size}", self.masked.mask_id)
+        if any(self.windows):
+            raise UnsupportedModelError(
+                "the model restores masked tokens within attention windows, which is not supported: choose "
+                "another model"
+            )
+
     def _check_scalars(self) -> None:
         require_positive("norm epsilon", self.norm_eps, most=1.0)
         require_positive("attention scale", self.attention_scale)
         require_positive("embedding scale", self.embedding_scale)
         for cap in (self.attention_softcap, self.logit_softcap):
             require(math.isfinite(cap) and cap >= 0, "soft cap", "finite and >= 0", cap)
+
+    @property
+    def attention_block(self) -> int:
+        """Return how many positions see each other: 1, each sees those before it alone; 0: the whole text."""
+        return 1 if self.masked is None else self.masked.block
 
     @property
     def value_dim(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,24 @@ from miaotui.model.latent import LATENT_EPS, LatentConfig
 from miaotui.model.rope import RopeConfig
 
 Array = NDArray[np.float32]
+OnProduct = Callable[[str, Array], None]
 
 
 class Oracle:
     """A model's logits and hidden states in float32.
 
-    ``weights`` has the canonical names; stored tensors are decoded: 4 bytes of memory per weight.
+    ``weights`` has the canonical names; stored tensors are decoded: 4 bytes of memory per weight. ``on_product`` is
+    called before each product of a matrix, with its name and its inputs ``[n, inputs]``.
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, StoredTensor] | Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, StoredTensor] | Mapping[str, Array],
+        on_product: OnProduct | None = None,
+    ) -> None:
         self.config = config
+        self._on_product = on_product
         self._weights = {name: _decoded(weights[name]) for name in weights}
         self._adapter: Mapping[str, LowRankPair] = {}
 
@@ -50,7 +58,8 @@ class Oracle:
     def logits(self, token_ids: Sequence[int], *, bidirectional: bool = False) -> Array:
         """Compute the unnormalized log-probabilities of the next token at each position, ``[n, vocab]``.
 
-        With ``bidirectional`` every position also sees those after it (within its window).
+        With ``bidirectional`` every position also sees those after it (within its window). Models that restore masked
+        tokens see as their configuration says.
         """
         return self.head(self.hidden_states(token_ids, bidirectional=bidirectional)[-1])
 
@@ -65,7 +74,8 @@ class Oracle:
         """Compute the stream after one layer from the stream before it, ``x [n, hidden]`` of a whole text."""
         positions = np.arange(len(x))
         queries, keys, values = self.project(x, layer, positions)
-        seen = visible(positions, len(x), self.config.windows[layer], bidirectional)
+        block = 0 if bidirectional else self.config.attention_block
+        seen = visible(positions, len(x), self.config.windows[layer], block == 0, block)
         return self.finish(x, layer, queries, keys, values, seen)
 
     # the steps of a pass, for callers that keep keys and values between calls
@@ -119,8 +129,10 @@ class Oracle:
 
     def head(self, x: Array) -> Array:
         """Compute the logits ``[n, vocab]`` from the stream after the last layer."""
-        final = self.normed(x)
-        logits = final @ self._weights["embed" if self.config.tied_head else "head"].T
+        final, name = self.normed(x), "embed" if self.config.tied_head else "head"
+        if self._on_product is not None:
+            self._on_product(name, final)
+        logits = final @ self._weights[name].T
         if "head" in self._adapter:
             logits = logits + self._adapter["head"].product(final)
         if self.config.head_bias:
@@ -208,6 +220,8 @@ class Oracle:
 
         Of ``parts`` equal parts of the rows of w, one is used.
         """
+        if self._on_product is not None:
+            self._on_product(name, x)
         weights, bias = self._weights[name], self._weights.get(name + "_bias")
         some = slice(len(weights) // parts * part, len(weights) // parts * (part + 1))
         y: Array = x @ weights[some].T
@@ -242,10 +256,17 @@ def _frequencies(rope: RopeConfig) -> NDArray[np.float64]:
     return rope.inverse_frequencies()
 
 
-def visible(positions: NDArray[np.int64], count: int, window: int, bidirectional: bool) -> NDArray[np.bool_]:
-    """Return which of the first ``count`` positions each position sees, ``[n, count]``; a window counts itself."""
+def visible(
+    positions: NDArray[np.int64], count: int, window: int, bidirectional: bool, block: int = 1
+) -> NDArray[np.bool_]:
+    """Return which of the first ``count`` positions each position sees, ``[n, count]``; a window counts itself.
+
+    Positions of one ``block`` see each other, and all blocks before theirs.
+    """
     back = positions[:, None] - np.arange(count)[None, :]
-    seen = np.full(back.shape, True) if bidirectional else back >= 0
+    seen = np.full(back.shape, True)
+    if not bidirectional:
+        seen = positions[:, None] // block >= np.arange(count)[None, :] // block
     return seen & (np.abs(back) < window) if window else seen
 
 

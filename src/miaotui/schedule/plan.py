@@ -179,7 +179,7 @@ class RowKind(Enum):
 
     DECODE = "decode"  # a sequence's newest token, and drafted ones after it
     PREFILL = "prefill"  # known tokens: of a prompt, or of a sequence that was paused
-    ENCODE = "encode"  # a whole text; each row sees those after it too
+    ENCODE = "encode"  # tokens that see each other: a text, or blocks of one, after what is in the pages
     PROBE = "probe"  # rows of no sequence, in pages that none is given; ``sequence`` means nothing
 
 
@@ -198,11 +198,23 @@ class Chunk(NamedTuple):
     n_scored: int = 0  # rows before those whose logits score the known tokens that follow them
     kind: RowKind = RowKind.DECODE
     adapter: int = NO_ADAPTER  # number of the low-rank adapter that its rows go through
+    block: int = 0  # of kind ENCODE: rows see to the end of their block of so many positions; 0: to the chunk's end
+    n_after: int = 0  # of kind ENCODE: rows behind those that have logits
 
     @property
     def trunk(self) -> int:
         """Return the number of rows at positions ``start, start + 1, ...`` in ``pages``: all but those of branches."""
         return self.branches[0].row if self.branches else len(self.tokens)
+
+    @property
+    def views(self) -> Sequence[int]:
+        """Return one past the last position that each row sees, where rows see those after them; else ()."""
+        if self.kind is not RowKind.ENCODE:
+            return ()
+        end = self.start + len(self.tokens)
+        if not self.block:
+            return (end,) * len(self.tokens)
+        return [min((at // self.block + 1) * self.block, end) for at in range(self.start, end)]
 
     def follow(self, row: int, token: int) -> int:
         """Find the first row that drafts ``token`` after ``row``, -1 for none; both of those with logits."""
@@ -340,3 +352,22 @@ class Plan(NamedTuple):
     def prompt_rows(self) -> int:
         """Return the number of rows of prompts that are not read to their end by this step."""
         return sum(len(chunk.tokens) for chunk in self.chunks if not chunk.n_logits)
+
+
+def affordable(drafts: Mapping[int, Draft], rows: int, vocab_size: int) -> dict[int, Draft]:
+    """Return drafts, by number of sequence, as far as there are rows of logits to verify them, oldest sequence first.
+
+    A draft ends before a token that the model does not have: a pass does not check its tokens.
+    """
+    kept: dict[int, Draft] = {}
+    for number in sorted(drafts):
+        draft = drafts[number]
+        if isinstance(draft, DraftTree):
+            draft = draft.kept(lambda token, depth: 0 <= token < vocab_size).cut(rows, len(draft))
+        else:
+            draft = draft[:rows]
+            known = [0 <= token < vocab_size for token in draft]
+            draft = draft if all(known) else draft[: known.index(False)]
+        kept[number] = draft
+        rows -= len(draft)
+    return kept

@@ -28,6 +28,7 @@ from miaotui.serve.learned import routes as learned
 from miaotui.serve.libretranslate import routes as libretranslate
 from miaotui.serve.libretranslate.wire import PATHS as LIBRE_PATHS
 from miaotui.serve.libretranslate.wire import error_response
+from miaotui.serve.llamacpp import infill
 from miaotui.serve.middleware.access import received
 from miaotui.serve.ollama import listing as ollama_models
 from miaotui.serve.ollama import routes as ollama
@@ -49,6 +50,7 @@ from miaotui.text.tool_calls import placement  # noqa: F401  (imported here: no 
 ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     chat.routes,
     completions.routes,
+    infill.routes,
     promise.routes,
     anthropic.routes,
     responses.routes,

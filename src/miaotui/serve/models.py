@@ -201,9 +201,10 @@ class ObservedModel:
             self.grammars.warm()  # holds the interpreter: not while others wait for answers
         prompt = _first_prompt(model)
         self.fingerprint = _fingerprint(name, model)
-        loop.calibrate(limits=limits or AdmissionLimits())
-        with suppress(MiaotuiError):  # a context too short for that
-            warm_up(loop, prompt[: max(self.context // 2, 1)])
+        if loop.can_promise:
+            loop.calibrate(limits=limits or AdmissionLimits())
+            with suppress(MiaotuiError):  # a context too short for that
+                warm_up(loop, prompt[: max(self.context // 2, 1)])
         if observer is not None:
             self.observe(observer)
 

@@ -24,6 +24,7 @@ from miaotui.apps.support import Support
 from miaotui.config import Settings
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.seq2seq.loop import Seq2SeqLoop
+from miaotui.kernels.platform.bandwidth import remembered_bandwidth
 from miaotui.llm import LLM
 from miaotui.retrieval.answers.cache import AnswerCache, CacheOptions
 from miaotui.retrieval.answers.calibrate import NearRule, calibrate, read_pairs
@@ -101,6 +102,7 @@ def open_services(
         load_adapters(models.find(None), settings.adapter, {*models, *registry})
     response_cache = open_response_cache(settings)
     operations.gauges.answers = response_cache
+    operations.gauges.read_limit_bytes_per_s = _read_limit_bytes_per_s(loops.values())
     running: list[EngineLoop | Seq2SeqLoop] = [*loops.values(), *(seq2seq or {}).values()]
     meaning = open_meaning(settings, lambda: any(loop.in_flight for loop in running))
     return Services(
@@ -115,6 +117,12 @@ def open_services(
         support=open_support(settings, models, response_cache, meaning),
         meaning=meaning,
     )
+
+
+def _read_limit_bytes_per_s(loops: Iterable[EngineLoop]) -> float | None:
+    """Return what memory gives the compiled kernels' threads, measured once on a machine; None where none run."""
+    stats = [loop.engine.backend.stats() for loop in loops if loop.engine.backend.identity.name == "cpu"]
+    return 1e9 * remembered_bandwidth(max(each.threads for each in stats)) if stats else None
 
 
 def encoder_budget_bytes(settings: ServeSettings) -> int | None:

@@ -192,7 +192,7 @@ def test_the_prediction_is_shown_before_sending(console: ConsolePage) -> None:
     slider = console.page.get_by_role("slider")
     slider.fill("1")
     console.press("Options", "选项")
-    console.page.get_by_label(console.name("Most tokens", "最多词元")).fill("1500")
+    console.page.get_by_label(console.name("Most tokens", "最多词元")).fill("20000")
     console.page.locator(".options select").select_option("refuse")
     console.press("Options", "选项")
     expect(told).to_contain_text(console.name("would take", "超过期限"))

@@ -1,4 +1,4 @@
-"""Documents, tasks and the live page in the browser; keys, faults, the keyboard alone, and what must stay light."""
+"""Documents and the live page in the browser; keys, faults, the keyboard alone, and what must stay light."""
 
 from __future__ import annotations
 
@@ -75,33 +75,6 @@ def test_a_pdf_is_dropped_found_and_its_score_explained(
     expect(shares.first).to_contain_text("bridg")
     page.picture("shares")
     page.check_safe()
-
-
-@rarely
-def test_words_that_carry_a_label_are_marked(open_page: PageMaker, look: tuple[str, int]) -> None:
-    page = open_page("/#tasks", locale=look[0], width=look[1])
-    page.page.locator("textarea").fill("the cat sat\nping pong")
-    page.page.locator("form input[type=text]").first.fill("animal, game")
-    page.press("Run", "运行")
-    expect(page.page.locator("tbody tr")).to_have_count(2)
-    expect(page.page.locator("tbody mark").first).to_be_visible()
-    page.picture("words")
-    page.check_safe()
-
-
-@rarely
-def test_a_task_gives_a_table_and_csv(open_page: PageMaker, look: tuple[str, int], tmp_path: Path) -> None:
-    page = open_page("/#tasks", locale=look[0], width=look[1])
-    page.page.locator("select").filter(has_text=page.name("Summarise", "摘要")).last.select_option("summarize")
-    path = tmp_path / "texts.csv"
-    path.write_text('"Cats sleep a lot, they do. Dogs bark."\r\n"The house is open. It is old."\r\n', encoding="utf-8")
-    page.page.locator("input[type=file]").set_input_files(path)
-    page.press("Run", "运行")
-    expect(page.page.locator("tbody tr")).to_have_count(2)
-    page.picture("tasks")
-    with page.page.expect_download() as download:
-        page.press("Save as CSV", "保存为 CSV")
-    assert '"Cats sleep a lot, they do.' in Path(download.value.path()).read_text(encoding="utf-8")
 
 
 def test_the_live_page_shows_what_runs(open_page: PageMaker, look: tuple[str, int]) -> None:
@@ -214,20 +187,20 @@ def liar() -> Iterator[type[Liar]]:
 
 
 FAULTS = (
-    (429, b'{"error": {"message": "no", "code": "rate_limit_exceeded"}}', "The limit of this key"),
-    (503, b"<html>proxy</html>", "too much to do"),
-    (404, b'{"error": {"message": "no", "code": "not_found"}}', "another version"),
-    (200, b'data: {"choices": [{"delta": {"content": "be"}}]}\n\n', "Nothing is lost"),
-    (200, b"data: {broken\n\n", "Nothing is lost"),
-    (200, b'data: {"error": {"message": "it broke"}, "choices": []}\n\n', "it broke"),
+    (429, b'{"error": {"message": "no", "code": "rate_limit_exceeded"}}', "The limit of this key", "此密钥的限额"),
+    (503, b"<html>proxy</html>", "too much to do", "服务器过忙"),
+    (404, b'{"error": {"message": "no", "code": "not_found"}}', "another version", "版本不同"),
+    (200, b'data: {"choices": [{"delta": {"content": "be"}}]}\n\n', "Nothing is lost", "没有内容丢失"),
+    (200, b"data: {broken\n\n", "Nothing is lost", "没有内容丢失"),
+    (200, b'data: {"error": {"message": "it broke"}, "choices": []}\n\n', "it broke", "it broke"),
 )
 
 
-def test_faults_of_a_server_are_said_and_lose_nothing(open_page: PageMaker, liar: Any) -> None:
-    page = open_page(url=liar.url)
-    for status, body, told in FAULTS:
+def test_faults_of_a_server_are_said_and_lose_nothing(open_page: PageMaker, look: tuple[str, int], liar: Any) -> None:
+    page = open_page(locale=look[0], width=look[1], url=liar.url)
+    for status, body, *told in FAULTS:
         Liar.status, Liar.body = status, body
-        expect(page.ask("keep this").locator(".problem")).to_contain_text(told)
+        expect(page.ask("keep this").locator(".problem")).to_contain_text(page.name(*told))
         expect(page.page.locator("article.user").last).to_contain_text("keep this")
     assert not page.problems
 

@@ -51,12 +51,12 @@ from miaotui.kernels.runtime.thread_pool import ThreadPool, aligned_int64, field
 from miaotui.kernels.sampling.draw_fields import NUMBERS, scratch_fields
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.draft_head.weights import FOLDER_NAME, HeadWeights, load_head, path_for
-from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind
+from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan
 from miaotui.types import Progress
 
 _ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 ARITHMETIC = "int8 activations, float32 sums, 1"  # a new number whenever the same weights give other logits
-CAPABILITIES: Final = Capabilities(draft_head=True, adapters=True, hidden_states=True)
+CAPABILITIES: Final = Capabilities(draft_head=True, adapters=True, hidden_states=True, encode=True)
 
 
 class Runner:
@@ -300,9 +300,6 @@ class CpuBackend:
     ) -> StepResult:
         """Compute a plan's rows (see `Backend.run`)."""
         chunks, runner = plan.chunks, self.runner
-        for chunk in chunks:
-            if chunk.kind is RowKind.ENCODE:
-                refuse_unable(self, plan, states)
         found = NO_STATES
         if states is not NO_ROW_STATES:
             refuse_unable(self, plan, states)

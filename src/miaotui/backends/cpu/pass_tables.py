@@ -33,7 +33,8 @@ from miaotui.schedule.plan import Chunk
 
 ROOM = 32  # a list has room for a multiple of so many pages, so that one that grows moves no other
 
-Line = tuple[int, Sequence[int], int, tuple[int, ...]]  # first row, tokens, position, pages
+# first row, tokens, position, pages, and where the view of each row ends; (): after itself
+Line = tuple[int, Sequence[int], int, tuple[int, ...], Sequence[int]]
 
 
 class PageLists:
@@ -118,7 +119,7 @@ class PassTables:
         logit_rows, lists = self._logit_fields, self._lists
         lists.begin()
         for chunk in chunks:
-            _, start, tokens, pages, n_logits, branches, n_scored, *_ = chunk
+            _, start, tokens, pages, n_logits, branches, n_scored, _, _, _, n_after = chunk
             count = len(tokens)
             if count == 1:  # most of them: an answer goes on
                 self._fill_one(row, blocks, tokens[0], start, pages)
@@ -132,7 +133,8 @@ class PassTables:
                     reach = max(reach, line[2] + len(line[1]))
                     blocks = self._fill_line(line, blocks)
             row += count
-            for index in range(row - n_logits - n_scored, row):
+            end = row - n_after
+            for index in range(end - n_logits - n_scored, end):
                 logit_rows[wanted] = index
                 wanted += 1
         run = self.run_fields
@@ -147,7 +149,7 @@ class PassTables:
         rows, row = self.row_fields, 0
         for chunk, choice in zip(chunks, choices or itertools.repeat(0), strict=False):
             row += len(chunk.tokens)
-            end = row * ops.ROW_FIELDS + ops.ROW_CHOICE
+            end = (row - chunk.n_after) * ops.ROW_FIELDS + ops.ROW_CHOICE
             for at in range(end - (chunk.n_logits + chunk.n_scored) * ops.ROW_FIELDS, end, ops.ROW_FIELDS):
                 rows[at] = choice
 
@@ -174,7 +176,7 @@ class PassTables:
 
     def _fill_line(self, line: Line, blocks: int) -> int:
         """Fill the tables of rows that follow each other, cut into blocks; return the number of blocks so far."""
-        row, tokens, _, _ = line
+        row, tokens, *_ = line
         count = len(tokens)
         if count <= ops.BLOCK_ROWS:
             self._fill_few(line, blocks)
@@ -187,7 +189,7 @@ class PassTables:
 
     def _fill_few(self, line: Line, block: int) -> None:
         """Fill the tables of a line that fits one block, mostly a draft: field by field, without NumPy."""
-        row, tokens, start, pages = line
+        row, tokens, start, pages, views = line
         rows, stores, blocks = self.row_fields, self._store_fields, self._block_fields
         at = block * ops.BLOCK_FIELDS
         blocks[at + ops.BLOCK_ROW], blocks[at + ops.BLOCK_COUNT] = row, len(tokens)
@@ -198,16 +200,18 @@ class PassTables:
             stores[store], stores[store + 1] = row, pages[position // PAGE_TOKENS]
             stores[store + 2] = position % PAGE_TOKENS
             row, at, store = row + 1, at + ops.ROW_FIELDS, store + ops.STORE_FIELDS
+        for at, end in enumerate(views, line[0]):
+            rows[at * ops.ROW_FIELDS + ops.ROW_VIEW_END] = end
 
     def _fill_many(self, line: Line) -> None:
-        row, tokens, start, pages = line
+        row, tokens, start, pages, views = line
         count = len(tokens)
         positions = self._numbers[:count] + start
         rows, stores = self._rows[row : row + count], self._stores[row : row + count]
         rows[:, ops.ROW_TOKEN] = tokens
         rows[:, ops.ROW_POSITION] = positions
         rows[:, ops.ROW_PAGES] = self._lists.place(pages)
-        rows[:, ops.ROW_VIEW_END] = positions + 1
+        rows[:, ops.ROW_VIEW_END] = views or positions + 1
         stores[:, 0] = self._numbers[row : row + count]
         stores[:, 1] = np.array(pages)[positions // PAGE_TOKENS]
         stores[:, 2] = positions % PAGE_TOKENS
@@ -230,8 +234,8 @@ class PassTables:
 
 def tree_lines(row: int, chunk: Chunk) -> list[Line]:
     """Return the lines of a chunk's trunk and branches; ``row`` is where the chunk begins."""
-    trunk = (row, chunk.tokens[: chunk.trunk], chunk.start, chunk.pages)
-    sides = [(row + b.row, chunk.tokens[b.row : b.row + b.count], b.start, b.pages) for b in chunk.branches]
+    trunk = (row, chunk.tokens[: chunk.trunk], chunk.start, chunk.pages, chunk.views)
+    sides = [(row + b.row, chunk.tokens[b.row : b.row + b.count], b.start, b.pages, ()) for b in chunk.branches]
     return [trunk, *sides]
 
 

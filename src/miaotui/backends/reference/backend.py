@@ -43,7 +43,9 @@ from miaotui.model.oracle import Oracle, visible
 from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind
 from miaotui.types import Progress
 
-CAPABILITIES: Final = Capabilities(drafts=False, adapters=True, hidden_states=True, state_inputs=True, encode=True)
+CAPABILITIES: Final = Capabilities(
+    drafts=False, adapters=True, hidden_states=True, state_inputs=True, encode=True, pooling=True
+)
 _POOLED = {"mean": lambda x: x.mean(axis=0), "first": lambda x: x[0], "last": lambda x: x[-1]}
 
 
@@ -147,7 +149,8 @@ class ReferenceBackend(NoDraftHead):
         logits, chosen, end = list[Floats](), list[Peak](), 0
         for chunk, choice in zip(chunks, choices, strict=True):
             end += len(chunk.tokens)
-            for number in range(end - chunk.n_logits - chunk.n_scored, end) if self._has_head else ():
+            last = end - chunk.n_after
+            for number in range(last - chunk.n_logits - chunk.n_scored, last) if self._has_head else ():
                 logits.append(self._adapted[rows[number].adapter].head(streams[number])[0])
                 chosen.append(_chosen(logits[-1], rows[number].position + 1, choice))
         return np.array(logits, np.float32).reshape(len(logits), self.limits.vocab_size), chosen

@@ -66,10 +66,10 @@ class KeyValueCache:
 def planned_rows(chunk: Chunk) -> list[PlannedRow]:
     """Return a chunk's rows in their order: the trunk, then each branch with its own positions and pages."""
     rows: list[PlannedRow] = []
-    is_encoded = chunk.kind is RowKind.ENCODE
+    is_encoded, views = chunk.kind is RowKind.ENCODE, chunk.views
     for start, tokens, pages in _lines(chunk):
         for position, token in enumerate(tokens, start):
-            end = start + len(tokens) if is_encoded else position + 1
+            end = views[position - start] if is_encoded else position + 1
             place = pages[position // PAGE_SIZE], position % PAGE_SIZE
             rows.append(PlannedRow(token, position, pages, end, is_encoded, chunk.adapter, [place]))
     for branch in chunk.branches:  # rows that the branch's first page holds a second time

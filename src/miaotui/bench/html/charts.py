@@ -13,10 +13,14 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 48
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4d7c0f", "#64748b", "#92400e")
 LARGEST = 1e15  # values beyond have no place in a chart
+SMALLEST = 1e-200  # stretch of an axis that can be divided by ticks
 EMPTY = '<p class="empty">no values</p>'
 
+MARK_HEIGHT = 13.0
+
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
 Points = Sequence[tuple[float, float]]
 
 
@@ -51,7 +55,7 @@ class _Scale:
             high = high if high > low else low * 10
         else:
             low, high = (min(low, 0.0), max(high, 0.0)) if axis.from_zero else (low, high)
-            high = high if high > low else low + max(1.0, abs(low) / 1000)
+            high = high if high - low > SMALLEST else low + max(1.0, abs(low) / 1000)
         self.low, self.high = low, high
 
     def __call__(self, value: float) -> float:
@@ -129,7 +133,7 @@ def _labels(x_axis: ChartAxis, y_axis: ChartAxis) -> Iterator[str]:
 def _marks(
     series: ChartSeries, drawable: Sequence[tuple[tuple[float, float], str]], x: _Scale, y: _Scale, colour: str
 ) -> Iterator[str]:
-    places = [(x(point[0]), y(point[1]), mark) for point, mark in drawable]
+    places, taken = [(x(point[0]), y(point[1]), mark) for point, mark in drawable], list[_Box]()
     if series.joined and len(places) > 1:
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in places)
         yield f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>'
@@ -139,8 +143,29 @@ def _marks(
         told = escape(f"{series.name}: {point[0]:.4g}, {point[1]:.4g}")
         yield f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"><title>{told}</title></circle>'
         if mark:
-            at, anchor = (px + 7, "start") if px < WIDTH / 2 else (px - 7, "end")
-            yield f'<text class="tick" x="{at:.1f}" y="{py - 6:.1f}" text-anchor="{anchor}">{escape(mark)}</text>'
+            box = _free_box(px, py, mark, taken)
+            taken.append(box)
+            left, _, right, bottom = box
+            at, anchor = (left, "start") if left > px else (right, "end")
+            yield f'<text class="tick" x="{at:.1f}" y="{bottom - 3:.1f}" text-anchor="{anchor}">{escape(mark)}</text>'
+
+
+def _free_box(px: float, py: float, text: str, taken: Sequence[_Box]) -> _Box:
+    """Return a place beside a point for a text that covers no other one; the first place where all do."""
+    width = sum(11.0 if ord(each) > 0x2E80 else 6.2 for each in text)
+    sides = (px + 7, px - 7 - width) if px < WIDTH / 2 else (px - 7 - width, px + 7)
+    boxes = [
+        (left, py + shift, left + width, py + shift + MARK_HEIGHT)
+        for shift in (-16.0, 3.0, -30.0, 17.0)
+        for left in sides
+        if left > LEFT and left + width < WIDTH
+    ]
+    free = (each for each in boxes if not any(_overlap(each, other) for other in taken))
+    return next(free, boxes[0] if boxes else (px + 7, py - 16, px + 7 + width, py - 3))
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def time_line(parts: Sequence[tuple[str, float, float]], pieces_s: Sequence[float]) -> str:

@@ -1,7 +1,7 @@
 """Pages of reports: speed of a model, loads on a server, and comparisons.
 
 Owns which charts a report has. Knows no measurement. Invariants: a page is one file that asks for nothing else (its
-policy forbids it); numbers that are shown are those of the JSON line.
+policy forbids it); numbers that are shown are those of the JSON line. Words of a page are said by `words`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miaotui.bench.html.charts import ChartAxis, ChartSeries, chart, time_line
+from miaotui.bench.html.words import Say, words
 from miaotui.config import cache_error
 
 if TYPE_CHECKING:  # a load on a server needs no kernels
+    from miaotui.bench.compare import Comparison
     from miaotui.bench.load.outcome import RequestOutcome
     from miaotui.bench.load.summary import LoadSummary
     from miaotui.bench.speed import MachineLimits, RooflinePoint, SpeedReport
@@ -26,10 +28,15 @@ STYLE = """
 body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
 pre { overflow-x: auto; background: color-mix(in srgb, currentColor 7%, transparent); padding: .8rem; \
 font-size: .8rem; }
+.table { overflow-x: auto; margin-inline: min(0px, calc((100% - min(100vw - 2rem, 76rem)) / 2)); }
+table { border-collapse: collapse; font-size: .85rem; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); \
+text-align: left; white-space: nowrap; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; } figure { margin: 1rem 0; }
 .grid { stroke: currentColor; opacity: .15; } .tick, .label { fill: currentColor; font-size: 11px; }
 .piece { stroke: currentColor; opacity: .6; } .empty { opacity: .6; }
-.legend span { margin-right: 1rem; font-size: .85rem; } .legend i { display: inline-block; width: .8em; height: .8em; \
+.legend span { margin-right: 1rem; font-size: .85rem; display: inline-block; }
+.legend i { display: inline-block; width: .8em; height: .8em; \
 margin-right: .3em; border-radius: 2px; }
 """
 MAX_ECDF_POINTS = 400
@@ -37,16 +44,18 @@ MAX_ECDF_POINTS = 400
 Section = tuple[str, str]  # heading, HTML
 
 
-def page(title: str, about: Sequence[str], sections: Sequence[Section], json_line: str) -> str:
-    """Return a report as HTML."""
-    body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections)
-    notes = "".join(f"<p>{escape(line)}</p>" for line in about)
+def page(title: str, about: Sequence[str], sections: Sequence[Section], json_line: str, language: str = "en") -> str:
+    """Return a report as HTML; ``language`` is ``en`` or ``zh``."""
+    say = words(language)
+    body = "".join(f"<section><h2>{escape(say(name))}</h2>{content}</section>" for name, content in sections)
+    notes = "".join(f"<p>{escape(say(line))}</p>" for line in about)
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="{"zh-CN" if language == "zh" else "en"}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{notes}{body}"
-        f"<section><h2>JSON</h2><details><summary>the line that programs read</summary><pre>{escape(json_line)}</pre>"
+        f"<section><h2>JSON</h2><details><summary>{escape(say('the line that programs read'))}</summary>"
+        f"<pre>{escape(json_line)}</pre>"
         "</details></section></body></html>\n"
     )
 
@@ -59,28 +68,36 @@ def write_page(path: Path, text: str) -> None:
         raise cache_error(error, path) from error
 
 
-def table_section(table: str) -> Section:
-    """Return the table that the command prints."""
-    return "Numbers", f"<pre>{escape(table)}</pre>"
+def table_section(table: str, say: Say = str) -> Section:
+    """Return the Markdown table that the command prints, as one of HTML."""
+    lines = [line[1:-1].split(" | ") for line in table.splitlines()]
+    head = "".join(f'<th scope="col">{escape(say(cell.strip()))}</th>' for cell in lines[0])
+    rows = "".join(f"<tr>{''.join(_cell(cell.strip(), say) for cell in row)}</tr>" for row in lines[2:])
+    return ("Numbers", f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
 
 
-def speed_sections(report: SpeedReport) -> list[Section]:
+def _cell(text: str, say: Say) -> str:
+    kind = ' class="number"' if text[:1].isdigit() or text == "-" else ""
+    return f"<td{kind}>{escape(say(text))}</td>"
+
+
+def speed_sections(report: SpeedReport, say: Say = str) -> list[Section]:
     """Return the charts of one model's speed."""
     ways = dict.fromkeys(each.way for each in report.series)
     lines = [
-        ChartSeries(way, [(each.streams, each.rate) for each in report.series if each.way == way and each.streams])
+        ChartSeries(say(way), [(each.streams, each.rate) for each in report.series if each.way == way and each.streams])
         for way in ways
     ]
     moments = report.moments
-    parts = [("prompt", 0.0, moments[0]), ("answer", moments[0], moments[-1])] if moments else []
+    parts = [(say("prompt"), 0.0, moments[0]), (say("answer"), moments[0], moments[-1])] if moments else []
     return [
-        ("Speed over streams", chart(lines, ChartAxis("streams"), ChartAxis("tokens/s, all streams"))),
-        ("Roofline", roofline(report.limits, report.points)),
+        ("Speed over streams", chart(lines, ChartAxis(say("streams")), ChartAxis(say("tokens/s, all streams")))),
+        ("Roofline", roofline(report.limits, report.points, say)),
         ("Time line of one answer", time_line(parts, moments)),
     ]
 
 
-def roofline(limits: MachineLimits, points: Sequence[RooflinePoint]) -> str:
+def roofline(limits: MachineLimits, points: Sequence[RooflinePoint], say: Say = str) -> str:
     """Return the roofline (Williams et al. 2009) of the measured limits, with a run's points."""
     knee = limits.int8_gmac_per_s / limits.read_gb_per_s
     most = max([knee * 8, *(point.macs_per_byte for point in points)])
@@ -88,42 +105,44 @@ def roofline(limits: MachineLimits, points: Sequence[RooflinePoint]) -> str:
     roof = [(least, least * limits.read_gb_per_s), (knee, limits.int8_gmac_per_s), (most, limits.int8_gmac_per_s)]
     return chart(
         [
-            ChartSeries("limit", roof, dotted=False),
+            ChartSeries(say("limit"), roof, dotted=False),
             ChartSeries(
-                "this run",
+                say("this run"),
                 [(point.macs_per_byte, point.gmac_per_s) for point in points],
-                tuple(point.name for point in points),
+                tuple(say(point.name) for point in points),
                 joined=False,
             ),
         ],
-        ChartAxis("multiply-adds for each byte read", log=True),
-        ChartAxis("10^9 multiply-adds/s", log=True),
+        ChartAxis(say("multiply-adds for each byte read"), log=True),
+        ChartAxis(say("10^9 multiply-adds/s"), log=True),
     )
 
 
-def load_sections(summaries: Sequence[LoadSummary], outcomes: Mapping[str, Sequence[RequestOutcome]]) -> list[Section]:
+def load_sections(
+    summaries: Sequence[LoadSummary], outcomes: Mapping[str, Sequence[RequestOutcome]], say: Say = str
+) -> list[Section]:
     """Return the charts of loads; ``outcomes`` are those of each load by its name."""
     open_loads = [each for each in summaries if each.rate_per_s is not None]
     sections: list[Section] = []
     if len(open_loads) > 1:
-        sections += [("Answers over load", _rates(open_loads)), ("Latency over load", _latencies(open_loads))]
-    sections.append(("Distribution of latencies", _distribution(outcomes)))
+        sections += [("Answers over load", _rates(open_loads, say)), ("Latency over load", _latencies(open_loads, say))]
+    sections.append(("Distribution of latencies", _distribution(outcomes, say)))
     shown = _typical([each for some in outcomes.values() for each in some if each.is_answered])
     if shown is not None:
-        sections.append(("Time line of a typical request", _request_line(shown)))
+        sections.append(("Time line of a typical request", _request_line(shown, say)))
     return sections
 
 
-def _rates(loads: Sequence[LoadSummary]) -> str:
+def _rates(loads: Sequence[LoadSummary], say: Say) -> str:
     series = [
-        ChartSeries("offered", [(each.rate_per_s or 0.0, each.rate_per_s or 0.0) for each in loads], dotted=False),
-        ChartSeries("answered", [(each.rate_per_s or 0.0, each.answered_per_s) for each in loads]),
-        ChartSeries("goodput", [(each.rate_per_s or 0.0, each.goodput_per_s) for each in loads]),
+        ChartSeries(say("offered"), [(each.rate_per_s or 0.0, each.rate_per_s or 0.0) for each in loads], dotted=False),
+        ChartSeries(say("answered"), [(each.rate_per_s or 0.0, each.answered_per_s) for each in loads]),
+        ChartSeries(say("goodput"), [(each.rate_per_s or 0.0, each.goodput_per_s) for each in loads]),
     ]
-    return chart(series, ChartAxis("requests/s"), ChartAxis("answers/s"))
+    return chart(series, ChartAxis(say("requests/s")), ChartAxis(say("answers/s")))
 
 
-def _latencies(loads: Sequence[LoadSummary]) -> str:
+def _latencies(loads: Sequence[LoadSummary], say: Say) -> str:
     series = [
         ChartSeries(
             f"{name.upper()} p{percent}",
@@ -132,17 +151,17 @@ def _latencies(loads: Sequence[LoadSummary]) -> str:
         for name in ("ttft", "e2e")
         for percent in (50, 99)
     ]
-    return chart(series, ChartAxis("requests/s"), ChartAxis("ms", log=True))
+    return chart(series, ChartAxis(say("requests/s")), ChartAxis(say("ms"), log=True))
 
 
-def _distribution(outcomes: Mapping[str, Sequence[RequestOutcome]]) -> str:
+def _distribution(outcomes: Mapping[str, Sequence[RequestOutcome]], say: Say) -> str:
     series = []
     for name, some in outcomes.items():
         times = sorted(1e3 * each.e2e_s for each in some if each.e2e_s is not None)
         step = max(1, math.ceil(len(times) / MAX_ECDF_POINTS))
         points = [(time_ms, (at + 1) / len(times)) for at, time_ms in enumerate(times)]
-        series.append(ChartSeries(name, [*points[::step], *points[-1:]], dotted=len(points) < 2))
-    return chart(series, ChartAxis("E2E, ms", log=True), ChartAxis("share of answers"))
+        series.append(ChartSeries(say(name), [*points[::step], *points[-1:]], dotted=len(points) < 2))
+    return chart(series, ChartAxis(say("E2E, ms"), log=True), ChartAxis(say("share of answers")))
 
 
 def _typical(answered: Sequence[RequestOutcome]) -> RequestOutcome | None:
@@ -151,9 +170,19 @@ def _typical(answered: Sequence[RequestOutcome]) -> RequestOutcome | None:
     return ordered[len(ordered) // 2] if ordered else None
 
 
-def _request_line(shown: RequestOutcome) -> str:
+def compare_sections(found: Comparison, say: Say = str) -> list[Section]:
+    """Return the chart of a comparison: each pair's ratio of every metric."""
+    series = [
+        ChartSeries(say(metric), [(at + 1, b / a) for at, (a, b) in enumerate(pairs) if a > 0])
+        for metric, pairs in found.samples.items()
+    ]
+    return [("Ratio of each pair", chart(series, ChartAxis(say("pair")), ChartAxis("B / A")))]
+
+
+def _request_line(shown: RequestOutcome, say: Say) -> str:
     sent = (shown.sent_s or shown.due_s) - shown.due_s
     first = (shown.first_s or shown.done_s or 0.0) - shown.due_s
     last = (shown.done_s or 0.0) - shown.due_s
-    parts = [("until sent", 0.0, sent), ("until the first text", sent, first), ("answer", first, last)]
+    names = [say(name) for name in ("until sent", "until the first text", "answer")]
+    parts = list(zip(names, (0.0, sent, first), (sent, first, last), strict=True))
     return time_line(parts, [at_s - shown.due_s for at_s in shown.pieces_s])

@@ -71,6 +71,11 @@ def load_notes(summaries: Iterable[LoadSummary], targets: LatencyTargets) -> lis
         rate = "closed load" if each.rate_per_s is None else f"{each.rate_per_s:.3g}/s"
         if not each.asked:
             found.append(f"{rate}: no request was due within {each.duration_s:g} s: lengthen --duration")
+        if each.fell_behind and each.rate_per_s is not None:
+            found.append(
+                f"{rate}: answers came until {each.tail_s:.1f} s after the load: a line grew "
+                "(if one answer alone takes that long, lengthen --duration)"
+            )
         found += [f"{rate}: {count} x {name}" for name, count in each.errors.items()]
         if each.wrong_usage:
             found.append(f"{rate}: {each.wrong_usage} answers whose usage cannot be right; their pieces were counted")

@@ -18,7 +18,7 @@ import numpy as np
 from miaotui.bench.load.outcome import ANSWERED, REFUSED, RequestOutcome
 
 PERCENTS = (50, 90, 95, 99)
-TAIL_S = 5.0  # answers may end so long after a load, or for half its time, before it counts as too much
+TAIL_S, TAIL_SHARE = 1.0, 0.2  # answers may end so long after a load, or for that share of its time
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,10 @@ class LatencySummary:
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """Numbers of one load. Rates are per second of the load's duration, in which requests were due."""
+    """Numbers of one load. Rates are per second of the load's duration, in which requests were due.
+
+    Where the answers fell behind, the time until the last one counts too: a line that is worked off later is no speed.
+    """
 
     rate_per_s: float | None  # that was asked for; None: as fast as answers come
     duration_s: float
@@ -106,17 +109,22 @@ class LoadSummary:
     @property
     def goodput_per_s(self) -> float:
         """Answers within the targets, per second."""
-        return self.in_time / self.duration_s
+        return self.in_time / self.counted_s
 
     @property
     def answered_per_s(self) -> float:
         """Whole answers, per second."""
-        return self.answered / self.duration_s
+        return self.answered / self.counted_s
+
+    @property
+    def counted_s(self) -> float:
+        """Seconds that rates are of."""
+        return self.duration_s + (self.tail_s if self.fell_behind else 0.0)
 
     @property
     def fell_behind(self) -> bool:
         """Return whether answers came long after the load had ended: a line was growing."""
-        return self.tail_s > max(0.5 * self.duration_s, TAIL_S)
+        return self.tail_s > max(TAIL_SHARE * self.duration_s, TAIL_S)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""

@@ -11,13 +11,15 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from miaotui.bench.html.page import Section, page, table_section, write_page
+from miaotui.bench.html.words import Say, words
 from miaotui.cli.options.bench import ACTIONS, DEFAULTS, SPEED, USED_BY
+from miaotui.cli.output.messages import language
 from miaotui.config import Settings
 from miaotui.errors import RequestError
 from miaotui.hub.catalog import DEFAULT_MODEL
@@ -103,16 +105,23 @@ def note(text: str) -> None:
 
 
 def finish(
-    title: str, lines: Sequence[str], table: str, values: dict[str, Any], html: str | None, sections: Sequence[Section]
+    title: str,
+    lines: Sequence[str],
+    table: str,
+    values: dict[str, Any],
+    html: str | None,
+    sections: Callable[[Say], Sequence[Section]],
 ) -> None:
-    """Print lines, table and JSON, and write the report."""
+    """Print lines, table and JSON, and write the report; lines and report are in the person's language."""
+    say = words(language())
     told = json.dumps(values, ensure_ascii=False, default=str)
     for line in lines:
-        print(line)
+        print(say(line))
     print(f"\n{table}\n")
     print(told)
     if html is not None:
-        write_page(Path(html), page(title, lines, [table_section(table), *sections], told))
+        shown = [table_section(table, say), *sections(say)]
+        write_page(Path(html), page(title, lines, shown, told, language()))
 
 
 def settings() -> Settings:

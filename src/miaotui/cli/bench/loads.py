@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,9 @@ def _finish(run: _Run, title: str, quality_line: str, values: dict[str, Any], qu
         "scenario": None if run.scenario is None else vars(run.scenario),
         "loads": [each.as_dict() for each in summaries],
     }
-    sections = load_sections(summaries, run.outcomes)
+    pairs = zip(run.summaries, run.outcomes.items(), strict=True)
+    outcomes = dict(each for _, each in sorted(pairs, key=lambda pair: pair[0].rate_per_s or 0.0))
+    sections = partial(load_sections, summaries, outcomes)
     finish(f"miaotui bench: {title}", about, load_table(summaries), _plain(values), chosen.html, sections)
     return 0 if any(each.answered for each in summaries) else FAILED
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 
 import miaotui
@@ -72,7 +73,7 @@ def bench_model(name: str, chosen: argparse.Namespace) -> int:
         "quality": None if quality is None else vars(quality),
         "series": [each.as_dict() for each in report.series],
     }
-    finish(f"miaotui bench: {name}", lines, speed_table(report), values, chosen.html, speed_sections(report))
+    finish(f"miaotui bench: {name}", lines, speed_table(report), values, chosen.html, partial(speed_sections, report))
     return 0
 
 

@@ -10,11 +10,13 @@ import argparse
 import asyncio
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from miaotui.bench.compare import Comparison, compare
+from miaotui.bench.html.page import compare_sections
 from miaotui.bench.load.target import Target
-from miaotui.bench.quality import NOT_MEASURED
+from miaotui.bench.quality import NOT_MEASURED, ModelQuality
 from miaotui.cli.bench.bench import finish, machine, note
 from miaotui.cli.bench.loads import FAILED, QUALITY_OF_SERVER, ask_options, prompt_plan
 from miaotui.errors import RequestError
@@ -29,18 +31,28 @@ def bench_compare(words: tuple[str, str], chosen: argparse.Namespace) -> int:
     sides = [parse_side(word) for word in words]
     streams = (chosen.streams or (1,))[0]
 
-    async def main() -> tuple[Comparison, list[str]]:
+    async def main() -> tuple[Comparison, list[ModelQuality | str]]:
         async with AsyncExitStack() as stack:
             opened = [await _opened(*side, chosen, stack) for side in sides]
             (a, quality_a), (b, quality_b) = opened
             found = await compare((a, b), prompt_plan(chosen), chosen.pairs, streams, note)
             found.names = words
-            return found, [f"A: {words[0]}; {quality_a}", f"B: {words[1]}; {quality_b}"]
+            return found, [quality_a, quality_b]
 
-    found, lines = asyncio.run(main())
+    found, qualities = asyncio.run(main())
+    told = [each if isinstance(each, str) else each.text() for each in qualities]
+    lines = [f"{side}: {word}; {quality}" for side, word, quality in zip("AB", words, told, strict=True)]
     lines.append(f"{chosen.pairs} pairs of {streams} together, {found.failed} failed, seed {chosen.seed}")
     values: dict[str, Any] = {"bench": "compare", "machine": machine(), "seed": chosen.seed, **found.as_dict()}
-    finish(f"miaotui bench: {words[0]} and {words[1]}", lines, found.table(), values, chosen.html, [])
+    values["qualities"] = [None if isinstance(each, str) else vars(each) for each in qualities]
+    finish(
+        f"miaotui bench: {words[0]} and {words[1]}",
+        lines,
+        found.table(),
+        values,
+        chosen.html,
+        partial(compare_sections, found),
+    )
     return 0 if found.failed < chosen.pairs else FAILED
 
 
@@ -71,8 +83,8 @@ def parse_side(word: str) -> tuple[str, dict[str, Any]]:
 
 async def _opened(
     name: str, options: dict[str, Any], chosen: argparse.Namespace, stack: AsyncExitStack
-) -> tuple[Target, str]:
-    """Open one side until the stack ends; return it with its line about quality."""
+) -> tuple[Target, ModelQuality | str]:
+    """Open one side until the stack ends; return it with its quality, or why that was not measured."""
     if is_address(name):
         from miaotui.bench.load.http_target import HttpTarget, first_model
 
@@ -88,4 +100,4 @@ async def _opened(
     with ProgressBars() as progress:
         llm = await stack.enter_async_context(await load_async(name, progress=progress, **options))
     quality = await asyncio.to_thread(measured_quality, name, llm)
-    return EngineTarget(llm, name, ask_options(chosen)), NOT_MEASURED if quality is None else quality.text()
+    return EngineTarget(llm, name, ask_options(chosen)), NOT_MEASURED if quality is None else quality

@@ -15,9 +15,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from miaotui.cli.options.apps import ask_options, support_options
 from miaotui.cli.options.bench import bench_options
+from miaotui.cli.options.cluster import cluster_options
+from miaotui.cli.options.dmlm import dmlm_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
+from miaotui.cli.options.optimize import card_options, optimize_options
 from miaotui.cli.options.serve import key_options, serve_options
 from miaotui.cli.options.speech import transcribe_options
 from miaotui.cli.options.tasks import (
@@ -204,6 +207,9 @@ def _run_options(parser: _Parser) -> None:
     parser.add_argument(
         "--no-special", action="store_true", help="with --raw: control tokens written in the prompt are plain text"
     )
+    parser.add_argument(
+        "--suffix", metavar="TEXT", help="fill in between the prompt and this text, with a model trained for it"
+    )
     _answer_options(parser)
 
 
@@ -302,7 +308,17 @@ COMMANDS = (
     Command(
         "merge-adapter", "write a model with an adapter merged in", "MODEL ADAPTER OUT", range(3, 4), _merge_options
     ),
+    Command(
+        "optimize",
+        "make a model smaller, within a target, and say what it cost",
+        "MODEL",
+        range(1, 2),
+        optimize_options,
+        "optimize",
+    ),
+    Command("card", "show the report card of an optimized file", "FILE", range(1, 2), card_options, "optimize"),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
+    Command("cluster", "serve models over several machines", "ACTION [...]", range(1, 100), cluster_options, "cluster"),
     Command("key", "make an API key for a server", "NAME", range(1, 2), key_options),
     Command("index", "keep documents for search", "ACTION NAME [...]", range(1, 10_000), index_options),
     Command("search", "search an index", "NAME QUERY", range(2, 3), search_options),
@@ -331,6 +347,14 @@ COMMANDS = (
         range(2, 10_000),
         graph_options,
         "tasks",
+    ),
+    Command(
+        "dmlm",
+        "train masked language models, write with them, fill masks",
+        "ACTION [...]",
+        _WORDS,
+        dmlm_options,
+        "dmlm",
     ),
     Command("eval", "measure how well and how fast a task runs", "TASK FILE", range(2, 3), eval_options, "tasks"),
     Command(

@@ -12,10 +12,16 @@ import re
 from unicodedata import east_asian_width
 
 from miaotui.cli.output.help_zh_bench import BENCH_HELP
+from miaotui.cli.output.help_zh_cluster import CLUSTER_HELP
+from miaotui.cli.output.help_zh_dmlm import DMLM_HELP
+from miaotui.cli.output.help_zh_optimize import OPTIMIZE_HELP
 from miaotui.hub.catalog import DEFAULT_MODEL
 
 HELP = {
     **BENCH_HELP,
+    **CLUSTER_HELP,
+    **OPTIMIZE_HELP,
+    **DMLM_HELP,
     # the overview and the commands
     "Language models that answer in under a second on the computer you already have.": "在你现有的电脑上，一秒之内作答的语言模型。",
     "commands": "命令",
@@ -199,6 +205,7 @@ HELP = {
     "其后的 :Q4_K_M 选择量化，:FILE.gguf 选择文件。",
     "models that other programs have stored here; run them by these names": "其他程序存放在本机的模型；可用这些名称运行",
     "continue the prompt as it is, without a chat template": "不用对话模板，直接续写提示",
+    "fill in between the prompt and this text, with a model trained for it": "填补提示与此文本之间的内容，用于为此训练过的模型",
     "with --raw: control tokens written in the prompt are plain text": "与 --raw 同用：提示中写出的控制词元当作普通文本",
     "instructions that precede the prompt": "放在提示之前的系统指令",
     "the model": "模型",

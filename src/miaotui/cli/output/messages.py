@@ -134,6 +134,11 @@ Ctrl-C finishes what runs and ends; a second one ends at once.""",
 LOADED_LATE = CliMessage("; loaded when first used: {models}", "；首次使用时加载：{models}")
 PROMISE = CliMessage("answers of {tokens} tokens in {seconds} s", "{tokens} 词元的回答只需 {seconds} 秒")
 PROMISE_PEOPLE = CliMessage(", {people} people at a time within {seconds} s", "，{seconds} 秒内可同时回答 {people} 人")
+SUFFIX_ALONE = CliMessage(
+    "--suffix goes with neither --raw nor --system: leave them out",
+    "--suffix 不能与 --raw 或 --system 同用：请去掉它们",
+)
+NO_PROMISE = CliMessage("no promises of time with this model", "此模型不作时间承诺")
 HOW_TO_CALL = CliMessage(
     """
   curl {url}/v1/chat/completions -H "Content-Type: application/json" \\{header}
@@ -312,6 +317,14 @@ LARGER_THAN_MEMORY = CliMessage(
     "换更小的模型，或用 --format q4，也许放得下。",
 )
 
+# ---- cluster -------------------------------------------------------------------------------------
+
+CLUSTER_READY = CliMessage("cluster ready at {url}: {models}", "集群就绪：{url}（{models}）")
+CLUSTER_LEFT = CliMessage(
+    "{count} requests did not end in time (0: all have ended)", "{count} 个请求未能按时结束（0：全部已结束）"
+)
+RUNNING = CliMessage("running", "进行中")
+
 # ---- doctor --------------------------------------------------------------------------------------
 
 PROCESSOR = CliMessage("Processor", "处理器")
@@ -340,3 +353,16 @@ DOCTOR_NOTE = CliMessage(
     "上限：按测得的带宽，每个词元读一遍权重。1 秒内：{prompt} 词元的提示之后、按测得的速率。"
     "放得下：权重、{context} 词元的上下文，另加 {overhead}。放不下的模型从磁盘运行，远低于上限。",
 )
+
+# ---- report cards --------------------------------------------------------------------------------
+
+CARD_FILE = CliMessage("File", "文件")
+CARD_OF = CliMessage("of", "来自")
+CARD_LOSS = CliMessage("Loss (KL)", "损失（KL）")
+CARD_TOP = CliMessage("Same best token", "首选词元相同")
+CARD_PERPLEXITY = CliMessage("perplexity", "困惑度")
+CARD_SPEED = CliMessage("Speed", "速度")
+CARD_MEMORY = CliMessage("peak memory", "内存峰值")
+CARD_TYPES = CliMessage("Matrices", "矩阵")
+CARD_TEXTS = CliMessage("Calibration + test", "校准 + 测试")
+CARD_SHARED = CliMessage("lines in both", "共有的行")

@@ -84,7 +84,7 @@ class Grammars:
             matcher = _compile(view, grammar)
             self._keep(grammar.digest, matcher)
         known = matcher
-        return lambda: GrammarConstraint(known.deep_copy(), view, self.end_ids)
+        return lambda: GrammarConstraint(known.deep_copy(), view, self.end_ids, grammar)
 
     def after(self, marker: bytes | int, inner: GrammarConstraint) -> AfterMarker:
         """Free text, and from a marker on (its bytes, or its token) what ``inner`` says."""
@@ -113,8 +113,9 @@ class GrammarConstraint:
 
     decides_end = True
 
-    def __init__(self, matcher: LLMatcher, view: LLTokenizer, end_ids: frozenset[int]) -> None:
+    def __init__(self, matcher: LLMatcher, view: LLTokenizer, end_ids: frozenset[int], grammar: Grammar) -> None:
         self._matcher, self._view, self._end_ids = matcher, view, end_ids
+        self.grammar = grammar
         self._mask = np.zeros((view.vocab_size + 31) // 32, np.uint32)
         self._address = int(self._mask.__array_interface__["data"][0])
         self._over = False
@@ -163,31 +164,31 @@ class AfterMarker:
     decides_end = True
 
     def __init__(self, inner: GrammarConstraint, marker: bytes | int, spell: Callable[[int], bytes]) -> None:
-        self._inner, self._marker, self._spell = inner, marker, spell
+        self.inner, self.marker, self._spell = inner, marker, spell
         self._tail = b""  # the end of the text so far, where a marker may have begun
         self._bound = False
 
     def mask(self) -> NDArray[np.uint32] | None:
         """Return the tokens that may come next; None while the text is free, and after the end."""
-        return self._inner.mask() if self._bound else None
+        return self.inner.mask() if self._bound else None
 
     def accept(self, token_id: int) -> None:
         """Return the answer went on with ``token_id``. Raises `EngineError` if that was not allowed."""
         if self._bound:
-            self._inner.accept(token_id)
-        elif isinstance(self._marker, int):
-            self._bound = token_id == self._marker
+            self.inner.accept(token_id)
+        elif isinstance(self.marker, int):
+            self._bound = token_id == self.marker
         else:
-            self._look(self._tail + self._spell(token_id), self._marker)
+            self._look(self._tail + self._spell(token_id), self.marker)
 
     def forced(self) -> list[int]:
         """Return tokens that must come next; none while the text is free."""
-        return self._inner.forced() if self._bound else []
+        return self.inner.forced() if self._bound else []
 
     def _look(self, text: bytes, marker: bytes) -> None:
         """Find the marker; what its last token holds behind it must suit the grammar already."""
         at = text.find(marker)
-        if at >= 0 and self._inner.follow(text[at + len(marker) :]):
+        if at >= 0 and self.inner.follow(text[at + len(marker) :]):
             self._bound = True
         self._tail = text[at + 1 :] if at >= 0 else text[max(0, len(text) - len(marker) + 1) :]
 
@@ -238,7 +239,7 @@ def _compile(view: LLTokenizer, grammar: Grammar) -> LLMatcher:
     matcher: LLMatcher = library.LLMatcher(view, grammar.text, log_level=0, limits=limits)
     if matcher.is_error():
         raise RequestError(f"the grammar or JSON schema cannot be used: {explain(matcher.get_error(), grammar)}")
-    GrammarConstraint(matcher.deep_copy(), view, frozenset()).mask()  # too complex? say so now
+    GrammarConstraint(matcher.deep_copy(), view, frozenset(), grammar).mask()  # too complex? say so now
     return matcher
 
 

@@ -44,6 +44,7 @@ class ReasoningConstraint:
         self, tokens: ReasoningTokens, is_open: bool, budget: int | None = None, inner: Constraint | None = None
     ) -> None:
         self._tokens, self._budget, self._inner = tokens, budget, inner
+        self.began_open = is_open
         self._words = np.zeros((tokens.vocab_size + 31) // 32, np.uint32)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._tail = b""
@@ -53,6 +54,11 @@ class ReasoningConstraint:
         self._state = self._thought if is_open else self._start
         if is_open and budget == 0:
             self._close()
+
+    @property
+    def parts(self) -> tuple[ReasoningTokens, int | None, Constraint | None]:
+        """Return the markers, the budget and the constraint of the answer that it was made of."""
+        return self._tokens, self._budget, self._inner
 
     @property
     def decides_end(self) -> bool:

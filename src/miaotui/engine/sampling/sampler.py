@@ -74,6 +74,11 @@ class SequenceSampler:
         plain = params.logprobs is None and not any(editing)
         self.choice: TokenChoice | None = self.likely if plain else None  # how a pass chooses; None: only `pick` can
 
+    @property
+    def params(self) -> SamplingParams:
+        """Return the parameters that it follows."""
+        return self._params
+
     def leave(self) -> None:
         """Let the next pass neither choose nor touch the logits: `pick` will."""
         self.likely.leave()

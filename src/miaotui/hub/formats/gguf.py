@@ -161,6 +161,19 @@ def metadata_span(buffer: mmap.mmap | bytes, label: str) -> MetadataSpan:
     return MetadataSpan(start, cursor.position, n_keys, alignment)
 
 
+def metadata_value(buffer: mmap.mmap | bytes, label: str, name: str) -> slice | None:
+    """Return where the type and value of metadata key ``name`` lie; None: it is not there. Raises as `read_gguf`."""
+    span = metadata_span(buffer, label)
+    cursor = Cursor(buffer, label, span.start)
+    for i in range(span.keys):
+        key = cursor.string(f"metadata key {i}", MAX_NAME_BYTES)
+        start = cursor.position
+        cursor.value(key)
+        if key == name:
+            return slice(start, cursor.position)
+    return None
+
+
 def _version(buffer: mmap.mmap | bytes, label: str) -> int:
     if buffer[:4] != MAGIC:
         raise ModelFormatError(f"{label} is not a GGUF file: {looks_like(buffer)}")

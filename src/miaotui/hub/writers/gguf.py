@@ -1,6 +1,7 @@
 """Writes a GGUF file with the metadata of another one and other tensors.
 
-Owns the table of tensors. The metadata is copied byte by byte. Knows no model. Invariant: `gguf` reads the file back.
+Owns the table of tensors. The metadata is copied byte by byte, but for the type of file where that is asked for. Knows
+no model. Invariant: `gguf` reads the file back.
 Source: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
@@ -14,10 +15,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.hub.formats.gguf import MAGIC, metadata_span
+from miaotui.hub.formats.gguf import MAGIC, metadata_span, metadata_value
 from miaotui.hub.formats.tensors import BlockType, stored_bytes
 
 VERSION = 3
+FILE_TYPE = "general.file_type"
 
 
 def write_gguf(
@@ -42,6 +44,23 @@ def write_gguf(
     for part in data:
         raw = part.tobytes()
         file.write(raw.ljust(_padded(len(raw), span.alignment), b"\0"))
+
+
+def with_file_type(source: mmap.mmap | bytes, label: str, file_type: int) -> bytes:
+    """Return the head of a GGUF file, without tensors, whose ``general.file_type`` is ``file_type``.
+
+    Give it to `write_gguf` as ``source``. ``label`` names the file in errors. Raises as `read_gguf`.
+    """
+    span = metadata_span(source, label)
+    metadata, keys = bytes(source[span.start : span.end]), span.keys
+    place = metadata_value(source, label, FILE_TYPE)
+    value = struct.pack("<II", 4, file_type)  # type u32
+    if place is None:
+        metadata, keys = metadata + struct.pack("<Q", len(FILE_TYPE)) + FILE_TYPE.encode() + value, keys + 1
+    else:
+        start, end = place.start - span.start, place.stop - span.start
+        metadata = metadata[:start] + value + metadata[end:]
+    return MAGIC + struct.pack("<IQQ", VERSION, 0, keys) + metadata
 
 
 def _padded(size: int, alignment: int) -> int:

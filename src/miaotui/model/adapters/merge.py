@@ -24,6 +24,7 @@ from miaotui.hub.formats.safetensors import SINGLE_NAME, read_safetensors
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.hub.parts import part_names
 from miaotui.hub.sources.repository import COMPANIONS
+from miaotui.hub.writers.blocks import encode_floats
 from miaotui.hub.writers.gguf import write_gguf
 from miaotui.hub.writers.safetensors import write_safetensors
 from miaotui.model.adapters.adapter import LowRankPair
@@ -96,14 +97,4 @@ def _bytes(tensor: StoredTensor, changes: list[_Change] | None, kind: BlockType 
     weights = tensor.float32()
     for source, pair in changes:
         weights[stored_rows(source, len(pair.up))] += pair.change()
-    return encoded(weights, kind or tensor.kind)
-
-
-def encoded(weights: NDArray[np.float32], kind: BlockType) -> NDArray[np.uint8]:
-    """Return float32 weights as F32, F16 or BF16, rounded to the nearest, ties to even."""
-    if kind is BlockType.BF16:
-        bits = np.ascontiguousarray(weights, "<f4").view("<u4")
-        rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-        return np.frombuffer((rounded >> 16).astype("<u2").tobytes(), np.uint8)
-    numbers = np.ascontiguousarray(weights.astype("<f4" if kind is BlockType.F32 else "<f2"))
-    return np.frombuffer(numbers.tobytes(), np.uint8)
+    return encode_floats(weights, kind or tensor.kind)

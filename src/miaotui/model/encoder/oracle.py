@@ -18,7 +18,7 @@ from miaotui.model.encoder.activations import ACTIVATIONS
 from miaotui.model.encoder.config import EncoderConfig
 from miaotui.model.encoder.names import encoder_shapes
 from miaotui.model.encoder.positions import bias_table, by_distance, disentangled_rows
-from miaotui.model.oracle import rotated, softmax, visible
+from miaotui.model.oracle import OnProduct, rotated, softmax, visible
 
 Array = NDArray[np.float32]
 Scores = Callable[[int, Array, Array], Array]  # of one head, from its queries and keys
@@ -27,11 +27,18 @@ Scores = Callable[[int, Array, Array], Array]  # of one head, from its queries a
 class EncoderOracle:
     """An encoder's states in float32.
 
-    ``weights`` has the canonical names; stored tensors are decoded: 4 bytes of memory per weight.
+    ``weights`` has the canonical names; stored tensors are decoded: 4 bytes of memory per weight. ``on_product`` is
+    called before each product of a matrix, with its name and its inputs ``[n, inputs]``.
     """
 
-    def __init__(self, config: EncoderConfig, weights: Mapping[str, StoredTensor] | Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        weights: Mapping[str, StoredTensor] | Mapping[str, Array],
+        on_product: OnProduct | None = None,
+    ) -> None:
         self.config = config
+        self._on_product = on_product
         self._weights = {name: decoded(weights[name]) for name in encoder_shapes(config)}
 
     def states(self, token_ids: Sequence[int], type_ids: Sequence[int] = ()) -> Array:
@@ -131,6 +138,8 @@ class EncoderOracle:
         return self._linear(x, name).reshape(len(x), -1, self.config.head_dim)
 
     def _linear(self, x: Array, name: str) -> Array:
+        if self._on_product is not None:
+            self._on_product(name, x)
         return linear(x, self._weights[name], self._weights.get(name + "_bias"))
 
     def _norm(self, x: Array, name: str) -> Array:

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+from miaotui.model.masked import MaskedConfig
+from miaotui.model.reading.checks import require
+
 
 class Windows(Enum):
     """Rule that says which layers have a sliding window."""
@@ -22,6 +25,30 @@ class Windows(Enum):
     EXCEPT_EVERY_NTH = "all but every n-th"
     LATER = "from a given layer on"
     NOPE = "those without position encoding"
+
+
+@dataclass(frozen=True)
+class MaskedTraits:
+    """Traits of models that restore masked tokens, where ``config.json`` does not say.
+
+    ``block`` 0: every position sees all. ``shifted`` as in `MaskedConfig`.
+    """
+
+    mask_id: int | None = None
+    block: int = 0
+    shifted: bool = False
+
+    def config(
+        self, key: str, mask_id: int | None, block: int | None = None, shifted: bool | None = None
+    ) -> MaskedConfig:
+        """Return the configuration of a file that says these values (None: it does not); ``key`` names the mask's.
+
+        Raises `ModelFormatError` without a mask token.
+        """
+        token = self.mask_id if mask_id is None else mask_id
+        require(token is not None, key, "the token that stands for a masked one", None)
+        assert token is not None
+        return MaskedConfig(token, block or self.block, self.shifted if shifted is None else shifted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +104,11 @@ class Architecture:
     fused_qkv: str | None = None  # safetensors hold q, k and v in one matrix of this name
     grouped_qkv: bool = False  # whose rows are, for each key head, its query heads, the key's and the value's
     fused_gate_up: str | None = None  # and gate and up
+    layers: str = "model.layers"  # of safetensors: where a layer's tensors lie
+    keys: Mapping[str, str] = field(default_factory=dict)  # config.json's own names of transformers' keys
+    expected: Mapping[str, object] = field(default_factory=dict)  # values that config.json must have, where it has any
+    marker: str | None = None  # a key of config.json that tells it from others of the same model_type
+    masked: MaskedTraits | None = None  # of models that restore masked tokens
     refused_layers: Mapping[int, str] = field(default_factory=dict)  # by layer count: what such a model has besides
     defaults: Mapping[str, object] = field(default_factory=dict)
 

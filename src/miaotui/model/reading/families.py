@@ -7,9 +7,11 @@ reference implementation, and for GGUF llama.cpp's converter.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.reading.architectures import Architecture, Windows
+from miaotui.model.reading.masked_families import MASKED_ARCHITECTURES
 from miaotui.model.reading.mixture_families import GRANITE_MULTIPLIERS, MIXTURE_ARCHITECTURES
 
 ARCHITECTURES = (
@@ -352,6 +354,7 @@ ARCHITECTURES = (
         defaults={"head_dim": 128, "num_key_value_heads": 8},
     ),
     *MIXTURE_ARCHITECTURES,
+    *MASKED_ARCHITECTURES,
 )
 
 
@@ -371,9 +374,13 @@ NO_TEXT = (
 )
 
 
-def by_model_type(name: str) -> Architecture:
-    """Return the entry for a ``config.json``'s ``model_type``; raises `UnsupportedModelError`."""
-    return _find({entry.hf: entry for entry in ARCHITECTURES if entry.hf}, name)
+def by_model_type(name: str, values: Mapping[str, object] = MappingProxyType({})) -> Architecture:
+    """Return the entry for a ``config.json``'s ``model_type``; raises `UnsupportedModelError`.
+
+    Of several entries ``values``, the file's, decide by their markers.
+    """
+    entries = sorted(ARCHITECTURES, key=lambda entry: entry.marker is None, reverse=True)  # those with a marker last
+    return _find({entry.hf: entry for entry in entries if entry.hf and (entry.marker or name) in {*values, name}}, name)
 
 
 def _find(known: Mapping[str, Architecture], name: str) -> Architecture:

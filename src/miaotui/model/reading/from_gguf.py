@@ -14,7 +14,8 @@ from typing import Any
 
 from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.tensors import StoredTensor
-from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
+from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ExpertsConfig, ModelConfig
+from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_gguf_name
@@ -68,6 +69,7 @@ LAYER_NAMES = {
     "ffn_post_norm": "post_ffw_norm",
 }
 OUTER_NAMES = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
+MASK_ID_KEY, SHIFTED = "tokenizer.ggml.mask_token_id", "diffusion.shift_logits"
 Q_NORM = "blk.0.attn_q_norm.weight"
 QKV = "attn_qkv"  # in some files one matrix instead of q, k and v
 
@@ -100,9 +102,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         n_heads=n_heads,
         n_kv_heads=n_heads if latent else _same_in_all_layers(fields, "attention.head_count_kv", n_heads),
         head_dim=head_dim,
-        ffn_size=experts.size
-        if experts and all(experts.layers)
-        else _same_in_all_layers(fields, "feed_forward_length"),
+        ffn_size=_ffn_size(fields, experts),
         context_length=usable_context(fields, rope, tensors),
         norm=architecture.norm,
         norm_eps=multipliers.norm_eps(fields.number(EPS_KEYS[architecture.norm])),
@@ -131,7 +131,21 @@ def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, StoredTe
         tied_head=HEAD not in tensors,
         experts=experts,
         latent=latent.config if latent else None,
+        masked=_masked(metadata, architecture),
     )
+
+
+def _masked(metadata: Mapping[str, Any], architecture: Architecture) -> MaskedConfig | None:
+    """Return how a model restores masked tokens; None for one that continues texts."""
+    traits, fields = architecture.masked, Fields(metadata, WHERE)
+    if traits is None:
+        return None
+    mask_id = fields.size(MASK_ID_KEY, MAX_VOCAB) if fields.has(MASK_ID_KEY) else None
+    return traits.config(MASK_ID_KEY, mask_id, shifted=fields.flag(SHIFTED, traits.shifted))
+
+
+def _ffn_size(fields: Fields, experts: ExpertsConfig | None) -> int:
+    return experts.size if experts and all(experts.layers) else _same_in_all_layers(fields, "feed_forward_length")
 
 
 def tensors_from_gguf(
@@ -214,7 +228,7 @@ def _refuse_features(fields: Fields, architecture: Architecture) -> None:
                 f"the model has {feature} ({key} = {fields.get(key)}), which {architecture.title} "
                 "does not have here: choose another model"
             )
-    if not fields.flag("attention.causal", True):
+    if architecture.masked is None and not fields.flag("attention.causal", True):
         raise UnsupportedModelError(
             "the model is an encoder (attention.causal is false), not a language model: choose another model"
         )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from miaotui.errors import UnsupportedModelError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
+from miaotui.model.masked import MAX_BLOCK, MaskedConfig
 from miaotui.model.reading.architectures import Architecture, Windows
 from miaotui.model.reading.checks import require
 from miaotui.model.reading.families import by_model_type
@@ -46,7 +47,13 @@ REFUSED = {
     "clip_qkv": "clamped queries, keys and values",
     "qk_layernorm": "layer norms of its queries and keys",
     "attention_out_bias": "a bias of attention's output alone",
+    "alibi": "ALiBi instead of rotated positions",
+    "include_bias": "biases in all of its layers",
+    "attention_layer_norm": "layer norms of its queries and keys",
+    "input_emb_norm": "scaled embeddings",
+    "scale_logits": "scaled logits",
 }
+MASK_ID_KEY = "mask_token_id"
 QK_NORM = "use_qk_norm"  # of some architectures root mean square norms, of others layer norms
 ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {
     "silu": "silu",
@@ -117,7 +124,8 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         attention_softcap=fields.number("attn_logit_softcapping", 0.0),
         logit_softcap=fields.number("final_logit_softcapping", 0.0),
         embedding_scale=architecture.embedding_scale(hidden_size) * multipliers.embedding_scale,
-        qk_norm=architecture.qk_norm or (architecture.qk_norm_key is not None and fields.flag(QK_NORM, False)),
+        qk_norm=architecture.qk_norm
+        or (architecture.qk_norm_key is not None and fields.flag(architecture.qk_norm_key, False)),
         rotated_qk_norm=architecture.rotated_qk_norm,
         joint_qk_norm=architecture.joint_qk_norm,
         pre_norms=architecture.pre_norms,
@@ -133,6 +141,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         tied_head=fields.flag("tie_word_embeddings", architecture.tied_head),
         experts=experts,
         latent=latent.config if latent else None,
+        masked=_masked(fields, architecture),
     )
 
 
@@ -147,7 +156,7 @@ def tensors_from_hf(
     sources["final_norm"] = sources["final_norm"]._replace(factor=factor)
     ignored = _ignored(config, stored, sources["head"].name)
     if fields.size("num_nextn_predict_layers", MAX_LAYERS):  # the layer behind the last one drafts tokens
-        ignored += [name for name in stored if name.startswith(f"model.layers.{config.n_layers}.")]
+        ignored += [name for name in stored if name.startswith(f"{architecture.layers}.{config.n_layers}.")]
     return CanonicalTensors(tensor_shapes(config), stored, sources, ignored)
 
 
@@ -158,7 +167,7 @@ def hf_sources(config: ModelConfig, architecture: Architecture) -> dict[str, Ten
     sources |= {f"{name}_bias": TensorSource(f"{stem}.bias") for name, stem in outer.items()}
     sources["final_norm"] = sources["final_norm"]._replace(offset=architecture.norm_offset)
     for layer in range(config.n_layers):
-        prefix = f"model.layers.{layer}."
+        prefix = f"{architecture.layers}.{layer}."
         found = _layer_sources(config, architecture, prefix)
         if config.latent is not None:
             found |= latent_sources(config, prefix, architecture.interleaved_hf, is_gguf=False)
@@ -189,15 +198,33 @@ def _layer_sources(config: ModelConfig, architecture: Architecture, prefix: str)
 def _open(values: Mapping[str, Any]) -> tuple[Architecture, Fields]:
     """Return the architecture, and the fields with its defaults filled in."""
     declared = Fields(values, WHERE)
+    architecture = by_model_type(declared.text("model_type"), values)
     for key, feature in REFUSED.items():
-        if declared.get(key) and not (key == QUANTIZED and _is_mxfp4(declared.get(key))):
+        if key != architecture.qk_norm_key and _is_refused(declared, key):
             raise _unsupported(feature, key)
-    architecture = by_model_type(declared.text("model_type"))
+    for key, wanted in architecture.expected.items():
+        if declared.get(key) not in (None, wanted):
+            raise _unsupported(f"{key} {declared.get(key)!r:.40} instead of {wanted!r}", key)
     if declared.get(QK_NORM) and architecture.qk_norm_key != QK_NORM and not architecture.rotated_qk_norm:
         raise _unsupported("layer norms of its queries and keys", QK_NORM)
+    named = {key: values[own] for key, own in architecture.keys.items() if own in values}
+    values = {**values, **named}
     given = {key: value for key, value in values.items() if value is not None}
     missing = {key: value for key, value in architecture.defaults.items() if key not in values}
     return architecture, Fields(given | missing, WHERE)
+
+
+def _is_refused(declared: Fields, key: str) -> bool:
+    return bool(declared.get(key)) and not (key == QUANTIZED and _is_mxfp4(declared.get(key)))
+
+
+def _masked(fields: Fields, architecture: Architecture) -> MaskedConfig | None:
+    """Return how a model restores masked tokens; None for one that continues texts."""
+    if architecture.masked is None:
+        return None
+    mask_id = fields.size(MASK_ID_KEY, MAX_VOCAB) if fields.has(MASK_ID_KEY) else None
+    block = fields.count("block_size", MAX_BLOCK) if fields.get("block_size") else None
+    return architecture.masked.config(MASK_ID_KEY, mask_id, block)
 
 
 def _is_mxfp4(declared: object) -> bool:

@@ -81,6 +81,8 @@ MIXTURES: Mapping[str, Mixture] = {
         size="intermediate_size",
     ),
     "olmoe": Mixture(names=_mlp_names(), gguf_normalized=False, size="intermediate_size"),
+    "rnd1": Mixture(names=_mlp_names(), normalized=True),
+    "llada_moe": Mixture(names=_mlp_names(), gguf_normalized=False, size="expert_intermediate_size"),
     "ernie4_5_moe": Mixture(
         names=_mlp_names()
         | _shared_names("mlp.shared_experts")
@@ -204,6 +206,10 @@ def _hf_layers(fields: Fields, n_layers: int) -> tuple[bool, ...]:
     if kinds is not None:
         require(len(kinds) == n_layers, "mlp_layer_types", f"{n_layers} values, one per layer", len(kinds))
         return tuple(kind == "sparse" for kind in kinds)
+    sparse = fields.get("moe_layer_freq")
+    if isinstance(sparse, list):
+        require(len(sparse) == n_layers, "moe_layer_freq", f"{n_layers} values, one per layer", len(sparse))
+        return tuple(bool(each) for each in sparse)
     spacing = fields.count("moe_layer_freq", MAX_LAYERS, 1)
     require(spacing == 1, "moe_layer_freq", "1, the only one that is supported", spacing)
     return tuple(first <= n < end and (n + 1) % step == 0 and n not in plain for n in range(n_layers))

@@ -102,7 +102,7 @@ class StepShape:
     def of(chunks: Iterable[Chunk]) -> StepShape:
         """Return the shape of a planned step."""
         rows = logits = attended = adapted = 0
-        for _, start, tokens, _, n_logits, _, n_scored, _, adapter in chunks:
+        for _, start, tokens, _, n_logits, _, n_scored, _, adapter, *_ in chunks:
             count = len(tokens)
             adapted += count if adapter else 0
             rows += count
@@ -169,6 +169,7 @@ class CostModel:
         self._steady = 1.0  # the pace over some seconds
         self.busy_s = 0.0  # in steps, since the start
         self.pass_s = 0.0  # of that in arithmetic: passes, and choosing tokens
+        self.passes = 0  # in those steps
         self.recent: deque[StepTime] = deque(maxlen=256)
 
     def seconds(self, rows: int, logits: int, attended: float, adapted: int = 0) -> float:
@@ -208,6 +209,7 @@ class CostModel:
         """Learn from a real step of one or more passes of ``shape``; ``pass_s`` of it was arithmetic."""
         self.busy_s += took_s
         self.pass_s += pass_s
+        self.passes += answered.passes
         predicted = self._predicted(shape, answered)
         self.recent.append(StepTime(shape.rows, predicted / answered.passes, took_s / answered.passes))
         self.errors.add(

@@ -141,6 +141,17 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
             entry.users -= 1
             entry.used_s = time.monotonic()
 
+    async def load(self, entry: EncoderEntry) -> None:
+        """Load an encoder for later requests. Raises what `use` raises."""
+        async with self.use(entry):
+            pass
+
+    async def put_away(self, entry: EncoderEntry) -> None:
+        """Free an encoder's memory until it is used again. Raises `ApiError` (409) while a request uses it."""
+        if entry.users:
+            raise ApiError(409, f"{entry.name} answers now: try again in a moment", code="model_in_use")
+        await self._put_away(entry, "an administrator wants it")
+
     def preload(self, entry: EncoderEntry) -> None:
         """Begin to load an encoder for later requests; what goes wrong is logged."""
         task = asyncio.ensure_future(self._load(entry))
@@ -172,11 +183,11 @@ class EncoderRegistry(Mapping[str, EncoderEntry]):
                 raise OverloadedError(
                     f"{names} answer now and leave no memory for {entry.name}: try again in a moment", BUSY_RETRY_S
                 )
-            await self._put_away(min(idle, key=lambda each: each.used_s))
+            await self._put_away(min(idle, key=lambda each: each.used_s), "memory is short")
 
-    async def _put_away(self, entry: EncoderEntry) -> None:
+    async def _put_away(self, entry: EncoderEntry, reason: str) -> None:
         running, entry.running = entry.running, None
-        LOG.info("putting %s away: memory is short", entry.name)
+        LOG.info("putting %s away: %s", entry.name, reason)
         if running is not None:
             await running.close()
 

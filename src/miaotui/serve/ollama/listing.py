@@ -34,6 +34,7 @@ from miaotui.serve.ollama.answers import LineStream, line, time_text
 from miaotui.serve.ollama.wire import LATEST, PullRequest, ShowRequest
 from miaotui.served_model import ServedModel
 from miaotui.text.chat import DEFAULT
+from miaotui.text.infill import find_infiller
 
 API_VERSION = "0.12.0"  # of Ollama, whose routes these are
 NEVER = datetime(2318, 1, 1, tzinfo=timezone.utc)  # when models are put away; Ollama's own word for never
@@ -207,6 +208,7 @@ def _show(model: ServedModel) -> dict[str, Any]:
     }
     template = model.chat.template.sources.get(DEFAULT) or ""
     able = ["completion", *(["tools"] if "tools" in template else []), *(["thinking"] if model.chat.reasoning else [])]
+    able += ["insert"] if find_infiller(model.tokenizer) else []
     return _shown(_chat(model), info, template, able)
 
 

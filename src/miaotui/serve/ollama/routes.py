@@ -6,6 +6,7 @@ same prompt here and on OpenAI's routes; a picture is refused, never left out. S
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from miaotui.encoders import tasks
 from miaotui.serve.encoders.requests import check_count, find_encoder, run_task
 from miaotui.serve.generation import GenerationRequest, OutputFormat, chat_tokens, deadline_of, text_tokens
-from miaotui.serve.http.bodies import ignored_fields, json_response, read_body
+from miaotui.serve.http.bodies import ignored_fields, json_response, read_body, run
 from miaotui.serve.http.errors import bad_value
 from miaotui.serve.http.routing import Endpoint
 from miaotui.serve.middleware.access import received, services_of
@@ -40,9 +41,11 @@ from miaotui.serve.ollama.wire import (
 )
 from miaotui.serve.openai.embeddings import written
 from miaotui.serve.wire.fields import JsonMessage, SamplingFields
+from miaotui.serve.wire.infilling import ending_with, infiller_for
 from miaotui.serve.wire.response_format import ReasoningOptions, form_of
 from miaotui.served_model import ServedModel
 from miaotui.text.tool_calls.tooling import Tooling, read_tooling
+from miaotui.types import SamplingParams
 
 _TEXT_ONLY = "pictures are not understood here: send text alone"
 
@@ -77,6 +80,13 @@ async def generate(http: HttpRequest) -> Response:
     if not body.prompt:
         return json_response(loaded(model.name, generate_shape, _reason(body)))
     tooling = read_tooling(model.dialect, None, None, None)
+    if body.suffix:
+        infiller = infiller_for(model)
+        prompt = await run(
+            len(body.prompt) + len(body.suffix),
+            partial(infiller.encode, body.prompt, body.suffix, at_most=model.context),
+        )
+        return await _respond(http, model, body, prompt, tooling, generate_shape, ending_with(infiller, body.params()))
     if body.raw:
         prompt = await text_tokens(model, body.prompt)
     else:
@@ -121,11 +131,17 @@ async def embeddings(http: HttpRequest) -> Response:
 
 
 async def _respond(
-    http: HttpRequest, model: ServedModel, body: AnswerFields, prompt: list[int], tooling: Tooling, shape: Shape
+    http: HttpRequest,
+    model: ServedModel,
+    body: AnswerFields,
+    prompt: list[int],
+    tooling: Tooling,
+    shape: Shape,
+    params: tuple[SamplingParams, ...] = (),
 ) -> Response:
     form: OutputFormat = await form_of(model, tooling, body.form(), FORMAT, _reasoning(body, prompt))
     generation = GenerationRequest(
-        http, model, [prompt], body.params(), deadline_of(http, SamplingFields.model_validate({})), form
+        http, model, [prompt], params or body.params(), deadline_of(http, SamplingFields.model_validate({})), form
     )
     if body.streams:
         ping_s = services_of(http).settings.ping_s
@@ -165,8 +181,8 @@ def _refuse(body: OllamaGenerateRequest) -> None:
     """Raise `ApiError` (400) for fields that would change the answer and cannot be followed."""
     if body.images:
         raise bad_value("images", _TEXT_ONLY)
-    if body.suffix:
-        raise bad_value("suffix", "is not to be had here: put the model's own markers into a prompt with raw")
+    if body.suffix and (body.raw or body.system):
+        raise bad_value("suffix", "does not go with raw or system: leave one of them out")
     if body.template:
         raise bad_value("template", "is not to be had here: send a prompt with raw, or leave it out")
     if body.context:

@@ -153,7 +153,7 @@ class OllamaGenerateRequest(AnswerFields):
     prompt: str | None = None
     system: str | None = None
     raw: bool | None = Field(None, description="The prompt is all of the text: no chat template.")
-    suffix: str | None = Field(None, description="Refused: put the model's own markers into a raw prompt.")
+    suffix: str | None = Field(None, description="The text after the answer, for models that fill in.")
     template: str | None = Field(None, description="Refused: the model's own template is used.")
     images: Images | None = Field(None, description="Refused: models here read text.")
     context: list[int] | None = Field(None, description="Refused: send the conversation to /api/chat.")

@@ -7,6 +7,7 @@ streamed answer, joined, are the whole answer; with ``echo`` both begin with the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
@@ -26,9 +27,11 @@ from miaotui.serve.openai.logprobs import TextLogprobs, joined, vllm_logprobs
 from miaotui.serve.response_cache import lookup_for
 from miaotui.serve.seq2seq.completions import complete
 from miaotui.serve.wire.fields import Json
+from miaotui.serve.wire.infilling import ending_with, infiller_for
 from miaotui.serve.wire.params import check_choices, check_prompt_logprobs, params_for, wants_usage
 from miaotui.serve.wire.response_format import form_of
 from miaotui.served_model import ServedModel
+from miaotui.text.infill import Infiller
 from miaotui.text.tool_calls.tooling import Tooling
 from miaotui.types import Completion, Delta
 
@@ -57,13 +60,15 @@ async def create(http: HttpRequest) -> Response:
     target = services.seq2seq.named(body.model, instead=not services.models)
     if target is not None:
         return await complete(http, target, body)
-    _check(body)
     model = services.models.find(body.model)
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     params = params_for(body, limit, body.logprobs, _prompt_logprobs(body))
+    infiller = _infiller(model, body) if body.suffix else None
+    if infiller is not None:
+        params = ending_with(infiller, params)
     deadline = deadline_of(http, body)
     check_choices(body.prompt, len(params))
-    prompts = [await _tokens(model, prompt, body.parse_special) for prompt in body.prompt]
+    prompts = [await _tokens(model, prompt, body, infiller) for prompt in body.prompt]
     longest = max(map(len, prompts))
     if longest + min(limit, 1) > model.context:
         text = f"the prompt has {longest} tokens, and the context holds {model.context}, the answer"
@@ -74,7 +79,7 @@ async def create(http: HttpRequest) -> Response:
     lookup = None
     if len(prompts) == 1:
         said = [{"role": "prompt", "content": prompts[0]}]
-        extra = {"kind": "text", "format": body.structured_outputs}
+        extra = {"kind": "text", "format": body.structured_outputs, **({"suffix": body.suffix} if infiller else {})}
         seeded = body.seed is not None
         lookup = lookup_for(http, model, params, said, seed_given=seeded, tools=False, extra=extra)
     generation = GenerationRequest(http, model, prompts, params, deadline, form, lookup)
@@ -93,9 +98,15 @@ async def create(http: HttpRequest) -> Response:
     return respond(generation, TextWriter(generation, echoes, include_usage), include_usage, headers)
 
 
-def _check(body: CompletionRequest) -> None:
-    if body.suffix:
-        raise bad_value("suffix", "filling in before a suffix is not supported: leave it out")
+def _infiller(model: ServedModel, body: CompletionRequest) -> Infiller:
+    """Return what makes prompts that end before the suffix. Raises `ApiError` (400)."""
+    infiller = infiller_for(model)
+    if not all(isinstance(prompt, str) for prompt in body.prompt):
+        raise bad_value("prompt", "must be text where there is a suffix: token ids are taken as they are")
+    for field, given in (("echo", body.echo), ("prompt_logprobs", body.prompt_logprobs is not None)):
+        if given:
+            raise bad_value(field, "does not go with suffix: leave one of them out")
+    return infiller
 
 
 def _prompt_logprobs(body: CompletionRequest) -> int | None:
@@ -106,11 +117,17 @@ def _prompt_logprobs(body: CompletionRequest) -> int | None:
     return max((number for number in asked if number is not None), default=None)
 
 
-async def _tokens(model: ServedModel, prompt: str | list[int], special: bool) -> list[int]:
+async def _tokens(
+    model: ServedModel, prompt: str | list[int], body: CompletionRequest, infiller: Infiller | None
+) -> list[int]:
     if not isinstance(prompt, str):
         return prompt
+    suffix = body.suffix or ""
     try:
-        return await text_tokens(model, prompt, special)
+        if infiller is None:
+            return await text_tokens(model, prompt, body.parse_special)
+        encode = partial(infiller.encode, prompt, suffix, at_most=model.context)
+        return await run(len(prompt) + len(suffix), encode)
     except PromptTooLongError as error:
         raise context_exceeded("prompt", str(error)) from None
 

@@ -72,7 +72,9 @@ class CompletionRequest(SamplingFields):
     parse_special: bool = Field(
         True, description="Read control tokens that are written in a text. False: all of it is plain characters."
     )
-    suffix: str | None = Field(None, description="Not supported: these models only continue.")
+    suffix: str | None = Field(
+        None, description="The text after the answer, which fills the gap; for models that were trained to fill in."
+    )
     best_of: int | None = Field(None, ge=1, description="Only as many as n.")
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 

@@ -54,6 +54,7 @@ class Gauges(Collector):
     def __init__(self, hosts: Hosts, registry: CollectorRegistry, job_loops: Callable[[], JobLoops] = dict) -> None:
         self._hosts, self._job_loops = hosts, job_loops
         self.answers: AnswerCache | None = None  # of the server, if it has one
+        self.read_limit_bytes_per_s: float | None = None  # of this machine's memory, where it was measured
         registry.register(self)  # first, so that a scrape takes the steps before it shows them
         self.steps = StepTimes(registry)
 
@@ -70,13 +71,14 @@ class Gauges(Collector):
         yield from _promises(hosts, loops)
         yield from _drafts(hosts)
         yield from _machine(hosts)
-        yield from _work({**{model.name: model.loop.cost for model in hosts}, **_costs(loops)})
+        yield from _reading(_promising(hosts), self.read_limit_bytes_per_s)
+        yield from _work({**{model.name: model.loop.cost for model in _promising(hosts)}, **_costs(loops)})
         if self.answers is not None:
             yield from _answers(self.answers.counts())
 
     def take_steps(self) -> None:
         """Count the steps of all models since the last call."""
-        for model in self._hosts():
+        for model in _promising(self._hosts()):
             self.steps.take(model.name, model.loop.cost)
         for name, cost in _costs(self._job_loops()).items():
             self.steps.take(name, cost)
@@ -121,6 +123,11 @@ class StepTimes:
         return found
 
 
+def _promising(hosts: Sequence[ServedModel]) -> list[ServedModel]:
+    """Return the models that promise times, and so know what their steps cost."""
+    return [model for model in hosts if model.loop.can_promise]
+
+
 def _costs(loops: JobLoops) -> dict[str, CostModel]:
     return {name: loop.cost for name, loop in loops.items()}
 
@@ -128,7 +135,8 @@ def _costs(loops: JobLoops) -> dict[str, CostModel]:
 def _schedules(hosts: Sequence[ServedModel], loops: JobLoops) -> Iterator[Metric]:
     families = [GaugeMetricFamily(name, about, labels=[MODEL_LABEL]) for name, about in _SCHEDULE]
     for model in hosts:
-        stats, cost = model.loop.engine.scheduler.stats(), model.loop.cost
+        stats, can_promise = model.loop.engine.scheduler.stats(), model.loop.can_promise
+        speeds = (model.loop.cost.pace, model.loop.cost.margin) if can_promise else (1.0, 1.0)
         n_pages = model.loop.engine.scheduler.config.n_pages
         values = (
             stats.running,
@@ -136,8 +144,7 @@ def _schedules(hosts: Sequence[ServedModel], loops: JobLoops) -> Iterator[Metric
             stats.paused,
             stats.pages_used / n_pages,
             stats.pages_evictable,
-            cost.pace,
-            cost.margin,
+            *speeds,
             *_bounds(model),
             model.loop.healthy,
         )
@@ -181,7 +188,7 @@ def _answers(counts: CacheCounts) -> Iterator[Metric]:
 
 
 def _promises(hosts: Sequence[ServedModel], loops: JobLoops) -> Iterator[Metric]:
-    counts = {model.name: model.loop.admission.counts for model in hosts}
+    counts = {model.name: model.loop.admission.counts for model in _promising(hosts)}
     counts |= {name: loop.admission.counts for name, loop in loops.items()}
     for outcome in _PROMISES:
         about = f"Requests with a deadline that were {outcome}"
@@ -235,6 +242,26 @@ def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
     if busy is not None:
         about = "Processor time of the threads that compute"
         yield CounterMetricFamily("miaotui_team_cpu_seconds", about, value=busy)
+
+
+def _reading(hosts: Sequence[ServedModel], limit_bytes_per_s: float | None) -> Iterator[Metric]:
+    """Yield the weights that chat models' passes read, the time of those passes, and what memory would allow."""
+    about = "Bytes of weights that passes read, as far as every pass needs them"
+    read = CounterMetricFamily("miaotui_weights_read_bytes", about, labels=[MODEL_LABEL])
+    spent = CounterMetricFamily("miaotui_weights_read_seconds", "Time in these passes", labels=[MODEL_LABEL])
+    best_bytes_per_s = 0.0
+    for model in hosts:
+        cost = model.loop.cost
+        size = cost.passes * model.loop.engine.backend.stats().weight_bytes
+        read.add_metric([model.name], size)
+        spent.add_metric([model.name], cost.pass_s)
+        best_bytes_per_s = max(best_bytes_per_s, size / cost.pass_s if cost.pass_s else 0.0)
+    yield read
+    yield spent
+    if limit_bytes_per_s is not None:
+        about = "Bytes per second that this machine's memory gives all threads"
+        limit = max(limit_bytes_per_s, best_bytes_per_s)  # a busy machine measures too low a figure
+        yield GaugeMetricFamily("miaotui_read_limit_bytes_per_second", about, value=limit)
 
 
 def _work(costs: Mapping[str, CostModel]) -> Iterator[Metric]:

@@ -1,1 +1,1 @@
-"""Training a draft head. Needs torch (``pip install 'miaotui[train]'``)."""
+"""Training a draft head. Needs torch (``pip install 'miaotui[optimize]'``)."""

@@ -2,8 +2,8 @@
 
     python -m miaotui.speculation.train smollm2-135m --batches 160 --steps 4000
 
-Needs torch (``pip install 'miaotui[train]'``). Owns the training loop; `Cell` has the weights, `HeadDataset` the data.
-Invariant: the file is written whole or not at all.
+Needs torch (``pip install 'miaotui[optimize]'``). Owns the training loop; `Cell` has the weights, `HeadDataset` the
+data. Invariant: the file is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _torch() -> Any:
     try:
         import torch  # noqa: PLC0415  (an extra, which takes seconds to load)
     except ImportError as error:
-        raise RequestError("training a draft head needs torch: pip install 'miaotui[train]'") from error
+        raise RequestError("training a draft head needs torch: pip install 'miaotui[optimize]'") from error
     return torch
 
 

@@ -127,7 +127,7 @@ def is_marian(path: Path) -> bool:
     numbers: tuple[int, ...] = struct.unpack("<6Q", head)
     version, count, name_bytes, kind, rank, _ = numbers
     sizes = 1 <= count <= MAX_ARRAYS and 2 <= name_bytes <= MAX_NAME_BYTES and 1 <= rank <= MAX_RANK
-    return version == VERSION and sizes and kind < 1 << 20
+    return bool(version == VERSION and sizes and kind < 1 << 20)
 
 
 def read_marian(path: str | os.PathLike[str]) -> MarianFile:

@@ -1,0 +1,1 @@
+"""``miaotui cluster``: one model over several processes and machines."""

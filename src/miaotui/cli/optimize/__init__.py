@@ -1,0 +1,1 @@
+"""Commands that make models smaller, and show what it cost."""

@@ -1,0 +1,63 @@
+"""``miaotui card``: what an optimised file cost, as its report card says.
+
+Owns the rows that people see. Knows no method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from miaotui.cli.output import messages
+from miaotui.config import format_size
+
+if TYPE_CHECKING:
+    from miaotui.optimize.card import ReportCard
+
+
+def card(parsed: argparse.Namespace) -> int:
+    """Print the card of a file; return the exit status."""
+    from miaotui.optimize.card import read_card
+
+    found = read_card(Path(parsed.words[0]).expanduser())
+    if parsed.json:
+        print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+    else:
+        show_card(found)
+    return 0
+
+
+def show_card(found: ReportCard) -> None:
+    """Print a card as lines."""
+    quality, texts = found.quality, found.texts
+    print(
+        f"{messages.CARD_FILE()}: {found.file['name']}, {format_size(found.file['bytes'])} "
+        f"({messages.CARD_OF()} {found.source['name']}, {format_size(found.source['bytes'])})"
+    )
+    print(
+        f"{messages.CARD_LOSS()}: {quality['mean_kl']:.4f} nats ({quality['mean_kl_low']:.4f} - "
+        f"{quality['mean_kl_high']:.4f}), p99 {quality['p99_kl']:.3f}, p99.9 {quality['p99_9_kl']:.3f}"
+    )
+    print(
+        f"{messages.CARD_TOP()}: {100 * quality['same_top']:.1f}%; {messages.CARD_PERPLEXITY()}: "
+        f"{quality['perplexity_of_source']:.3f} -> {quality['perplexity']:.3f}"
+    )
+    if found.speed is not None:
+        peak = found.speed["peak_bytes"]
+        memory = "" if peak is None else f"; {messages.CARD_MEMORY()}: {format_size(peak)}"
+        print(
+            f"{messages.CARD_SPEED()}: {found.speed['tokens_per_s']:.1f} tokens/s, "
+            f"{found.speed['prompt']}+{found.speed['answer']} tokens: {found.speed['seconds']:.2f} s{memory}"
+        )
+    counts = Counter(found.choices.values())
+    print(f"{messages.CARD_TYPES()}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    print(
+        f"{messages.CARD_TEXTS()}: {texts['calibration']['tokens']:,} + {texts['test']['tokens']:,} tokens, "
+        f"{messages.CARD_SHARED()}: {texts['shared_lines']}"
+    )
+    for note in found.notes:
+        print(f"- {note}")

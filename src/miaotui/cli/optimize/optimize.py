@@ -1,0 +1,135 @@
+"""``miaotui optimize``: a smaller file of a model, within a target, with its report card.
+
+Owns the words of the command line and the recipe's file. Knows no method (`optimize`). Invariant: an option stands in
+the recipe or on the command line, not with two values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from miaotui.cli.optimize.card import show_card
+from miaotui.cli.options.optimize import optimize_options
+from miaotui.errors import RequestError
+
+TARGET = ("size", "max_kl", "tokens_per_s", "deadline", "prompt", "answer")
+WAY = ("types", "round_all", "calibration", "test", "out")
+MAX_RECIPE_BYTES = 1 << 16
+
+
+def optimize(parsed: argparse.Namespace) -> int:
+    """Make the file, or print the plan; return the exit status."""
+    from miaotui.bench.html.page import write_page
+    from miaotui.cli.bench.bench import require_place
+    from miaotui.cli.output.progress import ProgressBars
+    from miaotui.config import Settings
+    from miaotui.hub.resolve import resolve
+    from miaotui.optimize.front import front_page
+    from miaotui.optimize.optimizer import Optimization, OptimizeOptions
+    from miaotui.optimize.plan import OptimizeTarget, kinds_named
+
+    given = _given(parsed)
+    html = getattr(parsed, "html", None)
+    if html is not None:
+        require_place(Path(html))
+    wishes = {
+        {"size": "size_bytes", "deadline": "deadline_s"}.get(name, name): given[name]
+        for name in TARGET
+        if name in given
+    }
+    target = OptimizeTarget(**wishes)
+    types = kinds_named([name for name in given.get("types", "").split(",") if name])
+    calibration, test = (_file(given.get(name)) for name in ("calibration", "test"))
+    options = OptimizeOptions(calibration, test, kinds=types, keep=not given.get("round_all", False))
+    with ProgressBars() as progress:
+        path = resolve(parsed.words[0], progress=progress)
+        out = Path(given["out"]).expanduser() if "out" in given else path.with_name(f"{path.stem}-optimized.gguf")
+        job = Optimization(path, out, target, _rates(), options, Settings.from_env(), progress)
+        if getattr(parsed, "plan", False):
+            print(json.dumps(job.plan(), indent=1))
+            return 0
+        card = job.run()
+    if html is not None:
+        write_page(Path(html), front_page(card))
+    if getattr(parsed, "json", False):
+        print(json.dumps(asdict(card), indent=1, ensure_ascii=False))
+    else:
+        show_card(card)
+        print(out)
+    return 0
+
+
+def _file(name: str | None) -> Path | None:
+    return None if name is None else Path(name).expanduser()
+
+
+def _rates() -> Any:
+    """Return this machine's rates, measured now if they are not known."""
+    from miaotui.cli.advice.machine_speeds import keep_speeds, known_speeds
+    from miaotui.cli.doctor import measure
+    from miaotui.config import Settings
+    from miaotui.kernels.platform.cpu import probe
+    from miaotui.optimize.cost import MachineRates
+
+    cpu, settings = probe(), Settings.from_env()
+    speeds = known_speeds(cpu, settings)
+    if speeds is None:
+        speeds = measure(cpu.team_size)[-1]
+        keep_speeds(speeds, cpu, settings)
+    return MachineRates(speeds.read_gb_per_s, speeds.int8_gmac_per_s)
+
+
+def _given(parsed: argparse.Namespace) -> Mapping[str, Any]:
+    """Return the options that were given, on the command line or in the recipe. Raises `RequestError`."""
+    given = {name: getattr(parsed, name) for name in (*TARGET, *WAY) if hasattr(parsed, name)}
+    if not hasattr(parsed, "recipe"):
+        return given
+    recipe = _recipe(Path(parsed.recipe).expanduser())
+    for name in recipe.keys() & given.keys():
+        if recipe[name] != given[name]:
+            raise RequestError(
+                f"{name} is {recipe[name]} in the recipe and {given[name]} on the command line: give one"
+            )
+    return recipe | given
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe; its values are parsed as those of the command line. Raises `RequestError`."""
+    from miaotui.apps.untrusted_yaml import read_yaml
+
+    values = read_yaml(path, MAX_RECIPE_BYTES)
+    if not isinstance(values, dict) or not values:
+        raise RequestError(f"{path} is no recipe: expected options by name, such as 'size: 80MB'")
+    words = []
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in (*TARGET, *WAY):
+            raise RequestError(f"{path}: unknown option {key!r}; a recipe has {', '.join((*TARGET, *WAY))}")
+        if name == "round_all":
+            if not isinstance(value, bool):
+                raise RequestError(f"{path}: {key} must be true or false, not {value!r}")
+            words += ["--round-all"] if value else []
+            continue
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise RequestError(f"{path}: {key} must be one value, not {value!r}")
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return _parsed(words, path)
+
+
+class _Raising(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise RequestError(message)
+
+
+def _parsed(words: list[str], path: Path) -> dict[str, Any]:
+    parser = _Raising(allow_abbrev=False, add_help=False)
+    optimize_options(parser)
+    try:
+        return vars(parser.parse_args(words))
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from error

@@ -1,0 +1,68 @@
+"""The options of ``miaotui optimize`` and ``miaotui card``.
+
+Owns their names, meanings and forms. Knows no model. Invariant: an option that was not given is absent from the parsed
+values, so that a recipe can set it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from miaotui.cli.options.serve import duration, whole
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def optimize_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui optimize``."""
+    parser.argument_default = argparse.SUPPRESS
+    parser.epilog = (
+        "MODEL is a GGUF file or a name. With a limit of loss the smallest file that keeps it is made, else the one "
+        "that loses least. A run that was interrupted goes on."
+    )
+    target = parser.add_argument_group("the target").add_argument
+    target("--size", type=size, metavar="SIZE", help="bytes of the file at most, such as 80MB")
+    target("--max-kl", type=positive, metavar="NATS", help="mean divergence from the model at most, such as 0.02")
+    target("--tokens-per-s", type=positive, metavar="N", help="speed of one answer at least")
+    target("--deadline", type=duration, metavar="TIME", help="an answer comes within this time, such as 1s")
+    target("--prompt", type=whole(1, 1 << 17), metavar="N", help="tokens of the prompt (default: 300)")
+    target("--answer", type=whole(1, 1 << 17), metavar="N", help="tokens of the answer (default: 64)")
+    way = parser.add_argument_group("the way").add_argument
+    way("--types", metavar="A,B,...", help="block types to choose from (default: all that are written here)")
+    way("--round-all", action="store_true", help="round every matrix; else some may stay as they are")
+    way("--calibration", metavar="FILE", help="texts to calibrate on, apart by empty lines (default: the model's own)")
+    way("--test", metavar="FILE", help="texts to measure the loss on; none of them to calibrate on")
+    way("--recipe", metavar="FILE", help="YAML file with these options by name")
+    way("--out", metavar="FILE", help="file to write (default: beside the model, with -optimized in its name)")
+    way("--plan", action="store_true", help="print the plan as JSON and do nothing")
+    way("--html", metavar="FILE", help="write a report with the front of sizes and losses, in one file")
+    way("--json", action="store_true", help="print the report card as JSON")
+
+
+def card_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``miaotui card``."""
+    parser.add_argument("--json", action="store_true", help="print the report card as JSON")
+
+
+def size(text: str) -> int:
+    """Parse ``80MB``, ``75MiB`` or a number of bytes."""
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([KMGkmg]?[iI]?[bB]?)", text.strip())
+    unit = (
+        _UNITS.get(match[2].upper() if match[2][-1:] in ("", "b", "B") else f"{match[2].upper()}B") if match else None
+    )
+    found = int(float(match[1]) * unit) if match and unit else 0
+    if not 0 < found < 1 << 50:
+        raise argparse.ArgumentTypeError(f"must be a size such as 80MB, 75MiB or a number of bytes, not {text!r}")
+    return found
+
+
+def positive(text: str) -> float:
+    """Parse a number greater than 0."""
+    try:
+        value = float(text) if len(text) < 32 else 0.0
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"must be a number greater than 0, not {text!r}")
+    return value

@@ -1,0 +1,36 @@
+"""Help of ``miaotui optimize`` and ``miaotui card`` in Chinese, a part of `help_zh`.
+
+Owns these texts. Knows no parser. Invariant: every key is a text of `cli.options.optimize`.
+"""
+
+from __future__ import annotations
+
+OPTIMIZE_HELP = {
+    "make a model smaller, within a target, and say what it cost": "在目标之内把模型变小，并说明代价",
+    "show the report card of an optimized file": "显示优化后文件的报告卡",
+    "the target": "目标",
+    "the way": "做法",
+    "MODEL is a GGUF file or a name. With a limit of loss the smallest file that keeps it is made, else the one that "
+    "loses least. A run that was interrupted goes on.": (
+        "MODEL 是 GGUF 文件或名称。给出损失上限时，写出满足它的最小文件；否则写出损失最小的文件。中断后再次运行会继续。"
+    ),
+    "bytes of the file at most, such as 80MB": "文件最多多少字节，如 80MB",
+    "mean divergence from the model at most, such as 0.02": "与原模型的平均散度上限，如 0.02",
+    "speed of one answer at least": "单个回答的最低速度",
+    "an answer comes within this time, such as 1s": "回答须在此时间内完成，如 1s",
+    "tokens of the prompt (default: 300)": "提示的词元数（默认：300）",
+    "tokens of the answer (default: 64)": "回答的词元数（默认：64）",
+    "block types to choose from (default: all that are written here)": "可选的块类型（默认：这里能写的全部）",
+    "round every matrix; else some may stay as they are": "每个矩阵都舍入；否则有些可以保持原样",
+    "texts to calibrate on, apart by empty lines (default: the model's own)": (
+        "校准用的文本，以空行分隔（默认：模型自己写的）"
+    ),
+    "texts to measure the loss on; none of them to calibrate on": "测量损失的文本，不得与校准文本重复",
+    "YAML file with these options by name": "按名称写有这些选项的 YAML 文件",
+    "file to write (default: beside the model, with -optimized in its name)": (
+        "要写的文件（默认：在模型旁边，名称带 -optimized）"
+    ),
+    "write a report with the front of sizes and losses, in one file": "写出含大小与损失前沿的报告，单个文件",
+    "print the plan as JSON and do nothing": "以 JSON 打印计划，不做任何工作",
+    "print the report card as JSON": "以 JSON 打印报告卡",
+}

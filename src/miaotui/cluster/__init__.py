@@ -1,0 +1,1 @@
+"""One model over several processes and machines: routing by promise, resumption of answers, Ray Serve."""

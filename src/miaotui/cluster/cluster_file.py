@@ -1,0 +1,172 @@
+"""The cluster file: models, how many replicas each has, and what the ingress lets in.
+
+Owns the names, the checks and their errors. Knows neither Ray nor any process. Invariant: a `ClusterFile` that exists
+names models that are here, with options that an engine takes; a name that is not known is refused with the nearest one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from miaotui.apps.untrusted_yaml import read_yaml
+from miaotui.backends.options import EngineOptions
+from miaotui.errors import MiaotuiError, RequestError
+from miaotui.hub.digest import model_digest
+from miaotui.hub.resolve import resolve
+from miaotui.serve.settings import ServeSettings
+
+MOST_BYTES = 1 << 20  # of a cluster file
+MOST_REPLICAS = 1000
+ENGINE_NAMES = ("threads", "context", "kv", "kv_tokens", "max_sequences", "chunk_size", "backend", "speculate")
+INGRESS_NAMES = (
+    "api_key_file",
+    "share_prefix",
+    "allowed_host",
+    "cors_origin",
+    "deadline_s",
+    "max_requests",
+    "max_tokens",
+    "max_body_bytes",
+    "body_timeout_s",
+    "ping_s",
+    "console",
+    "docs",
+    "answer_cache",
+    "answer_cache_mb",
+    "answer_cache_hours",
+    "insecure",
+)
+
+
+@dataclass(frozen=True)
+class PoolSpecification:
+    """One model of a cluster."""
+
+    name: str
+    model: str
+    replicas: int = 1
+    cpus: float = 1.0  # that Ray reserves for each replica
+    digest: str | None = None  # SHA-256 that the model's files must have; None: what the ingress finds
+    options: Mapping[str, Any] = field(default_factory=dict)  # of each engine, by `ENGINE_NAMES`
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """A cluster as its file describes it."""
+
+    pools: tuple[PoolSpecification, ...]
+    address: str | None = None  # of a running Ray; None: a new one on this machine
+    host: str = "127.0.0.1"
+    port: int = 8000
+    ingress: Mapping[str, Any] = field(default_factory=dict)  # by `INGRESS_NAMES`
+
+    @property
+    def settings(self) -> ServeSettings:
+        """Return the settings of the ingress. Raises `RequestError` for those that do not go together."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.ingress.items()}
+        names = tuple(f"{pool.name}={pool.model}" for pool in self.pools)
+        return ServeSettings(models=names, host=self.host, port=self.port, **values).checked()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the cluster as JSON values, which `ClusterFile.of` reads."""
+        pools = {pool.name: {k: v for k, v in asdict(pool).items() if k != "name"} for pool in self.pools}
+        for pool in pools.values():
+            pool.update(pool.pop("options"))
+        return {
+            "address": self.address,
+            "host": self.host,
+            "port": self.port,
+            "ingress": dict(self.ingress),
+            "models": pools,
+        }
+
+    @staticmethod
+    def read(path: Path) -> ClusterFile:
+        """Read a cluster file. Raises `RequestError`."""
+        values = read_yaml(path, MOST_BYTES)
+        try:
+            return ClusterFile.of(values)
+        except RequestError as error:
+            raise RequestError(f"{path}: {error}") from error
+
+    @staticmethod
+    def of(values: Any) -> ClusterFile:
+        """Return the cluster that plain values describe. Raises `RequestError`."""
+        whole = _mapping(values, "the file", ("models", "address", "host", "port", "ingress"))
+        models = _mapping(whole.get("models"), "models", None)
+        if not models:
+            raise RequestError("models: expected at least one, as `models: {NAME: {model: ..., replicas: 2}}`")
+        ingress = _mapping(whole.get("ingress") or {}, "ingress", INGRESS_NAMES)
+        address, host = whole.get("address"), whole.get("host", "127.0.0.1")
+        if not isinstance(address, str | None) or not isinstance(host, str):
+            raise RequestError("address and host must be texts")
+        port = _count(whole.get("port", 8000), "port", 0, 65535)
+        found = ClusterFile(tuple(_pool(*each) for each in models.items()), address, host, port, ingress)
+        try:
+            found.settings  # noqa: B018  (its checks)
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"ingress: {error}") from error
+        return found
+
+    def located(self) -> ClusterFile:
+        """Return the cluster with the digest of each model. Raises `RequestError` for models that are not here."""
+        return ClusterFile(tuple(map(_located, self.pools)), self.address, self.host, self.port, self.ingress)
+
+
+def _pool(name: Any, values: Any) -> PoolSpecification:
+    if not isinstance(name, str) or not name or not name.isprintable() or "=" in name or "/" in name:
+        raise RequestError(f"models: {name!r} is no name: expected printable characters without '=' and '/'")
+    known = [each.name for each in fields(PoolSpecification) if each.name not in ("name", "options")]
+    found = _mapping(values, f"models.{name}", (*known, *ENGINE_NAMES))
+    model = found.get("model")
+    if not isinstance(model, str) or not model:
+        raise RequestError(f"models.{name}.model: expected a catalog name, a path or a repository id, not {model!r}")
+    digest = found.get("digest")
+    if digest is not None and not (isinstance(digest, str) and len(digest) == 64):
+        raise RequestError(f"models.{name}.digest: expected SHA-256 as 64 hex digits, not {digest!r}")
+    cpus = found.get("cpus", 1.0)
+    if isinstance(cpus, bool) or not isinstance(cpus, int | float) or not 0 <= cpus <= 4096:
+        raise RequestError(f"models.{name}.cpus: expected a number from 0 to 4096, not {cpus!r}")
+    options = {key: found[key] for key in ENGINE_NAMES if key in found}
+    try:
+        EngineOptions(**{key: value for key, value in options.items() if key != "speculate"})
+    except (RequestError, TypeError) as error:
+        raise RequestError(f"models.{name}: {error}") from error
+    if not isinstance(options.get("speculate", True), bool):
+        raise RequestError(f"models.{name}.speculate: expected true or false, not {options['speculate']!r}")
+    replicas = _count(found.get("replicas", 1), f"models.{name}.replicas", 0, MOST_REPLICAS)
+    return PoolSpecification(name, model, replicas, float(cpus), digest, options)
+
+
+def _located(pool: PoolSpecification) -> PoolSpecification:
+    try:
+        digest = model_digest(Path(resolve(pool.model, allow_download=False)))
+    except MiaotuiError as error:
+        raise RequestError(f"models.{pool.name}.model: {error}") from error
+    if pool.digest not in (None, digest):
+        raise RequestError(
+            f"models.{pool.name}: the file {pool.model} has SHA-256 {digest}, and the cluster file says {pool.digest}: "
+            "copy the right file here, or correct the digest"
+        )
+    return PoolSpecification(pool.name, pool.model, pool.replicas, pool.cpus, digest, pool.options)
+
+
+def _mapping(values: Any, where: str, known: Collection[str] | None) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise RequestError(f"{where}: expected names with values, not {type(values).__name__}")
+    for name in values:
+        if known is not None and name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+            raise RequestError(f"{where}: unknown name {name!r}: {hint}")
+    return values
+
+
+def _count(value: Any, where: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise RequestError(f"{where}: expected a whole number from {least} to {most}, not {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""Replicas and ingress as deployments of Ray Serve; Ray is an extra, ``miaotui[cluster]``."""

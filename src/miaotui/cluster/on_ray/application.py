@@ -1,0 +1,184 @@
+"""Deployments of Ray Serve: one of replicas for each model, and the ingress, which is the application of `serve`.
+
+Owns both classes and the application that binds them: `build` is what `serve deploy` imports. Knows neither HTTP nor
+arithmetic. Invariants: a replica whose files have another digest than the ingress's does not start; the ingress is the
+only one that clients reach; replicas read nothing but checked messages from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from starlette.middleware import Middleware
+
+from miaotui.cluster.cluster_file import ClusterFile, PoolSpecification
+from miaotui.cluster.idempotency import IdempotencyKeys
+from miaotui.cluster.messages import Message
+from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
+from miaotui.cluster.on_ray.known import NAMED
+from miaotui.cluster.pool import Pool
+from miaotui.cluster.pool_loop import open_pool
+from miaotui.cluster.replica import Replica
+from miaotui.engine.remote.loop import RemoteLoop, as_engine_loop
+from miaotui.errors import OverloadedError, RequestError
+
+APPLICATION = "miaotui"
+INGRESS = "ingress"
+MOST_CALLS = 4096  # at once to one replica; its own book of promises refuses long before
+FIRST_REPLICA_S = 600.0  # that the first replica of a model may take to come: it may compile kernels
+HEALTHY_S, UNHEALTHY_S = 2.0, 30.0  # between looks at a replica's health, and until one counts as lost
+
+
+class ModelReplica:
+    """One whole engine in an actor of Ray."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._name = serve.get_replica_context().replica_id.unique_id
+        pool = PoolSpecification(**values)
+        options = {"threads": max(1, int(pool.cpus)), **pool.options}
+        self._replica = Replica.open(pool.name, pool.model, options)
+        found = self._replica.digest
+        if pool.digest not in (None, found):
+            self._replica.close()
+            raise RequestError(
+                f"the model file {pool.model} on this machine has SHA-256 {found}, and that of the cluster has "
+                f"{pool.digest}: copy the right file here"
+            )
+
+    async def describe(self, message: Message) -> Message:
+        """Return `Replica.describe`."""
+        return self._replica.describe() if message.get(NAMED) == self._name else MISDIRECTED
+
+    async def report(self, message: Message) -> Message:
+        """Return `Replica.report`."""
+        return self._replica.report() if message.get(NAMED) == self._name else MISDIRECTED
+
+    async def answer(self, message: Message) -> AsyncGenerator[Message, None]:
+        """Yield the pieces of `Replica.answer`."""
+        if message.get(NAMED) != self._name:
+            yield MISDIRECTED
+            return
+        async for piece in self._replica.answer(message):
+            yield piece
+
+    def check_health(self) -> None:
+        """Raise where the engine has failed and is not back: Serve then starts another replica."""
+        if not self._replica.model.loop.healthy:
+            raise OverloadedError("the engine is restarting after a fault", 1.0)
+
+    def __del__(self) -> None:
+        replica = getattr(self, "_replica", None)
+        if replica is not None:
+            replica.close()
+
+
+@serve.ingress()
+class Ingress:
+    """The application of `miaotui serve` over pools."""
+
+    def __init__(self, values: Mapping[str, Any], *handles: Any) -> None:
+        self._cluster = ClusterFile.of(values)
+        self._handles = handles
+        self._pools: dict[str, Pool] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._services: Any = None
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """Open the pools, wait for the first replica of each, and return the application."""
+        from miaotui.serve.app import create_app  # noqa: PLC0415  (replicas need no HTTP)
+        from miaotui.serve.start import layers_for, open_services  # noqa: PLC0415  (as above)
+
+        loops: dict[str, RemoteLoop] = {}
+        for specification, handle in zip(self._cluster.pools, self._handles, strict=True):
+            context = specification.options.get("context")
+            opened = await asyncio.to_thread(
+                open_pool, specification.name, specification.model, RayMembers(handle), context
+            )
+            self._pools[specification.name], loops[specification.name] = opened
+        for name, pool in self._pools.items():
+            if not await asyncio.to_thread(pool.wait, 1, FIRST_REPLICA_S):
+                raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
+        settings = self._cluster.settings
+        engines = {name: as_engine_loop(loop) for name, loop in loops.items()}
+        self._services = open_services(engines, settings)
+        self._tasks.append(asyncio.create_task(self._services.operations.look_after()))
+        layers = [*layers_for(settings, self._services.operations), Middleware(IdempotencyKeys)]
+        return create_app(self._services, layers)
+
+    async def state(self) -> Message:
+        """Return the cluster's file, and what each pool knows of its replicas."""
+        pools = {
+            name: {"replicas": pool.replicas, "refused": dict(pool.refused), "resumed": pool.resumed}
+            for name, pool in self._pools.items()
+        }
+        operations = self._services.operations
+        return {
+            "cluster": self._cluster.plain(),
+            "pools": pools,
+            "draining": operations.is_draining,
+            "running": len(operations.running),
+        }
+
+    async def drain(self, draining: bool) -> int:
+        """Say to load balancers that no new requests are welcome; return how many still run."""
+        operations = self._services.operations
+        operations.is_draining = draining
+        return len(operations.running)
+
+    def __del__(self) -> None:
+        for task in getattr(self, "_tasks", ()):
+            task.cancel()
+        services = getattr(self, "_services", None)
+        if services is not None:
+            services.close()
+
+
+def build(values: Mapping[str, Any]) -> Any:
+    """Return the application of a cluster: what ``import_path`` names in a file for `serve deploy`.
+
+    ``values`` are those of a cluster file, or ``{"file": PATH}``. Raises `RequestError`.
+    """
+    from pathlib import Path  # noqa: PLC0415  (only here)
+
+    file = values.get("file")
+    cluster = ClusterFile.of(values) if file is None else ClusterFile.read(Path(str(file)))
+    return application(cluster.located())
+
+
+def application(cluster: ClusterFile) -> Any:
+    """Return the bound deployments of a cluster."""
+    routing = RequestRouterConfig(request_router_class="miaotui.cluster.on_ray.request_router:NamedReplicaRouter")
+    models = []
+    for pool in cluster.pools:
+        deployment = serve.deployment(
+            ModelReplica,
+            name=deployment_name(pool.name),
+            num_replicas=pool.replicas,
+            max_ongoing_requests=MOST_CALLS,
+            health_check_period_s=HEALTHY_S,
+            health_check_timeout_s=UNHEALTHY_S,
+            graceful_shutdown_timeout_s=cluster.settings.drain_timeout_s,
+            ray_actor_options={"num_cpus": pool.cpus},
+            request_router_config=routing,
+        )
+        values = {
+            "name": pool.name,
+            "model": pool.model,
+            "cpus": pool.cpus,
+            "digest": pool.digest,
+            "options": dict(pool.options),
+        }
+        models.append(deployment.bind(values))
+    ingress = serve.deployment(
+        Ingress, name=INGRESS, num_replicas=1, max_ongoing_requests=MOST_CALLS, ray_actor_options={"num_cpus": 0}
+    )
+    return ingress.bind(cluster.plain(), *models)
+
+
+def deployment_name(model: str) -> str:
+    """Return the name of a model's deployment."""
+    return f"model-{model}"

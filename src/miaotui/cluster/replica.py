@@ -1,0 +1,156 @@
+"""One whole engine as a replica of a pool: what it is, what it could promise, and its answers as messages.
+
+Owns the model and the requests that came in. Knows no router and no Ray: `process_channel` and `on_ray` carry its
+messages. Invariants: a request that is not read any more is cancelled; a report costs no pass; a reply to a request
+that was begun elsewhere holds new tokens only.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from miaotui.backends.options import EngineOptions
+from miaotui.cluster.messages import VERSION, Message, RemoteRequest, end_piece, error_piece, taken, tokens_piece
+from miaotui.cluster.routing.forecast import LEVELS, REFERENCE_TOKENS
+from miaotui.engine.grammar.described import restore
+from miaotui.engine.loop import EngineLoop
+from miaotui.engine.request import Request, RequestOptions
+from miaotui.errors import MiaotuiError
+from miaotui.hub.digest import model_digest
+from miaotui.hub.resolve import resolve
+from miaotui.runtime import ModelOptions, open_model
+from miaotui.serve.models import ObservedModel
+from miaotui.types import TokenLogprobs
+
+GATHER_S = 0.03  # two frames of a screen
+READ_ROWS = 128  # of a step that reads a prompt: what the cost of a token of it is published for
+
+
+class Replica:
+    """A model that answers requests which another process has checked. Make and use it in one event loop."""
+
+    def __init__(self, name: str, loop: EngineLoop, digest: str) -> None:
+        self.model, self.digest = ObservedModel(name, loop), digest
+        self._loop = loop
+
+    @staticmethod
+    def open(name: str, model: str, options: Mapping[str, Any] | None = None) -> Replica:
+        """Open the model that a cluster file names. Raises a `MiaotuiError`."""
+        path = resolve(model)
+        chosen = dict(options or {})
+        speculate = bool(chosen.pop("speculate", True))
+        loop = open_model(path, ModelOptions(EngineOptions(**chosen), speculate))
+        try:
+            return Replica(name, loop, model_digest(Path(path)))
+        except BaseException:
+            loop.close()
+            raise
+
+    def describe(self) -> Message:
+        """Return what decides if this replica may join a pool (versions, digest, arithmetic, sizes), and its place."""
+        backend, engine = self._loop.engine.backend, self._loop.engine
+        found, stats = backend.identity, backend.stats()
+        return {
+            "protocol": VERSION,
+            "miaotui": version("miaotui"),
+            "digest": self.digest,
+            "computes": [found.name, sorted(found.formats), found.kv, found.arithmetic],
+            "context": engine.context,
+            "width": engine.scheduler.config.max_sequences,
+            "chunk_rows": engine.scheduler.config.chunk_size,
+            "pages": engine.scheduler.config.n_pages,
+            "weight_bytes": stats.weight_bytes,
+            "kv_token_bytes": stats.kv_token_bytes,
+            "machine": platform.node(),
+            "process": os.getpid(),
+        }
+
+    def report(self) -> Message:
+        """Return what this replica could promise now: its costs, and all its work."""
+        loop, cost = self._loop, self._loop.cost
+        read_s = cost.seconds(READ_ROWS, 0, READ_ROWS * REFERENCE_TOKENS) / READ_ROWS
+        answer_s = [cost.token_s(n, n, n * REFERENCE_TOKENS) for n in LEVELS]
+        jobs = [entry.job for entry in loop.admission.entries()]
+        stats = loop.engine.scheduler.stats()
+        return {
+            "healthy": loop.healthy,
+            "cost": {
+                "read_s": read_s,
+                "answer_s": answer_s,
+                "allowance": cost.margin,
+                "width": loop.engine.scheduler.config.max_sequences,
+                "kept_pages": loop.engine.scheduler.config.n_pages,
+            },
+            "load": [len(jobs), sum(job.prompt_left for job in jobs), int(sum(job.answer_left for job in jobs))],
+            "rates": [[[rows, s / cost.pace] for rows, s in _curve(cost.knots, cost.seconds)], cost.logits_s],
+            "attend_s": cost.attend_s,
+            "pace": cost.pace,
+            "running": stats.running,
+            "waiting": stats.waiting,
+            "pages_used": stats.pages_used,
+            "threads": loop.engine.backend.stats().threads,
+        }
+
+    async def answer(self, message: Mapping[str, Any]) -> AsyncGenerator[Message, None]:
+        """Yield the pieces of one answer; the last one is its end or its error. Closing it early cancels."""
+        try:
+            asked = RemoteRequest.read(message)
+            arrived_s = time.perf_counter() - asked.spent_ms / 1e3
+            constraint = None
+            if asked.constraint is not None:
+                constraint = restore(asked.constraint, self.model.grammars, self.model.tokenizer.token_bytes)
+            options = RequestOptions(
+                asked.namespace, constraint, asked.deadline, arrived_s, asked.passages, begun=asked.begun
+            )
+            request = self.model.submit(asked.prompt, asked.params, options)
+        except MiaotuiError as error:
+            yield error_piece(error)
+            return
+        try:
+            async with aclosing(self._pieces(request, len(asked.begun))) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self.model.leave(request)
+
+    async def _pieces(self, request: Request, known: int) -> AsyncGenerator[Message, None]:
+        """Yield the first token at once, then what came within `GATHER_S`, then the rest with the end.
+
+        A message costs about a millisecond of processor time on its way, more than some tokens do.
+        """
+        ready = taken(request.predicted_ms, request.ending.max_tokens if request.shortened else None)
+        ids: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        sent_s = float("-inf")
+        try:
+            async with aclosing(self.model.pieces(request)) as deltas:
+                async for delta in deltas:
+                    new, known = delta.token_ids[known:], max(known - len(delta.token_ids), 0)
+                    ids += new
+                    logprobs += delta.logprobs
+                    is_over = delta.finish_reason is not None
+                    if not is_over and (not ids or time.perf_counter() - sent_s < GATHER_S):
+                        continue
+                    if ids:
+                        ready |= tokens_piece(ids, request.cached_tokens, logprobs)
+                    if delta.finish_reason is not None:
+                        ready |= end_piece(delta.finish_reason, request.shortened)
+                    yield ready
+                    ready, ids, logprobs, sent_s = {}, [], [], time.perf_counter()
+        except MiaotuiError as error:
+            yield error_piece(error)
+
+    def close(self) -> None:
+        """Cancel everything and give the memory back."""
+        self.model.close()
+
+
+def _curve(knots: Any, seconds: Any) -> list[tuple[int, float]]:
+    return [(rows, seconds(rows, 0, 0.0)) for rows in knots]

@@ -1,0 +1,1 @@
+"""Choice of a replica for each request: numbers only, without clock, thread or Ray."""

@@ -1,0 +1,191 @@
+"""Training: masks anew in each epoch, a weighted loss, a bound on held-out texts, checkpoints.
+
+Owns the loop and the optimizer's schedule. Knows neither files nor the command line. Invariants: a run that is
+interrupted and resumed gives the weights of one that was not, bit for bit, on the same machine and number of threads;
+the held-out bound is always that of uniform masks, whatever the run trains with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from miaotui.dmlm.masks.adaptive import AdaptiveMasks
+from miaotui.dmlm.masks.masking import MaskedBatch, Masking, masking_named
+from miaotui.dmlm.masks.noise import Ints, Noise
+from miaotui.dmlm.masks.schedule import LogLinearRates, schedule_named
+from miaotui.dmlm.train.checkpoint import Arrays, Checkpoint, digest_of, require_same, require_same_shape
+from miaotui.dmlm.train.network import Network
+from miaotui.dmlm.train.recipe import TrainRecipe
+from miaotui.dmlm.train.texts import TextCorpus
+from miaotui.errors import RequestError
+
+WARM_STEPS, LAST_RATE = 100, 0.05  # of the learning rate's schedule: its end is that share of its top
+BETAS, DECAY, LONGEST_GRADIENT = (0.9, 0.98), 0.05, 1.0
+MOST_WEIGHT = 20.0  # of a text's loss in training; the bound has the true weights
+_ORDER = 31  # the stream of noise
+_HELD_OUT_SEED = 1 << 40
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """State of a run after a step: the mean loss of masked tokens, in nats, and tokens seen so far."""
+
+    step: int
+    loss: float
+    tokens: int
+
+
+class Trainer:
+    """One run. `steps` yields after each step; `checkpoint` may be called between two of them."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        corpus: TextCorpus,
+        start: Checkpoint | None = None,
+        pretrained: Checkpoint | None = None,
+    ) -> None:
+        """Begin a run, or go on from ``start``; without it ``pretrained`` gives the first weights.
+
+        Raises `RequestError` where a checkpoint does not fit recipe and texts.
+        """
+        self.torch = torch = _torch()
+        self.recipe, self.corpus = recipe, corpus
+        self.network = Network(torch, recipe, corpus.vocab_size)
+        schedule = schedule_named(recipe.schedule)
+        self.masking: Masking = masking_named(recipe.masks, corpus.mask_id, corpus.vocab_size, schedule, recipe.seed)
+        decayed = [values for values in self.network.weights.values() if values.ndim > 1]
+        others = [values for values in self.network.weights.values() if values.ndim == 1]
+        groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=BETAS)
+        self.step = 0
+        if start is not None:
+            require_same(start, recipe, corpus)
+            self._resume(start)
+        elif pretrained is not None:
+            require_same_shape(pretrained, recipe, corpus)
+            self._take_weights(pretrained)
+
+    def steps(self) -> Iterator[TrainProgress]:
+        """Train to the end of the recipe."""
+        torch, recipe, weights = self.torch, self.recipe, list(self.network.weights.values())
+        while self.step < recipe.steps:
+            epoch, numbers = self._numbers(self.step)
+            batch = self.corpus.batch(numbers)
+            masked = self.masking.masked(batch, epoch)
+            losses, places = self._losses(batch.tokens, masked)
+            factors = torch.from_numpy(np.minimum(masked.weights, MOST_WEIGHT)[places[0]].astype(np.float32))
+            loss = (losses * factors).sum() / max(int(batch.maskable.sum()), 1)
+            self._optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, LONGEST_GRADIENT)
+            for group in self._optimizer.param_groups:
+                group["lr"] = recipe.rate * learning_rate(self.step, recipe.steps)
+            self._optimizer.step()
+            self.step += 1
+            found = losses.detach().numpy().astype(np.float64)
+            if isinstance(self.masking.rule, AdaptiveMasks):
+                self.masking.rule.losses.update(batch.tokens[places], found)
+            mean = float(found.mean()) if len(found) else math.nan
+            if not math.isfinite(mean) and len(found):
+                raise RequestError(f"the loss is not a number after step {self.step}: lower the learning rate")
+            yield TrainProgress(self.step, mean, self.step * recipe.batch * recipe.length)
+
+    def bound(self, draws: int = 4, most_texts: int = 512) -> float:
+        """Return the bound of the held-out texts' negative log-likelihood, in nats a token.
+
+        Each text is masked ``draws`` times at rates that cover the range evenly; the draws are the same in all runs.
+        """
+        masking = Masking(self.corpus.mask_id, self.corpus.vocab_size, schedule=LogLinearRates(), seed=_HELD_OUT_SEED)
+        total = count = 0.0
+        with self.torch.no_grad():
+            for draw in range(draws):
+                for batch in self.corpus.batches(self.corpus.held_out[:most_texts], self.recipe.batch):
+                    masked = masking.masked(batch, draw)
+                    losses, places = self._losses(batch.tokens, masked)
+                    total += float((losses.numpy().astype(np.float64) * masked.weights[places[0]]).sum())
+                    count += float(batch.maskable.sum())
+        return total / count
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the state after the last step."""
+        arrays: Arrays = {name: values.detach().numpy().copy() for name, values in self.network.weights.items()}
+        for name, values in self.network.weights.items():
+            state = self._optimizer.state.get(values, {})
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if moment in state:
+                    arrays[f"{moment}/{name}"] = state[moment].numpy().copy()
+        if isinstance(self.masking.rule, AdaptiveMasks):
+            losses = self.masking.rule.losses
+            arrays |= {"losses/sums": losses.sums.copy(), "losses/counts": losses.counts.copy()}
+        return Checkpoint(self.recipe, self.step, arrays, digest_of(self.corpus), self.corpus.tokenizer.to_str())
+
+    def weights(self) -> Arrays:
+        """Return the weights by name."""
+        return {name: values.detach().numpy().copy() for name, values in self.network.weights.items()}
+
+    def _losses(self, tokens: Ints, masked: MaskedBatch) -> tuple[Any, tuple[Ints, Ints]]:
+        """Return the loss of each masked token, in nats, ``[m]``, and its text and position."""
+        torch = self.torch
+        clean = torch.from_numpy(tokens)
+        places = np.nonzero(masked.chosen)
+        states = self.network.states(torch.from_numpy(masked.inputs), clean)[places]
+        logits = self.network.logits(states)
+        return torch.nn.functional.cross_entropy(logits, clean[places], reduction="none"), (places[0], places[1])
+
+    def _numbers(self, step: int) -> tuple[int, Ints]:
+        """Return the epoch of a step and the texts of its batch; each epoch has an order of its own."""
+        trained, size = self.corpus.trained, self.recipe.batch
+        per_epoch = max(len(trained) // size, 1)
+        epoch, at = divmod(step, per_epoch)
+        order = np.argsort(Noise(self.recipe.seed, epoch).uniform(trained, 1, _ORDER)[:, 0], kind="stable")
+        return epoch, trained[order[at * size : (at + 1) * size]]
+
+    def _resume(self, start: Checkpoint) -> None:
+        torch, self.step = self.torch, start.step
+        self._take_weights(start)
+        for name, values in self.network.weights.items():
+            if f"exp_avg/{name}" in start.arrays:
+                self._optimizer.state[values] = {
+                    "step": torch.tensor(float(start.step)),
+                    **{
+                        moment: torch.from_numpy(start.arrays[f"{moment}/{name}"])
+                        for moment in ("exp_avg", "exp_avg_sq")
+                    },
+                }
+        if isinstance(self.masking.rule, AdaptiveMasks):
+            losses = self.masking.rule.losses
+            losses.sums, losses.counts = start.arrays["losses/sums"], start.arrays["losses/counts"]
+
+    def _take_weights(self, checkpoint: Checkpoint) -> None:
+        with self.torch.no_grad():
+            for name, values in self.network.weights.items():
+                values.copy_(self.torch.from_numpy(checkpoint.arrays[name]))
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Return the share of the highest rate: a linear rise, then half a cosine."""
+    warm = min(1.0, (step + 1) / min(WARM_STEPS, max(steps // 10, 1)))
+    return warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch compute with so many threads; None: as many as it chooses."""
+    if threads is not None:
+        _torch().set_num_threads(threads)
+
+
+def _torch() -> Any:
+    try:
+        import torch  # noqa: PLC0415  (an extra, which takes seconds to load)
+    except ImportError as error:
+        raise RequestError("training needs torch: pip install 'miaotui[train]'") from error
+    return torch
+
+
+Report = Callable[[TrainProgress], None]

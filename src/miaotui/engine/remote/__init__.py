@@ -1,0 +1,1 @@
+"""Requests whose tokens are computed by engines in other processes."""

@@ -1,0 +1,127 @@
+"""Numbers of engines in other processes, in the places where the numbers of an engine here would be found.
+
+Owns that likeness: schedules, machines, costs and promises of all engines together, as health checks, metrics and
+quotes read them. Knows no way to an engine. Invariant: everything shown was published by an engine or counted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from miaotui.backends.backend import BackendIdentity, BackendStats, Capabilities
+from miaotui.engine.adapters import LoadedAdapter
+from miaotui.errors import RequestError
+from miaotui.schedule.plan import NO_ADAPTER
+from miaotui.schedule.promises.admission import AdmissionCounts, AdmissionLimits
+from miaotui.schedule.promises.cost import CostRates
+from miaotui.schedule.scheduler import SchedulerStats
+from miaotui.types import Promise
+
+NO_RATES = CostRates(((1, 0.01), (2, 0.01)), 0.0, 0.0)  # until the first engine has published its own
+ABLE = Capabilities(same_bytes=True, promises=True, masks=False, drafts=False)  # of requests to engines elsewhere
+
+
+@dataclass(frozen=True)
+class RemoteState:
+    """The state of all engines of one model, as published and counted last; seconds, bytes, counts."""
+
+    engines: int = 0  # that take requests
+    running: int = 0
+    waiting: int = 0
+    pages: int = 1
+    pages_used: int = 0
+    width: int = 1  # answers at once
+    chunk_rows: int = 1
+    threads: int = 0
+    weight_bytes: int = 0  # of one engine
+    kv_token_bytes: int = 0
+    rates: CostRates = NO_RATES
+    pace: float = 1.0
+
+
+@dataclass(frozen=True)
+class RemoteSizes:
+    """Sizes of all engines together, by the names of `ScheduleConfig`."""
+
+    n_pages: int
+    max_sequences: int
+    chunk_size: int
+
+
+class RemoteScheduler:
+    """Schedules of all engines together."""
+
+    def __init__(self, state: RemoteState) -> None:
+        self._state = state
+        self.config = RemoteSizes(max(state.pages, 1), max(state.width, 1), max(state.chunk_rows, 1))
+
+    def stats(self) -> SchedulerStats:
+        """Return a snapshot."""
+        state = self._state
+        return SchedulerStats(state.pages - state.pages_used, state.pages_used, 0, state.running, state.waiting, 0, 0)
+
+
+class RemoteMachines:
+    """Machines of all engines together."""
+
+    capabilities = ABLE
+    identity = BackendIdentity("cluster", (), "", "")
+
+    def __init__(self, state: RemoteState) -> None:
+        self._state = state
+
+    def stats(self) -> BackendStats:
+        """Return a snapshot."""
+        state = self._state
+        return BackendStats(state.threads, state.threads, state.weight_bytes, state.kv_token_bytes)
+
+    def halt(self) -> None:
+        """Do nothing: passes elsewhere end by themselves."""
+
+
+@dataclass
+class RemoteAdmission:
+    """Counts and bounds of requests that went through this process."""
+
+    counts: AdmissionCounts = field(default_factory=AdmissionCounts)
+    limits: AdmissionLimits = field(default_factory=AdmissionLimits)
+
+    def settle(self, promise: Promise, hand_over_s: float, admitted: bool) -> None:
+        """Count an answer that was read whole, see `SettledListener`."""
+        if promise.met is not None:
+            self.counts.met += promise.met
+            self.counts.missed += not promise.met
+        self.counts.shortened += promise.shortened
+
+
+class RemoteAdapters(Mapping[str, LoadedAdapter]):
+    """Adapters of engines elsewhere: none yet."""
+
+    def __getitem__(self, name: str) -> LoadedAdapter:
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def number_of(self, adapter: LoadedAdapter | str | None) -> int:
+        """Return the number of no adapter. Raises `RequestError` for any other."""
+        if adapter is not None:
+            raise _no_adapters()
+        return NO_ADAPTER
+
+    def load(self, name: str, path: Path) -> LoadedAdapter:
+        """Raise `RequestError`."""
+        raise _no_adapters()
+
+    def unload(self, name: str) -> None:
+        """Raise `RequestError`."""
+        raise _no_adapters()
+
+
+def _no_adapters() -> RequestError:
+    return RequestError("a model of a cluster takes no adapters yet: merge it into the model, or ask a single server")

@@ -1,0 +1,1 @@
+"""Optimisation of models: smaller files at a measured loss. Each way gives a model and a report card."""

@@ -1,0 +1,276 @@
+"""Optimisation from a model and a target to a file and its report card.
+
+Owns the order: texts, plan, survey, candidates, measurement, output. Knows no command line. At most `CANDIDATES` files
+are really made and measured; each measurement corrects the predictions for the next. Invariant: nothing is at the
+output's place before a file meets the target; a run that was interrupted goes on from its work folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import miaotui
+from miaotui.config import Settings, format_size, make_folder
+from miaotui.errors import RequestError
+from miaotui.hub.files import replace
+from miaotui.hub.formats.tensors import BlockType
+from miaotui.kernels.platform.cpu import probe
+from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, write_card
+from miaotui.optimize.cost import MachineRates, work_bytes
+from miaotui.optimize.front import front_points
+from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
+from miaotui.optimize.plan import CANDIDATES, FileCandidate, OptimizeTarget, best, candidates, corrected, plan_dict
+from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
+from miaotui.optimize.source import GgufSource, file_digest, open_source
+from miaotui.optimize.speed import MeasuredSpeed, measured_speed
+from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
+from miaotui.optimize.texts.own_texts import own_texts
+from miaotui.text.load import load_tokenizer
+from miaotui.types import Progress
+
+ROW_TOKENS = 256
+CURVE = 48  # predicted candidates once the survey is there
+
+
+@dataclass(frozen=True)
+class OptimizeOptions:
+    """Options beside the target: files of texts (None: the model's own), tokens of them, types, whether to keep
+    matrices as they are, and whether to measure speed.
+    """
+
+    calibration: Path | None = None
+    test: Path | None = None
+    calibration_tokens: int = 8192
+    test_tokens: int = 4096
+    probe_tokens: int = 256
+    kinds: frozenset[BlockType] = frozenset()
+    keep: bool = True
+    measure_speed: bool = True
+
+
+@dataclass(eq=False)
+class Optimization:
+    """One optimisation of the model at ``path`` to ``target``, written to ``out``."""
+
+    path: Path
+    out: Path
+    target: OptimizeTarget
+    rates: MachineRates
+    options: OptimizeOptions = field(default_factory=OptimizeOptions)
+    settings: Settings = field(default_factory=Settings.from_env)
+    progress: Progress | None = None
+    measure: Callable[[Path, int, int], MeasuredSpeed] = measured_speed
+
+    def plan(self) -> dict[str, Any]:
+        """Return the plan as JSON values, without work. Raises a `MiaotuiError`."""
+        with open_source(self.path) as source:
+            about = {"path": str(self.path), "bytes": self.path.stat().st_size}
+            found = candidates(self._unread(source), None, self.target, self.rates)
+            return plan_dict(found, self.target, about)
+
+    def run(self) -> ReportCard:
+        """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
+        self._require_place()
+        with open_source(self.path) as source:
+            return _Run(self, source).card()
+
+    def _unread(self, source: GgufSource) -> Quantization:
+        return Quantization(source, TextSet("", ()), (), keep=self.options.keep, kinds=self.options.kinds)
+
+    def _require_place(self) -> None:
+        if self.out.exists():
+            raise RequestError(f"{self.out} is there already: name another place (--out), or remove it")
+        if self.out.suffix != ".gguf":
+            raise RequestError(f"{self.out} must end in .gguf: that is what is written")
+        if self.target.size_bytes is not None and self.target.size_bytes >= self.path.stat().st_size:
+            raise RequestError(
+                f"{self.path.name} has {self.path.stat().st_size:,} bytes already, no more than the "
+                f"{self.target.size_bytes:,} asked for: there is nothing to do"
+            )
+
+
+class _Run:
+    """State of one run: the source, the texts, and what took how long."""
+
+    def __init__(self, job: Optimization, source: GgufSource) -> None:
+        self.job, self.source = job, source
+        self.seconds: dict[str, float] = {}
+        options = job.options
+        # refuses what cannot be met before any work
+        best(candidates(job._unread(source), None, job.target, job.rates), job.target)
+        _require_memory(source, options)
+        self.calibration, self.test = self._timed("texts", self._texts)
+        require_disjoint(self.calibration, self.test)
+        tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
+        length = min(ROW_TOKENS, source.config.context_length)
+        rows = token_rows(tokenizer, self.calibration, length, options.calibration_tokens)
+        self.test_rows = token_rows(tokenizer, self.test, length, options.test_tokens)
+        self.quantization = Quantization(
+            source, self.calibration, rows, options.probe_tokens, keep=options.keep, kinds=options.kinds
+        )
+        self.work = make_folder(job.out.with_name(f"{job.out.name}.work") / self.quantization.key)
+
+    def card(self) -> ReportCard:
+        job, target = self.job, self.job.target
+        surveyed_model = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
+        found = candidates(self.quantization, surveyed_model, target, job.rates, CURVE)
+        base = LayerwiseModel(self.source.config, self.source.canonical())
+        base_states = self._timed("test", lambda: base.states(self.test_rows))
+        made: list[_Made] = []
+        while True:
+            chosen = _next(found, target, made)
+            if any(one.candidate.types == chosen.types for one in made):
+                break  # predictions that were corrected lead back to it
+            made.append(self._make(chosen, base, base_states))
+            last = made[-1]
+            if not last.misses(target) or len(made) == CANDIDATES:
+                break
+            found = corrected(found, last.kl_ratio, last.time_ratio)
+        return self._finish(made, found)
+
+    def _make(self, chosen: FileCandidate, base: LayerwiseModel, base_states: list[Array]) -> _Made:
+        job, file = self.job, self.work / "candidate.gguf"
+        self._timed("rounding", lambda: write_quantized(self.quantization, chosen.types, file, self.work, job.progress))
+        quality = self._timed("test", lambda: self._quality(file, base, base_states, self.test_rows))
+        speed = None
+        if job.options.measure_speed:
+            speed = self._timed("speed", lambda: job.measure(file, job.target.prompt, job.target.answer))
+        return _Made(chosen, file, file.stat().st_size, quality, speed)
+
+    def _quality(self, file: Path, base: LayerwiseModel, base_states: list[Array], rows: Tokens) -> QualityLoss:
+        with open_source(file) as made:
+            other = LayerwiseModel(made.config, made.canonical())
+            found = head_divergence(base.head(), base_states, other.head(), other.states(rows), rows)
+            return quality_loss(found)
+
+    def _finish(self, made: list[_Made], front: Sequence[FileCandidate]) -> ReportCard:
+        job, last = self.job, made[-1]
+        missed = last.misses(job.target)
+        if missed:
+            raise RequestError(
+                f"the target cannot be met; the nearest point that was measured has {' and '.join(missed)}"
+            )
+        card = self._card(last, made, front)
+        replace(last.file, job.out)
+        write_card(job.out, card)
+        remove_work(job.out.with_name(f"{job.out.name}.work"))
+        return card
+
+    def _card(self, last: _Made, made: Sequence[_Made], front: Sequence[FileCandidate]) -> ReportCard:
+        job, types = self.job, last.candidate.types
+        shared = len(self.calibration.lines() & self.test.lines())
+        return ReportCard(
+            file={"name": job.out.name, "sha256": file_digest(last.file), "bytes": last.file.stat().st_size},
+            source={"name": job.path.name, "sha256": self.source.digest(), "bytes": job.path.stat().st_size},
+            wanted={name: value for name, value in asdict(job.target).items() if value is not None},
+            quality=asdict(last.quality),
+            texts={
+                "calibration": _about(self.calibration, self.quantization.rows),
+                "test": _about(self.test, self.test_rows),
+                "shared_lines": shared,
+            },
+            speed=None if last.speed is None else asdict(last.speed),
+            predicted={**asdict(last.candidate.cost), "mean_kl": last.candidate.predicted_kl},
+            measured_candidates=len(made),
+            seconds={name: round(value, 2) for name, value in self.seconds.items()},
+            choices={name: kind.name for name, kind in types.kinds.items()},
+            front={"predicted": front_points(front), "measured": [one.point() for one in made]},
+            notes=self._notes(types.kinds),
+        )
+
+    def _notes(self, kinds: Mapping[str, BlockType]) -> tuple[str, ...]:
+        notes = [f"made by miaotui {miaotui.__version__}; quality is of the weights, in float32 arithmetic"]
+        narrow = sum(one.cols % 256 != 0 for one in self.source.matrices)
+        if narrow:
+            notes.append(f"{narrow} matrices have rows that are no multiple of 256: they have no type of 2 or 3 bits")
+        stored = self.source.file.tensors
+        quantised = sum(not stored[one.name].kind.is_float for one in self.source.matrices)
+        if quantised:
+            notes.append(f"{quantised} matrices were quantised before: the loss is against that file, not its original")
+        kept = sum(kinds[name] is stored[name].kind for name in kinds)
+        if kept and self.quantization.keep:
+            notes.append(f"{kept} matrices are copied as they are")
+        return tuple(notes)
+
+    def _texts(self) -> tuple[TextSet, TextSet]:
+        job, options = self.job, self.job.options
+        given = {
+            "calibration": None if options.calibration is None else read_texts(options.calibration),
+            "test": None if options.test is None else read_texts(options.test),
+        }
+        if given["calibration"] is not None and given["test"] is not None:
+            return given["calibration"], given["test"]
+        own = own_texts(job.path, self.source.digest(), job.settings, job.progress, self.source.config.context_length)
+        return given["calibration"] or own[0], given["test"] or own[1]
+
+    def _timed(self, name: str, work: Callable[[], Any]) -> Any:
+        began_s = time.perf_counter()
+        found = work()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began_s
+        return found
+
+
+@dataclass(frozen=True)
+class _Made:
+    """FileCandidate that was really made, and what was measured of it."""
+
+    candidate: FileCandidate
+    file: Path
+    size_bytes: int
+    quality: QualityLoss
+    speed: MeasuredSpeed | None
+
+    def point(self) -> dict[str, Any]:
+        """Return it as a point of the front."""
+        speed = None if self.speed is None else self.speed.tokens_per_s
+        return {"file_bytes": self.size_bytes, "mean_kl": self.quality.mean_kl, "tokens_per_s": speed}
+
+    @property
+    def kl_ratio(self) -> float:
+        predicted = self.candidate.predicted_kl or 0.0
+        return float(np.clip(self.quality.mean_kl / predicted, 0.1, 10)) if predicted > 0 else 1.0
+
+    @property
+    def time_ratio(self) -> float:
+        return 1.0 if self.speed is None else self.candidate.cost.tokens_per_s / self.speed.tokens_per_s
+
+    def misses(self, target: OptimizeTarget) -> list[str]:
+        found = []
+        if target.max_kl is not None and self.quality.mean_kl > target.max_kl:
+            found.append(f"a loss of {self.quality.mean_kl:.4f} nats of {target.max_kl:g}")
+        if self.speed is not None and target.tokens_per_s is not None and self.speed.tokens_per_s < target.tokens_per_s:
+            found.append(f"{self.speed.tokens_per_s:.1f} tokens/s of {target.tokens_per_s:g}")
+        if self.speed is not None and target.deadline_s is not None and self.speed.seconds > target.deadline_s:
+            found.append(f"{self.speed.seconds:.2f} s of {target.deadline_s:g} s")
+        return found
+
+
+def _next(found: Sequence[FileCandidate], target: OptimizeTarget, made: Sequence[_Made]) -> FileCandidate:
+    """Return the candidate to make next: the best by prediction, else the one that may still keep what was missed."""
+    try:
+        return best(found, target)
+    except RequestError:
+        if not made:
+            raise
+        too_slow = any("tokens/s" in miss or " s of" in miss for miss in made[-1].misses(target))
+        return found[0] if too_slow else found[-1]
+
+
+def _require_memory(source: GgufSource, options: OptimizeOptions) -> None:
+    """Raise `RequestError` if the work itself would take more memory than there is."""
+    needed, there = work_bytes(source, options.calibration_tokens, options.probe_tokens), probe().memory_bytes
+    if there is not None and needed > there:
+        raise RequestError(
+            f"the optimisation of {source.path.name} takes about {format_size(needed)} of memory, and this machine "
+            f"lets it have {format_size(there)}: use a larger machine, or fewer calibration tokens"
+        )
+
+
+def _about(texts: TextSet, rows: Tokens) -> dict[str, Any]:
+    return {"name": texts.name, "sha256": texts.digest, "texts": len(texts.texts), "tokens": tokens_in(rows)}

@@ -1,0 +1,67 @@
+"""Speed and memory of a model file, measured in a process of its own: ``python -m miaotui.optimize.speed FILE``.
+
+Owns the measurement. Knows no method. Invariant: the process runs nothing else, so that its peak memory is the model's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from miaotui.errors import EngineError
+
+RUNS = 3
+LIMIT_S = 600
+
+
+@dataclass(frozen=True)
+class MeasuredSpeed:
+    """Medians of several answers; ``seconds`` is of a whole one, ``peak_bytes`` of the process (None: unknown)."""
+
+    tokens_per_s: float
+    seconds: float
+    slowest_s: float
+    peak_bytes: int | None
+    weight_bytes: int
+    prompt: int
+    answer: int
+    runs: int
+
+
+def measured_speed(file: Path, prompt: int, answer: int) -> MeasuredSpeed:
+    """Run ``file`` in a process of its own. Raises `EngineError` where it does not run."""
+    command = [sys.executable, "-m", "miaotui.optimize.speed", os.fspath(file), str(prompt), str(answer)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)  # noqa: S603  (our own)
+        return MeasuredSpeed(**json.loads(done.stdout.splitlines()[-1]))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise EngineError(f"{file} was written, but does not run: {str(said).strip()[-300:]}") from error
+
+
+def _measure(file: str, prompt: int, answer: int) -> MeasuredSpeed:
+    from miaotui.bench.evaluation import peak_bytes  # noqa: PLC0415  (the measuring process alone)
+    from miaotui.llm import load  # noqa: PLC0415  (the measuring process alone)
+
+    rates, times = [], []
+    with load(file, context=prompt + answer + 16, speculate=False) as llm:
+        vocabulary = llm.config.vocab_size
+        for run in range(RUNS + 1):
+            tokens = [(97 * i + 31 * run) % min(vocabulary, 20_000) for i in range(prompt)]
+            began_s = time.perf_counter()
+            done = llm.generate(tokens, max_tokens=answer, ignore_eos=True, temperature=1.0, seed=run)
+            if run:  # the first one warms up
+                times.append(time.perf_counter() - began_s)
+                rates.append(done.timing.decode_tokens_per_s)
+        weight_bytes = llm.weight_bytes
+    return MeasuredSpeed(median(rates), median(times), max(times), peak_bytes(), weight_bytes, prompt, answer, RUNS)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))))

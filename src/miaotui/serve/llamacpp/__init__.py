@@ -1,0 +1,1 @@
+"""llama.cpp's own routes, for editors that speak to its server."""
