@@ -22,6 +22,7 @@ from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
 from miaotui.cluster.on_ray.known import NAMED
 from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_loop import open_pool
+from miaotui.cluster.pool_metrics import PoolMetrics
 from miaotui.cluster.replica import Replica
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.remote.loop import as_engine_loop
@@ -105,6 +106,7 @@ class Ingress:
                 raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
         self._services = open_services(loops, settings)
         operations = self._services.operations
+        PoolMetrics(self._pools, operations.metrics.registry)
         layers = [*layers_for(settings, operations), Middleware(IdempotencyKeys)]
         app = create_app(self._services, layers)
         self._server = DrainingServer(app, operations, drain_timeout_s=settings.drain_timeout_s, tls=settings.tls)
