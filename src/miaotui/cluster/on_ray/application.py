@@ -8,6 +8,7 @@ only one that clients reach; replicas read nothing but checked messages from it.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -131,6 +132,7 @@ class Ingress:
             "pools": pools,
             "draining": operations.is_draining,
             "running": len(operations.running),
+            "process": os.getpid(),
         }
 
     async def drain(self, draining: bool) -> int:
