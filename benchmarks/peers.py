@@ -1,7 +1,8 @@
 """Installs the engines we are measured against, at pinned versions, into a folder of their own.
 
-    python benchmarks/peers.py setup      # a virtual environment with OpenVINO GenAI; llama.cpp
-    compiled for this CPU python benchmarks/peers.py status     # what is there
+    python benchmarks/peers.py setup      # a virtual environment with OpenVINO GenAI; llama.cpp compiled for this CPU
+    python benchmarks/peers.py status     # what is there
+    python benchmarks/peers.py setup --folder FOLDER --only llama.cpp --cmake GGML_NATIVE=OFF GGML_AVX_VNNI=ON
 
 Owns the folder ``benchmarks/.peers`` (git-ignored). Knows nothing of measuring. A peer that cannot
 be installed is reported in one line and left out; the others stay usable. llama.cpp is compiled
@@ -40,9 +41,10 @@ CMAKE_OPTIONS = {
 
 @dataclass(frozen=True)
 class Peers:
-    """Where the peers live."""
+    """Where the peers live, and CMake's options beside the usual ones."""
 
     folder: Path = HERE / ".peers"
+    options: tuple[str, ...] = ()  # NAME=VALUE
 
     @property
     def python(self) -> Path:
@@ -80,8 +82,8 @@ class Peers:
         return any(self.folder.glob("python/lib/python*/site-packages/openvino_genai"))
 
 
-def setup(peers: Peers, jobs: int, variants: bool) -> int:
-    """Install what is missing; return the number of peers that could not be."""
+def setup(peers: Peers, jobs: int, variants: bool, only: str | None = None) -> int:
+    """Install what is missing, or ``only`` one peer; return the number of peers that could not be."""
     steps: dict[str, Callable[[], None]] = {"environment": partial(_environment, peers)}
     if not peers.has_openvino():
         steps["OpenVINO GenAI"] = partial(_pip, peers, "install", f"openvino-genai=={OPENVINO_GENAI}")
@@ -92,6 +94,8 @@ def setup(peers: Peers, jobs: int, variants: bool) -> int:
             steps[name] = partial(_llama_cpp, peers, openmp, jobs)
     failures = 0
     for name, step in steps.items():
+        if only not in (None, name) and name != "environment":
+            continue
         print(f"{name} ...", flush=True)
         try:
             step()
@@ -126,7 +130,7 @@ def _llama_cpp(peers: Peers, openmp: bool, jobs: int) -> None:
         _fetch_source(peers)
     build = peers.build(openmp)
     options = {**CMAKE_OPTIONS, "GGML_OPENMP": "ON" if openmp else "OFF"}
-    flags = [f"-D{name}={value}" for name, value in options.items()]
+    flags = [f"-D{name}={value}" for name, value in options.items()] + [f"-D{option}" for option in peers.options]
     tools = peers.python.parent
     vendored = str(peers.source / "vendor" / "llama.cpp")
     _run([str(tools / "cmake"), "-G", "Ninja", "-S", vendored, "-B", str(build), *flags], tools)
@@ -164,10 +168,12 @@ def main() -> None:
     parser.add_argument("command", choices=["setup", "status"])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at once (default: one per core)")
     parser.add_argument("--variants", action="store_true", help="what bench.py --variants needs besides")
+    parser.add_argument("--only", choices=["llama.cpp", "OpenVINO GenAI"], help="the peer to install (default: all)")
+    parser.add_argument("--cmake", nargs="+", default=[], metavar="NAME=VALUE", help="options of llama.cpp's build")
     parser.add_argument("--folder", type=Path, default=HERE / ".peers")
     args = parser.parse_args()
-    peers = Peers(args.folder)
-    failures = setup(peers, args.jobs, args.variants) if args.command == "setup" else 0
+    peers = Peers(args.folder, tuple(args.cmake))
+    failures = setup(peers, args.jobs, args.variants, args.only) if args.command == "setup" else 0
     print(status(peers))
     sys.exit(1 if failures else 0)
 

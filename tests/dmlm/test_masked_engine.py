@@ -49,9 +49,9 @@ def test_an_answer_is_that_of_the_plain_loop(llm: LLM, folder: Path) -> None:
     with load_masked(
         folder / llm.config.architecture.replace("a2d_qwen3", "bd3lm"), threads=1, chunk_size=128
     ) as plain:
-        for temperature in (0.0, 0.9):
-            expected = plain.generate("the end", DecodeOptions(40, temperature=temperature, seed=5))
-            found = llm.generate("the end", temperature=temperature, seed=5, **CALL)
+        for temperature, top_p in ((0.0, 1.0), (0.9, 1.0), (1.5, 0.7)):
+            expected = plain.generate("the end", DecodeOptions(40, temperature=temperature, top_p=top_p, seed=5))
+            found = llm.generate("the end", temperature=temperature, top_p=top_p, seed=5, **CALL)
             ends = [at for at, token in enumerate(found.token_ids) if token in llm.tokenizer.eos_ids]
             until = ends[0] if ends else 40
             assert found.token_ids[:until] == expected.token_ids[:until]
@@ -85,7 +85,7 @@ def test_answers_end_and_are_cancelled_like_any_other(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"top_p": 0.5}, "top_p"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logprobs": 1}, "logprobs"),
         ({"repetition_penalty": 1.2}, "repetition_penalty"),
         ({"response_format": {"type": "json_object"}}, "any order"),

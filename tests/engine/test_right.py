@@ -41,9 +41,8 @@ def begin(llm: LLM) -> tuple[int, ...]:
     return llm.tokenizer.roles.prefix
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.long)])
-def test_smollm2_predicts_as_in_float32(count: int) -> None:
-    found = agreement(resolve("smollm2-135m"), count, length=512)
+def test_smollm2_predicts_as_in_float32() -> None:
+    found = agreement(resolve("smollm2-135m"), count=12, length=512)
     assert found.tokens >= 2_000
     assert found.top1 >= 0.965
     assert found.mean_kl <= 0.004

@@ -17,6 +17,7 @@ from miaotui.kernels.runtime.thread_pool import address_of
 GROUPS = 5
 WIDE_FORMATS = (Format.Q4, Format.Q4M, Format.Q8)
 TARGETS = lowerings_here()
+BETWEEN = (Format.Q4, Format.Q6_K)  # with other numbers of rows than one and the most, where lowerings differ
 LESSER = {isa.value for isa in probe().isas[1:]}  # their kernels are tested as a whole, too
 NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in LESSER else []) for n in TARGETS]
 
@@ -27,7 +28,7 @@ def test_a_unit_of_32_outputs(name: str) -> None:
     shapes = {
         f"{f.value}_{n}_{wide}": (f, n, wide)
         for f in Format
-        for n in {1, tiling.most}
+        for n in {1, tiling.most} | ({3} if f in BETWEEN and tiling.most > 3 else set())
         for wide in ((False, True) if f in WIDE_FORMATS else (False,))
     }
     emitters = {

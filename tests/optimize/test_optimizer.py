@@ -167,7 +167,7 @@ def test_a_plan_says_what_cannot_be_met_before_work(
     assert len(plan["candidates"]) <= 12
     with pytest.raises(RequestError, match=r"nearest point has .* tokens/s"):
         job.run()
-    with pytest.raises(RequestError, match="smallest that these types allow has"):
+    with pytest.raises(RequestError, match="the smallest that these types allow, "):
         made_job(model, tmp_path, size_bytes=50_000).run()
     assert not job.out.exists()
     rates = [one["predicted"]["tokens_per_s"] for one in plan["candidates"]]

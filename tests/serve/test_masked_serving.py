@@ -55,7 +55,12 @@ def test_a_client_that_leaves_frees_its_place(server: Serving) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"deadline_ms": 500}, "promises"), ({"top_p": 0.5}, "top_p"), ({"logprobs": True}, "logprobs")],
+    [
+        ({"answer_token_ids": [5, 6]}, "in order"),
+        ({"deadline_ms": 500}, "promises"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"logprobs": True}, "logprobs"),
+    ],
 )
 def test_what_it_cannot_do_is_refused_by_name(server: Serving, wrong: dict[str, Any], words: str) -> None:
     body = {"model": "masked", "messages": SAID, **MORE, **wrong}

@@ -148,6 +148,9 @@ def test_the_weights_that_passes_read_are_counted(watched: Watched) -> None:
     assert passes == round(passes)
     assert 1 <= passes <= 9, "one for the prompt, and one for each token but the first; fewer with drafts"
     assert after[1] > before[1]
+    written = watched.sample("miaotui_written_tokens_total")
+    complete(watched, max_tokens=8)
+    assert 1 <= watched.sample("miaotui_written_tokens_total") - written <= 8
     watched.operations.gauges.read_limit_bytes_per_s = 5e10
     assert watched.sample("miaotui_read_limit_bytes_per_second") == 5e10
 

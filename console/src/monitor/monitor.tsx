@@ -10,6 +10,13 @@ import { Controls } from "./controls";
 import { Plot } from "./plot";
 
 const EVERY_MS = 2000;
+const SOURCES: Record<string, TextName> = {
+  text: "source-text",
+  passages: "source-passages",
+  past: "source-past",
+  head: "source-head",
+  grammar: "source-grammar",
+};
 const KEPT = 150; // samples: five minutes
 const WINDOW = 30; // samples that percentiles are of: a minute
 
@@ -137,7 +144,7 @@ function Rates({ moments }: { moments: Moment[] }): VNode {
       return change(each.sample, before.sample, name) / ((each.atMs - before.atMs) / 1000);
     });
   const plots: [TextName, number[]][] = [
-    ["tokens-per-second", rate("vllm:generation_tokens_total")],
+    ["tokens-per-second", rate("miaotui_written_tokens_total")],
     ["prompt-per-second", rate("vllm:prompt_tokens_total")],
     ["cores-busy", rate("process_cpu_seconds_total")],
   ];
@@ -173,7 +180,7 @@ function Sources({ sample }: { sample: Sample }): VNode | null {
           <tbody>
             {rows.map((each) => (
               <tr key={each.source}>
-                <td>{each.source}</td>
+                <td>{SOURCES[each.source] ? t(SOURCES[each.source] as TextName) : each.source}</td>
                 <td>{whole(each.proposed)}</td>
                 <td>{whole(each.accepted)}</td>
               </tr>

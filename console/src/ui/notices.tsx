@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useState } from "preact/hooks";
 import { t } from "../i18n";
-import { keepKey, needsKey } from "../server/http";
+import { apiKey, keepKey, needsKey } from "../server/http";
 import { loadModels } from "../server/models";
 import { Dialog } from "./dialog";
 
@@ -41,6 +41,11 @@ function KeyDialog(): VNode {
     <Dialog title={t("key-title")} onClose={() => (needsKey.value = false)}>
       <form onSubmit={keep}>
         <p>{t("key-why")}</p>
+        {apiKey() && (
+          <p class="problem" role="alert">
+            {t("error-key")}
+          </p>
+        )}
         <label>
           {t("key")}
           <input

@@ -2,7 +2,7 @@
 
 Owns which texts are under way and in which pages. Requests, their streams, ends and cancellation are `Engine`'s, so
 `EngineLoop` and everything above it runs these models like any other. What cannot be done for them is refused by name:
-choices that need a next token's logits (log-probabilities, penalties, filters, grammars) and promises of time, since
+choices that need a next token's logits (log-probabilities, penalties, grammars) and promises of time, since
 the passes of a block are not known before. Invariant: an answer does not depend on other requests.
 """
 
@@ -30,7 +30,8 @@ from miaotui.types import SamplingParams
 LEAST_LOGITS = 64  # rows of a pass with logits: two blocks of the usual length
 MOST_TEXTS = 16  # under way at a time
 MOST_REQUESTS = 256  # that wait or run
-FOLLOWED = {"max_tokens", "temperature", "seed", "stop", "stop_token_ids", "ignore_eos"}  # of `SamplingParams`
+CHOICES = ("temperature", "top_k", "top_p", "min_p", "seed")  # of `SamplingParams` and `DecodeOptions` alike
+FOLLOWED = {*CHOICES, "max_tokens", "stop", "stop_token_ids", "ignore_eos"}  # of `SamplingParams`
 
 
 def sized_for(masked: MaskedConfig, options: EngineOptions) -> EngineOptions:
@@ -108,6 +109,11 @@ class MaskedEngine(Engine):
         Raises `RequestError` for what cannot be followed, `OverloadedError` where too many wait.
         """
         self._require_followed(params, constraint)
+        if begun:
+            raise RequestError(
+                "answer_token_ids: an answer of a model that restores masked tokens cannot be taken up, since its "
+                "tokens do not come in order: ask again with the same seed"
+            )
         if self.in_flight >= MOST_REQUESTS:
             raise OverloadedError(f"{self.in_flight} requests wait or run already: ask again in a moment", 1.0)
         if not self._masked.block:  # all masks of the answer are there from the beginning
@@ -119,7 +125,7 @@ class MaskedEngine(Engine):
                     f"{self.context:,}: lower max_tokens, or load the model with a larger chunk_size"
                 )
             params = replace(params, max_tokens=limit)
-        return super().prepare(prompt, params, namespace, None, begun)
+        return super().prepare(prompt, params, namespace)
 
     def step(self, drafts: Mapping[int, Draft] | None = None) -> bool:
         """Run one pass of the text whose turn it is; False when there is none."""
@@ -168,9 +174,8 @@ class MaskedEngine(Engine):
 
     def _decoding(self, request: Request, pages: range) -> Iterator[DecodedPass]:
         params = request.sampler.params
-        options = replace(
-            self._options, max_tokens=request.ending.max_tokens, temperature=params.temperature, seed=params.seed
-        )
+        chosen = {name: getattr(params, name) for name in CHOICES}
+        options = replace(self._options, max_tokens=request.ending.max_tokens, **chosen)
         return decode(TextPasses(self.backend, self._masked, pages=pages), self._masked, request.prompt, options)
 
     def _forget(self, request: Request) -> None:

@@ -19,7 +19,7 @@ from miaotui.backends.options import EngineOptions
 from miaotui.backends.reference.build import assemble as assemble_reference
 from miaotui.dmlm import MaskedLM, load_masked
 from miaotui.dmlm.decoding.acceptance import Acceptance
-from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, restore
+from miaotui.dmlm.decoding.decode import DecodedPass, DecodeOptions, decode, propose, restore
 from miaotui.dmlm.decoding.passes import TextPasses
 from miaotui.engine.turns import PlainSharer, shared_turns
 from miaotui.errors import EngineError, PromptTooLongError, RequestError, UnsupportedModelError
@@ -135,6 +135,27 @@ def test_prefix_cache_computes_fewer_rows(built: object) -> None:
     assert kept.passes == whole.passes == 24
     assert kept.rows < 0.7 * whole.rows
     assert MASK not in lossy[-1].tokens
+
+
+def test_draws_are_those_of_the_distribution(built: object) -> None:
+    config, backend = built("bd3lm", "cpu")  # type: ignore[operator]
+    passes = TextPasses(backend, config.masked)
+    greedy = run(config, passes, DecodeOptions(16))[-1].tokens
+    assert run(config, passes, DecodeOptions(16, temperature=1.0, top_k=1))[-1].tokens == greedy
+    logits = np.random.default_rng(2).standard_normal((1, config.vocab_size), np.float32)
+    chances = np.exp(logits[0].astype(np.float64))
+    chances[MASK] = 0
+    chances /= chances.sum()
+    drawn = np.zeros(config.vocab_size)
+    for seed in range(4000):
+        options = DecodeOptions(temperature=1.0, seed=seed)
+        (token,), confidence = propose(logits.copy(), [3], MASK, options, backend.sampling)
+        assert confidence[0] == pytest.approx(chances[token], rel=1e-3)
+        drawn[token] += 1
+    best = np.argsort(-chances)[:5]
+    assert drawn[best] / 4000 == pytest.approx(chances[best], abs=4 * np.sqrt(chances[best].max() / 4000))
+    with pytest.raises(EngineError, match="not numbers"):
+        propose(np.full((1, config.vocab_size), np.nan, np.float32), [3], MASK, options, backend.sampling)
 
 
 def test_draws_depend_on_the_seed(built: object) -> None:

@@ -112,6 +112,19 @@ def test_both_backends_compute_blocks_as_the_oracle_does(variant: str, tmp_path:
         assert np.abs(first - exact).max() < 1e-4 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("block", [0, 2, 4, 8, 16])
+def test_threads_change_no_bit(block: int, tmp_path: Path) -> None:
+    config = masked_config("bd3lm")
+    packed, masked = pack_tiny(config, tmp_path, Format.Q8), MaskedConfig(MASK, block)
+    found = []
+    for threads in (1, 2, 3):
+        options = EngineOptions(format=Format.Q8, threads=threads, chunk_size=64, max_sequences=16)
+        passes = TextPasses(assemble(config, packed, options).backend, masked)
+        found.append([passes.logits(TEXT[:end], end - 2, end) for end in (2, 4, 8, 16, 24, 40)])
+    for one, other in zip(found[0] * 2, found[1] + found[2], strict=True):
+        assert np.array_equal(one, other)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_cache_of_blocks_is_exact_bit_for_bit(compiled: bool, tmp_path: Path) -> None:
     config, cpu, reference, _ = backends("bd3lm", tmp_path)

@@ -164,8 +164,8 @@ def test_every_window_moves_on_within_itself(written: list[int], frames: int) ->
 
 def test_tokens_of_english_alone_have_no_languages() -> None:
     assert TOKENS.language_codes == ("en",)
-    assert TOKENS.language("en") is None
+    assert TOKENS.language_code("en") == "en"
     assert TOKENS.code_of(None) == "en"
     both = replace(TOKENS, languages={"en": 22, "zh": 23})
-    assert both.language("ZH") == 23
+    assert both.language_code("ZH") == "zh"
     assert both.code_of(23) == "zh"

@@ -112,7 +112,7 @@ def test_a_key_is_asked_for_and_kept_for_the_session_only(
     server, keys = locked
     page = open_page(locale=look[0], width=look[1], url=server.url)
     enter_key(page, "mt-wrong")
-    expect(page.page.get_by_role("dialog")).to_be_visible()
+    expect(page.page.get_by_role("dialog")).to_contain_text(page.name("does not know this key", "不认识此密钥"))
     page.picture("key")
     enter_key(page, keys["alice"])
     page.force("yes", temperature=0)

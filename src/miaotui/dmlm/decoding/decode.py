@@ -8,6 +8,7 @@ that is exact changes no token; a block is left when it has no mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,17 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.backends.backend import Sampling
+from miaotui.backends.sampling import Distribution, noise_key
 from miaotui.dmlm.decoding.acceptance import Acceptance
 from miaotui.dmlm.decoding.passes import TextPasses
-from miaotui.dmlm.masks.noise import Noise
-from miaotui.errors import RequestError
+from miaotui.errors import EngineError, RequestError
 from miaotui.model.masked import MaskedConfig
 
 Floats = NDArray[np.float32]
 BLOCK = 32  # positions, where the model itself has no blocks
 MAX_TOKENS = 128  # of an answer, unless a caller asks for more
-_DRAWS = 21  # the stream of noise
-_LEAST = 1e-300
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class DecodeOptions:
     """Options of one answer; ``max_tokens`` None: 128, or what fits.
 
     ``block`` positions are restored before the next ones are begun; a model with blocks of its own keeps to these.
-    ``temperature`` 0 takes the likeliest token. ``prefix_cache`` takes what lies before a block as the block's first
+    ``temperature`` 0 takes the likeliest token; ``top_k``, ``top_p``, ``min_p`` and ``seed`` are those of
+    `SamplingParams`. ``prefix_cache`` takes what lies before a block as the block's first
     pass left it, which is faster and lossy where positions all see each other, and exact otherwise.
     """
 
@@ -41,6 +42,9 @@ class DecodeOptions:
     block: int = BLOCK
     acceptance: Acceptance = field(default_factory=Acceptance)
     temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
     prefix_cache: bool = False
 
@@ -49,6 +53,8 @@ class DecodeOptions:
             raise RequestError("max_tokens and block must be at least 1")
         if not self.temperature >= 0:
             raise RequestError(f"temperature must be 0 or more, not {self.temperature!r}")
+        if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
+            raise RequestError("top_k must be 0 or more, top_p over 0 and at most 1, min_p from 0 to 1")
 
 
 class DecodedPass(NamedTuple):
@@ -111,7 +117,7 @@ def _restore(
         text = tokens if not masked.block else tokens[:end]
         rows = passes.logits(text, places[0], places[-1] + 1, keep)
         wanted = rows[[place - places[0] for place in places]]
-        found, confidences = propose(wanted, places, masked.mask_id, options)
+        found, confidences = propose(wanted, places, masked.mask_id, options, passes.sampling)
         for place, token, stays in zip(places, found, options.acceptance.accepted(confidences), strict=True):
             if stays:
                 tokens[place] = token
@@ -121,21 +127,28 @@ def _restore(
 
 
 def propose(
-    logits: Floats, places: Sequence[int], mask_id: int, options: DecodeOptions
+    logits: Floats, places: Sequence[int], mask_id: int, options: DecodeOptions, sampling: Sampling
 ) -> tuple[list[int], NDArray[np.float64]]:
     """Choose a token for each place from its logits ``[m, vocab]``; returns them with their probabilities ``[m]``.
 
-    The mask token is never chosen. With a temperature the choice is a race of tokens (Gumbel), whose noise belongs to
-    the position, and the confidence is the probability before temperature, as in LLaDA.
+    The mask token is never chosen. With a temperature the choice is the draw of plain decoding at the token's position
+    (`backends.sampling`), and the confidence is the probability before temperature, as in LLaDA. Each row is a matter
+    of its own: what is chosen for it does not depend on the others. Raises `EngineError` for logits
+    that are no numbers.
     """
-    scores = logits.astype(np.float64)
-    scores[:, mask_id] = -np.inf
-    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-    if options.temperature > 0:
-        draws = Noise(options.seed).uniform(np.asarray(places, np.int64), scores.shape[1], _DRAWS)
-        noise = -np.log(np.maximum(-np.log(np.maximum(draws, _LEAST)), _LEAST))
-        best = (scores / options.temperature + noise).argmax(axis=1)
-    else:
-        best = scores.argmax(axis=1)
-    confidences = exponents[np.arange(len(best)), best] / exponents.sum(axis=1)
-    return best.tolist(), confidences
+    shape = None
+    if options.temperature > 0 and options.top_k != 1:
+        shape = Distribution.of(options.temperature, options.top_k, options.top_p, options.min_p)
+    found, confidences = [], np.empty(len(logits))
+    for index, place in enumerate(places):
+        row = np.ascontiguousarray(logits[index])
+        row[mask_id] = -np.inf
+        token = int(row.argmax())
+        peak = float(row[token])
+        if not math.isfinite(peak):
+            raise EngineError("the model's logits are not numbers: its weights are damaged; get it again")
+        if shape is not None:
+            token = sampling.draw(row.copy(), peak, shape, noise_key(options.seed, place))
+        found.append(token)
+        confidences[index] = math.exp(float(row[token]) - peak - sampling.log_total(row, peak))
+    return found, confidences

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.backend import Backend, require
+from miaotui.backends.backend import Backend, Sampling, require
 from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.model.masked import MaskedConfig
 from miaotui.schedule.plan import Chunk, Plan, RowKind, pages_for
@@ -46,6 +46,11 @@ class TextPasses:
         self._final = 0  # positions whose keys and values are final
         self._known: tuple[int, ...] = ()  # their tokens
         self.passes = self.rows = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """Return the backend's way to choose tokens."""
+        return self._backend.sampling
 
     @property
     def most_tokens(self) -> int:

@@ -1,1 +1,1 @@
-"""Training of masked language models; only here is torch needed (``pip install 'miaotui[train]'``)."""
+"""Training of masked language models; only here is torch needed (``pip install 'miaotui[optimize]'``)."""

@@ -184,7 +184,7 @@ def _torch() -> Any:
     try:
         import torch  # noqa: PLC0415  (an extra, which takes seconds to load)
     except ImportError as error:
-        raise RequestError("training needs torch: pip install 'miaotui[train]'") from error
+        raise RequestError("training needs torch: pip install 'miaotui[optimize]'") from error
     return torch
 
 

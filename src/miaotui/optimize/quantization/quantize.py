@@ -156,8 +156,9 @@ def _allocated(options: Sequence[Sequence[Option]], limit_bytes: int, rest: int)
     except RequestError:
         least = rest + sum(min(option.size_bytes for option in each) for each in options)
         raise RequestError(
-            f"a file of {limit_bytes:,} bytes cannot be met: the smallest that these types allow has {least:,} "
-            "(rows that are no multiple of 256 have no type below 4.25 bits). The nearest point is that one"
+            f"a file of {limit_bytes:,} bytes cannot be met: the nearest point is the smallest that these types allow, "
+            f"{least:,} bytes (rows that are no multiple of 256 have no type below 4.5 bits). Ask for that, or choose "
+            "a smaller model"
         ) from None
 
 
@@ -227,6 +228,12 @@ def remove_work(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
+def _ways(quantization: Quantization, matrix: StoredMatrix) -> tuple[BlockType, ...]:
+    """Return the types that a matrix may have in the file, its own among them if it may stay."""
+    own = (quantization.source.file.tensors[matrix.name].kind,) if quantization.keep else ()
+    return (*quantization.kinds_of(matrix), *own)
+
+
 def predicted_curve(
     quantization: Quantization, found: Survey, limit_bytes: int | None, count: int
 ) -> Iterator[MixedTypes]:
@@ -236,7 +243,7 @@ def predicted_curve(
     """
     source = quantization.source
     least = fixed_bytes(source) + sum(
-        min(matrix_bytes(one, kind) for kind in quantization.kinds_of(one)) for one in source.matrices
+        min(matrix_bytes(one, kind) for kind in _ways(quantization, one)) for one in source.matrices
     )
     most = max(source.path.stat().st_size, least) if limit_bytes is None else limit_bytes
     for limit in np.linspace(min(least, most), most, count).astype(int):

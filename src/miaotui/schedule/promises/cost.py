@@ -170,6 +170,7 @@ class CostModel:
         self.busy_s = 0.0  # in steps, since the start
         self.pass_s = 0.0  # of that in arithmetic: passes, and choosing tokens
         self.passes = 0  # in those steps
+        self.tokens = 0  # that they brought answers which went on
         self.recent: deque[StepTime] = deque(maxlen=256)
 
     def seconds(self, rows: int, logits: int, attended: float, adapted: int = 0) -> float:
@@ -210,6 +211,7 @@ class CostModel:
         self.busy_s += took_s
         self.pass_s += pass_s
         self.passes += answered.passes
+        self.tokens += answered.tokens
         predicted = self._predicted(shape, answered)
         self.recent.append(StepTime(shape.rows, predicted / answered.passes, took_s / answered.passes))
         self.errors.add(

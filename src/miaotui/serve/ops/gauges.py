@@ -245,19 +245,23 @@ def _machine(hosts: Sequence[ServedModel]) -> Iterator[Metric]:
 
 
 def _reading(hosts: Sequence[ServedModel], limit_bytes_per_s: float | None) -> Iterator[Metric]:
-    """Yield the weights that chat models' passes read, the time of those passes, and what memory would allow."""
+    """Yield what chat models' passes read and wrote so far, their time, and what memory would allow."""
     about = "Bytes of weights that passes read, as far as every pass needs them"
     read = CounterMetricFamily("miaotui_weights_read_bytes", about, labels=[MODEL_LABEL])
     spent = CounterMetricFamily("miaotui_weights_read_seconds", "Time in these passes", labels=[MODEL_LABEL])
+    about = "Tokens of answers, counted as they are written; first tokens are not among them"
+    written = CounterMetricFamily("miaotui_written_tokens", about, labels=[MODEL_LABEL])
     best_bytes_per_s = 0.0
     for model in hosts:
         cost = model.loop.cost
         size = cost.passes * model.loop.engine.backend.stats().weight_bytes
         read.add_metric([model.name], size)
         spent.add_metric([model.name], cost.pass_s)
+        written.add_metric([model.name], cost.tokens)
         best_bytes_per_s = max(best_bytes_per_s, size / cost.pass_s if cost.pass_s else 0.0)
     yield read
     yield spent
+    yield written
     if limit_bytes_per_s is not None:
         about = "Bytes per second that this machine's memory gives all threads"
         limit = max(limit_bytes_per_s, best_bytes_per_s)  # a busy machine measures too low a figure
