@@ -111,3 +111,15 @@ def leave_early(port: int, body: dict[str, Any]) -> None:
 def in_flight(state: dict[str, Any]) -> int:
     """Requests that any replica still has, as the router counts them and as replicas report them."""
     return sum(each["in_flight"] for each in state["pools"]["tiny"]["replicas"].values())
+
+
+def is_ready(port: int) -> bool:
+    """Whether the ingress answers that it takes requests."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -13,9 +13,11 @@ from serving import Serving, serving
 
 from miaotui.backends.options import EngineOptions
 from miaotui.cluster.pool_loop import open_pool
+from miaotui.cluster.pool_metrics import PoolMetrics
 from miaotui.cluster.process_channel import ProcessMembers
 from miaotui.engine.remote.loop import as_engine_loop
 from miaotui.serve.models import ObservedModel, ServedModels
+from miaotui.serve.ops.operations import Operations
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
 
@@ -51,7 +53,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving,
     assert pool.wait(2, 120), pool.refused
 
     def parts(served: ServedModels) -> dict[str, Any]:
-        return {"models": ServedModels([ObservedModel("tiny", as_engine_loop(loop))])}
+        models = ServedModels([ObservedModel("tiny", as_engine_loop(loop))])
+        operations = Operations(models)
+        PoolMetrics({"tiny": pool}, operations.metrics.registry)
+        return {"models": models, "operations": operations}
 
     engine = EngineOptions(threads=1, context=1024, max_sequences=4)
     settings = settings_in(Path(tmp_path))
@@ -106,6 +111,12 @@ def test_health_metrics_and_quotes_are_those_of_the_pool(servers: tuple[Serving,
     metrics = httpx.get(several.url + "/metrics", timeout=60).text
     assert 'miaotui_healthy{model_name="tiny"} 1.0' in metrics
     assert 'vllm:num_requests_running{model_name="tiny"}' in metrics
+    assert metrics.count('miaotui_replica_takes_requests{machine="') == 2
+    assert 'miaotui_answers_resumed_total{model_name="tiny"} 0.0' in metrics
+    assert 'miaotui_replicas_refused{model_name="tiny"} 0.0' in metrics
+    for name in ("miaotui_replica_requests", "miaotui_replica_queue_seconds"):  # nothing runs: nothing is left
+        counts = re.findall(rf"^{name}\{{.*\}} (\S+)$", metrics, re.MULTILINE)
+        assert [float(count) for count in counts] == [0.0, 0.0]
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
     quoted = httpx.post(several.url + "/v1/promise", json=body, timeout=60)
     if quoted.status_code == 200:  # a model with a chat template

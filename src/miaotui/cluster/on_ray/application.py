@@ -8,6 +8,7 @@ only one that clients reach; replicas read nothing but checked messages from it.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from miaotui.cluster.on_ray.channel import MISDIRECTED, RayMembers
 from miaotui.cluster.on_ray.known import NAMED
 from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_loop import open_pool
+from miaotui.cluster.pool_metrics import PoolMetrics
 from miaotui.cluster.replica import Replica
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.remote.loop import as_engine_loop
@@ -105,6 +107,7 @@ class Ingress:
                 raise OverloadedError(f"no replica of {name} came within {FIRST_REPLICA_S:g} s: {pool.refused}", 1.0)
         self._services = open_services(loops, settings)
         operations = self._services.operations
+        PoolMetrics(self._pools, operations.metrics.registry)
         layers = [*layers_for(settings, operations), Middleware(IdempotencyKeys)]
         app = create_app(self._services, layers)
         self._server = DrainingServer(app, operations, drain_timeout_s=settings.drain_timeout_s, tls=settings.tls)
@@ -129,6 +132,7 @@ class Ingress:
             "pools": pools,
             "draining": operations.is_draining,
             "running": len(operations.running),
+            "process": os.getpid(),
         }
 
     async def drain(self, draining: bool) -> int:
