@@ -10,6 +10,7 @@ import openai
 import pytest
 from serving import Serving, serving
 
+from miaotui.serve.settings import ServeSettings
 from python_entry import wait_until
 from tiny_engine import settings_in
 from tiny_masked import make_masked_folder
@@ -21,7 +22,8 @@ MORE: dict[str, Any] = {"max_tokens": 24, "temperature": 0}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("masked-serving")
-    with serving({"masked": make_masked_folder(folder, "bd3lm")}, settings_in(folder)) as running:
+    default = ServeSettings(deadline_s=5)  # for models that can promise
+    with serving({"masked": make_masked_folder(folder, "bd3lm")}, settings_in(folder), serve=default) as running:
         yield running
 
 

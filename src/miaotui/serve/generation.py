@@ -171,9 +171,12 @@ class RunningAnswers:
         self._model.leave_all(self.answers)
 
 
-def deadline_of(http: HttpRequest, body: SamplingFields) -> Deadline | None:
-    """Return the deadline that a request names in its body or headers, or the server's default."""
-    default_ms = services_of(http).settings.deadline_ms
+def deadline_of(http: HttpRequest, body: SamplingFields, model: ServedModel | None = None) -> Deadline | None:
+    """Return the deadline that a request names in its body or headers, or the server's default.
+
+    The default is for models that can promise: others have none unless the request names one, which they refuse.
+    """
+    default_ms = services_of(http).settings.deadline_ms if model is None or model.loop.can_promise else None
     return deadline_for(body.deadline_ms, body.on_late, http.headers, default_ms)
 
 

@@ -62,7 +62,7 @@ async def create(http: HttpRequest) -> Response:
     model = services_of(http).models.find(body.model)
     tooling = read_tools(model.dialect, body)
     params = params_for(body, body.max_tokens, None)
-    deadline = deadline_of(http, body)
+    deadline = deadline_of(http, body, model)
     forms = {
         "output_config": read_output_config(body.output_config),
         STRUCTURED: read_structured(body.structured_outputs),

@@ -70,7 +70,7 @@ async def create(http: HttpRequest) -> Response:
         prompt = await run(size, encode)
     except PromptTooLongError as error:
         raise context_exceeded("input_prefix", str(error)) from None
-    generation = GenerationRequest(http, model, [prompt], params, deadline_of(http, body))
+    generation = GenerationRequest(http, model, [prompt], params, deadline_of(http, body, model))
     headers, streams = ignored_fields(body), body.stream
     del body  # it may hold megabytes that the answer does not need
     if streams:

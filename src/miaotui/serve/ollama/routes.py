@@ -141,7 +141,12 @@ async def _respond(
 ) -> Response:
     form: OutputFormat = await form_of(model, tooling, body.form(), FORMAT, _reasoning(body, prompt))
     generation = GenerationRequest(
-        http, model, [prompt], params or body.params(), deadline_of(http, SamplingFields.model_validate({})), form
+        http,
+        model,
+        [prompt],
+        params or body.params(),
+        deadline_of(http, SamplingFields.model_validate({}), model),
+        form,
     )
     if body.streams:
         ping_s = services_of(http).settings.ping_s

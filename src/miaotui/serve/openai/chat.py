@@ -72,7 +72,7 @@ async def read_generation(http: HttpRequest, services: Services, body: ChatReque
     """Check everything about a request that can be wrong. Raises `ApiError` (400) and `RequestError`."""
     model = services.models.find(body.model)
     params = params_for(body, limit_of(body), (body.top_logprobs or 0) if body.logprobs else None, body.prompt_logprobs)
-    deadline = deadline_of(http, body)
+    deadline = deadline_of(http, body, model)
     said, begun = _said(body)
     if _wants_a_form(body) or model.chat.reasoning is not None:
         prompt, form = await _with_form(model, body, said, begun)

@@ -66,7 +66,7 @@ async def create(http: HttpRequest) -> Response:
     infiller = _infiller(model, body) if body.suffix else None
     if infiller is not None:
         params = ending_with(infiller, params)
-    deadline = deadline_of(http, body)
+    deadline = deadline_of(http, body, model)
     check_choices(body.prompt, len(params))
     prompts = [await _tokens(model, prompt, body, infiller) for prompt in body.prompt]
     longest = max(map(len, prompts))

@@ -63,7 +63,7 @@ async def create(http: HttpRequest) -> Response:
     said = _said(http, body)
     first = [{"role": "system", "content": body.instructions}] if body.instructions else []
     params = params_for(body, limit_of(body), None)
-    deadline = deadline_of(http, body)
+    deadline = deadline_of(http, body, model)
     forms = {"text.format": read_text(body.text), STRUCTURED: read_structured(body.structured_outputs)}
     whole = [*first, *said]
     prompt = await chat_tokens(model, whole, tooling.described, read_effort(body.reasoning))
