@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,10 +119,16 @@ def test_what_the_model_lacks_is_refused_at_once(model: SpeechModel) -> None:
 
 
 def test_a_deadline_that_cannot_be_met_says_what_would_fit(model: SpeechModel) -> None:
-    with pytest.raises(DeadlineUnattainableError, match="of sound would fit") as caught:
-        model.segments(sound(20.0), TranscriptionOptions(deadline_s=0.01))
+    with pytest.raises(DeadlineUnattainableError, match="no sound would fit") as caught:
+        model.segments(sound(20.0), TranscriptionOptions(deadline_s=1e-6))
     assert caught.value.predicted_ms is not None
-    assert caught.value.predicted_ms > 10
+    assert caught.value.predicted_ms > 1e-3
+    limit_s = 0.6 * model.predicted_s(400, TranscriptionOptions())
+    with pytest.raises(DeadlineUnattainableError, match="of sound would fit") as caught:
+        model.require_time(400, TranscriptionOptions(deadline_s=limit_s))
+    fits_s = float(re.findall(r"about (\d+) s of sound", str(caught.value))[0])
+    model.require_time(fits_s, TranscriptionOptions(deadline_s=limit_s))
+    assert model.predicted_s(fits_s + 1, TranscriptionOptions()) > limit_s
     assert model.predicted_s(60, TranscriptionOptions()) > model.predicted_s(1, TranscriptionOptions())
     assert heard(model, sound(0.3), deadline_s=500.0).segments == heard(model, sound(0.3)).segments
 

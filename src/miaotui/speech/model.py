@@ -23,7 +23,7 @@ from miaotui.errors import DeadlineUnattainableError, RequestError
 from miaotui.runtime import open_speech_model
 from miaotui.speech.audio import read_audio
 from miaotui.speech.recordings import Recording
-from miaotui.speech.transcript import SAMPLE_RATE, Samples, Segment, Transcript, TranscriptionOptions
+from miaotui.speech.transcript import SAMPLE_RATE, Samples, Segment, Transcript, TranscriptionOptions, fitting_s
 from miaotui.speech.windows import RecordingWindows
 from miaotui.types import Deadline, Progress
 
@@ -90,10 +90,11 @@ class SpeechFacade(LoopHolder[SpeechLoop]):
         needed_s = self.predicted_s(duration_s, options)
         if needed_s <= limit_s:
             return
-        fits_s = duration_s * max(limit_s - self.loop.ahead_s(), 0.0) / max(needed_s, 1e-9)
+        fits_s = fitting_s(lambda s: self.predicted_s(s, options), limit_s, duration_s)
+        hint = f"about {fits_s:.0f} s of sound would fit" if fits_s else "no sound would fit"
         raise DeadlineUnattainableError(
-            f"a recording of {duration_s:.0f} s would take {needed_s:.1f} s, and deadline_s allows {limit_s:g}: about "
-            f"{fits_s:.0f} s of sound would fit; allow more, or send less",
+            f"a recording of {duration_s:.0f} s would take {needed_s:.1f} s, and deadline_s allows {limit_s:g}: "
+            f"{hint}; allow more, or send less",
             retry_after_s=max(self.loop.ahead_s(), 0.05),
             predicted_ms=needed_s * 1e3,
         )

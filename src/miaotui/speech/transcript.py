@@ -8,7 +8,7 @@ are those of Whisper's and OpenAI's ``verbose_json``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -149,6 +149,18 @@ class Recogniser(Protocol):
 
     def work_s(self, duration_s: float, options: TranscriptionOptions) -> float:
         """Return the seconds that it would take if nothing else were computed."""
+
+
+def fitting_s(predicted_s: Callable[[float], float], allowed_s: float, most_s: float) -> float:
+    """Return the longest recording predicted to take at most ``allowed_s``, in whole seconds up to ``most_s``."""
+    low, high = 0, int(most_s)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if predicted_s(middle) <= allowed_s:
+            low = middle
+        else:
+            high = middle - 1
+    return float(low)
 
 
 def _require(holds: bool, field: str, expected: str, value: object) -> None:

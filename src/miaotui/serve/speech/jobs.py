@@ -25,11 +25,10 @@ from miaotui.serve.middleware.access import current, received, services_of
 from miaotui.serve.speech.models import ServedSpeech
 from miaotui.speech.audio import AudioLimits
 from miaotui.speech.recordings import Recording, RecordingSegments
-from miaotui.speech.transcript import Segment, Transcript, TranscriptionOptions
+from miaotui.speech.transcript import Segment, Transcript, TranscriptionOptions, fitting_s
 from miaotui.types import Deadline
 
 TOKENS_A_SECOND = 50  # of sound, that count as a prompt's: rows of Whisper's encoder
-_FIT_STEP_S = 1.0
 
 
 class RecordingJob(PromisedJob):
@@ -170,7 +169,7 @@ class RecordingRun:
             job.predicted_ms = max(job.predicted_ms, asked_ms + 1e3 * late_s)
         if job.predicted_ms > asked_ms:
             allowed_s = min(asked_ms / 1e3 - before_s, predicted_s - max(late_s, 0.0))
-            fits_s = _fitting_s(self.served, options, allowed_s, recording.voiced_s)
+            fits_s = fitting_s(lambda s: recogniser.predicted_s(s, options), allowed_s, recording.voiced_s)
             hint = f"about {fits_s:.0f} s of it would fit" if fits_s else "none of it would fit"
             raise DeadlineUnattainableError(
                 f"this recording of {recording.duration_s:.0f} s would take {job.predicted_ms:.0f} ms beside what is "
@@ -181,18 +180,6 @@ class RecordingRun:
             )
         left_s = job.due_s - time.perf_counter()
         return replace(options, deadline_s=left_s) if left_s > 0 else options
-
-
-def _fitting_s(served: ServedSpeech, options: TranscriptionOptions, allowed_s: float, most_s: float) -> float:
-    """Return the longest recording that would take ``allowed_s``, in whole seconds."""
-    low, high = 0, int(most_s / _FIT_STEP_S)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if served.recogniser.predicted_s(middle * _FIT_STEP_S, options) <= allowed_s:
-            low = middle
-        else:
-            high = middle - 1
-    return low * _FIT_STEP_S
 
 
 class _RunningRecording:
