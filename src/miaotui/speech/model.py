@@ -22,6 +22,7 @@ from miaotui.engine.speech.window import HeardWindow
 from miaotui.errors import DeadlineUnattainableError, RequestError
 from miaotui.runtime import open_speech_model
 from miaotui.speech.audio import read_audio
+from miaotui.speech.log_mel import FRAMES_A_SECOND
 from miaotui.speech.recordings import Recording
 from miaotui.speech.transcript import SAMPLE_RATE, Samples, Segment, Transcript, TranscriptionOptions, fitting_s
 from miaotui.speech.windows import RecordingWindows
@@ -127,7 +128,9 @@ class WindowSegments:
 
     def __init__(self, loop: SpeechLoop, windows: RecordingWindows, options: TranscriptionOptions) -> None:
         self._loop, self._windows, self._limit_s = loop, windows, options.deadline_s
+        self._beams = options.beam_size
         self._start_s = time.perf_counter()
+        self._alone: tuple[float, float] | None = None  # when a window began by itself, and its seconds of sound
         self._ready: deque[Segment] = deque()
         self._job: TargetJob | None = None
         self._is_closed = False
@@ -155,9 +158,11 @@ class WindowSegments:
 
     def submit(self) -> TargetJob | None:
         """Submit the next window; None at the end. Raises `OverloadedError`."""
+        start_s, is_alone = time.perf_counter(), not self._loop.in_flight
         request = None if self._is_closed else self._windows.next_window()
         if request is None:
             return None
+        self._alone = (start_s, self._windows.size / FRAMES_A_SECOND) if is_alone else None
         self._job = self._loop.submit([(request.frames, request.settings)], self._deadline())
         return self._job
 
@@ -167,6 +172,9 @@ class WindowSegments:
         heard = found.details
         assert isinstance(heard, HeardWindow)
         self._loop.learn_sound(heard)
+        if self._alone is not None:
+            start_s, sound_s = self._alone
+            self._loop.learn_time(sound_s, self._beams, time.perf_counter() - start_s)
         self._ready += self._windows.hear(heard)
 
     def close(self) -> None:

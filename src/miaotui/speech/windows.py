@@ -49,7 +49,7 @@ class RecordingWindows:
         return self._seek
 
     @property
-    def _size(self) -> int:
+    def size(self) -> int:
         """Return the frames of the window that are of the recording."""
         return min(self._model.window_frames, self.count - self._seek)
 
@@ -61,7 +61,7 @@ class RecordingWindows:
         settings = WindowSettings(
             tokens=model.tokenizer.tokens,
             text=model.tokenizer.decode,
-            frames=self._size,
+            frames=self.size,
             max_length=most,
             prompt=tuple(self._written[-(most // 2 - 1) :]),
             language=self._language,
@@ -71,12 +71,12 @@ class RecordingWindows:
             seed=options.seed,
             aligned=model.alignment_heads if options.word_times else (),
         )
-        frames = window(self._frames[: self._seek + self._size], self._seek, model.window_frames)
+        frames = window(self._frames[: self._seek + self.size], self._seek, model.window_frames)
         return WindowRequest(frames, settings)
 
     def hear(self, heard: HeardWindow) -> list[Segment]:
         """Take the text of the window in, and move on. Returns its segments."""
-        tokens, seek, size = self._model.tokenizer.tokens, self._seek, self._size
+        tokens, seek, size = self._model.tokenizer.tokens, self._seek, self.size
         if self._language is None:
             self._language, self.language = heard.language, self.language or tokens.code_of(heard.language)
         if heard.is_silent:
