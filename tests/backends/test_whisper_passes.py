@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from miaotui.backends.cpu.seq2seq.backend import CpuSeq2Seq
 from miaotui.backends.cpu.seq2seq.build import build_seq2seq
-from miaotui.backends.cpu.seq2seq.packed import HEAD_REST, _rest
+from miaotui.backends.cpu.seq2seq.packed import HEAD_REST, REST, _rest
 from miaotui.backends.reference.seq2seq import ReferenceSeq2Seq
 from miaotui.backends.seq2seq_backend import NO_PREFIX, Seq2SeqBackend, TargetRow
 from miaotui.config import Settings
@@ -128,6 +128,8 @@ def test_the_output_matrix_is_nearly_exact(home: Path, model: OpenedSeq2Seq) -> 
     backend = built(home, model, Format.Q8)
     assert isinstance(backend, CpuSeq2Seq)
     assert HEAD_REST in backend.weights
+    for name in ("qkv", "o", "cross_q", "cross_kv", "cross_o", "down"):
+        assert f"decoder.layers.0.{name}{REST}" in backend.weights
 
 
 @pytest.mark.parametrize("form", LEAST_COSINE, ids=lambda form: form.value)

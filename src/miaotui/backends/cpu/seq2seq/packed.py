@@ -7,7 +7,7 @@ keep the values of the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,11 @@ from miaotui.model.seq2seq.config import Seq2SeqConfig
 from miaotui.model.seq2seq.names import CONVOLUTIONS, RECURRENT, STACKS, seq2seq_shapes
 from miaotui.types import Progress
 
-SEQ2SEQ_LAYOUT = 2
-HEAD_REST = "head_rest"  # of a model of sound: what 8 bits leave of the output matrix, in 8 bits more
+SEQ2SEQ_LAYOUT = 3
+REST = "_rest"  # of a model of sound: what 8 bits leave of a matrix of its decoder, in 8 bits more
+HEAD_REST = "head" + REST
 FUSED = {"qkv": ("q", "k", "v"), "cross_kv": ("cross_k", "cross_v"), "gates": RECURRENT}
+RESTED = ("decoder",)
 _TABLES = ("position_embed", "relative_bias")  # read as float32 rows
 
 Tensors = Mapping[str, StoredTensor]
@@ -67,12 +69,15 @@ def _jobs(config: Seq2SeqConfig, tensors: Tensors, wanted: Format) -> Iterator[P
             yield _job(name, [tensors[name]], outer)
     head = tensors["embed" if config.tied_head else "head"]
     if config.mel_bins and outer is Format.Q8 and head.kind.is_float:
-        yield PackingJob(HEAD_REST, (_rest(head),), outer, False)
+        yield _rest_job("head", [head])
     for name in CONVOLUTIONS if config.mel_bins else ():
         yield PackingJob(name, (_whole_groups(tensors[name]),), Format.F32, False)
     for stack in STACKS:
         for layer in range(config.stack(stack).n_layers):
-            yield from _layer_jobs(config, tensors, wanted, f"{stack}.layers.{layer}.")
+            for job in _layer_jobs(config, tensors, wanted, f"{stack}.layers.{layer}."):
+                yield job
+                if config.mel_bins and stack in RESTED and job.format is Format.Q8 and _has_rest(job):
+                    yield _rest_job(job.name, job.parts)
 
 
 def _layer_jobs(config: Seq2SeqConfig, tensors: Tensors, wanted: Format, prefix: str) -> Iterator[PackingJob]:
@@ -92,6 +97,15 @@ def _job(name: str, parts: list[StoredTensor], wanted: Format, alternating: bool
     formats = {wanted if wanted is Format.F32 else encoder_format(part.kind, wanted) for part in parts}
     form = formats.pop() if len(formats) == 1 else Format.Q8
     return PackingJob(name, tuple(parts), form, alternating)
+
+
+def _has_rest(job: PackingJob) -> bool:
+    """Return whether a matrix has products of its own, into which a second one may add."""
+    return not job.alternating and not job.name.endswith(".up") and all(part.kind.is_float for part in job.parts)
+
+
+def _rest_job(name: str, parts: Sequence[StoredTensor]) -> PackingJob:
+    return PackingJob(name + REST, tuple(_rest(part) for part in parts), Format.Q8, False)
 
 
 def _rest(tensor: StoredTensor) -> StoredTensor:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.backends.cpu.operations import OperationTable, quantized_fields, target_fields
+from miaotui.backends.cpu.seq2seq.packed import REST
 from miaotui.backends.cpu.seq2seq.workspace import StackSpace
 from miaotui.backends.cpu.workspace import Activations, Quantized, Rows
 from miaotui.errors import UnsupportedModelError
@@ -187,6 +188,8 @@ class StackProgram:
 
     def _linear(self, name: str, source: Activations, out: Rows, mode: int = lin.STORE) -> None:
         self._product(self.weights.matrix(name), source, out, mode, name + "_bias")
+        if name + REST in self.weights:
+            self._product(self.weights.matrix(name + REST), source, out, lin.ADD, "")
 
     def _product(
         self, matrix: Matrix, source: Activations, out: Rows, mode: int, bias: str, rows: int = ops.RUN_ROWS
