@@ -67,7 +67,8 @@ class SpeechLoop(TargetLoop[LoadedSpeech]):
     def _predicted_s(self, duration_s: float, beam_size: int) -> float:
         """Predict the parts of a recording: its windows' sources, and a row for each beam and token."""
         windows = self._windows(duration_s)
-        steps = duration_s * self._tokens_a_second + 3 * windows  # the first passes of a window have no text
+        heard_s = duration_s if windows == 1 else windows * self.model.window_s  # windows overlap
+        steps = heard_s * self._tokens_a_second + 3 * windows  # the first passes of a window have no text
         encode_s = self._cost.step_s(self.model.config.encoder.max_tokens, 0)
         return windows * encode_s + steps * self._cost.step_s(0, beam_size)
 

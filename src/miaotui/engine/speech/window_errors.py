@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-FIRST_MEAN, FIRST_DEVIATION = 1.15, 0.15  # before any window was heard alone
-WEIGHT = 0.1  # of a window in both
+FIRST_MEAN, FIRST_DEVIATION = 1.6, 0.2  # before any window was heard alone: the first ones take up to 1.75
+WEIGHT = 0.15  # of a window in both
 DEVIATIONS = 3.0  # that a promise allows for
 LEAST_DEVIATION = 0.05
 WILD = 3.0  # ratios are cut to 1/3 to 3: a stopped machine says nothing about the next window
