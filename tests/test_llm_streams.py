@@ -156,9 +156,10 @@ def test_many_threads_share_a_model(llm: LLM) -> None:
     assert [found[i] for i in range(12)] == expected
 
 
-def test_a_short_request_does_not_wait_for_a_long_one(llm: LLM) -> None:
-    """It joins the batch while the other thread drives on."""
+def test_a_short_request_does_not_wait_for_a_long_one(home: Path) -> None:
+    """It joins the batch while the other thread drives on; a step of 48 layers is longer than a thread's turn."""
     started, finished = threading.Event(), []
+    path = make_tiny_folder(home, "llama", seed=48, num_hidden_layers=48)
 
     def long() -> None:
         for delta in llm.stream([1], max_tokens=250, ignore_eos=True):
@@ -166,10 +167,11 @@ def test_a_short_request_does_not_wait_for_a_long_one(llm: LLM) -> None:
             if delta.completion:
                 finished.append("long")
 
-    thread = threading.Thread(target=long, daemon=True)
-    thread.start()
-    assert started.wait(30)
-    llm.generate([2], max_tokens=2, ignore_eos=True)
-    finished.append("short")
-    thread.join(60)
+    with miaotui.load(path, threads=1) as llm:
+        thread = threading.Thread(target=long, daemon=True)
+        thread.start()
+        assert started.wait(30)
+        llm.generate([2], max_tokens=2, ignore_eos=True)
+        finished.append("short")
+        thread.join(60)
     assert finished == ["short", "long"]

@@ -37,7 +37,7 @@ def result(capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
 
 
 def test_a_model_is_measured_with_its_quality(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ["--streams", "1,2", "--repetitions", "1", "--prompt-tokens", "20", "--answer-tokens", "64"]
+    words = ["--streams", "1,2", "--repetitions", "1", "--prompt-tokens", "20", "--answer-tokens", "160"]
     words += ["--threads", "1"]
     assert main(["bench", "base", model]) == 0
     assert "places" in capsys.readouterr().out

@@ -22,7 +22,7 @@ from miaotui.model.config import ModelConfig
 
 Moments = Sequence[Sequence[float]]  # of each stream: when its tokens came, in seconds from the request
 WITHOUT_DRAFTS, WITH_DRAFTS = "one token a pass", "drafts"
-ATTEMPTS = 5  # at a sample whose answers were not seen as they were written
+ATTEMPTS = 25  # at a sample whose answers were not seen as they were written
 
 
 @dataclass(frozen=True)
