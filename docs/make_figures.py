@@ -94,6 +94,7 @@ def _rows(line: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def _add(command: str, remark: str) -> None:
     line = json.loads(sys.stdin.read().strip().splitlines()[-1])
+    line.get("options", {}).pop("html", None)  # a path of this machine
     with LINES.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"command": command, "remark": remark, **line}, ensure_ascii=False) + "\n")
 
