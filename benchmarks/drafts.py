@@ -11,6 +11,7 @@ one JSON line.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -61,8 +62,8 @@ def questions(index: SuffixIndex, made: NDArray[np.int64], rng: np.random.Genera
         reader = SuffixIndex(PROMPT)
         known = made[rng.integers(0, len(made))][:PROMPT]
         reader.extend(known if number % 2 else rng.permutation(known))
-        took.append(timed(lambda reader=reader: index.follow(reader, most=1)))
-        found += bool(index.follow(reader, most=1))
+        took.append(timed(functools.partial(index.find, reader, 1)))
+        found += bool(index.find(reader, 1))
     return took, found / QUESTIONS
 
 
@@ -70,9 +71,12 @@ def one_request(made: NDArray[np.int64]) -> float:
     """Microseconds to take in one token and to guess, for a request of 1,000 tokens and more."""
     text = SuffixIndex(4000)
     text.extend(made[:4].reshape(-1)[:1000])
-    took = []
-    for token in made[4:12].reshape(-1).tolist():
-        took.append(timed(lambda token=token: (text.extend([token]), text.follow(text, most=1))))
+
+    def take_and_guess(token: int) -> None:
+        text.extend([token])
+        text.find(text, 1)
+
+    took = [timed(functools.partial(take_and_guess, token)) for token in made[4:12].reshape(-1).tolist()]
     return float(np.median(took))
 
 
