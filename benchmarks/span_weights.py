@@ -1,15 +1,15 @@
 """Weights of the features of spans (``apps/spans/span_weights.json``), fitted on candidates of ``span_features.py``.
 
     python benchmarks/span_weights.py FEATURES --way en [--write] [--held FILE]
-    python benchmarks/span_weights.py FEATURES --way en-meaning --further en --penalty 3
-    python benchmarks/span_weights.py FEATURES --way zh-meaning --further others --penalty 6
+    python benchmarks/span_weights.py FEATURES --way en-meaning --further en
+    python benchmarks/span_weights.py FEATURES --way zh-meaning --further others
 
 A way is a language, with ``-meaning`` where passages were found by meaning. A softmax over the candidates of a question
-learns to prefer those with high F1 (listwise, Cao et al., 2007), with a penalty on squares. No paragraph of the
-questions that ``spans.py`` reports has a part in it. ``--further`` adds questions of another way, or ``others``
-(CMRC 2018), each of half the weight. Prints exact match and F1 of held-out paragraphs (4 parts) for each penalty,
-writes the weights of the best one with ``--write``, and with ``--held`` the scores that candidates get from weights
-that were not fitted on their paragraph. One JSON line is last.
+learns to prefer those that match exactly, and a little those with high F1 (listwise, Cao et al., 2007), with a penalty
+on squares. No paragraph of the questions that ``spans.py`` reports has a part in it. ``--further`` adds questions of
+another way, or ``others`` (CMRC 2018), each of half the weight. Prints exact match and F1 of held-out paragraphs (4
+parts) for each penalty, writes the weights of the best one with ``--write``, and with ``--held`` the scores that
+candidates get from weights that were not fitted on their paragraph. One JSON line is last.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from miaotui.libraries import need
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-PENALTIES = (1.0, 3.0, 10.0)
+PENALTIES = (0.5, 1.0, 2.0)
 PARTS = 4
 FURTHER_WEIGHT = 0.5  # of a question of another way
+PARTIAL = 0.3  # of the square of a candidate's F1, beside candidates that match exactly
 LEAST_QUESTIONS = 3  # that have a feature: rarer ones get no weight
 
 
@@ -70,12 +71,13 @@ def questions(file: Any, columns: dict[str, int], weight: float) -> Iterator[Can
 def fitted(found: Sequence[Candidates], penalty: float) -> Floats:
     """Weights ``[names]`` of the smallest cross-entropy between candidates' shares and their scores."""
     usable = [one for one in found if one.scores.any()]
-    marks = [one.scores.mean(axis=1) * one.scores[:, 1] for one in usable]
+    marks = [wanted_shares(one.scores) for one in usable]
     sparse, optimize = need("scipy.sparse"), need("scipy.optimize")
     values = sparse.vstack([one.values for one in usable]).tocsr()
     counts = np.array([one.values.shape[0] for one in usable])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    scale = np.sqrt(np.asarray(values.multiply(values).mean(axis=0)).ravel()) + 1e-3
+    # Features that few candidates have are not scaled up, which would all but free them of the penalty.
+    scale = np.maximum(1.0, np.sqrt(np.asarray(values.multiply(values).mean(axis=0)).ravel()))
     scale[_rare(values, starts, counts)] = np.inf
     values = values @ sparse.diags(1 / scale)
     transposed = values.T.tocsr()
@@ -94,6 +96,15 @@ def fitted(found: Sequence[Candidates], penalty: float) -> Floats:
     start = np.zeros(values.shape[1])
     found_weights = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
     return np.asarray(found_weights / scale)
+
+
+def wanted_shares(scores: Floats) -> Floats:
+    """What each candidate is wanted for, by exact match and F1 ``[n, 2]``: the first, and `PARTIAL` of F1 squared.
+
+    Where no candidate matches exactly, the square of F1 alone.
+    """
+    exact, overlap = scores[:, 0], scores[:, 1] ** 2
+    return np.asarray(exact + PARTIAL * overlap * (1.0 - exact) if exact.any() else overlap)
 
 
 def _rare(values: Any, starts: Integers, counts: Integers) -> np.ndarray[Any, np.dtype[np.bool_]]:
