@@ -28,7 +28,8 @@ LEAST_SHARED = 0.33  # of the question's weight in its sentence, for a span that
 @dataclass(frozen=True)
 class Span:
     """Span ``passage[start:end]``. ``support`` is that of its sentence; ``score`` compares spans of one question;
-    ``is_answer``: its form is that of an answer to this question, so that it says enough alone.
+    ``is_answer``: its form is that of an answer to this question, so that it says enough alone. ``repeats``: all its
+    terms are the question's.
     """
 
     passage: int
@@ -39,6 +40,7 @@ class Span:
     support: float
     score: float
     is_answer: bool = False
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ def _spans(asked: QuestionWords, sentence: SentenceWords, passages: Sequence[str
         tags = frozenset(word.tag for word in chosen if word.tag not in ("en", "x"))
         shares = sum(asked.terms[term] for term in sentence.matched) >= LEAST_SHARED * asked.total
         is_answer = shares and asked.kind in TYPED and fit(asked.kind, text[start:end], tags) >= 1.0
-        yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, points, is_answer)
+        repeats = all(word.term in asked.terms for word in chosen if word.term)
+        yield Span(sentence.passage, start, end, text[start:end], place, sentence.support, points, is_answer, repeats)
 
 
 def bounds_of(text: str, chosen: Sequence[Word]) -> tuple[int, int]:
