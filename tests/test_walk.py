@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WALK = "benchmarks.serving.walk"
-# Lower a number when the way gets shorter. The bars to reach stand in benchmarks/walk.py.
+# Lower a number when the way gets shorter. The bars to reach stand in benchmarks/serving/walk.py.
 MOST_FILES = {"token": 14, "token with drafts": 23, "chat": 32, "chat with drafts": 37}
 # Whether several tokens a pass pay in most chats depends on machine and load; where they do, a chat with drafts passes
 # one or both of these files too. They are counted apart: 38 and 39 were seen with them.

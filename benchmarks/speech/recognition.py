@@ -1,12 +1,14 @@
 """Speech recognition beside faster-whisper on the same weights: speed, tokens, word and character errors, silence.
 
-    python -m benchmarks.speech.recognition DATA [--peer PYTHON] [--parts clip,sentences,long,quiet,deadlines]
+    python -m benchmarks.speech.recognition DATA [--peer PYTHON]
+        [--parts clip,sentences,digits,long,quiet,deadlines]
         [--sentences N] [--languages en,zh] [--cache FILE]
 
-DATA holds ``speech/jfk.flac`` and ``ntrex-en-zh``, whose sentences espeak-ng speaks (drawn with seed 0). PYTHON has
-faster-whisper; it runs in a process of its own, at turns with ours, on as many threads. Both get samples, a language
-and no voice activity filter. Times are the least of some rounds; a real-time factor is seconds of work for a second of
-sound. Answers to sentences are kept in the cache, so that a run goes on where another one ended. One JSON line last.
+DATA holds ``speech/jfk.flac``, ``speech/fsdd`` (spoken digits) and ``ntrex-en-zh``, whose sentences espeak-ng speaks
+(drawn with seed 0). PYTHON has faster-whisper; it runs in a process of its own, at turns with ours, on as many
+threads. Both get samples, a language and no voice activity filter. Times are the least of some rounds; a real-time
+factor is seconds of work for a second of sound. Answers to sentences and digits are kept in the cache, so that a run
+goes on where another one ended. One JSON line last.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from miaotui.speech.transcript import SAMPLE_RATE, Samples, TranscriptionOptions
 
 VOICES = {"en": ("en-us", "en-gb", "en-us+f3", "en-gb+m3"), "zh": ("cmn", "cmn+f2")}
 BEAMS = (1, 5)
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LONG_S = 600
 ROUNDS = 2
 
@@ -45,6 +48,25 @@ class Heard(NamedTuple):
     seconds: float
     tokens: list[int]
     text: str
+
+
+class Said(NamedTuple):
+    """A recording with its right text: which set it is of, who speaks, what is said."""
+
+    set: str
+    voice: str
+    text: str
+
+    @property
+    def language(self) -> str:
+        """The language that is spoken."""
+        return "zh" if self.set == "zh" else "en"
+
+    def samples(self, data: Path) -> Samples:
+        """The recording."""
+        if self.set != "digits":
+            return spoken(self.text, self.voice)
+        return read_audio(data / "speech" / "fsdd" / f"{DIGITS.index(self.text)}_{self.voice}_0.wav")
 
 
 class Peer:
@@ -90,8 +112,8 @@ def spoken(text: str, voice: str) -> Samples:
     return read_audio(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-def sentences(data: Path, count: int, languages: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Language, voice and text of sentences, languages in turn."""
+def sentences(data: Path, count: int, languages: Sequence[str]) -> list[Said]:
+    """Sentences, languages in turn."""
     names = {"en": "newstest2019-src.eng.txt", "zh": "newstest2019-ref.zho-CN.txt"}
     lines = {
         code: (data / "ntrex-en-zh" / name).read_text(encoding="utf-8").split("\n") for code, name in names.items()
@@ -101,8 +123,14 @@ def sentences(data: Path, count: int, languages: Sequence[str]) -> list[tuple[st
     for number, place in enumerate(places):
         code = languages[number % len(languages)]
         voices = VOICES[code]
-        found.append((code, voices[number // len(languages) % len(voices)], lines[code][place].strip()))
+        found.append(Said(code, voices[number // len(languages) % len(voices)], lines[code][place].strip()))
     return found
+
+
+def digits(data: Path) -> list[Said]:
+    """Each digit by each speaker."""
+    found = [path.stem.split("_") for path in sorted((data / "speech" / "fsdd").glob("*_0.wav"))]
+    return [Said("digits", speaker, DIGITS[int(digit)]) for digit, speaker, _ in found]
 
 
 def distance(one: Sequence[Any], other: Sequence[Any]) -> int:
@@ -116,9 +144,10 @@ def distance(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 def units(text: str, language: str) -> list[str]:
-    """Words of an English text, characters of a Chinese one, without case and punctuation."""
+    """Words of an English text, characters of a Chinese one, without case and punctuation; a digit is its word."""
     plain = re.sub(r"[^\w\s]", "", text.lower())
-    return plain.split() if language == "en" else [*re.sub(r"\s", "", plain)]
+    words = plain.split() if language == "en" else [*re.sub(r"\s", "", plain)]
+    return [DIGITS[int(word)] if re.fullmatch("[0-9]", word) else word for word in words]
 
 
 def agreement(ours: Sequence[int], theirs: Sequence[int]) -> float:
@@ -148,44 +177,50 @@ def compare_speed(
     return found
 
 
-def compare_sentences(
+def compare_recordings(
     model: miaotui.SpeechModel,
     peer: Peer | None,
-    chosen: Sequence[tuple[str, str, str]],
+    chosen: Sequence[Said],
+    data: Path,
     cache: Path,
     limit_s: float,
     ours: str,
 ) -> dict[str, Any]:
-    """Errors of both and agreement with float32, sentence by sentence, as far as the time goes.
+    """Errors of both and agreement with float32, recording by recording, as far as the time goes.
 
     ``ours`` names our side in the cache: one cache serves several formats of weights.
     """
     kept: dict[str, Any] = json.loads(cache.read_text()) if cache.exists() else {}
     end_s = time.perf_counter() + limit_s
-    for code, voice, text in chosen:
-        own = kept.setdefault(f"{code} {voice} {text}", {})
+    for said in chosen:
+        own = kept.setdefault(" ".join(said), {})
         missing = [side for side in [ours, *(("float32", "int8") if peer else ())] if side not in own]
         if not missing or time.perf_counter() > end_s:
             continue
-        samples = spoken(text, voice)
+        samples = said.samples(data)
         own["duration_s"] = len(samples) / SAMPLE_RATE
         for side in missing:
-            heard = hear(model, samples, code, 1) if side == ours or not peer else peer.hear(samples, code, 1, side)
+            heard = (
+                hear(model, samples, said.language, 1)
+                if side == ours or not peer
+                else peer.hear(samples, said.language, 1, side)
+            )
             own[side] = heard._asdict()
         cache.write_text(json.dumps(kept, ensure_ascii=False))
-    return {code: summary(kept, code, ours) for code in VOICES}
+    return {name: summary(kept, name, ours) for name in dict.fromkeys(said.set for said in chosen)}
 
 
-def summary(kept: dict[str, Any], code: str, ours: str) -> dict[str, Any]:
-    """Rates over the sentences of one language."""
-    rows = [(key.split(" ", 2)[2], each) for key, each in kept.items() if key.startswith(code)]
+def summary(kept: dict[str, Any], name: str, ours: str) -> dict[str, Any]:
+    """Rates over the recordings of one set."""
+    code = Said(name, "", "").language
+    rows = [(key.split(" ", 2)[2], each) for key, each in kept.items() if key.startswith(f"{name} ")]
     found: dict[str, Any] = {"sentences": len(rows)}
-    for name in (ours, "float32", "int8"):
-        own = [(units(text, code), units(each[name]["text"], code)) for text, each in rows if name in each]
+    for side in (ours, "float32", "int8"):
+        own = [(units(text, code), units(each[side]["text"], code)) for text, each in rows if side in each]
         if own:
             edits = sum(distance(right, heard) for right, heard in own)
-            found[f"errors_{name}"] = edits / max(sum(len(right) for right, _ in own), 1)
-            found[f"seconds_{name}"] = sum(each[name]["seconds"] for _, each in rows if name in each)
+            found[f"errors_{side}"] = edits / max(sum(len(right) for right, _ in own), 1)
+            found[f"seconds_{side}"] = sum(each[side]["seconds"] for _, each in rows if side in each)
     sure = [
         (each[ours]["tokens"], each["float32"]["tokens"])
         for text, each in rows
@@ -195,7 +230,7 @@ def summary(kept: dict[str, Any], code: str, ours: str) -> dict[str, Any]:
         edits = sum(distance(*pair) for pair in sure)
         found["sure_sentences"] = len(sure)
         found["agreement_float32"] = 1 - edits / max(sum(len(theirs) for _, theirs in sure), 1)
-    print(f"{code}: {found}", flush=True)
+    print(f"{name}: {found}", flush=True)
     return found
 
 
@@ -208,9 +243,9 @@ def errors(text: str, heard: str, code: str) -> float:
 def long_recording(data: Path) -> Samples:
     """English sentences one behind another, ten minutes."""
     parts, total = [], 0
-    for _, voice, text in sentences(data, 400, ["en"]):
+    for said in sentences(data, 400, ["en"]):
         if total < LONG_S * SAMPLE_RATE:
-            parts.append(spoken(text, voice))
+            parts.append(said.samples(data))
             total += len(parts[-1])
     return np.concatenate(parts)[: LONG_S * SAMPLE_RATE]
 
@@ -277,11 +312,11 @@ def main() -> None:
             result["long"] = compare_speed("long", model, peer, long_recording(args.data), 1)
         if "deadlines" in parts:
             result["deadlines"] = keep_deadlines(model, long_recording(args.data)[: args.quiet_s * SAMPLE_RATE])
-        if "sentences" in parts:
-            chosen = sentences(args.data, args.sentences, args.languages.split(","))
+        recordings = sentences(args.data, args.sentences, args.languages.split(",")) if "sentences" in parts else []
+        if recordings := recordings + (digits(args.data) if "digits" in parts else []):
             args.cache.parent.mkdir(parents=True, exist_ok=True)
-            result["sentences"] = compare_sentences(
-                model, peer, chosen, args.cache, args.limit_s, f"ours {args.format}"
+            result["recordings"] = compare_recordings(
+                model, peer, recordings, args.data, args.cache, args.limit_s, f"ours {args.format}"
             )
         if "quiet" in parts:
             for name, samples in quiet_recordings(args.quiet_s).items():
