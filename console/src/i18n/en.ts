@@ -158,6 +158,8 @@ export const en = {
   "read-csv": "Texts from CSV (first column)",
   "save-csv": "Save as CSV",
   "results": "Results",
+  "table": "Table",
+  "formula": "Formula",
   "count-results": "Results: {count}",
   "task-classify": "Classify",
   "task-sentiment": "Sentiment",

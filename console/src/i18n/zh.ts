@@ -160,6 +160,8 @@ export const zh: Record<TextName, string> = {
   "read-csv": "从 CSV 读取文本（第一列）",
   "save-csv": "保存为 CSV",
   "results": "结果",
+  "table": "表格",
+  "formula": "公式",
   "count-results": "{count} 条结果",
   "task-classify": "分类",
   "task-sentiment": "情感",

@@ -7,6 +7,7 @@ import { requestJson } from "../server/http";
 import { models } from "../server/models";
 import { saveFile } from "../ui/copy";
 import { describe } from "../ui/failures";
+import { Scrolled } from "../ui/scrolled";
 import { readCsv, writeCsv } from "./csv";
 import { type Example, EXAMPLES } from "./examples";
 import { bodyFor, type Field, FORMS, listed, pathFor, type Result, type TaskForm, type Values } from "./forms";
@@ -172,7 +173,7 @@ function Results({ form, texts, results }: { form: TaskForm; texts: readonly str
           {t("save-csv")}
         </button>
       </p>
-      <div class="table" tabIndex={0} role="region" aria-label={t("results")}>
+      <Scrolled name={t("results")}>
         <table>
           <thead>
             <tr>
@@ -193,7 +194,7 @@ function Results({ form, texts, results }: { form: TaskForm; texts: readonly str
             ))}
           </tbody>
         </table>
-      </div>
+      </Scrolled>
     </>
   );
 }

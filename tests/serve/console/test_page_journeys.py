@@ -242,8 +242,12 @@ def test_language_and_colours_are_chosen_and_kept(console: ConsolePage) -> None:
 def test_nothing_serious_keeps_people_out(open_page: PageMaker, look: tuple[str, int], path: str) -> None:
     page = open_page(path, locale=look[0], width=look[1])
     if path == "/":
-        page.force("# Head\n\n```python\nprint(1)\n```\n\n| a |\n|---|\n| 1 |", temperature=0)
+        wide = " | ".join(f"column{n}" for n in range(12))
+        table = f"| {wide} |\n|{'---|' * 12}\n| {wide} |"
+        sums = "+".join(f"alpha_{{{n}}}" for n in range(40))
+        page.force(f"# Head\n\n```python\nprint(1)\n```\n\n{table}\n\n$$\n{sums}\n$$\n", temperature=0)
         page.ask("Hello")
+        page.page.locator(".formula.display math").wait_for()
     for theme in ("light", "dark"):
         page.page.locator(".choices select").last.select_option(theme)
         page.page.evaluate(AXE.read_text(encoding="utf-8"))
