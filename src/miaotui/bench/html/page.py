@@ -33,7 +33,8 @@ font-size: .8rem; }
 .table { overflow-x: auto; margin-inline: min(0px, calc((100% - min(100vw - 2rem, 76rem)) / 2)); }
 table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); \
-text-align: left; overflow-wrap: normal; } td { white-space: nowrap; } th { vertical-align: bottom; word-break: keep-all; }
+text-align: left; overflow-wrap: normal; } td { white-space: nowrap; }
+th { vertical-align: bottom; word-break: keep-all; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; } figure { margin: 1rem 0; }
 .grid { stroke: currentColor; opacity: .15; } .tick, .label, .mark { fill: currentColor; font-size: 11px; }

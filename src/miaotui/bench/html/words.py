@@ -62,6 +62,7 @@ _TEXTS: Mapping[str, str] = {
     "no difference shown": "看不出差别",
     "B is higher": "B 更高",
     "B is lower": "B 更低",
+    "interrupted: the numbers are of what was measured until then": "已中断：数字只包括此前测量的部分",
     "goodput: whole answers, without a target": "按时的回答：完整的回答，没有时限",
     "quality not measured: there is no base of these weights; miaotui bench base MODEL makes one": (
         "未测量质量：这些权重没有基准；miaotui bench base MODEL 可以建立"

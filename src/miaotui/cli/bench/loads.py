@@ -28,8 +28,8 @@ from miaotui.bench.load.scenarios import ScenarioResult, scenario_result
 from miaotui.bench.load.summary import LatencyTargets, LoadSummary, summarised
 from miaotui.bench.load.sweep import sustained_rate, sweep
 from miaotui.bench.load.target import AskOptions, Target
-from miaotui.bench.quality import NOT_MEASURED
-from miaotui.cli.bench.bench import finish, machine, note
+from miaotui.bench.quality import NOT_MEASURED, ModelQuality
+from miaotui.cli.bench.bench import INTERRUPTED, INTERRUPTED_LINE, finish, machine, note, until_interrupted
 from miaotui.errors import RequestError
 
 FAILED = 1
@@ -52,6 +52,7 @@ class _Run:
     number: int = 0  # of the next prompt
     loads: list[tuple[LoadSummary, list[RequestOutcome]]] = field(default_factory=list)
     scenario: ScenarioResult | None = None
+    is_whole: bool = True  # not interrupted
 
     async def play(self) -> None:
         """Play all loads of the options."""
@@ -148,15 +149,17 @@ def bench_server(url: str, chosen: argparse.Namespace) -> int:
 
     key = os.environ.get("OPENAI_API_KEY") or None
 
-    async def main() -> _Run:
+    runs: list[_Run] = []
+
+    async def main() -> None:
         model = chosen.model or await first_model(url, key)
         target = HttpTarget(url, model, ask_options(chosen), route=chosen.route, key=key)
         try:
-            return await _played(target, chosen)
+            await _played(target, chosen, runs)
         finally:
             await target.close()
 
-    run = asyncio.run(main())
+    run = _begun(until_interrupted(main), runs)
     return _finish(run, f"{run.target.name} at {url}", QUALITY_OF_SERVER, {"bench": "serve", "url": url}, None)
 
 
@@ -167,7 +170,11 @@ def bench_engine(name: str, chosen: argparse.Namespace) -> int:
     from miaotui.cli.bench.model import measured_quality
     from miaotui.cli.output.progress import ProgressBars
 
-    async def main() -> tuple[_Run, Any]:
+    runs: list[_Run] = []
+    quality: ModelQuality | None = None
+
+    async def main() -> None:
+        nonlocal quality
         with ProgressBars() as progress:
             llm = await load_async(
                 name,
@@ -179,9 +186,9 @@ def bench_engine(name: str, chosen: argparse.Namespace) -> int:
             )
         async with llm:
             quality = await asyncio.to_thread(measured_quality, name, llm)
-            return await _played(EngineTarget(llm, name, ask_options(chosen)), chosen), quality
+            await _played(EngineTarget(llm, name, ask_options(chosen)), chosen, runs)
 
-    run, quality = asyncio.run(main())
+    run = _begun(until_interrupted(main), runs)
     line = NOT_MEASURED if quality is None else quality.text()
     return _finish(run, f"{name}, without HTTP", line, {"bench": "load"}, quality)
 
@@ -199,7 +206,17 @@ def prompt_plan(chosen: argparse.Namespace) -> PromptPlan:
     return PromptPlan(chosen.input_tokens, chosen.output_tokens, chosen.seed, repeat, texts)
 
 
-async def _played(target: Target, chosen: argparse.Namespace) -> _Run:
+def _begun(is_whole: bool, runs: Sequence[_Run]) -> _Run:
+    """Return the run. Raises `KeyboardInterrupt` if it was interrupted before there was anything to show."""
+    if not is_whole:
+        if not runs or not runs[0].loads:
+            raise KeyboardInterrupt
+        runs[0].is_whole = False
+    return runs[0]
+
+
+async def _played(target: Target, chosen: argparse.Namespace, runs: list[_Run]) -> None:
+    """Play all loads of the options; the run is in ``runs`` as soon as it begins."""
     if (chosen.arrivals == "trace") != (chosen.trace is not None):
         raise RequestError("--arrivals trace and --trace FILE belong together: give both or neither")
     if chosen.scenario is not None and chosen.streams:
@@ -210,8 +227,8 @@ async def _played(target: Target, chosen: argparse.Namespace) -> _Run:
     if chosen.scenario == "server" and targets.e2e_ms is None:
         raise RequestError("the scenario server needs its bound of latency: --e2e-ms")
     run = _Run(target, chosen, prompt_plan(chosen), arrivals, targets)
+    runs.append(run)
     await run.play()
-    return run
 
 
 def _finish(run: _Run, title: str, quality_line: str, values: dict[str, Any], quality: Any) -> int:
@@ -219,6 +236,8 @@ def _finish(run: _Run, title: str, quality_line: str, values: dict[str, Any], qu
     loads = run.by_rate()
     summaries = [each for each, _ in loads]
     about = [f"{title}; {_arrivals(chosen)}, {chosen.duration:g} s each, seed {chosen.seed}", quality_line]
+    if not run.is_whole:
+        about.append(INTERRUPTED_LINE)
     rate = sustained_rate([each for each in summaries if each.rate_per_s is not None])
     if rate is not None and len(summaries) > 1:
         about.append(f"sustained: {rate:.3g} requests/s")
@@ -230,6 +249,7 @@ def _finish(run: _Run, title: str, quality_line: str, values: dict[str, Any], qu
         "model": run.target.name,
         "machine": machine(),
         "options": vars(chosen),
+        "interrupted": not run.is_whole,
         "quality": None if quality is None else vars(quality),
         "sustained_per_s": rate,
         "scenario": None if run.scenario is None else vars(run.scenario),
@@ -237,6 +257,8 @@ def _finish(run: _Run, title: str, quality_line: str, values: dict[str, Any], qu
     }
     sections = partial(load_sections, loads)
     finish(f"miaotui bench: {title}", about, load_table(summaries), _plain(values), chosen.html, sections)
+    if not run.is_whole:
+        return INTERRUPTED
     return 0 if any(each.answered for each in summaries) else FAILED
 
 
