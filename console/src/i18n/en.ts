@@ -117,7 +117,7 @@ export const en = {
   "error-key": "The server does not know this key, or asks for one.",
   "error-limit": "The limit of this key is reached.",
   "error-busy": "The server has too much to do, or is about to stop.",
-  "error-version": "This server does not have that route: it is of another version than this page. Reload the page.",
+  "error-version": "The server is of another version than this page. Nothing is lost; reload the page. ({message})",
   "error-other": "The server answered {status}: {message}",
   "import-not-json": "The file is not JSON.",
   "import-unknown-format": "The file is of a program that is not known here. Files of this page and of llama.cpp's are read.",

@@ -119,7 +119,7 @@ export const zh: Record<TextName, string> = {
   "error-key": "服务器不认识此密钥，或需要密钥。",
   "error-limit": "此密钥的限额已用完。",
   "error-busy": "服务器过忙，或即将停止。",
-  "error-version": "服务器没有此路由：它与此页面的版本不同。请重新加载页面。",
+  "error-version": "服务器与此页面的版本不同。没有内容丢失，请重新加载页面。（{message}）",
   "error-other": "服务器应答 {status}：{message}",
   "import-not-json": "此文件不是 JSON。",
   "import-unknown-format": "不认识此文件所属的程序。可读取此页面和 llama.cpp 的文件。",

@@ -151,6 +151,7 @@ class Liar(BaseHTTPRequestHandler):
     """A server of another make: it shows the page, and answers everything else as the test says."""
 
     status, body, kind = 200, b"", "application/json"
+    has_new_page = False
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -160,6 +161,9 @@ class Liar(BaseHTTPRequestHandler):
         found = BUILT / path
         if not found.is_file():
             self.answer(200, b'{"data": [{"id": "m", "kind": "chat", "max_model_len": 9, "loaded": true}]}', self.kind)
+            return
+        if self.has_new_page and path == "index.html":
+            self.answer(200, b"<!doctype html><title>newer</title>", "text/html")
             return
         kinds = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
         self.answer(200, found.read_bytes(), kinds.get(found.suffix, "text/plain"))
@@ -202,6 +206,12 @@ def test_faults_of_a_server_are_said_and_lose_nothing(open_page: PageMaker, look
         Liar.status, Liar.body = status, body
         expect(page.ask("keep this").locator(".problem")).to_contain_text(page.name(*told))
         expect(page.page.locator("article.user").last).to_contain_text("keep this")
+    Liar.status, Liar.body, Liar.has_new_page = 400, b'{"error": {"message": "what is that?"}}', True
+    expect(page.ask("keep this").locator(".problem")).to_contain_text(page.name("another version", "版本不同"))
+    Liar.has_new_page = False
+    expect(page.ask("keep this").locator(".problem")).to_contain_text(
+        page.name("400: what is that?", "400：what is that?")
+    )
     assert not page.problems
 
 
