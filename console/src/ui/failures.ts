@@ -3,9 +3,11 @@ import { failureTexts } from "../chat/generation";
 import { seconds, t } from "../i18n";
 import { OtherVersionError, ServerError } from "../server/http";
 import { ImportError } from "../store/transfer";
+import { FileError } from "./files";
 
 /** Return a sentence or two about an error. */
 export function describe(error: unknown): string {
+  if (error instanceof FileError) return `${error.file}: ${t(`file-${error.code}`, { size: error.mostMb })}`;
   if (error instanceof ImportError) return t(`import-${error.code}`);
   if (!(error instanceof ServerError)) return error instanceof Error ? error.message : String(error);
   const { status, detail, retryAfterS } = error;

@@ -52,10 +52,16 @@ def test_a_citation_opens_the_very_passage(open_page: PageMaker, look: tuple[str
 @rarely
 def test_files_without_text_are_named(open_page: PageMaker, look: tuple[str, int], tmp_path: Path) -> None:
     page = open_page("/#documents", locale=look[0], width=look[1])
-    for name, data in (("a.pdf", b"%PDF-1.7 ..."), ("b.bin", b"\0\1\2")):
+    files = {"a.pdf": b"%PDF-1.7 ...", "b.bin": b"\0\1\2", "c.txt": b"", "d.txt": b" \n"}
+    for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    page.page.locator("input[type=file]").set_input_files([tmp_path / "a.pdf", tmp_path / "b.bin"])
-    expect(page.page.locator(".uploads .problem")).to_have_count(2)
+    page.page.locator("input[type=file]").set_input_files([tmp_path / name for name in files])
+    expect(page.page.locator(".uploads .problem")).to_have_count(4)
+    page.page.evaluate("() => { Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException('gone')) }")
+    page.page.locator("input[type=file]").set_input_files([tmp_path / "c.txt", tmp_path / "d.txt"])  # as a folder does
+    expect(page.page.locator(".uploads .problem")).to_have_count(6)
+    expect(page.page.locator(".uploads .problem").last).to_contain_text(page.name("cannot be read", "无法读取"))
+    assert not page.problems
 
 
 @rarely
