@@ -188,6 +188,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
         "0.5/s: no request was due within 1 s: lengthen --duration",
         "2 at a time: 3 answers whose usage cannot be right; their pieces were counted",
         "4/s: 2 x refused 429 deadline_unattainable",
+        "4/s: refused within 3.1 / 12 ms (p50 / p99)",
         "single-stream: p90 latency, at most 12.5 ms, 44 requests: valid",
         "server at 2/s: p99 latency, at most no number, 8 requests: INVALID (8 answers are too few: 459 are needed)",
         "offline: all at once, 71.3 tokens/s, 64 requests: valid",

@@ -112,6 +112,7 @@ _PATTERNS = tuple(
             r"(.+): (\d+) answers whose usage cannot be right; their pieces were counted",
             r"\1：\2 个回答的 usage 不可能正确，改为数文字段数",
         ),
+        (r"(.+): refused within (.+) ms \(p50 / p99\)", r"\1：在 \2 毫秒内拒绝（p50 / p99）"),
         (r"([^:]+): (\d+) x refused (\d+) ?(.*)", r"\1：\2 次被拒绝（\3 \4）"),
         (r"([^:]+): (\d+) x (unauthorised|rejected|server error) (\d+) ?(.*)", r"\1：\2 次 \3（\4 \5）"),
         (

@@ -77,6 +77,8 @@ def load_notes(summaries: Iterable[LoadSummary], targets: LatencyTargets) -> lis
                 "(if one answer alone takes that long, lengthen --duration)"
             )
         found += [f"{rate}: {count} x {name}" for name, count in each.errors.items()]
+        if each.refused:
+            found.append(f"{rate}: refused within {_pair(each.latencies['refusal'])} ms (p50 / p99)")
         if each.wrong_usage:
             found.append(f"{rate}: {each.wrong_usage} answers whose usage cannot be right; their pieces were counted")
         late_ms = each.latencies["late"].percentiles_ms[99]

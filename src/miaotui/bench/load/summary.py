@@ -84,7 +84,7 @@ class LoadSummary:
     prompt_tokens: int
     tokens_per_s: float
     tail_s: float  # from the load's end to the last answer
-    latencies: Mapping[str, LatencySummary]  # ttft, tpot, itl, e2e, late
+    latencies: Mapping[str, LatencySummary]  # ttft, tpot, itl, e2e, late, refusal
     streams: int | None = None  # of a closed load: answers at a time
 
     @property
@@ -180,6 +180,7 @@ def summarised(
             "itl": LatencySummary.of(gap for each in answered for gap in each.itl_s),
             "e2e": LatencySummary.of(each.e2e_s for each in answered),
             "late": LatencySummary.of(each.late_s for each in outcomes if each.sent_s is not None),
+            "refusal": LatencySummary.of(each.refusal_s for each in outcomes),
         },
         streams=streams,
     )
