@@ -92,6 +92,7 @@ class ReportCard:
     choices: Mapping[str, str]
     front: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    changes: Mapping[str, Any] | None = None  # beside types: layers left out, what was learned, what it was set against
     form: int = FORM
 
 

@@ -56,7 +56,10 @@ class OptimizeOptions:
 
 @dataclass(eq=False)
 class Optimization:
-    """One optimisation of the model at ``path`` to ``target``, written to ``out``."""
+    """One optimisation of the model at ``path`` to ``target``, written to ``out``.
+
+    ``reference`` is the model that the loss is measured against, and whose texts are used (None: the one at ``path``).
+    """
 
     path: Path
     out: Path
@@ -66,6 +69,7 @@ class Optimization:
     settings: Settings = field(default_factory=Settings.from_env)
     progress: Progress | None = None
     measure: Callable[[Path, int, int], MeasuredSpeed] = measured_speed
+    reference: Path | None = None
 
     def plan(self) -> dict[str, Any]:
         """Return the plan as JSON values, without work. Raises a `MiaotuiError`."""
@@ -76,14 +80,15 @@ class Optimization:
 
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
-        self._require_place()
-        with open_source(self.path) as source:
-            return _Run(self, source).card()
+        self.require_place()
+        with open_source(self.path) as source, open_source(self.reference or self.path) as reference:
+            return _Run(self, source, reference).card()
 
     def _unread(self, source: GgufSource) -> Quantization:
         return Quantization(source, TextSet("", ()), (), keep=self.options.keep, kinds=self.options.kinds)
 
-    def _require_place(self) -> None:
+    def require_place(self) -> None:
+        """Raise `RequestError` for an output that cannot be written there, or a size that leaves nothing to do."""
         if self.out.exists():
             raise RequestError(f"{self.out} is there already: name another place (--out), or remove it")
         if self.out.suffix != ".gguf":
@@ -96,16 +101,16 @@ class Optimization:
 
 
 class _Run:
-    """State of one run: the source, the texts, and what took how long."""
+    """State of one run: the source, what it is compared with, the texts, and what took how long."""
 
-    def __init__(self, job: Optimization, source: GgufSource) -> None:
-        self.job, self.source = job, source
+    def __init__(self, job: Optimization, source: GgufSource, reference: GgufSource) -> None:
+        self.job, self.source, self.reference = job, source, reference
         self.seconds: dict[str, float] = {}
         options = job.options
         # refuses what cannot be met before any work
         best(candidates(job._unread(source), None, job.target, job.rates), job.target)
         _require_memory(source, options)
-        self.calibration, self.test = self._timed("texts", self._texts)
+        self.calibration, self.test = self._timed("texts", lambda: text_sets(job, reference))
         require_disjoint(self.calibration, self.test)
         tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
         length = min(ROW_TOKENS, source.config.context_length)
@@ -120,7 +125,7 @@ class _Run:
         job, target = self.job, self.job.target
         surveyed_model = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
         found = candidates(self.quantization, surveyed_model, target, job.rates, CURVE)
-        base = LayerwiseModel(self.source.config, self.source.canonical())
+        base = LayerwiseModel(self.reference.config, self.reference.canonical())
         base_states = self._timed("test", lambda: base.states(self.test_rows))
         made: list[_Made] = []
         while True:
@@ -166,13 +171,13 @@ class _Run:
         job, types = self.job, last.candidate.types
         shared = len(self.calibration.lines() & self.test.lines())
         return ReportCard(
-            file={"name": job.out.name, "sha256": file_digest(last.file), "bytes": last.file.stat().st_size},
-            source={"name": job.path.name, "sha256": self.source.digest(), "bytes": job.path.stat().st_size},
+            file={**about_file(last.file), "name": job.out.name},
+            source=about_file(self.reference.path),
             wanted={name: value for name, value in asdict(job.target).items() if value is not None},
             quality=asdict(last.quality),
             texts={
-                "calibration": _about(self.calibration, self.quantization.rows),
-                "test": _about(self.test, self.test_rows),
+                "calibration": about_texts(self.calibration, self.quantization.rows),
+                "test": about_texts(self.test, self.test_rows),
                 "shared_lines": shared,
             },
             speed=None if last.speed is None else asdict(last.speed),
@@ -197,17 +202,6 @@ class _Run:
         if kept and self.quantization.keep:
             notes.append(f"{kept} matrices are copied as they are")
         return tuple(notes)
-
-    def _texts(self) -> tuple[TextSet, TextSet]:
-        job, options = self.job, self.job.options
-        given = {
-            "calibration": None if options.calibration is None else read_texts(options.calibration),
-            "test": None if options.test is None else read_texts(options.test),
-        }
-        if given["calibration"] is not None and given["test"] is not None:
-            return given["calibration"], given["test"]
-        own = own_texts(job.path, self.source.digest(), job.settings, job.progress, self.source.config.context_length)
-        return given["calibration"] or own[0], given["test"] or own[1]
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:
         began_s = time.perf_counter()
@@ -272,5 +266,22 @@ def _require_memory(source: GgufSource, options: OptimizeOptions) -> None:
         )
 
 
-def _about(texts: TextSet, rows: Tokens) -> dict[str, Any]:
+def text_sets(job: Optimization, reference: GgufSource) -> tuple[TextSet, TextSet]:
+    """Return the calibration and the test texts: those that were given, else the model's own."""
+    options = job.options
+    given = [None if path is None else read_texts(path) for path in (options.calibration, options.test)]
+    if given[0] is not None and given[1] is not None:
+        return given[0], given[1]
+    length = reference.config.context_length
+    own = own_texts(reference.path, reference.digest(), job.settings, job.progress, length)
+    return given[0] or own[0], given[1] or own[1]
+
+
+def about_texts(texts: TextSet, rows: Tokens) -> dict[str, Any]:
+    """Return what a card says of texts."""
     return {"name": texts.name, "sha256": texts.digest, "texts": len(texts.texts), "tokens": tokens_in(rows)}
+
+
+def about_file(path: Path) -> dict[str, Any]:
+    """Return what a card says of a file."""
+    return {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size}
