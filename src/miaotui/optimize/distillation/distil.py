@@ -91,11 +91,12 @@ class Distillation:
             vocabulary = common_vocabulary(teacher.file.metadata, student.file.metadata, sizes)
             _require_memory(student, self.recipe)
             chunks = -(-self.recipe.tokens // (CHUNK_TEXTS * self.recipe.length))
-            key = [self.recipe.json(), student.digest(), teacher.digest(), hashed(self.given)]
-            folder = self.work / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-            folder.mkdir(parents=True, exist_ok=True)
+            texts = [teacher.digest(), vocabulary, self.recipe.length, self.recipe.seed, hashed(self.given)]
+            shared = _folder(self.work, texts)
+            folder = _folder(self.work, [*texts, self.recipe.json(), student.digest()])
             plan = ChunkPlan(CALIBRATION, self.given, CHUNK_TEXTS, self.recipe.length, self.recipe.seed)
-            cache = TeacherCache(folder, self.teacher, plan, chunks, vocabulary)
+            cache = TeacherCache(shared, folder, self.teacher, plan, vocabulary)
+            cache.require_room(chunks)
             try:
                 run = _Loop(torch, self, student, cache, folder, chunks)
                 report = run.train(teacher.digest())
@@ -200,10 +201,11 @@ class _Loop:
         if at == number and found is not None:
             return found
         writer = None
-        if self._is_own(number) and not self._cache.has(number):
+        own = self._is_own(number)
+        if own and not self._cache.has(number, own):
             writer = self._folder / "student.gguf"
             write_student(self._source, self.decoder.arrays(), writer)
-        found = self._cache.chunk(number, writer)
+        found = self._cache.chunk(number, writer, own)
         self._current = number, found
         if writer is not None:
             writer.unlink(missing_ok=True)
@@ -284,6 +286,13 @@ def _require_memory(student: GgufSource, recipe: DistilRecipe) -> None:
             f"training {student.path.name} takes about {format_size(needed)} of memory, and this machine lets it have "
             f"{format_size(there)}: train low-rank pairs (--rank 16), smaller batches, or a smaller student"
         )
+
+
+def _folder(work: Path, about: Sequence[Any]) -> Path:
+    """Return a folder of ``work`` for everything that depends on nothing but ``about``."""
+    found = work / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    found.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def hashed(rows: Sequence[Sequence[int]]) -> str:

@@ -8,6 +8,7 @@ whole or not at all; the same teacher, seed and number give the same chunk.
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,16 +57,18 @@ class ChunkPlan:
 
 
 class TeacherCache:
-    """Chunks of one teacher in a folder."""
+    """Chunks of one teacher in ``folder``; those whose texts a student wrote are in ``own``, the folder of its run."""
 
-    def __init__(self, folder: Path, teacher: Path, plan: ChunkPlan, chunks: int, vocabulary: int) -> None:
-        require_room(folder, plan.chunk_bytes * chunks)
-        self._folder, self._path, self._plan, self.vocabulary = folder, teacher, plan, vocabulary
+    def __init__(self, folder: Path, own: Path, teacher: Path, plan: ChunkPlan, vocabulary: int) -> None:
+        self._folder, self._own, self._path, self._plan, self.vocabulary = folder, own, teacher, plan, vocabulary
         self._teacher: LLM | None = None
 
-    def chunk(self, number: int, writer: Path | None = None) -> TeacherChunk:
-        """Return a chunk; ``writer`` is the model that writes its texts if it is not there (None: the teacher)."""
-        path = self._place(number)
+    def chunk(self, number: int, writer: Path | None = None, own: bool = False) -> TeacherChunk:
+        """Return a chunk, a student's ``own`` or the teacher's.
+
+        ``writer`` is the model that writes its texts if it is not there (None: the teacher).
+        """
+        path = self._place(number, own)
         found = _read(path)
         if found is None:
             found = self._made(number, writer)
@@ -73,12 +76,16 @@ class TeacherCache:
             write_whole(path, "a chunk of the teacher's distributions", lambda file: np.savez(file, **arrays))
         return found
 
-    def has(self, number: int) -> bool:
+    def has(self, number: int, own: bool) -> bool:
         """Return whether a chunk is there."""
-        return self._place(number).is_file()
+        return self._place(number, own).is_file()
 
-    def _place(self, number: int) -> Path:
-        return self._folder / f"chunk-{number:05}.npz"
+    def require_room(self, chunks: int) -> None:
+        """Raise `CacheError` unless the disk has room for so many chunks."""
+        require_room(self._folder, self._plan.chunk_bytes * chunks)
+
+    def _place(self, number: int, own: bool) -> Path:
+        return (self._own if own else self._folder) / f"chunk-{number:05}.npz"
 
     def close(self) -> None:
         """Drop the teacher's memory."""
@@ -132,7 +139,7 @@ def _read(path: Path) -> TeacherChunk | None:
     try:
         with np.load(path, allow_pickle=False) as found:
             return TeacherChunk(found["tokens"], found["ids"], found["logs"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ModelFormatError(f"{path} is damaged ({error}): remove it, and it is made again") from error
 
 
