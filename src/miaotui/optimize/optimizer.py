@@ -25,10 +25,19 @@ from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, write_c
 from miaotui.optimize.cost import MachineRates, work_bytes
 from miaotui.optimize.front import front_points
 from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
-from miaotui.optimize.plan import CANDIDATES, FileCandidate, OptimizeTarget, best, candidates, corrected, plan_dict
+from miaotui.optimize.plan import (
+    CANDIDATES,
+    FileCandidate,
+    OptimizeTarget,
+    best,
+    candidates,
+    corrected,
+    plan_dict,
+    planned,
+)
 from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
 from miaotui.optimize.source import GgufSource, file_digest, open_source
-from miaotui.optimize.speed import MeasuredSpeed, measured_speed
+from miaotui.optimize.speed import MeasuredSpeed, measured_speed, scaled_rates
 from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
 from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
@@ -72,11 +81,25 @@ class Optimization:
     reference: Path | None = None
 
     def plan(self) -> dict[str, Any]:
-        """Return the plan as JSON values, without work. Raises a `MiaotuiError`."""
+        """Return the plan as JSON values. The model's own speed is measured; nothing is made. Raises a `MiaotuiError`."""
         with open_source(self.path) as source:
             about = {"path": str(self.path), "bytes": self.path.stat().st_size}
-            found = candidates(self._unread(source), None, self.target, self.rates)
-            return plan_dict(found, self.target, about)
+            rates = self.scaled_rates(source)
+            found = planned(self._unread(source), self.target, rates)
+            return plan_dict(found, self.target, about, rates)
+
+    def scaled_rates(self, source: GgufSource) -> MachineRates:
+        """Return the machine's rates with the scale that the model's own speed shows, if speed is measured at all."""
+        if not self.options.measure_speed:
+            return self.rates
+        lengths, context = (self.target.prompt, self.target.answer), source.config.context_length
+        if sum(lengths) > context:
+            raise RequestError(
+                f"a prompt of {lengths[0]} tokens and an answer of {lengths[1]} do not fit into the model's context of "
+                f"{context}: lower --prompt or --answer"
+            )
+        kept = self.settings.folder("optimize")
+        return scaled_rates(source, self.rates, lambda: self.measure(source.path, *lengths), lengths, kept)
 
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
@@ -108,7 +131,8 @@ class _Run:
         self.seconds: dict[str, float] = {}
         options = job.options
         # refuses what cannot be met before any work
-        best(candidates(job._unread(source), None, job.target, job.rates), job.target)
+        self.rates = self._timed("speed", lambda: job.scaled_rates(source))
+        best(planned(job._unread(source), job.target, self.rates), job.target)
         _require_memory(source, options)
         self.calibration, self.test = self._timed("texts", lambda: text_sets(job, reference))
         require_disjoint(self.calibration, self.test)
@@ -124,7 +148,7 @@ class _Run:
     def card(self) -> ReportCard:
         job, target = self.job, self.job.target
         surveyed_model = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
-        found = candidates(self.quantization, surveyed_model, target, job.rates, CURVE)
+        found = candidates(self.quantization, surveyed_model, target, self.rates, CURVE)
         base = LayerwiseModel(self.reference.config, self.reference.canonical())
         base_states = self._timed("test", lambda: base.states(self.test_rows))
         made: list[_Made] = []
@@ -181,7 +205,7 @@ class _Run:
                 "shared_lines": shared,
             },
             speed=None if last.speed is None else asdict(last.speed),
-            predicted={**asdict(last.candidate.cost), "mean_kl": last.candidate.predicted_kl},
+            predicted={**last.predicted(), "scale": asdict(self.rates.scale)},
             measured_candidates=len(made),
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             choices={name: kind.name for name, kind in types.kinds.items()},
@@ -221,9 +245,14 @@ class _Made:
     speed: MeasuredSpeed | None
 
     def point(self) -> dict[str, Any]:
-        """Return it as a point of the front."""
+        """Return it as a point of the front, with what was predicted of it."""
         speed = None if self.speed is None else self.speed.tokens_per_s
-        return {"file_bytes": self.size_bytes, "mean_kl": self.quality.mean_kl, "tokens_per_s": speed}
+        point = {"file_bytes": self.size_bytes, "mean_kl": self.quality.mean_kl, "tokens_per_s": speed}
+        return {**point, "predicted": self.predicted()}
+
+    def predicted(self) -> dict[str, Any]:
+        """Return what was predicted before it was made."""
+        return {**asdict(self.candidate.cost), "mean_kl": self.candidate.predicted_kl}
 
     @property
     def kl_ratio(self) -> float:
