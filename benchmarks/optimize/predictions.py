@@ -1,6 +1,6 @@
 """Predictions of `miaotui optimize` beside measurements: speed, time of an answer, peak memory.
 
-    python benchmarks/optimize_plan.py smollm2-135m made-1.gguf made-2.gguf    # a table and one JSON line
+    python -m benchmarks.optimize.predictions smollm2-135m made-1.gguf made-2.gguf    # a table and one JSON line
 
 The first model's own speed gives the scale, as in a plan; the cost of the other files (quantised or pruned from it) is
 predicted from their types and sizes, then measured in processes of their own, in turns with the first. Owns the order
@@ -15,13 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from machine import describe
+from benchmarks.machine import describe
 from miaotui.cli.advice.machine_speeds import known_speeds
 from miaotui.cli.doctor import measure
 from miaotui.config import Settings
 from miaotui.hub.resolve import resolve
 from miaotui.kernels.platform.cpu import probe
-from miaotui.optimize.cost import MachineRates, answer_cost, cost_scale
+from miaotui.optimize.cost import AnswerCost, MachineRates, answer_cost, cost_scale
 from miaotui.optimize.source import open_source
 from miaotui.optimize.speed import MeasuredSpeed, measured_speed
 
@@ -58,7 +58,7 @@ def main() -> None:
             f"({100 * errors['peak_bytes']:+.1f}%), {real['tokens_per_s'] / base['tokens_per_s']:.2f} x the first",
             flush=True,
         )
-    about = {"benchmark": "optimize_plan", "model": args.model, "machine": describe().as_dict(), "scale": asdict(scale)}
+    about = {"benchmark": "predictions", "model": args.model, "machine": describe().as_dict(), "scale": asdict(scale)}
     print(json.dumps({**about, "rates": asdict(rates), "first": base, "rows": rows}))
 
 
