@@ -62,7 +62,7 @@ def main() -> None:
     print(json.dumps({**about, "rates": asdict(rates), "first": base, "rows": rows}))
 
 
-def _predicted(file: Path, rates: MachineRates, args: argparse.Namespace):
+def _predicted(file: Path, rates: MachineRates, args: argparse.Namespace) -> AnswerCost:
     with open_source(file) as source:
         kinds = {one.name: source.file.tensors[one.name].kind for one in source.matrices}
         return answer_cost(source, kinds, rates, args.prompt, args.answer)

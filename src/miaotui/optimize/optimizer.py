@@ -81,7 +81,7 @@ class Optimization:
     reference: Path | None = None
 
     def plan(self) -> dict[str, Any]:
-        """Return the plan as JSON values. It measures the model's own speed, and makes nothing. Raises a `MiaotuiError`."""
+        """Return the plan as JSON values. It measures the model's speed and makes nothing. Raises a `MiaotuiError`."""
         with open_source(self.path) as source:
             about = {"path": str(self.path), "bytes": self.path.stat().st_size}
             rates = self.scaled_rates(source)
