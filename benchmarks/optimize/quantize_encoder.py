@@ -2,13 +2,14 @@
 
     python -m benchmarks.peers.install setup                                           # once: llama.cpp's library
     python -m benchmarks.optimize.quantize_encoder all-minilm-l6-v2 --data DATA         # a table and one JSON line
-    python -m benchmarks.optimize.quantize_encoder whisper-base --speech --data DATA    # the encoder of a model of sound
+    python -m benchmarks.optimize.quantize_encoder whisper-base --speech --data DATA    # an encoder of sound
 
 The source is in full precision, so every type is off its grid. The loss is the mean of 1 - cosine between embeddings
 of the source and of the rounded model, over headlines (DATA has agnews) and reviews (sst2), or between states of sounds
-(speech). Calibration is on texts that the default chat model wrote, or on other speakers. llama.cpp's side is its own quantiser (``ggml_quantize_chunk``) with the same
-importance, one type for all matrices, and the type that it falls back to where rows are no whole blocks. Owns the order
-of a run. Knows no method. Invariant: ours is never larger than what it is compared with.
+(speech). Calibration is on texts that the default chat model wrote, or on other speakers. llama.cpp's side is its own
+quantiser (``ggml_quantize_chunk``) with the same importance, one type for all matrices, and the type that it falls back
+to where rows are no whole blocks. Owns the order of a run. Knows no method. Invariant: ours is never larger than what
+it is compared with.
 """
 
 from __future__ import annotations

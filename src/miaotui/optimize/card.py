@@ -45,6 +45,10 @@ class QualityLoss:
     perplexity_of_source: float
     positions: int
     texts: int
+    questions: int = 0  # of `texts.choices`; ``flips`` of them are answered otherwise than by the original
+    flips: int = 0
+    right: int = 0
+    right_of_source: int = 0
 
 
 def quality_loss(found: Divergence) -> QualityLoss:

@@ -21,10 +21,11 @@ from miaotui.errors import RequestError
 from miaotui.hub.files import replace
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
-from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, write_card
+from miaotui.optimize.card import QualityLoss, ReportCard, write_card
 from miaotui.optimize.cost import MachineRates, work_bytes
 from miaotui.optimize.front import front_points
-from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
+from miaotui.optimize.layerwise import Tokens
+from miaotui.optimize.loss_meter import LossMeter
 from miaotui.optimize.plan import (
     CANDIDATES,
     FileCandidate,
@@ -136,7 +137,7 @@ class _Run:
         _require_memory(source, options)
         self.calibration, self.test = self._timed("texts", lambda: text_sets(job, reference))
         require_disjoint(self.calibration, self.test)
-        tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
+        self.tokenizer = tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
         length = min(ROW_TOKENS, source.config.context_length)
         rows = token_rows(tokenizer, self.calibration, length, options.calibration_tokens)
         self.test_rows = token_rows(tokenizer, self.test, length, options.test_tokens)
@@ -149,34 +150,27 @@ class _Run:
         job, target = self.job, self.job.target
         surveyed_model = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
         found = candidates(self.quantization, surveyed_model, target, self.rates, CURVE)
-        base = LayerwiseModel(self.reference.config, self.reference.canonical())
-        base_states = self._timed("test", lambda: base.states(self.test_rows))
+        meter = self._timed("test", lambda: LossMeter(self.reference, self.test_rows, self.tokenizer))
         made: list[_Made] = []
         while True:
             chosen = _next(found, target, made)
             if any(one.candidate.types == chosen.types for one in made):
                 break  # predictions that were corrected lead back to it
-            made.append(self._make(chosen, base, base_states))
+            made.append(self._make(chosen, meter))
             last = made[-1]
             if not last.misses(target) or len(made) == CANDIDATES:
                 break
             found = corrected(found, last.kl_ratio, last.time_ratio)
         return self._finish(made, found)
 
-    def _make(self, chosen: FileCandidate, base: LayerwiseModel, base_states: list[Array]) -> _Made:
+    def _make(self, chosen: FileCandidate, meter: LossMeter) -> _Made:
         job, file = self.job, self.work / "candidate.gguf"
         self._timed("rounding", lambda: write_quantized(self.quantization, chosen.types, file, self.work, job.progress))
-        quality = self._timed("test", lambda: self._quality(file, base, base_states, self.test_rows))
+        quality = self._timed("test", lambda: meter.of_file(file))
         speed = None
         if job.options.measure_speed:
             speed = self._timed("speed", lambda: job.measure(file, job.target.prompt, job.target.answer))
         return _Made(chosen, file, file.stat().st_size, quality, speed)
-
-    def _quality(self, file: Path, base: LayerwiseModel, base_states: list[Array], rows: Tokens) -> QualityLoss:
-        with open_source(file) as made:
-            other = LayerwiseModel(made.config, made.canonical())
-            found = head_divergence(base.head(), base_states, other.head(), other.states(rows), rows)
-            return quality_loss(found)
 
     def _finish(self, made: list[_Made], front: Sequence[FileCandidate]) -> ReportCard:
         job, last = self.job, made[-1]
@@ -222,6 +216,9 @@ class _Run:
         quantised = sum(not stored[one.name].kind.is_float for one in self.source.matrices)
         if quantised:
             notes.append(f"{quantised} matrices were quantised before: the loss is against that file, not its original")
+        if len(kinds) > 1 and len(set(kinds.values())) == 1:
+            kind = next(iter(kinds.values())).name
+            notes.append(f"all matrices are {kind}: the target leaves no choice, so nothing was gained by choosing")
         kept = sum(kinds[name] is stored[name].kind for name in kinds)
         if kept and self.quantization.keep:
             notes.append(f"{kept} matrices are copied as they are")

@@ -7,7 +7,6 @@ file beside it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import miaotui
 from miaotui.config import Settings
 from miaotui.errors import RequestError
 from miaotui.hub.files import replace as move
-from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, write_card
+from miaotui.optimize.card import ReportCard, write_card
 from miaotui.optimize.distillation.distil import Distillation
 from miaotui.optimize.distillation.recipe import DistilRecipe
 from miaotui.optimize.distillation.teacher import common_vocabulary
-from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
+from miaotui.optimize.loss_meter import LossMeter
 from miaotui.optimize.optimizer import OptimizeOptions, about_file, about_texts
 from miaotui.optimize.source import GgufSource, open_source
 from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows
@@ -62,11 +61,10 @@ class LearnedStudent:
             out = work / "learned.gguf"
             job = Distillation(self.teacher, self.student, out, work, self.recipe, given, self.progress)
             report = job.run()
-            base = LayerwiseModel(teacher.config, teacher.canonical())
-            states = base.states(rows)
-            before = _loss(base, states, student, rows, vocabulary)
+            meter = LossMeter(teacher, rows, tokenizer, vocabulary)
+            before = meter.of_source(student)
             with open_source(out) as made:
-                after = _loss(base, states, made, rows, vocabulary)
+                after = meter.of_source(made)
                 choices = {one.name: made.file.tensors[one.name].kind.name for one in made.matrices}
         card = ReportCard(
             file={**about_file(out), "name": self.out.name},
@@ -102,11 +100,3 @@ class LearnedStudent:
         settings, length = self.settings or Settings.from_env(), teacher.config.context_length
         own = own_texts(teacher.path, teacher.digest(), settings, self.progress, length)
         return given[0] or replace(own[0], name="the teacher's own texts"), given[1] or own[1]
-
-
-def _loss(
-    base: LayerwiseModel, states: Sequence[Array], other: GgufSource, rows: Tokens, vocabulary: int
-) -> QualityLoss:
-    model = LayerwiseModel(other.config, other.canonical())
-    head, theirs = model.head(), model.states(rows)
-    return quality_loss(head_divergence(base.head(), list(states), head, theirs, rows, vocabulary))

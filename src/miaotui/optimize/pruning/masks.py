@@ -7,7 +7,7 @@ weights. Invariant: the bytes are the least that a mask could take, one bit a we
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from miaotui.errors import RequestError
 from miaotui.hub.formats.tensors import StoredTensor
 from miaotui.optimize.card import QualityLoss, quality_loss
 from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
+from miaotui.optimize.loss_meter import LossMeter
 from miaotui.optimize.pruning.pruned_file import float16_tensor
 from miaotui.optimize.source import GgufSource
 from miaotui.optimize.texts.calibration import Moments
@@ -32,18 +33,13 @@ class MaskedLoss:
 
 
 def masked_loss(
-    source: GgufSource,
-    calibration: Tokens,
-    test: Tokens,
-    base_states: Sequence[Array],
-    share: float,
-    progress: Progress | None = None,
+    source: GgufSource, calibration: Tokens, meter: LossMeter, share: float, progress: Progress | None = None
 ) -> MaskedLoss:
-    """Measure the loss of a mask; ``base_states`` are the model's last streams of the test texts."""
+    """Measure the loss of a mask over the texts of ``meter``."""
     if not 0 < share < 1:
         raise RequestError(f"a mask leaves out a share of the weights between 0 and 1, not {share}")
     model = LayerwiseModel(source.config, source.canonical())
-    known, held_out = model.embedded(calibration), model.embedded(test)
+    known, held_out = model.embedded(calibration), model.embedded(meter.rows)
     saved = 0.0
     for layer in range(source.config.n_layers):
         tensors = _layer(model, layer)
@@ -62,7 +58,7 @@ def masked_loss(
         known, held_out = variant.layer(known, layer), variant.layer(held_out, layer)
         if progress is not None:
             progress("masking weights", layer + 1, source.config.n_layers)
-    found = head_divergence(model.head(), base_states, model.head(), held_out, test)
+    found = head_divergence(model.head(), meter.states, model.head(), held_out, meter.rows)
     return MaskedLoss(share, quality_loss(found), int(source.path.stat().st_size - saved))
 
 

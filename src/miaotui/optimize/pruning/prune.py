@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,12 +19,12 @@ from typing import Any
 
 from miaotui.config import make_folder
 from miaotui.errors import RequestError
-from miaotui.hub.files import write_whole
+from miaotui.hub.files import require_room, write_whole
 from miaotui.hub.formats.untrusted_json import read_object
-from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, read_card, write_card
+from miaotui.optimize.card import ReportCard, read_card, write_card
 from miaotui.optimize.distillation.distil import Distillation
 from miaotui.optimize.distillation.recipe import DistilRecipe
-from miaotui.optimize.layerwise import LayerwiseModel, head_divergence
+from miaotui.optimize.loss_meter import LossMeter
 from miaotui.optimize.optimizer import ROW_TOKENS, Optimization, about_file, about_texts, text_sets
 from miaotui.optimize.plan import OptimizeTarget
 from miaotui.optimize.pruning.layers import layer_order
@@ -65,6 +66,9 @@ class Pruning:
             require_shape(source.config, options.layers, options.kv_heads, options.ffn)
             if options.mask is None and not self._shrinks(source):
                 raise RequestError("nothing is left out: ask for fewer layers, heads or channels than the model has")
+            weights = sum(math.prod(tensor.shape) for tensor in source.file.tensors.values())
+            healed = 2 * weights if options.heal is not None else 0
+            require_room(make_folder(job.out.parent), 4 * job.path.stat().st_size + healed)
             run = _PruneRun(self, source)
             card = run.masked() if options.mask is not None else run.pruned()
         shutil.rmtree(job.out.with_name(f"{job.out.name}.work"), ignore_errors=True)
@@ -92,8 +96,7 @@ class _PruneRun:
         self._rows = token_rows(tokenizer, self._calibration, length, options.calibration_tokens)
         self._test_rows = token_rows(tokenizer, self._test, length, options.test_tokens)
         self._work = make_folder(self._job.out.with_name(f"{self._job.out.name}.work") / self._key())
-        self._base = LayerwiseModel(source.config, source.canonical())
-        self._base_states = self._base.states(self._test_rows)
+        self._meter = LossMeter(source, self._test_rows, tokenizer)
 
     def _key(self) -> str:
         """Return a digest of everything that decides the file, so that another command begins anew."""
@@ -117,7 +120,7 @@ class _PruneRun:
     def masked(self) -> ReportCard:
         """Measure a mask, and return the card of a quantised file of as many bytes as a bitmap would take at best."""
         share = self._options.mask or 0.0
-        found = masked_loss(self._source, self._rows, self._test_rows, self._base_states, share, self._job.progress)
+        found = masked_loss(self._source, self._rows, self._meter, share, self._job.progress)
         rival = self._rival(min(found.least_bytes, self._job.target.size_bytes or found.least_bytes))
         if isinstance(rival, str):
             raise RequestError(
@@ -143,7 +146,7 @@ class _PruneRun:
             path = self._work / f"layers-{count}.json"
             found = _kept_json(path)
             if found is None:
-                order = layer_order(self._base, probe, config.n_layers - count, self._job.progress)
+                order = layer_order(self._meter.base, probe, config.n_layers - count, self._job.progress)
                 found = {"left_out": list(order.layers), "nats_after_each": [round(x, 5) for x in order.nats]}
                 text = json.dumps(found).encode()
                 write_whole(path, "the order of layers", lambda file: file.write(text))
@@ -261,14 +264,7 @@ class _PruneRun:
         return found
 
     def _quality(self, file: Path) -> dict[str, Any]:
-        return asdict(self._measured(file))
-
-    def _measured(self, file: Path) -> QualityLoss:
-        with open_source(file) as made:
-            other = LayerwiseModel(made.config, made.canonical())
-            states = other.states(self._test_rows)
-            found = head_divergence(self._base.head(), self._base_states, other.head(), states, self._test_rows)
-            return quality_loss(found)
+        return asdict(self._meter.of_file(file))
 
 
 def _summary(card: ReportCard | str) -> dict[str, Any]:
