@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from made_texts import made_job
 
 from miaotui.cli import main
+from miaotui.config import Settings
 from miaotui.errors import RequestError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
 from miaotui.model.oracle import Oracle
@@ -22,6 +24,7 @@ from miaotui.optimize.pruning.pruned_file import LayerWidths, write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape, require_shape, whole_shape
 from miaotui.optimize.pruning.widths import choose_columns, kept_widths
 from miaotui.optimize.source import GgufSource, open_source
+from miaotui.optimize.speed import MeasuredSpeed
 from tiny_models import make_tiny_gguf, tiny_config
 
 TEXTS = [[int(x) for x in np.random.default_rng(seed).integers(0, 300, 48)] for seed in range(4)]
@@ -135,7 +138,13 @@ def test_models_whose_parts_cannot_be_left_out_are_refused(tmp_path: Path) -> No
 
 
 def test_the_quantised_file_is_returned_when_it_loses_less(tmp_path: Path) -> None:
-    job = made_job(make_tiny_gguf(tmp_path, "llama"), tmp_path, size_bytes=110_000)
+    def measure(file: Path, prompt: int, answer: int) -> MeasuredSpeed:
+        rate = 4e8 / min(file.stat().st_size, 186_000)  # floats are packed in 8 bits
+        return MeasuredSpeed(rate, answer / rate, answer / rate, None, 1, prompt, answer, 1)
+
+    job = made_job(make_tiny_gguf(tmp_path, "llama"), tmp_path, size_bytes=110_000, prompt=100, answer=20)
+    job.options, job.measure = replace(job.options, measure_speed=True), measure
+    job.settings = Settings(tmp_path / "home", tmp_path / "home")
     card = Pruning(job, PruneOptions(layers=2)).run()
     assert read_card(job.out) == card
     changes = card.changes
@@ -144,6 +153,7 @@ def test_the_quantised_file_is_returned_when_it_loses_less(tmp_path: Path) -> No
     assert card.quality["mean_kl"] == changes["set_against"]["mean_kl"] < changes["pruned_file"]["mean_kl"]
     assert changes["set_against"]["bytes"] <= changes["pruned_file"]["bytes"] <= 110_000
     assert card.notes[0].startswith("quantised, not pruned: in ")
+    assert "(tokens/s: original 2150.5, pruned 36" in card.notes[0]
     with read_gguf(job.out) as found:
         assert found.metadata["llama.block_count"] == 3
     assert not job.out.with_name(f"{job.out.name}.work").exists()

@@ -38,7 +38,7 @@ from miaotui.optimize.plan import (
 )
 from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
 from miaotui.optimize.source import GgufSource, file_digest, open_source
-from miaotui.optimize.speed import MeasuredSpeed, measured_speed, scaled_rates
+from miaotui.optimize.speed import MeasuredSpeed, measured_speed, own_speed, scaled_rates
 from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
 from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
@@ -91,8 +91,13 @@ class Optimization:
 
     def scaled_rates(self, source: GgufSource) -> MachineRates:
         """Return the machine's rates with the scale that the model's own speed shows, if speed is measured at all."""
+        speed = self.own_speed(source)
+        return self.rates if speed is None else scaled_rates(source, self.rates, speed)
+
+    def own_speed(self, source: GgufSource) -> MeasuredSpeed | None:
+        """Return the model's own speed, if speed is measured at all. Raises `RequestError` for too long an answer."""
         if not self.options.measure_speed:
-            return self.rates
+            return None
         lengths, context = (self.target.prompt, self.target.answer), source.config.context_length
         if sum(lengths) > context:
             raise RequestError(
@@ -100,7 +105,7 @@ class Optimization:
                 f"{context}: lower --prompt or --answer"
             )
         kept = self.settings.folder("optimize")
-        return scaled_rates(source, self.rates, lambda: self.measure(source.path, *lengths), lengths, kept)
+        return own_speed(source, self.rates, lambda: self.measure(source.path, *lengths), lengths, kept)
 
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""

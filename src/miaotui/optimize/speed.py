@@ -51,12 +51,13 @@ def measured_speed(file: Path, prompt: int, answer: int) -> MeasuredSpeed:
         raise EngineError(f"{file} does not run: {str(said).strip()[-300:]}") from error
 
 
-def scaled_rates(
+def own_speed(
     source: GgufSource, rates: MachineRates, speed: Callable[[], MeasuredSpeed], lengths: tuple[int, int], kept: Path
-) -> MachineRates:
-    """Return the rates with the scale that the model's own speed shows, prompt and answer of these ``lengths``.
+) -> MeasuredSpeed:
+    """Return the model's own speed with a prompt and an answer of these ``lengths``.
 
-    ``speed`` measures it; what it found is kept in the folder ``kept``, so that plans of one model stay alike.
+    ``speed`` measures it; what it found is kept in the folder ``kept``, so that plans of one model stay alike, until
+    the machine's ``rates`` are measured again.
     """
     about = [source.digest(), *lengths, rates.read_gb_per_s, rates.int8_gmac_per_s]
     path = kept / f"speed-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
@@ -66,9 +67,15 @@ def scaled_rates(
         found = speed()
         text = json.dumps(asdict(found)).encode()
         write_whole(path, "the model's speed", lambda file: file.write(text))
+    return found
+
+
+def scaled_rates(source: GgufSource, rates: MachineRates, found: MeasuredSpeed) -> MachineRates:
+    """Return the rates with the scale that the model's own speed shows."""
+    lengths = found.prompt, found.answer
     kinds = {one.name: source.file.tensors[one.name].kind for one in source.matrices}
     predicted = answer_cost(source, kinds, rates, *lengths)
-    scale = cost_scale(predicted, lengths[1], found.tokens_per_s, found.seconds, found.peak_bytes)
+    scale = cost_scale(predicted, found.answer, found.tokens_per_s, found.seconds, found.peak_bytes)
     return replace(rates, scale=scale)
 
 

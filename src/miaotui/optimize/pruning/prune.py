@@ -107,8 +107,11 @@ class _PruneRun:
     def pruned(self) -> ReportCard:
         """Prune, heal, quantise; return the card of what lost less, which is then at the output's place."""
         shape, about = self._shape()
+        speed = self._job.own_speed(self._source)
         file = self._written(shape)
         facts: dict[str, Any] = {"shape": shape.as_dict(), **about, "pruned": self._quality(file)}
+        if speed is not None:
+            facts["original"] = {"tokens_per_s": speed.tokens_per_s, "seconds": speed.seconds}
         own_bytes = file.stat().st_size
         if self._options.heal is not None:
             file = self._healed(file, facts)
@@ -246,12 +249,12 @@ class _PruneRun:
         if theirs <= mine:
             note = (
                 f"quantised, not pruned: in {size:,} bytes it loses {theirs:.4f} nats, and the pruned model in "
-                f"{ours.file['bytes']:,} bytes {mine:.4f}{_speeds(ours, rival)}"
+                f"{ours.file['bytes']:,} bytes {mine:.4f}{_speeds(facts, ours, rival)}"
             )
             return self._finish(rival, {**facts, "returned": "quantised"}, note)
         note = (
             f"pruned: it loses {mine:.4f} nats, and quantised to {size:,} bytes the model loses "
-            f"{theirs:.4f}{_speeds(ours, rival)}"
+            f"{theirs:.4f}{_speeds(facts, ours, rival)}"
         )
         return self._finish(ours, {**facts, "returned": "pruned"}, note)
 
@@ -279,10 +282,11 @@ def _summary(card: ReportCard | str) -> dict[str, Any]:
     }
 
 
-def _speeds(ours: ReportCard, rival: ReportCard) -> str:
+def _speeds(facts: Mapping[str, Any], ours: ReportCard, rival: ReportCard) -> str:
     if ours.speed is None or rival.speed is None:
         return ""
-    return f" ({ours.speed['tokens_per_s']:.1f} tokens/s pruned, {rival.speed['tokens_per_s']:.1f} quantised)"
+    first, mine, theirs = (float(each["tokens_per_s"]) for each in (facts["original"], ours.speed, rival.speed))
+    return f" (tokens/s: original {first:.1f}, pruned {mine:.1f}, quantised {theirs:.1f})"
 
 
 def _missed(card: ReportCard, target: OptimizeTarget) -> list[str]:

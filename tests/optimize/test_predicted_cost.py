@@ -14,14 +14,14 @@ from miaotui.backends.cpu.workspace import KvPages
 from miaotui.errors import CacheError
 from miaotui.hub import files
 from miaotui.model.oracle import Oracle
-from miaotui.optimize.cost import answer_cost, cost_scale, kv_token_bytes, shaped_matrices
+from miaotui.optimize.cost import MachineRates, answer_cost, cost_scale, kv_token_bytes, shaped_matrices
 from miaotui.optimize.layerwise import log_probabilities
 from miaotui.optimize.loss_meter import LossMeter
 from miaotui.optimize.pruning.prune import PruneOptions, Pruning
 from miaotui.optimize.pruning.pruned_file import LayerWidths, write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape
 from miaotui.optimize.source import open_source
-from miaotui.optimize.speed import MeasuredSpeed, scaled_rates
+from miaotui.optimize.speed import MeasuredSpeed, own_speed, scaled_rates
 from miaotui.optimize.texts.choices import choice_rows, chosen
 from miaotui.text.load import load_tokenizer
 from tiny_models import make_tiny_gguf, tiny_config
@@ -42,11 +42,14 @@ def test_a_scaled_prediction_of_the_measured_file_is_the_measurement(tmp_path: P
             asked.append(1)
             return MeasuredSpeed(1000.0, 0.05, 0.05, 250_000_000, 1, 100, 20, 1)
 
-        first, second = (scaled_rates(source, RATES, speed, (100, 20), tmp_path) for _ in range(2))
+        def rates() -> MachineRates:
+            return scaled_rates(source, RATES, own_speed(source, RATES, speed, (100, 20), tmp_path))
+
+        first, second = rates(), rates()
         assert first == second == replace(RATES, scale=scale)
         assert len(asked) == 1
         next(tmp_path.glob("speed-*.json")).write_text(json.dumps({"tokens": 1}), encoding="utf-8")
-        assert scaled_rates(source, RATES, speed, (100, 20), tmp_path) == first
+        assert rates() == first
         assert len(asked) == 2
 
 
