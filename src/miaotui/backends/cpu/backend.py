@@ -36,8 +36,7 @@ from miaotui.backends.backend import (
 from miaotui.backends.cpu import draw
 from miaotui.backends.cpu.adapters import AdapterSpace, PackedAdapter, packed_size
 from miaotui.backends.cpu.draft_head import CpuDraftHead
-from miaotui.backends.cpu.multistep import MOST_TOKENS, CompiledDraftRun
-from miaotui.backends.cpu.pass_tables import ChoiceTable, PassTables
+from miaotui.backends.cpu.pass_tables import MOST_TOKENS, ChoiceTable, CompiledDraftRun, PassTables
 from miaotui.backends.cpu.program import Program
 from miaotui.backends.cpu.workspace import KvPages, Rows, float_rows, peaks_of
 from miaotui.backends.drafting import DraftResult, DraftRun, Quotes
@@ -202,7 +201,7 @@ class Runner:
         if layer not in self._taps:
             program = self.program
             space = program.workspace
-            self._taps[layer] = float_rows(space.max_rows, program.config.hidden_size)
+            self._taps[layer] = float_rows(space.max_rows, program.config.state_size)
             self.program = program.changed(self._taps, None)
             if self._adapted is not None:
                 self._adapted = program.changed(self._taps, self._adapted.adapters)

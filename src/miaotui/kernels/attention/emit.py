@@ -1,7 +1,8 @@
 """Vector parts of attention: rotate a head, store a key and a value, let queries meet a page.
 
 A query's scratch is ``dim`` floats of query, ``dim`` of accumulated values, then four lines of 16: the softmax's
-partial sums, this page's probabilities, the running maximum, and the bounds ``[start, end)`` of its view (int32).
+partial sums, this page's probabilities, the running maximum, and a line with the bounds ``[start, end)`` of its view
+(int32), the slope by which its scores fall with distance (float32) and its position (int32).
 Masked scores are -1e30; their exponential against any real maximum is 0.
 """
 
@@ -17,6 +18,7 @@ from miaotui.kernels.runtime.ops import HEADER_BYTES
 from miaotui.kernels.runtime.simd import F32, F32X, I8, I8X, I16, I32, I64, LANES, Emitter, Value, stack_floats
 
 MASKED = -1e30
+MAX_HEAD_DIM = 1024
 ACCUMULATORS = 48  # floats before the bounds: sums, probabilities, maximum
 TOGETHER = (1, 2, 3, 4, 6, 8)  # queries that meet a page at once
 _LINE = 4 * LANES
@@ -137,7 +139,7 @@ def store_key_value(int8: bool) -> Callable[..., None]:
 
         dim, rotated = field(fields.DIM), field(fields.ROTATED)
         row = position * (rotated >> 1) << 2
-        buffer = stack_floats(e, 1024)
+        buffer = stack_floats(e, MAX_HEAD_DIM)
         rotate_head(
             e,
             key,
@@ -150,8 +152,11 @@ def store_key_value(int8: bool) -> Callable[..., None]:
             field(fields.NORM_EPS, F32),
             e.const(F32, 1.0),
         )
-        values = page + field(fields.VALUES_IN_HEAD)
-        (byte_head if int8 else half_head)(e, buffer, value, page, values, dim, slot)
+        normed, norm = stack_floats(e, MAX_HEAD_DIM), field(fields.VALUE_NORM)
+        has_norm = e.compare("!=", norm, e.const(I64, 0))
+        e.when(has_norm, lambda: _norm_head(e, value, normed, dim, norm, field(fields.NORM_EPS, F32)))
+        source, values = e.select(has_norm, normed, value), page + field(fields.VALUES_IN_HEAD)
+        (byte_head if int8 else half_head)(e, buffer, source, page, values, dim, slot)
 
     return emit
 
@@ -234,16 +239,17 @@ def store_query(e: Emitter, query: Value, dim: Value, out: Value, count: Value) 
     e.when(e.compare("!=", count & 8, e.const(I64, 0)), store_half)
 
 
-def attend_emitters(int8: bool, capped: bool) -> tuple[Callable[..., None], ...]:
+def attend_emitters(int8: bool, capped: bool, biased: bool = False) -> tuple[Callable[..., None], ...]:
     """Make emitters of queries that meet one page, one for each number in `TOGETHER`.
 
     Values: the first query's scratch and the bytes to the next, the page's keys and values, ``dim``, an address to
-    prefetch or 0, the page's first position, and the soft cap.
+    prefetch or 0, the page's first position, and the soft cap. ``biased``: scores fall with the distance of the key, by
+    the query's slope (ALiBi, Press et al. 2022, section 3).
     """
-    return tuple(_attend(count, int8, capped) for count in TOGETHER)
+    return tuple(_attend(count, int8, capped, biased) for count in TOGETHER)
 
 
-def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
+def _attend(count: int, int8: bool, capped: bool, biased: bool) -> Callable[..., None]:
     def attend(
         e: Emitter,
         base: Value,
@@ -260,11 +266,22 @@ def _attend(count: int, int8: bool, capped: bool) -> Callable[..., None]:
         scores = page.scores(queries, ahead)
         if capped:
             scores = [softcap(e, score, e.splat(cap)) for score in scores]
+        if biased:
+            scores = [
+                _biased(e, query + (dim << 3), score, first) for query, score in zip(queries, scores, strict=True)
+            ]
         page.weigh(queries, scores, e.narrow(first, I32))
         page.gather(queries)
 
-    attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}"
+    attend.__name__ = f"attend_{count}_{'int8' if int8 else 'f16'}{'_capped' if capped else ''}{'_biased' * biased}"
     return attend
+
+
+def _biased(e: Emitter, line: Value, scores: Value, first: Value) -> Value:
+    """Add slope times (key's position - query's position) to the scores of the page that begins at ``first``."""
+    bounds = line + 3 * _LINE
+    back = e.splat(e.narrow(first, I32)) + e.lane_numbers() - e.load_splat(bounds + 12, I32)
+    return e.fma(e.load_splat(bounds + 8, F32), e.to_float(back), scores)
 
 
 class _Page:
