@@ -121,6 +121,12 @@ class PackedOracle(Oracle):
     def _linear(self, x: Array, name: str, part: int = 0, parts: int = 1) -> Array:
         return super()._linear(rounded_groups(x), name, part, parts)
 
+    def _router_logits(self, x: Array, name: str) -> Array:
+        """The router reads floats, and what an adapter adds rounded ones."""
+        logits = super()._router_logits(x, name)
+        pair = self._adapter.get(name)
+        return logits if pair is None else logits + pair.product(rounded_groups(x)) - pair.product(x)
+
     def _stored(self, heads: Array) -> Array:
         """Keys or values ``[n, heads, dim]`` as the pages hold them."""
         if self._kv == "f16":

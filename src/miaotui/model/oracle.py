@@ -190,10 +190,10 @@ class Oracle:
         if config.streams is None:
             return None
         streams = state[:, : config.stream_width].reshape(len(state), config.streams.count, -1)
-        weights = modalities(streams[:, 0], *self._router(prefix), config.norm_eps)
+        weights = modalities(streams[:, 0], *self._stream_router(prefix), config.norm_eps)
         return predicted(streams, weights, self._weights[prefix + "predict"])
 
-    def _router(self, prefix: str) -> tuple[Array, Array]:
+    def _stream_router(self, prefix: str) -> tuple[Array, Array]:
         return self._weights[prefix + "norm"], self._weights[prefix + "router"]
 
     def _stream(self, state: Array, predictions: Array | None) -> Array:
@@ -211,7 +211,7 @@ class Oracle:
         config, prefix = self.config, f"layers.{layer}."
         streams = x[:, None]
         if predictions is not None:
-            weights = modalities(x, *self._router(prefix + "altup_"), config.norm_eps)
+            weights = modalities(x, *self._stream_router(prefix + "altup_"), config.norm_eps)
             streams = corrected(predictions, x, weights, self._weights[prefix + "altup_correct"])
         if config.layer_inputs is not None:
             first = config.stream_width + layer * config.layer_inputs.width
@@ -305,7 +305,7 @@ class Oracle:
 
     def _mixture(self, x: Array, experts: ExpertsConfig, prefix: str) -> Array:
         """Sum the results of the experts that each row chose, in ascending order, then that of the shared one."""
-        logits = x @ self._weights[prefix + "router"].T + self._weights.get(prefix + "router_logit_bias", np.float32(0))
+        logits = self._router_logits(x, prefix + "router")
         numbers, weights = route(logits, experts, self._weights.get(prefix + "router_bias"))
         total = np.zeros_like(x)
         for expert in np.unique(numbers):
@@ -317,6 +317,10 @@ class Oracle:
         return total + (
             sigmoid(x @ self._weights[prefix + "shared_router"].T) * shared if experts.shared_gate else shared
         )
+
+    def _router_logits(self, x: Array, name: str) -> Array:
+        logits: Array = x @ self._weights[name].T + self._weights.get(f"{name}_logit_bias", np.float32(0))
+        return logits + self._adapter[name].product(x) if name in self._adapter else logits
 
     def _expert(self, x: Array, prefix: str, number: int, experts: ExpertsConfig) -> Array:
         """Compute one expert: the products of its part of the rows of each matrix."""

@@ -24,7 +24,13 @@ from miaotui.model.adapters.adapter import Array, LowRankPair, require_per_reque
 from miaotui.model.config import ModelConfig
 from miaotui.model.head_layout import HeadLayout
 
-OPERATIONS = {"qkv": ("q", "k", "v"), "o": ("o",), "up": ("gate", "up"), "down": ("down",)}  # of a layer, with parts
+OPERATIONS = {  # of a layer, with parts
+    "qkv": ("q", "k", "v"),
+    "o": ("o",),
+    "up": ("gate", "up"),
+    "down": ("down",),
+    "router": ("router",),
+}
 _MOST_CODE = 127
 
 

@@ -302,7 +302,7 @@ class CpuBackend:
         found = NO_STATES
         if states is not NO_ROW_STATES:
             refuse_unable(self, plan, states)
-            width = self.limits.hidden_size
+            width = self.limits.state_size
             found = {layer: runner.tap(layer).floats(plan.n_rows, width) for layer in states.layers}
         tables = cast("Sequence[ChoiceTable | None]", choices)
         addresses = [0 if table is None else table.address for table in tables]

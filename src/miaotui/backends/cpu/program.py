@@ -27,7 +27,7 @@ from miaotui.backends.cpu.operations import OperationTable, quantized_fields
 from miaotui.backends.cpu.workspace import KvPages, Quantized, RotationTable, Rows, Workspace
 from miaotui.kernels.attention import fields as att
 from miaotui.kernels.linear import fields as lin
-from miaotui.kernels.linear.formats import UNIT_ROWS
+from miaotui.kernels.linear.formats import UNIT_ROWS, padded_rows
 from miaotui.kernels.pointwise import fields as pw
 from miaotui.kernels.runtime import compiled, ops
 from miaotui.kernels.runtime.ops import float_field
@@ -115,7 +115,7 @@ class Program:
             self._state.add_learned_residual(layer, streams, computed, stream)
         experts = self.config.layer_experts(layer)
         if experts is not None:
-            self._mixture(prefix, stream, experts)
+            self._mixture(layer, stream, experts)
             return stream
         if not self.config.parallel:  # else the feed-forward network reads what attention has read
             self._read(prefix + "ffn_norm", stream)
@@ -143,14 +143,15 @@ class Program:
         first, second, *_ = self.workspace.residual
         return second if stream.address == first.address else first
 
-    def _mixture(self, prefix: str, residual: Rows, experts: ExpertsConfig) -> None:
+    def _mixture(self, layer: int, residual: Rows, experts: ExpertsConfig) -> None:
         """Add the results of each row's experts to the residual stream."""
-        space = self.workspace
+        space, prefix = self.workspace, f"layers.{layer}."
+        pairs = self._pairs(operation_of(self.config, layer, "router"), padded_rows(experts.count) // UNIT_ROWS)
         assert space.mixture is not None, "made for models with experts"
         self._norm(prefix + "ffn_norm", residual, space.normed, also=space.mixture.inputs)
         parts = MixtureParts(self._operations, self.weights, space.mixture, space.normed, residual)
         mode = lin.GATED_CLAMPED if experts.clamped else _GATED[self.config.activation]
-        parts.add(prefix, experts, mode, lambda name: self._vector(name, 0))
+        parts.add(prefix, experts, mode, lambda name: self._vector(name, 0), pairs)
 
     def _read(self, norm: str, source: Rows, also: Rows | None = None) -> None:
         """Add the norm and rounding of the residual stream for the products that come, or the rounding alone."""

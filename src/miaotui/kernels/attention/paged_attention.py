@@ -22,7 +22,6 @@ from miaotui.kernels.attention.emit import (
     query_bytes,
     rotate_head,
     sink_query,
-    store_key_value,
     store_query,
 )
 from miaotui.kernels.attention.fields import (
@@ -56,6 +55,7 @@ from miaotui.kernels.attention.fields import (
     VALUES_IN_HEAD,
     WINDOW,
 )
+from miaotui.kernels.attention.store_emit import store_key_value
 from miaotui.kernels.pointwise.emit import copy_row, multiply_row
 from miaotui.kernels.runtime.compiler import inline, kernel
 from miaotui.kernels.runtime.memory import load_float, peek, peek_float, store_float, store_int32
@@ -91,11 +91,12 @@ MANY = 16  # queries: from so many on, work on a page of a prompt takes longer t
 EVEN = 4  # units for each thread, from which on it matters little that one has one more
 
 
-def _address_of_head(op: Any, page: Any, head: Any) -> Any:
+@inline
+def head_address(op, page, head):  # type: ignore[no-untyped-def]
+    """Return where a head's keys of a page lie."""
     return peek(op, PAGES) + page * peek(op, PAGE_STRIDE) + head * peek(op, HEAD_STRIDE)
 
 
-head_address = inline(_address_of_head)
 query_stride = inline(query_bytes)
 rotate: Any = intrinsic(rotate_head, "iiiiiiiff")
 prefetch: Any = intrinsic(prefetch_bytes, "ii")
@@ -173,18 +174,9 @@ def load_query(op, run, row, head, target):  # type: ignore[no-untyped-def]
     position, end, dim = peek(table, ROW_POSITION), peek(table, ROW_VIEW_END), peek(op, DIM)
     start = first_seen(op, position)
     source = peek(op, QKV) + row * peek(op, QKV_STRIDE) + head * dim * 4
-    half = peek(op, ROTATED) // 2 * 4
-    rotate(
-        source,
-        target,
-        dim,
-        peek(op, ROTATED),
-        peek(op, COS) + position * half,
-        peek(op, SIN) + position * half,
-        peek(op, QUERY_NORM),
-        peek_float(op, NORM_EPS),
-        peek_float(op, SCALE),
-    )
+    rotated, at = peek(op, ROTATED), peek(op, ROTATED) // 2 * 4 * position
+    cos, sin, eps, scale = peek(op, COS) + at, peek(op, SIN) + at, peek_float(op, NORM_EPS), peek_float(op, SCALE)
+    rotate(source, target, dim, rotated, cos, sin, peek(op, QUERY_NORM), eps, scale)
     if peek(op, QUERY_WEIGHTS) != 0:
         multiply(target, dim, peek(op, QUERY_WEIGHTS))
     clear(target, dim)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from miaotui.model.masked import MaskedConfig
 from miaotui.model.reading.checks import require
@@ -117,6 +117,12 @@ class Architecture:
     marker: str | None = None  # a key of config.json that tells it from others of the same model_type
     masked: MaskedTraits | None = None  # of models that restore masked tokens
     defaults: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """Return the values that a model's configuration has under the same names."""
+        norms = ("norm", "norm_bias", "rotated_qk_norm", "joint_qk_norm", "value_norm", "pre_norms", "post_norms")
+        return {name: getattr(self, name) for name in (*norms, "gated", "sinks", "head_bias")}
 
     def embedding_scale(self, hidden_size: int) -> float:
         """Return the factor of the embeddings, in float32.

@@ -11,9 +11,9 @@ from types import MappingProxyType
 
 from miaotui.errors import UnsupportedModelError
 from miaotui.model.reading.architectures import Architecture, Windows
-from miaotui.model.reading.gemma_families import GEMMA_ARCHITECTURES
-from miaotui.model.reading.masked_families import MASKED_ARCHITECTURES
-from miaotui.model.reading.mixture_families import GRANITE_MULTIPLIERS, MIXTURE_ARCHITECTURES
+from miaotui.model.reading.entries.gemma import GEMMA_ARCHITECTURES
+from miaotui.model.reading.entries.masked import MASKED_ARCHITECTURES
+from miaotui.model.reading.entries.mixtures import GRANITE_MULTIPLIERS, MIXTURE_ARCHITECTURES
 
 ARCHITECTURES = (
     Architecture(
