@@ -60,8 +60,8 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
     if config.latent is not None and part in SMALL_PARTS:
         return _small(weights.matrix(prefix + "latent"), config, part)
     kind, _, side = part.rpartition("_")
-    if side in ("gate", "up") and config.gated:
-        kind += "_" if kind else ""
+    kind += "_" if kind else ""
+    if side in ("gate", "up") and f"{prefix}{kind}gate_up" in weights:
         both = matrix_values(weights.matrix(f"{prefix}{kind}gate_up")).reshape(-1, 2, 32, shape[1])
         return both[:, int(side == "up")].reshape(-1, shape[1])[: shape[0]]
     if part == "shared_router":  # a unit of its own, behind the router's

@@ -117,7 +117,7 @@ VARIANTS: dict[str, dict[str, Any]] = (
         "baichuan": {"model_type": "baichuan", "num_key_value_heads": 4, "head_dim": None},
         "baichuan-13b": {  # six heads: no power of two
             "model_type": "baichuan",
-            "hidden_size": 192,
+            "hidden_size": 96,
             "num_attention_heads": 6,
             "num_key_value_heads": 6,
             "head_dim": None,

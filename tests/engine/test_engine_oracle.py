@@ -222,7 +222,16 @@ def test_heads_of_any_size_give_equal_bytes_in_any_batch(dim: int, rotated: int,
     config = dataclasses.replace(
         config, head_dim=dim, n_heads=8, n_kv_heads=4, rope=dataclasses.replace(config.rope, dim=rotated)
     )
-    weights = pack_tiny(config, tmp_path)
+    assert_equal_bytes(config, pack_tiny(config, tmp_path))
+
+
+@pytest.mark.parametrize("variant", ["gemma3n", "gemma4", "baichuan-13b"])
+def test_parts_of_single_layers_give_equal_bytes_in_any_batch(variant: str, tmp_path: Path) -> None:
+    assert_equal_bytes(*packed_variant(variant, tmp_path, Format.Q8))
+
+
+def assert_equal_bytes(config: ModelConfig, weights: PackedModel) -> None:
+    """A text gives the same logits whatever it is cut into, and by however many threads."""
     found = []
     for threads, chunk in ((1, 1), (1, 7), (2, N_TOKENS)):
         options = EngineOptions(chunk_size=N_TOKENS, max_sequences=N_TOKENS, threads=threads)

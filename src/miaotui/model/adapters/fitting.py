@@ -39,9 +39,13 @@ def fitted(
     for name, source in sources.items():
         if name in shapes and len(shapes[name]) == 2 and name not in TABLES:
             by_stored.setdefault(source.name, []).append(name)
+    shared = [layer for layer in range(config.n_layers) if not config.has_keys(layer)]
+    unused = {sources[f"layers.{layer}.{name}"].name for layer in shared for name in ("k", "v")}
     pairs: dict[str, LowRankPair] = {}
     for stored_name, pair in stored.items():
         names = by_stored.get(stored_name)
+        if stored_name in unused:  # a layer that sees the keys of another one
+            continue
         if names is None and EXPERTS in stored_name:
             raise UnsupportedModelError(
                 f"{label} changes {stored_name[:200]!r}, a matrix of single experts, which is supported neither per "

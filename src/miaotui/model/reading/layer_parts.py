@@ -49,7 +49,10 @@ def local_dim_from_hf(fields: Fields) -> int:
 def with_parts_from_hf(config: ModelConfig, fields: Fields) -> ModelConfig:
     """Return the configuration with the parts that ``config.json`` declares."""
     if fields.get(_EXPERTS):
-        raise _with_experts(_EXPERTS)
+        raise UnsupportedModelError(
+            f"the model has experts beside its feed-forward layers ({_EXPERTS}), which is not supported for Gemma: "
+            "choose another model"
+        )
     width = fields.size("hidden_size_per_layer_input", MAX_INPUT_WIDTH)
     inputs = LayerInputsConfig(width, fields.count("vocab_size_per_layer_input", MAX_VOCAB)) if width else None
     streams = None
@@ -104,8 +107,6 @@ def local_dim_from_gguf(fields: Fields) -> int:
 
 def with_parts_from_gguf(config: ModelConfig, fields: Fields, tensors: Tensors) -> ModelConfig:
     """Return the configuration with the parts that metadata and tensors declare."""
-    if fields.get("expert_count"):
-        raise _with_experts("expert_count")
     width = fields.size("embedding_length_per_layer_input", MAX_INPUT_WIDTH)
     inputs = LayerInputsConfig(width, _rows(tensors, "per_layer_token_embd.weight")) if width else None
     streams = None
@@ -223,10 +224,3 @@ def unused_keys(config: ModelConfig, sources: Sources) -> list[str]:
     """Return the stored names of keys and values that layers with shared ones have in some files."""
     shared = [layer for layer in range(config.n_layers) if not config.has_keys(layer)]
     return [sources[f"layers.{layer}.{name}"].name for layer in shared for name in ("k", "v", "k_norm")]
-
-
-def _with_experts(key: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"the model has experts beside its feed-forward layers ({key}), which is not supported for Gemma: choose "
-        "another model"
-    )

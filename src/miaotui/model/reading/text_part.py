@@ -28,17 +28,20 @@ def text_values(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**shared, **part, "model_type": TEXT_PARTS[name]}
 
 
+def text_name(name: str) -> str:
+    """Return the name that a text part's tensor or module has in a model without other parts."""
+    start = next((start for start in _TEXT if name.startswith(start)), "")
+    return "model." + name.removeprefix(start) if start else name.removeprefix("language_model.")
+
+
 def text_tensors(stored: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
     """Return the tensors of the text part, under the names that they have in a model without others."""
     if not any(name.startswith(_TEXT) for name in stored):
         return stored
     found, left_out = dict[str, StoredTensor](), 0
     for name, tensor in stored.items():
-        start = next((start for start in _TEXT if name.startswith(start)), "")
-        if start:
-            found["model." + name.removeprefix(start)] = tensor
-        elif name.startswith(_HEAD) or not any(word in name for word in _OTHERS):
-            found[name.removeprefix("language_model.")] = tensor
+        if name.startswith((*_TEXT, _HEAD)) or not any(word in name for word in _OTHERS):
+            found[text_name(name)] = tensor
         else:
             left_out += 1
     if left_out:
