@@ -241,6 +241,11 @@ class ModelConfig:
         return self.kv_layer(layer) == layer
 
     @property
+    def has_one_stream(self) -> bool:
+        """Return whether layers hand on a residual stream and nothing else, each with keys of its own."""
+        return self.state_size == self.hidden_size and not self.kv_layers and not self.layer_scales
+
+    @property
     def kv_values(self) -> int:
         """Return the values of one token's keys, in all layers that have some."""
         own = (self.at(layer) for layer in range(self.n_layers) if self.has_keys(layer))

@@ -340,12 +340,12 @@ class CpuBackend:
         self.runner.remove_adapter(number)
 
     def find_draft_head(self, settings: Settings) -> CpuDraftHead | None:
-        """Return the draft head that was trained for these weights; None: there is none.
+        """Return the draft head that was trained for these weights; None: there is none, or none that could be.
 
         Raises `ModelFormatError` for a file that is no head.
         """
         path = path_for(self.weights, settings.folder(FOLDER_NAME))
-        if path is None:
+        if path is None or not self._config.has_one_stream:
             return None
         store = PackedStore(settings.folder("packed"), settings.packed_max_bytes)
         head = load_head(path, self.weights, self._config.tied_head, store)
