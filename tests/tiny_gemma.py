@@ -53,7 +53,7 @@ def outer_tensors(
             yield f"{stem}.weight", weights[name]
             continue
         assert config.streams is not None
-        parts = weights[name].reshape(config.streams.count - 1, -1, config.hidden_size)
+        parts = weights[name].reshape(config.streams.number - 1, -1, config.hidden_size)
         if is_gguf:
             yield f"{stem}.weight", parts
         else:
@@ -79,6 +79,6 @@ def gemma_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
     if config.shapes:
         metadata |= {"attention.head_count_kv": heads, "feed_forward_length": widths}
     if config.streams is not None:
-        metadata |= {"altup.active_idx": 0, "altup.num_inputs": config.streams.count}
+        metadata |= {"altup.active_idx": 0, "altup.num_inputs": config.streams.number}
         metadata["activation_sparsity_scale"] = [-np.inf if cut is None else cut for cut in config.cutoffs]
     return metadata

@@ -224,8 +224,8 @@ class ModelConfig:
         for layer, shape in enumerate(self.shapes):
             rope = self.layer_rope(layer) or self.rope
             if (shape, rope) not in found:
-                alone = {"shapes": (), "kv_layers": (), "rope": rope, "local_rope": None}
-                found[shape, rope] = replace(self, **shape._asdict(), **alone)
+                alike = replace(self, shapes=(), kv_layers=(), rope=rope, local_rope=None, **shape._asdict())
+                found[shape, rope] = alike
         return tuple(found[s, self.layer_rope(layer) or self.rope] for layer, s in enumerate(self.shapes))
 
     def at(self, layer: int) -> ModelConfig:
@@ -254,7 +254,7 @@ class ModelConfig:
     @property
     def stream_width(self) -> int:
         """Return the values of a row's residual streams."""
-        return self.hidden_size * (1 if self.streams is None else self.streams.count)
+        return self.hidden_size * (1 if self.streams is None else self.streams.number)
 
     @property
     def state_size(self) -> int:

@@ -74,7 +74,8 @@ def sparse(gate: Array, cutoff: float | None) -> Array:
     if cutoff is None:
         return gate
     bound = gate.mean(axis=-1, keepdims=True) + np.float32(cutoff) * gate.std(axis=-1, keepdims=True)
-    return np.maximum(gate - bound, np.float32(0))
+    above: Array = np.maximum(gate - bound, np.float32(0))
+    return above
 
 
 def softcapped(x: Array, cap: float) -> Array:

@@ -189,7 +189,7 @@ class Oracle:
         config, prefix = self.config, f"layers.{layer}.altup_"
         if config.streams is None:
             return None
-        streams = state[:, : config.stream_width].reshape(len(state), config.streams.count, -1)
+        streams = state[:, : config.stream_width].reshape(len(state), config.streams.number, -1)
         weights = modalities(streams[:, 0], *self._stream_router(prefix), config.norm_eps)
         return predicted(streams, weights, self._weights[prefix + "predict"])
 
@@ -238,11 +238,11 @@ class Oracle:
         config = self.config
         if config.streams is None:
             return state[:, : config.hidden_size]
-        streams = state[:, : config.stream_width].reshape(len(state), config.streams.count, -1)
-        parts = range(config.streams.count - 1)
+        streams = state[:, : config.stream_width].reshape(len(state), config.streams.number, -1)
+        parts = range(config.streams.number - 1)
         lifted = [self._linear(streams[:, part + 1], "stream_down", part, len(parts)) for part in parts]
         others = with_length_of(np.stack(lifted, axis=1), streams[:, :1])
-        merged: Array = (streams[:, 0] + others.sum(axis=1)) / np.float32(config.streams.count)
+        merged: Array = (streams[:, 0] + others.sum(axis=1)) / np.float32(config.streams.number)
         return merged
 
     def _attended(

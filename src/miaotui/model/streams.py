@@ -26,13 +26,13 @@ class StreamsConfig(NamedTuple):
     """Streams of a model; ``rank`` is that of the learned residual beside attention."""
 
     rank: int
-    count: int = STREAMS
+    number: int = STREAMS
 
     def check(self) -> None:
         """Raise `UnsupportedModelError` for another number of streams than is computed here."""
-        if self.count != STREAMS:
+        if self.number != STREAMS:
             raise UnsupportedModelError(
-                f"the model has {self.count} residual streams, and only {STREAMS} are supported: choose another model"
+                f"the model has {self.number} residual streams, and only {STREAMS} are supported: choose another model"
             )
         require_count("rank of the learned residual", self.rank, MAX_RANK)
 

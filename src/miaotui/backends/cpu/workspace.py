@@ -131,8 +131,8 @@ class StreamSpace:
     """Buffers of several residual streams: a row's lie one after the other."""
 
     def __init__(self, streams: StreamsConfig, hidden: int, max_rows: int, max_logits: int) -> None:
-        self.count = streams.count
-        width = streams.count * hidden
+        self.count = streams.number
+        width = streams.number * hidden
         self.states, self.predictions, self.corrected = (float_rows(max_rows, width) for _ in range(3))
         self.lifted = float_rows(max_rows, width - hidden)
         self.read, self.sum, self.low = (float_rows(max_rows, hidden) for _ in range(3))

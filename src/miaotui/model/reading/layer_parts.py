@@ -150,7 +150,7 @@ def _shapes(n_layers: int, *sizes: Sequence[object]) -> tuple[LayerShape, ...]:
         require(len(values) == n_layers, name, f"{n_layers} values, one per layer", len(values))
         for value in values:
             require_count(name, value, most)
-    return tuple(LayerShape(*shape) for shape in zip(*sizes, strict=True))  # type: ignore[arg-type]
+    return tuple(LayerShape(*shape) for shape in zip(*sizes, strict=True))
 
 
 def _named(shapes: Sequence[LayerShape], keys: Sequence[str]) -> dict[str, object]:
@@ -209,7 +209,7 @@ def part_sources(config: ModelConfig, sources: Sources, stored: Tensors, is_gguf
     """Return the sources as these models have them: stacked matrices, bare names, keys that are values too."""
     changed = dict(sources)
     if config.streams is not None:
-        changed |= {name: sources[name]._replace(experts=config.streams.count - 1) for name in _STACKED}
+        changed |= {name: sources[name]._replace(experts=config.streams.number - 1) for name in _STACKED}
     for layer in range(config.n_layers):
         prefix = f"layers.{layer}."
         for name in _BARE:

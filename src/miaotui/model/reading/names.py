@@ -36,7 +36,7 @@ def _state_shapes(config: ModelConfig) -> Shapes:
     """Return what makes the state before the first layer besides the embedding, and the stream behind the last one."""
     shapes, hidden = Shapes(), config.hidden_size
     if config.streams is not None:
-        others = (config.streams.count - 1) * hidden
+        others = (config.streams.number - 1) * hidden
         shapes |= {"stream_up": (others, hidden), "stream_down": (others, hidden)}
     if config.layer_inputs is not None:
         each, all_layers = config.layer_inputs.width, config.n_layers * config.layer_inputs.width

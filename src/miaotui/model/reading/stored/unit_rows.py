@@ -49,4 +49,5 @@ class UnitRows(StoredTensor):
         """Decode rows [start, stop) to float32 (rows, cols)."""
         rows = self._source.float32(start, stop)
         lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _LEAST)
-        return (rows / lengths).astype(np.float32)
+        unit: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+        return unit
