@@ -100,6 +100,16 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
         self._check_shapes()
         self._check_unknown(ignored)
 
+    @property
+    def stored(self) -> Mapping[str, StoredTensor]:
+        """Return the tensors of the files, by their own names."""
+        return self._stored
+
+    @property
+    def sources(self) -> Mapping[str, TensorSource]:
+        """Return the origin of each canonical tensor."""
+        return self._sources
+
     def __getitem__(self, name: str) -> StoredTensor:
         source, shape = self._sources[name], self._shapes[name]
         if source.experts:
