@@ -7,8 +7,9 @@ float32 it gives the oracle's logits.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miaotui.errors import UnsupportedModelError
+from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
 from miaotui.model.rope import RopeConfig
 
@@ -71,11 +73,35 @@ class TorchDecoder:
             generator = torch.Generator().manual_seed(seed)
             for name, weight in self.weights.items():
                 if name.startswith("layers.") and name.split(".")[-1] in options.targets:
-                    first = torch.empty(rank, weight.shape[1]).normal_(0, 1 / math.sqrt(rank), generator=generator)
+                    bound = 1 / math.sqrt(weight.shape[1])  # as PEFT begins
+                    first = torch.empty(rank, weight.shape[1]).uniform_(-bound, bound, generator=generator)
                     self.pairs[name] = first.requires_grad_(), torch.zeros(weight.shape[0], rank).requires_grad_()
         else:
             for weight in self.weights.values():
                 weight.requires_grad_()
+
+    def begin_with(self, pairs: Mapping[str, LowRankPair]) -> None:
+        """Take the pairs of an adapter as the first values of those that are trained; others stay without effect."""
+        for name, pair in pairs.items():
+            if name in self.pairs:
+                down, up = (self.torch.from_numpy(np.array(each)) for each in (pair.down, pair.up / self.scale))
+                self.pairs[name] = down.requires_grad_(), up.requires_grad_()
+
+    def low_rank(self) -> dict[str, LowRankPair]:
+        """Return the pairs as an adapter has them, scaled."""
+        return {
+            name: LowRankPair(a.detach().numpy().copy(), (b.detach() * self.scale).numpy())
+            for name, (a, b) in self.pairs.items()
+        }
+
+    @contextlib.contextmanager
+    def without_pairs(self) -> Iterator[None]:
+        """Compute the model itself meanwhile, without what its pairs add."""
+        scale, self.scale = self.scale, 0.0
+        try:
+            yield
+        finally:
+            self.scale = scale
 
     def trained(self) -> dict[str, Tensor]:
         """Return what is trained, by name."""
