@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class ExampleSet:
-    """Examples of some files, each line once. ``cut`` were longer than a text may be, ``skipped`` had no answer left."""
+    """Examples of some files, each line once; ``cut`` were too long, of ``skipped`` no answer was left."""
 
     name: str
     examples: tuple[Example, ...]

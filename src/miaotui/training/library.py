@@ -9,6 +9,8 @@ from typing import Any
 
 from miaotui.errors import RequestError
 
+PRECISIONS = ("auto", "bf16", "f32")
+
 
 def load_torch() -> Any:
     """Return torch. Raises `RequestError` without it."""
@@ -32,3 +34,8 @@ def product_dtype(torch: Any) -> Any:
     Without such instructions a product in bfloat16 takes 37 times as long (AMD EPYC, Zen 3).
     """
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def dtype_named(torch: Any, precision: str) -> Any:
+    """Return the type of products that one of `PRECISIONS` means."""
+    return {"auto": product_dtype(torch), "bf16": torch.bfloat16, "f32": torch.float32}[precision]

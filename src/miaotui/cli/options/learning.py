@@ -59,6 +59,7 @@ def _loop_options(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=positive, metavar="X", help="the highest learning rate")
     add("--seed", type=whole(0), metavar="N", help="equal seeds and texts give equal models (default: 0)")
     add("--recompute", action="store_true", help="keep fewer activations: less memory, a third more time")
+    add("--precision", choices=("auto", "bf16", "f32"), metavar="auto|bf16|f32", help="of products (default: auto)")
     add("--save-every", type=whole(1), metavar="N", help="steps between checkpoints (default: 100)")
     add("--threads", type=whole(1), metavar="N", help="default: one per usable physical core")
     add("--json", action="store_true", help="print the record of the run as JSON")

@@ -16,7 +16,8 @@ from miaotui.dmlm.train.network import EPS, THETA
 from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import END, MASK, PAD, SPECIALS, TextCorpus
 from miaotui.errors import RequestError
-from miaotui.training.checkpoint import Arrays, damaged, read_state, write_state, write_texts
+from miaotui.training.checkpoint import Arrays, damaged, read_state, write_state
+from miaotui.training.export import TrainedVocabulary, write_trained
 
 SHAPE = ("layers", "width", "heads", "ffn")  # of a recipe: what weights depend on
 CHECKPOINT = "training.safetensors"
@@ -88,7 +89,6 @@ def require_same_shape(checkpoint: Checkpoint, recipe: TrainRecipe, corpus: Text
 
 def export(folder: Path, recipe: TrainRecipe, corpus: TextCorpus, weights: Arrays) -> None:
     """Write ``config.json``, ``model.safetensors`` and the tokenizer, as `load_masked` reads them."""
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["A2DQwen3LMHeadModel"],
         "model_type": "a2d-qwen3",
@@ -108,12 +108,6 @@ def export(folder: Path, recipe: TrainRecipe, corpus: TextCorpus, weights: Array
         "block_size": recipe.block or None,
     }
     kept = {name: value for name, value in config.items() if value is not None}
-    names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD, "mask_token": MASK}
-    texts = {
-        "config.json": json.dumps(kept, indent=1),
-        "tokenizer.json": corpus.tokenizer.to_str(),
-        "tokenizer_config.json": json.dumps(names),
-        "generation_config.json": json.dumps({"eos_token_id": SPECIALS.index(END)}),
-    }
-    write_texts(folder, texts)
-    write_state(folder / "model.safetensors", weights, {"format": "pt"})
+    names = {"eos_token": END, "pad_token": PAD, "mask_token": MASK}
+    vocabulary = TrainedVocabulary(corpus.tokenizer.to_str(), names, SPECIALS.index(END))
+    write_trained(folder, kept, vocabulary, weights)

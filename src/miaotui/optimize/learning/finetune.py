@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from miaotui.bench.evaluation import peak_bytes
 from miaotui.config import Settings, format_size, make_folder
 from miaotui.errors import RequestError
 from miaotui.hub.files import replace
@@ -42,7 +42,7 @@ from miaotui.text.load import load_chat_template, load_tokenizer
 from miaotui.training.checkpoint import read_state, write_state
 from miaotui.training.decoder import HEAD_ROWS, DecoderOptions, TorchDecoder
 from miaotui.training.examples import Example, ExampleSet, read_examples
-from miaotui.training.library import load_torch, product_dtype
+from miaotui.training.library import dtype_named, load_torch
 from miaotui.training.loop import LoopOptions, TrainingLoop, mean_losses
 from miaotui.training.schedule import examples_of
 from miaotui.training.workers import Worker
@@ -197,7 +197,7 @@ class _Run:
             "steps_of_this_process": self._loop.step - first,
             "tokens_per_s": round(tokens / learning_s, 1) if tokens else None,
             "seconds": round(time.perf_counter() - self._began_s, 1),
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": peak_bytes(),
         }
         return self._write(measured)
 
@@ -241,9 +241,8 @@ class _Run:
         tensors, recipe = self._opened.tensors, self._recipe
         weights = {name: tensors[name].float32().reshape(tensors[name].shape) for name in tensors}
         options = DecoderOptions(recipe.alpha, recipe.targets, recipe.recompute)
-        dtype = product_dtype(self._torch)
-        decoder = TorchDecoder(self._torch, self._opened.config, weights, dtype, rank, recipe.seed, options)
-        return decoder
+        dtype = dtype_named(self._torch, recipe.precision)
+        return TorchDecoder(self._torch, self._opened.config, weights, dtype, rank, recipe.seed, options)
 
     def _begin_with(self, start: Path) -> None:
         if not self._recipe.rank:

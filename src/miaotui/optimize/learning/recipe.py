@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from miaotui.errors import ModelFormatError, RequestError
 from miaotui.model.adapters.adapter import MAX_RANK
 from miaotui.training.decoder import PRODUCTS
+from miaotui.training.library import PRECISIONS
 
 HEAD_STEP, WIDTH_STEP = 8, 32  # what the engine's kernels need, see `ModelConfig`
 _Recipe = TypeVar("_Recipe", "FinetuneRecipe", "PretrainRecipe")
@@ -25,6 +26,7 @@ class FinetuneRecipe:
 
     ``rank`` 0: all weights; else a low-rank adapter beside the products in ``targets``, scaled by ``alpha / rank``.
     ``length`` is tokens of a text at most. ``replay`` is the share of old lines in a step, where there are some.
+    ``precision`` is that of products: ``auto`` is ``bf16`` where the processor multiplies it, else ``f32``.
     """
 
     rank: int = 16
@@ -38,9 +40,10 @@ class FinetuneRecipe:
     replay: float = 0.25
     seed: int = 0
     recompute: bool = False
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_run(self.steps, self.batch, self.accumulate, self.rate)
+        _check_run(self.steps, self.batch, self.accumulate, self.rate, self.precision)
         if not 0 <= self.rank <= MAX_RANK:
             raise RequestError(f"rank must be 0 (all weights) to {MAX_RANK}, not {self.rank}")
         if not self.rank and (self.alpha is not None or self.targets != PRODUCTS):
@@ -76,10 +79,11 @@ class PretrainRecipe:
     rate: float = 1e-3
     seed: int = 0
     recompute: bool = False
+    precision: str = "auto"
     processes: int = 1
 
     def __post_init__(self) -> None:
-        _check_run(self.steps, self.batch, self.accumulate, self.rate)
+        _check_run(self.steps, self.batch, self.accumulate, self.rate, self.precision)
         if self.heads < 1 or self.width % self.heads or self.head_dim % HEAD_STEP or self.width % WIDTH_STEP:
             raise RequestError(
                 f"width must be a multiple of {WIDTH_STEP}, and a head (width / heads) of {HEAD_STEP}: width "
@@ -135,7 +139,7 @@ def require_same(recipe: FinetuneRecipe | PretrainRecipe, kept: str, free: tuple
     for name, value in json.loads(recipe_json(recipe)).items():
         if name not in free and before.get(name) != value:
             raise RequestError(
-                f"the run that is there has {name} {before.get(name)!r}, not {value!r}: keep it, or choose another place"
+                f"the run that is there has {name} {before.get(name)!r}, not {value!r}: keep it, or name another place"
             )
 
 
@@ -158,7 +162,9 @@ def _object(text: str) -> dict[str, Any]:
     return values
 
 
-def _check_run(steps: int, batch: int, accumulate: int, rate: float) -> None:
+def _check_run(steps: int, batch: int, accumulate: int, rate: float, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise RequestError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if steps < 1 or not 1 <= batch <= 4096 or not 1 <= accumulate <= batch or not 0 < rate < 1:
         raise RequestError(
             f"steps must be at least 1, batch 1 to 4,096, accumulate 1 to batch, and the rate between 0 and 1, not "
