@@ -49,7 +49,7 @@ FREE = ("steps", "processes")  # of a run that goes on, may change
 
 
 @dataclass(frozen=True, eq=False)
-class TextRows:
+class TrainingRows:
     """Texts of one length, ``[n, length]``, and the tokenizer that made them, as JSON."""
 
     tokens: NDArray[np.int32]
@@ -113,7 +113,7 @@ class Pretraining:
             learning_s = time.perf_counter() - began_s
         return self._write(decoder, rows, {"steps": loop.step, "steps_of_this_process": loop.step - first}, learning_s)
 
-    def _steps(self, loop: TrainingLoop, rows: TextRows) -> None:
+    def _steps(self, loop: TrainingLoop, rows: TrainingRows) -> None:
         while loop.step < self.recipe.steps:
             loss = loop.one()
             if self.progress is not None:
@@ -121,7 +121,7 @@ class Pretraining:
             if loop.step % self.save_every == 0:
                 write_state(self.out / STATE, loop.arrays(), self._header(loop, rows))
 
-    def _header(self, loop: TrainingLoop, rows: TextRows) -> Mapping[str, str]:
+    def _header(self, loop: TrainingLoop, rows: TrainingRows) -> Mapping[str, str]:
         return {
             "recipe": recipe_json(self.recipe),
             "step": str(loop.step),
@@ -129,7 +129,7 @@ class Pretraining:
             "tokenizer": rows.tokenizer,
         }
 
-    def _write(self, decoder: TorchDecoder, rows: TextRows, about: Mapping[str, Any], learning_s: float) -> Origin:
+    def _write(self, decoder: TorchDecoder, rows: TrainingRows, about: Mapping[str, Any], learning_s: float) -> Origin:
         values = self.recipe.config(rows.vocab_size, 0)
         config = config_from_hf(values)
         sources = hf_sources(config, architecture_of(config.architecture))
@@ -153,7 +153,7 @@ class Pretraining:
         return origin
 
 
-def read_rows(paths: Sequence[Path], recipe: PretrainRecipe, tokenizer: str | None = None) -> TextRows:
+def read_rows(paths: Sequence[Path], recipe: PretrainRecipe, tokenizer: str | None = None) -> TrainingRows:
     """Read text files and cut them into rows. A tokenizer is trained on them unless its JSON is given.
 
     Raises `RequestError` for files that are no text, and for too little or too much text.
@@ -176,7 +176,7 @@ def read_rows(paths: Sequence[Path], recipe: PretrainRecipe, tokenizer: str | No
             f"{recipe.length}: give more text, or a smaller length"
         )
     rows = joined[: count * recipe.length].reshape(count, recipe.length)
-    return TextRows(rows, library.to_str(), int(library.get_vocab_size()))
+    return TrainingRows(rows, library.to_str(), int(library.get_vocab_size()))
 
 
 def initial_weights(config: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
@@ -196,7 +196,7 @@ class _Job:
     """All that a process needs for its part of a run; it is pickled."""
 
     recipe: PretrainRecipe
-    rows: TextRows
+    rows: TrainingRows
     kept: tuple[Arrays, dict[str, str]] | None
 
 
