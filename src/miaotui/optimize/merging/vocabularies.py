@@ -19,13 +19,8 @@ from miaotui.errors import UnsupportedModelError
 from miaotui.model.reading.files import ModelFiles
 from miaotui.text.load import load_tokenizer
 from miaotui.text.model_files import read_json
-from miaotui.text.tokenizers.tokenizer import Tokenizer
+from miaotui.text.tokenizers.comparison import same_tokens
 
-PROBES = (
-    'The quick brown fox, 1234567890 jumps; over\tthe "lazy" dog\'s\n\n  back?!',
-    "秒推让任何模型在一秒之内回答。今天是2026年，气温-3.5°C。",
-    "def f(x):\n    return {k: v**2 for k, v in x.items()}  # ünïcödé ✓ 👩‍🔬",
-)
 REMEDY = (
     "merge models of one family and tokenizer, or teach one to the other instead (miaotui finetune on answers that "
     "the other has written)"
@@ -61,7 +56,7 @@ def join_vocabularies(names: Sequence[str], models: Sequence[ModelFiles], union:
     differing = [
         i
         for i, each in enumerate(tokenizers)
-        if not _equal(tokenizers[0], each)
+        if not same_tokens(tokenizers[0], each)
         or ((models[i].metadata is None) is (models[0].metadata is None) and rules[i] != rules[0])
     ]
     if not differing:
@@ -73,20 +68,6 @@ def join_vocabularies(names: Sequence[str], models: Sequence[ModelFiles], union:
             f"(--tokenizer union); else {REMEDY}"
         )
     return _union(names, models, sizes)
-
-
-def _equal(one: Tokenizer, other: Tokenizer) -> bool:
-    if one is other:
-        return True
-    size = min(one.vocab_size, other.vocab_size)
-    ends = range(size, max(one.vocab_size, other.vocab_size))
-    longer = one if one.vocab_size > other.vocab_size else other
-    return (
-        one.special_ids == other.special_ids
-        and all(one.token_bytes(i) == other.token_bytes(i) for i in range(size))
-        and not any(longer.token_bytes(i) for i in ends)
-        and all(one.encode(probe) == other.encode(probe) for probe in PROBES)
-    )
 
 
 def _union(names: Sequence[str], models: Sequence[ModelFiles], sizes: Sequence[int]) -> JoinedVocabulary:
