@@ -76,7 +76,7 @@ def test_members_that_are_one_model_answer_as_it(tmp_path: Path) -> None:
 def test_grammars_hold_for_the_average(pair: Path) -> None:
     with load(pair, backend="reference") as llm:
         told = llm.generate(
-            "x", max_tokens=4, response_format={"type": "regex", "regex": "[0-9]{3}"}, temperature=1.0
+            "x", max_tokens=4, response_format={"type": "regex", "pattern": "[0-9]{3}"}, temperature=1.0
         ).text
     assert len(told) == 3
     assert told.isdecimal()
