@@ -20,7 +20,7 @@ from miaotui.engine.loaded_model import LoadedModel
 from miaotui.engine.loop import EngineLoop
 from miaotui.engine.speculator import Speculator
 from miaotui.errors import UnsupportedModelError
-from miaotui.hub.formats.ensemble import is_ensemble
+from miaotui.hub.ensemble import is_ensemble
 from miaotui.hub.resolve import resolve
 from miaotui.model.reading import files
 from miaotui.text.chat import ChatEncoder
@@ -83,7 +83,7 @@ def _load_ensemble(path: Path, options: EngineOptions, settings: Settings, progr
     Raises `UnsupportedModelError` for members that cannot share a vocabulary.
     """
     from miaotui.backends.build_ensemble import MemberFiles, build_ensemble  # noqa: PLC0415  (only these models)
-    from miaotui.hub.formats.ensemble import read_ensemble  # noqa: PLC0415  (only these models)
+    from miaotui.hub.ensemble import read_ensemble  # noqa: PLC0415  (only these models)
     from miaotui.text.tokenizers.comparison import same_tokens  # noqa: PLC0415  (only these models)
 
     members: list[MemberFiles] = []

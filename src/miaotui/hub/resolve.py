@@ -16,8 +16,8 @@ from typing import NamedTuple
 from miaotui.config import Settings
 from miaotui.errors import DownloadError, ModelNotFoundError, RequestError, UnsupportedModelError
 from miaotui.hub.catalog import CATALOG, CatalogModel
+from miaotui.hub.ensemble import is_ensemble
 from miaotui.hub.files import file_size
-from miaotui.hub.formats.ensemble import is_ensemble
 from miaotui.hub.sources.hubs import HubModel, parse_hub_model
 from miaotui.hub.sources.repository import CONFIG
 from miaotui.types import Progress

@@ -58,7 +58,7 @@ def show_measured(measured: Mapping[str, Any]) -> None:
     from miaotui.cli.output import messages
 
     for name, title in (("held_out", messages.LEARNED_HELD_OUT()), ("old", messages.LEARNED_OLD())):
-        if name in measured:
+        if "before" in measured.get(name, {}):
             each = measured[name]
             print(
                 f"{title}: {each['before']:.4f} ± {each['before_error']:.4f} -> {each['after']:.4f} ± "
