@@ -6,6 +6,9 @@ Owns these texts. Knows no parser. Invariant: every key is a text of `cli.option
 from __future__ import annotations
 
 LEARNING_HELP = {
+    "served models behind one name, the best first: the best that keeps a deadline answers; repeatable": (
+        "一个名称之后的多个模型，最好的在前：能守住时限的最好者作答；可重复"
+    ),
     "make one model of several": "把多个模型合成一个",
     "teach a model from examples": "用样本教会模型",
     "train a small model from texts": "用文本训练一个小模型",
