@@ -17,12 +17,12 @@ import numpy as np
 from miaotui.dmlm.masks.adaptive import AdaptiveMasks
 from miaotui.dmlm.masks.masking import MaskedBatch, Masking, masking_named
 from miaotui.dmlm.masks.schedule import LogLinearRates, schedule_named
-from miaotui.dmlm.train.checkpoint import Arrays, Checkpoint, digest_of, require_same, require_same_shape
+from miaotui.dmlm.train.checkpoint import Checkpoint, digest_of, require_same, require_same_shape
 from miaotui.dmlm.train.network import Network
 from miaotui.dmlm.train.recipe import TrainRecipe
 from miaotui.dmlm.train.texts import TextCorpus
 from miaotui.errors import RequestError
-from miaotui.training.checkpoint import optimizer_arrays, restore_optimizer, take_weights
+from miaotui.training.checkpoint import Arrays, optimizer_arrays, restore_optimizer, take_weights
 from miaotui.training.library import load_torch
 from miaotui.training.noise import Ints
 from miaotui.training.schedule import learning_rate, shuffled

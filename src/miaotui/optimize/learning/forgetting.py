@@ -34,7 +34,10 @@ class Forgetting:
 def forgetting(base: Base, tuned: TorchDecoder, rows: Sequence[Sequence[int]]) -> Forgetting:
     """Compare ``tuned`` with the model before, over rows of tokens; ``base`` gives a decoder that computes it."""
     torch = tuned.torch
-    kls, tops, before, after = [], [], [], []
+    kls: list[float] = []
+    tops: list[float] = []
+    before: list[float] = []
+    after: list[float] = []
     with torch.no_grad():
         for row in rows:
             tokens = torch.tensor([list(row)])

@@ -139,8 +139,8 @@ class _Merge:
             if len(has):
                 total[has] += canonical_values(model.tensors, name, own[has])
                 known[has] += 1
-        share = np.maximum(known, 1).reshape(-1, *(1 for _ in total.shape[1:]))
-        mean: Array = total / share
+        share = np.maximum(known, np.float32(1)).reshape(-1, *(1 for _ in total.shape[1:]))
+        mean: Array = (total / share).astype(np.float32)
         return mean
 
 

@@ -42,7 +42,12 @@ def merged_tensor(recipe: MergeRecipe, name: str, shape: tuple[int, ...], place:
     else:
         vector = _summed([weight / total for weight in weights], _task_vectors(recipe, name, shape, read))
     scale = np.float32(recipe.scale)
-    return lambda rows: read(BASE, rows) + scale * vector(rows)
+
+    def values(rows: Rows) -> Array:
+        changed: Array = read(BASE, rows) + scale * vector(rows)
+        return changed
+
+    return values
 
 
 def blocks_of(shape: tuple[int, ...]) -> Iterator[Rows]:
@@ -63,7 +68,7 @@ def _reader(read: Read, model: int) -> Merged:
 
 def _summed(weights: Sequence[float], terms: Sequence[Merged]) -> Merged:
     def values(rows: Rows) -> Array:
-        total = np.float32(weights[0]) * terms[0](rows)
+        total: Array = np.float32(weights[0]) * terms[0](rows)
         for weight, term in zip(weights[1:], terms[1:], strict=True):
             total += np.float32(weight) * term(rows)
         return total
@@ -110,7 +115,8 @@ def _trimmed(vector: Merged, shape: tuple[int, ...], density: float) -> Merged:
 
     def values(rows: Rows) -> Array:
         found = vector(rows)
-        return np.where(np.abs(found) >= least, found, np.float32(0))
+        kept: Array = np.where(np.abs(found) >= least, found, np.float32(0))
+        return kept
 
     return values
 
@@ -122,7 +128,8 @@ def _kth_largest(vector: Merged, shape: tuple[int, ...], k: int) -> np.float32:
     """
     high = _digit(vector, shape, k, shift=16, prefix=None)
     low = _digit(vector, shape, high[1], shift=0, prefix=high[0])
-    return np.uint32(high[0] << 16 | low[0]).view(np.float32)
+    magnitude: np.float32 = np.uint32(high[0] << 16 | low[0]).view(np.float32)
+    return magnitude
 
 
 def _digit(vector: Merged, shape: tuple[int, ...], k: int, shift: int, prefix: int | None) -> tuple[int, int]:
@@ -148,7 +155,8 @@ def _dropped(vector: Merged, name: str, model: int, recipe: MergeRecipe) -> Merg
         found = vector(rows)
         width = math.prod(found.shape[1:])
         kept = noise.uniform(rows.astype(np.int64), width, model).reshape(found.shape) < density
-        return np.where(kept, found / np.float32(density), np.float32(0))
+        enlarged: Array = np.where(kept, found / np.float32(density), np.float32(0))
+        return enlarged
 
     return values
 
@@ -164,6 +172,7 @@ def _elected(weights: Sequence[float], vectors: Sequence[Merged], normalize: boo
             agrees = (np.sign(each) == sign) & (sign != 0)
             total += np.where(agrees, each, np.float32(0))
             shares += np.where(agrees, np.float32(abs(weight)), np.float32(0))
-        return total / np.where(shares > 0, shares, np.float32(1)) if normalize else total
+        mean: Array = total / np.where(shares > 0, shares, np.float32(1)) if normalize else total
+        return mean
 
     return values

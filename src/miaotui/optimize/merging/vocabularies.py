@@ -110,7 +110,7 @@ def _rows(
 ) -> NDArray[np.intp]:
     own = _plain(file) | {str(token["content"]): int(token["id"]) for token in file["added_tokens"]}
     rows = np.full(size, -1, np.intp)
-    for text, number in (plain | known).items():
+    for text, number in {**plain, **known}.items():
         if text in own and own[text] < own_rows:
             rows[number] = own[text]
     return rows
