@@ -8,11 +8,8 @@ arithmetic. Invariant: room on the disk is checked before anything is written.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from miaotui.config import make_folder
 from miaotui.errors import RequestError
@@ -23,12 +20,13 @@ from miaotui.hub.formats.safetensors import SINGLE_NAME, read_safetensors
 from miaotui.hub.formats.tensors import BlockType, StoredTensor, stored_bytes
 from miaotui.hub.parts import part_names
 from miaotui.hub.sources.repository import COMPANIONS
-from miaotui.hub.writers.gguf import write_gguf
+from miaotui.hub.writers.gguf import with_file_type, write_gguf
 from miaotui.hub.writers.safetensors import write_safetensors
+from miaotui.model.writing.layout import TensorBytes
 
 Shape = tuple[int, ...]
+FILE_TYPES = {BlockType.F32: 0, BlockType.F16: 1, BlockType.BF16: 32}  # general.file_type by the type of most weights
 Sizes = Mapping[str, tuple[BlockType, Shape]]
-TensorBytes = Callable[[StoredTensor, BlockType], Iterable[NDArray[np.uint8]]]
 
 
 def require_new(out: Path) -> None:
@@ -57,7 +55,9 @@ def write_like(
             tensors = dict(file.tensors)
             require_room(make_folder(out.parent), needed)
             pieces = (piece for name, (kind, _) in sizes.items() for piece in data(tensors[name], kind))
-            write_whole(out, "the model", lambda target: write_gguf(target, map_file(model), sizes, pieces))
+            mapped = map_file(model)
+            head = mapped if _keeps_types(tensors, sizes) else with_file_type(mapped, model.name, _file_type(sizes))
+            write_whole(out, "the model", lambda target: write_gguf(target, head, sizes, pieces))
         return out
     stored = read_safetensors(model)
     part = make_folder(out.with_name(f"{out.name}.part"))
@@ -79,3 +79,15 @@ def copy_companions(model: Path, folder: Path) -> None:
     for name in sorted(COMPANIONS):
         if (model / name).is_file():
             shutil.copyfile(model / name, folder / name)
+
+
+def _keeps_types(tensors: Mapping[str, StoredTensor], sizes: Sizes) -> bool:
+    return all(tensors[name].kind is kind for name, (kind, _) in sizes.items())
+
+
+def _file_type(sizes: Sizes) -> int:
+    """Return the ``general.file_type`` of a file most of whose weights are floats; 1, float16, of any other."""
+    weights: dict[BlockType, int] = {}
+    for name, (kind, shape) in sizes.items():
+        weights[kind] = weights.get(kind, 0) + stored_bytes(name, shape, kind)
+    return FILE_TYPES.get(max(weights, key=weights.__getitem__), FILE_TYPES[BlockType.F16])

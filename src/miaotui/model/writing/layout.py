@@ -6,7 +6,7 @@ tensor that is made of unchanged canonical rows holds the values that the file h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ from miaotui.model.reading.sources import CanonicalTensors, TensorSource, stored
 Array = NDArray[np.float32]
 Rows = NDArray[np.intp]
 CanonicalValues = Callable[[str, Rows], Array]  # a canonical tensor's name and rows: their values, ``[rows, inputs]``
+Bytes = NDArray[np.uint8]
+TensorBytes = Callable[[StoredTensor, BlockType], Iterable[Bytes]]  # the bytes of a tensor, as that type, in pieces
 BLOCK_WEIGHTS = 1 << 22  # values of a stored tensor that are made at a time
 
 
@@ -75,15 +77,29 @@ class StoredLayout:
             yield encode_floats(block, kind)
 
 
-Bytes = NDArray[np.uint8]
-
-
 def canonical_values(tensors: CanonicalTensors, name: str, rows: Rows) -> Array:
     """Return some rows of a canonical tensor, decoded; elements of a vector."""
     tensor = tensors[name]
     taken = tensor.take_rows(rows)
     values: Array = taken.float32()
     return values.reshape(len(rows), *tensor.shape[1:])
+
+
+def array_bytes(
+    layout: StoredLayout, arrays: Mapping[str, Array]
+) -> Callable[[StoredTensor, BlockType], Iterable[Bytes]]:
+    """Return what `write_like` asks for: the bytes of stored tensors whose canonical ones are ``arrays``.
+
+    Tensors that hold no canonical one stay as they are.
+    """
+
+    def rows(name: str, wanted: Rows) -> Array:
+        return arrays[name][wanted]
+
+    def data(tensor: StoredTensor, kind: BlockType) -> Iterable[Bytes]:
+        return layout.blocks(tensor.name, kind, rows) if layout.holds(tensor.name) else [tensor.data.reshape(-1)]
+
+    return data
 
 
 def _placed(name: str, source: TensorSource, tensor: StoredTensor) -> Iterator[tuple[str, _Part]]:

@@ -30,7 +30,7 @@ from miaotui.kernels.platform.host import read_host
 from miaotui.model.adapters.reading import read_adapter
 from miaotui.model.reading.files import ModelFiles, open_model
 from miaotui.model.writing.files import require_new, require_whole, write_like
-from miaotui.model.writing.layout import StoredLayout
+from miaotui.model.writing.layout import StoredLayout, array_bytes
 from miaotui.model.writing.peft import write_peft
 from miaotui.optimize.learning.forgetting import forgetting
 from miaotui.optimize.learning.recipe import FinetuneRecipe, recipe_json, require_same
@@ -298,17 +298,7 @@ def _write_full(path: Path, opened: ModelFiles, arrays: Mapping[str, NDArray[np.
         for name, each in layout.stored.items()
     }
 
-    def rows(name: str, wanted: NDArray[np.intp]) -> NDArray[np.float32]:
-        return arrays[name][wanted]
-
-    write_like(
-        path,
-        out,
-        sizes,
-        lambda tensor, kind: (
-            layout.blocks(tensor.name, kind, rows) if layout.holds(tensor.name) else [tensor.data.reshape(-1)]
-        ),
-    )
+    write_like(path, out, sizes, array_bytes(layout, arrays))
 
 
 def _loss(decoder: TorchDecoder, examples: Sequence[Example], recipe: FinetuneRecipe) -> dict[str, float]:
