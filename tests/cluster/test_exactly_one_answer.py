@@ -17,11 +17,11 @@ import pytest
 from miaotui.backends.options import EngineOptions
 from miaotui.cluster.pool import Pool
 from miaotui.cluster.pool_loop import open_pool
-from miaotui.cluster.process_channel import ProcessMembers
+from miaotui.cluster.transport.process_channel import ProcessMembers
 from miaotui.engine.grammar.constraint import Grammars
 from miaotui.engine.grammar.source import from_schema
 from miaotui.engine.reading import readers
-from miaotui.engine.remote.loop import RemoteLoop, as_engine_loop
+from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.request import RequestOptions
 from miaotui.errors import DeadlineUnattainableError, OverloadedError, RefusedError, RequestError
 from miaotui.runtime import ModelOptions, open_model
@@ -68,7 +68,7 @@ async def streamed(loop: RemoteLoop, kill: Any) -> list[tuple[str, tuple[int, ..
     """All answers, streamed together: text and tokens of the pieces, and the whole; ``kill`` sees each step."""
     requests = [loop.submit(prompt, params) for prompt, params in zip(PROMPTS, PARAMS, strict=True)]
     found: list[Any] = [["", (), None] for _ in requests]
-    async with aclosing(readers.pieces_of(as_engine_loop(loop), requests)) as steps:
+    async with aclosing(readers.pieces_of(loop, requests)) as steps:
         async for pieces in steps:
             for index, delta in pieces:
                 found[index][0] += delta.text

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from miaotui.cluster.channel import Channel, Members
 from miaotui.cluster.membership import Reports, admissible, cost_of, load_of
 from miaotui.cluster.messages import Message, RemoteRequest, error_of, logprobs_of
 from miaotui.cluster.routing.forecast import ReplicaCost, ReplicaLoad
 from miaotui.cluster.routing.prefixes import page_hashes
 from miaotui.cluster.routing.router import Router, RouteRequest, Ticket
+from miaotui.cluster.transport.channel import Channel, Members
 from miaotui.engine.grammar.described import describe
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.engine.remote.state import RemoteState
@@ -67,6 +67,7 @@ class Pool:
     def __init__(self, name: str, members: Members, expected: Message) -> None:
         self.name, self.expected = name, expected
         self.refused: dict[str, str] = {}  # replicas that may not join, and why
+        self.unreached: dict[str, str] = {}  # replicas that are there and cannot be reached, and why
         self.resumed = 0  # answers that went on elsewhere
         self.loop: RemoteLoop | None = None
         self._members, self._channels = members, dict[str, Channel]()
@@ -354,8 +355,9 @@ class Pool:
     def _drop_those_not_in(self, members: Mapping[str, Channel]) -> None:
         for name in [name for name in self._channels if name not in members]:
             self._leave(name)
-        for name in [name for name in self.refused if name not in members]:
-            del self.refused[name]
+        for reasons in (self.refused, self.unreached):
+            for name in [name for name in reasons if name not in members]:
+                del reasons[name]
 
     async def _join(self, name: str, channel: Channel) -> None:
         """Let a replica join that is what the others are."""
@@ -364,7 +366,9 @@ class Pool:
             report = await asyncio.wait_for(channel.report(), REPORTED_S)
         except (ReplicaLostError, asyncio.TimeoutError) as error:
             LOG.info("%s is not there yet: %s", name, error or "it does not answer")
+            self.unreached[name] = str(error) or "it does not answer"
             return
+        self.unreached.pop(name, None)
         reason = admissible(described, self.expected)
         if reason is not None:
             LOG.error("the replica %s may not join %s: %s", name, self.name, reason)
@@ -383,6 +387,7 @@ class Pool:
         try:
             report = await asyncio.wait_for(channel.report(), REPORTED_S)
         except (ReplicaLostError, asyncio.TimeoutError):
+            channel.abandon()  # its answers go on elsewhere
             self._leave(name)
             return
         load: ReplicaLoad = load_of(report)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from miaotui.cluster.channel import Members
 from miaotui.cluster.messages import VERSION, Message
 from miaotui.cluster.pool import Pool
+from miaotui.cluster.transport.channel import Members
 from miaotui.engine.remote.loop import RemoteLoop
 from miaotui.hub.digest import model_digest
 from miaotui.hub.resolve import resolve

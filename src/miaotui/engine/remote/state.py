@@ -6,12 +6,12 @@ quotes read them. Knows no way to an engine. Invariant: everything shown was pub
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from miaotui.backends.backend import BackendIdentity, BackendStats, Capabilities
-from miaotui.engine.adapters import LoadedAdapter
+from miaotui.engine.adapters import Adapters, LoadedAdapter
 from miaotui.errors import RequestError
 from miaotui.schedule.plan import NO_ADAPTER
 from miaotui.schedule.promises.admission import AdmissionCounts, AdmissionLimits
@@ -96,7 +96,7 @@ class RemoteAdmission:
         self.counts.shortened += promise.shortened
 
 
-class RemoteAdapters(Mapping[str, LoadedAdapter]):
+class RemoteAdapters(Adapters):
     """Adapters of engines elsewhere: none yet."""
 
     def __getitem__(self, name: str) -> LoadedAdapter:
