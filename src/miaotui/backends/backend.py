@@ -49,6 +49,7 @@ class Capabilities:
     state_inputs: bool = False  # `RowStates.inputs`: rows that begin with a state instead of a token
     encode: bool = False  # chunks of kind `RowKind.ENCODE`
     pooling: bool = False  # `RowStates.pooling`
+    resumes: bool = True  # an answer goes on after tokens that are known, `RequestOptions.begun`
 
 
 @dataclass(frozen=True)

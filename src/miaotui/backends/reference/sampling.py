@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.backend import Floats, Words
-from miaotui.backends.sampling import PLAIN, Distribution
+from miaotui.backends.backend import Floats, Peak, Words
+from miaotui.backends.sampling import PLAIN, Distribution, noise_key
 from miaotui.kernels.sampling.constants import EXP2, LOG2, MIXERS, ROOT_HALF_BITS, SPREAD, WAIT
 from miaotui.kernels.sampling.draw_fields import WEIGHT_BITS
 
@@ -43,6 +43,17 @@ class ReferenceChoice:
 def choice(shape: Distribution | None, seed: int, ends: Sequence[int]) -> ReferenceChoice:
     """Return a way to choose a sequence's tokens in the pass; ``shape`` None: the greatest logit."""
     return ReferenceChoice(shape, seed, ends)
+
+
+def chosen(row: Floats, position: int, choice: ReferenceChoice | None) -> Peak:
+    """Return the token chosen for ``position`` from its logits, and the greatest logit; masked logits become -inf."""
+    if choice is not None and not choice.is_left and choice.words is not None:
+        restrict(row, choice.words.view(np.uint32))
+    token = int(row.argmax())  # the first of equals; the first that is not a number
+    peak = float(row[token])
+    if choice is not None and choice.shape is not None and not choice.is_left and np.isfinite(peak):
+        token = draw(row, peak, choice.shape, noise_key(choice.seed, position))
+    return token, peak
 
 
 def draw(row: Floats, peak: float, shape: Distribution, key: int) -> int:

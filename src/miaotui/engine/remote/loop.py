@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from miaotui.backends.backend import require
 from miaotui.engine.engine import RequestPreparation
 from miaotui.engine.reading.readers import Readers, ReadLoop
 from miaotui.engine.remote.state import RemoteAdapters, RemoteAdmission, RemoteMachines, RemoteScheduler, RemoteState
@@ -111,6 +112,8 @@ class RemoteLoop(ReadLoop):
         `OverloadedError`.
         """
         _refuse_lacking(params, options)
+        if options.deadline is not None:
+            require(self.engine.backend, "promises")
         request = self.engine.prepare(prompt, params, options.namespace, options.constraint, options.begun)
         request.follow(options)
         with self._lock:
