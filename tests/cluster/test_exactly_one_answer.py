@@ -170,6 +170,27 @@ def kill_busiest(pool: Pool, members: ProcessMembers) -> bool:
     return True
 
 
+@pytest.mark.long
+def test_answers_of_a_replica_that_hangs_go_on_elsewhere(cluster: Cluster) -> None:
+    """Its connection stays open, as that of a machine that vanishes; its reports do not come."""
+    pool, loop, members, folder = cluster
+    assert pool.wait(2, 120)
+    wanted, stopped = alone(folder), []
+
+    def stop(found: list[Any]) -> None:
+        if not stopped and len(found[0][1]) > 60:
+            with pool._lock:
+                busy = max(pool._router.replicas.values(), key=lambda each: len(each.tickets))
+            stopped.append(members.channels[busy.name].process.pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    for (_, ids, whole), right in zip(asyncio.run(streamed(loop, stop)), wanted, strict=True):
+        assert ids == whole.token_ids == right.token_ids
+    assert stopped
+    assert pool.wait(2, 120)
+    assert_nothing_is_left(pool, loop)
+
+
 def test_cancelled_and_refused_requests_leave_nothing_behind(cluster: Cluster) -> None:
     pool, loop, _, _ = cluster
     assert pool.wait(1, 120)

@@ -165,8 +165,9 @@ class RemoteLoop(ReadLoop):
 
     @property
     def healthy(self) -> bool:
-        """Return whether an engine takes requests."""
-        return self._dispatcher.state.engines > 0
+        """Return whether an engine takes requests, or is started by one."""
+        state = self._dispatcher.state
+        return state.engines > 0 or state.asleep
 
     @property
     def cost(self) -> CostModel:

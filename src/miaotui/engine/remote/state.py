@@ -28,6 +28,7 @@ class RemoteState:
     """The state of all engines of one model, as published and counted last; seconds, bytes, counts."""
 
     engines: int = 0  # that take requests
+    asleep: bool = False  # none runs, and the next request starts one
     promises: bool = True  # whether they can promise deadlines
     running: int = 0
     waiting: int = 0
