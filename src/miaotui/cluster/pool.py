@@ -45,7 +45,7 @@ MOST_LOSSES = 8  # replicas that one request may lose
 MOST_REFUSALS = 3  # replicas that are asked after the first refusal of one
 START_S, START_WAIT_S = 30.0, 600.0  # that a replica takes to start, before one has; that a request waits for it
 RETRY_S = 0.05  # between attempts to find another replica
-WAIT_S = 20.0  # for a replica to come where none is left
+WAIT_S = 60.0  # for a replica to come where none is left
 LIKELY = 0.5  # quantile of answer lengths that is reckoned with
 
 

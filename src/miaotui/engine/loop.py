@@ -90,7 +90,8 @@ class EngineLoop(ReadLoop):
         try:
             request = self._submit(prompt, params, options)
         except RefusedError as error:
-            self.note_refusal(error)
+            if self.observer is not None:
+                self.observer.refused(error)
             raise
         self.expect_reader(request)
         return request

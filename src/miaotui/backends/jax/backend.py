@@ -2,7 +2,7 @@
 
 Owns the order of rows, padding to few sizes (each is compiled once), and the caches of keys and values. Knows neither
 formulas nor requests. Tokens are chosen in NumPy, by the reference's definition of a draw. Invariant: padded rows write
-to a slot that none reads. Rows of other sizes are other compiled programs, so equal bytes are not promised.
+to a slot that none reads. CallRows of other sizes are other compiled programs, so equal bytes are not promised.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from miaotui.backends.backend import (
     probe_chunk,
     refuse_unable,
 )
-from miaotui.backends.jax.forward import Rows, rotations
+from miaotui.backends.jax.forward import CallRows, rotations
 from miaotui.backends.jax.program import empty_caches, exported, step_of
 from miaotui.backends.reference import sampling
 from miaotui.backends.reference.sampling import ReferenceChoice, chosen
@@ -98,7 +98,7 @@ class JaxBackend(NoDraftHead):
         for number, chunk in enumerate(chunks):
             yield found[number, : chunk.n_logits + chunk.n_scored]
 
-    def _padded(self, chunks: Sequence[Chunk]) -> Rows:
+    def _padded(self, chunks: Sequence[Chunk]) -> CallRows:
         """Return the rows of chunks, padded in each direction to a power of two."""
         n = max(len(chunk.tokens) for chunk in chunks)
         s, n = _size(len(chunks)), _size(n, LEAST_ROWS) if n > 1 else 1
@@ -114,7 +114,7 @@ class JaxBackend(NoDraftHead):
             pages[at, : len(held)] = held
             places[at, :count] = held[where // PAGE_SIZE] * PAGE_SIZE + where % PAGE_SIZE
             picked[at, :wanted] = np.arange(count - wanted, count)
-        return Rows(tokens, positions, places, pages, picked)
+        return CallRows(tokens, positions, places, pages, picked)
 
     def add_adapter(self, number: int, pairs: Mapping[str, LowRankPair], progress: Progress | None = None) -> None:
         """Refuse: adapters are merged into the model before (`miaotui merge-adapter`). Raises `RequestError`."""

@@ -25,7 +25,7 @@ Array = Any  # a traced or a real array of JAX
 Weights = Mapping[str, Array]
 
 
-class Rows(NamedTuple):
+class CallRows(NamedTuple):
     """The rows of one call, int32."""
 
     tokens: Array  # [s, n]
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     picked: Array  # [s, k]: the rows with logits
 
 
-class Caches(NamedTuple):
+class KvCaches(NamedTuple):
     """Keys and values of all layers, float32 ``[layers, slots, heads, dim]``; the last slot takes what none reads."""
 
     keys: Array
@@ -63,7 +63,7 @@ def rotations(config: ModelConfig, context: int) -> dict[str, NDArray[np.float32
     return found
 
 
-def forward(config: ModelConfig, weights: Weights, caches: Caches, rows: Rows) -> tuple[Array, Caches]:
+def forward(config: ModelConfig, weights: Weights, caches: KvCaches, rows: CallRows) -> tuple[Array, KvCaches]:
     """Return logits ``[s, k, vocab]`` of the picked rows, and the caches with the rows' keys and values."""
     with jax.default_matmul_precision("highest"):
         x = weights["embed"][rows.tokens] * config.embedding_scale
@@ -78,12 +78,12 @@ def forward(config: ModelConfig, weights: Weights, caches: Caches, rows: Rows) -
 
 
 def _layer(
-    config: ModelConfig, weights: Weights, caches: Caches, rows: Rows, x: Array, layer: int
-) -> tuple[Array, Caches]:
+    config: ModelConfig, weights: Weights, caches: KvCaches, rows: CallRows, x: Array, layer: int
+) -> tuple[Array, KvCaches]:
     prefix = f"layers.{layer}."
     read = _norm(config, weights, x, prefix + "attn_norm") if config.pre_norms else x
     queries, keys, values = _heads_of(config, weights, read, rows.positions, layer)
-    caches = Caches(caches.keys.at[layer, rows.places].set(keys), caches.values.at[layer, rows.places].set(values))
+    caches = KvCaches(caches.keys.at[layer, rows.places].set(keys), caches.values.at[layer, rows.places].set(values))
     slots = (rows.pages[..., None] * PAGE_SIZE + jnp.arange(PAGE_SIZE)).reshape(rows.pages.shape[0], -1)  # [s, m]
     seen = _seen(rows.positions, slots.shape[1], config.windows[layer])
     sinks = weights.get(prefix + "sinks")

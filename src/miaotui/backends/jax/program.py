@@ -17,7 +17,7 @@ import numpy as np
 from jax import export
 from numpy.typing import NDArray
 
-from miaotui.backends.jax.forward import Array, Caches, Rows, forward, rotations
+from miaotui.backends.jax.forward import Array, CallRows, KvCaches, forward, rotations
 from miaotui.model.config import ModelConfig
 from miaotui.model.oracle import Oracle
 from miaotui.schedule.plan import PAGE_SIZE, pages_for
@@ -26,10 +26,10 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SIZES = "s, n, p, k"  # see `forward`
 TOLERANCE = 1e-4  # of logits, beside the oracle's
 Level = Literal["executed", "lowered", "failed"]
-for _kind in (Rows, Caches):
+for _kind in (CallRows, KvCaches):
     export.register_namedtuple_serialization(_kind, serialized_name=f"miaotui.{_kind.__name__}")
 
-Step = Callable[[Mapping[str, Array], Caches, Rows], tuple[Array, Caches]]
+Step = Callable[[Mapping[str, Array], KvCaches, CallRows], tuple[Array, KvCaches]]
 
 
 def exported(
@@ -44,8 +44,8 @@ def exported(
     def shaped(*shape: Any, kind: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, kind)
 
-    rows = Rows(shaped(s, n), shaped(s, n), shaped(s, n), shaped(s, p), shaped(s, k))
-    caches = Caches(
+    rows = CallRows(shaped(s, n), shaped(s, n), shaped(s, n), shaped(s, p), shaped(s, k))
+    caches = KvCaches(
         *(shaped(config.n_layers, slots, config.n_kv_heads, dim, kind=jnp.float32) for dim in _dims(config))
     )
     held = {name: shaped(*array.shape, kind=jnp.float32) for name, array in weights.items()}
@@ -55,17 +55,19 @@ def exported(
 def step_of(program: export.Exported) -> Step:
     """Return an exported program as a function for the device at hand, which writes caches in place."""
 
-    def call(weights: Mapping[str, Array], caches: Caches, rows: Rows) -> tuple[Array, Caches]:
+    def call(weights: Mapping[str, Array], caches: KvCaches, rows: CallRows) -> tuple[Array, KvCaches]:
         logits, after = program.call(weights, caches, rows)
-        return logits, Caches(*after)
+        return logits, KvCaches(*after)
 
     step: Step = jax.jit(call, donate_argnums=(1,))
     return step
 
 
-def empty_caches(config: ModelConfig, slots: int) -> Caches:
+def empty_caches(config: ModelConfig, slots: int) -> KvCaches:
     """Return caches without keys and values."""
-    return Caches(*(jnp.zeros((config.n_layers, slots, config.n_kv_heads, dim), jnp.float32) for dim in _dims(config)))
+    return KvCaches(
+        *(jnp.zeros((config.n_layers, slots, config.n_kv_heads, dim), jnp.float32) for dim in _dims(config))
+    )
 
 
 def levels_of_proof(
@@ -95,7 +97,7 @@ def _error(
     """Return the greatest difference to the oracle's logits over a short text."""
     tokens = np.arange(7, dtype=np.int32) % config.vocab_size
     at = np.arange(len(tokens), dtype=np.int32)[None]
-    rows = Rows(tokens[None], at, at, np.zeros((1, pages_for(len(tokens))), np.int32), at)
+    rows = CallRows(tokens[None], at, at, np.zeros((1, pages_for(len(tokens))), np.int32), at)
     logits, _ = step(
         {name: jnp.asarray(each) for name, each in held.items()}, empty_caches(config, PAGE_SIZE + 1), rows
     )

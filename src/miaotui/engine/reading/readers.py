@@ -25,6 +25,8 @@ from miaotui.types import Completion, Delta
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, TimerHandle
 
+    from miaotui.engine.model_loop import ModelLoop
+
 EVENT_S = 4e-3  # between wake-ups, for each stream: an event takes about a seventieth of that
 TICK_S = 0.25  # between looks for Ctrl-C where waiting hides it (Windows), and for a loop that has ended
 NOTHING_YET = Delta("", ())
@@ -145,21 +147,6 @@ class RequestObserver(Protocol):
         """Note a request that is not read any more; unless it is over, it is about to be cancelled."""
 
 
-class Readable(Protocol):
-    """A loop as readers see it."""
-
-    readers: Readers
-
-    def cancel(self, request: Request) -> None:
-        """End a request early."""
-
-    def holds(self, request: Request) -> bool:
-        """Return whether something is still kept for a request."""
-
-    def leave(self, request: Request) -> None:
-        """Stop reading a request."""
-
-
 class ReadLoop(ABC):
     """A loop whose requests are read: the end of it that faces readers, be the engine here or elsewhere."""
 
@@ -186,11 +173,6 @@ class ReadLoop(ABC):
         self._unleft.add(request.number)
         if self.observer is not None:
             self.observer.submitted(request)
-
-    def note_refusal(self, error: RefusedError) -> None:
-        """Note a sound request that was not taken on."""
-        if self.observer is not None:
-            self.observer.refused(error)
 
     def leave(self, request: Request) -> None:
         """Stop reading a request, and cancel it if it has not ended. Twice does nothing more. Safe in a finalizer."""
@@ -219,7 +201,7 @@ class ThreadReader:
         self._wakeup.wait(timeout_s)
 
 
-def whole(loop: Readable, submit: Callable[[], Iterator[Request]]) -> list[Completion]:
+def whole(loop: ModelLoop, submit: Callable[[], Iterator[Request]]) -> list[Completion]:
     """Submit requests, which run together, and wait for their whole answers.
 
     Raises what submitting raises, or what one of them failed with; then the others are cancelled.
@@ -245,7 +227,7 @@ def whole(loop: Readable, submit: Callable[[], Iterator[Request]]) -> list[Compl
         leave(loop, requests, reader)
 
 
-def leave(loop: Readable, requests: Sequence[Request], reader: ThreadReader) -> None:
+def leave(loop: ModelLoop, requests: Sequence[Request], reader: ThreadReader) -> None:
     """Leave requests and wait until they have ended and the loop holds nothing for them: their pages are free."""
     for request in requests:
         if not request.is_over:
@@ -266,7 +248,7 @@ class DeltaStream(Closing, Iterator[Delta]):
 
     def __init__(
         self,
-        loop: Readable,
+        loop: ModelLoop,
         submit: Callable[[], Request],
         owner: object = None,
         shape: Callable[[Delta], Delta] | None = None,
@@ -351,7 +333,7 @@ class TaskReader:
             self._tick.cancel()
 
 
-def together(loop: Readable, submitted: Iterable[Request]) -> list[Request]:
+def together(loop: ModelLoop, submitted: Iterable[Request]) -> list[Request]:
     """Return requests that are submitted one by one and belong together: all are on their way, or none is."""
     requests: list[Request] = []
     try:
@@ -362,14 +344,14 @@ def together(loop: Readable, submitted: Iterable[Request]) -> list[Request]:
     return requests
 
 
-def leave_all(loop: Readable, requests: Iterable[Request]) -> None:
+def leave_all(loop: ModelLoop, requests: Iterable[Request]) -> None:
     """Stop reading requests; those that have not ended are cancelled."""
     for request in requests:
         loop.leave(request)
 
 
 async def pieces_of(
-    loop: Readable, requests: Sequence[Request], silence_s: float | None = None
+    loop: ModelLoop, requests: Sequence[Request], silence_s: float | None = None
 ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
     """Yield what comes: (index in ``requests``, piece), all that a step brought at once.
 
@@ -398,7 +380,7 @@ async def pieces_of(
         leave_all(loop, requests)
 
 
-async def await_whole(loop: Readable, requests: Sequence[Request]) -> list[Completion]:
+async def await_whole(loop: ModelLoop, requests: Sequence[Request]) -> list[Completion]:
     """Wait for whole answers. Raises what one of them failed with; then the others are cancelled."""
     reader = TaskReader(patient=True)
     loop.readers.add(requests, reader)

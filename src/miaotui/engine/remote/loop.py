@@ -143,7 +143,8 @@ class RemoteLoop(ReadLoop):
             counts.refused += 1
         else:
             counts.overloaded += 1
-        self.note_refusal(error)
+        if self.observer is not None:
+            self.observer.refused(error)
 
     def cancel(self, request: Request) -> None:
         """End a request early, soon."""
