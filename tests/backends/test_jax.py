@@ -24,7 +24,7 @@ from tiny_variants import VARIANTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.compare]
 
-SAMPLED = ("gemma2", "gpt-oss", "deepseek-v3")  # the others in the long set
+SAMPLED = ("gpt-oss",)  # the others in the long set
 
 TOKENS = [int(token) for token in np.random.default_rng(3).integers(0, 320, 37)]
 SIZES: dict[str, Any] = {"context": 64, "kv_tokens": 128, "chunk_size": 32}
