@@ -30,7 +30,8 @@ def write_gguf(
 ) -> None:
     """Write the metadata of the GGUF file in ``source``, and tensors of these kinds and shapes.
 
-    The bytes of the tensors come in the same order. Raises `ModelFormatError` for a damaged ``source``.
+    The bytes of the tensors come in the same order, each tensor's in one piece or several. Raises `ModelFormatError`
+    for a damaged ``source``.
     """
     span = metadata_span(source, "the model")
     head = MAGIC + struct.pack("<IQQ", VERSION, len(sizes), span.keys) + bytes(source[span.start : span.end])
@@ -41,9 +42,16 @@ def write_gguf(
         head += struct.pack(f"<{len(shape)}Q", *shape[::-1]) + struct.pack("<IQ", kind.ggml_id, offset)
         offset += _padded(stored_bytes(name, shape, kind), span.alignment)
     file.write(head.ljust(_padded(len(head), span.alignment), b"\0"))
-    for part in data:
-        raw = part.tobytes()
-        file.write(raw.ljust(_padded(len(raw), span.alignment), b"\0"))
+    pieces = iter(data)
+    for name, (kind, shape) in sizes.items():
+        left = size = stored_bytes(name, shape, kind)
+        while left > 0:
+            piece = next(pieces)
+            file.write(piece.tobytes())
+            left -= piece.nbytes
+        if left:
+            raise ValueError(f"the pieces of {name} have more than its {size} bytes")
+        file.write(b"\0" * (_padded(size, span.alignment) - size))
 
 
 def with_file_type(source: mmap.mmap | bytes, label: str, file_type: int) -> bytes:
@@ -51,15 +59,32 @@ def with_file_type(source: mmap.mmap | bytes, label: str, file_type: int) -> byt
 
     Give it to `write_gguf` as ``source``. ``label`` names the file in errors. Raises as `read_gguf`.
     """
+    return with_integers(source, label, {FILE_TYPE: file_type})
+
+
+def with_integers(source: mmap.mmap | bytes, label: str, values: Mapping[str, int]) -> bytes:
+    """Return the head of a GGUF file, without tensors, in which these keys have these values, as unsigned 32 bits.
+
+    A key that is there, of whatever type, is replaced; others are added. Raises as `read_gguf`.
+    """
     span = metadata_span(source, label)
-    metadata, keys = bytes(source[span.start : span.end]), span.keys
-    place = metadata_value(source, label, FILE_TYPE)
-    value = struct.pack("<II", 4, file_type)  # type u32
+    head = _head(bytes(source[span.start : span.end]), span.keys)
+    for key, value in values.items():
+        head = _with_value(head, label, key, struct.pack("<II", 4, value))  # type u32
+    return head
+
+
+def _with_value(head: bytes, label: str, key: str, value: bytes) -> bytes:
+    """Return a head with one value more, or another one."""
+    span, place = metadata_span(head, label), metadata_value(head, label, key)
+    metadata = head[span.start : span.end]
     if place is None:
-        metadata, keys = metadata + struct.pack("<Q", len(FILE_TYPE)) + FILE_TYPE.encode() + value, keys + 1
-    else:
-        start, end = place.start - span.start, place.stop - span.start
-        metadata = metadata[:start] + value + metadata[end:]
+        return _head(metadata + struct.pack("<Q", len(key)) + key.encode() + value, span.keys + 1)
+    start, end = place.start - span.start, place.stop - span.start
+    return _head(metadata[:start] + value + metadata[end:], span.keys)
+
+
+def _head(metadata: bytes, keys: int) -> bytes:
     return MAGIC + struct.pack("<IQQ", VERSION, 0, keys) + metadata
 
 
