@@ -36,7 +36,7 @@ from miaotui.backends.backend import (
 from miaotui.backends.jax.forward import CallRows, rotations
 from miaotui.backends.jax.program import empty_caches, exported, step_of
 from miaotui.backends.reference import sampling
-from miaotui.backends.reference.sampling import ReferenceChoice, chosen
+from miaotui.backends.reference.sampling import ReferenceChoice, choose
 from miaotui.model.adapters.adapter import LowRankPair
 from miaotui.model.config import ModelConfig
 from miaotui.schedule.plan import PAGE_SIZE, Chunk, Plan
