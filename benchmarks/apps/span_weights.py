@@ -2,7 +2,7 @@
 
     python -m benchmarks.apps.span_weights FEATURES --way en [--write] [--held FILE]
     python -m benchmarks.apps.span_weights FEATURES --way en-meaning --further en
-    python -m benchmarks.apps.span_weights FEATURES --way zh-meaning --further others --partial 0
+    python -m benchmarks.apps.span_weights FEATURES --way zh-meaning --further others
 
 A way is a language, with ``-meaning`` where passages were found by meaning. A softmax over the candidates of a question
 learns to prefer those that match exactly, and a little those with high F1 (listwise, Cao et al., 2007), with a penalty
