@@ -27,6 +27,7 @@ GEMMA_VARIANTS: dict[str, dict[str, Any]] = {
     "gemma3n": {
         "model_type": "gemma3n_text",
         "laurel_rank": 32,
+        "pad_token_id": 0,  # within the smaller table
         "activation_sparsity_pattern": [0.95, 0.5, 0.0, 0.0, 0.0],
         **_LAYERS,
     },

@@ -94,6 +94,7 @@ HF_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("gemma4", {"global_head_dim": 1 << 20}, "global_head_dim"),
     ("gemma4", {"per_layer_config": {"1": {"head_dim": 64, "num_key_value_heads": 0}}}, "num_key_value_heads"),
     ("gemma4", {"use_bidirectional_attention": "all"}, "bidirectional"),
+    ("gemma4", {"text_config": {}, "model_type": "gemma4_unified"}, "lacks"),
 ]
 
 
