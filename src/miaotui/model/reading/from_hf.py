@@ -126,7 +126,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         n_heads=n_heads,
         n_kv_heads=n_heads if latent else fields.count("num_key_value_heads", MAX_WIDTH, n_heads),
         head_dim=head_dim,
-        ffn_size=experts.size if experts and all(experts.layers) else fields.count("intermediate_size", MAX_WIDTH),
+        ffn_size=experts.size if experts and experts.replace_all else fields.count("intermediate_size", MAX_WIDTH),
         context_length=rope.context_length,
         norm_eps=multipliers.norm_eps(fields.number(architecture.eps_key, 1e-6)),
         activation=_activation(fields, architecture),
