@@ -80,6 +80,7 @@ def gemma_metadata(values: dict[str, Any], config: ModelConfig) -> dict[str, Any
     metadata: dict[str, Any] = {
         "attention.key_length_swa": config.local_rope.dim,
         "attention.value_length_swa": config.local_rope.dim,
+        "rope.dimension_count_swa": config.local_rope.dim,
         "attention.sliding_window_pattern": [bool(window) for window in config.windows],
         "attention.shared_kv_layers": values["num_kv_shared_layers"],
         "embedding_length_per_layer_input": config.layer_inputs.width if config.layer_inputs else 0,

@@ -173,7 +173,10 @@ GEMMA_ARCHITECTURES = (
             "num_key_value_heads": 4,
             "head_dim": 256,
             "max_position_embeddings": 131_072,
-            "rope_theta": 1e6,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
             "sliding_window": 512,
         },
     ),
