@@ -45,7 +45,8 @@ def _tensor(config: ModelConfig, weights: PackedModel, name: str, shape: tuple[i
             places = np.where(places < config.rope.dim, -1, places)
         inside = np.argsort(places)[np.count_nonzero(places < 0) :]
         first = np.arange(0, shape[0] // len(inside)) * layout.dim + start
-        return rows[(first[:, None] + inside).reshape(-1)]
+        found: NDArray[np.float32] = rows[(first[:, None] + inside).reshape(-1)]
+        return found
 
     if len(shape) == 1 or part in NUMBERS:
         of_heads = part.endswith("_bias") and part[0] in starts and part[1] == "_"

@@ -148,13 +148,17 @@ def pack_jobs(
     progress: Progress | None = None,
 ) -> PackedModel:
     """Write matrices and ``vectors`` into the cache under ``key``, and map them. Raises `CacheError`."""
-    total = sum(math.prod(job.shape) for job in jobs)
+    twins = _twins(jobs)
+    total = sum(math.prod(job.shape) for job in jobs if job.name not in twins)
     meta: dict[str, Any] = {"matrices": {job.name: [job.format.value, job.parts[0].cols] for job in jobs}}
     done = 0
     with store.create(key, meta, expected_bytes=total) as writer:
         for job in jobs:
             if progress:
                 progress(job.name, done, total)
+            if job.name in twins:
+                writer.share(job.name, twins[job.name])
+                continue
             _pack_one(job, writer)
             done += math.prod(job.shape)
         for name, vector in vectors:
@@ -168,6 +172,30 @@ def pack_jobs(
             "written: try again, and set MIAOTUI_PACKED_MAX_GB higher if they do not fit"
         )
     return PackedModel(file)
+
+
+def _twins(jobs: Sequence[PackingJob]) -> dict[str, str]:
+    """Return the matrices that are stored with the same bytes as an earlier one, as layers that share weights are.
+
+    Bytes are compared where a sample of them agrees, so that other models cost a few microseconds for a matrix.
+    """
+    known: dict[tuple[Any, ...], list[PackingJob]] = {}
+    twins: dict[str, str] = {}
+    for job in jobs:
+        if any(type(part) is not StoredTensor for part in job.parts):
+            continue  # made when it is read
+        samples = [(part.kind, part.shape, part.data[0].tobytes(), part.data[-1].tobytes()) for part in job.parts]
+        others = known.setdefault((job.format, job.alternating, *samples), [])
+        twin = next((each for each in others if _equal(each, job)), None)
+        if twin is None:
+            others.append(job)
+        else:
+            twins[job.name] = twin.name
+    return twins
+
+
+def _equal(one: PackingJob, other: PackingJob) -> bool:
+    return all(np.array_equal(a.data, b.data) for a, b in zip(one.parts, other.parts, strict=True))
 
 
 def _pack_one(job: PackingJob, writer: PackedWriter) -> None:

@@ -35,7 +35,6 @@ from miaotui.backends.backend import (
 from miaotui.backends.reference import sampling
 from miaotui.backends.reference.cache import KeyValueCache, PlannedRow, planned_rows
 from miaotui.backends.reference.sampling import ReferenceChoice
-from miaotui.backends.sampling import noise_key
 from miaotui.errors import EngineError
 from miaotui.kernels.platform.host import read_host
 from miaotui.model.adapters.adapter import LowRankPair, require_per_request
@@ -154,7 +153,7 @@ class ReferenceBackend(NoDraftHead):
             last = end - chunk.n_after
             for number in range(last - chunk.n_logits - chunk.n_scored, last) if self._has_head else ():
                 logits.append(self._adapted[rows[number].adapter].head(streams[number])[0])
-                chosen.append(_chosen(logits[-1], rows[number].position + 1, choice))
+                chosen.append(sampling.choose(logits[-1], rows[number].position + 1, choice))
         return np.array(logits, np.float32).reshape(len(logits), self.limits.vocab_size), chosen
 
     @property
@@ -203,17 +202,6 @@ class ReferenceBackend(NoDraftHead):
 
     def close(self) -> None:
         """Do nothing: the arrays go with the object."""
-
-
-def _chosen(row: Floats, position: int, choice: ReferenceChoice | None) -> Peak:
-    """Return the token chosen for ``position`` from its logits, and the greatest logit; masked logits become -inf."""
-    if choice is not None and not choice.is_left and choice.words is not None:
-        sampling.restrict(row, choice.words.view(np.uint32))
-    token = int(row.argmax())  # the first of equals; the first that is not a number
-    peak = float(row[token])
-    if choice is not None and choice.shape is not None and not choice.is_left and np.isfinite(peak):
-        token = sampling.draw(row, peak, choice.shape, noise_key(choice.seed, position))
-    return token, peak
 
 
 def _is_over(choices: Sequence[ReferenceChoice | None], chosen: Sequence[Peak]) -> bool:
