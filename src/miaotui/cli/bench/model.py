@@ -27,7 +27,6 @@ from miaotui.bench.report import aligned
 from miaotui.bench.speed import WITH_DRAFTS, WITHOUT_DRAFTS, SpeedBench, SpeedPlan, SpeedReport
 from miaotui.cli.bench.bench import INTERRUPTED, INTERRUPTED_LINE, finish, machine, note, settings
 from miaotui.cli.output.progress import ProgressBars
-from miaotui.engine.all_logits import all_logits
 from miaotui.hub.resolve import resolve
 from miaotui.llm import Facade
 
@@ -99,8 +98,7 @@ def measured_quality(name: str, llm: Facade) -> ModelQuality | None:
     base = stored_base(weights_digest(resolve(name, settings=chosen)), tokens, chosen)
     if base is None:
         return None
-    loop = llm.loop
-    return quality_of(loop.between_steps(lambda: all_logits(loop.engine.backend, tokens)), base)
+    return quality_of(llm.loop.logits(tokens), base)
 
 
 def bench_base(name: str) -> int:
