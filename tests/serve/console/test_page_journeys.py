@@ -264,6 +264,14 @@ def test_nothing_serious_keeps_people_out(open_page: PageMaker, look: tuple[str,
         page.force(f"# Head\n\n```python\nprint(1)\n```\n\n{table}\n\n$$\n{sums}\n$$\n", temperature=0)
         page.ask("Hello")
         page.page.locator(".formula.display math").wait_for()
+    if path == "/#tasks":
+        page.press("Run", "运行")
+        page.page.locator("tbody tr").first.wait_for()
+    if path == "/#documents":
+        page.page.locator("input[list]").fill("bridges")
+        page.page.get_by_label(page.name("Question", "问题")).fill("old bridge")
+        page.press("Search", "搜索")
+        page.page.locator(".shares li").first.wait_for()
     for theme in ("light", "dark"):
         page.page.locator(".choices select").last.select_option(theme)
         page.page.evaluate(AXE.read_text(encoding="utf-8"))
