@@ -136,7 +136,6 @@ def test_an_administrator_changes_the_server(
     server, keys = locked
     page = open_page("/monitor", locale=look[0], width=look[1], url=server.url)
     enter_key(page, keys["root"], remember=True)
-    page.page.reload()
     limit = page.page.locator("input[type=number]").first
     wanted = int(limit.input_value()) + 1
     limit.fill(str(wanted))
@@ -150,6 +149,11 @@ def test_an_administrator_changes_the_server(
     box.uncheck()
     expect(page.page.locator(".notice")).to_be_visible()
     page.page.wait_for_timeout(300)
+    assert not server.services.operations.is_draining
+    page.context.route("**/v1/admin", lambda route: route.abort())
+    box.click()
+    expect(page.page.locator(".notice").last).to_contain_text(page.name("does not answer", "没有应答"))
+    expect(box).not_to_be_checked()  # what is shown is what is
     assert not server.services.operations.is_draining
 
 
