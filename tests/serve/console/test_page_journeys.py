@@ -40,7 +40,9 @@ def test_a_citation_opens_the_very_passage(open_page: PageMaker, look: tuple[str
     expect(cited).to_be_visible()
     quote = page.page.locator(".citations q").first.inner_text()
     page.picture("documents")
+    page.page.locator("input[list]").fill("bridges")  # another index, with a document of the same name
     cited.click()
+    expect(page.page.locator("dialog")).to_contain_text("Many rivers run here")
     marked = page.page.locator("dialog mark")
     expect(marked).to_be_visible()
     assert marked.inner_text() in FACT + " It has seven arches."
@@ -223,6 +225,18 @@ def test_faults_of_a_server_are_said_and_lose_nothing(open_page: PageMaker, look
         page.name("400: what is that?", "400：what is that?")
     )
     assert not page.problems
+
+
+@rarely
+def test_an_answer_from_documents_that_breaks_off_keeps_its_text(
+    open_page: PageMaker, look: tuple[str, int], liar: Any
+) -> None:
+    page = open_page("/#documents", locale=look[0], width=look[1], url=liar.url)
+    Liar.status, Liar.body = 200, b'data: {"object": "answer.piece", "text": "half of it"}\n\n'
+    page.page.get_by_label(page.name("Question", "问题")).fill("What is it?")
+    page.press("Ask", "提问")
+    expect(page.page.locator(".problem")).to_contain_text(page.name("does not answer", "没有应答"))
+    expect(page.page.locator("p.plain")).to_have_text("half of it")
 
 
 @rarely
