@@ -20,7 +20,7 @@ from miaotui.optimize.layerwise import LayerwiseModel, divergence
 from miaotui.optimize.pruning import prune
 from miaotui.optimize.pruning.layers import layer_order
 from miaotui.optimize.pruning.masks import wanda_masked
-from miaotui.optimize.pruning.prune import PruneOptions, Pruning
+from miaotui.optimize.pruning.prune import PruneOptions, Pruning, stored_types_bytes
 from miaotui.optimize.pruning.pruned_file import LayerWidths, write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape, require_shape, whole_shape
 from miaotui.optimize.pruning.widths import choose_columns, kept_widths
@@ -178,6 +178,20 @@ def test_below_the_smallest_types_the_pruned_file_stays(tmp_path: Path, monkeypa
         assert made.config.n_layers == 1
     assert card.quality["mean_kl"] > 1
     assert card.source["sha256"] != card.file["sha256"]
+
+
+def test_matrices_that_lose_columns_are_quantised_again(tmp_path: Path) -> None:
+    job = made_job(make_tiny_gguf(tmp_path, "llama", kind="Q8_0"), tmp_path, size_bytes=180_000)
+    card = Pruning(job, PruneOptions(ffn=64)).run()
+    assert card.changes is not None
+    assert 100_000 < card.changes["pruned_file"]["bytes"] <= 180_000
+    assert card.changes["set_against"]["bytes"] <= card.changes["pruned_file"]["bytes"]
+    with open_source(job.path) as source:
+        layers = whole_shape(source.config).layers
+        assert stored_types_bytes(source, PrunedShape(layers, 2, 96)) <= job.path.stat().st_size + 64
+        shape = PrunedShape(layers[:2], 2, 96)
+        write_pruned(source, shape, tmp_path / "two.gguf")
+        assert 0 <= stored_types_bytes(source, shape) - (tmp_path / "two.gguf").stat().st_size < 2048
 
 
 def test_a_mask_is_measured_and_answered_with_a_quantised_file(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from miaotui.errors import RequestError
 from miaotui.hub.files import require_room, write_whole
 from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.optimize.card import ReportCard, read_card, write_card
+from miaotui.optimize.cost import shaped_matrices
 from miaotui.optimize.distillation.distil import Distillation
 from miaotui.optimize.distillation.recipe import DistilRecipe
 from miaotui.optimize.loss_meter import LossMeter
@@ -32,7 +33,8 @@ from miaotui.optimize.pruning.masks import masked_loss
 from miaotui.optimize.pruning.pruned_file import write_pruned
 from miaotui.optimize.pruning.shape import PrunedShape, require_shape
 from miaotui.optimize.pruning.widths import kept_widths
-from miaotui.optimize.quantization.quantize import METHOD
+from miaotui.optimize.quantization.block_grids import stored_kind
+from miaotui.optimize.quantization.quantize import METHOD, fixed_bytes, matrix_bytes
 from miaotui.optimize.source import GgufSource, open_source
 from miaotui.optimize.texts.calibration import require_disjoint, token_rows
 from miaotui.text.load import load_tokenizer
@@ -112,7 +114,7 @@ class _PruneRun:
         facts: dict[str, Any] = {"shape": shape.as_dict(), **about, "pruned": self._quality(file)}
         if speed is not None:
             facts["original"] = {"tokens_per_s": speed.tokens_per_s, "seconds": speed.seconds}
-        own_bytes = file.stat().st_size
+        own_bytes = stored_types_bytes(self._source, shape)
         if self._options.heal is not None:
             file = self._healed(file, facts)
             facts["healed"] = self._quality(file)
@@ -268,6 +270,13 @@ class _PruneRun:
 
     def _quality(self, file: Path) -> dict[str, Any]:
         return asdict(self._meter.of_file(file))
+
+
+def stored_types_bytes(source: GgufSource, shape: PrunedShape) -> int:
+    """Return the bytes of a pruned file whose matrices have the types that they are stored in, at most."""
+    kinds = {one.name: source.file.tensors[one.name].kind for one in source.matrices}
+    matrices = shaped_matrices(source, shape)
+    return fixed_bytes(source) + sum(matrix_bytes(one, stored_kind(kinds[one.name], one.cols)) for one in matrices)
 
 
 def _summary(card: ReportCard | str) -> dict[str, Any]:
