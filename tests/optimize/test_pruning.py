@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from made_texts import RATES, made_job, write_texts
 from miaotui.cli import main
 from miaotui.cli.optimize import optimize
 from miaotui.config import Settings
-from miaotui.errors import RequestError, UnsupportedModelError
+from miaotui.errors import MissingLibraryError, RequestError, UnsupportedModelError
 from miaotui.hub.formats.gguf import read_gguf
 from miaotui.model.oracle import Oracle
 from miaotui.optimize.card import read_card
+from miaotui.optimize.distillation.recipe import DistilRecipe
+from miaotui.optimize.front import front_page
 from miaotui.optimize.layerwise import LayerwiseModel, divergence
 from miaotui.optimize.pruning import prune
 from miaotui.optimize.pruning.layers import layer_order
@@ -154,6 +158,11 @@ def test_the_quantised_file_is_returned_when_it_loses_less(tmp_path: Path) -> No
     assert card.quality["mean_kl"] == changes["set_against"]["mean_kl"] < changes["pruned_file"]["mean_kl"]
     assert changes["set_against"]["bytes"] <= changes["pruned_file"]["bytes"] <= 110_000
     assert card.notes[0].startswith("quantised, not pruned: in ")
+    assert [one["mean_kl"] for one in card.front["measured"][-2:]] == [
+        card.quality["mean_kl"],
+        changes["pruned_file"]["mean_kl"],
+    ]
+    assert front_page(card).count("<svg") == 2
     assert "(tokens/s: original 2150.5, pruned 36" in card.notes[0]
     with read_gguf(job.out) as found:
         assert found.metadata["llama.block_count"] == 3
@@ -192,6 +201,17 @@ def test_matrices_that_lose_columns_are_quantised_again(tmp_path: Path) -> None:
         shape = PrunedShape(layers[:2], 2, 96)
         write_pruned(source, shape, tmp_path / "two.gguf")
         assert 0 <= stored_types_bytes(source, shape) - (tmp_path / "two.gguf").stat().st_size < 2048
+
+
+def test_what_cannot_heal_is_refused_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune, "text_sets", lambda *_: pytest.fail("work has begun"))
+    job = made_job(make_tiny_gguf(tmp_path, "mixtral"), tmp_path, size_bytes=110_000)
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    with pytest.raises(UnsupportedModelError, match="choose a plain decoder"):
+        Pruning(job, PruneOptions(layers=2, heal=DistilRecipe())).run()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingLibraryError, match=r"miaotui\[optimize\]"):
+        Pruning(job, PruneOptions(layers=2, heal=DistilRecipe())).run()
 
 
 def test_a_mask_is_measured_and_answered_with_a_quantised_file(tmp_path: Path) -> None:

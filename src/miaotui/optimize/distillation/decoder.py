@@ -23,6 +23,14 @@ Array = NDArray[np.float32]
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
+def require_plain(config: ModelConfig) -> None:
+    """Raise `UnsupportedModelError` for a model that is not trained here."""
+    if config.experts is not None or config.latent is not None or config.masked is not None or config.sinks:
+        raise UnsupportedModelError(
+            "models with experts, latent attention or masked tokens are not trained here: choose a plain decoder"
+        )
+
+
 class TorchDecoder:
     """A decoder over texts of one length.
 
@@ -34,10 +42,7 @@ class TorchDecoder:
     def __init__(
         self, torch: Any, config: ModelConfig, weights: Mapping[str, Array], dtype: Any, rank: int = 0, seed: int = 0
     ) -> None:
-        if config.experts is not None or config.latent is not None or config.masked is not None or config.sinks:
-            raise UnsupportedModelError(
-                "models with experts, latent attention or masked tokens are not trained here: choose a plain decoder"
-            )
+        require_plain(config)
         self.torch, self.config, self._dtype, self._rank = torch, config, dtype, rank
         self.weights: dict[str, Tensor] = {name: torch.from_numpy(np.array(weights[name])) for name in weights}
         self.pairs: dict[str, tuple[Tensor, Tensor]] = {}

@@ -21,8 +21,10 @@ from miaotui.config import make_folder
 from miaotui.errors import RequestError
 from miaotui.hub.files import require_room, write_whole
 from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.libraries import need
 from miaotui.optimize.card import ReportCard, read_card, write_card
 from miaotui.optimize.cost import shaped_matrices
+from miaotui.optimize.distillation.decoder import require_plain
 from miaotui.optimize.distillation.distil import Distillation
 from miaotui.optimize.distillation.recipe import DistilRecipe
 from miaotui.optimize.loss_meter import LossMeter
@@ -68,6 +70,9 @@ class Pruning:
             require_shape(source.config, options.layers, options.kv_heads, options.ffn)
             if options.mask is None and not self._shrinks(source):
                 raise RequestError("nothing is left out: ask for fewer layers, heads or channels than the model has")
+            if options.heal is not None:
+                need("torch")
+                require_plain(source.config)
             weights = sum(math.prod(tensor.shape) for tensor in source.file.tensors.values())
             healed = 2 * weights if options.heal is not None else 0
             require_room(make_folder(job.out.parent), 4 * job.path.stat().st_size + healed)
@@ -246,24 +251,27 @@ class _PruneRun:
         facts[f"{name}_file"] = _summary(ours)
         if isinstance(rival, str):
             note = f"pruned: it loses {mine:.4f} nats, and no quantised file takes its place: {rival}"
-            return self._finish(ours, {**facts, "returned": "pruned"}, note)
+            return self._finish(ours, {**facts, "returned": "pruned"}, note, rival)
         theirs, size = rival.quality["mean_kl"], rival.file["bytes"]
         if theirs <= mine:
             note = (
                 f"quantised, not pruned: in {size:,} bytes it loses {theirs:.4f} nats, and the pruned model in "
                 f"{ours.file['bytes']:,} bytes {mine:.4f}{_speeds(facts, ours, rival)}"
             )
-            return self._finish(rival, {**facts, "returned": "quantised"}, note)
+            return self._finish(rival, {**facts, "returned": "quantised"}, note, ours)
         note = (
             f"pruned: it loses {mine:.4f} nats, and quantised to {size:,} bytes the model loses "
             f"{theirs:.4f}{_speeds(facts, ours, rival)}"
         )
-        return self._finish(ours, {**facts, "returned": "pruned"}, note)
+        return self._finish(ours, {**facts, "returned": "pruned"}, note, rival)
 
-    def _finish(self, card: ReportCard, facts: Mapping[str, Any], note: str) -> ReportCard:
+    def _finish(
+        self, card: ReportCard, facts: Mapping[str, Any], note: str, other: ReportCard | str = ""
+    ) -> ReportCard:
         job = self._job
         file = self._work / str(card.file["name"])
-        found = replace(card, file={**card.file, "name": job.out.name}, notes=(note, *card.notes), changes=dict(facts))
+        about, front = {**card.file, "name": job.out.name}, _front(card, other)
+        found = replace(card, file=about, notes=(note, *card.notes), changes=dict(facts), front=front)
         os.replace(file, job.out)
         write_card(job.out, found)
         return found
@@ -289,6 +297,20 @@ def _summary(card: ReportCard | str) -> dict[str, Any]:
         "tokens_per_s": speed.get("tokens_per_s"),
         "seconds": speed.get("seconds"),
     }
+
+
+def _front(card: ReportCard, other: ReportCard | str) -> dict[str, Any]:
+    """Return the front of a card with the point of what it was set against."""
+    points = [*card.front["measured"]] or [_point(card)]
+    return {
+        "predicted": card.front["predicted"],
+        "measured": points if isinstance(other, str) else [*points, _point(other)],
+    }
+
+
+def _point(card: ReportCard) -> dict[str, Any]:
+    speed = None if card.speed is None else card.speed["tokens_per_s"]
+    return {"file_bytes": card.file["bytes"], "mean_kl": card.quality["mean_kl"], "tokens_per_s": speed}
 
 
 def _speeds(facts: Mapping[str, Any], ours: ReportCard, rival: ReportCard) -> str:
