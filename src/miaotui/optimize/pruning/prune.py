@@ -24,7 +24,6 @@ from miaotui.hub.formats.untrusted_json import read_object
 from miaotui.libraries import need
 from miaotui.optimize.card import ReportCard, read_card, write_card
 from miaotui.optimize.cost import shaped_matrices
-from miaotui.optimize.distillation.decoder import require_plain
 from miaotui.optimize.distillation.distil import Distillation
 from miaotui.optimize.distillation.recipe import DistilRecipe
 from miaotui.optimize.loss_meter import LossMeter
@@ -40,6 +39,7 @@ from miaotui.optimize.quantization.quantize import METHOD, fixed_bytes, matrix_b
 from miaotui.optimize.source import GgufSource, open_source
 from miaotui.optimize.texts.calibration import require_disjoint, token_rows
 from miaotui.text.load import load_tokenizer
+from miaotui.training.decoder import require_plain
 
 PROBE_ROWS, PROBE_ROW = 8, 64  # of the calibration texts: layers are tried on them
 
