@@ -40,7 +40,16 @@ from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import admin, health, metrics
 from miaotui.serve.services import Services
 from miaotui.serve.speech import live
-from miaotui.serve.tasks import decisions, extractions, generations, groups, labels, summaries, translations
+from miaotui.serve.tasks import (
+    corrections,
+    decisions,
+    extractions,
+    generations,
+    groups,
+    labels,
+    summaries,
+    translations,
+)
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
 from miaotui.serve.vllm import adapters
@@ -71,6 +80,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     translations.routes,
     extractions.routes,
     generations.routes,
+    corrections.routes,
     libretranslate.routes,
     ollama.routes,
     ollama_models.routes,

@@ -1,4 +1,4 @@
-"""``miaotui dmlm``: train a masked language model, write with it, fill masks of a text.
+"""``miaotui dmlm``: train a masked language model, write with it, fill masks of a text, correct one.
 
 Owns what is printed. Knows training and models by their public calls only. Invariants: what a run has learned is in its
 checkpoint when the command ends, also by Ctrl-C; results go to standard output, everything else to standard error.
@@ -34,6 +34,7 @@ def dmlm(parsed: argparse.Namespace) -> int:
         "train": _train,
         "write": _write,
         "fill": _fill,
+        "correct": _correct,
     }
     if action not in actions:
         raise RequestError(f"no action {action!r}. Actions: {', '.join(ACTIONS)}")
@@ -125,6 +126,23 @@ def _fill(parsed: argparse.Namespace, words: list[str]) -> None:
     for number, fills in enumerate(masks, 1):
         for fill in fills:
             print(number, f"{fill.score:.4f}", printable(fill.token), printable(fill.text), sep="\t")
+
+
+def _correct(parsed: argparse.Namespace, words: list[str]) -> None:
+    from miaotui.llm import load
+    from miaotui.tasks.correction.calls import corrected
+
+    if len(words) != 2:
+        raise RequestError("say which decoder and which text: miaotui dmlm correct MODEL TEXT")
+    with ProgressBars() as progress, load(words[0], threads=parsed.threads, progress=progress) as llm:
+        progress.close()
+        (found,) = corrected(llm, [words[1]])
+    if found.text is None:
+        raise RequestError(found.error or "the text cannot be corrected")
+    print(printable(found.text))
+    for edit in found.edits:
+        _say(f"{edit.start}-{edit.end}: {printable(edit.before)!r} -> {printable(edit.after)!r}, {edit.gain:.1f} nats")
+    _say(f"{len(found.edits)} edits, {found.took_ms:,.0f} ms")
 
 
 def _say(text: str) -> None:

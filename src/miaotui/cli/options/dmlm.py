@@ -9,7 +9,7 @@ import argparse
 
 from miaotui.cli.options.serve import whole
 
-ACTIONS = ("train", "write", "fill")
+ACTIONS = ("train", "write", "fill", "correct")
 MASKS = ("random", "fixed", "spans", "words", "pmi", "adaptive")
 SCHEDULES = ("log-linear", "linear", "cosine", "clipped", "bert")
 FILL_TOP = 5
@@ -19,7 +19,8 @@ def dmlm_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``miaotui dmlm``."""
     parser.epilog = (
         "ACTION is train TEXT... (files in UTF-8, into --out), write FOLDER PROMPT (an answer of a model that restores "
-        "masked tokens), or fill MODEL TEXT (tokens for the masks of a text, by an encoder)."
+        "masked tokens), fill MODEL TEXT (tokens for the masks of a text, by an encoder), or correct MODEL TEXT "
+        "(spelling and grammar in English and Chinese, judged by a decoder)."
     )
     run = parser.add_argument_group("training")
     add = run.add_argument
