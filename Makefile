@@ -72,10 +72,10 @@ test-cluster: ## a cluster on three raylets: 100 kills, 1,000 requests while it 
 
 .test-cluster: $(VENV)/.ready-cluster
 	MIAOTUI_KILLS=100 MIAOTUI_REQUESTS=1000 $(BIN)/python -m pytest -s -m cluster tests/cluster $(ARGS)
-	$(BIN)/python benchmarks/cluster_simulator.py
+	$(BIN)/python -m benchmarks.serving.cluster_simulator
 
 chaos: $(VENV)/.ready-test ## ten minutes of random requests from clients that vanish
-	$(BIN)/python benchmarks/chaos.py $(ARGS)
+	$(BIN)/python -m benchmarks.serving.chaos $(ARGS)
 
 test-aarch64: ## the kernel tests for 64-bit ARM, emulated (needs qemu-user and Debian's cross tools)
 	tests/aarch64/run.sh
@@ -94,13 +94,13 @@ types: $(VENV)/.ready-lint ## strict type check of the package
 check: lint types site test-fast test-slow ## what CI runs
 
 bench-peers: $(VENV)/.ready-test ## install the other engines that `make bench` compares with
-	$(BIN)/python benchmarks/peers.py setup
+	$(BIN)/python -m benchmarks.peers.install setup
 
 bench: $(VENV)/.ready-test ## measure, beside other engines where they are installed
-	$(BIN)/python benchmarks/bench.py $(ARGS)
+	$(BIN)/python -m benchmarks.peers.speed $(ARGS)
 
 walk: $(VENV)/.ready-test ## list the Python files that one token and one HTTP chat pass
-	$(BIN)/python benchmarks/walk.py $(ARGS)
+	$(BIN)/python -m benchmarks.serving.walk $(ARGS)
 
 FUZZ ?= gguf
 

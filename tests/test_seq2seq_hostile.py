@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import miaotui
+from benchmarks.translation.hostile_texts import echoes, hostile_texts, loops
 from seq2seq_files import marian_folder
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from hostile_texts import echoes, hostile_texts, loops
 
 
 def test_no_hostile_text_comes_back_as_a_loop_or_an_echo(tmp_path: Path) -> None:

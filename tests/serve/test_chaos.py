@@ -6,23 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import plain_http
 import pytest
 from serving import Serving, serving
 
+from benchmarks.serving.chaos_requests import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Heard, Shot, fire, random_shot
 from miaotui.backends.options import EngineOptions
 from miaotui.kernels.linear.formats import Format
 from tiny_engine import settings_in
 from tiny_models import make_tiny_folder
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from chaos_requests import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Heard, Shot, fire, random_shot
 
 # Few pages, so that some requests are paused; several rows, so that they batch.
 OPTIONS = EngineOptions(format=Format.Q8, threads=2, chunk_size=48, max_sequences=6, context=512, kv_tokens=1024)

@@ -26,7 +26,7 @@ LeftOut = Literal["reranker", "passages", "examples", "model"]  # parts of the w
 
 MAX_PASSAGES = 8
 MAX_PASSAGE_CHARS = 8_000
-FOUND, FOUND_ZH = 0.305, 0.31  # of the question's weight; below it nothing was found (benchmarks/apps.py)
+FOUND, FOUND_ZH = 0.305, 0.31  # of the question's weight; below it nothing was found (benchmarks/apps/answers.py)
 SENTENCE_SHARE = 0.56  # of the best sentence in that weight; the rest is the first passage's
 STRANGE_COST = 0.14  # of names that no passage has
 UNCOUNTED_COST = 0.05  # where the passage of the best sentence lacks the noun that is counted

@@ -1,6 +1,6 @@
 """Choice of the engine of labels by a measured table: a head, likeness to label names, or a chat model's logits.
 
-Owns the table (`engine_table.json`, written by ``benchmarks/task_engines.py``) and the choice. Knows no models.
+Owns the table (`engine_table.json`, written by ``benchmarks/tasks/engines.py``) and the choice. Knows no models.
 Invariants: of the engines whose needs are met and whose time per text is allowed, the one that was right most often is
 chosen; accuracies are compared over sets on which all of them were measured.
 """

@@ -2,8 +2,8 @@
 
 Owns the signals and the logistic regression over them, one for each language. Knows neither indexes nor models: the
 signals are numbers. Invariant: the same signals give the same probability, in [0, 1]; a signal that is missing is left
-out by a regression of its own, never guessed. Fitted by ``benchmarks/meaning.py --fit`` on questions written for this
-(``tests/retrieval/questions``).
+out by a regression of its own, never guessed. Fitted by ``benchmarks/retrieval/meaning.py --fit`` on the questions of
+``tests/retrieval/questions``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns how a span's form, its borders, its place among the question's words and its sentence become numbers. Knows no
 candidates and no order. Invariant: a score depends on the question, the sentence and the span alone. The kinds of
 features are those of the classic factoid pipelines (Abney, Collins and Singhal, "Answer extraction", 2000) and of
-SQuAD's logistic regression (Rajpurkar et al., 2016); ``benchmarks/span_weights.py`` fits ``span_weights.json``.
+SQuAD's logistic regression (Rajpurkar et al., 2016); ``benchmarks/apps/span_weights.py`` fits ``span_weights.json``.
 """
 
 from __future__ import annotations

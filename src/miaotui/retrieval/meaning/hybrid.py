@@ -20,7 +20,7 @@ from miaotui.retrieval.meaning.vectors import SentenceMatch
 from miaotui.retrieval.query.compiler import Ranked
 from miaotui.retrieval.query.parser import Words
 
-WORDS_WEIGHT = 0.1  # of the share of the highest BM25 score (benchmarks/meaning.py)
+WORDS_WEIGHT = 0.1  # of the share of the highest BM25 score (benchmarks/retrieval/meaning.py)
 _DEPTH = 50  # passages of each ranking that are fused, at least
 _K1 = 1.2
 _CACHED_QUERIES = 256

@@ -336,7 +336,7 @@ def texts_of(passage: Document) -> list[str]:
     """Return the texts whose vectors stand for a passage's sentences: the heading above it, then the sentence.
 
     In Chinese all sentences follow once more without the heading, which is a short noun there and hides what the
-    sentence says (`benchmarks/meaning.py`). A passage without sentences has its title.
+    sentence says (`benchmarks/retrieval/meaning.py`). A passage without sentences has its title.
     """
     heading = passage.title.rpartition(" › ")[2][:_TITLE_CHARS]
     sentences = [passage.body[start:end] for start, end in stretches(passage.body, LONGEST_CHARS)]

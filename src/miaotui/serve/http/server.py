@@ -62,7 +62,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """Run ``main`` in an event loop of its own: uvloop's where it exists.
 
     It takes two thirds of the processor time of asyncio's for each piece of a stream
-    (`benchmarks/http_bench.py`), and the kernels want all of it.
+    (`benchmarks/serving/http_cost.py`), and the kernels want all of it.
     """
     try:
         import uvloop  # noqa: PLC0415 - not on Windows

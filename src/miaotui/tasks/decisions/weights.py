@@ -31,7 +31,7 @@ class SourceWeights(NamedTuple):
 
 
 ALONE = SourceWeights(1.0, 0.0)  # the probabilities with which a grammar of the options would write them
-USUAL_WEIGHTS = SourceWeights(0.3, 16.0)  # of training examples of four public sets (benchmarks/decisions.py)
+USUAL_WEIGHTS = SourceWeights(0.3, 16.0)  # of training examples of four public sets (benchmarks/tasks/decisions.py)
 
 
 class SourcedOptions(NamedTuple):

@@ -3,7 +3,7 @@
 Owns the learned mixture of features and the choice under a length. Knows encoders as functions from texts to unit
 vectors. Invariants: a summary's parts stand in the order of the text; the choice depends on the text alone. Sources:
 Carbonell and Goldstein 1998 (maximal marginal relevance); Cao et al. 2007 (ListNet, by which
-`benchmarks/summaries.py --fit` learns the mixture, on 200 abstracts of scitldr and on the dev part of csl-titles).
+`benchmarks/tasks/summaries.py --fit` learns the mixture, on 200 abstracts of scitldr and the dev part of csl-titles).
 """
 
 from __future__ import annotations

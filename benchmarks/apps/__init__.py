@@ -1,0 +1,1 @@
+"""Question answering and dialogue: right answers, time, weights of spans."""

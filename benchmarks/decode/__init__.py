@@ -1,0 +1,1 @@
+"""The decoder's passes: block types, experts, adapters, grammars, inner loops."""

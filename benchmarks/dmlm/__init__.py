@@ -1,0 +1,1 @@
+"""Masked language models: decoding in parallel, and masks of training."""

@@ -1,0 +1,1 @@
+"""Encoders beside other engines: speed, accuracy, exports."""

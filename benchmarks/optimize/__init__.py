@@ -1,0 +1,1 @@
+"""Quantised files beside llama.cpp's at equal bytes."""

@@ -1,0 +1,206 @@
+"""Loss of a quantised encoder at equal bytes: ours, llama.cpp's rounding by importance, and one type for all matrices.
+
+    python -m benchmarks.peers.install setup                                           # once: llama.cpp's library
+    python -m benchmarks.optimize.quantize_encoder all-minilm-l6-v2 --data DATA         # a table and one JSON line
+
+The source is in full precision, so every type is off its grid. The loss is the mean of 1 - cosine between embeddings
+of the source and of the rounded model, over headlines (DATA has agnews) and reviews (sst2). Calibration is on texts
+that the default chat model wrote. llama.cpp's side is its own quantiser (``ggml_quantize_chunk``) with the same
+importance, one type for all matrices, and the type that it falls back to where rows are no whole blocks. Owns the order
+of a run. Knows no method. Invariant: ours is never larger than what it is compared with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.machine import describe
+from benchmarks.peers.install import Peers
+from miaotui.config import Settings
+from miaotui.hub.catalog import DEFAULT_MODEL
+from miaotui.hub.formats.tensors import BlockType, StoredTensor
+from miaotui.hub.resolve import resolve
+from miaotui.model.encoder.opened import open_encoder
+from miaotui.model.encoder.oracle import EncoderOracle
+from miaotui.model.encoder.pooling import Pooler
+from miaotui.optimize.quantization.allocation import Option, allocate
+from miaotui.optimize.quantization.block_grids import kinds_for, stored_kind
+from miaotui.optimize.quantization.rounding import Feedback, round_matrix, round_plainly
+from miaotui.optimize.quantization.survey import REFERENCE, SAMPLE_ROWS, relative_errors
+from miaotui.optimize.source import file_digest
+from miaotui.optimize.texts.calibration import Moments
+from miaotui.optimize.texts.own_texts import own_texts
+from miaotui.text.encoders.load import load_encoder_tokenizer
+
+Array = NDArray[np.float32]
+LENGTH = 128  # tokens of a text, at most
+PROBES = 48  # texts by which a matrix's cost is measured
+TYPES = "Q3_K,Q4_0,IQ4_NL,Q4_K,Q5_0"
+
+
+class Encoder:
+    """An encoder whose matrices can be replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self.opened = open_encoder(path)
+        self.config = self.opened.config
+        self.weights: dict[str, Array] = {name: self.opened.weights[name].float32() for name in self.opened.weights}
+        assert self.opened.pooling is not None
+        self.pooler = Pooler(self.opened.pooling, self.weights, self.config.hidden_size)
+        self.matrices = [n for n, w in self.weights.items() if w.ndim == 2 and kinds_for(w.shape[1]) and len(w) > 8]
+
+    def embeddings(
+        self,
+        texts: Sequence[Sequence[int]],
+        replaced: Mapping[str, Array],
+        watch: Callable[[str, Array], None] | None = None,
+    ) -> Array:
+        """Return the embeddings ``[texts, dimensions]``."""
+        oracle = EncoderOracle(self.config, {**self.weights, **replaced}, watch)
+        return np.array([self.pooler.embedding(oracle.states(tokens)) for tokens in texts])
+
+
+def loss(first: Array, second: Array) -> Array:
+    """Return 1 - cosine of each pair of embeddings."""
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return 1 - (first * second).sum(1) / norms
+
+
+class Ggml:
+    """llama.cpp's quantiser, by its C interface."""
+
+    def __init__(self, library: Path) -> None:
+        self._call = ctypes.CDLL(str(library)).ggml_quantize_chunk
+        self._call.restype = ctypes.c_size_t
+        self._call.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+
+    def rounded(self, weights: Array, kind: BlockType, importance: Array) -> Array:
+        """Return the weights as they are read back."""
+        weights, importance = (np.ascontiguousarray(each, np.float32) for each in (weights, importance))
+        rows, cols = weights.shape
+        out = np.zeros((rows, kind.row_bytes(cols)), np.uint8)
+        self._call(kind.ggml_id, weights.ctypes.data, out.ctypes.data, 0, rows, cols, importance.ctypes.data)
+        return StoredTensor("w", weights.shape, kind, out).float32()
+
+
+def main() -> None:
+    """Measure one encoder; print a table and a JSON line."""
+    args = _arguments()
+    path = resolve(args.model)
+    encoder = Encoder(path)
+    tokenizer = load_encoder_tokenizer(encoder.opened.metadata, encoder.opened.folder)
+    chat = resolve(DEFAULT_MODEL)
+    calibration, _ = own_texts(chat, file_digest(chat), Settings.from_env())
+
+    def tokens(texts: Sequence[str]) -> list[list[int]]:
+        return [list(tokenizer.encode_text(text, max_tokens=LENGTH, truncate=True).tokens) for text in texts]
+
+    lines = [line for text in calibration.texts for line in text.splitlines() if len(line) > 40]
+    known = tokens(lines[:400])
+    tests = {name: tokens(texts) for name, texts in _data(args.data).items()}
+    moments = Moments(encoder.matrices)
+    encoder.embeddings(known, {}, moments)
+    hessians = {name: moments.of(name) for name in encoder.matrices}
+    count = sum(map(len, known))
+    began_s = time.perf_counter()
+    options = _options(encoder, hessians, known[:PROBES], count)
+    survey_s = time.perf_counter() - began_s
+    bases = {name: encoder.embeddings(texts, {}) for name, texts in tests.items()}
+    ggml = Ggml((args.library or Peers().build() / "bin") / "libggml-base.so")
+    rows = []
+    for name in args.types.split(","):
+        kinds = {one: stored_kind(BlockType[name], encoder.weights[one].shape[1]) for one in encoder.matrices}
+        size = sum(_bytes(encoder, one, kind) for one, kind in kinds.items())
+        sides = {"llama.cpp": {}, "plain": {}, "ours": {}}
+        for one, kind in kinds.items():
+            importance = _importance(hessians[one], encoder.weights[one].shape[1])
+            sides["llama.cpp"][one] = ggml.rounded(encoder.weights[one], kind, importance)
+            sides["plain"][one] = round_plainly(encoder.weights[one], kind, importance)[1]
+        found = allocate([[Option(*each[1:]) for each in options[one]] for one in encoder.matrices], size)
+        for one, pick in zip(encoder.matrices, found.chosen, strict=True):
+            sides["ours"][one] = _ours(encoder.weights[one], options[one][pick][0], hessians[one], count)
+        losses = {
+            side: {
+                test: float(loss(bases[test], encoder.embeddings(texts, replaced)).mean())
+                for test, texts in tests.items()
+            }
+            for side, replaced in sides.items()
+        }
+        rows.append({"type": name, "bytes": size, "our_bytes": found.size_bytes, "losses": losses})
+        for test in tests:
+            theirs, plain, ours = (losses[side][test] for side in sides)
+            print(
+                f"{name:7} {size:11,} bytes {test:7} 1-cos: llama.cpp {theirs:.5f}, plain {plain:.5f}, ours {ours:.5f} "
+                f"({100 * (ours / theirs - 1):+.0f}%, {100 * (ours / plain - 1):+.0f}%)",
+                flush=True,
+            )
+    about = {"benchmark": "quantize_encoder", "model": args.model, "machine": describe().as_dict()}
+    print(json.dumps({**about, "survey_s": survey_s, "rows": rows}))
+
+
+def _bytes(encoder: Encoder, name: str, kind: BlockType) -> int:
+    rows, cols = encoder.weights[name].shape
+    return rows * kind.row_bytes(cols)
+
+
+def _importance(hessian: Array | None, cols: int) -> Array:
+    return np.ones(cols, np.float32) if hessian is None else np.diag(hessian).copy()
+
+
+def _feedback(hessian: Array | None, cols: int, tokens: int) -> Feedback:
+    return Feedback.of(np.eye(cols, dtype=np.float32)) if hessian is None else Feedback.of(hessian, tokens)
+
+
+def _ours(weights: Array, kind: BlockType, hessian: Array | None, tokens: int) -> Array:
+    data = round_matrix(weights, kind, _feedback(hessian, weights.shape[1], tokens)).data
+    return StoredTensor("w", weights.shape, kind, data).float32()
+
+
+def _options(
+    encoder: Encoder, hessians: Mapping[str, Array | None], probes: Sequence[Sequence[int]], tokens: int
+) -> dict[str, list[tuple[BlockType, int, float]]]:
+    """Return each matrix's types with their bytes and what they cost, as `survey` does for decoders."""
+    base, found = encoder.embeddings(probes, {}), {}
+    for name in encoder.matrices:
+        weights, hessian = encoder.weights[name], hessians[name]
+        feedback = _feedback(hessian, weights.shape[1], tokens)
+        changed = round_plainly(weights, REFERENCE, _importance(hessian, weights.shape[1]))[1]
+        cost = float(loss(base, encoder.embeddings(probes, {name: changed})).mean())
+        sample = weights[np.linspace(0, len(weights) - 1, min(SAMPLE_ROWS, len(weights))).astype(int)]
+        errors = relative_errors(sample, feedback)
+        found[name] = [(kind, _bytes(encoder, name, kind), cost * error) for kind, error in errors.items()]
+    return found
+
+
+def _data(folder: Path) -> dict[str, list[str]]:
+    found = {}
+    for name in ("agnews", "sst2"):
+        lines = [
+            line.strip()
+            for path in sorted((folder / name).iterdir())
+            if path.name != "SOURCE.md"
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        ]
+        found[name] = [line for line in lines if len(line) > 40][:200]
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="all-minilm-l6-v2")
+    parser.add_argument("--data", type=Path, required=True, help="folder of evaluation data")
+    parser.add_argument("--library", type=Path, help="folder of libggml-base.so (default: the peers')")
+    parser.add_argument("--types", default=TYPES)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Other engines on the same model file, installed and measured in turns."""

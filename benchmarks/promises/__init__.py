@@ -1,0 +1,1 @@
+"""Deadlines: answers in time under load, promises given and kept."""

@@ -1,0 +1,1 @@
+"""The server: clients that vanish, HTTP, cluster, console, scores of prompts."""

@@ -1,0 +1,1 @@
+"""Drafted tokens: their gain by task, and the cost of drafting."""

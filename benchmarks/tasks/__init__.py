@@ -1,0 +1,1 @@
+"""Tasks on public sets: labels, decisions, extraction, summaries, recommendations, graphs."""

@@ -1,0 +1,1 @@
+"""Translation and encoder-decoders beside transformers, Marian and CTranslate2."""
