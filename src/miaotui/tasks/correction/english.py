@@ -127,6 +127,8 @@ def _forms(word: str, known: Mapping[str, int]) -> Iterator[str]:
         made += [f"{stem[:-1]}ing"] if stem.endswith("e") else []
         made += [f"{stem[:-1]}ies", f"{stem[:-1]}ied"] if stem.endswith("y") else []
         yield from (each for each in made if each != word and len(each) > 2 and each in known)
+        if stem != word:  # "mans", "goed"
+            yield from _FORMS.get(stem, ())
 
 
 def _one_off(word: str) -> set[str]:
