@@ -96,8 +96,12 @@ class HeadDataset:
         if self._memory is not None:
             inputs = state, embedded[:, 1 : 1 + WINDOW], middle
             middle = self._attend(cell, inputs, texts, firsts)
+        begun = state
         for depth in range(1, self._depth + 1):
-            state = cell(state, embedded[:, depth : depth + WINDOW], middle)
+            if depth == 1 or "masks" not in cell.weights:
+                state = begun = cell(begun, embedded[:, depth : depth + WINDOW], middle)
+            else:  # from the first token's state, since the tokens after it are not known
+                state = cell(begun, cell.mask(depth - 2).expand_as(middle), middle)
             yield state, hidden[:, depth : depth + WINDOW], counts
 
     def _pick(self) -> tuple[Texts, Texts]:

@@ -27,7 +27,7 @@ from miaotui.engine.loaded_model import LoadedModel
 from miaotui.errors import RequestError
 from miaotui.model.draft_head.attention_spec import AttentionSpec, attention_spec_of
 from miaotui.model.draft_head.packing import rows_of
-from miaotui.model.draft_head.weights import FOLDER_NAME, digest_of, write_head
+from miaotui.model.draft_head.weights import FOLDER_NAME, MASKS, digest_of, write_head
 from miaotui.speculation.train.cell import Cell
 from miaotui.speculation.train.corpus import Corpus, collect
 from miaotui.speculation.train.dataset import HeadDataset
@@ -39,7 +39,8 @@ class Recipe:
 
     tokens: int = 6144
     width: int = 1024
-    depth: int = 2  # tokens that it is unrolled for
+    depth: int = 2  # tokens that it is unrolled for; all of a block in a head with masks
+    masks: bool = False  # all tokens after the first one are drafted in one pass
     steps: int = 4000
     rate: float = 3e-3
     seed: int = 0
@@ -64,8 +65,9 @@ def train(
     counts = np.bincount(corpus.tokens, minlength=len(embedding))
     chosen = np.sort(np.argsort(-counts, kind="stable")[: recipe.tokens])
     attention = attention if corpus.memory is not None else None
-    cell = Cell(torch, embedding.shape[1], recipe.width, attention)
-    dataset = HeadDataset(torch, corpus, embedding, outputs[chosen], recipe.depth, recipe.seed, attention is not None)
+    cell = Cell(torch, embedding.shape[1], recipe.width, attention, MASKS if recipe.masks else 0)
+    depth = 1 + MASKS if recipe.masks else recipe.depth
+    dataset = HeadDataset(torch, corpus, embedding, outputs[chosen], depth, recipe.seed, attention is not None)
     optimizers = cell.optimizers(recipe.rate)
     for step in range(recipe.steps):
         loss = dataset.loss(cell)
@@ -106,6 +108,7 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="tokens that the head can draft")
     parser.add_argument("--width", type=int, default=Recipe.width)
+    parser.add_argument("--masks", action="store_true", help="draft the tokens after the first one in one pass")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     _torch()
@@ -121,7 +124,7 @@ def main(load: Callable[[str, EngineOptions, Settings], LoadedModel]) -> None:
     corpus = collect(loaded, chosen.batches, chosen.seed, printed("batches"))
     outer = weights.matrix("embed" if loaded.config.tied_head else "head")
     everything = np.arange(loaded.config.vocab_size, dtype=np.int32)
-    recipe = Recipe(chosen.tokens, chosen.width, steps=chosen.steps, seed=chosen.seed)
+    recipe = Recipe(chosen.tokens, chosen.width, masks=chosen.masks, steps=chosen.steps, seed=chosen.seed)
     outputs = rows_of(outer, everything) * weights.vector("final_norm")
     embedding = rows_of(weights.matrix("embed"), everything)
     attention = attention_spec_of(loaded.config, weights, corpus.layer)
