@@ -19,6 +19,7 @@ from miaotui.serve.anthropic import messages as anthropic
 from miaotui.serve.anthropic.errors import response_to
 from miaotui.serve.cohere import rerank
 from miaotui.serve.console import routes as console
+from miaotui.serve.correction import routes as correction
 from miaotui.serve.documents import answers, indexes, support
 from miaotui.serve.http import openapi
 from miaotui.serve.http.bodies import BodyReader
@@ -40,16 +41,7 @@ from miaotui.serve.openai.responses import routes as responses
 from miaotui.serve.ops import admin, health, metrics
 from miaotui.serve.services import Services
 from miaotui.serve.speech import live
-from miaotui.serve.tasks import (
-    corrections,
-    decisions,
-    extractions,
-    generations,
-    groups,
-    labels,
-    summaries,
-    translations,
-)
+from miaotui.serve.tasks import decisions, extractions, generations, groups, labels, summaries, translations
 from miaotui.serve.tei import routes as tei
 from miaotui.serve.tei import tasks as hf_tasks
 from miaotui.serve.vllm import adapters
@@ -80,7 +72,7 @@ ROUTES: tuple[Callable[[], Sequence[Endpoint]], ...] = (
     translations.routes,
     extractions.routes,
     generations.routes,
-    corrections.routes,
+    correction.routes,
     libretranslate.routes,
     ollama.routes,
     ollama_models.routes,

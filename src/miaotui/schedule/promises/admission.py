@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 
 from miaotui.errors import DeadlineUnattainableError, OverloadedError
 from miaotui.schedule.promises.cost import CostModel
-from miaotui.schedule.promises.forecast import ALONE, CROWDED, AnswerErrors, Forecast, Job, SchedulingPolicy, forecast
+from miaotui.schedule.promises.forecast import (
+    ALONE,
+    CROWDED,
+    AnswerErrors,
+    Job,
+    JobForecast,
+    SchedulingPolicy,
+    forecast,
+)
 from miaotui.schedule.promises.lengths import AnswerLengths
 from miaotui.schedule.promises.promise import HAND_OVER_S, Allowance, PromiseEntry, PromiseRequest
 from miaotui.types import Deadline, Promise
@@ -85,7 +93,7 @@ class Admission:
         cost: CostModel,
         policy: SchedulingPolicy,
         limits: AdmissionLimits | None = None,
-        forecast: Forecast = forecast,
+        forecast: JobForecast = forecast,
     ) -> None:
         self.cost, self._forecast = cost, forecast
         self.counts = AdmissionCounts()
@@ -194,10 +202,7 @@ class Admission:
         self._clock = _Clock(policy, now_s, step_s)
 
     def update(self, progress: Iterable[tuple[int, int, int, int]], now_s: float, is_shown: bool = True) -> None:
-        """Enter a step's progress: (number, prompt tokens left, tokens computed, tokens answered).
-
-        ``is_shown``: the first token answered is in the reader's hands.
-        """
+        """Enter progress: (number, prompt tokens left, tokens computed, tokens answered, the first one ``is_shown``)."""
         with self._lock:
             for number, prompt_left, length, answered in progress:
                 entry = self._book.get(number)

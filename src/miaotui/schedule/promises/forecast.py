@@ -76,7 +76,7 @@ class Finish:
     last_s: float
 
 
-class Forecast(Protocol):
+class JobForecast(Protocol):
     """A simulation of how an engine serves its jobs: `forecast`, or that of another kind of engine."""
 
     def __call__(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from miaotui.schedule.plan import ScheduleConfig
 from miaotui.schedule.promises.cost import CostModel
-from miaotui.schedule.promises.forecast import Finish, Forecast, Job, SchedulingPolicy, forecast
+from miaotui.schedule.promises.forecast import Finish, Job, JobForecast, SchedulingPolicy, forecast
 from miaotui.types import Deadline
 
 HAND_OVER_S = 0.004  # from the last token in the engine to its bytes in the socket, at least
@@ -109,8 +109,8 @@ def review(
     cost: CostModel,
     policy: SchedulingPolicy,
     now_s: float,
-    forecast: Forecast = forecast,
-    hopeful: Forecast | None = None,
+    forecast: JobForecast = forecast,
+    hopeful: JobForecast | None = None,
 ) -> Review:
     """Simulate from ``now_s``, which is when the entries' states held, and decide.
 
@@ -142,7 +142,7 @@ def review(
 def _late(
     promised: Sequence[PromiseEntry],
     beside: Sequence[PromiseEntry],
-    forecast: Forecast,
+    forecast: JobForecast,
     cost: CostModel,
     policy: SchedulingPolicy,
     now_s: float,
@@ -168,7 +168,7 @@ def _with_limit(entry: PromiseEntry, limits: Mapping[int, int]) -> PromiseEntry:
 
 
 def _lost(
-    promised: list[PromiseEntry], forecast: Forecast, cost: CostModel, policy: SchedulingPolicy, now_s: float
+    promised: list[PromiseEntry], forecast: JobForecast, cost: CostModel, policy: SchedulingPolicy, now_s: float
 ) -> list[int]:
     """Choose the promises to give up so that the others can be kept."""
     lost: list[int] = []
@@ -192,7 +192,7 @@ def _grace_s(entry: PromiseEntry, now_s: float) -> float:
     return GRACE_S + GRACE * max(entry.job.due_s - now_s, 0.0) if entry.job.due_s < 1e300 else 0.02
 
 
-def _alone_s(job: Job, forecast: Forecast, cost: CostModel, policy: SchedulingPolicy) -> float:
+def _alone_s(job: Job, forecast: JobForecast, cost: CostModel, policy: SchedulingPolicy) -> float:
     """Return the time it needs if nothing else runs."""
     return forecast([job], cost, replace(policy, idle_rows=0), 0.0)[job.number].last_s
 
