@@ -202,7 +202,7 @@ class Admission:
         self._clock = _Clock(policy, now_s, step_s)
 
     def update(self, progress: Iterable[tuple[int, int, int, int]], now_s: float, is_shown: bool = True) -> None:
-        """Enter progress: (number, prompt tokens left, tokens computed, tokens answered, the first one ``is_shown``)."""
+        """Enter (number, prompt tokens left, tokens computed and answered); ``is_shown``: the first one answered."""
         with self._lock:
             for number, prompt_left, length, answered in progress:
                 entry = self._book.get(number)
