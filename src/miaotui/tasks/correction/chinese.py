@@ -1,7 +1,7 @@
 """Candidates of correction for Chinese: characters that sound or look alike, and characters written twice.
 
 Owns the choice among the groups of `confusions`. A character is exchanged where it then forms a word with its
-neighbours, by jieba's dictionary, or where both are common words of their own. Invariant: only Chinese characters are
+neighbours, by jieba's dictionary, or where it is a common word of its own. Invariant: only Chinese characters are
 exchanged, one for one.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from miaotui.tasks.correction.candidates import EditCandidate
-from miaotui.tasks.correction.confusions import LONE, confused
+from miaotui.tasks.correction.confusions import LONE, WORDS, confused
 
-SOUND, PARTICLE, DOUBLED, ADDED = 2.5, 2.0, 1.5, 5.0  # nats
+SOUND, ALONE, PARTICLE, DOUBLED, ADDED = 2.5, 4.0, 1.0, 1.5, 5.0  # nats
 ONCE = "的了是在和就也都有我你他这那不"  # characters that are seldom meant twice
 
 
@@ -23,6 +23,8 @@ def chinese_candidates(sentence: str, is_word: Callable[[str], bool]) -> list[Ed
         for other, is_particle in confused(character):
             if is_particle or _forms_word(sentence, at, other, is_word):
                 found.append(EditCandidate(at, at + 1, other, PARTICLE if is_particle else SOUND))
+            elif other in WORDS:
+                found.append(EditCandidate(at, at + 1, other, ALONE))
         if character in ONCE and sentence[at + 1 : at + 2] == character:
             found.append(EditCandidate(at, at + 1, "", DOUBLED))
         elif character in LONE:

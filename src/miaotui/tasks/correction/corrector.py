@@ -21,7 +21,7 @@ from miaotui.tasks.correction.result import CorrectedText, TextEdit, applied
 
 ENGLISH_PROMPT = "A sentence in correct English:\n"
 CHINESE_PROMPT = "一个没有错别字的句子：\n"
-MOST_TRIED = 64  # candidates of a sentence
+MOST_TRIED = 48  # candidates of a sentence
 MOST_EDITS = 4  # of a sentence
 MOST_AGAIN = 8  # candidates that are tried again beside an edit
 MAX_CHARACTERS = 20_000  # of a text

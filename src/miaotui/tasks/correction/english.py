@@ -15,7 +15,17 @@ from miaotui.tasks.correction.candidates import EditCandidate
 from miaotui.text.tokenizers.tokenizer import Tokenizer
 
 WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
-MISSPELT, RARE, CONFUSED, FORM, DOUBLED, ADDED, NAMED, CASE = 3.0, 6.0, 2.5, 3.0, 0.5, 4.0, 8.0, 2.0  # nats
+MISSPELT, RARE, CONFUSED, NUMBER, FORM, DOUBLED, ADDED, NAMED, CASE = (
+    3.0,
+    6.0,
+    2.5,
+    2.0,
+    4.0,
+    0.5,
+    4.0,
+    8.0,
+    2.0,
+)  # nats
 MOST_SPELLINGS = 8  # for one word
 LONG = 4  # letters: shorter words that are known have too many neighbours
 
@@ -47,6 +57,9 @@ pay pays paid paying|put puts putting|read reads reading|win wins won winning|st
 NOUNS = """
 child children|man men|woman women|foot feet|tooth teeth|mouse mice|person people|life lives|knife knives|leaf leaves
 """.replace("\n", "|")
+
+
+PERSONS = ({"is", "are"}, {"am", "is"}, {"am", "are"}, {"was", "were"}, {"has", "have"})
 
 
 def _groups(text: str) -> dict[str, tuple[str, ...]]:
@@ -94,7 +107,7 @@ def _instead(word: str, known: Mapping[str, int], is_first: bool) -> Iterator[tu
     for other in _CONFUSED.get(plain, ()):
         yield _cased(other, word), CONFUSED
     for other in dict.fromkeys((*_FORMS.get(plain, ()), *_forms(plain, known))):
-        yield _cased(other, word), FORM
+        yield _cased(other, word), NUMBER if _agrees(plain, other) else FORM
     if word == "i" or (is_first and word.islower()):
         yield word.capitalize(), CASE
     if "'" in plain or len(plain) < 3:
@@ -114,6 +127,12 @@ def _instead(word: str, known: Mapping[str, int], is_first: bool) -> Iterator[tu
     for left, right in joined:
         if known.get(left, 1 << 30) < 5000 and known.get(right, 1 << 30) < 5000:
             yield _cased(f"{left} {right}", word), MISSPELT
+
+
+def _agrees(word: str, other: str) -> bool:
+    """Return whether two forms differ in number or person alone."""
+    short, long = sorted((word, other), key=len)
+    return long in (f"{short}s", f"{short}es", f"{short[:-1]}ies") or {word, other} in PERSONS
 
 
 def _forms(word: str, known: Mapping[str, int]) -> Iterator[str]:
