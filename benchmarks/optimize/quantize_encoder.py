@@ -2,12 +2,14 @@
 
     python -m benchmarks.peers.install setup                                           # once: llama.cpp's library
     python -m benchmarks.optimize.quantize_encoder all-minilm-l6-v2 --data DATA         # a table and one JSON line
+    python -m benchmarks.optimize.quantize_encoder whisper-base --speech --data DATA    # an encoder of sound
 
 The source is in full precision, so every type is off its grid. The loss is the mean of 1 - cosine between embeddings
-of the source and of the rounded model, over headlines (DATA has agnews) and reviews (sst2). Calibration is on texts
-that the default chat model wrote. llama.cpp's side is its own quantiser (``ggml_quantize_chunk``) with the same
-importance, one type for all matrices, and the type that it falls back to where rows are no whole blocks. Owns the order
-of a run. Knows no method. Invariant: ours is never larger than what it is compared with.
+of the source and of the rounded model, over headlines (DATA has agnews) and reviews (sst2), or between states of sounds
+(speech). Calibration is on texts that the default chat model wrote, or on other speakers. llama.cpp's side is its own
+quantiser (``ggml_quantize_chunk``) with the same importance, one type for all matrices, and the type that it falls back
+to where rows are no whole blocks. Owns the order of a run. Knows no method. Invariant: ours is never larger than what
+it is compared with.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe
+from benchmarks.optimize.speech_encoder import SpeechEncoder
 from benchmarks.peers.install import Peers
 from miaotui.config import Settings
 from miaotui.hub.catalog import DEFAULT_MODEL
@@ -95,21 +99,11 @@ def main() -> None:
     """Measure one encoder; print a table and a JSON line."""
     args = _arguments()
     path = resolve(args.model)
-    encoder = Encoder(path)
-    tokenizer = load_encoder_tokenizer(encoder.opened.metadata, encoder.opened.folder)
-    chat = resolve(DEFAULT_MODEL)
-    calibration, _ = own_texts(chat, file_digest(chat), Settings.from_env())
-
-    def tokens(texts: Sequence[str]) -> list[list[int]]:
-        return [list(tokenizer.encode_text(text, max_tokens=LENGTH, truncate=True).tokens) for text in texts]
-
-    lines = [line for text in calibration.texts for line in text.splitlines() if len(line) > 40]
-    known = tokens(lines[:400])
-    tests = {name: tokens(texts) for name, texts in _data(args.data).items()}
+    encoder, known, tests = _speech(path, args.data) if args.speech else _texts(path, args.data)
     moments = Moments(encoder.matrices)
     encoder.embeddings(known, {}, moments)
     hessians = {name: moments.of(name) for name in encoder.matrices}
-    count = sum(map(len, known))
+    count = max(moments.tokens(name) or 0 for name in encoder.matrices)
     began_s = time.perf_counter()
     options = _options(encoder, hessians, known[:PROBES], count)
     survey_s = time.perf_counter() - began_s
@@ -146,7 +140,26 @@ def main() -> None:
     print(json.dumps({**about, "survey_s": survey_s, "rows": rows}))
 
 
-def _bytes(encoder: Encoder, name: str, kind: BlockType) -> int:
+def _texts(path: Path, data: Path) -> tuple[Encoder, list[Any], dict[str, list[Any]]]:
+    """Return an encoder of texts, the texts to calibrate on, and those of each test, as tokens."""
+    encoder = Encoder(path)
+    tokenizer = load_encoder_tokenizer(encoder.opened.metadata, encoder.opened.folder)
+    chat = resolve(DEFAULT_MODEL)
+    calibration, _ = own_texts(chat, file_digest(chat), Settings.from_env())
+
+    def tokens(texts: Sequence[str]) -> list[list[int]]:
+        return [list(tokenizer.encode_text(text, max_tokens=LENGTH, truncate=True).tokens) for text in texts]
+
+    lines = [line for text in calibration.texts for line in text.splitlines() if len(line) > 40]
+    return encoder, tokens(lines[:400]), {name: tokens(texts) for name, texts in _data(data).items()}
+
+
+def _speech(path: Path, data: Path) -> tuple[SpeechEncoder, list[Any], dict[str, list[Any]]]:
+    encoder = SpeechEncoder(path)
+    return encoder, *encoder.sounds(data / "speech")
+
+
+def _bytes(encoder: Encoder | SpeechEncoder, name: str, kind: BlockType) -> int:
     rows, cols = encoder.weights[name].shape
     return rows * kind.row_bytes(cols)
 
@@ -165,7 +178,7 @@ def _ours(weights: Array, kind: BlockType, hessian: Array | None, tokens: int) -
 
 
 def _options(
-    encoder: Encoder, hessians: Mapping[str, Array | None], probes: Sequence[Sequence[int]], tokens: int
+    encoder: Encoder | SpeechEncoder, hessians: Mapping[str, Array | None], probes: Sequence[Any], tokens: int
 ) -> dict[str, list[tuple[BlockType, int, float]]]:
     """Return each matrix's types with their bytes and what they cost, as `survey` does for decoders."""
     base, found = encoder.embeddings(probes, {}), {}
@@ -199,6 +212,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of evaluation data")
     parser.add_argument("--library", type=Path, help="folder of libggml-base.so (default: the peers')")
     parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--speech", action="store_true", help="MODEL is Whisper's; DATA has recordings (speech/fsdd)")
     return parser.parse_args()
 
 

@@ -137,22 +137,32 @@ def test_measured_speed_decides(model: Path, tmp_path: Path) -> None:
 
     def measure(file: Path, prompt: int, answer: int) -> MeasuredSpeed:
         asked.append(file.stat().st_size)
-        rate = 4e9 / file.stat().st_size
+        rate = 4e9 / min(file.stat().st_size, 186_000)  # floats are packed in 8 bits
         return MeasuredSpeed(rate, answer / rate, answer / rate, None, file.stat().st_size, prompt, answer, 1)
 
-    job = made_job(model, tmp_path, tokens_per_s=4e9 / 160_000)
+    job = made_job(model, tmp_path, tokens_per_s=4e9 / 160_000, prompt=100, answer=20)
     job = Optimization(
         job.path,
         job.out,
         job.target,
         RATES,
         OptimizeOptions(job.options.calibration, job.options.test, 1024, 1024),
+        Settings(tmp_path / "home", tmp_path / "home"),
         measure=measure,
     )
     card = job.run()
     assert job.out.stat().st_size <= 160_000
-    assert card.measured_candidates == len(asked) <= 12
+    assert card.measured_candidates == len(asked) - 1 <= 12
     assert asked == sorted(asked, reverse=True)
+    assert asked[0] == model.stat().st_size  # the model's own speed, which predictions are scaled by
+    point = card.front["measured"][0]
+    assert point["predicted"]["tokens_per_s"] == pytest.approx(point["tokens_per_s"], rel=0.3)
+    asked.clear()
+    assert job.plan() == job.plan()
+    assert not asked  # it is kept
+    job.target = OptimizeTarget(size_bytes=200_000, prompt=300)
+    with pytest.raises(RequestError, match="do not fit into the model's context of 256"):
+        job.plan()
 
 
 def test_a_plan_says_what_cannot_be_met_before_work(
@@ -170,8 +180,12 @@ def test_a_plan_says_what_cannot_be_met_before_work(
     with pytest.raises(RequestError, match="the smallest that these types allow, "):
         made_job(model, tmp_path, size_bytes=50_000).run()
     assert not job.out.exists()
-    rates = [one["predicted"]["tokens_per_s"] for one in plan["candidates"]]
-    assert rates == sorted(rates, reverse=True)
+    types = [one["predicted"]["tokens_per_s"] for one in plan["candidates"] if "keeps" not in one]
+    assert types == sorted(types, reverse=True)
+    kept = [one["keeps"] for one in plan["candidates"] if "keeps" in one]
+    assert [(len(one["layers"]), one["kv_heads"], one["ffn"]) for one in kept] == [(2, 2, 96), (3, 2, 64), (3, 1, 96)]
+    for one in plan["candidates"]:
+        assert one["with_int8_kv"]["peak_bytes"] < one["predicted"]["peak_bytes"]
 
 
 def test_what_cannot_be_done_is_one_error(model: Path, tmp_path: Path) -> None:
@@ -246,7 +260,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_command_line_plans(model: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_plans(
+    model: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Optimization, "scaled_rates", lambda job, _: job.rates)
     recipe = home / "recipe.yaml"
     recipe.write_text("size: 150kB\nround-all: true\ntypes: Q4_0,Q8_0\n", encoding="utf-8")
     assert main(["optimize", str(model), "--recipe", str(recipe), "--size", "150000", "--plan"]) == 0

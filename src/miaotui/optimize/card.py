@@ -45,6 +45,10 @@ class QualityLoss:
     perplexity_of_source: float
     positions: int
     texts: int
+    questions: int = 0  # of `texts.choices`; ``flips`` of them are answered otherwise than by the original
+    flips: int = 0
+    right: int = 0
+    right_of_source: int = 0
 
 
 def quality_loss(found: Divergence) -> QualityLoss:
@@ -92,6 +96,7 @@ class ReportCard:
     choices: Mapping[str, str]
     front: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    changes: Mapping[str, Any] | None = None  # beside types: layers left out, what was learned, what it was set against
     form: int = FORM
 
 

@@ -84,11 +84,18 @@ def divergence(base: LayerwiseModel, other: LayerwiseModel, texts: Tokens) -> Di
 
 
 def head_divergence(
-    base: Oracle, base_states: Sequence[Array], other: Oracle, other_states: Sequence[Array], texts: Tokens
+    base: Oracle,
+    base_states: Sequence[Array],
+    other: Oracle,
+    other_states: Sequence[Array],
+    texts: Tokens,
+    vocabulary: int | None = None,
 ) -> Divergence:
-    """Compare the distributions that follow from last layers' streams of each text."""
+    """Compare the distributions that follow from last layers' streams of each text, over the first ``vocabulary``
+    tokens (None: all).
+    """
     parts = [
-        _compared(base.head(ours[at]), other.head(theirs[at]), targets[at])
+        _compared(base.head(ours[at])[:, :vocabulary], other.head(theirs[at])[:, :vocabulary], targets[at])
         for ours, theirs, targets in zip(base_states, other_states, map(_targets, texts), strict=True)
         for at in _pieces(len(ours))
     ]

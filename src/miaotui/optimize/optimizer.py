@@ -21,14 +21,24 @@ from miaotui.errors import RequestError
 from miaotui.hub.files import replace
 from miaotui.hub.formats.tensors import BlockType
 from miaotui.kernels.platform.cpu import probe
-from miaotui.optimize.card import QualityLoss, ReportCard, quality_loss, write_card
+from miaotui.optimize.card import QualityLoss, ReportCard, write_card
 from miaotui.optimize.cost import MachineRates, work_bytes
 from miaotui.optimize.front import front_points
-from miaotui.optimize.layerwise import Array, LayerwiseModel, Tokens, head_divergence
-from miaotui.optimize.plan import CANDIDATES, FileCandidate, OptimizeTarget, best, candidates, corrected, plan_dict
+from miaotui.optimize.layerwise import Tokens
+from miaotui.optimize.loss_meter import LossMeter
+from miaotui.optimize.plan import (
+    CANDIDATES,
+    FileCandidate,
+    OptimizeTarget,
+    best,
+    candidates,
+    corrected,
+    plan_dict,
+    planned,
+)
 from miaotui.optimize.quantization.quantize import Quantization, remove_work, surveyed, write_quantized
 from miaotui.optimize.source import GgufSource, file_digest, open_source
-from miaotui.optimize.speed import MeasuredSpeed, measured_speed
+from miaotui.optimize.speed import MeasuredSpeed, measured_speed, own_speed, scaled_rates
 from miaotui.optimize.texts.calibration import TextSet, read_texts, require_disjoint, token_rows, tokens_in
 from miaotui.optimize.texts.own_texts import own_texts
 from miaotui.text.load import load_tokenizer
@@ -56,7 +66,10 @@ class OptimizeOptions:
 
 @dataclass(eq=False)
 class Optimization:
-    """One optimisation of the model at ``path`` to ``target``, written to ``out``."""
+    """One optimisation of the model at ``path`` to ``target``, written to ``out``.
+
+    ``reference`` is the model that the loss is measured against, and whose texts are used (None: the one at ``path``).
+    """
 
     path: Path
     out: Path
@@ -66,24 +79,45 @@ class Optimization:
     settings: Settings = field(default_factory=Settings.from_env)
     progress: Progress | None = None
     measure: Callable[[Path, int, int], MeasuredSpeed] = measured_speed
+    reference: Path | None = None
 
     def plan(self) -> dict[str, Any]:
-        """Return the plan as JSON values, without work. Raises a `MiaotuiError`."""
+        """Return the plan as JSON values. It measures the model's speed and makes nothing. Raises a `MiaotuiError`."""
         with open_source(self.path) as source:
             about = {"path": str(self.path), "bytes": self.path.stat().st_size}
-            found = candidates(self._unread(source), None, self.target, self.rates)
-            return plan_dict(found, self.target, about)
+            rates = self.scaled_rates(source)
+            found = planned(self._unread(source), self.target, rates)
+            return plan_dict(found, self.target, about, rates)
+
+    def scaled_rates(self, source: GgufSource) -> MachineRates:
+        """Return the machine's rates with the scale that the model's own speed shows, if speed is measured at all."""
+        speed = self.own_speed(source)
+        return self.rates if speed is None else scaled_rates(source, self.rates, speed)
+
+    def own_speed(self, source: GgufSource) -> MeasuredSpeed | None:
+        """Return the model's own speed, if speed is measured at all. Raises `RequestError` for too long an answer."""
+        if not self.options.measure_speed:
+            return None
+        lengths, context = (self.target.prompt, self.target.answer), source.config.context_length
+        if sum(lengths) > context:
+            raise RequestError(
+                f"a prompt of {lengths[0]} tokens and an answer of {lengths[1]} do not fit into the model's context of "
+                f"{context}: lower --prompt or --answer"
+            )
+        kept = self.settings.folder("optimize")
+        return own_speed(source, self.rates, lambda: self.measure(source.path, *lengths), lengths, kept)
 
     def run(self) -> ReportCard:
         """Make the file and its card. Raises a `MiaotuiError`; then nothing is at the output's place."""
-        self._require_place()
-        with open_source(self.path) as source:
-            return _Run(self, source).card()
+        self.require_place()
+        with open_source(self.path) as source, open_source(self.reference or self.path) as reference:
+            return _Run(self, source, reference).card()
 
     def _unread(self, source: GgufSource) -> Quantization:
         return Quantization(source, TextSet("", ()), (), keep=self.options.keep, kinds=self.options.kinds)
 
-    def _require_place(self) -> None:
+    def require_place(self) -> None:
+        """Raise `RequestError` for an output that cannot be written there, or a size that leaves nothing to do."""
         if self.out.exists():
             raise RequestError(f"{self.out} is there already: name another place (--out), or remove it")
         if self.out.suffix != ".gguf":
@@ -96,18 +130,19 @@ class Optimization:
 
 
 class _Run:
-    """State of one run: the source, the texts, and what took how long."""
+    """State of one run: the source, what it is compared with, the texts, and what took how long."""
 
-    def __init__(self, job: Optimization, source: GgufSource) -> None:
-        self.job, self.source = job, source
+    def __init__(self, job: Optimization, source: GgufSource, reference: GgufSource) -> None:
+        self.job, self.source, self.reference = job, source, reference
         self.seconds: dict[str, float] = {}
         options = job.options
         # refuses what cannot be met before any work
-        best(candidates(job._unread(source), None, job.target, job.rates), job.target)
+        self.rates = self._timed("speed", lambda: job.scaled_rates(source))
+        best(planned(job._unread(source), job.target, self.rates), job.target)
         _require_memory(source, options)
-        self.calibration, self.test = self._timed("texts", self._texts)
+        self.calibration, self.test = self._timed("texts", lambda: text_sets(job, reference))
         require_disjoint(self.calibration, self.test)
-        tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
+        self.tokenizer = tokenizer = load_tokenizer(source.file.metadata, job.path.parent)
         length = min(ROW_TOKENS, source.config.context_length)
         rows = token_rows(tokenizer, self.calibration, length, options.calibration_tokens)
         self.test_rows = token_rows(tokenizer, self.test, length, options.test_tokens)
@@ -119,35 +154,28 @@ class _Run:
     def card(self) -> ReportCard:
         job, target = self.job, self.job.target
         surveyed_model = self._timed("survey", lambda: surveyed(self.work, self.quantization, job.progress))
-        found = candidates(self.quantization, surveyed_model, target, job.rates, CURVE)
-        base = LayerwiseModel(self.source.config, self.source.canonical())
-        base_states = self._timed("test", lambda: base.states(self.test_rows))
+        found = candidates(self.quantization, surveyed_model, target, self.rates, CURVE)
+        meter = self._timed("test", lambda: LossMeter(self.reference, self.test_rows, self.tokenizer))
         made: list[_Made] = []
         while True:
             chosen = _next(found, target, made)
             if any(one.candidate.types == chosen.types for one in made):
                 break  # predictions that were corrected lead back to it
-            made.append(self._make(chosen, base, base_states))
+            made.append(self._make(chosen, meter))
             last = made[-1]
             if not last.misses(target) or len(made) == CANDIDATES:
                 break
             found = corrected(found, last.kl_ratio, last.time_ratio)
         return self._finish(made, found)
 
-    def _make(self, chosen: FileCandidate, base: LayerwiseModel, base_states: list[Array]) -> _Made:
+    def _make(self, chosen: FileCandidate, meter: LossMeter) -> _Made:
         job, file = self.job, self.work / "candidate.gguf"
         self._timed("rounding", lambda: write_quantized(self.quantization, chosen.types, file, self.work, job.progress))
-        quality = self._timed("test", lambda: self._quality(file, base, base_states, self.test_rows))
+        quality = self._timed("test", lambda: meter.of_file(file))
         speed = None
         if job.options.measure_speed:
             speed = self._timed("speed", lambda: job.measure(file, job.target.prompt, job.target.answer))
         return _Made(chosen, file, file.stat().st_size, quality, speed)
-
-    def _quality(self, file: Path, base: LayerwiseModel, base_states: list[Array], rows: Tokens) -> QualityLoss:
-        with open_source(file) as made:
-            other = LayerwiseModel(made.config, made.canonical())
-            found = head_divergence(base.head(), base_states, other.head(), other.states(rows), rows)
-            return quality_loss(found)
 
     def _finish(self, made: list[_Made], front: Sequence[FileCandidate]) -> ReportCard:
         job, last = self.job, made[-1]
@@ -166,17 +194,17 @@ class _Run:
         job, types = self.job, last.candidate.types
         shared = len(self.calibration.lines() & self.test.lines())
         return ReportCard(
-            file={"name": job.out.name, "sha256": file_digest(last.file), "bytes": last.file.stat().st_size},
-            source={"name": job.path.name, "sha256": self.source.digest(), "bytes": job.path.stat().st_size},
+            file={**about_file(last.file), "name": job.out.name},
+            source=about_file(self.reference.path),
             wanted={name: value for name, value in asdict(job.target).items() if value is not None},
             quality=asdict(last.quality),
             texts={
-                "calibration": _about(self.calibration, self.quantization.rows),
-                "test": _about(self.test, self.test_rows),
+                "calibration": about_texts(self.calibration, self.quantization.rows),
+                "test": about_texts(self.test, self.test_rows),
                 "shared_lines": shared,
             },
             speed=None if last.speed is None else asdict(last.speed),
-            predicted={**asdict(last.candidate.cost), "mean_kl": last.candidate.predicted_kl},
+            predicted={**last.predicted(), "scale": asdict(self.rates.scale)},
             measured_candidates=len(made),
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
             choices={name: kind.name for name, kind in types.kinds.items()},
@@ -193,21 +221,13 @@ class _Run:
         quantised = sum(not stored[one.name].kind.is_float for one in self.source.matrices)
         if quantised:
             notes.append(f"{quantised} matrices were quantised before: the loss is against that file, not its original")
+        if len(kinds) > 1 and len(set(kinds.values())) == 1:
+            kind = next(iter(kinds.values())).name
+            notes.append(f"all matrices are {kind}: the target leaves no choice, so nothing was gained by choosing")
         kept = sum(kinds[name] is stored[name].kind for name in kinds)
         if kept and self.quantization.keep:
             notes.append(f"{kept} matrices are copied as they are")
         return tuple(notes)
-
-    def _texts(self) -> tuple[TextSet, TextSet]:
-        job, options = self.job, self.job.options
-        given = {
-            "calibration": None if options.calibration is None else read_texts(options.calibration),
-            "test": None if options.test is None else read_texts(options.test),
-        }
-        if given["calibration"] is not None and given["test"] is not None:
-            return given["calibration"], given["test"]
-        own = own_texts(job.path, self.source.digest(), job.settings, job.progress, self.source.config.context_length)
-        return given["calibration"] or own[0], given["test"] or own[1]
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:
         began_s = time.perf_counter()
@@ -227,9 +247,14 @@ class _Made:
     speed: MeasuredSpeed | None
 
     def point(self) -> dict[str, Any]:
-        """Return it as a point of the front."""
+        """Return it as a point of the front, with what was predicted of it."""
         speed = None if self.speed is None else self.speed.tokens_per_s
-        return {"file_bytes": self.size_bytes, "mean_kl": self.quality.mean_kl, "tokens_per_s": speed}
+        point = {"file_bytes": self.size_bytes, "mean_kl": self.quality.mean_kl, "tokens_per_s": speed}
+        return {**point, "predicted": self.predicted()}
+
+    def predicted(self) -> dict[str, Any]:
+        """Return what was predicted before it was made."""
+        return {**asdict(self.candidate.cost), "mean_kl": self.candidate.predicted_kl}
 
     @property
     def kl_ratio(self) -> float:
@@ -272,5 +297,22 @@ def _require_memory(source: GgufSource, options: OptimizeOptions) -> None:
         )
 
 
-def _about(texts: TextSet, rows: Tokens) -> dict[str, Any]:
+def text_sets(job: Optimization, reference: GgufSource) -> tuple[TextSet, TextSet]:
+    """Return the calibration and the test texts: those that were given, else the model's own."""
+    options = job.options
+    given = [None if path is None else read_texts(path) for path in (options.calibration, options.test)]
+    if given[0] is not None and given[1] is not None:
+        return given[0], given[1]
+    length = reference.config.context_length
+    own = own_texts(reference.path, reference.digest(), job.settings, job.progress, length)
+    return given[0] or own[0], given[1] or own[1]
+
+
+def about_texts(texts: TextSet, rows: Tokens) -> dict[str, Any]:
+    """Return what a card says of texts."""
     return {"name": texts.name, "sha256": texts.digest, "texts": len(texts.texts), "tokens": tokens_in(rows)}
+
+
+def about_file(path: Path) -> dict[str, Any]:
+    """Return what a card says of a file."""
+    return {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size}

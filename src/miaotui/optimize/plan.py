@@ -6,17 +6,21 @@ a target that no candidate can meet is refused before work begins, with the near
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from miaotui.errors import RequestError
+from miaotui.errors import MiaotuiError, RequestError
 from miaotui.hub.formats.tensors import BlockType
-from miaotui.optimize.cost import AnswerCost, MachineRates, answer_cost
+from miaotui.model.config import LANES, ModelConfig
+from miaotui.optimize.cost import AnswerCost, MachineRates, answer_cost, shaped_matrices
+from miaotui.optimize.pruning.shape import PrunedShape, require_shape, whole_shape
 from miaotui.optimize.quantization.block_grids import GRIDS
-from miaotui.optimize.quantization.quantize import MixedTypes, Quantization, predicted_curve
+from miaotui.optimize.quantization.quantize import MixedTypes, Quantization, fixed_bytes, matrix_bytes, predicted_curve
 from miaotui.optimize.quantization.survey import Survey
+from miaotui.optimize.source import StoredMatrix
 
 CANDIDATES = 12
 MAX_TOKENS = 1 << 17
@@ -53,6 +57,8 @@ class FileCandidate:
     types: MixedTypes
     cost: AnswerCost
     predicted_kl: float | None
+    shape: PrunedShape | None = None  # None: the model's own
+    with_int8_kv: AnswerCost | None = None  # the cost with keys and values of 8 bits, if it was asked for
 
     def meets(self, target: OptimizeTarget) -> bool:
         """Return whether the prediction meets the target."""
@@ -78,8 +84,53 @@ class FileCandidate:
             "file_bytes": self.types.file_bytes,
             "predicted": {**asdict(self.cost), "mean_kl": self.predicted_kl},
             "types": dict(sorted(counts.items())),
+            **({} if self.shape is None else {"keeps": self.shape.as_dict()}),
+            **({} if self.with_int8_kv is None else {"with_int8_kv": asdict(self.with_int8_kv)}),
             "misses": self.misses(target),
         }
+
+
+def planned(quantization: Quantization, target: OptimizeTarget, rates: MachineRates) -> list[FileCandidate]:
+    """Return up to `CANDIDATES` candidates before any work, each with keys and values of 8 bits as well.
+
+    The first are types alone, smallest file first; behind them some shapes with the smallest types: fewer layers, heads
+    or channels (`shapes`).
+    """
+    source, lengths = quantization.source, (target.prompt, target.answer)
+    left_out = list(shapes(source.config))
+    found = candidates(quantization, None, target, rates, CANDIDATES - len(left_out))
+    for shape in left_out:
+        kinds = {one.name: smallest(quantization, one) for one in shaped_matrices(source, shape)}
+        size = fixed_bytes(source) + sum(matrix_bytes(one, kinds[one.name]) for one in shaped_matrices(source, shape))
+        types = MixedTypes(kinds, size, 0.0, 0.0)
+        found.append(FileCandidate(types, answer_cost(source, kinds, rates, *lengths, shape), None, shape))
+    return [
+        replace(one, with_int8_kv=answer_cost(source, one.types.kinds, rates, *lengths, one.shape, "int8"))
+        for one in found
+    ]
+
+
+def shapes(config: ModelConfig) -> Iterator[PrunedShape]:
+    """Yield shapes that a plan shows: nine tenths, three quarters and half of the layers; three quarters of the
+    channels; half of the heads. Which layers go is not known before they are tried; the last ones stand for them.
+    """
+    whole = whole_shape(config)
+    for part in (0.9, 0.75, 0.5):
+        count = math.ceil(part * config.n_layers)
+        if count < config.n_layers:
+            yield replace(whole, layers=whole.layers[:count])
+    for counts in ((None, None, config.ffn_size * 3 // 4 // LANES * LANES), (None, config.n_kv_heads // 2, None)):
+        try:
+            require_shape(config, *counts)
+        except MiaotuiError:
+            continue
+        if any(counts):
+            yield replace(whole, kv_heads=counts[1] or whole.kv_heads, ffn=counts[2] or whole.ffn)
+
+
+def smallest(quantization: Quantization, matrix: StoredMatrix) -> BlockType:
+    """Return the smallest type that a matrix may have."""
+    return quantization.kinds_of(matrix)[0]
 
 
 def candidates(
@@ -117,11 +168,27 @@ def best(found: Sequence[FileCandidate], target: OptimizeTarget) -> FileCandidat
 
     Raises `RequestError` with the nearest point if none meets the target.
     """
-    meeting = [one for one in found if one.meets(target)]
+    whole = [one for one in found if one.shape is None]
+    meeting = [one for one in whole if one.meets(target)]
     if not meeting:
-        nearest = min(found, key=lambda one: (len(one.misses(target)), _excess(one, target)))
-        raise RequestError(f"the target cannot be met; the nearest point has {' and '.join(nearest.misses(target))}")
+        nearest = min(whole, key=lambda one: (len(one.misses(target)), _excess(one, target)))
+        raise RequestError(
+            f"the target cannot be met; the nearest point has {' and '.join(nearest.misses(target))}"
+            f"{_remedy(found, target)}"
+        )
     return meeting[0] if target.max_kl is not None else meeting[-1]
+
+
+def _remedy(found: Sequence[FileCandidate], target: OptimizeTarget) -> str:
+    """Return what would meet the target by prediction beyond types: a shape, or keys and values of 8 bits."""
+    for one in found:
+        if one.shape is None and one.with_int8_kv is not None and replace(one, cost=one.with_int8_kv).meets(target):
+            return "; with --kv int8, when it is run, it is predicted to be met"
+    for one in found:
+        if one.shape is not None and one.meets(target):
+            keeps = f"--layers {len(one.shape.layers)} --kv-heads {one.shape.kv_heads} --ffn {one.shape.ffn}"
+            return f"; with {keeps} it is predicted to be met, at a loss that is not known before"
+    return ""
 
 
 def _excess(one: FileCandidate, target: OptimizeTarget) -> float:
@@ -149,8 +216,10 @@ def corrected(found: Sequence[FileCandidate], kl_ratio: float, time_ratio: float
     ]
 
 
-def plan_dict(found: Sequence[FileCandidate], target: OptimizeTarget, source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plan as JSON values."""
+def plan_dict(
+    found: Sequence[FileCandidate], target: OptimizeTarget, source: Mapping[str, Any], rates: MachineRates
+) -> dict[str, Any]:
+    """Return a plan as JSON values. Speeds are without drafts, whose gain depends on the texts."""
     try:
         chosen: int | None = list(found).index(best(found, target))
         problem = None
@@ -159,6 +228,9 @@ def plan_dict(found: Sequence[FileCandidate], target: OptimizeTarget, source: Ma
     return {
         "plan": 1,
         "source": dict(source),
+        "rates": asdict(rates),
+        "context": target.prompt + target.answer,
+        "drafts": False,
         "target": {name: value for name, value in asdict(target).items() if value is not None},
         "candidates": [one.as_dict(target) for one in found],
         "chosen": chosen,

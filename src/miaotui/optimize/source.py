@@ -20,6 +20,7 @@ from miaotui.hub.parts import part_names
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.families import by_gguf_name
 from miaotui.model.reading.from_gguf import config_from_gguf, gguf_sources, tensors_from_gguf
+from miaotui.model.reading.sources import CanonicalTensors
 from miaotui.optimize.quantization.block_grids import kinds_for
 
 CHUNK_BYTES = 1 << 20
@@ -52,7 +53,7 @@ class GgufSource(Closing):
         """Close the file."""
         self.file.close()
 
-    def canonical(self, replaced: Mapping[str, StoredTensor] | None = None) -> Mapping[str, StoredTensor]:
+    def canonical(self, replaced: Mapping[str, StoredTensor] | None = None) -> CanonicalTensors:
         """Return the tensors under canonical names, some of them ``replaced``, by stored name."""
         return tensors_from_gguf(self.config, self.file.metadata, {**self.file.tensors, **(replaced or {})})
 

@@ -5,16 +5,22 @@ Owns the measurement. Knows no method. Invariant: the process runs nothing else,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from miaotui.errors import EngineError
+from miaotui.errors import EngineError, MiaotuiError
+from miaotui.hub.files import write_whole
+from miaotui.hub.formats.untrusted_json import read_object
+from miaotui.optimize.cost import MachineRates, answer_cost, cost_scale
+from miaotui.optimize.source import GgufSource
 
 RUNS = 3
 LIMIT_S = 600
@@ -42,7 +48,35 @@ def measured_speed(file: Path, prompt: int, answer: int) -> MeasuredSpeed:
         return MeasuredSpeed(**json.loads(done.stdout.splitlines()[-1]))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as error:
         said = getattr(error, "stderr", None) or str(error)
-        raise EngineError(f"{file} was written, but does not run: {str(said).strip()[-300:]}") from error
+        raise EngineError(f"{file} does not run: {str(said).strip()[-300:]}") from error
+
+
+def own_speed(
+    source: GgufSource, rates: MachineRates, speed: Callable[[], MeasuredSpeed], lengths: tuple[int, int], kept: Path
+) -> MeasuredSpeed:
+    """Return the model's own speed with a prompt and an answer of these ``lengths``.
+
+    ``speed`` measures it; what it found is kept in the folder ``kept``, so that plans of one model stay alike, until
+    the machine's ``rates`` are measured again.
+    """
+    about = [source.digest(), *lengths, rates.read_gb_per_s, rates.int8_gmac_per_s]
+    path = kept / f"speed-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
+    try:
+        found = MeasuredSpeed(**read_object(path))
+    except (MiaotuiError, TypeError):
+        found = speed()
+        text = json.dumps(asdict(found)).encode()
+        write_whole(path, "the model's speed", lambda file: file.write(text))
+    return found
+
+
+def scaled_rates(source: GgufSource, rates: MachineRates, found: MeasuredSpeed) -> MachineRates:
+    """Return the rates with the scale that the model's own speed shows."""
+    lengths = found.prompt, found.answer
+    kinds = {one.name: source.file.tensors[one.name].kind for one in source.matrices}
+    predicted = answer_cost(source, kinds, rates, *lengths)
+    scale = cost_scale(predicted, found.answer, found.tokens_per_s, found.seconds, found.peak_bytes)
+    return replace(rates, scale=scale)
 
 
 def _measure(file: str, prompt: int, answer: int) -> MeasuredSpeed:

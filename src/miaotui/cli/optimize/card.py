@@ -46,6 +46,11 @@ def show_card(found: ReportCard) -> None:
         f"{messages.CARD_TOP()}: {100 * quality['same_top']:.1f}%; {messages.CARD_PERPLEXITY()}: "
         f"{quality['perplexity_of_source']:.3f} -> {quality['perplexity']:.3f}"
     )
+    if quality.get("questions"):
+        print(
+            f"{messages.CARD_FLIPS()}: {quality['flips']} / {quality['questions']} "
+            f"({messages.CARD_RIGHT()} {quality['right_of_source']} -> {quality['right']})"
+        )
     if found.speed is not None:
         peak = found.speed["peak_bytes"]
         memory = "" if peak is None else f"; {messages.CARD_MEMORY()}: {format_size(peak)}"

@@ -19,6 +19,7 @@ from miaotui.errors import RequestError
 
 TARGET = ("size", "max_kl", "tokens_per_s", "deadline", "prompt", "answer")
 WAY = ("types", "round_all", "calibration", "test", "out")
+LEFT_OUT = ("layers", "kv_heads", "ffn", "heal", "mask")
 MAX_RECIPE_BYTES = 1 << 16
 
 
@@ -32,6 +33,7 @@ def optimize(parsed: argparse.Namespace) -> int:
     from miaotui.optimize.front import front_page
     from miaotui.optimize.optimizer import Optimization, OptimizeOptions
     from miaotui.optimize.plan import OptimizeTarget, kinds_named
+    from miaotui.optimize.pruning.prune import Pruning
 
     given = _given(parsed)
     html = getattr(parsed, "html", None)
@@ -42,18 +44,20 @@ def optimize(parsed: argparse.Namespace) -> int:
         for name in TARGET
         if name in given
     }
-    target = OptimizeTarget(**wishes)
+    pruning = _pruning(given)
     types = kinds_named([name for name in given.get("types", "").split(",") if name])
     calibration, test = (_file(given.get(name)) for name in ("calibration", "test"))
     options = OptimizeOptions(calibration, test, kinds=types, keep=not given.get("round_all", False))
     with ProgressBars() as progress:
         path = resolve(parsed.words[0], progress=progress)
         out = Path(given["out"]).expanduser() if "out" in given else path.with_name(f"{path.stem}-optimized.gguf")
-        job = Optimization(path, out, target, _rates(), options, Settings.from_env(), progress)
+        if pruning is not None and not wishes.keys() - {"prompt", "answer"}:
+            wishes["size_bytes"] = path.stat().st_size - 1
+        job = Optimization(path, out, OptimizeTarget(**wishes), _rates(), options, Settings.from_env(), progress)
         if getattr(parsed, "plan", False):
             print(json.dumps(job.plan(), indent=1))
             return 0
-        card = job.run()
+        card = job.run() if pruning is None else Pruning(job, pruning).run()
     if html is not None:
         write_page(Path(html), front_page(card))
     if getattr(parsed, "json", False):
@@ -62,6 +66,22 @@ def optimize(parsed: argparse.Namespace) -> int:
         show_card(card)
         print(out)
     return 0
+
+
+def _pruning(given: Mapping[str, Any]) -> Any:
+    """Return what is to be left out; None: nothing. Raises `RequestError` for wishes that contradict each other."""
+    from miaotui.optimize.distillation.recipe import DistilRecipe
+    from miaotui.optimize.pruning.prune import PruneOptions
+
+    wanted = {name: given[name] for name in LEFT_OUT if name in given}
+    if not wanted:
+        return None
+    if "mask" in wanted and len(wanted) > 1:
+        raise RequestError("--mask is measured alone: leave layers, heads, channels and healing out")
+    if wanted.keys() == {"heal"}:
+        raise RequestError("--heal follows pruning: give --layers, --kv-heads or --ffn, or use miaotui distill")
+    tokens = wanted.pop("heal", 0)
+    return PruneOptions(**wanted, heal=DistilRecipe(tokens=tokens) if tokens else None)
 
 
 def _file(name: str | None) -> Path | None:
@@ -86,7 +106,7 @@ def _rates() -> Any:
 
 def _given(parsed: argparse.Namespace) -> Mapping[str, Any]:
     """Return the options that were given, on the command line or in the recipe. Raises `RequestError`."""
-    given = {name: getattr(parsed, name) for name in (*TARGET, *WAY) if hasattr(parsed, name)}
+    given = {name: getattr(parsed, name) for name in (*TARGET, *WAY, *LEFT_OUT) if hasattr(parsed, name)}
     if not hasattr(parsed, "recipe"):
         return given
     recipe = _recipe(Path(parsed.recipe).expanduser())
@@ -108,8 +128,8 @@ def _recipe(path: Path) -> dict[str, Any]:
     words = []
     for key, value in values.items():
         name = str(key).replace("-", "_")
-        if name not in (*TARGET, *WAY):
-            raise RequestError(f"{path}: unknown option {key!r}; a recipe has {', '.join((*TARGET, *WAY))}")
+        if name not in (*TARGET, *WAY, *LEFT_OUT):
+            raise RequestError(f"{path}: unknown option {key!r}; a recipe has {', '.join((*TARGET, *WAY, *LEFT_OUT))}")
         if name == "round_all":
             if not isinstance(value, bool):
                 raise RequestError(f"{path}: {key} must be true or false, not {value!r}")

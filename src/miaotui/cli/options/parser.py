@@ -20,7 +20,7 @@ from miaotui.cli.options.dmlm import dmlm_options
 from miaotui.cli.options.evaluation import eval_options
 from miaotui.cli.options.index import index_options, search_options
 from miaotui.cli.options.learned import graph_options, recommend_options
-from miaotui.cli.options.optimize import card_options, optimize_options
+from miaotui.cli.options.optimize import card_options, distil_options, optimize_options
 from miaotui.cli.options.serve import key_options, serve_options
 from miaotui.cli.options.speech import transcribe_options
 from miaotui.cli.options.tasks import (
@@ -316,6 +316,7 @@ COMMANDS = (
         optimize_options,
         "optimize",
     ),
+    Command("distill", "let a model learn what another one says", "STUDENT", range(1, 2), distil_options, "optimize"),
     Command("card", "show the report card of an optimized file", "FILE", range(1, 2), card_options, "optimize"),
     Command("serve", "serve models to many over HTTP", "[MODEL...]", range(17), serve_options),
     Command("cluster", "serve models over several machines", "ACTION [...]", range(1, 100), cluster_options, "cluster"),

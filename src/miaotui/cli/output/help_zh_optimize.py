@@ -1,4 +1,4 @@
-"""Help of ``miaotui optimize`` and ``miaotui card`` in Chinese, a part of `help_zh`.
+"""Help of ``miaotui optimize``, ``miaotui distill`` and ``miaotui card`` in Chinese, a part of `help_zh`.
 
 Owns these texts. Knows no parser. Invariant: every key is a text of `cli.options.optimize`.
 """
@@ -33,4 +33,28 @@ OPTIMIZE_HELP = {
     "write a report with the front of sizes and losses, in one file": "写出含大小与损失前沿的报告，单个文件",
     "print the plan as JSON and do nothing": "以 JSON 打印计划，不做任何工作",
     "print the report card as JSON": "以 JSON 打印报告卡",
+    "let a model learn what another one says": "让一个模型学习另一个模型的输出分布",
+    "leaving out (pruning)": "剪枝",
+    "layers to keep; those go that cost least": "保留的层数；去掉代价最小的层",
+    "key/value heads of a layer to keep": "每层保留的键/值头数",
+    "feed-forward channels of a layer to keep": "每层保留的前馈通道数",
+    "tokens to learn from afterwards (needs torch)": "剪枝后用多少词元学习恢复（需要 torch）",
+    "measure a mask over this share of the weights (Wanda)": "测量把这一比例的权重置零的代价（Wanda）",
+    "STUDENT and TEACHER are GGUF files or names, of one vocabulary. Needs torch; a run can be resumed.": (
+        "STUDENT 与 TEACHER 是词表相同的 GGUF 文件或名称。需要 torch；中断后再次运行会继续。"
+    ),
+    "model whose distributions are learned": "学习其输出分布的教师模型",
+    "GGUF file to write, in float16": "要写的 GGUF 文件，float16",
+    "tokens to learn from (default: 160000)": "学习用的词元数（默认：160000）",
+    "passes over them (default: 2)": "学习几遍（默认：2）",
+    "forward, reverse or jsd (default: forward)": "forward、reverse 或 jsd（默认：forward）",
+    "share of texts that the student writes (default: 0)": "由学生自己写的文本所占比例（默认：0）",
+    "rank of low-rank pairs; 0 (default): all weights learn": "低秩矩阵对的秩；0（默认）：学习全部权重",
+    "texts of a step (default: 4)": "每步的文本数（默认：4）",
+    "tokens of a text (default: 256)": "每段文本的词元数（默认：256）",
+    "highest learning rate (default: 0.0003)": "最高学习率（默认：0.0003）",
+    "texts to learn from first, apart by empty lines (default: the teacher's own)": (
+        "先学习的文本，以空行分隔（默认：教师自己写的）"
+    ),
+    "texts to measure on (default: the teacher's own)": "测量用的文本（默认：教师自己写的）",
 }

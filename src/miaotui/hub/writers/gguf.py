@@ -51,15 +51,32 @@ def with_file_type(source: mmap.mmap | bytes, label: str, file_type: int) -> byt
 
     Give it to `write_gguf` as ``source``. ``label`` names the file in errors. Raises as `read_gguf`.
     """
+    return with_integers(source, label, {FILE_TYPE: file_type})
+
+
+def with_integers(source: mmap.mmap | bytes, label: str, values: Mapping[str, int]) -> bytes:
+    """Return the head of a GGUF file, without tensors, in which these keys have these values, as unsigned 32 bits.
+
+    A key that is there, of whatever type, is replaced; others are added. Raises as `read_gguf`.
+    """
     span = metadata_span(source, label)
-    metadata, keys = bytes(source[span.start : span.end]), span.keys
-    place = metadata_value(source, label, FILE_TYPE)
-    value = struct.pack("<II", 4, file_type)  # type u32
+    head = _head(bytes(source[span.start : span.end]), span.keys)
+    for key, value in values.items():
+        head = _with_value(head, label, key, struct.pack("<II", 4, value))  # type u32
+    return head
+
+
+def _with_value(head: bytes, label: str, key: str, value: bytes) -> bytes:
+    """Return a head with one value more, or another one."""
+    span, place = metadata_span(head, label), metadata_value(head, label, key)
+    metadata = head[span.start : span.end]
     if place is None:
-        metadata, keys = metadata + struct.pack("<Q", len(FILE_TYPE)) + FILE_TYPE.encode() + value, keys + 1
-    else:
-        start, end = place.start - span.start, place.stop - span.start
-        metadata = metadata[:start] + value + metadata[end:]
+        return _head(metadata + struct.pack("<Q", len(key)) + key.encode() + value, span.keys + 1)
+    start, end = place.start - span.start, place.stop - span.start
+    return _head(metadata[:start] + value + metadata[end:], span.keys)
+
+
+def _head(metadata: bytes, keys: int) -> bytes:
     return MAGIC + struct.pack("<IQQ", VERSION, 0, keys) + metadata
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.errors import ModelFormatError
+from miaotui.errors import ModelFormatError, UnsupportedModelError
 from miaotui.hub.formats.tensors import BlockType, StoredTensor
 from miaotui.model.config import ModelConfig
 from miaotui.model.reading.stored.stacked import StackedTensor
@@ -112,6 +112,24 @@ class CanonicalTensors(Mapping[str, StoredTensor]):
         if source.offset or source.factor != 1.0:
             tensor = _changed(tensor, source.factor, source.offset)
         return tensor.renamed(name)
+
+    def stored_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """Return the stored tensors, float32, that these canonical ``arrays`` are read from: the way back.
+
+        Stored tensors of which no part is given are left out. Raises `UnsupportedModelError` for experts.
+        """
+        found: dict[str, NDArray[np.float32]] = {}
+        for name, array in arrays.items():
+            source = self._sources[name]
+            if source.experts:
+                raise UnsupportedModelError("experts cannot be written back: choose a model without them")
+            stored = found.get(source.name)
+            if stored is None:
+                stored = found[source.name] = self._stored[source.name].float32()
+            rows = stored_rows(source, self._shapes[name][0])
+            place = stored.reshape(-1, *stored.shape[1:]) if stored.ndim == array.ndim else stored.reshape(array.shape)
+            place[rows] = (array - np.float32(source.offset)) / np.float32(source.factor)
+        return found
 
     def _all_experts(self, name: str, source: TensorSource, shape: Shape) -> StoredTensor:
         """Return the rows of all experts, one expert after another."""

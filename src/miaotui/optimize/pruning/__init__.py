@@ -1,0 +1,1 @@
+"""Pruning: layers, key/value heads and feed-forward channels that a model is left without."""

@@ -1,0 +1,84 @@
+"""Shape of a pruned model: which layers stay, how many key/value heads and feed-forward channels each of them keeps.
+
+Owns the checks of a shape against a model, and the configuration that follows. Knows no weights and no cost. Invariant:
+a shape that exists fits its model; all layers keep equal widths, as files and kernels want it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from miaotui.errors import RequestError, UnsupportedModelError
+from miaotui.model.config import LANES, ModelConfig
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class PrunedShape:
+    """Numbers of the layers that stay, ascending; key/value heads of each (with their query heads); FFN channels."""
+
+    layers: tuple[int, ...]
+    kv_heads: int
+    ffn: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return it as JSON values."""
+        return {"layers": list(self.layers), "kv_heads": self.kv_heads, "ffn": self.ffn}
+
+    def changes_widths(self, config: ModelConfig) -> bool:
+        """Return whether matrices become smaller."""
+        return self.kv_heads != config.n_kv_heads or self.ffn != config.ffn_size
+
+
+def whole_shape(config: ModelConfig) -> PrunedShape:
+    """Return the shape in which nothing is left out."""
+    return PrunedShape(tuple(range(config.n_layers)), config.n_kv_heads, config.ffn_size)
+
+
+def require_shape(config: ModelConfig, layers: int | None, kv_heads: int | None, ffn: int | None) -> None:
+    """Raise `RequestError` for counts that a model cannot be pruned to, `UnsupportedModelError` for such models."""
+    wanted = {
+        "layers": (layers, config.n_layers, 1),
+        "key/value heads": (kv_heads, config.n_kv_heads, 1),
+        "feed-forward channels": (ffn, config.ffn_size, LANES),
+    }
+    for name, (count, most, step) in wanted.items():
+        if count is not None and not (step <= count <= most and count % step == 0):
+            steps = f" in steps of {step}" if step > 1 else ""
+            raise RequestError(f"the model has {most} {name}, and can keep {step} to {most}{steps}, not {count}")
+    if kv_heads is not None and kv_heads * config.n_heads // config.n_kv_heads * config.head_dim % LANES:
+        raise RequestError(f"{kv_heads} key/value heads are no whole blocks of {LANES} values: keep one more or fewer")
+    if (kv_heads or ffn) and not _has_plain_widths(config):
+        raise UnsupportedModelError(
+            "heads and channels can be left out of models with plain attention and feed-forward parts: choose layers"
+        )
+    if config.masked is not None:
+        raise UnsupportedModelError("models that restore masked tokens cannot be pruned: choose another model")
+
+
+def _has_plain_widths(config: ModelConfig) -> bool:
+    return config.experts is None and config.latent is None and not config.joint_qk_norm and not config.sinks
+
+
+def pruned_config(config: ModelConfig, shape: PrunedShape) -> ModelConfig:
+    """Return the configuration of a model that was pruned to ``shape``."""
+    experts = config.experts
+    if experts is not None:
+        experts = replace(experts, layers=_of(experts.layers, shape.layers))
+    return replace(
+        config,
+        n_layers=len(shape.layers),
+        n_heads=shape.kv_heads * config.n_heads // config.n_kv_heads,
+        n_kv_heads=shape.kv_heads,
+        ffn_size=shape.ffn,
+        windows=_of(config.windows, shape.layers),
+        rope_layers=_of(config.rope_layers, shape.layers),
+        experts=experts,
+    )
+
+
+def _of(values: Sequence[Value], layers: Sequence[int]) -> tuple[Value, ...]:
+    return tuple(values[layer] for layer in layers)
