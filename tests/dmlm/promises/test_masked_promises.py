@@ -256,4 +256,5 @@ def test_passes_are_learned_from(llm: LLM) -> None:
     assert 0 < cost.passes - passes <= 25
     assert cost.tokens_a_pass >= 1.0
     assert all(math.isfinite(each.took_s) and each.predicted_s > 0 for each in cost.recent)
-    assert isinstance(llm.loop.between_steps(lambda: llm.loop.engine.backend.passes[-1][0]), Chunk)
+    engine: Any = llm.loop.engine
+    assert isinstance(llm.loop.between_steps(lambda: engine.backend.passes[-1][0]), Chunk)

@@ -45,7 +45,7 @@ class HeadDataset:
         seed: int,
         attends: bool = False,
     ) -> None:
-        self._torch, self._depth, self._random = torch, depth, np.random.default_rng(seed)
+        self._torch, self._depth, self.random = torch, depth, np.random.default_rng(seed)
         self._dtype = product_dtype(torch)
         self._hidden, self._middle = map(torch.from_numpy, (corpus.hidden, corpus.middle))
         self._tokens = torch.from_numpy(corpus.tokens).long()
@@ -106,14 +106,14 @@ class HeadDataset:
 
     def _pick(self) -> tuple[Texts, Texts]:
         """Draw texts of about one length, long ones more often, and the first row of a window of each."""
-        drawn = self._random.random() * self._upto[-1]
+        drawn = self.random.random() * self._upto[-1]
         middle = int(np.searchsorted(self._upto, drawn, "right"))
         first = max(min(middle - ALIKE // 2, len(self._order) - ALIKE), 0)
         some = self._order[first : first + ALIKE]
         lengths = self._lengths[some]
-        texts = some[self._random.choice(len(some), WINDOWS, p=lengths / lengths.sum())]
+        texts = some[self.random.choice(len(some), WINDOWS, p=lengths / lengths.sum())]
         room = np.maximum(self._lengths[texts] - WINDOW - self._depth, 0)
-        return texts, self._random.integers(0, room + 1)
+        return texts, self.random.integers(0, room + 1)
 
     def _window(self, texts: Texts, firsts: Texts) -> TextWindow:
         starts = self._starts[texts]
