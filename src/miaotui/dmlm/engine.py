@@ -61,7 +61,9 @@ class MaskedBackend:
         self._inner, limits = inner, inner.limits
         context = limits.context if masked.block else min(limits.context, limits.rows)
         self.limits = replace(limits, context=context, passes=1, run_tokens=1)
-        self.capabilities = replace(inner.capabilities, masks=False, drafts=False, draft_head=False, adapters=False)
+        self.capabilities = replace(
+            inner.capabilities, masks=False, drafts=False, draft_head=False, adapters=False, resumes=False
+        )
         self.passes: list[tuple[Chunk, float]] = []  # of the step under way, with their seconds
 
     def run(self, plan: Plan, *arguments: Any, **options: Any) -> StepResult:

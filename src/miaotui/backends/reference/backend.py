@@ -35,11 +35,11 @@ from miaotui.backends.backend import (
 from miaotui.backends.reference import sampling
 from miaotui.backends.reference.cache import KeyValueCache, PlannedRow, planned_rows
 from miaotui.backends.reference.sampling import ReferenceChoice
-from miaotui.backends.sampling import noise_key
 from miaotui.errors import EngineError
 from miaotui.kernels.platform.host import read_host
 from miaotui.model.adapters.adapter import LowRankPair, require_per_request
-from miaotui.model.oracle import Oracle, visible
+from miaotui.model.formulas import visible
+from miaotui.model.oracle import Oracle
 from miaotui.schedule.plan import NO_ADAPTER, Chunk, Plan, RowKind
 from miaotui.types import Progress
 
@@ -117,8 +117,9 @@ class ReferenceBackend(NoDraftHead):
         for layer in self.limits.layers:
             queries = []
             for row, state in zip(rows, x, strict=True):
-                query, keys, values = self._adapted[row.adapter].project(state, layer, np.array([row.position]))
-                cache.store(layer, row, keys, values)
+                query, own = self._adapted[row.adapter].project(state, layer, np.array([row.position]))
+                if own is not None:
+                    cache.store(layer, row, own.keys, own.values)
                 queries.append(query)
             x = [self._layer_end(layer, *each) for each in zip(rows, x, queries, strict=True)]
             streams[layer + 1] = x
@@ -133,7 +134,7 @@ class ReferenceBackend(NoDraftHead):
         return self._oracle.embedded([row.token])
 
     def _layer_end(self, layer: int, row: PlannedRow, x: Floats, query: Floats) -> Floats:
-        keys, values = self._cache.seen(layer, row)
+        keys, values = self._cache.seen(self._oracle.config.kv_layer(layer), row)
         window = self._oracle.config.windows[layer]
         seen = visible(np.array([row.position]), row.view_end, window, row.is_encoded)
         return self._adapted[row.adapter].finish(x, layer, query, keys, values, seen)
@@ -152,7 +153,7 @@ class ReferenceBackend(NoDraftHead):
             last = end - chunk.n_after
             for number in range(last - chunk.n_logits - chunk.n_scored, last) if self._has_head else ():
                 logits.append(self._adapted[rows[number].adapter].head(streams[number])[0])
-                chosen.append(_chosen(logits[-1], rows[number].position + 1, choice))
+                chosen.append(sampling.choose(logits[-1], rows[number].position + 1, choice))
         return np.array(logits, np.float32).reshape(len(logits), self.limits.vocab_size), chosen
 
     @property
@@ -201,17 +202,6 @@ class ReferenceBackend(NoDraftHead):
 
     def close(self) -> None:
         """Do nothing: the arrays go with the object."""
-
-
-def _chosen(row: Floats, position: int, choice: ReferenceChoice | None) -> Peak:
-    """Return the token chosen for ``position`` from its logits, and the greatest logit; masked logits become -inf."""
-    if choice is not None and not choice.is_left and choice.words is not None:
-        sampling.restrict(row, choice.words.view(np.uint32))
-    token = int(row.argmax())  # the first of equals; the first that is not a number
-    peak = float(row[token])
-    if choice is not None and choice.shape is not None and not choice.is_left and np.isfinite(peak):
-        token = sampling.draw(row, peak, choice.shape, noise_key(choice.seed, position))
-    return token, peak
 
 
 def _is_over(choices: Sequence[ReferenceChoice | None], chosen: Sequence[Peak]) -> bool:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from miaotui.backends.backend import Floats, Words
-from miaotui.backends.sampling import PLAIN, Distribution
+from miaotui.backends.backend import Floats, Peak, Sampling, Words
+from miaotui.backends.sampling import PLAIN, Distribution, noise_key
 from miaotui.kernels.sampling.constants import EXP2, LOG2, MIXERS, ROOT_HALF_BITS, SPREAD, WAIT
 from miaotui.kernels.sampling.draw_fields import WEIGHT_BITS
 
@@ -43,6 +43,21 @@ class ReferenceChoice:
 def choice(shape: Distribution | None, seed: int, ends: Sequence[int]) -> ReferenceChoice:
     """Return a way to choose a sequence's tokens in the pass; ``shape`` None: the greatest logit."""
     return ReferenceChoice(shape, seed, ends)
+
+
+def choose(row: Floats, position: int, chosen_by: ReferenceChoice | None, how: Sampling | None = None) -> Peak:
+    """Return the token chosen for ``position`` from its logits, and the greatest logit; masked logits become -inf.
+
+    ``how`` restricts and draws (None: this module).
+    """
+    if chosen_by is not None and not chosen_by.is_left and chosen_by.words is not None:
+        (restrict if how is None else how.restrict)(row, chosen_by.words.view(np.uint32))
+    token = int(row.argmax())  # the first of equals; the first that is not a number
+    peak = float(row[token])
+    if chosen_by is not None and chosen_by.shape is not None and not chosen_by.is_left and np.isfinite(peak):
+        key = noise_key(chosen_by.seed, position)
+        token = (draw if how is None else how.draw)(row, peak, chosen_by.shape, key)
+    return token, peak
 
 
 def draw(row: Floats, peak: float, shape: Distribution, key: int) -> int:

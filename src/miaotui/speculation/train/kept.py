@@ -72,12 +72,10 @@ def joined(parts: Sequence[Corpus]) -> Corpus:
     """Return the texts of all parts in order."""
     memories = [each.memory for each in parts if each.memory is not None]
     assert len(memories) == len(parts), "as they are collected"
-    return Corpus(
-        *(np.concatenate([getattr(each, name) for each in parts]) for name in ("hidden", "middle", "tokens")),
-        _moved([each.starts for each in parts]),
-        parts[0].layer,
-        Memory(np.concatenate([each.found for each in memories]), _moved([each.begins for each in memories])),
-    )
+    hidden, middle = (np.concatenate([getattr(each, name) for each in parts]) for name in ("hidden", "middle"))
+    tokens = np.concatenate([each.tokens for each in parts])
+    memory = Memory(np.concatenate([each.found for each in memories]), _moved([each.begins for each in memories]))
+    return Corpus(hidden, middle, tokens, _moved([each.starts for each in parts]), parts[0].layer, memory)
 
 
 def _moved(starts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
