@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from miaotui.engine.loaded_model import LoadedModel
 from miaotui.errors import RequestError
-from miaotui.libraries import need
 from miaotui.speculation.train.cell import Cell
 from miaotui.speculation.train.corpus import Corpus, Memory, collect
 from miaotui.speculation.train.dataset import HeadDataset
+from miaotui.training.checkpoint import read_state, write_state
 
 PART = 10  # batches of one part of a corpus
 ARRAYS = ("hidden", "middle", "tokens", "starts", "found", "begins")
@@ -44,8 +44,10 @@ def collect_parts(
         if not path.is_file():
             if time.monotonic() >= end_s:
                 return None
-            _write(path, corpus_arrays(collect(loaded, count, seed * 1000 + number)), {"batches": str(count)})
-        header, arrays = _read(path)
+            write_state(path, corpus_arrays(collect(loaded, count, seed * 1000 + number)), {"batches": str(count)})
+        found = read_state(path)
+        assert found is not None, "it was written"
+        arrays, header = found
         if int(header["batches"]) != count:
             raise RequestError(f"{path} holds {header['batches']} batches, not {count}: keep the number, or delete it")
         parts.append(corpus_of(arrays))
@@ -96,9 +98,10 @@ class KeptTraining:
 
     def resume(self, cell: Cell, optimizers: Sequence[Any], dataset: HeadDataset, torch: Any) -> int:
         """Go back to the state that was kept; return the steps done. Raises `RequestError` for another recipe's."""
-        if not self.path.is_file():
+        kept = read_state(self.path)
+        if kept is None:
             return 0
-        header, arrays = _read(self.path)
+        arrays, header = kept
         if header["recipe"] != self._recipe:
             raise RequestError(
                 f"{self.path} was trained as {header['recipe']}, not {self._recipe}: take another folder"
@@ -120,23 +123,9 @@ class KeptTraining:
             for name, weight in _owned(cell, optimizer):
                 arrays |= {f"{name}/{key}": value.numpy() for key, value in optimizer.state[weight].items()}
         state = json.dumps(dataset.random.bit_generator.state)
-        _write(self.path, arrays, {"step": str(step), "recipe": self._recipe, "random": state})
+        write_state(self.path, arrays, {"step": str(step), "recipe": self._recipe, "random": state})
 
 
 def _owned(cell: Cell, optimizer: Any) -> list[tuple[str, Any]]:
     mine = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     return [(name, weight) for name, weight in cell.weights.items() if id(weight) in mine]
-
-
-def _write(path: Path, arrays: Mapping[str, NDArray[Any]], header: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: np.ascontiguousarray(each) for name, each in arrays.items()}
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(need("safetensors.numpy").save(whole, header))
-    part.replace(path)
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    library = need("safetensors")
-    with library.safe_open(path, framework="numpy") as file:
-        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
