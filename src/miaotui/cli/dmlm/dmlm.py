@@ -44,7 +44,8 @@ def dmlm(parsed: argparse.Namespace) -> int:
 
 def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     from miaotui.dmlm.train.checkpoint import export, read_checkpoint, write_checkpoint
-    from miaotui.dmlm.train.texts import load_tokenizer_text, read_corpus
+    from miaotui.dmlm.train.spans import SpanTrainer, export_spans
+    from miaotui.dmlm.train.texts import SENTINELS, load_tokenizer_text, read_corpus
     from miaotui.dmlm.train.trainer import Trainer
     from miaotui.training.library import use_threads
 
@@ -59,8 +60,9 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
     recipe = _recipe(parsed, None if known is None else known.recipe)
     use_threads(parsed.threads)
     tokenizer = None if known is None else load_tokenizer_text(known.tokenizer)
-    corpus = read_corpus([Path(word) for word in words], recipe.vocabulary, recipe.length, tokenizer)
-    trainer = Trainer(recipe, corpus, kept, pretrained)
+    sentinels = SENTINELS if recipe.decoder_layers else ()
+    corpus = read_corpus([Path(word) for word in words], recipe.vocabulary, recipe.length, tokenizer, sentinels)
+    trainer = (SpanTrainer if recipe.decoder_layers else Trainer)(recipe, corpus, kept, pretrained)
     _say(
         f"{trainer.network.parameters:,} parameters, {len(corpus.trained):,} texts of {recipe.length} tokens to train "
         f"on, {len(corpus.held_out):,} held out; {recipe.masks} masks, {recipe.schedule} rates, from step "
@@ -70,8 +72,11 @@ def _train(parsed: argparse.Namespace, words: list[str]) -> None:
         _run(trainer, parsed.save_every, lambda: write_checkpoint(folder, trainer.checkpoint()))
     finally:
         write_checkpoint(folder, trainer.checkpoint())
-        export(folder, recipe, corpus, trainer.weights())
+        (export_spans if recipe.decoder_layers else export)(folder, recipe, corpus, trainer.weights())
     bound = trainer.bound()
+    if recipe.decoder_layers:
+        print(f"held-out loss: {bound:.4f} nats a token of masked spans")
+        return
     print(f"held-out bound: {bound:.4f} nats a token, perplexity at most {math.exp(bound):.2f}")
 
 
@@ -80,6 +85,8 @@ def _recipe(parsed: argparse.Namespace, kept: TrainRecipe | None) -> TrainRecipe
     from miaotui.dmlm.train.recipe import TrainRecipe
 
     given = {each.name: getattr(parsed, each.name, None) for each in fields(TrainRecipe)}
+    if kept is None and given["decoder_layers"]:  # T5's masks, where nothing else is asked for
+        given |= {"masks": given["masks"] or "spans", "schedule": given["schedule"] or "bert"}
     return replace(kept or TrainRecipe(), **{name: value for name, value in given.items() if value is not None})
 
 

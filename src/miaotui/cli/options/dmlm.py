@@ -42,6 +42,8 @@ def dmlm_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("the model")
     add = model.add_argument
     add("--layers", type=whole(1), metavar="N", help="default: 4")
+    about = "layers of a decoder that writes what is masked, as in T5; 0: none (default: 0)"
+    add("--decoder-layers", type=whole(0), metavar="N", help=about)
     add("--width", type=whole(1), metavar="N", help="default: 192")
     add("--heads", type=whole(1), metavar="N", help="default: 6")
     add("--ffn", type=whole(1), metavar="N", help="inner width of feed-forward layers (default: 512)")

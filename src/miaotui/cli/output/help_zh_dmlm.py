@@ -32,6 +32,9 @@ DMLM_HELP = {
         "每块的词元数，块与块之间只看前文；0：所有词元互相可见（默认：0）"
     ),
     "default: 4": "默认：4",
+    "layers of a decoder that writes what is masked, as in T5; 0: none (default: 0)": (
+        "写出被掩盖内容的解码器的层数，如 T5；0：没有（默认：0）"
+    ),
     "default: 192": "默认：192",
     "default: 6": "默认：6",
     "inner width of feed-forward layers (default: 512)": "前馈层的内部宽度（默认：512）",
