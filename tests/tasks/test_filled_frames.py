@@ -10,7 +10,7 @@ import pytest
 import miaotui
 from infill_models import make_infill_folder
 from miaotui.dmlm import MaskedLM, load_masked
-from miaotui.errors import RequestError
+from miaotui.errors import PromptTooLongError, RequestError
 from miaotui.kernels.runtime import compiled
 from miaotui.llm import LLM
 from miaotui.tasks.frames import fill_frame
@@ -78,5 +78,9 @@ def test_a_frame_without_a_gap_and_counts_that_do_not_fit_are_refused(llm: LLM, 
             fill_frame(FRAME, model, max_tokens=0)
         with pytest.raises(RequestError, match="at most 64"):
             fill_frame("[MASK]" * 65, model)
+    with pytest.raises(PromptTooLongError, match=r"context|pass"):
+        fill_frame(FRAME, masked, max_tokens=10_000)
+    with pytest.raises(PromptTooLongError, match="context"):
+        fill_frame("x" * 9000 + "[MASK]", llm)
     with pytest.raises(RequestError, match="mark"):
         fill_frame("x", llm, mark="")
