@@ -80,6 +80,10 @@ def test_confusion_is_mutual() -> None:
             assert character in [each for each, _ in confused(other)]
 
 
+def test_what_no_sentence_can_tell_is_left_alone() -> None:
+    assert not [each for each in chinese_candidates("她弹琴", lambda _: True) if each.text in ("他", "它")]
+
+
 def test_edits_stay_for_what_they_gain() -> None:
     text = "We recieved the leter.  The cat sat on the the mat.\n今天我们明天在见。"
     found, rounds = run(correction_steps(text, languages(), index=3, model="m"))
