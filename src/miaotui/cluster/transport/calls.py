@@ -49,6 +49,10 @@ class Calls:
         """Return the replica's report."""
         return await self._ask("report")
 
+    async def adapt(self, message: Message) -> Message:
+        """Have the replica load or unload an adapter."""
+        return await self._ask("adapt", message)
+
     async def answer(self, message: Message) -> AsyncGenerator[Message, None]:
         """Yield the pieces of one answer."""
         number, pieces = self._begin()
@@ -75,10 +79,10 @@ class Calls:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def _ask(self, call: str) -> Message:
+    async def _ask(self, call: str, message: Message | None = None) -> Message:
         number, pieces = self._begin()
         try:
-            await self._send({"number": number, "call": call})
+            await self._send({"number": number, "call": call, "message": message})
             return await self._next(pieces)
         finally:
             del self._waiting[number]
