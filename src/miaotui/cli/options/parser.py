@@ -241,6 +241,8 @@ def _merge_options(parser: _Parser) -> None:
 
 def _doctor_options(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    about = "run a small program through each backend, and print what was shown: executed, or lowered for a platform"
+    parser.add_argument("--prove", action="store_true", help=about)
 
 
 def _answer_options(parser: _Parser) -> None:
