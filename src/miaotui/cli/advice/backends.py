@@ -24,12 +24,14 @@ class BackendChoice:
 
 def backend_choices(*, prove: bool) -> tuple[BackendChoice, ...]:
     """Return all backends; with ``prove``, what a small random model shows for those with platforms of their own."""
+    has_openvino = importlib.util.find_spec("openvino_genai") is not None
     has_jax = importlib.util.find_spec("jax") is not None
     levels = _jax_levels() if prove and has_jax else {}
     return (
         BackendChoice("cpu", True),
         BackendChoice("reference", False),
         BackendChoice("jax", False, "" if has_jax else "pip install 'miaotui[jax]'", levels),
+        BackendChoice("openvino", False, "" if has_openvino else "pip install 'miaotui[openvino]'"),
     )
 
 
