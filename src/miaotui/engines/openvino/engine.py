@@ -44,7 +44,7 @@ class OpenVinoEngine:
                 tokens = [int(token) for found in handle.read().values() for token in found.generated_ids]
             status = handle.get_status()
             end = _ENDS.get(status)
-            if status is not genai.GenerationStatus.RUNNING:
+            if status != genai.GenerationStatus.RUNNING:  # each call returns another object
                 del self._handles[number]
             if tokens or end is not None:
                 yield Progress(number, tokens, end)  # type: ignore[arg-type]  # one of its literals
